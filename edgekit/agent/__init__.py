@@ -1,0 +1,1 @@
+"""The composition root: supervisor, worker, and the Python API."""

@@ -1,0 +1,220 @@
+"""Every error a user of edgekit can meet, with its stable code and its exit code.
+
+::
+
+    EdgekitError                     1  edgekit.bug
+    ├── UsageError                   2  usage
+    ├── ConfigError                  3  config
+    │   ├── SourceError              3  config.source
+    │   └── StorageError             3  config.storage
+    ├── ModelError                   4  model
+    │   ├── BundleError              4  model.bundle
+    │   ├── TensorError              4  model.tensor
+    │   ├── NoVariantError           4  model.no_variant
+    │   └── GoldenError              4  model.golden
+    ├── BackendError                 5  backend
+    │   ├── BackendUnavailableError  5  backend.unavailable
+    │   ├── ModelLoadError           5  backend.load
+    │   ├── InferenceError           5  backend.inference
+    │   └── AcceleratorLostError     5  backend.accelerator_lost
+    ├── TrustError                   6  trust
+    │   ├── SignatureError           6  trust.signature
+    │   ├── HashMismatchError        6  trust.hash
+    │   ├── RollbackAttackError      6  trust.rollback
+    │   └── ExpiredError             6  trust.expired
+    ├── LinkError                    7  link
+    │   ├── ProtocolError            7  link.protocol
+    │   ├── ServerError              7  link.server
+    │   └── EnrollError              7  link.enroll
+    └── GateError                    8  gate
+
+The number is the process's exit code; 0 is success, 130 an interruption.
+"""
+
+from typing import ClassVar
+
+
+class EdgekitError(Exception):
+    """Something edgekit can name; the base of the tree.
+
+    Args:
+        message: What is wrong: the thing, what was wanted, what was found.
+        reasons: One line for each candidate or field that was refused.
+        hint: What to do about it.
+    """
+
+    code: ClassVar[str] = "edgekit.bug"
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, reasons: tuple[str, ...] = (), hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.reasons = reasons
+        self.hint = hint
+
+    def render(self) -> str:
+        """Return the error as a user reads it: message, reasons, fix and code, a line each."""
+        lines = [self.message, *(f"  {reason}" for reason in self.reasons)]
+        if self.hint:
+            lines.append(f"  fix: {self.hint}")
+        lines.append(f"  code: {self.code}")
+        return "\n".join(lines)
+
+
+class UsageError(EdgekitError):
+    """The command line asks for something that does not exist or does not go together."""
+
+    code = "usage"
+    exit_code = 2
+
+
+class ConfigError(EdgekitError):
+    """A configuration file, or the machine it describes, is not as it must be."""
+
+    code = "config"
+    exit_code = 3
+
+
+class SourceError(ConfigError):
+    """A camera, file or sensor cannot be opened, or stopped giving frames."""
+
+    code = "config.source"
+    retryable = True
+
+
+class StorageError(ConfigError):
+    """A disk is full, read-only or broken."""
+
+    code = "config.storage"
+    retryable = True
+
+
+class ModelError(EdgekitError):
+    """A model or its bundle is at fault."""
+
+    code = "model"
+    exit_code = 4
+
+
+class BundleError(ModelError):
+    """A bundle is truncated, malformed or hostile."""
+
+    code = "model.bundle"
+
+
+class TensorError(ModelError):
+    """An array does not fit the tensor it is meant for."""
+
+    code = "model.tensor"
+
+
+class NoVariantError(ModelError):
+    """No variant of a model runs on this device; ``reasons`` says why, for each."""
+
+    code = "model.no_variant"
+
+
+class GoldenError(ModelError):
+    """A golden sample gave another answer than the one recorded."""
+
+    code = "model.golden"
+
+
+class BackendError(EdgekitError):
+    """A runtime library or an accelerator is at fault."""
+
+    code = "backend"
+    exit_code = 5
+
+
+class BackendUnavailableError(BackendError):
+    """The runtime library, or the accelerator it needs, is not on this machine."""
+
+    code = "backend.unavailable"
+
+
+class ModelLoadError(BackendError):
+    """The runtime refuses the model file."""
+
+    code = "backend.load"
+
+
+class InferenceError(BackendError):
+    """One inference failed; the next may not."""
+
+    code = "backend.inference"
+    retryable = True
+
+
+class AcceleratorLostError(BackendError):
+    """The accelerator, or the process that drives it, is gone."""
+
+    code = "backend.accelerator_lost"
+    retryable = True
+
+
+class TrustError(EdgekitError):
+    """Something is not signed, or not what was signed."""
+
+    code = "trust"
+    exit_code = 6
+
+
+class SignatureError(TrustError):
+    """A signature is missing or does not verify."""
+
+    code = "trust.signature"
+
+
+class HashMismatchError(TrustError):
+    """Bytes differ from the signed hash or length."""
+
+    code = "trust.hash"
+
+
+class RollbackAttackError(TrustError):
+    """Metadata or a desired state is older than what was already accepted."""
+
+    code = "trust.rollback"
+
+
+class ExpiredError(TrustError):
+    """Signed metadata or a certificate is past its expiry."""
+
+    code = "trust.expired"
+
+
+class LinkError(EdgekitError):
+    """The broker or a server cannot be reached."""
+
+    code = "link"
+    exit_code = 7
+    retryable = True
+
+
+class ProtocolError(LinkError):
+    """A message does not follow the protocol; sending it again changes nothing."""
+
+    code = "link.protocol"
+    retryable = False
+
+
+class ServerError(LinkError):
+    """A server answered with an error."""
+
+    code = "link.server"
+
+
+class EnrollError(LinkError):
+    """The fleet refused to enrol this device."""
+
+    code = "link.enroll"
+    retryable = False
+
+
+class GateError(EdgekitError):
+    """A gate or budget was not met."""
+
+    code = "gate"
+    exit_code = 8

@@ -1,0 +1,133 @@
+"""The seams between edgekit's parts: what a backend, source, sink and clock must do.
+
+Structural types only. A new backend, source or sink is one file that satisfies one of these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgekit.core.spec import Prediction, TensorSpec
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One model loaded in one runtime library, on one accelerator.
+
+    The constructor ``Backend(path, variant, options)`` loads the model, proves that it runs on the
+    accelerator the variant names, and raises ``BackendError`` where it does not. Tensors are named
+    as the *file* names them; the mapping from logical names is the caller's.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    accelerator: str
+    """What really runs the model, as the runtime reports it."""
+
+    def view(self, name: str) -> NDArray[Any]:
+        """Return the writable memory of one input, in its shape and dtype.
+
+        Valid until the next ``run``: drop it before (LiteRT refuses to run while it is held).
+        """
+
+    def run(self) -> dict[str, NDArray[Any]]:
+        """Run on what the input views hold; arrays by output name, valid until the next ``run``.
+
+        Raises:
+            InferenceError: This inference failed.
+            AcceleratorLostError: No later one will succeed.
+        """
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Copy the feeds into the inputs and ``run``; arrays are valid until the next call.
+
+        Raises:
+            TensorError: A feed is missing, unknown, or of another shape or dtype.
+        """
+
+    def close(self) -> None:
+        """Free everything; safe to call twice."""
+
+
+@dataclass(slots=True)
+class Frame:
+    """One timestamped image or sensor window.
+
+    ``data`` is an image (height, width, 3), uint8, BGR (as cameras and OpenCV give it), or a sensor
+    window (samples, channels), float32. A gap in ``seq`` is a drop. ``captured_ns`` is monotonic,
+    ``captured_unix_ms`` wall time.
+    """
+
+    data: NDArray[Any]
+    seq: int
+    captured_ns: int
+    captured_unix_ms: int
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Makes frames. ``is_live``: it does not wait for its reader, so the latest frame wins."""
+
+    is_live: bool
+
+    def open(self) -> None:
+        """Get ready to read.
+
+        Raises:
+            SourceError: There is no such device or file, or it gives no frames.
+        """
+
+    def read(self) -> Frame | None:
+        """Wait for the next frame; None at the end.
+
+        Raises:
+            SourceError: The source vanished.
+        """
+
+    def close(self) -> None:
+        """Free the device; safe to call twice, and from another thread while ``read`` waits."""
+
+
+@dataclass(slots=True)
+class Result:
+    """One processed frame on its way to the sinks; times in milliseconds."""
+
+    pipeline: str
+    frame: Frame
+    prediction: Prediction
+    events: tuple[Any, ...]
+    """Changes that the debounce let through; empty for most frames."""
+    model: str
+    version: str
+    variant: str
+    stage_ms: dict[str, float]
+    raw: dict[str, NDArray[np.float32]] | None = None
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Takes results."""
+
+    def write(self, result: Result) -> None:
+        """Take one result; must not wait for a network."""
+
+    def close(self) -> None:
+        """Flush and free; safe to call twice."""
+
+
+class Clock(Protocol):
+    """Where time comes from, so that tests can hand in their own."""
+
+    def monotonic_ns(self) -> int:
+        """Return nanoseconds since an arbitrary start; never goes back."""
+
+    def unix_ms(self) -> int:
+        """Return milliseconds since 1970."""

@@ -1,0 +1,502 @@
+"""The data every part agrees on: tensors, bundles, hardware facts, device profiles, predictions.
+
+Pure structures (msgspec), checked when decoded: unknown keys are errors, so a typing mistake in a
+manifest or profile is told and not ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from edgekit.core.errors import BundleError, ConfigError, EdgekitError
+
+# Source: Open Inference Protocol v2, "Tensor Data Types".
+Datatype = Literal[
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "FP32",
+    "FP64",
+    "BYTES",
+]
+BackendName = Literal["litert", "onnxruntime", "openvino", "null", "foreign"]
+AcceleratorKind = Literal[
+    "cpu", "edgetpu", "cuda", "tensorrt", "openvino-gpu", "npu", "myriad", "delegate"
+]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int16x8", "dynamic-int8", "int4"]
+Task = Literal["classify", "detect", "face", "sensor", "anomaly", "voice", "raw"]
+
+BUNDLE_FORMAT = 1
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_FILE_BYTES = 4 << 30
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A frozen structure that refuses unknown keys."""
+
+
+class Quantization(_Strict, kw_only=True):
+    """How integers stand for reals: ``real = scale * (integer - zero_point)``."""
+
+    scale: float
+    zero_point: int = 0
+
+
+class TensorSpec(_Strict, kw_only=True):
+    """One input or output of a model.
+
+    ``shape`` has -1 where a dimension is free. ``quantization`` is set by a backend when the tensor
+    holds quantised integers; a manifest's logical tensors never have it.
+    """
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+    layout: Literal["NHWC", "NCHW", ""] = ""
+    quantization: Quantization | None = None
+
+
+class Pre(_Strict, kw_only=True):
+    """How a frame becomes the model's input: resize, colour, ``(x - mean) / std``.
+
+    An image's ``mean`` and ``std`` have one value or three, in the range of the pixels (0 to 255).
+    A sensor model has ``resize="none"``, ``window`` samples in each input and ``hop`` new samples
+    between two windows; ``mean`` and ``std`` then have one value for each channel. ``context``
+    samples of the window before are put in front (voice models).
+    """
+
+    resize: Literal["letterbox", "stretch", "crop", "none"] = "stretch"
+    color: Literal["RGB", "BGR", "GRAY"] = "RGB"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    pad: int = 114
+    window: int = 0
+    hop: int = 0
+    context: int = 0
+    rate_hz: float = 0.0
+
+
+class Post(_Strict, kw_only=True):
+    """How the model's outputs become a prediction; ``options`` are the decoder's own."""
+
+    decoder: str = "raw"
+    score_threshold: float = 0.5
+    iou_threshold: float = 0.45
+    top_k: int = 5
+    options: dict[str, Any] = {}
+
+
+class State(_Strict, kw_only=True):
+    """A recurrent tensor: what ``output`` gives is fed to ``input`` next time; zeros at first."""
+
+    input: str
+    output: str
+
+
+class VariantFile(_Strict, kw_only=True):
+    """One file of a variant; the first is the one the runtime opens."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Requires(_Strict, kw_only=True):
+    """What a variant needs of a device; empty means any."""
+
+    arch: tuple[str, ...] = ()
+    cpu_features: tuple[str, ...] = ()
+    backend_version: str = ""
+    edgetpu_runtime: str = ""
+    memory_mb: int = 0
+
+
+class Quality(_Strict, kw_only=True):
+    """A variant's measured quality next to the reference (the float model on the same samples)."""
+
+    metric: str
+    value: float
+    reference: float
+    samples: int
+
+
+class Cost(_Strict, kw_only=True):
+    """What a variant cost on one kind of board: milliseconds for one inference, and memory."""
+
+    profile: str
+    p50_ms: float
+    p99_ms: float
+    rss_mb: float = 0.0
+    measured: str = ""
+
+
+class Variant(_Strict, kw_only=True):
+    """One compiled, compressed form of a model for one backend and accelerator.
+
+    ``inputs`` and ``outputs`` map the manifest's logical tensor names to the names in this file,
+    where they differ; ``layout`` is the image layout this file wants, where it is not the
+    manifest's.
+    """
+
+    id: str
+    backend: BackendName
+    accelerator: AcceleratorKind = "cpu"
+    precision: Precision = "fp32"
+    files: tuple[VariantFile, ...] = ()
+    requires: Requires = Requires()
+    quality: Quality | None = None
+    cost: tuple[Cost, ...] = ()
+    inputs: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+    layout: Literal["NHWC", "NCHW", ""] = ""
+    options: dict[str, Any] = {}
+
+
+class Golden(_Strict, kw_only=True):
+    """A recorded input and expected output, as NPZ files of logical tensors.
+
+    Inputs are as they stand after resizing and before normalising (an image model: uint8, NHWC);
+    outputs are real numbers in the manifest's shapes. ``atol`` bounds the largest difference;
+    ``atol_by_precision`` widens it for the precisions it names.
+    """
+
+    inputs: str
+    outputs: str
+    atol: float = 0.05
+    atol_by_precision: dict[str, float] = {}
+
+    def tolerance(self, precision: str) -> float:
+        """Return the largest allowed difference for a variant of this precision."""
+        return self.atol_by_precision.get(precision, self.atol)
+
+
+class Guards(_Strict, kw_only=True):
+    """Rules on measured behaviour that a trial must keep; 0 means no rule.
+
+    ``p99_ms``: inference time. ``p99_ratio``: that, against the previous version on this device.
+    ``error_ratio``: failed frames to all frames. ``event_ratio``: the largest factor by which the
+    rate of predictions may rise or fall against the previous version. ``min_frames``: frames a
+    trial must see before it may commit.
+    """
+
+    p99_ms: float = 0.0
+    p99_ratio: float = 0.0
+    error_ratio: float = 0.0
+    event_ratio: float = 0.0
+    min_frames: int = 30
+
+
+class Provenance(_Strict, kw_only=True):
+    """Where a bundle comes from."""
+
+    source: str = ""
+    command: str = ""
+    parents: tuple[str, ...] = ()
+
+
+class Manifest(_Strict, kw_only=True):
+    """What ``bundle.json`` says."""
+
+    format: int
+    model: str
+    version: str
+    task: Task
+    license: str = ""
+    created: str = ""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    pre: Pre = Pre()
+    post: Post = Post()
+    state: tuple[State, ...] = ()
+    labels: str = ""
+    variants: tuple[Variant, ...]
+    golden: tuple[Golden, ...] = ()
+    guards: Guards = Guards()
+    provenance: Provenance = Provenance()
+    files: tuple[VariantFile, ...] = ()
+    """Labels and golden samples, hashed like a variant's files."""
+
+    def every_file(self) -> tuple[VariantFile, ...]:
+        """Return each file of the bundle but ``bundle.json``, once, in order of its path."""
+        found = {f.path: f for v in self.variants for f in v.files} | {
+            f.path: f for f in self.files
+        }
+        return tuple(found[path] for path in sorted(found))
+
+
+T = TypeVar("T")
+
+
+def decode_json(data: bytes, kind: type[T], what: str, error: type[EdgekitError]) -> T:
+    """Decode JSON into a structure, naming the file and the field that is wrong.
+
+    Raises:
+        EdgekitError: Of class ``error``; the data is not JSON, or not of that structure.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
+        raise error(f"{what}: {cause}") from cause
+
+
+def parse_manifest(data: bytes, what: str = "bundle.json") -> Manifest:
+    """Read and check a manifest.
+
+    Args:
+        data: The bytes of ``bundle.json``, at most 1 MiB.
+        what: The name to use in errors.
+
+    Raises:
+        BundleError: The manifest is not JSON, misses or has an unknown field, has a file path that
+            leaves the bundle, a size or hash out of range, or two entries of one name.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{what}: {len(data)} bytes, a manifest has at most {MAX_MANIFEST_BYTES}")
+    manifest = decode_json(data, Manifest, what, BundleError)
+    problems = tuple(_manifest_problems(manifest))
+    if problems:
+        raise BundleError(f"{what} is not a valid manifest", reasons=problems)
+    return manifest
+
+
+def _manifest_problems(manifest: Manifest) -> list[str]:
+    problems = []
+    if manifest.format != BUNDLE_FORMAT:
+        problems.append(f"format: want {BUNDLE_FORMAT}, got {manifest.format}")
+    if not NAME.fullmatch(manifest.model):
+        problems.append(f"model: want lower-case letters, digits, '.', '_', '-', got {manifest.model!r}")
+    if not VERSION.fullmatch(manifest.version):
+        problems.append(f"version: want MAJOR.MINOR.PATCH, got {manifest.version!r}")
+    ids = [variant.id for variant in manifest.variants]
+    if not ids:
+        problems.append("variants: want at least one")
+    problems += [f"variants: {name!r} stands twice" for name in sorted({i for i in ids if ids.count(i) > 1})]
+    for variant in manifest.variants:
+        if not NAME.fullmatch(variant.id):
+            problems.append(f"variants: {variant.id!r} is not a valid id")
+        if not variant.files and variant.backend != "null":
+            problems.append(f"variants: {variant.id!r} has no file")
+    return problems + _file_problems(manifest)
+
+
+def _file_problems(manifest: Manifest) -> list[str]:
+    problems = []
+    known: dict[str, VariantFile] = {}
+    for file in (*(f for v in manifest.variants for f in v.files), *manifest.files):
+        if (reason := path_problem(file.path)) is not None:
+            problems.append(f"{file.path!r}: {reason}")
+        if not 0 <= file.bytes <= MAX_FILE_BYTES:
+            problems.append(f"{file.path!r}: size {file.bytes} is not in 0..{MAX_FILE_BYTES}")
+        if not _SHA256.fullmatch(file.sha256):
+            problems.append(f"{file.path!r}: sha256 is not 64 lower-case hex digits")
+        if known.setdefault(file.path, file) != file:
+            problems.append(f"{file.path!r}: stands twice, with different size or hash")
+    wanted = [g for golden in manifest.golden for g in (golden.inputs, golden.outputs)]
+    if manifest.labels:
+        wanted.append(manifest.labels)
+    problems += [f"files: {path!r} is named but not listed" for path in wanted if path not in known]
+    return problems
+
+
+def path_problem(path: str) -> str | None:
+    """Return why a path may not be a bundle member's, or None where it may.
+
+    >>> path_problem("variants/int8.tflite") is None
+    True
+    >>> path_problem("../etc/passwd")
+    "leaves the bundle ('..')"
+    """
+    parts = PurePosixPath(path).parts
+    if not parts or path != str(PurePosixPath(path)) or len(path) > 200:
+        return "is not a plain relative path of at most 200 characters"
+    if path.startswith("/"):
+        return "is absolute"
+    if ".." in parts:
+        return "leaves the bundle ('..')"
+    if "\\" in path or any(ord(character) < 32 for character in path):
+        return "has a backslash or a control character"
+    return "is the manifest's own name" if path == "bundle.json" else None
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """Return a sortable key of a dotted version; non-digits end a part.
+
+    >>> version_key("2.10.1") > version_key("2.9.9")
+    True
+    """
+    return tuple(int(found.group()) if (found := re.match(r"\d+", part)) else 0 for part in version.split("."))
+
+
+# ---------------------------------------------------------------------------------------------
+# Hardware: what was found (facts), and what a kind of board is (profile)
+
+
+class AcceleratorFact(_Strict, kw_only=True):
+    """One accelerator: found on a bus, and usable or why not.
+
+    ``attributes``: what detection found, such as ``runtime`` (Edge TPU), ``compute`` (CUDA, "8.7"),
+    ``speed_mbps`` (USB), ``node`` (device file).
+    """
+
+    kind: AcceleratorKind
+    name: str = ""
+    usable: bool = False
+    reason: str = ""
+    attributes: dict[str, str] = {}
+
+
+class BackendFact(_Strict, kw_only=True):
+    """One backend on one accelerator, proved by running a tiny model, or why it does not work."""
+
+    name: BackendName
+    version: str = ""
+    accelerator: AcceleratorKind = "cpu"
+    works: bool = False
+    ms: float | None = None
+    reason: str = ""
+
+
+class Facts(_Strict, kw_only=True):
+    """What hardware detection found on one device."""
+
+    arch: str
+    board: str = ""
+    compatible: tuple[str, ...] = ()
+    cores: int = 1
+    cpu_features: tuple[str, ...] = ()
+    memory_mb: int = 0
+    memory_free_mb: int = 0
+    usb: tuple[str, ...] = ()
+    pci: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    dmi: dict[str, str] = {}
+    jetpack: str = ""
+    accelerators: tuple[AcceleratorFact, ...] = ()
+    backends: tuple[BackendFact, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Match(_Strict, kw_only=True):
+    """When a profile fits: every rule that is given must hold; globs are shell-style."""
+
+    arch: tuple[str, ...] = ()
+    compatible: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
+    usb: tuple[str, ...] = ()
+    pci: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    cpu_features: tuple[str, ...] = ()
+    dmi: dict[str, str] = {}
+    memory_mb: tuple[int, int] | None = None
+
+
+class ProfileAccelerator(_Strict, kw_only=True):
+    """An accelerator that boards of this profile have."""
+
+    kind: AcceleratorKind
+    name: str = ""
+    needs: str = ""
+
+
+class ProfileBackend(_Strict, kw_only=True):
+    """A backend on an accelerator, in order of preference, with the options it is opened with."""
+
+    name: BackendName
+    accelerator: AcceleratorKind = "cpu"
+    precisions: tuple[Precision, ...] = ()
+    options: dict[str, Any] = {}
+
+
+class Limits(_Strict, kw_only=True):
+    """What a board can bear; 0 means not stated."""
+
+    memory_mb: int = 0
+    temperature_c: float = 0.0
+    power_w: float = 0.0
+
+
+class Telemetry(_Strict, kw_only=True):
+    """Where a board's sensors are read; globs below the root."""
+
+    temperature: tuple[str, ...] = ()
+    power: tuple[str, ...] = ()
+    throttling: tuple[str, ...] = ()
+
+
+class Profile(_Strict, kw_only=True):
+    """What a board is, has and allows."""
+
+    id: str
+    title: str
+    match: Match = Match()
+    accelerator: tuple[ProfileAccelerator, ...] = ()
+    backend: tuple[ProfileBackend, ...] = ()
+    limits: Limits = Limits()
+    telemetry: Telemetry = Telemetry()
+    notes: str = ""
+
+
+# ---------------------------------------------------------------------------------------------
+# Predictions
+
+
+class Item(_Strict, kw_only=True):
+    """One thing a model found.
+
+    ``box`` is (left, top, right, bottom) in pixels of the source frame. ``points`` are (x, y) pairs
+    in the same pixels (a face's landmarks). ``value`` is a decoder's own number (an anomaly's
+    score before thresholding).
+    """
+
+    label: str
+    score: float
+    index: int = -1
+    box: tuple[float, float, float, float] | None = None
+    points: tuple[tuple[float, float], ...] = ()
+    value: float | None = None
+
+
+class Prediction(_Strict, kw_only=True):
+    """What a model says of one frame, best first."""
+
+    task: Task
+    items: tuple[Item, ...] = ()
+
+    @property
+    def best(self) -> Item | None:
+        """The item with the highest score, or None."""
+        return self.items[0] if self.items else None
+
+    def counts(self) -> dict[str, int]:
+        """Return how many items each label has."""
+        tally: dict[str, int] = {}
+        for item in self.items:
+            tally[item.label] = tally.get(item.label, 0) + 1
+        return tally
+
+
+def decode_toml(data: str, kind: type[T], what: str) -> T:
+    """Decode TOML into a structure, reporting what is wrong as ``file: field: want, got``.
+
+    Raises:
+        ConfigError: The text is not TOML, or not of that structure.
+    """
+    try:
+        return msgspec.toml.decode(data, type=kind)
+    except (msgspec.DecodeError, ValueError) as cause:
+        raise ConfigError(f"{what}: {cause}", hint="see docs/configuration.md for every key") from cause

@@ -1,0 +1,1 @@
+"""What this machine is and has, and which device profile fits it."""

@@ -1,0 +1,1 @@
+"""Build time only: networks to model files, quantisation, the zoo's recipes."""

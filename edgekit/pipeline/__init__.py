@@ -1,0 +1,1 @@
+"""From frames to events: sources, preprocessing, decoders, the loop, sinks."""

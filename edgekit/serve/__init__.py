@@ -1,0 +1,1 @@
+"""Local serving of predictions over the Open Inference Protocol."""

@@ -1,0 +1,1 @@
+"""Model updates: bundles, slots, trust, the update machine."""

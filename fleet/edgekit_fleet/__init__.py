@@ -1,0 +1,1 @@
+"""The fleet manager: registry, rollouts, ingest, REST API and web UI."""
