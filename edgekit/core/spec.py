@@ -7,6 +7,7 @@ manifest or profile is told and not ignored.
 from __future__ import annotations
 
 import re
+import typing
 from pathlib import PurePosixPath
 from typing import Any, Literal, TypeVar
 
@@ -31,9 +32,7 @@ Datatype = Literal[
     "BYTES",
 ]
 BackendName = Literal["litert", "onnxruntime", "openvino", "null", "foreign"]
-AcceleratorKind = Literal[
-    "cpu", "edgetpu", "cuda", "tensorrt", "openvino-gpu", "npu", "myriad", "delegate"
-]
+AcceleratorKind = Literal["cpu", "edgetpu", "cuda", "tensorrt", "openvino-gpu", "npu", "myriad", "delegate"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int16x8", "dynamic-int8", "int4"]
 Task = Literal["classify", "detect", "face", "sensor", "anomaly", "voice", "raw"]
 
@@ -233,9 +232,7 @@ class Manifest(_Strict, kw_only=True):
 
     def every_file(self) -> tuple[VariantFile, ...]:
         """Return each file of the bundle but ``bundle.json``, once, in order of its path."""
-        found = {f.path: f for v in self.variants for f in v.files} | {
-            f.path: f for f in self.files
-        }
+        found = {f.path: f for v in self.variants for f in v.files} | {f.path: f for f in self.files}
         return tuple(found[path] for path in sorted(found))
 
 
@@ -339,15 +336,26 @@ def version_key(version: str) -> tuple[int, ...]:
     >>> version_key("2.10.1") > version_key("2.9.9")
     True
     """
-    return tuple(int(found.group()) if (found := re.match(r"\d+", part)) else 0 for part in version.split("."))
+    return tuple(
+        int(found.group()) if (found := re.match(r"\d+", part)) else 0 for part in version.split(".")
+    )
 
 
 # ---------------------------------------------------------------------------------------------
 # Hardware: what was found (facts), and what a kind of board is (profile)
 
 
+class Level(_Strict, kw_only=True):
+    """One rung between "on the bus" and "runs a model", told by itself, with what mends it."""
+
+    name: Literal["present", "driver", "permission", "library", "proof"]
+    ok: bool
+    detail: str = ""
+    fix: str = ""
+
+
 class AcceleratorFact(_Strict, kw_only=True):
-    """One accelerator: found on a bus, and usable or why not.
+    """One accelerator: found on a bus, and usable or why not (the first rung that failed).
 
     ``attributes``: what detection found, such as ``runtime`` (Edge TPU), ``compute`` (CUDA, "8.7"),
     ``speed_mbps`` (USB), ``node`` (device file).
@@ -358,6 +366,7 @@ class AcceleratorFact(_Strict, kw_only=True):
     usable: bool = False
     reason: str = ""
     attributes: dict[str, str] = {}
+    levels: tuple[Level, ...] = ()
 
 
 class BackendFact(_Strict, kw_only=True):
@@ -377,6 +386,7 @@ class Facts(_Strict, kw_only=True):
     arch: str
     board: str = ""
     compatible: tuple[str, ...] = ()
+    cpu: str = ""
     cores: int = 1
     cpu_features: tuple[str, ...] = ()
     memory_mb: int = 0
@@ -392,7 +402,10 @@ class Facts(_Strict, kw_only=True):
 
 
 class Match(_Strict, kw_only=True):
-    """When a profile fits: every rule that is given must hold; globs are shell-style."""
+    """When a profile fits: every rule that is given must hold; globs are shell-style.
+
+    A rule of several patterns holds when one of them is found on the machine.
+    """
 
     arch: tuple[str, ...] = ()
     compatible: tuple[str, ...] = ()
@@ -400,6 +413,7 @@ class Match(_Strict, kw_only=True):
     usb: tuple[str, ...] = ()
     pci: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
+    cpu: tuple[str, ...] = ()
     cpu_features: tuple[str, ...] = ()
     dmi: dict[str, str] = {}
     memory_mb: tuple[int, int] | None = None
@@ -491,12 +505,54 @@ class Prediction(_Strict, kw_only=True):
 
 
 def decode_toml(data: str, kind: type[T], what: str) -> T:
-    """Decode TOML into a structure, reporting what is wrong as ``file: field: want, got``.
+    """Decode TOML into a structure, reporting everything that is wrong at once.
 
     Raises:
-        ConfigError: The text is not TOML, or not of that structure.
+        ConfigError: The text is not TOML, or not of that structure; ``reasons`` has one
+            ``file:key: want, got`` for each field at fault.
     """
     try:
-        return msgspec.toml.decode(data, type=kind)
+        raw = msgspec.toml.decode(data)
     except (msgspec.DecodeError, ValueError) as cause:
-        raise ConfigError(f"{what}: {cause}", hint="see docs/configuration.md for every key") from cause
+        raise ConfigError(f"{what}: not TOML: {cause}") from cause
+    try:
+        return msgspec.convert(raw, type=kind)
+    except (msgspec.ValidationError, ValueError) as cause:
+        reasons = tuple(f"{what}:{problem}" for problem in structure_problems(raw, kind))
+        raise ConfigError(
+            f"{what} is not as it must be",
+            reasons=reasons or (f"{what}: {cause}",),
+            hint="see docs/configuration.md for every key",
+        ) from cause
+
+
+def structure_problems(raw: Any, kind: Any, path: str = "") -> list[str]:
+    """Return ``key: what is wrong`` for every field of decoded data that does not fit a structure.
+
+    >>> print(*structure_problems({"memory_mb": "much", "colour": 1}, Limits), sep="\\n")
+    colour: unknown key, want one of 'memory_mb', 'temperature_c', 'power_w'
+    memory_mb: Expected `int`, got `str`
+    """
+    item = typing.get_args(kind)[:1] if typing.get_origin(kind) is tuple else ()
+    if item and isinstance(raw, list) and _is_struct(item[0]):
+        return [p for i, entry in enumerate(raw) for p in structure_problems(entry, item[0], f"{path}[{i}]")]
+    if not (_is_struct(kind) and isinstance(raw, dict)):
+        try:
+            msgspec.convert(raw, type=kind)
+        except (msgspec.ValidationError, ValueError) as cause:
+            return [f"{path or '(top)'}: {cause}"]
+        return []
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    prefix = f"{path}." if path else ""
+    known = ", ".join(map(repr, fields))
+    problems = [f"{prefix}{key}: unknown key, want one of {known}" for key in raw if key not in fields]
+    for key, field in fields.items():
+        if key in raw:
+            problems += structure_problems(raw[key], field.type, prefix + key)
+        elif field.required:
+            problems.append(f"{prefix}{key}: missing")
+    return problems
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
