@@ -1,0 +1,221 @@
+"""Which variant of a model runs on a device, and why each other one does not.
+
+Pure: the fleet previews with the function that the device runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from edgekit.core.errors import NoVariantError
+from edgekit.core.spec import (
+    BackendFact,
+    Facts,
+    Manifest,
+    Profile,
+    Requires,
+    Variant,
+    version_key,
+)
+
+_CONDITION = re.compile(r"(>=|<=|==|>|<)\s*([\w.]+)")
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """A variant that cannot run here, and every reason."""
+
+    variant: str
+    reasons: tuple[str, ...]
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A variant that can run here: its cost where one was measured, and its place in the profile's order."""
+
+    variant: Variant
+    p50_ms: float | None
+    measured_by: str
+    order: int
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """Candidates, the chosen one first, and the rejected, with reasons."""
+
+    candidates: tuple[Candidate, ...]
+    rejected: tuple[Rejection, ...]
+    why: str
+
+    @property
+    def chosen(self) -> Variant | None:
+        """The variant to run, or None where none fits."""
+        return self.candidates[0].variant if self.candidates else None
+
+
+def select(
+    manifest: Manifest,
+    facts: Facts,
+    profile: Profile,
+    measured: Mapping[str, float] | None = None,
+    *,
+    exclude: Mapping[str, str] | None = None,
+) -> Selection:
+    """Choose the variant to run.
+
+    Variants that the hardware, the runtimes, memory or the profile rule out are rejected with every
+    reason. The rest are ranked by the median inference time measured on this very device where all
+    of them have one; else by the manifest's costs for this profile where all have one; else by the
+    profile's order of backends, then precision by the profile, then the manifest's order. A ranking
+    never mixes measured and unmeasured variants, since an unmeasured one has no number to compare.
+
+    Args:
+        manifest: The model's variants.
+        facts: What detection found.
+        profile: The device's profile.
+        measured: Median milliseconds on this device, by variant id.
+        exclude: Variant ids not to choose (an accelerator just lost), with the reason.
+    """
+    rejected, fitting = [], []
+    for variant in manifest.variants:
+        reasons = reasons_against(variant, facts, profile)
+        if exclude and variant.id in exclude:
+            reasons.append(exclude[variant.id])
+        if reasons:
+            rejected.append(Rejection(variant.id, tuple(reasons)))
+        else:
+            fitting.append(variant)
+    candidates, why = _rank(fitting, profile, dict(measured or {}))
+    return Selection(tuple(candidates), tuple(rejected), why)
+
+
+def require(selection: Selection, manifest: Manifest, device: str) -> Variant:
+    """Return the chosen variant.
+
+    Raises:
+        NoVariantError: There is none; its reasons say why, for each variant.
+    """
+    if selection.chosen is not None:
+        return selection.chosen
+    raise NoVariantError(
+        f"no variant of '{manifest.model} {manifest.version}' runs on '{device}'",
+        reasons=tuple(f"{r.variant}: {'; '.join(r.reasons)}" for r in selection.rejected),
+        hint="publish a variant that fits, or change the device profile",
+    )
+
+
+def reasons_against(variant: Variant, facts: Facts, profile: Profile) -> list[str]:
+    """Return every reason why a variant cannot run on a device; empty where it can."""
+    reasons = _requirements_unmet(variant.requires, facts)
+    if variant.accelerator != "cpu":
+        reasons += _accelerator_missing(variant, facts)
+    reasons += _backend_missing(variant, facts)
+    if variant.backend != "null" and profile.backend and not _allowed(variant, profile):
+        reasons.append(
+            f"profile '{profile.id}' has no backend '{variant.backend}' on '{variant.accelerator}'"
+            f" for {variant.precision}"
+        )
+    return reasons
+
+
+def _requirements_unmet(requires: Requires, facts: Facts) -> list[str]:
+    reasons = []
+    if requires.arch and facts.arch not in requires.arch:
+        reasons.append(f"needs {' or '.join(requires.arch)}, this device is {facts.arch}")
+    if missing := [f for f in requires.cpu_features if f not in facts.cpu_features]:
+        reasons.append(f"needs CPU features {', '.join(missing)}, this CPU lacks them")
+    free_mb = facts.memory_free_mb or facts.memory_mb
+    if requires.memory_mb and free_mb and requires.memory_mb > free_mb:
+        reasons.append(f"needs {requires.memory_mb} MiB of memory, {free_mb} MiB is free")
+    if requires.edgetpu_runtime:
+        found = next((a.attributes.get("runtime", "") for a in facts.accelerators if a.kind == "edgetpu"), "")
+        if not satisfies(found, requires.edgetpu_runtime):
+            reasons.append(f"needs Edge TPU runtime {requires.edgetpu_runtime}, found {found or 'none'}")
+    return reasons
+
+
+def _accelerator_missing(variant: Variant, facts: Facts) -> list[str]:
+    present = [a for a in facts.accelerators if a.kind == variant.accelerator]
+    if not present:
+        return [f"needs accelerator '{variant.accelerator}', this device has none"]
+    if not any(a.usable for a in present):
+        return [f"accelerator '{variant.accelerator}' is present but not usable: {present[0].reason}"]
+    return []
+
+
+def _backend_missing(variant: Variant, facts: Facts) -> list[str]:
+    if variant.backend == "null":
+        return []
+    same = [b for b in facts.backends if b.name == variant.backend]
+    exact = next((b for b in same if b.accelerator == variant.accelerator), None)
+    if exact is None:
+        return [_absent(variant, same)]
+    reasons = []
+    if not exact.works:
+        reasons.append(f"backend '{exact.name}' on '{exact.accelerator}' does not work: {exact.reason}")
+    wanted = variant.requires.backend_version
+    if wanted and not satisfies(exact.version, wanted):
+        reasons.append(f"needs {exact.name} {wanted}, found {exact.version or 'none'}")
+    return reasons
+
+
+def _absent(variant: Variant, same: list[BackendFact]) -> str:
+    if same:
+        return f"backend '{variant.backend}' was not proved on '{variant.accelerator}'"
+    return f"backend '{variant.backend}' is not installed"
+
+
+def _allowed(variant: Variant, profile: Profile) -> bool:
+    return _order(variant, profile) is not None
+
+
+def _order(variant: Variant, profile: Profile) -> tuple[int, int] | None:
+    for place, backend in enumerate(profile.backend):
+        if (backend.name, backend.accelerator) != (variant.backend, variant.accelerator):
+            continue
+        if not backend.precisions:
+            return place, 0
+        if variant.precision in backend.precisions:
+            return place, backend.precisions.index(variant.precision)
+    return None
+
+
+def _rank(
+    fitting: list[Variant], profile: Profile, measured: dict[str, float]
+) -> tuple[list[Candidate], str]:
+    if not fitting:
+        return [], "no variant fits"
+    stated = {v.id: c.p50_ms for v in fitting for c in v.cost if c.profile == profile.id}
+    orders = {v.id: _order(v, profile) or (0, 0) for v in fitting}
+    places = {v.id: place for place, v in enumerate(fitting)}
+    for costs, by, why in (
+        (measured, "this device", "fastest by measurement on this device"),
+        (stated, "bundle", f"fastest by the bundle's costs for profile '{profile.id}'"),
+    ):
+        if all(v.id in costs for v in fitting):
+            ranked = sorted(fitting, key=lambda v: (costs[v.id], places[v.id]))
+            return [Candidate(v, costs[v.id], by, orders[v.id][0]) for v in ranked], why
+    ranked = sorted(fitting, key=lambda v: (orders[v.id], places[v.id]))
+    return (
+        [Candidate(v, None, "", orders[v.id][0]) for v in ranked],
+        f"first by the order of profile '{profile.id}'; not every fitting variant is measured here",
+    )
+
+
+def satisfies(found: str, condition: str) -> bool:
+    """Say whether a version meets conditions such as ``">=14"`` or ``">=2.1, <3"``.
+
+    >>> satisfies("14.1", ">=14"), satisfies("13", ">=14"), satisfies("", ">=14")
+    (True, False, False)
+    """
+    if not found:
+        return False
+    have = version_key(found)
+    for sign, wanted in _CONDITION.findall(condition):
+        want = version_key(wanted)
+        width = max(len(have), len(want))
+        left, right = (key + (0,) * (width - len(key)) for key in (have, want))
+        holds = {">=": left >= right, "<=": left <= right, "==": left == right, ">": left > right}
+        if not holds.get(sign, left < right):
+            return False
+    return True

@@ -1,0 +1,142 @@
+"""A mergeable histogram of positive numbers: true percentiles of a fleet without raw data.
+
+Source: OpenTelemetry data model, "ExponentialHistogram" (base-2 buckets). A bucket ``i`` of scale
+``s`` holds values in ``(2**(i / 2**s), 2**((i + 1) / 2**s)]``; merging adds integers, so it is exact
+and independent of order. At scale 5 a quantile is within 1.1 % of the true value.
+"""
+
+import math
+
+import msgspec
+
+from edgekit.core.errors import ProtocolError
+
+SCALE = 5
+MAX_BUCKETS = 512
+_SMALLEST = 2.0**-40
+_LARGEST = 2.0**60
+
+
+class Sketch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a histogram looks like on the wire: dense counts from bucket ``offset`` on."""
+
+    scale: int
+    zero: int
+    offset: int
+    counts: list[int]
+    total: float
+    low: float
+    high: float
+
+
+class Histogram:
+    """Counts positive numbers in buckets whose width grows with the value.
+
+    >>> h = Histogram()
+    >>> for x in range(1, 1001):
+    ...     h.add(x)
+    >>> abs(h.quantile(0.5) - 500) / 500 < 0.011
+    True
+    """
+
+    def __init__(self, scale: int = SCALE) -> None:
+        self.scale = scale
+        self.zero = 0
+        self.total = 0.0
+        self.low = math.inf
+        self.high = -math.inf
+        self._counts: dict[int, int] = {}
+
+    @property
+    def count(self) -> int:
+        """How many numbers were added."""
+        return self.zero + sum(self._counts.values())
+
+    def add(self, value: float, times: int = 1) -> None:
+        """Count a number; one that is not positive counts as zero, one that is not finite is ignored."""
+        if not math.isfinite(value):
+            return
+        self.total += value * times
+        self.low = min(self.low, value)
+        self.high = max(self.high, value)
+        if value <= _SMALLEST:
+            self.zero += times
+            return
+        index = math.ceil(math.log2(min(value, _LARGEST)) * (1 << self.scale)) - 1
+        self._counts[index] = self._counts.get(index, 0) + times
+        if len(self._counts) > MAX_BUCKETS:
+            self._halve()
+
+    def _halve(self) -> None:
+        """Join neighbouring buckets: half the scale's resolution, so that memory stays bounded."""
+        self.scale -= 1
+        joined: dict[int, int] = {}
+        for index, number in self._counts.items():
+            joined[index >> 1] = joined.get(index >> 1, 0) + number
+        self._counts = joined
+
+    def merge(self, other: "Histogram") -> None:
+        """Add what another histogram counted."""
+        buckets, scale = dict(other._counts), other.scale  # noqa: SLF001 - its own class
+        while self.scale > scale:
+            self._halve()
+        for index, number in buckets.items():
+            coarse = index >> (scale - self.scale)
+            self._counts[coarse] = self._counts.get(coarse, 0) + number
+        self.zero += other.zero
+        self.total += other.total
+        self.low = min(self.low, other.low)
+        self.high = max(self.high, other.high)
+        while len(self._counts) > MAX_BUCKETS:
+            self._halve()
+
+    def quantile(self, q: float) -> float:
+        """Return the value below which a share ``q`` (0 to 1) lies; 0 when nothing was added."""
+        count = self.count
+        if count == 0:
+            return 0.0
+        rank = q * (count - 1)
+        seen = self.zero
+        if rank < seen:
+            return max(min(self.low, 0.0), 0.0)
+        for index in sorted(self._counts):
+            seen += self._counts[index]
+            if rank < seen:
+                middle = float(2.0 ** ((index + 0.5) / (1 << self.scale)))
+                return min(max(middle, self.low), self.high)
+        return self.high
+
+    @property
+    def mean(self) -> float:
+        """The mean of the numbers added; 0 when there are none."""
+        count = self.count
+        return self.total / count if count else 0.0
+
+    def to_wire(self) -> Sketch:
+        """Return the wire form."""
+        if not self._counts:
+            return Sketch(self.scale, self.zero, 0, [], self.total, 0.0, 0.0)
+        first, last = min(self._counts), max(self._counts)
+        counts = [self._counts.get(index, 0) for index in range(first, last + 1)]
+        return Sketch(self.scale, self.zero, first, counts, self.total, self.low, self.high)
+
+    @classmethod
+    def from_wire(cls, sketch: Sketch) -> "Histogram":
+        """Return the histogram that a wire form stands for.
+
+        Raises:
+            ProtocolError: Counts are negative, too many, or the scale is out of range.
+        """
+        if not -10 <= sketch.scale <= 20 or len(sketch.counts) > 1 << 16:
+            raise ProtocolError(f"sketch: scale {sketch.scale} with {len(sketch.counts)} buckets")
+        if sketch.zero < 0 or any(number < 0 for number in sketch.counts):
+            raise ProtocolError("sketch: a count is negative")
+        found = cls(sketch.scale)
+        found.zero = sketch.zero
+        found._counts = {sketch.offset + i: n for i, n in enumerate(sketch.counts) if n}
+        found.total = sketch.total
+        if found.count:
+            found.low, found.high = sketch.low, sketch.high
+        while len(found._counts) > MAX_BUCKETS:
+            found._halve()
+        return found

@@ -1,0 +1,461 @@
+"""Every message between a device and its fleet: topics, bodies, codecs.
+
+MQTT 3.1.1 semantics: expiry, sequence and correlation travel in the payload. JSON for state and
+requests, MessagePack for the durable messages of the outbox. Every decoder raises ``ProtocolError``
+on anything but a well-formed message of bounded size.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Literal, TypeVar, Union
+
+import msgspec
+
+from edgekit.core.errors import ProtocolError
+from edgekit.core.sketch import Sketch
+from edgekit.core.spec import DEVICE_ID, BackendFact, Facts, Guards
+
+ROOT = "ek/v1"
+UP = ("state", "reported", "m", "ev", "req")
+DOWN = ("desired", "ack", "res", "cmd")
+MAX_DESIRED_BYTES = 8 << 10
+MAX_MESSAGE_BYTES = 1 << 20
+CHUNK_BYTES = 128 << 10
+CHUNK_WINDOW = 8
+_CHUNK_HEADER = struct.Struct(">4sIQ")
+_CHUNK_MAGIC = b"EKC1"
+
+
+# ---------------------------------------------------------------------------------------------
+# Topics
+
+
+def up(device: str, leaf: str) -> str:
+    """Return the topic that a device publishes ``leaf`` on.
+
+    >>> up("cam-1", "state")
+    'ek/v1/cam-1/up/state'
+    """
+    return f"{ROOT}/{device}/up/{leaf}"
+
+
+def down(device: str, leaf: str) -> str:
+    """Return the topic that a device hears ``leaf`` on; ``"#"`` for its one subscription."""
+    return f"{ROOT}/{device}/down/{leaf}"
+
+
+def parse_topic(topic: str) -> tuple[str, str, str]:
+    """Return (device, "up" or "down", leaf) of a topic.
+
+    Raises:
+        ProtocolError: It is not a topic of this protocol.
+    """
+    parts = topic.split("/")
+    if len(parts) == 5 and "/".join(parts[:2]) == ROOT and DEVICE_ID.fullmatch(parts[2]):
+        _, _, device, way, leaf = parts
+        if leaf in {"up": UP, "down": DOWN}.get(way, ()):
+            return device, way, leaf
+    raise ProtocolError(f"{topic[:200]!r} is not a topic of {ROOT}")
+
+
+# ---------------------------------------------------------------------------------------------
+# Retained state
+
+
+class Birth(msgspec.Struct, frozen=True):
+    """``up/state``: who is there. The last will is the same with ``online`` false.
+
+    ``boot`` names the outbox's life, ``conn`` counts connections within it: an old will, which has a
+    smaller ``conn``, must not kill a newer birth. ``desired`` is the desired version applied.
+    """
+
+    online: bool
+    boot: str
+    conn: int
+    agent: str = ""
+    profile: str = ""
+    hardware: Facts | None = None
+    backends: tuple[BackendFact, ...] = ()
+    desired: int = 0
+    clock: Literal["synced", "floored", "unknown"] = "unknown"
+    unix_ms: int = 0
+
+
+class ModelState(msgspec.Struct, frozen=True):
+    """Which versions of a model a device holds and which variant it runs."""
+
+    active: str = ""
+    previous: str = ""
+    staged: str = ""
+    variant: str = ""
+    backend: str = ""
+    accelerator: str = ""
+    why: str = ""
+
+
+class UpdateState(msgspec.Struct, frozen=True):
+    """Where a device's update of one model stands; ``state`` is one of the update machine's."""
+
+    state: str
+    model: str = ""
+    version: str = ""
+    reason: str = ""
+    rollout: str = ""
+    attempt: int = 0
+
+
+class PipelineState(msgspec.Struct, frozen=True):
+    """How one pipeline fares; times in milliseconds."""
+
+    state: Literal["starting", "running", "failed", "stopped"]
+    model: str = ""
+    version: str = ""
+    variant: str = ""
+    fps: float = 0.0
+    p95_ms: float = 0.0
+    frames: int = 0
+    dropped: int = 0
+    errors: int = 0
+    restarts: int = 0
+    failovers: int = 0
+    message: str = ""
+
+
+class OutboxState(msgspec.Struct, frozen=True):
+    """What waits for the link, and what was given up over quota."""
+
+    rows: int = 0
+    bytes: int = 0
+    dropped: int = 0
+
+
+class Reported(msgspec.Struct, frozen=True):
+    """``up/reported``: what the device runs, whole, on change and on connect."""
+
+    boot: str
+    version: int
+    desired: int
+    models: dict[str, ModelState] = {}
+    updates: dict[str, UpdateState] = {}
+    pipelines: dict[str, PipelineState] = {}
+    outbox: OutboxState = OutboxState()
+    sensors: dict[str, float] = {}
+    rejected: dict[str, str] = {}
+    """Versions this device will not try again, as ``model@version``, and why."""
+    unix_ms: int = 0
+
+
+class DesiredModel(msgspec.Struct, frozen=True):
+    """One model a device shall run: the signed target that says what it is.
+
+    ``target`` is the TUF target path of its ``bundle.json``; ``sha256`` and ``bytes`` are that
+    file's. ``guards`` are the rollout's, the tighter of which and the bundle's holds.
+    """
+
+    version: str
+    target: str
+    sha256: str
+    bytes: int
+    rollout: str = ""
+    soak_s: int = 30
+    guards: Guards | None = None
+
+
+class Desired(msgspec.Struct, frozen=True):
+    """``down/desired``: what the fleet wants of one device: versioned, whole, signed."""
+
+    device: str
+    version: int
+    models: dict[str, DesiredModel] = {}
+    config: dict[str, Any] = {}
+    issued_unix_ms: int = 0
+    signature: dict[str, str] | None = None
+    """``{"keyid", "sig"}``: Ed25519, hexadecimal, over ``signed_bytes``."""
+
+
+def signed_bytes(encoded: bytes) -> bytes:
+    """Return the bytes a desired state's signature covers: sorted JSON of all but the signature.
+
+    Taken from the encoded message and not from the structure, so that a field this version does not
+    know stays covered.
+
+    Raises:
+        ProtocolError: It is not a JSON object.
+    """
+    try:
+        document = msgspec.json.decode(encoded, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
+        raise ProtocolError(f"Desired: {cause}") from cause
+    document.pop("signature", None)
+    return msgspec.json.encode(document, order="sorted")
+
+
+# ---------------------------------------------------------------------------------------------
+# Durable messages: what waits in the outbox
+
+
+class MetricReport(msgspec.Struct, frozen=True, tag="metric", kw_only=True):
+    """What one pipeline did in one period; histograms in milliseconds."""
+
+    mono_ns: int
+    unix_ms: int
+    pipeline: str
+    model: str
+    version: str
+    variant: str
+    backend: str = ""
+    accelerator: str = ""
+    period_s: float
+    frames: int
+    dropped: int = 0
+    errors: int = 0
+    events: int = 0
+    failovers: int = 0
+    infer_ms: Sketch | None = None
+    latency_ms: Sketch | None = None
+    labels: dict[str, int] = {}
+    sensors: dict[str, float] = {}
+
+
+class EventRecord(msgspec.Struct, frozen=True, tag="event", kw_only=True):
+    """A prediction that the debounce let through and the egress gate passed."""
+
+    mono_ns: int
+    unix_ms: int
+    pipeline: str
+    model: str
+    version: str
+    kind: str
+    label: str
+    score: float = 0.0
+    count: int = 0
+    box: tuple[float, float, float, float] | None = None
+    value: float | None = None
+    image: bytes | None = None
+    """A redacted JPEG, only where a rule lets pixels leave."""
+
+
+class UpdateRecord(msgspec.Struct, frozen=True, tag="update", kw_only=True):
+    """One transition of the update machine."""
+
+    mono_ns: int
+    unix_ms: int
+    model: str
+    version: str
+    state: str
+    event: str
+    reason: str = ""
+    rollout: str = ""
+    previous: str = ""
+    measured: dict[str, float] = {}
+    """What the trial's guards saw: frames, errors, p99_ms, p99_before_ms, event_ratio."""
+
+
+class Alert(msgspec.Struct, frozen=True, tag="alert", kw_only=True):
+    """Something an operator should know: a fallback, a crash, a lost camera, a full disk."""
+
+    mono_ns: int
+    unix_ms: int
+    level: Literal["info", "warning", "error"]
+    code: str
+    message: str
+    pipeline: str = ""
+
+
+class CommandAnswer(msgspec.Struct, frozen=True, tag="answer", kw_only=True):
+    """The outcome of a command."""
+
+    mono_ns: int
+    unix_ms: int
+    id: str
+    ok: bool
+    message: str = ""
+
+
+class Gap(msgspec.Struct, frozen=True, tag="gap", kw_only=True):
+    """Stands for messages ``first`` to ``last``, given up over quota, so that the watermark can pass."""
+
+    mono_ns: int
+    unix_ms: int
+    first: int
+    last: int
+    reason: str = "quota"
+
+
+Record = Union[MetricReport, EventRecord, UpdateRecord, Alert, CommandAnswer, Gap]  # noqa: UP007 - decoded at run time
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """``up/m`` and ``up/ev``: durable messages ``seq0``, ``seq0 + 1``, ... of one outbox.
+
+    ``historical``: at least one of them waited for the link. The times of sending let the fleet
+    correct a device's wrong clock: captured = arrival - (sent_mono - mono).
+    """
+
+    boot: str
+    seq0: int
+    items: list[Record]
+    historical: bool = False
+    sent_mono_ns: int = 0
+    sent_unix_ms: int = 0
+
+
+class RawBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """A ``Batch`` whose items are encoded already; the same bytes on the wire."""
+
+    boot: str
+    seq0: int
+    items: list[msgspec.Raw]
+    historical: bool = False
+    sent_mono_ns: int = 0
+    sent_unix_ms: int = 0
+
+
+class Ack(msgspec.Struct, frozen=True):
+    """``down/ack``: every message of this boot up to ``watermark`` is committed."""
+
+    boot: str
+    watermark: int
+
+
+# ---------------------------------------------------------------------------------------------
+# Requests and commands
+
+
+class Request(msgspec.Struct, frozen=True):
+    """``up/req``: a question to the fleet.
+
+    ``time``: no arguments. ``desired``: no arguments. ``chunk``: sha256, offset, length.
+    ``renew``: csr.
+    """
+
+    id: int
+    kind: Literal["time", "desired", "chunk", "renew"]
+    args: dict[str, Any] = {}
+    sent_mono_ns: int = 0
+
+
+class Response(msgspec.Struct, frozen=True):
+    """``down/res``: the answer to a request that is not a chunk; ``error`` where it failed."""
+
+    id: int
+    result: dict[str, Any] = {}
+    error: str = ""
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """``down/res``: a piece of a blob; on the wire a 16-byte header (magic, id, offset), then bytes."""
+
+    id: int
+    offset: int
+    data: bytes
+
+
+class Command(msgspec.Struct, frozen=True):
+    """``down/cmd``: do this once; sent again until answered, so doing it twice must be harmless."""
+
+    id: str
+    kind: Literal["rollback", "restart", "report", "retry"]
+    expires_unix_ms: int
+    args: dict[str, Any] = {}
+
+
+# ---------------------------------------------------------------------------------------------
+# Enrolment (HTTPS)
+
+
+class EnrollRequest(msgspec.Struct, frozen=True):
+    """What a device sends to be enrolled: its claim, and proof that it holds its own key (PEM CSR)."""
+
+    token: str
+    csr: str
+    name: str = ""
+    hardware: Facts | None = None
+
+
+class EnrollResponse(msgspec.Struct, frozen=True):
+    """What an enrolled device needs: identity, broker, and the roots of trust.
+
+    ``root`` is the TUF root metadata as JSON text; ``desired_keys`` maps key ids to the fleet's
+    Ed25519 public keys in hexadecimal. Blobs lie at ``{targets_url}/blobs/{sha256}``, a bundle's
+    manifest at ``{targets_url}/{model}/{version}/{sha256}.bundle.json``.
+    """
+
+    device: str
+    certificate: str
+    ca: str
+    broker_url: str
+    metadata_url: str
+    targets_url: str
+    root: str
+    desired_keys: dict[str, str]
+
+
+def target_path(model: str, version: str) -> str:
+    """Return the TUF target path of a bundle's manifest."""
+    return f"{model}/{version}/bundle.json"
+
+
+# ---------------------------------------------------------------------------------------------
+# Codecs
+
+M = TypeVar("M")
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """Encode a message for its topic: MessagePack for batches, a frame for chunks, else JSON."""
+    if isinstance(message, (Batch, RawBatch)):
+        return msgspec.msgpack.encode(message)
+    if isinstance(message, Chunk):
+        return _CHUNK_HEADER.pack(_CHUNK_MAGIC, message.id, message.offset) + message.data
+    return msgspec.json.encode(message)
+
+
+def encode_record(record: Record) -> bytes:
+    """Encode one durable message as it lies in the outbox (MessagePack)."""
+    return msgspec.msgpack.encode(record)
+
+
+def decode_record(data: bytes) -> Record:
+    """Decode one durable message.
+
+    Raises:
+        ProtocolError: It is not one.
+    """
+    try:
+        found: Record = msgspec.msgpack.decode(data, type=Record)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
+        raise ProtocolError(f"record: {cause}") from cause
+    return found
+
+
+def decode(data: bytes, kind: type[M]) -> M:
+    """Decode a message of the given kind.
+
+    Raises:
+        ProtocolError: Too large, malformed, or of another kind.
+    """
+    limit = MAX_DESIRED_BYTES if kind is Desired else MAX_MESSAGE_BYTES
+    if len(data) > limit:
+        raise ProtocolError(f"{kind.__name__}: {len(data)} bytes, at most {limit} are read")
+    codec: Any = msgspec.msgpack if kind in (Batch, RawBatch) else msgspec.json
+    try:
+        found: M = codec.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
+        raise ProtocolError(f"{kind.__name__}: {cause}") from cause
+    return found
+
+
+def decode_response(data: bytes) -> Response | Chunk:
+    """Decode what arrives on ``down/res``.
+
+    Raises:
+        ProtocolError: It is neither an answer nor a chunk.
+    """
+    if data[:4] != _CHUNK_MAGIC:
+        return decode(data, Response)
+    if not _CHUNK_HEADER.size < len(data) <= _CHUNK_HEADER.size + CHUNK_BYTES:
+        raise ProtocolError(f"chunk: {len(data)} bytes")
+    _, number, offset = _CHUNK_HEADER.unpack_from(data)
+    return Chunk(number, offset, data[_CHUNK_HEADER.size :])
