@@ -529,7 +529,8 @@ def decode_toml(data: str, kind: type[T], what: str) -> T:
 def structure_problems(raw: Any, kind: Any, path: str = "") -> list[str]:
     """Return ``key: what is wrong`` for every field of decoded data that does not fit a structure.
 
-    >>> print(*structure_problems({"memory_mb": "much", "colour": 1}, Limits), sep="\\n")
+    >>> for problem in structure_problems({"memory_mb": "much", "colour": 1}, Limits):
+    ...     print(problem)
     colour: unknown key, want one of 'memory_mb', 'temperature_c', 'power_w'
     memory_mb: Expected `int`, got `str`
     """
