@@ -49,14 +49,14 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A frozen structure that refuses unknown keys."""
 
 
-class Quantization(_Strict, kw_only=True):
+class Quantization(_Strict, frozen=True, kw_only=True):
     """How integers stand for reals: ``real = scale * (integer - zero_point)``."""
 
     scale: float
     zero_point: int = 0
 
 
-class TensorSpec(_Strict, kw_only=True):
+class TensorSpec(_Strict, frozen=True, kw_only=True):
     """One input or output of a model.
 
     ``shape`` has -1 where a dimension is free. ``quantization`` is set by a backend when the tensor
@@ -70,7 +70,7 @@ class TensorSpec(_Strict, kw_only=True):
     quantization: Quantization | None = None
 
 
-class Pre(_Strict, kw_only=True):
+class Pre(_Strict, frozen=True, kw_only=True):
     """How a frame becomes the model's input: resize, colour, ``(x - mean) / std``.
 
     An image's ``mean`` and ``std`` have one value or three, in the range of the pixels (0 to 255).
@@ -90,7 +90,7 @@ class Pre(_Strict, kw_only=True):
     rate_hz: float = 0.0
 
 
-class Post(_Strict, kw_only=True):
+class Post(_Strict, frozen=True, kw_only=True):
     """How the model's outputs become a prediction; ``options`` are the decoder's own."""
 
     decoder: str = "raw"
@@ -100,14 +100,14 @@ class Post(_Strict, kw_only=True):
     options: dict[str, Any] = {}
 
 
-class State(_Strict, kw_only=True):
+class State(_Strict, frozen=True, kw_only=True):
     """A recurrent tensor: what ``output`` gives is fed to ``input`` next time; zeros at first."""
 
     input: str
     output: str
 
 
-class VariantFile(_Strict, kw_only=True):
+class VariantFile(_Strict, frozen=True, kw_only=True):
     """One file of a variant; the first is the one the runtime opens."""
 
     path: str
@@ -115,7 +115,7 @@ class VariantFile(_Strict, kw_only=True):
     sha256: str
 
 
-class Requires(_Strict, kw_only=True):
+class Requires(_Strict, frozen=True, kw_only=True):
     """What a variant needs of a device; empty means any."""
 
     arch: tuple[str, ...] = ()
@@ -125,7 +125,7 @@ class Requires(_Strict, kw_only=True):
     memory_mb: int = 0
 
 
-class Quality(_Strict, kw_only=True):
+class Quality(_Strict, frozen=True, kw_only=True):
     """A variant's measured quality next to the reference (the float model on the same samples)."""
 
     metric: str
@@ -134,7 +134,7 @@ class Quality(_Strict, kw_only=True):
     samples: int
 
 
-class Cost(_Strict, kw_only=True):
+class Cost(_Strict, frozen=True, kw_only=True):
     """What a variant cost on one kind of board: milliseconds for one inference, and memory."""
 
     profile: str
@@ -144,7 +144,7 @@ class Cost(_Strict, kw_only=True):
     measured: str = ""
 
 
-class Variant(_Strict, kw_only=True):
+class Variant(_Strict, frozen=True, kw_only=True):
     """One compiled, compressed form of a model for one backend and accelerator.
 
     ``inputs`` and ``outputs`` map the manifest's logical tensor names to the names in this file,
@@ -166,7 +166,7 @@ class Variant(_Strict, kw_only=True):
     options: dict[str, Any] = {}
 
 
-class Golden(_Strict, kw_only=True):
+class Golden(_Strict, frozen=True, kw_only=True):
     """A recorded input and expected output, as NPZ files of logical tensors.
 
     Inputs are as they stand after resizing and before normalising (an image model: uint8, NHWC);
@@ -184,7 +184,7 @@ class Golden(_Strict, kw_only=True):
         return self.atol_by_precision.get(precision, self.atol)
 
 
-class Guards(_Strict, kw_only=True):
+class Guards(_Strict, frozen=True, kw_only=True):
     """Rules on measured behaviour that a trial must keep; 0 means no rule.
 
     ``p99_ms``: inference time. ``p99_ratio``: that, against the previous version on this device.
@@ -200,7 +200,7 @@ class Guards(_Strict, kw_only=True):
     min_frames: int = 30
 
 
-class Provenance(_Strict, kw_only=True):
+class Provenance(_Strict, frozen=True, kw_only=True):
     """Where a bundle comes from."""
 
     source: str = ""
@@ -208,7 +208,7 @@ class Provenance(_Strict, kw_only=True):
     parents: tuple[str, ...] = ()
 
 
-class Manifest(_Strict, kw_only=True):
+class Manifest(_Strict, frozen=True, kw_only=True):
     """What ``bundle.json`` says."""
 
     format: int
@@ -345,7 +345,7 @@ def version_key(version: str) -> tuple[int, ...]:
 # Hardware: what was found (facts), and what a kind of board is (profile)
 
 
-class Level(_Strict, kw_only=True):
+class Level(_Strict, frozen=True, kw_only=True):
     """One rung between "on the bus" and "runs a model", told by itself, with what mends it."""
 
     name: Literal["present", "driver", "permission", "library", "proof"]
@@ -354,7 +354,7 @@ class Level(_Strict, kw_only=True):
     fix: str = ""
 
 
-class AcceleratorFact(_Strict, kw_only=True):
+class AcceleratorFact(_Strict, frozen=True, kw_only=True):
     """One accelerator: found on a bus, and usable or why not (the first rung that failed).
 
     ``attributes``: what detection found, such as ``runtime`` (Edge TPU), ``compute`` (CUDA, "8.7"),
@@ -369,7 +369,7 @@ class AcceleratorFact(_Strict, kw_only=True):
     levels: tuple[Level, ...] = ()
 
 
-class BackendFact(_Strict, kw_only=True):
+class BackendFact(_Strict, frozen=True, kw_only=True):
     """One backend on one accelerator, proved by running a tiny model, or why it does not work."""
 
     name: BackendName
@@ -380,7 +380,7 @@ class BackendFact(_Strict, kw_only=True):
     reason: str = ""
 
 
-class Facts(_Strict, kw_only=True):
+class Facts(_Strict, frozen=True, kw_only=True):
     """What hardware detection found on one device."""
 
     arch: str
@@ -401,7 +401,7 @@ class Facts(_Strict, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
-class Match(_Strict, kw_only=True):
+class Match(_Strict, frozen=True, kw_only=True):
     """When a profile fits: every rule that is given must hold; globs are shell-style.
 
     A rule of several patterns holds when one of them is found on the machine.
@@ -419,7 +419,7 @@ class Match(_Strict, kw_only=True):
     memory_mb: tuple[int, int] | None = None
 
 
-class ProfileAccelerator(_Strict, kw_only=True):
+class ProfileAccelerator(_Strict, frozen=True, kw_only=True):
     """An accelerator that boards of this profile have."""
 
     kind: AcceleratorKind
@@ -427,7 +427,7 @@ class ProfileAccelerator(_Strict, kw_only=True):
     needs: str = ""
 
 
-class ProfileBackend(_Strict, kw_only=True):
+class ProfileBackend(_Strict, frozen=True, kw_only=True):
     """A backend on an accelerator, in order of preference, with the options it is opened with."""
 
     name: BackendName
@@ -436,7 +436,7 @@ class ProfileBackend(_Strict, kw_only=True):
     options: dict[str, Any] = {}
 
 
-class Limits(_Strict, kw_only=True):
+class Limits(_Strict, frozen=True, kw_only=True):
     """What a board can bear; 0 means not stated."""
 
     memory_mb: int = 0
@@ -444,7 +444,7 @@ class Limits(_Strict, kw_only=True):
     power_w: float = 0.0
 
 
-class Telemetry(_Strict, kw_only=True):
+class Telemetry(_Strict, frozen=True, kw_only=True):
     """Where a board's sensors are read; globs below the root."""
 
     temperature: tuple[str, ...] = ()
@@ -452,7 +452,7 @@ class Telemetry(_Strict, kw_only=True):
     throttling: tuple[str, ...] = ()
 
 
-class Profile(_Strict, kw_only=True):
+class Profile(_Strict, frozen=True, kw_only=True):
     """What a board is, has and allows."""
 
     id: str
@@ -469,7 +469,7 @@ class Profile(_Strict, kw_only=True):
 # Predictions
 
 
-class Item(_Strict, kw_only=True):
+class Item(_Strict, frozen=True, kw_only=True):
     """One thing a model found.
 
     ``box`` is (left, top, right, bottom) in pixels of the source frame. ``points`` are (x, y) pairs
@@ -485,7 +485,7 @@ class Item(_Strict, kw_only=True):
     value: float | None = None
 
 
-class Prediction(_Strict, kw_only=True):
+class Prediction(_Strict, frozen=True, kw_only=True):
     """What a model says of one frame, best first."""
 
     task: Task
