@@ -1,1 +1,172 @@
 """Adapters to the runtime libraries, one file each, found by name and imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from edgekit.core.errors import BackendUnavailableError, ConfigError, ModelLoadError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgekit.core.ports import Backend
+    from edgekit.core.spec import Variant
+
+__all__ = [
+    "BACKENDS",
+    "FOREIGN_TENANTS",
+    "LIBRARIES",
+    "MACHINE_OPTIONS",
+    "OPTIONS",
+    "backend_version",
+    "check_options",
+    "open_backend",
+]
+
+BACKENDS: Mapping[str, str] = MappingProxyType(
+    {
+        "litert": "edgekit.backends.litert:LiteRtBackend",
+        "onnxruntime": "edgekit.backends.onnxruntime:OnnxRuntimeBackend",
+        "openvino": "edgekit.backends.openvino:OpenVinoBackend",
+        "foreign": "edgekit.backends.foreign:ForeignBackend",
+        "null": "edgekit.backends.null:NullBackend",
+    }
+)
+"""Where each backend's class is; a new backend is one file and one row here, below and in OPTIONS."""
+
+LIBRARIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "litert": ("ai-edge-litert", "tflite-runtime"),
+        "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-qnn"),
+        "openvino": ("openvino",),
+        "foreign": (),
+        "null": (),
+    }
+)
+"""The distributions that carry each backend's library, in order of preference."""
+
+FOREIGN_TENANTS: Mapping[str, str] = MappingProxyType(
+    {
+        "myriad": "myriad.py",
+        "tensorrt": "tensorrt.py",
+        "echo": "echo.py",
+    }
+)
+"""What runs in a foreign interpreter: files of ``edgekit/backends/tenants``."""
+
+_COMMON = frozenset({"threads", "shapes"})
+OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "litert": _COMMON | {"device", "delegate"},
+        "onnxruntime": _COMMON
+        | {
+            "cache",
+            "device",
+            "optimization",
+            "provider",
+            "provider_library",
+            "provider_options",
+            "spinning",
+            "arena",
+        },
+        "openvino": _COMMON | {"cache", "device", "properties"},
+        "foreign": _COMMON
+        | {"cache", "device", "python", "tenant", "tenant_options", "start_timeout_s", "timeout_s"},
+        "null": frozenset(
+            {
+                "crash_at",
+                "lose_at",
+                "fail_at",
+                "hang_at",
+                "inputs",
+                "jitter_ms",
+                "latency_ms",
+                "load_ms",
+                "outputs",
+                "seed",
+            }
+        )
+        | _COMMON,
+    }
+)
+"""The options each backend knows; any other is an error."""
+
+MACHINE_OPTIONS = frozenset({"cache", "delegate", "provider_library", "python"})
+"""Options that name files of the host: a profile may set them, a bundle may not."""
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that the backend does not know, so that a typing mistake is told.
+
+    Raises:
+        ConfigError: There is no such backend, or it has no such option.
+    """
+    known = OPTIONS.get(name)
+    if known is None:
+        raise ConfigError(f"there is no backend {name!r}", hint=f"one of: {', '.join(BACKENDS)}")
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ConfigError(
+            f"backend {name!r} has no option {', '.join(map(repr, unknown))}",
+            hint=f"it knows: {', '.join(sorted(known))}",
+        )
+
+
+def open_backend(path: Path, variant: Variant, options: Mapping[str, Any] | None = None) -> Backend:
+    """Load one model file in the backend that its variant names.
+
+    Args:
+        path: The variant's first file.
+        variant: What to run and on which accelerator; its own options are taken too.
+        options: The machine's options for this backend (the profile's); they win over the variant's.
+
+    Raises:
+        ConfigError: An option is unknown.
+        BackendUnavailableError: The library or the accelerator is not on this machine.
+        ModelLoadError: The library refuses the file, or the variant asks for a host file.
+    """
+    forbidden = sorted(MACHINE_OPTIONS & set(variant.options))
+    if forbidden:
+        raise ModelLoadError(
+            f"variant {variant.id!r} sets {', '.join(map(repr, forbidden))}, which name files of the host",
+            hint="only the machine may: move these options to the device profile",
+        )
+    merged = {**variant.options, **(options or {})}
+    check_options(variant.backend, merged)
+    backend: Backend = _backend_class(variant.backend)(path, variant, merged)
+    return backend
+
+
+def _backend_class(name: str) -> Any:
+    module, _, attribute = BACKENDS[name].partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as cause:
+        raise BackendUnavailableError(
+            f"backend {name!r} cannot be imported: {cause}", hint=f"pip install 'edgekit-runtime[{name}]'"
+        ) from cause
+
+
+def backend_version(name: str) -> str | None:
+    """Return the version of the installed library of one backend, or None; imports nothing native.
+
+    A backend that is edgekit's own (``null``, ``foreign``) has edgekit's version.
+
+    Raises:
+        ConfigError: There is no such backend.
+    """
+    if name not in BACKENDS:
+        raise ConfigError(f"there is no backend {name!r}", hint=f"one of: {', '.join(BACKENDS)}")
+    versions = map(_installed_version, LIBRARIES[name] or ("edgekit-runtime",))
+    return next((version for version in versions if version is not None), None)
+
+
+def _installed_version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

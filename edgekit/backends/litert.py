@@ -1,0 +1,302 @@
+"""LiteRT (TensorFlow Lite) on the CPU, on an Edge TPU, and behind any external delegate.
+
+``Interpreter`` and not ``CompiledModel``: the latter holds the interpreter lock while it runs and
+takes no external delegate.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.backends._common import (
+    closed,
+    copy_feeds,
+    fixed_shape,
+    make_spec,
+    model_file,
+    no_input,
+    refused,
+    short,
+    thread_count,
+    unique_names,
+)
+from edgekit.core.errors import (
+    AcceleratorLostError,
+    BackendError,
+    BackendUnavailableError,
+    ConfigError,
+    InferenceError,
+    ModelLoadError,
+)
+from edgekit.core.spec import Quantization
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edgekit.core.spec import TensorSpec, Variant
+
+logger = logging.getLogger(__name__)
+
+_LIBRARIES = (
+    ("ai-edge-litert", "ai_edge_litert.interpreter"),
+    ("tflite-runtime", "tflite_runtime.interpreter"),
+)
+_EDGETPU_LIBRARY = "libedgetpu.so.1"
+_EDGETPU_OP = "edgetpu-custom-op"
+
+
+class LiteRtBackend:
+    """Runs one .tflite file, and only on the accelerator its variant names.
+
+    Options: ``threads`` (XNNPACK's), ``shapes`` (of inputs with free dimensions), ``device`` (which
+    Edge TPU: "usb", "pci", "usb:0"), ``delegate`` = ``{"path": ..., "options": {...}}``.
+
+    ``library`` says which distribution runs it: ``ai-edge-litert``, or ``tflite-runtime`` where a
+    board has only that.
+
+    An input view must be dropped before ``run``; outputs are copied once, into memory that is
+    reused, since LiteRT refuses to run while a view of its own memory is held.
+    """
+
+    def __init__(self, path: Path, variant: Variant, options: Mapping[str, Any]) -> None:
+        self._path = model_file(path)
+        self._options = options
+        self._interpreter: Any = None
+        self._views: dict[str, Callable[[], NDArray[Any]]] = {}
+        self._sources: list[tuple[str, int, Callable[[], NDArray[Any]], NDArray[Any]]] = []
+        self.accelerator = variant.accelerator
+        self.library, self._module = _import_library()
+        self._delegate = _delegate_wanted(variant, options)
+        self._build()
+        self.inputs, self.outputs = self._describe()
+
+    def view(self, name: str) -> NDArray[Any]:
+        """Return the writable memory of one input; drop it before ``run``."""
+        try:
+            return self._views[name]()
+        except KeyError:
+            raise (
+                closed(str(self._path)) if self._interpreter is None else no_input(name, self.inputs)
+            ) from None
+
+    def run(self) -> dict[str, NDArray[Any]]:
+        """Run on what the input views hold; arrays by output name, valid until the next ``run``."""
+        interpreter = self._interpreter
+        if interpreter is None:
+            raise closed(str(self._path))
+        try:
+            interpreter.invoke()
+        except (RuntimeError, ValueError) as cause:
+            raise self._failure(cause) from cause
+        results = {}
+        for name, index, source, target in self._sources:
+            value = source()
+            if value.shape != target.shape:  # decided by the data: its size is new each time
+                results[name] = interpreter.get_tensor(index)
+            else:
+                np.copyto(target, value)
+                results[name] = target
+        return results
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Copy the feeds into the inputs and ``run``."""
+        if self._interpreter is None:
+            raise closed(str(self._path))
+        copy_feeds(self.inputs, self.view, feeds)
+        return self.run()
+
+    def reset(self) -> None:
+        """Forget the state that a recurrent model keeps inside (VAR_HANDLE variables)."""
+        if self._interpreter is None:
+            raise closed(str(self._path))
+        self._build()
+
+    def close(self) -> None:
+        """Free everything; safe to call twice."""
+        self._views = {}
+        self._sources = []
+        self._interpreter = None
+
+    def _build(self) -> None:
+        """Make a fresh interpreter: at the start, after an error, and to forget state."""
+        self.close()
+        arguments: dict[str, Any] = {
+            "model_path": str(self._path),
+            "num_threads": thread_count(self._options),
+        }
+        if self._delegate is not None:
+            arguments["experimental_delegates"] = [self._load_delegate(*self._delegate)]
+        try:
+            interpreter = self._module.Interpreter(**arguments)
+            if self.accelerator == "edgetpu":
+                _refuse_plain_model(interpreter, self._path)
+            self._fix_shapes(interpreter)
+            interpreter.allocate_tensors()
+            if self.accelerator == "delegate":
+                self._prove_delegate(interpreter)
+        except (RuntimeError, ValueError, OSError) as cause:
+            raise self._load_failure(cause) from cause
+        self._bind(interpreter)
+
+    def _bind(self, interpreter: Any) -> None:
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+        names = unique_names((detail["name"] for detail in inputs), "input")
+        self._views = {
+            name: interpreter.tensor(detail["index"]) for name, detail in zip(names, inputs, strict=True)
+        }
+        names = unique_names((detail["name"] for detail in outputs), "output")
+        self._sources = [
+            (
+                name,
+                index := detail["index"],
+                interpreter.tensor(index),
+                np.zeros(detail["shape"], detail["dtype"]),
+            )
+            for name, detail in zip(names, outputs, strict=True)
+        ]
+        self._interpreter = interpreter
+
+    def _fix_shapes(self, interpreter: Any) -> None:
+        for detail in interpreter.get_input_details():
+            signature = [int(size) for size in detail.get("shape_signature", ())] or list(detail["shape"])
+            wanted = fixed_shape(detail["name"], signature, self._options)
+            if list(wanted) != list(detail["shape"]):
+                interpreter.resize_tensor_input(detail["index"], list(wanted), strict=True)
+
+    def _describe(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        return (
+            tuple(map(_spec, self._views, inputs)),
+            tuple(_spec(row[0], detail) for row, detail in zip(self._sources, outputs, strict=True)),
+        )
+
+    def _load_delegate(self, library: str, options: Mapping[str, Any]) -> Any:
+        try:
+            ctypes.CDLL(library)  # the library's own loader leaves a half-made object behind
+        except OSError as cause:
+            raise BackendUnavailableError(
+                f"the delegate {library!r} cannot be loaded: {short(cause)}", hint=_delegate_hint(library)
+            ) from cause
+        try:
+            return self._module.load_delegate(library, dict(options))
+        except (ValueError, RuntimeError, OSError) as cause:
+            raise BackendUnavailableError(
+                f"the delegate {library!r} found no device it can use: {short(cause)}",
+                hint="see that it is plugged in and that this user may open it (edgekit doctor)",
+            ) from cause
+
+    def _prove_delegate(self, interpreter: Any) -> None:
+        """Refuse a delegate that took no part of the graph: LiteRT would run all of it on the CPU."""
+        plain = self._module.Interpreter(model_path=str(self._path))
+        if _node_count(interpreter) <= _node_count(plain):
+            raise ModelLoadError(
+                f"{self._path}: the delegate took no part of the model; it would run on the CPU",
+                hint="compile the model for this accelerator, or publish a CPU variant",
+            )
+
+    def _load_failure(self, cause: Exception) -> BackendError:
+        if _EDGETPU_OP in str(cause) and self.accelerator != "edgetpu":
+            return ModelLoadError(
+                f"{self._path}: compiled for an Edge TPU, asked to run on {self.accelerator!r}",
+                hint="give the variant accelerator 'edgetpu', or publish a variant for the CPU",
+            )
+        return refused(self._path, self.library, cause)
+
+    def _failure(self, cause: Exception) -> BackendError:
+        """Name a failed run. LiteRT's errors pile up in the interpreter, so a new one replaces it."""
+        if "reference to internal data" in str(cause):
+            return InferenceError(
+                f"{self._path}: an input view is still held while the model runs",
+                hint="drop the array that view() gave (del) before run()",
+            )
+        try:
+            self._build()
+        except BackendError as gone:
+            if self.accelerator == "cpu":
+                raise
+            return AcceleratorLostError(
+                f"{self._path}: {self.accelerator} failed and does not come back: {short(gone)}",
+                reasons=(short(cause),),
+                hint="plug the accelerator in again; another variant takes over meanwhile",
+            )
+        return InferenceError(f"{self._path}: {self.library} failed: {short(cause)}")
+
+
+def _import_library() -> tuple[str, Any]:
+    """Return the distribution and module that run .tflite files here."""
+    reasons = []
+    for distribution, module in _LIBRARIES:
+        try:
+            found = importlib.import_module(module)
+        except ImportError as cause:
+            reasons.append(f"{distribution}: {short(cause)}")
+            continue
+        if reasons:
+            logger.warning("litert runs on %s (%s)", distribution, "; ".join(reasons))
+        return distribution, found
+    raise BackendUnavailableError(
+        "backend 'litert': no library runs .tflite files here",
+        reasons=tuple(reasons),
+        hint="pip install 'edgekit-runtime[litert]'",
+    )
+
+
+def _delegate_wanted(variant: Variant, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """Return the delegate library and its options, or None for the CPU."""
+    if variant.accelerator == "cpu":
+        return None
+    if variant.accelerator not in ("edgetpu", "delegate"):
+        raise BackendUnavailableError(
+            f"variant {variant.id!r}: litert cannot run on {variant.accelerator!r}",
+            hint="litert runs on 'cpu', 'edgetpu' and 'delegate'",
+        )
+    chosen = options.get("delegate", {})
+    if variant.accelerator == "edgetpu":
+        chosen = {"path": _EDGETPU_LIBRARY, **chosen}
+    if not isinstance(chosen.get("path"), str):
+        raise ConfigError(
+            f"variant {variant.id!r}: accelerator 'delegate' needs the delegate's library",
+            hint='set options.delegate = {path = "/usr/lib/libdelegate.so", options = {}}',
+        )
+    device = {"device": options["device"]} if "device" in options else {}
+    return chosen["path"], {**device, **chosen.get("options", {})}
+
+
+def _delegate_hint(library: str) -> str:
+    if "edgetpu" in library:
+        return "install libedgetpu1-std, of a build that matches the runtime's version"
+    return "install the vendor's delegate, or correct options.delegate.path"
+
+
+def _operations(interpreter: Any) -> list[str]:
+    return [operation["op_name"] for operation in interpreter._get_ops_details()]  # noqa: SLF001 - no other way
+
+
+def _node_count(interpreter: Any) -> int:
+    return len(_operations(interpreter))
+
+
+def _refuse_plain_model(interpreter: Any, path: Path) -> None:
+    """Refuse a model without the Edge TPU's operation: every part of it would run on the CPU."""
+    if _EDGETPU_OP not in _operations(interpreter):
+        raise ModelLoadError(
+            f"{path}: not compiled for the Edge TPU; it would run on the CPU",
+            hint="compile the model with edgetpu_compiler, or give the variant accelerator 'cpu'",
+        )
+
+
+def _spec(name: str, detail: Mapping[str, Any]) -> TensorSpec:
+    parameters = detail.get("quantization_parameters", {})
+    scales = parameters.get("scales", ())
+    quantization = None
+    if len(scales) == 1:
+        quantization = Quantization(scale=float(scales[0]), zero_point=int(parameters["zero_points"][0]))
+    return make_spec(name, detail["dtype"], detail["shape"], quantization)

@@ -1,0 +1,124 @@
+"""A backend without a runtime: scripted outputs, latency and faults, the same in every run."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.backends._common import DTYPES, closed, copy_feeds, no_input, short
+from edgekit.core.errors import AcceleratorLostError, ConfigError, InferenceError
+from edgekit.core.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edgekit.core.spec import Variant
+
+_DEFAULT_INPUTS = {"x": {"datatype": "FP32", "shape": [1, 16]}}
+_DEFAULT_OUTPUTS = {"y": {"datatype": "FP32", "shape": [1, 4]}}
+_FAULTS = ("fail_at", "lose_at", "hang_at", "crash_at")
+
+
+class NullBackend:
+    """Gives constant outputs, after a scripted time and with scripted faults.
+
+    Options: ``inputs`` and ``outputs`` map a name to ``{"datatype", "shape"}`` and, for an output,
+    ``"value"`` (a number, or nested lists of that shape); ``latency_ms`` of each run, plus up to
+    ``jitter_ms`` from a generator seeded with ``seed``; ``load_ms`` of the constructor. Runs are
+    counted from 1, and these may be one number or a list: ``fail_at`` raises ``InferenceError``,
+    ``lose_at`` raises ``AcceleratorLostError`` for that run and all after it, ``hang_at`` never
+    returns, ``crash_at`` kills the process with SIGSEGV.
+    """
+
+    def __init__(self, path: Path | None, variant: Variant, options: Mapping[str, Any]) -> None:
+        del path  # there is no file to read
+        self._name = f"null variant {variant.id!r}"
+        self._options = options
+        self._faults = {name: _run_numbers(name, options.get(name, ())) for name in _FAULTS}
+        self._random = random.Random(int(options.get("seed", 0)))  # noqa: S311 - repeatable on purpose
+        self._is_open = True
+        self._runs = 0
+        self.accelerator = variant.accelerator
+        self.inputs, self._arrays = _tensors(options.get("inputs", _DEFAULT_INPUTS))
+        self.outputs, self._results = _tensors(options.get("outputs", _DEFAULT_OUTPUTS))
+        time.sleep(float(options.get("load_ms", 0.0)) / 1e3)
+
+    def view(self, name: str) -> NDArray[Any]:
+        """Return the writable memory of one input."""
+        if not self._is_open:
+            raise closed(self._name)
+        try:
+            return self._arrays[name]
+        except KeyError:
+            raise no_input(name, self.inputs) from None
+
+    def run(self) -> dict[str, NDArray[Any]]:
+        """Return the scripted outputs, or the scripted fault of this run."""
+        if not self._is_open:
+            raise closed(self._name)
+        self._runs += 1
+        if self._faults["lose_at"] and self._runs >= min(self._faults["lose_at"]):
+            raise AcceleratorLostError(f"{self._name}: run {self._runs} is scripted to lose the accelerator")
+        if self._runs in self._faults["fail_at"]:
+            raise InferenceError(f"{self._name}: run {self._runs} is scripted to fail")
+        if self._runs in self._faults["crash_at"]:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        while self._runs in self._faults["hang_at"]:
+            time.sleep(1.0)
+        time.sleep(self._delay_s())
+        return {name: array.copy() for name, array in self._results.items()}
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Check the feeds as every backend does, and ``run``."""
+        if not self._is_open:
+            raise closed(self._name)
+        copy_feeds(self.inputs, self.view, feeds)
+        return self.run()
+
+    def reset(self) -> None:
+        """Do nothing: there is no state."""
+        if not self._is_open:
+            raise closed(self._name)
+
+    def close(self) -> None:
+        """Free everything; safe to call twice."""
+        self._is_open = False
+        self._arrays, self._results = {}, {}
+
+    def _delay_s(self) -> float:
+        jitter_ms = float(self._options.get("jitter_ms", 0.0)) * self._random.random()
+        return (float(self._options.get("latency_ms", 0.0)) + jitter_ms) / 1e3
+
+
+def _run_numbers(name: str, value: Any) -> frozenset[int]:
+    numbers = [value] if isinstance(value, int) else list(value)
+    if not all(isinstance(number, int) and number > 0 for number in numbers):
+        raise ConfigError(f"option {name!r}: want run numbers from 1, got {value!r}")
+    return frozenset(numbers)
+
+
+def _tensors(
+    described: Mapping[str, Mapping[str, Any]],
+) -> tuple[tuple[TensorSpec, ...], dict[str, NDArray[Any]]]:
+    specs, arrays = [], {}
+    for name, row in described.items():
+        try:
+            spec = TensorSpec(name=name, datatype=row["datatype"], shape=tuple(row["shape"]))
+            shape = tuple(1 if size < 0 else size for size in spec.shape)
+            values = np.asarray(row.get("value", 0), DTYPES[spec.datatype])
+            arrays[name] = np.array(np.broadcast_to(values, shape))
+        except (KeyError, TypeError, ValueError) as cause:
+            raise ConfigError(
+                f"tensor {name!r} of a null variant: {short(cause)}",
+                hint='want {"datatype": "FP32", "shape": [1, 4], "value": 0}',
+            ) from cause
+        specs.append(spec)
+    return tuple(specs), arrays

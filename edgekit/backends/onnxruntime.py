@@ -1,0 +1,364 @@
+"""ONNX Runtime on the CPU and on any execution provider its build carries, never with a silent fallback."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.backends._common import (
+    closed,
+    copy_feeds,
+    fixed_shape,
+    make_spec,
+    model_file,
+    no_input,
+    refused,
+    short,
+    thread_count,
+)
+from edgekit.core.errors import (
+    AcceleratorLostError,
+    BackendError,
+    BackendUnavailableError,
+    ConfigError,
+    InferenceError,
+    ModelLoadError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from edgekit.core.spec import TensorSpec, Variant
+
+_CPU = "CPUExecutionProvider"
+_FORBIDDEN = "AzureExecutionProvider"  # it sends tensors to a remote server
+
+
+@dataclass(frozen=True)
+class _Provider:
+    """An execution provider: its options, which of them take the device and the cache folder."""
+
+    name: str
+    options: Mapping[str, str]
+    device_key: str = ""
+    cache: Mapping[str, str] = field(default_factory=dict)
+    helpers: tuple[str, ...] = ()
+    """Providers on the same accelerator that take what the first one cannot."""
+    hint: str = ""
+
+
+_OPENVINO = "OpenVINOExecutionProvider"
+_PROVIDERS: Mapping[str, _Provider] = MappingProxyType(
+    {
+        "cpu": _Provider(_CPU, {}),
+        "cuda": _Provider(
+            "CUDAExecutionProvider",
+            {},
+            device_key="device_id",
+            hint="install onnxruntime-gpu; on a Jetson a build of its own, as the public wheels lack its GPU",
+        ),
+        "tensorrt": _Provider(
+            "TensorrtExecutionProvider",
+            {"trt_fp16_enable": "0"},
+            device_key="device_id",
+            cache={
+                "trt_engine_cache_enable": "1",
+                "trt_engine_cache_path": "{cache}",
+                "trt_timing_cache_enable": "1",
+                "trt_timing_cache_path": "{cache}",
+            },
+            helpers=("CUDAExecutionProvider",),
+            hint="install a build of onnxruntime with TensorRT, or use backend 'foreign', tenant 'tensorrt'",
+        ),
+        "openvino-gpu": _Provider(
+            _OPENVINO,
+            {"device_type": "GPU"},
+            device_key="device_type",
+            cache={"cache_dir": "{cache}"},
+            hint="install onnxruntime-openvino, or use backend 'openvino'",
+        ),
+        "npu": _Provider(
+            _OPENVINO,
+            {"device_type": "NPU"},
+            device_key="device_type",
+            cache={"cache_dir": "{cache}"},
+            hint="install onnxruntime-openvino, or use backend 'openvino'",
+        ),
+    }
+)
+"""The provider that each accelerator means; ``delegate`` takes its name from ``options["provider"]``."""
+
+# Source: onnxruntime, "Graph Optimizations in ONNX Runtime".
+_OPTIMIZATION = MappingProxyType(
+    {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
+)
+
+
+class OnnxRuntimeBackend:
+    """Runs one ONNX model, and only on the accelerator its variant names.
+
+    Options: ``threads``; ``shapes`` (of inputs with free dimensions); ``spinning`` (false saves
+    power and costs latency); ``arena`` (false saves memory, costs about 15 % of time);
+    ``optimization`` ("all", "basic", or "none" for a model optimised beforehand); ``device`` (which
+    one of several); ``cache`` (a folder for compiled engines); ``provider`` (another execution
+    provider by name); ``provider_options``; ``provider_library`` = ``{"name", "path"}`` of a
+    provider that is loaded as a plugin.
+    """
+
+    def __init__(self, path: Path, variant: Variant, options: Mapping[str, Any]) -> None:
+        self._path = model_file(path)
+        self._ort = _import_library(options)
+        self._provider = _wanted(self._ort, variant, options)
+        self._session: Any = self._load(variant, options)
+        self.accelerator = variant.accelerator
+        self._values: list[tuple[str, Any]] = []
+        self._arrays: dict[str, NDArray[Any]] = {}
+        self._results: dict[str, NDArray[Any]] = {}
+        self._binding: Any = self._session.io_binding()
+        self.inputs = self._bind_inputs(options)
+        self.outputs = self._bind_outputs()
+        self._is_fixed = len(self._results) == len(self.outputs)
+        self._copies_inputs = self._provider.name != _CPU
+
+    def view(self, name: str) -> NDArray[Any]:
+        """Return the writable memory of one input; it stays valid until ``close``."""
+        try:
+            return self._arrays[name]
+        except KeyError:
+            raise closed(str(self._path)) if self._session is None else no_input(name, self.inputs) from None
+
+    def run(self) -> dict[str, NDArray[Any]]:
+        """Run on what the input views hold; arrays by output name, valid until the next ``run``."""
+        if self._session is None:
+            raise closed(str(self._path))
+        try:
+            if self._copies_inputs:  # binding copies host memory to a device, so bind anew each time
+                for name, value in self._values:
+                    self._binding.bind_ortvalue_input(name, value)
+            self._session.run_with_iobinding(self._binding)
+            if self._is_fixed:
+                return self._results.copy()
+            values = self._binding.copy_outputs_to_cpu()
+        except Exception as cause:  # the library's exceptions have no common base
+            raise self._failure(cause) from cause
+        return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Copy the feeds into the inputs and ``run``."""
+        if self._session is None:
+            raise closed(str(self._path))
+        copy_feeds(self.inputs, self.view, feeds)
+        return self.run()
+
+    def reset(self) -> None:
+        """Do nothing: an ONNX model keeps no state inside."""
+        if self._session is None:
+            raise closed(str(self._path))
+
+    def close(self) -> None:
+        """Free everything; safe to call twice."""
+        self._arrays, self._results, self._values = {}, {}, []
+        self._binding = None
+        self._session = None
+
+    def _load(self, variant: Variant, options: Mapping[str, Any]) -> Any:
+        name = self._provider.name
+        providers: list[Any] = [(name, _provider_options(self._provider, options)), *self._provider.helpers]
+        settings = _session_options(self._ort, options)
+        if name != _CPU:  # by default the runtime falls back to the CPU without an error
+            settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        try:
+            session = self._ort.InferenceSession(
+                str(self._path), settings, providers=providers, enable_fallback=0
+            )
+        except Exception as cause:  # the library's exceptions have no common base
+            raise _load_failure(self._path, variant, self._provider, cause) from cause
+        running = session.get_providers()
+        if name not in running:
+            raise BackendUnavailableError(
+                f"variant {variant.id!r}: wanted {name}, the session runs on {', '.join(running)}",
+                hint=self._provider.hint,
+            )
+        return session
+
+    def _bind_inputs(self, options: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
+        specs = []
+        for node in self._session.get_inputs():
+            shape = fixed_shape(node.name, _shape(node), options)
+            array = np.zeros(shape, _dtype(self._path, node))
+            value = self._ort.OrtValue.ortvalue_from_numpy(array)
+            self._binding.bind_ortvalue_input(node.name, value)
+            self._arrays[node.name] = array
+            self._values.append((node.name, value))
+            specs.append(make_spec(node.name, array.dtype, shape))
+        return tuple(specs)
+
+    def _bind_outputs(self) -> tuple[TensorSpec, ...]:
+        """Bind our own memory to outputs whose size is known; the runtime allocates the others."""
+        known = self._settled_dimensions()
+        specs = []
+        for node in self._session.get_outputs():
+            shape = tuple(
+                known.get(size, -1) if isinstance(size, str) else -1 if size is None else size
+                for size in node.shape
+            )
+            if all(size >= 0 for size in shape):
+                array = np.zeros(shape, _dtype(self._path, node))
+                self._binding.bind_ortvalue_output(node.name, self._ort.OrtValue.ortvalue_from_numpy(array))
+                self._results[node.name] = array
+            else:
+                self._binding.bind_output(node.name, "cpu")
+            specs.append(make_spec(node.name, _dtype(self._path, node), shape))
+        return tuple(specs)
+
+    def _settled_dimensions(self) -> dict[str, int]:
+        """Return the size of each named free dimension, as the bound inputs settle it."""
+        return {
+            size: bound
+            for node in self._session.get_inputs()
+            for size, bound in zip(node.shape, self._arrays[node.name].shape, strict=True)
+            if isinstance(size, str)
+        }
+
+    def _failure(self, cause: Exception) -> BackendError:
+        message = f"{self._path}: onnxruntime failed: {short(cause)}"
+        if self.accelerator == "cpu" or not _says_lost(cause):
+            return InferenceError(message)
+        return AcceleratorLostError(message, hint="another variant takes over until the accelerator is back")
+
+
+def _import_library(options: Mapping[str, Any]) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as cause:
+        raise BackendUnavailableError(
+            f"backend 'onnxruntime' cannot be imported: {short(cause)}",
+            hint="pip install 'edgekit-runtime[onnxruntime]'",
+        ) from cause
+    plugin = options.get("provider_library")
+    if plugin is not None:
+        try:
+            onnxruntime.register_execution_provider_library(plugin["name"], plugin["path"])
+        except Exception as cause:  # the library's exceptions have no common base
+            raise BackendUnavailableError(
+                f"the provider library {plugin!r} cannot be loaded: {short(cause)}"
+            ) from cause
+    return onnxruntime
+
+
+def _wanted(ort: Any, variant: Variant, options: Mapping[str, Any]) -> _Provider:
+    """Return the provider a variant asks for.
+
+    Raises:
+        ConfigError: The provider sends data away, or accelerator ``delegate`` does not name one.
+        BackendUnavailableError: This build of the library does not carry it.
+    """
+    provider = _PROVIDERS.get(variant.accelerator)
+    if "provider" in options:
+        provider = _Provider(str(options["provider"]), {}, device_key="device_id")
+    if provider is None:
+        hint = (
+            "set options.provider to an execution provider's name"
+            if variant.accelerator == "delegate"
+            else ""
+        )
+        raise BackendUnavailableError(
+            f"variant {variant.id!r}: onnxruntime cannot run on {variant.accelerator!r}",
+            hint=hint or f"onnxruntime runs on {', '.join(_PROVIDERS)} and 'delegate'",
+        )
+    if provider.name == _FORBIDDEN:
+        raise ConfigError(
+            f"{_FORBIDDEN} sends tensors to a server and is never used", hint="name another provider"
+        )
+    present = [name for name in ort.get_available_providers() if name != _FORBIDDEN]
+    if provider.name not in present:
+        raise BackendUnavailableError(
+            f"variant {variant.id!r}: this onnxruntime lacks {provider.name} (it has {', '.join(present)})",
+            hint=provider.hint or f"install a build of onnxruntime with {provider.name}",
+        )
+    return provider
+
+
+def _provider_options(provider: _Provider, options: Mapping[str, Any]) -> dict[str, str]:
+    chosen = dict(provider.options)
+    if "device" in options and provider.device_key:
+        chosen[provider.device_key] = str(options["device"])
+    if "cache" in options and provider.cache:
+        folder = Path(options["cache"])
+        folder.mkdir(parents=True, exist_ok=True)
+        chosen |= {key: value.format(cache=folder) for key, value in provider.cache.items()}
+    return chosen | {str(key): str(value) for key, value in options.get("provider_options", {}).items()}
+
+
+def _session_options(ort: Any, options: Mapping[str, Any]) -> Any:
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = thread_count(options)
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    settings.enable_cpu_mem_arena = bool(options.get("arena", True))
+    level = options.get("optimization", "all")
+    if level not in _OPTIMIZATION:
+        raise ConfigError(f"option 'optimization': want one of {', '.join(_OPTIMIZATION)}, got {level!r}")
+    settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _OPTIMIZATION[level])
+    if not options.get("spinning", True):
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return settings
+
+
+def _load_failure(path: Path, variant: Variant, provider: _Provider, cause: Exception) -> BackendError:
+    if provider.name != _CPU and "fallback" in str(cause):
+        return ModelLoadError(
+            f"{path}: {provider.name} cannot run the whole model: {short(cause)}",
+            hint="publish a variant this accelerator takes whole, or a CPU variant",
+        )
+    if provider.name != _CPU and _says_lost(cause):
+        return BackendUnavailableError(
+            f"variant {variant.id!r}: {provider.name} does not start: {short(cause)}", hint=provider.hint
+        )
+    return refused(path, "onnxruntime", cause)
+
+
+def _says_lost(cause: Exception) -> bool:
+    """Whether a provider's words mean its device or driver, and not the model."""
+    words = str(cause).lower()
+    return any(
+        sign in words for sign in ("device", "driver", "cuda failure", "cudnn", "ze_result", "no such file")
+    )
+
+
+def _shape(node: Any) -> Sequence[int]:
+    return [size if isinstance(size, int) else -1 for size in node.shape]
+
+
+_NUMPY = MappingProxyType(
+    {
+        "tensor(bool)": np.bool_,
+        "tensor(uint8)": np.uint8,
+        "tensor(uint16)": np.uint16,
+        "tensor(uint32)": np.uint32,
+        "tensor(uint64)": np.uint64,
+        "tensor(int8)": np.int8,
+        "tensor(int16)": np.int16,
+        "tensor(int32)": np.int32,
+        "tensor(int64)": np.int64,
+        "tensor(float16)": np.float16,
+        "tensor(float)": np.float32,
+        "tensor(double)": np.float64,
+    }
+)
+
+
+def _dtype(path: Path, node: Any) -> Any:
+    try:
+        return _NUMPY[node.type]
+    except KeyError:
+        raise ModelLoadError(
+            f"{path}: tensor {node.name!r} holds {node.type}, which edgekit cannot feed",
+            hint="convert the model so that its inputs and outputs are numbers",
+        ) from None

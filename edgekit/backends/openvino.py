@@ -1,0 +1,292 @@
+"""OpenVINO's current releases on the CPU, GPU, NPU or AUTO; precision pinned, telemetry off."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.backends._common import (
+    closed,
+    copy_feeds,
+    fixed_shape,
+    make_spec,
+    model_file,
+    no_input,
+    refused,
+    short,
+    thread_count,
+    unique_names,
+)
+from edgekit.core.errors import (
+    AcceleratorLostError,
+    BackendError,
+    BackendUnavailableError,
+    InferenceError,
+    ModelLoadError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from edgekit.core.spec import TensorSpec, Variant
+
+_DEVICES: Mapping[str, str] = MappingProxyType({"cpu": "CPU", "openvino-gpu": "GPU", "npu": "NPU"})
+_ACCELERATORS: Mapping[str, str] = MappingProxyType({device: kind for kind, device in _DEVICES.items()})
+# By default the CPU plugin runs float models in bf16 (AVX512-BF16, AMX) or fp16 (ARMv8.2), which
+# changed the best class of 7 % of test images; a variant that wants that says so.
+_PRECISIONS: Mapping[str, str] = MappingProxyType({"bf16": "bf16", "fp16": "f16"})
+_HWCAP = 16  # Source: Linux, include/uapi/linux/auxvec.h, AT_HWCAP.
+_ASIMDDP = 1 << 20  # Source: Linux, arch/arm64/include/uapi/asm/hwcap.h, HWCAP_ASIMDDP.
+
+
+class OpenVinoBackend:
+    """Runs one model (.xml, .onnx, .tflite), and only on the accelerator its variant names.
+
+    Options: ``threads``; ``shapes`` (of inputs with free dimensions); ``cache`` (a folder for
+    compiled models); ``device`` (a device string of OpenVINO's own, such as "GPU.1" or
+    "AUTO:NPU,CPU"; what then runs stands in ``accelerator``); ``properties`` (any of OpenVINO's).
+    """
+
+    def __init__(self, path: Path, variant: Variant, options: Mapping[str, Any]) -> None:
+        self._path = model_file(path)
+        self._variant = variant
+        device = _device(variant, options)
+        reason = int8_reason(platform.machine(), _hwcap(), device, variant, options)
+        if reason:
+            raise ModelLoadError(
+                f"{path}: {reason}",
+                hint="use the int8 variant of litert or onnxruntime, or the float one of openvino",
+            )
+        self._ov = import_openvino()
+        compiled = self._compile(device, options)
+        self.accelerator = self._running(compiled, device)
+        self._request: Any = compiled.create_infer_request()
+        self._arrays: dict[str, NDArray[Any]] = {}
+        self._results: dict[str, NDArray[Any]] = {}
+        self.inputs = self._bind_inputs(compiled)
+        self.outputs = self._bind_outputs(compiled)
+        self._is_fixed = len(self._results) == len(self.outputs)
+
+    def view(self, name: str) -> NDArray[Any]:
+        """Return the writable memory of one input; it stays valid until ``close``."""
+        try:
+            return self._arrays[name]
+        except KeyError:
+            raise closed(str(self._path)) if self._request is None else no_input(name, self.inputs) from None
+
+    def run(self) -> dict[str, NDArray[Any]]:
+        """Run on what the input views hold; arrays by output name, valid until the next ``run``."""
+        if self._request is None:
+            raise closed(str(self._path))
+        try:
+            found = self._request.infer(share_outputs=True)
+        except RuntimeError as cause:
+            raise self._failure(cause) from cause
+        if self._is_fixed:
+            return self._results.copy()
+        return {spec.name: found[index] for index, spec in enumerate(self.outputs)}
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Copy the feeds into the inputs and ``run``."""
+        if self._request is None:
+            raise closed(str(self._path))
+        copy_feeds(self.inputs, self.view, feeds)
+        return self.run()
+
+    def reset(self) -> None:
+        """Forget the state that a recurrent model keeps inside."""
+        if self._request is None:
+            raise closed(str(self._path))
+        self._request.reset_state()
+
+    def close(self) -> None:
+        """Free everything; safe to call twice."""
+        self._request = None
+        self._arrays, self._results = {}, {}
+
+    def _compile(self, device: str, options: Mapping[str, Any]) -> Any:
+        core = self._ov.Core()
+        try:
+            model = core.read_model(str(self._path))
+            shapes = {
+                port: self._ov.PartialShape(list(fixed_shape(_name(port), _sizes(port), options)))
+                for port in model.inputs
+                if port.partial_shape.is_dynamic
+            }
+            if shapes:
+                model.reshape(shapes)
+        except RuntimeError as cause:
+            raise refused(self._path, "openvino", cause) from cause
+        try:
+            return core.compile_model(model, device, _properties(self._variant, device, options))
+        except RuntimeError as cause:
+            raise self._compile_failure(core, device, cause) from cause
+
+    def _compile_failure(self, core: Any, device: str, cause: RuntimeError) -> BackendError:
+        name = device.split(".", maxsplit=1)[0]
+        if name in ("GPU", "NPU") and not any(found.startswith(name) for found in core.available_devices):
+            return BackendUnavailableError(
+                f"variant {self._variant.id!r}: openvino finds no {name} (it has "
+                f"{', '.join(core.available_devices)}): {short(cause)}",
+                hint=f"install the driver of Intel's {name} and give this user access to its device node",
+            )
+        return refused(self._path, "openvino", cause)
+
+    def _running(self, compiled: Any, wanted: str) -> str:
+        """Return the accelerator that really runs the model; refuse another than was asked for."""
+        devices = [
+            device.strip("()").split(".", maxsplit=1)[0]
+            for device in compiled.get_property("EXECUTION_DEVICES")
+        ]
+        kinds = [_ACCELERATORS.get(device, device.lower()) for device in devices]
+        if wanted.split(".", maxsplit=1)[0] in _ACCELERATORS and kinds != [self._variant.accelerator]:
+            raise BackendUnavailableError(
+                f"variant {self._variant.id!r}: wanted {wanted}, openvino runs on {', '.join(devices)}",
+                hint="choose a variant for that accelerator",
+            )
+        return "+".join(kinds)
+
+    def _bind_inputs(self, compiled: Any) -> tuple[TensorSpec, ...]:
+        specs = []
+        names = unique_names(map(_name, compiled.inputs), "input")
+        for index, (name, port) in enumerate(zip(names, compiled.inputs, strict=True)):
+            array = np.zeros(list(port.shape), _dtype(self._path, name, port))
+            self._request.set_input_tensor(index, self._ov.Tensor(array, shared_memory=True))
+            self._arrays[name] = array
+            specs.append(make_spec(name, array.dtype, array.shape))
+        return tuple(specs)
+
+    def _bind_outputs(self, compiled: Any) -> tuple[TensorSpec, ...]:
+        """Bind our own memory to outputs whose size is known; OpenVINO allocates the others."""
+        specs = []
+        names = unique_names(map(_name, compiled.outputs), "output")
+        for index, (name, port) in enumerate(zip(names, compiled.outputs, strict=True)):
+            dtype = _dtype(self._path, name, port)
+            sizes = _sizes(port)
+            if not port.partial_shape.is_dynamic:
+                array = np.zeros(sizes, dtype)
+                self._request.set_output_tensor(index, self._ov.Tensor(array, shared_memory=True))
+                self._results[name] = array
+            specs.append(make_spec(name, dtype, sizes))
+        return tuple(specs)
+
+    def _failure(self, cause: RuntimeError) -> BackendError:
+        message = f"{self._path}: openvino failed: {short(cause)}"
+        if self.accelerator == "cpu":
+            return InferenceError(message)
+        return AcceleratorLostError(message, hint="another variant takes over until the accelerator is back")
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without its telemetry, which writes into the home folder and opens a socket.
+
+    A None in ``sys.modules`` makes the import of that package fail, and OpenVINO then takes its own
+    stub; it has no other switch that works before the import and leaves the user's files alone.
+
+    Raises:
+        BackendUnavailableError: It is not installed, or does not fit this machine.
+    """
+    if "openvino" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    except ImportError as cause:
+        raise BackendUnavailableError(
+            f"backend 'openvino' cannot be imported: {short(cause)}",
+            hint="pip install 'edgekit-runtime[openvino]'",
+        ) from cause
+    return openvino
+
+
+def int8_reason(
+    machine: str, hwcap: int, device: str, variant: Variant, options: Mapping[str, Any]
+) -> str | None:
+    """Return why an int8 model cannot run on this CPU, or None where it can.
+
+    On ARM cores without the dot-product instructions (Cortex-A53, A72) OpenVINO 2026.4 does not
+    compile int8 models. The property ``LP_TRANSFORMS_MODE=NO`` runs them as float; whoever sets it
+    has decided that.
+
+    Args:
+        machine: As ``uname -m`` says it.
+        hwcap: The kernel's AT_HWCAP bits.
+        device: OpenVINO's device string.
+        variant: What is to run.
+        options: The backend's options.
+    """
+    if machine != "aarch64" or hwcap & _ASIMDDP or device != "CPU":
+        return None
+    if variant.precision not in ("int8", "dynamic-int8") or "LP_TRANSFORMS_MODE" in options.get(
+        "properties", {}
+    ):
+        return None
+    return "openvino compiles no int8 model on an ARM core without dot-product instructions (asimddp)"
+
+
+def _hwcap() -> int:
+    getauxval = ctypes.CDLL(None).getauxval
+    getauxval.restype = ctypes.c_ulong
+    getauxval.argtypes = [ctypes.c_ulong]
+    return int(getauxval(_HWCAP))
+
+
+def _device(variant: Variant, options: Mapping[str, Any]) -> str:
+    if variant.accelerator not in _DEVICES:
+        hint = (
+            "MYRIAD needs backend 'foreign' with tenant 'myriad'" if variant.accelerator == "myriad" else ""
+        )
+        raise BackendUnavailableError(
+            f"variant {variant.id!r}: openvino cannot run on {variant.accelerator!r}",
+            hint=hint or f"openvino runs on {', '.join(_DEVICES)}",
+        )
+    return str(options.get("device", _DEVICES[variant.accelerator]))
+
+
+def _properties(variant: Variant, device: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if device == "CPU":
+        properties |= {
+            "INFERENCE_NUM_THREADS": thread_count(options),
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": _PRECISIONS.get(variant.precision, "f32"),
+        }
+    elif variant.precision in ("fp32", "bf16"):
+        properties["INFERENCE_PRECISION_HINT"] = _PRECISIONS.get(variant.precision, "f32")
+    if "cache" in options:
+        folder = Path(options["cache"])
+        folder.mkdir(parents=True, exist_ok=True)
+        properties["CACHE_DIR"] = str(folder)
+    return properties | dict(options.get("properties", {}))
+
+
+def _name(port: Any) -> str:
+    names = port.names
+    return str(port.any_name if names else port.node.friendly_name)
+
+
+def _sizes(port: Any) -> list[int]:
+    shape = port.partial_shape
+    if shape.rank.is_dynamic:
+        raise ModelLoadError(
+            f"tensor {_name(port)!r} has no fixed number of dimensions",
+            hint="export the model with a fixed rank",
+        )
+    return [-1 if size.is_dynamic else size.get_length() for size in shape]
+
+
+def _dtype(path: Path, name: str, port: Any) -> Any:
+    try:
+        return port.element_type.to_dtype()
+    except RuntimeError as cause:
+        raise ModelLoadError(
+            f"{path}: tensor {name!r} holds {port.element_type}, which edgekit cannot feed",
+            hint="convert the model so that its inputs and outputs are numbers",
+        ) from cause
