@@ -404,7 +404,8 @@ class Facts(_Strict, frozen=True, kw_only=True):
 class Match(_Strict, frozen=True, kw_only=True):
     """When a profile fits: every rule that is given must hold; globs are shell-style.
 
-    A rule of several patterns holds when one of them is found on the machine.
+    A rule of several patterns holds when one of them is found on the machine; ``compatible`` and
+    ``model`` are two names of one board and make one rule.
     """
 
     arch: tuple[str, ...] = ()
