@@ -1,1 +1,4 @@
-"""What this machine is and has, and which device profile fits it."""
+"""What the machine is: detection, device profiles, sensors. The only package that reads sysfs.
+
+Standard library and msgspec only: it runs in the supervisor.
+"""

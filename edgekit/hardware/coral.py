@@ -1,0 +1,78 @@
+"""Google Coral Edge TPU: the USB accelerator, and the PCIe, M.2 and soldered modules."""
+
+from __future__ import annotations
+
+from edgekit.core.spec import AcceleratorFact, Level
+from edgekit.hardware import ladder
+from edgekit.hardware.buses import PciDevice, UsbDevice
+from edgekit.hardware.tree import Tree
+
+# Before the first use the stick shows Global Unichip's id; loading its firmware makes it Google's.
+USB_IDS = ("1a6e:089a", "18d1:9302")
+PCI_ID = "1ac1:089a"
+_USB3_MBPS = 5000
+_UDEV_FIX = (
+    'add to /etc/udev/rules.d/99-edgetpu.rules: SUBSYSTEM=="usb", ATTRS{idVendor}=="1a6e", '
+    'GROUP="plugdev" and the same for "18d1"; then sudo udevadm control --reload, '
+    'sudo usermod -aG plugdev "$USER", log in again, plug the stick in again'
+)
+_LIBRARY_FIX = (
+    "install libedgetpu1-std built for your LiteRT version (Google's 16.0 of 2021 crashes "
+    "with TensorFlow Lite 2.12 and newer)"
+)
+_GASKET_FIX = "install gasket-dkms, add 'apex' to /etc/modules, reboot"
+
+
+def find(
+    tree: Tree, arch: str, usb: tuple[UsbDevice, ...], pci: tuple[PciDevice, ...]
+) -> tuple[list[AcceleratorFact], list[str]]:
+    """Return each Edge TPU with its rungs, and warnings."""
+    sticks = [device for device in usb if device.id in USB_IDS]
+    cards = [device for device in pci if device.id == PCI_ID]
+    if not sticks and not cards:
+        return [], []
+    path = ladder.find_library(tree, arch, "libedgetpu.so.1*")
+    runtime = ladder.library(path, "libedgetpu.so.1", _LIBRARY_FIX)
+    facts = [_stick(tree, stick, runtime) for stick in sticks]
+    facts += [_card(tree, card, number, runtime) for number, card in enumerate(cards)]
+    slow = [s for s in sticks if 0 < s.speed_mbps < _USB3_MBPS]
+    return facts, [
+        f"Coral USB at {s.path.rsplit('/', 1)[-1]} runs at {s.speed_mbps} Mbit/s (USB 2); "
+        "fix: use a USB 3 port (blue) and the cable that came with it"
+        for s in slow
+    ]
+
+
+def _stick(tree: Tree, stick: UsbDevice, runtime: Level) -> AcceleratorFact:
+    has_node = bool(stick.node) and tree.exists(stick.node)
+    levels = (
+        ladder.present(f"USB {stick.id} at {stick.path.rsplit('/', 1)[-1]}"),
+        ladder.driver(
+            has_node,
+            stick.node if has_node else f"no device file {stick.node or 'below /dev/bus/usb'}",
+            "give the container /dev/bus/usb, or plug the stick in again",
+        ),
+        ladder.permission(tree, stick.node, _UDEV_FIX),
+        runtime,
+    )
+    speed = str(stick.speed_mbps) if stick.speed_mbps else ""
+    attributes = {"bus": "usb", "id": stick.id, "node": stick.node, "speed_mbps": speed}
+    return ladder.fact("edgetpu", "Coral USB Accelerator", levels, attributes)
+
+
+def _card(tree: Tree, card: PciDevice, number: int, runtime: Level) -> AcceleratorFact:
+    own = tree.names(f"{card.path}/apex/apex_*")
+    node = f"/dev/{own[0].rsplit('/', 1)[-1]}" if own else f"/dev/apex_{number}"
+    has_node = tree.exists(node)
+    detail = f"{node}, driver {card.driver or 'unknown'}"
+    if not has_node:
+        bound = f"driver '{card.driver}' is bound" if card.driver else "no driver is bound"
+        detail = f"no {node}: {bound}, wanted apex (gasket)"
+    levels = (
+        ladder.present(f"PCI {card.id} at {card.path.rsplit('/', 1)[-1]}"),
+        ladder.driver(has_node, detail, _GASKET_FIX),
+        ladder.permission(tree, node),
+        runtime,
+    )
+    attributes = {"bus": "pci", "id": card.id, "node": node if has_node else "", "driver": card.driver}
+    return ladder.fact("edgetpu", "Coral Edge TPU (PCIe)", levels, attributes)

@@ -1,0 +1,96 @@
+"""Find out what a machine is and has, from its files alone.
+
+The rule for every accelerator: presence on a bus, then driver and device file, then the right to use
+it, then the vendor's library; each is told by itself. That it really runs a model is proved later, by
+a backend in a child process.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from edgekit.core.spec import AcceleratorFact, Facts
+from edgekit.hardware import buses, coral, cpu, intel, ladder, nvidia
+from edgekit.hardware.buses import PciDevice
+from edgekit.hardware.tree import Tree
+
+_ARCHITECTURES = ("aarch64", "x86_64")
+# Accelerators that are recognised so that their owner is told, and have no backend.
+_HAILO_IDS = ("1e60:2864", "1e60:45c4")
+_ROCKCHIP = ("rockchip,rk3588", "rockchip,rk3576", "rockchip,rk3568", "rockchip,rk3566")
+
+
+def detect(root: Path = Path("/")) -> Facts:
+    """Return what this machine is, or the one whose files lie below ``root``.
+
+    Never raises for what it finds there: files may be missing, unreadable or garbage.
+    """
+    return detect_in(Tree(root))
+
+
+def detect_in(tree: Tree) -> Facts:
+    """Return what the machine of a tree is and has."""
+    arch = cpu.architecture(tree)
+    model, compatible = buses.device_tree(tree)
+    dmi = buses.dmi(tree)
+    usb, pci = buses.usb(tree), buses.pci(tree)
+    total_mb, free_mb = cpu.memory_mb(tree)
+    name = cpu.name(tree, arch)
+    accelerators = [ladder.fact("cpu", name or arch, (ladder.present(name or arch),), {})]
+    warnings = [*_arch_warnings(tree, arch), *_unused(pci, compatible)]
+    for found, told in (
+        nvidia.find(tree, arch, compatible, pci),
+        coral.find(tree, arch, usb, pci),
+        intel.npu(tree, arch, pci),
+        (intel.gpu(tree, arch), []),
+        intel.myriad(tree, usb),
+    ):
+        accelerators += found
+        warnings += told
+    return Facts(
+        arch=arch,
+        board=model or " ".join(dmi[key] for key in ("sys_vendor", "product_name") if key in dmi),
+        compatible=compatible,
+        cpu=name,
+        cores=cpu.cores(tree),
+        cpu_features=cpu.features(tree, arch),
+        memory_mb=total_mb,
+        memory_free_mb=free_mb,
+        usb=tuple(sorted({device.id for device in usb})),
+        pci=tuple(sorted({device.id for device in pci})),
+        nodes=buses.nodes(tree),
+        dmi=dmi,
+        jetpack=nvidia.jetpack(tree),
+        accelerators=tuple(accelerators),
+        warnings=(*warnings, *_broken(accelerators)),
+    )
+
+
+def _broken(accelerators: list[AcceleratorFact]) -> list[str]:
+    """Return one line for each accelerator that cannot be used: why, and what mends it."""
+    lines = []
+    for accelerator in accelerators:
+        for level in accelerator.levels:
+            if not level.ok:
+                fix = f"; fix: {level.fix}" if level.fix else ""
+                lines.append(f"{accelerator.name} ({accelerator.kind}): {level.detail}{fix}")
+                break
+    return lines
+
+
+def _arch_warnings(tree: Tree, arch: str) -> list[str]:
+    if arch not in _ARCHITECTURES:
+        return [f"edgekit runs on 64-bit ARM and x86, this is {arch}; fix: install a 64-bit system"]
+    if tree.is_live and sys.maxsize < 2**32:
+        return ["this Python is 32-bit, and the runtimes are 64-bit only; fix: install a 64-bit system"]
+    return []
+
+
+def _unused(pci: tuple[PciDevice, ...], compatible: tuple[str, ...]) -> list[str]:
+    warnings = []
+    if any(device.id in _HAILO_IDS for device in pci):
+        warnings.append("a Hailo accelerator is here, and edgekit has no backend for it yet")
+    if any(name in _ROCKCHIP for name in compatible):
+        warnings.append("this board has a Rockchip NPU, and edgekit has no backend for it yet")
+    return warnings

@@ -1,0 +1,127 @@
+"""Intel: Myriad X sticks, the NPU of Core Ultra processors, the integrated GPU."""
+
+from __future__ import annotations
+
+from edgekit.core.spec import AcceleratorFact
+from edgekit.hardware import ladder
+from edgekit.hardware.buses import PciDevice, UsbDevice
+from edgekit.hardware.tree import Tree
+
+MYRIAD_IDS = {"03e7:2485": "not booted", "03e7:f63b": "booted"}
+_OLD_STICK_ID = "03e7:2150"
+# Meteor, Arrow, Lunar and Panther Lake. Source: Linux, drivers/accel/ivpu/ivpu_drv.h.
+NPU_IDS = ("8086:7d1d", "8086:ad1d", "8086:643e", "8086:b03e")
+NPU_DRIVER = "intel_vpu"
+_INTEL = 0x8086
+_MYRIAD_WORKERS = (
+    "/opt/edgekit/myriad/bin/python3",
+    "/opt/edgekit/myriad/bin/python",
+    "/opt/intel/openvino_2021*/deployment_tools/inference_engine/lib/intel64/libmyriadPlugin.so",
+    "/opt/intel/openvino_2022*/runtime/lib/*/libopenvino_intel_myriad_plugin.so",
+)
+_MYRIAD_FIX = (
+    "OpenVINO dropped the stick after 2022.3: install openvino==2021.4.2 into a virtual environment "
+    "of Python 3.6 to 3.9 at /opt/edgekit/myriad (x86-64), or the 2022.3.1 archive below /opt/intel"
+)
+_UDEV_FIX = (
+    'add to /etc/udev/rules.d/97-myriad.rules: SUBSYSTEM=="usb", ATTRS{idVendor}=="03e7", '
+    'GROUP="plugdev"; then sudo udevadm control --reload, sudo usermod -aG plugdev "$USER", '
+    "log in again, plug the stick in again"
+)
+_NPU_DRIVER_FIX = "boot Linux 6.6 or newer with CONFIG_DRM_ACCEL_IVPU and its firmware (linux-firmware)"
+_NPU_LIBRARY_FIX = "install Intel's user-mode NPU driver (intel-level-zero-npu, intel-driver-compiler-npu)"
+_GPU_FIX = "install intel-opencl-icd and ocl-icd-libopencl1"
+
+
+def myriad(tree: Tree, usb: tuple[UsbDevice, ...]) -> tuple[list[AcceleratorFact], list[str]]:
+    """Return each Myriad X with its rungs, and warnings."""
+    sticks = [device for device in usb if device.id in MYRIAD_IDS]
+    warnings = [
+        "Neural Compute Stick 1 (03e7:2150) found: its runtime ended with OpenVINO 2020.3, edgekit has none"
+        for device in usb
+        if device.id == _OLD_STICK_ID
+    ]
+    if not sticks:
+        return [], warnings
+    warnings.append(
+        "a Luxonis OAK camera shows the same USB id as a Neural Compute Stick 2; edgekit opens either"
+    )
+    worker = next((found[0] for pattern in _MYRIAD_WORKERS if (found := tree.names(pattern))), "")
+    return [_stick(tree, stick, worker) for stick in sticks], warnings
+
+
+def _stick(tree: Tree, stick: UsbDevice, worker: str) -> AcceleratorFact:
+    has_node = bool(stick.node) and tree.exists(stick.node)
+    levels = (
+        ladder.present(f"USB {stick.id} ({MYRIAD_IDS[stick.id]}) at {stick.path.rsplit('/', 1)[-1]}"),
+        ladder.driver(
+            has_node,
+            stick.node if has_node else f"no device file {stick.node or 'below /dev/bus/usb'}",
+            "give the container /dev/bus/usb, or plug the stick in again",
+        ),
+        ladder.permission(tree, stick.node, _UDEV_FIX),
+        ladder.library(worker, "a runtime with the MYRIAD plugin", _MYRIAD_FIX),
+    )
+    speed = str(stick.speed_mbps) if stick.speed_mbps else ""
+    attributes = {"bus": "usb", "id": stick.id, "node": stick.node, "speed_mbps": speed}
+    return ladder.fact("myriad", "Intel Movidius Myriad X", levels, attributes)
+
+
+def npu(tree: Tree, arch: str, pci: tuple[PciDevice, ...]) -> tuple[list[AcceleratorFact], list[str]]:
+    """Return each Intel NPU with its rungs, and what other drivers hold accelerator nodes.
+
+    The ``accel`` class is shared by several vendors' drivers, so a node alone proves nothing.
+    """
+    nodes = {path: tree.link_name(f"{path}/device/driver") for path in tree.names("/sys/class/accel/accel*")}
+    ours = [path for path, name in nodes.items() if name == NPU_DRIVER]
+    others = [
+        f"/dev/accel/{path.rsplit('/', 1)[-1]} belongs to driver '{name}', which no backend of edgekit uses"
+        for path, name in nodes.items()
+        if name not in {NPU_DRIVER, ""}
+    ]
+    chips = [device for device in pci if device.id in NPU_IDS]
+    count = max(len(chips), len(ours))
+    return [
+        _npu(tree, arch, chips[i] if i < len(chips) else None, ours[i] if i < len(ours) else "")
+        for i in range(count)
+    ], others
+
+
+def _npu(tree: Tree, arch: str, chip: PciDevice | None, class_path: str) -> AcceleratorFact:
+    node = f"/dev/accel/{class_path.rsplit('/', 1)[-1]}" if class_path else ""
+    where = f"PCI {chip.id} at {chip.path.rsplit('/', 1)[-1]}" if chip else class_path
+    owner = chip.driver if chip else ""
+    detail = f"{NPU_DRIVER}, {node}"
+    if not class_path:
+        detail = f"driver '{owner}' is bound" if owner else "no driver is bound"
+        detail += f", wanted {NPU_DRIVER}"
+    levels = (
+        ladder.present(where),
+        ladder.driver(bool(class_path), detail, _NPU_DRIVER_FIX),
+        ladder.permission(tree, node),
+        ladder.library(
+            ladder.find_library(tree, arch, "libze_intel_npu.so*"), "libze_intel_npu.so", _NPU_LIBRARY_FIX
+        ),
+    )
+    attributes = {"bus": "pci", "id": chip.id if chip else "", "node": node}
+    return ladder.fact("npu", "Intel NPU", levels, attributes)
+
+
+def gpu(tree: Tree, arch: str) -> list[AcceleratorFact]:
+    """Return each Intel GPU with a render node, with its rungs."""
+    found = []
+    for path in tree.names("/sys/class/drm/renderD*"):
+        if tree.hexadecimal(f"{path}/device/vendor") != _INTEL:
+            continue
+        node = f"/dev/dri/{path.rsplit('/', 1)[-1]}"
+        name = tree.link_name(f"{path}/device/driver")
+        loader = ladder.find_library(tree, arch, "libOpenCL.so.1*")
+        driver = tree.names("/etc/OpenCL/vendors/intel*.icd")
+        levels = (
+            ladder.present(path),
+            ladder.driver(tree.exists(node), f"{name or 'unknown driver'}, {node}", "load i915 or xe"),
+            ladder.permission(tree, node),
+            ladder.library(driver[0] if loader and driver else "", "Intel's OpenCL driver", _GPU_FIX),
+        )
+        found.append(ladder.fact("openvino-gpu", "Intel GPU", levels, {"bus": "pci", "node": node}))
+    return found

@@ -1,0 +1,82 @@
+"""The rungs from "on the bus" to "library installed", each told by itself and with what mends it."""
+
+from __future__ import annotations
+
+import re
+
+from edgekit.core.spec import AcceleratorFact, AcceleratorKind, Level
+from edgekit.hardware.tree import Tree
+
+# Where Debian, Ubuntu, JetPack, Intel and hand-made installations put shared libraries.
+_LIBRARY_FOLDERS = (
+    "/usr/local/lib",
+    "/usr/lib/{arch}-linux-gnu",
+    "/usr/lib/{arch}-linux-gnu/tegra",
+    "/usr/lib/{arch}-linux-gnu/nvidia",
+    "/lib/{arch}-linux-gnu",
+    "/usr/lib64",
+    "/usr/lib",
+    "/opt/edgekit/lib",
+)
+
+
+def find_library(tree: Tree, arch: str, pattern: str) -> str:
+    """Return the path of a shared library whose file name matches a shell pattern; empty if none."""
+    folders = [folder.format(arch=arch) for folder in _LIBRARY_FOLDERS] + _configured_folders(tree)
+    for folder in folders:
+        if found := tree.names(f"{folder}/{pattern}"):
+            return found[0]
+    return ""
+
+
+def _configured_folders(tree: Tree) -> list[str]:
+    """Return the folders that the dynamic linker is told of."""
+    text = "\n".join(tree.text(file) for file in tree.names("/etc/ld.so.conf.d/*.conf")[:64])
+    return re.findall(r"^(/[\w./+-]{1,200})\s*$", text, re.MULTILINE)[:64]
+
+
+def present(detail: str) -> Level:
+    """Return the rung of a device that was seen."""
+    return Level(name="present", ok=True, detail=detail)
+
+
+def driver(ok: bool, detail: str, fix: str) -> Level:
+    """Return the rung of the kernel driver; ``fix`` counts only where it failed."""
+    return Level(name="driver", ok=ok, detail=detail, fix="" if ok else fix)
+
+
+def permission(tree: Tree, node: str, fix: str = "") -> Level:
+    """Return the rung of the right to use a device file."""
+    if not node:
+        return Level(name="permission", ok=False, detail="there is no device file to open")
+    access = tree.access(node)
+    if not access.exists:
+        return Level(name="permission", ok=False, detail=f"{node} does not exist")
+    if access.is_usable:
+        return Level(name="permission", ok=True, detail=f"{node} is readable and writable")
+    join = f'sudo usermod -aG {access.group} "$USER", then log in again'
+    return Level(
+        name="permission", ok=False, detail=f"no permission on {node} (group {access.group})", fix=fix or join
+    )
+
+
+def library(path: str, name: str, fix: str) -> Level:
+    """Return the rung of a vendor's library: the path where it was found, or what to install."""
+    if path:
+        return Level(name="library", ok=True, detail=path)
+    return Level(name="library", ok=False, detail=f"{name} is not installed", fix=fix)
+
+
+def fact(
+    kind: AcceleratorKind, name: str, levels: tuple[Level, ...], attributes: dict[str, str]
+) -> AcceleratorFact:
+    """Return an accelerator that is usable when every rung holds; else the first that fails says why."""
+    broken = next((level for level in levels if not level.ok), None)
+    return AcceleratorFact(
+        kind=kind,
+        name=name,
+        usable=broken is None,
+        reason=broken.detail if broken else "",
+        attributes={key: value for key, value in attributes.items() if value},
+        levels=levels,
+    )

@@ -1,0 +1,109 @@
+"""NVIDIA: the GPU of Jetson modules, discrete GPUs, JetPack, power mode."""
+
+from __future__ import annotations
+
+import re
+
+from edgekit.core.spec import AcceleratorFact
+from edgekit.hardware import ladder
+from edgekit.hardware.buses import PciDevice
+from edgekit.hardware.tree import Tree
+
+# Chip in the device tree's compatible strings: CUDA compute capability.
+# Source: NVIDIA's CUDA GPUs page; tegra numbers as in Linux arch/arm64/boot/dts/nvidia.
+_TEGRA = {
+    "nvidia,tegra210": ("Jetson Nano / TX1 GPU (Maxwell)", "5.3"),
+    "nvidia,tegra186": ("Jetson TX2 GPU (Pascal)", "6.2"),
+    "nvidia,tegra194": ("Jetson Xavier GPU (Volta)", "7.2"),
+    "nvidia,tegra234": ("Jetson Orin GPU (Ampere)", "8.7"),
+    "nvidia,tegra264": ("Jetson Thor GPU (Blackwell)", "11.0"),
+}
+# L4T release of /etc/nv_tegra_release: JetPack; the first row that is not newer counts.
+# Source: NVIDIA's JetPack archive.
+_JETPACKS = (
+    ((39, 2), "7.2"),
+    ((38, 4), "7.1"),
+    ((38, 0), "7.0"),
+    ((36, 5), "6.2.2"),
+    ((36, 4, 4), "6.2.1"),
+    ((36, 4, 3), "6.2"),
+    ((36, 4), "6.1"),
+    ((36, 3), "6.0"),
+    ((36, 0), "6"),
+    ((35, 0), "5"),
+    ((32, 0), "4"),
+)
+_NVIDIA = "10de:"
+_DISPLAY = 0x03
+_DRIVER_NODES = ("/dev/nvhost-gpu", "/dev/nvidiactl", "/dev/nvidia0", "/dev/nvgpu/igpu0/as")
+_JETPACK_FIX = "install JetPack's packages: sudo apt install nvidia-jetpack"
+_TENSORRT_FIX = "sudo apt install tensorrt python3-libnvinfer (from JetPack or NVIDIA's CUDA repository)"
+
+
+def jetpack(tree: Tree) -> str:
+    """Return the JetPack release, such as ``6.2``; empty where this is no Jetson or it is unknown."""
+    text = tree.text("/etc/nv_tegra_release")
+    found = re.match(r"#\s*R([0-9]{1,4})\s.*?REVISION:\s*([0-9]{1,4})(?:\.([0-9]{1,4}))?", text)
+    if not found:
+        return ""
+    release = tuple(int(part or 0) for part in found.groups())
+    return next((name for least, name in _JETPACKS if release >= least), "")
+
+
+def power_mode(tree: Tree) -> str:
+    """Return the name of a Jetson's power mode, such as ``15W``; empty if unknown."""
+    current = re.search(r"pmode:([0-9]{1,4})", tree.text("/var/lib/nvpmodel/status"))
+    if not current:
+        return ""
+    modes = re.findall(
+        r"<\s*POWER_MODEL\s+ID=([0-9]{1,4})\s+NAME=(\S{1,40})\s*>", tree.text("/etc/nvpmodel.conf")
+    )
+    names: dict[int, str] = {int(number): name for number, name in modes}
+    return names.get(int(current.group(1)), str(int(current.group(1))))
+
+
+def find(
+    tree: Tree, arch: str, compatible: tuple[str, ...], pci: tuple[PciDevice, ...]
+) -> tuple[list[AcceleratorFact], list[str]]:
+    """Return CUDA and TensorRT for an NVIDIA GPU, each with its rungs, and warnings."""
+    chip = next((_TEGRA[name] for name in compatible if name in _TEGRA), None)
+    cards = [d for d in pci if d.id.startswith(_NVIDIA) and d.kind >> 16 == _DISPLAY]
+    if chip is not None:
+        name, compute = chip
+        where = "device tree " + next(n for n in compatible if n in _TEGRA)
+    elif cards:
+        name, compute = "NVIDIA GPU", ""
+        where = f"PCI {cards[0].id} at {cards[0].path.rsplit('/', 1)[-1]}"
+    else:
+        return [], []
+    node = next((path for path in _DRIVER_NODES if tree.exists(path)), "")
+    attributes = {"compute": compute, "node": node, "power_mode": power_mode(tree) if chip else ""}
+    facts = _runtimes(tree, arch, name, where, node, attributes)
+    warnings = []
+    if chip is not None and not jetpack(tree):
+        warnings.append(f"this Jetson has no readable /etc/nv_tegra_release; fix: {_JETPACK_FIX}")
+    return facts, warnings
+
+
+def _runtimes(
+    tree: Tree, arch: str, name: str, where: str, node: str, attributes: dict[str, str]
+) -> list[AcceleratorFact]:
+    wanted = " or ".join(_DRIVER_NODES[:2])
+    shared = (
+        ladder.present(where),
+        ladder.driver(
+            bool(node), node or f"no {wanted}", "install NVIDIA's driver, or give the container the GPU"
+        ),
+        ladder.permission(tree, node),
+    )
+    cuda = ladder.library(ladder.find_library(tree, arch, "libcuda.so.1*"), "libcuda.so.1", _JETPACK_FIX)
+    engine = ladder.find_library(tree, arch, "libnvinfer.so.*")
+    bindings = tree.names("/usr/lib/python3*/dist-packages/tensorrt/__init__.py")
+    if engine and not bindings:
+        tensorrt = ladder.library("", "TensorRT's Python binding", _TENSORRT_FIX)
+    else:
+        tensorrt = ladder.library(engine, "TensorRT (libnvinfer)", _TENSORRT_FIX)
+    return [
+        ladder.fact("tensorrt", name, (*shared, tensorrt), attributes),
+        ladder.fact("cuda", name, (*shared, cuda), attributes),
+    ]

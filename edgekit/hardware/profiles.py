@@ -1,0 +1,263 @@
+"""Load device profiles, and choose the one that fits a machine best, with the reason.
+
+A profile is one TOML file. Of the profiles whose every rule holds, the one wins that puts more of the
+machine's accelerators to use, then the one whose rules say more about the machine.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import msgspec
+
+from edgekit.core.errors import ConfigError
+from edgekit.core.spec import NAME, Facts, Match, Profile, ProfileBackend, decode_toml
+
+if sys.version_info >= (3, 11):
+    from importlib.resources.abc import Traversable
+else:
+    from importlib.abc import Traversable
+
+# How much a rule says about a machine: a board's own name more than what is plugged into it, that more
+# than a kind of processor.
+_WEIGHTS = {
+    "board": 32,
+    "usb": 16,
+    "pci": 16,
+    "nodes": 16,
+    "dmi": 8,
+    "cpu": 4,
+    "cpu_features": 4,
+    "memory_mb": 2,
+    "arch": 1,
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of a profile held against a machine."""
+
+    name: str
+    holds: bool
+    detail: str
+
+
+@dataclass(frozen=True, order=True)
+class Specificity:
+    """How well a fitting profile fits; the greater wins.
+
+    ``accelerators``: how many kinds of the machine's accelerators it has a backend for;
+    ``rules``: the weight of its rules.
+    """
+
+    accelerators: int
+    rules: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A profile held against a machine: whether it fits, by which rules, and how well."""
+
+    profile: Profile
+    rules: tuple[Rule, ...]
+    specificity: Specificity
+
+    @property
+    def fits(self) -> bool:
+        """Whether every rule holds."""
+        return all(rule.holds for rule in self.rules)
+
+    @property
+    def reason(self) -> str:
+        """The rules that hold, or the first that does not."""
+        broken = next((rule for rule in self.rules if not rule.holds), None)
+        if broken is not None:
+            return f"{broken.name}: {broken.detail}"
+        return "; ".join(f"{rule.name} {rule.detail}" for rule in self.rules) or "fits anything"
+
+
+@dataclass(frozen=True)
+class ChosenProfile:
+    """The profile that fits best, and what was said of every one, the best first.
+
+    ``tied``: ids of others that fit exactly as well; the first by id was taken.
+    """
+
+    profile: Profile
+    why: tuple[Verdict, ...]
+    specificity: Specificity
+    tied: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """Why this one, in a line."""
+        return self.why[0].reason
+
+
+def load_profiles(extra: Sequence[Path] = ()) -> tuple[Profile, ...]:
+    """Return every profile that is installed, in order of its id.
+
+    Args:
+        extra: Folders with more; one there replaces an installed one of the same id.
+
+    Raises:
+        ConfigError: No folder of profiles was found, or a file is not valid; ``reasons`` has every
+            ``file:key: want, got`` of all files.
+    """
+    found: dict[str, Profile] = {}
+    problems: list[str] = []
+    for folder in (_shipped(), *(path for path in extra if path.is_dir())):
+        for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
+            if file.name.endswith(".toml"):
+                profile, wrong = _load(file)
+                problems += wrong
+                if profile is not None:
+                    found[profile.id] = profile
+    if problems:
+        raise ConfigError(
+            "device profiles are not as they must be",
+            reasons=tuple(problems),
+            hint="see docs/hardware.md for every key",
+        )
+    return tuple(found[key] for key in sorted(found))
+
+
+def _shipped() -> Traversable:
+    """Return the folder of profiles inside the installed package, or next to a source checkout."""
+    package = importlib.resources.files("edgekit")
+    installed = package / "_data" / "device_profiles"
+    if installed.is_dir():
+        return installed
+    checkout = Path(str(package)).parent / "device_profiles"
+    if checkout.is_dir():
+        return checkout
+    raise ConfigError(
+        f"no device profiles, neither in {installed} nor in {checkout}", hint="install edgekit-runtime again"
+    )
+
+
+def _load(file: Traversable) -> tuple[Profile | None, list[str]]:
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        return None, [f"{file.name}: {cause}"]
+    try:
+        profile = decode_toml(text, Profile, file.name)
+    except ConfigError as error:
+        return None, list(error.reasons or (error.message,))
+    backends = tuple(_at_home(backend) for backend in profile.backend)
+    problems = [f"{file.name}:{problem}" for problem in _problems(profile, file.name)]
+    return msgspec.structs.replace(profile, backend=backends), problems
+
+
+def _at_home(backend: ProfileBackend) -> ProfileBackend:
+    """Return a backend with the ``~`` of its cache folder made this user's home."""
+    cache = backend.options.get("cache")
+    if not isinstance(cache, str) or not cache.startswith("~"):
+        return backend
+    try:
+        folder = str(Path(cache).expanduser())
+    except RuntimeError:  # a service's user may have no home
+        folder = cache.replace("~/.cache", "/var/cache", 1)
+    return msgspec.structs.replace(backend, options={**backend.options, "cache": folder})
+
+
+def _problems(profile: Profile, file_name: str) -> list[str]:
+    problems = []
+    if not NAME.fullmatch(profile.id) or f"{profile.id}.toml" != file_name:
+        problems.append(f"id: want the file's name without .toml, got {profile.id!r}")
+    pairs = [(backend.name, backend.accelerator) for backend in profile.backend]
+    problems += [
+        f"backend: '{name}' on '{accelerator}' stands twice"
+        for name, accelerator in sorted({pair for pair in pairs if pairs.count(pair) > 1})
+    ]
+    if not any(accelerator == "cpu" for _, accelerator in pairs):
+        problems.append("backend: want at least one on 'cpu', to fall back to")
+    if not profile.match.arch:
+        problems.append("match.arch: missing")
+    bounds = profile.match.memory_mb
+    if bounds is not None and bounds[0] > bounds[1]:
+        problems.append(f"match.memory_mb: want [least, most], got {list(bounds)}")
+    known = {"cpu", *(accelerator.kind for accelerator in profile.accelerator)}
+    problems += [
+        f"accelerator: no backend for '{kind}'" for kind in sorted(known - {pair[1] for pair in pairs})
+    ]
+    return problems
+
+
+def choose(profiles: Iterable[Profile], facts: Facts) -> ChosenProfile:
+    """Return the profile that fits a machine best, and why, for each.
+
+    Raises:
+        ConfigError: None fits; ``reasons`` has one line for each profile.
+    """
+    verdicts = [judge(profile, facts) for profile in profiles]
+    verdicts.sort(key=lambda v: (not v.fits, -v.specificity.accelerators, -v.specificity.rules, v.profile.id))
+    if not verdicts or not verdicts[0].fits:
+        raise ConfigError(
+            f"no device profile fits this machine ({facts.board or facts.cpu or 'unknown'}, {facts.arch})",
+            reasons=tuple(f"{v.profile.id}: {v.reason}" for v in verdicts),
+            hint="edgekit runs on 64-bit ARM and x86; a board is added with one TOML, see docs/hardware.md",
+        )
+    best = verdicts[0]
+    tied = tuple(v.profile.id for v in verdicts[1:] if v.fits and v.specificity == best.specificity)
+    return ChosenProfile(best.profile, tuple(verdicts), best.specificity, tied)
+
+
+def judge(profile: Profile, facts: Facts) -> Verdict:
+    """Hold one profile's rules against a machine."""
+    match = profile.match
+    rules = [_glob_rule(name, patterns, _values(name, facts)) for name, patterns in _globs(match)]
+    rules += [
+        _glob_rule("dmi", (pattern,), (facts.dmi.get(key, ""),), f"dmi.{key}")
+        for key, pattern in match.dmi.items()
+    ]
+    if match.memory_mb is not None:
+        least, most = match.memory_mb
+        holds = least <= facts.memory_mb <= most
+        rules.append(Rule("memory_mb", holds, f"{facts.memory_mb}, wanted {least} to {most}"))
+    present = {accelerator.kind for accelerator in facts.accelerators} - {"cpu"}
+    used = present & {backend.accelerator for backend in profile.backend}
+    weight = sum(_WEIGHTS[rule.name.partition(".")[0]] for rule in rules)
+    return Verdict(profile, tuple(rules), Specificity(len(used), weight))
+
+
+def _globs(match: Match) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the rules of patterns; ``compatible`` and ``model`` are two names of one board."""
+    named = {
+        "board": (*match.compatible, *match.model),
+        "usb": match.usb,
+        "pci": match.pci,
+        "nodes": match.nodes,
+        "cpu": match.cpu,
+        "cpu_features": match.cpu_features,
+        "arch": match.arch,
+    }
+    return [(name, patterns) for name, patterns in named.items() if patterns]
+
+
+def _values(name: str, facts: Facts) -> tuple[str, ...]:
+    values: dict[str, tuple[str, ...]] = {
+        "board": (facts.board, *facts.compatible),
+        "usb": facts.usb,
+        "pci": facts.pci,
+        "nodes": facts.nodes,
+        "cpu": (facts.cpu,),
+        "cpu_features": facts.cpu_features,
+        "arch": (facts.arch,),
+    }
+    return values[name]
+
+
+def _glob_rule(name: str, patterns: tuple[str, ...], values: tuple[str, ...], shown: str = "") -> Rule:
+    hit = next((v for p in patterns for v in values if v and fnmatchcase(v, p)), None)
+    if hit is not None:
+        return Rule(shown or name, holds=True, detail=hit)
+    wanted = " or ".join(patterns)
+    got = ", ".join(v for v in values[:4] if v) or "none"
+    return Rule(shown or name, holds=False, detail=f"want {wanted}, found {got}")
