@@ -1,0 +1,57 @@
+"""The face detector: MediaPipe's network as it is, its ends renamed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from edgekit.optimize.recordings import video_frames
+from edgekit.optimize.tflite import read_tflite
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.optimize.network import Network
+    from edgekit.optimize.zoo import Kit
+
+_SIDE = 256
+
+
+def labels(_kit: Kit) -> list[str]:
+    """Return the one label."""
+    return ["face"]
+
+
+def network(kit: Kit) -> Network:
+    """Return MediaPipe's network with the manifest's names at its ends."""
+    return read_tflite(kit.file("weights").read_bytes()).renamed(
+        {"input": "image", "classificators": "classifiers"}
+    )
+
+
+def golden(kit: Kit) -> list[dict[str, NDArray[Any]]]:
+    """Return two frames with a face and one of a street without."""
+    frames = video_frames(kit.recording("carphone"), (10, 90)) + video_frames(kit.recording("bikes"), (60,))
+    return [{"image": _input(pixels)} for pixels in frames]
+
+
+def calibration(kit: Kit) -> list[dict[str, NDArray[Any]]]:
+    """Return frames of both videos, none of them a golden sample."""
+    faces = video_frames(kit.recording("carphone"), tuple(range(0, 120, 4)))
+    streets = video_frames(kit.recording("bikes"), tuple(range(5, 250, 25)))
+    return [{"image": _input(pixels)} for pixels in faces + streets]
+
+
+def _input(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Scale to fit, the rest black."""
+    height, width = pixels.shape[:2]
+    scale = _SIDE / max(height, width)
+    size = (round(width * scale), round(height * scale))
+    canvas = np.zeros((_SIDE, _SIDE, 3), np.uint8)
+    left, top = (_SIDE - size[0]) // 2, (_SIDE - size[1]) // 2
+    canvas[top : top + size[1], left : left + size[0]] = cv2.resize(
+        pixels, size, interpolation=cv2.INTER_LINEAR
+    )
+    return canvas[np.newaxis]
