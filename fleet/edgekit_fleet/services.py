@@ -1,0 +1,122 @@
+"""What the parts of the fleet manager hand to one another; composed once, in ``compose.py``.
+
+Who else wants to hear or to be asked registers in ``Hooks``; a part is attached by its
+``attach(services)`` (``edgekit_fleet.registry.service``, ``edgekit_fleet.rollout.service``) before
+the broker starts, and adds its routes to ``hooks.routers``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from edgekit.core import wire
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+    from edgekit_fleet.bus import Bus
+    from edgekit_fleet.identity.authority import Authority
+    from edgekit_fleet.store.database import Database
+    from edgekit_fleet.store.devices import Devices
+    from edgekit_fleet.store.messages import Messages
+    from edgekit_fleet.store.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How this fleet manager was started.
+
+    Args:
+        data: Its folder; everything it keeps lies below.
+        url: Where devices and people reach it, without a slash at the end.
+        broker_url: Where devices reach the broker: ``mqtts://host:port`` or ``mqtt://host:port``.
+    """
+
+    data: Path
+    url: str
+    broker_url: str
+
+    @property
+    def metadata_url(self) -> str:
+        """Where devices fetch TUF metadata."""
+        return f"{self.url}/tuf/metadata"
+
+    @property
+    def targets_url(self) -> str:
+        """Where devices fetch targets and, below ``blobs/``, files by hash."""
+        return f"{self.url}/tuf/targets"
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The roots of trust that an enrolling device is given.
+
+    Args:
+        root: TUF root metadata, JSON text.
+        desired_keys: Public keys of desired states, hexadecimal, by key id.
+    """
+
+    root: str
+    desired_keys: dict[str, str]
+
+
+class Downlink(Protocol):
+    """The way down to devices; any thread may call it, and it does not wait."""
+
+    def publish(self, device: str, leaf: str, body: bytes, *, retain: bool = False) -> None:
+        """Send ``body`` on a device's ``down/<leaf>``; ``desired`` and ``cmd`` at QoS 1, else 0.
+
+        While the broker is away, messages wait in a bounded queue: of the retained ones the latest
+        of each topic is kept; others are dropped and counted when it is full.
+        """
+
+
+Answer = wire.Response | wire.Chunk | None
+
+
+@dataclass
+class Hooks:
+    """Who is told what, in the order of registration. Callers wrap nothing: a hook must not raise.
+
+    ``on_committed`` runs after the commit and before the broker's acknowledgement, on the ingest
+    thread: (device, records). After a crash the last ones may be told again never, or once only:
+    what must not be missed is read from the store at start.
+
+    ``on_state`` runs when a birth or a will was taken over: (device, birth).
+    ``on_reported``: (device, reported). ``on_enrolled``: (device). ``on_downlink``: the connection
+    to the broker stands (again); retained documents should be published again.
+    ``requests`` answers ``up/req`` by kind; ``time`` and ``renew`` are the fleet's own.
+    ``trust`` gives enrolling devices their roots.
+    """
+
+    on_committed: list[Callable[[str, Sequence[wire.Record]], None]] = field(default_factory=list)
+    on_state: list[Callable[[str, wire.Birth], None]] = field(default_factory=list)
+    on_reported: list[Callable[[str, wire.Reported], None]] = field(default_factory=list)
+    on_enrolled: list[Callable[[str], None]] = field(default_factory=list)
+    on_downlink: list[Callable[[], None]] = field(default_factory=list)
+    requests: dict[str, Callable[[str, wire.Request], Answer]] = field(default_factory=dict)
+    trust: Callable[[], Trust] = lambda: Trust(root="", desired_keys={})
+    routers: list[APIRouter] = field(default_factory=list)
+    on_stop: list[Callable[[], None]] = field(default_factory=list)
+
+
+@dataclass
+class Services:
+    """The parts, as everyone sees them.
+
+    ``bus`` carries what changed to whoever watches (``GET /api/v1/stream``):
+    ``bus.publish("rollout", {...})``.
+    """
+
+    settings: Settings
+    database: Database
+    identity: Authority
+    downlink: Downlink
+    hooks: Hooks
+    devices: Devices
+    messages: Messages
+    tokens: Tokens
+    bus: Bus
