@@ -76,9 +76,10 @@ def choose(
     threads: int | None = None,
     exclude: Mapping[str, str] | None = None,
 ) -> tuple[Selection, Facts, Profile]:
-    """Select a variant of a bundle for this machine, measured where it was measured.
+    """Select a variant of a bundle for this machine, by measurement where it was measured.
 
-    A bare model file is not held to the profile's list of backends: the user named the file.
+    Raises:
+        NoVariantError: ``variant`` names none of the bundle's.
     """
     facts, chosen = facts_with_proofs(Path("/"))
     profile = chosen.profile
@@ -191,7 +192,7 @@ class Model:
         """Free the model; safe to call twice."""
         self._opened.close()
 
-    def __enter__(self) -> Model:
+    def __enter__(self) -> Model:  # noqa: PYI034 - typing.Self is newer than Python 3.10
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,66 @@
+"""``edgekit explain``: which variant is chosen, and why each other one is not."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edgekit.agent.bundle import open_bundle
+from edgekit.agent.costs import measured_here
+from edgekit.agent.doctor import facts_with_proofs
+from edgekit.agent.model import default_threads
+from edgekit.cli.report import Report
+from edgekit.core.errors import NoVariantError, UsageError
+from edgekit.core.select import Selection, select
+from edgekit.core.spec import Profile
+from edgekit.hardware.profiles import load_profiles
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("bundle", help="bundle folder, .ekb file, or model file")
+    parser.add_argument("--profile", metavar="ID", help="judge by another profile's backends and order")
+    parser.add_argument("--threads", type=int, help="threads that measured costs were taken with")
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Select on this device's facts, with this device's profile or the one that was named."""
+    bundle = open_bundle(arguments.bundle)
+    facts, chosen = facts_with_proofs(Path("/"))
+    profile = _named(arguments.profile) if arguments.profile else chosen.profile
+    measured = measured_here(bundle.manifest, arguments.threads or default_threads(facts))
+    if arguments.profile and profile.id != chosen.profile.id:
+        measured = {}  # another board's order must not be decided by this board's clock
+    selection = select(bundle.manifest, facts, profile, measured)
+    code = 0 if selection.chosen else NoVariantError.exit_code
+    return Report(_document(selection, profile, bundle.manifest.model), _text(selection, profile), code)
+
+
+def _named(name: str) -> Profile:
+    profiles = {profile.id: profile for profile in load_profiles()}
+    if name not in profiles:
+        raise UsageError(f"there is no profile {name!r}", hint=f"one of: {', '.join(sorted(profiles))}")
+    return profiles[name]
+
+
+def _document(selection: Selection, profile: Profile, model: str) -> dict[str, object]:
+    return {
+        "model": model,
+        "profile": profile.id,
+        "chosen": selection.chosen.id if selection.chosen else None,
+        "why": selection.why,
+        "candidates": [
+            {"id": c.variant.id, "p50_ms": c.p50_ms, "measured_by": c.measured_by}
+            for c in selection.candidates
+        ],
+        "rejected": [{"id": r.variant, "reasons": list(r.reasons)} for r in selection.rejected],
+    }
+
+
+def _text(selection: Selection, profile: Profile) -> str:
+    lines = [f"profile {profile.id}: {selection.why}"]
+    for place, candidate in enumerate(selection.candidates):
+        cost = f"{candidate.p50_ms:.2f} ms ({candidate.measured_by})" if candidate.p50_ms else "not measured"
+        lines.append(f"{'->' if place == 0 else '  '} {candidate.variant.id:<28} {cost}")
+    lines += [f" x {r.variant:<28} {'; '.join(r.reasons)}" for r in selection.rejected]
+    return "\n".join(lines)
