@@ -177,7 +177,7 @@ def short(error: BaseException | str) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     told = " ".join(" ".join(line for line in lines if not line.startswith(_NOISE)).split())
     told = told or " ".join(" ".join(lines).split()) or type(error).__name__
-    return told if len(told) <= _MESSAGE_LENGTH else told[: _MESSAGE_LENGTH - 1] + "…"
+    return told if len(told) <= _MESSAGE_LENGTH else f"{told[:190]} … {told[-107:]}"
 
 
 def model_file(path: Path) -> Path:
