@@ -133,7 +133,7 @@ class LiteRtBackend:
             "num_threads": thread_count(self._options),
         }
         if self._delegate is not None:
-            arguments["experimental_delegates"] = [self._load_delegate(*self._delegate)]
+            arguments["experimental_delegates"] = [_load_delegate(self._module, *self._delegate)]
         try:
             interpreter = self._module.Interpreter(**arguments)
             if self.accelerator == "edgetpu":
@@ -177,21 +177,6 @@ class LiteRtBackend:
             tuple(map(_spec, self._views, inputs)),
             tuple(_spec(row[0], detail) for row, detail in zip(self._sources, outputs, strict=True)),
         )
-
-    def _load_delegate(self, library: str, options: Mapping[str, Any]) -> Any:
-        try:
-            ctypes.CDLL(library)  # the library's own loader leaves a half-made object behind
-        except OSError as cause:
-            raise BackendUnavailableError(
-                f"the delegate {library!r} cannot be loaded: {short(cause)}", hint=_delegate_hint(library)
-            ) from cause
-        try:
-            return self._module.load_delegate(library, dict(options))
-        except (ValueError, RuntimeError, OSError) as cause:
-            raise BackendUnavailableError(
-                f"the delegate {library!r} found no device it can use: {short(cause)}",
-                hint="see that it is plugged in and that this user may open it (edgekit doctor)",
-            ) from cause
 
     def _prove_delegate(self, interpreter: Any) -> None:
         """Refuse a delegate that took no part of the graph: LiteRT would run all of it on the CPU."""
@@ -268,6 +253,33 @@ def _delegate_wanted(variant: Variant, options: Mapping[str, Any]) -> tuple[str,
         )
     device = {"device": options["device"]} if "device" in options else {}
     return chosen["path"], {**device, **chosen.get("options", {})}
+
+
+def open_delegate(variant: Variant, options: Mapping[str, Any]) -> Any:
+    """Load the delegate that a variant needs, which opens its device; it closes when dropped.
+
+    Raises:
+        BackendUnavailableError: The library or the device is not there.
+        ConfigError: The options name no delegate.
+    """
+    wanted = _delegate_wanted(variant, options)
+    return None if wanted is None else _load_delegate(_import_library()[1], *wanted)
+
+
+def _load_delegate(module: Any, library: str, options: Mapping[str, Any]) -> Any:
+    try:
+        ctypes.CDLL(library)  # the library's own loader leaves a half-made object behind
+    except OSError as cause:
+        raise BackendUnavailableError(
+            f"the delegate {library!r} cannot be loaded: {short(cause)}", hint=_delegate_hint(library)
+        ) from cause
+    try:
+        return module.load_delegate(library, dict(options))
+    except (ValueError, RuntimeError, OSError) as cause:
+        raise BackendUnavailableError(
+            f"the delegate {library!r} found no device it can use: {short(cause)}",
+            hint="see that it is plugged in and that this user may open it (edgekit doctor)",
+        ) from cause
 
 
 def _delegate_hint(library: str) -> str:
