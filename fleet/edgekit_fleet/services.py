@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgekit_fleet.store.database import Database
     from edgekit_fleet.store.devices import Devices
     from edgekit_fleet.store.messages import Messages
+    from edgekit_fleet.store.metrics import Metrics
     from edgekit_fleet.store.tokens import Tokens
 
 
@@ -118,5 +119,6 @@ class Services:
     hooks: Hooks
     devices: Devices
     messages: Messages
+    metrics: Metrics
     tokens: Tokens
     bus: Bus

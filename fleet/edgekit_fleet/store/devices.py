@@ -1,0 +1,351 @@
+"""The devices: who they are, what they last said, and which certificates they hold."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from edgekit.core import wire
+from edgekit_fleet.store.database import Database
+
+MAX_PAGE = 500
+
+_MIGRATIONS = [
+    """
+    CREATE TABLE device (
+      id TEXT PRIMARY KEY, state TEXT NOT NULL, enrolled_ms INTEGER NOT NULL, seen_ms INTEGER,
+      online INTEGER NOT NULL DEFAULT 0, boot TEXT NOT NULL DEFAULT '', conn INTEGER NOT NULL DEFAULT 0,
+      ended INTEGER NOT NULL DEFAULT -1, agent TEXT NOT NULL DEFAULT '', profile TEXT NOT NULL DEFAULT '',
+      desired INTEGER NOT NULL DEFAULT 0, clock TEXT NOT NULL DEFAULT 'unknown', birth TEXT, reported TEXT, hardware TEXT,
+      reported_version INTEGER NOT NULL DEFAULT 0, reported_boot TEXT NOT NULL DEFAULT ''
+    );
+    CREATE INDEX device_online ON device (online, id);
+    CREATE TABLE device_model (
+      device TEXT NOT NULL REFERENCES device (id), model TEXT NOT NULL, active TEXT NOT NULL,
+      variant TEXT NOT NULL, PRIMARY KEY (device, model)
+    ) WITHOUT ROWID;
+    CREATE INDEX device_model_by_model ON device_model (model, active);
+    CREATE TABLE certificate (
+      serial TEXT PRIMARY KEY, device TEXT NOT NULL REFERENCES device (id), key_sha256 TEXT NOT NULL,
+      issued_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL, pem TEXT NOT NULL
+    );
+    CREATE INDEX certificate_device ON certificate (device);
+    """,
+]
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device as the fleet knows it; ``seen_ms`` is None until it was heard."""
+
+    id: str
+    state: Literal["approved", "revoked"]
+    enrolled_ms: int
+    seen_ms: int | None
+    online: bool
+    boot: str
+    conn: int
+    agent: str
+    profile: str
+    desired: int
+    clock: str
+    models: dict[str, str]
+    """The active version of each model."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Devices in the order of their ids; ``next`` is the cursor of the page after, if there is one."""
+
+    items: list[Device]
+    next: str | None
+
+
+class Devices:
+    """The devices of one database; times are handed in, as Unix milliseconds."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.migrate("devices", _MIGRATIONS)
+
+    def exists(self, device: str) -> bool:
+        """Say whether a device of that id is or was enrolled."""
+        with self._database.read() as sql:
+            return sql.execute("SELECT 1 FROM device WHERE id = ?", (device,)).fetchone() is not None
+
+    def is_welcome(self, device: str) -> bool:
+        """Say whether a device may connect: enrolled and not revoked."""
+        with self._database.read() as sql:
+            row = sql.execute("SELECT state FROM device WHERE id = ?", (device,)).fetchone()
+        return row is not None and row["state"] == "approved"
+
+    def enroll(self, device: str, now_ms: int, hardware: str | None) -> None:
+        """Add a device, with the JSON of its hardware facts.
+
+        Raises:
+            sqlite3.IntegrityError: The id is taken.
+        """
+        with self._database.transaction() as sql:
+            sql.execute(
+                "INSERT INTO device (id, state, enrolled_ms, hardware) VALUES (?, 'approved', ?, ?)",
+                (device, now_ms, hardware),
+            )
+
+    def add_certificate(
+        self, device: str, *, serial: str, key_sha256: str, issued_ms: int, expires_ms: int, pem: str
+    ) -> None:
+        """Record a certificate that was issued."""
+        with self._database.transaction() as sql:
+            sql.execute(
+                "INSERT INTO certificate VALUES (?,?,?,?,?,?)",
+                (serial, device, key_sha256, issued_ms, expires_ms, pem),
+            )
+
+    def certificate(self, device: str, key_sha256: str, now_ms: int) -> str | None:
+        """Return the PEM of the newest valid certificate that a key of a device has."""
+        with self._database.read() as sql:
+            row = sql.execute(
+                "SELECT pem FROM certificate WHERE device = ? AND key_sha256 = ? AND expires_ms > ?"
+                " ORDER BY issued_ms DESC LIMIT 1",
+                (device, key_sha256, now_ms),
+            ).fetchone()
+        return None if row is None else str(row["pem"])
+
+    def certificates(self, device: str) -> list[dict[str, Any]]:
+        """Return serial and times of a device's certificates, the newest first."""
+        with self._database.read() as sql:
+            rows = sql.execute(
+                "SELECT serial, issued_ms, expires_ms FROM certificate WHERE device = ?"
+                " ORDER BY issued_ms DESC LIMIT 20",
+                (device,),
+            )
+            return [dict(row) for row in rows]
+
+    def revoke(self, device: str) -> bool:
+        """Bar a device from connecting; False when there is none of that id."""
+        with self._database.transaction() as sql:
+            return sql.execute("UPDATE device SET state = 'revoked' WHERE id = ?", (device,)).rowcount > 0
+
+    def restore(self, device: str) -> bool:
+        """Undo ``revoke``."""
+        with self._database.transaction() as sql:
+            return sql.execute("UPDATE device SET state = 'approved' WHERE id = ?", (device,)).rowcount > 0
+
+    def take_birth(self, device: str, birth: wire.Birth, arrived_ms: int, *, present: bool = True) -> bool:
+        """Take over a birth or a will, unless it is older than what is known.
+
+        Args:
+            device: Who sent it; unknown devices are ignored.
+            birth: What it says.
+            arrived_ms: When the broker took it.
+            present: False for a message from before the broker's last start, which says nothing
+                about who is connected now.
+
+        Returns:
+            Whether it was taken.
+        """
+        with self._database.transaction() as sql:
+            row = sql.execute("SELECT boot, conn, ended FROM device WHERE id = ?", (device,)).fetchone()
+            if row is None or not is_newer(birth, row["boot"], row["conn"], row["ended"]):
+                return False
+            online = birth.online and present
+            if birth.online:
+                sql.execute(
+                    "UPDATE device SET online=?, boot=?, conn=?, ended=-1, agent=?, profile=?, desired=?,"
+                    " clock=?, birth=?, seen_ms=max(coalesce(seen_ms,0),?) WHERE id=?",
+                    (
+                        online,
+                        birth.boot,
+                        birth.conn,
+                        birth.agent,
+                        birth.profile,
+                        birth.desired,
+                        birth.clock,
+                        msgspec.json.encode(birth).decode(),
+                        arrived_ms,
+                        device,
+                    ),
+                )
+            else:
+                sql.execute(
+                    "UPDATE device SET online=0, boot=?, conn=?, ended=? WHERE id=?",
+                    (birth.boot, birth.conn, birth.conn, device),
+                )
+        return True
+
+    def take_reported(self, device: str, reported: wire.Reported, arrived_ms: int) -> bool:
+        """Take over a reported state, unless a later one of the same boot is known."""
+        with self._database.transaction() as sql:
+            row = sql.execute(
+                "SELECT reported_boot, reported_version FROM device WHERE id = ?", (device,)
+            ).fetchone()
+            if row is None:
+                return False
+            if row["reported_boot"] == reported.boot and row["reported_version"] > reported.version:
+                return False
+            sql.execute(
+                "UPDATE device SET reported=?, reported_version=?, reported_boot=?, desired=?,"
+                " seen_ms=max(coalesce(seen_ms,0),?) WHERE id=?",
+                (
+                    msgspec.json.encode(reported).decode(),
+                    reported.version,
+                    reported.boot,
+                    reported.desired,
+                    arrived_ms,
+                    device,
+                ),
+            )
+            sql.execute("DELETE FROM device_model WHERE device = ?", (device,))
+            sql.executemany(
+                "INSERT INTO device_model VALUES (?,?,?,?)",
+                [(device, name, model.active, model.variant) for name, model in reported.models.items()],
+            )
+        return True
+
+    def touch(self, device: str, arrived_ms: int) -> None:
+        """Note that a device was heard."""
+        with self._database.transaction() as sql:
+            sql.execute(
+                "UPDATE device SET seen_ms=max(coalesce(seen_ms,0),?) WHERE id=?", (arrived_ms, device)
+            )
+
+    def all_offline(self) -> None:
+        """Note that nobody is connected: the broker starts anew, and births will say who is."""
+        with self._database.transaction() as sql:
+            sql.execute("UPDATE device SET online = 0 WHERE online = 1")
+
+    def get(self, device: str) -> Device | None:
+        """Return one device."""
+        with self._database.read() as sql:
+            row = sql.execute("SELECT * FROM device WHERE id = ?", (device,)).fetchone()
+            return None if row is None else _devices(sql, [row])[0]
+
+    def documents(self, device: str) -> dict[str, Any]:
+        """Return what a device last said, decoded: ``birth``, ``reported``, ``hardware``, each or None."""
+        with self._database.read() as sql:
+            row = sql.execute(
+                "SELECT birth, reported, hardware FROM device WHERE id = ?", (device,)
+            ).fetchone()
+        return {} if row is None else {key: row[key] and json.loads(row[key]) for key in row.keys()}  # noqa: SIM118 - a Row iterates its values
+
+    def reported(self, device: str) -> wire.Reported | None:
+        """Return the last reported state of a device."""
+        with self._database.read() as sql:
+            row = sql.execute("SELECT reported FROM device WHERE id = ?", (device,)).fetchone()
+        if row is None or row["reported"] is None:
+            return None
+        return msgspec.json.decode(row["reported"], type=wire.Reported)
+
+    def page(
+        self,
+        *,
+        after: str = "",
+        limit: int = 50,
+        search: str = "",
+        online: bool | None = None,
+        profile: str = "",
+        model: str = "",
+        version: str = "",
+    ) -> Page:
+        """Return a page of devices, ordered by id, that fit every filter that is given.
+
+        Args:
+            after: The cursor: ids greater than this.
+            limit: Devices a page, 1 to 500.
+            search: A part of the id.
+            online: Only those connected, or only those not.
+            profile: Only boards of this profile.
+            model: Only devices that hold this model...
+            version: ...with this version active.
+        """
+        limit = min(max(limit, 1), MAX_PAGE)
+        where, values = ["id > ?"], [after]
+        for condition, value in (
+            ("id LIKE ? ESCAPE '\\'", f"%{_escaped(search)}%" if search else None),
+            ("online = ?", online),
+            ("profile = ?", profile or None),
+            ("EXISTS (SELECT 1 FROM device_model WHERE device = device.id AND model = ?)", model or None),
+            (
+                "EXISTS (SELECT 1 FROM device_model WHERE device = device.id AND model || '@' || active = ?)",
+                f"{model}@{version}" if model and version else None,
+            ),
+        ):
+            if value is not None:
+                where.append(condition)
+                values.append(value)  # type: ignore[arg-type]
+        with self._database.read() as sql:
+            rows = sql.execute(
+                f"SELECT * FROM device WHERE {' AND '.join(where)} ORDER BY id LIMIT ?",  # noqa: S608 - fixed conditions, bound values
+                (*values, limit + 1),
+            ).fetchall()
+            items = _devices(sql, rows[:limit])
+        return Page(items, items[-1].id if len(rows) > limit else None)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many devices there are: ``total``, ``online``, ``revoked``."""
+        with self._database.read() as sql:
+            row = sql.execute(
+                "SELECT count(*) AS total, coalesce(sum(online), 0) AS online,"
+                " coalesce(sum(state = 'revoked'), 0) AS revoked FROM device"
+            ).fetchone()
+        return dict(row)
+
+
+def is_newer(birth: wire.Birth, boot: str, conn: int, ended: int = -1) -> bool:
+    """Say whether a birth or will tells something later than what is known.
+
+    An old will has a smaller connection counter, or another boot, than the birth that came after it;
+    the broker may deliver it later. A birth that is delivered again after its own will is over too.
+
+    >>> is_newer(wire.Birth(online=False, boot="a", conn=3), "a", 4)
+    False
+    >>> is_newer(wire.Birth(online=False, boot="a", conn=4), "a", 4)
+    True
+    >>> is_newer(wire.Birth(online=True, boot="a", conn=4), "a", 4, ended=4)
+    False
+
+    Args:
+        birth: The message.
+        boot: The boot of the last one taken.
+        conn: Its connection counter.
+        ended: The connection counter of the last will taken in this boot, -1 without one.
+    """
+    if birth.boot != boot:
+        return birth.online or not boot
+    return birth.conn > conn or (birth.conn == conn and not (birth.online and ended == conn))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def _devices(sql: sqlite3.Connection, rows: Sequence[sqlite3.Row]) -> list[Device]:
+    marks = ",".join("?" * len(rows))
+    models: dict[str, dict[str, str]] = {}
+    for row in sql.execute(
+        f"SELECT device, model, active FROM device_model WHERE device IN ({marks})",  # noqa: S608 - only marks
+        [row["id"] for row in rows],
+    ):
+        models.setdefault(row["device"], {})[row["model"]] = row["active"]
+    return [
+        Device(
+            id=row["id"],
+            state=row["state"],
+            enrolled_ms=row["enrolled_ms"],
+            seen_ms=row["seen_ms"],
+            online=bool(row["online"]),
+            boot=row["boot"],
+            conn=row["conn"],
+            agent=row["agent"],
+            profile=row["profile"],
+            desired=row["desired"],
+            clock=row["clock"],
+            models=models.get(row["id"], {}),
+        )
+        for row in rows
+    ]

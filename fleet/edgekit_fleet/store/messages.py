@@ -1,0 +1,288 @@
+"""What devices sent by their outboxes: each durable message once, however often it arrives."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from edgekit.core import wire
+from edgekit.core.errors import ProtocolError
+from edgekit.core.sketch import Histogram, Sketch
+from edgekit_fleet.store import ranges
+from edgekit_fleet.store.database import Database
+
+MAX_RANGES = 1024
+"""Holes above the watermark that one outbox may have; a batch that would make more is refused."""
+MAX_BOOTS = 64
+"""Outboxes remembered for one device: the last of them, so that a device that starts one after
+another cannot fill the disk."""
+
+MAX_SEQ = 1 << 62
+MAX_REFUSED = 1000
+MAX_REFUSED_BYTES = 64 << 10
+_SAME_BOOT_MS = 10_000
+_LONGEST_WAIT_MS = 90 * 24 * 3600 * 1000
+"""An age by the wall clock beyond this means that the clock was set, not that the record is old."""
+
+_MIGRATIONS = [
+    """
+    CREATE TABLE outbox (
+      id INTEGER PRIMARY KEY, device TEXT NOT NULL, boot TEXT NOT NULL, watermark INTEGER NOT NULL,
+      ranges TEXT NOT NULL, heard_ms INTEGER NOT NULL, UNIQUE (device, boot)
+    );
+    CREATE TABLE metric (
+      outbox INTEGER NOT NULL, seq INTEGER NOT NULL, device TEXT NOT NULL, at_ms INTEGER NOT NULL,
+      pipeline TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, variant TEXT NOT NULL,
+      period_s REAL NOT NULL, frames INTEGER NOT NULL, dropped INTEGER NOT NULL, errors INTEGER NOT NULL,
+      events INTEGER NOT NULL, failovers INTEGER NOT NULL, infer_ms TEXT, latency_ms TEXT,
+      labels TEXT NOT NULL, sensors TEXT NOT NULL, UNIQUE (outbox, seq)
+    );
+    CREATE INDEX metric_device ON metric (device, at_ms);
+    CREATE INDEX metric_model ON metric (model, version, device, at_ms);
+    CREATE INDEX metric_at ON metric (at_ms);
+    CREATE TABLE event (
+      id INTEGER PRIMARY KEY, outbox INTEGER NOT NULL, seq INTEGER NOT NULL, device TEXT NOT NULL,
+      at_ms INTEGER NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL, UNIQUE (outbox, seq)
+    );
+    CREATE INDEX event_device ON event (device, id);
+    CREATE INDEX event_kind ON event (kind, id);
+    CREATE INDEX event_at ON event (at_ms);
+    CREATE TABLE refused (
+      id INTEGER PRIMARY KEY, device TEXT NOT NULL, topic TEXT NOT NULL, arrived_ms INTEGER NOT NULL,
+      reason TEXT NOT NULL, body BLOB NOT NULL
+    );
+    """,
+]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A message, or one record of a batch, that cannot be used; kept for whoever looks into it."""
+
+    device: str
+    topic: str
+    arrived_ms: int
+    reason: str
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """One batch as it arrived: messages ``seq0`` to ``seq0 + count - 1`` of one outbox.
+
+    Each of them is either in ``records`` or in ``refused``, with its sequence number.
+    """
+
+    device: str
+    boot: str
+    seq0: int
+    count: int
+    records: Sequence[tuple[int, wire.Record]]
+    refused: Sequence[tuple[int, Refused]]
+    arrived_ms: int
+    sent_mono_ns: int = 0
+    sent_unix_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a commit did to one outbox: its watermark, and the records that were new."""
+
+    device: str
+    boot: str
+    watermark: int
+    records: list[wire.Record]
+
+
+class Messages:
+    """The durable messages of one database: writing. ``Metrics`` and ``Events`` read them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.migrate("messages", _MIGRATIONS)
+
+    def commit(self, arrived: Sequence[Arrived]) -> list[Committed]:
+        """Store batches durably, all of them in one transaction; what is known already is passed over.
+
+        Returns:
+            One entry for each outbox that is heard, in the order of arrival. A batch that would tear
+            too many holes is left out; the watermark makes the device send it again in order.
+        """
+        found: dict[tuple[str, str], list[wire.Record]] = {}
+        marks: dict[tuple[str, str], int] = {}
+        with self._database.transaction() as sql:
+            for one in arrived:
+                key = one.device, one.boot
+                marks[key], fresh = _store(sql, one)
+                found.setdefault(key, []).extend(fresh)
+        return [Committed(*key, marks[key], records) for key, records in found.items()]
+
+    def set_aside(self, refused: Sequence[Refused]) -> None:
+        """Keep messages that cannot be used, the last of them, so that someone can look into it."""
+        with self._database.transaction() as sql:
+            for one in refused:
+                _set_aside(sql, one)
+
+    def refused(self, limit: int = 50) -> list[Refused]:
+        """Return what was set aside, the newest first."""
+        with self._database.read() as sql:
+            rows = sql.execute(
+                "SELECT device, topic, arrived_ms, reason, body FROM refused ORDER BY id DESC LIMIT ?",
+                (limit,),
+            ).fetchall()
+        return [Refused(*row) for row in rows]
+
+    def watermark(self, device: str, boot: str) -> int:
+        """Return up to which message an outbox is committed without a hole; 0 when it is not known."""
+        with self._database.read() as sql:
+            row = sql.execute(
+                "SELECT watermark FROM outbox WHERE device = ? AND boot = ?", (device, boot)
+            ).fetchone()
+        return 0 if row is None else int(row["watermark"])
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows are kept: ``metrics``, ``events``, ``refused``."""
+        with self._database.read() as sql:
+            tables = {"metrics": "metric", "events": "event", "refused": "refused"}
+            return {
+                name: int(sql.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - fixed names
+                for name, table in tables.items()
+            }
+
+    def trim(self, before_ms: int, *, max_rows: int, chunk: int = 2000) -> int:
+        """Delete what is older than ``before_ms``, and the oldest beyond ``max_rows`` a table.
+
+        Returns:
+            How many rows were deleted; at most ``chunk`` of each table, so that writers never wait
+            long. Call again while it returns something.
+        """
+        deleted = 0
+        for table in ("metric", "event"):
+            with self._database.transaction() as sql:
+                excess = sql.execute(f"SELECT count(*) FROM {table}").fetchone()[0] - max_rows  # noqa: S608 - fixed names
+                for condition, values in (
+                    ("WHERE at_ms < ? ORDER BY at_ms LIMIT ?", (before_ms, chunk)),
+                    ("ORDER BY at_ms LIMIT ?", (min(max(excess, 0), chunk),)),
+                ):
+                    deleted += sql.execute(
+                        f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} {condition})",  # noqa: S608 - as above
+                        values,
+                    ).rowcount
+        return deleted
+
+
+def _store(sql: sqlite3.Connection, one: Arrived) -> tuple[int, list[wire.Record]]:
+    """Store what is new of one batch; return the outbox's watermark and the new records."""
+    outbox, watermark, known = _outbox(sql, one)
+    last = one.seq0 + one.count - 1
+    committed: list[ranges.Range] = [(one.seq0, last)]
+    for _, record in one.records:
+        if isinstance(record, wire.Gap) and 1 <= record.first <= record.last < MAX_SEQ:
+            committed.append((record.first, record.last))
+    new_watermark, above = ranges.add(watermark, known, committed)
+    if len(above) > MAX_RANGES:
+        return watermark, []
+    wanted = set(ranges.missing(watermark, known, one.seq0, last))
+    fresh = []
+    for seq, record in one.records:
+        if seq in wanted:
+            try:
+                _insert(sql, outbox, seq, one, record)
+            except (ProtocolError, ValueError, OverflowError, sqlite3.IntegrityError) as cause:
+                body = wire.encode_record(record)
+                _set_aside(
+                    sql, Refused(one.device, f"outbox {one.boot} {seq}", one.arrived_ms, str(cause), body)
+                )
+            else:
+                fresh.append(record)
+    for seq, refused in one.refused:
+        if seq in wanted:
+            _set_aside(sql, refused)
+    sql.execute(
+        "UPDATE outbox SET watermark = ?, ranges = ?, heard_ms = ? WHERE id = ?",
+        (new_watermark, json.dumps(above), one.arrived_ms, outbox),
+    )
+    return new_watermark, fresh
+
+
+def _outbox(sql: sqlite3.Connection, one: Arrived) -> tuple[int, int, list[ranges.Range]]:
+    find = "SELECT id, watermark, ranges FROM outbox WHERE device = ? AND boot = ?"
+    row = sql.execute(find, (one.device, one.boot)).fetchone()
+    if row is None:
+        sql.execute(
+            "INSERT INTO outbox (device, boot, watermark, ranges, heard_ms) VALUES (?,?,0,'[]',?)",
+            (one.device, one.boot, one.arrived_ms),
+        )
+        sql.execute(
+            "DELETE FROM outbox WHERE device = ? AND id NOT IN"
+            " (SELECT id FROM outbox WHERE device = ? ORDER BY heard_ms DESC, id DESC LIMIT ?)",
+            (one.device, one.device, MAX_BOOTS),
+        )
+        row = sql.execute(find, (one.device, one.boot)).fetchone()
+    return row["id"], row["watermark"], [(first, last) for first, last in json.loads(row["ranges"])]
+
+
+def _insert(sql: sqlite3.Connection, outbox: int, seq: int, one: Arrived, record: wire.Record) -> None:
+    at_ms = captured_ms(record.unix_ms, record.mono_ns, one)
+    if not isinstance(record, wire.MetricReport):
+        sql.execute(
+            "INSERT INTO event (outbox, seq, device, at_ms, kind, body) VALUES (?,?,?,?,?,?)",
+            (outbox, seq, one.device, at_ms, kind_of(record), _json(record)),
+        )
+        return
+    counts = (record.frames, record.dropped, record.errors, record.events, record.failovers)
+    if min(counts) < 0 or not 0 <= record.period_s < math.inf:
+        raise ProtocolError("metric: a count or the period is negative or not finite")
+    names = (record.pipeline, record.model, record.version, record.variant)
+    sketches = (_sketch(record.infer_ms), _sketch(record.latency_ms))
+    sql.execute(
+        f"INSERT INTO metric VALUES ({','.join('?' * 18)})",  # noqa: S608 - only marks
+        (
+            *(outbox, seq, one.device, at_ms, *names, record.period_s, *counts, *sketches),
+            *(_json(record.labels), _json(record.sensors)),
+        ),
+    )
+
+
+def _set_aside(sql: sqlite3.Connection, one: Refused) -> None:
+    sql.execute(
+        "INSERT INTO refused (device, topic, arrived_ms, reason, body) VALUES (?,?,?,?,?)",
+        (one.device, one.topic[:200], one.arrived_ms, one.reason[:500], one.body[:MAX_REFUSED_BYTES]),
+    )
+    sql.execute("DELETE FROM refused WHERE id <= (SELECT max(id) FROM refused) - ?", (MAX_REFUSED,))
+
+
+def kind_of(record: wire.Record) -> str:
+    """Return the tag of a durable message: metric, event, update, alert, answer, gap."""
+    return str(record.__struct_config__.tag)
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _sketch(sketch: Sketch | None) -> str | None:
+    if sketch is None:
+        return None
+    Histogram.from_wire(sketch)  # raises where it is hostile
+    return _json(sketch)
+
+
+def captured_ms(unix_ms: int, mono_ns: int, one: Arrived) -> int:
+    """Return when a record was made, in Unix milliseconds of the fleet's clock.
+
+    Only the age of a record is taken from its device, whose wall clock may be wrong: by the
+    monotonic clock, or by the wall clock where the machine started anew between making and sending
+    (then the monotonic clock says less than nothing, or far less than the wall clock).
+    """
+    if not one.sent_mono_ns:
+        return max(min(unix_ms, one.arrived_ms), 0)
+    age_ms = (one.sent_mono_ns - mono_ns) // 1_000_000
+    wall_ms = one.sent_unix_ms - unix_ms
+    restarted = age_ms < 0 or age_ms + _SAME_BOOT_MS < wall_ms < _LONGEST_WAIT_MS
+    return max(one.arrived_ms - max(wall_ms if restarted else age_ms, 0), 0)

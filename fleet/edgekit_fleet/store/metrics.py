@@ -1,0 +1,182 @@
+"""Reading what devices measured and what happened: series for charts, sums for judging a rollout."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from edgekit.core.sketch import Histogram, Sketch
+from edgekit_fleet.store.database import Database
+
+MAX_POINTS = 1000
+
+
+@dataclass
+class Measured:
+    """What many metric reports add up to; times in milliseconds, exact but for the histogram's grid."""
+
+    frames: int = 0
+    dropped: int = 0
+    errors: int = 0
+    events: int = 0
+    failovers: int = 0
+    period_s: float = 0.0
+    reports: int = 0
+    infer_ms: Histogram = field(default_factory=Histogram)
+    latency_ms: Histogram = field(default_factory=Histogram)
+
+    @property
+    def error_ratio(self) -> float:
+        """Failed frames to all frames; 0 without frames."""
+        return self.errors / max(self.frames, self.errors, 1)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A step of a chart, from ``at_ms`` on: frames a second, quantiles in milliseconds, counts."""
+
+    at_ms: int
+    fps: float
+    frames: int
+    dropped: int
+    errors: int
+    events: int
+    infer_p50_ms: float
+    infer_p95_ms: float
+    infer_p99_ms: float
+    latency_p50_ms: float
+    latency_p95_ms: float
+    latency_p99_ms: float
+    sensors: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened on a device: an ``event``, ``update``, ``alert``, ``answer`` or ``gap``."""
+
+    id: int
+    device: str
+    at_ms: int
+    kind: str
+    body: dict[str, Any]
+
+
+class Metrics:
+    """Reads the metric reports and events of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def measured(
+        self, model: str, version: str, *, devices: Sequence[str] | None = None, since_ms: int = 0
+    ) -> dict[str, Measured]:
+        """Return what one version of a model did on each device since a time.
+
+        Args:
+            model: Its name.
+            version: Its version.
+            devices: Only these; None for all.
+            since_ms: Reports made at or after this Unix time.
+
+        Returns:
+            By device, those only that reported.
+        """
+        wanted = None if devices is None else set(devices)
+        found: dict[str, Measured] = {}
+        with self._database.read() as sql:
+            for row in sql.execute(
+                "SELECT * FROM metric WHERE model = ? AND version = ? AND at_ms >= ?",
+                (model, version, since_ms),
+            ):
+                if wanted is None or row["device"] in wanted:
+                    _add(found.setdefault(row["device"], Measured()), row)
+        return found
+
+    def series(
+        self,
+        device: str,
+        *,
+        since_ms: int,
+        until_ms: int,
+        step_ms: int,
+        pipeline: str = "",
+    ) -> list[Point]:
+        """Return a chart of one device's reports (of one pipeline, or of all joined).
+
+        At most 1000 points: the step grows to keep that. Steps without a report are left out.
+        """
+        step_ms = max(step_ms, 1000, -(-(until_ms - since_ms) // MAX_POINTS))
+        sums: dict[int, Measured] = {}
+        sensors: dict[int, dict[str, float]] = {}
+        with self._database.read() as sql:
+            for row in sql.execute(
+                "SELECT * FROM metric WHERE device = ? AND at_ms >= ? AND at_ms < ?"
+                " AND (? = '' OR pipeline = ?) ORDER BY at_ms",
+                (device, since_ms, until_ms, pipeline, pipeline),
+            ):
+                at_ms = row["at_ms"] - row["at_ms"] % step_ms
+                _add(sums.setdefault(at_ms, Measured()), row)
+                sensors.setdefault(at_ms, {}).update(json.loads(row["sensors"]))
+        return [_point(at_ms, total, sensors[at_ms]) for at_ms, total in sums.items()]
+
+    def pipelines(self, device: str, since_ms: int) -> list[str]:
+        """Return the names of the pipelines that a device reported on since a time."""
+        with self._database.read() as sql:
+            rows = sql.execute(
+                "SELECT DISTINCT pipeline FROM metric WHERE device = ? AND at_ms >= ? ORDER BY pipeline",
+                (device, since_ms),
+            ).fetchall()
+        return [row["pipeline"] for row in rows]
+
+    def events(
+        self, *, device: str = "", kinds: Iterable[str] = (), before: int | None = None, limit: int = 50
+    ) -> list[Event]:
+        """Return what happened, the newest first; ``before`` is the id of the last one seen."""
+        where, values = ["id < ?"], [before if before is not None else 1 << 62]
+        if device:
+            where.append("device = ?")
+            values.append(device)  # type: ignore[arg-type]
+        kinds = list(kinds)
+        if kinds:
+            where.append(f"kind IN ({','.join('?' * len(kinds))})")
+            values.extend(kinds)  # type: ignore[arg-type]
+        with self._database.read() as sql:
+            rows = sql.execute(
+                f"SELECT * FROM event WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?",  # noqa: S608 - fixed conditions, bound values
+                (*values, min(max(limit, 1), 500)),
+            ).fetchall()
+        return [Event(r["id"], r["device"], r["at_ms"], r["kind"], json.loads(r["body"])) for r in rows]
+
+
+def _add(total: Measured, row: sqlite3.Row) -> None:
+    total.reports += 1
+    total.period_s += row["period_s"]
+    for name in ("frames", "dropped", "errors", "events", "failovers"):
+        setattr(total, name, getattr(total, name) + row[name])
+    for name, histogram in (("infer_ms", total.infer_ms), ("latency_ms", total.latency_ms)):
+        if row[name]:
+            histogram.merge(Histogram.from_wire(msgspec.json.decode(row[name], type=Sketch)))
+
+
+def _point(at_ms: int, total: Measured, sensors: dict[str, float]) -> Point:
+    infer, latency = total.infer_ms, total.latency_ms
+    return Point(
+        at_ms=at_ms,
+        fps=total.frames / total.period_s if total.period_s else 0.0,
+        frames=total.frames,
+        dropped=total.dropped,
+        errors=total.errors,
+        events=total.events,
+        infer_p50_ms=infer.quantile(0.5),
+        infer_p95_ms=infer.quantile(0.95),
+        infer_p99_ms=infer.quantile(0.99),
+        latency_p50_ms=latency.quantile(0.5),
+        latency_p95_ms=latency.quantile(0.95),
+        latency_p99_ms=latency.quantile(0.99),
+        sensors=sensors,
+    )

@@ -1,0 +1,44 @@
+"""Which messages of an outbox are committed: a watermark, and the ranges above it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+Range = tuple[int, int]
+"""First and last sequence number, both included."""
+
+
+def add(watermark: int, ranges: Sequence[Range], new: Iterable[Range]) -> tuple[int, list[Range]]:
+    """Return the watermark and the ranges above it after more messages are committed.
+
+    >>> add(3, [(6, 7)], [(5, 5)])
+    (3, [(5, 7)])
+    >>> add(3, [(5, 7)], [(4, 4)])
+    (7, [])
+
+    Args:
+        watermark: Everything up to here was committed; 0 for nothing.
+        ranges: What was committed above, sorted, apart and not touching.
+        new: What is committed now, in any order; may overlap all of it.
+    """
+    joined: list[Range] = []
+    for first, last in sorted([(0, watermark), *ranges, *new]):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], last))
+        else:
+            joined.append((first, last))
+    return joined[0][1], joined[1:]
+
+
+def missing(watermark: int, ranges: Sequence[Range], first: int, last: int) -> list[int]:
+    """Return the sequence numbers from ``first`` to ``last`` that are not committed yet.
+
+    >>> missing(3, [(5, 6)], 2, 8)
+    [4, 7, 8]
+    """
+    known = [r for r in ranges if r[1] >= first and r[0] <= last]
+    return [
+        number
+        for number in range(max(first, watermark + 1), last + 1)
+        if not any(low <= number <= high for low, high in known)
+    ]
