@@ -125,12 +125,17 @@ class Histogram:
         """Return the histogram that a wire form stands for.
 
         Raises:
-            ProtocolError: Counts are negative, too many, or the scale is out of range.
+            ProtocolError: Counts are negative, too many, or a number is out of range.
         """
         if not -10 <= sketch.scale <= 20 or len(sketch.counts) > 1 << 16:
             raise ProtocolError(f"sketch: scale {sketch.scale} with {len(sketch.counts)} buckets")
         if sketch.zero < 0 or any(number < 0 for number in sketch.counts):
             raise ProtocolError("sketch: a count is negative")
+        if not all(math.isfinite(number) for number in (sketch.total, sketch.low, sketch.high)):
+            raise ProtocolError("sketch: a number is not finite")
+        reach = math.ceil(64 * 2.0**sketch.scale)
+        if not -reach <= sketch.offset <= reach - len(sketch.counts):
+            raise ProtocolError(f"sketch: buckets from {sketch.offset} are out of range")
         found = cls(sketch.scale)
         found.zero = sketch.zero
         found._counts = {sketch.offset + i: n for i, n in enumerate(sketch.counts) if n}
