@@ -53,10 +53,13 @@ class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 def cache_folder(cache: Path | None = None, environment: Mapping[str, str] | None = None) -> Path:
-    """Return the cache to use: the one given, else ``$XDG_CACHE_HOME/edgekit``, else ``~/.cache/edgekit``."""
+    """Return the cache to use: the one given, else edgekit's own below the user's cache."""
     if cache is not None:
         return cache
-    home = (os.environ if environment is None else environment).get("XDG_CACHE_HOME")
+    known = os.environ if environment is None else environment
+    if chosen := known.get("EDGEKIT_CACHE"):
+        return Path(chosen)
+    home = known.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "edgekit"
 
 

@@ -114,7 +114,7 @@ class _Writer:
 
     def constant(self, name: str, values: NDArray[Any]) -> str:
         """Add a constant and return its name."""
-        self._initializers.append(self._numpy.from_array(np.ascontiguousarray(values), name))
+        self._initializers.append(self._numpy.from_array(np.asarray(values, order="C"), name))
         return name
 
     def activate(self, tensor: str, activation: str, name: str) -> str:

@@ -32,6 +32,9 @@ def write_openvino(onnx: Path, xml: Path, *, half_weights: bool = False) -> tupl
         ) from cause
     try:
         model = openvino.convert_model(str(onnx))
+        for number, operation in enumerate(model.get_ordered_ops()):
+            # OpenVINO numbers them through the whole process; the same model must be the same bytes.
+            operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
         openvino.save_model(model, str(xml), compress_to_fp16=half_weights)
     except Exception as cause:
         raise ModelLoadError(f"OpenVINO cannot convert {onnx.name}: {cause}") from cause

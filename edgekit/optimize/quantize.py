@@ -60,7 +60,7 @@ class Quantized:
 
 @dataclass
 class Ranges:
-    """The smallest and largest value seen in each tensor, and the mean for bias correction."""
+    """The smallest and largest value seen in each tensor."""
 
     low: dict[str, float] = field(default_factory=dict)
     high: dict[str, float] = field(default_factory=dict)
@@ -69,6 +69,11 @@ class Ranges:
         """Take these values into account."""
         self.low[name] = min(self.low.get(name, 0.0), low)
         self.high[name] = max(self.high.get(name, 0.0), high)
+
+    def limit(self, name: str, low: float, high: float) -> None:
+        """Forget what was seen beyond these."""
+        self.low[name] = max(self.low[name], low)
+        self.high[name] = min(self.high[name], high)
 
 
 def observe(network: Network, samples: Iterable[Mapping[str, Array]], *, clip: float = 0.0) -> Ranges:
