@@ -1,0 +1,194 @@
+"""What a pipeline's TOML file says, checked whole before anything is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from edgekit.core.errors import ConfigError
+from edgekit.core.spec import NAME
+from edgekit.pipeline.check import Options, check_table, kind_problem, load_target
+from edgekit.pipeline.sinks import SINKS
+from edgekit.pipeline.sources import SOURCES
+
+MAX_CONFIG_BYTES = 1 << 20
+Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+Egress = Literal["counts", "labels", "scores", "boxes", "points", "values", "pixels"]
+
+
+class PipelineTable(Options, frozen=True, kw_only=True):
+    """``[pipeline]``: its name, and its model (a bundle's path or the name of a managed model)."""
+
+    name: str
+    model: str
+
+
+class ModelTable(Options, frozen=True, kw_only=True):
+    """``[model]``: how the model is opened; what is not given comes from the bundle."""
+
+    variant: str = ""
+    threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
+    score_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    iou_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    top_k: Count | None = None
+
+
+class BudgetTable(Options, frozen=True, kw_only=True):
+    """``[budget]``: milliseconds from capture to sink that the loop keeps by shedding; 0 is none."""
+
+    p95_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
+class PrivacyTable(Options, frozen=True, kw_only=True):
+    """``[privacy]``: what may leave the device (nothing, unless named), and what is hidden in pixels.
+
+    ``redact``: labels whose boxes are hidden before any frame is encoded; ``"*"`` is every label.
+    ``redact_margin_ratio`` widens each box, and a box stays hidden for ``redact_hold`` more frames,
+    since a detector loses an object now and then.
+    """
+
+    egress: tuple[Egress, ...] = ()
+    redact: tuple[str, ...] = ()
+    redact_style: Literal["fill", "blur"] = "blur"
+    redact_margin_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
+    redact_hold: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
+
+
+class EventsTable(Options, frozen=True, kw_only=True):
+    """``[events]``: a label appears after ``appear`` of ``window`` frames, is gone after ``vanish``."""
+
+    appear: Count = 3
+    window: Count = 5
+    vanish: Count = 10
+
+
+class Section(msgspec.Struct, frozen=True):
+    """A source or sink: its kind, and the options that kind takes."""
+
+    kind: str
+    options: Any
+
+
+class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole pipeline, checked. Relative paths in it are relative to ``folder``."""
+
+    pipeline: PipelineTable
+    source: Section
+    sinks: tuple[Section, ...] = ()
+    model: ModelTable = ModelTable()
+    budget: BudgetTable = BudgetTable()
+    privacy: PrivacyTable = PrivacyTable()
+    events: EventsTable = EventsTable()
+    folder: str = "."
+
+
+_TABLES: dict[str, type[Options]] = {
+    "pipeline": PipelineTable,
+    "model": ModelTable,
+    "budget": BudgetTable,
+    "privacy": PrivacyTable,
+    "events": EventsTable,
+}
+_REQUIRED = ("pipeline", "source")
+
+
+def load_config(path: Path) -> PipelineConfig:
+    """Read a pipeline's TOML file.
+
+    Raises:
+        ConfigError: The file cannot be read, or is not a valid pipeline; ``reasons`` has every problem.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as cause:
+        raise ConfigError(f"{path}: cannot be read: {cause.strerror}", hint="give a pipeline.toml") from cause
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: want at most {MAX_CONFIG_BYTES} bytes, got more")
+    return parse_config(data, str(path), str(path.resolve().parent))
+
+
+def parse_config(data: bytes | str, what: str = "pipeline.toml", folder: str = ".") -> PipelineConfig:
+    """Check the text of a pipeline file.
+
+    Args:
+        data: TOML, UTF-8.
+        what: The file's name, for the messages.
+        folder: What relative paths in it are relative to.
+
+    Raises:
+        ConfigError: It is not a valid pipeline; ``reasons`` has one ``file:key: want X, got Y`` for
+            each problem.
+    """
+    try:
+        document = msgspec.toml.decode(data)
+    except (msgspec.DecodeError, ValueError) as cause:
+        raise ConfigError(f"{what}: is not TOML: {cause}") from cause
+    problems: list[str] = []
+    known = {*_TABLES, "source", "sink"}
+    problems += [
+        f"{key}: want one of {', '.join(sorted(known))}, got an unknown table"
+        for key in document
+        if key not in known
+    ]
+    problems += [f"{key}: want a table, got nothing" for key in _REQUIRED if key not in document]
+    values: dict[str, Any] = {
+        key: check_table(document[key], kind, key, problems)
+        for key, kind in _TABLES.items()
+        if key in document
+    }
+    if "source" in document:
+        values["source"] = _section(document["source"], SOURCES, "source", problems)
+    values["sinks"] = _sinks(document.get("sink", []), problems)
+    problems += _meaning_problems(values)
+    if problems:
+        reasons = tuple(f"{what}:{problem}" for problem in problems)
+        raise ConfigError(
+            f"{what} is not a valid pipeline", reasons=reasons, hint="see docs/pipelines.md for every key"
+        )
+    return PipelineConfig(**values, folder=folder)
+
+
+def _sinks(tables: object, problems: list[str]) -> tuple[Section | None, ...]:
+    if not isinstance(tables, list):
+        problems.append(f"sink: want [[sink]] tables, got {tables!r}")
+        return ()
+    return tuple(_section(table, SINKS, f"sink[{i}]", problems) for i, table in enumerate(tables))
+
+
+def _section(table: object, kinds: dict[str, str], where: str, problems: list[str]) -> Section | None:
+    if not isinstance(table, dict):
+        problems.append(f"{where}: want a table, got {table!r}")
+        return None
+    if (problem := kind_problem(table.get("kind"), kinds, f"{where}.kind")) is not None:
+        problems.append(problem)
+        return None
+    rest = {key: value for key, value in table.items() if key != "kind"}
+    options = check_table(rest, load_target(kinds[table["kind"]]).Options, where, problems)
+    return None if options is None else Section(table["kind"], options)
+
+
+def _meaning_problems(values: dict[str, Any]) -> list[str]:
+    """Return what is wrong between keys that are right one by one."""
+    problems = []
+    pipeline, events = values.get("pipeline"), values.get("events")
+    if pipeline is not None and not NAME.fullmatch(pipeline.name):
+        problems.append(
+            f"pipeline.name: want lower-case letters, digits, '.', '_', '-', got {pipeline.name!r}"
+        )
+    if pipeline is not None and not pipeline.model:
+        problems.append("pipeline.model: want a bundle's path or a model's name, got ''")
+    if events is not None and events.appear > events.window:
+        problems.append(f"events.appear: want at most events.window ({events.window}), got {events.appear}")
+    privacy = values.get("privacy")
+    for i, sink in enumerate(values["sinks"]):
+        leaves = sink is not None and getattr(load_target(SINKS[sink.kind]), "leaves_device", False)
+        if leaves and (privacy is None or not privacy.egress) and "privacy" not in _failed(values):
+            problems.append(f"sink[{i}]: want [privacy] egress to name what it may send, got nothing")
+    return problems
+
+
+def _failed(values: dict[str, Any]) -> set[str]:
+    return {key for key, value in values.items() if value is None}

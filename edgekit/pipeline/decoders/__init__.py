@@ -1,0 +1,129 @@
+"""From a model's output tensors to what it found: one file each, found by ``post.decoder``.
+
+A target is a function ``build(setup) -> Decoder``. It checks the manifest once; the decoder it
+returns does the work of a frame. Tensors come by logical name, as real numbers (float32), in the
+manifest's shapes, and are valid only during the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from edgekit.core.errors import BundleError
+from edgekit.pipeline.check import Options, check_table, load_target
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgekit.core.spec import Item, Post
+    from edgekit.pipeline.pre import Placement
+
+DECODERS: dict[str, str] = {
+    "classify": "edgekit.pipeline.decoders.classify:build",
+    "sensor": "edgekit.pipeline.decoders.classify:build",
+    "ssd": "edgekit.pipeline.decoders.ssd:build",
+    "blazeface": "edgekit.pipeline.decoders.blazeface:build",
+    "anomaly": "edgekit.pipeline.decoders.anomaly:build",
+    "vad": "edgekit.pipeline.decoders.vad:build",
+    "raw": "edgekit.pipeline.decoders.raw:build",
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a decoder is built from.
+
+    ``shapes``: the outputs' logical shapes by name. ``input_size``: width and height in pixels of
+    an image model's input, else None. ``what`` names the model in errors.
+    """
+
+    post: Post
+    labels: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    input_size: tuple[int, int] | None = None
+    what: str = "bundle.json"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one inference gave, ready to decode; ``fed`` is a sensor window as the model saw it."""
+
+    tensors: Mapping[str, NDArray[np.float32]]
+    placement: Placement | None = None
+    fed: NDArray[np.float32] | None = None
+
+
+Decoder = Callable[[Outcome], "tuple[Item, ...]"]
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+def make_decoder(setup: Setup) -> Decoder:
+    """Build the decoder that a manifest names.
+
+    Raises:
+        BundleError: There is none of that name, its options are wrong, or an output is missing.
+    """
+    name = setup.post.decoder
+    if name not in DECODERS:
+        raise BundleError(
+            f"{setup.what}: post.decoder: want one of {', '.join(sorted(DECODERS))}, got {name!r}",
+            hint="this model may need a newer edgekit",
+        )
+    decoder: Decoder = load_target(DECODERS[name])(setup)
+    return decoder
+
+
+def options_of(setup: Setup, kind: type[OptionsT]) -> OptionsT:
+    """Return ``post.options`` as a structure.
+
+    Raises:
+        BundleError: A key is unknown, missing or wrong; every problem is told.
+    """
+    problems: list[str] = []
+    options = check_table(setup.post.options, kind, "post.options", problems)
+    if options is None:
+        raise BundleError(f"{setup.what}: post.options are wrong", reasons=tuple(problems))
+    return options
+
+
+def shape_of(setup: Setup, name: str, wanted: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of an output that a decoder needs; -1 in ``wanted`` takes any length.
+
+    Raises:
+        BundleError: The manifest has no such output, or one of another shape.
+    """
+    shape = setup.shapes.get(name)
+    if shape is None:
+        raise BundleError(
+            f"{setup.what}: the {setup.post.decoder!r} decoder wants an output {name!r}, "
+            f"got {', '.join(map(repr, setup.shapes)) or 'none'}"
+        )
+    if len(shape) != len(wanted) or any(
+        -1 not in (a, b) and a != b for a, b in zip(shape, wanted, strict=True)
+    ):
+        raise BundleError(f"{setup.what}: output {name!r}: want shape {list(wanted)}, got {list(shape)}")
+    return shape
+
+
+def label_of(labels: tuple[str, ...], index: int) -> str:
+    """Return a class's label, or its number where there is none."""
+    return labels[index] if 0 <= index < len(labels) and labels[index] else str(index)
+
+
+def check_labels(setup: Setup, classes: int, *, has_background: bool) -> tuple[str, ...]:
+    """Return one label for each class of the output, the background's first where it has one.
+
+    A list that leaves the background out gets an empty one; an empty list names classes by number.
+
+    Raises:
+        BundleError: There are labels, but another number of them.
+    """
+    labels = setup.labels
+    if classes < 0 or not labels or len(labels) == classes:
+        return labels
+    if has_background and len(labels) == classes - 1:
+        return ("", *labels)
+    raise BundleError(f"{setup.what}: want {classes} labels, one for each class, got {len(labels)}")

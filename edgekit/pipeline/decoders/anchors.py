@@ -1,0 +1,92 @@
+"""The grid of prior boxes that an SSD's outputs are relative to.
+
+Source: MediaPipe, ``SsdAnchorsCalculator`` and its options; the scales are those of W. Liu et al.,
+"SSD: Single Shot MultiBox Detector" (2016), section 2.2.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+import numpy as np
+
+from edgekit.pipeline.check import Options
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class AnchorOptions(Options, frozen=True, kw_only=True):
+    """How anchors are made, under the names that MediaPipe gives the settings.
+
+    Layers of equal stride share one grid. ``interpolated_scale_aspect_ratio`` above 0 adds one box
+    of a scale between a layer's and the next one's. ``offset``: where in its cell an anchor's
+    centre lies, 0 to 1.
+    """
+
+    kind: Literal["ssd"] = "ssd"
+    layers: Annotated[int, msgspec.Meta(ge=1, le=32)]
+    strides: tuple[Annotated[int, msgspec.Meta(ge=1)], ...]
+    min_scale: float
+    max_scale: float
+    aspect_ratios: tuple[Annotated[float, msgspec.Meta(gt=0)], ...]
+    interpolated_scale_aspect_ratio: float = 1.0
+    reduce_boxes_in_lowest_layer: bool = False
+    fixed_anchor_size: bool = False
+    offset: float = 0.5
+
+
+def layer_scale(options: AnchorOptions, layer: int) -> float:
+    """Return the scale of a layer's boxes, as a share of the input's edge."""
+    if options.layers == 1:
+        return (options.min_scale + options.max_scale) * 0.5
+    return options.min_scale + (options.max_scale - options.min_scale) * layer / (options.layers - 1)
+
+
+def layer_shapes(options: AnchorOptions, layer: int) -> list[tuple[float, float]]:
+    """Return (width, height) of each box of a layer, as shares of the input, in the model's order."""
+    scale = layer_scale(options, layer)
+    if layer == 0 and options.reduce_boxes_in_lowest_layer:
+        pairs = [(0.1, 1.0), (scale, 2.0), (scale, 0.5)]  # Source: the calculator's special case
+    else:
+        pairs = [(scale, ratio) for ratio in options.aspect_ratios]
+        if options.interpolated_scale_aspect_ratio > 0:
+            following = 1.0 if layer == options.layers - 1 else layer_scale(options, layer + 1)
+            pairs.append((math.sqrt(scale * following), options.interpolated_scale_aspect_ratio))
+    return [(size * math.sqrt(ratio), size / math.sqrt(ratio)) for size, ratio in pairs]
+
+
+def make_anchors(options: AnchorOptions, width: int, height: int) -> NDArray[np.float32]:
+    """Return the anchors of an input.
+
+    Args:
+        options: How they are made; one stride for each layer.
+        width: Width of the model's input in pixels.
+        height: Height of the model's input in pixels.
+
+    Returns:
+        Shape (anchors, 4), float32: centre x, centre y, width, height, as shares of the input, in
+        the order of the model's outputs: layer by layer, row by row.
+    """
+    parts = []
+    layer = 0
+    while layer < options.layers:
+        stride, shapes = options.strides[layer], []
+        while layer < options.layers and options.strides[layer] == stride:
+            shapes += layer_shapes(options, layer)
+            layer += 1
+        parts.append(_grid(shapes, math.ceil(width / stride), math.ceil(height / stride), options))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _grid(
+    shapes: list[tuple[float, float]], columns: int, rows: int, options: AnchorOptions
+) -> NDArray[np.float64]:
+    sizes = np.ones((len(shapes), 2)) if options.fixed_anchor_size else np.array(shapes)
+    grid = np.empty((rows, columns, len(shapes), 4))
+    grid[..., 0] = ((np.arange(columns) + options.offset) / columns)[None, :, None]
+    grid[..., 1] = ((np.arange(rows) + options.offset) / rows)[:, None, None]
+    grid[..., 2:] = sizes
+    return grid.reshape(-1, 4)

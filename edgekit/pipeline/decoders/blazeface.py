@@ -1,0 +1,109 @@
+"""Faces with landmarks from BlazeFace's raw outputs.
+
+Outputs ``regressors`` [1, A, 4 + 2K] (box centre, size and K landmarks, relative to A anchors) and
+``classifiers`` [1, A, 1] (logits). Options: ``anchors``, ``box_scale`` (the input's edge in pixels),
+``keypoints``, ``weighted`` (average overlapping boxes, which steadies them from frame to frame).
+
+Source: V. Bazarevsky et al., "BlazeFace" (2019); MediaPipe ``TensorsToDetectionsCalculator``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import numpy as np
+
+from edgekit.core.errors import BundleError
+from edgekit.core.spec import Item
+from edgekit.pipeline.check import Options
+from edgekit.pipeline.decoders import Decoder, Outcome, Setup, label_of, options_of, shape_of
+from edgekit.pipeline.decoders.anchors import AnchorOptions, make_anchors
+from edgekit.pipeline.decoders.nms import blend, strongest, suppress
+from edgekit.pipeline.decoders.ssd import logit, sigmoid
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.pipeline.pre import Placement
+
+
+class BlazefaceOptions(Options, frozen=True, kw_only=True):
+    """``post.options`` of a face detector."""
+
+    anchors: AnchorOptions
+    box_scale: Annotated[float, msgspec.Meta(gt=0)]
+    keypoints: Annotated[int, msgspec.Meta(ge=0, le=64)] = 6
+    weighted: bool = False
+
+
+def decode_faces(
+    raw: NDArray[np.float32], anchors: NDArray[np.float32], box_scale: float
+) -> NDArray[np.float32]:
+    """Return boxes and landmarks from offsets to anchors.
+
+    Args:
+        raw: Shape (n, 4 + 2K): centre x, centre y, width, height, then K times x, y.
+        anchors: Shape (n, 4): centre x, centre y, width, height.
+        box_scale: Divisor of every column.
+
+    Returns:
+        Shape (n, 4 + 2K): left, top, right, bottom, then K times x, y, in the anchors' unit.
+    """
+    scaled = raw / np.float32(box_scale)
+    points = scaled.reshape(len(raw), -1, 2) * anchors[:, None, 2:]
+    centre, half = points[:, 0] + anchors[:, :2], points[:, 1] / 2
+    landmarks = points[:, 2:] + anchors[:, None, :2]
+    return np.concatenate(
+        [centre - half, centre + half, landmarks.reshape(len(raw), raw.shape[1] - 4)], axis=1
+    ).astype(np.float32)
+
+
+def build(setup: Setup) -> Decoder:
+    """Return a decoder: anchors over the threshold, then suppression or averaging."""
+    options = options_of(setup, BlazefaceOptions)
+    if setup.input_size is None or len(options.anchors.strides) != options.anchors.layers:
+        raise BundleError(f"{setup.what}: 'blazeface' wants an image model, and one stride for each layer")
+    anchors = make_anchors(options.anchors, *setup.input_size)
+    count = shape_of(setup, "regressors", (1, -1, 4 + 2 * options.keypoints))[1]
+    shape_of(setup, "classifiers", (1, count, 1))
+    if count not in (-1, len(anchors)):
+        raise BundleError(
+            f"{setup.what}: post.options.anchors make {len(anchors)} anchors, the model has {count}"
+        )
+    size = np.array(setup.input_size, np.float32)
+    label, post, bound = label_of(setup.labels or ("face",), 0), setup.post, logit(setup.post.score_threshold)
+
+    def decode(outcome: Outcome) -> tuple[Item, ...]:
+        logits = outcome.tensors["classifiers"][0, :, 0]
+        found = np.flatnonzero(logits >= bound)
+        found = found[strongest(logits[found])]
+        if not len(found):
+            return ()
+        scores = sigmoid(logits[found])
+        rows = decode_faces(outcome.tensors["regressors"][0, found], anchors[found], options.box_scale)
+        kept = suppress(rows[:, :4], scores, np.zeros(len(found), np.intp), post.iou_threshold)
+        faces = blend(rows, scores, kept, post.iou_threshold) if options.weighted else rows[kept]
+        return tuple(
+            _face(row, label, float(score), size, outcome.placement)
+            for row, score in zip(faces, scores[kept], strict=True)
+        )
+
+    return decode
+
+
+def _face(
+    row: NDArray[np.float32], label: str, score: float, size: NDArray[np.float32], placement: Placement | None
+) -> Item:
+    points = row.reshape(-1, 2)
+    if placement is not None:
+        points = placement.points_to_source(points * size)
+        points[:2] = placement.to_source((row[:4].reshape(2, 2) * size).reshape(1, 4)).reshape(2, 2)
+    left, top, right, bottom = points[:2].reshape(-1).tolist()
+    return Item(
+        label=label,
+        score=score,
+        index=0,
+        box=(left, top, right, bottom),
+        points=tuple((x, y) for x, y in points[2:].tolist()),
+    )

@@ -1,0 +1,136 @@
+"""Boxes from a single-shot detector's raw outputs.
+
+Outputs ``boxes`` [1, A, 4], offsets to A anchors, and ``scores`` [1, A, C]. Options: ``anchors``,
+``box_scale`` (what the offsets were multiplied with in training, in ``box_order``), ``box_order``
+("yxhw" or "xywh"), ``activation``, ``background`` (class 0 is never told).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from edgekit.core.errors import BundleError
+from edgekit.core.spec import Item
+from edgekit.pipeline.check import Options
+from edgekit.pipeline.decoders import Decoder, Outcome, Setup, check_labels, label_of, options_of, shape_of
+from edgekit.pipeline.decoders.anchors import AnchorOptions, make_anchors
+from edgekit.pipeline.decoders.classify import softmax
+from edgekit.pipeline.decoders.nms import strongest, suppress
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class SsdOptions(Options, frozen=True, kw_only=True):
+    """``post.options`` of a detector."""
+
+    anchors: AnchorOptions
+    box_scale: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    box_order: Literal["yxhw", "xywh"] = "yxhw"
+    activation: Literal["sigmoid", "softmax", "none"] = "sigmoid"
+    background: bool = True
+
+
+def decode_boxes(
+    raw: NDArray[np.float32],
+    anchors: NDArray[np.float32],
+    box_scale: tuple[float, ...],
+    box_order: str,
+    *,
+    is_linear: bool = False,
+) -> NDArray[np.float32]:
+    """Return boxes from offsets to anchors.
+
+    Args:
+        raw: Shape (n, 4), the model's output.
+        anchors: Shape (n, 4): centre x, centre y, width, height.
+        box_scale: Divisors of the four columns of ``raw``.
+        box_order: What the columns are.
+        is_linear: Sizes are factors of the anchor's; else their logarithms.
+
+    Returns:
+        Shape (n, 4), float32: left, top, right, bottom, in the anchors' unit.
+    """
+    offsets = raw / np.array(box_scale, np.float32)
+    if box_order == "yxhw":
+        offsets = offsets[:, [1, 0, 3, 2]]
+    centre = offsets[:, :2] * anchors[:, 2:] + anchors[:, :2]
+    # e**20 is far beyond any image: the bound keeps hostile offsets from overflowing
+    factor = offsets[:, 2:] if is_linear else np.exp(np.clip(offsets[:, 2:], -20, 20))
+    half = factor * anchors[:, 2:] / 2
+    return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
+
+
+def logit(probability: float) -> float:
+    """Return what a sigmoid turns into this probability; infinite at 0 and 1."""
+    if probability <= 0:
+        return -math.inf
+    return math.inf if probability >= 1 else math.log(probability / (1 - probability))
+
+
+def sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return ``1 / (1 + e**-x)``; values beyond +-80 are as good as infinite in float32."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(values, -80, 80))), np.float32)
+
+
+def build(setup: Setup) -> Decoder:
+    """Return a decoder: each anchor's best class, thresholded, then class-aware suppression."""
+    options = options_of(setup, SsdOptions)
+    anchors = _anchors(setup, options)
+    count = shape_of(setup, "boxes", (1, -1, 4))[1]
+    classes = shape_of(setup, "scores", (1, count, -1))[2]
+    if count not in (-1, len(anchors)):
+        raise BundleError(
+            f"{setup.what}: post.options.anchors make {len(anchors)} anchors, the model has {count}"
+        )
+    labels = check_labels(setup, classes, has_background=options.background)
+    post, first, size = setup.post, int(options.background), np.array(setup.input_size * 2, np.float32)  # type: ignore[operator]
+    is_sigmoid = options.activation == "sigmoid"
+    bound = logit(post.score_threshold) if is_sigmoid else post.score_threshold
+
+    def decode(outcome: Outcome) -> tuple[Item, ...]:
+        scores = outcome.tensors["scores"][0]
+        if options.activation == "softmax":
+            scores = softmax(scores)
+        best = scores[:, first:].max(axis=1)
+        found = np.flatnonzero(best >= bound)  # sigmoid keeps the order, so most of it is never computed
+        found = found[strongest(best[found])]
+        if not len(found):
+            return ()
+        which = scores[found, first:].argmax(axis=1) + first
+        sure = sigmoid(best[found]) if is_sigmoid else best[found]
+        boxes = decode_boxes(
+            outcome.tensors["boxes"][0, found], anchors[found], options.box_scale, options.box_order
+        )
+        kept = suppress(boxes, sure, which, post.iou_threshold)
+        if outcome.placement is not None:
+            boxes = outcome.placement.to_source(boxes * size)
+        return tuple(
+            Item(
+                label=label_of(labels, int(which[i])),
+                score=float(sure[i]),
+                index=int(which[i]),
+                box=_box(boxes[i]),
+            )
+            for i in kept
+        )
+
+    return decode
+
+
+def _anchors(setup: Setup, options: SsdOptions) -> NDArray[np.float32]:
+    if setup.input_size is None:
+        raise BundleError(f"{setup.what}: the {setup.post.decoder!r} decoder wants an image model")
+    if len(options.anchors.strides) != options.anchors.layers:
+        raise BundleError(
+            f"{setup.what}: post.options.anchors.strides: want {options.anchors.layers}, one for each layer"
+        )
+    return make_anchors(options.anchors, *setup.input_size)
+
+
+def _box(row: NDArray[np.float32]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = row.tolist()
+    return (left, top, right, bottom)

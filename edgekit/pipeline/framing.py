@@ -1,0 +1,226 @@
+r"""Bytes of a sensor line to samples, and samples to windows: pure, and sure to find its way again.
+
+Text: one sample a line, ``ax,ay,...\n`` (commas, semicolons, tabs or blanks). Binary: ``A5 5A``,
+then little-endian: payload length in bytes (u16), sequence number (u16), the payload (float32 or
+int16, one or more whole samples), CRC-16/CCITT-FALSE of length, number and payload (u16).
+"""
+
+from __future__ import annotations
+
+import binascii
+import math
+import re
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Sample = tuple[float, ...]
+SYNC = b"\xa5\x5a"
+HEADER = struct.Struct("<HH")
+MAX_PAYLOAD_BYTES = 4096
+MAX_LINE_BYTES = 4096
+_BETWEEN = re.compile(rb"[,;\s]+")
+
+
+class Framing(Protocol):
+    """Finds samples in a stream of bytes.
+
+    ``feed`` takes what has come and returns what it completes: samples, and in their place the
+    number of samples that are known to be missing there. ``rejected`` counts lines and frames that
+    were not valid.
+    """
+
+    rejected: int
+
+    def feed(self, data: bytes) -> list[Sample | int]:
+        """Take bytes; return samples and gaps, in order."""
+
+
+class TextFraming:
+    r"""One sample a line. What comes before the first line's end is dropped: it may be half a number.
+
+    >>> framing = TextFraming(2)
+    >>> framing.feed(b"3,4\n1.5,-2\n7,x\n5,"), framing.feed(b"6\n")
+    ([(1.5, -2.0), 1], [(5.0, 6.0)])
+
+    Args:
+        channels: Values in a line.
+        is_numbered: Whether another value in front counts the lines.
+    """
+
+    def __init__(self, channels: int, *, is_numbered: bool = False) -> None:
+        self._channels, self._is_numbered = channels, is_numbered
+        self._rest = b""
+        self._is_lost = True
+        self._expected: int | None = None
+        self.rejected = 0
+
+    def feed(self, data: bytes) -> list[Sample | int]:
+        """Take bytes; return samples and gaps, in order."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        found: list[Sample | int] = []
+        for line in lines:
+            if self._is_lost:
+                self._is_lost = False
+            elif line.strip():
+                found += self._line(line)
+        if len(self._rest) > MAX_LINE_BYTES:  # no line is that long: wait for the next one's start
+            self._rest, self._is_lost = b"", True
+            self.rejected += 1
+            found.append(1)
+        return found
+
+    def _line(self, line: bytes) -> list[Sample | int]:
+        values = parse_line(line, self._channels + self._is_numbered)
+        if values is None:
+            self.rejected += 1
+            # a numbered line's successor tells how many are missing
+            return [] if self._is_numbered else [1]
+        if not self._is_numbered:
+            return [values]
+        number, expected = int(values[0]), self._expected
+        self._expected = number + 1
+        if expected is None or number == expected:
+            return [values[1:]]
+        return [max(1, number - expected), values[1:]]
+
+
+def parse_line(line: bytes, count: int) -> Sample | None:
+    """Return the numbers of a line, or None where it does not hold so many finite ones."""
+    words = [word for word in _BETWEEN.split(line.strip()) if word]
+    if len(words) != count or any(len(word) > 32 for word in words):
+        return None
+    try:
+        values = tuple(float(word) for word in words)
+    except ValueError:
+        return None
+    return values if all(map(math.isfinite, values)) else None
+
+
+def checksum(data: bytes) -> int:
+    """Return CRC-16/CCITT-FALSE: polynomial 0x1021, start 0xFFFF.
+
+    >>> hex(checksum(b"123456789"))
+    '0x29b1'
+    """
+    return binascii.crc_hqx(data, 0xFFFF)
+
+
+def encode_frame(number: int, payload: bytes) -> bytes:
+    """Return a binary frame, as a sensor sends it.
+
+    >>> encode_frame(1, b"ab").hex(" ")
+    'a5 5a 02 00 01 00 61 62 1b 87'
+    """
+    body = HEADER.pack(len(payload), number & 0xFFFF) + payload
+    return SYNC + body + struct.pack("<H", checksum(body))
+
+
+class BinaryFraming:
+    """Checked and numbered frames of samples.
+
+    Args:
+        channels: Values in a sample.
+        dtype: How a value is sent.
+        scale: What each value is multiplied with.
+    """
+
+    def __init__(self, channels: int, dtype: Literal["float32", "int16"], scale: float = 1.0) -> None:
+        self._channels, self._scale = channels, scale
+        self._code, self._size = ("f", 4) if dtype == "float32" else ("h", 2)
+        self._rest = bytearray()
+        self._expected: int | None = None
+        self.rejected = 0
+
+    def feed(self, data: bytes) -> list[Sample | int]:
+        """Take bytes; return samples and gaps, in order."""
+        self._rest += data
+        found: list[Sample | int] = []
+        while True:
+            start = self._rest.find(SYNC)
+            if start < 0:
+                del self._rest[: max(0, len(self._rest) - 1)]  # the last byte may be half a sync
+                return found
+            del self._rest[:start]
+            if len(self._rest) < 6:
+                return found
+            length, number = HEADER.unpack_from(self._rest, 2)
+            step = self._channels * self._size
+            if not 0 < length <= MAX_PAYLOAD_BYTES or length % step:
+                self._skip()
+                continue
+            if len(self._rest) < 8 + length:
+                return found
+            body = bytes(self._rest[2 : 6 + length])
+            if checksum(body) != int.from_bytes(self._rest[6 + length : 8 + length], "little"):
+                self._skip()
+                continue
+            del self._rest[: 8 + length]
+            found += self._samples(number, body[4:], length // step)
+
+    def _skip(self) -> None:
+        """Go on behind this sync: it was garbage, or a broken frame that may hide a whole one."""
+        self.rejected += 1
+        del self._rest[:2]
+
+    def _samples(self, number: int, payload: bytes, count: int) -> list[Sample | int]:
+        found: list[Sample | int] = []
+        missing = 0 if self._expected is None else (number - self._expected) & 0xFFFF
+        if missing:
+            found.append(missing * count)
+        self._expected = (number + 1) & 0xFFFF
+        values = struct.unpack(f"<{count * self._channels}{self._code}", payload)
+        for first in range(0, len(values), self._channels):
+            sample = tuple(value * self._scale for value in values[first : first + self._channels])
+            found.append(sample if all(map(math.isfinite, sample)) else 1)
+        return found
+
+
+class Windower:
+    """Cuts a stream of samples into windows that overlap, none across a gap.
+
+    >>> windower = Windower(3, 2)
+    >>> [(seq, window[0]) for seq, window in windower.push([(n,) for n in range(7)])]
+    [(0, (0,)), (1, (2,)), (2, (4,))]
+
+    Args:
+        window: Samples in a window.
+        hop: New samples from one window to the next; more than ``window`` leaves some out.
+    """
+
+    def __init__(self, window: int, hop: int) -> None:
+        self._window, self._hop = window, hop
+        self._samples: deque[Sample] = deque(maxlen=window)
+        self._until = window
+        self._seq = 0
+        self.missing = 0
+
+    def push(self, found: Iterable[Sample | int]) -> list[tuple[int, tuple[Sample, ...]]]:
+        """Take samples and gaps; return (number, window) for each window that is complete.
+
+        After a gap the next window starts fresh, and the windows that the gap cost are left out of
+        the numbers.
+        """
+        windows = []
+        for entry in found:
+            if isinstance(entry, int):
+                self._gap(entry)
+                continue
+            self._samples.append(entry)
+            self._until -= 1
+            if self._until == 0:
+                windows.append((self._seq, tuple(self._samples)))
+                self._seq += 1
+                self._until = self._hop
+        return windows
+
+    def _gap(self, missing: int) -> None:
+        self.missing += missing
+        # a stream without the gap would have gone on to complete these windows by now
+        lost = missing + self._window - self._until if self._samples else missing
+        self._seq += max(1, lost // self._hop) if self._samples else lost // self._hop
+        self._samples.clear()
+        self._until = self._window

@@ -1,0 +1,377 @@
+"""Preprocessing as the manifest declares it: pure functions from a frame to a model's input.
+
+An image is resized while it is still bytes, then one table of 256 entries does normalising and
+quantising together and writes into the backend's own input memory. Sensor windows are normalised
+channel by channel. Only images need OpenCV.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.core.errors import ConfigError, TensorError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.core.spec import Pre, TensorSpec
+
+DTYPES: dict[str, type[np.generic]] = {
+    "BOOL": np.bool_,
+    "UINT8": np.uint8,
+    "UINT16": np.uint16,
+    "UINT32": np.uint32,
+    "UINT64": np.uint64,
+    "INT8": np.int8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "FP16": np.float16,
+    "FP32": np.float32,
+    "FP64": np.float64,
+}
+
+
+@lru_cache(maxsize=1)
+def vision() -> Any:
+    """Return OpenCV's module.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        import cv2
+    except ImportError as cause:
+        raise ConfigError(
+            "images need OpenCV, which is not installed", hint="pip install 'edgekit-runtime[vision]'"
+        ) from cause
+    return cv2
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a source image lies in a model's input.
+
+    Input pixel (x, y) is source pixel ((x - left) / scale_x, (y - top) / scale_y). ``width`` and
+    ``height`` are the source's, in pixels.
+    """
+
+    scale_x: float
+    scale_y: float
+    left: float
+    top: float
+    width: int
+    height: int
+
+    def to_source(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map boxes of the input to the source.
+
+        >>> place("letterbox", (640, 480), (320, 320)).to_source(np.float32([[0, 40, 320, 280]]))
+        array([[  0.,   0., 640., 480.]], dtype=float32)
+
+        Args:
+            boxes: Shape (n, 4), left, top, right, bottom in pixels of the model's input.
+
+        Returns:
+            The boxes in pixels of the source, cut at its edges.
+        """
+        moved = self.points_to_source(boxes.reshape(-1, 2, 2))
+        limit = np.array([self.width, self.height], np.float32)
+        return np.clip(moved, np.float32(0), limit, out=moved).reshape(-1, 4)
+
+    def points_to_source(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map points, shape (..., 2), x and y in pixels of the input, to the source; not cut."""
+        offset = np.array([self.left, self.top], np.float32)
+        scale = np.array([self.scale_x, self.scale_y], np.float32)
+        return np.asarray((points - offset) / scale, np.float32)
+
+
+def place(resize: str, source: tuple[int, int], target: tuple[int, int]) -> Placement:
+    """Decide where a source image lies in a model's input.
+
+    Args:
+        resize: ``letterbox`` fits all of it and pads, ``crop`` fills the input with its middle,
+            ``stretch`` gives up its aspect, ``none`` takes it as it is.
+        source: Width and height of the image in pixels.
+        target: Width and height of the input in pixels.
+
+    Raises:
+        TensorError: The image is empty, or ``none`` and not of the input's size.
+    """
+    (width, height), (wide, high) = source, target
+    if min(width, height) < 1:
+        raise TensorError(f"frame: want an image of at least 1 x 1 pixel, got {width} x {height}")
+    if resize == "none" and source != target:
+        raise TensorError(f"frame: want {wide} x {high} pixels (resize is 'none'), got {width} x {height}")
+    if resize in ("stretch", "none"):
+        return Placement(wide / width, high / height, 0.0, 0.0, width, height)
+    if resize == "letterbox":
+        scale = min(wide / width, high / height)
+        inner_w, inner_h = max(1, round(width * scale)), max(1, round(height * scale))
+        left, top = (wide - inner_w) // 2, (high - inner_h) // 2
+        return Placement(inner_w / width, inner_h / height, left, top, width, height)
+    scale = max(wide / width, high / height)
+    cut_w, cut_h = min(width, max(1, round(wide / scale))), min(height, max(1, round(high / scale)))
+    scale_x, scale_y = wide / cut_w, high / cut_h
+    x, y = (width - cut_w) // 2, (height - cut_h) // 2
+    return Placement(scale_x, scale_y, -x * scale_x, -y * scale_y, width, height)
+
+
+def resize_image(pixels: NDArray[np.uint8], resize: str, out: NDArray[np.uint8], pad: int = 114) -> Placement:
+    """Scale an image into a model's input size; colours stay as they are.
+
+    >>> square = np.empty((320, 320, 3), np.uint8)
+    >>> placement = resize_image(np.zeros((480, 640, 3), np.uint8), "letterbox", square)
+    >>> placement.top, int(square[0, 0, 0]), int(square[40, 0, 0])
+    (40, 114, 0)
+
+    Args:
+        pixels: Image, shape (height, width, 3), uint8.
+        resize: As for ``place``.
+        out: Takes the result, shape (height, width, 3) of the input, uint8, contiguous.
+        pad: Grey of the padding. Source: 114 is what the YOLO families are trained with.
+
+    Returns:
+        Where the image lies in ``out``.
+
+    Raises:
+        TensorError: ``pixels`` is not an image of three channels of bytes, or does not fit.
+    """
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise TensorError(
+            f"frame: want uint8 of shape (height, width, 3), got {pixels.dtype} of {pixels.shape}"
+        )
+    cv2 = vision()
+    high, wide = out.shape[:2]
+    placement = place(resize, (pixels.shape[1], pixels.shape[0]), (wide, high))
+    if resize == "letterbox":
+        left, top = int(placement.left), int(placement.top)
+        inner_w, inner_h = (
+            round(placement.scale_x * placement.width),
+            round(placement.scale_y * placement.height),
+        )
+        inner = out[top : top + inner_h, left : left + inner_w]
+        out[:top], out[top + inner_h :], out[:, :left], out[:, left + inner_w :] = pad, pad, pad, pad
+        cv2.resize(pixels, (inner_w, inner_h), dst=inner, interpolation=cv2.INTER_LINEAR)
+        return placement
+    if resize == "crop":
+        x, y = round(-placement.left / placement.scale_x), round(-placement.top / placement.scale_y)
+        cut_w, cut_h = round(wide / placement.scale_x), round(high / placement.scale_y)
+        pixels = pixels[y : y + cut_h, x : x + cut_w]
+    cv2.resize(pixels, (wide, high), dst=out, interpolation=cv2.INTER_LINEAR)
+    return placement
+
+
+def value_tables(pre: Pre, spec: TensorSpec, channels: int) -> NDArray[Any]:
+    """Return what each byte of each channel becomes in a model's input.
+
+    Args:
+        pre: The manifest's preprocessing; ``mean`` and ``std`` of one value or one for each channel.
+        spec: The input as the backend reports it, with its quantisation.
+        channels: 1 or 3.
+
+    Returns:
+        Shape (channels, 256), of the input's dtype: ``(byte - mean) / std``, quantised with the
+        tensor's own scale and zero point. A UINT8 input without a scale takes the bytes as they
+        are, since such a file normalises inside.
+
+    Raises:
+        TensorError: ``mean`` or ``std`` has another number of values, or the input is of an integer
+            type that is neither quantised nor UINT8.
+    """
+    dtype = DTYPES[spec.datatype]
+    levels = np.broadcast_to(np.arange(256, dtype=np.float64), (channels, 256))
+    if np.issubdtype(dtype, np.integer) and spec.quantization is None:
+        if dtype is not np.uint8:
+            raise TensorError(f"input {spec.name!r}: {spec.datatype} without a scale cannot take an image")
+        return np.ascontiguousarray(levels.astype(np.uint8))
+    mean, std = (
+        _per_channel(values, channels, name) for values, name in ((pre.mean, "mean"), (pre.std, "std"))
+    )
+    return quantize((levels - mean[:, None]) / std[:, None], spec)
+
+
+def quantize(real: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    """Return real numbers as a tensor holds them: rounded half to even and cut at its range."""
+    dtype = DTYPES[spec.datatype]
+    if not np.issubdtype(dtype, np.integer):
+        return np.ascontiguousarray(real, dtype)
+    if spec.quantization is not None:
+        real = real / spec.quantization.scale + spec.quantization.zero_point
+    limits = np.iinfo(dtype)  # type: ignore[type-var]
+    return np.ascontiguousarray(np.clip(np.rint(real), limits.min, limits.max), dtype)
+
+
+def dequantize(held: NDArray[Any], spec: TensorSpec) -> NDArray[np.float32]:
+    """Return what a tensor holds as real numbers, float32; a float32 array comes back as it is."""
+    if spec.quantization is None:
+        return np.asarray(held, np.float32)
+    real = held.astype(np.float32)
+    real -= np.float32(spec.quantization.zero_point)
+    real *= np.float32(spec.quantization.scale)
+    return real
+
+
+def _per_channel(values: tuple[float, ...], channels: int, name: str) -> NDArray[np.float64]:
+    if len(values) not in (1, channels):
+        raise TensorError(f"pre.{name}: want 1 or {channels} values, got {len(values)}")
+    return np.broadcast_to(np.array(values, np.float64), (channels,))
+
+
+class ImagePre:
+    """Turns images into one model's input; owns its scratch memory, so one thread at a time.
+
+    Args:
+        pre: The manifest's preprocessing.
+        spec: The input as the backend reports it.
+        layout: How the file lays it out.
+
+    Raises:
+        TensorError: The input is not one image of fixed size, with 1 or 3 channels.
+        ConfigError: OpenCV is not installed.
+    """
+
+    def __init__(self, pre: Pre, spec: TensorSpec, layout: str) -> None:
+        shape = (
+            spec.shape
+            if layout == "NHWC"
+            else tuple(spec.shape[i] for i in (0, 2, 3, 1) if i < len(spec.shape))
+        )
+        if len(shape) != 4 or shape[0] not in (1, -1) or min(shape[1:]) < 1 or shape[3] not in (1, 3):
+            raise TensorError(
+                f"input {spec.name!r}: want one {layout} image of fixed size, got shape {list(spec.shape)}"
+            )
+        if (shape[3] == 1) != (pre.color == "GRAY"):
+            raise TensorError(
+                f"input {spec.name!r}: pre.color is {pre.color}, the file has {shape[3]} channels"
+            )
+        self._cv2 = vision()
+        self._pre, self._planar = pre, layout == "NCHW"
+        self.height, self.width, self.channels = shape[1:]
+        self._tables = value_tables(pre, spec, self.channels)
+        self._is_identity = self._tables.dtype == np.uint8 and bool((self._tables == np.arange(256)).all())
+        self._one_table = bool((self._tables == self._tables[0]).all())
+        self._bgr = np.empty((self.height, self.width, 3), np.uint8)
+        self._colored = np.empty((self.height, self.width, self.channels), np.uint8)
+
+    @property
+    def logical_shape(self) -> tuple[int, int, int, int]:
+        """Shape (1, height, width, channels) of what ``fill`` takes."""
+        return (1, self.height, self.width, self.channels)
+
+    def resize(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Placement]:
+        """Resize and recolour a BGR image.
+
+        Returns:
+            Shape (height, width, channels) of the model, uint8, in the model's colours, valid until
+            the next call; and where the image lies in it.
+
+        Raises:
+            TensorError: It is no such image.
+        """
+        placement = resize_image(pixels, self._pre.resize, self._bgr, self._pre.pad)
+        if self._pre.color == "BGR":
+            return self._bgr, placement
+        code = self._cv2.COLOR_BGR2RGB if self._pre.color == "RGB" else self._cv2.COLOR_BGR2GRAY
+        colored = self._colored if self.channels == 3 else self._colored[:, :, 0]
+        self._cv2.cvtColor(self._bgr, code, dst=colored)
+        return self._colored, placement
+
+    def fill(self, resized: NDArray[np.uint8], view: NDArray[Any]) -> None:
+        """Write a resized image into the backend's input.
+
+        Args:
+            resized: As ``resize`` returns it.
+            view: The input's memory, in the file's shape and dtype.
+        """
+        if self._planar:
+            for channel in range(self.channels):
+                self._look_up(np.ascontiguousarray(resized[:, :, channel]), channel, view[0, channel])
+        elif self._one_table or self.channels == 1:
+            self._look_up(resized, 0, view[0])
+        else:
+            tables = np.ascontiguousarray(self._tables.T).reshape(1, 256, self.channels)
+            self._cv2.LUT(resized, tables, dst=view[0])
+
+    def _look_up(self, values: NDArray[np.uint8], channel: int, out: NDArray[Any]) -> None:
+        if self._is_identity:
+            np.copyto(out, values.reshape(out.shape))
+        elif self._tables.dtype == np.float16:  # OpenCV's LUT does not know it in every release
+            np.take(self._tables[channel], values.reshape(out.shape), out=out)
+        else:
+            target = out if out.ndim == 2 or out.shape[2] > 1 else out[:, :, 0]
+            self._cv2.LUT(values.reshape(target.shape), self._tables[channel], dst=target)
+
+
+class WindowPre:
+    """Turns sensor or sound windows into one model's input; needs no OpenCV.
+
+    Keeps the last ``pre.context`` samples to put in front of the next window, zeros at first.
+
+    Args:
+        pre: The manifest's preprocessing; ``mean`` and ``std`` have one value, or one for a channel.
+        spec: The input as the backend reports it; its size is (context + window) x channels, in
+            that order or, with layout NCHW or where only that fits, channels first.
+        layout: How the file lays it out.
+
+    Raises:
+        TensorError: The input has no fixed size, or not a whole number of channels.
+    """
+
+    def __init__(self, pre: Pre, spec: TensorSpec, layout: str) -> None:
+        length = pre.window + pre.context
+        size = int(np.prod([abs(n) for n in spec.shape]))
+        if length < 1 or min(spec.shape[1:], default=0) < 1 or size % length:
+            raise TensorError(
+                f"input {spec.name!r}: want {length} samples (pre.window + context), got {list(spec.shape)}"
+            )
+        self.length, self.channels = length, size // length
+        self._pre, self._spec = pre, spec
+        inner = tuple(n for n in spec.shape[1:] if n != 1)
+        wide = tuple(n for n in (length, self.channels) if n != 1)
+        self._is_planar = layout == "NCHW" or (inner == wide[::-1] and inner != wide)
+        self._mean = _per_channel(pre.mean, self.channels, "mean").astype(np.float32)
+        self._std = _per_channel(pre.std, self.channels, "std").astype(np.float32)
+        self._context = np.zeros((pre.context, self.channels), np.float32)
+
+    def reset(self) -> None:
+        """Forget the samples before."""
+        self._context[:] = 0
+
+    def normalize(self, window: NDArray[Any], *, keep: bool = True) -> NDArray[np.float32]:
+        """Put the context in front and normalise every channel.
+
+        Args:
+            window: Shape (window, channels) or as many values in another shape, any number type; a
+                window that already holds its context is taken as it is.
+            keep: Whether its end becomes the next window's context.
+
+        Returns:
+            Shape (context + window, channels), float32.
+
+        Raises:
+            TensorError: It has another number of values, or one that is not finite.
+        """
+        values = np.asarray(window, np.float32)
+        wanted = (self._pre.window * self.channels, self.length * self.channels)
+        if values.size not in wanted:
+            raise TensorError(
+                f"window: want {self._pre.window} samples of {self.channels} channels, got {window.shape}"
+            )
+        values = values.reshape(-1, self.channels)
+        if not np.isfinite(values).all():
+            raise TensorError("window: has a value that is not a finite number")
+        if len(values) < self.length:
+            values = np.concatenate([self._context, values])
+        if keep and self._pre.context:
+            self._context[:] = values[-self._pre.context :]
+        return (values - self._mean) / self._std
+
+    def fill(self, normalized: NDArray[np.float32], view: NDArray[Any]) -> None:
+        """Write a normalised window into the backend's input memory."""
+        held = quantize(normalized.T if self._is_planar else normalized, self._spec)
+        np.copyto(view, held.reshape(view.shape))

@@ -1,0 +1,83 @@
+"""Hide what must not be seen, in the frame itself, before anything encodes or shows it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from edgekit.pipeline.pre import vision
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from edgekit.core.spec import Item
+
+Box = tuple[float, float, float, float]
+CELLS = 6
+"""A blurred box keeps this many averages a side; more would let a face be told again."""
+
+
+def pixel_box(box: Box, width: int, height: int, margin_ratio: float = 0.0) -> tuple[int, int, int, int]:
+    """Return whole pixels that cover a box and its margin, cut at the image's edges.
+
+    >>> pixel_box((10.5, 10, 20, 20.1), 100, 100), pixel_box((-5, 0, 10, 10), 8, 8, 0.5)
+    ((10, 10, 20, 21), (0, 0, 8, 8))
+    """
+    left, top, right, bottom = box
+    x, y = (right - left) * margin_ratio, (bottom - top) * margin_ratio
+    return (
+        max(0, math.floor(left - x)),
+        max(0, math.floor(top - y)),
+        min(width, math.ceil(right + x)),
+        min(height, math.ceil(bottom + y)),
+    )
+
+
+def hide(pixels: NDArray[Any], boxes: Iterable[Box], style: str, margin_ratio: float = 0.0) -> None:
+    """Hide boxes of an image in place.
+
+    Args:
+        pixels: Image, shape (height, width, 3), uint8, writable.
+        boxes: In its pixels: left, top, right, bottom.
+        style: ``fill`` makes them black; ``blur`` leaves 6 x 6 averages, smoothly joined.
+        margin_ratio: How much of its width and height each box grows on each side.
+    """
+    height, width = pixels.shape[:2]
+    for box in boxes:
+        left, top, right, bottom = pixel_box(box, width, height, margin_ratio)
+        if left >= right or top >= bottom:
+            continue
+        part = pixels[top:bottom, left:right]
+        if style == "fill":
+            part[:] = 0
+            continue
+        cv2 = vision()
+        cells = (min(CELLS, right - left), min(CELLS, bottom - top))
+        small = cv2.resize(part, cells, interpolation=cv2.INTER_AREA)
+        part[:] = cv2.resize(small, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+
+
+class Redactor:
+    """Hides the boxes of some labels, and keeps hiding where they were for some frames more.
+
+    Args:
+        labels: What is hidden; ``"*"`` is everything that has a box.
+        style: As for ``hide``.
+        margin_ratio: As for ``hide``.
+        hold: For how many frames more, since a detector loses an object now and then.
+    """
+
+    def __init__(self, labels: Sequence[str], style: str, margin_ratio: float, hold: int) -> None:
+        self._labels, self._style, self._margin_ratio = frozenset(labels), style, margin_ratio
+        self._recent: deque[list[Box]] = deque(maxlen=hold + 1)
+
+    def apply(self, pixels: NDArray[Any], items: Iterable[Item]) -> None:
+        """Hide what this frame's prediction names, and what the last ones did."""
+        if not self._labels or pixels.ndim != 3:
+            return
+        found = [item.box for item in items if item.box and not self._labels.isdisjoint((item.label, "*"))]
+        self._recent.append(found)
+        hide(pixels, {box for boxes in self._recent for box in boxes}, self._style, self._margin_ratio)

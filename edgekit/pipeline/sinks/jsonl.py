@@ -1,0 +1,84 @@
+"""One JSON document a line, in a file that never grows beyond its bound."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
+
+import msgspec
+
+from edgekit.core.errors import StorageError
+from edgekit.pipeline.check import Options
+from edgekit.pipeline.sinks.document import EVERYTHING, event_documents, result_document
+
+if TYPE_CHECKING:
+    from edgekit.core.ports import Result
+    from edgekit.pipeline.sinks import SinkContext
+
+
+class JsonlOptions(Options, frozen=True, kw_only=True):
+    """``[[sink]]`` of a file of JSON lines.
+
+    ``what``: one line for each frame ("results") or for each change ("events"). ``max_mb``: at this
+    size the file becomes ``<path>.1``, which replaces the one before.
+    """
+
+    path: str
+    what: Literal["results", "events"] = "results"
+    max_mb: Annotated[float, msgspec.Meta(gt=0)] = 100.0
+
+
+class JsonlSink:
+    """Appends to a file on this device.
+
+    Args:
+        options: The ``[[sink]]`` table.
+        context: Where relative paths start.
+
+    Raises:
+        StorageError: The file cannot be opened.
+    """
+
+    Options = JsonlOptions
+
+    def __init__(self, options: JsonlOptions, context: SinkContext) -> None:
+        self._options = options
+        self._path = context.path(options.path)
+        self._max_bytes = int(options.max_mb * 1e6)
+        self._encoder = msgspec.json.Encoder()
+        self._file: BinaryIO | None = self._opened()
+
+    def _opened(self) -> BinaryIO:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            return self._path.open("ab")
+        except OSError as cause:
+            raise StorageError(f"{self._path}: cannot be written: {cause.strerror}") from cause
+
+    def write(self, result: Result) -> None:
+        """Append the result, or its events."""
+        if self._file is None:
+            raise StorageError(f"{self._path}: is closed")
+        documents: list[dict[str, Any]]
+        if self._options.what == "results":
+            documents = [result_document(result, EVERYTHING)]
+        else:
+            documents = event_documents(result, EVERYTHING)
+        try:
+            for document in documents:
+                self._file.write(self._encoder.encode(document) + b"\n")
+            if documents and self._file.tell() >= self._max_bytes:
+                self._file.close()
+                self._path.replace(self._path.with_name(self._path.name + ".1"))
+                self._file = self._opened()
+        except OSError as cause:
+            raise StorageError(f"{self._path}: cannot be written: {cause.strerror}") from cause
+
+    def close(self) -> None:
+        """Write what is buffered and close."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        try:
+            file.close()
+        except OSError as cause:
+            raise StorageError(f"{self._path}: cannot be written: {cause.strerror}") from cause

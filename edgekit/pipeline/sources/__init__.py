@@ -1,0 +1,69 @@
+"""Where frames come from: one file each, found by kind in ``SOURCES``.
+
+A source is a class with an ``Options`` structure (the keys of its ``[source]`` table) and the
+constructor ``Class(options, context)``; it satisfies ``edgekit.core.ports.Source``. An empty target
+is a kind that is known and not yet built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.pipeline.check import load_target
+
+if TYPE_CHECKING:
+    from edgekit.core.ports import Source
+    from edgekit.core.spec import Manifest
+
+SOURCES: dict[str, str] = {
+    "camera": "edgekit.pipeline.sources.camera:CameraSource",
+    "video": "edgekit.pipeline.sources.video:VideoSource",
+    "images": "edgekit.pipeline.sources.images:ImagesSource",
+    "serial": "edgekit.pipeline.sources.serial:SerialSource",
+    "synthetic": "edgekit.pipeline.sources.synthetic:SyntheticSource",
+    "rtsp": "",
+    "command": "",
+    "mqtt": "",
+    "http": "",
+}
+
+
+@dataclass(frozen=True)
+class SourceContext:
+    """What a source knows of the pipeline it feeds.
+
+    ``window`` and ``hop`` are samples, ``channels`` values in a sample, of a sensor model; all 0 for
+    an image model. ``rate_hz`` is the rate the model was trained at, 0 where it does not say.
+    """
+
+    folder: Path = Path()
+    window: int = 0
+    hop: int = 0
+    channels: int = 0
+    rate_hz: float = 0.0
+
+    def path(self, uri: str) -> Path:
+        """Return a path of the configuration; a relative one lies beside the pipeline's file."""
+        return self.folder / Path(uri).expanduser()
+
+
+def source_context(manifest: Manifest, folder: Path) -> SourceContext:
+    """Return what a source must know of a model."""
+    pre = manifest.pre
+    if not pre.window:
+        return SourceContext(folder=folder)
+    states = {state.input for state in manifest.state}
+    shape = next(spec.shape for spec in manifest.inputs if spec.name not in states)
+    size = 1
+    for length in shape[1:]:
+        size *= max(length, 1)
+    channels = max(1, size // (pre.window + pre.context))
+    return SourceContext(folder, pre.window, pre.hop or pre.window, channels, pre.rate_hz)
+
+
+def make_source(kind: str, options: Any, context: SourceContext) -> Source:
+    """Make the source of a checked configuration; it is not opened yet."""
+    source: Source = load_target(SOURCES[kind])(options, context)
+    return source

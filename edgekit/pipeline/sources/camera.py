@@ -1,0 +1,139 @@
+"""A camera through V4L2, by way of OpenCV."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+
+from edgekit.core.errors import SourceError
+from edgekit.core.ports import Frame
+from edgekit.pipeline.check import Options
+from edgekit.pipeline.pre import vision
+from edgekit.pipeline.sources.timing import Reopener, stamp
+
+if TYPE_CHECKING:
+    from edgekit.pipeline.sources import SourceContext
+
+Length = Annotated[int, msgspec.Meta(ge=0, le=16384)]
+
+
+class CameraOptions(Options, frozen=True, kw_only=True):
+    """``[source]`` of a camera; 0 leaves a setting as the camera has it.
+
+    ``uri``: a number or a device node. ``fourcc``: MJPG gives most USB cameras their full rate.
+    ``give_up_s``: how long a camera that vanished is tried again; 0 is for ever.
+    """
+
+    uri: str = "0"
+    fps: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+    width: Length = 0
+    height: Length = 0
+    fourcc: Annotated[str, msgspec.Meta(pattern="^(.{4})?$")] = ""
+    give_up_s: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+
+
+class CameraSource:
+    """Frames of a camera, as they come.
+
+    The driver's queue is one frame long and read without pause, so that no old frame waits in it.
+
+    Args:
+        options: The ``[source]`` table.
+        context: Unused: a camera knows nothing of the model.
+        open_device: Gives an object like ``cv2.VideoCapture``; for tests.
+    """
+
+    Options = CameraOptions
+    is_live = True
+
+    def __init__(
+        self,
+        options: CameraOptions,
+        context: SourceContext,  # noqa: ARG002 - every source takes one
+        open_device: Callable[[CameraOptions], Any] | None = None,
+    ) -> None:
+        self._options = options
+        self._open_device = open_device or open_v4l2
+        self._closing = threading.Event()
+        self._in_use = threading.Lock()
+        self._device: Any = None
+        self._seq = 0
+        self._name = f"camera {options.uri!r}"
+        self._reopener = Reopener(self._name, self._opened, options.give_up_s, self._closing)
+
+    @property
+    def due_s(self) -> float | None:
+        """How long it may say nothing; None while it is away and tried again."""
+        return None if self._reopener.is_waiting else 10.0
+
+    @property
+    def reopened(self) -> int:
+        """How often it vanished and came back."""
+        return self._reopener.reopened
+
+    def open(self) -> None:
+        """Open the camera."""
+        self._device = self._opened()
+
+    def _opened(self) -> Any:
+        device = self._open_device(self._options)
+        if not device.isOpened():
+            device.release()
+            raise SourceError(
+                f"{self._name}: cannot be opened",
+                hint="is it plugged in, free, and may this user read it (group 'video')?",
+            )
+        return device
+
+    def read(self) -> Frame | None:
+        """Wait for the next frame; None after ``close``."""
+        while not self._closing.is_set():
+            with self._in_use:
+                if self._device is None:
+                    break
+                is_there = self._device.grab()
+                captured_ns, unix_ms = stamp()  # before decoding: this is when the light arrived
+                pixels = self._device.retrieve()[1] if is_there else None
+            if pixels is not None:
+                decoded_ms = (time.monotonic_ns() - captured_ns) / 1e6
+                self._seq += 1
+                return Frame(pixels, self._seq - 1, captured_ns, unix_ms, {"capture_ms": decoded_ms})
+            self._release()
+            self._device = self._reopener.again("it gave no frame")
+        return None
+
+    def close(self) -> None:
+        """Free the camera; a read that waits in the driver frees it when it comes back."""
+        self._closing.set()
+        if self._in_use.acquire(timeout=1.0):
+            self._in_use.release()
+            self._release()
+
+    def _release(self) -> None:
+        with self._in_use:
+            if self._device is not None:
+                self._device.release()
+            self._device = None
+
+
+def open_v4l2(options: CameraOptions) -> Any:
+    """Return an OpenCV capture with the options set; the caller asks whether it is open."""
+    cv2 = vision()
+    uri: int | str = int(options.uri) if options.uri.isdigit() else options.uri
+    device = cv2.VideoCapture(uri, cv2.CAP_V4L2)
+    if options.fourcc:
+        device.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*options.fourcc))
+    wanted = {
+        cv2.CAP_PROP_FRAME_WIDTH: options.width,
+        cv2.CAP_PROP_FRAME_HEIGHT: options.height,
+        cv2.CAP_PROP_FPS: options.fps,
+        cv2.CAP_PROP_BUFFERSIZE: 1,
+    }
+    for setting, value in wanted.items():
+        if value:
+            device.set(setting, value)
+    return device

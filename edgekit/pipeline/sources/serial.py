@@ -1,0 +1,173 @@
+"""Samples of a sensor on a serial line, as windows."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+
+from edgekit.core.errors import ConfigError, SourceError
+from edgekit.core.ports import Frame
+from edgekit.pipeline.check import Options
+from edgekit.pipeline.framing import BinaryFraming, Framing, Sample, TextFraming, Windower
+from edgekit.pipeline.sources.timing import Reopener, stamp
+
+if TYPE_CHECKING:
+    from edgekit.pipeline.sources import SourceContext
+
+MAX_WINDOWS = 64
+READ_S = 0.1
+
+
+class SerialOptions(Options, frozen=True, kw_only=True):
+    """``[source]`` of a serial line; window, hop and channels are the model's.
+
+    ``uri``: a device node, or a URL of pyserial. ``framing``: lines of text, or binary frames.
+    ``numbered``: text lines begin with a count. ``dtype`` and ``scale``: of binary values.
+    ``give_up_s``: how long an unplugged line is tried again; 0 is for ever.
+    """
+
+    uri: str
+    baud: Annotated[int, msgspec.Meta(ge=50, le=20_000_000)] = 115_200
+    framing: Literal["text", "binary"] = "text"
+    numbered: bool = False
+    dtype: Literal["float32", "int16"] = "float32"
+    scale: float = 1.0
+    give_up_s: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+
+
+class SerialSource:
+    """Windows of samples, as they come. A gap in the stream is a gap in ``seq``.
+
+    Args:
+        options: The ``[source]`` table.
+        context: Holds the model's window, hop and channels.
+        open_port: Gives an object like ``serial.Serial``; for tests.
+
+    Raises:
+        ConfigError: The model takes no windows.
+    """
+
+    Options = SerialOptions
+    is_live = True
+    slots = 8
+    """Windows that may wait: several come at once when the line's buffer is read."""
+    due_s = None
+    """A sensor may have nothing to say for long."""
+
+    def __init__(
+        self,
+        options: SerialOptions,
+        context: SourceContext,
+        open_port: Callable[[SerialOptions], Any] | None = None,
+    ) -> None:
+        if not context.window or not context.channels:
+            raise ConfigError(
+                "source 'serial': the model takes no windows of samples", hint="use a sensor model"
+            )
+        self._options, self._channels = options, context.channels
+        self._open_port = open_port or open_serial
+        self._windower = Windower(context.window, context.hop)
+        self._framing = self._new_framing()
+        self._closing = threading.Event()
+        self._port: Any = None
+        self._ready: deque[tuple[int, tuple[Sample, ...], int, int]] = deque()
+        self._rejected_before = 0
+        self._reopener = Reopener(f"serial {options.uri!r}", self._opened, options.give_up_s, self._closing)
+
+    @property
+    def rejected(self) -> int:
+        """Lines and frames that were not valid."""
+        return self._rejected_before + self._framing.rejected
+
+    @property
+    def missing(self) -> int:
+        """Samples that are known to be lost."""
+        return self._windower.missing
+
+    @property
+    def reopened(self) -> int:
+        """How often it was unplugged and came back."""
+        return self._reopener.reopened
+
+    def _new_framing(self) -> Framing:
+        options = self._options
+        if options.framing == "binary":
+            return BinaryFraming(self._channels, options.dtype, options.scale)
+        return TextFraming(self._channels, is_numbered=options.numbered)
+
+    def open(self) -> None:
+        """Open the line."""
+        self._port = self._opened()
+
+    def _opened(self) -> Any:
+        return self._open_port(self._options)
+
+    def read(self) -> Frame | None:
+        """Wait for the next whole window; None after ``close``."""
+        import numpy as np
+
+        while not self._ready:
+            if self._closing.is_set() or self._port is None:
+                self._close_port()
+                return None
+            self._receive()
+        seq, samples, captured_ns, unix_ms = self._ready.popleft()
+        return Frame(np.array(samples, np.float32), seq, captured_ns, unix_ms, {"capture_ms": 0.0})
+
+    def _receive(self) -> None:
+        try:
+            data = self._port.read(max(1, min(self._port.in_waiting, 4096)))
+        except (OSError, TypeError) as cause:  # pyserial: TypeError when it is closed while it reads
+            if not self._closing.is_set():
+                self._again(str(cause))
+            return
+        captured_ns, unix_ms = stamp()
+        for seq, samples in self._windower.push(self._framing.feed(data)):
+            self._ready.append((seq, samples, captured_ns, unix_ms))
+        while len(self._ready) > MAX_WINDOWS:  # the oldest go; their numbers are missing, so it counts
+            self._ready.popleft()
+
+    def _again(self, why: str) -> None:
+        self._close_port()
+        self._rejected_before += self._framing.rejected
+        self._framing = self._new_framing()
+        self._windower.push([1])  # at least one sample is lost, and no window spans the cut
+        self._port = self._reopener.again(why)
+
+    def _close_port(self) -> None:
+        if self._port is not None:
+            self._port.close()
+        self._port = None
+
+    def close(self) -> None:
+        """End a wait; the reader, or this call where none reads, frees the line."""
+        self._closing.set()
+        cancel = getattr(self._port, "cancel_read", None)
+        if cancel is not None:
+            cancel()
+
+
+def open_serial(options: SerialOptions) -> Any:
+    """Open a line through pyserial.
+
+    Raises:
+        ConfigError: pyserial is not installed.
+        SourceError: There is no such line, or it cannot be opened.
+    """
+    try:
+        import serial
+    except ImportError as cause:
+        raise ConfigError(
+            "source 'serial' needs pyserial", hint="pip install 'edgekit-runtime[serial]'"
+        ) from cause
+    try:
+        return serial.serial_for_url(options.uri, baudrate=options.baud, timeout=READ_S)
+    except (OSError, ValueError) as cause:
+        raise SourceError(
+            f"serial {options.uri!r}: cannot be opened: {cause}",
+            hint="is it plugged in, free, and may this user open it (group 'dialout')?",
+        ) from cause

@@ -1,0 +1,126 @@
+"""A video file."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+
+from edgekit.core.errors import SourceError
+from edgekit.core.ports import Frame
+from edgekit.pipeline.check import Options
+from edgekit.pipeline.pre import vision
+from edgekit.pipeline.sources.timing import Pacer, stamp
+
+if TYPE_CHECKING:
+    from edgekit.pipeline.sources import SourceContext
+
+logger = logging.getLogger(__name__)
+
+
+class VideoOptions(Options, frozen=True, kw_only=True):
+    """``[source]`` of a video file.
+
+    ``realtime``: true plays it at its own rate (or at ``fps``), as a camera would, and the latest
+    frame wins; false gives every frame, as fast as they are taken. ``loop``: begin again at the end.
+    """
+
+    uri: str
+    loop: bool = False
+    realtime: bool = False
+    fps: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+
+
+class VideoSource:
+    """Frames of a video file.
+
+    Args:
+        options: The ``[source]`` table.
+        context: Where relative paths start.
+    """
+
+    Options = VideoOptions
+
+    def __init__(self, options: VideoOptions, context: SourceContext) -> None:
+        self._options = options
+        self._path = context.path(options.uri)
+        self.is_live = options.realtime
+        self.fps = 0.0
+        self._closing = threading.Event()
+        self._in_use = threading.Lock()
+        self._capture: Any = None
+        self._pacer: Pacer | None = None
+        self._seq = self._of_this_round = 0
+
+    def open(self) -> None:
+        """Open the file."""
+        self._capture = self._opened()
+        cv2 = vision()
+        stated = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = self._options.fps or (stated if 0 < stated <= 1000 else 25.0)
+        if self._options.realtime:
+            self._pacer = Pacer(self.fps, self._closing)
+
+    def _opened(self) -> Any:
+        if not self._path.is_file():
+            raise SourceError(f"video {str(self._path)!r}: there is no such file")
+        capture = vision().VideoCapture(str(self._path))
+        if not capture.isOpened():
+            capture.release()
+            raise SourceError(f"video {str(self._path)!r}: is not a video that OpenCV can decode")
+        return capture
+
+    def read(self) -> Frame | None:
+        """Return the next frame, when it is due; None at the end or after ``close``."""
+        if self._pacer is not None:
+            self._pacer.wait()
+        captured_ns, unix_ms = stamp()
+        pixels = self._next_pixels()
+        if pixels is None:
+            return None
+        decoded_ns = time.monotonic_ns()
+        if self._pacer is None:
+            captured_ns = decoded_ns  # nobody waited for it before
+        self._seq += 1
+        spent_ms = (time.monotonic_ns() - captured_ns) / 1e6 if self._pacer else None
+        meta = {} if spent_ms is None else {"capture_ms": spent_ms}
+        return Frame(pixels, self._seq - 1, captured_ns, unix_ms, meta)
+
+    def _next_pixels(self) -> Any:
+        with self._in_use:
+            while not self._closing.is_set() and self._capture is not None:
+                is_there, pixels = self._capture.read()
+                if is_there:
+                    self._of_this_round += 1
+                    return pixels
+                self._check_round()
+                if not self._options.loop:
+                    return None
+                self._capture.release()
+                self._capture = self._opened()
+                self._of_this_round = 0
+        return None
+
+    def _check_round(self) -> None:
+        """Tell of a file that holds fewer frames than it says.
+
+        Raises:
+            SourceError: It holds none.
+        """
+        if self._of_this_round == 0:
+            raise SourceError(f"video {str(self._path)!r}: not one frame of it can be decoded")
+        stated = int(self._capture.get(vision().CAP_PROP_FRAME_COUNT))
+        if self._of_this_round < stated * 0.9:
+            fields = {"source": str(self._path), "stated": stated, "decoded": self._of_this_round}
+            logger.warning("the video is damaged or says the wrong length", extra=fields)
+
+    def close(self) -> None:
+        """Free the file."""
+        self._closing.set()
+        with self._in_use:
+            if self._capture is not None:
+                self._capture.release()
+            self._capture = None

@@ -1,0 +1,77 @@
+"""What a running pipeline counts; memory stays bounded however long it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgekit.core.sketch import Histogram
+
+if TYPE_CHECKING:
+    from edgekit.core.ports import Frame
+
+STAGES = ("capture", "pre", "infer", "post", "sink")
+
+
+class Tally:
+    """Counters and histograms of one run. Written by the loop's threads, read by any.
+
+    ``captured`` is one more than the last frame's ``seq``, so it counts what the source itself lost
+    too, and once the run is over ``captured == processed + dropped + failed``.
+    """
+
+    def __init__(self) -> None:
+        self.captured = 0
+        self.processed = 0
+        self.dropped = 0
+        self.failed = 0
+        self.sink_errors = 0
+        self.events = 0
+        self.failovers = 0
+        self.first_ns = 0
+        self.last_ns = 0
+        self._last_seq = -1
+        self._latency = Histogram()
+        self._stages = {stage: Histogram() for stage in STAGES}
+
+    def took(self, frame: Frame) -> None:
+        """Count the frames that were lost before this one."""
+        self.dropped += max(0, frame.seq - self._last_seq - 1)
+        self._last_seq = max(frame.seq, self._last_seq)
+        self.first_ns = self.first_ns or frame.captured_ns
+
+    def finished(self, frame: Frame, done_ns: int, stage_ms: dict[str, float]) -> None:
+        """Count a frame that went through to the sinks."""
+        self.processed += 1
+        self.last_ns = done_ns
+        self._latency.add((done_ns - frame.captured_ns) / 1e6)
+        for stage, histogram in self._stages.items():
+            histogram.add(stage_ms.get(stage, 0.0))
+
+    def left_over(self) -> None:
+        """Count what was captured and never taken, at the end of a run."""
+        self.dropped += max(0, self.captured - 1 - self._last_seq)
+        self._last_seq = max(self.captured - 1, self._last_seq)
+
+    def median_ms(self, stage: str) -> float:
+        """Return a stage's median so far."""
+        return self._stages[stage].quantile(0.5)
+
+    def document(self) -> dict[str, Any]:
+        """Return the counts as ``edgekit run --json`` prints them."""
+        elapsed_s = (self.last_ns - self.first_ns) / 1e9
+        has_any = self.processed > 0
+        return {
+            "frames": {"captured": self.captured, "processed": self.processed, "dropped": self.dropped},
+            "fps": round(self.processed / elapsed_s, 2) if has_any and elapsed_s > 0 else 0.0,
+            "latency_ms": {
+                f"p{percent}": _ms(self._latency, percent, has_any=has_any) for percent in (50, 95, 99)
+            },
+            "stage_ms": {stage: _ms(h, 50, has_any=has_any) for stage, h in self._stages.items()},
+            "events": self.events,
+            "errors": self.failed + self.sink_errors,
+            "failovers": self.failovers,
+        }
+
+
+def _ms(histogram: Histogram, percent: int, *, has_any: bool) -> float | None:
+    return round(histogram.quantile(percent / 100), 3) if has_any else None
