@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.core.errors import BackendError, ConfigError, ModelLoadError, TensorError
+from edgekit.core.errors import BackendError, ConfigError, ModelLoadError, StorageError, TensorError
 from edgekit.core.spec import Quantization, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -203,6 +203,25 @@ def refused(path: Path, library: str, cause: BaseException) -> ModelLoadError:
         f"{path}: {library} refuses the model: {short(cause)}",
         hint="the file may be damaged (edgekit verify BUNDLE) or made for another runtime or a newer version",
     )
+
+
+def cache_folder(options: Mapping[str, Any]) -> Path | None:
+    """Return the folder for compiled models, made where it is missing, or None without one.
+
+    Raises:
+        StorageError: It cannot be made.
+    """
+    if "cache" not in options:
+        return None
+    folder = Path(options["cache"]).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise StorageError(
+            f"option 'cache': {folder} cannot be made: {cause.strerror}",
+            hint="name a folder that this user may write",
+        ) from cause
+    return folder.resolve()
 
 
 def thread_count(options: Mapping[str, Any]) -> int:

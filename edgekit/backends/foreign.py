@@ -17,7 +17,16 @@ import msgspec
 import numpy as np
 
 from edgekit.backends import FOREIGN_TENANTS
-from edgekit.backends._common import DTYPES, closed, copy_feeds, model_file, no_input, short, thread_count
+from edgekit.backends._common import (
+    DTYPES,
+    cache_folder,
+    closed,
+    copy_feeds,
+    model_file,
+    no_input,
+    short,
+    thread_count,
+)
 from edgekit.backends._worker_process import WorkerFault, WorkerProcess
 from edgekit.core.errors import (
     AcceleratorLostError,
@@ -206,16 +215,14 @@ def _start_timeout(options: Mapping[str, Any]) -> float:
 
 
 def _load_request(path: Path, variant: Variant, options: Mapping[str, Any]) -> dict[str, Any]:
-    cache = options.get("cache")
-    if cache is not None:
-        Path(cache).mkdir(parents=True, exist_ok=True)
+    cache = cache_folder(options)
     return {
         "op": "load",
         "model": str(path.resolve()),
         "accelerator": variant.accelerator,
         "precision": variant.precision,
         "device": options.get("device"),
-        "cache": None if cache is None else str(Path(cache).resolve()),
+        "cache": None if cache is None else str(cache),
         "threads": thread_count(options),
         "shapes": options.get("shapes", {}),
         "tenant_options": options.get("tenant_options", {}),

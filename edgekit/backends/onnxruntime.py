@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekit.backends._common import (
+    cache_folder,
     closed,
     copy_feeds,
     fixed_shape,
@@ -31,6 +31,7 @@ from edgekit.core.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -289,9 +290,8 @@ def _provider_options(provider: _Provider, options: Mapping[str, Any]) -> dict[s
     chosen = dict(provider.options)
     if "device" in options and provider.device_key:
         chosen[provider.device_key] = str(options["device"])
-    if "cache" in options and provider.cache:
-        folder = Path(options["cache"])
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = cache_folder(options)
+    if folder is not None:
         chosen |= {key: value.format(cache=folder) for key, value in provider.cache.items()}
     return chosen | {str(key): str(value) for key, value in options.get("provider_options", {}).items()}
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekit.backends._common import (
+    cache_folder,
     closed,
     copy_feeds,
     fixed_shape,
@@ -33,6 +33,7 @@ from edgekit.core.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -260,9 +261,8 @@ def _properties(variant: Variant, device: str, options: Mapping[str, Any]) -> di
         }
     elif variant.precision in ("fp32", "bf16"):
         properties["INFERENCE_PRECISION_HINT"] = _PRECISIONS.get(variant.precision, "f32")
-    if "cache" in options:
-        folder = Path(options["cache"])
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = cache_folder(options)
+    if folder is not None:
         properties["CACHE_DIR"] = str(folder)
     return properties | dict(options.get("properties", {}))
 
