@@ -100,7 +100,7 @@ class Loop:
         self._failover = failover
         self._events = EventMaker(self._rules.debounce)
         self._tally = Tally()
-        self._mailbox = Mailbox(is_live=source.is_live, capacity=getattr(source, "slots", 0))
+        self._mailbox = Mailbox(is_live=source.is_live, capacity=getattr(source, "slots", 1))
         self._stopping = threading.Event()
         self._swap: _Swap | None = None
         self._swap_lock = threading.Lock()
@@ -199,7 +199,7 @@ class Loop:
         """Read the source into the mailbox; a lossless source is read no further than the limit."""
         taken = 0
         try:
-            while not self._stopping.is_set():
+            while not self._stopping.is_set() and self._mailbox.wait_for_room():
                 began_ns = time.perf_counter_ns()
                 frame = self._source.read()
                 if frame is None:

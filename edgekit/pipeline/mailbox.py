@@ -16,15 +16,25 @@ class Mailbox:
     Args:
         is_live: True: when it is full, a new frame takes the place of the oldest that nobody took (a
             gap in ``seq`` tells its taker). False: the giver waits, and nothing is lost.
-        capacity: Slots; 0 for one where the latest frame wins, and two where nothing is lost.
+        capacity: Slots.
     """
 
-    def __init__(self, *, is_live: bool, capacity: int = 0) -> None:
+    def __init__(self, *, is_live: bool, capacity: int = 1) -> None:
         self._is_live = is_live
-        self._capacity = capacity or (1 if is_live else 2)
+        self._capacity = capacity
         self._frames: deque[Frame] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
+
+    def wait_for_room(self) -> bool:
+        """Wait until ``put`` would not; False if the mailbox is closed.
+
+        A reader of files waits here before it decodes, so that no frame grows old in its hands.
+        """
+        with self._changed:
+            if not self._is_live:
+                self._changed.wait_for(lambda: self._is_closed or len(self._frames) < self._capacity)
+            return not self._is_closed
 
     def put(self, frame: Frame) -> bool:
         """Leave a frame; False if the mailbox is closed and did not take it."""

@@ -33,13 +33,14 @@ SINKS: dict[str, str] = {
 class SinkContext:
     """What a sink knows of the pipeline it serves, and the ports it may use.
 
+    ``source_fps()`` is the source's rate, 0 where it has none; known once it is open.
     ``connect(url)`` gives a ``publish(topic, payload)`` that queues and never waits for a network;
     ``callback`` is a function of the embedding program.
     """
 
     pipeline: str
     folder: Path = Path()
-    fps: float = 0.0
+    source_fps: Callable[[], float] = float
     egress: frozenset[str] = frozenset()
     connect: Callable[[str], Callable[[str, bytes], object]] | None = None
     callback: Callable[[Result], object] | None = None

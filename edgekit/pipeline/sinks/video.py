@@ -43,7 +43,7 @@ class VideoSink:
         self._cv2 = vision()
         self._options = options
         self._path = context.path(options.path)
-        self._fps = options.fps or context.fps or 15.0
+        self._source_fps = context.source_fps
         self._writer: Any = None
         self._size = (0, 0)
 
@@ -70,7 +70,8 @@ class VideoSink:
         except OSError as cause:
             raise StorageError(f"{self._path}: cannot be written: {cause.strerror}") from cause
         code = self._cv2.VideoWriter.fourcc(*self._options.fourcc)
-        writer = self._cv2.VideoWriter(str(self._path), code, self._fps, size)
+        fps = self._options.fps or self._source_fps() or 15.0
+        writer = self._cv2.VideoWriter(str(self._path), code, fps, size)
         if not writer.isOpened():
             raise StorageError(f"{self._path}: OpenCV cannot write {self._options.fourcc!r} video there")
         return writer

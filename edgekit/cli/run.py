@@ -1,0 +1,93 @@
+"""``edgekit run``: run a pipeline, say how it went."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgekit.agent.runner import run_pipeline
+from edgekit.cli.report import Report
+from edgekit.core.errors import UsageError
+from edgekit.pipeline.loop import Loop
+
+INTERRUPTED = 130
+REFRESH_S = 0.5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("pipeline", type=Path, help="the pipeline's TOML file")
+    limit = parser.add_mutually_exclusive_group()
+    limit.add_argument("--frames", type=int, metavar="N", help="stop after N frames")
+    limit.add_argument("--seconds", type=float, metavar="S", help="stop after S seconds")
+    parser.add_argument(
+        "--record", type=Path, metavar="DIR", help="write results, drawn video and summary there"
+    )
+    parser.add_argument("--variant", metavar="ID", help="the only variant to consider")
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Run until the source ends, a limit, or a signal."""
+    for name in ("frames", "seconds"):
+        value = getattr(arguments, name)
+        if value is not None and value <= 0:
+            raise UsageError(f"--{name}: want a number above 0, got {value}")
+    ran = run_pipeline(
+        arguments.pipeline,
+        frames=arguments.frames,
+        seconds=arguments.seconds,
+        record=arguments.record,
+        variant=arguments.variant,
+        watch=shown if sys.stderr.isatty() else None,
+    )
+    return Report(ran.document, text(ran.document), INTERRUPTED if ran.signal == signal.SIGINT else 0)
+
+
+@contextlib.contextmanager
+def shown(loop: Loop) -> Iterator[None]:
+    """Keep one line on the terminal that says how the loop goes."""
+    ended = threading.Event()
+
+    def refresh() -> None:
+        while not ended.wait(REFRESH_S):
+            document = loop.tally.document()
+            line = f"{document['frames']['processed']} frames, {document['fps']:.1f}/s"
+            print(f"\r\x1b[K{line}, {document['events']} events", end="", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=refresh, name="progress-line", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def text(document: dict[str, Any]) -> str:
+    """Return the summary as a person reads it."""
+    frames, latency, stages = document["frames"], document["latency_ms"], document["stage_ms"]
+    model = f"{document['model']} {document['version']}, variant {document['variant']}"
+    counts = f"{frames['processed']} of {frames['captured']} frames, {frames['dropped']} dropped"
+    lines = [
+        f"{document['pipeline']}: {model} ({document['backend']} on {document['accelerator']})",
+        f"  {counts}, {document['fps']:.1f} a second",
+    ]
+    if latency["p50"] is not None:
+        lines.append(
+            "  capture to sink "
+            + ", ".join(f"{name} {value:.1f} ms" for name, value in latency.items())
+            + " ("
+            + ", ".join(f"{name} {value:.1f}" for name, value in stages.items())
+            + ")"
+        )
+    lines.append(
+        f"  {document['events']} events, {document['errors']} errors, {document['failovers']} failovers"
+    )
+    return "\n".join(lines)
