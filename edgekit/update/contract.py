@@ -1,0 +1,129 @@
+"""What the supervisor says to the updater and to enrolment, and what it hears back.
+
+The child reads one JSON request on stdin and writes JSON lines on stdout: progress, then one result
+or one error. Its exit code is the error's, as in the design. No trust library is imported here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from edgekit.core import errors
+from edgekit.core.errors import EdgekitError
+from edgekit.core.spec import Facts, Profile
+
+MAX_BUNDLE_BYTES = 2 << 30
+
+
+class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One job for the updater.
+
+    ``accept``: verify the desired state ``desired`` (the exact text that came on ``down/desired``):
+    signature, device, version not below the last accepted; then store it as ``desired.json``.
+    ``fetch``: accept it likewise, then bring the bundle of ``model`` to this device: TUF metadata,
+    manifest, and the blobs of the variants that can run here, the best first, up to ``max_bytes``.
+    ``renew``: replace the device's certificate (asked at two thirds of its life).
+
+    Identity, addresses and roots of trust are read from ``{state_dir}/identity``.
+    """
+
+    kind: Literal["accept", "fetch", "renew"]
+    state_dir: str
+    desired: str = ""
+    model: str = ""
+    facts: Facts | None = None
+    profile: Profile | None = None
+    measured_ms: dict[str, float] = {}
+    max_bytes: int = MAX_BUNDLE_BYTES
+    timeout_s: float = 3600.0
+    """The whole job; a job that moves no byte for ``stall_s`` ends before."""
+    stall_s: float = 60.0
+    unix_ms: int = 0
+    """The supervisor's floored clock, for expiry; 0 is the machine's own."""
+
+
+class UpdaterProgress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
+    """Where a fetch stands."""
+
+    stage: Literal["trust", "manifest", "blobs"]
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+class UpdaterResult(msgspec.Struct, frozen=True, tag="result", kw_only=True):
+    """What a job brought.
+
+    ``manifest_sha256`` and ``bundle_bytes`` are those of ``bundle.json``, which lies in ``blobs/``
+    now; ``variants`` have every file in ``blobs/``, the best first; ``rejected`` has the reasons of
+    the others. ``desired_version`` is the accepted desired state's.
+    """
+
+    desired_version: int = 0
+    model: str = ""
+    version: str = ""
+    manifest_sha256: str = ""
+    variants: tuple[str, ...] = ()
+    rejected: dict[str, str] = {}
+    fetched_bytes: int = 0
+    certificate_expires_unix_ms: int = 0
+
+
+class UpdaterFailure(msgspec.Struct, frozen=True, tag="error", kw_only=True):
+    """An error of the child, so that the parent raises the same class."""
+
+    code: str
+    message: str
+    reasons: tuple[str, ...] = ()
+    hint: str = ""
+
+
+class EnrollOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Enrol this device: the fleet's address, the claim token, and where identity is kept."""
+
+    fleet_url: str
+    token: str
+    state_dir: str
+    name: str = ""
+    hardware: Facts | None = None
+
+
+class Enrolment(msgspec.Struct, frozen=True, tag="enrolment", kw_only=True):
+    """``identity/enrolment.json``: who this device is, where its fleet is, whom it trusts.
+
+    ``root`` is TUF root metadata as text; ``desired_keys`` are Ed25519 public keys in hexadecimal.
+    """
+
+    device: str
+    fleet_url: str
+    broker_url: str
+    metadata_url: str
+    targets_url: str
+    root: str
+    desired_keys: dict[str, str]
+    expires_unix_ms: int = 0
+    """When the device's certificate ends."""
+    renew_after_unix_ms: int = 0
+    """Two thirds of its life."""
+
+
+def error_of(failure: UpdaterFailure) -> EdgekitError:
+    """Return the error that a child's failure stands for, of the same class."""
+    classes = {
+        kind.code: kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, EdgekitError)
+    }
+    kind = classes.get(failure.code, EdgekitError)
+    return kind(failure.message, reasons=failure.reasons, hint=failure.hint)
+
+
+def failure_of(error: EdgekitError) -> UpdaterFailure:
+    """Return what a child writes about an error."""
+    return UpdaterFailure(code=error.code, message=error.message, reasons=error.reasons, hint=error.hint)
+
+
+def line_of(message: Any) -> bytes:
+    """Encode one line of a child's output."""
+    return msgspec.json.encode(message) + b"\n"
