@@ -1,0 +1,355 @@
+"""What supervisor and worker say to each other: length-prefixed MessagePack over a socket pair.
+
+Bounded both ways: a frame has at most ``MAX_FRAME_BYTES``, a channel queues at most
+``MAX_PENDING_BYTES`` for a peer that does not read. Whatever is malformed raises ``ProtocolError``;
+the supervisor then restarts the worker and counts it.
+"""
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from typing import Any, Literal, Union
+
+import msgspec
+
+from edgekit.core.errors import LinkError, ProtocolError
+from edgekit.core.sketch import Sketch
+from edgekit.core.wire import Alert, EventRecord
+
+MAX_FRAME_BYTES = 2 << 20
+MAX_PENDING_BYTES = 8 << 20
+_LENGTH = struct.Struct(">I")
+_READ_BYTES = 64 << 10
+
+Purpose = Literal["trial", "rollback", "switch"]
+
+
+# ---------------------------------------------------------------------------------------------
+# From a worker
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """Which bundle a worker runs, on what, and why this variant."""
+
+    model: str
+    version: str
+    variant: str
+    backend: str
+    accelerator: str
+    precision: str = ""
+    why: str = ""
+    digest: str = ""
+    """SHA-256 of the manifest's bytes."""
+
+
+class Started(msgspec.Struct, frozen=True, tag="started", kw_only=True):
+    """The model is loaded and frames flow from now on."""
+
+    running: Running
+    load_ms: float
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
+    """What happened since the last ``Progress``; all of it on one version of the model.
+
+    ``advanced``: a frame was finished, or none was due (a paced camera, a silent sensor). False for
+    long means that the worker hangs.
+    """
+
+    period_s: float
+    captured: int = 0
+    frames: int = 0
+    dropped: int = 0
+    errors: int = 0
+    events: int = 0
+    items: int = 0
+    """Things predicted; their rate is what ``Guards.event_ratio`` bounds."""
+    failovers: int = 0
+    infer_ms: Sketch | None = None
+    latency_ms: Sketch | None = None
+    labels: dict[str, int] = {}
+    running: Running
+    advanced: bool = True
+
+
+class EventOut(msgspec.Struct, frozen=True, tag="event", kw_only=True):
+    """A prediction that the debounce let through, before the egress gate."""
+
+    record: EventRecord
+
+
+class TrialProgress(msgspec.Struct, frozen=True, tag="trial", kw_only=True):
+    """How far the preparation of a swap has come."""
+
+    swap: int
+    stage: Literal["loading", "golden", "ready"]
+    detail: str = ""
+
+
+class Swapped(msgspec.Struct, frozen=True, tag="swapped", kw_only=True):
+    """Frames go to the new bundle from now on; the old one is kept loaded if it was a trial."""
+
+    swap: int
+    purpose: Purpose
+    running: Running
+    load_ms: float
+    gap_ms: float
+    """From the last frame of the old model to the first moment that the new one takes frames."""
+
+
+class SwapFailed(msgspec.Struct, frozen=True, tag="swap_failed", kw_only=True):
+    """The new bundle was not taken, and the old one still runs."""
+
+    swap: int
+    purpose: Purpose
+    code: str
+    reason: str
+
+
+class FailedOver(msgspec.Struct, frozen=True, tag="failed_over", kw_only=True):
+    """An accelerator was lost and another variant took over."""
+
+    lost: str
+    reason: str
+    running: Running
+    took_ms: float
+
+
+class AlertOut(msgspec.Struct, frozen=True, tag="alert", kw_only=True):
+    """Something an operator should know."""
+
+    alert: Alert
+
+
+class Ended(msgspec.Struct, frozen=True, tag="ended", kw_only=True):
+    """The source came to its end, or the worker was told to stop; the process exits next."""
+
+    reason: str
+
+
+class Fatal(msgspec.Struct, frozen=True, tag="fatal", kw_only=True):
+    """The worker cannot go on; the process exits next."""
+
+    code: str
+    exit_code: int
+    message: str
+
+
+FromWorker = Union[  # noqa: UP007 - decoded at run time
+    Started,
+    Progress,
+    EventOut,
+    TrialProgress,
+    Swapped,
+    SwapFailed,
+    FailedOver,
+    AlertOut,
+    Ended,
+    Fatal,
+]
+
+
+# ---------------------------------------------------------------------------------------------
+# To a worker
+
+
+class Run(msgspec.Struct, frozen=True, tag="run", kw_only=True):
+    """The first message: which pipeline to run, on which bundle.
+
+    ``pipeline`` is the text of a pipeline's TOML, ``what`` its name for messages, ``folder`` what
+    paths in it are relative to. ``exclude`` maps variants not to choose to the reason.
+    """
+
+    pipeline: str
+    what: str
+    folder: str
+    model: str
+    variant: str = ""
+    threads: int = 0
+    exclude: dict[str, str] = {}
+
+
+class Swap(msgspec.Struct, frozen=True, tag="swap", kw_only=True):
+    """Load this bundle beside the one that runs, prove it, and switch at a frame boundary.
+
+    ``rollback`` switches to the bundle kept loaded during a trial, at once, and needs no path then.
+    """
+
+    swap: int
+    purpose: Purpose
+    path: str = ""
+    variant: str = ""
+
+
+class Keep(msgspec.Struct, frozen=True, tag="keep"):
+    """The trial is over and the new bundle stays: free the old one."""
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """Finish the frame, close everything, exit 0."""
+
+
+ToWorker = Union[Run, Swap, Keep, Stop]  # noqa: UP007 - decoded at run time
+
+
+# ---------------------------------------------------------------------------------------------
+# Framing
+
+
+def frame(message: Any) -> bytes:
+    """Return a message as it goes over the socket.
+
+    Raises:
+        ProtocolError: It is larger than a frame may be.
+    """
+    body = msgspec.msgpack.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise ProtocolError(
+            f"a {type(message).__name__} of {len(body)} bytes is over the {MAX_FRAME_BYTES} of a frame"
+        )
+    return _LENGTH.pack(len(body)) + body
+
+
+class Deframer:
+    """Turns a stream of bytes into messages of one union.
+
+    >>> incoming = Deframer(ToWorker)
+    >>> data = frame(Stop())
+    >>> list(incoming.feed(data[:3])), list(incoming.feed(data[3:]))
+    ([], [Stop()])
+    """
+
+    def __init__(self, kind: Any) -> None:
+        self._decoder = msgspec.msgpack.Decoder(kind)
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """Yield each message that is complete now.
+
+        Raises:
+            ProtocolError: A length is out of bounds, or a body is not a message.
+        """
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_FRAME_BYTES:
+                raise ProtocolError(f"a frame of {length} bytes, at most {MAX_FRAME_BYTES} are read")
+            if len(self._buffer) < _LENGTH.size + length:
+                return
+            body = bytes(self._buffer[_LENGTH.size : _LENGTH.size + length])
+            del self._buffer[: _LENGTH.size + length]
+            try:
+                yield self._decoder.decode(body)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
+                raise ProtocolError(f"frame: {cause}") from cause
+
+
+class Channel:
+    """The supervisor's end: reads and writes never wait.
+
+    What the peer does not take yet is queued, and at ``MAX_PENDING_BYTES`` the peer counts as dead.
+    """
+
+    def __init__(self, peer: socket.socket, kind: Any) -> None:
+        peer.setblocking(False)
+        self._socket = peer
+        self._incoming = Deframer(kind)
+        self._pending = bytearray()
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on; -1 once closed."""
+        return self._socket.fileno()
+
+    @property
+    def wants_to_write(self) -> bool:
+        """Whether something waits for the peer to read."""
+        return bool(self._pending)
+
+    def send(self, message: Any) -> None:
+        """Queue a message, and send what can be sent at once.
+
+        Raises:
+            LinkError: The peer is gone, or does not read.
+        """
+        self._pending += frame(message)
+        if len(self._pending) > MAX_PENDING_BYTES:
+            raise LinkError(f"the peer does not read: {len(self._pending)} bytes wait for it")
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what can be sent at once.
+
+        Raises:
+            LinkError: The peer is gone.
+        """
+        try:
+            while self._pending:
+                del self._pending[: self._socket.send(self._pending)]
+        except BlockingIOError:
+            return
+        except OSError as cause:
+            raise LinkError(f"the peer is gone: {cause.strerror}") from cause
+
+    def receive(self) -> tuple[list[Any], bool]:
+        """Return the messages that are here, and whether the peer has closed.
+
+        Raises:
+            ProtocolError: The peer does not speak this protocol.
+        """
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return [], False
+        except OSError:
+            return [], True
+        return list(self._incoming.feed(data)), not data
+
+    def close(self) -> None:
+        """Close the socket; safe to call twice."""
+        self._socket.close()
+
+
+class BlockingChannel:
+    """The worker's end: one thread reads, any thread sends."""
+
+    def __init__(self, peer: socket.socket, kind: Any) -> None:
+        peer.setblocking(True)
+        self._socket = peer
+        self._incoming = Deframer(kind)
+        self._lock = threading.Lock()
+
+    def send(self, message: Any) -> None:
+        """Send a whole message; waits while the supervisor does not read.
+
+        Raises:
+            LinkError: The supervisor is gone.
+        """
+        data = frame(message)
+        try:
+            with self._lock:
+                self._socket.sendall(data)
+        except OSError as cause:
+            raise LinkError(f"the supervisor is gone: {cause.strerror}") from cause
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield messages until the supervisor closes its end.
+
+        Raises:
+            ProtocolError: The supervisor does not speak this protocol.
+        """
+        while True:
+            try:
+                data = self._socket.recv(_READ_BYTES)
+            except OSError:
+                return
+            if not data:
+                return
+            yield from self._incoming.feed(data)
+
+    def close(self) -> None:
+        """Close the socket, also under a thread that reads; safe to call twice."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()

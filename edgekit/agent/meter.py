@@ -1,0 +1,161 @@
+"""What a worker counts for its supervisor: apart for each bundle, so that a trial is judged on its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from edgekit.agent.ipc import EventOut, Progress, Running
+from edgekit.core.errors import EdgekitError
+from edgekit.core.ports import Result
+from edgekit.core.sketch import Histogram
+from edgekit.core.wire import EventRecord
+from edgekit.pipeline.predictor import Predictor, Timed
+from edgekit.pipeline.stats import Tally
+
+MAX_LABELS = 64
+"""Labels counted by name in one period; the rest stand under ``"*"``."""
+_IMAGE_SIDE_PX = 320
+_IMAGE_QUALITY = 80
+_MAX_IMAGE_BYTES = 64 << 10
+
+
+class Meter:
+    """Counts what one bundle did since it was last asked. Written by the loop, read by the reporter."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.frames = self.errors = self.events = self.items = 0
+        self.infer = Histogram()
+        self.latency = Histogram()
+        self.labels: dict[str, int] = {}
+
+    def failed(self) -> None:
+        """Count a frame that the model failed on."""
+        with self._lock:
+            self.errors += 1
+
+    def finished(self, result: Result) -> None:
+        """Count a frame that went through."""
+        with self._lock:
+            self.frames += 1
+            self.events += len(result.events)
+            self.items += len(result.prediction.items)
+            self.infer.add(result.stage_ms["infer"])
+            self.latency.add(result.stage_ms["latency"])
+            for item in result.prediction.items:
+                known = item.label in self.labels or len(self.labels) < MAX_LABELS
+                label = item.label if known else "*"
+                self.labels[label] = self.labels.get(label, 0) + 1
+
+    def take(self, running: Running, period_s: float) -> Progress:
+        """Return what was counted, and begin again."""
+        with self._lock:
+            progress = Progress(
+                period_s=period_s,
+                running=running,
+                frames=self.frames,
+                errors=self.errors,
+                events=self.events,
+                items=self.items,
+                infer_ms=self.infer.to_wire() if self.frames else None,
+                latency_ms=self.latency.to_wire() if self.frames else None,
+                labels=self.labels,
+            )
+            self._clear()
+        return progress
+
+
+class MeteredPredictor(Predictor):
+    """A predictor whose failures are counted for its own bundle, whichever the loop runs next."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.meter = Meter()
+
+    def timed(self, data: Any) -> Timed:
+        """Return the prediction and what each stage took; raises as ``Predictor.timed`` does."""
+        try:
+            return super().timed(data)
+        except EdgekitError:
+            self.meter.failed()
+            raise
+
+
+class TallyMarks:
+    """Turns the loop's running totals into what came since the last look."""
+
+    def __init__(self) -> None:
+        self._captured = self._dropped = self._failovers = 0
+
+    def since(self, tally: Tally) -> tuple[int, int, int]:
+        """Return (captured, dropped, failovers) since the last call."""
+        now = (tally.captured, tally.dropped, tally.failovers)
+        before = (self._captured, self._dropped, self._failovers)
+        self._captured, self._dropped, self._failovers = now
+        return now[0] - before[0], now[1] - before[1], now[2] - before[2]
+
+
+class AgentSink:
+    """Meters every result and sends its events to the supervisor.
+
+    Args:
+        meter_of: The meter of the bundle that a result is from.
+        send: Hands a message to the supervisor.
+        with_pixels: Attach the frame, in which the loop has hidden what must not be seen.
+    """
+
+    def __init__(
+        self, meter_of: Callable[[Result], Meter], send: Callable[[Any], None], *, with_pixels: bool
+    ) -> None:
+        self._meter_of, self._send, self._with_pixels = meter_of, send, with_pixels
+
+    def write(self, result: Result) -> None:
+        """Take one result."""
+        self._meter_of(result).finished(result)
+        if not result.events:
+            return
+        image = thumbnail(result.frame.data) if self._with_pixels else None
+        for event in result.events:
+            self._send(EventOut(record=_record(result, event, image)))
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
+
+
+def _record(result: Result, event: Any, image: bytes | None) -> EventRecord:
+    return EventRecord(
+        mono_ns=event.captured_ns,
+        unix_ms=event.captured_unix_ms,
+        pipeline=result.pipeline,
+        model=result.model,
+        version=result.version,
+        kind=event.kind,
+        label=event.label,
+        score=event.score,
+        count=event.count,
+        box=event.box,
+        value=event.value,
+        image=image,
+    )
+
+
+def thumbnail(pixels: Any) -> bytes | None:
+    """Return an image as a small JPEG, or None where it is none or does not fit in 64 KiB.
+
+    Args:
+        pixels: Shape (height, width, 3), uint8, BGR; anything else has no thumbnail.
+    """
+    if pixels.ndim != 3:
+        return None
+    import cv2
+
+    scale = min(1.0, _IMAGE_SIDE_PX / max(pixels.shape[:2]))
+    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    is_done, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _IMAGE_QUALITY])
+    encoded: bytes = data.tobytes()
+    return encoded if is_done and len(encoded) <= _MAX_IMAGE_BYTES else None

@@ -1,0 +1,55 @@
+"""When a worker that ended is started again. Pure: the clock is handed in."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+
+
+class Verdict(enum.Enum):
+    """What is to be done about a worker that ended unasked."""
+
+    RESTART = "restart"
+    GIVE_UP = "give up"
+    """It crashes again and again: run another version if there is one, and say so if not."""
+
+
+class Restarts:
+    """Counts crashes, waits longer after each, and tells when it is no use.
+
+    >>> restarts = Restarts(limit=3, window_s=60, backoff_s=1, backoff_max_s=3)
+    >>> [(restarts.crashed(now_s).name, restarts.delay_s) for now_s in (0, 10, 20)]
+    [('RESTART', 1), ('RESTART', 2), ('GIVE_UP', 3)]
+    >>> restarts.crashed(500).name, restarts.delay_s
+    ('RESTART', 1)
+    """
+
+    def __init__(self, *, limit: int, window_s: float, backoff_s: float, backoff_max_s: float) -> None:
+        self._limit, self._window_s = limit, window_s
+        self._backoff_s, self._backoff_max_s = backoff_s, backoff_max_s
+        self._crashes: deque[float] = deque(maxlen=limit)
+        self.total = 0
+
+    @property
+    def recent(self) -> int:
+        """Crashes that still count."""
+        return len(self._crashes)
+
+    @property
+    def delay_s(self) -> float:
+        """How long to wait before the next start."""
+        if not self._crashes:
+            return 0.0
+        return min(self._backoff_s * float(2 ** (len(self._crashes) - 1)), self._backoff_max_s)
+
+    def crashed(self, now_s: float) -> Verdict:
+        """Count a crash; ``GIVE_UP`` at the limit within the window."""
+        while self._crashes and now_s - self._crashes[0] > self._window_s:
+            self._crashes.popleft()
+        self._crashes.append(now_s)
+        self.total += 1
+        return Verdict.GIVE_UP if len(self._crashes) >= self._limit else Verdict.RESTART
+
+    def forget(self) -> None:
+        """Begin anew, as after another version has taken over."""
+        self._crashes.clear()

@@ -1,0 +1,78 @@
+"""Bundles of the null backend: a whole model in a few hundred bytes, with scripted behaviour."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WINDOW, CHANNELS = 16, 2
+LABELS = "still\nmoving\n"
+
+
+def make_bundle(
+    folder: Path,
+    *,
+    model: str = "motion",
+    version: str = "1.0.0",
+    options: dict[str, Any] | None = None,
+    golden: tuple[float, float] | None = None,
+    guards: dict[str, Any] | None = None,
+    scores: tuple[float, float] = (0.1, 0.9),
+    more_variants: tuple[dict[str, Any], ...] = (),
+) -> Path:
+    """Write a sensor classifier whose outputs, latency and faults are scripted; return its folder.
+
+    ``golden`` is the recorded output; by default the right one.
+    """
+    (folder / "golden").mkdir(parents=True, exist_ok=True)
+    (folder / "labels.txt").write_text(LABELS)
+    np.savez(folder / "golden/0.npz", x=np.zeros((1, WINDOW, CHANNELS), np.float32))
+    np.savez(folder / "golden/0.out.npz", scores=np.array([golden or scores], np.float32))
+    listed = []
+    for name in ("labels.txt", "golden/0.npz", "golden/0.out.npz"):
+        data = (folder / name).read_bytes()
+        listed.append({"path": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+    script = {
+        "inputs": {"x": {"datatype": "FP32", "shape": [1, WINDOW, CHANNELS]}},
+        "outputs": {"scores": {"datatype": "FP32", "shape": [1, 2], "value": [list(scores)]}},
+    }
+    variants = [{"id": "null", "backend": "null", "options": {**script, **(options or {})}}]
+    variants += [{**v, "options": {**script, **v.get("options", {})}} for v in more_variants]
+    manifest = {
+        "format": 1,
+        "model": model,
+        "version": version,
+        "task": "sensor",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, WINDOW, CHANNELS]}],
+        "outputs": [{"name": "scores", "datatype": "FP32", "shape": [1, 2]}],
+        "pre": {"resize": "none", "window": WINDOW, "hop": WINDOW},
+        "post": {"decoder": "classify", "score_threshold": 0.5, "options": {"activation": "none"}},
+        "labels": "labels.txt",
+        "variants": variants,
+        "golden": [{"inputs": "golden/0.npz", "outputs": "golden/0.out.npz", "atol": 0.01}],
+        "guards": {"min_frames": 10, **(guards or {})},
+        "files": listed,
+    }
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def pipeline_toml(name: str = "motor", model: str = "motion", *, fps: float = 100.0, egress: str = "labels") -> str:
+    return f"""
+[pipeline]
+name = "{name}"
+model = "{model}"
+[source]
+kind = "synthetic"
+realtime = true
+fps = {fps}
+[privacy]
+egress = ["{egress}"]
+[events]
+appear = 1
+window = 1
+"""
