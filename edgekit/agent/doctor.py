@@ -22,14 +22,23 @@ from edgekit import __version__
 from edgekit.agent.files import write_durably
 from edgekit.agent.paths import cache_dir
 from edgekit.backends import LIBRARIES, backend_version
-from edgekit.core.spec import AcceleratorFact, BackendFact, Facts, Level, Profile, ProfileBackend
+from edgekit.core.spec import (
+    AcceleratorFact,
+    AcceleratorKind,
+    BackendFact,
+    BackendName,
+    Facts,
+    Level,
+    Profile,
+    ProfileBackend,
+)
 from edgekit.hardware.detect import detect
 from edgekit.hardware.profiles import ChosenProfile, choose, load_profiles
 from edgekit.hardware.sensors import Sensors
 
 logger = logging.getLogger(__name__)
 
-Prover = Callable[[str, str, Mapping[str, Any], float], BackendFact]
+Prover = Callable[[BackendName, AcceleratorKind, Mapping[str, Any], float], BackendFact]
 
 LOCAL_PROFILES = Path("/etc/edgekit/device_profiles")
 """A folder for profiles of boards that this installation does not come with."""
@@ -194,7 +203,10 @@ def _proved(accelerator: AcceleratorFact, proofs: _Proofs) -> AcceleratorFact:
     if not tried or _blocked(accelerator):
         return msgspec.structs.replace(accelerator, attributes=attributes)
     works = [b for b in tried if b.works]
-    detail = f"{works[0].name} ran a model" if works else f"{tried[0].name}: {tried[0].reason}"
+    if works:
+        detail = f"{works[0].name}: {works[0].reason or 'ran a model'}"
+    else:
+        detail = f"{tried[0].name}: {tried[0].reason}"
     levels = (*accelerator.levels, Level(name="proof", ok=bool(works), detail=detail))
     reason = "" if works else accelerator.reason or detail
     return msgspec.structs.replace(
@@ -207,7 +219,11 @@ def _proved(accelerator: AcceleratorFact, proofs: _Proofs) -> AcceleratorFact:
 
 def _warnings(facts: Facts, chosen: ChosenProfile, root: Path) -> list[str]:
     profile = chosen.profile
-    warnings = [_unproved(backend) for backend in facts.backends if _is_surprising(backend, facts)]
+    warnings = [
+        f"{backend.name} on {backend.accelerator} does not work: {backend.reason}"
+        for backend in facts.backends
+        if _is_surprising(backend, facts)
+    ]
     rows = {row.accelerator for row in profile.backend}
     warnings += [
         f"{a.name} ({a.kind}) is here, and profile '{profile.id}' has no backend for it"
@@ -230,12 +246,6 @@ def _is_surprising(backend: BackendFact, facts: Facts) -> bool:
     if backend.accelerator == "cpu":
         return bool(backend.version) or not any(b.works for b in facts.backends if b.accelerator == "cpu")
     return not any(b.works for b in facts.backends if b.accelerator == backend.accelerator)
-
-
-def _unproved(backend: BackendFact) -> str:
-    known = LIBRARIES.get(backend.name)
-    fix = f"; fix: pip install 'edgekit-runtime[{backend.name}]'" if known and not backend.version else ""
-    return f"{backend.name} on {backend.accelerator} does not work: {backend.reason}{fix}"
 
 
 def _sensor_warnings(sensors: Mapping[str, float | bool], profile: Profile) -> list[str]:
