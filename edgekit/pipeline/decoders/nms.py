@@ -28,11 +28,12 @@ def overlap(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns:
         Shape (n, n), 0 to 1; 0 where both boxes are empty.
     """
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    both = np.prod(np.clip(high - low, 0, None), axis=2)
-    area = np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1)
-    union = area[:, None] + area[None, :] - both
+    left, top, right, bottom = np.ascontiguousarray(boxes.T)
+    wide = np.minimum(right[:, None], right) - np.maximum(left[:, None], left)
+    high = np.minimum(bottom[:, None], bottom) - np.maximum(top[:, None], top)
+    both = np.maximum(wide, 0) * np.maximum(high, 0)
+    area = np.maximum(right - left, 0) * np.maximum(bottom - top, 0)
+    union = area[:, None] + area - both
     return np.asarray(np.divide(both, union, out=np.zeros_like(both), where=union > 0), np.float32)
 
 
@@ -65,13 +66,12 @@ def suppress(
     """
     order = strongest(scores, limit)
     kept: list[int] = []
-    rivals = overlap(boxes[order]) > iou_threshold
-    rivals &= classes[order][:, None] == classes[order][None, :]
+    spared = (overlap(boxes[order]) <= iou_threshold) | (classes[order][:, None] != classes[order])
     alive = np.ones(len(order), bool)
     for position in range(len(order)):
         if alive[position]:
             kept.append(int(order[position]))
-            alive &= ~rivals[position]
+            alive &= spared[position]
     return np.array(kept, np.intp)
 
 

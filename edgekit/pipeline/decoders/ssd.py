@@ -95,13 +95,16 @@ def build(setup: Setup) -> Decoder:
         scores = outcome.tensors["scores"][0]
         if options.activation == "softmax":
             scores = softmax(scores)
-        best = scores[:, first:].max(axis=1)
-        found = np.flatnonzero(best >= bound)  # sigmoid keeps the order, so most of it is never computed
-        found = found[strongest(best[found])]
+        width = scores.shape[1]
+        hits = np.flatnonzero(scores >= bound)  # a sigmoid keeps the order, so few are ever computed
+        found = np.unique(hits[hits % width >= first] // width)
+        best = scores[found, first:].max(axis=1, initial=-np.inf)
+        order = strongest(best)
+        found, best = found[order], best[order]
         if not len(found):
             return ()
         which = scores[found, first:].argmax(axis=1) + first
-        sure = sigmoid(best[found]) if is_sigmoid else best[found]
+        sure = sigmoid(best) if is_sigmoid else best
         boxes = decode_boxes(
             outcome.tensors["boxes"][0, found], anchors[found], options.box_scale, options.box_order
         )
