@@ -21,7 +21,8 @@ _MIGRATIONS = [
       id TEXT PRIMARY KEY, state TEXT NOT NULL, enrolled_ms INTEGER NOT NULL, seen_ms INTEGER,
       online INTEGER NOT NULL DEFAULT 0, boot TEXT NOT NULL DEFAULT '', conn INTEGER NOT NULL DEFAULT 0,
       ended INTEGER NOT NULL DEFAULT -1, agent TEXT NOT NULL DEFAULT '', profile TEXT NOT NULL DEFAULT '',
-      desired INTEGER NOT NULL DEFAULT 0, clock TEXT NOT NULL DEFAULT 'unknown', birth TEXT, reported TEXT, hardware TEXT,
+      desired INTEGER NOT NULL DEFAULT 0, clock TEXT NOT NULL DEFAULT 'unknown', birth TEXT, reported TEXT,
+      hardware TEXT,
       reported_version INTEGER NOT NULL DEFAULT 0, reported_boot TEXT NOT NULL DEFAULT ''
     );
     CREATE INDEX device_online ON device (online, id);

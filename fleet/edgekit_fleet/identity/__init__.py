@@ -1,0 +1,1 @@
+"""Who is who: the fleet's certificate authority, and the enrolment of devices."""

@@ -1,0 +1,224 @@
+"""The fleet's certificate authority: one P-256 key, server certificates, device certificates.
+
+A device's certificate names it (CN, and the URI ``urn:edgekit:device:<id>``) and is good for client
+authentication only, for 90 days. The CA lives ten years; its key never leaves the data folder.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from edgekit.core.errors import ConfigError, EnrollError
+from edgekit_fleet.files import write_durably
+
+DEVICE_DAYS = 90
+SERVER_DAYS = 397
+CA_DAYS = 3650
+URN = "urn:edgekit:device:"
+MAX_CSR_BYTES = 16 << 10
+_SKEW = dt.timedelta(hours=1)
+"""Certificates begin this much in the past: a device's clock may be behind."""
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A device certificate as it is recorded."""
+
+    pem: str
+    serial: str
+    key_sha256: str
+    issued_ms: int
+    expires_ms: int
+
+
+class Authority:
+    """The CA of one fleet, made on first use below ``folder``.
+
+    Raises:
+        ConfigError: Its key or certificate is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        key_path = folder / "ca.key"
+        if not self.certificate_path.exists():
+            key = ec.generate_private_key(ec.SECP256R1())
+            write_durably(key_path, _key_pem(key), mode=0o600)
+            write_durably(self.certificate_path, _pem(_self_signed(key)))
+        try:
+            loaded = serialization.load_pem_private_key(key_path.read_bytes(), None)
+            self._certificate = x509.load_pem_x509_certificate(self.certificate_path.read_bytes())
+        except (ValueError, TypeError, OSError) as cause:
+            raise ConfigError(
+                f"{folder}: the fleet's CA cannot be read: {cause}",
+                hint="restore ca.key and ca.crt from a backup",
+            ) from cause
+        if not isinstance(loaded, ec.EllipticCurvePrivateKey):
+            raise ConfigError(f"{key_path}: not an EC key", hint="restore ca.key from a backup")
+        self._key = loaded
+
+    @property
+    def certificate_path(self) -> Path:
+        """Where the CA's certificate lies, for whoever configures a broker."""
+        return self._folder / "ca.crt"
+
+    @property
+    def certificate_pem(self) -> str:
+        """The CA's certificate."""
+        return _pem(self._certificate).decode()
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the CA's certificate (DER), in hexadecimal: the fourth part of a claim."""
+        return self._certificate.fingerprint(hashes.SHA256()).hex()
+
+    def server_files(self, name: str, hosts: Sequence[str]) -> tuple[Path, Path]:
+        """Issue a fresh server certificate and return the paths of (certificate, key).
+
+        It is good for client authentication too: the fleet manager is a client of its broker.
+
+        Args:
+            name: Which server; names the files, and is the certificate's CN.
+            hosts: Host names and addresses that clients reach it by.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        names: list[x509.GeneralName] = [_general_name(host) for host in dict.fromkeys(hosts)]
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        certificate = self._sign(name, key.public_key(), SERVER_DAYS, names, usages)
+        key_path, certificate_path = self._folder / f"{name}.key", self._folder / f"{name}.crt"
+        write_durably(key_path, _key_pem(key), mode=0o600)
+        write_durably(certificate_path, _pem(certificate))
+        return certificate_path, key_path
+
+    def issue(self, public: ec.EllipticCurvePublicKey, device: str) -> Issued:
+        """Issue a device's certificate for a key whose possession was proved (``read_csr``)."""
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(f"{URN}{device}")]
+        certificate = self._sign(device, public, DEVICE_DAYS, names, [ExtendedKeyUsageOID.CLIENT_AUTH])
+        return Issued(
+            pem=_pem(certificate).decode(),
+            serial=f"{certificate.serial_number:x}",
+            key_sha256=key_sha256(public),
+            issued_ms=int(certificate.not_valid_before_utc.timestamp() * 1000),
+            expires_ms=int(certificate.not_valid_after_utc.timestamp() * 1000),
+        )
+
+    def _sign(
+        self,
+        name: str,
+        public: ec.EllipticCurvePublicKey,
+        days: int,
+        names: Sequence[x509.GeneralName],
+        usages: Sequence[x509.ObjectIdentifier],
+    ) -> x509.Certificate:
+        ca = self._key.public_key()
+        return (
+            _builder(name, self._certificate.subject, public, days)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+
+
+def read_csr(pem: str) -> ec.EllipticCurvePublicKey:
+    """Return the key of a signing request that is signed by it: who sent it holds the key.
+
+    The names in it are not looked at; the fleet gives the name.
+
+    Raises:
+        EnrollError: It is malformed, its signature does not verify, or its key is not P-256.
+    """
+    if len(pem) > MAX_CSR_BYTES:
+        raise EnrollError(f"the signing request has {len(pem)} bytes, at most {MAX_CSR_BYTES} are read")
+    try:
+        request = x509.load_pem_x509_csr(pem.encode())
+        public = request.public_key()
+        is_signed = request.is_signature_valid
+    except (ValueError, TypeError, InvalidSignature, x509.UnsupportedGeneralNameType) as cause:
+        raise EnrollError(f"the signing request cannot be read: {cause}") from cause
+    if not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(public.curve, ec.SECP256R1):
+        raise EnrollError("the signing request's key is not P-256")
+    if not is_signed:
+        raise EnrollError("the signing request is not signed by its own key")
+    return public
+
+
+def key_sha256(public: ec.EllipticCurvePublicKey) -> str:
+    """Return the SHA-256 of a public key (DER SubjectPublicKeyInfo), in hexadecimal."""
+    der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
+
+
+def _self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    public = key.public_key()
+    # A name of its own: two fleets' CAs must not be taken for one another by their names.
+    name = f"edgekit fleet CA {key_sha256(public)[:8]}"
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    return (
+        _builder(name, subject, public, CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def _builder(
+    name: str, issuer: x509.Name, public: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    now = dt.datetime.now(dt.timezone.utc)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(issuer)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _SKEW)
+        .not_valid_after(now + dt.timedelta(days=days))
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

@@ -1,0 +1,88 @@
+"""Enrolment: a claim and a proof of possession become a device with a certificate."""
+
+from __future__ import annotations
+
+import secrets
+
+import msgspec
+
+from edgekit.core import wire
+from edgekit.core.errors import EnrollError
+from edgekit.core.spec import DEVICE_ID
+from edgekit_fleet.identity.authority import Authority, Issued, key_sha256, read_csr
+from edgekit_fleet.store.database import Database
+from edgekit_fleet.store.devices import Devices
+from edgekit_fleet.store.tokens import Tokens
+
+
+class Enrolment:
+    """Enrols devices and renews their certificates; times are handed in, as Unix milliseconds."""
+
+    def __init__(self, database: Database, authority: Authority, devices: Devices, tokens: Tokens) -> None:
+        self._database = database
+        self._authority = authority
+        self._devices = devices
+        self._tokens = tokens
+
+    def enroll(self, request: wire.EnrollRequest, now_ms: int) -> tuple[str, str, bool]:
+        """Enrol a device.
+
+        The same key with the same claim is the same device: it gets the same name and certificate
+        again, since the first answer may have been lost.
+
+        Returns:
+            The device's id, its certificate (PEM), and whether it is new.
+
+        Raises:
+            EnrollError: The claim or the signing request is not good.
+        """
+        public = read_csr(request.csr)
+        key = key_sha256(public)
+        with self._database.transaction():
+            claim, known = self._tokens.claimed_by(request.token, key, now_ms)
+            if known is not None:
+                return known, self._again(known, key, request.csr, now_ms), False
+            device = self._free_id(request.name)
+            hardware = msgspec.json.encode(request.hardware).decode() if request.hardware else None
+            self._devices.enroll(device, now_ms, hardware)
+            issued = self._authority.issue(public, device)
+            self._record(device, issued)
+            self._tokens.use_claim(claim, key, device, now_ms)
+        return device, issued.pem, True
+
+    def renew(self, device: str, csr: str) -> str:
+        """Return a fresh certificate (PEM) for a device that is welcome; its key may be a new one.
+
+        Raises:
+            EnrollError: The device is unknown or revoked, or the signing request is not good.
+        """
+        public = read_csr(csr)
+        if not self._devices.is_welcome(device):
+            raise EnrollError(f"device {device} is not enrolled, or is revoked")
+        issued = self._authority.issue(public, device)
+        self._record(device, issued)
+        return issued.pem
+
+    def _again(self, device: str, key: str, csr: str, now_ms: int) -> str:
+        if not self._devices.is_welcome(device):
+            raise EnrollError(f"device {device} is revoked")
+        return self._devices.certificate(device, key, now_ms) or self.renew(device, csr)
+
+    def _record(self, device: str, issued: Issued) -> None:
+        self._devices.add_certificate(
+            device,
+            serial=issued.serial,
+            key_sha256=issued.key_sha256,
+            issued_ms=issued.issued_ms,
+            expires_ms=issued.expires_ms,
+            pem=issued.pem,
+        )
+
+    def _free_id(self, wanted: str) -> str:
+        """Return the wanted id if it is valid and free, else one that begins with it."""
+        if DEVICE_ID.fullmatch(wanted) and not self._devices.exists(wanted):
+            return wanted
+        stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in wanted)[:50].strip(
+            "-"
+        )
+        return f"{stem or 'device'}-{secrets.token_hex(4)}"
