@@ -93,7 +93,7 @@ class Tree:
             found = glob.glob(pattern.lstrip("/"), root_dir=self.root)
         except (OSError, ValueError, re.error):
             return ()
-        paths = sorted((f"/{name}" for name in found if not _UNPRINTABLE.search(name)), key=_natural)[:_NAMES]
+        paths = sorted((f"/{name}" for name in found if name.isprintable()), key=_natural)[:_NAMES]
         return tuple(path for path in paths if self.exists(path))
 
     def exists(self, path: str) -> bool:

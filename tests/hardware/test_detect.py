@@ -416,3 +416,24 @@ def test_no_junk_in_any_file_raises(tmp_path_factory, board, junk, gone):
     if facts.arch in ("aarch64", "x86_64"):
         chosen = choose(PROFILES, facts)
         Sensors(root, chosen.profile.telemetry).read()
+
+
+@pytest.mark.parametrize("name", [name for name in BOARDS if "/proc/device-tree/model" in BOARDS[name][0]])
+def test_a_board_whose_model_is_lost_is_known_by_its_compatible(tmp_path, name):
+    files, wanted = BOARDS[name]
+    facts = facts_of(tmp_path, files | {"/proc/device-tree/model": ""})
+    assert choose(PROFILES, facts).profile.id == wanted
+
+
+@pytest.mark.parametrize("online", ["0-999999", "5-1", "0-", ",", "x", "-1"])
+def test_an_absurd_list_of_processors_is_not_believed(tmp_path, online):
+    assert facts_of(tmp_path, RPI5, {"/sys/devices/system/cpu/online": online}).cores == 4
+
+
+def test_a_device_file_with_a_name_that_is_no_text_is_left_out(tmp_path):
+    (tmp_path / "dev").mkdir()
+    for name in (b"video0", b"video\xff\xfe", b"video\n1"):
+        os.close(os.open(os.fsencode(tmp_path) + b"/dev/" + name, os.O_CREAT))
+    facts = detect(tmp_path)
+    assert facts.nodes == ("/dev/video0",)
+    msgspec.json.encode(facts)
