@@ -74,6 +74,7 @@ class Pre(_Strict, frozen=True, kw_only=True):
     """How a frame becomes the model's input: resize, colour, ``(x - mean) / std``.
 
     An image's ``mean`` and ``std`` have one value or three, in the range of the pixels (0 to 255).
+    ``crop_ratio`` is the share of the shorter side that ``crop`` keeps (ImageNet's custom is 0.875).
     A sensor model has ``resize="none"``, ``window`` samples in each input and ``hop`` new samples
     between two windows; ``mean`` and ``std`` then have one value for each channel. ``context``
     samples of the window before are put in front (voice models).
@@ -84,6 +85,7 @@ class Pre(_Strict, frozen=True, kw_only=True):
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     pad: int = 114
+    crop_ratio: float = 1.0
     window: int = 0
     hop: int = 0
     context: int = 0

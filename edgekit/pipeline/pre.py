@@ -90,7 +90,9 @@ class Placement:
         return np.asarray((points - offset) / scale, np.float32)
 
 
-def place(resize: str, source: tuple[int, int], target: tuple[int, int]) -> Placement:
+def place(
+    resize: str, source: tuple[int, int], target: tuple[int, int], crop_ratio: float = 1.0
+) -> Placement:
     """Decide where a source image lies in a model's input.
 
     Args:
@@ -98,6 +100,7 @@ def place(resize: str, source: tuple[int, int], target: tuple[int, int]) -> Plac
             ``stretch`` gives up its aspect, ``none`` takes it as it is.
         source: Width and height of the image in pixels.
         target: Width and height of the input in pixels.
+        crop_ratio: The share of that middle that ``crop`` keeps, above 0 and at most 1.
 
     Raises:
         TensorError: The image is empty, or ``none`` and not of the input's size.
@@ -114,14 +117,16 @@ def place(resize: str, source: tuple[int, int], target: tuple[int, int]) -> Plac
         inner_w, inner_h = max(1, round(width * scale)), max(1, round(height * scale))
         left, top = (wide - inner_w) // 2, (high - inner_h) // 2
         return Placement(inner_w / width, inner_h / height, left, top, width, height)
-    scale = max(wide / width, high / height)
+    scale = max(wide / width, high / height) / crop_ratio
     cut_w, cut_h = min(width, max(1, round(wide / scale))), min(height, max(1, round(high / scale)))
     scale_x, scale_y = wide / cut_w, high / cut_h
     x, y = (width - cut_w) // 2, (height - cut_h) // 2
     return Placement(scale_x, scale_y, -x * scale_x, -y * scale_y, width, height)
 
 
-def resize_image(pixels: NDArray[np.uint8], resize: str, out: NDArray[np.uint8], pad: int = 114) -> Placement:
+def resize_image(
+    pixels: NDArray[np.uint8], resize: str, out: NDArray[np.uint8], pad: int = 114, crop_ratio: float = 1.0
+) -> Placement:
     """Scale an image into a model's input size; colours stay as they are.
 
     >>> square = np.empty((320, 320, 3), np.uint8)
@@ -134,6 +139,7 @@ def resize_image(pixels: NDArray[np.uint8], resize: str, out: NDArray[np.uint8],
         resize: As for ``place``.
         out: Takes the result, shape (height, width, 3) of the input, uint8, contiguous.
         pad: Grey of the padding. Source: 114 is what the YOLO families are trained with.
+        crop_ratio: As for ``place``.
 
     Returns:
         Where the image lies in ``out``.
@@ -147,7 +153,7 @@ def resize_image(pixels: NDArray[np.uint8], resize: str, out: NDArray[np.uint8],
         )
     cv2 = vision()
     high, wide = out.shape[:2]
-    placement = place(resize, (pixels.shape[1], pixels.shape[0]), (wide, high))
+    placement = place(resize, (pixels.shape[1], pixels.shape[0]), (wide, high), crop_ratio)
     if resize == "letterbox":
         left, top = int(placement.left), int(placement.top)
         inner_w, inner_h = (
@@ -273,7 +279,7 @@ class ImagePre:
         Raises:
             TensorError: It is no such image.
         """
-        placement = resize_image(pixels, self._pre.resize, self._bgr, self._pre.pad)
+        placement = resize_image(pixels, self._pre.resize, self._bgr, self._pre.pad, self._pre.crop_ratio)
         if self._pre.color == "BGR":
             return self._bgr, placement
         code = self._cv2.COLOR_BGR2RGB if self._pre.color == "RGB" else self._cv2.COLOR_BGR2GRAY
