@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -40,17 +39,14 @@ from edgekit.agent.ipc import (
 )
 from edgekit.agent.loaded import Loaded, load_bundle
 from edgekit.agent.meter import AgentSink, Meter, TallyMarks
-from edgekit.core.errors import ConfigError, EdgekitError, LinkError, ProtocolError, SourceError
+from edgekit.agent.runner import make_loop
+from edgekit.core.errors import EdgekitError, LinkError, ProtocolError, SourceError
 from edgekit.core.wire import Alert
 from edgekit.pipeline.config import PipelineConfig, parse_config
-from edgekit.pipeline.events import Debounce
-from edgekit.pipeline.loop import Loop, Rules
-from edgekit.pipeline.redact import Redactor
-from edgekit.pipeline.sinks import SinkContext, make_sink
-from edgekit.pipeline.sources import make_source, source_context
+from edgekit.pipeline.loop import Loop
 
 if TYPE_CHECKING:
-    from edgekit.core.ports import Result, Sink
+    from edgekit.core.ports import Result
     from edgekit.pipeline.predictor import Predictor
 
 logger = logging.getLogger(__name__)
@@ -184,32 +180,16 @@ class Worker:
         self._stopping.wait(wait_s)
 
     def _make_loop(self) -> Loop:
-        config, models = self._config, self._require_models()
-        active = models.active
-        source = make_source(
-            config.source.kind,
-            config.source.options,
-            source_context(active.opened.manifest, Path(config.folder)),
-        )
-        context = SinkContext(
-            pipeline=config.pipeline.name,
-            folder=Path(config.folder),
-            source_fps=lambda: float(getattr(source, "fps", 0.0)),
-            egress=frozenset(config.privacy.egress),
-            connect=_connect,
-        )
-        sinks: list[Sink] = [
-            AgentSink(models.meter_of, self._send, with_pixels="pixels" in config.privacy.egress)
-        ]
-        sinks += [make_sink(section.kind, section.options, context) for section in config.sinks]
+        models = self._require_models()
+        sink = AgentSink(models.meter_of, self._send, with_pixels="pixels" in self._config.privacy.egress)
         self._marks = TallyMarks()
-        return Loop(
-            config.pipeline.name,
-            source,
-            active.predictor,
-            sinks,
-            rules=_rules(config),
+        return make_loop(
+            self._config,
+            models.active.predictor,
+            sinks=(sink,),
             failover=self._fail_over,
+            max_errors=MAX_ERRORS,
+            connect=_connect,
         )
 
     def _fail_over(self, predictor: Predictor, lost: EdgekitError) -> Predictor:
@@ -335,36 +315,14 @@ class Worker:
         return self._models
 
 
-def _rules(config: PipelineConfig) -> Rules:
-    privacy, events = config.privacy, config.events
-    redactor = None
-    if privacy.redact:
-        redactor = Redactor(
-            privacy.redact, privacy.redact_style, privacy.redact_margin_ratio, privacy.redact_hold
-        )
-    return Rules(
-        debounce=Debounce(appear=events.appear, window=events.window, vanish=events.vanish),
-        redactor=redactor,
-        max_errors=MAX_ERRORS,
-        budget_ms=config.budget.p95_ms,
-    )
-
-
 def _connect(url: str) -> Callable[[str, bytes], object]:
-    """Return a publisher for an mqtt sink.
+    """Return a publisher for an ``mqtt`` sink that names a broker of its own.
 
-    Without a URL it means the agent's own link, and that carries every event already, through the
-    egress gate and the outbox: nothing more is to be done.
-
-    Raises:
-        ConfigError: It names a broker of its own.
+    Without a URL such a sink means the agent's own link, which carries every event already.
     """
-    if url:
-        raise ConfigError(
-            f"sink 'mqtt': an agent publishes through its own link, and not to {url}",
-            hint="remove 'url' from the sink",
-        )
-    return lambda _topic, _payload: None
+    from edgekit.sync.mqtt import Publisher
+
+    return Publisher(url).publish
 
 
 # ---------------------------------------------------------------------------------------------
