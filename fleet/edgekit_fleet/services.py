@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
     from edgekit_fleet.bus import Bus
+    from edgekit_fleet.commanding import Commanding
     from edgekit_fleet.identity.authority import Authority
+    from edgekit_fleet.identity.enrol import Enrolment
     from edgekit_fleet.store.database import Database
     from edgekit_fleet.store.devices import Devices
     from edgekit_fleet.store.messages import Messages
@@ -34,11 +36,13 @@ class Settings:
         data: Its folder; everything it keeps lies below.
         url: Where devices and people reach it, without a slash at the end.
         broker_url: Where devices reach the broker: ``mqtts://host:port`` or ``mqtt://host:port``.
+        is_loopback: Whether only this machine can reach it.
     """
 
     data: Path
     url: str
     broker_url: str
+    is_loopback: bool
 
     @property
     def metadata_url(self) -> str:
@@ -70,12 +74,29 @@ class Downlink(Protocol):
     def publish(self, device: str, leaf: str, body: bytes, *, retain: bool = False) -> None:
         """Send ``body`` on a device's ``down/<leaf>``; ``desired`` and ``cmd`` at QoS 1, else 0.
 
-        While the broker is away, messages wait in a bounded queue: of the retained ones the latest
-        of each topic is kept; others are dropped and counted when it is full.
+        While the broker is away messages are dropped and counted: at each connection
+        ``Hooks.on_downlink`` asks for the retained documents again, commands are sent again anyway,
+        and devices ask again for the rest.
         """
 
 
 Answer = wire.Response | wire.Chunk | None
+
+
+@dataclass(frozen=True)
+class Health:
+    """How the fleet manager fares.
+
+    Args:
+        is_connected: Whether the broker is there.
+        broker_restarts: How often the embedded broker ended by itself and was started again.
+        counters: What ingest counted since the start: messages, records (new ones), repeated,
+            refused, requests, expired, store_failures, downlink_dropped, connections_refused.
+    """
+
+    is_connected: bool
+    broker_restarts: int
+    counters: dict[str, int]
 
 
 @dataclass
@@ -121,4 +142,7 @@ class Services:
     messages: Messages
     metrics: Metrics
     tokens: Tokens
+    enrolment: Enrolment
+    commanding: Commanding
     bus: Bus
+    health: Callable[[], Health]

@@ -1,0 +1,1 @@
+"""The fleet's HTTP side: REST API, live changes, metrics."""

@@ -1,0 +1,77 @@
+"""Routes for API tokens and enrolment claims."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter, HTTPException
+from pydantic import BaseModel, Field
+
+from edgekit_fleet.app.auth import Admin, Parts
+from edgekit_fleet.ingest.intake import now_ms
+from edgekit_fleet.store.tokens import Claim, Token
+
+HOUR_MS = 3600 * 1000
+MAX_HOURS = 24 * 366
+
+router = APIRouter(tags=["access"], dependencies=[Admin])
+
+
+class NewToken(BaseModel):
+    """An API token to make; without ``expires_h`` it lives until it is revoked."""
+
+    role: Literal["viewer", "operator", "publisher", "admin"]
+    label: str = Field("", max_length=200)
+    expires_h: float | None = Field(None, gt=0, le=MAX_HOURS)
+
+
+class NewClaim(BaseModel):
+    """A claim to make: how many devices it enrols, and for how long."""
+
+    uses: int = Field(1, ge=1, le=100_000)
+    label: str = Field("", max_length=200)
+    expires_h: float = Field(24, gt=0, le=MAX_HOURS)
+
+
+class Made(BaseModel):
+    """A token's text; it is shown this once."""
+
+    token: str
+
+
+@router.get("/tokens")
+def tokens(parts: Parts) -> list[Token]:
+    """List API tokens, without their secrets."""
+    return parts.tokens.all()
+
+
+@router.post("/tokens", status_code=201)
+def create_token(parts: Parts, wanted: NewToken) -> Made:
+    """Make an API token."""
+    now = now_ms()
+    expires_ms = None if wanted.expires_h is None else now + int(wanted.expires_h * HOUR_MS)
+    return Made(token=parts.tokens.create(wanted.role, now, label=wanted.label, expires_ms=expires_ms))
+
+
+@router.get("/claims")
+def claims(parts: Parts) -> list[Claim]:
+    """List enrolment claims, without their secrets."""
+    return parts.tokens.claims()
+
+
+@router.post("/claims", status_code=201)
+def create_claim(parts: Parts, wanted: NewClaim) -> Made:
+    """Make an enrolment claim; its text pins the fleet's CA where the API speaks TLS."""
+    now = now_ms()
+    pin = parts.identity.sha256 if parts.settings.url.startswith("https") else ""
+    text = parts.tokens.create_claim(
+        now, now + int(wanted.expires_h * HOUR_MS), uses=wanted.uses, label=wanted.label, ca_sha256=pin
+    )
+    return Made(token=text)
+
+
+@router.delete("/tokens/{number}", status_code=204)
+def revoke_token(parts: Parts, number: str) -> None:
+    """End a token or a claim at once."""
+    if not parts.tokens.revoke(number):
+        raise HTTPException(404, "There is no such token")

@@ -1,0 +1,176 @@
+"""Routes about devices: list, detail, charts, events, commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, HTTPException, Query
+from pydantic import BaseModel, Field
+
+from edgekit_fleet.app.auth import Admin, Operator, Parts, Viewer
+from edgekit_fleet.commanding import EXPIRES_S, MAX_EXPIRES_S
+from edgekit_fleet.ingest.intake import now_ms
+from edgekit_fleet.services import Services
+from edgekit_fleet.store.commands import CommandRow
+from edgekit_fleet.store.devices import Device, Page
+from edgekit_fleet.store.metrics import Event, Point
+
+DAY_MS = 24 * 3600 * 1000
+Kind = Literal["event", "update", "alert", "answer", "gap"]
+
+router = APIRouter(tags=["devices"])
+
+
+@dataclass(frozen=True)
+class DeviceDetail:
+    """All that is known of one device; ``birth``, ``reported`` and ``hardware`` as it sent them."""
+
+    device: Device
+    birth: dict[str, Any] | None
+    reported: dict[str, Any] | None
+    hardware: dict[str, Any] | None
+    pipelines: list[str]
+    certificates: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Events:
+    """Events, the newest first; ``next`` is the cursor of those before."""
+
+    items: list[Event]
+    next: int | None
+
+
+@dataclass(frozen=True)
+class Series:
+    """A chart: quantiles are those of all frames of a step, merged without loss."""
+
+    since_ms: int
+    until_ms: int
+    step_ms: int
+    points: list[Point]
+
+
+class NewCommand(BaseModel):
+    """What to command; ``args`` by kind: rollback {model}, restart {pipeline}, retry {model, version}."""
+
+    kind: Literal["rollback", "restart", "report", "retry"]
+    args: dict[str, Any] = Field(default_factory=dict, max_length=16)
+    expires_s: int = Field(EXPIRES_S, ge=1, le=MAX_EXPIRES_S)
+
+
+@router.get("/devices", dependencies=[Viewer])
+def devices(
+    parts: Parts,
+    after: Annotated[str, Query(description="Cursor: `next` of the page before")] = "",
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    search: str = "",
+    online: bool | None = None,
+    profile: str = "",
+    model: str = "",
+    version: str = "",
+) -> Page:
+    """List devices, ordered by id."""
+    return parts.devices.page(
+        after=after, limit=limit, search=search, online=online, profile=profile, model=model, version=version
+    )
+
+
+@router.get("/devices/{device}", dependencies=[Viewer])
+def device_detail(parts: Parts, device: str) -> DeviceDetail:
+    """Show one device."""
+    found = _known(parts, device)
+    documents = parts.devices.documents(device)
+    return DeviceDetail(
+        device=found,
+        birth=documents["birth"],
+        reported=documents["reported"],
+        hardware=documents["hardware"],
+        pipelines=parts.metrics.pipelines(device, now_ms() - DAY_MS),
+        certificates=parts.devices.certificates(device),
+    )
+
+
+@router.get("/devices/{device}/series", dependencies=[Viewer])
+def series(
+    parts: Parts,
+    device: str,
+    since_ms: int | None = None,
+    until_ms: int | None = None,
+    step_s: Annotated[int, Query(ge=1, le=86400)] = 10,
+    pipeline: str = "",
+) -> Series:
+    """Chart one device: by default its last hour, of all pipelines together."""
+    _known(parts, device)
+    until = until_ms if until_ms is not None else now_ms() + 1
+    since = since_ms if since_ms is not None else until - DAY_MS // 24
+    points = parts.metrics.series(
+        device, since_ms=since, until_ms=until, step_ms=step_s * 1000, pipeline=pipeline
+    )
+    return Series(since, until, step_s * 1000, points)
+
+
+@router.get("/devices/{device}/events", dependencies=[Viewer])
+def device_events(
+    parts: Parts,
+    device: str,
+    before: int | None = None,
+    kind: Annotated[list[Kind] | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> Events:
+    """List what happened on one device."""
+    _known(parts, device)
+    return _events(parts, device, before, kind, limit)
+
+
+@router.get("/events", dependencies=[Viewer])
+def events(
+    parts: Parts,
+    before: int | None = None,
+    kind: Annotated[list[Kind] | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> Events:
+    """List what happened on all devices."""
+    return _events(parts, "", before, kind, limit)
+
+
+@router.get("/devices/{device}/commands", dependencies=[Viewer])
+def commands(parts: Parts, device: str) -> list[CommandRow]:
+    """List the commands of one device, the newest first."""
+    _known(parts, device)
+    return parts.commanding.of_device(device)
+
+
+@router.post("/devices/{device}/commands", dependencies=[Operator], status_code=202)
+def command(parts: Parts, device: str, wanted: NewCommand) -> CommandRow:
+    """Command a device: sent now, and again until it answers or the command expires."""
+    if _known(parts, device).state == "revoked":
+        raise HTTPException(409, f"Device '{device}' is revoked")
+    return parts.commanding.command(device, wanted.kind, wanted.args, wanted.expires_s)
+
+
+@router.post("/devices/{device}/revoke", dependencies=[Admin])
+def revoke(parts: Parts, device: str) -> Device:
+    """Bar a device from connecting."""
+    parts.devices.revoke(device)
+    return _known(parts, device)
+
+
+@router.post("/devices/{device}/restore", dependencies=[Admin])
+def restore(parts: Parts, device: str) -> Device:
+    """Let a revoked device connect again."""
+    parts.devices.restore(device)
+    return _known(parts, device)
+
+
+def _events(parts: Services, device: str, before: int | None, kind: list[Kind] | None, limit: int) -> Events:
+    items = parts.metrics.events(device=device, before=before, kinds=kind or (), limit=limit)
+    return Events(items, items[-1].id if len(items) == limit else None)
+
+
+def _known(parts: Services, device: str) -> Device:
+    found = parts.devices.get(device)
+    if found is None:
+        raise HTTPException(404, f"There is no device '{device[:64]}'")
+    return found

@@ -1,0 +1,84 @@
+"""Routes that a device needs before it is one: the CA, and enrolment."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, HTTPException, Request, Response
+
+from edgekit.core import wire
+from edgekit_fleet.app.auth import Parts
+from edgekit_fleet.ingest.intake import now_ms
+from edgekit_fleet.services import Services
+
+MAX_BODY_BYTES = 64 << 10
+
+router = APIRouter(tags=["enrolment"])
+
+
+@router.get("/ca", response_class=Response, responses={200: {"content": {"application/x-pem-file": {}}}})
+def ca(parts: Parts) -> Response:
+    """Return the fleet's CA certificate; its SHA-256 is the fourth part of an enrolment token."""
+    return Response(parts.identity.certificate_pem, media_type="application/x-pem-file")
+
+
+@router.post(
+    "/enroll",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["token", "csr"],
+                        "properties": {
+                            "token": {"type": "string"},
+                            "csr": {"type": "string", "description": "PEM, signed by the device's P-256 key"},
+                            "name": {"type": "string"},
+                            "hardware": {"type": "object"},
+                        },
+                    }
+                }
+            },
+        }
+    },
+)
+async def enroll(request: Request, parts: Parts) -> Response:
+    """Enrol a device by a claim and a signing request; the same key gets the same answer again."""
+    wanted = wire.decode(await read_body(request, MAX_BODY_BYTES), wire.EnrollRequest)
+    answer = await asyncio.to_thread(_enroll, parts, wanted)
+    return Response(wire.encode(answer), media_type="application/json")
+
+
+def _enroll(parts: Services, wanted: wire.EnrollRequest) -> wire.EnrollResponse:
+    trust = parts.hooks.trust()
+    device, certificate, is_new = parts.enrolment.enroll(wanted, now_ms())
+    if is_new:
+        for hook in parts.hooks.on_enrolled:
+            hook(device)
+        parts.bus.publish("device", {"device": device, "enrolled": True})
+    return wire.EnrollResponse(
+        device=device,
+        certificate=certificate,
+        ca=parts.identity.certificate_pem,
+        broker_url=parts.settings.broker_url,
+        metadata_url=parts.settings.metadata_url,
+        targets_url=parts.settings.targets_url,
+        root=trust.root,
+        desired_keys=trust.desired_keys,
+    )
+
+
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """Return a request's body, which may not be longer than a limit.
+
+    Raises:
+        HTTPException: It is (413).
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit_bytes:
+            raise HTTPException(413, f"At most {limit_bytes} bytes are read")
+    return bytes(body)

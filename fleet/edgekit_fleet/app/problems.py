@@ -1,0 +1,76 @@
+"""Errors as the API tells them: ``application/problem+json``, every one of them (RFC 9457)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from edgekit.core import errors
+
+logger = logging.getLogger(__name__)
+
+# The first class that fits decides.
+STATUS: tuple[tuple[type[errors.EdgekitError], int], ...] = (
+    (errors.UsageError, 422),
+    (errors.StorageError, 507),
+    (errors.RollbackAttackError, 409),
+    (errors.TrustError, 422),
+    (errors.ModelError, 422),
+    (errors.EnrollError, 403),
+    (errors.ProtocolError, 422),
+    (errors.LinkError, 502),
+    (errors.GateError, 409),
+)
+
+
+def problem(status: int, title: str, detail: str = "", **more: Any) -> JSONResponse:
+    """Return a problem document; ``more`` are its further members."""
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+def status_of(error: errors.EdgekitError) -> int:
+    """Return the HTTP status that an error is told with."""
+    return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+
+
+def install(app: FastAPI) -> None:
+    """Make an application tell its errors as problems."""
+    app.add_exception_handler(errors.EdgekitError, _edgekit)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _bug)
+
+
+async def _edgekit(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.EdgekitError)
+    status = status_of(error)
+    if status >= 500:
+        logger.error("%s: %s", error.code, error.message)
+    more = {"code": error.code, "reasons": list(error.reasons), "hint": error.hint}
+    return problem(status, type(error).__name__, error.message, **more)
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    found = [
+        {"where": ".".join(str(part) for part in one["loc"]), "message": one["msg"]} for one in error.errors()
+    ]
+    detail = "; ".join(f"{one['where']}: {one['message']}" for one in found)
+    return problem(422, "The request is not valid", detail, code="usage", errors=found)
+
+
+async def _http(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return problem(error.status_code, str(error.detail), code="link.server")
+
+
+async def _bug(_request: Request, error: Exception) -> JSONResponse:
+    logger.error("unexpected error", exc_info=error)
+    return problem(500, "A bug in the fleet manager", "its log has the details", code="edgekit.bug")

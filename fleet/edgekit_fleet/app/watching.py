@@ -1,0 +1,120 @@
+"""Routes for whoever watches the fleet: health, live changes, Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, StreamingResponse
+
+from edgekit_fleet import __version__
+from edgekit_fleet.app.auth import Operator, Parts, Viewer, authorize, bearer
+from edgekit_fleet.services import Services
+
+router = APIRouter(tags=["watching"])
+metrics_router = APIRouter(tags=["watching"])
+
+
+@dataclass(frozen=True)
+class HealthReport:
+    """Whether the fleet manager does its work."""
+
+    ok: bool
+    version: str
+    broker_connected: bool
+    broker_restarts: int
+
+
+@dataclass(frozen=True)
+class RefusedMessage:
+    """A message that could not be used."""
+
+    device: str
+    topic: str
+    arrived_ms: int
+    reason: str
+    bytes: int
+
+
+@router.get("/health")
+def health(parts: Parts) -> HealthReport:
+    """Say whether the fleet manager does its work; needs no token."""
+    found = parts.health()
+    return HealthReport(found.is_connected, __version__, found.is_connected, found.broker_restarts)
+
+
+@router.get("/metrics", dependencies=[Viewer])
+def totals(parts: Parts) -> dict[str, dict[str, int]]:
+    """Count devices, stored rows, and what ingest did since the start."""
+    return {
+        "devices": parts.devices.counts(),
+        "stored": parts.messages.counts(),
+        "ingest": parts.health().counters,
+    }
+
+
+@router.get("/refused", dependencies=[Operator])
+def refused(parts: Parts) -> list[RefusedMessage]:
+    """List messages that could not be used, the newest first."""
+    return [
+        RefusedMessage(one.device, one.topic, one.arrived_ms, one.reason, len(one.body))
+        for one in parts.messages.refused()
+    ]
+
+
+@router.get("/stream", dependencies=[Viewer], response_class=StreamingResponse)
+async def stream(parts: Parts) -> StreamingResponse:
+    """Follow changes as server-sent events: ``device``, ``event``, ``command``, ``rollout``, ``bundle``."""
+    return StreamingResponse(
+        sse(parts),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def sse(parts: Services) -> AsyncIterator[bytes]:
+    """Yield the bus's changes in the form of server-sent events, and a comment when it is quiet."""
+    yield b": connected\n\n"
+    async for change in parts.bus.watch():
+        if change is None:
+            yield b": quiet\n\n"
+        else:
+            yield b"event: %s\ndata: %s\n\n" % (change.topic.encode(), msgspec.json.encode(change.data))
+
+
+@metrics_router.get("/metrics", response_class=PlainTextResponse)
+def prometheus(request: Request, parts: Parts) -> PlainTextResponse:
+    """Return the fleet's own metrics in Prometheus's text format.
+
+    Needs a viewer's token, unless the fleet manager listens on loopback only.
+    """
+    if not parts.settings.is_loopback:
+        authorize(parts, bearer(request), "viewer")
+    text = render(parts)
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def render(parts: Services) -> str:
+    """Return the metrics' text.
+
+    Source: Prometheus, "Exposition formats", text format 0.0.4.
+    """
+    found = parts.health()
+    table: list[tuple[str, str, str, dict[str, int]]] = [
+        ("devices", "gauge", "Devices by state.", _labelled("state", parts.devices.counts())),
+        ("rows", "gauge", "Rows stored, by table.", _labelled("table", parts.messages.counts())),
+        ("ingest_total", "counter", "What ingest counted.", _labelled("what", found.counters)),
+        ("broker_up", "gauge", "Whether the broker is connected.", {"": int(found.is_connected)}),
+        ("broker_restarts_total", "counter", "Restarts of the embedded broker.", {"": found.broker_restarts}),
+    ]
+    lines: list[str] = []
+    for name, kind, text, values in table:
+        lines += [f"# HELP edgekit_fleet_{name} {text}", f"# TYPE edgekit_fleet_{name} {kind}"]
+        lines += [f"edgekit_fleet_{name}{label} {value}" for label, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _labelled(label: str, values: dict[str, int]) -> dict[str, int]:
+    return {f'{{{label}="{key}"}}': value for key, value in sorted(values.items())}

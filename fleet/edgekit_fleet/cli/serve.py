@@ -1,0 +1,176 @@
+"""``edgekit-fleet serve``: the fleet manager as one process, with the broker as its child."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from edgekit.core.errors import ConfigError, StorageError
+from edgekit_fleet.cli.remote import ADDRESS_FILE
+from edgekit_fleet.files import write_durably
+
+BACKLOG = 2048
+GRACE_S = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's options."""
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="everything it keeps")
+    parser.add_argument("--database", metavar="URL", help="sqlite:///PATH (default: in DIR)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8080, help="0: a free one, kept (default 8080)")
+    parser.add_argument("--tls", choices=("auto", "on", "off"), default="auto", help="auto: unless loopback")
+    parser.add_argument("--public-host", default="", metavar="NAME", help="how devices reach this machine")
+    parser.add_argument("--broker", default="embedded", help="embedded, mqtt://host:port, mqtts://host:port")
+    parser.add_argument("--broker-port", type=int, help="the embedded one's; 0: a free one, kept (8883)")
+    parser.add_argument("--broker-tls", choices=("on", "off"), default="on", help="off: loopback only")
+    parser.add_argument("--broker-ca", type=Path, metavar="FILE", help="CA of another broker")
+    parser.add_argument("--broker-cert", type=Path, metavar="FILE", help="this fleet's certificate there")
+    parser.add_argument("--broker-key", type=Path, metavar="FILE", help="its key")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Serve until SIGTERM or SIGINT; print one line once everything runs."""
+    from edgekit_fleet.app.application import create_app
+    from edgekit_fleet.compose import Fleet, Options
+
+    options = Options(
+        data=arguments.data,
+        database=arguments.database,
+        broker=arguments.broker,
+        host=arguments.host,
+        port=arguments.port,
+        tls=arguments.tls,
+        public_host=arguments.public_host,
+        broker_port=arguments.broker_port,
+        broker_tls=arguments.broker_tls,
+        broker_ca=arguments.broker_ca,
+        broker_certificate=arguments.broker_cert,
+        broker_key=arguments.broker_key,
+    )
+    with _only_one(arguments.data), contextlib.closing(_Stops()) as stops:
+        fleet = Fleet(options)
+        address_file = fleet.services.settings.data / ADDRESS_FILE
+        try:
+            with _listen(options.host, fleet.port) as listener:
+                fleet.start()
+                files = fleet.server_files() if fleet.is_tls else None
+                ready = {
+                    "url": fleet.services.settings.url,
+                    "broker_url": fleet.services.settings.broker_url,
+                    "admin_token_file": str(fleet.admin_token_file),
+                    "ca": str(fleet.authority.certificate_path) if fleet.is_tls else "",
+                }
+
+                def is_ready() -> None:
+                    write_durably(address_file, json.dumps(ready).encode())
+                    print(f"edgekit fleet: {ready['url']}  broker: {ready['broker_url']}", file=sys.stderr)
+                    if arguments.json:
+                        print(json.dumps(ready), flush=True)
+
+                _serve(create_app(fleet.services), listener, files, stops, is_ready, fleet.services.bus.close)
+        finally:
+            address_file.unlink(missing_ok=True)
+            fleet.stop()
+
+
+class _Stops:
+    """Hears SIGTERM and SIGINT from the beginning, so that a stop during the start is not lost."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.then: Callable[[], None] = lambda: None
+        self._before = {one: signal.signal(one, self._ask) for one in (signal.SIGTERM, signal.SIGINT)}
+
+    def _ask(self, _number: int, _frame: object) -> None:
+        self.asked = True
+        self.then()
+
+    def close(self) -> None:
+        """Give the signals back."""
+        for one, handler in self._before.items():
+            signal.signal(one, handler)
+
+
+def _serve(
+    app: Any,
+    listener: socket.socket,
+    files: tuple[Path, Path] | None,
+    stops: _Stops,
+    is_ready: Callable[[], None],
+    at_stop: Callable[[], None],
+) -> None:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Leaves signals to us, and says when it serves."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                is_ready()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            at_stop()  # live streams would hold the shutdown up
+            await super().shutdown(sockets)
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+        lifespan="off",
+        ws="none",
+        ssl_certfile=str(files[0]) if files else None,
+        ssl_keyfile=str(files[1]) if files else None,
+    )
+    server = Server(config)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    stops.then = stop
+    if not stops.asked:
+        server.run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _only_one(data: Path) -> Iterator[None]:
+    """Hold the data folder: two fleet managers on one would undo one another.
+
+    Raises:
+        ConfigError: Another one runs on it.
+    """
+    import fcntl
+
+    data.mkdir(parents=True, exist_ok=True)
+    with (data / "serve.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as cause:
+            raise ConfigError(
+                f"{data}: another fleet manager runs on this folder", hint="stop it first"
+            ) from cause
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as cause:
+        raise StorageError(
+            f"{host}:{port}: {cause.strerror}", hint="choose another --host or --port"
+        ) from cause

@@ -1,0 +1,37 @@
+"""``edgekit-fleet token create``: tokens that enrol devices, and tokens for the API."""
+
+from __future__ import annotations
+
+import argparse
+
+from edgekit.core.errors import UsageError
+from edgekit_fleet.cli import remote
+from edgekit_fleet.cli.report import Report
+from edgekit_fleet.store.tokens import ROLES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's options."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    create = actions.add_parser("create", help="make a token; its text is shown this once")
+    remote.add_arguments(create)
+    create.add_argument("--role", choices=ROLES, help="an API token with this role")
+    create.add_argument("--enroll", action="store_true", help="a token that enrols devices")
+    create.add_argument("--uses", type=int, default=1, metavar="N", help="devices it enrols (default 1)")
+    create.add_argument("--expires-h", type=float, metavar="H", help="hours it lives (enrolment: 24)")
+    create.add_argument("--label", default="", help="a note, shown in lists")
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Make a token."""
+    if arguments.enroll == bool(arguments.role):
+        raise UsageError("which token? give either --enroll or --role R")
+    fleet = remote.Remote.of(arguments)
+    if arguments.enroll:
+        hours = arguments.expires_h if arguments.expires_h is not None else 24
+        body = {"uses": arguments.uses, "expires_h": hours, "label": arguments.label}
+        text = fleet.post("claims", body)["token"]
+        return Report({"token": text, "fleet": fleet.url, "uses": arguments.uses}, text)
+    body = {"role": arguments.role, "expires_h": arguments.expires_h, "label": arguments.label}
+    text = fleet.post("tokens", body)["token"]
+    return Report({"token": text, "fleet": fleet.url, "role": arguments.role}, text)
