@@ -1,0 +1,88 @@
+"""The way out of the device: every record passes a gate, then waits in the outbox."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from edgekit.agent.config import OutboxTable, PipelinePlan
+from edgekit.core.ports import Clock
+from edgekit.core.wire import Alert, Record
+from edgekit.sync.gate import Gate
+from edgekit.sync.ledger import Ledger
+from edgekit.sync.outbox import Outbox, Quota
+
+logger = logging.getLogger(__name__)
+
+ALERT_EVERY_S = 60.0
+"""An alert of one code and pipeline is sent once in so long; more of them are counted."""
+MAX_ALERT_KEYS = 256
+
+
+class Outgoing:
+    """Outbox, ledger, and one gate for each pipeline.
+
+    Args:
+        state: The state folder.
+        plans: Pipelines, which say what may leave.
+        quota: What may wait for the link.
+        clock: Times of records.
+
+    Raises:
+        StorageError: The outbox cannot be opened.
+    """
+
+    def __init__(self, state: Path, plans: Iterable[PipelinePlan], quota: OutboxTable, clock: Clock) -> None:
+        self._clock = clock
+        limits = Quota(rows=quota.max_rows, bytes=quota.max_bytes, age_s=quota.max_age_s)
+        self.outbox = Outbox(state / "outbox.sqlite", clock, limits)
+        self.ledger = Ledger(state / "ledger.sqlite", clock)
+        self._gates = {plan.name: Gate(frozenset(plan.egress), self.ledger) for plan in plans}
+        self._own = Gate(frozenset(), self.ledger)
+        self._alerted: dict[tuple[str, str], tuple[float, int]] = {}
+        self._dropped = 0
+
+    def put(self, record: Record, pipeline: str = "") -> None:
+        """Let a record out, as far as the gate of its pipeline does; deny by default."""
+        passed = self._gates.get(pipeline, self._own).check(record)
+        if passed is not None:
+            self.outbox.put(passed)
+
+    def alert(
+        self, level: Literal["info", "warning", "error"], code: str, message: str, pipeline: str = ""
+    ) -> None:
+        """Tell an operator; the same again within a minute is counted and told with the next."""
+        now_s = self._clock.monotonic_ns() / 1e9
+        last_s, held = self._alerted.get((code, pipeline), (-ALERT_EVERY_S, 0))
+        if now_s - last_s < ALERT_EVERY_S:
+            self._alerted[code, pipeline] = last_s, held + 1
+            return
+        if len(self._alerted) >= MAX_ALERT_KEYS:
+            self._alerted.clear()
+        self._alerted[code, pipeline] = now_s, 0
+        text = f"{message} (and {held} more since)" if held else message
+        self.put(
+            Alert(
+                mono_ns=self._clock.monotonic_ns(),
+                unix_ms=self._clock.unix_ms(),
+                level=level,
+                code=code,
+                message=text[:1000],
+                pipeline=pipeline,
+            ),
+            pipeline,
+        )
+
+    def check_quota(self) -> None:
+        """Tell when messages were given up since the last look: over quota, or no room on the disk."""
+        dropped = self.outbox.state().dropped
+        if dropped > self._dropped:
+            self.alert("warning", "outbox.dropped", f"{dropped - self._dropped} messages were given up")
+        self._dropped = dropped
+
+    def close(self) -> None:
+        """Make everything durable; safe to call twice."""
+        self.outbox.close()
+        self.ledger.close()

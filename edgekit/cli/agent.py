@@ -1,0 +1,184 @@
+"""``edgekit agent``: enrol this device, run its agent, ask its state, go back, show what left."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgekit.cli.report import Report
+from edgekit.core.errors import EdgekitError, LinkError, UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the command's options."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def add(name: str, summary: str, example: str) -> argparse.ArgumentParser:
+        sub = actions.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"example: {example}",
+        )
+        sub.add_argument("--state", type=Path, metavar="DIR", help="the state folder")
+        sub.add_argument("--config", type=Path, metavar="FILE", help="agent.toml (its state folder is used)")
+        return sub
+
+    enroll = add("enroll", "enrol this device", "edgekit agent enroll --fleet http://fleet:8080 --token T")
+    enroll.add_argument("--fleet", required=True, metavar="URL", help="the fleet manager's address")
+    enroll.add_argument("--token", required=True, metavar="T", help="a claim token, or @FILE that holds one")
+    enroll.add_argument("--name", default="", help="what the fleet shall call this device")
+    add("run", "run the agent", "edgekit agent run --config agent.toml")
+    add("status", "ask the agent's state", "edgekit agent status")
+    rollback = add("rollback", "go back to the previous version of a model", "edgekit agent rollback")
+    rollback.add_argument("model", nargs="?", default="", metavar="MODEL", help="the only one if not given")
+    rollback.add_argument("--reason", default="asked for on the device")
+    ledger = add("ledger", "show what left the device, and what was refused", "edgekit agent ledger")
+    ledger.add_argument("--hours", type=float, default=24.0, help="how far back (default: 24)")
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Do what was asked."""
+    actions: dict[str, Callable[[argparse.Namespace], Report]] = {
+        "enroll": _enroll,
+        "run": _run,
+        "status": _status,
+        "rollback": _rollback,
+        "ledger": _ledger,
+    }
+    return actions[args.action](args)
+
+
+def _state(args: argparse.Namespace) -> Path:
+    """Return the state folder that the flags, the configuration, or the environment name."""
+    from edgekit.agent.config import environment, load_agent_config
+    from edgekit.agent.paths import state_dir
+
+    if args.state is not None:
+        return Path(args.state).expanduser().resolve()
+    config = args.config or environment().config
+    return load_agent_config(Path(config)).state if config else state_dir().resolve()
+
+
+def _enroll(args: argparse.Namespace) -> Report:
+    from edgekit.agent.doctor import facts_with_proofs
+    from edgekit.update.contract import EnrollOrder
+    from edgekit.update.launch import run_enroll
+
+    token = args.token
+    if token.startswith("@"):
+        token = Path(token[1:]).read_text(encoding="utf-8").strip()
+    facts, _ = facts_with_proofs(Path("/"))
+    order = EnrollOrder(
+        fleet_url=args.fleet,
+        token=token,
+        state_dir=str(_state(args)),
+        name=args.name or os.uname().nodename.partition(".")[0],
+        hardware=facts,
+    )
+    enrolment = run_enroll(order)
+    document = {
+        "device": enrolment.device,
+        "fleet": enrolment.fleet_url,
+        "broker": enrolment.broker_url,
+        "state": order.state_dir,
+    }
+    text = f"enrolled as {enrolment.device} with {enrolment.fleet_url}\nnext: edgekit agent run"
+    return Report(document, text)
+
+
+def _run(args: argparse.Namespace) -> Report:
+    from edgekit.agent.config import environment, load_agent_config
+    from edgekit.agent.supervisor import Supervisor
+
+    found = environment()
+    path = args.config or (Path(found.config) if found.config else Path("agent.toml"))
+    config = load_agent_config(path, args.state)
+    supervisor = Supervisor(config, found)
+    supervisor.run()
+    return Report({"stopped": True, "state": str(config.state)}, "")
+
+
+def _status(args: argparse.Namespace) -> Report:
+    from edgekit.agent.status import ask
+
+    document: dict[str, Any] = ask(_state(args), {"op": "status"})
+    return Report(document, status_text(document))
+
+
+def status_text(document: dict[str, Any]) -> str:
+    """Return the status as a person reads it."""
+    link = "connected" if document["link"]["connected"] else "not connected"
+    who = f"{document['device'] or 'this device'} ({document['profile'] or 'no profile yet'})"
+    lines = [
+        f"{who}, {link}, desired {document['desired']}, up {document['uptime_s']:.0f} s, {document['rss_mb']} MB"
+    ]
+    for name, row in document["pipelines"].items():
+        lines.append(
+            f"  pipeline {name}: {row['state']}, {row['model']} {row['version']} on {row['variant'] or '-'}, "
+            f"{row['fps']} frames/s, p95 {row['p95_ms']} ms, "
+            f"{row['errors']} errors, {row['restarts']} restarts"
+        )
+        if row["message"]:
+            lines.append(f"    {row['message'].splitlines()[0]}")
+        lines += [f"    {why}" for why in row["why"].splitlines()]
+    for name, row in document["models"].items():
+        update = document["updates"].get(name, {})
+        lines.append(
+            f"  model {name}: active {row['active'] or '-'}, previous {row['previous'] or '-'}, "
+            f"update {update.get('state', '-')}"
+        )
+    lines += [f"  rejected {key}: {reason}" for key, reason in document["rejected"].items()]
+    outbox = document["outbox"]
+    lines.append(
+        f"  outbox: {outbox['rows']} messages, {outbox['bytes']} bytes, {outbox['dropped']} given up"
+    )
+    lines += [f"  {name}: {value:g}" for name, value in document["sensors"].items()]
+    return "\n".join(lines)
+
+
+def _rollback(args: argparse.Namespace) -> Report:
+    from edgekit.agent.status import ask
+
+    state = _state(args)
+    request = {"op": "rollback", "model": args.model, "reason": args.reason}
+    try:
+        message = ask(state, request)["message"]
+        return Report({"message": message, "agent": "running"}, message)
+    except LinkError as error:
+        if isinstance(error, EdgekitError) and error.code != LinkError.code:
+            raise
+    from edgekit.agent.offline import roll_back_offline
+
+    model, version = roll_back_offline(state, args.model, args.reason)
+    message = f"{model} runs {version} from the agent's next start on"
+    return Report({"model": model, "version": version, "message": message, "agent": "not running"}, message)
+
+
+def _ledger(args: argparse.Namespace) -> Report:
+    from edgekit.agent.offline import read_ledger
+    from edgekit.agent.status import ask
+
+    if args.hours <= 0:
+        raise UsageError(f"--hours: want more than 0, got {args.hours}")
+    state = _state(args)
+    since = int(time.time() - args.hours * 3600)
+    try:
+        entries = ask(state, {"op": "ledger", "since_unix_s": since})
+    except LinkError as error:
+        if error.code != LinkError.code:
+            raise
+        entries = read_ledger(state, since)
+    lines = [
+        f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime(row['start_unix_s']))}  {row['pipeline'] or '-':<16} "
+        f"{row['data_class']:<10} {row['destination']:<8} {row['decision']:<8} {row['count']:>8} "
+        f"{row['bytes']:>12} bytes"
+        for row in entries
+    ]
+    return Report(
+        {"entries": entries}, "\n".join(lines) or "nothing left this device, and nothing was refused"
+    )
