@@ -1,0 +1,68 @@
+"""``edgekit-fleet publish``: check a bundle, sign it here, and make it installable."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from edgekit_fleet.cli import remote
+from edgekit_fleet.cli.report import Report
+from edgekit_fleet.cli.target import opened_registry, passphrase_of, unix_ms
+from edgekit_fleet.registry import publisher
+from edgekit_fleet.registry.bundle import read_bundle
+from edgekit_fleet.registry.keyring import Keyring
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("bundle", type=Path, help="a bundle's folder or its .ekb file")
+    parser.add_argument("--keys", type=Path, required=True, metavar="DIR", help="the publisher's key folder")
+    parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="opens the key files")
+    remote.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Publish one bundle; publishing the very same again changes nothing.
+
+    Raises:
+        ModelError: The bundle is not valid, or its version is published with other content.
+        TrustError: The fleet and the keys do not belong together.
+        LinkError: The fleet cannot be reached.
+    """
+    bundle = read_bundle(args.bundle)
+    keyring = Keyring(args.keys, passphrase_of(args.passphrase_file))
+    with opened_registry(args) as registry:
+        done = publisher.publish(bundle, keyring, registry, unix_ms(), _progress())
+    document = {
+        "model": done.model,
+        "version": done.version,
+        "sha256": done.sha256,
+        "published": done.is_new,
+        "targets_version": done.targets_version,
+        "uploaded": done.uploaded,
+        "uploaded_bytes": done.uploaded_bytes,
+    }
+    if not done.is_new:
+        return Report(document, f"{done.model} {done.version} was published before; nothing changed")
+    return Report(
+        document,
+        f"{done.model} {done.version} is published: {done.uploaded} files,"
+        f" {done.uploaded_bytes / 1e6:.1f} MB sent, targets version {done.targets_version}",
+    )
+
+
+def _progress() -> Callable[[int, int], None]:
+    """Return what shows the upload on a terminal, once each percent."""
+    shown = -1
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        percent = 100 * done // max(total, 1)
+        if percent != shown and sys.stderr.isatty():
+            shown = percent
+            end = "\n" if done >= total else ""
+            print(f"\ruploading {percent:3d} % of {total / 1e6:.1f} MB", end=end, file=sys.stderr, flush=True)
+
+    return show

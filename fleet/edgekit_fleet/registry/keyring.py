@@ -1,0 +1,156 @@
+"""A publisher's folder of keys and roots, which the fleet server never sees.
+
+::
+
+    root-1a2b3c4d.pem      the key that signs roots
+    targets-5e6f7a8b.pem   the key that signs what may be installed
+    1.root.json ...        every root so far; the newest says which of the keys count
+    accepted.json          the newest targets version that a fleet accepted
+
+A new root's file is what makes a change of keys happen: until it is there, the old keys hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+from edgekit.core.errors import ConfigError, RollbackAttackError, StorageError, UsageError
+from edgekit_fleet.files import write_durably
+from edgekit_fleet.registry import trust
+from edgekit_fleet.registry.keys import OnlinePublic, SigningKey, load_key, save_key
+
+ROTATABLE = ("root", "targets")
+
+
+class Keyring:
+    """The keys of one publisher.
+
+    Args:
+        folder: Where they lie.
+        passphrase: Opens the key files; empty where they are in the clear.
+
+    Raises:
+        ConfigError: The folder has no root.
+    """
+
+    def __init__(self, folder: Path, passphrase: bytes = b"") -> None:
+        self.folder = folder
+        self._passphrase = passphrase
+        versions = sorted(int(path.name.split(".")[0]) for path in folder.glob("[0-9]*.root.json"))
+        if not versions or versions != list(range(1, len(versions) + 1)):
+            raise ConfigError(
+                f"{folder}: no publisher's keys here (no 1.root.json)",
+                hint=f"edgekit-fleet keys init --keys {folder}",
+            )
+        try:
+            self.roots = [(folder / f"{version}.root.json").read_bytes() for version in versions]
+        except OSError as cause:
+            raise ConfigError(f"{cause.filename}: {cause.strerror}") from cause
+
+    @classmethod
+    def make(cls, folder: Path, online: OnlinePublic, now_ms: int, passphrase: bytes = b"") -> Keyring:
+        """Make new keys, and the first root, which also names a fleet's online keys.
+
+        Raises:
+            UsageError: The folder has keys already.
+            StorageError: It cannot be written.
+        """
+        if (folder / "1.root.json").exists():
+            raise UsageError(
+                f"{folder} has a publisher's keys already", hint="edgekit-fleet keys rotate replaces them"
+            )
+        keys = {role: SigningKey.generate() for role in ROTATABLE}
+        for role, key in keys.items():
+            save_key(key, _key_path(folder, role, trust.key_id(key.public)), passphrase)
+        _write(folder / "1.root.json", trust.make_root(keys["root"], keys["targets"], online, now_ms))
+        return cls(folder, passphrase)
+
+    @property
+    def root(self) -> bytes:
+        """The newest root."""
+        return self.roots[-1]
+
+    def key(self, role: str) -> SigningKey:
+        """Load the key that signs for a role by the newest root.
+
+        Raises:
+            ConfigError: It is not here, or the passphrase does not open it.
+        """
+        problems = []
+        for keyid in trust.view_root(self.root).keyids[role]:
+            path = _key_path(self.folder, role, keyid)
+            if path.exists():
+                return load_key(path, self._passphrase)
+            problems.append(f"{path}: not there")
+        raise ConfigError(f"no {role} key that the root names", reasons=tuple(problems))
+
+    def rotate(self, roles: Collection[str], online: OnlinePublic, now_ms: int) -> None:
+        """Replace the keys of some roles and name the fleet's present online keys, in a new root.
+
+        Old key files stay: nothing trusts them any more, and whoever likes may destroy them.
+
+        Raises:
+            ConfigError: The old root key is not here.
+            StorageError: The folder cannot be written.
+        """
+        signers = [self.key("root")]
+        changed = {"snapshot": online.snapshot, "timestamp": online.timestamp}
+        for role in roles:
+            key = SigningKey.generate()
+            save_key(key, _key_path(self.folder, role, trust.key_id(key.public)), self._passphrase)
+            changed[role] = key.public
+            if role == "root":
+                signers.append(key)
+        new = trust.next_root(self.root, signers, changed, now_ms)
+        _write(self.folder / f"{len(self.roots) + 1}.root.json", new)
+        self.roots.append(new)
+
+    def missing_roots(self, known: bytes | None) -> list[bytes]:
+        """Return the roots that a fleet lacks, which has ``known`` as its newest.
+
+        Raises:
+            UsageError: The fleet trusts another publisher's root.
+        """
+        count = 0 if known is None else trust.view_root(known).version
+        if known is not None and (count > len(self.roots) or self.roots[count - 1] != known):
+            raise UsageError(
+                f"the fleet trusts another root than {self.folder} has (version {count})",
+                hint="use the key folder that this fleet's root was made with, brought up to date",
+            )
+        return self.roots[count:]
+
+    def check_not_older(self, targets_version: int) -> None:
+        """Refuse to build on a targets version older than one that was accepted before.
+
+        Raises:
+            RollbackAttackError: It is older: the fleet forgot, or hides, publications.
+        """
+        try:
+            accepted = int(json.loads((self.folder / "accepted.json").read_bytes())["targets"])
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError) as cause:
+            raise ConfigError(f"{self.folder / 'accepted.json'}: {cause}") from cause
+        if targets_version < accepted:
+            raise RollbackAttackError(
+                f"the fleet shows targets version {targets_version}, it accepted {accepted} before",
+                hint="was its database restored from an old backup? then delete accepted.json and publish"
+                " everything since then again",
+            )
+
+    def note_accepted(self, targets_version: int) -> None:
+        """Remember the newest targets version that a fleet accepted."""
+        _write(self.folder / "accepted.json", json.dumps({"targets": targets_version}).encode() + b"\n")
+
+
+def _key_path(folder: Path, role: str, keyid: str) -> Path:
+    return folder / f"{role}-{keyid[:16]}.pem"
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_durably(path, data)
+    except OSError as cause:
+        raise StorageError(f"{path}: {cause.strerror}") from cause

@@ -1,0 +1,180 @@
+"""Publishing: check a bundle, upload what is missing, sign it here, hand in the signature.
+
+The publisher's keys stay in this process. The fleet, near or far, is a ``Registry``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from edgekit.core.errors import BundleError, RollbackAttackError
+from edgekit_fleet.registry import trust
+from edgekit_fleet.registry.bundle import Bundle
+from edgekit_fleet.registry.keyring import Keyring
+from edgekit_fleet.registry.keys import OnlinePublic
+
+_ATTEMPTS = 4
+"""How often a publication starts anew when another one comes in between."""
+
+
+class Registry(Protocol):
+    """A fleet's registry as a publisher needs it; ``Repository`` is one, ``RemoteRegistry`` another."""
+
+    def online_keys(self) -> OnlinePublic:
+        """Return the public halves of the keys that the fleet signs with."""
+
+    def metadata(self, role: str, version: int | None = None) -> bytes | None:
+        """Return a version of a role's metadata, or the newest; None where there is none."""
+
+    def missing(self, wanted: Sequence[tuple[str, int]]) -> list[str]:
+        """Return which blobs, given as (SHA-256, size), the fleet lacks."""
+
+    def upload(self, sha256: str, size: int, chunks: Iterable[bytes]) -> None:
+        """Send a blob."""
+
+    def submit(self, roots: Sequence[bytes], targets: bytes) -> Any:
+        """Hand in new roots, if any, and a new targets version."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What ``publish`` did.
+
+    Args:
+        is_new: False when this very bundle was published before.
+        targets_version: The targets version that lists it.
+        uploaded_bytes: What had to be sent.
+    """
+
+    model: str
+    version: str
+    sha256: str
+    is_new: bool
+    targets_version: int
+    uploaded: int
+    uploaded_bytes: int
+
+
+def publish(
+    bundle: Bundle,
+    keyring: Keyring,
+    registry: Registry,
+    now_ms: int,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Publication:
+    """Make a bundle installable on every device of a fleet.
+
+    Args:
+        bundle: Read and checked.
+        keyring: Signs the new list of targets.
+        registry: The fleet's.
+        now_ms: Unix time.
+        progress: Told (bytes done, bytes in all) while uploading.
+
+    Raises:
+        BundleError: Another bundle was published as this model and version.
+        TrustError: The fleet's metadata is not signed by these keys, or older than before.
+        LinkError: The fleet cannot be reached.
+    """
+    manifest = bundle.manifest
+    target = trust.Target(manifest.model, manifest.version, bundle.sha256, len(bundle.manifest_bytes))
+    if (view := current(keyring, registry, now_ms)) and view.targets.get(target.path) == target:
+        return Publication(target.model, target.version, target.sha256, False, view.version, 0, 0)
+    _check_free(target, view)
+    uploaded, uploaded_bytes = _upload(bundle, registry, progress)
+    for attempt in range(1, _ATTEMPTS + 1):
+        roots = keyring.missing_roots(registry.metadata("root"))
+        view = current(keyring, registry, now_ms)
+        _check_free(target, view)
+        targets = {**(view.targets if view else {}), target.path: target}
+        version = (view.version if view else 0) + 1
+        try:
+            registry.submit(roots, trust.make_targets(targets, version, keyring.key("targets"), now_ms))
+        except RollbackAttackError:
+            if attempt == _ATTEMPTS:
+                raise
+        else:
+            keyring.note_accepted(version)
+            break
+    return Publication(target.model, target.version, target.sha256, True, version, uploaded, uploaded_bytes)
+
+
+def install_root(keyring: Keyring, registry: Registry, now_ms: int) -> int:
+    """Give a fleet the roots it lacks, with the list of targets signed anew; return its version.
+
+    Raises:
+        TrustError: The fleet refuses them, or shows metadata that these keys did not sign.
+        LinkError: The fleet cannot be reached.
+    """
+    view = current(keyring, registry, now_ms)
+    roots = keyring.missing_roots(registry.metadata("root"))
+    if not roots and view:
+        return view.version
+    version = (view.version if view else 0) + 1
+    targets = trust.make_targets(view.targets if view else {}, version, keyring.key("targets"), now_ms)
+    registry.submit(roots, targets)
+    keyring.note_accepted(version)
+    return version
+
+
+def rotate(roles: Collection[str], keyring: Keyring, registry: Registry, now_ms: int) -> int:
+    """Replace keys and give the fleet the new root; return the new targets version.
+
+    Raises:
+        TrustError: See ``install_root``.
+        LinkError: The fleet cannot be reached; the new root is in the folder and goes along with
+            the next publication.
+    """
+    current(keyring, registry, now_ms)
+    keyring.rotate(roles, registry.online_keys(), now_ms)
+    return install_root(keyring, registry, now_ms)
+
+
+def current(keyring: Keyring, registry: Registry, now_ms: int) -> trust.TargetsView | None:
+    """Return the fleet's list of targets, checked against the keys of this folder.
+
+    Expiry is no reason to refuse here: it is about to be signed anew.
+
+    Raises:
+        SignatureError: These keys did not sign it.
+        RollbackAttackError: It is older than one that was accepted.
+    """
+    targets, known = registry.metadata("targets"), registry.metadata("root")
+    if targets is None or known is None:
+        keyring.check_not_older(0)
+        return None
+    keyring.missing_roots(known)  # raises where the fleet has another root
+    view = trust.check_targets(targets, known, min(now_ms, trust.expires_unix_ms(targets) - 1))
+    keyring.check_not_older(view.version)
+    return view
+
+
+def _check_free(target: trust.Target, view: trust.TargetsView | None) -> None:
+    if view and view.targets.get(target.path, target) != target:
+        raise BundleError(
+            f"{target.model} {target.version} is published already, with other content",
+            hint="a published version never changes: raise the version in bundle.json",
+        )
+
+
+def _upload(bundle: Bundle, registry: Registry, progress: Callable[[int, int], None]) -> tuple[int, int]:
+    """Send the blobs that the fleet lacks; return how many files and bytes."""
+    files = bundle.blobs()
+    wanted = [(sha256, file.bytes) for sha256, file in files.items()]
+    missing = registry.missing([*wanted, (bundle.sha256, len(bundle.manifest_bytes))])
+    sizes = {**dict(wanted), bundle.sha256: len(bundle.manifest_bytes)}
+    total, done = sum(sizes[sha256] for sha256 in missing), 0
+
+    def counted(chunks: Iterable[bytes]) -> Iterator[bytes]:
+        nonlocal done
+        for chunk in chunks:
+            yield chunk
+            done += len(chunk)
+            progress(done, total)
+
+    for sha256 in missing:
+        chunks = bundle.chunks(files[sha256]) if sha256 in files else iter([bundle.manifest_bytes])
+        registry.upload(sha256, sizes[sha256], counted(chunks))
+    return len(missing), total

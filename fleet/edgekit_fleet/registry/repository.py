@@ -1,0 +1,289 @@
+"""The fleet's TUF repository: takes what a publisher signed, serves it to devices.
+
+Metadata lies in the database, so that a publication (root, targets, snapshot, timestamp and the
+bundle's row) becomes visible in one commit, or not at all. Files lie on disk by their hash.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from edgekit.core.errors import BundleError, ConfigError, HashMismatchError, RollbackAttackError, UsageError
+from edgekit.core.spec import Manifest, parse_manifest
+from edgekit_fleet.registry import trust
+from edgekit_fleet.registry.blobs import Blobs
+from edgekit_fleet.registry.keys import OnlineKeys, OnlinePublic
+from edgekit_fleet.store.database import Database
+
+MAX_ROOTS = 16
+KEPT_VERSIONS = 20
+"""Snapshots and targets kept for devices that are in the midst of a refresh."""
+_ONLINE_LIFE_MS = trust.TIMESTAMP_DAYS * 86_400_000
+
+_MIGRATIONS = [
+    """
+    CREATE TABLE tuf_metadata (
+      role TEXT NOT NULL, version INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (role, version)
+    );
+    CREATE TABLE bundle (
+      number INTEGER PRIMARY KEY, model TEXT NOT NULL, version TEXT NOT NULL, sha256 TEXT NOT NULL,
+      bytes INTEGER NOT NULL, total_bytes INTEGER NOT NULL, manifest BLOB NOT NULL,
+      published_ms INTEGER NOT NULL, UNIQUE (model, version)
+    );
+    """,
+]
+
+
+@dataclass(frozen=True)
+class Published:
+    """One bundle that devices may install; ``bytes`` and ``sha256`` are its manifest's."""
+
+    number: int
+    model: str
+    version: str
+    sha256: str
+    bytes: int
+    total_bytes: int
+    published_ms: int
+    manifest: Manifest
+
+    @property
+    def target(self) -> trust.Target:
+        """The signed target."""
+        return trust.Target(self.model, self.version, self.sha256, self.bytes)
+
+
+class Repository:
+    """Everything devices may install, in one database and one folder of blobs.
+
+    Args:
+        database: Where metadata lies; the tables are made when missing.
+        blobs: Where files lie.
+        keys: The fleet's online keys.
+        clock: Gives Unix time in milliseconds.
+    """
+
+    def __init__(self, database: Database, blobs: Blobs, keys: OnlineKeys, clock: Callable[[], int]) -> None:
+        self._database, self.blobs, self._keys, self._clock = database, blobs, keys, clock
+        self._watchers: list[Callable[[Published], None]] = []
+        database.migrate("registry", _MIGRATIONS)
+
+    def watch(self, watcher: Callable[[Published], None]) -> None:
+        """Have someone told of each new bundle, after it is visible."""
+        self._watchers.append(watcher)
+
+    # What a publisher needs -------------------------------------------------------------------
+
+    def online_keys(self) -> OnlinePublic:
+        """Return the public halves of the keys that this fleet signs with."""
+        return self._keys.public
+
+    def metadata(self, role: str, version: int | None = None) -> bytes | None:
+        """Return metadata of a role: one version of it, or the newest; None where there is none."""
+        with self._database.read() as sql:
+            return _metadata(sql, role, version)
+
+    def missing(self, wanted: Sequence[tuple[str, int]]) -> list[str]:
+        """Return which blobs, given as (SHA-256, size), are not here."""
+        return [sha256 for sha256, size in wanted if self.blobs.size(sha256) != size]
+
+    def upload(self, sha256: str, size: int, chunks: Iterable[bytes]) -> None:
+        """Take a file in; see ``Blobs.put``."""
+        self.blobs.put(sha256, size, chunks)
+
+    def submit(self, roots: Sequence[bytes], targets: bytes) -> list[Published]:
+        """Take over new roots, if any, and a new targets version; sign and show them at once.
+
+        Args:
+            roots: Versions of the root that this fleet does not have yet, in order.
+            targets: The targets role, its version one more than the current one's.
+
+        Returns:
+            The bundles that are new.
+
+        Raises:
+            SignatureError: The publisher's keys did not sign it.
+            RollbackAttackError: A version does not follow, or a published bundle would change.
+            HashMismatchError: A file of a new bundle is not here.
+            BundleError: A new bundle's manifest is not valid, or says another model or version.
+        """
+        if len(roots) > MAX_ROOTS or len(targets) > trust.MAX_TARGETS_BYTES:
+            raise BundleError(f"{len(roots)} roots and {len(targets)} bytes of targets are too much")
+        with self._database.read() as sql:
+            _, fresh = self._check(sql, roots, targets)
+        examined = {target.path: self._examine(target) for target in fresh}  # long, so nobody waits for it
+        with self._database.transaction() as sql:
+            view, fresh = self._check(sql, roots, targets)
+            for root in roots:
+                _store(sql, "root", trust.view_root(root).version, root)
+            _store(sql, "targets", view.version, targets)
+            now_ms = self._clock()
+            found = [_insert(sql, target, examined[target.path], now_ms) for target in fresh]
+            self._sign(sql, now_ms)
+        for one in found:
+            for watcher in self._watchers:
+                watcher(one)
+        return found
+
+    def _check(
+        self, sql: sqlite3.Connection, roots: Sequence[bytes], targets: bytes
+    ) -> tuple[trust.TargetsView, list[trust.Target]]:
+        """Return what a publisher's submission says and which targets are new."""
+        now_ms = self._clock()
+        root = _metadata(sql, "root")
+        for new in roots:
+            if len(new) > trust.MAX_ROOT_BYTES:
+                raise BundleError(f"root: {len(new)} bytes are too much")
+            trust.check_root(new, root, self._keys.public, now_ms)
+            root = new
+        if root is None:
+            raise UsageError(
+                "this fleet has no root of trust yet", hint="edgekit-fleet keys init --keys DIR --fleet URL"
+            )
+        trust.check_online(root, self._keys.public)
+        view = trust.check_targets(targets, root, now_ms)
+        rows = sql.execute("SELECT model, version, sha256, bytes FROM bundle").fetchall()
+        before = {target.path: target for target in (trust.Target(*row) for row in rows)}
+        _check_follows(view, _newest(sql, "targets"), before)
+        return view, [target for path, target in view.targets.items() if path not in before]
+
+    def _examine(self, target: trust.Target) -> bytes:
+        """Return a new bundle's manifest, when it and all its files are here and as they must be."""
+        if not self.blobs.is_whole(target.sha256, target.bytes):
+            raise HashMismatchError(f"{target.path}: its manifest was not uploaded", hint="publish it again")
+        data = self.blobs.path(target.sha256).read_bytes()
+        manifest = parse_manifest(data, target.path)
+        if (manifest.model, manifest.version) != (target.model, target.version):
+            raise BundleError(
+                f"{target.path}: signed as {target.model} {target.version},"
+                f" its manifest says {manifest.model} {manifest.version}"
+            )
+        files = manifest.every_file()
+        lost = tuple(repr(file.path) for file in files if not self.blobs.is_whole(file.sha256, file.bytes))
+        if lost:
+            raise HashMismatchError(
+                f"{target.path}: files were not uploaded whole", reasons=lost, hint="publish it again"
+            )
+        return data
+
+    # What keeps it alive ----------------------------------------------------------------------
+
+    def refresh(self) -> bool:
+        """Sign snapshot and timestamp anew where half their life is over; return whether it did so.
+
+        A publisher need not be there for it. Call it at start and every few minutes.
+        """
+        with self._database.read() as sql:
+            timestamp = _metadata(sql, "timestamp")
+        left_ms = trust.expires_unix_ms(timestamp) - self._clock() if timestamp is not None else None
+        if left_ms is None or left_ms > _ONLINE_LIFE_MS // 2:
+            return False
+        with self._database.transaction() as sql:
+            self._sign(sql, self._clock())
+        return True
+
+    def _sign(self, sql: sqlite3.Connection, now_ms: int) -> None:
+        """Sign what is current now.
+
+        Versions follow the clock where they can: a fleet restored from a backup does not fall
+        behind what devices have seen.
+        """
+        targets = _metadata(sql, "targets")
+        if targets is None:
+            raise ConfigError("no targets to sign for")
+        version = max(_newest(sql, "snapshot") + 1, now_ms // 1000)
+        snapshot = trust.make_snapshot(targets, version, self._keys, now_ms)
+        _store(sql, "snapshot", version, snapshot)
+        version = max(_newest(sql, "timestamp") + 1, now_ms // 1000)
+        _store(sql, "timestamp", version, trust.make_timestamp(snapshot, version, self._keys, now_ms))
+        for role, kept in (("timestamp", 1), ("snapshot", KEPT_VERSIONS), ("targets", KEPT_VERSIONS)):
+            sql.execute(
+                "DELETE FROM tuf_metadata WHERE role = ? AND version NOT IN"
+                " (SELECT version FROM tuf_metadata WHERE role = ? ORDER BY version DESC LIMIT ?)",
+                (role, role, kept),
+            )
+
+    # What devices and people read -------------------------------------------------------------
+
+    def bundle(self, model: str, version: str) -> Published | None:
+        """Return one published bundle."""
+        with self._database.read() as sql:
+            row = sql.execute(
+                "SELECT * FROM bundle WHERE model = ? AND version = ?", (model, version)
+            ).fetchone()
+        return None if row is None else _published(row)
+
+    def bundles(self, *, model: str = "", before: int | None = None, limit: int = 50) -> list[Published]:
+        """Return published bundles, the newest first; ``before`` is the number of the last one seen."""
+        with self._database.read() as sql:
+            rows = sql.execute(
+                "SELECT * FROM bundle WHERE number < ? AND (? = '' OR model = ?)"
+                " ORDER BY number DESC LIMIT ?",
+                (1 << 62 if before is None else before, model, model, min(max(limit, 1), 500)),
+            ).fetchall()
+        return [_published(row) for row in rows]
+
+
+def _check_follows(view: trust.TargetsView, version: int, before: Mapping[str, trust.Target]) -> None:
+    if view.version != version + 1:
+        raise RollbackAttackError(
+            f"targets: want version {version + 1}, got {view.version}",
+            hint="another publication came in between: publish again",
+        )
+    changed = [path for path, target in before.items() if view.targets.get(path) != target]
+    if changed:
+        raise RollbackAttackError(
+            "targets: a published version never changes and never goes away",
+            reasons=tuple(changed[:50]),
+            hint="publish it under a new version",
+        )
+
+
+def _insert(sql: sqlite3.Connection, target: trust.Target, data: bytes, now_ms: int) -> Published:
+    manifest = msgspec.json.decode(data, type=Manifest)
+    total = len(data) + sum({file.sha256: file.bytes for file in manifest.every_file()}.values())
+    row = (target.model, target.version, target.sha256, target.bytes, total)
+    number = sql.execute(
+        "INSERT INTO bundle (model, version, sha256, bytes, total_bytes, manifest, published_ms)"
+        " VALUES (?,?,?,?,?,?,?)",
+        (*row, data, now_ms),
+    ).lastrowid
+    return Published(number or 0, *row, now_ms, manifest)
+
+
+def _metadata(sql: sqlite3.Connection, role: str, version: int | None = None) -> bytes | None:
+    row = sql.execute(
+        "SELECT body FROM tuf_metadata WHERE role = ? AND (version = ? OR ? IS NULL)"
+        " ORDER BY version DESC LIMIT 1",
+        (role, version, version),
+    ).fetchone()
+    return None if row is None else bytes(row["body"])
+
+
+def _newest(sql: sqlite3.Connection, role: str) -> int:
+    return int(
+        sql.execute("SELECT coalesce(max(version), 0) FROM tuf_metadata WHERE role = ?", (role,)).fetchone()[
+            0
+        ]
+    )
+
+
+def _store(sql: sqlite3.Connection, role: str, version: int, body: bytes) -> None:
+    sql.execute("INSERT INTO tuf_metadata VALUES (?,?,?)", (role, version, body))
+
+
+def _published(row: sqlite3.Row) -> Published:
+    return Published(
+        row["number"],
+        row["model"],
+        row["version"],
+        row["sha256"],
+        row["bytes"],
+        row["total_bytes"],
+        row["published_ms"],
+        msgspec.json.decode(row["manifest"], type=Manifest),
+    )
