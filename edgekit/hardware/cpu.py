@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 
@@ -105,6 +104,8 @@ def _features_of_hwcap(hwcap: int, hwcap2: int) -> tuple[str, ...]:
 
 
 def _auxiliary(kind: int) -> int:
+    import ctypes  # only here, once: the always-on process reads sensors through this module
+
     getauxval = ctypes.CDLL(None).getauxval
     getauxval.restype = ctypes.c_ulong
     getauxval.argtypes = [ctypes.c_ulong]
