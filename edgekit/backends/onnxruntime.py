@@ -164,9 +164,9 @@ class OnnxRuntimeBackend:
 
     def close(self) -> None:
         """Free everything; safe to call twice."""
-        self._arrays, self._results, self._values = {}, {}, []
-        self._binding = None
+        self._binding = None  # before the arrays: it writes into their memory and holds no reference
         self._session = None
+        self._arrays, self._results, self._values = {}, {}, []
 
     def _load(self, variant: Variant, options: Mapping[str, Any]) -> Any:
         name = self._provider.name

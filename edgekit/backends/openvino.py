@@ -110,7 +110,7 @@ class OpenVinoBackend:
 
     def close(self) -> None:
         """Free everything; safe to call twice."""
-        self._request = None
+        self._request = None  # before the arrays: it writes into their memory and holds no reference
         self._arrays, self._results = {}, {}
 
     def _compile(self, device: str, options: Mapping[str, Any]) -> Any:
