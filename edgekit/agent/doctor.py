@@ -224,6 +224,8 @@ def _warnings(facts: Facts, chosen: ChosenProfile, root: Path) -> list[str]:
         for backend in facts.backends
         if _is_surprising(backend, facts)
     ]
+    if not any(backend.works for backend in facts.backends):
+        warnings.append("nothing here can run a model yet; fix: pip install 'edgekit-runtime[litert]'")
     rows = {row.accelerator for row in profile.backend}
     warnings += [
         f"{a.name} ({a.kind}) is here, and profile '{profile.id}' has no backend for it"
@@ -240,11 +242,11 @@ def _warnings(facts: Facts, chosen: ChosenProfile, root: Path) -> list[str]:
 
 
 def _is_surprising(backend: BackendFact, facts: Facts) -> bool:
-    """Say whether a failed proof tells more than detection has told already."""
+    """Say whether a failed proof tells more than detection, or a library that is absent, has told."""
     if backend.works or backend.reason.startswith("not proved"):
         return False
     if backend.accelerator == "cpu":
-        return bool(backend.version) or not any(b.works for b in facts.backends if b.accelerator == "cpu")
+        return bool(backend.version)
     return not any(b.works for b in facts.backends if b.accelerator == backend.accelerator)
 
 

@@ -139,6 +139,7 @@ def test_doctor_exits_with_5_where_no_backend_works(tmp_path, monkeypatch):
     report = command.run(args)
     assert report.exit_code == 5
     assert sum("does not work: is not installed" in w for w in report.document["warnings"]) == 3
+    assert any("edgekit-runtime[litert]" in w for w in report.document["warnings"])
 
 
 # -- proofs
