@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import sqlite3
+import threading
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from edgekit.core.ports import Clock
+
+logger = logging.getLogger(__name__)
+
+Decision: TypeAlias = Literal["passed", "refused"]
+_Key: TypeAlias = tuple[int, str, str, str, str]
+_DAY_S = 86_400
+_MAX_WAITING = 10_000
+_MAX_NAME = 100
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS ledger(
+  start_unix_s INTEGER NOT NULL, pipeline TEXT NOT NULL, data_class TEXT NOT NULL,
+  destination TEXT NOT NULL, decision TEXT NOT NULL, count INTEGER NOT NULL, bytes INTEGER NOT NULL,
+  PRIMARY KEY(start_unix_s, pipeline, data_class, destination, decision)) WITHOUT ROWID
+"""
+_ADD = """
+INSERT INTO ledger VALUES(?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET count = count + excluded.count, bytes = bytes + excluded.bytes
+"""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -20,7 +42,7 @@ class Entry(msgspec.Struct, frozen=True):
     pipeline: str
     data_class: str
     destination: str
-    decision: Literal["passed", "refused"]
+    decision: Decision
     count: int
     bytes: int
 
@@ -28,33 +50,123 @@ class Entry(msgspec.Struct, frozen=True):
 class Ledger:
     """Adds up in memory and writes once in ``flush_s``, so that a camera does not wear out the flash.
 
-    Thread-safe. Never raises for a full or broken disk: it counts what it could not write.
+    Thread-safe. Never raises for a full or broken disk: it counts what it could not write in
+    ``counters``. Over ``max_rows``, hours become days, and then the oldest days go.
     """
 
     def __init__(
         self, path: Path, clock: Clock, *, bucket_s: int = 3600, max_rows: int = 20_000, flush_s: float = 60.0
     ) -> None:
-        raise NotImplementedError
+        self._path = path
+        self._clock = clock
+        self._bucket_s = bucket_s
+        self._max_rows = max_rows
+        self._flush_ns = int(flush_s * 1e9)
+        self._lock = threading.Lock()
+        self._waiting: dict[_Key, list[int]] = {}
+        self._written_ns = clock.monotonic_ns()
+        self._db: sqlite3.Connection | None = None
+        self.counters = dict.fromkeys(("storage_errors", "lost", "resets"), 0)
 
     def add(
-        self,
-        pipeline: str,
-        data_class: str,
-        destination: str,
-        decision: Literal["passed", "refused"],
-        size: int,
+        self, pipeline: str, data_class: str, destination: str, decision: Decision, size: int, count: int = 1
     ) -> None:
-        """Count one decision about ``size`` bytes."""
-        raise NotImplementedError
-
-    def entries(self, since_unix_s: int = 0) -> list[Entry]:
-        """Return what is recorded, oldest first, with what is not written yet."""
-        raise NotImplementedError
+        """Count ``count`` decisions about ``size`` bytes together."""
+        start = self._clock.unix_ms() // 1000 // self._bucket_s * self._bucket_s
+        key = (start, pipeline[:_MAX_NAME], data_class[:_MAX_NAME], destination[:_MAX_NAME], decision)
+        with self._lock:
+            if key not in self._waiting and len(self._waiting) >= _MAX_WAITING:
+                self.counters["lost"] += 1
+                return
+            tally = self._waiting.setdefault(key, [0, 0])
+            tally[0] += count
+            tally[1] += size
+            if self._clock.monotonic_ns() - self._written_ns >= self._flush_ns:
+                self._write()
 
     def flush(self) -> None:
         """Write what was added up."""
-        raise NotImplementedError
+        with self._lock:
+            self._write()
+
+    def entries(self, since_unix_s: int = 0) -> list[Entry]:
+        """Return what is recorded, oldest first, with what is not written yet."""
+        with self._lock:
+            self._write()
+            found = {key: list(tally) for key, tally in self._waiting.items()}
+            with contextlib.suppress(sqlite3.Error, OSError):
+                for *key, count, size in self._connect().execute(
+                    "SELECT * FROM ledger ORDER BY 1, 2, 3, 4, 5"
+                ):
+                    tally = found.setdefault(tuple(key), [0, 0])
+                    tally[0] += count
+                    tally[1] += size
+        return [Entry(*key, *tally) for key, tally in sorted(found.items()) if key[0] >= since_unix_s]  # type: ignore[arg-type]
+
+    def _write(self) -> None:
+        self._written_ns = self._clock.monotonic_ns()
+        if not self._waiting:
+            return
+        try:
+            db = self._connect()
+            with db:
+                db.executemany(_ADD, [(*key, *tally) for key, tally in self._waiting.items()])
+                self._bound(db)
+        except (sqlite3.Error, OSError) as cause:
+            self.counters["storage_errors"] += 1
+            logger.warning("ledger %s: %s", self._path, cause)
+            self._discard(cause)
+            return
+        self._waiting.clear()
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._db is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            db = sqlite3.connect(self._path, check_same_thread=False, timeout=2.0)
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            db.execute("PRAGMA cache_size=-128")
+            db.execute(_SCHEMA)
+            self._db = db
+        return self._db
+
+    def _discard(self, cause: Exception) -> None:
+        """Let a failed connection go, and move a damaged file aside."""
+        if self._db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+            self._db = None
+        is_whole = isinstance(cause, (sqlite3.OperationalError, OSError))  # full, read-only, locked
+        if not is_whole:
+            self.counters["resets"] += 1
+            for suffix in ("", "-wal", "-shm"):
+                with contextlib.suppress(OSError):
+                    damaged = self._path.with_name(self._path.name + suffix)
+                    damaged.replace(self._path.with_name(f"{self._path.name}.damaged{suffix}"))
+
+    def _bound(self, db: sqlite3.Connection) -> None:
+        if self._rows(db) <= self._max_rows:
+            return
+        today = self._clock.unix_ms() // 1000 // _DAY_S * _DAY_S
+        old = db.execute("SELECT * FROM ledger WHERE start_unix_s < ?", (today,)).fetchall()
+        db.execute("DELETE FROM ledger WHERE start_unix_s < ?", (today,))
+        db.executemany(_ADD, [(row[0] // _DAY_S * _DAY_S, *row[1:]) for row in old])
+        excess = self._rows(db) - self._max_rows
+        if excess > 0:
+            first = db.execute(
+                "SELECT start_unix_s FROM ledger ORDER BY 1 LIMIT 1 OFFSET ?", (excess - 1,)
+            ).fetchone()[0]
+            self.counters["lost"] += db.execute(
+                "DELETE FROM ledger WHERE start_unix_s <= ?", (first,)
+            ).rowcount
+
+    def _rows(self, db: sqlite3.Connection) -> int:
+        return int(db.execute("SELECT count(*) FROM ledger").fetchone()[0])
 
     def close(self) -> None:
         """Flush and close; safe to call twice."""
-        raise NotImplementedError
+        with self._lock:
+            self._write()
+            if self._db is not None:
+                self._db.close()
+                self._db = None

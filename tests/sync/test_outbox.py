@@ -41,8 +41,7 @@ def everything(outbox: Outbox, after: Cursor | None = None) -> dict[int, wire.Re
         sent = wire.decode(wire.encode(parcel.batch), wire.Batch)
         assert sent.boot == outbox.boot
         assert parcel.last == sent.seq0 + len(sent.items) - 1
-        for seq, item in enumerate(sent.items, sent.seq0):
-            found[seq] = item
+        found |= dict(enumerate(sent.items, sent.seq0))
     return found
 
 
@@ -163,7 +162,7 @@ def test_the_least_important_and_oldest_goes_first_and_leaves_a_gap(tmp_path, cl
     outbox = Outbox(tmp_path / "o", clock, Quota(rows=20), commit_delay_s=0)
     for number in range(1, 16):
         outbox.put(event(number))
-    for number in range(16, 31):
+    for _ in range(16, 31):
         outbox.put(wire.Alert(mono_ns=0, unix_ms=0, level="info", code="x", message="m"))
     found = everything(outbox)
     kinds = [type(found[seq]).__name__ for seq in sorted(found)]

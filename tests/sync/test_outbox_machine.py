@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from edgekit.core import wire
 from edgekit.sync.outbox import Cursor, Outbox, Quota
 
-QUOTA = Quota(rows=30)
+QUOTA = Quota(rows=12)
 
 
 class OutboxMachine(RuleBasedStateMachine):
@@ -49,7 +49,7 @@ class OutboxMachine(RuleBasedStateMachine):
             priority,
         )  # fmt: skip
 
-    @rule(pipeline=st.sampled_from("ab"), count=st.integers(1, 12))
+    @rule(pipeline=st.sampled_from("ab"), count=st.integers(1, 9))
     def put_metrics(self, pipeline: str, count: int) -> None:
         for _ in range(count):
             self.frames += 1
