@@ -115,7 +115,8 @@ def status_text(document: dict[str, Any]) -> str:
     link = "connected" if document["link"]["connected"] else "not connected"
     who = f"{document['device'] or 'this device'} ({document['profile'] or 'no profile yet'})"
     lines = [
-        f"{who}, {link}, desired {document['desired']}, up {document['uptime_s']:.0f} s, {document['rss_mb']} MB"
+        f"{who}, {link}, desired {document['desired']}, up {document['uptime_s']:.0f} s",
+        f"  supervisor: process {document['pid']}, {document['rss_mb']} MB",
     ]
     for name, row in document["pipelines"].items():
         lines.append(

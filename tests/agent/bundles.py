@@ -61,7 +61,9 @@ def make_bundle(
     return folder
 
 
-def pipeline_toml(name: str = "motor", model: str = "motion", *, fps: float = 100.0, egress: str = "labels") -> str:
+def pipeline_toml(
+    name: str = "motor", model: str = "motion", *, fps: float = 100.0, egress: str = "labels"
+) -> str:
     return f"""
 [pipeline]
 name = "{name}"

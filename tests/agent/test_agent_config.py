@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from bundles import make_bundle, pipeline_toml
+
+from edgekit.agent.config import load_agent_config, parse_agent_config, to_toml
+from edgekit.core.errors import ConfigError
+from edgekit.pipeline.config import parse_config
+
+
+def reasons(text: str, folder: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_agent_config(text, folder=folder)
+    return "\n".join(caught.value.reasons or (caught.value.message,))
+
+
+def test_a_whole_file_becomes_what_the_supervisor_needs(tmp_path):
+    (tmp_path / "door.toml").write_text(pipeline_toml("door", "motion", egress="boxes"))
+    make_bundle(tmp_path / "first")
+    (tmp_path / "agent.toml").write_text(
+        """
+        [agent]
+        name = "cam-1"
+        state = "state"
+        [[pipeline]]
+        file = "door.toml"
+        initial = "first"
+        [[pipeline]]
+        name = "hall"
+        model = "./first"
+        source = { kind = "synthetic", fps = 5 }
+        sink = [{ kind = "jsonl", path = "out.jsonl" }]
+        privacy = { egress = ["counts"] }
+        [intervals]
+        metrics_s = 5
+        """
+    )
+    config = load_agent_config(tmp_path / "agent.toml")
+    door, hall = config.pipelines
+    assert config.state == tmp_path / "state"
+    assert (door.name, door.managed, door.pinned, door.egress) == ("door", "motion", None, ("boxes",))
+    assert door.initial == tmp_path / "first"
+    assert (hall.name, hall.managed, hall.pinned) == ("hall", "", tmp_path / "first")
+    assert config.intervals.metrics_s == 5
+    whole = parse_config(hall.text, hall.what, str(hall.folder))
+    assert whole.source.kind == "synthetic"
+    assert [sink.kind for sink in whole.sinks] == ["jsonl"]
+
+
+def test_the_command_lines_state_folder_wins(tmp_path):
+    (tmp_path / "p.toml").write_text(pipeline_toml())
+    config = parse_agent_config(
+        '[agent]\nstate="a"\npipelines=["p.toml"]', folder=tmp_path, state=tmp_path / "b"
+    )
+    assert config.state == tmp_path / "b"
+
+
+def test_an_entry_of_the_agents_file_stands_in_the_place_of_the_pipelines_own_model(tmp_path):
+    (tmp_path / "p.toml").write_text(pipeline_toml(model="./nowhere"))
+    config = parse_agent_config('[[pipeline]]\nfile="p.toml"\nmodel="motion"', folder=tmp_path)
+    assert config.pipelines[0].managed == "motion"
+
+
+def test_every_problem_is_told_at_once(tmp_path):
+    found = reasons(
+        """
+        [agent]
+        nmae = "x"
+        [intervals]
+        metrics_s = 0
+        [limits]
+        crashes = "many"
+        """,
+        tmp_path,
+    )
+    assert "agent.nmae: unknown key" in found
+    assert "intervals.metrics_s" in found
+    assert "limits.crashes" in found
+
+
+def test_problems_of_several_pipelines_are_told_at_once(tmp_path):
+    (tmp_path / "bad.toml").write_text("[pipeline]\nname = 'Bad Name'\nmodel = 'm'")
+    found = reasons(
+        """
+        [[pipeline]]
+        file = "absent.toml"
+        [[pipeline]]
+        file = "bad.toml"
+        [[pipeline]]
+        name = "both"
+        """,
+        tmp_path,
+    )
+    assert "absent.toml: cannot be read" in found
+    assert "pipeline.name" in found
+    assert "want either 'file' or the pipeline's own tables" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "want 1 to 32 pipelines"),
+        ("[agent", "not TOML"),
+        ('[agent]\nname="a b"\npipelines=["p.toml"]', "agent.name"),
+        ('[agent]\npipelines=["p.toml","p.toml"]', "stands twice"),
+        ('[[pipeline]]\nfile="p.toml"\nmodel="./gone"', "there is no"),
+        ('[[pipeline]]\nfile="p.toml"\nmodel="Not A Name"', "want a bundle's path or a model's name"),
+        ('[[pipeline]]\nfile="p.toml"\ninitial="gone"', "want a bundle, there is no"),
+        ('[[pipeline]]\nfile="p.toml"\nmodel="./p.toml"\ninitial="p.toml"', "pinned"),
+    ],
+)
+def test_each_mistake_is_named(tmp_path, text, told):
+    (tmp_path / "p.toml").write_text(pipeline_toml())
+    assert told in reasons(text, tmp_path)
+
+
+def test_tables_survive_the_way_back_to_text():
+    tables = {
+        "pipeline": {"name": "x", "model": 'a "quoted" \\ path'},
+        "source": {"kind": "synthetic", "fps": 12.5, "realtime": True, "nested": {"a b": [1, 2]}},
+        "sink": [{"kind": "jsonl"}, {"kind": "video"}],
+    }
+    import msgspec
+
+    assert msgspec.toml.decode(to_toml(tables)) == tables
