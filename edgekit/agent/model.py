@@ -124,7 +124,9 @@ def open_model(
             bundle, variant=variant, threads=threads, exclude={**(exclude or {}), **fallbacks}
         )
         chosen = require(selection, bundle.manifest, os.uname().nodename)
-        options = backend_options(chosen, profile) | {"threads": threads or default_threads(facts)}
+        options = {"threads": default_threads(facts)} | backend_options(chosen, profile)
+        if threads:
+            options["threads"] = threads
         try:
             backend = open_backend(bundle.path(chosen), chosen, options)
         except BackendError as cause:
