@@ -117,7 +117,9 @@ def _folder(root: Path) -> dict[str, Member]:
     folders = [""]
     while folders:
         folder = folders.pop()
-        for entry in os.scandir(root / folder):
+        with os.scandir(root / folder) as entries:
+            listed = list(entries)
+        for entry in listed:
             path = f"{folder}/{entry.name}" if folder else entry.name
             facts = entry.stat(follow_symlinks=False)
             if stat.S_ISDIR(facts.st_mode):
