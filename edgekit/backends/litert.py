@@ -138,10 +138,10 @@ class LiteRtBackend:
             interpreter = self._module.Interpreter(**arguments)
             if self.accelerator == "edgetpu":
                 _refuse_plain_model(interpreter, self._path)
-            self._fix_shapes(interpreter)
-            interpreter.allocate_tensors()
             if self.accelerator == "delegate":
                 self._prove_delegate(interpreter)
+            self._fix_shapes(interpreter)
+            interpreter.allocate_tensors()
         except (RuntimeError, ValueError, OSError) as cause:
             raise self._load_failure(cause) from cause
         self._bind(interpreter)
@@ -179,7 +179,10 @@ class LiteRtBackend:
         )
 
     def _prove_delegate(self, interpreter: Any) -> None:
-        """Refuse a delegate that took no part of the graph: LiteRT would run all of it on the CPU."""
+        """Refuse a delegate that took no part of the graph: LiteRT would run all of it on the CPU.
+
+        Asked before tensors are allocated, when LiteRT's own CPU delegate adds its nodes.
+        """
         plain = self._module.Interpreter(model_path=str(self._path))
         if _node_count(interpreter) <= _node_count(plain):
             raise ModelLoadError(
