@@ -1,24 +1,40 @@
-"""The link to the broker; the only file that imports the MQTT client."""
+"""The link to the broker; the only file that imports the MQTT client.
+
+One thread owns the client and everything in it. Others ask for something by setting a flag or
+putting a message into a queue, and wake the thread through a socket pair.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import queue
+import random as random_module
+import select
+import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import msgspec
 
 from edgekit.core import wire
+from edgekit.core.errors import ConfigError, EdgekitError, LinkError, ProtocolError
 from edgekit.core.ports import Clock
+from edgekit.sync.address import Address, SystemClock, Tls, parse_url
 from edgekit.sync.outbox import Outbox
+from edgekit.sync.requests import Kind, Question, Questions
+from edgekit.sync.sender import Sender
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Tls:
-    """Files of the device's identity: whom it trusts, and how it proves who it is."""
-
-    ca: Path
-    certificate: Path
-    key: Path
+KEEPALIVE_S = 60
+_CONNECT_S = 10.0
+_TICK_S = 1.0
+_STEADY_S = 30.0
+_GOODBYE_S = 2.0
+_QUEUE_FULL = 15  # paho's MQTT_ERR_QUEUE_SIZE
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,9 @@ class Link:
         random: A number in [0, 1) for jitter.
         first_delay_s: The first connect waits a random part of this.
         max_delay_s: The longest a reconnect waits.
+
+    Raises:
+        ConfigError: The URL is not a broker's, or asks for TLS without an identity.
     """
 
     def __init__(
@@ -66,34 +85,80 @@ class Link:
         first_delay_s: float = 1.0,
         max_delay_s: float = 300.0,
     ) -> None:
-        raise NotImplementedError
+        self._address = parse_url(broker_url)
+        if self._address.is_tls and tls is None:
+            raise ConfigError(f"broker {broker_url} needs the device's identity", hint="enrol the device")
+        self._device = device
+        self._outbox = outbox
+        self._handlers = handlers
+        self._tls = tls
+        self._clock: Clock = clock or SystemClock()
+        self._random = random or random_module.random
+        self._first_delay_s = first_delay_s
+        self._max_delay_s = max_delay_s
+        self._sender = Sender(outbox)
+        self._questions = Questions()
+        self._asked: queue.Queue[bytes] = queue.Queue()
+        self._wants = {"reported": False, "state": False}
+        self._stopping = threading.Event()
+        self._up = False
+        self._ready = False
+        self._client: Any = None
+        self._counters = dict.fromkeys(
+            ("connects", "connect_failures", "disconnects", "malformed", "handler_errors", "unanswered"), 0
+        )
+        self._wake_out, self._wake_in = socket.socketpair()
+        self._wake_out.setblocking(False)
+        self._wake_in.setblocking(False)
+        self._thread = threading.Thread(target=self._run, name="link", daemon=True)
+        outbox.subscribe(self._wake)
+
+    # -- called by others
 
     def start(self) -> None:
         """Start the link's thread."""
-        raise NotImplementedError
+        self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Say goodbye (``online`` false) if connected, and end the thread; safe to call twice."""
-        raise NotImplementedError
+        self._stopping.set()
+        self._wake()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        elif not self._thread.ident:
+            self._close_wakers()
 
     @property
     def is_connected(self) -> bool:
         """Whether the link is up."""
-        raise NotImplementedError
+        return self._ready
 
     def report(self) -> None:
         """Send ``up/reported`` soon (now if connected, else on connect)."""
-        raise NotImplementedError
+        self._wants["reported"] = True
+        self._wake()
 
     def announce(self) -> None:
         """Send ``up/state`` again soon, because what it says changed."""
-        raise NotImplementedError
+        self._wants["state"] = True
+        self._wake()
+
+    def ask(self, kind: Kind, args: dict[str, Any]) -> Question:
+        """Send a question to the fleet and return at once.
+
+        Raises:
+            LinkError: Not connected, or too many are under way.
+        """
+        if not self._ready:
+            raise LinkError("the link to the fleet is down")
+        question = self._questions.ask()
+        request = wire.Request(question.number, kind, args, self._clock.monotonic_ns())
+        self._asked.put(wire.encode(request))
+        self._wake()
+        return question
 
     def request(
-        self,
-        kind: Literal["time", "desired", "chunk", "renew"],
-        args: dict[str, Any],
-        timeout_s: float = 10.0,
+        self, kind: Kind, args: dict[str, Any], timeout_s: float = 10.0
     ) -> wire.Response | wire.Chunk:
         """Ask the fleet and wait for its answer (not on the link's thread).
 
@@ -101,29 +166,253 @@ class Link:
             LinkError: Not connected, or no answer in time.
             ServerError: The fleet answered with an error.
         """
-        raise NotImplementedError
+        question = self.ask(kind, args)
+        try:
+            return question.wait(timeout_s)
+        finally:
+            self._questions.drop(question)
 
     def counters(self) -> dict[str, int]:
         """Return what was counted: connects, sent, resent, malformed, acks."""
-        raise NotImplementedError
+        return {**self._counters, **self._sender.counters}
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # full: it is awake already; closed: it has ended
+            self._wake_out.send(b"x")
+
+    # -- the link's thread
+
+    def _run(self) -> None:
+        attempt = 0
+        delay_s = self._random() * self._first_delay_s
+        while not self._stopping.wait(delay_s):
+            began_ns = self._clock.monotonic_ns()
+            try:
+                self._connect()
+                self._serve()
+            except (OSError, EdgekitError, ValueError) as cause:  # ValueError: a closed socket in select
+                self._counters["connect_failures"] += 0 if self._ready else 1
+                logger.info("link to %s:%s is down: %s", self._address.host, self._address.port, cause)
+            except Exception:
+                self._counters["handler_errors"] += 1
+                logger.exception("the link failed and begins again")
+            was_steady = self._clock.monotonic_ns() - began_ns > _STEADY_S * 1e9
+            self._leave()
+            # Full jitter: a fleet that lost its broker must not come back in one moment.
+            attempt = 1 if was_steady else min(attempt + 1, 20)
+            delay_s = self._random() * min(self._max_delay_s, 2.0**attempt)
+        self._close_wakers()
+
+    def _close_wakers(self) -> None:
+        self._wake_in.close()
+        self._wake_out.close()
+
+    def _connect(self) -> None:
+        self._conn = self._outbox.next_connection()
+        client = _new_client(self._address, self._tls, self._device)
+        will = wire.Birth(online=False, boot=self._outbox.boot, conn=self._conn)
+        client.will_set(wire.up(self._device, "state"), wire.encode(will), qos=1, retain=True)
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        self._client, self._up, self._ready = client, True, False
+        client.connect(self._address.host, self._address.port, KEEPALIVE_S)
+
+    def _serve(self) -> None:
+        deadline_ns = self._clock.monotonic_ns() + int(_CONNECT_S * 1e9)
+        while self._up and not self._stopping.is_set():
+            self._turn(self._pause_s())
+            if self._ready:
+                self._pump()
+            elif self._clock.monotonic_ns() > deadline_ns:
+                raise LinkError("the broker did not answer")
+
+    def _pause_s(self) -> float:
+        stall_s = self._sender.next_look_s(self._clock.monotonic_ns())
+        return _TICK_S if stall_s is None else min(_TICK_S, stall_s + 0.001)
+
+    def _turn(self, pause_s: float) -> None:
+        """Wait for the network or a wake, and do what the client has to do."""
+        client, sock = self._client, self._client.socket()
+        if sock is None:
+            self._up = False
+            return
+        if getattr(sock, "pending", int)():  # decrypted already: select would not tell
+            pause_s = 0.0
+        readers, writers = [sock, self._wake_in], [sock] if client.want_write() else []
+        readable, writable, _ = select.select(readers, writers, [], pause_s)
+        if self._wake_in in readable:
+            with contextlib.suppress(BlockingIOError):
+                while self._wake_in.recv(4096):
+                    pass
+        if sock in readable or pause_s == 0.0:
+            client.loop_read()
+        if sock in writable or client.want_write():
+            client.loop_write()
+        client.loop_misc()
+
+    def _pump(self) -> None:
+        for leaf, wanted in list(self._wants.items()):
+            if wanted:
+                self._wants[leaf] = False
+                self._publish_state(leaf)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._client.publish(wire.up(self._device, "req"), self._asked.get_nowait(), qos=0)
+        for leaf, body in self._sender.take(self._clock.monotonic_ns()):
+            self._client.publish(wire.up(self._device, leaf), body, qos=1)
+
+    def _publish_state(self, leaf: str) -> None:
+        if leaf == "reported":
+            self._client.publish(wire.up(self._device, leaf), wire.encode(self._handlers.reported()), qos=1)
+            return
+        birth = msgspec.structs.replace(
+            self._handlers.birth(),
+            online=True,
+            boot=self._outbox.boot,
+            conn=self._conn,
+            unix_ms=self._clock.unix_ms(),
+        )
+        self._client.publish(wire.up(self._device, leaf), wire.encode(birth), qos=1, retain=True)
+
+    def _leave(self) -> None:
+        """End the connection: a goodbye where it is wanted and possible."""
+        client, was_ready = self._client, self._ready
+        if client is not None and self._up and was_ready and self._stopping.is_set():
+            with contextlib.suppress(OSError, ValueError):
+                self._say_goodbye(client)
+        self._up = self._ready = False
+        if client is not None:
+            client.on_disconnect = None
+            with contextlib.suppress(OSError, ValueError):
+                if was_ready and self._stopping.is_set():
+                    client.disconnect()
+                if (sock := client.socket()) is not None:
+                    sock.close()
+            self._client = None
+        self._questions.disconnected()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._asked.get_nowait()
+        if was_ready:
+            self._counters["disconnects"] += 1
+            self._told(self._handlers.connection, False)
+
+    def _say_goodbye(self, client: Any) -> None:
+        last = wire.Birth(
+            online=False, boot=self._outbox.boot, conn=self._conn, unix_ms=self._clock.unix_ms()
+        )
+        told = client.publish(wire.up(self._device, "state"), wire.encode(last), qos=1, retain=True)
+        until_ns = self._clock.monotonic_ns() + int(_GOODBYE_S * 1e9)
+        while self._up and not told.is_published() and self._clock.monotonic_ns() < until_ns:
+            self._turn(0.05)
+
+    # -- what the client calls, on the link's thread
+
+    def _on_connect(self, client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            raise LinkError(f"the broker refused the connection: {reason}")
+        client.subscribe(wire.down(self._device, "#"), qos=0)
+
+    def _on_subscribe(self, _client: Any, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
+        if any(reason.is_failure for reason in reasons):
+            raise LinkError(f"the broker refused to let '{self._device}' listen")
+        self._ready = True
+        self._counters["connects"] += 1
+        self._wants.update(state=True, reported=True)
+        self._sender.connected(self._clock.monotonic_ns())
+        logger.info("link to %s:%s is up", self._address.host, self._address.port)
+        self._told(self._handlers.connection, True)
+
+    def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        logger.info("the broker closed the link: %s", reason)
+        self._up = False
+
+    def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
+        try:
+            self._take(message.topic, message.payload)
+        except (ProtocolError, UnicodeDecodeError) as cause:
+            self._counters["malformed"] += 1
+            logger.debug("malformed message: %s", cause)
+
+    def _take(self, topic: str, payload: bytes) -> None:
+        device, way, leaf = wire.parse_topic(topic)
+        if (device, way) != (self._device, "down"):
+            raise ProtocolError(f"{topic}: not for this device")
+        if leaf == "ack":
+            self._sender.acknowledged(wire.decode(payload, wire.Ack), self._clock.monotonic_ns())
+        elif leaf == "desired":
+            if len(payload) > wire.MAX_DESIRED_BYTES:
+                raise ProtocolError(f"desired: {len(payload)} bytes")
+            if payload:  # an empty one says that nothing is retained any more
+                self._told(self._handlers.desired, bytes(payload))
+        elif leaf == "cmd":
+            self._told(self._handlers.command, wire.decode(payload, wire.Command))
+        elif not self._questions.answered(wire.decode_response(payload)):
+            self._counters["unanswered"] += 1
+
+    def _told(self, handler: Callable[[Any], None], what: Any) -> None:
+        """Call the owner; an error of its own does not cost the link."""
+        try:
+            handler(what)
+        except EdgekitError as cause:
+            self._counters["handler_errors"] += 1
+            logger.warning("a message was not taken: %s", cause)
 
 
 class Publisher:
     """Publishes to one broker and subscribes to nothing: the mqtt sink of ``edgekit run``.
 
-    Connects in the background; while the broker is away, up to ``max_waiting`` messages wait, and
-    the oldest are dropped and counted.
+    Connects in the background; while the broker is away up to ``max_waiting`` messages wait, and
+    then new ones are dropped and counted in ``dropped``.
+
+    Raises:
+        ConfigError: The URL is not a broker's.
     """
 
     def __init__(
         self, url: str, *, client_id: str = "", tls: Tls | None = None, max_waiting: int = 1000
     ) -> None:
-        raise NotImplementedError
+        address = parse_url(url)
+        self.dropped = 0
+        self._client = _new_client(address, tls or (Tls(None) if address.is_tls else None), client_id)
+        self._client.max_queued_messages_set(max_waiting)
+        self._client.reconnect_delay_set(1, 60)
+        self._client.connect_async(address.host, address.port, KEEPALIVE_S)
+        self._client.loop_start()
+        self._last: Any = None
+        self._is_closed = False
 
     def publish(self, topic: str, body: bytes, *, retain: bool = False) -> None:
         """Send a message at QoS 1, without waiting."""
-        raise NotImplementedError
+        told = self._client.publish(topic, body, qos=1, retain=retain)
+        if told.rc == _QUEUE_FULL:
+            self.dropped += 1
+        else:
+            self._last = told
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Give what waits ``timeout_s`` to leave, and close; safe to call twice."""
-        raise NotImplementedError
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._last is not None and self._client.is_connected():
+            with contextlib.suppress(RuntimeError, ValueError):  # it was never sent at all
+                self._last.wait_for_publish(timeout_s)
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+def _new_client(address: Address, tls: Tls | None, client_id: str) -> Any:
+    """Return an MQTT 3.1.1 client with a clean session, not connected."""
+    import paho.mqtt.client as paho
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv311)
+    client.connect_timeout = _CONNECT_S
+    if address.user:
+        client.username_pw_set(address.user, address.password)
+    if address.is_tls and tls is not None:
+        client.tls_set_context(tls.context())
+    return client

@@ -271,6 +271,13 @@ class Outbox:
         with self._lock:
             return self._file.last_seq
 
+    def next_connection(self) -> int:
+        """Return a number that grows with each connection of this life, also over restarts."""
+        with self._lock:
+            if not self._guarded(self._file.next_connection):
+                self._file.connections += 1  # not durable: the fleet may take an old will for newer
+            return self._file.connections
+
     def subscribe(self, wake: Callable[[], None]) -> None:
         """Have ``wake`` called (on any thread, so it must only signal) when new messages are durable."""
         with self._lock:

@@ -89,6 +89,7 @@ class OutboxFile:
         self.last_seq = max(found[0] if found else 0, self.watermark)
         counted = run("SELECT count(*), coalesce(sum(length(body)), 0) FROM outbox").fetchone()
         self.rows, self.bytes = int(counted[0]), int(counted[1])
+        self.connections = int(self._meta("connections") or 0)
         self._reserved = int(self._meta("handed") or 0)
         self.handed = min(self._reserved, self.last_seq)
 
@@ -219,6 +220,11 @@ class OutboxFile:
         if last > self._reserved:
             self._put_meta("handed", last + _LEAP)
             self._reserved = last + _LEAP
+
+    def next_connection(self) -> None:
+        """Count a connection, durably."""
+        self._put_meta("connections", self.connections + 1)
+        self.connections += 1
 
     def close(self, lived_s: float) -> None:
         """Close the file."""

@@ -1,0 +1,80 @@
+"""Where the broker is, and how a device proves there who it is."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from edgekit.core.errors import ConfigError
+
+
+class SystemClock:
+    """The machine's own time."""
+
+    def monotonic_ns(self) -> int:
+        """Return nanoseconds since an arbitrary start."""
+        return time.monotonic_ns()
+
+    def unix_ms(self) -> int:
+        """Return milliseconds since 1970."""
+        return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files of the device's identity: whom it trusts (None: the system's CAs), and its own proof."""
+
+    ca: Path | None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Return a context that trusts only this CA; the files are read now, so a renewal counts.
+
+        Raises:
+            ConfigError: A file is missing or not what it should be.
+        """
+        try:
+            context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if self.certificate is not None:
+                context.load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as cause:
+            raise ConfigError(f"identity {self.certificate or self.ca} cannot be used: {cause}") from cause
+        return context
+
+
+class Address(msgspec.Struct, frozen=True):
+    """A broker's URL, taken apart."""
+
+    host: str
+    port: int
+    is_tls: bool
+    user: str = ""
+    password: str = ""
+
+
+def parse_url(url: str) -> Address:
+    """Take a broker's URL apart.
+
+    >>> parse_url("mqtts://broker.local")
+    Address(host='broker.local', port=8883, is_tls=True, user='', password='')
+
+    Raises:
+        ConfigError: It is not ``mqtt://`` or ``mqtts://`` with a host.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as cause:
+        raise ConfigError(f"broker: {url!r} is not a URL: {cause}") from cause
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
+        raise ConfigError(f"broker: want mqtt://host:port or mqtts://host:port, got {url!r}")
+    is_tls = parts.scheme == "mqtts"
+    names = unquote(parts.username or ""), unquote(parts.password or "")
+    return Address(parts.hostname, port or (8883 if is_tls else 1883), is_tls, *names)

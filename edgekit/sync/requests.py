@@ -1,0 +1,131 @@
+"""Questions to the fleet that wait for their answers, matched by id."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol, TypeAlias
+
+from edgekit.core import wire
+from edgekit.core.errors import LinkError, ServerError
+
+MAX_WAITING = 64
+Kind: TypeAlias = Literal["time", "desired", "chunk", "renew"]
+
+
+class Question:
+    """One request under way."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._done = threading.Event()
+        self._answer: wire.Response | wire.Chunk | None = None
+
+    def answer(self, found: wire.Response | wire.Chunk | None) -> None:
+        """Hand in the answer; None when the link went down."""
+        self._answer = found
+        self._done.set()
+
+    def wait(self, timeout_s: float) -> wire.Response | wire.Chunk:
+        """Wait for the answer.
+
+        Raises:
+            LinkError: None came in time, or the link went down.
+            ServerError: The fleet answered with an error.
+        """
+        if not self._done.wait(timeout_s) or self._answer is None:
+            raise LinkError(f"the fleet did not answer request {self.number} in {timeout_s:g} s")
+        if isinstance(self._answer, wire.Response) and self._answer.error:
+            raise ServerError(f"the fleet answered: {self._answer.error[:500]}")
+        return self._answer
+
+
+class Questions:
+    """All requests under way; thread-safe and bounded."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[int, Question] = {}
+        self._last = 0
+
+    def ask(self) -> Question:
+        """Open a request.
+
+        Raises:
+            LinkError: Too many are under way.
+        """
+        with self._lock:
+            if len(self._open) >= MAX_WAITING:
+                raise LinkError(f"{MAX_WAITING} requests to the fleet are under way")
+            self._last = self._last % 0xFFFF_FFFF + 1
+            question = Question(self._last)
+            self._open[question.number] = question
+            return question
+
+    def drop(self, question: Question) -> None:
+        """Forget a request, answered or not."""
+        with self._lock:
+            self._open.pop(question.number, None)
+
+    def answered(self, found: wire.Response | wire.Chunk) -> bool:
+        """Hand an answer to who asked; False where nobody did."""
+        with self._lock:
+            question = self._open.pop(found.id, None)
+        if question is None:
+            return False
+        question.answer(found)
+        return True
+
+    def disconnected(self) -> None:
+        """Fail every request under way."""
+        with self._lock:
+            questions, self._open = list(self._open.values()), {}
+        for question in questions:
+            question.answer(None)
+
+
+class Asker(Protocol):
+    """What the link offers to ask with."""
+
+    def ask(self, kind: Kind, args: dict[str, Any]) -> Question:
+        """Send a question and return at once."""
+
+
+def download(
+    link: Asker, sha256: str, size: int, start: int = 0, *, timeout_s: float = 10.0, tries: int = 5
+) -> Iterator[bytes]:
+    """Yield a blob's bytes from ``start`` on, fetched over MQTT, for where HTTP is blocked.
+
+    Keeps a window of eight pieces of 128 KiB under way; a piece that does not come is asked for
+    again. The caller checks the hash.
+
+    Raises:
+        LinkError: A piece did not come in ``tries`` tries, or came with another length.
+        ServerError: The fleet has no such blob.
+    """
+    offsets = list(range(start, size, wire.CHUNK_BYTES))
+    flying: dict[int, Question] = {}
+
+    def ask(offset: int) -> Question:
+        length = min(wire.CHUNK_BYTES, size - offset)
+        return link.ask("chunk", {"sha256": sha256, "offset": offset, "length": length})
+
+    for place, offset in enumerate(offsets):
+        for ahead in offsets[place : place + wire.CHUNK_WINDOW]:
+            if ahead not in flying:
+                flying[ahead] = ask(ahead)
+        length = min(wire.CHUNK_BYTES, size - offset)
+        for left in reversed(range(tries)):
+            try:
+                chunk = flying.pop(offset).wait(timeout_s)
+            except ServerError:
+                raise
+            except LinkError:
+                if not left:
+                    raise
+                flying[offset] = ask(offset)
+                continue
+            if not isinstance(chunk, wire.Chunk) or (chunk.offset, len(chunk.data)) != (offset, length):
+                raise LinkError(f"the fleet sent another piece of {sha256[:12]} than {offset}+{length}")
+            yield chunk.data
+            break
