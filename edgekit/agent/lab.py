@@ -37,7 +37,7 @@ class LabProcess:
         task = {
             "bundle": str(bundle.source if bundle.is_bare else bundle.root),
             "variant": variant.id,
-            "options": backend_options(variant, profile) | {"threads": threads},
+            "options": {"threads": threads} | backend_options(variant, profile),
             "read": requests_read,
             "write": answers_write,
         }
