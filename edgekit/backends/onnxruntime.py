@@ -124,7 +124,7 @@ class OnnxRuntimeBackend:
         self._binding: Any = self._session.io_binding()
         self.inputs = self._bind_inputs(options)
         self.outputs = self._bind_outputs()
-        self._is_fixed = len(self._results) == len(self.outputs)
+        self._free_outputs = [spec.name for spec in self.outputs if spec.name not in self._results]
         self._copies_inputs = self._provider.name != _CPU
 
     def view(self, name: str) -> NDArray[Any]:
@@ -142,8 +142,10 @@ class OnnxRuntimeBackend:
             if self._copies_inputs:  # binding copies host memory to a device, so bind anew each time
                 for name, value in self._values:
                     self._binding.bind_ortvalue_input(name, value)
+            for name in self._free_outputs:  # the runtime keeps the size of the run before
+                self._binding.bind_output(name, "cpu")
             self._session.run_with_iobinding(self._binding)
-            if self._is_fixed:
+            if not self._free_outputs:
                 return self._results.copy()
             values = self._binding.copy_outputs_to_cpu()
         except Exception as cause:  # the library's exceptions have no common base
@@ -214,7 +216,7 @@ class OnnxRuntimeBackend:
                 self._binding.bind_ortvalue_output(node.name, self._ort.OrtValue.ortvalue_from_numpy(array))
                 self._results[node.name] = array
             else:
-                self._binding.bind_output(node.name, "cpu")
+                self._binding.bind_output(node.name, "cpu")  # keeps the order of the outputs
             specs.append(make_spec(node.name, _dtype(self._path, node), shape))
         return tuple(specs)
 

@@ -1,0 +1,77 @@
+"""A proof runs in a child: crash, abort and hang are reasons, and a wrong answer is found."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_nets
+
+from edgekit.backends import BACKENDS, backend_version
+from edgekit.backends import probe as probe_module
+from edgekit.backends.probe import probe_model, prove
+from edgekit.core.spec import Variant
+
+
+@pytest.mark.parametrize("name", ["litert", "onnxruntime", "openvino", "null"])
+def test_a_backend_that_works_is_proved_with_a_time(name):
+    fact = prove(name)
+    assert (fact.name, fact.accelerator, fact.works, fact.reason) == (name, "cpu", True, "")
+    assert 0 < fact.ms < 1000
+    assert fact.version == (backend_version(name) or "")
+
+
+def test_a_crash_is_a_reason():
+    fact = prove("null", options={"crash_at": 3})
+    assert not fact.works
+    assert fact.reason == "crashed with SIGSEGV"
+    assert fact.ms is None
+
+
+def test_a_hang_is_a_reason_and_ends_in_time():
+    fact = prove("null", options={"hang_at": 1}, timeout_s=2.0)
+    assert fact.reason == "hung: no answer in 2 s"
+
+
+def test_an_error_carries_its_hint():
+    fact = prove("onnxruntime", "cuda")
+    assert not fact.works
+    assert "lacks CUDAExecutionProvider" in fact.reason
+    assert "install onnxruntime-gpu" in fact.reason
+
+
+def test_a_wrong_option_is_a_reason():
+    assert "no option 'bogus'" in prove("litert", options={"bogus": 1}).reason
+
+
+def test_a_library_that_is_not_installed_starts_no_child(monkeypatch):
+    monkeypatch.setattr(probe_module, "backend_version", lambda name: None)
+    fact = prove("openvino", timeout_s=0.0)
+    assert fact.reason == "openvino is not installed: pip install 'edgekit-runtime[openvino]'"
+
+
+def test_a_wrong_answer_does_not_pass():
+    assert not probe_module._is_right([0.0, 12.0, 4.0])
+    assert not probe_module._is_right([0.0, 12.0, 4.0, 2.1])
+    assert not probe_module._is_right([float("nan")] * 4)
+    assert probe_module._is_right([0.0, 12.0, 4.0, 2.01])
+
+
+def test_a_model_that_runs_has_no_reason(tmp_path):
+    path = tiny_nets.write_tflite(tmp_path / "net.tflite")
+    assert probe_model(path, Variant(id="v", backend="litert")) is None
+
+
+def test_a_model_that_is_damaged_has_one(tmp_path):
+    path = tiny_nets.write_onnx(tmp_path / "net.onnx")
+    path.write_bytes(path.read_bytes()[:200])
+    reason = probe_model(path, Variant(id="v", backend="onnxruntime"))
+    assert reason is not None
+    assert "refuses the model" in reason
+
+
+def test_a_model_that_kills_its_runtime_kills_only_the_child(tmp_path):
+    variant = Variant(id="v", backend="null", options={"crash_at": 1})
+    assert probe_model(tmp_path / "any", variant) == "crashed with SIGSEGV"
+
+
+def test_every_backend_can_be_asked():
+    assert set(BACKENDS) == {"litert", "onnxruntime", "openvino", "foreign", "null"}

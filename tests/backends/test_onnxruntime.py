@@ -1,0 +1,194 @@
+"""ONNX Runtime: never another provider than asked for, and any shape of output."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import tiny_nets
+from onnx import TensorProto, helper
+
+from edgekit.backends import onnxruntime as adapter
+from edgekit.backends import open_backend
+from edgekit.core.errors import (
+    BackendUnavailableError,
+    ConfigError,
+    InferenceError,
+    ModelLoadError,
+    StorageError,
+)
+from edgekit.core.spec import Variant
+
+CPU = Variant(id="cpu", backend="onnxruntime")
+
+
+def value(name, kind, shape):
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+@pytest.fixture
+def model(tmp_path):
+    return tiny_nets.write_onnx(tmp_path / "net.onnx")
+
+
+@pytest.fixture
+def nonzero(tmp_path):
+    """A model whose output has as many columns as its input has non-zero values."""
+    graph = helper.make_graph(
+        [helper.make_node("NonZero", ["x"], ["at"])],
+        "nonzero",
+        [value("x", TensorProto.FLOAT, [1, 8])],
+        [value("at", TensorProto.INT64, [2, "found"])],
+    )
+    return tiny_nets.save_onnx(tmp_path / "nonzero.onnx", graph)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "provider"),
+    [("cuda", "CUDA"), ("tensorrt", "Tensorrt"), ("openvino-gpu", "OpenVINO"), ("npu", "OpenVINO")],
+)
+def test_a_provider_that_this_build_lacks_is_unavailable_and_not_the_cpu(model, accelerator, provider):
+    if f"{provider}ExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip(f"this build of onnxruntime has {provider}")
+    with pytest.raises(BackendUnavailableError, match=f"lacks {provider}ExecutionProvider") as caught:
+        open_backend(model, Variant(id="v", backend="onnxruntime", accelerator=accelerator))
+    assert "Azure" not in caught.value.render()
+    assert "install" in caught.value.hint
+
+
+def test_the_provider_that_sends_tensors_away_is_never_used(model):
+    variant = Variant(id="v", backend="onnxruntime", accelerator="delegate")
+    with pytest.raises(ConfigError, match="sends tensors to a server"):
+        open_backend(model, variant, {"provider": "AzureExecutionProvider"})
+
+
+def test_a_session_has_only_the_provider_it_was_asked_for(model):
+    backend = open_backend(model, CPU)
+    assert backend._session.get_providers() == ["CPUExecutionProvider"]
+    backend.close()
+
+
+def test_another_provider_is_taken_by_name_or_refused_by_name(model):
+    variant = Variant(id="v", backend="onnxruntime", accelerator="delegate")
+    with pytest.raises(BackendUnavailableError, match="lacks XnnpackExecutionProvider"):
+        open_backend(model, variant, {"provider": "XnnpackExecutionProvider"})
+    with pytest.raises(BackendUnavailableError, match="cannot run on 'delegate'") as caught:
+        open_backend(model, variant)
+    assert "options.provider" in caught.value.hint
+
+
+def test_a_provider_library_that_is_not_there_is_unavailable(model):
+    options = {"provider_library": {"name": "stub", "path": "/nowhere/libep.so"}}
+    with pytest.raises(BackendUnavailableError, match="cannot be loaded"):
+        open_backend(model, CPU, options)
+
+
+def test_provider_options_take_device_and_cache_folder(tmp_path):
+    options = {"device": 1, "cache": str(tmp_path / "engines"), "provider_options": {"trt_fp16_enable": 1}}
+    chosen = adapter._provider_options(adapter._PROVIDERS["tensorrt"], options)
+    assert chosen["device_id"] == "1"
+    assert chosen["trt_engine_cache_path"] == str(tmp_path / "engines")
+    assert chosen["trt_fp16_enable"] == "1"
+    assert (tmp_path / "engines").is_dir()
+
+
+def test_a_cache_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be made"):
+        adapter._provider_options(adapter._PROVIDERS["tensorrt"], {"cache": str(tmp_path / "file" / "below")})
+
+
+def test_an_output_whose_size_the_data_decides_is_whole_each_time(nonzero):
+    backend = open_backend(nonzero, CPU)
+    assert backend.outputs[0].shape == (2, -1)
+    for count in (0, 3, 8, 1):
+        x = np.zeros((1, 8), np.float32)
+        x[0, :count] = 1
+        assert backend.infer({"x": x})["at"].shape == (2, count)
+    backend.close()
+
+
+def test_a_batch_is_settled_by_options_and_outputs_follow(model):
+    backend = open_backend(model, CPU, {"shapes": {"x": [3, tiny_nets.INPUTS]}})
+    assert (backend.inputs[0].shape, backend.outputs[0].shape) == (
+        (3, tiny_nets.INPUTS),
+        (3, tiny_nets.OUTPUTS),
+    )
+    x = np.concatenate([tiny_nets.sample(seed) for seed in range(3)])
+    np.testing.assert_allclose(backend.infer({"x": x})["y"], tiny_nets.reference(x), atol=tiny_nets.TOLERANCE)
+    backend.close()
+
+
+def test_free_dimensions_beside_the_batch_must_be_settled(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "free",
+        [value("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [value("y", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+    )
+    path = tiny_nets.save_onnx(tmp_path / "free.onnx", graph)
+    with pytest.raises(ModelLoadError, match="free dimensions") as caught:
+        open_backend(path, CPU)
+    assert "options.shapes" in caught.value.hint
+    backend = open_backend(path, CPU, {"shapes": {"x": [1, 3, 4, 5]}})
+    assert backend.outputs[0].shape == (1, 3, 4, 5)
+    backend.close()
+
+
+def test_scalars_integers_and_several_tensors_pass(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["a", "k"], ["scaled"]), helper.make_node("Neg", ["a"], ["negative"])],
+        "several",
+        [value("a", TensorProto.INT64, [2, 2]), value("k", TensorProto.INT64, [])],
+        [value("scaled", TensorProto.INT64, [2, 2]), value("negative", TensorProto.INT64, [2, 2])],
+    )
+    backend = open_backend(tiny_nets.save_onnx(tmp_path / "several.onnx", graph), CPU)
+    a = np.arange(4).reshape(2, 2)
+    found = backend.infer({"k": np.array(3), "a": a})
+    np.testing.assert_array_equal(found["scaled"], a * 3)
+    np.testing.assert_array_equal(found["negative"], -a)
+    backend.close()
+
+
+def test_strings_are_refused_at_load(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "words",
+        [value("x", TensorProto.STRING, [1])],
+        [value("y", TensorProto.STRING, [1])],
+    )
+    with pytest.raises(ModelLoadError, match=r"holds tensor\(string\)"):
+        open_backend(tiny_nets.save_onnx(tmp_path / "words.onnx", graph), CPU)
+
+
+def test_a_run_that_fails_is_an_inference_error_and_the_next_may_work(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["x", "at"], ["y"])],
+        "gather",
+        [value("x", TensorProto.FLOAT, [4]), value("at", TensorProto.INT64, [1])],
+        [value("y", TensorProto.FLOAT, [1])],
+    )
+    backend = open_backend(tiny_nets.save_onnx(tmp_path / "gather.onnx", graph), CPU)
+    x = np.arange(4, dtype=np.float32)
+    with pytest.raises(InferenceError, match=r"gather\.onnx: onnxruntime failed"):
+        backend.infer({"x": x, "at": np.array([9])})
+    assert backend.infer({"x": x, "at": np.array([2])})["y"].tolist() == [2.0]
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    "options", [{"spinning": False}, {"arena": False}, {"optimization": "none"}, {"threads": 2}]
+)
+def test_every_option_opens_a_session_that_answers(model, options):
+    backend = open_backend(model, CPU, options)
+    x = tiny_nets.sample()
+    np.testing.assert_allclose(backend.infer({"x": x})["y"], tiny_nets.reference(x), atol=tiny_nets.TOLERANCE)
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    "options", [{"optimization": "max"}, {"threads": 0}, {"threads": "2"}, {"threads": True}]
+)
+def test_an_option_out_of_range_is_a_configuration_error(model, options):
+    with pytest.raises(ConfigError, match="want"):
+        open_backend(model, CPU, options)
