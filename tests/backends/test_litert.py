@@ -19,7 +19,7 @@ from edgekit.core.errors import (
     InferenceError,
     ModelLoadError,
 )
-from edgekit.core.spec import Variant
+from edgekit.core.spec import Quantization, Variant
 
 CPU = Variant(id="cpu", backend="litert")
 EDGETPU = Variant(id="tpu", backend="litert", accelerator="edgetpu", precision="int8")
@@ -172,3 +172,22 @@ def test_a_free_batch_is_one_and_shapes_settle_others(plain):
     with pytest.raises(ModelLoadError, match=r"options.shapes wants \(2, 3\)"):
         open_backend(plain, CPU, {"shapes": {"x": [2, 3]}})
     assert tiny.tiny_model("litert").exists()
+
+
+def test_quantisation_stands_in_the_spec(stub, compiled):
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(compiled.read_bytes(), 0)
+    for tensor, (scale, zero_point) in zip(model.subgraphs[0].tensors, [(0.5, -3), (0.25, 7)], strict=True):
+        tensor.type = schema.TensorType.INT8
+        tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.scale, tensor.quantization.zeroPoint = [scale], [zero_point]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    compiled.write_bytes(builder.Output())
+    backend = open_backend(compiled, EDGETPU, with_stub(stub))
+    assert backend.inputs[0].datatype == "INT8"
+    assert backend.inputs[0].quantization == Quantization(scale=0.5, zero_point=-3)
+    assert backend.outputs[0].quantization == Quantization(scale=0.25, zero_point=7)
+    backend.close()
