@@ -39,13 +39,12 @@ class Mailbox:
     def put(self, frame: Frame) -> bool:
         """Leave a frame; False if the mailbox is closed and did not take it."""
         with self._changed:
-            if self._is_live:
-                while len(self._frames) >= self._capacity:
-                    self._frames.popleft()
-            else:
+            if not self._is_live:
                 self._changed.wait_for(lambda: self._is_closed or len(self._frames) < self._capacity)
             if self._is_closed:
                 return False
+            while len(self._frames) >= self._capacity:
+                self._frames.popleft()
             self._frames.append(frame)
             self._changed.notify_all()
             return True

@@ -1,0 +1,392 @@
+"""The loop loses no frame it does not count, survives what it can, and swaps between two frames."""
+
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pipeline_fakes import ListSink, ListSource, make_manifest, make_predictor, spec
+
+from edgekit.core.errors import AcceleratorLostError, InferenceError, SourceError, StorageError, TensorError
+from edgekit.core.ports import Frame
+from edgekit.core.spec import Post
+from edgekit.pipeline.events import Debounce
+from edgekit.pipeline.loop import SWITCH_INTERVAL_S, Loop, Rules, must_shed
+from edgekit.pipeline.mailbox import Mailbox
+from edgekit.pipeline.redact import Redactor
+
+CONTRACT = {"pipeline", "model", "version", "variant", "backend", "accelerator", "frames", "fps"}
+CONTRACT |= {"latency_ms", "stage_ms", "events", "errors", "failovers"}
+
+
+def run(source, predictor=None, sink=None, rules=None, failover=None, **limits):
+    sink = sink or ListSink()
+    loop = Loop("test", source, predictor or make_predictor(), [sink], rules=rules, failover=failover)
+    return loop.run(**limits), sink, loop
+
+
+def counts(document):
+    return tuple(document["frames"][key] for key in ("captured", "processed", "dropped"))
+
+
+def test_a_file_gives_every_frame_in_order():
+    document, sink, _ = run(ListSource(40), make_predictor(latency_ms=1))
+    assert counts(document) == (40, 40, 0)
+    assert sink.seqs == list(range(40))
+    assert sink.closed == 1
+
+
+def test_the_summary_is_the_contract():
+    document, _, _ = run(ListSource(5))
+    assert set(document) == CONTRACT
+    assert set(document["latency_ms"]) == {"p50", "p95", "p99"}
+    assert set(document["stage_ms"]) == {"capture", "pre", "infer", "post", "sink"}
+    assert document["model"] == "fake"
+    assert document["fps"] > 0
+
+
+def test_a_run_without_a_frame_has_no_times():
+    document, _, _ = run(ListSource(0))
+    assert (counts(document), document["fps"], document["latency_ms"]["p50"]) == ((0, 0, 0), 0.0, None)
+
+
+def test_a_frame_limit_on_a_file_reads_no_further():
+    source = ListSource(100)
+    document, _, _ = run(source, frames=7)
+    assert (counts(document), source.given) == ((7, 7, 0), 7)
+
+
+def test_a_time_limit_ends_an_endless_source():
+    document, _, _ = run(ListSource(3, is_live=True, endless=True, wait_s=0.01), seconds=0.3)
+    assert counts(document) == (3, 3, 0)
+
+
+def test_of_a_live_source_the_latest_frame_wins_and_every_loss_is_counted():
+    source = ListSource(200, is_live=True, wait_s=0.001)
+    document, sink, _ = run(source, make_predictor(latency_ms=8))
+    captured, processed, dropped = counts(document)
+    assert captured == 200 == processed + dropped
+    assert processed == len(sink.results) < 150
+    assert sink.seqs == sorted(set(sink.seqs))
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=12))
+@settings(max_examples=20, deadline=None)
+def test_gaps_of_the_source_itself_count_as_drops(steps):
+    seqs = np.cumsum(steps).tolist()
+    document, _, _ = run(ListSource(0, seqs=seqs))
+    assert counts(document) == (seqs[-1] + 1, len(seqs), seqs[-1] + 1 - len(seqs))
+
+
+def test_capture_overlaps_inference():
+    """20 frames of 10 ms capture and 10 ms inference take far less than one after the other."""
+    source = ListSource(20, wait_s=0.01)
+    began = time.perf_counter()
+    run(source, make_predictor(latency_ms=10))
+    assert time.perf_counter() - began < 20 * 0.02 * 0.85
+
+
+def test_threads_give_way_quickly_while_it_runs_and_as_before_after():
+    before, seen = sys.getswitchinterval(), []
+    run(ListSource(1), sink=ListSink(lambda _: seen.append(sys.getswitchinterval())))
+    assert seen == [pytest.approx(SWITCH_INTERVAL_S, rel=0.01)]
+    assert sys.getswitchinterval() == pytest.approx(before)
+
+
+def test_no_thread_is_left():
+    run(ListSource(3))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("capture-")]
+
+
+# -- errors
+
+
+def test_frames_that_fail_are_counted_and_survived():
+    document, sink, _ = run(ListSource(10), make_predictor(fail_at=[3, 7]))
+    assert (counts(document), document["errors"]) == ((10, 8, 0), 2)
+    assert sink.seqs == [0, 1, 3, 4, 5, 7, 8, 9]
+
+
+def test_frames_of_a_wrong_shape_are_counted_and_survived():
+    def make(n):
+        return np.zeros((8, 8) if n == 2 else (8, 8, 3), np.uint8)
+
+    document, _, _ = run(ListSource(5, make=make))
+    assert (counts(document), document["errors"]) == ((5, 4, 0), 1)
+
+
+def test_a_model_that_gives_nan_fails_every_frame_and_ends_the_run():
+    with pytest.raises(InferenceError, match="not a finite number"):
+        run(ListSource(50), make_predictor(values={"scores": [[np.nan, 0, 0]]}), rules=Rules(max_errors=5))
+
+
+def test_too_many_failures_in_a_row_end_the_run_with_the_last_error():
+    predictor = make_predictor(fail_at=[1, 2, 4, 5, 6])
+    sink = ListSink()
+    loop = Loop("test", ListSource(10), predictor, [sink], rules=Rules(max_errors=3))
+    with pytest.raises(InferenceError, match="run 6 is scripted to fail"):
+        loop.run()
+    assert (loop.tally.failed, sink.seqs, sink.closed) == (5, [2], 1)
+
+
+def test_a_source_that_vanishes_ends_the_run_after_the_frames_it_gave():
+    class Vanishing(ListSource):
+        def read(self):
+            if self.given == 5:
+                raise SourceError("camera '0': vanished")
+            return super().read()
+
+    sink = ListSink()
+    with pytest.raises(SourceError, match="vanished"):
+        Loop("test", Vanishing(10), make_predictor(), [sink]).run()
+    assert sink.seqs == [0, 1, 2, 3, 4]
+
+
+def test_a_source_that_cannot_be_opened_ends_the_run_and_closes_the_sinks():
+    class Missing(ListSource):
+        def open(self):
+            raise SourceError("no such camera")
+
+    sink = ListSink()
+    with pytest.raises(SourceError, match="no such camera"):
+        Loop("test", Missing(1), make_predictor(), [sink]).run()
+    assert sink.closed == 1
+
+
+def test_a_sink_that_fails_is_counted_and_the_others_go_on():
+    class Full(ListSink):
+        def write(self, result):
+            raise StorageError("disk full")
+
+    good = ListSink()
+    document = Loop("test", ListSource(4), make_predictor(), [Full(), good]).run()
+    assert (counts(document), document["errors"], len(good.results)) == ((4, 4, 0), 4, 4)
+
+
+def test_a_bug_in_the_capture_thread_is_raised_and_not_lost():
+    class Buggy(ListSource):
+        def read(self):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(Buggy(1))
+
+
+# -- failover
+
+
+def test_a_lost_accelerator_is_taken_over_without_losing_the_frame():
+    spare, seen = make_predictor(make_manifest(version="2.0.0")), []
+
+    def take_over(lost, error):
+        seen.append((lost, error))
+        return spare
+
+    first = make_predictor(lose_at=4)
+    document, sink, loop = run(ListSource(8), first, failover=take_over)
+    assert (counts(document), document["failovers"], document["errors"]) == ((8, 8, 0), 1, 0)
+    assert [r.version for r in sink.results] == ["1.0.0"] * 3 + ["2.0.0"] * 5
+    assert seen[0][0] is first
+    assert loop.predictor is spare
+
+
+def test_a_lost_accelerator_ends_the_run_where_nothing_takes_over():
+    with pytest.raises(AcceleratorLostError):
+        run(ListSource(8), make_predictor(lose_at=4))
+
+
+# -- swap
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+def test_a_swap_in_the_middle_loses_no_frame(is_live):
+    old, new = make_predictor(latency_ms=2), make_predictor(make_manifest(version="2.0.0"), latency_ms=2)
+    reached, swapped = threading.Event(), []
+    sink = ListSink(lambda r: reached.set() if r.frame.seq >= 10 else None)
+    source = ListSource(60, is_live=is_live, wait_s=0.004)
+    loop = Loop("test", source, old, [sink])
+
+    def swap():
+        reached.wait(10)
+        swapped.append(loop.swap(new))
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    document = loop.run()
+    thread.join()
+    assert swapped == [old]
+    versions = [r.version for r in sink.results]
+    assert versions == sorted(versions)
+    assert set(versions) == {"1.0.0", "2.0.0"}
+    captured, processed, dropped = counts(document)
+    assert (captured, processed + dropped) == (60, 60)
+    assert document["version"] == "2.0.0"
+    if not is_live:
+        assert sink.seqs == list(range(60))
+
+
+def test_many_swaps_from_two_threads_all_end_and_lose_nothing():
+    predictors = [make_predictor(make_manifest(version=f"{i}.0.0")) for i in range(20)]
+    loop = Loop("test", ListSource(400, wait_s=0.0005), make_predictor(), [sink := ListSink()])
+    returned = []
+
+    def swap(mine):
+        for predictor in mine:
+            returned.append(loop.swap(predictor))  # noqa: PERF401 - one by one is the point
+
+    threads = [threading.Thread(target=swap, args=(predictors[i::2],)) for i in (0, 1)]
+    for thread in threads:
+        thread.start()
+    document = loop.run()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert (counts(document), sink.seqs) == ((400, 400, 0), list(range(400)))
+    assert len(set(map(id, [*returned, loop.predictor]))) == 21
+
+
+def test_a_swap_is_taken_up_while_no_frame_comes():
+    old, new = make_predictor(), make_predictor()
+    loop = Loop("test", ListSource(0, is_live=True, endless=True), old)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    deadline = time.monotonic() + 10
+    while loop.progress == 0:
+        assert time.monotonic() < deadline
+    assert loop.swap(new) is old
+    loop.stop()
+    thread.join(10)
+    assert loop.predictor is new
+
+
+def test_a_swap_before_and_after_the_run_is_at_once():
+    first, second, third = (make_predictor() for _ in range(3))
+    loop = Loop("test", ListSource(2), first)
+    assert loop.swap(second) is first
+    loop.run()
+    assert loop.swap(third) is second
+
+
+# -- stop, progress, shedding, redaction
+
+
+def test_stop_from_another_thread_ends_a_source_that_waits():
+    source = ListSource(2, is_live=True, endless=True)
+    loop = Loop(
+        "test", source, make_predictor(), [ListSink(lambda r: loop.stop() if r.frame.seq == 1 else None)]
+    )
+    loop.run()
+    assert source.closed.is_set()
+
+
+def test_stop_on_a_file_finishes_what_was_handed_over():
+    loop = Loop("test", ListSource(50), make_predictor(latency_ms=2), [sink := ListSink()])
+    sink._on_write = lambda r: loop.stop() if r.frame.seq == 5 else None
+    captured, processed, dropped = counts(loop.run())
+    assert captured == processed
+    assert dropped == 0
+    assert 6 <= processed <= 8
+
+
+def test_progress_grows_with_frames_and_while_none_is_due_but_not_when_the_source_hangs():
+    source = ListSource(0, is_live=True, endless=True)
+    source.due_s = 0.2
+    loop = Loop("test", source, make_predictor())
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    time.sleep(0.6)  # there is nothing to wait for: that nothing happens is the claim
+    stalled = loop.progress
+    time.sleep(0.3)
+    assert loop.progress == stalled > 0
+    loop.stop()
+    thread.join(10)
+
+
+def test_a_frame_too_old_for_the_budget_is_shed_where_the_next_can_make_it():
+    assert must_shed(age_ms=30, work_ms=60, budget_ms=80)
+    assert not must_shed(age_ms=10, work_ms=60, budget_ms=80)
+    assert not must_shed(age_ms=500, work_ms=90, budget_ms=80)
+    assert not must_shed(age_ms=500, work_ms=0, budget_ms=80)
+
+
+def test_shed_frames_are_counted_as_dropped():
+    class Late(ListSource):
+        def read(self):
+            frame = super().read()
+            if frame is not None and frame.seq >= 10:
+                frame.captured_ns -= 1_000_000_000
+            return frame
+
+    source = Late(20, is_live=True, wait_s=0.01)
+    document, _, _ = run(source, make_predictor(latency_ms=2), rules=Rules(budget_ms=100))
+    captured, processed, dropped = counts(document)
+    assert captured == 20 == processed + dropped
+    assert 5 <= processed <= 10
+
+
+def test_pixels_are_hidden_before_any_sink_sees_them():
+    outputs = {"regressors": [[[4, 4, 4, 4]]], "classifiers": [[[9]]]}
+    anchors = {"layers": 1, "strides": [8], "min_scale": 0.5, "max_scale": 0.5, "aspect_ratios": [1.0]}
+    anchors |= {"interpolated_scale_aspect_ratio": 0.0, "fixed_anchor_size": True}
+    manifest = make_manifest(
+        "face",
+        outputs=(spec("regressors", (1, 1, 4)), spec("classifiers", (1, 1, 1))),
+        post=Post(decoder="blazeface", options={"anchors": anchors, "box_scale": 8, "keypoints": 0}),
+    )
+    predictor = make_predictor(manifest, outputs, labels=("face",))
+    rules = Rules(redactor=Redactor(("face",), "fill", 0.0, 0))
+    source = ListSource(2, make=lambda _: np.full((8, 8, 3), 99, np.uint8))
+    _, sink, _ = run(source, predictor, rules=rules)
+    for result in sink.results:
+        assert result.prediction.best.box == (6, 6, 8, 8)
+        assert not result.frame.data[6:, 6:].any()
+        assert (result.frame.data[:6] == 99).all()
+
+
+def test_events_are_counted_and_handed_to_the_sinks():
+    document, sink, _ = run(ListSource(6), rules=Rules(Debounce(appear=2, window=3)))
+    assert document["events"] == 1
+    assert [len(r.events) for r in sink.results] == [0, 1, 0, 0, 0, 0]
+
+
+# -- mailbox
+
+
+def frame(seq):
+    return Frame(np.zeros(1), seq, 0, 0)
+
+
+@given(st.booleans(), st.integers(1, 4), st.lists(st.booleans(), max_size=40))
+def test_a_mailbox_keeps_order_and_never_more_than_its_slots(is_live, capacity, moves):
+    box, inside, seq = Mailbox(is_live=is_live, capacity=capacity), [], 0
+    for is_put in moves:
+        if is_put and (is_live or len(inside) < capacity):
+            assert box.put(frame(seq))
+            inside = [*inside, seq][-capacity:]
+            seq += 1
+        elif not is_put:
+            taken = box.take(0)
+            assert (taken.seq if taken else None) == (inside.pop(0) if inside else None)
+    box.close()
+    assert not box.put(frame(99))
+    assert not box.wait_for_room()
+    assert box.is_spent == (not inside)
+
+
+def test_closing_wakes_a_giver_that_waits():
+    box = Mailbox(is_live=False)
+    box.put(frame(0))
+    results = []
+    thread = threading.Thread(target=lambda: results.append(box.put(frame(1))))
+    thread.start()
+    box.close()
+    thread.join(10)
+    assert results == [False]
+
+
+def test_errors_of_a_model_reach_the_caller_by_kind():
+    with pytest.raises(TensorError):
+        run(ListSource(3, make=lambda _: np.zeros((2, 2), np.uint8)), rules=Rules(max_errors=1))

@@ -1,0 +1,166 @@
+"""A pipeline's file is checked whole, and every mistake is told at once."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekit.core.errors import ConfigError
+from edgekit.pipeline.config import load_config, parse_config
+from edgekit.pipeline.sinks import SINKS
+from edgekit.pipeline.sources import SOURCES
+
+WHOLE = """
+[pipeline]
+name = "door"
+model = "person-detect"
+[source]
+kind = "camera"
+uri = "0"
+fps = 15
+[budget]
+p95_ms = 80
+[privacy]
+egress = ["counts", "boxes"]
+redact = ["person"]
+[model]
+threads = 2
+score_threshold = 0.4
+[events]
+appear = 2
+[[sink]]
+kind = "mqtt"
+[[sink]]
+kind = "jsonl"
+path = "out.jsonl"
+"""
+
+
+def reasons(text):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "p.toml")
+    return caught.value.reasons
+
+
+def test_the_example_of_the_design_is_valid():
+    config = parse_config(WHOLE)
+    assert (config.pipeline.name, config.source.kind, config.source.options.fps) == ("door", "camera", 15.0)
+    assert [sink.kind for sink in config.sinks] == ["mqtt", "jsonl"]
+    assert config.privacy.egress == ("counts", "boxes")
+    assert config.model.score_threshold == 0.4
+    assert config.model.iou_threshold is None
+    assert config.events.appear == 2
+
+
+def test_every_problem_is_told_at_once_with_its_key():
+    found = reasons(
+        WHOLE.replace("fps = 15", 'fps = "fast"\nzoom = 2')
+        .replace("p95_ms = 80", "p95_ms = -1")
+        .replace('path = "out.jsonl"', "")
+        .replace('name = "door"', "")
+        + "[extra]\n"
+    )
+    assert [reason.split(": ")[0] for reason in found] == [
+        "p.toml:extra",
+        "p.toml:pipeline.name",
+        "p.toml:budget.p95_ms",
+        "p.toml:source.zoom",
+        "p.toml:source.fps",
+        "p.toml:sink[1].path",
+    ]
+    assert "p.toml:source.fps: want a float, got 'fast'" in found
+    assert "p.toml:budget.p95_ms: want a float >= 0.0, got -1" in found
+    assert all(": want " in reason and ", got " in reason for reason in found)
+
+
+def test_an_unknown_kind_names_the_known_ones():
+    (reason,) = reasons(WHOLE.replace('kind = "camera"', 'kind = "webcam"'))
+    assert reason == "p.toml:source.kind: want one of camera, images, serial, synthetic, video, got 'webcam'"
+
+
+@pytest.mark.parametrize("kind", [kind for kind, target in SOURCES.items() if not target])
+def test_a_source_that_is_known_but_not_built_says_so(kind):
+    (reason,) = reasons(WHOLE.replace('kind = "camera"', f'kind = "{kind}"'))
+    assert f"'{kind}' is known, but not yet built" in reason
+
+
+@pytest.mark.parametrize("kind", [kind for kind, target in SINKS.items() if not target])
+def test_a_sink_that_is_known_but_not_built_says_so(kind):
+    (reason,) = reasons(WHOLE.replace('kind = "mqtt"', f'kind = "{kind}"'))
+    assert f"'{kind}' is known, but not yet built" in reason
+
+
+def test_a_sink_that_sends_off_the_device_needs_egress():
+    (reason,) = reasons(WHOLE.replace('egress = ["counts", "boxes"]', ""))
+    assert reason == "p.toml:sink[0]: want [privacy] egress to name what it may send, got nothing"
+
+
+def test_appear_cannot_be_more_than_its_window():
+    (reason,) = reasons(WHOLE.replace("appear = 2", "appear = 9\nwindow = 4"))
+    assert reason == "p.toml:events.appear: want at most events.window (4), got 9"
+
+
+@pytest.mark.parametrize(
+    ("text", "needle"),
+    [
+        ("pipeline = 3", "pipeline: want a table, got 3"),
+        ('[pipeline]\nname = "a"\nmodel = "m"', "source: want a table, got nothing"),
+        (WHOLE.replace("[[sink]]\n", "", 2).replace('kind = "mqtt"', "", 1), "is not"),
+        ('[pipeline]\nname = "Bad Name"\nmodel = ""', "pipeline.name: want lower-case letters"),
+        ("sink = 5", "sink: want [[sink]] tables, got 5"),
+        ("sink = [5]", "sink[0]: want a table, got 5"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused_with_words(text, needle):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "p.toml")
+    assert needle in caught.value.render()
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nothing\.toml: cannot be read"):
+        load_config(tmp_path / "nothing.toml")
+
+
+def test_relative_paths_start_beside_the_file(tmp_path):
+    (tmp_path / "p.toml").write_text(WHOLE)
+    assert load_config(tmp_path / "p.toml").folder == str(tmp_path)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-2, 2) | st.text("ab", max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3),
+    max_leaves=4,
+)
+KEYS = ["kind", "uri", "fps", "path", "name", "model", "egress", "redact", "appear", "threads", "topic"]
+tables = st.dictionaries(st.sampled_from(KEYS), values | st.sampled_from([*SOURCES, *SINKS]), max_size=4)
+
+
+def to_toml(value):
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return '""'
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {to_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(to_toml, value)) + "]"
+    return repr(value) if not isinstance(value, str) else f'"{value}"'
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["pipeline", "source", "sink", "privacy", "events", "q"]), tables | values
+    )
+)
+def test_no_table_whatever_is_in_it_gives_anything_but_a_config_error(document):
+    text = "\n".join(f"{key} = {to_toml(value)}" for key, value in document.items())
+    with contextlib.suppress(ConfigError):
+        parse_config(text)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_give_anything_but_a_config_error(data):
+    with pytest.raises(ConfigError):
+        parse_config(data)

@@ -1,0 +1,190 @@
+"""The predictor maps names, layouts, quantisation and state, and lets no bad tensor through."""
+
+import numpy as np
+import pytest
+from pipeline_fakes import ArrayBackend, image_input, make_manifest, make_predictor, make_variant, spec
+
+from edgekit.core.errors import BundleError, InferenceError, TensorError
+from edgekit.core.spec import Post, Pre, Quantization, State
+from edgekit.pipeline.predictor import Predictor, shape_as, with_overrides
+
+FRAME = np.full((20, 30, 3), 50, np.uint8)
+
+
+def image_predictor(file_input, file_output, function, variant=None, manifest=None):
+    backend = ArrayBackend([file_input], [file_output], function)
+    manifest = manifest or make_manifest(post=Post(decoder="classify", score_threshold=0.0))
+    return Predictor(manifest, variant or make_variant(), backend, ("a", "b", "c")), backend
+
+
+def test_logical_names_become_the_files():
+    scores = np.float32([[0.2, 0.1, 0.7]])
+    variant = make_variant(inputs={"image": "in:0"}, outputs={"scores": "out:0"})
+    predictor, backend = image_predictor(
+        spec("in:0", (1, 8, 8, 3)), spec("out:0", (1, 3)), lambda _: {"out:0": scores}, variant
+    )
+    assert predictor.predict(FRAME).best.label == "c"
+    assert (backend.arrays["in:0"] == 50).all()
+
+
+def test_a_name_that_the_file_does_not_have_is_told_with_those_it_has():
+    with pytest.raises(TensorError) as caught:
+        image_predictor(spec("x", (1, 8, 8, 3)), spec("scores", (1, 3)), dict)
+    assert "the file has no tensor 'image'" in caught.value.message
+    assert caught.value.reasons == ("it has 'x', FP32 [1, 8, 8, 3]",)
+
+
+def test_quantised_outputs_become_real_numbers():
+    out = spec("scores", (1, 3), "UINT8", quantization=Quantization(scale=1 / 256, zero_point=0))
+    predictor, _ = image_predictor(
+        spec("image", (1, 8, 8, 3)), out, lambda _: {"scores": np.uint8([[64, 128, 0]])}
+    )
+    assert [item.score for item in predictor.predict(FRAME).items] == [0.5, 0.25, 0.0]
+
+
+def test_channels_first_files_are_fed_channels_first():
+    predictor, backend = image_predictor(
+        spec("image", (1, 3, 8, 8)),
+        spec("scores", (1, 3)),
+        lambda _: {"scores": np.zeros((1, 3), np.float32)},
+        make_variant(layout="NCHW"),
+    )
+    predictor.predict(np.dstack([np.full((8, 8), value, np.uint8) for value in (1, 2, 3)]))  # BGR
+    assert backend.arrays["image"][0, :, 0, 0].tolist() == [3, 2, 1]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_outputs_that_are_not_finite_fail_the_frame(bad):
+    with pytest.raises(InferenceError, match="output 'scores' has a value that is not a finite number"):
+        make_predictor(values={"scores": [[0.1, bad, 0.2]]}).predict(FRAME)
+
+
+def test_a_frame_of_another_shape_fails_before_inference():
+    predictor, backend = image_predictor(spec("image", (1, 8, 8, 3)), spec("scores", (1, 3)), dict)
+    with pytest.raises(TensorError, match="frame: want"):
+        predictor.predict(np.zeros((8, 8), np.float32))
+    assert backend.runs == 0
+
+
+def test_an_unknown_decoder_is_refused_when_it_is_built():
+    with pytest.raises(BundleError, match="got 'nonesuch'"):
+        make_predictor(make_manifest(post=Post(decoder="nonesuch")))
+
+
+def test_an_output_of_another_size_than_the_manifest_says_is_refused():
+    predictor, _ = image_predictor(
+        spec("image", (1, 8, 8, 3)),
+        spec("scores", (1, 3)),
+        lambda _: {"scores": np.zeros((1, 4), np.float32)},
+    )
+    with pytest.raises(TensorError, match=r"output 'scores': want shape \[1, 3\], got \[1, 4\]"):
+        predictor.predict(FRAME)
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "layout", "file_layout", "result"),
+    [
+        ((1, 3, 4), (1, 3, 4), "", "", (1, 3, 4)),
+        ((1, 5, 4), (1, -1, 4), "", "", (1, 5, 4)),
+        ((3, 4), (1, 3, 4), "", "", (1, 3, 4)),
+        ((1, 3, 1, 4), (1, 3, 4), "", "", (1, 3, 4)),
+        ((1, 2, 3, 4), (1, 3, 4, 2), "NHWC", "NCHW", (1, 3, 4, 2)),
+        ((1, 3, 4, 2), (1, 2, 3, 4), "NCHW", "NHWC", (1, 2, 3, 4)),
+    ],
+)
+def test_outputs_take_their_logical_shape(shape, wanted, layout, file_layout, result):
+    real = np.zeros(shape, np.float32)
+    assert shape_as(real, spec("y", wanted, layout=layout), file_layout).shape == result
+
+
+def counting_model():
+    """The state counts calls; the output is that count plus the window's sum."""
+    manifest = make_manifest(
+        "voice",
+        inputs=(spec("sound", (1, 5)), spec("h", (1, 1))),
+        outputs=(spec("probability", (1, 1)), spec("h_new", (1, 1))),
+        pre=Pre(resize="none", window=3, context=2),
+        post=Post(decoder="vad", score_threshold=100.0),
+        state=(State(input="h", output="h_new"),),
+    )
+
+    def run(arrays):
+        count = arrays["h"] + 1
+        return {"probability": np.float32(count * 1000 + arrays["sound"].sum()), "h_new": np.float32(count)}
+
+    backend = ArrayBackend(manifest.inputs, manifest.outputs, run)
+    return Predictor(manifest, make_variant(), backend)
+
+
+def test_state_and_context_go_from_one_window_to_the_next():
+    predictor, window = counting_model(), np.float32([1, 2, 3])
+    assert [predictor.predict(window).best.value for _ in range(3)] == [1006, 2011, 3011]
+    predictor.reset()
+    assert predictor.predict(window).best.value == 1006
+
+
+def test_golden_samples_begin_with_no_state_and_leave_none():
+    predictor, window = counting_model(), np.float32([1, 2, 3])
+    predictor.predict(window)
+    assert predictor.run_golden({"sound": window})["probability"].tolist() == [[1006]]
+    whole = np.float32([[4, 4, 1, 2, 3]])
+    outputs = predictor.run_golden({"sound": whole, "h": np.float32([[6]])})
+    assert outputs["probability"].tolist() == [[7014]]
+    assert predictor.predict(window).best.value == 1006
+
+
+def test_golden_images_are_taken_after_resizing_and_before_normalising():
+    manifest = make_manifest(pre=Pre(mean=(10.0,), std=(2.0,)))
+    backend = ArrayBackend(
+        [spec("image", (1, 8, 8, 3))], manifest.outputs, lambda a: {"scores": a["image"][0, 0, 0][None]}
+    )
+    predictor = Predictor(manifest, make_variant(), backend, "abc")
+    image = np.broadcast_to(np.uint8([10, 12, 14]), (1, 8, 8, 3))
+    assert predictor.run_golden({"image": image})["scores"].tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    "feeds",
+    [
+        {},
+        {"image": np.zeros((1, 8, 8, 3), np.uint8), "more": np.zeros(1)},
+        {"image": np.zeros((1, 8, 8, 3), np.float32)},
+        {"image": np.zeros((1, 9, 8, 3), np.uint8)},
+    ],
+)
+def test_golden_samples_of_another_shape_are_refused(feeds):
+    with pytest.raises(TensorError, match="golden input"):
+        make_predictor().run_golden(feeds)
+
+
+def test_a_raw_model_gives_its_tensors_for_golden_samples_and_takes_no_frames():
+    manifest = make_manifest(
+        "raw", inputs=(spec("x", (1, 2)),), outputs=(spec("y", (1, 2)),), post=Post(decoder="raw")
+    )
+    backend = ArrayBackend(manifest.inputs, manifest.outputs, lambda a: {"y": a["x"] * 2})
+    predictor = Predictor(manifest, make_variant(), backend)
+    assert predictor.run_golden({"x": np.float32([[1, 2]])})["y"].tolist() == [[2, 4]]
+    with pytest.raises(TensorError, match="takes no frames"):
+        predictor.predict(FRAME)
+
+
+def test_the_raw_decoder_hands_the_tensors_on_as_copies():
+    manifest = make_manifest(inputs=(image_input(),), post=Post(decoder="raw"))
+    predictor = make_predictor(manifest, {"scores": [[1, 2, 3]]})
+    timed = predictor.timed(FRAME)
+    assert timed.raw["scores"].tolist() == [[1, 2, 3]]
+    assert timed.prediction.items == ()
+
+
+def test_a_pipeline_overrides_only_the_thresholds_it_names():
+    post = with_overrides(
+        Post(score_threshold=0.5, top_k=7), score_threshold=0.1, iou_threshold=None, top_k=None
+    )
+    assert (post.score_threshold, post.iou_threshold, post.top_k) == (0.1, 0.45, 7)
+
+
+def test_closing_twice_is_safe():
+    predictor = make_predictor()
+    predictor.warm()
+    predictor.close()
+    predictor.close()

@@ -1,0 +1,62 @@
+"""What must not be seen is gone from the pixels, and nothing else is."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pipeline_fakes import prediction
+
+from edgekit.pipeline.redact import CELLS, Redactor, hide, pixel_box
+
+NOISE = np.random.default_rng(0).integers(1, 256, (40, 60, 3), np.uint8)
+edges = st.floats(-100, 100)
+
+
+@given(st.tuples(edges, edges, edges, edges), st.sampled_from(["fill", "blur"]), st.floats(0, 1))
+def test_exactly_the_pixels_of_the_box_change(box, style, margin):
+    pixels = NOISE.copy()
+    hide(pixels, [box], style, margin)
+    left, top, right, bottom = pixel_box(box, 60, 40, margin)
+    inside = np.zeros((40, 60), bool)
+    if left < right and top < bottom:
+        inside[top:bottom, left:right] = True
+    np.testing.assert_array_equal(pixels[~inside], NOISE[~inside])
+    if style == "fill":
+        assert not pixels[inside].any()
+
+
+def test_a_blurred_box_holds_no_more_than_its_averages():
+    """Two pictures with the same averages in each cell look the same after."""
+    checks = np.indices((36, 36)).sum(0) % 2 * 200
+    one = np.repeat(checks[:, :, None], 3, 2).astype(np.uint8)
+    other = 200 - one
+    for pixels in (one, other):
+        hide(pixels, [(0, 0, 36, 36)], "blur")
+    np.testing.assert_array_equal(one, other)
+    assert CELLS == 6
+
+
+def test_the_cut_takes_every_pixel_that_the_box_touches():
+    pixels = NOISE.copy()
+    hide(pixels, [(9.9, 9.9, 10.1, 10.1)], "fill")
+    assert not pixels[9:11, 9:11].any()
+    assert (pixels == 0).all(axis=2).sum() == 4
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_hidden"), [(("person",), True), (("*",), True), (("face",), False), ((), False)]
+)
+def test_only_the_named_labels_are_hidden(labels, is_hidden):
+    pixels = NOISE.copy()
+    Redactor(labels, "fill", 0.0, 0).apply(pixels, prediction("detect", "person", box=(0, 0, 5, 5)).items)
+    assert (not pixels[:5, :5].any()) == is_hidden
+
+
+def test_a_box_stays_hidden_for_the_frames_that_lose_it():
+    redactor = Redactor(("person",), "fill", 0.0, 2)
+    hidden = []
+    for seen in (True, False, False, False):
+        pixels = NOISE.copy()
+        redactor.apply(pixels, prediction("detect", *["person"] * seen, box=(0, 0, 5, 5)).items)
+        hidden.append(not pixels[:5, :5].any())
+    assert hidden == [True, True, True, False]

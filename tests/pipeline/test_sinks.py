@@ -1,0 +1,224 @@
+"""Sinks tell what they may, where they were told to, and say when they cannot."""
+
+import json
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pipeline_fakes import prediction
+
+from edgekit.core.errors import ConfigError, StorageError, TensorError
+from edgekit.core.ports import Frame, Result, Sink
+from edgekit.core.spec import Item, Prediction
+from edgekit.pipeline.events import Event
+from edgekit.pipeline.sinks import SinkContext, make_sink
+from edgekit.pipeline.sinks.callback import CallbackOptions
+from edgekit.pipeline.sinks.document import EVERYTHING, result_document
+from edgekit.pipeline.sinks.jsonl import JsonlOptions
+from edgekit.pipeline.sinks.mqtt import MqttOptions
+from edgekit.pipeline.sinks.video import VideoOptions, draw
+
+BOX = (10.0, 20.0, 40.0, 50.0)
+
+
+def event(**fields):
+    return Event(
+        **{"kind": "appeared", "label": "car", "seq": 3, "captured_ns": 0, "captured_unix_ms": 7, **fields}
+    )
+
+
+def result(events=(), found=None, data=None, seq=3):
+    pixels = np.full((60, 80, 3), 50, np.uint8) if data is None else data
+    return Result(
+        pipeline="door",
+        frame=Frame(pixels, seq, time.monotonic_ns(), 7),
+        prediction=found or prediction("detect", "car", box=BOX),
+        events=tuple(events),
+        model="m",
+        version="1.0.0",
+        variant="v",
+        stage_ms={"infer": 1.23456},
+    )
+
+
+def context(folder, **ports):
+    return SinkContext(pipeline="door", folder=folder, **ports)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_file_takes_one_line_for_each_frame(tmp_path):
+    sink = make_sink("jsonl", JsonlOptions(path="out/r.jsonl"), context(tmp_path))
+    assert isinstance(sink, Sink)
+    sink.write(result())
+    sink.write(result(events=[event(box=BOX, score=0.9, count=1)], seq=4))
+    sink.close()
+    sink.close()
+    first, second = lines(tmp_path / "out/r.jsonl")
+    assert (first["seq"], first["items"], first["counts"]) == (
+        3,
+        [{"label": "car", "score": 0.9, "box": list(BOX)}],
+        {"car": 1},
+    )
+    assert second["events"][0]["kind"] == "appeared"
+    assert first["stage_ms"] == {"infer": 1.235}
+
+
+def test_a_file_of_events_has_none_for_a_frame_without(tmp_path):
+    sink = make_sink("jsonl", JsonlOptions(path="e.jsonl", what="events"), context(tmp_path))
+    sink.write(result())
+    sink.write(result(events=[event(), event(label="dog", kind="vanished")]))
+    sink.close()
+    assert [(line["kind"], line["label"]) for line in lines(tmp_path / "e.jsonl")] == [
+        ("appeared", "car"),
+        ("vanished", "dog"),
+    ]
+
+
+def test_a_file_never_grows_beyond_its_bound(tmp_path):
+    sink = make_sink("jsonl", JsonlOptions(path="r.jsonl", max_mb=0.002), context(tmp_path))
+    for seq in range(100):
+        sink.write(result(seq=seq))
+    sink.close()
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert set(sizes) == {"r.jsonl", "r.jsonl.1"}
+    assert max(sizes.values()) < 2500
+    newest = [line["seq"] for name in ("r.jsonl.1", "r.jsonl") for line in lines(tmp_path / name)]
+    assert newest == list(range(newest[0], 100))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "video"])
+def test_a_file_that_cannot_be_written_says_so(tmp_path, kind):
+    (tmp_path / "file").write_text("in the way")
+    options = {"jsonl": JsonlOptions, "video": VideoOptions}[kind](path="file/below")
+    with pytest.raises(StorageError, match="cannot be written"):
+        make_sink(kind, options, context(tmp_path)).write(result())
+
+
+def test_a_full_disk_is_a_storage_error():
+    sink = make_sink("jsonl", JsonlOptions(path="/dev/full"), context(Path("/")))
+    sink.write(result())  # stands in a buffer
+    with pytest.raises(StorageError, match="No space left"):
+        sink.close()
+
+
+def test_a_video_shows_the_boxes_at_the_sources_rate(tmp_path):
+    sink = make_sink("video", VideoOptions(path="v.mp4"), context(tmp_path, source_fps=lambda: 12.5))
+    for _ in range(5):
+        sink.write(result())
+    sink.close()
+    capture = cv2.VideoCapture(str(tmp_path / "v.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == 12.5
+    count = 0
+    while True:
+        is_there, pixels = capture.read()
+        if not is_there:
+            break
+        count += 1
+        assert np.abs(pixels[20, 15:38].astype(int) - 50).max() > 40  # the box's upper edge
+        assert np.abs(pixels[35, 20:30].astype(int) - 50).max() < 20  # its inside
+    capture.release()
+    assert count == 5
+
+
+def test_frames_of_another_size_are_refused_by_a_video(tmp_path):
+    sink = make_sink("video", VideoOptions(path="v.mp4"), context(tmp_path))
+    sink.write(result())
+    with pytest.raises(TensorError, match="want frames of"):
+        sink.write(result(data=np.zeros((30, 30, 3), np.uint8)))
+    with pytest.raises(TensorError, match="want images"):
+        sink.write(result(data=np.zeros((30, 3), np.float32)))
+    sink.close()
+
+
+def test_drawing_leaves_the_frame_alone():
+    pixels = np.full((60, 80, 3), 50, np.uint8)
+    items = (
+        Item(label="face", score=0.5, index=0, box=BOX, points=((15, 25),)),
+        Item(label="walk", score=1.0),
+    )
+    drawn = draw(pixels, Prediction(task="face", items=items))
+    assert (pixels == 50).all()
+    assert (drawn != 50).any()
+
+
+def test_a_callback_is_a_function_by_name_or_handed_in(tmp_path):
+    seen = []
+    make_sink("callback", CallbackOptions(), context(tmp_path, callback=seen.append)).write(result())
+    assert len(seen) == 1
+    make_sink("callback", CallbackOptions(function="json:dumps"), context(tmp_path)).close()
+    for bad in ("json:nothing", "json", "no.such.module:x", ""):
+        with pytest.raises(ConfigError, match="callback"):
+            make_sink("callback", CallbackOptions(function=bad), context(tmp_path))
+
+
+# -- what leaves the device
+
+
+def published(options, egress, *results):
+    sent = []
+
+    def connect(url):
+        sent.append(url)
+        return lambda topic, payload: sent.append((topic, json.loads(payload)))
+
+    sink = make_sink("mqtt", options, SinkContext("door", egress=frozenset(egress), connect=connect))
+    for entry in results:
+        sink.write(entry)
+    sink.close()
+    return sent
+
+
+def test_a_broker_gets_one_message_for_each_event():
+    url, (topic, document) = published(
+        MqttOptions(url="mqtt://host", topic="site/{pipeline}"),
+        {"counts"},
+        result(),
+        result(events=[event(count=2)]),
+    )
+    assert (url, topic) == ("mqtt://host", "site/door")
+    assert document == {
+        "pipeline": "door",
+        "model": "m",
+        "version": "1.0.0",
+        "kind": "appeared",
+        "label": "car",
+        "seq": 3,
+        "captured_unix_ms": 7,
+        "count": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "allowed", [set(), {"counts"}, {"boxes"}, {"scores", "labels"}, {"points"}, {"values"}, EVERYTHING]
+)
+def test_nothing_leaves_that_is_not_named(allowed):
+    item = Item(label="face", score=0.5, box=BOX, points=((1, 2),), value=9.0)
+    full = result(
+        found=Prediction(task="face", items=(item,)), events=[event(box=BOX, count=1, score=0.9, value=1.0)]
+    )
+    (_, (_, document)) = published(MqttOptions(what="results"), allowed, full)
+    told = json.dumps(document)
+    words = {
+        "counts": ['"counts"', '"count"'],
+        "scores": ['"score"'],
+        "boxes": ['"box"'],
+        "points": ['"points"'],
+        "values": ['"value"'],
+    }
+    for name, keys in words.items():
+        assert all((key in told) == (name in allowed) for key in keys)
+    assert ('"items"' in told) == bool(allowed - {"counts"})
+
+
+def test_no_document_ever_holds_pixels():
+    assert "data" not in json.dumps(result_document(result(), EVERYTHING))
+
+
+def test_a_broker_sink_without_a_way_out_is_refused():
+    with pytest.raises(ConfigError, match="nothing here can reach a broker"):
+        make_sink("mqtt", MqttOptions(), SinkContext("door"))
