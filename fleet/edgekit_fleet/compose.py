@@ -180,6 +180,12 @@ class Fleet:
         self.services.hooks.on_stop.clear()
         self._undo.close()
 
+    @property
+    def local_url(self) -> str:
+        """Where commands on this machine reach it, whatever name devices use."""
+        host = "localhost" if _is_any(self.options.host) else self.options.host
+        return f"{'https' if self.is_tls else 'http'}://{_bracketed(host)}:{self.port}"
+
     def health(self) -> Health:
         """Return how it fares."""
         counters = dict(self.intake.counters)

@@ -136,7 +136,7 @@ class EmbeddedBroker:
                 break
             failures = 0 if time.monotonic() - began_s > _STEADY_S else failures + 1
             self.restarts += 1
-            pause_s = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
+            pause_s = _BACKOFF_S[min(max(failures - 1, 0), len(_BACKOFF_S) - 1)]
             logger.error("the broker ended (%s); starting it again in %.1f s", self._exit_code(), pause_s)
             self._stopping.wait(pause_s)
         self._end()
@@ -268,7 +268,7 @@ accounts {{
 }}
 system_account: SYS
 authorization {{
-  timeout: 5
+  timeout: 3
   auth_callout {{ issuer: {issuer}, auth_users: [ {USER} ], account: {ACCOUNT} }}
 }}
 """

@@ -70,7 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
                 }
 
                 def is_ready() -> None:
-                    write_durably(address_file, json.dumps(ready).encode())
+                    local = {**ready, "url": fleet.local_url}
+                    write_durably(address_file, json.dumps(local).encode())
                     print(f"edgekit fleet: {ready['url']}  broker: {ready['broker_url']}", file=sys.stderr)
                     if arguments.json:
                         print(json.dumps(ready), flush=True)

@@ -31,8 +31,8 @@ ACK_WAIT_S = 10.0
 START_S = 20.0
 MAX_AGE_S = 7 * 24 * 3600.0
 MAX_BYTES = 1 << 30
-_FETCH_S = 30.0
-_PAUSE_S = 0.2
+_FETCH_S = 5.0
+_PAUSE_S = 0.1
 
 
 class JetStreamIngest:
@@ -59,6 +59,7 @@ class JetStreamIngest:
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_loop: asyncio.Event | None = None
+        self._fetch: asyncio.Task[list[Msg]] | None = None
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
 
     def start(self) -> None:
@@ -105,6 +106,7 @@ class JetStreamIngest:
             max_reconnect_attempts=-1,
             reconnect_time_wait=_PAUSE_S,
             error_cb=_log_error,
+            reconnected_cb=self._reconnected,
             pending_size=64 << 20,
         )
         try:
@@ -123,6 +125,11 @@ class JetStreamIngest:
             return
         await message.respond(answer)
 
+    async def _reconnected(self) -> None:
+        """Ask anew: the request that waits went to a connection that is gone."""
+        if self._fetch is not None:
+            self._fetch.cancel()
+
     async def _pull(self, client: Client) -> None:
         import nats.errors
         import nats.js.errors
@@ -136,17 +143,14 @@ class JetStreamIngest:
         self._ready.set()
         stop = asyncio.create_task(self._stop_loop.wait())
         while not stop.done():
-            fetch = asyncio.create_task(subscription.fetch(BATCH, timeout=_FETCH_S))
-            await asyncio.wait({fetch, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not fetch.done():
-                fetch.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await fetch
-                return
+            self._fetch = asyncio.create_task(subscription.fetch(BATCH, timeout=_FETCH_S))
+            await asyncio.wait({self._fetch, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if stop.done():
+                self._fetch.cancel()
             try:
-                await self._hand_in(fetch.result())
-            except asyncio.TimeoutError:
-                continue  # nobody sent anything
+                await self._hand_in(await self._fetch)
+            except (asyncio.TimeoutError, asyncio.CancelledError):
+                continue  # nobody sent anything, or it is to ask anew, or to stop
             except (nats.errors.Error, nats.js.errors.Error) as cause:
                 logger.info("waiting for the broker: %s", cause)
                 await asyncio.sleep(_PAUSE_S)
@@ -165,6 +169,7 @@ class JetStreamIngest:
 
 async def _ensure_stream(stream: JetStreamContext) -> None:
     """Make the stream and its consumer: everything devices send, until it is ingested or a week old."""
+    import nats.js.errors
     from nats.js import api
 
     config = api.StreamConfig(
@@ -176,7 +181,10 @@ async def _ensure_stream(stream: JetStreamContext) -> None:
         discard=api.DiscardPolicy.OLD,
         storage=api.StorageType.FILE,
     )
-    await stream.add_stream(config)
+    try:
+        await stream.stream_info(STREAM)
+    except nats.js.errors.NotFoundError:  # making it twice would count its bytes twice
+        await stream.add_stream(config)
     await stream.add_consumer(STREAM, _consumer())
 
 

@@ -36,7 +36,8 @@ _MIGRATIONS = [
       ranges TEXT NOT NULL, heard_ms INTEGER NOT NULL, UNIQUE (device, boot)
     );
     CREATE TABLE metric (
-      outbox INTEGER NOT NULL, seq INTEGER NOT NULL, device TEXT NOT NULL, at_ms INTEGER NOT NULL,
+      id INTEGER PRIMARY KEY, outbox INTEGER NOT NULL, seq INTEGER NOT NULL, device TEXT NOT NULL,
+      at_ms INTEGER NOT NULL, arrived_ms INTEGER NOT NULL,
       pipeline TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, variant TEXT NOT NULL,
       period_s REAL NOT NULL, frames INTEGER NOT NULL, dropped INTEGER NOT NULL, errors INTEGER NOT NULL,
       events INTEGER NOT NULL, failovers INTEGER NOT NULL, infer_ms TEXT, latency_ms TEXT,
@@ -44,14 +45,13 @@ _MIGRATIONS = [
     );
     CREATE INDEX metric_device ON metric (device, at_ms);
     CREATE INDEX metric_model ON metric (model, version, device, at_ms);
-    CREATE INDEX metric_at ON metric (at_ms);
     CREATE TABLE event (
       id INTEGER PRIMARY KEY, outbox INTEGER NOT NULL, seq INTEGER NOT NULL, device TEXT NOT NULL,
-      at_ms INTEGER NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL, UNIQUE (outbox, seq)
+      at_ms INTEGER NOT NULL, arrived_ms INTEGER NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL,
+      UNIQUE (outbox, seq)
     );
     CREATE INDEX event_device ON event (device, id);
     CREATE INDEX event_kind ON event (kind, id);
-    CREATE INDEX event_at ON event (at_ms);
     CREATE TABLE refused (
       id INTEGER PRIMARY KEY, device TEXT NOT NULL, topic TEXT NOT NULL, arrived_ms INTEGER NOT NULL,
       reason TEXT NOT NULL, body BLOB NOT NULL
@@ -149,13 +149,12 @@ class Messages:
         """Return how many rows are kept: ``metrics``, ``events``, ``refused``."""
         with self._database.read() as sql:
             tables = {"metrics": "metric", "events": "event", "refused": "refused"}
-            return {
-                name: int(sql.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - fixed names
-                for name, table in tables.items()
-            }
+            return {name: _count(sql, table) for name, table in tables.items()}
 
     def trim(self, before_ms: int, *, max_rows: int, chunk: int = 2000) -> int:
-        """Delete what is older than ``before_ms``, and the oldest beyond ``max_rows`` a table.
+        """Delete what arrived before ``before_ms``, and what arrived first beyond ``max_rows`` a table.
+
+        By arrival, and not by the device's time: a device with a wrong clock must not be forgotten.
 
         Returns:
             How many rows were deleted; at most ``chunk`` of each table, so that writers never wait
@@ -164,16 +163,19 @@ class Messages:
         deleted = 0
         for table in ("metric", "event"):
             with self._database.transaction() as sql:
-                excess = sql.execute(f"SELECT count(*) FROM {table}").fetchone()[0] - max_rows  # noqa: S608 - fixed names
-                for condition, values in (
-                    ("WHERE at_ms < ? ORDER BY at_ms LIMIT ?", (before_ms, chunk)),
-                    ("ORDER BY at_ms LIMIT ?", (min(max(excess, 0), chunk),)),
-                ):
-                    deleted += sql.execute(
-                        f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} {condition})",  # noqa: S608 - as above
-                        values,
-                    ).rowcount
+                excess = min(max(_count(sql, table) - max_rows, 0), chunk)
+                first = f"SELECT id FROM {table} ORDER BY id LIMIT ?"  # noqa: S608 - fixed names
+                deleted += sql.execute(
+                    f"DELETE FROM {table} WHERE id IN ({first}) AND (arrived_ms < ? OR id IN ({first}))",  # noqa: S608 - as above
+                    (chunk, before_ms, excess),
+                ).rowcount
         return deleted
+
+
+def _count(sql: sqlite3.Connection, table: str) -> int:
+    """Return how many rows a table has; rows are added at its end and deleted at its beginning."""
+    first, last = sql.execute(f"SELECT min(id), max(id) FROM {table}").fetchone()  # noqa: S608 - fixed names
+    return 0 if first is None else int(last - first + 1)
 
 
 def _store(sql: sqlite3.Connection, one: Arrived) -> tuple[int, list[wire.Record]]:
@@ -231,8 +233,8 @@ def _insert(sql: sqlite3.Connection, outbox: int, seq: int, one: Arrived, record
     at_ms = captured_ms(record.unix_ms, record.mono_ns, one)
     if not isinstance(record, wire.MetricReport):
         sql.execute(
-            "INSERT INTO event (outbox, seq, device, at_ms, kind, body) VALUES (?,?,?,?,?,?)",
-            (outbox, seq, one.device, at_ms, kind_of(record), _json(record)),
+            "INSERT INTO event (outbox, seq, device, at_ms, arrived_ms, kind, body) VALUES (?,?,?,?,?,?,?)",
+            (outbox, seq, one.device, at_ms, one.arrived_ms, kind_of(record), _json(record)),
         )
         return
     counts = (record.frames, record.dropped, record.errors, record.events, record.failovers)
@@ -241,9 +243,9 @@ def _insert(sql: sqlite3.Connection, outbox: int, seq: int, one: Arrived, record
     names = (record.pipeline, record.model, record.version, record.variant)
     sketches = (_sketch(record.infer_ms), _sketch(record.latency_ms))
     sql.execute(
-        f"INSERT INTO metric VALUES ({','.join('?' * 18)})",  # noqa: S608 - only marks
+        f"INSERT INTO metric VALUES (NULL,{','.join('?' * 19)})",  # noqa: S608 - only marks
         (
-            *(outbox, seq, one.device, at_ms, *names, record.period_s, *counts, *sketches),
+            *(outbox, seq, one.device, at_ms, one.arrived_ms, *names, record.period_s, *counts, *sketches),
             *(_json(record.labels), _json(record.sensors)),
         ),
     )

@@ -1,0 +1,88 @@
+"""Messages reach the store once each, whatever is killed on the way."""
+
+import os
+import signal
+import sqlite3
+
+import pytest
+from fleet_kit import Connection, Mosquitto, RunningFleet, Sender, alert, wait_until
+
+from edgekit.core import wire
+
+
+def stored(fleet):
+    """The alerts in the fleet's database, in the order of their numbers."""
+    with sqlite3.connect(fleet.data / "fleet.sqlite") as sql:
+        rows = sql.execute("SELECT seq FROM event WHERE kind = 'alert' ORDER BY seq").fetchall()
+    sql.close()
+    return [row[0] for row in rows]
+
+
+def test_a_watermark_is_told_after_the_commit(fleet):
+    with Sender(fleet.enroll("once-1"), 50) as sender:
+        sender.run()
+        assert len(fleet.get("devices/once-1/events", limit=500)["items"]) == 50
+
+
+def test_killing_the_broker_loses_and_doubles_nothing(tmp_path):
+    with RunningFleet(tmp_path) as fleet, Sender(fleet.enroll("a"), 3000) as sender:
+        for goal in (500, 1500):
+            sender.run(until=goal)
+            os.kill(fleet.broker_pid(), signal.SIGKILL)
+            wait_until(lambda: not sender.connection.connected.is_set(), "disconnect")
+        sender.run()
+        assert stored(fleet) == list(range(1, 3001))
+        assert fleet.get("health")["broker_restarts"] == 2
+
+
+def test_killing_the_fleet_manager_loses_and_doubles_nothing(tmp_path):
+    fleet = RunningFleet(tmp_path)
+    with Sender(fleet.enroll("a"), 3000) as sender:
+        for goal in (500, 1500):
+            sender.run(until=goal)
+            sender.step()
+            fleet.kill()
+            fleet.start()
+        sender.run()
+        assert stored(fleet) == list(range(1, 3001))
+        assert fleet.stop() == 0
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_mosquitto_serves_as_broker(tmp_path, tls):
+    with (
+        Mosquitto(tmp_path, tls=tls) as broker,
+        RunningFleet(tmp_path / "fleet" if tls else tmp_path, "--broker", broker.url) as fleet,
+        Sender(fleet.enroll("a"), 300, url=broker.url) as sender,
+    ):
+        sender.run()
+        assert stored(fleet) == list(range(1, 301))
+        assert fleet.get("devices/a")["device"]["online"]
+
+
+def test_killing_mosquitto_or_the_fleet_manager_loses_and_doubles_nothing(tmp_path):
+    with Mosquitto(tmp_path) as broker:
+        fleet = RunningFleet(tmp_path / "fleet", "--broker", broker.url)
+        with Sender(fleet.enroll("a"), 2000) as sender:
+            sender.run(until=500)
+            broker.kill()
+            broker.start()
+            sender.run(until=1000)
+            fleet.kill()
+            fleet.start()
+            sender.run()
+            assert stored(fleet) == list(range(1, 2001))
+            assert fleet.stop() == 0
+
+
+def test_messages_published_while_no_fleet_manager_runs_arrive_later(tmp_path):
+    """Mosquitto keeps them in its session; without the embedded broker they wait at the device."""
+    with Mosquitto(tmp_path) as broker:
+        fleet = RunningFleet(tmp_path / "fleet", "--broker", broker.url)
+        identity = fleet.enroll("a")
+        assert fleet.stop() == 0
+        with Connection(identity) as connection:
+            connection.publish("ev", wire.Batch(boot="b", seq0=1, items=[alert(1)]))
+        fleet.start()
+        wait_until(lambda: stored(fleet) == [1])
+        assert fleet.stop() == 0
