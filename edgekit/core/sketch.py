@@ -62,7 +62,7 @@ class Histogram:
         if value <= _SMALLEST:
             self.zero += times
             return
-        index = math.ceil(math.log2(min(value, _LARGEST)) * (1 << self.scale)) - 1
+        index = math.ceil(math.log2(min(value, _LARGEST)) * 2.0**self.scale) - 1
         self._counts[index] = self._counts.get(index, 0) + times
         if len(self._counts) > MAX_BUCKETS:
             self._halve()
@@ -102,9 +102,23 @@ class Histogram:
         for index in sorted(self._counts):
             seen += self._counts[index]
             if rank < seen:
-                middle = float(2.0 ** ((index + 0.5) / (1 << self.scale)))
+                middle = float(2.0 ** ((index + 0.5) / 2.0**self.scale))
                 return min(max(middle, self.low), self.high)
         return self.high
+
+    def count_above(self, value: float) -> int:
+        """Return how many of the numbers are surely above ``value``: those in buckets that begin there.
+
+        >>> h = Histogram()
+        >>> for x in (1, 2, 30, 40):
+        ...     h.add(x)
+        >>> h.count_above(10)
+        2
+        """
+        if value <= 0:
+            return sum(self._counts.values())
+        lowest = math.ceil(math.log2(min(max(value, _SMALLEST), _LARGEST)) * 2.0**self.scale)
+        return sum(number for index, number in self._counts.items() if index >= lowest)
 
     @property
     def mean(self) -> float:

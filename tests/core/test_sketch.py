@@ -58,3 +58,21 @@ def test_a_hostile_wire_form_is_refused():
         Histogram.from_wire(Sketch(5, 0, 0, [1, -1], 0.0, 0.0, 0.0))
     with pytest.raises(ProtocolError):
         Histogram.from_wire(Sketch(99, 0, 0, [1], 0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("scale", [-10, -1, 0, 5])
+def test_a_histogram_of_any_scale_has_quantiles_and_counts(scale):
+    coarse = Histogram.from_wire(Sketch(scale, 0, 0, [10], 20.0, 1.5, 2.0))
+    assert coarse.quantile(0.5) <= 2.0
+    coarse.add(1.7)
+    assert coarse.count_above(0.5) == 11
+    assert coarse.count_above(2.0**20) == 0
+
+
+@given(st.lists(st.floats(0.01, 1e6), max_size=200), st.floats(0.01, 1e6))
+def test_count_above_never_counts_a_number_that_is_not_above(values, limit):
+    histogram = Histogram()
+    for value in values:
+        histogram.add(value)
+    found = histogram.count_above(limit)
+    assert sum(v > limit * 1.03 for v in values) <= found <= sum(v > limit * 0.9999999 for v in values)
