@@ -117,6 +117,8 @@ class OpenVinoBackend:
         core = self._ov.Core()
         try:
             model = core.read_model(str(self._path))
+            # Compiling may merge tensors and give an output several names, in no order.
+            self._output_names = unique_names(map(_name, model.outputs), "output")
             shapes = {
                 port: self._ov.PartialShape(list(fixed_shape(_name(port), _sizes(port), options)))
                 for port in model.inputs
@@ -168,8 +170,7 @@ class OpenVinoBackend:
     def _bind_outputs(self, compiled: Any) -> tuple[TensorSpec, ...]:
         """Bind our own memory to outputs whose size is known; OpenVINO allocates the others."""
         specs = []
-        names = unique_names(map(_name, compiled.outputs), "output")
-        for index, (name, port) in enumerate(zip(names, compiled.outputs, strict=True)):
+        for index, (name, port) in enumerate(zip(self._output_names, compiled.outputs, strict=True)):
             dtype = _dtype(self._path, name, port)
             sizes = _sizes(port)
             if not port.partial_shape.is_dynamic:
