@@ -1,32 +1,45 @@
 """Drives the update of one model: saves each state durably, then acts through ports.
 
-Not thread-safe by itself: one thread calls it. A port starts its work and returns; when the work is
-done, the owner calls ``handle`` with the event (it may do so from within the port).
+One thread calls it. A port starts its work and returns; when the work is done, the owner calls
+``handle`` with the event (it may do so from within the port).
 """
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
+from edgekit.core.errors import StorageError
 from edgekit.core.ports import Clock
 from edgekit.core.wire import DesiredModel, UpdateRecord, UpdateState
-from edgekit.update.machine import Event, State
+from edgekit.update.disk import Disk, LocalDisk, replace_file, storage_error
+from edgekit.update.machine import Event, State, is_possible, step
+
+logger = logging.getLogger(__name__)
+
+MAX_REMEMBERED = 50
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One update: what is wanted, and the version before it."""
+    """One update: what is wanted, and the version before it.
+
+    ``serial`` tells jobs apart. ``trial`` counts the trials of this version, this one included.
+    ``ending`` is what the end of a rollback means: "reject" (not tried again), "forget", or
+    "postpone" (tried again later).
+    """
 
     model: str
     version: str
+    serial: int
     desired: DesiredModel | None = None
     previous: str = ""
-    attempt: int = 0
+    trial: int = 0
     reason: str = ""
-    keeps_trying: bool = False
-    """Whether the end of this job's rollback leaves the version to be tried again."""
+    ending: Literal["reject", "forget", "postpone"] = "reject"
 
 
 class Ports(Protocol):
@@ -45,13 +58,26 @@ class Ports(Protocol):
         """Make the staged bundle active, durably, before returning."""
 
     def roll_back(self, job: Job) -> None:
-        """Go back to the version before; ends in ROLLED_BACK or RETRY."""
+        """End the trial if one runs, and go back to the version before; ends in ROLLED_BACK or RETRY."""
 
     def is_committed(self, job: Job) -> bool:
         """Say whether the job's version is in the active slot."""
 
     def announce(self, record: UpdateRecord) -> None:
-        """Put one transition into the outbox."""
+        """Put one transition into the outbox; maybe for the second time, after a crash."""
+
+
+class _Saved(msgspec.Struct, kw_only=True):
+    """``update/<model>.json``."""
+
+    state: State = State.IDLE
+    job: Job | None = None
+    tries: int = 0
+    rejected: dict[str, str] = {}
+    trials: dict[str, int] = {}
+    next: DesiredModel | None = None
+    last: UpdateRecord | None = None
+    announced: bool = True
 
 
 class UpdateDriver:
@@ -62,30 +88,62 @@ class UpdateDriver:
         path: Where the state is kept.
         ports: What acts.
         clock: For the times in records.
-        max_attempts: Tries of one step in a row, and trials of one version over all.
+        max_tries: Tries of one step in a row; then it is postponed.
+        max_trials: Trials of one version that a restart may interrupt; then it is rejected.
+
+    Raises:
+        StorageError: The state cannot be read.
     """
 
-    def __init__(self, model: str, path: Path, ports: Ports, clock: Clock, max_attempts: int = 3) -> None:
-        raise NotImplementedError
+    def __init__(
+        self,
+        model: str,
+        path: Path,
+        ports: Ports,
+        clock: Clock,
+        *,
+        max_tries: int = 3,
+        max_trials: int = 2,
+        disk: Disk | None = None,
+    ) -> None:
+        self.model = model
+        self._path = path
+        self._ports = ports
+        self._clock = clock
+        self._max_tries = max_tries
+        self._max_trials = max_trials
+        self._disk: Disk = disk or LocalDisk()
+        self._queue: deque[tuple[Event, str, dict[str, float]]] = deque()
+        self._is_draining = False
+        self._saved = self._load()
 
     @property
     def state(self) -> State:
         """Where the update stands."""
-        raise NotImplementedError
+        return self._saved.state
 
     @property
     def job(self) -> Job | None:
         """The update under way, or the last one."""
-        raise NotImplementedError
+        return self._saved.job
 
     @property
     def rejected(self) -> dict[str, str]:
         """Versions that are not tried again, as ``model@version``, and why."""
-        raise NotImplementedError
+        return {f"{self.model}@{version}": reason for version, reason in self._saved.rejected.items()}
 
     def resume(self) -> None:
         """Feed RESTARTED: go on where the process died. Call once, before anything else."""
-        raise NotImplementedError
+        saved = self._saved
+        if saved.last is not None and not saved.announced:
+            self._announce()
+        if saved.state is State.TRIAL and saved.job is not None:
+            if self._ports.is_committed(saved.job):  # it died between the switch and the note of it
+                self.handle(Event.COMMITTED, "committed before a restart")
+                return
+            again = saved.job.trial < self._max_trials
+            saved.job = msgspec.structs.replace(saved.job, ending="postpone" if again else "reject")
+        self.handle(Event.RESTARTED, "restarted during the trial" if saved.state is State.TRIAL else "")
 
     def want(self, desired: DesiredModel, active: str) -> bool:
         """Ask for a version; returns whether anything begins.
@@ -93,23 +151,220 @@ class UpdateDriver:
         Nothing begins where it is active, under way, or rejected; another update under way is
         cancelled first, a trial by rolling it back, and this one begins when that is done.
         """
-        raise NotImplementedError
+        saved = self._saved
+        if saved.state is not State.IDLE and saved.job is not None:
+            if saved.job.desired == desired:
+                self._set_next(None)
+                return False
+            if desired.version in saved.rejected and desired.version != active:
+                return False
+            self._set_next(desired)
+            if is_possible(saved.state, Event.CANCELLED):
+                saved.job = msgspec.structs.replace(saved.job, ending="postpone")
+                self.handle(Event.CANCELLED, f"version {desired.version} is wanted instead")
+            return True
+        if desired.version == active or desired.version in saved.rejected:
+            return False
+        self._begin(Event.WANTED, desired.version, active, desired=desired)
+        return True
 
-    def revert(self, active: str, previous: str, reason: str, *, reject: bool) -> None:
-        """Go back from the active version to the one before; ``reject``: and do not take it again."""
-        raise NotImplementedError
+    def _set_next(self, desired: DesiredModel | None) -> None:
+        if self._saved.next != desired:
+            self._saved.next = desired
+            self._save()
+
+    def revert(self, active: str, previous: str, reason: str, *, reject: bool) -> bool:
+        """Go back from the active version to the one before; ``reject``: and do not take it again.
+
+        Returns:
+            Whether it begins: not where an update is under way or there is no version before.
+        """
+        if self._saved.state is not State.IDLE or not previous:
+            return False
+        self._begin(Event.REVERTED, active, previous, reason=reason, ending="reject" if reject else "forget")
+        return True
+
+    def _begin(
+        self,
+        event: Event,
+        version: str,
+        previous: str,
+        *,
+        desired: DesiredModel | None = None,
+        reason: str = "",
+        ending: Literal["reject", "forget"] = "reject",
+    ) -> None:
+        serial = self._saved.job.serial + 1 if self._saved.job else 1
+        self._saved.job = Job(
+            model=self.model,
+            version=version,
+            serial=serial,
+            desired=desired,
+            previous=previous,
+            trial=self._saved.trials.get(version, 0),
+            reason=reason,
+            ending=ending,
+        )
+        self._saved.next = None
+        self.handle(event, reason)
 
     def retry(self, version: str) -> None:
-        """Forget that a version was rejected."""
-        raise NotImplementedError
+        """Forget that a version was rejected, and how often it was tried."""
+        self._saved.rejected.pop(version, None)
+        self._saved.trials.pop(version, None)
+        self._save()
 
-    def handle(self, event: Event, reason: str = "", measured: dict[str, float] | None = None) -> None:
+    def handle(
+        self,
+        event: Event,
+        reason: str = "",
+        measured: dict[str, float] | None = None,
+        *,
+        serial: int | None = None,
+    ) -> None:
         """Take an event: save the new state, announce the transition, act.
 
-        RETRY becomes POSTPONED when the attempts are used up.
+        RETRY becomes POSTPONED when the tries are used up.
+
+        Args:
+            event: What happened.
+            reason: Why, for people.
+            measured: What the guards saw.
+            serial: The job that it happened to; a job that is over is ignored.
         """
-        raise NotImplementedError
+        if serial is not None and (self.job is None or self.job.serial != serial):
+            logger.info("update of %s: %s came too late", self.model, event.name)
+            return
+        self._queue.append((event, reason, measured or {}))
+        if self._is_draining:
+            return
+        self._is_draining = True
+        try:
+            while self._queue:
+                self._take(*self._queue.popleft())
+        finally:
+            self._is_draining = False
+            self._queue.clear()
+
+    def _take(self, event: Event, reason: str, measured: dict[str, float]) -> None:
+        saved, job = self._saved, self._saved.job
+        event = self._what_it_means(event)
+        before, after = saved.state, step(saved.state, event)
+        if job is None or before is after is State.IDLE:
+            return
+        if event is Event.COMMITTED:  # the slot is the truth, so it is switched before it is noted
+            self._ports.commit(job)
+        undo = msgspec.json.encode(saved)
+        tries = saved.tries + 1 if event is Event.RETRY else 0
+        saved.state, saved.tries = after, tries
+        self._remember(event, reason, measured)
+        try:
+            self._save()
+        except StorageError:
+            self._saved = msgspec.json.decode(undo, type=_Saved)  # as on disk: nothing happened
+            raise
+        if not saved.announced:
+            self._announce()
+        self._act(after)
+
+    def _what_it_means(self, event: Event) -> Event:
+        """Turn an event into the one that counts here."""
+        if event is Event.RETRY and self._saved.tries + 1 >= self._max_tries:
+            return Event.POSTPONED
+        if event is Event.ROLLED_BACK and self.job is not None and self.job.ending == "postpone":
+            return Event.POSTPONED
+        return event
+
+    def _remember(self, event: Event, reason: str, measured: dict[str, float]) -> None:
+        """Bring the saved job up to date with an event."""
+        saved, job = self._saved, self._saved.job
+        if job is None:
+            return
+        if event in (Event.ROLLED_BACK, Event.POSTPONED):
+            reason = reason or job.reason
+            measured = measured or (saved.last.measured if saved.last else {})
+        trial = job.trial
+        if saved.state is State.TRIAL:
+            trial = saved.trials.get(job.version, 0) + 1
+            saved.trials[job.version] = trial
+        saved.job = msgspec.structs.replace(job, reason=reason or job.reason, trial=trial)
+        if event is Event.REJECTED or (event is Event.ROLLED_BACK and job.ending == "reject"):
+            saved.rejected[job.version] = reason or job.reason
+        if event in (Event.COMMITTED, Event.REJECTED):
+            saved.trials.pop(job.version, None)
+        tables: tuple[dict[str, Any], ...] = (saved.rejected, saved.trials)
+        for table in tables:
+            while len(table) > MAX_REMEMBERED:
+                del table[next(iter(table))]
+        if event not in (Event.RETRY, Event.RESTARTED) or saved.state is State.ROLLING_BACK:
+            saved.last = self._record(event, reason, measured)
+            saved.announced = False
+
+    def _record(self, event: Event, reason: str, measured: dict[str, float]) -> UpdateRecord:
+        job = self._saved.job
+        return UpdateRecord(
+            mono_ns=self._clock.monotonic_ns(),
+            unix_ms=self._clock.unix_ms(),
+            model=self.model,
+            version=job.version if job else "",
+            state=self._saved.state.value,
+            event=event.value,
+            reason=reason[:1000],
+            rollout=job.desired.rollout if job and job.desired else "",
+            previous=job.previous if job else "",
+            measured=measured,
+        )
+
+    def _announce(self) -> None:
+        if self._saved.last is not None:
+            self._ports.announce(self._saved.last)
+        self._saved.announced = True
+        self._save()
+
+    def _act(self, state: State) -> None:
+        job = self._saved.job
+        if state is State.IDLE or job is None:
+            wanted = self._saved.next
+            if wanted is not None:
+                self._set_next(None)
+                self.want(wanted, self._active_after(job))
+            return
+        acts = {
+            State.FETCHING: self._ports.fetch,
+            State.INSTALLING: self._ports.install,
+            State.TRIAL: self._ports.start_trial,
+            State.ROLLING_BACK: self._ports.roll_back,
+        }
+        acts[state](job)
+
+    def _active_after(self, job: Job | None) -> str:
+        """Return which version is active now that a job is over."""
+        if job is None:
+            return ""
+        is_committed = self._saved.last is not None and self._saved.last.event == Event.COMMITTED.value
+        return job.version if is_committed else job.previous
 
     def reported(self) -> UpdateState:
         """Return what ``up/reported`` says of it."""
-        raise NotImplementedError
+        job = self._saved.job
+        if job is None:
+            return UpdateState(self.state.value, self.model)
+        rollout = job.desired.rollout if job.desired else ""
+        return UpdateState(self.state.value, self.model, job.version, job.reason, rollout, job.trial)
+
+    def _load(self) -> _Saved:
+        try:
+            data = self._disk.read(self._path)
+        except OSError as cause:
+            raise storage_error(self._path, cause) from cause
+        if data is None:
+            return _Saved()
+        try:
+            return msgspec.json.decode(data, type=_Saved)
+        except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+            # Nothing is lost but the memory of an update: the slots say what runs.
+            logger.error("%s is damaged, the update of %s begins anew: %s", self._path, self.model, cause)  # noqa: TRY400
+            return _Saved()
+
+    def _save(self) -> None:
+        replace_file(self._disk, self._path, msgspec.json.encode(self._saved))

@@ -1,18 +1,43 @@
 """Whether a trial goes on, commits or rolls back: pure rules on what was measured.
 
-``judge`` is asked again and again while a trial runs.
+``judge`` is asked again and again while a trial runs. It rolls back early only on strong evidence,
+commits at the end of the soak time when no rule is broken, and where the numbers say neither it goes
+on, up to four soak times.
+
+A ratio of failures is judged by its Wilson score interval, which holds at small samples, at zero
+failures and at all failures. A bound on the 99th percentile is judged as a ratio too: at most one
+frame in a hundred may be slower; this needs no assumption on the distribution. Two rates are compared
+by the conditional binomial test: given how many predictions both versions made together, the new
+version's share of them.
+
+Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, J. Amer.
+Statist. Assoc. 22 (1927). W. J. Conover, Practical Nonparametric Statistics, quantile test.
+J. Przyborowski, H. Wilenski, Homogeneity of results in testing samples from Poisson series,
+Biometrika 31 (1940).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import msgspec
 
-from edgekit.core.sketch import Sketch
+from edgekit.core.sketch import Histogram, Sketch
 from edgekit.core.spec import Guards
 from edgekit.core.wire import MetricReport
+
+EARLY_Z = 3.0
+"""Standard errors for an early rollback: one look in 740 is wrong, since there are many looks."""
+FINAL_Z = 1.96
+"""At the end of the soak, which is one look."""
+EARLY_FRAMES = 10
+MAX_SOAKS = 4
+_DEPENDENCE = 5
+"""Successive predictions of one scene are not independent; five of them count as one (Kish's design
+effect, chosen for a few frames a second)."""
+_SLOW_SHARE = 0.01
 
 
 class TrialStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,9 +61,32 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     measured: dict[str, float] = {}
 
 
+class _Finding(msgspec.Struct, frozen=True):
+    """One rule: whether it is broken by the plain numbers, and whether beyond doubt."""
+
+    is_broken: bool
+    is_certain: bool
+    reason: str
+
+
 def gather(reports: Iterable[MetricReport], crashes: int = 0) -> TrialStats:
     """Add up the metric reports of one version; each label counted is a prediction."""
-    raise NotImplementedError
+    frames = errors = predictions = 0
+    times: Histogram | None = None
+    for report in reports:
+        frames += report.frames
+        errors += report.errors
+        predictions += sum(report.labels.values()) if report.labels else report.events
+        if report.infer_ms is not None:
+            times = times or Histogram()
+            times.merge(Histogram.from_wire(report.infer_ms))
+    return TrialStats(
+        frames=frames,
+        errors=errors,
+        crashes=crashes,
+        predictions=predictions,
+        infer_ms=times.to_wire() if times else None,
+    )
 
 
 def judge(
@@ -48,14 +96,148 @@ def judge(
 
     Args:
         observed: The version on trial, since the trial began.
-        baseline: The version before, on this device, over its recent life; None where there is none.
+        baseline: The version before, on this device, over its recent life; None where there is none
+            (then rules against it are not judged, and the reason says so).
         guards: The rules.
         elapsed_s: Since the trial began.
         soak_s: How long a trial lasts at least.
     """
-    raise NotImplementedError
+    measured = _measure(observed, baseline, elapsed_s)
+    if observed.crashes:
+        return Verdict(
+            action="roll_back", reason=f"its worker crashed {observed.crashes} times", measured=measured
+        )
+    findings = list(_findings(observed, baseline, guards))
+    certain = [f.reason for f in findings if f.is_certain]
+    if certain and observed.frames >= EARLY_FRAMES:
+        return Verdict(action="roll_back", reason="; ".join(certain), measured=measured)
+    if elapsed_s < soak_s:
+        return Verdict(action="continue", reason=f"{elapsed_s:.0f} of {soak_s:.0f} s", measured=measured)
+    broken = [f.reason for f in findings if f.is_broken]
+    if observed.frames < guards.min_frames:
+        broken.append(f"only {observed.frames} frames, at least {guards.min_frames} are wanted")
+    if not broken:
+        return Verdict(action="commit", reason=_kept(guards, baseline), measured=measured)
+    is_over = elapsed_s >= MAX_SOAKS * soak_s
+    return Verdict(action="roll_back" if is_over else "continue", reason="; ".join(broken), measured=measured)
 
 
 def tighter(one: Guards, other: Guards | None) -> Guards:
-    """Return guards that keep both: of each rule the stricter; 0 is no rule."""
-    raise NotImplementedError
+    """Return guards that keep both: of each rule the stricter; 0 is no rule.
+
+    >>> tighter(Guards(p99_ms=80), Guards(p99_ms=50, error_ratio=0.1)).p99_ms
+    50.0
+    """
+    if other is None:
+        return one
+    strict = {
+        name: min((value for value in (getattr(one, name), getattr(other, name)) if value > 0), default=0.0)
+        for name in ("p99_ms", "p99_ratio", "error_ratio", "event_ratio")
+    }
+    return Guards(**strict, min_frames=max(one.min_frames, other.min_frames))
+
+
+def wilson(hits: float, trials: float, z: float) -> tuple[float, float]:
+    """Return the bounds of a ratio, ``z`` standard errors wide on each side.
+
+    >>> low, high = wilson(0, 30, 1.96)
+    >>> round(low, 3), round(high, 3)
+    (0.0, 0.114)
+    """
+    if trials <= 0:
+        return 0.0, 1.0
+    ratio = hits / trials
+    scale = 1 + z * z / trials
+    centre = (ratio + z * z / (2 * trials)) / scale
+    half = z * math.sqrt(ratio * (1 - ratio) / trials + z * z / (4 * trials * trials)) / scale
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _findings(observed: TrialStats, baseline: TrialStats | None, guards: Guards) -> Iterator[_Finding]:
+    if guards.error_ratio > 0 and observed.frames:
+        low, _ = wilson(observed.errors, observed.frames, EARLY_Z)
+        ratio = observed.errors / observed.frames
+        yield _Finding(
+            ratio > guards.error_ratio,
+            low > guards.error_ratio,
+            f"error_ratio {ratio:.3f} ({observed.errors} of {observed.frames} frames),"
+            f" at most {guards.error_ratio:g}",
+        )
+    if observed.infer_ms is not None:
+        times = Histogram.from_wire(observed.infer_ms)
+        if guards.p99_ms > 0:
+            yield _slow(times, guards.p99_ms, guards.p99_ms, "p99_ms")
+        if guards.p99_ratio > 0 and baseline is not None and baseline.infer_ms is not None:
+            before = Histogram.from_wire(baseline.infer_ms)
+            limit = guards.p99_ratio * before.quantile(0.99)
+            sure = guards.p99_ratio * before.quantile(_upper_rank(before.count))
+            yield _slow(times, limit, sure, f"p99_ratio {guards.p99_ratio:g}: p99_ms")
+    if guards.event_ratio > 0 and baseline is not None and baseline.frames and observed.frames:
+        yield _rate(observed, baseline, guards.event_ratio)
+
+
+def _slow(times: Histogram, limit_ms: float, sure_limit_ms: float, rule: str) -> _Finding:
+    """Judge "p99 at most limit"; beyond doubt only against ``sure_limit_ms``, which is not below it."""
+    low, _ = wilson(_above(times, sure_limit_ms), times.count, EARLY_Z)
+    p99_ms = times.quantile(0.99)
+    return _Finding(p99_ms > limit_ms, low > _SLOW_SHARE, f"{rule} {p99_ms:.1f}, at most {limit_ms:.1f}")
+
+
+def _above(times: Histogram, limit_ms: float) -> int:
+    """Count values in buckets that lie wholly above a limit: never too many."""
+    sketch = times.to_wire()
+    first = math.ceil(math.log2(limit_ms) * (1 << sketch.scale)) if limit_ms > 0 else -(1 << 30)
+    return sum(n for i, n in enumerate(sketch.counts, sketch.offset) if i >= first)
+
+
+def _upper_rank(count: int) -> float:
+    """Return the quantile that is surely not below the 99th percentile of what was sampled."""
+    return min(1.0, 0.99 + EARLY_Z * math.sqrt(0.99 * 0.01 / count)) if count else 1.0
+
+
+def _rate(observed: TrialStats, baseline: TrialStats, factor: float) -> _Finding:
+    """Judge that the rate of predictions per frame rose and fell by no more than a factor."""
+    new, old = observed.predictions / _DEPENDENCE, baseline.predictions / _DEPENDENCE
+    risen = factor * observed.frames / (factor * observed.frames + baseline.frames)
+    fallen = observed.frames / (observed.frames + factor * baseline.frames)
+
+    def is_beyond(z: float) -> bool:
+        low, high = wilson(new, new + old, z)
+        return new + old > 0 and (low > risen or high < fallen)
+
+    ratio = _ratio(observed, baseline)
+    what = f"event_ratio {ratio:.2f}, between {1 / factor:.2f} and {factor:g}"
+    # A quiet scene has too few predictions to tell, so here doubt does not stop a commit.
+    return _Finding(is_beyond(FINAL_Z), is_beyond(EARLY_Z), what)
+
+
+def _ratio(observed: TrialStats, baseline: TrialStats) -> float:
+    """Return how often the new version predicts, against the one before; one is added to each count."""
+    new = (observed.predictions + 1) / max(1, observed.frames)
+    old = (baseline.predictions + 1) / max(1, baseline.frames)
+    return new / old
+
+
+def _measure(observed: TrialStats, baseline: TrialStats | None, elapsed_s: float) -> dict[str, float]:
+    measured = {
+        "frames": float(observed.frames),
+        "errors": float(observed.errors),
+        "crashes": float(observed.crashes),
+        "error_ratio": observed.errors / observed.frames if observed.frames else 0.0,
+        "elapsed_s": round(elapsed_s, 1),
+    }
+    if observed.infer_ms is not None:
+        measured["p99_ms"] = Histogram.from_wire(observed.infer_ms).quantile(0.99)
+    if baseline is not None:
+        if baseline.infer_ms is not None:
+            measured["p99_before_ms"] = Histogram.from_wire(baseline.infer_ms).quantile(0.99)
+        if baseline.frames and observed.frames:
+            measured["event_ratio"] = _ratio(observed, baseline)
+    return {name: round(value, 4) for name, value in measured.items()}
+
+
+def _kept(guards: Guards, baseline: TrialStats | None) -> str:
+    against = guards.p99_ratio > 0 or guards.event_ratio > 0
+    if against and baseline is None:
+        return "every guard kept; those against the version before not judged: there is none"
+    return "every guard kept"

@@ -1,7 +1,7 @@
 """What is installed: per model the slots ``active``, ``previous``, ``staged``, switched atomically.
 
 Blobs are shared by content hash below ``blobs/``; a slot names a manifest's hash, and the manifest
-names its files.
+names its files. The folder below ``bundles/`` is only a view, which can always be made again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,12 @@ from typing import Literal
 
 import msgspec
 
+from edgekit.core.errors import BundleError, StorageError
+from edgekit.core.spec import NAME, VERSION, Manifest, parse_manifest
+from edgekit.update.disk import Disk, LocalDisk, replace_file, storage_error
+
 SlotName = Literal["active", "previous", "staged"]
+SIGNED = "bundle.signed.json"
 
 
 class Installed(msgspec.Struct, frozen=True):
@@ -28,16 +33,25 @@ class Slot(msgspec.Struct, frozen=True):
     previous: Installed | None = None
     staged: Installed | None = None
 
+    def filled(self) -> tuple[Installed, ...]:
+        """Return what is installed, the active first."""
+        return tuple(found for found in (self.active, self.previous, self.staged) if found is not None)
+
 
 class Slots:
     """The installed versions below a state directory. Every change is durable when it returns."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, disk: Disk | None = None) -> None:
         self.state_dir = state_dir
+        self.blobs = state_dir / "blobs"
+        self._bundles = state_dir / "bundles"
+        self._slots = state_dir / "slots"
+        self._disk: Disk = disk or LocalDisk()
 
     def models(self) -> tuple[str, ...]:
         """Return the names of all models that have a slot file."""
-        raise NotImplementedError
+        names = self._disk.names(self._slots)
+        return tuple(n.removesuffix(".json") for n in names if n.endswith(".json") and not n.startswith("."))
 
     def load(self, model: str) -> Slot:
         """Return a model's slots; all empty where it has none.
@@ -45,27 +59,73 @@ class Slots:
         Raises:
             StorageError: The file is there and cannot be read.
         """
-        raise NotImplementedError
+        path = self._path(model)
+        try:
+            data = self._disk.read(path)
+            return Slot() if data is None else msgspec.json.decode(data, type=Slot)
+        except OSError as cause:
+            raise storage_error(path, cause) from cause
+        except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+            raise StorageError(
+                f"{path} is damaged: {cause}", hint="remove it; the fleet installs again"
+            ) from cause
+
+    def _path(self, model: str) -> Path:
+        if not NAME.fullmatch(model):
+            raise BundleError(f"{model[:100]!r} is not a model's name")
+        return self._slots / f"{model}.json"
+
+    def _save(self, model: str, slot: Slot) -> Slot:
+        replace_file(self._disk, self._path(model), msgspec.json.encode(slot))
+        return slot
 
     def holds(self, model: str, version: str, sha256: str) -> bool:
         """Say whether some slot of a model holds this very bundle, whole on disk."""
-        raise NotImplementedError
+        wanted = Installed(version, sha256)
+        if wanted not in self.load(model).filled():
+            return False
+        try:
+            self._present(wanted)
+        except BundleError:
+            return False
+        return True
 
     def stage(self, model: str, version: str, sha256: str) -> Path:
         """Put a fetched bundle into ``staged`` and return its folder; safe to do twice.
 
         The folder ``bundles/<model>-<version>/`` has ``bundle.json`` with those variants whose blobs
-        are on disk, and hard links to the blobs.
+        are on disk, and links to the blobs; the manifest as it was signed is ``bundle.signed.json``.
 
         Raises:
-            BundleError: A blob that it needs is missing.
+            BundleError: A blob that it needs is missing, or the version is installed with another
+                content.
             StorageError: The disk is full or broken.
         """
-        raise NotImplementedError
+        wanted, slot = Installed(version, sha256), self.load(model)
+        for found in (slot.active, slot.previous):
+            if found is not None and found.version == version and found.sha256 != sha256:
+                raise BundleError(
+                    f"'{model} {version}' is installed with another content",
+                    reasons=(f"installed {found.sha256}", f"wanted {sha256}"),
+                    hint="publish it under a new version",
+                )
+        folder = self._view(model, wanted)
+        self._save(model, msgspec.structs.replace(slot, staged=wanted))
+        return folder
 
     def commit(self, model: str, version: str) -> Slot:
-        """Make ``staged`` active and the active one ``previous``; safe to do twice."""
-        raise NotImplementedError
+        """Make ``staged`` active and the active one ``previous``; safe to do twice.
+
+        Raises:
+            StorageError: That version is neither staged nor active.
+        """
+        slot = self.load(model)
+        if slot.staged is not None and slot.staged.version == version:
+            previous = slot.active if slot.active != slot.staged else slot.previous
+            return self._save(model, Slot(slot.staged, previous, None))
+        if slot.active is None or slot.active.version != version:
+            raise StorageError(f"'{model} {version}' is not staged, so it cannot be committed")
+        return slot
 
     def abandon(self, model: str, version: str) -> Slot:
         """Make sure that a version is neither active nor staged; safe to do twice.
@@ -75,12 +135,117 @@ class Slots:
         Raises:
             StorageError: It is active and there is no previous version.
         """
-        raise NotImplementedError
+        slot = self.load(model)
+        changed = slot
+        if changed.staged is not None and changed.staged.version == version:
+            changed = msgspec.structs.replace(changed, staged=None)
+        if changed.active is not None and changed.active.version == version:
+            if changed.previous is None:
+                raise StorageError(f"'{model} {version}' has no version before it to go back to")
+            changed = Slot(changed.previous, changed.active, changed.staged)
+        return slot if changed == slot else self._save(model, changed)
 
     def folder(self, model: str, slot: SlotName = "active") -> Path | None:
-        """Return the folder of the bundle in a slot, which ``open_bundle`` opens; None if it is empty."""
-        raise NotImplementedError
+        """Return the folder of the bundle in a slot, which ``open_bundle`` opens; None if it is empty.
+
+        Raises:
+            BundleError: Its blobs are gone.
+            StorageError: The disk is full or broken.
+        """
+        found: Installed | None = getattr(self.load(model), slot)
+        return None if found is None else self._view(model, found)
+
+    # -- views
+
+    def _present(self, wanted: Installed) -> tuple[Manifest, bytes]:
+        """Return the manifest with the variants whose files are all on disk, and its signed bytes."""
+        signed = self._disk.read(self.blobs / wanted.sha256)
+        if signed is None:
+            raise BundleError(f"manifest {wanted.sha256} of version {wanted.version} is not on disk")
+        manifest = parse_manifest(signed)
+        here = {f.path for f in manifest.every_file() if self._disk.size(self.blobs / f.sha256) == f.bytes}
+        missing = [f.path for f in manifest.files if f.path not in here]
+        variants = tuple(v for v in manifest.variants if all(f.path in here for f in v.files))
+        if missing or not variants:
+            raise BundleError(
+                f"'{manifest.model} {manifest.version}' is not whole on disk",
+                reasons=tuple(f"{path}: missing" for path in missing) or ("no variant has all its files",),
+                hint="fetch it again",
+            )
+        return msgspec.structs.replace(manifest, variants=variants), signed
+
+    def _view(self, model: str, wanted: Installed) -> Path:
+        """Return the folder view of a bundle, making it where it is missing or another bundle's."""
+        if not VERSION.fullmatch(wanted.version):
+            raise BundleError(f"{wanted.version[:100]!r} is not a version")
+        folder = self._bundles / f"{model}-{wanted.version}"
+        try:
+            manifest, signed = self._present(wanted)
+            contents = {f.path: f for f in manifest.every_file()}
+            reduced = msgspec.json.encode(manifest)
+            is_made = (
+                self._disk.read(folder / SIGNED) == signed
+                and self._disk.read(folder / "bundle.json") == reduced
+                and all(self._disk.size(folder / path) == file.bytes for path, file in contents.items())
+            )
+            if not is_made:
+                self._make_view(folder, reduced, signed, {p: f.sha256 for p, f in contents.items()})
+        except OSError as cause:
+            raise storage_error(folder, cause) from cause
+        return folder
+
+    def _make_view(self, folder: Path, reduced: bytes, signed: bytes, links: dict[str, str]) -> None:
+        disk, draft = self._disk, folder.with_name(f".{folder.name}.new")
+        disk.remove(draft)
+        disk.make_folder(draft)
+        folders = {draft}
+        for path, sha256 in links.items():
+            target = draft / path
+            disk.make_folder(target.parent)
+            disk.link(self.blobs / sha256, target)
+            folders |= {above for above in target.parents if draft in above.parents}
+        disk.write(draft / "bundle.json", reduced)
+        disk.write(draft / SIGNED, signed)
+        for each in sorted(folders, reverse=True):
+            disk.sync(each)
+        disk.remove(folder)
+        disk.rename(draft, folder)
+        disk.sync(folder.parent)
+
+    # -- what nobody needs any more
 
     def collect_garbage(self, *, keep_partial: bool = True) -> int:
-        """Delete blobs and folders that no slot names; return the bytes freed."""
-        raise NotImplementedError
+        """Delete blobs and folders that no slot names; return the bytes freed.
+
+        Must not run while an updater does: what it has fetched is in no slot yet.
+
+        Raises:
+            StorageError: A slot file cannot be read (then nothing is deleted), or the disk is broken.
+        """
+        keep_blobs: set[str] = set()
+        keep_views: set[str] = set()
+        for model in self.models():
+            for found in self.load(model).filled():
+                keep_views.add(f"{model}-{found.version}")
+                keep_blobs.add(found.sha256)
+                signed = self._disk.read(self.blobs / found.sha256)
+                if signed is not None:
+                    keep_blobs |= {f.sha256 for f in parse_manifest(signed).every_file()}
+        try:
+            return self._sweep(keep_blobs, keep_views, keep_partial=keep_partial)
+        except OSError as cause:
+            raise storage_error(self.blobs, cause) from cause
+
+    def _sweep(self, keep_blobs: set[str], keep_views: set[str], *, keep_partial: bool) -> int:
+        freed = 0
+        for name in self._disk.names(self._bundles):
+            if name not in keep_views:
+                self._disk.remove(self._bundles / name)
+        for name in self._disk.names(self.blobs):
+            if name in keep_blobs or name.startswith("."):
+                continue
+            freed += self._disk.size(self.blobs / name) or 0
+            self._disk.remove(self.blobs / name)
+        if not keep_partial:
+            self._disk.remove(self.blobs / ".partial")
+        return freed
