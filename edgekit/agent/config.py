@@ -3,7 +3,6 @@
 The only module of the agent that reads environment variables.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -332,12 +331,12 @@ def to_toml(tables: dict[str, Any]) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_value(k)} = {_value(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_value, value)) + "]"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return json.dumps(value) if isinstance(value, (bool, int, float)) else str(value)
+    # JSON writes text and numbers as TOML does, but for one character; dates are as they are
+    is_plain = isinstance(value, (str, bool, int, float))
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f") if is_plain else str(value)
 
 
 def worker_environment() -> dict[str, str]:

@@ -56,9 +56,7 @@ class Controls:
             UsageError: There is no such model, or no previous version.
         """
         updates = self._model(text_argument(args, "model"))
-        reason = text_argument(args, "reason") or "asked to"
-        if refused := updates.revert(reason):
-            raise UsageError(refused)
+        updates.revert(text_argument(args, "reason") or "asked to")
         return f"{updates.model} goes back to its previous version"
 
     def restart(self, args: dict[str, Any]) -> str:
@@ -88,9 +86,7 @@ class Controls:
         """
         updates = self._model(text_argument(args, "model"))
         version = text_argument(args, "version")
-        rejected = [key.partition("@")[2] for key in updates.driver.rejected]
-        for one in [version] if version else rejected:
-            updates.driver.retry(one)
+        updates.retry(version)
         self._supervisor.want_now()
         return f"{updates.model}: {version or 'every rejected version'} may be tried again"
 

@@ -15,10 +15,11 @@ from edgekit.agent.jobs import Outcome, UpdaterJobs
 from edgekit.agent.outgoing import Outgoing
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.survey import Survey
-from edgekit.core.errors import ConfigError, EdgekitError
+from edgekit.core.errors import ConfigError, EdgekitError, LinkError
 from edgekit.core.spec import decode_json
 from edgekit.core.wire import Birth, Command, Desired, Reported, decode
-from edgekit.sync.mqtt import Handlers, Link, Tls
+from edgekit.sync.address import Tls
+from edgekit.sync.mqtt import Handlers, Link
 from edgekit.update.contract import Enrolment, UpdaterRequest, UpdaterResult
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,11 @@ class FleetSide:
     def is_connected(self) -> bool:
         """Whether the link is up."""
         return self._link is not None and self._link.is_connected
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the updater is at work, or has work."""
+        return self._jobs.is_busy
 
     def counters(self) -> dict[str, int]:
         """Return what the link counted."""
@@ -211,6 +217,9 @@ class FleetSide:
 
     def fetch(self, model: str, done: Callable[[EdgekitError | None], None]) -> None:
         """Have the updater bring a model's desired bundle."""
+        if not self._accepted:
+            done(LinkError("no desired state is in force"))
+            return
         survey = self.survey
         request = UpdaterRequest(
             kind="fetch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import threading
@@ -33,6 +34,7 @@ class UpdaterJobs:
     ) -> None:
         self._post, self._run = post, run
         self._jobs: queue.Queue[tuple[UpdaterRequest, Done] | None] = queue.Queue(MAX_JOBS)
+        self._waiting = 0
         self._thread = threading.Thread(target=self._work, name="updater", daemon=True)
 
     def start(self) -> None:
@@ -43,8 +45,14 @@ class UpdaterJobs:
         """Queue a job; ``done`` is called on the supervisor's thread with its result or error."""
         try:
             self._jobs.put_nowait((request, done))
+            self._waiting += 1
         except queue.Full:
             done(LinkError(f"{MAX_JOBS} jobs wait for the updater already"))
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job runs or waits; ask on the supervisor's thread."""
+        return self._waiting > 0
 
     def stop(self) -> None:
         """Take no more jobs; the one that runs ends with this process."""
@@ -57,7 +65,11 @@ class UpdaterJobs:
         while (job := self._jobs.get()) is not None:
             request, done = job
             outcome = self._outcome(request)
-            self._post(lambda done=done, outcome=outcome: done(outcome))  # type: ignore[misc]
+            self._post(functools.partial(self._tell, done, outcome))
+
+    def _tell(self, done: Done, outcome: Outcome) -> None:
+        self._waiting -= 1
+        done(outcome)
 
     def _outcome(self, request: UpdaterRequest) -> Outcome:
         try:

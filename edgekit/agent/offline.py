@@ -74,7 +74,10 @@ def roll_back_offline(state: Path, model: str, reason: str) -> tuple[str, str]:
             ports = _Quiet(name, slots, outbox)
             driver = ports.driver = UpdateDriver(name, state / "update" / f"{name}.json", ports, clock)
             driver.resume()
-            driver.revert(slot.active.version, slot.previous.version, reason, reject=True)
+            if not driver.revert(slot.active.version, slot.previous.version, reason, reject=True):
+                raise UsageError(
+                    f"an update of {name} is under way ({driver.state.value})", hint="run the agent to end it"
+                )
         finally:
             outbox.close()
         active = slots.load(name).active

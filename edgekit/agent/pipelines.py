@@ -95,6 +95,7 @@ class Pipeline:
         self.message = ""
         self.running: Running | None = None
         self.recent: deque[Progress] = deque(maxlen=RECENT)
+        self._recent_of = ""
         self.totals = {"frames": 0, "dropped": 0, "errors": 0, "events": 0, "failovers": 0, "malformed": 0}
         self._reactor, self._limits, self._environment = reactor, limits, environment
         self._observer = observer
@@ -132,6 +133,12 @@ class Pipeline:
     def is_settled(self) -> bool:
         """Whether the worker runs what it shall run."""
         return self._target is not None and self._actual == self._target and self.state == "running"
+
+    @property
+    def is_on_its_way(self) -> bool:
+        """Whether a worker may yet come to run what it shall run, or crash too often trying to."""
+        may_come = self._target is not None and not self._is_stopping
+        return may_come and not self.is_settled and self.state in ("starting", "running")
 
     @property
     def restarts(self) -> int:
@@ -307,7 +314,7 @@ class Pipeline:
             process.progressed_s = self._reactor.now_s()
         for total in ("frames", "dropped", "errors", "events", "failovers"):
             self.totals[total] += getattr(progress, total)
-        if self.running is not None and progress.running.digest == self.running.digest:
+        if progress.running.digest == self._recent_of:
             self.recent.append(progress)
         self._observer.progressed(self, progress)
 
@@ -334,8 +341,9 @@ class Pipeline:
 
     def _adopt(self, running: Running) -> None:
         """Take over what the worker says it runs; what was measured of another bundle is no baseline."""
-        if self.running is None or self.running.digest != running.digest:
+        if running.digest != self._recent_of:
             self.recent.clear()
+            self._recent_of = running.digest
         self.running = running
         self._observer.changed()
 
@@ -363,7 +371,7 @@ class Pipeline:
     def _collect(self, process: WorkerProcess) -> None:
         self._reactor.unwatch(process.channel)
         code = process.reap()
-        self._process = None
+        self._process = self.running = None
         if self._is_stopping:
             self.state = "stopped"
         elif isinstance(self._end, Ended):

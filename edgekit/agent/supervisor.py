@@ -19,7 +19,6 @@ from edgekit.agent.commands import CommandDesk
 from edgekit.agent.config import AgentConfig, Environment, worker_environment
 from edgekit.agent.controls import Controls
 from edgekit.agent.fleet import FleetSide
-from edgekit.agent.install import install_initial
 from edgekit.agent.ipc import FailedOver, Progress
 from edgekit.agent.lock import lock_state
 from edgekit.agent.metrics import Books
@@ -28,7 +27,7 @@ from edgekit.agent.outgoing import Outgoing
 from edgekit.agent.pipelines import Pipeline
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.status import StatusServer, socket_path
-from edgekit.agent.survey import Survey, survey
+from edgekit.agent.survey import Survey, install, survey
 from edgekit.agent.updates import ModelUpdates
 from edgekit.core.errors import EdgekitError
 from edgekit.core.wire import Birth, Command, Desired, Record, Reported, UpdateRecord
@@ -40,6 +39,7 @@ logger = logging.getLogger(__name__)
 REPORT_DELAY_S = 0.2
 CLOCK_KEEP_S = 600.0
 WANT_EVERY_S = 5.0
+GARBAGE_RETRY_S = 30.0
 
 
 class Supervisor:
@@ -127,14 +127,12 @@ class Supervisor:
             if not plan.managed or plan.initial is None or self.slots.load(plan.managed).active is not None:
                 continue
             try:
-                installed = install_initial(
-                    self.slots, plan.managed, plan.initial, self.config.state / "unpacked"
-                )
+                version = install(self.config.state, plan.managed, plan.initial, worker_environment())
             except EdgekitError as error:
                 logger.error("%s", error.render())  # noqa: TRY400 - the message says it all
                 self.outgoing.alert("error", error.code, error.message, plan.name)
                 continue
-            logger.info("installed %s %s as the first version", plan.managed, installed.version)
+            logger.info("installed %s %s as the first version", plan.managed, version)
 
     def _survey(self) -> None:
         """Find out what this machine is, on a thread of its own; then the workers start."""
@@ -261,6 +259,19 @@ class Supervisor:
         )
         self.outgoing.put(record)
 
+    def collect_garbage(self) -> None:
+        """Free what no slot names, as soon as no updater is at work."""
+        if self.fleet.is_busy:
+            self.reactor.after(GARBAGE_RETRY_S, self.collect_garbage)
+            return
+        try:
+            freed = self.slots.collect_garbage()
+        except EdgekitError as error:
+            logger.warning("garbage stays: %s", error)
+            return
+        if freed:
+            logger.info("freed %d bytes of old bundles", freed)
+
     def commanded(self, command: Command) -> None:
         """Do a command of the fleet."""
         self._desk.take(command)
@@ -340,13 +351,13 @@ class Supervisor:
         desired = self.fleet.desired
         rejected: dict[str, str] = {}
         for updates in self.models.values():
-            rejected |= updates.driver.rejected
+            rejected |= updates.rejected
         return Reported(
             boot=self.outgoing.outbox.boot,
             version=self._reports,
             desired=desired.version if desired else 0,
             models={name: updates.model_state() for name, updates in self.models.items()},
-            updates={name: updates.driver.reported() for name, updates in self.models.items()},
+            updates={name: updates.reported() for name, updates in self.models.items()},
             pipelines={pipeline.name: pipeline.reported() for pipeline in self.pipelines},
             outbox=self.outgoing.outbox.state(),
             sensors=self.sensors,

@@ -1,6 +1,6 @@
-"""What this machine is, found out in a child process: ``python -m edgekit.agent.survey``.
+"""Work that the always-on process leaves to short-lived children, so as not to pay for what it loads.
 
-Proving backends takes seconds and loads what proving needs; the always-on process pays for neither.
+``python -m edgekit.agent.survey`` is one of them: it finds out what this machine is.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.core.errors import BackendError, EdgekitError
+from edgekit.core.errors import BackendError, BundleError, EdgekitError
 from edgekit.core.spec import Facts, Profile, decode_json
+from edgekit.update.contract import UpdaterFailure, error_of
+from edgekit.update.slots import Installed
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 600.0
 COMMAND = (sys.executable, "-m", "edgekit.agent.survey")
+_INSTALL = (sys.executable, "-m", "edgekit.agent.install")
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -49,6 +52,31 @@ def survey(environment: Mapping[str, str]) -> Survey:
     if done.returncode != 0:
         raise BackendError(f"the survey of this machine failed: exit code {done.returncode}")
     return decode_json(done.stdout, Survey, "survey", BackendError)
+
+
+def install(state: Path, model: str, source: Path, environment: Mapping[str, str]) -> str:
+    """Install a bundle as a model's first version, in a child process; return the version.
+
+    Raises:
+        EdgekitError: The bundle is at fault, or the disk is; of the class it had in the child.
+    """
+    command = (*_INSTALL, str(state), model, str(source))
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            env=dict(environment),
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as cause:
+        raise BundleError(f"{source}: could not be installed within {TIMEOUT_S:.0f} s") from cause
+    if done.returncode == 0:
+        return decode_json(done.stdout, Installed, "install", BundleError).version
+    if done.stdout:
+        raise error_of(decode_json(done.stdout, UpdaterFailure, "install", BundleError))
+    raise BundleError(f"{source}: the installing process failed: exit code {done.returncode}")
 
 
 def main() -> int:
