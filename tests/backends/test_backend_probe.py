@@ -55,6 +55,12 @@ def test_a_wrong_answer_does_not_pass():
     assert probe_module._is_right([0.0, 12.0, 4.0, 2.01])
 
 
+def test_a_runtime_that_computes_wrongly_is_not_proved(monkeypatch):
+    monkeypatch.setattr(probe_module, "INPUTS", [1.0] * 16)  # so the answer is not the expected one
+    answer = probe_module._prove(Variant(id="tiny", backend="onnxruntime"), {})
+    assert answer["reason"].startswith("gave a wrong answer: wanted [0.0, 12.0, 4.0, 2.0]")
+
+
 def test_a_model_that_runs_has_no_reason(tmp_path):
     path = tiny_nets.write_tflite(tmp_path / "net.tflite")
     assert probe_model(path, Variant(id="v", backend="litert")) is None

@@ -135,19 +135,23 @@ def test_close_leaves_no_process_and_no_descriptor():
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_a_worker_ends_when_its_parent_is_killed():
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_worker_ends_when_its_parent_is_killed(is_busy):
     code = (
-        "import os, sys\n"
+        "import os, sys, threading, time\n"
         "from pathlib import Path\n"
         "from edgekit.backends import open_backend\n"
         "from edgekit.core.spec import Variant\n"
         "backend = open_backend(Path(sys.argv[1]), Variant(id='far', backend='foreign'),\n"
-        "    {'tenant': 'echo', 'python': sys.argv[2]})\n"
+        "    {'tenant': 'echo', 'python': sys.argv[2], 'tenant_options': {'hang_at': 1}})\n"
+        "if sys.argv[3] == 'True':\n"
+        "    threading.Thread(target=backend.run, daemon=True).start()\n"
+        "    time.sleep(0.2)\n"
         "print(backend.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(MODEL), foreign_python()],
+        [sys.executable, "-c", code, str(MODEL), foreign_python(), str(is_busy)],
         capture_output=True,
         text=True,
         check=False,
