@@ -28,8 +28,8 @@ from edgekit.core.sketch import Histogram, Sketch
 from edgekit.core.spec import Guards
 from edgekit.core.wire import MetricReport
 
-EARLY_Z = 3.0
-"""Standard errors for an early rollback: one look in 740 is wrong, since there are many looks."""
+EARLY_Z = 3.5
+"""Standard errors for an early rollback: one look in 4000 is wrong, since there are many looks."""
 FINAL_Z = 1.96
 """At the end of the soak, which is one look."""
 EARLY_FRAMES = 10

@@ -19,10 +19,14 @@ def times(values) -> object:
     return histogram.to_wire()
 
 
-def stats(frames=100, errors=0, crashes=0, predictions=100, ms=(10.0,)) -> TrialStats:
+def stats(frames=100, errors=0, crashes=0, predictions=None, ms=(10.0,)) -> TrialStats:
     values = [ms[i % len(ms)] for i in range(frames - errors)]
     return TrialStats(
-        frames=frames, errors=errors, crashes=crashes, predictions=predictions, infer_ms=times(values)
+        frames=frames,
+        errors=errors,
+        crashes=crashes,
+        infer_ms=times(values),
+        predictions=frames if predictions is None else predictions,
     )
 
 
@@ -130,13 +134,13 @@ def test_more_errors_never_turn_a_rollback_into_something_else(frames, errors, s
 
 
 def test_good_versions_are_seldom_rolled_back_though_looked_at_a_hundred_times():
-    """200 trials of a version with half the allowed errors and the same speed, a look at each frame."""
+    """100 trials of a version with half the allowed errors and the same speed, a look at each frame."""
     rng = random.Random(7)
     before = TrialStats(
         frames=1000, predictions=1500, infer_ms=times(rng.lognormvariate(2.3, 0.1) for _ in range(1000))
     )
     wrong = 0
-    for _ in range(200):
+    for _ in range(100):
         histogram, errors, predictions = Histogram(), 0, 0
         for frame in range(1, 301):
             errors += rng.random() < 0.005
@@ -150,7 +154,7 @@ def test_good_versions_are_seldom_rolled_back_though_looked_at_a_hundred_times()
             if judge(seen, before, ALL, frame / 10, 60.0).action == "roll_back":
                 wrong += 1
                 break
-    assert wrong <= 4
+    assert wrong <= 3
 
 
 def test_a_version_with_ten_times_the_allowed_errors_is_found_within_a_minute():
