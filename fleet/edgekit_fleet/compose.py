@@ -143,7 +143,7 @@ class Fleet:
         self.ingest = self._ingest(access)
         for part in PARTS:
             if importlib.util.find_spec(part) is not None:
-                importlib.import_module(part).attach(self.services)
+                self.services.parts[part] = importlib.import_module(part).attach(self.services)
         self.admin_token_file = data / "admin.token"
         if not self.admin_token_file.exists():
             token = tokens.create("admin", now_ms(), label="made at the first start")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgekit.core import wire
 
@@ -130,7 +130,8 @@ class Services:
     """The parts, as everyone sees them.
 
     ``bus`` carries what changed to whoever watches (``GET /api/v1/stream``):
-    ``bus.publish("rollout", {...})``.
+    ``bus.publish("rollout", {...})``. ``parts`` holds what each part's ``attach`` returned, by its
+    module's name: ``parts["edgekit_fleet.registry.service"]``.
     """
 
     settings: Settings
@@ -146,3 +147,4 @@ class Services:
     commanding: Commanding
     bus: Bus
     health: Callable[[], Health]
+    parts: dict[str, Any] = field(default_factory=dict)
