@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.agent.model import OpenModel, open_model
+from edgekit.agent.paths import state_dir
 from edgekit.core.errors import ConfigError, EdgekitError
 from edgekit.core.ports import Result, Sink
 from edgekit.pipeline.config import PipelineConfig, Section, load_config
@@ -25,6 +26,9 @@ from edgekit.pipeline.sinks import SinkContext, make_sink
 from edgekit.pipeline.sinks.jsonl import JsonlOptions
 from edgekit.pipeline.sinks.video import VideoOptions
 from edgekit.pipeline.sources import make_source, source_context
+from edgekit.sync.address import SystemClock, parse_url
+from edgekit.sync.ledger import Ledger
+from edgekit.sync.mqtt import Publisher
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +163,6 @@ def run_pipeline(
     seconds: float | None = None,
     record: Path | None = None,
     variant: str | None = None,
-    connect: Connect | None = None,
     watch: Callable[[Loop], contextlib.AbstractContextManager[object]] | None = None,
 ) -> Ran:
     """Run a pipeline's file in this process until its source ends, a limit, or SIGINT or SIGTERM.
@@ -170,7 +173,6 @@ def run_pipeline(
         seconds: Stop after so long.
         record: A folder that takes what was seen and found, and ``summary.json``.
         variant: The only variant to consider, in place of the configuration's.
-        connect: Gives a publisher for a broker's URL.
         watch: Entered while the loop runs, to show how it goes.
 
     Raises:
@@ -178,13 +180,17 @@ def run_pipeline(
     """
     config = load_config(path)
     models = Models(config, model_path(config), variant)
+    publishers = Publishers(config.pipeline.name)
     try:
         predictor = models.open()
         predictor.warm()
-        loop = make_loop(config, predictor, failover=models.fail_over, connect=connect, record=record)
+        loop = make_loop(
+            config, predictor, failover=models.fail_over, connect=publishers.connect, record=record
+        )
         with stopped_by_signals(loop) as received, watch(loop) if watch else contextlib.nullcontext():
             document = loop.run(frames=frames, seconds=seconds)
     finally:
+        publishers.close()
         models.close()
     if record is not None:
         (record / "summary.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -227,6 +233,50 @@ class Models:
         """Free what is open."""
         if self._opened is not None:
             self._opened.close()
+
+
+class Publishers:
+    """The links of a run without an agent: a broker for each URL, and the ledger of what left.
+
+    What may leave is decided before, by the sink, from ``[privacy] egress``.
+    """
+
+    def __init__(self, pipeline: str) -> None:
+        self._pipeline = pipeline
+        self._open: list[Publisher] = []
+        self._ledger: Ledger | None = None
+
+    def connect(self, url: str) -> Callable[[str, bytes], object]:
+        """Return what publishes to a broker, without waiting for it.
+
+        Raises:
+            ConfigError: There is no URL, or it is not a broker's.
+        """
+        if not url:
+            raise ConfigError(
+                "sink 'mqtt': want url, got nothing", hint="only an agent has a link of its own"
+            )
+        address = parse_url(url)
+        publisher = Publisher(url)
+        self._open.append(publisher)
+        if self._ledger is None:
+            self._ledger = Ledger(state_dir() / "ledger.sqlite", SystemClock())
+        ledger, destination = self._ledger, f"{address.host}:{address.port}"
+
+        def publish(topic: str, payload: bytes) -> None:
+            publisher.publish(topic, payload)
+            ledger.add(self._pipeline, "message", destination, "passed", len(payload))
+
+        return publish
+
+    def close(self) -> None:
+        """Let what waits leave, for a while, and close."""
+        for publisher in self._open:
+            publisher.close()
+            if publisher.dropped:
+                logger.warning("the broker was away too long: %d messages dropped", publisher.dropped)
+        if self._ledger is not None:
+            self._ledger.close()
 
 
 @contextlib.contextmanager

@@ -130,7 +130,7 @@ def test_windows_are_whole_in_order_and_never_span_a_gap(window, hop, runs):
         found += windower.push([(at + i,) for i in range(length)])
         found += windower.push([3])
         at += length + 3
-    for number, ((seq, rows), (later, _)) in enumerate(itertools.pairwise(found)):
+    for number, ((seq, _rows), (later, _)) in enumerate(itertools.pairwise(found)):
         assert later > seq >= number
     for _, rows in found:
         values = [row[0] for row in rows]

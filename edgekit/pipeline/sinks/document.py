@@ -14,7 +14,10 @@ EVERYTHING = frozenset({"counts", "labels", "scores", "boxes", "points", "values
 
 
 def result_document(result: Result, allowed: frozenset[str]) -> dict[str, Any]:
-    """Return a frame's result; what ``allowed`` does not name is left out, pixels always are."""
+    """Return a frame's result; what ``allowed`` does not name is left out, pixels always are.
+
+    What was found, and each event, has a label, so it is told only under "labels" or "counts".
+    """
     document: dict[str, Any] = {
         **_head(result),
         "seq": result.frame.seq,
@@ -24,15 +27,17 @@ def result_document(result: Result, allowed: frozenset[str]) -> dict[str, Any]:
     }
     if "counts" in allowed:
         document["counts"] = result.prediction.counts()
-    if allowed & {"labels", "scores", "boxes", "points", "values"}:
+    if "labels" in allowed:
         document["items"] = [_item(item, allowed) for item in result.prediction.items]
-    if result.events:
-        document["events"] = event_documents(result, allowed)
+    if events := event_documents(result, allowed):
+        document["events"] = events
     return document
 
 
 def event_documents(result: Result, allowed: frozenset[str]) -> list[dict[str, Any]]:
-    """Return the frame's events in the same way; the kind of change and its label are always told."""
+    """Return the frame's events in the same way; none without "labels" or "counts"."""
+    if allowed.isdisjoint(("labels", "counts")):
+        return []
     return [{**_head(result), **_event(event, allowed)} for event in result.events]
 
 

@@ -1,0 +1,206 @@
+"""``edgekit run``: from a file to a summary, an exit code, and nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pipeline_fakes import ListSink, make_predictor
+
+from edgekit.agent.runner import make_loop, model_path, run_pipeline
+from edgekit.cli.main import main
+from edgekit.core.errors import ConfigError, NoVariantError, SourceError
+from edgekit.pipeline.config import load_config, parse_config
+
+SCRIPT = {
+    "inputs": {"image": {"datatype": "FP32", "shape": [1, 8, 8, 3]}},
+    "outputs": {"scores": {"datatype": "FP32", "shape": [1, 2], "value": [[0.2, 0.8]]}},
+}
+
+
+def write_bundle(folder, variants=({},), **changes):
+    folder.mkdir()
+    rows = [
+        {"id": f"null-{i}", "backend": "null", "options": {**SCRIPT, **options}}
+        for i, options in enumerate(variants)
+    ]
+    manifest = {
+        "format": 1,
+        "model": "tiny",
+        "version": "1.0.0",
+        "task": "classify",
+        "inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 8, 8, 3], "layout": "NHWC"}],
+        "outputs": [{"name": "scores", "datatype": "FP32", "shape": [1, 2]}],
+        "post": {"decoder": "classify"},
+        "variants": rows,
+        **changes,
+    }
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    """Write a pipeline on a made video and a null model; return its file."""
+    writer = cv2.VideoWriter(str(tmp_path / "in.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (32, 24))
+    for seq in range(12):
+        writer.write(np.full((24, 32, 3), seq * 20, np.uint8))
+    writer.release()
+
+    def write(
+        source='kind = "video"\nuri = "in.avi"',
+        sinks='[[sink]]\nkind = "jsonl"\npath = "out.jsonl"',
+        rest="",
+        **bundle,
+    ):
+        write_bundle(tmp_path / "tiny", **bundle)
+        path = tmp_path / "p.toml"
+        path.write_text(f'[pipeline]\nname = "p"\nmodel = "tiny"\n[source]\n{source}\n{rest}\n{sinks}\n')
+        return path
+
+    return write
+
+
+def run(capsys, *words):
+    code = main(["run", *map(str, words), "--json"])
+    out = capsys.readouterr().out
+    return code, json.loads(out)
+
+
+def test_a_video_runs_through_to_the_contracts_summary(pipeline, capsys):
+    path = pipeline()
+    code, document = run(capsys, path)
+    assert code == 0
+    assert document["frames"] == {"captured": 12, "processed": 12, "dropped": 0}
+    assert (document["pipeline"], document["model"], document["variant"], document["backend"]) == (
+        "p",
+        "tiny",
+        "null-0",
+        "null",
+    )
+    assert document["events"] == 1
+    lines = [json.loads(line) for line in (path.parent / "out.jsonl").read_text().splitlines()]
+    assert [line["seq"] for line in lines] == list(range(12))
+
+
+def test_frames_variant_and_record_are_obeyed(pipeline, capsys, tmp_path):
+    path = pipeline(variants=({}, {}))
+    code, document = run(capsys, path, "--frames", 5, "--variant", "null-1", "--record", tmp_path / "rec")
+    assert (code, document["frames"]["captured"], document["variant"]) == (0, 5, "null-1")
+    assert sorted(p.name for p in (tmp_path / "rec").iterdir()) == [
+        "results.jsonl",
+        "summary.json",
+        "video.mp4",
+    ]
+    assert json.loads((tmp_path / "rec/summary.json").read_text()) == document
+    capture = cv2.VideoCapture(str(tmp_path / "rec/video.mp4"))
+    assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (5, 25)
+    capture.release()
+
+
+def test_a_time_limit_ends_it(pipeline, capsys):
+    path = pipeline('kind = "synthetic"\nrealtime = true\nfps = 100')
+    code, document = run(capsys, path, "--seconds", "0.3")
+    assert code == 0
+    assert document["frames"]["processed"] > 3
+
+
+def test_a_lost_accelerator_moves_to_the_next_variant(pipeline, capsys):
+    code, document = run(capsys, pipeline(variants=({"lose_at": 5}, {})))
+    assert code == 0
+    assert (document["failovers"], document["variant"], document["frames"]["processed"]) == (1, "null-1", 12)
+
+
+def test_a_lost_accelerator_with_no_variant_left_says_why(pipeline):
+    with pytest.raises(NoVariantError) as caught:
+        run_pipeline(pipeline(variants=({"lose_at": 5},)))
+    assert "was lost" in caught.value.render()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"source": 'kind = "video"\nuri = "missing.mp4"'}, 3),
+        ({"source": 'kind = "rtsp"\nuri = "rtsp://x"'}, 3),
+        ({"post": {"decoder": "nonesuch"}}, 4),
+        ({"variants": ({"fail_at": list(range(1, 99))},)}, 5),
+        ({"sinks": '[[sink]]\nkind = "mqtt"', "rest": '[privacy]\negress = ["counts"]'}, 3),
+    ],
+)
+def test_what_goes_wrong_has_its_exit_code(pipeline, capsys, changes, code):
+    path = (
+        pipeline('kind = "video"\nuri = "in.avi"\nloop = true', **changes)
+        if "source" not in changes
+        else pipeline(**changes)
+    )
+    assert main(["run", str(path), "--frames", "50"]) == code
+    assert "code:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["--frames", "0"], ["--seconds", "-1"], ["--frames", "1", "--seconds", "1"], []]
+)
+def test_wrong_use_is_exit_code_2(pipeline, words, capsys):
+    assert main(["run", *([str(pipeline())] if words else []), *words]) == 2
+    assert capsys.readouterr().err
+
+
+def test_a_model_is_looked_for_beside_the_file_and_its_lack_is_told(pipeline, tmp_path):
+    config = load_config(pipeline())
+    assert model_path(config) == tmp_path / "tiny"
+    other = parse_config(
+        '[pipeline]\nname = "p"\nmodel = "absent"\n[source]\nkind = "synthetic"', folder=str(tmp_path)
+    )
+    with pytest.raises(ConfigError, match="model 'absent': there is no such bundle"):
+        model_path(other)
+
+
+def test_sinks_are_closed_where_a_later_one_cannot_be_opened(tmp_path):
+    config = parse_config(
+        '[pipeline]\nname = "p"\nmodel = "m"\n[source]\nkind = "synthetic"\n'
+        '[[sink]]\nkind = "jsonl"\npath = "a.jsonl"\n[[sink]]\nkind = "callback"',
+        folder=str(tmp_path),
+    )
+    with pytest.raises(ConfigError, match="callback"):
+        make_loop(config, make_predictor())
+
+
+def test_an_agents_own_link_takes_the_place_of_a_broker_without_a_url(tmp_path):
+    config = parse_config(
+        '[pipeline]\nname = "p"\nmodel = "m"\n[source]\nkind = "synthetic"\nframes = 3\n'
+        '[privacy]\negress = ["counts"]\n[[sink]]\nkind = "mqtt"',
+        folder=str(tmp_path),
+    )
+    sink = ListSink()
+    make_loop(config, make_predictor(), sinks=(sink,)).run()
+    assert sink.seqs == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_ends_it_with_its_summary(pipeline, tmp_path, number, code):
+    path = pipeline('kind = "synthetic"\nrealtime = true\nfps = 50\nwidth = 32\nheight = 32')
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgekit.cli.main", "run", str(path), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    results = path.parent / "out.jsonl"
+    while not (results.exists() and results.stat().st_size):  # ended by the suite's own time limit
+        assert process.poll() is None, process.stderr.read().decode()
+        signal.sigtimedwait([], 0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == code, err.decode()
+    assert json.loads(out)["frames"]["processed"] > 0
+
+
+def test_a_video_that_vanishes_is_a_source_error(pipeline, tmp_path):
+    path = pipeline()
+    (tmp_path / "in.avi").write_bytes(b"no longer a video")
+    with pytest.raises(SourceError, match="is not a video"):
+        run_pipeline(path)
