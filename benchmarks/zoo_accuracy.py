@@ -105,8 +105,8 @@ def score_bundle(bundle: Bundle, arguments: argparse.Namespace) -> dict[str, lis
 def open_predictor(bundle: Bundle, variant: Variant, threads: int) -> Predictor:
     """Load one variant; a detector's threshold is low, since average precision needs all scores."""
     post = bundle.manifest.post
-    if post.decoder == "ssd":
-        post = msgspec.structs.replace(post, score_threshold=0.02, top_k=100)
+    if post.decoder in ("ssd", "classify"):
+        post = msgspec.structs.replace(post, score_threshold=0.0 if post.decoder == "classify" else 0.02, top_k=100)
     backend = open_backend(bundle.path(variant), variant, {**variant.options, "threads": threads})
     return Predictor(bundle.manifest, variant, backend, bundle.labels(), post=post)
 

@@ -70,11 +70,6 @@ class Ranges:
         self.low[name] = min(self.low.get(name, 0.0), low)
         self.high[name] = max(self.high.get(name, 0.0), high)
 
-    def limit(self, name: str, low: float, high: float) -> None:
-        """Forget what was seen beyond these."""
-        self.low[name] = max(self.low[name], low)
-        self.high[name] = min(self.high[name], high)
-
 
 def observe(network: Network, samples: Iterable[Mapping[str, Array]], *, clip: float = 0.0) -> Ranges:
     """Run the samples and return the range of every tensor.

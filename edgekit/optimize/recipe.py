@@ -60,7 +60,6 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     ``half_weights``: the published weights have 16 bits, so float files store them so, losslessly.
     ``clip``: the share of outliers that calibration leaves out on each side, in each sample.
-    ``limits``: ranges that int8 keeps at most, for outputs where more means nothing.
     """
 
     model: str
@@ -81,7 +80,6 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     package: dict[str, Package] = {}
     half_weights: bool = False
     clip: float = 0.0
-    limits: dict[str, tuple[float, float]] = {}
 
     def needs(self) -> tuple[str, ...]:
         """Return the packages that a build downloads, each once."""

@@ -103,8 +103,6 @@ class Kit:
             samples: Iterable[Feeds] = _wanted(self, "calibration")(self)
             network = self.network()
             ranges = observe(network, (self.normalise(feeds) for feeds in samples), clip=self.recipe.clip)
-            for name, limits in self.recipe.limits.items():
-                ranges.limit(name, *limits)
             self._quantized = quantize(network, ranges, _pixel_meaning(self.recipe))
         return self._quantized
 
