@@ -10,17 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from edgekit.agent.children import Survey
 from edgekit.agent.clock import FlooredClock
-from edgekit.agent.jobs import Outcome, UpdaterJobs
+from edgekit.agent.jobs import Jobs
 from edgekit.agent.outgoing import Outgoing
 from edgekit.agent.reactor import Reactor
-from edgekit.agent.survey import Survey
 from edgekit.core.errors import ConfigError, EdgekitError, LinkError
 from edgekit.core.spec import decode_json
 from edgekit.core.wire import Birth, Command, Desired, Reported, decode
 from edgekit.sync.address import Tls
 from edgekit.sync.mqtt import Handlers, Link
 from edgekit.update.contract import Enrolment, UpdaterRequest, UpdaterResult
+from edgekit.update.launch import run_updater
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class FleetSide:
         clock: Floored wall time.
         owner: The supervisor.
         timeout_s: The longest an updater's job may take.
+        jobs: The thread that waits for the updater.
     """
 
     def __init__(
@@ -81,10 +83,11 @@ class FleetSide:
         clock: FlooredClock,
         owner: Owner,
         timeout_s: float,
+        jobs: Jobs,
     ) -> None:
         self._state, self._reactor, self._outgoing = state, reactor, outgoing
         self._clock, self._owner, self._timeout_s = clock, owner, timeout_s
-        self._jobs = UpdaterJobs(reactor.post)
+        self._jobs = jobs
         self._link: Link | None = None
         self._seen = b""
         self._accepted = b""
@@ -94,7 +97,6 @@ class FleetSide:
 
     def start(self) -> None:
         """Take up the last accepted desired state, and connect where this device is enrolled."""
-        self._jobs.start()
         self._load_accepted()
         self._connect_when_enrolled()
         self._reactor.every(RENEWAL_CHECK_S, self._renew)
@@ -103,17 +105,11 @@ class FleetSide:
         """Say goodbye to the broker and stop."""
         if self._link is not None:
             self._link.stop()
-        self._jobs.stop()
 
     @property
     def is_connected(self) -> bool:
         """Whether the link is up."""
         return self._link is not None and self._link.is_connected
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether the updater is at work, or has work."""
-        return self._jobs.is_busy
 
     def counters(self) -> dict[str, int]:
         """Return what the link counted."""
@@ -151,14 +147,18 @@ class FleetSide:
             command=lambda command: self._reactor.post(lambda: self._owner.commanded(command)),
             connection=lambda is_up: logger.info("the link is %s", "up" if is_up else "down"),
         )
-        self._link = Link(
-            enrolment.broker_url,
-            enrolment.device,
-            self._outgoing.outbox,
-            handlers,
-            tls=tls,
-            clock=self._clock,
-        )
+        try:
+            self._link = Link(
+                enrolment.broker_url,
+                enrolment.device,
+                self._outgoing.outbox,
+                handlers,
+                tls=tls,
+                clock=self._clock,
+            )
+        except ConfigError as error:
+            logger.error("no link to the fleet: %s", error)  # noqa: TRY400 - the message says it all
+            return
         self._link.start()
 
     # -- desired state
@@ -189,9 +189,9 @@ class FleetSide:
         request = UpdaterRequest(
             kind="accept", state_dir=str(self._state), desired=text, unix_ms=self._clock.unix_ms()
         )
-        self._jobs.submit(request, lambda outcome: self._judged(data, outcome))
+        self._jobs.submit(lambda: run_updater(request), lambda outcome: self._judged(data, outcome))
 
-    def _judged(self, data: bytes, outcome: Outcome) -> None:
+    def _judged(self, data: bytes, outcome: UpdaterResult | EdgekitError) -> None:
         if data != self._seen:
             return  # a newer one came meanwhile
         if isinstance(outcome, UpdaterResult):
@@ -232,7 +232,8 @@ class FleetSide:
             unix_ms=self._clock.unix_ms(),
         )
         self._jobs.submit(
-            request, lambda outcome: done(None if isinstance(outcome, UpdaterResult) else outcome)
+            lambda: run_updater(request),
+            lambda outcome: done(None if isinstance(outcome, UpdaterResult) else outcome),
         )
 
     def _renew(self) -> None:
@@ -240,9 +241,9 @@ class FleetSide:
         if enrolment is None or not 0 < enrolment.renew_after_unix_ms < self._clock.unix_ms():
             return
         request = UpdaterRequest(kind="renew", state_dir=str(self._state), unix_ms=self._clock.unix_ms())
-        self._jobs.submit(request, self._renewed)
+        self._jobs.submit(lambda: run_updater(request), self._renewed)
 
-    def _renewed(self, outcome: Outcome) -> None:
+    def _renewed(self, outcome: UpdaterResult | EdgekitError) -> None:
         if isinstance(outcome, UpdaterResult):
             self.enrolment = load_enrolment(self._state)
             logger.info("the device's certificate was renewed")

@@ -1,19 +1,14 @@
-"""Put a bundle that lies on this machine into a model's slots, as its first version.
-
-The agent has a child process do it: ``python -m edgekit.agent.install STATE MODEL SOURCE``.
-"""
+"""Put a bundle that lies on this machine into a model's slots, as its first version."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 from edgekit.agent.bundle import Bundle, open_bundle
 from edgekit.agent.files import sync_folder
-from edgekit.core.errors import BundleError, EdgekitError, StorageError
-from edgekit.update.contract import failure_of, line_of
+from edgekit.core.errors import BundleError, StorageError
 from edgekit.update.slots import Installed, Slots
 
 
@@ -71,19 +66,3 @@ def _copy(source: Path, target: Path) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def main(arguments: list[str]) -> int:
-    """Install, and print the installed version or the error as one JSON line."""
-    state, model, source = Path(arguments[0]), arguments[1], Path(arguments[2])
-    try:
-        installed = install_initial(Slots(state), model, source, state / "unpacked")
-    except EdgekitError as error:
-        sys.stdout.buffer.write(line_of(failure_of(error)))
-        return error.exit_code
-    sys.stdout.buffer.write(line_of(installed))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

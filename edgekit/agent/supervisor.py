@@ -8,26 +8,27 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import edgekit
+from edgekit.agent.children import Survey, measure
 from edgekit.agent.clock import FlooredClock
 from edgekit.agent.commands import CommandDesk
 from edgekit.agent.config import AgentConfig, Environment, worker_environment
 from edgekit.agent.controls import Controls
 from edgekit.agent.fleet import FleetSide
 from edgekit.agent.ipc import FailedOver, Progress
+from edgekit.agent.jobs import Jobs
 from edgekit.agent.lock import lock_state
 from edgekit.agent.metrics import Books
 from edgekit.agent.notify import Notifier
 from edgekit.agent.outgoing import Outgoing
 from edgekit.agent.pipelines import Pipeline
+from edgekit.agent.prepare import prepare
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.status import StatusServer, socket_path
-from edgekit.agent.survey import Survey, install, survey
 from edgekit.agent.updates import ModelUpdates
 from edgekit.core.errors import EdgekitError
 from edgekit.core.wire import Birth, Command, Desired, Record, Reported, UpdateRecord
@@ -40,6 +41,7 @@ REPORT_DELAY_S = 0.2
 CLOCK_KEEP_S = 600.0
 WANT_EVERY_S = 5.0
 GARBAGE_RETRY_S = 30.0
+PREPARE_AGAIN_S = 60.0
 
 
 class Supervisor:
@@ -61,7 +63,10 @@ class Supervisor:
         self.reactor = Reactor()
         self.slots = Slots(state)
         self.outgoing = Outgoing(state, config.pipelines, config.outbox, self.clock)
-        self.fleet = FleetSide(state, self.reactor, self.outgoing, self.clock, self, config.limits.update_s)
+        self.jobs = Jobs(self.reactor.post)
+        self.fleet = FleetSide(
+            state, self.reactor, self.outgoing, self.clock, self, config.limits.update_s, self.jobs
+        )
         self.pipelines = [
             Pipeline(plan, self.reactor, config.limits, worker_environment(), self)
             for plan in config.pipelines
@@ -103,9 +108,9 @@ class Supervisor:
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT, then stop everything in order."""
-        self._install_initial()
+        self.jobs.start()
+        self.jobs.submit(self._prepare, self._prepared)
         self.fleet.start()
-        threading.Thread(target=self._survey, name="survey", daemon=True).start()
         self._set_timers()
         with _signals(self._begin_stop):
             self._notifier.tell("READY=1")
@@ -121,29 +126,11 @@ class Supervisor:
         every(WANT_EVERY_S, self._want_again)
         every(CLOCK_KEEP_S, self._keep_clock)
 
-    def _install_initial(self) -> None:
-        """Give each model that has no version yet the one that its pipeline starts with."""
-        for plan in self.config.pipelines:
-            if not plan.managed or plan.initial is None or self.slots.load(plan.managed).active is not None:
-                continue
-            try:
-                version = install(self.config.state, plan.managed, plan.initial, worker_environment())
-            except EdgekitError as error:
-                logger.error("%s", error.render())  # noqa: TRY400 - the message says it all
-                self.outgoing.alert("error", error.code, error.message, plan.name)
-                continue
-            logger.info("installed %s %s as the first version", plan.managed, version)
+    def _prepare(self) -> Survey:
+        return prepare(self.config.pipelines, self.slots, self.outgoing, worker_environment())
 
-    def _survey(self) -> None:
-        """Find out what this machine is, on a thread of its own; then the workers start."""
-        found: Survey | EdgekitError
-        try:
-            found = survey(worker_environment())
-        except EdgekitError as error:
-            found = error
-        self.reactor.post(lambda: self._surveyed(found))
-
-    def _surveyed(self, found: Survey | EdgekitError) -> None:
+    def _prepared(self, found: Survey | EdgekitError) -> None:
+        """Start everything that needs to know the machine."""
         if isinstance(found, Survey):
             self.fleet.survey = found
             self._sensors = Sensors(Path("/"), found.profile.telemetry)
@@ -151,12 +138,25 @@ class Supervisor:
             self.fleet.announce()
         else:
             self.outgoing.alert("error", found.code, found.message)
+            self.reactor.after(PREPARE_AGAIN_S, lambda: self.jobs.submit(self._prepare, self._surveyed_late))
+        if self._is_stopping:
+            return
         for pipeline in self.pipelines:
             if pipeline.plan.pinned is not None:
                 pipeline.run_on(pipeline.plan.pinned)
         for updates in self.models.values():
             updates.resume()
         self._want_again()
+
+    def _surveyed_late(self, found: Survey | EdgekitError) -> None:
+        if isinstance(found, Survey):
+            self.fleet.survey = found
+            self.fleet.announce()
+
+    def measure(self, bundle: Path, done: Callable[[], None]) -> None:
+        """Measure a bundle's variants, then call back."""
+        environment = worker_environment()
+        self.jobs.submit(lambda: measure(bundle, environment), lambda _outcome: done())
 
     def _begin_stop(self) -> None:
         if self._is_stopping:
@@ -177,6 +177,7 @@ class Supervisor:
     def _close(self) -> None:
         self._send_metrics()
         self.fleet.stop()
+        self.jobs.stop()
         self._keep_clock()
         self.outgoing.close()
         self._status.close()
@@ -261,7 +262,7 @@ class Supervisor:
 
     def collect_garbage(self) -> None:
         """Free what no slot names, as soon as no updater is at work."""
-        if self.fleet.is_busy:
+        if self.jobs.is_busy:
             self.reactor.after(GARBAGE_RETRY_S, self.collect_garbage)
             return
         try:

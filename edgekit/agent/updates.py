@@ -44,6 +44,9 @@ class Office(Protocol):
     def fetch(self, model: str, done: Callable[[EdgekitError | None], None]) -> None:
         """Have the updater bring a model's desired bundle; ``done`` is called on the reactor."""
 
+    def measure(self, bundle: Path, done: Callable[[], None]) -> None:
+        """Measure a bundle's variants on this machine; ``done`` is called on the reactor."""
+
     def announce(self, record: UpdateRecord) -> None:
         """Put a transition into the outbox."""
 
@@ -217,12 +220,12 @@ class ModelUpdates:
     def _install_now(self, job: Job) -> None:
         if not self._is_at(State.INSTALLING, job) or job.desired is None:
             return
-        error: EdgekitError | None = None
         try:
-            self._slots.stage(self.model, job.version, job.desired.sha256)
-        except EdgekitError as caught:
-            error = caught
-        self._finish(Event.INSTALLED, job, error)
+            staged = self._slots.stage(self.model, job.version, job.desired.sha256)
+        except EdgekitError as error:
+            self._finish(Event.INSTALLED, job, error)
+            return
+        self._office.measure(staged, lambda: self._finish(Event.INSTALLED, job, None))
 
     def _wait_s(self, job: Job) -> float:
         """Return how long to wait before a step of a job: nothing at first, longer after each failure."""
