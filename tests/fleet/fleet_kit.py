@@ -178,6 +178,7 @@ class Connection:
     def __init__(self, identity, *, client_id=None, url=None, certificate=True):
         self.identity = identity
         self.got = []
+        self.published = 0
         self.suback = None
         self.refusal = None
         self.connected = threading.Event()
@@ -186,6 +187,7 @@ class Connection:
         self.client.on_disconnect = lambda *_: self.connected.clear()
         self.client.on_message = lambda _c, _d, message: self.got.append((message.topic, message.payload))
         self.client.on_subscribe = self._subscribed
+        self.client.on_publish = self._published
         self.client.reconnect_delay_set(1, 1)
         scheme, _, address = (url or identity.answer.broker_url).partition("://")
         if scheme == "mqtts":
@@ -204,6 +206,9 @@ class Connection:
 
     def _subscribed(self, _client, _data, _mid, reasons, _properties):
         self.suback = [not reason.is_failure for reason in reasons]
+
+    def _published(self, *_):
+        self.published += 1
 
     def will(self, birth):
         self.client.will_set(wire.up(self.identity.device, "state"), wire.encode(birth), 1, True)
@@ -242,7 +247,9 @@ class Connection:
 
 def alert(number):
     """A durable message with a number in it."""
-    return wire.Alert(mono_ns=number, unix_ms=time.time_ns() // 1_000_000, level="info", code="test", message=str(number))
+    return wire.Alert(
+        mono_ns=number, unix_ms=time.time_ns() // 1_000_000, level="info", code="test", message=str(number)
+    )
 
 
 class Sender:

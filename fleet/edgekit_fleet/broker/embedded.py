@@ -177,16 +177,20 @@ class EmbeddedBroker:
         """End the broker of a fleet manager that was killed: it holds the port and the messages."""
         with contextlib.suppress(OSError, ValueError):
             pid = int(self._pid_path.read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if str(self._config_path).encode() not in command:
+            if not self._is_ours(pid):
                 return
             logger.warning("ending the broker %d of a fleet manager that is gone", pid)
             os.kill(pid, signal.SIGTERM)
             deadline_s = time.monotonic() + STOP_S
-            while time.monotonic() < deadline_s:
-                os.kill(pid, 0)  # raises once it is gone
+            while self._is_ours(pid) and time.monotonic() < deadline_s:
                 time.sleep(0.02)
-            os.kill(pid, signal.SIGKILL)
+            if self._is_ours(pid):
+                os.kill(pid, signal.SIGKILL)
+
+    def _is_ours(self, pid: int) -> bool:
+        """Say whether a process runs with this configuration; raises OSError when there is none."""
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()  # empty of one that has ended
+        return str(self._config_path).encode() in command.split(b"\0")
 
     def _exit_code(self) -> str:
         return "not started" if self._process is None else f"exit code {self._process.returncode}"

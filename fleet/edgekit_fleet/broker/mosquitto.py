@@ -65,7 +65,7 @@ persistence_location {folder}/
 autosave_interval 60
 max_queued_messages 0
 max_inflight_messages 1000
-message_size_limit {wire.MAX_MESSAGE_BYTES * 2}
+max_packet_size {wire.MAX_MESSAGE_BYTES * 2}
 """
     if tls is None:
         return common + "allow_anonymous true\n"

@@ -36,8 +36,7 @@ def test_killing_the_broker_loses_and_doubles_nothing(tmp_path):
 
 
 def test_killing_the_fleet_manager_loses_and_doubles_nothing(tmp_path):
-    fleet = RunningFleet(tmp_path)
-    with Sender(fleet.enroll("a"), 3000) as sender:
+    with RunningFleet(tmp_path) as fleet, Sender(fleet.enroll("a"), 3000) as sender:
         for goal in (500, 1500):
             sender.run(until=goal)
             sender.step()
@@ -45,7 +44,6 @@ def test_killing_the_fleet_manager_loses_and_doubles_nothing(tmp_path):
             fleet.start()
         sender.run()
         assert stored(fleet) == list(range(1, 3001))
-        assert fleet.stop() == 0
 
 
 @pytest.mark.parametrize("tls", [True, False])
@@ -61,28 +59,27 @@ def test_mosquitto_serves_as_broker(tmp_path, tls):
 
 
 def test_killing_mosquitto_or_the_fleet_manager_loses_and_doubles_nothing(tmp_path):
-    with Mosquitto(tmp_path) as broker:
-        fleet = RunningFleet(tmp_path / "fleet", "--broker", broker.url)
-        with Sender(fleet.enroll("a"), 2000) as sender:
-            sender.run(until=500)
-            broker.kill()
-            broker.start()
-            sender.run(until=1000)
-            fleet.kill()
-            fleet.start()
-            sender.run()
-            assert stored(fleet) == list(range(1, 2001))
-            assert fleet.stop() == 0
+    with (
+        Mosquitto(tmp_path) as broker,
+        RunningFleet(tmp_path / "fleet", "--broker", broker.url) as fleet,
+        Sender(fleet.enroll("a"), 2000) as sender,
+    ):
+        sender.run(until=500)
+        broker.kill()
+        broker.start()
+        sender.run(until=1000)
+        fleet.kill()
+        fleet.start()
+        sender.run()
+        assert stored(fleet) == list(range(1, 2001))
 
 
 def test_messages_published_while_no_fleet_manager_runs_arrive_later(tmp_path):
     """Mosquitto keeps them in its session; without the embedded broker they wait at the device."""
-    with Mosquitto(tmp_path) as broker:
-        fleet = RunningFleet(tmp_path / "fleet", "--broker", broker.url)
+    with Mosquitto(tmp_path) as broker, RunningFleet(tmp_path / "fleet", "--broker", broker.url) as fleet:
         identity = fleet.enroll("a")
         assert fleet.stop() == 0
         with Connection(identity) as connection:
             connection.publish("ev", wire.Batch(boot="b", seq0=1, items=[alert(1)]))
         fleet.start()
         wait_until(lambda: stored(fleet) == [1])
-        assert fleet.stop() == 0

@@ -1,0 +1,103 @@
+"""The embedded broker is started, watched and ended with its fleet manager."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from fleet_kit import RunningFleet, composed, wait_until
+
+from edgekit.core.errors import ConfigError, LinkError, UsageError
+from edgekit_fleet.broker.embedded import EmbeddedBroker, find_server, free_port
+from edgekit_fleet.broker.nkey import AccountKey
+
+
+def broker(folder, port=None, host="127.0.0.1"):
+    return EmbeddedBroker(folder, host=host, port=port or free_port(), issuer=AccountKey().public, tls=None)
+
+
+def is_alive(pid):
+    """Whether a process runs; a dead one that nobody has fetched is dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_it_is_started_again_when_it_ends(tmp_path):
+    started = []
+    one = broker(tmp_path)
+    one._on_start = lambda: started.append(True)
+    one.start()
+    first = one.pid
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: one.pid not in (None, first) and one.is_healthy(), "a new one")
+    one.stop()
+    one.stop()
+    assert (len(started), one.restarts, one.pid) == (2, 1, None)
+
+
+def test_a_port_that_is_taken_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgekit_fleet.broker.embedded.START_S", 2.0)
+    first = broker(tmp_path / "a")
+    first.start()
+    port = int(first._mqtt.rpartition(":")[2])
+    with pytest.raises(LinkError, match="did not start") as caught:
+        broker(tmp_path / "b", port).start()
+    assert any("address already in use" in reason for reason in caught.value.reasons)
+    first.stop()
+
+
+def test_the_broker_of_a_killed_fleet_manager_ends(tmp_path):
+    fleet = RunningFleet(tmp_path)
+    pid = fleet.broker_pid()
+    fleet.kill()
+    wait_until(lambda: not is_alive(pid), "the broker's end")
+
+
+def test_an_orphan_is_ended_before_a_new_one_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "edgekit_fleet.broker.embedded.shutil.which", lambda name: None if name == "setpriv" else name
+    )
+    port = free_port()
+    orphan = broker(tmp_path, port)
+    orphan.start()
+    pid, orphan._end = orphan.pid, lambda: None  # its owner is gone
+    orphan.stop()
+    heir = broker(tmp_path, port)
+    heir.start()
+    orphan._process.wait(10)
+    assert heir.pid != pid
+    heir.stop()
+
+
+def test_a_stopped_fleet_manager_leaves_no_process(tmp_path):
+    with RunningFleet(tmp_path) as fleet:
+        pid = fleet.broker_pid()
+        assert fleet.stop() == 0
+    assert not is_alive(pid)
+    assert not (tmp_path / "serve.json").exists()
+
+
+def test_a_server_that_is_not_there_is_told(monkeypatch):
+    monkeypatch.setenv("EDGEKIT_NATS_SERVER", "/nowhere/nats-server")
+    with pytest.raises(ConfigError, match="/nowhere/nats-server"):
+        find_server()
+
+
+def test_without_tls_it_listens_on_loopback_only(tmp_path):
+    with pytest.raises(UsageError, match="speak for any device"):
+        composed(tmp_path, host="0.0.0.0", broker_tls="off").__enter__()
+
+
+@pytest.mark.parametrize("url", ["redis://host", "mqtt://", "mqtt://host:port"])
+def test_a_url_that_is_no_brokers_is_refused(tmp_path, url):
+    with pytest.raises(ConfigError, match="broker"):
+        composed(tmp_path, broker=url).__enter__()
+
+
+def test_ports_found_free_are_kept(tmp_path):
+    with composed(tmp_path) as first:
+        urls = first.services.settings.url, first.services.settings.broker_url
+    with composed(tmp_path) as second:
+        assert (second.services.settings.url, second.services.settings.broker_url) == urls

@@ -1,0 +1,131 @@
+"""A device may speak for itself and hear what is meant for it, and nothing else; on both brokers."""
+
+import contextlib
+
+import pytest
+from fleet_kit import Connection, Mosquitto, RunningFleet, wait_until
+
+from edgekit.core import wire
+from edgekit.core.wire import Birth
+
+
+def online(fleet, device):
+    return fleet.get(f"devices/{device}")["device"]["online"]
+
+
+def birth(conn=1):
+    return Birth(online=True, boot="b", conn=conn)
+
+
+@pytest.fixture(scope="module", params=["embedded", "mosquitto"])
+def site(request, tmp_path_factory):
+    """A fleet on either broker, with two devices connected."""
+    folder = tmp_path_factory.mktemp(request.param)
+    with contextlib.ExitStack() as stack:
+        options = []
+        if request.param == "mosquitto":
+            broker = stack.enter_context(Mosquitto(folder))
+            options = ["--broker", broker.url]
+        (folder / "fleet").mkdir(exist_ok=True)
+        fleet = stack.enter_context(RunningFleet(folder / "fleet", *options))
+        fleet.kind = request.param
+        fleet.a, fleet.b = fleet.enroll("a"), fleet.enroll("b")
+        yield fleet
+
+
+def test_a_device_cannot_publish_as_another(site):
+    with Connection(site.a) as a:
+        a.client.publish(wire.up("b", "state"), wire.encode(birth()), 1)
+        wait_until(lambda: a.published or not a.connected.is_set(), "PUBACK, or the end of the connection")
+    with Connection(site.a) as a:
+        a.publish("state", birth())
+        wait_until(lambda: online(site, "a"))
+    assert not online(site, "b")
+
+
+def test_a_device_cannot_publish_downwards(site):
+    """Not even below its own name: only the fleet commands."""
+    with Connection(site.b) as b:
+        b.subscribe(wire.down("b", "#"))
+        for topic in ("ek/v1/b/down/cmd", "ek/v1/a/down/cmd"):
+            with Connection(site.a) as a:
+                a.subscribe(wire.down("a", "#"))
+                a.client.publish(topic, b"forbidden", 1)
+                wait_until(lambda a=a: a.published or not a.connected.is_set())
+                assert not a.answers("cmd")
+        b.publish("state", birth(2))
+        wait_until(lambda: b.answers("ack"), "an answer, before which the others would have come")
+        assert not b.answers("cmd")
+
+
+@pytest.mark.parametrize("topic", ["ek/v1/b/down/#", "ek/v1/+/down/#", "#", "ek/v1/b/up/#", "$SYS/#"])
+def test_a_device_hears_nothing_of_another(site, topic):
+    with Connection(site.a) as a, Connection(site.b) as b:
+        granted = a.subscribe(topic)
+        assert granted == (site.kind == "mosquitto")  # which grants it and then keeps silent
+        b.subscribe(wire.down("b", "#"))
+        b.publish("state", birth(10))
+        wait_until(lambda: b.answers("ack"))
+        assert not [one for one in a.got if one[0].startswith(("ek/v1/b", "$SYS"))]
+
+
+def test_a_device_hears_what_is_meant_for_it(site):
+    with Connection(site.a) as a:
+        assert a.subscribe(wire.down("a", "#"))
+        row = site.post("devices/a/commands", kind="report")
+        heard = wait_until(lambda: a.answers("cmd"), "command")
+        assert wire.decode(heard[0], wire.Command).id == row["id"]
+
+
+def refused(connection):
+    """Whether the broker refuses a connection, in the handshake or in its answer."""
+    connection.client.connect_async(*connection._address, keepalive=10)
+    ended = []
+    connection.client.on_disconnect = lambda *_: ended.append(True)
+    connection.client.on_connect_fail = lambda *_: ended.append(True)
+    connection.client.loop_start()
+    wait_until(lambda: ended or connection.refusal or connection.connected.is_set(), "an answer")
+    was_refused = not connection.connected.is_set() or bool(ended)
+    connection.close()
+    return was_refused
+
+
+def test_without_a_certificate_nobody_connects(site):
+    assert refused(Connection(site.a, certificate=False))
+
+
+def test_a_certificate_of_another_fleet_is_refused(site, tmp_path):
+    from edgekit_fleet.identity.authority import Authority, read_csr
+
+    stranger = type(site.a)()
+    answer = site.a.answer
+    issued = Authority(tmp_path / "ca").issue(read_csr(stranger.csr()), "a")
+    stranger.enrolled(
+        wire.EnrollResponse("a", issued.pem, answer.ca, answer.broker_url, "", "", "", {}),
+        tmp_path / "stranger",
+    )
+    assert refused(Connection(stranger))
+
+
+def test_on_the_embedded_broker_a_device_cannot_take_anothers_session(fleet):
+    a = fleet.enroll("taker")
+    assert refused(Connection(a, client_id="victim"))
+
+
+def test_on_the_embedded_broker_a_revoked_device_is_refused(fleet):
+    fleet.enroll("gone")
+    identity = fleet.enroll("revoked")
+    fleet.post("devices/revoked/revoke")
+    assert refused(Connection(identity))
+    fleet.post("devices/revoked/restore")
+    Connection(identity).open().close()
+
+
+def test_without_tls_the_client_id_is_the_device(tmp_path):
+    with RunningFleet(tmp_path, "--broker-tls", "off") as fleet:
+        a = fleet.enroll("a")
+        assert a.answer.broker_url.startswith("mqtt://127.0.0.1")
+        assert refused(Connection(a, client_id="nobody"))
+        with Connection(a) as connection:
+            assert not connection.subscribe("ek/v1/b/down/#")
+            assert connection.subscribe("ek/v1/a/down/#")

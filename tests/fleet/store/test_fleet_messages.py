@@ -1,0 +1,239 @@
+"""Each durable message is stored once; nothing a device sends stops the watermark or the store."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekit.core import wire
+from edgekit.core.sketch import Histogram
+from edgekit_fleet.store import messages as store
+from edgekit_fleet.store.database import Database
+from edgekit_fleet.store.messages import Arrived, Messages, Refused, captured_ms
+from edgekit_fleet.store.metrics import Metrics
+
+NOW_MS = 1_790_000_000_000
+
+
+@pytest.fixture
+def database():
+    found = Database(":memory:")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def messages(database):
+    return Messages(database)
+
+
+def alert(number, unix_ms=NOW_MS):
+    return wire.Alert(mono_ns=0, unix_ms=unix_ms, level="info", code="test", message=str(number))
+
+
+def metric(**changes):
+    histogram = Histogram()
+    for value in changes.pop("infer", [1.0, 2.0, 3.0]):
+        histogram.add(value)
+    fields = {
+        "mono_ns": 0,
+        "unix_ms": NOW_MS,
+        "pipeline": "door",
+        "model": "m",
+        "version": "1.0.0",
+        "variant": "v",
+        "period_s": 10.0,
+        "frames": 100,
+        "infer_ms": histogram.to_wire(),
+        **changes,
+    }
+    return wire.MetricReport(**fields)
+
+
+def arrived(seq0, *records, boot="b", at_ms=NOW_MS, device="d", **more):
+    return Arrived(
+        device=device,
+        boot=boot,
+        seq0=seq0,
+        count=len(records),
+        records=[(seq0 + i, one) for i, one in enumerate(records)],
+        refused=(),
+        arrived_ms=at_ms,
+        **more,
+    )
+
+
+def texts(database):
+    return [one.body["message"] for one in Metrics(database).events(kinds=["alert"])][::-1]
+
+
+def test_a_batch_that_arrives_again_is_stored_once(database, messages):
+    batch = arrived(1, alert(1), alert(2))
+    first = messages.commit([batch])[0]
+    second = messages.commit([batch, batch])[0]
+    assert (first.watermark, len(first.records)) == (2, 2)
+    assert (second.watermark, second.records) == (2, [])
+    assert texts(database) == ["1", "2"]
+
+
+def test_overlapping_batches_are_stored_once(database, messages):
+    messages.commit([arrived(1, alert(1), alert(2))])
+    found = messages.commit([arrived(2, alert(2), alert(3))])[0]
+    assert [one.message for one in found.records] == ["3"]
+    assert texts(database) == ["1", "2", "3"]
+
+
+def test_the_watermark_waits_for_a_hole(messages):
+    assert messages.commit([arrived(3, alert(3))])[0].watermark == 0
+    assert messages.commit([arrived(1, alert(1))])[0].watermark == 1
+    assert messages.commit([arrived(2, alert(2))])[0].watermark == 3
+    assert messages.watermark("d", "b") == 3
+
+
+def test_a_gap_lets_the_watermark_pass(messages):
+    gap = wire.Gap(mono_ns=0, unix_ms=NOW_MS, first=1, last=40)
+    assert messages.commit([arrived(41, gap)])[0].watermark == 41
+
+
+@pytest.mark.parametrize(("first", "last"), [(-5, 3), (9, 2), (1, 1 << 63)])
+def test_an_impossible_gap_moves_nothing(messages, first, last):
+    gap = wire.Gap(mono_ns=0, unix_ms=NOW_MS, first=first, last=last)
+    assert messages.commit([arrived(5, gap)])[0].watermark == 0
+
+
+def test_outboxes_are_apart(messages):
+    found = messages.commit(
+        [arrived(1, alert(1)), arrived(1, alert(1), boot="c"), arrived(1, alert(1), device="e")]
+    )
+    assert [(one.device, one.boot, len(one.records)) for one in found] == [
+        ("d", "b", 1),
+        ("d", "c", 1),
+        ("e", "b", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        metric(frames=-1),
+        metric(frames=1 << 63),
+        metric(period_s=math.inf),
+        metric(period_s=math.nan),
+        metric(infer_ms=wire.Sketch(5, 0, 1 << 40, [1], 1.0, 1.0, 1.0)),
+        metric(infer_ms=wire.Sketch(5, 0, 0, [-1], 1.0, 1.0, 1.0)),
+        metric(infer_ms=wire.Sketch(5, 0, 0, [1], math.nan, 1.0, 1.0)),
+    ],
+)
+def test_a_record_that_cannot_be_stored_is_set_aside_and_passed(database, messages, bad):
+    found = messages.commit([arrived(1, alert(1), bad, alert(3))])[0]
+    assert found.watermark == 3
+    assert texts(database) == ["1", "3"]
+    assert len(messages.refused()) == 1
+
+
+def test_too_many_holes_are_refused_and_fill_in_order(messages, monkeypatch):
+    monkeypatch.setattr(store, "MAX_RANGES", 3)
+    for seq in (3, 5, 7, 9):
+        messages.commit([arrived(seq, alert(seq))])
+    assert messages.commit([arrived(9, alert(9))])[0].records == []
+    assert messages.commit([arrived(1, *[alert(n) for n in range(1, 10)])])[0].watermark == 9
+
+
+def test_a_device_that_starts_outbox_after_outbox_is_bounded(database, messages, monkeypatch):
+    monkeypatch.setattr(store, "MAX_BOOTS", 5)
+    for number in range(20):
+        messages.commit([arrived(1, alert(1), boot=f"b{number}", at_ms=NOW_MS + number)])
+    with database.read() as sql:
+        kept = [row["boot"] for row in sql.execute("SELECT boot FROM outbox ORDER BY id")]
+    assert kept == [f"b{number}" for number in range(15, 20)]
+
+
+def test_what_is_set_aside_is_bounded(messages, monkeypatch):
+    monkeypatch.setattr(store, "MAX_REFUSED", 10)
+    messages.set_aside([Refused("d", "t", NOW_MS, str(number), b"x" * 100_000) for number in range(30)])
+    kept = messages.refused(limit=100)
+    assert [one.reason for one in kept] == [str(number) for number in range(29, 19, -1)]
+    assert len(kept[0].body) == store.MAX_REFUSED_BYTES
+
+
+def test_old_rows_go_by_their_arrival_not_by_the_devices_clock(database, messages):
+    messages.commit([arrived(1, alert("old"), at_ms=NOW_MS - 1000), arrived(2, alert("1970", unix_ms=0))])
+    assert messages.trim(NOW_MS, max_rows=100) == 1
+    assert texts(database) == ["1970"]
+
+
+def test_the_oldest_rows_go_when_there_are_too_many(database, messages):
+    messages.commit([arrived(1, *[alert(number) for number in range(10)])])
+    assert messages.trim(0, max_rows=4, chunk=3) == 3
+    while messages.trim(0, max_rows=4, chunk=3):
+        pass
+    assert texts(database) == ["6", "7", "8", "9"]
+    assert messages.counts()["events"] == 4
+
+
+HOUR_NS = 3600 * 10**9
+
+
+def sent(mono_ns, unix_ms):
+    return arrived(1, alert(1), sent_mono_ns=mono_ns, sent_unix_ms=unix_ms)
+
+
+def test_the_age_on_the_monotonic_clock_counts_when_the_wall_clock_was_set():
+    assert captured_ms(1000, 0, sent(HOUR_NS, NOW_MS)) == NOW_MS - 3_600_000
+
+
+def test_a_wrong_but_steady_wall_clock_does_no_harm():
+    assert captured_ms(5_000, 0, sent(HOUR_NS, 3_605_000)) == NOW_MS - 3_600_000
+
+
+def test_the_age_on_the_wall_clock_counts_across_a_restart():
+    assert captured_ms(NOW_MS - 7_200_000, HOUR_NS, sent(60 * 10**9, NOW_MS)) == NOW_MS - 7_200_000
+    assert captured_ms(NOW_MS - 7_200_000, 10**9, sent(60 * 10**9, NOW_MS)) == NOW_MS - 7_200_000
+
+
+@given(*[st.integers(-(1 << 63), 1 << 63)] * 4)
+def test_a_time_is_never_in_the_future(unix_ms, mono_ns, sent_mono_ns, sent_unix_ms):
+    assert 0 <= captured_ms(unix_ms, mono_ns, sent(sent_mono_ns, sent_unix_ms)) <= NOW_MS
+
+
+def test_quantiles_of_a_chart_are_those_of_all_frames(database, messages):
+    slow, fast = [100.0] * 20, [1.0] * 980
+    messages.commit([arrived(1, metric(infer=slow), metric(infer=fast))])
+    metrics = Metrics(database)
+    (point,) = metrics.series("d", since_ms=NOW_MS - 1000, until_ms=NOW_MS + 1, step_ms=60_000)
+    assert point.infer_p50_ms == pytest.approx(1.0, rel=0.02)
+    assert point.infer_p99_ms == pytest.approx(100.0, rel=0.02)
+    assert point.fps == pytest.approx(10.0)
+
+
+def test_a_chart_has_at_most_a_thousand_points(database, messages):
+    times = range(NOW_MS - 5_000_000, NOW_MS, 2500)
+    messages.commit([arrived(1, *[metric(unix_ms=at_ms) for at_ms in times])])
+    points = Metrics(database).series("d", since_ms=NOW_MS - 5_000_000, until_ms=NOW_MS, step_ms=1000)
+    assert 500 < len(points) <= 1001
+    assert sum(point.frames for point in points) == 100 * len(times)
+
+
+def test_what_a_version_did_is_summed_by_device(database, messages):
+    messages.commit(
+        [
+            arrived(1, metric(errors=3), metric(version="2.0.0", errors=50)),
+            arrived(1, metric(), metric(unix_ms=NOW_MS - 10_000), device="e"),
+        ]
+    )
+    found = Metrics(database).measured("m", "1.0.0", since_ms=NOW_MS - 5000)
+    assert {name: (one.frames, one.errors, one.infer_ms.count) for name, one in found.items()} == {
+        "d": (100, 3, 3),
+        "e": (100, 0, 3),
+    }
+    assert found["d"].error_ratio == 0.03
+    assert set(Metrics(database).measured("m", "1.0.0", devices=["e"])) == {"e"}
+
+
+def test_events_come_in_pages_the_newest_first(database, messages):
+    messages.commit([arrived(1, *[alert(number) for number in range(5)])])
+    metrics = Metrics(database)
+    first = metrics.events(limit=3)
+    second = metrics.events(limit=3, before=first[-1].id)
+    assert [one.body["message"] for one in [*first, *second]] == ["4", "3", "2", "1", "0"]
