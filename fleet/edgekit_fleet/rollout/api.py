@@ -1,0 +1,160 @@
+"""Rollouts over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, HTTPException, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgekit_fleet.app.auth import Operator, Viewer
+from edgekit_fleet.rollout.decide import Outcome
+from edgekit_fleet.rollout.engine import Engine
+from edgekit_fleet.rollout.machine import UNDONE, Event
+from edgekit_fleet.rollout.plan import make_spec
+from edgekit_fleet.rollout.store import Participant, Rollout
+
+MAX_DEVICES = 1000
+"""Devices that a rollout's detail shows at most; the counts of its waves are of all."""
+
+
+class NewRollout(BaseModel):
+    """A rollout to create; what is left out has the default of the command line."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    version: str
+    waves: list[str] | None = None
+    devices: list[str] | None = None
+    soak_s: int | None = None
+    success_ratio: float | None = None
+    max_failures: int | None = None
+    wave_timeout_s: int | None = None
+    guards: dict[str, float] | None = None
+    draft: bool = False
+
+
+class Why(BaseModel):
+    """A reason that the rollout's log and its devices' operators will read."""
+
+    reason: Annotated[str, Field(max_length=500)] = ""
+
+
+def router(engine: Engine) -> APIRouter:
+    """Return the routes about rollouts."""
+    routes = APIRouter(prefix="/api/v1/rollouts", tags=["rollouts"])
+
+    @routes.post("", status_code=201, dependencies=[Operator])
+    def create(wanted: NewRollout) -> dict[str, Any]:
+        """Begin a rollout of a published version, or prepare it as a draft."""
+        asked = wanted.model_dump(exclude_none=True)
+        is_draft = asked.pop("draft")
+        return detail(engine, engine.create(make_spec(asked), is_draft=is_draft))
+
+    @routes.get("", dependencies=[Viewer])
+    def rollouts(
+        model: str = "",
+        state: Literal["", "draft", "running", "paused", "done", "halted", "aborted"] = "",
+        cursor: int | None = None,
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    ) -> dict[str, Any]:
+        """Return rollouts, the newest first."""
+        found = engine.store.page(model=model, state=state, before=cursor, limit=limit + 1)
+        more = str(found[limit - 1].number) if len(found) > limit else None
+        return {"items": [summary(one) for one in found[:limit]], "next": more}
+
+    @routes.get("/{rollout}", dependencies=[Viewer])
+    def show(rollout: str) -> dict[str, Any]:
+        """Return one rollout with its waves, devices and log."""
+        return detail(engine, _found(engine, rollout))
+
+    def moving(event: Event, rollout: str, why: Why | None) -> dict[str, Any]:
+        _found(engine, rollout)
+        return detail(engine, engine.move(rollout, event, why.reason if why else ""))
+
+    @routes.post("/{rollout}/pause", dependencies=[Operator])
+    def pause(rollout: str, why: Why | None = None) -> dict[str, Any]:
+        """Direct no further device; guards go on watching."""
+        return moving(Event.PAUSE, rollout, why)
+
+    @routes.post("/{rollout}/resume", dependencies=[Operator])
+    def resume(rollout: str, why: Why | None = None) -> dict[str, Any]:
+        """Go on with a paused rollout, or begin a draft; the wave's time starts anew."""
+        return moving(Event.RESUME, rollout, why)
+
+    @routes.post("/{rollout}/abort", dependencies=[Operator])
+    def abort(rollout: str, why: Why | None = None) -> dict[str, Any]:
+        """End a rollout and bring every device of it back to what it ran before."""
+        return moving(Event.ABORT, rollout, why)
+
+    return routes
+
+
+def summary(rollout: Rollout) -> dict[str, Any]:
+    """Return what lists and the user interface show of a rollout; ``wave`` counts from 1."""
+    return {
+        "id": rollout.id,
+        "model": rollout.model,
+        "version": rollout.version,
+        "state": rollout.state.value,
+        "wave": rollout.wave + 1,
+        "wave_count": len(rollout.spec.waves),
+        "reason": rollout.reason,
+        "created_unix_ms": rollout.created_ms,
+        "updated_unix_ms": rollout.updated_ms,
+    }
+
+
+def detail(engine: Engine, rollout: Rollout) -> dict[str, Any]:
+    """Return everything about a rollout."""
+    participants = engine.store.participants(rollout)
+    return {
+        **summary(rollout),
+        "waves": [_wave(rollout, number, participants) for number in range(len(rollout.spec.waves))],
+        "spec": msgspec.to_builtins(rollout.spec),
+        "wave_since_unix_ms": rollout.wave_since_ms,
+        "devices": [_device(one) for one in participants[:MAX_DEVICES]],
+        "device_count": len(participants),
+        "log": engine.store.lines(rollout.id),
+    }
+
+
+def _wave(rollout: Rollout, number: int, participants: list[Participant]) -> dict[str, Any]:
+    of_wave = [one for one in participants if one.wave == number]
+    counts = {outcome: sum(one.outcome is outcome for one in of_wave) for outcome in Outcome}
+    return {
+        "wave": number + 1,
+        "asked": rollout.spec.waves[number],
+        "devices": len(of_wave),
+        "directed": sum(one.is_directed for one in of_wave),
+        "committed": counts[Outcome.COMMITTED],
+        "failed": counts[Outcome.FAILED],
+        "restored": sum(one.restored_ms > 0 and not one.is_directed for one in of_wave),
+        "is_current": number == rollout.wave and rollout.state not in UNDONE,
+    }
+
+
+def _device(one: Participant) -> dict[str, Any]:
+    return {
+        "device": one.device,
+        "wave": one.wave + 1,
+        "online": one.is_online,
+        "directed": one.is_directed,
+        "outcome": one.outcome.value,
+        "step": one.step,
+        "reason": one.reason,
+        "active": one.active,
+        "before": one.before_version,
+        "directed_unix_ms": one.directed_ms or None,
+        "settled_unix_ms": one.settled_ms or None,
+        "restored_unix_ms": one.restored_ms or None,
+    }
+
+
+def _found(engine: Engine, rollout: str) -> Rollout:
+    found = engine.store.get(rollout)
+    if found is None:
+        raise HTTPException(404, f"There is no rollout {rollout[:80]!r}")
+    return found

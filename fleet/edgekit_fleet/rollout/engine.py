@@ -1,0 +1,267 @@
+"""Drives rollouts: looks, asks ``decide``, commits what it says, then publishes desired states.
+
+Every action is one commit that can be found done or not done after a crash, and ``decide`` is asked
+again until it says nothing; so the engine may be killed between any two steps and goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from edgekit.core import wire
+from edgekit.core.errors import ConfigError, StorageError, UsageError
+from edgekit_fleet.registry.repository import Published
+from edgekit_fleet.rollout import observe
+from edgekit_fleet.rollout.decide import Action, Advance, Direct, Member, Move, Outcome, View, decide
+from edgekit_fleet.rollout.desired import DesiredStates
+from edgekit_fleet.rollout.machine import UNDONE, Event, State
+from edgekit_fleet.rollout.observe import Observer
+from edgekit_fleet.rollout.plan import Spec, assign, named_devices
+from edgekit_fleet.rollout.store import Participant, Rollout, RolloutStore, new_id
+
+logger = logging.getLogger(__name__)
+
+_MAX_ROUNDS = 200
+"""Questions to ``decide`` for one rollout in one tick: more than it has waves, times actions each."""
+
+
+class Bundles(Protocol):
+    """Where published bundles are looked up."""
+
+    def bundle(self, model: str, version: str) -> Published | None:
+        """Return one published bundle."""
+
+
+class Engine:
+    """The rollouts of one fleet.
+
+    ``tick`` does the work, in one thread; the other methods may be called from any.
+
+    Args:
+        store: Rollouts and devices.
+        desired: Desired states.
+        bundles: What is published.
+        clock: Gives Unix time in milliseconds.
+        roll_back: Commands a device to go back to its version before (device, model); used where
+            that version was never published, so that no desired state can name it.
+        changed: Told of each rollout that changed.
+    """
+
+    def __init__(
+        self,
+        store: RolloutStore,
+        desired: DesiredStates,
+        bundles: Bundles,
+        clock: Callable[[], int],
+        *,
+        roll_back: Callable[[str, str], None] = lambda _device, _model: None,
+        changed: Callable[[Rollout], None] = lambda _rollout: None,
+    ) -> None:
+        self.store, self.desired = store, desired
+        self._database = store.database
+        self._bundles, self._clock = bundles, clock
+        self._roll_back, self._changed = roll_back, changed
+        self.observer = Observer(store.database)
+
+    def create(self, spec: Spec, *, is_draft: bool = False) -> Rollout:
+        """Begin a rollout, or only prepare it.
+
+        Raises:
+            UsageError: The version is not published, no device takes part or a named one does not
+                exist, or another rollout of the model is not over.
+        """
+        if self._bundles.bundle(spec.model, spec.version) is None:
+            raise UsageError(
+                f"{spec.model} {spec.version} is not published",
+                hint="publish it first: edgekit-fleet publish",
+            )
+        named = (*spec.devices, *named_devices(spec.waves))
+        candidates = self.store.candidates(spec, named)
+        unknown = sorted(set(named) - {device for device, _ in candidates})
+        if unknown:
+            raise UsageError("some devices do not exist, or are revoked", reasons=tuple(unknown[:50]))
+        if not candidates:
+            raise UsageError(
+                f"no device runs {spec.model}", hint="name devices to bring it to: --devices ID,ID"
+            )
+        rollout_id = new_id()
+        waves = assign(spec.waves, candidates, rollout_id)
+        with self._database.transaction():
+            found = self.store.create(spec, waves, self._clock(), rollout_id)
+            if not is_draft:
+                found = self.store.move(found.id, Event.START, "", self._clock())
+        self._changed(found)
+        return found
+
+    def move(self, rollout: str, event: Event, reason: str = "") -> Rollout:
+        """Pause, resume or abort a rollout.
+
+        Raises:
+            UsageError: There is no such rollout, or it cannot do that in its state.
+        """
+        found = self.store.move(rollout, event, reason, self._clock())
+        self._changed(found)
+        return found
+
+    def tick(self) -> None:
+        """Do everything that is due now."""
+        while observe.take_records(self._database, self._clock()):
+            pass
+        stale = self.observer.begin()
+        rollouts = self.store.at_work()
+        self.observer.forget([one.id for one in rollouts])
+        for rollout in rollouts:
+            self._work(rollout, stale)
+        self.desired.publish_pending()
+
+    def _work(self, rollout: Rollout, stale: set[str]) -> None:
+        has_undirected = self._take_newcomers(rollout)
+        if rollout.state is State.DONE and not has_undirected:
+            return
+        for _ in range(_MAX_ROUNDS):
+            participants = self.store.participants(rollout)
+            if observe.take_reports(self._database, rollout, participants, self._clock()):
+                participants = self.store.participants(rollout)
+            actions = decide(self._view(rollout, participants, stale), self._clock())
+            if not actions:
+                return
+            try:
+                self._apply(rollout, participants, actions)
+            except StorageError:
+                raise
+            except ConfigError as problem:  # a desired state that devices could not read
+                if rollout.state is not State.RUNNING:
+                    logger.error("rollout %s: %s", rollout.id, problem.message)  # noqa: TRY400 - told, no bug
+                    return
+                self.store.move(rollout.id, Event.PAUSE, problem.message, self._clock())
+            rollout, stale = self._again(rollout), set()
+            self._changed(rollout)
+        logger.error("rollout %s does not come to rest", rollout.id)
+
+    def _again(self, rollout: Rollout) -> Rollout:
+        found = self.store.get(rollout.id)
+        assert found is not None  # rollouts are never deleted
+        return found
+
+    def _take_newcomers(self, rollout: Rollout) -> bool:
+        """Take in devices enrolled since the beginning; return whether any device is not directed yet.
+
+        They join the last wave, when it takes all devices. Those of a rollout that is done are given
+        its version at once, unless they have a wish already.
+        """
+        known = self.store.devices(rollout.id)
+        if not rollout.spec.is_open_ended or rollout.state in UNDONE:
+            return not all(known.values())
+        new = [device for device, _ in self.store.candidates(rollout.spec, ()) if device not in known]
+        if rollout.state is State.DONE:
+            new = [device for device in new if not self._has_wish(device, rollout.model)]
+        if new:
+            last = len(rollout.spec.waves) - 1
+            with self._database.transaction() as sql:
+                self.store.join(sql, rollout.id, [(device, last) for device in new])
+                self.store.log(sql, rollout.id, self._clock(), f"joined later: {', '.join(new[:20])}")
+        return bool(new) or not all(known.values())
+
+    def _has_wish(self, device: str, model: str) -> bool:
+        document = self.desired.of_device(device)
+        return document is not None and model in document.models
+
+    def _view(self, rollout: Rollout, participants: Sequence[Participant], stale: set[str]) -> View:
+        measured = self.observer.measured(rollout, participants, stale)
+        members = [
+            Member(
+                one.device,
+                one.wave,
+                one.is_directed,
+                one.outcome,
+                one.reason,
+                one.settled_ms,
+                one.is_online,
+                *measured.get(one.device, ()),
+            )
+            for one in participants
+            if one.is_directed or not one.is_revoked
+        ]
+        return View(rollout.spec, rollout.state, rollout.wave, rollout.wave_since_ms, members)
+
+    # Acting -----------------------------------------------------------------------------------
+
+    def _apply(
+        self, rollout: Rollout, participants: Sequence[Participant], actions: Sequence[Action]
+    ) -> None:
+        """Commit all actions together, or none."""
+        of_device = {one.device: one for one in participants}
+        commands: list[str] = []
+        with self._database.transaction() as sql:
+            if not self._is_unchanged(sql, rollout):
+                return  # a person paused or aborted it in this moment; ask again
+            for action in actions:
+                if isinstance(action, Move):
+                    self.store.move(rollout.id, action.event, action.reason, self._clock())
+                    logger.info("rollout %s: %s %s", rollout.id, action.event.value, action.reason)
+                elif isinstance(action, Advance):
+                    self.store.advance(sql, rollout.id, action.wave, self._clock())
+                elif isinstance(action, Direct):
+                    self._direct(sql, rollout, of_device[action.device])
+                elif self._restore(sql, rollout, of_device[action.device]):
+                    commands.append(action.device)
+            for device in commands:  # queued in the same commit, sent until answered
+                self._roll_back(device, rollout.model)
+
+    @staticmethod
+    def _is_unchanged(sql: sqlite3.Connection, rollout: Rollout) -> bool:
+        row = sql.execute("SELECT state, wave FROM rollout WHERE id = ?", (rollout.id,)).fetchone()
+        return bool(row["state"] == rollout.state.value and row["wave"] == rollout.wave)
+
+    def _direct(self, sql: sqlite3.Connection, rollout: Rollout, one: Participant) -> None:
+        document = self.desired.of_device(one.device)
+        before = document.models.get(rollout.model) if document else None
+        version = one.active or (before.version if before else "")
+        sql.execute(
+            "UPDATE rollout_device SET directed=1, directed_ms=?, before_version=?, before_desired=?"
+            " WHERE rollout=? AND device=?",
+            (
+                self._clock(),
+                version,
+                None if before is None else msgspec.json.encode(before).decode(),
+                rollout.id,
+                one.device,
+            ),
+        )
+        self.desired.set_model(one.device, rollout.model, self._wish(rollout, rollout.version, rollout.id))
+
+    def _restore(self, sql: sqlite3.Connection, rollout: Rollout, one: Participant) -> bool:
+        """Give a device its wish of before back; return whether it must be commanded to go back too."""
+        document = self.desired.of_device(one.device)
+        current = document.models.get(rollout.model) if document else None
+        needs_command = False
+        if current is not None and current.rollout == rollout.id:
+            before = one.before_desired
+            if before is None and one.before_version not in {"", rollout.version}:
+                before = self._wish(rollout, one.before_version, "")
+                needs_command = before is None and one.outcome is Outcome.COMMITTED
+            self.desired.set_model(one.device, rollout.model, before)
+        sql.execute(
+            "UPDATE rollout_device SET directed=0, restored_ms=? WHERE rollout=? AND device=?",
+            (self._clock(), rollout.id, one.device),
+        )
+        return needs_command
+
+    def _wish(self, rollout: Rollout, version: str, rollout_id: str) -> Any:
+        found = self._bundles.bundle(rollout.model, version)
+        if found is None:
+            return None
+        return wire.DesiredModel(
+            version=found.version,
+            target=found.target.path,
+            sha256=found.sha256,
+            bytes=found.bytes,
+            rollout=rollout_id,
+            soak_s=rollout.spec.soak_s,
+            guards=rollout.spec.guards if rollout_id else None,
+        )

@@ -1,0 +1,208 @@
+"""Whether a new version behaves worse than the one before: a test that holds at any sample size.
+
+Both guards ask the same of a stream of frames: is the share of bad ones larger than a limit? For
+errors, bad is a failed frame. For latency, bad is a frame slower than ``p99_ratio`` times the old
+version's 99th percentile on the same device; of an old version's frames 1 % may be that slow.
+
+The question is answered by an *e-value*, which may be looked at after every frame, by as many looks
+as one likes, from the first frame on: if the share is within the limit, the chance that the e-value
+*ever* exceeds ``1 / alpha`` is at most alpha. (A p-value looked at once a second exceeds any threshold
+in the end.) Several devices are judged at ``alpha / devices`` each, and all of them together.
+
+Source: Ville's inequality; Howard, Ramdas, McAuliffe, Sekhon, "Time-uniform, nonparametric,
+nonasymptotic confidence sequences", 2021: the mixture likelihood ratio of a Bernoulli stream.
+Frames of one moment are alike, which no such test knows; so a breach needs bad frames in two
+reports at least: one hiccup of a machine halts nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from edgekit.core.sketch import Histogram
+from edgekit.core.spec import Guards
+
+ALPHA = 0.001
+"""The chance that a version as good as the one before is halted by a guard, at most."""
+MIN_BASELINE_FRAMES = 30
+MIN_FRAMES = 30
+MIN_REPORTS = 2
+SLOW_SHARE = 0.01
+"""What exceeds a 99th percentile by its definition."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What the version before did on one device.
+
+    Args:
+        frames: Frames tried.
+        errors: Frames that failed.
+        p99_ms: The upper 95 % confidence bound of the 99th percentile of inference time; 0 where
+            there are too few frames to say.
+    """
+
+    frames: int = 0
+    errors: int = 0
+    p99_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What the new version did on one device so far.
+
+    Args:
+        frames: Frames tried.
+        errors: Frames that failed.
+        error_reports: Reports with failed frames.
+        timed: Frames whose inference time is known.
+        slow: Of these, those slower than the guard allows.
+        slow_reports: Reports with more slow frames than the limit's share.
+    """
+
+    frames: int = 0
+    errors: int = 0
+    error_reports: int = 0
+    timed: int = 0
+    slow: int = 0
+    slow_reports: int = 0
+
+
+def baseline(frames: int, errors: int, infer_ms: Histogram) -> Baseline:
+    """Return what a version's reports on one device say to compare with."""
+    count = infer_ms.count
+    p99_ms = 0.0
+    if count >= MIN_BASELINE_FRAMES:
+        rank = 0.99 + 1.645 * math.sqrt(0.99 * 0.01 / count)  # the order statistic that bounds it
+        p99_ms = infer_ms.quantile(min(rank, 1.0))
+    return Baseline(max(frames, errors), errors, p99_ms)
+
+
+def add(tally: Tally, frames: int, errors: int, infer_ms: Histogram | None, limit_ms: float) -> Tally:
+    """Return the tally after one more report; ``limit_ms`` is what is slow, 0 where nothing is."""
+    found = replace(
+        tally,
+        frames=tally.frames + max(frames, errors),
+        errors=tally.errors + errors,
+        error_reports=tally.error_reports + (errors > 0),
+    )
+    if infer_ms is None or limit_ms <= 0:
+        return found
+    timed, slow = infer_ms.count, infer_ms.count_above(limit_ms)
+    return replace(
+        found,
+        timed=found.timed + timed,
+        slow=found.slow + slow,
+        slow_reports=found.slow_reports + (slow > SLOW_SHARE * timed),
+    )
+
+
+def breach(guards: Guards, before: Mapping[str, Baseline], after: Mapping[str, Tally]) -> str | None:
+    """Return which guard the new version breaks, in words, or None.
+
+    Args:
+        guards: ``error_ratio`` and ``p99_ratio``; 0 is no rule.
+        before: The old version, by device; may lack some.
+        after: The new version, by device.
+    """
+    seen = {device: tally for device, tally in after.items() if tally.frames}
+    if not seen:
+        return None
+    evidence = len(seen) / ALPHA
+    groups = [(f"on {device}", [device], evidence) for device in sorted(seen)]
+    if len(seen) > 1:
+        groups.append((f"on {len(seen)} devices together", sorted(seen), evidence))
+    for where, devices, wanted in groups:
+        total = summed(seen[device] for device in devices)
+        if guards.error_ratio > 0:
+            known = [before[device] for device in devices if device in before]
+            limit = max(guards.error_ratio, _old_ratio(known))
+            if _is_proved(total.errors, total.frames, total.error_reports, limit, wanted):
+                return f"{total.errors} of {total.frames} frames failed {where}; {limit:.2%} may"
+        if guards.p99_ratio > 0 and _is_proved(
+            total.slow, total.timed, total.slow_reports, SLOW_SHARE, wanted
+        ):
+            return (
+                f"{total.slow} of {total.timed} inferences {where} took more than {guards.p99_ratio:g} times"
+                f" the version before's p99; {SLOW_SHARE:.0%} may"
+            )
+    return None
+
+
+def summed(tallies: Iterable[Tally]) -> Tally:
+    """Return what several devices did together."""
+    total = Tally()
+    for one in tallies:
+        total = Tally(
+            total.frames + one.frames,
+            total.errors + one.errors,
+            total.error_reports + one.error_reports,
+            total.timed + one.timed,
+            total.slow + one.slow,
+            total.slow_reports + one.slow_reports,
+        )
+    return total
+
+
+def _old_ratio(known: list[Baseline]) -> float:
+    frames = sum(one.frames for one in known)
+    return sum(one.errors for one in known) / frames if frames >= MIN_BASELINE_FRAMES else 0.0
+
+
+def _is_proved(bad: int, count: int, reports: int, limit: float, wanted: float) -> bool:
+    return (
+        count >= MIN_FRAMES
+        and reports >= MIN_REPORTS
+        and limit < 1
+        and log_e_value(bad, count, limit) >= math.log(wanted)
+    )
+
+
+def log_e_value(bad: int, count: int, limit: float) -> float:
+    """Return the logarithm of the evidence that the share of bad frames is above a limit.
+
+    The likelihood of the frames, averaged over every share above the limit, to that at the limit.
+
+    >>> log_e_value(0, 1000, 0.01) < 0 < log_e_value(30, 1000, 0.01)
+    True
+
+    Args:
+        bad: How many were bad.
+        count: Of how many, at least ``bad``.
+        limit: The share allowed, more than 0 and less than 1.
+
+    Returns:
+        Minus infinity where the share seen is within the limit.
+    """
+    if bad <= limit * count:
+        return -math.inf
+    average = (
+        math.lgamma(bad + 1)
+        + math.lgamma(count - bad + 1)
+        - math.lgamma(count + 2)
+        + math.log(_below(bad, count + 1, limit))
+        - math.log1p(-limit)
+    )
+    return average - bad * math.log(limit) - (count - bad) * math.log1p(-limit)
+
+
+def _below(most: int, count: int, share: float) -> float:
+    """Return the chance of at most ``most`` successes in ``count`` tries; ``most`` is above the mean."""
+    successes = most + 1
+    if successes > count:
+        return 1.0
+    term = math.exp(
+        math.lgamma(count + 1)
+        - math.lgamma(successes + 1)
+        - math.lgamma(count - successes + 1)
+        + successes * math.log(share)
+        + (count - successes) * math.log1p(-share)
+    )
+    above = 0.0
+    while term > above * 1e-15 and term > 0:
+        above += term
+        term *= (count - successes) / (successes + 1) * share / (1 - share)
+        successes += 1
+    return max(1.0 - above, 1e-12)
