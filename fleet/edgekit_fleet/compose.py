@@ -193,6 +193,7 @@ class Fleet:
         counters["connections_refused"] = self._callout.refused if self._callout else 0
         return Health(
             is_connected=self.downlink.is_connected,
+            is_ingesting=self.ingest.is_running,
             broker_restarts=self.broker.restarts if self.broker else 0,
             counters=counters,
         )

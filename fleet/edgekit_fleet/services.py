@@ -89,19 +89,21 @@ class Health:
 
     Args:
         is_connected: Whether the broker is there.
+        is_ingesting: Whether what devices send is taken.
         broker_restarts: How often the embedded broker ended by itself and was started again.
         counters: What ingest counted since the start: messages, records (new ones), repeated,
-            refused, requests, expired, store_failures, downlink_dropped, connections_refused.
+            refused, requests, expired, store_failures, hook_failures, downlink_dropped, connections_refused.
     """
 
     is_connected: bool
+    is_ingesting: bool
     broker_restarts: int
     counters: dict[str, int]
 
 
 @dataclass
 class Hooks:
-    """Who is told what, in the order of registration. Callers wrap nothing: a hook must not raise.
+    """Who is told what, in the order of registration. A hook should not raise: it is logged and counted.
 
     ``on_committed`` runs after the commit and before the broker's acknowledgement, on the ingest
     thread: (device, records). After a crash the last ones may be told again never, or once only:

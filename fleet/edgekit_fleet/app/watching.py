@@ -42,7 +42,12 @@ class RefusedMessage:
 def health(parts: Parts) -> HealthReport:
     """Say whether the fleet manager does its work; needs no token."""
     found = parts.health()
-    return HealthReport(found.is_connected, __version__, found.is_connected, found.broker_restarts)
+    return HealthReport(
+        ok=found.is_connected and found.is_ingesting,
+        version=__version__,
+        broker_connected=found.is_connected,
+        broker_restarts=found.broker_restarts,
+    )
 
 
 @router.get("/metrics", dependencies=[Viewer])

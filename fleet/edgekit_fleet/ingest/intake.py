@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from edgekit.core import wire
 from edgekit.core.errors import EdgekitError, ProtocolError
@@ -44,6 +44,10 @@ class Ingest(Protocol):
 
     def stop(self) -> None:
         """End, and wait for it; what is not acknowledged comes again at the next start."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it does its work."""
 
 
 class Intake:
@@ -113,8 +117,7 @@ class Intake:
         services = self._services
         present = arrived_ms >= self.present_since_ms
         if services.devices.take_birth(device, birth, arrived_ms, present=present):
-            for hook in services.hooks.on_state:
-                hook(device, birth)
+            self._run(services.hooks.on_state, device, birth)
             services.bus.publish("device", {"device": device, "online": birth.online and present})
         if birth.online and present:  # the device may have missed what was committed
             self._acknowledge(device, birth.boot, services.messages.watermark(device, birth.boot))
@@ -123,9 +126,20 @@ class Intake:
         _check_numbers((reported.version, reported.desired, reported.unix_ms))
         services = self._services
         if services.devices.take_reported(device, reported, arrived_ms):
-            for hook in services.hooks.on_reported:
-                hook(device, reported)
+            self._run(services.hooks.on_reported, device, reported)
             services.bus.publish("device", {"device": device, "reported": reported.version})
+
+    def _run(self, hooks: Sequence[Callable[..., None]], *told: Any) -> None:
+        """Tell each hook; one that fails must not hold up every device's messages."""
+        for hook in hooks:
+            try:
+                hook(*told)
+            except Exception as cause:  # noqa: BLE001, PERF203 - the boundary to other parts of the fleet
+                self._failed(hook, cause)
+
+    def _failed(self, hook: Callable[..., Any], cause: Exception) -> None:
+        self.counters["hook_failures"] += 1
+        logger.error("%s failed", getattr(hook, "__qualname__", hook), exc_info=cause)
 
     def _commit(self, batches: Sequence[Arrived]) -> None:
         if not batches:
@@ -140,8 +154,7 @@ class Intake:
         self.counters["repeated"] += sent - kept
         for one in found:
             if one.records:
-                for hook in services.hooks.on_committed:
-                    hook(one.device, one.records)
+                self._run(services.hooks.on_committed, one.device, one.records)
                 self._tell(one.device, one.records)
             self._acknowledge(one.device, one.boot, one.watermark)
 
@@ -166,6 +179,9 @@ class Intake:
                 answer = handler(device, request)
             except EdgekitError as cause:
                 answer = wire.Response(request.id, error=f"{cause.code}: {cause.message}")
+            except Exception as cause:  # noqa: BLE001 - as for a hook
+                self._failed(handler, cause)
+                answer = wire.Response(request.id, error="edgekit.bug: the fleet manager failed")
         if answer is not None:
             self._services.downlink.publish(device, "res", wire.encode(answer))
 

@@ -73,6 +73,11 @@ class JetStreamIngest:
             self.stop()
             raise LinkError(f"{self._url}: ingest did not start: {self._failure or 'no answer'}")
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its thread lives."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """End, and wait for it; safe twice."""
         self._stopping.set()

@@ -38,6 +38,11 @@ class SharedIngest:
         self._link.start()
         self._thread.start()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its thread lives."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """End, and wait for it; safe twice."""
         self._stopping.set()
