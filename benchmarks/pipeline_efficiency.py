@@ -225,7 +225,7 @@ def material(model: Path | None, video: Path | None, folder: Path) -> tuple[Path
         try:
             from edgekit.optimize.recordings import recording
 
-            video = recording("bikes.mp4")
+            video = recording("bikes")
         except EdgekitError:
             video, note = made_video(folder / "made.mp4"), f"{note}; video made here"
     return model, video, note

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from edgekit.agent.ipc import EventOut, Progress, Running
-from edgekit.core.errors import EdgekitError
 from edgekit.core.ports import Result
 from edgekit.core.sketch import Histogram
 from edgekit.core.wire import EventRecord
-from edgekit.pipeline.predictor import Predictor, Timed
+from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.stats import Tally
 
 MAX_LABELS = 64
@@ -77,13 +76,9 @@ class MeteredPredictor(Predictor):
         super().__init__(*arguments, **keywords)
         self.meter = Meter()
 
-    def timed(self, data: Any) -> Timed:
-        """Return the prediction and what each stage took; raises as ``Predictor.timed`` does."""
-        try:
-            return super().timed(data)
-        except EdgekitError:
-            self.meter.failed()
-            raise
+    def failed(self) -> None:
+        """Count a frame that failed; the loop calls it, once for each."""
+        self.meter.failed()
 
 
 class TallyMarks:

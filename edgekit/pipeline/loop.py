@@ -1,7 +1,8 @@
-"""The loop of one pipeline: capture overlapped with inference, every loss counted.
+"""The loop of one pipeline: capture, inference and what follows overlap, and every loss is counted.
 
-A capture thread reads the source; whoever calls ``run`` does inference and sinks. They meet in a
-mailbox: one slot where the latest frame wins for a live source, a bounded lossless queue for a file.
+Three threads: one reads the source, whoever calls ``run`` does inference, one decodes and writes.
+The first two meet in a mailbox: one slot where the latest frame wins for a live source, a bounded
+lossless one for a file. Between the last two one frame may wait.
 """
 
 from __future__ import annotations
@@ -10,21 +11,20 @@ import logging
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgekit.core.errors import AcceleratorLostError, EdgekitError
-from edgekit.core.ports import Result
-from edgekit.pipeline.events import Debounce, EventMaker
+from edgekit.pipeline.finisher import Finisher, Job, Rules
 from edgekit.pipeline.mailbox import Mailbox
-from edgekit.pipeline.redact import Redactor
 from edgekit.pipeline.stats import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edgekit.core.ports import Frame, Sink, Source
-    from edgekit.pipeline.predictor import Predictor, Timed
+    from edgekit.pipeline.predictor import Predictor, Prepared
+
+__all__ = ["Loop", "Rules", "must_shed"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,20 +35,6 @@ POLL_S = 0.1
 JOIN_S = 5.0
 STALL_S = 10.0
 """A source that says nothing for this long, and does not say why, no longer feeds the watchdog."""
-
-
-@dataclass
-class Rules:
-    """How a loop behaves; what a pipeline's configuration says of it.
-
-    ``max_errors``: so many frames in a row may fail before the loop gives up. ``budget_ms``: from
-    capture to sink; a live frame that is already too old to make it is shed; 0 is no budget.
-    """
-
-    debounce: Debounce = field(default_factory=Debounce)
-    redactor: Redactor | None = None
-    max_errors: int = 30
-    budget_ms: float = 0.0
 
 
 def must_shed(age_ms: float, work_ms: float, budget_ms: float) -> bool:
@@ -94,27 +80,26 @@ class Loop:
         rules: Rules | None = None,
         failover: Callable[[Predictor, EdgekitError], Predictor] | None = None,
     ) -> None:
-        self._name, self._source, self._sinks = name, source, tuple(sinks)
+        self._name, self._source = name, source
         self._predictor = predictor
         self._rules = rules or Rules()
         self._failover = failover
-        self._events = EventMaker(self._rules.debounce)
         self._tally = Tally()
         self._mailbox = Mailbox(is_live=source.is_live, capacity=getattr(source, "slots", 1))
         self._stopping = threading.Event()
+        self._finisher = Finisher(name, sinks, self._rules, self._tally, self._stopping.set)
         self._swap: _Swap | None = None
         self._swap_lock = threading.Lock()
         self._swap_turn = threading.Lock()
         self._is_running = False
-        self._failed_in_a_row = 0
         self._heard_ns = 0
-        self._progress = 0
+        self._idle = 0
         self._capture_error: Exception | None = None
 
     @property
     def progress(self) -> int:
         """Grows with each frame that is finished, and while none is due. For the watchdog."""
-        return self._progress
+        return self._finisher.done + self._idle
 
     @property
     def predictor(self) -> Predictor:
@@ -183,14 +168,16 @@ class Loop:
             sys.setswitchinterval(SWITCH_INTERVAL_S)
             self._is_running = True
             self._heard_ns = time.monotonic_ns()
+            self._finisher.start()
             capture.start()
             self._consume(frames, deadline_ns)
             self._drain()
         finally:
             self._shut_down(capture)
             sys.setswitchinterval(interval)
-        if self._capture_error is not None:
-            raise self._capture_error
+        for error in (self._finisher.error, self._capture_error):
+            if error is not None:
+                raise error
         return self.stats()
 
     # -- capture thread
@@ -206,6 +193,8 @@ class Loop:
                     break
                 frame.meta.setdefault("capture_ms", (time.perf_counter_ns() - began_ns) / 1e6)
                 self._heard_ns = time.monotonic_ns()
+                if not self._source.is_live:  # one of a live source may yet be dropped
+                    frame.meta["prepared"] = self._prepared(frame)
                 if not self._mailbox.put(frame):
                     break
                 self._tally.captured = frame.seq + 1
@@ -217,6 +206,12 @@ class Loop:
                 self._capture_error = error
         finally:
             self._mailbox.close()
+
+    def _prepared(self, frame: Frame) -> Prepared | None:
+        try:
+            return self._predictor.prepare(frame.data)
+        except EdgekitError:
+            return None  # it will fail again where failures are counted
 
     # -- inference thread
 
@@ -231,7 +226,7 @@ class Loop:
             elif self._mailbox.is_spent:
                 return
             elif self._is_none_due():
-                self._progress += 1
+                self._idle += 1
             if deadline_ns is not None and time.monotonic_ns() >= deadline_ns:
                 return
 
@@ -247,8 +242,10 @@ class Loop:
         return due_s is None or time.monotonic_ns() - self._heard_ns < due_s * 1e9
 
     def _take_swap(self) -> None:
+        """Take up a swap that is asked for, once no frame of the old predictor is on its way."""
         if self._swap is None:
             return
+        self._finisher.wait_idle()
         with self._swap_lock:
             request, self._swap = self._swap, None
             request.old, self._predictor = self._predictor, request.new
@@ -259,78 +256,46 @@ class Loop:
         if self._source.is_live and self._rules.budget_ms and self._is_shed(frame):
             self._tally.dropped += 1
             return
-        timed = self._infer(frame)
-        if timed is None:
-            return
-        result = self._result(frame, timed)
-        self._tally.events += len(result.events)
-        began_ns = time.perf_counter_ns()
-        for sink in self._sinks:
-            self._write(sink, result)
-        result.stage_ms["sink"] = (time.perf_counter_ns() - began_ns) / 1e6
-        self._tally.finished(frame, time.monotonic_ns(), result.stage_ms)
-        self._progress += 1
+        prepared, predictor = frame.meta.pop("prepared", None), self._predictor
+        try:
+            job = Job(frame, predictor, predictor.infer(frame.data, prepared))
+        except AcceleratorLostError as lost:
+            self._take_over(lost)
+            job = self._second_try(frame)
+        except EdgekitError as error:
+            job = Job(frame, predictor, error=error)
+        self._finisher.give(job)
+
+    def _second_try(self, frame: Frame) -> Job:
+        try:
+            return Job(frame, self._predictor, self._predictor.infer(frame.data))
+        except AcceleratorLostError:
+            self._tally.failed += 1
+            raise
+        except EdgekitError as error:
+            return Job(frame, self._predictor, error=error)
+
+    def _take_over(self, lost: AcceleratorLostError) -> None:
+        """Put another predictor in the place of one that is lost.
+
+        Raises:
+            EdgekitError: Nothing takes over.
+        """
+        self._finisher.wait_idle()
+        self._predictor.failed()
+        try:
+            if self._failover is None:
+                raise lost
+            logger.warning("accelerator lost, taking over: %s", lost, extra={"pipeline": self._name})
+            self._predictor = self._failover(self._predictor, lost)
+        except EdgekitError:
+            self._tally.failed += 1
+            raise
+        self._tally.failovers += 1
 
     def _is_shed(self, frame: Frame) -> bool:
         work_ms = sum(self._tally.median_ms(stage) for stage in ("pre", "infer", "post", "sink"))
         return must_shed((time.monotonic_ns() - frame.captured_ns) / 1e6, work_ms, self._rules.budget_ms)
-
-    def _infer(self, frame: Frame) -> Timed | None:
-        """Return the prediction, or None where this frame failed and the next may not."""
-        try:
-            timed = self._predictor.timed(frame.data)
-        except AcceleratorLostError as lost:
-            if self._failover is None:
-                self._tally.failed += 1
-                raise
-            logger.warning("accelerator lost, taking over", extra={"pipeline": self._name, "why": str(lost)})
-            self._predictor = self._failover(self._predictor, lost)
-            self._tally.failovers += 1
-            timed = self._predictor.timed(frame.data)
-        except EdgekitError as error:
-            self._tally.failed += 1
-            self._failed_in_a_row += 1
-            self._progress += 1
-            if self._failed_in_a_row == 1:
-                logger.warning("a frame failed", extra={"pipeline": self._name, "why": str(error)})
-            if self._failed_in_a_row >= self._rules.max_errors:
-                raise
-            return None
-        self._failed_in_a_row = 0
-        return timed
-
-    def _result(self, frame: Frame, timed: Timed) -> Result:
-        prediction = timed.prediction
-        events = self._events.step(prediction, frame.seq, frame.captured_ns, frame.captured_unix_ms)
-        if self._rules.redactor is not None:
-            self._rules.redactor.apply(frame.data, prediction.items)
-        manifest = self._predictor.manifest
-        stage_ms = {
-            "capture": float(frame.meta.get("capture_ms", 0.0)),
-            "pre": timed.pre_ms,
-            "infer": timed.infer_ms,
-            "post": timed.post_ms,
-            "latency": (time.monotonic_ns() - frame.captured_ns) / 1e6,
-        }
-        return Result(
-            pipeline=self._name,
-            frame=frame,
-            prediction=prediction,
-            events=events,
-            model=manifest.model,
-            version=manifest.version,
-            variant=self._predictor.variant.id,
-            stage_ms=stage_ms,
-            raw=timed.raw,
-        )
-
-    def _write(self, sink: Sink, result: Result) -> None:
-        try:
-            sink.write(result)
-        except EdgekitError as error:
-            self._tally.sink_errors += 1
-            if self._tally.sink_errors == 1:
-                logger.warning("a sink failed", extra={"pipeline": self._name, "why": str(error)})
 
     # -- end
 
@@ -342,16 +307,8 @@ class Loop:
             capture.join(JOIN_S)
             if capture.is_alive():
                 logger.error("the source does not let go", extra={"pipeline": self._name})
+        self._finisher.end()
         self._tally.left_over()
         with self._swap_lock:
             self._is_running = False
         self._take_swap()
-        for sink in self._sinks:
-            self._close(sink)
-
-    def _close(self, sink: Sink) -> None:
-        try:
-            sink.close()
-        except EdgekitError as error:
-            self._tally.sink_errors += 1
-            logger.warning("a sink failed to close", extra={"pipeline": self._name, "why": str(error)})

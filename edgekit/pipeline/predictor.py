@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekit.core.ports import Backend
+    from edgekit.pipeline.pre import Placement
 
 
 @dataclass(slots=True)
@@ -35,6 +36,26 @@ class Timed:
     infer_ms: float
     post_ms: float
     raw: dict[str, NDArray[np.float32]] | None = None
+
+
+@dataclass(slots=True)
+class Prepared:
+    """An image in the model's size and colours, and what that took; of use to ``maker`` only."""
+
+    maker: Predictor
+    resized: NDArray[np.uint8]
+    placement: Placement
+    ms: float
+
+
+@dataclass(slots=True)
+class Inferred:
+    """What one inference gave, in memory of its own, ready for ``finish``."""
+
+    outcome: Outcome
+    pre_ms: float
+    infer_ms: float
+    copy_ms: float
 
 
 class Predictor:
@@ -71,6 +92,7 @@ class Predictor:
         data = [spec for spec in manifest.inputs if spec.name not in states]
         self._data = data[0] if len(data) == 1 else None
         self._pre = self._make_pre()
+        self._early = self._make_pre()  # scratch memory of its own, for the thread that prepares
         self._state = {name: self._zeros(name) for name in states}
         size = (self._pre.width, self._pre.height) if isinstance(self._pre, ImagePre) else None
         what = f"{manifest.model} {manifest.version}"
@@ -125,32 +147,71 @@ class Predictor:
 
     def timed(self, data: NDArray[Any]) -> Timed:
         """Return the prediction and what each stage took; raises as ``predict`` does."""
-        started = time.perf_counter_ns()
+        return self.finish(self.infer(data))
+
+    def prepare(self, data: NDArray[Any]) -> Prepared | None:
+        """Do ahead of time what needs no model: resize an image. None for windows, whose order counts.
+
+        One other thread than the one that infers may do this.
+
+        Raises:
+            TensorError: It is not what the model takes.
+        """
+        if not isinstance(self._early, ImagePre):
+            return None
+        began = time.perf_counter_ns()
+        resized, placement = self._early.resize(data)
+        return Prepared(self, resized.copy(), placement, (time.perf_counter_ns() - began) / 1e6)
+
+    def infer(self, data: NDArray[Any], prepared: Prepared | None = None) -> Inferred:
+        """Run the model; raises as ``predict`` does.
+
+        Args:
+            data: As ``predict`` takes it.
+            prepared: What ``prepare`` made of it; ignored if another predictor did.
+        """
+        began = time.perf_counter_ns()
         outcome = Outcome({})
-        self._feed(data, outcome)
+        early_ms = self._feed(data, outcome, prepared)
         fed = time.perf_counter_ns()
         held = self.backend.run()
         ran = time.perf_counter_ns()
-        outcome.tensors = self._logical(held)
-        del held
-        is_raw = self._post.decoder == "raw"
-        if not is_raw:
-            _check_finite(outcome.tensors)
-        items = self._decode(outcome)
-        raw = {name: np.array(tensor) for name, tensor in outcome.tensors.items()} if is_raw else None
-        prediction = Prediction(task=self.manifest.task, items=items)
-        ended = time.perf_counter_ns()
-        return Timed(prediction, (fed - started) / 1e6, (ran - fed) / 1e6, (ended - ran) / 1e6, raw)
+        outcome.tensors = {name: np.array(tensor) for name, tensor in self._logical(held).items()}
+        copied = time.perf_counter_ns()
+        return Inferred(outcome, early_ms + (fed - began) / 1e6, (ran - fed) / 1e6, (copied - ran) / 1e6)
 
-    def _feed(self, data: NDArray[Any], outcome: Outcome) -> None:
+    def finish(self, inferred: Inferred) -> Timed:
+        """Decode what an inference gave; another thread than the one that infers may do this.
+
+        Raises:
+            InferenceError: An output is not finite.
+            TensorError: An output is not what the decoder takes.
+        """
+        began = time.perf_counter_ns()
+        outcome = inferred.outcome
+        raw = dict(outcome.tensors) if self._post.decoder == "raw" else None
+        if raw is None:
+            _check_finite(outcome.tensors)
+        prediction = Prediction(task=self.manifest.task, items=self._decode(outcome))
+        post_ms = inferred.copy_ms + (time.perf_counter_ns() - began) / 1e6
+        return Timed(prediction, inferred.pre_ms, inferred.infer_ms, post_ms, raw)
+
+    def failed(self) -> None:
+        """Take notice that a frame failed in a loop; for those who count."""
+
+    def _feed(self, data: NDArray[Any], outcome: Outcome, prepared: Prepared | None) -> float:
+        """Write a frame into the backend's input; return the milliseconds it took ahead of time."""
         if self._data is None or self._pre is None:
             raise TensorError(
                 f"{self.manifest.model!r} has raw tensors and takes no frames", hint="use its raw inference"
             )
-        if isinstance(self._pre, ImagePre):
-            resized, outcome.placement = self._pre.resize(data)
-        else:
+        early_ms = 0.0
+        if isinstance(self._pre, WindowPre):
             outcome.fed = self._pre.normalize(data)
+        elif prepared is not None and prepared.maker is self:
+            resized, outcome.placement, early_ms = prepared.resized, prepared.placement, prepared.ms
+        else:
+            resized, outcome.placement = self._pre.resize(data)
         self._feed_states()
         # the view is dropped with the frame of this call: LiteRT refuses to run while one is held
         view = self.backend.view(self._inputs[self._data.name].name)
@@ -159,6 +220,7 @@ class Predictor:
         else:
             assert outcome.fed is not None
             self._pre.fill(outcome.fed, view)
+        return early_ms
 
     def _feed_states(self) -> None:
         for name, held in self._state.items():

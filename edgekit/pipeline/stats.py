@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from edgekit.core.sketch import Histogram
@@ -30,6 +31,7 @@ class Tally:
         self.first_ns = 0
         self.last_ns = 0
         self._last_seq = -1
+        self._lock = threading.Lock()
         self._latency = Histogram()
         self._stages = {stage: Histogram() for stage in STAGES}
 
@@ -41,11 +43,12 @@ class Tally:
 
     def finished(self, frame: Frame, done_ns: int, stage_ms: dict[str, float]) -> None:
         """Count a frame that went through to the sinks."""
-        self.processed += 1
-        self.last_ns = done_ns
-        self._latency.add((done_ns - frame.captured_ns) / 1e6)
-        for stage, histogram in self._stages.items():
-            histogram.add(stage_ms.get(stage, 0.0))
+        with self._lock:
+            self.processed += 1
+            self.last_ns = done_ns
+            self._latency.add((done_ns - frame.captured_ns) / 1e6)
+            for stage, histogram in self._stages.items():
+                histogram.add(stage_ms.get(stage, 0.0))
 
     def left_over(self) -> None:
         """Count what was captured and never taken, at the end of a run."""
@@ -54,10 +57,15 @@ class Tally:
 
     def median_ms(self, stage: str) -> float:
         """Return a stage's median so far."""
-        return self._stages[stage].quantile(0.5)
+        with self._lock:
+            return self._stages[stage].quantile(0.5)
 
     def document(self) -> dict[str, Any]:
         """Return the counts as ``edgekit run --json`` prints them."""
+        with self._lock:
+            return self._document()
+
+    def _document(self) -> dict[str, Any]:
         elapsed_s = (self.last_ns - self.first_ns) / 1e9
         has_any = self.processed > 0
         return {

@@ -1,0 +1,200 @@
+"""What comes after inference, beside the next inference: decoding, events, redaction, sinks."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from edgekit.core.errors import EdgekitError
+from edgekit.core.ports import Result
+from edgekit.pipeline.events import Debounce, EventMaker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edgekit.core.ports import Frame, Sink
+    from edgekit.pipeline.predictor import Inferred, Predictor, Timed
+    from edgekit.pipeline.redact import Redactor
+    from edgekit.pipeline.stats import Tally
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Rules:
+    """How a loop behaves; what a pipeline's configuration says of it.
+
+    ``max_errors``: so many frames in a row may fail before the loop gives up. ``budget_ms``: from
+    capture to sink; a live frame that is already too old to make it is shed; 0 is no budget.
+    """
+
+    debounce: Debounce = field(default_factory=Debounce)
+    redactor: Redactor | None = None
+    max_errors: int = 30
+    budget_ms: float = 0.0
+
+
+@dataclass(slots=True)
+class Job:
+    """One frame after inference: what it gave, or why it failed."""
+
+    frame: Frame
+    predictor: Predictor
+    inferred: Inferred | None = None
+    error: EdgekitError | None = None
+
+
+class Finisher:
+    """A thread that takes one job after the other, in order; one may wait, then ``give`` waits.
+
+    Args:
+        name: The pipeline's name.
+        sinks: Where results go.
+        rules: How it behaves.
+        tally: Where it counts.
+        on_fatal: Called once, when it cannot go on; ``error`` says why.
+    """
+
+    def __init__(
+        self, name: str, sinks: Sequence[Sink], rules: Rules, tally: Tally, on_fatal: Callable[[], None]
+    ) -> None:
+        self._name, self._sinks, self._rules, self._tally = name, tuple(sinks), rules, tally
+        self._on_fatal = on_fatal
+        self._events = EventMaker(rules.debounce)
+        self._jobs: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._is_busy = self._is_ending = False
+        self._failed_in_a_row = 0
+        self.done = 0
+        self.error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name=f"finish-{name}")
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def give(self, job: Job) -> None:
+        """Leave a job, waiting for room."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._jobs)
+            self._jobs.append(job)
+            self._changed.notify_all()
+
+    def wait_idle(self) -> None:
+        """Wait until every job that was given is done."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._jobs and not self._is_busy)
+
+    def end(self) -> None:
+        """Finish what was given and end the thread, then close the sinks."""
+        with self._changed:
+            self._is_ending = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+        for sink in self._sinks:
+            self._close(sink)
+
+    # -- its own thread
+
+    def _run(self) -> None:
+        while (job := self._next()) is not None:
+            try:
+                self._finish(job)
+            except Exception as error:  # noqa: BLE001 - handed to the thread that runs the loop
+                self.error = error
+                self._on_fatal()
+            self.done += 1
+            del job  # its frame is not held while there is nothing to do
+            with self._changed:
+                self._is_busy = False
+                self._changed.notify_all()
+
+    def _next(self) -> Job | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._is_ending)
+            if not self._jobs:
+                return None
+            self._is_busy = True
+            job = self._jobs.popleft()
+            self._changed.notify_all()
+            return job
+
+    def _finish(self, job: Job) -> None:
+        if self.error is not None:  # it is over; what was still on the way is counted as lost
+            self._tally.dropped += 1
+            return
+        try:
+            if job.error is not None:
+                raise job.error
+            assert job.inferred is not None
+            timed = job.predictor.finish(job.inferred)
+        except EdgekitError as error:
+            self._failed(job.predictor, error)
+            return
+        self._failed_in_a_row = 0
+        result = self._result(job, timed)
+        self._tally.events += len(result.events)
+        began_ns = time.perf_counter_ns()
+        for sink in self._sinks:
+            self._write(sink, result)
+        result.stage_ms["sink"] = (time.perf_counter_ns() - began_ns) / 1e6
+        self._tally.finished(job.frame, time.monotonic_ns(), result.stage_ms)
+
+    def _failed(self, predictor: Predictor, error: EdgekitError) -> None:
+        """Count a frame that failed.
+
+        Raises:
+            EdgekitError: It was one too many in a row.
+        """
+        predictor.failed()
+        self._tally.failed += 1
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row == 1:
+            logger.warning("a frame failed: %s", error, extra={"pipeline": self._name})
+        if self._failed_in_a_row >= self._rules.max_errors:
+            raise error
+
+    def _result(self, job: Job, timed: Timed) -> Result:
+        frame, prediction = job.frame, timed.prediction
+        events = self._events.step(prediction, frame.seq, frame.captured_ns, frame.captured_unix_ms)
+        if self._rules.redactor is not None:
+            self._rules.redactor.apply(frame.data, prediction.items)
+        manifest = job.predictor.manifest
+        stage_ms = {
+            "capture": float(frame.meta.get("capture_ms", 0.0)),
+            "pre": timed.pre_ms,
+            "infer": timed.infer_ms,
+            "post": timed.post_ms,
+            "latency": (time.monotonic_ns() - frame.captured_ns) / 1e6,
+        }
+        return Result(
+            pipeline=self._name,
+            frame=frame,
+            prediction=prediction,
+            events=events,
+            model=manifest.model,
+            version=manifest.version,
+            variant=job.predictor.variant.id,
+            stage_ms=stage_ms,
+            raw=timed.raw,
+        )
+
+    def _write(self, sink: Sink, result: Result) -> None:
+        try:
+            sink.write(result)
+        except EdgekitError as error:
+            self._tally.sink_errors += 1
+            if self._tally.sink_errors == 1:
+                logger.warning("a sink failed: %s", error, extra={"pipeline": self._name})
+
+    def _close(self, sink: Sink) -> None:
+        try:
+            sink.close()
+        except EdgekitError as error:
+            self._tally.sink_errors += 1
+            logger.warning("a sink failed to close: %s", error, extra={"pipeline": self._name})
