@@ -135,8 +135,8 @@ class RunningFleet:
         return self
 
     def __exit__(self, *_):
-        if self.process.poll() is None:
-            assert self.stop() == 0, (self.data / "log").read_text()
+        code = self.stop() if self.process.poll() is None else self._ended()
+        assert code == 0, (self.data / "log").read_text()
 
 
 def _trusting(ca):

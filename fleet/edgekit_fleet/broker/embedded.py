@@ -69,7 +69,7 @@ class EmbeddedBroker:
         self._program = find_server()
         self._tls = tls
         self._issuer = issuer
-        self._mqtt = f"{host}:{port}"
+        self._mqtt = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._on_start = on_start
         self._nats_port, self._http_port = free_port(), free_port()
         self.password = secrets.token_urlsafe(32)
