@@ -6,7 +6,7 @@ or one error. Its exit code is the error's, as in the design. No trust library i
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Union
 
 import msgspec
 
@@ -15,6 +15,7 @@ from edgekit.core.errors import EdgekitError
 from edgekit.core.spec import Facts, Profile
 
 MAX_BUNDLE_BYTES = 2 << 30
+MAX_LINE_BYTES = 1 << 20
 
 
 class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +25,9 @@ class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
     signature, device, version not below the last accepted; then store it as ``desired.json``.
     ``fetch``: accept it likewise, then bring the bundle of ``model`` to this device: TUF metadata,
     manifest, and the blobs of the variants that can run here, the best first, up to ``max_bytes``.
-    ``renew``: replace the device's certificate (asked at two thirds of its life).
+    ``renew``: without ``certificate``, make a new key and return its signing request (``csr``), which
+    the supervisor sends as the request ``renew``; with the ``certificate`` that came back, check it
+    and put both in place of the old ones.
 
     Identity, addresses and roots of trust are read from ``{state_dir}/identity``.
     """
@@ -33,6 +36,7 @@ class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: str
     desired: str = ""
     model: str = ""
+    certificate: str = ""
     facts: Facts | None = None
     profile: Profile | None = None
     measured_ms: dict[str, float] = {}
@@ -67,6 +71,7 @@ class UpdaterResult(msgspec.Struct, frozen=True, tag="result", kw_only=True):
     variants: tuple[str, ...] = ()
     rejected: dict[str, str] = {}
     fetched_bytes: int = 0
+    csr: str = ""
     certificate_expires_unix_ms: int = 0
 
 
@@ -122,6 +127,9 @@ def error_of(failure: UpdaterFailure) -> EdgekitError:
 def failure_of(error: EdgekitError) -> UpdaterFailure:
     """Return what a child writes about an error."""
     return UpdaterFailure(code=error.code, message=error.message, reasons=error.reasons, hint=error.hint)
+
+
+Line = Union[UpdaterProgress, UpdaterResult, UpdaterFailure, Enrolment]  # noqa: UP007 - decoded at run time
 
 
 def line_of(message: Any) -> bytes:

@@ -18,3 +18,26 @@ class FakeClock:
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
+
+
+@pytest.fixture
+def server():
+    from update_kit import Server
+
+    found = Server()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def fleet(server):
+    from update_kit import Fleet
+
+    return Fleet(server)
+
+
+@pytest.fixture
+def state_dir(tmp_path, fleet):
+    folder = tmp_path / "state"
+    fleet.enrol(folder)
+    return folder

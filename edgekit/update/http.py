@@ -1,0 +1,174 @@
+"""Reads from the fleet's web server: bounded in bytes and in time, no redirects, the fleet's CA only."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from edgekit.core.errors import ConfigError, HashMismatchError, LinkError, ServerError, TrustError
+
+_PIECE_BYTES = 64 << 10
+_CONNECT_S = 15.0
+_LEAST_BYTES = 4096
+
+
+class HttpError(ServerError):
+    """A server's answer that is not what was asked for."""
+
+    code = ServerError.code
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Patience(msgspec.Struct, frozen=True):
+    """How long to bear with a server: until a monotonic time, and at least 4 KiB in ``stall_s``."""
+
+    until_s: float
+    stall_s: float
+    now_s: Callable[[], float] = time.monotonic
+
+    def left_s(self) -> float:
+        """Return the seconds left.
+
+        Raises:
+            LinkError: There are none.
+        """
+        left = self.until_s - self.now_s()
+        if left <= 0:
+            raise LinkError("the time for this job is used up")
+        return left
+
+
+class Web:
+    """One server, spoken to over HTTPS with the fleet's CA, or HTTP.
+
+    Args:
+        ca: The only CA that is trusted; None trusts the system's.
+        patience: Time limits.
+        context: Instead of ``ca``.
+    """
+
+    def __init__(self, ca: Path | None, patience: Patience, context: ssl.SSLContext | None = None) -> None:
+        self._patience = patience
+        self._context = context
+        if context is None and ca is not None and ca.exists():
+            try:
+                self._context = ssl.create_default_context(cafile=str(ca))
+            except (OSError, ssl.SSLError) as cause:
+                raise ConfigError(f"{ca} is not a CA certificate: {cause}") from cause
+
+    def get(self, url: str, max_bytes: int) -> bytes:
+        """Return what lies at a URL.
+
+        Raises:
+            HttpError: The status is not 200.
+            HashMismatchError: It is longer than ``max_bytes``: endless data.
+            LinkError: It cannot be reached, breaks off, or is too slow.
+        """
+        found = bytearray()
+        for _, piece in self.read(url, 0):
+            found += piece
+            if len(found) > max_bytes:
+                raise HashMismatchError(f"{url}: longer than the {max_bytes} bytes it may have")
+        return bytes(found)
+
+    def read(self, url: str, start: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, bytes) from ``start`` on; from 0 where the server does not do ranges.
+
+        Raises:
+            HttpError: The status is neither 200 nor 206.
+            LinkError: It cannot be reached, breaks off, or is too slow.
+        """
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        with (
+            closing(self._connection(url)) as connection,
+            closing(self._ask(connection, "GET", url, None, headers)) as response,
+        ):
+            if response.status not in (200, 206):
+                raise HttpError(response.status, f"{url}: the server answered {response.status}")
+            offset = start if response.status == 206 else 0
+            if response.status == 206 and not _begins_at(response, start):
+                raise HttpError(206, f"{url}: the server sent another range than the one asked for")
+            for piece in self._pieces(response, url):
+                yield offset, piece
+                offset += len(piece)
+
+    def post_json(self, url: str, body: bytes, max_bytes: int) -> tuple[int, bytes]:
+        """Send JSON and return (status, answer).
+
+        Raises:
+            LinkError: It cannot be reached, breaks off, or answers more than ``max_bytes``.
+        """
+        with closing(self._connection(url)) as connection:
+            json = {"Content-Type": "application/json"}
+            with closing(self._ask(connection, "POST", url, body, json)) as response:
+                found = bytearray()
+                for piece in self._pieces(response, url):
+                    found += piece
+                    if len(found) > max_bytes:
+                        raise LinkError(f"{url}: the answer is longer than {max_bytes} bytes")
+                return response.status, bytes(found)
+
+    def _connection(self, url: str) -> http.client.HTTPConnection:
+        parts = urlsplit(url)
+        timeout_s = min(_CONNECT_S, self._patience.left_s())
+        if parts.scheme == "https" and parts.hostname:
+            return http.client.HTTPSConnection(
+                parts.hostname, parts.port, timeout=timeout_s, context=self._context
+            )
+        if parts.scheme == "http" and parts.hostname:
+            return http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
+        raise ConfigError(f"want an http or https URL, got {url!r}")
+
+    def _ask(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: dict[str, str],
+    ) -> http.client.HTTPResponse:
+        parts = urlsplit(url)
+        path = parts.path + (f"?{parts.query}" if parts.query else "")
+        try:
+            connection.request(method, path or "/", body, {"Accept-Encoding": "identity", **headers})
+            return connection.getresponse()
+        except ssl.SSLCertVerificationError as cause:
+            raise TrustError(
+                f"{url}: the server's certificate is not from the fleet's CA: {cause.verify_message}"
+            ) from cause
+        except (OSError, http.client.HTTPException, ValueError) as cause:
+            raise LinkError(f"{url}: {cause or type(cause).__name__}") from cause
+
+    def _pieces(self, response: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
+        patience = self._patience
+        since_s, since_bytes = patience.now_s(), 0
+        while True:
+            patience.left_s()
+            try:
+                piece = response.read1(_PIECE_BYTES)
+            except (OSError, http.client.HTTPException, ValueError) as cause:
+                raise LinkError(f"{url}: broke off: {cause or type(cause).__name__}") from cause
+            if not piece:
+                if response.length:
+                    raise LinkError(f"{url}: broke off with {response.length} bytes to come")
+                return
+            since_bytes += len(piece)
+            if patience.now_s() - since_s > patience.stall_s:
+                if since_bytes < _LEAST_BYTES:
+                    raise LinkError(f"{url}: {since_bytes} bytes in {patience.stall_s:g} s are too few")
+                since_s, since_bytes = patience.now_s(), 0
+            yield piece
+
+
+def _begins_at(response: http.client.HTTPResponse, start: int) -> bool:
+    return (response.getheader("Content-Range") or "").strip().lower().startswith(f"bytes {start}-")

@@ -1,0 +1,214 @@
+"""Who a device is: its own key, the certificate the fleet gives it, and renewing both.
+
+Runs in the short-lived process only, since it needs ``cryptography``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import ssl
+import time
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from edgekit.core import wire
+from edgekit.core.errors import (
+    EnrollError,
+    ProtocolError,
+    ServerError,
+    StorageError,
+    TrustError,
+    UsageError,
+)
+from edgekit.update.contract import EnrollOrder, Enrolment
+from edgekit.update.disk import LocalDisk, replace_file, storage_error
+from edgekit.update.http import Patience, Web
+from edgekit.update.renewal import put_in_place
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT_S = 45.0
+_MAX_ANSWER_BYTES = 1 << 20
+
+
+def enroll(order: EnrollOrder) -> Enrolment:
+    """Enrol this device and store its identity durably; ``enrolment.json`` is written last.
+
+    Raises:
+        EnrollError: The fleet refused, or its answer is not for this key.
+        TrustError: The fleet's CA is not the one that the token pins.
+        LinkError: The fleet cannot be reached.
+        StorageError: The identity cannot be stored.
+    """
+    folder = Path(order.state_dir) / "identity"
+    pinned = _pin(order.token)
+    base = order.fleet_url.rstrip("/")
+    patience = Patience(time.monotonic() + _TIMEOUT_S, _TIMEOUT_S)
+    ca = _pinned_ca(base, pinned, patience) if pinned and base.startswith("https") else None
+    if base.startswith("http:"):
+        logger.warning("enrolling over plain HTTP: right only on this machine, or on a network you trust")
+    context = ssl.create_default_context(cadata=ca.decode()) if ca else None
+    key = _key(folder / "device.key")
+    name = order.name or os.uname().nodename
+    request = wire.EnrollRequest(token=order.token, csr=_csr(key, name), name=name, hardware=order.hardware)
+    web = Web(None, patience, context)
+    status, body = web.post_json(f"{base}/api/v1/enroll", wire.encode(request), _MAX_ANSWER_BYTES)
+    answer = _answer(status, body)
+    if ca is None and pinned and _fingerprint(answer.ca.encode()) != pinned:
+        raise TrustError("the fleet's CA is not the one that the token pins")
+    if ca is not None and _fingerprint(answer.ca.encode()) != pinned:
+        raise TrustError("the fleet answered with another CA than the one it uses")
+    expires_ms, renew_ms = _check(answer.certificate, answer.ca, key, answer.device)
+    identity = Enrolment(
+        device=answer.device,
+        fleet_url=base,
+        broker_url=answer.broker_url,
+        metadata_url=answer.metadata_url,
+        targets_url=answer.targets_url,
+        root=answer.root,
+        desired_keys=answer.desired_keys,
+        expires_unix_ms=expires_ms,
+        renew_after_unix_ms=renew_ms,
+    )
+    disk = LocalDisk()
+    replace_file(disk, folder / "ca.crt", answer.ca.encode())
+    replace_file(disk, folder / "device.crt", answer.certificate.encode())
+    replace_file(disk, folder / "enrolment.json", msgspec.json.encode(identity))
+    return identity
+
+
+def start_renewal(state_dir: Path, identity: Enrolment) -> str:
+    """Make a new key, kept beside the old one, and return its signing request (PEM)."""
+    return _csr(_key(state_dir / "identity" / "next.key"), identity.device)
+
+
+def finish_renewal(state_dir: Path, identity: Enrolment, certificate: str) -> int:
+    """Check the certificate that answers ``start_renewal`` and put it and its key in place.
+
+    Returns:
+        When it ends, in Unix milliseconds.
+
+    Raises:
+        UsageError: No renewal was started.
+        TrustError: It is not from the fleet's CA, or not for this device and key.
+        StorageError: It cannot be stored; the old identity stays.
+    """
+    folder = state_dir / "identity"
+    disk = LocalDisk()
+    if disk.size(folder / "next.key") is None:
+        raise UsageError("no renewal was started")
+    key, ca = _key(folder / "next.key"), disk.read(folder / "ca.crt") or b""
+    expires_ms, renew_ms = _check(certificate, ca.decode(), key, identity.device)
+    replace_file(disk, folder / "next.crt", certificate.encode())
+    put_in_place(state_dir)
+    renewed = msgspec.structs.replace(identity, expires_unix_ms=expires_ms, renew_after_unix_ms=renew_ms)
+    replace_file(disk, folder / "enrolment.json", msgspec.json.encode(renewed))
+    return expires_ms
+
+
+def _pin(token: str) -> str:
+    """Return the CA's SHA-256 that a token pins; empty where it pins none."""
+    parts = token.split(".")
+    if len(parts) not in (3, 4) or parts[0] != "ek1" or not all(parts):
+        raise UsageError("the token is not of the form ek1.<id>.<secret>[.<sha256>]", hint="copy it whole")
+    return parts[3].lower() if len(parts) == 4 else ""
+
+
+def _pinned_ca(base: str, pinned: str, patience: Patience) -> bytes:
+    """Fetch the fleet's CA over a connection that proves nothing, and believe it by its hash."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    pem = Web(None, patience, context).get(f"{base}/api/v1/ca", 64 << 10)
+    if _fingerprint(pem) != pinned:
+        raise TrustError(
+            "the fleet's CA is not the one that the token pins",
+            reasons=(f"pinned {pinned}", f"found {_fingerprint(pem) or 'no certificate'}"),
+            hint="check the address; somebody may be in between",
+        )
+    return pem
+
+
+def _fingerprint(pem: bytes) -> str:
+    try:
+        found = x509.load_pem_x509_certificate(pem)
+    except ValueError:
+        return ""
+    return hashlib.sha256(found.public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def _answer(status: int, body: bytes) -> wire.EnrollResponse:
+    if status == 200:
+        try:
+            return wire.decode(body, wire.EnrollResponse)
+        except ProtocolError as cause:
+            raise EnrollError(f"the fleet's answer is not one to an enrolment: {cause.message}") from cause
+    try:
+        problem = msgspec.json.decode(body, type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        problem = {}
+    said = str(problem.get("detail") or problem.get("title") or f"status {status}")[:500]
+    if status >= 500 or status == 429:
+        raise ServerError(f"the fleet cannot enrol this device now: {said}")
+    raise EnrollError(f"the fleet refused to enrol this device: {said}", hint="ask for a new token")
+
+
+def _key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Return the key at a path, made now where there is none; readable by its owner only."""
+    disk = LocalDisk()
+    try:
+        data = disk.read(path)
+        if data is None:
+            key = ec.generate_private_key(ec.SECP256R1())
+            disk.make_folder(path.parent)
+            path.parent.chmod(0o700)
+            draft = path.with_name(f".{path.name}.new")
+            disk.remove(draft)
+            os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            replace_file(disk, path, _pem(key))
+            path.chmod(0o600)
+            return key
+        found = serialization.load_pem_private_key(data, None)
+    except OSError as cause:
+        raise storage_error(path, cause) from cause
+    except ValueError as cause:
+        raise StorageError(
+            f"{path} is damaged: {cause}", hint="remove it and enrol the device again"
+        ) from cause
+    if not isinstance(found, ec.EllipticCurvePrivateKey):
+        raise StorageError(f"{path} is not an elliptic-curve key", hint="remove it and enrol again")
+    return found
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _csr(key: ec.EllipticCurvePrivateKey, name: str) -> str:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64] or "device")])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _check(certificate: str, ca: str, key: ec.EllipticCurvePrivateKey, device: str) -> tuple[int, int]:
+    """Check a certificate and return when it ends and when to renew it, in Unix milliseconds."""
+    try:
+        found = x509.load_pem_x509_certificate(certificate.encode())
+        found.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.encode()))
+    except (ValueError, TypeError, InvalidSignature) as cause:
+        raise TrustError(f"the certificate is not from the fleet's CA: {cause}") from cause
+    names = [str(a.value) for a in found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if found.public_key() != key.public_key() or names != [device]:
+        raise TrustError(f"the certificate is for {names}, not for this device's key and name '{device}'")
+    begins_s, ends_s = found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp()
+    return int(ends_s * 1000), int((begins_s + (ends_s - begins_s) * 2 / 3) * 1000)

@@ -1,0 +1,30 @@
+"""Puts a renewed key and certificate in place; also what a supervisor does first, after any crash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekit.update.disk import LocalDisk, storage_error
+
+
+def put_in_place(state_dir: Path) -> bool:
+    """Finish a renewal that got as far as ``next.crt``; returns whether there was one.
+
+    The key goes first: while ``next.crt`` is there, the switch is decided and can be finished, on
+    whichever line the process died.
+
+    Raises:
+        StorageError: The disk failed; doing it again goes on from there.
+    """
+    folder, disk = state_dir / "identity", LocalDisk()
+    try:
+        if disk.size(folder / "next.crt") is None:
+            return False
+        if disk.size(folder / "next.key") is not None:
+            disk.rename(folder / "next.key", folder / "device.key")
+            disk.sync(folder)
+        disk.rename(folder / "next.crt", folder / "device.crt")
+        disk.sync(folder)
+    except OSError as cause:
+        raise storage_error(folder, cause) from cause
+    return True

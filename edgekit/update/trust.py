@@ -1,0 +1,271 @@
+"""Whether a desired state and a bundle may be believed; the updater's process only.
+
+Two signatures must agree (the Uptane split): the fleet's online key directs this device to a target,
+and the publisher's key, through TUF, says what that target is.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from tuf.api import exceptions as tuf_errors
+from tuf.api.metadata import Metadata
+from tuf.ngclient.config import UpdaterConfig
+from tuf.ngclient.fetcher import FetcherInterface
+from tuf.ngclient.updater import Updater
+
+from edgekit.core import wire
+from edgekit.core.errors import (
+    BundleError,
+    EdgekitError,
+    ExpiredError,
+    HashMismatchError,
+    LinkError,
+    ProtocolError,
+    RollbackAttackError,
+    ServerError,
+    SignatureError,
+    TrustError,
+)
+from edgekit.core.spec import MAX_MANIFEST_BYTES, NAME, VERSION
+from edgekit.update.contract import Enrolment
+from edgekit.update.disk import LocalDisk, replace_file, storage_error
+from edgekit.update.http import HttpError, Web
+
+ROLES = ("root", "timestamp", "snapshot", "targets")
+MAX_METADATA_BYTES = 8 << 20
+
+
+class Floor(msgspec.Struct, frozen=True):
+    """The highest versions ever believed; kept apart from the metadata, and synced.
+
+    python-tuf writes its files without syncing them: after a power cut they may be empty, and without
+    this record an attacker could then offer old metadata.
+    """
+
+    desired: int = 0
+    desired_sha256: str = ""
+    root: int = 0
+    timestamp: int = 0
+    snapshot: int = 0
+    targets: int = 0
+
+
+class FloorFile:
+    """``tuf/floor.json``."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / "tuf" / "floor.json"
+        self._disk = LocalDisk()
+
+    def load(self) -> Floor:
+        """Return the record; an empty one where there is none.
+
+        Raises:
+            TrustError: The record is damaged: it is written so that this cannot happen by itself.
+        """
+        try:
+            data = self._disk.read(self._path)
+        except OSError as cause:
+            raise storage_error(self._path, cause) from cause
+        if data is None:
+            return Floor()
+        try:
+            return msgspec.json.decode(data, type=Floor)
+        except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+            raise TrustError(f"{self._path} is damaged: {cause}", hint="enrol the device again") from cause
+
+    def save(self, floor: Floor) -> None:
+        """Store the record durably."""
+        replace_file(self._disk, self._path, msgspec.json.encode(floor))
+
+
+def verify_desired(encoded: bytes, identity: Enrolment) -> wire.Desired:
+    """Return a desired state that the fleet signed for this device.
+
+    Raises:
+        SignatureError: It is unsigned, signed by an unknown key, or the signature is wrong.
+        TrustError: It is for another device.
+        ProtocolError: It is malformed.
+    """
+    desired = wire.decode(encoded, wire.Desired)
+    signature = desired.signature or {}
+    public = identity.desired_keys.get(signature.get("keyid", ""))
+    if public is None:
+        raise SignatureError(
+            f"desired state {desired.version} is not signed by a key of this fleet",
+            reasons=(f"found key {signature.get('keyid', 'none')[:64]!r}",),
+        )
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(
+            bytes.fromhex(signature.get("sig", "")), wire.signed_bytes(encoded)
+        )
+    except (InvalidSignature, ValueError) as cause:
+        raise SignatureError(f"desired state {desired.version} has a wrong signature") from cause
+    if desired.device != identity.device:
+        raise TrustError(
+            f"desired state {desired.version} is for device '{desired.device[:64]}',"
+            f" this is '{identity.device}'"
+        )
+    return desired
+
+
+def check_not_older(desired: wire.Desired, floor: Floor) -> Floor:
+    """Return the floor that a desired state raises.
+
+    Raises:
+        RollbackAttackError: It is older than one that was accepted, or another one of that version.
+    """
+    content = msgspec.json.encode((desired.models, desired.config), order="sorted")
+    sha256 = hashlib.sha256(content).hexdigest()
+    if desired.version < floor.desired:
+        raise RollbackAttackError(
+            f"desired state {desired.version} is older than {floor.desired}, which was accepted"
+        )
+    if desired.version == floor.desired and floor.desired_sha256 not in ("", sha256):
+        raise RollbackAttackError(f"desired state {desired.version} is not the one that was accepted")
+    return msgspec.structs.replace(floor, desired=desired.version, desired_sha256=sha256)
+
+
+class _Fetcher(FetcherInterface):
+    """Gives python-tuf its metadata through our own bounded reader."""
+
+    def __init__(self, web: Web) -> None:
+        self._web = web
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        try:
+            for _, piece in self._web.read(url, 0):
+                yield piece
+        except HttpError as cause:
+            raise tuf_errors.DownloadHTTPError(cause.message, cause.status) from cause
+        except LinkError as cause:
+            raise tuf_errors.DownloadError(cause.message) from cause
+
+
+def trusted_target(
+    state_dir: Path, identity: Enrolment, wanted: wire.DesiredModel, model: str, web: Web, now_unix_ms: int
+) -> None:
+    """Check that the publisher signed exactly the target that the fleet wants.
+
+    Raises:
+        TrustError: It is not signed, or metadata is not what TUF requires; a subclass says which:
+            expired (freeze), older than before (rollback), hash or length (mix and match, endless).
+        LinkError: The metadata cannot be had.
+        StorageError: It cannot be stored.
+    """
+    if not NAME.fullmatch(model) or not VERSION.fullmatch(wanted.version):
+        raise BundleError(f"'{model[:64]} {wanted.version[:64]}' is not a model and version")
+    if wanted.target != wire.target_path(model, wanted.version):
+        raise TrustError(f"the fleet wants target {wanted.target[:200]!r} for '{model} {wanted.version}'")
+    metadata = state_dir / "tuf" / "metadata"
+    try:
+        metadata.mkdir(parents=True, exist_ok=True)
+        info = _refresh(metadata, identity, wanted.target, web, now_unix_ms)
+        _raise_floor(state_dir, metadata)
+    except tuf_errors.RepositoryError as cause:
+        raise _translated(cause) from cause
+    except tuf_errors.DownloadError as cause:
+        raise _translated_download(cause) from cause
+    except OSError as cause:
+        raise storage_error(metadata, cause) from cause
+    if info is None:
+        raise TrustError(
+            f"no publisher signed '{wanted.target}'", hint="publish the bundle, or take it out of the rollout"
+        )
+    length, sha256, custom = info
+    if (length, sha256) != (wanted.bytes, wanted.sha256):
+        raise HashMismatchError(
+            f"the fleet wants another '{wanted.target}' than the publisher signed",
+            reasons=(f"wanted {wanted.bytes} bytes, {wanted.sha256}", f"signed {length} bytes, {sha256}"),
+        )
+    named = (custom.get("model", model), custom.get("version", wanted.version))
+    if named != (model, wanted.version):
+        raise TrustError(f"'{wanted.target}' is signed as {named[0]!r} {named[1]!r}")
+
+
+def _refresh(
+    metadata: Path, identity: Enrolment, target: str, web: Web, now_unix_ms: int
+) -> tuple[int, str, dict[str, str]] | None:
+    updater = Updater(
+        str(metadata),
+        identity.metadata_url,
+        fetcher=_Fetcher(web),
+        config=UpdaterConfig(targets_max_length=MAX_METADATA_BYTES, max_delegations=8),
+        bootstrap=identity.root.encode(),
+    )
+    # The device's clock may stand before what it has already seen; python-tuf takes no clock.
+    trusted = updater._trusted_set  # noqa: SLF001
+    floor = dt.datetime.fromtimestamp(now_unix_ms / 1000, dt.timezone.utc)
+    trusted.reference_time = max(trusted.reference_time, floor)
+    updater.refresh()
+    found = updater.get_targetinfo(target)
+    if found is None:
+        return None
+    custom = found.unrecognized_fields.get("custom", {})
+    return found.length, found.hashes.get("sha256", ""), custom if isinstance(custom, dict) else {}
+
+
+def _raise_floor(state_dir: Path, metadata: Path) -> None:
+    """Sync what python-tuf wrote, and refuse metadata older than any believed before."""
+    for path in (*metadata.rglob("*.json"), metadata / "root_history", metadata):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    keeper = FloorFile(state_dir)
+    floor = keeper.load()
+    found = {role: int(Metadata.from_file(str(metadata / f"{role}.json")).signed.version) for role in ROLES}
+    for role, version in found.items():
+        if version < getattr(floor, role):
+            raise RollbackAttackError(
+                f"TUF {role} {version} is older than {getattr(floor, role)}, which was believed before"
+            )
+    keeper.save(msgspec.structs.replace(floor, **found))
+
+
+_KINDS: tuple[tuple[type[Exception], type[TrustError]], ...] = (
+    (tuf_errors.ExpiredMetadataError, ExpiredError),
+    (tuf_errors.BadVersionNumberError, RollbackAttackError),
+    (tuf_errors.UnsignedMetadataError, SignatureError),
+    (tuf_errors.LengthOrHashMismatchError, HashMismatchError),
+)
+
+
+def _translated(cause: tuf_errors.RepositoryError) -> TrustError:
+    kind = next((ours for theirs, ours in _KINDS if isinstance(cause, theirs)), TrustError)
+    return kind(f"the fleet's TUF metadata is refused: {cause}"[:1000])
+
+
+def _translated_download(cause: tuf_errors.DownloadError) -> EdgekitError:
+    if isinstance(cause, tuf_errors.DownloadLengthMismatchError):
+        return HashMismatchError(f"the fleet's TUF metadata is endless: {cause}"[:1000])
+    if isinstance(cause, tuf_errors.DownloadHTTPError):
+        return ServerError(f"the fleet's TUF metadata cannot be had: {cause}"[:1000])
+    if isinstance(cause.__cause__, (TrustError, ProtocolError)):
+        return cause.__cause__
+    return LinkError(f"the fleet's TUF metadata cannot be had: {cause}"[:1000])
+
+
+def manifest_url(identity: Enrolment, model: str, wanted: wire.DesiredModel) -> str:
+    """Return where a bundle's manifest lies."""
+    base = identity.targets_url.rstrip("/")
+    return f"{base}/{model}/{wanted.version}/{wanted.sha256}.bundle.json"
+
+
+def check_manifest_size(wanted: wire.DesiredModel) -> None:
+    """Refuse a manifest that is larger than any may be.
+
+    Raises:
+        BundleError: It is.
+    """
+    if not 0 < wanted.bytes <= MAX_MANIFEST_BYTES:
+        raise BundleError(f"bundle.json of {wanted.bytes} bytes, at most {MAX_MANIFEST_BYTES} are read")

@@ -1,0 +1,318 @@
+"""The updater: a short-lived process that believes nothing it has not verified.
+
+``python -m edgekit.update.updater job|enroll`` reads one line of JSON on stdin (``UpdaterRequest`` or
+``EnrollOrder``) and writes lines of JSON on stdout: progress, then one result or one error. The exit
+code is the error's. It ends when its stdin closes, since then the supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from edgekit.core import wire
+from edgekit.core.errors import BundleError, EdgekitError, HashMismatchError, StorageError, UsageError
+from edgekit.core.select import require, select
+from edgekit.core.spec import Manifest, Variant, VariantFile, parse_manifest
+from edgekit.update.contract import (
+    MAX_LINE_BYTES,
+    EnrollOrder,
+    Enrolment,
+    UpdaterProgress,
+    UpdaterRequest,
+    UpdaterResult,
+    failure_of,
+    line_of,
+)
+from edgekit.update.disk import LocalDisk, replace_file, storage_error
+from edgekit.update.download import Blobs
+from edgekit.update.http import Patience, Web
+
+_LOCK_S = 15.0
+_PROGRESS_S = 0.25
+_NICE = 10
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Which files of a bundle to bring: those that all variants share, then variant by variant."""
+
+    files: tuple[VariantFile, ...]
+    variants: tuple[str, ...]
+    rejected: dict[str, str]
+
+
+def choose(manifest: Manifest, request: UpdaterRequest, device: str, budget_bytes: int) -> Choice:
+    """Choose the variants to bring: those that can run here, the best first, while there is room.
+
+    Raises:
+        NoVariantError: None can run here; the reasons say why.
+        StorageError: Not even the best one has room.
+    """
+    rejected: dict[str, str] = {}
+    fitting: list[Variant] = list(manifest.variants)
+    if request.facts is not None and request.profile is not None:
+        selection = select(manifest, request.facts, request.profile, request.measured_ms)
+        require(selection, manifest, device)
+        fitting = [candidate.variant for candidate in selection.candidates]
+        rejected = {r.variant: "; ".join(r.reasons) for r in selection.rejected}
+    wanted = {file.sha256: file for file in manifest.files}
+    taken: list[str] = []
+    for variant in fitting:
+        more = {**wanted, **{file.sha256: file for file in variant.files}}
+        size = sum(file.bytes for file in more.values())
+        if size > budget_bytes:
+            rejected[variant.id] = (
+                f"needs {size} bytes with what was chosen before, {budget_bytes} may be used"
+            )
+            continue
+        wanted = more
+        taken.append(variant.id)
+    if not taken:
+        raise StorageError(
+            f"no variant of '{manifest.model} {manifest.version}' has room in {budget_bytes} bytes",
+            reasons=tuple(f"{name}: {why}" for name, why in rejected.items()),
+            hint="free some space, or raise the limit for bundles",
+        )
+    return Choice(tuple(wanted.values()), tuple(taken), rejected)
+
+
+class Job:
+    """One request, carried out.
+
+    Args:
+        request: What to do.
+        tell: Takes progress.
+        now_s: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        request: UpdaterRequest,
+        tell: Callable[[UpdaterProgress], None],
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._request = request
+        self._tell = tell
+        self._now_s = now_s
+        self._state_dir = Path(request.state_dir)
+        self._identity = load_identity(self._state_dir)
+        patience = Patience(now_s() + request.timeout_s, request.stall_s, now_s)
+        self._web = Web(self._state_dir / "identity" / "ca.crt", patience)
+
+    def run(self) -> UpdaterResult:
+        """Do it.
+
+        Raises:
+            EdgekitError: Of the class that says what went wrong.
+        """
+        if self._request.kind == "renew":
+            from edgekit.update.identity import finish_renewal, start_renewal
+
+            if not self._request.certificate:
+                return UpdaterResult(csr=start_renewal(self._state_dir, self._identity))
+            expires = finish_renewal(self._state_dir, self._identity, self._request.certificate)
+            return UpdaterResult(certificate_expires_unix_ms=expires)
+        desired = self._accept()
+        if self._request.kind == "accept":
+            return UpdaterResult(desired_version=desired.version)
+        return self._fetch(desired)
+
+    def _accept(self) -> wire.Desired:
+        """Verify the desired state and store it as the last accepted."""
+        from edgekit.update.trust import FloorFile, check_not_older, verify_desired
+
+        encoded = self._request.desired.encode()
+        desired = verify_desired(encoded, self._identity)
+        keeper = FloorFile(self._state_dir)
+        floor = keeper.load()
+        raised = check_not_older(desired, floor)
+        if raised != floor:
+            keeper.save(raised)
+        path = self._state_dir / "desired.json"
+        if _read(path) != encoded:
+            replace_file(LocalDisk(), path, encoded)
+        return desired
+
+    def _fetch(self, desired: wire.Desired) -> UpdaterResult:
+        from edgekit.update.trust import check_manifest_size, trusted_target
+
+        model = self._request.model
+        wanted = desired.models.get(model)
+        if wanted is None:
+            raise UsageError(f"desired state {desired.version} has no model '{model}'")
+        self._tell(UpdaterProgress(stage="trust"))
+        check_manifest_size(wanted)
+        now_ms = max(self._request.unix_ms, time.time_ns() // 1_000_000)
+        trusted_target(self._state_dir, self._identity, wanted, model, self._web, now_ms)
+        blobs = Blobs(self._state_dir, self._web)
+        manifest = self._manifest(blobs, model, wanted)
+        here = sum(f.bytes for f in manifest.every_file() if blobs.has(f.sha256, f.bytes))
+        partial = sum(blobs.partial_bytes(f.sha256) for f in manifest.every_file())
+        budget = min(self._request.max_bytes, blobs.room_bytes() + here + partial)
+        choice = choose(manifest, self._request, self._identity.device, budget)
+        fetched = self._bring(blobs, choice.files)
+        return UpdaterResult(
+            desired_version=desired.version,
+            model=model,
+            version=wanted.version,
+            manifest_sha256=wanted.sha256,
+            variants=choice.variants,
+            rejected=choice.rejected,
+            fetched_bytes=fetched,
+        )
+
+    def _manifest(self, blobs: Blobs, model: str, wanted: wire.DesiredModel) -> Manifest:
+        from edgekit.update.trust import manifest_url
+
+        self._tell(UpdaterProgress(stage="manifest"))
+        path = self._state_dir / "blobs" / wanted.sha256
+        data = _read(path) if blobs.has(wanted.sha256, wanted.bytes) else None
+        if data is None or hashlib.sha256(data).hexdigest() != wanted.sha256:
+            data = self._web.get(manifest_url(self._identity, model, wanted), wanted.bytes)
+        if len(data) != wanted.bytes or hashlib.sha256(data).hexdigest() != wanted.sha256:
+            raise HashMismatchError(
+                f"bundle.json of '{model} {wanted.version}' is not the one that was signed"
+            )
+        manifest = parse_manifest(data, f"bundle.json of '{model} {wanted.version}'")
+        if (manifest.model, manifest.version) != (model, wanted.version):
+            raise BundleError(
+                f"bundle.json of '{model} {wanted.version}' says '{manifest.model} {manifest.version}'"
+            )
+        blobs.put(wanted.sha256, data)
+        return manifest
+
+    def _bring(self, blobs: Blobs, files: tuple[VariantFile, ...]) -> int:
+        """Bring what is not here; returns the bytes that came."""
+        missing = [file for file in files if not blobs.has(file.sha256, file.bytes)]
+        begun = sum(min(file.bytes, blobs.partial_bytes(file.sha256)) for file in missing)
+        total = sum(file.bytes for file in missing)
+        blobs.require_room(total - begun, f"'{self._request.model}'")
+        done, came, told_s = begun, 0, 0.0
+
+        def count(number: int) -> None:
+            nonlocal done, came, told_s
+            done, came = min(total, done + number), came + number
+            if self._now_s() - told_s >= _PROGRESS_S:
+                told_s = self._now_s()
+                self._tell(UpdaterProgress(stage="blobs", done_bytes=done, total_bytes=total))
+
+        base = self._identity.targets_url.rstrip("/")
+        for file in missing:
+            blobs.fetch(f"{base}/blobs/{file.sha256}", file.sha256, file.bytes, count)
+        self._tell(UpdaterProgress(stage="blobs", done_bytes=total, total_bytes=total))
+        return came
+
+
+def load_identity(state_dir: Path) -> Enrolment:
+    """Return who this device is.
+
+    Raises:
+        UsageError: It is not enrolled.
+        StorageError: The file cannot be read.
+    """
+    path = state_dir / "identity" / "enrolment.json"
+    data = _read(path)
+    if data is None:
+        raise UsageError(
+            f"{path}: this device is not enrolled", hint="edgekit agent enroll --fleet URL --token T"
+        )
+    try:
+        return msgspec.json.decode(data, type=Enrolment)
+    except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+        raise StorageError(f"{path} is damaged: {cause}", hint="enrol the device again") from cause
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return LocalDisk().read(path)
+    except OSError as cause:
+        raise storage_error(path, cause) from cause
+
+
+@contextlib.contextmanager
+def only_updater(state_dir: Path, wait_s: float = _LOCK_S) -> Iterator[None]:
+    """Hold the lock that keeps two updaters from one state directory.
+
+    Raises:
+        StorageError: Another one holds it.
+    """
+    path = state_dir / "updater.lock"
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as cause:
+        raise storage_error(path, cause) from cause
+    try:
+        until_s = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as cause:
+                if time.monotonic() > until_s:
+                    raise StorageError(f"{path}: another updater is at work") from cause
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def main(arguments: list[str], stdin: BinaryIO, stdout: BinaryIO) -> int:
+    """Carry out one request; returns the exit code."""
+    os.umask(0o077)
+
+    def tell(message: msgspec.Struct) -> None:
+        stdout.write(line_of(message))
+        stdout.flush()
+
+    try:
+        line = stdin.readline(MAX_LINE_BYTES)
+        threading.Thread(target=_end_with_parent, args=(stdin,), name="parent-watch", daemon=True).start()
+        if arguments == ["enroll"]:
+            from edgekit.update.identity import enroll
+
+            order = _decoded(line, EnrollOrder)
+            with only_updater(Path(order.state_dir)):
+                tell(enroll(order))
+        elif arguments == ["job"]:
+            os.nice(_NICE)
+            request = _decoded(line, UpdaterRequest)
+            with only_updater(Path(request.state_dir)):
+                tell(Job(request, tell).run())
+        else:
+            raise UsageError("want 'job' or 'enroll'")
+    except EdgekitError as error:
+        tell(failure_of(error))
+        return error.exit_code
+    return 0
+
+
+def _decoded(line: bytes, kind: type[wire.M]) -> wire.M:
+    try:
+        found: wire.M = msgspec.json.decode(line, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+        raise UsageError(f"stdin: {cause}") from cause
+    return found
+
+
+def _end_with_parent(stdin: BinaryIO) -> None:
+    """Die with the supervisor: an updater that nobody listens to would only be in the way."""
+    while stdin.readline(MAX_LINE_BYTES):
+        pass
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:], sys.stdin.buffer, sys.stdout.buffer)
+    sys.stdout.flush()
+    os._exit(code)  # the watch waits on stdin, and would hold up an ordinary exit
