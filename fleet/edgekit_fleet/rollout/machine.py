@@ -76,3 +76,8 @@ def step(state: State, event: Event) -> State:
             hint=f"possible is: {possible}" if possible else "it is over: create a new one",
         )
     return found
+
+
+def is_possible(state: State, event: Event) -> bool:
+    """Say whether an event has a row in this state."""
+    return (state, event) in TRANSITIONS

@@ -181,11 +181,11 @@ def _baseline(sql: sqlite3.Connection, rollout: Rollout, one: Participant) -> Ba
 def _add_new(sql: sqlite3.Connection, rollout: Rollout, device: str, known: _Seen) -> None:
     limit_ms = known.before.p99_ms * rollout.spec.guards.p99_ratio
     for row in sql.execute(
-        "SELECT rowid, frames, errors, infer_ms FROM metric WHERE model = ? AND version = ? AND device = ?"
-        " AND at_ms >= ? AND rowid > ? ORDER BY rowid",
+        "SELECT rowid AS number, frames, errors, infer_ms FROM metric"
+        " WHERE model = ? AND version = ? AND device = ? AND at_ms >= ? AND rowid > ? ORDER BY rowid",
         (rollout.model, rollout.version, device, known.directed_ms, known.last),
     ):
-        known.last = row["rowid"]
+        known.last = row["number"]
         infer_ms = _histogram(row["infer_ms"])
         known.after = evidence.add(known.after, row["frames"], row["errors"], infer_ms, limit_ms)
 

@@ -61,9 +61,10 @@ def make_spec(document: dict[str, Any]) -> Spec:
     Raises:
         UsageError: A field is unknown, missing, or out of range; ``reasons`` names each.
     """
-    guards = {**msgspec.structs.asdict(DEFAULT_GUARDS), **document.get("guards", {})}
+    if isinstance(guards := document.get("guards", {}), dict):
+        document = {**document, "guards": {**msgspec.structs.asdict(DEFAULT_GUARDS), **guards}}
     try:
-        spec = msgspec.convert({**document, "guards": guards}, type=Spec)
+        spec = msgspec.convert(document, type=Spec)
     except (msgspec.ValidationError, ValueError) as cause:
         raise UsageError(f"rollout: {cause}") from cause
     problems = [
