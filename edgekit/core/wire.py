@@ -123,11 +123,12 @@ class PipelineState(msgspec.Struct, frozen=True):
 
 
 class OutboxState(msgspec.Struct, frozen=True):
-    """What waits for the link, and what was given up over quota."""
+    """What waits for the link, what was given up over quota, and the last number on disk."""
 
     rows: int = 0
     bytes: int = 0
     dropped: int = 0
+    last_seq: int = 0
 
 
 class Reported(msgspec.Struct, frozen=True):

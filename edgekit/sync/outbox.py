@@ -291,6 +291,7 @@ class Outbox:
                 rows=self._file.rows + waiting,
                 bytes=self._file.bytes + self._pending_bytes,
                 dropped=self.counters["dropped"],
+                last_seq=self._file.last_seq,
             )
 
     # -- quota

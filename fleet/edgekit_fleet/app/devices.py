@@ -24,13 +24,17 @@ router = APIRouter(tags=["devices"])
 
 @dataclass(frozen=True)
 class DeviceDetail:
-    """All that is known of one device; ``birth``, ``reported`` and ``hardware`` as it sent them."""
+    """All that is known of one device; ``birth``, ``reported`` and ``hardware`` as it sent them.
+
+    ``watermarks``: up to which message each of its outboxes is committed, by the outbox's boot.
+    """
 
     device: Device
     birth: dict[str, Any] | None
     reported: dict[str, Any] | None
     hardware: dict[str, Any] | None
     pipelines: list[str]
+    watermarks: dict[str, int]
     certificates: list[dict[str, Any]]
 
 
@@ -88,6 +92,7 @@ def device_detail(parts: Parts, device: str) -> DeviceDetail:
         reported=documents["reported"],
         hardware=documents["hardware"],
         pipelines=parts.metrics.pipelines(device, now_ms() - DAY_MS),
+        watermarks=parts.messages.watermarks(device),
         certificates=parts.devices.certificates(device),
     )
 

@@ -145,6 +145,12 @@ class Messages:
             ).fetchone()
         return 0 if row is None else int(row["watermark"])
 
+    def watermarks(self, device: str) -> dict[str, int]:
+        """Return the watermark of each outbox that a device ever had, by its boot."""
+        with self._database.read() as sql:
+            rows = sql.execute("SELECT boot, watermark FROM outbox WHERE device = ?", (device,)).fetchall()
+        return {row["boot"]: int(row["watermark"]) for row in rows}
+
     def counts(self) -> dict[str, int]:
         """Return how many rows are kept: ``metrics``, ``events``, ``refused``."""
         with self._database.read() as sql:
