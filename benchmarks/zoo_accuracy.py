@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import sys
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import msgspec
@@ -31,6 +33,9 @@ import numpy as np
 from edgekit.agent.bundle import Bundle, open_bundle
 from edgekit.backends import open_backend
 from edgekit.core.spec import Item, Variant
+from edgekit.optimize.fetch import fetch
+from edgekit.optimize.recipe import models_folder, recipe
+from edgekit.optimize.recordings import motions, recording
 from edgekit.pipeline.predictor import Predictor
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -106,7 +111,9 @@ def open_predictor(bundle: Bundle, variant: Variant, threads: int) -> Predictor:
     """Load one variant; a detector's threshold is low, since average precision needs all scores."""
     post = bundle.manifest.post
     if post.decoder in ("ssd", "classify"):
-        post = msgspec.structs.replace(post, score_threshold=0.0 if post.decoder == "classify" else 0.02, top_k=100)
+        post = msgspec.structs.replace(
+            post, score_threshold=0.0 if post.decoder == "classify" else 0.02, top_k=100
+        )
     backend = open_backend(bundle.path(variant), variant, {**variant.options, "threads": threads})
     return Predictor(bundle.manifest, variant, backend, bundle.labels(), post=post)
 
@@ -133,12 +140,9 @@ def score_classifier(predictor: Predictor, data: Path, limit: int) -> list[Score
         rows = list(csv.DictReader(file))[:limit]
     ranks = []
     for row in rows:
-        items = predictor.predict(cv2.imread(str(folder / row["file"]))).items
-        ranks.append(
-            [item.index for item in items].index(int(row["class_index_1000"]))
-            if any(item.index == int(row["class_index_1000"]) for item in items)
-            else 99
-        )
+        order = [item.index for item in predictor.predict(cv2.imread(str(folder / row["file"]))).items]
+        wanted = int(row["class_index_1000"])
+        ranks.append(order.index(wanted) if wanted in order else len(order))
     found = np.array(ranks)
     return [
         Score("top1", round(float((found < 1).mean()), 4), len(rows)),
@@ -158,8 +162,8 @@ def score_detector(predictor: Predictor, data: Path, limit: int) -> list[Score]:
     for number, path in enumerate(pictures):
         pixels = cv2.imread(str(path))
         boxes = read_yolo(folder / "labels" / f"{path.stem}.txt", pixels.shape[1], pixels.shape[0])
-        for name in SHARED:
-            own = [box for kind, box in boxes if classes[kind] == SHARED[name]]
+        for name, theirs in SHARED.items():
+            own = [box for kind, box in boxes if classes[kind] == theirs]
             truth[name][number] = np.array(own, np.float32).reshape(-1, 4)
         for item in predictor.predict(pixels).items:
             if item.label in found:
@@ -230,7 +234,115 @@ def _overlaps(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return shared / np.maximum(areas - shared, 1e-9)
 
 
-SCORERS: dict[str, Scorer] = {"efficientnet-lite0": score_classifier, "ssd-oidv4": score_detector}
+def score_faces(predictor: Predictor, _data: Path, _limit: int) -> list[Score]:
+    """Return the share of frames with exactly one face where there is one, and with any in a street."""
+    faces = [len(predictor.predict(pixels).items) for pixels in frames("carphone")]
+    street = [len(predictor.predict(pixels).items) for pixels in frames("bikes")[::5]]
+    return [
+        Score("one_face", round(float(np.mean([n == 1 for n in faces])), 4), len(faces)),
+        Score("street_with_face", round(float(np.mean([n > 0 for n in street])), 4), len(street)),
+    ]
+
+
+def score_motion(predictor: Predictor, _data: Path, _limit: int) -> list[Score]:
+    """Return the accuracy for people the model has not learned from: of windows, and of recordings."""
+    build = hooks("imu-exercise")
+    hits: list[float] = []
+    votes = []
+    for motion in motions(recording("watch")):
+        if motion.subject not in build.UNSEEN_SUBJECTS:
+            continue
+        wanted = list(build.EXERCISES).index(motion.exercise)
+        found = np.zeros(len(build.EXERCISES))
+        own = []
+        for start in range(0, len(motion.samples) - build.WINDOW + 1, predictor.manifest.pre.hop):
+            scores = predictor.run_golden(
+                {"window": motion.samples[start : start + build.WINDOW][np.newaxis]}
+            )
+            own.append(scores["scores"][0].argmax() == wanted)
+            found[scores["scores"][0].argmax()] += 1
+        hits += own
+        votes.append(found.argmax() == wanted)
+    return [
+        Score("window_accuracy", round(float(np.mean(hits)), 4), len(hits)),
+        Score("recording_accuracy", round(float(np.mean(votes)), 4), len(votes)),
+    ]
+
+
+def score_anomaly(predictor: Predictor, _data: Path, _limit: int) -> list[Score]:
+    """Return whether the anomaly is found within 100 samples, and the share of quiet windows elsewhere."""
+    build = hooks("ucr-anomaly")
+    values, is_anomaly = build.series(fetch(recipe("ucr-anomaly").package["test"]))
+    first, last = np.flatnonzero(is_anomaly)[[0, -1]]
+    hop, width = predictor.manifest.pre.hop, build.WINDOW
+    found = []
+    for start in range(0, len(values) - width + 1, hop):
+        best = predictor.predict(values[start : start + width, np.newaxis]).best
+        found.append(
+            (start + width, best is not None and best.label == "anomaly", best.value if best else 0.0)
+        )
+    near = [row for row in found if first <= row[0] <= last + 100 + width]
+    far = [row for row in found if row not in near]
+    return [
+        Score("hit", float(any(row[1] for row in near)), 1),
+        Score("quiet_elsewhere", round(float(np.mean([not row[1] for row in far])), 4), len(far)),
+        Score(
+            "peak_to_median", round(max(r[2] for r in near) / float(np.median([r[2] for r in found])), 1), 1
+        ),
+    ]
+
+
+def score_voice(predictor: Predictor, data: Path, _limit: int) -> list[Score]:
+    """Return the share of spoken words heard as speech, and of silent clips as silence."""
+    folder = data / "audio" / "speech_commands"
+    if not folder.is_dir():
+        return []
+    with (folder / "labels.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    speech, silence = [], []
+    for row in rows:
+        with wave.open(str(folder / row["file"])) as clip:
+            samples = np.frombuffer(clip.readframes(clip.getnframes()), "<i2").astype(np.float32) / 32768
+        predictor.reset()
+        parts = [samples[start : start + 512, np.newaxis] for start in range(0, len(samples) - 511, 512)]
+        heard = [predictor.predict(part).items[0].label for part in parts]  # all: the state goes on
+        is_speech = "speech" in heard
+        (silence if row["class"] == "10" else speech).append(is_speech)
+    return [
+        Score("speech_heard", round(float(np.mean(speech)), 4), len(speech)),
+        Score("silence_kept", round(1 - float(np.mean(silence)), 4), len(silence)),
+    ]
+
+
+def frames(name: str) -> list[np.ndarray]:
+    """Return every frame of a video recording, BGR."""
+    capture, found = cv2.VideoCapture(str(recording(name))), []
+    while True:
+        is_read, pixels = capture.read()
+        if not is_read:
+            capture.release()
+            return found
+        found.append(pixels)
+
+
+def hooks(name: str) -> ModuleType:
+    """Return a model's ``build.py``."""
+    spec = importlib.util.spec_from_file_location(name, models_folder() / name / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SCORERS: dict[str, Scorer] = {
+    "efficientnet-lite0": score_classifier,
+    "ssd-oidv4": score_detector,
+    "blazeface": score_faces,
+    "imu-exercise": score_motion,
+    "ucr-anomaly": score_anomaly,
+    "silero-vad": score_voice,
+}
 
 
 if __name__ == "__main__":

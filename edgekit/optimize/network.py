@@ -185,22 +185,22 @@ def _shape_of(layer: Layer, shapes: list[Shape]) -> Shape:
     first = shapes[0]
     if layer.kind in ("conv", "depthwise", "max_pool"):
         return _windowed_shape(layer, first)
-    if layer.kind == "dense":
-        return (first[0], layer.parameters()[1].size)
     if layer.kind == "add" and shapes[0] != shapes[1]:
         raise ModelError(f"layer {layer.output!r} adds {shapes[0]} and {shapes[1]}")
-    if layer.kind == "pad":
-        return tuple(size + before + after for size, (before, after) in zip(first, layer.pads, strict=True))
-    if layer.kind == "mean":
-        return (first[0], first[3])
-    if layer.kind == "concat":
-        total = sum(shape[layer.axis] for shape in shapes)
-        return (*first[: layer.axis], total, *first[layer.axis + 1 :])
-    if layer.kind == "reshape":
-        if int(np.prod(first)) != int(np.prod(layer.shape)):
-            raise ModelError(f"layer {layer.output!r} reshapes {first} to {layer.shape}")
-        return layer.shape
-    return first
+    if layer.kind == "reshape" and int(np.prod(first)) != int(np.prod(layer.shape)):
+        raise ModelError(f"layer {layer.output!r} reshapes {first} to {layer.shape}")
+    changed: dict[str, Callable[[], Shape]] = {
+        "dense": lambda: (first[0], layer.parameters()[1].size),
+        "mean": lambda: (first[0], first[3]),
+        "reshape": lambda: layer.shape,
+        "pad": lambda: tuple(n + sum(pads) for n, pads in zip(first, layer.pads, strict=True)),
+        "concat": lambda: (
+            *first[: layer.axis],
+            sum(shape[layer.axis] for shape in shapes),
+            *first[layer.axis + 1 :],
+        ),
+    }
+    return changed[layer.kind]() if layer.kind in changed else first
 
 
 def _windowed_shape(layer: Layer, shape: Shape) -> Shape:

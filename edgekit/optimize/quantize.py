@@ -31,7 +31,8 @@ class Affine:
 
     def encode(self, values: Array) -> NDArray[np.int8]:
         """Return the nearest integers, saturated."""
-        return np.clip(np.round(values / self.scale) + self.zero_point, -128, 127).astype(np.int8)
+        steps = np.round(values / self.scale) + self.zero_point
+        return np.asarray(np.clip(steps, -128, 127), np.int8)
 
     def decode(self, integers: NDArray[np.int8]) -> Array:
         """Return the reals that the integers stand for."""

@@ -88,9 +88,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 def models_folder() -> Path:
     """Return the folder of the recipes: the wheel's data, or the checkout's ``models``."""
-    package = Path(edgekit.__file__ or edgekit.__path__[0]).parent
-    if edgekit.__file__ is None:
-        package = Path(edgekit.__path__[0])
+    package = Path(edgekit.__path__[0])
     installed = package / "_data" / "models"
     return installed if installed.is_dir() else package.parent / "models"
 
@@ -121,5 +119,4 @@ def recipe(name: str, folder: Path | None = None) -> Recipe:
 
 
 def _read(path: Path) -> Recipe:
-    found = decode_toml(path.read_text(encoding="utf-8"), Recipe, f"{path.parent.name}/{path.name}")
-    return found
+    return decode_toml(path.read_text(encoding="utf-8"), Recipe, f"{path.parent.name}/{path.name}")

@@ -36,7 +36,7 @@ _OPERATORS: Final = {
 }
 _KINDS: Final = {operator: kind for kind, (operator, _, _) in _OPERATORS.items()}
 _ACTIVATIONS: Final = {"none": "NONE", "relu": "RELU", "relu6": "RELU6"}
-_CONSTANT_TYPES: Final = {
+_CONSTANT_TYPES: Final[dict[str, np.dtype[Any]]] = {
     "FLOAT32": np.dtype("<f4"),
     "FLOAT16": np.dtype("<f2"),
     "INT32": np.dtype("<i4"),

@@ -104,9 +104,9 @@ class Trainer:
         ):
             moments[0] += 0.1 * (gradient - moments[0])
             moments[1] += 0.001 * (gradient**2 - moments[1])
-            if array.ndim > 1:
-                array *= 1.0 - self.rate * self._decay
-            array -= self.rate * (moments[0] / first) / (np.sqrt(moments[1] / second) + 1e-8)
+            kept = 1.0 - self.rate * self._decay if array.ndim > 1 else 1.0
+            change = self.rate * (moments[0] / first) / (np.sqrt(moments[1] / second) + 1e-8)
+            array[...] = array * kept - change
 
 
 def forward(network: Network, inputs: Array) -> dict[str, Array]:

@@ -1,13 +1,14 @@
 """Pickled arrays read without running anything that a pickle may name.
 
-Two formats hold arrays in pickles: PyTorch's ``.pth`` and NumPy's ``.npy`` of objects. A pickle may name any function and have it called; here
-only the few names that rebuild arrays are known, and any other is refused.
+Two formats hold arrays in pickles: PyTorch's ``.pth`` and NumPy's ``.npy`` of objects. A pickle may
+name any function and have it called; here only the few names that rebuild arrays are known, and any
+other is refused.
 """
 
 from __future__ import annotations
 
 import io
-import pickle  # noqa: S403  (only through the allow-list below)
+import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -144,11 +145,11 @@ def read_object_npy(path: Path) -> NDArray[Any]:
         read(data)
     except ValueError as cause:
         raise TrustError(f"{path.name}: is not an .npy file: {cause}") from cause
-    core = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray  # type: ignore[attr-defined]
+    # What a pickled array and a pickled scalar call, whatever this NumPy's module of it is named.
+    rebuild, scalar = np.empty(0).__reduce__()[0], np.float64().__reduce__()[0]
     names: dict[tuple[str, str], Any] = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        names[module, "_reconstruct"] = core._reconstruct  # noqa: SLF001  (what a pickled array calls)
-        names[module, "scalar"] = core.scalar
+        names |= {(module, "_reconstruct"): rebuild, (module, "scalar"): scalar}
     names["_codecs", "encode"] = _encode
     found = _unpickle(_Allowed(data, names, encoding="latin1"), path.name)
     if not isinstance(found, np.ndarray):

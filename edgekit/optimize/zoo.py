@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -46,7 +46,7 @@ from edgekit.optimize.network import Array, Network
 from edgekit.optimize.onnx_file import write_onnx
 from edgekit.optimize.openvino_ir import write_openvino
 from edgekit.optimize.quantize import Affine, Quantized, observe, quantize
-from edgekit.optimize.recipe import Recipe, VariantRecipe, models_folder, recipe
+from edgekit.optimize.recipe import Recipe, VariantRecipe, Writer, models_folder, recipe
 from edgekit.optimize.recordings import recording
 from edgekit.optimize.tflite import write_tflite
 
@@ -63,6 +63,7 @@ class Kit:
     recipe: Recipe
     folder: Path
     cache: Path | None = None
+    alter: Callable[[Network], Network] | None = None
     _network: Network | None = None
     _quantized: Quantized | None = None
     _hooks: ModuleType | None = field(default=None, repr=False)
@@ -88,8 +89,14 @@ class Kit:
             make = self.hook("network")
             if make is None:
                 raise ConfigError(f"{self.recipe.model}: build.py has no network()")
-            self._network = make(self)
+            made: Network = make(self)
+            self._network = made if self.alter is None else self.alter(made)
         return self._network
+
+    @property
+    def half_weights(self) -> bool:
+        """Whether float files may store 16 bits without loss: an altered network's may not."""
+        return self.recipe.half_weights and self.alter is None
 
     def normalise(self, feeds: Feeds) -> dict[str, Array]:
         """Return logical inputs as the network takes them: ``(x - mean) / std``, float32."""
@@ -116,6 +123,7 @@ def build(
     cache: Path | None = None,
     ekb: bool = False,
     models: Path | None = None,
+    alter: Callable[[Network], Network] | None = None,
 ) -> Path:
     """Build a model of the zoo into a bundle.
 
@@ -127,6 +135,8 @@ def build(
         cache: Where packages are kept; None for the user's cache.
         ekb: Make one ``.ekb`` file instead of a folder.
         models: The folder of recipes; None for the zoo's own.
+        alter: Changes the network before anything is written (a rehearsal of a bad model); no file
+            is then the package's own.
 
     Returns:
         The bundle: ``out_dir/NAME-VERSION``, or the same with ``.ekb``.
@@ -142,7 +152,9 @@ def build(
     if not VERSION.fullmatch(number):
         raise UsageError(f"version: want MAJOR.MINOR.PATCH, got {number!r}")
     chosen = _choose(found, variants)
-    kit = Kit(found, (models or models_folder()) / name, cache)
+    if alter is not None:
+        chosen = tuple(map(_from_network, chosen))
+    kit = Kit(found, (models or models_folder()) / name, cache, alter)
     out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=f".{name}-") as scratch:
         folder = Path(scratch) / f"{name}-{number}"
@@ -205,8 +217,8 @@ def write_golden(folder: Path, samples: list[tuple[Feeds, dict[str, Array]]]) ->
     paths = []
     for number, (inputs, outputs) in enumerate(samples):
         pair = (f"golden/{number}.npz", f"golden/{number}.out.npz")
-        np.savez(folder / pair[0], **inputs)
-        np.savez(folder / pair[1], **outputs)
+        for path, arrays in zip(pair, (inputs, outputs), strict=True):
+            np.savez(folder / path, allow_pickle=False, **arrays)
         paths.append(pair)
     return tuple(paths)
 
@@ -226,6 +238,14 @@ def _choose(found: Recipe, ids: Iterable[str] | None) -> tuple[VariantRecipe, ..
             hint=f"it has {', '.join(known)}",
         )
     return tuple(known[name] for name in wanted)
+
+
+def _from_network(plan: VariantRecipe) -> VariantRecipe:
+    """Return how to make a variant from the network where it is the package's own file."""
+    if plan.writer != "file":
+        return plan
+    writer, layout = _INSTEAD[plan.backend]
+    return msgspec.structs.replace(plan, writer=writer, layout=layout, inputs={}, outputs={})
 
 
 def _fill(kit: Kit, folder: Path, version: str, chosen: tuple[VariantRecipe, ...]) -> None:
@@ -350,7 +370,7 @@ def _write_tflite_int8(kit: Kit, _plan: VariantRecipe, folder: Path) -> list[Pat
 
 
 def _write_onnx(kit: Kit, _plan: VariantRecipe, folder: Path) -> list[Path]:
-    half, name = kit.recipe.half_weights, kit.recipe.model
+    half, name = kit.half_weights, kit.recipe.model
     return _store(folder / "fp32.onnx", lambda: write_onnx(kit.network(), half_weights=half, name=name))
 
 
@@ -364,7 +384,7 @@ def _write_openvino(kit: Kit, _plan: VariantRecipe, folder: Path) -> list[Path]:
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "model.onnx"
         source.write_bytes(write_onnx(kit.network(), name=kit.recipe.model))
-        return list(write_openvino(source, folder / "fp32.xml", half_weights=kit.recipe.half_weights))
+        return list(write_openvino(source, folder / "fp32.xml", half_weights=kit.half_weights))
 
 
 _WRITERS: dict[str, Callable[[Kit, VariantRecipe, Path], list[Path]]] = {
@@ -374,4 +394,10 @@ _WRITERS: dict[str, Callable[[Kit, VariantRecipe, Path], list[Path]]] = {
     "onnx": _write_onnx,
     "onnx-int8": _write_onnx_int8,
     "openvino": _write_openvino,
+}
+
+_INSTEAD: dict[str, tuple[Writer, Literal["", "NCHW"]]] = {
+    "litert": ("tflite", ""),
+    "onnxruntime": ("onnx", "NCHW"),
+    "openvino": ("openvino", "NCHW"),
 }

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-
 from build import CHANNELS, EXERCISES, UNSEEN_SUBJECTS, WINDOW, architecture
+
 from edgekit.optimize.recordings import Motion, motions, recording
 from edgekit.optimize.training import Trainer, cross_entropy, forward, initial
 
 if TYPE_CHECKING:
-    from edgekit.optimize.network import Network
     from numpy.typing import NDArray
+
+    from edgekit.optimize.network import Network
 
 HOP = 25
 WIDTHS, KERNEL = (32, 48, 64, 64), 5
@@ -79,7 +80,8 @@ def main() -> int:
     for layer in trainer.network().layers:
         if layer.weights is not None and layer.bias is not None:
             arrays[f"{layer.output}.weights"], arrays[f"{layer.output}.bias"] = layer.weights, layer.bias
-    np.savez(Path(__file__).parent / "weights.npz", **{name: a.astype(np.float32) for name, a in arrays.items()})
+    kept = {name: array.astype(np.float32) for name, array in arrays.items()}
+    np.savez(Path(__file__).parent / "weights.npz", allow_pickle=False, **kept)
     print(f"{time.monotonic() - started:.0f} s, {trainer.network().parameter_count()} parameters")
     return 0
 

@@ -45,7 +45,7 @@ def golden(kit: Kit) -> list[dict[str, NDArray[Any]]]:
 def calibration(kit: Kit) -> list[dict[str, NDArray[Any]]]:
     """Return frames and halves of frames of both videos, none of them a golden sample."""
     found = []
-    for name, numbers in (("bikes", range(5, 250, 10)), ("carphone", range(3, 120, 15))):
+    for name, numbers in (("bikes", range(5, 250, 20)), ("carphone", range(3, 120, 40))):
         for pixels in video_frames(kit.recording(name), tuple(numbers)):
             width = pixels.shape[1] // 2
             found += [pixels, pixels[:, :width], pixels[:, width:]]

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-
 from build import WINDOW, architecture, series
+
 from edgekit.optimize.fetch import fetch
 from edgekit.optimize.recipe import recipe
 from edgekit.optimize.training import Trainer, forward, initial, squared_error
 
 if TYPE_CHECKING:
-    from edgekit.optimize.network import Network
     from numpy.typing import NDArray
+
+    from edgekit.optimize.network import Network
 
 HOP, SMOOTHING = 4, 4
 WIDTHS = (48, 16, 48)
@@ -40,7 +41,8 @@ def random_weights(rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
 
 def windows(values: NDArray[np.float32], hop: int) -> NDArray[np.float32]:
     """Return windows (n, 96, 1)."""
-    return np.stack([values[s : s + WINDOW] for s in range(0, len(values) - WINDOW + 1, hop)])[..., np.newaxis]
+    starts = range(0, len(values) - WINDOW + 1, hop)
+    return np.stack([values[start : start + WINDOW] for start in starts])[..., np.newaxis]
 
 
 def errors(network: Network, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -71,7 +73,8 @@ def main() -> int:
     for layer in network.layers:
         if layer.weights is not None and layer.bias is not None:
             arrays[f"{layer.output}.weights"], arrays[f"{layer.output}.bias"] = layer.weights, layer.bias
-    np.savez(Path(__file__).parent / "weights.npz", **{name: a.astype(np.float32) for name, a in arrays.items()})
+    kept = {name: array.astype(np.float32) for name, array in arrays.items()}
+    np.savez(Path(__file__).parent / "weights.npz", allow_pickle=False, **kept)
     report(errors(network, windows((normal - mean) / std, HOP)), network, (values - mean) / std, is_anomaly)
     return 0
 
@@ -91,7 +94,8 @@ def report(
         threshold = factor * seen.max()
         outside = np.flatnonzero((found >= threshold) & ~is_near)
         alarms = 0 if not len(outside) else 1 + int((np.diff(outside) > SMOOTHING).sum())
-        print(f"threshold {threshold:.4f}: hit {bool((found[is_near] >= threshold).any())}, false alarms {alarms}")
+        is_hit = bool((found[is_near] >= threshold).any())
+        print(f"threshold {threshold:.4f}: hit {is_hit}, false alarms {alarms}")
 
 
 if __name__ == "__main__":
