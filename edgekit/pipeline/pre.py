@@ -256,11 +256,14 @@ class ImagePre:
                 f"input {spec.name!r}: pre.color is {pre.color}, the file has {shape[3]} channels"
             )
         self._cv2 = vision()
-        self._pre, self._planar = pre, layout == "NCHW"
+        self._pre = pre
         self.height, self.width, self.channels = shape[1:]
         self._tables = value_tables(pre, spec, self.channels)
         self._is_identity = self._tables.dtype == np.uint8 and bool((self._tables == np.arange(256)).all())
         self._one_table = bool((self._tables == self._tables[0]).all())
+        self._shape = (1, *(shape[1:] if layout == "NHWC" else (shape[3], *shape[1:3])))
+        planes = (self.channels, self.height, self.width)
+        self._planes = np.empty(planes, np.uint8) if layout == "NCHW" else None
         self._bgr = np.empty((self.height, self.width, 3), np.uint8)
         self._colored = np.empty((self.height, self.width, self.channels), np.uint8)
 
@@ -294,14 +297,26 @@ class ImagePre:
             resized: As ``resize`` returns it.
             view: The input's memory, in the file's shape and dtype.
         """
-        if self._planar:
+        if self._planes is not None:
             for channel in range(self.channels):
-                self._look_up(np.ascontiguousarray(resized[:, :, channel]), channel, view[0, channel])
-        elif self._one_table or self.channels == 1:
+                self._cv2.extractChannel(resized, channel, dst=self._planes[channel])
+            if self._one_table:
+                rows = self.channels * self.height
+                self._look_up(self._planes.reshape(rows, -1), 0, view.reshape(rows, -1))
+                return
+            for channel in range(self.channels):
+                self._look_up(self._planes[channel], channel, view[0, channel])
+        elif self._one_table:
             self._look_up(resized, 0, view[0])
         else:
             tables = np.ascontiguousarray(self._tables.T).reshape(1, 256, self.channels)
             self._cv2.LUT(resized, tables, dst=view[0])
+
+    def tensor(self, resized: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return a resized image as the backend's input holds it, in memory of its own."""
+        made = np.empty(self._shape, self._tables.dtype)
+        self.fill(resized, made)
+        return made
 
     def _look_up(self, values: NDArray[np.uint8], channel: int, out: NDArray[Any]) -> None:
         if self._is_identity:

@@ -40,10 +40,10 @@ class Timed:
 
 @dataclass(slots=True)
 class Prepared:
-    """An image in the model's size and colours, and what that took; of use to ``maker`` only."""
+    """An image as one predictor's input holds it, and what that took; of use to ``maker`` only."""
 
     maker: Predictor
-    resized: NDArray[np.uint8]
+    tensor: NDArray[Any]
     placement: Placement
     ms: float
 
@@ -150,7 +150,7 @@ class Predictor:
         return self.finish(self.infer(data))
 
     def prepare(self, data: NDArray[Any]) -> Prepared | None:
-        """Do ahead of time what needs no model: resize an image. None for windows, whose order counts.
+        """Do ahead of time all that needs no model. None for windows, whose order counts.
 
         One other thread than the one that infers may do this.
 
@@ -161,7 +161,8 @@ class Predictor:
             return None
         began = time.perf_counter_ns()
         resized, placement = self._early.resize(data)
-        return Prepared(self, resized.copy(), placement, (time.perf_counter_ns() - began) / 1e6)
+        tensor = self._early.tensor(resized)
+        return Prepared(self, tensor, placement, (time.perf_counter_ns() - began) / 1e6)
 
     def infer(self, data: NDArray[Any], prepared: Prepared | None = None) -> Inferred:
         """Run the model; raises as ``predict`` does.
@@ -205,22 +206,20 @@ class Predictor:
             raise TensorError(
                 f"{self.manifest.model!r} has raw tensors and takes no frames", hint="use its raw inference"
             )
-        early_ms = 0.0
+        self._feed_states()
+        # a view is dropped with the frame of a call: LiteRT refuses to run while one is held
+        name = self._inputs[self._data.name].name
         if isinstance(self._pre, WindowPre):
             outcome.fed = self._pre.normalize(data)
+            self._pre.fill(outcome.fed, self.backend.view(name))
         elif prepared is not None and prepared.maker is self:
-            resized, outcome.placement, early_ms = prepared.resized, prepared.placement, prepared.ms
+            outcome.placement = prepared.placement
+            np.copyto(self.backend.view(name), prepared.tensor)
+            return prepared.ms
         else:
             resized, outcome.placement = self._pre.resize(data)
-        self._feed_states()
-        # the view is dropped with the frame of this call: LiteRT refuses to run while one is held
-        view = self.backend.view(self._inputs[self._data.name].name)
-        if isinstance(self._pre, ImagePre):
-            self._pre.fill(resized, view)
-        else:
-            assert outcome.fed is not None
-            self._pre.fill(outcome.fed, view)
-        return early_ms
+            self._pre.fill(resized, self.backend.view(name))
+        return 0.0
 
     def _feed_states(self) -> None:
         for name, held in self._state.items():
