@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import ipaddress
 import json
 import logging
@@ -26,9 +24,12 @@ from edgekit_fleet.commanding import Commanding
 from edgekit_fleet.files import write_durably
 from edgekit_fleet.identity.authority import Authority
 from edgekit_fleet.identity.enrol import Enrolment
+from edgekit_fleet.ingest.chunks import Chunks
 from edgekit_fleet.ingest.intake import Ingest, Intake, now_ms
 from edgekit_fleet.ingest.jetstream import JetStreamIngest
 from edgekit_fleet.ingest.shared import SharedIngest
+from edgekit_fleet.registry import service as registry
+from edgekit_fleet.rollout import service as rollout
 from edgekit_fleet.services import Answer, Health, Hooks, Services, Settings
 from edgekit_fleet.store.database import open_database
 from edgekit_fleet.store.devices import Devices
@@ -38,8 +39,8 @@ from edgekit_fleet.store.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("edgekit_fleet.registry.service", "edgekit_fleet.rollout.service")
-"""Modules whose ``attach(services)`` joins them to the fleet."""
+PARTS = (registry, rollout)
+"""Modules whose ``attach(services)`` joins them to the fleet, in this order."""
 KEEP_MS = 14 * 24 * 3600 * 1000
 MAX_ROWS = 5_000_000
 _TICK_S = 5.0
@@ -141,9 +142,11 @@ class Fleet:
         )
         self.intake = Intake(self.services, now_ms)
         self.ingest = self._ingest(access)
+        self._undo.callback(self._stop_parts)
         for part in PARTS:
-            if importlib.util.find_spec(part) is not None:
-                self.services.parts[part] = importlib.import_module(part).attach(self.services)
+            self.services.parts[part.__name__] = part.attach(self.services)
+        blobs = self.services.parts[registry.__name__].blobs
+        hooks.requests["chunk"] = Chunks(blobs).answer
         self.admin_token_file = data / "admin.token"
         if not self.admin_token_file.exists():
             token = tokens.create("admin", now_ms(), label="made at the first start")
@@ -175,10 +178,12 @@ class Fleet:
         self._stopping.set()
         self._downlink_stands.set()
         self.services.bus.close()
-        for hook in self.services.hooks.on_stop:
-            hook()
-        self.services.hooks.on_stop.clear()
+        self._stop_parts()
         self._undo.close()
+
+    def _stop_parts(self) -> None:
+        while self.services.hooks.on_stop:
+            self.services.hooks.on_stop.pop()()
 
     @property
     def local_url(self) -> str:

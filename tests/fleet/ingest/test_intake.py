@@ -1,5 +1,6 @@
 """Whatever a device sends: what is good is stored, what is not is set aside, and nothing stops."""
 
+import hashlib
 import threading
 
 import msgspec
@@ -113,7 +114,8 @@ def test_requests_are_answered(services, intake, down):
     assert refused.error == "link.protocol: not so"
 
 
-def test_a_request_that_nobody_answers_is_told(intake, down):
+def test_a_request_that_nobody_answers_is_told(services, intake, down):
+    del services.hooks.requests["chunk"]
     intake.take([message("req", wire.Request(1, "chunk"))])
     assert "does not answer 'chunk'" in down.answers()[0].error
 
@@ -121,6 +123,43 @@ def test_a_request_that_nobody_answers_is_told(intake, down):
 def test_a_request_that_waited_too_long_is_not_answered(intake, down):
     intake.take([message("req", wire.Request(1, "time"), arrived_ms=NOW_MS - 61_000)])
     assert down.sent == []
+
+
+def test_a_file_comes_in_pieces(services, intake, down):
+    content = bytes(range(256)) * 1000
+    sha256 = hashlib.sha256(content).hexdigest()
+    services.parts["edgekit_fleet.registry.service"].blobs.put(sha256, len(content), [content])
+    got = b""
+    while len(got) < len(content):
+        down.sent.clear()
+        intake.take(
+            [
+                message(
+                    "req", wire.Request(1, "chunk", {"sha256": sha256, "offset": len(got), "length": 1 << 20})
+                )
+            ]
+        )
+        (piece,) = down.answers()
+        assert piece.offset == len(got)
+        got += piece.data
+    assert got == content
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {},
+        {"sha256": "0" * 64, "offset": 0, "length": 1},
+        {"sha256": "../../ca/ca.key", "offset": 0, "length": 1},
+        {"sha256": "0" * 64, "offset": -1, "length": 1},
+        {"sha256": "0" * 64, "offset": 0, "length": 0},
+        {"sha256": "0" * 64, "offset": True, "length": 1},
+        {"sha256": 5, "offset": 0, "length": 1},
+    ],
+)
+def test_a_piece_of_no_file_is_refused(intake, down, args):
+    intake.take([message("req", wire.Request(1, "chunk", args))])
+    assert down.answers()[0].error.split(":")[0] in ("link.protocol", "model.bundle")
 
 
 def test_a_certificate_is_renewed_on_request(services, intake, down):
