@@ -72,8 +72,18 @@ def document() -> dict[str, Any]:
         "servers": _servers(),
         "channels": channels,
         "operations": operations,
-        "components": {"messages": messages, "schemas": schemas},
+        "components": {"messages": messages, "schemas": _discriminated(schemas)},
     }
+
+
+def _discriminated(schema: Any) -> Any:
+    """Return a schema with discriminators as AsyncAPI has them: the property's name alone."""
+    if isinstance(schema, dict):
+        return {
+            key: item["propertyName"] if key == "discriminator" else _discriminated(item)
+            for key, item in schema.items()
+        }
+    return [_discriminated(item) for item in schema] if isinstance(schema, list) else schema
 
 
 def _servers() -> dict[str, Any]:
