@@ -47,6 +47,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "edgekit verify person-detect.ekb",
     ),
     "run": ("edgekit.cli.run", "run a pipeline", "edgekit run door.toml --frames 100"),
+    "serve": (
+        "edgekit.cli.serve",
+        "answer other processes over HTTP, by the Open Inference Protocol v2",
+        "edgekit serve person-detect.ekb --port 8000",
+    ),
     "agent": (
         "edgekit.cli.agent",
         "enrol this device, run its agent, ask its state",

@@ -1,0 +1,66 @@
+"""Counts what a server did, and writes it as Prometheus text.
+
+Source: Prometheus text exposition format 0.0.4. Written by hand: the client library costs 72 ms of
+import and 9 MB. Labels are a model, its version, a stage, a status: few, and bounded.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+
+BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+STAGES = ("queue", "infer", "total")
+
+
+class Buckets:
+    """A histogram of durations in seconds."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS_S) + 1)
+        self.sum_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(BUCKETS_S, seconds)] += 1
+        self.sum_s += seconds
+
+    def lines(self, name: str, labels: Mapping[str, str]) -> Iterable[str]:
+        """Give the samples of the exposition."""
+        total = 0
+        for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), self.counts, strict=True):
+            total += count
+            yield sample(f"{name}_bucket", {**labels, "le": bound}, total)
+        yield sample(f"{name}_sum", labels, self.sum_s)
+        yield sample(f"{name}_count", labels, total)
+
+
+class Meter:
+    """What one model was asked, and how long its answers took."""
+
+    def __init__(self) -> None:
+        self.answers: dict[int, int] = {}
+        self.stages = {stage: Buckets() for stage in STAGES}
+
+    def answered(self, status: int) -> None:
+        """Count one answer."""
+        self.answers[status] = self.answers.get(status, 0) + 1
+
+
+def sample(name: str, labels: Mapping[str, str], value: float) -> str:
+    r"""Return one line of the exposition.
+
+    >>> sample("edgekit_up", {"model": 'a"b'}, 1)
+    'edgekit_up{model="a\\"b"} 1'
+    """
+    told = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
+    return f"{name}{{{told}}} {value:g}" if told else f"{name} {value:g}"
+
+
+def family(name: str, kind: str, help_text: str, lines: Iterable[str]) -> list[str]:
+    """Return a metric family: its help, its type, its samples."""
+    return [f"# HELP {name} {help_text}", f"# TYPE {name} {kind}", *lines]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

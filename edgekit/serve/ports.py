@@ -1,0 +1,86 @@
+"""The seam of serving: what a model must do to be served, and how one is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgekit.core.spec import Prediction, TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Servable(Protocol):
+    """One loaded model. Used by one thread at a time, not always the same one."""
+
+    variant: str
+    platform: str
+    """The runtime, as the protocol's model metadata names it, such as ``onnxruntime_onnx``."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    optional_inputs: frozenset[str]
+    """Inputs that a request may leave out (recurrent state: zeros)."""
+    takes_images: bool
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Run on tensors of ``inputs``; arrays by output name, valid until the next call.
+
+        Raises:
+            TensorError: A feed does not fit.
+            InferenceError: This inference failed.
+            AcceleratorLostError: No later one will succeed.
+        """
+
+    def predict(self, image: bytes) -> Prediction:
+        """Decode a JPEG or PNG and say what the model sees; boxes in pixels of the image.
+
+        Raises:
+            TensorError: The bytes are no image, or the model takes none.
+            InferenceError, AcceleratorLostError: As for ``infer``.
+            ConfigError: Images need a library that is not installed.
+        """
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``/status`` says: the variant, what runs it, and why this one."""
+
+    def close(self) -> None:
+        """Free the model; safe to call twice."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A model that may be served: its name, and how it is opened.
+
+    ``open`` takes variants not to choose, each with the reason (an accelerator that was lost), and
+    raises ``EdgekitError`` where the model cannot be opened.
+    """
+
+    name: str
+    version: str
+    open: Callable[[Mapping[str, str]], Servable] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds of a server; what is beyond them is refused and counted."""
+
+    body_bytes: int = 32 << 20
+    """One request. 32 MiB is a batch of six float images of 640 x 640."""
+    json_bytes: int = 4 << 20
+    """The JSON of one request: parsed on the event loop, about 30 ms for as much."""
+    held_bytes: int = 128 << 20
+    """All request bodies in memory together."""
+    pixels: int = 40_000_000
+    """One image, decoded: 120 MB."""
+    waiting: int = 32
+    """Requests that wait for one model."""
+    connections: int = 256
+    body_s: float = 30.0
+    """How long a client may take to send one body."""
+    stuck_s: float = 30.0
+    """An inference that takes longer makes its model not ready."""
+    inline_s: float = 0.001
+    """A model that typically answers within this runs on the event loop: a thread's hand-over costs
+    50 to 100 us of CPU here, and a longer run would delay every other client."""

@@ -1,0 +1,102 @@
+"""Which path means what, and who may ask."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from edgekit.serve.errors import HttpError
+
+# Path, "*" for a model's name: method: what it does. A model's version is taken out beforehand.
+ROUTES: Mapping[tuple[str, ...], Mapping[str, str]] = MappingProxyType(
+    {
+        ("v2",): {"GET": "server"},
+        ("v2", "health", "live"): {"GET": "live"},
+        ("v2", "health", "ready"): {"GET": "ready"},
+        ("v2", "models", "*"): {"GET": "model"},
+        ("v2", "models", "*", "ready"): {"GET": "model_ready"},
+        ("v2", "models", "*", "infer"): {"POST": "infer"},
+        ("v2", "repository", "index"): {"POST": "index"},
+        ("v2", "repository", "models", "*", "load"): {"POST": "load"},
+        ("v2", "repository", "models", "*", "unload"): {"POST": "unload"},
+        ("metrics",): {"GET": "metrics"},
+        ("status",): {"GET": "status"},
+    }
+)
+_OPEN = frozenset({"live", "ready"})
+
+
+@dataclass(frozen=True)
+class Route:
+    """What a request asks for."""
+
+    action: str
+    model: str = ""
+    version: str = ""
+
+
+def route(method: str, path: str) -> Route:
+    """Return what a request asks for.
+
+    >>> route("POST", "/v2/models/door/versions/1.0.0/infer")
+    Route(action='infer', model='door', version='1.0.0')
+
+    Raises:
+        HttpError: 404: there is nothing there. 405: not by this method.
+    """
+    parts = path.rstrip("/").split("/")[1:]
+    model = version = ""
+    if parts[:2] == ["v2", "models"] and len(parts) >= 3:
+        model, parts[2] = parts[2], "*"
+        if len(parts) >= 5 and parts[3] == "versions":
+            version = parts[4]
+            del parts[3:5]
+    elif parts[:3] == ["v2", "repository", "models"] and len(parts) == 5:
+        model, parts[3] = parts[3], "*"
+    methods = ROUTES.get(tuple(parts))
+    if methods is None:
+        raise HttpError(404, "there is nothing here; GET /v2 says what is")
+    action = methods.get("GET" if method == "HEAD" else method)
+    if action is None:
+        allowed = ", ".join(methods)
+        raise HttpError(405, f"want {allowed}", ((b"allow", allowed.encode()),))
+    return Route(action, model, version)
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask.
+
+    Args:
+        token: Every request but the health checks must bear it; empty: none is asked for, which is
+            for loopback and UNIX sockets only.
+        hosts: Where not empty, and no token is asked for, the names a request over TCP may call this
+            server by. A web page that a browser on this machine has open reaches loopback too, under
+            its own name (DNS rebinding) or with its own origin.
+    """
+
+    token: str = ""
+    hosts: frozenset[str] = frozenset()
+
+    def check(self, action: str, headers: Mapping[bytes, bytes], *, is_tcp: bool = True) -> None:
+        """Let a request pass.
+
+        Raises:
+            HttpError: 401: it bears no token, or a wrong one. 403: a web page sent it.
+        """
+        if self.token:
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            is_right = hmac.compare_digest(given.strip(), self.token.encode())
+            if action not in _OPEN and not (is_right and scheme.lower() == b"bearer"):
+                raise HttpError(
+                    401, "want the header Authorization: Bearer TOKEN", ((b"www-authenticate", b"Bearer"),)
+                )
+            return
+        if b"origin" in headers:
+            raise HttpError(403, "requests of web pages are refused while no token is set")
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        if is_tcp and self.hosts and name not in self.hosts:
+            raise HttpError(403, f"this server is not called {name[:64]!r}")

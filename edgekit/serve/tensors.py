@@ -1,0 +1,187 @@
+"""Tensors between the wire and NumPy: shapes checked against the model, bytes against the shape.
+
+Every array is checked against what the model declares before anything is allocated for it, and its
+size is that of bytes which have already arrived: a request cannot make the server reserve memory by
+naming a large shape.
+
+Source: Open Inference Protocol v2, "Tensor Data"; Triton's binary tensor data extension.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from edgekit.core.errors import TensorError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.core.spec import TensorSpec
+
+# Little-endian, as the binary extension has them.
+DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
+    {
+        "BOOL": np.dtype(np.bool_),
+        "UINT8": np.dtype("<u1"),
+        "UINT16": np.dtype("<u2"),
+        "UINT32": np.dtype("<u4"),
+        "UINT64": np.dtype("<u8"),
+        "INT8": np.dtype("<i1"),
+        "INT16": np.dtype("<i2"),
+        "INT32": np.dtype("<i4"),
+        "INT64": np.dtype("<i8"),
+        "FP16": np.dtype("<f2"),
+        "FP32": np.dtype("<f4"),
+        "FP64": np.dtype("<f8"),
+    }
+)
+DATATYPES: Mapping[np.dtype[Any], str] = MappingProxyType({v: k for k, v in DTYPES.items()})
+_ELEMENT: Mapping[str, Any] = MappingProxyType(
+    {"b": list[bool], "u": list[int], "i": list[int], "f": list[float]}
+)
+
+
+def checked_shape(spec: TensorSpec, datatype: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape a request gives one input, when the model can take it.
+
+    Args:
+        spec: The model's input, -1 where a dimension is free.
+        datatype: What the request calls the element type.
+        shape: What the request says.
+
+    Raises:
+        TensorError: The datatype differs, or the shape does not fit.
+    """
+    fits = len(shape) == len(spec.shape) and all(
+        length >= 1 and wanted in (-1, length) for length, wanted in zip(shape, spec.shape, strict=True)
+    )
+    if datatype != spec.datatype or not fits:
+        raise TensorError(
+            f"input {spec.name!r}: want {spec.datatype} {list(spec.shape)}, "
+            f"got {datatype[:20]} {list(shape[:8])}"
+        )
+    return tuple(shape)
+
+
+def from_binary(spec: TensorSpec, shape: tuple[int, ...], data: memoryview) -> NDArray[Any]:
+    """Return one input from its bytes, without a copy; the array is read-only.
+
+    Args:
+        spec: The model's input.
+        shape: Checked.
+        data: Row-major, little-endian, exactly the tensor's bytes.
+
+    Raises:
+        TensorError: There are more or fewer bytes, or a BOOL is neither 0 nor 1.
+    """
+    dtype = DTYPES[spec.datatype]
+    wanted = math.prod(shape) * dtype.itemsize
+    if len(data) != wanted:
+        raise TensorError(
+            f"input {spec.name!r}: {spec.datatype} {list(shape)} is {wanted} bytes, got {len(data)}"
+        )
+    if dtype.kind == "b" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
+        raise TensorError(f"input {spec.name!r}: a BOOL is one byte, 0 or 1")
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def from_json(spec: TensorSpec, shape: tuple[int, ...], data: bytes | msgspec.Raw) -> NDArray[Any]:
+    """Return one input from its JSON: a flat list in row-major order, or lists nested as the shape.
+
+    Args:
+        spec: The model's input.
+        shape: Checked.
+        data: The JSON text of the list.
+
+    Raises:
+        TensorError: It is no such list, has another length, or an element that is not of the datatype
+            or outside its range.
+    """
+    what = f"input {spec.name!r}"
+    if spec.datatype == "FP16":
+        raise TensorError(f"{what}: FP16 cannot be written in JSON, send it as binary data")
+    dtype = DTYPES[spec.datatype]
+    flat = _flat(what, shape, data, _ELEMENT[dtype.kind])
+    if len(flat) != math.prod(shape):
+        raise TensorError(f"{what}: shape {list(shape)} is {math.prod(shape)} elements, got {len(flat)}")
+    if dtype.kind in "ui":
+        info = np.iinfo(dtype)
+        if min(flat) < info.min or max(flat) > info.max:
+            raise TensorError(f"{what}: want {spec.datatype}, from {info.min} to {info.max}")
+    with np.errstate(over="ignore"):
+        array = np.array(flat, np.float64 if dtype.kind == "f" else dtype).astype(dtype, copy=False)
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise TensorError(f"{what}: a number is too large for {spec.datatype}")
+    return array.reshape(shape)
+
+
+def _flat(what: str, shape: tuple[int, ...], data: bytes | msgspec.Raw, kind: Any) -> list[Any]:
+    """Return the elements of flat or nested JSON lists, each of the right type."""
+    try:
+        return msgspec.json.decode(data, type=kind)  # type: ignore[no-any-return]
+    except msgspec.ValidationError:
+        pass  # nested, or wrong: told apart below
+    except (msgspec.DecodeError, ValueError, RecursionError) as cause:
+        raise TensorError(f"{what}: data is not JSON: {cause}") from cause
+    try:
+        flat, found = _unnested(what, msgspec.json.decode(data))
+        if len(found) > 1 and found != shape:
+            raise TensorError(f"{what}: lists are nested as {list(found)}, its shape is {list(shape)}")
+        return msgspec.convert(flat, type=kind)  # type: ignore[no-any-return]
+    except (msgspec.ValidationError, ValueError, RecursionError) as cause:
+        raise TensorError(f"{what}: {cause}") from cause
+
+
+def _unnested(what: str, nested: Any) -> tuple[list[Any], tuple[int, ...]]:
+    if not isinstance(nested, list):
+        raise TensorError(f"{what}: data must be a list")
+    flat, shape = nested, [len(nested)]
+    while flat and isinstance(flat[0], list):
+        length = len(flat[0])
+        if any(not isinstance(row, list) or len(row) != length for row in flat):
+            raise TensorError(f"{what}: data is nested unevenly")
+        shape.append(length)
+        flat = [element for row in flat for element in row]
+    return flat, tuple(shape)
+
+
+def to_json(name: str, array: NDArray[Any]) -> list[Any]:
+    """Return an output as a flat list in row-major order.
+
+    Raises:
+        TensorError: JSON cannot hold it: FP16, a NaN or an infinity.
+    """
+    if array.dtype == np.float16:
+        raise TensorError(f"output {name!r}: FP16 cannot be written in JSON", hint="ask for binary data")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise TensorError(
+            f"output {name!r} has a NaN or an infinity, which JSON cannot hold", hint="ask for binary data"
+        )
+    return array.ravel().tolist()  # type: ignore[no-any-return]
+
+
+def to_binary(name: str, array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
+    """Return an output's datatype, and the output as it is sent: contiguous and little-endian.
+
+    Raises:
+        TensorError: The protocol has no such datatype.
+    """
+    return datatype_of(name, array), np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+
+
+def datatype_of(name: str, array: NDArray[Any]) -> str:
+    """Return the protocol's name of an array's element type.
+
+    Raises:
+        TensorError: It has none.
+    """
+    try:
+        return DATATYPES[array.dtype.newbyteorder("<")]
+    except KeyError:
+        raise TensorError(f"output {name!r} holds {array.dtype}, which has no datatype") from None
