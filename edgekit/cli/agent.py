@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,15 +93,16 @@ def _enroll(args: argparse.Namespace) -> Report:
 
 
 def _run(args: argparse.Namespace) -> Report:
+    """Check the configuration, then become the supervisor's own, smaller process."""
     from edgekit.agent.config import environment, load_agent_config
-    from edgekit.agent.supervisor import Supervisor
 
     found = environment()
     path = args.config or (Path(found.config) if found.config else Path("agent.toml"))
     config = load_agent_config(path, args.state)
-    supervisor = Supervisor(config, found)
-    supervisor.run()
-    return Report({"stopped": True, "state": str(config.state)}, "")
+    flags = [flag for flag in ("json", "verbose") if getattr(args, flag, False)]
+    command = [sys.executable, "-m", "edgekit.agent", str(path), str(config.state)]
+    sys.stdout.flush()
+    os.execv(sys.executable, [*command, *(f"--{flag}" for flag in flags)])  # noqa: S606 - no shell
 
 
 def _status(args: argparse.Namespace) -> Report:

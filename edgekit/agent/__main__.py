@@ -1,0 +1,52 @@
+"""The supervisor's process: ``python -m edgekit.agent CONFIG STATE [--json] [--verbose]``.
+
+``edgekit agent run`` checks everything and becomes this process: no command line parser, no table of
+commands, and nothing else that is done with once the agent runs stays in its memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import types
+import urllib
+from pathlib import Path
+
+
+def leave_out_web_client() -> None:
+    """Keep ``urllib.request`` out of this process: 1.4 MB, with the e-mail and HTTP packages.
+
+    paho-mqtt imports it for the proxies of a library (PySocks) that edgekit does not use; nothing
+    else in this process speaks HTTP. Must come before paho-mqtt is imported.
+    """
+    stub = types.ModuleType("urllib.request", "Left out of the supervisor.")
+    stub.getproxies = dict
+    sys.modules["urllib.request"] = stub
+    urllib.request = stub
+
+
+def main(arguments: list[str]) -> int:
+    """Run the agent until it is told to stop."""
+    leave_out_web_client()
+    from edgekit.agent.config import environment, load_agent_config
+    from edgekit.agent.supervisor import Supervisor
+    from edgekit.core.errors import EdgekitError
+
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if "--verbose" in arguments else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+    config, state = (Path(argument) for argument in arguments[:2])
+    try:
+        Supervisor(load_agent_config(config, state), environment()).run()
+    except EdgekitError as error:
+        print(error.render(), file=sys.stderr)
+        return error.exit_code
+    if "--json" in arguments:
+        print('{"stopped": true}')
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
