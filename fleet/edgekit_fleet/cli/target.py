@@ -8,13 +8,14 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit.core.errors import ConfigError, UsageError
 from edgekit_fleet.cli.remote import ADDRESS_FILE, TOKEN_FILE
-from edgekit_fleet.registry.publisher import Registry
 from edgekit_fleet.registry.remote import FleetClient, RemoteRegistry
-from edgekit_fleet.registry.service import open_repository
-from edgekit_fleet.store.database import open_database
+
+if TYPE_CHECKING:
+    from edgekit_fleet.registry.publisher import Registry
 
 MAX_SECRET_BYTES = 4096
 
@@ -59,6 +60,9 @@ def opened_registry(args: argparse.Namespace) -> Iterator[Registry]:
     if args.data is None or (args.data / ADDRESS_FILE).exists():
         yield RemoteRegistry(opened_client(args))
         return
+    from edgekit_fleet.registry.repository import open_repository
+    from edgekit_fleet.store.database import open_database
+
     with contextlib.closing(open_database(args.data)) as database:
         yield open_repository(args.data, database)
 

@@ -7,8 +7,10 @@ bundle's row) becomes visible in one commit, or not at all. Files lie on disk by
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -16,7 +18,7 @@ from edgekit.core.errors import BundleError, ConfigError, HashMismatchError, Rol
 from edgekit.core.spec import Manifest, parse_manifest
 from edgekit_fleet.registry import trust
 from edgekit_fleet.registry.blobs import Blobs
-from edgekit_fleet.registry.keys import OnlineKeys, OnlinePublic
+from edgekit_fleet.registry.keys import OnlineKeys, OnlinePublic, online_keys
 from edgekit_fleet.store.database import Database
 
 MAX_ROOTS = 16
@@ -226,6 +228,21 @@ class Repository:
                 (1 << 62 if before is None else before, model, model, min(max(limit, 1), 500)),
             ).fetchall()
         return [_published(row) for row in rows]
+
+
+def open_repository(data: Path, database: Database) -> Repository:
+    """Return the registry that lies in a fleet's data folder; its keys are made at first.
+
+    Raises:
+        ConfigError: A key file is not one.
+        StorageError: The folder cannot be written.
+    """
+    return Repository(database, Blobs(data / "blobs"), online_keys(data), unix_ms)
+
+
+def unix_ms() -> int:
+    """Return the time in Unix milliseconds."""
+    return time.time_ns() // 1_000_000
 
 
 def _check_follows(view: trust.TargetsView, version: int, before: Mapping[str, trust.Target]) -> None:

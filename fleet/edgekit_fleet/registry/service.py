@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-
 from edgekit_fleet.registry import api
-from edgekit_fleet.registry.blobs import Blobs
-from edgekit_fleet.registry.keys import desired_key_id, online_keys
-from edgekit_fleet.registry.repository import Repository
+from edgekit_fleet.registry.keys import desired_key_id
+from edgekit_fleet.registry.repository import Repository, open_repository
 from edgekit_fleet.registry.ticker import Ticker
 from edgekit_fleet.services import Services, Trust
-from edgekit_fleet.store.database import Database
 
 _REFRESH_S = 300.0
 
@@ -38,22 +33,7 @@ def attach(services: Services) -> Repository:
     return repository
 
 
-def open_repository(data: Path, database: Database) -> Repository:
-    """Return the registry that lies in a fleet's data folder; its keys are made at first.
-
-    Raises:
-        ConfigError: A key file is not one.
-        StorageError: The folder cannot be written.
-    """
-    return Repository(database, Blobs(data / "blobs"), online_keys(data), unix_ms)
-
-
 def roots_of_trust(repository: Repository) -> Trust:
     """Return what an enrolling device is given to trust from then on."""
     root, desired = repository.metadata("root"), repository.online_keys().desired
     return Trust(root="" if root is None else root.decode(), desired_keys={desired_key_id(desired): desired})
-
-
-def unix_ms() -> int:
-    """Return the time in Unix milliseconds."""
-    return time.time_ns() // 1_000_000

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edgekit.core import wire
 from edgekit_fleet.registry.keys import online_keys
-from edgekit_fleet.registry.service import open_repository, unix_ms
+from edgekit_fleet.registry.repository import open_repository, unix_ms
 from edgekit_fleet.registry.ticker import Ticker
 from edgekit_fleet.rollout import api
 from edgekit_fleet.rollout.desired import DesiredStates

@@ -16,11 +16,12 @@ from tuf.ngclient import Updater
 from edgekit.core import wire
 from edgekit.core.errors import HashMismatchError, ServerError, SignatureError
 from edgekit_fleet.cli.main import main
-from edgekit_fleet.registry import publisher, service, trust
+from edgekit_fleet.registry import publisher, trust
 from edgekit_fleet.registry.bundle import read_bundle
 from edgekit_fleet.registry.keyring import Keyring
 from edgekit_fleet.registry.keys import SigningKey, desired_key_id, online_keys
 from edgekit_fleet.registry.remote import FleetClient, RemoteRegistry
+from edgekit_fleet.registry.repository import unix_ms
 
 
 @pytest.fixture
@@ -28,13 +29,13 @@ def site(tmp_path):
     with fleet(tmp_path / "data") as found:
         found.folder = tmp_path
         found.remote = RemoteRegistry(FleetClient(found.url, found.token))
-        found.keyring = Keyring.make(tmp_path / "keys", found.remote.online_keys(), service.unix_ms())
+        found.keyring = Keyring.make(tmp_path / "keys", found.remote.online_keys(), unix_ms())
         yield found
 
 
 def publish(site, **about):
     bundle = read_bundle(write_folder(site.folder / f"b{about.get('version', '1.0.0')}", files_of(**about)))
-    return publisher.publish(bundle, site.keyring, site.remote, service.unix_ms())
+    return publisher.publish(bundle, site.keyring, site.remote, unix_ms())
 
 
 def updater(site, name="device"):
@@ -75,7 +76,7 @@ def test_a_device_with_the_root_fetches_what_was_published(site):
 def test_a_device_follows_later_publications_and_rotated_keys(site):
     publish(site)
     fetched(updater(site))
-    publisher.rotate(("root", "targets"), site.keyring, site.remote, service.unix_ms())
+    publisher.rotate(("root", "targets"), site.keyring, site.remote, unix_ms())
     publish(site, version="2.0.0")
     fetched(updater(site), version="2.0.0")
     fetched(updater(site, "a-new-device"), version="1.0.0")
@@ -133,9 +134,9 @@ def test_a_stolen_fleet_cannot_make_a_device_accept_an_unsigned_model(site):
     publish(site)
     evil = trust.Target("motion", "6.6.6", "ab" * 32, 10)
     for key in (SigningKey.generate(), online_keys(site.folder / "data").snapshot):
-        body = trust.make_targets({evil.path: evil}, 2, key, service.unix_ms())
+        body = trust.make_targets({evil.path: evil}, 2, key, unix_ms())
         forge(site, "targets", 2, body)
-        signed_online(site, body, service.unix_ms())
+        signed_online(site, body, unix_ms())
         with pytest.raises(tuf_errors.UnsignedMetadataError):
             updater(site).refresh()
 
@@ -153,16 +154,16 @@ def test_older_targets_are_refused_by_a_device_that_saw_newer_ones(site):
     old = site.repository.metadata("targets")
     publish(site, version="2.0.0")
     updater(site).refresh()
-    signed_online(site, old, service.unix_ms())
+    signed_online(site, old, unix_ms())
     with pytest.raises(tuf_errors.BadVersionNumberError):
         updater(site).refresh()
 
 
 def test_an_expired_timestamp_is_refused_by_the_device(site):
     publish(site)
-    past_ms = service.unix_ms() - (trust.TIMESTAMP_DAYS + 1) * DAY_MS
+    past_ms = unix_ms() - (trust.TIMESTAMP_DAYS + 1) * DAY_MS
     keys, snapshot = online_keys(site.folder / "data"), site.repository.metadata("snapshot")
-    newer = service.unix_ms() // 1000 + 10_000
+    newer = unix_ms() // 1000 + 10_000
     forge(site, "timestamp", newer, trust.make_timestamp(snapshot, newer, keys, past_ms))
     with pytest.raises(tuf_errors.ExpiredMetadataError):
         updater(site).refresh()
@@ -189,7 +190,7 @@ def test_without_a_token_nobody_publishes(site, token):
 
 
 def test_an_operator_is_no_publisher(site):
-    token = site.services.tokens.create("operator", service.unix_ms())
+    token = site.services.tokens.create("operator", unix_ms())
     with pytest.raises(ServerError, match="publisher"):
         RemoteRegistry(FleetClient(site.url, token)).submit([], b"{}")
 
@@ -197,7 +198,7 @@ def test_an_operator_is_no_publisher(site):
 def test_the_fleets_refusals_keep_their_class_over_http(site):
     publish(site)
     with pytest.raises(SignatureError):
-        site.remote.submit([], trust.make_targets({}, 2, SigningKey.generate(), service.unix_ms()))
+        site.remote.submit([], trust.make_targets({}, 2, SigningKey.generate(), unix_ms()))
     with pytest.raises(HashMismatchError):
         site.remote.upload("0" * 64, 5, [b"hello"])
     assert list((site.folder / "data/blobs/incoming").iterdir()) == []
