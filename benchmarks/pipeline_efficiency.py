@@ -40,6 +40,7 @@ BAR = 0.90
 QUEUE_BAR_MS_PER_S = 25.0
 """A queue without a bound would grow by 500 ms each second, at twice the frames that are taken."""
 THREADS = 1
+NOTE = "the zoo's object detector, float, on LiteRT: slow enough that inference is the bottleneck"
 
 
 def main() -> int:
@@ -218,7 +219,7 @@ def material(model: Path | None, video: Path | None, folder: Path) -> tuple[Path
         try:
             from edgekit.optimize.zoo import build
 
-            model, note = build("ssd-oidv4", folder / "ssd", version="1.0.0"), "zoo's object detector"
+            model, note = build("ssd-oidv4", folder / "ssd", version="1.0.0", variants=["litert-fp32"]), NOTE
         except EdgekitError as cause:
             model, note = made_model(folder), f"made here, since the zoo's cannot be built: {cause.message}"
     if video is None:
