@@ -227,6 +227,8 @@ class Link:
                 self._pump()
             elif self._clock.monotonic_ns() > deadline_ns:
                 raise LinkError("the broker did not answer")
+        if not self._ready and not self._stopping.is_set():
+            raise LinkError("the broker closed the connection before it was made")
 
     def _pause_s(self) -> float:
         stall_s = self._sender.next_look_s(self._clock.monotonic_ns())
