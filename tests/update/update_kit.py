@@ -5,13 +5,19 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import http.server
+import ipaddress
 import json
+import ssl
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import NameOID
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import (
     Metadata,
@@ -69,19 +75,23 @@ class Server(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list[str]] = {}
         self.asked: list[tuple[str, str]] = []
         self.posted: list[bytes] = []
-        self.answers: dict[str, tuple[int, bytes]] = {}
+        self.answers: dict[str, Callable[[bytes], tuple[int, bytes]]] = {}
+        self.scheme = "http"
         super().__init__(("127.0.0.1", 0), _Handler)
+        if context is not None:
+            self.scheme = "https"
+            self.socket = context.wrap_socket(self.socket, server_side=True)
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}"
 
     def stop(self) -> None:
         self.shutdown()
@@ -99,8 +109,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_POST(self):
-        self.server.posted.append(self.rfile.read(int(self.headers["Content-Length"])))
-        status, body = self.server.answers.get(self.path, (404, b"{}"))
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.posted.append(sent)
+        status, body = self.server.answers.get(self.path, lambda _: (404, b"{}"))(sent)
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -253,3 +264,52 @@ class Fleet:
         folder = state_dir / "identity"
         folder.mkdir(parents=True)
         (folder / "enrolment.json").write_bytes(msgspec.json.encode(self.enrolment()))
+
+
+class Authority:
+    """The fleet's CA."""
+
+    def __init__(self, name: str = "fleet") -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        public = self.key.public_key()
+        builder = self._builder(self.name, public)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        self.certificate = builder.sign(self.key, hashes.SHA256())
+        self.pem = self.certificate.public_bytes(serialization.Encoding.PEM).decode()
+        self.sha256 = digest(self.certificate.public_bytes(serialization.Encoding.DER))
+
+    def _builder(self, subject: x509.Name, public) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(in_days(-30)).not_valid_after(in_days(60))
+        )  # fmt: skip
+
+    def issue(self, public, name: str) -> str:
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        builder = self._builder(subject, public)
+        builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        builder = builder.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
+        )
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+    def sign(self, csr: str, name: str) -> str:
+        request = x509.load_pem_x509_csr(csr.encode())
+        assert request.is_signature_valid
+        return self.issue(request.public_key(), name)
+
+    def server_context(self, folder: Path) -> ssl.SSLContext:
+        key = ec.generate_private_key(ec.SECP256R1())
+        (folder / "server.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        (folder / "server.crt").write_text(self.issue(key.public_key(), "server"))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder / "server.crt", folder / "server.key")
+        return context
