@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,3 +52,8 @@ def test_an_event_without_a_row_is_a_bug_and_raises(state, event):
 
 def test_the_drawing_has_a_line_for_each_row():
     assert len(table().splitlines()) == len(TRANSITIONS)
+
+
+def test_the_document_shows_this_very_table():
+    text = (Path(__file__).parents[2] / "docs" / "updates.md").read_text()
+    assert table() in text
