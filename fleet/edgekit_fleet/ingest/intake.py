@@ -65,6 +65,7 @@ class Intake:
         self.present_since_ms = 0
         """When the broker started: births from before tell nothing about who is connected."""
         self.counters: Counter[str] = Counter()
+        self._known: dict[str, bool] = {}
 
     def take(self, messages: Sequence[Message]) -> None:
         """Take messages: when it returns, the broker may forget them.
@@ -76,6 +77,7 @@ class Intake:
             batches: list[Arrived] = []
             refused: list[Refused] = []
             answers: list[tuple[str, wire.Request, int]] = []
+            self._known.clear()
             for message in messages:
                 self.counters["messages"] += 1
                 try:
@@ -101,7 +103,9 @@ class Intake:
             raise ProtocolError(f"{message.topic}: devices publish below up")
         if leaf == "state" and not message.payload:
             return  # an empty retained message only clears the topic
-        if not self._services.devices.exists(device):
+        if device not in self._known:
+            self._known[device] = self._services.devices.exists(device)
+        if not self._known[device]:
             raise ProtocolError(f"device '{device}' is not enrolled here")
         if leaf in ("m", "ev"):
             batches.append(read_batch(message, device))

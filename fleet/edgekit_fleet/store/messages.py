@@ -113,14 +113,18 @@ class Messages:
             One entry for each outbox that is heard, in the order of arrival. A batch that would tear
             too many holes is left out; the watermark makes the device send it again in order.
         """
-        found: dict[tuple[str, str], list[wire.Record]] = {}
-        marks: dict[tuple[str, str], int] = {}
+        heard: dict[tuple[str, str], _Outbox] = {}
         with self._database.transaction() as sql:
             for one in arrived:
                 key = one.device, one.boot
-                marks[key], fresh = _store(sql, one)
-                found.setdefault(key, []).extend(fresh)
-        return [Committed(*key, marks[key], records) for key, records in found.items()]
+                if key not in heard:
+                    heard[key] = _load(sql, one)
+                _store(sql, heard[key], one)
+            sql.executemany(
+                "UPDATE outbox SET watermark = ?, ranges = ?, heard_ms = ? WHERE id = ?",
+                [(box.watermark, json.dumps(box.ranges), box.heard_ms, box.id) for box in heard.values()],
+            )
+        return [Committed(*key, box.watermark, box.fresh) for key, box in heard.items()]
 
     def set_aside(self, refused: Sequence[Refused]) -> None:
         """Keep messages that cannot be used, the last of them, so that someone can look into it."""
@@ -184,41 +188,49 @@ def _count(sql: sqlite3.Connection, table: str) -> int:
     return 0 if first is None else int(last - first + 1)
 
 
-def _store(sql: sqlite3.Connection, one: Arrived) -> tuple[int, list[wire.Record]]:
-    """Store what is new of one batch; return the outbox's watermark and the new records."""
-    outbox, watermark, known = _outbox(sql, one)
+@dataclass
+class _Outbox:
+    """One device's outbox while a commit goes on."""
+
+    id: int
+    watermark: int
+    ranges: list[ranges.Range]
+    heard_ms: int
+    fresh: list[wire.Record]
+
+
+def _store(sql: sqlite3.Connection, box: _Outbox, one: Arrived) -> None:
+    """Store what is new of one batch."""
     last = one.seq0 + one.count - 1
     committed: list[ranges.Range] = [(one.seq0, last)]
     for _, record in one.records:
         if isinstance(record, wire.Gap) and 1 <= record.first <= record.last < MAX_SEQ:
             committed.append((record.first, record.last))
-    new_watermark, above = ranges.add(watermark, known, committed)
+    watermark, above = ranges.add(box.watermark, box.ranges, committed)
     if len(above) > MAX_RANGES:
-        return watermark, []
-    wanted = set(ranges.missing(watermark, known, one.seq0, last))
-    fresh = []
+        return
+    wanted = set(ranges.missing(box.watermark, box.ranges, one.seq0, last))
     for seq, record in one.records:
-        if seq in wanted:
-            try:
-                _insert(sql, outbox, seq, one, record)
-            except (ProtocolError, ValueError, OverflowError, sqlite3.IntegrityError) as cause:
-                body = wire.encode_record(record)
-                _set_aside(
-                    sql, Refused(one.device, f"outbox {one.boot} {seq}", one.arrived_ms, str(cause), body)
-                )
-            else:
-                fresh.append(record)
+        if seq in wanted and _keep(sql, box, seq, one, record):
+            box.fresh.append(record)
     for seq, refused in one.refused:
         if seq in wanted:
             _set_aside(sql, refused)
-    sql.execute(
-        "UPDATE outbox SET watermark = ?, ranges = ?, heard_ms = ? WHERE id = ?",
-        (new_watermark, json.dumps(above), one.arrived_ms, outbox),
-    )
-    return new_watermark, fresh
+    box.watermark, box.ranges, box.heard_ms = watermark, above, one.arrived_ms
 
 
-def _outbox(sql: sqlite3.Connection, one: Arrived) -> tuple[int, int, list[ranges.Range]]:
+def _keep(sql: sqlite3.Connection, box: _Outbox, seq: int, one: Arrived, record: wire.Record) -> bool:
+    """Insert a record, or set it aside where that is impossible."""
+    try:
+        _insert(sql, box.id, seq, one, record)
+    except (ProtocolError, ValueError, OverflowError, sqlite3.IntegrityError) as cause:
+        where, body = f"outbox {one.boot} {seq}", wire.encode_record(record)
+        _set_aside(sql, Refused(one.device, where, one.arrived_ms, str(cause), body))
+        return False
+    return True
+
+
+def _load(sql: sqlite3.Connection, one: Arrived) -> _Outbox:
     find = "SELECT id, watermark, ranges FROM outbox WHERE device = ? AND boot = ?"
     row = sql.execute(find, (one.device, one.boot)).fetchone()
     if row is None:
@@ -232,7 +244,8 @@ def _outbox(sql: sqlite3.Connection, one: Arrived) -> tuple[int, int, list[range
             (one.device, one.device, MAX_BOOTS),
         )
         row = sql.execute(find, (one.device, one.boot)).fetchone()
-    return row["id"], row["watermark"], [(first, last) for first, last in json.loads(row["ranges"])]
+    above = [(first, last) for first, last in json.loads(row["ranges"])]
+    return _Outbox(row["id"], row["watermark"], above, one.arrived_ms, [])
 
 
 def _insert(sql: sqlite3.Connection, outbox: int, seq: int, one: Arrived, record: wire.Record) -> None:
