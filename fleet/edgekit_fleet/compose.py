@@ -17,6 +17,7 @@ from edgekit.core.errors import ConfigError, EdgekitError, UsageError
 from edgekit_fleet.broker.callout import Callout
 from edgekit_fleet.broker.downlink import MqttDownlink
 from edgekit_fleet.broker.embedded import USER, EmbeddedBroker, TlsFiles, free_port
+from edgekit_fleet.broker.mosquitto import FLEET_USER, hand_over
 from edgekit_fleet.broker.mqtt import Access
 from edgekit_fleet.broker.nkey import AccountKey
 from edgekit_fleet.bus import Bus
@@ -213,13 +214,7 @@ class Fleet:
         self.broker: EmbeddedBroker | None = None
         self._callout: Callout | None = None
         if options.broker != "embedded":
-            certificate, key = options.broker_certificate, options.broker_key
-            if options.broker.startswith("mqtts") and certificate is None:
-                certificate, key = self.authority.server_files("edgekit-fleet", self._hosts)
-            ca = options.broker_ca or self.authority.certificate_path
-            access = Access(options.broker, ca=ca, certificate=certificate, key=key)
-            access.address()
-            return access, options.broker
+            return self._other_broker(data), options.broker
         is_tls = options.broker_tls == "on"
         if not is_tls and not is_loopback(options.host):
             raise UsageError(
@@ -252,6 +247,18 @@ class Fleet:
             key=key,
         )
         return access, f"{scheme}://{_bracketed(name)}:{port}"
+
+    def _other_broker(self, data: Path) -> Access:
+        """Return how to reach a broker that is not ours; without a certificate for it, ours will do."""
+        options = self.options
+        certificate, key = options.broker_certificate, options.broker_key
+        ca = options.broker_ca or self.authority.certificate_path
+        host, port, is_tls = Access(options.broker).address()
+        if is_tls and certificate is None:
+            certificate, key = self.authority.server_files(FLEET_USER, self._hosts)
+            config = hand_over(data / "mosquitto", self.authority, host, port)
+            logger.info("what a mosquitto needs to serve this fleet is in %s", config)
+        return Access(options.broker, ca=ca, certificate=certificate, key=key)
 
     def _broker_starts(self, devices: Devices) -> None:
         self.intake.present_since_ms = now_ms()

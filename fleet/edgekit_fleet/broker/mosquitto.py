@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgekit.core import wire
 from edgekit_fleet.files import write_durably
+from edgekit_fleet.identity.authority import Authority
 
 FLEET_USER = "edgekit-fleet"
 """The CN of the fleet manager's own certificate."""
@@ -39,6 +40,31 @@ def write_files(folder: Path, *, host: str, port: int, tls: MosquittoTls | None)
     path = folder / "mosquitto.conf"
     write_durably(path, configuration(folder, host=host, port=port, tls=tls).encode())
     return path
+
+
+def hand_over(folder: Path, authority: Authority, host: str, port: int) -> Path:
+    """Write all that a mosquitto of this fleet needs, its own certificate included.
+
+    The files stay the same from start to start, so that mosquitto need not be told; delete the folder
+    to have them written anew.
+
+    Args:
+        folder: Where they go; mosquitto's user must be able to read it.
+        authority: The fleet's CA.
+        host: How devices reach the broker.
+        port: The broker's port.
+
+    Returns:
+        The configuration's path.
+    """
+    files = MosquittoTls(folder / "server.crt", folder / "server.key", folder / "ca.crt")
+    if not (folder / "mosquitto.conf").exists():
+        certificate, key = authority.server_files("mosquitto", [host, "localhost", "127.0.0.1"])
+        write_durably(files.certificate, certificate.read_bytes())
+        write_durably(files.key, key.read_bytes(), mode=0o640)
+        write_durably(files.ca, authority.certificate_pem.encode())
+        write_files(folder, host="0.0.0.0", port=port, tls=files)  # noqa: S104 - devices must reach it; TLS is on
+    return folder / "mosquitto.conf"
 
 
 ACCESS_LIST = f"""# the fleet manager
