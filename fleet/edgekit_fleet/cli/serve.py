@@ -40,6 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Serve until SIGTERM or SIGINT; print one line once everything runs."""
     from edgekit_fleet.app.application import create_app
     from edgekit_fleet.compose import Fleet, Options
+    from edgekit_fleet.ingest.intake import now_ms
+    from edgekit_fleet.ui import login_link
 
     options = Options(
         data=arguments.data,
@@ -73,6 +75,11 @@ def run(arguments: argparse.Namespace) -> None:
                     local = {**ready, "url": fleet.local_url}
                     write_durably(address_file, json.dumps(local).encode())
                     print(f"edgekit fleet: {ready['url']}  broker: {ready['broker_url']}", file=sys.stderr)
+                    is_watched = arguments.json or sys.stderr.isatty()  # not a service's log
+                    if is_watched and fleet.services.settings.is_loopback:
+                        token = fleet.admin_token_file.read_text()
+                        ready["login_url"] = login_link(fleet.services, fleet.local_url, token, now_ms())
+                        print(f"open within 15 minutes: {ready['login_url']}", file=sys.stderr)
                     if arguments.json:
                         print(json.dumps(ready), flush=True)
 

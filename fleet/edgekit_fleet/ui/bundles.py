@@ -1,0 +1,71 @@
+"""The pages about published bundles."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+from fastapi import APIRouter, HTTPException, Request, Response
+
+from edgekit_fleet.registry.repository import Published, Repository
+from edgekit_fleet.ui.guard import PageRoute
+from edgekit_fleet.ui.site import Pages, Site, Viewer
+
+PAGE = 50
+HOLDERS = 200
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+def repository(site: Site) -> Repository:
+    """Return the fleet's registry."""
+    return cast("Repository", site.services.parts["edgekit_fleet.registry.service"])
+
+
+@router.get("/bundles", dependencies=[Viewer])
+def bundles(request: Request, site: Pages, model: str = "", before: int | None = None) -> Response:
+    """List published bundles, the newest first."""
+    found = repository(site).bundles(model=model, before=before, limit=PAGE + 1)
+    return site.page(
+        request,
+        "bundles.html",
+        bundles=found[:PAGE],
+        next=found[PAGE - 1].number if len(found) > PAGE else None,
+        is_first=before is None,
+        model=model,
+        running=site.overview.running(),
+    )
+
+
+@router.get("/bundles/{model}/{version}", dependencies=[Viewer])
+def bundle(request: Request, site: Pages, model: str, version: str) -> Response:
+    """Show one bundle."""
+    found = repository(site).bundle(model, version)
+    if found is None:
+        raise HTTPException(404, f"No bundle {model[:80]} {version[:80]} is published")
+    holders = site.overview.holders(model, version, HOLDERS + 1)
+    return site.page(
+        request,
+        "bundle.html",
+        bundle=found,
+        bytes_of={
+            variant.id: sum(file.bytes for file in variant.files) for variant in found.manifest.variants
+        },
+        holders=holders[:HOLDERS],
+        has_more=len(holders) > HOLDERS,
+        signers=_signers(repository(site), found),
+    )
+
+
+def _signers(registry: Repository, bundle: Published) -> list[dict[str, Any]]:
+    """Return who signed the targets that name a bundle: key ids and scheme; checked when published."""
+    targets, root = registry.metadata("targets"), registry.metadata("root")
+    if targets is None or root is None:
+        return []
+    document, keys = json.loads(targets), json.loads(root)["signed"]["keys"]
+    if bundle.target.path not in document["signed"]["targets"]:
+        return []
+    return [
+        {"id": one["keyid"], "scheme": keys.get(one["keyid"], {}).get("scheme", "?")}
+        for one in document["signatures"]
+    ]

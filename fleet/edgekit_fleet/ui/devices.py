@@ -1,0 +1,203 @@
+"""The pages about devices: the list, one device, its charts and commands."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi.responses import JSONResponse, RedirectResponse
+
+from edgekit.core import wire
+from edgekit.core.spec import Facts
+from edgekit_fleet.store.devices import Device
+from edgekit_fleet.store.metrics import Point
+from edgekit_fleet.store.overview import Row
+from edgekit_fleet.ui.guard import PageRoute
+from edgekit_fleet.ui.happenings import happening
+from edgekit_fleet.ui.recent import IDLE, Pace
+from edgekit_fleet.ui.site import Form, Operator, Pages, Site, Viewer, now_ms
+
+PAGE = 50
+MAX_ROWS = 100
+EVENTS = 40
+STATES = ("online", "updating", "failed", "offline", "revoked")
+SPANS_S = {"15m": 900, "1h": 3600, "6h": 21600, "24h": 86400}
+_POINTS = 180
+_ARGUMENTS = {"rollback": ("model",), "restart": ("pipeline",), "report": (), "retry": ("model", "version")}
+_SILENT = {"online": False, "boot": "", "conn": 0}
+_NOTHING = wire.Reported(boot="", version=0, desired=0)
+Sort = Literal["id", "state", "profile", "fps", "p95", "seen"]
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table."""
+
+    id: str
+    state: str
+    profile: str
+    models: list[tuple[str, str, str]]
+    pace: Pace
+    seen_ms: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One page of the list; pages count from 1."""
+
+    lines: list[Line]
+    total: int
+    page: int
+    pages: int
+
+
+def state_of(site: Site, row: Row) -> str:
+    """Return the one word that says how a device fares."""
+    if row.is_revoked:
+        return "revoked"
+    return (site.recent.condition(row.id) or "online") if row.is_online else "offline"
+
+
+@router.get("/devices", dependencies=[Viewer])
+def devices(
+    request: Request,
+    site: Pages,
+    q: str = "",
+    state: str = "",
+    sort: Sort = "id",
+    down: bool = False,
+    page: int = 1,
+) -> Response:
+    """List the devices that fit a filter."""
+    listing = _listing(site, q, state, sort, down=down, page=page)
+    return site.page(
+        request, "devices.html", listing=listing, q=q, state=state, sort=sort, down=down, states=STATES
+    )
+
+
+@router.get("/devices-rows", dependencies=[Viewer])
+def rows(request: Request, site: Pages, id: Annotated[list[str] | None, Query()] = None) -> Response:  # noqa: A002 - the URL's word
+    """Return the rows of some devices: what an open list asks for when they changed."""
+    found = site.overview.rows((id or [])[:MAX_ROWS])
+    return site.page(request, "rows.html", lines=_lines(site, found))
+
+
+def _listing(site: Site, q: str, state: str, sort: Sort, *, down: bool, page: int) -> Listing:
+    found = [
+        row
+        for row in site.overview.rows()
+        if q.lower() in row.id.lower() and (not state or state_of(site, row) == state)
+    ]
+    if sort != "id":
+        paces = site.recent.paces() if sort in {"fps", "p95"} else {}
+        nothing = Pace()
+        keys = {
+            "state": lambda row: STATES.index(state_of(site, row)),
+            "profile": lambda row: row.profile,
+            "fps": lambda row: paces.get(row.id, nothing).fps,
+            "p95": lambda row: paces.get(row.id, nothing).p95_ms,
+            "seen": lambda row: row.seen_ms,
+        }
+        found.sort(key=keys[sort])
+    if down:
+        found.reverse()
+    pages = max(math.ceil(len(found) / PAGE), 1)
+    page = min(max(page, 1), pages)
+    return Listing(_lines(site, found[(page - 1) * PAGE : page * PAGE]), len(found), page, pages)
+
+
+def _lines(site: Site, found: list[Row]) -> list[Line]:
+    models = site.overview.models([row.id for row in found])
+    return [
+        Line(
+            row.id,
+            state_of(site, row),
+            row.profile,
+            models.get(row.id, []),
+            site.recent.pace(row.id) if row.is_online else Pace(),
+            row.seen_ms,
+        )
+        for row in found
+    ]
+
+
+@router.get("/devices/{device}", dependencies=[Viewer])
+def detail(
+    request: Request, site: Pages, device: str, span: str = "15m", before: int | None = None
+) -> Response:
+    """Show one device."""
+    found = _known(site, device)
+    documents = site.services.devices.documents(device)
+    birth = msgspec.convert(documents["birth"] or _SILENT, wire.Birth)
+    enrolled_with = msgspec.convert(documents["hardware"] or {"arch": ""}, Facts)
+    reported = site.services.devices.reported(device) or _NOTHING
+    events = site.services.metrics.events(device=device, before=before, limit=EVENTS)
+    return site.page(
+        request,
+        "device.html",
+        device=found,
+        state=state_of(site, site.overview.rows([device])[0]),
+        hardware=birth.hardware or enrolled_with,
+        backends=birth.backends,
+        reported=reported,
+        updates=[(name, one) for name, one in reported.updates.items() if one.state not in IDLE],
+        pace=site.recent.pace(device),
+        events=[happening(one) for one in events],
+        older=events[-1].id if len(events) == EVENTS else None,
+        is_first=before is None,
+        commands=site.services.commanding.of_device(device)[:6],
+        spans=SPANS_S,
+        span=span if span in SPANS_S else "15m",
+    )
+
+
+@router.get("/devices/{device}/series", dependencies=[Viewer])
+def series(site: Pages, device: str, span: str = "15m") -> Response:
+    """Return the columns of a device's charts."""
+    _known(site, device)
+    span_ms = SPANS_S.get(span, 900) * 1000
+    until_ms = now_ms() + 1
+    points = site.services.metrics.series(
+        device, since_ms=until_ms - span_ms, until_ms=until_ms, step_ms=max(span_ms // _POINTS, 5000)
+    )
+    return JSONResponse(columns(points), headers={"Cache-Control": "no-store"})
+
+
+def columns(points: list[Point]) -> dict[str, Any]:
+    """Return charts' data by column; ``sensors`` has one for each temperature."""
+    sensors = sorted({name for point in points for name in point.sensors if name.endswith("_c")})
+    return {
+        "at_s": [point.at_ms / 1000 for point in points],
+        "fps": [round(point.fps, 3) for point in points],
+        "p50": [point.infer_p50_ms for point in points],
+        "p95": [point.infer_p95_ms for point in points],
+        "p99": [point.infer_p99_ms for point in points],
+        "dropped": [point.dropped for point in points],
+        "errors": [point.errors for point in points],
+        **{name: [point.sensors.get(name) for point in points] for name in sensors[:4]},
+    }
+
+
+@router.post("/devices/{device}/commands", dependencies=[Operator])
+def command(site: Pages, device: str, form: Form) -> Response:
+    """Command a device."""
+    if _known(site, device).state == "revoked":
+        raise HTTPException(409, f"Device '{device}' is revoked")
+    kind = form.get("kind", "")
+    if kind not in _ARGUMENTS:
+        raise HTTPException(422, f"There is no command {kind[:40]!r}")
+    args = {name: form[name] for name in _ARGUMENTS[kind] if form.get(name)}
+    site.services.commanding.command(device, kind, args)
+    return RedirectResponse(f"/devices/{device}", 303)
+
+
+def _known(site: Site, device: str) -> Device:
+    found = site.services.devices.get(device)
+    if found is None:
+        raise HTTPException(404, f"There is no device '{device[:64]}'")
+    return found

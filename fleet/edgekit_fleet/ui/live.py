@@ -1,0 +1,83 @@
+"""Tells open pages what changed, as server-sent events: which devices, rollouts, bundles; not how."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import msgspec
+from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
+
+from edgekit_fleet.bus import Bus, Change
+from edgekit_fleet.ui.guard import PageRoute
+from edgekit_fleet.ui.site import Pages, Viewer
+
+PAUSE_S = 0.3
+"""Changes are gathered for this long, so that a page is told once of what changed often."""
+MAX_IDS = 200
+LIFE_S = 600.0
+"""A stream ends after this; the browser connects again and is checked again."""
+EVERY = "*"
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+@router.get("/live", dependencies=[Viewer])
+async def live(site: Pages) -> StreamingResponse:
+    """Follow what changes."""
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(stream(site.services.bus), media_type="text/event-stream", headers=headers)
+
+
+async def stream(bus: Bus, pause_s: float = PAUSE_S, life_s: float = LIFE_S) -> AsyncIterator[bytes]:
+    """Yield ``{"device": ["cam-1"], ...}``: ids by topic, or ``*`` where they are too many."""
+    yield b"retry: 2000\n\n"
+    changed: dict[str, set[str]] = {}
+    arrived = asyncio.Event()
+
+    async def gather() -> None:
+        async for change in bus.watch():
+            if change is not None:
+                note(changed, change)
+            arrived.set()
+
+    gathering = asyncio.create_task(gather())
+    gathering.add_done_callback(lambda _: arrived.set())
+    ends_s = time.monotonic() + life_s
+    try:
+        while not gathering.done() and time.monotonic() < ends_s:
+            await arrived.wait()
+            if changed:
+                await asyncio.sleep(pause_s)
+            arrived.clear()
+            found = {topic: sorted(ids) for topic, ids in changed.items()}
+            changed.clear()
+            yield b"data: %s\n\n" % msgspec.json.encode(found) if found else b": quiet\n\n"
+    finally:
+        gathering.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await gathering
+
+
+def note(changed: dict[str, set[str]], change: Change) -> None:
+    """Add a change to those gathered. Metric reports are a topic of their own: most pages pass them over.
+
+    >>> gathered = {}
+    >>> note(gathered, Change("event", {"device": "cam-1", "metric": 2}))
+    >>> gathered
+    {'metric': {'cam-1'}}
+    """
+    topics = [change.topic]
+    if change.topic == "event":
+        kinds = change.data.keys() - {"device"}
+        topics = ["metric"] * ("metric" in kinds) + ["event"] * bool(kinds - {"metric"})
+    key = {"rollout": "id", "bundle": "model"}.get(change.topic, "device")
+    for topic in topics:
+        ids = changed.setdefault(topic, set())
+        if EVERY not in ids:
+            ids.add(str(change.data.get(key, EVERY)))
+            if len(ids) > MAX_IDS:
+                changed[topic] = {EVERY}

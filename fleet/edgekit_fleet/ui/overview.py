@@ -1,0 +1,53 @@
+"""The first page: how many devices fare how, what is being rolled out, what happened last."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request, Response
+
+from edgekit_fleet.ui.devices import STATES, state_of
+from edgekit_fleet.ui.guard import PageRoute
+from edgekit_fleet.ui.happenings import Happening, happening
+from edgekit_fleet.ui.rollouts import Progress, progress_of_open
+from edgekit_fleet.ui.site import Pages, Site, Viewer
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+LATEST = 20
+_KINDS = ("event", "update", "alert", "gap")
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """The fleet in a few numbers."""
+
+    states: dict[str, int]
+    total: int
+    fps: float
+    p95_ms: float
+    rollouts: list[Progress]
+    alerts: list[Happening]
+    latest: list[Happening]
+
+
+@router.get("/", dependencies=[Viewer])
+def show(request: Request, site: Pages) -> Response:
+    """Show the fleet as a whole."""
+    return site.page(request, "overview.html", summary=_summary(site), health=site.services.health())
+
+
+def _summary(site: Site) -> _Summary:
+    rows = site.overview.rows()
+    states = Counter(state_of(site, row) for row in rows)
+    pace = site.recent.total(row.id for row in rows if row.is_online)
+    metrics = site.services.metrics
+    return _Summary(
+        states={state: states[state] for state in STATES},
+        total=len(rows),
+        fps=pace.fps,
+        p95_ms=pace.p95_ms,
+        rollouts=progress_of_open(site),
+        alerts=[happening(one) for one in metrics.events(kinds=("alert", "gap"), limit=6)],
+        latest=[happening(one) for one in metrics.events(kinds=_KINDS, limit=LATEST)],
+    )

@@ -1,0 +1,118 @@
+"""How each device fares right now: its last minute's reports, kept in memory as they come in.
+
+Lists sort by it and the overview sums it up, over thousands of devices, without asking the database
+for their metrics. What was in it before a restart is read back from the store.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from edgekit.core import wire
+from edgekit.core.sketch import Histogram, Sketch
+
+FRESH_MS = 60_000
+"""A pipeline that has not reported for this long counts no frames."""
+IDLE = ("", "IDLE")
+"""States of the update machine in which nothing is under way."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Frames a second and the 95th percentile of inference, milliseconds; 0 where nothing is known."""
+
+    fps: float = 0.0
+    p95_ms: float = 0.0
+
+
+@dataclass
+class _Device:
+    condition: str = ""
+    pipelines: dict[str, tuple[int, float, Sketch | None]] = field(default_factory=dict)
+    """By pipeline: when it reported (Unix ms), frames a second, histogram of inference times."""
+
+
+class Recent:
+    """What devices reported last. Safe to share between threads; bounded by the number of devices."""
+
+    def __init__(self, now_ms: Callable[[], int]) -> None:
+        self._now_ms = now_ms
+        self._lock = threading.Lock()
+        self._devices: dict[str, _Device] = {}
+
+    def take_reported(self, device: str, reported: wire.Reported) -> None:
+        """Take over a reported state."""
+        with self._lock:
+            known = self._devices.setdefault(device, _Device())
+            known.condition = condition(reported)
+            known.pipelines = {
+                name: value for name, value in known.pipelines.items() if name in reported.pipelines
+            }
+
+    def take_records(self, device: str, records: Sequence[wire.Record]) -> None:
+        """Take over the metric reports among committed records."""
+        for record in records:
+            if isinstance(record, wire.MetricReport):
+                self.take(
+                    device, record.pipeline, self._now_ms(), record.period_s, record.frames, record.infer_ms
+                )
+
+    def take(
+        self, device: str, pipeline: str, at_ms: int, period_s: float, frames: int, infer: Sketch | None
+    ) -> None:
+        """Take over one report."""
+        fps = frames / period_s if period_s > 0 else 0.0
+        with self._lock:
+            self._devices.setdefault(device, _Device()).pipelines[pipeline] = (at_ms, fps, infer)
+
+    def condition(self, device: str) -> str:
+        """Return ``failed``, ``updating`` or, where neither was reported, an empty text."""
+        with self._lock:
+            known = self._devices.get(device)
+            return known.condition if known else ""
+
+    def pace(self, device: str) -> Pace:
+        """Return how fast one device is."""
+        return _pace(self._fresh([device]))
+
+    def paces(self) -> dict[str, Pace]:
+        """Return how fast each device is, of those that reported in the last minute."""
+        with self._lock:
+            names = list(self._devices)
+        return {name: _pace(fresh) for name in names if (fresh := self._fresh([name]))}
+
+    def total(self, devices: Iterable[str]) -> Pace:
+        """Return how fast several devices are together: the sum, and the true percentile of all."""
+        return _pace(self._fresh(devices))
+
+    def _fresh(self, devices: Iterable[str]) -> list[tuple[float, Sketch | None]]:
+        oldest_ms = self._now_ms() - FRESH_MS
+        with self._lock:
+            return [
+                (fps, infer)
+                for device in devices
+                if device in self._devices
+                for at_ms, fps, infer in self._devices[device].pipelines.values()
+                if at_ms >= oldest_ms
+            ]
+
+
+def condition(reported: wire.Reported) -> str:
+    """Return what an operator should know of a reported state first.
+
+    >>> condition(wire.Reported(boot="b", version=1, desired=0))
+    ''
+    """
+    if any(pipeline.state == "failed" for pipeline in reported.pipelines.values()):
+        return "failed"
+    return "updating" if any(one.state not in IDLE for one in reported.updates.values()) else ""
+
+
+def _pace(fresh: Sequence[tuple[float, Sketch | None]]) -> Pace:
+    infer = Histogram()
+    for _, sketch in fresh:
+        if sketch is not None:
+            infer.merge(Histogram.from_wire(sketch))
+    return Pace(sum(fps for fps, _ in fresh), infer.quantile(0.95))

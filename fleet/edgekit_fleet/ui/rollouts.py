@@ -1,0 +1,191 @@
+"""The pages about rollouts: the list, one rollout as it moves, the form for a new one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import RedirectResponse
+
+from edgekit.core.errors import UsageError
+from edgekit_fleet.rollout import evidence
+from edgekit_fleet.rollout.api import detail
+from edgekit_fleet.rollout.decide import Outcome
+from edgekit_fleet.rollout.engine import Engine
+from edgekit_fleet.rollout.machine import OPEN, UNDONE, Event, State
+from edgekit_fleet.rollout.plan import Spec, make_spec, split_waves
+from edgekit_fleet.rollout.store import Rollout
+from edgekit_fleet.ui.bundles import repository
+from edgekit_fleet.ui.guard import PageRoute
+from edgekit_fleet.ui.site import Form, Operator, Pages, Site, Viewer
+
+PAGE = 50
+DEVICES = 100
+_NUMBERS = {
+    "soak_s": int,
+    "max_failures": int,
+    "success_ratio": float,
+    "wave_timeout_s": int,
+}
+_GUARDS = {"error_ratio": float, "p99_ratio": float, "p99_ms": float, "min_frames": int}
+_MOVES = {"pause": Event.PAUSE, "resume": Event.RESUME, "abort": Event.ABORT}
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One rollout and how far it is: numbers of devices."""
+
+    rollout: Rollout
+    devices: int
+    committed: int
+    failed: int
+    is_open: bool
+
+    @property
+    def state(self) -> str:
+        """The state's word."""
+        return self.rollout.state.value
+
+
+def engine_of(site: Site) -> Engine:
+    """Return the fleet's rollouts."""
+    return cast("Engine", site.services.parts["edgekit_fleet.rollout.service"])
+
+
+def progress(site: Site, rollout: Rollout) -> Progress:
+    """Return how far one rollout is."""
+    members = engine_of(site).store.participants(rollout)
+    committed = sum(one.outcome is Outcome.COMMITTED for one in members)
+    failed = sum(one.outcome is Outcome.FAILED for one in members)
+    return Progress(rollout, len(members), committed, failed, rollout.state in OPEN)
+
+
+def progress_of_open(site: Site) -> list[Progress]:
+    """Return the rollouts that are not over, and the last one that is."""
+    found = engine_of(site).store.page(limit=20)
+    is_over = [one for one in found if one.state not in OPEN]
+    return [progress(site, one) for one in found if one.state in OPEN or one in is_over[:1]]
+
+
+@router.get("/rollouts", dependencies=[Viewer])
+def rollouts(request: Request, site: Pages, before: int | None = None) -> Response:
+    """List rollouts, the newest first."""
+    found = engine_of(site).store.page(before=before, limit=PAGE + 1)
+    return site.page(
+        request,
+        "rollouts.html",
+        rollouts=[progress(site, one) for one in found[:PAGE]],
+        next=found[PAGE - 1].number if len(found) > PAGE else None,
+        is_first=before is None,
+    )
+
+
+@router.get("/rollouts/new", dependencies=[Operator])
+def new(request: Request, site: Pages, model: str = "", version: str = "") -> Response:
+    """Show the form for a new rollout."""
+    chosen = f"{model}@{version}" if model else ""
+    return _form_page(request, site, {"bundle": chosen})
+
+
+@router.post("/rollouts/new", dependencies=[Operator])
+def create(request: Request, site: Pages, form: Form) -> Response:
+    """Begin a rollout, or show the form again with what is wrong."""
+    try:
+        found = engine_of(site).create(read_form(form), is_draft=form.get("draft") == "on")
+    except UsageError as error:
+        return _form_page(request, site, form, error)
+    return RedirectResponse(f"/rollouts/{found.id}", 303)
+
+
+def _form_page(
+    request: Request, site: Site, form: dict[str, str], error: UsageError | None = None
+) -> Response:
+    blank = Spec(model="", version="")
+    values = {
+        "waves": ",".join(blank.waves),
+        **{name: f"{getattr(blank, name):g}" for name in _NUMBERS},
+        **{name: f"{getattr(blank.guards, name):g}" for name in _GUARDS},
+        **form,
+    }
+    bundles = repository(site).bundles(limit=200)
+    return site.page(
+        request, "rollout_new.html", status=422 if error else 200, values=values, bundles=bundles, error=error
+    )
+
+
+def read_form(form: dict[str, str]) -> Spec:
+    """Return the rollout that a form describes.
+
+    Raises:
+        UsageError: A field is not a number, or out of range; ``reasons`` names each.
+    """
+    model, _, version = form.get("bundle", "").partition("@")
+    document: dict[str, Any] = {"model": model, "version": version}
+    if form.get("waves", "").strip():
+        document["waves"] = split_waves(form["waves"])
+    if form.get("devices", "").strip():
+        document["devices"] = tuple(form["devices"].replace(",", " ").split())
+    document.update(_numbers(form, _NUMBERS))
+    document["guards"] = _numbers(form, _GUARDS)
+    return make_spec(document)
+
+
+def _numbers(form: dict[str, str], kinds: dict[str, type]) -> dict[str, Any]:
+    found, wrong = {}, []
+    for name, kind in kinds.items():
+        text = form.get(name, "").strip()
+        try:
+            if text:
+                found[name] = kind(text)
+        except ValueError:
+            wrong.append(f"{name}: {text[:40]!r} is not a{' whole' * (kind is int)} number")
+    if wrong:
+        raise UsageError("the rollout is not as it must be", reasons=tuple(wrong))
+    return found
+
+
+@router.get("/rollouts/{rollout}", dependencies=[Viewer])
+def show(request: Request, site: Pages, rollout: str, page: int = 1) -> Response:
+    """Show one rollout."""
+    found = _known(site, rollout)
+    document = detail(engine_of(site), found)
+    members = engine_of(site).store.participants(found)
+    pages = max(-(-len(members) // DEVICES), 1)
+    page = min(max(page, 1), pages)
+    return site.page(
+        request,
+        "rollout.html",
+        rollout=found,
+        waves=document["waves"],
+        log=list(reversed(document["log"]))[:30],
+        members=members[(page - 1) * DEVICES : page * DEVICES],
+        progress=progress(site, found),
+        judged=site.judge.judge(found, members),
+        slow_share=evidence.SLOW_SHARE,
+        shown=page,
+        pages=pages,
+        can_pause=found.state is State.RUNNING,
+        can_resume=found.state in {State.PAUSED, State.DRAFT},
+        can_abort=found.state in OPEN,
+        is_undone=found.state in UNDONE,
+    )
+
+
+@router.post("/rollouts/{rollout}/{move}", dependencies=[Operator])
+def move(site: Pages, rollout: str, move: str, form: Form) -> Response:
+    """Pause, resume or abort a rollout."""
+    if move not in _MOVES:
+        raise HTTPException(404, f"A rollout cannot {move[:40]!r}")
+    found = _known(site, rollout)
+    engine_of(site).move(found.id, _MOVES[move], form.get("reason", "")[:500])
+    return RedirectResponse(f"/rollouts/{found.id}", 303)
+
+
+def _known(site: Site, rollout: str) -> Rollout:
+    found = engine_of(site).store.get(rollout)
+    if found is None:
+        raise HTTPException(404, f"There is no rollout {rollout[:80]!r}")
+    return found

@@ -1,0 +1,99 @@
+"""Signing in to the web UI: an API token, or a one-time link, becomes a session cookie."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import PlainTextResponse, RedirectResponse
+from pydantic import BaseModel
+
+from edgekit_fleet.app.auth import Parts, authorize, bearer
+from edgekit_fleet.store.sessions import SESSION_MS
+from edgekit_fleet.ui.guard import PageRoute, local_path
+from edgekit_fleet.ui.site import Form, Pages, Site, now_ms
+
+_FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+api = APIRouter(prefix="/api/v1", tags=["access"])
+
+
+class LoginLink(BaseModel):
+    """A link that signs a browser in, once, within 15 minutes."""
+
+    url: str
+
+
+@api.post("/login-links", status_code=201)
+def login_link(request: Request, parts: Parts, site: Pages) -> LoginLink:
+    """Make a link that signs a browser in to the web UI with the role of the token that asks."""
+    token = authorize(parts, bearer(request), "viewer")
+    code = site.sessions.make_code(token.id, now_ms())
+    return LoginLink(url=f"{str(request.base_url).rstrip('/')}/login?code={code}")
+
+
+@router.get("/login")
+def show(request: Request, site: Pages, code: str = "", next: str = "/") -> Response:  # noqa: A002 - the URL's word
+    """Show the login form, or redeem a one-time code.
+
+    A redirect would lose the cookie where the link was followed from another site (the cookie is
+    strict), so the page that says "signed in" moves on by itself.
+    """
+    if not code:
+        return site.page(request, "login.html", back=local_path(next), problem="")
+    token = site.sessions.redeem(code, now_ms())
+    if token is None:
+        problem = "This link was used already, or is older than 15 minutes."
+        return site.page(request, "login.html", status=401, back="/", problem=problem)
+    page = site.page(request, "welcome.html", back="/")
+    _begin(site, page, token)
+    return page
+
+
+@router.post("/login")
+def sign_in(request: Request, site: Pages, form: Form) -> Response:
+    """Begin a session with an API token."""
+    back = local_path(form.get("next", "/"))
+    token = site.services.tokens.check(form.get("token", "").strip(), now_ms())
+    if token is None:
+        problem = "That is not a valid token of this fleet."
+        return site.page(request, "login.html", status=401, back=back, problem=problem)
+    answer = RedirectResponse(back, 303)
+    _begin(site, answer, token.id)
+    return answer
+
+
+@router.post("/logout")
+def sign_out(request: Request, site: Pages) -> Response:
+    """End the session."""
+    if text := request.cookies.get(site.cookie):
+        site.sessions.close(text)
+    answer = RedirectResponse("/login", 303)
+    answer.delete_cookie(site.cookie, secure=site.is_tls, httponly=True, samesite="strict")
+    return answer
+
+
+@router.get("/static/{digest}/{name}")
+def static(site: Pages, digest: str, name: str) -> Response:
+    """Return a file of the UI; its URL changes with its content."""
+    found = site.assets.get(name)
+    if found is None or found.url != f"/static/{digest}/{name}":
+        raise HTTPException(404, "There is no such file")
+    return Response(found.data, media_type=found.media_type, headers=_FOREVER)
+
+
+@router.get("/favicon.ico")
+def favicon(site: Pages) -> Response:
+    """Return the icon where browsers ask for it by habit."""
+    found = site.assets.get("icon.svg")
+    return Response(found.data, media_type=found.media_type) if found else PlainTextResponse("", 404)
+
+
+def _begin(site: Site, answer: Response, token: str) -> None:
+    answer.set_cookie(
+        site.cookie,
+        site.sessions.open(token, now_ms()),
+        max_age=SESSION_MS // 1000,
+        secure=site.is_tls,
+        httponly=True,
+        samesite="strict",
+    )

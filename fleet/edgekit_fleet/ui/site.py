@@ -1,0 +1,191 @@
+"""What every page needs: templates, who is signed in, how things are written."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Annotated, Any, cast
+from urllib.parse import parse_qsl
+
+import jinja2
+from fastapi import Depends, HTTPException, Request
+from fastapi.responses import HTMLResponse
+
+from edgekit_fleet import __version__
+from edgekit_fleet.app.enrolment import read_body
+from edgekit_fleet.services import Services
+from edgekit_fleet.store.overview import Overview
+from edgekit_fleet.store.sessions import Sessions
+from edgekit_fleet.store.tokens import Role, Token
+from edgekit_fleet.ui.assets import HOW_TO_FETCH, Assets
+from edgekit_fleet.ui.guard import SignInNeededError
+from edgekit_fleet.ui.judging import Judge
+from edgekit_fleet.ui.recent import FRESH_MS, Recent
+
+MAX_FORM_BYTES = 64 << 10
+COOKIE = "edgekit_session"
+
+
+def now_ms() -> int:
+    """Return the time in Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Site:
+    """The web UI of one fleet."""
+
+    def __init__(self, services: Services, assets: Assets) -> None:
+        self.services, self.assets = services, assets
+        self.sessions = Sessions(services.database)
+        self.overview = Overview(services.database)
+        self.recent = Recent(now_ms)
+        self.judge = Judge(services.database)
+        self.is_tls = services.settings.url.startswith("https")
+        self.cookie = f"__Host-{COOKIE}" if self.is_tls else COOKIE
+        services.hooks.on_reported.append(self.recent.take_reported)
+        services.hooks.on_committed.append(self.recent.take_records)
+        for device, reported in self.overview.reported():
+            self.recent.take_reported(device, reported)
+        for device, pipeline, at_ms, period_s, frames, infer in self.overview.latest(now_ms() - FRESH_MS):
+            self.recent.take(device, pipeline, at_ms, period_s, frames, infer)
+        self._templates = jinja2.Environment(
+            loader=jinja2.PackageLoader("edgekit_fleet.ui"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters.update(FILTERS)
+        self._templates.globals.update(asset=assets.url, version=__version__, how_to_fetch=HOW_TO_FETCH)
+
+    def page(self, request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
+        """Return a rendered page."""
+        text = self._templates.get_template(template).render(
+            path=request.url.path,
+            visitor=self.visitor(request),
+            missing=self.assets.missing,
+            now_ms=now_ms(),
+            **values,
+        )
+        return HTMLResponse(text, status, headers={"Cache-Control": "no-store"})
+
+    def visitor(self, request: Request) -> Token | None:
+        """Return the token of whoever is signed in."""
+        text = request.cookies.get(self.cookie)
+        return self.sessions.find(text, now_ms()) if text else None
+
+
+def site_of(request: Request) -> Site:
+    """Return the web UI (dependency of every page)."""
+    return cast("Site", request.app.state.site)
+
+
+Pages = Annotated[Site, Depends(site_of)]
+
+
+def signed_in(role: Role) -> Callable[..., Token]:
+    """Return a dependency that lets only sessions through whose role includes ``role``."""
+
+    def check(request: Request, site: Pages) -> Token:
+        token = site.visitor(request)
+        if token is None:
+            raise SignInNeededError
+        if not token.may(role):
+            raise HTTPException(403, f"This needs the role '{role}'; you are signed in as '{token.role}'")
+        return token
+
+    return check
+
+
+async def _form(request: Request) -> dict[str, str]:
+    body = await read_body(request, MAX_FORM_BYTES)
+    try:
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=100))
+    except ValueError as cause:
+        raise HTTPException(400, "The form cannot be read") from cause
+
+
+Form = Annotated[dict[str, str], Depends(_form)]
+Viewer = Depends(signed_in("viewer"))
+Operator = Depends(signed_in("operator"))
+
+
+# ---------------------------------------------------------------------------------------------
+# How things are written
+
+
+def age(since_ms: float | None, now: float) -> str:
+    """Return how long ago something was.
+
+    >>> age(0, 90_000), age(None, 5)
+    ('1 min ago', 'never')
+    """
+    if not since_ms and since_ms != 0:
+        return "never"
+    seconds = max(int((now - since_ms) / 1000), 0)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago" if seconds >= 5 else "just now"
+
+
+def clock(unix_ms: float) -> str:
+    """Return a time as ``2025-01-31 13:05:59`` (UTC).
+
+    >>> clock(1738328759000)
+    '2025-01-31 13:05:59'
+    """
+    moment = datetime.fromtimestamp(min(max(unix_ms, 0), 4e12) / 1000, timezone.utc)
+    return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def size(count: float) -> str:
+    """Return a number of bytes for people.
+
+    >>> size(999), size(5_300_000)
+    ('999 B', '5.3 MB')
+    """
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= limit:
+            return f"{count / limit:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def short(value: float, unit: str = "") -> str:
+    """Return a number with three digits that matter; a dash for nothing.
+
+    >>> short(0.123456, "ms"), short(1234.5)
+    ('0.123 ms', '1234')
+    """
+    if not value or not math.isfinite(value):
+        return "\u2013"
+    text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{text} {unit}".rstrip()
+
+
+def quantity(name: str) -> str:
+    """Return what a name measures, in words.
+
+    >>> quantity("temperature_c")
+    'temperature'
+    """
+    stem, _, suffix = name.rpartition("_")
+    return (stem if suffix in UNITS else name).replace("_", " ")
+
+
+def unit(name: str) -> str:
+    """Return the unit that a name ends in, as it is written after a number."""
+    return UNITS.get(name.rpartition("_")[2], "")
+
+
+UNITS = {"c": "\u00b0C", "w": "W", "mhz": "MHz", "mb": "MB", "v": "V", "percent": "%"}
+FILTERS: dict[str, Callable[..., str]] = {
+    "age": age,
+    "clock": clock,
+    "size": size,
+    "short": short,
+    "quantity": quantity,
+    "unit": unit,
+}

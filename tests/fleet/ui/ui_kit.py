@@ -1,0 +1,325 @@
+"""A fleet with its web UI on a real socket, devices that say what a test lets them, and a browser."""
+
+import base64
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import uvicorn
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "registry")]
+
+from fleet_kit import composed, wait_until
+from registry_parts import files_of, write_folder
+
+from edgekit.core import wire
+from edgekit.core.sketch import Histogram
+from edgekit.core.spec import AcceleratorFact, BackendFact, Facts
+from edgekit_fleet.app.application import create_app
+from edgekit_fleet.ingest.intake import Message
+from edgekit_fleet.registry import publisher
+from edgekit_fleet.registry.bundle import read_bundle
+from edgekit_fleet.registry.keyring import Keyring
+from edgekit_fleet.ui import login_link
+
+BROWSER, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
+PATIENCE_S = 20.0
+
+
+def now_ms():
+    return time.time_ns() // 1_000_000
+
+
+class Device:
+    """One device; what it says goes the way that messages of a broker go."""
+
+    def __init__(self, lab, name):
+        self.lab, self.name = lab, name
+        self.conn, self.version, self.seq = 0, 0, 1
+        lab.services.devices.enroll(name, now_ms(), None)
+        lab.services.bus.publish("device", {"device": name, "enrolled": True})
+
+    def say(self, leaf, message):
+        self.lab.fleet.intake.take([Message(wire.up(self.name, leaf), wire.encode(message), now_ms())])
+
+    def appears(self, online=True, profile="raspberry-pi-5"):
+        self.conn += online
+        facts = Facts(
+            arch="aarch64",
+            board="Raspberry Pi 5 Model B",
+            cpu="Cortex-A76",
+            cores=4,
+            memory_mb=8063,
+            accelerators=(AcceleratorFact(kind="edgetpu", name="Coral USB", reason="no driver is bound"),),
+        )
+        proved = (
+            BackendFact(name="litert", version="2.1.6", works=True, ms=0.31),
+            BackendFact(name="openvino", reason="the package is not installed"),
+        )
+        self.say(
+            "state",
+            wire.Birth(
+                online=online,
+                boot="b",
+                conn=self.conn,
+                agent="0.1.0",
+                profile=profile,
+                hardware=facts,
+                backends=proved,
+                clock="synced",
+            ),
+        )
+        return self
+
+    def reports(self, active="1.0.0", state="running", **more):
+        self.version += 1
+        model = wire.ModelState(
+            active=active,
+            variant="onnx",
+            backend="onnxruntime",
+            accelerator="cpu",
+            why="measured 3.1 ms here; edgetpu: no driver is bound",
+            **more.pop("model", {}),
+        )
+        self.say(
+            "reported",
+            wire.Reported(
+                boot="b",
+                version=self.version,
+                desired=0,
+                models={"motion": model},
+                pipelines={"gate": wire.PipelineState(state=state, model="motion", version=active)},
+                **more,
+            ),
+        )
+        return self
+
+    def measures(self, infer_ms=3.0, version="1.0.0", age_s=0.0, frames=300, errors=0, **sensors):
+        histogram = Histogram()
+        for number in range(50):
+            histogram.add(infer_ms * (1 + number / 100))
+        at_ms = now_ms() - int(age_s * 1000)
+        self.durable(
+            wire.MetricReport(
+                mono_ns=1,
+                unix_ms=at_ms,
+                pipeline="gate",
+                model="motion",
+                version=version,
+                variant="onnx",
+                period_s=10.0,
+                frames=frames,
+                errors=errors,
+                infer_ms=histogram.to_wire(),
+                sensors=sensors,
+            )
+        )
+        return self
+
+    def durable(self, *records):
+        self.say("ev", wire.Batch(boot="b", seq0=self.seq, items=list(records)))
+        self.seq += len(records)
+
+    def alerts(self, message, level="warning"):
+        self.durable(
+            wire.Alert(mono_ns=1, unix_ms=now_ms(), level=level, code="camera.lost", message=message)
+        )
+
+    def updates(self, rollout, event, version="2.0.0", **more):
+        state = "TRIAL" if event not in {"COMMITTED", "ROLLED_BACK", "REJECTED"} else "IDLE"
+        self.durable(
+            wire.UpdateRecord(
+                mono_ns=1,
+                unix_ms=now_ms(),
+                model="motion",
+                version=version,
+                state=state,
+                event=event,
+                rollout=rollout,
+                **more,
+            )
+        )
+
+
+class Lab:
+    """A fleet manager in this process with all but its broker, served over HTTP."""
+
+    def __init__(self, fleet, folder, url):
+        self.fleet, self.services, self.folder, self.url = fleet, fleet.services, folder, url
+        self.admin_token = fleet.admin_token_file.read_text().strip()
+
+    def device(self, name):
+        return Device(self, name)
+
+    def publish(self, version, **more):
+        repository = self.services.parts["edgekit_fleet.registry.service"]
+        keys = self.folder / "publisher"
+        if not keys.exists():
+            publisher.install_root(
+                Keyring.make(keys, repository.online_keys(), now_ms()), repository, now_ms()
+            )
+        folder = write_folder(self.folder / f"bundle-{version}", files_of(version=version, **more))
+        publisher.publish(
+            read_bundle(folder), Keyring(keys), repository, now_ms(), lambda _done, _total: None
+        )
+
+    def token(self, role):
+        return self.services.tokens.create(role, now_ms())
+
+    def link(self, token=None):
+        return login_link(self.services, self.url, token or self.admin_token, now_ms())
+
+    @contextlib.contextmanager
+    def visitor(self, role="admin"):
+        """An HTTP client that is signed in as a browser is."""
+        with httpx.Client(base_url=self.url, headers={"Origin": self.url}) as client:
+            assert client.get(self.link(self.token(role))).status_code == 200
+            yield client
+
+
+@contextlib.contextmanager
+def lab(folder):
+    with composed(folder) as fleet:
+        app = create_app(fleet.services)
+        listener = socket.create_server(("127.0.0.1", 0))
+        started = threading.Event()
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets=None):
+                await super().startup(sockets)
+                started.set()
+
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=2
+        )
+        server = Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        assert started.wait(PATIENCE_S)
+        try:
+            yield Lab(fleet, folder, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        finally:
+            fleet.services.bus.close()
+            server.should_exit = True
+            thread.join(PATIENCE_S)
+            listener.close()
+
+
+def missing_browser():
+    """Why there is no browser here, or nothing."""
+    absent = [path for path in (BROWSER, DRIVER) if not Path(path).exists()]
+    return f"no {' and no '.join(absent)}: packaging/system_packages.sh installs them" if absent else ""
+
+
+class Browser:
+    """Chromium through the WebDriver protocol. Source: W3C, "WebDriver"."""
+
+    def __init__(self, folder, *, width=1280, height=1000, dark=False):
+        self.port = _free_port()
+        self.process = subprocess.Popen(
+            [DRIVER, f"--port={self.port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60, trust_env=False)
+        wait_until(self._is_ready, "chromedriver")
+        arguments = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--no-default-browser-check",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-default-apps",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+            "--metrics-recording-only",
+            "--no-proxy-server",
+            f"--user-data-dir={folder}",
+            f"--window-size={width},{height}",
+            *(["--force-dark-mode"] if dark else []),
+        ]
+        options = {"binary": BROWSER, "args": arguments}
+        wanted = {
+            "browserName": "chrome",
+            "goog:chromeOptions": options,
+            "goog:loggingPrefs": {"browser": "ALL"},
+        }
+        answer = self.http.post("/session", json={"capabilities": {"alwaysMatch": wanted}}).json()
+        self.session = f"/session/{answer['value']['sessionId']}"
+
+    def _is_ready(self):
+        with contextlib.suppress(httpx.TransportError):
+            return self.http.get("/status").json()["value"]["ready"]
+        return False
+
+    def call(self, path, **body):
+        answer = self.http.post(f"{self.session}/{path}", json=body).json()["value"]
+        assert not (isinstance(answer, dict) and "error" in answer), answer
+        return answer
+
+    def open(self, url):
+        self.call("url", url=url)
+
+    def run(self, script, *args):
+        """What a script returns; it may await."""
+        text = f"const done = arguments[arguments.length - 1]; (async () => {{ {script} }})().then(done, e => done('' + e))"
+        return self.call("execute/async", script=text, args=list(args))
+
+    def text(self, selector):
+        return self.run("return document.querySelector(arguments[0])?.textContent.trim()".replace("arguments[0]", json.dumps(selector)))
+
+    def until(self, selector, contains):
+        """Wait, by what the page itself tells, until an element's text contains something."""
+        script = """
+          const [selector, wanted] = [%s, %s];
+          const holds = () => [...document.querySelectorAll(selector)].some(e => e.textContent.includes(wanted));
+          if (holds()) return true;
+          return await new Promise((resolve) => {
+            const eyes = new MutationObserver(() => holds() && resolve(true));
+            eyes.observe(document.documentElement, {subtree: true, childList: true, characterData: true, attributes: true});
+            setTimeout(() => resolve(holds()), %d);
+          });
+        """ % (json.dumps(selector), json.dumps(contains), PATIENCE_S * 1000)
+        assert self.run(script) is True, (selector, contains, self.text("main"))
+
+    def click(self, selector):
+        element = self.call("element", using="css selector", value=selector)
+        self.call(f"element/{next(iter(element.values()))}/click")
+
+    def type(self, selector, text):
+        element = self.call("element", using="css selector", value=selector)
+        self.call(f"element/{next(iter(element.values()))}/value", text=text)
+
+    def complaints(self):
+        """What the browser logged: script errors, policy violations, failed requests."""
+        return [one["message"] for one in self.call("se/log", type="browser")]
+
+    def requested(self):
+        """Every URL that the page asked for."""
+        return self.run("return performance.getEntriesByType('resource').map(one => one.name)")
+
+    def picture(self, path):
+        Path(path).write_bytes(base64.b64decode(self.http.get(f"{self.session}/screenshot").json()["value"]))
+
+    def resize(self, width, height):
+        self.call("window/rect", width=width, height=height)
+
+    def close(self):
+        self.http.delete(self.session)
+        self.process.terminate()
+        self.process.wait(PATIENCE_S)
+        self.http.close()
+
+
+def _free_port():
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return one.getsockname()[1]
+
+
