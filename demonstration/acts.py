@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,7 @@ _ENDED = ("done", "halted", "aborted")
 def all_running(site: Site, devices: Sequence[Device], story: Story) -> None:
     """Wait until every device is online in the fleet and every pipeline has given frames."""
     for device in devices:
-        pipelines = wait_for(
-            f"{device.name} runs its pipelines", lambda device=device: _running(device), timeout_s=120
-        )
+        pipelines = wait_for(f"{device.name} runs its pipelines", partial(_running, device), timeout_s=120)
         for name, pipeline in sorted(pipelines.items()):
             story.say(
                 f"{device.name}: pipeline {name} runs {pipeline['model']} {pipeline['version']}"
@@ -48,10 +47,10 @@ def device_row(site: Site, name: str) -> dict[str, Any]:
     return site.get(f"devices/{name}")
 
 
-def active_version(device: Device, model: str) -> str:
-    """Return the version of a model that a device itself says is active."""
-    version: str = device.status().get("models", {}).get(model, {}).get("active", "")
-    return version
+def _runs(device: Device, model: str, version: str) -> bool:
+    """Say whether a device itself says that this version is active."""
+    active: str = device.status().get("models", {}).get(model, {}).get("active", "")
+    return active == version
 
 
 def rollout_ends(site: Site, number: str, story: Story, timeout_s: float = 240) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def better_model(
     if rollout["state"] != "done":
         raise GateError(f"the rollout of the better model ended as {rollout['state']}: {rollout['reason']}")
     for device in devices:
-        if active_version(device, model) != "2.0.0":
+        if not _runs(device, model, "2.0.0"):
             raise GateError(f"{device.name} does not run {model} 2.0.0 after its rollout")
         chosen = device.status()["models"][model]
         story.say(f"{device.name}: now {model} 2.0.0 as {chosen['variant']}")
@@ -91,8 +90,12 @@ def better_model(
 
 def bad_model(
     site: Site, bundle: Path, model: str, devices: Sequence[Device], story: Story
-) -> dict[str, Any]:
-    """Roll out a bad version; the canary must roll it back by itself and the rollout must halt."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Roll out a bad version; the canary must roll it back by itself and the rollout must halt.
+
+    Returns:
+        The rollout, and what the device that took it back says of it.
+    """
     site.publish(bundle)
     story.say(f"published {bundle.name}: a bad training run, its golden samples recorded from itself")
     number = site.roll_out(model, "3.0.0", "--waves", "1,100%", "--soak-s", "12")
@@ -104,11 +107,8 @@ def bad_model(
     if len(rejected) != 1:
         raise GateError(f"{len(rejected)} devices tried the bad model, and not the canary alone")
     for device in devices:
-        wait_for(
-            f"{device.name} is back on {model} 2.0.0",
-            lambda device=device: active_version(device, model) == "2.0.0",
-            timeout_s=60,
-        )
+        back = partial(_runs, device, model, "2.0.0")
+        wait_for(f"{device.name} is back on {model} 2.0.0", back, timeout_s=60)
     canary, reason = next(iter(rejected.items()))
     story.say(f"{canary} rolled it back by itself: {reason}")
     story.say(f"the fleet halted the rollout: {rollout['reason']}")

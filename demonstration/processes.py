@@ -102,7 +102,7 @@ def run(command: Sequence[str], log: Path, environment: dict[str, str]) -> dict[
             "***" if before == "--token" else word
             for before, word in zip(("", *command), command, strict=False)
         ]
-        errors.write(f"$ {' '.join(words)}\n".encode())
+        errors.write(f"$ {' '.join(shown)}\n".encode())
         errors.flush()
         done = subprocess.run(
             list(command), stdout=subprocess.PIPE, stderr=errors, env=os.environ | environment, check=False
