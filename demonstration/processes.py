@@ -98,7 +98,7 @@ def run(command: Sequence[str], log: Path, environment: dict[str, str]) -> dict[
         EdgekitError: It failed; what it printed is in the log.
     """
     with log.open("ab") as errors:
-        words = [
+        shown = [
             "***" if before == "--token" else word
             for before, word in zip(("", *command), command, strict=False)
         ]
