@@ -16,6 +16,7 @@ from edgekit.core.spec import Post
 from edgekit.pipeline.events import Debounce
 from edgekit.pipeline.loop import SWITCH_INTERVAL_S, Loop, Rules, must_shed
 from edgekit.pipeline.mailbox import Mailbox
+from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.redact import Redactor
 
 CONTRACT = {"pipeline", "model", "version", "variant", "backend", "accelerator", "frames", "fps"}
@@ -390,3 +391,68 @@ def test_closing_wakes_a_giver_that_waits():
 def test_errors_of_a_model_reach_the_caller_by_kind():
     with pytest.raises(TensorError):
         run(ListSource(3, make=lambda _: np.zeros((2, 2), np.uint8)), rules=Rules(max_errors=1))
+
+
+def test_no_result_of_the_old_model_comes_after_a_swap_returns():
+    old, new = make_predictor(), make_predictor(make_manifest(version="2.0.0"))
+    slow = ListSink(lambda _: time.sleep(0.002))
+    loop, returned_at = Loop("test", ListSource(150), old, [slow]), []
+
+    def swap():
+        while not slow.results:
+            time.sleep(0.001)
+        loop.swap(new)
+        returned_at.append(sum(r.version == "1.0.0" for r in slow.results))
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    loop.run()
+    thread.join(10)
+    assert returned_at == [sum(r.version == "1.0.0" for r in slow.results)]
+    assert slow.seqs == list(range(150))
+
+
+def test_each_failed_frame_is_told_to_its_predictor_once():
+    told = []
+
+    class Counting(Predictor):
+        def failed(self):
+            told.append(self)
+
+    predictor = make_predictor(make=Counting, fail_at=[2, 5])
+    document, _, _ = run(ListSource(6), predictor)
+    assert (len(told), document["errors"]) == (2, 2)
+
+
+def test_a_bug_in_a_callback_is_raised_and_ends_the_run():
+    def bug(_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(ListSource(100), sink=ListSink(bug))
+
+
+def test_writing_overlaps_inference():
+    """20 frames of 10 ms inference and 10 ms of sinks take far less than one after the other."""
+    began = time.perf_counter()
+    run(ListSource(20), make_predictor(latency_ms=10), ListSink(lambda _: time.sleep(0.01)))
+    assert time.perf_counter() - began < 20 * 0.02 * 0.85
+
+
+def test_counters_can_be_read_while_it_runs():
+    loop, failures = Loop("test", ListSource(300), make_predictor(), [ListSink()]), []
+
+    def read():
+        try:
+            while thread.is_alive():
+                loop.stats()
+        except RuntimeError as error:  # a histogram that changed while it was read
+            failures.append(error)
+
+    thread = threading.Thread(target=loop.run)
+    reader = threading.Thread(target=read)
+    thread.start()
+    reader.start()
+    thread.join(30)
+    reader.join(30)
+    assert not failures
