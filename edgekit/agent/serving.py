@@ -197,27 +197,23 @@ def serve(options: ServeOptions, *, told: Callable[[list[str]], object] = lambda
     """
     access = access_for(options)
     offers = [offer(path, options.threads) for path in options.bundles]
-    entries: list[Entry] = []
+    entries = [Entry(each, options.limits) for each in offers]
+    app = App(Models(entries), access, options.limits, __version__)
+    notifier = Notifier(os.environ.get("NOTIFY_SOCKET", ""))
+
+    def begun(urls: list[str]) -> None:
+        _log(entries, urls)
+        notifier.tell("READY=1")
+        told(urls)
+
     try:
-        for each in offers:
-            entry = Entry(each, each.open({}), options.limits)
-            entries.append(entry)
-        app = App(Models(entries), access, options.limits, __version__)
-        notifier = Notifier(os.environ.get("NOTIFY_SOCKET", ""))
-
-        def begun(urls: list[str]) -> None:
-            _log(entries, urls)
-            notifier.tell("READY=1")
-            told(urls)
-
-        try:
-            return run(app, options.address, options.limits, told=begun)
-        finally:
-            notifier.close()
-    finally:
         for entry in entries:
-            if entry.servable is not None and not entry.lane.is_busy:
-                entry.servable.close()
+            entry.open_first()
+        return run(app, options.address, options.limits, told=begun)
+    finally:
+        notifier.close()
+        for entry in entries:
+            entry.end()
 
 
 def access_for(options: ServeOptions) -> Access:

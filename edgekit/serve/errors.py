@@ -6,6 +6,8 @@ import msgspec
 
 from edgekit.core.errors import AcceleratorLostError, ConfigError, EdgekitError, TensorError
 
+_MOST = 1000
+
 
 class HttpError(Exception):
     """A request that is answered with an error.
@@ -45,5 +47,6 @@ def as_http(error: EdgekitError) -> HttpError:
 
 
 def error_body(message: str) -> bytes:
-    """Return the protocol's error document."""
-    return msgspec.json.encode({"error": message})
+    """Return the protocol's error document; what a request made long is cut."""
+    told = message if len(message) <= _MOST else message[:_MOST] + " …"
+    return msgspec.json.encode({"error": told})

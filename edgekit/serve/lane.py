@@ -2,11 +2,18 @@
 
 All bookkeeping happens on the event loop: the thread is handed one job at a time and hands it back.
 So a job that was not begun can be taken out of the queue at any moment, without a lock.
+
+A model is opened and closed in this thread. OpenVINO's CPU plugin gives the thread that opens it an
+alternate signal stack, and frees that from the thread that closes it: where they differ, the next
+signal to the first one ends the process (seen with OpenVINO 2026.4 and SIGTERM).
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
+import functools
 import math
 import queue
 import threading
@@ -81,7 +88,7 @@ class Lane:
         self._paces: dict[Kind, Pace] = {}
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
-        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     @property
@@ -154,6 +161,19 @@ class Lane:
         result: T = await self._queue(work, "control", 0.0).future
         return result
 
+    def call_blocking(self, work: Callable[[], T]) -> T:
+        """Run work in the lane's thread and wait for it, while no event loop uses the lane."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def task() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as raised:  # noqa: BLE001 - it is raised again by ``result``
+                future.set_exception(raised)
+
+        self._put(task)
+        return future.result()
+
     def cancel(self, job: Job, error: Exception | None = None) -> None:
         """Give a job up: one that waits is never begun, the result of one that runs is dropped."""
         if job.future.done():
@@ -178,9 +198,6 @@ class Lane:
 
     def _queue(self, work: Callable[[], Any], kind: Kind, timeout_s: float) -> Job:
         loop = asyncio.get_running_loop()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, args=(loop,), name=self._name, daemon=True)
-            self._thread.start()
         now_s = time.monotonic()
         job = Job(work, kind, loop.create_future(), now_s)
         if timeout_s:
@@ -194,32 +211,41 @@ class Lane:
         """Hand the thread the next job that can still end in time."""
         while self._running is None and self._waiting:
             job = self._waiting.popleft()
+            if job.future.done():  # whoever awaited it was cancelled
+                continue
             job.began_s = time.monotonic()
             if job.deadline_s and job.began_s + self.pace(job.kind).typical_s > job.deadline_s:
                 self.counts.deadline_missed += 1
                 self._settle(job, HttpError(504, "the timeout would pass before the answer is ready"))
                 continue
             self._running = job
-            self._inbox.put(job)
+            self._put(functools.partial(self._work, asyncio.get_running_loop(), job))
 
     def _expire(self, job: Job) -> None:
         if not job.future.done():
             self.counts.deadline_missed += 1
             self.cancel(job, HttpError(504, "the timeout has passed"))
 
-    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
-        while (job := self._inbox.get()) is not None:
-            result, error = None, None
-            try:
-                result = job.work()
-            except BaseException as raised:  # noqa: BLE001 - it is raised again where the job is awaited
-                error = raised
-            job.took_s = time.monotonic() - job.began_s
-            try:
-                loop.call_soon_threadsafe(self._done, job, result, error)
-            except RuntimeError:  # the loop has ended: nobody waits
-                return
-            del job, result, error  # so that no array outlives its answer
+    def _put(self, task: Callable[[], None]) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._obey, name=self._name, daemon=True)
+            self._thread.start()
+        self._inbox.put(task)
+
+    def _obey(self) -> None:
+        while (task := self._inbox.get()) is not None:
+            task()
+            del task  # so that no array outlives its answer
+
+    def _work(self, loop: asyncio.AbstractEventLoop, job: Job) -> None:
+        result, error = None, None
+        try:
+            result = job.work()
+        except BaseException as raised:  # noqa: BLE001 - it is raised again where the job is awaited
+            error = raised
+        job.took_s = time.monotonic() - job.began_s
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+            loop.call_soon_threadsafe(self._done, job, result, error)
 
     def _done(self, job: Job, result: Any, error: BaseException | None) -> None:
         self._running = None

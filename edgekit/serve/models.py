@@ -21,10 +21,10 @@ READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
 class Entry:
     """One model by name and version, loaded or not."""
 
-    def __init__(self, offer: Offer, servable: Servable, limits: Limits) -> None:
+    def __init__(self, offer: Offer, limits: Limits) -> None:
         self.offer = offer
-        self.servable: Servable | None = servable
-        self.state, self.reason = READY, ""
+        self.servable: Servable | None = None
+        self.state, self.reason = UNAVAILABLE, "not loaded yet"
         self.is_wanted = True
         self.failovers = 0
         self.lane = Lane(f"model-{offer.name}", limits)
@@ -48,6 +48,22 @@ class Entry:
             why = self.reason or "it is being loaded"
             raise HttpError(503, f"model {self.offer.name!r} is not ready: {why}", ((b"retry-after", b"1"),))
         return self.servable
+
+    def open_first(self) -> None:
+        """Load the model before there is an event loop.
+
+        Raises:
+            EdgekitError: It cannot be opened.
+        """
+        self.servable = self.lane.call_blocking(lambda: self.offer.open({}))
+        self.state, self.reason = READY, ""
+
+    def end(self) -> None:
+        """Free the model and end its thread, after the event loop; one that hangs is left alone."""
+        servable, self.servable = self.servable, None
+        if servable is not None and not self.lane.is_busy:
+            self.lane.call_blocking(servable.close)
+        self.lane.stop()
 
     async def load(self) -> None:
         """Load the model, where it is not loaded; every variant may be chosen again.
@@ -172,5 +188,3 @@ class Models:
             for task in pending:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        for entry in self:
-            entry.lane.stop()

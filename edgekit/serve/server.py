@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,27 @@ def run(
         told(urls)
         server.run(sockets=sockets)
     return signals[0] if signals else 0
+
+
+@contextlib.contextmanager
+def background(app: App, address: Address, limits: Limits) -> Iterator[list[str]]:
+    """Serve from a thread of this process, for the length of the block; gives the URLs.
+
+    Raises:
+        ConfigError: As for ``run``.
+    """
+    uvicorn = _uvicorn()
+    server = uvicorn.Server(_config(uvicorn, app, address, limits))
+    with listening(address) as (sockets, urls):
+        for bound in sockets:
+            bound.listen(_BACKLOG)  # so that a request sent before the loop runs waits, and is answered
+        thread = threading.Thread(target=server.run, args=(sockets,), name="serve", daemon=True)
+        thread.start()
+        try:
+            yield urls
+        finally:
+            server.should_exit = True
+            thread.join(timeout=2 * _GRACE_S)
 
 
 def _uvicorn() -> Any:

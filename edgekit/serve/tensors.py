@@ -130,7 +130,7 @@ def _flat(what: str, shape: tuple[int, ...], data: bytes | msgspec.Raw, kind: An
     except (msgspec.DecodeError, ValueError, RecursionError) as cause:
         raise TensorError(f"{what}: data is not JSON: {cause}") from cause
     try:
-        flat, found = _unnested(what, msgspec.json.decode(data))
+        flat, found = _unnested(what, msgspec.json.decode(data), max(1, len(shape)))
         if len(found) > 1 and found != shape:
             raise TensorError(f"{what}: lists are nested as {list(found)}, its shape is {list(shape)}")
         return msgspec.convert(flat, type=kind)  # type: ignore[no-any-return]
@@ -138,11 +138,13 @@ def _flat(what: str, shape: tuple[int, ...], data: bytes | msgspec.Raw, kind: An
         raise TensorError(f"{what}: {cause}") from cause
 
 
-def _unnested(what: str, nested: Any) -> tuple[list[Any], tuple[int, ...]]:
+def _unnested(what: str, nested: Any, rank: int) -> tuple[list[Any], tuple[int, ...]]:
     if not isinstance(nested, list):
         raise TensorError(f"{what}: data must be a list")
     flat, shape = nested, [len(nested)]
     while flat and isinstance(flat[0], list):
+        if len(shape) == rank:
+            raise TensorError(f"{what}: data is nested deeper than its shape")
         length = len(flat[0])
         if any(not isinstance(row, list) or len(row) != length for row in flat):
             raise TensorError(f"{what}: data is nested unevenly")

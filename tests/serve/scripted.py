@@ -1,0 +1,110 @@
+"""A model that a test holds in its hand, and a server of it."""
+
+import contextlib
+import threading
+
+import httpx
+import numpy as np
+
+from edgekit.core.errors import TensorError
+from edgekit.core.spec import Item, Prediction, TensorSpec
+from edgekit.serve.app import App
+from edgekit.serve.models import Entry, Models
+from edgekit.serve.ports import Limits, Offer
+from edgekit.serve.routes import Access
+from edgekit.serve.server import Address, background
+
+X = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
+Y = TensorSpec(name="y", datatype="FP32", shape=(-1, 4))
+
+
+class Scripted:
+    """Doubles its input; waits in ``infer`` while the gate is shut; fails as it is told."""
+
+    platform = "scripted"
+    optional_inputs = frozenset()
+    takes_images = True
+
+    def __init__(self, variant="first", inputs=(X,), outputs=(Y,)):
+        self.variant, self.inputs, self.outputs = variant, inputs, outputs
+        self.gate, self.entered = threading.Event(), threading.Semaphore(0)
+        self.gate.set()
+        self.errors, self.runs, self.is_closed = [], [], False
+        self.opened_in = threading.current_thread()
+        self.closed_in = None
+
+    def infer(self, feeds):
+        self.entered.release()
+        self.gate.wait(20)
+        self.runs.append({name: np.array(feed) for name, feed in feeds.items()})
+        if self.errors:
+            raise self.errors.pop(0)
+        return {spec.name: 2 * feeds[self.inputs[0].name] for spec in self.outputs}
+
+    def predict(self, image):
+        if len(image) < 40:
+            raise TensorError("the image cannot be decoded")
+        return Prediction(task="classify", items=(Item(label="cat", score=0.5),))
+
+    def status(self):
+        return {"variant": self.variant, "why": "it is the only one"}
+
+    def close(self):
+        self.is_closed, self.closed_in = True, threading.current_thread()
+
+
+class Opener:
+    """Opens scripted models and keeps them."""
+
+    def __init__(self, **options):
+        self.options, self.opened, self.excluded, self.errors = options, [], [], []
+
+    def __call__(self, exclude):
+        if self.errors:
+            raise self.errors.pop(0)
+        self.excluded.append(dict(exclude))
+        variant = "second" if "first" in exclude else "first"
+        self.opened.append(Scripted(variant, **self.options))
+        return self.opened[-1]
+
+
+class Served:
+    """A running server, and what is behind it."""
+
+    def __init__(self, urls, app, entries):
+        self.url, self.app, self.entries = urls[0], app, entries
+        self.client = httpx.Client(base_url=self.url, timeout=20)
+
+    def infer(self, values, model="double", **more):
+        values = np.asarray(values, np.float32).reshape(-1, 4)
+        tensor = {
+            "name": "x",
+            "datatype": "FP32",
+            "shape": list(values.shape),
+            "data": values.ravel().tolist(),
+        }
+        return self.client.post(f"/v2/models/{model}/infer", json={"inputs": [tensor], **more})
+
+
+@contextlib.contextmanager
+def served(*offers, limits=None, access=None, address=None):
+    """Serve offers, or one scripted model, on real sockets."""
+    limits = limits or Limits(inline_s=0.0)
+    entries = [Entry(offer, limits) for offer in offers]
+    for entry in entries:
+        entry.open_first()
+    app = App(Models(entries), access or Access(), limits, "0")
+    try:
+        with background(app, address or Address("127.0.0.1", 0), limits) as urls:
+            running = Served(urls, app, entries)
+            with running.client:
+                yield running
+    finally:
+        for entry in entries:
+            entry.end()
+
+
+def doubling(name="double", version="1.0.0", **options):
+    """Return an offer of a scripted model, and its opener."""
+    opener = Opener(**options)
+    return Offer(name, version, opener), opener

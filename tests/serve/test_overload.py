@@ -1,0 +1,184 @@
+"""More work than a model can do: refused early, given up when nobody waits, never piled up."""
+
+import concurrent.futures
+import socket
+import threading
+
+import httpx
+import numpy as np
+import pytest
+from scripted import doubling, served
+
+from edgekit.core.errors import InferenceError
+from edgekit.serve.ports import Limits
+
+X = np.ones(4, np.float32)
+
+
+@pytest.fixture
+def held():
+    """A server of one model that waits for its test, with room for two more requests."""
+    offer, opener = doubling()
+    with (
+        served(offer, limits=Limits(waiting=2, inline_s=0.0)) as server,
+        concurrent.futures.ThreadPoolExecutor(8) as pool,
+    ):
+        model = opener.opened[0]
+        model.gate.clear()
+        server.pool = pool
+        yield server, model
+        model.gate.set()
+
+
+def begin(server, model, values=X, **more):
+    """Send a request that the model has begun."""
+    future = server.pool.submit(server.infer, values, **more)
+    assert model.entered.acquire(timeout=10)
+    return future
+
+
+def connect(server, values=X):
+    """Send a request by hand; return the connection."""
+    body = np.asarray(values, np.float32).tobytes()
+    connection = socket.create_connection(("127.0.0.1", httpx.URL(server.url).port))
+    head = (
+        "POST /v2/models/double/infer HTTP/1.1\r\nhost: localhost\r\ninference-header-content-length: 0\r\n"
+    )
+    connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+    return connection
+
+
+def wait_for(server, line):
+    """Ask for the metrics until a line is there: the server is what says that something happened."""
+    for _ in range(2000):
+        if line in server.client.get("/metrics").text.splitlines():
+            return
+    raise AssertionError(f"{line} never came:\n{server.client.get('/metrics').text}")
+
+
+LABELS = 'model="double",version="1.0.0"'
+
+
+def test_beyond_the_queue_is_a_429_that_says_when_to_come_back(held):
+    server, model = held
+    running = begin(server, model)
+    queued = [server.pool.submit(server.infer, X) for _ in range(2)]
+    wait_for(server, f"edgekit_queue_depth{{{LABELS}}} 2")
+    answered = server.infer(X)
+    assert answered.status_code == 429
+    assert int(answered.headers["retry-after"]) >= 1
+    wait_for(server, f"edgekit_shed_total{{{LABELS}}} 1")
+    model.gate.set()
+    assert [each.result(20).status_code for each in (running, *queued)] == [200] * 3
+    assert len(model.runs) == 3
+
+
+def test_a_client_that_hangs_up_takes_its_queued_work_along(held):
+    server, model = held
+    running = begin(server, model)
+    gone = connect(server, X * 7)
+    wait_for(server, f"edgekit_queue_depth{{{LABELS}}} 1")
+    gone.close()
+    wait_for(server, f'edgekit_cancelled_total{{{LABELS},when="queued"}} 1')
+    model.gate.set()
+    assert running.result(20).status_code == 200
+    assert server.infer(X * 2).status_code == 200
+    assert [run["x"][0, 0] for run in model.runs] == [1, 2]  # 7 never ran
+    wait_for(server, f'edgekit_requests_total{{{LABELS},code="499"}} 1')
+
+
+def test_a_client_that_hangs_up_while_its_work_runs_is_counted(held):
+    server, model = held
+    gone = connect(server)
+    assert model.entered.acquire(timeout=10)
+    gone.close()
+    wait_for(server, f'edgekit_cancelled_total{{{LABELS},when="running"}} 1')
+    model.gate.set()
+    assert server.infer(X).status_code == 200
+
+
+def test_forty_clients_that_give_up_cost_the_model_nothing():
+    """Peers run all 40 of these: LitServe, MLServer, KServe and BentoML did, when measured."""
+    offer, opener = doubling()
+    with served(offer, limits=Limits(waiting=64, inline_s=0.0)) as server:
+        model = opener.opened[0]
+        model.gate.clear()
+        gone = [connect(server) for _ in range(40)]
+        wait_for(server, f"edgekit_queue_depth{{{LABELS}}} 39")
+        for connection in gone:
+            connection.close()
+        wait_for(server, f'edgekit_cancelled_total{{{LABELS},when="queued"}} 39')
+        model.gate.set()
+        assert server.infer(X).status_code == 200
+        assert len(model.runs) == 2
+
+
+def test_a_timeout_that_passes_is_a_504_and_its_queued_work_never_runs(held):
+    server, model = held
+    running = begin(server, model)
+    late = server.infer(X * 7, parameters={"timeout": 50_000})
+    assert late.status_code == 504
+    model.gate.set()
+    assert running.result(20).status_code == 200
+    assert server.infer(X).status_code == 200
+    assert len(model.runs) == 2
+    wait_for(server, f"edgekit_deadline_missed_total{{{LABELS}}} 1")
+
+
+def test_a_timeout_that_passes_while_the_model_runs_is_answered_at_once(held):
+    server, model = held
+    assert server.infer(X, parameters={"timeout": 50_000}).status_code == 504
+    model.gate.set()
+    assert server.infer(X).status_code == 200
+
+
+def test_a_timeout_that_cannot_be_met_is_refused_at_once(held):
+    server, model = held
+    server.entries[0].lane.pace("infer").add(10.0)  # as if the model had been seen to take 10 s
+    answered = server.infer(X, parameters={"timeout": 1_000_000})
+    assert (answered.status_code, len(model.runs)) == (429, 0)
+    assert "the timeout is 1.000 s" in answered.json()["error"]
+
+
+def test_what_waits_is_answered_before_the_model_is_unloaded(held):
+    server, model = held
+    running = begin(server, model)
+    queued = server.pool.submit(server.infer, X)
+    wait_for(server, f"edgekit_queue_depth{{{LABELS}}} 1")
+    unloading = server.pool.submit(server.client.post, "/v2/repository/models/double/unload")
+    wait_for(server, f"edgekit_model_ready{{{LABELS}}} 0")
+    assert server.infer(X).status_code == 503
+    model.gate.set()
+    assert [each.result(20).status_code for each in (running, queued, unloading)] == [200, 200, 200]
+    assert model.is_closed
+
+
+def test_a_model_that_hangs_is_not_ready_and_the_server_still_ends():
+    offer, opener = doubling()
+    with served(offer, limits=Limits(stuck_s=0.05, inline_s=0.0)) as server:
+        model = opener.opened[0]
+        model.gate.clear()
+        connection = connect(server)
+        assert model.entered.acquire(timeout=10)
+        wait_for(server, f"edgekit_model_ready{{{LABELS}}} 0")
+        assert server.client.get("/v2/health/ready").status_code == 503
+        assert server.client.get("/v2/health/live").status_code == 200
+        connection.close()
+        threading.Timer(0.2, model.gate.set).start()
+
+
+def test_a_quick_model_moves_to_the_event_loop_and_a_slow_one_does_not():
+    offer, opener = doubling()
+    with served(offer, limits=Limits(inline_s=5.0)) as server:
+        model = opener.opened[0]
+        infer = model.infer
+        seen = []
+        model.infer = lambda feeds: (seen.append(threading.current_thread().name), infer(feeds))[1]
+        for _ in range(7):
+            server.infer(X)
+        assert seen == ["model-double"] * 5 + ["serve"] * 2
+        model.errors.append(InferenceError("no"))
+        assert [server.infer(X).status_code for _ in range(2)] == [500, 200]
+        server.entries[0].lane.pace("infer").add(1000.0)
+        server.infer(X)
+        assert seen[-1] == "model-double"
