@@ -5,6 +5,7 @@ import os
 
 import msgspec
 import pytest
+from conftest_sync import memory_path  # noqa: F401 - tmp_path, in memory
 
 from edgekit.core import wire
 from edgekit.core.errors import ConfigError

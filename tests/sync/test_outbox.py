@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from conftest_sync import memory_path  # noqa: F401 - tmp_path, in memory
 
 from edgekit.core import wire
 from edgekit.core.errors import StorageError

@@ -270,7 +270,7 @@ class DriverMachine(RuleBasedStateMachine):
         import tempfile
         from pathlib import Path
 
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
         self.world = World()
 
         class Clock:
