@@ -305,6 +305,8 @@ def _file_problems(manifest: Manifest) -> list[str]:
             problems.append(f"{file.path!r}: sha256 is not 64 lower-case hex digits")
         if known.setdefault(file.path, file) != file:
             problems.append(f"{file.path!r}: stands twice, with different size or hash")
+    folders = {str(parent) for path in known for parent in PurePosixPath(path).parents}
+    problems += [f"{path!r}: is a file and a folder" for path in sorted(folders & known.keys())]
     wanted = [g for golden in manifest.golden for g in (golden.inputs, golden.outputs)]
     if manifest.labels:
         wanted.append(manifest.labels)

@@ -58,6 +58,13 @@ def test_a_path_that_leaves_the_bundle_is_refused(path):
         parse_manifest(manifest(variants=[{"id": "v", "backend": "litert", "files": files}]))
 
 
+def test_a_path_that_is_a_file_and_a_folder_is_refused():
+    files = [{"path": path, "bytes": 1, "sha256": "0" * 64} for path in ("a", "a/b/c")]
+    with pytest.raises(BundleError) as caught:
+        parse_manifest(manifest(variants=[{"id": "v", "backend": "litert", "files": files}]))
+    assert "'a': is a file and a folder" in caught.value.render()
+
+
 @pytest.mark.parametrize(("size", "sha"), [(-1, "0" * 64), (1 << 50, "0" * 64), (1, "0" * 63), (1, "G" * 64)])
 def test_sizes_and_hashes_out_of_range_are_refused(size, sha):
     files = [{"path": "a", "bytes": size, "sha256": sha}]
