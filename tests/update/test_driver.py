@@ -196,6 +196,18 @@ def test_a_restart_during_a_trial_rolls_back_once_and_rejects_the_second_time(dr
     assert driver.rejected == {"m@2.0.0": "restarted during the trial"}
 
 
+def test_a_process_killed_right_after_the_switch_completes_the_commit(driver, world):
+    driver.want(wanted("2.0.0"), world.active)
+    drive(driver, Event.FETCHED, Event.INSTALLED)
+    world.die_at = len(world.calls) + 2  # in commit, the slot switched and nothing noted
+    with pytest.raises(DiedError):
+        driver.handle(Event.COMMITTED)
+    restarted(driver, world)
+    assert world.active == "2.0.0"
+    assert "roll_back" not in world.calls
+    assert world.announced[-1] == ("2.0.0", "IDLE", "COMMITTED")
+
+
 def test_an_event_that_cannot_happen_is_a_bug(driver):
     with pytest.raises(EdgekitError, match="cannot happen"):
         driver.handle(Event.FETCHED)
