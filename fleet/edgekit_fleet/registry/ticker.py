@@ -9,6 +9,8 @@ from collections.abc import Callable
 logger = logging.getLogger(__name__)
 
 _MAX_BACKOFF_S = 60.0
+_MIN_GAP_S = 0.1
+"""Between two calls, however often it is woken: many wakes are one."""
 
 
 class Ticker:
@@ -25,7 +27,7 @@ class Ticker:
     def __init__(self, name: str, interval_s: float, work: Callable[[], object]) -> None:
         self._interval_s, self._work = interval_s, work
         self._wake = threading.Event()
-        self._stopped = False
+        self._stopping = threading.Event()
         self.failures = 0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -39,14 +41,15 @@ class Ticker:
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """End it and wait until the work at hand is done; safe twice."""
-        self._stopped = True
+        self._stopping.set()
         self._wake.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        failed = 0
-        while not self._stopped:
+        failed, called = 0, False
+        while not self._stopping.wait(_MIN_GAP_S if called else 0):
+            called = True
             self._wake.clear()
             try:
                 self._work()

@@ -272,6 +272,22 @@ def test_abort_brings_every_device_back(site):
         site.engine.move(rollout.id, Event.RESUME)
 
 
+def test_an_abort_in_the_moment_of_deciding_wins(site, monkeypatch):
+    """A person aborts after the engine looked and before it acts: nobody is told anything."""
+    rollout, look = site.add(*FIVE).create(), site.engine._view
+
+    def looked(*args):
+        view = look(*args)
+        if view.state is State.RUNNING:
+            site.engine.move(rollout.id, Event.ABORT)
+        return view
+
+    monkeypatch.setattr(site.engine, "_view", looked)
+    site.tick()
+    assert site.rollout(rollout).state is State.ABORTED
+    assert site.downlink.sent == []
+
+
 def test_a_device_that_comes_during_the_rollout_joins_its_last_wave(site):
     rollout = site.add(*FIVE).create()
     site.tick()
