@@ -37,6 +37,7 @@ from edgekit.update.contract import (
 from edgekit.update.disk import LocalDisk, replace_file, storage_error
 from edgekit.update.download import Blobs
 from edgekit.update.http import Patience, Web
+from edgekit.update.renewal import put_in_place
 
 _LOCK_S = 15.0
 _PROGRESS_S = 0.25
@@ -105,6 +106,7 @@ class Job:
         self._tell = tell
         self._now_s = now_s
         self._state_dir = Path(request.state_dir)
+        put_in_place(self._state_dir)  # a renewal that was cut short
         self._identity = load_identity(self._state_dir)
         patience = Patience(now_s() + request.timeout_s, request.stall_s, now_s)
         self._web = Web(self._state_dir / "identity" / "ca.crt", patience)
