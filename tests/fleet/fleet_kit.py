@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import paho.mqtt.client as paho
+import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,6 +22,7 @@ from cryptography.x509.oid import NameOID
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edgekit.core import wire
+from edgekit_fleet.app.application import create_app
 from edgekit_fleet.broker.embedded import free_port
 from edgekit_fleet.broker.mosquitto import MosquittoTls, write_files
 from edgekit_fleet.compose import Fleet, Options
@@ -145,6 +148,38 @@ def _trusting(ca):
     import ssl
 
     return ssl.create_default_context(cafile=ca)
+
+
+class LocalFleet(RunningFleet):
+    """A fleet in this process: starts in a fraction of the time, and cannot be killed."""
+
+    def start(self):
+        self._stack = contextlib.ExitStack()
+        words = dict(zip(self.options[::2], self.options[1::2], strict=True))
+        options = {name.lstrip("-").replace("-", "_"): value for name, value in words.items()}
+        self.fleet = self._stack.enter_context(composed(self.data, **options))
+        self.fleet.start()
+        token = self.fleet.admin_token_file.read_text().strip()
+        settings = self.fleet.services.settings
+        self.ready = {"url": settings.url, "broker_url": settings.broker_url, "ca": ""}
+        listener = self._stack.enter_context(socket.create_server(("127.0.0.1", self.fleet.port)))
+        app = create_app(self.fleet.services)
+        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none"))
+        self._thread = threading.Thread(target=self._server.run, args=([listener],))
+        self._thread.start()
+        self.client = httpx.Client(
+            base_url=settings.url, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE_S
+        )
+
+    def stop(self):
+        self.client.close()
+        self._server.should_exit = True
+        self._thread.join(PATIENCE_S)
+        self._stack.close()
+        return 0
+
+    def __exit__(self, *_):
+        self.stop()
 
 
 class Identity:
@@ -353,8 +388,6 @@ class Mosquitto:
         wait_until(self._listens, "mosquitto")
 
     def _listens(self):
-        import socket
-
         assert self.process.poll() is None, (self.folder / "mosquitto.log").read_text()
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
             return True

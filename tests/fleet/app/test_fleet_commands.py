@@ -1,5 +1,7 @@
 """The ``edgekit-fleet`` command: one document, one exit code, clear refusals."""
 
+import contextlib
+import io
 import json
 import signal
 import subprocess
@@ -10,18 +12,15 @@ from fleet_kit import ROOT, RunningFleet, wait_until
 
 from edgekit.core.errors import LinkError
 from edgekit_fleet.broker.mqtt import Access, MqttLink
+from edgekit_fleet.cli.main import main
 
 
 def command(*words):
-    done = subprocess.run(
-        [sys.executable, "-m", "edgekit_fleet.cli.main", *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
+    """Run a command in this process: (exit code, stdout, stderr)."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(word) for word in words])
+    return code, out.getvalue(), err.getvalue()
 
 
 def document(*words):
@@ -73,7 +72,7 @@ def test_two_fleet_managers_on_one_folder_are_refused(fleet):
         (["serve", "--data", "/proc/nowhere"], 3),
     ],
 )
-def test_exit_codes(tmp_path, monkeypatch, words, code):
+def test_exit_codes(tmp_path, words, code):
     assert command(*[word.format(tmp=tmp_path) for word in words])[0] == code
 
 

@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from fleet_kit import Connection, Mosquitto, RunningFleet, wait_until
+from fleet_kit import Connection, LocalFleet, Mosquitto, wait_until
 
 from edgekit.core import wire
 from edgekit.core.wire import Birth
@@ -27,7 +27,7 @@ def site(request, tmp_path_factory):
             broker = stack.enter_context(Mosquitto(folder))
             options = ["--broker", broker.url]
         (folder / "fleet").mkdir(exist_ok=True)
-        fleet = stack.enter_context(RunningFleet(folder / "fleet", *options))
+        fleet = stack.enter_context(LocalFleet(folder / "fleet", *options))
         fleet.kind = request.param
         fleet.a, fleet.b = fleet.enroll("a"), fleet.enroll("b")
         yield fleet
@@ -107,6 +107,12 @@ def test_a_certificate_of_another_fleet_is_refused(site, tmp_path):
     assert refused(Connection(stranger))
 
 
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory):
+    with LocalFleet(tmp_path_factory.mktemp("embedded")) as running:
+        yield running
+
+
 def test_on_the_embedded_broker_a_device_cannot_take_anothers_session(fleet):
     a = fleet.enroll("taker")
     assert refused(Connection(a, client_id="victim"))
@@ -122,7 +128,7 @@ def test_on_the_embedded_broker_a_revoked_device_is_refused(fleet):
 
 
 def test_without_tls_the_client_id_is_the_device(tmp_path):
-    with RunningFleet(tmp_path, "--broker-tls", "off") as fleet:
+    with LocalFleet(tmp_path, "--broker-tls", "off") as fleet:
         a = fleet.enroll("a")
         assert a.answer.broker_url.startswith("mqtt://127.0.0.1")
         assert refused(Connection(a, client_id="nobody"))

@@ -74,6 +74,7 @@ def test_a_batch_that_arrives_again_is_stored_once(database, messages):
     second = messages.commit([batch, batch])[0]
     assert (first.watermark, len(first.records)) == (2, 2)
     assert (second.watermark, second.records) == (2, [])
+    assert messages.refused() == []
     assert texts(database) == ["1", "2"]
 
 
