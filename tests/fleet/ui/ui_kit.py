@@ -5,16 +5,12 @@ import contextlib
 import json
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import httpx
 import uvicorn
-
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "registry")]
-
 from fleet_kit import composed, wait_until
 from registry_parts import files_of, write_folder
 
@@ -220,7 +216,7 @@ def missing_browser():
 class Browser:
     """Chromium through the WebDriver protocol. Source: W3C, "WebDriver"."""
 
-    def __init__(self, folder, *, width=1280, height=1000, dark=False):
+    def __init__(self, folder, *, width=1280, height=1000):
         self.port = _free_port()
         self.process = subprocess.Popen(
             [DRIVER, f"--port={self.port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -243,7 +239,6 @@ class Browser:
             "--no-proxy-server",
             f"--user-data-dir={folder}",
             f"--window-size={width},{height}",
-            *(["--force-dark-mode"] if dark else []),
         ]
         options = {"binary": BROWSER, "args": arguments}
         wanted = {
@@ -267,27 +262,32 @@ class Browser:
     def open(self, url):
         self.call("url", url=url)
 
-    def run(self, script, *args):
+    def run(self, script):
         """What a script returns; it may await."""
-        text = f"const done = arguments[arguments.length - 1]; (async () => {{ {script} }})().then(done, e => done('' + e))"
-        return self.call("execute/async", script=text, args=list(args))
+        text = (
+            "const done = arguments[arguments.length - 1];"
+            f"(async () => {{ {script} }})().then(done, e => done('' + e))"
+        )
+        return self.call("execute/async", script=text, args=[])
 
     def text(self, selector):
-        return self.run("return document.querySelector(arguments[0])?.textContent.trim()".replace("arguments[0]", json.dumps(selector)))
+        return self.run(f"return document.querySelector({json.dumps(selector)})?.textContent.trim()")
 
     def until(self, selector, contains):
         """Wait, by what the page itself tells, until an element's text contains something."""
-        script = """
-          const [selector, wanted] = [%s, %s];
-          const holds = () => [...document.querySelectorAll(selector)].some(e => e.textContent.includes(wanted));
-          if (holds()) return true;
-          return await new Promise((resolve) => {
-            const eyes = new MutationObserver(() => holds() && resolve(true));
-            eyes.observe(document.documentElement, {subtree: true, childList: true, characterData: true, attributes: true});
-            setTimeout(() => resolve(holds()), %d);
-          });
-        """ % (json.dumps(selector), json.dumps(contains), PATIENCE_S * 1000)
-        assert self.run(script) is True, (selector, contains, self.text("main"))
+        found = self.run(
+            f"const [selector, wanted] = {json.dumps([selector, contains])};"
+            """
+            const holds = () => [...document.querySelectorAll(selector)]
+              .some((one) => one.textContent.includes(wanted));
+            if (holds()) return true;
+            return await new Promise((resolve) => {
+              new MutationObserver(() => holds() && resolve(true)).observe(document.documentElement,
+                {subtree: true, childList: true, characterData: true, attributes: true});
+            """
+            f"setTimeout(() => resolve(holds()), {PATIENCE_S * 1000}); }});"
+        )
+        assert found is True, (selector, contains, self.text("main"))
 
     def click(self, selector):
         element = self.call("element", using="css selector", value=selector)
@@ -309,7 +309,17 @@ class Browser:
         Path(path).write_bytes(base64.b64decode(self.http.get(f"{self.session}/screenshot").json()["value"]))
 
     def resize(self, width, height):
-        self.call("window/rect", width=width, height=height)
+        """Be a screen of this size, however small."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.call("goog/cdp/execute", cmd="Emulation.setDeviceMetricsOverride", params=size)
+
+    def prefer(self, scheme):
+        """Prefer ``light`` or ``dark``."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("goog/cdp/execute", cmd="Emulation.setEmulatedMedia", params={"features": features})
+
+    def without_scripts(self):
+        self.call("goog/cdp/execute", cmd="Emulation.setScriptExecutionDisabled", params={"value": True})
 
     def close(self):
         self.http.delete(self.session)
@@ -321,5 +331,3 @@ class Browser:
 def _free_port():
     with socket.create_server(("127.0.0.1", 0)) as one:
         return one.getsockname()[1]
-
-

@@ -87,7 +87,7 @@
     if ((changed.device || []).some((id) => !shown.includes(id))) refresh(document.getElementById("list"));
   }
 
-  // -- charts
+  // -- charts; their legends show the last values until one points at others
 
   const charts = [];
   const names = { fps: "frames/s", p50: "p50", p95: "p95", p99: "p99", temperature_c: "board" };
@@ -106,7 +106,6 @@
     const known = charts.find((one) => one.figure === figure);
     if (known && known.wanted.join() === wanted.join()) {
       known.plot.setData(values);
-      showLast(known.plot);
       return;
     }
     const unit = figure.dataset.unit || "";
@@ -117,7 +116,8 @@
       cursor: { sync: { key: "charts" }, y: false },
       legend: { live: true },
       scales: { y: { range: (_, low, high) => [Math.min(low || 0, 0), (high || 1) * 1.1] } },
-      axes: [{ ...axis, values: clockOf }, { ...axis, size: 46 }],
+      axes: [{ ...axis, size: 30, values: clockOf }, { ...axis, size: 46 }],
+      hooks: { draw: [(one) => one.cursor.idx == null && showLast(one)] },
       series: [
         {},
         ...wanted.map((name, index) => ({
@@ -129,8 +129,7 @@
         })),
       ],
     }, values, figure);
-    plot.over.addEventListener("mouseleave", () => showLast(plot));
-    showLast(plot);
+    plot.over.addEventListener("mouseleave", () => setTimeout(() => charts.forEach((one) => showLast(one.plot))));
     charts.push({ figure, wanted, plot });
   }
 
