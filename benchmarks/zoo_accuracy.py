@@ -82,12 +82,12 @@ def main() -> int:
     detail: dict[str, dict[str, list[dict[str, object]]]] = {}
     worst = 0.0
     for name in chosen:
-        for path in sorted(arguments.bundles.glob(f"{name}-*.*.*"))[-1:]:
-            scores = score_bundle(open_bundle(path), arguments)
-            detail[path.name] = {
-                variant: [msgspec.to_builtins(score) for score in found] for variant, found in scores.items()
-            }
-            worst = max(worst, largest_drop(scores))
+        path = arguments.bundles / f"{name}-{recipe(name).version}"
+        scores = score_bundle(open_bundle(path), arguments)
+        detail[path.name] = {
+            variant: [msgspec.to_builtins(score) for score in found] for variant, found in scores.items()
+        }
+        worst = max(worst, largest_drop(scores))
     claim = "no zoo variant is worse than its model's float reference by more than the bar"
     return finish(
         claim, round(worst, 4), "score", BAR_DROP, bool(detail) and worst <= BAR_DROP, detail, arguments.json

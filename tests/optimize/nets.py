@@ -15,6 +15,11 @@ def conv(name, source, weights, **fields):
     return Layer(kind, (source,), name, weights=weights.astype(np.float32), bias=bias, **fields)
 
 
+def dense(name, source, weights):
+    bias = np.ones(len(weights), np.float32)
+    return Layer("dense", (source,), name, weights=weights.astype(np.float32), bias=bias)
+
+
 def every_kind(seed=0):
     """Return a network that has every kind of layer, two outputs, and both orders of axes."""
     rng = np.random.default_rng(seed)
@@ -30,7 +35,13 @@ def every_kind(seed=0):
         Layer("reshape", ("e",), "h", shape=(1, 63, 8)),
         Layer("concat", ("g", "h"), "boxes", axis=1),
         Layer("mean", ("f",), "i"),
-        Layer("dense", ("i",), "j", weights=rng.normal(0, 1, (4, 8)).astype(np.float32), bias=np.ones(4, np.float32)),
+        Layer(
+            "dense",
+            ("i",),
+            "j",
+            weights=rng.normal(0, 1, (4, 8)).astype(np.float32),
+            bias=np.ones(4, np.float32),
+        ),
         Layer("relu6", ("j",), "k"),
         Layer("sigmoid", ("k",), "l"),
         Layer("softmax", ("l",), "scores"),

@@ -11,7 +11,15 @@ from edgekit.optimize.training import Trainer, cross_entropy, forward, initial, 
 def small(rng):
     layers = (
         Layer("reshape", ("x",), "row", shape=(1, 8, 1, 2)),
-        Layer("conv", ("row",), "c", weights=initial((4, 3, 1, 2), rng), bias=np.zeros(4, np.float32), stride=(2, 1), activation="relu"),
+        Layer(
+            "conv",
+            ("row",),
+            "c",
+            weights=initial((4, 3, 1, 2), rng),
+            bias=np.zeros(4, np.float32),
+            stride=(2, 1),
+            activation="relu",
+        ),
         Layer("mean", ("c",), "m"),
         Layer("dense", ("m",), "y", weights=initial((3, 4), rng), bias=np.zeros(3, np.float32)),
     )
@@ -25,7 +33,7 @@ def test_a_gradient_is_the_slope_of_the_loss(name, monkeypatch):
     classes = np.array([0, 1, 2, 0, 1, 2])
     trainer = Trainer(network, cross_entropy)
     seen = {}
-    monkeypatch.setattr(trainer, "_learn", lambda layer, pair: seen.setdefault(layer, pair))
+    monkeypatch.setattr(trainer, "_learn", seen.setdefault)
     trainer.step(inputs, classes)
     layer = next(layer for layer in network.layers if layer.output == name)
     for index in np.ndindex(layer.weights.shape):
@@ -55,6 +63,6 @@ def test_the_squared_error_of_equal_arrays_is_zero_and_flat():
 
 def test_a_layer_without_a_gradient_is_told():
     with pytest.raises((ModelError, KeyError)):
-        Trainer(
-            Network({"x": (1, 4)}, (Layer("softmax", ("x",), "y"),), ("y",)), squared_error
-        ).step(np.ones((2, 4), np.float32), np.ones((2, 4)))
+        Trainer(Network({"x": (1, 4)}, (Layer("softmax", ("x",), "y"),), ("y",)), squared_error).step(
+            np.ones((2, 4), np.float32), np.ones((2, 4))
+        )

@@ -32,7 +32,7 @@ class Named:
 class TorchPickler(pickle._Pickler):
     """Writes the names that PyTorch would, without PyTorch."""
 
-    def save(self, obj, save_persistent_id=True):  # noqa: FBT002
+    def save(self, obj, save_persistent_id=True):
         if isinstance(obj, Named):
             self.write(b"c" + f"{obj.module}\n{obj.name}\n".encode())
             return

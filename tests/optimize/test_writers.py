@@ -71,7 +71,11 @@ def test_int8_files_are_small_and_near_the_float_network_on_every_runtime(tmp_pa
     wanted = network.run(feeds)
     tflite, onnx = write_tflite(network, meaning), write_onnx(network, meaning)
     (tmp_path / "int8.onnx").write_bytes(onnx)
-    for found in (run_tflite(tflite, feeds), run_onnx(onnx, feeds), run_openvino(tmp_path / "int8.onnx", feeds)):
+    for found in (
+        run_tflite(tflite, feeds),
+        run_onnx(onnx, feeds),
+        run_openvino(tmp_path / "int8.onnx", feeds),
+    ):
         for name in network.outputs:
             np.testing.assert_allclose(found[name], wanted[name], atol=atol[name], err_msg=name)
 

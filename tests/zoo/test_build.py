@@ -78,7 +78,7 @@ writer = "onnx-int8"
 layout = "NCHW"
 """
 
-BUILD = '''
+BUILD = """
 import numpy as np
 from edgekit.optimize.network import Layer, Network
 
@@ -103,7 +103,7 @@ def golden(_kit):
 
 def calibration(_kit):
     return images(2, 30)
-'''
+"""
 
 
 @pytest.fixture
@@ -169,7 +169,10 @@ def test_the_packed_bundle_has_the_manifest_first_and_opens(models, tmp_path):
 def test_a_build_keeps_the_variants_and_takes_the_version_it_is_given(models, tmp_path):
     built = build("tiny", tmp_path, models=models, version="7.0.1", variants=["onnxruntime-fp32"])
     manifest = parse_manifest((built / "bundle.json").read_bytes())
-    assert (manifest.version, [variant.id for variant in manifest.variants]) == ("7.0.1", ["onnxruntime-fp32"])
+    assert (manifest.version, [variant.id for variant in manifest.variants]) == (
+        "7.0.1",
+        ["onnxruntime-fp32"],
+    )
     assert sorted(path.name for path in (built / "variants").iterdir()) == ["fp32.onnx"]
 
 
@@ -204,7 +207,9 @@ def test_every_recipe_is_whole(name):
     assert {variant.backend for variant in found.variant} >= {"onnxruntime", "openvino"}
     for variant in found.variant:
         assert variant.writer != "file" or variant.file in found.package
-        assert variant.precision != "int8" or variant.quality is not None, "an int8 variant says what it costs"
+        assert variant.precision != "int8" or variant.quality is not None, (
+            "an int8 variant says what it costs"
+        )
     assert "—" not in (folder / "card.md").read_text(encoding="utf-8")
 
 
