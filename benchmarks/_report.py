@@ -8,9 +8,7 @@ from typing import Any
 HELD, NOT_HELD = 0, 8
 
 
-def finish(
-    claim: str, value: float, unit: str, bar: float, holds: bool, detail: Any, as_json: bool
-) -> int:
+def finish(claim: str, value: float, unit: str, bar: float, holds: bool, detail: Any, as_json: bool) -> int:
     """Print the outcome and return the process's exit code: 0 when the bar holds, 8 when not."""
     document = {
         "claim": claim,
