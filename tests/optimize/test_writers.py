@@ -5,12 +5,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from edgekit.core.errors import ModelError
+from edgekit.optimize.network import Layer, Network
 from edgekit.optimize.onnx_file import write_onnx
 from edgekit.optimize.openvino_ir import write_openvino
 from edgekit.optimize.quantize import affine, observe, quantize
 from edgekit.optimize.tflite import read_tflite, write_tflite
 
-from .nets import every_kind, networks, run_onnx, run_openvino, run_tflite
+from .nets import conv, every_kind, networks, run_onnx, run_openvino, run_tflite
 
 
 def sample(network, seed=3):
@@ -81,10 +82,16 @@ def test_int8_files_are_small_and_near_the_float_network_on_every_runtime(tmp_pa
 
 
 def test_tensors_that_a_concatenation_joins_share_one_scale():
-    network = every_kind()
+    layers = (
+        conv("small", "x", np.full((2, 1, 1, 3), 0.01)),
+        conv("large", "x", np.full((2, 1, 1, 3), 9.0)),
+        Layer("concat", ("small", "large"), "both", axis=3),
+        Layer("softmax", ("both",), "shares"),
+    )
+    network = Network({"x": (1, 4, 4, 3)}, layers, ("shares",))
     meaning = quantize(network, observe(network, [sample(network)])).activations
-    assert meaning["boxes"] == meaning["g"] == meaning["h"] == meaning["e"] == meaning["f"]
-    assert meaning["scores"] == affine(0.0, 255 / 256)
+    assert meaning["small"] == meaning["large"] == meaning["both"]
+    assert meaning["shares"] == affine(0.0, 255 / 256)
 
 
 def test_a_channel_with_tiny_weights_and_a_large_bias_does_not_overflow():
