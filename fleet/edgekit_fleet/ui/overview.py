@@ -40,7 +40,7 @@ def show(request: Request, site: Pages) -> Response:
 def _summary(site: Site) -> _Summary:
     rows = site.overview.rows()
     states = Counter(state_of(site, row) for row in rows)
-    pace = site.recent.total(row.id for row in rows if row.is_online)
+    pace = site.recent.everyone()
     metrics = site.services.metrics
     return _Summary(
         states={state: states[state] for state in STATES},
