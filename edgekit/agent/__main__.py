@@ -20,7 +20,7 @@ def leave_out_web_client() -> None:
     else in this process speaks HTTP. Must come before paho-mqtt is imported.
     """
     stub = types.ModuleType("urllib.request", "Left out of the supervisor.")
-    stub.getproxies = dict
+    vars(stub)["getproxies"] = dict
     sys.modules["urllib.request"] = stub
     urllib.request = stub
 

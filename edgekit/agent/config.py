@@ -55,11 +55,15 @@ class PipelineEntry(_Table, frozen=True, kw_only=True):
 
 
 class Intervals(_Table, frozen=True, kw_only=True):
-    """``[intervals]``: seconds between metric reports, unasked reported states, sensor readings."""
+    """``[intervals]``: seconds between metric reports, unasked reported states, sensor readings.
+
+    ``progress_s``: how often a worker tells its supervisor what it did, and trials are judged.
+    """
 
     metrics_s: Seconds = 10.0
     reported_s: Seconds = 300.0
     sensors_s: Seconds = 10.0
+    progress_s: Annotated[float, msgspec.Meta(ge=0.05, le=10)] = 1.0
 
 
 class OutboxTable(_Table, frozen=True, kw_only=True):

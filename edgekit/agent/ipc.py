@@ -169,6 +169,8 @@ class Run(msgspec.Struct, frozen=True, tag="run", kw_only=True):
     variant: str = ""
     threads: int = 0
     exclude: dict[str, str] = {}
+    progress_s: float = 1.0
+    """How often the worker tells what it did."""
 
 
 class Swap(msgspec.Struct, frozen=True, tag="swap", kw_only=True):

@@ -80,6 +80,7 @@ class Pipeline:
         limits: When a worker hangs or crashes too often.
         environment: A worker's environment variables.
         observer: Who is told.
+        progress_s: How often the worker tells what it did.
     """
 
     def __init__(
@@ -89,8 +90,10 @@ class Pipeline:
         limits: LimitsTable,
         environment: Mapping[str, str],
         observer: Observer,
+        progress_s: float = 1.0,
     ) -> None:
         self.plan = plan
+        self._progress_s = progress_s
         self.state: State = "starting"
         self.message = ""
         self.running: Running | None = None
@@ -263,6 +266,7 @@ class Pipeline:
             folder=str(plan.folder),
             model=str(self._target),
             threads=plan.threads,
+            progress_s=self._progress_s,
         )
         self._given, self._end, self._why_killed = self._target, None, ""
         try:

@@ -68,7 +68,14 @@ class Supervisor:
             state, self.reactor, self.outgoing, self.clock, self, config.limits.update_s, self.jobs
         )
         self.pipelines = [
-            Pipeline(plan, self.reactor, config.limits, worker_environment(), self)
+            Pipeline(
+                plan,
+                self.reactor,
+                config.limits,
+                worker_environment(),
+                self,
+                config.intervals.progress_s,
+            )
             for plan in config.pipelines
         ]
         self.models = self._make_models()
@@ -119,7 +126,7 @@ class Supervisor:
 
     def _set_timers(self) -> None:
         every, intervals = self.reactor.every, self.config.intervals
-        every(1.0, self._tick)
+        every(intervals.progress_s, self._tick)
         every(intervals.metrics_s, self._send_metrics)
         every(intervals.sensors_s, self._read_sensors)
         every(intervals.reported_s, self.changed)
@@ -259,6 +266,7 @@ class Supervisor:
             "update: %s %s %s", record.model, record.version, record.event, extra={"why": record.reason}
         )
         self.outgoing.put(record)
+        self.outgoing.outbox.flush()  # the machine takes note next that this was told
 
     def collect_garbage(self) -> None:
         """Free what no slot names, as soon as no updater is at work."""

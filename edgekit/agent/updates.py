@@ -34,6 +34,8 @@ BASELINE_S = 15.0
 REVIVE_S = 5.0
 """The wait after the machine's state could not be written."""
 SLOTS: tuple[SlotName, ...] = ("active", "previous")
+MIN_SOAK_S = 1.0
+"""The shortest trial: without any, too few frames would be held against a version at once."""
 TRIAL_S = 3600.0
 """A trial that sees too few frames to be judged ends after its soak and this."""
 
@@ -267,7 +269,7 @@ class ModelUpdates:
             self._reactor.after(0.1, lambda: self._start_trial_when_ready(job, deadline_s))
             return
         baseline = stats_of(second for pipeline in self.pipelines for second in pipeline.recent)
-        soak_s = float(job.desired.soak_s) if job.desired else 0.0
+        soak_s = max(float(job.desired.soak_s) if job.desired else 0.0, MIN_SOAK_S)
         self._trial = Trial(baseline, guards, soak_s, self._reactor.now_s())
         for pipeline in self.pipelines:
             pipeline.run_on(staged, "trial")

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PROGRESS_S = 1.0
 MAX_ERRORS = 300
 """Frames in a row that may fail before the process gives up; the supervisor's guards act earlier."""
 SOURCE_RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -279,7 +278,7 @@ class Worker:
     # -- the reporter's thread
 
     def _report_all(self) -> None:
-        while not self._stopping.wait(PROGRESS_S):
+        while not self._stopping.wait(self._run.progress_s):
             self._report()
 
     def _report(self) -> None:

@@ -23,6 +23,7 @@ def make_bundle(
     guards: dict[str, Any] | None = None,
     scores: tuple[float, float] = (0.1, 0.9),
     more_variants: tuple[dict[str, Any], ...] = (),
+    without_golden: bool = False,
 ) -> Path:
     """Write a sensor classifier whose outputs, latency and faults are scripted; return its folder.
 
@@ -53,7 +54,9 @@ def make_bundle(
         "post": {"decoder": "classify", "score_threshold": 0.5, "options": {"activation": "none"}},
         "labels": "labels.txt",
         "variants": variants,
-        "golden": [{"inputs": "golden/0.npz", "outputs": "golden/0.out.npz", "atol": 0.01}],
+        "golden": []
+        if without_golden
+        else [{"inputs": "golden/0.npz", "outputs": "golden/0.out.npz", "atol": 0.01}],
         "guards": {"min_frames": 10, **(guards or {})},
         "files": listed,
     }

@@ -1,0 +1,381 @@
+"""Updates of a model, with real workers, slots and update machine; only the fetching is a copy."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from bundles import make_bundle, pipeline_toml
+
+from edgekit.agent.bundle import open_bundle
+from edgekit.agent.clock import FlooredClock
+from edgekit.agent.config import LimitsTable, parse_agent_config, worker_environment
+from edgekit.agent.install import _store, install_initial
+from edgekit.agent.pipelines import Pipeline
+from edgekit.agent.reactor import Reactor
+from edgekit.agent.updates import ModelUpdates
+from edgekit.core.errors import LinkError, StorageError, UsageError
+from edgekit.core.spec import Guards
+from edgekit.core.wire import DesiredModel, target_path
+from edgekit.update.machine import State
+from edgekit.update.slots import Slots
+
+NO_NUMBER = 1e39
+"""Too large for a float32: becomes infinite in the backend. JSON has no NaN."""
+LIMITS = LimitsTable(
+    start_s=20, hang_s=1.5, backoff_s=0.1, backoff_max_s=0.5, crashes=3, crash_window_s=60, stop_s=5
+)
+
+
+FAILS = {"options": {"fail_at": list(range(3, 500))}, "guards": {"error_ratio": 0.1}}
+
+
+class Device:
+    """A supervisor's core in the test's own process: pipelines, one managed model, no fleet."""
+
+    def __init__(self, folder: Path, *, first: bool = True, limits: LimitsTable = LIMITS, fps: float = 200.0):
+        self.folder, self.state = folder, folder / "state"
+        self.reactor = Reactor()
+        self.slots = Slots(self.state)
+        self.records, self.alerts, self.seconds, self.fetches = [], [], [], []
+        self.fetch_errors = []
+        if first:
+            install_initial(self.slots, "motion", make_bundle(folder / "first"), folder / "unpacked")
+        (folder / "p.toml").write_text(pipeline_toml(fps=fps))
+        plan = parse_agent_config('[agent]\npipelines=["p.toml"]', folder=folder).pipelines[0]
+        self.pipeline = Pipeline(plan, self.reactor, limits, worker_environment(), self, 0.1)
+        self.updates = ModelUpdates(
+            "motion",
+            self.slots,
+            self.state / "update",
+            self.reactor,
+            FlooredClock(folder / "c"),
+            self,
+            limits,
+        )
+        self.updates.use([self.pipeline])
+        self.reactor.every(0.1, self._tick)
+        self.updates.resume()
+
+    def _tick(self):
+        self.pipeline.tick()
+        self.updates.tick()
+
+    def close(self):
+        self.pipeline.stop()
+        self.until(lambda: self.pipeline.is_stopped)
+        self.reactor.close()
+
+    def until(self, claim, limit_s=25.0):
+        deadline_s = self.reactor.now_s() + limit_s
+        while not claim():
+            assert self.reactor.now_s() < deadline_s, (
+                f"{self.events()} {self.pipeline.reported()} {self.updates.model_state()} {self.alerts}"
+            )
+            self.reactor.turn(0.05)
+
+    # what a test does
+
+    def want(self, version="2.0.0", *, soak_s=1, rollout_guards=None, **bundle):
+        made = make_bundle(self.folder / version, version=version, **bundle)
+        data = (made / "bundle.json").read_bytes()
+        desired = DesiredModel(
+            version, target_path("motion", version), hashlib.sha256(data).hexdigest(), len(data),
+            soak_s=soak_s, guards=rollout_guards,
+        )  # fmt: skip
+        self.made = made
+        self.updates.want(desired, is_new=True)
+        return desired
+
+    def runs(self, version):
+        self.until(
+            lambda: (
+                self.pipeline.is_settled
+                and self.pipeline.running.version == version
+                and any(
+                    second.running.version == version and second.frames for second in self.pipeline.recent
+                )
+            )
+        )
+
+    def ends(self, event):
+        self.until(lambda: event in self.events())
+        self.until(lambda: self.updates.reported().state == "IDLE")
+
+    def events(self):
+        return [record.event for record in self.records]
+
+    def active(self):
+        active = self.slots.load("motion").active
+        return active.version if active else None
+
+    # what the parts tell
+
+    def fetch(self, model, done):
+        self.fetches.append(model)
+        if self.fetch_errors:
+            done(self.fetch_errors.pop(0))
+            return
+        _store(open_bundle(self.made), self.state / "blobs")
+        done(None)
+
+    def measure(self, bundle, done):
+        done()
+
+    def announce(self, record):
+        self.records.append(record)
+
+    def alert(self, level, code, message, name):
+        self.alerts.append((code, message))
+
+    def collect_garbage(self):
+        self.slots.collect_garbage()
+
+    def changed(self):
+        pass
+
+    def settled(self, pipeline):
+        self.updates.settled()
+
+    def swap_failed(self, pipeline, reason):
+        self.updates.swap_failed(reason)
+
+    def crashed(self, pipeline, reason):
+        self.updates.crashed(reason)
+
+    def gave_up(self, pipeline, reason):
+        self.updates.gave_up(reason)
+
+    def progressed(self, pipeline, progress):
+        self.seconds.append(progress)
+        self.updates.progressed(progress)
+
+    def failed_over(self, pipeline, message):
+        self.updates.failed_over(message.lost, message.reason)
+
+    def record(self, pipeline, record):
+        pass
+
+
+@pytest.fixture
+def device(tmp_path):
+    made = Device(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_good_version_is_taken_and_no_frame_lies_between_the_two(device):
+    device.runs("1.0.0")
+    device.want()
+    device.ends("COMMITTED")
+    device.runs("2.0.0")
+    slot = device.slots.load("motion")
+    assert (slot.active.version, slot.previous.version, slot.staged) == ("2.0.0", "1.0.0", None)
+    assert device.events() == ["WANTED", "FETCHED", "INSTALLED", "COMMITTED"]
+    assert device.pipeline.restarts == 0
+    # frames go to the old and then to the new version, and each was finished by one of them
+    device.until(lambda: sum(second.frames for second in device.seconds) > 300)
+    captured = sum(second.captured for second in device.seconds)
+    assert captured - sum(second.frames + second.dropped for second in device.seconds) <= 2
+
+
+@pytest.mark.parametrize(
+    ("bundle", "told"),
+    [
+        pytest.param({"options": {"latency_ms": 20}, "guards": {"p99_ms": 10}}, "p99_ms", id="slow"),
+        pytest.param({"golden": (0.9, 0.1)}, "golden", id="wrong answers"),
+        pytest.param({"scores": (NO_NUMBER, 0.5), "golden": (0.1, 0.9)}, "golden", id="no numbers, golden"),
+        pytest.param({"options": {"crash_at": 1}}, "SIGSEGV", id="crashes on load"),
+        pytest.param({"options": {"crash_at": 60}}, "SIGSEGV", id="crashes on live frames"),
+        pytest.param(FAILS, "error_ratio", id="fails"),
+        pytest.param({"options": {"lose_at": 40}}, "accelerator", id="loses its accelerator"),
+        pytest.param({"options": {"hang_at": 60}}, "finished no frame", id="hangs"),
+        pytest.param({"options": {"inputs": {}}}, "no tensor", id="not what its manifest says"),
+    ],
+)
+def test_a_bad_version_is_left_by_the_device_alone_and_not_tried_again(device, bundle, told):
+    device.runs("1.0.0")
+    desired = device.want(**bundle)
+    device.ends("ROLLED_BACK")
+    device.runs("1.0.0")
+    assert device.active() == "1.0.0"
+    assert told in device.records[-1].reason
+    assert told in device.updates.rejected["motion@2.0.0"]
+    device.updates.want(desired, is_new=True)
+    assert device.fetches == ["motion"]
+
+
+def test_outputs_that_are_no_numbers_are_errors_on_live_frames_too(device):
+    """Where no golden sample shows them."""
+    device.runs("1.0.0")
+    device.want(guards={"error_ratio": 0.05}, scores=(NO_NUMBER, 0.5), golden=(0, 0), without_golden=True)
+    device.ends("ROLLED_BACK")
+    assert "error_ratio" in device.records[-1].reason
+    assert device.records[-1].measured["errors"] > 0
+    device.runs("1.0.0")
+
+
+def test_guards_of_the_rollout_hold_beside_the_bundles_own(device):
+    device.runs("1.0.0")
+    device.want(options={"latency_ms": 20}, rollout_guards=Guards(p99_ms=5))
+    device.ends("ROLLED_BACK")
+    assert "p99_ms" in device.records[-1].reason
+
+
+def test_a_newer_wish_takes_the_place_of_a_trial_under_way(device):
+    device.runs("1.0.0")
+    device.want(soak_s=60)
+    device.until(lambda: device.pipeline.running and device.pipeline.running.version == "2.0.0")
+    device.want("3.0.0")
+    device.ends("COMMITTED")
+    device.runs("3.0.0")
+    assert device.active() == "3.0.0"
+    assert device.updates.rejected == {}
+
+
+def test_one_kill_from_outside_does_not_end_a_trial(device):
+    device.runs("1.0.0")
+    device.want(soak_s=2)
+    device.until(lambda: device.pipeline.running and device.pipeline.running.version == "2.0.0")
+    os.kill(device.pipeline.pid, signal.SIGKILL)
+    device.ends("COMMITTED")
+    device.runs("2.0.0")
+
+
+def test_a_fetch_that_fails_for_now_is_tried_again(device, monkeypatch):
+    monkeypatch.setattr("edgekit.agent.updates.RETRY_S", (0.05,))
+    device.runs("1.0.0")
+    device.fetch_errors = [LinkError("no route"), LinkError("no route")]
+    device.want()
+    device.ends("COMMITTED")
+    assert len(device.fetches) == 3
+
+
+def test_an_update_that_cannot_be_fetched_is_postponed_and_taken_up_again(device, monkeypatch):
+    monkeypatch.setattr("edgekit.agent.updates.RETRY_S", (0.05,))
+    monkeypatch.setattr("edgekit.agent.updates.POSTPONED_S", (0.2,))
+    device.runs("1.0.0")
+    device.fetch_errors = [LinkError("no route")] * 3
+    desired = device.want()
+    device.ends("POSTPONED")
+    device.until(lambda: device.updates.want(desired, is_new=False) or "COMMITTED" in device.events())
+
+
+def test_going_back_by_hand_takes_the_previous_version_and_refuses_the_one_left(device):
+    device.runs("1.0.0")
+    desired = device.want()
+    device.ends("COMMITTED")
+    device.updates.revert("a person asked")
+    device.ends("ROLLED_BACK")
+    device.runs("1.0.0")
+    assert device.active() == "1.0.0"
+    assert device.updates.rejected == {"motion@2.0.0": "a person asked"}
+    device.updates.want(desired, is_new=True)
+    assert device.updates.reported().state == "IDLE"
+    device.updates.retry("2.0.0")
+    device.updates.want(desired, is_new=True)
+    device.until(lambda: device.events().count("COMMITTED") == 2)
+
+
+def test_without_a_previous_version_there_is_no_way_back(device):
+    with pytest.raises(UsageError, match="no previous version"):
+        device.updates.revert("asked")
+
+
+def test_a_version_that_crashes_later_gives_way_to_the_previous_one(device):
+    device.runs("1.0.0")
+    device.want(options={"crash_at": 250})
+    device.ends("COMMITTED")
+    device.ends("ROLLED_BACK")
+    device.runs("1.0.0")
+    assert device.active() == "1.0.0"
+    assert "crashed too often" in device.updates.rejected["motion@2.0.0"]
+
+
+def test_a_first_version_comes_by_update_and_a_bad_one_leaves_none(tmp_path):
+    device = Device(tmp_path, first=False)
+    try:
+        device.want("1.0.0", golden=(0.9, 0.1))
+        device.ends("ROLLED_BACK")
+        assert device.active() is None
+        assert "waits for a first version" in device.pipeline.reported().message
+        device.want("1.1.0")
+        device.ends("COMMITTED")
+        device.runs("1.1.0")
+    finally:
+        device.close()
+
+
+def test_a_disk_that_takes_no_note_costs_an_update_and_not_the_pipeline(device, monkeypatch):
+    monkeypatch.setattr("edgekit.agent.updates.REVIVE_S", 0.3)
+    device.runs("1.0.0")
+    real, broken = Slots.commit, [True]
+
+    def commit(self, model, version):
+        if broken and broken.pop():
+            raise StorageError("no space left on device")
+        return real(self, model, version)
+
+    monkeypatch.setattr(Slots, "commit", commit)
+    desired = device.want()
+    device.until(lambda: device.alerts)
+    assert device.pipeline.state == "running"
+    device.until(lambda: device.updates.want(desired, is_new=True) or device.active() == "2.0.0")
+    device.runs("2.0.0")
+
+
+def test_a_pipeline_survives_its_worker_and_says_why_it_ended(device):
+    device.runs("1.0.0")
+    os.kill(device.pipeline.pid, signal.SIGKILL)
+    device.until(lambda: device.pipeline.restarts == 1)
+    device.runs("1.0.0")
+    assert ("agent.worker_ended", "killed by SIGKILL") in device.alerts
+
+
+def test_a_worker_that_speaks_garbage_is_replaced(device):
+    device.runs("1.0.0")
+    first = device.pipeline.pid
+    # a decoder that meets what is no message, as if the worker had sent it
+    channel = device.pipeline._process.channel
+    monkey = channel._incoming
+    monkey._buffer += b"\xff\xff\xff\xff"
+    device.until(lambda: device.pipeline.pid not in (None, first))
+    device.runs("1.0.0")
+    assert device.pipeline.totals["malformed"] == 1
+
+
+def test_a_pipeline_with_a_wrong_configuration_fails_and_is_not_started_again(tmp_path):
+    device = Device(tmp_path)
+    device.pipeline.stop()
+    device.until(lambda: device.pipeline.is_stopped)
+    text = pipeline_toml().replace('"synthetic"', '"telepathy"')
+    (tmp_path / "bad.toml").write_text(text)
+    plan = parse_agent_config('[agent]\npipelines=["bad.toml"]', folder=tmp_path).pipelines[0]
+    pipeline = Pipeline(plan, device.reactor, LIMITS, worker_environment(), device)
+    pipeline.run_on(device.slots.folder("motion"))
+    device.until(lambda: pipeline.state == "failed")
+    assert "telepathy" in pipeline.message
+    assert pipeline.pid is None
+    device.reactor.close()
+
+
+def test_the_active_version_is_replaced_by_the_previous_where_its_files_are_gone(device):
+    device.runs("1.0.0")
+    device.want()
+    device.ends("COMMITTED")
+    for name in ("blobs", "bundles"):
+        for path in (device.state / name).rglob("*"):
+            digest = device.slots.load("motion").active.sha256
+            if path.name == digest or "motion-2.0.0" in path.parts:
+                path.unlink() if path.is_file() else None
+    device.pipeline.restart()
+    device.updates._run_active()
+    device.runs("1.0.0")
+    assert any("active" in message for _, message in device.alerts)
+
+
+def test_machine_states_are_those_of_the_contract():
+    assert {state.value for state in State} == {"IDLE", "FETCHING", "INSTALLING", "TRIAL", "ROLLING_BACK"}
