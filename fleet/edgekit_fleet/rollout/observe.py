@@ -22,7 +22,7 @@ from edgekit_fleet.store.database import Database
 BASELINE_MS = 24 * 3600 * 1000
 BASELINE_REPORTS = 200
 _BATCH = 1000
-_FIELDS = "outcome, step, reason, settled_ms, rolled_back, rolled_back_ms"
+_FIELDS = "outcome, step, reason, settled_ms"
 
 
 def take_records(database: Database, now_ms: int) -> int:
@@ -67,9 +67,7 @@ def take_reports(
     changed = []
     for one in participants:
         if one.is_directed:
-            before = Standing(
-                one.outcome, one.step, one.reason, one.settled_ms, one.rolled_back, one.rolled_back_ms
-            )
+            before = Standing(one.outcome, one.step, one.reason, one.settled_ms)
             after = after_report(
                 before, runs_it=one.active == rollout.version, rejects_it=one.is_rejecting, now_ms=now_ms
             )
@@ -84,15 +82,12 @@ def take_reports(
 
 def _write(sql: sqlite3.Connection, rollout: str, device: str, before: Standing, after: Standing) -> None:
     sql.execute(
-        "UPDATE rollout_device SET outcome=?, step=?, reason=?, settled_ms=?, rolled_back=?, rolled_back_ms=?"
-        " WHERE rollout=? AND device=?",
+        "UPDATE rollout_device SET outcome=?, step=?, reason=?, settled_ms=? WHERE rollout=? AND device=?",
         (
             after.outcome.value,
             after.step,
             after.reason,
             after.settled_ms,
-            after.rolled_back,
-            after.rolled_back_ms,
             rollout,
             device,
         ),

@@ -33,8 +33,7 @@ _MIGRATIONS = [
       directed INTEGER NOT NULL DEFAULT 0, directed_ms INTEGER NOT NULL DEFAULT 0,
       before_version TEXT NOT NULL DEFAULT '', before_desired TEXT,
       outcome TEXT NOT NULL DEFAULT 'waiting', step TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '',
-      settled_ms INTEGER NOT NULL DEFAULT 0, rolled_back INTEGER NOT NULL DEFAULT 0,
-      rolled_back_ms INTEGER NOT NULL DEFAULT 0, restored_ms INTEGER NOT NULL DEFAULT 0,
+      settled_ms INTEGER NOT NULL DEFAULT 0, restored_ms INTEGER NOT NULL DEFAULT 0,
       PRIMARY KEY (rollout, device)
     ) WITHOUT ROWID;
     CREATE INDEX rollout_device_directed ON rollout_device (rollout) WHERE directed = 1;
@@ -74,8 +73,6 @@ class Participant:
         before_version: What it ran when it was directed.
         before_desired: What was desired of it then, None for nothing.
         step: The last event of its update machine in this rollout.
-        rolled_back: How often its trial ended in a rollback; ``rolled_back_ms``: the last time, 0
-            once it tries again.
         active: The version it reports.
         is_rejecting: It reports that it will not try this version any more.
     """
@@ -90,8 +87,6 @@ class Participant:
     step: str
     reason: str
     settled_ms: int
-    rolled_back: int
-    rolled_back_ms: int
     restored_ms: int
     is_online: bool
     is_revoked: bool
@@ -289,8 +284,6 @@ def _participant(row: sqlite3.Row) -> Participant:
         step=row["step"],
         reason=row["reason"],
         settled_ms=row["settled_ms"],
-        rolled_back=row["rolled_back"],
-        rolled_back_ms=row["rolled_back_ms"],
         restored_ms=row["restored_ms"],
         is_online=bool(row["online"]),
         is_revoked=row["device_state"] == "revoked",

@@ -144,26 +144,35 @@ def test_a_trial_that_a_power_cut_ended_is_waited_for(site):
     rollout = site.add(*FIVE).create()
     site.tick()
     (canary,) = told(site)
-    site.devices_by_id[canary].say("ROLLED_BACK", reason="restarted")
-    site.tick(20)
-    assert site.rollout(rollout).state is State.RUNNING
-    site.devices_by_id[canary].say("WANTED", state="FETCHING")
-    site.tick(60)
+    site.devices_by_id[canary].say("POSTPONED", reason="the agent was restarted")
+    site.tick(600)
     assert site.rollout(rollout).state is State.RUNNING
     site.devices_by_id[canary].commits()
     site.tick()
     assert site.participants(rollout)[canary].outcome.value == "committed"
 
 
-def test_a_rollback_that_is_not_followed_by_another_try_is_a_failure(site):
+def test_a_rollback_that_only_the_records_tell_is_a_failure(site):
     rollout = site.add(*FIVE).create()
     site.tick()
     (canary,) = told(site)
-    site.devices_by_id[canary].say("ROLLED_BACK", reason="the worker crashed")
+    site.devices_by_id[canary].say("FAILED", reason="the worker crashed", state="ROLLING_BACK")
     site.tick()
-    site.tick(31)
+    assert site.rollout(rollout).state is State.RUNNING
+    site.devices_by_id[canary].say("ROLLED_BACK")
+    site.tick()
     assert site.rollout(rollout).state is State.HALTED
     assert "the worker crashed" in site.rollout(rollout).reason
+
+
+def test_a_rejection_that_only_the_reported_state_tells_is_a_failure(site):
+    rollout = site.add(*FIVE).create()
+    site.tick()
+    (canary,) = told(site)
+    site.devices_by_id[canary].rejected = {f"{MODEL}@2.0.0": "too slow"}
+    site.devices_by_id[canary].report()
+    site.tick()
+    assert site.rollout(rollout).state is State.HALTED
 
 
 def test_going_back_after_the_commit_halts(site):
