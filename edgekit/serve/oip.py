@@ -156,9 +156,8 @@ def feeds_of(
     """
     specs = {spec.name: spec for spec in inputs}
     given = {tensor.name for tensor in request.envelope.inputs}
-    missing = sorted(specs.keys() - given - optional)
-    unknown = sorted(given - specs.keys())
-    if missing or unknown:
+    if given != specs.keys() and (given - specs.keys() or specs.keys() - given - optional):
+        missing, unknown = sorted(specs.keys() - given - optional), sorted(given - specs.keys())
         raise TensorError(f"the model has inputs {sorted(specs)}: missing {missing}, unknown {unknown[:8]}")
     feeds, at = {}, 0
     for tensor in request.envelope.inputs:

@@ -58,15 +58,18 @@ def checked_shape(spec: TensorSpec, datatype: str, shape: Sequence[int]) -> tupl
     Raises:
         TensorError: The datatype differs, or the shape does not fit.
     """
-    fits = len(shape) == len(spec.shape) and all(
-        length >= 1 and wanted in (-1, length) for length, wanted in zip(shape, spec.shape, strict=True)
+    given = tuple(shape)
+    if datatype == spec.datatype and (given == spec.shape or _fits(given, spec.shape)) and 0 not in given:
+        return given
+    raise TensorError(
+        f"input {spec.name!r}: want {spec.datatype} {list(spec.shape)}, got {datatype[:20]} {list(shape[:8])}"
     )
-    if datatype != spec.datatype or not fits:
-        raise TensorError(
-            f"input {spec.name!r}: want {spec.datatype} {list(spec.shape)}, "
-            f"got {datatype[:20]} {list(shape[:8])}"
-        )
-    return tuple(shape)
+
+
+def _fits(given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return len(given) == len(wanted) and all(
+        length >= 1 and free in (-1, length) for length, free in zip(given, wanted, strict=True)
+    )
 
 
 def from_binary(spec: TensorSpec, shape: tuple[int, ...], data: memoryview) -> NDArray[Any]:

@@ -63,7 +63,7 @@ def test_every_datatype_survives_the_way_there_and_back(datatype, data):
     document = json.loads(made.body[: made.header_length])
     assert document["outputs"][0]["datatype"] == datatype
     assert made.body[made.header_length :] == array.tobytes()
-    if datatype != "FP16" and np.isfinite(array.astype(np.float64)).all():
+    if datatype != "FP16" and (dtype.kind != "f" or np.isfinite(array).all()):
         text = answer(parse_request(header, len(header), (spec,)), "m", "1", {"t": fed})
         assert text.header_length is not None  # binary was asked for as a whole
         plain = json.dumps(

@@ -80,6 +80,7 @@ def test_a_client_that_hangs_up_takes_its_queued_work_along(held):
     wait_for(server, f"edgekit_queue_depth{{{LABELS}}} 1")
     gone.close()
     wait_for(server, f'edgekit_cancelled_total{{{LABELS},when="queued"}} 1')
+    wait_for(server, f"edgekit_queue_depth{{{LABELS}}} 0")
     model.gate.set()
     assert running.result(20).status_code == 200
     assert server.infer(X * 2).status_code == 200

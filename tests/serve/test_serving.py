@@ -11,6 +11,7 @@ from scripted import Y, doubling, served
 
 from edgekit.core.errors import AcceleratorLostError, BundleError, InferenceError
 from edgekit.core.spec import TensorSpec
+from edgekit.serve.models import Entry
 from edgekit.serve.ports import Limits
 from edgekit.serve.routes import Access
 from edgekit.serve.server import Address
@@ -233,12 +234,20 @@ def test_a_lost_accelerator_brings_another_variant():
         assert (row["variant"], row["failovers"]) == ("second", 1)
 
 
-def test_a_model_is_opened_and_closed_by_one_thread():
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_a_model_is_opened_and_closed_by_one_thread(is_begun):
+    """Where they differ, OpenVINO frees the signal stack of the thread that opened it."""
     offer, opener = doubling()
-    with served(offer):
-        pass
+    if is_begun:
+        with served(offer):
+            pass
+    else:
+        entry = Entry(offer, Limits())
+        entry.open_first()
+        entry.end()
     assert opener.opened[0].is_closed
     assert opener.opened[0].opened_in is opener.opened[0].closed_in
+    assert not opener.opened[0].opened_in.is_alive()
 
 
 def test_a_body_that_is_too_large_is_refused_before_and_while_it_arrives():

@@ -1,0 +1,194 @@
+"""``edgekit serve`` as a process, with real models and with bundles of the null backend."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+from bundles import CHANNELS, WINDOW, make_bundle
+from scripted import served
+
+import edgekit.backends.tiny
+from edgekit.agent.serving import offer, open_servable
+from edgekit.backends.tiny import BIASES, WEIGHTS
+
+TINY = Path(edgekit.backends.tiny.__file__).parent
+X = np.arange(16, dtype=np.float32).reshape(1, 16)
+Y = np.maximum(X @ np.float32(WEIGHTS) + np.float32(BIASES), 0)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Proofs of the backends are made once for all tests here."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def command(cache, monkeypatch):
+    monkeypatch.setenv("EDGEKIT_CACHE", cache)
+
+    def begin(*words):
+        return subprocess.Popen(
+            [sys.executable, "-m", "edgekit.cli.main", "serve", *map(str, words), "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONWARNINGS": "error"},
+        )
+
+    return begin
+
+
+def url_of(process):
+    told = []
+    for line in process.stderr:
+        told.append(line)
+        if "serving at " in line:
+            return line.split("serving at ")[1].split(",")[0].strip()
+    raise AssertionError("".join(told))
+
+
+def test_the_command_serves_bundles_until_it_is_told_to_stop(command, tmp_path):
+    path = tmp_path / "socket"
+    with command(TINY / "relu.onnx", make_bundle(tmp_path / "b"), "--port", 0, "--uds", path) as process:
+        url = url_of(process)
+        with httpx.Client(base_url=url) as client:
+            index = client.post("/v2/repository/index").json()
+            assert {(row["name"], row["state"]) for row in index} == {("relu", "READY"), ("motion", "READY")}
+            tensor = {"name": "x", "datatype": "FP32", "shape": [1, 16], "data": X.tolist()}
+            got = client.post("/v2/models/relu/infer", json={"inputs": [tensor]}).json()["outputs"][0]
+            assert np.allclose(got["data"], Y.ravel())
+            window = {"name": "x", "datatype": "FP32", "shape": [1, WINDOW, CHANNELS]}
+            window["data"] = [0] * (WINDOW * CHANNELS)
+            got = client.post("/v2/models/motion/infer", json={"inputs": [window]}).json()["outputs"][0]
+            assert np.allclose(got["data"], [0.1, 0.9])
+            rows = {row["name"]: row for row in client.get("/status").json()["models"]}
+            assert rows["motion"]["backend"] == "null"
+            assert rows["relu"]["why"]
+            assert client.get("/v2", headers={"origin": "http://evil.example"}).status_code == 403
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://device") as client:
+            assert client.get("/v2/health/ready").json() == {"ready": True}
+        process.send_signal(signal.SIGTERM)
+        document, rest = process.communicate(timeout=20)
+    assert (process.returncode, rest) == (0, "")
+    assert json.loads(document) == {"served": [url, f"unix:{path}"], "signal": "SIGTERM"}
+    assert not path.exists()
+
+
+def test_an_interrupt_is_130(command, tmp_path):
+    with command(make_bundle(tmp_path / "b"), "--uds", tmp_path / "s") as process:
+        assert url_of(process) == f"unix:{tmp_path / 's'}"
+        process.send_signal(signal.SIGINT)
+        document, _ = process.communicate(timeout=20)
+    assert (process.returncode, json.loads(document)["signal"]) == (130, "SIGINT")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--host", "0.0.0.0"], 2, "--token-file"),
+        (["--host", "::"], 2, "no token"),
+        (["--token-file", "{tmp}/short"], 3, "at least 16"),
+        (["--token-file", "{tmp}/none"], 3, "cannot be read"),
+        (["--port", "70000"], 2, "65535"),
+        (["--tls-cert", "x"], 2, "--tls-key"),
+        (["--threads", "0"], 2, "from 1"),
+        (["{tmp}/b"], 2, "named twice"),
+        (["{tmp}/nothing.ekb"], 4, "no such bundle"),
+        (["--port", "{taken}"], 3, "in use"),
+    ],
+)
+def test_what_cannot_be_served_is_an_error_of_the_command(command, tmp_path, words, code, told):
+    bundle = make_bundle(tmp_path / "b")
+    (tmp_path / "short").write_text("secret\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = [word.format(tmp=tmp_path, taken=port) for word in words]
+        process = command(bundle, *words)
+        document, shown = process.communicate(timeout=60)
+    assert process.returncode == code, shown
+    error = json.loads(document)["error"]
+    assert told in " ".join((error["message"], error["hint"]))
+
+
+def test_on_every_interface_the_token_is_asked_for(command, tmp_path):
+    (tmp_path / "token").write_text("a-token-of-some-length\n")
+    words = ("--host", "0.0.0.0", "--port", 0, "--token-file", tmp_path / "token")
+    with command(make_bundle(tmp_path / "b"), *words) as process:
+        port = httpx.URL(url_of(process)).port
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+            assert client.get("/status").status_code == 401
+            bearer = {"authorization": "Bearer a-token-of-some-length"}
+            assert client.get("/status", headers=bearer).status_code == 200
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+@pytest.mark.parametrize("file", ["relu.tflite", "relu.onnx", "relu.xml"])
+def test_every_runtime_answers_the_same_through_the_protocol(cache, monkeypatch, file):
+    monkeypatch.setenv("EDGEKIT_CACHE", cache)
+    with served(offer(str(TINY / file), None)) as server:
+        described = server.client.get("/v2/models/relu").json()
+        name = described["inputs"][0]["name"]
+        assert described["platform"].endswith(f"_{Path(file).suffix[1:]}")
+        tensor = {"name": name, "datatype": "FP32", "shape": [1, 16], "data": X.ravel().tolist()}
+        got = server.client.post("/v2/models/relu/infer", json={"inputs": [tensor]})
+        assert got.json()["outputs"][0]["data"] == Y.ravel().tolist()
+
+
+def image_bundle(folder):
+    """Turn the sensor bundle into an image classifier that always sees the second label."""
+    make_bundle(folder, model="look")
+    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest |= {
+        "task": "classify",
+        "inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "layout": "NCHW"}],
+        "pre": {"resize": "stretch", "std": [255.0]},
+        "golden": [],
+    }
+    options = manifest["variants"][0]["options"]
+    options["inputs"] = {"image": {"datatype": "FP32", "shape": [1, 3, 8, 8]}}
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_an_image_model_takes_pictures_and_tensors_whatever_its_variant_wants(cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEKIT_CACHE", cache)
+    picture = cv2.imencode(".jpg", np.full((30, 20, 3), 90, np.uint8))[1].tobytes()
+    with served(offer(str(image_bundle(tmp_path / "b")), None)) as server:
+        post = server.client.post
+        answered = post("/v2/models/look/infer", content=picture, headers={"content-type": "image/jpeg"})
+        assert answered.json()["items"][0]["label"] == "moving"
+        cut = post("/v2/models/look/infer", content=picture[:200], headers={"content-type": "image/jpeg"})
+        assert cut.status_code in (200, 400)  # some decoders fill the rest with grey
+        image = server.client.get("/v2/models/look").json()["inputs"][0]
+        assert image == {"name": "image", "datatype": "UINT8", "shape": [1, 8, 8, 3]}
+        raw = post(
+            "/v2/models/look/infer", content=bytes(192), headers={"Inference-Header-Content-Length": "0"}
+        )
+        assert raw.content.endswith(np.float32([0.1, 0.9]).tobytes())
+
+
+def test_a_model_of_raw_tensors_takes_no_picture(cache, monkeypatch):
+    monkeypatch.setenv("EDGEKIT_CACHE", cache)
+    picture = cv2.imencode(".png", np.zeros((3, 3, 3), np.uint8))[1].tobytes()
+    with served(offer(str(TINY / "relu.tflite"), None)) as server:
+        answered = server.client.post(
+            "/v2/models/relu/infer", content=picture, headers={"content-type": "image/png"}
+        )
+        assert (answered.status_code, "no images" in answered.json()["error"]) == (415, True)
+
+
+def test_a_bundle_that_fails_its_golden_sample_is_not_served(cache, monkeypatch, tmp_path):
+    from edgekit.core.errors import GoldenError
+
+    monkeypatch.setenv("EDGEKIT_CACHE", cache)
+    with pytest.raises(GoldenError):
+        open_servable(str(make_bundle(tmp_path / "b", golden=(0.9, 0.1))), None, {})
