@@ -40,7 +40,7 @@ class StatusServer:
         path: The socket's file; one that nobody listens on is replaced.
         reactor: The supervisor's thread.
         operations: What each request's ``op`` does, given the request.
-        max_clients: More connections than this are closed at once.
+        max_clients: At more connections than this the oldest is closed, so that idle ones shut nobody out.
 
     Raises:
         StorageError: The socket cannot be made, or another agent listens on it.
@@ -70,8 +70,7 @@ class StatusServer:
             logger.warning("status: a connection could not be taken: %s", cause)
             return
         if len(self._clients) >= self._max_clients:
-            connection.close()
-            return
+            self._drop(next(iter(self._clients.values())))
         connection.setblocking(False)
         client = _Client(connection)
         self._clients[connection.fileno()] = client
