@@ -60,6 +60,7 @@ def _perform(story: Story, *, once: bool) -> dict[str, Any]:
         story.chapter("A fleet manager with its broker, and three devices")
         site = Site(scene, logs)
         stack.callback(site.stop)
+        site.open()
         sensor = Sensor(material.watch)
         stack.callback(sensor.close)
         for bundle in (material.first, material.faces, material.motion):

@@ -27,8 +27,12 @@ class Site:
             "serve", "--data", self._data, "--host", "127.0.0.1", "--port", "0", "--broker-port", "0"
         )
         self.child = Child("fleet", command, logs, {})
+        self.url = self._token = ""
+
+    def open(self) -> None:
+        """Wait until the fleet manager is ready, and make the publisher's keys."""
         ready = self.child.first_line(60)
-        self.url: str = ready["url"]
+        self.url = ready["url"]
         self._token = Path(ready["admin_token_file"]).read_text("ascii").strip()
         self.run("keys", "init", "--keys", self._keys, "--data", self._data)
 

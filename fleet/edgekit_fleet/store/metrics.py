@@ -112,6 +112,7 @@ class Metrics:
         """
         step_ms = max(step_ms, 1000, -(-(until_ms - since_ms) // MAX_POINTS))
         sums: dict[int, Measured] = {}
+        rates: dict[int, dict[str, Measured]] = {}
         sensors: dict[int, dict[str, float]] = {}
         with self._database.read() as sql:
             for row in sql.execute(
@@ -121,8 +122,11 @@ class Metrics:
             ):
                 at_ms = row["at_ms"] - row["at_ms"] % step_ms
                 _add(sums.setdefault(at_ms, Measured()), row)
+                rate = rates.setdefault(at_ms, {}).setdefault(row["pipeline"], Measured())
+                rate.frames += row["frames"]
+                rate.period_s += row["period_s"]
                 sensors.setdefault(at_ms, {}).update(json.loads(row["sensors"]))
-        return [_point(at_ms, total, sensors[at_ms]) for at_ms, total in sums.items()]
+        return [_point(at_ms, sums[at_ms], rates[at_ms].values(), sensors[at_ms]) for at_ms in sums]
 
     def pipelines(self, device: str, since_ms: int) -> list[str]:
         """Return the names of the pipelines that a device reported on since a time."""
@@ -163,11 +167,12 @@ def _add(total: Measured, row: sqlite3.Row) -> None:
             histogram.merge(Histogram.from_wire(msgspec.json.decode(row[name], type=Sketch)))
 
 
-def _point(at_ms: int, total: Measured, sensors: dict[str, float]) -> Point:
+def _point(at_ms: int, total: Measured, pipelines: Iterable[Measured], sensors: dict[str, float]) -> Point:
+    """Return a step of a chart; pipelines run side by side, so their rates add up."""
     infer, latency = total.infer_ms, total.latency_ms
     return Point(
         at_ms=at_ms,
-        fps=total.frames / total.period_s if total.period_s else 0.0,
+        fps=sum(one.frames / one.period_s for one in pipelines if one.period_s),
         frames=total.frames,
         dropped=total.dropped,
         errors=total.errors,

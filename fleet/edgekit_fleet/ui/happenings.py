@@ -47,7 +47,8 @@ def _event(body: Mapping[str, Any]) -> tuple[str, str, str]:
     facts = [str(body.get("kind", "")), str(body.get("pipeline", ""))]
     if body.get("value") is not None:
         facts.append(f"value {body['value']:.3g}")
-    return "info", f"{body.get('label', '')}{count}", _joined(f"score {body.get('score', 0):.2f}", *facts)
+    score = (f"score {body['score']:.2f}",) if body.get("score") else ()
+    return "info", f"{body.get('label', '')}{count}", _joined(*score, *facts)
 
 
 def _update(body: Mapping[str, Any]) -> tuple[str, str, str]:

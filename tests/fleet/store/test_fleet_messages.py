@@ -208,6 +208,13 @@ def test_quantiles_of_a_chart_are_those_of_all_frames(database, messages):
     assert point.fps == pytest.approx(10.0)
 
 
+def test_the_rates_of_pipelines_side_by_side_add_up(database, messages):
+    one, two = metric(frames=40, period_s=10.0), metric(frames=20, period_s=10.0, pipeline="other")
+    messages.commit([arrived(1, one, one, two, two)])
+    (point,) = Metrics(database).series("d", since_ms=NOW_MS - 1000, until_ms=NOW_MS + 1, step_ms=60_000)
+    assert point.fps == pytest.approx(4 + 2)
+
+
 def test_a_chart_has_at_most_a_thousand_points(database, messages):
     times = range(NOW_MS - 5_000_000, NOW_MS, 2500)
     messages.commit([arrived(1, *[metric(unix_ms=at_ms) for at_ms in times])])
