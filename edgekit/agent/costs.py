@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 
@@ -46,12 +47,16 @@ def load_costs() -> dict[str, MeasuredCost]:
 
 
 def save_costs(new: dict[str, MeasuredCost]) -> None:
-    """Add measurements to this machine's.
+    """Add measurements to this machine's; processes that do so at once wait for one another.
 
     Raises:
         OSError: The cache folder cannot be written.
     """
-    write_durably(cache_dir() / "costs.json", msgspec.json.encode(load_costs() | new))
+    folder = cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "costs.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write_durably(folder / "costs.json", msgspec.json.encode(load_costs() | new))
 
 
 def measured_here(manifest: Manifest, threads: int) -> dict[str, float]:

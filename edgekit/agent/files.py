@@ -3,32 +3,28 @@
 import os
 from pathlib import Path
 
+from edgekit.update.disk import LocalDisk
 
-def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replace a file: write beside it, fsync, rename, fsync the folder.
+_DISK = LocalDisk()
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace a file that several processes may replace at once; the last one wins, whole.
 
     Raises:
         OSError: The disk is full, read-only or broken; the old file is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _DISK.make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        _DISK.write(temporary, data)
+        _DISK.rename(temporary, path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        _DISK.remove(temporary)
         raise
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
     """Make renames within a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _DISK.sync(folder)

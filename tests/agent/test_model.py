@@ -2,6 +2,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from bundles import CHANNELS, WINDOW, make_bundle
 import edgekit
 import edgekit.backends.tiny
 from edgekit.agent.bundle import open_bundle
+from edgekit.agent.costs import MeasuredCost, load_costs, save_costs
 from edgekit.agent.golden import require_golden
 from edgekit.agent.measure import main as measure_main
 from edgekit.agent.measure import unmeasured
@@ -92,6 +94,15 @@ def test_the_agent_measures_only_what_is_not_measured_yet():
 
     facts, _ = facts_with_proofs()
     assert unmeasured(bundle, default_threads(facts)) == ()
+
+
+def test_costs_that_are_saved_at_once_are_all_kept():
+    def save(number):
+        save_costs({str(number): MeasuredCost(1.0, 1.0, 1.0, 1.0, number)})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(save, range(40)))
+    assert set(load_costs()) == {str(number) for number in range(40)}
 
 
 def test_the_package_itself_imports_no_numpy():
