@@ -88,7 +88,7 @@ def build_bundle(work: Path) -> Path:
         str(target),
     ]
     subprocess.run([*command, "--variants", "litert-int8"], check=True, stdout=subprocess.DEVNULL)
-    return target
+    return next(target.rglob("bundle.json")).parent
 
 
 def run_agent(work: Path, bundle: Path, variant: str, seconds: float) -> dict[str, Any]:
