@@ -8,25 +8,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from edgekit.agent.children import Survey
 from edgekit.agent.clock import FlooredClock
 from edgekit.agent.jobs import Jobs
 from edgekit.agent.outgoing import Outgoing
 from edgekit.agent.reactor import Reactor
+from edgekit.agent.renew import renew_certificate
 from edgekit.core.errors import ConfigError, EdgekitError, LinkError
 from edgekit.core.spec import decode_json
-from edgekit.core.wire import Birth, Command, Desired, Reported, decode
+from edgekit.core.wire import Birth, Chunk, Command, Desired, Reported, Response, decode
 from edgekit.sync.address import Tls
 from edgekit.sync.mqtt import Handlers, Link
 from edgekit.update.contract import Enrolment, UpdaterRequest, UpdaterResult
 from edgekit.update.launch import run_updater
+from edgekit.update.renewal import put_in_place
 
 logger = logging.getLogger(__name__)
 
 ENROLMENT_CHECK_S = 10.0
-RENEWAL_CHECK_S = 3600.0
+RENEWAL_CHECK_S = 60.0
+RENEWAL_TIMEOUT_S = 30.0
 ACCEPT_RETRY_S = 15.0
 
 
@@ -91,6 +94,7 @@ class FleetSide:
         self._link: Link | None = None
         self._seen = b""
         self._accepted = b""
+        self._is_renewing = False
         self.desired: Desired | None = None
         self.enrolment: Enrolment | None = None
         self.survey: Survey | None = None
@@ -98,6 +102,7 @@ class FleetSide:
     def start(self) -> None:
         """Take up the last accepted desired state, and connect where this device is enrolled."""
         self._load_accepted()
+        put_in_place(self._state)  # a renewal that a crash cut short
         self._connect_when_enrolled()
         self._reactor.every(RENEWAL_CHECK_S, self._renew)
 
@@ -237,13 +242,20 @@ class FleetSide:
         )
 
     def _renew(self) -> None:
-        enrolment = self.enrolment
-        if enrolment is None or not 0 < enrolment.renew_after_unix_ms < self._clock.unix_ms():
+        enrolment, link, now_ms = self.enrolment, self._link, self._clock.unix_ms()
+        if enrolment is None or not 0 < enrolment.renew_after_unix_ms < now_ms:
             return
-        request = UpdaterRequest(kind="renew", state_dir=str(self._state), unix_ms=self._clock.unix_ms())
-        self._jobs.submit(lambda: run_updater(request), self._renewed)
+        if self._is_renewing or link is None or not link.is_connected:
+            return
+        self._is_renewing = True
+
+        def ask(arguments: dict[str, Any]) -> Response | Chunk:
+            return link.request("renew", arguments, RENEWAL_TIMEOUT_S)
+
+        self._jobs.submit(lambda: renew_certificate(self._state, now_ms, run_updater, ask), self._renewed)
 
     def _renewed(self, outcome: UpdaterResult | EdgekitError) -> None:
+        self._is_renewing = False
         if isinstance(outcome, UpdaterResult):
             self.enrolment = load_enrolment(self._state)
             logger.info("the device's certificate was renewed")

@@ -1,0 +1,34 @@
+"""Renews the device's certificate: a new key here, a certificate from the fleet, both put in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgekit.core.errors import ProtocolError
+from edgekit.core.wire import Chunk, Response
+from edgekit.update.contract import UpdaterRequest, UpdaterResult
+
+Run = Callable[[UpdaterRequest], UpdaterResult]
+Ask = Callable[[dict[str, Any]], Response | Chunk]
+
+
+def renew_certificate(state: Path, unix_ms: int, run: Run, ask: Ask) -> UpdaterResult:
+    """Exchange the certificate; waits for two child processes and for the fleet, so call it on a thread.
+
+    Args:
+        state: The device's state folder.
+        unix_ms: The time now.
+        run: Runs a job of the updater.
+        ask: Sends the request ``renew`` with its arguments to the fleet, and waits for the answer.
+
+    Raises:
+        EdgekitError: A step failed; the old key and certificate are in place, and doing it again is safe.
+    """
+    signing = run(UpdaterRequest(kind="renew", state_dir=str(state), unix_ms=unix_ms))
+    answer = ask({"csr": signing.csr})
+    certificate = answer.result.get("certificate") if isinstance(answer, Response) else None
+    if not isinstance(certificate, str):
+        raise ProtocolError("the fleet's answer to a renewal has no certificate")
+    return run(UpdaterRequest(kind="renew", state_dir=str(state), certificate=certificate, unix_ms=unix_ms))
