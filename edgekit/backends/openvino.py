@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -67,11 +68,23 @@ class OpenVinoBackend:
                 hint="use the int8 variant of litert or onnxruntime, or the float one of openvino",
             )
         self._ov = import_openvino()
-        compiled = self._compile(device, options)
-        self.accelerator = self._running(compiled, device)
-        self._request: Any = compiled.create_infer_request()
+        self._request: Any = None
         self._arrays: dict[str, NDArray[Any]] = {}
         self._results: dict[str, NDArray[Any]] = {}
+        # The CPU plugin leaves the thread that opened a model with a signal stack that closing the
+        # model frees: from another thread, the opener then dies of its next signal. So a thread of
+        # its own does both.
+        self._hands = ThreadPoolExecutor(1, thread_name_prefix="openvino")
+        try:
+            self._hands.submit(self._open, device, options).result()
+        except BackendError:
+            self._hands.shutdown()
+            raise
+
+    def _open(self, device: str, options: Mapping[str, Any]) -> None:
+        compiled = self._compile(device, options)
+        self.accelerator = self._running(compiled, device)
+        self._request = compiled.create_infer_request()
         self.inputs = self._bind_inputs(compiled)
         self.outputs = self._bind_outputs(compiled)
         self._is_fixed = len(self._results) == len(self.outputs)
@@ -110,6 +123,12 @@ class OpenVinoBackend:
 
     def close(self) -> None:
         """Free everything; safe to call twice."""
+        if self._request is None:
+            return
+        self._hands.submit(self._free).result()
+        self._hands.shutdown()
+
+    def _free(self) -> None:
         self._request = None  # before the arrays: it writes into their memory and holds no reference
         self._arrays, self._results = {}, {}
 

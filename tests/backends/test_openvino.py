@@ -128,3 +128,27 @@ def test_int8_is_refused_only_on_an_arm_cpu_without_dot_product(
     machine, hwcap, device, variant, options, is_refused
 ):
     assert (int8_reason(machine, hwcap, device, variant, options) is not None) == is_refused
+
+
+_CLOSED_ELSEWHERE = """
+import os, signal, sys, threading
+from pathlib import Path
+from edgekit.backends import open_backend
+from edgekit.core.spec import Variant
+
+signal.signal(signal.SIGTERM, lambda *_: print("handled", flush=True))
+backend = open_backend(Path(sys.argv[1]), Variant(id="v", backend="openvino"), {"threads": 1})
+backend.run()
+closer = threading.Thread(target=backend.close)
+closer.start()
+closer.join()
+os.kill(os.getpid(), signal.SIGTERM)
+print("alive")
+"""
+
+
+def test_a_model_may_be_closed_by_another_thread_than_opened_it(model):
+    """OpenVINO's own objects would leave the opener a freed signal stack: it died of its next signal."""
+    command = [sys.executable, "-c", _CLOSED_ELSEWHERE, str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["handled", "alive"])
