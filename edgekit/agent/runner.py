@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.agent.model import OpenModel, open_model
 from edgekit.agent.paths import state_dir
@@ -26,9 +26,10 @@ from edgekit.pipeline.sinks import SinkContext, make_sink
 from edgekit.pipeline.sinks.jsonl import JsonlOptions
 from edgekit.pipeline.sinks.video import VideoOptions
 from edgekit.pipeline.sources import make_source, source_context
-from edgekit.sync.address import SystemClock, parse_url
-from edgekit.sync.ledger import Ledger
-from edgekit.sync.mqtt import Publisher
+
+if TYPE_CHECKING:
+    from edgekit.sync.ledger import Ledger
+    from edgekit.sync.mqtt import Publisher
 
 logger = logging.getLogger(__name__)
 
@@ -256,6 +257,11 @@ class Publishers:
             raise ConfigError(
                 "sink 'mqtt': want url, got nothing", hint="only an agent has a link of its own"
             )
+        # here, since a worker, whose events go through its supervisor, never needs them
+        from edgekit.sync.address import SystemClock, parse_url
+        from edgekit.sync.ledger import Ledger
+        from edgekit.sync.mqtt import Publisher
+
         address = parse_url(url)
         publisher = Publisher(url)
         self._open.append(publisher)

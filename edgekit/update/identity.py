@@ -66,6 +66,11 @@ def enroll(order: EnrollOrder) -> Enrolment:
         raise TrustError("the fleet's CA is not the one that the token pins")
     if ca is not None and _fingerprint(answer.ca.encode()) != pinned:
         raise TrustError("the fleet answered with another CA than the one it uses")
+    if not answer.root:
+        raise EnrollError(
+            "the fleet has no publisher yet, so this device could never trust an update",
+            hint="on the fleet run 'edgekit-fleet keys init', then enrol again",
+        )
     expires_ms, renew_ms = _check(answer.certificate, answer.ca, key, answer.device)
     identity = Enrolment(
         device=answer.device,
