@@ -1,11 +1,18 @@
 #!/usr/bin/env bash
-# Installs what the tests need from Debian's packages: a second broker and a real browser.
-# Without root it changes nothing; the tests that need them then say that they were skipped, and why.
+# Installs what the tests need from Debian's packages: a second broker, a real browser, a tracer of
+# system calls, a C compiler. Without root it changes nothing; the tests that need them then say that
+# they were skipped, and why.
 set -euo pipefail
 packages=()
-command -v mosquitto >/dev/null || packages+=(mosquitto)
-command -v chromium >/dev/null || packages+=(chromium)
-command -v chromedriver >/dev/null || packages+=(chromium-driver)
+while read -r command package; do
+  command -v "$command" >/dev/null || packages+=("$package")
+done <<'END'
+mosquitto mosquitto
+chromium chromium
+chromedriver chromium-driver
+strace strace
+gcc gcc
+END
 [ ${#packages[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
   echo "not root or not Debian: without ${packages[*]} the tests that need them are skipped" >&2
@@ -13,5 +20,6 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
-# mosquitto's package starts a broker on the standard port; the tests start their own
-apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confdef "${packages[@]}" >/dev/null
+# libc6-dev for the compiler, a font for the browser; the tests start brokers of their own
+apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confdef \
+  "${packages[@]}" libc6-dev fonts-dejavu-core >/dev/null
