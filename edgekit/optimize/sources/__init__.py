@@ -1,0 +1,1 @@
+"""Readers: each brings one kind of trained model into the forms that makers start from."""
