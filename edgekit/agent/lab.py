@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from edgekit.agent.bundle import Bundle
@@ -21,6 +22,7 @@ from edgekit.core.spec import Facts, Profile, Variant
 ROUND_S = 0.25
 _START_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 60.0
+_EVALUATE_TIMEOUT_S = 1800.0
 
 
 class LabProcess:
@@ -78,6 +80,31 @@ class LabProcess:
         self._ask({"do": "golden"})
         outcomes: list[dict[str, Any]] = self._answer(_ANSWER_TIMEOUT_S, InferenceError)["golden"]
         return outcomes
+
+    def evaluate(self, samples: Path, out: Path, sizes: Sequence[Sequence[int]] | None) -> None:
+        """Run every sample of an NPZ of logical inputs and write what came out.
+
+        Args:
+            samples: Arrays (n, ...) by logical name, as golden inputs are.
+            out: Gets the logical outputs, (n, ...); beside it, with ".items", the decoded items.
+            sizes: Width and height of each source picture, for boxes in its pixels; empty for the
+                model's own input; None to decode nothing.
+
+        Raises:
+            InferenceError: The model failed, or its process died.
+        """
+        pairs = None if sizes is None else [list(size) for size in sizes]
+        self._ask({"do": "evaluate", "samples": str(samples), "out": str(out), "sizes": pairs})
+        self._answer(_EVALUATE_TIMEOUT_S, InferenceError)
+
+    def pre_ms(self) -> float:
+        """Return the median milliseconds it takes to fill the input from an image's bytes.
+
+        Raises:
+            InferenceError: The process died.
+        """
+        self._ask({"do": "pre"})
+        return float(self._answer(_ANSWER_TIMEOUT_S, InferenceError)["pre_ms"])
 
     def _ask(self, request: dict[str, Any]) -> None:
         with contextlib.suppress(BrokenPipeError):  # the answer says what became of the process

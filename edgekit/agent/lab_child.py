@@ -1,4 +1,4 @@
-"""One variant in a process of its own, for ``edgekit bench`` and ``edgekit verify``.
+"""One variant in a process of its own, for ``edgekit bench``, ``verify`` and ``optimize``.
 
 A native library that crashes takes only this process with it, and memory and load time are the
 variant's alone. Talks JSON lines over two file descriptors, since native libraries write to stdout.
@@ -10,8 +10,11 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from edgekit.agent.bundle import open_bundle
 from edgekit.agent.golden import run_golden
@@ -20,12 +23,14 @@ from edgekit.core.errors import EdgekitError
 if TYPE_CHECKING:
     from edgekit.core.ports import Backend
     from edgekit.core.spec import Variant
+    from edgekit.pipeline.predictor import Predictor
 
 _WARM_UP = 3
+_PRE_ROUNDS = 51
 
 
 def main(arguments: list[str]) -> int:
-    """Serve requests until the pipe closes: ``{"do": "time", "seconds"}`` or ``{"do": "golden"}``."""
+    """Serve requests until the pipe closes: ``{"do": NAME, ...}``, NAME a key of ``_ACTIONS``."""
     task = json.loads(arguments[0])
     with os.fdopen(task["read"], "r") as requests, os.fdopen(task["write"], "w") as answers:
 
@@ -38,7 +43,7 @@ def main(arguments: list[str]) -> int:
             answer(lab.loaded)
             for line in requests:
                 request = json.loads(line)
-                answer(lab.measure(request["seconds"]) if request["do"] == "time" else lab.golden())
+                answer(_ACTIONS[request["do"]](lab, request))
         except EdgekitError as error:
             answer({"error": error.message, "code": error.code, "reasons": list(error.reasons)})
     return 0
@@ -79,18 +84,72 @@ class _Lab:
             now = after
         return {"times_us": times, "rss_mb": rss_mb()}
 
-    def golden(self) -> dict[str, Any]:
-        """Run the golden samples."""
+    def _predictor(self) -> Predictor:
         from edgekit.pipeline.predictor import Predictor
 
-        predictor = Predictor(self._bundle.manifest, self._variant, self._backend, self._bundle.labels())
-        outcomes = run_golden(self._bundle, predictor, self._variant.precision)
+        return Predictor(self._bundle.manifest, self._variant, self._backend, self._bundle.labels())
+
+    def evaluate(self, samples: str, out: str, sizes: list[list[int]] | None) -> dict[str, Any]:
+        """Run every sample of an NPZ of logical inputs, (n, ...); write the outputs, and the items.
+
+        ``out`` gets an NPZ of logical outputs (n, ...); ``out`` + ".items" the decoded items where
+        ``sizes``, the source pictures' widths and heights, is not None (empty: the input's own).
+        """
+        import numpy as np
+
+        predictor = self._predictor()
+        with np.load(samples, allow_pickle=False) as archive:
+            feeds = {name: archive[name] for name in archive.files}
+        count = len(next(iter(feeds.values())))
+        found: list[dict[str, Any]] = []
+        items = []
+        for n in range(count):
+            sample = {name: array[n : n + 1] for name, array in feeds.items()}
+            outputs = predictor.run_golden(sample)
+            found.append(outputs)
+            if sizes is not None:
+                size = (sizes[n][0], sizes[n][1]) if sizes else None
+                items.append(predictor.decode(outputs, sample, size).items)
+        stacked = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+        with Path(out).open("wb") as file:
+            np.savez(file, allow_pickle=False, **stacked)
+        if sizes is not None:
+            Path(out + ".items").write_bytes(msgspec.json.encode(items))
+        return {"samples": count}
+
+    def pre(self) -> dict[str, Any]:
+        """Measure how long it takes to fill the input from an image's bytes; 0 where it is no image."""
+        import numpy as np
+
+        predictor = self._predictor()
+        data = predictor.image_input()
+        if data is None:
+            return {"pre_ms": 0.0}
+        image = np.random.default_rng(0).integers(0, 256, data, np.uint8)
+        times = []
+        for _ in range(_PRE_ROUNDS):
+            before = time.perf_counter_ns()
+            predictor.fill_image(image)
+            times.append(time.perf_counter_ns() - before)
+        return {"pre_ms": sorted(times)[len(times) // 2] / 1e6}
+
+    def golden(self) -> dict[str, Any]:
+        """Run the golden samples."""
+        outcomes = run_golden(self._bundle, self._predictor(), self._variant.precision)
         return {
             "golden": [
                 {"sample": o.sample, "difference": repr(o.difference), "atol": o.atol, "holds": o.holds}
                 for o in outcomes
             ]
         }
+
+
+_ACTIONS: dict[str, Callable[[_Lab, dict[str, Any]], dict[str, Any]]] = {
+    "time": lambda lab, request: lab.measure(request["seconds"]),
+    "golden": lambda lab, _request: lab.golden(),
+    "evaluate": lambda lab, request: lab.evaluate(request["samples"], request["out"], request["sizes"]),
+    "pre": lambda lab, _request: lab.pre(),
+}
 
 
 def _fill(backend: Backend) -> None:

@@ -16,7 +16,9 @@ import numpy as np
 from edgekit.core.errors import InferenceError, TensorError
 from edgekit.core.spec import Manifest, Post, Prediction, TensorSpec, Variant
 from edgekit.pipeline.decoders import Outcome, Setup, make_decoder
-from edgekit.pipeline.pre import ImagePre, WindowPre, dequantize, quantize
+from edgekit.pipeline.pre import ImagePre, WindowPre, dequantize, place, quantize
+
+Size = tuple[int, int]
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -270,6 +272,39 @@ class Predictor:
         self.reset()
         return outputs
 
+    def image_input(self) -> tuple[int, ...] | None:
+        """Return the shape of the image that ``fill_image`` takes; None where the model takes none."""
+        return self._pre.logical_shape[1:] if isinstance(self._pre, ImagePre) else None
+
+    def fill_image(self, resized: NDArray[np.uint8]) -> None:
+        """Write an image of the model's own size into the backend's input, normalised as it wants."""
+        if isinstance(self._pre, ImagePre) and self._data is not None:
+            self._pre.fill(resized, self.backend.view(self._inputs[self._data.name].name))
+
+    def decode(
+        self, tensors: Mapping[str, NDArray[np.float32]], feeds: Mapping[str, NDArray[Any]], size: Size | None
+    ) -> Prediction:
+        """Return the prediction that outputs of ``run_golden`` stand for.
+
+        Args:
+            tensors: What ``run_golden`` returned.
+            feeds: What it was given.
+            size: Width and height of the source picture, for boxes in its pixels; None for the
+                model's own input.
+
+        Raises:
+            TensorError: An output is not what the decoder takes.
+        """
+        outcome = Outcome(tensors)
+        if isinstance(self._pre, ImagePre):
+            target = (self._pre.width, self._pre.height)
+            pre = self.manifest.pre
+            resize = pre.resize if size else "stretch"
+            outcome.placement = place(resize, size or target, target, pre.crop_ratio)
+        elif isinstance(self._pre, WindowPre) and self._data is not None:
+            outcome.fed = self._pre.normalize(np.asarray(feeds[self._data.name]), keep=False)
+        return Prediction(task=self.manifest.task, items=self._decode(outcome))
+
     def _fill_golden(self, name: str, array: NDArray[Any]) -> None:
         spec = self._inputs[name]
         pre = self._pre if self._data is not None and name == self._data.name else None
@@ -286,7 +321,15 @@ class Predictor:
             if array.size != view.size:
                 raise TensorError(f"golden input {name!r}: want shape {view.shape}, got {array.shape}")
             held = quantize(array, spec) if spec.quantization else array.astype(view.dtype)
-            np.copyto(view, held.reshape(view.shape))
+            np.copyto(view, self._turned(name, held).reshape(view.shape))
+
+    def _turned(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        """Return an input of four axes in the file's layout, where that is not the manifest's."""
+        logical = next(spec.layout for spec in self.manifest.inputs if spec.name == name)
+        if array.ndim != 4 or not self.variant.layout or not logical or self.variant.layout == logical:
+            return array
+        turned: NDArray[Any] = array.transpose((0, 3, 1, 2) if logical == "NHWC" else (0, 2, 3, 1))
+        return turned
 
     def close(self) -> None:
         """Free the backend; safe to call twice."""
