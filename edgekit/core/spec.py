@@ -6,6 +6,7 @@ manifest or profile is told and not ignored.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import typing
 from pathlib import PurePosixPath
@@ -166,6 +167,21 @@ class Variant(_Strict, frozen=True, kw_only=True):
     outputs: dict[str, str] = {}
     layout: Literal["NHWC", "NCHW", ""] = ""
     options: dict[str, Any] = {}
+
+
+def variant_hash(variant: Variant) -> str:
+    """Return what a variant's speed depends on besides the board: its files, how and by what they run.
+
+    Two variants of one hash are the same thing under whatever id, model and version: a cost that was
+    measured for one is the other's.
+
+    Returns:
+        SHA-256, hexadecimal, of the files' hashes, backend, accelerator, precision and options.
+    """
+    parts = [file.sha256 for file in variant.files]
+    parts += [variant.backend, variant.accelerator, variant.precision]
+    parts.append(msgspec.json.encode(variant.options, order="sorted").decode())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 class Golden(_Strict, frozen=True, kw_only=True):

@@ -22,6 +22,9 @@ DOWN = ("desired", "ack", "res", "cmd")
 MAX_DESIRED_BYTES = 8 << 10
 MAX_MESSAGE_BYTES = 1 << 20
 CHUNK_BYTES = 128 << 10
+MAX_MEASURED_VARIANTS = 64
+MEASURING = "measure"
+"""The purpose of a bundle that is measured and never installed, as its signed target says it."""
 CHUNK_WINDOW = 8
 _CHUNK_HEADER = struct.Struct(">4sIQ")
 _CHUNK_MAGIC = b"EKC1"
@@ -274,6 +277,71 @@ class CommandAnswer(msgspec.Struct, frozen=True, tag="answer", kw_only=True):
     message: str = ""
 
 
+class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
+    """What one variant did on one board; numbers are None where it did not run, and ``error`` says why.
+
+    ``content`` is ``spec.variant_hash``. ``golden_difference`` is the largest difference of any golden
+    sample's output, ``golden_ok`` whether all of them hold; None where none was run.
+    """
+
+    id: str
+    content: str
+    backend: str
+    accelerator: str
+    precision: str
+    backend_version: str = ""
+    bytes: int = 0
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    inferences_per_s: float | None = None
+    load_ms: float | None = None
+    first_ms: float | None = None
+    rss_mb: float | None = None
+    golden_ok: bool | None = None
+    golden_difference: float | None = None
+    error: str | None = None
+
+
+class Board(msgspec.Struct, frozen=True, kw_only=True):
+    """Where something was measured."""
+
+    profile: str
+    board: str = ""
+    arch: str = ""
+    cpu: str = ""
+    cores: int = 0
+    memory_mb: int = 0
+
+
+class MeasurementRecord(msgspec.Struct, frozen=True, tag="measurement", kw_only=True):
+    """What variants cost on a device, or why a measurement job has no such result.
+
+    ``origin``: ``bench`` (a person asked on the device), ``install`` (the agent, of a new bundle),
+    ``job`` (the fleet asked: ``job`` names it). A job sends ``postponed`` when it must wait and why,
+    and ends with one ``done`` or ``failed`` (``code`` and ``reason`` are the error's).
+    ``sensors`` are those at the end; ``temperature_before_c`` and ``load_before`` (processes that
+    wanted to run, averaged over a minute) stand beside them.
+    """
+
+    mono_ns: int
+    unix_ms: int
+    origin: Literal["bench", "install", "job"]
+    state: Literal["postponed", "done", "failed"] = "done"
+    job: str = ""
+    code: str = ""
+    reason: str = ""
+    model: str = ""
+    version: str = ""
+    bundle_sha256: str = ""
+    board: Board | None = None
+    threads: int = 0
+    seconds: float = 0.0
+    variants: tuple[MeasuredVariant, ...] = ()
+    sensors: dict[str, float] = {}
+    agent: str = ""
+
+
 class Gap(msgspec.Struct, frozen=True, tag="gap", kw_only=True):
     """Stands for messages ``first`` to ``last``, given up over quota, so that the watermark can pass."""
 
@@ -284,7 +352,7 @@ class Gap(msgspec.Struct, frozen=True, tag="gap", kw_only=True):
     reason: str = "quota"
 
 
-Record = Union[MetricReport, EventRecord, UpdateRecord, Alert, CommandAnswer, Gap]  # noqa: UP007 - decoded at run time
+Record = Union[MetricReport, EventRecord, UpdateRecord, Alert, CommandAnswer, MeasurementRecord, Gap]  # noqa: UP007 - decoded at run time
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
@@ -357,7 +425,7 @@ class Command(msgspec.Struct, frozen=True):
     """``down/cmd``: do this once; sent again until answered, so doing it twice must be harmless."""
 
     id: str
-    kind: Literal["rollback", "restart", "report", "retry"]
+    kind: Literal["rollback", "restart", "report", "retry", "measure"]
     expires_unix_ms: int
     args: dict[str, Any] = {}
 
@@ -396,6 +464,15 @@ class EnrollResponse(msgspec.Struct, frozen=True):
 def target_path(model: str, version: str) -> str:
     """Return the TUF target path of a bundle's manifest."""
     return f"{model}/{version}/bundle.json"
+
+
+def measuring_path(model: str, sha256: str) -> str:
+    """Return the TUF target path of a manifest that is published for measuring only.
+
+    It has one part more than any ``target_path``, so no desired state can name it: what devices
+    install is always ``target_path(model, version)``, which every version of the updater checks.
+    """
+    return f"{MEASURING}/{model}/{sha256}/bundle.json"
 
 
 # ---------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ PRIORITIES: dict[type, int] = {
     wire.UpdateRecord: 0,
     wire.CommandAnswer: 0,
     wire.Alert: 1,
+    wire.MeasurementRecord: 2,
     wire.EventRecord: 3,
     wire.MetricReport: 6,
     wire.Gap: 6,
