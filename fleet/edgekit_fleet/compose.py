@@ -29,6 +29,7 @@ from edgekit_fleet.ingest.chunks import Chunks
 from edgekit_fleet.ingest.intake import Ingest, Intake, now_ms
 from edgekit_fleet.ingest.jetstream import JetStreamIngest
 from edgekit_fleet.ingest.shared import SharedIngest
+from edgekit_fleet.measuring import service as measuring
 from edgekit_fleet.registry import service as registry
 from edgekit_fleet.rollout import service as rollout
 from edgekit_fleet.services import Answer, Health, Hooks, Services, Settings
@@ -40,7 +41,7 @@ from edgekit_fleet.store.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
-PARTS = (registry, rollout)
+PARTS = (registry, rollout, measuring)
 """Modules whose ``attach(services)`` joins them to the fleet, in this order."""
 KEEP_MS = 14 * 24 * 3600 * 1000
 MAX_ROWS = 5_000_000

@@ -1,8 +1,8 @@
 """What the parts of the fleet manager hand to one another; composed once, in ``compose.py``.
 
 Who else wants to hear or to be asked registers in ``Hooks``; a part is attached by its
-``attach(services)`` (``edgekit_fleet.registry.service``, ``edgekit_fleet.rollout.service``) before
-the broker starts, and adds its routes to ``hooks.routers``.
+``attach(services)`` (``edgekit_fleet.registry.service``, ``edgekit_fleet.rollout.service``,
+``edgekit_fleet.measuring.service``) before the broker starts, and adds its routes to ``hooks.routers``.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from edgekit_fleet.store.devices import Device, Page
 from edgekit_fleet.store.metrics import Event, Point
 
 DAY_MS = 24 * 3600 * 1000
-Kind = Literal["event", "update", "alert", "answer", "gap"]
+Kind = Literal["event", "update", "alert", "answer", "measurement", "gap"]
 
 router = APIRouter(tags=["devices"])
 

@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="a bundle's folder or its .ekb file")
     parser.add_argument("--keys", type=Path, required=True, metavar="DIR", help="the publisher's key folder")
     parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="opens the key files")
+    parser.add_argument(
+        "--measure", action="store_true", help="for measurement jobs only: no device ever installs it"
+    )
     remote.add_arguments(parser)
 
 
@@ -34,11 +37,14 @@ def run(args: argparse.Namespace) -> Report:
     bundle = read_bundle(args.bundle)
     keyring = Keyring(args.keys, passphrase_of(args.passphrase_file))
     with opened_registry(args) as registry:
-        done = publisher.publish(bundle, keyring, registry, unix_ms(), _progress())
+        done = publisher.publish(
+            bundle, keyring, registry, unix_ms(), _progress(), only_measured=args.measure
+        )
     document = {
         "model": done.model,
         "version": done.version,
         "sha256": done.sha256,
+        "target": done.target,
         "published": done.is_new,
         "targets_version": done.targets_version,
         "uploaded": done.uploaded,
@@ -48,7 +54,8 @@ def run(args: argparse.Namespace) -> Report:
         return Report(document, f"{done.model} {done.version} was published before; nothing changed")
     return Report(
         document,
-        f"{done.model} {done.version} is published: {done.uploaded} files,"
+        f"{done.model} {done.version} is published{' for measuring' if args.measure else ''}:"
+        f" {done.uploaded} files,"
         f" {done.uploaded_bytes / 1e6:.1f} MB sent, targets version {done.targets_version}",
     )
 

@@ -76,6 +76,13 @@ def tuf_router(repository: Repository) -> APIRouter:
             raise HTTPException(404, f"no target {model[:80]}/{version[:80]}/{name[:120]}")
         return _file(repository.blobs, found.sha256, "application/json")
 
+    @router.api_route("/targets/measure/{model}/{sha256}/{name}", methods=["GET", "HEAD"])
+    def measured(model: str, sha256: str, name: str) -> FileResponse:
+        """Return the manifest of a bundle for measuring only, ``<sha256>.bundle.json``."""
+        if name != f"{sha256}.bundle.json" or not repository.is_measured(model, sha256):
+            raise HTTPException(404, f"no target measure/{model[:80]}/{sha256[:80]}/{name[:120]}")
+        return _file(repository.blobs, sha256, "application/json")
+
     return router
 
 

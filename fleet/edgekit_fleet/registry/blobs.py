@@ -159,6 +159,13 @@ class Blobs:
                 digest.update(chunk)
         return digest.hexdigest() == sha256
 
+    def discard(self, sha256: str) -> None:
+        """Delete a blob that nothing lists any more; one that is not there is no error.
+
+        A publication that just found it here is refused for the missing file, and sends it again.
+        """
+        self.path(sha256).unlink(missing_ok=True)
+
     def sweep(self) -> None:
         """Delete uploads that nobody has continued for a day."""
         for path in self._incoming.iterdir():

@@ -5,7 +5,7 @@ The publisher's keys stay in this process. The fleet, near or far, is a ``Regist
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,8 @@ from edgekit_fleet.registry.keys import OnlinePublic
 
 _ATTEMPTS = 4
 """How often a publication starts anew when another one comes in between."""
+KEPT_MEASURED = 8
+"""Bundles for measuring that stay published; an older one is withdrawn with the next."""
 
 
 class Registry(Protocol):
@@ -55,6 +57,7 @@ class Publication:
     targets_version: int
     uploaded: int
     uploaded_bytes: int
+    target: str
 
 
 def publish(
@@ -63,8 +66,10 @@ def publish(
     registry: Registry,
     now_ms: int,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    *,
+    only_measured: bool = False,
 ) -> Publication:
-    """Make a bundle installable on every device of a fleet.
+    """Make a bundle installable on every device of a fleet, or only measurable.
 
     Args:
         bundle: Read and checked.
@@ -72,23 +77,28 @@ def publish(
         registry: The fleet's.
         now_ms: Unix time.
         progress: Told (bytes done, bytes in all) while uploading.
+        only_measured: Sign it for measurement jobs; no device will ever install it. The last
+            ``KEPT_MEASURED`` of them stay published.
 
     Raises:
         BundleError: Another bundle was published as this model and version.
         TrustError: The fleet's metadata is not signed by these keys, or older than before.
         LinkError: The fleet cannot be reached.
     """
-    manifest = bundle.manifest
-    target = trust.Target(manifest.model, manifest.version, bundle.sha256, len(bundle.manifest_bytes))
-    if (view := current(keyring, registry, now_ms)) and view.targets.get(target.path) == target:
-        return Publication(target.model, target.version, target.sha256, False, view.version, 0, 0)
+    manifest, issued_ms = bundle.manifest, now_ms if only_measured else 0
+    target = trust.Target(
+        manifest.model, manifest.version, bundle.sha256, len(bundle.manifest_bytes), issued_ms
+    )
+    named = (target.model, target.version, target.sha256)
+    if (view := current(keyring, registry, now_ms)) and _is_listed(target, view):
+        return Publication(*named, False, view.version, 0, 0, target.path)
     _check_free(target, view)
     uploaded, uploaded_bytes = _upload(bundle, registry, progress)
     for attempt in range(1, _ATTEMPTS + 1):
         roots = keyring.missing_roots(registry.metadata("root"))
         view = current(keyring, registry, now_ms)
         _check_free(target, view)
-        targets = {**(view.targets if view else {}), target.path: target}
+        targets = without_old({**(view.targets if view else {}), target.path: target})
         version = (view.version if view else 0) + 1
         try:
             registry.submit(roots, trust.make_targets(targets, version, keyring.key("targets"), now_ms))
@@ -98,7 +108,16 @@ def publish(
         else:
             keyring.note_accepted(version)
             break
-    return Publication(target.model, target.version, target.sha256, True, version, uploaded, uploaded_bytes)
+    return Publication(*named, True, version, uploaded, uploaded_bytes, target.path)
+
+
+def without_old(targets: Mapping[str, trust.Target]) -> dict[str, trust.Target]:
+    """Return targets without all but the newest that are for measuring: devices read the whole list."""
+    measured = sorted(
+        (one for one in targets.values() if one.is_measured_only), key=lambda one: one.issued_ms
+    )
+    gone = {one.path for one in measured[:-KEPT_MEASURED]}
+    return {path: one for path, one in targets.items() if path not in gone}
 
 
 def install_root(keyring: Keyring, registry: Registry, now_ms: int) -> int:
@@ -151,8 +170,14 @@ def current(keyring: Keyring, registry: Registry, now_ms: int) -> trust.TargetsV
     return view
 
 
+def _is_listed(target: trust.Target, view: trust.TargetsView) -> bool:
+    """Say whether this very bundle is published; when it was signed for measuring makes no difference."""
+    found = view.targets.get(target.path)
+    return found is not None and found.sha256 == target.sha256
+
+
 def _check_free(target: trust.Target, view: trust.TargetsView | None) -> None:
-    if view and view.targets.get(target.path, target) != target:
+    if view and target.path in view.targets and not _is_listed(target, view):
         raise BundleError(
             f"{target.model} {target.version} is published already, with other content",
             hint="a published version never changes: raise the version in bundle.json",

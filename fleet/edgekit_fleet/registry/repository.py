@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -37,12 +38,22 @@ _MIGRATIONS = [
       published_ms INTEGER NOT NULL, UNIQUE (model, version)
     );
     """,
+    """
+    CREATE TABLE measured_bundle (
+      number INTEGER PRIMARY KEY, model TEXT NOT NULL, version TEXT NOT NULL, sha256 TEXT NOT NULL UNIQUE,
+      bytes INTEGER NOT NULL, total_bytes INTEGER NOT NULL, manifest BLOB NOT NULL,
+      published_ms INTEGER NOT NULL, issued_ms INTEGER NOT NULL
+    );
+    """,
 ]
 
 
 @dataclass(frozen=True)
 class Published:
-    """One bundle that devices may install; ``bytes`` and ``sha256`` are its manifest's."""
+    """One bundle; ``bytes`` and ``sha256`` are its manifest's.
+
+    ``issued_ms`` is 0 for one that devices may install; see ``trust.Target``.
+    """
 
     number: int
     model: str
@@ -52,11 +63,12 @@ class Published:
     total_bytes: int
     published_ms: int
     manifest: Manifest
+    issued_ms: int = 0
 
     @property
     def target(self) -> trust.Target:
         """The signed target."""
-        return trust.Target(self.model, self.version, self.sha256, self.bytes)
+        return trust.Target(self.model, self.version, self.sha256, self.bytes, self.issued_ms)
 
 
 class Repository:
@@ -105,7 +117,7 @@ class Repository:
             targets: The targets role, its version one more than the current one's.
 
         Returns:
-            The bundles that are new.
+            The bundles that are new and may be installed.
 
         Raises:
             SignatureError: The publisher's keys did not sign it.
@@ -125,7 +137,11 @@ class Repository:
             _store(sql, "targets", view.version, targets)
             now_ms = self._clock()
             found = [_insert(sql, target, examined[target.path], now_ms) for target in fresh]
+            unused = _withdraw(sql, view)
             self._sign(sql, now_ms)
+        for sha256 in unused:
+            self.blobs.discard(sha256)
+        found = [one for one in found if not one.issued_ms]
         for one in found:
             for watcher in self._watchers:
                 watcher(one)
@@ -148,10 +164,10 @@ class Repository:
             )
         trust.check_online(root, self._keys.public)
         view = trust.check_targets(targets, root, now_ms)
-        rows = sql.execute("SELECT model, version, sha256, bytes FROM bundle").fetchall()
-        before = {target.path: target for target in (trust.Target(*row) for row in rows)}
+        before, measured = _listed(sql, "bundle"), _listed(sql, "measured_bundle")
         _check_follows(view, _newest(sql, "targets"), before)
-        return view, [target for path, target in view.targets.items() if path not in before]
+        known = before.keys() | measured.keys()
+        return view, [target for path, target in view.targets.items() if path not in known]
 
     def _examine(self, target: trust.Target) -> bytes:
         """Return a new bundle's manifest, when it and all its files are here and as they must be."""
@@ -219,6 +235,22 @@ class Repository:
             ).fetchone()
         return None if row is None else _published(row)
 
+    def measured_bundle(self, model: str, version: str, sha256: str = "") -> Published | None:
+        """Return the newest bundle that is published for measuring only; the one of a hash if given."""
+        with self._database.read() as sql:
+            row = sql.execute(
+                "SELECT * FROM measured_bundle WHERE model = ? AND version = ? AND (? = '' OR sha256 = ?)"
+                " ORDER BY number DESC LIMIT 1",
+                (model, version, sha256, sha256),
+            ).fetchone()
+        return None if row is None else _published(row)
+
+    def is_measured(self, model: str, sha256: str) -> bool:
+        """Say whether a bundle of this hash is published for measuring only."""
+        find = "SELECT 1 FROM measured_bundle WHERE model = ? AND sha256 = ?"
+        with self._database.read() as sql:
+            return sql.execute(find, (model, sha256)).fetchone() is not None
+
     def bundles(self, *, model: str = "", before: int | None = None, limit: int = 50) -> list[Published]:
         """Return published bundles, the newest first; ``before`` is the number of the last one seen."""
         with self._database.read() as sql:
@@ -264,12 +296,47 @@ def _insert(sql: sqlite3.Connection, target: trust.Target, data: bytes, now_ms: 
     manifest = msgspec.json.decode(data, type=Manifest)
     total = len(data) + sum({file.sha256: file.bytes for file in manifest.every_file()}.values())
     row = (target.model, target.version, target.sha256, target.bytes, total)
-    number = sql.execute(
-        "INSERT INTO bundle (model, version, sha256, bytes, total_bytes, manifest, published_ms)"
-        " VALUES (?,?,?,?,?,?,?)",
-        (*row, data, now_ms),
-    ).lastrowid
-    return Published(number or 0, *row, now_ms, manifest)
+    columns = "model, version, sha256, bytes, total_bytes, manifest, published_ms"
+    if target.is_measured_only:
+        number = sql.execute(
+            f"INSERT INTO measured_bundle ({columns}, issued_ms) VALUES (?,?,?,?,?,?,?,?)",  # noqa: S608 - fixed
+            (*row, data, now_ms, target.issued_ms),
+        ).lastrowid
+    else:
+        number = sql.execute(
+            f"INSERT INTO bundle ({columns}) VALUES (?,?,?,?,?,?,?)",  # noqa: S608 - fixed names
+            (*row, data, now_ms),
+        ).lastrowid
+    return Published(number or 0, *row, now_ms, manifest, target.issued_ms)
+
+
+def _listed(sql: sqlite3.Connection, table: Literal["bundle", "measured_bundle"]) -> dict[str, trust.Target]:
+    issued = "issued_ms" if table == "measured_bundle" else "0"
+    rows = sql.execute(f"SELECT model, version, sha256, bytes, {issued} FROM {table}").fetchall()  # noqa: S608 - fixed
+    return {target.path: target for target in (trust.Target(*row) for row in rows)}
+
+
+def _withdraw(sql: sqlite3.Connection, view: trust.TargetsView) -> set[str]:
+    """Forget bundles for measuring that the publisher lists no more; return files that none other has."""
+    gone = [one for path, one in _listed(sql, "measured_bundle").items() if path not in view.targets]
+    if not gone:
+        return set()
+    rows = {one.sha256: _files(sql, one.sha256) for one in gone}
+    sql.executemany("DELETE FROM measured_bundle WHERE sha256 = ?", [(one,) for one in rows])
+    kept: set[str] = set()
+    for table in ("bundle", "measured_bundle"):
+        for row in sql.execute(f"SELECT sha256, manifest FROM {table}"):  # noqa: S608 - fixed names
+            kept |= {row["sha256"], *_hashes(row["manifest"])}
+    return set().union(rows, *rows.values()) - kept
+
+
+def _files(sql: sqlite3.Connection, sha256: str) -> set[str]:
+    row = sql.execute("SELECT manifest FROM measured_bundle WHERE sha256 = ?", (sha256,)).fetchone()
+    return _hashes(row["manifest"])
+
+
+def _hashes(manifest: bytes) -> set[str]:
+    return {file.sha256 for file in msgspec.json.decode(manifest, type=Manifest).every_file()}
 
 
 def _metadata(sql: sqlite3.Connection, role: str, version: int | None = None) -> bytes | None:
@@ -303,4 +370,5 @@ def _published(row: sqlite3.Row) -> Published:
         row["total_bytes"],
         row["published_ms"],
         msgspec.json.decode(row["manifest"], type=Manifest),
+        row["issued_ms"] if "issued_ms" in row.keys() else 0,  # noqa: SIM118 - a row's values are iterated
     )

@@ -48,17 +48,37 @@ _PRETTY = JSONSerializer(compact=False)
 
 @dataclass(frozen=True)
 class Target:
-    """One published bundle, as the publisher signed it: its manifest's hash and size."""
+    """One published bundle, as the publisher signed it: its manifest's hash and size.
+
+    ``issued_ms`` is 0 for a bundle that devices may install. Else the bundle is for measuring only,
+    was signed for that at this time, and goes away again.
+    """
 
     model: str
     version: str
     sha256: str
     bytes: int
+    issued_ms: int = 0
+
+    @property
+    def is_measured_only(self) -> bool:
+        """Whether no device may ever install it."""
+        return self.issued_ms > 0
 
     @property
     def path(self) -> str:
         """The TUF target path."""
+        if self.is_measured_only:
+            return wire.measuring_path(self.model, self.sha256)
         return wire.target_path(self.model, self.version)
+
+    @property
+    def custom(self) -> dict[str, Any]:
+        """What the signed entry says beside size and hash."""
+        named: dict[str, Any] = {"model": self.model, "version": self.version}
+        if self.is_measured_only:
+            named |= {"purpose": wire.MEASURING, "issued_unix_ms": self.issued_ms}
+        return named
 
 
 @dataclass(frozen=True)
@@ -124,10 +144,7 @@ def make_targets(targets: Mapping[str, Target], version: int, key: SigningKey, n
     signed = Targets(version=version, expires=_after(now_ms, TARGETS_DAYS))
     for path, target in targets.items():
         signed.targets[path] = TargetFile(
-            target.bytes,
-            {"sha256": target.sha256},
-            path,
-            {"custom": {"model": target.model, "version": target.version}},
+            target.bytes, {"sha256": target.sha256}, path, {"custom": target.custom}
         )
     return _sign(Metadata(signed), [key])
 
@@ -194,7 +211,8 @@ def check_targets(targets: bytes, root: bytes, now_ms: int) -> TargetsView:
 
     Raises:
         SignatureError: The root's targets keys did not sign it, it delegates, or an entry is not of
-            the form ``MODEL/VERSION/bundle.json`` with model, version, SHA-256 and a bounded size.
+            the form ``MODEL/VERSION/bundle.json`` (``measure/MODEL/SHA256/bundle.json`` where it is for
+            measuring only) with model, version, SHA-256 and a bounded size.
         ExpiredError: It is past its expiry.
     """
     metadata = _parse(targets, Targets)
@@ -212,10 +230,18 @@ def _entry(path: str, file: TargetFile) -> Target:
     custom: Any = file.unrecognized_fields.get("custom")
     if isinstance(custom, dict) and set(file.hashes) == {"sha256"} and file.length <= MAX_MANIFEST_BYTES:
         model, version = str(custom.get("model", "")), str(custom.get("version", ""))
-        target = Target(model, version, file.hashes["sha256"], file.length)
-        if NAME.fullmatch(model) and VERSION.fullmatch(version) and path == target.path:
+        target = Target(model, version, file.hashes["sha256"], file.length, _issued_ms(custom))
+        is_named = NAME.fullmatch(model) and VERSION.fullmatch(version)
+        is_for = custom.get("purpose") == target.custom.get("purpose")
+        if is_named and is_for and path == target.path:
             return target
     raise SignatureError(f"targets: {path[:200]!r} is not an entry this fleet serves")
+
+
+def _issued_ms(custom: dict[str, Any]) -> int:
+    """Return when a bundle was signed for measuring; 0 where it may be installed."""
+    issued = custom.get("issued_unix_ms", 0)
+    return issued if isinstance(issued, int) and 0 < issued < 1 << 53 else 0
 
 
 # ---------------------------------------------------------------------------------------------

@@ -66,8 +66,13 @@ class DesiredStates:
         changes where the wish is already that.
 
         Raises:
-            ConfigError: The document would be too large for devices to read.
+            ConfigError: The document would be too large for devices to read, or the target is not one
+                that devices install (but one for measuring only).
         """
+        if wanted is not None and wanted.target != wire.target_path(model, wanted.version):
+            raise ConfigError(
+                f"{wanted.target[:200]!r} is not what devices install as {model} {wanted.version}"
+            )
         with self._database.transaction() as sql:
             before = _decoded(sql, device)
             models = dict(before.models) if before else {}

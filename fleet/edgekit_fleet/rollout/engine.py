@@ -34,7 +34,7 @@ class Bundles(Protocol):
     """Where published bundles are looked up."""
 
     def bundle(self, model: str, version: str) -> Published | None:
-        """Return one published bundle."""
+        """Return one published bundle that devices may install."""
 
 
 class Engine:

@@ -279,7 +279,7 @@ def _set_aside(sql: sqlite3.Connection, one: Refused) -> None:
 
 
 def kind_of(record: wire.Record) -> str:
-    """Return the tag of a durable message: metric, event, update, alert, answer, gap."""
+    """Return the tag of a durable message: metric, event, update, alert, answer, measurement, gap."""
     return str(record.__struct_config__.tag)
 
 

@@ -73,12 +73,29 @@ def _answer(body: Mapping[str, Any]) -> tuple[str, str, str]:
     )
 
 
+def _measurement(body: Mapping[str, Any]) -> tuple[str, str, str]:
+    ran = [one for one in body.get("variants", ()) if one.get("p50_ms") is not None]
+    what = f"{body.get('model', '')} {body.get('version', '')}".strip() or str(body.get("job", ""))
+    figures = ", ".join(f"{one.get('id', '')} {one['p50_ms']:.3g} ms" for one in ran[:6])
+    state = str(body.get("state", "done"))
+    level = "error" if state == "failed" else "info"
+    title = f"{what}: measured" if state == "done" else f"{what}: measuring {state}"
+    return level, title, _joined(str(body.get("reason", "")), figures)
+
+
 def _gap(body: Mapping[str, Any]) -> tuple[str, str, str]:
     lost = body.get("last", 0) - body.get("first", 0) + 1
     return "warning", f"{lost} messages given up", f"{body.get('reason', '')}: the outbox was full"
 
 
-_WORDS = {"event": _event, "update": _update, "alert": _alert, "answer": _answer, "gap": _gap}
+_WORDS = {
+    "event": _event,
+    "update": _update,
+    "alert": _alert,
+    "answer": _answer,
+    "measurement": _measurement,
+    "gap": _gap,
+}
 
 
 def _joined(*parts: str) -> str:

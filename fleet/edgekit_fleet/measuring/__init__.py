@@ -1,0 +1,1 @@
+"""Measurement jobs on devices, and what variants cost on each kind of board."""
