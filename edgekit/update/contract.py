@@ -28,14 +28,21 @@ class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``renew``: without ``certificate``, make a new key and return its signing request (``csr``), which
     the supervisor sends as the request ``renew``; with the ``certificate`` that came back, check it
     and put both in place of the old ones.
+    ``measure``: bring the bundle whose manifest has the hash ``sha256`` and ``bytes`` bytes, signed as
+    the TUF target ``target`` of ``model`` and ``version``, below ``area`` and not into the slots' store.
 
     Identity, addresses and roots of trust are read from ``{state_dir}/identity``.
     """
 
-    kind: Literal["accept", "fetch", "renew"]
+    kind: Literal["accept", "fetch", "renew", "measure"]
     state_dir: str
     desired: str = ""
     model: str = ""
+    version: str = ""
+    target: str = ""
+    sha256: str = ""
+    bytes: int = 0
+    area: str = ""
     certificate: str = ""
     facts: Facts | None = None
     profile: Profile | None = None

@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -151,19 +152,39 @@ class _Fetcher(FetcherInterface):
 
 
 def trusted_target(
-    state_dir: Path, identity: Enrolment, wanted: wire.DesiredModel, model: str, web: Web, now_unix_ms: int
+    state_dir: Path,
+    identity: Enrolment,
+    wanted: wire.DesiredModel,
+    model: str,
+    web: Web,
+    now_unix_ms: int,
+    *,
+    to_measure: bool = False,
 ) -> None:
     """Check that the publisher signed exactly the target that the fleet wants.
 
+    Args:
+        state_dir: Where what was believed before is kept.
+        identity: Who this device is, and whom it trusts.
+        wanted: The target.
+        model: The model it is of.
+        web: The way to the fleet.
+        now_unix_ms: For expiry.
+        to_measure: It will be measured and not installed, so it may be signed for measuring only.
+
     Raises:
-        TrustError: It is not signed, or metadata is not what TUF requires; a subclass says which:
-            expired (freeze), older than before (rollback), hash or length (mix and match, endless).
+        TrustError: It is not signed, or signed for measuring and to be installed, or metadata is not
+            what TUF requires; a subclass says which: expired (freeze), older than before (rollback),
+            hash or length (mix and match, endless).
         LinkError: The metadata cannot be had.
         StorageError: It cannot be stored.
     """
     if not NAME.fullmatch(model) or not VERSION.fullmatch(wanted.version):
         raise BundleError(f"'{model[:64]} {wanted.version[:64]}' is not a model and version")
-    if wanted.target != wire.target_path(model, wanted.version):
+    allowed = {wire.target_path(model, wanted.version)}
+    if to_measure:
+        allowed.add(wire.measuring_path(model, wanted.sha256))
+    if wanted.target not in allowed:
         raise TrustError(f"the fleet wants target {wanted.target[:200]!r} for '{model} {wanted.version}'")
     metadata = state_dir / "tuf" / "metadata"
     try:
@@ -180,11 +201,22 @@ def trusted_target(
         raise TrustError(
             f"no publisher signed '{wanted.target}'", hint="publish the bundle, or take it out of the rollout"
         )
+    _check_signed(info, wanted, model, to_measure=to_measure)
+
+
+def _check_signed(
+    info: tuple[int, str, dict[str, Any]], wanted: wire.DesiredModel, model: str, *, to_measure: bool
+) -> None:
+    """Insist that what was signed is what is wanted, and for that purpose."""
     length, sha256, custom = info
     if (length, sha256) != (wanted.bytes, wanted.sha256):
         raise HashMismatchError(
             f"the fleet wants another '{wanted.target}' than the publisher signed",
             reasons=(f"wanted {wanted.bytes} bytes, {wanted.sha256}", f"signed {length} bytes, {sha256}"),
+        )
+    if custom.get("purpose") is not None and not to_measure:
+        raise TrustError(
+            f"'{wanted.target}' is signed for {str(custom['purpose'])[:64]!r}, a device does not install it"
         )
     named = (custom.get("model", model), custom.get("version", wanted.version))
     if named != (model, wanted.version):
@@ -193,7 +225,7 @@ def trusted_target(
 
 def _refresh(
     metadata: Path, identity: Enrolment, target: str, web: Web, now_unix_ms: int
-) -> tuple[int, str, dict[str, str]] | None:
+) -> tuple[int, str, dict[str, Any]] | None:
     updater = Updater(
         str(metadata),
         identity.metadata_url,
@@ -258,6 +290,8 @@ def _translated_download(cause: tuf_errors.DownloadError) -> EdgekitError:
 def manifest_url(identity: Enrolment, model: str, wanted: wire.DesiredModel) -> str:
     """Return where a bundle's manifest lies."""
     base = identity.targets_url.rstrip("/")
+    if wanted.target == wire.measuring_path(model, wanted.sha256):
+        return f"{base}/{wire.MEASURING}/{model}/{wanted.sha256}/{wanted.sha256}.bundle.json"
     return f"{base}/{model}/{wanted.version}/{wanted.sha256}.bundle.json"
 
 

@@ -124,6 +124,8 @@ class Job:
                 return UpdaterResult(csr=start_renewal(self._state_dir, self._identity))
             expires = finish_renewal(self._state_dir, self._identity, self._request.certificate)
             return UpdaterResult(certificate_expires_unix_ms=expires)
+        if self._request.kind == "measure":
+            return self._bring_to_measure()
         desired = self._accept()
         if self._request.kind == "accept":
             return UpdaterResult(desired_version=desired.version)
@@ -146,25 +148,49 @@ class Job:
         return desired
 
     def _fetch(self, desired: wire.Desired) -> UpdaterResult:
-        from edgekit.update.trust import check_manifest_size, trusted_target
-
         model = self._request.model
         wanted = desired.models.get(model)
         if wanted is None:
             raise UsageError(f"desired state {desired.version} has no model '{model}'")
+        self._check(wanted, to_measure=False)
+        result = self._bring_bundle(self._state_dir, wanted)
+        return msgspec.structs.replace(result, desired_version=desired.version)
+
+    def _bring_to_measure(self) -> UpdaterResult:
+        """Bring a bundle to a place of its own; nothing that is installed is touched."""
+        asked = self._request
+        wanted = wire.DesiredModel(asked.version, asked.target, asked.sha256, asked.bytes)
+        self._check(wanted, to_measure=True)
+        return self._bring_bundle(Path(asked.area), wanted)
+
+    def _check(self, wanted: wire.DesiredModel, *, to_measure: bool) -> None:
+        """Insist that the publisher signed it."""
+        from edgekit.update.trust import check_manifest_size, trusted_target
+
         self._tell(UpdaterProgress(stage="trust"))
         check_manifest_size(wanted)
         now_ms = max(self._request.unix_ms, time.time_ns() // 1_000_000)
-        trusted_target(self._state_dir, self._identity, wanted, model, self._web, now_ms)
-        blobs = Blobs(self._state_dir, self._web)
-        manifest = self._manifest(blobs, model, wanted)
+        trusted_target(
+            self._state_dir,
+            self._identity,
+            wanted,
+            self._request.model,
+            self._web,
+            now_ms,
+            to_measure=to_measure,
+        )
+
+    def _bring_bundle(self, below: Path, wanted: wire.DesiredModel) -> UpdaterResult:
+        """Bring manifest and files of a bundle that was checked."""
+        model = self._request.model
+        blobs = Blobs(below, self._web)
+        manifest = self._manifest(below, blobs, wanted)
         here = sum(f.bytes for f in manifest.every_file() if blobs.has(f.sha256, f.bytes))
         partial = sum(blobs.partial_bytes(f.sha256) for f in manifest.every_file())
         budget = min(self._request.max_bytes, blobs.room_bytes() + here + partial)
         choice = choose(manifest, self._request, self._identity.device, budget)
         fetched = self._bring(blobs, choice.files)
         return UpdaterResult(
-            desired_version=desired.version,
             model=model,
             version=wanted.version,
             manifest_sha256=wanted.sha256,
@@ -173,11 +199,12 @@ class Job:
             fetched_bytes=fetched,
         )
 
-    def _manifest(self, blobs: Blobs, model: str, wanted: wire.DesiredModel) -> Manifest:
+    def _manifest(self, below: Path, blobs: Blobs, wanted: wire.DesiredModel) -> Manifest:
         from edgekit.update.trust import manifest_url
 
         self._tell(UpdaterProgress(stage="manifest"))
-        path = self._state_dir / "blobs" / wanted.sha256
+        model = self._request.model
+        path = below / "blobs" / wanted.sha256
         data = _read(path) if blobs.has(wanted.sha256, wanted.bytes) else None
         if data is None or hashlib.sha256(data).hexdigest() != wanted.sha256:
             data = self._web.get(manifest_url(self._identity, model, wanted), wanted.bytes)
