@@ -194,12 +194,9 @@ def _losers(
 
     Only against a float form that fits itself: one that misses a budget is no way out.
     """
-    floats = {
-        _place(c.plan): c.plan.id
-        for c in reversed(fitting)
-        if c.plan.precision == "fp32" and c.plan.id in times
-    }
-    found = {}
+    timed = [c for c in fitting if c.plan.id in times]
+    floats = {_place(c.plan): c.plan.id for c in reversed(timed) if c.plan.precision == "fp32"}
+    found: dict[str, tuple[str, ...]] = {}
     for candidate in timed:
         name, own = candidate.plan.id, floats.get(_place(candidate.plan))
         if own is None or candidate.plan.precision == "fp32":

@@ -18,10 +18,10 @@ from edgekit.optimize.plan import Form, Plan, Root
 Need = Literal["calibration", "image", "exhaustive"]
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of candidate.
+class Rule(msgspec.Struct, frozen=True):
+    """One kind of candidate; its id begins with the backend that runs it.
 
-    ``forms``: the root must have one of them. ``needs``: *calibration* data, an *image* input, or
+    ``form``: what the root must have. ``needs``: *calibration* data, an *image* input, or
     the user's wish for an *exhaustive* search. ``not_for``: tasks in which it has no use.
     ``shares``: the id of the row whose file this one runs; where that row is no candidate itself,
     this one is made alone.
@@ -29,279 +29,156 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     technique: str
-    backend: BackendName
-    forms: tuple[Form, ...]
-    accelerator: AcceleratorKind = "cpu"
+    form: Form
     precision: Precision = "fp32"
+    accelerator: AcceleratorKind = "cpu"
     options: dict[str, Any] = {}
     needs: tuple[Need, ...] = ()
     not_for: tuple[Task, ...] = ()
     shares: str = ""
 
+    @property
+    def backend(self) -> BackendName:
+        """The backend that runs it."""
+        return _BACKENDS[self.id.partition("-")[0]]
 
-_TFLITE: tuple[Form, ...] = ("tflite",)
-_ONNX: tuple[Form, ...] = ("onnx",)
-_IR: tuple[Form, ...] = ("openvino",)
+
+_BACKENDS: dict[str, BackendName] = {
+    "litert": "litert",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "foreign": "foreign",
+}
+_STATIC: tuple[Need, ...] = ("calibration",)
+_PIXELS: tuple[Need, ...] = ("calibration", "image")
+_SECOND: tuple[Need, ...] = ("calibration", "exhaustive")
 
 FLOATS: dict[Form, Rule] = {
-    "onnx": Rule(id="onnxruntime-fp32", technique="onnx-float", backend="onnxruntime", forms=_ONNX),
-    "tflite": Rule(id="litert-fp32", technique="litert-float", backend="litert", forms=_TFLITE),
-    "openvino": Rule(id="openvino-fp32", technique="openvino-float", backend="openvino", forms=_IR),
+    "onnx": Rule("onnxruntime-fp32", "onnx-float", "onnx"),
+    "tflite": Rule("litert-fp32", "litert-float", "tflite"),
+    "openvino": Rule("openvino-fp32", "openvino-float", "openvino"),
 }
 """The float candidate of each form: what everything else is held against."""
 
 RULES: tuple[Rule, ...] = (
     *FLOATS.values(),
-    Rule(
-        id="litert-int8",
-        technique="litert-static",
-        backend="litert",
-        forms=_TFLITE,
-        precision="int8",
-        needs=("calibration",),
-    ),
+    Rule("litert-int8", "litert-static", "tflite", "int8", needs=_STATIC),
     # u8s8: unsigned activations, signed weights. Signed both ways gains nothing on x86.
-    Rule(
-        id="onnxruntime-int8",
-        technique="onnx-static",
-        backend="onnxruntime",
-        forms=_ONNX,
-        precision="int8",
-        needs=("calibration",),
-    ),
-    Rule(
-        id="openvino-int8",
-        technique="openvino-static",
-        backend="openvino",
-        forms=_IR,
-        precision="int8",
-        needs=("calibration",),
-    ),
+    Rule("onnxruntime-int8", "onnx-static", "onnx", "int8", needs=_STATIC),
+    Rule("openvino-int8", "openvino-static", "openvino", "int8", needs=_STATIC),
     # OpenVINO runs ONNX Runtime's file faster than its own tool's on depthwise networks.
-    Rule(
-        id="openvino-int8-qdq",
-        technique="onnx-static",
-        backend="openvino",
-        forms=_ONNX,
-        precision="int8",
-        needs=("calibration",),
-        shares="onnxruntime-int8",
-    ),
+    Rule("openvino-int8-qdq", "onnx-static", "onnx", "int8", needs=_STATIC, shares="onnxruntime-int8"),
     # The integers of the TensorFlow Lite file in ONNX: the same answers on both runtimes.
-    Rule(
-        id="onnxruntime-int8-exact",
-        technique="onnx-exact",
-        backend="onnxruntime",
-        forms=_TFLITE,
-        precision="int8",
-        needs=("calibration",),
-    ),
+    Rule("onnxruntime-int8-exact", "onnx-exact", "tflite", "int8", needs=_STATIC),
     # Preprocessing inside the model pays only where the runtime fuses it; measured, not assumed.
     Rule(
-        id="openvino-int8-pixels",
-        technique="openvino-static",
-        backend="openvino",
-        forms=_IR,
-        precision="int8",
+        "openvino-int8-pixels",
+        "openvino-static",
+        "openvino",
+        "int8",
         options={"pixels": True},
-        needs=("calibration", "image"),
+        needs=_PIXELS,
     ),
+    Rule("onnxruntime-fp32-fused", "onnx-float", "onnx", options={"fused": True}),
+    Rule("openvino-bf16", "openvino-float", "openvino", "bf16", shares="openvino-fp32"),
+    Rule("litert-dynamic-int8", "litert-weights", "tflite", "dynamic-int8", options={"bits": 8}),
+    Rule("litert-fp16", "litert-half", "tflite", "fp16"),
+    Rule("litert-int4", "litert-weights", "tflite", "int4", options={"bits": 4}),
+    # ONNX Runtime's integer convolution is far slower than its float one; matrix products gain.
     Rule(
-        id="onnxruntime-int8-pixels",
-        technique="onnx-static",
-        backend="onnxruntime",
-        forms=_ONNX,
-        precision="int8",
-        options={"pixels": True},
-        needs=("calibration", "image", "exhaustive"),
-    ),
-    Rule(
-        id="onnxruntime-fp32-fused",
-        technique="onnx-float",
-        backend="onnxruntime",
-        forms=_ONNX,
-        options={"fused": True},
-    ),
-    Rule(
-        id="openvino-bf16",
-        technique="openvino-float",
-        backend="openvino",
-        forms=_IR,
-        precision="bf16",
-        shares="openvino-fp32",
-    ),
-    Rule(
-        id="litert-dynamic-int8",
-        technique="litert-weights",
-        backend="litert",
-        forms=_TFLITE,
-        precision="dynamic-int8",
-        options={"bits": 8},
-    ),
-    Rule(id="litert-fp16", technique="litert-half", backend="litert", forms=_TFLITE, precision="fp16"),
-    Rule(
-        id="litert-int4",
-        technique="litert-weights",
-        backend="litert",
-        forms=_TFLITE,
-        precision="int4",
-        options={"bits": 4},
-    ),
-    Rule(
-        id="onnxruntime-dynamic-int8",
-        technique="onnx-dynamic",
-        backend="onnxruntime",
-        forms=_ONNX,
-        precision="dynamic-int8",
-        # ONNX Runtime's integer convolution is far slower than its float one; matrix products gain
+        "onnxruntime-dynamic-int8",
+        "onnx-dynamic",
+        "onnx",
+        "dynamic-int8",
         not_for=("classify", "detect", "face"),
     ),
     # Files for accelerators. Where this machine lacks one, accuracy is measured on its CPU.
-    Rule(
-        id="litert-int8-edgetpu",
-        technique="litert-edgetpu",
-        backend="litert",
-        forms=_TFLITE,
-        accelerator="edgetpu",
-        precision="int8",
-        needs=("calibration",),
-    ),
+    Rule("litert-int8-edgetpu", "litert-edgetpu", "tflite", "int8", "edgetpu", needs=_STATIC),
     # TensorRT takes signed activations with zero point 0 only.
     Rule(
-        id="onnxruntime-int8-tensorrt",
-        technique="onnx-static",
-        backend="onnxruntime",
-        forms=_ONNX,
-        accelerator="tensorrt",
-        precision="int8",
-        options={"symmetric": True},
-        needs=("calibration",),
+        "onnxruntime-int8-tensorrt",
+        "onnx-static",
+        "onnx",
+        "int8",
+        "tensorrt",
+        {"symmetric": True},
+        needs=_STATIC,
     ),
     Rule(
-        id="foreign-int8-tensorrt",
-        technique="onnx-static",
-        backend="foreign",
-        forms=_ONNX,
-        accelerator="tensorrt",
-        precision="int8",
-        options={"symmetric": True},
-        needs=("calibration",),
+        "foreign-int8-tensorrt",
+        "onnx-static",
+        "onnx",
+        "int8",
+        "tensorrt",
+        {"symmetric": True},
+        needs=_STATIC,
         shares="onnxruntime-int8-tensorrt",
     ),
     Rule(
-        id="onnxruntime-fp16-tensorrt",
-        technique="onnx-half",
-        backend="onnxruntime",
-        forms=_ONNX,
-        accelerator="tensorrt",
-        precision="fp16",
-        shares="onnxruntime-fp16-cuda",
+        "onnxruntime-fp16-tensorrt", "onnx-half", "onnx", "fp16", "tensorrt", shares="onnxruntime-fp16-cuda"
     ),
     # TensorRT's own builder halves a float file.
+    Rule("foreign-fp16-tensorrt", "onnx-float", "onnx", "fp16", "tensorrt", shares="onnxruntime-fp32"),
+    Rule("onnxruntime-fp16-cuda", "onnx-half", "onnx", "fp16", "cuda"),
     Rule(
-        id="foreign-fp16-tensorrt",
-        technique="onnx-float",
-        backend="foreign",
-        forms=_ONNX,
-        accelerator="tensorrt",
-        precision="fp16",
-        shares="onnxruntime-fp32",
-    ),
-    Rule(
-        id="onnxruntime-fp16-cuda",
-        technique="onnx-half",
-        backend="onnxruntime",
-        forms=_ONNX,
-        accelerator="cuda",
-        precision="fp16",
-    ),
-    Rule(
-        id="openvino-int8-npu",
-        technique="openvino-static",
-        backend="openvino",
-        forms=_IR,
-        accelerator="npu",
-        precision="int8",
-        needs=("calibration",),
+        "openvino-int8-npu",
+        "openvino-static",
+        "openvino",
+        "int8",
+        "npu",
+        needs=_STATIC,
         shares="openvino-int8",
     ),
+    Rule("openvino-fp16-npu", "openvino-float", "openvino", "fp16", "npu", shares="openvino-fp32"),
     Rule(
-        id="openvino-fp16-npu",
-        technique="openvino-float",
-        backend="openvino",
-        forms=_IR,
-        accelerator="npu",
-        precision="fp16",
-        shares="openvino-fp32",
-    ),
-    Rule(
-        id="openvino-int8-gpu",
-        technique="openvino-static",
-        backend="openvino",
-        forms=_IR,
-        accelerator="openvino-gpu",
-        precision="int8",
-        needs=("calibration",),
+        "openvino-int8-gpu",
+        "openvino-static",
+        "openvino",
+        "int8",
+        "openvino-gpu",
+        needs=_STATIC,
         shares="openvino-int8",
     ),
-    Rule(
-        id="openvino-fp16-gpu",
-        technique="openvino-float",
-        backend="openvino",
-        forms=_IR,
-        accelerator="openvino-gpu",
-        precision="fp16",
-        shares="openvino-fp32",
-    ),
-    Rule(
-        id="foreign-fp16-myriad",
-        technique="myriad",
-        backend="foreign",
-        forms=_ONNX,
-        accelerator="myriad",
-        precision="fp16",
-    ),
+    Rule("openvino-fp16-gpu", "openvino-float", "openvino", "fp16", "openvino-gpu", shares="openvino-fp32"),
+    Rule("foreign-fp16-myriad", "myriad", "onnx", "fp16", "myriad"),
     # Second tries at what the defaults may have missed.
     Rule(
-        id="onnxruntime-int8-percentile",
-        technique="onnx-static",
-        backend="onnxruntime",
-        forms=_ONNX,
-        precision="int8",
+        "onnxruntime-int8-percentile",
+        "onnx-static",
+        "onnx",
+        "int8",
         options={"ranges": "percentile"},
-        needs=("calibration", "exhaustive"),
+        needs=_SECOND,
     ),
     Rule(
-        id="litert-int8-percentile",
-        technique="litert-static",
-        backend="litert",
-        forms=_TFLITE,
-        precision="int8",
+        "litert-int8-percentile",
+        "litert-static",
+        "tflite",
+        "int8",
         options={"ranges": "percentile"},
-        needs=("calibration", "exhaustive"),
+        needs=_SECOND,
     ),
     Rule(
-        id="openvino-int8-accurate",
-        technique="openvino-static",
-        backend="openvino",
-        forms=_IR,
-        precision="int8",
+        "openvino-int8-accurate",
+        "openvino-static",
+        "openvino",
+        "int8",
         options={"fast_bias": False},
-        needs=("calibration", "exhaustive"),
+        needs=_SECOND,
     ),
     Rule(
-        id="onnxruntime-fp16",
-        technique="onnx-half",
-        backend="onnxruntime",
-        forms=_ONNX,
-        precision="fp16",
-        needs=("exhaustive",),
+        "onnxruntime-int8-pixels",
+        "onnx-static",
+        "onnx",
+        "int8",
+        options={"pixels": True},
+        needs=(*_PIXELS, "exhaustive"),
     ),
+    Rule("onnxruntime-fp16", "onnx-half", "onnx", "fp16", needs=("exhaustive",)),
     Rule(
-        id="openvino-fp32-pixels",
-        technique="openvino-float",
-        backend="openvino",
-        forms=_IR,
+        "openvino-fp32-pixels",
+        "openvino-float",
+        "openvino",
         options={"pixels": True},
         needs=("image", "exhaustive"),
     ),
@@ -341,7 +218,7 @@ def plan_candidates(
         for rule in RULES
         if task not in rule.not_for
         and given.issuperset(rule.needs)
-        and any(getattr(root_forms, form) for form in rule.forms)
+        and getattr(root_forms, rule.form)
         and (rule.id == reference.id or any(not _refusal(rule, board) for board in targets))
     ]
     ids = {rule.id for rule in chosen}
