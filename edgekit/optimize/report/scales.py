@@ -1,0 +1,86 @@
+"""Axes: which numbers stand at the ticks, and where a value lies on the paper. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+def ticks(low: float, high: float, wanted: int = 5) -> tuple[float, ...]:
+    """Return round numbers within a range, about as many as wanted.
+
+    >>> ticks(0, 17)
+    (0.0, 5.0, 10.0, 15.0)
+    >>> [round(one, 3) for one in ticks(0.86, 0.885)]
+    [0.86, 0.865, 0.87, 0.875, 0.88, 0.885]
+    """
+    if not high > low:
+        return (low,)
+    raw = (high - low) / max(wanted, 1)
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = next(one for one in (1, 2, 5, 10) if one * magnitude >= raw * 0.999) * magnitude
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return tuple(index * step for index in range(first, min(last, first + 50) + 1))
+
+
+def log_ticks(low: float, high: float) -> tuple[float, ...]:
+    """Return 1, 2 and 5 times powers of ten within a range.
+
+    >>> log_ticks(0.03, 1)
+    (0.05, 0.1, 0.2, 0.5, 1.0)
+    """
+    exponents = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    found = [float(f"{digit}e{exponent}") for exponent in exponents for digit in (1, 2, 5)]
+    return tuple(one for one in found if low * 0.999 <= one <= high * 1.001)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps values between ``low`` and ``high`` to positions between ``start`` and ``end``."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    is_log: bool = False
+
+    def at(self, value: float) -> float:
+        """Return where a value lies; what is off the scale lies on its edge."""
+        low, high, here = self.low, self.high, min(max(value, self.low), self.high)
+        if self.is_log:
+            low, high, here = math.log(low), math.log(high), math.log(here)
+        share = (here - low) / (high - low) if high > low else 0.5
+        return self.start + share * (self.end - self.start)
+
+    def ticks(self, wanted: int = 6) -> tuple[float, ...]:
+        """Return the values to label."""
+        return log_ticks(self.low, self.high) if self.is_log else ticks(self.low, self.high, wanted)
+
+
+def cost_scale(values: list[float], start: float, end: float) -> Scale:
+    """Return an axis for times or sizes: from zero, so that lengths compare; by powers where it must.
+
+    Linear up to a spread of 30, which is where the small ones would all lie on each other.
+    """
+    positive = [one for one in values if one > 0]
+    if not positive:
+        return Scale(0.0, 1.0, start, end)
+    low, high = min(positive), max(positive)
+    if high > 30 * low:
+        return Scale(low / 1.4, high * 1.4, start, end, is_log=True)
+    return Scale(0.0, high * 1.08, start, end)
+
+
+def quality_scale(values: list[float], reference: float, gate: float, start: float, end: float) -> Scale:
+    """Return an axis for the metric that shows what decides: the values about the gate.
+
+    A candidate that is far below (a model that quantising broke) would press all others into a
+    line, so the axis ends a little below the gate, and such a one is drawn on its edge.
+    """
+    span = max(reference - gate, 0.005)
+    floor = gate - 3 * span
+    seen = [one for one in values if one >= floor] + [reference, gate]
+    low, high = min(seen), max(seen)
+    pad = max((high - low) * 0.12, 0.001)
+    return Scale(max(low - pad, -0.001), high + pad, start, end)

@@ -1,0 +1,88 @@
+"""The top of the page: what to know first, and what each board should run."""
+
+from __future__ import annotations
+
+from edgekit.optimize.report import numbers as no
+from edgekit.optimize.report.figures import Verdict, cautions, interval, sentence, verdict
+from edgekit.optimize.report.markup import Markup, join, tag
+from edgekit.optimize.report.tables import empty, pill, section
+from edgekit.optimize.study import Study
+
+_BASIS = {"measured on this board": "good", "measured on this machine": "warn", "order of": "off"}
+
+
+def cautions_part(study: Study) -> Markup:
+    """Return the warnings, or nothing where there are none."""
+    found = cautions(study)
+    if not found:
+        return Markup()
+    heading = tag("h2", "Read this first", id="first-h")
+    return tag(
+        "section",
+        heading,
+        tag("ul", join(tag("li", one) for one in found)),
+        class_="note",
+        id="first",
+        aria_labelledby="first-h",
+    )
+
+
+def verdicts_part(study: Study) -> Markup:
+    """Return a card for each board: the verdict in a sentence, and its figures."""
+    if not study.targets:
+        return section("verdict", "Verdict", empty("No board was named, so none was chosen for."))
+    cards = join(_card(study, verdict(study, one)) for one in study.targets)
+    return section("verdict", "Verdict", tag("div", cards, class_="cards"))
+
+
+def basis_kind(basis: str) -> str:
+    """Return the colour of what a choice rests on."""
+    return next((kind for start, kind in _BASIS.items() if basis.startswith(start)), "off")
+
+
+def _card(study: Study, found: Verdict) -> Markup:
+    target = found.target
+    if found.chosen is None:
+        head = tag("header", tag("h3", target.title), pill("no variant", "bad"))
+        return tag("article", head, tag("p", sentence(study, found)), class_="panel none")
+    head = tag(
+        "header",
+        tag("h3", target.title),
+        pill(target.basis or "basis not stated", basis_kind(target.basis)),
+    )
+    runs = tag("p", "runs ", tag("code", found.chosen.plan.id), class_="runs")
+    why = tag("p", "Why: ", target.why, class_="faint") if target.why and not found.is_float else ""
+    return tag(
+        "article", head, runs, _tiles(study, found), tag("p", sentence(study, found)), why, class_="panel"
+    )
+
+
+def _tiles(study: Study, found: Verdict) -> Markup:
+    score = found.chosen.score if found.chosen is not None else None
+    speed = no.times(found.pairs[0].gain) + "×" if found.pairs else no.NONE
+    smaller = no.times(found.shrinks) + "×" if found.shrinks else no.NONE
+    loss = no.points(score.drop) if score is not None else no.NONE
+    spread = f"95 %: {interval(score)}" if score is not None else "not measured"
+    if found.is_float:
+        speed, smaller = "1×", "1×"
+    return tag(
+        "div",
+        _tile(speed, "as fast as float", _where(found)),
+        _tile(smaller, "smaller", no.size(found.chosen.bytes) if found.chosen is not None else ""),
+        _tile(loss, f"points of {study.metric} lost", spread),
+        class_="tiles",
+    )
+
+
+def _where(found: Verdict) -> str:
+    if found.is_float:
+        return "it is float"
+    if not found.pairs:
+        return "not measured"
+    return no.milliseconds(found.pairs[0].ms)
+
+
+def _tile(value: str, what: str, more: str) -> Markup:
+    return tag("div", tag("strong", value), tag("span", what), tag("small", more), class_="tile")
+
+
