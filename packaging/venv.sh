@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes or refreshes .venv/ at the root with both distributions, editable, and what ./check needs.
-# Does nothing where the declared requirements have not changed since the last time.
+# With the word "torch" it adds what the tests of the compression kit need besides: PyTorch is large,
+# and the demo does without. Does nothing where the declared requirements have not changed since.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,12 +27,19 @@ make_venv() {
   exit 3
 }
 
-stamp=.venv/edgekit-requirements.sha256
+want=${1:-base}
+stamp=.venv/edgekit-requirements-$want.sha256
 wanted=$(cat pyproject.toml fleet/pyproject.toml packaging/venv.sh | sha256sum | cut -d' ' -f1)
 [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && exit 0
 
 [ -x .venv/bin/python ] || make_venv "$(find_python)"
-echo "edgekit: setting up .venv (about a minute; needs a package registry)" >&2
+echo "edgekit: setting up .venv ($want; a minute or more; needs a package registry)" >&2
 .venv/bin/python -m pip install --quiet --upgrade "pip>=25.1" >&2
-.venv/bin/python -m pip install --quiet -e ".[all,zoo]" -e ./fleet --group dev >&2
+if [ "$want" = torch ]; then
+  # one release, so that every machine tests with the same
+  .venv/bin/python -m pip install --quiet "torch==2.13.0" >&2
+  .venv/bin/python -m pip install --quiet -e ".[all,zoo,optimize,torch]" -e ./fleet --group dev >&2
+else
+  .venv/bin/python -m pip install --quiet -e ".[all,zoo]" -e ./fleet --group dev >&2
+fi
 echo "$wanted" >"$stamp"
