@@ -93,14 +93,14 @@ class Cache:
         parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=parent, prefix=f".{key[:16]}-"))
         try:
-            result = dict(fill(scratch))
-            (scratch / _RESULT).write_bytes(msgspec.json.encode(result))
+            result = msgspec.json.encode(dict(fill(scratch)))
+            (scratch / _RESULT).write_bytes(result)
             _sync(scratch)
             shutil.rmtree(parent / key, ignore_errors=True)
             scratch.replace(parent / key)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        return parent / key, msgspec.to_builtins(result), False
+        return parent / key, msgspec.json.decode(result), False
 
 
 def _sync(folder: Path) -> None:
