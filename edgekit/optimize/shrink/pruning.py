@@ -1,0 +1,237 @@
+"""Taking whole channels out of a torch module; the only file that knows ``torch_pruning``.
+
+Channels are tied together by additions, concatenations and normalisations; which go together is
+found by torch-pruning's dependency graph. Which may go at all is found by trying: on a copy, a few
+are taken away, and where the outputs change their shape or the model fails, that set stays.
+
+Source: "DepGraph: Towards Any Structural Pruning", Fang et al. 2023; "Importance Estimation for
+Neural Network Pruning", Molchanov et al. 2019.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from edgekit.core.errors import ModelError
+from edgekit.optimize.shrink.channels import BLOCK, Slack, choose
+from edgekit.optimize.shrink.count import multiply_adds, multiply_adds_by_layer, outputs_of
+from edgekit.optimize.shrink.objective import as_tuple, tensors_in
+from edgekit.optimize.shrink.users import blame, torch_module
+from edgekit.optimize.sources.tools import library
+
+_SHARE_AT_ONCE: Final = 0.1
+"""Of the multiply-adds that are left, before importance and cost are looked at anew."""
+
+
+@dataclass(eq=False)
+class Cutter:
+    """Takes channels out of one module, in place.
+
+    Args:
+        model: The module, in evaluation mode.
+        example: The inputs, with the batch axis.
+        samples: Batches ``(inputs, targets)`` that importance is measured on; empty for that of the
+            weights' magnitude.
+        loss: Whose change an unimportant channel leaves small.
+
+    Raises:
+        ModelError: torch-pruning cannot follow the model, or no channel may go.
+    """
+
+    model: Any
+    example: tuple[Any, ...]
+    samples: Sequence[tuple[Any, Any]] = ()
+    loss: Any = None
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._initial = {name: channels for name, channels in self._sets() if channels > BLOCK}
+        self._free = self._try_each()
+        if not self._free:
+            raise ModelError(
+                "no channels of this model can be pruned",
+                reasons=tuple(self.notes),
+                hint=f"layers keep at least {BLOCK} channels, and the output layer all of them",
+            )
+
+    def cut_to(self, wanted: int) -> int:
+        """Take channels away until the model needs at most so many multiply-adds.
+
+        Returns:
+            The multiply-adds it needs now.
+
+        Raises:
+            ModelError: The layers that may shrink cannot shrink so far.
+        """
+        now = multiply_adds(self.model, self.example)
+        while now > wanted:
+            goal = min(now - wanted, _SHARE_AT_ONCE * now)
+            graph = _graph(self.model, self.example)
+            groups = {name: group for name, group in _groups(graph, self.model) if name in self._free}
+            importances = self._importances(groups)
+            removed = choose(self._slacks(graph, groups, importances), goal)
+            if not removed:
+                raise ModelError(
+                    f"the model cannot be pruned below {now:,} multiply-adds, want {wanted:,}",
+                    reasons=tuple(self.notes),
+                    hint="ask for a smaller ratio, or distil into a smaller student",
+                )
+            for name, count in removed.items():
+                order = sorted(range(len(importances[name])), key=importances[name].__getitem__)
+                _prune(graph, self.model.get_submodule(name), order[:count])
+            outputs_of(self.model, self.example)
+            now = multiply_adds(self.model, self.example)
+        return now
+
+    def _sets(self) -> Iterator[tuple[str, int]]:
+        graph = _graph(self.model, self.example)
+        for name, group in _groups(graph, self.model):
+            if _is_grouped(group):
+                self.notes.append(
+                    f"{name}: grouped channels (grouped convolution or GroupNorm) were left alone"
+                )
+            else:
+                yield name, len(group[0].idxs)
+
+    def _try_each(self) -> frozenset[str]:
+        """Return the sets that can shrink, found by shrinking each on a copy."""
+        shapes = [tuple(one.shape) for one in tensors_in(outputs_of(self.model, self.example))]
+        free: set[str] = set()
+        scratch = None
+        for name, channels in self._initial.items():
+            if scratch is None:
+                scratch = copy.deepcopy(self.model)
+            step = channels % BLOCK or BLOCK
+            fault = _fault(scratch, self.example, name, step, shapes)
+            if fault is None:
+                free.add(name)
+                continue
+            scratch = None
+            if fault:
+                self.notes.append(f"{name}: left alone, since without some of its channels {fault}")
+        return frozenset(free)
+
+    def _slacks(self, graph: Any, groups: dict[str, Any], importances: dict[str, list[float]]) -> list[Slack]:
+        work = multiply_adds_by_layer(self.model, self.example)
+        names = {module: name for name, module in self.model.named_modules()}
+        return [
+            Slack(
+                name=name,
+                importances=tuple(importances[name]),
+                cost=_cost(graph, group, work, names),
+                initial=self._initial[name],
+            )
+            for name, group in groups.items()
+        ]
+
+    def _importances(self, groups: dict[str, Any]) -> dict[str, list[float]]:
+        """Return what each channel matters: the change of the loss without it, to first order."""
+        pruning = _torch_pruning()
+        if not self.samples:
+            measure = pruning.pruner.importance.GroupMagnitudeImportance(p=2, normalizer="mean")
+            return {name: measure(group).tolist() for name, group in groups.items()}
+        _accumulate_gradients(self.model, self.loss, self.samples)
+        measure = pruning.pruner.importance.GroupTaylorImportance(normalizer=None, group_reduction="sum")
+        found = {name: measure(group).tolist() for name, group in groups.items()}
+        self.model.zero_grad(set_to_none=True)
+        return found
+
+
+def _fault(
+    model: Any, example: tuple[Any, ...], name: str, count: int, shapes: list[tuple[int, ...]]
+) -> str | None:
+    """Take channels from a set; say what goes wrong, "" where it is the outputs' shape, None for nothing."""
+    try:
+        graph = _graph(model, example)
+        _prune(graph, model.get_submodule(name), list(range(count)))
+        outputs = outputs_of(model, example)
+    except ModelError as cause:
+        return f"{cause.message}: {cause.reasons[0] if cause.reasons else ''}"
+    return None if [tuple(one.shape) for one in tensors_in(outputs)] == shapes else ""
+
+
+def _torch_pruning() -> Any:
+    library("torch_pruning.pruner.importance", "torch")
+    return library("torch_pruning", "torch")
+
+
+def _graph(model: Any, example: tuple[Any, ...]) -> Any:
+    torch = torch_module()
+    pruning = _torch_pruning()
+    with torch.enable_grad():
+        if not all(one.requires_grad for one in tensors_in(model(*example))):
+            raise ModelError(
+                "an output of the model does not depend on its weights by differentiable operations",
+                hint="torch-pruning follows gradients: remove detach(), argmax and no_grad from forward()",
+            )
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it guesses at loose parameters aloud; trying tells
+                return pruning.DependencyGraph().build_dependency(
+                    model, example_inputs=example, forward_fn=lambda module, inputs: module(*inputs)
+                )
+        except Exception as cause:
+            raise ModelError(
+                "torch-pruning cannot follow this model",
+                reasons=(*blame(cause)[:1], *_unusual(model)),
+                hint="prune a module of plain layers, or distil into a smaller student instead",
+            ) from cause
+
+
+def _unusual(model: Any) -> Iterator[str]:
+    """Name the layers that are no plain torch.nn ones: the likely cause."""
+    for name, module in model.named_modules():
+        if not list(module.children()) and not type(module).__module__.startswith("torch.nn"):
+            yield f"layer {name!r} is a {type(module).__name__} of {type(module).__module__}"
+
+
+def _groups(graph: Any, model: Any) -> Iterator[tuple[str, Any]]:
+    torch = torch_module()
+    names = {module: name for name, module in model.named_modules()}
+    kinds = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)  # noqa: SLF001 - the common base of convolutions
+    for group in graph.get_all_groups(root_module_types=kinds):
+        yield names[group[0].dep.target.module], group
+
+
+def _is_grouped(group: Any) -> bool:
+    torch = torch_module()
+    for dep, _ in group:
+        module = dep.target.module
+        if isinstance(module, (torch.nn.GroupNorm, torch.nn.MultiheadAttention)):
+            return True
+        groups = getattr(module, "groups", 1)
+        if isinstance(groups, int) and 1 < groups < getattr(module, "out_channels", groups):
+            return True
+    return False
+
+
+def _cost(graph: Any, group: Any, work: dict[str, int], names: dict[Any, str]) -> float:
+    """Return about how many multiply-adds one channel of a set takes, in all layers it passes."""
+    cost = 0.0
+    for dep, channels in group:
+        module = dep.target.module
+        layer = work.get(names[module], 0) if module in names else 0
+        if not layer or not len(channels):
+            continue
+        out = graph.is_out_channel_pruning_fn(dep.handler)
+        count = graph.get_out_channels(module) if out else graph.get_in_channels(module)
+        cost += layer * len(channels) / int(count) / len(group[0].idxs)
+    return cost
+
+
+def _prune(graph: Any, module: Any, channels: list[int]) -> None:
+    handler = graph.get_pruner_of_module(module).prune_out_channels
+    try:
+        graph.get_pruning_group(module, handler, channels).prune()
+    except Exception as cause:
+        raise ModelError("torch-pruning fails", reasons=blame(cause)[:1]) from cause
+
+
+def _accumulate_gradients(model: Any, loss: Any, samples: Iterable[tuple[Any, Any]]) -> None:
+    model.zero_grad(set_to_none=True)
+    for inputs, targets in samples:
+        loss(model(*as_tuple(inputs)), targets, inputs).backward()
