@@ -1,0 +1,78 @@
+"""Convert a Keras model to TensorFlow Lite with TensorFlow's own converter, where it is installed."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.core.errors import BackendUnavailableError, ModelError
+from edgekit.optimize.sources.runs import Run, Tensors
+from edgekit.optimize.sources.tools import short
+
+
+def _tensorflow() -> Any:
+    try:
+        return importlib.import_module("tensorflow")
+    except ImportError as cause:
+        raise BackendUnavailableError(
+            "Keras models need TensorFlow to be read, which is not installed",
+            hint="pip install tensorflow-cpu, or convert the model to .tflite or .onnx where it was trained",
+        ) from cause
+
+
+def tflite_from_keras(path: Path, target: Path) -> None:
+    """Write a Keras file (``.keras``, ``.h5``) or a SavedModel folder as a float TensorFlow Lite file.
+
+    Raises:
+        BackendUnavailableError: TensorFlow is not installed.
+        ModelError: TensorFlow cannot read or convert the model.
+    """
+    tensorflow = _tensorflow()
+    try:
+        if path.is_dir():
+            converter = tensorflow.lite.TFLiteConverter.from_saved_model(str(path))
+        else:
+            model = tensorflow.keras.models.load_model(str(path), compile=False)
+            converter = tensorflow.lite.TFLiteConverter.from_keras_model(model)
+        target.write_bytes(converter.convert())
+    except Exception as cause:
+        raise ModelError(f"TensorFlow cannot convert {path.name}: {short(cause)}") from cause
+
+
+def keras_run(path: Path) -> Run:
+    """Open a Keras model for the numerical check; inputs and outputs are taken by place.
+
+    Raises:
+        BackendUnavailableError: TensorFlow is not installed.
+        ModelError: TensorFlow cannot read the model.
+    """
+    tensorflow = _tensorflow()
+    try:
+        loaded = tensorflow.saved_model.load(str(path)) if path.is_dir() else None
+        model = loaded.signatures["serving_default"] if loaded is not None else None
+        if model is None:
+            model = tensorflow.keras.models.load_model(str(path), compile=False)
+            entries = [(tensor.name, tensor.shape, tensor.dtype) for tensor in model.inputs]
+        else:
+            given = model.structured_input_signature[1]
+            entries = [(name, given[name].shape, given[name].dtype.name) for name in sorted(given)]
+    except Exception as cause:
+        raise ModelError(f"TensorFlow cannot read {path.name}: {short(cause)}") from cause
+
+    def call(feeds: Tensors) -> Tensors:
+        values = {name: tensorflow.constant(value) for name, value in feeds.items()}
+        found = model(**values) if loaded is not None else model(list(values.values()))
+        if isinstance(found, dict):
+            return {name: np.asarray(found[name]) for name in found}
+        many = found if isinstance(found, (list, tuple)) else [found]
+        return {f"output_{number}": np.asarray(value) for number, value in enumerate(many)}
+
+    return Run(
+        tuple(name for name, _, _ in entries),
+        tuple(tuple(1 if size is None else int(size) for size in shape) for _, shape, _ in entries),
+        tuple(np.dtype(str(dtype)) for _, _, dtype in entries),
+        call,
+    )

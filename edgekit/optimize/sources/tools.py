@@ -1,0 +1,45 @@
+"""Import the conversion libraries on demand, and say their versions and errors in few words."""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import Any
+
+from edgekit.core.errors import BackendUnavailableError
+
+
+def library(name: str, extra: str = "optimize") -> Any:
+    """Import a library that an extra brings.
+
+    Raises:
+        BackendUnavailableError: It is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as cause:
+        raise BackendUnavailableError(
+            f"{name.partition('.')[0]} is not installed", hint=f"pip install 'edgekit-runtime[{extra}]'"
+        ) from cause
+
+
+def versions(*distributions: str) -> dict[str, str]:
+    """Return the versions of those distributions that are installed."""
+    found = {name: _version(name) for name in distributions}
+    return {name: version for name, version in found.items() if version}
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def short(cause: BaseException, limit: int = 300) -> str:
+    """Return an error's text on one line, at most ``limit`` characters.
+
+    >>> short(ValueError("no  such layer"))
+    'no such layer'
+    """
+    text = " ".join(str(cause).split()) or type(cause).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
