@@ -54,6 +54,8 @@ Kind = Literal[
     "depth_to_space",
     "constant",
     "requantize",
+    "quantize",
+    "dequantize",
 ]
 Activation = Literal["none", "relu", "relu6"]
 WEIGHTED: frozenset[str] = frozenset({"conv", "depthwise", "dense"})

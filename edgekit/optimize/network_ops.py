@@ -213,8 +213,8 @@ def _slice(layer: Layer, inputs: list[Array]) -> Array:
 def _depth_to_space(layer: Layer, inputs: list[Array]) -> Array:
     block = int(layer.value)
     _, height, width, channels = inputs[0].shape
-    split = inputs[0].reshape(height, width, block, block, channels // block**2)
-    return split.transpose(0, 2, 1, 3, 4).reshape(1, height * block, width * block, -1)
+    split: Array = inputs[0].reshape(height, width, block, block, channels // block**2)
+    return np.asarray(split.transpose(0, 2, 1, 3, 4).reshape(1, height * block, width * block, -1))
 
 
 def _places(layer: Layer, size: int, wanted: int) -> Array:
@@ -223,7 +223,9 @@ def _places(layer: Layer, size: int, wanted: int) -> Array:
     if layer.grid == "aligned":
         return np.asarray(steps * np.float32((size - 1) / max(wanted - 1, 1)), np.float32)
     scale = np.float32(size / wanted)
-    return np.asarray((steps + 0.5) * scale - 0.5 if layer.grid == "half_pixel" else steps * scale, np.float32)
+    return np.asarray(
+        (steps + 0.5) * scale - 0.5 if layer.grid == "half_pixel" else steps * scale, np.float32
+    )
 
 
 def _resize_nearest(layer: Layer, inputs: list[Array]) -> Array:
@@ -304,4 +306,6 @@ _COMPUTE: dict[str, Callable[[Layer, list[Array]], Array]] = {
     "neg": lambda _layer, inputs: -inputs[0],
     "constant": _constant,
     "requantize": lambda _layer, inputs: inputs[0],
+    "quantize": lambda _layer, inputs: inputs[0],
+    "dequantize": lambda _layer, inputs: inputs[0],
 }

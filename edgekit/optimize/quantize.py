@@ -1,8 +1,9 @@
-"""Post-training int8: ranges from sample inputs, and the integers that stand for the reals.
+"""Post-training int8: what the integers that stand for the reals mean, tensor by tensor.
 
 Weights: signed, symmetric, one scale for each output channel. Activations: one scale and zero
 point for each tensor. The same parameters go into the TensorFlow Lite file (int8) and the ONNX
-file (uint8, zero point 128 higher), so both compute the same integers.
+file (uint8, zero point 128 higher), so both compute the same integers. Layers may stay in float:
+where integers meet reals, ``with_borders`` puts the conversions.
 
 Source: "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference", Jacob et al. 2018; TensorFlow Lite 8-bit quantization specification.
@@ -10,16 +11,41 @@ Inference", Jacob et al. 2018; TensorFlow Lite 8-bit quantization specification.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.core.errors import ModelError
+from edgekit.optimize.layer import RESIZES
 from edgekit.optimize.network import WEIGHTED, Array, Layer, Network
+from edgekit.optimize.ranges import Ranges, observe
 
-_SAME_SCALE: frozenset[str] = frozenset({"reshape", "concat", "max_pool", "pad"})
-_FIXED = {"softmax": (0.0, 255.0 / 256.0), "sigmoid": (0.0, 255.0 / 256.0)}
+__all__ = ["Affine", "Quantized", "Ranges", "affine", "observe", "quantize", "simulate", "with_borders"]
+
+# These only move integers about, so what goes in means the same as what comes out.
+_SAME_SCALE: frozenset[str] = RESIZES | {
+    "reshape",
+    "concat",
+    "max_pool",
+    "average_pool",
+    "pad",
+    "transpose",
+    "slice",
+    "minimum",
+    "maximum",
+    "reduce_max",
+    "depth_to_space",
+}
+# Source: TensorFlow Lite 8-bit quantization specification: the kernels want exactly these.
+_FIXED = {
+    "softmax": (0.0, 255.0 / 256.0),
+    "sigmoid": (0.0, 255.0 / 256.0),
+    "tanh": (-1.0, 127.0 / 128.0),
+}
+NO_INTEGERS: frozenset[str] = frozenset({"div", "exp", "sqrt", "abs", "neg"})
+"""Kinds of layers that have no int8 kernel: they are left in float whoever asks."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +67,23 @@ class Affine:
 
 @dataclass(frozen=True)
 class Quantized:
-    """Everything an int8 writer needs: a scale and zero point for each activation tensor."""
+    """Everything an int8 writer needs.
+
+    ``activations`` has a scale and zero point for each tensor that is integers; a tensor that is
+    not there is float. ``floats`` names the layers (by their outputs) that compute in float.
+    """
 
     activations: dict[str, Affine]
+    floats: frozenset[str] = frozenset()
+    per_channel: bool = True
 
     def weights(self, layer: Layer) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]:
         """Return a layer's integer weights, their scale for each output channel, and integer bias."""
         weights, bias = layer.parameters()
         axes = (0, 1, 2) if layer.kind == "depthwise" else tuple(range(1, weights.ndim))
         largest = np.abs(weights).max(axis=axes)
+        if not self.per_channel:
+            largest = np.full_like(largest, largest.max())
         source = self.activations[layer.inputs[0]].scale
         # A channel of zeros, or a bias far larger than its weights, must not overflow 32 bits.
         floor = np.maximum(np.abs(bias) / (source * 2.0**30), 1e-9)
@@ -57,38 +91,6 @@ class Quantized:
         spread = scale if layer.kind == "depthwise" else scale.reshape(-1, *[1] * (weights.ndim - 1))
         integers = np.clip(np.round(weights / spread), -127, 127).astype(np.int8)
         return integers, scale, np.round(bias / (source * scale)).astype(np.int32)
-
-
-@dataclass
-class Ranges:
-    """The smallest and largest value seen in each tensor."""
-
-    low: dict[str, float] = field(default_factory=dict)
-    high: dict[str, float] = field(default_factory=dict)
-
-    def widen(self, name: str, low: float, high: float) -> None:
-        """Take these values into account."""
-        self.low[name] = min(self.low.get(name, 0.0), low)
-        self.high[name] = max(self.high.get(name, 0.0), high)
-
-
-def observe(network: Network, samples: Iterable[Mapping[str, Array]], *, clip: float = 0.0) -> Ranges:
-    """Run the samples and return the range of every tensor.
-
-    Args:
-        network: What to run.
-        samples: Inputs by name, as the network takes them (normalised).
-        clip: Share of a tensor's values that may lie outside on each side, in each sample.
-    """
-    ranges = Ranges()
-    for sample in samples:
-        for name, values in network.run(sample).items():
-            if clip:
-                low, high = np.quantile(values, (clip, 1.0 - clip))
-            else:
-                low, high = values.min(), values.max()
-            ranges.widen(name, float(low), float(high))
-    return ranges
 
 
 def affine(low: float, high: float) -> Affine:
@@ -102,7 +104,14 @@ def affine(low: float, high: float) -> Affine:
     return Affine(scale, int(np.clip(round(-128 - low / scale), -128, 127)))
 
 
-def quantize(network: Network, ranges: Ranges, fixed: Mapping[str, Affine] | None = None) -> Quantized:
+def quantize(
+    network: Network,
+    ranges: Ranges,
+    fixed: Mapping[str, Affine] | None = None,
+    *,
+    keep_float: Collection[str] = (),
+    per_channel: bool = True,
+) -> Quantized:
     """Choose the integers' meaning for each activation.
 
     Tensors that a reshape, pool, pad or concatenation joins share one meaning, since those
@@ -112,8 +121,89 @@ def quantize(network: Network, ranges: Ranges, fixed: Mapping[str, Affine] | Non
         network: The float network.
         ranges: What ``observe`` saw.
         fixed: Parameters that are known better than by looking, such as the input's.
+        keep_float: Names of the layers to leave in float.
+        per_channel: One scale for each output channel of the weights, or one for all of them.
+
+    Raises:
+        ModelError: ``keep_float`` names a layer that the network does not have.
     """
-    group = {name: name for name in network.shapes()}
+    floats = _kept(network, keep_float)
+    views = _Views(network, floats)
+    groups = _grouped(network, views)
+    spans: dict[str, tuple[float, float]] = {}
+    for name, group in groups.items():
+        low, high = spans.get(group, (0.0, 0.0))
+        seen = views.source.get(name, name)
+        spans[group] = (min(low, ranges.low[seen]), max(high, ranges.high[seen]))
+    for layer in network.layers:
+        if layer.kind in _FIXED and layer.output in groups:
+            spans[groups[layer.output]] = _FIXED[layer.kind]
+    found = {group: affine(*span) for group, span in spans.items()}
+    for name, parameters in (fixed or {}).items():
+        if name in groups:
+            found[groups[name]] = parameters
+    return Quantized({name: found[group] for name, group in groups.items()}, floats, per_channel)
+
+
+def _kept(network: Network, keep_float: Collection[str]) -> frozenset[str]:
+    """Return the outputs of the layers that stay in float."""
+    known = {name for layer in network.layers for name in layer.names()}
+    unknown = sorted(set(keep_float) - known)
+    if unknown:
+        raise ModelError(
+            f"cannot keep {unknown[0]!r} in float: the network has no such layer",
+            hint="name layers by the output tensors they have in the ONNX form",
+        )
+    wanted = set(keep_float)
+    return frozenset(
+        layer.output
+        for layer in network.layers
+        if layer.kind != "constant" and (layer.kind in NO_INTEGERS or layer.names() & wanted)
+    )
+
+
+class _Views:
+    """Under which name each layer sees each of its inputs, and which tensor that view is of.
+
+    A float tensor is seen by an integer layer as ``NAME/int8``, an integer tensor by a float layer
+    as ``NAME/real``; ``split`` tensors are seen by layers that only move integers as
+    ``NAME/again``, with a meaning of that layer's own.
+    """
+
+    def __init__(self, network: Network, floats: frozenset[str], split: Collection[str] = ()) -> None:
+        self.network, self.floats, self.split = network, floats, frozenset(split)
+        self.source: dict[str, str] = {}
+        readers: dict[str, list[bool]] = {}
+        for layer in network.layers:
+            for name in layer.inputs:
+                readers.setdefault(name, []).append(layer.output in floats)
+        loose = [*network.inputs, *(layer.output for layer in network.layers if layer.kind == "constant")]
+        self.reals = floats | {name for name in loose if readers.get(name) and all(readers[name])}
+        for layer in network.layers:
+            for name in layer.inputs:
+                seen = self.of(layer, name)
+                if seen != name and not seen.endswith("/real"):
+                    self.source[seen] = name
+
+    def of(self, layer: Layer, name: str) -> str:
+        """Return the name under which a layer sees one of its inputs."""
+        if layer.output in self.floats:
+            return name if name in self.reals else f"{name}/real"
+        if name in self.reals:
+            return f"{name}/int8"
+        if name in self.split and layer.kind in _SAME_SCALE:
+            return f"{name}/again"
+        return name
+
+    def integers(self) -> list[str]:
+        """Return the name of every tensor that is integers, views included."""
+        own = [*self.network.inputs, *(layer.output for layer in self.network.layers)]
+        return [name for name in own if name not in self.reals] + list(self.source)
+
+
+def _grouped(network: Network, views: _Views) -> dict[str, str]:
+    """Return, for each integer tensor, the one that stands for all with the same meaning."""
+    group = {name: name for name in views.integers()}
 
     def root(name: str) -> str:
         while group[name] != name:
@@ -121,44 +211,82 @@ def quantize(network: Network, ranges: Ranges, fixed: Mapping[str, Affine] | Non
         return name
 
     for layer in network.layers:
-        if layer.kind in _SAME_SCALE:
+        if layer.kind in _SAME_SCALE and layer.output not in views.floats:
             for name in layer.inputs:
-                group[root(name)] = root(layer.output)
-    spans: dict[str, tuple[float, float]] = {}
-    for name in group:
-        low, high = spans.get(root(name), (0.0, 0.0))
-        spans[root(name)] = (min(low, ranges.low[name]), max(high, ranges.high[name]))
+                group[root(views.of(layer, name))] = root(layer.output)
+    found = {name: root(name) for name in group}
+    split = _clashing(network, views, found)
+    if not split:
+        return found
+    again = _Views(network, views.floats, split)
+    views.split, views.source = again.split, again.source
+    return _grouped(network, views)
+
+
+def _clashing(network: Network, views: _Views, groups: Mapping[str, str]) -> set[str]:
+    """Return the tensors whose kernel prescribes a meaning that the rest of their group cannot have."""
+    makers: dict[str, set[str]] = {}
     for layer in network.layers:
-        if layer.kind in _FIXED:
-            spans[root(layer.output)] = _FIXED[layer.kind]
-    found = {key: affine(*span) for key, span in spans.items()}
-    for name, parameters in (fixed or {}).items():
-        found[root(name)] = parameters
-    return Quantized({name: found[root(name)] for name in group})
+        if layer.output in groups and layer.kind not in _SAME_SCALE:
+            kind = str(_FIXED.get(layer.kind, "measured"))
+            makers.setdefault(groups[layer.output], set()).add(kind)
+    for name in (*network.inputs, *views.source):
+        if name in groups:
+            makers.setdefault(groups[name], set()).add("measured")
+    return {
+        layer.output
+        for layer in network.layers
+        if layer.kind in _FIXED
+        and layer.output in groups
+        and layer.output not in views.split
+        and len(makers[groups[layer.output]]) > 1
+    }
+
+
+def with_borders(network: Network, quantized: Quantized) -> tuple[Network, Quantized]:
+    """Return the network with a layer wherever integers become reals, or the other way round."""
+    split = [name.removesuffix("/again") for name in quantized.activations if name.endswith("/again")]
+    if not quantized.floats and not split:
+        return network, quantized
+    views = _Views(network, quantized.floats, split)
+    layers: dict[str, Layer] = {}
+    made = {layer.output: layer for layer in network.layers}
+    for layer in network.layers:
+        for name in layer.inputs:
+            seen = views.of(layer, name)
+            if seen != name and seen not in layers:
+                layers[seen] = _border(seen, name, made.get(name), views)
+        layers[layer.output] = replace(layer, inputs=tuple(views.of(layer, name) for name in layer.inputs))
+    return Network(network.inputs, tuple(layers.values()), network.outputs), quantized
+
+
+def _border(seen: str, name: str, maker: Layer | None, views: _Views) -> Layer:
+    if maker is not None and maker.kind == "constant":
+        return replace(maker, output=seen)
+    if seen.endswith("/real"):
+        return Layer("dequantize", (name,), seen)
+    return Layer("quantize" if name in views.reals else "requantize", (name,), seen)
 
 
 def simulate(network: Network, quantized: Quantized, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """Run the network with weights and every activation rounded as int8 rounds them.
+    """Run the network with weights and every integer activation rounded as int8 rounds them.
 
     A float stand-in for what integer kernels compute, to look at the loss of a choice of ranges
     without a runtime.
     """
-    layers = []
+    network, quantized = with_borders(network, quantized)
+    meanings = quantized.activations
+
+    def rounded(name: str, values: Array) -> Array:
+        return meanings[name].decode(meanings[name].encode(values)) if name in meanings else values
+
+    values = {name: rounded(name, np.asarray(feeds[name], np.float32)) for name in network.inputs}
     for layer in network.layers:
-        if layer.kind in WEIGHTED:
+        if layer.kind in WEIGHTED and layer.output in meanings:
             integers, scale, _ = quantized.weights(layer)
             spread = scale if layer.kind == "depthwise" else scale.reshape(-1, *[1] * (integers.ndim - 1))
-            rounded = (integers * spread).astype(np.float32)
-            layers.append(Layer(**{**vars(layer), "weights": rounded}))
-        else:
-            layers.append(layer)
-    values: dict[str, Array] = {}
-    for name in network.inputs:
-        meaning = quantized.activations[name]
-        values[name] = meaning.decode(meaning.encode(np.asarray(feeds[name], np.float32)))
-    for layer in layers:
+            layer = replace(layer, weights=(integers * spread).astype(np.float32))  # noqa: PLW2901 - its rounded self
         step = Network({name: values[name].shape for name in layer.inputs}, (layer,), (layer.output,))
         found = step.run({name: values[name] for name in layer.inputs})[layer.output]
-        meaning = quantized.activations[layer.output]
-        values[layer.output] = meaning.decode(meaning.encode(found))
+        values[layer.output] = rounded(layer.output, found)
     return values
