@@ -107,7 +107,40 @@ def quantise(
             f"ONNX Runtime cannot quantise {graph.blamed(model, str(cause))}: {graph.first_line(cause)}",
             hint="leave that layer in float: keep_float",
         ) from cause
-    return quantizer.model.model
+    made = graph.prepared(quantizer.model.model)
+    if not for_tensorrt:
+        _guard(made, set(keep_float))
+    return made
+
+
+def _guard(model: Any, kept: set[str]) -> None:
+    """Keep ONNX Runtime from quantising, with one scale for all, the layers that are to stay in float.
+
+    From 1.21 on it quantises the float weights of any Conv, ConvTranspose and Gemm that stands between
+    a DequantizeLinear and a QuantizeLinear when it loads a model. It leaves alone those whose input
+    has a scale for each channel, so such layers get a pair of their own with the same scale repeated.
+
+    Source: onnxruntime pull request 22969, ``WeightBiasQuantization``.
+    """
+    onnx, _ = graph.tools()
+    shapes, values = graph.tensor_shapes(model), graph.constants(model)
+    writers = {name: node for node in model.graph.node for name in node.output}
+    for place, node in reversed(list(enumerate(model.graph.node))):
+        source = writers.get(node.input[0]) if node.name in kept else None
+        if source is None or source.op_type != "DequantizeLinear":
+            continue
+        shape = shapes.get(node.input[0], ())
+        axis = next((i for i in (1, *range(len(shape))) if i < len(shape) and shape[i] > 1), None)
+        if axis is None:
+            continue
+        target = f"{node.output[0]}/input"
+        for suffix, name in (("scale", source.input[1]), ("zero", source.input[2])):
+            repeated = np.repeat(np.atleast_1d(values[name]), shape[axis])
+            model.graph.initializer.append(onnx.numpy_helper.from_array(repeated, f"{target}/{suffix}"))
+        inputs = [source.input[0], f"{target}/scale", f"{target}/zero"]
+        twin = onnx.helper.make_node("DequantizeLinear", inputs, [target], name=target, axis=axis)
+        node.input[0] = target
+        model.graph.node.insert(place, twin)
 
 
 def integer_share(original: Any, made: Any) -> float:
