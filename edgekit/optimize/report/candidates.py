@@ -10,6 +10,11 @@ from edgekit.optimize.report.tables import Column, cell, empty, fold, name, numb
 from edgekit.optimize.report.views import AXES, MAX_PLACES, View, plotted_places, views
 from edgekit.optimize.study import CandidateResult, Study, Timing
 
+_TIME_COLUMNS = (
+    "Threads",
+    *(f"{one} ms" for one in ("p50", "p95", "p99", "Fill", "Total", "Load")),
+    *("Memory", "Noise", "Rounds"),
+)
 GATES = {"pass": "good", "fail": "bad", "": "off"}
 
 
@@ -22,15 +27,13 @@ def plot_part(study: Study) -> Markup:
         "div",
         tag("div", _radios(study), class_="needs-script", hidden=True),
         tag("div", tag("p", "Point at a candidate, or reach it with Tab.", class_="faint"), id="row-card"),
-        _legend(study),
         class_="side",
-        aria_hidden=None,
     )
-    drawings = tag("div", plot(study, WIDE), plot(study, NARROW), class_="drawings")
+    drawings = tag("div", plot(study, WIDE), plot(study, NARROW), _legend(study), class_="drawings")
     words = tag("p", tag("b", "In words: "), in_words(study), class_="faint words")
     missing = join(_missing(study, view, is_first=index == 0) for index, view in enumerate(views(study)))
     skip = tag("a", "Skip the plot", href="#candidates", class_="skip")
-    lead = "Up is better, left is cheaper. What lies below or right of the stairs is beaten in both by a corner of them."
+    lead = "Up is better, left is cheaper. Each corner of the stairs beats all below and right of it."
     panel = tag("div", drawings, side, class_="panel split")
     return section("plot", title, skip, panel, words, missing, lead=lead)
 
@@ -46,8 +49,8 @@ def in_words(study: Study) -> str:
     )
     failed = sum(one.gate == "fail" for one in study.candidates)
     return (
-        f"{no.count(len(scored), 'candidate')} of {len(study.candidates)} were scored, {failed} failed the gate. "
-        f"By {view.title}, the front from cheap to accurate: {path}."
+        f"{len(scored)} of {no.count(len(study.candidates), 'candidate')} were scored, {failed} failed "
+        f"the gate. By {view.title}, the front from cheap to accurate: {path}."
     )
 
 
@@ -77,12 +80,8 @@ def _legend(study: Study) -> Markup:
     keys.append(_key("chosen for a board", f"b-{backends[0]} pass chosen", ring))
     bar = tag("line", x1=0, y1=-9, x2=0, y2=9, class_="whisker")
     keys.append(_key("95 % interval", f"b-{backends[0]}", bar))
-    return tag(
-        "div",
-        tag("ul", *keys, class_="legend"),
-        tag("p", "The larger a point, the larger the file.", class_="faint"),
-        class_="legend-box",
-    )
+    keys.append(tag("li", "larger point: larger file"))
+    return tag("ul", *keys, class_="legend")
 
 
 def _key(words: str, class_: str, drawing: str) -> Markup:
@@ -92,7 +91,9 @@ def _key(words: str, class_: str, drawing: str) -> Markup:
 
 def _missing(study: Study, view: View, *, is_first: bool) -> Markup:
     absent = [one.plan.id for i, one in enumerate(study.candidates) if i not in view.values]
-    words = f"Not in the plot, for want of a figure (the table says why): {', '.join(absent)}." if absent else ""
+    words = (
+        f"Not in the plot, for want of a figure (the table says why): {', '.join(absent)}." if absent else ""
+    )
     return tag("p", words, class_="faint", data_missing=view.key, hidden=not is_first or not absent)
 
 
@@ -142,8 +143,8 @@ def _row(study: Study, index: int, one: CandidateResult) -> Markup:
         number(no.size(one.bytes), one.bytes or None),
         number(no.megabytes(time.rss_mb) if time else "", time.rss_mb or None if time else None),
         number(no.percent(integer or 0.0, 0), integer),
-        cell(pill(one.gate or "not measured", GATES[one.gate])),
-        cell("kept" if one.kept else "left out"),
+        cell(pill(one.gate or "not measured", GATES[one.gate]), class_="word"),
+        cell("kept" if one.kept else "left out", class_="word"),
         cell(_why(one), class_="why"),
         id=f"c-{index}",
         data_c=index,
@@ -190,15 +191,12 @@ def _times(study: Study) -> Markup:
     columns = (
         Column("Candidate"),
         Column("Machine"),
-        *(
-            Column(one, is_number=True)
-            for one in (
-                "Threads", "p50 ms", "p95 ms", "p99 ms", "Fill ms", "Total ms", "Load ms", "Memory", "Noise", "Rounds",
-            )
-        ),
+        *(Column(one, is_number=True) for one in _TIME_COLUMNS),
         Column("Measured"),
-    )  # fmt: skip
-    more = f", of which the plot offers {MAX_PLACES} places" if len(plotted_places(study)) == MAX_PLACES else ""
+    )
+    more = (
+        f", of which the plot offers {MAX_PLACES} places" if len(plotted_places(study)) == MAX_PLACES else ""
+    )
     return fold(
         f"Every time that was measured ({len(rows)}{more})",
         table("Every time that was measured", columns, rows, sorts=True),
@@ -217,4 +215,3 @@ def _time_row(one: CandidateResult, time: Timing) -> Markup:
         number(str(time.rounds), time.rounds or None),
         cell(time.measured or no.NONE),
     )
-

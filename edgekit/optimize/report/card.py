@@ -23,10 +23,10 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
 
 
 def plain(words: str) -> str:
-    """Return a text on one line that Markdown and HTML take as text.
+    r"""Return a text on one line that Markdown and HTML take as text.
 
-    >>> plain("a|b <script>\\nc_d")
-    'a\\\\|b \\\\<script\\\\> c\\\\_d'
+    >>> print(plain("a|b <script>\nc_d"))
+    a\|b \<script\> c\_d
     """
     return _SPECIAL.sub(r"\\\1", " ".join(words.split())).replace("&", "&amp;")
 
@@ -47,7 +47,11 @@ def card(study: Study, title: str, license_name: str) -> str:
         _cautions(study),
         ["## Quality and cost", *_means(study)],
         _table(study),
-        ["## What each board runs", *(f"- {plain(sentence(study, verdict(study, one)))}" for one in study.targets)],
+        [
+            "## What each board runs",
+            "",
+            *(f"- {plain(sentence(study, verdict(study, one)))}" for one in study.targets),
+        ],
         _left_out(study),
         _made(study),
     ]
@@ -71,12 +75,12 @@ def _cautions(study: Study) -> list[str]:
 def _means(study: Study) -> list[str]:
     data = study.data
     labels = "labelled" if data.labelled else "not labelled: the metric is agreement with float, not accuracy"
-    return [
-        "",
+    means = (
         f"{plain(study.metric)}: {plain(study.metric_means)} {no.count(data.evaluation, 'sample')} of "
-        f"{code(data.source)}, {labels}. A variant may lose {no.points(study.max_drop)} points; the interval is "
-        "of the loss, with 95 % confidence.",
-    ]
+        f"{code(data.source)}, {labels}. A variant may lose {no.points(study.max_drop)} points; the "
+        "interval is of the loss, with 95 % confidence."
+    )
+    return ["", means]
 
 
 def _table(study: Study) -> list[str]:
@@ -87,7 +91,7 @@ def _table(study: Study) -> list[str]:
     held = find(study, study.reference)
     shown = kept if held is None or held.kept else [held, *kept]
     lines = [
-        f"| variant | precision | {plain(study.metric)} | points lost | file | p50 | memory of the process | gate |",
+        f"| variant | precision | {plain(study.metric)} | points lost | file | p50 | memory | gate |",
         "|---|---|---|---|---|---|---|---|",
         *(_row(study, one, where) for one in shown),
     ]
@@ -120,8 +124,8 @@ def _left_out(study: Study) -> list[str]:
     if not out:
         return []
     lines = [
-        f"- {code(one.plan.id)} ({BACKEND_NAMES.get(one.plan.backend, one.plan.backend)}, {one.plan.precision}): "
-        f"{plain(one.error or one.verdict or 'no reason was recorded')}"
+        f"- {code(one.plan.id)} ({BACKEND_NAMES.get(one.plan.backend, one.plan.backend)}, "
+        f"{one.plan.precision}): {plain(one.error or one.verdict or 'no reason was recorded')}"
         for one in out
     ]
     return ["## Tried and left out", "", *lines]

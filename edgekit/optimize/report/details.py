@@ -23,7 +23,7 @@ def boards_part(study: Study) -> Markup:
     title = "Why not the others"
     if not study.targets:
         return section("boards", title, empty("No board was named."))
-    lead = "For every board: what could have been chosen, best first, and each candidate that could not, with every reason."
+    lead = "For every board: what could be chosen, best first, and what could not, with every reason."
     return section("boards", title, *(_board(one) for one in study.targets), lead=lead)
 
 
@@ -64,20 +64,21 @@ def layers_part(study: Study) -> Markup:
     title = "Sensitivity of the layers"
     if not study.sensitivity:
         why = (
-            "No layer was measured: sensitivity is looked for only where quantising the whole model fails the gate, "
-            "or where it was asked for."
+            "No layer was measured: that is done where quantising the whole model costs too much, "
+            "to find the layers to leave in float."
         )
         return section("layers", title, empty(why))
     worst = sorted(study.sensitivity, key=lambda one: (one.sqnr_db, one.agreement, one.layer))
     lead = (
-        "Each layer quantised alone, worst first. The bar is the noise at the model's outputs against the signal; "
-        "20 dB is a tenth, 40 dB a hundredth."
+        "Each layer quantised alone, worst first. The bar is the noise at the model's outputs against "
+        "the signal; 20 dB is a tenth, 40 dB a hundredth."
     )
     longest = max(_noise(one) for one in worst)
     rows = [_layer(one, longest) for one in worst[:MAX_BARS]]
     columns = (
         Column("Layer"),
-        Column("Noise"),
+        Column("Operator"),
+        Column("Noise against the signal"),
         Column("Signal to noise, dB", is_number=True),
         Column("Same answer", is_number=True),
         Column("Share of the work", is_number=True),
@@ -106,8 +107,9 @@ def _layer(one: LayerSensitivity, longest: float) -> Markup:
         aria_hidden="true",
     )
     return row(
-        name(tag("code", one.layer), tag("small", one.operator)),
-        cell(join([bar, tag("small", f"{no.significant(100 * noise, 2)} % of the signal")]), class_="bars"),
+        name(tag("code", one.layer)),
+        cell(one.operator),
+        cell(join([bar, tag("small", f"{no.significant(100 * noise, 2)} %")]), class_="bars"),
         number(no.minus(f"{one.sqnr_db:.1f}"), one.sqnr_db),
         number(no.percent(one.agreement, 1), one.agreement),
         number(no.percent(one.multiply_adds, 1), one.multiply_adds),
@@ -137,27 +139,27 @@ def _sample(one: Sample) -> Markup:
         if _PICTURE.fullmatch(one.picture)
         else tag("div", "no picture" if not one.picture else "not a PNG: not shown", class_="no-picture")
     )
-    changed = one.found != one.reference
     facts = tag(
         "dl",
         *_pair("wanted", one.wanted or "not labelled"),
         *_pair("float", one.reference),
-        *_pair("variant", one.found, class_="no" if changed else None),
-        *_pair("difference", no.significant(one.difference)),
+        *_pair("variant", one.found),
     )
-    state = pill("answer changed", "bad") if changed else pill("same answer", "good")
-    return tag("article", picture, tag("h4", one.name, " ", state), facts, class_="panel sample")
+    apart = pill(f"{no.significant(one.difference)} apart", "off")
+    return tag("article", picture, tag("h4", one.name, " ", apart), facts, class_="panel sample")
 
 
-def _pair(term: str, value: str, class_: str | None = None) -> tuple[Markup, Markup]:
-    return tag("dt", term), tag("dd", value, class_=class_)
+def _pair(term: str, value: str) -> tuple[Markup, Markup]:
+    return tag("dt", term), tag("dd", value)
 
 
 def checks_part(study: Study) -> Markup:
     """Return how exactly each conversion kept the model's meaning."""
     title = "Conversion checks"
     if not study.checks:
-        return section("checks", title, empty("No conversion was needed: the model ran in the form it came in."))
+        return section(
+            "checks", title, empty("No conversion was needed: the model ran in the form it came in.")
+        )
     columns = (
         Column("Conversion"),
         Column("Tool"),
@@ -181,7 +183,7 @@ def checks_part(study: Study) -> Markup:
         )
         for one in study.checks
     ]
-    lead = "The converted model against the one it came from, on real inputs: the largest difference of any output."
+    lead = "The converted model against the one it came from, on real inputs."
     return section("checks", title, table("Conversion checks", columns, rows, class_="panel"), lead=lead)
 
 
@@ -257,7 +259,8 @@ def _made(candidates: tuple[CandidateResult, ...]) -> Markup:
         for one in candidates
     ]
     return fold(
-        f"How each of the {len(rows)} candidates was made", table("How each candidate was made", columns, rows)
+        f"How each of the {len(rows)} candidates was made",
+        table("How each candidate was made", columns, rows),
     )
 
 
@@ -270,4 +273,3 @@ def _options(one: CandidateResult) -> Markup:
     if plan.same_as:
         parts.append(f"the files of {plan.same_as}")
     return join([*parts, *one.notes], ". ") if parts or one.notes else Markup(no.NONE)
-

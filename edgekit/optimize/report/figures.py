@@ -9,6 +9,8 @@ from edgekit.optimize.report import numbers as no
 from edgekit.optimize.study import CandidateResult, Score, Study, TargetResult, Timing
 
 BACKEND_NAMES = {"litert": "LiteRT", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+MAX_PAIRS = 3
+"""Comparisons that a verdict's sentence names; the table of times has all."""
 _NOISY = 0.15
 
 
@@ -140,7 +142,7 @@ def sentence(study: Study, found: Verdict) -> str:
 
 def basis_words(target: TargetResult) -> str:
     """Return what the choice rests on, as the end of a sentence."""
-    return f"the choice rests on: {target.basis}" if target.basis else "what the choice rests on is not stated"
+    return f"basis: {target.basis or 'not stated'}"
 
 
 def _speed_words(found: Verdict) -> str:
@@ -149,11 +151,18 @@ def _speed_words(found: Verdict) -> str:
     name = base_words(found)
     if not found.pairs:
         return f"speed against {name} not measured"
-    said = []
-    for pair in found.pairs[:3]:
-        times = f"{no.milliseconds(pair.ms)} against {no.milliseconds(pair.float_ms)}"
-        said.append(f"{no.times(pair.gain)} times as fast on {pair.where.words} ({times})")
-    return f"next to {name} {', '.join(said)}"
+    first, *others = found.pairs[:MAX_PAIRS]
+    said = [f"{no.times(first.gain)} times as fast as {name} ({_pair_words(first, found.target.profile)})"]
+    said += [f"{no.times(one.gain)} times ({_pair_words(one, found.target.profile)})" for one in others]
+    return " and ".join(said)
+
+
+def _pair_words(pair: Pair, board: str) -> str:
+    """Return both times and where; the machine is named where it is not the board."""
+    where = no.count(pair.where.threads, "thread")
+    if pair.where.profile != board:
+        where += f" of {pair.where.profile}"
+    return f"{no.significant(pair.ms)} against {no.milliseconds(pair.float_ms)}, {where}"
 
 
 def base_words(found: Verdict) -> str:
@@ -161,6 +170,7 @@ def base_words(found: Verdict) -> str:
     if found.base is None or found.chosen is None:
         return "nothing"
     name = BACKEND_NAMES.get(found.base.plan.backend, found.base.plan.backend)
+    name += "" if found.base.plan.accelerator == found.chosen.plan.accelerator else " on the CPU"
     if found.base.plan.backend == found.chosen.plan.backend:
         return f"float on {name}"
     return f"the reference {found.base.plan.id} (there is no float form on the same backend)"
@@ -179,7 +189,8 @@ def loss_words(score: Score | None, metric: str) -> str:
     """Return what accuracy was lost or gained, with its interval."""
     if score is None:
         return "accuracy not measured"
-    says = f"{no.points(abs(score.drop))} points of {metric} {'gained' if score.drop < 0 else 'lost'}"
+    way = "gained" if no.points(score.drop).startswith(no.MINUS) else "lost"
+    says = f"{no.points(abs(score.drop))} points of {metric} {way}"
     return f"{says} (95 % interval of the loss: {interval(score)})"
 
 
@@ -231,9 +242,9 @@ def _uncertain(study: Study) -> list[str]:
     """Say where a chosen variant passes on the estimate, and the interval reaches beyond the gate."""
     chosen = {target.chosen for target in study.targets}
     return [
-        f"{one.plan.id} passes the gate on the estimate, but its interval reaches {no.points(one.score.high)} "
-        f"points, beyond the {no.points(study.max_drop)} allowed: {no.count(one.score.samples, 'sample')} "
-        "cannot rule that out; more would."
+        f"{one.plan.id} passes the gate on the estimate, but its interval reaches "
+        f"{no.points(one.score.high)} points, beyond the {no.points(study.max_drop)} allowed: "
+        f"{no.count(one.score.samples, 'sample')} cannot rule that out; more would."
         for one in study.candidates
         if one.plan.id in chosen
         and one.score is not None
@@ -246,10 +257,8 @@ def _noise(study: Study) -> list[str]:
     if not noisy:
         return []
     worst = max(timing.noise for one in noisy for timing in one.timings)
-    return [
-        f"Times were noisy: for {no.count(len(noisy), 'candidate')} the rounds differ by up to "
-        f"{no.percent(worst, 0)}. Read ratios, not milliseconds, or measure again on a quiet machine."
-    ]
+    said = f"Times were noisy: for {no.count(len(noisy), 'candidate')} the rounds differ by up to "
+    return [f"{said}{no.percent(worst, 0)}. Read ratios, not milliseconds, or measure on a quiet machine."]
 
 
 def tools(study: Study) -> tuple[tuple[str, str], ...]:

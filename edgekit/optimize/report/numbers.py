@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
-NONE = "–"
+NONE = "\N{EN DASH}"
 """What stands where there is no number."""
+MINUS = "\N{MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -22,7 +24,7 @@ def significant(value: float, digits: int = 3) -> str:
 
 def minus(number: str) -> str:
     """Write the minus sign as one."""
-    return number.replace("-", "\N{MINUS SIGN}")
+    return number.replace("-", MINUS)
 
 
 def milliseconds(value: float) -> str:
@@ -55,8 +57,8 @@ def percent(value: float, decimals: int = 2) -> str:
 def points(value: float) -> str:
     """Return a difference of two shares in percentage points, without the word.
 
-    >>> points(0.0042), points(-0.0051), points(-0.000001)
-    ('0.42', '−0.51', '0.00')
+    >>> points(0.0042), points(-0.0051) == MINUS + "0.51", points(-0.000001)
+    ('0.42', True, '0.00')
     """
     return minus(f"{100 * value + 0.0:.2f}".replace("-0.00", "0.00"))
 
@@ -69,8 +71,8 @@ def times(value: float) -> str:
 def duration(seconds: float) -> str:
     """Return a span of time, as ``4 min 10 s``.
 
-    >>> duration(0.4), duration(250), duration(7300)
-    ('0.4 s', '4 min 10 s', '2 h 1 min')
+    >>> duration(0.42), duration(250), duration(7300)
+    ('0.42 s', '4 min 10 s', '2 h 1 min')
     """
     if seconds < 60:
         return f"{significant(seconds, 2)} s"

@@ -73,7 +73,9 @@ def _digest(content: str) -> str:
 
 
 def _top() -> Markup:
-    cube = Markup('<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 3l8 4.5v9L12 21l-8-4.5v-9z"/></svg>')
+    cube = Markup(
+        '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 3l8 4.5v9L12 21l-8-4.5v-9z"/></svg>'
+    )
     links = (tag("a", words, href=f"#{key}") for key, words in _PARTS.items())
     return tag(
         "div",

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from edgekit.optimize.report import numbers as no
-from edgekit.optimize.report.figures import front, reference_value
+from edgekit.optimize.report.figures import front, interval, reference_value
 from edgekit.optimize.report.labels import Dot, place_labels
 from edgekit.optimize.report.markup import Markup, join, tag
 from edgekit.optimize.report.scales import Scale, cost_scale, quality_scale
@@ -35,7 +35,7 @@ class Paper:
     bottom: float = 46
 
 
-WIDE = Paper("wide", 860, 440)
+WIDE = Paper("wide", 860, 500)
 NARROW = Paper("narrow", 350, 380, left=50, right=8)
 
 
@@ -141,7 +141,7 @@ def _front(drawing: Drawing, view: View, x: Scale) -> Markup:
         score = drawing.study.candidates[index].score
         if score is not None:
             scored[index] = (cost, score.value)
-    steps = []
+    steps: list[str] = []
     for index in front(scored):
         here, height = x.at(view.values[index]), drawing.height_of(index)
         steps.append(f"M{here:.1f} {height:.1f}" if not steps else f"H{here:.1f}V{height:.1f}")
@@ -160,7 +160,7 @@ def _names(drawing: Drawing, view: View, x: Scale) -> list[Markup]:
     for level, name, class_ in words:
         up = drawing.y.at(level) - 5
         found.append(_write(right, up, name, class_, "end"))
-        dots += [Dot(right - 6 * part, up - 4, 5, "", 0) for part in range(len(name))]
+        dots += [Dot(right - 6.5 * part, up - 4, 5, "", 0) for part in range(len(name) + 1)]
     for index, cost in view.values.items():
         one = study.candidates[index]
         weight = 3 if one.plan.id in drawing.chosen else 2 if one.front else 1
@@ -168,16 +168,14 @@ def _names(drawing: Drawing, view: View, x: Scale) -> list[Markup]:
         at = Dot(x.at(cost), drawing.height_of(index), drawing.radius(index), off + one.plan.id, weight)
         dots.append(at)
     placed = place_labels(dots, paper.width, paper.height - paper.bottom, LETTER)
-    bold = {name for name in drawing.chosen}
     return [
         *found,
-        *(
-            _write(
-                one.x, one.y, one.name, "name chosen" if one.name.lstrip("↓ ") in bold else "name", one.anchor
-            )
-            for one in placed
-        ),
+        *(_write(one.x, one.y, one.name, _name_class(drawing, one.name), one.anchor) for one in placed),
     ]
+
+
+def _name_class(drawing: Drawing, name: str) -> str:
+    return "name chosen" if name.lstrip("↓ ") in drawing.chosen else "name"
 
 
 def _is_below(drawing: Drawing, one: CandidateResult) -> bool:
@@ -189,9 +187,7 @@ def describe(study: Study, one: CandidateResult) -> str:
     lines = [one.plan.id]
     if one.score is not None:
         lines.append(f"{study.metric}: {no.percent(one.score.value)}")
-        lines.append(
-            f"lost: {no.points(one.score.drop)} points ({no.points(one.score.low)} to {no.points(one.score.high)})"
-        )
+        lines.append(f"lost: {no.points(one.score.drop)} points ({interval(one.score)})")
     lines += [
         f"{t.profile}, {no.count(t.threads, 'thread')}: {no.milliseconds(t.total_ms)}"
         for t in one.timings[:4]
@@ -208,13 +204,17 @@ def _point(drawing: Drawing, index: int) -> Markup:
     one = drawing.study.candidates[index]
     if one.score is None:
         return Markup()
-    spots = {view.key: drawing.x(view).at(view.values[index]) for view in drawing.views if index in view.values}
+    spots = {
+        view.key: drawing.x(view).at(view.values[index]) for view in drawing.views if index in view.values
+    }
     first = spots.get(drawing.views[0].key)
     height, radius = drawing.height_of(index), drawing.radius(index)
     states = [f"b-{one.plan.backend}", one.gate or "unmeasured"]
     states += ["chosen"] if one.plan.id in drawing.chosen else []
     words = describe(drawing.study, one)
-    whisker = [drawing.y.at(one.score.reference - bound) - height for bound in (one.score.low, one.score.high)]
+    whisker = [
+        drawing.y.at(one.score.reference - bound) - height for bound in (one.score.low, one.score.high)
+    ]
     return tag(
         "a",
         _line(0, whisker[0], 0, whisker[1], "whisker"),
@@ -228,7 +228,6 @@ def _point(drawing: Drawing, index: int) -> Markup:
         data_y=round(height, 1),
         transform=f"translate({first if first is not None else 0:.1f} {height:.1f})",
         display=None if first is not None else "none",
-        aria_label=words.replace("\n", ", "),
     )
 
 

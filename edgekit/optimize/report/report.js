@@ -48,6 +48,7 @@
   for (const point of points) {
     const title = point.querySelector("title");
     point.dataset.words = title.textContent;
+    point.setAttribute("aria-label", title.textContent.replaceAll("\n", ", "));
     title.remove(); // the card tells it; the browser's own tip would lie over the plot
     for (const event of ["pointerenter", "focus"]) point.addEventListener(event, () => tell(point));
     for (const event of ["pointerleave", "blur"]) {

@@ -55,9 +55,7 @@ def table(
         tag("tbody", join(rows)),
         class_="sorts" if sorts else None,
     )
-    return tag(
-        "div", inner, class_=f"scroll {class_}".strip(), tabindex=0, role="region", aria_label=caption
-    )
+    return tag("div", inner, class_=f"scroll {class_}".strip(), tabindex=0, role="region", aria_label=caption)
 
 
 def _head(one: Column, *, sorts: bool) -> Markup:

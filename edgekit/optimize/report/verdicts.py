@@ -59,17 +59,18 @@ def _card(study: Study, found: Verdict) -> Markup:
 
 def _tiles(study: Study, found: Verdict) -> Markup:
     score = found.chosen.score if found.chosen is not None else None
-    speed = no.times(found.pairs[0].gain) + "×" if found.pairs else no.NONE
-    smaller = no.times(found.shrinks) + "×" if found.shrinks else no.NONE
-    loss = no.points(score.drop) if score is not None else no.NONE
-    spread = f"95 %: {interval(score)}" if score is not None else "not measured"
+    speed = no.times(found.pairs[0].gain) + no.TIMES if found.pairs else no.NONE
+    smaller = no.times(found.shrinks) + no.TIMES if found.shrinks else no.NONE
+    loss = no.points(abs(score.drop)) if score is not None else no.NONE
+    way = "gained" if score is not None and no.points(score.drop).startswith(no.MINUS) else "lost"
+    spread = f"95 %: {interval(score)} lost" if score is not None else "not measured"
     if found.is_float:
-        speed, smaller = "1×", "1×"
+        speed = smaller = f"1{no.TIMES}"
     return tag(
         "div",
         _tile(speed, "as fast as float", _where(found)),
         _tile(smaller, "smaller", no.size(found.chosen.bytes) if found.chosen is not None else ""),
-        _tile(loss, f"points of {study.metric} lost", spread),
+        _tile(loss, f"points of {study.metric} {way}", spread),
         class_="tiles",
     )
 
@@ -84,5 +85,3 @@ def _where(found: Verdict) -> str:
 
 def _tile(value: str, what: str, more: str) -> Markup:
     return tag("div", tag("strong", value), tag("span", what), tag("small", more), class_="tile")
-
-

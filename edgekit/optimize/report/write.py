@@ -91,9 +91,9 @@ def write_card(study: Study, title: str, license: str) -> str:  # noqa: A002  th
 
 
 def _checked(study: Study) -> Study:
-    """Return the study with nothing in it that JSON and UTF-8 have no form for.
+    r"""Return the study with nothing in it that JSON and UTF-8 have no form for.
 
-    A file's name may hold bytes that are no UTF-8; they are shown as ``\\udcXX``. A number that is
+    A file's name may hold bytes that are no UTF-8; they are shown as ``\udcXX``. A number that is
     not finite is somebody's mistake, and a report that hid it would be another.
     """
     problems: list[str] = []

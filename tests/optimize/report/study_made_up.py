@@ -1,3 +1,4 @@
+# ruff: noqa: E501  rows of a table read best as rows
 """A complete study, made up, of the size and shape that a real one has."""
 
 import base64
@@ -29,7 +30,8 @@ def png(red, green, blue, side=48):
         return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
     rows = b"".join(
-        b"\0" + b"".join(bytes((red, green, blue) if (x + y) // 8 % 2 else (230, 230, 230)) for x in range(side))
+        b"\0"
+        + b"".join(bytes((red, green, blue) if (x + y) // 8 % 2 else (230, 230, 230)) for x in range(side))
         for y in range(side)
     )
     head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
