@@ -46,6 +46,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "check hashes, manifest and golden samples on every variant that runs here",
         "edgekit verify person-detect.ekb",
     ),
+    "optimize": (
+        "edgekit.cli.optimize",
+        "make one trained model into the fastest variant of every board that keeps its accuracy",
+        "edgekit optimize model.onnx --data pictures -o classifier.ekb --targets rpi5,coral-usb",
+    ),
     "run": ("edgekit.cli.run", "run a pipeline", "edgekit run door.toml --frames 100"),
     "serve": (
         "edgekit.cli.serve",

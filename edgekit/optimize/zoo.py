@@ -7,6 +7,8 @@ has what only this model needs, as functions that take a ``Kit``:
   package's own file is all there is);
 - ``golden(kit)``: logical inputs of the golden samples, from real recordings;
 - ``calibration(kit)``: logical inputs to measure int8 ranges with;
+- ``evaluation(kit)``: logical inputs to judge variants with, in a pair with their classes where they
+  are labelled; no golden and no calibration sample is among them;
 - ``labels(kit)``: one label for each class, where there are classes;
 - ``reference(kit, inputs)``: the expected outputs, where there is no network to compute them.
 
@@ -114,6 +116,20 @@ class Kit:
         return self._quantized
 
 
+def open_kit(name: str, *, cache: Path | None = None, models: Path | None = None) -> Kit:
+    """Return what a model's hooks are called with.
+
+    Args:
+        name: The model's name, as ``recipes()`` has it.
+        cache: Where packages are kept; None for the user's cache.
+        models: The folder of recipes; None for the zoo's own.
+
+    Raises:
+        UsageError: There is no such model.
+    """
+    return Kit(recipe(name, models), (models or models_folder()) / name, cache)
+
+
 def build(
     name: str,
     out_dir: Path,
@@ -197,6 +213,8 @@ def seal(manifest: Manifest, folder: Path) -> Manifest:
     extra = {path for golden in manifest.golden for path in (golden.inputs, golden.outputs)}
     if manifest.labels:
         extra.add(manifest.labels)
+    if (folder / "card.md").is_file():
+        extra.add("card.md")
     manifest = msgspec.structs.replace(
         manifest,
         files=tuple(_listed(folder, path) for path in sorted(extra)),

@@ -1,0 +1,1 @@
+"""``edgekit optimize``: from one trained model to the fastest variant of every board within the gate."""

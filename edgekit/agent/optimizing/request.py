@@ -1,0 +1,82 @@
+"""What a person asks ``edgekit optimize`` for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from edgekit.core.spec import Post, Pre, Task, TensorSpec
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model file does not say of itself: the ``--describe`` file, and the flags.
+
+    Everything has a default that fits a plain image classifier or a model of raw tensors; a bundle
+    as MODEL brings its own. ``outputs`` renames and reshapes nothing: where given, it must have the
+    model's own output names.
+    """
+
+    model: str = ""
+    version: str = ""
+    task: Task | Literal[""] = ""
+    license: str = ""
+    labels: tuple[str, ...] = ()
+    pre: Pre | None = None
+    post: Post | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
+
+class Shrinking(msgspec.Struct, frozen=True, kw_only=True):
+    """How smaller networks are to be trained, each an option of its own; empty strings for none.
+
+    ``train``, ``loss``, ``student`` are ``module:function``; ``prune`` are shares of the channels.
+    """
+
+    train: str = ""
+    loss: str = ""
+    prune: tuple[float, ...] = ()
+    student: str = ""
+    qat: bool = False
+    epochs: int = 3
+
+
+class Remote(msgspec.Struct, frozen=True, kw_only=True):
+    """The fleet whose measurements are used, and the device that is to measure; empty for none."""
+
+    fleet: str = ""
+    token: str = ""
+    device: str = ""
+    keys: Path | None = None
+    timeout_s: float = 900.0
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of the search; ``max_drop`` None takes 0.01 with labels and 0.03 without."""
+
+    model: str
+    data: str
+    out: Path
+    calibration: str = ""
+    targets: tuple[str, ...] = ()
+    metric: str = "auto"
+    max_drop: float | None = None
+    budget_ms: float = 0.0
+    budget_mb: float = 0.0
+    keep_all: bool = False
+    threads: int = 1
+    samples: int = 500
+    calibration_samples: int = 128
+    seed: int = 0
+    seconds: float = 1.0
+    exhaustive: bool = False
+    sensitivity: bool = True
+    shapes: dict[str, tuple[int, ...]] = {}
+    description: Description = Description()
+    shrinking: Shrinking = Shrinking()
+    remote: Remote = Remote()
+    cache: Path | None = None
+    report: Path | None = None
+    command: str = ""

@@ -1,0 +1,317 @@
+"""The search: make candidates, evaluate, repair what misses the gate, time what is left."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edgekit.agent.optimizing.progress import Progress
+from edgekit.agent.optimizing.timing import rounds_of
+from edgekit.agent.optimizing.workbench import Entry, Workbench, observed
+from edgekit.core.errors import EdgekitError
+from edgekit.optimize import choice
+from edgekit.optimize.cache import Cache, code_digest, digest_of, digest_of_files, versions_of
+from edgekit.optimize.data import Dataset
+from edgekit.optimize.metrics import Metric, Observed, score
+from edgekit.optimize.plan import Made, Plan, Root
+from edgekit.optimize.rules import mixed
+from edgekit.optimize.steps import run_step
+from edgekit.optimize.study import CandidateResult, LayerSensitivity, Score, Timing
+
+logger = logging.getLogger(__name__)
+
+TOOLS = (
+    "ai-edge-litert",
+    "litert-quantizer",
+    "nncf",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "torch",
+    "torch-pruning",
+)
+_STATIC = ("litert-static", "onnx-static", "onnx-exact", "openvino-static")
+_MAKERS_AT_ONCE = 2
+_FLOAT_LIMIT = 0.02  # of the outputs' scale: a float file that is further off was converted wrongly
+
+
+@dataclass
+class Evaluation:
+    """What candidates are evaluated on: the samples as a file, what names them, and the truth."""
+
+    dataset: Dataset
+    samples: Path
+    key: str
+    metric: Metric
+    sizes: Sequence[Sequence[int]] | None
+
+
+@dataclass
+class Search:
+    """Everything found so far, by candidate id.
+
+    ``roots`` are the float models by id; ``results`` grow as stages end; ``reference`` is what the
+    float model answers.
+    """
+
+    bench: Workbench
+    cache: Cache
+    progress: Progress
+    evaluation: Evaluation
+    roots: dict[str, Root]
+    max_drop: float
+    seed: int = 0
+    results: dict[str, CandidateResult] = field(default_factory=dict)
+    outputs: dict[str, Path] = field(default_factory=dict)
+    sensitivity: tuple[LayerSensitivity, ...] = ()
+    reference: Observed | None = None
+    reference_id: str = ""
+    _roots_key: dict[str, str] = field(default_factory=dict)
+
+    # -----------------------------------------------------------------------------------------
+    # Making
+
+    def make(self, plans: Sequence[Plan]) -> list[Entry]:
+        """Make candidates, two at a time; what cannot be made gets its reason."""
+        first = [plan for plan in plans if not plan.same_as]
+        self.progress.stage("making candidates", len(first))
+        folders: dict[str, tuple[Path, Made]] = {}
+        with ThreadPoolExecutor(_MAKERS_AT_ONCE, "make") as pool:
+            for plan, found in zip(first, pool.map(self._make, first), strict=True):
+                if found is not None:
+                    folders[plan.id] = found
+        entries = []
+        for plan in plans:
+            home = plan.same_as or plan.id
+            if home in folders:
+                entries.append(self._place(plan, *folders[home]))
+            elif plan.same_as:
+                error = self.results[home].error if home in self.results else f"there is no {home!r}"
+                self.results[plan.id] = CandidateResult(plan=plan, error=error)
+        return entries
+
+    def _make(self, plan: Plan) -> tuple[Path, Made] | None:
+        root = self.roots[plan.root]
+        how = msgspec.structs.replace(plan, id="", same_as="", runtime={})
+        key = digest_of(how, self._root_key(root), code_digest(), versions_of(*TOOLS))
+        began = time.monotonic()
+
+        def fill(folder: Path) -> dict[str, Any]:
+            task = {"root": msgspec.to_builtins(root), "plan": msgspec.to_builtins(plan)}
+            found = run_step("make", task, folder, threads=1)
+            return found | {"seconds": time.monotonic() - began}
+
+        try:
+            folder, result, was_there = self.cache.make("make", key, fill)
+        except EdgekitError as error:
+            self.results[plan.id] = CandidateResult(plan=plan, error=_told(error))
+            logger.debug("%s cannot be made: %s", plan.id, error.message)
+            return None
+        finally:
+            self.progress.step(plan.id)
+        made = msgspec.convert(result["made"], Made)
+        self.results[plan.id] = CandidateResult(
+            plan=plan,
+            notes=made.notes,
+            tools=made.tools,
+            integer_share=made.integer_share,
+            make_s=result["seconds"],
+            cached=was_there,
+        )
+        return folder, made
+
+    def _place(self, plan: Plan, folder: Path, made: Made) -> Entry:
+        entry = self.bench.add(plan, made, folder)
+        known = self.results.get(plan.id) or CandidateResult(
+            plan=plan, notes=made.notes, tools=made.tools, integer_share=made.integer_share, cached=True
+        )
+        self.results[plan.id] = msgspec.structs.replace(
+            known,
+            bytes=sum(file.bytes for file in entry.variant.files),
+            sha256=entry.variant.files[0].sha256,
+        )
+        return entry
+
+    def _root_key(self, root: Root) -> str:
+        if root.id not in self._roots_key:
+            files = [Path(name) for name in (root.onnx, root.tflite, root.openvino, root.calibration) if name]
+            if root.openvino:
+                files.append(Path(root.openvino).with_suffix(".bin"))
+            plain = msgspec.structs.replace(root, onnx="", tflite="", openvino="", calibration="", checks=())
+            self._roots_key[root.id] = digest_of(digest_of_files(*files), plain)
+        return self._roots_key[root.id]
+
+    # -----------------------------------------------------------------------------------------
+    # Evaluating
+
+    def evaluate(self, entries: Sequence[Entry]) -> None:
+        """Run candidates on the evaluation set and score them against the float model.
+
+        The first time, the first entry is the float model, which is the reference of all.
+
+        Raises:
+            ModelError: The float model cannot be run.
+        """
+        self.progress.stage("evaluating", len(entries))
+        data = self.evaluation
+        found = self.bench.evaluate(entries, data.samples, data.key, data.sizes, self.progress.step)
+        for entry in entries:
+            outputs = found[entry.id]
+            if isinstance(outputs, str):
+                self._note(entry.id, error=f"cannot be run: {outputs}")
+                continue
+            self.outputs[entry.id] = outputs
+            if self.reference is None:
+                self.reference, self.reference_id = observed(outputs), entry.id
+            self._score(entry, observed(outputs))
+
+    def _score(self, entry: Entry, got: Observed) -> None:
+        assert self.reference is not None
+        difference = None
+        if entry.plan.root == "original" and entry.plan.precision in ("fp32", "fp16", "bf16"):
+            difference = relative_difference(self.reference, got)
+            if entry.plan.precision == "fp32" and not difference <= _FLOAT_LIMIT:
+                self._note(
+                    entry.id,
+                    float_difference=_finite(difference),
+                    error=f"the converted float model answers differently: off by {difference:.3g} of the"
+                    f" outputs' scale, at most {_FLOAT_LIMIT} is a conversion's",
+                )
+                return
+        data = self.evaluation
+        found: Score = score(data.metric, self.reference, got, data.dataset, seed=self.seed)
+        gate, verdict = choice.gate(found, self.max_drop)
+        self._note(entry.id, score=found, gate=gate, verdict=verdict, float_difference=difference)
+
+    def _note(self, name: str, **changes: Any) -> None:
+        self.results[name] = msgspec.structs.replace(self.results[name], **changes)
+
+    # -----------------------------------------------------------------------------------------
+    # Repairing
+
+    def measure_sensitivity(self) -> None:
+        """Measure what quantising each layer alone does; where it cannot be, the log says why."""
+        root = self.roots["original"]
+        key = digest_of(self._root_key(root), code_digest(), versions_of(*TOOLS))
+        self.progress.stage("measuring each layer's sensitivity")
+
+        def fill(folder: Path) -> dict[str, Any]:
+            task = {"root": msgspec.to_builtins(root), "samples": 32}
+            return run_step("sensitivity", task, folder, progress=self.progress.within)
+
+        try:
+            _, result, _ = self.cache.make("sensitivity", key, fill)
+        except EdgekitError as error:
+            logger.warning("no layer's sensitivity is known: %s", error.message)
+            return
+        self.sensitivity = tuple(msgspec.convert(result["layers"], list[LayerSensitivity]))
+
+    def repair(self, plans: Sequence[Plan], suggest: Callable[[], Sequence[tuple[str, ...]]]) -> list[Entry]:
+        """Make gentler forms of int8 candidates that miss the gate, until one of each backend holds it.
+
+        First other activation ranges, then more and more of the most sensitive layers in float: the
+        accuracy-aware search that stops at ``max_drop``.
+        """
+        entries = []
+        groups: dict[tuple[str, str, str], list[Plan]] = {}
+        for plan in plans:
+            if plan.technique in _STATIC and not plan.options.get("pixels"):
+                groups.setdefault((plan.root, plan.backend, plan.accelerator), []).append(plan)
+        for members in groups.values():
+            if any(self.results[plan.id].gate == "pass" for plan in members):
+                continue
+            failed = [plan for plan in members if self.results[plan.id].gate == "fail"]
+            if failed:
+                entries += self._ladder(self._closest(failed), suggest())
+        return entries
+
+    def _closest(self, plans: Iterable[Plan]) -> Plan:
+        return min(plans, key=lambda plan: (self._drop(plan.id), plan.id))
+
+    def _drop(self, name: str) -> float:
+        found = self.results[name].score
+        return found.drop if found is not None else 1.0
+
+    def _ladder(self, plan: Plan, sets: Sequence[tuple[str, ...]]) -> list[Entry]:
+        made = []
+        for step in (_percentile(plan), *mixed(plan, sets)):
+            entries = self.make([step])
+            if not entries:
+                continue
+            self.evaluate(entries)
+            made += entries
+            if self.results[step.id].gate == "pass":
+                break
+        return made
+
+    # -----------------------------------------------------------------------------------------
+    # Timing
+
+    def time(self, seconds: float) -> None:
+        """Time every candidate that runs here, in turn."""
+        entries = [entry for entry in self.bench.entries.values() if not self.results[entry.id].error]
+        here = [entry for entry in entries if not self.bench.runs_here(entry)]
+        self.progress.stage("timing", len(here) * rounds_of(seconds))
+        for name, timing in self.bench.time(entries, seconds, self.progress.tick).items():
+            if isinstance(timing, Timing):
+                self._note(name, timings=(*self.results[name].timings, timing))
+            else:
+                notes = (*self.results[name].notes, f"not timed here: {timing}")
+                self._note(name, notes=notes)
+
+    def time_finalists(self, seconds: float, within: float) -> None:
+        """Time longer, against one another, the candidates in the gate that are about as fast as the best."""
+        fit = {
+            name: found.timings[0].total_ms
+            for name, found in self.results.items()
+            if found.gate == "pass" and found.timings
+        }
+        best = min(fit.values(), default=0.0)
+        finalists = [name for name, total_ms in fit.items() if total_ms <= best * within]
+        if len(finalists) < 2:
+            return
+        self.progress.stage("timing the fastest again", len(finalists) * rounds_of(seconds))
+        entries = [self.bench.entries[name] for name in finalists]
+        for name, timing in self.bench.time(entries, seconds, self.progress.tick).items():
+            if isinstance(timing, Timing):
+                self._note(name, timings=(timing, *self.results[name].timings[1:]))
+
+    def add_timings(self, timings: Mapping[str, Timing]) -> None:
+        """Take timings that another machine measured."""
+        for name, timing in timings.items():
+            if name in self.results:
+                self._note(name, timings=(*self.results[name].timings, timing))
+
+
+def relative_difference(reference: Observed, found: Observed) -> float:
+    """Return the largest difference of any output, relative to that output's largest magnitude."""
+    worst = 0.0
+    for name, wanted in reference.outputs.items():
+        got = found.outputs[name]
+        scale = max(float(np.max(np.abs(wanted), initial=0.0)), 1e-6)
+        difference = float(np.max(np.abs(got.astype(np.float64) - wanted), initial=0.0)) / scale
+        worst = difference if not difference <= worst else worst  # so that a NaN stays
+    return worst
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _percentile(plan: Plan) -> Plan:
+    return msgspec.structs.replace(
+        plan, id=f"{plan.id}-percentile", options=plan.options | {"ranges": "percentile"}, same_as=""
+    )
+
+
+def _told(error: EdgekitError) -> str:
+    return "; ".join((error.message, *error.reasons)) + (f" ({error.hint})" if error.hint else "")

@@ -1,0 +1,190 @@
+"""What is optimised: the float model, and what its bundle will say of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from edgekit.agent.bundle import Bundle, open_bundle
+from edgekit.agent.optimizing.request import Description, Request
+from edgekit.core.errors import ModelError, UsageError
+from edgekit.core.spec import Manifest, Post, Pre, Task, TensorSpec, Variant
+from edgekit.optimize.plan import Root
+
+FLOAT_FIRST = ("onnxruntime", "litert", "openvino")
+"""Which backend's float file of a bundle is taken for its float model, the first that is there."""
+_CREATED_BY_CLOCK = "SOURCE_DATE_EPOCH"
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True):
+    """The float model in its forms, the manifest without variants, the labels."""
+
+    root: Root
+    manifest: Manifest
+    labels: tuple[str, ...]
+    origin: dict[str, str]
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the model's data are images, which the device's preprocessing prepares."""
+        return self.manifest.task != "raw" and bool(self.root.image)
+
+
+def bundle_of(model: str) -> Bundle | None:
+    """Return the bundle that MODEL names, or None where it is a model file or a module."""
+    path = Path(model)
+    if path.suffix == ".ekb" or (path / "bundle.json").is_file():
+        return open_bundle(path)
+    return None
+
+
+def float_variant(bundle: Bundle) -> Variant:
+    """Return the variant of a bundle that is its float model.
+
+    Raises:
+        ModelError: It has none.
+    """
+    floats = [v for v in bundle.manifest.variants if v.precision == "fp32" and v.files]
+    for backend in FLOAT_FIRST:
+        for variant in floats:
+            if variant.backend == backend:
+                return variant
+    raise ModelError(
+        f"{bundle.source} has no float variant to start from",
+        hint="give the trained model itself: ONNX, TFLite, OpenVINO IR, or module:function",
+    )
+
+
+def of_bundle(root: Root, bundle: Bundle, variant: Variant, request: Request) -> tuple[Root, Manifest]:
+    """Return a bundle's float model as a root that knows the logical names, and its manifest."""
+    found = bundle.manifest
+    described = request.description
+    names = {spec.name: variant.inputs.get(spec.name, spec.name) for spec in found.inputs}
+    names |= {spec.name: variant.outputs.get(spec.name, spec.name) for spec in found.outputs}
+    image = _image_input(found)
+    layout = variant.layout or (image.layout if image else "")
+    root = msgspec.structs.replace(
+        root,
+        names={logical: name for logical, name in names.items() if logical != name},
+        pre=found.pre,
+        image=names[image.name] if image else "",
+        layout=layout,
+    )
+    changed = {"model": described.model or found.model, "version": described.version or found.version}
+    return root, msgspec.structs.replace(found, variants=(), golden=(), files=(), labels="", **changed)
+
+
+def _image_input(manifest: Manifest) -> TensorSpec | None:
+    if manifest.task == "raw" or manifest.pre.window:
+        return None
+    states = {state.input for state in manifest.state}
+    data = [spec for spec in manifest.inputs if spec.name not in states]
+    return data[0] if len(data) == 1 and len(data[0].shape) == 4 else None
+
+
+def described(root: Root, request: Request) -> tuple[Root, Manifest]:
+    """Return the manifest of a bare model from what it says of itself and what the user told.
+
+    Raises:
+        UsageError: The task does not fit the model's tensors.
+    """
+    told = request.description
+    task = told.task or _task(root, told)
+    if task == "raw":
+        return _raw(root, told)
+    if not root.image and not (told.pre and told.pre.window):
+        raise UsageError(
+            f"task {task!r} wants one image or sensor window, the model takes"
+            f" {', '.join(f'{s.name} {list(s.shape)}' for s in root.inputs)}",
+            hint="give --task raw, or describe the inputs with --describe FILE",
+        )
+    pre = told.pre or Pre(mean=(0.0,), std=(255.0,))
+    inputs = told.inputs or tuple(_logical_input(spec, root, pre) for spec in root.inputs)
+    outputs = told.outputs or tuple(_logical_output(spec, root, task) for spec in root.outputs)
+    names = {a.name: b.name for a, b in zip(inputs, root.inputs, strict=True) if a.name != b.name}
+    names |= {a.name: b.name for a, b in zip(outputs, root.outputs, strict=True) if a.name != b.name}
+    root = msgspec.structs.replace(root, pre=pre, names=names)
+    return root, _manifest(task, told, inputs, outputs, pre, told.post or _post(task))
+
+
+def _task(root: Root, told: Description) -> Task:
+    sizes = [len([n for n in spec.shape[1:] if n != 1]) for spec in root.outputs]
+    is_scores = len(root.outputs) == 1 and sizes[0] == 1 and root.outputs[0].shape[-1] != 1
+    return "classify" if root.image and (is_scores or told.labels) else "raw"
+
+
+def _raw(root: Root, told: Description) -> tuple[Root, Manifest]:
+    """A model of raw tensors: logical tensors are the canonical file's own."""
+    pre = told.pre or Pre()
+    inputs = tuple(_with_layout(spec, root) for spec in root.inputs)
+    outputs = tuple(_with_layout(spec, root) for spec in root.outputs)
+    root = msgspec.structs.replace(root, pre=pre)
+    return root, _manifest("raw", told, inputs, outputs, pre, told.post or Post(decoder="raw"))
+
+
+def _with_layout(spec: TensorSpec, root: Root) -> TensorSpec:
+    layout = root.layout if len(spec.shape) == 4 else ""
+    return TensorSpec(name=spec.name, datatype=spec.datatype, shape=spec.shape, layout=layout)
+
+
+def _logical_input(spec: TensorSpec, root: Root, pre: Pre) -> TensorSpec:
+    if spec.name != root.image:
+        return TensorSpec(name=spec.name, datatype="FP32", shape=spec.shape)
+    shape = spec.shape
+    if root.layout == "NCHW":
+        shape = (shape[0], shape[2], shape[3], shape[1])
+    if (shape[3] == 1) != (pre.color == "GRAY"):
+        raise UsageError(
+            f"input {spec.name!r} has {shape[3]} channels, the colour is {pre.color}",
+            hint="give --color GRAY for one channel, RGB or BGR for three",
+        )
+    return TensorSpec(name="image", datatype="UINT8", shape=shape, layout="NHWC")
+
+
+def _logical_output(spec: TensorSpec, root: Root, task: Task) -> TensorSpec:
+    return TensorSpec(
+        name="scores" if task == "classify" else spec.name,
+        datatype="FP32",
+        shape=spec.shape,
+        layout=root.layout if len(spec.shape) == 4 else "",
+    )
+
+
+def _post(task: Task) -> Post:
+    if task == "classify":
+        return Post(decoder="classify", score_threshold=0.05, options={"activation": "softmax"})
+    raise UsageError(
+        f"task {task!r} needs to know how its outputs are decoded",
+        hint="give --describe FILE with a [post] table; docs/optimize.md has examples",
+    )
+
+
+def _manifest(
+    task: Task,
+    told: Description,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    pre: Pre,
+    post: Post,
+) -> Manifest:
+    return Manifest(
+        format=1,
+        model=told.model or "model",
+        version=told.version or "1.0.0",
+        task=task,
+        license=told.license,
+        created="",
+        inputs=inputs,
+        outputs=outputs,
+        pre=pre,
+        post=post,
+        variants=(),
+    )
+
+
+def source_date() -> int | None:
+    """Return the seconds since 1970 that builds are to bear, where the environment sets them."""
+    told = os.environ.get(_CREATED_BY_CLOCK)
+    return int(told) if told and told.isdigit() else None
