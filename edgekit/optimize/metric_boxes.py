@@ -152,7 +152,9 @@ def overlap_with(reference: Sequence[Item], found: Sequence[Item]) -> float:
     wanted, given = ([item for item in items if item.box is not None] for items in (reference, found))
     if not wanted and not given:
         return 1.0
-    table = overlap(_array(wanted), _array(given))
+    one, other = _array(wanted), _array(given)
+    table = overlap(one, other)
+    table[(one[:, None] == other[None]).all(axis=2)] = 1.0  # boxes without an area, cut at an edge
     same = np.array([[a.label == b.label for b in given] for a in wanted], np.bool_).reshape(table.shape)
     table = np.where(same & np.isfinite(table), table, 0.0)
     total, pairs = 0.0, 0
