@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         default="",
-        help="folder of pictures, .npz, or module:function; labels where it has them; zoo:NAME brings its own",
+        help="folder of pictures, .npz, or module:function; with labels or without; zoo:NAME brings its own",
     )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="BUNDLE", help="folder or .ekb file")
     parser.add_argument("--targets", metavar="ID,...", help="device profiles; this machine's by default")

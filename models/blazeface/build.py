@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgekit.optimize.zoo import Kit
 
 _SIDE = 256
+_FACES, _STREET = (10, 90), (60,)  # the frames that are golden samples
 
 
 def labels(_kit: Kit) -> list[str]:
@@ -33,15 +34,26 @@ def network(kit: Kit) -> Network:
 
 def golden(kit: Kit) -> list[dict[str, NDArray[Any]]]:
     """Return two frames with a face and one of a street without."""
-    frames = video_frames(kit.recording("carphone"), (10, 90)) + video_frames(kit.recording("bikes"), (60,))
+    frames = video_frames(kit.recording("carphone"), _FACES) + video_frames(kit.recording("bikes"), _STREET)
     return [{"image": _input(pixels)} for pixels in frames]
 
 
 def calibration(kit: Kit) -> list[dict[str, NDArray[Any]]]:
-    """Return frames of both videos, none of them a golden sample."""
-    faces = video_frames(kit.recording("carphone"), tuple(range(0, 120, 4)))
-    streets = video_frames(kit.recording("bikes"), tuple(range(5, 250, 25)))
+    """Return frames of the first halves of both videos, none of them a golden sample."""
+    faces = video_frames(kit.recording("carphone"), tuple(n for n in range(0, 60, 2) if n != _FACES[0]))
+    streets = video_frames(kit.recording("bikes"), tuple(range(5, 125, 12)))
     return [{"image": _input(pixels)} for pixels in faces + streets]
+
+
+def evaluation(kit: Kit) -> list[dict[str, NDArray[Any]]]:
+    """Return frames of the second halves of both videos; faces also close up and mirrored."""
+    found = video_frames(kit.recording("bikes"), tuple(range(125, 250, 5)))
+    for pixels in video_frames(
+        kit.recording("carphone"), tuple(n for n in range(64, 120, 2) if n != _FACES[1])
+    ):
+        close = pixels[:, 16:-16]
+        found += [pixels, close[:, ::-1], pixels[12:, 40:-24]]
+    return [{"image": _input(pixels)} for pixels in found]
 
 
 def _input(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

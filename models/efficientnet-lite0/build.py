@@ -122,6 +122,20 @@ def calibration(kit: Kit) -> list[dict[str, NDArray[Any]]]:
     return [{"image": image} for image in found]
 
 
+def evaluation(kit: Kit) -> list[dict[str, NDArray[Any]]]:
+    """Return squares out of other moments of the same videos, every second one mirrored."""
+    found = []
+    for name, numbers in (
+        ("bikes", range(13, 250, 16)),
+        ("carphone", range(9, 120, 12)),
+        ("cartoon", range(9, 130, 8)),
+    ):
+        for pixels in video_frames(kit.recording(name), tuple(numbers)):
+            crops = [_crop(pixels, place) for place in (0.0, 0.25, 0.75, 1.0)]
+            found += [image[:, :, ::-1] if n % 2 else image for n, image in enumerate(crops)]
+    return [{"image": np.ascontiguousarray(image)} for image in found]
+
+
 def _crop(pixels: NDArray[np.uint8], place: float) -> NDArray[np.uint8]:
     """Return a square at a place along the longer side, scaled to the input."""
     height, width = pixels.shape[:2]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.optimize.network import Layer, Network
-from edgekit.optimize.recordings import motions
+from edgekit.optimize.recordings import Motion, motions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 WINDOW, CHANNELS = 100, 6
 UNSEEN_SUBJECTS = frozenset({8, 9, 10})
+_HOP = 25  # as pre.hop says
+_GOLDEN_EVERY, _GOLDEN_START = 12, 300
 # seglearn's short names, in the order of the classes, and what they stand for.
 EXERCISES = {
     "PEN": "pendulum",
@@ -72,15 +74,34 @@ def labels(_kit: Kit) -> list[str]:
 
 def golden(kit: Kit) -> list[dict[str, NDArray[Any]]]:
     """Return windows of four people and exercises that the network has not learned from."""
-    unseen = [motion for motion in motions(kit.recording("watch")) if motion.subject in UNSEEN_SUBJECTS]
-    return [{"window": motion.samples[300 : 300 + WINDOW][np.newaxis]} for motion in unseen[::12]]
+    return [{"window": _window(motion, _GOLDEN_START)} for motion in _unseen(kit)[::_GOLDEN_EVERY]]
+
+
+def evaluation(kit: Kit) -> tuple[list[dict[str, NDArray[Any]]], list[int]]:
+    """Return every window of the people it has not learned from but the golden ones, and its exercise."""
+    feeds, classes = [], []
+    for number, motion in enumerate(_unseen(kit)):
+        for start in range(0, len(motion.samples) - WINDOW + 1, _HOP):
+            if start == _GOLDEN_START and number % _GOLDEN_EVERY == 0:
+                continue
+            feeds.append({"window": _window(motion, start)})
+            classes.append(list(EXERCISES).index(motion.exercise))
+    return feeds, classes
+
+
+def _unseen(kit: Kit) -> list[Motion]:
+    return [motion for motion in motions(kit.recording("watch")) if motion.subject in UNSEEN_SUBJECTS]
+
+
+def _window(motion: Motion, start: int) -> NDArray[np.float32]:
+    return motion.samples[start : start + WINDOW][np.newaxis]
 
 
 def calibration(kit: Kit) -> list[dict[str, NDArray[Any]]]:
     """Return four windows of each recording of the people it has learned from."""
     seen = [motion for motion in motions(kit.recording("watch")) if motion.subject not in UNSEEN_SUBJECTS]
     return [
-        {"window": motion.samples[start : start + WINDOW][np.newaxis]}
+        {"window": _window(motion, start)}
         for motion in seen
         for start in np.linspace(0, len(motion.samples) - WINDOW, 4).astype(int)
     ]

@@ -8,36 +8,61 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from numpy.typing import NDArray
 
     from edgekit.optimize.zoo import Kit
 
 _RATE_HZ, _WINDOW, _CONTEXT = 16_000, 512, 64
-_KEPT = (2, 12, 24)  # one window before the voice begins, two in it
+_KEPT = (2, 12, 24)  # golden: one window before the voice begins, two in it
+_TUNED = 125  # windows that calibrate: four seconds
 
 
 def golden(kit: Kit) -> list[dict[str, NDArray[Any]]]:
     """Return windows of the voice recording, each with its context and the state before it."""
-    samples = _resampled(kit)
+    return [feeds for number, feeds in _walk(kit, max(_KEPT) + 1) if number in _KEPT]
+
+
+def calibration(kit: Kit) -> list[dict[str, NDArray[Any]]]:
+    """Return the first four seconds of the recording, window by window, but the golden ones."""
+    return [feeds for number, feeds in _walk(kit, _TUNED) if number not in _KEPT]
+
+
+def evaluation(kit: Kit) -> list[dict[str, NDArray[Any]]]:
+    """Return the other eight seconds, each window with the state that the float model had before it."""
+    return [feeds for number, feeds in _walk(kit) if number >= _TUNED]
+
+
+def _walk(kit: Kit, count: int | None = None) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+    """Go through the recording as a device does, at most so many windows."""
+    samples = np.concatenate([np.zeros(_CONTEXT, np.float32), _resampled(kit)])
     state = np.zeros((2, 1, 128), np.float32)
-    found = []
-    for number in range(max(_KEPT) + 1):
-        start = number * _WINDOW
-        window = np.concatenate([np.zeros(_CONTEXT, np.float32), samples])[start:][: _WINDOW + _CONTEXT]
-        feeds = {"audio": window[np.newaxis], "state": state}
-        if number in _KEPT:
-            found.append(feeds)
-        state = reference(kit, feeds)["next_state"]
-    return found
+    evaluate = _evaluator(kit)
+    for number, start in enumerate(range(0, len(samples) - _WINDOW - _CONTEXT + 1, _WINDOW)):
+        if number == count:
+            return
+        feeds = {"audio": samples[start : start + _WINDOW + _CONTEXT][np.newaxis], "state": state}
+        yield number, feeds
+        state = evaluate(feeds)["next_state"]
 
 
 def reference(kit: Kit, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
     """Return what the file computes, by the ``onnx`` package's own evaluator, in NumPy."""
+    return _evaluator(kit)(inputs)
+
+
+def _evaluator(kit: Kit) -> Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[np.float32]]]:
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(str(kit.file("weights")))
-    output, state = evaluator.run(["output", "stateN"], {"input": inputs["audio"], "state": inputs["state"]})
-    return {"probability": output, "next_state": state}
+
+    def evaluate(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        feeds = {"input": inputs["audio"], "state": inputs["state"]}
+        output, state = evaluator.run(["output", "stateN"], feeds)
+        return {"probability": output, "next_state": state}
+
+    return evaluate
 
 
 def _resampled(kit: Kit) -> NDArray[np.float32]:

@@ -11,6 +11,8 @@ from edgekit.optimize.recordings import video_frames
 from edgekit.optimize.tflite import read_tflite
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from edgekit.optimize.network import Network
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 _LABEL_BYTES = 184  # the assets are the label map, then the model
 _SIDE = 300
+_GOLDEN = (20, 120, 220)
+_TUNED = {"bikes": range(5, 250, 20), "carphone": range(3, 120, 40)}
 
 
 def labels(kit: Kit) -> list[str]:
@@ -39,16 +43,28 @@ def network(kit: Kit) -> Network:
 
 def golden(kit: Kit) -> list[dict[str, NDArray[Any]]]:
     """Return three frames of the street video."""
-    return [{"image": _input(pixels)} for pixels in video_frames(kit.recording("bikes"), (20, 120, 220))]
+    return [{"image": _input(pixels)} for pixels in video_frames(kit.recording("bikes"), _GOLDEN)]
 
 
 def calibration(kit: Kit) -> list[dict[str, NDArray[Any]]]:
     """Return frames and halves of frames of both videos, none of them a golden sample."""
+    return [feeds for name, numbers in _TUNED.items() for feeds in _parts(kit, name, numbers)]
+
+
+def evaluation(kit: Kit) -> list[dict[str, NDArray[Any]]]:
+    """Return frames and halves of frames at other moments of both videos."""
     found = []
-    for name, numbers in (("bikes", range(5, 250, 20)), ("carphone", range(3, 120, 40))):
-        for pixels in video_frames(kit.recording(name), tuple(numbers)):
-            width = pixels.shape[1] // 2
-            found += [pixels, pixels[:, :width], pixels[:, width:]]
+    for name, numbers in (("bikes", range(10, 250, 5)), ("carphone", range(13, 120, 10))):
+        found += _parts(kit, name, [n for n in numbers if n not in _TUNED[name] and n not in _GOLDEN])
+    return found
+
+
+def _parts(kit: Kit, name: str, numbers: Sequence[int]) -> list[dict[str, NDArray[Any]]]:
+    """Return each of a video's frames whole, and its left and right half."""
+    found = []
+    for pixels in video_frames(kit.recording(name), tuple(numbers)):
+        width = pixels.shape[1] // 2
+        found += [pixels, pixels[:, :width], pixels[:, width:]]
     return [{"image": _input(pixels)} for pixels in found]
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgekit.optimize.zoo import Kit
 
 WINDOW = 96
+_HOP = 4  # as pre.hop says
 
 
 def architecture(weights: Mapping[str, NDArray[np.float32]]) -> Network:
@@ -53,12 +54,32 @@ def network(kit: Kit) -> Network:
 def golden(kit: Kit) -> list[dict[str, NDArray[Any]]]:
     """Return two normal windows of the test part and the one with the anomaly."""
     values, is_anomaly = series(kit.file("test"))
-    starts = (500, 2000, int(np.flatnonzero(is_anomaly)[0]) - 24)
-    return [{"window": values[start : start + WINDOW].reshape(1, WINDOW, 1)} for start in starts]
+    return [{"window": _window(values, start)} for start in _golden_starts(is_anomaly)]
+
+
+def evaluation(kit: Kit) -> list[dict[str, NDArray[Any]]]:
+    """Return the windows after the normal part in order, at the hop of the device, but the golden ones.
+
+    The file called test begins with the normal part, which is no test of anything.
+    """
+    values, is_anomaly = series(kit.file("test"))
+    known, _ = series(kit.file("train"))
+    golden_starts = _golden_starts(is_anomaly)
+    starts = range(len(known), len(values) - WINDOW + 1, _HOP)
+    return [{"window": _window(values, start)} for start in starts if start not in golden_starts]
 
 
 def calibration(kit: Kit) -> list[dict[str, NDArray[Any]]]:
     """Return windows of the normal part."""
     values, _ = series(kit.file("train"))
+    golden_starts = _golden_starts(series(kit.file("test"))[1])
     starts = range(0, len(values) - WINDOW, 5)
-    return [{"window": values[start : start + WINDOW].reshape(1, WINDOW, 1)} for start in starts]
+    return [{"window": _window(values, start)} for start in starts if start not in golden_starts]
+
+
+def _golden_starts(is_anomaly: NDArray[np.bool_]) -> tuple[int, ...]:
+    return 500, 2000, int(np.flatnonzero(is_anomaly)[0]) - 24
+
+
+def _window(values: NDArray[np.float32], start: int) -> NDArray[np.float32]:
+    return values[start : start + WINDOW].reshape(1, WINDOW, 1)
