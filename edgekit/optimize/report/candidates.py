@@ -15,7 +15,7 @@ _TIME_COLUMNS = (
     *(f"{one} ms" for one in ("p50", "p95", "p99", "Fill", "Total", "Load")),
     *("Memory", "Noise", "Rounds"),
 )
-GATES = {"pass": "good", "fail": "bad", "": "off"}
+GATES = {"pass": "good", "fail": "bad"}
 
 
 def plot_part(study: Study) -> Markup:
@@ -26,7 +26,13 @@ def plot_part(study: Study) -> Markup:
     side = tag(
         "div",
         tag("div", _radios(study), class_="needs-script", hidden=True),
-        tag("div", tag("p", "Point at a candidate, or reach it with Tab.", class_="faint"), id="row-card"),
+        tag(
+            "p",
+            "Point at a candidate, or reach it with Tab, to read its row:",
+            class_="faint needs-script",
+            hidden=True,
+        ),
+        tag("div", id="row-card", class_="needs-script", hidden=True),
         class_="side",
     )
     drawings = tag("div", plot(study, WIDE), plot(study, NARROW), _legend(study), class_="drawings")
@@ -143,8 +149,8 @@ def _row(study: Study, index: int, one: CandidateResult) -> Markup:
         number(no.size(one.bytes), one.bytes or None),
         number(no.megabytes(time.rss_mb) if time else "", time.rss_mb or None if time else None),
         number(no.percent(integer or 0.0, 0), integer),
-        cell(pill(one.gate or "not measured", GATES[one.gate]), class_="word"),
-        cell("kept" if one.kept else "left out", class_="word"),
+        cell(pill(one.gate, GATES[one.gate]) if one.gate else no.NONE, class_="word"),
+        cell("kept" if one.kept else "out", class_="word"),
         cell(_why(one), class_="why"),
         id=f"c-{index}",
         data_c=index,

@@ -199,6 +199,11 @@ def interval(score: Score) -> str:
     return f"{no.points(score.low)} to {no.points(score.high)}"
 
 
+def interval_gained(score: Score) -> str:
+    """Return the interval of what was gained, in points."""
+    return f"{no.points(-score.high)} to {no.points(-score.low)}"
+
+
 def reference_value(study: Study) -> float | None:
     """Return the metric of the float model, or None where nothing was scored."""
     held = find(study, study.reference)

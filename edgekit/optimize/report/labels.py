@@ -8,6 +8,10 @@ from typing import Literal
 Anchor = Literal["start", "end", "middle"]
 
 
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+
+
 @dataclass(frozen=True)
 class Dot:
     """A point on the paper: centre and radius; more ``weight`` is labelled earlier, 0 never."""
@@ -29,17 +33,13 @@ class Label:
     name: str
 
 
-Box = tuple[float, float, float, float]
-
-
-def place_labels(dots: list[Dot], width: float, height: float, letter: float) -> list[Label]:
-    """Return labels that touch neither each other nor a point, nor leave the paper.
+def place_labels(dots: list[Dot], area: Box, letter: float) -> list[Label]:
+    """Return labels that touch neither each other nor a point, nor leave their area.
 
     Args:
         dots: Every point; those of weight 0 are only in the way.
-        width: The paper's width.
-        height: The paper's height.
-        letter: Size of the letters; a letter is taken to be 0.58 of it wide.
+        area: Where labels may stand: left, top, right, bottom.
+        letter: Size of the letters; a letter is taken to be 0.6 of it wide.
     """
     taken: list[Box] = [(d.x - d.radius, d.y - d.radius, d.x + d.radius, d.y + d.radius) for d in dots]
     found = []
@@ -48,7 +48,7 @@ def place_labels(dots: list[Dot], width: float, height: float, letter: float) ->
             continue
         for label in _options(dot, letter):
             box = _box(label, letter)
-            fits = box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height
+            fits = box[0] >= area[0] and box[1] >= area[1] and box[2] <= area[2] and box[3] <= area[3]
             if fits and not any(_touch(box, other) for other in taken):
                 taken.append(box)
                 found.append(label)
@@ -71,7 +71,7 @@ def _options(dot: Dot, letter: float) -> tuple[Label, ...]:
 
 
 def _box(label: Label, letter: float) -> Box:
-    long = len(label.name) * letter * 0.58
+    long = len(label.name) * letter * 0.6
     left = label.x - {"start": 0.0, "middle": long / 2, "end": long}[label.anchor]
     return (left, label.y - letter * 0.8, left + long, label.y + letter * 0.25)
 

@@ -35,7 +35,7 @@ class Paper:
     bottom: float = 46
 
 
-WIDE = Paper("wide", 860, 500)
+WIDE = Paper("wide", 860, 570)
 NARROW = Paper("narrow", 350, 380, left=50, right=8)
 
 
@@ -124,7 +124,7 @@ def _view(drawing: Drawing, view: View, *, is_first: bool) -> Markup:
     parts = [_line(paper.left, base, paper.width - paper.right, base, "axis")]
     for mark in x.ticks(8 if paper is WIDE else 4):
         parts.append(_line(x.at(mark), base, x.at(mark), base + 5, "axis"))
-        parts.append(_write(x.at(mark), base + 18, no.significant(mark, 2), "tick", "middle"))
+        parts.append(_write(x.at(mark), base + 18, f"{mark:,.6g}", "tick", "middle"))
     middle = (paper.left + paper.width - paper.right) / 2
     title = view.title if paper is WIDE else view.title.split(" (")[0]
     parts.append(_write(middle, paper.height - 8, title, "title", "middle"))
@@ -165,9 +165,9 @@ def _names(drawing: Drawing, view: View, x: Scale) -> list[Markup]:
         one = study.candidates[index]
         weight = 3 if one.plan.id in drawing.chosen else 2 if one.front else 1
         off = "↓ " if _is_below(drawing, one) else ""
-        at = Dot(x.at(cost), drawing.height_of(index), drawing.radius(index), off + one.plan.id, weight)
-        dots.append(at)
-    placed = place_labels(dots, paper.width, paper.height - paper.bottom, LETTER)
+        radius = drawing.radius(index) + (5 if one.plan.id in drawing.chosen else 0)
+        dots.append(Dot(x.at(cost), drawing.height_of(index), radius, off + one.plan.id, weight))
+    placed = place_labels(dots, (paper.left, 0, paper.width, paper.height - paper.bottom), LETTER)
     return [
         *found,
         *(_write(one.x, one.y, one.name, _name_class(drawing, one.name), one.anchor) for one in placed),
@@ -195,7 +195,7 @@ def describe(study: Study, one: CandidateResult) -> str:
     lines.append(f"size: {no.size(one.bytes)}" if one.bytes else "size: not known")
     memory = max((t.rss_mb for t in one.timings), default=0.0)
     if memory:
-        lines.append(f"memory: {no.megabytes(memory)}")
+        lines.append(f"memory: up to {no.megabytes(memory)}")
     lines.append(f"gate: {one.gate or 'not measured'}{', in the bundle' if one.kept else ''}")
     return "\n".join(lines)
 

@@ -55,6 +55,11 @@
       point.addEventListener(event, () => light(point.dataset.c, false));
     }
   }
+  const first = points.find((one) => one.classList.contains("chosen")) ?? points[0];
+  if (first) {
+    tell(first);
+    light(first.dataset.c, false);
+  }
   for (const row of all("tr[data-c]")) {
     row.addEventListener("pointerenter", () => light(row.dataset.c, true));
     row.addEventListener("pointerleave", () => light(row.dataset.c, false));

@@ -24,14 +24,24 @@ def ticks(low: float, high: float, wanted: int = 5) -> tuple[float, ...]:
     return tuple(index * step for index in range(first, min(last, first + 50) + 1))
 
 
-def log_ticks(low: float, high: float) -> tuple[float, ...]:
-    """Return 1, 2 and 5 times powers of ten within a range.
+def log_ticks(low: float, high: float, wanted: int = 6) -> tuple[float, ...]:
+    """Return round numbers within a range, for an axis by powers: the densest row that is not too dense.
 
-    >>> log_ticks(0.03, 1)
+    >>> log_ticks(0.03, 1, 5)
     (0.05, 0.1, 0.2, 0.5, 1.0)
+    >>> log_ticks(3.5, 48, 8)
+    (4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 40.0)
     """
+    rows = (_powers(low, high, digits) for digits in _DIGITS)
+    return next((row for row in rows if len(row) <= wanted), _powers(low, high, _DIGITS[-1]))
+
+
+_DIGITS = (("1", "1.5", "2", "3", "4", "5", "7"), ("1", "2", "3", "5"), ("1", "2", "5"), ("1",))
+
+
+def _powers(low: float, high: float, digits: tuple[str, ...]) -> tuple[float, ...]:
     exponents = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-    found = [float(f"{digit}e{exponent}") for exponent in exponents for digit in (1, 2, 5)]
+    found = [float(f"{digit}e{exponent}") for exponent in exponents for digit in digits]
     return tuple(one for one in found if low * 0.999 <= one <= high * 1.001)
 
 
@@ -55,20 +65,23 @@ class Scale:
 
     def ticks(self, wanted: int = 6) -> tuple[float, ...]:
         """Return the values to label."""
-        return log_ticks(self.low, self.high) if self.is_log else ticks(self.low, self.high, wanted)
+        return (
+            log_ticks(self.low, self.high, wanted + 2) if self.is_log else ticks(self.low, self.high, wanted)
+        )
 
 
 def cost_scale(values: list[float], start: float, end: float) -> Scale:
-    """Return an axis for times or sizes: from zero, so that lengths compare; by powers where it must.
+    """Return an axis for times or sizes: from zero where that shows them, else by powers.
 
-    Linear up to a spread of 30, which is where the small ones would all lie on each other.
+    Beyond a spread of 4 the small ones, which matter, would lie on each other. By powers, equal
+    distances are equal ratios.
     """
     positive = [one for one in values if one > 0]
     if not positive:
         return Scale(0.0, 1.0, start, end)
     low, high = min(positive), max(positive)
-    if high > 30 * low:
-        return Scale(low / 1.4, high * 1.4, start, end, is_log=True)
+    if high > 4 * low:
+        return Scale(low / 1.25, high * 1.25, start, end, is_log=True)
     return Scale(0.0, high * 1.08, start, end)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekit.optimize.report import numbers as no
-from edgekit.optimize.report.figures import Verdict, cautions, interval, sentence, verdict
+from edgekit.optimize.report.figures import Verdict, cautions, interval, interval_gained, sentence, verdict
 from edgekit.optimize.report.markup import Markup, join, tag
 from edgekit.optimize.report.tables import empty, pill, section
 from edgekit.optimize.study import Study
@@ -63,7 +63,9 @@ def _tiles(study: Study, found: Verdict) -> Markup:
     smaller = no.times(found.shrinks) + no.TIMES if found.shrinks else no.NONE
     loss = no.points(abs(score.drop)) if score is not None else no.NONE
     way = "gained" if score is not None and no.points(score.drop).startswith(no.MINUS) else "lost"
-    spread = f"95 %: {interval(score)} lost" if score is not None else "not measured"
+    spread = "not measured"
+    if score is not None:
+        spread = f"95 %: {interval(score) if way == 'lost' else interval_gained(score)}"
     if found.is_float:
         speed = smaller = f"1{no.TIMES}"
     return tag(
