@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,8 +17,10 @@ from typing import TypeVar
 
 import msgspec
 
+from edgekit.agent.process import exit_reason
 from edgekit.core.errors import BackendError, EdgekitError
 from edgekit.core.spec import Facts, Profile, decode_json
+from edgekit.core.wire import MeasurementRecord
 from edgekit.update.contract import UpdaterFailure, error_of, failure_of, line_of
 from edgekit.update.slots import Installed, Slots
 
@@ -53,12 +58,28 @@ def install(state: Path, model: str, source: Path, environment: Mapping[str, str
     return _ask(("install", str(state), model, str(source)), Installed, environment)
 
 
-def measure(bundle: Path, environment: Mapping[str, str]) -> None:
+class MeasureTask(msgspec.Struct, frozen=True, kw_only=True):
+    """What a measurement job's child does.
+
+    ``bundle`` is the folder, ``sha256`` its signed manifest's; ``threads`` 0 is this machine's default.
+    ``rejected`` says of variants that were not brought here why.
+    """
+
+    bundle: str
+    sha256: str
+    job: str
+    threads: int = 0
+    seconds: float = 2.0
+    rejected: dict[str, str] = {}
+
+
+def measure(bundle: Path, environment: Mapping[str, str], state: Path | None = None) -> None:
     """Measure the variants of a bundle that were not measured on this machine yet.
 
-    Selection does without where this fails; it is logged, and tried again with the next install.
+    Selection does without where this fails; it is logged, and tried again with the next install. What
+    was measured is left in the state folder, for the fleet to be told of.
     """
-    command = (*_PYTHON, "edgekit.agent.measure", str(bundle))
+    command = (*_PYTHON, "edgekit.agent.measure", str(bundle), *([str(state)] if state else []))
     try:
         done = subprocess.run(
             command,
@@ -73,6 +94,61 @@ def measure(bundle: Path, environment: Mapping[str, str]) -> None:
         return
     if done.returncode != 0:
         logger.warning("%s could not be measured: exit code %d", bundle, done.returncode)
+
+
+class MeasuringChild:
+    """The process that carries out one measurement job; ``run`` waits, any thread may ``kill`` it.
+
+    Args:
+        task: What to measure.
+        environment: The process's environment variables.
+    """
+
+    def __init__(self, task: MeasureTask, environment: Mapping[str, str]) -> None:
+        stdin, self._leash = os.pipe()  # nothing is written: the child ends when our end closes
+        try:
+            self._process = subprocess.Popen(
+                [*_PYTHON, "edgekit.agent.measure_job", msgspec.json.encode(task).decode()],
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                env=dict(environment),
+                start_new_session=True,
+            )
+        except OSError as cause:
+            os.close(self._leash)
+            raise BackendError(f"measuring cannot be started: {cause.strerror}") from cause
+        finally:
+            os.close(stdin)
+
+    def run(self, timeout_s: float) -> MeasurementRecord:
+        """Return what was measured.
+
+        Raises:
+            EdgekitError: What went wrong in the child, of the class it had there.
+            BackendError: It ended without a word, or outlived its time.
+        """
+        try:
+            said, _ = self._process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired as cause:
+            raise BackendError(f"measuring was not done within {timeout_s:.0f} s") from cause
+        finally:
+            self.kill()
+            os.close(self._leash)
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+        if not said:
+            raise BackendError(f"measuring ended without a result ({exit_reason(self._process.returncode)})")
+        kinds = MeasurementRecord | UpdaterFailure
+        found: MeasurementRecord | UpdaterFailure = decode_json(said, kinds, "measuring", BackendError)  # type: ignore[arg-type]  # a union is decoded too
+        if isinstance(found, UpdaterFailure):
+            raise error_of(found)
+        return found
+
+    def kill(self) -> None:
+        """End it and every process that it started; safe twice."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 def _ask(arguments: Sequence[str], kind: type[T], environment: Mapping[str, str]) -> T:

@@ -120,6 +120,8 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
     initial: Path | None = None
     threads: int = 0
     egress: tuple[str, ...] = ()
+    budget_ms: float = 0.0
+    """The 95th percentile that ``[budget]`` asks the pipeline to keep; 0 without one."""
 
     @property
     def model(self) -> str:
@@ -261,7 +263,15 @@ def _plan(entry: PipelineEntry, where: str, folder: Path) -> PipelinePlan:
         initial=initial,
         threads=entry.threads,
         egress=tuple(egress),
+        budget_ms=_budget_ms(tables),
     )
+
+
+def _budget_ms(tables: dict[str, Any]) -> float:
+    """Return the pipeline's budget; whether it is a sensible one is for the worker to say."""
+    budget = tables.get("budget")
+    found = budget.get("p95_ms", 0.0) if isinstance(budget, dict) else 0.0
+    return float(found) if isinstance(found, (int, float)) else 0.0
 
 
 def _pinned(model: str, home: Path, where: str) -> Path | None:

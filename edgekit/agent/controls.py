@@ -36,6 +36,7 @@ class Controls:
             "rollback": lambda request: {"message": self.rollback(request)},
             "restart": lambda request: {"message": self.restart(request)},
             "retry": lambda request: {"message": self.retry(request)},
+            "reports": lambda _request: {"taken": self._supervisor.measuring.office.take_reports()},
         }
 
     def commands(self) -> dict[str, Action]:
@@ -45,6 +46,7 @@ class Controls:
             "restart": self.restart,
             "report": self.report,
             "retry": self.retry,
+            "measure": self._supervisor.measuring.take,
         }
 
     # -- actions
@@ -131,6 +133,7 @@ class Controls:
             "pid": os.getpid(),
             "rss_mb": round(rss_mb(os.getpid()), 1),
             "workers": workers,
+            "measuring": supervisor.measuring.status(),
             "fallbacks": {
                 "failovers": sum(p.totals["failovers"] for p in supervisor.pipelines),
                 "restarts": sum(p.restarts for p in supervisor.pipelines),

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from edgekit.agent.children import Survey
 from edgekit.agent.clock import FlooredClock
 from edgekit.agent.jobs import Jobs
+from edgekit.agent.measure_order import MeasureOrder
 from edgekit.agent.outgoing import Outgoing
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.renew import renew_certificate
@@ -21,7 +22,7 @@ from edgekit.core.spec import decode_json
 from edgekit.core.wire import Birth, Chunk, Command, Desired, Reported, Response, decode
 from edgekit.sync.address import Tls
 from edgekit.sync.mqtt import Handlers, Link
-from edgekit.update.contract import Enrolment, UpdaterRequest, UpdaterResult
+from edgekit.update.contract import Enrolment, UpdaterProgress, UpdaterRequest, UpdaterResult
 from edgekit.update.launch import run_updater
 from edgekit.update.renewal import put_in_place
 
@@ -240,6 +241,38 @@ class FleetSide:
             lambda: run_updater(request),
             lambda outcome: done(None if isinstance(outcome, UpdaterResult) else outcome),
         )
+
+    def fetch_to_measure(
+        self,
+        order: MeasureOrder,
+        area: Path,
+        max_bytes: int,
+        timeout_s: float,
+        done: Callable[[UpdaterResult | EdgekitError], None],
+    ) -> None:
+        """Have the updater bring a bundle to a place of its own; other work for it goes first."""
+        survey = self.survey
+        request = UpdaterRequest(
+            kind="measure",
+            state_dir=str(self._state),
+            model=order.model,
+            version=order.version,
+            target=order.target,
+            sha256=order.sha256,
+            bytes=order.bytes,
+            area=str(area),
+            facts=survey.facts if survey else None,
+            profile=survey.profile if survey else None,
+            max_bytes=max_bytes,
+            timeout_s=timeout_s,
+            unix_ms=self._clock.unix_ms(),
+        )
+
+        def give_way(_: UpdaterProgress) -> None:
+            if self._jobs.has_more:
+                raise LinkError("other work of the updater goes first")
+
+        self._jobs.submit(lambda: run_updater(request, give_way), done)
 
     def _renew(self) -> None:
         enrolment, link, now_ms = self.enrolment, self._link, self._clock.unix_ms()

@@ -22,13 +22,14 @@ class Jobs:
 
     Args:
         post: Has a callback run on the supervisor's thread.
+        name: The thread's name.
     """
 
-    def __init__(self, post: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, post: Callable[[Callable[[], None]], None], name: str = "jobs") -> None:
         self._post = post
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(MAX_JOBS)
         self._waiting = 0
-        self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
@@ -46,6 +47,11 @@ class Jobs:
     def is_busy(self) -> bool:
         """Whether work is under way or waits; ask on the supervisor's thread."""
         return self._waiting > 0
+
+    @property
+    def has_more(self) -> bool:
+        """Whether more work waits behind what is under way; any thread may ask."""
+        return self._waiting > 1
 
     def stop(self) -> None:
         """Take no more work; what is under way ends with this process."""

@@ -1,26 +1,35 @@
 """Measures what each variant costs on this machine, so that selection becomes measured.
 
-``edgekit bench`` does it for a person; ``python -m edgekit.agent.measure BUNDLE`` does it for the
-agent after an install, in a process of its own, for the variants that have no measurement yet.
+``edgekit bench`` does it for a person; ``python -m edgekit.agent.measure BUNDLE [STATE]`` does it for
+the agent after an install, in a process of its own, for the variants that have no measurement yet. By
+way of the state folder the fleet is told. Measurement jobs of the fleet are ``measure_job``'s.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
+import edgekit
 from edgekit.agent.bundle import Bundle, open_bundle
 from edgekit.agent.costs import MeasuredCost, cost_key, load_costs, save_costs
 from edgekit.agent.doctor import facts_with_proofs
 from edgekit.agent.lab import LabProcess, open_lab, time_in_turn
 from edgekit.agent.model import default_threads
+from edgekit.agent.reports import leave_report
+from edgekit.backends import backend_version
 from edgekit.core.errors import EdgekitError
-from edgekit.core.spec import Facts, Profile, Variant
+from edgekit.core.spec import Facts, Profile, Variant, variant_hash
+from edgekit.core.wire import MAX_MEASURED_VARIANTS, Board, MeasuredVariant, MeasurementRecord
+from edgekit.hardware.sensors import Sensors
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +78,14 @@ def measure(
     with open_lab(bundle, variants, facts, profile, threads) as (labs, reasons):
         times, errors = time_in_turn(labs, seconds)
         ran = [(lab, times[lab.variant.id]) for lab in labs if lab.variant.id not in errors]
-        rows = [_row(lab, taken) for lab, taken in ran]
+        rows = [row_of(lab, taken) for lab, taken in ran]
     save_costs({cost_key(lab.variant, threads): _cost(taken, lab.loaded["rss_mb"]) for lab, taken in ran})
     failed = reasons | errors
-    return rows + [_blank(variant, failed[variant.id]) for variant in variants if variant.id in failed]
+    return rows + [blank_row(variant, failed[variant.id]) for variant in variants if variant.id in failed]
 
 
-def _blank(variant: Variant, error: str | None) -> Measurement:
+def blank_row(variant: Variant, error: str | None) -> Measurement:
+    """Return a row without figures."""
     return Measurement(
         id=variant.id,
         backend=variant.backend,
@@ -86,10 +96,11 @@ def _blank(variant: Variant, error: str | None) -> Measurement:
     )
 
 
-def _row(lab: LabProcess, times_us: list[float]) -> Measurement:
+def row_of(lab: LabProcess, times_us: list[float]) -> Measurement:
+    """Return the row of a variant that ran."""
     cost = _cost(times_us, lab.loaded["rss_mb"])
     return msgspec.structs.replace(
-        _blank(lab.variant, None),
+        blank_row(lab.variant, None),
         accelerator=lab.loaded["accelerator"],
         p50_ms=cost.p50_ms,
         p95_ms=cost.p95_ms,
@@ -113,16 +124,91 @@ def unmeasured(bundle: Bundle, threads: int) -> tuple[Variant, ...]:
     return tuple(v for v in bundle.manifest.variants if cost_key(v, threads) not in costs)
 
 
+# ---------------------------------------------------------------------------------------------
+# What the fleet is told
+
+
+class Circumstances:
+    """What a machine was like while it measured; made before, asked after.
+
+    Args:
+        facts: What this machine is.
+        profile: Its profile.
+    """
+
+    def __init__(self, facts: Facts, profile: Profile) -> None:
+        self._sensors = Sensors(Path("/"), profile.telemetry)
+        self._before = {"load_before": os.getloadavg()[0]}
+        if (warm := self._sensors.read().get("temperature_c")) is not None:
+            self._before["temperature_before_c"] = float(warm)
+        self.board = Board(
+            profile=profile.id,
+            board=facts.board,
+            arch=facts.arch,
+            cpu=facts.cpu,
+            cores=facts.cores,
+            memory_mb=facts.memory_mb,
+        )
+
+    def record(
+        self,
+        bundle: Bundle,
+        rows: Sequence[MeasuredVariant],
+        origin: Literal["bench", "install", "job"],
+        threads: int,
+        seconds: float,
+    ) -> MeasurementRecord:
+        """Return what the fleet is told."""
+        after = {name: float(value) for name, value in self._sensors.read().items()}
+        return MeasurementRecord(
+            mono_ns=time.monotonic_ns(),
+            unix_ms=time.time_ns() // 1_000_000,
+            origin=origin,
+            model=bundle.manifest.model,
+            version=bundle.manifest.version,
+            bundle_sha256=bundle.digest,
+            board=self.board,
+            threads=threads,
+            seconds=seconds,
+            variants=tuple(rows[:MAX_MEASURED_VARIANTS]),
+            sensors=after | self._before,
+            agent=edgekit.__version__,
+        )
+
+
+def told(row: Measurement, variant: Variant, **more: Any) -> MeasuredVariant:
+    """Return a row as the fleet is told of it, with what makes it comparable with other devices'."""
+    fields = {**msgspec.structs.asdict(row), "error": row.error[:300] if row.error else None}
+    library = backend_version(variant.backend) or ""
+    return MeasuredVariant(**fields, content=variant_hash(variant), backend_version=library, **more)
+
+
+def told_all(rows: Sequence[Measurement], variants: Sequence[Variant]) -> list[MeasuredVariant]:
+    """Return rows as the fleet is told of them."""
+    by_id = {variant.id: variant for variant in variants}
+    return [told(row, by_id[row.id]) for row in rows]
+
+
+def _measure_new(source: str, state: Path | None) -> None:
+    """Measure what is not measured yet, and leave it to be told to the fleet."""
+    bundle = open_bundle(source)
+    facts, chosen = facts_with_proofs(Path("/"))
+    threads = default_threads(facts)
+    missing = unmeasured(bundle, threads)
+    if not missing:
+        return
+    around = Circumstances(facts, chosen.profile)
+    rows = measure(bundle, missing, facts, chosen.profile, threads, INSTALL_SECONDS)
+    if state is not None:
+        named = told_all(rows, missing)
+        leave_report(state, around.record(bundle, named, "install", threads, INSTALL_SECONDS))
+
+
 def main(arguments: list[str]) -> int:
     """Measure what is not measured yet of the bundle that is named."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     try:
-        bundle = open_bundle(arguments[0])
-        facts, chosen = facts_with_proofs(Path("/"))
-        threads = default_threads(facts)
-        missing = unmeasured(bundle, threads)
-        if missing:
-            measure(bundle, missing, facts, chosen.profile, threads, INSTALL_SECONDS)
+        _measure_new(arguments[0], Path(arguments[1]) if len(arguments) > 1 else None)
     except EdgekitError as error:
         print(error.render(), file=sys.stderr)
         return error.exit_code

@@ -28,9 +28,9 @@ def prepare(
     for plan in plans:
         try:
             if plan.pinned is not None:
-                measure(plan.pinned, environment)
+                measure(plan.pinned, environment, slots.state_dir)
             elif plan.initial is not None and slots.load(plan.managed).active is None:
-                measure(plan.initial, environment)
+                measure(plan.initial, environment, slots.state_dir)
                 version = install(slots.state_dir, plan.managed, plan.initial, environment).version
                 logger.info("installed %s %s as the first version", plan.managed, version)
         except EdgekitError as error:  # noqa: PERF203 - one pipeline's fault is not the others'

@@ -22,6 +22,8 @@ from edgekit.agent.fleet import FleetSide
 from edgekit.agent.ipc import FailedOver, Progress
 from edgekit.agent.jobs import Jobs
 from edgekit.agent.lock import lock_state
+from edgekit.agent.measuring import Measuring
+from edgekit.agent.measuring_office import MeasuringOffice
 from edgekit.agent.metrics import Books
 from edgekit.agent.notify import Notifier
 from edgekit.agent.outgoing import Outgoing
@@ -82,6 +84,9 @@ class Supervisor:
         self.books = Books()
         self.sensors: dict[str, float] = {}
         self.started_s = self.reactor.now_s()
+        self.measuring = Measuring(
+            state, self.reactor, self.clock, MeasuringOffice(self), worker_environment()
+        )
         self._controls = Controls(self)
         self._desk = CommandDesk(
             state / "commands.json", self._controls.commands(), self.outgoing.put, self.clock
@@ -148,6 +153,7 @@ class Supervisor:
             self.reactor.after(PREPARE_AGAIN_S, lambda: self.jobs.submit(self._prepare, self._surveyed_late))
         if self._is_stopping:
             return
+        self.measuring.resume()
         for pipeline in self.pipelines:
             if pipeline.plan.pinned is not None:
                 pipeline.run_on(pipeline.plan.pinned)
@@ -162,8 +168,13 @@ class Supervisor:
 
     def measure(self, bundle: Path, done: Callable[[], None]) -> None:
         """Measure a bundle's variants, then call back."""
-        environment = worker_environment()
-        self.jobs.submit(lambda: measure(bundle, environment), lambda _outcome: done())
+        environment, state = worker_environment(), self.config.state
+
+        def measured(_: object) -> None:
+            self.measuring.office.take_reports()
+            done()
+
+        self.jobs.submit(lambda: measure(bundle, environment, state), measured)
 
     def _begin_stop(self) -> None:
         if self._is_stopping:
@@ -184,6 +195,7 @@ class Supervisor:
     def _close(self) -> None:
         self._send_metrics()
         self.fleet.stop()
+        self.measuring.stop()
         self.jobs.stop()
         self._keep_clock()
         self.outgoing.close()
@@ -200,6 +212,7 @@ class Supervisor:
             pipeline.tick()
         for updates in self.models.values():
             updates.tick()
+        self.measuring.tick()
 
     def _send_metrics(self) -> None:
         for report in self.books.close(self.clock, self.sensors):

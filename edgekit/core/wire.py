@@ -280,7 +280,8 @@ class CommandAnswer(msgspec.Struct, frozen=True, tag="answer", kw_only=True):
 class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
     """What one variant did on one board; numbers are None where it did not run, and ``error`` says why.
 
-    ``content`` is ``spec.variant_hash``. ``golden_difference`` is the largest difference of any golden
+    ``content`` is ``spec.variant_hash``. ``pre_ms`` is the median time to fill the input from an
+    image's bytes, where that was measured. ``golden_difference`` is the largest difference of any golden
     sample's output, ``golden_ok`` whether all of them hold; None where none was run.
     """
 
@@ -298,6 +299,7 @@ class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
     load_ms: float | None = None
     first_ms: float | None = None
     rss_mb: float | None = None
+    pre_ms: float | None = None
     golden_ok: bool | None = None
     golden_difference: float | None = None
     error: str | None = None
