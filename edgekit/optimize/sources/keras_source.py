@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +34,18 @@ def tflite_from_keras(path: Path, target: Path) -> None:
     """
     tensorflow = _tensorflow()
     try:
-        if path.is_dir():
-            converter = tensorflow.lite.TFLiteConverter.from_saved_model(str(path))
-        else:
-            model = tensorflow.keras.models.load_model(str(path), compile=False)
-            converter = tensorflow.lite.TFLiteConverter.from_keras_model(model)
-        target.write_bytes(converter.convert())
+        # It prints a summary of what it saves; standard output is a document of its own here.
+        with contextlib.redirect_stdout(io.StringIO()):
+            target.write_bytes(_converter(tensorflow, path).convert())
     except Exception as cause:
         raise ModelError(f"TensorFlow cannot convert {path.name}: {short(cause)}") from cause
+
+
+def _converter(tensorflow: Any, path: Path) -> Any:
+    if path.is_dir():
+        return tensorflow.lite.TFLiteConverter.from_saved_model(str(path))
+    model = tensorflow.keras.models.load_model(str(path), compile=False)
+    return tensorflow.lite.TFLiteConverter.from_keras_model(model)
 
 
 def keras_run(path: Path) -> Run:
@@ -57,14 +63,15 @@ def keras_run(path: Path) -> Run:
             model = tensorflow.keras.models.load_model(str(path), compile=False)
             entries = [(tensor.name, tensor.shape, tensor.dtype) for tensor in model.inputs]
         else:
-            given = model.structured_input_signature[1]
-            entries = [(name, given[name].shape, given[name].dtype.name) for name in sorted(given)]
+            wanted = model.structured_input_signature[1]
+            entries = [(name, wanted[name].shape, wanted[name].dtype.name) for name in sorted(wanted)]
     except Exception as cause:
         raise ModelError(f"TensorFlow cannot read {path.name}: {short(cause)}") from cause
 
     def call(feeds: Tensors) -> Tensors:
         values = {name: tensorflow.constant(value) for name, value in feeds.items()}
-        found = model(**values) if loaded is not None else model(list(values.values()))
+        given = next(iter(values.values())) if len(values) == 1 else values
+        found = model(**values) if loaded is not None else model(given)
         if isinstance(found, dict):
             return {name: np.asarray(found[name]) for name in found}
         many = found if isinstance(found, (list, tuple)) else [found]

@@ -196,8 +196,10 @@ class _Forms:
         return openvino_specs(library("openvino").Core().read_model(str(self.files["openvino"])))
 
 
-def _tool(distribution: str) -> str:
-    return f"{distribution} {versions(distribution).get(distribution, '')}".strip()
+def _tool(*distributions: str) -> str:
+    """Return the name and version of the first of these that is installed."""
+    found = versions(*distributions)
+    return next((f"{name} {version}" for name, version in found.items()), distributions[0])
 
 
 def _sha256(*files: Path) -> str:
@@ -286,7 +288,9 @@ def _read_keras(forms: _Forms) -> tuple[Root, Origin]:
     check_tflite(forms.file("tflite"))
     _from_tflite(forms)
     has_onnx = "onnx" in forms.files
-    forms.made("tflite", "Keras to TensorFlow Lite", _tool("tensorflow"), transposed=has_onnx)
+    forms.made(
+        "tflite", "Keras to TensorFlow Lite", _tool("tensorflow", "tensorflow-cpu"), transposed=has_onnx
+    )
     files = [forms.path] if forms.path.is_file() else sorted(f for f in forms.path.rglob("*") if f.is_file())
     return forms.finish(
         _sha256(*files),

@@ -156,6 +156,7 @@ def feeds_for(run: Run, sample: Mapping[str, NDArray[Any]], *, transposed: bool)
 
 
 def _turned(value: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return a channels-first array channels-last, or the other way round: as the shape wants it."""
-    last: NDArray[Any] = value.transpose(0, 2, 3, 1)
-    return last if last.shape[1:] == shape[1:] else value.transpose(0, 3, 1, 2)
+    """Return an image the other way round; as it is where only that fits the shape."""
+    ways = (value.transpose(0, 2, 3, 1), value, value.transpose(0, 3, 1, 2))
+    fitting = [way for way in ways if way.shape[1:] == shape[1:]]
+    return fitting[0] if fitting else value
