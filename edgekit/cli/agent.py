@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> Report:
     return actions[args.action](args)
 
 
-def _state(args: argparse.Namespace) -> Path:
+def state_folder(args: argparse.Namespace) -> Path:
     """Return the state folder that the flags, the configuration, or the environment name."""
     from edgekit.agent.config import environment, load_agent_config
     from edgekit.agent.paths import state_dir
@@ -77,7 +77,7 @@ def _enroll(args: argparse.Namespace) -> Report:
     order = EnrollOrder(
         fleet_url=args.fleet,
         token=token,
-        state_dir=str(_state(args)),
+        state_dir=str(state_folder(args)),
         name=args.name or os.uname().nodename.partition(".")[0],
         hardware=facts,
     )
@@ -108,7 +108,7 @@ def _run(args: argparse.Namespace) -> Report:
 def _status(args: argparse.Namespace) -> Report:
     from edgekit.agent.status import ask
 
-    document: dict[str, Any] = ask(_state(args), {"op": "status"})
+    document: dict[str, Any] = ask(state_folder(args), {"op": "status"})
     return Report(document, status_text(document))
 
 
@@ -147,7 +147,7 @@ def status_text(document: dict[str, Any]) -> str:
 def _rollback(args: argparse.Namespace) -> Report:
     from edgekit.agent.status import ask
 
-    state = _state(args)
+    state = state_folder(args)
     request = {"op": "rollback", "model": args.model, "reason": args.reason}
     try:
         message = ask(state, request)["message"]
@@ -168,7 +168,7 @@ def _ledger(args: argparse.Namespace) -> Report:
 
     if args.hours <= 0:
         raise UsageError(f"--hours: want more than 0, got {args.hours}")
-    state = _state(args)
+    state = state_folder(args)
     since = int(time.time() - args.hours * 3600)
     try:
         entries = ask(state, {"op": "ledger", "since_unix_s": since})

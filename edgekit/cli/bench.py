@@ -1,4 +1,7 @@
-"""``edgekit bench``: measure every variant that runs here; selection then uses the figures."""
+"""``edgekit bench``: measure every variant that runs here; selection then uses the figures.
+
+With ``--report`` the fleet is told, so that bundles made later say what such a board takes.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,13 @@ import msgspec
 from edgekit.agent.bundle import open_bundle
 from edgekit.agent.costs import measured_here
 from edgekit.agent.doctor import facts_with_proofs
-from edgekit.agent.measure import Measurement, measure
+from edgekit.agent.measure import Circumstances, Measurement, measure, told_all
 from edgekit.agent.model import default_threads
+from edgekit.agent.reports import leave_report
+from edgekit.agent.status import ask
+from edgekit.cli.agent import state_folder
 from edgekit.cli.report import Report
-from edgekit.core.errors import BackendError
+from edgekit.core.errors import BackendError, LinkError, UsageError
 from edgekit.core.select import select
 
 
@@ -24,14 +30,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="bundle folder, .ekb file, or model file")
     parser.add_argument("--threads", type=int, help="CPU threads for the runtime (all cores but one)")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long each variant runs (2)")
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="tell the fleet that this device is enrolled with; its agent does",
+    )
+    parser.add_argument("--state", type=Path, metavar="DIR", help="the agent's state folder, for --report")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="agent.toml, for --report")
 
 
 def run(arguments: argparse.Namespace) -> Report:
     """Measure, and say which variant is chosen now."""
+    state = _reporting_state(arguments) if arguments.report else None
     bundle = open_bundle(arguments.bundle)
     facts, chosen = facts_with_proofs(Path("/"))
     threads = arguments.threads or default_threads(facts)
     manifest, profile = bundle.manifest, chosen.profile
+    around = Circumstances(facts, profile)
     rows = measure(bundle, manifest.variants, facts, profile, threads, arguments.seconds)
     selection = select(manifest, facts, profile, measured_here(manifest, threads))
     document: dict[str, Any] = {
@@ -42,7 +57,38 @@ def run(arguments: argparse.Namespace) -> Report:
     }
     text = _table(rows, document["chosen"])
     text.append(f"{threads} thread(s), profile {profile.id}: {selection.why}")
+    if state is not None:
+        named = told_all(rows, manifest.variants)
+        leave_report(state, around.record(bundle, named, "bench", threads, arguments.seconds))
+        document["reported"] = _hand_over(state)
+        text.append(f"reported to the fleet: {document['reported']}")
     return Report(document, "\n".join(text), 0 if selection.chosen else BackendError.exit_code)
+
+
+def _reporting_state(arguments: argparse.Namespace) -> Path:
+    """Return the state folder of the agent that will report.
+
+    Raises:
+        UsageError: This device is not enrolled.
+    """
+    state = state_folder(arguments)
+    if not (state / "identity" / "enrolment.json").exists():
+        raise UsageError(
+            f"--report: no device is enrolled in {state}",
+            hint="edgekit agent enroll --fleet URL --token T, or name its state folder: --state DIR",
+        )
+    return state
+
+
+def _hand_over(state: Path) -> str:
+    """Have the running agent take the report; without one it is taken at the agent's next start."""
+    try:
+        ask(state, {"op": "reports"})
+    except LinkError as error:
+        if error.code != LinkError.code:
+            raise
+        return "when the agent starts"
+    return "by the agent, as soon as its link is up"
 
 
 def _table(rows: Sequence[Measurement], chosen: str | None) -> list[str]:

@@ -39,7 +39,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "bench": (
         "edgekit.cli.bench",
         "measure every variant that runs here; selection uses the result",
-        "edgekit bench person-detect.ekb --seconds 5",
+        "edgekit bench person-detect.ekb --seconds 5 --report",
     ),
     "verify": (
         "edgekit.cli.verify",
