@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from edgekit.core.spec import TensorSpec
 from edgekit.optimize.dataset_listing import Listing, Prepare, Sample, fit, load_function, the_only
 
 _LABELS = ("y", "labels", "label")
+# What the standard library and NumPy raise on a damaged archive; RuntimeError where it is encrypted.
+_DAMAGED = (OSError, ValueError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error)
 
 
 def list_npz(path: Path, inputs: Sequence[TensorSpec], prepare: Prepare | None, max_bytes: int) -> Listing:
@@ -165,7 +168,7 @@ def _load(path: Path, max_bytes: int) -> dict[str, NDArray[Any]]:
             )
         with np.load(path, allow_pickle=False) as data:
             return {name: data[name] for name in data.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as cause:
+    except _DAMAGED as cause:
         raise ConfigError(
             f"{path}: is not an NPZ of plain arrays: {cause}", hint="write it with numpy.savez"
         ) from cause
