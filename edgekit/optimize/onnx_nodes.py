@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.optimize.layer import Kind
-from edgekit.optimize.onnx_reading import IMAGE, Axes, Reading, refused
+from edgekit.optimize.onnx_reading import IMAGE, REALS, Axes, Reading, refused
 from edgekit.optimize.onnx_windows import WINDOWED, attribute, wanted_constant
 
 Handler = Callable[[Reading, Any], None]
@@ -78,7 +78,7 @@ def _unary(reading: Reading, node: Any) -> None:
 def _same(reading: Reading, node: Any) -> None:
     """A node that changes nothing here: its output is another name for its input."""
     source = reading.form(node.input[0])
-    if node.op_type == "Cast" and attribute(node, "to", 1) not in (1, 10, 11, 16):
+    if node.op_type == "Cast" and attribute(node, "to", 1) not in REALS:
         raise refused(node, "activations can only be real numbers")
     if node.op_type == "Dropout" and len(node.output) > 1 and node.output[1]:
         raise refused(node, "the mask of a dropout has no meaning after training")

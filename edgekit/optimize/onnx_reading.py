@@ -22,6 +22,7 @@ from edgekit.optimize.network_ops import shape_of
 Axes = tuple[int | None, ...]
 IMAGE: Axes = (0, 2, 3, 1)
 ROW: Axes = (0, None, 2, 1)
+REALS = frozenset({1, 10, 11, 16})  # TensorProto: FLOAT, FLOAT16, DOUBLE, BFLOAT16
 _WAY_OUT = (
     "use a backend that reads ONNX (onnxruntime, openvino) for this model, or export it without this operator"
 )
@@ -137,6 +138,10 @@ class Reading:
             raise ModelError(
                 f"input {entry.name!r} has no fixed shape",
                 hint="export the model with a batch of 1 and fixed sizes",
+            )
+        if entry.type.tensor_type.elem_type not in REALS:
+            raise ModelError(
+                f"input {entry.name!r} takes integers; a network takes real numbers", hint=_WAY_OUT
             )
         turns = len(shape) == 4 and (
             not self._is_turned_first(entry.name) if channels_last is None else entry.name in channels_last

@@ -76,18 +76,23 @@ class Quantized:
     activations: dict[str, Affine]
     floats: frozenset[str] = frozenset()
     per_channel: bool = True
+    dense_per_channel: bool = True
+
+    def has_channels(self, layer: Layer) -> bool:
+        """Return whether a layer's weights have a scale for each output channel, not one for all."""
+        return self.dense_per_channel if layer.kind == "dense" else self.per_channel
 
     def weights(self, layer: Layer) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]:
         """Return a layer's integer weights, their scale for each output channel, and integer bias."""
         weights, bias = layer.parameters()
         axes = (0, 1, 2) if layer.kind == "depthwise" else tuple(range(1, weights.ndim))
         largest = np.abs(weights).max(axis=axes)
-        if not self.per_channel:
-            largest = np.full_like(largest, largest.max())
         source = self.activations[layer.inputs[0]].scale
         # A channel of zeros, or a bias far larger than its weights, must not overflow 32 bits.
         floor = np.maximum(np.abs(bias) / (source * 2.0**30), 1e-9)
         scale = np.maximum(largest / 127.0, floor).astype(np.float32)
+        if not self.has_channels(layer):
+            scale = np.full_like(scale, scale.max())
         spread = scale if layer.kind == "depthwise" else scale.reshape(-1, *[1] * (weights.ndim - 1))
         integers = np.clip(np.round(weights / spread), -127, 127).astype(np.int8)
         return integers, scale, np.round(bias / (source * scale)).astype(np.int32)
@@ -111,6 +116,7 @@ def quantize(
     *,
     keep_float: Collection[str] = (),
     per_channel: bool = True,
+    dense_per_channel: bool = True,
 ) -> Quantized:
     """Choose the integers' meaning for each activation.
 
@@ -123,6 +129,7 @@ def quantize(
         fixed: Parameters that are known better than by looking, such as the input's.
         keep_float: Names of the layers to leave in float.
         per_channel: One scale for each output channel of the weights, or one for all of them.
+        dense_per_channel: The same for dense layers alone; older accelerators want one scale there.
 
     Raises:
         ModelError: ``keep_float`` names a layer that the network does not have.
@@ -142,7 +149,8 @@ def quantize(
     for name, parameters in (fixed or {}).items():
         if name in groups:
             found[groups[name]] = parameters
-    return Quantized({name: found[group] for name, group in groups.items()}, floats, per_channel)
+    activations = {name: found[group] for name, group in groups.items()}
+    return Quantized(activations, floats, per_channel, per_channel and dense_per_channel)
 
 
 def _kept(network: Network, keep_float: Collection[str]) -> frozenset[str]:

@@ -10,6 +10,7 @@ from edgekit.optimize.layer import Layer
 
 IDENTIFIER: Final = b"TFL3"
 SCHEMA_VERSION: Final = 3
+SIGNATURE: Final = "serving_default"
 # Kind: (operator, version for float, version for int8). Source: TensorFlow Lite,
 # tools/versioning/op_version.cc.
 OPERATORS: Final = {
@@ -97,3 +98,28 @@ def operator_of(layer: Layer) -> tuple[str, int, int]:
     if layer.kind == "pad" and layer.value:
         return PAD_WITH
     return OPERATORS[layer.kind]
+
+
+def with_signature(data: bytes) -> bytes:
+    """Return a file that can be called by name: with a signature of its inputs and outputs.
+
+    Its arguments are called as the tensors are; it stands in the place of what signatures there were.
+    """
+    import flatbuffers
+
+    model, words = unpack(data), schema()
+    graph = model.subgraphs[0]
+    signature = words.SignatureDefT()
+    signature.signatureKey, signature.subgraphIndex = SIGNATURE.encode(), 0
+    signature.inputs = [_argument(words, graph, index) for index in graph.inputs]
+    signature.outputs = [_argument(words, graph, index) for index in graph.outputs]
+    model.signatureDefs = [signature]
+    builder = flatbuffers.Builder(len(data) + 1024)
+    builder.Finish(model.Pack(builder), IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def _argument(words: Any, graph: Any, index: int) -> Any:
+    found = words.TensorMapT()
+    found.name, found.tensorIndex = graph.tensors[index].name, int(index)
+    return found

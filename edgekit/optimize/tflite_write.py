@@ -175,6 +175,8 @@ class _Writer:
         integers, scale, sums = self._quantized.weights(layer)
         source = self._quantized.activations[layer.inputs[0]].scale
         axis = 3 if layer.kind == "depthwise" else 0
+        if not self._quantized.has_channels(layer):
+            axis, scale = 0, scale[:1]
         zeros = [0] * scale.size
         return [
             self._constant(f"{name}/weights", integers, "INT8", self._scales(list(scale), zeros, axis)),

@@ -1,0 +1,57 @@
+"""The LiteRT quantizer: int8 and int4 weights, and whole-integer files of what our own reader cannot read."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import Any, Final, Literal
+
+from edgekit.core.errors import BackendUnavailableError, ModelError
+from edgekit.optimize.tflite_schema import SIGNATURE, with_signature
+
+Recipe = Literal["dynamic_wi8_afp32", "dynamic_wi4_afp32", "weight_only_wi4_afp32", "static_wi8_ai8"]
+TOOL: Final = "litert-quantizer"
+
+
+def quantize_file(data: bytes, recipe: Recipe, samples: Iterable[Mapping[str, Any]] = ()) -> bytes:
+    """Return a float TensorFlow Lite file quantised by one of the quantizer's recipes.
+
+    Args:
+        data: The float file.
+        recipe: Which of the quantizer's recipes; the static one wants ``samples``.
+        samples: Inputs by the file's names, as the file takes them.
+
+    Raises:
+        BackendUnavailableError: ``litert-quantizer`` is not installed.
+        ModelError: The quantizer refuses the file.
+    """
+    try:
+        from litert_quantizer import quantizer as tool
+        from litert_quantizer import recipe as recipes
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"recipe {recipe} needs the package {TOOL!r} ({error})",
+            hint="pip install 'edgekit-runtime[optimize]'",
+        ) from error
+    if recipe == "static_wi8_ai8":
+        data = with_signature(data)
+    try:
+        # It prints its progress, and its own dependencies warn.
+        silence = io.StringIO()
+        with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                quantizer = tool.Quantizer(bytearray(data), getattr(recipes, recipe)())
+                seen = quantizer.calibrate({SIGNATURE: list(samples)}) if recipe == "static_wi8_ai8" else None
+                made = quantizer.quantize(seen, enable_progress_report=False).quantized_model
+    except Exception as error:
+        raise ModelError(f"{TOOL} refuses the model ({recipe}): {error}") from error
+    return bytes(made)
+
+
+def tool_version() -> dict[str, str]:
+    """Return the quantizer's name and version, for the report."""
+    return {TOOL: version(TOOL)}
