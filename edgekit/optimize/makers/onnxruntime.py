@@ -11,12 +11,13 @@ from typing import Any, Final
 
 from edgekit.core.errors import ConfigError, ModelError, TensorError
 from edgekit.core.spec import Requires
-from edgekit.optimize.makers import baked, graph, qdq
+from edgekit.optimize.makers import baked, graph, half, myriad, qdq
 from edgekit.optimize.makers.ranges import METHODS, Range, observe
 from edgekit.optimize.makers.samples import calibration
 from edgekit.optimize.plan import Made, Plan, Root
 
 _FILE: Final = "model.onnx"
+_HALF_SAMPLES: Final = 16
 _IR_VERSION: Final = 8  # what onnxruntime 1.14 and every runtime since reads
 
 
@@ -73,6 +74,74 @@ def make_static(root: Root, plan: Plan, folder: Path) -> Made:
     if keep:
         notes.append(f"left in float: {', '.join(keep)}")
     return _write(made, root, plan, folder, notes=tuple(notes), share=share)
+
+
+def make_dynamic(root: Root, plan: Plan, folder: Path) -> Made:
+    """Make the file whose weights are int8 and whose activations are quantised at each inference.
+
+    Faster only where MatMul, Gemm or LSTM do the work: ONNX Runtime's dynamic convolutions are slower
+    than its float ones. Options: ``per_channel``, ``keep_float``, ``pixels``.
+
+    Raises:
+        ModelError: No layer of the model can be quantised so.
+    """
+    original = graph.read(_source(root))
+    model = qdq.fold(original)
+    kept = graph.nodes_named(original, model, tuple(plan.options.get("keep_float", ())))
+    made = qdq.quantise_dynamic(model, per_channel=plan.options.get("per_channel"), keep_float=kept)
+    return _write(made, root, plan, folder, share=qdq.integer_share(model, made))
+
+
+def make_int4(root: Root, plan: Plan, folder: Path) -> Made:
+    """Make the file whose MatMul and Gemm weights are 4-bit integers (option ``bits``: or 8) in blocks of 32.
+
+    Raises:
+        ModelError: The model has no MatMul or Gemm with constant weights; says what it has.
+    """
+    bits = plan.options.get("bits", 4)
+    if bits not in (4, 8):
+        raise ConfigError(f"option bits: want 4 or 8, got {bits!r}")
+    original = graph.read(_source(root))
+    model = qdq.fold(original)
+    kept = graph.nodes_named(original, model, tuple(plan.options.get("keep_float", ())))
+    made, share = qdq.quantise_weights(model, bits=bits, keep_float=kept)
+    notes = (f"{share:.1%} of the multiply-adds read {bits}-bit weights",)
+    # Source: onnxruntime 1.17 release notes, MatMulNBits on the CPU; 8 bits came with 1.22.
+    requires = Requires(backend_version=">=1.17" if bits == 4 else ">=1.22")
+    return _write(made, root, plan, folder, notes=notes, requires=requires)
+
+
+def make_half(root: Root, plan: Plan, folder: Path) -> Made:
+    """Make the float16 file for CUDA and TensorRT; inputs and outputs stay float32.
+
+    Layers whose values do not fit into 16 bits on the calibration data, where there is any, stay in
+    float32, and so do the layers of option ``keep_float``.
+    """
+    original = graph.read(_source(root))
+    model = qdq.fold(original)
+    kept = graph.nodes_named(original, model, tuple(plan.options.get("keep_float", ())))
+    wide = half.too_large(model, calibration(root, limit=_HALF_SAMPLES)) if root.calibration else ()
+    notes = (f"too large for 16 bits, left in 32: {', '.join(wide)}",) if wide else ()
+    made = half.halved(model, {*kept, *graph.nodes_named(model, model, wide)})
+    return _write(made, root, plan, folder, notes=notes)
+
+
+def make_myriad(root: Root, plan: Plan, folder: Path) -> Made:
+    """Make the ONNX file that OpenVINO 2021.4, the last with a Myriad plugin, reads: opset 11.
+
+    float16 where the plan says so, else float32, which the plugin narrows itself.
+
+    Raises:
+        ModelError: A layer cannot be written in opset 11, or means something else there; names it.
+    """
+    original = graph.read(_source(root))
+    folded = qdq.fold(original)
+    model = myriad.lowered(folded)
+    myriad.compare(root, folded, model)
+    if plan.precision == "fp16":
+        model = half.halved(model, set())
+    model.ir_version = myriad.IR_VERSION
+    return _write(model, root, plan, folder, notes=(f"ONNX opset {graph.opset(model)}",))
 
 
 def _ranges(plan: Plan) -> Any:

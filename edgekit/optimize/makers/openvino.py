@@ -265,12 +265,17 @@ def _with_share(openvino: Any, made: Made, folder: Path) -> Made:
     for op in running.get_ops():
         facts = op.get_rt_info()
         if _fact(facts, "runtimePrecision") in ("i8", "u8"):
-            integer += sum(work.get(name, 0) for name in _fact(facts, "originalLayersNames").split(","))
+            integer += sum(work.get(name, 0) for name in _origins(facts))
     share = integer / max(sum(work.values()), 1)
     notes = [f"{share:.0%} of the multiply-adds run on integers in OpenVINO on this CPU"]
     if "INT8" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         notes.append("this CPU has no fast integer arithmetic: speed here says nothing about one that has")
     return msgspec.structs.replace(made, notes=(*made.notes, *notes), integer_share=share)
+
+
+def _origins(facts: Any) -> set[str]:
+    """Return the operations that a running one came of; quantising appends to their names."""
+    return {name.partition("/")[0] for name in _fact(facts, "originalLayersNames").split(",")}
 
 
 def _fact(facts: Any, name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,26 +88,20 @@ def quantise(
     arrays = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     copy = type(model)()
     copy.CopyFrom(model)
-    try:
-        with _quiet():
-            quantizer = QDQQuantizer(
-                copy,
-                per_channel,
-                False,
-                QuantType.QInt8,
-                QuantType.QInt8 if symmetric else QuantType.QUInt8,
-                TensorsData(CalibrationMethod.MinMax, arrays),
-                list(only),
-                list(keep_float),
-                sorted({*QLinearOpsRegistry, *QDQRegistry}),
-                extra,
-            )
-            quantizer.quantize_model()
-    except Exception as cause:  # the quantizer raises whatever comes
-        raise ModelError(
-            f"ONNX Runtime cannot quantise {graph.blamed(model, str(cause))}: {graph.first_line(cause)}",
-            hint="leave that layer in float: keep_float",
-        ) from cause
+    with _named(model), _quiet():
+        quantizer = QDQQuantizer(
+            copy,
+            per_channel,
+            False,
+            QuantType.QInt8,
+            QuantType.QInt8 if symmetric else QuantType.QUInt8,
+            TensorsData(CalibrationMethod.MinMax, arrays),
+            list(only),
+            list(keep_float),
+            sorted({*QLinearOpsRegistry, *QDQRegistry}),
+            extra,
+        )
+        quantizer.quantize_model()
     made = graph.prepared(quantizer.model.model)
     if not for_tensorrt:
         _guard(made, set(keep_float))
@@ -141,6 +136,105 @@ def _guard(model: Any, kept: set[str]) -> None:
         twin = onnx.helper.make_node("DequantizeLinear", inputs, [target], name=target, axis=axis)
         node.input[0] = target
         model.graph.node.insert(place, twin)
+
+
+def quantise_dynamic(model: Any, *, per_channel: bool | None = None, keep_float: Sequence[str] = ()) -> Any:
+    """Return the model with int8 weights and activations that are quantised at each inference.
+
+    Args:
+        model: As ``graph.read`` returns it.
+        per_channel: One scale for each output channel. None: yes, but for convolutions, whose
+            dynamic kernels have one scale and unsigned weights only.
+        keep_float: Names of nodes to leave alone.
+
+    Raises:
+        ModelError: Nothing can be quantised, or the quantizer fails; names the layer.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    onnx, _ = graph.tools()
+    convolves = any(node.op_type == "Conv" and node.name not in keep_float for node in model.graph.node)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder, _named(model), _quiet():
+        target = Path(folder, "dynamic.onnx")
+        quantize_dynamic(
+            copy,
+            target,
+            per_channel=not convolves if per_channel is None else per_channel,
+            weight_type=QuantType.QUInt8 if convolves else QuantType.QInt8,
+            nodes_to_exclude=list(keep_float),
+        )
+        made = onnx.load(str(target))
+    if not any(node.op_type in _INTEGER or "Quant" in node.op_type for node in made.graph.node):
+        raise _nothing(model, "dynamic quantisation takes Conv, MatMul, Gemm and LSTM with constant weights")
+    return graph.prepared(made)
+
+
+def quantise_weights(model: Any, *, bits: int, keep_float: Sequence[str] = ()) -> tuple[Any, float]:
+    """Return the model with the weights of MatMul and Gemm in few bits, and their share of the work.
+
+    Raises:
+        ModelError: There is no such layer, or the quantizer fails; names the layer.
+    """
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    onnx, _ = graph.tools()
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    _split_gemms(copy, set(keep_float))
+    with _named(model), _quiet():
+        quantizer = MatMulNBitsQuantizer(
+            copy,
+            bits=bits,
+            block_size=32,
+            is_symmetric=True,
+            accuracy_level=4,
+            nodes_to_exclude=[*keep_float],
+        )
+        quantizer.process()
+    made = quantizer.model.model
+    changed = [node.name for node in made.graph.node if node.op_type == "MatMulNBits"]
+    facts = graph.layers_of(model)
+    share = sum(f.multiply_adds for f in facts if any(name.startswith(f.node) for name in changed))
+    if not changed:
+        raise _nothing(model, "weights in 4 bits are for MatMul and Gemm with constant weights")
+    return made, float(share)
+
+
+def _split_gemms(model: Any, kept: set[str]) -> None:
+    """Write each plain Gemm with constant weights as a MatMul and an Add."""
+    onnx, _ = graph.tools()
+    values = graph.constants(model)
+    for place, node in reversed(list(enumerate(model.graph.node))):
+        set_to = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        scaled = set_to.get("alpha", 1.0) != 1.0 or set_to.get("beta", 1.0) != 1.0 or set_to.get("transA")
+        if node.op_type != "Gemm" or node.name in kept or node.input[1] not in values or scaled:
+            continue
+        weights = values[node.input[1]]
+        matrix, product = f"{node.input[1]}/{node.output[0]}", f"{node.output[0]}/product"
+        turned = np.ascontiguousarray(weights.T if set_to.get("transB") else weights)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(turned, matrix))
+        bias = [name for name in node.input[2:] if name]
+        output, source = node.output[0], node.input[0]
+        multiply = onnx.helper.make_node(
+            "MatMul", [source, matrix], [product if bias else output], name=node.name
+        )
+        model.graph.node.remove(node)
+        if bias:
+            add = onnx.helper.make_node("Add", [product, bias[0]], [output], name=f"{multiply.name}/bias")
+            model.graph.node.insert(place, add)
+        model.graph.node.insert(place, multiply)
+    read = {name for node in model.graph.node for name in node.input}
+    spare = [tensor for tensor in model.graph.initializer if tensor.name not in read]
+    for tensor in spare:
+        model.graph.initializer.remove(tensor)
+
+
+def _nothing(model: Any, why: str) -> ModelError:
+    counts = Counter(fact.operator for fact in graph.layers_of(model))
+    found = ", ".join(f"{count} {operator}" for operator, count in counts.items()) or "no such layer"
+    return ModelError(f"nothing to quantise: {why}; the model has {found}")
 
 
 def integer_share(original: Any, made: Any) -> float:
@@ -200,3 +294,17 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def _named(model: Any) -> Iterator[None]:
+    """Turn what a quantizer raises into an error that names the layer."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as cause:  # the quantizers raise whatever comes
+        raise ModelError(
+            f"ONNX Runtime cannot quantise {graph.blamed(model, str(cause))}: {graph.first_line(cause)}",
+            hint="leave that layer in float: keep_float",
+        ) from cause

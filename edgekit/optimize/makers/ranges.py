@@ -150,6 +150,10 @@ def _entropy(counts: NDArray[np.int64], extremes: Range) -> Range:
     centres = low + (np.arange(_BINS) + 0.5) * (high - low) / _BINS
     magnitude = np.minimum((np.abs(centres) / largest * _BINS).astype(int), _BINS - 1)
     folded = np.bincount(magnitude, weights=counts, minlength=_BINS).astype(np.float64)
+    # Zero is exact whatever the scale. A tensor that is clamped at its end means that end.
+    folded[:2] = min(folded[0], folded[1], folded[2])
+    if folded[-1] > 10.0 * max(folded[-_LEVELS:-1].mean(), 1.0):
+        return extremes
     kept = min(range(_LEVELS, _BINS + 1, _LEVELS // 8), key=lambda bins: (_divergence(folded, bins), -bins))
     limit = largest * kept / _BINS
     return max(low, -limit), min(high, limit)
