@@ -45,8 +45,13 @@ def _number(model: Any) -> None:
             operation.set_friendly_name(f"{kind}#{number}")
 
 
-def tflite_from_onnx(model: Path, target: Path) -> None:
+def tflite_from_onnx(model: Path, target: Path, image: str) -> None:
     """Convert a canonical ONNX file to TensorFlow Lite, through a ``Network``; prove that it loads.
+
+    Args:
+        model: The file to read.
+        target: The file to write.
+        image: The name of a channels-first image input, which becomes channels-last; or "".
 
     Raises:
         ModelError: The model has a node that a ``Network`` cannot express (named), or LiteRT does
@@ -57,7 +62,7 @@ def tflite_from_onnx(model: Path, target: Path) -> None:
     from edgekit.optimize.tflite import write_tflite
 
     library("ai_edge_litert.interpreter")
-    target.write_bytes(write_tflite(read_onnx(model)))
+    target.write_bytes(write_tflite(read_onnx(model, {image} - {""})))
     try:
         litert(target).allocate_tensors()
     except (RuntimeError, ValueError) as cause:

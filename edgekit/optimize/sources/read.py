@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from edgekit.optimize.sources.record import Kind, Record, Step, write_record
 from edgekit.optimize.sources.specs import Specs, image_input, onnx_specs, openvino_specs, tflite_specs
 from edgekit.optimize.sources.tflite_source import check_tflite
 from edgekit.optimize.sources.tools import library, versions
+
+if TYPE_CHECKING:
+    from edgekit.optimize.sources.torch_source import TorchModel
 
 __all__ = ["Origin", "check_root", "kind_of", "read_source"]
 
@@ -153,15 +156,27 @@ class _Forms:
         else:
             self.made("openvino", conversion, _tool("openvino"), transposed=transposed)
 
-    def try_tflite(self, conversion: str) -> None:
-        """Make the TensorFlow Lite form of the canonical ONNX file, or note why not."""
-        try:
-            tflite_from_onnx(self.files["onnx"], self.file("tflite"))
-        except EdgekitError as cause:
-            self.missing["tflite"] = reason_of(cause)
-            self.file("tflite").unlink(missing_ok=True)
-        else:
-            self.made("tflite", conversion, "edgekit", transposed=True)
+    def try_tflite(self, conversion: str, other: Callable[[Path, str], str] | None = None) -> None:
+        """Make the TensorFlow Lite form of the canonical ONNX file, or note why not.
+
+        ``other`` makes it in another way where a ``Network`` cannot express the model: it takes the
+        file to write and the image's name, and returns the tool.
+        """
+        name, layout = image_input(onnx_specs(self.files["onnx"])[0])
+        image = name if layout == "NCHW" else ""
+        target = self.file("tflite")
+        reasons = []
+        for make in (_by_network(self.files["onnx"]), other):
+            try:
+                tool = make(target, image) if make is not None else ""
+            except EdgekitError as cause:
+                reasons.append(reason_of(cause))
+                target.unlink(missing_ok=True)
+                continue
+            if tool:
+                self.made("tflite", conversion, tool, transposed=bool(image))
+                return
+        self.missing["tflite"] = "; ".join(reasons)
 
     def finish(
         self, sha256: str, tools: dict[str, str], *, source: str = "", **record: Any
@@ -194,6 +209,14 @@ class _Forms:
         if "tflite" in self.files:
             return tflite_specs(self.files["tflite"])
         return openvino_specs(library("openvino").Core().read_model(str(self.files["openvino"])))
+
+
+def _by_network(onnx: Path) -> Callable[[Path, str], str]:
+    def make(target: Path, image: str) -> str:
+        tflite_from_onnx(onnx, target, image)
+        return "edgekit"
+
+    return make
 
 
 def _tool(*distributions: str) -> str:
@@ -235,15 +258,25 @@ def _read_torch(forms: _Forms) -> tuple[Root, Origin]:
     forms.notes = (*exporting, *rewriting)
     forms.made("onnx", "torch to ONNX", _tool("torch"))
     forms.try_openvino(forms.file("onnx"), "torch to OpenVINO, by ONNX")
-    forms.try_tflite("torch to TensorFlow Lite, by ONNX")
+    forms.try_tflite("torch to TensorFlow Lite", _by_litert_torch(model))
     is_file = forms.reference.endswith(".pt2")
     return forms.finish(
         _sha256(exported),
-        versions("torch", "onnxscript", "onnx", "onnxruntime", "openvino"),
+        versions("torch", "onnxscript", "onnx", "onnxruntime", "openvino", "litert-torch"),
         source=str(forms.path) if is_file else forms.reference,
         state="" if is_file else keep_state(model, forms.folder / "weights.pt"),
         shapes={name: tuple(value.shape) for name, value in zip(model.names, model.example, strict=True)},
     )
+
+
+def _by_litert_torch(model: TorchModel) -> Callable[[Path, str], str]:
+    from edgekit.optimize.sources.torch_tflite import tflite_from_torch
+
+    def make(target: Path, image: str) -> str:
+        tflite_from_torch(model, target, image)
+        return _tool("litert-torch")
+
+    return make
 
 
 def _read_tflite(forms: _Forms) -> tuple[Root, Origin]:
