@@ -31,9 +31,10 @@ def plain(words: str) -> str:
     return _SPECIAL.sub(r"\\\1", " ".join(words.split())).replace("&", "&amp;")
 
 
-def code(words: str) -> str:
-    """Return a text as code on one line, whatever back quotes it has."""
-    flat = " ".join(words.split()).replace("|", "\\|")
+def code(words: str, *, in_table: bool = False) -> str:
+    """Return a text as code on one line, whatever back quotes it has; a table wants its bars escaped."""
+    flat = " ".join(words.split())
+    flat = flat.replace("|", "\\|") if in_table else flat
     fence = "`" * (max((len(run) for run in re.findall("`+", flat)), default=0) + 1)
     pad = " " if flat.startswith("`") or flat.endswith("`") else ""
     return f"{fence}{pad}{flat}{pad}{fence}" if flat else ""
@@ -76,7 +77,8 @@ def _means(study: Study) -> list[str]:
     data = study.data
     labels = "labelled" if data.labelled else "not labelled: the metric is agreement with float, not accuracy"
     means = (
-        f"{plain(study.metric)}: {plain(study.metric_means)} {no.count(data.evaluation, 'sample')} of "
+        f"The metric is {plain(study.metric)}: {plain(study.metric_means)} "
+        f"{no.count(data.evaluation, 'sample')} of "
         f"{code(data.source)}, {labels}. A variant may lose {no.points(study.max_drop)} points; the "
         "interval is of the loss, with 95 % confidence."
     )
@@ -106,7 +108,7 @@ def _row(study: Study, one: CandidateResult, where: tuple[Place, ...]) -> str:
     notes = [] if one.kept else ["not in the bundle"]
     notes += ["reference"] if one.plan.id == study.reference else []
     cells = (
-        code(one.plan.id) + (f" ({', '.join(notes)})" if notes else ""),
+        code(one.plan.id, in_table=True) + (f" ({', '.join(notes)})" if notes else ""),
         one.plan.precision,
         no.percent(score.value) if score else no.NONE,
         f"{no.points(score.drop)} ({interval(score)})" if score else no.NONE,

@@ -47,10 +47,10 @@ def place_labels(dots: list[Dot], area: Box, letter: float) -> list[Label]:
         if not dot.weight:
             continue
         for label in _options(dot, letter):
-            box = _box(label, letter)
-            fits = box[0] >= area[0] and box[1] >= area[1] and box[2] <= area[2] and box[3] <= area[3]
-            if fits and not any(_touch(box, other) for other in taken):
-                taken.append(box)
+            here = box(label, letter)
+            fits = here[0] >= area[0] and here[1] >= area[1] and here[2] <= area[2] and here[3] <= area[3]
+            if fits and not any(touch(here, other) for other in taken):
+                taken.append(here)
                 found.append(label)
                 break
     return found
@@ -70,11 +70,13 @@ def _options(dot: Dot, letter: float) -> tuple[Label, ...]:
     )
 
 
-def _box(label: Label, letter: float) -> Box:
+def box(label: Label, letter: float) -> Box:
+    """Return the room that a label takes."""
     long = len(label.name) * letter * 0.6
     left = label.x - {"start": 0.0, "middle": long / 2, "end": long}[label.anchor]
     return (left, label.y - letter * 0.8, left + long, label.y + letter * 0.25)
 
 
-def _touch(one: Box, other: Box) -> bool:
+def touch(one: Box, other: Box) -> bool:
+    """Whether two boxes share more than an edge."""
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -67,10 +67,11 @@
 
   // sorting: numbers by data-v, texts as a person would; what has no value stays last
   const words = new Intl.Collator("en", { numeric: true });
+  const said = (cell) => (cell.tagName === "TH" ? cell.querySelector("code") ?? cell : cell).textContent.trim();
   function compare(one, other, up) {
     const [a, b] = [one.dataset.v, other.dataset.v];
     if (a === undefined || b === undefined) {
-      return up * words.compare(one.textContent.trim(), other.textContent.trim());
+      return up * words.compare(said(one), said(other));
     }
     if (a === "" || b === "") return (a === "") - (b === "");
     return up * (Number(a) - Number(b));

@@ -1,0 +1,22 @@
+"""A browser, as the tests of the fleet's web UI drive it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "fleet" / "registry"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "fleet"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "fleet" / "ui"))
+
+from ui_kit import Browser, missing_browser
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A real browser; the test is skipped, with the reason, where there is none."""
+    if reason := missing_browser():
+        pytest.skip(reason)
+    one = Browser(tmp_path_factory.mktemp("browser") / "profile")
+    yield one
+    one.close()
