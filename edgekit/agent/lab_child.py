@@ -110,7 +110,9 @@ class _Lab:
             if sizes is not None:
                 size = (sizes[n][0], sizes[n][1]) if sizes else None
                 items.append(predictor.decode(outputs, sample, size).items)
-        stacked = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+        # an output without a batch axis (a state) gets one
+        join = {name: np.concatenate if len(first) == 1 else np.stack for name, first in found[0].items()}
+        stacked = {name: join[name]([one[name] for one in found]) for name in found[0]}
         with Path(out).open("wb") as file:
             np.savez(file, allow_pickle=False, **stacked)
         if sizes is not None:

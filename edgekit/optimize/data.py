@@ -166,7 +166,8 @@ def _canonical_input(values: NDArray[Any], spec: TensorSpec, root: Root) -> NDAr
             real = real.transpose(0, 3, 1, 2)
     elif root.pre.window:
         real = _windows(real, spec, root)
-    wanted = (len(real), *spec.shape[1:])
+    without_batch = spec.shape[1:] if spec.shape[:1] in ((1,), (-1,)) else spec.shape  # a state has none
+    wanted = (len(real), *without_batch)
     if -1 not in wanted:
         if real.size != math.prod(wanted):
             raise TensorError(

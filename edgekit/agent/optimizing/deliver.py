@@ -175,12 +175,14 @@ def _golden(folder: Path, search: Search, inputs: Inputs, entries: Sequence[Entr
     count = len(next(iter(given.values())))
     chosen = sorted({round(place * (count - 1) / max(_GOLDEN - 1, 1)) for place in range(_GOLDEN)})
     wanted = search.reference.outputs
+    manifest = search.bench.manifest
+    shapes = {spec.name: spec.shape for spec in (*manifest.inputs, *manifest.outputs)}
     pairs = write_golden(
         folder,
         [
             (
-                {name: array[n : n + 1] for name, array in given.items()},
-                {name: array[n : n + 1].astype(np.float32) for name, array in wanted.items()},
+                {name: _one(array, n, shapes[name]) for name, array in given.items()},
+                {name: _one(array, n, shapes[name]).astype(np.float32) for name, array in wanted.items()},
             )
             for n in chosen
         ],
@@ -190,6 +192,11 @@ def _golden(folder: Path, search: Search, inputs: Inputs, entries: Sequence[Entr
         Golden(inputs=one, outputs=other, atol=tolerances.get("fp32", _FLOOR), atol_by_precision=tolerances)
         for one, other in pairs
     )
+
+
+def _one(arrays: NDArray[Any], n: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return one sample with its batch axis; a state has none."""
+    return arrays[n : n + 1] if shape[:1] in ((1,), (-1,)) else arrays[n]
 
 
 def _tolerances(search: Search, entries: Sequence[Entry], chosen: Sequence[int]) -> dict[str, float]:
