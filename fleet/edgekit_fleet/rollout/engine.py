@@ -78,7 +78,7 @@ class Engine:
         if self._bundles.bundle(spec.model, spec.version) is None:
             raise UsageError(
                 f"{spec.model} {spec.version} is not published",
-                hint="publish it first: edgekit-fleet publish",
+                hint="publish it first: edgekit-fleet publish; what --measure published is never rolled out",
             )
         named = (*spec.devices, *named_devices(spec.waves))
         candidates = self.store.candidates(spec, named)

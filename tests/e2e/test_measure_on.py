@@ -1,0 +1,142 @@
+"""A real device of a real fleet measures candidates, and tells what its board takes."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from agent_stage import AgentStage, FleetStage, command, wait_for
+from bundles import make_bundle, pipeline_toml
+
+from edgekit.agent.bundle import open_bundle
+from edgekit.agent.remote import FleetApi, costs_of, measure_on
+from edgekit.core.errors import EnrollError, LinkError, UsageError
+from edgekit.core.spec import variant_hash
+from edgekit.update.slots import Slots
+
+SLOW = {"id": "slow", "backend": "null", "options": {"latency_ms": 4}}
+FOREIGN = {"id": "foreign", "backend": "null", "options": {"seed": 9}, "requires": {"arch": ["riscv64"]}}
+WRONG = {"id": "wrong", "backend": "null", "options": {"outputs": {
+    "scores": {"datatype": "FP32", "shape": [1, 2], "value": [[0.8, 0.2]]}}}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("measure")
+    os.environ["EDGEKIT_CACHE"] = str(folder / "cache")  # proofs are made once for all
+    fleet = FleetStage(folder)
+    fleet.start()
+    make_bundle(folder / "1.0.0", version="1.0.0")
+    make_bundle(folder / "candidates", version="2.0.0", more_variants=(SLOW, FOREIGN, WRONG))
+    (folder / "motor.toml").write_text(pipeline_toml(fps=50))
+    agent = AgentStage(
+        folder / "agent",
+        '[[pipeline]]\nfile = "../motor.toml"\ninitial = "../1.0.0"\n',
+        "progress_s = 0.2\n",
+    )
+    try:
+        agent.device = agent.enroll(fleet, "board-1")
+        agent.start()
+        agent.runs("1.0.0")
+        agent.until(lambda s: s["link"]["connected"], "the link")
+        fleet.publisher = fleet.cli("token", "create", "--role", "publisher")["token"]
+        yield fleet, agent, folder
+    finally:
+        if agent.process is not None:
+            agent.kill()
+        fleet.stop()
+
+
+@pytest.fixture(autouse=True)
+def _same_cache(stage, monkeypatch):
+    monkeypatch.setenv("EDGEKIT_CACHE", str(stage[2] / "cache"))
+
+
+def measure(fleet, bundle, device="board-1", *, keys="own", timeout_s=30.0, told=None):
+    return measure_on(
+        bundle,
+        device,
+        fleet=fleet.url,
+        token=fleet.publisher,
+        keys=fleet.keys if keys == "own" else keys,
+        threads=1,
+        seconds=0.25,
+        timeout_s=timeout_s,
+        progress=(told if told is not None else []).append,
+    )
+
+
+def test_candidates_are_measured_beside_what_runs_and_never_installed(stage):
+    fleet, agent, folder = stage
+    began_s, told = time.monotonic(), []
+    rows, profile = measure(fleet, folder / "candidates", told=told)
+    assert time.monotonic() - began_s < 20
+    assert "signing motion 2.0.0 for measuring" in told
+    assert profile == agent.status()["profile"]
+    found = {row.id: row for row in rows}
+    assert set(found) == {"null", "slow", "foreign", "wrong"}
+    assert found["slow"].p50_ms > 3.5 > found["null"].p50_ms
+    assert (found["null"].golden_ok, found["wrong"].golden_ok) == (True, False)
+    assert found["foreign"].p50_ms is None
+    assert "riscv64" in found["foreign"].error
+    # nothing is left of it, and the pipeline never stopped
+    status = agent.status()
+    assert status["measuring"] == {}
+    assert not (agent.state / "measuring").exists()
+    assert Slots(agent.state).load("motion").filled() == Slots(agent.state).load("motion").filled()[:1]
+    assert status["pipelines"]["motor"]["restarts"] == 0
+    assert status["pipelines"]["motor"]["version"] == "1.0.0"
+    # what ran rightly has a cost now
+    hashes = {row.id: row.content for row in rows}
+    costs = costs_of(fleet.url, fleet.publisher, hashes.values())
+    assert [cost.profile for cost in costs[hashes["slow"]]] == [profile]
+    assert costs[hashes["slow"]][0].p50_ms == pytest.approx(found["slow"].p50_ms)
+    assert costs[hashes["foreign"]] == costs[hashes["wrong"]] == []
+
+
+def test_what_is_only_measured_cannot_be_rolled_out(stage):
+    fleet, _, folder = stage
+    listed = FleetApi(fleet.url, fleet.publisher).get("bundles")["items"]
+    assert "2.0.0" not in {one["version"] for one in listed}
+    with pytest.raises(UsageError, match=r"motion 2\.0\.0 is not published"):
+        FleetApi(fleet.url, fleet.publisher).post("rollouts", {"model": "motion", "version": "2.0.0"})
+
+
+def test_a_bench_report_reaches_the_fleet_though_no_agent_runs_when_it_is_made(stage):
+    fleet, agent, folder = stage
+    bundle = make_bundle(folder / "later", version="3.0.0", options={"latency_ms": 2})
+    assert agent.stop() == 0
+    words = ("bench", bundle, "--seconds", 0.25, "--threads", 1, "--report", "--state", agent.state)
+    assert command("edgekit.cli.main", *words)["reported"] == "when the agent starts"
+    agent.start()
+    content = variant_hash(open_bundle(bundle).manifest.variants[0])
+
+    def costs():
+        return costs_of(fleet.url, fleet.publisher, [content])[content]
+
+    cost = wait_for(costs, "the cost")[0]
+    assert 1.5 < cost.p50_ms < 20
+    rows = FleetApi(fleet.url, fleet.publisher).get("costs", [("model", "motion"), ("version", "3.0.0")])
+    assert [(row["threads"], row["devices"]) for row in rows["items"]] == [(1, 1)]
+    assert rows["items"][0]["names"] == [{"model": "motion", "version": "3.0.0", "variant": "null"}]
+    agent.runs("1.0.0")
+    assert command("edgekit.cli.main", *words)["reported"] == "by the agent, as soon as its link is up"
+
+
+def test_each_way_to_fail_is_told_as_what_it_is(stage, tmp_path):
+    fleet, agent, folder = stage
+    with pytest.raises(EnrollError, match="no device 'nobody'"):
+        measure(fleet, folder / "candidates", "nobody")
+    unsigned = make_bundle(tmp_path / "unsigned", version="7.0.0")
+    with pytest.raises(LinkError, match="7.0.0 .* is not published"):
+        measure(fleet, unsigned, keys=None)
+    strange = tmp_path / "strange"
+    command("edgekit_fleet.cli.main", "keys", "init", "--keys", strange, "--fleet", fleet.url)
+    with pytest.raises(UsageError, match="trusts another root"):
+        measure(fleet, unsigned, keys=strange)
+    assert agent.stop() == 0
+    told = []
+    with pytest.raises(LinkError, match="did not take the job in time"):
+        measure(fleet, folder / "candidates", keys=None, timeout_s=1.0, told=told)
+    assert "board-1 is offline; the job waits for it" in told
