@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a user's folder, no package
 """A classifier of handwritten digits, made smaller: all that `edgekit optimize` wants of a torch user.
 
     cd examples/digits

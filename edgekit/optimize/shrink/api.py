@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +27,6 @@ _NEW_RATE: Final = 4e-3
 _TUNE_RATE: Final = 2e-3
 _ROUND_RATE: Final = 5e-4
 _STAGES: Final = 3
-_SAMPLE_BATCHES: Final = 8
 
 
 class Shrunk(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,8 +66,8 @@ def prune(
 ) -> Shrunk:
     """Take whole channels out of a trained model, and train what is left with the original as teacher.
 
-    Channels go in up to three steps with training between; those go first whose loss would change
-    least for the multiply-adds they cost. Layers keep multiples of 8 channels.
+    Channels go in up to three steps with training between; those go first whose weights are
+    smallest for the multiply-adds they cost. Layers keep multiples of 8 channels.
 
     Args:
         model: ``module:function`` that builds the trained module.
@@ -96,15 +94,11 @@ def prune(
     work = _Work(model, train, shape, progress)
     original = copy.deepcopy(work.model.module).requires_grad_(requires_grad=False)
     objective = work.objective(loss, rate, teacher=original, temperature=temperature, weight=weight)
-    with seeded(seed):
-        samples = work.samples(seed)
-        own = work.objective(loss, rate) if _have_targets(samples) else objective
-        cutter = Cutter(work.model.module, work.model.example, samples, own)
+    cutter = Cutter(work.model.module, work.model.example)
     plan = stages(epochs)
     for number, share in enumerate(plan):
         left = (1 - ratio) ** ((number + 1) / len(plan))
-        with seeded(seed):
-            cutter.cut_to(int(work.multiply_adds_before * left))
+        cutter.cut_to(int(work.multiply_adds_before * left))
         work.train(objective, share, seed + number, rate, sum(plan[:number]) / epochs, share / epochs)
     notes = (f"channels removed in {len(plan)} steps, {epochs} epochs of training", *cutter.notes)
     return work.finish(f"pruned-{round(ratio * 100)}", folder, objective, notes)
@@ -282,17 +276,6 @@ class _Work:
         )
         return Objective(loss, remedy=remedy, **teaching)
 
-    def samples(self, seed: int) -> list[tuple[Any, Any]]:
-        """Return some batches to see on which channels matter; none where only the user trains."""
-        if not self.training.gives_batches:
-            return []
-        found = []
-        for batch in self.training.batches(seed):
-            found.append(batch)
-            if len(found) == _SAMPLE_BATCHES:
-                break
-        return found
-
     def train(
         self,
         objective: Objective,
@@ -328,10 +311,3 @@ def _check(epochs: int, rate: float) -> None:
         raise ConfigError(f"epochs: want at least 1, got {epochs}")
     if not 0 < rate < 10:
         raise ConfigError(f"rate: want a learning rate above 0 and below 10, got {rate}")
-
-
-def _have_targets(samples: list[tuple[Any, Any]]) -> bool:
-    return bool(samples) and all(targets is not None for _, targets in samples)
-
-
-Shrinker = Callable[..., Shrunk]

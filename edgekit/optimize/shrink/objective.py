@@ -6,7 +6,7 @@ Source: "Distilling the Knowledge in a Neural Network", Hinton, Vinyals and Dean
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from edgekit.core.errors import ConfigError
@@ -227,6 +227,3 @@ def _are_probabilities(torch: Any, values: Any) -> bool:
 def _described(value: Any) -> str:
     shape = getattr(value, "shape", None)
     return type(value).__name__ if shape is None else f"{type(value).__name__} of shape {tuple(shape)}"
-
-
-OwnLoss = Callable[[Any, Any], Any]

@@ -4,22 +4,24 @@ Channels are tied together by additions, concatenations and normalisations; whic
 found by torch-pruning's dependency graph. Which may go at all is found by trying: on a copy, a few
 are taken away, and where the outputs change their shape or the model fails, that set stays.
 
-Source: "DepGraph: Towards Any Structural Pruning", Fang et al. 2023; "Importance Estimation for
-Neural Network Pruning", Molchanov et al. 2019.
+Importance is the magnitude of all weights that a channel touches, over the mean of its set. (That
+of the loss's first-order change was no better on the digits: 98.6 % after one epoch against 98.9 %.)
+
+Source: "DepGraph: Towards Any Structural Pruning", Fang et al. 2023.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from edgekit.core.errors import ModelError
 from edgekit.optimize.shrink.channels import BLOCK, Slack, choose
 from edgekit.optimize.shrink.count import multiply_adds, multiply_adds_by_layer, outputs_of
-from edgekit.optimize.shrink.objective import as_tuple, tensors_in
+from edgekit.optimize.shrink.objective import tensors_in
 from edgekit.optimize.shrink.users import blame, torch_module
 from edgekit.optimize.sources.tools import library
 
@@ -34,9 +36,6 @@ class Cutter:
     Args:
         model: The module, in evaluation mode.
         example: The inputs, with the batch axis.
-        samples: Batches ``(inputs, targets)`` that importance is measured on; empty for that of the
-            weights' magnitude.
-        loss: Whose change an unimportant channel leaves small.
 
     Raises:
         ModelError: torch-pruning cannot follow the model, or no channel may go.
@@ -44,11 +43,10 @@ class Cutter:
 
     model: Any
     example: tuple[Any, ...]
-    samples: Sequence[tuple[Any, Any]] = ()
-    loss: Any = None
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._shapes = [tuple(one.shape) for one in tensors_in(outputs_of(self.model, self.example))]
         self._initial = {name: channels for name, channels in self._sets() if channels > BLOCK}
         self._free = self._try_each()
         if not self._free:
@@ -72,7 +70,8 @@ class Cutter:
             goal = min(now - wanted, _SHARE_AT_ONCE * now)
             graph = _graph(self.model, self.example)
             groups = {name: group for name, group in _groups(graph, self.model) if name in self._free}
-            importances = self._importances(groups)
+            measure = _torch_pruning().pruner.importance.GroupMagnitudeImportance(p=2, normalizer="mean")
+            importances = {name: measure(group).tolist() for name, group in groups.items()}
             removed = choose(self._slacks(graph, groups, importances), goal)
             if not removed:
                 raise ModelError(
@@ -99,14 +98,13 @@ class Cutter:
 
     def _try_each(self) -> frozenset[str]:
         """Return the sets that can shrink, found by shrinking each on a copy."""
-        shapes = [tuple(one.shape) for one in tensors_in(outputs_of(self.model, self.example))]
         free: set[str] = set()
         scratch = None
         for name, channels in self._initial.items():
             if scratch is None:
                 scratch = copy.deepcopy(self.model)
             step = channels % BLOCK or BLOCK
-            fault = _fault(scratch, self.example, name, step, shapes)
+            fault = _fault(scratch, self.example, name, step, self._shapes)
             if fault is None:
                 free.add(name)
                 continue
@@ -127,18 +125,6 @@ class Cutter:
             )
             for name, group in groups.items()
         ]
-
-    def _importances(self, groups: dict[str, Any]) -> dict[str, list[float]]:
-        """Return what each channel matters: the change of the loss without it, to first order."""
-        pruning = _torch_pruning()
-        if not self.samples:
-            measure = pruning.pruner.importance.GroupMagnitudeImportance(p=2, normalizer="mean")
-            return {name: measure(group).tolist() for name, group in groups.items()}
-        _accumulate_gradients(self.model, self.loss, self.samples)
-        measure = pruning.pruner.importance.GroupTaylorImportance(normalizer=None, group_reduction="sum")
-        found = {name: measure(group).tolist() for name, group in groups.items()}
-        self.model.zero_grad(set_to_none=True)
-        return found
 
 
 def _fault(
@@ -162,8 +148,10 @@ def _torch_pruning() -> Any:
 def _graph(model: Any, example: tuple[Any, ...]) -> Any:
     torch = torch_module()
     pruning = _torch_pruning()
+    # Through inputs that want gradients, layers whose weights are frozen are followed as well.
+    followed = tuple(one.clone().requires_grad_(one.is_floating_point()) for one in example)
     with torch.enable_grad():
-        if not all(one.requires_grad for one in tensors_in(model(*example))):
+        if not all(one.requires_grad for one in tensors_in(model(*followed))):
             raise ModelError(
                 "an output of the model does not depend on its weights by differentiable operations",
                 hint="torch-pruning follows gradients: remove detach(), argmax and no_grad from forward()",
@@ -172,7 +160,7 @@ def _graph(model: Any, example: tuple[Any, ...]) -> Any:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it guesses at loose parameters aloud; trying tells
                 return pruning.DependencyGraph().build_dependency(
-                    model, example_inputs=example, forward_fn=lambda module, inputs: module(*inputs)
+                    model, example_inputs=followed, forward_fn=lambda module, inputs: module(*inputs)
                 )
         except Exception as cause:
             raise ModelError(
@@ -229,9 +217,3 @@ def _prune(graph: Any, module: Any, channels: list[int]) -> None:
         graph.get_pruning_group(module, handler, channels).prune()
     except Exception as cause:
         raise ModelError("torch-pruning fails", reasons=blame(cause)[:1]) from cause
-
-
-def _accumulate_gradients(model: Any, loss: Any, samples: Iterable[tuple[Any, Any]]) -> None:
-    model.zero_grad(set_to_none=True)
-    for inputs, targets in samples:
-        loss(model(*as_tuple(inputs)), targets, inputs).backward()

@@ -3,7 +3,7 @@
 ``--train module:function`` names one of two kinds of function; which one is told by its parameters.
 
 **Batches**, the short way: a function of one parameter ``seed`` that returns one epoch of data.
-edgekit trains with its own recipe (``fit``), and looks at some batches to see which channels matter::
+edgekit trains with its own recipe (``fit``)::
 
     def batches(seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         order = np.random.default_rng(seed).permutation(len(IMAGES))
