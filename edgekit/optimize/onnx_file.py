@@ -13,7 +13,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.optimize.layer import POOLS
 from edgekit.optimize.network import Layer, Network, Shape, spatial_padding
+from edgekit.optimize.onnx_layers import ROWS, dense, unknown
 from edgekit.optimize.quantize import Quantized
 
 _OPSET: Final = 13  # per-channel DequantizeLinear came with 13; every supported runtime reads it
@@ -61,11 +63,21 @@ class _Writer:
         self._initializers: list[Any] = []
         self._image: dict[str, str] = {}
         self._plain: dict[str, str] = {}
+        self._constants: dict[str, NDArray[Any]] = {}
         for tensor, shape in network.inputs.items():
             self._write(tensor, tensor, is_image=len(shape) == 4)
 
     def add(self, layer: Layer) -> None:
-        """Append the nodes of one layer."""
+        """Append the nodes of one layer.
+
+        Raises:
+            ModelError: ONNX has no nodes for it here.
+        """
+        if layer.kind == "constant":
+            self._constants[layer.output] = np.asarray(layer.weights, np.float32)
+            return
+        if layer.kind not in _NODES:
+            raise unknown(layer)
         output, is_image = _NODES[layer.kind](self, layer)
         if layer.activation != "none" and not self._is_clamped(layer):
             output = self.activate(output, layer.activation, layer.output)
@@ -94,14 +106,24 @@ class _Writer:
         """Return whether the tensor stands there channels-first already."""
         return name in self._image
 
+    def is_constant(self, name: str) -> bool:
+        """Return whether the tensor is one of the network's constants."""
+        return name in self._constants
+
     def image(self, name: str) -> str:
         """Return the channels-first form of a tensor, transposing once where there is none."""
+        if name in self._constants and name not in self._image:
+            values = self._constants[name]
+            turned = values.reshape((1,) * (4 - values.ndim) + values.shape).transpose(0, 3, 1, 2)
+            self._image[name] = self._stored(name, f"{name}/constant/nchw", turned)
         if name not in self._image:
             self._image[name] = self.node("Transpose", [self._plain[name]], f"{name}/nchw", perm=[0, 3, 1, 2])
         return self._image[name]
 
     def plain(self, name: str) -> str:
         """Return the channels-last form of a tensor, transposing once where there is none."""
+        if name in self._constants and name not in self._plain:
+            self._plain[name] = self._stored(name, f"{name}/constant", self._constants[name])
         if name not in self._plain:
             self._plain[name] = self.node("Transpose", [self._image[name]], f"{name}/nhwc", perm=[0, 2, 3, 1])
         return self._plain[name]
@@ -128,7 +150,7 @@ class _Writer:
     def parameters(self, layer: Layer, order: Callable[[NDArray[Any]], NDArray[Any]]) -> list[str]:
         """Add a layer's weights, put into ONNX's order, and its bias; return their names."""
         name = layer.output
-        if self._quantized is not None:
+        if self._quantized is not None and layer.output not in self._quantized.floats:
             return self._integer_parameters(layer, order)
         weights, bias = layer.parameters()
         if not self._half:
@@ -153,22 +175,30 @@ class _Writer:
 
     def _is_clamped(self, layer: Layer) -> bool:
         """Return whether the integers' own range does what the activation would."""
-        if self._quantized is None:
+        if self._quantized is None or layer.output not in self._quantized.activations:
             return False
         meaning = self._quantized.activations[layer.output]
         top = meaning.scale * (127 - meaning.zero_point)
         return meaning.zero_point == -128 and (layer.activation == "relu" or top <= 6.0 + meaning.scale / 2)
 
     def _write(self, tensor: str, node: str, *, is_image: bool) -> None:
-        if self._quantized is not None:
-            meaning = self._quantized.activations[tensor]
-            scale = self.constant(f"{tensor}/scale", np.asarray(meaning.scale, np.float32))
-            zero = self.constant(f"{tensor}/zero", np.asarray(meaning.zero_point + 128, np.uint8))
-            integers = self.node("QuantizeLinear", [node, scale, zero], f"{tensor}/q")
-            node = self.node("DequantizeLinear", [integers, scale, zero], f"{tensor}/dq")
-        elif node == tensor and tensor not in self._network.inputs:
+        node = self._rounded(tensor, tensor, node)
+        if node == tensor and tensor not in self._network.inputs:
             node = self.node("Identity", [node], f"{tensor}/value")
         (self._image if is_image else self._plain)[tensor] = node
+
+    def _stored(self, tensor: str, name: str, values: NDArray[Any]) -> str:
+        return self._rounded(tensor, name, self.constant(name, values))
+
+    def _rounded(self, tensor: str, name: str, node: str) -> str:
+        """Put the pair of nodes there that says which integers a tensor has; a float one stays."""
+        if self._quantized is None or tensor not in self._quantized.activations:
+            return node
+        meaning = self._quantized.activations[tensor]
+        scale = self.constant(f"{name}/scale", np.asarray(meaning.scale, np.float32))
+        zero = self.constant(f"{name}/zero", np.asarray(meaning.zero_point + 128, np.uint8))
+        integers = self.node("QuantizeLinear", [node, scale, zero], f"{name}/q")
+        return self.node("DequantizeLinear", [integers, scale, zero], f"{name}/dq")
 
     def _value(self, name: str, shape: Sequence[int]) -> Any:
         return self._helper.make_tensor_value_info(name, self._types.FLOAT, list(shape))
@@ -181,26 +211,24 @@ def _windowed(writer: _Writer, layer: Layer) -> tuple[str, bool]:
         "strides": list(layer.stride),
         "pads": [pad_h[0], pad_w[0], pad_h[1], pad_w[1]],
     }
-    inputs = [writer.image(layer.inputs[0])]
-    if layer.kind == "max_pool":
-        return writer.node("MaxPool", inputs, f"{layer.output}/pool", **attributes), True
+    inputs, channels = [writer.image(layer.inputs[0])], writer.shape(layer.inputs[0])[3]
+    if layer.kind in POOLS:
+        operator = "MaxPool" if layer.kind == "max_pool" else "AveragePool"
+        return writer.node(operator, inputs, f"{layer.output}/pool", **attributes), True
+    if layer.dilation != (1, 1):
+        attributes["dilations"] = list(layer.dilation)
     if layer.kind == "depthwise":
-        attributes["group"] = writer.shape(layer.inputs[0])[3]
+        attributes["group"] = channels
         inputs += writer.parameters(layer, lambda weights: weights.transpose(3, 0, 1, 2))
     else:
+        if (groups := channels // layer.parameters()[0].shape[3]) != 1:
+            attributes["group"] = groups
         inputs += writer.parameters(layer, lambda weights: weights.transpose(0, 3, 1, 2))
     return writer.node("Conv", inputs, f"{layer.output}/conv", **attributes), True
 
 
 def _dense(writer: _Writer, layer: Layer) -> tuple[str, bool]:
-    inputs = [writer.plain(layer.inputs[0]), *writer.parameters(layer, lambda weights: weights)]
-    return writer.node("Gemm", inputs, f"{layer.output}/gemm", transB=1), False
-
-
-def _add(writer: _Writer, layer: Layer) -> tuple[str, bool]:
-    is_image = any(writer.is_image(name) for name in layer.inputs)
-    inputs = [writer.image(name) if is_image else writer.plain(name) for name in layer.inputs]
-    return writer.node("Add", inputs, f"{layer.output}/add"), is_image
+    return dense(writer, layer, writer.parameters(layer, lambda weights: weights))
 
 
 def _pad(writer: _Writer, layer: Layer) -> tuple[str, bool]:
@@ -208,14 +236,10 @@ def _pad(writer: _Writer, layer: Layer) -> tuple[str, bool]:
     pads = _permuted(layer.pads) if is_image else list(layer.pads)
     amounts = np.asarray([before for before, _ in pads] + [after for _, after in pads], np.int64)
     source = writer.image(layer.inputs[0]) if is_image else writer.plain(layer.inputs[0])
-    constant = writer.constant(f"{layer.output}/pads", amounts)
-    return writer.node("Pad", [source, constant], f"{layer.output}/pad"), is_image
-
-
-def _mean(writer: _Writer, layer: Layer) -> tuple[str, bool]:
-    pooled = writer.node("GlobalAveragePool", [writer.image(layer.inputs[0])], f"{layer.output}/mean")
-    shape = writer.constant(f"{layer.output}/shape", np.asarray(writer.shape(layer.output), np.int64))
-    return writer.node("Reshape", [pooled, shape], f"{layer.output}/flat"), False
+    inputs = [source, writer.constant(f"{layer.output}/pads", amounts)]
+    if layer.value:
+        inputs.append(writer.constant(f"{layer.output}/fill", np.asarray(layer.value, np.float32)))
+    return writer.node("Pad", inputs, f"{layer.output}/pad"), is_image
 
 
 def _reshape(writer: _Writer, layer: Layer) -> tuple[str, bool]:
@@ -238,23 +262,20 @@ def _elementwise(writer: _Writer, layer: Layer) -> tuple[str, bool]:
         return writer.node("Softmax", [writer.plain(source)], f"{layer.output}/softmax", axis=-1), False
     is_image = writer.is_image(source)
     tensor = writer.image(source) if is_image else writer.plain(source)
-    if layer.kind == "sigmoid":
-        return writer.node("Sigmoid", [tensor], f"{layer.output}/sigmoid"), is_image
     return writer.activate(tensor, layer.kind, layer.output), is_image
 
 
 _NODES: Final[dict[str, Callable[[_Writer, Layer], tuple[str, bool]]]] = {
+    **ROWS,
     "conv": _windowed,
     "depthwise": _windowed,
     "max_pool": _windowed,
+    "average_pool": _windowed,
     "dense": _dense,
-    "add": _add,
     "pad": _pad,
-    "mean": _mean,
     "reshape": _reshape,
     "concat": _concat,
     "relu": _elementwise,
     "relu6": _elementwise,
     "softmax": _elementwise,
-    "sigmoid": _elementwise,
 }
