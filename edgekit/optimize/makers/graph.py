@@ -141,6 +141,12 @@ def blamed(model: Any, text: str) -> str:
     return "the model"
 
 
+def written_by(model: Any, tensor: str) -> str:
+    """Return what gives a tensor its values, as ``layer 'x' (Operator)`` or ``input 'x'``."""
+    found = next((node for node in model.graph.node if tensor in node.output), None)
+    return f"layer {tensor!r} ({found.op_type})" if found else f"input {tensor!r}"
+
+
 def layers_of(model: Any) -> tuple[LayerFact, ...]:
     """Return every layer that multiplies and adds, in the graph's order."""
     shapes = tensor_shapes(model)

@@ -58,9 +58,10 @@ def halved(model: Any, kept: Collection[str]) -> Any:
 
 def _sort(model: Any) -> None:
     """Put each node after those whose tensors it reads, and otherwise where it was."""
-    writers = {name: node for node in model.graph.node for name in node.output}
+    nodes = list(model.graph.node)
+    writers = {name: node for node in nodes for name in node.output}
     placed: dict[int, Any] = {}
-    for last in model.graph.node:
+    for last in nodes:
         pending = [last]
         while pending:
             node = pending[-1]

@@ -256,7 +256,7 @@ def integer_share(original: Any, made: Any) -> float:
 
 def _is_of(name: str, node: str) -> bool:
     """Return whether an optimised node came of a node; some rewrites append to the name."""
-    return name == node or name.startswith((f"{node}_quant", f"{node}_fused", f"{node}_MatMulInteger"))
+    return name == node or name.startswith((f"{node}_quant", f"{node}_fused", f"{node}_MatMul"))
 
 
 def _optimise(model: Any, target: Path, level: str) -> None:

@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.core.errors import ModelError
-from edgekit.optimize.makers.graph import blamed, first_line, float_activations, tensor_shapes, tools
+from edgekit.optimize.makers.graph import (
+    blamed,
+    first_line,
+    float_activations,
+    tensor_shapes,
+    tools,
+    written_by,
+)
 from edgekit.optimize.makers.samples import Feeds
 
 Method = Literal["minmax", "percentile", "entropy"]
@@ -111,7 +118,7 @@ def _extremes(model: Any, run: Runner, names: list[str], samples: Sequence[Feeds
     for name in names:
         if not (low[name] > -np.inf and high[name] < np.inf):
             raise ModelError(
-                f"the output of {blamed(model, name)} is not finite on the calibration data",
+                f"the output of {written_by(model, name)} is not finite on the calibration data",
                 hint="check the model's weights and the preprocessing of the calibration data",
             )
     return {name: (low[name], high[name]) if low[name] <= high[name] else (0.0, 0.0) for name in names}
