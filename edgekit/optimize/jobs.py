@@ -54,10 +54,15 @@ def _sensitivity(task: Mapping[str, Any], _folder: Path, progress: Progress) -> 
 def _shrink(task: Mapping[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
     from edgekit.optimize.shrink import api
 
-    function = {"prune": api.prune, "distill": api.distill, "alone": api.alone, "qat": api.qat}[task["how"]]
+    functions: dict[str, Callable[..., Any]] = {
+        "prune": api.prune,
+        "distill": api.distill,
+        "alone": api.alone,
+        "qat": api.qat,
+    }
     arguments = dict(task["arguments"])
     arguments["shape"] = tuple(arguments["shape"])
-    shrunk = function(*task["models"], folder, progress=progress, **arguments)
+    shrunk = functions[task["how"]](*task["models"], folder, progress=progress, **arguments)
     return {"shrunk": msgspec.to_builtins(shrunk)}
 
 

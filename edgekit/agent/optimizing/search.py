@@ -76,6 +76,7 @@ class Search:
     reference: Observed | None = None
     reference_id: str = ""
     _roots_key: dict[str, str] = field(default_factory=dict)
+    _made: dict[str, tuple[Path, Made]] = field(default_factory=dict)
 
     # -----------------------------------------------------------------------------------------
     # Making
@@ -84,16 +85,15 @@ class Search:
         """Make candidates, two at a time; what cannot be made gets its reason."""
         first = [plan for plan in plans if not plan.same_as]
         self.progress.stage("making candidates", len(first))
-        folders: dict[str, tuple[Path, Made]] = {}
         with ThreadPoolExecutor(_MAKERS_AT_ONCE, "make") as pool:
             for plan, found in zip(first, pool.map(self._make, first), strict=True):
                 if found is not None:
-                    folders[plan.id] = found
+                    self._made[plan.id] = found
         entries = []
         for plan in plans:
             home = plan.same_as or plan.id
-            if home in folders:
-                entries.append(self._place(plan, *folders[home]))
+            if home in self._made:
+                entries.append(self._place(plan, *self._made[home]))
             elif plan.same_as:
                 error = self.results[home].error if home in self.results else f"there is no {home!r}"
                 self.results[plan.id] = CandidateResult(plan=plan, error=error)
