@@ -96,7 +96,7 @@ def test_candidates_are_measured_beside_what_runs_and_never_installed(stage):
 
 
 def test_what_is_only_measured_cannot_be_rolled_out(stage):
-    fleet, _, folder = stage
+    fleet, _, _ = stage
     listed = FleetApi(fleet.url, fleet.publisher).get("bundles")["items"]
     assert "2.0.0" not in {one["version"] for one in listed}
     with pytest.raises(UsageError, match=r"motion 2\.0\.0 is not published"):
