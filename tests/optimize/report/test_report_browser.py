@@ -144,6 +144,12 @@ def test_on_paper_all_is_unfolded_and_light(shown):
     assert browser.run(opened) == 0
     browser.run("dispatchEvent(new Event('afterprint'))")
     assert browser.run(opened) > 3
+    browser.run("dispatchEvent(new Event('beforeprint'))")
+    browser.call("goog/cdp/execute", cmd="Emulation.setEmulatedMedia", params={"media": "print"})
+    browser.resize(690, 1000)  # A4 within its margins, in CSS pixels
+    widths = browser.run("return [document.documentElement.scrollWidth, innerWidth]")
+    assert widths[0] <= widths[1]
+    browser.call("goog/cdp/execute", cmd="Emulation.setEmulatedMedia", params={"media": ""})
     assert base64.b64decode(browser.call("print", background=True)).startswith(b"%PDF")
 
 

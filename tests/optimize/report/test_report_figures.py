@@ -1,6 +1,9 @@
 # ruff: noqa: E501  tables read best on one line
 """Verdicts, comparisons and cautions."""
 
+import doctest
+import importlib
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -149,3 +152,10 @@ def test_labels_touch_nothing_and_stay_in_their_area(points):
         assert area[0] <= one[0]
         assert one[2] <= area[2]
         assert not any(labels.touch(one, other) for other in boxes[:index])
+
+
+@pytest.mark.parametrize("name", ["card", "figures", "markup", "numbers", "scales"])
+def test_examples_in_docstrings_hold(name):
+    found = doctest.testmod(importlib.import_module(f"edgekit.optimize.report.{name}"))
+    assert found.attempted > 0
+    assert found.failed == 0
