@@ -13,8 +13,9 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
@@ -27,7 +28,8 @@ _RUNTIME: Final = "14"  # the oldest runtime with every operation in the table
 _EIGHT_BITS: Final = frozenset({"INT8", "UINT8"})
 
 
-class Verdict(NamedTuple):
+@dataclass(frozen=True)
+class Verdict:
     """Whether the Edge TPU runs one operation; ``reason`` says why not."""
 
     index: int
@@ -36,7 +38,8 @@ class Verdict(NamedTuple):
     reason: str
 
 
-class Readiness(NamedTuple):
+@dataclass(frozen=True)
+class Readiness:
     """Whether every operation of a file is one that the Edge TPU runs."""
 
     ready: bool
@@ -59,7 +62,8 @@ class Readiness(NamedTuple):
         )
 
 
-class Compiled(NamedTuple):
+@dataclass(frozen=True)
+class Compiled:
     """What the compiler made, and what it said: sentences for the report."""
 
     data: bytes
@@ -126,7 +130,7 @@ def compile_file(data: bytes, compiler: str) -> Compiled:
 def left_on_cpu(log: str) -> list[tuple[str, int, str]]:
     """Return the operators, their number and the reason, that a compiler's log has not mapped.
 
-    >>> left_on_cpu("CONV_2D   33   Mapped to Edge TPU\\nELU   2   Operation is not supported")
+    >>> left_on_cpu("ELU   2   Operation is not supported")
     [('ELU', 2, 'Operation is not supported')]
     """
     rows = re.findall(r"^\s*([A-Z][A-Z0-9_]+)\s+(\d+)\s+(\S.*?)\s*$", log, re.MULTILINE)

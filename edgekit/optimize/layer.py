@@ -20,6 +20,7 @@ Kind = Literal[
     "conv",
     "depthwise",
     "dense",
+    "transposed_conv",
     "add",
     "sub",
     "mul",
@@ -58,7 +59,7 @@ Kind = Literal[
     "dequantize",
 ]
 Activation = Literal["none", "relu", "relu6"]
-WEIGHTED: frozenset[str] = frozenset({"conv", "depthwise", "dense"})
+WEIGHTED: frozenset[str] = frozenset({"conv", "depthwise", "dense", "transposed_conv"})
 BINARY: frozenset[str] = frozenset({"add", "sub", "mul", "div", "minimum", "maximum", "prelu"})
 POOLS: frozenset[str] = frozenset({"max_pool", "average_pool"})
 REDUCTIONS: frozenset[str] = frozenset({"mean", "reduce_max", "reduce_sum"})
@@ -69,15 +70,17 @@ RESIZES: frozenset[str] = frozenset({"resize_nearest", "resize_bilinear"})
 class Layer:
     """One operation.
 
-    ``weights`` are (out, height, width, in / groups) for ``conv``, (1, height, width, out) for
-    ``depthwise`` (each input channel gives ``out / in`` neighbouring ones), (out, in) for ``dense``,
-    and the values of a ``constant``; ``bias`` is (out,). ``window`` is a pool's; an average counts
-    only what lies inside the image. ``shape`` is what ``reshape`` gives, the (height, width) that a
-    resize gives, the lengths that ``slice`` takes from ``starts`` on, every ``stride``-th of a
-    dilated window apart. ``pads`` are (before, after) for each axis, filled with ``value``; ``value``
-    is also the slope of ``leaky_relu``, and the block of ``depth_to_space``. ``axis`` is that of
-    ``concat``; ``axes`` are what a reduction is over (dropped unless ``keeps_axes``; none stands for
-    height and width) and the order of ``transpose``. ``grid`` says how a resize places its pixels.
+    ``weights`` are (out, height, width, in / groups) for ``conv``, (out, height, width, in) for
+    ``transposed_conv``, (1, height, width, out) for ``depthwise`` (each input channel gives
+    ``out / in`` neighbouring ones), (out, in) for ``dense``, and the values of a ``constant``;
+    ``bias`` is (out,). ``window`` is a pool's; an average counts only what lies inside the image.
+    ``dilation`` is how far apart the places of a convolution's window are. ``shape`` is what
+    ``reshape`` gives, the (height, width) that a resize gives, the lengths of what ``slice`` takes:
+    from ``starts`` on, every ``steps``-th value. ``pads`` are (before, after) for each axis, filled
+    with ``value``; ``value`` is also the slope of ``leaky_relu``, and the block of
+    ``depth_to_space``. ``axis`` is that of ``concat``; ``axes`` are what a reduction is over
+    (dropped unless ``keeps_axes``; none stands for height and width) and the order of ``transpose``.
+    ``grid`` says how a resize places its pixels.
     ``also`` names the tensors of the source model that this layer swallowed.
     """
 

@@ -41,12 +41,15 @@ def quantize_file(data: bytes, recipe: Recipe, samples: Iterable[Mapping[str, An
     try:
         # It prints its progress, and its own dependencies warn.
         silence = io.StringIO()
-        with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                quantizer = tool.Quantizer(bytearray(data), getattr(recipes, recipe)())
-                seen = quantizer.calibrate({SIGNATURE: list(samples)}) if recipe == "static_wi8_ai8" else None
-                made = quantizer.quantize(seen, enable_progress_report=False).quantized_model
+        with (
+            contextlib.redirect_stdout(silence),
+            contextlib.redirect_stderr(silence),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            quantizer = tool.Quantizer(bytearray(data), getattr(recipes, recipe)())
+            seen = quantizer.calibrate({SIGNATURE: list(samples)}) if recipe == "static_wi8_ai8" else None
+            made = quantizer.quantize(seen, enable_progress_report=False).quantized_model
     except Exception as error:
         raise ModelError(f"{TOOL} refuses the model ({recipe}): {error}") from error
     return bytes(made)

@@ -17,6 +17,7 @@ from edgekit.optimize.layer import (
     Array,
     Layer,
     Shape,
+    same_padding,
     spatial_padding,
 )
 
@@ -44,6 +45,7 @@ def shape_of(layer: Layer, shapes: list[Shape]) -> Shape:
     if layer.kind in RESIZES | {"depth_to_space"}:
         return _scaled_shape(layer, first)
     changed: dict[str, Callable[[], Shape]] = {
+        "transposed_conv": lambda: _spread_shape(layer, first),
         "dense": lambda: (*first[:-1], layer.parameters()[1].size),
         "reshape": lambda: layer.shape,
         "transpose": lambda: tuple(first[axis] for axis in layer.axes),
@@ -78,6 +80,18 @@ def _scaled_shape(layer: Layer, shape: Shape) -> Shape:
         return (shape[0], *layer.shape, shape[3])
     block = int(layer.value)
     return (shape[0], shape[1] * block, shape[2] * block, shape[3] // block**2)
+
+
+def _spread_shape(layer: Layer, shape: Shape) -> Shape:
+    weights, _ = layer.parameters()
+    if len(shape) != 4 or weights.shape[3] != shape[3]:
+        raise ModelError(f"layer {layer.output!r} wants {weights.shape[3]} channels, got {shape}")
+    if layer.padding == "same":
+        sizes = [size * stride for size, stride in zip(shape[1:3], layer.stride, strict=True)]
+    else:
+        sides = zip(shape[1:3], layer.stride, layer.kernel(), strict=True)
+        sizes = [(size - 1) * stride + kernel for size, stride, kernel in sides]
+    return (shape[0], *sizes, int(weights.shape[0]))
 
 
 def _windowed_shape(layer: Layer, shape: Shape) -> Shape:
@@ -160,6 +174,32 @@ def _depthwise(layer: Layer, inputs: list[Array]) -> Array:
     for tap, weight in zip(taps, kernel, strict=True):
         total += (tap if times == 1 else np.repeat(tap, times, axis=3)) * weight
     return total.astype(np.float32)
+
+
+def _transposed_conv(layer: Layer, inputs: list[Array]) -> Array:
+    weights, bias = layer.parameters()
+    (kernel_h, kernel_w), (stride_h, stride_w) = layer.kernel(), layer.stride
+    _, height, width, _ = inputs[0].shape
+    whole = ((height - 1) * stride_h + kernel_h, (width - 1) * stride_w + kernel_w)
+    total = np.zeros((1, *whole, weights.shape[0]), np.float32)
+    for y in range(kernel_h):
+        for x in range(kernel_w):
+            rows = slice(y, y + (height - 1) * stride_h + 1, stride_h)
+            columns = slice(x, x + (width - 1) * stride_w + 1, stride_w)
+            total[:, rows, columns] += inputs[0] @ weights[:, y, x].T
+    total += bias
+    _, out_h, out_w, _ = _spread_shape(layer, inputs[0].shape)
+    (top, _), (left, _) = (
+        same_padding(size, kernel, stride) if layer.padding == "same" else (0, 0)
+        for size, kernel, stride in zip((out_h, out_w), layer.kernel(), layer.stride, strict=True)
+    )
+    # Where strides are longer than the kernel, "same" reaches past the last value.
+    room = [(0, 0), (0, max(top + out_h - whole[0], 0)), (0, max(left + out_w - whole[1], 0)), (0, 0)]
+    padded = np.pad(total, room)
+    if any(after for _, after in room):
+        padded[:, whole[0] :] = bias
+        padded[:, :, whole[1] :] = bias
+    return padded[:, top : top + out_h, left : left + out_w]
 
 
 def _dense(layer: Layer, inputs: list[Array]) -> Array:
@@ -271,6 +311,7 @@ def _constant(layer: Layer, _inputs: list[Array]) -> Array:
 _COMPUTE: dict[str, Callable[[Layer, list[Array]], Array]] = {
     "conv": _conv,
     "depthwise": _depthwise,
+    "transposed_conv": _transposed_conv,
     "dense": _dense,
     "max_pool": _max_pool,
     "average_pool": _average_pool,

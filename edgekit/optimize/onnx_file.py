@@ -13,13 +13,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.optimize.layer import POOLS
+from edgekit.optimize.layer import POOLS, same_padding
 from edgekit.optimize.network import Layer, Network, Shape, spatial_padding
 from edgekit.optimize.onnx_layers import ROWS, dense, unknown
-from edgekit.optimize.quantize import Quantized
+from edgekit.optimize.quantize import Quantized, with_borders
 
 _OPSET: Final = 13  # per-channel DequantizeLinear came with 13; every supported runtime reads it
 _IR_VERSION: Final = 8
+_Order = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def write_onnx(
@@ -40,6 +41,8 @@ def write_onnx(
     Raises:
         ModelError: The network's shapes do not fit.
     """
+    if quantized is not None:
+        network, quantized = with_borders(network, quantized)
     writer = _Writer(network, quantized, half_weights=half_weights)
     for layer in network.layers:
         writer.add(layer)
@@ -147,11 +150,14 @@ class _Writer:
         high = self.constant(f"{name}/high", np.float32(6).reshape(()))
         return self.node("Clip", [tensor, low, high], f"{name}/relu6")
 
-    def parameters(self, layer: Layer, order: Callable[[NDArray[Any]], NDArray[Any]]) -> list[str]:
-        """Add a layer's weights, put into ONNX's order, and its bias; return their names."""
+    def parameters(self, layer: Layer, order: _Order, axis: int = 0) -> list[str]:
+        """Add a layer's weights, put into ONNX's order, and its bias; return their names.
+
+        ``axis`` is where ONNX's order has the output channels.
+        """
         name = layer.output
-        if self._quantized is not None and layer.output not in self._quantized.floats:
-            return self._integer_parameters(layer, order)
+        if self._quantized is not None and layer.output in self._quantized.activations:
+            return self._integer_parameters(layer, order, axis)
         weights, bias = layer.parameters()
         if not self._half:
             return [self.constant(f"{name}/w", order(weights)), self.constant(f"{name}/b", bias)]
@@ -159,18 +165,20 @@ class _Writer:
         widened = self.node("Cast", [stored], f"{name}/w", to=self._types.FLOAT)
         return [widened, self.constant(f"{name}/b", bias)]
 
-    def _integer_parameters(self, layer: Layer, order: Callable[[NDArray[Any]], NDArray[Any]]) -> list[str]:
+    def _integer_parameters(self, layer: Layer, order: _Order, axis: int) -> list[str]:
         assert self._quantized is not None
         name = layer.output
         integers, scale, sums = self._quantized.weights(layer)
         source = np.float32(self._quantized.activations[layer.inputs[0]].scale)
         zeros = np.zeros(scale.size)
         found = []
-        for suffix, values, steps in (("w", order(integers), scale), ("b", sums, scale * source)):
+        parts = (("w", order(integers), scale, axis), ("b", sums, scale * source, 0))
+        for suffix, values, steps, channels in parts:
             stored = self.constant(f"{name}/{suffix}/q", values)
             scales = self.constant(f"{name}/{suffix}/scale", steps.astype(np.float32))
             zero = self.constant(f"{name}/{suffix}/zero", zeros.astype(values.dtype))
-            found.append(self.node("DequantizeLinear", [stored, scales, zero], f"{name}/{suffix}", axis=0))
+            inputs = [stored, scales, zero]
+            found.append(self.node("DequantizeLinear", inputs, f"{name}/{suffix}", axis=channels))
         return found
 
     def _is_clamped(self, layer: Layer) -> bool:
@@ -227,6 +235,29 @@ def _windowed(writer: _Writer, layer: Layer) -> tuple[str, bool]:
     return writer.node("Conv", inputs, f"{layer.output}/conv", **attributes), True
 
 
+def _transposed_conv(writer: _Writer, layer: Layer) -> tuple[str, bool]:
+    source, pads, more = layer.inputs[0], [(0, 0), (0, 0)], [0, 0]
+    if layer.padding == "same":
+        sides = list(zip(writer.shape(source)[1:3], layer.kernel(), layer.stride, strict=True))
+        pads = [same_padding(size * stride, kernel, stride) for size, kernel, stride in sides]
+        more = [max(stride - kernel, 0) for _, kernel, stride in sides]
+    attributes: dict[str, Any] = {
+        "kernel_shape": list(layer.kernel()),
+        "strides": list(layer.stride),
+        "pads": [pads[0][0], pads[1][0], pads[0][1], pads[1][1]],
+        "output_padding": more,
+    }
+    inputs = [writer.image(source)]
+    inputs += writer.parameters(layer, lambda weights: weights.transpose(3, 0, 1, 2), axis=1)
+    return writer.node("ConvTranspose", inputs, f"{layer.output}/conv", **attributes), True
+
+
+def _border(writer: _Writer, layer: Layer) -> tuple[str, bool]:
+    """Where integers meet reals nothing is computed: the nodes after it say it all."""
+    is_image = writer.is_image(layer.inputs[0])
+    return writer.image(layer.inputs[0]) if is_image else writer.plain(layer.inputs[0]), is_image
+
+
 def _dense(writer: _Writer, layer: Layer) -> tuple[str, bool]:
     return dense(writer, layer, writer.parameters(layer, lambda weights: weights))
 
@@ -248,7 +279,9 @@ def _reshape(writer: _Writer, layer: Layer) -> tuple[str, bool]:
 
 
 def _concat(writer: _Writer, layer: Layer) -> tuple[str, bool]:
-    is_image = all(writer.is_image(name) for name in layer.inputs)
+    is_image = len(writer.shape(layer.output)) == 4 and all(
+        writer.is_image(name) or writer.is_constant(name) for name in layer.inputs
+    )
     axis = layer.axis % len(writer.shape(layer.output))
     inputs = [writer.image(name) if is_image else writer.plain(name) for name in layer.inputs]
     if is_image:
@@ -271,6 +304,10 @@ _NODES: Final[dict[str, Callable[[_Writer, Layer], tuple[str, bool]]]] = {
     "depthwise": _windowed,
     "max_pool": _windowed,
     "average_pool": _windowed,
+    "transposed_conv": _transposed_conv,
+    "quantize": _border,
+    "dequantize": _border,
+    "requantize": _border,
     "dense": _dense,
     "pad": _pad,
     "reshape": _reshape,

@@ -100,7 +100,11 @@ def _reshaped(writer: Nodes, layer: Layer, tensor: str) -> str:
 
 
 def transposed(writer: Nodes, layer: Layer) -> Written:
-    """Write a change of the order of axes."""
+    """Write a change of the order of axes; an image lies already as some of them ask."""
+    if layer.axes == (0, 3, 1, 2) and writer.is_image(layer.inputs[0]):
+        return writer.image(layer.inputs[0]), False
+    if layer.axes == (0, 2, 3, 1) and not writer.is_image(layer.inputs[0]):
+        return writer.plain(layer.inputs[0]), True
     source = writer.plain(layer.inputs[0])
     return writer.node("Transpose", [source], f"{layer.output}/transpose", perm=list(layer.axes)), False
 

@@ -157,7 +157,7 @@ def _operand(reading: Reading, name: str, axes: Axes, output: str, number: int) 
         for place, axis in enumerate(axes):
             if axis is None:
                 ordered = np.expand_dims(ordered, place)
-        return reading.add("constant", (), f"{output}/operand{number}", weights=np.ascontiguousarray(ordered))
+        return reading.add("constant", (), f"{output}/operand{number}", weights=np.array(ordered, order="C"))
     shape = reading.shape(name)
     if len(shape) == rank:
         return reading.turned(name, axes)
@@ -178,8 +178,8 @@ def _binary(reading: Reading, node: Any) -> None:
 def _join(reading: Reading, node: Any, kind: Kind, names: list[str]) -> None:
     axes, output = _common_axes(reading, names), node.output[0]
     operands = [_operand(reading, name, axes, output, number) for number, name in enumerate(names)]
-    made = reading.layers[-1]
-    if kind in ("sub", "div") and made.kind == "constant" and made.output == operands[1]:
+    made = reading.layers[-1] if reading.layers else None
+    if kind in ("sub", "div") and made and made.kind == "constant" and made.output == operands[1]:
         assert made.weights is not None
         if kind == "sub" or np.all(made.weights):
             turned = -made.weights if kind == "sub" else np.float32(1) / made.weights

@@ -56,6 +56,14 @@ def _pair(node: Any, name: str, axes: Axes, default: int = 1) -> tuple[int, int]
     return (default if len(given) < 2 else given[0], given[-1])
 
 
+def _given_pads(node: Any) -> Pads:
+    """Return the padding (before, after) of height and width that a node asks for; a row has width only."""
+    given = [int(value) for value in attribute(node, "pads", [0] * 4)]
+    half = len(given) // 2
+    pairs = list(zip(given[:half], given[half:], strict=True))
+    return (pairs[0] if half > 1 else (0, 0)), pairs[-1]
+
+
 class _Window:
     """A window over height and width: its size, and the padding that the node asks for."""
 
@@ -64,21 +72,18 @@ class _Window:
         self.stride, self.dilation = _pair(node, "strides", axes), _pair(node, "dilations", axes)
         self.sizes = reading.shapes[source][1:3]
         self.extent = tuple((k - 1) * d + 1 for k, d in zip(kernel, self.dilation, strict=True))
-        self.asked = self._asked(node, axes)
+        self.asked = self._asked(node)
         self.ceil = bool(attribute(node, "ceil_mode", 0))
         self.counts = [self._count(axis) for axis in (0, 1)]
         self.pads = tuple(self._used(axis) for axis in (0, 1))
 
-    def _asked(self, node: Any, axes: Axes) -> Pads:
+    def _asked(self, node: Any) -> Pads:
         automatic = attribute(node, "auto_pad", b"NOTSET")
         if automatic in (b"SAME_UPPER", b"SAME_LOWER"):
             found = [same_padding(*facts) for facts in zip(self.sizes, self.extent, self.stride, strict=True)]
             turned = [pads if automatic == b"SAME_UPPER" else pads[::-1] for pads in found]
             return turned[0], turned[1]
-        given = [int(value) for value in attribute(node, "pads", [0] * 2 * (2 if axes == IMAGE else 1))]
-        half = len(given) // 2
-        pairs = [(before, after) for before, after in zip(given[:half], given[half:], strict=True)]
-        return (pairs[0] if half > 1 else (0, 0)), pairs[-1]
+        return _given_pads(node)
 
     def _count(self, axis: int) -> int:
         (before, after), stride = self.asked[axis], self.stride[axis]
@@ -139,6 +144,83 @@ def _conv(reading: Reading, node: Any) -> None:
     kernel = np.ascontiguousarray(weights.transpose(order))
     reading.add(kind, [source], output, weights=kernel, bias=bias, dilation=window.dilation, **fields)
     reading.write(output, output, axes)
+
+
+def _conv_transpose(reading: Reading, node: Any) -> None:
+    source, axes = _image(reading, node)
+    given = wanted_constant(reading, node, 1, "its weights are computed").astype(np.float32)
+    weights = given if given.ndim == 4 else given[:, :, np.newaxis]
+    if int(attribute(node, "group", 1)) != 1 or _pair(node, "dilations", axes) != (1, 1):
+        raise refused(node, "groups and holes in a transposed convolution have no layer here")
+    output, bias = node.output[0], np.zeros(weights.shape[1], np.float32)
+    if len(node.input) > 2 and node.input[2]:
+        bias = wanted_constant(reading, node, 2, "its bias is computed").astype(np.float32)
+    before, after = reading.shapes[source][1:3], _spread_sizes(reading, node, source, axes, weights.shape[2:])
+    stride, kernel = _pair(node, "strides", axes), (weights.shape[2], weights.shape[3])
+    pads = _spread_pads(node, before, after, stride, kernel)
+    is_same = all(
+        after[axis] == before[axis] * stride[axis]
+        and pads[axis] == same_padding(after[axis], kernel[axis], stride[axis])[0]
+        for axis in (0, 1)
+    )
+    whole = after == tuple((n - 1) * s + k for n, s, k in zip(before, stride, kernel, strict=True))
+    name = output if is_same or whole else f"{output}/whole"
+    reading.add(
+        "transposed_conv",
+        [source],
+        name,
+        weights=np.ascontiguousarray(weights.transpose(1, 2, 3, 0)),
+        bias=bias,
+        stride=stride,
+        padding="same" if is_same else "valid",
+    )
+    if name != output:
+        have = reading.shapes[name]
+        if any(pads[axis] + after[axis] > have[axis + 1] for axis in (0, 1)):
+            raise refused(node, "it adds more padding to its output than its window covers")
+        starts = (0, *pads, 0)
+        reading.add("slice", [name], output, starts=starts, shape=(have[0], *after, have[3]))
+    reading.write(output, output, axes)
+
+
+def _spread_sizes(
+    reading: Reading, node: Any, source: str, axes: Axes, kernel: tuple[int, ...]
+) -> tuple[int, int]:
+    """Return the height and width that a transposed convolution gives."""
+    before, stride = reading.shapes[source][1:3], _pair(node, "strides", axes)
+    asked = attribute(node, "output_shape", None)
+    if asked is not None:
+        return (1 if axes == ROW else int(asked[-2])), int(asked[-1])
+    if attribute(node, "auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER"):
+        return before[0] * stride[0], before[1] * stride[1]
+    pads, more = _given_pads(node), _pair(node, "output_padding", axes, 0)
+    sizes = [
+        (before[axis] - 1) * stride[axis] + kernel[axis] + more[axis] - sum(pads[axis]) for axis in (0, 1)
+    ]
+    return sizes[0], sizes[1]
+
+
+def _spread_pads(
+    node: Any,
+    before: tuple[int, ...],
+    after: tuple[int, int],
+    stride: tuple[int, int],
+    kernel: tuple[int, int],
+) -> tuple[int, int]:
+    """Return how many rows and columns a transposed convolution leaves out at the start.
+
+    Source: ONNX operator specification, ConvTranspose: with a given output shape the padding is
+    shared between both sides, the odd one after, but for SAME_LOWER.
+    """
+    automatic = attribute(node, "auto_pad", b"NOTSET")
+    if automatic == b"NOTSET" and attribute(node, "output_shape", None) is None:
+        (top, _), (left, _) = _given_pads(node)
+        return top, left
+    totals = [
+        max((n - 1) * s + k - size, 0) for n, s, k, size in zip(before, stride, kernel, after, strict=True)
+    ]
+    odd = automatic == b"SAME_LOWER"
+    return (totals[0] + odd) // 2, (totals[1] + odd) // 2
 
 
 def _max_pool(reading: Reading, node: Any) -> None:
@@ -271,6 +353,7 @@ def _resized(reading: Reading, node: Any, axes: Axes) -> tuple[int, int]:
 
 WINDOWED: dict[str, Callable[[Reading, Any], None]] = {
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "MaxPool": _max_pool,
     "AveragePool": _average_pool,
     "Pad": _pad,

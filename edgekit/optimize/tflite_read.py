@@ -12,7 +12,11 @@ from edgekit.optimize.layer import BINARY
 from edgekit.optimize.network import WEIGHTED, Array, Layer, Network, fuse_activations
 from edgekit.optimize.tflite_schema import ACTIVATIONS, KINDS, schema, unpack
 
-_KINDS: Final = {operator: kind for operator, kind in KINDS.items() if kind not in {"quantize", "dequantize"}}
+_KINDS: Final = {
+    operator: kind
+    for operator, kind in KINDS.items()
+    if kind not in {"quantize", "dequantize", "transposed_conv"}
+}
 _READS_CONSTANTS: Final = BINARY | {"concat"}
 _RENAMED: Final = {"SQUEEZE": "RESHAPE", "EXPAND_DIMS": "RESHAPE"}
 _CONSTANT_TYPES: Final[dict[str, np.dtype[Any]]] = {

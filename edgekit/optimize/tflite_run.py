@@ -42,11 +42,11 @@ class EveryTensor:
         Raises:
             TensorError: An input does not fit.
         """
-        for name, index in self._inputs.items():
-            try:
+        try:
+            for name, index in self._inputs.items():
                 self._model.set_tensor(index, feeds[name])
-            except (ValueError, KeyError) as error:
-                raise TensorError(f"input {name!r} does not fit the network: {error}") from error
+        except (ValueError, KeyError) as error:
+            raise TensorError(f"a sample does not fit the network: {error}") from error
         self._model.invoke()
         found = {name: feeds[name] for name in self._inputs}
         found.update({name: values for name, values in self._constants.items() if values is not None})

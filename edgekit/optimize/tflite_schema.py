@@ -17,6 +17,7 @@ OPERATORS: Final = {
     "conv": ("CONV_2D", 1, 3),
     "depthwise": ("DEPTHWISE_CONV_2D", 1, 3),
     "dense": ("FULLY_CONNECTED", 1, 4),
+    "transposed_conv": ("TRANSPOSE_CONV", 3, 3),
     "add": ("ADD", 1, 2),
     "pad": ("PAD", 1, 2),
     "max_pool": ("MAX_POOL_2D", 1, 2),

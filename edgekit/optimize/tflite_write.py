@@ -72,6 +72,9 @@ class _Writer:
         operator, for_float, for_int8 = operator_of(layer)
         version = for_int8 if self._is_integer(layer.inputs[0]) else for_float
         inputs = [*(self._index[name] for name in layer.inputs), *self._constants(layer)]
+        if layer.kind == "transposed_conv":  # the one operation that takes its image between its constants
+            size = np.asarray(self._shapes[layer.output], np.int32)
+            inputs = [self._constant(f"{layer.output}/size", size, "INT32"), inputs[1], inputs[0], inputs[2]]
         options = _options(self._schema, layer, [self._shapes[name] for name in layer.inputs])
         self._operate(operator, version, inputs, self._index[layer.output], options)
 
@@ -226,6 +229,7 @@ def _lists(layer: Layer, shape: Shape) -> dict[str, Sequence[int]]:
 _OPTIONS = {
     "CONV_2D": "Conv2DOptions",
     "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+    "TRANSPOSE_CONV": "TransposeConvOptions",
     "FULLY_CONNECTED": "FullyConnectedOptions",
     "ADD": "AddOptions",
     "SUB": "SubOptions",

@@ -20,7 +20,7 @@ import numpy as np
 from edgekit.core.errors import BackendUnavailableError, ConfigError, ModelError
 from edgekit.core.spec import Requires
 from edgekit.optimize.edgetpu import compile_file, readiness
-from edgekit.optimize.layer import Array
+from edgekit.optimize.layer import WEIGHTED, Array
 from edgekit.optimize.litert_tools import quantize_file, tool_version
 from edgekit.optimize.makers.baked import byte_steps
 from edgekit.optimize.makers.samples import calibration
@@ -40,7 +40,7 @@ _THREADS: Final = 2
 
 
 class Source(NamedTuple):
-    """What files are written from: a network, or a file alone where ``network`` is None and ``why`` says why."""
+    """What files are written from: a network, or a file alone; ``why`` then says why."""
 
     network: Network | None
     data: bytes
@@ -163,10 +163,11 @@ def multiply_adds(network: Network) -> dict[str, int]:
     shapes = network.shapes()
     found = {}
     for layer in network.layers:
-        if layer.kind in ("conv", "depthwise", "dense") and layer.weights is not None:
-            outputs = int(np.prod(shapes[layer.output]))
-            channels = layer.weights.shape[3] if layer.kind == "depthwise" else layer.weights.shape[0]
-            found[layer.output] = outputs * (layer.weights.size // int(channels))
+        if layer.kind in WEIGHTED:
+            weights, _ = layer.parameters()
+            # A transposed convolution uses all of its weights at each place of its input.
+            places = shapes[layer.inputs[0] if layer.kind == "transposed_conv" else layer.output]
+            found[layer.output] = int(np.prod(places[:-1])) * weights.size
     return found
 
 
