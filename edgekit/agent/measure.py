@@ -8,6 +8,7 @@ way of the state folder the fleet is told. Measurement jobs of the fleet are ``m
 from __future__ import annotations
 
 import logging
+import math
 import os
 import statistics
 import sys
@@ -159,7 +160,8 @@ class Circumstances:
         seconds: float,
     ) -> MeasurementRecord:
         """Return what the fleet is told."""
-        after = {name: float(value) for name, value in self._sensors.read().items()}
+        read = ((name, float(value)) for name, value in self._sensors.read().items())
+        after = {name: value for name, value in read if math.isfinite(value)}
         return MeasurementRecord(
             mono_ns=time.monotonic_ns(),
             unix_ms=time.time_ns() // 1_000_000,

@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 import msgspec
 
 import edgekit
-from edgekit.agent.children import MeasureTask, MeasuringChild
+from edgekit.agent.children import MeasureTask
 from edgekit.agent.files import write_durably
 from edgekit.agent.jobs import Jobs
 from edgekit.agent.measure_order import MeasureOrder, parse_order
@@ -48,6 +48,16 @@ class Saved(msgspec.Struct):
     order: MeasureOrder
     starts: int = 0
     fetches: int = 0
+
+
+class Child(Protocol):
+    """A process that measures."""
+
+    def run(self, timeout_s: float) -> MeasurementRecord:
+        """Wait for what it measured; raises EdgekitError."""
+
+    def kill(self) -> None:
+        """End it; any thread may, and twice."""
 
 
 class Office(Protocol):
@@ -84,18 +94,23 @@ class Measuring:
         reactor: That thread.
         clock: Times of records, and expiry.
         office: The supervisor.
-        environment: What children are started with.
+        begin: Starts the process that measures.
     """
 
     def __init__(
-        self, state: Path, reactor: Reactor, clock: Clock, office: Office, environment: Mapping[str, str]
+        self,
+        state: Path,
+        reactor: Reactor,
+        clock: Clock,
+        office: Office,
+        begin: Callable[[MeasureTask], Child],
     ) -> None:
         self._path, self._area = state / "measuring.json", state / "measuring"
         self._reactor, self._clock, self.office = reactor, clock, office
-        self._environment = environment
+        self._begin = begin
         self._jobs = Jobs(reactor.post, "measuring")
         self._saved: Saved | None = None
-        self._child: MeasuringChild | None = None
+        self._child: Child | None = None
         self._phase: Phase = "idle"
         self._is_resumed = False
         self._next_s = 0.0
@@ -126,8 +141,7 @@ class Measuring:
         if self._child is not None:
             self._child.kill()
         if self._saved is not None and self._phase == "measuring":
-            self._saved.starts -= 1  # that it did not end was our doing
-            self._save()
+            self._take_back_start()
         self._phase = "idle"
         self._jobs.stop()
 
@@ -196,7 +210,6 @@ class Measuring:
     def _fetched(self, outcome: UpdaterResult | EdgekitError) -> None:
         if self._saved is None or self._phase != "fetching":
             return  # the agent stops
-        order = self._saved.order
         if isinstance(outcome, LinkError) and outcome.retryable and self._saved.fetches < MAX_FETCHES:
             self._phase = "waiting"
             self._postpone(outcome.message, LOOK_AGAIN_S * self._saved.fetches)
@@ -204,6 +217,17 @@ class Measuring:
         if not isinstance(outcome, UpdaterResult):
             self._fail(outcome)
             return
+        self._saved.fetches = 0
+        if why := self.office.hindrance():
+            self._phase = "waiting"
+            self._postpone(why, LOOK_AGAIN_S)
+            return
+        self._measure(outcome)
+
+    def _measure(self, fetched: UpdaterResult) -> None:
+        """Start the process that measures."""
+        assert self._saved is not None
+        order = self._saved.order
         self._saved.starts += 1
         try:
             self._save()
@@ -214,30 +238,29 @@ class Measuring:
                 job=order.job,
                 threads=order.threads,
                 seconds=order.seconds,
-                rejected=outcome.rejected,
+                rejected=fetched.rejected,
             )
-            self._child = child = MeasuringChild(task, self._environment)
+            self._child = child = self._begin(task)
         except EdgekitError as error:
             self._fail(error)
             return
         self._phase, self._hindered = "measuring", 0
         logger.info("measuring %s %s", order.model, order.version, extra={"job": order.job})
         left_s = self._left_s() + LOOK_AGAIN_S  # until the expiry ends it
-        self._jobs.submit(lambda: child.run(left_s), self._measured)
+        self._jobs.submit(lambda: child.run(left_s), lambda outcome: self._measured(child, outcome))
 
     def _watch(self) -> None:
         """End a measurement that gets in the way of what the device is for."""
         why = self.office.hindrance()
         self._hindered = self._hindered + 1 if why else 0
         if why and (self.office.is_updating() or self._hindered >= PATIENCE):
-            assert self._saved is not None
-            self._saved.starts -= 1
+            self._take_back_start()
             self._phase = "waiting"
             self._end_child()
             self._postpone(why, LOOK_AGAIN_S)
 
-    def _measured(self, outcome: MeasurementRecord | EdgekitError) -> None:
-        if self._saved is None or self._phase != "measuring":
+    def _measured(self, child: Child, outcome: MeasurementRecord | EdgekitError) -> None:
+        if self._saved is None or child is not self._child:
             return  # it was ended
         self._child = None
         if isinstance(outcome, MeasurementRecord):
@@ -294,6 +317,15 @@ class Measuring:
     def _left_s(self) -> float:
         assert self._saved is not None
         return max(1.0, (self._saved.order.expires_unix_ms - self._clock.unix_ms()) / 1e3)
+
+    def _take_back_start(self) -> None:
+        """Note that a measurement which did not end was ended, and did not end the agent."""
+        if self._saved is not None:
+            self._saved.starts -= 1
+            try:
+                self._save()
+            except StorageError as error:
+                logger.warning("%s", error)
 
     def _end_child(self) -> None:
         if self._child is not None:

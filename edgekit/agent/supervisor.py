@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import edgekit
-from edgekit.agent.children import Survey, measure
+from edgekit.agent.children import MeasuringChild, Survey, measure
 from edgekit.agent.clock import FlooredClock
 from edgekit.agent.commands import CommandDesk
 from edgekit.agent.config import AgentConfig, Environment, worker_environment
@@ -85,7 +85,11 @@ class Supervisor:
         self.sensors: dict[str, float] = {}
         self.started_s = self.reactor.now_s()
         self.measuring = Measuring(
-            state, self.reactor, self.clock, MeasuringOffice(self), worker_environment()
+            state,
+            self.reactor,
+            self.clock,
+            MeasuringOffice(self),
+            lambda task: MeasuringChild(task, worker_environment()),
         )
         self._controls = Controls(self)
         self._desk = CommandDesk(

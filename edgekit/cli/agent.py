@@ -136,6 +136,8 @@ def status_text(document: dict[str, Any]) -> str:
             f"update {update.get('state', '-')}"
         )
     lines += [f"  rejected {key}: {reason}" for key, reason in document["rejected"].items()]
+    if measuring := document.get("measuring"):
+        lines.append(f"  measuring: {measuring['job']} {measuring['state']} {measuring['why']}".rstrip())
     outbox = document["outbox"]
     lines.append(
         f"  outbox: {outbox['rows']} messages, {outbox['bytes']} bytes, {outbox['dropped']} given up"
