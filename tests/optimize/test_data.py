@@ -142,6 +142,11 @@ def test_yolo_boxes_are_corners_in_pixels_of_the_source_with_the_models_classes(
     np.testing.assert_allclose(split.evaluation.boxes[0], [[2, 3, 4, 9, 6]])
 
 
+def test_boxes_are_cut_at_the_edges_of_the_picture(tmp_path):
+    split = read(yolo(tmp_path, "0 0.0 1.0 0.5 0.2"))
+    np.testing.assert_allclose(split.evaluation.boxes[0], [[0, 0, 9, 3, 10]])
+
+
 def test_a_picture_without_a_text_file_shows_nothing(tmp_path):
     folder = yolo(tmp_path, "0 0.5 0.5 0.5 0.2")
     for number in range(24):
@@ -267,6 +272,14 @@ def test_pictures_of_another_size_in_an_npz_are_resized(tmp_path):
     assert split.evaluation.sizes[0] == (7, 5)
 
 
+def test_pictures_in_an_npz_are_rgb(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3)).astype(np.uint8)
+    x[..., 2] //= 8
+    split = read(saved(tmp_path / "d.npz", x=x))
+    assert split.evaluation.inputs["image"].max(axis=(0, 1, 2)).tolist()[2] < 32
+    assert split.evaluation.inputs["image"].max(axis=(0, 1, 2)).tolist()[0] > 128
+
+
 def test_pictures_of_the_models_size_are_taken_as_they_are(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3))
     split = read(saved(tmp_path / "d.npz", x=x.astype(np.float64)))
@@ -341,6 +354,8 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, error, message):
     ("x", "message"),
     [
         (np.random.default_rng(0).random((24, 8, 8, 3)), "want whole numbers from 0 to 255"),
+        (np.arange(24 * 192).reshape(24, 8, 8, 3) - 9, "want whole numbers from 0 to 255"),
+        (-np.ones((24, 8, 8, 3), np.int8), "want whole numbers from 0 to 255"),
         (np.arange(24 * 192).reshape(24, 8, 8, 3), "want whole numbers from 0 to 255"),
         (np.random.default_rng(0).random((24, 5, 5, 3)), r"want shape \[8, 8, 3\]"),
         (np.full((24, 8, 8, 3), np.nan), "not a finite number"),
@@ -621,6 +636,18 @@ def test_canonical_windows_are_what_the_devices_path_feeds(tmp_path, shape):
         wanted = np.empty(shape, np.float32)
         device.fill(device.normalize(split.evaluation.inputs["window"][at]), wanted)
         np.testing.assert_allclose(given[at], wanted[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", ""])
+def test_a_square_window_is_turned_where_the_layout_says_so(tmp_path, layout):
+    square = TensorSpec(name="window", datatype="FP32", shape=(1, 10, 10))
+    split = read(saved(tmp_path / "d.npz", x=windows(40, shape=(10, 10))), (square,))
+    pre = Pre(resize="none", window=10)
+    model = Root(onnx="m", inputs=(square,), outputs=(), pre=pre, layout=layout)
+    wanted = split.evaluation.inputs["window"]
+    if layout == "NCHW":
+        wanted = wanted.transpose(0, 2, 1)
+    np.testing.assert_array_equal(canonical(split.evaluation, model)["window"], wanted)
 
 
 def test_a_window_without_its_context_begins_a_recording(tmp_path):

@@ -186,6 +186,13 @@ def test_a_second_detection_of_one_box_is_wrong_and_an_early_error_costs_more():
     assert precision(late, truth) == 1
 
 
+def test_precision_counts_by_what_a_lower_threshold_reaches():
+    """Wrong, right, right: both recalls are reached at precision 2/3."""
+    truth = [[[0, 0, 0, 9, 9], [0, 20, 20, 29, 29]]]
+    found = [(box(60, 60, 69, 69), box(0, 0, 9, 9, sure=0.8), box(20, 20, 29, 29, sure=0.7))]
+    assert precision(found, truth) == pytest.approx(2 / 3)
+
+
 def test_less_than_half_overlap_is_no_match():
     truth = [[[0, 0, 0, 10, 10]]]
     assert precision([(box(0, 0, 10, 5),)], truth) == 1
