@@ -206,7 +206,7 @@ def data_part(study: Study) -> Markup:
         *_pair("metric", f"{study.metric}: {study.metric_means}"),
         *_pair("gate", f"at most {no.points(study.max_drop)} points lost against {study.reference}"),
         *_pair("time budget", no.milliseconds(study.budget_ms) if study.budget_ms else "none"),
-        *_pair("memory budget", no.megabytes(study.budget_mb) if study.budget_mb else "none"),
+        *_pair("size budget", f"{study.budget_mb:g} MB" if study.budget_mb else "none"),
         *_pair("SHA-256", data.sha256 or "not stated"),
     )
     return section("data", "Data and gates", tag("div", facts, class_="panel"))

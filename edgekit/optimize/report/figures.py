@@ -131,13 +131,17 @@ def sentence(study: Study, found: Verdict) -> str:
     """Return the verdict for one board in one sentence."""
     target, chosen = found.target, found.chosen
     if chosen is None:
-        return f"{target.title}: no variant was chosen: {target.why or 'the study gives no reason'}."
+        return f"{target.title}: no variant was chosen: {_ended(target.why or 'the study gives no reason')}"
     if found.is_float:
         says = f"{target.title} runs {chosen.plan.id}, the float form itself"
-        return f"{says}: {target.why or 'nothing within the gate beats it'}."
+        return f"{says}: {_ended(target.why or 'nothing within the gate beats it')}"
     parts = [_speed_words(found), _size_words(found), loss_words(chosen.score, study.metric)]
     body = ", ".join(part for part in parts if part)
     return f"{target.title} runs {chosen.plan.id}: {body}; {basis_words(target)}."
+
+
+def _ended(words: str) -> str:
+    return words if words.endswith((".", "!", "?")) else f"{words}."
 
 
 def basis_words(target: TargetResult) -> str:
@@ -253,7 +257,8 @@ def _uncertain(study: Study) -> list[str]:
         for one in study.candidates
         if one.plan.id in chosen
         and one.score is not None
-        and one.score.drop <= study.max_drop < one.score.high
+        and one.gate == "pass"
+        and study.max_drop < one.score.high
     ]
 
 

@@ -82,7 +82,9 @@ def _where(found: Verdict) -> str:
         return "it is float"
     if not found.pairs:
         return "not measured"
-    return no.milliseconds(found.pairs[0].ms)
+    first = found.pairs[0]
+    where = "" if first.where.profile == found.target.profile else f", on {first.where.profile}"
+    return no.milliseconds(first.ms) + where
 
 
 def _tile(value: str, what: str, more: str) -> Markup:
