@@ -103,7 +103,7 @@ def _training_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--train", default="", metavar="M:F", help="your training, as module:function")
     group.add_argument("--loss", default="", metavar="M:F", help="your loss; cross entropy by default")
     group.add_argument(
-        "--prune", type=_numbers, default=(), metavar="R[,R]", help="shares of channels to cut"
+        "--prune", type=_numbers, default=(), metavar="R[,R]", help="shares of the multiply-adds to prune away"
     )
     group.add_argument("--student", default="", metavar="M:F", help="a smaller network to distil into")
     group.add_argument("--qat", action="store_true", help="also train for integers: the last resort")

@@ -50,6 +50,9 @@ def enough(source: str, what: str, found: int, wanted: int, available: int, drop
     )
 
 
+_MOST_COLOURS = 4
+
+
 def check_varied(inputs: Mapping[str, NDArray[Any]], source: str) -> None:
     """Refuse samples that are all alike, or a channel of them that is: they say nothing of ranges.
 
@@ -81,5 +84,18 @@ def _varying(inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
 
 def _extremes(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the least and largest value of each channel; of all values where there are no channels."""
-    axes = tuple(range(values.ndim - 1)) if values.ndim >= 3 else tuple(range(values.ndim))
+    kept = _channel_axis(values.shape)
+    axes = tuple(axis for axis in range(values.ndim) if axis != kept)
     return np.atleast_1d(values.min(axis=axes)), np.atleast_1d(values.max(axis=axes))
+
+
+def _channel_axis(shape: tuple[int, ...]) -> int | None:
+    """Return which axis of samples (n, ...) has the channels; None where none is known to.
+
+    Sensor windows have them last; images last or, as some frameworks want them, first.
+    """
+    if len(shape) == 3:
+        return 2
+    if len(shape) == 4:
+        return next((axis for axis in (3, 1) if shape[axis] <= _MOST_COLOURS), None)
+    return None

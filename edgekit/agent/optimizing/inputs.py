@@ -64,7 +64,7 @@ def read_inputs(request: Request, cache: Cache, progress: Progress) -> Inputs:
         root, manifest = subjects.of_bundle(root, bundle, subjects.float_variant(bundle), request)
         labels = labels or bundle.labels()
     else:
-        root, manifest = subjects.described(root, request)
+        root, manifest = subjects.described(root, request, brings_pictures=_brings_pictures(request.data))
     progress.stage("reading the data")
     split = _read_data(request, root, manifest, labels, zoo)
     root = _calibrated(root, split, cache)
@@ -75,6 +75,19 @@ def read_inputs(request: Request, cache: Cache, progress: Progress) -> Inputs:
         labels = split.evaluation.classes
     found = Subject(root=root, manifest=manifest, labels=tuple(labels), origin=origin)
     return Inputs(found, split, samples, bundle is not None)
+
+
+def _brings_pictures(data: str) -> bool:
+    """Return whether the data are pictures as bytes, which the device's preprocessing normalises."""
+    path = Path(data)
+    if path.suffix != ".npz":
+        return path.is_dir()
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            # ``x`` of handwritten digits may come without its axis of colours
+            return any(archive[name].dtype == np.uint8 and archive[name].ndim >= 3 for name in archive.files)
+    except (OSError, ValueError):
+        return False  # reading the data says what is wrong with them
 
 
 def _read_root(request: Request, bundle: Bundle | None, cache: Cache) -> tuple[Root, dict[str, str]]:
@@ -146,7 +159,7 @@ def _data_inputs(
     inputs = tuple(spec for spec in manifest.inputs if spec.name not in states)
     if not root.image:
         return inputs, None
-    if manifest.task == "raw":
+    if manifest.task == "raw":  # the files take what is normalised, the data are still pictures
         inputs = tuple(_as_image(spec, root) if spec.name == root.image else spec for spec in inputs)
     image = next(spec for spec in inputs if spec.datatype == "UINT8" and len(spec.shape) == 4)
     pre = ImagePre(manifest.pre, image, "NHWC")

@@ -32,7 +32,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Shrinking(msgspec.Struct, frozen=True, kw_only=True):
     """How smaller networks are to be trained, each an option of its own; empty strings for none.
 
-    ``train``, ``loss``, ``student`` are ``module:function``; ``prune`` are shares of the channels.
+    ``train``, ``loss``, ``student`` are ``module:function``; ``prune`` are shares of the
+    multiply-adds to take away.
     """
 
     train: str = ""

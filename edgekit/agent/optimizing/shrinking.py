@@ -44,7 +44,7 @@ def check_flags(request: Request) -> None:
             f"{wanted[0]} needs --train module:function", hint="docs/optimize.md says what it does"
         )
     if bad := [ratio for ratio in asked.prune if not 0 < ratio < 1]:
-        raise UsageError(f"--prune: want a share of the channels between 0 and 1, got {bad[0]:g}")
+        raise UsageError(f"--prune: want a share of the multiply-adds between 0 and 1, got {bad[0]:g}")
 
 
 def shrink(request: Request, inputs: Inputs, search: Search) -> Iterator[Root]:

@@ -84,13 +84,20 @@ def _image_input(manifest: Manifest) -> TensorSpec | None:
     return data[0] if len(data) == 1 and len(data[0].shape) == 4 else None
 
 
-def described(root: Root, request: Request) -> tuple[Root, Manifest]:
+def described(root: Root, request: Request, *, brings_pictures: bool) -> tuple[Root, Manifest]:
     """Return the manifest of a bare model from what it says of itself and what the user told.
+
+    Args:
+        root: The model.
+        request: What the user told.
+        brings_pictures: Whether the data are pictures; else they are tensors as the model takes them.
 
     Raises:
         UsageError: The task does not fit the model's tensors.
     """
     told = request.description
+    if not brings_pictures:
+        root = msgspec.structs.replace(root, image="")
     task = told.task or _task(root, told)
     if task == "raw":
         return _raw(root, told)
@@ -100,13 +107,22 @@ def described(root: Root, request: Request) -> tuple[Root, Manifest]:
             f" {', '.join(f'{s.name} {list(s.shape)}' for s in root.inputs)}",
             hint="give --task raw, or describe the inputs with --describe FILE",
         )
-    pre = told.pre or Pre(mean=(0.0,), std=(255.0,))
+    pre = _pre(root, told)
     inputs = told.inputs or tuple(_logical_input(spec, root, pre) for spec in root.inputs)
     outputs = told.outputs or tuple(_logical_output(spec, root, task) for spec in root.outputs)
     names = {a.name: b.name for a, b in zip(inputs, root.inputs, strict=True) if a.name != b.name}
     names |= {a.name: b.name for a, b in zip(outputs, root.outputs, strict=True) if a.name != b.name}
     root = msgspec.structs.replace(root, pre=pre, names=names)
     return root, _manifest(task, told, inputs, outputs, pre, told.post or _post(task))
+
+
+def _pre(root: Root, told: Description) -> Pre:
+    """Return the preprocessing; an input of one channel is grey unless something else was said."""
+    pre = told.pre or Pre(mean=(0.0,), std=(255.0,))
+    image = next((spec for spec in root.inputs if spec.name == root.image), None)
+    if image is not None and 1 in (image.shape[1], image.shape[3]) and pre.color == "RGB":
+        return msgspec.structs.replace(pre, color="GRAY")
+    return pre
 
 
 def _task(root: Root, told: Description) -> Task:
@@ -117,7 +133,7 @@ def _task(root: Root, told: Description) -> Task:
 
 def _raw(root: Root, told: Description) -> tuple[Root, Manifest]:
     """A model of raw tensors: logical tensors are the canonical file's own."""
-    pre = told.pre or Pre()
+    pre = _pre(root, told) if root.image else told.pre or Pre()
     inputs = tuple(_with_layout(spec, root) for spec in root.inputs)
     outputs = tuple(_with_layout(spec, root) for spec in root.outputs)
     root = msgspec.structs.replace(root, pre=pre)
