@@ -70,6 +70,14 @@ RULES: tuple[Rule, ...] = (
     Rule("openvino-int8-qdq", "onnx-static", "onnx", "int8", needs=_STATIC, shares="onnxruntime-int8"),
     # The integers of the TensorFlow Lite file in ONNX: the same answers on both runtimes.
     Rule("onnxruntime-int8-exact", "onnx-exact", "tflite", "int8", needs=_STATIC),
+    Rule(
+        "openvino-int8-exact",
+        "onnx-exact",
+        "tflite",
+        "int8",
+        needs=_STATIC,
+        shares="onnxruntime-int8-exact",
+    ),
     # Preprocessing inside the model pays only where the runtime fuses it; measured, not assumed.
     Rule(
         "openvino-int8-pixels",
