@@ -116,6 +116,11 @@ class Verdict:
             return 0.0
         return self.base.bytes / self.chosen.bytes
 
+    @property
+    def same_size(self) -> bool:
+        """Whether the file is as large as float's, but for what a number of two digits shows."""
+        return 0.95 < self.shrinks < 1.05
+
 
 def verdict(study: Study, target: TargetResult) -> Verdict:
     """Return what was chosen for a board, next to the float form."""
@@ -184,6 +189,8 @@ def _size_words(found: Verdict) -> str:
     if not found.shrinks or found.base is None or found.chosen is None:
         return "size not known"
     sizes = f"{no.size(found.chosen.bytes)} against {no.size(found.base.bytes)}"
+    if found.same_size:
+        return f"about the same size ({sizes})"
     if found.shrinks < 1:
         return f"{no.times(1 / found.shrinks)} times larger ({sizes})"
     return f"{no.times(found.shrinks)} times smaller ({sizes})"

@@ -55,7 +55,7 @@
       point.addEventListener(event, () => light(point.dataset.c, false));
     }
   }
-  const first = points.find((one) => one.classList.contains("chosen")) ?? points[0];
+  const first = points.find((one) => one.matches(".chosen:not([display])")) ?? points[0];
   if (first) {
     tell(first);
     light(first.dataset.c, false);

@@ -60,21 +60,31 @@ def _card(study: Study, found: Verdict) -> Markup:
 def _tiles(study: Study, found: Verdict) -> Markup:
     score = found.chosen.score if found.chosen is not None else None
     speed = no.times(found.pairs[0].gain) + no.TIMES if found.pairs else no.NONE
-    smaller = no.times(found.shrinks) + no.TIMES if found.shrinks else no.NONE
+    smaller, size_word = _size(found)
     loss = no.points(abs(score.drop)) if score is not None else no.NONE
     way = "gained" if score is not None and no.points(score.drop).startswith(no.MINUS) else "lost"
     spread = "not measured"
     if score is not None:
         spread = f"95 %: {interval(score) if way == 'lost' else interval_gained(score)}"
     if found.is_float:
-        speed = smaller = f"1{no.TIMES}"
+        speed = f"1{no.TIMES}"
     return tag(
         "div",
         _tile(speed, "as fast as float", _where(found)),
-        _tile(smaller, "smaller", no.size(found.chosen.bytes) if found.chosen is not None else ""),
+        _tile(smaller, size_word, no.size(found.chosen.bytes) if found.chosen is not None else ""),
         _tile(loss, f"points of {study.metric} {way}", spread),
         class_="tiles",
     )
+
+
+def _size(found: Verdict) -> tuple[str, str]:
+    if not found.shrinks:
+        return no.NONE, "smaller"
+    if found.same_size:
+        return f"1{no.TIMES}", "the size of float"
+    if found.shrinks < 1:
+        return no.times(1 / found.shrinks) + no.TIMES, "larger"
+    return no.times(found.shrinks) + no.TIMES, "smaller"
 
 
 def _where(found: Verdict) -> str:

@@ -159,3 +159,9 @@ def test_examples_in_docstrings_hold(name):
     found = doctest.testmod(importlib.import_module(f"edgekit.optimize.report.{name}"))
     assert found.attempted > 0
     assert found.failed == 0
+
+
+def test_a_file_of_about_the_same_size_is_called_so():
+    assert "about the same size (5.00 MB against 5.10 MB)" in verdict_of(
+        replace(FLOAT, bytes=5_100_000), row("q")
+    )
