@@ -62,15 +62,14 @@ def judge(found: Items, truth: Sequence[NDArray[np.float32]], classes: Sequence[
     Source: PASCAL VOC 2012, detection task, with boxes matched greedily.
     """
     numbers = {name.casefold(): place for place, name in reversed(list(enumerate(classes)))}
-    present = sorted({int(kind) for boxes in truth for kind in boxes[:, 0]})
+    grouped = [_by_class(items, numbers) for items in found]
     made = {}
-    for kind in present:
+    for kind in sorted({int(kind) for boxes in truth for kind in boxes[:, 0]}):
         scores: list[float] = []
         images: list[int] = []
         right: list[bool] = []
-        for image, (items, boxes) in enumerate(zip(found, truth, strict=True)):
-            mine = [i for i in items if i.box is not None and _class_of(i, numbers) == kind]
-            mine.sort(key=lambda item: -_sure(item))
+        for image, (groups, boxes) in enumerate(zip(grouped, truth, strict=True)):
+            mine = groups.get(kind, [])
             scores += [_sure(item) for item in mine]
             images += [image] * len(mine)
             right += _matched(mine, boxes[boxes[:, 0] == kind, 1:])
@@ -182,8 +181,14 @@ def _array(items: Sequence[Item]) -> NDArray[np.float32]:
     return np.array([item.box for item in items], np.float32).reshape(-1, 4)
 
 
-def _class_of(item: Item, numbers: dict[str, int]) -> int:
-    return numbers.get(item.label.casefold(), -1) if numbers else item.index
+def _by_class(items: Sequence[Item], numbers: dict[str, int]) -> dict[int, list[Item]]:
+    """Return the items that have a box by their class, the surest first."""
+    groups: dict[int, list[Item]] = {}
+    for item in sorted(items, key=lambda item: -_sure(item)):
+        if item.box is not None:
+            kind = numbers.get(item.label.casefold(), -1) if numbers else item.index
+            groups.setdefault(kind, []).append(item)
+    return groups
 
 
 def _sure(item: Item) -> float:

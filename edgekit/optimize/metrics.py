@@ -171,12 +171,12 @@ def score(
     """Score a candidate, with the interval of what it lost against the float model.
 
     The interval is that of a paired bootstrap: samples are drawn again, each with both models'
-    scores. Where no sample differs it would be nothing wide; then it is what so many equal samples
-    still allow.
+    scores. Where no score differs, though outputs do, it would be nothing wide; then it is what so many
+    equal samples still allow. Equal outputs are the same model: nothing is lost.
 
     Args:
         metric: As ``choose_metric`` returns it.
-        reference: What the float model said; the same object as ``found`` scores the float model.
+        reference: What the float model said.
         found: What the candidate said.
         dataset: The evaluation set.
         seed: Of the draws.
@@ -198,7 +198,7 @@ def score(
         drops = _drops(own - mine, seed, rounds)
     low, high = (float(np.quantile(drops, share)) for share in (0.025, 0.975))
     drop = base - value
-    if reference is not found and is_equal:
+    if is_equal and not _is_same(reference, found):
         high = 1 - 0.05 ** (1 / len(dataset))
         low = -high if metric.labelled else 0.0
     return Score(
@@ -209,6 +209,17 @@ def score(
         drop=drop,
         low=min(low, drop),
         high=max(high, drop),
+    )
+
+
+def _is_same(reference: Observed, found: Observed) -> bool:
+    return (
+        reference.items == found.items
+        and reference.outputs.keys() == found.outputs.keys()
+        and all(
+            np.array_equal(values, found.outputs[name], equal_nan=True)
+            for name, values in reference.outputs.items()
+        )
     )
 
 

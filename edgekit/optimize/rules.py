@@ -258,17 +258,20 @@ def mixed(plan: Plan, keep_float_sets: Sequence[tuple[str, ...]]) -> tuple[Plan,
     """Return variants of a static int8 plan that leave some layers in float.
 
     Args:
-        plan: The plan with every layer quantised; one that shares another's file gives none, since
-            the other one's mixed variants are shared in turn.
+        plan: The plan with every layer quantised; where it shares another's file, its mixed variants
+            have files of their own.
         keep_float_sets: For each variant the names of the layers to leave in float. An empty set, or
             one of a size that was there before, is passed over, so that ids stay unique.
     """
-    if plan.same_as or not plan.technique.endswith(("-static", "-exact")):
+    if not plan.technique.endswith(("-static", "-exact")):
         return ()
     by_size = {len(layers): layers for layers in reversed(keep_float_sets) if layers}
     return tuple(
         msgspec.structs.replace(
-            plan, id=f"{plan.id}-mixed{size}", options=plan.options | {"keep_float": list(by_size[size])}
+            plan,
+            id=f"{plan.id}-mixed{size}",
+            options=plan.options | {"keep_float": list(by_size[size])},
+            same_as="",
         )
         for size in sorted(by_size)[:_MAX_MIXED]
     )

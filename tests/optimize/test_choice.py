@@ -6,7 +6,7 @@ import math
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.core.spec import Match, Profile, ProfileAccelerator, ProfileBackend
@@ -249,6 +249,13 @@ def test_a_board_with_an_accelerator_takes_the_file_for_it():
     assert decide([made("litert-int8", 4.0), beyond], CORAL).chosen == "litert-int8"
 
 
+def test_a_boards_accelerator_goes_before_what_was_measured_on_a_like_processor():
+    chip = made("openvino-int8-npu", accelerator="npu")
+    result = decide([made("litert-int8", 4.0), chip], BOARDS["intel-npu"])
+    assert (result.chosen, result.basis) == ("openvino-int8-npu", BY_ORDER)
+    assert result.order == ("openvino-int8-npu", "litert-int8")
+
+
 def test_an_accelerator_that_a_board_may_carry_comes_last():
     """A Jetson has a GPU; a Coral stick in its port is the user's business."""
     edge = made("litert-int8-edgetpu", accelerator="edgetpu")
@@ -305,6 +312,7 @@ _CANDIDATES = st.lists(
 _BUDGET = st.sampled_from([0.0, 4.0, 6.0, 20.0])
 
 
+@settings(max_examples=50)
 @given(_CANDIDATES, st.sampled_from(sorted(BOARDS)), _BUDGET, _BUDGET)
 def test_the_chosen_one_holds_gate_and_budgets_and_everything_else_has_a_reason(tried, board, ms, mb):
     result = decide(tried, BOARDS[board], budget_ms=ms, budget_mb=mb)
@@ -320,6 +328,7 @@ def test_the_chosen_one_holds_gate_and_budgets_and_everything_else_has_a_reason(
         assert not ms or all(t.total_ms <= ms for t in candidate.timings if t.profile == board)
 
 
+@settings(max_examples=50)
 @given(_CANDIDATES)
 def test_the_chosen_one_is_on_the_front_of_what_fits_and_near_the_fastest(tried):
     result = decide(tried)
@@ -332,6 +341,7 @@ def test_the_chosen_one_is_on_the_front_of_what_fits_and_near_the_fastest(tried)
         assert by_id[result.chosen].timings[0].total_ms <= fastest * (1 + NOISE)
 
 
+@settings(max_examples=50)
 @given(_CANDIDATES, st.permutations(range(8)), st.sampled_from(sorted(BOARDS)))
 def test_the_choice_is_as_good_in_any_order_of_the_candidates(tried, order, board):
     shuffled = [tried[place] for place in order if place < len(tried)]
@@ -349,6 +359,7 @@ def test_the_choice_is_as_good_in_any_order_of_the_candidates(tried, order, boar
     assert worth(one.chosen) == worth(other.chosen)
 
 
+@settings(max_examples=50)
 @given(_CANDIDATES)
 def test_no_member_of_the_front_is_beaten_and_everything_else_is(tried):
     names = front(tried)
@@ -397,6 +408,7 @@ def test_a_target_with_nothing_keeps_nothing():
     assert keep([], [TargetResult(profile="p", title="P")], keep_all=False) == frozenset()
 
 
+@settings(max_examples=50)
 @given(_CANDIDATES, st.sets(st.sampled_from(sorted(BOARDS)), max_size=4))
 def test_the_bundle_has_every_chosen_candidate_and_none_beyond_the_gate(tried, boards):
     targets = [decide(tried, BOARDS[name]) for name in sorted(boards)]
