@@ -69,15 +69,20 @@ def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 
 def batches(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield one epoch: images (64, 1, 28, 28) moved by up to two pixels, and their digits."""
-    images, labels = (values[HELD_OUT:] for values in digits())
+    images, labels = digits()[0][HELD_OUT:], digits()[1][HELD_OUT:]
     rng = np.random.default_rng(seed)
-    padded = np.pad(images, ((0, 0), (SHIFT_PX, SHIFT_PX), (SHIFT_PX, SHIFT_PX)))
     order = rng.permutation(len(images))
     for start in range(0, len(order) - BATCH + 1, BATCH):
         chosen = order[start : start + BATCH]
-        rows, columns = rng.integers(0, 2 * SHIFT_PX + 1, (2, BATCH, 1)) + np.arange(28)
-        moved = padded[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
-        yield torch.from_numpy(moved[:, None]), torch.from_numpy(labels[chosen])
+        yield moved(images[chosen], rng), torch.from_numpy(labels[chosen])
+
+
+def moved(images: NDArray[np.float32], rng: np.random.Generator) -> Tensor:
+    """Return images (n, 28, 28), each moved by up to two pixels, as (n, 1, 28, 28)."""
+    padded = np.pad(images, ((0, 0), (SHIFT_PX, SHIFT_PX), (SHIFT_PX, SHIFT_PX)))
+    rows, columns = rng.integers(0, 2 * SHIFT_PX + 1, (2, len(images), 1)) + np.arange(28)
+    every = np.arange(len(images))[:, None, None]
+    return torch.from_numpy(padded[every, rows[:, :, None], columns[:, None, :]][:, None])
 
 
 def data() -> Iterator[tuple[NDArray[np.float32], int]]:
@@ -87,7 +92,7 @@ def data() -> Iterator[tuple[NDArray[np.float32], int]]:
 
 
 def fresh() -> nn.Module:
-    """Return the network before training: 140,000 weights, 2.7 million multiply-adds."""
+    """Return the network before training: 115,000 weights, 1.6 million multiply-adds."""
     return nn.Sequential(
         *_block(1, 16), nn.MaxPool2d(2),
         *_block(16, 32), nn.MaxPool2d(2),
@@ -106,12 +111,12 @@ def net() -> nn.Module:
 
 
 def small() -> nn.Module:
-    """Return the student before training."""
+    """Return the student before training: 1,100 weights, 43,000 multiply-adds."""
     return nn.Sequential(
-        *_block(1, 2, stride=2),
-        *_block(2, 4, stride=2), nn.MaxPool2d(2),
+        *_block(1, 4, stride=2),
+        *_block(4, 8, stride=2), nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(3 * 3 * 4, 10),
+        nn.Linear(3 * 3 * 8, 10),
     )  # fmt: skip
 
 
@@ -136,22 +141,22 @@ def train(
         progress((epoch + 1) / epochs, f"epoch {epoch + 1} of {epochs}")
 
 
-def main() -> None:
-    """Train the network, say how good it is on the held-out images, and write ``net.pt``."""
+def main(epochs: int = 8, tell: Callable[[str], None] = print) -> None:
+    """Train the network, say how good it is on the held-out images, and write its weights."""
     torch.manual_seed(0)
     model = fresh()
     train(
         model,
         lambda outputs, targets, _inputs: nn.functional.cross_entropy(outputs, targets),
-        epochs=8,
+        epochs=epochs,
         seed=0,
-        progress=lambda _share, text: print(text),
+        progress=lambda _share, text: tell(text),
     )
     model.eval()
     images, labels = (torch.from_numpy(values[:HELD_OUT]) for values in digits())
     with torch.no_grad():
         right = (model(images[:, None]).argmax(1) == labels).float().mean()
-    print(f"{float(right):.4f} of {HELD_OUT} held-out images are right")
+    tell(f"{float(right):.4f} of {HELD_OUT} held-out images are right")
     torch.save(model.state_dict(), WEIGHTS)
 
 
