@@ -139,7 +139,8 @@ TECHNIQUES: dict[str, str] = {
 - ``ranges``: ``minmax`` (default), ``percentile`` or ``entropy``: how activation ranges are found.
 - ``per_channel``: false gives one scale for all of a layer's weights.
 - ``symmetric``: signed activations with zero point 0 (what TensorRT takes); onnx-static.
-- ``fused``: constants folded and nodes fused ahead of time; onnx-float, onnx-static.
+- ``fused``: constants folded and nodes fused ahead of time; onnx-float, onnx-static (there by default).
+- ``half``: weights stored in 16 bits; openvino-float (by default where the precision is fp16).
 - ``pixels``: preprocessing baked in, the file takes the image's bytes (UINT8, NHWC); onnx-*, openvino-*.
 - ``bits``: 8 or 4; litert-weights, openvino-weights, onnx-int4.
 - ``fast_bias``: false for the slow, accurate bias correction; openvino-static.
