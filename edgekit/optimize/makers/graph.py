@@ -6,6 +6,7 @@ its output tensor, which outlives most rewriting.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -120,9 +121,10 @@ def converted(model: Any, version: int) -> Any:
 
 
 def first_line(cause: object) -> str:
-    """Return what an exception says, in one line of bounded length."""
+    """Return what an exception says, in one line of bounded length, without OpenVINO's own places."""
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return (lines[0] if lines else repr(cause))[:300]
+    telling = [line for line in lines if not line.startswith(("Check '", "Exception from", "FrontEnd API"))]
+    return next(iter(telling or lines), repr(cause))[:300]
 
 
 def blamed(model: Any, text: str) -> str:
@@ -134,7 +136,7 @@ def blamed(model: Any, text: str) -> str:
     for node in sorted(nodes, key=lambda node: -len(node.output[0])):
         if any(len(name) > 2 and name in text for name in (node.name, node.output[0])):
             return f"layer {node.output[0]!r} ({node.op_type})"
-    words = set(text.replace("(", " ").replace(")", " ").replace(":", " ").replace(",", " ").split())
+    words = set(re.findall(r"[A-Za-z0-9_]+", text))
     for node in nodes:
         if node.op_type in words:
             return f"layer {node.output[0]!r} ({node.op_type})"

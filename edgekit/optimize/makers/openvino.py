@@ -16,14 +16,14 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-from edgekit.core.errors import BackendUnavailableError, ConfigError, ModelError
+from edgekit.core.errors import BackendUnavailableError, ConfigError, EdgekitError, ModelError
 from edgekit.core.spec import TensorSpec
 from edgekit.optimize.makers import baked, graph
 from edgekit.optimize.makers.samples import calibration
 from edgekit.optimize.plan import Made, Plan, Root
 
 _FILE: Final = "model.xml"
-_SUBSET: Final = 300  # samples that NNCF looks at by default, and at most
+_SUBSET: Final = 128  # NNCF's own default is 300, for twice the time and the same accuracy here
 _INSTALL: Final = "pip install 'edgekit-runtime[optimize]'"
 _CONVOLUTIONS: Final = ("Convolution", "GroupConvolution")
 _TRANSPOSED: Final = ("ConvolutionBackpropData", "GroupConvolutionBackpropData")
@@ -266,7 +266,7 @@ def _with_share(openvino: Any, made: Made, folder: Path) -> Made:
         facts = op.get_rt_info()
         if _fact(facts, "runtimePrecision") in ("i8", "u8"):
             integer += sum(work.get(name, 0) for name in _origins(facts))
-    share = integer / max(sum(work.values()), 1)
+    share = round(integer / max(sum(work.values()), 1), 6)
     notes = [f"{share:.0%} of the multiply-adds run on integers in OpenVINO on this CPU"]
     if "INT8" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         notes.append("this CPU has no fast integer arithmetic: speed here says nothing about one that has")
@@ -312,7 +312,7 @@ def _wrapped(root: Root, doing: str) -> Iterator[None]:
     """Turn what OpenVINO and NNCF raise into an error that names the layer, where it can be found."""
     try:
         yield
-    except (ModelError, BackendUnavailableError):
+    except EdgekitError:
         raise
     except Exception as cause:  # neither library has a base class for its exceptions
         named = "the model"

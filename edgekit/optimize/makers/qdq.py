@@ -251,7 +251,8 @@ def integer_share(original: Any, made: Any) -> float:
         running = onnx.load(str(target))
     integers = [node.name for node in running.graph.node if node.op_type in _INTEGER]
     facts = graph.layers_of(original)
-    return float(sum(f.multiply_adds for f in facts if any(_is_of(name, f.node) for name in integers)))
+    share = sum(f.multiply_adds for f in facts if any(_is_of(name, f.node) for name in integers))
+    return round(min(share, 1.0), 6)
 
 
 def _is_of(name: str, node: str) -> bool:
