@@ -49,7 +49,7 @@ def check_root(root: Root, samples: Mapping[str, NDArray[np.float32]]) -> Root:
     checks = []
     for step in record.steps:
         run = open_run(step.form, Path(forms[step.form]))
-        checks.append(_checked(step, run, root, each, wanted))
+        checks.append(_checked(step, run, root, each, wanted, record.limit))
     return msgspec.structs.replace(root, checks=tuple(checks))
 
 
@@ -115,7 +115,12 @@ def _require_finite(outputs: Sequence[TensorSpec], wanted: Sequence[Sequence[NDA
 
 
 def _checked(
-    step: Step, run: Run, root: Root, each: Sequence[Sample], wanted: Sequence[Sequence[NDArray[Any]]]
+    step: Step,
+    run: Run,
+    root: Root,
+    each: Sequence[Sample],
+    wanted: Sequence[Sequence[NDArray[Any]]],
+    limit: float,
 ) -> Check:
     worst, scale, place = 0.0, 0.0, (root.outputs[0].name, 0)
     for number, (sample, expected) in enumerate(zip(each, wanted, strict=True)):
@@ -125,7 +130,14 @@ def _checked(
             difference = _difference(value, want)
             if not difference <= worst:
                 worst, place = difference, (spec.name, number)
-    check = Check(conversion=step.conversion, tool=step.tool, samples=len(each), max_abs=worst, scale=scale)
+    check = Check(
+        conversion=step.conversion,
+        tool=step.tool,
+        samples=len(each),
+        max_abs=worst,
+        scale=scale,
+        limit=limit,
+    )
     if not check.holds:
         raise ModelError(
             f"{step.conversion} by {step.tool} changed the model: output {place[0]!r} is off by {worst:.3g} "

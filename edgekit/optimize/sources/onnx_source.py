@@ -20,6 +20,7 @@ from edgekit.core.errors import ModelError
 from edgekit.optimize.sources.memory import check_memory
 from edgekit.optimize.sources.onnx_faults import STANDARD, check_operators, check_weights, every_node
 from edgekit.optimize.sources.onnx_shapes import Shape, fix_shapes
+from edgekit.optimize.sources.onnx_types import widen
 from edgekit.optimize.sources.tools import library, short
 
 OPSET: Final = 13
@@ -70,13 +71,14 @@ def canonical_onnx(
     check_operators(model, what)
     _drop_initialised_inputs(model)
     check_weights(model, what)
+    widened = widen(model)
     model, raised = _raised(model, what)
     fix_shapes(model, shapes, fallback, what)
     model = _inferred(model, what)
     name_nodes(model)
     model, folded = _folded(model, target, what)
     target.write_bytes(model.SerializeToString(deterministic=True))
-    return (*raised, *folded)
+    return (*raised, *widened, *folded)
 
 
 def name_nodes(model: Any) -> None:

@@ -16,8 +16,9 @@ from edgekit.optimize.plan import Form, Root
 from edgekit.optimize.sources.compare import check_root
 from edgekit.optimize.sources.forms import onnx_from_tflite, openvino_from, reason_of, tflite_from_onnx
 from edgekit.optimize.sources.onnx_source import canonical_onnx, onnx_files
+from edgekit.optimize.sources.onnx_types import HALF_LIMIT, WIDENED
 from edgekit.optimize.sources.openvino_source import MISSING, static_openvino
-from edgekit.optimize.sources.record import Kind, Record, Step, write_record
+from edgekit.optimize.sources.record import LIMIT, Kind, Record, Step, write_record
 from edgekit.optimize.sources.specs import Specs, image_input, onnx_specs, openvino_specs, tflite_specs
 from edgekit.optimize.sources.tflite_source import check_tflite
 from edgekit.optimize.sources.tools import library, versions
@@ -245,7 +246,8 @@ def _read_onnx(forms: _Forms) -> tuple[Root, Origin]:
     forms.made("onnx", "ONNX to canonical ONNX", _tool("onnxruntime"))
     forms.try_openvino(forms.file("onnx"), "ONNX to OpenVINO")
     forms.try_tflite("ONNX to TensorFlow Lite")
-    return forms.finish(sha256, versions("onnx", "onnxruntime", "openvino"))
+    limit = HALF_LIMIT if WIDENED in forms.notes else LIMIT
+    return forms.finish(sha256, versions("onnx", "onnxruntime", "openvino"), limit=limit)
 
 
 def _read_torch(forms: _Forms) -> tuple[Root, Origin]:
@@ -293,8 +295,10 @@ def _read_tflite(forms: _Forms) -> tuple[Root, Origin]:
 
 
 def _from_tflite(forms: _Forms) -> None:
+    exported = forms.folder / "exported.onnx"
     try:
-        tool = onnx_from_tflite(forms.file("tflite"), forms.file("onnx"))
+        tool = onnx_from_tflite(forms.file("tflite"), exported)
+        forms.notes = canonical_onnx(exported, forms.file("onnx"), {}, {})
     except EdgekitError as cause:
         forms.missing["onnx"] = reason_of(cause)
         forms.file("onnx").unlink(missing_ok=True)

@@ -11,6 +11,9 @@ from edgekit.core.errors import ModelError
 from edgekit.optimize.plan import Form, Root
 
 Kind = Literal["onnx", "torch", "tflite", "openvino", "keras"]
+LIMIT = 1e-3
+"""What a check allows, as a share of the outputs."""
+
 _NAME = "source.json"
 
 
@@ -31,6 +34,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     ``path`` is the file, or ``module:function``; ``state`` holds a torch module's weights as they
     were when it was read, so that a builder with random weights is the same model again.
+    ``limit`` is what a check allows, as a share of the outputs' size: more for a source that computes
+    in half precision, whose own rounding is no fault of a conversion.
     """
 
     kind: Kind
@@ -38,6 +43,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     transposed: bool = False
     state: str = ""
     shapes: dict[str, tuple[int, ...]] = {}
+    limit: float = LIMIT
     steps: tuple[Step, ...] = ()
 
 
@@ -54,7 +60,10 @@ def record_of(root: Root) -> Record:
     """
     file = Path(root.onnx or root.tflite or root.openvino).parent / _NAME
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Record)
+        record = msgspec.json.decode(file.read_bytes(), type=Record)
+        # the folder may have been renamed since: the weights lie beside the record
+        state = str(file.with_name(Path(record.state).name)) if record.state else ""
+        return msgspec.structs.replace(record, state=state)
     except FileNotFoundError:
         return _without(root)
     except msgspec.DecodeError as cause:

@@ -1,15 +1,19 @@
 """An ONNX model becomes a root, or the error names what stands in its way."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.core.errors import ConfigError, ModelError, TensorError, UsageError
 from edgekit.optimize.onnx_file import write_onnx
 from edgekit.optimize.sources.memory import check_memory, memory_available_bytes
+from edgekit.optimize.sources.onnx_source import canonical_onnx
 from edgekit.optimize.sources.read import check_root, kind_of, read_source
 from optimize.nets import every_kind, run_onnx
 
@@ -336,3 +340,30 @@ def test_weights_alone_are_refused_with_the_way_out(model):
     with pytest.raises(UsageError) as caught:
         kind_of(model)
     assert "module:function" in caught.value.hint
+
+
+def test_a_half_precision_model_is_widened_without_loss(tmp_path):
+    half = TensorProto.FLOAT16
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="first"),
+        helper.make_node("Cast", ["c"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["f"], ["h"], to=half),
+        helper.make_node("Relu", ["h"], ["y"]),
+    ]
+    ends = [tensor("x", "N", 3, 8, 8, kind=half), tensor("y", "N", 4, 6, 6, kind=half)]
+    model = model_of(nodes, ends[:1], ends[1:], [constant("w", 4, 3, 3, 3, dtype=np.float16)])
+    root, origin = read_source(saved(model, tmp_path / "net.onnx"), tmp_path / "root")
+    assert {spec.datatype for spec in (*root.inputs, *root.outputs)} == {"FP32"}
+    assert "widened from half precision to float32" in origin.notes
+    assert check_root(root, {"x": images(2, 8)["x"][..., :8]}).checks[0].holds
+
+
+@settings(max_examples=30, deadline=None)
+@given(share=st.floats(0, 0.99))
+def test_a_file_cut_anywhere_is_an_error_and_no_crash(share):
+    data = small(height=12).SerializeToString()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        path.write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(ModelError, match="net.onnx"):
+            canonical_onnx(path, Path(folder) / "model.onnx", {}, {})
