@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from pathlib import Path
 
 import pytest
 from agent_stage import AgentStage, FleetStage, command, wait_for
@@ -122,6 +124,38 @@ def test_a_bench_report_reaches_the_fleet_though_no_agent_runs_when_it_is_made(s
     assert rows["items"][0]["names"] == [{"model": "motion", "version": "3.0.0", "variant": "null"}]
     agent.runs("1.0.0")
     assert command("edgekit.cli.main", *words)["reported"] == "by the agent, as soon as its link is up"
+
+
+def test_a_job_outlives_the_agent_that_is_killed_at_it(stage):
+    fleet, agent, _ = stage
+    api = FleetApi(fleet.url, fleet.publisher)
+    what = {"device": "board-1", "model": "motion", "version": "2.0.0"}
+    job = api.post("measurements", {**what, "threads": 1, "seconds": 1.5})
+    agent.until(lambda s: s["measuring"].get("state") == "measuring", "measuring")
+    place = str(agent.state / "measuring")  # stands in the command lines of all that measures
+    assert processes(place)
+    agent.kill()
+    wait_for(lambda: not processes(place), "the end of all that measures", 10)
+    assert (agent.state / "measuring").exists()
+    agent.start()
+
+    def result():
+        return (found := api.get(f"measurements/{job['id']}"))["state"] == "done" and found
+
+    found = wait_for(result, "the result")
+    assert {row["id"] for row in found["result"]["variants"]} == {"null", "slow", "foreign", "wrong"}
+    wait_for(lambda: not (agent.state / "measuring").exists(), "an empty place")
+    agent.runs("1.0.0")
+
+
+def processes(word):
+    """Return the processes whose command line has a word in it."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if word in (path / "cmdline").read_text():
+                found.add(path.name)
+    return found
 
 
 def test_each_way_to_fail_is_told_as_what_it_is(stage, tmp_path):
