@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,8 +30,8 @@ def list_folder(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
 
     Args:
         folder: Holds ``labels.csv``; or ``images/`` and ``labels/`` (YOLO: for each picture a text
-            file with lines of class, centre x, centre y, width, height from 0 to 1; ``classes.txt``
-            names the classes); or one subfolder for each class; or just pictures.
+            file with lines of class, centre x, centre y, width, height from 0 to 1; ``classes.txt`` or
+            ``data.yaml`` names the classes); or one subfolder for each class; or just pictures.
         spec: The model's image input.
         prepare: The device's own resizing.
 
@@ -180,15 +182,48 @@ def _from_yolo(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
             hint="name each labels/NAME.txt as its images/NAME.jpg",
         )
     boxes = tuple(_boxes(text) for text in texts)
-    listed = next(
-        (f for f in (folder / "classes.txt", folder / "labels" / "classes.txt") if f.is_file()), None
-    )
-    classes = tuple(line.strip() for line in _text(listed).splitlines() if line.strip()) if listed else ()
+    classes = _class_names(folder)
     largest = max((int(rows[:, 0].max()) for rows in boxes if len(rows)), default=-1)
     if classes and largest >= len(classes):
-        raise ConfigError(f"{folder}: has class {largest}, but {len(classes)} names in {listed}")
+        raise ConfigError(f"{folder}: has class {largest}, but {len(classes)} names of classes")
     read = _reader(folder, names, spec, prepare, boxes)
     return Listing(str(folder), names, read, classes=classes, has_boxes=True)
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the classes, in order: of ``classes.txt``, or ``names`` in ``data.yaml``."""
+    for path in (folder / "classes.txt", folder / "labels" / "classes.txt"):
+        if path.is_file():
+            return tuple(line.strip() for line in _text(path).splitlines() if line.strip())
+    path = folder / "data.yaml"
+    return _yaml_names(_text(path), path) if path.is_file() else ()
+
+
+def _yaml_names(text: str, path: Path) -> tuple[str, ...]:
+    """Return the list under ``names``, in the three ways in which such files write it.
+
+    Raises:
+        ConfigError: There is something else.
+    """
+    start = re.search(r"^names:", text, re.MULTILINE)
+    if start is None:
+        return ()
+    rest = text[start.end() :].lstrip(" \t")
+    if rest.startswith("["):
+        entries, numbers = rest[1 : rest.find("]")].split(","), []
+    else:
+        lines = itertools.takewhile(_ENTRY.match, rest.partition("\n")[2].splitlines())
+        found = [match for line in lines if (match := _ENTRY.match(line))]
+        entries, numbers = [m[2] for m in found], [int(m[1]) for m in found if m[1].isdecimal()]
+    names = tuple(entry.split(" #")[0].strip().strip("'\"") for entry in entries if entry.strip())
+    if not names or numbers not in ([], list(range(len(names)))):
+        raise ConfigError(
+            f"{path}: 'names' is no list of classes", hint="write them into classes.txt, one on each line"
+        )
+    return names
+
+
+_ENTRY = re.compile(r"[ \t]*(-|[0-9]{1,6}(?=:)):?[ \t]+(.+)")
 
 
 def _boxes(path: Path) -> NDArray[np.float32]:

@@ -143,6 +143,8 @@ def test_within_noise_the_more_accurate_wins_then_the_smaller():
     assert "within 2%" in decide([fast, exact]).why
     small = made("openvino-int8", 101.9, megabytes=4.9)
     assert decide([fast, small]).chosen == "openvino-int8"
+    large = made("openvino-int8", 101.9, value=0.885, megabytes=5.7)
+    assert decide([fast, large]).chosen == "openvino-int8"
     beyond = made("openvino-int8", 102.1, value=0.885)
     assert decide([fast, beyond]).chosen == "litert-int8"
 

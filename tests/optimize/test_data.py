@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgekit.core.errors import ConfigError, EdgekitError, TensorError, UsageError
 from edgekit.core.spec import Pre, TensorSpec
-from edgekit.optimize.data import canonical, read_split
+from edgekit.optimize.data import Dataset, canonical, read_split
 from edgekit.optimize.plan import Root
 from edgekit.pipeline.pre import ImagePre, WindowPre
 
@@ -175,6 +175,30 @@ def test_a_yolo_line_that_is_no_box_is_named(tmp_path, line):
 def test_a_class_beyond_the_names_is_told(tmp_path):
     with pytest.raises(ConfigError, match="has class 7, but 2 names"):
         read(yolo(tmp_path, "7 0.5 0.5 0.5 0.5"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "names: [person, 'dog']  # two\nnc: 2",
+        "path: ../data\nnames:\n  - person\n  - dog\nnc: 2",
+        "names:\n  0: person # first\n  1: dog\nnc: 2",
+        'names: [\n  "person",\n  "dog",\n]\n',
+    ],
+)
+def test_names_of_classes_may_stand_in_data_yaml(tmp_path, text):
+    folder = yolo(tmp_path, "1 0.5 0.5 0.5 0.2", classes=())
+    (folder / "data.yaml").write_text(text)
+    assert read(folder).evaluation.classes == ("person", "dog")
+    assert read(folder, labels=("dog",)).evaluation.boxes[0][0, 0] == 0
+
+
+@pytest.mark.parametrize("text", ["names: 3", "names:\n  1: a\n  0: b\n", "names: []"])
+def test_a_data_yaml_without_a_list_of_names_is_told(tmp_path, text):
+    folder = yolo(tmp_path, "1 0.5 0.5 0.5 0.2", classes=())
+    (folder / "data.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="'names' is no list of classes"):
+        read(folder)
 
 
 @given(st.text(max_size=60))
@@ -658,6 +682,19 @@ def test_a_window_without_its_context_begins_a_recording(tmp_path):
     given = canonical(split.evaluation, Root(onnx="m", inputs=(spec,), outputs=(), pre=pre))["window"]
     assert not given[:, :4].any()
     np.testing.assert_array_equal(given[:, 4:], split.evaluation.inputs["window"])
+
+
+def test_a_state_keeps_its_shape_and_is_not_normalised(tmp_path):
+    """A recurrent state has no batch axis: what it is in each sample, it is in the file."""
+    state = TensorSpec(name="state", datatype="FP32", shape=(2, 1, 4))
+    split = read(saved(tmp_path / "d.npz", x=windows(40)), (WINDOW,))
+    dataset = Dataset(split.evaluation.names, split.evaluation.inputs | {"state": np.ones((30, 2, 1, 4))})
+    pre = Pre(resize="none", window=10, mean=(9.0,), std=(2.0,))
+    model = Root(onnx="m", inputs=(WINDOW, state), outputs=(), pre=pre)
+    given = canonical(dataset, model)
+    assert given["state"].shape == (30, 2, 1, 4)
+    assert (given["state"] == 1).all()
+    assert given["window"].max() < 0
 
 
 def test_a_canonical_input_without_data_is_named(tmp_path):
