@@ -33,16 +33,17 @@ import msgspec
 import numpy as np
 import torch
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "examples" / "digits")]
-import digits  # noqa: E402 - found by the path above
-from _report import finish  # noqa: E402
+from edgekit.agent.bundle import open_bundle
+from edgekit.backends import open_backend
+from edgekit.optimize.makers import litert, onnxruntime
+from edgekit.optimize.plan import Plan, Root
+from edgekit.optimize.shrink import api
+from edgekit.optimize.sources.read import read_source
 
-from edgekit.agent.bundle import open_bundle  # noqa: E402
-from edgekit.backends import open_backend  # noqa: E402
-from edgekit.optimize.makers import litert, onnxruntime  # noqa: E402
-from edgekit.optimize.plan import Plan, Root  # noqa: E402
-from edgekit.optimize.shrink import api  # noqa: E402
-from edgekit.optimize.sources.read import read_source  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "digits"))
+import digits
+from _report import finish
 
 SHAPE = (1, 1, 28, 28)
 LABELLED = 500

@@ -230,6 +230,7 @@ def seeded(seed: int) -> Iterator[None]:
     torch = torch_module()
     mine, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002 - users draw from it
     was_deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
     with torch.random.fork_rng(devices=[]):
         try:
             random.seed(seed)
@@ -238,7 +239,7 @@ def seeded(seed: int) -> Iterator[None]:
             torch.use_deterministic_algorithms(True, warn_only=True)
             yield
         finally:
-            torch.use_deterministic_algorithms(was_deterministic)
+            torch.use_deterministic_algorithms(was_deterministic, warn_only=only_warned)
             random.setstate(mine)
             np.random.set_state(numpys)  # noqa: NPY002 - as above
 

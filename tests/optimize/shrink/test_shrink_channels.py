@@ -1,6 +1,6 @@
 """Which channels go is a pure decision."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.optimize.shrink.channels import BLOCK, Slack, choose
@@ -18,6 +18,7 @@ def slack_sets(draw):
     return sets
 
 
+@settings(deadline=None)
 @given(slack_sets(), st.floats(0, 1e9))
 def test_what_is_left_is_a_multiple_of_eight_and_at_least_eight_and_an_eighth(sets, wanted):
     removed = choose(sets, wanted)
@@ -29,6 +30,7 @@ def test_what_is_left_is_a_multiple_of_eight_and_at_least_eight_and_an_eighth(se
             assert left >= max(BLOCK, slack.initial / 8)
 
 
+@settings(deadline=None)
 @given(slack_sets(), st.floats(1, 1e9))
 def test_it_saves_what_was_asked_or_all_that_may_go(sets, wanted):
     removed = choose(sets, wanted)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import shrink_nets
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.core.errors import ConfigError, ModelError
@@ -15,6 +15,7 @@ from edgekit.optimize.shrink.train import training
 EXAMPLE = (torch.zeros(shrink_nets.SHAPE),)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 8), st.sampled_from([0, 1, None]), st.integers(0, 99))
 def test_rounded_weights_lie_on_a_symmetric_grid_and_rounding_again_changes_nothing(bits, axis, seed):
     weights = torch.from_numpy(np.random.default_rng(seed).normal(0, 1, (3, 4, 5)).astype(np.float32))
@@ -25,6 +26,7 @@ def test_rounded_weights_lie_on_a_symmetric_grid_and_rounding_again_changes_noth
     torch.testing.assert_close(round_symmetric(once, bits, axis), once, rtol=1e-5, atol=1e-6)
 
 
+@settings(deadline=None)
 @given(st.floats(-10, 5), st.floats(0, 10))
 def test_rounded_activations_keep_zero_and_stay_within_half_a_step(low, width):
     values = torch.linspace(min(low, 0), max(low + width, 0), 50)
