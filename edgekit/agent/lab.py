@@ -81,7 +81,9 @@ class LabProcess:
         outcomes: list[dict[str, Any]] = self._answer(_ANSWER_TIMEOUT_S, InferenceError)["golden"]
         return outcomes
 
-    def evaluate(self, samples: Path, out: Path, sizes: Sequence[Sequence[int]] | None) -> None:
+    def evaluate(
+        self, samples: Path, out: Path, sizes: Sequence[Sequence[int]] | None, *, in_order: bool = False
+    ) -> None:
         """Run every sample of an NPZ of logical inputs and write what came out.
 
         Args:
@@ -89,12 +91,14 @@ class LabProcess:
             out: Gets the logical outputs, (n, ...); beside it, with ".items", the decoded items.
             sizes: Width and height of each source picture, for boxes in its pixels; empty for the
                 model's own input; None to decode nothing.
+            in_order: Hand the model's state from each sample to the next, in place of the samples' own.
 
         Raises:
             InferenceError: The model failed, or its process died.
         """
         pairs = None if sizes is None else [list(size) for size in sizes]
-        self._ask({"do": "evaluate", "samples": str(samples), "out": str(out), "sizes": pairs})
+        files = {"samples": str(samples), "out": str(out)}
+        self._ask({"do": "evaluate", **files, "sizes": pairs, "in_order": in_order})
         self._answer(_EVALUATE_TIMEOUT_S, InferenceError)
 
     def pre_ms(self) -> float:

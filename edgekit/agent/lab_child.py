@@ -89,11 +89,14 @@ class _Lab:
 
         return Predictor(self._bundle.manifest, self._variant, self._backend, self._bundle.labels())
 
-    def evaluate(self, samples: str, out: str, sizes: list[list[int]] | None) -> dict[str, Any]:
+    def evaluate(
+        self, samples: str, out: str, sizes: list[list[int]] | None, *, in_order: bool
+    ) -> dict[str, Any]:
         """Run every sample of an NPZ of logical inputs, (n, ...); write the outputs, and the items.
 
         ``out`` gets an NPZ of logical outputs (n, ...); ``out`` + ".items" the decoded items where
         ``sizes``, the source pictures' widths and heights, is not None (empty: the input's own).
+        ``in_order``: the state goes from each sample to the next.
         """
         import numpy as np
 
@@ -103,9 +106,12 @@ class _Lab:
         count = len(next(iter(feeds.values())))
         found: list[dict[str, Any]] = []
         items = []
+        states = self._bundle.manifest.state if in_order else ()
+        carried: dict[str, Any] = {}
         for n in range(count):
-            sample = {name: array[n : n + 1] for name, array in feeds.items()}
+            sample = {name: array[n : n + 1] for name, array in feeds.items()} | carried
             outputs = predictor.run_golden(sample)
+            carried = {state.input: outputs[state.output] for state in states}
             found.append(outputs)
             if sizes is not None:
                 size = (sizes[n][0], sizes[n][1]) if sizes else None
@@ -149,7 +155,9 @@ class _Lab:
 _ACTIONS: dict[str, Callable[[_Lab, dict[str, Any]], dict[str, Any]]] = {
     "time": lambda lab, request: lab.measure(request["seconds"]),
     "golden": lambda lab, _request: lab.golden(),
-    "evaluate": lambda lab, request: lab.evaluate(request["samples"], request["out"], request["sizes"]),
+    "evaluate": lambda lab, request: lab.evaluate(
+        request["samples"], request["out"], request["sizes"], in_order=request.get("in_order", False)
+    ),
     "pre": lambda lab, _request: lab.pre(),
 }
 

@@ -46,7 +46,8 @@ class Dataset:
     ``boxes`` is what there is to detect in each: (k, 5), float32: class, left, top, right, bottom in
     pixels of the source picture. ``sizes`` are the source pictures' widths and heights, empty where
     samples are no pictures. ``classes`` are the names of the classes, where the model or the data
-    have them.
+    have them. ``in_order``: the samples are one recording from its beginning on, so a model's state
+    goes from each to the next, and what it gets wrong adds up as on a device.
     """
 
     names: tuple[str, ...]
@@ -55,6 +56,7 @@ class Dataset:
     boxes: tuple[NDArray[np.float32], ...] | None = None
     sizes: tuple[tuple[int, int], ...] = ()
     classes: tuple[str, ...] = ()
+    in_order: bool = False
 
     def __len__(self) -> int:
         return len(self.names)

@@ -8,7 +8,8 @@ has what only this model needs, as functions that take a ``Kit``:
 - ``golden(kit)``: logical inputs of the golden samples, from real recordings;
 - ``calibration(kit)``: logical inputs to measure int8 ranges with;
 - ``evaluation(kit)``: logical inputs to judge variants with, in a pair with their classes where they
-  are labelled; no golden and no calibration sample is among them;
+  are labelled; no golden and no calibration sample is among them; of a model with state one recording
+  in its order, each with the state before it;
 - ``labels(kit)``: one label for each class, where there are classes;
 - ``reference(kit, inputs)``: the expected outputs, where there is no network to compute them.
 

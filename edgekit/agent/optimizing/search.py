@@ -163,7 +163,14 @@ class Search:
         """
         self.progress.stage("evaluating", len(entries))
         data = self.evaluation
-        found = self.bench.evaluate(entries, data.samples, data.key, data.sizes, self.progress.step)
+        found = self.bench.evaluate(
+            entries,
+            data.samples,
+            data.key,
+            data.sizes,
+            self.progress.step,
+            in_order=data.dataset.in_order,
+        )
         for entry in entries:
             outputs = found[entry.id]
             if isinstance(outputs, str):

@@ -158,6 +158,8 @@ class Workbench:
         samples_key: str,
         sizes: Sequence[Sequence[int]] | None,
         done: Callable[[str], None],
+        *,
+        in_order: bool = False,
     ) -> dict[str, Path | str]:
         """Run candidates on the evaluation set, several at a time.
 
@@ -167,6 +169,7 @@ class Workbench:
             samples_key: What names its content.
             sizes: As for ``LabProcess.evaluate``.
             done: Told each id when it is done.
+            in_order: As for ``LabProcess.evaluate``.
 
         Returns:
             By id, the outputs' file (for ``observed``), or the reason why it could not be run.
@@ -178,7 +181,7 @@ class Workbench:
         def one(entry: Entry) -> Path | str:
             variant = run_as[entry.id]
             version = backend_version(variant.backend) or ""
-            decoded = [self.manifest.post, self.manifest.pre, sizes is not None]
+            decoded = [self.manifest.post, self.manifest.pre, sizes is not None, in_order]
             key = digest_of(
                 entry.key, variant.backend, variant.accelerator, version, samples_key, decoded, self._machine
             )
@@ -190,7 +193,7 @@ class Workbench:
                 profile = self._profile if variant.accelerator != "cpu" else relaxed
                 lab = LabProcess(bundle, variant, profile, 1)
                 try:
-                    lab.evaluate(samples, folder / "outputs.npz", sizes)
+                    lab.evaluate(samples, folder / "outputs.npz", sizes, in_order=in_order)
                 finally:
                     lab.close()
                 return {}

@@ -111,7 +111,7 @@ class ZooModel:
         return apart(tuning, judging, source, told)
 
     def _dataset(self, hook: str, limit: int, classes: Sequence[str]) -> Dataset:
-        """Return what a hook gives, at most so many samples, taken evenly."""
+        """Return what a hook gives, at most so many samples: taken evenly, or the first of a recording."""
         make = self.kit.hook(hook)
         if make is None:
             raise ConfigError(
@@ -119,13 +119,16 @@ class ZooModel:
             )
         found = make(self.kit)
         feeds, truth = found if isinstance(found, tuple) else (found, None)
-        chosen = np.unique(np.linspace(0, len(feeds) - 1, min(limit, len(feeds))).round().astype(int))
+        in_order = bool(self.kit.recipe.state) and hook == "evaluation"
+        last = min(limit, len(feeds)) if in_order else len(feeds)
+        chosen = np.unique(np.linspace(0, last - 1, min(limit, last)).round().astype(int))
         shapes = {spec.name: spec.shape for spec in self.kit.recipe.inputs}
         return Dataset(
             names=tuple(f"{hook}[{n}]" for n in chosen),
             inputs=_stacked([feeds[n] for n in chosen], shapes),
             labels=None if truth is None else np.asarray(truth, np.int64)[chosen],
             classes=tuple(classes),
+            in_order=in_order,
         )
 
 
