@@ -222,7 +222,7 @@ def _folded(model: Any, target: Path, what: str) -> tuple[Any, tuple[str, ...]]:
     name_nodes(folded)
     folded = onnx.shape_inference.infer_shapes(folded, data_prop=True)
     before, after = len(model.graph.node), len(folded.graph.node)
-    return folded, (f"constants folded, {before} nodes became {after}",) if after != before else ()
+    return folded, (f"constants folded and nodes merged: {before} became {after}",) if after != before else ()
 
 
 def _drop_unused_domains(model: Any) -> None:
