@@ -214,6 +214,8 @@ def test_bytes_become_the_first_layers_integers_without_arithmetic(tmp_path):
     assert result.layout == "NHWC"
     assert "QuantizeLinear" not in {node.op_type for node in optimised(path)}
     assert not {"Cast", "Sub", "Div"} & set(operators(path))
+    constants = {t.name: numpy_helper.to_array(t) for t in onnx.load(str(path)).graph.initializer}
+    assert (constants["image_scale"], constants["image_zero_point"]) == (1 / 128, 127)
     assert session(path).get_inputs()[0].type == "tensor(uint8)"
     assert session(path).get_inputs()[0].shape == [1, 16, 16, 3]
     pixels, values = pictures()
@@ -369,6 +371,16 @@ def test_newer_spellings_become_the_old_ones_for_myriad(tmp_path):
     path, _ = made(make_myriad, root_of(tmp_path, model, rows), tmp_path, "myriad")
     assert "HardSwish" not in operators(path)
     np.testing.assert_allclose(answers(path, rows), answers(tmp_path / "net.onnx", rows), atol=1e-5)
+
+
+def test_softmax_over_the_last_axis_keeps_its_meaning_and_over_another_is_refused(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(8, 2, 4)).astype(np.float32)
+    last = chain(helper.make_node("Softmax", ["x"], ["y"]), shape=(1, 2, 4))
+    path, _ = made(make_myriad, root_of(tmp_path, last, rows), tmp_path, "myriad")
+    np.testing.assert_allclose(answers(path, rows), answers(tmp_path / "net.onnx", rows), atol=1e-6)
+    other = chain(helper.make_node("Softmax", ["x"], ["y"], axis=1), shape=(1, 2, 4))
+    with pytest.raises(ModelError, match="output 'y' differs by"):
+        made(make_myriad, root_of(tmp_path, other, rows), tmp_path, "myriad", name="other")
 
 
 def test_a_layer_that_opset_11_has_not_is_named(tmp_path):

@@ -169,8 +169,8 @@ def test_one_wild_value_widens_only_the_extremes(tmp_path, method):
 
 def test_entropy_keeps_the_end_at_which_values_are_clamped(tmp_path):
     model = read(tmp_path, chain(helper.make_node("Neg", ["x"], ["y"]), shape=(1, 4096)))
-    values = np.clip(np.random.default_rng(0).normal(0, 4, size=(16, 4096)), 0, 6)
-    assert observe(model, feeds_of(values), "entropy")["x"] == (0.0, 6.0)
+    values = np.minimum(np.random.default_rng(0).exponential(size=(16, 4096)), 6)
+    assert observe(model, feeds_of(values), "entropy")["x"][1] == 6.0
 
 
 def test_a_layer_whose_output_is_not_finite_is_named(tmp_path):
