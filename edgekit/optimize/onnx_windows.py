@@ -173,6 +173,7 @@ def _conv_transpose(reading: Reading, node: Any) -> None:
         bias=bias,
         stride=stride,
         padding="same" if is_same else "valid",
+        also=() if name == output else (output,),
     )
     if name != output:
         have = reading.shapes[name]

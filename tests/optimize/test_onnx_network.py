@@ -359,3 +359,9 @@ def test_a_free_shape_an_integer_input_and_a_damaged_file_are_refused(tmp_path):
         read(helper.make_model(graph).SerializeToString(), tmp_path)
     with pytest.raises(ModelError, match="cannot be read as ONNX"):
         read(b"not a model", tmp_path)
+
+
+def test_a_transposed_convolution_that_is_cut_still_goes_by_its_own_name(tmp_path):
+    data = one("ConvTranspose", IMAGE, weights(4, 3, 3, 3), kernel_shape=[3, 3], pads=[1, 0, 0, 1])
+    layer = next(layer for layer in read(data, tmp_path).layers if layer.kind == "transposed_conv")
+    assert "y" in layer.names()

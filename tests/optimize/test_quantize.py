@@ -42,17 +42,6 @@ def chain():
     return Network({"x": (1, 8, 8, 3)}, layers, ("y",))
 
 
-def types(data):
-    """Return each operation of a file with the types of its first input and its output."""
-    model = unpack(data)
-    graph = model.subgraphs[0]
-    codes = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in graph.operators]
-    return [
-        (code, graph.tensors[op.inputs[0]].type, graph.tensors[op.outputs[0]].type)
-        for code, op in zip(codes, graph.operators, strict=True)
-    ]
-
-
 @pytest.mark.parametrize(
     "keep", [("b",), ("a",), ("y",), ("a", "c"), ("c", "d", "y"), ("a", "b", "c", "d", "y")]
 )

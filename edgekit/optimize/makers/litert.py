@@ -89,16 +89,24 @@ def make_static(root: Root, plan: Plan, folder: Path) -> Made:
 def make_weights(root: Root, plan: Plan, folder: Path) -> Made:
     """Make the file with integer weights and float activations, quantised anew at each inference.
 
-    Option ``bits``: 8 or 4.
+    Option ``bits``: 8, or 4 for the weights of dense layers (all others keep 8).
+
+    Raises:
+        ModelError: There is no dense layer whose weights could have 4 bits.
     """
     bits = plan.options.get("bits", 8)
     if bits not in (4, 8):
         raise ConfigError(f"option bits: want 8 or 4, got {bits!r}")
     source = _source(root)
+    if bits == 4 and source.network and not any(layer.kind == "dense" for layer in source.network.layers):
+        raise ModelError(
+            f"model {root.id!r} has no dense layer, and only those can have weights of 4 bits here"
+        )
     data = source.data or write_tflite(_wanted(source), name=plan.id)
-    made = quantize_file(data, "dynamic_wi8_afp32" if bits == 8 else "dynamic_wi4_afp32")
+    made = quantize_file(data, "dynamic_wi8" if bits == 8 else "dynamic_wi4_dense")
     interpreter(made)  # what the quantizer writes, this LiteRT must take
-    note = f"weights have {bits} bits; activations are quantised at each inference"
+    kinds = "weights have 8 bits" if bits == 8 else "weights of dense layers have 4 bits, all others 8"
+    note = f"{kinds}; activations are quantised at each inference"
     return _made(root, folder, made, notes=(note, *_notes(source)), tools=tool_version())
 
 
