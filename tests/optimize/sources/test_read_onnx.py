@@ -142,7 +142,7 @@ def test_a_fixed_batch_becomes_one(tmp_path):
     assert (root.inputs[0].shape, root.outputs[0].shape) == ((1, 3, 12, 12), (1, 4))
 
 
-@pytest.mark.parametrize("opset", [7, 9, 11, 12])
+@pytest.mark.parametrize("opset", [7, 11])
 def test_an_older_opset_is_raised_and_means_the_same(tmp_path, opset):
     root, origin = read_source(saved(small(height=12, opset=opset), tmp_path / "net.onnx"), tmp_path / "root")
     assert onnx.load(root.onnx).opset_import[0].version == 13
@@ -207,7 +207,7 @@ def test_what_loads_but_does_not_run_is_named(tmp_path):
         check_root(root, {"x": np.ones((1, 5, 8, 8), np.float32)})
 
 
-@pytest.mark.parametrize("keep", [0, 1, 100, 500])
+@pytest.mark.parametrize("keep", [0, 500])
 def test_a_file_that_is_cut_off_is_refused(tmp_path, keep):
     data = write_onnx(every_kind())
     (tmp_path / "net.onnx").write_bytes(data[:keep])
