@@ -114,6 +114,9 @@ def choose(
     )
     rejected = {c.plan.id: _reasons(c, profile, max_drop, budget_mb) for c in candidates}
     fitting = [c for c in candidates if not rejected[c.plan.id]]
+    absent = case.absent(fitting)
+    rejected |= absent
+    fitting = [c for c in fitting if c.plan.id not in absent]
     on_board = case.times(fitting, profile.id)
     if budget_ms:
         rejected |= _over_budget(on_board, budget_ms)
@@ -227,6 +230,21 @@ class _Case(msgspec.Struct, frozen=True, kw_only=True):
     def has(self, plan: Plan) -> bool:
         """Whether the board is known to have a plan's accelerator, and not only able to carry it."""
         return plan.accelerator in {fact.kind for fact in self.profile.accelerator}
+
+    def absent(self, fitting: Sequence[CandidateResult]) -> dict[str, tuple[str, ...]]:
+        """Return those for an accelerator that such boards may carry but are not known to have.
+
+        Their files would only make the bundle larger for most; where nothing else fits, they stand.
+        """
+        found = {
+            c.plan.id: (
+                f"boards of profile '{self.profile.id}' may have the accelerator {c.plan.accelerator}, not all"
+                " do: name the profile of a board that has it, or keep all",
+            )
+            for c in fitting
+            if c.plan.accelerator != "cpu" and not self.has(c.plan)
+        }
+        return found if len(found) < len(fitting) else {}
 
     def place(self, plan: Plan) -> tuple[int, int]:
         """Return where a plan stands in the profile's order of backends, then of precisions."""

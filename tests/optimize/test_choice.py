@@ -258,7 +258,7 @@ def test_a_boards_accelerator_goes_before_what_was_measured_on_a_like_processor(
     assert result.order == ("openvino-int8-npu", "litert-int8")
 
 
-def test_an_accelerator_that_a_board_may_carry_comes_last():
+def test_an_accelerator_that_a_board_may_carry_is_left_out():
     """A Jetson has a GPU; a Coral stick in its port is the user's business."""
     edge = made("litert-int8-edgetpu", accelerator="edgetpu")
     engine = made("onnxruntime-int8-tensorrt", accelerator="tensorrt")
@@ -268,8 +268,9 @@ def test_an_accelerator_that_a_board_may_carry_comes_last():
         "onnxruntime-int8-tensorrt",
         "onnxruntime-fp16-cuda",
         "litert-int8",
-        "litert-int8-edgetpu",
     )
+    assert "may have the accelerator edgetpu" in result.rejected["litert-int8-edgetpu"][0]
+    assert decide([edge], JETSON).chosen == "litert-int8-edgetpu"
 
 
 def test_a_board_without_measurement_says_that_the_time_budget_is_not_checked():
