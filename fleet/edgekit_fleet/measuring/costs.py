@@ -94,34 +94,34 @@ class Costs:
         before: int | None = None,
         limit: int = 50,
     ) -> list[BoardCost]:
-        """Return costs, those first measured last at the head; ``before`` is the last number seen.
+        """Return costs, those that became known last first.
 
         Args:
             model: Only of variants that this model has, in any version.
             version: And only in this one.
             profile: Only on boards of this profile.
             contents: Only of variants with these hashes (``spec.variant_hash``).
-            before: The cursor.
-            limit: At most so many, and at most 200.
+            before: The number of the last one seen.
+            limit: At most so many.
         """
-        where, values = ["number < ?"], [1 << 62 if before is None else before]
-        values_any: list[object] = [*values]
+        where = ["number < ?"]
+        values: list[object] = [1 << 62 if before is None else before]
         if model or version:
             where.append(
                 "content IN (SELECT content FROM cost_name WHERE (? = '' OR model = ?)"
                 " AND (? = '' OR version = ?))"
             )
-            values_any += [model, model, version, version]
+            values += [model, model, version, version]
         if profile:
             where.append("profile = ?")
-            values_any.append(profile)
+            values.append(profile)
         if contents:
             where.append(f"content IN ({','.join('?' * len(contents))})")
-            values_any += contents
+            values += contents
         with self._database.read() as sql:
             groups = sql.execute(
                 f"SELECT * FROM cost_group WHERE {' AND '.join(where)} ORDER BY number DESC LIMIT ?",  # noqa: S608 - fixed
-                (*values_any, min(max(limit, 1), MAX_PAGE + 1)),
+                (*values, min(max(limit, 1), MAX_PAGE + 1)),
             ).fetchall()
             return [_merged(sql, group) for group in groups]
 

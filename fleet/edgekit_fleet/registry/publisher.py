@@ -6,7 +6,7 @@ The publisher's keys stay in this process. The fleet, near or far, is a ``Regist
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from edgekit.core.errors import BundleError, RollbackAttackError
@@ -98,6 +98,7 @@ def publish(
         roots = keyring.missing_roots(registry.metadata("root"))
         view = current(keyring, registry, now_ms)
         _check_free(target, view)
+        target = _newest(target, view)
         targets = without_old({**(view.targets if view else {}), target.path: target})
         version = (view.version if view else 0) + 1
         try:
@@ -168,6 +169,14 @@ def current(keyring: Keyring, registry: Registry, now_ms: int) -> trust.TargetsV
     view = trust.check_targets(targets, known, min(now_ms, trust.expires_unix_ms(targets) - 1))
     keyring.check_not_older(view.version)
     return view
+
+
+def _newest(target: trust.Target, view: trust.TargetsView | None) -> trust.Target:
+    """Return a target for measuring that is the newest, whatever another publisher's clock said."""
+    if not target.is_measured_only:
+        return target
+    newest_ms = max((one.issued_ms for one in view.targets.values()), default=0) if view else 0
+    return replace(target, issued_ms=max(target.issued_ms, newest_ms + 1))
 
 
 def _is_listed(target: trust.Target, view: trust.TargetsView) -> bool:

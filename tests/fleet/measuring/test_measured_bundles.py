@@ -90,6 +90,15 @@ def test_the_oldest_goes_with_its_files_and_shared_files_stay(site):
     assert publish(site, weights=b"weights 0" * 9).is_new
 
 
+def test_a_publisher_whose_clock_is_behind_is_not_the_oldest(site):
+    for n in range(publisher.KEPT_MEASURED):
+        publish(site, weights=f"weights {n}".encode() * 9)
+    site.now_ms -= 3_600_000
+    done = publish(site)
+    assert done.target in listed(site)
+    assert site.repository.measured_bundle("motion", "1.0.0").sha256 == done.sha256
+
+
 def test_an_installable_bundle_still_cannot_be_withdrawn(site):
     publish(site, measured=False)
     publish(site)
