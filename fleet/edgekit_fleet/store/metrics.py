@@ -57,7 +57,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened on a device: an ``event``, ``update``, ``alert``, ``answer`` or ``gap``."""
+    """Something that happened on a device; ``kind`` is the record's tag."""
 
     id: int
     device: str

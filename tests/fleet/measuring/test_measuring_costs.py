@@ -10,6 +10,8 @@ from edgekit.core import wire
 from edgekit_fleet.measuring import costs
 from edgekit_fleet.measuring.costs import Costs
 from edgekit_fleet.store.database import Database
+from edgekit_fleet.store.metrics import Event
+from edgekit_fleet.ui.happenings import happening
 
 A, B = "a" * 64, "b" * 64
 PI = wire.Board(profile="rpi5", board="Raspberry Pi 5")
@@ -131,3 +133,23 @@ def test_a_record_survives_its_way_through_the_outboxs_codec():
     found = record(variant(golden_ok=True, golden_difference=0.5), job="m-1", sensors={"temperature_c": 40.0})
     assert wire.decode_record(wire.encode_record(found)) == found
     assert msgspec.convert(msgspec.to_builtins(found), type=wire.MeasurementRecord) == found
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [
+        (record(variant(p50=5.25)), ("info", "motion 1.0.0: measured", "int8 5.25 ms")),
+        (record(variant(p50_ms=None)), ("info", "motion 1.0.0: measured", "")),
+        (
+            record(state="postponed", reason="too hot", job="m-1"),
+            ("info", "motion 1.0.0: measuring postponed", "too hot"),
+        ),
+        (
+            record(state="failed", reason="not signed", model="", version="", job="m-1"),
+            ("error", "m-1: measuring failed", "not signed"),
+        ),
+    ],
+)
+def test_an_operator_reads_it_in_one_line(found, shown):
+    one = happening(Event(1, "cam-1", 1000, "measurement", msgspec.to_builtins(found)))
+    assert (one.level, one.title, one.detail) == shown
