@@ -25,6 +25,7 @@ from edgekit.optimize.study import CandidateResult, Study
 BEGIN = "<!-- begin: written by docs/generate_cards.py, not by hand -->"
 END = "<!-- end -->"
 TOOLS = ("ai-edge-litert", "onnxruntime", "openvino", "nncf", "litert-quantizer")
+RENAMED = "The bundle of `zoo build` has its `-exact` candidates without that ending."
 HEAD = (
     "| candidate | precision | {metric} | points lost (95 %) | p50 | file | memory | gate |",
     "|---|---|---|---|---|---|---|---|",
@@ -82,10 +83,11 @@ def section(study: Study, ships: frozenset[str]) -> list[str]:
     rows = [_row(study, one, ships) for one in ranked if not one.error]
     failed = [f"- {code(one.plan.id)}: {plain(one.error)}" for one in ranked if one.error]
     said = [f"- {plain(sentence(study, verdict(study, target)))}" for target in study.targets]
+    renamed = any(name.endswith("-exact") for name in ships)
     return [
         "## Float against every variant that was tried",
         "",
-        _how(study),
+        _how(study) + (f" {RENAMED}" if renamed else ""),
         "",
         HEAD[0].format(metric=plain(study.metric)),
         HEAD[1],
