@@ -67,7 +67,7 @@ def prune(
     """Take whole channels out of a trained model, and train what is left with the original as teacher.
 
     Channels go in up to three steps with training between; those go first whose weights are
-    smallest for the multiply-adds they cost. Layers keep multiples of 8 channels.
+    smallest for the work and the storage they take. Layers keep multiples of 8 channels.
 
     Args:
         model: ``module:function`` that builds the trained module.

@@ -15,13 +15,15 @@ _LEAST_SHARE: Final = 0.125
 class Slack(msgspec.Struct, frozen=True, kw_only=True):
     """A set of layers whose channels can only go together.
 
-    ``importances`` are those of its channels now, in any unit that all sets share; ``cost`` is the
-    multiply-adds that one channel takes; ``initial`` is how many channels it began with.
+    ``importances`` are those of its channels now, in any unit that all sets share. ``cost`` is the
+    share of the model's multiply-adds that one channel takes, ``storage`` its share of the weights.
+    ``initial`` is how many channels the set began with.
     """
 
     name: str
     importances: tuple[float, ...]
     cost: float
+    storage: float = 0.0
     initial: int
 
     @property
@@ -33,8 +35,9 @@ class Slack(msgspec.Struct, frozen=True, kw_only=True):
         return step if count - step >= least else 0
 
     def loss(self) -> float:
-        """What the next channels matter for each multiply-add that they take."""
-        return sum(sorted(self.importances)[: self.step]) / (max(self.cost, 1e-9) * self.step)
+        """What the next channels matter for what they take; work and storage weigh the same."""
+        price = max(self.cost + self.storage, 1e-12)
+        return sum(sorted(self.importances)[: self.step]) / (price * self.step)
 
     def without(self, count: int) -> Slack:
         """Return it after its ``count`` least important channels are gone."""
@@ -44,19 +47,19 @@ class Slack(msgspec.Struct, frozen=True, kw_only=True):
 def choose(slacks: Sequence[Slack], wanted: float) -> dict[str, int]:
     """Return how many channels of each set to give up.
 
-    The next channels always come from the set where they matter least for the work they cost. No
+    The next channels always come from the set where they matter least for what they take. No
     set goes below 8 channels nor below an eighth of what it began with.
 
     Args:
         slacks: The sets.
-        wanted: Multiply-adds to save, by the sets' own estimates.
+        wanted: Share of the multiply-adds to save, by the sets' own estimates.
 
     Returns:
         Channels to remove by set, least important first; empty where nothing more may go.
 
-    >>> a = Slack(name="a", importances=(1.0,) * 8 + (9.0,) * 8, cost=10, initial=16)
-    >>> b = Slack(name="b", importances=(2.0,) * 24, cost=10, initial=24)
-    >>> choose([a, b], wanted=100)
+    >>> a = Slack(name="a", importances=(1.0,) * 8 + (9.0,) * 8, cost=0.01, initial=16)
+    >>> b = Slack(name="b", importances=(2.0,) * 24, cost=0.01, initial=24)
+    >>> choose([a, b], wanted=0.1)
     {'a': 8, 'b': 8}
     """
     left = {slack.name: slack for slack in slacks}

@@ -13,6 +13,14 @@ def parameters(model: Any) -> int:
     return sum(int(values.numel()) for values in model.parameters())
 
 
+def parameters_by_layer(model: Any) -> dict[str, int]:
+    """Return the number of weights that every submodule holds itself, by its name."""
+    return {
+        name: sum(int(values.numel()) for values in module.parameters(recurse=False))
+        for name, module in model.named_modules()
+    }
+
+
 def multiply_adds(model: Any, example: tuple[Any, ...]) -> int:
     """Return the multiply-adds of convolutions, matrix products and attention in one inference.
 

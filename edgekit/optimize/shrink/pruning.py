@@ -20,7 +20,13 @@ from typing import Any, Final
 
 from edgekit.core.errors import ModelError
 from edgekit.optimize.shrink.channels import BLOCK, Slack, choose
-from edgekit.optimize.shrink.count import multiply_adds, multiply_adds_by_layer, outputs_of
+from edgekit.optimize.shrink.count import (
+    multiply_adds,
+    multiply_adds_by_layer,
+    outputs_of,
+    parameters,
+    parameters_by_layer,
+)
 from edgekit.optimize.shrink.objective import tensors_in
 from edgekit.optimize.shrink.users import blame, torch_module
 from edgekit.optimize.sources.tools import library
@@ -67,7 +73,7 @@ class Cutter:
         """
         now = multiply_adds(self.model, self.example)
         while now > wanted:
-            goal = min(now - wanted, _SHARE_AT_ONCE * now)
+            goal = min(1 - wanted / now, _SHARE_AT_ONCE)
             graph = _graph(self.model, self.example)
             groups = {name: group for name, group in _groups(graph, self.model) if name in self._free}
             measure = _torch_pruning().pruner.importance.GroupMagnitudeImportance(p=2, normalizer="mean")
@@ -115,12 +121,15 @@ class Cutter:
 
     def _slacks(self, graph: Any, groups: dict[str, Any], importances: dict[str, list[float]]) -> list[Slack]:
         work = multiply_adds_by_layer(self.model, self.example)
+        total = multiply_adds(self.model, self.example)
+        weights = parameters_by_layer(self.model)
         names = {module: name for name, module in self.model.named_modules()}
         return [
             Slack(
                 name=name,
                 importances=tuple(importances[name]),
-                cost=_cost(graph, group, work, names),
+                cost=_of_one_channel(graph, group, work, names) / total,
+                storage=_of_one_channel(graph, group, weights, names) / parameters(self.model),
                 initial=self._initial[name],
             )
             for name, group in groups.items()
@@ -197,18 +206,18 @@ def _is_grouped(group: Any) -> bool:
     return False
 
 
-def _cost(graph: Any, group: Any, work: dict[str, int], names: dict[Any, str]) -> float:
-    """Return about how many multiply-adds one channel of a set takes, in all layers it passes."""
-    cost = 0.0
+def _of_one_channel(graph: Any, group: Any, amounts: dict[str, int], names: dict[Any, str]) -> float:
+    """Return about how much one channel of a set takes, of what layers take, in all that it passes."""
+    found = 0.0
     for dep, channels in group:
         module = dep.target.module
-        layer = work.get(names[module], 0) if module in names else 0
+        layer = amounts.get(names[module], 0) if module in names else 0
         if not layer or not len(channels):
             continue
         out = graph.is_out_channel_pruning_fn(dep.handler)
         count = graph.get_out_channels(module) if out else graph.get_in_channels(module)
-        cost += layer * len(channels) / int(count) / len(group[0].idxs)
-    return cost
+        found += layer * len(channels) / int(count) / len(group[0].idxs)
+    return found
 
 
 def _prune(graph: Any, module: Any, channels: list[int]) -> None:
