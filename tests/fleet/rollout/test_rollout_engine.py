@@ -406,7 +406,7 @@ def test_a_wish_that_is_so_already_changes_nothing(site):
 
 def test_a_desired_state_that_would_be_too_large_pauses_the_rollout(site):
     rollout = site.add(*FIVE).create()
-    long = wire.DesiredModel("1.0.0", "x" * 7500, "ab" * 32, 100)
+    long = wire.DesiredModel("1.0.0", wire.target_path("other", "1.0.0"), "ab" * 32, 100, rollout="x" * 7500)
     for name in FIVE:
         site.desired.set_model(name, "other", long)
     site.tick()
