@@ -27,9 +27,8 @@ from edgekit.hardware.profiles import load_profiles
 from edgekit.optimize import choice
 from edgekit.optimize.cache import Cache, digest_of_files, versions_of
 from edgekit.optimize.metrics import Observed, choose_metric
-from edgekit.optimize.plan import Plan
+from edgekit.optimize.plan import Plan, Root
 from edgekit.optimize.rules import plan_candidates, reference_plan
-from edgekit.optimize.sensitivity import suggest
 from edgekit.optimize.study import Study, TargetResult
 
 logger = logging.getLogger(__name__)
@@ -50,6 +49,7 @@ def optimize(request: Request) -> Outcome:
     """
     began = time.monotonic()
     deliver.check_place(request)
+    shrinking.check_flags(request)
     facts, detected = facts_with_proofs(Path("/"))
     targets = named_profiles(request.targets) or (detected.profile,)
     progress = Progress()
@@ -122,7 +122,28 @@ def _run(search: Search, request: Request, inputs: Inputs, targets: Sequence[Pro
         raise UsageError(f"the float model cannot be made: {search.results[reference_plan(root).id].error}")
     search.evaluate(first)
     _settle_post(search, request, inputs)
-    plans = list(
+    plans = _plans(root, request, inputs, targets)
+    for small in shrinking.shrink(request, inputs, search):
+        search.roots[small.id] = small
+        begun, *rest = _of_root(small.id, _plans(small, request, inputs, targets))
+        first += (made := search.make([begun]))
+        search.evaluate(made)
+        if search.results[begun.id].gate == "pass" or request.keep_all:
+            plans += rest
+        else:
+            logger.info("%s misses the gate as it is, in float: nothing more is made of it", small.id)
+    known = {entry.id for entry in first}
+    search.evaluate(search.make([plan for plan in plans if plan.id not in known]))
+    if request.sensitivity and root.onnx:
+        search.measure_sensitivity(root.id)
+    search.repair(plans)
+    search.time(request.seconds)
+    search.time_finalists(request.seconds * 3, _FINAL_WITHIN)
+    remote.measure(search, request)
+
+
+def _plans(root: Root, request: Request, inputs: Inputs, targets: Sequence[Profile]) -> list[Plan]:
+    return list(
         plan_candidates(
             root,
             targets,
@@ -131,26 +152,6 @@ def _run(search: Search, request: Request, inputs: Inputs, targets: Sequence[Pro
             exhaustive=request.exhaustive,
         )
     )
-    for small in shrinking.shrink(request, inputs, search):
-        search.roots[small.id] = small
-        plans += _of_root(
-            small.id,
-            plan_candidates(
-                small,
-                targets,
-                has_calibration=True,
-                task=inputs.subject.manifest.task,
-                exhaustive=request.exhaustive,
-            ),
-        )
-    known = {entry.id for entry in first}
-    search.evaluate(search.make([plan for plan in plans if plan.id not in known]))
-    if request.sensitivity and root.onnx:
-        search.measure_sensitivity()
-    search.repair(plans, lambda: suggest(search.sensitivity))
-    search.time(request.seconds)
-    search.time_finalists(request.seconds * 3, _FINAL_WITHIN)
-    remote.measure(search, request)
 
 
 def _of_root(name: str, plans: Sequence[Plan]) -> list[Plan]:
@@ -185,7 +186,7 @@ def _are_probabilities(found: Observed) -> bool:
 
 def _choose(search: Search, request: Request, target: Profile, here: Profile) -> TargetResult:
     return choice.choose(
-        tuple(search.results.values()),
+        search.found(),
         target,
         here=here.id,
         max_drop=search.max_drop,
@@ -202,11 +203,11 @@ def _study(
     chosen: Sequence[TargetResult],
     seconds: float,
 ) -> Study:
-    front = choice.front(tuple(search.results.values()))
-    kept = choice.keep(tuple(search.results.values()), chosen, keep_all=request.keep_all)
+    front = choice.front(search.found())
+    kept = choice.keep(search.found(), chosen, keep_all=request.keep_all)
     results = tuple(
-        msgspec.structs.replace(found, front=name in front, kept=name in kept)
-        for name, found in search.results.items()
+        msgspec.structs.replace(found, front=found.plan.id in front, kept=found.plan.id in kept)
+        for found in search.found()
     )
     manifest: Manifest = search.bench.manifest
     metric = search.evaluation.metric
@@ -236,7 +237,7 @@ def _study(
         reference=search.reference_id,
         candidates=results,
         targets=tuple(chosen),
-        sensitivity=search.sensitivity,
+        sensitivity=search.sensitivity.get("original", ()),
         worst=deliver.worst_samples(search, inputs, chosen),
         warnings=(*inputs.split.warnings, *_warnings(search)),
         seconds=seconds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from edgekit.optimize.data import Dataset
 from edgekit.optimize.metrics import Metric, Observed, score
 from edgekit.optimize.plan import Made, Plan, Root
 from edgekit.optimize.rules import mixed
+from edgekit.optimize.sensitivity import suggest
 from edgekit.optimize.steps import run_step
 from edgekit.optimize.study import CandidateResult, LayerSensitivity, Score, Timing
 
@@ -41,6 +42,7 @@ TOOLS = (
 )
 _STATIC = ("litert-static", "onnx-static", "onnx-exact", "openvino-static")
 _MAKERS_AT_ONCE = 2
+_SENSITIVITY_SAMPLES = 32
 _FLOAT_LIMIT = 0.02  # of the outputs' scale: a float file that is further off was converted wrongly
 
 
@@ -59,8 +61,8 @@ class Evaluation:
 class Search:
     """Everything found so far, by candidate id.
 
-    ``roots`` are the float models by id; ``results`` grow as stages end; ``reference`` is what the
-    float model answers.
+    ``order`` has the ids as they were planned; ``roots`` are the float models by id; ``results``
+    grow as stages end; ``reference`` is what the float model answers; ``sensitivity`` is by root.
     """
 
     bench: Workbench
@@ -72,17 +74,23 @@ class Search:
     seed: int = 0
     results: dict[str, CandidateResult] = field(default_factory=dict)
     outputs: dict[str, Path] = field(default_factory=dict)
-    sensitivity: tuple[LayerSensitivity, ...] = ()
+    sensitivity: dict[str, tuple[LayerSensitivity, ...]] = field(default_factory=dict)
     reference: Observed | None = None
     reference_id: str = ""
+    order: list[str] = field(default_factory=list)
     _roots_key: dict[str, str] = field(default_factory=dict)
     _made: dict[str, tuple[Path, Made]] = field(default_factory=dict)
+
+    def found(self) -> tuple[CandidateResult, ...]:
+        """Return every candidate, in the order in which they were planned."""
+        return tuple(self.results[name] for name in self.order)
 
     # -----------------------------------------------------------------------------------------
     # Making
 
     def make(self, plans: Sequence[Plan]) -> list[Entry]:
         """Make candidates, two at a time; what cannot be made gets its reason."""
+        self.order += [plan.id for plan in plans if plan.id not in self.order]
         first = [plan for plan in plans if not plan.same_as]
         self.progress.stage("making candidates", len(first))
         with ThreadPoolExecutor(_MAKERS_AT_ONCE, "make") as pool:
@@ -205,24 +213,27 @@ class Search:
     # -----------------------------------------------------------------------------------------
     # Repairing
 
-    def measure_sensitivity(self) -> None:
-        """Measure what quantising each layer alone does; where it cannot be, the log says why."""
-        root = self.roots["original"]
+    def measure_sensitivity(self, name: str) -> tuple[LayerSensitivity, ...]:
+        """Measure what quantising each layer of a root alone does; the log says why where it cannot be."""
+        if name in self.sensitivity:
+            return self.sensitivity[name]
+        root = self.roots[name]
         key = digest_of(self._root_key(root), code_digest(), versions_of(*TOOLS))
-        self.progress.stage("measuring each layer's sensitivity")
+        self.progress.stage(f"measuring each layer's sensitivity ({name})")
 
         def fill(folder: Path) -> dict[str, Any]:
-            task = {"root": msgspec.to_builtins(root), "samples": 32}
+            task = {"root": msgspec.to_builtins(root), "samples": _SENSITIVITY_SAMPLES}
             return run_step("sensitivity", task, folder, progress=self.progress.within)
 
         try:
             _, result, _ = self.cache.make("sensitivity", key, fill)
+            self.sensitivity[name] = tuple(msgspec.convert(result["layers"], list[LayerSensitivity]))
         except EdgekitError as error:
-            logger.warning("no layer's sensitivity is known: %s", error.message)
-            return
-        self.sensitivity = tuple(msgspec.convert(result["layers"], list[LayerSensitivity]))
+            logger.warning("no layer's sensitivity of %s is known: %s", name, error.message)
+            self.sensitivity[name] = ()
+        return self.sensitivity[name]
 
-    def repair(self, plans: Sequence[Plan], suggest: Callable[[], Sequence[tuple[str, ...]]]) -> list[Entry]:
+    def repair(self, plans: Sequence[Plan]) -> list[Entry]:
         """Make gentler forms of int8 candidates that miss the gate, until one of each backend holds it.
 
         First other activation ranges, then more and more of the most sensitive layers in float: the
@@ -238,7 +249,7 @@ class Search:
                 continue
             failed = [plan for plan in members if self.results[plan.id].gate == "fail"]
             if failed:
-                entries += self._ladder(self._closest(failed), suggest())
+                entries += self._ladder(self._closest(failed))
         return entries
 
     def _closest(self, plans: Iterable[Plan]) -> Plan:
@@ -248,9 +259,9 @@ class Search:
         found = self.results[name].score
         return found.drop if found is not None else 1.0
 
-    def _ladder(self, plan: Plan, sets: Sequence[tuple[str, ...]]) -> list[Entry]:
-        made = []
-        for step in (_percentile(plan), *mixed(plan, sets)):
+    def _ladder(self, plan: Plan) -> list[Entry]:
+        made: list[Entry] = []
+        for step in self._steps(plan):
             entries = self.make([step])
             if not entries:
                 continue
@@ -259,6 +270,10 @@ class Search:
             if self.results[step.id].gate == "pass":
                 break
         return made
+
+    def _steps(self, plan: Plan) -> Iterator[Plan]:
+        yield _percentile(plan)
+        yield from mixed(plan, suggest(self.measure_sensitivity(plan.root)))
 
     # -----------------------------------------------------------------------------------------
     # Timing

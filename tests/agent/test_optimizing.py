@@ -1,0 +1,200 @@
+"""``edgekit optimize`` from a model file and pictures to a bundle, with every real tool and runtime."""
+
+import json
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+
+from edgekit.agent.bundle import open_bundle
+from edgekit.agent.optimizing import deliver, shrinking
+from edgekit.agent.optimizing.request import Description, Request, Shrinking
+from edgekit.cli.main import main
+from edgekit.cli.optimize import _without_secrets
+from edgekit.core.errors import UsageError
+from edgekit.optimize.network import Layer, Network
+from edgekit.optimize.onnx_file import write_onnx
+from edgekit.optimize.report.write import read_study
+
+SIDE = 24
+
+
+def brightness_net():
+    """Tells bright pictures from dark ones: enough of a network for every tool to have work."""
+    rng = np.random.default_rng(0)
+    kernel = np.abs(rng.normal(0.3, 0.1, (8, 3, 3, 3))).astype(np.float32) / 9
+    layers = (
+        Layer("conv", ("image",), "conv", weights=kernel, bias=np.zeros(8, np.float32), activation="relu"),
+        Layer("mean", ("conv",), "features"),
+        Layer(
+            "dense",
+            ("features",),
+            "scores",
+            weights=np.stack([np.full(8, -1.0), np.full(8, 1.0)]).astype(np.float32),
+            bias=np.float32([3.2, -3.2]),
+        ),
+    )
+    return Network({"image": (1, SIDE, SIDE, 3)}, layers, ("scores",))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("optimize")
+    (folder / "net.onnx").write_bytes(write_onnx(brightness_net()))
+    rng = np.random.default_rng(1)
+    for name, level in (("dark", 40), ("light", 180)):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for number in range(20):
+            picture = rng.integers(level, level + 60, (SIDE, SIDE, 3)).astype(np.uint8)
+            cv2.imwrite(str(folder / "pictures" / name / f"{number}.png"), picture)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_home(place, monkeypatch):
+    """The proofs of this machine's backends are made once for all of these tests."""
+    monkeypatch.setenv("EDGEKIT_CACHE", str(place / "home"))
+
+
+def call(place, *words):
+    base = ["optimize", str(place / "net.onnx"), "--data", str(place / "pictures"), "--targets", "rpi5"]
+    return main([*base, "--cache", str(place / "cache"), "--seconds", "0.1", "--json", *words])
+
+
+@pytest.fixture(scope="module")
+def first(place):
+    out = place / "first" / "net"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKIT_CACHE", str(place / "home"))
+        code = call(place, "-o", str(out), "--samples", "24", "--calibration-samples", "16")
+    return code, out
+
+
+def test_a_model_becomes_a_bundle_that_holds_what_it_says(first, capsys):
+    code, out = first
+    assert code == 0
+    bundle = open_bundle(out)
+    bundle.check_hashes()
+    assert bundle.labels() == ("dark", "light")
+    assert bundle.manifest.model == "net"
+    assert {v.backend for v in bundle.manifest.variants} == {"litert", "onnxruntime", "openvino"}
+    assert all(v.quality is not None and v.quality.metric == "top1" for v in bundle.manifest.variants)
+    assert all(v.cost for v in bundle.manifest.variants)
+    assert "card.md" in {file.path for file in bundle.manifest.files}
+    assert main(["verify", str(out), "--json"]) == 0
+    capsys.readouterr()
+
+
+def test_the_report_lies_beside_it_and_tells_every_candidate(first):
+    _, out = first
+    study = read_study(out.parent / "report.json")
+    assert "net" in (out.parent / "report.html").read_text("utf-8")
+    assert study.targets[0].chosen in {c.plan.id for c in study.candidates if c.kept}
+    assert study.metric == "top1"
+    assert study.checks
+    assert all(check.holds for check in study.checks)
+    assert study.sensitivity
+    made = {c.plan.id: c for c in study.candidates if not c.error}
+    assert made["litert-int8"].bytes < made["litert-fp32"].bytes * 2
+    assert all(c.error or c.score is not None for c in study.candidates)
+
+
+def test_a_second_run_makes_nothing_again(place, first, capsys):
+    _, out = first
+    before = read_study(out.parent / "report.json")
+    assert call(place, "-o", str(out), "--samples", "24", "--calibration-samples", "16") == 0
+    after = read_study(out.parent / "report.json")
+    assert all(c.cached for c in after.candidates if not c.error)
+    assert [c.timings for c in after.candidates] == [c.timings for c in before.candidates]
+    assert json.loads(capsys.readouterr().out)["bundle"] == str(out)
+
+
+def test_where_nothing_keeps_the_gate_there_is_a_report_and_exit_code_8(place, first, capsys):
+    out = place / "strict" / "net"
+    words = ("-o", str(out), "--samples", "24", "--calibration-samples", "16", "--max-drop", "-0.5")
+    assert call(place, *words) == 8
+    assert "rpi5" in capsys.readouterr().err
+    assert not out.exists()
+    study = read_study(out.parent / "report.json")
+    assert study.targets[0].chosen == ""
+    assert {c.gate for c in study.candidates if c.score} == {"fail"}
+    assert call(place, *words, "--keep-all") == 8
+    assert all(v.quality is not None for v in open_bundle(out).manifest.variants)
+    capsys.readouterr()
+
+
+def test_without_labels_the_float_model_is_the_measure(place, first, capsys):
+    loose = place / "loose"
+    loose.mkdir()
+    for picture in (place / "pictures").glob("*/*.png"):
+        (loose / f"{picture.parent.name}{picture.name}").write_bytes(picture.read_bytes())
+    out = place / "unlabelled" / "net.ekb"
+    assert call(place, "--data", str(loose), "-o", str(out), "--budget-mb", "5") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["metric"], told["max_drop"]) == ("agreement", 0.03)
+    assert open_bundle(out, place / "unpacked").manifest.variants
+
+
+def test_budgets_that_nothing_meets_end_as_the_gate_does(place, first, capsys):
+    out = place / "small" / "net"
+    words = ("-o", str(out), "--samples", "24", "--calibration-samples", "16")
+    assert call(place, *words, "--budget-mb", "0.0001") == 8
+    assert "the budget is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("--targets", "toaster"), 2, "toaster"),
+        (("--metric", "beauty"), 2, "beauty"),
+        (("--shape", "image=0"), 2, "--shape"),
+        (("--version", "one"), 2, "--version"),
+        (("--prune", "0.5"), 2, "torch module"),
+        (("--color", "GRAY"), 2, "GRAY"),
+    ],
+)
+def test_what_makes_no_sense_is_told_before_the_work(place, words, code, told, capsys):
+    base = ["optimize", str(place / "net.onnx"), "--data", str(place / "pictures"), "--targets", "rpi5"]
+    found = main([*base, "--cache", str(place / "cache"), "-o", str(place / "none" / "net"), *words])
+    assert found == code
+    assert told in capsys.readouterr().err
+
+
+def test_nan_weights_are_named(place, capsys):
+    broken = brightness_net()
+    broken.layers[0].weights[0, 0, 0, 0] = np.nan
+    (place / "nan.onnx").write_bytes(write_onnx(broken))
+    base = ["optimize", str(place / "nan.onnx"), "--data", str(place / "pictures")]
+    assert main([*base, "--cache", str(place / "cache"), "-o", str(place / "none" / "net")]) == 4
+    assert "conv" in capsys.readouterr().err
+
+
+def test_nothing_of_somebody_else_is_overwritten(place, first, tmp_path):
+    _, out = first
+    with pytest.raises(UsageError, match="is the report of"):
+        deliver.check_place(Request(model="m", data="d", out=out.parent / "other"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.txt").write_text("x")
+    with pytest.raises(UsageError, match="no bundle"):
+        deliver.check_place(Request(model="m", data="d", out=tmp_path / "folder"))
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(UsageError, match="not edgekit's"):
+        deliver.check_place(Request(model="m", data="d", out=tmp_path / "net"))
+    deliver.check_place(Request(model="m", data="d", out=tmp_path / "net", report=tmp_path / "reports"))
+
+
+def test_training_needs_a_torch_module_and_a_train_function():
+    request = Request(
+        model="a:b", data="d", out="o", description=Description(), shrinking=Shrinking(student="a:c")
+    )
+    with pytest.raises(UsageError, match="--train"):
+        shrinking.check_flags(request)
+    wrong = msgspec.structs.replace(request, shrinking=Shrinking(prune=(1.5,), train="a:t"))
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        shrinking.check_flags(wrong)
+
+
+def test_a_report_never_shows_a_token():
+    words = ["optimize", "m", "--token", "secret", "--fleet", "u", "--token=secret"]
+    assert "secret" not in " ".join(_without_secrets(words))
