@@ -102,8 +102,10 @@ def _arguments() -> argparse.Namespace:
 
 def bundle_of(name: str, folder: Path) -> Bundle:
     """Return a model's bundle, built where it is not there."""
-    found = sorted(folder.glob(f"{name}*/bundle.json"))
-    path = found[-1].parent if found else build(name, folder, cache=cache_dir())
+    path = folder / f"{name}-{recipes()[name].version}"
+    if not path.is_dir():
+        others = sorted(folder.glob(f"{name}*/bundle.json"))
+        path = others[-1].parent if others else build(name, folder, cache=cache_dir())
     return open_bundle(path)
 
 
@@ -146,7 +148,7 @@ def case(bundle: Bundle, threads: int, machine: Machine) -> dict[str, Any]:
     return {
         "model": bundle.manifest.model,
         "threads": threads,
-        "regret": max(regrets.values()),
+        "regret": max(1.0, *regrets.values()),
         "regrets": regrets,
         "chosen": chosen,
         "fastest": rival,
