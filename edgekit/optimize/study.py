@@ -31,14 +31,15 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """What one candidate cost on one machine: milliseconds for one inference, process memory in MB.
 
     ``profile`` is the device profile of the machine that measured. ``pre_ms`` is the median time to
-    fill the input from an image's bytes. ``noise`` is the relative spread of the rounds' medians.
+    fill the input from an image's bytes. ``p95_ms`` is None where only a fleet's record of costs tells
+    the rest. ``noise`` is the relative spread of the rounds' medians.
     """
 
     profile: str
     device: str = ""
     threads: int = 1
     p50_ms: float
-    p95_ms: float
+    p95_ms: float | None = None
     p99_ms: float
     pre_ms: float = 0.0
     load_ms: float = 0.0

@@ -19,7 +19,17 @@ from edgekit.agent.optimizing.request import Request
 from edgekit.agent.optimizing.search import Search
 from edgekit.agent.optimizing.workbench import Entry, observed
 from edgekit.core.errors import ConfigError, UsageError
-from edgekit.core.spec import NAME, VERSION, Cost, Golden, Guards, Provenance, Quality, Variant
+from edgekit.core.spec import (
+    NAME,
+    VERSION,
+    Cost,
+    Golden,
+    Guards,
+    Provenance,
+    Quality,
+    Variant,
+    parse_manifest,
+)
 from edgekit.optimize.metrics import Observed, per_sample
 from edgekit.optimize.report.write import read_study, write_card, write_report
 from edgekit.optimize.study import CandidateResult, Sample, Study, TargetResult
@@ -97,7 +107,11 @@ def _bundle(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         folder = Path(scratch) / "bundle"
-        _fill(folder, search, inputs, study, kept)
+        fill_bundle(folder, search, inputs, kept, created=study.created, command=study.command)
+        manifest = search.bench.manifest
+        card = write_card(study, f"{manifest.model} {manifest.version}", manifest.license)
+        (folder / "card.md").write_text(card, encoding="utf-8")
+        seal(parse_manifest((folder / "bundle.json").read_bytes()), folder)
         if out.suffix == ".ekb":
             return pack(folder, out)
         old = Path(scratch) / "old"
@@ -107,9 +121,16 @@ def _bundle(
     return out
 
 
-def _fill(
-    folder: Path, search: Search, inputs: Inputs, study: Study, kept: Sequence[CandidateResult]
+def fill_bundle(
+    folder: Path,
+    search: Search,
+    inputs: Inputs,
+    kept: Sequence[CandidateResult],
+    *,
+    created: str,
+    command: str,
 ) -> None:
+    """Write a bundle of some candidates into a folder: files, labels, golden samples, manifest."""
     bench = search.bench
     entries = [bench.entries[found.plan.id] for found in kept]
     for entry in entries:
@@ -121,19 +142,16 @@ def _fill(
     manifest = bench.manifest
     if manifest.labels:
         shutil.copyfile(bench.folder / manifest.labels, folder / manifest.labels)
-    (folder / "card.md").write_text(
-        write_card(study, f"{manifest.model} {manifest.version}", manifest.license), encoding="utf-8"
-    )
     seal(
         msgspec.structs.replace(
             manifest,
-            created=study.created,
+            created=created,
             variants=tuple(_variant(entry, found) for entry, found in zip(entries, kept, strict=True)),
             golden=_golden(folder, search, inputs, entries),
             guards=_GUARDS if manifest.guards == Guards() else manifest.guards,
             provenance=Provenance(
                 source=inputs.subject.origin["model"],
-                command=study.command,
+                command=command,
                 parents=(f"sha256:{inputs.subject.origin['sha256']}",),
             ),
         ),

@@ -50,6 +50,7 @@ def optimize(request: Request) -> Outcome:
     began = time.monotonic()
     deliver.check_place(request)
     shrinking.check_flags(request)
+    remote.check_flags(request)
     facts, detected = facts_with_proofs(Path("/"))
     targets = named_profiles(request.targets) or (detected.profile,)
     progress = Progress()
@@ -139,7 +140,7 @@ def _run(search: Search, request: Request, inputs: Inputs, targets: Sequence[Pro
     search.repair(plans)
     search.time(request.seconds)
     search.time_finalists(request.seconds * 3, _FINAL_WITHIN)
-    remote.measure(search, request)
+    remote.measure(search, request, inputs)
 
 
 def _plans(root: Root, request: Request, inputs: Inputs, targets: Sequence[Profile]) -> list[Plan]:

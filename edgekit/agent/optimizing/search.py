@@ -287,8 +287,7 @@ class Search:
             if isinstance(timing, Timing):
                 self._note(name, timings=(*self.results[name].timings, timing))
             else:
-                notes = (*self.results[name].notes, f"not timed here: {timing}")
-                self._note(name, notes=notes)
+                self.add_note(name, f"not timed here: {timing}")
 
     def time_finalists(self, seconds: float, within: float) -> None:
         """Time longer, against one another, the candidates in the gate that are about as fast as the best."""
@@ -306,6 +305,10 @@ class Search:
         for name, timing in self.bench.time(entries, seconds, self.progress.tick).items():
             if isinstance(timing, Timing):
                 self._note(name, timings=(timing, *self.results[name].timings[1:]))
+
+    def add_note(self, name: str, note: str) -> None:
+        """Add a sentence to what is known of a candidate."""
+        self._note(name, notes=(*self.results[name].notes, note))
 
     def add_timings(self, timings: Mapping[str, Timing]) -> None:
         """Take timings that another machine measured."""

@@ -85,7 +85,7 @@ class Workbench:
             (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
             manifest = msgspec.structs.replace(manifest, labels="labels.txt")
         self.folder, self.manifest, self.entries = folder, manifest, dict[str, Entry]()
-        self._facts, self._profile, self._threads, self._cache = facts, profile, threads, cache
+        self._facts, self.profile, self._threads, self._cache = facts, profile, threads, cache
         self._machine = digest_of(facts.cpu, facts.cores, facts.arch, facts.cpu_features)
 
     def describe(self, manifest: Manifest) -> None:
@@ -138,7 +138,7 @@ class Workbench:
 
     def runs_here(self, entry: Entry) -> str:
         """Return why a candidate as it is cannot be timed here; empty where it can."""
-        return "; ".join(reasons_against(entry.variant, self._facts, self._profile))
+        return "; ".join(reasons_against(entry.variant, self._facts, self.profile))
 
     def _stand_in(self, entry: Entry) -> Variant:
         """Return the variant that is evaluated: on this machine's CPU where the accelerator is absent."""
@@ -176,7 +176,7 @@ class Workbench:
         """
         run_as = {entry.id: self._stand_in(entry) for entry in entries}
         bundle = self._bundle([run_as[entry.id] for entry in entries])
-        relaxed = msgspec.structs.replace(self._profile, backend=())
+        relaxed = msgspec.structs.replace(self.profile, backend=())
 
         def one(entry: Entry) -> Path | str:
             variant = run_as[entry.id]
@@ -190,7 +190,7 @@ class Workbench:
                 against = reasons_against(variant, self._facts, relaxed)
                 if against:
                     raise BackendError("; ".join(against))
-                profile = self._profile if variant.accelerator != "cpu" else relaxed
+                profile = self.profile if variant.accelerator != "cpu" else relaxed
                 lab = LabProcess(bundle, variant, profile, 1)
                 try:
                     lab.evaluate(samples, folder / "outputs.npz", sizes, in_order=in_order)
@@ -233,7 +233,7 @@ class Workbench:
         def fill(_folder: Path) -> dict[str, Any]:
             bundle = self._bundle([entry.variant for entry in fitting])
             timed = time_in_rounds(
-                bundle, [e.variant for e in fitting], self._profile, self._threads, seconds, done
+                bundle, [e.variant for e in fitting], self.profile, self._threads, seconds, done
             )
             by_key = {key: timed[name] for key, name in names.items()}
             return {"timed": {key: _plain(value) for key, value in by_key.items()}}

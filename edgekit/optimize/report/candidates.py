@@ -187,7 +187,11 @@ def _time_cells(time: Timing | None) -> tuple[Markup, ...]:
     if time is None:
         return (number("", None),) * 4
     found = (time.p50_ms, time.p95_ms, time.p99_ms, time.total_ms)
-    return tuple(number(no.significant(one), one) for one in found)
+    return tuple(_span(one) for one in found)
+
+
+def _span(value: float | None) -> Markup:
+    return number("" if value is None else no.significant(value), value)
 
 
 def _times(study: Study) -> Markup:
@@ -215,7 +219,7 @@ def _time_row(one: CandidateResult, time: Timing) -> Markup:
         name(tag("code", one.plan.id)),
         cell(f"{time.profile} ({time.device})" if time.device else time.profile),
         number(str(time.threads), time.threads),
-        *(number(no.significant(span), span) for span in spans),
+        *(_span(span) for span in spans),
         number(no.megabytes(time.rss_mb), time.rss_mb or None),
         number(no.percent(time.noise, 1), time.noise),
         number(str(time.rounds), time.rounds or None),
