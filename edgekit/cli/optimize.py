@@ -103,7 +103,11 @@ def _training_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--train", default="", metavar="M:F", help="your training, as module:function")
     group.add_argument("--loss", default="", metavar="M:F", help="your loss; cross entropy by default")
     group.add_argument(
-        "--prune", type=_numbers, default=(), metavar="R[,R]", help="shares of the multiply-adds to prune away"
+        "--prune",
+        type=_numbers,
+        default=(),
+        metavar="R[,R]",
+        help="shares of the multiply-adds to prune away",
     )
     group.add_argument("--student", default="", metavar="M:F", help="a smaller network to distil into")
     group.add_argument("--qat", action="store_true", help="also train for integers: the last resort")
@@ -117,7 +121,8 @@ def _remote_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--fleet", default="", metavar="URL", help="the fleet; its boards' known costs are used"
     )
-    group.add_argument("--token", default="", help="to the fleet: a publisher's")
+    group.add_argument("--token", default="", help="to the fleet: a publisher's, or @FILE")
+    group.add_argument("--ca", type=Path, metavar="FILE", help="the fleet's CA, where HTTPS has its own")
     group.add_argument("--keys", type=Path, metavar="DIR", help="the publisher's keys, for --measure-on")
 
 
@@ -183,6 +188,7 @@ def _request(arguments: argparse.Namespace) -> Request:
             token=arguments.token,
             device=arguments.measure_on,
             keys=arguments.keys,
+            ca=arguments.ca,
         ),
         cache=arguments.cache,
         report=arguments.report,

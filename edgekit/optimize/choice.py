@@ -236,14 +236,11 @@ class _Case(msgspec.Struct, frozen=True, kw_only=True):
 
         Their files would only make the bundle larger for most; where nothing else fits, they stand.
         """
-        found = {
-            c.plan.id: (
-                f"boards of profile '{self.profile.id}' may have the accelerator {c.plan.accelerator}, not all"
-                " do: name the profile of a board that has it, or keep all",
-            )
-            for c in fitting
-            if c.plan.accelerator != "cpu" and not self.has(c.plan)
-        }
+        found: dict[str, tuple[str, ...]] = {}
+        for plan in (c.plan for c in fitting):
+            if plan.accelerator != "cpu" and not self.has(plan):
+                reason = f"boards of profile '{self.profile.id}' may have the accelerator {plan.accelerator}"
+                found[plan.id] = (f"{reason}, not all do: name the profile of one that has it, or keep all",)
         return found if len(found) < len(fitting) else {}
 
     def place(self, plan: Plan) -> tuple[int, int]:

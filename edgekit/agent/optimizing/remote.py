@@ -66,6 +66,7 @@ def measure(search: Search, request: Request, inputs: Inputs) -> None:
             seconds=request.seconds,
             timeout_s=asked.timeout_s,
             progress=logger.info,
+            ca=asked.ca,
         )
     search.add_timings({row.id: _timing(row, profile, request) for row in rows if not row.error})
     for row in rows:
@@ -76,7 +77,7 @@ def measure(search: Search, request: Request, inputs: Inputs) -> None:
 def _take_known(search: Search, request: Request) -> None:
     hashes = {name: variant_hash(entry.variant) for name, entry in search.bench.entries.items()}
     asked = request.remote
-    known = costs_of(asked.fleet, asked.token, hashes.values(), threads=request.threads)
+    known = costs_of(asked.fleet, asked.token, hashes.values(), threads=request.threads, ca=asked.ca)
     here = search.bench.profile.id
     for name, content in hashes.items():
         for cost in known[content]:

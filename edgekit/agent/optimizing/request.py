@@ -51,6 +51,7 @@ class Remote(msgspec.Struct, frozen=True, kw_only=True):
     token: str = ""
     device: str = ""
     keys: Path | None = None
+    ca: Path | None = None
     timeout_s: float = 900.0
 
 
