@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 from agent_stage import AgentStage, FleetStage, command, wait_for
+from brightness import brightness_net, write_pictures
 from bundles import make_bundle, pipeline_toml
 
 from edgekit.agent.bundle import open_bundle
 from edgekit.agent.remote import FleetApi, costs_of, measure_on
 from edgekit.core.errors import EnrollError, LinkError, UsageError
 from edgekit.core.spec import variant_hash
+from edgekit.optimize.onnx_file import write_onnx
+from edgekit.optimize.report.write import read_study
 from edgekit.update.slots import Slots
 
 SLOW = {"id": "slow", "backend": "null", "options": {"latency_ms": 4}}
@@ -95,6 +98,24 @@ def test_candidates_are_measured_beside_what_runs_and_never_installed(stage):
     assert [cost.profile for cost in costs[hashes["slow"]]] == [profile]
     assert costs[hashes["slow"]][0].p50_ms == pytest.approx(found["slow"].p50_ms)
     assert costs[hashes["foreign"]] == costs[hashes["wrong"]] == []
+
+
+def test_optimize_has_the_device_time_its_candidates(stage):
+    fleet, _, folder = stage
+    (folder / "net.onnx").write_bytes(write_onnx(brightness_net()))
+    write_pictures(folder / "pictures")
+    out = folder / "optimized" / "net"
+    words = ("optimize", folder / "net.onnx", "--data", folder / "pictures", "-o", out)
+    words += ("--targets", "coral-dev-board", "--samples", 24, "--calibration-samples", 16)
+    words += ("--no-sensitivity", "--seconds", 0.2, "--measure-on", "board-1", "--fleet", fleet.url)
+    told = command("edgekit.cli.main", *words, "--token", fleet.publisher, "--keys", fleet.keys)
+    assert told["bundle"] == str(out)
+    study = read_study(out.parent / "report.json")
+    on_device = {c.plan.id: [t for t in c.timings if t.device == "board-1"] for c in study.candidates}
+    assert on_device["litert-int8"][0].p50_ms > 0
+    assert fleet.publisher not in (out.parent / "report.json").read_text("utf-8")
+    costs = {v.id: v.cost for v in open_bundle(out).manifest.variants}
+    assert all(costs.values())
 
 
 def test_what_is_only_measured_cannot_be_rolled_out(stage):
