@@ -7,11 +7,15 @@ them: the same samples, the same path to the runtime, the same gate, timed in th
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import os
 import random
 import shutil
 import statistics
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +67,6 @@ def samples_of(root: Root) -> list[dict[str, Any]]:
 
 def onnxruntime_static(root: Root, folder: Path) -> None:
     """Quantise with onnxruntime.quantization: QDQ, per channel, u8s8, the extremes as ranges."""
-    import logging
-
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -75,7 +77,6 @@ def onnxruntime_static(root: Root, folder: Path) -> None:
         def get_next(self) -> dict[str, Any] | None:
             return next(self._rest, None)
 
-    logging.getLogger("root").setLevel(logging.ERROR)
     quant_pre_process(root.onnx, str(folder / "clean.onnx"))
     quantize_static(
         str(folder / "clean.onnx"),
@@ -94,10 +95,9 @@ def openvino_static(root: Root, folder: Path) -> None:
     import nncf
     import openvino
 
-    with contextlib.redirect_stdout(sys.stderr):
-        samples = samples_of(root)
-        model = openvino.convert_model(root.onnx)
-        made = nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples))
+    samples = samples_of(root)
+    model = openvino.convert_model(root.onnx)
+    made = nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples))
     openvino.save_model(made, str(folder / "model.xml"), compress_to_fp16=False)
 
 
@@ -116,10 +116,9 @@ def litert_static(root: Root, folder: Path) -> None:
     feeds = samples_of(root)
     if root.layout == "NCHW":
         feeds = [{n: np.ascontiguousarray(x.transpose(0, 2, 3, 1)) for n, x in f.items()} for f in feeds]
-    with contextlib.redirect_stdout(sys.stderr):
-        tool = quantizer.Quantizer(bytearray(data), manager.get_quantization_recipe())
-        ranges = tool.calibrate({"serving_default": feeds})
-        made = tool.quantize(ranges, enable_progress_report=False).quantized_model
+    tool = quantizer.Quantizer(bytearray(data), manager.get_quantization_recipe())
+    ranges = tool.calibrate({"serving_default": feeds})
+    made = tool.quantize(ranges, enable_progress_report=False).quantized_model
     (folder / "model.tflite").write_bytes(bytes(made))
 
 
@@ -147,6 +146,23 @@ class Handmade:
     plan: Plan
     make: Callable[[Root, Path], None]
     file: str
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the tools' progress bars, advice and warnings to themselves."""
+    logging.disable(logging.WARNING)
+    silence = io.StringIO()
+    try:
+        with (
+            contextlib.redirect_stdout(silence),
+            contextlib.redirect_stderr(silence),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _plan(name: str, backend: str, precision: str, same_as: str = "") -> Plan:
@@ -208,22 +224,29 @@ class Arena:
 
     def take_by_hand(self, handmade: Sequence[Handmade] = BY_HAND) -> list[str]:
         """Make files with the runtimes' own tools, from the same model and calibration samples."""
-        return [self.put(one.plan, self._by_hand(one), one.file) for one in handmade]
+        self.judge([self._place(one.plan, self._by_hand(one), one.file) for one in handmade])
+        return [one.plan.id for one in handmade]
 
     def _by_hand(self, one: Handmade) -> Path:
         folder = self.folder / (one.plan.same_as or one.plan.id)
         if not folder.is_dir():
-            folder.mkdir(parents=True)
-            one.make(self.root, folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.folder) as scratch, _quiet():
+                (Path(scratch) / "made").mkdir()
+                one.make(self.root, Path(scratch) / "made")
+                (Path(scratch) / "made").rename(folder)
         return folder
 
     def put(self, plan: Plan, folder: Path, file: str) -> str:
         """Put anybody's file in, whose tensors have the model's names."""
+        self.judge([self._place(plan, folder, file)])
+        return plan.id
+
+    def _place(self, plan: Plan, folder: Path, file: str) -> Entry:
         parts = (file, file.replace(".xml", ".bin")) if file.endswith(".xml") else (file,)
         layout = "NHWC" if file.endswith(".tflite") else self.root.layout
         self.results[plan.id] = CandidateResult(plan=plan)
-        self.judge([self.search.bench.add(plan, Made(files=parts, layout=layout), folder)])
-        return plan.id
+        return self.search.bench.add(plan, Made(files=parts, layout=layout), folder)
 
     def judge(self, entries: Sequence[Entry]) -> None:
         """Run files on the evaluation set, and apply the gate."""
