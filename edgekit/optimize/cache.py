@@ -71,9 +71,11 @@ class Cache:
         """Return an entry's folder and its result, or None where there is none."""
         entry = self.folder / kind / key
         try:
-            return entry, msgspec.json.decode((entry / _RESULT).read_bytes())
+            found = msgspec.json.decode((entry / _RESULT).read_bytes())
+            os.utime(entry)  # used now: what was used longest ago goes first
         except (FileNotFoundError, msgspec.DecodeError):
             return None
+        return entry, found
 
     def make(self, kind: str, key: str, fill: Callable[[Path], Mapping[str, Any]]) -> tuple[Path, Any, bool]:
         """Return an entry, made by ``fill`` where there is none.
@@ -101,6 +103,19 @@ class Cache:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return parent / key, msgspec.json.decode(result), False
+
+    def trim(self, most_bytes: int) -> int:
+        """Remove the entries that were used longest ago until the rest fits; return how many went."""
+        entries = [entry for entry in self.folder.glob("*/*") if (entry / _RESULT).is_file()]
+        sizes = {entry: sum(f.stat().st_size for f in entry.rglob("*") if f.is_file()) for entry in entries}
+        total, removed = sum(sizes.values()), 0
+        for entry in sorted(entries, key=lambda entry: entry.stat().st_mtime):
+            if total <= most_bytes:
+                break
+            shutil.rmtree(entry, ignore_errors=True)
+            total -= sizes[entry]
+            removed += 1
+        return removed
 
 
 def _sync(folder: Path) -> None:

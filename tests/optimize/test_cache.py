@@ -1,5 +1,7 @@
 """The kit's cache: complete or absent, keyed by content."""
 
+import os
+
 import pytest
 
 from edgekit.optimize.cache import Cache, code_digest, digest_of, digest_of_files, versions_of
@@ -41,6 +43,19 @@ def test_an_entry_without_its_result_does_not_count(tmp_path):
     (tmp_path / "kind" / "key" / "result.json").write_text("{half")
     assert cache.find("kind", "key") is None
     assert cache.make("kind", "key", lambda _: {"n": 1})[1] == {"n": 1}
+
+
+def test_what_was_used_longest_ago_makes_room(tmp_path):
+    cache = Cache(tmp_path)
+    for number, name in enumerate(("old", "middle", "new")):
+        entry, _, _ = cache.make("kind", name, lambda folder: {"n": (folder / "x").write_bytes(b"x" * 1000)})
+        os.utime(entry, (number, number))
+    assert cache.find("kind", "old") is not None  # used again
+    assert cache.trim(2500) == 1
+    assert cache.find("kind", "middle") is None
+    assert cache.find("kind", "old") is not None
+    assert cache.find("kind", "new") is not None
+    assert cache.trim(10_000) == 0
 
 
 def test_digests_tell_content_apart_and_nothing_else(tmp_path):

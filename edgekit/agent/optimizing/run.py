@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 LABELLED_DROP, UNLABELLED_DROP = 0.01, 0.03
 _FINAL_WITHIN = 1.2
+_CACHE_BYTES = 20 * 10**9
 
 
 def optimize(request: Request) -> Outcome:
@@ -55,13 +57,16 @@ def optimize(request: Request) -> Outcome:
     targets = named_profiles(request.targets) or (detected.profile,)
     progress = Progress()
     cache = Cache((request.cache or cache_dir()) / "optimize")
+    cache.folder.mkdir(parents=True, exist_ok=True)
     try:
-        inputs = read_inputs(request, cache, progress)
-        search = _search(request, inputs, facts, detected.profile, cache, progress)
-        _run(search, request, inputs, targets)
-        chosen = [_choose(search, request, target, detected.profile) for target in targets]
-        study = _study(search, request, inputs, facts, chosen, time.monotonic() - began)
-        outcome = deliver.deliver(search, request, inputs, study)
+        with tempfile.TemporaryDirectory(dir=cache.folder, prefix="bench-") as bench:
+            inputs = read_inputs(request, cache, progress)
+            search = _search(request, inputs, facts, detected.profile, cache, progress, Path(bench))
+            _run(search, request, inputs, targets)
+            chosen = [_choose(search, request, target, detected.profile) for target in targets]
+            study = _study(search, request, inputs, facts, chosen, time.monotonic() - began)
+            outcome = deliver.deliver(search, request, inputs, study)
+        cache.trim(_CACHE_BYTES)
     finally:
         progress.close()
     _insist(outcome)
@@ -84,11 +89,17 @@ def named_profiles(names: Sequence[str]) -> tuple[Profile, ...]:
 
 
 def _search(
-    request: Request, inputs: Inputs, facts: Facts, profile: Profile, cache: Cache, progress: Progress
+    request: Request,
+    inputs: Inputs,
+    facts: Facts,
+    profile: Profile,
+    cache: Cache,
+    progress: Progress,
+    folder: Path,
 ) -> Search:
     manifest = inputs.subject.manifest
     bench = Workbench(
-        cache.folder / "bench" / manifest.model,
+        folder / manifest.model,
         manifest,
         inputs.subject.labels,
         facts,
@@ -260,7 +271,7 @@ def _warnings(search: Search) -> list[str]:
     widths = [(r.score.high - r.score.low) / 2 for r in search.results.values() if r.score is not None]
     if widths and max(widths) > search.max_drop:
         found.append(
-            f"{len(data)} samples bound a drop by +-{max(widths):.3f} at worst, the gate is"
+            f"{len(data)} samples bound a drop by ±{max(widths):.3f} at worst, the gate is"
             f" {search.max_drop:g}: more samples would make the verdicts surer"
         )
     return found

@@ -193,12 +193,13 @@ class Search:
         assert self.reference is not None
         difference = None
         if entry.plan.root == "original" and entry.plan.precision in ("fp32", "fp16", "bf16"):
-            difference = relative_difference(self.reference, got)
-            if entry.plan.precision == "fp32" and not difference <= _FLOAT_LIMIT:
+            off = relative_difference(self.reference, got)
+            difference = off if np.isfinite(off) else None
+            if entry.plan.precision == "fp32" and not off <= _FLOAT_LIMIT:
                 self._note(
                     entry.id,
-                    float_difference=_finite(difference),
-                    error=f"the converted float model answers differently: off by {difference:.3g} of the"
+                    float_difference=difference,
+                    error=f"the converted float model answers differently: off by {off:.3g} of the"
                     f" outputs' scale, at most {_FLOAT_LIMIT} is a conversion's",
                 )
                 return
@@ -326,10 +327,6 @@ def relative_difference(reference: Observed, found: Observed) -> float:
         difference = float(np.max(np.abs(got.astype(np.float64) - wanted), initial=0.0)) / scale
         worst = difference if not difference <= worst else worst  # so that a NaN stays
     return worst
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _percentile(plan: Plan) -> Plan:

@@ -60,7 +60,7 @@ class Workbench:
     """Runs candidates of one model.
 
     Args:
-        folder: The working bundle's; emptied first.
+        folder: The working bundle's; made here.
         manifest: What the bundle says but for its variants.
         labels: One for each class.
         facts: What this machine is.
@@ -79,7 +79,6 @@ class Workbench:
         threads: int,
         cache: Cache,
     ) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         if labels:
             (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
