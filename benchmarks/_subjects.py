@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ from edgekit.optimize.study import CandidateResult, Study
 from edgekit.optimize.tflite_schema import with_signature
 from edgekit.optimize.zoo import build, seal
 
-ROUND_S = 0.15
+ROUND_S = 0.1
+TWIN = "again "
 LABELLED_DROP, UNLABELLED_DROP = 0.01, 0.03
 CLASSIFIER = "efficientnet-lite0"
 
@@ -259,6 +260,9 @@ class Arena:
     def running(self, names: Sequence[str], threads: int = 1) -> Iterator[dict[str, LabProcess]]:
         """Yield a process for each file, as a device would run it."""
         entries = [self.search.bench.entries[name] for name in dict.fromkeys(names)]
+        if not entries:
+            yield {}
+            return
         variants = tuple(entry.variant for entry in entries)
         manifest = msgspec.structs.replace(self.search.bench.manifest, variants=variants)
         seal(manifest, self.search.bench.folder)
@@ -315,18 +319,45 @@ def optimized(request: Request) -> Study:
 # Rounds
 
 
-def rounds_of(labs: Mapping[str, LabProcess], count: int) -> dict[str, list[float]]:
-    """Run each for a moment, in another order each round; the median milliseconds of every round."""
-    found: dict[str, list[float]] = {name: [] for name in labs}
-    names = list(labs)
-    for turn in range(count):
-        random.Random(turn).shuffle(names)
-        for name in names:
-            found[name].append(statistics.median(labs[name].measure(ROUND_S)) / 1e3)
-    return found
+@dataclass
+class Rounds:
+    """Milliseconds of every round by file: the model alone, and with the filling of its input."""
+
+    alone: dict[str, list[float]]
+    total: dict[str, list[float]]
+
+    def medians_ms(self) -> dict[str, float]:
+        """Return each file's median total time."""
+        return {name: round(statistics.median(row), 3) for name, row in self.total.items()}
+
+    def speed(self, mine: str, other: str, *, alone: bool = False) -> float:
+        """Return how many times as fast ``mine`` is as ``other``: the median over rounds, each a pair."""
+        rows = self.alone if alone else self.total
+        pairs = zip(rows[other], rows[mine], strict=True)
+        return round(statistics.median(theirs / ours for theirs, ours in pairs), 4)
 
 
-def speed(rounds: Mapping[str, Sequence[float]], mine: str, other: str) -> float:
-    """Return how many times as fast ``mine`` is as ``other``: the median over rounds, each a pair."""
-    pairs = zip(rounds[other], rounds[mine], strict=True)
-    return round(statistics.median(theirs / ours for theirs, ours in pairs), 4)
+def run_rounds(arena: Arena, names: Sequence[str], count: int, sittings: int = 2, twin: str = "") -> Rounds:
+    """Run files for a moment each, in another order each round.
+
+    Args:
+        arena: Where the files are.
+        names: The files.
+        count: Rounds in all.
+        sittings: In each, every file has a fresh process: how memory happens to be laid out makes a
+            process some percent faster or slower than another of the same file.
+        twin: A file that runs in two processes, so that the noise can be told: the second is named with
+            ``TWIN`` before it.
+    """
+    alone: dict[str, list[float]] = {}
+    total: dict[str, list[float]] = {}
+    for sitting in range(sittings):
+        with arena.running(names) as labs, arena.running([twin] if twin else []) as twins:
+            field = labs | {TWIN + name: lab for name, lab in twins.items()}
+            pre = {name: lab.pre_ms() for name, lab in field.items()}
+            for turn in range(-(-count // sittings)):
+                for name in random.Random(100 * sitting + turn).sample(sorted(field), len(field)):
+                    one = statistics.median(field[name].measure(ROUND_S)) / 1e3
+                    alone.setdefault(name, []).append(one)
+                    total.setdefault(name, []).append(one + pre[name])
+    return Rounds(alone, total)

@@ -19,13 +19,12 @@ must leave them out without being told.
 ``--data`` is a folder of pictures as ``edgekit optimize`` takes it; without it, the zoo's own
 recordings, which have no labels. The default, under 3 minutes on 2 cores, is EfficientNet-Lite0 and the
 traps on few samples. ``--full`` takes about 12 minutes: more samples, layers' sensitivity, and a dense
-ResNet-18-shaped network of 224x224 with labelled data.
+ResNet-18-shaped network of 224x224 with labelled data; ``--models`` asks for it alone, of 112x112.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -46,7 +45,7 @@ from edgekit.optimize.study import Study
 sys.path.insert(0, str(Path(__file__).parent))
 from _dense import dense_network
 from _report import finish
-from _subjects import Arena, classifier, open_arena, optimized, rounds_of, speed
+from _subjects import TWIN, Arena, classifier, open_arena, optimized, run_rounds
 
 BAR = 0.97
 RUNTIMES = ("litert", "onnxruntime", "openvino")
@@ -58,10 +57,10 @@ def main() -> int:
     arguments = _arguments()
     with tempfile.TemporaryDirectory() as scratch:
         cache = arguments.cache or Path(scratch)
-        cases = [case("efficientnet-lite0", _classifier_request(arguments, cache), arguments, traps=True)]
-        if arguments.full or arguments.dense:
-            cases.append(case("resnet18-shaped", _dense_request(arguments, cache), arguments, traps=False))
+        requests = {name: REQUESTS[name](arguments, cache) for name in arguments.models.split(",")}
+        cases = [case(name, request, arguments) for name, request in requests.items()]
     worst = min((ratio for one in cases for ratio in one["ratio"].values()), default=0.0)
+    # every runtime that made a file by hand has a ratio; 0 where edgekit has none
     holds = worst >= BAR and all(one["accuracy_holds"] and one["traps_caught"] for one in cases)
     detail = {one.pop("model"): one for one in cases}
     return finish(CLAIM, worst, "times as fast", BAR, holds, detail, arguments.json)
@@ -73,10 +72,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--bundles", type=Path, help="folder of built zoo bundles; built without")
     parser.add_argument("--samples", type=int, help="evaluation samples (100; 372 with --full)")
     parser.add_argument("--cache", type=Path, help="keeps what edgekit makes; a temporary folder by default")
-    parser.add_argument("--dense", action="store_true", help="the dense network too, of 112x112")
+    parser.add_argument("--models", help=f"of {', '.join(REQUESTS)}; the first by default, all with --full")
     parser.add_argument("--full", action="store_true", help="everything, about 12 minutes")
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.models = arguments.models or ",".join(list(REQUESTS)[: None if arguments.full else 1])
+    return arguments
 
 
 def _classifier_request(arguments: argparse.Namespace, cache: Path) -> Request:
@@ -104,7 +105,11 @@ def _sized(request: Request, arguments: argparse.Namespace) -> Request:
     )
 
 
-def case(model: str, request: Request, arguments: argparse.Namespace, *, traps: bool) -> dict[str, Any]:
+REQUESTS = {"efficientnet-lite0": _classifier_request, "resnet18-shaped": _dense_request}
+WITH_TRAPS = "efficientnet-lite0"
+
+
+def case(model: str, request: Request, arguments: argparse.Namespace) -> dict[str, Any]:
     """Let edgekit choose, make the rivals by hand, and run the best of both against each other."""
     study = optimized(request)
     arena = open_arena(request)
@@ -112,10 +117,10 @@ def case(model: str, request: Request, arguments: argparse.Namespace, *, traps: 
     by_hand = arena.take_by_hand()
     found: dict[str, Any] = {"model": model, "data": msgspec.to_builtins(study.data)}
     found |= {"edgekit_seconds": round(study.seconds, 1), "traps_caught": True}
-    if traps:
+    if model == WITH_TRAPS:
         found["traps"] = caught(arena)
         found["traps_caught"] = all(trap["caught"] for trap in found["traps"].values())
-    return found | duel(arena, study, by_hand, 60 if arguments.full else 16)
+    return found | duel(arena, study, by_hand, 80 if arguments.full else 30)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -124,49 +129,34 @@ def case(model: str, request: Request, arguments: argparse.Namespace, *, traps: 
 
 def duel(arena: Arena, study: Study, by_hand: Sequence[str], count: int) -> dict[str, Any]:
     """Run edgekit's choice against the fastest by hand, overall and on each runtime."""
-    target = study.targets[0]
+    order = study.targets[0].order
     fit = [name for name in by_hand if arena.results[name].gate == "pass"]
-    with arena.running(fit) as labs:  # these rounds choose the rivals, others judge
-        pre = {name: lab.pre_ms() for name, lab in labs.items()}
-        times = {name: statistics.median(row) for name, row in rounds_of(labs, max(6, count // 3)).items()}
-    rivals: dict[str, str] = {}
-    chosen: dict[str, str] = {}
+    # these rounds choose the rivals, others judge: nobody wins by luck
+    times = run_rounds(arena, fit, max(8, count // 4), sittings=1).medians_ms()
+    pairs = {}
     for place in ("overall", *RUNTIMES):
-        own = [n for n in target.order if place in ("overall", arena.results[n].plan.backend)]
-        theirs = [n for n in fit if place in ("overall", arena.results[n].plan.backend)]
+        own = [name for name in order if place in ("overall", arena.results[name].plan.backend)]
+        theirs = [name for name in fit if place in ("overall", arena.results[name].plan.backend)]
         if theirs:
-            rivals[place] = min(theirs, key=lambda name: times[name] + pre[name])
-            chosen[place] = own[0] if own else ""
-    names = dict.fromkeys([*chosen.values(), *rivals.values()])
-    with arena.running([name for name in names if name]) as labs:
-        pre = {name: lab.pre_ms() for name, lab in labs.items()}
-        model_only = rounds_of(labs, count)
-    rounds = {name: [one + pre[name] for one in row] for name, row in model_only.items()}
-    pairs = {place: (chosen[place], rivals[place]) for place in rivals}
+            pairs[place] = (own[0] if own else "", min(theirs, key=lambda name: times[name]))
+    chosen = {place: own for place, (own, _) in pairs.items() if own}
+    floats = {place: f"hand-{arena.results[own].plan.backend}-fp32" for place, own in chosen.items()}
+    names = [name for pair in pairs.values() for name in pair if name] + list(floats.values())
+    rounds = run_rounds(arena, names, count, twin=pairs["overall"][0])
+    floor = rounds.speed(TWIN + pairs["overall"][0], pairs["overall"][0])
     return {
-        "ratio": {place: speed(rounds, *pair) if pair[0] else 0.0 for place, pair in pairs.items()},
-        "ratio_of_model_alone": {p: speed(model_only, *pair) for p, pair in pairs.items() if pair[0]},
+        "ratio": {place: rounds.speed(*pair) if pair[0] else 0.0 for place, pair in pairs.items()},
+        "ratio_of_model_alone": {p: rounds.speed(*pair, alone=True) for p, pair in pairs.items() if pair[0]},
+        "noise_floor": max(floor, round(1 / floor, 4)),
         "chosen": chosen,
-        "by_hand": rivals,
-        "total_ms": {name: round(statistics.median(row), 3) for name, row in rounds.items()},
-        "pre_ms": {name: round(value, 3) for name, value in pre.items()},
-        "gain_over_float": _gains(rounds, arena, chosen),
-        "scores": {name: arena.score(name) for name in (*by_hand, *study.targets[0].order)},
+        "by_hand": {place: theirs for place, (_, theirs) in pairs.items()},
+        "total_ms": rounds.medians_ms(),
+        "times_as_fast_as_float": {p: rounds.speed(chosen[p], name) for p, name in floats.items()},
+        "scores": {name: arena.score(name) for name in (*by_hand, *order)},
         "not_within_the_gate_by_hand": [name for name in by_hand if name not in fit],
-        "accuracy_holds": all(arena.results[name].gate == "pass" for name in chosen.values() if name),
+        "accuracy_holds": all(arena.results[own].gate == "pass" for own in chosen.values()),
         "rounds": count,
     }
-
-
-def _gains(rounds: dict[str, list[float]], arena: Arena, chosen: dict[str, str]) -> dict[str, float]:
-    """Return how many times as fast edgekit's choice is as the runtime's float file, timed in turn."""
-    floats = {p: f"hand-{arena.results[n].plan.backend}-fp32" for p, n in chosen.items() if n}
-    names = dict.fromkeys([*(chosen[place] for place in floats), *floats.values()])
-    with arena.running(list(names)) as labs:
-        pre = {name: lab.pre_ms() for name, lab in labs.items()}
-        rows = rounds_of(labs, max(5, len(next(iter(rounds.values()))) // 4))
-    totals = {name: [one + pre[name] for one in row] for name, row in rows.items()}
-    return {place: speed(totals, chosen[place], name) for place, name in floats.items()}
 
 
 # ---------------------------------------------------------------------------------------------

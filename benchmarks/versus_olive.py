@@ -27,7 +27,6 @@ import inspect
 import json
 import os
 import shlex
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -46,7 +45,7 @@ from edgekit.optimize.plan import Plan
 sys.path.insert(0, str(Path(__file__).parent))
 import _subjects
 from _report import finish
-from _subjects import BY_HAND, Arena, classifier, open_arena, optimized, rounds_of, speed
+from _subjects import BY_HAND, TWIN, Arena, classifier, open_arena, optimized, run_rounds
 
 BAR = 0.97
 POINT = 0.01
@@ -165,7 +164,7 @@ def main() -> int:
             yardstick, told = with_olive(arena, arguments.olive, folder / "olive")
         else:
             yardstick, told = by_hand(arena)
-        found = compare(arena, study.targets[0].chosen, yardstick, 60 if arguments.full else 24)
+        found = compare(arena, study.targets[0].chosen, yardstick, 80 if arguments.full else 40)
     found["lines"] = {"edgekit": 1, **told.pop("lines")}
     found |= {"edgekit_command": COMMAND, "edgekit_seconds": round(study.seconds, 1)} | told
     found["samples"] = msgspec.to_builtins(study.data)
@@ -203,21 +202,21 @@ def _request(arguments: argparse.Namespace, folder: Path) -> Request:
 def compare(arena: Arena, chosen: str, yardstick: Sequence[str], count: int) -> dict[str, Any]:
     """Run edgekit's choice against each of the others, and hold their answers against the truth."""
     usable = [name for name in yardstick if not arena.results[name].error]
-    with arena.running([chosen, *usable]) as labs:
-        pre = {name: lab.pre_ms() for name, lab in labs.items()}
-        model_only = rounds_of(labs, count)
-    rounds = {name: [one + pre[name] for one in row] for name, row in model_only.items()}
+    rounds = run_rounds(arena, [chosen, *usable], count, twin=chosen)
+    times = rounds.medians_ms()
     fit = [name for name in usable if arena.results[name].gate == "pass"] or usable
-    rival = min(fit, key=lambda name: statistics.median(rounds[name]))
+    rival = min(fit, key=lambda name: times[name])
+    floor = rounds.speed(TWIN + chosen, chosen)
     scores = {name: arena.results[name].score for name in (chosen, *usable)}
     values = {name: score.value for name, score in scores.items() if score is not None}
     return {
-        "ratio": speed(rounds, chosen, rival),
-        "ratio_of_model_alone": speed(model_only, chosen, rival),
-        "times_as_fast_as_each": {name: speed(rounds, chosen, name) for name in usable},
+        "ratio": rounds.speed(chosen, rival),
+        "ratio_of_model_alone": rounds.speed(chosen, rival, alone=True),
+        "noise_floor": max(floor, round(1 / floor, 4)),
+        "times_as_fast_as_each": {name: rounds.speed(chosen, name) for name in usable},
         "chosen": chosen,
         "rival": rival,
-        "total_ms": {name: round(statistics.median(row), 3) for name, row in rounds.items()},
+        "total_ms": times,
         "scores": {name: arena.score(name) for name in (chosen, *yardstick)},
         "is_as_accurate": values[chosen] >= max(values[name] for name in usable) - POINT,
         "rounds": count,
