@@ -55,7 +55,7 @@ GATE = 0.03  # what a variant of the zoo may lose; one without a figure is float
 ROUND_S = 0.1
 FEWEST, MOST = 6, 60  # rounds of a duel
 FINAL_WITHIN = 1.2  # as edgekit optimize: those about as fast as the best are timed again
-BOX_S, FULL_BOX_S = 13.0, 75.0  # what one model with one number of threads may take
+BOX_S, FULL_BOX_S = 12.0, 75.0  # what one model with one number of threads may take
 CLAIM = "the chosen variant is within 5 % of the fastest one within the gate"
 
 
@@ -128,9 +128,13 @@ def case(bundle: Bundle, threads: int, machine: Machine) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         labs = _open(stack, bundle, fit, threads, machine)
         pre = {name: lab.pre_ms() for name, lab in labs.items()}
+        times, errors = time_in_turn(list(labs.values()), 2.0 if machine.is_full else 1.0)
+        if errors:
+            raise SystemExit(f"{bundle.manifest.model}: {errors}")
+        medians = {name: _median_ms(found) for name, found in times.items()}
         chosen = {
-            "bench": chosen_by_bench(bundle, labs, machine),
-            "optimize": chosen_by_search(labs, pre, threads, machine),
+            "bench": chosen_by_bench(bundle, labs, medians, machine),
+            "optimize": chosen_by_search(labs, medians, pre, threads, machine),
         }
         p50 = exhaustive(labs, machine)
         totals = {name: p50[name] + pre[name] for name in p50}
@@ -176,31 +180,30 @@ def _open(
 # 1. edgekit chooses
 
 
-def chosen_by_bench(bundle: Bundle, labs: dict[str, LabProcess], machine: Machine) -> str:
+def chosen_by_bench(
+    bundle: Bundle, labs: dict[str, LabProcess], medians: dict[str, float], machine: Machine
+) -> str:
     """Return what ``edgekit bench`` and ``select`` choose: the smallest median."""
-    times, errors = time_in_turn(list(labs.values()), 2.0 if machine.is_full else 0.5)
-    if errors:
-        raise SystemExit(f"{bundle.manifest.model}: {errors}")
-    manifest = msgspec.structs.replace(
-        bundle.manifest, variants=tuple(lab.variant for lab in labs.values()), golden=()
-    )
-    measured = {name: _median_ms(found) for name, found in times.items()}
-    selection = select(manifest, machine.facts, machine.profile, measured)
+    variants = tuple(lab.variant for lab in labs.values())
+    manifest = msgspec.structs.replace(bundle.manifest, variants=variants, golden=())
+    selection = select(manifest, machine.facts, machine.profile, medians)
     assert selection.chosen is not None
     return selection.chosen.id
 
 
 def chosen_by_search(
-    labs: dict[str, LabProcess], pre: dict[str, float], threads: int, machine: Machine
+    labs: dict[str, LabProcess],
+    medians: dict[str, float],
+    pre: dict[str, float],
+    threads: int,
+    machine: Machine,
 ) -> str:
     """Return what ``edgekit optimize`` chooses: total times, the fastest timed again, ties by quality."""
-    seconds = 1.0 if machine.is_full else 0.4
-    times, _ = time_in_turn(list(labs.values()), seconds)
-    totals = {name: _median_ms(found) + pre[name] for name, found in times.items()}
+    totals = {name: median_ms + pre[name] for name, median_ms in medians.items()}
     best = min(totals.values())
     finalists = [labs[name] for name, total in totals.items() if total <= best * FINAL_WITHIN]
     if len(finalists) > 1:
-        again, _ = time_in_turn(finalists, 3 * seconds)
+        again, _ = time_in_turn(finalists, 3.0 if machine.is_full else 1.0)
         totals |= {name: _median_ms(found) + pre[name] for name, found in again.items()}
     results = [
         _result(lab.variant, totals[name] - pre[name], pre[name], threads, machine.profile.id)
@@ -240,7 +243,7 @@ def _result(variant: Variant, p50_ms: float, pre_ms: float, threads: int, profil
 
 def exhaustive(labs: dict[str, LabProcess], machine: Machine) -> dict[str, float]:
     """Return each variant's median of the medians of short rounds, in milliseconds, in turn."""
-    rows = [_round(labs, turn) for turn in range(20 if machine.is_full else 6)]
+    rows = [_round(labs, turn) for turn in range(20 if machine.is_full else 5)]
     return {name: statistics.median(row[name] for row in rows) for name in labs}
 
 
