@@ -292,6 +292,7 @@ def open_arena(request: Request) -> Arena:
     cache, progress = Cache(request.cache / "optimize"), Progress()
     inputs = read_inputs(request, cache, progress)
     manifest, data = inputs.subject.manifest, inputs.split.evaluation
+    shutil.rmtree(request.cache / "bench", ignore_errors=True)  # of the run before, where it was kept
     bench = Workbench(
         request.cache / "bench",
         manifest,
