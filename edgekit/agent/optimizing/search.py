@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -234,43 +234,37 @@ class Search:
             self.sensitivity[name] = ()
         return self.sensitivity[name]
 
-    def repair(self, plans: Sequence[Plan]) -> list[Entry]:
+    def repair(self, plans: Sequence[Plan]) -> None:
         """Make gentler forms of int8 candidates that miss the gate, until one of each backend holds it.
 
         First other activation ranges, then more and more of the most sensitive layers in float: the
-        accuracy-aware search that stops at ``max_drop``.
+        accuracy-aware search that stops at ``max_drop``. Plans that share a file share its repair.
         """
-        entries = []
+        static = [plan for plan in plans if plan.technique in _STATIC and not plan.options.get("pixels")]
         groups: dict[tuple[str, str, str], list[Plan]] = {}
-        for plan in plans:
-            if plan.technique in _STATIC and not plan.options.get("pixels"):
-                groups.setdefault((plan.root, plan.backend, plan.accelerator), []).append(plan)
+        for plan in static:
+            groups.setdefault((plan.root, plan.backend, plan.accelerator), []).append(plan)
         for members in groups.values():
-            if any(self.results[plan.id].gate == "pass" for plan in members):
-                continue
-            failed = [plan for plan in members if self.results[plan.id].gate == "fail"]
-            if failed:
-                entries += self._ladder(self._closest(failed))
-        return entries
-
-    def _closest(self, plans: Iterable[Plan]) -> Plan:
-        return min(plans, key=lambda plan: (self._drop(plan.id), plan.id))
+            own = [p for p in members if not p.same_as and self.results[p.id].gate == "fail"]
+            if own and not any(self.results[plan.id].gate == "pass" for plan in members):
+                closest = min(own, key=lambda plan: (self._drop(plan.id), plan.id))
+                self._climb(closest, [plan for plan in static if plan.same_as == closest.id])
 
     def _drop(self, name: str) -> float:
         found = self.results[name].score
         return found.drop if found is not None else 1.0
 
-    def _ladder(self, plan: Plan) -> list[Entry]:
-        made: list[Entry] = []
+    def _climb(self, plan: Plan, sharing: Sequence[Plan]) -> None:
         for step in self._steps(plan):
-            entries = self.make([step])
-            if not entries:
-                continue
-            self.evaluate(entries)
-            made += entries
+            shared = [
+                msgspec.structs.replace(
+                    other, id=step.id.replace(plan.id, other.id, 1), options=step.options, same_as=step.id
+                )
+                for other in sharing
+            ]
+            self.evaluate(self.make([step, *shared]))
             if self.results[step.id].gate == "pass":
-                break
-        return made
+                return
 
     def _steps(self, plan: Plan) -> Iterator[Plan]:
         yield _percentile(plan)
