@@ -21,6 +21,8 @@ from edgekit.optimize.jobs import JOBS, Progress
 
 _LOG = "log.txt"
 _TAIL_BYTES = 2000
+DIED = "the tool's process died"
+"""In the message of a ModelError that is no answer of a tool: another time it may go well."""
 
 
 def run_step(
@@ -87,7 +89,7 @@ def _died(job: str, code: int, log: Path) -> EdgekitError:
         )
     tail = log.read_bytes()[-_TAIL_BYTES:].decode("utf-8", "replace").strip().splitlines()
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return ModelError(f"{job}: the tool's process died ({how})", reasons=tuple(tail[-5:]))
+    return ModelError(f"{job}: {DIED} ({how})", reasons=tuple(tail[-5:]))
 
 
 def _error(told: Mapping[str, Any]) -> EdgekitError:

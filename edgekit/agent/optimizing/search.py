@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 from edgekit.agent.optimizing.progress import Progress
 from edgekit.agent.optimizing.timing import rounds_of
 from edgekit.agent.optimizing.workbench import Entry, Workbench, observed
-from edgekit.core.errors import EdgekitError
+from edgekit.core.errors import BackendUnavailableError, EdgekitError, ModelError
 from edgekit.optimize import choice
 from edgekit.optimize.cache import Cache, code_digest, digest_of, digest_of_files, versions_of
 from edgekit.optimize.data import Dataset
@@ -24,7 +25,7 @@ from edgekit.optimize.metrics import Metric, Observed, score
 from edgekit.optimize.plan import Made, Plan, Root
 from edgekit.optimize.rules import mixed
 from edgekit.optimize.sensitivity import suggest
-from edgekit.optimize.steps import run_step
+from edgekit.optimize.steps import DIED, run_step
 from edgekit.optimize.study import CandidateResult, LayerSensitivity, Score, Timing
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ TOOLS = (
 )
 _STATIC = ("litert-static", "onnx-static", "onnx-exact", "openvino-static")
 _MAKERS_AT_ONCE = 2
+_PROGRAMS = {"litert-edgetpu": "edgetpu_compiler"}
+"""Techniques that want a program which is no Python distribution: with it, they are tried again."""
 _SENSITIVITY_SAMPLES = 32
 _FLOAT_LIMIT = 0.02  # of the outputs' scale: a float file that is further off was converted wrongly
 
@@ -110,22 +113,31 @@ class Search:
     def _make(self, plan: Plan) -> tuple[Path, Made] | None:
         root = self.roots[plan.root]
         how = msgspec.structs.replace(plan, id="", same_as="", runtime={})
-        key = digest_of(how, self._root_key(root), code_digest(), versions_of(*TOOLS))
+        program = shutil.which(_PROGRAMS[plan.technique]) if plan.technique in _PROGRAMS else None
+        key = digest_of(how, self._root_key(root), code_digest(), versions_of(*TOOLS), program)
         began = time.monotonic()
 
         def fill(folder: Path) -> dict[str, Any]:
             task = {"root": msgspec.to_builtins(root), "plan": msgspec.to_builtins(plan)}
-            found = run_step("make", task, folder, threads=1)
+            try:
+                found = run_step("make", task, folder, threads=1)
+            except (ModelError, BackendUnavailableError) as error:
+                if DIED in error.message:
+                    raise
+                found = {"refused": _told(error)}  # as it would be again
             return found | {"seconds": time.monotonic() - began}
 
         try:
             folder, result, was_there = self.cache.make("make", key, fill)
+            why = result.get("refused", "")
         except EdgekitError as error:
-            self.results[plan.id] = CandidateResult(plan=plan, error=_told(error))
-            logger.debug("%s cannot be made: %s", plan.id, error.message)
-            return None
+            why = _told(error)
         finally:
             self.progress.step(plan.id)
+        if why:
+            self.results[plan.id] = CandidateResult(plan=plan, error=why)
+            logger.debug("%s cannot be made: %s", plan.id, why)
+            return None
         made = msgspec.convert(result["made"], Made)
         self.results[plan.id] = CandidateResult(
             plan=plan,
