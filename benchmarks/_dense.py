@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-_TRAINING = 700
+_TRAINING = 900
+_GAIN = 0.3
 
 
 def dense_network(folder: Path, side: int, samples: int) -> tuple[Path, Path]:
@@ -83,6 +84,7 @@ def _residual_body(torch: Any) -> Any:
             self.first_norm = nn.BatchNorm2d(outputs, momentum=1.0)
             self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
             self.second_norm = nn.BatchNorm2d(outputs, momentum=1.0)
+            nn.init.constant_(self.second_norm.weight, _GAIN)  # trained ones are small, too
             self.aside = nn.Identity()
             if stride > 1 or inputs != outputs:
                 wider = nn.Conv2d(inputs, outputs, 1, stride, bias=False)

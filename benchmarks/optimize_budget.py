@@ -172,7 +172,9 @@ class Watch:
                 self.peak_pss = max(self.peak_pss, sum(map(_pss, tree)))
             for pid in tree[1:]:
                 if self.children.get(pid, "") in ("", "other"):  # a child is its parent until it execs
-                    self.children[pid] = _kind(pid)
+                    kind = _kind(pid)
+                    is_fork = kind != "other" and kind == self.children.get(_parent(pid))
+                    self.children[pid] = "fork" if is_fork else kind
             turn += 1
 
 
@@ -201,6 +203,13 @@ def _pss(pid: int) -> int:
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        return 0
 
 
 def _kind(pid: int) -> str:
