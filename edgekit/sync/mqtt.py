@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 KEEPALIVE_S = 60
 _CONNECT_S = 10.0
+_CONNECTING_S = 2.0  # of closing: what was published just after starting may still leave
 _TICK_S = 1.0
 _STEADY_S = 30.0
 _GOODBYE_S = 2.0
@@ -381,9 +382,11 @@ class Publisher:
         self._client = _new_client(address, tls or (Tls(None) if address.is_tls else None), client_id)
         self._client.max_queued_messages_set(max_waiting)
         self._client.reconnect_delay_set(1, 60)
+        self._client.on_publish = self._left
+        self._sent = self._acknowledged = 0
+        self._changed = threading.Condition()  # never held while paho is called: it calls back locked
         self._client.connect_async(address.host, address.port, KEEPALIVE_S)
         self._client.loop_start()
-        self._last: Any = None
         self._is_closed = False
 
     def publish(self, topic: str, body: bytes, *, retain: bool = False) -> None:
@@ -392,16 +395,25 @@ class Publisher:
         if told.rc == _QUEUE_FULL:
             self.dropped += 1
         else:
-            self._last = told
+            self._sent += 1
+
+    def _left(self, *_: object) -> None:
+        """One message was acknowledged; paho's thread says so."""
+        with self._changed:
+            self._acknowledged += 1
+            self._changed.notify_all()
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Give what waits ``timeout_s`` to leave, and close; safe to call twice."""
+        """Give what waits ``timeout_s`` to leave, less where there is no connection, and close.
+
+        Safe to call twice.
+        """
         if self._is_closed:
             return
         self._is_closed = True
-        if self._last is not None and self._client.is_connected():
-            with contextlib.suppress(RuntimeError, ValueError):  # it was never sent at all
-                self._last.wait_for_publish(timeout_s)
+        wait_s = timeout_s if self._client.is_connected() else min(timeout_s, _CONNECTING_S)
+        with self._changed:
+            self._changed.wait_for(lambda: self._acknowledged >= self._sent, wait_s)
         self._client.disconnect()
         self._client.loop_stop()
 

@@ -31,6 +31,8 @@ def test_a_killed_job_says_that_memory_ran_out(tmp_path):
 
 def test_every_error_class_survives_the_way(tmp_path):
     for kind in _every(EdgekitError):
+        if kind.__module__ != EdgekitError.__module__:
+            continue  # a test's or the fleet's own
         found = steps._error(steps._tell(kind("what", reasons=("why",), hint="way out")))
         assert type(found) is kind
         assert (found.message, found.reasons, found.hint) == ("what", ("why",), "way out")
