@@ -40,7 +40,7 @@ from edgekit.core.spec import Pre
 from edgekit.optimize import choice
 from edgekit.optimize.data import canonical
 from edgekit.optimize.plan import Plan
-from edgekit.optimize.study import Study
+from edgekit.optimize.study import Study, Timing
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _dense import dense_network
@@ -118,7 +118,7 @@ def case(model: str, request: Request, arguments: argparse.Namespace) -> dict[st
     found: dict[str, Any] = {"model": model, "data": msgspec.to_builtins(study.data)}
     found |= {"edgekit_seconds": round(study.seconds, 1), "traps_caught": True}
     if model == WITH_TRAPS:
-        found["traps"] = caught(arena)
+        found["traps"] = caught(arena, study, TRAPS + (MORE_TRAPS if arguments.full else ()))
         found["traps_caught"] = all(trap["caught"] for trap in found["traps"].values())
     return found | duel(arena, study, by_hand, 80 if arguments.full else 30)
 
@@ -163,26 +163,30 @@ def duel(arena: Arena, study: Study, by_hand: Sequence[str], count: int) -> dict
 # Traps
 
 
-def caught(arena: Arena) -> dict[str, Any]:
+def caught(arena: Arena, study: Study, traps: Sequence[Plan]) -> dict[str, Any]:
     """Offer each trap as a candidate, and see that it is left out, with the numbers."""
     arena.search.roots["dim"] = msgspec.structs.replace(
         arena.root, id="dim", calibration=str(_dim(arena, arena.folder / "dim.npz"))
     )
-    arena.make(TRAPS)
-    arena.search.time(0.6)
-    results = arena.results
+    arena.make(traps)
+    runtimes = ("litert", "onnxruntime")
+    rivals = [f"{name}-{form}" for name in runtimes for form in ("fp32", "int8")] + [study.targets[0].chosen]
+    timed = dict.fromkeys((*SLOW, *rivals))
+    entries = [arena.search.bench.entries[name] for name in timed]
+    for name, timing in arena.search.bench.time(entries, 0.8, lambda _name: None).items():
+        assert isinstance(timing, Timing), f"{name}: {timing}"
+        arena.results[name] = msgspec.structs.replace(arena.results[name], timings=(timing,))
     target = choice.choose(
-        [found for name, found in results.items() if not name.startswith("hand-")],
+        [arena.results[name] for name in dict.fromkeys((*timed, *(plan.id for plan in traps)))],
         arena.profile,
         here=arena.profile.id,
         max_drop=arena.search.max_drop,
     )
-    found = {plan.id: _left_out(arena, plan.id, target) for plan in TRAPS}
-    found["litert-dynamic-int8"] = _left_out(arena, "litert-dynamic-int8", target)
-    for name in ("trap-s8s8", "trap-onnxruntime-dynamic", "litert-dynamic-int8"):
+    names = dict.fromkeys((*(plan.id for plan in traps), *SLOW))
+    found = {name: _left_out(arena, name, target) for name in names}
+    for name in SLOW:
         found[name] |= _slower(arena, name)
-    found["silent-bfloat16"] = silent_bfloat16(arena)
-    return found
+    return found | {"silent-bfloat16": silent_bfloat16(arena)}
 
 
 def _trap(name: str, technique: str, precision: str = "int8", root: str = "original", **options: Any) -> Plan:
@@ -193,14 +197,18 @@ def _trap(name: str, technique: str, precision: str = "int8", root: str = "origi
 
 TRAPS = (
     _trap("trap-per-tensor-onnxruntime", "onnx-static", per_channel=False),
-    _trap("trap-per-tensor-litert", "litert-static", per_channel=False),
-    _trap("trap-per-tensor-openvino", "openvino-static", per_channel=False),
     _trap("trap-saturated-onnxruntime", "onnx-static", root="dim"),
-    _trap("trap-saturated-litert", "litert-static", root="dim"),
-    _trap("trap-saturated-openvino", "openvino-static", root="dim"),
     _trap("trap-s8s8", "onnx-static", symmetric=True),
     _trap("trap-onnxruntime-dynamic", "onnx-dynamic", "dynamic-int8"),
 )
+MORE_TRAPS = (
+    _trap("trap-per-tensor-litert", "litert-static", per_channel=False),
+    _trap("trap-per-tensor-openvino", "openvino-static", per_channel=False),
+    _trap("trap-saturated-litert", "litert-static", root="dim"),
+    _trap("trap-saturated-openvino", "openvino-static", root="dim"),
+)
+SLOW = ("trap-s8s8", "trap-onnxruntime-dynamic", "litert-dynamic-int8")
+"""Traps of speed; the last is a candidate of edgekit's own, as it pays for dense layers."""
 
 
 def _dim(arena: Arena, path: Path) -> Path:
@@ -221,18 +229,12 @@ def _left_out(arena: Arena, name: str, target: Any) -> dict[str, Any]:
 
 
 def _slower(arena: Arena, name: str) -> dict[str, Any]:
-    """Hold a trap of speed against its runtime's float file and its best int8 file, in the same rounds."""
-    results = arena.results
-    backend = results[name].plan.backend
-    times = {
-        other: found.timings[0].total_ms
-        for other, found in results.items()
-        if found.timings and found.plan.backend == backend
-    }
-    plain = {"ms": times.get(name), "float_ms": times[f"{backend}-fp32"], "int8_ms": times[f"{backend}-int8"]}
+    """Hold a trap of speed against its runtime's float file and its int8 file, timed in turn."""
+    backend = arena.results[name].plan.backend
+    names = {"ms": name, "float_ms": f"{backend}-fp32", "int8_ms": f"{backend}-int8"}
+    times = {key: round(arena.results[one].timings[0].total_ms, 3) for key, one in names.items()}
     # it is no trap on a machine where it is the fastest of its runtime
-    beaten = name in times and times[name] > times[f"{backend}-int8"]
-    return {key: round(value, 3) for key, value in plain.items() if value} | {"caught": beaten}
+    return times | {"caught": times["ms"] > times["int8_ms"]}
 
 
 def silent_bfloat16(arena: Arena) -> dict[str, Any]:
