@@ -93,8 +93,8 @@ def test_a_source_that_ends_is_said_so_and_every_frame_was_counted(start, tmp_pa
 
 
 def test_a_lossless_source_loses_no_frame_over_swap_and_swap_back(start, tmp_path):
-    text = pipeline_toml(fps=500).replace("realtime = true", "frames = 1500")
-    slow = {"latency_ms": 4}
+    text = pipeline_toml(fps=500).replace("realtime = true", "frames = 500")
+    slow = {"latency_ms": 20}  # long enough for a busy machine to load the other version
     worker = start(make_bundle(tmp_path / "a", options=slow), text)
     worker.first(Started)
     worker.process.send(
@@ -109,7 +109,7 @@ def test_a_lossless_source_loses_no_frame_over_swap_and_swap_back(start, tmp_pat
         if isinstance(message, Progress):
             version = message.running.version
             by_version[version] = by_version.get(version, 0) + message.frames
-    assert sum(by_version.values()) == 1500
+    assert sum(by_version.values()) == 500
     assert by_version["2.0.0"] > 0
 
 
