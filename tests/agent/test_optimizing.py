@@ -74,10 +74,12 @@ def test_the_report_lies_beside_it_and_tells_every_candidate(first):
     assert all(c.error or c.score is not None for c in study.candidates)
 
 
-def test_a_second_run_makes_nothing_again(place, first, capsys):
+def test_a_second_run_makes_nothing_again(place, first, capsys, monkeypatch):
     _, out = first
     before = read_study(out.parent / "report.json")
-    assert call(place, "-o", str(out), "--samples", "24", "--calibration-samples", "16") == 0
+    monkeypatch.chdir(place)
+    words = ("-o", str(out), "--samples", "24", "--calibration-samples", "16")
+    assert call(place, *words, "--cache", "cache") == 0  # the same folder, told from here
     after = read_study(out.parent / "report.json")
     assert all(c.cached for c in after.candidates if not c.error)
     assert [c.timings for c in after.candidates] == [c.timings for c in before.candidates]

@@ -56,7 +56,7 @@ def optimize(request: Request) -> Outcome:
     facts, detected = facts_with_proofs(Path("/"))
     targets = named_profiles(request.targets) or (detected.profile,)
     progress = Progress()
-    cache = Cache((request.cache or cache_dir()) / "optimize")
+    cache = Cache(((request.cache or cache_dir()) / "optimize").resolve())
     cache.folder.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=cache.folder, prefix="bench-") as bench:
