@@ -65,7 +65,7 @@ class Cache:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()  # entries name files to child processes, whatever their folder
 
     def find(self, kind: str, key: str) -> tuple[Path, Any] | None:
         """Return an entry's folder and its result, or None where there is none."""
