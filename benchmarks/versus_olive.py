@@ -13,7 +13,7 @@ onnxruntime.quantization and NNCF by hand.
 Olive's files, or those made by hand, and edgekit's choice run on the same evaluation samples through the
 same path, and against each other in short rounds in turn, on one thread. The claim: edgekit's choice is
 at least 0.97 as fast as the fastest of theirs that keeps the gate, within a point of the most accurate of
-theirs or better, and its user writes fewer lines. Lines of Olive's script are counted without the reading
+theirs or better, and its user writes no more lines than for that fastest file. Lines of Olive's script are counted without the reading
 of pictures, which edgekit does itself: here Olive is handed arrays.
 
 ``--data`` is a folder of labelled pictures as ``edgekit optimize`` takes it; without it, the zoo's own
@@ -168,7 +168,7 @@ def main() -> int:
     found["lines"] = {"edgekit": 1, **told.pop("lines")}
     found |= {"edgekit_command": COMMAND, "edgekit_seconds": round(study.seconds, 1)} | told
     found["samples"] = msgspec.to_builtins(study.data)
-    is_short = all(count > found["lines"]["edgekit"] for count in found["lines"].values() if count != 1)
+    is_short = found["lines"]["edgekit"] <= found["lines"][found["rival"]]
     holds = found["ratio"] >= BAR and found["is_as_accurate"] and is_short
     return finish(CLAIM, found["ratio"], "times as fast", BAR, holds, found, arguments.json)
 
@@ -246,7 +246,7 @@ def with_olive(arena: Arena, python: str, folder: Path) -> tuple[list[str], dict
             names.append(arena.put(msgspec.convert(plain, Plan), files[0].parent, files[0].name))
     told = {
         "yardstick": "Olive",
-        "lines": {"olive_config_and_script": _lines(OLIVE_CONFIG) + _lines(OLIVE_SCRIPT), "olive_cli": 1},
+        "lines": {"olive-static": _lines(OLIVE_CONFIG) + _lines(OLIVE_SCRIPT), "olive-cli": 1},
         "olive_version": _version(python),
         "olive_runs": {"configured": configured, "cli": by_default},
         "olive_says": _own_figures(folder / "static"),
@@ -307,9 +307,8 @@ def by_hand(arena: Arena) -> tuple[list[str], dict[str, Any]]:
     """Quantise with the tools that Olive calls: onnxruntime.quantization, and NNCF."""
     tools = [one for one in BY_HAND if one.plan.id in ("hand-onnxruntime-int8", "hand-openvino-int8")]
     names = arena.take_by_hand(tools)
-    sources = {one.make.__name__: inspect.getsource(one.make) for one in tools}
     shared = _lines(inspect.getsource(_subjects.samples_of))
-    lines = {f"by_hand_{name}": _lines(source) + shared for name, source in sources.items()}
+    lines = {one.plan.id: _lines(inspect.getsource(one.make)) + shared for one in tools}
     return names, {"yardstick": "by hand, as no --olive was given", "lines": lines}
 
 
