@@ -13,8 +13,8 @@ onnxruntime.quantization and NNCF by hand.
 Olive's files, or those made by hand, and edgekit's choice run on the same evaluation samples through the
 same path, and against each other in short rounds in turn, on one thread. The claim: edgekit's choice is
 at least 0.97 as fast as the fastest of theirs that keeps the gate, within a point of the most accurate of
-theirs or better, and its user writes no more lines than for that fastest file. Lines of Olive's script are
-counted without the reading of pictures, which edgekit does itself: here Olive is handed arrays.
+theirs or better, and its user writes no more lines than for that fastest file. Lines of Olive's script
+are counted without the reading of pictures, which edgekit does itself: here Olive is handed arrays.
 
 ``--data`` is a folder of labelled pictures as ``edgekit optimize`` takes it; without it, the zoo's own
 recordings, on which the float model's answers are the truth. ``--full`` takes all samples.
