@@ -12,7 +12,7 @@ The claim: the first run takes under 600 seconds and under 8 GB. The second runs
 evaluation; what it still does is counted by the children that it starts.
 
 ``--full`` is the claim as it stands, as the command is without any flag: 500 samples, 128 of which
-calibrate, and every layer's sensitivity, about 8 minutes. The default, under 3 minutes on 2 cores,
+calibrate, and every layer's sensitivity, about 4 minutes. The default, under 3 minutes on 2 cores,
 takes 50 samples, 24 to calibrate, shorter timing and no sensitivity, against the same bars: it shows
 the memory and what is repeated, not the minutes.
 """
