@@ -17,8 +17,8 @@ And the traps that each of those tools has: they take part as candidates like an
 must leave them out without being told.
 
 ``--data`` is a folder of pictures as ``edgekit optimize`` takes it; without it, the zoo's own
-recordings, which have no labels. The default, under 3 minutes on 2 cores, is EfficientNet-Lite0 and the
-traps on few samples. ``--full`` takes about 12 minutes: more samples, layers' sensitivity, and a dense
+recordings, which have no labels. The default, 3 to 4 minutes on 2 cores (half of that where ``--cache`` has
+it), is EfficientNet-Lite0 and the traps on few samples. ``--full`` takes a quarter of an hour: more samples, layers' sensitivity, and a dense
 ResNet-18-shaped network of 224x224 with labelled data, which ``--models`` asks for alone, of 112x112, in
 6 minutes.
 """
@@ -74,7 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, help="evaluation samples (80; 372 with --full)")
     parser.add_argument("--cache", type=Path, help="keeps what edgekit makes; a temporary folder by default")
     parser.add_argument("--models", help=f"of {', '.join(REQUESTS)}; the first by default, all with --full")
-    parser.add_argument("--full", action="store_true", help="everything, about 12 minutes")
+    parser.add_argument("--full", action="store_true", help="everything, a quarter of an hour")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     arguments.models = arguments.models or ",".join(list(REQUESTS)[: None if arguments.full else 1])
@@ -122,7 +122,7 @@ def case(model: str, request: Request, arguments: argparse.Namespace) -> dict[st
     if model == WITH_TRAPS:
         found["traps"] = caught(arena, study, TRAPS + (MORE_TRAPS if arguments.full else ()))
         found["traps_caught"] = all(trap["caught"] for trap in found["traps"].values())
-    return found | duel(arena, study, by_hand, 80 if arguments.full else 24)
+    return found | duel(arena, study, by_hand, 80 if arguments.full else 18)
 
 
 # ---------------------------------------------------------------------------------------------
