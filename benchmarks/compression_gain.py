@@ -18,9 +18,9 @@ must leave them out without being told.
 
 ``--data`` is a folder of pictures as ``edgekit optimize`` takes it; without it, the zoo's own
 recordings, which have no labels. The default, 3 to 4 minutes on 2 cores (half of that where ``--cache`` has
-it), is EfficientNet-Lite0 and the traps on few samples. ``--full`` takes a quarter of an hour: more samples, layers' sensitivity, and a dense
-ResNet-18-shaped network of 224x224 with labelled data, which ``--models`` asks for alone, of 112x112, in
-6 minutes.
+it), is EfficientNet-Lite0 and the traps on few samples. ``--full`` takes a quarter of an hour: more
+samples, layers' sensitivity, and a dense ResNet-18-shaped network of 224x224 with labelled data, which
+``--models`` asks for alone, of 112x112, in 6 minutes.
 """
 
 from __future__ import annotations
