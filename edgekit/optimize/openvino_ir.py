@@ -1,4 +1,4 @@
-"""OpenVINO's own format from an ONNX file. The only file here that imports ``openvino``."""
+"""OpenVINO's own format from an ONNX file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from edgekit.core.errors import BackendUnavailableError, ModelLoadError
+from edgekit.optimize.quiet import root_logger_kept
 
 
 def write_openvino(onnx: Path, xml: Path, *, half_weights: bool = False) -> tuple[Path, Path]:
@@ -31,7 +32,8 @@ def write_openvino(onnx: Path, xml: Path, *, half_weights: bool = False) -> tupl
             "OpenVINO is not installed", hint="pip install 'edgekit-runtime[optimize]'"
         ) from cause
     try:
-        model = openvino.convert_model(str(onnx))
+        with root_logger_kept():
+            model = openvino.convert_model(str(onnx))
         for number, operation in enumerate(model.get_ordered_ops()):
             # OpenVINO numbers them through the whole process; the same model must be the same bytes.
             operation.set_friendly_name(f"{operation.get_type_name()}_{number}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Collection, Sequence
 from typing import Any, Final
@@ -11,6 +10,7 @@ from edgekit.core.errors import ModelError
 from edgekit.optimize.makers import graph
 from edgekit.optimize.makers.ranges import observe
 from edgekit.optimize.makers.samples import Feeds
+from edgekit.optimize.quiet import hushed
 
 _LARGEST: Final = 65504.0 / 2  # float16's largest number, with room for other data
 
@@ -39,10 +39,8 @@ def halved(model: Any, kept: Collection[str]) -> Any:
     onnx, _ = graph.tools()
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with hushed(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of each weight that is too small for 16 bits
             made = convert_float_to_float16(copy, keep_io_types=True, node_block_list=sorted(kept))
     except Exception as cause:  # the converter raises whatever comes
@@ -50,8 +48,6 @@ def halved(model: Any, kept: Collection[str]) -> Any:
             f"{graph.blamed(model, str(cause))} cannot be written in float16: {graph.first_line(cause)}",
             hint="leave that layer in float: keep_float",
         ) from cause
-    finally:
-        logging.disable(before)
     _sort(made)  # the converter puts its casts at the end, where not every reader looks for them
     return made
 

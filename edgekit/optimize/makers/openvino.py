@@ -21,6 +21,7 @@ from edgekit.core.spec import TensorSpec
 from edgekit.optimize.makers import baked, graph
 from edgekit.optimize.makers.samples import calibration
 from edgekit.optimize.plan import Made, Plan, Root
+from edgekit.optimize.quiet import root_logger_kept
 
 _FILE: Final = "model.xml"
 _SUBSET: Final = 128  # NNCF's own default is 300, for twice the time and the same accuracy here
@@ -140,7 +141,7 @@ def _model(openvino: Any, root: Root) -> Any:
     path = Path(root.onnx or root.openvino or root.tflite)
     if root.onnx:
         graph.read(path)  # says what is wrong with the model in its own words
-    with _wrapped(root, "read"):
+    with _wrapped(root, "read"), root_logger_kept():
         model = (
             openvino.Core().read_model(str(path))
             if path.suffix == ".xml"

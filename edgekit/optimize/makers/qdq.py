@@ -6,7 +6,6 @@ that their time and memory are bounded and a tensor at fault is named.
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from edgekit.core.errors import ModelError
 from edgekit.optimize.makers import graph
 from edgekit.optimize.makers.ranges import Range
+from edgekit.optimize.quiet import hushed
 
 # Operators whose kernels take integers, in the standard domain and in com.microsoft.
 _INTEGER: Final = frozenset(
@@ -88,7 +88,7 @@ def quantise(
     arrays = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     copy = type(model)()
     copy.CopyFrom(model)
-    with _named(model), _quiet():
+    with _named(model), hushed():
         quantizer = QDQQuantizer(
             copy,
             per_channel,
@@ -156,7 +156,7 @@ def quantise_dynamic(model: Any, *, per_channel: bool | None = None, keep_float:
     convolves = any(node.op_type == "Conv" and node.name not in keep_float for node in model.graph.node)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder, _named(model), _quiet():
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder, _named(model), hushed():
         target = Path(folder, "dynamic.onnx")
         quantize_dynamic(
             copy,
@@ -183,7 +183,7 @@ def quantise_weights(model: Any, *, bits: int, keep_float: Sequence[str] = ()) -
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     _split_gemms(copy, set(keep_float))
-    with _named(model), _quiet():
+    with _named(model), hushed():
         quantizer = MatMulNBitsQuantizer(
             copy,
             bits=bits,
@@ -284,17 +284,6 @@ def _without_spare_domains(model: Any) -> Any:
     for domain, version in entries:
         model.opset_import.add(domain=domain, version=version)
     return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the quantizer's advice, which goes to the root logger, from the user's terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.core.errors import BackendUnavailableError, EdgekitError, ModelError
+from edgekit.optimize.quiet import root_logger_kept
 from edgekit.optimize.sources.specs import litert
 from edgekit.optimize.sources.tools import library, short
 
@@ -29,7 +30,8 @@ def openvino_from(model: Path, xml: Path) -> None:
     os.environ.setdefault("OPENVINO_TELEMETRY", "0")
     openvino = library("openvino")
     try:
-        found = openvino.convert_model(str(model))
+        with root_logger_kept():
+            found = openvino.convert_model(str(model))
         _number(found)
         openvino.save_model(found, str(xml), compress_to_fp16=False)
     except Exception as cause:

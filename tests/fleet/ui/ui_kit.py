@@ -26,6 +26,7 @@ from edgekit_fleet.ui import login_link
 
 BROWSER, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 PATIENCE_S = 20.0
+GLANCE_S = 1.0
 
 
 def now_ms():
@@ -248,6 +249,7 @@ class Browser:
         }
         answer = self.http.post("/session", json={"capabilities": {"alwaysMatch": wanted}}).json()
         self.session = f"/session/{answer['value']['sessionId']}"
+        self.call("timeouts", script=int(2 * GLANCE_S * 1000))
 
     def _is_ready(self):
         with contextlib.suppress(httpx.TransportError):
@@ -274,20 +276,31 @@ class Browser:
         return self.run(f"return document.querySelector({json.dumps(selector)})?.textContent.trim()")
 
     def until(self, selector, contains):
-        """Wait, by what the page itself tells, until an element's text contains something."""
-        found = self.run(
-            f"const [selector, wanted] = {json.dumps([selector, contains])};"
+        """Wait, by what the page itself tells, until an element's text contains something.
+
+        A page that is being left takes its script along unanswered, frozen in the browser's
+        back/forward cache: the question is then put to the page that came.
+        """
+        script = (
+            f"const [selector, wanted, done] = [...{json.dumps([selector, contains])}, arguments[0]];"
             """
             const holds = () => [...document.querySelectorAll(selector)]
               .some((one) => one.textContent.includes(wanted));
-            if (holds()) return true;
-            return await new Promise((resolve) => {
-              new MutationObserver(() => holds() && resolve(true)).observe(document.documentElement,
-                {subtree: true, childList: true, characterData: true, attributes: true});
+            if (holds()) return done(true);
+            new MutationObserver(() => holds() && done(true)).observe(document.documentElement,
+              {subtree: true, childList: true, characterData: true, attributes: true});
             """
-            f"setTimeout(() => resolve(holds()), {PATIENCE_S * 1000}); }});"
+            f"setTimeout(() => done(holds()), {GLANCE_S * 1000});"
         )
-        assert found is True, (selector, contains, self.text("main"))
+        deadline = time.monotonic() + PATIENCE_S
+        answer = None
+        while answer is not True and time.monotonic() < deadline:
+            answer = self.http.post(
+                f"{self.session}/execute/async", json={"script": script, "args": []}
+            ).json()["value"]
+            left = isinstance(answer, dict) and answer["error"] in ("script timeout", "javascript error")
+            assert left or answer in (True, False), answer
+        assert answer is True, (selector, contains, self.text("main"))
 
     def click(self, selector):
         element = self.call("element", using="css selector", value=selector)

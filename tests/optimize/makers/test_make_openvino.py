@@ -1,5 +1,7 @@
 """What OpenVINO's candidates hold and compute, run with OpenVINO."""
 
+import logging
+
 import numpy as np
 import onnx
 import pytest
@@ -184,8 +186,10 @@ def test_what_is_at_fault_is_named(tmp_path):
         made(make_float, root, tmp_path, "openvino-float")
     odd = chain(helper.make_node("Unheard", ["x"], ["y"], domain="org.nowhere"))
     odd.opset_import.add(domain="org.nowhere", version=1)
+    level = logging.getLogger().level
     with pytest.raises(ModelError, match=r"cannot read layer 'y' \(Unheard\)"):
         made(make_float, root_of(tmp_path, odd), tmp_path, "openvino-float", name="odd")
+    assert logging.getLogger().level == level  # OpenVINO leaves it at ERROR when it fails
     (tmp_path / "net.onnx").write_bytes(write_onnx(every_kind()))
     assert graph.read(tmp_path / "net.onnx")
     with pytest.raises(TensorError, match="all 4 samples are equal"):
