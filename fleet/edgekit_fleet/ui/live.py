@@ -33,8 +33,11 @@ async def live(site: Pages) -> StreamingResponse:
 
 
 async def stream(bus: Bus, pause_s: float = PAUSE_S, life_s: float = LIFE_S) -> AsyncIterator[bytes]:
-    """Yield ``{"device": ["cam-1"], ...}``: ids by topic, or ``*`` where they are too many."""
-    yield b"retry: 2000\n\n"
+    """Yield ``{"device": ["cam-1"], ...}``: ids by topic, or ``*`` where they are too many.
+
+    The bus is watched before the first bytes leave: a page asks anew for what it shows once it has
+    them, and nothing may change unheard in between.
+    """
     changed: dict[str, set[str]] = {}
     arrived = asyncio.Event()
 
@@ -48,6 +51,8 @@ async def stream(bus: Bus, pause_s: float = PAUSE_S, life_s: float = LIFE_S) -> 
     gathering.add_done_callback(lambda _: arrived.set())
     ends_s = time.monotonic() + life_s
     try:
+        await asyncio.sleep(0)  # gathering runs up to its first wait: now it watches
+        yield b"retry: 2000\n\n"
         while not gathering.done() and time.monotonic() < ends_s:
             await arrived.wait()
             if changed:

@@ -1,8 +1,10 @@
 """A fleet with its web UI on a real socket, devices that say what a test lets them, and a browser."""
 
+import asyncio
 import base64
 import contextlib
 import json
+import re
 import socket
 import subprocess
 import threading
@@ -25,7 +27,7 @@ from edgekit_fleet.registry.keyring import Keyring
 from edgekit_fleet.ui import login_link
 
 BROWSER, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 GLANCE_S = 1.0
 
 
@@ -144,11 +146,24 @@ class Device:
         )
 
 
+class LiveGate:
+    """The application, whose stream of changes waits while a test holds the gate shut."""
+
+    def __init__(self, app):
+        self.app, self.is_open = app, True
+
+    async def __call__(self, scope, receive, send):
+        while scope.get("path") == "/live" and not self.is_open:  # noqa: ASYNC110 - opened by a thread
+            await asyncio.sleep(0.01)
+        await self.app(scope, receive, send)
+
+
 class Lab:
     """A fleet manager in this process with all but its broker, served over HTTP."""
 
-    def __init__(self, fleet, folder, url):
+    def __init__(self, fleet, folder, url, live):
         self.fleet, self.services, self.folder, self.url = fleet, fleet.services, folder, url
+        self.live = live
         self.admin_token = fleet.admin_token_file.read_text().strip()
 
     def device(self, name):
@@ -183,7 +198,7 @@ class Lab:
 @contextlib.contextmanager
 def lab(folder):
     with composed(folder) as fleet:
-        app = create_app(fleet.services)
+        app = LiveGate(create_app(fleet.services))
         listener = socket.create_server(("127.0.0.1", 0))
         started = threading.Event()
 
@@ -200,8 +215,9 @@ def lab(folder):
         thread.start()
         assert started.wait(PATIENCE_S)
         try:
-            yield Lab(fleet, folder, f"http://127.0.0.1:{listener.getsockname()[1]}")
+            yield Lab(fleet, folder, f"http://127.0.0.1:{listener.getsockname()[1]}", app)
         finally:
+            app.is_open = True
             fleet.services.bus.close()
             server.should_exit = True
             thread.join(PATIENCE_S)
@@ -218,11 +234,10 @@ class Browser:
     """Chromium through the WebDriver protocol. Source: W3C, "WebDriver"."""
 
     def __init__(self, folder, *, width=1280, height=1000):
-        self.port = _free_port()
         self.process = subprocess.Popen(
-            [DRIVER, f"--port={self.port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60, trust_env=False)
+        self.http = httpx.Client(base_url=self._told_url(), timeout=2 * PATIENCE_S, trust_env=False)
         wait_until(self._is_ready, "chromedriver")
         arguments = [
             "--headless",
@@ -248,17 +263,30 @@ class Browser:
             "goog:loggingPrefs": {"browser": "ALL"},
         }
         answer = self.http.post("/session", json={"capabilities": {"alwaysMatch": wanted}}).json()
+        assert "sessionId" in answer["value"], answer
         self.session = f"/session/{answer['value']['sessionId']}"
-        self.call("timeouts", script=int(2 * GLANCE_S * 1000))
+        self.logged = []
+
+    def _told_url(self):
+        """Where the driver says that it listens; what it says afterwards fits into the pipe."""
+        for line in self.process.stdout:
+            if match := re.search(r"started successfully on port (\d+)", line):
+                return f"http://127.0.0.1:{match[1]}"
+        raise AssertionError("chromedriver did not start")
 
     def _is_ready(self):
         with contextlib.suppress(httpx.TransportError):
             return self.http.get("/status").json()["value"]["ready"]
         return False
 
-    def call(self, path, **body):
+    def _ask(self, path, **body):
+        """What the driver answers, and the name of its error if that is one."""
         answer = self.http.post(f"{self.session}/{path}", json=body).json()["value"]
-        assert not (isinstance(answer, dict) and "error" in answer), answer
+        return answer, answer["error"] if isinstance(answer, dict) and "error" in answer else ""
+
+    def call(self, path, **body):
+        answer, error = self._ask(path, **body)
+        assert not error, answer
         return answer
 
     def open(self, url):
@@ -270,7 +298,12 @@ class Browser:
             "const done = arguments[arguments.length - 1];"
             f"(async () => {{ {script} }})().then(done, e => done('' + e))"
         )
+        self.call("timeouts", script=int(PATIENCE_S * 1000))
         return self.call("execute/async", script=text, args=[])
+
+    def holds(self, expression):
+        """Wait until a script's expression is true."""
+        wait_until(lambda: self.run(f"return {expression}") is True, expression)
 
     def text(self, selector):
         return self.run(f"return document.querySelector({json.dumps(selector)})?.textContent.trim()")
@@ -292,27 +325,36 @@ class Browser:
             """
             f"setTimeout(() => done(holds()), {GLANCE_S * 1000});"
         )
+        self.call("timeouts", script=int(2 * GLANCE_S * 1000))
         deadline = time.monotonic() + PATIENCE_S
         answer = None
         while answer is not True and time.monotonic() < deadline:
-            answer = self.http.post(
-                f"{self.session}/execute/async", json={"script": script, "args": []}
-            ).json()["value"]
-            left = isinstance(answer, dict) and answer["error"] in ("script timeout", "javascript error")
-            assert left or answer in (True, False), answer
+            answer, error = self._ask("execute/async", script=script, args=[])
+            assert error in ("", "script timeout", "javascript error"), answer
         assert answer is True, (selector, contains, self.text("main"))
 
     def click(self, selector):
-        element = self.call("element", using="css selector", value=selector)
-        self.call(f"element/{next(iter(element.values()))}/click")
+        self._act(selector, "click")
 
     def type(self, selector, text):
-        element = self.call("element", using="css selector", value=selector)
-        self.call(f"element/{next(iter(element.values()))}/value", text=text)
+        self._act(selector, "value", text=text)
+
+    def _act(self, selector, act, **body):
+        """Act on the element that is there; a live page may put another in its place meanwhile."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            answer, error = self._ask("element", using="css selector", value=selector)
+            if not error:
+                answer, error = self._ask(f"element/{next(iter(answer.values()))}/{act}", **body)
+            if not error:
+                return
+            assert error in ("no such element", "stale element reference"), answer
+            assert time.monotonic() < deadline, answer
 
     def complaints(self):
-        """What the browser logged: script errors, policy violations, failed requests."""
-        return [one["message"] for one in self.call("se/log", type="browser")]
+        """What the browser logged so far: script errors, policy violations, failed requests."""
+        self.logged += [one["message"] for one in self.call("se/log", type="browser")]
+        return self.logged
 
     def requested(self):
         """Every URL that the page asked for."""
@@ -338,9 +380,5 @@ class Browser:
         self.http.delete(self.session)
         self.process.terminate()
         self.process.wait(PATIENCE_S)
+        self.process.stdout.close()
         self.http.close()
-
-
-def _free_port():
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return one.getsockname()[1]

@@ -170,8 +170,8 @@
   const sign = document.getElementById("link");
   source.onmessage = (event) => hear(JSON.parse(event.data));
   source.onopen = () => {
-    if (sign.dataset.state === "off") everything(); // changes were missed
     sign.dataset.state = "on";
+    everything(); // what changed since the page was made, or while the stream was off, was not told
   };
   source.onerror = () => { sign.dataset.state = "off"; };
 
