@@ -136,7 +136,8 @@ class OpenVinoBackend:
         core = self._ov.Core()
         try:
             model = core.read_model(str(self._path))
-            # Compiling may merge tensors and give an output several names, in no order.
+            # Compiling may merge tensors and give an input or output several names, in no order.
+            self._input_names = unique_names(map(_name, model.inputs), "input")
             self._output_names = unique_names(map(_name, model.outputs), "output")
             shapes = {
                 port: self._ov.PartialShape(list(fixed_shape(_name(port), _sizes(port), options)))
@@ -178,8 +179,7 @@ class OpenVinoBackend:
 
     def _bind_inputs(self, compiled: Any) -> tuple[TensorSpec, ...]:
         specs = []
-        names = unique_names(map(_name, compiled.inputs), "input")
-        for index, (name, port) in enumerate(zip(names, compiled.inputs, strict=True)):
+        for index, (name, port) in enumerate(zip(self._input_names, compiled.inputs, strict=True)):
             array = np.zeros(list(port.shape), _dtype(self._path, name, port))
             self._request.set_input_tensor(index, self._ov.Tensor(array, shared_memory=True))
             self._arrays[name] = array

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import tiny_nets
 from onnx import TensorProto, helper
@@ -99,6 +100,29 @@ def test_an_output_whose_size_the_data_decides_is_whole_each_time(tmp_path):
         x = np.zeros((1, 8), np.float32)
         x[0, :count] = 1
         assert backend.infer({"x": x})["at"].shape == (2, count)
+    backend.close()
+
+
+def test_an_input_keeps_its_name_where_compiling_merges_it_with_another_tensor(tmp_path):
+    """A slice of the whole vanishes, and the input then has both names: 'all' comes before 'h'."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Slice", ["h", "from", "to"], ["all"]),
+            helper.make_node("Add", ["all", "x"], ["y"]),
+        ],
+        "merged",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 4)) for name in ("x", "h")],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 4))],
+        [
+            helper.make_tensor("from", TensorProto.INT64, (2,), [0, 0]),
+            helper.make_tensor("to", TensorProto.INT64, (2,), [1, 4]),
+        ],
+    )
+    path = tmp_path / "merged.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    backend = open_backend(path, CPU)
+    x, h = np.ones((1, 4), np.float32), np.full((1, 4), 2, np.float32)
+    assert backend.infer({"x": x, "h": h})["y"].tolist() == [[3, 3, 3, 3]]
     backend.close()
 
 
