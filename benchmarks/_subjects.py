@@ -34,6 +34,7 @@ from edgekit.agent.optimizing.run import optimize
 from edgekit.agent.optimizing.search import Evaluation, Search
 from edgekit.agent.optimizing.workbench import Entry, Workbench
 from edgekit.agent.paths import cache_dir
+from edgekit.agent.rounds import ROUND_S
 from edgekit.core.spec import Profile
 from edgekit.optimize.cache import Cache, digest_of_files
 from edgekit.optimize.metrics import choose_metric
@@ -42,7 +43,6 @@ from edgekit.optimize.study import CandidateResult, Study
 from edgekit.optimize.tflite_schema import with_signature
 from edgekit.optimize.zoo import build, seal
 
-ROUND_S = 0.1
 TWIN = "again "
 LABELLED_DROP, UNLABELLED_DROP = 0.01, 0.03
 CLASSIFIER = "efficientnet-lite0"
@@ -355,10 +355,9 @@ def run_rounds(arena: Arena, names: Sequence[str], count: int, sittings: int = 2
     for sitting in range(sittings):
         with arena.running(names) as labs, arena.running([twin] if twin else []) as twins:
             field = labs | {TWIN + name: lab for name, lab in twins.items()}
-            pre = {name: lab.pre_ms() for name, lab in field.items()}
             for turn in range(-(-count // sittings)):
                 for name in random.Random(100 * sitting + turn).sample(sorted(field), len(field)):
                     one = statistics.median(field[name].measure(ROUND_S)) / 1e3
                     alone.setdefault(name, []).append(one)
-                    total.setdefault(name, []).append(one + pre[name])
+                    total.setdefault(name, []).append(one + field[name].pre_ms())
     return Rounds(alone, total)

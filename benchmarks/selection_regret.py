@@ -4,8 +4,8 @@
 
 For each model of the zoo and each number of threads, three steps, each with measurements of its own:
 
-1. edgekit chooses twice: by medians as ``edgekit bench`` and ``select`` do, and by total times as
-   ``edgekit optimize`` does;
+1. edgekit chooses twice: by inference times as ``edgekit bench`` and ``select`` do, and by total times
+   as ``edgekit optimize`` does;
 2. every variant within the gate is measured again, in many short rounds in turn: the fastest of all
    is the rival;
 3. chosen and rival run against each other in still other rounds, and the chosen variant against a
@@ -27,7 +27,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +37,9 @@ import msgspec
 
 from edgekit.agent.bundle import Bundle, open_bundle
 from edgekit.agent.doctor import facts_with_proofs
-from edgekit.agent.lab import LabProcess, time_in_turn
+from edgekit.agent.lab import LabProcess
 from edgekit.agent.paths import cache_dir
+from edgekit.agent.rounds import ROUND_S, Rounds, quiet, take_turns
 from edgekit.core.select import reasons_against, select
 from edgekit.core.spec import Facts, Profile, Variant
 from edgekit.optimize.choice import choose
@@ -52,7 +53,6 @@ from _report import finish
 
 BAR = 1.05
 GATE = 0.03  # what a variant of the zoo may lose; one without a figure is float
-ROUND_S = 0.1
 FEWEST, MOST = 6, 60  # rounds of a duel
 FINAL_WITHIN = 1.2  # as edgekit optimize: those about as fast as the best are timed again
 BOX_S, FULL_BOX_S = 12.0, 75.0  # what one model with one number of threads may take
@@ -127,14 +127,12 @@ def case(bundle: Bundle, threads: int, machine: Machine) -> dict[str, Any]:
     ]
     with contextlib.ExitStack() as stack:
         labs = _open(stack, bundle, fit, threads, machine)
-        pre = {name: lab.pre_ms() for name, lab in labs.items()}
-        times, errors = time_in_turn(list(labs.values()), 2.0 if machine.is_full else 1.0)
-        if errors:
-            raise SystemExit(f"{bundle.manifest.model}: {errors}")
-        medians = {name: _median_ms(found) for name, found in times.items()}
+        rounds = _turns(labs.values(), 2.0 if machine.is_full else 1.0)
+        pre = {name: quiet(found.pre_ms) for name, found in rounds.items()}
+        speeds = {name: found.p50_ms for name, found in rounds.items()}
         chosen = {
-            "bench": chosen_by_bench(bundle, labs, medians, machine),
-            "optimize": chosen_by_search(labs, medians, pre, threads, machine),
+            "bench": chosen_by_bench(bundle, labs, speeds, machine),
+            "optimize": chosen_by_search(labs, speeds, pre, threads, machine),
         }
         p50 = exhaustive(labs, machine)
         totals = {name: p50[name] + pre[name] for name in p50}
@@ -142,13 +140,13 @@ def case(bundle: Bundle, threads: int, machine: Machine) -> dict[str, Any]:
         names = dict.fromkeys((*chosen.values(), *rival.values()))
         field = {name: labs[name] for name in names}
         (twin,) = _open(stack, bundle, [labs[chosen["bench"]].variant], threads, machine).values()
-        rounds = duel(field | {"twin": twin}, end)
+        duels = duel(field | {"twin": twin}, end)
     extra = {"bench": dict.fromkeys(names, 0.0), "optimize": pre}
     regrets = {
-        way: _ratio(rounds, chosen[way], rival[way], extra[way][chosen[way]], extra[way][rival[way]])
+        way: _ratio(duels, chosen[way], rival[way], extra[way][chosen[way]], extra[way][rival[way]])
         for way in chosen
     }
-    same = _ratio(rounds, chosen["bench"], "twin", 0.0, 0.0)
+    same = _ratio(duels, chosen["bench"], "twin", 0.0, 0.0)
     return {
         "model": bundle.manifest.model,
         "threads": threads,
@@ -157,7 +155,7 @@ def case(bundle: Bundle, threads: int, machine: Machine) -> dict[str, Any]:
         "chosen": chosen,
         "fastest": rival,
         "noise_floor": max(same, round(1 / same, 4)),
-        "rounds": len(rounds),
+        "rounds": len(duels),
         "p50_ms": {name: round(p50[name], 4) for name in sorted(p50, key=lambda n: p50[n])},
     }
 
@@ -181,35 +179,42 @@ def _open(
 
 
 def chosen_by_bench(
-    bundle: Bundle, labs: dict[str, LabProcess], medians: dict[str, float], machine: Machine
+    bundle: Bundle, labs: dict[str, LabProcess], speeds: dict[str, float], machine: Machine
 ) -> str:
-    """Return what ``edgekit bench`` and ``select`` choose: the smallest median."""
+    """Return what ``edgekit bench`` and ``select`` choose: the shortest inference."""
     variants = tuple(lab.variant for lab in labs.values())
     manifest = msgspec.structs.replace(bundle.manifest, variants=variants, golden=())
-    selection = select(manifest, machine.facts, machine.profile, medians)
+    selection = select(manifest, machine.facts, machine.profile, speeds)
     assert selection.chosen is not None
     return selection.chosen.id
 
 
 def chosen_by_search(
     labs: dict[str, LabProcess],
-    medians: dict[str, float],
+    speeds: dict[str, float],
     pre: dict[str, float],
     threads: int,
     machine: Machine,
 ) -> str:
     """Return what ``edgekit optimize`` chooses: total times, the fastest timed again, ties by quality."""
-    totals = {name: median_ms + pre[name] for name, median_ms in medians.items()}
+    totals = {name: p50_ms + pre[name] for name, p50_ms in speeds.items()}
     best = min(totals.values())
     finalists = [labs[name] for name, total in totals.items() if total <= best * FINAL_WITHIN]
     if len(finalists) > 1:
-        again, _ = time_in_turn(finalists, 3.0 if machine.is_full else 1.0)
-        totals |= {name: _median_ms(found) + pre[name] for name, found in again.items()}
+        again = _turns(finalists, 3.0)
+        totals |= {name: found.p50_ms + quiet(found.pre_ms) for name, found in again.items()}
     results = [
         _result(lab.variant, totals[name] - pre[name], pre[name], threads, machine.profile.id)
         for name, lab in labs.items()
     ]
     return choose(results, machine.profile, here=machine.profile.id, max_drop=GATE).chosen
+
+
+def _turns(labs: Iterable[LabProcess], seconds: float) -> dict[str, Rounds]:
+    rounds, errors = take_turns(list(labs), seconds, fill=True)
+    if errors:
+        raise SystemExit(f"cannot be measured: {errors}")
+    return rounds
 
 
 def _result(variant: Variant, p50_ms: float, pre_ms: float, threads: int, profile: str) -> CandidateResult:

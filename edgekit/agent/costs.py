@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class MeasuredCost(msgspec.Struct, frozen=True):
-    """One measurement: milliseconds for one inference, process memory, when."""
+    """One measurement: milliseconds for one inference, process memory, when; p50 is of quiet rounds."""
 
     p50_ms: float
     p95_ms: float

@@ -1,4 +1,4 @@
-"""Measures and checks variants, each in a child process, in turn so that the machine's noise is shared."""
+"""Measures and checks variants, each in a child process of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from edgekit.core.errors import BackendError, InferenceError, ModelLoadError
 from edgekit.core.select import reasons_against
 from edgekit.core.spec import Facts, Profile, Variant
 
-ROUND_S = 0.1  # short, so that a busy machine slows every variant alike
 _START_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 60.0
 _EVALUATE_TIMEOUT_S = 1800.0
@@ -168,22 +167,3 @@ def open_lab(
     finally:
         for lab in labs:
             lab.close()
-
-
-def time_in_turn(labs: Sequence[LabProcess], seconds: float) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Run the variants in short turns until each has run for ``seconds``.
-
-    Returns:
-        Microseconds of each inference by variant id, and the error of each variant that failed.
-    """
-    times: dict[str, list[float]] = {lab.variant.id: [] for lab in labs}
-    errors: dict[str, str] = {}
-    for _ in range(max(1, round(seconds / ROUND_S))):
-        for lab in labs:
-            if lab.variant.id in errors:
-                continue
-            try:
-                times[lab.variant.id] += lab.measure(ROUND_S)
-            except BackendError as cause:
-                errors[lab.variant.id] = cause.message
-    return times, errors

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from edgekit.core.spec import Variant
     from edgekit.pipeline.predictor import Predictor
 
+RECORDING = "@recording"
+"""In a file of samples in order: a number for each, another one where another recording begins."""
 _WARM_UP = 3
-_PRE_ROUNDS = 51
+_PRE_ROUNDS = 9  # a round of many: see rounds.py
 
 
 def main(arguments: list[str]) -> int:
@@ -96,19 +98,23 @@ class _Lab:
 
         ``out`` gets an NPZ of logical outputs (n, ...); ``out`` + ".items" the decoded items where
         ``sizes``, the source pictures' widths and heights, is not None (empty: the input's own).
-        ``in_order``: the state goes from each sample to the next.
+        ``in_order``: the state goes from each sample to the next, and is the sample's own where the
+        array ``RECORDING`` changes.
         """
         import numpy as np
 
         predictor = self._predictor()
         with np.load(samples, allow_pickle=False) as archive:
             feeds = {name: archive[name] for name in archive.files}
+        recordings = feeds.pop(RECORDING, None)
         count = len(next(iter(feeds.values())))
         found: list[dict[str, Any]] = []
         items = []
         states = self._bundle.manifest.state if in_order else ()
         carried: dict[str, Any] = {}
         for n in range(count):
+            if n and recordings is not None and recordings[n] != recordings[n - 1]:
+                carried = {}
             sample = {name: array[n : n + 1] for name, array in feeds.items()} | carried
             outputs = predictor.run_golden(sample)
             carried = {state.input: outputs[state.output] for state in states}

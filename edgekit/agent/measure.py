@@ -23,9 +23,10 @@ import edgekit
 from edgekit.agent.bundle import Bundle, open_bundle
 from edgekit.agent.costs import MeasuredCost, cost_key, load_costs, save_costs
 from edgekit.agent.doctor import facts_with_proofs
-from edgekit.agent.lab import LabProcess, open_lab, time_in_turn
+from edgekit.agent.lab import LabProcess, open_lab
 from edgekit.agent.model import default_threads
 from edgekit.agent.reports import leave_report
+from edgekit.agent.rounds import Rounds, take_turns
 from edgekit.backends import backend_version
 from edgekit.core.errors import EdgekitError
 from edgekit.core.spec import Facts, Profile, Variant, variant_hash
@@ -77,8 +78,8 @@ def measure(
         One row for each variant, those that ran first.
     """
     with open_lab(bundle, variants, facts, profile, threads) as (labs, reasons):
-        times, errors = time_in_turn(labs, seconds)
-        ran = [(lab, times[lab.variant.id]) for lab in labs if lab.variant.id not in errors]
+        rounds, errors = take_turns(labs, seconds)
+        ran = [(lab, rounds[lab.variant.id]) for lab in labs if lab.variant.id not in errors]
         rows = [row_of(lab, taken) for lab, taken in ran]
     save_costs({cost_key(lab.variant, threads): _cost(taken, lab.loaded["rss_mb"]) for lab, taken in ran})
     failed = reasons | errors
@@ -97,26 +98,25 @@ def blank_row(variant: Variant, error: str | None) -> Measurement:
     )
 
 
-def row_of(lab: LabProcess, times_us: list[float]) -> Measurement:
+def row_of(lab: LabProcess, rounds: Rounds) -> Measurement:
     """Return the row of a variant that ran."""
-    cost = _cost(times_us, lab.loaded["rss_mb"])
+    cost = _cost(rounds, lab.loaded["rss_mb"])
     return msgspec.structs.replace(
         blank_row(lab.variant, None),
         accelerator=lab.loaded["accelerator"],
         p50_ms=cost.p50_ms,
         p95_ms=cost.p95_ms,
         p99_ms=cost.p99_ms,
-        inferences_per_s=1e6 / statistics.fmean(times_us),
+        inferences_per_s=1e6 / statistics.fmean(rounds.all_us()),
         load_ms=lab.loaded["load_ms"],
         first_ms=lab.loaded["first_ms"],
         rss_mb=cost.rss_mb,
     )
 
 
-def _cost(times_us: list[float], rss_mb: float) -> MeasuredCost:
-    ranked = sorted(times_us)
-    p50, p95, p99 = (ranked[int(q * (len(ranked) - 1))] / 1e3 for q in (0.5, 0.95, 0.99))
-    return MeasuredCost(p50, p95, p99, rss_mb, int(time.time() * 1e3))
+def _cost(rounds: Rounds, rss_mb: float) -> MeasuredCost:
+    p95, p99 = (rounds.quantile_ms(q) for q in (0.95, 0.99))
+    return MeasuredCost(rounds.p50_ms, p95, p99, rss_mb, int(time.time() * 1e3))
 
 
 def unmeasured(bundle: Bundle, threads: int) -> tuple[Variant, ...]:

@@ -23,9 +23,10 @@ import msgspec
 from edgekit.agent.bundle import Bundle, open_bundle
 from edgekit.agent.children import MeasureTask
 from edgekit.agent.doctor import facts_with_proofs
-from edgekit.agent.lab import LabProcess, open_lab, time_in_turn
+from edgekit.agent.lab import LabProcess, open_lab
 from edgekit.agent.measure import Circumstances, blank_row, row_of, told
 from edgekit.agent.model import default_threads
+from edgekit.agent.rounds import quiet, take_turns
 from edgekit.core.errors import BackendError, BundleError, EdgekitError
 from edgekit.core.spec import Facts, Manifest, Profile, Variant, parse_manifest
 from edgekit.core.wire import MAX_MEASURED_VARIANTS, MeasuredVariant, MeasurementRecord
@@ -116,12 +117,12 @@ def _measure_group(
             except BackendError as error:  # noqa: PERF203 - one variant's fault is not the others'
                 failed[lab.variant.id] = error.message
         proved = [lab for lab in labs if lab.variant.id in proofs]
-        times, errors = time_in_turn(proved, task.seconds)
+        rounds, errors = take_turns(proved, task.seconds, fill=True)
         failed |= reasons | errors
         rows = [
-            told(row_of(lab, times[lab.variant.id]), lab.variant, **proofs[lab.variant.id])
+            told(row_of(lab, ran), lab.variant, pre_ms=quiet(ran.pre_ms), **proofs[lab.variant.id])
             for lab in proved
-            if lab.variant.id not in failed
+            if (ran := rounds.get(lab.variant.id))
         ]
     return rows + [told(blank_row(one, failed[one.id]), one) for one in group if one.id in failed]
 
@@ -129,7 +130,7 @@ def _measure_group(
 def _prove(lab: LabProcess) -> dict[str, Any]:
     """Return what is known of a variant before it is timed."""
     differences = [(float(one["difference"]), bool(one["holds"])) for one in lab.golden()]
-    found: dict[str, Any] = {"pre_ms": lab.pre_ms()}
+    found: dict[str, Any] = {}
     if differences:
         worst = max(difference if math.isfinite(difference) else math.inf for difference, _ in differences)
         found["golden_ok"] = all(holds for _, holds in differences)

@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 
 from edgekit.agent.optimizing.progress import Progress
-from edgekit.agent.optimizing.timing import rounds_of
+from edgekit.agent.optimizing.timing import joined
 from edgekit.agent.optimizing.workbench import Entry, Workbench, observed
+from edgekit.agent.rounds import rounds_in
 from edgekit.core.errors import BackendUnavailableError, EdgekitError, ModelError
 from edgekit.optimize import choice
 from edgekit.optimize.cache import Cache, code_digest, digest_of, digest_of_files, versions_of
@@ -46,6 +47,7 @@ _MAKERS_AT_ONCE = 2
 _PROGRAMS = {"litert-edgetpu": "edgetpu_compiler"}
 """Techniques that want a program which is no Python distribution: with it, they are tried again."""
 _SENSITIVITY_SAMPLES = 32
+_SITTINGS = 2
 _FLOAT_LIMIT = 0.02  # of the outputs' scale: a float file that is further off was converted wrongly
 
 
@@ -289,7 +291,7 @@ class Search:
         """Time every candidate that runs here, in turn."""
         entries = [entry for entry in self.bench.entries.values() if not self.results[entry.id].error]
         here = [entry for entry in entries if not self.bench.runs_here(entry)]
-        self.progress.stage("timing", len(here) * rounds_of(seconds))
+        self.progress.stage("timing", len(here) * rounds_in(seconds))
         for name, timing in self.bench.time(entries, seconds, self.progress.tick).items():
             if isinstance(timing, Timing):
                 self._note(name, timings=(*self.results[name].timings, timing))
@@ -307,11 +309,14 @@ class Search:
         finalists = [name for name, total_ms in fit.items() if total_ms <= best * within]
         if len(finalists) < 2:
             return
-        self.progress.stage("timing the fastest again", len(finalists) * rounds_of(seconds))
+        each = seconds / _SITTINGS
+        self.progress.stage("timing the fastest again", len(finalists) * rounds_in(each) * _SITTINGS)
         entries = [self.bench.entries[name] for name in finalists]
-        for name, timing in self.bench.time(entries, seconds, self.progress.tick).items():
-            if isinstance(timing, Timing):
-                self._note(name, timings=(timing, *self.results[name].timings[1:]))
+        found = [self.bench.time(entries, each, self.progress.tick, n + 1) for n in range(_SITTINGS)]
+        for name in finalists:
+            timings = [one for row in found if isinstance(one := row[name], Timing)]
+            if timings:
+                self._note(name, timings=(joined(timings), *self.results[name].timings[1:]))
 
     def add_note(self, name: str, note: str) -> None:
         """Add a sentence to what is known of a candidate."""

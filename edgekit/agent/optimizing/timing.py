@@ -1,4 +1,4 @@
-"""Times variants in short rounds, in turn, so that the machine's noise is shared by all of them."""
+"""Times candidates against one another, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from collections.abc import Callable, Sequence
 
 from edgekit.agent.bundle import Bundle
 from edgekit.agent.lab import LabProcess
+from edgekit.agent.rounds import Rounds, quiet, take_turns
 from edgekit.core.errors import BackendError
 from edgekit.core.spec import Profile, Variant
 from edgekit.optimize.study import Timing
 
-_ROUND_S = 0.2
-_FEWEST_ROUNDS = 3
 
-
-def time_in_rounds(
+def time_variants(
     bundle: Bundle,
     variants: Sequence[Variant],
     profile: Profile,
@@ -24,7 +22,7 @@ def time_in_rounds(
     seconds: float,
     done: Callable[[str], None],
 ) -> dict[str, Timing | str]:
-    """Run each variant in a process of its own, a fifth of a second at a time, each in its turn.
+    """Run each variant in a process of its own, a round at a time, each in its turn.
 
     Args:
         bundle: Where the files lie.
@@ -37,86 +35,57 @@ def time_in_rounds(
     Returns:
         By id, the timing, or the reason why there is none.
     """
-    field = _Field(bundle, profile, threads)
+    found: dict[str, Timing | str] = {}
+    labs: list[LabProcess] = []
     try:
         for variant in variants:
-            field.load(variant)
-        for _ in range(rounds_of(seconds)):
-            for name in field.running():
-                field.run(name)
-                done(name)
-        for name in field.running():
-            field.finish(name)
+            try:
+                labs.append(LabProcess(bundle, variant, profile, threads))
+            except BackendError as error:  # noqa: PERF203 - one candidate's fault is not the others'
+                found[variant.id] = error.message
+        rounds, errors = take_turns(labs, seconds, fill=True, done=done)
+        for lab in labs:
+            name = lab.variant.id
+            found[name] = errors[name] if name in errors else _timing(lab, rounds[name], profile.id, threads)
     finally:
-        field.close()
-    return field.found
-
-
-def rounds_of(seconds: float) -> int:
-    """Return how many rounds each variant runs."""
-    return max(_FEWEST_ROUNDS, round(seconds / _ROUND_S))
-
-
-class _Field:
-    """The processes that run, and what is known of each variant."""
-
-    def __init__(self, bundle: Bundle, profile: Profile, threads: int) -> None:
-        self._bundle, self._profile, self._threads = bundle, profile, threads
-        self._labs: dict[str, LabProcess] = {}
-        self._rounds: dict[str, list[list[float]]] = {}
-        self.found: dict[str, Timing | str] = {}
-
-    def running(self) -> list[str]:
-        return [name for name in self._labs if name not in self.found]
-
-    def load(self, variant: Variant) -> None:
-        try:
-            self._labs[variant.id] = LabProcess(self._bundle, variant, self._profile, self._threads)
-            self._rounds[variant.id] = []
-        except BackendError as error:
-            self.found[variant.id] = error.message
-
-    def run(self, name: str) -> None:
-        try:
-            self._rounds[name].append(self._labs[name].measure(_ROUND_S))
-        except BackendError as error:
-            self.found[name] = error.message
-
-    def finish(self, name: str) -> None:
-        try:
-            pre_ms = self._labs[name].pre_ms()
-        except BackendError as error:
-            self.found[name] = error.message
-            return
-        loaded, rounds = self._labs[name].loaded, self._rounds[name]
-        p50, p95, p99 = _quantiles_ms([time_us for times in rounds for time_us in times])
-        self.found[name] = Timing(
-            profile=self._profile.id,
-            threads=self._threads,
-            p50_ms=p50,
-            p95_ms=p95,
-            p99_ms=p99,
-            pre_ms=pre_ms,
-            load_ms=loaded["load_ms"],
-            rss_mb=loaded["rss_mb"],
-            noise=_spread([statistics.median(times) for times in rounds]),
-            rounds=len(rounds),
-            measured=time.strftime("%Y-%m-%d", time.gmtime()),
-        )
-
-    def close(self) -> None:
-        for lab in self._labs.values():
+        for lab in labs:
             lab.close()
+    return found
 
 
-def _quantiles_ms(times_us: Sequence[float]) -> tuple[float, float, float]:
-    ranked = sorted(times_us)
-    p50, p95, p99 = (ranked[int(q * (len(ranked) - 1))] / 1e3 for q in (0.5, 0.95, 0.99))
-    return p50, p95, p99
+def _timing(lab: LabProcess, rounds: Rounds, profile: str, threads: int) -> Timing:
+    return Timing(
+        profile=profile,
+        threads=threads,
+        p50_ms=rounds.p50_ms,
+        p95_ms=rounds.quantile_ms(0.95),
+        p99_ms=rounds.quantile_ms(0.99),
+        pre_ms=quiet(rounds.pre_ms),
+        load_ms=lab.loaded["load_ms"],
+        rss_mb=lab.loaded["rss_mb"],
+        noise=rounds.noise,
+        rounds=len(rounds.times_us),
+        measured=time.strftime("%Y-%m-%d", time.gmtime()),
+    )
 
 
-def _spread(medians: Sequence[float]) -> float:
-    """Return the range of the middle half of the rounds' medians, relative to their middle."""
-    ranked = sorted(medians)
-    count = len(ranked)
-    return (ranked[(3 * count) // 4] - ranked[count // 4]) / ranked[count // 2]
+def joined(sittings: Sequence[Timing]) -> Timing:
+    """Return one timing of several, each measured in fresh processes.
+
+    How memory happens to be laid out makes a process some percent faster or slower than another
+    of the same file, which no number of rounds evens out: speeds are means over the sittings.
+    """
+    first = sittings[0]
+    return Timing(
+        profile=first.profile,
+        threads=first.threads,
+        p50_ms=statistics.fmean(one.p50_ms for one in sittings),
+        p95_ms=max(one.p95_ms or 0.0 for one in sittings),
+        p99_ms=max(one.p99_ms for one in sittings),
+        pre_ms=statistics.fmean(one.pre_ms for one in sittings),
+        load_ms=statistics.fmean(one.load_ms for one in sittings),
+        rss_mb=max(one.rss_mb for one in sittings),
+        noise=max(one.noise for one in sittings),
+        rounds=sum(one.rounds for one in sittings),
+        measured=first.measured,
+    )

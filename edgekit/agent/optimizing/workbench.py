@@ -20,7 +20,7 @@ import numpy as np
 
 from edgekit.agent.bundle import Bundle, open_bundle
 from edgekit.agent.lab import LabProcess
-from edgekit.agent.optimizing.timing import time_in_rounds
+from edgekit.agent.optimizing.timing import time_variants
 from edgekit.backends import backend_version
 from edgekit.core.errors import BackendError
 from edgekit.core.select import reasons_against
@@ -208,9 +208,15 @@ class Workbench:
             return dict(zip([entry.id for entry in entries], pool.map(one, entries), strict=True))
 
     def time(
-        self, entries: Sequence[Entry], seconds: float, done: Callable[[str], None]
+        self, entries: Sequence[Entry], seconds: float, done: Callable[[str], None], sitting: int = 0
     ) -> dict[str, Timing | str]:
         """Time candidates in short turns, so that this machine's noise is shared by all.
+
+        Args:
+            entries: Those to time.
+            seconds: How long each runs in all.
+            done: Told each candidate's id after each of its rounds.
+            sitting: A number; the same candidates are timed anew, in fresh processes, for another.
 
         Returns:
             By id, the timing, or the reason why there is none.
@@ -225,13 +231,13 @@ class Workbench:
                 fitting.append(entry)
         versions = {entry.variant.backend: backend_version(entry.variant.backend) for entry in fitting}
         key = digest_of(
-            sorted(entry.key for entry in fitting), versions, self._threads, seconds, self._machine
+            sorted(entry.key for entry in fitting), versions, self._threads, seconds, self._machine, sitting
         )
         names = {entry.key: entry.id for entry in fitting}
 
         def fill(_folder: Path) -> dict[str, Any]:
             bundle = self._bundle([entry.variant for entry in fitting])
-            timed = time_in_rounds(
+            timed = time_variants(
                 bundle, [e.variant for e in fitting], self.profile, self._threads, seconds, done
             )
             by_key = {key: timed[name] for key, name in names.items()}
