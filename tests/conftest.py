@@ -2,17 +2,37 @@
 
 import os
 
+import hypothesis
 import pytest
 
 _skipped: list[str] = []
 
 
+def pytest_configure():
+    """No example is a failure for the time that a busy machine takes for it."""
+    hypothesis.settings.register_profile(
+        "busy machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("busy machine")
+
+
+def _point_at(folder, patch):
+    patch.setenv("EDGEKIT_CACHE", str(folder / "cache"))
+    patch.setenv("EDGEKIT_STATE", str(folder / "state"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_users_folders(tmp_path_factory):
+    """No fixture that serves several tests reads or writes the user's cache and state."""
+    with pytest.MonkeyPatch.context() as patch:
+        _point_at(tmp_path_factory.mktemp("home"), patch)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path_factory, monkeypatch):
-    """No test reads or writes the user's cache and state."""
-    folder = tmp_path_factory.mktemp("home")
-    monkeypatch.setenv("EDGEKIT_CACHE", str(folder / "cache"))
-    monkeypatch.setenv("EDGEKIT_STATE", str(folder / "state"))
+    """No test reads or writes what another one has."""
+    _point_at(tmp_path_factory.mktemp("home"), monkeypatch)
 
 
 def pytest_runtest_logreport(report):

@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 from bundles import make_bundle, pipeline_toml
 
@@ -26,8 +27,10 @@ from edgekit.update.slots import Slots
 NO_NUMBER = 1e39
 """Too large for a float32: becomes infinite in the backend. JSON has no NaN."""
 LIMITS = LimitsTable(
-    start_s=20, hang_s=1.5, backoff_s=0.1, backoff_max_s=0.5, crashes=3, crash_window_s=60, stop_s=5
+    start_s=60, hang_s=20, backoff_s=0.1, backoff_max_s=0.5, crashes=3, crash_window_s=300, stop_s=20
 )
+"""Nothing of them passes but by a fault, however busy the machine is."""
+QUICK_TO_SEE_HANGS = msgspec.structs.replace(LIMITS, hang_s=1.5)
 
 
 FAILS = {"options": {"fail_at": list(range(3, 500))}, "guards": {"error_ratio": 0.1}}
@@ -69,7 +72,7 @@ class Device:
         self.until(lambda: self.pipeline.is_stopped)
         self.reactor.close()
 
-    def until(self, claim, limit_s=25.0):
+    def until(self, claim, limit_s=100.0):
         deadline_s = self.reactor.now_s() + limit_s
         while not claim():
             assert self.reactor.now_s() < deadline_s, (
@@ -192,7 +195,6 @@ def test_a_good_version_is_taken_and_no_frame_lies_between_the_two(device):
         pytest.param({"options": {"crash_at": 60}}, "SIGSEGV", id="crashes on live frames"),
         pytest.param(FAILS, "error_ratio", id="fails"),
         pytest.param({"options": {"lose_at": 40}}, "accelerator", id="loses its accelerator"),
-        pytest.param({"options": {"hang_at": 60}}, "finished no frame", id="hangs"),
         pytest.param({"options": {"inputs": {}}}, "no tensor", id="not what its manifest says"),
     ],
 )
@@ -206,6 +208,18 @@ def test_a_bad_version_is_left_by_the_device_alone_and_not_tried_again(device, b
     assert told in device.updates.rejected["motion@2.0.0"]
     device.updates.want(desired, is_new=True)
     assert device.fetches == ["motion"]
+
+
+def test_a_version_that_hangs_is_left_as_one_that_crashes(tmp_path):
+    device = Device(tmp_path, limits=QUICK_TO_SEE_HANGS)
+    try:
+        device.runs("1.0.0")
+        device.want(options={"hang_at": 60})
+        device.ends("ROLLED_BACK")
+        device.runs("1.0.0")
+        assert "finished no frame" in device.updates.rejected["motion@2.0.0"]
+    finally:
+        device.close()
 
 
 def test_outputs_that_are_no_numbers_are_errors_on_live_frames_too(device):
@@ -238,7 +252,7 @@ def test_a_newer_wish_takes_the_place_of_a_trial_under_way(device):
 
 def test_one_kill_from_outside_does_not_end_a_trial(device):
     device.runs("1.0.0")
-    device.want(soak_s=2)
+    device.want(soak_s=5)
     device.until(lambda: device.pipeline.running and device.pipeline.running.version == "2.0.0")
     os.kill(device.pipeline.pid, signal.SIGKILL)
     device.ends("COMMITTED")
@@ -285,14 +299,18 @@ def test_without_a_previous_version_there_is_no_way_back(device):
         device.updates.revert("asked")
 
 
-def test_a_version_that_crashes_later_gives_way_to_the_previous_one(device):
-    device.runs("1.0.0")
-    device.want(options={"crash_at": 250})
-    device.ends("COMMITTED")
-    device.ends("ROLLED_BACK")
-    device.runs("1.0.0")
-    assert device.active() == "1.0.0"
-    assert "crashed too often" in device.updates.rejected["motion@2.0.0"]
+def test_a_version_that_crashes_later_gives_way_to_the_previous_one(tmp_path):
+    device = Device(tmp_path, limits=msgspec.structs.replace(LIMITS, crashes=1))
+    try:
+        device.runs("1.0.0")
+        device.want(options={"crash_at": 800})  # 4 s at its rate; the trial takes one
+        device.ends("COMMITTED")
+        device.ends("ROLLED_BACK")
+        device.runs("1.0.0")
+        assert device.active() == "1.0.0"
+        assert "crashed too often" in device.updates.rejected["motion@2.0.0"]
+    finally:
+        device.close()
 
 
 def test_a_first_version_comes_by_update_and_a_bad_one_leaves_none(tmp_path):

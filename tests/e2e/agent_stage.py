@@ -18,7 +18,7 @@ from edgekit.core.errors import LinkError
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "agent"))  # the bundles that those tests make
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 def wait_for(look: Callable[[], Any], what: str, limit_s: float = WAIT_S) -> Any:
@@ -45,7 +45,7 @@ def command(module: str, *arguments: object) -> dict[str, Any]:
     return document
 
 
-def end(process: subprocess.Popen[Any], limit_s: float = 20.0) -> int:
+def end(process: subprocess.Popen[Any], limit_s: float = WAIT_S) -> int:
     """End a process in order; its exit code."""
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
@@ -157,7 +157,7 @@ class AgentStage:
     def status(self) -> dict[str, Any]:
         """Return its status; empty while it does not answer."""
         try:
-            document: dict[str, Any] = ask(self.state, {"op": "status"}, timeout_s=5)
+            document: dict[str, Any] = ask(self.state, {"op": "status"}, timeout_s=30)
         except LinkError:
             return {}
         return document

@@ -27,10 +27,18 @@ GOOD = tuple(f"{number}.0.0" for number in range(1, 5))
 BAD = "9.0.0"
 
 
+pytestmark = pytest.mark.timeout(900)  # a busy machine; each wait has a limit of its own
+
+
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kills")
-    os.environ.setdefault("EDGEKIT_CACHE", str(folder / "cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKIT_CACHE", str(folder / "cache"))
+        yield from staged(folder)
+
+
+def staged(folder):
     fleet = FleetStage(folder)
     fleet.start()
     for version in GOOD:
@@ -52,6 +60,12 @@ def stage(tmp_path_factory):
         fleet.stop()
 
 
+@pytest.fixture(autouse=True)
+def _same_cache(stage, monkeypatch):
+    """An agent that starts again finds the proofs of its last life, as on a real device."""
+    monkeypatch.setenv("EDGEKIT_CACHE", str(stage[1].folder.parent / "cache"))
+
+
 def machine(agent: AgentStage) -> tuple[str, str]:
     """Return (state, version) of the update machine, from its file: nothing is faster."""
     try:
@@ -61,11 +75,13 @@ def machine(agent: AgentStage) -> tuple[str, str]:
     return saved["state"], (saved.get("job") or {}).get("version", "")
 
 
-def reaches(agent: AgentStage, state: str, version: str, limit_s: float = 60.0) -> None:
+def reaches(agent: AgentStage, states: str, version: str, limit_s: float = 120.0) -> None:
+    """Wait until the machine stands at one of some states, with a version."""
+    wanted = [(state, version) for state in states.split()]
     deadline_s = time.monotonic() + limit_s
-    while machine(agent) != (state, version):
+    while machine(agent) not in wanted:
         assert time.monotonic() < deadline_s, (
-            f"{machine(agent)} and not {state} {version}\n" + (agent.log.read_text()[-3000:])
+            f"{machine(agent)} and not {states} {version}\n" + (agent.log.read_text()[-3000:])
         )
         time.sleep(0.001)
 
@@ -94,7 +110,7 @@ def children(agent: AgentStage, word: str) -> list[int]:
 
 def kill_child(agent: AgentStage, word: str) -> bool:
     """Kill the first child of that kind that shows up; False where none did."""
-    deadline_s = time.monotonic() + 20.0
+    deadline_s = time.monotonic() + 60.0
     while time.monotonic() < deadline_s:
         for pid in children(agent, word):
             with contextlib.suppress(ProcessLookupError):
@@ -107,7 +123,7 @@ def kill_supervisor(agent: AgentStage) -> None:
     """Kill it; its workers must die with it; then start it again."""
     workers = children(agent, "edgekit.agent.worker")
     agent.kill()
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "the workers' end", 10)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "the workers' end")
     has_whole_model(agent)
     agent.start()
 
@@ -116,7 +132,7 @@ def commits(agent: AgentStage, version: str) -> None:
     agent.until(
         lambda s: s["models"]["motion"]["active"] == version and s["updates"]["motion"]["state"] == "IDLE",
         f"{version} is committed",
-        90,
+        240,
     )
     agent.runs(version)
     assert has_whole_model(agent) == version
@@ -157,8 +173,7 @@ def test_a_trial_cut_short_is_left_and_tried_again(stage):
     roll_out(fleet, "3.0.0")
     reaches(agent, "TRIAL", "3.0.0")
     kill_supervisor(agent)  # 7
-    with contextlib.suppress(AssertionError):  # over in milliseconds: then the kill comes after it
-        reaches(agent, "ROLLING_BACK", "3.0.0", 10)
+    reaches(agent, "ROLLING_BACK IDLE", "3.0.0")  # it may be over in milliseconds
     kill_supervisor(agent)  # 8
     assert has_whole_model(agent) in ("2.0.0", "3.0.0")
     commits(agent, "3.0.0")
@@ -175,14 +190,17 @@ def test_a_bad_version_is_left_offline_whatever_is_killed_meanwhile(stage):
     power_off.start()
     reaches(agent, "TRIAL", BAD)
     assert kill_child(agent, "edgekit.agent.worker")  # 10
-    reaches(agent, "ROLLING_BACK", BAD)
+    reaches(agent, "ROLLING_BACK IDLE", BAD)  # it may be over in milliseconds
     kill_supervisor(agent)  # 11
     power_off.join()
-    status = agent.until(
-        lambda s: f"motion@{BAD}" in s["rejected"] and s["updates"]["motion"]["state"] == "IDLE",
-        "the way back",
+    agent.until(
+        lambda s: (
+            f"motion@{BAD}" in s["rejected"]
+            and s["updates"]["motion"]["state"] == "IDLE"
+            and not s["link"]["connected"]
+        ),
+        "the way back, offline",
     )
-    assert not status["link"]["connected"]
     agent.runs("3.0.0")
     kill_supervisor(agent)  # 12: offline, after it all
     agent.runs("3.0.0")
@@ -192,7 +210,7 @@ def test_a_bad_version_is_left_offline_whatever_is_killed_meanwhile(stage):
 
 def test_after_all_the_kills_the_fleet_has_every_message(stage):
     fleet, agent = stage
-    status = agent.until(lambda s: s["link"]["connected"], "the link is back", 90)
+    status = agent.until(lambda s: s["link"]["connected"], "the link is back")
     assert agent.stop() == 0
     agent.start()
     status = agent.until(
