@@ -79,7 +79,7 @@ class Child:
         self.task, self.outcome, self.ended = task, None, threading.Event()
 
     def run(self, _timeout_s):
-        assert self.ended.wait(10)
+        assert self.ended.wait(60)
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
@@ -105,7 +105,7 @@ class Device:
     def restart(self) -> None:
         if self.reactor is not None:
             self.measuring._jobs.stop()
-            self.measuring._jobs._thread.join(10)
+            self.measuring._jobs._thread.join(60)
             self.reactor.close()
         self.reactor = Reactor(lambda: self.clock.now_s)
         self.measuring = Measuring(self.state, self.reactor, self.clock, self.office, self._begin)
@@ -127,7 +127,7 @@ class Device:
         self.measuring.tick()
 
     def until(self, claim):
-        deadline_s = time.monotonic() + 10
+        deadline_s = time.monotonic() + 60
         while not claim():
             assert time.monotonic() < deadline_s
             self.reactor.turn(0.01)
@@ -149,7 +149,7 @@ def device(tmp_path):
     made = Device(tmp_path)
     yield made
     made.measuring.stop()
-    made.measuring._jobs._thread.join(10)
+    made.measuring._jobs._thread.join(60)
     made.reactor.close()
 
 

@@ -165,7 +165,7 @@ def test_only_the_owner_may_use_the_socket(served):
 def test_garbage_and_endless_lines_do_not_end_the_server(served):
     for data in (b"\xff\xfe\n", b"[" * 5000 + b"\n", b"x" * (MAX_LINE_BYTES + 10)):
         client = socket.socket(socket.AF_UNIX)
-        client.settimeout(5)
+        client.settimeout(60)
         client.connect(str(socket_path(served)))
         with client:
             try:
@@ -180,8 +180,8 @@ def test_clients_that_only_hold_the_line_shut_nobody_out(served):
     idle = [socket.socket(socket.AF_UNIX) for _ in range(5)]
     for client in idle:
         client.connect(str(socket_path(served)))
-    assert ask(served, {"op": "echo", "x": 1}, timeout_s=5) == 1
-    idle[0].settimeout(5)
+    assert ask(served, {"op": "echo", "x": 1}, timeout_s=60) == 1
+    idle[0].settimeout(60)
     assert idle[0].recv(10) == b""  # the oldest gave way
     for client in idle:
         client.close()

@@ -34,7 +34,7 @@ class Worker:
         self.process = WorkerProcess(message, worker_environment(), time.monotonic())
         self.has_closed = False
 
-    def until(self, claim, limit_s=20.0):
+    def until(self, claim, limit_s=100.0):
         deadline_s = time.monotonic() + limit_s
         while not (found := claim()):
             assert time.monotonic() < deadline_s, self.heard[-5:]
@@ -48,7 +48,7 @@ class Worker:
         return self.until(lambda: next((m for m in self.heard if isinstance(m, kind)), None))
 
     def end(self):
-        self.process.stop(time.monotonic() + 5)
+        self.process.stop(time.monotonic() + 60)
         while not self.has_closed:
             messages, self.has_closed = self.process.channel.receive()
             self.heard += messages
@@ -166,7 +166,7 @@ def test_a_worker_ends_when_the_supervisors_end_closes(start, tmp_path):
     worker = start(make_bundle(tmp_path / "a"))
     worker.first(Started)
     worker.process.channel.close()
-    assert worker.process._process.wait(15) == 0
+    assert worker.process._process.wait(60) == 0
 
 
 def test_a_source_that_is_lost_is_opened_again_with_the_model_kept_loaded(start, tmp_path):

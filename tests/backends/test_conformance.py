@@ -189,7 +189,7 @@ def test_two_at_once_in_two_threads_do_not_mix(case, tmp_path):
 
     def work(seed: int) -> None:
         opened = case.open(tmp_path / str(seed))
-        together.wait(timeout=30)
+        together.wait(timeout=120)
         for _ in range(50):
             answers[seed].append(opened.infer({"x": case.sample(seed)})["y"].tobytes())
         opened.close()
@@ -200,7 +200,7 @@ def test_two_at_once_in_two_threads_do_not_mix(case, tmp_path):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=120)
     assert [len(found) for found in answers.values()] == [50, 50]
     assert all(len(set(found)) == 1 for found in answers.values())
     if case.name != "null":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import os
 import signal
 import subprocess
@@ -58,9 +59,10 @@ def test_worker_and_tenants_are_written_for_python_3_6():
     [("crash_at", "SIGKILL"), ("garbage_at", "does not keep the protocol"), ("hang_at", "hangs")],
 )
 def test_a_worker_that_dies_hangs_or_babbles_is_a_lost_accelerator(fault, words):
-    backend = open_echo(timeout_s=0.5, **{fault: 3})
+    backend = open_echo(**{fault: 3})
     backend.run()
     backend.run()
+    backend._timeout_s = 0.5  # not before: a busy machine takes its time for a run that is well
     pid = backend.pid
     with pytest.raises(AcceleratorLostError, match=words):
         backend.run()
@@ -123,6 +125,7 @@ def test_an_idle_worker_that_died_is_found_by_a_ping():
 
 def test_close_leaves_no_process_and_no_descriptor():
     open_echo().close()
+    gc.collect()  # what other tests left to it would be closed meanwhile
     before = len(list(Path("/proc/self/fd").iterdir()))
     for fault in ({}, {"crash_at": 1}, {"garbage_at": 1}):
         backend = open_echo(**fault)
@@ -159,7 +162,7 @@ def test_a_worker_ends_when_its_parent_is_killed(is_busy):
     )
     worker = int(done.stdout)
     waited = threading.Event()
-    for _ in range(100):
+    for _ in range(1200):
         if not _is_running(worker):
             return
         waited.wait(0.05)

@@ -29,7 +29,7 @@ from edgekit_fleet.compose import Fleet, Options
 from edgekit_fleet.identity.authority import Authority
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 
 
 def wait_until(claim, what="", patience_s=PATIENCE_S):
@@ -345,7 +345,7 @@ class Sender:
         )
         return True
 
-    def run(self, until=None, patience_s=60):
+    def run(self, until=None, patience_s=90):
         """Send until the watermark is there."""
         goal = self.count if until is None else until
         deadline_s = time.monotonic() + patience_s

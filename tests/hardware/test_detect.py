@@ -397,7 +397,11 @@ JUNK = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     board=st.sampled_from(sorted(BOARDS)),
     junk=st.dictionaries(st.sampled_from(PLAIN), JUNK, max_size=12),

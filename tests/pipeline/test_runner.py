@@ -194,7 +194,7 @@ def test_a_signal_ends_it_with_its_summary(pipeline, tmp_path, number, code):
         assert process.poll() is None, process.stderr.read().decode()
         signal.sigtimedwait([], 0.02)
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == code, err.decode()
     assert json.loads(out)["frames"]["processed"] > 0
 

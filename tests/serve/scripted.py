@@ -35,7 +35,7 @@ class Scripted:
 
     def infer(self, feeds):
         self.entered.release()
-        self.gate.wait(20)
+        self.gate.wait(60)
         self.runs.append({name: np.array(feed) for name, feed in feeds.items()})
         if self.errors:
             raise self.errors.pop(0)
@@ -73,7 +73,7 @@ class Served:
 
     def __init__(self, urls, app, entries):
         self.url, self.app, self.entries = urls[0], app, entries
-        self.client = httpx.Client(base_url=self.url, timeout=20)
+        self.client = httpx.Client(base_url=self.url, timeout=60)
 
     def infer(self, values, model="double", **more):
         values = np.asarray(values, np.float32).reshape(-1, 4)

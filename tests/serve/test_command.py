@@ -76,7 +76,7 @@ def test_the_command_serves_bundles_until_it_is_told_to_stop(command, tmp_path):
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://device") as client:
             assert client.get("/v2/health/ready").json() == {"ready": True}
         process.send_signal(signal.SIGTERM)
-        document, rest = process.communicate(timeout=20)
+        document, rest = process.communicate(timeout=120)
     assert (process.returncode, rest) == (0, "")
     assert json.loads(document) == {"served": [url, f"unix:{path}"], "signal": "SIGTERM"}
     assert not path.exists()
@@ -86,7 +86,7 @@ def test_an_interrupt_is_130(command, tmp_path):
     with command(make_bundle(tmp_path / "b"), "--uds", tmp_path / "s") as process:
         assert url_of(process) == f"unix:{tmp_path / 's'}"
         process.send_signal(signal.SIGINT)
-        document, _ = process.communicate(timeout=20)
+        document, _ = process.communicate(timeout=120)
     assert (process.returncode, json.loads(document)["signal"]) == (130, "SIGINT")
 
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_served_is_an_error_of_the_command(command, tmp_path, wor
         port = taken.getsockname()[1]
         words = [word.format(tmp=tmp_path, taken=port) for word in words]
         process = command(bundle, *words)
-        document, shown = process.communicate(timeout=60)
+        document, shown = process.communicate(timeout=120)
     assert process.returncode == code, shown
     error = json.loads(document)["error"]
     assert told in " ".join((error["message"], error["hint"]))
@@ -128,7 +128,7 @@ def test_on_every_interface_the_token_is_asked_for(command, tmp_path):
             bearer = {"authorization": "Bearer a-token-of-some-length"}
             assert client.get("/status", headers=bearer).status_code == 200
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=120)
 
 
 @pytest.mark.parametrize("file", ["relu.tflite", "relu.onnx", "relu.xml"])

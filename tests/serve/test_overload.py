@@ -3,6 +3,7 @@
 import concurrent.futures
 import socket
 import threading
+import time
 
 import httpx
 import numpy as np
@@ -33,7 +34,7 @@ def held():
 def begin(server, model, values=X, **more):
     """Send a request that the model has begun."""
     future = server.pool.submit(server.infer, values, **more)
-    assert model.entered.acquire(timeout=10)
+    assert model.entered.acquire(timeout=60)
     return future
 
 
@@ -50,7 +51,8 @@ def connect(server, values=X):
 
 def wait_for(server, line):
     """Ask for the metrics until a line is there: the server is what says that something happened."""
-    for _ in range(2000):
+    deadline_s = time.monotonic() + 60
+    while time.monotonic() < deadline_s:
         if line in server.client.get("/metrics").text.splitlines():
             return
     raise AssertionError(f"{line} never came:\n{server.client.get('/metrics').text}")
@@ -69,7 +71,7 @@ def test_beyond_the_queue_is_a_429_that_says_when_to_come_back(held):
     assert int(answered.headers["retry-after"]) >= 1
     wait_for(server, f"edgekit_shed_total{{{LABELS}}} 1")
     model.gate.set()
-    assert [each.result(20).status_code for each in (running, *queued)] == [200] * 3
+    assert [each.result(60).status_code for each in (running, *queued)] == [200] * 3
     assert len(model.runs) == 3
 
 
@@ -82,7 +84,7 @@ def test_a_client_that_hangs_up_takes_its_queued_work_along(held):
     wait_for(server, f'edgekit_cancelled_total{{{LABELS},when="queued"}} 1')
     wait_for(server, f"edgekit_queue_depth{{{LABELS}}} 0")
     model.gate.set()
-    assert running.result(20).status_code == 200
+    assert running.result(60).status_code == 200
     assert server.infer(X * 2).status_code == 200
     assert [run["x"][0, 0] for run in model.runs] == [1, 2]  # 7 never ran
     wait_for(server, f'edgekit_requests_total{{{LABELS},code="499"}} 1')
@@ -91,7 +93,7 @@ def test_a_client_that_hangs_up_takes_its_queued_work_along(held):
 def test_a_client_that_hangs_up_while_its_work_runs_is_counted(held):
     server, model = held
     gone = connect(server)
-    assert model.entered.acquire(timeout=10)
+    assert model.entered.acquire(timeout=60)
     gone.close()
     wait_for(server, f'edgekit_cancelled_total{{{LABELS},when="running"}} 1')
     model.gate.set()
@@ -120,7 +122,7 @@ def test_a_timeout_that_passes_is_a_504_and_its_queued_work_never_runs(held):
     late = server.infer(X * 7, parameters={"timeout": 50_000})
     assert late.status_code == 504
     model.gate.set()
-    assert running.result(20).status_code == 200
+    assert running.result(60).status_code == 200
     assert server.infer(X).status_code == 200
     assert len(model.runs) == 2
     wait_for(server, f"edgekit_deadline_missed_total{{{LABELS}}} 1")
@@ -150,7 +152,7 @@ def test_what_waits_is_answered_before_the_model_is_unloaded(held):
     wait_for(server, f"edgekit_model_ready{{{LABELS}}} 0")
     assert server.infer(X).status_code == 503
     model.gate.set()
-    assert [each.result(20).status_code for each in (running, queued, unloading)] == [200, 200, 200]
+    assert [each.result(60).status_code for each in (running, queued, unloading)] == [200, 200, 200]
     assert model.is_closed
 
 
@@ -160,7 +162,7 @@ def test_a_model_that_hangs_is_not_ready_and_the_server_still_ends():
         model = opener.opened[0]
         model.gate.clear()
         connection = connect(server)
-        assert model.entered.acquire(timeout=10)
+        assert model.entered.acquire(timeout=60)
         wait_for(server, f"edgekit_model_ready{{{LABELS}}} 0")
         assert server.client.get("/v2/health/ready").status_code == 503
         assert server.client.get("/v2/health/live").status_code == 200

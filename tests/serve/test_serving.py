@@ -276,7 +276,7 @@ def test_all_bodies_together_have_a_bound():
         head += b"inference-header-content-length: 0\r\ncontent-length: 144\r\n\r\n"
         with socket.create_connection(("127.0.0.1", httpx.URL(server.url).port)) as one:
             one.sendall(head + small)
-            assert opener.opened[0].entered.acquire(timeout=10)
+            assert opener.opened[0].entered.acquire(timeout=60)
             answered = server.infer(X)
             assert (answered.status_code, answered.headers["retry-after"]) == (429, "1")
             opener.opened[0].gate.set()

@@ -75,7 +75,7 @@ class Broker:
         self.process = subprocess.Popen(
             self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self.folder
         )
-        until = time.monotonic() + 15
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 0.2).close()
@@ -114,7 +114,7 @@ class FleetStub:
         self.client.on_message = self._take
         self.client.connect("127.0.0.1", port)
         self.client.loop_start()
-        assert self.subscribed.wait(10)
+        assert self.subscribed.wait(60)
 
     def _take(self, _client, _data, message) -> None:
         device, _, leaf = wire.parse_topic(message.topic)
@@ -151,7 +151,7 @@ class FleetStub:
     def send(self, device: str, leaf: str, body: bytes, *, retain: bool = False) -> None:
         self.client.publish(wire.down(device, leaf), body, qos=1 if retain else 0, retain=retain)
 
-    def wait(self, claim, timeout: float = 20.0) -> None:
+    def wait(self, claim, timeout: float = 60.0) -> None:
         with self.changed:
             assert self.changed.wait_for(claim, timeout), "what was waited for did not come"
 

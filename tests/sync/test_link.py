@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import hashlib
 import os
 import signal
@@ -35,7 +36,7 @@ def event(number: int) -> wire.EventRecord:
     )  # fmt: skip
 
 
-def until(claim, timeout: float = 20.0) -> None:
+def until(claim, timeout: float = 60.0) -> None:
     """Wait for what nobody announces."""
     tick = threading.Event()
     for _ in range(int(timeout / 0.02)):
@@ -68,7 +69,7 @@ class Owner:
             where.append(what)
             self.changed.notify_all()
 
-    def wait(self, claim, timeout: float = 20.0) -> None:
+    def wait(self, claim, timeout: float = 60.0) -> None:
         with self.changed:
             assert self.changed.wait_for(claim, timeout), "what was waited for did not come"
 
@@ -83,7 +84,7 @@ class Device:
         self.link.start()
 
     def stop(self) -> None:
-        self.link.stop()
+        self.link.stop(60.0)
         self.outbox.close()
 
 
@@ -176,10 +177,10 @@ def test_malformed_messages_are_counted_and_survived(device, fleet):
     fleet.send(DEVICE, "res", wire.encode(wire.Response(99)))
     fleet.send(DEVICE, "cmd", wire.encode(wire.Command("last", "report", 1)))
     device.owner.wait(lambda: device.owner.commands)
-    counters = device.link.counters()
-    assert counters["malformed"] == 4 * len(rude) + 1
-    assert counters["bad_acks"] == 2
-    assert counters["unanswered"] == 1
+    expected = {"malformed": 4 * len(rude) + 1, "bad_acks": 2, "unanswered": 1}
+    # NATS may give the first ones of a new subscription last
+    until(lambda: sum(map(device.link.counters().__getitem__, expected)) >= sum(expected.values()))
+    assert {name: device.link.counters()[name] for name in expected} == expected
     assert device.owner.desired == []
     device.outbox.put(event(1))
     fleet.wait(lambda: len(fleet.records) == 1)
@@ -210,7 +211,7 @@ def test_a_blob_comes_in_chunks_where_http_is_blocked(device, fleet):
 
     fleet.answers["chunk"] = chunk
     sha256 = hashlib.sha256(blob).hexdigest()
-    assert b"".join(download(device.link, sha256, len(blob), timeout_s=0.5)) == blob
+    assert b"".join(download(device.link, sha256, len(blob), timeout_s=2)) == blob
     assert b"".join(download(device.link, sha256, len(blob), 1_000_000)) == blob[1_000_000:]
     fleet.answers["chunk"] = lambda r: wire.Chunk(r.id, 0, b"wrong")
     with pytest.raises(LinkError, match="another piece"):
@@ -251,7 +252,7 @@ def test_when_the_broker_is_killed_again_and_again_nothing_is_lost_or_doubled(br
             number += 1
             device.outbox.put(event(number))
         broker.start()
-    fleet.wait(lambda: len(fleet.labels()) == number, 40)
+    fleet.wait(lambda: len(fleet.labels()) == number, 90)
     assert len(set(fleet.labels())) == number
     device.stop()
 
@@ -298,7 +299,7 @@ def test_when_the_device_is_killed_again_and_again_nothing_durable_is_lost_or_do
         child.stdin.close()
         child.stdout.close()
     device = Device(tmp_path / "device", broker.url)
-    fleet.wait(lambda: {f"e{n}" for n in durable} <= set(fleet.labels()), 40)
+    fleet.wait(lambda: {f"e{n}" for n in durable} <= set(fleet.labels()), 90)
     assert len(set(fleet.labels())) == len(fleet.labels())
     device.stop()
 
@@ -317,7 +318,7 @@ def test_first_and_later_connects_wait_a_random_part_of_a_growing_time(tmp_path)
     link = Link(f"mqtt://127.0.0.1:{free_port()}", DEVICE, outbox, Owner().handlers(), random=random)
     link.start()
     until(lambda: len(asked) >= 6)
-    link.stop()
+    link.stop(60.0)
     link.stop()
     assert link.counters()["connect_failures"] >= 5
     assert not any(t.name == "link" for t in threading.enumerate())
@@ -425,6 +426,7 @@ def test_over_tls_a_device_proves_itself_and_trusts_only_the_fleets_ca(kind, tmp
         until(lambda link=bad.link: link.counters()["connect_failures"] >= 2)
         assert bad.owner.connections == [], name
         bad.stop()
+    gc.collect()  # here, where the warning is ignored, and not in whatever test comes next
     large = "x" * 60_000
     for number in range(5):  # more than one TLS record
         good.outbox.put(wire.Alert(mono_ns=0, unix_ms=0, level="info", code=str(number), message=large))
@@ -434,17 +436,18 @@ def test_over_tls_a_device_proves_itself_and_trusts_only_the_fleets_ca(kind, tmp
 # -- the sink
 
 
-def test_the_sink_publishes_and_waits_for_what_is_on_its_way(broker, fleet):
+def test_the_sink_publishes_and_waits_for_what_is_on_its_way(broker, fleet, monkeypatch):
+    monkeypatch.setattr("edgekit.sync.mqtt._CONNECTING_S", 60.0)  # a busy machine takes its time
     heard = []
     fleet.client.message_callback_add("site/door", lambda _c, _d, m: heard.append(m.payload))
     done = threading.Event()
     fleet.client.on_subscribe = lambda *_: done.set()
     fleet.client.subscribe("site/door", qos=1)
-    assert done.wait(5)
+    assert done.wait(60)
     publisher = Publisher(broker.url)
     for number in range(50):
         publisher.publish("site/door", str(number).encode())
-    publisher.close()
+    publisher.close(60.0)
     publisher.close()
     until(lambda: len(heard) == 50)
     # in any order: NATS may give the first ones of a new subscription last

@@ -250,7 +250,11 @@ fields = st.dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(leaf=leaves, payload=st.binary(max_size=200) | fields.map(encoded))
 def test_no_payload_on_any_topic_stops_ingest(services, intake, down, leaf, payload):
     down.sent.clear()
@@ -263,7 +267,11 @@ def test_no_payload_on_any_topic_stops_ingest(services, intake, down, leaf, payl
     topic=st.text(max_size=60)
     | st.sampled_from(["ek/v1/d/down/ack", "ek/v1/d/up/other", "ek/v1//up/ev", "ek/v2/d/up/m"])
 )
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_no_topic_stops_ingest(intake, topic):
     refused = intake.counters["refused"]
     intake.take([Message(topic, b"{}", NOW_MS)])
