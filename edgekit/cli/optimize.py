@@ -17,6 +17,7 @@ from edgekit.core.spec import Pre, decode_toml
 if TYPE_CHECKING:
     from edgekit.agent.optimizing.deliver import Outcome
     from edgekit.agent.optimizing.request import Description, Request
+    from edgekit.optimize.study import CandidateResult
 
 _ZOO = "zoo:"
 
@@ -129,11 +130,12 @@ def _remote_arguments(group: argparse._ArgumentGroup) -> None:
 def run(arguments: argparse.Namespace) -> Report:
     """Search, write bundle and report, and say what was chosen for each board.
 
+    The exit code is 8 where a board got nothing.
+
     Raises:
         UsageError: A flag makes no sense.
         ConfigError: The data are at fault, or a tool is not installed.
         ModelError: The model is at fault.
-        GateError: A target has no variant within the gate.
     """
     if not arguments.data and not arguments.model.startswith(_ZOO):
         raise UsageError(
@@ -141,7 +143,7 @@ def run(arguments: argparse.Namespace) -> Report:
         )
     request = _request(arguments)
     try:
-        from edgekit.agent.optimizing.run import optimize
+        from edgekit.agent.optimizing.run import optimize, shortfall
 
         outcome = optimize(request)
     except ImportError as cause:
@@ -149,7 +151,18 @@ def run(arguments: argparse.Namespace) -> Report:
             f"optimizing needs {cause.name}, which is not installed",
             hint="pip install 'edgekit-runtime[optimize]'",
         ) from cause
-    return Report(_document(outcome), _text(outcome))
+    document, text = _document(outcome), _text(outcome)
+    short = shortfall(outcome)
+    if short is None:
+        return Report(document, text)
+    print(short.render(), file=sys.stderr)
+    document["error"] = {
+        "code": short.code,
+        "message": short.message,
+        "reasons": list(short.reasons),
+        "hint": short.hint,
+    }
+    return Report(document, text, short.exit_code)
 
 
 def _request(arguments: argparse.Namespace) -> Request:
@@ -160,7 +173,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         data=arguments.data,
         out=arguments.out,
         calibration=arguments.calibration,
-        targets=tuple(arguments.targets.split(",")) if arguments.targets else (),
+        targets=tuple(name.strip() for name in (arguments.targets or "").split(",") if name.strip()),
         metric=arguments.metric,
         max_drop=arguments.max_drop,
         budget_ms=arguments.budget_ms,
@@ -295,22 +308,26 @@ def _document(outcome: Outcome) -> dict[str, Any]:
 
 def _text(outcome: Outcome) -> str:
     study = outcome.study
-    lines = [f"{'candidate':<32} {study.metric:>9} {'drop':>8} {'p50':>9} {'size':>9}  verdict"]
     ranked = sorted(
         study.candidates, key=lambda c: (bool(c.error), c.timings[0].total_ms if c.timings else 1e9)
     )
-    for found in ranked:
-        if found.error:
-            lines.append(f"{found.plan.id:<32} {found.error[:100]}")
-            continue
-        score = f"{found.score.value:>9.4f} {found.score.drop:>8.4f}" if found.score else " " * 18
-        speed = f"{found.timings[0].p50_ms:>6.2f} ms" if found.timings else "        -"
-        kept = "kept" if found.kept else ""
-        lines.append(
-            f"{found.plan.id:<32} {score} {speed} {found.bytes / 1e6:>6.2f} MB  {found.gate or '-'} {kept}"
-        )
-    lines += [f"{target.profile}: {target.chosen or 'nothing'}: {target.why}" for target in study.targets]
+    lines = [f"{'candidate':<32} {study.metric:>9} {'drop':>8} {'total':>10} {'size':>9}  gate"]
+    lines += [_row(found) for found in ranked]
+    lines += [
+        f"{target.profile}: {target.why if target.chosen else 'nothing: no candidate fits'}"
+        for target in study.targets
+    ]
     lines += [f"warning: {warning}" for warning in study.warnings]
-    lines.append(f"bundle: {outcome.bundle}")
+    lines.append(f"bundle: {outcome.bundle or 'none'}")
     lines.append(f"report: {outcome.report}")
     return "\n".join(lines)
+
+
+def _row(found: CandidateResult) -> str:
+    if found.error:
+        return f"{found.plan.id:<32} {found.error[:100]}"
+    score = f"{found.score.value:>9.4f} {found.score.drop:>8.4f}" if found.score else " " * 18
+    speed = f"{found.timings[0].total_ms:>7.3g} ms" if found.timings else f"{'-':>10}"
+    size = f"{found.bytes / 1e6:>6.3g} MB" if found.bytes >= 1e5 else f"{found.bytes / 1e3:>6.3g} kB"
+    kept = ", in the bundle" if found.kept else ""
+    return f"{found.plan.id:<32} {score} {speed} {size}  {found.gate or '-'}{kept}"

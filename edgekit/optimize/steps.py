@@ -1,32 +1,92 @@
 """Runs jobs in processes of their own.
 
 Conversion tools crash, leak, print to stdout and disagree about threads: none of that reaches the
-command, and what a tool used is given back to the system when its process ends.
+command, and what a tool used is given back to the system when its process ends. A child ends with its
+parent, however that ends: nobody is left to hear its answer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgekit.core import errors
 from edgekit.core.errors import ConfigError, EdgekitError, ModelError
 from edgekit.optimize.jobs import JOBS, Progress
 
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 _LOG = "log.txt"
 _TAIL_BYTES = 2000
 DIED = "the tool's process died"
 """In the message of a ModelError that is no answer of a tool: another time it may go well."""
 
 
+class Running:
+    """What works in threads of one run, so that an interrupt of the run can end all of it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stops = dict[object, Callable[[], None]]()
+        self._is_over = False
+
+    @contextlib.contextmanager
+    def stopped_by(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Have ``stop`` called where the run is ended while the body of ``with`` is under way."""
+        token = object()
+        with self._lock:
+            self._stops[token] = stop
+            is_over = self._is_over
+        try:
+            if is_over:
+                stop()
+            yield
+        finally:
+            with self._lock:
+                del self._stops[token]
+
+    def map(
+        self, workers: int, name: str, function: Callable[[_Item], _Found], items: Iterable[_Item]
+    ) -> list[_Found]:
+        """Return what a function gives for each item, several at a time in threads.
+
+        An exception, an interrupt above all, ends what is under way and begins nothing more.
+        """
+        pool = ThreadPoolExecutor(workers, name)
+        try:
+            return list(pool.map(function, items))
+        except BaseException:
+            self.end()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def end(self) -> None:
+        """Stop what is under way, and what begins from now on."""
+        with self._lock:
+            self._is_over = True
+            stops = list(self._stops.values())
+        for stop in stops:
+            stop()
+
+
 def run_step(
-    job: str, task: Mapping[str, Any], folder: Path, *, progress: Progress | None = None, threads: int = 0
+    job: str,
+    task: Mapping[str, Any],
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+    threads: int = 0,
+    running: Running | None = None,
 ) -> dict[str, Any]:
     """Run a job in a child process and return its result.
 
@@ -36,6 +96,7 @@ def run_step(
         folder: Where it writes its files and ``log.txt``, all that its tools printed.
         progress: Told how far it is.
         threads: CPU threads its tools may take; 0 leaves it to them.
+        running: Ends the process where the run is ended from another thread.
 
     Raises:
         EdgekitError: What the job raised, or a ConfigError or ModelError saying how its process died.
@@ -54,15 +115,19 @@ def run_step(
             env=environment,
         )
         os.close(write)
+        assert process.stdin is not None
         try:
-            assert process.stdin is not None
-            with process.stdin as stdin:
-                stdin.write(json.dumps(task).encode())
-            answer = _answer(lines, progress)
-            code = process.wait()
+            with (running or Running()).stopped_by(process.kill):
+                with contextlib.suppress(BrokenPipeError):  # how it died is told below
+                    process.stdin.write(json.dumps(task).encode() + b"\n")
+                    process.stdin.flush()
+                answer = _answer(lines, progress)
+                code = process.wait()
         finally:
             process.kill()
             process.wait()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
     if answer is None:
         raise _died(job, code, folder / _LOG)
     if "error" in answer:
@@ -73,6 +138,8 @@ def run_step(
 
 def _answer(lines: Any, progress: Progress | None) -> dict[str, Any] | None:
     for line in lines:
+        if not line.endswith("\n"):  # it died over it
+            return None
         message: dict[str, Any] = json.loads(line)
         if "progress" not in message:
             return message
@@ -111,7 +178,8 @@ def main(arguments: list[str]) -> int:
     """Do one job: its name, its folder and the descriptor to answer on; the task comes on stdin."""
     job, folder, descriptor = arguments
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 - where a user's module:function is looked for first
-    task = json.load(sys.stdin)
+    task = json.loads(_first_line(sys.stdin.fileno()))
+    threading.Thread(target=_end_with_parent, args=(sys.stdin.fileno(),), daemon=True).start()
     with os.fdopen(int(descriptor), "w") as answers:
 
         def tell(message: dict[str, Any]) -> None:
@@ -129,6 +197,22 @@ def main(arguments: list[str]) -> int:
         else:
             tell({"result": result})
     return 0
+
+
+def _first_line(descriptor: int) -> bytes:
+    """Return the first line of a pipe on which nothing follows."""
+    pieces = []
+    while piece := os.read(descriptor, 1 << 16):
+        pieces.append(piece)
+        if piece.endswith(b"\n"):
+            break
+    return b"".join(pieces)
+
+
+def _end_with_parent(descriptor: int) -> None:
+    """Wait until the other end of a pipe is closed, which is left open as long as the parent lives."""
+    os.read(descriptor, 1)
+    os._exit(1)
 
 
 if __name__ == "__main__":

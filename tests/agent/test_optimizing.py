@@ -8,7 +8,7 @@ import pytest
 from brightness import brightness_net, write_pictures
 
 from edgekit.agent.bundle import open_bundle
-from edgekit.agent.optimizing import deliver, shrinking
+from edgekit.agent.optimizing import deliver, shrinking, workbench
 from edgekit.agent.optimizing.request import Description, Request, Shrinking
 from edgekit.cli.main import main
 from edgekit.cli.optimize import _without_secrets
@@ -86,12 +86,32 @@ def test_a_second_run_makes_nothing_again(place, first, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["bundle"] == str(out)
 
 
+def test_other_code_that_runs_a_model_evaluates_it_anew(place, first, capsys, monkeypatch):
+    _, out = first
+    kept = {kind: count(place, kind) for kind in ("make", "evaluate", "time", "sensitivity", "read")}
+    monkeypatch.setattr(workbench, "_ANSWERED_BY", (*workbench._ANSWERED_BY, "edgekit.cli"))
+    assert call(place, "-o", str(out), "--samples", "24", "--calibration-samples", "16") == 0
+    assert count(place, "evaluate") == 2 * kept.pop("evaluate")
+    assert {kind: count(place, kind) for kind in kept} == kept
+    capsys.readouterr()
+
+
+def count(place, kind):
+    return len(list((place / "cache" / "optimize" / kind).iterdir()))
+
+
 def test_where_nothing_keeps_the_gate_there_is_a_report_and_exit_code_8(place, first, capsys):
     out = place / "strict" / "net"
     words = ("-o", str(out), "--samples", "24", "--calibration-samples", "16", "--max-drop", "-0.5")
     words += ("--targets", "coral-dev-board")  # one backend only: fewer files to make
     assert call(place, *words) == 8
-    assert "coral-dev-board" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "coral-dev-board" in told.err
+    document = json.loads(told.out)
+    assert document["error"]["code"] == "gate"
+    assert document["bundle"] is None
+    assert document["report"] == str(out.parent / "report.html")
+    assert document["targets"][0]["rejected"]
     assert not out.exists()
     study = read_study(out.parent / "report.json")
     assert study.targets[0].chosen == ""

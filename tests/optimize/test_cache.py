@@ -4,7 +4,14 @@ import os
 
 import pytest
 
-from edgekit.optimize.cache import Cache, code_digest, digest_of, digest_of_files, versions_of
+from edgekit.optimize.cache import (
+    Cache,
+    code_digest,
+    digest_of,
+    digest_of_files,
+    digest_of_module,
+    versions_of,
+)
 
 
 def test_a_thing_is_made_once(tmp_path):
@@ -40,9 +47,60 @@ def test_an_entry_without_its_result_does_not_count(tmp_path):
     cache = Cache(tmp_path)
     (tmp_path / "kind" / "key").mkdir(parents=True)
     assert cache.find("kind", "key") is None
-    (tmp_path / "kind" / "key" / "result.json").write_text("{half")
+    (tmp_path / "kind" / "key" / "entry.json").write_text("{half")
     assert cache.find("kind", "key") is None
     assert cache.make("kind", "key", lambda _: {"n": 1})[1] == {"n": 1}
+
+
+def fill_file(folder):
+    (folder / "deep").mkdir()
+    (folder / "deep" / "file").write_bytes(b"whole" * 100)
+    return {"n": 1}
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "gone", "record"])
+def test_what_a_disk_or_a_person_has_damaged_is_made_again(tmp_path, harm, caplog):
+    cache = Cache(tmp_path)
+    entry, _, _ = cache.make("kind", "key", fill_file)
+    file = entry / "deep" / "file"
+    if harm == "cut":
+        file.write_bytes(b"who")
+    elif harm == "flipped":
+        file.write_bytes(b"whale" * 100)
+    elif harm == "gone":
+        file.unlink()
+    else:
+        (entry / "entry.json").write_bytes(b'{"files": 1}')
+    assert cache.find("kind", "key") is None
+    assert "made again" in caplog.text
+    again, result, was_there = cache.make("kind", "key", fill_file)
+    assert (again, result, was_there) == (entry, {"n": 1}, False)
+    assert file.read_bytes() == b"whole" * 100
+    assert cache.find("kind", "key") is not None
+    assert [path.name for path in (tmp_path / "kind").iterdir()] == ["key"]
+    assert sorted(path.name for path in entry.iterdir()) == ["deep", "entry.json"]
+
+
+def test_an_entry_that_another_run_made_meanwhile_is_left_as_it_is(tmp_path):
+    inodes = []
+
+    def fill(folder):
+        other, _, _ = Cache(tmp_path).make("kind", "key", fill_file)
+        inodes.append((other / "deep" / "file").stat().st_ino)  # that run may be reading it
+        return fill_file(folder)
+
+    entry, _, _ = Cache(tmp_path).make("kind", "key", fill)
+    assert (entry / "deep" / "file").stat().st_ino == inodes[0]
+    assert [path.name for path in (tmp_path / "kind").iterdir()] == ["key"]
+
+
+def test_entries_are_filled_where_the_run_works(tmp_path):
+    home = tmp_path / "run"
+    home.mkdir()
+    seen = []
+    Cache(tmp_path, home).make("kind", "key", lambda folder: {"n": len(seen.append(folder) or "")})
+    assert seen[0].parent == home
+    assert list(home.iterdir()) == []
 
 
 def test_what_was_used_longest_ago_makes_room(tmp_path):
@@ -67,6 +125,21 @@ def test_digests_tell_content_apart_and_nothing_else(tmp_path):
     assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
     assert digest_of({"a": 1}) != digest_of({"a": 2})
     assert len(code_digest()) == 64
+
+
+def test_a_module_is_digested_without_being_imported(tmp_path, monkeypatch):
+    package = tmp_path / "dear_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "part.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    whole, part = digest_of_module("dear_package"), digest_of_module("dear_package.part")
+    assert part == digest_of_files(package / "part.py")
+    (package / "part.py").write_text("raise KeyError")
+    digest_of_module.cache_clear()
+    assert digest_of_module("dear_package") != whole
+    with pytest.raises(ModuleNotFoundError):
+        digest_of_module("dear_package.none")
 
 
 def test_versions_are_those_installed():

@@ -1,6 +1,12 @@
 """Jobs in processes of their own: results, errors and deaths come back as what they are."""
 
+import os
 import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +55,94 @@ def test_what_a_tool_prints_never_reaches_the_terminal(tmp_path, capfd):
     seen = capfd.readouterr()
     assert (seen.out, seen.err) == ("", "")
     assert (tmp_path / "log.txt").stat().st_size
+
+
+def test_an_answer_that_was_cut_short_is_none():
+    assert steps._answer(['{"progress": [0.5, "half"]}\n', '{"result": {"on'], None) is None
+
+
+_SLEEPS = """
+import os, sys, time
+from pathlib import Path
+Path("pid").write_text(str(os.getpid()))
+time.sleep(600)
+"""
+
+
+def _sleeper(folder, monkeypatch):
+    """Have the job ``read`` of ``sleeper:build`` sleep in the user's code; ``pid`` is whose job it is."""
+    pytest.importorskip("torch")
+    (folder / "sleeper.py").write_text(_SLEEPS)
+    monkeypatch.chdir(folder)
+    return {"model": "sleeper:build", "shapes": {"": [1, 1]}}
+
+
+def _awaited_pid(folder):
+    for _ in range(600):
+        if (folder / "pid").is_file() and (told := (folder / "pid").read_text()):
+            return int(told)
+        time.sleep(0.1)
+    raise AssertionError((folder / "log.txt").read_text())
+
+
+def _ends(pid):
+    for _ in range(100):
+        stat = Path(f"/proc/{pid}/stat")
+        if not stat.exists() or ") Z " in stat.read_text():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_run_that_is_ended_ends_its_steps(tmp_path, monkeypatch):
+    task, running, caught = _sleeper(tmp_path, monkeypatch), steps.Running(), []
+
+    def work():
+        with pytest.raises(EdgekitError) as told:
+            steps.run_step("read", task, tmp_path, running=running)
+        caught.append(told.value)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    pid = _awaited_pid(tmp_path)
+    running.end()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert _ends(pid)
+    with pytest.raises(EdgekitError):  # nothing begins any more
+        steps.run_step("read", task, tmp_path, running=running)
+
+
+def test_a_step_does_not_outlive_a_killed_parent(tmp_path, monkeypatch):
+    task = _sleeper(tmp_path, monkeypatch)
+    call = f"from pathlib import Path; from edgekit.optimize.steps import *; run_step('read', {task}, Path())"
+    parent = subprocess.Popen([sys.executable, "-c", call])
+    try:
+        pid = _awaited_pid(tmp_path)
+    finally:
+        parent.kill()
+        parent.wait()
+    ended = _ends(pid)
+    if not ended:
+        os.kill(pid, signal.SIGKILL)
+    assert ended
+
+
+def test_an_exception_in_one_thread_stops_the_others():
+    running, stopped, begun = steps.Running(), threading.Event(), []
+
+    def work(number):
+        begun.append(number)
+        if number == 1:
+            raise KeyboardInterrupt
+        with running.stopped_by(stopped.set):
+            assert stopped.wait(10)
+        return number
+
+    with pytest.raises(KeyboardInterrupt):
+        running.map(2, "work", work, [1, 2, 3, 4, 5, 6])
+    assert 6 not in begun
+    assert running.map(1, "work", str, [1, 2]) == ["1", "2"]
 
 
 def _every(kind):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +16,13 @@ from edgekit import __version__
 from edgekit.agent.doctor import facts_with_proofs
 from edgekit.agent.optimizing import deliver, remote, shrinking
 from edgekit.agent.optimizing.deliver import Outcome
+from edgekit.agent.optimizing.flags import check_numbers
 from edgekit.agent.optimizing.inputs import Inputs, read_inputs
 from edgekit.agent.optimizing.progress import Progress
 from edgekit.agent.optimizing.request import Request
 from edgekit.agent.optimizing.search import TOOLS, Evaluation, Search
 from edgekit.agent.optimizing.workbench import Workbench
+from edgekit.agent.optimizing.workplace import workplace
 from edgekit.agent.paths import cache_dir
 from edgekit.core.errors import GateError, UsageError
 from edgekit.core.spec import Facts, Manifest, Profile
@@ -40,28 +42,27 @@ _CACHE_BYTES = 20 * 10**9
 
 
 def optimize(request: Request) -> Outcome:
-    """Search, and write the bundle and the report.
+    """Search, and write the bundle and the report, which tell too where a target got no variant.
 
     Raises:
         UsageError: A target, metric or flag does not exist or does not fit the model.
         ModelError: The model is at fault; the layer is named.
         ConfigError: The data are at fault, or a tool is missing.
-        GateError: A target has no variant within the gate; the report is written all the same, and
-            the bundle where other targets have one.
     """
     began = time.monotonic()
+    check_numbers(request, os.cpu_count() or 1)
     deliver.check_place(request)
     shrinking.check_flags(request)
     remote.check_flags(request)
     facts, detected = facts_with_proofs(Path("/"))
     targets = named_profiles(request.targets) or (detected.profile,)
     progress = Progress()
-    cache = Cache(((request.cache or cache_dir()) / "optimize").resolve())
-    cache.folder.mkdir(parents=True, exist_ok=True)
+    place = ((request.cache or cache_dir()) / "optimize").resolve()
     try:
-        with tempfile.TemporaryDirectory(dir=cache.folder, prefix="bench-") as bench:
+        with workplace(place) as home:
+            cache = Cache(place, home)
             inputs = read_inputs(request, cache, progress)
-            search = _search(request, inputs, facts, detected.profile, cache, progress, Path(bench))
+            search = _search(request, inputs, facts, detected.profile, cache, progress, home / "bench")
             _run(search, request, inputs, targets)
             chosen = [_choose(search, request, target, detected.profile) for target in targets]
             study = _study(search, request, inputs, facts, chosen, time.monotonic() - began)
@@ -69,7 +70,6 @@ def optimize(request: Request) -> Outcome:
         cache.trim(_CACHE_BYTES)
     finally:
         progress.close()
-    _insist(outcome)
     return outcome
 
 
@@ -277,15 +277,16 @@ def _warnings(search: Search) -> list[str]:
     return found
 
 
-def _insist(outcome: Outcome) -> None:
+def shortfall(outcome: Outcome) -> GateError | None:
+    """Return the error that a run ends with where a target got no variant; None where all got one."""
     without = [target for target in outcome.study.targets if not target.chosen]
     if not without:
-        return
+        return None
     reasons = []
     for target in without:
         shown = [f"{name}: {why[0]}" for name, why in target.rejected.items() if why]
         reasons += [f"{target.profile}: {line}" for line in shown[:8]]
-    raise GateError(
+    return GateError(
         f"no variant within the gate for {', '.join(target.profile for target in without)}",
         reasons=tuple(reasons),
         hint=f"see {outcome.report}; allow more with --max-drop or a larger budget, give more calibration"

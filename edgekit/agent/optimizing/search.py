@@ -6,7 +6,6 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +47,7 @@ _PROGRAMS = {"litert-edgetpu": "edgetpu_compiler"}
 """Techniques that want a program which is no Python distribution: with it, they are tried again."""
 _SENSITIVITY_SAMPLES = 32
 _SITTINGS = 2
+_NOT_RUN = "free some memory or use fewer samples (--samples) where its process died; else see the reason"
 _FLOAT_LIMIT = 0.02  # of the outputs' scale: a float file that is further off was converted wrongly
 
 
@@ -98,10 +98,10 @@ class Search:
         self.order += [plan.id for plan in plans if plan.id not in self.order]
         first = [plan for plan in plans if not plan.same_as]
         self.progress.stage("making candidates", len(first))
-        with ThreadPoolExecutor(_MAKERS_AT_ONCE, "make") as pool:
-            for plan, found in zip(first, pool.map(self._make, first), strict=True):
-                if found is not None:
-                    self._made[plan.id] = found
+        made = self.bench.running.map(_MAKERS_AT_ONCE, "make", self._make, first)
+        for plan, found in zip(first, made, strict=True):
+            if found is not None:
+                self._made[plan.id] = found
         entries = []
         for plan in plans:
             home = plan.same_as or plan.id
@@ -122,7 +122,7 @@ class Search:
         def fill(folder: Path) -> dict[str, Any]:
             task = {"root": msgspec.to_builtins(root), "plan": msgspec.to_builtins(plan)}
             try:
-                found = run_step("make", task, folder, threads=1)
+                found = run_step("make", task, folder, threads=1, running=self.bench.running)
             except (ModelError, BackendUnavailableError) as error:
                 if DIED in error.message:
                     raise
@@ -196,11 +196,14 @@ class Search:
         for entry in entries:
             outputs = found[entry.id]
             if isinstance(outputs, str):
+                if self.reference is None:
+                    raise ModelError(f"the float model cannot be run: {outputs}", hint=_NOT_RUN)
                 self._note(entry.id, error=f"cannot be run: {outputs}")
                 continue
             self.outputs[entry.id] = outputs
             if self.reference is None:
                 self.reference, self.reference_id = observed(outputs), entry.id
+                _insist_on_numbers(self.reference, data.dataset.names)
             self._score(entry, observed(outputs))
 
     def _score(self, entry: Entry, got: Observed) -> None:
@@ -327,6 +330,22 @@ class Search:
         for name, timing in timings.items():
             if name in self.results:
                 self._note(name, timings=(*self.results[name].timings, timing))
+
+
+def _insist_on_numbers(found: Observed, names: Sequence[str]) -> None:
+    """See that the float model answers: nothing can be held against what is not a number.
+
+    Raises:
+        ModelError: It does not, for some sample.
+    """
+    for output, values in found.outputs.items():
+        lost = [n for n, value in enumerate(values) if np.isnan(value).any()]
+        if lost:
+            raise ModelError(
+                f"the float model's output {output!r} is not a number for {len(lost)} of {len(values)}"
+                f" samples, {names[lost[0]]!r} among them",
+                hint="look whether the data are scaled as the model wants them: --mean, --std, --describe",
+            )
 
 
 def relative_difference(reference: Observed, found: Observed) -> float:

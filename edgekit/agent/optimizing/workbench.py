@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,17 @@ from edgekit.backends import backend_version
 from edgekit.core.errors import BackendError
 from edgekit.core.select import reasons_against
 from edgekit.core.spec import Facts, Item, Manifest, Profile, Variant, VariantFile
-from edgekit.optimize.cache import Cache, digest_of
+from edgekit.optimize.cache import Cache, digest_of, digest_of_module
 from edgekit.optimize.metrics import Observed
 from edgekit.optimize.plan import Made, Plan
+from edgekit.optimize.steps import Running
 from edgekit.optimize.study import Timing
 from edgekit.optimize.zoo import seal
 
 _STAND_IN = {"foreign": "onnxruntime"}
+_ANSWERED_BY = ("edgekit.agent.lab_child", "edgekit.backends", "edgekit.pipeline", "edgekit.core")
+_TIMED_BY = (*_ANSWERED_BY, "edgekit.agent.rounds", "edgekit.agent.optimizing.timing")
+"""Code by which answers and times come about: with other code they are found anew."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,9 @@ class Workbench:
             manifest = msgspec.structs.replace(manifest, labels="labels.txt")
         self.folder, self.manifest, self.entries = folder, manifest, dict[str, Entry]()
         self._facts, self.profile, self._threads, self._cache = facts, profile, threads, cache
-        self._machine = digest_of(facts.cpu, facts.cores, facts.arch, facts.cpu_features)
+        self.running = Running()
+        self._machine = digest_of(facts.cpu, facts.cores, facts.arch, facts.cpu_features, profile)
+        self._labels = tuple(labels)
 
     def describe(self, manifest: Manifest) -> None:
         """Take another manifest, once more is known of the model."""
@@ -176,14 +181,15 @@ class Workbench:
         run_as = {entry.id: self._stand_in(entry) for entry in entries}
         bundle = self._bundle([run_as[entry.id] for entry in entries])
         relaxed = msgspec.structs.replace(self.profile, backend=())
+        said = self.manifest
+        decoded = [said.inputs, said.outputs, said.state, said.pre, said.post, self._labels, sizes, in_order]
+        code = [digest_of_module(name) for name in _ANSWERED_BY]
 
         def one(entry: Entry) -> Path | str:
             variant = run_as[entry.id]
             version = backend_version(variant.backend) or ""
-            decoded = [self.manifest.post, self.manifest.pre, sizes is not None, in_order]
-            key = digest_of(
-                entry.key, variant.backend, variant.accelerator, version, samples_key, decoded, self._machine
-            )
+            run_on = [variant.backend, variant.accelerator, version, self._machine]
+            key = digest_of(entry.key, run_on, samples_key, decoded, code)
 
             def fill(folder: Path) -> dict[str, Any]:
                 against = reasons_against(variant, self._facts, relaxed)
@@ -192,7 +198,8 @@ class Workbench:
                 profile = self.profile if variant.accelerator != "cpu" else relaxed
                 lab = LabProcess(bundle, variant, profile, 1)
                 try:
-                    lab.evaluate(samples, folder / "outputs.npz", sizes, in_order=in_order)
+                    with self.running.stopped_by(lab.close):
+                        lab.evaluate(samples, folder / "outputs.npz", sizes, in_order=in_order)
                 finally:
                     lab.close()
                 return {}
@@ -204,8 +211,8 @@ class Workbench:
             finally:
                 done(entry.id)
 
-        with ThreadPoolExecutor(max(1, min(self._facts.cores, 4)), "evaluate") as pool:
-            return dict(zip([entry.id for entry in entries], pool.map(one, entries), strict=True))
+        found = self.running.map(max(1, min(self._facts.cores, 4)), "evaluate", one, entries)
+        return dict(zip([entry.id for entry in entries], found, strict=True))
 
     def time(
         self, entries: Sequence[Entry], seconds: float, done: Callable[[str], None], sitting: int = 0
@@ -229,25 +236,24 @@ class Workbench:
                 found[entry.id] = why
             else:
                 fitting.append(entry)
-        versions = {entry.variant.backend: backend_version(entry.variant.backend) for entry in fitting}
-        key = digest_of(
-            sorted(entry.key for entry in fitting), versions, self._threads, seconds, self._machine, sitting
-        )
-        names = {entry.key: entry.id for entry in fitting}
-
-        def fill(_folder: Path) -> dict[str, Any]:
-            bundle = self._bundle([entry.variant for entry in fitting])
-            timed = time_variants(
-                bundle, [e.variant for e in fitting], self.profile, self._threads, seconds, done
-            )
-            by_key = {key: timed[name] for key, name in names.items()}
-            return {"timed": {key: _plain(value) for key, value in by_key.items()}}
-
-        _, result, _ = self._cache.make("time", key, fill)
-        for entry in fitting:
-            value = result["timed"][entry.key]
-            found[entry.id] = value if isinstance(value, str) else msgspec.convert(value, Timing)
+        key = self._time_key(fitting, seconds, sitting)
+        known = self._cache.find("time", key)
+        if known is not None:
+            timed = known[1]["timed"]
+            return found | {entry.id: msgspec.convert(timed[entry.key], Timing) for entry in fitting}
+        bundle = self._bundle([entry.variant for entry in fitting])
+        variants = [entry.variant for entry in fitting]
+        found |= time_variants(bundle, variants, self.profile, self._threads, seconds, done)
+        timings = {e.key: found[e.id] for e in fitting if isinstance(found[e.id], Timing)}
+        if len(timings) == len(fitting):  # what died here may run another time
+            self._cache.make("time", key, lambda _: {"timed": msgspec.to_builtins(timings)})
         return found
+
+    def _time_key(self, entries: Sequence[Entry], seconds: float, sitting: int) -> str:
+        versions = {entry.variant.backend: backend_version(entry.variant.backend) for entry in entries}
+        code = [digest_of_module(name) for name in _TIMED_BY]
+        how = [versions, self._threads, seconds, self._machine, code]
+        return digest_of(sorted(entry.key for entry in entries), how, sitting)
 
 
 def observed(outputs: Path) -> Observed:
@@ -259,10 +265,6 @@ def observed(outputs: Path) -> Observed:
     if items_file.exists():
         items = msgspec.json.decode(items_file.read_bytes(), type=tuple[tuple[Item, ...], ...])
     return Observed(tensors, items)
-
-
-def _plain(value: Timing | str) -> Any:
-    return value if isinstance(value, str) else msgspec.to_builtins(value)
 
 
 def _link(source: Path, target: Path) -> None:
