@@ -60,9 +60,10 @@ class Bus:
                 _wake(watcher)
 
     async def watch(self, idle_s: float = 15.0) -> AsyncIterator[Change | None]:
-        """Yield changes as they come, and None after ``idle_s`` without one (a sign of life).
+        """Yield None as soon as it watches, changes as they come, and None after ``idle_s`` without one.
 
-        Ends when the bus is closed, or at once when 128 watch already.
+        Whoever looks at the state once it has the first None misses nothing. Ends when the bus is
+        closed, or at once when 128 watch already.
         """
         watcher = _Watcher(asyncio.get_running_loop())
         with self._lock:
@@ -70,6 +71,7 @@ class Bus:
                 return
             self._watchers.add(watcher)
         try:
+            yield None
             while not self._closed:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(watcher.arrived.wait(), idle_s)

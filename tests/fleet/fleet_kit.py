@@ -219,7 +219,8 @@ class Connection:
         self.connected = threading.Event()
         self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id or identity.device)
         self.client.on_connect = self._connect
-        self.client.on_disconnect = lambda *_: self.connected.clear()
+        self.disconnects = 0
+        self.client.on_disconnect = self._disconnect
         self.client.on_message = lambda _c, _d, message: self.got.append((message.topic, message.payload))
         self.client.on_subscribe = self._subscribed
         self.client.on_publish = self._published
@@ -238,6 +239,10 @@ class Connection:
             self.refusal = str(reason)
         else:
             self.connected.set()
+
+    def _disconnect(self, *_):
+        self.connected.clear()
+        self.disconnects += 1
 
     def _subscribed(self, _client, _data, _mid, reasons, _properties):
         self.suback = [not reason.is_failure for reason in reasons]

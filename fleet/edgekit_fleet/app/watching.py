@@ -80,8 +80,7 @@ async def stream(parts: Parts) -> StreamingResponse:
 
 
 async def sse(parts: Services) -> AsyncIterator[bytes]:
-    """Yield the bus's changes in the form of server-sent events, and a comment when it is quiet."""
-    yield b": connected\n\n"
+    """Yield the bus's changes in the form of server-sent events; a comment first and when it is quiet."""
     async for change in parts.bus.watch():
         if change is None:
             yield b": quiet\n\n"

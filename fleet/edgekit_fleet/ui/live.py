@@ -51,7 +51,9 @@ async def stream(bus: Bus, pause_s: float = PAUSE_S, life_s: float = LIFE_S) -> 
     gathering.add_done_callback(lambda _: arrived.set())
     ends_s = time.monotonic() + life_s
     try:
-        await asyncio.sleep(0)  # gathering runs up to its first wait: now it watches
+        await arrived.wait()  # the bus is watched, or cannot be
+        if not changed:
+            arrived.clear()
         yield b"retry: 2000\n\n"
         while not gathering.done() and time.monotonic() < ends_s:
             await arrived.wait()

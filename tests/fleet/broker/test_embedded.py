@@ -38,9 +38,9 @@ def test_it_is_started_again_when_it_ends(tmp_path):
 
 
 def test_a_port_that_is_taken_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("edgekit_fleet.broker.embedded.START_S", 2.0)
     first = broker(tmp_path / "a")
     first.start()
+    monkeypatch.setattr("edgekit_fleet.broker.embedded.START_S", 5.0)  # all of it is waited for
     port = int(first._mqtt.rpartition(":")[2])
     with pytest.raises(LinkError, match="did not start") as caught:
         broker(tmp_path / "b", port).start()
@@ -66,7 +66,7 @@ def test_an_orphan_is_ended_before_a_new_one_starts(tmp_path, monkeypatch):
     orphan.stop()
     heir = broker(tmp_path, port)
     heir.start()
-    orphan._process.wait(10)
+    orphan._process.wait(90)
     assert heir.pid != pid
     heir.stop()
 

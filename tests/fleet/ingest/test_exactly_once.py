@@ -27,8 +27,9 @@ def test_killing_the_broker_loses_and_doubles_nothing(tmp_path):
     with LocalFleet(tmp_path) as fleet, Sender(fleet.enroll("a"), 3000) as sender:
         for goal in (500, 1500):
             sender.run(until=goal)
+            before = sender.connection.disconnects
             os.kill(fleet.broker_pid(), signal.SIGKILL)
-            wait_until(lambda: not sender.connection.connected.is_set(), "disconnect")
+            wait_until(lambda seen=before: sender.connection.disconnects > seen, "disconnect")
         sender.run()
         assert stored(fleet) == list(range(1, 3001))
         assert fleet.fleet.broker.restarts == 2

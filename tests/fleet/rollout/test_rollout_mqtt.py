@@ -26,7 +26,7 @@ class Device:
     def appear(self):
         """Subscribe and announce itself, as a device does at each connection."""
         self.conn += 1
-        assert self.connection.connected.wait(30)
+        assert self.connection.connected.wait(90)
         self.connection.subscribe(wire.down(self.name, "#"))
         self.connection.publish("state", wire.Birth(online=True, boot="b1", conn=self.conn), retain=True)
 
