@@ -17,6 +17,9 @@ from edgekit.optimize.onnx_file import write_onnx
 from edgekit.optimize.report.write import read_study
 
 
+pytestmark = pytest.mark.timeout(900)  # minutes on a busy machine
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("optimize")
