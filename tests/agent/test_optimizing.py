@@ -16,7 +16,6 @@ from edgekit.core.errors import UsageError
 from edgekit.optimize.onnx_file import write_onnx
 from edgekit.optimize.report.write import read_study
 
-
 pytestmark = pytest.mark.timeout(900)  # minutes on a busy machine
 
 
