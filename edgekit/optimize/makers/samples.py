@@ -45,7 +45,8 @@ def calibration(root: Root, *, limit: int = MAX_SAMPLES) -> list[Feeds]:
         named = ", ".join(map(repr, arrays))
         raise TensorError(f"calibration data for {named}: all {count} samples are equal", hint=_HINT)
     chosen = np.unique(np.linspace(0, count - 1, min(limit, count)).astype(int))
-    return [{name: np.ascontiguousarray(values[i]) for name, values in arrays.items()} for i in chosen]
+    # not ascontiguousarray, which gives a single number an axis
+    return [{name: np.asarray(values[i], order="C") for name, values in arrays.items()} for i in chosen]
 
 
 def _arrays(root: Root) -> dict[str, NDArray[Any]]:

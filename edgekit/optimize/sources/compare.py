@@ -31,11 +31,13 @@ def check_root(root: Root, samples: Mapping[str, NDArray[np.float32]]) -> Root:
             ``MAX_SAMPLES`` are looked at.
 
     Returns:
-        The root with ``checks`` filled, one for each conversion.
+        The root with ``checks`` filled, one for each conversion that could be run. A form that does
+        not run, or answers otherwise than the source, is no longer in it; ``missing`` says why.
 
     Raises:
         TensorError: ``samples`` do not fit the inputs.
-        ModelError: A conversion changed the model, or the source gives no finite answer.
+        ModelError: The source does not run or gives no finite answer, or the conversion to the
+            canonical form changed the model.
         BackendUnavailableError: A runtime that a check needs is not installed.
     """
     each = split_samples(root.inputs, samples)
@@ -45,12 +47,30 @@ def check_root(root: Root, samples: Mapping[str, NDArray[np.float32]]) -> Root:
     source = _source_run(record)
     wanted = [_ordered(source.call(feeds_for(source, s, transposed=record.transposed)), root) for s in each]
     _require_finite(root.outputs, wanted)
-    forms = {"onnx": root.onnx, "tflite": root.tflite, "openvino": root.openvino}
-    checks = []
+    checks, missing = [], dict(root.missing)
     for step in record.steps:
+        check, fault = _tried(step, root, each, wanted, record.limit)
+        if fault is not None:
+            if step.form == root.canonical:  # by which every tensor is called
+                raise fault
+            missing[step.form] = " ".join((fault.message, *fault.reasons))
+        if check is not None:
+            checks.append(check)
+    kept: dict[str, Any] = dict.fromkeys(missing, "")
+    return msgspec.structs.replace(root, checks=tuple(checks), missing=missing, **kept)
+
+
+def _tried(
+    step: Step, root: Root, each: Sequence[Sample], wanted: Sequence[Sequence[NDArray[Any]]], limit: float
+) -> tuple[Check | None, ModelError | None]:
+    """Return the check of one conversion, if it could be run, and what is wrong with it, if anything."""
+    forms = {"onnx": root.onnx, "tflite": root.tflite, "openvino": root.openvino}
+    try:
         run = open_run(step.form, Path(forms[step.form]))
-        checks.append(_checked(step, run, root, each, wanted, record.limit))
-    return msgspec.structs.replace(root, checks=tuple(checks))
+        check, place = _checked(step, run, root, each, wanted, limit)
+    except ModelError as fault:
+        return None, fault
+    return check, None if check.holds else _changed(check, place)
 
 
 def _source_run(record: Record) -> Run:
@@ -121,7 +141,8 @@ def _checked(
     each: Sequence[Sample],
     wanted: Sequence[Sequence[NDArray[Any]]],
     limit: float,
-) -> Check:
+) -> tuple[Check, tuple[str, int]]:
+    """Compare a form with the source; return the check, and the output and sample that are furthest off."""
     worst, scale, place = 0.0, 0.0, (root.outputs[0].name, 0)
     for number, (sample, expected) in enumerate(zip(each, wanted, strict=True)):
         found = _ordered(run.call(feeds_for(run, sample, transposed=step.transposed)), root)
@@ -138,13 +159,15 @@ def _checked(
         scale=scale,
         limit=limit,
     )
-    if not check.holds:
-        raise ModelError(
-            f"{step.conversion} by {step.tool} changed the model: output {place[0]!r} is off by {worst:.3g} "
-            f"for sample {place[1]}, allowed is {check.limit * scale:.3g}",
-            hint="another version of that tool, or of the layer, may convert; compare layer by layer",
-        )
-    return check
+    return check, place
+
+
+def _changed(check: Check, place: tuple[str, int]) -> ModelError:
+    return ModelError(
+        f"{check.conversion} by {check.tool} changed the model: output {place[0]!r} is off by"
+        f" {check.max_abs:.3g} for sample {place[1]}, allowed is {check.limit * check.scale:.3g}",
+        hint="another version of that tool, or of the layer, may convert; compare layer by layer",
+    )
 
 
 def _magnitude(values: NDArray[Any]) -> float:

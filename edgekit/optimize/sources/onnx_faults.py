@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -39,6 +40,7 @@ _WEIGHTED: Final = frozenset(
         "PRelu",
     }
 )
+_NODE_IN_ERROR: Final = re.compile(r"node with name '([^']*)'|Name:'([^']*)'|Node \(([^)]*)\)")
 
 
 def every_node(graph: Any) -> Iterator[Any]:
@@ -54,6 +56,14 @@ def label(node: Any) -> str:
     """Return what to call a node in an error: its name, or its first output, and its operator."""
     name = node.name or (node.output[0] if node.output else "")
     return f"node {name!r} ({node.op_type})"
+
+
+def culprit(model: Any, cause: BaseException) -> str:
+    """Return which node ONNX Runtime's message complains of, as far as it tells."""
+    found = _NODE_IN_ERROR.search(str(cause))
+    name = next((group for group in found.groups() if group), "") if found else ""
+    kind = next((node.op_type for node in every_node(model.graph) if node.name == name), "")
+    return f"node {name!r} ({kind})" if name else "the model"
 
 
 def check_operators(model: Any, what: str) -> None:

@@ -10,7 +10,9 @@ from edgekit.core.errors import ModelError, UsageError
 Shape = tuple[int, ...]
 
 
-def fix_shapes(model: Any, shapes: Mapping[str, Shape], fallback: Mapping[str, Shape], what: str) -> None:
+def fix_shapes(
+    model: Any, shapes: Mapping[str, Shape], fallback: Mapping[str, Shape], what: str
+) -> dict[str, int]:
     """Make every input's shape static, in place; inner and output shapes are forgotten.
 
     A free first dimension is the batch and becomes 1; a dimension's symbol has one value throughout.
@@ -21,11 +23,17 @@ def fix_shapes(model: Any, shapes: Mapping[str, Shape], fallback: Mapping[str, S
         fallback: Shapes of real samples by name, for inputs that ``shapes`` leaves free.
         what: What to call the model in errors.
 
+    Returns:
+        The batches, by input, that were fixed at another size than 1 and are 1 now.
+
     Raises:
         UsageError: ``shapes`` names no input of this model, or a shape that its input cannot have.
         ModelError: A dimension stays free; the error names the input and how to fix it.
     """
     inputs = {value.name: value for value in model.graph.input}
+    batches = {
+        name: dims[0].dim_value for name, v in inputs.items() if (dims := _dims(v)) and dims[0].dim_value > 1
+    }
     wanted = _by_name(shapes, tuple(inputs), what)
     symbols: dict[str, int] = {}
     for name, value in inputs.items():
@@ -41,6 +49,7 @@ def fix_shapes(model: Any, shapes: Mapping[str, Shape], fallback: Mapping[str, S
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
+    return {name: size for name, size in batches.items() if _dims(inputs[name])[0].dim_value == 1}
 
 
 def _by_name(shapes: Mapping[str, Shape], names: tuple[str, ...], what: str) -> dict[str, Shape]:

@@ -11,15 +11,15 @@ outside the standard is not used: the model then stays as it was, and a note say
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from edgekit.core.errors import ModelError
 from edgekit.optimize.sources.memory import check_memory
-from edgekit.optimize.sources.onnx_faults import STANDARD, check_operators, check_weights, every_node
+from edgekit.optimize.sources.onnx_faults import STANDARD, check_operators, check_weights, culprit, every_node
 from edgekit.optimize.sources.onnx_shapes import Shape, fix_shapes
+from edgekit.optimize.sources.onnx_trial import prove_batch, rank_outputs
 from edgekit.optimize.sources.onnx_types import widen
 from edgekit.optimize.sources.tools import library, short
 
@@ -28,7 +28,6 @@ OPSET: Final = 13
 
 _IR_VERSION: Final = 8
 _LEFT_OUT: Final = ("MatMulAddFusion",)
-_NODE_IN_ERROR: Final = re.compile(r"node with name '([^']*)'|Name:'([^']*)'|Node \(([^)]*)\)")
 
 
 def onnx_files(path: Path) -> tuple[Path, ...]:
@@ -46,7 +45,7 @@ def onnx_files(path: Path) -> tuple[Path, ...]:
 
 
 def canonical_onnx(
-    path: Path, target: Path, shapes: Mapping[str, Shape], fallback: Mapping[str, Shape]
+    path: Path, target: Path, shapes: Mapping[str, Shape], fallback: Mapping[str, Shape], *, what: str = ""
 ) -> tuple[str, ...]:
     """Write the canonical form of an ONNX model.
 
@@ -55,6 +54,7 @@ def canonical_onnx(
         target: The file to write.
         shapes: Whole shapes of inputs with free dimensions, by name; "" for the only input.
         fallback: Shapes to fall back on for inputs that stay free, by name.
+        what: What to call the model in errors; the file's name by default.
 
     Returns:
         What was changed, a sentence each.
@@ -65,18 +65,20 @@ def canonical_onnx(
         ConfigError: There is too little memory.
         BackendUnavailableError: ONNX or ONNX Runtime is not installed.
     """
-    what = path.name
+    what = what or path.name
     check_memory(what, sum(file.stat().st_size for file in onnx_files(path)))
     model = _loaded(path)
     check_operators(model, what)
-    _drop_initialised_inputs(model)
+    _drop_initialised_inputs(model, what)
     check_weights(model, what)
     widened = widen(model)
     model, raised = _raised(model, what)
-    fix_shapes(model, shapes, fallback, what)
+    batches = fix_shapes(model, shapes, fallback, what)
     model = _inferred(model, what)
     name_nodes(model)
     model, folded = _folded(model, target, what)
+    prove_batch(model, batches, what)
+    rank_outputs(model, what)
     target.write_bytes(model.SerializeToString(deterministic=True))
     return (*raised, *widened, *folded)
 
@@ -106,10 +108,21 @@ def _parsed(path: Path) -> Any:
     except OSError as cause:
         raise ModelError(f"cannot read {path}: {cause.strerror}") from cause
     except Exception as cause:  # protobuf's DecodeError, whose class depends on its implementation
-        raise ModelError(f"{path.name} is not ONNX, or is cut off: {cause}") from cause
-    if not model.HasField("graph") or not model.graph.node or not model.opset_import:
+        raise ModelError(
+            f"{path.name} is not ONNX, or is cut off: {cause}",
+            hint="git lfs pull, since this is only its pointer" if _is_pointer(path) else "copy it again",
+        ) from cause
+    if not model.HasField("graph") or not model.opset_import:
         raise ModelError(f"{path.name} is not ONNX: it holds no graph", hint="export the model again")
+    if not model.graph.node:
+        raise ModelError(f"{path.name} holds a graph without any operator", hint="export the model again")
     return model
+
+
+def _is_pointer(path: Path) -> bool:
+    """Return whether Git's large file storage has left its pointer in place of a file."""
+    with path.open("rb") as file:
+        return file.read(64).startswith(b"version https://git-lfs")
 
 
 def _loaded(path: Path) -> Any:
@@ -150,10 +163,12 @@ def _beside(path: Path, location: str) -> Path:
 # Rewriting
 
 
-def _drop_initialised_inputs(model: Any) -> None:
+def _drop_initialised_inputs(model: Any, what: str) -> None:
     """Drop what is a constant from the inputs, where older exporters list it too."""
     constants = {tensor.name for tensor in model.graph.initializer}
     kept = [value for value in model.graph.input if value.name not in constants]
+    if not kept:
+        raise ModelError(f"{what} takes no input: it always answers the same", hint="export the model again")
     del model.graph.input[:]
     model.graph.input.extend(kept)
     model.ir_version = max(model.ir_version, _IR_VERSION)
@@ -234,11 +249,15 @@ def _drop_unused_domains(model: Any) -> None:
 
 def _refused(model: Any, what: str, cause: Exception) -> ModelError:
     """Say which node ONNX Runtime does not take, as far as its message tells."""
-    found = _NODE_IN_ERROR.search(str(cause))
-    name = next((group for group in found.groups() if group), "") if found else ""
-    kind = next((node.op_type for node in every_node(model.graph) if node.name == name), "")
-    where = f"node {name!r} ({kind})" if name else "the model"
+    hint = "replace that layer, or export the model with another opset or input shape"
+    if "NOT_IMPLEMENTED" in str(cause) and _has_doubles(model):
+        hint = "the model computes in float64, which no device does: export it in float32 (module.float())"
     return ModelError(
-        f"{what}: ONNX Runtime does not take {where}: {short(cause)}",
-        hint="replace that layer, or export the model with another opset or input shape",
+        f"{what}: ONNX Runtime does not take {culprit(model, cause)}: {short(cause)}", hint=hint
     )
+
+
+def _has_doubles(model: Any) -> bool:
+    double = library("onnx").TensorProto.DOUBLE
+    inputs = any(value.type.tensor_type.elem_type == double for value in model.graph.input)
+    return inputs or any(tensor.data_type == double for tensor in model.graph.initializer)

@@ -45,6 +45,16 @@ _ACCEPTED = (
     "module:function (builds a torch module)",
     ".keras, .h5 or a SavedModel folder (with TensorFlow)",
 )
+_WEIGHTS = (
+    "weights alone are no model, and a pickled module wants its code: give module:function that builds the"
+    " module and loads them; for TorchScript one that returns (torch.jit.load(path), example_inputs)"
+)
+_OTHERS: dict[str, str] = {
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors", ".pkl", ".pickle", ".jit"), _WEIGHTS),
+    ".bin": "of OpenVINO's two files give the .xml; weights of torch alone are no model",
+    ".pb": "give the SavedModel's folder, or convert the graph to .onnx or .tflite",
+}
+"""What to do about files that are often taken for a model, by suffix."""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,9 +89,7 @@ def kind_of(model: str) -> Kind:
     module, colon, function = model.partition(":")
     if colon and function.isidentifier() and all(part.isidentifier() for part in module.split(".")):
         return "torch"
-    hint = ""
-    if path.suffix.lower() in (".pt", ".pth", ".ckpt", ".safetensors"):
-        hint = "weights alone are no model: give module:function that builds the module and loads them"
+    hint = _OTHERS.get(path.suffix.lower(), "")
     raise UsageError(f"{model!r} is no model that can be read; accepted are", reasons=_ACCEPTED, hint=hint)
 
 
@@ -138,6 +146,11 @@ class _Forms:
     def path(self) -> Path:
         """The source file."""
         return Path(self.reference).resolve()
+
+    @property
+    def called(self) -> str:
+        """What to call the source in errors: its file's name, or the function that builds it."""
+        return self.path.name if self.path.is_file() else self.reference
 
     def file(self, form: Form) -> Path:
         """Return where a form is written."""
@@ -255,13 +268,15 @@ def _read_torch(forms: _Forms) -> tuple[Root, Origin]:
 
     model = load_torch(forms.reference, forms.shapes, forms.sample)
     exported = forms.folder / "exported.onnx"
-    exporting = export_onnx(model, exported, forms.reference)
-    rewriting = canonical_onnx(exported, forms.file("onnx"), {}, {})
+    exporting = export_onnx(model, exported, forms.called)
+    # A program has its free dimensions still; of a module the example has settled them.
+    shapes = forms.shapes if model.program is not None else {}
+    rewriting = canonical_onnx(exported, forms.file("onnx"), shapes, {}, what=forms.called)
     forms.notes = (*exporting, *rewriting)
     forms.made("onnx", "torch to ONNX", _tool("torch"))
     forms.try_openvino(forms.file("onnx"), "torch to OpenVINO, by ONNX")
     forms.try_tflite("torch to TensorFlow Lite", _by_litert_torch(model))
-    is_file = forms.reference.endswith(".pt2")
+    is_file = model.program is not None
     return forms.finish(
         _sha256(exported),
         versions("torch", "onnxscript", "onnx", "onnxruntime", "openvino", "litert-torch"),
@@ -298,7 +313,7 @@ def _from_tflite(forms: _Forms) -> None:
     exported = forms.folder / "exported.onnx"
     try:
         tool = onnx_from_tflite(forms.file("tflite"), exported)
-        forms.notes = canonical_onnx(exported, forms.file("onnx"), {}, {})
+        forms.notes = canonical_onnx(exported, forms.file("onnx"), {}, {}, what=forms.path.name)
     except EdgekitError as cause:
         forms.missing["onnx"] = reason_of(cause)
         forms.file("onnx").unlink(missing_ok=True)

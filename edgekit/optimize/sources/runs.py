@@ -151,7 +151,7 @@ def feeds_for(run: Run, sample: Mapping[str, NDArray[Any]], *, transposed: bool)
         value = sample[name] if name in sample else values[position]
         if transposed and value.ndim == 4:
             value = _turned(value, shape)
-        found[name] = np.ascontiguousarray(value, dtype)
+        found[name] = np.asarray(value, dtype, order="C")  # which leaves a single number without an axis
     return found
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module, metadata
-from typing import Any
+from typing import Any, Final
 
 from edgekit.core.errors import BackendUnavailableError
+
+_COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def library(name: str, extra: str = "optimize") -> Any:
@@ -36,10 +39,10 @@ def _version(distribution: str) -> str:
 
 
 def short(cause: BaseException, limit: int = 300) -> str:
-    """Return an error's text on one line, at most ``limit`` characters.
+    r"""Return an error's text on one line, without a terminal's colours, at most ``limit`` characters.
 
-    >>> short(ValueError("no  such layer"))
+    >>> short(ValueError("no  such \x1b[96mlayer\x1b[0m"))
     'no such layer'
     """
-    text = " ".join(str(cause).split()) or type(cause).__name__
+    text = " ".join(_COLOURS.sub("", str(cause)).split()) or type(cause).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"

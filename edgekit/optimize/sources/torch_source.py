@@ -30,6 +30,7 @@ from edgekit.optimize.sources.onnx_shapes import Shape
 from edgekit.optimize.sources.record import Record
 from edgekit.optimize.sources.runs import Run, Tensors
 from edgekit.optimize.sources.tools import library, short
+from edgekit.optimize.sources.torch_program import is_program, load_program
 
 logger = logging.getLogger(__name__)
 
@@ -79,13 +80,13 @@ def load_torch(
         BackendUnavailableError: torch is not installed.
     """
     torch = library("torch", "torch")
-    if reference.endswith(".pt2"):
-        return _from_program(torch, Path(reference))
+    if is_program(reference):
+        return TorchModel(*load_program(torch, Path(reference)))
     module, example = _built(torch, reference)
     if state:
         module.load_state_dict(torch.load(state, weights_only=True))
     module.eval()
-    names = _input_names(module)
+    names = _input_names(module, reference)
     return TorchModel(module, *_examples(torch, reference, names, example, dict(shapes), sample))
 
 
@@ -104,9 +105,12 @@ def export_onnx(model: TorchModel, target: Path, what: str) -> tuple[str, ...]:
     try:
         _export_dynamo(model, target, outputs)
     except Exception as cause:
-        first = short(cause)
+        first = _export_fault(cause)
         if model.program is not None:
-            raise ModelError(f"{what} cannot be exported to ONNX: {first}") from cause
+            raise ModelError(
+                f"{what} cannot be exported to ONNX: {first}",
+                hint="replace the operation named above, or export to ONNX yourself and give the file",
+            ) from cause
     else:
         _name_by_module(target)
         return ()
@@ -115,7 +119,7 @@ def export_onnx(model: TorchModel, target: Path, what: str) -> tuple[str, ...]:
     except Exception as cause:
         raise ModelError(
             f"{what} cannot be exported to ONNX",
-            reasons=(f"torch.onnx.export(dynamo=True): {first}", f"dynamo=False: {short(cause)}"),
+            reasons=(f"torch.onnx.export(dynamo=True): {first}", f"dynamo=False: {_export_fault(cause)}"),
             hint="replace the operation named above, or export to ONNX yourself and give the file",
         ) from cause
     if assumed:
@@ -168,7 +172,7 @@ def flatten(found: Any, name: str = "output") -> dict[str, Any]:
         entries = [(f"{name}_{number}", value) for number, value in enumerate(found)]
     else:
         raise ModelError(
-            f"the module returns a {type(found).__name__}",
+            f"the module returns {_a(found)}",
             hint="return a tensor, or a tuple or mapping of tensors",
         )
     flat: dict[str, Any] = {}
@@ -200,17 +204,32 @@ def _built(torch: Any, reference: str) -> tuple[Any, Any]:
     module, example = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     if not isinstance(module, torch.nn.Module):
         raise ModelError(
-            f"{reference}() returns a {type(module).__name__}",
+            f"{reference}() returns {_a(module)}",
             hint="return a torch.nn.Module, or (module, example_inputs)",
         )
     return module, example
 
 
-def _input_names(module: Any) -> tuple[str, ...]:
+def _a(value: Any) -> str:
+    name = type(value).__name__
+    return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
+
+
+def _input_names(module: Any, reference: str) -> tuple[str, ...]:
+    """Return the inputs that ``forward`` must be given; its first where it needs none."""
+    schema = getattr(module.forward, "schema", None)
+    if schema is not None:  # TorchScript, which has no signature
+        return tuple(argument.name for argument in schema.arguments[1:] if not argument.has_default_value())
     parameters = inspect.signature(module.forward).parameters.values()
     usual = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     found = tuple(p.name for p in parameters if p.kind in usual and p.default is inspect.Parameter.empty)
-    return found or tuple(p.name for p in parameters if p.kind in usual)[:1] or ("input",)
+    found = found or tuple(p.name for p in parameters if p.kind in usual)[:1]
+    if not found and not any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
+        raise ModelError(
+            f"{reference}() returns a module whose forward takes no input",
+            hint="return a module whose forward takes tensors",
+        )
+    return found or ("input",)
 
 
 def _examples(
@@ -270,25 +289,6 @@ def _single(values: list[Any]) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def _from_program(torch: Any, path: Path) -> TorchModel:
-    if not path.is_file():
-        raise ModelError(f"{path} does not exist")
-    try:
-        program = torch.export.load(str(path))
-        module = program.module()
-    except Exception as cause:
-        raise ModelError(
-            f"{path.name} is no exported program: {short(cause)}",
-            hint="write it with torch.export.save(torch.export.export(module, inputs), path)",
-        ) from cause
-    names = tuple(program.graph_signature.user_inputs)
-    found = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
-    example = tuple(
-        torch.zeros([int(size) for size in found[name].shape], dtype=found[name].dtype) for name in names
-    )
-    return TorchModel(module, names, example, program)
-
-
 # ---------------------------------------------------------------------------------------------
 # Exporting
 
@@ -308,6 +308,13 @@ def _quietly() -> Iterator[list[warnings.WarningMessage]]:
             yield found
     finally:
         noisy.setLevel(level)
+
+
+def _export_fault(cause: BaseException) -> str:
+    """Return what went wrong at the bottom: torch wraps it in advice to those who mend torch."""
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return short(cause)
 
 
 def _export_dynamo(model: TorchModel, target: Path, outputs: tuple[str, ...]) -> None:

@@ -195,8 +195,9 @@ def test_what_onnx_runtime_does_not_take_is_named(tmp_path):
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"], name="layer7")]
     ends = [tensor(name, 1, 3, 8, 8, kind=TensorProto.DOUBLE) for name in "xy"]
     model = model_of(nodes, ends[:1], ends[1:], [constant("w", 3, 3, 1, 1, dtype=np.float64)])
-    with pytest.raises(ModelError, match=r"does not take node 'layer7' \(Conv\)"):
+    with pytest.raises(ModelError, match=r"does not take node 'layer7' \(Conv\)") as caught:
         read_source(saved(model, tmp_path / "net.onnx"), tmp_path / "root")
+    assert "float64" in caught.value.hint
 
 
 def test_what_loads_but_does_not_run_is_named(tmp_path):
@@ -205,6 +206,80 @@ def test_what_loads_but_does_not_run_is_named(tmp_path):
     root, _ = read_source(saved(model, tmp_path / "net.onnx"), tmp_path / "root")
     with pytest.raises(ModelError, match="loads but does not run: .*layer7"):
         check_root(root, {"x": np.ones((1, 5, 8, 8), np.float32)})
+
+
+def test_a_form_that_answers_otherwise_is_left_out_and_the_others_stay(tmp_path):
+    root, _ = read_source(saved(small(height=12), tmp_path / "net.onnx"), tmp_path / "root")
+    other, _ = read_source(saved(small(height=12), tmp_path / "other.onnx"), tmp_path / "other")
+    for suffix in (".xml", ".bin"):
+        Path(root.openvino).with_suffix(suffix).write_bytes(
+            Path(other.openvino).with_suffix(suffix).read_bytes()
+        )
+    checked = check_root(root, images())
+    assert (checked.onnx, checked.tflite, checked.openvino) == (root.onnx, root.tflite, "")
+    assert "ONNX to OpenVINO by openvino" in checked.missing["openvino"]
+    assert "output 'y' is off by" in checked.missing["openvino"]
+    assert [check.holds for check in checked.checks] == [True, False, True]
+
+
+def test_the_form_that_names_the_tensors_must_answer_as_its_source(tmp_path):
+    root, _ = read_source(saved(small(height=12), tmp_path / "net.onnx"), tmp_path / "root")
+    other, _ = read_source(saved(small(height=12), tmp_path / "other.onnx"), tmp_path / "other")
+    Path(root.onnx).write_bytes(Path(other.onnx).read_bytes())
+    with pytest.raises(ModelError, match="ONNX to canonical ONNX by .* changed the model"):
+        check_root(root, images())
+
+
+def test_an_input_of_a_single_number_has_no_axis_in_any_form(tmp_path):
+    nodes = [helper.make_node("Mul", ["x", "s"], ["y"])]
+    model = model_of(nodes, [tensor("x", 1, 4), tensor("s")], [tensor("y", 1, 4)])
+    root, _ = read_source(saved(model, tmp_path / "net.onnx"), tmp_path / "root")
+    samples = {"x": np.ones((2, 4), np.float32), "s": np.float32([2, 3])}
+    checked = check_root(root, samples)
+    assert checked.openvino
+    assert all(check.holds for check in checked.checks)
+
+
+def test_a_layer_that_counts_on_a_larger_batch_is_named(tmp_path):
+    model = small(batch=4, height=12)
+    model.graph.node[-1].CopyFrom(helper.make_node("Reshape", ["p", "size"], ["y"], name="view"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([4, 4]), "size"))
+    with pytest.raises(
+        ModelError, match=r"fixed batch of 4, which node 'view' \(Reshape\) counts on"
+    ) as caught:
+        read_source(saved(model, tmp_path / "net.onnx"), tmp_path / "root")
+    assert "batch of 1" in caught.value.hint
+
+
+def test_an_output_whose_shape_no_one_knows_is_not_taken_for_a_single_number(tmp_path):
+    ends = [tensor("go", kind=TensorProto.BOOL), tensor("state", 1, 4)]
+    body = helper.make_graph(
+        [helper.make_node("Relu", ["state"], ["next"]), helper.make_node("Identity", ["go"], ["on"])],
+        "body",
+        [tensor("turn", kind=TensorProto.INT64), *ends],
+        [tensor("on", kind=TensorProto.BOOL), tensor("next", 1, 4)],
+    )
+    nodes = [helper.make_node("Loop", ["trips", "", "x"], ["y"], name="again", body=body)]
+    trips = numpy_helper.from_array(np.array(3), "trips")
+    model = model_of(nodes, [tensor("x", 1, 4)], [tensor("y", 1, 4)], [trips])
+    root, _ = read_source(saved(model, tmp_path / "net.onnx"), tmp_path / "root")
+    assert root.outputs[0].shape == (-1, -1)
+
+
+def test_a_model_without_input_or_operator_is_refused(tmp_path):
+    model = model_of([helper.make_node("Relu", ["w"], ["y"])], [], [tensor("y", 3)], [constant("w", 3)])
+    with pytest.raises(ModelError, match="takes no input"):
+        read_source(saved(model, tmp_path / "net.onnx"), tmp_path / "root")
+    empty = model_of([], [tensor("x", 1, 3)], [tensor("x", 1, 3)])
+    with pytest.raises(ModelError, match="without any operator"):
+        read_source(saved(empty, tmp_path / "empty.onnx"), tmp_path / "root")
+
+
+def test_a_pointer_of_git_lfs_is_known(tmp_path):
+    (tmp_path / "net.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ModelError, match="is not ONNX") as caught:
+        read_source(str(tmp_path / "net.onnx"), tmp_path / "root")
+    assert "git lfs pull" in caught.value.hint
 
 
 @pytest.mark.parametrize("keep", [0, 500])

@@ -40,6 +40,11 @@ class Branching(nn.Module):
         return x - 1
 
 
+class NoInput(nn.Module):
+    def forward(self):
+        return torch.zeros(1)
+
+
 class NotATensor(nn.Module):
     def forward(self, x):
         return "text"
@@ -59,6 +64,22 @@ def two_ends():
 
 def branching():
     return Branching(), torch.ones(1, 3)
+
+
+def traced():
+    torch.manual_seed(0)
+    example = torch.zeros(1, 3, 12, 10)
+    return torch.jit.trace(Classifier().eval(), example), example
+
+
+def spoiled():
+    module = Classifier()
+    module.head.weight.data[0, 0] = float("nan")
+    return module, torch.zeros(1, 3, 8, 8)
+
+
+def no_input():
+    return NoInput()
 
 
 def not_a_tensor():
@@ -132,6 +153,31 @@ def test_an_exported_program_is_read(tmp_path):
     assert check_root(root, {root.inputs[0].name: images(2, 3, 8, 8)}).checks[0].holds
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's, of all TorchScript
+def test_a_torchscript_module_is_read_and_its_inputs_keep_their_names(tmp_path):
+    root, origin = read_source("own_nets:traced", tmp_path / "root")
+    assert [spec.name for spec in root.inputs] == ["image"]
+    assert any("ScriptModule is not supported" in note for note in origin.notes)
+    assert not any("\x1b" in note for note in origin.notes)
+
+
+def test_a_program_with_free_sizes_takes_one_sample_of_the_told_size(tmp_path):
+    sys.path.insert(0, str(tmp_path))
+    from own_nets import Classifier
+
+    names = ("n", "h", "w")
+    free = {axis: torch.export.Dim(name) for axis, name in zip((0, 2, 3), names, strict=True)}
+    program = torch.export.export(Classifier().eval(), (torch.zeros(2, 3, 8, 8),), dynamic_shapes=(free,))
+    torch.export.save(program, tmp_path / "net.pt2")
+    with pytest.raises(ModelError, match=r"net\.pt2: input 'image' is .* must have a size"):
+        read_source(str(tmp_path / "net.pt2"), tmp_path / "a")
+    root, _ = read_source(str(tmp_path / "net.pt2"), tmp_path / "b", shapes={"": (1, 3, 12, 10)})
+    assert (root.inputs[0].shape, root.outputs[0].shape) == ((1, 3, 12, 10), (1, 4))
+    checked = check_root(root, {"image": images(2, 3, 12, 10)})
+    assert not checked.missing
+    assert all(check.holds for check in checked.checks)
+
+
 def test_weights_that_changed_since_are_not_what_is_checked(tmp_path):
     root, _ = read_source("own_nets:with_example", tmp_path / "root")
     other, _ = read_source("own_nets:with_example", tmp_path / "other")
@@ -149,6 +195,8 @@ def test_weights_that_changed_since_are_not_what_is_checked(tmp_path):
         ("own_nets:broken", ModelError, "FileNotFoundError: weights.pt"),
         ("own_nets:not_a_tensor", ModelError, "returns a str"),
         ("own_nets:branching", ModelError, "depends on its input's values"),
+        ("own_nets:no_input", ModelError, "forward takes no input"),
+        ("own_nets:spoiled", ModelError, "own_nets:spoiled: weight 'head.weight'"),
     ],
 )
 def test_what_cannot_be_exported_says_why(tmp_path, reference, error, message):
@@ -167,3 +215,19 @@ def test_a_file_that_is_no_exported_program_is_refused(tmp_path):
     (tmp_path / "net.pt2").write_bytes(b"PK\x03\x04 no program")
     with pytest.raises(ModelError, match=r"net\.pt2 is no exported program"):
         read_source(str(tmp_path / "net.pt2"), tmp_path / "root")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's, of all TorchScript
+def test_what_torch_wrote_that_is_no_exported_program_is_told(tmp_path):
+    sys.path.insert(0, str(tmp_path))
+    from own_nets import Classifier
+
+    torch.save(Classifier().state_dict(), tmp_path / "weights.pt2")
+    torch.jit.save(torch.jit.script(Classifier()), tmp_path / "script.pt2")
+    for name, what in (("weights", "what torch.save wrote"), ("script", "TorchScript")):
+        with pytest.raises(ModelError, match=what) as caught:
+            read_source(str(tmp_path / f"{name}.pt2"), tmp_path / "root")
+        assert "module:function" in caught.value.hint
+    with pytest.raises(UsageError, match=r"weights\.pth") as told:
+        read_source(str(tmp_path / "weights.pth"), tmp_path / "root")
+    assert "torch.jit.load" in told.value.hint
