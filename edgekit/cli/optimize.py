@@ -85,6 +85,13 @@ def _model_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="[NAME=]N,N,...",
         help="fixes an input's free dimensions",
     )
+    group.add_argument(
+        "--state",
+        action="append",
+        default=[],
+        metavar="OUTPUT:INPUT",
+        help="an output that is fed back to an input with the next sample, zeros at first; for each state",
+    )
 
 
 def _search_arguments(group: argparse._ArgumentGroup) -> None:
@@ -187,6 +194,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         exhaustive=arguments.exhaustive,
         sensitivity=not arguments.no_sensitivity,
         shapes=dict(_shape(text) for text in arguments.shape),
+        states=tuple(arguments.state),
         description=_description(arguments),
         shrinking=Shrinking(
             train=arguments.train,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,48 +28,31 @@ from edgekit.optimize.dataset_checks import (
 )
 from edgekit.optimize.dataset_classes import Classes, match_classes
 from edgekit.optimize.dataset_files import list_folder
-from edgekit.optimize.dataset_listing import Listing, Prepare, Sample, is_image, the_only
+from edgekit.optimize.dataset_listing import Listing, Prepare, is_image, the_only
+from edgekit.optimize.dataset_order import POOL, Division, divide, recordings_of, thinned
+from edgekit.optimize.dataset_samples import Collected, Dataset, collect, collect_in_order
 from edgekit.optimize.plan import Root
 from edgekit.optimize.study import DataFacts
+
+__all__ = ["Dataset", "Split", "canonical", "read_split"]
 
 MAX_DATA_BYTES = 2 << 30
 _FEW = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Dataset:
-    """Samples in memory.
-
-    ``names`` has one for each sample: its path below the source, or its place. ``inputs`` has an
-    array (n, *shape without the batch) by logical input name: images uint8, NHWC, in the model's
-    colours; everything else float32, before normalising. ``labels`` is the class of each sample.
-    ``boxes`` is what there is to detect in each: (k, 5), float32: class, left, top, right, bottom in
-    pixels of the source picture. ``sizes`` are the source pictures' widths and heights, empty where
-    samples are no pictures. ``classes`` are the names of the classes, where the model or the data
-    have them. ``in_order``: the samples are one recording from its beginning on, so a model's state
-    goes from each to the next, and what it gets wrong adds up as on a device.
-    """
-
-    names: tuple[str, ...]
-    inputs: dict[str, NDArray[Any]]
-    labels: NDArray[np.int64] | None = None
-    boxes: tuple[NDArray[np.float32], ...] | None = None
-    sizes: tuple[tuple[int, int], ...] = ()
-    classes: tuple[str, ...] = ()
-    in_order: bool = False
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
-@dataclass(frozen=True, eq=False)
 class Split:
-    """Two sets without a common sample, what they are, and what the user should know of them."""
+    """Two sets without a common sample, what they are, and what the user should know of them.
+
+    ``chosen`` are the calibration samples that calibrate, where the others are there only for the
+    state to go through them; None where all do.
+    """
 
     calibration: Dataset
     evaluation: Dataset
     facts: DataFacts
     warnings: tuple[str, ...] = ()
+    chosen: tuple[int, ...] | None = None
 
 
 def read_split(
@@ -83,10 +66,13 @@ def read_split(
     calibration_source: str = "",
     seed: int = 0,
     max_bytes: int = MAX_DATA_BYTES,
+    in_order: bool = False,
+    absent: str = "",
 ) -> Split:
     """Read data and split them by seed, class by class.
 
     Where there are fewer samples than wanted, a quarter of them calibrates and the rest evaluates.
+    For a model with state, ``in_order``, whole recordings go to either side, each in its order.
 
     Args:
         source: A folder of pictures, an ``.npz``, or ``module:function``.
@@ -98,37 +84,88 @@ def read_split(
         calibration_source: Where calibration samples come from, if not from ``source``.
         seed: Another seed, another split.
         max_bytes: The most memory that the samples may take.
+        in_order: The model has a state: samples keep their order.
+        absent: The way out where data lack an array for an input, in place of the usual one.
 
     Raises:
         ConfigError: The source is not there, cannot be read, has too few samples, or too much.
         TensorError: Samples do not fit the inputs, are not finite, or do not vary.
     """
-    check_memory(inputs, calibration, evaluation, max_bytes)
-    bound = 2 * (calibration + evaluation)
-    listing = _open(source, inputs, prepare, bound, max_bytes)
-    matched = match_classes(listing, labels)
+    pool = POOL * calibration if in_order else calibration
+    check_memory(inputs, pool, evaluation, max_bytes)
+    bound = pool + evaluation if in_order else 2 * (calibration + evaluation)
+    listing = _open(source, inputs, prepare, bound, max_bytes, absent)
+    here = there = _Side(listing, match_classes(listing, labels))
     if calibration_source:
-        apart = _open(calibration_source, inputs, prepare, bound, max_bytes)
-        apart_matched = _match_if_it_can(apart, labels)
-        counts = min(calibration, len(apart)), min(evaluation, len(listing))
-        rest = list(_order(len(apart), apart_matched.labels, seed + 1))
-    else:
-        apart, apart_matched = listing, matched
-        counts = _counts(len(listing), calibration, evaluation)
-    order = _order(len(listing), matched.labels, seed)
-    judging = _collect(listing, matched, order[: counts[1]], counts[1], frozenset())
-    enough(source, "evaluate", len(judging.names), min(MIN_EVALUATION, evaluation), len(listing))
+        apart = _open(calibration_source, inputs, prepare, bound, max_bytes, absent)
+        there = _Side(apart, _match_if_it_can(apart, labels))
+    judging, tuning = (_in_order if in_order else _shuffled)(here, there, calibration, evaluation, seed)
+    enough(source, "evaluate", judging.count, min(MIN_EVALUATION, evaluation), len(listing))
     check_varied(judging.dataset.inputs, source)
-    seen = frozenset(judging.hashes)
-    candidates = rest if calibration_source else order[counts[1] :]
-    tuning = _collect(apart, apart_matched, candidates, counts[0], seen)
     wanted = min(MIN_CALIBRATION, calibration)
-    enough(apart.source, "calibrate", len(tuning.names), wanted, len(apart), tuning.dropped)
-    check_varied(tuning.dataset.inputs, apart.source)
-    told = [*listing.warnings, *matched.warnings]
-    if calibration_source:
-        told += apart.warnings
+    enough(there.listing.source, "calibrate", tuning.count, wanted, len(there.listing), tuning.dropped)
+    check_varied(tuning.dataset.inputs, there.listing.source)
+    told = [*listing.warnings, *here.classes.warnings]
+    if here is not there:
+        told += there.listing.warnings
+    if in_order and listing.recordings is None:
+        told.append(f"{source}: nothing names recordings, so all samples are one, in order")
     return _split(source, tuning, judging, told, (calibration, evaluation))
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """Where one side's samples come from, and their classes."""
+
+    listing: Listing
+    classes: Classes
+
+
+def _shuffled(
+    here: _Side, there: _Side, calibration: int, evaluation: int, seed: int
+) -> tuple[Collected, Collected]:
+    """Return the evaluation and the calibration samples, drawn by seed, class by class."""
+    order = _order(len(here.listing), here.classes.labels, seed)
+    if here is there:
+        counts = _counts(len(here.listing), calibration, evaluation)
+        rest = order[counts[1] :]
+    else:
+        counts = min(calibration, len(there.listing)), min(evaluation, len(here.listing))
+        rest = _order(len(there.listing), there.classes.labels, seed + 1)
+    judging = collect(here.listing, here.classes, order[: counts[1]], counts[1], frozenset())
+    tuning = collect(there.listing, there.classes, rest, counts[0], frozenset(judging.hashes))
+    return judging, tuning
+
+
+def _in_order(
+    here: _Side, there: _Side, calibration: int, evaluation: int, seed: int
+) -> tuple[Collected, Collected]:
+    """Return the evaluation and the calibration samples: recordings, drawn by seed, each in its order.
+
+    A calibration sample that the evaluation has too stays where it is, so that the state goes
+    through it, and does not calibrate.
+    """
+    recordings, others = _recordings(here, seed), _recordings(there, seed)
+    if here is there:
+        tuned, judged = _counts(len(here.listing), calibration, evaluation)
+        spare = len(here.listing) - judged
+        places = divide(recordings, min(POOL * tuned, max(spare, tuned)), judged)
+    else:
+        places = Division(
+            divide(others, POOL * calibration, 0).pool, divide(recordings, 0, evaluation).judged
+        )
+    judging = collect_in_order(here.listing, here.classes, places.judged, recordings)
+    tuning = collect_in_order(there.listing, there.classes, places.pool, others)
+    seen = frozenset(judging.hashes)
+    both = frozenset(n for n, digest in enumerate(tuning.hashes) if digest in seen)
+    return judging, replace(tuning, dropped=len(both), chosen=thinned(len(tuning.names), calibration, both))
+
+
+def _recordings(side: _Side, seed: int) -> list[range]:
+    """Return recordings in an order by seed, those of different classes in turn."""
+    found = recordings_of(side.listing.recordings, len(side.listing), side.listing.source)
+    labels = None if side.classes.labels is None else side.classes.labels[[one.start for one in found]]
+    return [found[place] for place in _order(len(found), labels, seed)]
 
 
 def canonical(dataset: Dataset, root: Root, limit: int = 0) -> dict[str, NDArray[np.float32]]:
@@ -211,11 +248,16 @@ def _normalized(real: NDArray[np.float32], root: Root, name: str) -> NDArray[np.
 
 
 def _open(
-    source: str, inputs: Sequence[TensorSpec], prepare: Prepare | None, bound: int, max_bytes: int
+    source: str,
+    inputs: Sequence[TensorSpec],
+    prepare: Prepare | None,
+    bound: int,
+    max_bytes: int,
+    absent: str,
 ) -> Listing:
     path = Path(source)
     if path.is_dir():
-        spec = the_only(inputs, source)
+        spec = the_only(inputs, source, absent)
         if prepare is None or not is_image(spec):
             raise ConfigError(
                 f"{source}: is a folder of pictures, but the model takes none ({spec.name}:"
@@ -224,9 +266,9 @@ def _open(
             )
         return list_folder(path, spec, prepare)
     if path.is_file() and path.suffix.lower() == ".npz":
-        return list_npz(path, inputs, prepare, max_bytes)
+        return list_npz(path, inputs, prepare, max_bytes, absent)
     if not path.exists() and ":" in source:
-        return list_function(source, inputs, prepare, bound, max_bytes)
+        return list_function(source, inputs, prepare, bound, max_bytes, absent)
     found = "is no folder and no .npz" if path.exists() else "is not there"
     raise ConfigError(
         f"data {source!r}: {found}", hint="give a folder of pictures, an .npz file, or module:function"
@@ -260,84 +302,17 @@ def _order(count: int, labels: NDArray[np.int64] | None, seed: int) -> list[int]
     return [int(place) for place in np.argsort(ranks, kind="stable")]
 
 
-@dataclass(frozen=True, eq=False)
-class _Collected:
-    """One side of the split while it is made."""
-
-    dataset: Dataset
-    hashes: tuple[str, ...]
-    dropped: int
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.dataset.names
-
-
-def _collect(
-    listing: Listing, classes: Classes, order: Sequence[int], count: int, seen: frozenset[str]
-) -> _Collected:
-    """Read samples in an order until there are enough, without those whose content was seen."""
-    kept: list[tuple[int, Sample, str]] = []
-    dropped = 0
-    for place in order:
-        if len(kept) >= count:
-            break
-        sample = listing.read(place)
-        digest = _digest(sample)
-        if digest in seen:
-            dropped += 1
-        else:
-            kept.append((place, sample, digest))
-    dataset = Dataset(
-        names=tuple(listing.names[place] for place, _, _ in kept),
-        inputs=_stacked([sample for _, sample, _ in kept], listing.source),
-        labels=None if classes.labels is None else classes.labels[[place for place, _, _ in kept]],
-        boxes=_boxes([sample for _, sample, _ in kept], classes) if listing.has_boxes else None,
-        sizes=tuple(sample.size for _, sample, _ in kept if sample.size is not None),
-        classes=classes.names,
-    )
-    return _Collected(dataset, tuple(digest for _, _, digest in kept), dropped)
-
-
-def _stacked(samples: Sequence[Sample], source: str) -> dict[str, NDArray[Any]]:
-    if not samples:
-        return {}
-    for name, first in samples[0].inputs.items():
-        shapes = {sample.inputs[name].shape for sample in samples}
-        if len(shapes) > 1:
-            raise TensorError(
-                f"{source}: samples of input {name!r} have different shapes: {sorted(shapes)[:3]}",
-                hint=f"give all of them one shape, such as {list(first.shape)}",
-            )
-    return {name: np.stack([sample.inputs[name] for sample in samples]) for name in samples[0].inputs}
-
-
-def _boxes(samples: Sequence[Sample], classes: Classes) -> tuple[NDArray[np.float32], ...]:
-    empty = np.zeros((0, 5), np.float32)
-    return tuple(classes.of_boxes(empty if s.boxes is None else s.boxes) for s in samples)
-
-
-def _digest(sample: Sample) -> str:
-    """Return a hash of what the model would see: the same picture in two files is one sample."""
-    digest = hashlib.sha256()
-    for name in sorted(sample.inputs):
-        array = sample.inputs[name]
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
 def _split(
-    source: str, tuning: _Collected, judging: _Collected, told: Sequence[str], asked: tuple[int, int]
+    source: str, tuning: Collected, judging: Collected, told: Sequence[str], asked: tuple[int, int]
 ) -> Split:
-    count = len(judging.names)
+    count = judging.count
     warnings = list(told)
     if tuning.dropped:
         warnings.append(
             f"{tuning.dropped} samples were left out of calibration: they stand in the evaluation set too"
         )
-    if len(tuning.names) < asked[0]:
-        warnings.append(f"{len(tuning.names)} samples calibrate, {asked[0]} were asked for")
+    if tuning.count < asked[0]:
+        warnings.append(f"{tuning.count} samples calibrate, {asked[0]} were asked for")
     if count < _FEW:
         warnings.append(
             f"{count} samples evaluate: a share measured on them is known to within"
@@ -351,10 +326,10 @@ def _split(
             digest.update(boxes.tobytes() + b";")
     facts = DataFacts(
         source=source,
-        calibration=len(tuning.names),
+        calibration=tuning.count,
         evaluation=count,
         labelled=judging.dataset.labels is not None or judging.dataset.boxes is not None,
         dropped_overlap=tuning.dropped,
         sha256=digest.hexdigest(),
     )
-    return Split(tuning.dataset, judging.dataset, facts, tuple(warnings))
+    return Split(tuning.dataset, judging.dataset, facts, tuple(warnings), tuning.chosen)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +12,62 @@ from numpy.typing import NDArray
 from edgekit.core.errors import ConfigError, EdgekitError, TensorError
 from edgekit.core.spec import TensorSpec
 from edgekit.optimize.dataset_listing import Listing, Prepare, Sample, fit, load_function, the_only
+from edgekit.optimize.dataset_npz import load_npz
 
 _LABELS = ("y", "labels", "label")
-# What the standard library and NumPy raise on a damaged archive; RuntimeError where it is encrypted.
-_DAMAGED = (OSError, ValueError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error)
+RECORDING = "recording"
+"""The array, or the key of a dictionary, that names the recording of each sample."""
 
 
-def list_npz(path: Path, inputs: Sequence[TensorSpec], prepare: Prepare | None, max_bytes: int) -> Listing:
+def list_npz(
+    path: Path, inputs: Sequence[TensorSpec], prepare: Prepare | None, max_bytes: int, absent: str = ""
+) -> Listing:
     """List the samples of an NPZ file: an array for each input, samples along the first axis.
 
     A model of one input takes the array of its name, or ``x``, or the only one. ``y`` or ``labels``
-    has a class for each sample: an index or a name.
+    has a class for each sample: an index or a name. ``recording`` names the recording of each.
 
     Raises:
         ConfigError: It is not such a file, lacks an array, or is larger than ``max_bytes``.
         TensorError: Arrays have different numbers of samples.
     """
-    arrays = _load(path, max_bytes)
-    named = next((name for name in _LABELS if name in arrays and not any(s.name == name for s in inputs)), "")
+    arrays = load_npz(path, max_bytes)
+    own = {spec.name for spec in inputs}
+    named = next((name for name in _LABELS if name in arrays and name not in own), "")
     classes = arrays.pop(named, None)
-    found = {spec.name: _array_for(spec, inputs, arrays, path) for spec in inputs}
+    marks = arrays.pop(RECORDING, None) if RECORDING not in own else None
+    found = {spec.name: _array_for(spec, inputs, arrays, path, absent) for spec in inputs}
     lengths = {name: len(array) for name, array in found.items()}
     if len(set(lengths.values())) > 1:
         raise TensorError(f"{path}: arrays have different numbers of samples: {lengths}")
     count = next(iter(lengths.values()))
     labels = None if classes is None else _labels(classes, count, f"{path}: {named!r}")
+    recordings = None if marks is None else _labels(marks, count, f"{path}: {RECORDING!r}", "recordings")
 
     def read(place: int) -> Sample:
         what = f"{path.name}[{place}]"
         return _merge(fit(found[spec.name][place], spec, prepare, what) for spec in inputs)
 
     names = tuple(f"{path.name}[{place}]" for place in range(count))
-    return Listing(str(path), names, read, labels=labels)
+    taken = {id(array) for array in found.values()}
+    unused = [repr(name) for name, array in arrays.items() if id(array) not in taken]
+    told = (f"{path}: not used, since the model has no such input: {', '.join(unused)}",) if unused else ()
+    return Listing(str(path), names, read, labels=labels, warnings=told, recordings=recordings)
 
 
 def list_function(
-    text: str, inputs: Sequence[TensorSpec], prepare: Prepare | None, limit: int, max_bytes: int
+    text: str,
+    inputs: Sequence[TensorSpec],
+    prepare: Prepare | None,
+    limit: int,
+    max_bytes: int,
+    absent: str = "",
 ) -> Listing:
     """List what ``module:function`` returns: an iterator of arrays, or of dictionaries by input name.
 
     Each may come in a pair with its label: a class index, the name of a class, or boxes (k, 5) as
-    class, left, top, right, bottom in pixels of the picture given.
+    class, left, top, right, bottom in pixels of the picture given. A dictionary may have
+    ``recording`` beside the inputs: the number or name of the recording that the sample is of.
 
     Args:
         text: Names the function; it is called without arguments.
@@ -62,6 +75,7 @@ def list_function(
         prepare: The device's own resizing, for pictures (height, width, 3), uint8, RGB.
         limit: At most so many samples are taken.
         max_bytes: At most so many bytes are held.
+        absent: The way out where an input is missing, in place of the usual one.
 
     Raises:
         UsageError: There is no such function.
@@ -70,11 +84,14 @@ def list_function(
     """
     samples: list[Sample] = []
     labels: list[int | str] = []
+    recordings: list[int | str] = []
     held = 0
     for place, given in enumerate(_taken(text, limit)):
         what = f"{text}[{place}]"
         data, label = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-        sample = _sample(data, inputs, prepare, what)
+        data, mark = _without_recording(data, inputs, what)
+        recordings += [] if mark is None else [mark]
+        sample = _sample(data, inputs, prepare, what, absent)
         if label is not None:
             label = _label(label, what)
             if isinstance(label, np.ndarray):
@@ -86,14 +103,21 @@ def list_function(
         if held > max_bytes:
             raise ConfigError(
                 f"{text}: {held / 1e6:.0f} MB after {place + 1} samples, at most {max_bytes / 1e6:.0f} MB",
-                hint="ask for fewer samples with --calibration and --evaluation",
+                hint="ask for fewer samples with --samples and --calibration-samples",
             )
-    return _listing(text, samples, labels)
+    return _listing(text, samples, labels, recordings)
 
 
-def _listing(text: str, samples: list[Sample], labels: list[int | str]) -> Listing:
+def _listing(
+    text: str, samples: list[Sample], labels: list[int | str], recordings: list[int | str]
+) -> Listing:
     if not samples:
         raise ConfigError(f"{text}: gave no samples")
+    if len(recordings) not in (0, len(samples)):
+        raise ConfigError(
+            f"{text}: {len(recordings)} of {len(samples)} samples name their {RECORDING!r}",
+            hint="name it for every sample, or for none",
+        )
     boxed = sum(sample.boxes is not None for sample in samples)
     if len({len(samples), *(n for n in (len(labels), boxed) if n)}) > 1:
         raise ConfigError(
@@ -103,7 +127,14 @@ def _listing(text: str, samples: list[Sample], labels: list[int | str]) -> Listi
     if len({isinstance(label, str) for label in labels}) > 1:
         raise ConfigError(f"{text}: labels are partly numbers, partly names", hint="use one of the two")
     names = tuple(f"{text}[{place}]" for place in range(len(samples)))
-    return Listing(text, names, samples.__getitem__, labels=tuple(labels) or None, has_boxes=boxed > 0)
+    return Listing(
+        text,
+        names,
+        samples.__getitem__,
+        labels=tuple(labels) or None,
+        has_boxes=boxed > 0,
+        recordings=tuple(recordings) or None,
+    )
 
 
 def _taken(text: str, limit: int) -> Iterator[Any]:
@@ -119,12 +150,28 @@ def _taken(text: str, limit: int) -> Iterator[Any]:
         raise ConfigError(f"{text}: failed: {type(cause).__name__}: {cause}") from cause
 
 
-def _sample(data: Any, inputs: Sequence[TensorSpec], prepare: Prepare | None, what: str) -> Sample:
+def _without_recording(data: Any, inputs: Sequence[TensorSpec], what: str) -> tuple[Any, int | str | None]:
+    """Return a sample's arrays, and the recording that a dictionary names beside them."""
+    is_named = isinstance(data, Mapping) and RECORDING in data
+    if not is_named or any(spec.name == RECORDING for spec in inputs):
+        return data, None
+    mark = data[RECORDING]
+    array = np.asarray(mark)
+    if not isinstance(mark, str) and (array.dtype.kind not in "iu" or array.size != 1):
+        raise TensorError(f"{what}: {RECORDING!r} is a whole number or a name, got {mark!r:.80}")
+    rest = {name: value for name, value in data.items() if name != RECORDING}
+    return rest, mark if isinstance(mark, str) else int(array.reshape(-1)[0])
+
+
+def _sample(
+    data: Any, inputs: Sequence[TensorSpec], prepare: Prepare | None, what: str, absent: str
+) -> Sample:
     if not isinstance(data, Mapping):
-        return fit(data, the_only(inputs, what), prepare, what)
+        return fit(data, the_only(inputs, what, absent), prepare, what)
     if set(data) != {spec.name for spec in inputs}:
         raise TensorError(
-            f"{what}: want arrays {sorted(spec.name for spec in inputs)}, got {sorted(map(str, data))}"
+            f"{what}: want arrays {sorted(spec.name for spec in inputs)}, got {sorted(map(str, data))}",
+            hint=absent or "name each array as the model's input",
         )
     return _merge(fit(data[spec.name], spec, prepare, what) for spec in inputs)
 
@@ -153,42 +200,11 @@ def _label(label: Any, what: str) -> int | str | NDArray[np.float32]:
 
 
 # ---------------------------------------------------------------------------------------------
-# NPZ
-
-
-def _load(path: Path, max_bytes: int) -> dict[str, NDArray[Any]]:
-    """Return a file's arrays; the headers tell their size before anything is unpacked."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            total = sum(_announced(archive, member) for member in archive.namelist())
-        if total > max_bytes:
-            raise ConfigError(
-                f"{path}: {total / 1e6:.0f} MB of arrays, at most {max_bytes / 1e6:.0f} MB are read",
-                hint="save fewer samples, or images as uint8",
-            )
-        with np.load(path, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
-    except _DAMAGED as cause:
-        raise ConfigError(
-            f"{path}: is not an NPZ of plain arrays: {cause}", hint="write it with numpy.savez"
-        ) from cause
-
-
-def _announced(archive: zipfile.ZipFile, member: str) -> int:
-    readers: dict[tuple[int, int], Callable[..., Any]] = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in readers:
-            raise ValueError(f"{member} has a header of version {version}")
-        shape, _, dtype = readers[version](file)
-    return int(np.prod(shape, dtype=np.float64)) * int(dtype.itemsize)
+# Arrays of an NPZ
 
 
 def _array_for(
-    spec: TensorSpec, inputs: Sequence[TensorSpec], arrays: dict[str, NDArray[Any]], path: Path
+    spec: TensorSpec, inputs: Sequence[TensorSpec], arrays: dict[str, NDArray[Any]], path: Path, absent: str
 ) -> NDArray[Any]:
     alone = len(inputs) == 1
     names = [spec.name, "x"] if alone else [spec.name]
@@ -198,22 +214,26 @@ def _array_for(
     if found is None:
         raise ConfigError(
             f"{path}: has no array {spec.name!r}, but {', '.join(map(repr, sorted(arrays))) or 'none'}",
-            hint="name each array as the model's input, samples along the first axis",
+            hint=absent or "name each array as the model's input, samples along the first axis",
         )
     if found.ndim < 1 or not len(found):
         raise ConfigError(f"{path}: array for input {spec.name!r} has no samples, shape {list(found.shape)}")
     return found
 
 
-def _labels(values: NDArray[Any], count: int, what: str) -> tuple[int | str, ...]:
+def _labels(values: NDArray[Any], count: int, what: str, are: str = "labels") -> tuple[int | str, ...]:
     flat = values.reshape(-1)
+    is_labels = are == "labels"
     if len(flat) != count or values.shape[:1] != (count,):
         raise TensorError(
-            f"{what}: want {count} labels, one for each sample, got shape {list(values.shape)}",
-            hint="give class indices, not one-hot rows",
+            f"{what}: want {count} {are}, one for each sample, got shape {list(values.shape)}",
+            hint="give class indices, not one-hot rows" if is_labels else "",
         )
     if flat.dtype.kind in "US":
         return tuple(value.decode() if isinstance(value, bytes) else str(value) for value in flat.tolist())
-    if flat.dtype.kind in "iub" or (flat.dtype.kind == "f" and bool((flat == np.rint(flat)).all())):
+    is_whole = flat.dtype.kind == "f" and bool((np.isfinite(flat) & (flat == np.rint(flat))).all())
+    if flat.dtype.kind in "iub" or is_whole:
         return tuple(int(value) for value in flat.tolist())
-    raise TensorError(f"{what}: want class indices or names, got {flat.dtype}")
+    raise TensorError(
+        f"{what}: want {'class indices' if is_labels else 'whole numbers'} or names, got {flat.dtype}"
+    )

@@ -31,7 +31,7 @@ def check_memory(inputs: Sequence[TensorSpec], calibration: int, evaluation: int
         raise ConfigError(
             f"{calibration} + {evaluation} samples take {wanted / 1e6:.0f} MB,"
             f" at most {max_bytes / 1e6:.0f} MB are held",
-            hint="ask for fewer with --calibration and --evaluation",
+            hint="ask for fewer with --samples and --calibration-samples",
         )
 
 

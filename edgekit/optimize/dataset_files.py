@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgekit.core.errors import ConfigError
 from edgekit.core.spec import TensorSpec
 from edgekit.optimize.dataset_listing import Listing, Prepare, Sample, fit_picture
+from edgekit.optimize.dataset_order import natural
 
 MAX_FILES = 500_000
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -50,7 +51,9 @@ def list_folder(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
             f"{folder}: has pictures beside its subfolders {', '.join(classes[1:4])}", hint=f"use {_LAYOUTS}"
         )
     read = _reader(folder, names, spec, prepare)
-    return Listing(str(folder), names, read, labels=tuple(tops) if len(classes) > 1 else None)
+    return Listing(
+        str(folder), names, read, labels=tuple(tops) if len(classes) > 1 else None, recordings=_folders(names)
+    )
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
@@ -79,7 +82,7 @@ def _unreadable(path: Path, why: str) -> ConfigError:
 
 
 def _pictures(folder: Path, root: Path) -> tuple[str, ...]:
-    """Return the pictures below a folder by their path from ``root``, sorted; hidden ones left out."""
+    """Return the pictures below a folder by their path from ``root``, in order; hidden ones left out."""
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -95,7 +98,17 @@ def _pictures(folder: Path, root: Path) -> tuple[str, ...]:
         raise ConfigError(
             f"{folder}: has no pictures ({', '.join(sorted(SUFFIXES))})", hint=f"use {_LAYOUTS}"
         )
-    return tuple(sorted(found))
+    return tuple(sorted(found, key=_place))
+
+
+def _place(name: str) -> tuple[object, object]:
+    """Return a key that keeps each folder's pictures together, in the order of their numbers."""
+    return natural(name.rpartition("/")[0]), natural(name)
+
+
+def _folders(names: Sequence[str]) -> tuple[str, ...]:
+    """Return each picture's folder: for a model with state, pictures of one are one recording."""
+    return tuple(name.rpartition("/")[0] for name in names)
 
 
 def _reader(
@@ -138,7 +151,7 @@ def _from_csv(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
             f"{table}: {len(missing)} of its files are not there, such as {missing[0]!r}",
             hint="paths are relative to the folder of labels.csv",
         )
-    names = tuple(sorted(labels))
+    names = tuple(sorted(labels, key=_place))
     if not names:
         raise ConfigError(f"{table}: names no file", hint="give a line 'file,label' for each picture")
     others = len(set(_pictures(folder, folder)) - set(names))
@@ -151,6 +164,7 @@ def _from_csv(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
         _reader(folder, names, spec, prepare),
         labels=tuple(int(label) for label in found) if is_numeric else tuple(found),
         warnings=told,
+        recordings=_folders(names),
     )
 
 
@@ -187,7 +201,7 @@ def _from_yolo(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
     if classes and largest >= len(classes):
         raise ConfigError(f"{folder}: has class {largest}, but {len(classes)} names of classes")
     read = _reader(folder, names, spec, prepare, boxes)
-    return Listing(str(folder), names, read, classes=classes, has_boxes=True)
+    return Listing(str(folder), names, read, classes=classes, has_boxes=True, recordings=_folders(names))
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:

@@ -38,7 +38,8 @@ class Listing:
 
     ``labels`` are class indices or names of classes, one for each sample. ``classes`` are the names
     that the class numbers of boxes stand for, where the data say so. ``read`` reads a sample by its
-    place and raises what is wrong with it.
+    place and raises what is wrong with it. ``recordings`` names the recording that each sample is of;
+    the samples of one stand in order of time.
     """
 
     source: str
@@ -48,6 +49,7 @@ class Listing:
     classes: tuple[str, ...] = ()
     has_boxes: bool = False
     warnings: tuple[str, ...] = ()
+    recordings: tuple[int | str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -105,8 +107,13 @@ def fit_picture(bgr: NDArray[np.uint8], spec: TensorSpec, prepare: Prepare, what
     return Sample({spec.name: made[0]}, (bgr.shape[1], bgr.shape[0]))
 
 
-def the_only(inputs: Sequence[TensorSpec], what: str) -> TensorSpec:
+def the_only(inputs: Sequence[TensorSpec], what: str, absent: str = "") -> TensorSpec:
     """Return a model's one input.
+
+    Args:
+        inputs: The model's logical inputs.
+        what: What gives one array for each sample, for errors.
+        absent: The way out where there are more, in place of the usual one.
 
     Raises:
         ConfigError: It has more.
@@ -116,7 +123,8 @@ def the_only(inputs: Sequence[TensorSpec], what: str) -> TensorSpec:
     names = ", ".join(spec.name for spec in inputs)
     raise ConfigError(
         f"{what}: one array for each sample, but the model has {len(inputs)} inputs ({names})",
-        hint="give an NPZ, or a function that returns dictionaries, with one array for each input name",
+        hint=absent
+        or "give an NPZ, or a function that returns dictionaries, with one array for each input name",
     )
 
 

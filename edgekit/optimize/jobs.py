@@ -34,6 +34,18 @@ def _check(task: Mapping[str, Any], _folder: Path, _progress: Progress) -> dict[
     return {"root": msgspec.to_builtins(check_root(root, samples))}
 
 
+def _carry(task: Mapping[str, Any], folder: Path, _progress: Progress) -> dict[str, Any]:
+    import numpy as np
+
+    from edgekit.optimize.carry import carry
+
+    with np.load(task["samples"], allow_pickle=False) as archive:
+        data = {name: archive[name] for name in archive.files}
+    states = carry(msgspec.convert(task["root"], Root), data, task["pairs"], task["starts"])
+    np.savez(folder / "states.npz", allow_pickle=False, **states)
+    return {}
+
+
 def _make(task: Mapping[str, Any], folder: Path, _progress: Progress) -> dict[str, Any]:
     plan = msgspec.convert(task["plan"], Plan)
     made = maker(plan.technique)(msgspec.convert(task["root"], Root), plan, folder)
@@ -69,6 +81,7 @@ def _shrink(task: Mapping[str, Any], folder: Path, progress: Progress) -> dict[s
 JOBS: dict[str, Job] = {
     "read": _read,
     "check": _check,
+    "carry": _carry,
     "make": _make,
     "sensitivity": _sensitivity,
     "shrink": _shrink,

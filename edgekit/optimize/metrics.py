@@ -6,20 +6,31 @@ a score says how much of it is kept, not how good it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.core.errors import ConfigError, EdgekitError, TensorError, UsageError
+from edgekit.core.errors import TensorError, UsageError
 from edgekit.core.spec import Item, Task
 from edgekit.optimize.data import Dataset
 from edgekit.optimize.dataset_listing import load_function
+from edgekit.optimize.metric_alarm import (
+    FEW,
+    balanced,
+    decided,
+    decisions,
+    largest_drop,
+    rank_correlation,
+    rank_drops,
+    rank_scores,
+    values_of,
+)
 from edgekit.optimize.metric_boxes import Items, image_scores, judge, mean_precision, overlap_with
+from edgekit.optimize.metric_own import own_scores
 from edgekit.optimize.metric_scores import agreement, cosine, finite_samples, top_k
 from edgekit.optimize.study import Score
 
@@ -80,7 +91,14 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             ),
             Metric(
                 id="alarm",
-                means="Share of samples in which the decision is the float model's.",
+                means="Share of samples in which the decision is the float model's, averaged over its"
+                " decisions: alarms count as much as their absence, however rare.",
+                needs_items=True,
+            ),
+            Metric(
+                id="rank",
+                means="Rank correlation of the scores behind the decisions with the float model's: whether"
+                " samples keep their order, from the least to the most alarming.",
                 needs_items=True,
             ),
             Metric(id="cosine", means="Mean cosine of the outputs with the float model's."),
@@ -95,8 +113,8 @@ _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "sensor": ("top1", "top5", "agreement", "cosine"),
         "detect": ("map50", "iou", "cosine"),
         "face": ("map50", "iou", "cosine"),
-        "anomaly": ("alarm", "cosine"),
-        "voice": ("alarm", "cosine"),
+        "anomaly": ("alarm", "rank", "cosine"),
+        "voice": ("alarm", "rank", "cosine"),
         "raw": ("top1", "top5", "cosine", "agreement"),
     }
 )
@@ -131,11 +149,37 @@ def choose_metric(name: str, task: Task, dataset: Dataset) -> Metric:
     )
 
 
+def settle(metric: Metric, reference: Observed) -> tuple[Metric, str]:
+    """Return the metric that the float model's answers allow, and what the user should know of it.
+
+    ``alarm`` compares decisions. Where the float model decides all samples alike, a candidate that
+    always says the same would be perfect: then ``rank`` takes its place.
+    """
+    if metric.id != "alarm" or not reference.items:
+        return metric, ""
+    counts = decided(reference.items)
+    total, (rarest, count) = len(reference.items), min(counts.items(), key=lambda entry: entry[1])
+    if len(counts) == 1:
+        return METRICS["rank"], (
+            f"the float model says {rarest!r} of all {total} samples, so agreement of alarms says nothing of"
+            " a candidate; what is measured instead is 'rank', whether the scores keep their order: give"
+            " data that have both, alarms and none"
+        )
+    if count >= FEW:
+        return metric, ""
+    return metric, (
+        f"the float model says {rarest!r} of {count} of {total} samples: each of them is worth"
+        f" {100 / (count * len(counts)):.1f} points of 'alarm'; more of them would make the verdicts surer"
+    )
+
+
 def per_sample(metric: Metric, reference: Observed, found: Observed, dataset: Dataset) -> NDArray[np.float64]:
-    """Return the score of each sample, from 0 to 1; their mean is the metric, but for ``map50``.
+    """Return the score of each sample, from 0 to 1; their mean is the metric, but for three.
 
     ``map50`` is no mean: for it a sample's score is the harmonic mean of precision and recall at half
-    overlap. A sample with an output that is not a finite number has 0.
+    overlap. ``alarm`` is the mean of the float model's decisions' means; for ``rank`` a sample's score
+    is 1 minus the share of all ranks by which it moved. A sample with an output that is not a finite
+    number has 0.
 
     Ties: integers saturate, and several classes may share the highest score. Such a tie counts as
     right only by its share, 1/k among k, since which of them a runtime names first is an accident.
@@ -152,6 +196,7 @@ def per_sample(metric: Metric, reference: Observed, found: Observed, dataset: Da
 
     Source: own rule for ties.
     """
+    reference, found = _answers(reference, dataset), _answers(found, dataset)
     _check(metric, reference, found, dataset)
     is_finite = finite_samples(found.outputs) if found.outputs else np.ones(len(dataset), np.bool_)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -189,8 +234,15 @@ def score(
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (percentiles);
     for no difference in n samples the exact binomial bound, 1 - 0.05^(1/n).
     """
+    reference, found = _answers(reference, dataset), _answers(found, dataset)
+    surely = 1 - 0.05 ** (1 / max(len(dataset), 1))
     if metric.id == "map50":
         value, base, drops, is_equal = _precision_drops(reference, found, dataset, seed, rounds)
+    elif metric.id in _WHOLE:
+        value, drops = _WHOLE[metric.id](metric, reference, found, dataset, seed, rounds)
+        base, is_equal = 1.0, value == 1.0
+        if metric.id == "alarm":
+            surely = largest_drop(decisions(reference.items or ()))
     else:
         mine = per_sample(metric, reference, found, dataset)
         own = per_sample(metric, reference, reference, dataset) if metric.labelled else np.ones(len(mine))
@@ -199,7 +251,7 @@ def score(
     low, high = (float(np.quantile(drops, share)) for share in (0.025, 0.975))
     drop = base - value
     if is_equal and not _is_same(reference, found):
-        high = 1 - 0.05 ** (1 / len(dataset))
+        high = surely
         low = -high if metric.labelled else 0.0
     return Score(
         metric=metric.id,
@@ -210,6 +262,12 @@ def score(
         low=min(low, drop),
         high=max(high, drop),
     )
+
+
+def _answers(observed: Observed, dataset: Dataset) -> Observed:
+    """Return what a model said but for its state, which counts by what becomes of it."""
+    kept = {name: values for name, values in observed.outputs.items() if name not in dataset.states}
+    return Observed(kept, observed.items) if kept else observed
 
 
 def _is_same(reference: Observed, found: Observed) -> bool:
@@ -244,7 +302,7 @@ def _raw_scores(
     metric: Metric, reference: Observed, found: Observed, dataset: Dataset
 ) -> NDArray[np.float64]:
     if ":" in metric.id:
-        return _own_scores(metric.id, found, dataset)
+        return own_scores(metric.id, found.outputs, dataset.labels, len(dataset))
     if metric.needs_items:
         return _item_scores(metric, reference.items or (), found.items or (), dataset)
     if not metric.labelled:
@@ -255,6 +313,8 @@ def _raw_scores(
 
 
 def _item_scores(metric: Metric, wanted: Items, given: Items, dataset: Dataset) -> NDArray[np.float64]:
+    if metric.id == "rank":
+        return _moved(wanted, given)
     if not metric.labelled:
         compare = _PAIRED[metric.id]
         return np.array([compare(a, b) for a, b in zip(wanted, given, strict=True)], np.float64)
@@ -267,31 +327,13 @@ def _same_decision(wanted: Sequence[Item], given: Sequence[Item]) -> float:
     return float({item.label for item in wanted} == {item.label for item in given})
 
 
+def _moved(wanted: Items, given: Items) -> NDArray[np.float64]:
+    return rank_scores(values_of(wanted), values_of(given))
+
+
 _RANKS = {"top1": 1, "top5": 5}
 _UNLABELLED = {"agreement": agreement, "cosine": cosine}
 _PAIRED = {"iou": overlap_with, "alarm": _same_decision}
-
-
-def _own_scores(name: str, found: Observed, dataset: Dataset) -> NDArray[np.float64]:
-    function = load_function(name, "metric")
-    try:
-        given: Any = function(dict(found.outputs), dataset.labels)
-        scores = np.asarray(given, np.float64)
-    except EdgekitError:
-        raise
-    except Exception as cause:  # the user's own code may raise anything
-        raise ConfigError(f"metric {name}: failed: {type(cause).__name__}: {cause}") from cause
-    if scores.shape != (len(dataset),):
-        raise ConfigError(
-            f"metric {name}: want {len(dataset)} scores, one for each sample, got shape {list(scores.shape)}"
-        )
-    held = scores[np.isfinite(scores)]
-    if len(held) and (held.min() < 0 or held.max() > 1):
-        raise ConfigError(
-            f"metric {name}: want scores from 0 to 1, got {held.min():g} to {held.max():g}",
-            hint="higher must be better; scale an error e as 1 / (1 + e)",
-        )
-    return scores
 
 
 def _draws(count: int, seed: int, rounds: int) -> NDArray[np.int64]:
@@ -301,12 +343,38 @@ def _draws(count: int, seed: int, rounds: int) -> NDArray[np.int64]:
 
 
 def _drops(lost: NDArray[np.float64], seed: int, rounds: int) -> NDArray[np.float64]:
-    step = max(1, _CHUNK // len(lost))
-    parts = [
-        _draws(len(lost), seed + start, min(step, rounds - start)) @ lost / len(lost)
-        for start in range(0, rounds, step)
-    ]
+    return _in_rounds(len(lost), seed, rounds, lambda drawn: drawn @ lost / len(lost))
+
+
+def _in_rounds(
+    count: int, seed: int, rounds: int, drop: Callable[[NDArray[np.int64]], NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    step = max(1, _CHUNK // count)
+    parts = [drop(_draws(count, seed + start, min(step, rounds - start))) for start in range(0, rounds, step)]
     return np.concatenate(parts)
+
+
+def _alarm_drops(
+    metric: Metric, reference: Observed, found: Observed, dataset: Dataset, seed: int, rounds: int
+) -> tuple[float, NDArray[np.float64]]:
+    same = per_sample(metric, reference, found, dataset)
+    kinds = decisions(reference.items or ())
+    value = float(balanced(same, kinds, np.ones((1, len(same)), np.int64))[0])
+    return value, _in_rounds(len(same), seed, rounds, lambda drawn: 1 - balanced(same, kinds, drawn))
+
+
+def _rank_drops(
+    metric: Metric, reference: Observed, found: Observed, dataset: Dataset, seed: int, rounds: int
+) -> tuple[float, NDArray[np.float64]]:
+    _check(metric, reference, found, dataset)
+    wanted, given = values_of(reference.items or ()), values_of(found.items or ())
+    if not (np.isfinite(given).all() and finite_samples(found.outputs).all()):
+        return 0.0, np.ones(rounds)
+    value = rank_correlation(wanted, given)
+    return value, _in_rounds(len(wanted), seed, rounds, lambda drawn: rank_drops(wanted, given, drawn))
+
+
+_WHOLE = {"alarm": _alarm_drops, "rank": _rank_drops}
 
 
 def _precision_drops(
@@ -324,10 +392,8 @@ def _precision_drops(
         items = [i if ok else () for i, ok in zip(observed.items or (), is_finite, strict=True)]
         judged.append(judge(items, dataset.boxes or (), dataset.classes))
     base, value = (float(mean_precision(one, whole)[0]) for one in judged)
-    step = max(1, _CHUNK // count)
-    drops = []
-    for start in range(0, rounds, step):
-        weights = _draws(count, seed + start, min(step, rounds - start))
-        drops.append(mean_precision(judged[0], weights) - mean_precision(judged[1], weights))
+    drops = _in_rounds(
+        count, seed, rounds, lambda drawn: mean_precision(judged[0], drawn) - mean_precision(judged[1], drawn)
+    )
     own, mine = (image_scores(one, count) for one in judged)
-    return value, base, np.concatenate(drops), bool((own == mine).all() and base == value)
+    return value, base, drops, bool((own == mine).all() and base == value)

@@ -189,7 +189,7 @@ def _variant(entry: Entry, found: CandidateResult) -> Variant:
 def _golden(folder: Path, search: Search, inputs: Inputs, entries: Sequence[Entry]) -> tuple[Golden, ...]:
     assert search.reference is not None
     with np.load(inputs.samples, allow_pickle=False) as archive:
-        given = {name: archive[name] for name in archive.files}
+        given = {spec.name: archive[spec.name] for spec in search.bench.manifest.inputs}
     count = len(next(iter(given.values())))
     chosen = sorted({round(place * (count - 1) / max(_GOLDEN - 1, 1)) for place in range(_GOLDEN)})
     wanted = search.reference.outputs

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.agent.bundle import Bundle
+from edgekit.agent.lab_child import RECORDING
 from edgekit.agent.optimizing import subject as subjects
 from edgekit.agent.optimizing.progress import Progress
 from edgekit.agent.optimizing.request import Request
+from edgekit.agent.optimizing.states import guess_hint, with_states
 from edgekit.agent.optimizing.subject import Subject
 from edgekit.agent.optimizing.zoo_subject import ZooModel, zoo_model
 from edgekit.core.errors import ConfigError
@@ -66,7 +68,7 @@ def read_inputs(request: Request, cache: Cache, progress: Progress) -> Inputs:
     else:
         root, manifest = subjects.described(root, request, brings_pictures=_brings_pictures(request.data))
     progress.stage("reading the data")
-    split = _read_data(request, root, manifest, labels, zoo)
+    split = with_states(_read_data(request, root, manifest, labels, zoo), root, manifest, cache)
     root = _calibrated(root, split, cache)
     samples = _samples(root, manifest, split, cache)
     progress.stage("checking the conversions")
@@ -149,6 +151,8 @@ def _read_data(
         evaluation=request.samples,
         calibration_source=request.calibration,
         seed=request.seed,
+        in_order=bool(manifest.state),
+        absent="" if manifest.state else guess_hint(manifest.inputs, manifest.outputs),
     )
 
 
@@ -192,7 +196,11 @@ def _samples(root: Root, manifest: Manifest, split: Split, cache: Cache) -> Path
             back.get(name, name): array for name, array in by_canonical.items()
         }
     else:
-        arrays = split.evaluation.inputs
+        arrays = dict(split.evaluation.inputs)
+    if split.evaluation.in_order:
+        marks = np.zeros(len(split.evaluation), np.int32)
+        marks[[place for place in split.evaluation.starts if place]] = 1
+        arrays[RECORDING] = np.cumsum(marks, dtype=np.int32)
     return _store(cache, arrays) / "arrays.npz"
 
 

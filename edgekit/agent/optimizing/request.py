@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from edgekit.core.spec import Post, Pre, Task, TensorSpec
+from edgekit.core.spec import Post, Pre, State, Task, TensorSpec
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,6 +27,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     post: Post | None = None
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    state: tuple[State, ...] = ()
 
 
 class Shrinking(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +57,10 @@ class Remote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of the search; ``max_drop`` None takes 0.01 with labels and 0.03 without."""
+    """One run of the search; ``max_drop`` None takes 0.01 with labels and 0.03 without.
+
+    ``states`` are pairs ``OUTPUT:INPUT`` of a model with state, beside those of the description.
+    """
 
     model: str
     data: str
@@ -76,6 +80,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     exhaustive: bool = False
     sensitivity: bool = True
     shapes: dict[str, tuple[int, ...]] = {}
+    states: tuple[str, ...] = ()
     description: Description = Description()
     shrinking: Shrinking = Shrinking()
     remote: Remote = Remote()

@@ -21,7 +21,7 @@ from edgekit.agent.optimizing.inputs import Inputs, read_inputs
 from edgekit.agent.optimizing.progress import Progress
 from edgekit.agent.optimizing.request import Request
 from edgekit.agent.optimizing.search import TOOLS, Evaluation, Search
-from edgekit.agent.optimizing.workbench import Workbench
+from edgekit.agent.optimizing.workbench import Entry, Workbench
 from edgekit.agent.optimizing.workplace import workplace
 from edgekit.agent.paths import cache_dir
 from edgekit.core.errors import GateError, UsageError
@@ -29,7 +29,7 @@ from edgekit.core.spec import Facts, Manifest, Profile
 from edgekit.hardware.profiles import load_profiles
 from edgekit.optimize import choice
 from edgekit.optimize.cache import Cache, digest_of_files, versions_of
-from edgekit.optimize.metrics import Observed, choose_metric
+from edgekit.optimize.metrics import Observed, choose_metric, settle
 from edgekit.optimize.plan import Plan, Root
 from edgekit.optimize.rules import plan_candidates, reference_plan
 from edgekit.optimize.study import Study, TargetResult
@@ -134,6 +134,7 @@ def _run(search: Search, request: Request, inputs: Inputs, targets: Sequence[Pro
         raise UsageError(f"the float model cannot be made: {search.results[reference_plan(root).id].error}")
     search.evaluate(first)
     _settle_post(search, request, inputs)
+    _settle_metric(search, first)
     plans = _plans(root, request, inputs, targets)
     for small in shrinking.shrink(request, inputs, search):
         search.roots[small.id] = small
@@ -188,6 +189,18 @@ def _settle_post(search: Search, request: Request, inputs: Inputs) -> None:
     search.bench.describe(
         msgspec.structs.replace(manifest, post=msgspec.structs.replace(manifest.post, options=options))
     )
+
+
+def _settle_metric(search: Search, first: Sequence[Entry]) -> None:
+    """Take the metric that the float model's answers allow; what it is of no use for is told."""
+    assert search.reference is not None
+    evaluation = search.evaluation
+    metric, note = settle(evaluation.metric, search.reference)
+    if note:
+        search.notes.append(note)
+    if metric != evaluation.metric:
+        evaluation.metric = metric
+        search.evaluate(first)
 
 
 def _are_probabilities(found: Observed) -> bool:
@@ -251,7 +264,7 @@ def _study(
         targets=tuple(chosen),
         sensitivity=search.sensitivity.get("original", ()),
         worst=deliver.worst_samples(search, inputs, chosen),
-        warnings=(*inputs.split.warnings, *_warnings(search)),
+        warnings=(*inputs.split.warnings, *search.notes, *_warnings(search)),
         seconds=seconds,
     )
 

@@ -67,7 +67,8 @@ class Search:
     """Everything found so far, by candidate id.
 
     ``order`` has the ids as they were planned; ``roots`` are the float models by id; ``results``
-    grow as stages end; ``reference`` is what the float model answers; ``sensitivity`` is by root.
+    grow as stages end; ``reference`` is what the float model answers; ``sensitivity`` is by root;
+    ``notes`` are what the user should know of the search, a sentence each.
     """
 
     bench: Workbench
@@ -83,6 +84,7 @@ class Search:
     reference: Observed | None = None
     reference_id: str = ""
     order: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     _roots_key: dict[str, str] = field(default_factory=dict)
     _made: dict[str, tuple[Path, Made]] = field(default_factory=dict)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from edgekit.agent.bundle import Bundle, open_bundle
 from edgekit.agent.optimizing.request import Description, Request
+from edgekit.agent.optimizing.states import state_pairs
 from edgekit.core.errors import ModelError, UsageError
-from edgekit.core.spec import Manifest, Post, Pre, Task, TensorSpec, Variant
+from edgekit.core.spec import Manifest, Post, Pre, State, Task, TensorSpec, Variant
 from edgekit.optimize.plan import Root
 
 FLOAT_FIRST = ("onnxruntime", "litert", "openvino")
@@ -60,6 +62,13 @@ def float_variant(bundle: Bundle) -> Variant:
 def of_bundle(root: Root, bundle: Bundle, variant: Variant, request: Request) -> tuple[Root, Manifest]:
     """Return a bundle's float model as a root that knows the logical names, and its manifest."""
     found = bundle.manifest
+    told = state_pairs(request.states, request.description.state, found.inputs, found.outputs)
+    if told and found.state and set(told) != set(found.state):
+        raise UsageError(
+            f"{bundle.source} says of itself which outputs are its state, and otherwise",
+            reasons=tuple(f"{pair.output}:{pair.input}" for pair in found.state),
+            hint="leave --state out",
+        )
     described = request.description
     names = {spec.name: variant.inputs.get(spec.name, spec.name) for spec in found.inputs}
     names |= {spec.name: variant.outputs.get(spec.name, spec.name) for spec in found.outputs}
@@ -73,6 +82,7 @@ def of_bundle(root: Root, bundle: Bundle, variant: Variant, request: Request) ->
         layout=layout,
     )
     changed = {"model": described.model or found.model, "version": described.version or found.version}
+    found = msgspec.structs.replace(found, state=told or found.state)
     return root, msgspec.structs.replace(found, variants=(), golden=(), files=(), labels="", **changed)
 
 
@@ -93,14 +103,15 @@ def described(root: Root, request: Request, *, brings_pictures: bool) -> tuple[R
         brings_pictures: Whether the data are pictures; else they are tensors as the model takes them.
 
     Raises:
-        UsageError: The task does not fit the model's tensors.
+        UsageError: The task or the states do not fit the model's tensors.
     """
     told = request.description
     if not brings_pictures:
         root = msgspec.structs.replace(root, image="")
-    task = told.task or _task(root, told)
+    task = told.task or _task(root, request)
     if task == "raw":
-        return _raw(root, told)
+        states = state_pairs(request.states, told.state, root.inputs, root.outputs)
+        return _raw(root, told, states)
     if not root.image and not (told.pre and told.pre.window):
         raise UsageError(
             f"task {task!r} wants one image or sensor window, the model takes"
@@ -110,10 +121,45 @@ def described(root: Root, request: Request, *, brings_pictures: bool) -> tuple[R
     pre = _pre(root, told)
     inputs = told.inputs or tuple(_logical_input(spec, root, pre) for spec in root.inputs)
     outputs = told.outputs or tuple(_logical_output(spec, root, task) for spec in root.outputs)
-    names = {a.name: b.name for a, b in zip(inputs, root.inputs, strict=True) if a.name != b.name}
-    names |= {a.name: b.name for a, b in zip(outputs, root.outputs, strict=True) if a.name != b.name}
+    names = _names("inputs", inputs, root.inputs) | _names("outputs", outputs, root.outputs)
+    states = _logical_states(request, names, inputs, outputs, root)
     root = msgspec.structs.replace(root, pre=pre, names=names)
-    return root, _manifest(task, told, inputs, outputs, pre, told.post or _post(task))
+    return root, _manifest(task, told, inputs, outputs, pre, told.post or _post(task), states)
+
+
+def _names(what: str, told: Sequence[TensorSpec], found: Sequence[TensorSpec]) -> dict[str, str]:
+    """Return the file's name of each logical tensor that is called otherwise there.
+
+    Raises:
+        UsageError: There are more or fewer of them than the model has.
+    """
+    if len(told) != len(found):
+        raise UsageError(
+            f"{what} of the description: {len(told)}, the model has {len(found)}"
+            f" ({', '.join(f'{spec.name} {list(spec.shape)}' for spec in found)})",
+            hint="describe every one, in the order of the file",
+        )
+    return {a.name: b.name for a, b in zip(told, found, strict=True) if a.name != b.name}
+
+
+def _logical_states(
+    request: Request,
+    names: Mapping[str, str],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    root: Root,
+) -> tuple[State, ...]:
+    """Return the states by logical name; they may be told by the file's names too."""
+    told = request.description.state
+    logical = {there: name for name, there in names.items()}
+    try:
+        return state_pairs(request.states, told, inputs, outputs)
+    except UsageError:
+        pairs = state_pairs(request.states, told, root.inputs, root.outputs)
+    return tuple(
+        State(input=logical.get(pair.input, pair.input), output=logical.get(pair.output, pair.output))
+        for pair in pairs
+    )
 
 
 def _pre(root: Root, told: Description) -> Pre:
@@ -125,19 +171,22 @@ def _pre(root: Root, told: Description) -> Pre:
     return pre
 
 
-def _task(root: Root, told: Description) -> Task:
-    sizes = [len([n for n in spec.shape[1:] if n != 1]) for spec in root.outputs]
-    is_scores = len(root.outputs) == 1 and sizes[0] == 1 and root.outputs[0].shape[-1] != 1
+def _task(root: Root, request: Request) -> Task:
+    told = request.description
+    states = {pair.output for pair in state_pairs(request.states, told.state, root.inputs, root.outputs)}
+    answers = [spec for spec in root.outputs if spec.name not in states]
+    sizes = [len([n for n in spec.shape[1:] if n != 1]) for spec in answers]
+    is_scores = len(answers) == 1 and sizes[0] == 1 and answers[0].shape[-1] != 1
     return "classify" if root.image and (is_scores or told.labels) else "raw"
 
 
-def _raw(root: Root, told: Description) -> tuple[Root, Manifest]:
+def _raw(root: Root, told: Description, states: tuple[State, ...]) -> tuple[Root, Manifest]:
     """A model of raw tensors: logical tensors are the canonical file's own."""
     pre = _pre(root, told) if root.image else told.pre or Pre()
     inputs = tuple(_with_layout(spec, root) for spec in root.inputs)
     outputs = tuple(_with_layout(spec, root) for spec in root.outputs)
     root = msgspec.structs.replace(root, pre=pre)
-    return root, _manifest("raw", told, inputs, outputs, pre, told.post or Post(decoder="raw"))
+    return root, _manifest("raw", told, inputs, outputs, pre, told.post or Post(decoder="raw"), states)
 
 
 def _with_layout(spec: TensorSpec, root: Root) -> TensorSpec:
@@ -147,7 +196,10 @@ def _with_layout(spec: TensorSpec, root: Root) -> TensorSpec:
 
 def _logical_input(spec: TensorSpec, root: Root, pre: Pre) -> TensorSpec:
     if spec.name != root.image:
-        return TensorSpec(name=spec.name, datatype="FP32", shape=spec.shape)
+        length = pre.window + pre.context
+        # data are windows without the samples that a device keeps of the window before
+        plain = tuple(pre.window if pre.window and size == length else size for size in spec.shape)
+        return TensorSpec(name=spec.name, datatype="FP32", shape=plain)
     shape = spec.shape
     if root.layout == "NCHW":
         shape = (shape[0], shape[2], shape[3], shape[1])
@@ -184,6 +236,7 @@ def _manifest(
     outputs: tuple[TensorSpec, ...],
     pre: Pre,
     post: Post,
+    state: tuple[State, ...],
 ) -> Manifest:
     return Manifest(
         format=1,
@@ -196,6 +249,7 @@ def _manifest(
         outputs=outputs,
         pre=pre,
         post=post,
+        state=state,
         variants=(),
     )
 

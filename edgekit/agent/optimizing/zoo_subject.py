@@ -100,6 +100,7 @@ class ZooModel:
                 evaluation=request.samples,
                 calibration_source=request.calibration,
                 seed=request.seed,
+                in_order=bool(self.kit.recipe.state),
             )
             if request.calibration:
                 return given
@@ -149,7 +150,8 @@ def apart(tuning: Dataset, judging: Dataset, source: str, warnings: Sequence[str
     Raises:
         ConfigError: Nothing is left to calibrate with.
     """
-    judged, tuned = _digests(judging.inputs), _digests(tuning.inputs)
+    common = judging.inputs.keys() & tuning.inputs.keys()  # a recipe brings states, a user's data do not
+    judged, tuned = (_digests({name: data.inputs[name] for name in common}) for data in (judging, tuning))
     fresh = [place for place, digest in enumerate(tuned) if digest not in judged]
     if not fresh:
         raise ConfigError(f"{source}: every calibration sample stands in the evaluation set too")
