@@ -13,9 +13,9 @@ from edgekit.core.spec import Variant
 
 @pytest.mark.parametrize("name", ["litert", "onnxruntime", "openvino", "null"])
 def test_a_backend_that_works_is_proved_with_a_time(name):
-    fact = prove(name)
+    fact = prove(name, timeout_s=120.0)
     assert (fact.name, fact.accelerator, fact.works, fact.reason) == (name, "cpu", True, "")
-    assert 0 < fact.ms < 1000
+    assert 0 < fact.ms < 60_000
     assert fact.version == (backend_version(name) or "")
 
 
