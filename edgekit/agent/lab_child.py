@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,11 @@ import msgspec
 
 from edgekit.agent.bundle import open_bundle
 from edgekit.agent.golden import run_golden
-from edgekit.core.errors import EdgekitError
+from edgekit.core.errors import EdgekitError, ModelError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from edgekit.core.ports import Backend
     from edgekit.core.spec import Variant
     from edgekit.pipeline.predictor import Predictor
@@ -122,6 +124,7 @@ class _Lab:
             if sizes is not None:
                 size = (sizes[n][0], sizes[n][1]) if sizes else None
                 items.append(predictor.decode(outputs, sample, size).items)
+        _require_one_shape(found)
         # an output without a batch axis (a state) gets one
         join = {name: np.concatenate if len(first) == 1 else np.stack for name, first in found[0].items()}
         stacked = {name: join[name]([one[name] for one in found]) for name in found[0]}
@@ -168,8 +171,27 @@ _ACTIONS: dict[str, Callable[[_Lab, dict[str, Any]], dict[str, Any]]] = {
 }
 
 
+def _require_one_shape(found: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+    """Refuse outputs whose size depends on the data: they can be compared with nobody's.
+
+    Raises:
+        ModelError: An output has another shape for one sample than for another.
+    """
+    for name, first in found[0].items():
+        other = next((one[name].shape for one in found if one[name].shape != first.shape), None)
+        if other is not None:
+            raise ModelError(
+                f"output {name!r} has shape {list(first.shape)} for one sample and {list(other)} for another",
+                hint="export the model without what sorts its answers out (NonMaxSuppression, NonZero):"
+                " the bundle's decoder does that, and compares like with like",
+            )
+
+
 def _fill(backend: Backend) -> None:
-    """Write seeded noise into the inputs: zeros would let some kernels skip work."""
+    """Write seeded noise into the inputs: zeros would let some kernels skip work.
+
+    Wide integers count or point into a table, which may be short: they get zeros and ones.
+    """
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -179,7 +201,8 @@ def _fill(backend: Backend) -> None:
             view[...] = random.uniform(-1, 1, view.shape)
         elif view.dtype.kind in "iu":
             info = np.iinfo(view.dtype)
-            view[...] = random.integers(max(info.min, -128), min(info.max, 255), view.shape)
+            low, high = (max(info.min, -128), min(info.max, 255)) if view.dtype.itemsize < 4 else (0, 2)
+            view[...] = random.integers(low, high, view.shape)
         del view
 
 
