@@ -1,6 +1,8 @@
 """Rules for the whole suite."""
 
 import os
+import tempfile
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -17,6 +19,7 @@ def pytest_configure():
 
 
 def _point_at(folder, patch):
+    patch.setenv("COLUMNS", "80")  # whatever terminal this runs in
     patch.setenv("EDGEKIT_CACHE", str(folder / "cache"))
     patch.setenv("EDGEKIT_STATE", str(folder / "state"))
 
@@ -33,6 +36,13 @@ def _no_users_folders(tmp_path_factory):
 def _own_folders(tmp_path_factory, monkeypatch):
     """No test reads or writes what another one has."""
     _point_at(tmp_path_factory.mktemp("home"), monkeypatch)
+
+
+@pytest.fixture
+def short_path():
+    """A folder for UNIX sockets, whose paths have 108 characters, wherever ``tmp_path`` lies."""
+    with tempfile.TemporaryDirectory(prefix="ek-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 def pytest_runtest_logreport(report):

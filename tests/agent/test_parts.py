@@ -136,15 +136,15 @@ def test_a_command_that_is_late_or_refused_is_answered_with_the_reason(desk):
 
 
 @pytest.fixture
-def served(tmp_path, reactor):
+def served(short_path, reactor):
     def refuse(_):
         raise UsageError("not that", hint="this")
 
     operations = {"echo": lambda request: request["x"], "refuse": refuse}
-    server = StatusServer(socket_path(tmp_path), reactor, operations, max_clients=2)
+    server = StatusServer(socket_path(short_path), reactor, operations, max_clients=2)
     thread = threading.Thread(target=reactor.run)
     thread.start()
-    yield tmp_path
+    yield short_path
     reactor.stop()
     thread.join()
     server.close()
@@ -293,10 +293,10 @@ def test_a_clock_that_starts_in_1970_goes_on_where_it_stopped(tmp_path, monkeypa
     assert FlooredClock(tmp_path / "clock").unix_ms() >= FLOOR_UNIX_MS
 
 
-def test_the_service_manager_hears_states(tmp_path):
+def test_the_service_manager_hears_states(short_path):
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    listener.bind(str(tmp_path / "notify"))
-    notifier = Notifier(str(tmp_path / "notify"))
+    listener.bind(str(short_path / "notify"))
+    notifier = Notifier(str(short_path / "notify"))
     notifier.tell("READY=1")
     assert listener.recv(100) == b"READY=1"
     listener.close()

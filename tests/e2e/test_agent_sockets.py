@@ -139,7 +139,13 @@ def test_an_agent_talks_to_its_broker_its_fleet_and_its_own_socket_alone(stage):
         calls = "trace=connect,bind,sendto,sendmsg"
         command = [strace, "-f", "--seccomp-bpf", "-qq", "-e", calls, "-o", str(trace), *command]
     with agent.log.open("ab") as log:
-        agent.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=log)
+        agent.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "HOME": str(agent.folder)},  # without one the C library asks its services
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
     watch = Watch(agent.process.pid)
     try:
         agent.until(lambda s: s["link"]["connected"] and s["pipelines"]["motor"]["frames"] > 10, "work")

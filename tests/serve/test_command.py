@@ -55,8 +55,8 @@ def url_of(process):
     raise AssertionError("".join(told))
 
 
-def test_the_command_serves_bundles_until_it_is_told_to_stop(command, tmp_path):
-    path = tmp_path / "socket"
+def test_the_command_serves_bundles_until_it_is_told_to_stop(command, tmp_path, short_path):
+    path = short_path / "socket"
     with command(TINY / "relu.onnx", make_bundle(tmp_path / "b"), "--port", 0, "--uds", path) as process:
         url = url_of(process)
         with httpx.Client(base_url=url) as client:
@@ -82,9 +82,9 @@ def test_the_command_serves_bundles_until_it_is_told_to_stop(command, tmp_path):
     assert not path.exists()
 
 
-def test_an_interrupt_is_130(command, tmp_path):
-    with command(make_bundle(tmp_path / "b"), "--uds", tmp_path / "s") as process:
-        assert url_of(process) == f"unix:{tmp_path / 's'}"
+def test_an_interrupt_is_130(command, tmp_path, short_path):
+    with command(make_bundle(tmp_path / "b"), "--uds", short_path / "s") as process:
+        assert url_of(process) == f"unix:{short_path / 's'}"
         process.send_signal(signal.SIGINT)
         document, _ = process.communicate(timeout=120)
     assert (process.returncode, json.loads(document)["signal"]) == (130, "SIGINT")

@@ -315,8 +315,8 @@ def test_without_a_token_web_pages_are_refused():
         assert get("/v2", headers={"host": "[::1]:80"}).status_code == 403
 
 
-def test_a_unix_socket_is_this_users_alone_and_goes_with_the_server(tmp_path):
-    path = tmp_path / "s"
+def test_a_unix_socket_is_this_users_alone_and_goes_with_the_server(short_path):
+    path = short_path / "s"
     access = Access(hosts=frozenset({"127.0.0.1"}))
     with served(doubling()[0], address=Address(uds=path), access=access):
         assert path.stat().st_mode & 0o777 == 0o600
@@ -325,8 +325,8 @@ def test_a_unix_socket_is_this_users_alone_and_goes_with_the_server(tmp_path):
     assert not path.exists()
 
 
-def test_a_unix_socket_that_a_dead_server_left_is_replaced(tmp_path):
-    path = tmp_path / "s"
+def test_a_unix_socket_that_a_dead_server_left_is_replaced(short_path):
+    path = short_path / "s"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(str(path))
     transport = httpx.HTTPTransport(uds=str(path))

@@ -9,12 +9,13 @@ from edgekit.core import wire
 from edgekit.core.wire import Birth
 
 
-def online(fleet, device):
-    return fleet.get(f"devices/{device}")["device"]["online"]
+def boot_of(fleet, device):
+    """The boot that a device announced last."""
+    return (fleet.get(f"devices/{device}")["birth"] or {}).get("boot")
 
 
-def birth(conn=1):
-    return Birth(online=True, boot="b", conn=conn)
+def birth(conn=1, boot="b"):
+    return Birth(online=True, boot=boot, conn=conn)
 
 
 @pytest.fixture(scope="module", params=["embedded", "mosquitto"])
@@ -35,12 +36,12 @@ def site(request, tmp_path_factory):
 
 def test_a_device_cannot_publish_as_another(site):
     with Connection(site.a) as a:
-        a.client.publish(wire.up("b", "state"), wire.encode(birth()), 1)
+        a.client.publish(wire.up("b", "state"), wire.encode(birth(boot="forged")), 1)
         wait_until(lambda: a.published or not a.connected.is_set(), "PUBACK, or the end of the connection")
     with Connection(site.a) as a:
-        a.publish("state", birth())
-        wait_until(lambda: online(site, "a"))
-    assert not online(site, "b")
+        a.publish("state", birth(boot="own"))
+        wait_until(lambda: boot_of(site, "a") == "own")
+    assert boot_of(site, "b") != "forged"
 
 
 def test_a_device_cannot_publish_downwards(site):

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import re
 import socket
 import subprocess
@@ -235,7 +236,11 @@ class Browser:
 
     def __init__(self, folder, *, width=1280, height=1000):
         self.process = subprocess.Popen(
-            [DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [DRIVER, "--port=0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "TMPDIR": "/tmp"},  # the browser makes a socket there; long paths are none
         )
         self.http = httpx.Client(base_url=self._told_url(), timeout=2 * PATIENCE_S, trust_env=False)
         wait_until(self._is_ready, "chromedriver")
