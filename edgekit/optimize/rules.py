@@ -49,6 +49,7 @@ _BACKENDS: dict[str, BackendName] = {
     "openvino": "openvino",
     "foreign": "foreign",
 }
+_FORMS = {"onnx": "ONNX", "tflite": "TensorFlow Lite", "openvino": "OpenVINO"}
 _STATIC: tuple[Need, ...] = ("calibration",)
 _PIXELS: tuple[Need, ...] = ("calibration", "image")
 _SECOND: tuple[Need, ...] = ("calibration", "exhaustive")
@@ -247,6 +248,14 @@ def reference_plan(root: Root) -> Plan:
             hint="export it to ONNX, TensorFlow Lite or OpenVINO IR with fixed shapes",
         )
     return _plan(FLOATS[root.canonical], root, "")
+
+
+def left_out(root: Root) -> tuple[str, ...]:
+    """Return, a sentence each, which forms could not be made of a model, and why: what is not tried."""
+    return tuple(
+        f"nothing was made of the model in {_FORMS[form]}, which it could not be brought into: {why}"
+        for form, why in sorted(root.missing.items())
+    )
 
 
 def allowed(plan: Plan, profile: Profile) -> str:

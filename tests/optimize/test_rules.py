@@ -12,7 +12,7 @@ from edgekit.core.errors import ModelError
 from edgekit.core.spec import NAME, Profile, ProfileBackend
 from edgekit.hardware.profiles import load_profiles
 from edgekit.optimize.plan import TECHNIQUES, Plan, Root
-from edgekit.optimize.rules import RULES, allowed, mixed, plan_candidates, reference_plan
+from edgekit.optimize.rules import RULES, allowed, left_out, mixed, plan_candidates, reference_plan
 
 BOARDS = {profile.id: profile for profile in load_profiles()}
 WHOLE = Root(onnx="m.onnx", tflite="m.tflite", openvino="m.xml", inputs=(), outputs=(), image="x")
@@ -96,6 +96,14 @@ def test_without_an_image_input_no_preprocessing_is_baked_in():
     root = Root(onnx="m.onnx", openvino="m.xml", inputs=(), outputs=())
     assert not [name for name in ids(root, exhaustive=True) if "pixels" in name]
     assert "openvino-int8-pixels" in ids()
+
+
+def test_what_a_model_could_not_be_brought_into_is_told_with_its_reason():
+    root = Root(onnx="m.onnx", inputs=(), outputs=(), missing={"tflite": "node 'erf' has no layer"})
+    (told,) = left_out(root)
+    assert "TensorFlow Lite" in told
+    assert told.endswith("node 'erf' has no layer")
+    assert left_out(WHOLE) == ()
 
 
 def test_a_root_without_tflite_gives_no_litert_candidate():

@@ -27,6 +27,7 @@ from edgekit.core.spec import Manifest, TensorSpec
 from edgekit.optimize.cache import Cache, code_digest, digest_of, digest_of_files, versions_of
 from edgekit.optimize.data import Split, canonical, read_split
 from edgekit.optimize.plan import Root
+from edgekit.optimize.sources.read import source_files
 from edgekit.optimize.steps import run_step
 from edgekit.pipeline.pre import ImagePre
 
@@ -100,8 +101,10 @@ def _read_root(request: Request, bundle: Bundle | None, cache: Cache) -> tuple[R
     path = Path(model)
     task: dict[str, Any] = {"model": str(path.resolve()) if path.exists() else model, "shapes": shapes}
     # a module's code may change in ways that no file tells: it is read anew each time
-    content = digest_of_files(*_parts(path)) if path.is_file() else digest_of(model, time.time_ns())
-    key = digest_of(content, shapes, code_digest(), versions_of(*_CONVERTERS))
+    content = digest_of_files(*source_files(path)) if path.is_file() else digest_of(model, time.time_ns())
+    # where it lies too, since a check on other data opens it again; a bundle may be unpacked anywhere
+    place = "" if bundle is not None else task["model"]
+    key = digest_of(content, place, shapes, code_digest(), versions_of(*_CONVERTERS))
     _, result, _ = cache.make("read", key, _relative(lambda folder: run_step("read", task, folder)))
     folder = cache.folder / "read" / key
     root = msgspec.convert(result["root"], Root)
@@ -113,6 +116,8 @@ def _read_root(request: Request, bundle: Bundle | None, cache: Cache) -> tuple[R
     origin = result["origin"]
     tools = ", ".join(f"{name} {version}" for name, version in origin["tools"].items())
     told = {"kind": origin["kind"], "model": request.model, "sha256": origin["sha256"], "tools": tools}
+    if origin.get("notes"):
+        told["notes"] = "; ".join(origin["notes"])
     return msgspec.structs.replace(root, **forms), told
 
 
@@ -129,11 +134,6 @@ def _relative(fill: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[s
         return found
 
     return filled
-
-
-def _parts(path: Path) -> list[Path]:
-    weights = path.with_suffix(".bin")
-    return [path, weights] if path.suffix == ".xml" and weights.is_file() else [path]
 
 
 def _read_data(

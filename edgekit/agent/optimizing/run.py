@@ -31,7 +31,7 @@ from edgekit.optimize import choice
 from edgekit.optimize.cache import Cache, digest_of_files, versions_of
 from edgekit.optimize.metrics import Observed, choose_metric, settle
 from edgekit.optimize.plan import Plan, Root
-from edgekit.optimize.rules import plan_candidates, reference_plan
+from edgekit.optimize.rules import left_out, plan_candidates, reference_plan
 from edgekit.optimize.study import Study, TargetResult
 
 logger = logging.getLogger(__name__)
@@ -264,7 +264,12 @@ def _study(
         targets=tuple(chosen),
         sensitivity=search.sensitivity.get("original", ()),
         worst=deliver.worst_samples(search, inputs, chosen),
-        warnings=(*inputs.split.warnings, *search.notes, *_warnings(search)),
+        warnings=(
+            *inputs.split.warnings,
+            *left_out(inputs.subject.root),
+            *search.notes,
+            *_warnings(search),
+        ),
         seconds=seconds,
     )
 

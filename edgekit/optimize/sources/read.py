@@ -26,7 +26,7 @@ from edgekit.optimize.sources.tools import library, versions
 if TYPE_CHECKING:
     from edgekit.optimize.sources.torch_source import TorchModel
 
-__all__ = ["Origin", "check_root", "kind_of", "read_source"]
+__all__ = ["Origin", "check_root", "kind_of", "read_source", "source_files"]
 
 _SUFFIXES: dict[str, Kind] = {
     ".onnx": "onnx",
@@ -91,6 +91,19 @@ def kind_of(model: str) -> Kind:
         return "torch"
     hint = _OTHERS.get(path.suffix.lower(), "")
     raise UsageError(f"{model!r} is no model that can be read; accepted are", reasons=_ACCEPTED, hint=hint)
+
+
+def source_files(path: Path) -> tuple[Path, ...]:
+    """Return a model's file and those that it cannot do without: OpenVINO's and ONNX's weights.
+
+    Raises:
+        ModelError: The file is not what its name says, or weights are missing.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        return onnx_files(path)
+    weights = path.with_suffix(".bin")
+    return (path, weights) if suffix == ".xml" and weights.is_file() else (path,)
 
 
 def read_source(

@@ -14,7 +14,7 @@ from edgekit.core.errors import ConfigError, ModelError, TensorError, UsageError
 from edgekit.optimize.onnx_file import write_onnx
 from edgekit.optimize.sources.memory import check_memory, memory_available_bytes
 from edgekit.optimize.sources.onnx_source import canonical_onnx
-from edgekit.optimize.sources.read import check_root, kind_of, read_source
+from edgekit.optimize.sources.read import check_root, kind_of, read_source, source_files
 from optimize.nets import every_kind, run_onnx
 
 RNG = np.random.default_rng(5)
@@ -315,6 +315,7 @@ def test_external_weights_are_read_and_hashed(tmp_path):
     assert check_root(root, images()).checks[0].holds
     (tmp_path / "weights.bin").write_bytes((tmp_path / "weights.bin").read_bytes() + b"\0")
     assert read_source(str(path), tmp_path / "again")[1].sha256 != origin.sha256
+    assert source_files(path) == (path, tmp_path / "weights.bin")
 
 
 def test_missing_external_weights_are_named(tmp_path):
