@@ -92,7 +92,8 @@ def choose(
             )
         excluded |= {other: f"variant '{variant}' was asked for" for other in known if other != variant}
     measured = measured_here(bundle.manifest, threads or default_threads(facts))
-    return select(bundle.manifest, facts, profile, measured, exclude=excluded), facts, profile
+    selection = select(bundle.manifest, facts, profile, measured, exclude=excluded, named=variant)
+    return selection, facts, profile
 
 
 def open_model(

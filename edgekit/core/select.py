@@ -60,14 +60,16 @@ def select(
     measured: Mapping[str, float] | None = None,
     *,
     exclude: Mapping[str, str] | None = None,
+    named: str | None = None,
 ) -> Selection:
     """Choose the variant to run.
 
-    Variants that the hardware, the runtimes, memory or the profile rule out are rejected with every
-    reason. The rest are ranked by the median inference time measured on this very device where all
-    of them have one; else by the manifest's costs for this profile where all have one; else by the
-    profile's order of backends, then precision by the profile, then the manifest's order. A ranking
-    never mixes measured and unmeasured variants, since an unmeasured one has no number to compare.
+    Variants that the hardware, the runtimes, memory or the profile rule out, and those marked as beyond
+    their gate, are rejected with every reason. The rest are ranked by the median inference time measured
+    on this very device where all of them have one; else by the manifest's costs for this profile where
+    all have one; else by the profile's order of backends, then precision by the profile, then the
+    manifest's order. A ranking never mixes measured and unmeasured variants, since an unmeasured one has
+    no number to compare.
 
     Args:
         manifest: The model's variants.
@@ -75,10 +77,13 @@ def select(
         profile: The device's profile.
         measured: Median milliseconds on this device, by variant id.
         exclude: Variant ids not to choose (an accelerator just lost), with the reason.
+        named: The variant that was asked for, whose mark as beyond its gate then does not count.
     """
     rejected, fitting = [], []
     for variant in manifest.variants:
         reasons = reasons_against(variant, facts, profile)
+        if variant.id != named:
+            reasons += _marks_against(variant)
         if exclude and variant.id in exclude:
             reasons.append(exclude[variant.id])
         if reasons:
@@ -116,6 +121,14 @@ def reasons_against(variant: Variant, facts: Facts, profile: Profile) -> list[st
             f" for {variant.precision}"
         )
     return reasons
+
+
+def _marks_against(variant: Variant) -> list[str]:
+    found = variant.quality
+    if found is None or not found.beyond_gate:
+        return []
+    kept = f"{found.metric} {found.value:g} of {found.reference:g}"
+    return [f"{kept} is beyond the gate it was made with: it is there to compare, and runs only by name"]
 
 
 def _requirements_unmet(requires: Requires, facts: Facts) -> list[str]:

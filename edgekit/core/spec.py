@@ -128,13 +128,18 @@ class Requires(_Strict, frozen=True, kw_only=True):
     memory_mb: int = 0
 
 
-class Quality(_Strict, frozen=True, kw_only=True):
-    """A variant's measured quality next to the reference (the float model on the same samples)."""
+class Quality(_Strict, frozen=True, kw_only=True, omit_defaults=True):
+    """A variant's measured quality next to the reference (the float model on the same samples).
+
+    ``beyond_gate`` marks one that lost more than was allowed and was kept for comparison: no device
+    chooses it by itself.
+    """
 
     metric: str
     value: float
     reference: float
     samples: int
+    beyond_gate: bool = False
 
 
 class Cost(_Strict, frozen=True, kw_only=True):

@@ -23,6 +23,8 @@ from typing import Any
 
 import msgspec
 
+from edgekit.core.errors import StorageError
+
 logger = logging.getLogger(__name__)
 
 _RECORD = "entry.json"
@@ -119,10 +121,22 @@ class Cache:
 
         Returns:
             The entry's folder, its result, and whether it was there before.
+
+        Raises:
+            StorageError: There is no room for it, or the folder cannot be written.
         """
         known = self.find(kind, key)
         if known is not None:
             return *known, True
+        try:
+            return self._made(kind, key, fill)
+        except OSError as cause:
+            raise StorageError(
+                f"{self.folder}: {kind} cannot be kept: {cause.strerror or cause}",
+                hint="free some space, or give another folder with --cache",
+            ) from cause
+
+    def _made(self, kind: str, key: str, fill: Callable[[Path], Mapping[str, Any]]) -> tuple[Path, Any, bool]:
         parent = self.folder / kind
         parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=self._scratch or parent, prefix=f".{key[:16]}-"))

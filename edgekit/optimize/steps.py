@@ -27,6 +27,8 @@ _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
 _LOG = "log.txt"
 _TAIL_BYTES = 2000
+_MORE_MEMORY = "free some memory, use fewer samples (--samples), or fewer --targets"
+_NO_MEMORY = ("memoryerror", "allocate memory", "failed to map segment", "bad_alloc", "bad allocation")
 DIED = "the tool's process died"
 """In the message of a ModelError that is no answer of a tool: another time it may go well."""
 
@@ -149,14 +151,16 @@ def _answer(lines: Any, progress: Progress | None) -> dict[str, Any] | None:
 
 
 def _died(job: str, code: int, log: Path) -> EdgekitError:
+    tail = log.read_bytes()[-_TAIL_BYTES:].decode("utf-8", "replace").strip()
+    if any(sign in tail.lower() for sign in _NO_MEMORY):
+        return ConfigError(f"{job}: memory ran out", reasons=tuple(tail.splitlines()[-1:]), hint=_MORE_MEMORY)
     if code == -signal.SIGKILL:
         return ConfigError(
             f"{job}: its process was killed, most likely because memory ran out",
-            hint="free some memory, use fewer samples (--samples), or fewer --targets",
+            hint=_MORE_MEMORY,
         )
-    tail = log.read_bytes()[-_TAIL_BYTES:].decode("utf-8", "replace").strip().splitlines()
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return ModelError(f"{job}: {DIED} ({how})", reasons=tuple(tail[-5:]))
+    return ModelError(f"{job}: {DIED} ({how})", reasons=tuple(tail.splitlines()[-5:]))
 
 
 def _error(told: Mapping[str, Any]) -> EdgekitError:
@@ -191,9 +195,7 @@ def main(arguments: list[str]) -> int:
         except EdgekitError as error:
             tell({"error": _tell(error)})
         except MemoryError:
-            tell(
-                {"error": _tell(ConfigError(f"{job}: memory ran out", hint="use fewer samples (--samples)"))}
-            )
+            tell({"error": _tell(ConfigError(f"{job}: memory ran out", hint=_MORE_MEMORY))})
         else:
             tell({"result": result})
     return 0

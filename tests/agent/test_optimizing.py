@@ -1,6 +1,7 @@
 """``edgekit optimize`` from a model file and pictures to a bundle, with every real tool and runtime."""
 
 import json
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -12,7 +13,7 @@ from edgekit.agent.optimizing import deliver, shrinking, workbench
 from edgekit.agent.optimizing.request import Description, Request, Shrinking
 from edgekit.cli.main import main
 from edgekit.cli.optimize import _without_secrets
-from edgekit.core.errors import UsageError
+from edgekit.core.errors import StorageError, UsageError
 from edgekit.optimize.onnx_file import write_onnx
 from edgekit.optimize.report.write import read_study
 
@@ -119,7 +120,9 @@ def test_where_nothing_keeps_the_gate_there_is_a_report_and_exit_code_8(place, f
     assert study.targets[0].chosen == ""
     assert {c.gate for c in study.candidates if c.score} == {"fail"}
     assert call(place, *words, "--keep-all") == 8
-    assert all(v.quality is not None for v in open_bundle(out).manifest.variants)
+    assert all(v.quality is not None and v.quality.beyond_gate for v in open_bundle(out).manifest.variants)
+    assert main(["explain", str(out), "--profile", "coral-dev-board"]) == 4  # none is chosen unasked
+    assert "beyond the gate" in capsys.readouterr().out
     capsys.readouterr()
 
 
@@ -182,6 +185,26 @@ def test_nothing_of_somebody_else_is_overwritten(place, first, tmp_path):
     with pytest.raises(UsageError, match="not edgekit's"):
         deliver.check_place(Request(model="m", data="d", out=tmp_path / "net"))
     deliver.check_place(Request(model="m", data="d", out=tmp_path / "net", report=tmp_path / "reports"))
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match="nothing can be written"):
+        deliver.check_place(Request(model="m", data="d", out=tmp_path / "file" / "net"))
+    with pytest.raises(StorageError, match="file"):
+        deliver.check_place(Request(model="m", data="d", out=tmp_path / "n", report=tmp_path / "file"))
+
+
+def test_a_bundle_is_made_again_from_whatever_folder_it_is_named(place, first, monkeypatch):
+    _, out = first
+    monkeypatch.chdir(out.parent.parent)
+    deliver.check_place(Request(model="m", data="d", out=Path(out.parent.name) / out.name))
+    study = msgspec.json.decode((out.parent / "report.json").read_bytes())
+    (out.parent / "report.json").write_bytes(msgspec.json.encode(study | {"bundle": "elsewhere/net"}))
+    try:
+        deliver.check_place(Request(model="m", data="d", out=out))
+    finally:
+        (out.parent / "report.json").write_bytes(msgspec.json.encode(study))
 
 
 def test_training_needs_a_torch_module_and_a_train_function():

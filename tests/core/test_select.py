@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from edgekit.core.spec import (
     Manifest,
     Profile,
     ProfileBackend,
+    Quality,
     Requires,
     Variant,
     VariantFile,
@@ -109,6 +111,22 @@ def test_the_bundles_costs_for_this_profile_decide_before_the_order():
 
 def test_an_excluded_variant_is_rejected_with_the_reason_given():
     assert reasons(variant("f"), exclude={"f": "the accelerator was lost"})["f"] == "the accelerator was lost"
+
+
+def test_a_variant_beyond_its_gate_runs_only_by_name():
+    lossy = Quality(metric="top1", value=0.81, reference=0.88, samples=500, beyond_gate=True)
+    variants = manifest(variant("i", precision="int8", quality=lossy), variant("f"))
+    found = select(variants, FACTS, PROFILE, {"i": 1.0, "f": 9.0})
+    assert found.chosen.id == "f"
+    assert "top1 0.81 of 0.88 is beyond the gate" in found.rejected[0].reasons[0]
+    assert select(variants, FACTS, PROFILE, named="i").chosen.id == "i"
+    with pytest.raises(NoVariantError, match="no variant"):
+        require(select(manifest(variants.variants[0]), FACTS, PROFILE), variants, "dev")
+
+
+def test_only_a_mark_that_is_set_stands_in_a_manifest():
+    quality = Quality(metric="top1", value=0.87, reference=0.88, samples=500)
+    assert b"beyond_gate" not in msgspec.json.encode(quality)  # older devices know no such key
 
 
 def test_the_final_error_lists_every_reason():

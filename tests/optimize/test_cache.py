@@ -1,9 +1,11 @@
 """The kit's cache: complete or absent, keyed by content."""
 
+import errno
 import os
 
 import pytest
 
+from edgekit.core.errors import StorageError
 from edgekit.optimize.cache import (
     Cache,
     code_digest,
@@ -92,6 +94,17 @@ def test_an_entry_that_another_run_made_meanwhile_is_left_as_it_is(tmp_path):
     entry, _, _ = Cache(tmp_path).make("kind", "key", fill)
     assert (entry / "deep" / "file").stat().st_ino == inodes[0]
     assert [path.name for path in (tmp_path / "kind").iterdir()] == ["key"]
+
+
+def test_a_full_disk_is_told_with_its_place_and_a_way_out(tmp_path):
+    def fill(_folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageError, match="No space left") as caught:
+        Cache(tmp_path).make("make", "key", fill)
+    assert str(tmp_path) in caught.value.message
+    assert "--cache" in caught.value.hint
+    assert list((tmp_path / "make").iterdir()) == []
 
 
 def test_entries_are_filled_where_the_run_works(tmp_path):

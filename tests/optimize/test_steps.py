@@ -28,7 +28,24 @@ def test_a_broken_job_is_told_with_the_end_of_its_log(tmp_path):
     assert "KeyError" in (tmp_path / "log.txt").read_text()
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "OSError: libLiteRt.so: failed to map segment from shared object",
+        "terminate called after throwing an instance of 'std::bad_alloc'",
+        "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
+    ],
+)
+def test_a_job_that_died_for_want_of_memory_says_so(tmp_path, said):
+    (tmp_path / "log.txt").write_text(f"Traceback\n{said}\n")
+    error = steps._died("read", -6, tmp_path / "log.txt")
+    assert isinstance(error, ConfigError)
+    assert error.message == "read: memory ran out"
+    assert error.reasons == (said,)
+
+
 def test_a_killed_job_says_that_memory_ran_out(tmp_path):
+    (tmp_path / "log.txt").touch()
     error = steps._died("make", -signal.SIGKILL, tmp_path / "log.txt")
     assert isinstance(error, ConfigError)
     assert "memory" in error.message
@@ -45,7 +62,7 @@ def test_every_error_class_survives_the_way(tmp_path):
 
 
 def test_the_jobs_of_the_table_exist():
-    assert set(jobs.JOBS) == {"read", "check", "make", "sensitivity", "shrink"}
+    assert set(jobs.JOBS) == {"read", "check", "carry", "make", "sensitivity", "shrink"}
     assert all(callable(job) for job in jobs.JOBS.values())
 
 

@@ -18,7 +18,7 @@ from edgekit.agent.optimizing.inputs import Inputs
 from edgekit.agent.optimizing.request import Request
 from edgekit.agent.optimizing.search import Search
 from edgekit.agent.optimizing.workbench import Entry, observed
-from edgekit.core.errors import ConfigError, UsageError
+from edgekit.core.errors import ConfigError, StorageError, UsageError
 from edgekit.core.spec import (
     NAME,
     VERSION,
@@ -58,6 +58,7 @@ def check_place(request: Request) -> None:
 
     Raises:
         UsageError: The name, the version or the place will not do.
+        StorageError: Nothing can be written there.
     """
     out = request.out
     if request.description.version and not VERSION.fullmatch(request.description.version):
@@ -70,6 +71,8 @@ def check_place(request: Request) -> None:
         raise UsageError(f"{out} is a folder that is no bundle", hint="give -o a path that is not there yet")
     if out.is_file() and out.suffix != ".ekb":
         raise UsageError(f"{out} is a file that is no bundle", hint="give -o a path that is not there yet")
+    for folder in {out.absolute().parent, report_folder(request)}:
+        _see_that_it_can_be_written(folder)
     report = report_folder(request) / "report.json"
     if not report.exists():
         return
@@ -79,10 +82,28 @@ def check_place(request: Request) -> None:
         raise UsageError(
             f"{report} is not edgekit's and would be overwritten", hint="give --report DIR"
         ) from cause
-    if owner != str(out):
+    if not _is_same(Path(owner), out, report.parent):
         raise UsageError(
             f"{report} is the report of {owner} and would be overwritten", hint="give --report DIR"
         )
+
+
+def _see_that_it_can_be_written(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as cause:
+        raise StorageError(
+            f"{folder}: nothing can be written there: {cause.strerror}", hint="give another -o or --report"
+        ) from cause
+
+
+def _is_same(owner: Path, out: Path, report: Path) -> bool:
+    """Return whether two paths are one bundle; the first may have been told from another folder."""
+    if owner.absolute() == out.absolute():
+        return True
+    return owner.name == out.name and out.absolute().parent == report.absolute()
 
 
 def report_folder(request: Request) -> Path:
@@ -91,12 +112,22 @@ def report_folder(request: Request) -> Path:
 
 
 def deliver(search: Search, request: Request, inputs: Inputs, study: Study) -> Outcome:
-    """Write the report, and the bundle where a candidate is fit for one."""
+    """Write the report, and the bundle where a candidate is fit for one.
+
+    Raises:
+        StorageError: There is no room for them.
+    """
     folder = report_folder(request)
-    folder.mkdir(parents=True, exist_ok=True)
     kept = [found for found in study.candidates if found.kept]
-    bundle = _bundle(search, request, inputs, study, kept) if kept else None
-    page, _ = write_report(study, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        bundle = _bundle(search, request, inputs, study, kept) if kept else None
+        page, _ = write_report(study, folder)
+    except OSError as cause:
+        raise StorageError(
+            f"{request.out} and its report cannot be written: {cause.strerror or cause}",
+            hint="make room and give the same command again: what was found is kept, it takes seconds",
+        ) from cause
     return Outcome(study, bundle, page)
 
 
@@ -168,6 +199,7 @@ def _variant(entry: Entry, found: CandidateResult) -> Variant:
             value=round(score.value, 5),
             reference=round(score.reference, 5),
             samples=score.samples,
+            beyond_gate=found.gate == "fail",
         )
     costs = tuple(
         Cost(
