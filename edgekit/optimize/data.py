@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgekit.core.errors import ConfigError, TensorError
 from edgekit.core.spec import TensorSpec
-from edgekit.optimize.dataset_arrays import list_function, list_npz
+from edgekit.optimize.dataset_arrays import gives_pictures, list_function, list_npz
 from edgekit.optimize.dataset_checks import (
     MIN_CALIBRATION,
     MIN_EVALUATION,
@@ -29,12 +29,13 @@ from edgekit.optimize.dataset_checks import (
 from edgekit.optimize.dataset_classes import Classes, match_classes
 from edgekit.optimize.dataset_files import list_folder
 from edgekit.optimize.dataset_listing import Listing, Prepare, is_image, the_only
+from edgekit.optimize.dataset_npz import has_bytes
 from edgekit.optimize.dataset_order import POOL, Division, divide, recordings_of, thinned
 from edgekit.optimize.dataset_samples import Collected, Dataset, collect, collect_in_order
 from edgekit.optimize.plan import Root
 from edgekit.optimize.study import DataFacts
 
-__all__ = ["Dataset", "Split", "canonical", "read_split"]
+__all__ = ["Dataset", "Split", "brings_pictures", "canonical", "read_split"]
 
 MAX_DATA_BYTES = 2 << 30
 _FEW = 100
@@ -111,6 +112,20 @@ def read_split(
     if in_order and listing.recordings is None:
         told.append(f"{source}: nothing names recordings, so all samples are one, in order")
     return _split(source, tuning, judging, told, (calibration, evaluation))
+
+
+def brings_pictures(source: str) -> bool:
+    """Return whether data are pictures as bytes, which the device's preprocessing normalises.
+
+    Raises:
+        UsageError: There is no such function.
+        ConfigError: It failed, or a file is damaged.
+    """
+    path = Path(source)
+    if path.is_file():
+        # handwritten digits may come without their axis of colours
+        return path.suffix.lower() == ".npz" and has_bytes(path, 3)
+    return path.is_dir() or (not path.exists() and ":" in source and gives_pictures(source))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 
 from edgekit.core.errors import ConfigError, EdgekitError, TensorError
 from edgekit.core.spec import TensorSpec
-from edgekit.optimize.dataset_listing import Listing, Prepare, Sample, fit, load_function, the_only
+from edgekit.optimize.dataset_listing import Listing, Prepare, Sample, as_array, fit, load_function, the_only
 from edgekit.optimize.dataset_npz import load_npz
 
+_PICTURE_AXES = 2
 _LABELS = ("y", "labels", "label")
 RECORDING = "recording"
 """The array, or the key of a dictionary, that names the recording of each sample."""
@@ -88,7 +90,7 @@ def list_function(
     held = 0
     for place, given in enumerate(_taken(text, limit)):
         what = f"{text}[{place}]"
-        data, label = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+        data, label = _pair(given, what)
         data, mark = _without_recording(data, inputs, what)
         recordings += [] if mark is None else [mark]
         sample = _sample(data, inputs, prepare, what, absent)
@@ -98,7 +100,7 @@ def list_function(
                 sample = Sample(sample.inputs, sample.size, label)
             else:
                 labels.append(label)
-        samples.append(sample)
+        samples.append(_own(sample))
         held += sum(array.nbytes for array in sample.inputs.values())
         if held > max_bytes:
             raise ConfigError(
@@ -106,6 +108,39 @@ def list_function(
                 hint="ask for fewer samples with --samples and --calibration-samples",
             )
     return _listing(text, samples, labels, recordings)
+
+
+def gives_pictures(text: str) -> bool:
+    """Return whether the first sample of ``module:function`` has bytes of two axes or more.
+
+    Raises:
+        UsageError: There is no such function.
+        ConfigError: It failed.
+    """
+    for given in _taken(text, 1):
+        data, _ = _pair(given, f"{text}[0]")
+        arrays = data.values() if isinstance(data, Mapping) else (data,)
+        found = (as_array(values, f"{text}[0]") for values in arrays)
+        return any(array.dtype == np.uint8 and array.ndim >= _PICTURE_AXES for array in found)
+    return False
+
+
+def _pair(given: Any, what: str) -> tuple[Any, Any]:
+    """Return a sample and its label, or None where there is none."""
+    if not isinstance(given, tuple):
+        return given, None
+    if len(given) != 2:
+        raise TensorError(
+            f"{what}: want a sample, or a pair of a sample and its label, got a tuple of {len(given)}",
+            hint="give the inputs of a model that has several as a dictionary by name",
+        )
+    return given
+
+
+def _own(sample: Sample) -> Sample:
+    """Return a sample in memory of its own: a function may fill the same array again and again."""
+    inputs = {name: np.array(array) for name, array in sample.inputs.items()}
+    return Sample(inputs, sample.size, sample.boxes)
 
 
 def _listing(
@@ -139,15 +174,19 @@ def _listing(
 
 def _taken(text: str, limit: int) -> Iterator[Any]:
     function = load_function(text, "data")
+    taken = 0
     try:
-        for place, given in enumerate(function()):
-            if place >= limit:
-                return
+        for given in itertools.islice(function(), limit):
             yield given
+            taken += 1
     except EdgekitError:
         raise
-    except Exception as cause:  # the user's own code may raise anything
-        raise ConfigError(f"{text}: failed: {type(cause).__name__}: {cause}") from cause
+    except (Exception, SystemExit) as cause:  # the user's own code may raise anything
+        after = f" after {taken} samples" if taken else ""
+        raise ConfigError(
+            f"{text}: failed{after}: {type(cause).__name__}: {cause}",
+            hint="it is called without arguments and returns an iterator of samples",
+        ) from cause
 
 
 def _without_recording(data: Any, inputs: Sequence[TensorSpec], what: str) -> tuple[Any, int | str | None]:
@@ -188,7 +227,7 @@ def _merge(parts: Iterator[Sample]) -> Sample:
 def _label(label: Any, what: str) -> int | str | NDArray[np.float32]:
     if isinstance(label, str):
         return label
-    array = np.asarray(label)
+    array = as_array(label, f"{what}: label")
     if array.dtype.kind in "iu" and array.size == 1:
         return int(array.reshape(-1)[0])
     if array.dtype.kind in "fiu" and array.ndim == 2 and array.shape[1] == 5 and np.isfinite(array).all():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.core.errors import ConfigError
 from edgekit.optimize.dataset_listing import Listing
+
+MAX_CLASSES = 1_000_000
+_DIGITS = 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,21 +57,31 @@ def match_classes(listing: Listing, labels: Sequence[str]) -> Classes:
 
 
 def _numbers(listing: Listing, labels: Sequence[str]) -> Classes:
-    values = np.array(listing.labels, np.int64)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or (labels and high >= len(labels)):
+    given = [int(label) for label in listing.labels or ()]
+    low, high = min(given), max(given)
+    if low < 0 or high >= (len(labels) or MAX_CLASSES):
+        there = f"the model's labels file has {len(labels)} classes, from 0" if labels else ""
         raise ConfigError(
-            f"{listing.source}: has class index {low if low < 0 else high}, the model's labels file has"
-            f" {len(labels)} classes, from 0",
-            hint="class indices count from 0, in the order of the model's labels file",
+            f"{listing.source}: has class index {low if low < 0 else high},"
+            f" {there or f'want 0 to {MAX_CLASSES - 1}'}",
+            hint=_from_one(low, high, len(labels))
+            or "class indices count from 0, in the order of the model's labels file",
         )
-    return Classes(tuple(labels), values)
+    return Classes(tuple(labels), np.array(given, np.int64))
+
+
+def _from_one(low: int, high: int, count: int) -> str:
+    """Return what to do where labels seem to count from 1."""
+    if low < 1 or high != count:
+        return ""
+    return f"they run from {low} to {high}: if they count from 1, subtract 1 from each"
 
 
 def _names(listing: Listing, labels: Sequence[str]) -> Classes:
     given = [str(label) for label in listing.labels or ()]
-    if not labels and all(name.isdecimal() and name.isascii() for name in given):
-        return Classes((), np.array([int(name) for name in given], np.int64))
+    is_numeric = all(name.isdecimal() and name.isascii() and len(name) <= _DIGITS for name in given)
+    if is_numeric and not set(given) & set(labels):
+        return _numbers(replace(listing, labels=tuple(int(name) for name in given)), labels)
     known = tuple(labels) or tuple(sorted(set(given)))
     places = _places(known)
     numbers = {name: _find(places, name) for name in sorted(set(given))}

@@ -22,6 +22,7 @@ MAX_FILES = 500_000
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _FILE_COLUMNS = ("file", "filename", "image", "path")
 _LABEL_COLUMNS = ("label", "class", "class_index", "class_id", "index", "category", "name")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,15}(\.0*)?")
 _MAX_TEXT_BYTES = 64 << 20
 _LAYOUTS = "subfolders named as classes; or labels.csv with columns file,label; or images/ and labels/"
 
@@ -134,7 +135,10 @@ def _reader(
 
 def _from_csv(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
     table = folder / "labels.csv"
-    rows = list(csv.reader(_text(table).splitlines()))
+    try:
+        rows = list(csv.reader(_text(table).splitlines()))
+    except csv.Error as cause:
+        raise ConfigError(f"{table}: is no CSV: {cause}", hint="give a line 'file,label' for each") from cause
     rows = [[field.strip() for field in row] for row in rows if any(field.strip() for field in row)]
     if not rows:
         raise ConfigError(f"{table}: is empty", hint="give a line 'file,label' for each picture")
@@ -142,7 +146,10 @@ def _from_csv(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
     labels: dict[str, str] = {}
     for number, row in enumerate(body, len(rows) - len(body) + 1):
         if len(row) <= max(file_at, label_at) or not row[file_at] or not row[label_at]:
-            raise ConfigError(f"{table}: row {number} has no file or no label: {','.join(row)!r}")
+            raise ConfigError(
+                f"{table}: row {number} has no file or no label: {','.join(row)[:80]!r}",
+                hint="separate the two by a comma: file,label",
+            )
         name, label = row[file_at], row[label_at]
         if labels.setdefault(name, label) != label:
             raise ConfigError(f"{table}: {name!r} stands there as {labels[name]!r} and as {label!r}")
@@ -157,12 +164,12 @@ def _from_csv(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
     others = len(set(_pictures(folder, folder)) - set(names))
     told = (f"{others} pictures are not in labels.csv and were left out",) if others else ()
     found = [labels[name] for name in names]
-    is_numeric = all(label.lstrip("+-").isdecimal() and label.isascii() for label in found)
+    is_numeric = all(_WHOLE.fullmatch(label) for label in found)
     return Listing(
         str(folder),
         names,
         _reader(folder, names, spec, prepare),
-        labels=tuple(int(label) for label in found) if is_numeric else tuple(found),
+        labels=tuple(int(float(label)) for label in found) if is_numeric else tuple(found),
         warnings=told,
         recordings=_folders(names),
     )

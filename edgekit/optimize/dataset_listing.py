@@ -70,7 +70,7 @@ def fit(values: Any, spec: TensorSpec, prepare: Prepare | None, what: str) -> Sa
     Raises:
         TensorError: It has another shape or type, or a value that is not finite.
     """
-    array = np.asarray(values)
+    array = as_array(values, what)
     wanted = spec.shape[1:]
     if array.dtype.kind not in "fiub":
         raise TensorError(f"{what}: want numbers for input {spec.name!r}, got {array.dtype}")
@@ -82,8 +82,34 @@ def fit(values: Any, spec: TensorSpec, prepare: Prepare | None, what: str) -> Sa
         return fit_picture(_to_bgr(array), spec, prepare, what)
     raise TensorError(
         f"{what}: want shape {list(wanted)} for input {spec.name!r}, got {list(array.shape)}",
-        hint="give each sample as the model's input takes it, before normalising",
+        hint=_way_out(array, spec),
     )
+
+
+def as_array(values: Any, what: str) -> NDArray[Any]:
+    """Return what the user gave as an array.
+
+    Raises:
+        TensorError: It is none, such as rows of different lengths, or a tensor that records gradients.
+    """
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as cause:
+        raise TensorError(
+            f"{what}: a {type(values).__name__} is no array of numbers: {cause}",
+            hint="give a NumPy array, or (array, label)",
+        ) from cause
+
+
+def _way_out(array: NDArray[Any], spec: TensorSpec) -> str:
+    wanted = spec.shape[1:]
+    if is_image(spec) and array.ndim == 3 and array.shape[2] == 4:
+        return "leave the fourth channel, transparency, out"
+    if is_image(spec) and array.ndim == 3 and array.shape[0] in (1, 3):
+        return "give images as (height, width, channels)"
+    if array.ndim == len(wanted) + 1 and _matches(array.shape[1:], wanted):
+        return f"give samples one by one, not {len(array)} at a time"
+    return "give each sample as the model's input takes it, before normalising"
 
 
 def fit_picture(bgr: NDArray[np.uint8], spec: TensorSpec, prepare: Prepare, what: str) -> Sample:
@@ -149,6 +175,11 @@ def load_function(text: str, what: str) -> Callable[..., Any]:
         raise UsageError(
             f"{what} {text!r}: {cause}",
             hint="give module:function; the module must be importable from the working folder",
+        ) from cause
+    except Exception as cause:  # the user's own code may raise anything
+        raise UsageError(
+            f"{what} {text!r}: importing {module} failed: {type(cause).__name__}: {cause}",
+            hint=f"see what python -c 'import {module}' says",
         ) from cause
     finally:
         if is_added:

@@ -47,6 +47,26 @@ def load_npz(path: Path, max_bytes: int) -> dict[str, NDArray[Any]]:
         ) from cause
 
 
+def has_bytes(path: Path, axes: int) -> bool:
+    """Return whether an array of an NPZ holds bytes along so many axes or more, by the headers alone.
+
+    Raises:
+        ConfigError: It is no NPZ of plain arrays.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                with archive.open(member) as file:
+                    shape, _, dtype = _header(file, member)
+                if dtype == np.uint8 and len(shape) >= axes:
+                    return True
+    except _DAMAGED as cause:
+        raise ConfigError(
+            f"{path}: is not an NPZ of plain arrays: {cause}", hint="write it with numpy.savez"
+        ) from cause
+    return False
+
+
 def _mapped(path: Path, member: zipfile.ZipInfo) -> NDArray[Any]:
     """Return an array where it lies in the file: the member is stored as it is, after its two headers."""
     with path.open("rb") as file:

@@ -66,10 +66,38 @@ def top_k(outputs: Outputs, labels: NDArray[np.int64], k: int, classes: int = 0)
     scores = scores[:, 0]
     wanted = labels + int(classes > 0 and scores.shape[1] == classes + 1)
     if len(wanted) and (wanted.min() < 0 or wanted.max() >= scores.shape[1]):
-        raise TensorError(f"class {int(wanted.max())} is beyond the {scores.shape[1]} classes of the output")
+        raise TensorError(
+            f"class {int(wanted.max())} is beyond the {scores.shape[1]} classes of the output",
+            hint="class indices count from 0: if the data's count from 1, subtract 1 from each; where the"
+            " model's first class is a background that the data lack, give --labels without it",
+        )
     own = scores[np.arange(len(scores)), wanted][:, None]
     better, tied = (scores > own).sum(axis=1), (scores == own).sum(axis=1)
     return np.asarray(np.clip((k - better) / np.maximum(tied, 1), 0.0, 1.0), np.float64)
+
+
+def shifted(outputs: Outputs, labels: NDArray[np.int64], classes: int = 0) -> str:
+    """Return that labels seem to count from another number than the model's classes; empty where not.
+
+    So it is where the model is far more often right with every label one lower or higher.
+
+    Args:
+        outputs: Logical outputs of the float model, (n, ...).
+        labels: The class of each sample.
+        classes: As for ``top_k``.
+    """
+    scores = class_scores(outputs)[:, 0]
+    best, lead = scores.argmax(axis=1), int(classes > 0 and scores.shape[1] == classes + 1)
+    plain = float((best == labels + lead).mean())
+    for step, how in ((-1, "lower"), (1, "higher")):
+        right = float((best == labels + lead + step).mean())
+        if right > max(2 * plain, 0.3):
+            return (
+                f"the float model is right on {plain:.1%} of the samples, and on {right:.1%} were every label"
+                f" one {how}: labels and the model's classes most likely do not count from the same number"
+                " (from 1, or with a background class first)"
+            )
+    return ""
 
 
 def agreement(reference: Outputs, found: Outputs) -> Scores:

@@ -25,7 +25,7 @@ from edgekit.agent.optimizing.zoo_subject import ZooModel, zoo_model
 from edgekit.core.errors import ConfigError
 from edgekit.core.spec import Manifest, TensorSpec
 from edgekit.optimize.cache import Cache, code_digest, digest_of, digest_of_files, versions_of
-from edgekit.optimize.data import Split, canonical, read_split
+from edgekit.optimize.data import Split, brings_pictures, canonical, read_split
 from edgekit.optimize.plan import Root
 from edgekit.optimize.sources.read import source_files
 from edgekit.optimize.steps import run_step
@@ -67,7 +67,7 @@ def read_inputs(request: Request, cache: Cache, progress: Progress) -> Inputs:
         root, manifest = subjects.of_bundle(root, bundle, subjects.float_variant(bundle), request)
         labels = labels or bundle.labels()
     else:
-        root, manifest = subjects.described(root, request, brings_pictures=_brings_pictures(request.data))
+        root, manifest = subjects.described(root, request, brings_pictures=brings_pictures(request.data))
     progress.stage("reading the data")
     split = with_states(_read_data(request, root, manifest, labels, zoo), root, manifest, cache)
     root = _calibrated(root, split, cache)
@@ -78,19 +78,6 @@ def read_inputs(request: Request, cache: Cache, progress: Progress) -> Inputs:
         labels = split.evaluation.classes
     found = Subject(root=root, manifest=manifest, labels=tuple(labels), origin=origin)
     return Inputs(found, split, samples, bundle is not None)
-
-
-def _brings_pictures(data: str) -> bool:
-    """Return whether the data are pictures as bytes, which the device's preprocessing normalises."""
-    path = Path(data)
-    if path.suffix != ".npz":
-        return path.is_dir()
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            # ``x`` of handwritten digits may come without its axis of colours
-            return any(archive[name].dtype == np.uint8 and archive[name].ndim >= 3 for name in archive.files)
-    except (OSError, ValueError):
-        return False  # reading the data says what is wrong with them
 
 
 def _read_root(request: Request, bundle: Bundle | None, cache: Cache) -> tuple[Root, dict[str, str]]:

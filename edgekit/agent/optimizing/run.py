@@ -29,6 +29,7 @@ from edgekit.core.spec import Facts, Manifest, Profile
 from edgekit.hardware.profiles import load_profiles
 from edgekit.optimize import choice
 from edgekit.optimize.cache import Cache, digest_of_files, versions_of
+from edgekit.optimize.metric_scores import shifted
 from edgekit.optimize.metrics import Observed, choose_metric, settle
 from edgekit.optimize.plan import Plan, Root
 from edgekit.optimize.rules import left_out, plan_candidates, reference_plan
@@ -204,7 +205,7 @@ def _settle_metric(search: Search, first: Sequence[Entry]) -> None:
 
 
 def _are_probabilities(found: Observed) -> bool:
-    scores = next(iter(found.outputs.values()))
+    scores = found.outputs.get("scores", next(iter(found.outputs.values())))
     rows = scores.reshape(len(scores), -1)
     return bool((rows >= 0).all() and np.allclose(rows.sum(axis=1), 1.0, atol=0.02))
 
@@ -286,6 +287,9 @@ def _warnings(search: Search) -> list[str]:
                 " chance: its preprocessing (--mean, --std, --resize, --color) or the order of its labels is"
                 " most likely not what it was trained with"
             )
+    if search.evaluation.metric.id == "top1" and data.labels is not None and search.reference is not None:
+        told = shifted(search.reference.outputs, data.labels, len(data.classes))
+        found += [told] if told else []
     widths = [(r.score.high - r.score.low) / 2 for r in search.results.values() if r.score is not None]
     if widths and max(widths) > search.max_drop:
         found.append(

@@ -107,6 +107,12 @@ def described(root: Root, request: Request, *, brings_pictures: bool) -> tuple[R
     """
     told = request.description
     if not brings_pictures:
+        if root.image and told.pre is not None and not told.pre.window:
+            raise UsageError(
+                f"{request.data}: --mean, --std, --resize, --crop and --color say how pictures are prepared,"
+                " but these data are no pictures as bytes: they are taken as the model takes them",
+                hint="give pictures as uint8 from 0 to 255, (height, width, 3), or leave those flags out",
+            )
         root = msgspec.structs.replace(root, image="")
     task = told.task or _task(root, request)
     if task == "raw":
@@ -120,7 +126,8 @@ def described(root: Root, request: Request, *, brings_pictures: bool) -> tuple[R
         )
     pre = _pre(root, told)
     inputs = told.inputs or tuple(_logical_input(spec, root, pre) for spec in root.inputs)
-    outputs = told.outputs or tuple(_logical_output(spec, root, task) for spec in root.outputs)
+    scores = _scores(root, request) if task == "classify" else ""
+    outputs = told.outputs or tuple(_logical_output(spec, root, scores) for spec in root.outputs)
     names = _names("inputs", inputs, root.inputs) | _names("outputs", outputs, root.outputs)
     states = _logical_states(request, names, inputs, outputs, root)
     root = msgspec.structs.replace(root, pre=pre, names=names)
@@ -171,10 +178,28 @@ def _pre(root: Root, told: Description) -> Pre:
     return pre
 
 
+def _answers(root: Root, request: Request) -> list[TensorSpec]:
+    """Return the outputs that are no state; where a description names tensors anew, by those names."""
+    told = request.description
+    names = [spec.name for spec in told.outputs or root.outputs]
+    states = {pair.output for pair in told.state}
+    states |= {text.partition(":")[0] for text in request.states}
+    if not told.outputs:
+        states = {pair.output for pair in state_pairs(request.states, told.state, root.inputs, root.outputs)}
+    both = zip(names, root.outputs, strict=False)
+    return [spec for name, spec in both if not {name, spec.name} & states]
+
+
+def _scores(root: Root, request: Request) -> str:
+    """Return which output of a classifier has its scores: that with one for each label, else the first."""
+    answers, count = _answers(root, request), len(request.description.labels)
+    fitting = [spec.name for spec in answers if count and spec.shape[-1] in (count, count + 1)]
+    return [*fitting, *(spec.name for spec in answers), ""][0]
+
+
 def _task(root: Root, request: Request) -> Task:
     told = request.description
-    states = {pair.output for pair in state_pairs(request.states, told.state, root.inputs, root.outputs)}
-    answers = [spec for spec in root.outputs if spec.name not in states]
+    answers = _answers(root, request)
     sizes = [len([n for n in spec.shape[1:] if n != 1]) for spec in answers]
     is_scores = len(answers) == 1 and sizes[0] == 1 and answers[0].shape[-1] != 1
     return "classify" if root.image and (is_scores or told.labels) else "raw"
@@ -211,9 +236,9 @@ def _logical_input(spec: TensorSpec, root: Root, pre: Pre) -> TensorSpec:
     return TensorSpec(name="image", datatype="UINT8", shape=shape, layout="NHWC")
 
 
-def _logical_output(spec: TensorSpec, root: Root, task: Task) -> TensorSpec:
+def _logical_output(spec: TensorSpec, root: Root, scores: str) -> TensorSpec:
     return TensorSpec(
-        name="scores" if task == "classify" else spec.name,
+        name="scores" if spec.name == scores else spec.name,
         datatype="FP32",
         shape=spec.shape,
         layout=root.layout if len(spec.shape) == 4 else "",
