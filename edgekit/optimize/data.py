@@ -148,6 +148,7 @@ def _shuffled(
         counts = min(calibration, len(there.listing)), min(evaluation, len(here.listing))
         rest = _order(len(there.listing), there.classes.labels, seed + 1)
     judging = collect(here.listing, here.classes, order[: counts[1]], counts[1], frozenset())
+    check_varied(judging.dataset.inputs, here.listing.source)  # before looking for others like these
     tuning = collect(there.listing, there.classes, rest, counts[0], frozenset(judging.hashes))
     return judging, tuning
 

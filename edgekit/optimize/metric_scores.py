@@ -123,15 +123,26 @@ def cosine(reference: Outputs, found: Outputs) -> Scores:
     """Return for each sample the mean over outputs of their cosine with the float model's, 0 to 1.
 
     Two outputs of zeros are alike (1), an output of zeros and another are not (0); opposite ones
-    count as 0.
+    count as 0. A single value has no direction, only a sign: its score is 1 minus its difference, as a
+    share of the range that the float model's has over all samples.
     """
     parts = []
     for name, wanted in reference.items():
         if name not in found or found[name].shape != wanted.shape:
             raise TensorError(f"output {name!r}: want shape {wanted.shape} as the float model's")
         a, b = (np.reshape(v, (len(v), -1)).astype(np.float64) for v in (wanted, found[name]))
+        if a.shape[1] == 1 and len(a) > 1:
+            parts.append(_closeness(a[:, 0], b[:, 0]))
+            continue
         a, b = (v / np.maximum(np.abs(v).max(axis=1, keepdims=True), 1e-300) for v in (a, b))
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
         both_zero = ~(a.any(axis=1) | b.any(axis=1))
         parts.append(np.where(norms > 0, (a * b).sum(axis=1) / np.where(norms > 0, norms, 1.0), both_zero))
     return np.clip(np.mean(parts, axis=0), 0.0, 1.0) if parts else np.zeros(0)
+
+
+def _closeness(wanted: Scores, found: Scores) -> Scores:
+    finite = wanted[np.isfinite(wanted)]
+    span = float(np.ptp(finite)) if len(finite) else 0.0
+    apart = np.abs(wanted - found)
+    return np.asarray(np.clip(1 - apart / span, 0.0, 1.0) if span > 0 else apart == 0, np.float64)

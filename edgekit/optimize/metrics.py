@@ -101,7 +101,11 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 " samples keep their order, from the least to the most alarming.",
                 needs_items=True,
             ),
-            Metric(id="cosine", means="Mean cosine of the outputs with the float model's."),
+            Metric(
+                id="cosine",
+                means="Mean cosine of the outputs with the float model's; of single values 1 minus the"
+                " difference, as a share of their range.",
+            ),
         )
     }
 )

@@ -137,6 +137,13 @@ def test_cosine_does_not_see_a_scale_and_sees_a_turn():
     assert values("cosine", reference, found, data(6)) == pytest.approx([1, 0, 0, 1, 0, 0.5**0.5])
 
 
+def test_a_single_value_has_no_direction_so_its_distance_counts():
+    reference, found = said([[0.0], [0.5], [1.0]]), said([[0.1], [0.5], [0.5]])
+    assert values("cosine", reference, found, data(3)) == pytest.approx([0.9, 1.0, 0.5])
+    constant = said([[0.5], [0.5]])
+    assert values("cosine", constant, said([[0.5], [0.6]]), data(2)) == [1, 0]
+
+
 def test_each_output_counts_as_much_as_the_other_whatever_its_scale():
     reference = Observed({"boxes": np.float32([[1000, 0]]), "scores": np.float32([[0.001, 0]])})
     found = Observed({"boxes": np.float32([[1000, 0]]), "scores": np.float32([[0, 0.001]])})
