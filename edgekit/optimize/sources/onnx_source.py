@@ -77,6 +77,7 @@ def canonical_onnx(
     model = _inferred(model, what)
     name_nodes(model)
     model, folded = _folded(model, target, what)
+    _drop_allowed_zeros(model)
     prove_batch(model, batches, what)
     rank_outputs(model, what)
     target.write_bytes(model.SerializeToString(deterministic=True))
@@ -238,6 +239,18 @@ def _folded(model: Any, target: Path, what: str) -> tuple[Any, tuple[str, ...]]:
     folded = onnx.shape_inference.infer_shapes(folded, data_prop=True)
     before, after = len(model.graph.node), len(folded.graph.node)
     return folded, (f"constants folded and nodes merged: {before} became {after}",) if after != before else ()
+
+
+def _drop_allowed_zeros(model: Any) -> None:
+    """Drop what only tells how zeros in a shape are meant, where there are none: older opsets lack it."""
+    onnx = library("onnx")
+    sizes = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in every_node(model.graph):
+        if node.op_type != "Reshape" or node.input[1] not in sizes:
+            continue
+        told = [entry for entry in node.attribute if entry.name == "allowzero"]
+        if told and onnx.numpy_helper.to_array(sizes[node.input[1]]).all():
+            node.attribute.remove(told[0])
 
 
 def _drop_unused_domains(model: Any) -> None:

@@ -251,6 +251,14 @@ def test_a_layer_that_counts_on_a_larger_batch_is_named(tmp_path):
     assert "batch of 1" in caught.value.hint
 
 
+def test_how_zeros_in_a_shape_are_meant_is_not_told_where_there_are_none(tmp_path):
+    nodes = [helper.make_node("Reshape", ["x", "s"], ["y"], allowzero=1)]
+    sizes = numpy_helper.from_array(np.array([1, -1]), "s")
+    model = model_of(nodes, [tensor("x", 1, 2, 4)], [tensor("y", 1, 8)], [sizes])
+    canonical_onnx(Path(saved(model, tmp_path / "net.onnx")), tmp_path / "canonical.onnx", {}, {})
+    assert not onnx.load(tmp_path / "canonical.onnx").graph.node[0].attribute
+
+
 def test_an_output_whose_shape_no_one_knows_is_not_taken_for_a_single_number(tmp_path):
     ends = [tensor("go", kind=TensorProto.BOOL), tensor("state", 1, 4)]
     body = helper.make_graph(
