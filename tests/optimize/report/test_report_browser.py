@@ -6,6 +6,7 @@ import json
 
 import pytest
 from study_made_up import bare, candidate, study
+from ui_kit import wait_until
 
 from edgekit.optimize.report.write import write_report
 
@@ -31,10 +32,12 @@ def shown(browser, tmp_path):
         browser.open(path.as_uri())
         return browser
 
-    browser.complaints()
+    before = len(browser.complaints())
     yield show
     assert browser.requested() == []
-    assert browser.complaints() == []
+    # those of a page that another test showed may come late; each names its page
+    late = [one for one in browser.complaints() if "/report.html" in one and tmp_path.name not in one]
+    assert [one for one in browser.complaints()[before:] if one not in late] == []
 
 
 def press(browser, keys):
@@ -171,13 +174,14 @@ def test_hostile_names_neither_run_nor_load_anything(shown):
 
 def test_the_policy_stops_what_escaping_would_have_missed(browser, tmp_path):
     """The check of the other tests sees what it is there to see."""
+    before = len(browser.complaints())
     path, _ = write_report(study(), tmp_path)
     text = path.read_text().replace("<main>", "<main><script>window.ran=1</script><b style='color:red'>x</b>")
     path.write_text(text)
     browser.open(path.as_uri())
     browser.run("await fetch('http://127.0.0.2:9/').catch(() => 0)")
     assert browser.run("return window.ran ?? 0") == 0
-    assert len(browser.complaints()) >= 3
+    wait_until(lambda: len(browser.complaints()) >= before + 3, "three complaints")
 
 
 def test_without_a_script_it_still_shows_all(shown):
