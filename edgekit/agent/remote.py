@@ -197,6 +197,23 @@ def with_costs(variant: Variant, costs: Sequence[Cost]) -> Variant:
 # Measuring on a device
 
 
+def check_fleet(
+    fleet: str, token: str, device: str, progress: Callable[[str], None], ca: Path | None = None
+) -> None:
+    """See that a fleet answers, takes the token and, where a device is named, has it.
+
+    Raises:
+        EnrollError: No such device is enrolled with this fleet, or it is revoked.
+        LinkError: The fleet cannot be reached.
+        EdgekitError: It refuses.
+    """
+    api = FleetApi(fleet, token, ca)
+    if device:
+        _check_device(api, device, progress)
+    else:
+        api.get("costs", [("limit", "1")])
+
+
 def measure_on(
     bundle: Path,
     device: str,

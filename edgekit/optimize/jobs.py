@@ -64,6 +64,9 @@ def _sensitivity(task: Mapping[str, Any], _folder: Path, progress: Progress) -> 
 
 
 def _shrink(task: Mapping[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
+    from edgekit.optimize.reads import Watch
+
+    watch = Watch()  # before anything of the user's is imported
     from edgekit.optimize.shrink import api
 
     functions: dict[str, Callable[..., Any]] = {
@@ -75,7 +78,7 @@ def _shrink(task: Mapping[str, Any], folder: Path, progress: Progress) -> dict[s
     arguments = dict(task["arguments"])
     arguments["shape"] = tuple(arguments["shape"])
     shrunk = functions[task["how"]](*task["models"], folder, progress=progress, **arguments)
-    return {"shrunk": msgspec.to_builtins(shrunk)}
+    return {"shrunk": msgspec.to_builtins(shrunk), "reads": watch.files(folder)}
 
 
 JOBS: dict[str, Job] = {

@@ -91,21 +91,30 @@ def _read_root(request: Request, bundle: Bundle | None, cache: Cache) -> tuple[R
     content = digest_of_files(*source_files(path)) if path.is_file() else digest_of(model, time.time_ns())
     # where it lies too, since a check on other data opens it again; a bundle may be unpacked anywhere
     place = "" if bundle is not None else task["model"]
-    key = digest_of(content, place, shapes, code_digest(), versions_of(*_CONVERTERS))
-    _, result, _ = cache.make("read", key, _relative(lambda folder: run_step("read", task, folder)))
-    folder = cache.folder / "read" / key
+    root, origin = _read(task, digest_of(content, place, shapes), cache)
+    tools = ", ".join(f"{name} {version}" for name, version in origin["tools"].items())
+    told = {"kind": origin["kind"], "model": request.model, "sha256": origin["sha256"], "tools": tools}
+    if origin.get("notes"):
+        told["notes"] = "; ".join(origin["notes"])
+    return root, told
+
+
+def read_model(path: Path, cache: Cache) -> Root:
+    """Return a model file in the forms that it can be had in."""
+    content = digest_of(digest_of_files(*source_files(path)), str(path))
+    return _read({"model": str(path), "shapes": {}}, content, cache)[0]
+
+
+def _read(task: dict[str, Any], content: str, cache: Cache) -> tuple[Root, dict[str, Any]]:
+    key = digest_of(content, code_digest(), versions_of(*_CONVERTERS))
+    folder, result, _ = cache.make("read", key, _relative(lambda folder: run_step("read", task, folder)))
     root = msgspec.convert(result["root"], Root)
     forms = {
         name: str(folder / getattr(root, name))
         for name in ("onnx", "tflite", "openvino")
         if getattr(root, name)
     }
-    origin = result["origin"]
-    tools = ", ".join(f"{name} {version}" for name, version in origin["tools"].items())
-    told = {"kind": origin["kind"], "model": request.model, "sha256": origin["sha256"], "tools": tools}
-    if origin.get("notes"):
-        told["notes"] = "; ".join(origin["notes"])
-    return msgspec.structs.replace(root, **forms), told
+    return msgspec.structs.replace(root, **forms), result["origin"]
 
 
 def _relative(fill: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:

@@ -11,7 +11,7 @@ from edgekit.agent.optimizing.deliver import fill_bundle
 from edgekit.agent.optimizing.inputs import Inputs
 from edgekit.agent.optimizing.request import Request
 from edgekit.agent.optimizing.search import Search
-from edgekit.agent.remote import costs_of, measure_on
+from edgekit.agent.remote import check_fleet, costs_of, measure_on
 from edgekit.core.errors import UsageError
 from edgekit.core.spec import variant_hash
 from edgekit.core.wire import MeasuredVariant
@@ -21,16 +21,21 @@ logger = logging.getLogger(__name__)
 
 
 def check_flags(request: Request) -> None:
-    """See that a measurement that is asked for can be made.
+    """See that a measurement that is asked for can be made, before hours of work and not after.
 
     Raises:
         UsageError: A device or token without a fleet, or a fleet without a token.
+        EnrollError: There is no such device.
+        LinkError: The fleet cannot be reached.
+        EdgekitError: The fleet refuses.
     """
     asked = request.remote
     if (asked.device or asked.token or asked.keys) and not asked.fleet:
         raise UsageError("--measure-on, --token and --keys need --fleet URL")
     if asked.fleet and not asked.token:
         raise UsageError("--fleet needs --token", hint="edgekit-fleet token create makes one")
+    if asked.fleet:
+        check_fleet(asked.fleet, asked.token, asked.device, logger.info, asked.ca)
 
 
 def measure(search: Search, request: Request, inputs: Inputs) -> None:

@@ -47,7 +47,7 @@ _PROGRAMS = {"litert-edgetpu": "edgetpu_compiler"}
 """Techniques that want a program which is no Python distribution: with it, they are tried again."""
 _SENSITIVITY_SAMPLES = 32
 _SITTINGS = 2
-_NOT_RUN = "free some memory or use fewer samples (--samples) where its process died; else see the reason"
+_DIED = "free some memory, or use fewer samples (--samples)"
 _FLOAT_LIMIT = 0.02  # of the outputs' scale: a float file that is further off was converted wrongly
 
 
@@ -118,7 +118,7 @@ class Search:
         root = self.roots[plan.root]
         how = msgspec.structs.replace(plan, id="", same_as="", runtime={})
         program = shutil.which(_PROGRAMS[plan.technique]) if plan.technique in _PROGRAMS else None
-        key = digest_of(how, self._root_key(root), code_digest(), versions_of(*TOOLS), program)
+        key = digest_of(how, self.root_key(root), code_digest(), versions_of(*TOOLS), program)
         began = time.monotonic()
 
         def fill(folder: Path) -> dict[str, Any]:
@@ -165,7 +165,8 @@ class Search:
         )
         return entry
 
-    def _root_key(self, root: Root) -> str:
+    def root_key(self, root: Root) -> str:
+        """Return a digest of a float model: of its files and of all that is known of it."""
         if root.id not in self._roots_key:
             files = [Path(name) for name in (root.onnx, root.tflite, root.openvino, root.calibration) if name]
             if root.openvino:
@@ -199,7 +200,10 @@ class Search:
             outputs = found[entry.id]
             if isinstance(outputs, str):
                 if self.reference is None:
-                    raise ModelError(f"the float model cannot be run: {outputs}", hint=_NOT_RUN)
+                    raise ModelError(
+                        f"the float model cannot be run: {outputs}",
+                        hint=_DIED if "its process" in outputs else "",
+                    )
                 self._note(entry.id, error=f"cannot be run: {outputs}")
                 continue
             self.outputs[entry.id] = outputs
@@ -238,7 +242,7 @@ class Search:
         if name in self.sensitivity:
             return self.sensitivity[name]
         root = self.roots[name]
-        key = digest_of(self._root_key(root), code_digest(), versions_of(*TOOLS))
+        key = digest_of(self.root_key(root), code_digest(), versions_of(*TOOLS))
         self.progress.stage(f"measuring each layer's sensitivity ({name})")
 
         def fill(folder: Path) -> dict[str, Any]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from edgekit.agent.optimizing.inputs import Inputs
+from edgekit.agent.optimizing.inputs import Inputs, read_model
 from edgekit.agent.optimizing.request import Request
 from edgekit.agent.optimizing.search import Search
 from edgekit.core.errors import UsageError
+from edgekit.optimize.cache import code_digest, digest_of, versions_of
 from edgekit.optimize.plan import Root
+from edgekit.optimize.reads import make_unless_kept
 from edgekit.optimize.steps import run_step
 
 logger = logging.getLogger(__name__)
@@ -76,20 +79,22 @@ def shrink(request: Request, inputs: Inputs, search: Search) -> Iterator[Root]:
 def _shrunk(
     name: str, how: str, models: list[str], arguments: dict[str, Any], inputs: Inputs, search: Search
 ) -> Root:
-    """Train one smaller model; anew in each run, since no file tells when the user's code has changed."""
+    """Train one smaller model, or take it from a run before, where all that it was made from is as it was."""
     search.progress.stage(f"training: {name}")
-    folder = search.cache.folder / "shrink" / inputs.subject.manifest.model / name
-    folder.mkdir(parents=True, exist_ok=True)
     task = {"how": how, "models": models, "arguments": arguments}
-    found = run_step("shrink", task, folder, progress=search.progress.within)["shrunk"]
-    for note in found["notes"]:
-        logger.info("%s: %s", name, note)
-    read_folder = folder / "read"
-    read_folder.mkdir(exist_ok=True)
-    model = str(Path(found["onnx"]).absolute())
-    read = run_step("read", {"model": model, "shapes": {}}, read_folder)
-    root = msgspec.convert(read["root"], Root)
     base = inputs.subject.root
+    place = [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]  # where the user's modules are found
+    key = digest_of(task, place, search.root_key(base), code_digest(), versions_of("torch", "torch-pruning"))
+
+    def fill(folder: Path) -> dict[str, Any]:
+        return run_step("shrink", task, folder, progress=search.progress.within)
+
+    folder, found, was_there = make_unless_kept(search.cache, "trained", key, fill)
+    if was_there:
+        logger.info("%s: trained by a run before; the code and files that it read have not changed", name)
+    for note in found["shrunk"]["notes"]:
+        logger.info("%s: %s", name, note)
+    root = read_model(folder / Path(found["shrunk"]["onnx"]).name, search.cache)
     return msgspec.structs.replace(
         root,
         id=name,

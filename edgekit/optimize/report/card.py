@@ -127,10 +127,34 @@ def _left_out(study: Study) -> list[str]:
         return []
     lines = [
         f"- {code(one.plan.id)} ({BACKEND_NAMES.get(one.plan.backend, one.plan.backend)}, "
-        f"{one.plan.precision}): {plain(one.error or one.verdict or 'no reason was recorded')}"
+        f"{one.plan.precision}): {plain(_reason(study, one))}"
         for one in out
     ]
     return ["## Tried and left out", "", *lines]
+
+
+def _reason(study: Study, one: CandidateResult) -> str:
+    """Return why a candidate is not in the bundle; one that keeps the gate lost to another, or to a rule."""
+    if one.error or one.gate == "fail":
+        return one.error or one.verdict
+    against = [reason for target in study.targets for reason in target.rejected.get(one.plan.id, ())]
+    where = places(study)[:1]
+    taken = [other for other in study.candidates if other.kept and _same_place(one, other)]
+    timed = {time.total_ms: other for other in taken if where and (time := timing_at(other, where[0]))}
+    mine = timing_at(one, where[0]) if where else None
+    if timed and mine:
+        best_ms = min(timed)
+        return (
+            f"keeps the gate; {no.milliseconds(mine.total_ms)} in all, {timed[best_ms].plan.id}"
+            f" takes {no.milliseconds(best_ms)}"
+        )
+    if taken:
+        return f"{taken[0].plan.id} was chosen for the same runtime"
+    return "; ".join(dict.fromkeys(against)) or one.verdict or "no reason was recorded"
+
+
+def _same_place(one: CandidateResult, other: CandidateResult) -> bool:
+    return (one.plan.backend, one.plan.accelerator) == (other.plan.backend, other.plan.accelerator)
 
 
 def _made(study: Study) -> list[str]:

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import logging
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -29,6 +30,9 @@ START_S = 20.0
 STOP_S = 10.0
 _BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 _STEADY_S = 60.0
+_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_FIRST_PORT = 10_000
+_PORT_TRIES = 1000
 
 
 @dataclass(frozen=True)
@@ -296,7 +300,18 @@ def find_server() -> str:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port that nobody listens on at this moment.
+
+    It lies below those that the kernel gives to outgoing connections, where there is room: one of
+    these could take it before whoever asked has bound it.
+
+    Raises:
+        LinkError: There is none.
+    """
+    lowest, _ = map(int, _PORT_RANGE.read_text("ascii").split())
+    below = range(_FIRST_PORT, lowest) or range(lowest, 1 << 16)
+    for port in random.SystemRandom().sample(below, min(_PORT_TRIES, len(below))):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return port
+    raise LinkError(f"{host}: no free TCP port from {below.start} to {below.stop - 1}")
