@@ -23,6 +23,7 @@ from edgekit.optimize.cache import Cache, digest_of, digest_of_files
 _SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/run")
 _LIBRARIES = ("stdlib", "platstdlib", "purelib", "platlib")
 _FOLDERS_LISTED = ("os.listdir", "os.scandir")
+_FINDERS = ("importlib._bootstrap", f"importlib{os.sep}metadata", "pkgutil")
 _OWN = Path(__file__).parents[1]
 
 
@@ -42,16 +43,18 @@ class Watch:
             self._found.add(os.path.abspath(arguments[0]))  # noqa: PTH100
 
     def files(self, but: Path) -> list[str]:
-        """Return the files and listed folders that are the user's; none of those below ``but``."""
+        """Return the files and listed folders, still there, that are the user's; none of those below ``but``."""
         modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-        known = self._found | {name for name in modules if isinstance(name, str)}
+        known = self._found | {name for name in modules if isinstance(name, str) and Path(name).is_absolute()}
         foreign = (*_SYSTEM, *(sysconfig.get_path(name) for name in _LIBRARIES), str(_OWN), str(but))
-        return sorted(path for path in known if not _is_below(path, foreign) and "__pycache__" not in path)
+        own = (path for path in known if not _is_below(path, foreign) and "__pycache__" not in path)
+        return sorted(path for path in own if Path(path).exists())
 
 
 def _is_import() -> bool:
-    """Say whether the import system lists a folder: what lies beside a module is no data."""
-    return "importlib._bootstrap" in sys._getframe(2).f_code.co_filename  # noqa: SLF001 - who asks, cheaply
+    """Say whether Python looks for modules or packages there: what lies beside a module is no data."""
+    asks = sys._getframe(2).f_code.co_filename  # noqa: SLF001 - a hook must be cheap
+    return any(name in asks for name in _FINDERS)
 
 
 def _is_below(path: str, folders: Iterable[str]) -> bool:

@@ -22,7 +22,9 @@ print(json.dumps(watch.files(out)))
 """
 MODULE = """
 from pathlib import Path
+import importlib.metadata, pkgutil
 import user_helper
+list(importlib.metadata.distributions()), list(pkgutil.iter_modules())
 HERE = Path(__file__).parent
 
 def train(out):
