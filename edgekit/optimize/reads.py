@@ -43,7 +43,7 @@ class Watch:
             self._found.add(os.path.abspath(arguments[0]))  # noqa: PTH100
 
     def files(self, but: Path) -> list[str]:
-        """Return the files and listed folders, still there, that are the user's; none of those below ``but``."""
+        """Return the files and folders, still there, that are the user's; none of those below ``but``."""
         modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
         known = self._found | {name for name in modules if isinstance(name, str) and Path(name).is_absolute()}
         foreign = (*_SYSTEM, *(sysconfig.get_path(name) for name in _LIBRARIES), str(_OWN), str(but))
