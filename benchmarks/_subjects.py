@@ -338,7 +338,7 @@ class Rounds:
         return round(statistics.median(theirs / ours for theirs, ours in pairs), 4)
 
 
-def run_rounds(arena: Arena, names: Sequence[str], count: int, sittings: int = 2, twin: str = "") -> Rounds:
+def run_rounds(arena: Arena, names: Sequence[str], count: int, sittings: int = 6, twin: str = "") -> Rounds:
     """Run files for a moment each, in another order each round.
 
     Args:
