@@ -46,7 +46,7 @@ _MAKERS_AT_ONCE = 2
 _PROGRAMS = {"litert-edgetpu": "edgetpu_compiler"}
 """Techniques that want a program which is no Python distribution: with it, they are tried again."""
 _SENSITIVITY_SAMPLES = 32
-_SITTINGS = 2
+_SITTINGS = 3
 _DIED = "free some memory, or use fewer samples (--samples)"
 _FLOAT_LIMIT = 0.02  # of the outputs' scale: a float file that is further off was converted wrongly
 
@@ -308,14 +308,11 @@ class Search:
                 self.add_note(name, f"not timed here: {timing}")
 
     def time_finalists(self, seconds: float, within: float) -> None:
-        """Time longer, against one another, the candidates in the gate that are about as fast as the best."""
-        fit = {
-            name: found.timings[0].total_ms
-            for name, found in self.results.items()
-            if found.gate == "pass" and found.timings
-        }
-        best = min(fit.values(), default=0.0)
-        finalists = [name for name, total_ms in fit.items() if total_ms <= best * within]
+        """Time longer, against one another, the candidates in the gate about as fast as their runtime's best.
+
+        Of each runtime, not only of all: the best of each goes into the bundle.
+        """
+        finalists = contested(self.results, within)
         if len(finalists) < 2:
             return
         each = seconds / _SITTINGS
@@ -352,6 +349,24 @@ def _insist_on_numbers(found: Observed, names: Sequence[str]) -> None:
                 f" samples, {names[lost[0]]!r} among them",
                 hint="look whether the data are scaled as the model wants them: --mean, --std, --describe",
             )
+
+
+def contested(results: Mapping[str, CandidateResult], within: float) -> list[str]:
+    """Return the candidates in the gate that take at most ``within`` times their runtime's best time."""
+    times = {
+        name: found.timings[0].total_ms
+        for name, found in results.items()
+        if found.gate == "pass" and found.timings
+    }
+    best: dict[tuple[str, str], float] = {}
+    for name, total_ms in times.items():
+        runtime = _runtime(results[name])
+        best[runtime] = min(total_ms, best.get(runtime, total_ms))
+    return [name for name, total_ms in times.items() if total_ms <= within * best[_runtime(results[name])]]
+
+
+def _runtime(found: CandidateResult) -> tuple[str, str]:
+    return found.plan.backend, found.plan.accelerator
 
 
 def relative_difference(reference: Observed, found: Observed) -> float:
