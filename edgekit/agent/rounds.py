@@ -1,15 +1,18 @@
 """Times variants in short rounds, in turn, so that a busy machine slows all of them alike.
 
-Whatever else runs on a machine only ever adds time. A variant's speed is therefore read from its
-quieter rounds, the lower quartile of their medians: a quarter of undisturbed rounds is enough for it,
-where the median over everything wants more than half.
+A machine has faster and slower phases, of its clock, its neighbours, its own other work. What the
+variants of a round share is therefore taken off before they are compared, so that none wins by having run
+in more of the fast rounds. Source: median polish, Tukey, "Exploratory Data Analysis", 1977, here on
+logarithms. All are then told at the level of the quieter rounds, the lower quartile: whatever else runs
+only ever adds time.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgekit.agent.lab import LabProcess
@@ -17,6 +20,7 @@ from edgekit.core.errors import BackendError
 
 ROUND_S = 0.1
 _FEWEST = 4
+_SWEEPS = 6
 
 
 @dataclass
@@ -25,15 +29,16 @@ class Rounds:
 
     ``times_us`` has the microseconds of every inference, by round; ``pre_ms`` the milliseconds of
     filling the input from an image's bytes, by round, and is empty where that was not asked for.
+    ``p50_ms`` is the median inference of a quiet round, comparable with that of the others of its turns.
     """
 
     times_us: list[list[float]] = field(default_factory=list)
     pre_ms: list[float] = field(default_factory=list)
+    p50_ms: float = math.nan
 
-    @property
-    def p50_ms(self) -> float:
-        """The median inference of a quiet round."""
-        return quiet([statistics.median(times) for times in self.times_us]) / 1e3
+    def medians_us(self) -> list[float]:
+        """Return the median inference of each round."""
+        return [statistics.median(times) for times in self.times_us]
 
     def quantile_ms(self, q: float) -> float:
         """Return a quantile over all inferences of all rounds, the disturbed ones too."""
@@ -47,7 +52,7 @@ class Rounds:
     @property
     def noise(self) -> float:
         """The range of the middle half of the rounds' medians, relative to their middle."""
-        ranked = sorted(statistics.median(times) for times in self.times_us)
+        ranked = sorted(self.medians_us())
         count = len(ranked)
         return (ranked[(3 * count) // 4] - ranked[count // 4]) / ranked[count // 2]
 
@@ -59,6 +64,29 @@ def quiet(values: Sequence[float]) -> float:
     2.0
     """
     return sorted(values)[(len(values) - 1) // 4]
+
+
+def levelled(rows: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return the time of each in a quiet round, freed of what the rounds did to all of them.
+
+    Args:
+        rows: Above 0; of each the time in every round, the same number of rounds for all.
+
+    >>> {name: round(ms, 3) for name, ms in levelled({"a": [2, 4, 2, 6], "b": [3, 6, 3, 9]}).items()}
+    {'a': 2.0, 'b': 3.0}
+    """
+    logs = {name: [math.log(time) for time in row] for name, row in rows.items()}
+    own = {name: statistics.median(row) for name, row in logs.items()}
+    shared: list[float] = []
+    for _ in range(_SWEEPS):
+        per_round = zip(*([log - own[name] for log in row] for name, row in logs.items()), strict=True)
+        shared = [statistics.median(each) for each in per_round]
+        own = {
+            name: statistics.median(log - level for log, level in zip(row, shared, strict=True))
+            for name, row in logs.items()
+        }
+    level = quiet(shared) if shared else 0.0
+    return {name: math.exp(log + level) for name, log in own.items()}
 
 
 def rounds_in(seconds: float) -> int:
@@ -98,4 +126,7 @@ def take_turns(
             except BackendError as cause:
                 errors[name] = cause.message
             done(name)
-    return {name: rounds for name, rounds in found.items() if name not in errors}, errors
+    ran = {name: rounds for name, rounds in found.items() if name not in errors}
+    for name, time_us in levelled({name: rounds.medians_us() for name, rounds in ran.items()}).items():
+        ran[name].p50_ms = time_us / 1e3
+    return ran, errors

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.agent.rounds import Rounds, quiet, rounds_in, take_turns
+from edgekit.agent.rounds import Rounds, levelled, quiet, rounds_in, take_turns
 from edgekit.core.errors import InferenceError
 
 SPEEDS_MS = {"fast": 5.0, "slow": 6.0}
@@ -35,11 +35,31 @@ class Scripted:
 
 @given(st.sets(st.integers(0, 29), max_size=21))
 def test_a_speed_stays_the_same_while_a_quarter_of_the_rounds_is_quiet(disturbed):
-    labs = [Scripted("fast", [], disturbed), Scripted("slow", [])]
-    rounds, errors = take_turns(labs, 3.0, fill=True)
+    rounds, errors = take_turns([Scripted("fast", [], disturbed)], 3.0, fill=True)
     assert not errors
-    assert {name: found.p50_ms for name, found in rounds.items()} == SPEEDS_MS
+    assert rounds["fast"].p50_ms == pytest.approx(SPEEDS_MS["fast"])
     assert quiet(rounds["fast"].pre_ms) == 1.5
+
+
+@given(st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=5, max_size=30), st.data())
+def test_phases_of_the_machine_and_rare_disturbances_do_not_change_who_is_faster(phases, data):
+    own = {"a": 4.0, "b": 4.4, "c": 5.0, "d": 9.0}
+    rows = {name: [time * phase for phase in phases] for name, time in own.items()}
+    victim = data.draw(st.sampled_from(sorted(own)))
+    for turn in data.draw(st.sets(st.integers(0, len(phases) - 1), max_size=(len(phases) - 1) // 2)):
+        rows[victim][turn] *= data.draw(st.floats(1.0, 8.0))
+    found = levelled(rows)
+    assert [found[name] / found["a"] for name in own] == pytest.approx([1.0, 1.1, 1.25, 2.25])
+    assert quiet(phases) * 4.0 == pytest.approx(found["a"])
+
+
+def test_who_alone_ran_in_a_fast_phase_does_not_win_by_it():
+    rows = {"a": [4.0] * 15, "b": [4.4] * 15, "c": [5.0] * 15, "d": [4.2] * 15}
+    for turn in range(6):  # more than a quarter: the lower quartile alone would put b first
+        rows["b"][turn], rows["c"][turn], rows["d"][turn] = 2.2, 2.5, 2.1
+    assert min(rows, key=lambda name: quiet(rows[name])) != "a"
+    found = levelled(rows)
+    assert min(found, key=lambda name: found[name]) == "a"
 
 
 def test_the_median_over_everything_would_have_put_the_slower_one_first():
