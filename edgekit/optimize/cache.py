@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 
 from edgekit.core.errors import StorageError
+from edgekit.optimize.fetch import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def digest_of_files(*paths: Path) -> str:
     """Return the SHA-256 of some files' bytes, in hex; names do not count."""
     found = hashlib.sha256()
     for path in paths:
-        found.update(bytes.fromhex(_hash(path)))
+        found.update(bytes.fromhex(sha256_of(path)))
     return found.hexdigest()
 
 
@@ -97,7 +98,7 @@ class Cache:
         entry = self.folder / kind / key
         try:
             record = msgspec.json.decode((entry / _RECORD).read_bytes(), type=_Record)
-            damaged = [name for name, sha256 in record.files.items() if _hash(entry / name) != sha256]
+            damaged = [name for name, sha256 in record.files.items() if sha256_of(entry / name) != sha256]
         except FileNotFoundError as cause:
             if entry.is_dir():
                 logger.warning("%s lacks %s and is made again", entry, Path(cause.filename).name)
@@ -142,7 +143,7 @@ class Cache:
         scratch = Path(tempfile.mkdtemp(dir=self._scratch or parent, prefix=f".{key[:16]}-"))
         try:
             result = dict(fill(scratch))
-            files = {path.relative_to(scratch).as_posix(): _hash(path) for path in _files(scratch)}
+            files = {path.relative_to(scratch).as_posix(): sha256_of(path) for path in _files(scratch)}
             record = msgspec.json.encode(_Record(files, result))
             (scratch / _RECORD).write_bytes(record)
             _sync(scratch)
@@ -180,14 +181,6 @@ class Cache:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _hash(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            found.update(piece)
-    return found.hexdigest()
 
 
 def _sync(folder: Path) -> None:
