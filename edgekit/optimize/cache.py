@@ -91,7 +91,7 @@ class Cache:
 
     def __init__(self, folder: Path, scratch: Path | None = None) -> None:
         self.folder = folder.absolute()  # entries name files to child processes, whatever their folder
-        self._scratch = scratch
+        self.scratch = scratch
 
     def find(self, kind: str, key: str) -> tuple[Path, Any] | None:
         """Return an entry's folder and its result, or None where there is none that is whole."""
@@ -140,7 +140,7 @@ class Cache:
     def _made(self, kind: str, key: str, fill: Callable[[Path], Mapping[str, Any]]) -> tuple[Path, Any, bool]:
         parent = self.folder / kind
         parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=self._scratch or parent, prefix=f".{key[:16]}-"))
+        scratch = Path(tempfile.mkdtemp(dir=self.scratch or parent, prefix=f".{key[:16]}-"))
         try:
             result = dict(fill(scratch))
             files = {path.relative_to(scratch).as_posix(): sha256_of(path) for path in _files(scratch)}

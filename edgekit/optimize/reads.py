@@ -100,7 +100,7 @@ def make_unless_kept(
     if known is not None and (found := cache.find(kind, digest_of(base, state_of(known)))) is not None:
         return *found, True
     index.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=index.parent, prefix=".") as scratch:
+    with tempfile.TemporaryDirectory(dir=cache.scratch or index.parent, prefix=".") as scratch:
         result = fill(Path(scratch))
         reads: list[str] = result.pop("reads")
 
