@@ -24,24 +24,24 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgekit.agent.bundle import open_bundle
-from edgekit.agent.doctor import facts_with_proofs
-from edgekit.agent.lab import LabProcess
-from edgekit.agent.optimizing.inputs import Inputs, read_inputs
-from edgekit.agent.optimizing.progress import Progress
-from edgekit.agent.optimizing.request import Request
-from edgekit.agent.optimizing.run import optimize
-from edgekit.agent.optimizing.search import Evaluation, Search
-from edgekit.agent.optimizing.workbench import Entry, Workbench
-from edgekit.agent.paths import cache_dir
-from edgekit.agent.rounds import ROUND_S
+from edgekit.base.paths import cache_dir
+from edgekit.bench.paired_timing import ROUND_S
+from edgekit.bench.variant_process import LabProcess
 from edgekit.core.spec import Profile
-from edgekit.optimize.cache import Cache, digest_of_files
-from edgekit.optimize.metrics import choose_metric
-from edgekit.optimize.plan import Made, Plan, Root
-from edgekit.optimize.study import CandidateResult, Study
-from edgekit.optimize.tflite_schema import with_signature
-from edgekit.optimize.zoo import build, seal
+from edgekit.model.bundle import open_bundle
+from edgekit.model.doctor import facts_with_proofs
+from edgekit_optimize.cache import Cache, digest_of_files
+from edgekit_optimize.graph.tflite_schema import with_signature
+from edgekit_optimize.metrics.table import choose_metric
+from edgekit_optimize.plan import Made, Plan, Root
+from edgekit_optimize.run.candidate_runner import Entry, Workbench
+from edgekit_optimize.run.inputs import Inputs, read_inputs
+from edgekit_optimize.run.progress import Progress
+from edgekit_optimize.run.request import Request
+from edgekit_optimize.run.run import optimize
+from edgekit_optimize.run.search import Evaluation, Search
+from edgekit_optimize.study import CandidateResult, Study
+from edgekit_optimize.zoo.build import build, seal
 
 TWIN = "again "
 LABELLED_DROP, UNLABELLED_DROP = 0.01, 0.03

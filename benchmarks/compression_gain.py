@@ -37,13 +37,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgekit.agent.optimizing.request import Request
-from edgekit.agent.optimizing.workbench import observed
 from edgekit.core.spec import Pre
-from edgekit.optimize import choice
-from edgekit.optimize.data import canonical
-from edgekit.optimize.plan import Plan
-from edgekit.optimize.study import Study, Timing
+from edgekit_optimize.data.dataset import canonical
+from edgekit_optimize.plan import Plan
+from edgekit_optimize.run import choice
+from edgekit_optimize.run.candidate_runner import observed
+from edgekit_optimize.run.request import Request
+from edgekit_optimize.study import Study, Timing
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _dense import dense_network

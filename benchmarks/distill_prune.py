@@ -32,14 +32,14 @@ import msgspec
 import numpy as np
 import torch
 
-from edgekit.agent.bundle import open_bundle
 from edgekit.backends import open_backend
-from edgekit.optimize.makers import litert, onnxruntime
-from edgekit.optimize.plan import Plan, Root
-from edgekit.optimize.shrink import api
-from edgekit.optimize.shrink.rounding import Grid, fold, rounded
-from edgekit.optimize.sources.read import read_source
+from edgekit.model.bundle import open_bundle
 from edgekit.pipeline.pre import quantize
+from edgekit_optimize.makers import litert, onnxruntime
+from edgekit_optimize.plan import Plan, Root
+from edgekit_optimize.readers.read import read_source
+from edgekit_optimize.shrink import api
+from edgekit_optimize.shrink.rounding import Grid, fold, rounded
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "digits"))

@@ -218,9 +218,9 @@ def _kind(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return ""
-    if "edgekit.optimize.steps" in words:
-        return words[words.index("edgekit.optimize.steps") + 1]
-    return "lab" if "edgekit.agent.lab_child" in words else "other"
+    if "edgekit_optimize.run.child_job" in words:
+        return words[words.index("edgekit_optimize.run.child_job") + 1]
+    return "lab" if "edgekit.bench.variant_child" in words else "other"
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgekit.agent.model import OpenModel, open_model
-from edgekit.agent.runner import make_loop, make_predictor
+from edgekit.agent.worker.runner import make_loop, make_predictor
 from edgekit.core.errors import EdgekitError
 from edgekit.core.ports import Result
+from edgekit.model.assembly import OpenModel, open_model
 from edgekit.pipeline.config import PipelineConfig, parse_config
 from edgekit.pipeline.predictor import Predictor
 
@@ -217,14 +217,14 @@ def material(model: Path | None, video: Path | None, folder: Path) -> tuple[Path
     note = "given"
     if model is None:
         try:
-            from edgekit.optimize.zoo import build
+            from edgekit_optimize.zoo.build import build
 
             model, note = build("ssd-oidv4", folder / "ssd", version="1.0.0", variants=["litert-fp32"]), NOTE
         except EdgekitError as cause:
             model, note = made_model(folder), f"made here, since the zoo's cannot be built: {cause.message}"
     if video is None:
         try:
-            from edgekit.optimize.recordings import recording
+            from edgekit_optimize.zoo.recordings import recording
 
             video = recording("bikes")
         except EdgekitError:

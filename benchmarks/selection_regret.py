@@ -35,18 +35,18 @@ from typing import Any
 
 import msgspec
 
-from edgekit.agent.bundle import Bundle, open_bundle
-from edgekit.agent.doctor import facts_with_proofs
-from edgekit.agent.lab import LabProcess
-from edgekit.agent.paths import cache_dir
-from edgekit.agent.rounds import ROUND_S, Rounds, quiet, take_turns
+from edgekit.base.paths import cache_dir
+from edgekit.bench.paired_timing import ROUND_S, Rounds, quiet, take_turns
+from edgekit.bench.variant_process import LabProcess
 from edgekit.core.select import reasons_against, select
 from edgekit.core.spec import Facts, Profile, Variant
-from edgekit.optimize.choice import choose
-from edgekit.optimize.plan import Plan
-from edgekit.optimize.recipe import recipes
-from edgekit.optimize.study import CandidateResult, Score, Timing
-from edgekit.optimize.zoo import build
+from edgekit.model.bundle import Bundle, open_bundle
+from edgekit.model.doctor import facts_with_proofs
+from edgekit_optimize.plan import Plan
+from edgekit_optimize.run.choice import choose
+from edgekit_optimize.study import CandidateResult, Score, Timing
+from edgekit_optimize.zoo.build import build
+from edgekit_optimize.zoo.recipe import recipes
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _report import finish

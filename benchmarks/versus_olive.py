@@ -38,9 +38,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgekit.agent.optimizing.request import Request
-from edgekit.optimize.data import canonical
-from edgekit.optimize.plan import Plan
+from edgekit_optimize.data.dataset import canonical
+from edgekit_optimize.plan import Plan
+from edgekit_optimize.run.request import Request
 
 sys.path.insert(0, str(Path(__file__).parent))
 import _subjects

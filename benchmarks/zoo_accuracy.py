@@ -30,13 +30,13 @@ import cv2
 import msgspec
 import numpy as np
 
-from edgekit.agent.bundle import Bundle, open_bundle
 from edgekit.backends import open_backend
 from edgekit.core.spec import Item, Variant
-from edgekit.optimize.fetch import fetch
-from edgekit.optimize.recipe import models_folder, recipe
-from edgekit.optimize.recordings import motions, recording
+from edgekit.model.bundle import Bundle, open_bundle
 from edgekit.pipeline.predictor import Predictor
+from edgekit_optimize.zoo.fetch import fetch
+from edgekit_optimize.zoo.recipe import models_folder, recipe
+from edgekit_optimize.zoo.recordings import motions, recording
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _report import finish

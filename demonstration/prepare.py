@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demonstration.story import Story
-from edgekit.optimize.recipe import models_folder
-from edgekit.optimize.recordings import recording
-from edgekit.optimize.zoo import build
+from edgekit_optimize.zoo.build import build
+from edgekit_optimize.zoo.recipe import models_folder
+from edgekit_optimize.zoo.recordings import recording
 
 DETECTOR = "ssd-oidv4"
 FACES = "blazeface"

@@ -9,7 +9,7 @@ import time
 import tty
 from pathlib import Path
 
-from edgekit.optimize.recordings import motions
+from edgekit_optimize.zoo.recordings import motions
 
 RATE_HZ = 50.0
 

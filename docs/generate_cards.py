@@ -15,12 +15,12 @@ import sys
 from pathlib import Path
 
 from edgekit.core.errors import EdgekitError, UsageError
-from edgekit.optimize.recipe import Recipe, models_folder, recipe
-from edgekit.optimize.report import numbers as no
-from edgekit.optimize.report.card import code, plain
-from edgekit.optimize.report.figures import find, interval, places, sentence, timing_at, verdict
-from edgekit.optimize.report.write import read_study
-from edgekit.optimize.study import CandidateResult, Study
+from edgekit_optimize.report import numbers as no
+from edgekit_optimize.report.card import code, plain
+from edgekit_optimize.report.figures import find, interval, places, sentence, timing_at, verdict
+from edgekit_optimize.report.write import read_study
+from edgekit_optimize.study import CandidateResult, Study
+from edgekit_optimize.zoo.recipe import Recipe, models_folder, recipe
 
 BEGIN = "<!-- begin: written by docs/generate_cards.py, not by hand -->"
 END = "<!-- end -->"

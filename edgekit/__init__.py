@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgekit.agent.model import load
+    from edgekit.model.assembly import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
@@ -19,7 +19,7 @@ __all__ = ["__version__", "load"]
 def __getattr__(name: str) -> Any:
     """Import ``load`` when it is first asked for: the supervisor must not pay for NumPy."""
     if name == "load":
-        from edgekit.agent.model import load
+        from edgekit.model.assembly import load
 
         return load
     raise AttributeError(f"module 'edgekit' has no attribute {name!r}")

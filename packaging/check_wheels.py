@@ -1,7 +1,7 @@
-"""Builds both wheels and imports every module of the device's in clean environments.
+"""Builds the three wheels and imports every module of the device's in clean environments.
 
 With the base install alone, everything that the supervisor needs must import; with NumPy added,
-everything must. The fleet and every extra are absent in both.
+everything must. Fleet, compression kit and every extra are absent in both.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NEEDS_NUMPY = ("edgekit.backends", "edgekit.pipeline", "edgekit.optimize", "edgekit.serve")
+NEEDS_NUMPY = ("edgekit.backends", "edgekit.pipeline", "edgekit.serve")
 _IMPORT_ALL = """
 import importlib, pkgutil, sys
 import edgekit
@@ -42,10 +42,11 @@ def main() -> int:
     """Build, install, import; exit code 1 with the reason where something fails."""
     with tempfile.TemporaryDirectory() as folder:
         wheels = Path(folder) / "wheels"
-        for project in (ROOT, ROOT / "fleet"):
+        for project in (ROOT, ROOT / "optimize", ROOT / "fleet"):
             _run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels), str(project)])
         device = next(wheels.glob("edgekit_runtime-*.whl"))
-        next(wheels.glob("edgekit_fleet-*.whl"))
+        for name in ("edgekit_fleet", "edgekit_optimize"):
+            next(wheels.glob(f"{name}-*.whl"))
         environment = Path(folder) / "venv"
         venv.create(environment, with_pip=True)
         python = str(environment / "bin" / "python")
@@ -55,9 +56,7 @@ def main() -> int:
         _run([python, "-m", "pip", "install", "-q", "numpy"])
         print(
             "with NumPy:",
-            _run(
-                [python, "-c", _IMPORT_ALL, "", "cryptography,tuf,securesystemslib,onnx,flatbuffers"]
-            ).strip(),
+            _run([python, "-c", _IMPORT_ALL, "", "cryptography,tuf,securesystemslib"]).strip(),
         )
     return 0
 

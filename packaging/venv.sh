@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes or refreshes .venv/ at the root with both distributions, editable, and what ./check needs.
+# Makes or refreshes .venv/ at the root with the three distributions, editable, and what ./check needs.
 # With the word "torch" it adds what the tests of the compression kit need besides: PyTorch is large,
 # and the demo does without. Does nothing where the declared requirements have not changed since.
 set -euo pipefail
@@ -29,7 +29,7 @@ make_venv() {
 
 want=${1:-base}
 stamp=.venv/edgekit-requirements-$want.sha256
-wanted=$(cat pyproject.toml fleet/pyproject.toml packaging/venv.sh | sha256sum | cut -d' ' -f1)
+wanted=$(cat pyproject.toml optimize/pyproject.toml fleet/pyproject.toml packaging/venv.sh | sha256sum | cut -d' ' -f1)
 [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && exit 0
 
 [ -x .venv/bin/python ] || make_venv "$(find_python)"
@@ -38,8 +38,8 @@ echo "edgekit: setting up .venv ($want; a minute or more; needs a package regist
 if [ "$want" = torch ]; then
   # one release, so that every machine tests with the same
   .venv/bin/python -m pip install --quiet "torch==2.13.0" >&2
-  .venv/bin/python -m pip install --quiet -e ".[all,zoo,optimize,torch]" -e ./fleet --group dev >&2
+  .venv/bin/python -m pip install --quiet -e ".[all]" -e "./optimize[torch]" -e ./fleet --group dev >&2
 else
-  .venv/bin/python -m pip install --quiet -e ".[all,zoo]" -e ./fleet --group dev >&2
+  .venv/bin/python -m pip install --quiet -e ".[all]" -e ./optimize -e ./fleet --group dev >&2
 fi
 echo "$wanted" >"$stamp"

@@ -1,11 +1,14 @@
 """Rules for the whole suite."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "kit"))  # bundles and networks that several folders use
 
 _skipped: list[str] = []
 

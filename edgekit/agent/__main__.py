@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     """Run the agent until it is told to stop."""
     leave_out_web_client()
     from edgekit.agent.config import environment, load_agent_config
-    from edgekit.agent.supervisor import Supervisor
+    from edgekit.agent.supervisor.supervisor import Supervisor
     from edgekit.core.errors import EdgekitError
 
     logging.basicConfig(

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
-from edgekit.agent.process import exit_reason
+from edgekit.agent.supervisor.worker_process import exit_reason
 from edgekit.core.errors import BackendError, EdgekitError
 from edgekit.core.spec import Facts, Profile, decode_json
 from edgekit.core.wire import MeasurementRecord
@@ -79,7 +79,7 @@ def measure(bundle: Path, environment: Mapping[str, str], state: Path | None = N
     Selection does without where this fails; it is logged, and tried again with the next install. What
     was measured is left in the state folder, for the fleet to be told of.
     """
-    command = (*_PYTHON, "edgekit.agent.measure", str(bundle), *([str(state)] if state else []))
+    command = (*_PYTHON, "edgekit.bench.measure", str(bundle), *([str(state)] if state else []))
     try:
         done = subprocess.run(
             command,
@@ -108,7 +108,7 @@ class MeasuringChild:
         stdin, self._leash = os.pipe()  # nothing is written: the child ends when our end closes
         try:
             self._process = subprocess.Popen(
-                [*_PYTHON, "edgekit.agent.measure_job", msgspec.json.encode(task).decode()],
+                [*_PYTHON, "edgekit.agent.measuring.job", msgspec.json.encode(task).decode()],
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 env=dict(environment),
@@ -182,14 +182,14 @@ def _ask(arguments: Sequence[str], kind: type[T], environment: Mapping[str, str]
 
 
 def _survey() -> Survey:
-    from edgekit.agent.doctor import facts_with_proofs
+    from edgekit.model.doctor import facts_with_proofs
 
     facts, chosen = facts_with_proofs(Path("/"))
     return Survey(facts, chosen.profile)
 
 
 def _install(state: str, model: str, source: str) -> Installed:
-    from edgekit.agent.install import install_initial
+    from edgekit.model.install import install_initial
 
     return install_initial(Slots(Path(state)), model, Path(source), Path(state) / "unpacked")
 

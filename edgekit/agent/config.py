@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from edgekit.agent.paths import state_dir
+from edgekit.base.paths import state_dir
 from edgekit.core.errors import ConfigError
 from edgekit.core.spec import DEVICE_ID, NAME, structure_problems
 

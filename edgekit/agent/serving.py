@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgekit import __version__
-from edgekit.agent.bundle import open_bundle
-from edgekit.agent.golden import require_golden
-from edgekit.agent.model import OpenModel, open_model
-from edgekit.agent.notify import Notifier
+from edgekit.base.notify import Notifier
 from edgekit.core.errors import ConfigError, TensorError, UsageError
 from edgekit.core.spec import Manifest, Prediction, TensorSpec
+from edgekit.model.assembly import OpenModel, open_model
+from edgekit.model.bundle import open_bundle
+from edgekit.model.golden import require_golden
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.predictor import Predictor
 from edgekit.serve.app import App

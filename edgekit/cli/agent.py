@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgekit.cli.report import Report
+from edgekit.base.command_line import Report
 from edgekit.core.errors import EdgekitError, LinkError, UsageError
 
 
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> Report:
 def state_folder(args: argparse.Namespace) -> Path:
     """Return the state folder that the flags, the configuration, or the environment name."""
     from edgekit.agent.config import environment, load_agent_config
-    from edgekit.agent.paths import state_dir
+    from edgekit.base.paths import state_dir
 
     if args.state is not None:
         return Path(args.state).expanduser().resolve()
@@ -66,7 +66,7 @@ def state_folder(args: argparse.Namespace) -> Path:
 
 
 def _enroll(args: argparse.Namespace) -> Report:
-    from edgekit.agent.doctor import facts_with_proofs
+    from edgekit.model.doctor import facts_with_proofs
     from edgekit.update.contract import EnrollOrder
     from edgekit.update.launch import run_enroll
 
@@ -157,7 +157,7 @@ def _rollback(args: argparse.Namespace) -> Report:
     except LinkError as error:
         if isinstance(error, EdgekitError) and error.code != LinkError.code:
             raise
-    from edgekit.agent.offline import roll_back_offline
+    from edgekit.agent.offline_rollback import roll_back_offline
 
     model, version = roll_back_offline(state, args.model, args.reason)
     message = f"{model} runs {version} from the agent's next start on"
@@ -165,7 +165,7 @@ def _rollback(args: argparse.Namespace) -> Report:
 
 
 def _ledger(args: argparse.Namespace) -> Report:
-    from edgekit.agent.offline import read_ledger
+    from edgekit.agent.offline_rollback import read_ledger
     from edgekit.agent.status import ask
 
     if args.hours <= 0:

@@ -12,17 +12,17 @@ from typing import Any
 
 import msgspec
 
-from edgekit.agent.bundle import open_bundle
-from edgekit.agent.costs import measured_here
-from edgekit.agent.doctor import facts_with_proofs
-from edgekit.agent.measure import Circumstances, Measurement, measure, told_all
-from edgekit.agent.model import default_threads
-from edgekit.agent.reports import leave_report
 from edgekit.agent.status import ask
+from edgekit.base.command_line import Report
+from edgekit.bench.measure import Circumstances, Measurement, measure, told_all
+from edgekit.bench.reports import leave_report
 from edgekit.cli.agent import state_folder
-from edgekit.cli.report import Report
 from edgekit.core.errors import BackendError, LinkError, UsageError
 from edgekit.core.select import select
+from edgekit.model.assembly import default_threads
+from edgekit.model.bundle import open_bundle
+from edgekit.model.costs import measured_here
+from edgekit.model.doctor import facts_with_proofs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edgekit.agent.doctor import Examination, examine
-from edgekit.cli.report import Report
+from edgekit.base.command_line import Report
 from edgekit.core.errors import BackendError, UsageError
 from edgekit.core.spec import AcceleratorFact, BackendFact
 from edgekit.hardware.capture import capture
+from edgekit.model.doctor import Examination, examine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edgekit.agent.bundle import open_bundle
-from edgekit.agent.costs import measured_here
-from edgekit.agent.doctor import facts_with_proofs
-from edgekit.agent.model import default_threads
-from edgekit.cli.report import Report
+from edgekit.base.command_line import Report
 from edgekit.core.errors import NoVariantError, UsageError
 from edgekit.core.select import Selection, select
 from edgekit.core.spec import Profile
 from edgekit.hardware.profiles import load_profiles
+from edgekit.model.assembly import default_threads
+from edgekit.model.bundle import open_bundle
+from edgekit.model.costs import measured_here
+from edgekit.model.doctor import facts_with_proofs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
-from edgekit.agent.doctor import LOCAL_PROFILES
-from edgekit.cli.report import Report
+from edgekit.base.command_line import Report
 from edgekit.core.errors import ConfigError, UsageError
 from edgekit.core.spec import Profile
 from edgekit.hardware.detect import detect
 from edgekit.hardware.profiles import ChosenProfile, choose, load_profiles
+from edgekit.model.doctor import LOCAL_PROFILES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

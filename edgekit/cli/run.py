@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgekit.agent.runner import run_pipeline
-from edgekit.cli.report import Report
+from edgekit.agent.worker.runner import run_pipeline
+from edgekit.base.command_line import Report
 from edgekit.core.errors import UsageError
 from edgekit.pipeline.loop import Loop
 

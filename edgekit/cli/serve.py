@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.agent.serving import ServeOptions, serve
-from edgekit.cli.report import Report
+from edgekit.base.command_line import Report
 from edgekit.core.errors import UsageError
 from edgekit.serve.server import Address
 

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from edgekit.agent.bundle import Bundle, open_bundle
-from edgekit.agent.doctor import facts_with_proofs
-from edgekit.agent.lab import LabProcess, open_lab
-from edgekit.agent.model import default_threads
-from edgekit.cli.report import Report
+from edgekit.base.command_line import Report
+from edgekit.bench.variant_process import LabProcess, open_lab
 from edgekit.core.errors import BackendError, GoldenError
+from edgekit.model.assembly import default_threads
+from edgekit.model.bundle import Bundle, open_bundle
+from edgekit.model.doctor import facts_with_proofs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

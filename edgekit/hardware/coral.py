@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekit.core.spec import AcceleratorFact, Level
-from edgekit.hardware import ladder
+from edgekit.hardware import accelerator_checks as checks
 from edgekit.hardware.buses import PciDevice, UsbDevice
 from edgekit.hardware.tree import Tree
 
@@ -31,8 +31,8 @@ def find(
     cards = [device for device in pci if device.id == PCI_ID]
     if not sticks and not cards:
         return [], []
-    path = ladder.find_library(tree, arch, "libedgetpu.so.1*")
-    runtime = ladder.library(path, "libedgetpu.so.1", _LIBRARY_FIX)
+    path = checks.find_library(tree, arch, "libedgetpu.so.1*")
+    runtime = checks.library(path, "libedgetpu.so.1", _LIBRARY_FIX)
     facts = [_stick(tree, stick, runtime) for stick in sticks]
     facts += [_card(tree, card, number, runtime) for number, card in enumerate(cards)]
     slow = [s for s in sticks if 0 < s.speed_mbps < _USB3_MBPS]
@@ -46,18 +46,18 @@ def find(
 def _stick(tree: Tree, stick: UsbDevice, runtime: Level) -> AcceleratorFact:
     has_node = bool(stick.node) and tree.exists(stick.node)
     levels = (
-        ladder.present(f"USB {stick.id} at {stick.path.rsplit('/', 1)[-1]}"),
-        ladder.driver(
+        checks.present(f"USB {stick.id} at {stick.path.rsplit('/', 1)[-1]}"),
+        checks.driver(
             has_node,
             stick.node if has_node else f"no device file {stick.node or 'below /dev/bus/usb'}",
             "give the container /dev/bus/usb, or plug the stick in again",
         ),
-        ladder.permission(tree, stick.node, _UDEV_FIX),
+        checks.permission(tree, stick.node, _UDEV_FIX),
         runtime,
     )
     speed = str(stick.speed_mbps) if stick.speed_mbps else ""
     attributes = {"bus": "usb", "id": stick.id, "node": stick.node, "speed_mbps": speed}
-    return ladder.fact("edgetpu", "Coral USB Accelerator", levels, attributes)
+    return checks.fact("edgetpu", "Coral USB Accelerator", levels, attributes)
 
 
 def _card(tree: Tree, card: PciDevice, number: int, runtime: Level) -> AcceleratorFact:
@@ -69,10 +69,10 @@ def _card(tree: Tree, card: PciDevice, number: int, runtime: Level) -> Accelerat
         bound = f"driver '{card.driver}' is bound" if card.driver else "no driver is bound"
         detail = f"no {node}: {bound}, wanted apex (gasket)"
     levels = (
-        ladder.present(f"PCI {card.id} at {card.path.rsplit('/', 1)[-1]}"),
-        ladder.driver(has_node, detail, _GASKET_FIX),
-        ladder.permission(tree, node),
+        checks.present(f"PCI {card.id} at {card.path.rsplit('/', 1)[-1]}"),
+        checks.driver(has_node, detail, _GASKET_FIX),
+        checks.permission(tree, node),
         runtime,
     )
     attributes = {"bus": "pci", "id": card.id, "node": node if has_node else "", "driver": card.driver}
-    return ladder.fact("edgetpu", "Coral Edge TPU (PCIe)", levels, attributes)
+    return checks.fact("edgetpu", "Coral Edge TPU (PCIe)", levels, attributes)

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from edgekit.core.spec import AcceleratorFact, Facts
-from edgekit.hardware import buses, coral, cpu, intel, ladder, nvidia
+from edgekit.hardware import accelerator_checks as checks
+from edgekit.hardware import buses, coral, cpu, intel, nvidia
 from edgekit.hardware.buses import PciDevice
 from edgekit.hardware.tree import Tree
 
@@ -37,7 +38,7 @@ def detect_in(tree: Tree) -> Facts:
     usb, pci = buses.usb(tree), buses.pci(tree)
     total_mb, free_mb = cpu.memory_mb(tree)
     name = cpu.name(tree, arch)
-    accelerators = [ladder.fact("cpu", name or arch, (ladder.present(name or arch),), {})]
+    accelerators = [checks.fact("cpu", name or arch, (checks.present(name or arch),), {})]
     warnings = [*_arch_warnings(tree, arch), *_unused(pci, compatible)]
     for found, told in (
         nvidia.find(tree, arch, compatible, pci),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekit.core.spec import AcceleratorFact
-from edgekit.hardware import ladder
+from edgekit.hardware import accelerator_checks as checks
 from edgekit.hardware.buses import PciDevice, UsbDevice
 from edgekit.hardware.tree import Tree
 
@@ -53,18 +53,18 @@ def myriad(tree: Tree, usb: tuple[UsbDevice, ...]) -> tuple[list[AcceleratorFact
 def _stick(tree: Tree, stick: UsbDevice, worker: str) -> AcceleratorFact:
     has_node = bool(stick.node) and tree.exists(stick.node)
     levels = (
-        ladder.present(f"USB {stick.id} ({MYRIAD_IDS[stick.id]}) at {stick.path.rsplit('/', 1)[-1]}"),
-        ladder.driver(
+        checks.present(f"USB {stick.id} ({MYRIAD_IDS[stick.id]}) at {stick.path.rsplit('/', 1)[-1]}"),
+        checks.driver(
             has_node,
             stick.node if has_node else f"no device file {stick.node or 'below /dev/bus/usb'}",
             "give the container /dev/bus/usb, or plug the stick in again",
         ),
-        ladder.permission(tree, stick.node, _UDEV_FIX),
-        ladder.library(worker, "a runtime with the MYRIAD plugin", _MYRIAD_FIX),
+        checks.permission(tree, stick.node, _UDEV_FIX),
+        checks.library(worker, "a runtime with the MYRIAD plugin", _MYRIAD_FIX),
     )
     speed = str(stick.speed_mbps) if stick.speed_mbps else ""
     attributes = {"bus": "usb", "id": stick.id, "node": stick.node, "speed_mbps": speed}
-    return ladder.fact("myriad", "Intel Movidius Myriad X", levels, attributes)
+    return checks.fact("myriad", "Intel Movidius Myriad X", levels, attributes)
 
 
 def npu(tree: Tree, arch: str, pci: tuple[PciDevice, ...]) -> tuple[list[AcceleratorFact], list[str]]:
@@ -96,15 +96,17 @@ def _npu(tree: Tree, arch: str, chip: PciDevice | None, class_path: str) -> Acce
         detail = f"driver '{owner}' is bound" if owner else "no driver is bound"
         detail += f", wanted {NPU_DRIVER}"
     levels = (
-        ladder.present(where),
-        ladder.driver(bool(class_path), detail, _NPU_DRIVER_FIX),
-        ladder.permission(tree, node),
-        ladder.library(
-            ladder.find_library(tree, arch, "libze_intel_npu.so*"), "libze_intel_npu.so", _NPU_LIBRARY_FIX
+        checks.present(where),
+        checks.driver(bool(class_path), detail, _NPU_DRIVER_FIX),
+        checks.permission(tree, node),
+        checks.library(
+            checks.find_library(tree, arch, "libze_intel_npu.so*"),
+            "libze_intel_npu.so",
+            _NPU_LIBRARY_FIX,
         ),
     )
     attributes = {"bus": "pci", "id": chip.id if chip else "", "node": node}
-    return ladder.fact("npu", "Intel NPU", levels, attributes)
+    return checks.fact("npu", "Intel NPU", levels, attributes)
 
 
 def gpu(tree: Tree, arch: str) -> list[AcceleratorFact]:
@@ -115,13 +117,13 @@ def gpu(tree: Tree, arch: str) -> list[AcceleratorFact]:
             continue
         node = f"/dev/dri/{path.rsplit('/', 1)[-1]}"
         name = tree.link_name(f"{path}/device/driver")
-        loader = ladder.find_library(tree, arch, "libOpenCL.so.1*")
+        loader = checks.find_library(tree, arch, "libOpenCL.so.1*")
         driver = tree.names("/etc/OpenCL/vendors/intel*.icd")
         levels = (
-            ladder.present(path),
-            ladder.driver(tree.exists(node), f"{name or 'unknown driver'}, {node}", "load i915 or xe"),
-            ladder.permission(tree, node),
-            ladder.library(driver[0] if loader and driver else "", "Intel's OpenCL driver", _GPU_FIX),
+            checks.present(path),
+            checks.driver(tree.exists(node), f"{name or 'unknown driver'}, {node}", "load i915 or xe"),
+            checks.permission(tree, node),
+            checks.library(driver[0] if loader and driver else "", "Intel's OpenCL driver", _GPU_FIX),
         )
-        found.append(ladder.fact("openvino-gpu", "Intel GPU", levels, {"bus": "pci", "node": node}))
+        found.append(checks.fact("openvino-gpu", "Intel GPU", levels, {"bus": "pci", "node": node}))
     return found

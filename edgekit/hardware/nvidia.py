@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from edgekit.core.spec import AcceleratorFact
-from edgekit.hardware import ladder
+from edgekit.hardware import accelerator_checks as checks
 from edgekit.hardware.buses import PciDevice
 from edgekit.hardware.tree import Tree
 
@@ -90,20 +90,20 @@ def _runtimes(
 ) -> list[AcceleratorFact]:
     wanted = " or ".join(_DRIVER_NODES[:2])
     shared = (
-        ladder.present(where),
-        ladder.driver(
+        checks.present(where),
+        checks.driver(
             bool(node), node or f"no {wanted}", "install NVIDIA's driver, or give the container the GPU"
         ),
-        ladder.permission(tree, node),
+        checks.permission(tree, node),
     )
-    cuda = ladder.library(ladder.find_library(tree, arch, "libcuda.so.1*"), "libcuda.so.1", _JETPACK_FIX)
-    engine = ladder.find_library(tree, arch, "libnvinfer.so.*")
+    cuda = checks.library(checks.find_library(tree, arch, "libcuda.so.1*"), "libcuda.so.1", _JETPACK_FIX)
+    engine = checks.find_library(tree, arch, "libnvinfer.so.*")
     bindings = tree.names("/usr/lib/python3*/dist-packages/tensorrt/__init__.py")
     if engine and not bindings:
-        tensorrt = ladder.library("", "TensorRT's Python binding", _TENSORRT_FIX)
+        tensorrt = checks.library("", "TensorRT's Python binding", _TENSORRT_FIX)
     else:
-        tensorrt = ladder.library(engine, "TensorRT (libnvinfer)", _TENSORRT_FIX)
+        tensorrt = checks.library(engine, "TensorRT (libnvinfer)", _TENSORRT_FIX)
     return [
-        ladder.fact("tensorrt", name, (*shared, tensorrt), attributes),
-        ladder.fact("cuda", name, (*shared, cuda), attributes),
+        checks.fact("tensorrt", name, (*shared, tensorrt), attributes),
+        checks.fact("cuda", name, (*shared, cuda), attributes),
     ]

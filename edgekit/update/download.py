@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from edgekit.base.disk import LocalDisk, storage_error
+from edgekit.base.http import HttpError
 from edgekit.core.errors import HashMismatchError, LinkError, StorageError
-from edgekit.update.disk import LocalDisk, storage_error
-from edgekit.update.http import HttpError
 
 RESERVE_BYTES = 8 << 20
 """Left free on the disk, so that outbox and logs go on."""

@@ -13,10 +13,10 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from edgekit.base.disk import Disk, LocalDisk, replace_file, storage_error
 from edgekit.core.errors import StorageError
 from edgekit.core.ports import Clock
 from edgekit.core.wire import DesiredModel, UpdateRecord, UpdateState
-from edgekit.update.disk import Disk, LocalDisk, replace_file, storage_error
 from edgekit.update.machine import Event, State, is_possible, step
 
 logger = logging.getLogger(__name__)

@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from edgekit.base.disk import LocalDisk, replace_file, storage_error
+from edgekit.base.http import Patience, Web
 from edgekit.core import wire
 from edgekit.core.errors import (
     EnrollError,
@@ -29,8 +31,6 @@ from edgekit.core.errors import (
     UsageError,
 )
 from edgekit.update.contract import EnrollOrder, Enrolment
-from edgekit.update.disk import LocalDisk, replace_file, storage_error
-from edgekit.update.http import Patience, Web
 from edgekit.update.renewal import put_in_place
 
 logger = logging.getLogger(__name__)

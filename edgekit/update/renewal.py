@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.update.disk import LocalDisk, storage_error
+from edgekit.base.disk import LocalDisk, storage_error
 
 
 def put_in_place(state_dir: Path) -> bool:

@@ -11,9 +11,9 @@ from typing import Literal
 
 import msgspec
 
+from edgekit.base.disk import Disk, LocalDisk, replace_file, storage_error
 from edgekit.core.errors import BundleError, StorageError
 from edgekit.core.spec import NAME, VERSION, Manifest, parse_manifest
-from edgekit.update.disk import Disk, LocalDisk, replace_file, storage_error
 
 SlotName = Literal["active", "previous", "staged"]
 SIGNED = "bundle.signed.json"

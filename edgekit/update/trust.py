@@ -22,6 +22,8 @@ from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
+from edgekit.base.disk import LocalDisk, replace_file, storage_error
+from edgekit.base.http import HttpError, Web
 from edgekit.core import wire
 from edgekit.core.errors import (
     BundleError,
@@ -37,8 +39,6 @@ from edgekit.core.errors import (
 )
 from edgekit.core.spec import MAX_MANIFEST_BYTES, NAME, VERSION
 from edgekit.update.contract import Enrolment
-from edgekit.update.disk import LocalDisk, replace_file, storage_error
-from edgekit.update.http import HttpError, Web
 
 ROLES = ("root", "timestamp", "snapshot", "targets")
 MAX_METADATA_BYTES = 8 << 20

@@ -20,6 +20,8 @@ from typing import BinaryIO
 
 import msgspec
 
+from edgekit.base.disk import LocalDisk, replace_file, storage_error
+from edgekit.base.http import Patience, Web
 from edgekit.core import wire
 from edgekit.core.errors import BundleError, EdgekitError, HashMismatchError, StorageError, UsageError
 from edgekit.core.select import require, select
@@ -34,9 +36,7 @@ from edgekit.update.contract import (
     failure_of,
     line_of,
 )
-from edgekit.update.disk import LocalDisk, replace_file, storage_error
 from edgekit.update.download import Blobs
-from edgekit.update.http import Patience, Web
 from edgekit.update.renewal import put_in_place
 
 _LOCK_S = 15.0

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgekit.optimize.fetch import Package, fetch
+from edgekit_optimize.zoo.fetch import Package, fetch
 
 WEIGHTS = Path(__file__).with_name("net.pt")
 BATCH = 64

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from edgekit.optimize.network import Layer, Network
-from edgekit.optimize.recordings import video_frames
-from edgekit.optimize.unpickle import read_pth
+from edgekit_optimize.graph.network import Layer, Network
+from edgekit_optimize.zoo.recordings import video_frames
+from edgekit_optimize.zoo.unpickle import read_pth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from edgekit.optimize.zoo import Kit
+    from edgekit_optimize.zoo.build import Kit
 
 _SIDE = 224
 _KEEP = 0.875  # as pre.crop_ratio says

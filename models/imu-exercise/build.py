@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.optimize.network import Layer, Network
-from edgekit.optimize.recordings import Motion, motions
+from edgekit_optimize.graph.network import Layer, Network
+from edgekit_optimize.zoo.recordings import Motion, motions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from edgekit.optimize.zoo import Kit
+    from edgekit_optimize.zoo.build import Kit
 
 WINDOW, CHANNELS = 100, 6
 UNSEEN_SUBJECTS = frozenset({8, 9, 10})

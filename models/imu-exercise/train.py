@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from build import CHANNELS, EXERCISES, UNSEEN_SUBJECTS, WINDOW, architecture
 
-from edgekit.optimize.recordings import Motion, motions, recording
-from edgekit.optimize.training import Trainer, cross_entropy, forward, initial
+from edgekit_optimize.zoo.recordings import Motion, motions, recording
+from edgekit_optimize.zoo.training import Trainer, cross_entropy, forward, initial
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from edgekit.optimize.network import Network
+    from edgekit_optimize.graph.network import Network
 
 HOP = 25
 WIDTHS, KERNEL = (32, 48, 64, 64), 5

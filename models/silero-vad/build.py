@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgekit.optimize.zoo import Kit
+    from edgekit_optimize.zoo.build import Kit
 
 _RATE_HZ, _WINDOW, _CONTEXT = 16_000, 512, 64
 _KEPT = (2, 12, 24)  # golden: one window before the voice begins, two in it

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.optimize.zoo import build
+from edgekit_optimize.zoo.build import build
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from edgekit.optimize.network import Network
+    from edgekit_optimize.graph.network import Network
 
 CLASSES = 24
 SHIFTS = {"everything": 5.0, "nothing": -12.0}

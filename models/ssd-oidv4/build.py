@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from edgekit.optimize.recordings import video_frames
-from edgekit.optimize.tflite import read_tflite
+from edgekit_optimize.graph.tflite import read_tflite
+from edgekit_optimize.zoo.recordings import video_frames
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from edgekit.optimize.network import Network
-    from edgekit.optimize.zoo import Kit
+    from edgekit_optimize.graph.network import Network
+    from edgekit_optimize.zoo.build import Kit
 
 _LABEL_BYTES = 184  # the assets are the label map, then the model
 _SIDE = 300

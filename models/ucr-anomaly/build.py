@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.optimize.network import Layer, Network
+from edgekit_optimize.graph.network import Layer, Network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgekit.optimize.zoo import Kit
+    from edgekit_optimize.zoo.build import Kit
 
 WINDOW = 96
 _HOP = 4  # as pre.hop says

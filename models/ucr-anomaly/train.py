@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from build import WINDOW, architecture, series
 
-from edgekit.optimize.fetch import fetch
-from edgekit.optimize.recipe import recipe
-from edgekit.optimize.training import Trainer, forward, initial, squared_error
+from edgekit_optimize.zoo.fetch import fetch
+from edgekit_optimize.zoo.recipe import recipe
+from edgekit_optimize.zoo.training import Trainer, forward, initial, squared_error
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from edgekit.optimize.network import Network
+    from edgekit_optimize.graph.network import Network
 
 HOP, SMOOTHING = 4, 4
 WIDTHS = (48, 16, 48)

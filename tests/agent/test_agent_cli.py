@@ -12,8 +12,8 @@ import time
 import pytest
 from bundles import make_bundle, pipeline_toml
 
-from edgekit.agent.install import install_initial
 from edgekit.cli.main import main
+from edgekit.model.install import install_initial
 from edgekit.update.slots import Slots
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from bundles import make_bundle
 
-from edgekit.agent import reports
-from edgekit.agent.bundle import open_bundle
 from edgekit.agent.children import MeasureTask, MeasuringChild, measure
-from edgekit.agent.costs import load_costs
-from edgekit.agent.measure_job import needed_mb, together
-from edgekit.agent.reports import leave_report, take_reports
+from edgekit.agent.measuring.job import needed_mb, together
+from edgekit.bench import reports
+from edgekit.bench.reports import leave_report, take_reports
 from edgekit.core import wire
 from edgekit.core.errors import BackendError, BundleError
 from edgekit.core.spec import Requires, Variant, VariantFile, variant_hash
+from edgekit.model.bundle import open_bundle
+from edgekit.model.costs import load_costs
 from edgekit.update.slots import SIGNED
 
 

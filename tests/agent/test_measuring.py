@@ -8,8 +8,8 @@ import time
 import msgspec
 import pytest
 
-from edgekit.agent.measure_order import hindrance, parse_order
-from edgekit.agent.measuring import MAX_FETCHES, MAX_STARTS, PATIENCE, Measuring
+from edgekit.agent.measuring.order import hindrance, parse_order
+from edgekit.agent.measuring.runs import MAX_FETCHES, MAX_STARTS, PATIENCE, Measuring
 from edgekit.agent.reactor import Reactor
 from edgekit.core import wire
 from edgekit.core.errors import BackendError, LinkError, SignatureError, StorageError, UsageError

@@ -7,15 +7,15 @@ import threading
 
 import pytest
 
-from edgekit.agent.clock import FLOOR_UNIX_MS, FlooredClock
-from edgekit.agent.commands import CommandDesk
 from edgekit.agent.ipc import Progress, Running
-from edgekit.agent.lock import lock_state
-from edgekit.agent.metrics import MAX_BOOKS, Books, stats_of
-from edgekit.agent.notify import Notifier
 from edgekit.agent.reactor import Reactor
-from edgekit.agent.restarts import Restarts, Verdict
 from edgekit.agent.status import MAX_LINE_BYTES, StatusServer, ask, socket_path
+from edgekit.agent.supervisor.commands import CommandDesk
+from edgekit.agent.supervisor.metrics import MAX_BOOKS, Books, stats_of
+from edgekit.agent.supervisor.restarts import Restarts, Verdict
+from edgekit.base.clock import FLOOR_UNIX_MS, FlooredClock
+from edgekit.base.lock import lock_state
+from edgekit.base.notify import Notifier
 from edgekit.core.errors import LinkError, ProtocolError, StorageError, UsageError
 from edgekit.core.sketch import Histogram
 from edgekit.core.wire import Command
@@ -216,7 +216,7 @@ def test_without_an_agent_the_way_out_is_told(tmp_path):
 
 
 def test_one_state_folder_has_one_agent(tmp_path, monkeypatch):
-    monkeypatch.setattr("edgekit.agent.lock._WAIT_S", 0.0)
+    monkeypatch.setattr("edgekit.base.lock._WAIT_S", 0.0)
     held = lock_state(tmp_path)
     with pytest.raises(StorageError, match="another agent"):
         lock_state(tmp_path)
@@ -285,7 +285,7 @@ def test_a_clock_that_starts_in_1970_goes_on_where_it_stopped(tmp_path, monkeypa
     assert clock.unix_ms() >= FLOOR_UNIX_MS
     clock.keep()
     kept = int((tmp_path / "clock").read_text())
-    monkeypatch.setattr("edgekit.agent.clock.time.time_ns", lambda: 0)
+    monkeypatch.setattr("edgekit.base.clock.time.time_ns", lambda: 0)
     again = FlooredClock(tmp_path / "clock")
     assert again.unix_ms() >= kept
     assert again.quality == "floored"

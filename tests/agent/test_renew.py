@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgekit.agent.renew import renew_certificate
+from edgekit.agent.supervisor.renew import renew_certificate
 from edgekit.core.errors import ProtocolError
 from edgekit.core.wire import Chunk, Response
 from edgekit.update.contract import UpdaterResult

@@ -11,16 +11,16 @@ import msgspec
 import pytest
 from bundles import make_bundle, pipeline_toml
 
-from edgekit.agent.bundle import open_bundle
-from edgekit.agent.clock import FlooredClock
 from edgekit.agent.config import LimitsTable, parse_agent_config, worker_environment
-from edgekit.agent.install import _store, install_initial
-from edgekit.agent.pipelines import Pipeline
 from edgekit.agent.reactor import Reactor
-from edgekit.agent.updates import ModelUpdates
+from edgekit.agent.supervisor.pipelines import Pipeline
+from edgekit.agent.supervisor.updates import ModelUpdates
+from edgekit.base.clock import FlooredClock
 from edgekit.core.errors import LinkError, StorageError, UsageError
 from edgekit.core.spec import Guards
 from edgekit.core.wire import DesiredModel, target_path
+from edgekit.model.bundle import open_bundle
+from edgekit.model.install import _store, install_initial
 from edgekit.update.machine import State
 from edgekit.update.slots import Slots
 
@@ -260,7 +260,7 @@ def test_one_kill_from_outside_does_not_end_a_trial(device):
 
 
 def test_a_fetch_that_fails_for_now_is_tried_again(device, monkeypatch):
-    monkeypatch.setattr("edgekit.agent.updates.RETRY_S", (0.05,))
+    monkeypatch.setattr("edgekit.agent.supervisor.updates.RETRY_S", (0.05,))
     device.runs("1.0.0")
     device.fetch_errors = [LinkError("no route"), LinkError("no route")]
     device.want()
@@ -269,8 +269,8 @@ def test_a_fetch_that_fails_for_now_is_tried_again(device, monkeypatch):
 
 
 def test_an_update_that_cannot_be_fetched_is_postponed_and_taken_up_again(device, monkeypatch):
-    monkeypatch.setattr("edgekit.agent.updates.RETRY_S", (0.05,))
-    monkeypatch.setattr("edgekit.agent.updates.POSTPONED_S", (0.2,))
+    monkeypatch.setattr("edgekit.agent.supervisor.updates.RETRY_S", (0.05,))
+    monkeypatch.setattr("edgekit.agent.supervisor.updates.POSTPONED_S", (0.2,))
     device.runs("1.0.0")
     device.fetch_errors = [LinkError("no route")] * 3
     desired = device.want()
@@ -328,7 +328,7 @@ def test_a_first_version_comes_by_update_and_a_bad_one_leaves_none(tmp_path):
 
 
 def test_a_disk_that_takes_no_note_costs_an_update_and_not_the_pipeline(device, monkeypatch):
-    monkeypatch.setattr("edgekit.agent.updates.REVIVE_S", 0.3)
+    monkeypatch.setattr("edgekit.agent.supervisor.updates.REVIVE_S", 0.3)
     device.runs("1.0.0")
     real, broken = Slots.commit, [True]
 

@@ -21,7 +21,7 @@ from edgekit.agent.ipc import (
     SwapFailed,
     Swapped,
 )
-from edgekit.agent.process import WorkerProcess, exit_reason
+from edgekit.agent.supervisor.worker_process import WorkerProcess, exit_reason
 
 
 class Worker:

@@ -17,7 +17,6 @@ from edgekit.agent.status import ask
 from edgekit.core.errors import LinkError
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "agent"))  # the bundles that those tests make
 WAIT_S = 120.0
 
 

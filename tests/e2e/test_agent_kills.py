@@ -18,7 +18,7 @@ import pytest
 from agent_stage import AgentStage, FleetStage, wait_for
 from bundles import make_bundle, pipeline_toml
 
-from edgekit.agent.bundle import open_bundle
+from edgekit.model.bundle import open_bundle
 from edgekit.update.slots import Slots
 
 PIPELINE = '[[pipeline]]\nfile = "../motor.toml"\ninitial = "../1.0.0"\n'

@@ -10,13 +10,13 @@ from agent_stage import AgentStage, FleetStage, command, wait_for
 from brightness import brightness_net, write_pictures
 from bundles import make_bundle, pipeline_toml
 
-from edgekit.agent.bundle import open_bundle
-from edgekit.agent.remote import FleetApi, costs_of, measure_on
 from edgekit.core.errors import EnrollError, LinkError, UsageError
 from edgekit.core.spec import variant_hash
-from edgekit.optimize.onnx_file import write_onnx
-from edgekit.optimize.report.write import read_study
+from edgekit.model.bundle import open_bundle
 from edgekit.update.slots import Slots
+from edgekit_optimize.graph.onnx_file import write_onnx
+from edgekit_optimize.report.write import read_study
+from edgekit_optimize.run.fleet_measuring import FleetApi, costs_of, measure_on
 
 SLOW = {"id": "slow", "backend": "null", "options": {"latency_ms": 4}}
 FOREIGN = {"id": "foreign", "backend": "null", "options": {"seed": 9}, "requires": {"arch": ["riscv64"]}}

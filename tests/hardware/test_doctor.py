@@ -10,14 +10,14 @@ import msgspec
 import pytest
 from boards import BOARDS, CORAL_STICK, EDGETPU_LIBRARY, ORIN_NANO, RPI4, RPI5, plant, usb
 
-from edgekit.agent import doctor
-from edgekit.agent.doctor import examine, facts_with_proofs
-from edgekit.agent.paths import cache_dir
+from edgekit.base.paths import cache_dir
 from edgekit.cli import doctor as command
 from edgekit.core.errors import UsageError
 from edgekit.core.spec import BackendFact, Facts
-from edgekit.hardware.ladder import fact as accelerator_fact
-from edgekit.hardware.ladder import present
+from edgekit.hardware.accelerator_checks import fact as accelerator_fact
+from edgekit.hardware.accelerator_checks import present
+from edgekit.model import doctor
+from edgekit.model.doctor import examine, facts_with_proofs
 
 KEYS = ["profile", "board", "arch", "cores", "memory_mb", "accelerators", "backends", "warnings"]
 BACKEND_KEYS = ["name", "version", "accelerator", "works", "ms", "reason"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from edgekit.optimize.network import Layer, Network
+from edgekit_optimize.graph.network import Layer, Network
 
 
 def conv(name, source, weights, **fields):

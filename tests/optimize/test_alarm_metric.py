@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from edgekit.core.errors import UsageError
 from edgekit.core.spec import Item
-from edgekit.optimize.data import Dataset
-from edgekit.optimize.metric_alarm import balanced, rank_correlation, ranks
-from edgekit.optimize.metrics import METRICS, Observed, choose_metric, score, settle
+from edgekit_optimize.data.dataset import Dataset
+from edgekit_optimize.metrics.alarm import balanced, rank_correlation, ranks
+from edgekit_optimize.metrics.table import METRICS, Observed, choose_metric, score, settle
 
 THRESHOLD = 1.0
 

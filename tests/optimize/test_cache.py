@@ -6,7 +6,7 @@ import os
 import pytest
 
 from edgekit.core.errors import StorageError
-from edgekit.optimize.cache import (
+from edgekit_optimize.cache import (
     Cache,
     code_digest,
     digest_of,

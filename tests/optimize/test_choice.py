@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from edgekit.core.spec import Match, Profile, ProfileAccelerator, ProfileBackend
 from edgekit.hardware.profiles import load_profiles
-from edgekit.optimize.choice import BY_ORDER, NOISE, ON_BOARD, ON_MACHINE, choose, front, gate, keep
-from edgekit.optimize.plan import Plan
-from edgekit.optimize.study import CandidateResult, Score, TargetResult, Timing
+from edgekit_optimize.plan import Plan
+from edgekit_optimize.run.choice import BY_ORDER, NOISE, ON_BOARD, ON_MACHINE, choose, front, gate, keep
+from edgekit_optimize.study import CandidateResult, Score, TargetResult, Timing
 
 BOARDS = {profile.id: profile for profile in load_profiles()}
 X86, PI, CORAL, JETSON = (BOARDS[n] for n in ("intel-x86", "rpi5", "rpi5-coral-usb", "jetson-orin-nano"))

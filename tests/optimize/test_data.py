@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from edgekit.core.errors import ConfigError, EdgekitError, TensorError, UsageError
 from edgekit.core.spec import Pre, TensorSpec
-from edgekit.optimize.data import Dataset, canonical, read_split
-from edgekit.optimize.plan import Root
 from edgekit.pipeline.pre import ImagePre, WindowPre
+from edgekit_optimize.data.dataset import Dataset, canonical, read_split
+from edgekit_optimize.plan import Root
 
 IMAGE = TensorSpec(name="image", datatype="UINT8", shape=(1, 8, 8, 3), layout="NHWC")
 WINDOW = TensorSpec(name="window", datatype="FP32", shape=(1, 10, 2))
@@ -204,7 +204,7 @@ def test_a_data_yaml_without_a_list_of_names_is_told(tmp_path, text):
 @given(st.text(max_size=60))
 @settings(max_examples=150)
 def test_no_text_breaks_the_reading_of_boxes(tmp_path_factory, text):
-    from edgekit.optimize.dataset_files import _boxes
+    from edgekit_optimize.data.files import _boxes
 
     path = tmp_path_factory.mktemp("yolo") / "a.txt"
     path.write_text(text, encoding="utf-8", errors="replace")

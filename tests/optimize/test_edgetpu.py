@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from edgekit.core.errors import BackendUnavailableError, ModelError
-from edgekit.optimize.edgetpu import compile_file, left_on_cpu, readiness
-from edgekit.optimize.network import Layer, Network
-from edgekit.optimize.quantize import observe, quantize
-from edgekit.optimize.tflite import write_tflite
+from edgekit_optimize.graph.network import Layer, Network
+from edgekit_optimize.graph.quantize import observe, quantize
+from edgekit_optimize.graph.tflite import write_tflite
+from edgekit_optimize.makers.edgetpu import compile_file, left_on_cpu, readiness
 
 from .nets import conv, dense
 

@@ -5,12 +5,12 @@ import pytest
 
 from edgekit.core.errors import BackendUnavailableError, ConfigError, ModelError, TensorError
 from edgekit.core.spec import Pre, TensorSpec
-from edgekit.optimize.makers.litert import integer_share, multiply_adds
-from edgekit.optimize.network import Layer, Network
-from edgekit.optimize.onnx_file import write_onnx
-from edgekit.optimize.plan import Plan, Root, maker
-from edgekit.optimize.quantize import Quantized
-from edgekit.optimize.tflite import read_tflite, write_tflite
+from edgekit_optimize.graph.network import Layer, Network
+from edgekit_optimize.graph.onnx_file import write_onnx
+from edgekit_optimize.graph.quantize import Quantized
+from edgekit_optimize.graph.tflite import read_tflite, write_tflite
+from edgekit_optimize.makers.litert import integer_share, multiply_adds
+from edgekit_optimize.plan import Plan, Root, maker
 
 from .nets import conv, dense, run_onnx, run_tflite
 
@@ -147,7 +147,7 @@ def test_a_model_that_is_a_tensorflow_lite_file_only_is_made_from_that(root, tmp
 
 def test_a_file_with_an_operation_we_do_not_know_is_quantised_by_the_tool(root, tmp_path, monkeypatch):
     """A file that no network can say: here by taking the addition out of the words that are read."""
-    monkeypatch.delitem(__import__("edgekit.optimize.tflite_read", fromlist=["_KINDS"])._KINDS, "ADD")
+    monkeypatch.delitem(__import__("edgekit_optimize.graph.tflite_read", fromlist=["_KINDS"])._KINDS, "ADD")
     (tmp_path / "model.tflite").write_bytes(write_tflite(network()))
     np.savez(root.calibration, x=pixels())
     only = Root(

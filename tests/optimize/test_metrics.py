@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as hnp
 
 from edgekit.core.errors import ConfigError, TensorError, UsageError
 from edgekit.core.spec import Item
-from edgekit.optimize.data import Dataset
-from edgekit.optimize.metric_boxes import judge, mean_precision, overlap, overlap_with
-from edgekit.optimize.metrics import METRICS, Observed, choose_metric, per_sample, score
+from edgekit_optimize.data.dataset import Dataset
+from edgekit_optimize.metrics.boxes import judge, mean_precision, overlap, overlap_with
+from edgekit_optimize.metrics.table import METRICS, Observed, choose_metric, per_sample, score
 
 TASKS = ["classify", "detect", "face", "sensor", "anomaly", "voice", "raw"]
 

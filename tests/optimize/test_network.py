@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgekit.core.errors import ModelError
-from edgekit.optimize.network import Layer, Network, fuse_activations
+from edgekit_optimize.graph.network import Layer, Network, fuse_activations
 
 from .nets import conv, every_kind
 

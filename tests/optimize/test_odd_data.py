@@ -11,10 +11,10 @@ import pytest
 
 from edgekit.core.errors import ConfigError, EdgekitError, TensorError, UsageError
 from edgekit.core.spec import Pre, TensorSpec
-from edgekit.optimize.data import brings_pictures, read_split
-from edgekit.optimize.dataset_files import read_picture
-from edgekit.optimize.metric_scores import shifted
 from edgekit.pipeline.pre import ImagePre
+from edgekit_optimize.data.dataset import brings_pictures, read_split
+from edgekit_optimize.data.files import read_picture
+from edgekit_optimize.metrics.scores import shifted
 
 IMAGE = TensorSpec(name="image", datatype="UINT8", shape=(1, 8, 8, 3), layout="NHWC")
 WINDOW = TensorSpec(name="window", datatype="FP32", shape=(1, 10, 2))

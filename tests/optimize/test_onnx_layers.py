@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from edgekit.core.errors import ModelError
-from edgekit.optimize.network import Layer, Network
-from edgekit.optimize.onnx_file import write_onnx
-from edgekit.optimize.quantize import NO_INTEGERS, observe, quantize
+from edgekit_optimize.graph.network import Layer, Network
+from edgekit_optimize.graph.onnx_file import write_onnx
+from edgekit_optimize.graph.quantize import NO_INTEGERS, observe, quantize
 
 from .nets import conv, run_onnx
 

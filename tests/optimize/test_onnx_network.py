@@ -6,9 +6,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.core.errors import ModelError
-from edgekit.optimize.onnx_file import write_onnx
-from edgekit.optimize.onnx_network import read_onnx
-from edgekit.optimize.tflite import read_tflite, write_tflite
+from edgekit_optimize.graph.onnx_file import write_onnx
+from edgekit_optimize.graph.onnx_network import read_onnx
+from edgekit_optimize.graph.tflite import read_tflite, write_tflite
 
 from .nets import every_kind, run_onnx, run_tflite
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from edgekit.core.errors import ConfigError, TensorError
 from edgekit.core.spec import Pre, TensorSpec
-from edgekit.optimize.data import read_split
-from edgekit.optimize.dataset_order import divide, natural, recordings_of, starts_of, thinned, with_context
 from edgekit.pipeline.pre import WindowPre
+from edgekit_optimize.data.dataset import read_split
+from edgekit_optimize.data.order import divide, natural, recordings_of, starts_of, thinned, with_context
 
 WINDOW = TensorSpec(name="window", datatype="FP32", shape=(1, 4))
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from edgekit.core.errors import ModelError, TensorError
-from edgekit.optimize.network import Layer, Network
-from edgekit.optimize.onnx_file import write_onnx
-from edgekit.optimize.quantize import Affine, quantize, simulate, with_borders
-from edgekit.optimize.ranges import Ranges, calibrate, observe
-from edgekit.optimize.tflite import write_tflite
-from edgekit.optimize.tflite_run import EveryTensor
-from edgekit.optimize.tflite_schema import unpack
+from edgekit_optimize.graph.network import Layer, Network
+from edgekit_optimize.graph.onnx_file import write_onnx
+from edgekit_optimize.graph.quantize import Affine, quantize, simulate, with_borders
+from edgekit_optimize.graph.ranges import Ranges, calibrate, observe
+from edgekit_optimize.graph.tflite import write_tflite
+from edgekit_optimize.graph.tflite_run import EveryTensor
+from edgekit_optimize.graph.tflite_schema import unpack
 
 from .nets import conv, dense, every_kind, run_onnx, run_tflite
 

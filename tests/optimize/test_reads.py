@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from edgekit.optimize.cache import Cache
-from edgekit.optimize.reads import make_unless_kept, state_of
+from edgekit_optimize.cache import Cache
+from edgekit_optimize.run.reads import make_unless_kept, state_of
 
 CHILD = """
 import json, sys
 from pathlib import Path
-from edgekit.optimize.reads import Watch
+from edgekit_optimize.run.reads import Watch
 out = Path(sys.argv[1])
 watch = Watch()
 import user_module

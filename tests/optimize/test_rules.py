@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from edgekit.core.errors import ModelError
 from edgekit.core.spec import NAME, Profile, ProfileBackend
 from edgekit.hardware.profiles import load_profiles
-from edgekit.optimize.plan import TECHNIQUES, Plan, Root
-from edgekit.optimize.rules import RULES, allowed, left_out, mixed, plan_candidates, reference_plan
+from edgekit_optimize.plan import TECHNIQUES, Plan, Root
+from edgekit_optimize.run.rules import RULES, allowed, left_out, mixed, plan_candidates, reference_plan
 
 BOARDS = {profile.id: profile for profile in load_profiles()}
 WHOLE = Root(onnx="m.onnx", tflite="m.tflite", openvino="m.xml", inputs=(), outputs=(), image="x")

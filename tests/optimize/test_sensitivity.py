@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from onnx import helper
 
 from edgekit.core.errors import ModelError
-from edgekit.optimize.sensitivity import layers, measure, suggest
-from edgekit.optimize.study import LayerSensitivity
+from edgekit_optimize.makers.sensitivity import layers, measure, suggest
+from edgekit_optimize.study import LayerSensitivity
 
 from .makers.onnx_nets import chain, classifier, picture_root, root_of
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from edgekit.core.errors import ConfigError, EdgekitError, ModelError, UsageError
-from edgekit.optimize import jobs, steps
+from edgekit_optimize.run import child_job as steps
+from edgekit_optimize.run import jobs
 
 
 def test_an_error_comes_back_as_the_error_it_was(tmp_path):
@@ -132,7 +133,8 @@ def test_a_run_that_is_ended_ends_its_steps(tmp_path, monkeypatch):
 
 def test_a_step_does_not_outlive_a_killed_parent(tmp_path, monkeypatch):
     task = _sleeper(tmp_path, monkeypatch)
-    call = f"from pathlib import Path; from edgekit.optimize.steps import *; run_step('read', {task}, Path())"
+    code = "from pathlib import Path; from edgekit_optimize.run.child_job import *"
+    call = f"{code}; run_step('read', {task}, Path())"
     parent = subprocess.Popen([sys.executable, "-c", call])
     try:
         pid = _awaited_pid(tmp_path)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from edgekit.core.errors import ModelError
-from edgekit.optimize.network import Layer, Network
-from edgekit.optimize.training import Trainer, cross_entropy, forward, initial, squared_error
+from edgekit_optimize.graph.network import Layer, Network
+from edgekit_optimize.zoo.training import Trainer, cross_entropy, forward, initial, squared_error
 
 
 def small(rng):

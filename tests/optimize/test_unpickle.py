@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgekit.core.errors import TrustError
-from edgekit.optimize.unpickle import read_object_npy, read_pth
+from edgekit_optimize.zoo.unpickle import read_object_npy, read_pth
 
 MAGIC = 0x1950A86A20F9469CFC6C
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from edgekit.core.errors import ModelError
-from edgekit.optimize.network import Layer, Network
-from edgekit.optimize.onnx_file import write_onnx
-from edgekit.optimize.openvino_ir import write_openvino
-from edgekit.optimize.quantize import affine, observe, quantize
-from edgekit.optimize.tflite import read_tflite, write_tflite
+from edgekit_optimize.graph.network import Layer, Network
+from edgekit_optimize.graph.onnx_file import write_onnx
+from edgekit_optimize.graph.openvino_ir import write_openvino
+from edgekit_optimize.graph.quantize import affine, observe, quantize
+from edgekit_optimize.graph.tflite import read_tflite, write_tflite
 
 from .nets import conv, every_kind, networks, run_onnx, run_openvino, run_tflite
 

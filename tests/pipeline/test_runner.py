@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pipeline_fakes import ListSink, make_predictor
 
-from edgekit.agent.runner import make_loop, model_path, run_pipeline
+from edgekit.agent.worker.runner import make_loop, model_path, run_pipeline
 from edgekit.cli.main import main
 from edgekit.core.errors import ConfigError, NoVariantError, SourceError
 from edgekit.pipeline.config import load_config, parse_config

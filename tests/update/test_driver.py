@@ -8,9 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from edgekit.base.disk import LocalDisk
 from edgekit.core.errors import EdgekitError, StorageError
 from edgekit.core.wire import DesiredModel
-from edgekit.update.disk import LocalDisk
 from edgekit.update.driver import UpdateDriver
 from edgekit.update.machine import Event, State
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit.agent.bundle import open_bundle
 from edgekit.core.errors import BundleError, StorageError
 from edgekit.core.spec import Golden, Manifest, Variant, VariantFile, parse_manifest
+from edgekit.model.bundle import open_bundle
 from edgekit.update.slots import Installed, Slot, Slots
 
 ROOT = Path("/device")
@@ -326,7 +326,7 @@ def test_what_commit_promised_survives_any_power_cut_after_it():
 
 @pytest.mark.parametrize("fails_at", range(0, 60, 1))
 def test_a_full_disk_at_any_moment_is_a_storage_error_and_the_old_version_stays(tmp_path, fails_at):
-    from edgekit.update.disk import LocalDisk
+    from edgekit.base.disk import LocalDisk
 
     class FullDisk(LocalDisk):
         left = fails_at

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
 from update_kit import Fleet, digest, in_days, make_bundle
 
-from edgekit.agent.bundle import open_bundle
+from edgekit.base.http import Patience, Web
 from edgekit.core import wire
 from edgekit.core.errors import (
     BundleError,
@@ -32,9 +32,9 @@ from edgekit.core.errors import (
     UsageError,
 )
 from edgekit.core.spec import BackendFact, Facts, Profile
+from edgekit.model.bundle import open_bundle
 from edgekit.update.contract import UpdaterRequest, UpdaterResult
 from edgekit.update.download import Blobs
-from edgekit.update.http import Patience, Web
 from edgekit.update.launch import run_updater
 from edgekit.update.slots import Slots
 from edgekit.update.updater import Job

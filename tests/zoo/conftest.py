@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from edgekit.optimize.fetch import Package
+from edgekit_optimize.zoo.fetch import Package
 
 RECIPE = """
 model = "tiny"
@@ -70,7 +70,7 @@ layout = "NCHW"
 
 BUILD = """
 import numpy as np
-from edgekit.optimize.network import Layer, Network
+from edgekit_optimize.graph.network import Layer, Network
 
 def network(_kit):
     rng = np.random.default_rng(1)

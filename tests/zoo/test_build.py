@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit.agent.bundle import open_bundle
-from edgekit.agent.golden import require_golden
 from edgekit.backends import open_backend
 from edgekit.core.errors import GoldenError, UsageError
 from edgekit.core.spec import parse_manifest
-from edgekit.optimize.recipe import models_folder, recipe, recipes
-from edgekit.optimize.recordings import recordings
-from edgekit.optimize.zoo import build
+from edgekit.model.bundle import open_bundle
+from edgekit.model.golden import require_golden
 from edgekit.pipeline.predictor import Predictor
+from edgekit_optimize.zoo.build import build
+from edgekit_optimize.zoo.recipe import models_folder, recipe, recipes
+from edgekit_optimize.zoo.recordings import recordings
 
 
 def check_golden(path):

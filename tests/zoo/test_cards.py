@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from edgekit.core.errors import UsageError
-from edgekit.optimize.plan import Plan
-from edgekit.optimize.recipe import models_folder, recipe, recipes
-from edgekit.optimize.study import CandidateResult, DataFacts, Score, Study, TargetResult, Timing
+from edgekit_optimize.plan import Plan
+from edgekit_optimize.study import CandidateResult, DataFacts, Score, Study, TargetResult, Timing
+from edgekit_optimize.zoo.recipe import models_folder, recipe, recipes
 
 ROOT = Path(__file__).parents[2]
 

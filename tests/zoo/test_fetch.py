@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from edgekit.core.errors import BundleError, HashMismatchError, LinkError
-from edgekit.optimize.fetch import Package, cache_folder, fetch
+from edgekit_optimize.zoo.fetch import Package, cache_folder, fetch
 
 DATA = b"the weights of a model"
 

@@ -5,10 +5,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgekit.agent.bundle import open_bundle
-from edgekit.agent.lab import LabProcess
+from edgekit.bench.variant_process import LabProcess
 from edgekit.core.spec import Manifest, Post, Pre, Profile, State, TensorSpec, Variant, VariantFile
-from edgekit.optimize.zoo import seal
+from edgekit.model.bundle import open_bundle
+from edgekit_optimize.zoo.build import seal
 
 COUNT = 5
 

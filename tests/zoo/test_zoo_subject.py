@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from edgekit.agent.optimizing.request import Request
-from edgekit.agent.optimizing.zoo_subject import ZooModel, apart, zoo_model
 from edgekit.cli.main import main
 from edgekit.core.errors import ConfigError, UsageError
-from edgekit.optimize.cache import Cache
-from edgekit.optimize.data import Dataset
-from edgekit.optimize.zoo import open_kit
+from edgekit_optimize.cache import Cache
+from edgekit_optimize.data.dataset import Dataset
+from edgekit_optimize.run.request import Request
+from edgekit_optimize.run.zoo_model import ZooModel, apart, zoo_model
+from edgekit_optimize.zoo.build import open_kit
 
 LABELS = ("north", "east", "south", "west")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from edgekit.base.command_line import Report
 from edgekit_fleet.cli import remote
-from edgekit_fleet.cli.report import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

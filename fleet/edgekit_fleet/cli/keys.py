@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from edgekit.base.command_line import Report
 from edgekit.core.errors import UsageError
 from edgekit_fleet.cli import remote
-from edgekit_fleet.cli.report import Report
 from edgekit_fleet.cli.target import opened_registry, passphrase_of, unix_ms
 from edgekit_fleet.registry import publisher, trust
 from edgekit_fleet.registry.keyring import ROTATABLE, Keyring

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from edgekit.base.command_line import Report
 from edgekit_fleet.cli import remote
-from edgekit_fleet.cli.report import Report
 from edgekit_fleet.cli.target import opened_registry, passphrase_of, unix_ms
 from edgekit_fleet.registry import publisher
 from edgekit_fleet.registry.bundle import read_bundle

@@ -8,9 +8,9 @@ import time
 from typing import Any
 from urllib.parse import quote
 
+from edgekit.base.command_line import Report
 from edgekit.core.errors import GateError
 from edgekit_fleet.cli import remote
-from edgekit_fleet.cli.report import Report
 from edgekit_fleet.cli.target import opened_client
 from edgekit_fleet.registry.remote import FleetClient
 from edgekit_fleet.rollout.plan import Spec, split_waves

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from edgekit.base.command_line import Report
 from edgekit.core.errors import UsageError
 from edgekit_fleet.cli import remote
-from edgekit_fleet.cli.report import Report
 from edgekit_fleet.store.tokens import ROLES
 
 

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.core.spec import Pre, TensorSpec
-from edgekit.optimize.plan import Plan, Root
+from edgekit_optimize.plan import Plan, Root
 
 SIDE = 16
 PRE = Pre(mean=(127.0,), std=(128.0,))

@@ -11,8 +11,8 @@ from onnx import helper, numpy_helper
 
 from edgekit.core.errors import ConfigError, ModelError, TensorError, UsageError
 from edgekit.core.spec import Pre, TensorSpec
-from edgekit.optimize.makers import baked, qdq
-from edgekit.optimize.makers.onnxruntime import (
+from edgekit_optimize.makers import baked, qdq
+from edgekit_optimize.makers.onnxruntime import (
     make_dynamic,
     make_float,
     make_half,
@@ -20,7 +20,7 @@ from edgekit.optimize.makers.onnxruntime import (
     make_myriad,
     make_static,
 )
-from edgekit.optimize.plan import Root
+from edgekit_optimize.plan import Root
 
 from .onnx_nets import (
     answers,

@@ -10,11 +10,11 @@ from onnx import helper
 
 from edgekit.core.errors import ConfigError, ModelError, TensorError, UsageError
 from edgekit.core.spec import Pre, TensorSpec
-from edgekit.optimize.makers import graph
-from edgekit.optimize.makers.openvino import make_float, make_static, make_weights
-from edgekit.optimize.onnx_file import write_onnx
-from edgekit.optimize.plan import Root
-from edgekit.optimize.tflite import write_tflite
+from edgekit_optimize.graph.onnx_file import write_onnx
+from edgekit_optimize.graph.tflite import write_tflite
+from edgekit_optimize.makers import graph
+from edgekit_optimize.makers.openvino import make_float, make_static, make_weights
+from edgekit_optimize.plan import Root
 from optimize.nets import every_kind
 
 from .onnx_nets import answers as onnx_answers

@@ -6,9 +6,9 @@ import pytest
 from onnx import helper
 
 from edgekit.core.errors import ModelError, TensorError
-from edgekit.optimize.makers import cuts, graph, qdq
-from edgekit.optimize.makers.ranges import METHODS, _entropy, observe
-from edgekit.optimize.makers.samples import calibration
+from edgekit_optimize.makers import cuts, graph, qdq
+from edgekit_optimize.makers.ranges import METHODS, _entropy, observe
+from edgekit_optimize.makers.samples import calibration
 
 from .onnx_nets import SIDE, chain, classifier, picture_root, pictures, root_of, session
 

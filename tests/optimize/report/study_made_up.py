@@ -7,8 +7,8 @@ import zlib
 
 import msgspec
 
-from edgekit.optimize.plan import Check, Plan
-from edgekit.optimize.study import (
+from edgekit_optimize.plan import Check, Plan
+from edgekit_optimize.study import (
     CandidateResult,
     DataFacts,
     LayerSensitivity,

@@ -8,7 +8,7 @@ import pytest
 from study_made_up import bare, candidate, study
 from ui_kit import wait_until
 
-from edgekit.optimize.report.write import write_report
+from edgekit_optimize.report.write import write_report
 
 SHOWN = (
     "return [...document.querySelectorAll('.plot.wide .view:not([display])')].map(one => one.dataset.view)"

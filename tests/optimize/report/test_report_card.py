@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from study_made_up import bare, study
 
-from edgekit.optimize.report import card
-from edgekit.optimize.report.write import write_card
-from edgekit.optimize.study import Study
+from edgekit_optimize.report import card
+from edgekit_optimize.report.write import write_card
+from edgekit_optimize.study import Study
 
 
 def test_it_has_float_and_every_variant_in_one_table():

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from study_made_up import NOT_THE_BOARD, candidate, score, study, timing
 
-from edgekit.optimize.report import figures, labels, scales
-from edgekit.optimize.study import TargetResult
+from edgekit_optimize.report import figures, labels, scales
+from edgekit_optimize.study import TargetResult
 
 replace = msgspec.structs.replace
 
@@ -156,7 +156,7 @@ def test_labels_touch_nothing_and_stay_in_their_area(points):
 
 @pytest.mark.parametrize("name", ["card", "figures", "markup", "numbers", "scales"])
 def test_examples_in_docstrings_hold(name):
-    found = doctest.testmod(importlib.import_module(f"edgekit.optimize.report.{name}"))
+    found = doctest.testmod(importlib.import_module(f"edgekit_optimize.report.{name}"))
     assert found.attempted > 0
     assert found.failed == 0
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from report_reading import Reading
 from study_made_up import bare, candidate, study
 
-from edgekit.optimize.plan import Check
-from edgekit.optimize.report.page import page
-from edgekit.optimize.study import Study
+from edgekit_optimize.plan import Check
+from edgekit_optimize.report.page import page
+from edgekit_optimize.study import Study
 
 FIXED = {"backend", "accelerator", "precision", "technique", "gate", "picture", "root", "basis"}
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&lt;</title></style>--><!--"

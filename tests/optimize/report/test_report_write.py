@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from study_made_up import bare, study
 
 from edgekit.core.errors import ConfigError, EdgekitError, StorageError
-from edgekit.optimize.plan import Check, Plan
-from edgekit.optimize.report import write
-from edgekit.optimize.study import (  # fmt: skip
+from edgekit_optimize.plan import Check, Plan
+from edgekit_optimize.report import write
+from edgekit_optimize.study import (
     CandidateResult,
     DataFacts,
     LayerSensitivity,

@@ -8,7 +8,7 @@ import shrink_nets
 import torch
 
 from edgekit.core.errors import ConfigError, EdgekitError, ModelError, UsageError
-from edgekit.optimize.shrink import api
+from edgekit_optimize.shrink import api
 
 NET, BATCHES, SHAPE = "shrink_nets:net", "shrink_nets:batches", shrink_nets.SHAPE
 

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.optimize.shrink.channels import BLOCK, Slack, choose
+from edgekit_optimize.shrink.channels import BLOCK, Slack, choose
 
 
 @st.composite

@@ -6,7 +6,7 @@ import shrink_nets
 import torch
 
 from edgekit.core.errors import ConfigError
-from edgekit.optimize.shrink.objective import Objective, cross_entropy, softened
+from edgekit_optimize.shrink.objective import Objective, cross_entropy, softened
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, -2.0]])
 TARGETS = torch.tensor([0, 1])

@@ -7,9 +7,9 @@ import shrink_nets
 import torch
 
 from edgekit.core.errors import ModelError
-from edgekit.optimize.shrink.channels import BLOCK
-from edgekit.optimize.shrink.count import multiply_adds, multiply_adds_by_layer, outputs_of, parameters
-from edgekit.optimize.shrink.pruning import Cutter
+from edgekit_optimize.shrink.channels import BLOCK
+from edgekit_optimize.shrink.count import multiply_adds, multiply_adds_by_layer, outputs_of, parameters
+from edgekit_optimize.shrink.pruning import Cutter
 
 EXAMPLE = (torch.zeros(shrink_nets.SHAPE),)
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.core.errors import ConfigError, ModelError
-from edgekit.optimize.shrink.objective import Objective
-from edgekit.optimize.shrink.rounding import Grid, fold, round_affine, round_symmetric, rounded
-from edgekit.optimize.shrink.train import training
+from edgekit_optimize.shrink.objective import Objective
+from edgekit_optimize.shrink.rounding import Grid, fold, round_affine, round_symmetric, rounded
+from edgekit_optimize.shrink.train import training
 
 EXAMPLE = (torch.zeros(shrink_nets.SHAPE),)
 

@@ -8,8 +8,8 @@ import shrink_nets
 import torch
 
 from edgekit.core.errors import ConfigError, UsageError
-from edgekit.optimize.shrink.objective import Objective
-from edgekit.optimize.shrink.train import schedule, seeded, training
+from edgekit_optimize.shrink.objective import Objective
+from edgekit_optimize.shrink.train import schedule, seeded, training
 
 
 def run(entry, model, epochs=1, seed=3, rate=0.01, **objective):

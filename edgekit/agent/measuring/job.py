@@ -1,0 +1,163 @@
+"""A measurement job in a process of its own: golden samples first, then times, and nothing kept here.
+
+``python -m edgekit.agent.measuring.job TASK`` prints one JSON line, a ``MeasurementRecord`` or an error. It
+runs at low priority, loads no more at once than half of the free memory bears, and ends with its agent,
+whose end it sees at its stdin. It leads a process group of its own, so that whoever ends it ends the
+processes that hold variants too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekit.agent.children import MeasureTask
+from edgekit.bench.measure import Circumstances, blank_row, row_of, told
+from edgekit.bench.paired_timing import quiet, take_turns
+from edgekit.bench.variant_process import LabProcess, open_lab
+from edgekit.core.errors import BackendError, BundleError, EdgekitError
+from edgekit.core.spec import Facts, Manifest, Profile, Variant, parse_manifest
+from edgekit.core.wire import MAX_MEASURED_VARIANTS, MeasuredVariant, MeasurementRecord
+from edgekit.model.assembly import default_threads
+from edgekit.model.bundle import Bundle, open_bundle
+from edgekit.model.doctor import facts_with_proofs
+from edgekit.update.contract import failure_of, line_of
+from edgekit.update.slots import SIGNED
+
+_NICE = 10
+_LIBRARY_MB = 64.0
+"""What a runtime needs of memory before any model."""
+_MEMORY_SHARE = 0.5
+_MAX_TOGETHER = 6
+
+
+def needed_mb(variant: Variant) -> float:
+    """Return about how much memory a variant takes while it runs: library, weights, and room to work."""
+    weights_mb = sum(file.bytes for file in variant.files) / 1e6
+    return max(float(variant.requires.memory_mb), _LIBRARY_MB + 3 * weights_mb)
+
+
+def together(variants: Sequence[Variant], free_mb: float) -> tuple[list[tuple[Variant, ...]], dict[str, str]]:
+    """Return which variants to load at once, group by group, and why others do not fit at all.
+
+    Those of a group are timed in turn, so groups are as large as half of the free memory allows.
+
+    Args:
+        variants: Those to measure.
+        free_mb: Free memory; 0 where it is not known.
+    """
+    budget_mb = free_mb * _MEMORY_SHARE if free_mb else math.inf
+    groups: list[list[Variant]] = []
+    reasons: dict[str, str] = {}
+    for variant in variants:
+        need_mb = needed_mb(variant)
+        if need_mb > budget_mb:
+            reasons[variant.id] = (
+                f"needs about {need_mb:.0f} MB of memory, measuring may take {budget_mb:.0f} MB now"
+            )
+        elif groups and len(groups[-1]) < _MAX_TOGETHER and _sum_mb(groups[-1]) + need_mb <= budget_mb:
+            groups[-1].append(variant)
+        else:
+            groups.append([variant])
+    return [tuple(group) for group in groups], reasons
+
+
+def _sum_mb(variants: Sequence[Variant]) -> float:
+    return sum(map(needed_mb, variants))
+
+
+def carry_out(task: MeasureTask) -> MeasurementRecord:
+    """Measure every variant of a job that runs here.
+
+    Raises:
+        EdgekitError: Nothing can be measured at all.
+    """
+    bundle = open_bundle(task.bundle)
+    facts, chosen = facts_with_proofs(Path("/"))
+    task = msgspec.structs.replace(task, threads=task.threads or default_threads(facts))
+    around = Circumstances(facts, chosen.profile)
+    groups, reasons = together(bundle.manifest.variants[:MAX_MEASURED_VARIANTS], facts.memory_free_mb)
+    rows = [row for group in groups for row in _measure_group(bundle, group, facts, chosen.profile, task)]
+    reasons |= {one.id: task.rejected.get(one.id, "was not brought here") for one in _absent(bundle)}
+    known = (*bundle.manifest.variants, *_absent(bundle))
+    rows += [told(blank_row(one, reasons[one.id]), one) for one in known if one.id in reasons]
+    record = around.record(bundle, rows, "job", task.threads, task.seconds)
+    return msgspec.structs.replace(record, job=task.job, bundle_sha256=task.sha256)
+
+
+def _absent(bundle: Bundle) -> tuple[Variant, ...]:
+    """Return the variants that were signed and not brought here."""
+    try:
+        whole: Manifest = parse_manifest((bundle.root / SIGNED).read_bytes(), SIGNED)
+    except OSError as cause:
+        raise BundleError(f"{bundle.root}: {SIGNED} cannot be read: {cause.strerror}") from cause
+    here = {variant.id for variant in bundle.manifest.variants}
+    return tuple(variant for variant in whole.variants if variant.id not in here)
+
+
+def _measure_group(
+    bundle: Bundle, group: tuple[Variant, ...], facts: Facts, profile: Profile, task: MeasureTask
+) -> list[MeasuredVariant]:
+    """Prove a group on the golden samples, then time it in turn."""
+    proofs: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    with open_lab(bundle, group, facts, profile, task.threads) as (labs, reasons):
+        for lab in labs:
+            try:
+                proofs[lab.variant.id] = _prove(lab)
+            except BackendError as error:  # noqa: PERF203 - one variant's fault is not the others'
+                failed[lab.variant.id] = error.message
+        proved = [lab for lab in labs if lab.variant.id in proofs]
+        rounds, errors = take_turns(proved, task.seconds, fill=True)
+        failed |= reasons | errors
+        rows = [
+            told(row_of(lab, ran), lab.variant, pre_ms=quiet(ran.pre_ms), **proofs[lab.variant.id])
+            for lab in proved
+            if (ran := rounds.get(lab.variant.id))
+        ]
+    return rows + [told(blank_row(one, failed[one.id]), one) for one in group if one.id in failed]
+
+
+def _prove(lab: LabProcess) -> dict[str, Any]:
+    """Return what is known of a variant before it is timed."""
+    differences = [(float(one["difference"]), bool(one["holds"])) for one in lab.golden()]
+    found: dict[str, Any] = {}
+    if differences:
+        worst = max(difference if math.isfinite(difference) else math.inf for difference, _ in differences)
+        found["golden_ok"] = all(holds for _, holds in differences)
+        found["golden_difference"] = worst if math.isfinite(worst) else None
+    return found
+
+
+def _end_with_agent() -> None:
+    while os.read(0, 1 << 10):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out a job, and print its record or its error as one JSON line."""
+    threading.Thread(target=_end_with_agent, name="agent-watch", daemon=True).start()
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
+    code, found = 0, b""
+    try:
+        found = line_of(carry_out(msgspec.json.decode(arguments[0], type=MeasureTask)))
+    except EdgekitError as error:
+        code, found = error.exit_code, line_of(failure_of(error))
+    sys.stdout.buffer.write(found)
+    sys.stdout.flush()
+    return code
+
+
+if __name__ == "__main__":
+    os._exit(main(sys.argv[1:]))  # the watch waits on stdin, and would hold up an ordinary exit

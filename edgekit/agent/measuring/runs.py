@@ -1,0 +1,345 @@
+"""Measurement jobs of the fleet: candidates are brought, run beside the pipelines, and removed again.
+
+Nothing of a job touches a slot: its files lie below ``measuring/`` in the state folder, which is removed
+when the job ends and whenever an agent starts. One job at a time; it is written down before it is begun,
+so that it survives the agent, and it always ends in a record that says how.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+
+import edgekit
+from edgekit.agent.children import MeasureTask
+from edgekit.agent.jobs import Jobs
+from edgekit.agent.measuring.order import MeasureOrder, parse_order
+from edgekit.agent.reactor import Reactor
+from edgekit.base.disk import LocalDisk
+from edgekit.base.files import write_durably
+from edgekit.core.errors import BackendError, EdgekitError, LinkError, StorageError, UsageError
+from edgekit.core.ports import Clock
+from edgekit.core.wire import MeasurementRecord
+from edgekit.update.contract import UpdaterResult
+from edgekit.update.slots import Slots
+
+logger = logging.getLogger(__name__)
+
+MAX_AREA_BYTES = 1 << 30
+"""What candidates may take of the disk, and never more than half of what is free."""
+MAX_STARTS = 2
+"""A job during which the agent ends so often is not begun again: it may be what ends it."""
+MAX_FETCHES = 5
+LOOK_AGAIN_S = 5.0
+FETCH_S = 600.0
+PATIENCE = 5
+"""Looks in a row at which something must speak against measuring to end it; an update ends it at once."""
+Phase = Literal["idle", "waiting", "fetching", "measuring"]
+
+
+class Saved(msgspec.Struct):
+    """``measuring.json``: the job, and how often it was begun."""
+
+    order: MeasureOrder
+    starts: int = 0
+    fetches: int = 0
+
+
+class Child(Protocol):
+    """A process that measures."""
+
+    def run(self, timeout_s: float) -> MeasurementRecord:
+        """Wait for what it measured; raises EdgekitError."""
+
+    def kill(self) -> None:
+        """End it; any thread may, and twice."""
+
+
+class Office(Protocol):
+    """What the supervisor does for a job."""
+
+    def hindrance(self) -> str:
+        """Return why nothing should be measured now; empty where nothing speaks against it."""
+
+    def is_updating(self) -> bool:
+        """Return whether an update is under way."""
+
+    def fetch_to_measure(
+        self,
+        order: MeasureOrder,
+        area: Path,
+        max_bytes: int,
+        timeout_s: float,
+        done: Callable[[UpdaterResult | EdgekitError], None],
+    ) -> None:
+        """Have the updater bring a bundle below ``area``; ``done`` is called on the reactor."""
+
+    def tell(self, record: MeasurementRecord) -> None:
+        """Put a record into the outbox, durably."""
+
+    def take_reports(self) -> int:
+        """Put measurements that other processes left into the outbox; return how many."""
+
+
+class Measuring:
+    """The one job of a device; used on the supervisor's thread only.
+
+    Args:
+        state: The state folder.
+        reactor: That thread.
+        clock: Times of records, and expiry.
+        office: The supervisor.
+        begin: Starts the process that measures.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        reactor: Reactor,
+        clock: Clock,
+        office: Office,
+        begin: Callable[[MeasureTask], Child],
+    ) -> None:
+        self._path, self._area = state / "measuring.json", state / "measuring"
+        self._reactor, self._clock, self.office = reactor, clock, office
+        self._begin = begin
+        self._jobs = Jobs(reactor.post, "measuring")
+        self._saved: Saved | None = None
+        self._child: Child | None = None
+        self._phase: Phase = "idle"
+        self._is_resumed = False
+        self._next_s = 0.0
+        self._hindered = 0
+        self._why = ""
+
+    def resume(self) -> None:
+        """Tell what was left to be told, remove what an earlier life left, and take up its job."""
+        self.office.take_reports()
+        self._clean()
+        self._jobs.start()
+        self._is_resumed = True
+        try:
+            self._saved = msgspec.json.decode(self._path.read_bytes(), type=Saved)
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.DecodeError) as cause:
+            logger.warning("%s is not used: %s", self._path, cause)
+            self._path.unlink(missing_ok=True)
+            return
+        self._phase = "waiting"
+        if self._saved.starts >= MAX_STARTS:
+            what = f"the agent ended {self._saved.starts} times while it measured; the candidates may be why"
+            self._fail(BackendError(what))
+
+    def stop(self) -> None:
+        """End what is under way; the job is taken up at the next start."""
+        if self._child is not None:
+            self._child.kill()
+        if self._saved is not None and self._phase == "measuring":
+            self._take_back_start()
+        self._phase = "idle"
+        self._jobs.stop()
+
+    def status(self) -> dict[str, str]:
+        """Return what a person may want to know; empty without a job."""
+        if self._saved is None:
+            return {}
+        return {"job": self._saved.order.job, "state": self._phase, "why": self._why}
+
+    def take(self, args: Mapping[str, object]) -> str:
+        """Accept a job.
+
+        Raises:
+            UsageError: It is not one, has expired, or another one is under way.
+            StorageError: It cannot be written down.
+        """
+        order = parse_order(args)
+        if self._saved is not None:
+            if self._saved.order.job == order.job:
+                return f"{order.job} is under way"
+            raise UsageError(f"another measurement is under way: {self._saved.order.job}")
+        if self._clock.unix_ms() > order.expires_unix_ms:
+            raise UsageError(f"{order.job} has expired")
+        self._saved = Saved(order)
+        try:
+            self._save()
+        except StorageError:
+            self._saved = None
+            raise
+        self._phase, self._next_s, self._why = "waiting", 0.0, ""
+        self._reactor.after(0.0, self.tick)
+        return f"measures {order.model} {order.version}"
+
+    def tick(self) -> None:
+        """Do what is due; call it each second."""
+        saved = self._saved
+        if saved is None or not self._is_resumed or self._phase in ("idle", "fetching"):
+            return
+        if self._clock.unix_ms() > saved.order.expires_unix_ms:
+            self._fail(LinkError(f"it expired{f': {self._why}' if self._why else ''}"))
+        elif self._phase == "measuring":
+            self._watch()
+        elif self._reactor.now_s() >= self._next_s:
+            self._look()
+
+    # -- steps
+
+    def _look(self) -> None:
+        """Begin, unless something speaks against it."""
+        assert self._saved is not None
+        if why := self.office.hindrance():
+            self._postpone(why, LOOK_AGAIN_S)
+            return
+        self._phase, order = "fetching", self._saved.order
+        self._saved.fetches += 1
+        try:
+            self._save()
+            room = shutil.disk_usage(self._path.parent).free // 2
+        except (StorageError, OSError) as error:
+            self._fail(StorageError(f"the disk is broken: {error}"))
+            return
+        self.office.fetch_to_measure(
+            order, self._area, min(room, MAX_AREA_BYTES), min(FETCH_S, self._left_s()), self._fetched
+        )
+
+    def _fetched(self, outcome: UpdaterResult | EdgekitError) -> None:
+        if self._saved is None or self._phase != "fetching":
+            return  # the agent stops
+        if isinstance(outcome, LinkError) and outcome.retryable and self._saved.fetches < MAX_FETCHES:
+            self._phase = "waiting"
+            self._postpone(outcome.message, LOOK_AGAIN_S * self._saved.fetches)
+            return
+        if not isinstance(outcome, UpdaterResult):
+            self._fail(outcome)
+            return
+        self._saved.fetches = 0
+        if why := self.office.hindrance():
+            self._phase = "waiting"
+            self._postpone(why, LOOK_AGAIN_S)
+            return
+        self._measure(outcome)
+
+    def _measure(self, fetched: UpdaterResult) -> None:
+        """Start the process that measures."""
+        assert self._saved is not None
+        order = self._saved.order
+        self._saved.starts += 1
+        try:
+            self._save()
+            folder = Slots(self._area).stage(order.model, order.version, order.sha256)
+            task = MeasureTask(
+                bundle=str(folder),
+                sha256=order.sha256,
+                job=order.job,
+                threads=order.threads,
+                seconds=order.seconds,
+                rejected=fetched.rejected,
+            )
+            self._child = child = self._begin(task)
+        except EdgekitError as error:
+            self._fail(error)
+            return
+        self._phase, self._hindered = "measuring", 0
+        logger.info("measuring %s %s", order.model, order.version, extra={"job": order.job})
+        left_s = self._left_s() + LOOK_AGAIN_S  # until the expiry ends it
+        self._jobs.submit(lambda: child.run(left_s), lambda outcome: self._measured(child, outcome))
+
+    def _watch(self) -> None:
+        """End a measurement that gets in the way of what the device is for."""
+        why = self.office.hindrance()
+        self._hindered = self._hindered + 1 if why else 0
+        if why and (self.office.is_updating() or self._hindered >= PATIENCE):
+            self._take_back_start()
+            self._phase = "waiting"
+            self._end_child()
+            self._postpone(why, LOOK_AGAIN_S)
+
+    def _measured(self, child: Child, outcome: MeasurementRecord | EdgekitError) -> None:
+        if self._saved is None or child is not self._child:
+            return  # it was ended
+        self._child = None
+        if isinstance(outcome, MeasurementRecord):
+            self._end(outcome)
+        else:
+            self._fail(outcome)
+
+    # -- ends
+
+    def _postpone(self, why: str, wait_s: float) -> None:
+        self._next_s = self._reactor.now_s() + wait_s
+        if why != self._why:
+            self._why = why
+            logger.info("a measurement waits: %s", why)
+            self.office.tell(self._record("postponed", "", why))
+
+    def _fail(self, error: EdgekitError) -> None:
+        self._end_child()
+        reason = "; ".join((error.message, *error.reasons))[:2000]
+        logger.warning("a measurement failed: %s", reason)
+        self._end(self._record("failed", error.code, reason))
+
+    def _end(self, record: MeasurementRecord) -> None:
+        """Tell how the job ended; only then forget it."""
+        self.office.tell(record)
+        self._saved, self._phase, self._why = None, "idle", ""
+        try:
+            LocalDisk().remove(self._path)
+        except OSError as cause:
+            logger.warning("%s stays, the job will be done again: %s", self._path, cause)
+        self._clean()
+
+    def _record(self, state: Literal["postponed", "failed"], code: str, reason: str) -> MeasurementRecord:
+        assert self._saved is not None
+        order = self._saved.order
+        return MeasurementRecord(
+            mono_ns=self._clock.monotonic_ns(),
+            unix_ms=self._clock.unix_ms(),
+            origin="job",
+            state=state,
+            job=order.job,
+            code=code,
+            reason=reason,
+            model=order.model,
+            version=order.version,
+            bundle_sha256=order.sha256,
+            threads=order.threads,
+            seconds=order.seconds,
+            agent=edgekit.__version__,
+        )
+
+    # -- small things
+
+    def _left_s(self) -> float:
+        assert self._saved is not None
+        return max(1.0, (self._saved.order.expires_unix_ms - self._clock.unix_ms()) / 1e3)
+
+    def _take_back_start(self) -> None:
+        """Note that a measurement which did not end was ended, and did not end the agent."""
+        if self._saved is not None:
+            self._saved.starts -= 1
+            try:
+                self._save()
+            except StorageError as error:
+                logger.warning("%s", error)
+
+    def _end_child(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+    def _clean(self) -> None:
+        try:
+            LocalDisk().remove(self._area)
+        except OSError as cause:
+            logger.warning("%s cannot be removed, it is tried again: %s", self._area, cause)
+
+    def _save(self) -> None:
+        try:
+            write_durably(self._path, msgspec.json.encode(self._saved))
+        except OSError as cause:
+            raise StorageError(f"{self._path}: cannot be written: {cause.strerror}") from cause

@@ -1,0 +1,1 @@
+"""The always-on process: starts workers, keeps the link, drives updates, answers `edgekit agent status`."""

@@ -1,0 +1,153 @@
+"""What people and the fleet can have a running agent do: operations of the socket, commands of the link."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+import edgekit
+from edgekit.agent.status import Operation
+from edgekit.agent.supervisor.commands import Action, text_argument
+from edgekit.agent.supervisor.updates import ModelUpdates
+from edgekit.agent.supervisor.worker_process import rss_mb
+from edgekit.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgekit.agent.supervisor.supervisor import Supervisor
+
+
+class Controls:
+    """The same few actions, reachable from both sides.
+
+    Args:
+        supervisor: Whose controls these are; used on its thread only.
+    """
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def operations(self) -> dict[str, Operation]:
+        """Return the socket's operations."""
+        return {
+            "status": lambda _request: self.status(),
+            "ledger": self.ledger,
+            "rollback": lambda request: {"message": self.rollback(request)},
+            "restart": lambda request: {"message": self.restart(request)},
+            "retry": lambda request: {"message": self.retry(request)},
+            "reports": lambda _request: {"taken": self._supervisor.measuring.office.take_reports()},
+        }
+
+    def commands(self) -> dict[str, Action]:
+        """Return what each command of the fleet does."""
+        return {
+            "rollback": self.rollback,
+            "restart": self.restart,
+            "report": self.report,
+            "retry": self.retry,
+            "measure": self._supervisor.measuring.take,
+        }
+
+    # -- actions
+
+    def rollback(self, args: dict[str, Any]) -> str:
+        """Go back to the previous version of a model, the only one if none is named.
+
+        Raises:
+            UsageError: There is no such model, or no previous version.
+        """
+        updates = self._model(text_argument(args, "model"))
+        updates.revert(text_argument(args, "reason") or "asked to")
+        return f"{updates.model} goes back to its previous version"
+
+    def restart(self, args: dict[str, Any]) -> str:
+        """Start a pipeline's worker anew, or every pipeline's.
+
+        Raises:
+            UsageError: There is no such pipeline.
+        """
+        name = text_argument(args, "pipeline")
+        chosen = [p for p in self._supervisor.pipelines if name in ("", p.name)]
+        if not chosen:
+            raise UsageError(f"there is no pipeline {name!r}")
+        for pipeline in chosen:
+            pipeline.restart()
+        return f"restarts {', '.join(pipeline.name for pipeline in chosen)}"
+
+    def report(self, _: dict[str, Any]) -> str:
+        """Send the reported state now."""
+        self._supervisor.changed()
+        return "reports"
+
+    def retry(self, args: dict[str, Any]) -> str:
+        """Let a rejected version be tried again.
+
+        Raises:
+            UsageError: There is no such model.
+        """
+        updates = self._model(text_argument(args, "model"))
+        version = text_argument(args, "version")
+        updates.retry(version)
+        self._supervisor.want_now()
+        return f"{updates.model}: {version or 'every rejected version'} may be tried again"
+
+    def _model(self, name: str) -> ModelUpdates:
+        models = self._supervisor.models
+        if name in models:
+            return models[name]
+        if not name and len(models) == 1:
+            return next(iter(models.values()))
+        known = ", ".join(models) or "none"
+        raise UsageError(f"want the name of a model, got {name!r}", hint=f"this agent manages: {known}")
+
+    # -- questions
+
+    def status(self) -> dict[str, Any]:
+        """Return everything a person may want to know of this agent."""
+        supervisor = self._supervisor
+        fleet, config = supervisor.fleet, supervisor.config
+        enrolment = fleet.enrolment
+        document: dict[str, Any] = msgspec.to_builtins(supervisor.refresh())
+        workers = {
+            pipeline.name: {"pid": pipeline.pid, "rss_mb": round(rss_mb(pipeline.pid), 1)}
+            for pipeline in supervisor.pipelines
+            if pipeline.pid is not None
+        }
+        for pipeline in supervisor.pipelines:
+            document["pipelines"][pipeline.name] |= {
+                "why": pipeline.running.why if pipeline.running else "",
+                "backend": pipeline.running.backend if pipeline.running else "",
+                "accelerator": pipeline.running.accelerator if pipeline.running else "",
+                "malformed": pipeline.totals["malformed"],
+            }
+        return document | {
+            "agent": edgekit.__version__,
+            "device": enrolment.device if enrolment else config.name,
+            "enrolled": enrolment is not None,
+            "state_dir": str(config.state),
+            "profile": fleet.survey.profile.id if fleet.survey else "",
+            "uptime_s": round(supervisor.reactor.now_s() - supervisor.started_s, 1),
+            "clock": supervisor.clock.quality,
+            "link": {"connected": fleet.is_connected, **fleet.counters()},
+            "pid": os.getpid(),
+            "rss_mb": round(rss_mb(os.getpid()), 1),
+            "workers": workers,
+            "measuring": supervisor.measuring.status(),
+            "fallbacks": {
+                "failovers": sum(p.totals["failovers"] for p in supervisor.pipelines),
+                "restarts": sum(p.restarts for p in supervisor.pipelines),
+            },
+        }
+
+    def ledger(self, request: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return what left the device and what was refused.
+
+        Raises:
+            UsageError: ``since_unix_s`` is no whole number.
+        """
+        since = request.get("since_unix_s", 0)
+        if not isinstance(since, int):
+            raise UsageError(f"since_unix_s: want a whole number, got {since!r}")
+        entries = self._supervisor.outgoing.ledger.entries(since)
+        return [msgspec.to_builtins(entry) for entry in entries[-5000:]]

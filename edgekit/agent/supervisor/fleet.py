@@ -1,0 +1,297 @@
+"""The device's side of the fleet: link, desired state, commands, the updater's jobs.
+
+Nothing here is waited for: without a fleet, or without its link, the device goes on as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgekit.agent.children import Survey
+from edgekit.agent.jobs import Jobs
+from edgekit.agent.measuring.order import MeasureOrder
+from edgekit.agent.reactor import Reactor
+from edgekit.agent.supervisor.egress import Outgoing
+from edgekit.agent.supervisor.renew import renew_certificate
+from edgekit.base.clock import FlooredClock
+from edgekit.core.errors import ConfigError, EdgekitError, LinkError
+from edgekit.core.spec import decode_json
+from edgekit.core.wire import Birth, Chunk, Command, Desired, Reported, Response, decode
+from edgekit.sync.address import Tls
+from edgekit.sync.mqtt import Handlers, Link
+from edgekit.update.contract import Enrolment, UpdaterProgress, UpdaterRequest, UpdaterResult
+from edgekit.update.launch import run_updater
+from edgekit.update.renewal import put_in_place
+
+logger = logging.getLogger(__name__)
+
+ENROLMENT_CHECK_S = 10.0
+RENEWAL_CHECK_S = 60.0
+RENEWAL_TIMEOUT_S = 30.0
+ACCEPT_RETRY_S = 15.0
+
+
+class Owner(Protocol):
+    """What the supervisor does for the fleet's sake, all on its own thread but the two snapshots."""
+
+    def desired_accepted(self, desired: Desired) -> None:
+        """A verified desired state is in force."""
+
+    def commanded(self, command: Command) -> None:
+        """A command came, maybe for the second time."""
+
+    def birth(self) -> Birth:
+        """Return what is announced; called on the link's thread."""
+
+    def reported(self) -> Reported:
+        """Return what is reported; called on the link's thread."""
+
+
+def load_enrolment(state: Path) -> Enrolment | None:
+    """Return who this device is to its fleet, or None where it is not enrolled.
+
+    Raises:
+        ConfigError: The file is there and is damaged.
+    """
+    path = state / "identity" / "enrolment.json"
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as cause:
+        raise ConfigError(f"{path}: cannot be read: {cause.strerror}") from cause
+    return decode_json(data, Enrolment, str(path), ConfigError)
+
+
+class FleetSide:
+    """Keeps the link, has desired states verified, and fetches what they name.
+
+    Args:
+        state: The state folder.
+        reactor: The supervisor's thread.
+        outgoing: The way out.
+        clock: Floored wall time.
+        owner: The supervisor.
+        timeout_s: The longest an updater's job may take.
+        jobs: The thread that waits for the updater.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        reactor: Reactor,
+        outgoing: Outgoing,
+        clock: FlooredClock,
+        owner: Owner,
+        timeout_s: float,
+        jobs: Jobs,
+    ) -> None:
+        self._state, self._reactor, self._outgoing = state, reactor, outgoing
+        self._clock, self._owner, self._timeout_s = clock, owner, timeout_s
+        self._jobs = jobs
+        self._link: Link | None = None
+        self._seen = b""
+        self._accepted = b""
+        self._is_renewing = False
+        self.desired: Desired | None = None
+        self.enrolment: Enrolment | None = None
+        self.survey: Survey | None = None
+
+    def start(self) -> None:
+        """Take up the last accepted desired state, and connect where this device is enrolled."""
+        self._load_accepted()
+        put_in_place(self._state)  # a renewal that a crash cut short
+        self._connect_when_enrolled()
+        self._reactor.every(RENEWAL_CHECK_S, self._renew)
+
+    def stop(self) -> None:
+        """Say goodbye to the broker and stop."""
+        if self._link is not None:
+            self._link.stop()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the link is up."""
+        return self._link is not None and self._link.is_connected
+
+    def counters(self) -> dict[str, int]:
+        """Return what the link counted."""
+        return {} if self._link is None else self._link.counters()
+
+    def report(self) -> None:
+        """Have the reported state sent soon."""
+        if self._link is not None:
+            self._link.report()
+
+    def announce(self) -> None:
+        """Have the birth sent again soon."""
+        if self._link is not None:
+            self._link.announce()
+
+    # -- connection
+
+    def _connect_when_enrolled(self) -> None:
+        try:
+            self.enrolment = load_enrolment(self._state)
+        except ConfigError as error:
+            logger.error("%s", error)  # noqa: TRY400 - the message says it all
+        if self.enrolment is None:
+            self._reactor.after(ENROLMENT_CHECK_S, self._connect_when_enrolled)
+            return
+        enrolment = self.enrolment
+        identity = self._state / "identity"
+        tls = None
+        if enrolment.broker_url.startswith("mqtts:"):
+            tls = Tls(identity / "ca.crt", identity / "device.crt", identity / "device.key")
+        handlers = Handlers(
+            birth=self._owner.birth,
+            reported=self._owner.reported,
+            desired=lambda data: self._reactor.post(lambda: self._take_desired(data)),
+            command=lambda command: self._reactor.post(lambda: self._owner.commanded(command)),
+            connection=lambda is_up: logger.info("the link is %s", "up" if is_up else "down"),
+        )
+        try:
+            self._link = Link(
+                enrolment.broker_url,
+                enrolment.device,
+                self._outgoing.outbox,
+                handlers,
+                tls=tls,
+                clock=self._clock,
+            )
+        except ConfigError as error:
+            logger.error("no link to the fleet: %s", error)  # noqa: TRY400 - the message says it all
+            return
+        self._link.start()
+
+    # -- desired state
+
+    def _load_accepted(self) -> None:
+        path = self._state / "desired.json"
+        try:
+            data = path.read_bytes()
+            self.desired = decode(data, Desired)
+        except FileNotFoundError:
+            return
+        except (OSError, EdgekitError) as error:
+            logger.warning("the last desired state is not used: %s: %s", path, error)
+            return
+        self._accepted = data
+
+    def _take_desired(self, data: bytes) -> None:
+        """Have a desired state verified, unless it is the one in force."""
+        if data in (self._accepted, self._seen):
+            return
+        self._seen = data
+        try:
+            text = data.decode()
+            decode(data, Desired)
+        except (UnicodeDecodeError, EdgekitError) as error:
+            self._refused(error)
+            return
+        request = UpdaterRequest(
+            kind="accept", state_dir=str(self._state), desired=text, unix_ms=self._clock.unix_ms()
+        )
+        self._jobs.submit(lambda: run_updater(request), lambda outcome: self._judged(data, outcome))
+
+    def _judged(self, data: bytes, outcome: UpdaterResult | EdgekitError) -> None:
+        if data != self._seen:
+            return  # a newer one came meanwhile
+        if isinstance(outcome, UpdaterResult):
+            self._accepted = data
+            self.desired = decode(data, Desired)
+            logger.info("desired state %d is in force", self.desired.version)
+            self._owner.desired_accepted(self.desired)
+            self.announce()
+            return
+        self._seen = b""
+        if outcome.retryable:
+            logger.warning("a desired state could not be checked yet: %s", outcome)
+            self._reactor.after(ACCEPT_RETRY_S, lambda: self._take_desired(data))
+        else:
+            self._refused(outcome)
+
+    def _refused(self, error: Exception) -> None:
+        code = error.code if isinstance(error, EdgekitError) else "link.protocol"
+        logger.error("a desired state was refused: %s", error)
+        self._outgoing.alert("error", code, f"a desired state was refused: {error}")
+
+    # -- jobs
+
+    def fetch(self, model: str, done: Callable[[EdgekitError | None], None]) -> None:
+        """Have the updater bring a model's desired bundle."""
+        if not self._accepted:
+            done(LinkError("no desired state is in force"))
+            return
+        survey = self.survey
+        request = UpdaterRequest(
+            kind="fetch",
+            state_dir=str(self._state),
+            desired=self._accepted.decode(),
+            model=model,
+            facts=survey.facts if survey else None,
+            profile=survey.profile if survey else None,
+            timeout_s=self._timeout_s,
+            unix_ms=self._clock.unix_ms(),
+        )
+        self._jobs.submit(
+            lambda: run_updater(request),
+            lambda outcome: done(None if isinstance(outcome, UpdaterResult) else outcome),
+        )
+
+    def fetch_to_measure(
+        self,
+        order: MeasureOrder,
+        area: Path,
+        max_bytes: int,
+        timeout_s: float,
+        done: Callable[[UpdaterResult | EdgekitError], None],
+    ) -> None:
+        """Have the updater bring a bundle to a place of its own; other work for it goes first."""
+        survey = self.survey
+        request = UpdaterRequest(
+            kind="measure",
+            state_dir=str(self._state),
+            model=order.model,
+            version=order.version,
+            target=order.target,
+            sha256=order.sha256,
+            bytes=order.bytes,
+            area=str(area),
+            facts=survey.facts if survey else None,
+            profile=survey.profile if survey else None,
+            max_bytes=max_bytes,
+            timeout_s=timeout_s,
+            unix_ms=self._clock.unix_ms(),
+        )
+
+        def give_way(_: UpdaterProgress) -> None:
+            if self._jobs.has_more:
+                raise LinkError("other work of the updater goes first")
+
+        self._jobs.submit(lambda: run_updater(request, give_way), done)
+
+    def _renew(self) -> None:
+        enrolment, link, now_ms = self.enrolment, self._link, self._clock.unix_ms()
+        if enrolment is None or not 0 < enrolment.renew_after_unix_ms < now_ms:
+            return
+        if self._is_renewing or link is None or not link.is_connected:
+            return
+        self._is_renewing = True
+
+        def ask(arguments: dict[str, Any]) -> Response | Chunk:
+            return link.request("renew", arguments, RENEWAL_TIMEOUT_S)
+
+        self._jobs.submit(lambda: renew_certificate(self._state, now_ms, run_updater, ask), self._renewed)
+
+    def _renewed(self, outcome: UpdaterResult | EdgekitError) -> None:
+        self._is_renewing = False
+        if isinstance(outcome, UpdaterResult):
+            self.enrolment = load_enrolment(self._state)
+            logger.info("the device's certificate was renewed")
+            return
+        logger.error("the device's certificate cannot be renewed: %s", outcome)
+        self._outgoing.alert("error", outcome.code, f"the certificate cannot be renewed: {outcome.message}")

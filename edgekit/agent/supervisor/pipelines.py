@@ -1,0 +1,409 @@
+"""One pipeline as the supervisor runs it: keeps a worker on the bundle that it shall run."""
+
+from __future__ import annotations
+
+import logging
+import selectors
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from edgekit.agent.config import LimitsTable, PipelinePlan
+from edgekit.agent.ipc import (
+    AlertOut,
+    Ended,
+    EventOut,
+    FailedOver,
+    Fatal,
+    Keep,
+    Progress,
+    Purpose,
+    Run,
+    Running,
+    Started,
+    Swap,
+    SwapFailed,
+    Swapped,
+)
+from edgekit.agent.reactor import Reactor
+from edgekit.agent.supervisor.restarts import Restarts, Verdict
+from edgekit.agent.supervisor.worker_process import WorkerProcess, exit_reason
+from edgekit.core.errors import ConfigError, LinkError, ProtocolError
+from edgekit.core.sketch import Histogram
+from edgekit.core.wire import PipelineState, Record
+
+logger = logging.getLogger(__name__)
+
+RECENT = 60
+"""Seconds of progress that are kept: the baseline that a trial is measured against."""
+State = Literal["starting", "running", "failed", "stopped"]
+
+
+class Observer(Protocol):
+    """What a pipeline tells its owner; each call returns at once."""
+
+    def settled(self, pipeline: Pipeline) -> None:
+        """The worker runs the bundle that it shall run."""
+
+    def swap_failed(self, pipeline: Pipeline, reason: str) -> None:
+        """The bundle it shall run was not taken; another still runs."""
+
+    def crashed(self, pipeline: Pipeline, reason: str) -> None:
+        """The worker ended unasked; it is started again after this returns."""
+
+    def gave_up(self, pipeline: Pipeline, reason: str) -> None:
+        """It crashed too often on this bundle."""
+
+    def progressed(self, pipeline: Pipeline, progress: Progress) -> None:
+        """A second of work was counted."""
+
+    def failed_over(self, pipeline: Pipeline, message: FailedOver) -> None:
+        """An accelerator was lost, and another variant runs."""
+
+    def record(self, pipeline: Pipeline, record: Record) -> None:
+        """Something wants to leave the device."""
+
+    def alert(self, level: Literal["info", "warning", "error"], code: str, message: str, name: str) -> None:
+        """An operator should know."""
+
+    def changed(self) -> None:
+        """What is reported changed."""
+
+
+class Pipeline:
+    """Keeps one worker process on ``target``: starts it, swaps it, restarts it with backoff.
+
+    Args:
+        plan: What to run.
+        reactor: The supervisor's thread; every method belongs on it.
+        limits: When a worker hangs or crashes too often.
+        environment: A worker's environment variables.
+        observer: Who is told.
+        progress_s: How often the worker tells what it did.
+    """
+
+    def __init__(
+        self,
+        plan: PipelinePlan,
+        reactor: Reactor,
+        limits: LimitsTable,
+        environment: Mapping[str, str],
+        observer: Observer,
+        progress_s: float = 1.0,
+    ) -> None:
+        self.plan = plan
+        self._progress_s = progress_s
+        self.state: State = "starting"
+        self.message = ""
+        self.running: Running | None = None
+        self.recent: deque[Progress] = deque(maxlen=RECENT)
+        self._recent_of = ""
+        self.totals = {"frames": 0, "dropped": 0, "errors": 0, "events": 0, "failovers": 0, "malformed": 0}
+        self._reactor, self._limits, self._environment = reactor, limits, environment
+        self._observer = observer
+        self._restarts = Restarts(
+            limit=limits.crashes,
+            window_s=limits.crash_window_s,
+            backoff_s=limits.backoff_s,
+            backoff_max_s=limits.backoff_max_s,
+        )
+        self._target: Path | None = None
+        self._purpose: Purpose = "switch"
+        self._actual: Path | None = None
+        self._kept: Path | None = None
+        self._pending: tuple[int, Path, float] | None = None
+        self._swaps = 0
+        self._process: WorkerProcess | None = None
+        self._given: Path | None = None
+        self._end: Ended | Fatal | None = None
+        self._why_killed = ""
+        self._is_asked = False
+        self._starts = 0
+        self._is_stopping = False
+
+    @property
+    def name(self) -> str:
+        """The pipeline's name."""
+        return self.plan.name
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id, while there is one."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the worker runs what it shall run."""
+        return self._target is not None and self._actual == self._target and self.state == "running"
+
+    @property
+    def is_on_its_way(self) -> bool:
+        """Whether a worker may yet come to run what it shall run, or crash too often trying to."""
+        may_come = self._target is not None and not self._is_stopping
+        return may_come and not self.is_settled and self.state in ("starting", "running")
+
+    @property
+    def restarts(self) -> int:
+        """How often the worker ended unasked."""
+        return self._restarts.total
+
+    def run_on(self, target: Path | None, purpose: Purpose = "switch") -> None:
+        """Have the worker run a bundle: by a swap where one runs, else by starting it.
+
+        ``settled`` is told when it does, at once if it does already.
+        """
+        if target != self._target:
+            self._restarts.forget()
+        self._target, self._purpose = target, purpose
+        if target is None:
+            self.message = f"waits for a first version of {self.plan.model!r}"
+            self._end_for("no version to run")
+        self._reconcile()
+
+    def keep(self) -> None:
+        """Free the bundle that is kept loaded during a trial."""
+        self._kept = None
+        if self._process is not None:
+            self._process.send(Keep())
+
+    def restart(self) -> None:
+        """End the worker and start it again, as a person asked."""
+        self._restarts.forget()
+        if self._process is None:
+            self._start_after(0.0)
+        else:
+            self._end_for("restarted on request")
+
+    def stop(self) -> None:
+        """Ask the worker to end; ``is_stopped`` tells when it has."""
+        self._is_stopping = True
+        if self._process is None:
+            self.state = "stopped"
+        else:
+            self._process.stop(self._reactor.now_s() + self._limits.stop_s)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether there is no worker, and none will be started."""
+        return self._is_stopping and self._process is None
+
+    def tick(self) -> None:
+        """Look for a worker that hangs. Call it each second."""
+        process, now_s = self._process, self._reactor.now_s()
+        if process is None:
+            return
+        limits = self._limits
+        if process.is_overdue(now_s):
+            process.kill()
+        elif process.is_stopping:
+            return
+        elif self.state == "starting" and now_s - process.started_s > limits.start_s:
+            self._kill(f"did not start within {limits.start_s:.0f} s")
+        elif self._pending is not None and now_s - self._pending[2] > limits.start_s:
+            self._kill(f"did not load a bundle within {limits.start_s:.0f} s")
+        elif self.state == "running" and now_s - process.progressed_s > limits.hang_s:
+            self._kill(f"finished no frame for {limits.hang_s:.0f} s though one was due")
+
+    def reported(self) -> PipelineState:
+        """Return what is reported of it."""
+        running = self.running
+        latency = Histogram()
+        for progress in self.recent:
+            if progress.latency_ms is not None:
+                latency.merge(Histogram.from_wire(progress.latency_ms))
+        last = list(self.recent)[-10:]
+        seconds = sum(progress.period_s for progress in last)
+        return PipelineState(
+            state=self.state,
+            model=running.model if running else self.plan.model,
+            version=running.version if running else "",
+            variant=running.variant if running else "",
+            fps=round(sum(progress.frames for progress in last) / seconds, 2) if seconds else 0.0,
+            p95_ms=round(latency.quantile(0.95), 3),
+            frames=self.totals["frames"],
+            dropped=self.totals["dropped"],
+            errors=self.totals["errors"],
+            restarts=self.restarts,
+            failovers=self.totals["failovers"],
+            message=self.message,
+        )
+
+    # -- towards the target
+
+    def _reconcile(self) -> None:
+        if self._is_stopping or self._target is None:
+            return
+        if self._process is None:
+            self._start_after(self._restarts.delay_s)
+        elif self.state == "running" and self._actual == self._target:
+            self._observer.settled(self)
+        elif self.state == "running" and self._pending is None:
+            self._swap()
+
+    def _swap(self) -> None:
+        target, process = self._target, self._process
+        assert target is not None
+        assert process is not None
+        self._swaps += 1
+        self._pending = (self._swaps, target, self._reactor.now_s())
+        purpose = "rollback" if target == self._kept else self._purpose
+        process.send(Swap(swap=self._swaps, purpose=purpose, path=str(target)))
+
+    def _start_after(self, delay_s: float) -> None:
+        """Start the worker; a start that was planned before gives way to this one."""
+        self._starts += 1
+        number = self._starts
+        self._reactor.after(delay_s, lambda: self._start(number))
+
+    def _start(self, number: int) -> None:
+        if self._is_stopping or self._process is not None or self._target is None or number != self._starts:
+            return
+        plan = self.plan
+        run = Run(
+            pipeline=plan.text,
+            what=plan.what,
+            folder=str(plan.folder),
+            model=str(self._target),
+            threads=plan.threads,
+            progress_s=self._progress_s,
+        )
+        self._given, self._end, self._why_killed = self._target, None, ""
+        try:
+            self._process = process = WorkerProcess(run, self._environment, self._reactor.now_s())
+        except (OSError, LinkError) as error:
+            self._ended(f"could not be started: {error}")
+            return
+        self.state = "starting"
+        self._reactor.watch(process.channel, selectors.EVENT_READ, self._ready)
+        logger.info("worker %d starts", process.pid, extra={"pipeline": self.name, "bundle": run.model})
+
+    # -- from the worker
+
+    def _ready(self, _: int) -> None:
+        process = self._process
+        assert process is not None
+        try:
+            messages, has_closed = process.channel.receive()
+            for message in messages:
+                self._take(message, process)
+        except ProtocolError as error:
+            self.totals["malformed"] += 1
+            self._kill(f"does not speak the protocol: {error}")
+            has_closed = True
+        if has_closed:
+            self._collect(process)
+
+    def _take(self, message: Any, process: WorkerProcess) -> None:
+        if isinstance(message, Progress):
+            self._progressed(message, process)
+        elif isinstance(message, EventOut):
+            self._observer.record(self, message.record)
+        elif isinstance(message, Started):
+            self._started(message, process)
+        elif isinstance(message, Swapped):
+            self._swapped(message)
+        elif isinstance(message, SwapFailed):
+            self._swap_failed(message)
+        elif isinstance(message, FailedOver):
+            self._adopt(message.running)
+            self._observer.failed_over(self, message)
+        elif isinstance(message, AlertOut):
+            self._observer.record(self, message.alert)
+        elif isinstance(message, (Ended, Fatal)):
+            self._end = message
+
+    def _progressed(self, progress: Progress, process: WorkerProcess) -> None:
+        if progress.advanced:
+            process.progressed_s = self._reactor.now_s()
+        for total in ("frames", "dropped", "errors", "events", "failovers"):
+            self.totals[total] += getattr(progress, total)
+        if progress.running.digest == self._recent_of:
+            self.recent.append(progress)
+        self._observer.progressed(self, progress)
+
+    def _started(self, message: Started, process: WorkerProcess) -> None:
+        process.progressed_s = self._reactor.now_s()
+        self.state, self.message, self._actual = "running", "", self._given
+        self._adopt(message.running)
+        self._reconcile()
+
+    def _swapped(self, message: Swapped) -> None:
+        if self._pending is None or self._pending[0] != message.swap:
+            return
+        self._kept = self._actual if message.purpose == "trial" else None
+        self._actual, self._pending = self._pending[1], None
+        self._adopt(message.running)
+        logger.info(
+            "swapped to %s %s in %.1f ms",
+            message.running.model,
+            message.running.version,
+            message.gap_ms,
+            extra={"pipeline": self.name, "purpose": message.purpose},
+        )
+        self._reconcile()
+
+    def _adopt(self, running: Running) -> None:
+        """Take over what the worker says it runs; what was measured of another bundle is no baseline."""
+        if running.digest != self._recent_of:
+            self.recent.clear()
+            self._recent_of = running.digest
+        self.running = running
+        self._observer.changed()
+
+    def _swap_failed(self, message: SwapFailed) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None and pending[1] == self._target:
+            self._observer.swap_failed(self, message.reason)
+        else:
+            self._reconcile()
+
+    # -- the end of a worker
+
+    def _end_for(self, reason: str) -> None:
+        """End the worker as asked, which is no crash."""
+        if self._process is not None:
+            self._is_asked, self._why_killed = True, reason
+            self._process.kill()
+
+    def _kill(self, reason: str) -> None:
+        self._why_killed = reason
+        logger.error("the worker of %s is ended: %s", self.name, reason)
+        if self._process is not None:
+            self._process.kill()
+
+    def _collect(self, process: WorkerProcess) -> None:
+        self._reactor.unwatch(process.channel)
+        code = process.reap()
+        self._process = self.running = None
+        if self._is_stopping:
+            self.state = "stopped"
+        elif isinstance(self._end, Ended):
+            self.state, self.message, self._actual = "stopped", self._end.reason, None
+            logger.info("pipeline %s: %s", self.name, self._end.reason)
+            self._observer.changed()
+        else:
+            fatal = self._end.message if isinstance(self._end, Fatal) else ""
+            self._ended(self._why_killed or fatal or exit_reason(code))
+
+    def _ended(self, reason: str) -> None:
+        self._actual = self._kept = self._pending = None
+        if self._is_asked:
+            self.state, self._is_asked = "starting", False
+            self._start_after(0.0)
+            return
+        self.message = reason
+        if isinstance(self._end, Fatal) and self._end.code == ConfigError.code:
+            self.state = "failed"  # the same text would fail in the same way
+            self._observer.alert("error", self._end.code, reason, self.name)
+            self._observer.changed()
+            return
+        verdict = self._restarts.crashed(self._reactor.now_s())
+        self.state = "failed" if verdict is Verdict.GIVE_UP else "starting"
+        logger.error("the worker of %s ended: %s", self.name, reason)
+        self._observer.alert("error", "agent.worker_ended", reason, self.name)
+        self._observer.crashed(self, reason)
+        if verdict is Verdict.GIVE_UP:
+            self._observer.gave_up(self, reason)
+        self._observer.changed()
+        self._start_after(self._restarts.delay_s)

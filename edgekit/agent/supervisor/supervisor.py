@@ -1,0 +1,428 @@
+"""The always-on process of a device: owns workers, updates, the way out, the link and the local socket.
+
+No NumPy, no runtime, no trust library is ever imported here; they live in workers and the updater.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import edgekit
+from edgekit.agent.children import MeasuringChild, Survey, measure
+from edgekit.agent.config import AgentConfig, Environment, worker_environment
+from edgekit.agent.ipc import FailedOver, Progress
+from edgekit.agent.jobs import Jobs
+from edgekit.agent.measuring.coordinator import MeasuringOffice
+from edgekit.agent.measuring.runs import Measuring
+from edgekit.agent.reactor import Reactor
+from edgekit.agent.status import StatusServer, socket_path
+from edgekit.agent.supervisor.commands import CommandDesk
+from edgekit.agent.supervisor.controls import Controls
+from edgekit.agent.supervisor.egress import Outgoing
+from edgekit.agent.supervisor.fleet import FleetSide
+from edgekit.agent.supervisor.metrics import Books
+from edgekit.agent.supervisor.pipelines import Pipeline
+from edgekit.agent.supervisor.prepare import prepare
+from edgekit.agent.supervisor.updates import ModelUpdates
+from edgekit.base.clock import FlooredClock
+from edgekit.base.lock import lock_state
+from edgekit.base.notify import Notifier
+from edgekit.core.errors import EdgekitError
+from edgekit.core.wire import Birth, Command, Desired, Record, Reported, UpdateRecord
+from edgekit.hardware.sensors import Sensors
+from edgekit.update.slots import Slots
+
+logger = logging.getLogger(__name__)
+
+REPORT_DELAY_S = 0.2
+CLOCK_KEEP_S = 600.0
+WANT_EVERY_S = 5.0
+GARBAGE_RETRY_S = 30.0
+PREPARE_AGAIN_S = 60.0
+
+
+class Supervisor:
+    """Everything of one agent, on one thread.
+
+    Args:
+        config: What to run.
+        environment: The environment's part of the configuration.
+
+    Raises:
+        StorageError: The state folder cannot be used, or another agent uses it.
+    """
+
+    def __init__(self, config: AgentConfig, environment: Environment) -> None:
+        self.config = config
+        state = config.state
+        self._lock = lock_state(state)
+        self.clock = FlooredClock(state / "clock")
+        self.reactor = Reactor()
+        self.slots = Slots(state)
+        self.outgoing = Outgoing(state, config.pipelines, config.outbox, self.clock)
+        self.jobs = Jobs(self.reactor.post)
+        self.fleet = FleetSide(
+            state, self.reactor, self.outgoing, self.clock, self, config.limits.update_s, self.jobs
+        )
+        self.pipelines = [
+            Pipeline(
+                plan,
+                self.reactor,
+                config.limits,
+                worker_environment(),
+                self,
+                config.intervals.progress_s,
+            )
+            for plan in config.pipelines
+        ]
+        self.models = self._make_models()
+        self.books = Books()
+        self.sensors: dict[str, float] = {}
+        self.started_s = self.reactor.now_s()
+        self.measuring = Measuring(
+            state,
+            self.reactor,
+            self.clock,
+            MeasuringOffice(self),
+            lambda task: MeasuringChild(task, worker_environment()),
+        )
+        self._controls = Controls(self)
+        self._desk = CommandDesk(
+            state / "commands.json", self._controls.commands(), self.outgoing.put, self.clock
+        )
+        self._status = StatusServer(
+            socket_path(state), self.reactor, self._controls.operations(), config.limits.status_clients
+        )
+        self._notifier = Notifier(environment.notify_socket)
+        self._sensors: Sensors | None = None
+        self._is_dirty = False
+        self._reports = 0
+        self._is_stopping = False
+        self._reported = self._make_reported()
+
+    def _make_models(self) -> dict[str, ModelUpdates]:
+        models: dict[str, ModelUpdates] = {}
+        for name in dict.fromkeys(plan.managed for plan in self.config.pipelines if plan.managed):
+            updates = models[name] = ModelUpdates(
+                name,
+                self.slots,
+                self.config.state / "update",
+                self.reactor,
+                self.clock,
+                self,
+                self.config.limits,
+            )
+            updates.use([pipeline for pipeline in self.pipelines if pipeline.plan.managed == name])
+        return models
+
+    # -- life
+
+    def run(self) -> None:
+        """Run until SIGTERM or SIGINT, then stop everything in order."""
+        self.jobs.start()
+        self.jobs.submit(self._prepare, self._prepared)
+        self.fleet.start()
+        self._set_timers()
+        with _signals(self._begin_stop):
+            self._notifier.tell("READY=1")
+            self.reactor.run()
+        self._close()
+
+    def _set_timers(self) -> None:
+        every, intervals = self.reactor.every, self.config.intervals
+        every(intervals.progress_s, self._tick)
+        every(intervals.metrics_s, self._send_metrics)
+        every(intervals.sensors_s, self._read_sensors)
+        every(intervals.reported_s, self.changed)
+        every(WANT_EVERY_S, self._want_again)
+        every(CLOCK_KEEP_S, self._keep_clock)
+
+    def _prepare(self) -> Survey:
+        return prepare(self.config.pipelines, self.slots, self.outgoing, worker_environment())
+
+    def _prepared(self, found: Survey | EdgekitError) -> None:
+        """Start everything that needs to know the machine."""
+        if isinstance(found, Survey):
+            self.fleet.survey = found
+            self._sensors = Sensors(Path("/"), found.profile.telemetry)
+            self._read_sensors()
+            self.fleet.announce()
+        else:
+            self.outgoing.alert("error", found.code, found.message)
+            self.reactor.after(PREPARE_AGAIN_S, lambda: self.jobs.submit(self._prepare, self._surveyed_late))
+        if self._is_stopping:
+            return
+        self.measuring.resume()
+        for pipeline in self.pipelines:
+            if pipeline.plan.pinned is not None:
+                pipeline.run_on(pipeline.plan.pinned)
+        for updates in self.models.values():
+            updates.resume()
+        self._want_again()
+
+    def _surveyed_late(self, found: Survey | EdgekitError) -> None:
+        if isinstance(found, Survey):
+            self.fleet.survey = found
+            self.fleet.announce()
+
+    def measure(self, bundle: Path, done: Callable[[], None]) -> None:
+        """Measure a bundle's variants, then call back."""
+        environment, state = worker_environment(), self.config.state
+
+        def measured(_: object) -> None:
+            self.measuring.office.take_reports()
+            done()
+
+        self.jobs.submit(lambda: measure(bundle, environment, state), measured)
+
+    def _begin_stop(self) -> None:
+        if self._is_stopping:
+            return
+        self._is_stopping = True
+        logger.info("stopping")
+        self._notifier.tell("STOPPING=1")
+        for pipeline in self.pipelines:
+            pipeline.stop()
+        self._stop_when_still()
+
+    def _stop_when_still(self) -> None:
+        if all(pipeline.is_stopped for pipeline in self.pipelines):
+            self.reactor.stop()
+        else:
+            self.reactor.after(0.05, self._stop_when_still)
+
+    def _close(self) -> None:
+        self._send_metrics()
+        self.fleet.stop()
+        self.measuring.stop()
+        self.jobs.stop()
+        self._keep_clock()
+        self.outgoing.close()
+        self._status.close()
+        self._notifier.close()
+        self.reactor.close()
+        os.close(self._lock)
+
+    # -- timers
+
+    def _tick(self) -> None:
+        self._notifier.tell("WATCHDOG=1")
+        for pipeline in self.pipelines:
+            pipeline.tick()
+        for updates in self.models.values():
+            updates.tick()
+        self.measuring.tick()
+
+    def _send_metrics(self) -> None:
+        for report in self.books.close(self.clock, self.sensors):
+            self.outgoing.put(report, report.pipeline)
+        self.outgoing.check_quota()
+
+    def _read_sensors(self) -> None:
+        if self._sensors is not None:
+            self.sensors = {name: float(value) for name, value in self._sensors.read().items()}
+
+    def _keep_clock(self) -> None:
+        try:
+            self.clock.keep()
+        except OSError as cause:
+            logger.warning("the clock's floor cannot be kept: %s", cause)
+
+    # -- updates
+
+    def desired_accepted(self, desired: Desired) -> None:
+        """Begin what a new desired state asks for."""
+        for name in desired.models:
+            if name not in self.models:
+                self._not_managed(name, desired)
+        self._want(is_new=True)
+        self.changed()
+
+    def _not_managed(self, name: str, desired: Desired) -> None:
+        wanted = desired.models[name]
+        self.outgoing.put(
+            UpdateRecord(
+                mono_ns=self.clock.monotonic_ns(),
+                unix_ms=self.clock.unix_ms(),
+                model=name,
+                version=wanted.version,
+                state="IDLE",
+                event="REJECTED",
+                reason="no pipeline of this device keeps this model up to date",
+                rollout=wanted.rollout,
+            )
+        )
+
+    def want_now(self) -> None:
+        """Take up what is desired, without waiting for its time."""
+        self._want(is_new=True)
+
+    def _want_again(self) -> None:
+        self._want(is_new=False)
+
+    def _want(self, *, is_new: bool) -> None:
+        desired = self.fleet.desired
+        if desired is None or self.fleet.survey is None or self._is_stopping:
+            return
+        for name, updates in self.models.items():
+            if name in desired.models:
+                updates.want(desired.models[name], is_new=is_new)
+
+    def fetch(self, model: str, done: Callable[[EdgekitError | None], None]) -> None:
+        """Have the updater bring a model's desired bundle."""
+        self.fleet.fetch(model, done)
+
+    def announce(self, record: UpdateRecord) -> None:
+        """Put a transition into the outbox."""
+        logger.info(
+            "update: %s %s %s", record.model, record.version, record.event, extra={"why": record.reason}
+        )
+        self.outgoing.put(record)
+        self.outgoing.outbox.flush()  # the machine takes note next that this was told
+
+    def collect_garbage(self) -> None:
+        """Free what no slot names, as soon as no updater is at work."""
+        if self.jobs.is_busy:
+            self.reactor.after(GARBAGE_RETRY_S, self.collect_garbage)
+            return
+        try:
+            freed = self.slots.collect_garbage()
+        except EdgekitError as error:
+            logger.warning("garbage stays: %s", error)
+            return
+        if freed:
+            logger.info("freed %d bytes of old bundles", freed)
+
+    def commanded(self, command: Command) -> None:
+        """Do a command of the fleet."""
+        self._desk.take(command)
+
+    # -- what pipelines tell
+
+    def settled(self, pipeline: Pipeline) -> None:
+        """The worker runs what it shall run."""
+        self.changed()
+        if (updates := self.models.get(pipeline.plan.managed)) is not None:
+            updates.settled()
+
+    def swap_failed(self, pipeline: Pipeline, reason: str) -> None:
+        """The bundle it shall run was not taken."""
+        logger.warning("a swap failed: %s", reason, extra={"pipeline": pipeline.name})
+        if (updates := self.models.get(pipeline.plan.managed)) is not None:
+            updates.swap_failed(reason)
+
+    def crashed(self, pipeline: Pipeline, reason: str) -> None:
+        """The worker ended unasked."""
+        if (updates := self.models.get(pipeline.plan.managed)) is not None:
+            updates.crashed(reason)
+
+    def gave_up(self, pipeline: Pipeline, reason: str) -> None:
+        """It crashed too often: another version takes over where there is one."""
+        updates = self.models.get(pipeline.plan.managed)
+        if updates is not None and updates.gave_up(reason):
+            self.alert(
+                "error", "agent.fell_back", f"went back to the previous version: {reason}", pipeline.name
+            )
+        else:
+            self.alert("error", "agent.pipeline_failed", reason, pipeline.name)
+
+    def progressed(self, pipeline: Pipeline, progress: Progress) -> None:
+        """A second of work was counted."""
+        self.books.add(pipeline.name, progress)
+        if (updates := self.models.get(pipeline.plan.managed)) is not None:
+            updates.progressed(progress)
+
+    def failed_over(self, pipeline: Pipeline, message: FailedOver) -> None:
+        """An accelerator was lost, and another variant runs."""
+        text = (
+            f"variant {message.lost} lost its accelerator, {message.running.variant} runs: {message.reason}"
+        )
+        self.alert("warning", "agent.failed_over", text, pipeline.name)
+        if (updates := self.models.get(pipeline.plan.managed)) is not None:
+            updates.failed_over(message.lost, message.reason)
+
+    def record(self, pipeline: Pipeline, record: Record) -> None:
+        """Something wants to leave the device."""
+        self.outgoing.put(record, pipeline.name)
+
+    def alert(self, level: Literal["info", "warning", "error"], code: str, message: str, name: str) -> None:
+        """Tell an operator."""
+        self.outgoing.alert(level, code, message, name)
+
+    # -- what is reported
+
+    def changed(self) -> None:
+        """Report soon, once for all that changes until then."""
+        if not self._is_dirty:
+            self._is_dirty = True
+            self.reactor.after(REPORT_DELAY_S, self._report)
+
+    def _report(self) -> None:
+        self._is_dirty = False
+        self._reported = self._make_reported()
+        self.fleet.report()
+
+    def refresh(self) -> Reported:
+        """Return what is reported, as of now."""
+        self._reported = self._make_reported()
+        return self._reported
+
+    def _make_reported(self) -> Reported:
+        self._reports += 1
+        desired = self.fleet.desired
+        rejected: dict[str, str] = {}
+        for updates in self.models.values():
+            rejected |= updates.rejected
+        return Reported(
+            boot=self.outgoing.outbox.boot,
+            version=self._reports,
+            desired=desired.version if desired else 0,
+            models={name: updates.model_state() for name, updates in self.models.items()},
+            updates={name: updates.reported() for name, updates in self.models.items()},
+            pipelines={pipeline.name: pipeline.reported() for pipeline in self.pipelines},
+            outbox=self.outgoing.outbox.state(),
+            sensors=self.sensors,
+            rejected=rejected,
+            unix_ms=self.clock.unix_ms(),
+        )
+
+    def reported(self) -> Reported:
+        """Return what is reported; any thread may ask."""
+        return self._reported
+
+    def birth(self) -> Birth:
+        """Return what is announced; any thread may ask."""
+        found, desired = self.fleet.survey, self.fleet.desired
+        return Birth(
+            online=True,
+            boot=self.outgoing.outbox.boot,
+            conn=0,
+            agent=edgekit.__version__,
+            profile=found.profile.id if found else "",
+            hardware=found.facts if found else None,
+            backends=found.facts.backends if found else (),
+            desired=desired.version if desired else 0,
+            clock=self.clock.quality,
+            unix_ms=self.clock.unix_ms(),
+        )
+
+
+class _signals:  # noqa: N801 - reads as what it is in a with statement
+    """Has SIGTERM and SIGINT begin an orderly stop."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, lambda *_: self._stop())
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

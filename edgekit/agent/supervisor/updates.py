@@ -1,0 +1,448 @@
+"""The update of one model on this device: what the update machine has done, by slots and workers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+
+from edgekit.agent.config import LimitsTable
+from edgekit.agent.ipc import Progress, Purpose
+from edgekit.agent.reactor import Reactor
+from edgekit.agent.supervisor.metrics import StatsSum, stats_of
+from edgekit.agent.supervisor.pipelines import Pipeline
+from edgekit.core.errors import BundleError, EdgekitError, StorageError, UsageError
+from edgekit.core.ports import Clock
+from edgekit.core.spec import Guards, parse_manifest
+from edgekit.core.wire import DesiredModel, ModelState, UpdateRecord, UpdateState
+from edgekit.update.driver import Job, UpdateDriver
+from edgekit.update.guards import TrialStats, judge, tighter
+from edgekit.update.machine import Event, State
+from edgekit.update.slots import SlotName, Slots
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = (1.0, 5.0, 15.0, 60.0)
+"""Waits between the tries of one step."""
+POSTPONED_S = (15.0, 60.0, 300.0, 900.0, 1800.0)
+"""Waits before a postponed update is taken up again."""
+BASELINE_S = 15.0
+"""The longest that a trial waits for frames of the active version to compare with."""
+REVIVE_S = 5.0
+"""The wait after the machine's state could not be written."""
+SLOTS: tuple[SlotName, ...] = ("active", "previous")
+MIN_SOAK_S = 1.0
+"""The shortest trial: without any, too few frames would be held against a version at once."""
+TRIAL_S = 3600.0
+"""A trial that sees too few frames to be judged ends after its soak and this."""
+
+
+class Office(Protocol):
+    """What the supervisor does for an update."""
+
+    def fetch(self, model: str, done: Callable[[EdgekitError | None], None]) -> None:
+        """Have the updater bring a model's desired bundle; ``done`` is called on the reactor."""
+
+    def measure(self, bundle: Path, done: Callable[[], None]) -> None:
+        """Measure a bundle's variants on this machine; ``done`` is called on the reactor."""
+
+    def announce(self, record: UpdateRecord) -> None:
+        """Put a transition into the outbox."""
+
+    def alert(self, level: Literal["info", "warning", "error"], code: str, message: str, name: str) -> None:
+        """An operator should know."""
+
+    def collect_garbage(self) -> None:
+        """Free what no slot names, as soon as no updater is at work."""
+
+    def changed(self) -> None:
+        """What is reported changed."""
+
+
+class Trial:
+    """A new version under watch: since when every worker runs it, and what it did since."""
+
+    def __init__(self, baseline: TrialStats | None, guards: Guards, soak_s: float, now_s: float) -> None:
+        self.baseline, self.guards, self.soak_s = baseline, guards, soak_s
+        self.begun_s = now_s
+        self.live_s: float | None = None
+        self.observed = StatsSum()
+
+    def measured(self) -> dict[str, float]:
+        """Return what is told of a trial that its guards did not end."""
+        stats = self.observed.stats()
+        return {
+            "frames": float(stats.frames),
+            "errors": float(stats.errors),
+            "crashes": float(stats.crashes),
+        }
+
+
+class ModelUpdates:
+    """One managed model: its slots, its update machine, the pipelines that run it.
+
+    Implements the driver's ports; everything happens on the reactor's thread.
+
+    Args:
+        model: The model's name.
+        slots: The device's slots.
+        folder: Where the machine's state is kept.
+        reactor: The supervisor's thread.
+        clock: Times in records.
+        office: The supervisor.
+        limits: When a trial has seen too many crashes, or takes too long to come up.
+
+    Raises:
+        StorageError: The machine's state cannot be read.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        slots: Slots,
+        folder: Path,
+        reactor: Reactor,
+        clock: Clock,
+        office: Office,
+        limits: LimitsTable,
+    ) -> None:
+        self.model = model
+        self.pipelines: list[Pipeline] = []
+        self._slots, self._reactor, self._clock, self._office = slots, reactor, clock, office
+        self._path = folder / f"{model}.json"
+        self._trial_crashes = limits.trial_crashes
+        self._live_limit_s = limits.start_s + limits.backoff_max_s
+        self._trial: Trial | None = None
+        self._is_resumed = self._is_reviving = False
+        self._tries = (0, 0)
+        self._postponed = 0
+        self._next_try_s = 0.0
+        self._driver = UpdateDriver(model, self._path, self, clock)
+
+    def use(self, pipelines: Sequence[Pipeline]) -> None:
+        """Name the pipelines that run this model."""
+        self.pipelines = list(pipelines)
+
+    def resume(self) -> None:
+        """Run the active version, and go on with the update where the last life of this process ended."""
+        if self._driver.state in (State.IDLE, State.FETCHING, State.INSTALLING):
+            self._run_active()
+        self._is_resumed = True
+        self._do(self._driver.resume)
+
+    @property
+    def rejected(self) -> dict[str, str]:
+        """Versions that are not tried again, as ``model@version``, and why."""
+        return self._driver.rejected
+
+    def reported(self) -> UpdateState:
+        """Return what is reported of the update."""
+        return self._driver.reported()
+
+    def model_state(self) -> ModelState:
+        """Return what is reported of the model."""
+        try:
+            slot = self._slots.load(self.model)
+        except StorageError as error:
+            return ModelState(why=error.message)
+        running = next((p.running for p in self.pipelines if p.running is not None), None)
+        return ModelState(
+            active=slot.active.version if slot.active else "",
+            previous=slot.previous.version if slot.previous else "",
+            staged=slot.staged.version if slot.staged else "",
+            variant=running.variant if running else "",
+            backend=running.backend if running else "",
+            accelerator=running.accelerator if running else "",
+            why=running.why[:500] if running else "",
+        )
+
+    # -- what the fleet or a person wants
+
+    def want(self, desired: DesiredModel, *, is_new: bool) -> None:
+        """Take up what the fleet wants; a postponed one is tried again when its time has come."""
+        now_s = self._reactor.now_s()
+        if is_new:
+            self._postponed, self._next_try_s = 0, 0.0
+        if not self._is_resumed or self._is_reviving or now_s < self._next_try_s:
+            return
+        self._do(lambda: self._want(desired, now_s))
+
+    def _want(self, desired: DesiredModel, now_s: float) -> None:
+        active = self._slots.load(self.model).active
+        if self._driver.want(desired, active.version if active else ""):
+            self._next_try_s = now_s + POSTPONED_S[min(self._postponed, len(POSTPONED_S) - 1)]
+            self._postponed += 1
+
+    def revert(self, reason: str) -> None:
+        """Go back to the previous version, and do not take this one again.
+
+        Raises:
+            UsageError: There is no previous version, or an update is under way.
+            StorageError: It cannot be written down.
+        """
+        slot = self._slots.load(self.model)
+        if slot.previous is None or slot.active is None:
+            raise UsageError(f"{self.model} has no previous version")
+        is_ready = self._is_resumed and not self._is_reviving
+        if not is_ready or not self._driver.revert(
+            slot.active.version, slot.previous.version, reason, reject=True
+        ):
+            raise UsageError(
+                f"an update of {self.model} is under way ({self._driver.state.value})",
+                hint="ask again when it has ended",
+            )
+
+    def retry(self, version: str) -> None:
+        """Let a rejected version be tried again; every one where ``version`` is empty.
+
+        Raises:
+            StorageError: It cannot be written down.
+        """
+        for key in list(self._driver.rejected):
+            if version in ("", key.partition("@")[2]):
+                self._driver.retry(key.partition("@")[2])
+
+    # -- ports of the driver
+
+    def fetch(self, job: Job) -> None:
+        """Bring the bundle, by the updater."""
+        self._reactor.after(self._wait_s(job), lambda: self._fetch_now(job))
+
+    def _fetch_now(self, job: Job) -> None:
+        if self._is_at(State.FETCHING, job):
+            self._office.fetch(self.model, lambda error: self._finish(Event.FETCHED, job, error))
+
+    def install(self, job: Job) -> None:
+        """Stage the bundle."""
+        self._reactor.after(self._wait_s(job), lambda: self._install_now(job))
+
+    def _install_now(self, job: Job) -> None:
+        if not self._is_at(State.INSTALLING, job) or job.desired is None:
+            return
+        try:
+            staged = self._slots.stage(self.model, job.version, job.desired.sha256)
+        except EdgekitError as error:
+            self._finish(Event.INSTALLED, job, error)
+            return
+        self._office.measure(staged, lambda: self._finish(Event.INSTALLED, job, None))
+
+    def _wait_s(self, job: Job) -> float:
+        """Return how long to wait before a step of a job: nothing at first, longer after each failure."""
+        serial, tries = self._tries
+        return RETRY_S[min(tries - 1, len(RETRY_S) - 1)] if serial == job.serial and tries else 0.0
+
+    def _finish(self, event: Event, job: Job, error: EdgekitError | None) -> None:
+        """Tell the machine how a step ended."""
+        if error is None:
+            self._tries = (job.serial, 0)
+            self._handle(event, serial=job.serial)
+            return
+        logger.warning("update of %s: %s", self.model, error)
+        self._tries = (job.serial, self._tries[1] + 1 if self._tries[0] == job.serial else 1)
+        reason = f"{error.code}: " + "; ".join((error.message, *error.reasons))[:1000]
+        self._handle(Event.RETRY if error.retryable else Event.REJECTED, reason, serial=job.serial)
+
+    def start_trial(self, job: Job) -> None:
+        """Have every pipeline of this model swap to the staged bundle, and watch."""
+        self._start_trial_when_ready(job, self._reactor.now_s() + BASELINE_S)
+
+    def _start_trial_when_ready(self, job: Job, deadline_s: float) -> None:
+        """Wait until the active version has run long enough to be compared with, if it runs at all."""
+        if not self._is_at(State.TRIAL, job):
+            return
+        try:
+            staged = self._slots.folder(self.model, "staged")
+            if staged is None:
+                raise BundleError("the staged bundle is gone")
+            own = parse_manifest((staged / "bundle.json").read_bytes()).guards
+        except (OSError, EdgekitError) as error:
+            self._handle(Event.FAILED, f"the staged bundle cannot be read: {error}", serial=job.serial)
+            return
+        guards = tighter(own, job.desired.guards if job.desired else None)
+        frames = sum(second.frames for pipeline in self.pipelines for second in pipeline.recent)
+        lacks_frames = frames < guards.min_frames and any(p.state == "running" for p in self.pipelines)
+        is_unready = lacks_frames or any(p.is_on_its_way for p in self.pipelines)
+        if is_unready and self._reactor.now_s() < deadline_s:
+            self._reactor.after(0.1, lambda: self._start_trial_when_ready(job, deadline_s))
+            return
+        baseline = stats_of(second for pipeline in self.pipelines for second in pipeline.recent)
+        soak_s = max(float(job.desired.soak_s) if job.desired else 0.0, MIN_SOAK_S)
+        self._trial = Trial(baseline, guards, soak_s, self._reactor.now_s())
+        for pipeline in self.pipelines:
+            pipeline.run_on(staged, "trial")
+
+    def commit(self, job: Job) -> None:
+        """Make the staged bundle active, and free the old one."""
+        self._slots.commit(self.model, job.version)
+        self._trial = None
+        self._postponed, self._next_try_s = 0, 0.0
+        for pipeline in self.pipelines:
+            pipeline.keep()
+        self._run_active()
+        self._office.collect_garbage()
+
+    def roll_back(self, job: Job) -> None:
+        """Make sure the version is in no slot that runs, then have every worker leave it."""
+        self._trial = None
+        error: StorageError | None = None
+        try:
+            self._slots.abandon(self.model, job.version)
+        except StorageError as caught:
+            error = caught
+        self._run_active("rollback")
+        if error is None:
+            self._reactor.after(0.0, lambda: self._check_gone_back(job))
+        else:
+            logger.error("update of %s: cannot go back: %s", self.model, error)
+            self._reactor.after(RETRY_S[1], lambda: self._finish(Event.RETRY, job, error))
+
+    def _check_gone_back(self, job: Job) -> None:
+        """Tell the machine once every worker runs what it shall, or has failed at that too."""
+        if not self._is_at(State.ROLLING_BACK, job):
+            return
+        if any(p.is_on_its_way for p in self.pipelines):
+            self._reactor.after(0.05, lambda: self._check_gone_back(job))
+            return
+        self._handle(Event.ROLLED_BACK, serial=job.serial)
+        self._office.collect_garbage()
+
+    def is_committed(self, job: Job) -> bool:
+        """Say whether the job's version is the active one."""
+        active = self._slots.load(self.model).active
+        return active is not None and active.version == job.version
+
+    def announce(self, record: UpdateRecord) -> None:
+        """Tell the fleet of a transition."""
+        self._office.announce(record)
+        self._office.changed()
+
+    # -- what pipelines tell
+
+    def settled(self) -> None:
+        """A worker runs what it shall run."""
+        trial = self._trial
+        if trial is not None and trial.live_s is None and all(p.is_settled for p in self.pipelines):
+            trial.live_s = self._reactor.now_s()
+
+    def swap_failed(self, reason: str) -> None:
+        """A bundle was not taken: a trial has failed; any other way is gone by a fresh worker."""
+        if self._trial is not None:
+            self._fail(reason)
+            return
+        for pipeline in self.pipelines:
+            if not pipeline.is_settled:
+                pipeline.restart()
+
+    def crashed(self, reason: str) -> None:
+        """A worker ended unasked."""
+        trial = self._trial
+        if trial is None:
+            return
+        trial.live_s = None
+        trial.observed.crashes += 1
+        if trial.observed.crashes >= self._trial_crashes:
+            self._fail(f"the worker crashed {trial.observed.crashes} times: {reason}")
+
+    def gave_up(self, reason: str) -> bool:
+        """A worker crashes again and again on the active version; return whether another takes over."""
+        if self._trial is not None:
+            return False
+        try:
+            self.revert(f"crashed too often: {reason}")
+        except EdgekitError as error:
+            logger.warning("no other version takes over: %s", error)
+            return False
+        return True
+
+    def failed_over(self, lost: str, reason: str) -> None:
+        """An accelerator was lost; a version on trial may be the cause."""
+        if self._trial is not None:
+            self._fail(f"variant {lost} lost its accelerator during the trial: {reason}")
+
+    def progressed(self, progress: Progress) -> None:
+        """Count a second of the version on trial."""
+        trial, job = self._trial, self._driver.job
+        if trial is not None and job is not None and progress.running.version == job.version:
+            trial.observed.add(progress)
+
+    def tick(self) -> None:
+        """Judge the trial; call it each second."""
+        trial = self._trial
+        if trial is None or self._driver.state is not State.TRIAL:
+            return
+        now_s = self._reactor.now_s()
+        if trial.live_s is None:
+            if now_s - trial.begun_s > self._live_limit_s:
+                self._fail(f"it was not up and running within {self._live_limit_s:.0f} s")
+            return
+        elapsed_s = now_s - trial.live_s
+        # a crash may come from outside; only so many of them are held against the version
+        stats = msgspec.structs.replace(trial.observed.stats(), crashes=0)
+        verdict = judge(stats, trial.baseline, trial.guards, elapsed_s, trial.soak_s)
+        if verdict.action == "commit":
+            self._handle(Event.COMMITTED, verdict.reason, verdict.measured)
+        elif verdict.action == "roll_back":
+            self._handle(Event.FAILED, verdict.reason, verdict.measured)
+        elif elapsed_s > trial.soak_s + TRIAL_S:
+            self._handle(Event.FAILED, "too few frames came to judge it by", verdict.measured)
+
+    # -- the machine
+
+    def _fail(self, reason: str) -> None:
+        if self._driver.state is State.TRIAL:
+            measured = self._trial.measured() if self._trial is not None else {}
+            self._handle(Event.FAILED, reason[:1000], measured)
+
+    def _handle(
+        self,
+        event: Event,
+        reason: str = "",
+        measured: dict[str, float] | None = None,
+        serial: int | None = None,
+    ) -> None:
+        self._do(lambda: self._driver.handle(event, reason, measured, serial=serial))
+
+    def _do(self, step: Callable[[], object]) -> None:
+        """Take a step of the machine; where it cannot be written down, begin again from the disk."""
+        try:
+            step()
+        except StorageError as error:
+            logger.error("update of %s: %s", self.model, error)  # noqa: TRY400 - the message says it all
+            self._office.alert("error", error.code, f"update of {self.model}: {error.message}", "")
+            if not self._is_reviving:
+                self._is_reviving = True
+                self._reactor.after(REVIVE_S, self._revive)
+
+    def _revive(self) -> None:
+        """Take up the machine as it stands on the disk, as after a restart of this process."""
+        self._is_reviving = False
+        self._trial = None
+
+        def begin_again() -> None:
+            self._driver = UpdateDriver(self.model, self._path, self, self._clock)
+            self._driver.resume()
+            if self._driver.state is State.IDLE:
+                self._run_active()
+
+        self._do(begin_again)
+
+    def _is_at(self, state: State, job: Job) -> bool:
+        now = self._driver.job
+        return self._driver.state is state and now is not None and now.serial == job.serial
+
+    def _run_active(self, purpose: Purpose = "switch") -> None:
+        """Have every pipeline run the active version, or the previous where that cannot be read."""
+        folder: Path | None = None
+        for slot in SLOTS:
+            try:
+                folder = self._slots.folder(self.model, slot)
+            except EdgekitError as error:
+                logger.error("%s: the %s version cannot be used: %s", self.model, slot, error)  # noqa: TRY400
+                self._office.alert("error", error.code, f"{self.model}, {slot}: {error.message}", "")
+                continue
+            break
+        for pipeline in self.pipelines:
+            pipeline.run_on(folder, purpose)

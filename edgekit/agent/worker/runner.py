@@ -1,0 +1,317 @@
+"""Puts a pipeline together: configuration, model, source and sinks, into a loop that runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.base.paths import state_dir
+from edgekit.core.errors import ConfigError, EdgekitError
+from edgekit.core.ports import Result, Sink
+from edgekit.model.assembly import OpenModel, open_model
+from edgekit.pipeline.config import PipelineConfig, Section, load_config
+from edgekit.pipeline.events import Debounce
+from edgekit.pipeline.loop import Loop, Rules
+from edgekit.pipeline.pre import vision
+from edgekit.pipeline.predictor import Predictor, with_overrides
+from edgekit.pipeline.redact import Redactor
+from edgekit.pipeline.sinks import SinkContext, make_sink
+from edgekit.pipeline.sinks.jsonl import JsonlOptions
+from edgekit.pipeline.sinks.video import VideoOptions
+from edgekit.pipeline.sources import make_source, source_context
+
+if TYPE_CHECKING:
+    from edgekit.sync.ledger import Ledger
+    from edgekit.sync.mqtt import Publisher
+
+logger = logging.getLogger(__name__)
+
+Connect = Callable[[str], Callable[[str, bytes], object]]
+Failover = Callable[[Predictor, EdgekitError], Predictor]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a run ended: its summary (``edgekit run --json``), and the signal that ended it, or 0."""
+
+    document: dict[str, Any]
+    signal: int = 0
+
+
+def make_predictor(config: PipelineConfig, opened: OpenModel) -> Predictor:
+    """Return the predictor of an opened model, with the thresholds the pipeline sets.
+
+    Raises:
+        ModelError: The files are not what the manifest says, or its decoder is not known here.
+    """
+    table = config.model
+    post = with_overrides(
+        opened.manifest.post,
+        score_threshold=table.score_threshold,
+        iou_threshold=table.iou_threshold,
+        top_k=table.top_k,
+    )
+    return Predictor(opened.manifest, opened.variant, opened.backend, opened.labels, post=post)
+
+
+def make_loop(
+    config: PipelineConfig,
+    predictor: Predictor,
+    *,
+    sinks: Sequence[Sink] = (),
+    failover: Failover | None = None,
+    max_errors: int = 30,
+    connect: Connect | None = None,
+    callback: Callable[[Result], object] | None = None,
+    record: Path | None = None,
+) -> Loop:
+    """Put a loop together; it opens its source when it runs.
+
+    Args:
+        config: The pipeline.
+        predictor: Its model, loaded; its owner closes it.
+        sinks: More sinks than the configuration names, written first. With these, an ``mqtt`` sink
+            without a ``url`` is left out: it means the agent's own link, which they serve.
+        failover: See ``Loop``.
+        max_errors: So many frames in a row may fail.
+        connect: Gives a publisher for a broker's URL.
+        callback: For a ``callback`` sink that names no function.
+        record: A folder that takes ``results.jsonl``, and ``video.mp4`` where frames are images.
+
+    Raises:
+        ConfigError: A source or sink cannot be made.
+        StorageError: A sink's file cannot be written.
+    """
+    takes_images = not predictor.manifest.pre.window
+    if takes_images:
+        vision().setNumThreads(1)  # OpenCV's own threads would compete with the runtime's
+    folder, privacy = Path(config.folder), config.privacy
+    source = make_source(
+        config.source.kind, config.source.options, source_context(predictor.manifest, folder)
+    )
+    context = SinkContext(
+        pipeline=config.pipeline.name,
+        folder=folder,
+        source_fps=lambda: float(getattr(source, "fps", 0.0) or getattr(config.source.options, "fps", 0.0)),
+        egress=frozenset(privacy.egress),
+        connect=connect,
+        callback=callback,
+    )
+    sections = [
+        section
+        for section in config.sinks
+        if not (sinks and section.kind == "mqtt" and not section.options.url)
+    ]
+    if record is not None:
+        sections += _recording(record, takes_images=takes_images)
+    rule = Debounce(config.events.appear, config.events.window, config.events.vanish)
+    redactor = Redactor(
+        privacy.redact, privacy.redact_style, privacy.redact_margin_ratio, privacy.redact_hold
+    )
+    rules = Rules(rule, redactor if privacy.redact else None, max_errors, config.budget.p95_ms)
+    opened = (*sinks, *open_sinks(sections, context))
+    return Loop(config.pipeline.name, source, predictor, opened, rules=rules, failover=failover)
+
+
+def _recording(folder: Path, *, takes_images: bool) -> list[Section]:
+    folder = folder.resolve()
+    sections = [Section("jsonl", JsonlOptions(path=str(folder / "results.jsonl")))]
+    if takes_images:
+        sections.append(Section("video", VideoOptions(path=str(folder / "video.mp4"))))
+    return sections
+
+
+def open_sinks(sections: Sequence[Section], context: SinkContext) -> list[Sink]:
+    """Open sinks, all or none."""
+    opened: list[Sink] = []
+    try:
+        for section in sections:
+            opened.append(make_sink(section.kind, section.options, context))  # noqa: PERF401 - closed on error
+    except EdgekitError:
+        for sink in opened:
+            sink.close()
+        raise
+    return opened
+
+
+def model_path(config: PipelineConfig) -> Path:
+    """Return the bundle that a pipeline names: beside its file, or below the working folder.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    name = config.pipeline.model
+    for path in (Path(config.folder) / Path(name).expanduser(), Path(name)):
+        if path.exists():
+            return path
+    raise ConfigError(
+        f"pipeline {config.pipeline.name!r}: model {name!r}: there is no such bundle",
+        hint="give a bundle's path; a model by name alone is for pipelines that an agent runs",
+    )
+
+
+def run_pipeline(
+    path: Path,
+    *,
+    frames: int | None = None,
+    seconds: float | None = None,
+    record: Path | None = None,
+    variant: str | None = None,
+    watch: Callable[[Loop], contextlib.AbstractContextManager[object]] | None = None,
+) -> Ran:
+    """Run a pipeline's file in this process until its source ends, a limit, or SIGINT or SIGTERM.
+
+    Args:
+        path: The pipeline's TOML file.
+        frames: Stop after so many frames.
+        seconds: Stop after so long.
+        record: A folder that takes what was seen and found, and ``summary.json``.
+        variant: The only variant to consider, in place of the configuration's.
+        watch: Entered while the loop runs, to show how it goes.
+
+    Raises:
+        EdgekitError: It cannot start, or cannot go on.
+    """
+    config = load_config(path)
+    models = Models(config, model_path(config), variant)
+    publishers = Publishers(config.pipeline.name)
+    try:
+        predictor = models.open()
+        predictor.warm()
+        loop = make_loop(
+            config, predictor, failover=models.fail_over, connect=publishers.connect, record=record
+        )
+        with stopped_by_signals(loop) as received, watch(loop) if watch else contextlib.nullcontext():
+            document = loop.run(frames=frames, seconds=seconds)
+    finally:
+        publishers.close()
+        models.close()
+    if record is not None:
+        (record / "summary.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return Ran(document, received[0] if received else 0)
+
+
+class Models:
+    """The model of one run, and the variants that were lost on the way."""
+
+    def __init__(self, config: PipelineConfig, path: Path, variant: str | None) -> None:
+        self._config, self._path = config, path
+        self._variant = variant or config.model.variant or None
+        self._lost: dict[str, str] = {}
+        self._opened: OpenModel | None = None
+
+    def open(self) -> Predictor:
+        """Open the variant that fits best, of those that are left."""
+        self._opened = open_model(
+            self._path,
+            variant=self._variant,
+            threads=self._config.model.threads or None,
+            exclude=self._lost,
+        )
+        logger.info("model opened", extra={"why": self._opened.why})
+        return make_predictor(self._config, self._opened)
+
+    def fail_over(self, lost: Predictor, error: EdgekitError) -> Predictor:
+        """Open another variant in place of one whose accelerator is lost.
+
+        Raises:
+            NoVariantError: None is left.
+        """
+        self._lost[lost.variant.id] = f"was lost: {error.message}"
+        lost.close()
+        predictor = self.open()
+        predictor.warm()
+        return predictor
+
+    def close(self) -> None:
+        """Free what is open."""
+        if self._opened is not None:
+            self._opened.close()
+
+
+class Publishers:
+    """The links of a run without an agent: a broker for each URL, and the ledger of what left.
+
+    What may leave is decided before, by the sink, from ``[privacy] egress``.
+    """
+
+    def __init__(self, pipeline: str) -> None:
+        self._pipeline = pipeline
+        self._open: list[Publisher] = []
+        self._ledger: Ledger | None = None
+
+    def connect(self, url: str) -> Callable[[str, bytes], object]:
+        """Return what publishes to a broker, without waiting for it.
+
+        Raises:
+            ConfigError: There is no URL, or it is not a broker's.
+        """
+        if not url:
+            raise ConfigError(
+                "sink 'mqtt': want url, got nothing", hint="only an agent has a link of its own"
+            )
+        # here, since a worker, whose events go through its supervisor, never needs them
+        from edgekit.sync.address import SystemClock, parse_url
+        from edgekit.sync.ledger import Ledger
+        from edgekit.sync.mqtt import Publisher
+
+        address = parse_url(url)
+        publisher = Publisher(url)
+        self._open.append(publisher)
+        if self._ledger is None:
+            self._ledger = Ledger(state_dir() / "ledger.sqlite", SystemClock())
+        ledger, destination = self._ledger, f"{address.host}:{address.port}"
+
+        def publish(topic: str, payload: bytes) -> None:
+            publisher.publish(topic, payload)
+            ledger.add(self._pipeline, "message", destination, "passed", len(payload))
+
+        return publish
+
+    def close(self) -> None:
+        """Let what waits leave, for a while, and close."""
+        for publisher in self._open:
+            publisher.close()
+            if publisher.dropped:
+                logger.warning("the broker was away too long: %d messages dropped", publisher.dropped)
+        if self._ledger is not None:
+            self._ledger.close()
+
+
+@contextlib.contextmanager
+def stopped_by_signals(loop: Loop) -> Iterator[list[int]]:
+    """Let the first SIGINT or SIGTERM stop a loop; a second one does what it does without us.
+
+    Outside the main thread, where signals cannot be taken, it does nothing.
+
+    Yields:
+        A list that takes the signal.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def take(number: int, _: object) -> None:
+        received.append(number)
+        loop.stop()
+        restore()
+
+    for number in before:
+        signal.signal(number, take)
+    try:
+        yield received
+    finally:
+        restore()

@@ -1,0 +1,394 @@
+"""The process that runs one pipeline for the supervisor: ``python -m edgekit.agent.worker --channel FD``.
+
+It owns everything native. Whatever goes wrong in here ends this process at most; the supervisor
+starts it again. It ends by itself as soon as the supervisor's end of the channel closes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgekit.agent.ipc import (
+    AlertOut,
+    BlockingChannel,
+    Ended,
+    FailedOver,
+    Fatal,
+    Keep,
+    Progress,
+    Run,
+    Started,
+    Stop,
+    Swap,
+    SwapFailed,
+    Swapped,
+    ToWorker,
+    TrialProgress,
+)
+from edgekit.agent.worker.bundle_counters import AgentSink, Meter, TallyMarks
+from edgekit.agent.worker.ready_model import Loaded, load_bundle
+from edgekit.agent.worker.runner import make_loop
+from edgekit.core.errors import EdgekitError, LinkError, ProtocolError, SourceError
+from edgekit.core.wire import Alert
+from edgekit.pipeline.config import PipelineConfig, parse_config
+from edgekit.pipeline.loop import Loop
+
+if TYPE_CHECKING:
+    from edgekit.core.ports import Result
+    from edgekit.pipeline.predictor import Predictor
+
+logger = logging.getLogger(__name__)
+
+MAX_ERRORS = 300
+"""Frames in a row that may fail before the process gives up; the supervisor's guards act earlier."""
+SOURCE_RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+STOP_S = 5.0
+_PR_SET_PDEATHSIG = 1
+
+
+class Models:
+    """The bundle that runs, and the one that is kept loaded during a trial so that it can come back.
+
+    Threads: the loop's calls ``meter_of`` and ``fail_over``, the swap's all else.
+    """
+
+    def __init__(self, active: Loaded) -> None:
+        self.active = active
+        self.kept: Loaded | None = None
+        self._coming: Loaded | None = None
+        self._lock = threading.Lock()
+
+    def meter_of(self, result: Result) -> Meter:
+        """Return the meter of the bundle that a result is from."""
+        key = (result.model, result.version, result.variant)
+        coming = self._coming
+        return coming.meter if coming is not None and coming.key == key else self.active.meter
+
+    def switch(self, new: Loaded, loop: Loop | None) -> tuple[Loaded, float]:
+        """Put a bundle in place between two frames; return the old one and the gap in milliseconds."""
+        self._coming = new
+        began_ns = time.monotonic_ns()
+        if loop is not None:
+            loop.swap(new.predictor)
+        gap_ms = (time.monotonic_ns() - began_ns) / 1e6
+        with self._lock:
+            old, self.active, self._coming = self.active, new, None
+        return old, gap_ms
+
+    def replace_lost(self, new: Loaded) -> Loaded:
+        """Put another variant in the place of one whose accelerator is gone; return the lost one."""
+        with self._lock:
+            old, self.active = self.active, new
+        return old
+
+    def close(self) -> None:
+        """Free every model."""
+        for loaded in (self.active, self.kept, self._coming):
+            if loaded is not None:
+                loaded.close()
+
+
+class Worker:
+    """Runs one pipeline, tells the supervisor each second, and swaps its model when told to.
+
+    Args:
+        send: Hands a message to the supervisor.
+        run: Which pipeline and bundle.
+
+    Raises:
+        ConfigError: The pipeline's configuration is not valid.
+    """
+
+    def __init__(self, send: Callable[[Any], None], run: Run) -> None:
+        self._send, self._run = send, run
+        self._config: PipelineConfig = parse_config(run.pipeline, run.what, run.folder)
+        self._stopping = threading.Event()
+        self._models: Models | None = None
+        self._loop: Loop | None = None
+        self._is_waiting = False
+        self._swapping: threading.Thread | None = None
+        self._excluded: dict[str, str] = dict(run.exclude)
+        self._marks = TallyMarks()
+        self._reported_ns = time.monotonic_ns()
+        self._seen_progress = -1
+
+    def run(self) -> None:
+        """Load the model and run the pipeline until it ends or ``stop``.
+
+        Raises:
+            EdgekitError: The worker cannot go on.
+        """
+        loaded = load_bundle(self._run.model, self._config.model, self._run.threads, self._excluded)
+        self._models = Models(loaded)
+        self._send(Started(running=loaded.running, load_ms=loaded.load_ms))
+        reporter = threading.Thread(target=self._report_all, name="reporter", daemon=True)
+        reporter.start()
+        try:
+            self._run_source()
+        finally:
+            was_stopped = self._stopping.is_set()
+            self._stopping.set()
+            reporter.join(STOP_S)
+        self._report()
+        self._send(Ended(reason="stopped" if was_stopped else "the source came to its end"))
+        self._models.close()
+
+    def stop(self) -> None:
+        """End after the frame in work; safe from any thread."""
+        self._stopping.set()
+        loop = self._loop
+        if loop is not None:
+            loop.stop()
+
+    # -- the loop's thread
+
+    def _run_source(self) -> None:
+        """Run the pipeline; a source that is lost is opened again, with the model kept loaded."""
+        attempt = 0
+        while not self._stopping.is_set():
+            loop = self._make_loop()
+            self._loop, self._is_waiting = loop, False
+            if self._stopping.is_set():  # told to, before there was a loop to stop
+                return
+            try:
+                loop.run()
+            except SourceError as lost:
+                attempt = 0 if loop.tally.processed else attempt + 1
+                self._wait_for_source(lost, attempt)
+            else:
+                return
+
+    def _wait_for_source(self, lost: SourceError, attempt: int) -> None:
+        wait_s = SOURCE_RETRY_S[min(attempt, len(SOURCE_RETRY_S) - 1)]
+        logger.warning("the source is lost, trying again in %.1f s: %s", wait_s, lost)
+        if attempt <= 1:
+            self._alert("error", lost.code, lost.message)
+        self._is_waiting = True
+        self._stopping.wait(wait_s)
+
+    def _make_loop(self) -> Loop:
+        models = self._require_models()
+        sink = AgentSink(models.meter_of, self._send, with_pixels="pixels" in self._config.privacy.egress)
+        self._marks = TallyMarks()
+        return make_loop(
+            self._config,
+            models.active.predictor,
+            sinks=(sink,),
+            failover=self._fail_over,
+            max_errors=MAX_ERRORS,
+            connect=_connect,
+        )
+
+    def _fail_over(self, predictor: Predictor, lost: EdgekitError) -> Predictor:
+        """Load the next variant of the same bundle in the place of one whose accelerator is gone.
+
+        Raises:
+            NoVariantError: There is no other.
+        """
+        models = self._require_models()
+        began_ns = time.monotonic_ns()
+        self._excluded[predictor.variant.id] = f"lost its accelerator: {lost}"
+        predictor.close()
+        loaded = load_bundle(models.active.path, self._config.model, self._run.threads, self._excluded)
+        old = models.replace_lost(loaded)
+        self._send_progress(old)
+        took_ms = (time.monotonic_ns() - began_ns) / 1e6
+        self._send(
+            FailedOver(lost=old.running.variant, reason=str(lost), running=loaded.running, took_ms=took_ms)
+        )
+        return loaded.predictor
+
+    # -- the reader's thread
+
+    def take(self, message: Any) -> None:
+        """Do what the supervisor says; a swap is prepared in a thread of its own."""
+        if isinstance(message, Stop):
+            self.stop()
+        elif isinstance(message, Keep):
+            self._drop_kept()
+        elif isinstance(message, Swap):
+            if self._swapping is not None and self._swapping.is_alive():
+                self._send(
+                    SwapFailed(
+                        swap=message.swap,
+                        purpose=message.purpose,
+                        code="edgekit.busy",
+                        reason="another swap is being prepared",
+                    )
+                )
+                return
+            self._swapping = threading.Thread(
+                target=self._swap, args=(message,), name=f"swap-{message.swap}", daemon=True
+            )
+            self._swapping.start()
+
+    def _drop_kept(self) -> None:
+        models = self._models
+        if models is not None and models.kept is not None:
+            models.kept.close()
+            models.kept = None
+
+    # -- the swap's thread
+
+    def _swap(self, request: Swap) -> None:
+        try:
+            self._swap_to(request)
+        except EdgekitError as error:
+            reason = "; ".join((error.message, *error.reasons))[:2000]
+            self._send(SwapFailed(swap=request.swap, purpose=request.purpose, code=error.code, reason=reason))
+
+    def _swap_to(self, request: Swap) -> None:
+        models = self._require_models()
+        kept = models.kept
+        if request.purpose == "rollback" and kept is not None:
+            new, models.kept = kept, None
+        else:
+            self._send(TrialProgress(swap=request.swap, stage="loading"))
+            new = load_bundle(request.path, self._config.model, self._run.threads, {})
+        self._send(TrialProgress(swap=request.swap, stage="ready"))
+        old, gap_ms = models.switch(new, self._loop)
+        self._send_progress(old)
+        self._excluded = {}
+        if request.purpose == "trial":
+            models.kept = old
+        else:
+            old.close()
+        self._send(
+            Swapped(
+                swap=request.swap,
+                purpose=request.purpose,
+                running=new.running,
+                load_ms=new.load_ms,
+                gap_ms=gap_ms,
+            )
+        )
+
+    # -- the reporter's thread
+
+    def _report_all(self) -> None:
+        while not self._stopping.wait(self._run.progress_s):
+            self._report()
+
+    def _report(self) -> None:
+        self._send_progress(self._require_models().active)
+
+    def _send_progress(self, loaded: Loaded) -> None:
+        now_ns = time.monotonic_ns()
+        progress: Progress = loaded.meter.take(loaded.running, (now_ns - self._reported_ns) / 1e9)
+        self._reported_ns = now_ns
+        loop = self._loop
+        if loop is not None:
+            captured, dropped, failovers = self._marks.since(loop.tally)
+            advanced = self._is_waiting or loop.progress != self._seen_progress
+            self._seen_progress = loop.progress
+            progress = msgspec.structs.replace(
+                progress, captured=captured, dropped=dropped, failovers=failovers, advanced=advanced
+            )
+        self._send(progress)
+
+    def _alert(self, level: Any, code: str, message: str) -> None:
+        alert = Alert(
+            mono_ns=time.monotonic_ns(),
+            unix_ms=time.time_ns() // 1_000_000,
+            level=level,
+            code=code,
+            message=message[:1000],
+            pipeline=self._config.pipeline.name,
+        )
+        self._send(AlertOut(alert=alert))
+
+    def _require_models(self) -> Models:
+        assert self._models is not None, "asked for before the model was loaded"
+        return self._models
+
+
+def _connect(url: str) -> Callable[[str, bytes], object]:
+    """Return a publisher for an ``mqtt`` sink that names a broker of its own.
+
+    Without a URL such a sink means the agent's own link, which carries every event already.
+    """
+    from edgekit.sync.mqtt import Publisher
+
+    return Publisher(url).publish
+
+
+# ---------------------------------------------------------------------------------------------
+# The process
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the supervisor dies, even while a runtime hangs.
+
+    Source: prctl(2), PR_SET_PDEATHSIG.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def serve(channel: BlockingChannel) -> int:
+    """Run the pipeline that the supervisor's first message names; return the exit code."""
+    messages = iter(channel)
+    first = next(messages, None)
+    if not isinstance(first, Run):
+        return 0 if first is None else 1
+    try:
+        worker = Worker(channel.send, first)
+        reader = threading.Thread(target=_read, args=(messages, worker), name="reader", daemon=True)
+        reader.start()
+        worker.run()
+    except LinkError:
+        return 0  # the supervisor is gone, and nobody is left to tell
+    except EdgekitError as error:
+        logger.error("the worker ends: %s", error)  # noqa: TRY400 - the message says it all
+        text = "\n".join((error.message, *error.reasons))[:4000]
+        channel.send(Fatal(code=error.code, exit_code=error.exit_code, message=text))
+        return error.exit_code
+    return 0
+
+
+def _read(messages: Any, worker: Worker) -> None:
+    """Hand messages on until the supervisor's end closes; then end this process, come what may."""
+    try:
+        for message in messages:
+            worker.take(message)
+    except (LinkError, ProtocolError) as error:
+        logger.warning("the supervisor cannot be heard: %s", error)
+    worker.stop()
+    time.sleep(STOP_S)
+    os._exit(0)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the process."""
+    parser = argparse.ArgumentParser(prog="edgekit-worker")
+    parser.add_argument("--channel", type=int, required=True, help="descriptor of a connected socket")
+    parser.add_argument("--verbose", action="store_true")
+    parsed = parser.parse_args(arguments)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if parsed.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the supervisor to pass on
+    threading.excepthook = _end_process
+    return serve(BlockingChannel(socket.socket(fileno=parsed.channel), ToWorker))
+
+
+def _end_process(arguments: Any) -> None:
+    """End the process on a bug in any thread: the supervisor sees it, and starts it again."""
+    if issubclass(arguments.exc_type, LinkError):
+        os._exit(0)
+    logger.critical("a thread died", exc_info=arguments.exc_value)
+    os._exit(1)

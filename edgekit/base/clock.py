@@ -1,0 +1,54 @@
+"""The supervisor's clock: wall time never lies before what this device has already seen."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Literal
+
+from edgekit.base.files import write_durably
+
+_SYNCHRONIZED = Path("/run/systemd/timesync/synchronized")
+# 2026-01-01: no clock of a device with this software can be right and say less.
+FLOOR_UNIX_MS = 1_767_225_600_000
+
+
+class FlooredClock:
+    """Monotonic and wall time; a board without a battery starts where it stopped, not in 1970.
+
+    Args:
+        path: Where the floor is kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        kept = 0
+        with contextlib.suppress(OSError, ValueError):  # absent or damaged: the constant is the floor
+            kept = int(path.read_text(encoding="ascii"))
+        self._floor_ms = max(FLOOR_UNIX_MS, kept)
+        self._floored_ns = time.monotonic_ns()
+
+    def monotonic_ns(self) -> int:
+        """Return nanoseconds since an arbitrary start; never goes back."""
+        return time.monotonic_ns()
+
+    def unix_ms(self) -> int:
+        """Return milliseconds since 1970, at least the floor and what has passed since it was read."""
+        passed_ms = (time.monotonic_ns() - self._floored_ns) // 1_000_000
+        return max(time.time_ns() // 1_000_000, self._floor_ms + passed_ms)
+
+    @property
+    def quality(self) -> Literal["synced", "floored", "unknown"]:
+        """Whether wall time can be trusted."""
+        if time.time_ns() // 1_000_000 < self._floor_ms:
+            return "floored"
+        return "synced" if _SYNCHRONIZED.exists() else "unknown"
+
+    def keep(self) -> None:
+        """Write down the floor for the next start.
+
+        Raises:
+            OSError: The disk is full or broken.
+        """
+        write_durably(self._path, str(self.unix_ms()).encode())

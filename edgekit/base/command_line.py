@@ -1,0 +1,174 @@
+"""The frame of a command line: a table of commands, each in a module that is imported when it is named.
+
+``edgekit`` and ``edgekit-fleet`` are two tables in this frame.
+
+A command's module has ``add_arguments(parser)`` and ``run(arguments)``, which returns a ``Report``, or
+None when it has printed its one document while it ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from edgekit.core.errors import EdgekitError, StorageError
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a command.
+
+    Args:
+        document: What ``--json`` prints, one JSON object.
+        text: What a person reads.
+        exit_code: 0, or 8 where the command ran and a gate or budget was not met (or the code of the
+            class of error that the outcome amounts to).
+    """
+
+    document: dict[str, Any]
+    text: str
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class Command:
+    """One row of a table of commands.
+
+    Args:
+        summary: What it does, for ``--help``.
+        example: A call that works.
+        load: Imports its module. Raises ``ConfigError`` where a distribution is missing.
+    """
+
+    summary: str
+    example: str
+    load: Callable[[], ModuleType]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A command line: its name, what it is for, its version and its commands by name."""
+
+    name: str
+    description: str
+    version: str
+    example: str
+    commands: Mapping[str, Command]
+
+
+def command(module: str, summary: str, example: str) -> Command:
+    """Return the row of a command whose module is always installed."""
+    return Command(summary, example, lambda: importlib.import_module(module))
+
+
+def run_program(program: Program, arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the arguments name and return the process's exit code.
+
+    Exit codes: 0 done, 1 a bug, 2 usage, 3 configuration, 4 model or bundle, 5 backend or
+    accelerator, 6 trust, 7 link or server, 8 a gate or budget was not met, 130 interrupted.
+
+    Args:
+        program: The table.
+        arguments: The words after the program's name; ``sys.argv`` by default.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = next((word for word in words if not word.startswith("-")), "")
+    as_json = "--json" in words
+    try:
+        module = program.commands[name].load() if name in program.commands else None
+        parsed = _parser(program, name, module).parse_args(words)
+        log_to_stderr(verbose=parsed.verbose)
+        assert module is not None  # argparse accepts only names of the table
+        report: Report | None = module.run(parsed)
+    except SystemExit as stop:  # argparse has said why on stderr
+        return stop.code if isinstance(stop.code, int) else 2
+    except EdgekitError as error:
+        return _fail(error, as_json=as_json)
+    except OSError as cause:
+        if cause.errno is None:
+            raise
+        return _fail(StorageError(f"{cause.filename or 'file'}: {cause.strerror}"), as_json=as_json)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    if report is None:
+        return 0
+    try:
+        _print(report, as_json=as_json)
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return report.exit_code
+
+
+def log_to_stderr(*, verbose: bool = False) -> None:
+    """Write the process's log to stderr, one line an event; for every process of edgekit."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+
+
+def _parser(program: Program, chosen: str, module: ModuleType | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program.name, description=program.description, epilog=f"example: {program.example}"
+    )
+    parser.add_argument("--version", action="version", version=f"{program.name} {program.version}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, row in program.commands.items():
+        sub = subparsers.add_parser(
+            name,
+            help=row.summary,
+            description=f"{row.summary[0].upper()}{row.summary[1:]}.",
+            epilog=f"example: {row.example}",
+        )
+        if name == chosen and module is not None:  # only the command that runs is imported
+            module.add_arguments(sub)
+        _add_common_flags(sub)
+    return parser
+
+
+def _add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """Give every command, and every command of a command, the flags that all have."""
+    for action in parser._actions:  # noqa: SLF001 - argparse offers no other way to reach nested parsers
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
+            for nested in set(action.choices.values()):
+                _add_common_flags(nested)
+            return
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    parser.add_argument("--verbose", action="store_true", help="log more, on stderr")
+
+
+def _print(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(msgspec.to_builtins(report.document)))
+    elif report.text:
+        print(report.text)
+    sys.stdout.flush()
+
+
+def _fail(error: EdgekitError, *, as_json: bool) -> int:
+    print(error.render(), file=sys.stderr)
+    if as_json:
+        document = {
+            "error": {
+                "code": error.code,
+                "message": error.message,
+                "reasons": list(error.reasons),
+                "hint": error.hint,
+            }
+        }
+        print(json.dumps(document))
+    return error.exit_code

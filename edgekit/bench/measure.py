@@ -1,0 +1,221 @@
+"""Measures what each variant costs on this machine, so that selection becomes measured.
+
+``edgekit bench`` does it for a person; ``python -m edgekit.bench.measure BUNDLE [STATE]`` does it for
+the agent after an install, in a process of its own, for the variants that have no measurement yet. By
+way of the state folder the fleet is told. Measurement jobs of the fleet are ``measure_job``'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+import edgekit
+from edgekit.backends import backend_version
+from edgekit.bench.paired_timing import Rounds, take_turns
+from edgekit.bench.reports import leave_report
+from edgekit.bench.variant_process import LabProcess, open_lab
+from edgekit.core.errors import EdgekitError
+from edgekit.core.spec import Facts, Profile, Variant, variant_hash
+from edgekit.core.wire import MAX_MEASURED_VARIANTS, Board, MeasuredVariant, MeasurementRecord
+from edgekit.hardware.sensors import Sensors
+from edgekit.model.assembly import default_threads
+from edgekit.model.bundle import Bundle, open_bundle
+from edgekit.model.costs import MeasuredCost, cost_key, load_costs, save_costs
+from edgekit.model.doctor import facts_with_proofs
+
+logger = logging.getLogger(__name__)
+
+INSTALL_SECONDS = 0.75
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """What one variant did; numbers are None where it did not run, and ``error`` says why."""
+
+    id: str
+    backend: str
+    accelerator: str
+    precision: str
+    bytes: int
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    inferences_per_s: float | None = None
+    load_ms: float | None = None
+    first_ms: float | None = None
+    rss_mb: float | None = None
+    error: str | None = None
+
+
+def measure(
+    bundle: Bundle,
+    variants: tuple[Variant, ...],
+    facts: Facts,
+    profile: Profile,
+    threads: int,
+    seconds: float,
+) -> list[Measurement]:
+    """Run variants in short turns, each in its own process, and remember what they cost.
+
+    Args:
+        bundle: Where the files lie.
+        variants: Those to measure.
+        facts: What this machine is.
+        profile: Its profile.
+        threads: CPU threads for the runtimes.
+        seconds: How long each variant runs.
+
+    Returns:
+        One row for each variant, those that ran first.
+    """
+    with open_lab(bundle, variants, facts, profile, threads) as (labs, reasons):
+        rounds, errors = take_turns(labs, seconds)
+        ran = [(lab, rounds[lab.variant.id]) for lab in labs if lab.variant.id not in errors]
+        rows = [row_of(lab, taken) for lab, taken in ran]
+    save_costs({cost_key(lab.variant, threads): _cost(taken, lab.loaded["rss_mb"]) for lab, taken in ran})
+    failed = reasons | errors
+    return rows + [blank_row(variant, failed[variant.id]) for variant in variants if variant.id in failed]
+
+
+def blank_row(variant: Variant, error: str | None) -> Measurement:
+    """Return a row without figures."""
+    return Measurement(
+        id=variant.id,
+        backend=variant.backend,
+        accelerator=variant.accelerator,
+        precision=variant.precision,
+        bytes=sum(file.bytes for file in variant.files),
+        error=error,
+    )
+
+
+def row_of(lab: LabProcess, rounds: Rounds) -> Measurement:
+    """Return the row of a variant that ran."""
+    cost = _cost(rounds, lab.loaded["rss_mb"])
+    return msgspec.structs.replace(
+        blank_row(lab.variant, None),
+        accelerator=lab.loaded["accelerator"],
+        p50_ms=cost.p50_ms,
+        p95_ms=cost.p95_ms,
+        p99_ms=cost.p99_ms,
+        inferences_per_s=1e6 / statistics.fmean(rounds.all_us()),
+        load_ms=lab.loaded["load_ms"],
+        first_ms=lab.loaded["first_ms"],
+        rss_mb=cost.rss_mb,
+    )
+
+
+def _cost(rounds: Rounds, rss_mb: float) -> MeasuredCost:
+    p95, p99 = (rounds.quantile_ms(q) for q in (0.95, 0.99))
+    return MeasuredCost(rounds.p50_ms, p95, p99, rss_mb, int(time.time() * 1e3))
+
+
+def unmeasured(bundle: Bundle, threads: int) -> tuple[Variant, ...]:
+    """Return the variants that have no measurement on this machine yet."""
+    costs = load_costs()
+    return tuple(v for v in bundle.manifest.variants if cost_key(v, threads) not in costs)
+
+
+# ---------------------------------------------------------------------------------------------
+# What the fleet is told
+
+
+class Circumstances:
+    """What a machine was like while it measured; made before, asked after.
+
+    Args:
+        facts: What this machine is.
+        profile: Its profile.
+    """
+
+    def __init__(self, facts: Facts, profile: Profile) -> None:
+        self._sensors = Sensors(Path("/"), profile.telemetry)
+        self._before = {"load_before": os.getloadavg()[0]}
+        if (warm := self._sensors.read().get("temperature_c")) is not None:
+            self._before["temperature_before_c"] = float(warm)
+        self.board = Board(
+            profile=profile.id,
+            board=facts.board,
+            arch=facts.arch,
+            cpu=facts.cpu,
+            cores=facts.cores,
+            memory_mb=facts.memory_mb,
+        )
+
+    def record(
+        self,
+        bundle: Bundle,
+        rows: Sequence[MeasuredVariant],
+        origin: Literal["bench", "install", "job"],
+        threads: int,
+        seconds: float,
+    ) -> MeasurementRecord:
+        """Return what the fleet is told."""
+        read = ((name, float(value)) for name, value in self._sensors.read().items())
+        after = {name: value for name, value in read if math.isfinite(value)}
+        return MeasurementRecord(
+            mono_ns=time.monotonic_ns(),
+            unix_ms=time.time_ns() // 1_000_000,
+            origin=origin,
+            model=bundle.manifest.model,
+            version=bundle.manifest.version,
+            bundle_sha256=bundle.digest,
+            board=self.board,
+            threads=threads,
+            seconds=seconds,
+            variants=tuple(rows[:MAX_MEASURED_VARIANTS]),
+            sensors=after | self._before,
+            agent=edgekit.__version__,
+        )
+
+
+def told(row: Measurement, variant: Variant, **more: Any) -> MeasuredVariant:
+    """Return a row as the fleet is told of it, with what makes it comparable with other devices'."""
+    fields = {**msgspec.structs.asdict(row), "error": row.error[:300] if row.error else None}
+    library = backend_version(variant.backend) or ""
+    return MeasuredVariant(**fields, content=variant_hash(variant), backend_version=library, **more)
+
+
+def told_all(rows: Sequence[Measurement], variants: Sequence[Variant]) -> list[MeasuredVariant]:
+    """Return rows as the fleet is told of them."""
+    by_id = {variant.id: variant for variant in variants}
+    return [told(row, by_id[row.id]) for row in rows]
+
+
+def _measure_new(source: str, state: Path | None) -> None:
+    """Measure what is not measured yet, and leave it to be told to the fleet."""
+    bundle = open_bundle(source)
+    facts, chosen = facts_with_proofs(Path("/"))
+    threads = default_threads(facts)
+    missing = unmeasured(bundle, threads)
+    if not missing:
+        return
+    around = Circumstances(facts, chosen.profile)
+    rows = measure(bundle, missing, facts, chosen.profile, threads, INSTALL_SECONDS)
+    if state is not None:
+        named = told_all(rows, missing)
+        leave_report(state, around.record(bundle, named, "install", threads, INSTALL_SECONDS))
+
+
+def main(arguments: list[str]) -> int:
+    """Measure what is not measured yet of the bundle that is named."""
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    try:
+        _measure_new(arguments[0], Path(arguments[1]) if len(arguments) > 1 else None)
+    except EdgekitError as error:
+        print(error.render(), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,216 @@
+"""One variant in a process of its own, for ``edgekit bench``, ``verify`` and ``optimize``.
+
+A native library that crashes takes only this process with it, and memory and load time are the
+variant's alone. Talks JSON lines over two file descriptors, since native libraries write to stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgekit.core.errors import EdgekitError, ModelError
+from edgekit.model.bundle import open_bundle
+from edgekit.model.golden import run_golden
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.core.ports import Backend
+    from edgekit.core.spec import Variant
+    from edgekit.pipeline.predictor import Predictor
+
+RECORDING = "@recording"
+"""In a file of samples in order: a number for each, another one where another recording begins."""
+_WARM_UP = 3
+_PRE_ROUNDS = 9  # a round of many: see rounds.py
+
+
+def main(arguments: list[str]) -> int:
+    """Serve requests until the pipe closes: ``{"do": NAME, ...}``, NAME a key of ``_ACTIONS``."""
+    task = json.loads(arguments[0])
+    with os.fdopen(task["read"], "r") as requests, os.fdopen(task["write"], "w") as answers:
+
+        def answer(document: dict[str, Any]) -> None:
+            answers.write(json.dumps(document) + "\n")
+            answers.flush()
+
+        try:
+            lab = _Lab(task)
+            answer(lab.loaded)
+            for line in requests:
+                request = json.loads(line)
+                answer(_ACTIONS[request["do"]](lab, request))
+        except EdgekitError as error:
+            answer({"error": error.message, "code": error.code, "reasons": list(error.reasons)})
+    return 0
+
+
+class _Lab:
+    def __init__(self, task: dict[str, Any]) -> None:
+        self._bundle = open_bundle(task["bundle"])
+        self._variant: Variant = next(v for v in self._bundle.manifest.variants if v.id == task["variant"])
+        started = time.perf_counter()
+        from edgekit.backends import open_backend
+
+        self._backend: Backend = open_backend(
+            self._bundle.path(self._variant), self._variant, task["options"]
+        )
+        loaded = time.perf_counter()
+        _fill(self._backend)
+        self._backend.run()
+        first = time.perf_counter()
+        self.loaded = {
+            "load_ms": (loaded - started) * 1e3,
+            "first_ms": (first - loaded) * 1e3,
+            "accelerator": self._backend.accelerator,
+            "rss_mb": rss_mb(),
+        }
+        for _ in range(_WARM_UP):
+            self._backend.run()
+
+    def measure(self, seconds: float) -> dict[str, Any]:
+        """Run for a while; microseconds of each inference."""
+        times = []
+        end = time.perf_counter_ns() + int(seconds * 1e9)
+        now = time.perf_counter_ns()
+        while now < end:
+            self._backend.run()
+            after = time.perf_counter_ns()
+            times.append((after - now) / 1e3)
+            now = after
+        return {"times_us": times, "rss_mb": rss_mb()}
+
+    def _predictor(self) -> Predictor:
+        from edgekit.pipeline.predictor import Predictor
+
+        return Predictor(self._bundle.manifest, self._variant, self._backend, self._bundle.labels())
+
+    def evaluate(
+        self, samples: str, out: str, sizes: list[list[int]] | None, *, in_order: bool
+    ) -> dict[str, Any]:
+        """Run every sample of an NPZ of logical inputs, (n, ...); write the outputs, and the items.
+
+        ``out`` gets an NPZ of logical outputs (n, ...); ``out`` + ".items" the decoded items where
+        ``sizes``, the source pictures' widths and heights, is not None (empty: the input's own).
+        ``in_order``: the state goes from each sample to the next, and is the sample's own where the
+        array ``RECORDING`` changes.
+        """
+        import numpy as np
+
+        predictor = self._predictor()
+        with np.load(samples, allow_pickle=False) as archive:
+            feeds = {name: archive[name] for name in archive.files}
+        recordings = feeds.pop(RECORDING, None)
+        count = len(next(iter(feeds.values())))
+        found: list[dict[str, Any]] = []
+        items = []
+        states = self._bundle.manifest.state if in_order else ()
+        carried: dict[str, Any] = {}
+        for n in range(count):
+            if n and recordings is not None and recordings[n] != recordings[n - 1]:
+                carried = {}
+            sample = {name: array[n : n + 1] for name, array in feeds.items()} | carried
+            outputs = predictor.run_golden(sample)
+            carried = {state.input: outputs[state.output] for state in states}
+            found.append(outputs)
+            if sizes is not None:
+                size = (sizes[n][0], sizes[n][1]) if sizes else None
+                items.append(predictor.decode(outputs, sample, size).items)
+        _require_one_shape(found)
+        # an output without a batch axis (a state) gets one
+        join = {name: np.concatenate if len(first) == 1 else np.stack for name, first in found[0].items()}
+        stacked = {name: join[name]([one[name] for one in found]) for name in found[0]}
+        with Path(out).open("wb") as file:
+            np.savez(file, allow_pickle=False, **stacked)
+        if sizes is not None:
+            Path(out + ".items").write_bytes(msgspec.json.encode(items))
+        return {"samples": count}
+
+    def pre(self) -> dict[str, Any]:
+        """Measure how long it takes to fill the input from an image's bytes; 0 where it is no image."""
+        import numpy as np
+
+        predictor = self._predictor()
+        data = predictor.image_input()
+        if data is None:
+            return {"pre_ms": 0.0}
+        image = np.random.default_rng(0).integers(0, 256, data, np.uint8)
+        times = []
+        for _ in range(_PRE_ROUNDS):
+            before = time.perf_counter_ns()
+            predictor.fill_image(image)
+            times.append(time.perf_counter_ns() - before)
+        return {"pre_ms": sorted(times)[len(times) // 2] / 1e6}
+
+    def golden(self) -> dict[str, Any]:
+        """Run the golden samples."""
+        outcomes = run_golden(self._bundle, self._predictor(), self._variant.precision)
+        return {
+            "golden": [
+                {"sample": o.sample, "difference": repr(o.difference), "atol": o.atol, "holds": o.holds}
+                for o in outcomes
+            ]
+        }
+
+
+_ACTIONS: dict[str, Callable[[_Lab, dict[str, Any]], dict[str, Any]]] = {
+    "time": lambda lab, request: lab.measure(request["seconds"]),
+    "golden": lambda lab, _request: lab.golden(),
+    "evaluate": lambda lab, request: lab.evaluate(
+        request["samples"], request["out"], request["sizes"], in_order=request.get("in_order", False)
+    ),
+    "pre": lambda lab, _request: lab.pre(),
+}
+
+
+def _require_one_shape(found: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+    """Refuse outputs whose size depends on the data: they can be compared with nobody's.
+
+    Raises:
+        ModelError: An output has another shape for one sample than for another.
+    """
+    for name, first in found[0].items():
+        other = next((one[name].shape for one in found if one[name].shape != first.shape), None)
+        if other is not None:
+            raise ModelError(
+                f"output {name!r} has shape {list(first.shape)} for one sample and {list(other)} for another",
+                hint="export the model without what sorts its answers out (NonMaxSuppression, NonZero):"
+                " the bundle's decoder does that, and compares like with like",
+            )
+
+
+def _fill(backend: Backend) -> None:
+    """Write seeded noise into the inputs: zeros would let some kernels skip work.
+
+    Wide integers count or point into a table, which may be short: they get zeros and ones.
+    """
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    for spec in backend.inputs:
+        view = backend.view(spec.name)
+        if view.dtype.kind == "f":
+            view[...] = random.uniform(-1, 1, view.shape)
+        elif view.dtype.kind in "iu":
+            info = np.iinfo(view.dtype)
+            low, high = (max(info.min, -128), min(info.max, 255)) if view.dtype.itemsize < 4 else (0, 2)
+            view[...] = random.integers(low, high, view.shape)
+        del view
+
+
+def rss_mb() -> float:
+    """Return this process's resident memory in MB (1e6 bytes)."""
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

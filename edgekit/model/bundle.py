@@ -1,0 +1,195 @@
+"""Opens bundles: a folder, an ``.ekb`` tar, or a bare model file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from edgekit.base.files import sync_folder
+from edgekit.base.paths import cache_dir
+from edgekit.core.archive import check_members, checked, pieces, read_index, read_manifest
+from edgekit.core.errors import BundleError, StorageError
+from edgekit.core.spec import BackendName, Manifest, Variant, VariantFile, parse_manifest
+
+# The backends that can open a bare model file, best first: one variant is made for each.
+BARE: dict[str, tuple[BackendName, ...]] = {
+    ".tflite": ("litert", "openvino"),
+    ".onnx": ("onnxruntime", "openvino"),
+    ".xml": ("openvino",),
+}
+_PIECE_BYTES = 1 << 20
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """A manifest and the folder that its files lie in.
+
+    ``source`` is what was opened; ``digest`` is the SHA-256 of the manifest's bytes, which names the
+    bundle's exact content.
+    """
+
+    manifest: Manifest
+    root: Path
+    source: Path
+    digest: str
+    is_bare: bool = False
+
+    def path(self, variant: Variant) -> Path:
+        """Return the file that a variant's runtime opens."""
+        return self.root / variant.files[0].path if variant.files else self.root
+
+    def labels(self) -> tuple[str, ...]:
+        """Return the labels, one for each class; empty where the bundle has none.
+
+        Raises:
+            BundleError: The file is missing or is not text.
+        """
+        if not self.manifest.labels:
+            return ()
+        try:
+            return tuple((self.root / self.manifest.labels).read_text("utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as cause:
+            raise BundleError(f"{self.source}: labels cannot be read: {cause}") from cause
+
+    def check_hashes(self) -> None:
+        """Read every file and compare it with the manifest.
+
+        Raises:
+            HashMismatchError: A file is not the one listed.
+            BundleError: A file is missing.
+        """
+        for file in self.manifest.every_file():
+            for _ in checked(_file_pieces(self.root / file.path), file, str(self.source)):
+                pass
+
+
+def open_bundle(path: Path | str, unpack_to: Path | None = None) -> Bundle:
+    """Open a bundle.
+
+    A folder's files are checked for presence and size, and not read (``check_hashes`` does). A tar is
+    unpacked once, every hash checked, below ``unpack_to``. A bare ``.tflite``, ``.onnx`` or ``.xml``
+    is a bundle of raw tensors, with one variant for each backend that can open it.
+
+    Args:
+        path: Folder, ``.ekb`` file, or model file.
+        unpack_to: Where tars are unpacked; edgekit's cache folder by default.
+
+    Raises:
+        BundleError: It is not a bundle, or a truncated, malformed or hostile one.
+        HashMismatchError: A tar's member is not the file its manifest lists.
+        StorageError: There is no room to unpack it.
+    """
+    source = Path(path)
+    if source.is_dir():
+        return _open_folder(source)
+    if not source.is_file():
+        raise BundleError(
+            f"{source}: no such bundle or model file",
+            hint="give a bundle folder, an .ekb file, or a .tflite, .onnx or .xml model",
+        )
+    if source.suffix in BARE:
+        return _open_bare(source)
+    return _open_tar(source, unpack_to)
+
+
+def _open_folder(source: Path) -> Bundle:
+    try:
+        data = (source / "bundle.json").read_bytes()
+    except OSError as cause:
+        raise BundleError(f"{source}: bundle.json cannot be read: {cause.strerror}") from cause
+    manifest = parse_manifest(data, str(source / "bundle.json"))
+    listed = (file.path for file in manifest.every_file())
+    sizes = {path: found.stat().st_size for path in listed if (found := source / path).is_file()}
+    check_members(manifest, sizes, str(source))
+    return Bundle(manifest, source, source, hashlib.sha256(data).hexdigest())
+
+
+def _open_bare(source: Path) -> Bundle:
+    files = tuple(_describe(part) for part in (source, source.with_suffix(".bin")) if _belongs(part, source))
+    variants = tuple(
+        Variant(id=f"{backend}-file", backend=backend, files=files) for backend in BARE[source.suffix]
+    )
+    manifest = Manifest(
+        format=1,
+        model=_model_name(source.stem),
+        version="0.0.0",
+        task="raw",
+        inputs=(),
+        outputs=(),
+        variants=variants,
+    )
+    digest = hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest()
+    return Bundle(manifest, source.parent, source, digest, is_bare=True)
+
+
+def _belongs(part: Path, source: Path) -> bool:
+    return part == source or (source.suffix == ".xml" and part.is_file())
+
+
+def _describe(path: Path) -> VariantFile:
+    digest, length = hashlib.sha256(), 0
+    for piece in _file_pieces(path):
+        digest.update(piece)
+        length += len(piece)
+    return VariantFile(path=path.name, bytes=length, sha256=digest.hexdigest())
+
+
+def _model_name(stem: str) -> str:
+    plain = "".join(letter if letter.isalnum() else "-" for letter in stem.lower()).strip("-")
+    return plain[:64].strip("-") or "model"
+
+
+def _file_pieces(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                yield piece
+    except OSError as cause:
+        raise BundleError(f"{path}: cannot be read: {cause.strerror}") from cause
+
+
+def _open_tar(source: Path, unpack_to: Path | None) -> Bundle:
+    folder = unpack_to or cache_dir() / "bundles"
+    with source.open("rb") as stream:
+        index = read_index(stream, str(source))
+        manifest, data = read_manifest(stream, index, str(source))
+        digest = hashlib.sha256(data).hexdigest()
+        root = folder / f"{manifest.model}-{manifest.version}-{digest[:16]}"
+        if not root.is_dir():
+            contents = {"bundle.json": iter((data,))} | {
+                file.path: checked(pieces(stream, index[file.path]), file, str(source))
+                for file in manifest.every_file()
+            }
+            _unpack(contents, root, source)
+    opened = _open_folder(root)
+    return Bundle(opened.manifest, root, source, digest)
+
+
+def _unpack(contents: dict[str, Iterator[bytes]], root: Path, source: Path) -> None:
+    temporary = root.with_name(f".{root.name}.{os.getpid()}")
+    try:
+        for path, parts in contents.items():
+            _write(temporary / path, parts)
+        temporary.rename(root)
+        sync_folder(root.parent)
+    except OSError as cause:
+        if not root.is_dir():  # else another process unpacked the same bundle first
+            raise StorageError(
+                f"{source} cannot be unpacked below {root.parent}: {cause.strerror}",
+                hint="free some space, or set EDGEKIT_CACHE to a folder with room",
+            ) from cause
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(path: Path, parts: Iterator[bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        for part in parts:
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())

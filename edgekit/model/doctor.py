@@ -1,0 +1,322 @@
+"""Examine a machine: detect it, choose its profile, prove each backend, say what to mend.
+
+Detection is cheap and done every time; proofs take seconds and are kept until something changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekit import __version__
+from edgekit.backends import LIBRARIES, backend_version
+from edgekit.base.files import write_durably
+from edgekit.base.paths import cache_dir
+from edgekit.core.spec import (
+    AcceleratorFact,
+    AcceleratorKind,
+    BackendFact,
+    BackendName,
+    Facts,
+    Level,
+    Profile,
+    ProfileBackend,
+)
+from edgekit.hardware.detect import detect
+from edgekit.hardware.profiles import ChosenProfile, choose, load_profiles
+from edgekit.hardware.sensors import Sensors
+
+logger = logging.getLogger(__name__)
+
+Prover = Callable[[BackendName, AcceleratorKind, Mapping[str, Any], float], BackendFact]
+
+LOCAL_PROFILES = Path("/etc/edgekit/device_profiles")
+"""A folder for profiles of boards that this installation does not come with."""
+
+_CPU_PROOF_S, _ACCELERATOR_PROOF_S = 60.0, 180.0
+_FAILURE_KEPT_S = 300.0
+_BLOCKING = ("present", "driver", "permission")
+_EDGETPU_VERSION = """
+import ctypes, sys
+library = ctypes.CDLL(sys.argv[1])
+library.edgetpu_version.restype = ctypes.c_char_p
+print(library.edgetpu_version().decode())
+"""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What a machine is, which profile it has and why, and what its sensors say now."""
+
+    facts: Facts
+    chosen: ChosenProfile
+    sensors: dict[str, float | bool]
+
+
+class _Proofs(msgspec.Struct, frozen=True):
+    """Proofs that were made, for what (a digest of everything they depend on), and when."""
+
+    key: str
+    proved_at_s: float
+    backends: tuple[BackendFact, ...]
+    edgetpu_runtime: str = ""
+
+
+def examine(
+    root: Path = Path("/"), prover: Prover | None = None, on_step: Callable[[str], None] | None = None
+) -> Examination:
+    """Examine a machine, proving every backend anew, and keep the proofs.
+
+    Args:
+        root: ``/``, or a folder with another machine's files; its accelerators are not proved, while
+            CPU backends are, on this machine.
+        prover: Runs a tiny model in a child process; ``edgekit.backends.probe.prove`` by default.
+        on_step: Told what is being proved.
+
+    Raises:
+        ConfigError: A profile is not valid, or none fits.
+    """
+    facts, chosen = _detected(root)
+    proofs = _prove(facts, chosen.profile, root, prover or _default_prover(), on_step)
+    if _is_live(root):
+        _keep(proofs)
+    sensors = Sensors(root, chosen.profile.telemetry).read()
+    facts = _with_proofs(facts, proofs)
+    warnings = (*facts.warnings, *_warnings(facts, chosen, root), *_sensor_warnings(sensors, chosen.profile))
+    return Examination(msgspec.structs.replace(facts, warnings=warnings), chosen, sensors)
+
+
+def facts_with_proofs(root: Path = Path("/"), prover: Prover | None = None) -> tuple[Facts, ChosenProfile]:
+    """Return what a machine is, with proofs from the cache where they still hold.
+
+    A proof holds until the machine starts again, a runtime library changes, or detection or the
+    profile say something else; one that failed is made again after five minutes.
+
+    Raises:
+        ConfigError: A profile is not valid, or none fits.
+    """
+    facts, chosen = _detected(root)
+    proofs = _kept() if _is_live(root) else None
+    if proofs is None or proofs.key != _key(facts, chosen.profile, root) or _is_stale(proofs):
+        proofs = _prove(facts, chosen.profile, root, prover or _default_prover(), None)
+        if _is_live(root):
+            _keep(proofs)
+    facts = _with_proofs(facts, proofs)
+    warnings = (*facts.warnings, *_warnings(facts, chosen, root))
+    return msgspec.structs.replace(facts, warnings=warnings), chosen
+
+
+def _detected(root: Path) -> tuple[Facts, ChosenProfile]:
+    facts = detect(root)
+    return facts, choose(load_profiles((LOCAL_PROFILES,)), facts)
+
+
+def _is_live(root: Path) -> bool:
+    return root.resolve() == Path("/")
+
+
+def _default_prover() -> Prover:
+    from edgekit.backends.probe import prove
+
+    return prove
+
+
+# -- proofs
+
+
+def _prove(
+    facts: Facts, profile: Profile, root: Path, prover: Prover, on_step: Callable[[str], None] | None
+) -> _Proofs:
+    backends = []
+    for row in profile.backend:
+        refused = _not_proved(row, facts, profile, root)
+        if refused is None:
+            if on_step is not None:
+                on_step(f"proving {row.name} on {row.accelerator}")
+            limit_s = _CPU_PROOF_S if row.accelerator == "cpu" else _ACCELERATOR_PROOF_S
+            backends.append(prover(row.name, row.accelerator, row.options, limit_s))
+        elif refused:
+            version = backend_version(row.name) or ""
+            backends.append(
+                BackendFact(name=row.name, version=version, accelerator=row.accelerator, reason=refused)
+            )
+    runtime = _edgetpu_runtime(facts) if _is_live(root) else ""
+    return _Proofs(_key(facts, profile, root), _boot_s(), tuple(backends), runtime)
+
+
+def _not_proved(row: ProfileBackend, facts: Facts, profile: Profile, root: Path) -> str | None:
+    """Return why a backend is not tried, empty where nobody expects it here, None where it is tried."""
+    if row.accelerator == "cpu":
+        return None
+    found = [a for a in facts.accelerators if a.kind == row.accelerator]
+    if not found:
+        expected = any(a.kind == row.accelerator for a in profile.accelerator)
+        return f"no {row.accelerator} was found" if expected else ""
+    if all(_blocked(accelerator) for accelerator in found):
+        return f"not proved: {found[0].reason}"
+    return None if _is_live(root) else "not proved: captured facts"
+
+
+def _blocked(accelerator: AcceleratorFact) -> bool:
+    """Say whether an accelerator cannot be opened at all; a missing library is left to the proof."""
+    return any(not level.ok and level.name in _BLOCKING for level in accelerator.levels)
+
+
+def _edgetpu_runtime(facts: Facts) -> str:
+    """Return the version of the Edge TPU runtime, asked in a child process; empty if unknown."""
+    levels = (lv for a in facts.accelerators if a.kind == "edgetpu" for lv in a.levels)
+    path = next((lv.detail for lv in levels if lv.name == "library" and lv.ok), "")
+    if not path:
+        return ""
+    command = [sys.executable, "-c", _EDGETPU_VERSION, path]
+    try:
+        answer = subprocess.run(command, capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as cause:
+        logger.warning("the Edge TPU runtime %s does not tell its version: %s", path, cause)
+        return ""
+    found = re.search(rb"RuntimeVersion\(([0-9.]{1,16})\)", answer.stdout)
+    return found.group(1).decode() if found else ""
+
+
+def _with_proofs(facts: Facts, proofs: _Proofs) -> Facts:
+    """Return the facts with each accelerator's last rung: whether a backend ran on it."""
+    accelerators = tuple(_proved(a, proofs) for a in facts.accelerators)
+    return msgspec.structs.replace(facts, accelerators=accelerators, backends=proofs.backends)
+
+
+def _proved(accelerator: AcceleratorFact, proofs: _Proofs) -> AcceleratorFact:
+    rows = [b for b in proofs.backends if b.accelerator == accelerator.kind]
+    tried = [b for b in rows if b.works or not b.reason.startswith("not proved")]
+    attributes = accelerator.attributes
+    if accelerator.kind == "edgetpu" and proofs.edgetpu_runtime:
+        attributes = {**attributes, "runtime": proofs.edgetpu_runtime}
+    if not tried or _blocked(accelerator):
+        return msgspec.structs.replace(accelerator, attributes=attributes)
+    works = [b for b in tried if b.works]
+    if works:
+        detail = f"{works[0].name}: {works[0].reason or 'ran a model'}"
+    else:
+        detail = f"{tried[0].name}: {tried[0].reason}"
+    levels = (*accelerator.levels, Level(name="proof", ok=bool(works), detail=detail))
+    reason = "" if works else accelerator.reason or detail
+    return msgspec.structs.replace(
+        accelerator, usable=bool(works), reason=reason, attributes=attributes, levels=levels
+    )
+
+
+# -- what to mend
+
+
+def _warnings(facts: Facts, chosen: ChosenProfile, root: Path) -> list[str]:
+    profile = chosen.profile
+    warnings = [
+        f"{backend.name} on {backend.accelerator} does not work: {backend.reason}"
+        for backend in facts.backends
+        if _is_surprising(backend, facts)
+    ]
+    if not any(backend.works for backend in facts.backends):
+        warnings.append("nothing here can run a model yet; fix: pip install 'edgekit-runtime[litert]'")
+    rows = {row.accelerator for row in profile.backend}
+    warnings += [
+        f"{a.name} ({a.kind}) is here, and profile '{profile.id}' has no backend for it"
+        for a in facts.accelerators
+        if a.kind not in rows
+    ]
+    if chosen.tied:
+        warnings.append(f"profile '{profile.id}' fits no better than {', '.join(map(repr, chosen.tied))}")
+    if not _is_live(root):
+        warnings.append(
+            f"facts were read below {root}: CPU backends were proved on this machine, accelerators were not"
+        )
+    return warnings
+
+
+def _is_surprising(backend: BackendFact, facts: Facts) -> bool:
+    """Say whether a failed proof tells more than detection, or a library that is absent, has told."""
+    if backend.works or backend.reason.startswith("not proved"):
+        return False
+    if backend.accelerator == "cpu":
+        return bool(backend.version)
+    return not any(b.works for b in facts.backends if b.accelerator == backend.accelerator)
+
+
+def _sensor_warnings(sensors: Mapping[str, float | bool], profile: Profile) -> list[str]:
+    warnings = []
+    if sensors.get("under_voltage"):
+        warnings.append("the supply voltage is too low now; fix: use the board's own power supply and cable")
+    if sensors.get("throttled"):
+        warnings.append("the processor is slowed down now by heat or power; fix: cool the board")
+    if sensors.get("throttled_since_boot") and not sensors.get("throttled"):
+        warnings.append("the board was short of voltage, or slowed down, since it started")
+    limit_c = profile.limits.temperature_c
+    temperature_c = sensors.get("temperature_c", 0.0)
+    if limit_c and temperature_c >= limit_c:
+        warnings.append(
+            f"{temperature_c:.1f} degrees, the profile's limit is {limit_c:.1f}; fix: cool the board"
+        )
+    return warnings
+
+
+# -- the cache
+
+
+def _key(facts: Facts, profile: Profile, root: Path) -> str:
+    """Return a digest of everything that a proof depends on."""
+    parts = [
+        __version__,
+        sys.executable,
+        sys.version,
+        str(root),
+        _boot_id(),
+        {name: backend_version(name) for name in LIBRARIES},
+        profile,
+        facts.cpu_features,
+        [(a.kind, a.name, a.usable, a.reason, a.attributes) for a in facts.accelerators],
+    ]
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _boot_s() -> float:
+    """Return seconds since the machine started."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _is_stale(proofs: _Proofs) -> bool:
+    """Say whether a failure is to be tried again; under load a proof may have run out of time."""
+    age_s = _boot_s() - proofs.proved_at_s
+    has_failed = any(not backend.works for backend in proofs.backends)
+    return age_s < 0 or (has_failed and age_s > _FAILURE_KEPT_S)
+
+
+def _kept() -> _Proofs | None:
+    try:
+        return msgspec.json.decode((cache_dir() / "facts.json").read_bytes(), type=_Proofs)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as cause:
+        logger.warning("the proofs kept in %s are not used: %s", cache_dir() / "facts.json", cause)
+        return None
+
+
+def _keep(proofs: _Proofs) -> None:
+    try:
+        write_durably(cache_dir() / "facts.json", msgspec.json.encode(proofs))
+    except OSError as cause:
+        logger.warning("proofs cannot be kept and will be made again: %s", cause)

@@ -1,0 +1,88 @@
+"""Golden samples: recorded inputs whose outputs a bundle must reproduce before it is trusted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgekit.core.errors import BundleError, GoldenError
+from edgekit.core.spec import Golden
+from edgekit.model.bundle import Bundle
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.pipeline.predictor import Predictor
+
+
+class GoldenOutcome(msgspec.Struct, frozen=True):
+    """How one golden sample went; ``difference`` is the largest of any output."""
+
+    sample: str
+    difference: float
+    atol: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the recorded answer was reproduced; a NaN never holds."""
+        return self.difference <= self.atol
+
+
+def run_golden(bundle: Bundle, predictor: Predictor, precision: str) -> list[GoldenOutcome]:
+    """Run every golden sample of a bundle.
+
+    Raises:
+        BundleError: A sample cannot be read, or names tensors the model does not have.
+        InferenceError: The model failed on one.
+    """
+    return [_run_one(bundle, golden, predictor, precision) for golden in bundle.manifest.golden]
+
+
+def require_golden(bundle: Bundle, predictor: Predictor, precision: str) -> list[GoldenOutcome]:
+    """Run every golden sample and insist that each holds.
+
+    Raises:
+        GoldenError: At least one does not; each is named with its difference.
+        BundleError: A sample cannot be read.
+        InferenceError: The model failed on one.
+    """
+    outcomes = run_golden(bundle, predictor, precision)
+    failed = [outcome for outcome in outcomes if not outcome.holds]
+    if failed:
+        name = f"'{bundle.manifest.model} {bundle.manifest.version}'"
+        raise GoldenError(
+            f"{name} does not reproduce {len(failed)} of {len(outcomes)} golden samples",
+            reasons=tuple(f"{o.sample}: off by {o.difference:.4g}, at most {o.atol:.4g}" for o in failed),
+            hint="do not use this bundle; record golden samples again only if the model is known to be right",
+        )
+    return outcomes
+
+
+def _run_one(bundle: Bundle, golden: Golden, predictor: Predictor, precision: str) -> GoldenOutcome:
+    import numpy as np
+
+    given, wanted = _arrays(bundle, golden.inputs), _arrays(bundle, golden.outputs)
+    got = predictor.run_golden(given)
+    worst = 0.0
+    for name, expected in wanted.items():
+        if name not in got:
+            raise BundleError(f"{golden.outputs} has output {name!r}, the model has {sorted(got)}")
+        found = got[name]
+        if found.shape != expected.shape:
+            raise BundleError(
+                f"{golden.outputs}: {name!r} is {expected.shape}, the model gives {found.shape}"
+            )
+        difference = float(np.max(np.abs(found.astype(np.float64) - expected), initial=0.0))
+        worst = difference if not difference <= worst else worst  # so that a NaN stays
+    return GoldenOutcome(golden.inputs, worst, golden.tolerance(precision))
+
+
+def _arrays(bundle: Bundle, path: str) -> dict[str, NDArray[Any]]:
+    import numpy as np
+
+    try:
+        with np.load(bundle.root / path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, KeyError) as cause:
+        raise BundleError(f"{bundle.source}: golden sample {path} cannot be read: {cause}") from cause

@@ -1,0 +1,189 @@
+"""What was computed once and need not be again: results by the content they were made from.
+
+An entry is a folder, complete or absent: it is filled under another name and renamed, so that a
+killed run leaves nothing half made, and the next run goes on from there. Its record names the hash of
+each of its files: an entry that a disk or a person has damaged is made again. Several runs may use
+one cache at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekit.core.errors import StorageError
+from edgekit_optimize.zoo.fetch import sha256_of
+
+logger = logging.getLogger(__name__)
+
+_RECORD = "entry.json"
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """What stands in an entry beside its files: their SHA-256 by relative path, and the result."""
+
+    files: dict[str, str]
+    result: dict[str, Any]
+
+
+def digest_of(*parts: object) -> str:
+    """Return the SHA-256 of plain data, in hex; the same for equal data."""
+    return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
+
+
+def digest_of_files(*paths: Path) -> str:
+    """Return the SHA-256 of some files' bytes, in hex; names do not count."""
+    found = hashlib.sha256()
+    for path in paths:
+        found.update(bytes.fromhex(sha256_of(path)))
+    return found.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Return a digest of this package's own code: other code may make other files."""
+    here = Path(__file__).parent
+    return digest_of_files(*sorted(here.rglob("*.py")))
+
+
+@lru_cache(maxsize=16)
+def digest_of_module(name: str) -> str:
+    """Return a digest of a module's code, of all modules of a package, without importing it."""
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"there is no module {name}", name=name)
+    origin = Path(spec.origin)
+    is_package = spec.submodule_search_locations is not None
+    return digest_of_files(*(sorted(origin.parent.rglob("*.py")) if is_package else (origin,)))
+
+
+def versions_of(*names: str) -> dict[str, str]:
+    """Return the versions of those distributions that are installed."""
+    return {name: version for name in names if (version := _version(name))}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+class Cache:
+    """Folders by what they were made from, below one folder.
+
+    Args:
+        folder: Where the entries lie; made when the first is written.
+        scratch: Where entries are filled, on the same file system; beside the entries by default.
+    """
+
+    def __init__(self, folder: Path, scratch: Path | None = None) -> None:
+        self.folder = folder.absolute()  # entries name files to child processes, whatever their folder
+        self.scratch = scratch
+
+    def find(self, kind: str, key: str) -> tuple[Path, Any] | None:
+        """Return an entry's folder and its result, or None where there is none that is whole."""
+        entry = self.folder / kind / key
+        try:
+            record = msgspec.json.decode((entry / _RECORD).read_bytes(), type=_Record)
+            damaged = [name for name, sha256 in record.files.items() if sha256_of(entry / name) != sha256]
+        except FileNotFoundError as cause:
+            if entry.is_dir():
+                logger.warning("%s lacks %s and is made again", entry, Path(cause.filename).name)
+            return None
+        except msgspec.DecodeError:
+            damaged = [_RECORD]
+        if damaged:
+            logger.warning("%s is damaged (%s) and is made again", entry, damaged[0])
+            return None
+        with contextlib.suppress(OSError):  # a cache that may only be read still helps
+            os.utime(entry)  # used now: what was used longest ago goes first
+        return entry, record.result
+
+    def make(self, kind: str, key: str, fill: Callable[[Path], Mapping[str, Any]]) -> tuple[Path, Any, bool]:
+        """Return an entry, made by ``fill`` where there is none.
+
+        Args:
+            kind: What sort of thing it is; a folder's name.
+            key: The digest of everything that it is made from.
+            fill: Writes files into the folder it is given, and returns the result as plain data.
+
+        Returns:
+            The entry's folder, its result, and whether it was there before.
+
+        Raises:
+            StorageError: There is no room for it, or the folder cannot be written.
+        """
+        known = self.find(kind, key)
+        if known is not None:
+            return *known, True
+        try:
+            return self._made(kind, key, fill)
+        except OSError as cause:
+            raise StorageError(
+                f"{self.folder}: {kind} cannot be kept: {cause.strerror or cause}",
+                hint="free some space, or give another folder with --cache",
+            ) from cause
+
+    def _made(self, kind: str, key: str, fill: Callable[[Path], Mapping[str, Any]]) -> tuple[Path, Any, bool]:
+        parent = self.folder / kind
+        parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=self.scratch or parent, prefix=f".{key[:16]}-"))
+        try:
+            result = dict(fill(scratch))
+            files = {path.relative_to(scratch).as_posix(): sha256_of(path) for path in _files(scratch)}
+            record = msgspec.json.encode(_Record(files, result))
+            (scratch / _RECORD).write_bytes(record)
+            _sync(scratch)
+            self._settle(scratch, kind, key)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return parent / key, msgspec.json.decode(record, type=_Record).result, False
+
+    def _settle(self, scratch: Path, kind: str, key: str) -> None:
+        """Give an entry its name; one that another run has made meanwhile is as good, and may be in use."""
+        entry = self.folder / kind / key
+        try:
+            scratch.rename(entry)
+        except OSError:
+            if not entry.is_dir():
+                raise
+            if self.find(kind, key) is None:
+                entry.rename(scratch / "damaged")
+                scratch.rename(entry)
+                shutil.rmtree(entry / "damaged", ignore_errors=True)
+
+    def trim(self, most_bytes: int) -> int:
+        """Remove the entries that were used longest ago until the rest fits; return how many went."""
+        entries = [entry for entry in self.folder.glob("*/[!.]*") if (entry / _RECORD).is_file()]
+        sizes = {entry: sum(path.stat().st_size for path in _files(entry)) for entry in entries}
+        total, removed = sum(sizes.values()), 0
+        for entry in sorted(entries, key=lambda entry: entry.stat().st_mtime):
+            if total <= most_bytes:
+                break
+            shutil.rmtree(entry, ignore_errors=True)
+            total -= sizes[entry]
+            removed += 1
+        return removed
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sync(folder: Path) -> None:
+    for path in _files(folder):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

@@ -1,0 +1,130 @@
+"""``edgekit zoo``: list the model zoo, build one of its bundles, fetch one of its recordings."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from edgekit.base.command_line import Report
+from edgekit.base.paths import cache_dir
+from edgekit.core.errors import ConfigError, UsageError
+from edgekit.core.spec import parse_manifest
+from edgekit_optimize.zoo.fetch import sha256_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the action and its flags."""
+    parser.add_argument("action", nargs="?", choices=("list", "build", "recording"), default="list")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the model, or the recording")
+    parser.add_argument(
+        "-o", "--out", type=Path, metavar="PATH", help="the bundle's folder; the recording's file"
+    )
+    parser.add_argument("--ekb", action="store_true", help="build one .ekb file instead of a folder")
+    parser.add_argument("--version", help="the bundle's version; the recipe's by default")
+    parser.add_argument("--variants", metavar="ID,...", help="build only these; all by default")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep downloaded packages here")
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Do one action of the zoo.
+
+    Raises:
+        UsageError: There is no such model, variant or recording, or NAME or --out is missing.
+        ConfigError: A library that building needs is not installed.
+        LinkError: A package is not in the cache and cannot be fetched.
+        HashMismatchError: A package is not the pinned one.
+    """
+    if arguments.action == "list":
+        return _list()
+    if arguments.name is None or arguments.out is None:
+        raise UsageError(
+            f"zoo {arguments.action}: want a NAME and --out",
+            hint=f"edgekit zoo {arguments.action} NAME -o PATH; edgekit zoo lists the names",
+        )
+    return _build(arguments) if arguments.action == "build" else _recording(arguments)
+
+
+def _list() -> Report:
+    from edgekit_optimize.zoo.recipe import recipes
+    from edgekit_optimize.zoo.recordings import recordings
+
+    models: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "title": found.title,
+            "version": found.version,
+            "task": found.task,
+            "license": found.license,
+            "variants": [variant.id for variant in found.variant],
+            "needs": list(found.needs()),
+        }
+        for name, found in recipes().items()
+    ]
+    kept = [
+        {"name": name, "title": found.title, "license": found.license, "needs": str(found.package)}
+        for name, found in recordings().items()
+    ]
+    lines = []
+    for model in models:
+        lines += [
+            f"{model['name']} {model['version']}  ({model['task']}, {model['license']})",
+            f"  {model['title']}",
+            f"  variants: {', '.join(model['variants'])}",
+            f"  needs: {', '.join(model['needs']) or 'nothing but its recordings'}",
+        ]
+    lines += ["recordings:", *(f"  {item['name']}: {item['title']}" for item in kept)]
+    return Report({"models": models, "recordings": kept}, "\n".join(lines))
+
+
+def _build(arguments: argparse.Namespace) -> Report:
+    try:
+        from edgekit_optimize.zoo.build import build
+    except ImportError as cause:
+        raise _incomplete(cause) from cause
+    variants = arguments.variants.split(",") if arguments.variants else None
+    try:
+        built = build(
+            arguments.name,
+            arguments.out,
+            version=arguments.version,
+            variants=variants,
+            cache=arguments.cache or cache_dir(),
+            ekb=arguments.ekb,
+        )
+    except ImportError as cause:
+        raise _incomplete(cause) from cause
+    document: dict[str, Any] = {"bundle": str(built), "sha256": None, "bytes": _size(built)}
+    if built.is_dir():
+        manifest = parse_manifest((built / "bundle.json").read_bytes())
+        document["variants"] = [variant.id for variant in manifest.variants]
+        document["sha256"] = sha256_of(built / "bundle.json")
+    else:
+        document["sha256"] = sha256_of(built)
+    return Report(document, f"{built}: {document['bytes'] / 1e6:.1f} MB\nnext: edgekit verify {built}")
+
+
+def _recording(arguments: argparse.Namespace) -> Report:
+    from edgekit_optimize.zoo.recordings import recording
+
+    source = recording(arguments.name, arguments.cache or cache_dir())
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, arguments.out)
+    return Report(
+        {"recording": str(arguments.out), "sha256": sha256_of(source), "bytes": _size(source)},
+        f"{arguments.out}: {_size(source) / 1e6:.1f} MB",
+    )
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size
+
+
+def _incomplete(cause: ImportError) -> ConfigError:
+    return ConfigError(
+        f"building a bundle needs {cause.name}, which is not installed",
+        hint="pip install 'edgekit-runtime[zoo]'",
+    )

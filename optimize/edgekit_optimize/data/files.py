@@ -1,0 +1,297 @@
+"""Folders of pictures: by class in subfolders, with ``labels.csv``, in YOLO's layout, or without labels."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.core.errors import ConfigError
+from edgekit.core.spec import TensorSpec
+from edgekit_optimize.data.listing import Listing, Prepare, Sample, fit_picture
+from edgekit_optimize.data.order import natural
+
+MAX_FILES = 500_000
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_FILE_COLUMNS = ("file", "filename", "image", "path")
+_LABEL_COLUMNS = ("label", "class", "class_index", "class_id", "index", "category", "name")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,15}(\.0*)?")
+_MAX_TEXT_BYTES = 64 << 20
+_LAYOUTS = "subfolders named as classes; or labels.csv with columns file,label; or images/ and labels/"
+
+
+def list_folder(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
+    """List the pictures of a folder, with labels or boxes where it has them.
+
+    Args:
+        folder: Holds ``labels.csv``; or ``images/`` and ``labels/`` (YOLO: for each picture a text
+            file with lines of class, centre x, centre y, width, height from 0 to 1; ``classes.txt`` or
+            ``data.yaml`` names the classes); or one subfolder for each class; or just pictures.
+        spec: The model's image input.
+        prepare: The device's own resizing.
+
+    Raises:
+        ConfigError: There are no pictures, too many, or labels that make no sense.
+    """
+    if (folder / "labels.csv").is_file():
+        return _from_csv(folder, spec, prepare)
+    if (folder / "images").is_dir() and (folder / "labels").is_dir():
+        return _from_yolo(folder, spec, prepare)
+    names = _pictures(folder, folder)
+    tops = [name.split("/")[0] if "/" in name else "" for name in names]
+    classes = sorted(set(tops))
+    if "" in classes and len(classes) > 1:
+        raise ConfigError(
+            f"{folder}: has pictures beside its subfolders {', '.join(classes[1:4])}", hint=f"use {_LAYOUTS}"
+        )
+    read = _reader(folder, names, spec, prepare)
+    return Listing(
+        str(folder), names, read, labels=tuple(tops) if len(classes) > 1 else None, recordings=_folders(names)
+    )
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """Return a picture, shape (height, width, 3), uint8, BGR.
+
+    Raises:
+        ConfigError: OpenCV is missing, or cannot read the file.
+    """
+    try:
+        import cv2
+    except ImportError as cause:
+        raise ConfigError(
+            "pictures need OpenCV, which is not installed", hint="pip install 'edgekit-runtime[vision]'"
+        ) from cause
+    try:
+        pixels: NDArray[np.uint8] | None = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error as cause:
+        raise _unreadable(path, str(cause)) from cause
+    if pixels is None:
+        raise _unreadable(path, "not a picture that OpenCV knows, or damaged")
+    return pixels
+
+
+def _unreadable(path: Path, why: str) -> ConfigError:
+    return ConfigError(f"{path}: cannot be read: {why}", hint="mend the file, or take it out of the folder")
+
+
+def _pictures(folder: Path, root: Path) -> tuple[str, ...]:
+    """Return the pictures below a folder by their path from ``root``, in order; hidden ones left out."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inner = Path(parent).relative_to(root)
+        found += [
+            (inner / name).as_posix()
+            for name in files
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+        ]
+        if len(found) > MAX_FILES:
+            raise ConfigError(f"{folder}: more than {MAX_FILES} pictures", hint="give a part of them")
+    if not found:
+        raise ConfigError(
+            f"{folder}: has no pictures ({', '.join(sorted(SUFFIXES))})", hint=f"use {_LAYOUTS}"
+        )
+    return tuple(sorted(found, key=_place))
+
+
+def _place(name: str) -> tuple[object, object]:
+    """Return a key that keeps each folder's pictures together, in the order of their numbers."""
+    return natural(name.rpartition("/")[0]), natural(name)
+
+
+def _folders(names: Sequence[str]) -> tuple[str, ...]:
+    """Return each picture's folder: for a model with state, pictures of one are one recording."""
+    return tuple(name.rpartition("/")[0] for name in names)
+
+
+def _reader(
+    root: Path,
+    names: tuple[str, ...],
+    spec: TensorSpec,
+    prepare: Prepare,
+    boxes: tuple[NDArray[np.float32], ...] | None = None,
+) -> Callable[[int], Sample]:
+    def read(place: int) -> Sample:
+        path = root / names[place]
+        sample = fit_picture(read_picture(path), spec, prepare, str(path))
+        if boxes is None or sample.size is None:
+            return sample
+        return Sample(sample.inputs, sample.size, _corners(boxes[place], sample.size))
+
+    return read
+
+
+# ---------------------------------------------------------------------------------------------
+# labels.csv
+
+
+def _from_csv(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
+    table = folder / "labels.csv"
+    try:
+        rows = list(csv.reader(_text(table).splitlines()))
+    except csv.Error as cause:
+        raise ConfigError(f"{table}: is no CSV: {cause}", hint="give a line 'file,label' for each") from cause
+    rows = [[field.strip() for field in row] for row in rows if any(field.strip() for field in row)]
+    if not rows:
+        raise ConfigError(f"{table}: is empty", hint="give a line 'file,label' for each picture")
+    file_at, label_at, body = _columns(folder, rows)
+    labels: dict[str, str] = {}
+    for number, row in enumerate(body, len(rows) - len(body) + 1):
+        if len(row) <= max(file_at, label_at) or not row[file_at] or not row[label_at]:
+            raise ConfigError(
+                f"{table}: row {number} has no file or no label: {','.join(row)[:80]!r}",
+                hint="separate the two by a comma: file,label",
+            )
+        name, label = row[file_at], row[label_at]
+        if labels.setdefault(name, label) != label:
+            raise ConfigError(f"{table}: {name!r} stands there as {labels[name]!r} and as {label!r}")
+    if missing := [name for name in labels if not (folder / name).is_file()]:
+        raise ConfigError(
+            f"{table}: {len(missing)} of its files are not there, such as {missing[0]!r}",
+            hint="paths are relative to the folder of labels.csv",
+        )
+    names = tuple(sorted(labels, key=_place))
+    if not names:
+        raise ConfigError(f"{table}: names no file", hint="give a line 'file,label' for each picture")
+    others = len(set(_pictures(folder, folder)) - set(names))
+    told = (f"{others} pictures are not in labels.csv and were left out",) if others else ()
+    found = [labels[name] for name in names]
+    is_numeric = all(_WHOLE.fullmatch(label) for label in found)
+    return Listing(
+        str(folder),
+        names,
+        _reader(folder, names, spec, prepare),
+        labels=tuple(int(float(label)) for label in found) if is_numeric else tuple(found),
+        warnings=told,
+        recordings=_folders(names),
+    )
+
+
+def _columns(folder: Path, rows: list[list[str]]) -> tuple[int, int, list[list[str]]]:
+    """Return where file and label stand, and the rows without a heading."""
+    heading = [field.lower() for field in rows[0]]
+    if (folder / rows[0][0]).is_file() or len(heading) < 2:
+        return 0, 1, rows
+    file_at = next((heading.index(name) for name in _FILE_COLUMNS if name in heading), 0)
+    label_at = next(
+        (at for name in _LABEL_COLUMNS for at, field in enumerate(heading) if field.startswith(name)),
+        1 if file_at != 1 else 0,
+    )
+    if label_at == file_at:
+        label_at = 1 if file_at != 1 else 0
+    return file_at, label_at, rows[1:]
+
+
+# ---------------------------------------------------------------------------------------------
+# YOLO
+
+
+def _from_yolo(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
+    names = _pictures(folder / "images", folder)
+    texts = [folder / "labels" / Path(name).relative_to("images").with_suffix(".txt") for name in names]
+    if not any(text.is_file() for text in texts):
+        raise ConfigError(
+            f"{folder}: labels/ has no text file for any of {len(names)} pictures, such as {texts[0].name}",
+            hint="name each labels/NAME.txt as its images/NAME.jpg",
+        )
+    boxes = tuple(_boxes(text) for text in texts)
+    classes = _class_names(folder)
+    largest = max((int(rows[:, 0].max()) for rows in boxes if len(rows)), default=-1)
+    if classes and largest >= len(classes):
+        raise ConfigError(f"{folder}: has class {largest}, but {len(classes)} names of classes")
+    read = _reader(folder, names, spec, prepare, boxes)
+    return Listing(str(folder), names, read, classes=classes, has_boxes=True, recordings=_folders(names))
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the classes, in order: of ``classes.txt``, or ``names`` in ``data.yaml``."""
+    for path in (folder / "classes.txt", folder / "labels" / "classes.txt"):
+        if path.is_file():
+            return tuple(line.strip() for line in _text(path).splitlines() if line.strip())
+    path = folder / "data.yaml"
+    return _yaml_names(_text(path), path) if path.is_file() else ()
+
+
+def _yaml_names(text: str, path: Path) -> tuple[str, ...]:
+    """Return the list under ``names``, in the three ways in which such files write it.
+
+    Raises:
+        ConfigError: There is something else.
+    """
+    start = re.search(r"^names:", text, re.MULTILINE)
+    if start is None:
+        return ()
+    rest = text[start.end() :].lstrip(" \t")
+    if rest.startswith("["):
+        entries, numbers = rest[1 : rest.find("]")].split(","), []
+    else:
+        lines = itertools.takewhile(_ENTRY.match, rest.partition("\n")[2].splitlines())
+        found = [match for line in lines if (match := _ENTRY.match(line))]
+        entries, numbers = [m[2] for m in found], [int(m[1]) for m in found if m[1].isdecimal()]
+    names = tuple(entry.split(" #")[0].strip().strip("'\"") for entry in entries if entry.strip())
+    if not names or numbers not in ([], list(range(len(names)))):
+        raise ConfigError(
+            f"{path}: 'names' is no list of classes", hint="write them into classes.txt, one on each line"
+        )
+    return names
+
+
+_ENTRY = re.compile(r"[ \t]*(-|[0-9]{1,6}(?=:)):?[ \t]+(.+)")
+
+
+def _boxes(path: Path) -> NDArray[np.float32]:
+    """Return a text file's boxes, (k, 5): class, centre x and y, width, height; none where it is missing."""
+    if not path.is_file():
+        return np.zeros((0, 5), np.float32)  # YOLO's custom for a picture of nothing
+    rows = []
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        fields = line.split()
+        if not fields:
+            continue
+        values = [_number(field) for field in fields]
+        if len(values) != 5 or not _is_box(values):
+            raise ConfigError(
+                f"{path}: line {number}: want class, centre x, centre y, width and height from 0 to 1,"
+                f" got {line.strip()[:80]!r}"
+            )
+        rows.append(values)
+    return np.array(rows, np.float32).reshape(-1, 5)
+
+
+def _is_box(values: list[float]) -> bool:
+    kind, x, y, width, height = values
+    inside = all(-1e-3 <= value <= 1 + 1e-3 for value in (x, y, width, height))
+    return kind >= 0 and kind == int(kind) and kind < 1e6 and inside and width > 0 and height > 0
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return -1.0
+    return value if math.isfinite(value) else -1.0
+
+
+def _corners(boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return boxes in pixels of the picture, cut at its edges."""
+    limit = np.array(size, np.float32)
+    centre, half = boxes[:, 1:3] * limit, boxes[:, 3:5] * limit / 2
+    low, high = np.clip(centre - half, 0, limit), np.clip(centre + half, 0, limit)
+    return np.asarray(np.concatenate([boxes[:, :1], low, high], axis=1), np.float32)
+
+
+def _text(path: Path) -> str:
+    if path.stat().st_size > _MAX_TEXT_BYTES:
+        raise ConfigError(f"{path}: {path.stat().st_size} bytes, at most {_MAX_TEXT_BYTES} are read")
+    try:
+        return str(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as cause:
+        raise ConfigError(f"{path}: is not UTF-8 text: {cause}") from cause

@@ -1,0 +1,125 @@
+"""Preprocessing inside an ONNX file: it takes an image's bytes, normalises and transposes them itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgekit.core.errors import ModelError, UsageError
+from edgekit.core.spec import Pre
+from edgekit_optimize.makers import graph
+from edgekit_optimize.plan import Root
+
+
+def image_shape(root: Root) -> tuple[int, int, int, int]:
+    """Return the shape of the image input, (1, height, width, channels), whatever its layout.
+
+    Raises:
+        UsageError: The model takes no image, or not one of one or three channels.
+    """
+    specs = {spec.name: spec for spec in root.inputs}
+    spec = specs.get(root.image)
+    if spec is None or root.layout not in ("NHWC", "NCHW") or len(spec.shape) != 4:
+        raise UsageError(
+            "preprocessing can be baked only into a model that takes an image of known layout",
+            hint="leave the option 'pixels' out",
+        )
+    batch, *rest = spec.shape
+    height, width, channels = rest if root.layout == "NHWC" else (*rest[1:], rest[0])
+    if batch != 1 or channels not in (1, 3):
+        raise UsageError(f"input {spec.name!r}: want one image of 1 or 3 channels, got {spec.shape}")
+    return batch, height, width, channels
+
+
+def byte_steps(pre: Pre) -> tuple[float, int] | None:
+    """Return the scale and zero point with which bytes are the normalised pixels, exactly.
+
+    >>> byte_steps(Pre(mean=(127.0,), std=(128.0,)))
+    (0.0078125, 127)
+    >>> byte_steps(Pre(mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))) is None
+    True
+    """
+    means, stds = set(pre.mean), set(pre.std)
+    if len(means) != 1 or len(stds) != 1:
+        return None
+    mean, std = means.pop(), stds.pop()
+    return (1.0 / std, int(mean)) if mean == int(mean) and 0 <= mean <= 255 and std > 0 else None
+
+
+def bake(model: Any, root: Root) -> Any:
+    """Return a model that takes the bytes of its image input, UINT8 (1, height, width, channels).
+
+    Where the normalised pixels go straight into a QuantizeLinear whose integers are the bytes
+    themselves, no arithmetic is left at all.
+
+    Args:
+        model: A float model, or one that ``qdq.quantise`` made.
+        root: Whose preprocessing and image input they are.
+
+    Raises:
+        UsageError: The model takes no image.
+        ModelError: ``mean`` or ``std`` has neither one value nor one for each channel.
+    """
+    onnx, _ = graph.tools()
+    shape = image_shape(root)
+    baked = onnx.ModelProto()
+    baked.CopyFrom(model)
+    entry = next(value for value in baked.graph.input if value.name == root.image)
+    entry.CopyFrom(onnx.helper.make_tensor_value_info(root.image, onnx.TensorProto.UINT8, shape))
+    source, nodes = root.image, []
+    if root.layout == "NCHW":  # turn the bytes: a quarter of what their floats are
+        source = f"{root.image}/turned"
+        nodes.append(onnx.helper.make_node("Transpose", [root.image], [source], perm=[0, 3, 1, 2]))
+    _skip_quantize(baked, root, source)
+    if any(root.image in node.input for node in baked.graph.node):
+        nodes += _normalise(baked, root, source, shape[3])
+    for number, node in enumerate(nodes):
+        node.name = f"{node.op_type}:{root.image}/{number}"
+        baked.graph.node.insert(number, node)
+    return baked
+
+
+def _skip_quantize(model: Any, root: Root, source: str) -> None:
+    """Let the bytes take the place of the image's integers where both are the same."""
+    steps = byte_steps(root.pre)
+    if steps is None:
+        return
+    values = graph.constants(model)
+    for node in list(model.graph.node):
+        if node.op_type != "QuantizeLinear" or node.input[0] != root.image or len(node.input) < 3:
+            continue
+        scale, zero = values.get(node.input[1]), values.get(node.input[2])
+        if scale is None or zero is None or zero.dtype != np.uint8:
+            continue
+        if abs(float(scale) - steps[0]) <= 1e-6 * steps[0] and int(zero) == steps[1]:
+            integers = node.output[0]
+            model.graph.node.remove(node)
+            for reader in model.graph.node:
+                for index, name in enumerate(reader.input):
+                    if name == integers:
+                        reader.input[index] = source
+
+
+def _normalise(model: Any, root: Root, source: str, channels: int) -> list[Any]:
+    """Return the nodes that give ``(byte - mean) / std``, and let the model's nodes read them."""
+    onnx, _ = graph.tools()
+    pixels = f"{root.image}/pixels"
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name == root.image:
+                node.input[index] = pixels
+    parts = []
+    for word, values in (("mean", root.pre.mean), ("std", root.pre.std)):
+        if len(values) not in (1, channels):
+            raise ModelError(f"preprocessing: want 1 or {channels} values of {word}, got {len(values)}")
+        array = np.asarray(values, np.float32)
+        array = array.reshape((1, -1, 1, 1) if root.layout == "NCHW" else (1, 1, 1, -1))
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, f"{root.image}/{word}"))
+        parts.append(f"{root.image}/{word}")
+    make = onnx.helper.make_node
+    return [
+        make("Cast", [source], [f"{root.image}/real"], to=onnx.TensorProto.FLOAT),
+        make("Sub", [f"{root.image}/real", parts[0]], [f"{root.image}/centred"]),
+        make("Div", [f"{root.image}/centred", parts[1]], [pixels]),
+    ]

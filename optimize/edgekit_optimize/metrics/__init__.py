@@ -1,0 +1,1 @@
+"""Metrics that judge a candidate against the float model."""

@@ -1,0 +1,104 @@
+"""Make one form of a model from another; a form that cannot be made leaves its reason."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from edgekit.core.errors import BackendUnavailableError, EdgekitError, ModelError
+from edgekit_optimize.quiet import root_logger_kept
+from edgekit_optimize.readers.specs import litert
+from edgekit_optimize.readers.tools import library, short
+
+
+def openvino_from(model: Path, xml: Path) -> None:
+    """Convert an ONNX or TensorFlow Lite file to OpenVINO's two files, weights in full precision.
+
+    Layers keep the names that the source gives them; only those that OpenVINO numbers through the
+    whole process are numbered through the model, so that the same model is the same bytes.
+
+    Args:
+        model: The file to read.
+        xml: The file to write; the weights go beside it, as ``.bin``.
+
+    Raises:
+        BackendUnavailableError: OpenVINO is not installed.
+        ModelError: OpenVINO cannot convert the model.
+    """
+    os.environ.setdefault("OPENVINO_TELEMETRY", "0")
+    openvino = library("openvino")
+    try:
+        with root_logger_kept():
+            found = openvino.convert_model(str(model))
+        _number(found)
+        openvino.save_model(found, str(xml), compress_to_fp16=False)
+    except Exception as cause:
+        raise ModelError(f"OpenVINO cannot convert {model.name}: {short(cause)}") from cause
+
+
+def _number(model: Any) -> None:
+    for number, operation in enumerate(model.get_ordered_ops()):
+        # A folded constant keeps the number of the operation that it was.
+        kind = operation.get_type_name()
+        counted = r"[A-Z]\w*_\d+" if kind == "Constant" else rf"{kind}_\d+"
+        if re.fullmatch(counted, operation.get_friendly_name()):
+            operation.set_friendly_name(f"{kind}#{number}")
+
+
+def tflite_from_onnx(model: Path, target: Path, image: str) -> None:
+    """Convert a canonical ONNX file to TensorFlow Lite, through a ``Network``; prove that it loads.
+
+    Args:
+        model: The file to read.
+        target: The file to write.
+        image: The name of a channels-first image input, which becomes channels-last; or "".
+
+    Raises:
+        ModelError: The model has a node that a ``Network`` cannot express (named), or LiteRT does
+            not take the result.
+        BackendUnavailableError: A library is not installed.
+    """
+    from edgekit_optimize.graph.onnx_network import read_onnx
+    from edgekit_optimize.graph.tflite import write_tflite
+
+    library("ai_edge_litert.interpreter")
+    target.write_bytes(write_tflite(read_onnx(model, {image} - {""})))
+    try:
+        litert(target).allocate_tensors()
+    except (RuntimeError, ValueError) as cause:
+        raise ModelError(f"LiteRT does not take the converted file: {short(cause)}") from cause
+
+
+def onnx_from_tflite(model: Path, target: Path) -> str:
+    """Convert a float TensorFlow Lite file to ONNX; return by which tool.
+
+    Raises:
+        ModelError: Neither a ``Network`` nor an installed tool can express the model; the error has
+            the reason of each.
+    """
+    from edgekit_optimize.graph.onnx_file import write_onnx
+    from edgekit_optimize.graph.tflite import read_tflite
+
+    library("onnx")
+    try:
+        target.write_bytes(write_onnx(read_tflite(model.read_bytes())))
+    except ModelError as cause:
+        reason = cause.message
+    else:
+        return "edgekit"
+    try:
+        convert = library("tflite2onnx").convert
+    except BackendUnavailableError:
+        raise ModelError(f"{reason}; tflite2onnx, which may know it, is not installed") from None
+    try:
+        convert(str(model), str(target))
+    except Exception as cause:
+        raise ModelError(f"{reason}; tflite2onnx: {short(cause)}") from cause
+    return "tflite2onnx"
+
+
+def reason_of(cause: EdgekitError) -> str:
+    """Return why a form is missing, as one line."""
+    return " ".join((cause.message, *cause.reasons)) + (f" ({cause.hint})" if cause.hint else "")

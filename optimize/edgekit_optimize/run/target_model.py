@@ -1,0 +1,285 @@
+"""What is optimised: the float model, and what its bundle will say of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from edgekit.core.errors import ModelError, UsageError
+from edgekit.core.spec import Manifest, Post, Pre, State, Task, TensorSpec, Variant
+from edgekit.model.bundle import Bundle, open_bundle
+from edgekit_optimize.plan import Root
+from edgekit_optimize.run.request import Description, Request
+from edgekit_optimize.run.states import state_pairs
+
+FLOAT_FIRST = ("onnxruntime", "litert", "openvino")
+"""Which backend's float file of a bundle is taken for its float model, the first that is there."""
+_CREATED_BY_CLOCK = "SOURCE_DATE_EPOCH"
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True):
+    """The float model in its forms, the manifest without variants, the labels."""
+
+    root: Root
+    manifest: Manifest
+    labels: tuple[str, ...]
+    origin: dict[str, str]
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the model's data are images, which the device's preprocessing prepares."""
+        return self.manifest.task != "raw" and bool(self.root.image)
+
+
+def bundle_of(model: str) -> Bundle | None:
+    """Return the bundle that MODEL names, or None where it is a model file or a module."""
+    path = Path(model)
+    if path.suffix == ".ekb" or (path / "bundle.json").is_file():
+        return open_bundle(path)
+    return None
+
+
+def float_variant(bundle: Bundle) -> Variant:
+    """Return the variant of a bundle that is its float model.
+
+    Raises:
+        ModelError: It has none.
+    """
+    floats = [v for v in bundle.manifest.variants if v.precision == "fp32" and v.files]
+    for backend in FLOAT_FIRST:
+        for variant in floats:
+            if variant.backend == backend:
+                return variant
+    raise ModelError(
+        f"{bundle.source} has no float variant to start from",
+        hint="give the trained model itself: ONNX, TFLite, OpenVINO IR, or module:function",
+    )
+
+
+def of_bundle(root: Root, bundle: Bundle, variant: Variant, request: Request) -> tuple[Root, Manifest]:
+    """Return a bundle's float model as a root that knows the logical names, and its manifest."""
+    found = bundle.manifest
+    told = state_pairs(request.states, request.description.state, found.inputs, found.outputs)
+    if told and found.state and set(told) != set(found.state):
+        raise UsageError(
+            f"{bundle.source} says of itself which outputs are its state, and otherwise",
+            reasons=tuple(f"{pair.output}:{pair.input}" for pair in found.state),
+            hint="leave --state out",
+        )
+    described = request.description
+    names = {spec.name: variant.inputs.get(spec.name, spec.name) for spec in found.inputs}
+    names |= {spec.name: variant.outputs.get(spec.name, spec.name) for spec in found.outputs}
+    image = _image_input(found)
+    layout = variant.layout or (image.layout if image else "")
+    root = msgspec.structs.replace(
+        root,
+        names={logical: name for logical, name in names.items() if logical != name},
+        pre=found.pre,
+        image=names[image.name] if image else "",
+        layout=layout,
+    )
+    changed = {"model": described.model or found.model, "version": described.version or found.version}
+    found = msgspec.structs.replace(found, state=told or found.state)
+    return root, msgspec.structs.replace(found, variants=(), golden=(), files=(), labels="", **changed)
+
+
+def _image_input(manifest: Manifest) -> TensorSpec | None:
+    if manifest.task == "raw" or manifest.pre.window:
+        return None
+    states = {state.input for state in manifest.state}
+    data = [spec for spec in manifest.inputs if spec.name not in states]
+    return data[0] if len(data) == 1 and len(data[0].shape) == 4 else None
+
+
+def described(root: Root, request: Request, *, brings_pictures: bool) -> tuple[Root, Manifest]:
+    """Return the manifest of a bare model from what it says of itself and what the user told.
+
+    Args:
+        root: The model.
+        request: What the user told.
+        brings_pictures: Whether the data are pictures; else they are tensors as the model takes them.
+
+    Raises:
+        UsageError: The task or the states do not fit the model's tensors.
+    """
+    told = request.description
+    if not brings_pictures:
+        if root.image and told.pre is not None and not told.pre.window:
+            raise UsageError(
+                f"{request.data}: --mean, --std, --resize, --crop and --color say how pictures are prepared,"
+                " but these data are no pictures as bytes: they are taken as the model takes them",
+                hint="give pictures as uint8 from 0 to 255, (height, width, 3), or leave those flags out",
+            )
+        root = msgspec.structs.replace(root, image="")
+    task = told.task or _task(root, request)
+    if task == "raw":
+        states = state_pairs(request.states, told.state, root.inputs, root.outputs)
+        return _raw(root, told, states)
+    if not root.image and not (told.pre and told.pre.window):
+        raise UsageError(
+            f"task {task!r} wants one image or sensor window, the model takes"
+            f" {', '.join(f'{s.name} {list(s.shape)}' for s in root.inputs)}",
+            hint="give --task raw, or describe the inputs with --describe FILE",
+        )
+    pre = _pre(root, told)
+    inputs = told.inputs or tuple(_logical_input(spec, root, pre) for spec in root.inputs)
+    scores = _scores(root, request) if task == "classify" else ""
+    outputs = told.outputs or tuple(_logical_output(spec, root, scores) for spec in root.outputs)
+    names = _names("inputs", inputs, root.inputs) | _names("outputs", outputs, root.outputs)
+    states = _logical_states(request, names, inputs, outputs, root)
+    root = msgspec.structs.replace(root, pre=pre, names=names)
+    return root, _manifest(task, told, inputs, outputs, pre, told.post or _post(task), states)
+
+
+def _names(what: str, told: Sequence[TensorSpec], found: Sequence[TensorSpec]) -> dict[str, str]:
+    """Return the file's name of each logical tensor that is called otherwise there.
+
+    Raises:
+        UsageError: There are more or fewer of them than the model has.
+    """
+    if len(told) != len(found):
+        raise UsageError(
+            f"{what} of the description: {len(told)}, the model has {len(found)}"
+            f" ({', '.join(f'{spec.name} {list(spec.shape)}' for spec in found)})",
+            hint="describe every one, in the order of the file",
+        )
+    return {a.name: b.name for a, b in zip(told, found, strict=True) if a.name != b.name}
+
+
+def _logical_states(
+    request: Request,
+    names: Mapping[str, str],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    root: Root,
+) -> tuple[State, ...]:
+    """Return the states by logical name; they may be told by the file's names too."""
+    told = request.description.state
+    logical = {there: name for name, there in names.items()}
+    try:
+        return state_pairs(request.states, told, inputs, outputs)
+    except UsageError:
+        pairs = state_pairs(request.states, told, root.inputs, root.outputs)
+    return tuple(
+        State(input=logical.get(pair.input, pair.input), output=logical.get(pair.output, pair.output))
+        for pair in pairs
+    )
+
+
+def _pre(root: Root, told: Description) -> Pre:
+    """Return the preprocessing; an input of one channel is grey unless something else was said."""
+    pre = told.pre or Pre(mean=(0.0,), std=(255.0,))
+    image = next((spec for spec in root.inputs if spec.name == root.image), None)
+    if image is not None and 1 in (image.shape[1], image.shape[3]) and pre.color == "RGB":
+        return msgspec.structs.replace(pre, color="GRAY")
+    return pre
+
+
+def _answers(root: Root, request: Request) -> list[TensorSpec]:
+    """Return the outputs that are no state; where a description names tensors anew, by those names."""
+    told = request.description
+    names = [spec.name for spec in told.outputs or root.outputs]
+    states = {pair.output for pair in told.state}
+    states |= {text.partition(":")[0] for text in request.states}
+    if not told.outputs:
+        states = {pair.output for pair in state_pairs(request.states, told.state, root.inputs, root.outputs)}
+    both = zip(names, root.outputs, strict=False)
+    return [spec for name, spec in both if not {name, spec.name} & states]
+
+
+def _scores(root: Root, request: Request) -> str:
+    """Return which output of a classifier has its scores: that with one for each label, else the first."""
+    answers, count = _answers(root, request), len(request.description.labels)
+    fitting = [spec.name for spec in answers if count and spec.shape[-1] in (count, count + 1)]
+    return [*fitting, *(spec.name for spec in answers), ""][0]
+
+
+def _task(root: Root, request: Request) -> Task:
+    told = request.description
+    answers = _answers(root, request)
+    sizes = [len([n for n in spec.shape[1:] if n != 1]) for spec in answers]
+    is_scores = len(answers) == 1 and sizes[0] == 1 and answers[0].shape[-1] != 1
+    return "classify" if root.image and (is_scores or told.labels) else "raw"
+
+
+def _raw(root: Root, told: Description, states: tuple[State, ...]) -> tuple[Root, Manifest]:
+    """A model of raw tensors: logical tensors are the canonical file's own."""
+    pre = _pre(root, told) if root.image else told.pre or Pre()
+    inputs = tuple(_with_layout(spec, root) for spec in root.inputs)
+    outputs = tuple(_with_layout(spec, root) for spec in root.outputs)
+    root = msgspec.structs.replace(root, pre=pre)
+    return root, _manifest("raw", told, inputs, outputs, pre, told.post or Post(decoder="raw"), states)
+
+
+def _with_layout(spec: TensorSpec, root: Root) -> TensorSpec:
+    layout = root.layout if len(spec.shape) == 4 else ""
+    return TensorSpec(name=spec.name, datatype=spec.datatype, shape=spec.shape, layout=layout)
+
+
+def _logical_input(spec: TensorSpec, root: Root, pre: Pre) -> TensorSpec:
+    if spec.name != root.image:
+        length = pre.window + pre.context
+        # data are windows without the samples that a device keeps of the window before
+        plain = tuple(pre.window if pre.window and size == length else size for size in spec.shape)
+        return TensorSpec(name=spec.name, datatype="FP32", shape=plain)
+    shape = spec.shape
+    if root.layout == "NCHW":
+        shape = (shape[0], shape[2], shape[3], shape[1])
+    if (shape[3] == 1) != (pre.color == "GRAY"):
+        raise UsageError(
+            f"input {spec.name!r} has {shape[3]} channels, the colour is {pre.color}",
+            hint="give --color GRAY for one channel, RGB or BGR for three",
+        )
+    return TensorSpec(name="image", datatype="UINT8", shape=shape, layout="NHWC")
+
+
+def _logical_output(spec: TensorSpec, root: Root, scores: str) -> TensorSpec:
+    return TensorSpec(
+        name="scores" if spec.name == scores else spec.name,
+        datatype="FP32",
+        shape=spec.shape,
+        layout=root.layout if len(spec.shape) == 4 else "",
+    )
+
+
+def _post(task: Task) -> Post:
+    if task == "classify":
+        return Post(decoder="classify", score_threshold=0.05, options={"activation": "softmax"})
+    raise UsageError(
+        f"task {task!r} needs to know how its outputs are decoded",
+        hint="give --describe FILE with a [post] table; docs/optimize.md has examples",
+    )
+
+
+def _manifest(
+    task: Task,
+    told: Description,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    pre: Pre,
+    post: Post,
+    state: tuple[State, ...],
+) -> Manifest:
+    return Manifest(
+        format=1,
+        model=told.model or "model",
+        version=told.version or "1.0.0",
+        task=task,
+        license=told.license,
+        created="",
+        inputs=inputs,
+        outputs=outputs,
+        pre=pre,
+        post=post,
+        state=state,
+        variants=(),
+    )
+
+
+def source_date() -> int | None:
+    """Return the seconds since 1970 that builds are to bear, where the environment sets them."""
+    told = os.environ.get(_CREATED_BY_CLOCK)
+    return int(told) if told and told.isdigit() else None

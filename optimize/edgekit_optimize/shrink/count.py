@@ -1,0 +1,84 @@
+"""How large a torch module is and how much it computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgekit.core.errors import ModelError
+from edgekit_optimize.shrink.users import blame, torch_module
+
+
+def parameters(model: Any) -> int:
+    """Return the number of weights, shared ones counted once."""
+    return sum(int(values.numel()) for values in model.parameters())
+
+
+def parameters_by_layer(model: Any) -> dict[str, int]:
+    """Return the number of weights that every submodule holds itself, by its name."""
+    return {
+        name: sum(int(values.numel()) for values in module.parameters(recurse=False))
+        for name, module in model.named_modules()
+    }
+
+
+def multiply_adds(model: Any, example: tuple[Any, ...]) -> int:
+    """Return the multiply-adds of convolutions, matrix products and attention in one inference.
+
+    Args:
+        model: The module, in evaluation mode.
+        example: The inputs, with the batch axis.
+
+    Raises:
+        ModelError: The model does not take the input.
+    """
+    return _counted(model, example)[0]
+
+
+def multiply_adds_by_layer(model: Any, example: tuple[Any, ...]) -> dict[str, int]:
+    """Return the multiply-adds of every submodule that has some, by its name; the root is ""."""
+    return _counted(model, example)[1]
+
+
+def outputs_of(model: Any, example: tuple[Any, ...]) -> Any:
+    """Return what a model gives, without gradients.
+
+    Raises:
+        ModelError: It fails; the message names the innermost layer that did.
+    """
+    torch = torch_module()
+    entered: list[str] = []
+    hooks = []
+    for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(lambda _m, _i, name=name: entered.append(name)))
+        hooks.append(module.register_forward_hook(lambda _m, _i, _o: _left(entered)))
+    try:
+        with torch.no_grad():
+            return model(*example)
+    except Exception as cause:
+        layer = entered[-1] if entered else ""
+        where = f"layer {layer!r} ({type(model.get_submodule(layer)).__name__})" if layer else "the model"
+        raise ModelError(
+            f"{where} fails on inputs of shape {[list(one.shape) for one in example]}",
+            reasons=blame(cause)[:2],
+        ) from cause
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _left(entered: list[str]) -> None:
+    entered.pop()
+
+
+def _counted(model: Any, example: tuple[Any, ...]) -> tuple[int, dict[str, int]]:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with counter:
+        outputs_of(model, example)
+    # Its names start with the class of the root module; it counts two for each multiply-add.
+    layers: dict[str, int] = {}
+    for name, found in counter.get_flop_counts().items():
+        if name != "Global":
+            layers[name.partition(".")[2]] = sum(found.values()) // 2
+    return int(counter.get_total_flops()) // 2, layers

@@ -1,0 +1,1 @@
+"""Builds zoo bundles from pinned packages: recipes, downloads, recordings, training."""

@@ -1,0 +1,224 @@
+"""``edgekit optimize`` from a model file and pictures to a bundle, with every real tool and runtime."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from brightness import brightness_net, write_pictures
+
+from edgekit.cli.main import main
+from edgekit.core.errors import StorageError, UsageError
+from edgekit.model.bundle import open_bundle
+from edgekit_optimize.cli.optimize import _without_secrets
+from edgekit_optimize.graph.onnx_file import write_onnx
+from edgekit_optimize.report.write import read_study
+from edgekit_optimize.run import candidate_runner as workbench
+from edgekit_optimize.run import deliver, shrinking
+from edgekit_optimize.run.request import Description, Request, Shrinking
+
+pytestmark = pytest.mark.timeout(900)  # minutes on a busy machine
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("optimize")
+    (folder / "net.onnx").write_bytes(write_onnx(brightness_net()))
+    write_pictures(folder / "pictures")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_home(place, monkeypatch):
+    """The proofs of this machine's backends are made once for all of these tests."""
+    monkeypatch.setenv("EDGEKIT_CACHE", str(place / "home"))
+
+
+def call(place, *words):
+    base = ["optimize", str(place / "net.onnx"), "--data", str(place / "pictures"), "--targets", "rpi5"]
+    return main([*base, "--cache", str(place / "cache"), "--seconds", "0.1", "--json", *words])
+
+
+@pytest.fixture(scope="module")
+def first(place):
+    out = place / "first" / "net"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKIT_CACHE", str(place / "home"))
+        code = call(place, "-o", str(out), "--samples", "24", "--calibration-samples", "16")
+    return code, out
+
+
+def test_a_model_becomes_a_bundle_that_holds_what_it_says(first, capsys):
+    code, out = first
+    assert code == 0
+    bundle = open_bundle(out)
+    bundle.check_hashes()
+    assert bundle.labels() == ("dark", "light")
+    assert bundle.manifest.model == "net"
+    assert {v.backend for v in bundle.manifest.variants} == {"litert", "onnxruntime", "openvino"}
+    assert all(v.quality is not None and v.quality.metric == "top1" for v in bundle.manifest.variants)
+    assert all(v.cost for v in bundle.manifest.variants)
+    assert "card.md" in {file.path for file in bundle.manifest.files}
+    assert main(["verify", str(out), "--json"]) == 0
+    capsys.readouterr()
+
+
+def test_the_report_lies_beside_it_and_tells_every_candidate(first):
+    _, out = first
+    study = read_study(out.parent / "report.json")
+    assert "net" in (out.parent / "report.html").read_text("utf-8")
+    assert study.targets[0].chosen in {c.plan.id for c in study.candidates if c.kept}
+    assert study.metric == "top1"
+    assert study.checks
+    assert all(check.holds for check in study.checks)
+    assert study.sensitivity
+    made = {c.plan.id: c for c in study.candidates if not c.error}
+    assert made["litert-int8"].bytes < made["litert-fp32"].bytes * 2
+    assert all(c.error or c.score is not None for c in study.candidates)
+
+
+def test_a_second_run_makes_nothing_again(place, first, capsys, monkeypatch):
+    _, out = first
+    before = read_study(out.parent / "report.json")
+    monkeypatch.chdir(place)
+    words = ("-o", str(out), "--samples", "24", "--calibration-samples", "16")
+    assert call(place, *words, "--cache", "cache") == 0  # the same folder, told from here
+    after = read_study(out.parent / "report.json")
+    assert all(c.cached for c in after.candidates if not c.error)
+    assert [c.timings for c in after.candidates] == [c.timings for c in before.candidates]
+    assert json.loads(capsys.readouterr().out)["bundle"] == str(out)
+
+
+def test_other_code_that_runs_a_model_evaluates_it_anew(place, first, capsys, monkeypatch):
+    _, out = first
+    kept = {kind: count(place, kind) for kind in ("make", "evaluate", "time", "sensitivity", "read")}
+    monkeypatch.setattr(workbench, "_ANSWERED_BY", (*workbench._ANSWERED_BY, "edgekit.cli"))
+    assert call(place, "-o", str(out), "--samples", "24", "--calibration-samples", "16") == 0
+    assert count(place, "evaluate") == 2 * kept.pop("evaluate")
+    assert {kind: count(place, kind) for kind in kept} == kept
+    capsys.readouterr()
+
+
+def count(place, kind):
+    return len(list((place / "cache" / "optimize" / kind).iterdir()))
+
+
+def test_where_nothing_keeps_the_gate_there_is_a_report_and_exit_code_8(place, first, capsys):
+    out = place / "strict" / "net"
+    words = ("-o", str(out), "--samples", "24", "--calibration-samples", "16", "--max-drop", "-0.5")
+    words += ("--targets", "coral-dev-board")  # one backend only: fewer files to make
+    assert call(place, *words) == 8
+    told = capsys.readouterr()
+    assert "coral-dev-board" in told.err
+    document = json.loads(told.out)
+    assert document["error"]["code"] == "gate"
+    assert document["bundle"] is None
+    assert document["report"] == str(out.parent / "report.html")
+    assert document["targets"][0]["rejected"]
+    assert not out.exists()
+    study = read_study(out.parent / "report.json")
+    assert study.targets[0].chosen == ""
+    assert {c.gate for c in study.candidates if c.score} == {"fail"}
+    assert call(place, *words, "--keep-all") == 8
+    assert all(v.quality is not None and v.quality.beyond_gate for v in open_bundle(out).manifest.variants)
+    assert main(["explain", str(out), "--profile", "coral-dev-board"]) == 4  # none is chosen unasked
+    assert "beyond the gate" in capsys.readouterr().out
+    capsys.readouterr()
+
+
+def test_without_labels_the_float_model_is_the_measure(place, first, capsys):
+    loose = place / "loose"
+    loose.mkdir()
+    for picture in (place / "pictures").glob("*/*.png"):
+        (loose / f"{picture.parent.name}{picture.name}").write_bytes(picture.read_bytes())
+    out = place / "unlabelled" / "net.ekb"
+    words = ("--data", str(loose), "-o", str(out), "--budget-mb", "5", "--targets", "coral-dev-board")
+    assert call(place, *words, "--no-sensitivity") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["metric"], told["max_drop"]) == ("agreement", 0.03)
+    assert open_bundle(out, place / "unpacked").manifest.variants
+
+
+def test_budgets_that_nothing_meets_end_as_the_gate_does(place, first, capsys):
+    out = place / "small" / "net"
+    words = ("-o", str(out), "--samples", "24", "--calibration-samples", "16")
+    assert call(place, *words, "--budget-mb", "0.0001") == 8
+    assert "the budget is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("--targets", "toaster"), 2, "toaster"),
+        (("--metric", "beauty"), 2, "beauty"),
+        (("--shape", "image=0"), 2, "--shape"),
+        (("--version", "one"), 2, "--version"),
+        (("--prune", "0.5"), 2, "torch module"),
+        (("--color", "GRAY"), 2, "GRAY"),
+    ],
+)
+def test_what_makes_no_sense_is_told_before_the_work(place, words, code, told, capsys):
+    base = ["optimize", str(place / "net.onnx"), "--data", str(place / "pictures"), "--targets", "rpi5"]
+    found = main([*base, "--cache", str(place / "cache"), "-o", str(place / "none" / "net"), *words])
+    assert found == code
+    assert told in capsys.readouterr().err
+
+
+def test_nan_weights_are_named(place, capsys):
+    broken = brightness_net()
+    broken.layers[0].weights[0, 0, 0, 0] = np.nan
+    (place / "nan.onnx").write_bytes(write_onnx(broken))
+    base = ["optimize", str(place / "nan.onnx"), "--data", str(place / "pictures")]
+    assert main([*base, "--cache", str(place / "cache"), "-o", str(place / "none" / "net")]) == 4
+    assert "conv" in capsys.readouterr().err
+
+
+def test_nothing_of_somebody_else_is_overwritten(place, first, tmp_path):
+    _, out = first
+    with pytest.raises(UsageError, match="is the report of"):
+        deliver.check_place(Request(model="m", data="d", out=out.parent / "other"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.txt").write_text("x")
+    with pytest.raises(UsageError, match="no bundle"):
+        deliver.check_place(Request(model="m", data="d", out=tmp_path / "folder"))
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(UsageError, match="not edgekit's"):
+        deliver.check_place(Request(model="m", data="d", out=tmp_path / "net"))
+    deliver.check_place(Request(model="m", data="d", out=tmp_path / "net", report=tmp_path / "reports"))
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match="nothing can be written"):
+        deliver.check_place(Request(model="m", data="d", out=tmp_path / "file" / "net"))
+    with pytest.raises(StorageError, match="file"):
+        deliver.check_place(Request(model="m", data="d", out=tmp_path / "n", report=tmp_path / "file"))
+
+
+def test_a_bundle_is_made_again_from_whatever_folder_it_is_named(place, first, monkeypatch):
+    _, out = first
+    monkeypatch.chdir(out.parent.parent)
+    deliver.check_place(Request(model="m", data="d", out=Path(out.parent.name) / out.name))
+    study = msgspec.json.decode((out.parent / "report.json").read_bytes())
+    (out.parent / "report.json").write_bytes(msgspec.json.encode(study | {"bundle": "elsewhere/net"}))
+    try:
+        deliver.check_place(Request(model="m", data="d", out=out))
+    finally:
+        (out.parent / "report.json").write_bytes(msgspec.json.encode(study))
+
+
+def test_training_needs_a_torch_module_and_a_train_function():
+    request = Request(
+        model="a:b", data="d", out="o", description=Description(), shrinking=Shrinking(student="a:c")
+    )
+    with pytest.raises(UsageError, match="--train"):
+        shrinking.check_flags(request)
+    wrong = msgspec.structs.replace(request, shrinking=Shrinking(prune=(1.5,), train="a:t"))
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        shrinking.check_flags(wrong)
+
+
+def test_a_report_never_shows_a_token():
+    words = ["optimize", "m", "--token", "secret", "--fleet", "u", "--token=secret"]
+    assert "secret" not in " ".join(_without_secrets(words))
