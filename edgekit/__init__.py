@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgekit.version import __version__
+
 if TYPE_CHECKING:
     from edgekit.model.assembly import load
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "kit"))  # bundles and networks that several folders use
+sys.path[:0] = [
+    str(Path(__file__).parent / "kit"),
+    str(Path(__file__).parent),
+]  # bundles and networks that several folders use
 
 _skipped: list[str] = []
 

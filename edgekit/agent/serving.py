@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit import __version__
 from edgekit.base.notify import Notifier
 from edgekit.core.errors import ConfigError, TensorError, UsageError
 from edgekit.core.spec import Manifest, Prediction, TensorSpec
@@ -25,6 +24,7 @@ from edgekit.serve.models import Entry, Models
 from edgekit.serve.ports import Limits, Offer, Servable
 from edgekit.serve.routes import Access
 from edgekit.serve.server import Address, run
+from edgekit.version import __version__
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

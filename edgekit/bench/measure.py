@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import msgspec
 
-import edgekit
 from edgekit.backends import backend_version
 from edgekit.bench.paired_timing import Rounds, take_turns
 from edgekit.bench.reports import leave_report
@@ -32,6 +31,7 @@ from edgekit.model.assembly import default_threads
 from edgekit.model.bundle import Bundle, open_bundle
 from edgekit.model.costs import MeasuredCost, cost_key, load_costs, save_costs
 from edgekit.model.doctor import facts_with_proofs
+from edgekit.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ class Circumstances:
             seconds=seconds,
             variants=tuple(rows[:MAX_MEASURED_VARIANTS]),
             sensors=after | self._before,
-            agent=edgekit.__version__,
+            agent=__version__,
         )
 
 

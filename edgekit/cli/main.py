@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from edgekit import __version__
 from edgekit.base.command_line import Command, Program, command, run_program
 from edgekit.cli.installed import other_commands
+from edgekit.version import __version__
 
 # name: (module, what it does, example); other distributions add more (``installed``)
 BUILT_IN: dict[str, tuple[str, str, str]] = {

@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 
-from edgekit import __version__
 from edgekit.backends import LIBRARIES, backend_version
 from edgekit.base.files import write_durably
 from edgekit.base.paths import cache_dir
@@ -35,6 +34,7 @@ from edgekit.core.spec import (
 from edgekit.hardware.detect import detect
 from edgekit.hardware.profiles import ChosenProfile, choose, load_profiles
 from edgekit.hardware.sensors import Sensors
+from edgekit.version import __version__
 
 logger = logging.getLogger(__name__)
 

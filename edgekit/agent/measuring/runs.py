@@ -15,7 +15,6 @@ from typing import Literal, Protocol
 
 import msgspec
 
-import edgekit
 from edgekit.agent.children import MeasureTask
 from edgekit.agent.jobs import Jobs
 from edgekit.agent.measuring.order import MeasureOrder, parse_order
@@ -27,6 +26,7 @@ from edgekit.core.ports import Clock
 from edgekit.core.wire import MeasurementRecord
 from edgekit.update.contract import UpdaterResult
 from edgekit.update.slots import Slots
+from edgekit.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -309,7 +309,7 @@ class Measuring:
             bundle_sha256=order.sha256,
             threads=order.threads,
             seconds=order.seconds,
-            agent=edgekit.__version__,
+            agent=__version__,
         )
 
     # -- small things

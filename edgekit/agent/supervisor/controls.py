@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-import edgekit
 from edgekit.agent.status import Operation
 from edgekit.agent.supervisor.commands import Action, text_argument
 from edgekit.agent.supervisor.updates import ModelUpdates
 from edgekit.agent.supervisor.worker_process import rss_mb
 from edgekit.core.errors import UsageError
+from edgekit.version import __version__
 
 if TYPE_CHECKING:
     from edgekit.agent.supervisor.supervisor import Supervisor
@@ -122,7 +122,7 @@ class Controls:
                 "malformed": pipeline.totals["malformed"],
             }
         return document | {
-            "agent": edgekit.__version__,
+            "agent": __version__,
             "device": enrolment.device if enrolment else config.name,
             "enrolled": enrolment is not None,
             "state_dir": str(config.state),

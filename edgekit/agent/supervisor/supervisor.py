@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import edgekit
 from edgekit.agent.children import MeasuringChild, Survey, measure
 from edgekit.agent.config import AgentConfig, Environment, worker_environment
 from edgekit.agent.ipc import FailedOver, Progress
@@ -36,6 +35,7 @@ from edgekit.core.errors import EdgekitError
 from edgekit.core.wire import Birth, Command, Desired, Record, Reported, UpdateRecord
 from edgekit.hardware.sensors import Sensors
 from edgekit.update.slots import Slots
+from edgekit.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -402,7 +402,7 @@ class Supervisor:
             online=True,
             boot=self.outgoing.outbox.boot,
             conn=0,
-            agent=edgekit.__version__,
+            agent=__version__,
             profile=found.profile.id if found else "",
             hardware=found.facts if found else None,
             backends=found.facts.backends if found else (),

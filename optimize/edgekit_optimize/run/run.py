@@ -12,12 +12,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgekit import __version__
 from edgekit.base.paths import cache_dir
 from edgekit.core.errors import GateError, UsageError
 from edgekit.core.spec import Facts, Manifest, Profile
 from edgekit.hardware.profiles import load_profiles
 from edgekit.model.doctor import facts_with_proofs
+from edgekit.version import __version__
 from edgekit_optimize.cache import Cache, digest_of_files, versions_of
 from edgekit_optimize.metrics.scores import shifted
 from edgekit_optimize.metrics.table import Observed, choose_metric, settle

@@ -1,0 +1,163 @@
+"""The structure of the code: no circles, one owner for each vendor library, functions that fit a page.
+
+``KNOWN`` lists what is still wrong. An entry that is mended must leave the list: the lists only shrink.
+"""
+
+import ast
+import re
+from collections import defaultdict
+
+import pytest
+from house import body_lines, circles, package_of, read_house, sibling_arrows
+
+MAX_BODY_LINES = 40
+
+# Circles between the files or packages that stand in one package.
+KNOWN_CIRCLES = [
+    ("edgekit.agent", ["children", "measuring", "supervisor"]),
+    ("edgekit.agent.supervisor", ["controls", "supervisor"]),
+    ("edgekit_fleet", ["app", "ingest", "registry", "rollout", "ui"]),
+    ("edgekit_fleet", ["commanding", "services"]),
+]
+KNOWN_FILE_CIRCLES = [
+    [
+        "edgekit.agent.measuring.coordinator",
+        "edgekit.agent.supervisor.controls",
+        "edgekit.agent.supervisor.supervisor",
+    ],
+    ["edgekit_fleet.commanding", "edgekit_fleet.services"],
+]
+KNOWN_LONG = {
+    "edgekit.agent.supervisor.supervisor:__init__",
+    "edgekit.pipeline.decoders.ssd:build",
+    "edgekit_fleet.cli.serve:run",
+    "edgekit_fleet.compose:_compose",
+    "edgekit_fleet.measuring.api:router",
+    "edgekit_fleet.rollout.api:router",
+    "edgekit_optimize.cli.optimize:_request",
+    "edgekit_optimize.run.run:_study",
+    "edgekit_optimize.zoo.build:_fill",
+}
+KNOWN_SQL = {
+    "edgekit_fleet.measuring.costs",
+    "edgekit_fleet.measuring.jobs",
+    "edgekit_fleet.registry.repository",
+    "edgekit_fleet.rollout.desired",
+    "edgekit_fleet.rollout.engine",
+    "edgekit_fleet.rollout.observe",
+    "edgekit_fleet.rollout.store",
+}
+
+# Vendor library: the file or package that owns it, in each distribution that uses it.
+OWNERS = {
+    "ai_edge_litert": ("edgekit.backends", "edgekit_optimize.graph"),
+    "cryptography": (
+        "edgekit.update",
+        "edgekit_fleet.identity",
+        "edgekit_fleet.registry",
+        "edgekit_fleet.broker",
+    ),
+    "cv2": ("edgekit.pipeline.pre", "edgekit_optimize.data", "edgekit_optimize.zoo"),
+    "jinja2": ("edgekit_fleet.ui.site",),
+    "litert_quantizer": ("edgekit_optimize.makers.litert_tools",),
+    "nats": ("edgekit_fleet.ingest.jetstream",),
+    "nncf": ("edgekit_optimize.makers.openvino",),
+    "onnxruntime": ("edgekit.backends.onnxruntime", "edgekit_optimize.makers"),
+    "openvino": (
+        "edgekit.backends.openvino",
+        "edgekit_optimize.graph.openvino_ir",
+        "edgekit_optimize.makers.openvino",
+    ),
+    "paho": ("edgekit.sync.mqtt", "edgekit_fleet.broker.mqtt"),
+    "securesystemslib": ("edgekit_fleet.registry.trust",),
+    "serial": ("edgekit.pipeline.sources.serial",),
+    "torch": ("edgekit_optimize.shrink", "edgekit_optimize.readers"),
+    "tuf": ("edgekit.update.trust", "edgekit_fleet.registry.trust"),
+    "uvicorn": ("edgekit.serve.server", "edgekit_fleet.cli.serve"),
+}
+KNOWN_VENDORS = {("cv2", "edgekit.agent.worker.bundle_counters")}
+
+_SQL = re.compile(
+    r"\b(SELECT\s.+\sFROM|INSERT\s+(OR\s+\w+\s+)?INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM|CREATE\s+TABLE)\b",
+    re.DOTALL,
+)
+
+
+@pytest.fixture(scope="module")
+def house():
+    return read_house()
+
+
+def test_no_circle_of_files(house):
+    found = circles({name: module.imports for name, module in house.items()})
+    assert found == KNOWN_FILE_CIRCLES, f"circles of files: {found}"
+
+
+def test_no_circle_of_packages_at_any_depth(house):
+    found = sorted(
+        (room, circle) for room, arrows in sibling_arrows(house).items() for circle in circles(arrows)
+    )
+    assert found == sorted(KNOWN_CIRCLES), f"circles of packages: {found}"
+
+
+def test_a_circle_is_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+
+
+def test_no_body_is_longer_than_forty_lines(house):
+    found = {
+        name for module in house.values() for name, lines in body_lines(module) if lines > MAX_BODY_LINES
+    }
+    assert found == KNOWN_LONG
+
+
+def test_every_package_says_what_it_is_for(house):
+    silent = [
+        module.name for module in house.values() if module.is_package and not ast.get_docstring(module.tree)
+    ]
+    assert silent == []
+
+
+def test_each_vendor_library_is_imported_by_its_owners_only(house):
+    found = set()
+    for module in house.values():
+        for library in _imported(module.tree) & OWNERS.keys():
+            if not any(
+                module.name == owner or module.name.startswith(owner + ".") for owner in OWNERS[library]
+            ):
+                found.add((library, module.name))
+    assert found == KNOWN_VENDORS
+
+
+def _imported(tree):
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+def test_sql_stands_in_the_fleets_store_and_the_devices_sync_only(house):
+    allowed = ("edgekit_fleet.store", "edgekit.sync")
+    found = set()
+    for module in house.values():
+        if module.name.startswith(allowed):
+            continue
+        strings = (node.value for node in ast.walk(module.tree) if isinstance(node, ast.Constant))
+        if any(isinstance(text, str) and _SQL.search(text) for text in strings):
+            found.add(module.name)
+    assert found == KNOWN_SQL
+
+
+def test_the_device_has_no_arrow_to_the_kit_or_the_fleet(house):
+    arrows, rooms = defaultdict(set), set()
+    for module in house.values():
+        distribution = module.name.split(".")[0]
+        arrows[distribution] |= {target.split(".")[0] for target in module.imports}
+        if distribution == "edgekit_fleet":
+            rooms |= {package_of(house[target]) for target in module.imports if target.startswith("edgekit.")}
+    assert arrows["edgekit"] == {"edgekit"}
+    assert arrows["edgekit_optimize"] <= {"edgekit", "edgekit_optimize"}
+    assert rooms <= {"edgekit.base", "edgekit.core"}
