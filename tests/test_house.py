@@ -15,20 +15,13 @@ MAX_BODY_LINES = 40
 # Circles between the files or packages that stand in one package.
 KNOWN_CIRCLES = [
     ("edgekit.agent", ["children", "measuring", "supervisor"]),
-    ("edgekit.agent.supervisor", ["controls", "supervisor"]),
     ("edgekit_fleet", ["app", "ingest", "registry", "rollout", "ui"]),
     ("edgekit_fleet", ["commanding", "services"]),
 ]
 KNOWN_FILE_CIRCLES = [
-    [
-        "edgekit.agent.measuring.coordinator",
-        "edgekit.agent.supervisor.controls",
-        "edgekit.agent.supervisor.supervisor",
-    ],
     ["edgekit_fleet.commanding", "edgekit_fleet.services"],
 ]
 KNOWN_LONG = {
-    "edgekit.agent.supervisor.supervisor:__init__",
     "edgekit.pipeline.decoders.ssd:build",
     "edgekit_fleet.cli.serve:run",
     "edgekit_fleet.compose:_compose",

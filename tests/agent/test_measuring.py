@@ -33,7 +33,7 @@ class Clock:
         return int(self.now_s * 1e9)
 
 
-class Office:
+class Host:
     """A supervisor by script: what hinders, what a fetch brings, and what was told."""
 
     def __init__(self, area) -> None:
@@ -98,7 +98,7 @@ class Device:
 
     def __init__(self, state) -> None:
         self.state, self.clock, self.children = state, Clock(), []
-        self.office = Office(state / "measuring")
+        self.host = Host(state / "measuring")
         self.reactor = None
         self.restart()
 
@@ -108,7 +108,7 @@ class Device:
             self.measuring._jobs._thread.join(60)
             self.reactor.close()
         self.reactor = Reactor(lambda: self.clock.now_s)
-        self.measuring = Measuring(self.state, self.reactor, self.clock, self.office, self._begin)
+        self.measuring = Measuring(self.state, self.reactor, self.clock, self.host, self._begin)
         self.measuring.resume()
 
     def _begin(self, task):
@@ -133,7 +133,7 @@ class Device:
             self.reactor.turn(0.01)
 
     def states(self):
-        return [(record.state, record.code) for record in self.office.told]
+        return [(record.state, record.code) for record in self.host.told]
 
     def is_over(self):
         left = [self.state / "measuring", self.state / "measuring.json"]
@@ -162,7 +162,7 @@ def test_a_job_is_brought_measured_told_and_leaves_nothing(device):
     assert device.measuring.status()["state"] == "measuring"
     child.end(result())
     device.until(device.is_over)
-    assert device.office.told == [result()]
+    assert device.host.told == [result()]
 
 
 def test_one_job_at_a_time_and_the_same_again_is_no_other(device):
@@ -201,14 +201,14 @@ def test_an_installable_bundle_may_be_measured_too():
 
 
 def test_it_waits_while_something_speaks_against_it_and_says_so_once(device):
-    device.office.why = "the board is at 90 C"
+    device.host.why = "the board is at 90 C"
     device.measuring.take(device.order())
     for _ in range(12):
         device.tick()
     assert device.states() == [("postponed", "")]
     assert device.measuring.status()["why"] == "the board is at 90 C"
-    assert device.office.fetches == []
-    device.office.why = ""
+    assert device.host.fetches == []
+    device.host.why = ""
     device.tick(6)
     assert len(device.children) == 1
 
@@ -216,12 +216,12 @@ def test_it_waits_while_something_speaks_against_it_and_says_so_once(device):
 def test_an_update_ends_a_measurement_at_once_and_it_begins_again_later(device):
     device.measuring.take(device.order())
     device.tick()
-    device.office.why, device.office.updating = "an update is under way", True
+    device.host.why, device.host.updating = "an update is under way", True
     device.tick()
     assert device.children[0].ended.is_set()
     assert device.measuring.status()["state"] == "waiting"
     device.until(lambda: not device.measuring._jobs.is_busy)
-    device.office.why, device.office.updating = "", False
+    device.host.why, device.host.updating = "", False
     device.tick(6)
     device.children[1].end(result())
     device.until(device.is_over)
@@ -232,7 +232,7 @@ def test_heat_must_last_to_end_a_measurement(device):
     device.measuring.take(device.order())
     device.tick()
     for n in range(PATIENCE + 1):
-        device.office.why = "" if n == 2 else "too hot"
+        device.host.why = "" if n == 2 else "too hot"
         device.tick()
     assert not device.children[0].ended.is_set()
     for _ in range(PATIENCE):
@@ -249,7 +249,7 @@ def test_heat_must_last_to_end_a_measurement(device):
     ],
 )
 def test_a_bundle_that_cannot_be_brought_ends_the_job_or_is_tried_again(device, error, code):
-    device.office.outcomes = [error]
+    device.host.outcomes = [error]
     device.measuring.take(device.order())
     device.tick()
     if code is not None:
@@ -262,24 +262,24 @@ def test_a_bundle_that_cannot_be_brought_ends_the_job_or_is_tried_again(device, 
 
 
 def test_a_link_that_stays_away_ends_the_job(device):
-    device.office.outcomes = [LinkError(f"no route {n}") for n in range(MAX_FETCHES)]
+    device.host.outcomes = [LinkError(f"no route {n}") for n in range(MAX_FETCHES)]
     device.measuring.take(device.order())
     for _ in range(20):
         device.tick(10)
     assert device.is_over()
     assert device.states()[-1] == ("failed", "link")
-    assert len(device.office.fetches) == MAX_FETCHES
+    assert len(device.host.fetches) == MAX_FETCHES
 
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_expiry_ends_it_and_tells_why_it_waited(device, begun):
-    device.office.why = "" if begun else "the board is throttled"
+    device.host.why = "" if begun else "the board is throttled"
     device.measuring.take(device.order())
     device.tick()
     device.tick(700)
     assert device.is_over()
     assert device.states()[-1] == ("failed", "link")
-    assert ("throttled" in device.office.told[-1].reason) is not begun
+    assert ("throttled" in device.host.told[-1].reason) is not begun
     assert all(child.ended.is_set() for child in device.children)
 
 
@@ -289,7 +289,7 @@ def test_a_child_that_fails_fails_the_job_with_its_class(device):
     device.children[0].end(BackendError("killed by SIGSEGV", reasons=("a: off",)))
     device.until(device.is_over)
     assert device.states() == [("failed", "backend")]
-    assert device.office.told[0].reason == "killed by SIGSEGV; a: off"
+    assert device.host.told[0].reason == "killed by SIGSEGV; a: off"
 
 
 def test_a_job_survives_its_agent_but_is_not_begun_for_ever(device):
@@ -304,7 +304,7 @@ def test_a_job_survives_its_agent_but_is_not_begun_for_ever(device):
         assert not (device.state / "measuring" / "half.blob").exists()
     assert device.is_over()
     assert device.states() == [("failed", "backend")]
-    assert "ended 2 times while it measured" in device.office.told[0].reason
+    assert "ended 2 times while it measured" in device.host.told[0].reason
 
 
 def test_an_orderly_stop_is_no_crash(device):

@@ -60,7 +60,7 @@ class Child(Protocol):
         """End it; any thread may, and twice."""
 
 
-class Office(Protocol):
+class Host(Protocol):
     """What the supervisor does for a job."""
 
     def hindrance(self) -> str:
@@ -93,7 +93,7 @@ class Measuring:
         state: The state folder.
         reactor: That thread.
         clock: Times of records, and expiry.
-        office: The supervisor.
+        host: The supervisor.
         begin: Starts the process that measures.
     """
 
@@ -102,11 +102,11 @@ class Measuring:
         state: Path,
         reactor: Reactor,
         clock: Clock,
-        office: Office,
+        host: Host,
         begin: Callable[[MeasureTask], Child],
     ) -> None:
         self._path, self._area = state / "measuring.json", state / "measuring"
-        self._reactor, self._clock, self.office = reactor, clock, office
+        self._reactor, self._clock, self.host = reactor, clock, host
         self._begin = begin
         self._jobs = Jobs(reactor.post, "measuring")
         self._saved: Saved | None = None
@@ -119,7 +119,7 @@ class Measuring:
 
     def resume(self) -> None:
         """Tell what was left to be told, remove what an earlier life left, and take up its job."""
-        self.office.take_reports()
+        self.host.take_reports()
         self._clean()
         self._jobs.start()
         self._is_resumed = True
@@ -192,7 +192,7 @@ class Measuring:
     def _look(self) -> None:
         """Begin, unless something speaks against it."""
         assert self._saved is not None
-        if why := self.office.hindrance():
+        if why := self.host.hindrance():
             self._postpone(why, LOOK_AGAIN_S)
             return
         self._phase, order = "fetching", self._saved.order
@@ -203,7 +203,7 @@ class Measuring:
         except (StorageError, OSError) as error:
             self._fail(StorageError(f"the disk is broken: {error}"))
             return
-        self.office.fetch_to_measure(
+        self.host.fetch_to_measure(
             order, self._area, min(room, MAX_AREA_BYTES), min(FETCH_S, self._left_s()), self._fetched
         )
 
@@ -218,7 +218,7 @@ class Measuring:
             self._fail(outcome)
             return
         self._saved.fetches = 0
-        if why := self.office.hindrance():
+        if why := self.host.hindrance():
             self._phase = "waiting"
             self._postpone(why, LOOK_AGAIN_S)
             return
@@ -251,9 +251,9 @@ class Measuring:
 
     def _watch(self) -> None:
         """End a measurement that gets in the way of what the device is for."""
-        why = self.office.hindrance()
+        why = self.host.hindrance()
         self._hindered = self._hindered + 1 if why else 0
-        if why and (self.office.is_updating() or self._hindered >= PATIENCE):
+        if why and (self.host.is_updating() or self._hindered >= PATIENCE):
             self._take_back_start()
             self._phase = "waiting"
             self._end_child()
@@ -275,7 +275,7 @@ class Measuring:
         if why != self._why:
             self._why = why
             logger.info("a measurement waits: %s", why)
-            self.office.tell(self._record("postponed", "", why))
+            self.host.tell(self._record("postponed", "", why))
 
     def _fail(self, error: EdgekitError) -> None:
         self._end_child()
@@ -285,7 +285,7 @@ class Measuring:
 
     def _end(self, record: MeasurementRecord) -> None:
         """Tell how the job ended; only then forget it."""
-        self.office.tell(record)
+        self.host.tell(record)
         self._saved, self._phase, self._why = None, "idle", ""
         try:
             LocalDisk().remove(self._path)

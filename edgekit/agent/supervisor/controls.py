@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from edgekit.agent.status import Operation
 from edgekit.agent.supervisor.commands import Action, text_argument
+from edgekit.agent.supervisor.parts import Parts
 from edgekit.agent.supervisor.updates import ModelUpdates
 from edgekit.agent.supervisor.worker_process import rss_mb
 from edgekit.core.errors import UsageError
 from edgekit.version import __version__
-
-if TYPE_CHECKING:
-    from edgekit.agent.supervisor.supervisor import Supervisor
 
 
 class Controls:
     """The same few actions, reachable from both sides.
 
     Args:
-        supervisor: Whose controls these are; used on its thread only.
+        parts: The supervisor's parts, used on its thread only.
     """
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
 
     def operations(self) -> dict[str, Operation]:
         """Return the socket's operations."""
@@ -36,7 +34,7 @@ class Controls:
             "rollback": lambda request: {"message": self.rollback(request)},
             "restart": lambda request: {"message": self.restart(request)},
             "retry": lambda request: {"message": self.retry(request)},
-            "reports": lambda _request: {"taken": self._supervisor.measuring.office.take_reports()},
+            "reports": lambda _request: {"taken": self._parts.measuring.host.take_reports()},
         }
 
     def commands(self) -> dict[str, Action]:
@@ -46,7 +44,7 @@ class Controls:
             "restart": self.restart,
             "report": self.report,
             "retry": self.retry,
-            "measure": self._supervisor.measuring.take,
+            "measure": self._parts.measuring.take,
         }
 
     # -- actions
@@ -68,7 +66,7 @@ class Controls:
             UsageError: There is no such pipeline.
         """
         name = text_argument(args, "pipeline")
-        chosen = [p for p in self._supervisor.pipelines if name in ("", p.name)]
+        chosen = [p for p in self._parts.pipelines if name in ("", p.name)]
         if not chosen:
             raise UsageError(f"there is no pipeline {name!r}")
         for pipeline in chosen:
@@ -77,7 +75,7 @@ class Controls:
 
     def report(self, _: dict[str, Any]) -> str:
         """Send the reported state now."""
-        self._supervisor.changed()
+        self._parts.changed()
         return "reports"
 
     def retry(self, args: dict[str, Any]) -> str:
@@ -89,11 +87,11 @@ class Controls:
         updates = self._model(text_argument(args, "model"))
         version = text_argument(args, "version")
         updates.retry(version)
-        self._supervisor.want_now()
+        self._parts.want_now()
         return f"{updates.model}: {version or 'every rejected version'} may be tried again"
 
     def _model(self, name: str) -> ModelUpdates:
-        models = self._supervisor.models
+        models = self._parts.models
         if name in models:
             return models[name]
         if not name and len(models) == 1:
@@ -105,16 +103,16 @@ class Controls:
 
     def status(self) -> dict[str, Any]:
         """Return everything a person may want to know of this agent."""
-        supervisor = self._supervisor
-        fleet, config = supervisor.fleet, supervisor.config
+        parts = self._parts
+        fleet, config = parts.fleet, parts.config
         enrolment = fleet.enrolment
-        document: dict[str, Any] = msgspec.to_builtins(supervisor.refresh())
+        document: dict[str, Any] = msgspec.to_builtins(parts.refresh())
         workers = {
             pipeline.name: {"pid": pipeline.pid, "rss_mb": round(rss_mb(pipeline.pid), 1)}
-            for pipeline in supervisor.pipelines
+            for pipeline in parts.pipelines
             if pipeline.pid is not None
         }
-        for pipeline in supervisor.pipelines:
+        for pipeline in parts.pipelines:
             document["pipelines"][pipeline.name] |= {
                 "why": pipeline.running.why if pipeline.running else "",
                 "backend": pipeline.running.backend if pipeline.running else "",
@@ -127,16 +125,16 @@ class Controls:
             "enrolled": enrolment is not None,
             "state_dir": str(config.state),
             "profile": fleet.survey.profile.id if fleet.survey else "",
-            "uptime_s": round(supervisor.reactor.now_s() - supervisor.started_s, 1),
-            "clock": supervisor.clock.quality,
+            "uptime_s": round(parts.reactor.now_s() - parts.started_s, 1),
+            "clock": parts.clock.quality,
             "link": {"connected": fleet.is_connected, **fleet.counters()},
             "pid": os.getpid(),
             "rss_mb": round(rss_mb(os.getpid()), 1),
             "workers": workers,
-            "measuring": supervisor.measuring.status(),
+            "measuring": parts.measuring.status(),
             "fallbacks": {
-                "failovers": sum(p.totals["failovers"] for p in supervisor.pipelines),
-                "restarts": sum(p.restarts for p in supervisor.pipelines),
+                "failovers": sum(p.totals["failovers"] for p in parts.pipelines),
+                "restarts": sum(p.restarts for p in parts.pipelines),
             },
         }
 
@@ -149,5 +147,5 @@ class Controls:
         since = request.get("since_unix_s", 0)
         if not isinstance(since, int):
             raise UsageError(f"since_unix_s: want a whole number, got {since!r}")
-        entries = self._supervisor.outgoing.ledger.entries(since)
+        entries = self._parts.outgoing.ledger.entries(since)
         return [msgspec.to_builtins(entry) for entry in entries[-5000:]]

@@ -16,7 +16,6 @@ from edgekit.agent.children import MeasuringChild, Survey, measure
 from edgekit.agent.config import AgentConfig, Environment, worker_environment
 from edgekit.agent.ipc import FailedOver, Progress
 from edgekit.agent.jobs import Jobs
-from edgekit.agent.measuring.coordinator import MeasuringOffice
 from edgekit.agent.measuring.runs import Measuring
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.status import StatusServer, socket_path
@@ -24,6 +23,7 @@ from edgekit.agent.supervisor.commands import CommandDesk
 from edgekit.agent.supervisor.controls import Controls
 from edgekit.agent.supervisor.egress import Outgoing
 from edgekit.agent.supervisor.fleet import FleetSide
+from edgekit.agent.supervisor.measuring_host import MeasuringHost
 from edgekit.agent.supervisor.metrics import Books
 from edgekit.agent.supervisor.pipelines import Pipeline
 from edgekit.agent.supervisor.prepare import prepare
@@ -69,17 +69,7 @@ class Supervisor:
         self.fleet = FleetSide(
             state, self.reactor, self.outgoing, self.clock, self, config.limits.update_s, self.jobs
         )
-        self.pipelines = [
-            Pipeline(
-                plan,
-                self.reactor,
-                config.limits,
-                worker_environment(),
-                self,
-                config.intervals.progress_s,
-            )
-            for plan in config.pipelines
-        ]
+        self.pipelines = self._make_pipelines()
         self.models = self._make_models()
         self.books = Books()
         self.sensors: dict[str, float] = {}
@@ -88,7 +78,7 @@ class Supervisor:
             state,
             self.reactor,
             self.clock,
-            MeasuringOffice(self),
+            MeasuringHost(self),
             lambda task: MeasuringChild(task, worker_environment()),
         )
         self._controls = Controls(self)
@@ -104,6 +94,13 @@ class Supervisor:
         self._reports = 0
         self._is_stopping = False
         self._reported = self._make_reported()
+
+    def _make_pipelines(self) -> list[Pipeline]:
+        limits, every_s = self.config.limits, self.config.intervals.progress_s
+        return [
+            Pipeline(plan, self.reactor, limits, worker_environment(), self, every_s)
+            for plan in self.config.pipelines
+        ]
 
     def _make_models(self) -> dict[str, ModelUpdates]:
         models: dict[str, ModelUpdates] = {}
@@ -175,7 +172,7 @@ class Supervisor:
         environment, state = worker_environment(), self.config.state
 
         def measured(_: object) -> None:
-            self.measuring.office.take_reports()
+            self.measuring.host.take_reports()
             done()
 
         self.jobs.submit(lambda: measure(bundle, environment, state), measured)

@@ -40,7 +40,7 @@ TRIAL_S = 3600.0
 """A trial that sees too few frames to be judged ends after its soak and this."""
 
 
-class Office(Protocol):
+class Host(Protocol):
     """What the supervisor does for an update."""
 
     def fetch(self, model: str, done: Callable[[EdgekitError | None], None]) -> None:
@@ -92,7 +92,7 @@ class ModelUpdates:
         folder: Where the machine's state is kept.
         reactor: The supervisor's thread.
         clock: Times in records.
-        office: The supervisor.
+        host: The supervisor.
         limits: When a trial has seen too many crashes, or takes too long to come up.
 
     Raises:
@@ -106,12 +106,12 @@ class ModelUpdates:
         folder: Path,
         reactor: Reactor,
         clock: Clock,
-        office: Office,
+        host: Host,
         limits: LimitsTable,
     ) -> None:
         self.model = model
         self.pipelines: list[Pipeline] = []
-        self._slots, self._reactor, self._clock, self._office = slots, reactor, clock, office
+        self._slots, self._reactor, self._clock, self._host = slots, reactor, clock, host
         self._path = folder / f"{model}.json"
         self._trial_crashes = limits.trial_crashes
         self._live_limit_s = limits.start_s + limits.backoff_max_s
@@ -213,7 +213,7 @@ class ModelUpdates:
 
     def _fetch_now(self, job: Job) -> None:
         if self._is_at(State.FETCHING, job):
-            self._office.fetch(self.model, lambda error: self._finish(Event.FETCHED, job, error))
+            self._host.fetch(self.model, lambda error: self._finish(Event.FETCHED, job, error))
 
     def install(self, job: Job) -> None:
         """Stage the bundle."""
@@ -227,7 +227,7 @@ class ModelUpdates:
         except EdgekitError as error:
             self._finish(Event.INSTALLED, job, error)
             return
-        self._office.measure(staged, lambda: self._finish(Event.INSTALLED, job, None))
+        self._host.measure(staged, lambda: self._finish(Event.INSTALLED, job, None))
 
     def _wait_s(self, job: Job) -> float:
         """Return how long to wait before a step of a job: nothing at first, longer after each failure."""
@@ -282,7 +282,7 @@ class ModelUpdates:
         for pipeline in self.pipelines:
             pipeline.keep()
         self._run_active()
-        self._office.collect_garbage()
+        self._host.collect_garbage()
 
     def roll_back(self, job: Job) -> None:
         """Make sure the version is in no slot that runs, then have every worker leave it."""
@@ -307,7 +307,7 @@ class ModelUpdates:
             self._reactor.after(0.05, lambda: self._check_gone_back(job))
             return
         self._handle(Event.ROLLED_BACK, serial=job.serial)
-        self._office.collect_garbage()
+        self._host.collect_garbage()
 
     def is_committed(self, job: Job) -> bool:
         """Say whether the job's version is the active one."""
@@ -316,8 +316,8 @@ class ModelUpdates:
 
     def announce(self, record: UpdateRecord) -> None:
         """Tell the fleet of a transition."""
-        self._office.announce(record)
-        self._office.changed()
+        self._host.announce(record)
+        self._host.changed()
 
     # -- what pipelines tell
 
@@ -411,7 +411,7 @@ class ModelUpdates:
             step()
         except StorageError as error:
             logger.error("update of %s: %s", self.model, error)  # noqa: TRY400 - the message says it all
-            self._office.alert("error", error.code, f"update of {self.model}: {error.message}", "")
+            self._host.alert("error", error.code, f"update of {self.model}: {error.message}", "")
             if not self._is_reviving:
                 self._is_reviving = True
                 self._reactor.after(REVIVE_S, self._revive)
@@ -441,7 +441,7 @@ class ModelUpdates:
                 folder = self._slots.folder(self.model, slot)
             except EdgekitError as error:
                 logger.error("%s: the %s version cannot be used: %s", self.model, slot, error)  # noqa: TRY400
-                self._office.alert("error", error.code, f"{self.model}, {slot}: {error.message}", "")
+                self._host.alert("error", error.code, f"{self.model}, {slot}: {error.message}", "")
                 continue
             break
         for pipeline in self.pipelines:

@@ -1,0 +1,39 @@
+"""What controls and measuring may use of a supervisor; they are made before it is whole."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from edgekit.agent.config import AgentConfig
+from edgekit.agent.measuring.runs import Measuring
+from edgekit.agent.reactor import Reactor
+from edgekit.agent.supervisor.egress import Outgoing
+from edgekit.agent.supervisor.fleet import FleetSide
+from edgekit.agent.supervisor.pipelines import Pipeline
+from edgekit.agent.supervisor.updates import ModelUpdates
+from edgekit.base.clock import FlooredClock
+from edgekit.core.wire import Reported
+
+
+class Parts(Protocol):
+    """The parts of a running supervisor; use them on its thread only."""
+
+    config: AgentConfig
+    clock: FlooredClock
+    reactor: Reactor
+    outgoing: Outgoing
+    fleet: FleetSide
+    pipelines: list[Pipeline]
+    models: dict[str, ModelUpdates]
+    measuring: Measuring
+    sensors: dict[str, float]
+    started_s: float
+
+    def changed(self) -> None:
+        """Report soon, once for all that changes until then."""
+
+    def want_now(self) -> None:
+        """Start the updates that the desired state asks for, without waiting for their time."""
+
+    def refresh(self) -> Reported:
+        """Return the reported state as of now."""
