@@ -10,9 +10,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from edgekit.base.paths import state_dir
 from edgekit.core.errors import ConfigError, EdgekitError
 from edgekit.core.ports import Result, Sink
 from edgekit.model.assembly import OpenModel, open_model
@@ -26,10 +25,6 @@ from edgekit.pipeline.sinks import SinkContext, make_sink
 from edgekit.pipeline.sinks.jsonl import JsonlOptions
 from edgekit.pipeline.sinks.video import VideoOptions
 from edgekit.pipeline.sources import make_source, source_context
-
-if TYPE_CHECKING:
-    from edgekit.sync.ledger import Ledger
-    from edgekit.sync.mqtt import Publisher
 
 logger = logging.getLogger(__name__)
 
@@ -181,6 +176,9 @@ def run_pipeline(
     """
     config = load_config(path)
     models = Models(config, model_path(config), variant)
+    # here, since a worker of the agent, which imports this file, publishes through its supervisor
+    from edgekit.sync.publishers import Publishers
+
     publishers = Publishers(config.pipeline.name)
     try:
         predictor = models.open()
@@ -234,55 +232,6 @@ class Models:
         """Free what is open."""
         if self._opened is not None:
             self._opened.close()
-
-
-class Publishers:
-    """The links of a run without an agent: a broker for each URL, and the ledger of what left.
-
-    What may leave is decided before, by the sink, from ``[privacy] egress``.
-    """
-
-    def __init__(self, pipeline: str) -> None:
-        self._pipeline = pipeline
-        self._open: list[Publisher] = []
-        self._ledger: Ledger | None = None
-
-    def connect(self, url: str) -> Callable[[str, bytes], object]:
-        """Return what publishes to a broker, without waiting for it.
-
-        Raises:
-            ConfigError: There is no URL, or it is not a broker's.
-        """
-        if not url:
-            raise ConfigError(
-                "sink 'mqtt': want url, got nothing", hint="only an agent has a link of its own"
-            )
-        # here, since a worker, whose events go through its supervisor, never needs them
-        from edgekit.sync.address import SystemClock, parse_url
-        from edgekit.sync.ledger import Ledger
-        from edgekit.sync.mqtt import Publisher
-
-        address = parse_url(url)
-        publisher = Publisher(url)
-        self._open.append(publisher)
-        if self._ledger is None:
-            self._ledger = Ledger(state_dir() / "ledger.sqlite", SystemClock())
-        ledger, destination = self._ledger, f"{address.host}:{address.port}"
-
-        def publish(topic: str, payload: bytes) -> None:
-            publisher.publish(topic, payload)
-            ledger.add(self._pipeline, "message", destination, "passed", len(payload))
-
-        return publish
-
-    def close(self) -> None:
-        """Let what waits leave, for a while, and close."""
-        for publisher in self._open:
-            publisher.close()
-            if publisher.dropped:
-                logger.warning("the broker was away too long: %d messages dropped", publisher.dropped)
-        if self._ledger is not None:
-            self._ledger.close()
 
 
 @contextlib.contextmanager
