@@ -22,7 +22,6 @@ KNOWN_FILE_CIRCLES = [
     ["edgekit_fleet.commanding", "edgekit_fleet.services"],
 ]
 KNOWN_LONG = {
-    "edgekit.pipeline.decoders.ssd:build",
     "edgekit_fleet.cli.serve:run",
     "edgekit_fleet.compose:_compose",
     "edgekit_fleet.measuring.api:router",

@@ -95,33 +95,33 @@ def build(setup: Setup) -> Decoder:
         scores = outcome.tensors["scores"][0]
         if options.activation == "softmax":
             scores = softmax(scores)
-        width = scores.shape[1]
-        hits = np.flatnonzero(scores >= bound)  # a sigmoid keeps the order, so few are ever computed
-        found = np.unique(hits[hits % width >= first] // width)
-        best = scores[found, first:].max(axis=1, initial=-np.inf)
-        order = strongest(best)
-        found, best = found[order], best[order]
+        found, which, best = _candidates(scores, first, bound)  # a sigmoid keeps the order: few are computed
         if not len(found):
             return ()
-        which = scores[found, first:].argmax(axis=1) + first
         sure = sigmoid(best) if is_sigmoid else best
-        boxes = decode_boxes(
-            outcome.tensors["boxes"][0, found], anchors[found], options.box_scale, options.box_order
-        )
+        raw = outcome.tensors["boxes"][0, found]
+        boxes = decode_boxes(raw, anchors[found], options.box_scale, options.box_order)
         kept = suppress(boxes, sure, which, post.iou_threshold)
         if outcome.placement is not None:
             boxes = outcome.placement.to_source(boxes * size)
-        return tuple(
-            Item(
-                label=label_of(labels, int(which[i])),
-                score=float(sure[i]),
-                index=int(which[i]),
-                box=_box(boxes[i]),
-            )
-            for i in kept
-        )
+        return tuple(_item(labels, int(which[i]), float(sure[i]), boxes[i]) for i in kept)
 
     return decode
+
+
+def _candidates(
+    scores: NDArray[np.float32], first: int, bound: float
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Return (anchor, class, score) of the strongest anchors whose best class, from ``first`` on, passes."""
+    width = scores.shape[1]
+    hits = np.flatnonzero(scores >= bound)
+    found = np.unique(hits[hits % width >= first] // width)
+    best = scores[found, first:].max(axis=1, initial=-np.inf)
+    order = strongest(best)
+    found, best = found[order], best[order]
+    if not len(found):  # argmax refuses a model of no classes, max does not
+        return found, found, best
+    return found, scores[found, first:].argmax(axis=1) + first, best
 
 
 def _anchors(setup: Setup, options: SsdOptions) -> NDArray[np.float32]:
@@ -134,6 +134,6 @@ def _anchors(setup: Setup, options: SsdOptions) -> NDArray[np.float32]:
     return make_anchors(options.anchors, *setup.input_size)
 
 
-def _box(row: NDArray[np.float32]) -> tuple[float, float, float, float]:
-    left, top, right, bottom = row.tolist()
-    return (left, top, right, bottom)
+def _item(labels: tuple[str, ...], index: int, score: float, box: NDArray[np.float32]) -> Item:
+    left, top, right, bottom = box.tolist()
+    return Item(label=label_of(labels, index), score=score, index=index, box=(left, top, right, bottom))
