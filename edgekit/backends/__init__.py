@@ -7,6 +7,7 @@ import importlib.metadata
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import BackendUnavailableError, ConfigError, ModelLoadError
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _backend_class(name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except ImportError as cause:
         raise BackendUnavailableError(
-            f"backend {name!r} cannot be imported: {cause}", hint=f"pip install 'edgekit-runtime[{name}]'"
+            f"backend {name!r} cannot be imported: {cause}", hint=install_hint(name)
         ) from cause
 
 

@@ -25,6 +25,7 @@ from edgekit.backends._common import (
     thread_count,
     unique_names,
 )
+from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import (
     AcceleratorLostError,
     BackendError,
@@ -233,7 +234,7 @@ def _import_library() -> tuple[str, Any]:
     raise BackendUnavailableError(
         "backend 'litert': no library runs .tflite files here",
         reasons=tuple(reasons),
-        hint="pip install 'edgekit-runtime[litert]'",
+        hint=install_hint("litert"),
     )
 
 

@@ -20,6 +20,7 @@ from edgekit.backends._common import (
     short,
     thread_count,
 )
+from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import (
     AcceleratorLostError,
     BackendError,
@@ -242,7 +243,7 @@ def _import_library(options: Mapping[str, Any]) -> Any:
     except ImportError as cause:
         raise BackendUnavailableError(
             f"backend 'onnxruntime' cannot be imported: {short(cause)}",
-            hint="pip install 'edgekit-runtime[onnxruntime]'",
+            hint=install_hint("onnxruntime"),
         ) from cause
     plugin = options.get("provider_library")
     if plugin is not None:

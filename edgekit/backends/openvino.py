@@ -24,6 +24,7 @@ from edgekit.backends._common import (
     thread_count,
     unique_names,
 )
+from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import (
     AcceleratorLostError,
     BackendError,
@@ -222,7 +223,7 @@ def import_openvino() -> Any:
     except ImportError as cause:
         raise BackendUnavailableError(
             f"backend 'openvino' cannot be imported: {short(cause)}",
-            hint="pip install 'edgekit-runtime[openvino]'",
+            hint=install_hint("openvino"),
         ) from cause
     return openvino
 

@@ -21,6 +21,7 @@ import msgspec
 
 from edgekit.backends import LIBRARIES, backend_version, open_backend
 from edgekit.backends.tiny import INPUTS, expected, tiny_model
+from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import EdgekitError
 from edgekit.core.spec import AcceleratorKind, BackendFact, BackendName, Variant
 
@@ -52,7 +53,7 @@ def prove(
     """
     version = backend_version(name)
     if version is None and LIBRARIES[name]:
-        reason = f"{' or '.join(LIBRARIES[name][:2])} is not installed: pip install 'edgekit-runtime[{name}]'"
+        reason = f"{' or '.join(LIBRARIES[name][:2])} is not installed: {install_hint(name)}"
         return BackendFact(name=name, accelerator=accelerator, reason=reason)
     variant = Variant(id="tiny", backend=name, accelerator=accelerator)
     answer = _ask_child({"do": "prove", "variant": msgspec.to_builtins(variant)}, options, timeout_s)
@@ -103,7 +104,9 @@ def _ask_child(task: dict[str, Any], options: Mapping[str, Any] | None, timeout_
         try:
             answer = json.loads(done.stdout)
         except ValueError:
-            return {"reason": f"{_manner(done.returncode)}{_last_words(errors)}"}
+            return {
+                "reason": f"{_manner(done.returncode)}{_last_words(errors)}; fix: {_way_out(done.returncode)}"
+            }
     return answer if isinstance(answer, dict) else {"reason": "the child's answer makes no sense"}
 
 
@@ -111,6 +114,15 @@ def _manner(code: int) -> str:
     if code < 0:
         return f"crashed with {signal.Signals(-code).name}"
     return f"ended with code {code} and no answer"
+
+
+def _way_out(code: int) -> str:
+    """Return what helps when a runtime library ends its process."""
+    if code == -signal.SIGILL:
+        return "install a build of this library for this processor, it used an instruction that is missing"
+    if code == -signal.SIGKILL:
+        return "free some memory, it was probably killed for using too much"
+    return "install another version of this library, or remove it"
 
 
 def _last_words(errors: Any) -> str:

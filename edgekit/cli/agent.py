@@ -68,8 +68,9 @@ def state_folder(args: argparse.Namespace) -> Path:
 def _enroll(args: argparse.Namespace) -> Report:
     from edgekit.model.doctor import facts_with_proofs
     from edgekit.update.contract import EnrollOrder
-    from edgekit.update.launch import run_enroll
+    from edgekit.update.launch import require_libraries, run_enroll
 
+    require_libraries("'edgekit agent enroll'")  # before a minute of proofs
     token = args.token
     if token.startswith("@"):
         token = Path(token[1:]).read_text(encoding="utf-8").strip()

@@ -20,6 +20,7 @@ import msgspec
 
 from edgekit.backends import LIBRARIES, backend_version
 from edgekit.base.files import write_durably
+from edgekit.base.install_hint import install_hint
 from edgekit.base.paths import cache_dir
 from edgekit.core.spec import (
     AcceleratorFact,
@@ -225,7 +226,7 @@ def _warnings(facts: Facts, chosen: ChosenProfile, root: Path) -> list[str]:
         if _is_surprising(backend, facts)
     ]
     if not any(backend.works for backend in facts.backends):
-        warnings.append("nothing here can run a model yet; fix: pip install 'edgekit-runtime[litert]'")
+        warnings.append(_nothing_works(facts))
     rows = {row.accelerator for row in profile.backend}
     warnings += [
         f"{a.name} ({a.kind}) is here, and profile '{profile.id}' has no backend for it"
@@ -239,6 +240,16 @@ def _warnings(facts: Facts, chosen: ChosenProfile, root: Path) -> list[str]:
             f"facts were read below {root}: CPU backends were proved on this machine, accelerators were not"
         )
     return warnings
+
+
+def _nothing_works(facts: Facts) -> str:
+    installed = [backend.name for backend in facts.backends if backend.version and backend.name in LIBRARIES]
+    if not installed:
+        return (
+            f"no runtime library is installed, so nothing here can run a model; fix: {install_hint('litert')}"
+        )
+    names = ", ".join(dict.fromkeys(installed))
+    return f"nothing here can run a model: {names} is installed and failed its proof, see the reasons"
 
 
 def _is_surprising(backend: BackendFact, facts: Facts) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import ConfigError, TensorError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def vision() -> Any:
         import cv2
     except ImportError as cause:
         raise ConfigError(
-            "images need OpenCV, which is not installed", hint="pip install 'edgekit-runtime[vision]'"
+            "images need OpenCV, which is not installed", hint=install_hint("vision")
         ) from cause
     return cv2
 

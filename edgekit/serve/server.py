@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import ConfigError
 from edgekit.serve.ports import Limits
 
@@ -156,7 +157,7 @@ def _uvicorn() -> Any:
         import uvicorn
     except ImportError as cause:
         raise ConfigError(
-            "serving needs uvicorn, which is not installed", hint="pip install 'edgekit-runtime[serve]'"
+            "serving needs uvicorn, which is not installed", hint=install_hint("serve")
         ) from cause
     return uvicorn
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from edgekit.base.install_hint import require_modules
 from edgekit.core.errors import LinkError
 from edgekit.update.contract import (
     MAX_LINE_BYTES,
@@ -42,7 +43,9 @@ def run_updater(
             retried), ``LinkError`` and ``StorageError`` (``retryable``), ``NoVariantError``,
             ``BundleError``.
         LinkError: The child outlived its time, or ended without a result.
+        ConfigError: The libraries that verify updates are not installed.
     """
+    require_libraries("an update")
     return _run("job", msgspec.json.encode(request), UpdaterResult, request.timeout_s + _GRACE_S, on_progress)
 
 
@@ -56,8 +59,19 @@ def run_enroll(order: EnrollOrder, timeout_s: float = 60.0) -> Enrolment:
         TrustError: The fleet's CA is not the one that the token pins.
         LinkError: The fleet cannot be reached.
         StorageError: The identity cannot be stored.
+        ConfigError: The libraries that enrolment needs are not installed.
     """
+    require_libraries("enrolment")
     return _run("enroll", msgspec.json.encode(order), Enrolment, timeout_s, None)
+
+
+def require_libraries(purpose: str) -> None:
+    """Refuse to begin without the libraries that verify what the fleet sends.
+
+    Raises:
+        ConfigError: One is missing; the hint installs it.
+    """
+    require_modules(purpose, "update", ("cryptography", "tuf"))
 
 
 def _run(

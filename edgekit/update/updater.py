@@ -22,8 +22,16 @@ import msgspec
 
 from edgekit.base.disk import LocalDisk, replace_file, storage_error
 from edgekit.base.http import Patience, Web
+from edgekit.base.install_hint import install_hint
 from edgekit.core import wire
-from edgekit.core.errors import BundleError, EdgekitError, HashMismatchError, StorageError, UsageError
+from edgekit.core.errors import (
+    BundleError,
+    ConfigError,
+    EdgekitError,
+    HashMismatchError,
+    StorageError,
+    UsageError,
+)
 from edgekit.core.select import require, select
 from edgekit.core.spec import Manifest, Variant, VariantFile, parse_manifest
 from edgekit.update.contract import (
@@ -306,7 +314,10 @@ def main(arguments: list[str], stdin: BinaryIO, stdout: BinaryIO) -> int:
 
     try:
         line = stdin.readline(MAX_LINE_BYTES)
-        threading.Thread(target=_end_with_parent, args=(stdin,), name="parent-watch", daemon=True).start()
+        watch = threading.Thread(
+            target=_end_with_parent, args=(stdin.fileno(),), name="parent-watch", daemon=True
+        )
+        watch.start()
         if arguments == ["enroll"]:
             from edgekit.update.identity import enroll
 
@@ -323,6 +334,10 @@ def main(arguments: list[str], stdin: BinaryIO, stdout: BinaryIO) -> int:
     except EdgekitError as error:
         tell(failure_of(error))
         return error.exit_code
+    except ImportError as cause:
+        broken = ConfigError(f"the updater cannot import {cause.name}: {cause}", hint=install_hint("update"))
+        tell(failure_of(broken))
+        return broken.exit_code
     return 0
 
 
@@ -334,9 +349,12 @@ def _decoded(line: bytes, kind: type[wire.M]) -> wire.M:
     return found
 
 
-def _end_with_parent(stdin: BinaryIO) -> None:
-    """Die with the supervisor: an updater that nobody listens to would only be in the way."""
-    while stdin.readline(MAX_LINE_BYTES):
+def _end_with_parent(stdin_fd: int) -> None:
+    """Die with the supervisor: an updater that nobody listens to would only be in the way.
+
+    The descriptor is read without Python's buffer, whose lock would make the interpreter abort at exit.
+    """
+    while os.read(stdin_fd, MAX_LINE_BYTES):
         pass
     os._exit(130)
 

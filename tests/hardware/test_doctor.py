@@ -35,7 +35,7 @@ class Prover:
         reason = self.fails.get((name, accelerator), "")
         return BackendFact(
             name=name,
-            version="1.0",
+            version="" if "is not installed" in reason else "1.0",
             accelerator=accelerator,
             works=not reason,
             ms=None if reason else 0.1,
@@ -138,8 +138,19 @@ def test_doctor_exits_with_5_where_no_backend_works(tmp_path, monkeypatch):
     args = command.argparse.Namespace(sysfs_root=plant(tmp_path, RPI5), dump=None)
     report = command.run(args)
     assert report.exit_code == 5
-    assert sum("does not work: is not installed" in w for w in report.document["warnings"]) == 3
+    assert [b["reason"] for b in report.document["backends"]].count("is not installed") == 3
     assert any("edgekit-runtime[litert]" in w for w in report.document["warnings"])
+
+
+def test_where_every_backend_crashes_doctor_says_so_and_does_not_say_install(tmp_path, monkeypatch):
+    crash = "crashed with SIGILL; fix: install a build of this library for this processor"
+    rows = {(name, "cpu"): crash for name in ("litert", "onnxruntime", "openvino")}
+    monkeypatch.setattr(doctor, "_default_prover", lambda: Prover(rows))
+    report = command.run(command.argparse.Namespace(sysfs_root=plant(tmp_path, RPI5), dump=None))
+    assert report.exit_code == 5
+    assert sum(crash in w for w in report.document["warnings"]) == 3
+    assert any("is installed and failed its proof" in w for w in report.document["warnings"])
+    assert "pip install" not in report.text
 
 
 # -- proofs

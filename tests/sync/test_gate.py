@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sqlite3
 
 import msgspec
 import pytest
@@ -126,6 +127,23 @@ def test_a_damaged_ledger_is_moved_aside_and_goes_on(tmp_path, clock):
     ledger.flush()
     assert [e.count for e in ledger.entries()] == [1]
     assert ledger.counters["resets"] == 1
+    ledger.close()
+
+
+def test_a_damaged_ledger_leaves_no_connection_open(tmp_path, clock, monkeypatch):
+    opened, connect = [], sqlite3.connect
+
+    def remembered(*arguments, **named):
+        opened.append(connect(*arguments, **named))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", remembered)
+    (tmp_path / "l").write_bytes(os.urandom(20_000))
+    ledger = Ledger(tmp_path / "l", clock)
+    ledger.add("p", "counts", "fleet", "passed", 1)
+    ledger.flush()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
     ledger.close()
 
 

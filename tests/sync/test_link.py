@@ -365,6 +365,12 @@ class Authority:
         self.certificate = self._builder(self.name, self.key.public_key()).add_extension(
             x509.BasicConstraints(ca=True, path_length=0), critical=True
         ).add_extension(
+            x509.KeyUsage(  # Python 3.13 and later refuse a CA without keyCertSign
+                key_cert_sign=True, crl_sign=True, digital_signature=False, content_commitment=False,
+                key_encipherment=False, data_encipherment=False, key_agreement=False,
+                encipher_only=False, decipher_only=False,
+            ), critical=True
+        ).add_extension(
             x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False
         ).sign(self.key, hashes.SHA256())  # fmt: skip
         self.ca = folder / "ca.crt"

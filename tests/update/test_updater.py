@@ -19,6 +19,7 @@ from edgekit.base.http import Patience, Web
 from edgekit.core import wire
 from edgekit.core.errors import (
     BundleError,
+    ConfigError,
     ExpiredError,
     HashMismatchError,
     LinkError,
@@ -33,9 +34,9 @@ from edgekit.core.errors import (
 )
 from edgekit.core.spec import BackendFact, Facts, Profile
 from edgekit.model.bundle import open_bundle
-from edgekit.update.contract import UpdaterRequest, UpdaterResult
+from edgekit.update.contract import EnrollOrder, UpdaterRequest, UpdaterResult
 from edgekit.update.download import Blobs
-from edgekit.update.launch import run_updater
+from edgekit.update.launch import run_enroll, run_updater
 from edgekit.update.slots import Slots
 from edgekit.update.updater import Job
 
@@ -530,3 +531,60 @@ def test_desired_for_a_model_that_is_not_in_it_is_a_usage_error(fleet, state_dir
 
 def test_wire_paths_are_those_of_the_fleet():
     assert wire.target_path("m", "1.0.0") == "m/1.0.0/bundle.json"
+
+
+_WITHOUT = """
+import runpy, sys
+sys.modules["cryptography"] = None  # as if it were not installed
+sys.argv[1:] = ["enroll"]
+runpy.run_module("edgekit.update.updater", run_name="__main__")
+"""
+
+
+def test_an_updater_without_its_libraries_says_what_to_install_and_does_not_abort(tmp_path):
+    """Its standard input stays open, as the supervisor holds it, while the interpreter ends."""
+    order = EnrollOrder(fleet_url="http://127.0.0.1:1", token="t", state_dir=str(tmp_path))
+    child = subprocess.Popen(
+        [sys.executable, "-c", _WITHOUT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    child.stdin.write(msgspec.json.encode(order) + b"\n")
+    child.stdin.flush()
+    code = child.wait(60)
+    failure = json.loads(child.stdout.read())
+    words = child.stderr.read().decode()
+    for pipe in (child.stdin, child.stdout, child.stderr):
+        pipe.close()
+    assert (code, failure["code"]) == (3, "config")
+    assert "cryptography" in failure["message"]
+    assert "edgekit-runtime[update]" in failure["hint"]
+    assert words == ""
+
+
+def test_a_bug_in_the_updater_is_a_traceback_and_not_an_abort(tmp_path):
+    """Whatever ends it, the thread that waits for the supervisor does not make the interpreter abort."""
+    program = (
+        "import sys, edgekit.update.updater as updater\n"
+        "updater._decoded = None\n"
+        "updater.main(['enroll'], sys.stdin.buffer, sys.stdout.buffer)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    child.stdin.write(b"{}\n")
+    child.stdin.flush()
+    code = child.wait(60)
+    words = child.stderr.read().decode()
+    for pipe in (child.stdin, child.stdout, child.stderr):
+        pipe.close()
+    assert code == 1, words
+    assert "Fatal Python error" not in words
+
+
+def test_enrolling_without_the_libraries_is_refused_before_anything_is_tried(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tuf", None)  # as if it were not installed
+    with pytest.raises(ConfigError, match="enrolment needs tuf"):
+        run_enroll(EnrollOrder(fleet_url="http://127.0.0.1:1", token="t", state_dir=str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []

@@ -266,6 +266,14 @@ class Fleet:
         (folder / "enrolment.json").write_bytes(msgspec.json.encode(self.enrolment()))
 
 
+SIGNS_CERTIFICATES = x509.KeyUsage(
+    key_cert_sign=True, crl_sign=True, digital_signature=False, content_commitment=False,
+    key_encipherment=False, data_encipherment=False, key_agreement=False,
+    encipher_only=False, decipher_only=False,
+)  # fmt: skip
+"""Python 3.13 and later refuse a CA without it."""
+
+
 class Authority:
     """The fleet's CA."""
 
@@ -275,6 +283,7 @@ class Authority:
         public = self.key.public_key()
         builder = self._builder(self.name, public)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(SIGNS_CERTIFICATES, critical=True)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         self.certificate = builder.sign(self.key, hashes.SHA256())
         self.pem = self.certificate.public_bytes(serialization.Encoding.PEM).decode()

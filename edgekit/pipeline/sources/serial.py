@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
+from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import ConfigError, SourceError
 from edgekit.core.ports import Frame
 from edgekit.pipeline.check import Options
@@ -161,9 +162,7 @@ def open_serial(options: SerialOptions) -> Any:
     try:
         import serial
     except ImportError as cause:
-        raise ConfigError(
-            "source 'serial' needs pyserial", hint="pip install 'edgekit-runtime[serial]'"
-        ) from cause
+        raise ConfigError("source 'serial' needs pyserial", hint=install_hint("serial")) from cause
     try:
         return serial.serial_for_url(options.uri, baudrate=options.baud, timeout=READ_S)
     except (OSError, ValueError) as cause:
