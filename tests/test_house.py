@@ -15,17 +15,9 @@ MAX_BODY_LINES = 40
 # Circles between the files or packages that stand in one package.
 KNOWN_CIRCLES = [
     ("edgekit.agent", ["children", "measuring", "supervisor"]),
-    ("edgekit_fleet", ["app", "ingest", "registry", "rollout", "ui"]),
-    ("edgekit_fleet", ["commanding", "services"]),
 ]
-KNOWN_FILE_CIRCLES = [
-    ["edgekit_fleet.commanding", "edgekit_fleet.services"],
-]
+KNOWN_FILE_CIRCLES: list[list[str]] = []
 KNOWN_LONG = {
-    "edgekit_fleet.cli.serve:run",
-    "edgekit_fleet.compose:_compose",
-    "edgekit_fleet.measuring.api:router",
-    "edgekit_fleet.rollout.api:router",
     "edgekit_optimize.cli.optimize:_request",
     "edgekit_optimize.run.run:_study",
     "edgekit_optimize.zoo.build:_fill",

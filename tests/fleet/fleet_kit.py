@@ -23,9 +23,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edgekit.core import wire
 from edgekit_fleet.app.application import create_app
+from edgekit_fleet.app.compose import Fleet
+from edgekit_fleet.app.options import Options
 from edgekit_fleet.broker.embedded import free_port
 from edgekit_fleet.broker.mosquitto import MosquittoTls, write_files
-from edgekit_fleet.compose import Fleet, Options
 from edgekit_fleet.identity.authority import Authority
 
 ROOT = Path(__file__).parents[2]

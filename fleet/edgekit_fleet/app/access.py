@@ -7,9 +7,10 @@ from typing import Literal
 from fastapi import APIRouter, HTTPException
 from pydantic import BaseModel, Field
 
-from edgekit_fleet.app.auth import Admin, Parts
-from edgekit_fleet.ingest.intake import now_ms
+from edgekit_fleet.app.services import Parts
+from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.tokens import Claim, Token
+from edgekit_fleet.web.auth import Admin
 
 HOUR_MS = 3600 * 1000
 MAX_HOURS = 24 * 366
@@ -48,9 +49,9 @@ def tokens(parts: Parts) -> list[Token]:
 @router.post("/tokens", status_code=201)
 def create_token(parts: Parts, wanted: NewToken) -> Made:
     """Make an API token."""
-    now = now_ms()
-    expires_ms = None if wanted.expires_h is None else now + int(wanted.expires_h * HOUR_MS)
-    return Made(token=parts.tokens.create(wanted.role, now, label=wanted.label, expires_ms=expires_ms))
+    now_ms = unix_ms()
+    expires_ms = None if wanted.expires_h is None else now_ms + int(wanted.expires_h * HOUR_MS)
+    return Made(token=parts.tokens.create(wanted.role, now_ms, label=wanted.label, expires_ms=expires_ms))
 
 
 @router.get("/claims")
@@ -62,10 +63,10 @@ def claims(parts: Parts) -> list[Claim]:
 @router.post("/claims", status_code=201)
 def create_claim(parts: Parts, wanted: NewClaim) -> Made:
     """Make an enrolment claim; its text pins the fleet's CA where the API speaks TLS."""
-    now = now_ms()
+    now_ms = unix_ms()
     pin = parts.identity.sha256 if parts.settings.url.startswith("https") else ""
     text = parts.tokens.create_claim(
-        now, now + int(wanted.expires_h * HOUR_MS), uses=wanted.uses, label=wanted.label, ca_sha256=pin
+        now_ms, now_ms + int(wanted.expires_h * HOUR_MS), uses=wanted.uses, label=wanted.label, ca_sha256=pin
     )
     return Made(token=text)
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from edgekit_fleet import __version__, ui
-from edgekit_fleet.app import access, devices, enrolment, problems, watching
-from edgekit_fleet.services import Services
+from edgekit_fleet import __version__
+from edgekit_fleet.app import access, devices, enrolment, watching
+from edgekit_fleet.app.services import Services
+from edgekit_fleet.ui import pages
+from edgekit_fleet.ui.site import UiParts
+from edgekit_fleet.web import problems
 
 API = "/api/v1"
 
 
 def create_app(services: Services) -> FastAPI:
-    """Return the application of one fleet.
-
-    ``services.hooks.routers`` are added as they are: their paths begin with ``/api/v1`` or ``/tuf``.
-    """
+    """Return the application of one fleet."""
     app = FastAPI(
         title="edgekit fleet",
         version=__version__,
@@ -25,11 +25,29 @@ def create_app(services: Services) -> FastAPI:
         redoc_url=None,
     )
     app.state.services = services
+    app.state.tokens = services.tokens
     problems.install(app)
     for router in (enrolment.router, devices.router, access.router, watching.router):
         app.include_router(router, prefix=API)
     app.include_router(watching.metrics_router)
-    for router in services.hooks.routers:
+    for router in (*services.registry.routers, services.rollouts.router, *services.measuring.routers):
         app.include_router(router)
-    ui.mount(app, services)
+    pages.mount(app, ui_parts(services))
     return app
+
+
+def ui_parts(services: Services) -> UiParts:
+    """Return the parts of a fleet manager that the web UI shows."""
+    return UiParts(
+        database=services.database,
+        tokens=services.tokens,
+        devices=services.devices,
+        metrics=services.metrics,
+        commanding=services.commanding,
+        repository=services.registry.repository,
+        engine=services.rollouts.engine,
+        bus=services.bus,
+        hooks=services.hooks,
+        health=services.health,
+        is_tls=services.settings.url.startswith("https"),
+    )

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, Field
 
-from edgekit_fleet.app.auth import Admin, Operator, Parts, Viewer
-from edgekit_fleet.commanding import EXPIRES_S, MAX_EXPIRES_S
-from edgekit_fleet.ingest.intake import now_ms
-from edgekit_fleet.services import Services
+from edgekit_fleet.app.services import Parts, Services
+from edgekit_fleet.broker.commanding import EXPIRES_S, MAX_EXPIRES_S
+from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.commands import CommandRow
 from edgekit_fleet.store.devices import Device, Page
 from edgekit_fleet.store.metrics import Event, Point
+from edgekit_fleet.web.auth import Admin, Operator, Viewer
 
 DAY_MS = 24 * 3600 * 1000
 Kind = Literal["event", "update", "alert", "answer", "measurement", "gap"]
@@ -91,7 +91,7 @@ def device_detail(parts: Parts, device: str) -> DeviceDetail:
         birth=documents["birth"],
         reported=documents["reported"],
         hardware=documents["hardware"],
-        pipelines=parts.metrics.pipelines(device, now_ms() - DAY_MS),
+        pipelines=parts.metrics.pipelines(device, unix_ms() - DAY_MS),
         watermarks=parts.messages.watermarks(device),
         certificates=parts.devices.certificates(device),
     )
@@ -108,7 +108,7 @@ def series(
 ) -> Series:
     """Chart one device: by default its last hour, of all pipelines together."""
     _known(parts, device)
-    until = until_ms if until_ms is not None else now_ms() + 1
+    until = until_ms if until_ms is not None else unix_ms() + 1
     since = since_ms if since_ms is not None else until - DAY_MS // 24
     points = parts.metrics.series(
         device, since_ms=since, until_ms=until, step_ms=step_s * 1000, pipeline=pipeline

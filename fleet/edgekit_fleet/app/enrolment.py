@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from edgekit.core import wire
-from edgekit_fleet.app.auth import Parts
-from edgekit_fleet.ingest.intake import now_ms
-from edgekit_fleet.services import Services
+from edgekit_fleet.app.services import Parts, Services
+from edgekit_fleet.store.clock import unix_ms
+from edgekit_fleet.web.bodies import read_body
 
 MAX_BODY_BYTES = 64 << 10
 
@@ -52,11 +52,9 @@ async def enroll(request: Request, parts: Parts) -> Response:
 
 
 def _enroll(parts: Services, wanted: wire.EnrollRequest) -> wire.EnrollResponse:
-    trust = parts.hooks.trust()
-    device, certificate, is_new = parts.enrolment.enroll(wanted, now_ms())
+    trust = parts.registry.trust()
+    device, certificate, is_new = parts.enrolment.enroll(wanted, unix_ms())
     if is_new:
-        for hook in parts.hooks.on_enrolled:
-            hook(device)
         parts.bus.publish("device", {"device": device, "enrolled": True})
     return wire.EnrollResponse(
         device=device,
@@ -68,17 +66,3 @@ def _enroll(parts: Services, wanted: wire.EnrollRequest) -> wire.EnrollResponse:
         root=trust.root,
         desired_keys=trust.desired_keys,
     )
-
-
-async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """Return a request's body, which may not be longer than a limit.
-
-    Raises:
-        HTTPException: It is (413).
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit_bytes:
-            raise HTTPException(413, f"At most {limit_bytes} bytes are read")
-    return bytes(body)

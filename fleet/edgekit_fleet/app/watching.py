@@ -10,8 +10,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from edgekit_fleet import __version__
-from edgekit_fleet.app.auth import Operator, Parts, Viewer, authorize, bearer
-from edgekit_fleet.services import Services
+from edgekit_fleet.app.services import Parts, Services
+from edgekit_fleet.web.auth import Operator, Viewer, authorize, bearer
 
 router = APIRouter(tags=["watching"])
 metrics_router = APIRouter(tags=["watching"])
@@ -95,7 +95,7 @@ def prometheus(request: Request, parts: Parts) -> PlainTextResponse:
     Needs a viewer's token, unless the fleet manager listens on loopback only.
     """
     if not parts.settings.is_loopback:
-        authorize(parts, bearer(request), "viewer")
+        authorize(parts.tokens, bearer(request), "viewer")
     text = render(parts)
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from edgekit.base.command_line import Report
 from edgekit.core.errors import UsageError
 from edgekit_fleet.cli import remote
-from edgekit_fleet.cli.target import opened_registry, passphrase_of, unix_ms
+from edgekit_fleet.cli.target import opened_registry, passphrase_of
 from edgekit_fleet.registry import publisher, trust
 from edgekit_fleet.registry.keyring import ROTATABLE, Keyring
+from edgekit_fleet.store.clock import unix_ms
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

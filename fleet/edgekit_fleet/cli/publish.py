@@ -9,10 +9,11 @@ from pathlib import Path
 
 from edgekit.base.command_line import Report
 from edgekit_fleet.cli import remote
-from edgekit_fleet.cli.target import opened_registry, passphrase_of, unix_ms
+from edgekit_fleet.cli.target import opened_registry, passphrase_of
 from edgekit_fleet.registry import publisher
 from edgekit_fleet.registry.bundle import read_bundle
 from edgekit_fleet.registry.keyring import Keyring
+from edgekit_fleet.store.clock import unix_ms
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

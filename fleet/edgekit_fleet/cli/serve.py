@@ -10,11 +10,15 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.core.errors import ConfigError, StorageError
 from edgekit_fleet.cli.remote import ADDRESS_FILE
 from edgekit_fleet.files import write_durably
+
+if TYPE_CHECKING:
+    from edgekit_fleet.app.compose import Fleet
+    from edgekit_fleet.app.options import Options
 
 BACKLOG = 2048
 GRACE_S = 5
@@ -37,13 +41,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Serve until SIGTERM or SIGINT; print one line once everything runs."""
-    from edgekit_fleet.app.application import create_app
-    from edgekit_fleet.compose import Fleet, Options
-    from edgekit_fleet.ingest.intake import now_ms
-    from edgekit_fleet.ui import login_link
+    """Serve until SIGTERM or SIGINT; print one line once everything runs.
 
-    options = Options(
+    Raises:
+        ConfigError: Another fleet manager runs on the data folder, or a file in it is damaged.
+        StorageError: The address is taken, or the folder cannot be written.
+        LinkError: The broker does not start, or cannot be reached.
+    """
+    from edgekit_fleet.app.application import create_app
+    from edgekit_fleet.app.compose import Fleet
+
+    with _only_one(arguments.data), contextlib.closing(_Stops()) as stops:
+        fleet = Fleet(_options(arguments))
+        address_file = fleet.services.settings.data / ADDRESS_FILE
+        try:
+            with _listen(fleet.options.host, fleet.port) as listener:
+                fleet.start()
+                _serve(
+                    create_app(fleet.services),
+                    listener,
+                    fleet.server_files(),
+                    stops,
+                    is_ready=lambda: _announce(fleet, address_file, is_json=arguments.json),
+                    at_stop=fleet.services.bus.close,
+                )
+        finally:
+            address_file.unlink(missing_ok=True)
+            fleet.stop()
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    from edgekit_fleet.app.options import Options
+
+    return Options(
         data=arguments.data,
         database=arguments.database,
         broker=arguments.broker,
@@ -57,36 +87,29 @@ def run(arguments: argparse.Namespace) -> None:
         broker_certificate=arguments.broker_cert,
         broker_key=arguments.broker_key,
     )
-    with _only_one(arguments.data), contextlib.closing(_Stops()) as stops:
-        fleet = Fleet(options)
-        address_file = fleet.services.settings.data / ADDRESS_FILE
-        try:
-            with _listen(options.host, fleet.port) as listener:
-                fleet.start()
-                files = fleet.server_files() if fleet.is_tls else None
-                ready = {
-                    "url": fleet.services.settings.url,
-                    "broker_url": fleet.services.settings.broker_url,
-                    "admin_token_file": str(fleet.admin_token_file),
-                    "ca": str(fleet.authority.certificate_path) if fleet.is_tls else "",
-                }
 
-                def is_ready() -> None:
-                    local = {**ready, "url": fleet.local_url}
-                    write_durably(address_file, json.dumps(local).encode())
-                    print(f"edgekit fleet: {ready['url']}  broker: {ready['broker_url']}", file=sys.stderr)
-                    is_watched = arguments.json or sys.stderr.isatty()  # not a service's log
-                    if is_watched and fleet.services.settings.is_loopback:
-                        token = fleet.admin_token_file.read_text()
-                        ready["login_url"] = login_link(fleet.services, fleet.local_url, token, now_ms())
-                        print(f"open within 15 minutes: {ready['login_url']}", file=sys.stderr)
-                    if arguments.json:
-                        print(json.dumps(ready), flush=True)
 
-                _serve(create_app(fleet.services), listener, files, stops, is_ready, fleet.services.bus.close)
-        finally:
-            address_file.unlink(missing_ok=True)
-            fleet.stop()
+def _announce(fleet: Fleet, address_file: Path, *, is_json: bool) -> None:
+    """Write where the fleet manager can be reached, for commands on this machine and for people."""
+    from edgekit_fleet.store.sessions import Sessions
+    from edgekit_fleet.ui import signin
+
+    settings = fleet.services.settings
+    ready = {
+        "url": settings.url,
+        "broker_url": settings.broker_url,
+        "admin_token_file": str(fleet.admin_token_file),
+        "ca": str(fleet.authority.certificate_path) if fleet.options.is_tls else "",
+    }
+    write_durably(address_file, json.dumps({**ready, "url": fleet.local_url}).encode())
+    print(f"edgekit fleet: {settings.url}  broker: {settings.broker_url}", file=sys.stderr)
+    is_watched = is_json or sys.stderr.isatty()  # a service's log keeps no link that signs in
+    if is_watched and settings.is_loopback:
+        token, sessions = fleet.admin_token_file.read_text(), Sessions(fleet.services.database)
+        ready["login_url"] = signin.link(fleet.services.tokens, sessions, fleet.local_url, token)
+        print(f"open within 15 minutes: {ready['login_url']}", file=sys.stderr)
+    if is_json:
+        print(json.dumps(ready), flush=True)
 
 
 class _Stops:
@@ -112,6 +135,7 @@ def _serve(
     listener: socket.socket,
     files: tuple[Path, Path] | None,
     stops: _Stops,
+    *,
     is_ready: Callable[[], None],
     at_stop: Callable[[], None],
 ) -> None:

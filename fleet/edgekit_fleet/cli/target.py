@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,8 +89,3 @@ def read_secret(path: Path) -> bytes:
     if not 0 < len(found) <= MAX_SECRET_BYTES:
         raise ConfigError(f"{path}: want a secret of 1 to {MAX_SECRET_BYTES} bytes, got {len(found)}")
     return found
-
-
-def unix_ms() -> int:
-    """Return the time in Unix milliseconds."""
-    return time.time_ns() // 1_000_000

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any, Protocol
 
 from edgekit.core import wire
 from edgekit.core.errors import EdgekitError, ProtocolError
-from edgekit_fleet.services import Answer, Services
+from edgekit_fleet.ingest.ports import Answer, Parts
 from edgekit_fleet.store.messages import MAX_SEQ, Arrived, Refused, kind_of
 
 logger = logging.getLogger(__name__)
@@ -58,7 +57,7 @@ class Intake:
         now_ms: The fleet's clock, Unix milliseconds.
     """
 
-    def __init__(self, services: Services, now_ms: Callable[[], int]) -> None:
+    def __init__(self, services: Parts, now_ms: Callable[[], int]) -> None:
         self._services = services
         self._now_ms = now_ms
         self._lock = threading.Lock()
@@ -250,8 +249,3 @@ def _check_numbers(numbers: Iterable[int]) -> None:
     for number in numbers:
         if not -1 <= number < MAX_SEQ:
             raise ProtocolError(f"a number is out of range: {number}")
-
-
-def now_ms() -> int:
-    """Return the wall clock, Unix milliseconds."""
-    return time.time_ns() // 1_000_000

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgekit_fleet.app.auth import Operator, Parts, Viewer
-from edgekit_fleet.commanding import MAX_EXPIRES_S
-from edgekit_fleet.ingest.intake import now_ms
-from edgekit_fleet.measuring.costs import MAX_PAGE
+from edgekit_fleet.broker.commanding import MAX_EXPIRES_S, Commanding
+from edgekit_fleet.measuring.costs import MAX_PAGE, BoardCost, Costs
 from edgekit_fleet.measuring.jobs import Job, Jobs, Wanted
 from edgekit_fleet.registry.repository import Repository
 from edgekit_fleet.registry.trust import Target
-from edgekit_fleet.services import Services
+from edgekit_fleet.store.clock import unix_ms
+from edgekit_fleet.store.database import Database
+from edgekit_fleet.store.devices import Devices
+from edgekit_fleet.web import paging
+from edgekit_fleet.web.auth import Operator, Viewer
 
 EXPIRES_S = 900
 MAX_CONTENTS = 100
@@ -40,54 +43,104 @@ class NewMeasurement(BaseModel):
     expires_s: Annotated[int, Field(ge=1, le=MAX_EXPIRES_S)] = EXPIRES_S
 
 
-def router(jobs: Jobs, repository: Repository) -> APIRouter:
-    """Return the routes about measurements."""
-    routes = APIRouter(prefix="/api/v1", tags=["measuring"])
+@dataclass(frozen=True)
+class Office:
+    """Gives jobs to devices.
 
-    @routes.post("/measurements", status_code=202, dependencies=[Operator])
-    def create(parts: Parts, wanted: NewMeasurement) -> dict[str, Any]:
-        """Have a device measure a signed bundle beside what it runs; the bundle is never activated.
+    Args:
+        database: One transaction records a job and its command.
+        devices: The fleet's devices.
+        repository: Finds the bundles to measure.
+        commanding: Sends jobs to devices.
+        jobs: The jobs given so far.
+    """
 
-        The same job again, while it is not over, is the job that there is.
+    database: Database
+    devices: Devices
+    repository: Repository
+    commanding: Commanding
+    jobs: Jobs
+
+    def give(self, wanted: NewMeasurement) -> Job:
+        """Return a new job, or the open one of the device if it is the same.
+
+        Raises:
+            HTTPException: The bundle or the device is not known (404), or the device is revoked or has
+                another job (409).
         """
-        target = _target(repository, wanted)
-        _check_device(parts, wanted.device)
-        now = now_ms()
-        open_job = jobs.open_on(wanted.device, now)
+        target = self._target(wanted)
+        self._check_device(wanted.device)
+        now_ms = unix_ms()
+        open_job = self.jobs.open_on(wanted.device, now_ms)
         if open_job is not None:
             asked = (target.sha256, wanted.threads, wanted.seconds)
             if (open_job.sha256, open_job.threads, open_job.seconds) == asked:
-                return detail(parts, open_job)
+                return open_job
             raise HTTPException(409, f"'{wanted.device}' has another job, {open_job.id}, until it is over")
-        with parts.database.transaction():
-            job = jobs.create(
+        with self.database.transaction():
+            job = self.jobs.create(
                 Wanted(wanted.device, target, wanted.threads, wanted.seconds),
-                now,
-                now + wanted.expires_s * 1000,
+                now_ms,
+                now_ms + wanted.expires_s * 1000,
             )
-            command = parts.commanding.command(wanted.device, "measure", job.arguments(), wanted.expires_s)
-            jobs.sent(job.id, command.id)
-        return detail(parts, job)
+            command = self.commanding.command(wanted.device, "measure", job.arguments(), wanted.expires_s)
+            self.jobs.sent(job.id, command.id)
+        return job
+
+    def _target(self, wanted: NewMeasurement) -> Target:
+        bundle = self.repository.bundle(wanted.model, wanted.version)
+        if bundle is None or wanted.sha256 not in ("", bundle.sha256):
+            bundle = self.repository.measured_bundle(wanted.model, wanted.version, wanted.sha256)
+        if bundle is None:
+            name = f"{wanted.model[:64]} {wanted.version[:32]} {wanted.sha256[:12]}".rstrip()
+            raise HTTPException(404, f"{name} is not published: edgekit-fleet publish --measure")
+        return bundle.target
+
+    def _check_device(self, name: str) -> None:
+        device = self.devices.get(name)
+        if device is None:
+            raise HTTPException(404, f"There is no device '{name[:64]}'")
+        if device.state == "revoked":
+            raise HTTPException(409, f"Device '{name[:64]}' is revoked")
+
+
+def measurements_router(office: Office) -> APIRouter:
+    """Return the routes about measurement jobs."""
+    routes = APIRouter(prefix="/api/v1", tags=["measuring"])
+    jobs = office.jobs
+
+    @routes.post("/measurements", status_code=202, dependencies=[Operator])
+    def create(wanted: NewMeasurement) -> dict[str, Any]:
+        """Have a device measure a signed bundle beside what it runs; the bundle is never activated.
+
+        Asking for the job that the device has open returns that job.
+        """
+        return detail(office.devices, office.give(wanted))
 
     @routes.get("/measurements", dependencies=[Viewer])
     def measurements(
-        parts: Parts,
-        device: str = "",
-        cursor: int | None = None,
-        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        device: str = "", cursor: int | None = None, limit: Annotated[int, Query(ge=1, le=500)] = 50
     ) -> dict[str, Any]:
         """Return measurement jobs, the newest first, without their results."""
-        found = jobs.page(now_ms(), device=device, before=cursor, limit=limit + 1)
-        more = str(found[limit - 1].number) if len(found) > limit else None
-        return {"items": [detail(parts, one, has_result=False) for one in found[:limit]], "next": more}
+        rows = jobs.page(unix_ms(), device=device, before=cursor, limit=limit + 1)
+        return paging.document(
+            rows, limit, lambda job: job.number, lambda job: detail(office.devices, job, has_result=False)
+        )
 
     @routes.get("/measurements/{job}", dependencies=[Viewer])
-    def measurement(parts: Parts, job: str) -> dict[str, Any]:
+    def measurement(job: str) -> dict[str, Any]:
         """Return one job: waiting, running, postponed, done, failed or expired; and its result."""
-        found = jobs.get(job, now_ms())
-        if found is None:
+        row = jobs.get(job, unix_ms())
+        if row is None:
             raise HTTPException(404, f"There is no measurement {job[:64]!r}")
-        return detail(parts, found)
+        return detail(office.devices, row)
+
+    return routes
+
+
+def costs_router(board_costs: Costs) -> APIRouter:
+    """Return the route about what variants cost."""
+    routes = APIRouter(prefix="/api/v1", tags=["measuring"])
 
     @routes.get("/costs", dependencies=[Viewer])
     def costs(
@@ -99,7 +152,7 @@ def router(jobs: Jobs, repository: Repository) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
     ) -> dict[str, Any]:
         """Return what variants cost on each kind of board: medians over the devices that measured."""
-        found = jobs.costs.page(
+        rows = board_costs.page(
             model=model,
             version=version,
             profile=profile,
@@ -107,18 +160,18 @@ def router(jobs: Jobs, repository: Repository) -> APIRouter:
             before=cursor,
             limit=limit + 1,
         )
-        more = str(found[limit - 1].number) if len(found) > limit else None
-        items = [dataclasses.asdict(one) for one in found[:limit]]
-        for item in items:
-            del item["number"]
-        return {"items": items, "next": more}
+        return paging.document(rows, limit, lambda cost: cost.number, _cost)
 
     return routes
 
 
-def detail(parts: Services, job: Job, *, has_result: bool = True) -> dict[str, Any]:
-    """Return what is told of a job."""
-    device = parts.devices.get(job.device)
+def _cost(cost: BoardCost) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(cost).items() if name != "number"}
+
+
+def detail(devices: Devices, job: Job, *, has_result: bool = True) -> dict[str, Any]:
+    """Return a job as the API shows it."""
+    device = devices.get(job.device)
     document = {
         "id": job.id,
         "device": job.device,
@@ -137,21 +190,3 @@ def detail(parts: Services, job: Job, *, has_result: bool = True) -> dict[str, A
         "settled_unix_ms": job.settled_ms,
     }
     return {**document, "result": job.result} if has_result else document
-
-
-def _target(repository: Repository, wanted: NewMeasurement) -> Target:
-    found = repository.bundle(wanted.model, wanted.version)
-    if found is None or wanted.sha256 not in ("", found.sha256):
-        found = repository.measured_bundle(wanted.model, wanted.version, wanted.sha256)
-    if found is None:
-        what = f"{wanted.model[:64]} {wanted.version[:32]} {wanted.sha256[:12]}".rstrip()
-        raise HTTPException(404, f"{what} is not published: edgekit-fleet publish --measure")
-    return found.target
-
-
-def _check_device(parts: Services, device: str) -> None:
-    found = parts.devices.get(device)
-    if found is None:
-        raise HTTPException(404, f"There is no device '{device[:64]}'")
-    if found.state == "revoked":
-        raise HTTPException(409, f"Device '{device[:64]}' is revoked")

@@ -1,44 +1,66 @@
-"""Attaches measuring to the fleet manager: what devices measured is taken in, jobs are served."""
+"""Measuring as the fleet manager runs it: stores what devices measured, serves jobs and costs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from edgekit.core import wire
-from edgekit_fleet.ingest.intake import now_ms
+from edgekit_fleet.broker.commanding import Commanding
+from edgekit_fleet.ingest.ports import Hooks
 from edgekit_fleet.measuring import api
 from edgekit_fleet.measuring.jobs import Jobs
-from edgekit_fleet.registry import service as registry
 from edgekit_fleet.registry.repository import Repository
 from edgekit_fleet.registry.ticker import Ticker
-from edgekit_fleet.services import Services
+from edgekit_fleet.store.clock import unix_ms
+from edgekit_fleet.store.database import Database
+from edgekit_fleet.store.devices import Devices
+from edgekit_fleet.web.bus import Bus
 
 TICK_S = 30.0
-"""Records wake it; this is for those of a life before."""
+"""Records wake the ticker; the interval is for those that an earlier process committed."""
 
 
-def attach(services: Services) -> Jobs:
-    """Serve measurement jobs and costs until the fleet manager stops.
+class MeasuringService:
+    """Serves measurement jobs and costs until it is stopped.
+
+    Args:
+        database: The fleet's database.
+        devices: The fleet's devices.
+        repository: Finds the bundles to measure.
+        commanding: Sends jobs to devices.
+        bus: Gets a change for every job that changed.
+        hooks: Where ingest reports what devices sent.
 
     Raises:
         StorageError: The database cannot be written.
     """
-    jobs = Jobs(services.database)
-    repository: Repository = services.parts[registry.__name__]
 
-    def take() -> None:
-        while jobs.is_behind:
-            for job in jobs.take_records(now_ms()):
-                services.bus.publish("measurement", {"id": job})
+    def __init__(
+        self,
+        database: Database,
+        devices: Devices,
+        repository: Repository,
+        *,
+        commanding: Commanding,
+        bus: Bus,
+        hooks: Hooks,
+    ) -> None:
+        self.jobs, self._bus = Jobs(database), bus
+        office = api.Office(database, devices, repository, commanding, self.jobs)
+        self.routers = (api.measurements_router(office), api.costs_router(self.jobs.costs))
+        self._ticker = Ticker("measurements", TICK_S, self._take_records)
+        hooks.on_committed.append(self._committed)
+        self._ticker.start()
 
-    ticker = Ticker("measurements", TICK_S, take)
+    def stop(self) -> None:
+        """End the work in the background; safe twice."""
+        self._ticker.stop()
 
-    def committed(_device: str, records: Sequence[wire.Record]) -> None:
-        if any(isinstance(one, (wire.MeasurementRecord, wire.CommandAnswer)) for one in records):
-            ticker.wake()
+    def _take_records(self) -> None:
+        while self.jobs.is_behind:
+            for job in self.jobs.take_records(unix_ms()):
+                self._bus.publish("measurement", {"id": job})
 
-    services.hooks.on_committed.append(committed)
-    services.hooks.routers.append(api.router(jobs, repository))
-    services.hooks.on_stop.append(ticker.stop)
-    ticker.start()
-    return jobs
+    def _committed(self, _device: str, records: Sequence[wire.Record]) -> None:
+        if any(isinstance(record, (wire.MeasurementRecord, wire.CommandAnswer)) for record in records):
+            self._ticker.wake()

@@ -13,10 +13,11 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from edgekit.core.errors import UsageError
-from edgekit_fleet.app.auth import Publisher, Viewer
 from edgekit_fleet.registry import trust
 from edgekit_fleet.registry.blobs import SHA256, Blobs, Upload
 from edgekit_fleet.registry.repository import MAX_ROOTS, Published, Repository
+from edgekit_fleet.web import paging
+from edgekit_fleet.web.auth import Publisher, Viewer
 
 MAX_UPLOADS = 8
 """Uploads at a time; more wait unread, so that memory and disk bandwidth stay bounded."""
@@ -140,9 +141,8 @@ def bundles_router(repository: Repository) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
     ) -> dict[str, Any]:
         """Return published bundles, the newest first."""
-        found = repository.bundles(model=model, before=cursor, limit=limit + 1)
-        more = str(found[limit - 1].number) if len(found) > limit else None
-        return {"items": [summary(one) for one in found[:limit]], "next": more}
+        rows = repository.bundles(model=model, before=cursor, limit=limit + 1)
+        return paging.document(rows, limit, lambda bundle: bundle.number, summary)
 
     @router.get("/{model}/{version}", dependencies=[Viewer])
     def bundle(model: str, version: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ bundle's row) becomes visible in one commit, or not at all. Files lie on disk by
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from edgekit.core.spec import Manifest, parse_manifest
 from edgekit_fleet.registry import trust
 from edgekit_fleet.registry.blobs import Blobs
 from edgekit_fleet.registry.keys import OnlineKeys, OnlinePublic, online_keys
+from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.database import Database
 
 MAX_ROOTS = 16
@@ -270,11 +270,6 @@ def open_repository(data: Path, database: Database) -> Repository:
         StorageError: The folder cannot be written.
     """
     return Repository(database, Blobs(data / "blobs"), online_keys(data), unix_ms)
-
-
-def unix_ms() -> int:
-    """Return the time in Unix milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 def _check_follows(view: trust.TargetsView, version: int, before: Mapping[str, trust.Target]) -> None:

@@ -8,12 +8,13 @@ import msgspec
 from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgekit_fleet.app.auth import Operator, Viewer
 from edgekit_fleet.rollout.decide import Outcome
 from edgekit_fleet.rollout.engine import Engine
 from edgekit_fleet.rollout.machine import UNDONE, Event
 from edgekit_fleet.rollout.plan import make_spec
 from edgekit_fleet.rollout.store import Participant, Rollout
+from edgekit_fleet.web import paging
+from edgekit_fleet.web.auth import Operator, Viewer
 
 MAX_DEVICES = 1000
 """Devices that a rollout's detail shows at most; the counts of its waves are of all."""
@@ -61,35 +62,39 @@ def router(engine: Engine) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
     ) -> dict[str, Any]:
         """Return rollouts, the newest first."""
-        found = engine.store.page(model=model, state=state, before=cursor, limit=limit + 1)
-        more = str(found[limit - 1].number) if len(found) > limit else None
-        return {"items": [summary(one) for one in found[:limit]], "next": more}
+        rows = engine.store.page(model=model, state=state, before=cursor, limit=limit + 1)
+        return paging.document(rows, limit, lambda rollout: rollout.number, summary)
 
     @routes.get("/{rollout}", dependencies=[Viewer])
     def show(rollout: str) -> dict[str, Any]:
         """Return one rollout with its waves, devices and log."""
-        return detail(engine, _found(engine, rollout))
+        return detail(engine, _known(engine, rollout))
 
-    def moving(event: Event, rollout: str, why: Why | None) -> dict[str, Any]:
-        _found(engine, rollout)
+    _add_moves(routes, engine)
+    return routes
+
+
+def _add_moves(routes: APIRouter, engine: Engine) -> None:
+    """Add the routes by which people change a rollout's state."""
+
+    def moved(event: Event, rollout: str, why: Why | None) -> dict[str, Any]:
+        _known(engine, rollout)
         return detail(engine, engine.move(rollout, event, why.reason if why else ""))
 
     @routes.post("/{rollout}/pause", dependencies=[Operator])
     def pause(rollout: str, why: Why | None = None) -> dict[str, Any]:
         """Direct no further device; guards go on watching."""
-        return moving(Event.PAUSE, rollout, why)
+        return moved(Event.PAUSE, rollout, why)
 
     @routes.post("/{rollout}/resume", dependencies=[Operator])
     def resume(rollout: str, why: Why | None = None) -> dict[str, Any]:
         """Go on with a paused rollout, or begin a draft; the wave's time starts anew."""
-        return moving(Event.RESUME, rollout, why)
+        return moved(Event.RESUME, rollout, why)
 
     @routes.post("/{rollout}/abort", dependencies=[Operator])
     def abort(rollout: str, why: Why | None = None) -> dict[str, Any]:
         """End a rollout and bring every device of it back to what it ran before."""
-        return moving(Event.ABORT, rollout, why)
-
-    return routes
+        return moved(Event.ABORT, rollout, why)
 
 
 def summary(rollout: Rollout) -> dict[str, Any]:
@@ -153,8 +158,8 @@ def _device(one: Participant) -> dict[str, Any]:
     }
 
 
-def _found(engine: Engine, rollout: str) -> Rollout:
-    found = engine.store.get(rollout)
-    if found is None:
+def _known(engine: Engine, rollout: str) -> Rollout:
+    row = engine.store.get(rollout)
+    if row is None:
         raise HTTPException(404, f"There is no rollout {rollout[:80]!r}")
-    return found
+    return row

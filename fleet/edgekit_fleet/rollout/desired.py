@@ -15,8 +15,8 @@ import msgspec
 
 from edgekit.core import wire
 from edgekit.core.errors import ConfigError
+from edgekit_fleet.broker.downlink import Downlink
 from edgekit_fleet.registry.keys import SigningKey, desired_key_id
-from edgekit_fleet.services import Downlink
 from edgekit_fleet.store.database import Database
 
 _MIGRATIONS = [

@@ -1,74 +1,89 @@
-"""Attaches rollouts to the fleet manager: the engine's thread, its hooks, its routes."""
+"""Rollouts as the fleet manager runs them: the engine's thread, its hooks into ingest, its routes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from edgekit.core import wire
-from edgekit_fleet.registry.keys import online_keys
-from edgekit_fleet.registry.repository import open_repository, unix_ms
+from edgekit_fleet.broker.commanding import Commanding
+from edgekit_fleet.broker.downlink import Downlink
+from edgekit_fleet.ingest.ports import Answer, Hooks
+from edgekit_fleet.registry.keys import SigningKey
 from edgekit_fleet.registry.ticker import Ticker
 from edgekit_fleet.rollout import api
 from edgekit_fleet.rollout.desired import DesiredStates
-from edgekit_fleet.rollout.engine import Engine
+from edgekit_fleet.rollout.engine import Bundles, Engine
 from edgekit_fleet.rollout.store import Rollout, RolloutStore
-from edgekit_fleet.services import Answer, Services
+from edgekit_fleet.store.clock import unix_ms
+from edgekit_fleet.store.database import Database
+from edgekit_fleet.web.bus import Bus
 
 TICK_S = 1.0
 
 
-def attach(services: Services) -> Engine:
-    """Drive the rollouts of a fleet manager until it stops.
+class RolloutService:
+    """Drives the rollouts of a fleet manager until it is stopped.
 
-    Raises:
-        ConfigError: A key file is not one.
-        StorageError: The data folder cannot be written.
+    Args:
+        database: The fleet's database.
+        key: Signs desired states.
+        bundles: Finds published bundles.
+        downlink: Sends desired states to devices.
+        commanding: Sends a device the command to roll back.
+        bus: Gets a change for every rollout that changed.
+        hooks: Where ingest reports what devices sent.
     """
-    data, database = services.settings.data, services.database
-    desired = DesiredStates(database, online_keys(data).desired, services.downlink, unix_ms)
 
-    def roll_back(device: str, model: str) -> None:
-        services.commanding.command(device, "rollback", {"model": model})
+    def __init__(
+        self,
+        database: Database,
+        key: SigningKey,
+        bundles: Bundles,
+        *,
+        downlink: Downlink,
+        commanding: Commanding,
+        bus: Bus,
+        hooks: Hooks,
+    ) -> None:
+        self._commanding, self._bus = commanding, bus
+        self.desired = DesiredStates(database, key, downlink, unix_ms)
+        self.engine = Engine(
+            RolloutStore(database),
+            self.desired,
+            bundles,
+            unix_ms,
+            roll_back=self._roll_back,
+            changed=self._changed,
+        )
+        self.router = api.router(self.engine)
+        self._ticker = Ticker("rollouts", TICK_S, self.engine.tick)
+        hooks.on_committed.append(self._committed)
+        hooks.on_reported.append(lambda _device, _reported: self._ticker.wake())
+        hooks.on_state.append(self._appeared)
+        hooks.requests["desired"] = self._answer
+        self._ticker.start()
 
-    def changed(rollout: Rollout) -> None:
-        services.bus.publish("rollout", api.summary(rollout))
-        ticker.wake()
+    def stop(self) -> None:
+        """End the engine's thread; safe twice."""
+        self._ticker.stop()
 
-    engine = Engine(
-        RolloutStore(database),
-        desired,
-        open_repository(data, database),
-        unix_ms,
-        roll_back=roll_back,
-        changed=changed,
-    )
-    ticker = Ticker("rollouts", TICK_S, engine.tick)
-    _hook(services, engine, ticker)
-    services.hooks.routers.append(api.router(engine))
-    services.hooks.on_stop.append(ticker.stop)
-    ticker.start()
-    return engine
+    def _roll_back(self, device: str, model: str) -> None:
+        self._commanding.command(device, "rollback", {"model": model})
 
+    def _changed(self, rollout: Rollout) -> None:
+        self._bus.publish("rollout", api.summary(rollout))
+        self._ticker.wake()
 
-def _hook(services: Services, engine: Engine, ticker: Ticker) -> None:
-    """Wake the engine when devices say something it waits for; all of it is read from the store."""
-    hooks, desired = services.hooks, engine.desired
-
-    def committed(device: str, records: Sequence[wire.Record]) -> None:
+    def _committed(self, device: str, records: Sequence[wire.Record]) -> None:
+        """Wake the engine for records it waits for; it reads them from the store."""
         if any(isinstance(record, wire.MetricReport) for record in records):
-            engine.observer.note(device)
+            self.engine.observer.note(device)
         if any(isinstance(record, wire.UpdateRecord) for record in records):
-            ticker.wake()
+            self._ticker.wake()
 
-    def appeared(device: str, birth: wire.Birth) -> None:
+    def _appeared(self, device: str, birth: wire.Birth) -> None:
         if birth.online:
-            desired.publish_if_newer(device, birth.desired)
+            self.desired.publish_if_newer(device, birth.desired)
 
-    def asked(device: str, request: wire.Request) -> Answer:
-        return wire.Response(request.id, {"version": desired.publish(device)})
-
-    hooks.on_committed.append(committed)
-    hooks.on_reported.append(lambda _device, _reported: ticker.wake())
-    hooks.on_state.append(appeared)
-    hooks.on_downlink.append(desired.publish_all)
-    hooks.requests["desired"] = asked
+    def _answer(self, device: str, request: wire.Request) -> Answer:
+        return wire.Response(request.id, {"version": self.desired.publish(device)})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any, cast
+from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
 
 from edgekit_fleet.registry.repository import Published, Repository
 from edgekit_fleet.ui.guard import PageRoute
-from edgekit_fleet.ui.site import Pages, Site, Viewer
+from edgekit_fleet.ui.site import Pages, Viewer
 
 PAGE = 50
 HOLDERS = 200
@@ -17,15 +17,10 @@ HOLDERS = 200
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 
-def repository(site: Site) -> Repository:
-    """Return the fleet's registry."""
-    return cast("Repository", site.services.parts["edgekit_fleet.registry.service"])
-
-
 @router.get("/bundles", dependencies=[Viewer])
 def bundles(request: Request, site: Pages, model: str = "", before: int | None = None) -> Response:
     """List published bundles, the newest first."""
-    found = repository(site).bundles(model=model, before=before, limit=PAGE + 1)
+    found = site.parts.repository.bundles(model=model, before=before, limit=PAGE + 1)
     return site.page(
         request,
         "bundles.html",
@@ -40,7 +35,7 @@ def bundles(request: Request, site: Pages, model: str = "", before: int | None =
 @router.get("/bundles/{model}/{version}", dependencies=[Viewer])
 def bundle(request: Request, site: Pages, model: str, version: str) -> Response:
     """Show one bundle."""
-    found = repository(site).bundle(model, version)
+    found = site.parts.repository.bundle(model, version)
     if found is None:
         raise HTTPException(404, f"No bundle {model[:80]} {version[:80]} is published")
     holders = site.overview.holders(model, version, HOLDERS + 1)
@@ -53,7 +48,7 @@ def bundle(request: Request, site: Pages, model: str, version: str) -> Response:
         },
         holders=holders[:HOLDERS],
         has_more=len(holders) > HOLDERS,
-        signers=_signers(repository(site), found),
+        signers=_signers(site.parts.repository, found),
     )
 
 

@@ -12,13 +12,14 @@ from fastapi.responses import JSONResponse, RedirectResponse
 
 from edgekit.core import wire
 from edgekit.core.spec import Facts
+from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.devices import Device
 from edgekit_fleet.store.metrics import Point
 from edgekit_fleet.store.overview import Row
 from edgekit_fleet.ui.guard import PageRoute
 from edgekit_fleet.ui.happenings import happening
 from edgekit_fleet.ui.recent import IDLE, Pace
-from edgekit_fleet.ui.site import Form, Operator, Pages, Site, Viewer, now_ms
+from edgekit_fleet.ui.site import Form, Operator, Pages, Site, Viewer
 
 PAGE = 50
 MAX_ROWS = 100
@@ -132,11 +133,11 @@ def detail(
 ) -> Response:
     """Show one device."""
     found = _known(site, device)
-    documents = site.services.devices.documents(device)
+    documents = site.parts.devices.documents(device)
     birth = msgspec.convert(documents["birth"] or _SILENT, wire.Birth)
     enrolled_with = msgspec.convert(documents["hardware"] or {"arch": ""}, Facts)
-    reported = site.services.devices.reported(device) or _NOTHING
-    events = site.services.metrics.events(device=device, before=before, limit=EVENTS)
+    reported = site.parts.devices.reported(device) or _NOTHING
+    events = site.parts.metrics.events(device=device, before=before, limit=EVENTS)
     return site.page(
         request,
         "device.html",
@@ -150,7 +151,7 @@ def detail(
         events=[happening(one) for one in events],
         older=events[-1].id if len(events) == EVENTS else None,
         is_first=before is None,
-        commands=site.services.commanding.of_device(device)[:6],
+        commands=site.parts.commanding.of_device(device)[:6],
         spans=SPANS_S,
         span=span if span in SPANS_S else "15m",
     )
@@ -161,8 +162,8 @@ def series(site: Pages, device: str, span: str = "15m") -> Response:
     """Return the columns of a device's charts."""
     _known(site, device)
     span_ms = SPANS_S.get(span, 900) * 1000
-    until_ms = now_ms() + 1
-    points = site.services.metrics.series(
+    until_ms = unix_ms() + 1
+    points = site.parts.metrics.series(
         device, since_ms=until_ms - span_ms, until_ms=until_ms, step_ms=max(span_ms // _POINTS, 5000)
     )
     return JSONResponse(columns(points), headers={"Cache-Control": "no-store"})
@@ -192,12 +193,12 @@ def command(site: Pages, device: str, form: Form) -> Response:
     if kind not in _ARGUMENTS:
         raise HTTPException(422, f"There is no command {kind[:40]!r}")
     args = {name: form[name] for name in _ARGUMENTS[kind] if form.get(name)}
-    site.services.commanding.command(device, kind, args)
+    site.parts.commanding.command(device, kind, args)
     return RedirectResponse(f"/devices/{device}", 303)
 
 
 def _known(site: Site, device: str) -> Device:
-    found = site.services.devices.get(device)
+    found = site.parts.devices.get(device)
     if found is None:
         raise HTTPException(404, f"There is no device '{device[:64]}'")
     return found

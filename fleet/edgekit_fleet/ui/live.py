@@ -11,9 +11,9 @@ import msgspec
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
-from edgekit_fleet.bus import Bus, Change
 from edgekit_fleet.ui.guard import PageRoute
 from edgekit_fleet.ui.site import Pages, Viewer
+from edgekit_fleet.web.bus import Bus, Change
 
 PAUSE_S = 0.3
 """Changes are gathered for this long, so that a page is told once of what changed often."""
@@ -29,7 +29,7 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 async def live(site: Pages) -> StreamingResponse:
     """Follow what changes."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(stream(site.services.bus), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(stream(site.parts.bus), media_type="text/event-stream", headers=headers)
 
 
 async def stream(bus: Bus, pause_s: float = PAUSE_S, life_s: float = LIFE_S) -> AsyncIterator[bytes]:

@@ -34,14 +34,14 @@ class _Summary:
 @router.get("/", dependencies=[Viewer])
 def show(request: Request, site: Pages) -> Response:
     """Show the fleet as a whole."""
-    return site.page(request, "overview.html", summary=_summary(site), health=site.services.health())
+    return site.page(request, "overview.html", summary=_summary(site), health=site.parts.health())
 
 
 def _summary(site: Site) -> _Summary:
     rows = site.overview.rows()
     states = Counter(state_of(site, row) for row in rows)
     pace = site.recent.everyone()
-    metrics = site.services.metrics
+    metrics = site.parts.metrics
     return _Summary(
         states={state: states[state] for state in STATES},
         total=len(rows),

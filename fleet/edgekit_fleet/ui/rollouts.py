@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
@@ -12,11 +12,9 @@ from edgekit.core.errors import UsageError
 from edgekit_fleet.rollout import evidence
 from edgekit_fleet.rollout.api import detail
 from edgekit_fleet.rollout.decide import Outcome
-from edgekit_fleet.rollout.engine import Engine
 from edgekit_fleet.rollout.machine import OPEN, UNDONE, Event, State
 from edgekit_fleet.rollout.plan import Spec, make_spec, split_waves
 from edgekit_fleet.rollout.store import Rollout
-from edgekit_fleet.ui.bundles import repository
 from edgekit_fleet.ui.guard import PageRoute
 from edgekit_fleet.ui.site import Form, Operator, Pages, Site, Viewer
 
@@ -50,14 +48,9 @@ class Progress:
         return self.rollout.state.value
 
 
-def engine_of(site: Site) -> Engine:
-    """Return the fleet's rollouts."""
-    return cast("Engine", site.services.parts["edgekit_fleet.rollout.service"])
-
-
 def progress(site: Site, rollout: Rollout) -> Progress:
     """Return how far one rollout is."""
-    members = engine_of(site).store.participants(rollout)
+    members = site.parts.engine.store.participants(rollout)
     committed = sum(one.outcome is Outcome.COMMITTED for one in members)
     failed = sum(one.outcome is Outcome.FAILED for one in members)
     return Progress(rollout, len(members), committed, failed, rollout.state in OPEN)
@@ -65,7 +58,7 @@ def progress(site: Site, rollout: Rollout) -> Progress:
 
 def progress_of_open(site: Site) -> list[Progress]:
     """Return the rollouts that are not over, and the last one that is."""
-    found = engine_of(site).store.page(limit=20)
+    found = site.parts.engine.store.page(limit=20)
     is_over = [one for one in found if one.state not in OPEN]
     return [progress(site, one) for one in found if one.state in OPEN or one in is_over[:1]]
 
@@ -73,7 +66,7 @@ def progress_of_open(site: Site) -> list[Progress]:
 @router.get("/rollouts", dependencies=[Viewer])
 def rollouts(request: Request, site: Pages, before: int | None = None) -> Response:
     """List rollouts, the newest first."""
-    found = engine_of(site).store.page(before=before, limit=PAGE + 1)
+    found = site.parts.engine.store.page(before=before, limit=PAGE + 1)
     return site.page(
         request,
         "rollouts.html",
@@ -94,7 +87,7 @@ def new(request: Request, site: Pages, model: str = "", version: str = "") -> Re
 def create(request: Request, site: Pages, form: Form) -> Response:
     """Begin a rollout, or show the form again with what is wrong."""
     try:
-        found = engine_of(site).create(read_form(form), is_draft=form.get("draft") == "on")
+        found = site.parts.engine.create(read_form(form), is_draft=form.get("draft") == "on")
     except UsageError as error:
         return _form_page(request, site, form, error)
     return RedirectResponse(f"/rollouts/{found.id}", 303)
@@ -110,7 +103,7 @@ def _form_page(
         **{name: f"{getattr(blank.guards, name):g}" for name in _GUARDS},
         **form,
     }
-    bundles = repository(site).bundles(limit=200)
+    bundles = site.parts.repository.bundles(limit=200)
     return site.page(
         request, "rollout_new.html", status=422 if error else 200, values=values, bundles=bundles, error=error
     )
@@ -151,8 +144,8 @@ def _numbers(form: dict[str, str], kinds: dict[str, type]) -> dict[str, Any]:
 def show(request: Request, site: Pages, rollout: str, page: int = 1) -> Response:
     """Show one rollout."""
     found = _known(site, rollout)
-    document = detail(engine_of(site), found)
-    members = engine_of(site).store.participants(found)
+    document = detail(site.parts.engine, found)
+    members = site.parts.engine.store.participants(found)
     pages = max(-(-len(members) // DEVICES), 1)
     page = min(max(page, 1), pages)
     return site.page(
@@ -180,12 +173,12 @@ def move(site: Pages, rollout: str, move: str, form: Form) -> Response:
     if move not in _MOVES:
         raise HTTPException(404, f"A rollout cannot {move[:40]!r}")
     found = _known(site, rollout)
-    engine_of(site).move(found.id, _MOVES[move], form.get("reason", "")[:500])
+    site.parts.engine.move(found.id, _MOVES[move], form.get("reason", "")[:500])
     return RedirectResponse(f"/rollouts/{found.id}", 303)
 
 
 def _known(site: Site, rollout: str) -> Rollout:
-    found = engine_of(site).store.get(rollout)
+    found = site.parts.engine.store.get(rollout)
     if found is None:
         raise HTTPException(404, f"There is no rollout {rollout[:80]!r}")
     return found

@@ -6,15 +6,30 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import PlainTextResponse, RedirectResponse
 from pydantic import BaseModel
 
-from edgekit_fleet.app.auth import Parts, authorize, bearer
-from edgekit_fleet.store.sessions import SESSION_MS
+from edgekit_fleet.store.clock import unix_ms
+from edgekit_fleet.store.sessions import SESSION_MS, Sessions
+from edgekit_fleet.store.tokens import Tokens
 from edgekit_fleet.ui.guard import PageRoute, local_path
-from edgekit_fleet.ui.site import Form, Pages, Site, now_ms
+from edgekit_fleet.ui.site import Form, Pages, Site
+from edgekit_fleet.web.auth import authorize, bearer
 
 _FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 api = APIRouter(prefix="/api/v1", tags=["access"])
+
+
+def link(tokens: Tokens, sessions: Sessions, base_url: str, token: str) -> str:
+    """Return a link that signs a browser in, once, within 15 minutes; empty if the token is not valid.
+
+    Args:
+        tokens: The fleet's API tokens.
+        sessions: The fleet's sessions.
+        base_url: Where the browser reaches the fleet manager.
+        token: Text of the API token that the session stands for.
+    """
+    valid = tokens.check(token.strip(), unix_ms())
+    return f"{base_url}/login?code={sessions.make_code(valid.id, unix_ms())}" if valid else ""
 
 
 class LoginLink(BaseModel):
@@ -24,10 +39,10 @@ class LoginLink(BaseModel):
 
 
 @api.post("/login-links", status_code=201)
-def login_link(request: Request, parts: Parts, site: Pages) -> LoginLink:
+def login_link(request: Request, site: Pages) -> LoginLink:
     """Make a link that signs a browser in to the web UI with the role of the token that asks."""
-    token = authorize(parts, bearer(request), "viewer")
-    code = site.sessions.make_code(token.id, now_ms())
+    token = authorize(site.parts.tokens, bearer(request), "viewer")
+    code = site.sessions.make_code(token.id, unix_ms())
     return LoginLink(url=f"{str(request.base_url).rstrip('/')}/login?code={code}")
 
 
@@ -40,7 +55,7 @@ def show(request: Request, site: Pages, code: str = "", next: str = "/") -> Resp
     """
     if not code:
         return site.page(request, "login.html", back=local_path(next), problem="")
-    token = site.sessions.redeem(code, now_ms())
+    token = site.sessions.redeem(code, unix_ms())
     if token is None:
         problem = "This link was used already, or is older than 15 minutes."
         return site.page(request, "login.html", status=401, back="/", problem=problem)
@@ -53,7 +68,7 @@ def show(request: Request, site: Pages, code: str = "", next: str = "/") -> Resp
 def sign_in(request: Request, site: Pages, form: Form) -> Response:
     """Begin a session with an API token."""
     back = local_path(form.get("next", "/"))
-    token = site.services.tokens.check(form.get("token", "").strip(), now_ms())
+    token = site.parts.tokens.check(form.get("token", "").strip(), unix_ms())
     if token is None:
         problem = "That is not a valid token of this fleet."
         return site.page(request, "login.html", status=401, back=back, problem=problem)
@@ -68,7 +83,7 @@ def sign_out(request: Request, site: Pages) -> Response:
     if text := request.cookies.get(site.cookie):
         site.sessions.close(text)
     answer = RedirectResponse("/login", 303)
-    answer.delete_cookie(site.cookie, secure=site.is_tls, httponly=True, samesite="strict")
+    answer.delete_cookie(site.cookie, secure=site.parts.is_tls, httponly=True, samesite="strict")
     return answer
 
 
@@ -91,9 +106,9 @@ def favicon(site: Pages) -> Response:
 def _begin(site: Site, answer: Response, token: str) -> None:
     answer.set_cookie(
         site.cookie,
-        site.sessions.open(token, now_ms()),
+        site.sessions.open(token, unix_ms()),
         max_age=SESSION_MS // 1000,
-        secure=site.is_tls,
+        secure=site.parts.is_tls,
         httponly=True,
         samesite="strict",
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Annotated, Any, cast
 from urllib.parse import parse_qsl
@@ -14,41 +14,65 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse
 
 from edgekit_fleet import __version__
-from edgekit_fleet.app.enrolment import read_body
-from edgekit_fleet.services import Services
+from edgekit_fleet.broker.commanding import Commanding
+from edgekit_fleet.ingest.ports import Hooks
+from edgekit_fleet.registry.repository import Repository
+from edgekit_fleet.rollout.engine import Engine
+from edgekit_fleet.store.clock import unix_ms
+from edgekit_fleet.store.database import Database
+from edgekit_fleet.store.devices import Devices
+from edgekit_fleet.store.metrics import Metrics
 from edgekit_fleet.store.overview import Overview
 from edgekit_fleet.store.sessions import Sessions
-from edgekit_fleet.store.tokens import Role, Token
+from edgekit_fleet.store.tokens import Role, Token, Tokens
 from edgekit_fleet.ui.assets import HOW_TO_FETCH, Assets
 from edgekit_fleet.ui.guard import SignInNeededError
 from edgekit_fleet.ui.judging import Judge
 from edgekit_fleet.ui.recent import FRESH_MS, Recent
+from edgekit_fleet.web.bodies import read_body
+from edgekit_fleet.web.bus import Bus
+from edgekit_fleet.web.health import Health
 
 MAX_FORM_BYTES = 64 << 10
 COOKIE = "edgekit_session"
 
 
-def now_ms() -> int:
-    """Return the time in Unix milliseconds."""
-    return time.time_ns() // 1_000_000
+@dataclass(frozen=True)
+class UiParts:
+    """The parts of the fleet manager that the pages show.
+
+    Args:
+        is_tls: Whether browsers reach the fleet manager by HTTPS.
+    """
+
+    database: Database
+    tokens: Tokens
+    devices: Devices
+    metrics: Metrics
+    commanding: Commanding
+    repository: Repository
+    engine: Engine
+    bus: Bus
+    hooks: Hooks
+    health: Callable[[], Health]
+    is_tls: bool
 
 
 class Site:
     """The web UI of one fleet."""
 
-    def __init__(self, services: Services, assets: Assets) -> None:
-        self.services, self.assets = services, assets
-        self.sessions = Sessions(services.database)
-        self.overview = Overview(services.database)
-        self.recent = Recent(now_ms)
-        self.judge = Judge(services.database)
-        self.is_tls = services.settings.url.startswith("https")
-        self.cookie = f"__Host-{COOKIE}" if self.is_tls else COOKIE
-        services.hooks.on_reported.append(self.recent.take_reported)
-        services.hooks.on_committed.append(self.recent.take_records)
+    def __init__(self, parts: UiParts, assets: Assets) -> None:
+        self.parts, self.assets = parts, assets
+        self.sessions = Sessions(parts.database)
+        self.overview = Overview(parts.database)
+        self.recent = Recent(unix_ms)
+        self.judge = Judge(parts.database)
+        self.cookie = f"__Host-{COOKIE}" if parts.is_tls else COOKIE
+        parts.hooks.on_reported.append(self.recent.take_reported)
+        parts.hooks.on_committed.append(self.recent.take_records)
         for device, reported in self.overview.reported():
             self.recent.take_reported(device, reported)
-        for device, pipeline, at_ms, period_s, frames, infer in self.overview.latest(now_ms() - FRESH_MS):
+        for device, pipeline, at_ms, period_s, frames, infer in self.overview.latest(unix_ms() - FRESH_MS):
             self.recent.take(device, pipeline, at_ms, period_s, frames, infer)
         self._templates = jinja2.Environment(
             loader=jinja2.PackageLoader("edgekit_fleet.ui"),
@@ -66,7 +90,7 @@ class Site:
             path=request.url.path,
             visitor=self.visitor(request),
             missing=self.assets.missing,
-            now_ms=now_ms(),
+            now_ms=unix_ms(),
             **values,
         )
         return HTMLResponse(text, status, headers={"Cache-Control": "no-store"})
@@ -74,7 +98,7 @@ class Site:
     def visitor(self, request: Request) -> Token | None:
         """Return the token of whoever is signed in."""
         text = request.cookies.get(self.cookie)
-        return self.sessions.find(text, now_ms()) if text else None
+        return self.sessions.find(text, unix_ms()) if text else None
 
 
 def site_of(request: Request) -> Site:

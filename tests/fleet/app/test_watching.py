@@ -4,7 +4,7 @@ import asyncio
 from types import SimpleNamespace
 
 from edgekit_fleet.app.watching import sse
-from edgekit_fleet.bus import Bus
+from edgekit_fleet.web.bus import Bus
 
 
 def test_once_the_stream_has_begun_no_change_is_missed():

@@ -128,7 +128,7 @@ def test_a_request_that_waited_too_long_is_not_answered(intake, down):
 def test_a_file_comes_in_pieces(services, intake, down):
     content = bytes(range(256)) * 1000
     sha256 = hashlib.sha256(content).hexdigest()
-    services.parts["edgekit_fleet.registry.service"].blobs.put(sha256, len(content), [content])
+    services.registry.repository.blobs.put(sha256, len(content), [content])
     got = b""
     while len(got) < len(content):
         down.sent.clear()

@@ -9,21 +9,21 @@ from registry_parts import files_of, serving, write_folder
 
 from edgekit.core import wire
 from edgekit.core.errors import ServerError
-from edgekit_fleet.bus import Bus
-from edgekit_fleet.commanding import Commanding
-from edgekit_fleet.ingest.intake import now_ms
-from edgekit_fleet.measuring import service
+from edgekit_fleet.broker.commanding import Commanding
+from edgekit_fleet.ingest.ports import Hooks
 from edgekit_fleet.measuring.jobs import GRACE_MS, KEPT_PER_DEVICE, Jobs, Wanted, state_of
+from edgekit_fleet.measuring.service import MeasuringService
 from edgekit_fleet.registry import publisher
-from edgekit_fleet.registry import service as registry
 from edgekit_fleet.registry.bundle import read_bundle
 from edgekit_fleet.registry.keyring import Keyring
 from edgekit_fleet.registry.remote import FleetClient
-from edgekit_fleet.services import Hooks, Settings
+from edgekit_fleet.registry.service import RegistryService
+from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
 from edgekit_fleet.store.messages import Arrived, Messages
 from edgekit_fleet.store.tokens import Tokens
+from edgekit_fleet.web.bus import Bus
 
 
 class Sent:
@@ -41,37 +41,33 @@ class Sent:
 def site(tmp_path):
     with contextlib.closing(Database(tmp_path / "fleet.sqlite")) as database:
         hooks, bus, downlink = Hooks(), Bus(), Sent()
-        services = SimpleNamespace(
-            settings=Settings(data=tmp_path, url="", broker_url="", is_loopback=True),
-            database=database,
-            hooks=hooks,
-            tokens=Tokens(database),
-            bus=bus,
-            devices=Devices(database),
-            messages=Messages(database),
-            commanding=Commanding(database, downlink, hooks, bus, now_ms),
-            parts={},
+        devices, messages, tokens = Devices(database), Messages(database), Tokens(database)
+        commanding = Commanding(database, downlink, bus, unix_ms)
+        registry = RegistryService(tmp_path, database, bus)
+        repository = registry.repository
+        measuring = MeasuringService(
+            database, devices, repository, commanding=commanding, bus=bus, hooks=hooks
         )
-        services.parts[registry.__name__] = repository = registry.attach(services)
-        jobs = service.attach(services)
-        keyring = Keyring.make(tmp_path / "keys", repository.online_keys(), now_ms())
+        keyring = Keyring.make(tmp_path / "keys", repository.online_keys(), unix_ms())
         bundle = read_bundle(write_folder(tmp_path / "bundle", files_of()))
-        done = publisher.publish(bundle, keyring, repository, now_ms(), only_measured=True)
+        done = publisher.publish(bundle, keyring, repository, unix_ms(), only_measured=True)
         for name in ("cam-1", "cam-2", "gone"):
-            services.devices.enroll(name, now_ms(), None)
-        services.devices.revoke("gone")
+            devices.enroll(name, unix_ms(), None)
+        devices.revoke("gone")
         roles = ("viewer", "operator", "publisher")
-        with serving(services) as url:
+        with serving(tokens, *registry.routers, *measuring.routers) as url:
             yield SimpleNamespace(
-                services=services,
-                jobs=jobs,
+                database=database,
+                messages=messages,
+                repository=repository,
+                jobs=measuring.jobs,
                 downlink=downlink,
                 sha256=done.sha256,
                 seq=0,
-                clients={role: FleetClient(url, services.tokens.create(role, now_ms())) for role in roles},
+                clients={role: FleetClient(url, tokens.create(role, unix_ms())) for role in roles},
             )
-        for hook in hooks.on_stop:
-            hook()
+        measuring.stop()
+        registry.stop()
 
 
 def create(site, device="cam-1", role="operator", **more):
@@ -86,11 +82,9 @@ def show(site, job):
 def device_says(site, record, device="cam-1"):
     """What a device's outbox brings, up to the job's table."""
     site.seq += 1
-    found = site.services.messages.commit(
-        [Arrived(device, "b1", site.seq, 1, [(site.seq, record)], [], now_ms())]
-    )
+    found = site.messages.commit([Arrived(device, "b1", site.seq, 1, [(site.seq, record)], [], unix_ms())])
     assert found[0].records
-    site.jobs.take_records(now_ms())
+    site.jobs.take_records(unix_ms())
 
 
 def answer(site, *, ok=True, message=""):
@@ -164,11 +158,11 @@ def test_time_ends_what_a_device_does_not(state, after_ms, wanted):
 
 
 def test_a_result_that_comes_late_still_counts(site):
-    target = site.services.parts[registry.__name__].measured_bundle("motion", "1.0.0").target
+    target = site.repository.measured_bundle("motion", "1.0.0").target
     job = site.jobs.create(Wanted("cam-1", target, 1, 1.0), 1000, 2000)
-    assert site.jobs.get(job.id, now_ms()).state == "expired"
+    assert site.jobs.get(job.id, unix_ms()).state == "expired"
     device_says(site, said({"id": job.id}))
-    assert site.jobs.get(job.id, now_ms()).state == "done"
+    assert site.jobs.get(job.id, unix_ms()).state == "done"
 
 
 def test_the_same_job_again_is_the_one_there_is_and_another_waits_its_turn(site):
@@ -240,8 +234,8 @@ def test_jobs_and_costs_come_in_pages(site):
 def test_records_are_taken_once_also_by_a_fleet_that_starts_anew(site):
     job = create(site)
     device_says(site, said(job))
-    again = Jobs(site.services.database)
-    assert again.take_records(now_ms()) == []
+    again = Jobs(site.database)
+    assert again.take_records(unix_ms()) == []
     assert not again.is_behind
 
 
@@ -253,7 +247,7 @@ def test_a_record_with_numbers_that_are_none_is_passed_over(site):
 
 
 def test_a_devices_oldest_jobs_are_forgotten(site):
-    target = site.services.parts[registry.__name__].measured_bundle("motion", "1.0.0").target
+    target = site.repository.measured_bundle("motion", "1.0.0").target
     for n in range(KEPT_PER_DEVICE + 3):
         site.jobs.create(Wanted("cam-1", target, 1, 1.0), n, n)
-    assert len(site.jobs.page(now_ms(), limit=500)) == KEPT_PER_DEVICE
+    assert len(site.jobs.page(unix_ms(), limit=500)) == KEPT_PER_DEVICE

@@ -14,12 +14,11 @@ from types import SimpleNamespace
 import uvicorn
 from fastapi import FastAPI
 
-from edgekit_fleet.app import problems
-from edgekit_fleet.bus import Bus
-from edgekit_fleet.registry import service
-from edgekit_fleet.services import Hooks, Settings
+from edgekit_fleet.registry.service import RegistryService
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.tokens import Tokens
+from edgekit_fleet.web import problems
+from edgekit_fleet.web.bus import Bus
 
 NOW_MS = 1_800_000_000_000
 DAY_MS = 86_400_000
@@ -63,25 +62,13 @@ def write_tar(path, files):
     return path
 
 
-def make_services(data):
-    """Return what ``attach`` needs of the fleet manager's parts."""
-    database = Database(data / "fleet.sqlite")
-    return SimpleNamespace(
-        settings=Settings(data=data, url="", broker_url="", is_loopback=True),
-        database=database,
-        hooks=Hooks(),
-        tokens=Tokens(database),
-        bus=Bus(),
-    )
-
-
 @contextlib.contextmanager
-def serving(services):
-    """Serve what is attached on a real socket; gives the URL."""
+def serving(tokens, *routers):
+    """Serve routers on a real socket; gives the URL."""
     app = FastAPI()
-    app.state.services = services
+    app.state.tokens = tokens
     problems.install(app)
-    for router in services.hooks.routers:
+    for router in routers:
         app.include_router(router)
     listener = socket.create_server(("127.0.0.1", 0))
     started = threading.Event()
@@ -105,15 +92,19 @@ def serving(services):
 
 @contextlib.contextmanager
 def fleet(data):
-    """Run a registry over HTTP: gives (URL, a publisher's token, services, repository)."""
+    """Run a registry over HTTP."""
     data.mkdir(exist_ok=True)
-    services = make_services(data)
-    repository = service.attach(services)
-    token = services.tokens.create("publisher", NOW_MS)
-    try:
-        with serving(services) as url:
-            yield SimpleNamespace(url=url, token=token, services=services, repository=repository)
-    finally:
-        for hook in services.hooks.on_stop:
-            hook()
-        services.database.close()
+    with contextlib.closing(Database(data / "fleet.sqlite")) as database:
+        tokens, registry = Tokens(database), RegistryService(data, database, Bus())
+        try:
+            with serving(tokens, *registry.routers) as url:
+                yield SimpleNamespace(
+                    url=url,
+                    token=tokens.create("publisher", NOW_MS),
+                    tokens=tokens,
+                    database=database,
+                    registry=registry,
+                    repository=registry.repository,
+                )
+        finally:
+            registry.stop()

@@ -21,7 +21,7 @@ from edgekit_fleet.registry.bundle import read_bundle
 from edgekit_fleet.registry.keyring import Keyring
 from edgekit_fleet.registry.keys import SigningKey, desired_key_id, online_keys
 from edgekit_fleet.registry.remote import FleetClient, RemoteRegistry
-from edgekit_fleet.registry.repository import unix_ms
+from edgekit_fleet.store.clock import unix_ms
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_nothing_else_is_served(site, path):
 
 def forge(site, role, version, body):
     """Write straight into the stolen fleet's database."""
-    with site.services.database.transaction() as sql:
+    with site.database.transaction() as sql:
         sql.execute("INSERT OR REPLACE INTO tuf_metadata VALUES (?,?,?)", (role, version, body))
 
 
@@ -171,7 +171,7 @@ def test_an_expired_timestamp_is_refused_by_the_device(site):
 
 def test_enrolling_devices_are_given_the_root_and_the_desired_key(site):
     publish(site)
-    given = site.services.hooks.trust()
+    given = site.registry.trust()
     desired = site.repository.online_keys().desired
     assert given.root.encode() == site.keyring.root
     assert given.desired_keys == {desired_key_id(desired): desired}
@@ -190,7 +190,7 @@ def test_without_a_token_nobody_publishes(site, token):
 
 
 def test_an_operator_is_no_publisher(site):
-    token = site.services.tokens.create("operator", unix_ms())
+    token = site.tokens.create("operator", unix_ms())
     with pytest.raises(ServerError, match="publisher"):
         RemoteRegistry(FleetClient(site.url, token)).submit([], b"{}")
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import threading
-from types import SimpleNamespace
 
 import pytest
 from registry_parts import serving
@@ -11,14 +10,14 @@ from rollout_parts import KEY, MODEL, Bundles, Retained, Site
 
 from edgekit.core import wire
 from edgekit.core.errors import ServerError, UsageError
-from edgekit_fleet.bus import Bus
 from edgekit_fleet.cli.main import main
-from edgekit_fleet.registry.keys import save_key
+from edgekit_fleet.ingest.ports import Hooks
 from edgekit_fleet.registry.remote import FleetClient
-from edgekit_fleet.rollout import api, service
+from edgekit_fleet.rollout import api
 from edgekit_fleet.rollout.machine import State
-from edgekit_fleet.services import Hooks, Settings
+from edgekit_fleet.rollout.service import RolloutService
 from edgekit_fleet.store.tokens import Tokens
+from edgekit_fleet.web.bus import Bus
 
 
 @pytest.fixture
@@ -27,8 +26,7 @@ def site(tmp_path):
         made.add("cam-1", "cam-2", "cam-3")
         tokens = Tokens(made.database)
         made.tokens = {role: tokens.create(role, made.now_ms) for role in ("viewer", "operator")}
-        services = SimpleNamespace(hooks=Hooks(routers=[api.router(made.engine)]), tokens=tokens)
-        with serving(services) as url:
+        with serving(tokens, api.router(made.engine)) as url:
             made.url = url
             made.client = FleetClient(url, made.tokens["operator"])
             yield made
@@ -133,11 +131,10 @@ def test_a_watched_rollout_that_is_done_ends_the_command_well(site, capsys):
     assert (code, shown["state"]) == (0, "done")
 
 
-def test_attached_the_engine_works_by_itself_and_answers_devices(tmp_path):
+def test_the_engine_works_by_itself_and_answers_devices(tmp_path):
     """The thread, the hooks and the bus, as the fleet manager starts them."""
     with contextlib.closing(Site(tmp_path)) as site:
         site.add("cam-1")
-        save_key(KEY, tmp_path / "keys/desired.key")
         told = threading.Event()
 
         class Downlink(Retained):
@@ -146,30 +143,30 @@ def test_attached_the_engine_works_by_itself_and_answers_devices(tmp_path):
                 told.set()
 
         site.downlink = Downlink()
-        services = SimpleNamespace(
-            settings=Settings(data=tmp_path, url="", broker_url="", is_loopback=True),
-            database=site.database,
+        hooks = Hooks()
+        service = RolloutService(
+            site.database,
+            KEY,
+            Bundles("2.0.0"),
             downlink=site.downlink,
-            hooks=Hooks(),
-            bus=Bus(),
             commanding=None,
+            bus=Bus(),
+            hooks=hooks,
         )
-        engine = service.attach(services)
+        engine = service.engine
         try:
-            engine._bundles = Bundles("2.0.0")
             engine.create(api.make_spec({"model": MODEL, "version": "2.0.0"}))
             assert told.wait(10)
             assert site.wishes() == {"cam-1": "2.0.0"}
             version = engine.desired.of_device("cam-1").version
-            answer = services.hooks.requests["desired"]("cam-1", wire.Request(7, "desired"))
+            answer = hooks.requests["desired"]("cam-1", wire.Request(7, "desired"))
             assert answer == wire.Response(7, {"version": version})
             behind = wire.Birth(online=True, boot="b1", conn=2, desired=version - 1)
             site.downlink.sent.clear()
-            for hook in services.hooks.on_state:
+            for hook in hooks.on_state:
                 hook("cam-1", behind)
             assert site.downlink.sent == ["cam-1"]
             (rollout,) = engine.store.page()
             assert rollout.state is State.RUNNING
         finally:
-            for hook in services.hooks.on_stop:
-                hook()
+            service.stop()

@@ -120,7 +120,7 @@ def test_an_event_shows_up_while_one_watches_and_a_command_is_sent(site, browser
 def test_a_rollout_moves_before_ones_eyes_and_can_be_paused(site, browser):
     site.publish("2.0.0")
     devices = {name: site.device(name).appears().reports() for name in ("a", "b", "c", "d")}
-    engine = site.services.parts["edgekit_fleet.rollout.service"]
+    engine = site.services.rollouts.engine
     rollout = engine.create(
         make_spec({"model": "motion", "version": "2.0.0", "waves": ["1", "100%"], "soak_s": 0})
     )

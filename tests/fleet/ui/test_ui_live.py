@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from edgekit.core import wire
 from edgekit.core.sketch import Histogram
-from edgekit_fleet.bus import Bus, Change
 from edgekit_fleet.ui.guard import local_path
 from edgekit_fleet.ui.live import EVERY, MAX_IDS, note, stream
 from edgekit_fleet.ui.recent import FRESH_MS, Recent
+from edgekit_fleet.web.bus import Bus, Change
 
 
 def gathered(*changes):

@@ -20,7 +20,7 @@ def get(site, path, **more):
 
 
 def start_rollout(site, **more):
-    engine = site.services.parts["edgekit_fleet.rollout.service"]
+    engine = site.services.rollouts.engine
     return engine, engine.create(make_spec({"model": "motion", "version": "2.0.0", **more}))
 
 
@@ -227,11 +227,12 @@ def test_the_overview_counts_by_state_and_sums_the_fleet_up(site):
 
 
 def test_the_numbers_of_the_last_minute_are_there_after_a_restart(site):
+    from edgekit_fleet.app.application import ui_parts
     from edgekit_fleet.ui.assets import Assets
     from edgekit_fleet.ui.site import Site
 
     site.device("a").appears().reports(state="failed").measures(frames=300)
-    again = Site(site.services, Assets())
+    again = Site(ui_parts(site.services), Assets())
     assert again.recent.pace("a").fps == 30
     assert again.recent.condition("a") == "failed"
 
@@ -292,7 +293,7 @@ def test_a_bundle_page_names_its_key_its_variants_and_who_runs_it(site):
         assert client.get("/bundles/motion/9.9.9").status_code == 404
         assert "Roll out" not in text
     assert "/bundles/motion/1.0.0" in listing
-    keyring = site.services.parts["edgekit_fleet.registry.service"]
+    keyring = site.services.registry.repository
     targets = keyring.metadata("targets").decode()
     assert re.search(r'"keyid":\s*"([0-9a-f]+)"', targets).group(1) in text
     assert "onnxruntime / cpu" in text
@@ -328,7 +329,7 @@ def test_the_form_begins_a_rollout_and_says_what_is_wrong(site):
         assert "Wave 1" in page
         again = client.post("/rollouts/new", data=values)
         assert "is running" in again.text
-    spec = site.services.parts["edgekit_fleet.rollout.service"].store.page()[0].spec
+    spec = site.services.rollouts.engine.store.page()[0].spec
     assert (spec.waves, spec.guards.error_ratio, spec.soak_s) == (("1", "100%"), 0.05, 5)
 
 

@@ -25,7 +25,8 @@ from edgekit_fleet.ingest.intake import Message
 from edgekit_fleet.registry import publisher
 from edgekit_fleet.registry.bundle import read_bundle
 from edgekit_fleet.registry.keyring import Keyring
-from edgekit_fleet.ui import login_link
+from edgekit_fleet.store.sessions import Sessions
+from edgekit_fleet.ui import signin
 
 BROWSER, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 PATIENCE_S = 60.0
@@ -171,7 +172,7 @@ class Lab:
         return Device(self, name)
 
     def publish(self, version, **more):
-        repository = self.services.parts["edgekit_fleet.registry.service"]
+        repository = self.services.registry.repository
         keys = self.folder / "publisher"
         if not keys.exists():
             publisher.install_root(
@@ -186,7 +187,8 @@ class Lab:
         return self.services.tokens.create(role, now_ms())
 
     def link(self, token=None):
-        return login_link(self.services, self.url, token or self.admin_token, now_ms())
+        sessions = Sessions(self.services.database)
+        return signin.link(self.services.tokens, sessions, self.url, token or self.admin_token)
 
     @contextlib.contextmanager
     def visitor(self, role="admin"):

@@ -1,4 +1,7 @@
-"""Bearer tokens: who asks, and whether the role suffices."""
+"""Bearer tokens: who sends a request, and whether the role is sufficient.
+
+The application's state carries the ``Tokens`` of the store as ``app.state.tokens``.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +11,28 @@ from typing import Annotated
 from fastapi import Depends, HTTPException, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from edgekit_fleet.ingest.intake import now_ms
-from edgekit_fleet.services import Services
-from edgekit_fleet.store.tokens import Role, Token
+from edgekit_fleet.store.clock import unix_ms
+from edgekit_fleet.store.tokens import Role, Token, Tokens
 
 _bearer = HTTPBearer(auto_error=False, description="A token of `edgekit-fleet token create`.")
 
 
-def services_of(request: Request) -> Services:
-    """Return the fleet's parts (dependency of every route)."""
-    found: Services = request.app.state.services
-    return found
+def tokens_of(request: Request) -> Tokens:
+    """Return the fleet's API tokens (dependency of routes that check a role)."""
+    tokens: Tokens = request.app.state.tokens
+    return tokens
 
 
-Parts = Annotated[Services, Depends(services_of)]
+AllTokens = Annotated[Tokens, Depends(tokens_of)]
 
 
-def authorize(parts: Services, text: str | None, role: Role) -> Token:
-    """Return the token that a text is, if its role includes ``role``.
+def authorize(tokens: Tokens, text: str | None, role: Role) -> Token:
+    """Return the token with this text, if its role includes ``role``.
 
     Raises:
-        HTTPException: It is not a valid token (401), or its role does not suffice (403).
+        HTTPException: It is not a valid token (401), or its role is not sufficient (403).
     """
-    token = parts.tokens.check(text, now_ms()) if text else None
+    token = tokens.check(text, unix_ms()) if text else None
     if token is None:
         raise HTTPException(401, "A valid bearer token is needed")
     if not token.may(role):
@@ -39,12 +41,13 @@ def authorize(parts: Services, text: str | None, role: Role) -> Token:
 
 
 def requires(role: Role) -> Callable[..., Token]:
-    """Return a dependency that lets only tokens through whose role includes ``role``."""
+    """Return a dependency that rejects requests whose token does not have a role."""
 
     def check(
-        parts: Parts, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+        tokens: AllTokens,
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
     ) -> Token:
-        return authorize(parts, credentials.credentials if credentials else None, role)
+        return authorize(tokens, credentials.credentials if credentials else None, role)
 
     return check
 

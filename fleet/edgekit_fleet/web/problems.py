@@ -1,4 +1,4 @@
-"""Errors as the API tells them: ``application/problem+json``, every one of them (RFC 9457)."""
+"""Errors as the API sends them: every error is an ``application/problem+json`` document (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgekit.core import errors
 
 logger = logging.getLogger(__name__)
 
-# The first class that fits decides.
+# The first class that matches decides.
 STATUS: tuple[tuple[type[errors.EdgekitError], int], ...] = (
     (errors.UsageError, 422),
     (errors.StorageError, 507),
@@ -36,12 +36,12 @@ def problem(status: int, title: str, detail: str = "", **more: Any) -> JSONRespo
 
 
 def status_of(error: errors.EdgekitError) -> int:
-    """Return the HTTP status that an error is told with."""
+    """Return the HTTP status of the answer to a request that raised an error."""
     return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
 
 
 def install(app: FastAPI) -> None:
-    """Make an application tell its errors as problems."""
+    """Make an application answer every error with a problem document."""
     app.add_exception_handler(errors.EdgekitError, _edgekit)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -59,11 +59,12 @@ async def _edgekit(_request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    found = [
-        {"where": ".".join(str(part) for part in one["loc"]), "message": one["msg"]} for one in error.errors()
+    fields = [
+        {"where": ".".join(str(part) for part in field["loc"]), "message": field["msg"]}
+        for field in error.errors()
     ]
-    detail = "; ".join(f"{one['where']}: {one['message']}" for one in found)
-    return problem(422, "The request is not valid", detail, code="usage", errors=found)
+    detail = "; ".join(f"{field['where']}: {field['message']}" for field in fields)
+    return problem(422, "The request is not valid", detail, code="usage", errors=fields)
 
 
 async def _http(_request: Request, error: Exception) -> JSONResponse:

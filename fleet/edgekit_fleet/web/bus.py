@@ -1,4 +1,7 @@
-"""Who watches is told what changed: bounded queues between threads and server-sent events."""
+"""Changes of the fleet's state, carried from any thread to the server-sent events of open pages.
+
+Every queue is bounded: a watcher that is too slow loses its oldest changes, and they are counted.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class _Watcher:
 
 
 class Bus:
-    """Carries changes to watchers; a watcher that is too slow loses the oldest, and it is counted."""
+    """Distributes changes to watchers; ``lost`` counts those that slow watchers did not get."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -40,11 +43,11 @@ class Bus:
 
     @property
     def watchers(self) -> int:
-        """How many watch now."""
+        """The number of watchers now."""
         return len(self._watchers)
 
     def publish(self, topic: str, data: dict[str, Any]) -> None:
-        """Tell every watcher; from any thread, without waiting."""
+        """Queue a change for every watcher; from any thread, without waiting."""
         change = Change(topic, data)
         with self._lock:
             for watcher in self._watchers:
@@ -53,17 +56,17 @@ class Bus:
                 _wake(watcher)
 
     def close(self) -> None:
-        """End every watch, so that a server can stop."""
+        """End every watch, so that the server can stop."""
         with self._lock:
             self._closed = True
             for watcher in self._watchers:
                 _wake(watcher)
 
     async def watch(self, idle_s: float = 15.0) -> AsyncIterator[Change | None]:
-        """Yield None as soon as it watches, changes as they come, and None after ``idle_s`` without one.
+        """Yield None once the watch has begun, then changes, and None after ``idle_s`` without one.
 
-        Whoever looks at the state once it has the first None misses nothing. Ends when the bus is
-        closed, or at once when 128 watch already.
+        Whoever reads the state after the first None misses no change. Ends when the bus is closed, and
+        at once when there are 128 watchers already.
         """
         watcher = _Watcher(asyncio.get_running_loop())
         with self._lock:
@@ -86,5 +89,5 @@ class Bus:
 
 
 def _wake(watcher: _Watcher) -> None:
-    with contextlib.suppress(RuntimeError):  # its loop has ended; so will it
+    with contextlib.suppress(RuntimeError):  # its event loop has ended, and the watch with it
         watcher.loop.call_soon_threadsafe(watcher.arrived.set)

@@ -1,4 +1,4 @@
-"""Sending commands to devices, again and again until they answer."""
+"""Commands to devices, sent again until the device answers or the command expires."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from edgekit.core import wire
-from edgekit_fleet.bus import Bus
-from edgekit_fleet.services import Downlink, Hooks
+from edgekit_fleet.broker.downlink import Downlink
 from edgekit_fleet.store.commands import CommandRow, Commands
 from edgekit_fleet.store.database import Database
+from edgekit_fleet.web.bus import Bus
 
 EXPIRES_S = 300
 MAX_EXPIRES_S = 7 * 24 * 3600
@@ -19,25 +19,20 @@ class Commanding:
     """The commands of one fleet.
 
     Args:
-        database: Where they are kept.
-        downlink: The way down.
-        hooks: Where answers and returning devices are heard of.
-        bus: Where answers are told.
+        database: Where commands are kept.
+        downlink: Sends to devices.
+        bus: Gets a change for every answer.
         now_ms: The fleet's clock, Unix milliseconds.
     """
 
-    def __init__(
-        self, database: Database, downlink: Downlink, hooks: Hooks, bus: Bus, now_ms: Callable[[], int]
-    ) -> None:
+    def __init__(self, database: Database, downlink: Downlink, bus: Bus, now_ms: Callable[[], int]) -> None:
         self._downlink = downlink
         self._bus = bus
         self._now_ms = now_ms
         self._store = Commands(database)
-        hooks.on_committed.append(self._answered)
-        hooks.on_state.append(self._appeared)
 
     def command(self, device: str, kind: str, args: dict[str, Any], expires_s: int = EXPIRES_S) -> CommandRow:
-        """Command a device; it is sent now, and again until it answers or ``expires_s`` have passed."""
+        """Send a command now, and again until the device answers or ``expires_s`` have passed."""
         now_ms = self._now_ms()
         row = self._store.create(device, kind, args, now_ms, now_ms + expires_s * 1000)
         self._send([row])
@@ -48,19 +43,21 @@ class Commanding:
         return self._store.of_device(device, self._now_ms())
 
     def send_again(self) -> None:
-        """Send what is not answered; called every few seconds."""
+        """Send every command without an answer; called every few seconds."""
         self._send(self._store.waiting(self._now_ms()))
 
-    def _send(self, rows: Iterable[CommandRow]) -> None:
-        for row in rows:
-            self._downlink.publish(row.device, "cmd", wire.encode(row.to_wire()))
-
-    def _answered(self, device: str, records: Sequence[wire.Record]) -> None:
+    def take_answers(self, device: str, records: Sequence[wire.Record]) -> None:
+        """Record the command answers among a device's committed messages."""
         for record in records:
             if isinstance(record, wire.CommandAnswer):
                 self._store.answer(device, record, self._now_ms())
                 self._bus.publish("command", {"device": device, "id": record.id, "ok": record.ok})
 
-    def _appeared(self, device: str, birth: wire.Birth) -> None:
+    def device_appeared(self, device: str, birth: wire.Birth) -> None:
+        """Send a device its waiting commands as soon as it is online."""
         if birth.online:
             self._send(self._store.waiting(self._now_ms(), device))
+
+    def _send(self, rows: Iterable[CommandRow]) -> None:
+        for row in rows:
+            self._downlink.publish(row.device, "cmd", wire.encode(row.to_wire()))

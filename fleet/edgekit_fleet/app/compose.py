@@ -1,0 +1,253 @@
+"""The fleet manager put together: every part is made here, started in order, stopped in reverse."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from pathlib import Path
+
+from edgekit.core import wire
+from edgekit.core.errors import EdgekitError
+from edgekit_fleet.app.brokers import Broker, embedded_broker, other_broker
+from edgekit_fleet.app.options import Options, Ports, is_loopback, url
+from edgekit_fleet.app.services import Services, Settings
+from edgekit_fleet.broker.commanding import Commanding
+from edgekit_fleet.broker.downlink import MqttDownlink
+from edgekit_fleet.broker.embedded import USER
+from edgekit_fleet.files import write_durably
+from edgekit_fleet.identity.authority import Authority
+from edgekit_fleet.identity.enrol import Enrolment
+from edgekit_fleet.ingest.chunks import Chunks
+from edgekit_fleet.ingest.intake import Ingest, Intake
+from edgekit_fleet.ingest.jetstream import JetStreamIngest
+from edgekit_fleet.ingest.ports import Answer, Hooks
+from edgekit_fleet.ingest.shared import SharedIngest
+from edgekit_fleet.measuring.service import MeasuringService
+from edgekit_fleet.registry.keys import online_keys
+from edgekit_fleet.registry.service import RegistryService
+from edgekit_fleet.rollout.service import RolloutService
+from edgekit_fleet.store.clock import unix_ms
+from edgekit_fleet.store.database import Database, open_database
+from edgekit_fleet.store.devices import Devices
+from edgekit_fleet.store.messages import Messages
+from edgekit_fleet.store.metrics import Metrics
+from edgekit_fleet.store.tokens import Tokens
+from edgekit_fleet.web.bus import Bus
+from edgekit_fleet.web.health import Health
+
+logger = logging.getLogger(__name__)
+
+KEEP_MS = 14 * 24 * 3600 * 1000
+MAX_ROWS = 5_000_000
+_TICK_S = 5.0
+_TRIM_EVERY = 12
+
+
+class Fleet:
+    """One fleet manager, all but its HTTP server.
+
+    Raises:
+        ConfigError: Options that exclude one another, or a damaged data folder.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        data = options.data.resolve()
+        data.mkdir(parents=True, exist_ok=True)
+        self._ports = Ports(data / "ports.json")
+        self.port = self._ports.fixed("http", options.port)
+        self._downlink_connected = threading.Event()
+        self._stopping = threading.Event()
+        self._undo = contextlib.ExitStack()
+        try:
+            self._compose(data)
+        except BaseException:
+            self._undo.close()
+            raise
+
+    def _compose(self, data: Path) -> None:
+        database = open_database(data, self.options.database)
+        self._undo.callback(database.close)
+        self.authority = Authority(data / "ca")
+        devices = Devices(database)
+        self.broker = self._make_broker(data, devices)
+        self.downlink = MqttDownlink(self.broker.access, self._session("fleet"), self._downlink_connected.set)
+        self.services = self._make_services(data, database, devices)
+        self.intake = Intake(self.services, unix_ms)
+        self.ingest = self._make_ingest()
+        self._answer_requests()
+        self.admin_token_file = data / "admin.token"
+        if not self.admin_token_file.exists():
+            token = self.services.tokens.create("admin", unix_ms(), label="made at the first start")
+            write_durably(self.admin_token_file, f"{token}\n".encode(), mode=0o600)
+
+    def _make_broker(self, data: Path, devices: Devices) -> Broker:
+        if self.options.broker != "embedded":
+            return other_broker(self.options, self.authority, data)
+
+        def broker_starts() -> None:
+            self.intake.present_since_ms = unix_ms()
+            devices.all_offline()
+
+        return embedded_broker(
+            self.options,
+            self._ports,
+            self.authority,
+            data=data,
+            is_welcome=devices.is_welcome,
+            on_start=broker_starts,
+        )
+
+    def _make_services(self, data: Path, database: Database, devices: Devices) -> Services:
+        hooks, bus, tokens = Hooks(), Bus(), Tokens(database)
+        messages, metrics = Messages(database), Metrics(database)
+        commanding = Commanding(database, self.downlink, bus, unix_ms)
+        hooks.on_committed.append(commanding.take_answers)
+        hooks.on_state.append(commanding.device_appeared)
+        registry = RegistryService(data, database, bus)
+        self._undo.callback(registry.stop)
+        rollouts = RolloutService(
+            database,
+            online_keys(data).desired,
+            registry.repository,
+            downlink=self.downlink,
+            commanding=commanding,
+            bus=bus,
+            hooks=hooks,
+        )
+        self._undo.callback(rollouts.stop)
+        measuring = MeasuringService(
+            database, devices, registry.repository, commanding=commanding, bus=bus, hooks=hooks
+        )
+        self._undo.callback(measuring.stop)
+        return Services(
+            settings=self._settings(data),
+            database=database,
+            identity=self.authority,
+            downlink=self.downlink,
+            hooks=hooks,
+            devices=devices,
+            messages=messages,
+            metrics=metrics,
+            tokens=tokens,
+            enrolment=Enrolment(database, self.authority, devices, tokens),
+            commanding=commanding,
+            bus=bus,
+            health=self.health,
+            registry=registry,
+            rollouts=rollouts,
+            measuring=measuring,
+        )
+
+    def _settings(self, data: Path) -> Settings:
+        options = self.options
+        return Settings(
+            data=data,
+            url=url("https" if options.is_tls else "http", options.name, self.port),
+            broker_url=self.broker.url,
+            is_loopback=is_loopback(options.host),
+        )
+
+    def _make_ingest(self) -> Ingest:
+        embedded = self.broker.embedded
+        if embedded is None:
+            return SharedIngest(self.broker.access, self._session("ingest"), self.intake)
+        return JetStreamIngest(
+            embedded.nats_url,
+            user=USER,
+            password=embedded.password,
+            intake=self.intake,
+            callout=self.broker.callout,
+        )
+
+    def _session(self, purpose: str) -> str:
+        """Return an MQTT client id: the same at each start, and another fleet's differs."""
+        return f"edgekit-{purpose}-{self.authority.sha256[:12]}"
+
+    def start(self) -> None:
+        """Start broker, ingest and downlink.
+
+        Raises:
+            LinkError: The broker does not start, or cannot be reached.
+        """
+        try:
+            if self.broker.embedded is not None:
+                self._undo.callback(self.broker.embedded.stop)
+                self.broker.embedded.start()
+            self._undo.callback(self.ingest.stop)
+            self.ingest.start()
+            self._undo.callback(self.downlink.stop)
+            self.downlink.start()
+        except BaseException:
+            self.stop()
+            raise
+        housekeeping = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
+        housekeeping.start()
+        self._undo.callback(housekeeping.join, 30.0)
+
+    def stop(self) -> None:
+        """Stop everything, the last started first; safe twice."""
+        self._stopping.set()
+        self._downlink_connected.set()
+        self.services.bus.close()
+        for part in (self.services.measuring, self.services.rollouts, self.services.registry):
+            part.stop()  # while the broker is still there for what they send last
+        self._undo.close()
+
+    @property
+    def local_url(self) -> str:
+        """Where commands on this machine reach the API, whatever name devices use."""
+        host = "localhost" if self.options.is_any_address else self.options.host
+        return url("https" if self.options.is_tls else "http", host, self.port)
+
+    def health(self) -> Health:
+        """Return the state of the connections, and the counters."""
+        counters = dict(self.intake.counters)
+        counters["downlink_dropped"] = self.downlink.dropped
+        counters["connections_refused"] = self.broker.refused
+        return Health(
+            is_connected=self.downlink.is_connected,
+            is_ingesting=self.ingest.is_running,
+            broker_restarts=self.broker.restarts,
+            counters=counters,
+        )
+
+    def server_files(self) -> tuple[Path, Path] | None:
+        """Return (certificate, key) of the HTTP server; None if the API does not speak TLS."""
+        if not self.options.is_tls:
+            return None
+        return self.authority.server_files("http", self.options.hosts)
+
+    def _answer_requests(self) -> None:
+        """Answer the requests of devices that no part of its own answers."""
+        requests = self.services.hooks.requests
+        requests["time"] = _time
+        requests["renew"] = self._renew
+        requests["chunk"] = Chunks(self.services.registry.repository.blobs).answer
+
+    def _renew(self, device: str, request: wire.Request) -> Answer:
+        pem = self.services.enrolment.renew(device, str(request.args.get("csr", "")))
+        return wire.Response(request.id, {"certificate": pem, "ca": self.authority.certificate_pem})
+
+    def _keep_house(self) -> None:
+        """Every few seconds: publish again after a reconnect, send commands again, delete old rows."""
+        services, rounds = self.services, 0
+        while not self._stopping.is_set():
+            is_new_connection = self._downlink_connected.wait(_TICK_S)
+            if self._stopping.is_set():
+                return
+            try:
+                if is_new_connection:
+                    self._downlink_connected.clear()
+                    services.rollouts.desired.publish_all()
+                services.commanding.send_again()
+                if rounds % _TRIM_EVERY == 0:
+                    services.messages.trim(unix_ms() - KEEP_MS, max_rows=MAX_ROWS)
+            except EdgekitError:
+                logger.exception("housekeeping failed; trying again")
+            rounds += 1
+
+
+def _time(_device: str, request: wire.Request) -> Answer:
+    return wire.Response(request.id, {"unix_ms": unix_ms(), "sent_mono_ns": request.sent_mono_ns})
