@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import BackendUnavailableError, ConfigError, ModelLoadError
+from edgekit.core.spec import MAX_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
-    from edgekit.core.ports import Backend
+    from edgekit.core.ports import Backend, ModelData
     from edgekit.core.spec import Variant
 
 __all__ = [
@@ -59,7 +59,7 @@ FOREIGN_TENANTS: Mapping[str, str] = MappingProxyType(
 )
 """What runs in a foreign interpreter: files of ``edgekit/backends/tenants``."""
 
-_COMMON = frozenset({"threads", "shapes"})
+_COMMON = frozenset({"batch", "threads", "shapes"})
 OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "litert": _COMMON | {"device", "delegate"},
@@ -117,18 +117,20 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         )
 
 
-def open_backend(path: Path, variant: Variant, options: Mapping[str, Any] | None = None) -> Backend:
-    """Load one model file in the backend that its variant names.
+def open_backend(data: ModelData, variant: Variant, options: Mapping[str, Any] | None = None) -> Backend:
+    """Load one model in the backend that its variant names.
 
     Args:
-        path: The variant's first file.
+        data: The variant's first file, or the bytes of its files.
         variant: What to run and on which accelerator; its own options are taken too.
         options: The machine's options for this backend (the profile's); they win over the variant's.
+            ``batch`` is how many samples one run takes: the variant's first batch size unless stated.
 
     Raises:
-        ConfigError: An option is unknown.
+        ConfigError: An option is unknown, or ``batch`` is not a number from 1 to 1024.
         BackendUnavailableError: The library or the accelerator is not on this machine.
-        ModelLoadError: The library refuses the file, or the variant asks for a host file.
+        ModelLoadError: The library refuses the file, the variant asks for a host file, or it was not
+            built for that batch size.
     """
     forbidden = sorted(MACHINE_OPTIONS & set(variant.options))
     if forbidden:
@@ -138,8 +140,22 @@ def open_backend(path: Path, variant: Variant, options: Mapping[str, Any] | None
         )
     merged = {**variant.options, **(options or {})}
     check_options(variant.backend, merged)
-    backend: Backend = _backend_class(variant.backend)(path, variant, merged)
+    merged["batch"] = _batch(variant, merged)
+    backend: Backend = _backend_class(variant.backend)(data, variant, merged)
     return backend
+
+
+def _batch(variant: Variant, options: Mapping[str, Any]) -> int:
+    sizes = () if variant.batch == "free" else variant.batch
+    batch = options.get("batch", sizes[0] if sizes else 1)
+    if not isinstance(batch, int) or isinstance(batch, bool) or not 1 <= batch <= MAX_BATCH:
+        raise ConfigError(f"option 'batch': want a number from 1 to {MAX_BATCH}, got {batch!r}")
+    if sizes and batch not in sizes:
+        raise ModelLoadError(
+            f"variant {variant.id!r} was built for batch {' or '.join(map(str, sizes))}, not {batch}",
+            hint="open it at one of these, or publish a variant with a free batch",
+        )
+    return batch
 
 
 def _backend_class(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
 from types import MappingProxyType
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.backends.file_facts import FileFacts, file_facts
 from edgekit.core.errors import BackendError, ConfigError, ModelLoadError, StorageError, TensorError
 from edgekit.core.spec import Quantization, TensorSpec
 
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgekit.core.spec import Datatype
+    from edgekit.core.ports import ModelData
+    from edgekit.core.spec import Datatype, Variant
 
 DTYPES: Mapping[Datatype, np.dtype[Any]] = MappingProxyType(
     {
@@ -73,7 +76,8 @@ def make_spec(
 def fixed_shape(name: str, shape: Sequence[int], options: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the shape one input is bound to: the model's, its free dimensions settled.
 
-    ``options["shapes"][name]`` settles them; else a free first dimension (the batch) is 1.
+    ``options["shapes"][name]`` settles them; else a free first dimension is ``options["batch"]``, 1 unless
+    stated.
 
     >>> fixed_shape("x", (-1, 3, 8, 8), {})
     (1, 3, 8, 8)
@@ -84,8 +88,8 @@ def fixed_shape(name: str, shape: Sequence[int], options: Mapping[str, Any]) -> 
         options: The backend's options.
 
     Raises:
-        ModelLoadError: Another dimension is free and no option settles it, or the option's shape
-            does not fit the model.
+        ModelLoadError: Another dimension is free and no option settles it, the option's shape does not
+            fit the model, or the file was built for another batch than the option's.
     """
     wanted = options.get("shapes", {}).get(name)
     if wanted is not None:
@@ -102,7 +106,13 @@ def fixed_shape(name: str, shape: Sequence[int], options: Mapping[str, Any]) -> 
             f"input {name!r} has free dimensions beside the batch: {tuple(shape)}",
             hint=f"state the shape to run: options.shapes = {{{name!r} = [...]}}",
         )
-    return tuple(1 if size < 0 else int(size) for size in shape)
+    batch = options.get("batch", 1)
+    if batch > 1 and shape and shape[0] not in (-1, batch):
+        raise ModelLoadError(
+            f"input {name!r} has shape {tuple(shape)} in the file, options.batch wants {batch} in front",
+            hint="open it at the file's own batch, or export the model with a free batch",
+        )
+    return tuple(batch if size < 0 else int(size) for size in shape)
 
 
 def unique_names(names: Iterable[str], fallback: str) -> list[str]:
@@ -180,27 +190,78 @@ def short(error: BaseException | str) -> str:
     return told if len(told) <= _MESSAGE_LENGTH else f"{told[:190]} … {told[-107:]}"
 
 
-def model_file(path: Path) -> Path:
-    """Return the path of a model file that exists and is not empty.
+class ModelSource:
+    """A model to open: a file, or the bytes of a variant's files in memory; ``str`` names it in errors.
 
     Raises:
-        ModelLoadError: It is not there, not a file, or has no bytes.
+        ModelLoadError: The file is not there, or there are no bytes.
     """
-    if not path.is_file():
-        raise ModelLoadError(
-            f"{path}: no such model file", hint="check the path, or install the bundle again"
-        )
-    if path.stat().st_size == 0:
-        raise ModelLoadError(
-            f"{path}: the file is empty", hint="the copy was cut short: copy or install it again"
-        )
-    return path
+
+    def __init__(self, data: ModelData, variant: Variant) -> None:
+        self.parts = (data,) if isinstance(data, bytes) else data if isinstance(data, tuple) else ()
+        """The bytes of each file in the variant's order; empty for a file."""
+        self.path = None if isinstance(data, bytes | tuple) else data
+        size = sum(map(len, self.parts))
+        self._name = str(self.path or f"variant {variant.id!r} ({size:,} bytes in memory)")
+        self.suffix = (self.path.suffix.lower() if self.path else "") or _suffix_of(self.parts)
+        self.part_names = tuple(Path(file.path).name for file in variant.files)
+        if self.path is not None and not self.path.is_file():
+            raise ModelLoadError(
+                f"{self.path}: no such model file", hint="check the path, or install the bundle again"
+            )
+        if not (size or (self.path is not None and self.path.stat().st_size)):
+            raise ModelLoadError(
+                f"{self}: the file is empty", hint="the copy was cut short: copy or install it again"
+            )
+
+    def __str__(self) -> str:
+        return self._name
+
+    def file(self, reader: str) -> Path:
+        """Return the path, for a reader that cannot open bytes.
+
+        Raises:
+            ModelLoadError: The model is in memory.
+        """
+        if self.path is None:
+            raise ModelLoadError(
+                f"{self}: {reader} opens only files", hint="write the model to a file and open that"
+            )
+        return self.path
+
+    def facts(self) -> FileFacts:
+        """Return what the file says of its own quantisation.
+
+        Raises:
+            ModelLoadError: An input or output has a scale for each channel.
+        """
+        facts = file_facts(self.parts[0] if self.parts else mapped(self.file("edgekit")), self.suffix)
+        if facts.refused:
+            names = ", ".join(map(repr, facts.refused))
+            raise ModelLoadError(
+                f"{self}: {names} has a scale for each channel, which edgekit cannot feed or read",
+                hint="export the model with one scale for each input and output, or with float ones",
+            )
+        return facts
 
 
-def refused(path: Path, library: str, cause: BaseException) -> ModelLoadError:
+def mapped(path: Path) -> mmap.mmap:
+    """Return the bytes of a file that is not empty without reading them all; freed with the last use."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _suffix_of(parts: tuple[bytes, ...]) -> str:
+    head = parts[0][:64] if parts else b""
+    if head[4:8] == b"TFL3":
+        return ".tflite"
+    return ".xml" if head.lstrip().startswith(b"<") else ".onnx"
+
+
+def refused(source: ModelSource, library: str, cause: BaseException) -> ModelLoadError:
     """Return the error for a file that the library cannot load, with a way out."""
     return ModelLoadError(
-        f"{path}: {library} refuses the model: {short(cause)}",
+        f"{source}: {library} refuses the model: {short(cause)}",
         hint="the file may be damaged (edgekit verify BUNDLE) or made for another runtime or a newer version",
     )
 

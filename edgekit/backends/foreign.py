@@ -19,10 +19,11 @@ import numpy as np
 from edgekit.backends import FOREIGN_TENANTS
 from edgekit.backends._common import (
     DTYPES,
+    ModelSource,
     cache_folder,
     closed,
     copy_feeds,
-    model_file,
+    fixed_shape,
     no_input,
     short,
     thread_count,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgekit.core.ports import ModelData
     from edgekit.core.spec import Variant
 
 _DEFAULT_PYTHON = "/usr/bin/python3"  # where a board's packages put a vendor's bindings
@@ -68,12 +70,12 @@ class ForeignBackend:
     stated), ``timeout_s`` (one run, 10 unless stated).
     """
 
-    def __init__(self, path: Path, variant: Variant, options: Mapping[str, Any]) -> None:
-        self._path = model_file(path)
+    def __init__(self, data: ModelData, variant: Variant, options: Mapping[str, Any]) -> None:
+        path = ModelSource(data, variant).file("a foreign interpreter")
         self._timeout_s = float(options.get("timeout_s", _RUN_TIMEOUT_S))
         tenant = _tenant_file(variant, options)
         self._what = f"{tenant.stem} worker of {path}"
-        request = _load_request(self._path, variant, options)
+        request = _load_request(path, variant, options)
         self._arrays: dict[str, NDArray[Any]] = {}
         self._results: dict[str, NDArray[Any]] = {}
         self._process: WorkerProcess | None = _start(_interpreter(options), tenant)
@@ -81,6 +83,8 @@ class ForeignBackend:
             undo.callback(self.close)
             loaded = self._ask(request, _start_timeout(options))
             self.inputs, self.outputs = self._specs(loaded, "inputs"), self._specs(loaded, "outputs")
+            for spec in self.inputs:
+                fixed_shape(spec.name, spec.shape, {"batch": options.get("batch", 1)})  # refuses another
             self.accelerator = str(loaded.get("accelerator", ""))
             self.version = str(loaded.get("version", ""))
             self._map()
@@ -225,5 +229,6 @@ def _load_request(path: Path, variant: Variant, options: Mapping[str, Any]) -> d
         "cache": None if cache is None else str(cache),
         "threads": thread_count(options),
         "shapes": options.get("shapes", {}),
+        "batch": options.get("batch", 1),
         "tenant_options": options.get("tenant_options", {}),
     }

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.backends._common import (
+    ModelSource,
     closed,
     copy_feeds,
     fixed_shape,
     make_spec,
-    model_file,
     no_input,
     refused,
     short,
@@ -38,10 +38,10 @@ from edgekit.core.spec import Quantization
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from edgekit.core.ports import ModelData
     from edgekit.core.spec import TensorSpec, Variant
 
 logger = logging.getLogger(__name__)
@@ -67,8 +67,8 @@ class LiteRtBackend:
     reused, since LiteRT refuses to run while a view of its own memory is held.
     """
 
-    def __init__(self, path: Path, variant: Variant, options: Mapping[str, Any]) -> None:
-        self._path = model_file(path)
+    def __init__(self, data: ModelData, variant: Variant, options: Mapping[str, Any]) -> None:
+        self._source = ModelSource(data, variant)
         self._options = options
         self._interpreter: Any = None
         self._views: dict[str, Callable[[], NDArray[Any]]] = {}
@@ -85,14 +85,14 @@ class LiteRtBackend:
             return self._views[name]()
         except KeyError:
             raise (
-                closed(str(self._path)) if self._interpreter is None else no_input(name, self.inputs)
+                closed(str(self._source)) if self._interpreter is None else no_input(name, self.inputs)
             ) from None
 
     def run(self) -> dict[str, NDArray[Any]]:
         """Run on what the input views hold; arrays by output name, valid until the next ``run``."""
         interpreter = self._interpreter
         if interpreter is None:
-            raise closed(str(self._path))
+            raise closed(str(self._source))
         try:
             interpreter.invoke()
         except (RuntimeError, ValueError) as cause:
@@ -110,14 +110,14 @@ class LiteRtBackend:
     def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Copy the feeds into the inputs and ``run``."""
         if self._interpreter is None:
-            raise closed(str(self._path))
+            raise closed(str(self._source))
         copy_feeds(self.inputs, self.view, feeds)
         return self.run()
 
     def reset(self) -> None:
         """Forget the state that a recurrent model keeps inside (VAR_HANDLE variables)."""
         if self._interpreter is None:
-            raise closed(str(self._path))
+            raise closed(str(self._source))
         self._build()
 
     def close(self) -> None:
@@ -130,7 +130,7 @@ class LiteRtBackend:
         """Make a fresh interpreter: at the start, after an error, and to forget state."""
         self.close()
         arguments: dict[str, Any] = {
-            "model_path": str(self._path),
+            **self._model(),
             "num_threads": thread_count(self._options),
         }
         if self._delegate is not None:
@@ -138,7 +138,7 @@ class LiteRtBackend:
         try:
             interpreter = self._module.Interpreter(**arguments)
             if self.accelerator == "edgetpu":
-                _refuse_plain_model(interpreter, self._path)
+                _refuse_plain_model(interpreter, self._source)
             if self.accelerator == "delegate":
                 self._prove_delegate(interpreter)
             self._fix_shapes(interpreter)
@@ -146,6 +146,11 @@ class LiteRtBackend:
         except (RuntimeError, ValueError, OSError) as cause:
             raise self._load_failure(cause) from cause
         self._bind(interpreter)
+
+    def _model(self) -> dict[str, Any]:
+        if self._source.path is not None:
+            return {"model_path": str(self._source.path)}
+        return {"model_content": self._source.parts[0]}
 
     def _bind(self, interpreter: Any) -> None:
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
@@ -175,35 +180,45 @@ class LiteRtBackend:
     def _describe(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         return (
-            tuple(map(_spec, self._views, inputs)),
-            tuple(_spec(row[0], detail) for row, detail in zip(self._sources, outputs, strict=True)),
+            tuple(map(self._spec, self._views, inputs)),
+            tuple(self._spec(row[0], detail) for row, detail in zip(self._sources, outputs, strict=True)),
         )
+
+    def _spec(self, name: str, detail: Mapping[str, Any]) -> TensorSpec:
+        parameters = detail.get("quantization_parameters", {})
+        scales = parameters.get("scales", ())
+        if len(scales) > 1:
+            self._source.facts()  # refuses it
+        quantization = None
+        if len(scales) == 1:
+            quantization = Quantization(scale=float(scales[0]), zero_point=int(parameters["zero_points"][0]))
+        return make_spec(name, detail["dtype"], detail["shape"], quantization)
 
     def _prove_delegate(self, interpreter: Any) -> None:
         """Refuse a delegate that took no part of the graph: LiteRT would run all of it on the CPU.
 
         Asked before tensors are allocated, when LiteRT's own CPU delegate adds its nodes.
         """
-        plain = self._module.Interpreter(model_path=str(self._path))
+        plain = self._module.Interpreter(**self._model())
         if _node_count(interpreter) <= _node_count(plain):
             raise ModelLoadError(
-                f"{self._path}: the delegate took no part of the model; it would run on the CPU",
+                f"{self._source}: the delegate took no part of the model; it would run on the CPU",
                 hint="compile the model for this accelerator, or publish a CPU variant",
             )
 
     def _load_failure(self, cause: Exception) -> BackendError:
         if _EDGETPU_OP in str(cause) and self.accelerator != "edgetpu":
             return ModelLoadError(
-                f"{self._path}: compiled for an Edge TPU, asked to run on {self.accelerator!r}",
+                f"{self._source}: compiled for an Edge TPU, asked to run on {self.accelerator!r}",
                 hint="give the variant accelerator 'edgetpu', or publish a variant for the CPU",
             )
-        return refused(self._path, self.library, cause)
+        return refused(self._source, self.library, cause)
 
     def _failure(self, cause: Exception) -> BackendError:
         """Name a failed run. LiteRT's errors pile up in the interpreter, so a new one replaces it."""
         if "reference to internal data" in str(cause):
             return InferenceError(
-                f"{self._path}: an input view is still held while the model runs",
+                f"{self._source}: an input view is still held while the model runs",
                 hint="drop the array that view() gave (del) before run()",
             )
         try:
@@ -212,11 +227,11 @@ class LiteRtBackend:
             if self.accelerator == "cpu":
                 raise
             return AcceleratorLostError(
-                f"{self._path}: {self.accelerator} failed and does not come back: {short(gone)}",
+                f"{self._source}: {self.accelerator} failed and does not come back: {short(gone)}",
                 reasons=(short(cause),),
                 hint="plug the accelerator in again; another variant takes over meanwhile",
             )
-        return InferenceError(f"{self._path}: {self.library} failed: {short(cause)}")
+        return InferenceError(f"{self._source}: {self.library} failed: {short(cause)}")
 
 
 def _import_library() -> tuple[str, Any]:
@@ -300,19 +315,10 @@ def _node_count(interpreter: Any) -> int:
     return len(_operations(interpreter))
 
 
-def _refuse_plain_model(interpreter: Any, path: Path) -> None:
+def _refuse_plain_model(interpreter: Any, source: ModelSource) -> None:
     """Refuse a model without the Edge TPU's operation: every part of it would run on the CPU."""
     if _EDGETPU_OP not in _operations(interpreter):
         raise ModelLoadError(
-            f"{path}: not compiled for the Edge TPU; it would run on the CPU",
+            f"{source}: not compiled for the Edge TPU; it would run on the CPU",
             hint="compile the model with edgetpu_compiler, or give the variant accelerator 'cpu'",
         )
-
-
-def _spec(name: str, detail: Mapping[str, Any]) -> TensorSpec:
-    parameters = detail.get("quantization_parameters", {})
-    scales = parameters.get("scales", ())
-    quantization = None
-    if len(scales) == 1:
-        quantization = Quantization(scale=float(scales[0]), zero_point=int(parameters["zero_points"][0]))
-    return make_spec(name, detail["dtype"], detail["shape"], quantization)

@@ -16,10 +16,10 @@ from edgekit.core.spec import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from edgekit.core.ports import ModelData
     from edgekit.core.spec import Variant
 
 _DEFAULT_INPUTS = {"x": {"datatype": "FP32", "shape": [1, 16]}}
@@ -38,8 +38,8 @@ class NullBackend:
     returns, ``crash_at`` kills the process with SIGSEGV.
     """
 
-    def __init__(self, path: Path | None, variant: Variant, options: Mapping[str, Any]) -> None:
-        del path  # there is no file to read
+    def __init__(self, data: ModelData, variant: Variant, options: Mapping[str, Any]) -> None:
+        del data  # there is no file to read
         self._name = f"null variant {variant.id!r}"
         self._options = options
         self._faults = {name: _run_numbers(name, options.get(name, ())) for name in _FAULTS}

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.backends._common import (
+    ModelSource,
     cache_folder,
     closed,
     copy_feeds,
     fixed_shape,
     make_spec,
-    model_file,
     no_input,
     refused,
     short,
@@ -32,11 +32,11 @@ from edgekit.core.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from edgekit.core.spec import TensorSpec, Variant
+    from edgekit.core.ports import ModelData
+    from edgekit.core.spec import Quantization, TensorSpec, Variant
 
 _CPU = "CPUExecutionProvider"
 _FORBIDDEN = "AzureExecutionProvider"  # it sends tensors to a remote server
@@ -113,8 +113,9 @@ class OnnxRuntimeBackend:
     provider that is loaded as a plugin.
     """
 
-    def __init__(self, path: Path, variant: Variant, options: Mapping[str, Any]) -> None:
-        self._path = model_file(path)
+    def __init__(self, data: ModelData, variant: Variant, options: Mapping[str, Any]) -> None:
+        self._source = ModelSource(data, variant)
+        self._quantization: Mapping[str, Quantization] = {}
         self._ort = _import_library(options)
         self._provider = _wanted(self._ort, variant, options)
         self._session: Any = self._load(variant, options)
@@ -123,6 +124,8 @@ class OnnxRuntimeBackend:
         self._arrays: dict[str, NDArray[Any]] = {}
         self._results: dict[str, NDArray[Any]] = {}
         self._binding: Any = self._session.io_binding()
+        if any(np.issubdtype(_dtype(self._source, node), np.integer) for node in self._nodes()):
+            self._quantization = self._source.facts().quantization
         self.inputs = self._bind_inputs(options)
         self.outputs = self._bind_outputs()
         self._free_outputs = [spec.name for spec in self.outputs if spec.name not in self._results]
@@ -133,12 +136,14 @@ class OnnxRuntimeBackend:
         try:
             return self._arrays[name]
         except KeyError:
-            raise closed(str(self._path)) if self._session is None else no_input(name, self.inputs) from None
+            raise (
+                closed(str(self._source)) if self._session is None else no_input(name, self.inputs)
+            ) from None
 
     def run(self) -> dict[str, NDArray[Any]]:
         """Run on what the input views hold; arrays by output name, valid until the next ``run``."""
         if self._session is None:
-            raise closed(str(self._path))
+            raise closed(str(self._source))
         try:
             if self._copies_inputs:  # binding copies host memory to a device, so bind anew each time
                 for name, value in self._values:
@@ -156,14 +161,14 @@ class OnnxRuntimeBackend:
     def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Copy the feeds into the inputs and ``run``."""
         if self._session is None:
-            raise closed(str(self._path))
+            raise closed(str(self._source))
         copy_feeds(self.inputs, self.view, feeds)
         return self.run()
 
     def reset(self) -> None:
         """Do nothing: an ONNX model keeps no state inside."""
         if self._session is None:
-            raise closed(str(self._path))
+            raise closed(str(self._source))
 
     def close(self) -> None:
         """Free everything; safe to call twice."""
@@ -179,10 +184,10 @@ class OnnxRuntimeBackend:
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
             session = self._ort.InferenceSession(
-                str(self._path), settings, providers=providers, enable_fallback=0
+                self._model(settings), settings, providers=providers, enable_fallback=0
             )
         except Exception as cause:  # the library's exceptions have no common base
-            raise _load_failure(self._path, variant, self._provider, cause) from cause
+            raise _load_failure(self._source, variant, self._provider, cause) from cause
         running = session.get_providers()
         if name not in running:
             raise BackendUnavailableError(
@@ -191,16 +196,30 @@ class OnnxRuntimeBackend:
             )
         return session
 
+    def _model(self, settings: Any) -> str | bytes:
+        """Return what the session opens; weights in files beside the model go along by their names."""
+        source = self._source
+        if source.path is not None:
+            return str(source.path)
+        if len(source.parts) > 1:
+            weights = list(source.parts[1:])
+            names = list(source.part_names[1 : len(source.parts)])
+            settings.add_external_initializers_from_files_in_memory(names, weights, list(map(len, weights)))
+        return source.parts[0]
+
+    def _nodes(self) -> list[Any]:
+        return [*self._session.get_inputs(), *self._session.get_outputs()]
+
     def _bind_inputs(self, options: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
         specs = []
         for node in self._session.get_inputs():
             shape = fixed_shape(node.name, _shape(node), options)
-            array = np.zeros(shape, _dtype(self._path, node))
+            array = np.zeros(shape, _dtype(self._source, node))
             value = self._ort.OrtValue.ortvalue_from_numpy(array)
             self._binding.bind_ortvalue_input(node.name, value)
             self._arrays[node.name] = array
             self._values.append((node.name, value))
-            specs.append(make_spec(node.name, array.dtype, shape))
+            specs.append(make_spec(node.name, array.dtype, shape, self._quantization.get(node.name)))
         return tuple(specs)
 
     def _bind_outputs(self) -> tuple[TensorSpec, ...]:
@@ -213,12 +232,14 @@ class OnnxRuntimeBackend:
                 for size in node.shape
             )
             if all(size >= 0 for size in shape):
-                array = np.zeros(shape, _dtype(self._path, node))
+                array = np.zeros(shape, _dtype(self._source, node))
                 self._binding.bind_ortvalue_output(node.name, self._ort.OrtValue.ortvalue_from_numpy(array))
                 self._results[node.name] = array
             else:
                 self._binding.bind_output(node.name, "cpu")  # keeps the order of the outputs
-            specs.append(make_spec(node.name, _dtype(self._path, node), shape))
+            specs.append(
+                make_spec(node.name, _dtype(self._source, node), shape, self._quantization.get(node.name))
+            )
         return tuple(specs)
 
     def _settled_dimensions(self) -> dict[str, int]:
@@ -231,7 +252,7 @@ class OnnxRuntimeBackend:
         }
 
     def _failure(self, cause: Exception) -> BackendError:
-        message = f"{self._path}: onnxruntime failed: {short(cause)}"
+        message = f"{self._source}: onnxruntime failed: {short(cause)}"
         if self.accelerator == "cpu" or not _says_lost(cause):
             return InferenceError(message)
         return AcceleratorLostError(message, hint="another variant takes over until the accelerator is back")
@@ -314,17 +335,19 @@ def _session_options(ort: Any, options: Mapping[str, Any]) -> Any:
     return settings
 
 
-def _load_failure(path: Path, variant: Variant, provider: _Provider, cause: Exception) -> BackendError:
+def _load_failure(
+    source: ModelSource, variant: Variant, provider: _Provider, cause: Exception
+) -> BackendError:
     if provider.name != _CPU and "fallback" in str(cause):
         return ModelLoadError(
-            f"{path}: {provider.name} cannot run the whole model: {short(cause)}",
+            f"{source}: {provider.name} cannot run the whole model: {short(cause)}",
             hint="publish a variant this accelerator takes whole, or a CPU variant",
         )
     if provider.name != _CPU and _says_lost(cause):
         return BackendUnavailableError(
             f"variant {variant.id!r}: {provider.name} does not start: {short(cause)}", hint=provider.hint
         )
-    return refused(path, "onnxruntime", cause)
+    return refused(source, "onnxruntime", cause)
 
 
 def _says_lost(cause: Exception) -> bool:
@@ -357,11 +380,11 @@ _NUMPY = MappingProxyType(
 )
 
 
-def _dtype(path: Path, node: Any) -> Any:
+def _dtype(source: ModelSource, node: Any) -> Any:
     try:
         return _NUMPY[node.type]
     except KeyError:
         raise ModelLoadError(
-            f"{path}: tensor {node.name!r} holds {node.type}, which edgekit cannot feed",
+            f"{source}: tensor {node.name!r} holds {node.type}, which edgekit cannot feed",
             hint="convert the model so that its inputs and outputs are numbers",
         ) from None

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.backends._common import (
+    ModelSource,
     cache_folder,
     closed,
     copy_feeds,
     fixed_shape,
     make_spec,
-    model_file,
     no_input,
     refused,
     short,
     thread_count,
     unique_names,
 )
+from edgekit.backends.file_facts import FileFacts
 from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import (
     AcceleratorLostError,
@@ -35,11 +36,11 @@ from edgekit.core.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from edgekit.core.spec import TensorSpec, Variant
+    from edgekit.core.ports import ModelData
+    from edgekit.core.spec import Quantization, TensorSpec, Variant
 
 _DEVICES: Mapping[str, str] = MappingProxyType({"cpu": "CPU", "openvino-gpu": "GPU", "npu": "NPU"})
 _ACCELERATORS: Mapping[str, str] = MappingProxyType({device: kind for kind, device in _DEVICES.items()})
@@ -58,14 +59,15 @@ class OpenVinoBackend:
     "AUTO:NPU,CPU"; what then runs stands in ``accelerator``); ``properties`` (any of OpenVINO's).
     """
 
-    def __init__(self, path: Path, variant: Variant, options: Mapping[str, Any]) -> None:
-        self._path = model_file(path)
+    def __init__(self, data: ModelData, variant: Variant, options: Mapping[str, Any]) -> None:
+        self._source = ModelSource(data, variant)
+        self._quantization: Mapping[str, Quantization] = {}
         self._variant = variant
         device = _device(variant, options)
         reason = int8_reason(platform.machine(), _hwcap(), device, variant, options)
         if reason:
             raise ModelLoadError(
-                f"{path}: {reason}",
+                f"{self._source}: {reason}",
                 hint="use the int8 variant of litert or onnxruntime, or the float one of openvino",
             )
         self._ov = import_openvino()
@@ -95,12 +97,14 @@ class OpenVinoBackend:
         try:
             return self._arrays[name]
         except KeyError:
-            raise closed(str(self._path)) if self._request is None else no_input(name, self.inputs) from None
+            raise (
+                closed(str(self._source)) if self._request is None else no_input(name, self.inputs)
+            ) from None
 
     def run(self) -> dict[str, NDArray[Any]]:
         """Run on what the input views hold; arrays by output name, valid until the next ``run``."""
         if self._request is None:
-            raise closed(str(self._path))
+            raise closed(str(self._source))
         try:
             found = self._request.infer(share_outputs=True)
         except RuntimeError as cause:
@@ -112,14 +116,14 @@ class OpenVinoBackend:
     def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Copy the feeds into the inputs and ``run``."""
         if self._request is None:
-            raise closed(str(self._path))
+            raise closed(str(self._source))
         copy_feeds(self.inputs, self.view, feeds)
         return self.run()
 
     def reset(self) -> None:
         """Forget the state that a recurrent model keeps inside."""
         if self._request is None:
-            raise closed(str(self._path))
+            raise closed(str(self._source))
         self._request.reset_state()
 
     def close(self) -> None:
@@ -136,23 +140,47 @@ class OpenVinoBackend:
     def _compile(self, device: str, options: Mapping[str, Any]) -> Any:
         core = self._ov.Core()
         try:
-            model = core.read_model(str(self._path))
+            model = self._read(core)
             # Compiling may merge tensors and give an input or output several names, in no order.
             self._input_names = unique_names(map(_name, model.inputs), "input")
             self._output_names = unique_names(map(_name, model.outputs), "output")
-            shapes = {
-                port: self._ov.PartialShape(list(fixed_shape(_name(port), _sizes(port), options)))
-                for port in model.inputs
-                if port.partial_shape.is_dynamic
-            }
-            if shapes:
-                model.reshape(shapes)
+            self._read_quantization(model)
+            shapes = {port: fixed_shape(_name(port), _sizes(port), options) for port in model.inputs}
+            free = {port: shape for port, shape in shapes.items() if port.partial_shape.is_dynamic}
+            if free:
+                model.reshape({port: self._ov.PartialShape(list(shape)) for port, shape in free.items()})
         except RuntimeError as cause:
-            raise refused(self._path, "openvino", cause) from cause
+            raise refused(self._source, "openvino", cause) from cause
         try:
             return core.compile_model(model, device, _properties(self._variant, device, options))
         except RuntimeError as cause:
             raise self._compile_failure(core, device, cause) from cause
+
+    def _read(self, core: Any) -> Any:
+        source = self._source
+        if source.path is not None or source.suffix == ".tflite":
+            return core.read_model(str(source.file("openvino's reader of .tflite models")))
+        return core.read_model(*source.parts[: 2 if source.suffix == ".xml" else 1])
+
+    def _read_quantization(self, model: Any) -> None:
+        """Take the scales and zero points from the file: OpenVINO computes with them and reports none.
+
+        Raises:
+            ModelLoadError: A quantised tensor of the file has another name here.
+        """
+        names = [*self._input_names, *self._output_names]
+        ports = zip(names, [*model.inputs, *model.outputs], strict=True)
+        integers = {
+            name for name, port in ports if np.issubdtype(_dtype(self._source, name, port), np.integer)
+        }
+        facts = self._source.facts() if integers else FileFacts()
+        if lost := sorted(set(facts.quantization) - integers):
+            raise ModelLoadError(
+                f"{self._source}: the file quantises {', '.join(map(repr, lost))}, openvino has no integer "
+                f"tensor of that name; it has {', '.join(map(repr, names))}",
+                hint="run this file with litert or onnxruntime",
+            )
+        self._quantization = facts.quantization
 
     def _compile_failure(self, core: Any, device: str, cause: RuntimeError) -> BackendError:
         name = device.split(".", maxsplit=1)[0]
@@ -162,7 +190,7 @@ class OpenVinoBackend:
                 f"{', '.join(core.available_devices)}): {short(cause)}",
                 hint=f"install the driver of Intel's {name} and give this user access to its device node",
             )
-        return refused(self._path, "openvino", cause)
+        return refused(self._source, "openvino", cause)
 
     def _running(self, compiled: Any, wanted: str) -> str:
         """Return the accelerator that really runs the model; refuse another than was asked for."""
@@ -181,27 +209,27 @@ class OpenVinoBackend:
     def _bind_inputs(self, compiled: Any) -> tuple[TensorSpec, ...]:
         specs = []
         for index, (name, port) in enumerate(zip(self._input_names, compiled.inputs, strict=True)):
-            array = np.zeros(list(port.shape), _dtype(self._path, name, port))
+            array = np.zeros(list(port.shape), _dtype(self._source, name, port))
             self._request.set_input_tensor(index, self._ov.Tensor(array, shared_memory=True))
             self._arrays[name] = array
-            specs.append(make_spec(name, array.dtype, array.shape))
+            specs.append(make_spec(name, array.dtype, array.shape, self._quantization.get(name)))
         return tuple(specs)
 
     def _bind_outputs(self, compiled: Any) -> tuple[TensorSpec, ...]:
         """Bind our own memory to outputs whose size is known; OpenVINO allocates the others."""
         specs = []
         for index, (name, port) in enumerate(zip(self._output_names, compiled.outputs, strict=True)):
-            dtype = _dtype(self._path, name, port)
+            dtype = _dtype(self._source, name, port)
             sizes = _sizes(port)
             if not port.partial_shape.is_dynamic:
                 array = np.zeros(sizes, dtype)
                 self._request.set_output_tensor(index, self._ov.Tensor(array, shared_memory=True))
                 self._results[name] = array
-            specs.append(make_spec(name, dtype, sizes))
+            specs.append(make_spec(name, dtype, sizes, self._quantization.get(name)))
         return tuple(specs)
 
     def _failure(self, cause: RuntimeError) -> BackendError:
-        message = f"{self._path}: openvino failed: {short(cause)}"
+        message = f"{self._source}: openvino failed: {short(cause)}"
         if self.accelerator == "cpu":
             return InferenceError(message)
         return AcceleratorLostError(message, hint="another variant takes over until the accelerator is back")
@@ -303,11 +331,11 @@ def _sizes(port: Any) -> list[int]:
     return [-1 if size.is_dynamic else size.get_length() for size in shape]
 
 
-def _dtype(path: Path, name: str, port: Any) -> Any:
+def _dtype(source: ModelSource, name: str, port: Any) -> Any:
     try:
         return port.element_type.to_dtype()
     except RuntimeError as cause:
         raise ModelLoadError(
-            f"{path}: tensor {name!r} holds {port.element_type}, which edgekit cannot feed",
+            f"{source}: tensor {name!r} holds {port.element_type}, which edgekit cannot feed",
             hint="convert the model so that its inputs and outputs are numbers",
         ) from cause

@@ -10,20 +10,26 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from edgekit.core.spec import Prediction, TensorSpec
 
+    ModelData = Path | bytes | tuple[bytes, ...]
+    """A model to open: its first file, its bytes, or the bytes of each of its variant's files, in order."""
+
 
 @runtime_checkable
 class Backend(Protocol):
     """One model loaded in one runtime library, on one accelerator.
 
-    The constructor ``Backend(path, variant, options)`` loads the model, proves that it runs on the
-    accelerator the variant names, and raises ``BackendError`` where it does not. Tensors are named
-    as the *file* names them; the mapping from logical names is the caller's.
+    The constructor ``Backend(data, variant, options)`` loads the model from a file or from memory
+    (``ModelData``) at the batch size ``options["batch"]``, proves that it runs on the accelerator the
+    variant names, and raises ``BackendError`` where it does not. Tensors are named as the *file* names
+    them; the mapping from logical names is the caller's. The spec of a quantised tensor has the file's
+    own scale and zero point; a file whose quantisation the backend cannot report is refused.
     """
 
     inputs: tuple[TensorSpec, ...]

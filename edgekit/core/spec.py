@@ -40,6 +40,7 @@ Task = Literal["classify", "detect", "face", "sensor", "anomaly", "voice", "raw"
 BUNDLE_FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILE_BYTES = 4 << 30
+MAX_BATCH = 1024
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})")
@@ -157,7 +158,8 @@ class Variant(_Strict, frozen=True, kw_only=True):
 
     ``inputs`` and ``outputs`` map the manifest's logical tensor names to the names in this file,
     where they differ; ``layout`` is the image layout this file wants, where it is not the
-    manifest's.
+    manifest's. ``batch`` lists how many samples at once the file was built for, the usual one first;
+    "free" takes any number; empty says nothing, and it is opened at the file's own batch, or at 1.
     """
 
     id: str
@@ -171,6 +173,7 @@ class Variant(_Strict, frozen=True, kw_only=True):
     inputs: dict[str, str] = {}
     outputs: dict[str, str] = {}
     layout: Literal["NHWC", "NCHW", ""] = ""
+    batch: tuple[int, ...] | Literal["free"] = ()
     options: dict[str, Any] = {}
 
 
@@ -181,11 +184,14 @@ def variant_hash(variant: Variant) -> str:
     measured for one is the other's.
 
     Returns:
-        SHA-256, hexadecimal, of the files' hashes, backend, accelerator, precision and options.
+        SHA-256, hexadecimal, of the files' hashes, backend, accelerator, precision, options and usual
+        batch size.
     """
     parts = [file.sha256 for file in variant.files]
     parts += [variant.backend, variant.accelerator, variant.precision]
     parts.append(msgspec.json.encode(variant.options, order="sorted").decode())
+    if variant.batch not in ("free", ()):
+        parts.append(f"batch {variant.batch[0]}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -311,6 +317,8 @@ def _manifest_problems(manifest: Manifest) -> list[str]:
             problems.append(f"variants: {variant.id!r} is not a valid id")
         if not variant.files and variant.backend != "null":
             problems.append(f"variants: {variant.id!r} has no file")
+        if variant.batch != "free" and not all(1 <= size <= MAX_BATCH for size in variant.batch):
+            problems.append(f"variants: {variant.id!r}: batch: want sizes from 1 to {MAX_BATCH} or 'free'")
     return problems + _file_problems(manifest)
 
 

@@ -14,9 +14,9 @@ import tiny_nets
 from other_pythons import foreign_python
 
 from edgekit.backends import open_backend, tiny
-from edgekit.core.errors import BackendError, ModelLoadError, TensorError
+from edgekit.core.errors import BackendError, ConfigError, ModelLoadError, TensorError
 from edgekit.core.ports import Backend
-from edgekit.core.spec import Variant
+from edgekit.core.spec import Variant, VariantFile
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class Case:
     def open(self, folder: Path, **options: Any) -> Backend:
         variant = Variant(id=f"{self.name}-fp32", backend=self.name.split("-")[0])
         return open_backend(self.write(folder / "net"), variant, {**self.options, **options})
+
+    def parts(self, folder: Path) -> tuple[bytes, ...]:
+        path = self.write(folder / "net")
+        beside = path.with_suffix(".bin")
+        return (path.read_bytes(), *([beside.read_bytes()] if self.name == "openvino" else []))
 
     def sample(self, seed: int = 1) -> np.ndarray:
         return np.random.default_rng(seed).normal(size=(1, self.width)).astype(np.float32)
@@ -242,3 +247,101 @@ def test_the_committed_tiny_model_answers_right_to_the_last_bit(name):
     found = backend.infer({"x": np.array([tiny.INPUTS], np.float32)})["y"]
     assert found.ravel().tolist() == list(tiny.expected())
     backend.close()
+
+
+@pytest.mark.parametrize("case", LOADERS, ids=lambda case: case.name)
+def test_bytes_in_memory_open_as_the_file_does(case, tmp_path):
+    variant, parts = Variant(id="v", backend=case.name.split("-")[0]), case.parts(tmp_path)
+    from_file, from_bytes = case.open(tmp_path), open_backend(parts, variant, case.options)
+    assert (from_bytes.inputs, from_bytes.outputs) == (from_file.inputs, from_file.outputs)
+    x = case.sample()
+    np.testing.assert_array_equal(from_bytes.infer({"x": x})["y"], from_file.infer({"x": x})["y"])
+    from_bytes.reset()
+    np.testing.assert_array_equal(from_bytes.infer({"x": x})["y"], from_file.infer({"x": x})["y"])
+    from_file.close()
+    from_bytes.close()
+    if len(parts) == 1:
+        open_backend(parts[0], variant, case.options).close()
+
+
+@pytest.mark.parametrize(
+    ("case", "reader"),
+    [("openvino-tflite", "openvino's reader of .tflite models"), ("foreign-echo", "a foreign interpreter")],
+)
+def test_what_opens_only_files_says_so_for_bytes(case, reader, tmp_path):
+    chosen = next(row for row in CASES if row.name == case)
+    with pytest.raises(ModelLoadError, match=reader) as caught:
+        open_backend(
+            chosen.parts(tmp_path), Variant(id="v", backend=case.split("-")[0]), dict(chosen.options)
+        )
+    assert "write the model to a file" in caught.value.hint
+
+
+@pytest.mark.parametrize("case", LOADERS, ids=lambda case: case.name)
+@pytest.mark.parametrize("data", [b"", (), b"no model at all"], ids=["empty", "none", "another file"])
+def test_spoilt_bytes_are_refused_by_the_variants_name(case, data):
+    with pytest.raises(ModelLoadError, match="variant 'v'"):
+        open_backend(data, Variant(id="v", backend=case.name.split("-")[0]), case.options)
+
+
+def test_weights_beside_an_onnx_model_come_from_memory_by_their_files_names(tmp_path):
+    import onnx
+
+    model = onnx.load(str(tiny_nets.write_onnx(tmp_path / "net.onnx")))
+    onnx.save_model(
+        model,
+        str(tmp_path / "big.onnx"),
+        save_as_external_data=True,
+        location="big.data",
+        size_threshold=0,
+        convert_attribute=False,
+    )
+    files = tuple(
+        VariantFile(path=f"v/{name}", bytes=1, sha256="0" * 64) for name in ("big.onnx", "big.data")
+    )
+    parts = tuple((tmp_path / name).read_bytes() for name in ("big.onnx", "big.data"))
+    backend = open_backend(parts, Variant(id="v", backend="onnxruntime", files=files), {"threads": 1})
+    x = tiny_nets.sample()
+    np.testing.assert_allclose(backend.infer({"x": x})["y"], tiny_nets.reference(x), atol=1e-5)
+    backend.close()
+
+
+def _free_tflite(path: Path) -> Path:
+    return tiny_nets.write_tflite(path.with_suffix(".tflite"), free_batch=True)
+
+
+FREE = [case for case in LOADERS if case.name != "litert"]
+FREE += [Case("litert", _free_tflite, {"threads": 1}), Case("openvino-tflite", _free_tflite, {"threads": 1})]
+
+
+@pytest.mark.parametrize("case", FREE, ids=lambda case: case.name)
+def test_a_free_batch_opens_at_the_batch_that_is_asked_for(case, tmp_path):
+    backend = case.open(tmp_path, batch=4)
+    assert [spec.shape for spec in (*backend.inputs, *backend.outputs)] == [(4, 24), (4, 5)]
+    rows = np.concatenate([case.sample(seed) for seed in range(4)])
+    np.testing.assert_allclose(backend.infer({"x": rows})["y"], case.reference(rows), atol=1e-5)
+    backend.close()
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "tflite" in case.name or case.name == "litert"])
+def test_a_file_built_for_one_sample_refuses_to_open_at_eight(case, tmp_path):
+    with pytest.raises(ModelLoadError, match=r"options\.batch wants 8"):
+        case.open(tmp_path, batch=8)
+
+
+@pytest.mark.parametrize(("asked", "opened"), [(None, 2), (8, 8)])
+def test_a_variant_opens_at_its_first_batch_size_or_at_another_it_lists(asked, opened, tmp_path):
+    path = tiny_nets.write_onnx(tmp_path / "net.onnx")
+    variant = Variant(id="v", backend="onnxruntime", batch=(2, 8))
+    backend = open_backend(path, variant, {} if asked is None else {"batch": asked})
+    assert backend.inputs[0].shape[0] == opened
+    backend.close()
+
+
+def test_a_batch_that_a_variant_was_not_built_for_is_refused(tmp_path):
+    path = tiny_nets.write_onnx(tmp_path / "net.onnx")
+    with pytest.raises(ModelLoadError, match="built for batch 2 or 8, not 4"):
+        open_backend(path, Variant(id="v", backend="onnxruntime", batch=(2, 8)), {"batch": 4})
+    for wrong in (0, True, "8", 1025):
+        with pytest.raises(ConfigError, match="want a number from 1 to 1024"):
+            open_backend(path, Variant(id="v", backend="onnxruntime", batch="free"), {"batch": wrong})

@@ -65,7 +65,7 @@ def write_ir(path: Path) -> Path:
     return path
 
 
-def write_tflite(path: Path) -> Path:
+def write_tflite(path: Path, *, free_batch: bool = False) -> Path:
     w = weights()
     tensors = [
         ("x", (1, INPUTS), None),
@@ -76,7 +76,8 @@ def write_tflite(path: Path) -> Path:
         ("b2", (OUTPUTS,), w["b2"]),
         ("y", (1, OUTPUTS), None),
     ]
-    path.write_bytes(tflite(tensors, [([0, 1, 2], [3], True), ([3, 4, 5], [6], False)], [0], [6]))
+    layers = [([0, 1, 2], [3], True), ([3, 4, 5], [6], False)]
+    path.write_bytes(tflite(tensors, layers, [0], [6], free_batch=free_batch))
     return path
 
 
@@ -86,6 +87,8 @@ def tflite(
     inputs: list[int],
     outputs: list[int],
     custom_op: str = "",
+    *,
+    free_batch: bool = False,
 ) -> bytes:
     """Write dense layers ``(inputs, outputs, has_relu)``, or custom operations, as a flatbuffer."""
     import flatbuffers
@@ -105,7 +108,10 @@ def tflite(
             data = np.frombuffer(np.ascontiguousarray(values, np.float32).tobytes(), np.uint8)
             buffers.append(filled(schema.BufferT(), data=data))
         kind = schema.TensorType.FLOAT32
-        rows.append(filled(schema.TensorT(), name=name, shape=list(shape), buffer=index, type=kind))
+        row = filled(schema.TensorT(), name=name, shape=list(shape), buffer=index, type=kind)
+        if free_batch and values is None:
+            row.shapeSignature = [-1, *shape[1:]]
+        rows.append(row)
     operators = []
     for ins, outs, has_relu in layers:
         operator = filled(schema.OperatorT(), opcodeIndex=0, inputs=ins, outputs=outs)

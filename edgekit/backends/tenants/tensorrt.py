@@ -163,6 +163,7 @@ def _cache_file(request: "dict[str, Any]", data: bytes, version: str, compute: s
     if request["cache"] is None:
         return None
     shapes = "".join(f"{name}{shape}" for name, shape in sorted(request["shapes"].items()))
+    shapes += str(request["batch"]) if request["batch"] > 1 else ""
     digest = hashlib.sha256(data + shapes.encode("utf-8")).hexdigest()
     return Path(request["cache"]) / f"{digest}-{version}-{compute}-{request['precision']}.engine"
 
@@ -201,7 +202,7 @@ def _build(trt: "Any", logger: "Any", data: bytes, request: "dict[str, Any]", fa
 def _fix_shapes(
     builder: "Any", network: "Any", config: "Any", request: "dict[str, Any]", fail: "Any"
 ) -> None:
-    """Settle free dimensions: the batch is 1, others as ``shapes`` says."""
+    """Settle free dimensions: the first by ``batch``, others as ``shapes`` says."""
     profile = builder.create_optimization_profile()
     is_needed = False
     for index in range(network.num_inputs):
@@ -209,7 +210,9 @@ def _fix_shapes(
         shape = [int(size) for size in tensor.shape]
         if min(shape, default=1) >= 0:
             continue
-        wanted = request["shapes"].get(tensor.name) or ([1, *shape[1:]] if shape[0] < 0 else shape)
+        wanted = request["shapes"].get(tensor.name) or (
+            [request["batch"], *shape[1:]] if shape[0] < 0 else shape
+        )
         if min(wanted) < 0:
             raise fail("load", f"input {tensor.name} has free dimensions {shape}: state options.shapes")
         profile.set_shape(tensor.name, tuple(wanted), tuple(wanted), tuple(wanted))

@@ -1,0 +1,226 @@
+"""What a model file says of its tensors, read from its bytes without any runtime.
+
+OpenVINO and ONNX Runtime report a quantised input or output as plain integers: the scale and zero
+point are in the file, and nothing in their API returns them. Read here, they reach the tensor specs.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgekit.core.spec import Precision, Quantization
+
+_TFLITE_MAGIC = b"TFL3"
+_NARROW = {3, 9}  # Source: TFLite schema, TensorType UINT8 and INT8.
+_INT16 = 7
+_FLOATS = {0, 1}
+# Source: onnx.proto. Field numbers of the messages that are read.
+_MODEL_GRAPH, _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 7, 1, 5, 11, 12
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OP = 1, 2, 4
+_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_FLOATS, _TENSOR_INTS, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 4, 5, 8, 9
+# Source: onnx.proto, TensorProto.DataType, as struct's letters.
+_ONNX_LETTERS = {1: "f", 2: "B", 3: "b", 4: "H", 5: "h", 6: "i"}
+_INTEGER_OPS = {"QLinearConv", "QLinearMatMul", "QGemm", "QuantizeLinear"}
+_DYNAMIC_OPS = {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul"}
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """How a file's inputs and outputs stand for real numbers, and what its layers compute in.
+
+    ``quantization`` has a row for each input and output whose integers have one scale; ``refused``
+    names those with a scale for each channel, which no caller can quantise in one step.
+    """
+
+    precision: Precision = "fp32"
+    quantization: Mapping[str, Quantization] = field(default_factory=dict)
+    refused: tuple[str, ...] = ()
+
+
+def file_facts(data: Any, kind: str) -> FileFacts:
+    """Read a model file.
+
+    Args:
+        data: All bytes of the file: ``bytes`` or a memory map.
+        kind: The file's suffix in lower case: ``.tflite``, ``.onnx`` or ``.xml``.
+
+    Returns:
+        The facts; those of a float model where the bytes are no such file, as its runtime says why.
+    """
+    try:
+        if kind == ".tflite":
+            return _tflite(data)
+        if kind == ".onnx":
+            return _onnx(memoryview(data))
+    except (struct.error, LookupError, UnicodeDecodeError, StopIteration):
+        return FileFacts()
+    return FileFacts("int8" if kind == ".xml" and data.find(b'type="FakeQuantize"') >= 0 else "fp32")
+
+
+class _Table:
+    """One table of a flatbuffer; a field that is absent has its default."""
+
+    def __init__(self, data: Any, at: int) -> None:
+        self._data, self._at = data, at
+        self._fields = at - _read(data, "i", at)
+
+    def _slot(self, index: int) -> int:
+        size = _read(self._data, "H", self._fields)
+        offset = _read(self._data, "H", self._fields + 4 + 2 * index) if 4 + 2 * index < size else 0
+        return self._at + offset if offset else 0
+
+    def scalar(self, index: int, letter: str) -> int:
+        slot = self._slot(index)
+        return _read(self._data, letter, slot) if slot else 0
+
+    def table(self, index: int) -> _Table | None:
+        slot = self._slot(index)
+        return _Table(self._data, slot + _read(self._data, "I", slot)) if slot else None
+
+    def values(self, index: int, letter: str) -> tuple[Any, ...]:
+        slot = self._slot(index)
+        if not slot:
+            return ()
+        start = slot + _read(self._data, "I", slot)
+        return struct.unpack_from(f"<{_read(self._data, 'I', start)}{letter}", self._data, start + 4)
+
+    def length(self, index: int) -> int:
+        slot = self._slot(index)
+        return _read(self._data, "I", slot + _read(self._data, "I", slot)) if slot else 0
+
+    def tables(self, index: int) -> list[_Table]:
+        slot = self._slot(index)
+        first = slot + _read(self._data, "I", slot) + 4 if slot else 0
+        places = range(first, first + 4 * len(self.values(index, "I")), 4)
+        return [_Table(self._data, place + _read(self._data, "I", place)) for place in places]
+
+
+def _read(data: Any, letter: str, at: int) -> int:
+    value: int = struct.unpack_from(f"<{letter}", data, at)[0]
+    return value
+
+
+def _tflite(data: Any) -> FileFacts:
+    """Source: tensorflow/compiler/mlir/lite/schema/schema.fbs, version 3."""
+    if bytes(data[4:8]) != _TFLITE_MAGIC:
+        return FileFacts()
+    model = _Table(data, _read(data, "I", 0))
+    graph, buffers = model.tables(2)[0], model.tables(4)
+    tensors = graph.tables(0)
+    quantization, refused = {}, []
+    for index in (*graph.values(1, "i"), *graph.values(2, "i")):
+        tensor = tensors[index]
+        name = bytes(tensor.values(3, "B")).decode()
+        parameters = tensor.table(4)
+        scales: tuple[Any, ...] = parameters.values(2, "f") if parameters else ()
+        if parameters and len(scales) == 1 and tensor.scalar(1, "b") not in _FLOATS:
+            zero_point = next(iter(parameters.values(3, "q")), 0)
+            quantization[name] = Quantization(scale=float(scales[0]), zero_point=zero_point)
+        elif len(scales) > 1:
+            refused.append(name)
+    return FileFacts(_tflite_precision(tensors, buffers), quantization, tuple(refused))
+
+
+def _tflite_precision(tensors: list[_Table], buffers: list[_Table]) -> Precision:
+    """Return what the layers compute in: the type of the activations, then of the weights."""
+    activations: set[int] = set()
+    constants: set[int] = set()
+    for tensor in tensors:
+        parameters = tensor.table(4)
+        if parameters is None or not parameters.values(2, "f"):
+            continue
+        buffer = buffers[tensor.scalar(2, "I")]
+        is_constant = buffer.length(0) > 0 or buffer.scalar(1, "Q") > 1
+        (constants if is_constant else activations).add(tensor.scalar(1, "b"))
+    if activations & _NARROW:
+        return "int8"
+    if _INT16 in activations:
+        return "int16x8"
+    return "dynamic-int8" if constants & _NARROW else "fp32"
+
+
+def _onnx(data: memoryview) -> FileFacts:
+    graph = next((body for number, body in _fields(data) if number == _MODEL_GRAPH), None)
+    if not isinstance(graph, memoryview):
+        return FileFacts()
+    constants: dict[str, memoryview] = {}
+    borders: set[str] = set()
+    nodes: list[tuple[str, list[str], list[str]]] = []
+    for number, body in _fields(graph):
+        if number == _GRAPH_NODE:
+            parts = list(_fields(body))
+            op = next(iter(_texts(parts, _NODE_OP)), "")
+            nodes.append((op, _texts(parts, _NODE_INPUT), _texts(parts, _NODE_OUTPUT)))
+        elif number == _GRAPH_INITIALIZER:
+            constants[_texts(_fields(body), _TENSOR_NAME)[0]] = body
+        elif number in (_GRAPH_INPUT, _GRAPH_OUTPUT):
+            borders.add(_texts(_fields(body), 1)[0])
+    quantization, refused = {}, []
+    for op, ins, outs in nodes:
+        border = ins[0] if op == "DequantizeLinear" else outs[0] if op == "QuantizeLinear" else ""
+        if border not in borders or border in constants or ins[1] not in constants:
+            continue
+        scales = _numbers(constants[ins[1]])
+        zeros = _numbers(constants[ins[2]]) if len(ins) > 2 and ins[2] in constants else (0,)
+        if len(scales) == 1:
+            quantization[border] = Quantization(scale=float(scales[0]), zero_point=int(zeros[0]))
+        else:
+            refused.append(border)
+    ops = {op for op, _, _ in nodes}
+    precision: Precision = "dynamic-int8" if ops & _DYNAMIC_OPS else "fp32"
+    return FileFacts("int8" if ops & _INTEGER_OPS else precision, quantization, tuple(refused))
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
+    """Yield (field number, value) of one protobuf message: a view of its bytes, or an integer."""
+    at, end = 0, len(data)
+    while at < end:
+        key, at = _varint(data, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = _varint(data, at)
+            yield key >> 3, value
+            continue
+        size, at = _varint(data, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
+        if at + size > end:
+            raise IndexError
+        yield key >> 3, data[at : at + size]
+        at += size
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+
+
+def _texts(parts: Any, which: int) -> list[str]:
+    return [bytes(body).decode() for number, body in parts if number == which]
+
+
+def _numbers(tensor: memoryview) -> tuple[Any, ...]:
+    """Return the values of a TensorProto, from ``raw_data`` or from its typed lists."""
+    parts = list(_fields(tensor))
+    letter = _ONNX_LETTERS[next(body for number, body in parts if number == _TENSOR_TYPE)]
+    for number, body in parts:
+        if number == _TENSOR_RAW:
+            return struct.unpack(f"<{len(body) // struct.calcsize(letter)}{letter}", body)
+        if number == _TENSOR_FLOATS:
+            return struct.unpack(f"<{len(body) // 4}f", body)
+    ints: list[int] = []
+    for number, body in parts:
+        if number == _TENSOR_INTS:
+            at = 0
+            while isinstance(body, memoryview) and at < len(body):
+                value, at = _varint(body, at)
+                ints.append(value - (1 << 64) if value >> 63 else value)
+            if isinstance(body, int):
+                ints.append(body)
+    return tuple(ints) or (0,)
