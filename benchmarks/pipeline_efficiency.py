@@ -26,10 +26,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgekit.agent.worker.runner import make_loop, make_predictor
+from edgekit.agent.worker.runner import make_loop
 from edgekit.core.errors import EdgekitError
 from edgekit.core.ports import Result
-from edgekit.model.assembly import OpenModel, open_model
+from edgekit.model.ready import Choices, ReadyModel, open_ready
 from edgekit.pipeline.config import PipelineConfig, parse_config
 from edgekit.pipeline.predictor import Predictor
 
@@ -58,7 +58,7 @@ def main() -> int:
         arguments.pairs *= 4
     with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as folder:
         model, video, note = material(arguments.model, arguments.video, Path(folder))
-        opened = open_model(model, variant=arguments.variant, threads=THREADS)
+        opened = open_ready(model, Choices(variant=arguments.variant, threads=THREADS))
         try:
             outcome = measure(opened, video, Path(folder), arguments.pairs, arguments.seconds)
         finally:
@@ -74,10 +74,10 @@ def main() -> int:
 # What is measured
 
 
-def measure(opened: OpenModel, video: Path, folder: Path, pairs: int, seconds: float) -> dict[str, Any]:
+def measure(opened: ReadyModel, video: Path, folder: Path, pairs: int, seconds: float) -> dict[str, Any]:
     """Return the ratio of each pair, their median, and how the queue behaves."""
     config = pipeline(video, folder, "loop = true")
-    predictor = make_predictor(config, opened)
+    predictor = opened.predictor
     bare = BARE[opened.variant.backend](opened)
     rate(bare, 0.5)
     make_loop(config, predictor).run(frames=20)
@@ -155,7 +155,7 @@ kind = "{sink}"
 # The yardstick: each runtime's own loop, written by hand
 
 
-def bare_litert(opened: OpenModel) -> Callable[[], object]:
+def bare_litert(opened: ReadyModel) -> Callable[[], object]:
     """Return one inference on LiteRT."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -167,7 +167,7 @@ def bare_litert(opened: OpenModel) -> Callable[[], object]:
     return run
 
 
-def bare_onnxruntime(opened: OpenModel) -> Callable[[], object]:
+def bare_onnxruntime(opened: ReadyModel) -> Callable[[], object]:
     """Return one inference on ONNX Runtime."""
     import onnxruntime
 
@@ -185,7 +185,7 @@ def bare_onnxruntime(opened: OpenModel) -> Callable[[], object]:
     return lambda: session.run_with_iobinding(binding)
 
 
-def bare_openvino(opened: OpenModel) -> Callable[[], object]:
+def bare_openvino(opened: ReadyModel) -> Callable[[], object]:
     """Return one inference on OpenVINO, at the precision that edgekit pins."""
     import openvino
 
@@ -201,7 +201,7 @@ def bare_openvino(opened: OpenModel) -> Callable[[], object]:
     return lambda: request.infer(share_outputs=True)
 
 
-BARE: dict[str, Callable[[OpenModel], Callable[[], object]]] = {
+BARE: dict[str, Callable[[ReadyModel], Callable[[], object]]] = {
     "litert": bare_litert,
     "onnxruntime": bare_onnxruntime,
     "openvino": bare_openvino,

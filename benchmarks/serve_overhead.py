@@ -29,7 +29,7 @@ import numpy as np
 from _report import finish
 
 import edgekit.backends.tiny
-from edgekit.agent.serving import open_servable
+from edgekit.model.servable import open_servable
 
 BAR_MS = 0.5
 BATCH = 200

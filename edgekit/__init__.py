@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.version import __version__
 
 if TYPE_CHECKING:
-    from edgekit.model.assembly import load
+    from edgekit.model.api import load
 
 __all__ = ["__version__", "load"]
 
@@ -20,7 +20,7 @@ __all__ = ["__version__", "load"]
 def __getattr__(name: str) -> Any:
     """Import ``load`` when it is first asked for: the supervisor must not pay for NumPy."""
     if name == "load":
-        from edgekit.model.assembly import load
+        from edgekit.model.api import load
 
         return load
     raise AttributeError(f"module 'edgekit' has no attribute {name!r}")

@@ -27,8 +27,8 @@ from edgekit.core.errors import EdgekitError
 from edgekit.core.spec import Facts, Profile, Variant, variant_hash
 from edgekit.core.wire import MAX_MEASURED_VARIANTS, Board, MeasuredVariant, MeasurementRecord
 from edgekit.hardware.sensors import Sensors
-from edgekit.model.assembly import default_threads
 from edgekit.model.bundle import Bundle, open_bundle
+from edgekit.model.choice import default_threads
 from edgekit.model.costs import MeasuredCost, cost_key, load_costs, save_costs
 from edgekit.model.doctor import facts_with_proofs
 from edgekit.version import __version__

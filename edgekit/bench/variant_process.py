@@ -16,8 +16,8 @@ from typing import Any
 from edgekit.core.errors import BackendError, InferenceError, ModelLoadError
 from edgekit.core.select import reasons_against
 from edgekit.core.spec import Facts, Profile, Variant
-from edgekit.model.assembly import backend_options
 from edgekit.model.bundle import Bundle
+from edgekit.model.choice import backend_options
 
 _START_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 60.0
@@ -38,7 +38,7 @@ class LabProcess:
         task = {
             "bundle": str(bundle.source if bundle.is_bare else bundle.root),
             "variant": variant.id,
-            "options": {"threads": threads} | backend_options(variant, profile),
+            "options": backend_options(variant, profile, threads),
             "read": requests_read,
             "write": answers_write,
         }

@@ -19,8 +19,8 @@ from edgekit.bench.reports import leave_report
 from edgekit.cli.agent import state_folder
 from edgekit.core.errors import BackendError, LinkError, UsageError
 from edgekit.core.select import select
-from edgekit.model.assembly import default_threads
 from edgekit.model.bundle import open_bundle
+from edgekit.model.choice import default_threads
 from edgekit.model.costs import measured_here
 from edgekit.model.doctor import facts_with_proofs
 

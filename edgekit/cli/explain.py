@@ -10,8 +10,8 @@ from edgekit.core.errors import NoVariantError, UsageError
 from edgekit.core.select import Selection, select
 from edgekit.core.spec import Profile
 from edgekit.hardware.profiles import load_profiles
-from edgekit.model.assembly import default_threads
 from edgekit.model.bundle import open_bundle
+from edgekit.model.choice import default_threads
 from edgekit.model.costs import measured_here
 from edgekit.model.doctor import facts_with_proofs
 

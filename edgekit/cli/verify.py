@@ -9,8 +9,8 @@ from typing import Any
 from edgekit.base.command_line import Report
 from edgekit.bench.variant_process import LabProcess, open_lab
 from edgekit.core.errors import BackendError, GoldenError
-from edgekit.model.assembly import default_threads
 from edgekit.model.bundle import Bundle, open_bundle
+from edgekit.model.choice import default_threads
 from edgekit.model.doctor import facts_with_proofs
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 WINDOW, CHANNELS = 16, 2
+WRONG_OUTPUTS = {"scores": {"datatype": "FP32", "shape": [1, 2], "value": [[0.9, 0.1]]}}
+"""What a variant computes that fails the golden sample of ``make_bundle``."""
 LABELS = "still\nmoving\n"
 
 
@@ -24,10 +26,12 @@ def make_bundle(
     scores: tuple[float, float] = (0.1, 0.9),
     more_variants: tuple[dict[str, Any], ...] = (),
     without_golden: bool = False,
+    first: str = "",
 ) -> Path:
     """Write a sensor classifier whose outputs, latency and faults are scripted; return its folder.
 
-    ``golden`` is the recorded output; by default the right one.
+    ``golden`` is the recorded output; by default the right one. ``first`` is the variant that
+    selection ranks first, in place of the manifest's order.
     """
     (folder / "golden").mkdir(parents=True, exist_ok=True)
     (folder / "labels.txt").write_text(LABELS)
@@ -43,6 +47,7 @@ def make_bundle(
     }
     variants = [{"id": "null", "backend": "null", "options": {**script, **(options or {})}}]
     variants += [{**v, "options": {**script, **v.get("options", {})}} for v in more_variants]
+    variants.sort(key=lambda variant: bool(first) and variant["id"] != first)
     manifest = {
         "format": 1,
         "model": model,

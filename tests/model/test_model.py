@@ -7,18 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import CHANNELS, WINDOW, make_bundle
+from bundles import CHANNELS, WINDOW, WRONG_OUTPUTS, make_bundle
 
 import edgekit
 import edgekit.backends.tiny
 from edgekit.bench.measure import main as measure_main
 from edgekit.bench.measure import unmeasured
 from edgekit.core.errors import GoldenError, NoVariantError
-from edgekit.model.assembly import open_model
 from edgekit.model.bundle import open_bundle
 from edgekit.model.costs import MeasuredCost, load_costs, save_costs
 from edgekit.model.golden import require_golden
-from edgekit.pipeline.predictor import Predictor
+from edgekit.model.ready import Choices, open_ready
 
 TINY = Path(edgekit.backends.tiny.__file__).parent
 
@@ -26,7 +25,7 @@ TINY = Path(edgekit.backends.tiny.__file__).parent
 @pytest.mark.parametrize("name", ["relu.tflite", "relu.onnx", "relu.xml"])
 def test_a_bare_model_file_runs_from_python(name):
     with edgekit.load(TINY / name) as model:
-        spec = model._opened.backend.inputs[0]
+        spec = model._ready.backend.inputs[0]
         shape = [max(length, 1) for length in spec.shape]
         given = np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)
         (found,) = model.infer({spec.name: given}).values()
@@ -52,9 +51,9 @@ def test_a_variant_that_cannot_be_opened_is_passed_over_and_told(tmp_path):
         variants.append({"id": name, "backend": "litert", "files": [file]})
     document = {"format": 1, "model": "net", "version": "1.0.0", "task": "raw", "inputs": [], "outputs": []}
     (tmp_path / "bundle.json").write_text(json.dumps(document | {"variants": variants}))
-    opened = open_model(tmp_path)
+    opened = open_ready(tmp_path)
     assert opened.variant.id == "good"
-    assert "could not be opened" in opened.fallbacks["broken"]
+    assert "could not be opened" in opened.excluded["broken"]
     assert "broken: could not be opened" in opened.why
     opened.close()
 
@@ -62,26 +61,24 @@ def test_a_variant_that_cannot_be_opened_is_passed_over_and_told(tmp_path):
 def test_asking_for_a_variant_that_is_not_there_lists_those_that_are(tmp_path):
     make_bundle(tmp_path / "b")
     with pytest.raises(NoVariantError) as caught:
-        open_model(tmp_path / "b", variant="tpu")
+        open_ready(tmp_path / "b", Choices(variant="tpu"))
     assert "null" in caught.value.hint
 
 
 def test_a_golden_sample_that_does_not_hold_is_named(tmp_path):
     make_bundle(tmp_path / "b", golden=(0.9, 0.1))
-    opened = open_model(tmp_path / "b")
-    predictor = Predictor(opened.manifest, opened.variant, opened.backend, opened.labels)
+    opened = open_ready(tmp_path / "b", Choices(golden=False))
     with pytest.raises(GoldenError, match="1 of 1") as caught:
-        require_golden(opened.bundle, predictor, "fp32")
+        require_golden(opened.bundle, opened.predictor, "fp32")
     assert "golden/0.npz: off by 0.8" in caught.value.render()
     opened.close()
 
 
 def test_a_nan_never_holds(tmp_path):
     make_bundle(tmp_path / "b", golden=(float("nan"), 0.1))
-    opened = open_model(tmp_path / "b")
-    predictor = Predictor(opened.manifest, opened.variant, opened.backend, opened.labels)
+    opened = open_ready(tmp_path / "b", Choices(golden=False))
     with pytest.raises(GoldenError):
-        require_golden(opened.bundle, predictor, "fp32")
+        require_golden(opened.bundle, opened.predictor, "fp32")
     opened.close()
 
 
@@ -89,7 +86,7 @@ def test_the_agent_measures_only_what_is_not_measured_yet():
     bundle = open_bundle(TINY / "relu.tflite")
     assert len(unmeasured(bundle, 1)) == len(bundle.manifest.variants)
     assert measure_main([str(TINY / "relu.tflite")]) == 0
-    from edgekit.model.assembly import default_threads
+    from edgekit.model.choice import default_threads
     from edgekit.model.doctor import facts_with_proofs
 
     facts, _ = facts_with_proofs()
@@ -113,3 +110,19 @@ def test_the_package_itself_imports_no_numpy():
         check=True,
     )
     assert done.stdout.strip() == "False"
+
+
+def test_a_variant_that_fails_its_golden_samples_is_left_for_the_next(tmp_path):
+    wrong = {"id": "wrong", "backend": "null", "options": {"outputs": WRONG_OUTPUTS}}
+    make_bundle(tmp_path / "b", more_variants=(wrong,), first="wrong")
+    with edgekit.load(tmp_path / "b") as model:
+        assert model.variant.id == "null"
+        assert "wrong: 'motion 1.0.0' does not reproduce 1 of 1" in model.why
+        assert "golden/0.npz: off by 0.8" in model.why
+
+
+def test_where_every_variant_fails_its_golden_samples_each_is_named(tmp_path):
+    make_bundle(tmp_path / "b", golden=(0.9, 0.1), more_variants=({"id": "other", "backend": "null"},))
+    with pytest.raises(GoldenError) as caught:
+        open_ready(tmp_path / "b")
+    assert [reason.partition(":")[0] for reason in caught.value.reasons] == ["null", "other"]

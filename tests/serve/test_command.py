@@ -16,8 +16,8 @@ from bundles import CHANNELS, WINDOW, make_bundle
 from scripted import served
 
 import edgekit.backends.tiny
-from edgekit.agent.serving import offer, open_servable
 from edgekit.backends.tiny import BIASES, WEIGHTS
+from edgekit.model.servable import offer, open_servable
 
 TINY = Path(edgekit.backends.tiny.__file__).parent
 X = np.arange(16, dtype=np.float32).reshape(1, 16)

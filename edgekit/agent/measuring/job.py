@@ -27,8 +27,8 @@ from edgekit.bench.variant_process import LabProcess, open_lab
 from edgekit.core.errors import BackendError, BundleError, EdgekitError
 from edgekit.core.spec import Facts, Manifest, Profile, Variant, parse_manifest
 from edgekit.core.wire import MAX_MEASURED_VARIANTS, MeasuredVariant, MeasurementRecord
-from edgekit.model.assembly import default_threads
 from edgekit.model.bundle import Bundle, open_bundle
+from edgekit.model.choice import default_threads
 from edgekit.model.doctor import facts_with_proofs
 from edgekit.update.contract import failure_of, line_of
 from edgekit.update.slots import SIGNED

@@ -72,13 +72,13 @@ class Meter:
 class MeteredPredictor(Predictor):
     """A predictor whose failures are counted for its own bundle, whichever the loop runs next."""
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+    def __init__(self, *arguments: Any, meter: Meter, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self.meter = Meter()
+        self._meter = meter
 
     def failed(self) -> None:
         """Count a frame that failed; the loop calls it, once for each."""
-        self.meter.failed()
+        self._meter.failed()
 
 
 class TallyMarks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import signal
@@ -14,12 +15,12 @@ from typing import Any
 
 from edgekit.core.errors import ConfigError, EdgekitError
 from edgekit.core.ports import Result, Sink
-from edgekit.model.assembly import OpenModel, open_model
-from edgekit.pipeline.config import PipelineConfig, Section, load_config
+from edgekit.model.ready import Choices, ReadyModel, open_ready
+from edgekit.pipeline.config import ModelTable, PipelineConfig, Section, load_config
 from edgekit.pipeline.events import Debounce
 from edgekit.pipeline.loop import Loop, Rules
 from edgekit.pipeline.pre import vision
-from edgekit.pipeline.predictor import Predictor, with_overrides
+from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.redact import Redactor
 from edgekit.pipeline.sinks import SinkContext, make_sink
 from edgekit.pipeline.sinks.jsonl import JsonlOptions
@@ -40,20 +41,15 @@ class Ran:
     signal: int = 0
 
 
-def make_predictor(config: PipelineConfig, opened: OpenModel) -> Predictor:
-    """Return the predictor of an opened model, with the thresholds the pipeline sets.
-
-    Raises:
-        ModelError: The files are not what the manifest says, or its decoder is not known here.
-    """
-    table = config.model
-    post = with_overrides(
-        opened.manifest.post,
+def choices_of(table: ModelTable) -> Choices:
+    """Return how a pipeline's ``[model]`` wants its model opened."""
+    return Choices(
+        variant=table.variant or None,
+        threads=table.threads or None,
         score_threshold=table.score_threshold,
         iou_threshold=table.iou_threshold,
         top_k=table.top_k,
     )
-    return Predictor(opened.manifest, opened.variant, opened.backend, opened.labels, post=post)
 
 
 def make_loop(
@@ -182,7 +178,6 @@ def run_pipeline(
     publishers = Publishers(config.pipeline.name)
     try:
         predictor = models.open()
-        predictor.warm()
         loop = make_loop(
             config, predictor, failover=models.fail_over, connect=publishers.connect, record=record
         )
@@ -203,18 +198,15 @@ class Models:
         self._config, self._path = config, path
         self._variant = variant or config.model.variant or None
         self._lost: dict[str, str] = {}
-        self._opened: OpenModel | None = None
+        self._ready: ReadyModel | None = None
 
     def open(self) -> Predictor:
         """Open the variant that fits best, of those that are left."""
-        self._opened = open_model(
-            self._path,
-            variant=self._variant,
-            threads=self._config.model.threads or None,
-            exclude=self._lost,
-        )
-        logger.info("model opened", extra={"why": self._opened.why})
-        return make_predictor(self._config, self._opened)
+        choices = choices_of(self._config.model)
+        choices = dataclasses.replace(choices, variant=self._variant, exclude=self._lost)
+        self._ready = open_ready(self._path, choices)
+        logger.info("model opened", extra={"why": self._ready.why})
+        return self._ready.predictor
 
     def fail_over(self, lost: Predictor, error: EdgekitError) -> Predictor:
         """Open another variant in place of one whose accelerator is lost.
@@ -224,14 +216,12 @@ class Models:
         """
         self._lost[lost.variant.id] = f"was lost: {error.message}"
         lost.close()
-        predictor = self.open()
-        predictor.warm()
-        return predictor
+        return self.open()
 
     def close(self) -> None:
         """Free what is open."""
-        if self._opened is not None:
-            self._opened.close()
+        if self._ready is not None:
+            self._ready.close()
 
 
 @contextlib.contextmanager

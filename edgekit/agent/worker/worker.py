@@ -38,7 +38,7 @@ from edgekit.agent.ipc import (
     TrialProgress,
 )
 from edgekit.agent.worker.bundle_counters import AgentSink, Meter, TallyMarks
-from edgekit.agent.worker.ready_model import Loaded, load_bundle
+from edgekit.agent.worker.hosted import Hosted, host
 from edgekit.agent.worker.runner import make_loop
 from edgekit.core.errors import EdgekitError, LinkError, ProtocolError, SourceError
 from edgekit.core.wire import Alert
@@ -64,10 +64,10 @@ class Models:
     Threads: the loop's calls ``meter_of`` and ``fail_over``, the swap's all else.
     """
 
-    def __init__(self, active: Loaded) -> None:
+    def __init__(self, active: Hosted) -> None:
         self.active = active
-        self.kept: Loaded | None = None
-        self._coming: Loaded | None = None
+        self.kept: Hosted | None = None
+        self._coming: Hosted | None = None
         self._lock = threading.Lock()
 
     def meter_of(self, result: Result) -> Meter:
@@ -76,7 +76,7 @@ class Models:
         coming = self._coming
         return coming.meter if coming is not None and coming.key == key else self.active.meter
 
-    def switch(self, new: Loaded, loop: Loop | None) -> tuple[Loaded, float]:
+    def switch(self, new: Hosted, loop: Loop | None) -> tuple[Hosted, float]:
         """Put a bundle in place between two frames; return the old one and the gap in milliseconds."""
         self._coming = new
         began_ns = time.monotonic_ns()
@@ -87,7 +87,7 @@ class Models:
             old, self.active, self._coming = self.active, new, None
         return old, gap_ms
 
-    def replace_lost(self, new: Loaded) -> Loaded:
+    def replace_lost(self, new: Hosted) -> Hosted:
         """Put another variant in the place of one whose accelerator is gone; return the lost one."""
         with self._lock:
             old, self.active = self.active, new
@@ -130,9 +130,9 @@ class Worker:
         Raises:
             EdgekitError: The worker cannot go on.
         """
-        loaded = load_bundle(self._run.model, self._config.model, self._run.threads, self._excluded)
+        loaded = host(self._run.model, self._config.model, self._run.threads, self._excluded)
         self._models = Models(loaded)
-        self._send(Started(running=loaded.running, load_ms=loaded.load_ms))
+        self._send(Started(running=loaded.running, load_ms=loaded.ready.load_ms))
         reporter = threading.Thread(target=self._report_all, name="reporter", daemon=True)
         reporter.start()
         try:
@@ -201,7 +201,7 @@ class Worker:
         began_ns = time.monotonic_ns()
         self._excluded[predictor.variant.id] = f"lost its accelerator: {lost}"
         predictor.close()
-        loaded = load_bundle(models.active.path, self._config.model, self._run.threads, self._excluded)
+        loaded = host(models.active.path, self._config.model, self._run.threads, self._excluded)
         old = models.replace_lost(loaded)
         self._send_progress(old)
         took_ms = (time.monotonic_ns() - began_ns) / 1e6
@@ -256,7 +256,7 @@ class Worker:
             new, models.kept = kept, None
         else:
             self._send(TrialProgress(swap=request.swap, stage="loading"))
-            new = load_bundle(request.path, self._config.model, self._run.threads, {})
+            new = host(request.path, self._config.model, self._run.threads, {})
         self._send(TrialProgress(swap=request.swap, stage="ready"))
         old, gap_ms = models.switch(new, self._loop)
         self._send_progress(old)
@@ -270,7 +270,7 @@ class Worker:
                 swap=request.swap,
                 purpose=request.purpose,
                 running=new.running,
-                load_ms=new.load_ms,
+                load_ms=new.ready.load_ms,
                 gap_ms=gap_ms,
             )
         )
@@ -284,7 +284,7 @@ class Worker:
     def _report(self) -> None:
         self._send_progress(self._require_models().active)
 
-    def _send_progress(self, loaded: Loaded) -> None:
+    def _send_progress(self, loaded: Hosted) -> None:
         now_ns = time.monotonic_ns()
         progress: Progress = loaded.meter.take(loaded.running, (now_ns - self._reported_ns) / 1e9)
         self._reported_ns = now_ns

@@ -32,7 +32,13 @@ from edgekit_optimize.study import Timing
 from edgekit_optimize.zoo.build import seal
 
 _STAND_IN = {"foreign": "onnxruntime"}
-_ANSWERED_BY = ("edgekit.bench.variant_child", "edgekit.backends", "edgekit.pipeline", "edgekit.core")
+_ANSWERED_BY = (
+    "edgekit.bench.variant_child",
+    "edgekit.backends",
+    "edgekit.pipeline",
+    "edgekit.model.ready",
+    "edgekit.core",
+)
 _TIMED_BY = (*_ANSWERED_BY, "edgekit.bench.paired_timing", "edgekit_optimize.run.timing")
 """Code by which answers and times come about: with other code they are found anew."""
 

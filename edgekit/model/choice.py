@@ -1,0 +1,60 @@
+"""Which variant of a bundle this machine runs: selection fed with the machine's facts and measured costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgekit.core.errors import NoVariantError
+from edgekit.core.select import Selection, select
+from edgekit.core.spec import Facts, Profile, Variant
+from edgekit.model.bundle import Bundle
+from edgekit.model.costs import measured_here
+from edgekit.model.doctor import facts_with_proofs
+
+
+def default_threads(facts: Facts) -> int:
+    """Return how many threads a model gets: all cores but one, which capture and the link share."""
+    return max(1, facts.cores - 1)
+
+
+def choose(
+    bundle: Bundle,
+    *,
+    variant: str | None = None,
+    threads: int | None = None,
+    exclude: Mapping[str, str] | None = None,
+) -> tuple[Selection, Facts, Profile]:
+    """Rank a bundle's variants for this machine, by measurement where they were measured.
+
+    Args:
+        bundle: The model.
+        variant: The only variant to consider.
+        threads: CPU threads that measured costs were taken with; all cores but one by default.
+        exclude: Variants not to choose, each with the reason.
+
+    Raises:
+        NoVariantError: ``variant`` names none of the bundle's.
+    """
+    facts, chosen = facts_with_proofs(Path("/"))
+    profile = chosen.profile
+    excluded = dict(exclude or {})
+    if variant is not None:
+        known = [v.id for v in bundle.manifest.variants]
+        if variant not in known:
+            raise NoVariantError(
+                f"{bundle.source} has no variant {variant!r}", hint=f"one of: {', '.join(known)}"
+            )
+        excluded |= {other: f"variant '{variant}' was asked for" for other in known if other != variant}
+    measured = measured_here(bundle.manifest, threads or default_threads(facts))
+    selection = select(bundle.manifest, facts, profile, measured, exclude=excluded, named=variant)
+    return selection, facts, profile
+
+
+def backend_options(variant: Variant, profile: Profile, threads: int) -> dict[str, Any]:
+    """Return the machine's options for a variant's backend: the threads, and what the profile sets."""
+    for row in profile.backend:
+        if (row.name, row.accelerator) == (variant.backend, variant.accelerator):
+            return {"threads": threads} | dict(row.options)
+    return {"threads": threads}

@@ -1,0 +1,208 @@
+"""The one assembly: a variant of a bundle, opened in its runtime, checked and warmed.
+
+``run``, the agent, ``serve``, ``bench``, ``verify``, ``optimize`` and ``edgekit.load`` all open models here;
+whoever leaves a step out says so in its ``Choices``.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekit.backends import open_backend
+from edgekit.core.errors import (
+    BackendError,
+    EdgekitError,
+    GoldenError,
+    HashMismatchError,
+    TensorError,
+)
+from edgekit.core.ports import Backend
+from edgekit.core.select import Candidate, Selection, require
+from edgekit.core.spec import Manifest, Post, Variant
+from edgekit.model.bundle import Bundle, open_bundle
+from edgekit.model.choice import backend_options, choose, default_threads
+from edgekit.model.golden import require_golden
+from edgekit.pipeline.predictor import Predictor, with_overrides
+
+logger = logging.getLogger(__name__)
+
+VARIANT_ERRORS = (BackendError, TensorError, GoldenError, HashMismatchError)
+"""What excludes one variant and leaves the others; any other error is the bundle's or the machine's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """How a model is opened. Every check is done unless it is turned off here.
+
+    Args:
+        variant: The only variant to consider; None: the best that runs here.
+        threads: CPU threads for the runtime; None: all cores but one, or what the profile sets.
+        exclude: Variants not to choose, each with the reason (an accelerator just lost).
+        score_threshold: In place of the manifest's, as are ``iou_threshold`` and ``top_k``.
+        golden: Run the golden samples; a variant that fails one is excluded.
+        warm: Run once on zeros, so that the first frame does not pay for lazy set-up.
+        make_predictor: Makes the predictor, for those who count what it does.
+        on_try: Called with a variant's id before it is opened, and how many more could follow it.
+    """
+
+    variant: str | None = None
+    threads: int | None = None
+    exclude: Mapping[str, str] = field(default_factory=dict)
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
+    top_k: int | None = None
+    golden: bool = True
+    warm: bool = True
+    make_predictor: Callable[..., Predictor] = Predictor
+    on_try: Callable[[str, int], object] = lambda _variant, _left: None
+
+    def post(self, manifest: Manifest) -> Post:
+        """Return the manifest's ``post`` with what is overridden."""
+        return with_overrides(
+            manifest.post,
+            score_threshold=self.score_threshold,
+            iou_threshold=self.iou_threshold,
+            top_k=self.top_k,
+        )
+
+
+class ReadyModel:
+    """One open variant: its bundle, backend and predictor, and why this variant runs.
+
+    ``selection`` ranks the candidates and has the reason for every rejection; ``excluded`` has, for
+    each variant that was chosen before this one and failed while it was opened, what went wrong.
+    """
+
+    def __init__(self, bundle: Bundle, variant: Variant, backend: Backend, choices: Choices) -> None:
+        self.bundle, self.variant, self.backend = bundle, variant, backend
+        self.labels = bundle.labels()
+        self.selection = Selection((Candidate(variant, None, "", 0),), (), "opened by its id")
+        self.excluded: dict[str, str] = {}
+        self.load_ms = 0.0
+        self._choices = choices
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self.bundle.manifest
+
+    @functools.cached_property
+    def predictor(self) -> Predictor:
+        """Preprocessing, backend and decoder in one; made when first asked for.
+
+        Raises:
+            TensorError: The file's tensors are not what the manifest says.
+            BundleError: The decoder is unknown, or its options are wrong.
+            ConfigError: It is an image model, and OpenCV is not installed.
+        """
+        post = self._choices.post(self.manifest)
+        return self._choices.make_predictor(self.manifest, self.variant, self.backend, self.labels, post=post)
+
+    @property
+    def why(self) -> str:
+        """Why this variant, and why not each other one, a line each."""
+        lines = [f"{self.variant.id}: {self.selection.why}"]
+        lines += [f"{r.variant}: {'; '.join(r.reasons)}" for r in self.selection.rejected]
+        return "\n".join(lines)
+
+    def close(self) -> None:
+        """Free the backend; safe to call twice."""
+        self.backend.close()
+
+
+def open_ready(source: Bundle | Path | str, choices: Choices | None = None) -> ReadyModel:
+    """Open the variant of a bundle that fits this machine best, and prove that it works.
+
+    A variant that cannot be opened or fails its golden samples is excluded with its error, logged, and
+    the next in the ranking is tried.
+
+    Args:
+        source: Bundle folder, ``.ekb`` file, bare model file, or an opened bundle.
+        choices: How; everything is checked by default.
+
+    Raises:
+        BundleError: The bundle is at fault.
+        NoVariantError: No variant runs here; ``reasons`` says why, for each.
+        GoldenError: No variant that runs here gives the recorded answers.
+        ConfigError: The machine is not set up for this model.
+    """
+    began_ns = time.monotonic_ns()
+    choices = choices or Choices()
+    bundle = source if isinstance(source, Bundle) else open_bundle(source)
+    excluded: dict[str, str] = {}
+    failed_golden = False
+    while True:
+        selection, facts, profile = choose(
+            bundle, variant=choices.variant, threads=choices.threads, exclude={**choices.exclude, **excluded}
+        )
+        if failed_golden and selection.chosen is None:
+            raise _none_is_right(bundle, selection)
+        chosen = require(selection, bundle.manifest, os.uname().nodename)
+        options = backend_options(chosen, profile, default_threads(facts))
+        if choices.threads:
+            options["threads"] = choices.threads
+        choices.on_try(chosen.id, len(selection.candidates) - 1)
+        try:
+            ready = open_variant(bundle, chosen, options, choices)
+        except VARIANT_ERRORS as error:
+            excluded[chosen.id] = why_excluded(error)
+            failed_golden = failed_golden or isinstance(error, GoldenError)
+            logger.warning("variant %s is excluded, trying the next: %s", chosen.id, excluded[chosen.id])
+            continue
+        ready.selection, ready.excluded = selection, excluded
+        ready.load_ms = (time.monotonic_ns() - began_ns) / 1e6
+        return ready
+
+
+def open_variant(
+    bundle: Bundle, variant: Variant, options: Mapping[str, Any], choices: Choices
+) -> ReadyModel:
+    """Open one variant, whatever the selection would say of it, and prove that it works.
+
+    Args:
+        bundle: Where its files are.
+        variant: Which.
+        options: The machine's options for its backend.
+        choices: How; ``variant``, ``threads`` and ``exclude`` do not matter here.
+
+    Raises:
+        BackendError: It cannot be loaded, or its first inference fails.
+        TensorError: Its file is not what the manifest says.
+        GoldenError: It runs, and gives other answers than the recorded ones.
+        BundleError: The bundle is at fault.
+    """
+    began_ns = time.monotonic_ns()
+    backend = open_backend(bundle.path(variant), variant, options)
+    ready = ReadyModel(bundle, variant, backend, choices)
+    try:
+        if choices.golden:
+            require_golden(bundle, ready.predictor, variant.precision)
+        if choices.warm:
+            ready.predictor.warm()
+    except BaseException:
+        ready.close()
+        raise
+    ready.load_ms = (time.monotonic_ns() - began_ns) / 1e6
+    return ready
+
+
+def why_excluded(error: EdgekitError) -> str:
+    """Return the reason that an error is for not choosing a variant, on one line."""
+    text = "; ".join((error.message, *error.reasons))
+    return text if isinstance(error, GoldenError) else f"could not be opened: {text}"
+
+
+def _none_is_right(bundle: Bundle, selection: Selection) -> GoldenError:
+    return GoldenError(
+        f"no variant of '{bundle.manifest.model} {bundle.manifest.version}' that runs on"
+        f" '{os.uname().nodename}' reproduces its golden samples",
+        reasons=tuple(f"{r.variant}: {'; '.join(r.reasons)}" for r in selection.rejected),
+        hint="do not use this bundle; record golden samples again only if the model is known to be right",
+    )
