@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.backends.file_facts import FileFacts, file_facts
+from edgekit.backends.file_facts import FileFacts, file_facts, mapped
 from edgekit.core.errors import BackendError, ConfigError, ModelLoadError, StorageError, TensorError
 from edgekit.core.spec import Quantization, TensorSpec
 
@@ -243,12 +242,6 @@ class ModelSource:
                 hint="export the model with one scale for each input and output, or with float ones",
             )
         return facts
-
-
-def mapped(path: Path) -> mmap.mmap:
-    """Return the bytes of a file that is not empty without reading them all; freed with the last use."""
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _suffix_of(parts: tuple[bytes, ...]) -> str:

@@ -6,9 +6,11 @@ point are in the file, and nothing in their API returns them. Read here, they re
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from edgekit.core.spec import Precision, Quantization
@@ -58,6 +60,12 @@ def file_facts(data: Any, kind: str) -> FileFacts:
     except (struct.error, LookupError, UnicodeDecodeError, StopIteration):
         return FileFacts()
     return FileFacts("int8" if kind == ".xml" and data.find(b'type="FakeQuantize"') >= 0 else "fp32")
+
+
+def mapped(path: Path) -> mmap.mmap:
+    """Return the bytes of a file that is not empty without reading them all; freed with the last use."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 class _Table:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.backends.file_facts import file_facts, mapped
 from edgekit.base.files import sync_folder
 from edgekit.base.paths import cache_dir
 from edgekit.core.archive import check_members, checked, pieces, read_index, read_manifest
@@ -21,6 +22,19 @@ BARE: dict[str, tuple[BackendName, ...]] = {
     ".tflite": ("litert", "openvino"),
     ".onnx": ("onnxruntime", "openvino"),
     ".xml": ("openvino",),
+}
+_COMPRESSIBLE = frozenset({".pt2", ".keras", ".h5", ".hdf5"})
+_FOREIGN = _COMPRESSIBLE | {
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".safetensors",
+    ".pkl",
+    ".jit",
+    ".pb",
+    ".engine",
+    ".hef",
+    ".rknn",
 }
 _PIECE_BYTES = 1 << 20
 
@@ -72,7 +86,8 @@ def open_bundle(path: Path | str, unpack_to: Path | None = None) -> Bundle:
 
     A folder's files are checked for presence and size, and not read (``check_hashes`` does). A tar is
     unpacked once, every hash checked, below ``unpack_to``. A bare ``.tflite``, ``.onnx`` or ``.xml``
-    is a bundle of raw tensors, with one variant for each backend that can open it.
+    (in any case) is a bundle of raw tensors, with one variant for each backend that can open it, of the
+    precision its layers compute in.
 
     Args:
         path: Folder, ``.ekb`` file, or model file.
@@ -91,9 +106,21 @@ def open_bundle(path: Path | str, unpack_to: Path | None = None) -> Bundle:
             f"{source}: no such bundle or model file",
             hint="give a bundle folder, an .ekb file, or a .tflite, .onnx or .xml model",
         )
-    if source.suffix in BARE:
+    suffix = source.suffix.lower()
+    if suffix in BARE:
         return _open_bare(source)
+    if suffix in _FOREIGN:
+        raise _no_runtime(source, suffix)
     return _open_tar(source, unpack_to)
+
+
+def _no_runtime(source: Path, suffix: str) -> BundleError:
+    makes = "edgekit optimize reads {} and makes a bundle of it"
+    if suffix in _COMPRESSIBLE:
+        hint = makes.format("it") + f": edgekit optimize {source.name} --data DATA -o BUNDLE"
+    else:
+        hint = makes.format("an export (.onnx, .tflite, .pt2, .keras)") + "; export the model to one of these"
+    return BundleError(f"{source}: no runtime of edgekit opens a {suffix} file", hint=hint)
 
 
 def _open_folder(source: Path) -> Bundle:
@@ -110,8 +137,11 @@ def _open_folder(source: Path) -> Bundle:
 
 def _open_bare(source: Path) -> Bundle:
     files = tuple(_describe(part) for part in (source, source.with_suffix(".bin")) if _belongs(part, source))
+    suffix = source.suffix.lower()
+    precision = file_facts(mapped(source), suffix).precision if files[0].bytes else "fp32"
     variants = tuple(
-        Variant(id=f"{backend}-file", backend=backend, files=files) for backend in BARE[source.suffix]
+        Variant(id=f"{backend}-file", backend=backend, precision=precision, files=files)
+        for backend in BARE[suffix]
     )
     manifest = Manifest(
         format=1,
@@ -127,7 +157,7 @@ def _open_bare(source: Path) -> Bundle:
 
 
 def _belongs(part: Path, source: Path) -> bool:
-    return part == source or (source.suffix == ".xml" and part.is_file())
+    return part == source or (source.suffix.lower() == ".xml" and part.is_file())
 
 
 def _describe(path: Path) -> VariantFile:

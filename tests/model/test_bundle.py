@@ -104,3 +104,37 @@ def test_a_bare_model_file_is_a_bundle_of_raw_tensors(tmp_path):
     assert bundle.manifest.task == "raw"
     assert [v.backend for v in bundle.manifest.variants] == ["onnxruntime", "openvino"]
     assert bundle.path(bundle.manifest.variants[0]) == path
+
+
+def test_a_bare_file_is_of_the_precision_its_layers_compute_in(tmp_path):
+    (tmp_path / "net.xml").write_bytes(b'<net><layer type="FakeQuantize"/></net>')
+    (tmp_path / "float.xml").write_bytes(b"<net/>")
+    assert [v.precision for v in open_bundle(tmp_path / "net.xml").manifest.variants] == ["int8"]
+    assert [v.precision for v in open_bundle(tmp_path / "float.xml").manifest.variants] == ["fp32"]
+
+
+def test_the_case_of_a_files_suffix_does_not_matter(tmp_path):
+    (tmp_path / "NET.TFLITE").write_bytes(b"x")
+    assert [v.backend for v in open_bundle(tmp_path / "NET.TFLITE").manifest.variants] == [
+        "litert",
+        "openvino",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [
+        ("net.pt2", "edgekit optimize net.pt2 --data DATA"),
+        ("net.Keras", "edgekit optimize net.Keras --data DATA"),
+        ("net.h5", "edgekit optimize net.h5 --data DATA"),
+        ("net.pt", "export the model"),
+        ("net.pb", "export the model"),
+        ("net.engine", "export the model"),
+    ],
+)
+def test_a_model_that_no_runtime_opens_is_named_with_the_way_out(tmp_path, name, way_out):
+    (tmp_path / name).write_bytes(b"PK weights")
+    with pytest.raises(BundleError, match="no runtime of edgekit opens a .* file") as caught:
+        open_bundle(tmp_path / name)
+    assert "edgekit optimize" in caught.value.hint
+    assert way_out in caught.value.hint
