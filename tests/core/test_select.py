@@ -69,6 +69,20 @@ def test_each_rejection_says_why():
     assert "backend 'openvino' is not installed" in said["ov"]
 
 
+def test_openvino_int8_is_left_out_on_arm_and_nowhere_else():
+    int8 = [variant("ov", backend="openvino", precision="int8"), variant("float", backend="openvino")]
+    float_only = {"properties": {"LP_TRANSFORMS_MODE": "NO"}}
+    as_float = variant("as-float", backend="openvino", precision="int8", options=float_only)
+    works = (BackendFact(name="openvino", version="2026.4", works=True),)
+    board = Profile(id="any", title="any")
+    arm, x86 = (Facts(arch=arch, backends=works) for arch in ("aarch64", "x86_64"))
+    said = reasons(*int8, as_float, facts=arm, profile=board)
+    assert said == {
+        "ov": "openvino's int8 gives wrong answers on ARM CPUs: use int8 of litert or onnxruntime"
+    }
+    assert reasons(*int8, as_float, facts=x86, profile=board) == {}
+
+
 def test_an_accelerator_that_is_present_but_unusable_gives_its_own_reason():
     facts = Facts(
         arch="aarch64",

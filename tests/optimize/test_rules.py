@@ -130,6 +130,7 @@ def test_a_board_gets_the_candidate_for_what_it_has(board, wanted):
 def test_a_board_gets_no_candidate_for_what_it_cannot_carry():
     assert not {plan.accelerator for plan in plans(boards=("rpi5",))} - {"cpu"}
     assert "openvino-bf16" not in ids(boards=("rpi5",))
+    assert not [name for name in ids(boards=("rpi5", "generic-arm64")) if name.startswith("openvino-int8")]
     assert not [name for name in ids(boards=("coral-dev-board",)) if name.startswith("openvino")]
 
 
@@ -155,7 +156,7 @@ def test_more_boards_never_take_a_candidate_away(boards, has_calibration, exhaus
 
 def test_the_refusal_names_what_the_board_lacks():
     plan = Plan(id="p", technique="openvino-float", backend="openvino", precision="bf16")
-    assert "runs fp16, fp32, int8 with 'openvino' on 'cpu', not bf16" in allowed(plan, BOARDS["rpi5"])
+    assert "runs fp16, fp32 with 'openvino' on 'cpu', not bf16" in allowed(plan, BOARDS["rpi5"])
     assert allowed(plan, BOARDS["intel-x86"]) == ""
     plan = Plan(id="p", technique="litert-edgetpu", backend="litert", accelerator="edgetpu", precision="int8")
     assert allowed(plan, BOARDS["rpi5"]) == "profile 'rpi5' has no 'edgetpu' for backend 'litert'"
