@@ -47,10 +47,15 @@ class Commanding:
         self._send(self._store.waiting(self._now_ms()))
 
     def take_answers(self, device: str, records: Sequence[wire.Record]) -> None:
-        """Record the command answers among a device's committed messages."""
+        """Record the command answers among a device's new messages, in the transaction that stores them."""
         for record in records:
             if isinstance(record, wire.CommandAnswer):
                 self._store.answer(device, record, self._now_ms())
+
+    def announce_answers(self, device: str, records: Sequence[wire.Record]) -> None:
+        """Publish a change for each command answer among a device's committed messages."""
+        for record in records:
+            if isinstance(record, wire.CommandAnswer):
                 self._bus.publish("command", {"device": device, "id": record.id, "ok": record.ok})
 
     def device_appeared(self, device: str, birth: wire.Birth) -> None:

@@ -1,8 +1,8 @@
 """What is done with messages from devices, whichever broker brought them.
 
-The order is the promise: decode, commit, tell the hooks, answer devices (the watermark), and only
-then may the broker forget. A process killed anywhere on the way is given the messages again, and
-the store passes over what it has.
+The order is the promise: decode, commit everything that one pull brought in one transaction, run the
+hooks, answer devices (the watermark), and only then may the broker forget. A process killed anywhere
+on the way is given the messages again, and the store passes over what it has.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from edgekit.core import wire
-from edgekit.core.errors import EdgekitError, ProtocolError
+from edgekit.core.errors import EdgekitError, ProtocolError, StorageError
 from edgekit_fleet.ingest.ports import Answer, Parts
-from edgekit_fleet.store.messages import MAX_SEQ, Arrived, Refused, kind_of
+from edgekit_fleet.store.messages import MAX_SEQ, Arrived, Committed, Refused, kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,31 @@ class Ingest(Protocol):
         """Whether it does its work."""
 
 
+@dataclass
+class _Pull:
+    """The messages of one pull, decoded, by what is done with them; each list in order of arrival."""
+
+    batches: list[Arrived] = field(default_factory=list)
+    states: list[tuple[Message, str, wire.Birth | wire.Reported]] = field(default_factory=list)
+    requests: list[tuple[str, wire.Request, int]] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+
+    def refuse(self, message: Message, reason: ProtocolError) -> None:
+        """Keep a message for whoever looks into it."""
+        self.refused.append(
+            Refused(_sender(message)[:64], message.topic, message.arrived_ms, str(reason), message.payload)
+        )
+
+
+@dataclass
+class _Stored:
+    """What a transaction did: watermarks and new records by outbox, and the states that were news."""
+
+    committed: list[Committed]
+    states: list[tuple[str, wire.Birth | wire.Reported, bool]]
+    """Device, state, whether the message is from the broker's present life."""
+
+
 class Intake:
     """Takes batches of messages. One thread at a time.
 
@@ -64,79 +89,102 @@ class Intake:
         self.present_since_ms = 0
         """When the broker started: births from before tell nothing about who is connected."""
         self.counters: Counter[str] = Counter()
-        self._known: dict[str, bool] = {}
 
     def take(self, messages: Sequence[Message]) -> None:
         """Take messages: when it returns, the broker may forget them.
 
         Raises:
-            StorageError: Nothing of the batches was committed; hand the same messages in again.
+            StorageError: Nothing was committed; hand the same messages in again.
         """
         with self._lock:
-            batches: list[Arrived] = []
-            refused: list[Refused] = []
-            answers: list[tuple[str, wire.Request, int]] = []
-            self._known.clear()
-            for message in messages:
-                self.counters["messages"] += 1
-                try:
-                    self._sort(message, batches, answers)
-                except ProtocolError as cause:
-                    self.counters["refused"] += 1
-                    device = message.topic.split("/")[2] if message.topic.count("/") >= 2 else ""
-                    refused.append(
-                        Refused(device[:64], message.topic, message.arrived_ms, str(cause), message.payload)
-                    )
-            if refused:
-                self._services.messages.set_aside(refused)
-            self._commit(batches)
-            for device, request, arrived_ms in answers:
+            pull = self._decode(messages)
+            stored = self._store(pull)
+            self._count(messages, pull, stored)
+            self._notify(stored)
+            for (device, boot), watermark in self._watermarks(pull, stored).items():
+                self._services.downlink.publish(device, "ack", wire.encode(wire.Ack(boot, watermark)))
+            for device, request, arrived_ms in pull.requests:
                 self._answer(device, request, arrived_ms)
 
-    def _sort(
-        self, message: Message, batches: list[Arrived], answers: list[tuple[str, wire.Request, int]]
-    ) -> None:
-        """Decode one message: state is taken over at once, the rest is put where its turn comes."""
-        device, way, leaf = wire.parse_topic(message.topic)
-        if way != "up":
-            raise ProtocolError(f"{message.topic}: devices publish below up")
-        if leaf == "state" and not message.payload:
-            return  # an empty retained message only clears the topic
-        if device not in self._known:
-            self._known[device] = self._services.devices.exists(device)
-        if not self._known[device]:
-            raise ProtocolError(f"device '{device}' is not enrolled here")
-        if leaf in ("m", "ev"):
-            batches.append(read_batch(message, device))
-        elif leaf == "state":
-            self._state(device, wire.decode(message.payload, wire.Birth), message.arrived_ms)
-        elif leaf == "reported":
-            self._reported(device, wire.decode(message.payload, wire.Reported), message.arrived_ms)
-        else:
-            answers.append((device, wire.decode(message.payload, wire.Request), message.arrived_ms))
+    def _decode(self, messages: Sequence[Message]) -> _Pull:
+        pull = _Pull()
+        known = self._services.devices.known({_sender(message) for message in messages})
+        for message in messages:
+            try:
+                _sort(pull, message, known)
+            except ProtocolError as cause:  # noqa: PERF203 - each message is judged alone
+                pull.refuse(message, cause)
+        return pull
 
-    def _state(self, device: str, birth: wire.Birth, arrived_ms: int) -> None:
-        _check_numbers((birth.conn, birth.desired, birth.unix_ms))
+    def _store(self, pull: _Pull) -> _Stored:
+        """Commit everything that a pull touches in one transaction: one sync of the disk.
+
+        Measured: with a transaction for each device's time of contact, birth and reported state, a
+        disk of 4 ms a sync held a fleet to 300 messages/s.
+        """
         services = self._services
-        present = arrived_ms >= self.present_since_ms
-        if services.devices.take_birth(device, birth, arrived_ms, present=present):
-            self._run(services.hooks.on_state, device, birth)
-            services.bus.publish("device", {"device": device, "online": birth.online and present})
-        if birth.online and present:  # the device may have missed what was committed
-            self._acknowledge(device, birth.boot, services.messages.watermark(device, birth.boot))
+        with services.database.transaction():
+            news = [entry for state in pull.states if (entry := self._take_state(pull, *state))]
+            committed = services.messages.commit(pull.batches)
+            services.devices.touch({one.device: one.arrived_ms for one in pull.batches})
+            for one in committed:
+                if one.records:
+                    self._run_in_commit(one)
+            services.messages.set_aside(pull.refused)
+        return _Stored(committed, news)
 
-    def _reported(self, device: str, reported: wire.Reported, arrived_ms: int) -> None:
-        _check_numbers((reported.version, reported.desired, reported.unix_ms))
-        services = self._services
-        if services.devices.take_reported(device, reported, arrived_ms):
-            self._run(services.hooks.on_reported, device, reported)
-            services.bus.publish("device", {"device": device, "reported": reported.version})
+    def _take_state(
+        self, pull: _Pull, message: Message, device: str, state: wire.Birth | wire.Reported
+    ) -> tuple[str, wire.Birth | wire.Reported, bool] | None:
+        """Take over a birth or a reported state; None where it is not news, or cannot be stored."""
+        devices, present = self._services.devices, self._is_present(message)
+        try:
+            if isinstance(state, wire.Birth):
+                taken = devices.take_birth(device, state, message.arrived_ms, present=present)
+            else:
+                taken = devices.take_reported(device, state, message.arrived_ms)
+        except ProtocolError as cause:
+            pull.refuse(message, cause)
+            return None
+        return (device, state, present) if taken else None
 
-    def _run(self, hooks: Sequence[Callable[..., None]], *told: Any) -> None:
-        """Tell each hook; one that fails must not hold up every device's messages."""
+    def _run_in_commit(self, one: Committed) -> None:
+        for hook in self._services.hooks.in_commit:
+            try:
+                with self._services.database.savepoint():
+                    hook(one.device, one.records)
+            except StorageError:  # noqa: PERF203 - each hook is judged alone
+                raise
+            except Exception as cause:  # noqa: BLE001 - the boundary to other parts of the fleet
+                self._failed(hook, cause)
+
+    def _count(self, messages: Sequence[Message], pull: _Pull, stored: _Stored) -> None:
+        sent = sum(one.count for one in pull.batches)
+        kept = sum(len(one.records) for one in stored.committed)
+        self.counters.update(
+            messages=len(messages), refused=len(pull.refused), records=kept, repeated=sent - kept
+        )
+
+    def _notify(self, stored: _Stored) -> None:
+        hooks, bus = self._services.hooks, self._services.bus
+        for device, state, present in stored.states:
+            if isinstance(state, wire.Birth):
+                self._run(hooks.on_state, device, state)
+                bus.publish("device", {"device": device, "online": state.online and present})
+            else:
+                self._run(hooks.on_reported, device, state)
+                bus.publish("device", {"device": device, "reported": state.version})
+        for one in stored.committed:
+            if one.records:
+                self._run(hooks.on_committed, one.device, one.records)
+                kinds = Counter(kind_of(record) for record in one.records)
+                bus.publish("event", {"device": one.device, **kinds})
+
+    def _run(self, hooks: Sequence[Callable[..., None]], *arguments: Any) -> None:
+        """Call each hook; one that fails must not hold up every device's messages."""
         for hook in hooks:
             try:
-                hook(*told)
+                hook(*arguments)
             except Exception as cause:  # noqa: BLE001, PERF203 - the boundary to other parts of the fleet
                 self._failed(hook, cause)
 
@@ -144,29 +192,21 @@ class Intake:
         self.counters["hook_failures"] += 1
         logger.error("%s failed", getattr(hook, "__qualname__", hook), exc_info=cause)
 
-    def _commit(self, batches: Sequence[Arrived]) -> None:
-        if not batches:
-            return
-        services = self._services
-        found = services.messages.commit(batches)
-        for device, arrived_ms in {one.device: one.arrived_ms for one in batches}.items():
-            services.devices.touch(device, arrived_ms)
-        sent = sum(one.count for one in batches)
-        kept = sum(len(one.records) for one in found)
-        self.counters["records"] += kept
-        self.counters["repeated"] += sent - kept
-        for one in found:
-            if one.records:
-                self._run(services.hooks.on_committed, one.device, one.records)
-                self._tell(one.device, one.records)
-            self._acknowledge(one.device, one.boot, one.watermark)
+    def _watermarks(self, pull: _Pull, stored: _Stored) -> dict[tuple[str, str], int]:
+        """Return what to acknowledge: each outbox that sent something, and those of devices that connected.
 
-    def _tell(self, device: str, records: Iterable[wire.Record]) -> None:
-        kinds = Counter(kind_of(record) for record in records)
-        self._services.bus.publish("event", {"device": device, **kinds})
+        A device that connects may have missed what was committed before.
+        """
+        found = {(one.device, one.boot): one.watermark for one in stored.committed}
+        for message, device, state in pull.states:
+            if isinstance(state, wire.Birth) and state.online and self._is_present(message):
+                key = device, state.boot
+                if key not in found:
+                    found[key] = self._services.messages.watermark(*key)
+        return found
 
-    def _acknowledge(self, device: str, boot: str, watermark: int) -> None:
-        self._services.downlink.publish(device, "ack", wire.encode(wire.Ack(boot, watermark)))
+    def _is_present(self, message: Message) -> bool:
+        return message.arrived_ms >= self.present_since_ms
 
     def _answer(self, device: str, request: wire.Request, arrived_ms: int) -> None:
         if self._now_ms() - arrived_ms > REQUEST_LIFE_MS:
@@ -207,6 +247,37 @@ def take_until_done(intake: Intake, messages: Sequence[Message], stopping: threa
         else:
             return True
     return False
+
+
+def _sender(message: Message) -> str:
+    """Return the device in a topic, which may be malformed; an empty text where there is none."""
+    parts = message.topic.split("/", 3)
+    return parts[2] if len(parts) > 2 else ""
+
+
+def _sort(pull: _Pull, message: Message, known: Collection[str]) -> None:
+    """Decode one message and put it where its turn comes.
+
+    Raises:
+        ProtocolError: It is not what its topic promises, or from a device that is not enrolled.
+    """
+    device, way, leaf = wire.parse_topic(message.topic)
+    if way != "up":
+        raise ProtocolError(f"{message.topic}: devices publish below up")
+    if device not in known:
+        raise ProtocolError(f"device '{device}' is not enrolled here")
+    if leaf in ("m", "ev"):
+        pull.batches.append(read_batch(message, device))
+    elif leaf == "req":
+        pull.requests.append((device, wire.decode(message.payload, wire.Request), message.arrived_ms))
+    elif leaf == "reported":
+        reported = wire.decode(message.payload, wire.Reported)
+        _check_numbers((reported.version, reported.desired, reported.unix_ms))
+        pull.states.append((message, device, reported))
+    elif message.payload:  # an empty retained state only clears its topic
+        birth = wire.decode(message.payload, wire.Birth)
+        _check_numbers((birth.conn, birth.desired, birth.unix_ms))
+        pull.states.append((message, device, birth))
 
 
 def read_batch(message: Message, device: str) -> Arrived:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from edgekit.core import wire
 from edgekit_fleet.broker.downlink import Downlink
+from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
 from edgekit_fleet.store.messages import Messages
 from edgekit_fleet.web.bus import Bus
@@ -22,6 +23,8 @@ class Hooks:
     A hook should not raise: an exception is logged and counted, and the next hook runs.
 
     Args:
+        in_commit: (device, records), inside the transaction that stores a device's new records: what it
+            writes to the database is committed with them or not at all. It does nothing else.
         on_committed: (device, records), after the commit and before the broker's acknowledgement, on
             the ingest thread. After a crash the last records may be passed again or never: what must
             not be missed is read from the store at the start.
@@ -30,6 +33,7 @@ class Hooks:
         requests: Answers ``up/req`` by the request's kind.
     """
 
+    in_commit: list[Callable[[str, Sequence[wire.Record]], None]] = field(default_factory=list)
     on_committed: list[Callable[[str, Sequence[wire.Record]], None]] = field(default_factory=list)
     on_state: list[Callable[[str, wire.Birth], None]] = field(default_factory=list)
     on_reported: list[Callable[[str, wire.Reported], None]] = field(default_factory=list)
@@ -39,6 +43,7 @@ class Hooks:
 class Parts(Protocol):
     """The parts of the fleet manager that ingest uses."""
 
+    database: Database
     devices: Devices
     messages: Messages
     hooks: Hooks

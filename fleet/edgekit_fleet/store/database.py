@@ -111,6 +111,24 @@ class Database:
                 self._in_transaction = False
 
     @contextlib.contextmanager
+    def savepoint(self) -> Iterator[sqlite3.Connection]:
+        """Write a part of a transaction that can fail alone: an error undoes this part and no more.
+
+        Raises:
+            StorageError: The disk is full, read-only or broken; the whole transaction fails.
+        """
+        with self.transaction() as sql, _wrapped(self.path):
+            sql.execute("SAVEPOINT part")
+            try:
+                yield sql
+            except BaseException:
+                if sql.in_transaction:  # not after an error that ended the whole transaction
+                    sql.execute("ROLLBACK TO part")
+                    sql.execute("RELEASE part")
+                raise
+            sql.execute("RELEASE part")
+
+    @contextlib.contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """Read one consistent state, while others write.
 

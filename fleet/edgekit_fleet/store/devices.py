@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
 from edgekit.core import wire
+from edgekit.core.errors import ProtocolError
 from edgekit_fleet.store.database import Database
 
 MAX_PAGE = 500
+_MARKS = 500  # values a query; SQLite before 3.32 takes 999
 
 _MIGRATIONS = [
     """
@@ -78,6 +81,17 @@ class Devices:
         """Say whether a device of that id is or was enrolled."""
         with self._database.read() as sql:
             return sql.execute("SELECT 1 FROM device WHERE id = ?", (device,)).fetchone() is not None
+
+    def known(self, devices: Collection[str]) -> set[str]:
+        """Return those of some ids that are or were enrolled."""
+        wanted, found = list(devices), set[str]()
+        with self._database.read() as sql:
+            for start in range(0, len(wanted), _MARKS):
+                some = wanted[start : start + _MARKS]
+                marks = ",".join("?" * len(some))
+                rows = sql.execute(f"SELECT id FROM device WHERE id IN ({marks})", some)  # noqa: S608 - only marks
+                found.update(row["id"] for row in rows)
+        return found
 
     def is_welcome(self, device: str) -> bool:
         """Say whether a device may connect: enrolled and not revoked."""
@@ -149,8 +163,11 @@ class Devices:
 
         Returns:
             Whether it was taken.
+
+        Raises:
+            ProtocolError: It breaks a rule of the database; nothing of it was stored.
         """
-        with self._database.transaction() as sql:
+        with self._storing("state") as sql:
             row = sql.execute("SELECT boot, conn, ended FROM device WHERE id = ?", (device,)).fetchone()
             if row is None or not is_newer(birth, row["boot"], row["conn"], row["ended"]):
                 return False
@@ -180,8 +197,12 @@ class Devices:
         return True
 
     def take_reported(self, device: str, reported: wire.Reported, arrived_ms: int) -> bool:
-        """Take over a reported state, unless a later one of the same boot is known."""
-        with self._database.transaction() as sql:
+        """Take over a reported state, unless a later one of the same boot is known.
+
+        Raises:
+            ProtocolError: It breaks a rule of the database; nothing of it was stored.
+        """
+        with self._storing("reported") as sql:
             row = sql.execute(
                 "SELECT reported_boot, reported_version FROM device WHERE id = ?", (device,)
             ).fetchone()
@@ -208,11 +229,21 @@ class Devices:
             )
         return True
 
-    def touch(self, device: str, arrived_ms: int) -> None:
-        """Note that a device was heard."""
+    @contextlib.contextmanager
+    def _storing(self, what: str) -> Iterator[sqlite3.Connection]:
+        """Store one message of a pull: one that cannot be stored must not fail the others."""
+        try:
+            with self._database.savepoint() as sql:
+                yield sql
+        except (sqlite3.IntegrityError, ValueError, OverflowError) as cause:
+            raise ProtocolError(f"{what}: {cause}") from cause
+
+    def touch(self, heard_ms: Mapping[str, int]) -> None:
+        """Note when devices were last heard, by their ids."""
         with self._database.transaction() as sql:
-            sql.execute(
-                "UPDATE device SET seen_ms=max(coalesce(seen_ms,0),?) WHERE id=?", (arrived_ms, device)
+            sql.executemany(
+                "UPDATE device SET seen_ms=max(coalesce(seen_ms,0),?) WHERE id=?",
+                [(arrived_ms, device) for device, arrived_ms in heard_ms.items()],
             )
 
     def all_offline(self) -> None:
