@@ -35,7 +35,6 @@ Datatype = Literal[
 BackendName = Literal["litert", "onnxruntime", "openvino", "null", "foreign"]
 AcceleratorKind = Literal["cpu", "edgetpu", "cuda", "tensorrt", "openvino-gpu", "npu", "myriad", "delegate"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int16x8", "dynamic-int8", "int4"]
-Task = Literal["classify", "detect", "face", "sensor", "anomaly", "voice", "raw"]
 
 BUNDLE_FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 20
@@ -243,7 +242,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     format: int
     model: str
     version: str
-    task: Task
+    task: str
     license: str = ""
     created: str = ""
     inputs: tuple[TensorSpec, ...]
@@ -308,6 +307,8 @@ def _manifest_problems(manifest: Manifest) -> list[str]:
         problems.append(f"model: want lower-case letters, digits, '.', '_', '-', got {manifest.model!r}")
     if not VERSION.fullmatch(manifest.version):
         problems.append(f"version: want MAJOR.MINOR.PATCH, got {manifest.version!r}")
+    if not NAME.fullmatch(manifest.task):
+        problems.append(f"task: want lower-case letters, digits, '.', '_', '-', got {manifest.task!r}")
     ids = [variant.id for variant in manifest.variants]
     if not ids:
         problems.append("variants: want at least one")
@@ -522,7 +523,7 @@ class Item(_Strict, frozen=True, kw_only=True):
 class Prediction(_Strict, frozen=True, kw_only=True):
     """What a model says of one frame, best first."""
 
-    task: Task
+    task: str
     items: tuple[Item, ...] = ()
 
     @property

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from edgekit.core.tasks import TASKS
+
 if TYPE_CHECKING:
     from edgekit.core.spec import Item, Prediction
 
 EventKind = Literal["appeared", "vanished", "started", "ended", "changed"]
 
 _KINDS: dict[str, tuple[EventKind, EventKind]] = {
-    "detect": ("appeared", "vanished"),
-    "face": ("appeared", "vanished"),
-    "anomaly": ("started", "ended"),
-    "voice": ("started", "ended"),
+    "appeared": ("appeared", "vanished"),
+    "started": ("started", "ended"),
 }
 
 
@@ -132,9 +132,10 @@ class EventMaker:
     ) -> tuple[Event, ...]:
         """Return what changed with this frame; empty for most."""
         stamp = {"seq": seq, "captured_ns": captured_ns, "captured_unix_ms": captured_unix_ms}
-        if prediction.task in _KINDS:
-            return self._presences(prediction, stamp)
-        if prediction.task in ("classify", "sensor"):
+        row = TASKS[prediction.task]
+        if row.events in _KINDS:
+            return self._presences(prediction, row.events, stamp)
+        if row.events == "changed":
             best = prediction.best
             change = self._state.step(best.label if best else "")
             if change is not None:
@@ -142,13 +143,14 @@ class EventMaker:
                 return (_event("changed", change[1], items, stamp, previous=change[0]),)
         return ()
 
-    def _presences(self, prediction: Prediction, stamp: dict[str, int]) -> tuple[Event, ...]:
+    def _presences(self, prediction: Prediction, kind: str, stamp: dict[str, int]) -> tuple[Event, ...]:
         found: dict[str, list[Item]] = {}
-        is_graded = prediction.task in ("anomaly", "voice")
         for item in prediction.items:
-            if not (is_graded and item.index == 0):  # 'normal' and 'silence' are the absence of something
+            if not (
+                kind == "started" and item.index == 0
+            ):  # 'normal' and 'silence' are the absence of something
                 found.setdefault(item.label, []).append(item)
-        starts, ends = _KINDS[prediction.task]
+        starts, ends = _KINDS[kind]
         return tuple(
             _event(starts if is_present else ends, label, found.get(label, []), stamp)
             for label, is_present in self._presence.step(set(found))

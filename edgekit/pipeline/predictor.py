@@ -15,6 +15,7 @@ import numpy as np
 
 from edgekit.core.errors import InferenceError, TensorError
 from edgekit.core.spec import Manifest, Post, Prediction, TensorSpec, Variant
+from edgekit.core.tasks import task_named
 from edgekit.pipeline.decoders import Outcome, Setup, make_decoder
 from edgekit.pipeline.pre import ImagePre, WindowPre, dequantize, place, quantize
 
@@ -72,7 +73,7 @@ class Predictor:
 
     Raises:
         TensorError: The file's tensors are not what the manifest says.
-        BundleError: The decoder is unknown, or its options are wrong.
+        BundleError: The task or the decoder is unknown, or the decoder's options are wrong.
         ConfigError: It is an image model, and OpenCV is not installed.
     """
 
@@ -85,6 +86,8 @@ class Predictor:
         *,
         post: Post | None = None,
     ) -> None:
+        what = f"{manifest.model} {manifest.version}"
+        task_named(manifest.task, what)
         self.manifest, self.variant, self.backend = manifest, variant, backend
         self.labels = tuple(labels)
         self._post = post or manifest.post
@@ -97,7 +100,6 @@ class Predictor:
         self._early = self._make_pre()  # scratch memory of its own, for the thread that prepares
         self._state = {name: self._zeros(name) for name in states}
         size = (self._pre.width, self._pre.height) if isinstance(self._pre, ImagePre) else None
-        what = f"{manifest.model} {manifest.version}"
         shapes = {spec.name: spec.shape for spec in manifest.outputs}
         self._decode = make_decoder(Setup(self._post, self.labels, shapes, size, what))
 

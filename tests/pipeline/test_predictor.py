@@ -188,3 +188,8 @@ def test_closing_twice_is_safe():
     predictor.warm()
     predictor.close()
     predictor.close()
+
+
+def test_a_model_of_a_task_that_this_version_lacks_is_not_run():
+    with pytest.raises(BundleError, match="task: want one of anomaly, .*, got 'telepathy'"):
+        make_predictor(make_manifest(task="telepathy"))

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.core.errors import TensorError, UsageError
-from edgekit.core.spec import Item, Task
+from edgekit.core.spec import Item
+from edgekit.core.tasks import task_named
 from edgekit_optimize.data.dataset import Dataset
 from edgekit_optimize.data.listing import load_function
 from edgekit_optimize.metrics.alarm import (
@@ -111,42 +112,31 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 )
 """Every metric that edgekit brings; ``module:function`` names one of the user's."""
 
-_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "classify": ("top1", "top5", "agreement", "cosine"),
-        "sensor": ("top1", "top5", "agreement", "cosine"),
-        "detect": ("map50", "iou", "cosine"),
-        "face": ("map50", "iou", "cosine"),
-        "anomaly": ("alarm", "rank", "cosine"),
-        "voice": ("alarm", "rank", "cosine"),
-        "raw": ("top1", "top5", "cosine", "agreement"),
-    }
-)
-"""The metrics that make sense for a task, the default first, then the default without labels."""
 
-
-def choose_metric(name: str, task: Task, dataset: Dataset) -> Metric:
+def choose_metric(name: str, task: str, dataset: Dataset) -> Metric:
     """Return the metric of a name; ``auto`` is the best that the data allow.
 
     Args:
         name: ``auto``, a key of ``METRICS``, or ``module:function``: called with the outputs by name
             and the labels (None without), it returns one score from 0 to 1 for each sample.
-        task: The model's task.
+        task: The model's task; its row says which metrics make sense.
         dataset: The evaluation set.
 
     Raises:
         UsageError: There is no such metric, or it does not go with the task or data.
+        BundleError: There is no such task.
     """
     if ":" in name:
         load_function(name, "metric")
         return Metric(id=name, means=f"Mean of the user's own score {name}.", labelled=True)
-    possible = [metric for metric in _CHOICES[task] if _has_truth(METRICS[metric], dataset)]
+    fitting = task_named(task).metrics
+    possible = [metric for metric in fitting if _has_truth(METRICS[metric], dataset)]
     if name == "auto":
         return METRICS[possible[0]]
     if name in possible:
         return METRICS[name]
     known = name in METRICS
-    why = f"does not go with task '{task}'" if known and name not in _CHOICES[task] else ""
+    why = f"does not go with task '{task}'" if known and name not in fitting else ""
     why = why or ("needs labels, and these data have none" if known else "is not known")
     raise UsageError(
         f"metric {name!r} {why}", hint=f"use auto, {', '.join(possible)}, or module:function of your own"

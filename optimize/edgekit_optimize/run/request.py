@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
-from edgekit.core.spec import Post, Pre, State, Task, TensorSpec
+from edgekit.core.spec import Post, Pre, State, TensorSpec
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,7 +19,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     model: str = ""
     version: str = ""
-    task: Task | Literal[""] = ""
+    task: str = ""
     license: str = ""
     labels: tuple[str, ...] = ()
     pre: Pre | None = None

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from edgekit.core.errors import ModelError
-from edgekit.core.spec import AcceleratorKind, BackendName, Precision, Profile, Task
+from edgekit.core.spec import AcceleratorKind, BackendName, Precision, Profile
 from edgekit_optimize.plan import Form, Plan, Root
 
 Need = Literal["calibration", "image", "exhaustive"]
@@ -34,7 +34,7 @@ class Rule(msgspec.Struct, frozen=True):
     accelerator: AcceleratorKind = "cpu"
     options: dict[str, Any] = {}
     needs: tuple[Need, ...] = ()
-    not_for: tuple[Task, ...] = ()
+    not_for: tuple[str, ...] = ()
     shares: str = ""
 
     @property
@@ -202,7 +202,7 @@ def plan_candidates(
     targets: Sequence[Profile],
     *,
     has_calibration: bool,
-    task: Task,
+    task: str,
     exhaustive: bool = False,
 ) -> tuple[Plan, ...]:
     """Return what to make of a model for some boards, the reference first.

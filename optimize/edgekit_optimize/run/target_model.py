@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.core.errors import ModelError, UsageError
-from edgekit.core.spec import Manifest, Post, Pre, State, Task, TensorSpec, Variant
+from edgekit.core.spec import Manifest, Post, Pre, State, TensorSpec, Variant
 from edgekit.model.bundle import Bundle, open_bundle
 from edgekit_optimize.plan import Root
 from edgekit_optimize.run.request import Description, Request
@@ -197,7 +197,7 @@ def _scores(root: Root, request: Request) -> str:
     return [*fitting, *(spec.name for spec in answers), ""][0]
 
 
-def _task(root: Root, request: Request) -> Task:
+def _task(root: Root, request: Request) -> str:
     told = request.description
     answers = _answers(root, request)
     sizes = [len([n for n in spec.shape[1:] if n != 1]) for spec in answers]
@@ -245,7 +245,7 @@ def _logical_output(spec: TensorSpec, root: Root, scores: str) -> TensorSpec:
     )
 
 
-def _post(task: Task) -> Post:
+def _post(task: str) -> Post:
     if task == "classify":
         return Post(decoder="classify", score_threshold=0.05, options={"activation": "softmax"})
     raise UsageError(
@@ -255,7 +255,7 @@ def _post(task: Task) -> Post:
 
 
 def _manifest(
-    task: Task,
+    task: str,
     told: Description,
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],

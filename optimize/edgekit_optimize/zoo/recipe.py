@@ -18,10 +18,10 @@ from edgekit.core.spec import (
     Quality,
     Requires,
     State,
-    Task,
     TensorSpec,
     decode_toml,
 )
+from edgekit.core.tasks import task_named
 from edgekit_optimize.zoo.fetch import Package
 
 Writer = Literal["file", "tflite", "tflite-int8", "onnx", "onnx-int8", "openvino"]
@@ -66,7 +66,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     title: str
     version: str
     created: str
-    task: Task
+    task: str
     license: str
     source: str
     inputs: tuple[TensorSpec, ...]
@@ -119,4 +119,7 @@ def recipe(name: str, folder: Path | None = None) -> Recipe:
 
 
 def _read(path: Path) -> Recipe:
-    return decode_toml(path.read_text(encoding="utf-8"), Recipe, f"{path.parent.name}/{path.name}")
+    what = f"{path.parent.name}/{path.name}"
+    found = decode_toml(path.read_text(encoding="utf-8"), Recipe, what)
+    task_named(found.task, what)
+    return found
