@@ -10,11 +10,12 @@ from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgekit_fleet.broker.commanding import MAX_EXPIRES_S, Commanding
-from edgekit_fleet.measuring.costs import MAX_PAGE, BoardCost, Costs
-from edgekit_fleet.measuring.jobs import Job, Jobs, Wanted
+from edgekit_fleet.measuring.costs import BoardCost, Costs
+from edgekit_fleet.measuring.jobs import Job, Jobs, Request
 from edgekit_fleet.registry.repository import Repository
 from edgekit_fleet.registry.trust import Target
 from edgekit_fleet.store.clock import unix_ms
+from edgekit_fleet.store.costs import MAX_PAGE
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
 from edgekit_fleet.web import paging
@@ -79,7 +80,7 @@ class Office:
             raise HTTPException(409, f"'{wanted.device}' has another job, {open_job.id}, until it is over")
         with self.database.transaction():
             job = self.jobs.create(
-                Wanted(wanted.device, target, wanted.threads, wanted.seconds),
+                Request(wanted.device, target, wanted.threads, wanted.seconds),
                 now_ms,
                 now_ms + wanted.expires_s * 1000,
             )

@@ -1,16 +1,14 @@
-"""The fleet's TUF repository: takes what a publisher signed, serves it to devices.
+"""The fleet's TUF repository: checks what a publisher signed, and serves it to devices.
 
-Metadata lies in the database, so that a publication (root, targets, snapshot, timestamp and the
-bundle's row) becomes visible in one commit, or not at all. Files lie on disk by their hash.
+Metadata is in the database, so that a publication (root, targets, snapshot, timestamp and the
+bundle's row) becomes visible in one commit, or not at all. Files are on disk, named by their hash.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -19,33 +17,14 @@ from edgekit.core.spec import Manifest, parse_manifest
 from edgekit_fleet.registry import trust
 from edgekit_fleet.registry.blobs import Blobs
 from edgekit_fleet.registry.keys import OnlineKeys, OnlinePublic, online_keys
+from edgekit_fleet.store import bundles as rows
 from edgekit_fleet.store.clock import unix_ms
-from edgekit_fleet.store.database import Database
+from edgekit_fleet.store.database import Database, Sql
 
 MAX_ROOTS = 16
 KEPT_VERSIONS = 20
 """Snapshots and targets kept for devices that are in the midst of a refresh."""
 _ONLINE_LIFE_MS = trust.TIMESTAMP_DAYS * 86_400_000
-
-_MIGRATIONS = [
-    """
-    CREATE TABLE tuf_metadata (
-      role TEXT NOT NULL, version INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (role, version)
-    );
-    CREATE TABLE bundle (
-      number INTEGER PRIMARY KEY, model TEXT NOT NULL, version TEXT NOT NULL, sha256 TEXT NOT NULL,
-      bytes INTEGER NOT NULL, total_bytes INTEGER NOT NULL, manifest BLOB NOT NULL,
-      published_ms INTEGER NOT NULL, UNIQUE (model, version)
-    );
-    """,
-    """
-    CREATE TABLE measured_bundle (
-      number INTEGER PRIMARY KEY, model TEXT NOT NULL, version TEXT NOT NULL, sha256 TEXT NOT NULL UNIQUE,
-      bytes INTEGER NOT NULL, total_bytes INTEGER NOT NULL, manifest BLOB NOT NULL,
-      published_ms INTEGER NOT NULL, issued_ms INTEGER NOT NULL
-    );
-    """,
-]
 
 
 @dataclass(frozen=True)
@@ -83,8 +62,8 @@ class Repository:
 
     def __init__(self, database: Database, blobs: Blobs, keys: OnlineKeys, clock: Callable[[], int]) -> None:
         self._database, self.blobs, self._keys, self._clock = database, blobs, keys, clock
+        self._bundles = rows.Bundles(database)
         self._watchers: list[Callable[[Published], None]] = []
-        database.migrate("registry", _MIGRATIONS)
 
     def watch(self, watcher: Callable[[Published], None]) -> None:
         """Have someone told of each new bundle, after it is visible."""
@@ -99,7 +78,7 @@ class Repository:
     def metadata(self, role: str, version: int | None = None) -> bytes | None:
         """Return metadata of a role: one version of it, or the newest; None where there is none."""
         with self._database.read() as sql:
-            return _metadata(sql, role, version)
+            return rows.metadata(sql, role, version)
 
     def missing(self, wanted: Sequence[tuple[str, int]]) -> list[str]:
         """Return which blobs, given as (SHA-256, size), are not here."""
@@ -133,8 +112,8 @@ class Repository:
         with self._database.transaction() as sql:
             view, fresh = self._check(sql, roots, targets)
             for root in roots:
-                _store(sql, "root", trust.view_root(root).version, root)
-            _store(sql, "targets", view.version, targets)
+                rows.add_metadata(sql, "root", trust.view_root(root).version, root)
+            rows.add_metadata(sql, "targets", view.version, targets)
             now_ms = self._clock()
             found = [_insert(sql, target, examined[target.path], now_ms) for target in fresh]
             unused = _withdraw(sql, view)
@@ -148,11 +127,11 @@ class Repository:
         return found
 
     def _check(
-        self, sql: sqlite3.Connection, roots: Sequence[bytes], targets: bytes
+        self, sql: Sql, roots: Sequence[bytes], targets: bytes
     ) -> tuple[trust.TargetsView, list[trust.Target]]:
         """Return what a publisher's submission says and which targets are new."""
         now_ms = self._clock()
-        root = _metadata(sql, "root")
+        root = rows.metadata(sql, "root")
         for new in roots:
             if len(new) > trust.MAX_ROOT_BYTES:
                 raise BundleError(f"root: {len(new)} bytes are too much")
@@ -165,7 +144,7 @@ class Repository:
         trust.check_online(root, self._keys.public)
         view = trust.check_targets(targets, root, now_ms)
         before, measured = _listed(sql, "bundle"), _listed(sql, "measured_bundle")
-        _check_follows(view, _newest(sql, "targets"), before)
+        _check_follows(view, rows.newest_version(sql, "targets"), before)
         known = before.keys() | measured.keys()
         return view, [target for path, target in view.targets.items() if path not in known]
 
@@ -196,7 +175,7 @@ class Repository:
         A publisher need not be there for it. Call it at start and every few minutes.
         """
         with self._database.read() as sql:
-            timestamp = _metadata(sql, "timestamp")
+            timestamp = rows.metadata(sql, "timestamp")
         left_ms = trust.expires_unix_ms(timestamp) - self._clock() if timestamp is not None else None
         if left_ms is None or left_ms > _ONLINE_LIFE_MS // 2:
             return False
@@ -204,62 +183,44 @@ class Repository:
             self._sign(sql, self._clock())
         return True
 
-    def _sign(self, sql: sqlite3.Connection, now_ms: int) -> None:
+    def _sign(self, sql: Sql, now_ms: int) -> None:
         """Sign what is current now.
 
         Versions follow the clock where they can: a fleet restored from a backup does not fall
         behind what devices have seen.
         """
-        targets = _metadata(sql, "targets")
+        targets = rows.metadata(sql, "targets")
         if targets is None:
             raise ConfigError("no targets to sign for")
-        version = max(_newest(sql, "snapshot") + 1, now_ms // 1000)
+        version = max(rows.newest_version(sql, "snapshot") + 1, now_ms // 1000)
         snapshot = trust.make_snapshot(targets, version, self._keys, now_ms)
-        _store(sql, "snapshot", version, snapshot)
-        version = max(_newest(sql, "timestamp") + 1, now_ms // 1000)
-        _store(sql, "timestamp", version, trust.make_timestamp(snapshot, version, self._keys, now_ms))
+        rows.add_metadata(sql, "snapshot", version, snapshot)
+        version = max(rows.newest_version(sql, "timestamp") + 1, now_ms // 1000)
+        rows.add_metadata(
+            sql, "timestamp", version, trust.make_timestamp(snapshot, version, self._keys, now_ms)
+        )
         for role, kept in (("timestamp", 1), ("snapshot", KEPT_VERSIONS), ("targets", KEPT_VERSIONS)):
-            sql.execute(
-                "DELETE FROM tuf_metadata WHERE role = ? AND version NOT IN"
-                " (SELECT version FROM tuf_metadata WHERE role = ? ORDER BY version DESC LIMIT ?)",
-                (role, role, kept),
-            )
+            rows.keep_newest(sql, role, kept)
 
     # What devices and people read -------------------------------------------------------------
 
     def bundle(self, model: str, version: str) -> Published | None:
         """Return one published bundle."""
-        with self._database.read() as sql:
-            row = sql.execute(
-                "SELECT * FROM bundle WHERE model = ? AND version = ?", (model, version)
-            ).fetchone()
+        row = self._bundles.get(model, version)
         return None if row is None else _published(row)
 
     def measured_bundle(self, model: str, version: str, sha256: str = "") -> Published | None:
-        """Return the newest bundle that is published for measuring only; the one of a hash if given."""
-        with self._database.read() as sql:
-            row = sql.execute(
-                "SELECT * FROM measured_bundle WHERE model = ? AND version = ? AND (? = '' OR sha256 = ?)"
-                " ORDER BY number DESC LIMIT 1",
-                (model, version, sha256, sha256),
-            ).fetchone()
+        """Return the newest bundle for measuring only; the one with this hash if a hash is given."""
+        row = self._bundles.newest_measured(model, version, sha256)
         return None if row is None else _published(row)
 
     def is_measured(self, model: str, sha256: str) -> bool:
-        """Say whether a bundle of this hash is published for measuring only."""
-        find = "SELECT 1 FROM measured_bundle WHERE model = ? AND sha256 = ?"
-        with self._database.read() as sql:
-            return sql.execute(find, (model, sha256)).fetchone() is not None
+        """Say whether a bundle with this hash is published for measuring only."""
+        return self._bundles.is_measured(model, sha256)
 
     def bundles(self, *, model: str = "", before: int | None = None, limit: int = 50) -> list[Published]:
-        """Return published bundles, the newest first; ``before`` is the number of the last one seen."""
-        with self._database.read() as sql:
-            rows = sql.execute(
-                "SELECT * FROM bundle WHERE number < ? AND (? = '' OR model = ?)"
-                " ORDER BY number DESC LIMIT ?",
-                (1 << 62 if before is None else before, model, model, min(max(limit, 1), 500)),
-            ).fetchall()
-        return [_published(row) for row in rows]
+        """Return published bundles, the newest first; ``before`` is the number of the last one shown."""
+        return [_published(row) for row in self._bundles.page(model=model, before=before, limit=limit)]
 
 
 def open_repository(data: Path, database: Database) -> Repository:
@@ -287,83 +248,63 @@ def _check_follows(view: trust.TargetsView, version: int, before: Mapping[str, t
         )
 
 
-def _insert(sql: sqlite3.Connection, target: trust.Target, data: bytes, now_ms: int) -> Published:
+def _insert(sql: Sql, target: trust.Target, data: bytes, now_ms: int) -> Published:
     manifest = msgspec.json.decode(data, type=Manifest)
     total = len(data) + sum({file.sha256: file.bytes for file in manifest.every_file()}.values())
-    row = (target.model, target.version, target.sha256, target.bytes, total)
-    columns = "model, version, sha256, bytes, total_bytes, manifest, published_ms"
-    if target.is_measured_only:
-        number = sql.execute(
-            f"INSERT INTO measured_bundle ({columns}, issued_ms) VALUES (?,?,?,?,?,?,?,?)",  # noqa: S608 - fixed
-            (*row, data, now_ms, target.issued_ms),
-        ).lastrowid
-    else:
-        number = sql.execute(
-            f"INSERT INTO bundle ({columns}) VALUES (?,?,?,?,?,?,?)",  # noqa: S608 - fixed names
-            (*row, data, now_ms),
-        ).lastrowid
-    return Published(number or 0, *row, now_ms, manifest, target.issued_ms)
+    row = rows.BundleRow(
+        0,
+        target.model,
+        target.version,
+        target.sha256,
+        target.bytes,
+        total,
+        now_ms,
+        data,
+        target.issued_ms,
+    )
+    return replace(_published(row), number=rows.add(sql, row))
 
 
-def _listed(sql: sqlite3.Connection, table: Literal["bundle", "measured_bundle"]) -> dict[str, trust.Target]:
-    issued = "issued_ms" if table == "measured_bundle" else "0"
-    rows = sql.execute(f"SELECT model, version, sha256, bytes, {issued} FROM {table}").fetchall()  # noqa: S608 - fixed
-    return {target.path: target for target in (trust.Target(*row) for row in rows)}
+def _listed(sql: Sql, table: rows.Table) -> dict[str, trust.Target]:
+    targets = (trust.Target(*row) for row in rows.signed_targets(sql, table))
+    return {target.path: target for target in targets}
 
 
-def _withdraw(sql: sqlite3.Connection, view: trust.TargetsView) -> set[str]:
-    """Forget bundles for measuring that the publisher lists no more; return files that none other has."""
-    gone = [one for path, one in _listed(sql, "measured_bundle").items() if path not in view.targets]
+def _withdraw(sql: Sql, view: trust.TargetsView) -> set[str]:
+    """Delete bundles for measuring that the publisher no longer lists.
+
+    Returns:
+        The hashes of files that no other bundle has.
+    """
+    listed = _listed(sql, "measured_bundle")
+    gone = {target.sha256 for path, target in listed.items() if path not in view.targets}
     if not gone:
         return set()
-    rows = {one.sha256: _files(sql, one.sha256) for one in gone}
-    sql.executemany("DELETE FROM measured_bundle WHERE sha256 = ?", [(one,) for one in rows])
-    kept: set[str] = set()
-    for table in ("bundle", "measured_bundle"):
-        for row in sql.execute(f"SELECT sha256, manifest FROM {table}"):  # noqa: S608 - fixed names
-            kept |= {row["sha256"], *_hashes(row["manifest"])}
-    return set().union(rows, *rows.values()) - kept
+    unused = _files(sql, ("measured_bundle",), gone)
+    rows.delete_measured(sql, gone)
+    return unused - _files(sql, rows.TABLES)
 
 
-def _files(sql: sqlite3.Connection, sha256: str) -> set[str]:
-    row = sql.execute("SELECT manifest FROM measured_bundle WHERE sha256 = ?", (sha256,)).fetchone()
-    return _hashes(row["manifest"])
+def _files(sql: Sql, tables: Iterable[rows.Table], manifests: Collection[str] | None = None) -> set[str]:
+    """Return the hashes of all bundles' manifests and files, or of those with these manifests."""
+    hashes: set[str] = set()
+    for table in tables:
+        for sha256, manifest in rows.manifests(sql, table):
+            if manifests is None or sha256 in manifests:
+                files = msgspec.json.decode(manifest, type=Manifest).every_file()
+                hashes |= {sha256, *(file.sha256 for file in files)}
+    return hashes
 
 
-def _hashes(manifest: bytes) -> set[str]:
-    return {file.sha256 for file in msgspec.json.decode(manifest, type=Manifest).every_file()}
-
-
-def _metadata(sql: sqlite3.Connection, role: str, version: int | None = None) -> bytes | None:
-    row = sql.execute(
-        "SELECT body FROM tuf_metadata WHERE role = ? AND (version = ? OR ? IS NULL)"
-        " ORDER BY version DESC LIMIT 1",
-        (role, version, version),
-    ).fetchone()
-    return None if row is None else bytes(row["body"])
-
-
-def _newest(sql: sqlite3.Connection, role: str) -> int:
-    return int(
-        sql.execute("SELECT coalesce(max(version), 0) FROM tuf_metadata WHERE role = ?", (role,)).fetchone()[
-            0
-        ]
-    )
-
-
-def _store(sql: sqlite3.Connection, role: str, version: int, body: bytes) -> None:
-    sql.execute("INSERT INTO tuf_metadata VALUES (?,?,?)", (role, version, body))
-
-
-def _published(row: sqlite3.Row) -> Published:
+def _published(row: rows.BundleRow) -> Published:
     return Published(
-        row["number"],
-        row["model"],
-        row["version"],
-        row["sha256"],
-        row["bytes"],
-        row["total_bytes"],
-        row["published_ms"],
-        msgspec.json.decode(row["manifest"], type=Manifest),
-        row["issued_ms"] if "issued_ms" in row.keys() else 0,  # noqa: SIM118 - a row's values are iterated
+        row.number,
+        row.model,
+        row.version,
+        row.sha256,
+        row.size,
+        row.total_bytes,
+        row.published_ms,
+        msgspec.json.decode(row.manifest, type=Manifest),
+        row.issued_ms,
     )

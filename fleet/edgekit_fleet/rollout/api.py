@@ -8,11 +8,11 @@ import msgspec
 from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgekit_fleet.rollout.decide import Outcome
 from edgekit_fleet.rollout.engine import Engine
 from edgekit_fleet.rollout.machine import UNDONE, Event
 from edgekit_fleet.rollout.plan import make_spec
-from edgekit_fleet.rollout.store import Participant, Rollout
+from edgekit_fleet.rollout.records import Participant, Rollout
+from edgekit_fleet.rollout.standing import Outcome
 from edgekit_fleet.web import paging
 from edgekit_fleet.web.auth import Operator, Viewer
 
@@ -122,7 +122,7 @@ def detail(engine: Engine, rollout: Rollout) -> dict[str, Any]:
         "wave_since_unix_ms": rollout.wave_since_ms,
         "devices": [_device(one) for one in participants[:MAX_DEVICES]],
         "device_count": len(participants),
-        "log": engine.store.lines(rollout.id),
+        "log": engine.store.rows.lines(rollout.id),
     }
 
 
@@ -148,12 +148,12 @@ def _device(one: Participant) -> dict[str, Any]:
         "online": one.is_online,
         "directed": one.is_directed,
         "outcome": one.outcome.value,
-        "step": one.step,
-        "reason": one.reason,
+        "step": one.standing.step,
+        "reason": one.standing.reason,
         "active": one.active,
         "before": one.before_version,
         "directed_unix_ms": one.directed_ms or None,
-        "settled_unix_ms": one.settled_ms or None,
+        "settled_unix_ms": one.standing.settled_ms or None,
         "restored_unix_ms": one.restored_ms or None,
     }
 

@@ -10,24 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Union
 
 from edgekit_fleet.rollout import evidence
 from edgekit_fleet.rollout.evidence import Baseline, Tally
 from edgekit_fleet.rollout.machine import UNDONE, Event, State
 from edgekit_fleet.rollout.plan import Spec
+from edgekit_fleet.rollout.standing import Outcome
 
 _NAMED = 5
 """Devices that a reason names; of more, the number."""
-
-
-class Outcome(Enum):
-    """What became of a device: it has not said yet, runs the version, or does not take it."""
-
-    WAITING = "waiting"
-    COMMITTED = "committed"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True)

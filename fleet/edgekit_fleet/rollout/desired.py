@@ -1,15 +1,13 @@
-"""What each device shall run: whole, versioned, signed documents, kept until they are published.
+"""What each device shall run: whole, versioned, signed documents, stored first and published afterwards.
 
-A change is committed first and published afterwards; ``pending`` is what was not published yet, so
-a crash between the two loses nothing. Publishing twice is harmless: the document is retained, and a
-device ignores a version that it has.
+A crash between the two loses nothing: a document that was stored and not published is *pending*.
+Publishing twice is harmless: the document is retained, and a device ignores a version that it has.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -17,34 +15,17 @@ from edgekit.core import wire
 from edgekit.core.errors import ConfigError
 from edgekit_fleet.broker.downlink import Downlink
 from edgekit_fleet.registry.keys import SigningKey, desired_key_id
+from edgekit_fleet.store import desired as rows
 from edgekit_fleet.store.database import Database
-
-_MIGRATIONS = [
-    """
-    CREATE TABLE desired (
-      device TEXT PRIMARY KEY, version INTEGER NOT NULL, body BLOB NOT NULL,
-      published INTEGER NOT NULL DEFAULT 0
-    );
-    CREATE INDEX desired_pending ON desired (device) WHERE published < version;
-    """,
-]
-
-
-class Document(NamedTuple):
-    """A device's desired state as it is sent."""
-
-    device: str
-    version: int
-    body: bytes
 
 
 class DesiredStates:
     """The desired states of one fleet.
 
     Args:
-        database: Where they are kept; the table is made when missing.
+        database: Where they are kept.
         key: Signs them.
-        downlink: The way to the devices.
+        downlink: Sends them to devices.
         clock: Gives Unix time in milliseconds.
     """
 
@@ -52,42 +33,37 @@ class DesiredStates:
         self, database: Database, key: SigningKey, downlink: Downlink, clock: Callable[[], int]
     ) -> None:
         self._database, self._key, self._downlink, self._clock = database, key, downlink, clock
-        database.migrate("desired", _MIGRATIONS)
+        self._documents = rows.Documents(database)
 
     def of_device(self, device: str) -> wire.Desired | None:
-        """Return what a device shall run; None where nothing was ever asked of it."""
-        with self._database.read() as sql:
-            return _decoded(sql, device)
+        """Return what a device shall run; None where nothing was ever desired of it."""
+        return _decoded(self._documents.get(device))
 
-    def set_model(self, device: str, model: str, wanted: wire.DesiredModel | None) -> int:
-        """Want a version of a model on a device, or None for no wish; return the document's version.
+    def set_model(self, device: str, model: str, desired: wire.DesiredModel | None) -> int:
+        """Set, or with None remove, a device's desired version of a model; return the document's version.
 
-        It is published by ``publish_pending``. Call it in the transaction that records why. Nothing
-        changes where the wish is already that.
+        ``publish_pending`` sends it. Call this in the transaction that records the reason. The document
+        stays as it is if it says the same already.
 
         Raises:
-            ConfigError: The document would be too large for devices to read, or the target is not one
-                that devices install (but one for measuring only).
+            ConfigError: The document would be too large for devices to read, or the target is for
+                measuring only.
         """
-        if wanted is not None and wanted.target != wire.target_path(model, wanted.version):
+        if desired is not None and desired.target != wire.target_path(model, desired.version):
             raise ConfigError(
-                f"{wanted.target[:200]!r} is not what devices install as {model} {wanted.version}"
+                f"{desired.target[:200]!r} is not what devices install as {model} {desired.version}"
             )
         with self._database.transaction() as sql:
-            before = _decoded(sql, device)
+            before = _decoded(rows.get(sql, device))
             models = dict(before.models) if before else {}
-            if before and models.get(model) == wanted:
+            if before and models.get(model) == desired:
                 return before.version
             models.pop(model, None)
-            if wanted is not None:
-                models[model] = wanted
+            if desired is not None:
+                models[model] = desired
             version = max(before.version + 1 if before else 1, self._clock() // 1000)
             body = self._signed(device, version, models, before.config if before else {})
-            sql.execute(
-                "INSERT INTO desired (device, version, body) VALUES (?,?,?) ON CONFLICT (device)"
-                " DO UPDATE SET version = excluded.version, body = excluded.body",
-                (device, version, body),
-            )
+            rows.put(sql, rows.Document(device, version, body))
         return version
 
     def _signed(
@@ -114,49 +90,37 @@ class DesiredStates:
         """Send every document that was not sent yet; return how many.
 
         Raises:
-            StorageError: What was sent cannot be noted; it will be sent again.
+            StorageError: That they were sent cannot be recorded; they will be sent again.
         """
-        with self._database.read() as sql:
-            rows = sql.execute(
-                "SELECT device, version, body FROM desired WHERE published < version"
-            ).fetchall()
-        for row in rows:
-            self._send(Document(*row))
-        if rows:
-            with self._database.transaction() as sql:
-                sql.executemany(
-                    "UPDATE desired SET published = ? WHERE device = ? AND published < ?",
-                    [(row["version"], row["device"], row["version"]) for row in rows],
-                )
-        return len(rows)
+        documents = self._documents.pending()
+        for document in documents:
+            self._send(document)
+        if documents:
+            self._documents.set_published(documents)
+        return len(documents)
 
     def publish_all(self) -> None:
         """Send every document again: the broker may have lost what it retained."""
-        with self._database.transaction() as sql:
-            sql.execute("UPDATE desired SET published = 0")
+        self._documents.set_all_pending()
         self.publish_pending()
 
     def publish_if_newer(self, device: str, applied: int) -> None:
-        """Send a device's document again when it has applied an older one."""
-        document = self.of_device(device)
+        """Send a device's document again if the device has applied an older version."""
+        document = self._documents.get(device)
         if document is not None and document.version > applied:
-            self.publish(device)
+            self._send(document)
 
     def publish(self, device: str) -> int:
-        """Send one device's document again; return its version, 0 where there is none."""
-        with self._database.read() as sql:
-            row = sql.execute(
-                "SELECT device, version, body FROM desired WHERE device = ?", (device,)
-            ).fetchone()
-        if row is None:
+        """Send a device's document again; return its version, 0 where there is none."""
+        document = self._documents.get(device)
+        if document is None:
             return 0
-        self._send(Document(*row))
-        return int(row["version"])
+        self._send(document)
+        return document.version
 
-    def _send(self, document: Document) -> None:
+    def _send(self, document: rows.Document) -> None:
         self._downlink.publish(document.device, "desired", document.body, retain=True)
 
 
-def _decoded(sql: sqlite3.Connection, device: str) -> wire.Desired | None:
-    row = sql.execute("SELECT body FROM desired WHERE device = ?", (device,)).fetchone()
-    return None if row is None else wire.decode(row["body"], wire.Desired)
+def _decoded(document: rows.Document | None) -> wire.Desired | None:
+    return None if document is None else wire.decode(document.body, wire.Desired)

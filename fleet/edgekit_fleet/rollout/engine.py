@@ -7,7 +7,6 @@ again until it says nothing; so the engine may be killed between any two steps a
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -17,12 +16,15 @@ from edgekit.core import wire
 from edgekit.core.errors import ConfigError, StorageError, UsageError
 from edgekit_fleet.registry.repository import Published
 from edgekit_fleet.rollout import observe
-from edgekit_fleet.rollout.decide import Action, Advance, Direct, Member, Move, Outcome, View, decide
+from edgekit_fleet.rollout.decide import Action, Advance, Direct, Member, Move, View, decide
 from edgekit_fleet.rollout.desired import DesiredStates
 from edgekit_fleet.rollout.machine import UNDONE, Event, State
 from edgekit_fleet.rollout.observe import Observer
 from edgekit_fleet.rollout.plan import Spec, assign, named_devices
-from edgekit_fleet.rollout.store import Participant, Rollout, RolloutStore, new_id
+from edgekit_fleet.rollout.records import Participant, Rollout, Rollouts, new_id
+from edgekit_fleet.rollout.standing import Outcome
+from edgekit_fleet.store import rollouts as rows
+from edgekit_fleet.store.database import Sql
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Engine:
 
     def __init__(
         self,
-        store: RolloutStore,
+        store: Rollouts,
         desired: DesiredStates,
         bundles: Bundles,
         clock: Callable[[], int],
@@ -81,7 +83,7 @@ class Engine:
                 hint="publish it first: edgekit-fleet publish; what --measure published is never rolled out",
             )
         named = (*spec.devices, *named_devices(spec.waves))
-        candidates = self.store.candidates(spec, named)
+        candidates = self.store.rows.candidates(spec.model, named, only_named=bool(spec.devices))
         unknown = sorted(set(named) - {device for device, _ in candidates})
         if unknown:
             raise UsageError("some devices do not exist, or are revoked", reasons=tuple(unknown[:50]))
@@ -154,17 +156,18 @@ class Engine:
         They join the last wave, when it takes all devices. Those of a rollout that is done are given
         its version at once, unless they have a wish already.
         """
-        known = self.store.devices(rollout.id)
+        known = self.store.rows.devices(rollout.id)
         if not rollout.spec.is_open_ended or rollout.state in UNDONE:
             return not all(known.values())
-        new = [device for device, _ in self.store.candidates(rollout.spec, ()) if device not in known]
+        candidates = self.store.rows.candidates(rollout.model, (), only_named=False)
+        new = [device for device, _ in candidates if device not in known]
         if rollout.state is State.DONE:
             new = [device for device in new if not self._has_wish(device, rollout.model)]
         if new:
             last = len(rollout.spec.waves) - 1
             with self._database.transaction() as sql:
-                self.store.join(sql, rollout.id, [(device, last) for device in new])
-                self.store.log(sql, rollout.id, self._clock(), f"joined later: {', '.join(new[:20])}")
+                rows.join(sql, rollout.id, [(device, last) for device in new])
+                rows.log(sql, rollout.id, self._clock(), f"joined later: {', '.join(new[:20])}")
         return bool(new) or not all(known.values())
 
     def _has_wish(self, device: str, model: str) -> bool:
@@ -179,8 +182,8 @@ class Engine:
                 one.wave,
                 one.is_directed,
                 one.outcome,
-                one.reason,
-                one.settled_ms,
+                one.standing.reason,
+                one.standing.settled_ms,
                 one.is_online,
                 *measured.get(one.device, ()),
             )
@@ -205,7 +208,8 @@ class Engine:
                     self.store.move(rollout.id, action.event, action.reason, self._clock())
                     logger.info("rollout %s: %s %s", rollout.id, action.event.value, action.reason)
                 elif isinstance(action, Advance):
-                    self.store.advance(sql, rollout.id, action.wave, self._clock())
+                    rows.set_wave(sql, rollout.id, action.wave, self._clock())
+                    rows.log(sql, rollout.id, self._clock(), f"wave {action.wave + 1} begins")
                 elif isinstance(action, Direct):
                     self._direct(sql, rollout, of_device[action.device])
                 elif self._restore(sql, rollout, of_device[action.device]):
@@ -214,28 +218,25 @@ class Engine:
                 self._roll_back(device, rollout.model)
 
     @staticmethod
-    def _is_unchanged(sql: sqlite3.Connection, rollout: Rollout) -> bool:
-        row = sql.execute("SELECT state, wave FROM rollout WHERE id = ?", (rollout.id,)).fetchone()
-        return bool(row["state"] == rollout.state.value and row["wave"] == rollout.wave)
+    def _is_unchanged(sql: Sql, rollout: Rollout) -> bool:
+        row = rows.get(sql, rollout.id)
+        return row is not None and (row.state, row.wave) == (rollout.state.value, rollout.wave)
 
-    def _direct(self, sql: sqlite3.Connection, rollout: Rollout, one: Participant) -> None:
+    def _direct(self, sql: Sql, rollout: Rollout, one: Participant) -> None:
         document = self.desired.of_device(one.device)
         before = document.models.get(rollout.model) if document else None
         version = one.active or (before.version if before else "")
-        sql.execute(
-            "UPDATE rollout_device SET directed=1, directed_ms=?, before_version=?, before_desired=?"
-            " WHERE rollout=? AND device=?",
-            (
-                self._clock(),
-                version,
-                None if before is None else msgspec.json.encode(before).decode(),
-                rollout.id,
-                one.device,
-            ),
+        rows.set_directed(
+            sql,
+            rollout.id,
+            one.device,
+            before_version=version,
+            before_desired=None if before is None else msgspec.json.encode(before).decode(),
+            now_ms=self._clock(),
         )
         self.desired.set_model(one.device, rollout.model, self._wish(rollout, rollout.version, rollout.id))
 
-    def _restore(self, sql: sqlite3.Connection, rollout: Rollout, one: Participant) -> bool:
+    def _restore(self, sql: Sql, rollout: Rollout, one: Participant) -> bool:
         """Give a device its wish of before back; return whether it must be commanded to go back too."""
         document = self.desired.of_device(one.device)
         current = document.models.get(rollout.model) if document else None
@@ -246,10 +247,7 @@ class Engine:
                 before = self._wish(rollout, one.before_version, "")
                 needs_command = before is None and one.outcome is Outcome.COMMITTED
             self.desired.set_model(one.device, rollout.model, before)
-        sql.execute(
-            "UPDATE rollout_device SET directed=0, restored_ms=? WHERE rollout=? AND device=?",
-            (self._clock(), rollout.id, one.device),
-        )
+        rows.set_restored(sql, rollout.id, one.device, self._clock())
         return needs_command
 
     def _wish(self, rollout: Rollout, version: str, rollout_id: str) -> Any:

@@ -13,7 +13,7 @@ from edgekit_fleet.registry.ticker import Ticker
 from edgekit_fleet.rollout import api
 from edgekit_fleet.rollout.desired import DesiredStates
 from edgekit_fleet.rollout.engine import Bundles, Engine
-from edgekit_fleet.rollout.store import Rollout, RolloutStore
+from edgekit_fleet.rollout.records import Rollout, Rollouts
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.web.bus import Bus
@@ -48,7 +48,7 @@ class RolloutService:
         self._commanding, self._bus = commanding, bus
         self.desired = DesiredStates(database, key, downlink, unix_ms)
         self.engine = Engine(
-            RolloutStore(database),
+            Rollouts(database),
             self.desired,
             bundles,
             unix_ms,

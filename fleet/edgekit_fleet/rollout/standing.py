@@ -1,19 +1,29 @@
-"""How one device stands in a rollout, from what its update machine said. Pure."""
+"""How one device stands in a rollout, by the records of its update machine. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from edgekit.core import wire
-from edgekit_fleet.rollout.decide import Outcome
+
+
+class Outcome(Enum):
+    """What became of a device: no result yet, it runs the version, or it does not take the version."""
+
+    WAITING = "waiting"
+    COMMITTED = "committed"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a device is.
+    """The state of one device in a rollout.
 
     Args:
+        outcome: What became of it.
         step: The last event of its update machine.
+        reason: Why it failed.
         settled_ms: When the outcome was known, Unix time; 0 before.
     """
 
@@ -30,27 +40,28 @@ class Standing:
 def after_record(standing: Standing, record: wire.UpdateRecord, now_ms: int) -> Standing:
     """Return how a device stands after one transition of its update machine.
 
-    A rollback is final: a trial that a power failure cut off is told as POSTPONED, and begun anew.
+    A rollback is final. A trial that a power failure cut short is no rollback: the device sends
+    POSTPONED and begins again.
     """
-    found = replace(standing, step=record.event, reason=record.reason or standing.reason)
+    moved = replace(standing, step=record.event, reason=record.reason or standing.reason)
     if record.event == "COMMITTED":
-        return found.settled(Outcome.COMMITTED, "", now_ms)
+        return moved.settled(Outcome.COMMITTED, "", now_ms)
     if record.event == "REJECTED":
-        return found.settled(Outcome.FAILED, record.reason or "it refused the bundle", now_ms)
+        return moved.settled(Outcome.FAILED, record.reason or "it refused the bundle", now_ms)
     if record.event == "ROLLED_BACK":
-        reason = found.reason or "rolled back"
+        reason = moved.reason or "rolled back"
         late = "went back after it had committed: " if standing.outcome is Outcome.COMMITTED else ""
-        return found.settled(Outcome.FAILED, f"{late}{reason}", now_ms)
-    return found
+        return moved.settled(Outcome.FAILED, f"{late}{reason}", now_ms)
+    return moved
 
 
 def after_report(standing: Standing, *, runs_it: bool, rejects_it: bool, now_ms: int) -> Standing:
-    """Return how a device that was directed stands by what it reports it runs.
+    """Return how a directed device stands by what it reports to run.
 
     Args:
-        standing: By its update records, which may be under way still.
+        standing: By its update records, some of which may still be on their way.
         runs_it: The rollout's version is its active one.
-        rejects_it: It will not try this version any more.
+        rejects_it: It will not try this version again.
         now_ms: Unix time.
     """
     if standing.outcome is not Outcome.WAITING:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from edgekit.core.errors import ConfigError, StorageError
 
+Sql = sqlite3.Connection
+"""An open transaction or read: pass it on to other modules of the store, and to nobody after its end."""
 _BUSY_MS = 10_000
 _IDLE_READERS = 8
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edgekit_fleet.rollout import evidence
 from edgekit_fleet.rollout.evidence import Baseline, Tally
 from edgekit_fleet.rollout.observe import Observer
-from edgekit_fleet.rollout.store import Participant, Rollout
+from edgekit_fleet.rollout.records import Participant, Rollout
 from edgekit_fleet.store.database import Database
 
 MAX_DEVICES = 200

@@ -11,10 +11,10 @@ from fastapi.responses import RedirectResponse
 from edgekit.core.errors import UsageError
 from edgekit_fleet.rollout import evidence
 from edgekit_fleet.rollout.api import detail
-from edgekit_fleet.rollout.decide import Outcome
 from edgekit_fleet.rollout.machine import OPEN, UNDONE, Event, State
 from edgekit_fleet.rollout.plan import Spec, make_spec, split_waves
-from edgekit_fleet.rollout.store import Rollout
+from edgekit_fleet.rollout.records import Rollout
+from edgekit_fleet.rollout.standing import Outcome
 from edgekit_fleet.ui.guard import PageRoute
 from edgekit_fleet.ui.site import Form, Operator, Pages, Site, Viewer
 

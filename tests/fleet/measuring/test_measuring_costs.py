@@ -9,6 +9,7 @@ import pytest
 from edgekit.core import wire
 from edgekit_fleet.measuring import costs
 from edgekit_fleet.measuring.costs import Costs
+from edgekit_fleet.store import costs as rows
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.metrics import Event
 from edgekit_fleet.ui.happenings import happening
@@ -110,7 +111,7 @@ def test_what_did_not_run_rightly_has_no_cost(shelf, bad):
 
 
 def test_a_device_that_fills_the_table_loses_its_own_oldest_only(shelf, monkeypatch):
-    monkeypatch.setattr(costs, "MAX_PER_DEVICE", 3)
+    monkeypatch.setattr(rows, "MAX_PER_DEVICE", 3)
     shelf.keep("honest", record(variant()))
     for n in range(6):
         shelf.keep("flood", record(variant(content=f"{n:064x}"), model=f"m{n}"), at_ms=n)
@@ -118,7 +119,7 @@ def test_a_device_that_fills_the_table_loses_its_own_oldest_only(shelf, monkeypa
     assert shelf.all(model="m0") == []
     for n in range(50):
         shelf.keep("flood", record(variant(), model=f"name{n}"))
-    assert len(shelf.all(contents=[A])[0].names) == costs.MAX_NAMES
+    assert len(shelf.all(contents=[A])[0].names) == rows.MAX_NAMES
 
 
 def test_pages_follow_one_another(shelf):

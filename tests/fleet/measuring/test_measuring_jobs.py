@@ -11,7 +11,7 @@ from edgekit.core import wire
 from edgekit.core.errors import ServerError
 from edgekit_fleet.broker.commanding import Commanding
 from edgekit_fleet.ingest.ports import Hooks
-from edgekit_fleet.measuring.jobs import GRACE_MS, KEPT_PER_DEVICE, Jobs, Wanted, state_of
+from edgekit_fleet.measuring.jobs import GRACE_MS, Jobs, Request, state_of
 from edgekit_fleet.measuring.service import MeasuringService
 from edgekit_fleet.registry import publisher
 from edgekit_fleet.registry.bundle import read_bundle
@@ -21,6 +21,7 @@ from edgekit_fleet.registry.service import RegistryService
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
+from edgekit_fleet.store.measuring_jobs import KEPT_PER_DEVICE
 from edgekit_fleet.store.messages import Arrived, Messages
 from edgekit_fleet.store.tokens import Tokens
 from edgekit_fleet.web.bus import Bus
@@ -159,7 +160,7 @@ def test_time_ends_what_a_device_does_not(state, after_ms, wanted):
 
 def test_a_result_that_comes_late_still_counts(site):
     target = site.repository.measured_bundle("motion", "1.0.0").target
-    job = site.jobs.create(Wanted("cam-1", target, 1, 1.0), 1000, 2000)
+    job = site.jobs.create(Request("cam-1", target, 1, 1.0), 1000, 2000)
     assert site.jobs.get(job.id, unix_ms()).state == "expired"
     device_says(site, said({"id": job.id}))
     assert site.jobs.get(job.id, unix_ms()).state == "done"
@@ -249,5 +250,5 @@ def test_a_record_with_numbers_that_are_none_is_passed_over(site):
 def test_a_devices_oldest_jobs_are_forgotten(site):
     target = site.repository.measured_bundle("motion", "1.0.0").target
     for n in range(KEPT_PER_DEVICE + 3):
-        site.jobs.create(Wanted("cam-1", target, 1, 1.0), n, n)
+        site.jobs.create(Request("cam-1", target, 1, 1.0), n, n)
     assert len(site.jobs.page(unix_ms(), limit=500)) == KEPT_PER_DEVICE

@@ -12,7 +12,7 @@ from edgekit_fleet.registry.repository import Published
 from edgekit_fleet.rollout.desired import DesiredStates
 from edgekit_fleet.rollout.engine import Engine
 from edgekit_fleet.rollout.plan import make_spec
-from edgekit_fleet.rollout.store import RolloutStore
+from edgekit_fleet.rollout.records import Rollouts
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
 from edgekit_fleet.store.messages import Arrived, Messages
@@ -68,7 +68,7 @@ class Site:
         used = wrap(self.database)
         self.desired = DesiredStates(used, KEY, downlink or self.downlink, lambda: self.now_ms)
         self.engine = Engine(
-            RolloutStore(used),
+            Rollouts(used),
             self.desired,
             self.bundles,
             lambda: self.now_ms,

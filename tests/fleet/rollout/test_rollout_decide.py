@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.core.spec import Guards
-from edgekit_fleet.rollout.decide import Advance, Direct, Member, Move, Outcome, Restore, View, decide
+from edgekit_fleet.rollout.decide import Advance, Direct, Member, Move, Restore, View, decide
 from edgekit_fleet.rollout.evidence import Tally
 from edgekit_fleet.rollout.machine import OPEN, UNDONE, Event, State, is_possible, step
 from edgekit_fleet.rollout.plan import Spec
+from edgekit_fleet.rollout.standing import Outcome
 
 NOW_MS = 1_800_000_000_000
 

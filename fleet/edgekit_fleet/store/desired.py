@@ -1,0 +1,73 @@
+"""The desired state of each device: one signed document, and which version of it was published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from edgekit_fleet.store.database import Database, Sql
+
+_MIGRATIONS = [
+    """
+    CREATE TABLE desired (
+      device TEXT PRIMARY KEY, version INTEGER NOT NULL, body BLOB NOT NULL,
+      published INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE INDEX desired_pending ON desired (device) WHERE published < version;
+    """,
+]
+
+
+class Document(NamedTuple):
+    """A device's desired state as it is sent; ``body`` is the signed document."""
+
+    device: str
+    version: int
+    body: bytes
+
+
+class Documents:
+    """The desired states of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.migrate("desired", _MIGRATIONS)
+
+    def get(self, device: str) -> Document | None:
+        """Return a device's document; None where nothing was ever desired of it."""
+        with self._database.read() as sql:
+            return get(sql, device)
+
+    def pending(self) -> list[Document]:
+        """Return every document whose newest version was not published yet."""
+        with self._database.read() as sql:
+            rows = sql.execute("SELECT device, version, body FROM desired WHERE published < version")
+            return [Document(*row) for row in rows]
+
+    def set_published(self, documents: Sequence[Document]) -> None:
+        """Record that these documents were published."""
+        with self._database.transaction() as sql:
+            sql.executemany(
+                "UPDATE desired SET published = ? WHERE device = ? AND published < ?",
+                [(document.version, document.device, document.version) for document in documents],
+            )
+
+    def set_all_pending(self) -> None:
+        """Have every document published again."""
+        with self._database.transaction() as sql:
+            sql.execute("UPDATE desired SET published = 0")
+
+
+def get(sql: Sql, device: str) -> Document | None:
+    """Return a device's document as the open transaction sees it."""
+    row = sql.execute("SELECT device, version, body FROM desired WHERE device = ?", (device,)).fetchone()
+    return None if row is None else Document(*row)
+
+
+def put(sql: Sql, document: Document) -> None:
+    """Replace a device's document; it is pending then."""
+    sql.execute(
+        "INSERT INTO desired (device, version, body) VALUES (?,?,?) ON CONFLICT (device)"
+        " DO UPDATE SET version = excluded.version, body = excluded.body",
+        document,
+    )
