@@ -114,7 +114,7 @@ def reasons_against(variant: Variant, facts: Facts, profile: Profile) -> list[st
     reasons = _requirements_unmet(variant.requires, facts)
     if variant.accelerator != "cpu":
         reasons += _accelerator_missing(variant, facts)
-    reasons += _backend_missing(variant, facts) + _known_wrong(variant, facts)
+    reasons += _backend_missing(variant, facts) + wrong_arithmetic(variant, facts)
     if variant.backend != "null" and profile.backend and not _allowed(variant, profile):
         reasons.append(
             f"profile '{profile.id}' has no backend '{variant.backend}' on '{variant.accelerator}'"
@@ -156,20 +156,6 @@ def _accelerator_missing(variant: Variant, facts: Facts) -> list[str]:
     return []
 
 
-def _known_wrong(variant: Variant, facts: Facts) -> list[str]:
-    """Return what was measured to give wrong answers.
-
-    OpenVINO 2026.4's int8 convolutions with unsigned activations: off by 6 to 20 where 2 is allowed, on
-    an emulated Cortex-A76 and Neoverse V1 (x86-64: 0.6). Source: openvinotoolkit/openvino issue 34673.
-    """
-    runs_as_float = "LP_TRANSFORMS_MODE" in variant.options.get("properties", {})
-    if (variant.backend, variant.accelerator, variant.precision) != ("openvino", "cpu", "int8"):
-        return []
-    if facts.arch != "aarch64" or runs_as_float:
-        return []
-    return ["openvino's int8 gives wrong answers on ARM CPUs: use int8 of litert or onnxruntime"]
-
-
 def _backend_missing(variant: Variant, facts: Facts) -> list[str]:
     if variant.backend == "null":
         return []
@@ -184,6 +170,31 @@ def _backend_missing(variant: Variant, facts: Facts) -> list[str]:
     if wanted and not satisfies(exact.version, wanted):
         reasons.append(f"needs {exact.name} {wanted}, found {exact.version or 'none'}")
     return reasons
+
+
+# CPU features with 8-bit dot products that accumulate in 32 bits.
+_DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})
+
+
+def wrong_arithmetic(variant: Variant, facts: Facts) -> list[str]:
+    """Return why a runtime would compute a variant wrongly on this CPU, without any error.
+
+    OpenVINO multiplies unsigned 8-bit activations by signed 8-bit weights. On x86-64 without VNNI the
+    products of two neighbours are added in 16 bits and saturate: imu-exercise is off by 7 to 10 on an
+    EPYC with AVX2 only, where 2 is allowed. On ARM its int8 convolutions are off by 6 to 20 (OpenVINO
+    2026.4, emulated Cortex-A76 and Neoverse V1). Source: openvinotoolkit/openvino issue 34673.
+    """
+    if (variant.backend, variant.accelerator, variant.precision) != ("openvino", "cpu", "int8"):
+        return []
+    if "LP_TRANSFORMS_MODE" in variant.options.get("properties", {}):  # runs as float
+        return []
+    if facts.arch == "aarch64":
+        return ["openvino's int8 gives wrong answers on ARM CPUs: use int8 of litert or onnxruntime"]
+    if facts.cpu_features and not _DOT_PRODUCTS & set(facts.cpu_features):
+        return [
+            "openvino's int8 sums saturate on x86-64 without VNNI or AMX: use int8 of litert or onnxruntime"
+        ]
+    return []
 
 
 def _absent(variant: Variant, same: list[BackendFact]) -> str:

@@ -192,3 +192,20 @@ def test_every_option_opens_a_session_that_answers(model, options):
 def test_an_option_out_of_range_is_a_configuration_error(model, options):
     with pytest.raises(ConfigError, match="want"):
         open_backend(model, CPU, options)
+
+
+def test_int8_products_do_not_saturate_whatever_the_cpu(tmp_path):
+    """255 x 127 twice is more than 16 bits hold: the fast kernels of a CPU without VNNI give 32767."""
+    node = helper.make_node
+    graph = helper.make_graph(
+        [node("MatMulInteger", ["x", "w"], ["sum"]), node("Cast", ["sum"], ["y"], to=TensorProto.FLOAT)],
+        "products",
+        [value("x", TensorProto.UINT8, [1, 8])],
+        [value("y", TensorProto.FLOAT, [1, 4])],
+        [helper.make_tensor("w", TensorProto.INT8, [8, 4], np.full(32, 127, np.int8).tobytes(), raw=True)],
+    )
+    path = tiny_nets.save_onnx(tmp_path / "products.onnx", graph)
+    backend = open_backend(path, CPU)
+    answer = backend.infer({"x": np.full((1, 8), 255, np.uint8)})["y"]
+    backend.close()
+    assert answer.tolist() == [[8 * 255 * 127.0] * 4]

@@ -185,3 +185,29 @@ def test_every_variant_is_either_a_candidate_or_rejected_with_a_reason(rows, mea
 )
 def test_version_conditions(found, condition, holds):
     assert satisfies(found, condition) is holds
+
+
+@pytest.mark.parametrize(
+    ("arch", "features", "why"),
+    [
+        ("aarch64", (), "ARM"),
+        ("aarch64", ("asimddp",), "ARM"),
+        ("x86_64", ("avx2",), "saturate"),
+        ("x86_64", ("avx2", "avx512_vnni"), ""),
+        ("x86_64", ("avx2", "amx_int8"), ""),
+        ("x86_64", (), ""),  # a profile without a machine: nothing speaks against it
+    ],
+)
+def test_openvinos_int8_is_left_out_where_it_computes_wrongly(arch, features, why):
+    openvino = BackendFact(name="openvino", version="2025.3", works=True)
+    facts = Facts(arch=arch, cpu_features=features, backends=(openvino,))
+    profile = Profile(id="p", title="P", backend=(ProfileBackend(name="openvino"),))
+    said = reasons(
+        variant("int8", "openvino", precision="int8"),
+        variant("fp32", "openvino"),
+        facts=facts,
+        profile=profile,
+    )
+    assert "fp32" not in said
+    assert why in said.get("int8", "")
+    assert bool(why) == ("int8" in said)

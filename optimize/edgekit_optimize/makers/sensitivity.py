@@ -164,6 +164,7 @@ def _session(model: Any) -> Callable[[Feeds], Outputs]:
     _, onnxruntime = graph.tools()
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as the device runs it
     try:
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -34,9 +34,9 @@ from edgekit_optimize.zoo.build import seal
 _STAND_IN = {"foreign": "onnxruntime"}
 _ANSWERED_BY = (
     "edgekit.bench.variant_child",
+    "edgekit.model",
     "edgekit.backends",
     "edgekit.pipeline",
-    "edgekit.model.ready",
     "edgekit.core",
 )
 _TIMED_BY = (*_ANSWERED_BY, "edgekit.bench.paired_timing", "edgekit_optimize.run.timing")

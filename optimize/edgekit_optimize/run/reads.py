@@ -18,13 +18,14 @@ from typing import Any
 
 import msgspec
 
+import edgekit
 from edgekit_optimize.cache import Cache, digest_of, digest_of_files
 
 _SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/run")
 _LIBRARIES = ("stdlib", "platstdlib", "purelib", "platlib")
 _FOLDERS_LISTED = ("os.listdir", "os.scandir")
 _FINDERS = ("importlib._bootstrap", f"importlib{os.sep}metadata", "pkgutil")
-_OWN = Path(__file__).parents[1]
+_OWN = (str(Path(__file__).parents[1]), *edgekit.__path__)
 
 
 class Watch:
@@ -46,7 +47,7 @@ class Watch:
         """Return the files and folders, still there, that are the user's; none of those below ``but``."""
         modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
         known = self._found | {name for name in modules if isinstance(name, str) and Path(name).is_absolute()}
-        foreign = (*_SYSTEM, *(sysconfig.get_path(name) for name in _LIBRARIES), str(_OWN), str(but))
+        foreign = (*_SYSTEM, *(sysconfig.get_path(name) for name in _LIBRARIES), *_OWN, str(but))
         own = (path for path in known if not _is_below(path, foreign) and "__pycache__" not in path)
         return sorted(path for path in own if Path(path).exists())
 

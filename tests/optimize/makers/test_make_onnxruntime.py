@@ -50,6 +50,7 @@ def operators(path):
 def optimised(path):
     """Return the nodes that ONNX Runtime really runs, by name."""
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.optimized_model_filepath = str(path.with_suffix(".optimised"))
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.log_severity_level = 3
