@@ -19,7 +19,8 @@ import msgspec
 
 from edgekit.agent.supervisor.worker_process import exit_reason
 from edgekit.core.errors import BackendError, EdgekitError
-from edgekit.core.spec import Facts, Profile, decode_json
+from edgekit.core.spec import Facts, Profile
+from edgekit.core.structure import decode_json
 from edgekit.core.wire import MeasurementRecord
 from edgekit.update.contract import UpdaterFailure, error_of, failure_of, line_of
 from edgekit.update.slots import Installed, Slots

@@ -11,7 +11,8 @@ import msgspec
 
 from edgekit.base.paths import state_dir
 from edgekit.core.errors import ConfigError
-from edgekit.core.spec import DEVICE_ID, NAME, structure_problems
+from edgekit.core.spec import DEVICE_ID, NAME
+from edgekit.core.structure import structure_problems
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_PIPELINES = 32
@@ -181,7 +182,7 @@ def parse_agent_config(
     raw = _decode(text, what)
     problems = [f"{what}:{problem}" for problem in structure_problems(raw, AgentDocument)]
     if problems:
-        raise ConfigError(f"{what} is not as it must be", reasons=tuple(problems), hint=_HINT)
+        raise ConfigError(f"{what} is not valid", reasons=tuple(problems), hint=_HINT)
     document = msgspec.convert(raw, AgentDocument)
     plans = _plans(document, what, folder, problems)
     if document.agent.name and not DEVICE_ID.fullmatch(document.agent.name):
@@ -189,7 +190,7 @@ def parse_agent_config(
             f"{what}:agent.name: want letters, digits, '_', '-', at most 64, got {document.agent.name!r}"
         )
     if problems:
-        raise ConfigError(f"{what} is not as it must be", reasons=tuple(problems), hint=_HINT)
+        raise ConfigError(f"{what} is not valid", reasons=tuple(problems), hint=_HINT)
     if state is None:
         state = folder / document.agent.state if document.agent.state else state_dir()
     return AgentConfig(

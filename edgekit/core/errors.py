@@ -70,7 +70,7 @@ class UsageError(EdgekitError):
 
 
 class ConfigError(EdgekitError):
-    """A configuration file, or the machine it describes, is not as it must be."""
+    """A configuration file, or the machine it describes, is not valid."""
 
     code = "config"
     exit_code = 3

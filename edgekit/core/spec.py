@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-import typing
 from pathlib import PurePosixPath
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 
-from edgekit.core.errors import BundleError, ConfigError, EdgekitError
+from edgekit.core.errors import BundleError
+from edgekit.core.structure import decode_json
 
 # Source: Open Inference Protocol v2, "Tensor Data Types".
 Datatype = Literal[
@@ -262,21 +262,6 @@ class Manifest(_Strict, frozen=True, kw_only=True):
         """Return each file of the bundle but ``bundle.json``, once, in order of its path."""
         found = {f.path: f for v in self.variants for f in v.files} | {f.path: f for f in self.files}
         return tuple(found[path] for path in sorted(found))
-
-
-T = TypeVar("T")
-
-
-def decode_json(data: bytes, kind: type[T], what: str, error: type[EdgekitError]) -> T:
-    """Decode JSON into a structure, naming the file and the field that is wrong.
-
-    Raises:
-        EdgekitError: Of class ``error``; the data is not JSON, or not of that structure.
-    """
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
-        raise error(f"{what}: {cause}") from cause
 
 
 def parse_manifest(data: bytes, what: str = "bundle.json") -> Manifest:
@@ -537,58 +522,3 @@ class Prediction(_Strict, frozen=True, kw_only=True):
         for item in self.items:
             tally[item.label] = tally.get(item.label, 0) + 1
         return tally
-
-
-def decode_toml(data: str, kind: type[T], what: str) -> T:
-    """Decode TOML into a structure, reporting everything that is wrong at once.
-
-    Raises:
-        ConfigError: The text is not TOML, or not of that structure; ``reasons`` has one
-            ``file:key: want, got`` for each field at fault.
-    """
-    try:
-        raw = msgspec.toml.decode(data)
-    except (msgspec.DecodeError, ValueError) as cause:
-        raise ConfigError(f"{what}: not TOML: {cause}") from cause
-    try:
-        return msgspec.convert(raw, type=kind)
-    except (msgspec.ValidationError, ValueError) as cause:
-        reasons = tuple(f"{what}:{problem}" for problem in structure_problems(raw, kind))
-        raise ConfigError(
-            f"{what} is not as it must be",
-            reasons=reasons or (f"{what}: {cause}",),
-            hint="see docs/configuration.md for every key",
-        ) from cause
-
-
-def structure_problems(raw: Any, kind: Any, path: str = "") -> list[str]:
-    """Return ``key: what is wrong`` for every field of decoded data that does not fit a structure.
-
-    >>> for problem in structure_problems({"memory_mb": "much", "colour": 1}, Limits):
-    ...     print(problem)
-    colour: unknown key, want one of 'memory_mb', 'temperature_c', 'power_w'
-    memory_mb: Expected `int`, got `str`
-    """
-    item = typing.get_args(kind)[:1] if typing.get_origin(kind) is tuple else ()
-    if item and isinstance(raw, list) and _is_struct(item[0]):
-        return [p for i, entry in enumerate(raw) for p in structure_problems(entry, item[0], f"{path}[{i}]")]
-    if not (_is_struct(kind) and isinstance(raw, dict)):
-        try:
-            msgspec.convert(raw, type=kind)
-        except (msgspec.ValidationError, ValueError) as cause:
-            return [f"{path or '(top)'}: {cause}"]
-        return []
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    prefix = f"{path}." if path else ""
-    known = ", ".join(map(repr, fields))
-    problems = [f"{prefix}{key}: unknown key, want one of {known}" for key in raw if key not in fields]
-    for key, field in fields.items():
-        if key in raw:
-            problems += structure_problems(raw[key], field.type, prefix + key)
-        elif field.required:
-            problems.append(f"{prefix}{key}: missing")
-    return problems
-
-
-def _is_struct(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)

@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 
 from edgekit.core.errors import ConfigError
-from edgekit.core.spec import NAME, Facts, Match, Profile, ProfileBackend, decode_toml
+from edgekit.core.spec import NAME, Facts, Match, Profile, ProfileBackend
+from edgekit.core.structure import decode_toml
 
 if sys.version_info >= (3, 11):
     from importlib.resources.abc import Traversable

@@ -102,10 +102,10 @@ def test_everything_that_is_wrong_in_all_files_is_told_at_once(tmp_path):
         load_profiles((tmp_path,))
     told = "\n".join(caught.value.reasons)
     for part in (
-        "a.toml:id: missing",
-        "a.toml:title: Expected `str`",
-        "a.toml:colour: unknown key",
-        "a.toml:limits.memory_mb: Expected `int`",
+        "a.toml:id: want a str, got nothing",
+        "a.toml:title: want a str, got ",
+        "a.toml:colour: want one of accelerator, backend, ",
+        "a.toml:limits.memory_mb: want an int, got ",
         "b.toml:id: want the file's name",
         "b.toml:match.arch: missing",
         "c.toml: not TOML",

@@ -18,7 +18,7 @@ from edgekit.agent.supervisor.egress import Outgoing
 from edgekit.agent.supervisor.renew import renew_certificate
 from edgekit.base.clock import FlooredClock
 from edgekit.core.errors import ConfigError, EdgekitError, LinkError
-from edgekit.core.spec import decode_json
+from edgekit.core.structure import decode_json
 from edgekit.core.wire import Birth, Chunk, Command, Desired, Reported, Response, decode
 from edgekit.sync.address import Tls
 from edgekit.sync.mqtt import Handlers, Link

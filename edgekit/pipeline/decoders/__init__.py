@@ -85,7 +85,7 @@ def options_of(setup: Setup, kind: type[OptionsT]) -> OptionsT:
     problems: list[str] = []
     options = check_table(setup.post.options, kind, "post.options", problems)
     if options is None:
-        raise BundleError(f"{setup.what}: post.options are wrong", reasons=tuple(problems))
+        raise BundleError(f"{setup.what}: {problems[0]}", reasons=tuple(problems[1:]))
     return options
 
 

@@ -91,7 +91,7 @@ def make_spec(document: dict[str, Any]) -> Spec:
     ]
     wrong = tuple(text for is_wrong, text in problems if is_wrong)
     if wrong:
-        raise UsageError("the rollout is not as it must be", reasons=wrong)
+        raise UsageError("the rollout is not valid", reasons=wrong)
     return spec
 
 

@@ -136,7 +136,7 @@ def _numbers(form: dict[str, str], kinds: dict[str, type]) -> dict[str, Any]:
         except ValueError:
             wrong.append(f"{name}: {text[:40]!r} is not a{' whole' * (kind is int)} number")
     if wrong:
-        raise UsageError("the rollout is not as it must be", reasons=tuple(wrong))
+        raise UsageError("the rollout is not valid", reasons=tuple(wrong))
     return found
 
 

@@ -12,7 +12,8 @@ import msgspec
 
 from edgekit.base.command_line import Report
 from edgekit.core.errors import ConfigError, UsageError
-from edgekit.core.spec import Pre, decode_toml
+from edgekit.core.spec import Pre
+from edgekit.core.structure import decode_toml
 
 if TYPE_CHECKING:
     from edgekit_optimize.run.deliver import Outcome

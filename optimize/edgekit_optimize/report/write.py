@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from edgekit.core.errors import ConfigError, EdgekitError, StorageError
-from edgekit.core.spec import structure_problems
+from edgekit.core.structure import structure_problems
 from edgekit_optimize.report.card import card
 from edgekit_optimize.report.page import page
 from edgekit_optimize.study import STUDY_FORMAT, Study

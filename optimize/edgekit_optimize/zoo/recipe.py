@@ -19,8 +19,8 @@ from edgekit.core.spec import (
     Requires,
     State,
     TensorSpec,
-    decode_toml,
 )
+from edgekit.core.structure import decode_toml
 from edgekit.core.tasks import task_named
 from edgekit_optimize.zoo.fetch import Package
 
@@ -97,7 +97,7 @@ def recipes(folder: Path | None = None) -> dict[str, Recipe]:
     """Return every recipe by its model's name.
 
     Raises:
-        ConfigError: A recipe is not as it must be.
+        ConfigError: A recipe is not valid.
     """
     found = sorted((folder or models_folder()).glob("*/recipe.toml"))
     return {path.parent.name: _read(path) for path in found}
@@ -108,7 +108,7 @@ def recipe(name: str, folder: Path | None = None) -> Recipe:
 
     Raises:
         UsageError: There is no such model.
-        ConfigError: The recipe is not as it must be.
+        ConfigError: The recipe is not valid.
     """
     root = folder or models_folder()
     path = root / name / "recipe.toml"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.core.errors import SourceError, UsageError
-from edgekit.core.spec import decode_toml
+from edgekit.core.structure import decode_toml
 from edgekit_optimize.zoo.fetch import Package, fetch
 from edgekit_optimize.zoo.recipe import models_folder
 from edgekit_optimize.zoo.unpickle import read_object_npy
