@@ -82,10 +82,13 @@ class OutboxMachine(RuleBasedStateMachine):
         batch = wire.decode(self.sent[index], wire.Batch)
         if not keep:
             self.sent.pop(index)
+        self.take(batch)
+
+    def take(self, batch: wire.Batch) -> None:
+        """As the fleet does: a gap's range counts even where the number it stands in is known."""
         for seq, item in enumerate(batch.items, batch.seq0):
-            if seq in self.passed:
-                continue
-            self.fleet[seq] = item
+            if seq not in self.passed:
+                self.fleet[seq] = item
             self.passed |= set(range(item.first, item.last + 1)) if isinstance(item, wire.Gap) else {seq}
 
     @rule()
@@ -122,12 +125,7 @@ class OutboxMachine(RuleBasedStateMachine):
             self.go_back()
             self.send(10_000)
             while self.sent:
-                batch = wire.decode(self.sent.pop(), wire.Batch)
-                for seq, item in enumerate(batch.items, batch.seq0):
-                    if seq not in self.passed:
-                        self.fleet[seq] = item
-                        gap = isinstance(item, wire.Gap)
-                        self.passed |= set(range(item.first, item.last + 1)) if gap else {seq}
+                self.take(wire.decode(self.sent.pop(), wire.Batch))
             self.acknowledge(0)
             if self.box.state().rows == 0:
                 break
