@@ -70,6 +70,8 @@ class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
     infer_ms: Sketch | None = None
     latency_ms: Sketch | None = None
     labels: dict[str, int] = {}
+    brokers: tuple[dict[str, Any], ...] = ()
+    """What became of the messages to each broker that a sink names, since the worker's start."""
     running: Running
     advanced: bool = True
 
@@ -123,6 +125,22 @@ class AlertOut(msgspec.Struct, frozen=True, tag="alert", kw_only=True):
     alert: Alert
 
 
+class LedgerEntry(msgspec.Struct, frozen=True, array_like=True):
+    """Decisions of a worker's gate about data of one class for one destination."""
+
+    data_class: str
+    destination: str
+    decision: Literal["passed", "refused"]
+    count: int
+    bytes: int
+
+
+class LedgerOut(msgspec.Struct, frozen=True, tag="ledger", kw_only=True):
+    """What left through the brokers that a pipeline's sinks name, since the last one."""
+
+    entries: tuple[LedgerEntry, ...]
+
+
 class Ended(msgspec.Struct, frozen=True, tag="ended", kw_only=True):
     """The source came to its end, or the worker was told to stop; the process exits next."""
 
@@ -146,6 +164,7 @@ FromWorker = Union[  # noqa: UP007 - decoded at run time
     SwapFailed,
     FailedOver,
     AlertOut,
+    LedgerOut,
     Ended,
     Fatal,
 ]

@@ -115,6 +115,8 @@ def _status(args: argparse.Namespace) -> Report:
 
 def status_text(document: dict[str, Any]) -> str:
     """Return the status as a person reads it."""
+    from edgekit.cli.run import broker_text
+
     link = "connected" if document["link"]["connected"] else "not connected"
     who = f"{document['device'] or 'this device'} ({document['profile'] or 'no profile yet'})"
     lines = [
@@ -130,6 +132,7 @@ def status_text(document: dict[str, Any]) -> str:
         if row["message"]:
             lines.append(f"    {row['message'].splitlines()[0]}")
         lines += [f"    {why}" for why in row["why"].splitlines()]
+        lines += [f"    {broker_text(state)}" for state in row["brokers"]]
     for name, row in document["models"].items():
         update = document["updates"].get(name, {})
         lines.append(

@@ -7,7 +7,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,4 +90,12 @@ def text(document: dict[str, Any]) -> str:
     lines.append(
         f"  {document['events']} events, {document['errors']} errors, {document['failovers']} failovers"
     )
+    lines += [f"  {broker_text(state)}" for state in document.get("brokers", ())]
     return "\n".join(lines)
+
+
+def broker_text(state: Mapping[str, Any]) -> str:
+    """Return what became of the messages to one broker, and why it has not all of them."""
+    lost = ", ".join(f"{state[key]} {key}" for key in ("unsent", "dropped", "refused") if state[key])
+    why = f" ({state['problem']})" if state["problem"] else ""
+    return f"broker {state['destination']}: {state['sent']} sent{', ' if lost else ''}{lost}{why}"

@@ -219,6 +219,8 @@ class MetricReport(msgspec.Struct, frozen=True, tag="metric", kw_only=True):
     infer_ms: Sketch | None = None
     latency_ms: Sketch | None = None
     labels: dict[str, int] = {}
+    total: int = 0
+    """How many items in all; ``labels`` says how many of each label."""
     sensors: dict[str, float] = {}
 
 
@@ -234,6 +236,8 @@ class EventRecord(msgspec.Struct, frozen=True, tag="event", kw_only=True):
     label: str
     score: float = 0.0
     count: int = 0
+    """How many items of this label; ``total`` is how many in all."""
+    total: int = 0
     box: tuple[float, float, float, float] | None = None
     value: float | None = None
     image: bytes | None = None

@@ -10,13 +10,18 @@ import msgspec
 from edgekit.core.structure import structure_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-S = TypeVar("S", bound=msgspec.Struct)
+    from collections.abc import Iterable, Mapping
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The keys that one table takes; subclasses hold the defaults."""
+
+    def problems(self) -> Iterable[str]:
+        """Return ``key: want X, got Y`` for each value that its type alone does not refuse."""
+        return ()
+
+
+S = TypeVar("S", bound=Options)
 
 
 def check_table(table: object, kind: type[S], where: str, problems: list[str]) -> S | None:
@@ -32,8 +37,13 @@ def check_table(table: object, kind: type[S], where: str, problems: list[str]) -
         The structure, or None where there was a mistake.
     """
     found = structure_problems(table, kind, where)
+    if found:
+        problems += found
+        return None
+    checked = msgspec.convert(table, kind)
+    found = [f"{where}.{problem}" for problem in checked.problems()]
     problems += found
-    return None if found else msgspec.convert(table, kind)
+    return None if found else checked
 
 
 def load_target(target: str) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from edgekit.core.egress import NAMES
 from edgekit.core.errors import ConfigError
 from edgekit.core.spec import NAME
 from edgekit.pipeline.check import Options, check_table, kind_problem, load_target
@@ -15,7 +17,6 @@ from edgekit.pipeline.sources import SOURCES
 
 MAX_CONFIG_BYTES = 1 << 20
 Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
-Egress = Literal["counts", "labels", "scores", "boxes", "points", "values", "pixels"]
 
 
 class PipelineTable(Options, frozen=True, kw_only=True):
@@ -49,11 +50,17 @@ class PrivacyTable(Options, frozen=True, kw_only=True):
     since a detector loses an object now and then.
     """
 
-    egress: tuple[Egress, ...] = ()
+    egress: tuple[str, ...] = ()
     redact: tuple[str, ...] = ()
     redact_style: Literal["fill", "blur"] = "blur"
     redact_margin_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
     redact_hold: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
+
+    def problems(self) -> Iterable[str]:
+        """Name each class of data that there is not."""
+        for place, name in enumerate(self.egress):
+            if name not in NAMES:
+                yield f"egress[{place}]: want one of {', '.join(NAMES)}, got {name!r}"
 
 
 class EventsTable(Options, frozen=True, kw_only=True):

@@ -29,7 +29,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
     ``label`` is what appeared, started, vanished, ended, or what the state became; ``previous`` is
     the state before, of a ``changed``. ``count``, ``score``, ``box`` and ``value`` are of the frame
-    that settled it (the best item of that label), 0 or None where something is gone.
+    that settled it (the items of that label, the best of them), 0 or None where something is gone.
+    ``total`` is how many items that frame has in all.
     """
 
     kind: EventKind
@@ -39,6 +40,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     captured_unix_ms: int
     previous: str = ""
     count: int = 0
+    total: int = 0
     score: float = 0.0
     box: tuple[float, float, float, float] | None = None
     value: float | None = None
@@ -132,6 +134,7 @@ class EventMaker:
     ) -> tuple[Event, ...]:
         """Return what changed with this frame; empty for most."""
         stamp = {"seq": seq, "captured_ns": captured_ns, "captured_unix_ms": captured_unix_ms}
+        stamp["total"] = len(prediction.items)
         row = TASKS[prediction.task]
         if row.events in _KINDS:
             return self._presences(prediction, row.events, stamp)

@@ -27,6 +27,7 @@ def merge(earlier: MetricReport, later: MetricReport) -> MetricReport:
         errors=earlier.errors + later.errors,
         events=earlier.events + later.events,
         failovers=earlier.failovers + later.failovers,
+        total=earlier.total + later.total,
         infer_ms=_merge_sketches(earlier.infer_ms, later.infer_ms),
         latency_ms=_merge_sketches(earlier.latency_ms, later.latency_ms),
         labels={

@@ -1,98 +1,162 @@
 """The egress gate: the only way out for data. Deny by default, before the outbox and not after it.
 
-Classes of data are those of ``[privacy] egress``. What describes the device and not what it saw
-(health, updates, alerts, answers) is of class "health" and always passes.
+What may leave is decided by the table in ``edgekit.core.egress``. What is refused is recorded where it is
+refused; what leaves is recorded when it is handed to the network, byte for byte, by class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from edgekit.core import wire
-from edgekit.core.errors import ConfigError
-from edgekit.sync.ledger import Ledger
+from edgekit.core.egress import ENVELOPE, HEALTH, NAMES, UNKNOWN, class_of, passing, permitted, sizes
+from edgekit.core.errors import ConfigError, ProtocolError
+from edgekit.sync.ledger import Decision
 
-CLASSES = frozenset({"counts", "labels", "scores", "boxes", "points", "values", "pixels"})
-
-# Field of a record -> (class it belongs to, what stands there when that class may not leave).
-_EVENT_FIELDS: dict[str, tuple[str, Any]] = {
-    "score": ("scores", 0.0),
-    "count": ("counts", 0),
-    "box": ("boxes", None),
-    "value": ("values", None),
-    "image": ("pixels", None),
-}
-_METRIC_FIELDS: dict[str, tuple[str, Any]] = {"labels": ("counts", {})}
+FLEET = "fleet"
+"""The destination of the agent's own link, as the ledger shows it."""
 R = TypeVar("R", wire.EventRecord, wire.MetricReport)
-_FIXED_BYTES = {"score": 8, "count": 8, "box": 32, "value": 8}
+
+
+class Books(Protocol):
+    """Where decisions are recorded: the ledger, or what hands them to the process that has it."""
+
+    def add(
+        self, pipeline: str, data_class: str, destination: str, decision: Decision, size: int, count: int = 1
+    ) -> None:
+        """Count ``count`` decisions about ``size`` bytes together."""
 
 
 class Gate:
-    """Lets only allowed classes of data leave one pipeline, and writes down what left.
+    """Lets only allowed classes of data leave one pipeline for one destination.
 
     Args:
-        allowed: Names out of ``CLASSES``.
-        ledger: Where decisions are recorded.
-        destination: Where passed data goes, as the ledger shows it.
+        pipeline: Its name.
+        egress: The classes that ``[privacy] egress`` names.
+        books: Where decisions are recorded.
+        destination: A broker as ``host:port``, or ``FLEET``.
 
     Raises:
         ConfigError: A name is not a class of data.
     """
 
-    def __init__(self, allowed: frozenset[str], ledger: Ledger, destination: str = "fleet") -> None:
-        if unknown := allowed - CLASSES:
+    def __init__(
+        self, pipeline: str, egress: Collection[str], books: Books, destination: str = FLEET
+    ) -> None:
+        if unknown := set(egress).difference(NAMES):
             raise ConfigError(
                 f"privacy.egress: {', '.join(sorted(unknown))} is not a class of data",
-                hint=f"one of: {', '.join(sorted(CLASSES))}",
+                hint=f"one of: {', '.join(NAMES)}",
             )
-        self.allowed = allowed
-        self._ledger = ledger
-        self._destination = destination
+        self._pipeline, self._books, self._destination = pipeline, books, destination
+        self._allowed = passing(egress, "fleet" if destination == FLEET else "broker")
+        self._is_shut = self._allowed.isdisjoint(NAMES)
 
     def check(self, record: wire.Record) -> wire.Record | None:
-        """Return the record with every field that may not leave taken out; None where nothing is left.
+        """Return the record with every field that may not leave taken out; None where nothing may.
 
-        An event leaves only under "labels" or "counts" (its label says what was counted); ``score``
-        needs "scores", ``box`` "boxes", ``value`` "values", ``image`` "pixels", ``count`` "counts". A
-        metric report's ``labels`` need "counts".
+        An event leaves where any class may; what describes the device and not what it saw always does.
         """
         if isinstance(record, wire.EventRecord):
-            return self._check_event(record)
+            held = _held(record)
+            self._refuse(sizes(held, _msgpack_size))
+            return None if self._is_shut else self._strip(record, held)
         if isinstance(record, wire.MetricReport):
-            self._write_down(record.pipeline, "health", passed=True, size=len(wire.encode_record(record)))
-            return self._strip(record, _METRIC_FIELDS)
-        pipeline = record.pipeline if isinstance(record, wire.Alert) else ""
-        self._write_down(pipeline, "health", passed=True, size=len(wire.encode_record(record)))
+            held = {field: value for field, value in _held(record).items() if class_of(field) in NAMES}
+            self._refuse(sizes(held, _msgpack_size))
+            return self._strip(record, held)
         return record
 
-    def _check_event(self, event: wire.EventRecord) -> wire.EventRecord | None:
-        passed = not self.allowed.isdisjoint(("labels", "counts"))
-        self._write_down(event.pipeline, "labels", passed=passed, size=len(event.label))
-        if not passed:  # a box or picture without a label says more, not less, than the label
-            for _, kind, size in _held(event, _EVENT_FIELDS):
-                self._write_down(event.pipeline, kind, passed=False, size=size)
-            return None
-        return self._strip(event, _EVENT_FIELDS)
+    def pack(self, document: Mapping[str, Any]) -> tuple[bytes, Callable[[], None]] | None:
+        """Return a document as JSON without what may not leave; None where nothing may.
 
-    def _strip(self, record: R, fields: dict[str, tuple[str, Any]]) -> R:
-        taken: dict[str, Any] = {}
-        for name, kind, size in _held(record, fields):
-            passed = kind in self.allowed
-            self._write_down(record.pipeline, kind, passed=passed, size=size)
-            if not passed:
-                taken[name] = fields[name][1]
+        Returns:
+            The payload, and what to call each time it is handed to the network.
+        """
+        self._refuse(sizes(document, _json_size))
+        if self._is_shut:
+            return None
+        kept = permitted(document, self._allowed)
+        payload = msgspec.json.encode(kept)
+        taken = sizes(kept, _json_size)
+        return payload, lambda: _enter(self._books, self._pipeline, self._destination, taken, len(payload))
+
+    def _refuse(self, taken: Mapping[str, int]) -> None:
+        for name, size in taken.items():
+            if name not in self._allowed:
+                self._books.add(self._pipeline, name, self._destination, "refused", size)
+
+    def _strip(self, record: R, held: Mapping[str, Any]) -> R:
+        nothing = _NOTHING[type(record)]
+        taken = {field: nothing[field] for field in held if class_of(field) not in self._allowed}
         return msgspec.structs.replace(record, **taken) if taken else record
 
-    def _write_down(self, pipeline: str, kind: str, *, passed: bool, size: int) -> None:
-        self._ledger.add(pipeline, kind, self._destination, "passed" if passed else "refused", size)
+
+def enter_sent(books: Books, body: bytes, records: Iterable[bytes] = ()) -> None:
+    """Record what the agent's link hands to the network: a batch of records, or what it says of itself.
+
+    Args:
+        books: Where it is recorded.
+        body: The message's payload.
+        records: What a batch holds, each as ``wire.encode_record`` made it.
+    """
+    rest = len(body)
+    for encoded in records:
+        rest -= len(encoded)
+        try:
+            record = wire.decode_record(encoded)
+        except ProtocolError:  # a damaged outbox: it leaves as it is, and counts
+            _enter(books, "", FLEET, {}, len(encoded), UNKNOWN)
+            continue
+        held = {name: value for name, value in _held(record).items() if class_of(name) in NAMES}
+        kind = ENVELOPE if isinstance(record, wire.EventRecord) else HEALTH
+        pipeline = getattr(record, "pipeline", "")
+        _enter(books, pipeline, FLEET, sizes(held, _msgpack_size), len(encoded), kind)
+    _enter(books, "", FLEET, {}, rest, ENVELOPE if rest < len(body) else HEALTH)
 
 
-def _held(record: Any, fields: dict[str, tuple[str, Any]]) -> Iterator[tuple[str, str, int]]:
-    """Yield (field, class, bytes) of each field that says something."""
-    for name, (kind, nothing) in fields.items():
-        found = getattr(record, name)
-        if found != nothing:
-            yield name, kind, len(found) if isinstance(found, (bytes, dict)) else _FIXED_BYTES[name]
+def _enter(
+    books: Books, pipeline: str, destination: str, taken: Mapping[str, int], total: int, rest: str = ENVELOPE
+) -> None:
+    """Record ``total`` bytes: what each class took, and the others under ``rest``."""
+    for name, size in {**taken, rest: total - sum(taken.values())}.items():
+        books.add(pipeline, name, destination, "passed", size)
+
+
+def _held(record: wire.Record) -> dict[str, Any]:
+    """Return the fields of a record that say something."""
+    if not isinstance(record, (wire.EventRecord, wire.MetricReport)):
+        return {}
+    nothing = _NOTHING[type(record)]
+    return {
+        field: value
+        for field in record.__struct_fields__
+        if class_of(field) != ENVELOPE and (value := getattr(record, field)) != nothing[field]
+    }
+
+
+def _nothing(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return what stands in each field of a record when its class may not leave."""
+    found: dict[str, Any] = {}
+    for field in msgspec.structs.fields(kind):
+        if field.default is not msgspec.NODEFAULT:
+            found[field.name] = field.default
+        elif field.default_factory is not msgspec.NODEFAULT:
+            found[field.name] = field.default_factory()
+        else:
+            found[field.name] = ""
+    return found
+
+
+_NOTHING = {kind: _nothing(kind) for kind in (wire.EventRecord, wire.MetricReport)}
+
+
+def _msgpack_size(field: str, value: Any) -> int:
+    return len(msgspec.msgpack.encode(field)) + len(msgspec.msgpack.encode(value))
+
+
+def _json_size(field: str, value: Any) -> int:
+    return len(field) + len(msgspec.json.encode(value)) + 4  # two quotes, a colon, a comma

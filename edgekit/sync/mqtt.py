@@ -13,7 +13,7 @@ import random as random_module
 import select
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +30,10 @@ from edgekit.sync.sender import Sender
 logger = logging.getLogger(__name__)
 
 KEEPALIVE_S = 60
-_CONNECT_S = 10.0
-_CONNECTING_S = 2.0  # of closing: what was published just after starting may still leave
+CONNECT_S = 10.0
 _TICK_S = 1.0
 _STEADY_S = 30.0
 _GOODBYE_S = 2.0
-_QUEUE_FULL = 15  # paho's MQTT_ERR_QUEUE_SIZE
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Handlers:
     ``birth`` gives the state to announce (``online``, ``boot``, ``conn`` are filled in);
     ``reported`` the document for ``up/reported``; ``desired`` takes the exact bytes of a desired
     state, unverified; ``command`` a command, maybe for the second time; ``connection`` whether the
-    link is up.
+    link is up; ``sent`` each payload that is handed to the network, with the records a batch holds.
     """
 
     birth: Callable[[], wire.Birth]
@@ -53,6 +51,7 @@ class Handlers:
     desired: Callable[[bytes], None]
     command: Callable[[wire.Command], None]
     connection: Callable[[bool], None]
+    sent: Callable[[bytes, Sequence[bytes]], None]
 
 
 class Link:
@@ -210,7 +209,7 @@ class Link:
 
     def _connect(self) -> None:
         self._conn = self._outbox.next_connection()
-        client = _new_client(self._address, self._tls, self._device)
+        client = new_client(self._address, self._tls, self._device)
         will = wire.Birth(online=False, boot=self._outbox.boot, conn=self._conn)
         client.will_set(wire.up(self._device, "state"), wire.encode(will), qos=1, retain=True)
         client.on_connect = self._on_connect
@@ -221,7 +220,7 @@ class Link:
         client.connect(self._address.host, self._address.port, KEEPALIVE_S)
 
     def _serve(self) -> None:
-        deadline_ns = self._clock.monotonic_ns() + int(_CONNECT_S * 1e9)
+        deadline_ns = self._clock.monotonic_ns() + int(CONNECT_S * 1e9)
         while self._up and not self._stopping.is_set():
             self._turn(self._pause_s())
             if self._ready:
@@ -236,24 +235,7 @@ class Link:
         return _TICK_S if stall_s is None else min(_TICK_S, stall_s + 0.001)
 
     def _turn(self, pause_s: float) -> None:
-        """Wait for the network or a wake, and do what the client has to do."""
-        client, sock = self._client, self._client.socket()
-        if sock is None:
-            self._up = False
-            return
-        if getattr(sock, "pending", int)():  # decrypted already: select would not tell
-            pause_s = 0.0
-        readers, writers = [sock, self._wake_in], [sock] if client.want_write() else []
-        readable, writable, _ = select.select(readers, writers, [], pause_s)
-        if self._wake_in in readable:
-            with contextlib.suppress(BlockingIOError):
-                while self._wake_in.recv(4096):
-                    pass
-        if sock in readable or pause_s == 0.0:
-            client.loop_read()
-        if sock in writable or client.want_write():
-            client.loop_write()
-        client.loop_misc()
+        self._up &= turn(self._client, self._wake_in, pause_s)
 
     def _pump(self) -> None:
         for leaf, wanted in list(self._wants.items()):
@@ -262,13 +244,20 @@ class Link:
                 self._publish_state(leaf)
         with contextlib.suppress(queue.Empty):
             while True:
-                self._client.publish(wire.up(self._device, "req"), self._asked.get_nowait(), qos=0)
-        for leaf, body in self._sender.take(self._clock.monotonic_ns()):
-            self._client.publish(wire.up(self._device, leaf), body, qos=1)
+                self._publish("req", self._asked.get_nowait(), qos=0)
+        for leaf, body, records in self._sender.take(self._clock.monotonic_ns()):
+            self._publish(leaf, body, records)
+
+    def _publish(
+        self, leaf: str, body: bytes, records: Sequence[bytes] = (), *, qos: int = 1, retain: bool = False
+    ) -> Any:
+        """Hand a message to the network, and say so to who keeps the ledger."""
+        self._handlers.sent(body, records)
+        return self._client.publish(wire.up(self._device, leaf), body, qos=qos, retain=retain)
 
     def _publish_state(self, leaf: str) -> None:
         if leaf == "reported":
-            self._client.publish(wire.up(self._device, leaf), wire.encode(self._handlers.reported()), qos=1)
+            self._publish(leaf, wire.encode(self._handlers.reported()))
             return
         birth = msgspec.structs.replace(
             self._handlers.birth(),
@@ -277,14 +266,14 @@ class Link:
             conn=self._conn,
             unix_ms=self._clock.unix_ms(),
         )
-        self._client.publish(wire.up(self._device, leaf), wire.encode(birth), qos=1, retain=True)
+        self._publish(leaf, wire.encode(birth), retain=True)
 
     def _leave(self) -> None:
         """End the connection: a goodbye where it is wanted and possible."""
         client, was_ready = self._client, self._ready
         if client is not None and self._up and was_ready and self._stopping.is_set():
             with contextlib.suppress(OSError, ValueError):
-                self._say_goodbye(client)
+                self._say_goodbye()
         self._up = self._ready = False
         if client is not None:
             client.on_disconnect = None
@@ -302,11 +291,11 @@ class Link:
             self._counters["disconnects"] += 1
             self._told(self._handlers.connection, False)
 
-    def _say_goodbye(self, client: Any) -> None:
+    def _say_goodbye(self) -> None:
         last = wire.Birth(
             online=False, boot=self._outbox.boot, conn=self._conn, unix_ms=self._clock.unix_ms()
         )
-        told = client.publish(wire.up(self._device, "state"), wire.encode(last), qos=1, retain=True)
+        told = self._publish("state", wire.encode(last), retain=True)
         until_ns = self._clock.monotonic_ns() + int(_GOODBYE_S * 1e9)
         while self._up and not told.is_published() and self._clock.monotonic_ns() < until_ns:
             self._turn(0.05)
@@ -364,69 +353,45 @@ class Link:
             logger.warning("a message was not taken: %s", cause)
 
 
-class Publisher:
-    """Publishes to one broker and subscribes to nothing: the mqtt sink of ``edgekit run``.
-
-    Connects in the background; while the broker is away up to ``max_waiting`` messages wait, and
-    then new ones are dropped and counted in ``dropped``.
-
-    Raises:
-        ConfigError: The URL is not a broker's.
-    """
-
-    def __init__(
-        self, url: str, *, client_id: str = "", tls: Tls | None = None, max_waiting: int = 1000
-    ) -> None:
-        address = parse_url(url)
-        self.dropped = 0
-        self._client = _new_client(address, tls or (Tls(None) if address.is_tls else None), client_id)
-        self._client.max_queued_messages_set(max_waiting)
-        self._client.reconnect_delay_set(1, 60)
-        self._client.on_publish = self._left
-        self._sent = self._acknowledged = 0
-        self._changed = threading.Condition()  # never held while paho is called: it calls back locked
-        self._client.connect_async(address.host, address.port, KEEPALIVE_S)
-        self._client.loop_start()
-        self._is_closed = False
-
-    def publish(self, topic: str, body: bytes, *, retain: bool = False) -> None:
-        """Send a message at QoS 1, without waiting."""
-        told = self._client.publish(topic, body, qos=1, retain=retain)
-        if told.rc == _QUEUE_FULL:
-            self.dropped += 1
-        else:
-            self._sent += 1
-
-    def _left(self, *_: object) -> None:
-        """One message was acknowledged; paho's thread says so."""
-        with self._changed:
-            self._acknowledged += 1
-            self._changed.notify_all()
-
-    def close(self, timeout_s: float = 5.0) -> None:
-        """Give what waits ``timeout_s`` to leave, less where there is no connection, and close.
-
-        Safe to call twice.
-        """
-        if self._is_closed:
-            return
-        self._is_closed = True
-        wait_s = timeout_s if self._client.is_connected() else min(timeout_s, _CONNECTING_S)
-        with self._changed:
-            self._changed.wait_for(lambda: self._acknowledged >= self._sent, wait_s)
-        self._client.disconnect()
-        self._client.loop_stop()
-
-
-def _new_client(address: Address, tls: Tls | None, client_id: str) -> Any:
+def new_client(address: Address, tls: Tls | None, client_id: str) -> Any:
     """Return an MQTT 3.1.1 client with a clean session, not connected."""
     import paho.mqtt.client as paho
     from paho.mqtt.enums import CallbackAPIVersion
 
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv311)
-    client.connect_timeout = _CONNECT_S
+    client.connect_timeout = CONNECT_S
     if address.user:
         client.username_pw_set(address.user, address.password)
     if address.is_tls and tls is not None:
         client.tls_set_context(tls.context())
     return client
+
+
+def turn(client: Any, wake: socket.socket, pause_s: float) -> bool:
+    """Wait for the network or a wake, and do what a client has to do.
+
+    Args:
+        client: Connected, or on its way.
+        wake: Becomes readable when somebody wants the thread; is emptied.
+        pause_s: The longest wait.
+
+    Returns:
+        False where the client has no connection any more.
+    """
+    sock = client.socket()
+    if sock is None:
+        return False
+    if getattr(sock, "pending", int)():  # decrypted already: select would not tell
+        pause_s = 0.0
+    readers, writers = [sock, wake], [sock] if client.want_write() else []
+    readable, writable, _ = select.select(readers, writers, [], pause_s)
+    if wake in readable:
+        with contextlib.suppress(BlockingIOError):
+            while wake.recv(4096):
+                pass
+    if sock in readable or pause_s == 0.0:
+        client.loop_read()
+    if sock in writable or client.want_write():
+        client.loop_write()
+    client.loop_misc()
+    return True

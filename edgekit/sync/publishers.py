@@ -1,58 +1,93 @@
-"""Links to brokers that a pipeline's sinks name, and the ledger of what left through them."""
+"""The brokers that one pipeline's sinks name: a link each, behind the gate, closed by one owner."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
 
-from edgekit.base.paths import state_dir
+import msgspec
+
 from edgekit.core.errors import ConfigError
-from edgekit.sync.address import SystemClock, parse_url
-from edgekit.sync.ledger import Ledger
-from edgekit.sync.mqtt import Publisher
+from edgekit.sync.address import Tls, parse_url
+from edgekit.sync.gate import Books, Gate
+from edgekit.sync.publisher import Publisher
 
 logger = logging.getLogger(__name__)
 
 
 class Publishers:
-    """The links of a run without an agent: a broker for each URL, and the ledger of what left.
+    """Opens a link for each broker once, however often it is asked for, and closes them all.
 
-    What may leave is decided before, by the sink, from ``[privacy] egress``.
+    Args:
+        pipeline: Whose sinks they serve.
+        egress: The classes of data that ``[privacy] egress`` names.
+        books: Where is recorded what leaves and what is refused; closed by its own owner.
     """
 
-    def __init__(self, pipeline: str) -> None:
-        self._pipeline = pipeline
-        self._open: list[Publisher] = []
-        self._ledger: Ledger | None = None
+    def __init__(self, pipeline: str, egress: Collection[str], books: Books) -> None:
+        self._pipeline, self._egress, self._books = pipeline, egress, books
+        self._open: dict[tuple[Any, ...], tuple[str, Publisher]] = {}
 
-    def connect(self, url: str) -> Callable[[str, bytes], object]:
-        """Return what publishes to a broker, without waiting for it.
+    def connect(
+        self, url: str, *, ca: Path | None = None, user: str = "", password_file: Path | None = None
+    ) -> Callable[[str, Mapping[str, Any]], None]:
+        """Return what sends a document to a topic, through the gate and without waiting for the broker.
+
+        Args:
+            url: ``mqtt://host:port`` or ``mqtts://host:port``, with or without ``user:password@``.
+            ca: The CA that the broker's certificate must be from; the system's where it is None.
+            user: In place of the URL's.
+            password_file: Its first line is the password, in place of the URL's.
 
         Raises:
-            ConfigError: There is no URL, or it is not a broker's.
+            ConfigError: There is no URL, it is not a broker's, or a file cannot be read.
         """
         if not url:
             raise ConfigError(
                 "sink 'mqtt': want url, got nothing", hint="only an agent has a link of its own"
             )
         address = parse_url(url)
-        publisher = Publisher(url)
-        self._open.append(publisher)
-        if self._ledger is None:
-            self._ledger = Ledger(state_dir() / "ledger.sqlite", SystemClock())
-        ledger, destination = self._ledger, f"{address.host}:{address.port}"
+        if ca is not None and not address.is_tls:
+            raise ConfigError(f"sink 'mqtt': ca: want it with mqtts://, got {url!r}")
+        if user:
+            address = msgspec.structs.replace(address, user=user)
+        if password_file is not None:
+            address = msgspec.structs.replace(address, password=_first_line(password_file))
+        destination = f"{address.host}:{address.port}"
+        key = (address, ca)
+        if key not in self._open:
+            self._open[key] = destination, Publisher(address, Tls(ca) if ca else None)
+        _, publisher = self._open[key]
+        gate = Gate(self._pipeline, self._egress, self._books, destination)
 
-        def publish(topic: str, payload: bytes) -> None:
-            publisher.publish(topic, payload)
-            ledger.add(self._pipeline, "message", destination, "passed", len(payload))
+        def send(topic: str, document: Mapping[str, Any]) -> None:
+            packed = gate.pack(document)
+            if packed is not None:
+                publisher.publish(topic, *packed)
 
-        return publish
+        return send
+
+    def states(self) -> list[dict[str, Any]]:
+        """Return what became of the messages, for each broker."""
+        return [
+            {"destination": destination, **msgspec.to_builtins(publisher.state())}
+            for destination, publisher in self._open.values()
+        ]
 
     def close(self) -> None:
-        """Let what waits leave, for a while, and close."""
-        for publisher in self._open:
+        """Let what waits leave, for a while, and close; safe to call twice."""
+        for _, publisher in self._open.values():
             publisher.close()
-            if publisher.dropped:
-                logger.warning("the broker was away too long: %d messages dropped", publisher.dropped)
-        if self._ledger is not None:
-            self._ledger.close()
+        for state in self.states():
+            if lost := state["unsent"] + state["dropped"] + state["refused"]:
+                why = f": {state['problem']}" if state["problem"] else ""
+                logger.warning("broker %s did not take %d messages%s", state["destination"], lost, why)
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as cause:
+        raise ConfigError(f"sink 'mqtt': password_file: {path} cannot be read: {cause}") from cause

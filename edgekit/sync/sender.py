@@ -58,8 +58,8 @@ class Sender:
             self._progress_ns = now_ns
             self._patience_s = self._stall_s
 
-    def take(self, now_ns: int) -> Iterator[tuple[str, bytes]]:
-        """Yield (topic leaf, body) of what to send now."""
+    def take(self, now_ns: int) -> Iterator[tuple[str, bytes, list[bytes]]]:
+        """Yield (topic leaf, body, the records in it) of what to send now."""
         if self._boot != self._outbox.boot:  # the outbox began a new life
             self._go_back(now_ns)
         window = self._window if self._patience_s == self._stall_s else 1
@@ -79,7 +79,7 @@ class Sender:
             self._flying.append(parcel.last)
             self.counters["batches"] += 1
             self.counters["messages"] += len(parcel.batch.items)
-            yield parcel.leaf, wire.encode(parcel.batch)
+            yield parcel.leaf, wire.encode(parcel.batch), [bytes(item) for item in parcel.batch.items]
 
     def next_look_s(self, now_ns: int) -> float | None:
         """Return when ``take`` should be asked again though nothing happens; None: no need."""

@@ -65,8 +65,8 @@ def test_an_agent_runs_answers_and_ends_in_order(folder, capsys):
         assert "no previous version" in capsys.readouterr().err
         assert main(["agent", "ledger", "--state", str(folder / "state"), "--json"]) == 0
         entries = json.loads(capsys.readouterr().out)["entries"]
-        assert {"labels", "scores"} <= {row["data_class"] for row in entries}
-        assert {row["decision"] for row in entries if row["data_class"] == "scores"} == {"refused"}
+        assert {"counts", "scores"} <= {row["data_class"] for row in entries}
+        assert {row["decision"] for row in entries} == {"refused"}  # not enrolled: nothing left this device
     finally:
         agent.send_signal(signal.SIGTERM)
         out, err = agent.communicate(timeout=120)
@@ -74,7 +74,7 @@ def test_an_agent_runs_answers_and_ends_in_order(folder, capsys):
     assert json.loads(out) == {"stopped": True}
     assert not (folder / "state" / "run" / "agent.sock").exists()
     assert main(["agent", "ledger", "--state", str(folder / "state")]) == 0
-    assert "labels" in capsys.readouterr().out
+    assert "scores" in capsys.readouterr().out
 
 
 def test_going_back_works_while_the_agent_is_down(tmp_path, capsys):

@@ -205,3 +205,18 @@ def test_a_video_that_vanishes_is_a_source_error(pipeline, tmp_path):
     (tmp_path / "in.avi").write_bytes(b"no longer a video")
     with pytest.raises(SourceError, match="is not a video"):
         run_pipeline(path)
+
+
+def test_a_broker_that_is_away_is_in_the_summary(pipeline, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "state"))
+    path = pipeline(
+        sinks='[[sink]]\nkind = "mqtt"\nurl = "mqtt://127.0.0.1:1"',
+        rest='[privacy]\negress = ["counts"]',
+    )
+    code, document = run(capsys, path)
+    assert code == 0
+    (broker,) = document["brokers"]
+    assert (broker["destination"], broker["sent"], broker["unsent"]) == ("127.0.0.1:1", 0, 1)
+    assert main(["run", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "broker 127.0.0.1:1: 0 sent, 1 unsent (Connection refused)" in out

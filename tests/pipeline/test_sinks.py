@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from pipeline_fakes import prediction
 
+from edgekit.core.egress import LISTS, UNKNOWN, class_of
 from edgekit.core.errors import ConfigError, StorageError, TensorError
 from edgekit.core.ports import Frame, Result, Sink
 from edgekit.core.spec import Item, Prediction
 from edgekit.pipeline.events import Event
 from edgekit.pipeline.sinks import SinkContext, make_sink
 from edgekit.pipeline.sinks.callback import CallbackOptions
-from edgekit.pipeline.sinks.document import EVERYTHING, result_document
+from edgekit.pipeline.sinks.document import event_documents, result_document
 from edgekit.pipeline.sinks.jsonl import JsonlOptions
 from edgekit.pipeline.sinks.mqtt import MqttOptions
 from edgekit.pipeline.sinks.video import VideoOptions, draw
@@ -159,14 +160,14 @@ def test_a_callback_is_a_function_by_name_or_handed_in(tmp_path):
 # -- what leaves the device
 
 
-def published(options, egress, *results):
+def published(options, *results):
     sent = []
 
-    def connect(url):
-        sent.append(url)
-        return lambda topic, payload: sent.append((topic, json.loads(payload)))
+    def connect(url, **access):
+        sent.append((url, access))
+        return lambda topic, document: sent.append((topic, document))
 
-    sink = make_sink("mqtt", options, SinkContext("door", egress=frozenset(egress), connect=connect))
+    sink = make_sink("mqtt", options, SinkContext("door", connect=connect))
     for entry in results:
         sink.write(entry)
     sink.close()
@@ -174,11 +175,10 @@ def published(options, egress, *results):
 
 
 def test_a_broker_gets_one_message_for_each_event():
-    url, (topic, document) = published(
+    (url, _), (topic, document) = published(
         MqttOptions(url="mqtt://host", topic="site/{pipeline}"),
-        {"counts"},
         result(),
-        result(events=[event(count=2)]),
+        result(events=[event(count=2, total=3)]),
     )
     assert (url, topic) == ("mqtt://host", "site/door")
     assert document == {
@@ -190,42 +190,36 @@ def test_a_broker_gets_one_message_for_each_event():
         "seq": 3,
         "captured_unix_ms": 7,
         "count": 2,
+        "total": 3,
+        "score": 0.0,
     }
 
 
-@pytest.mark.parametrize(
-    "allowed",
-    [
-        set(),
-        {"counts"},
-        {"boxes"},
-        {"scores", "labels"},
-        {"boxes", "counts"},
-        {"points"},
-        {"values"},
-        EVERYTHING,
-    ],
-)
-def test_nothing_leaves_that_is_not_named(allowed):
+def test_files_of_a_broker_lie_beside_the_pipeline(tmp_path):
+    sent = []
+    options = MqttOptions(url="mqtts://host", ca="ca.pem", user="me", password_file="secret")
+    make_sink("mqtt", options, context(tmp_path, connect=lambda url, **access: sent.append(access)))
+    assert sent == [{"ca": tmp_path / "ca.pem", "user": "me", "password_file": tmp_path / "secret"}]
+
+
+@pytest.mark.parametrize("topic", ["", "#", "a/#", "a/+/b", "a\0b", "a" * 40_000])
+def test_a_topic_that_nobody_can_publish_on_is_a_problem(topic):
+    (problem,) = MqttOptions(topic=topic).problems()
+    assert problem.startswith("topic: want ")
+
+
+def test_every_field_of_a_document_has_a_class():
     item = Item(label="face", score=0.5, box=BOX, points=((1, 2),), value=9.0)
     full = result(
-        found=Prediction(task="face", items=(item,)), events=[event(box=BOX, count=1, score=0.9, value=1.0)]
+        found=Prediction(task="face", items=(item,)), events=[event(box=BOX, previous="x", value=1.0)]
     )
-    (_, (_, document)) = published(MqttOptions(what="results"), allowed, full)
-    told = json.dumps(document)
-    assert ('"counts"' in told) == ("counts" in allowed)
-    assert ('"label"' in told) == bool(allowed & {"labels", "counts"})  # a label says what was counted
-    assert ('"items"' in told) == ("labels" in allowed)
-    details = {"scores": '"score"', "boxes": '"box"', "values": '"value"', "points": '"points"'}
-    for name, key in details.items():
-        may_be_told = name in allowed and bool(allowed & {"labels", "counts"})
-        assert (key in told) <= may_be_told  # without its label a box says more, not less
-    if allowed == EVERYTHING:
-        assert all(key in told for key in details.values())
+    documents = [result_document(full), *event_documents(full), *result_document(full)["items"]]
+    fields = {field for document in documents for field in document} - set(LISTS)
+    assert {field for field in fields if class_of(field) == UNKNOWN} == set()
 
 
 def test_no_document_ever_holds_pixels():
-    assert "data" not in json.dumps(result_document(result(), EVERYTHING))
+    assert "data" not in json.dumps(result_document(result()))
 
 
 def test_a_broker_sink_without_a_way_out_is_refused():

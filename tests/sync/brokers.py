@@ -29,14 +29,14 @@ def mosquitto_path() -> str | None:
 class Broker:
     """One broker process; ``kill`` is kill -9, ``start`` brings it back on the same port and folder."""
 
-    def __init__(self, kind: str, folder: Path, tls: dict[str, Path] | None = None) -> None:
+    def __init__(self, kind: str, folder: Path, tls: dict[str, Path] | None = None, extra: str = "") -> None:
         self.kind = kind
         self.port = free_port()
         self.folder = folder
         self.process: subprocess.Popen[bytes] | None = None
         self.url = f"{'mqtts' if tls else 'mqtt'}://127.0.0.1:{self.port}"
         config = folder / f"{kind}.conf"
-        config.write_text(self._nats(tls) if kind == "nats" else self._mosquitto(tls))
+        config.write_text((self._nats(tls) if kind == "nats" else self._mosquitto(tls)) + extra)
         self.command = (
             [nats_path(), "-c", str(config)] if kind == "nats" else [mosquitto_path(), "-c", str(config)]
         )

@@ -7,17 +7,19 @@ import sqlite3
 import msgspec
 import pytest
 from conftest_sync import memory_path  # noqa: F401 - tmp_path, in memory
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgekit.core import wire
+from edgekit.core.egress import ENVELOPE, NAMES, class_of
 from edgekit.core.errors import ConfigError
-from edgekit.sync.gate import CLASSES, Gate
-from edgekit.sync.ledger import Entry, Ledger
+from edgekit.sync.gate import Gate, enter_sent
+from edgekit.sync.ledger import Ledger
 
 FULL = wire.EventRecord(
     mono_ns=1, unix_ms=2, pipeline="door", model="m", version="1.0.0", kind="appear", label="person",
-    score=0.9, count=3, box=(1.0, 2.0, 3.0, 4.0), value=7.5, image=b"\xff\xd8 a picture",
+    score=0.9, count=3, total=4, box=(1.0, 2.0, 3.0, 4.0), value=7.5, image=b"\xff\xd8 a picture",
 )  # fmt: skip
-NEEDS = {"score": "scores", "count": "counts", "box": "boxes", "value": "values", "image": "pixels"}
 
 
 @pytest.fixture
@@ -27,31 +29,29 @@ def ledger(tmp_path, clock):
     found.close()
 
 
-@pytest.mark.parametrize("number", range(len(CLASSES) + 1))
+@pytest.mark.parametrize("number", range(len(NAMES) + 1))
 def test_a_field_leaves_exactly_when_its_class_is_allowed(ledger, number):
     """Every subset of the classes."""
-    for allowed in map(frozenset, itertools.combinations(sorted(CLASSES), number)):
-        passed = Gate(allowed, ledger).check(FULL)
-        if not allowed & {"labels", "counts"}:
+    fields = [field for field in FULL.__struct_fields__ if class_of(field) != ENVELOPE]
+    for allowed in map(frozenset, itertools.combinations(NAMES, number)):
+        passed = Gate("door", allowed, ledger).check(FULL)
+        if not allowed:
             assert passed is None
             continue
-        for field, kind in NEEDS.items():
-            assert (getattr(passed, field) == getattr(FULL, field)) == (kind in allowed), (field, allowed)
-
-
-def test_every_field_of_an_event_is_known_to_the_gate():
-    """A field that somebody adds to the message must be given a class first."""
-    harmless = {"mono_ns", "unix_ms", "pipeline", "model", "version", "kind", "label"}
-    assert set(wire.EventRecord.__struct_fields__) == harmless | set(NEEDS)
+        for field in fields:
+            is_whole = getattr(passed, field) == getattr(FULL, field)
+            assert is_whole == (class_of(field) in allowed or not getattr(FULL, field)), (field, allowed)
 
 
 def test_a_metric_report_loses_what_was_seen_and_keeps_how_it_went(ledger):
     report = wire.MetricReport(
         mono_ns=1, unix_ms=2, pipeline="door", model="m", version="1.0.0", variant="v", period_s=1, frames=5,
-        labels={"person": 4},
+        labels={"person": 4}, total=4,
     )  # fmt: skip
-    assert Gate(frozenset({"boxes"}), ledger).check(report) == msgspec.structs.replace(report, labels={})
-    assert Gate(frozenset({"counts"}), ledger).check(report) == report
+    bare = msgspec.structs.replace(report, labels={}, total=0)
+    assert Gate("door", {"boxes"}, ledger).check(report) == bare
+    assert Gate("door", {"counts"}, ledger).check(report) == msgspec.structs.replace(bare, total=4)
+    assert Gate("door", {"counts", "labels"}, ledger).check(report) == report
 
 
 @pytest.mark.parametrize(
@@ -63,27 +63,58 @@ def test_a_metric_report_loses_what_was_seen_and_keeps_how_it_went(ledger):
     ],
 )
 def test_what_says_nothing_of_the_world_always_passes(ledger, record):
-    assert Gate(frozenset(), ledger).check(record) is record
+    assert Gate("", (), ledger).check(record) is record
 
 
 def test_an_unknown_class_is_refused_at_the_start(ledger):
     with pytest.raises(ConfigError, match="pixel "):
-        Gate(frozenset({"pixel"}), ledger)
+        Gate("door", {"pixel"}, ledger)
 
 
-def test_the_ledger_says_what_left_and_what_did_not(ledger, clock):
-    gate = Gate(frozenset({"counts", "boxes"}), ledger)
-    for _ in range(10):
-        gate.check(FULL)
-    hour = clock.unix_ms() // 1000 // 3600 * 3600
-    assert ledger.entries() == [
-        Entry(hour, "door", "boxes", "fleet", "passed", 10, 320),
-        Entry(hour, "door", "counts", "fleet", "passed", 10, 80),
-        Entry(hour, "door", "labels", "fleet", "passed", 10, 60),
-        Entry(hour, "door", "pixels", "fleet", "refused", 10, 10 * len(FULL.image)),
-        Entry(hour, "door", "scores", "fleet", "refused", 10, 80),
-        Entry(hour, "door", "values", "fleet", "refused", 10, 80),
-    ]
+def test_what_is_refused_is_recorded_at_the_gate_and_what_leaves_when_it_leaves(ledger):
+    gate = Gate("door", {"counts", "boxes"}, ledger)
+    passed = [gate.check(FULL) for _ in range(10)]
+    found = {(e.data_class, e.decision): (e.pipeline, e.destination, e.count) for e in ledger.entries()}
+    assert found == {
+        (name, "refused"): ("door", "fleet", 10) for name in ("labels", "scores", "values", "pixels")
+    }
+    records = [wire.encode_record(record) for record in passed]
+    body = wire.encode(wire.RawBatch(boot="b", seq0=1, items=[msgspec.Raw(record) for record in records]))
+    enter_sent(ledger, body, records)
+    left = {(e.pipeline, e.data_class): e.bytes for e in ledger.entries() if e.decision == "passed"}
+    assert set(left) == {("door", "counts"), ("door", "boxes"), ("door", "envelope"), ("", "envelope")}
+    assert sum(left.values()) == len(body)
+
+
+def test_what_the_device_says_of_itself_is_in_the_ledger_to_the_byte(ledger):
+    body = wire.encode(wire.Birth(online=True, boot="b", conn=1))
+    enter_sent(ledger, body)
+    assert [(e.data_class, e.bytes) for e in ledger.entries()] == [("health", len(body))]
+
+
+def test_a_damaged_record_that_leaves_counts_too(ledger):
+    enter_sent(ledger, b"xxrubbishyy", [b"rubbish"])
+    assert {e.data_class: e.bytes for e in ledger.entries()} == {"unknown": 7, "envelope": 4}
+
+
+@given(
+    st.sets(st.sampled_from(NAMES), min_size=1),
+    st.fixed_dictionaries({"pipeline": st.text(), "total": st.integers(0, 9)}, optional={"label": st.text()}),
+    st.lists(st.fixed_dictionaries({"label": st.text()}, optional={"score": st.floats(0, 1)}), max_size=3),
+)
+def test_the_bytes_of_a_document_are_the_ledgers(egress, document, items):
+    class Books:
+        passed = 0
+
+        def add(self, pipeline, data_class, destination, decision, size, count=1):
+            assert size >= 0
+            self.passed += size if decision == "passed" else 0
+
+    books = Books()
+    payload, on_sent = Gate("p", egress, books, "host:1883").pack({**document, "items": items})
+    assert books.passed == 0
+    on_sent()
+    assert books.passed == len(payload)
 
 
 def test_the_ledger_writes_once_in_a_minute_however_much_happens(tmp_path, clock):

@@ -18,7 +18,7 @@ from brokers import Broker, FleetStub, free_port, mosquitto_path, nats_path
 from edgekit.core import wire
 from edgekit.core.errors import ConfigError, LinkError, ServerError
 from edgekit.sync.address import SystemClock
-from edgekit.sync.mqtt import Handlers, Link, Publisher, Tls
+from edgekit.sync.mqtt import Handlers, Link, Tls
 from edgekit.sync.outbox import Outbox
 from edgekit.sync.requests import download
 
@@ -54,6 +54,7 @@ class Owner:
         self.desired: list[bytes] = []
         self.commands: list[wire.Command] = []
         self.connections: list[bool] = []
+        self.sent: list[tuple[bytes, list[bytes]]] = []
 
     def handlers(self) -> Handlers:
         return Handlers(
@@ -62,6 +63,7 @@ class Owner:
             desired=lambda body: self.note(self.desired, body),
             command=lambda command: self.note(self.commands, command),
             connection=lambda up: self.note(self.connections, up),
+            sent=lambda body, records: self.note(self.sent, (body, records)),
         )
 
     def note(self, where: list, what: object) -> None:
@@ -437,32 +439,3 @@ def test_over_tls_a_device_proves_itself_and_trusts_only_the_fleets_ca(kind, tmp
     for number in range(5):  # more than one TLS record
         good.outbox.put(wire.Alert(mono_ns=0, unix_ms=0, level="info", code=str(number), message=large))
     good.stop()
-
-
-# -- the sink
-
-
-def test_the_sink_publishes_and_waits_for_what_is_on_its_way(broker, fleet, monkeypatch):
-    monkeypatch.setattr("edgekit.sync.mqtt._CONNECTING_S", 60.0)  # a busy machine takes its time
-    heard = []
-    fleet.client.message_callback_add("site/door", lambda _c, _d, m: heard.append(m.payload))
-    done = threading.Event()
-    fleet.client.on_subscribe = lambda *_: done.set()
-    fleet.client.subscribe("site/door", qos=1)
-    assert done.wait(60)
-    publisher = Publisher(broker.url)
-    for number in range(50):
-        publisher.publish("site/door", str(number).encode())
-    publisher.close(60.0)
-    publisher.close()
-    until(lambda: len(heard) == 50)
-    # in any order: NATS may give the first ones of a new subscription last
-    assert sorted(heard, key=int) == [str(n).encode() for n in range(50)]
-
-
-def test_a_sink_without_a_broker_drops_and_counts_what_is_too_much():
-    publisher = Publisher(f"mqtt://127.0.0.1:{free_port()}", max_waiting=10)
-    for number in range(25):
-        publisher.publish("t", str(number).encode())
-    assert publisher.dropped == 15
-    publisher.close(0.1)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from edgekit.agent.config import OutboxTable, PipelinePlan
+from edgekit.agent.ipc import LedgerOut
 from edgekit.core.ports import Clock
 from edgekit.core.wire import Alert, Record
-from edgekit.sync.gate import Gate
+from edgekit.sync.gate import Gate, enter_sent
 from edgekit.sync.ledger import Ledger
 from edgekit.sync.outbox import Outbox, Quota
 
@@ -39,8 +40,8 @@ class Outgoing:
         limits = Quota(rows=quota.max_rows, bytes=quota.max_bytes, age_s=quota.max_age_s)
         self.outbox = Outbox(state / "outbox.sqlite", clock, limits)
         self.ledger = Ledger(state / "ledger.sqlite", clock)
-        self._gates = {plan.name: Gate(frozenset(plan.egress), self.ledger) for plan in plans}
-        self._own = Gate(frozenset(), self.ledger)
+        self._gates = {plan.name: Gate(plan.name, plan.egress, self.ledger) for plan in plans}
+        self._own = Gate("", (), self.ledger)
         self._alerted: dict[tuple[str, str], tuple[float, int]] = {}
         self._dropped = 0
 
@@ -74,6 +75,17 @@ class Outgoing:
             ),
             pipeline,
         )
+
+    def sent(self, body: bytes, records: Sequence[bytes]) -> None:
+        """Record what the link hands to the network; called on its thread."""
+        enter_sent(self.ledger, body, records)
+
+    def left(self, pipeline: str, message: LedgerOut) -> None:
+        """Record what left through the brokers that a pipeline's own sinks name."""
+        for entry in message.entries:
+            self.ledger.add(
+                pipeline, entry.data_class, entry.destination, entry.decision, entry.bytes, entry.count
+            )
 
     def check_quota(self) -> None:
         """Tell when messages were given up since the last look: over quota, or no room on the disk."""

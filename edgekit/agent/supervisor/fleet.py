@@ -152,6 +152,7 @@ class FleetSide:
             desired=lambda data: self._reactor.post(lambda: self._take_desired(data)),
             command=lambda command: self._reactor.post(lambda: self._owner.commanded(command)),
             connection=lambda is_up: logger.info("the link is %s", "up" if is_up else "down"),
+            sent=self._outgoing.sent,
         )
         try:
             self._link = Link(

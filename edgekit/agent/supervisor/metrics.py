@@ -21,6 +21,7 @@ class Book:
         self.running = running
         self.period_s = 0.0
         self.counts = dict.fromkeys(("frames", "dropped", "errors", "events", "failovers"), 0)
+        self.total = 0
         self.labels: dict[str, int] = {}
         self.infer, self.latency = Histogram(), Histogram()
 
@@ -29,6 +30,7 @@ class Book:
         self.period_s += progress.period_s
         for key in self.counts:
             self.counts[key] += getattr(progress, key)
+        self.total += progress.items
         for label, number in progress.labels.items():
             known = label in self.labels or len(self.labels) < MAX_LABELS
             self.labels[label if known else "*"] = self.labels.get(label if known else "*", 0) + number
@@ -82,6 +84,7 @@ def _report(
         infer_ms=book.infer.to_wire() if book.infer.count else None,
         latency_ms=book.latency.to_wire() if book.latency.count else None,
         labels=book.labels,
+        total=book.total,
         sensors=dict(sensors),
     )
 

@@ -17,6 +17,7 @@ from edgekit.agent.ipc import (
     FailedOver,
     Fatal,
     Keep,
+    LedgerOut,
     Progress,
     Purpose,
     Run,
@@ -64,6 +65,9 @@ class Observer(Protocol):
     def record(self, pipeline: Pipeline, record: Record) -> None:
         """Something wants to leave the device."""
 
+    def left(self, pipeline: Pipeline, message: LedgerOut) -> None:
+        """Data left, or was refused, at the gates of the worker."""
+
     def alert(self, level: Literal["info", "warning", "error"], code: str, message: str, name: str) -> None:
         """An operator should know."""
 
@@ -99,6 +103,7 @@ class Pipeline:
         self.running: Running | None = None
         self.recent: deque[Progress] = deque(maxlen=RECENT)
         self._recent_of = ""
+        self.brokers: tuple[dict[str, Any], ...] = ()
         self.totals = {"frames": 0, "dropped": 0, "errors": 0, "events": 0, "failovers": 0, "malformed": 0}
         self._reactor, self._limits, self._environment = reactor, limits, environment
         self._observer = observer
@@ -310,6 +315,8 @@ class Pipeline:
             self._observer.failed_over(self, message)
         elif isinstance(message, AlertOut):
             self._observer.record(self, message.alert)
+        elif isinstance(message, LedgerOut):
+            self._observer.left(self, message)
         elif isinstance(message, (Ended, Fatal)):
             self._end = message
 
@@ -318,6 +325,7 @@ class Pipeline:
             process.progressed_s = self._reactor.now_s()
         for total in ("frames", "dropped", "errors", "events", "failovers"):
             self.totals[total] += getattr(progress, total)
+        self.brokers = progress.brokers
         if progress.running.digest == self._recent_of:
             self.recent.append(progress)
         self._observer.progressed(self, progress)

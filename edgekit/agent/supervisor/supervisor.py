@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from edgekit.agent.children import MeasuringChild, Survey, measure
 from edgekit.agent.config import AgentConfig, Environment, worker_environment
-from edgekit.agent.ipc import FailedOver, Progress
+from edgekit.agent.ipc import FailedOver, LedgerOut, Progress
 from edgekit.agent.jobs import Jobs
 from edgekit.agent.measuring.runs import Measuring
 from edgekit.agent.reactor import Reactor
@@ -346,6 +346,10 @@ class Supervisor:
     def record(self, pipeline: Pipeline, record: Record) -> None:
         """Something wants to leave the device."""
         self.outgoing.put(record, pipeline.name)
+
+    def left(self, pipeline: Pipeline, message: LedgerOut) -> None:
+        """Record what left through a worker's own brokers."""
+        self.outgoing.left(pipeline.name, message)
 
     def alert(self, level: Literal["info", "warning", "error"], code: str, message: str, name: str) -> None:
         """Tell an operator."""

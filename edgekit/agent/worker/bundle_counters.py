@@ -133,6 +133,7 @@ def _record(result: Result, event: Any, image: bytes | None) -> EventRecord:
         label=event.label,
         score=event.score,
         count=event.count,
+        total=event.total,
         box=event.box,
         value=event.value,
         image=image,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit.base.paths import state_dir
 from edgekit.core.errors import ConfigError, EdgekitError
 from edgekit.core.ports import Result, Sink
 from edgekit.model.ready import Choices, ReadyModel, open_ready
@@ -22,14 +23,13 @@ from edgekit.pipeline.loop import Loop, Rules
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.redact import Redactor
-from edgekit.pipeline.sinks import SinkContext, make_sink
+from edgekit.pipeline.sinks import Connect, SinkContext, make_sink
 from edgekit.pipeline.sinks.jsonl import JsonlOptions
 from edgekit.pipeline.sinks.video import VideoOptions
 from edgekit.pipeline.sources import make_source, source_context
 
 logger = logging.getLogger(__name__)
 
-Connect = Callable[[str], Callable[[str, bytes], object]]
 Failover = Callable[[Predictor, EdgekitError], Predictor]
 
 
@@ -72,7 +72,7 @@ def make_loop(
             without a ``url`` is left out: it means the agent's own link, which they serve.
         failover: See ``Loop``.
         max_errors: So many frames in a row may fail.
-        connect: Gives a publisher for a broker's URL.
+        connect: Gives the way to a broker, through the gate.
         callback: For a ``callback`` sink that names no function.
         record: A folder that takes ``results.jsonl``, and ``video.mp4`` where frames are images.
 
@@ -91,7 +91,6 @@ def make_loop(
         pipeline=config.pipeline.name,
         folder=folder,
         source_fps=lambda: float(getattr(source, "fps", 0.0) or getattr(config.source.options, "fps", 0.0)),
-        egress=frozenset(privacy.egress),
         connect=connect,
         callback=callback,
     )
@@ -173,9 +172,12 @@ def run_pipeline(
     config = load_config(path)
     models = Models(config, model_path(config), variant)
     # here, since a worker of the agent, which imports this file, publishes through its supervisor
+    from edgekit.sync.address import SystemClock
+    from edgekit.sync.ledger import Ledger
     from edgekit.sync.publishers import Publishers
 
-    publishers = Publishers(config.pipeline.name)
+    ledger = Ledger(state_dir() / "ledger.sqlite", SystemClock())
+    publishers = Publishers(config.pipeline.name, config.privacy.egress, ledger)
     try:
         predictor = models.open()
         loop = make_loop(
@@ -185,7 +187,10 @@ def run_pipeline(
             document = loop.run(frames=frames, seconds=seconds)
     finally:
         publishers.close()
+        ledger.close()
         models.close()
+    if brokers := publishers.states():
+        document["brokers"] = brokers
     if record is not None:
         (record / "summary.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return Ran(document, received[0] if received else 0)

@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -39,6 +39,7 @@ from edgekit.agent.ipc import (
 )
 from edgekit.agent.worker.bundle_counters import AgentSink, Meter, TallyMarks
 from edgekit.agent.worker.hosted import Hosted, host
+from edgekit.agent.worker.ledger_relay import LedgerRelay
 from edgekit.agent.worker.runner import make_loop
 from edgekit.core.errors import EdgekitError, LinkError, ProtocolError, SourceError
 from edgekit.core.wire import Alert
@@ -48,6 +49,7 @@ from edgekit.pipeline.loop import Loop
 if TYPE_CHECKING:
     from edgekit.core.ports import Result
     from edgekit.pipeline.predictor import Predictor
+    from edgekit.sync.publishers import Publishers
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +117,8 @@ class Worker:
         self._send, self._run = send, run
         self._config: PipelineConfig = parse_config(run.pipeline, run.what, run.folder)
         self._stopping = threading.Event()
+        self._relay = LedgerRelay(send)
+        self._publishers: Publishers | None = None
         self._models: Models | None = None
         self._loop: Loop | None = None
         self._is_waiting = False
@@ -141,6 +145,9 @@ class Worker:
             was_stopped = self._stopping.is_set()
             self._stopping.set()
             reporter.join(STOP_S)
+            if self._publishers is not None:
+                self._publishers.close()
+            self._relay.flush()
         self._report()
         self._send(Ended(reason="stopped" if was_stopped else "the source came to its end"))
         self._models.close()
@@ -188,8 +195,23 @@ class Worker:
             sinks=(sink,),
             failover=self._fail_over,
             max_errors=MAX_ERRORS,
-            connect=_connect,
+            connect=self._connect,
         )
+
+    def _connect(self, url: str, **access: Any) -> Callable[[str, Mapping[str, Any]], object]:
+        """Return the way to a broker that an ``mqtt`` sink names; each is opened once for all loops.
+
+        Without a URL such a sink means the agent's own link, which carries every event already.
+
+        Raises:
+            ConfigError: It cannot be one.
+        """
+        from edgekit.sync.publishers import Publishers
+
+        if self._publishers is None:
+            config = self._config
+            self._publishers = Publishers(config.pipeline.name, config.privacy.egress, self._relay)
+        return self._publishers.connect(url, **access)
 
     def _fail_over(self, predictor: Predictor, lost: EdgekitError) -> Predictor:
         """Load the next variant of the same bundle in the place of one whose accelerator is gone.
@@ -282,12 +304,15 @@ class Worker:
             self._report()
 
     def _report(self) -> None:
+        self._relay.flush()
         self._send_progress(self._require_models().active)
 
     def _send_progress(self, loaded: Hosted) -> None:
         now_ns = time.monotonic_ns()
         progress: Progress = loaded.meter.take(loaded.running, (now_ns - self._reported_ns) / 1e9)
         self._reported_ns = now_ns
+        if self._publishers is not None:
+            progress = msgspec.structs.replace(progress, brokers=tuple(self._publishers.states()))
         loop = self._loop
         if loop is not None:
             captured, dropped, failovers = self._marks.since(loop.tally)
@@ -312,16 +337,6 @@ class Worker:
     def _require_models(self) -> Models:
         assert self._models is not None, "asked for before the model was loaded"
         return self._models
-
-
-def _connect(url: str) -> Callable[[str, bytes], object]:
-    """Return a publisher for an ``mqtt`` sink that names a broker of its own.
-
-    Without a URL such a sink means the agent's own link, which carries every event already.
-    """
-    from edgekit.sync.mqtt import Publisher
-
-    return Publisher(url).publish
 
 
 # ---------------------------------------------------------------------------------------------

@@ -2,16 +2,16 @@
 
 A sink is a class with an ``Options`` structure (the keys of its ``[[sink]]`` table) and the
 constructor ``Class(options, context)``; it satisfies ``edgekit.core.ports.Sink``. A class whose
-``leaves_device`` is true sends off the device, and only what ``[privacy] egress`` names. An empty
-target is a kind that is known and not yet built.
+``leaves_device`` is true sends off the device, through ``context.connect``, behind which the gate stands.
+An empty target is a kind that is known and not yet built.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgekit.pipeline.check import load_target
 
@@ -29,20 +29,31 @@ SINKS: dict[str, str] = {
 }
 
 
+class Connect(Protocol):
+    """Gives the way to a broker: a function that sends a document, through the egress gate."""
+
+    def __call__(
+        self, url: str, *, ca: Path | None, user: str, password_file: Path | None
+    ) -> Callable[[str, Mapping[str, Any]], object]:
+        """Return ``send(topic, document)``, which queues and never waits for a network.
+
+        Raises:
+            ConfigError: It is no broker's URL, or a file cannot be read.
+        """
+
+
 @dataclass(frozen=True)
 class SinkContext:
     """What a sink knows of the pipeline it serves, and the ports it may use.
 
     ``source_fps()`` is the source's rate, 0 where it has none; known once it is open.
-    ``connect(url)`` gives a ``publish(topic, payload)`` that queues and never waits for a network;
-    ``callback`` is a function of the embedding program.
+    ``connect`` is the only way off the device; ``callback`` is a function of the embedding program.
     """
 
     pipeline: str
     folder: Path = Path()
     source_fps: Callable[[], float] = float
-    egress: frozenset[str] = frozenset()
-    connect: Callable[[str], Callable[[str, bytes], object]] | None = None
+    connect: Connect | None = None
     callback: Callable[[Result], object] | None = None
 
     def path(self, name: str) -> Path:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import msgspec
 
 from edgekit.core.errors import StorageError
 from edgekit.pipeline.check import Options
-from edgekit.pipeline.sinks.document import EVERYTHING, event_documents, result_document
+from edgekit.pipeline.sinks.document import event_documents, result_document
 
 if TYPE_CHECKING:
     from edgekit.core.ports import Result
@@ -58,11 +58,8 @@ class JsonlSink:
         """Append the result, or its events."""
         if self._file is None:
             raise StorageError(f"{self._path}: is closed")
-        documents: list[dict[str, Any]]
-        if self._options.what == "results":
-            documents = [result_document(result, EVERYTHING)]
-        else:
-            documents = event_documents(result, EVERYTHING)
+        is_whole = self._options.what == "results"
+        documents = [result_document(result)] if is_whole else event_documents(result)
         try:
             for document in documents:
                 self._file.write(self._encoder.encode(document) + b"\n")

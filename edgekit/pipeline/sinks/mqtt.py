@@ -1,13 +1,13 @@
-"""Results or events as JSON messages, through a publisher that is handed in.
+"""Results or events as JSON messages, to the broker that the sink names.
 
-This file knows no MQTT library: the link's owner gives it a ``publish(topic, payload)``.
+This file knows no MQTT library: it hands whole documents to the port ``SinkContext.connect``, behind which
+the egress gate leaves in what ``[privacy] egress`` names.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
-
-import msgspec
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
 from edgekit.core.errors import ConfigError
 from edgekit.pipeline.check import Options
@@ -17,17 +17,31 @@ if TYPE_CHECKING:
     from edgekit.core.ports import Result
     from edgekit.pipeline.sinks import SinkContext
 
+MAX_TOPIC_BYTES = 65_535
+"""Source: MQTT 3.1.1, 1.5.3: a string's length has two bytes."""
+
 
 class MqttOptions(Options, frozen=True, kw_only=True):
     """``[[sink]]`` of a broker.
 
     ``url``: such as ``mqtt://host:1883``; an agent's own link where it is empty. ``topic``:
-    ``{pipeline}`` is replaced. ``what``: one message for each change, or for each frame.
+    ``{pipeline}`` is replaced. ``what``: one message for each change, or for each frame. ``ca``: the CA
+    file of a broker with ``mqtts://``. ``user``, and ``password_file``, whose first line is the password.
     """
 
     url: str = ""
     topic: str = "edgekit/{pipeline}"
     what: Literal["events", "results"] = "events"
+    ca: str = ""
+    user: str = ""
+    password_file: str = ""
+
+    def problems(self) -> Iterator[str]:
+        """Say why a topic cannot be published on."""
+        if not self.topic or any(character in self.topic for character in "#+\0"):
+            yield f"topic: want a topic without '#' and '+', got {self.topic!r}"
+        elif len(self.topic.encode()) > MAX_TOPIC_BYTES // 2:  # a pipeline's name may take the other half
+            yield f"topic: want at most {MAX_TOPIC_BYTES // 2} bytes, got {len(self.topic.encode())}"
 
 
 class MqttSink:
@@ -35,11 +49,10 @@ class MqttSink:
 
     Args:
         options: The ``[[sink]]`` table.
-        context: Holds what may leave, and the way to a publisher.
+        context: Holds the way to a broker.
 
     Raises:
-        ConfigError: No publisher was handed in.
-        LinkError: The broker cannot be reached.
+        ConfigError: There is no way to a broker, or no such broker can be.
     """
 
     Options = MqttOptions
@@ -48,21 +61,19 @@ class MqttSink:
     def __init__(self, options: MqttOptions, context: SinkContext) -> None:
         if context.connect is None:
             raise ConfigError("sink 'mqtt': nothing here can reach a broker", hint="run it in an agent")
-        self._options = options
+        self._document = event_documents if options.what == "events" else lambda r: [result_document(r)]
         self._topic = options.topic.replace("{pipeline}", context.pipeline)
-        self._egress = context.egress
-        self._publish = context.connect(options.url)
-        self._encode = msgspec.json.Encoder().encode
+        self._send = context.connect(
+            options.url,
+            ca=context.path(options.ca) if options.ca else None,
+            user=options.user,
+            password_file=context.path(options.password_file) if options.password_file else None,
+        )
 
     def write(self, result: Result) -> None:
-        """Hand over the result's message, or one for each event."""
-        documents: list[dict[str, Any]]
-        if self._options.what == "events":
-            documents = event_documents(result, self._egress)
-        else:
-            documents = [result_document(result, self._egress)]
-        for document in documents:
-            self._publish(self._topic, self._encode(document))
+        """Hand over the result's document, or one for each event."""
+        for document in self._document(result):
+            self._send(self._topic, document)
 
     def close(self) -> None:
-        """Do nothing: the publisher belongs to whoever handed it in."""
+        """Do nothing: the link belongs to whoever handed in the way to it."""

@@ -1,0 +1,49 @@
+"""Hands what left through a worker's own brokers to the supervisor, which has the ledger.
+
+The worker does not write the ledger itself: native code may end it at any moment, and what it had not
+written yet would be lost; and only one process may move a damaged file aside.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+from edgekit.agent.ipc import LedgerEntry, LedgerOut
+
+Decision: TypeAlias = Literal["passed", "refused"]
+
+
+class LedgerRelay:
+    """Adds up decisions of the gate until ``flush``; satisfies ``edgekit.sync.gate.Books``. Thread-safe.
+
+    Args:
+        send: Hands a message to the supervisor.
+    """
+
+    def __init__(self, send: Callable[[Any], None]) -> None:
+        self._send = send
+        self._lock = threading.Lock()
+        self._waiting: dict[tuple[str, str, Decision], list[int]] = {}
+
+    def add(
+        self, pipeline: str, data_class: str, destination: str, decision: Decision, size: int, count: int = 1
+    ) -> None:
+        """Count decisions; the supervisor knows of which ``pipeline``."""
+        del pipeline
+        with self._lock:
+            tally = self._waiting.setdefault((data_class, destination, decision), [0, 0])
+            tally[0] += count
+            tally[1] += size
+
+    def flush(self) -> None:
+        """Send what was added up.
+
+        Raises:
+            LinkError: The supervisor is gone.
+        """
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        if waiting:
+            self._send(LedgerOut(entries=tuple(LedgerEntry(*key, *tally) for key, tally in waiting.items())))
