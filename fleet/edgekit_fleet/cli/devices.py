@@ -1,4 +1,4 @@
-"""``edgekit-fleet devices``: who is there and what they run."""
+"""``edgekit-fleet devices``: list the devices, and which models they run."""
 
 from __future__ import annotations
 
@@ -6,30 +6,34 @@ import argparse
 from typing import Any
 
 from edgekit.base.command_line import Report
-from edgekit_fleet.cli import remote
+from edgekit_fleet.cli import target
+
+_ROUTE = "/api/v1/devices"
+_PAGE = 500
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
-    remote.add_arguments(parser)
-    parser.add_argument("--search", default=None, metavar="TEXT", help="only ids that contain this")
-    parser.add_argument("--model", default=None, help="only devices that hold this model")
-    parser.add_argument("--limit", type=int, default=1000, help="at most so many (default 1000)")
+    target.add_arguments(parser)
+    parser.add_argument("--search", default="", metavar="TEXT", help="only ids that contain this")
+    parser.add_argument("--model", default="", help="only devices that have this model")
+    parser.add_argument("--limit", type=int, default=1000, help="at most this many (default 1000)")
 
 
 def run(arguments: argparse.Namespace) -> Report:
     """List the devices, page by page."""
-    fleet = remote.Remote.of(arguments)
-    found: list[dict[str, Any]] = []
+    client = target.opened_client(arguments, needs_token=True)
+    devices: list[dict[str, Any]] = []
     after: str | None = ""
-    while after is not None and len(found) < arguments.limit:
-        limit = min(500, arguments.limit - len(found))
-        page = fleet.get("devices", after=after, limit=limit, search=arguments.search, model=arguments.model)
-        found += page["items"]
+    while after is not None and len(devices) < arguments.limit:
+        limit = str(min(_PAGE, arguments.limit - len(devices)))
+        query = {"after": after, "limit": limit, "search": arguments.search, "model": arguments.model}
+        page = client.json("GET", _ROUTE, params=query)
+        devices += page["items"]
         after = page["next"]
     lines = [f"{'device':24} {'state':9} {'profile':18} models"]
-    lines += [f"{one['id']:24} {_state(one):9} {one['profile']:18} {_models(one)}" for one in found]
-    return Report({"devices": found, "more": after is not None}, "\n".join(lines))
+    lines += [f"{row['id']:24} {_state(row):9} {row['profile']:18} {_models(row)}" for row in devices]
+    return Report({"devices": devices, "more": after is not None}, "\n".join(lines))
 
 
 def _state(device: dict[str, Any]) -> str:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from edgekit.base.command_line import Report
 from edgekit.core.errors import UsageError
-from edgekit_fleet.cli import remote
-from edgekit_fleet.cli.target import opened_registry, passphrase_of
+from edgekit_fleet.cli import target
 from edgekit_fleet.registry import publisher, trust
 from edgekit_fleet.registry.keyring import ROTATABLE, Keyring
 from edgekit_fleet.store.clock import unix_ms
@@ -29,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(*ROTATABLE, "online"),
         help="rotate only this key (again for more; online: only name the fleet's keys anew); default: all",
     )
-    remote.add_arguments(parser)
+    target.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> Report:
@@ -40,10 +39,10 @@ def run(args: argparse.Namespace) -> Report:
         TrustError: The fleet refused the new root.
         LinkError: The fleet cannot be reached.
     """
-    passphrase = passphrase_of(args.passphrase_file)
+    passphrase = target.passphrase_of(args.passphrase_file)
     if args.action == "init" and args.role:
         raise UsageError("keys init makes every key", hint="leave --role away")
-    with opened_registry(args) as registry:
+    with target.opened_registry(args) as registry:
         if args.action == "init":
             keyring = Keyring.make(args.keys, registry.online_keys(), unix_ms(), passphrase)
             version = publisher.install_root(keyring, registry, unix_ms()) if can_install(args) else 0

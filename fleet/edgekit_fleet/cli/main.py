@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "rollout": (
         "edgekit_fleet.cli.rollout",
         "bring a bundle to devices in waves",
-        "edgekit-fleet rollout create person-detect 3.2.0 --data ./fleet-data",
+        "edgekit-fleet rollout create --model person-detect --version 3.2.0 --data ./fleet-data",
     ),
 }
 

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgekit.base.command_line import Report
-from edgekit_fleet.cli import remote
-from edgekit_fleet.cli.target import opened_registry, passphrase_of
+from edgekit_fleet.cli import target
 from edgekit_fleet.registry import publisher
 from edgekit_fleet.registry.bundle import read_bundle
 from edgekit_fleet.registry.keyring import Keyring
@@ -24,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measure", action="store_true", help="for measurement jobs only: no device ever installs it"
     )
-    remote.add_arguments(parser)
+    target.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> Report:
@@ -36,8 +35,8 @@ def run(args: argparse.Namespace) -> Report:
         LinkError: The fleet cannot be reached.
     """
     bundle = read_bundle(args.bundle)
-    keyring = Keyring(args.keys, passphrase_of(args.passphrase_file))
-    with opened_registry(args) as registry:
+    keyring = Keyring(args.keys, target.passphrase_of(args.passphrase_file))
+    with target.opened_registry(args) as registry:
         done = publisher.publish(
             bundle, keyring, registry, unix_ms(), _progress(), only_measured=args.measure
         )

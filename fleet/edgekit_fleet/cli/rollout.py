@@ -10,8 +10,7 @@ from urllib.parse import quote
 
 from edgekit.base.command_line import Report
 from edgekit.core.errors import GateError
-from edgekit_fleet.cli import remote
-from edgekit_fleet.cli.target import opened_client
+from edgekit_fleet.cli import target
 from edgekit_fleet.registry.remote import FleetClient
 from edgekit_fleet.rollout.plan import Spec, split_waves
 
@@ -24,14 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     create = actions.add_parser("create", help="begin a rollout")
-    remote.add_arguments(create)
+    target.add_arguments(create)
     _add_spec(create)
     show = actions.add_parser("show", help="show one rollout: waves, devices, what happened")
-    remote.add_arguments(show)
+    target.add_arguments(show)
     show.add_argument("id", help="the rollout")
     show.add_argument("--watch", action="store_true", help="follow it to its end; exit 8 unless it is done")
     listing = actions.add_parser("list", help="list rollouts, the newest first")
-    remote.add_arguments(listing)
+    target.add_arguments(listing)
     listing.add_argument("--model", default="", help="only of this model")
     listing.add_argument("--state", default="", help="only in this state")
     for action, about in (
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("abort", "end it, and bring every device back to what it ran before"),
     ):
         sub = actions.add_parser(action, help=about)
-        remote.add_arguments(sub)
+        target.add_arguments(sub)
         sub.add_argument("id", help="the rollout")
         sub.add_argument("--reason", default="", help="why, for the log")
 
@@ -77,7 +76,7 @@ def run(args: argparse.Namespace) -> Report:
         UsageError: There is no such rollout or version, or it cannot do that in its state.
         LinkError: The fleet cannot be reached.
     """
-    client = opened_client(args)
+    client = target.opened_client(args)
     if args.action == "create":
         return _shown(client.json("POST", _ROUTE, wanted(args)))
     if args.action == "list":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.core.errors import ConfigError, StorageError
-from edgekit_fleet.cli.remote import ADDRESS_FILE
+from edgekit_fleet.cli.target import ADDRESS_FILE
 from edgekit_fleet.files import write_durably
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Which fleet a command is about: one reached over HTTP, or one whose data folder is at hand."""
+"""Which fleet a command is about: ``--fleet URL --token T``, or ``--data DIR`` on the fleet's own machine."""
 
 from __future__ import annotations
 
@@ -10,24 +10,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.core.errors import ConfigError, UsageError
-from edgekit_fleet.cli.remote import ADDRESS_FILE, TOKEN_FILE
 from edgekit_fleet.registry.remote import FleetClient, RemoteRegistry
 
 if TYPE_CHECKING:
     from edgekit_fleet.registry.publisher import Registry
 
+ADDRESS_FILE = "serve.json"
+"""In the data folder while a fleet manager runs on it: where commands reach it."""
+TOKEN_FILE = "admin.token"  # noqa: S105 - a file's name
 MAX_SECRET_BYTES = 4096
 
 
-def opened_client(args: argparse.Namespace) -> FleetClient:
-    """Return a client of the running fleet that the arguments of ``cli.remote`` name.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a fleet."""
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the fleet's data folder, on this machine")
+    parser.add_argument("--fleet", metavar="URL", help="a running fleet, with --token")
+    parser.add_argument("--token", metavar="T", help="an API token, or @FILE that holds one")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="the CA of a fleet that speaks HTTPS")
+
+
+def opened_client(args: argparse.Namespace, *, needs_token: bool = False) -> FleetClient:
+    """Return a client of the running fleet that the arguments name.
+
+    Args:
+        args: What ``add_arguments`` declares.
+        needs_token: Whether every request of the command needs a token.
 
     Raises:
-        UsageError: No fleet is named, or none runs on that data folder.
+        UsageError: No fleet is named, none runs on that data folder, or the token is missing.
         ConfigError: Its address, certificate or token file is not usable.
     """
     if args.fleet:
         token = args.token or ""
+        if needs_token and not token:
+            raise UsageError("--fleet needs --token", hint="edgekit-fleet token create --role viewer")
+        if needs_token and not args.fleet.startswith(("http://", "https://")):
+            raise UsageError(f"--fleet {args.fleet}: want http://host:port or https://host:port")
         if token.startswith("@"):
             token = read_secret(Path(token[1:])).decode(errors="replace")
         return FleetClient(args.fleet, token, args.ca)
@@ -48,7 +66,7 @@ def opened_client(args: argparse.Namespace) -> FleetClient:
 def opened_registry(args: argparse.Namespace) -> Iterator[Registry]:
     """Give the registry of the fleet that the arguments name, and close it afterwards.
 
-    Of a data folder whose fleet manager does not run, the files themselves.
+    A data folder whose fleet manager does not run is opened directly.
 
     Raises:
         UsageError: No fleet is named, or two are.
@@ -76,16 +94,16 @@ def passphrase_of(path: Path | None) -> bytes:
 
 
 def read_secret(path: Path) -> bytes:
-    """Return a secret's file without the white space around it.
+    """Return the content of a secret's file, without the white space around it.
 
     Raises:
-        ConfigError: The file cannot be read, is empty, or too long to be one.
+        ConfigError: The file cannot be read, is empty, or is too long.
     """
     try:
         with path.open("rb") as file:
-            found = file.read(MAX_SECRET_BYTES + 1).strip()
+            secret = file.read(MAX_SECRET_BYTES + 1).strip()
     except OSError as cause:
         raise ConfigError(f"{path}: {cause.strerror}") from cause
-    if not 0 < len(found) <= MAX_SECRET_BYTES:
-        raise ConfigError(f"{path}: want a secret of 1 to {MAX_SECRET_BYTES} bytes, got {len(found)}")
-    return found
+    if not 0 < len(secret) <= MAX_SECRET_BYTES:
+        raise ConfigError(f"{path}: want a secret of 1 to {MAX_SECRET_BYTES} bytes, got {len(secret)}")
+    return secret

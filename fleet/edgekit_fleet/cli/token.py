@@ -6,7 +6,7 @@ import argparse
 
 from edgekit.base.command_line import Report
 from edgekit.core.errors import UsageError
-from edgekit_fleet.cli import remote
+from edgekit_fleet.cli import target
 from edgekit_fleet.store.tokens import ROLES
 
 
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     create = actions.add_parser("create", help="make a token; its text is shown this once")
-    remote.add_arguments(create)
+    target.add_arguments(create)
     create.add_argument("--role", choices=ROLES, help="an API token with this role")
     create.add_argument("--enroll", action="store_true", help="a token that enrols devices")
     create.add_argument("--uses", type=int, default=1, metavar="N", help="devices it enrols (default 1)")
@@ -26,12 +26,12 @@ def run(arguments: argparse.Namespace) -> Report:
     """Make a token."""
     if arguments.enroll == bool(arguments.role):
         raise UsageError("which token? give either --enroll or --role R")
-    fleet = remote.Remote.of(arguments)
+    client = target.opened_client(arguments, needs_token=True)
     if arguments.enroll:
         hours = arguments.expires_h if arguments.expires_h is not None else 24
         body = {"uses": arguments.uses, "expires_h": hours, "label": arguments.label}
-        text = fleet.post("claims", body)["token"]
-        return Report({"token": text, "fleet": fleet.url, "uses": arguments.uses}, text)
+        text = client.json("POST", "/api/v1/claims", body)["token"]
+        return Report({"token": text, "fleet": client.url, "uses": arguments.uses}, text)
     body = {"role": arguments.role, "expires_h": arguments.expires_h, "label": arguments.label}
-    text = fleet.post("tokens", body)["token"]
-    return Report({"token": text, "fleet": fleet.url, "role": arguments.role}, text)
+    text = client.json("POST", "/api/v1/tokens", body)["token"]
+    return Report({"token": text, "fleet": client.url, "role": arguments.role}, text)

@@ -55,7 +55,12 @@ class SignInNeededError(Exception):
 
 
 class PageRoute(APIRoute):
-    """A route of the web UI: refuses posts of other sites, and shows errors as pages."""
+    """A route of the web UI: refuses posts of other sites, shows errors as pages, answers HEAD like GET."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.methods and "GET" in self.methods:
+            self.methods.add("HEAD")  # the server leaves the body away
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler that FastAPI calls."""

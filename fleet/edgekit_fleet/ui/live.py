@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 
 import msgspec
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from edgekit_fleet.ui.guard import PageRoute
@@ -25,10 +25,12 @@ EVERY = "*"
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 
-@router.get("/live", dependencies=[Viewer])
-async def live(site: Pages) -> StreamingResponse:
+@router.get("/live", dependencies=[Viewer], response_class=StreamingResponse)
+async def live(request: Request, site: Pages) -> Response:
     """Follow what changes."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    if request.method == "HEAD":  # nobody reads the stream
+        return Response(media_type="text/event-stream", headers=headers)
     return StreamingResponse(stream(site.parts.bus), media_type="text/event-stream", headers=headers)
 
 

@@ -53,7 +53,7 @@ def show(request: Request, site: Pages, code: str = "", next: str = "/") -> Resp
     A redirect would lose the cookie where the link was followed from another site (the cookie is
     strict), so the page that says "signed in" moves on by itself.
     """
-    if not code:
+    if not code or request.method == "HEAD":  # a preview of the link must not use it up
         return site.page(request, "login.html", back=local_path(next), problem="")
     token = site.sessions.redeem(code, unix_ms())
     if token is None:

@@ -1,6 +1,8 @@
 """The ``edgekit-fleet`` command: one document, one exit code, clear refusals."""
 
+import argparse
 import contextlib
+import importlib
 import io
 import json
 import signal
@@ -12,7 +14,7 @@ from fleet_kit import ROOT, RunningFleet, wait_until
 
 from edgekit.core.errors import LinkError
 from edgekit_fleet.broker.mqtt import Access, MqttLink
-from edgekit_fleet.cli.main import main
+from edgekit_fleet.cli.main import COMMANDS, main
 
 
 def command(*words):
@@ -105,6 +107,16 @@ def test_help_has_an_example():
         code, out, _ = command(name, "--help")
         assert code == 0
         assert f"example: edgekit-fleet {name}" in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_of_each_command_can_be_typed(name):
+    module, _, example = COMMANDS[name]
+    parser = argparse.ArgumentParser()
+    importlib.import_module(module).add_arguments(parser)
+    program, command_name, *words = example.split()
+    assert (program, command_name) == ("edgekit-fleet", name)
+    parser.parse_args(words)
 
 
 def test_a_fleet_answers_on_ipv6_loopback(tmp_path):

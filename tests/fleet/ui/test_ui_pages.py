@@ -48,6 +48,20 @@ def test_a_login_link_works_once_and_its_cookie_is_strict(site):
     assert "used already" in second.text
 
 
+def test_pages_answer_head_as_get_without_a_body(site):
+    with site.visitor() as visitor:
+        for path in (*PAGES, "/live", "/login"):
+            answer = visitor.head(path)
+            assert (path, answer.status_code, answer.content) == (path, 200, b"")
+        assert visitor.head("/devices").headers["content-type"] == "text/html; charset=utf-8"
+
+
+def test_a_preview_of_a_login_link_does_not_use_it_up(site):
+    link = site.link()
+    assert "set-cookie" not in httpx.head(link).headers
+    assert "set-cookie" in httpx.get(link).headers
+
+
 def test_a_login_link_is_too_old_after_a_quarter_of_an_hour(site):
     sessions = site.fleet.services.database
     with sessions.transaction() as sql:
