@@ -13,9 +13,7 @@ from house import body_lines, circles, package_of, read_house, sibling_arrows
 MAX_BODY_LINES = 40
 
 # Circles between the files or packages that stand in one package.
-KNOWN_CIRCLES = [
-    ("edgekit.agent", ["children", "measuring", "supervisor"]),
-]
+KNOWN_CIRCLES: list[tuple[str, list[str]]] = []
 KNOWN_FILE_CIRCLES: list[list[str]] = []
 KNOWN_LONG = {
     "edgekit_optimize.cli.optimize:_request",

@@ -30,13 +30,10 @@ def main(arguments: list[str]) -> int:
     leave_out_web_client()
     from edgekit.agent.config import environment, load_agent_config
     from edgekit.agent.supervisor.supervisor import Supervisor
+    from edgekit.base.logs import log_to_stderr
     from edgekit.core.errors import EdgekitError
 
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if "--verbose" in arguments else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-    )
+    log_to_stderr(logging.DEBUG if "--verbose" in arguments else logging.INFO)
     config, state = (Path(argument) for argument in arguments[:2])
     try:
         Supervisor(load_agent_config(config, state), environment()).run()

@@ -5,24 +5,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import signal
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from edgekit.agent.supervisor.worker_process import exit_reason
+from edgekit.base.child import Child, ChildFault, run_job
+from edgekit.base.logs import log_to_stderr
 from edgekit.core.errors import BackendError, EdgekitError
 from edgekit.core.spec import Facts, Profile
-from edgekit.core.structure import decode_json
 from edgekit.core.wire import MeasurementRecord
-from edgekit.update.contract import UpdaterFailure, error_of, failure_of, line_of
 from edgekit.update.slots import Installed, Slots
 
 logger = logging.getLogger(__name__)
@@ -30,7 +25,6 @@ logger = logging.getLogger(__name__)
 TIMEOUT_S = 600.0
 """Proving every backend of a board with several accelerators takes minutes at worst."""
 MEASURE_S = 120.0
-_PYTHON = (sys.executable, "-m")
 T = TypeVar("T")
 
 
@@ -47,7 +41,7 @@ def survey(environment: Mapping[str, str]) -> Survey:
     Raises:
         EdgekitError: It failed, or took too long.
     """
-    return _ask(("survey",), Survey, environment)
+    return _ask("survey", None, Survey, environment)
 
 
 def install(state: Path, model: str, source: Path, environment: Mapping[str, str]) -> Installed:
@@ -56,7 +50,7 @@ def install(state: Path, model: str, source: Path, environment: Mapping[str, str
     Raises:
         EdgekitError: The bundle is at fault, or the disk is.
     """
-    return _ask(("install", str(state), model, str(source)), Installed, environment)
+    return _ask("install", (str(state), model, str(source)), Installed, environment)
 
 
 class MeasureTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,21 +74,11 @@ def measure(bundle: Path, environment: Mapping[str, str], state: Path | None = N
     Selection does without where this fails; it is logged, and tried again with the next install. What
     was measured is left in the state folder, for the fleet to be told of.
     """
-    command = (*_PYTHON, "edgekit.bench.measure", str(bundle), *([str(state)] if state else []))
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env=dict(environment),
-            timeout=MEASURE_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        logger.warning("%s could not be measured within %.0f s", bundle, MEASURE_S)
-        return
-    if done.returncode != 0:
-        logger.warning("%s could not be measured: exit code %d", bundle, done.returncode)
+        with Child("edgekit.bench.measure", environment=environment) as child:
+            child.ask((str(bundle), str(state or "")), type(None), MEASURE_S)
+    except (EdgekitError, ChildFault, OSError) as cause:
+        logger.warning("measuring %s: %s", bundle, cause)
 
 
 class MeasuringChild:
@@ -106,20 +90,11 @@ class MeasuringChild:
     """
 
     def __init__(self, task: MeasureTask, environment: Mapping[str, str]) -> None:
-        stdin, self._leash = os.pipe()  # nothing is written: the child ends when our end closes
+        self._task = task
         try:
-            self._process = subprocess.Popen(
-                [*_PYTHON, "edgekit.agent.measuring.job", msgspec.json.encode(task).decode()],
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                env=dict(environment),
-                start_new_session=True,
-            )
+            self._child = Child("edgekit.agent.measuring.job", environment=environment, leads_group=True)
         except OSError as cause:
-            os.close(self._leash)
             raise BackendError(f"measuring cannot be started: {cause.strerror}") from cause
-        finally:
-            os.close(stdin)
 
     def run(self, timeout_s: float) -> MeasurementRecord:
         """Return what was measured.
@@ -129,84 +104,55 @@ class MeasuringChild:
             BackendError: It ended without a word, or outlived its time.
         """
         try:
-            said, _ = self._process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired as cause:
-            raise BackendError(f"measuring was not done within {timeout_s:.0f} s") from cause
-        finally:
-            self.kill()
-            os.close(self._leash)
-            if self._process.stdout is not None:
-                self._process.stdout.close()
-        if not said:
-            raise BackendError(f"measuring ended without a result ({exit_reason(self._process.returncode)})")
-        kinds = MeasurementRecord | UpdaterFailure
-        found: MeasurementRecord | UpdaterFailure = decode_json(said, kinds, "measuring", BackendError)  # type: ignore[arg-type]  # a union is decoded too
-        if isinstance(found, UpdaterFailure):
-            raise error_of(found)
-        return found
+            with self._child:
+                return self._child.ask(self._task, MeasurementRecord, timeout_s)
+        except ChildFault as fault:
+            raise BackendError(f"measuring {fault}") from fault
 
     def kill(self) -> None:
         """End it and every process that it started; safe twice."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._child.kill()
 
 
-def _ask(arguments: Sequence[str], kind: type[T], environment: Mapping[str, str]) -> T:
-    """Run a child and return the JSON line it prints.
+def _ask(job: str, request: object, kind: type[T], environment: Mapping[str, str]) -> T:
+    """Have a child do a job of ``_JOBS``.
 
     Raises:
-        EdgekitError: Of the class it had in the child; a child that says nothing is a BackendError.
+        EdgekitError: Of the class it had in the child; a child without an answer is a BackendError.
     """
-    what = arguments[0]
-    command = (*_PYTHON, "edgekit.agent.children", *arguments)
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            env=dict(environment),
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as cause:
-        raise BackendError(f"{what} took over {TIMEOUT_S:.0f} s") from cause
-    if not done.stdout:
-        raise BackendError(f"{what} failed: exit code {done.returncode}")
-    if done.returncode != 0:
-        raise error_of(decode_json(done.stdout, UpdaterFailure, what, BackendError))
-    return decode_json(done.stdout, kind, what, BackendError)
+        with Child("edgekit.agent.children", [job], environment=environment) as child:
+            return child.ask(request, kind, TIMEOUT_S)
+    except ChildFault as fault:
+        raise BackendError(f"{job} {fault}") from fault
 
 
 # ---------------------------------------------------------------------------------------------
 # The children
 
 
-def _survey() -> Survey:
+def _survey(_: None) -> Survey:
     from edgekit.model.doctor import facts_with_proofs
 
     facts, chosen = facts_with_proofs(Path("/"))
     return Survey(facts, chosen.profile)
 
 
-def _install(state: str, model: str, source: str) -> Installed:
+def _install(request: tuple[str, str, str]) -> Installed:
     from edgekit.model.install import install_initial
 
+    state, model, source = request
     return install_initial(Slots(Path(state)), model, Path(source), Path(state) / "unpacked")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Do what is asked, and print the result or the error as one JSON line."""
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    what, *rest = arguments
-    try:
-        found: object = _survey() if what == "survey" else _install(*rest)
-    except EdgekitError as error:
-        sys.stdout.buffer.write(line_of(failure_of(error)))
-        return error.exit_code
-    sys.stdout.buffer.write(line_of(found))
-    return 0
+_JOBS: dict[str, tuple[Callable[[Any], object], Any]] = {
+    "survey": (_survey, type(None)),
+    "install": (_install, tuple[str, str, str]),
+}
+"""By name: the function, and what it takes."""
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    log_to_stderr(logging.WARNING)
+    function, kind = _JOBS[sys.argv[1]]
+    sys.exit(run_job(lambda request, _: function(request), kind))

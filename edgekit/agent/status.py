@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from edgekit.agent.reactor import Reactor
+from edgekit.base.failures import Failure, error_of, failure_of
 from edgekit.core.errors import EdgekitError, LinkError, ProtocolError, StorageError
 
 logger = logging.getLogger(__name__)
@@ -112,9 +113,9 @@ class StatusServer:
                 raise ProtocolError(f"op: want one of {known}, got {request.get('op')!r}")
             return {"result": operation(request)}
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
-            return {"error": {"code": ProtocolError.code, "message": f"not a request: {cause}"}}
+            return {"error": failure_of(ProtocolError(f"not a request: {cause}"))}
         except EdgekitError as error:
-            return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+            return {"error": failure_of(error)}
 
     def _drop(self, client: _Client) -> None:
         self._clients.pop(client.connection.fileno(), None)
@@ -206,10 +207,5 @@ def _result(answer: bytes) -> Any:
     except msgspec.DecodeError as cause:
         raise ProtocolError(f"the agent's answer is not JSON: {cause}") from cause
     if "error" in document:
-        from edgekit.update.contract import UpdaterFailure, error_of
-
-        error = document["error"]
-        raise error_of(
-            UpdaterFailure(code=error["code"], message=error["message"], hint=error.get("hint", ""))
-        )
+        raise error_of(msgspec.convert(document["error"], Failure))
     return document["result"]

@@ -6,11 +6,8 @@ runtime, and one real model makes LiteRT abort the process.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +18,7 @@ import msgspec
 
 from edgekit.backends import LIBRARIES, backend_version, open_backend
 from edgekit.backends.tiny import INPUTS, expected, tiny_model
+from edgekit.base.child import Child, ChildFault, run_job, signal_name
 from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import EdgekitError
 from edgekit.core.spec import AcceleratorKind, BackendFact, BackendName, Variant
@@ -28,7 +26,6 @@ from edgekit.core.spec import AcceleratorKind, BackendFact, BackendName, Variant
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_ROOT = Path(__file__).resolve().parents[2]
 _TIMED_RUNS = 20
 _TOLERANCE = 0.05  # the tiny model's numbers are whole and under 16, exact even in bf16
 _LAST_WORDS_BYTES = 4096
@@ -88,32 +85,20 @@ def probe_model(
 def _ask_child(task: dict[str, Any], options: Mapping[str, Any] | None, timeout_s: float) -> dict[str, Any]:
     """Run a task in a child; how it died becomes the answer's ``reason``."""
     task["options"] = dict(options or {})
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as log:
         try:
-            done = subprocess.run(
-                [sys.executable, "-m", "edgekit.backends.probe", json.dumps(task)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                timeout=timeout_s,
-                cwd=_ROOT,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return {"reason": f"hung: no answer in {timeout_s:g} s{_last_words(errors)}"}
-        try:
-            answer = json.loads(done.stdout)
-        except ValueError:
-            return {
-                "reason": f"{_manner(done.returncode)}{_last_words(errors)}; fix: {_way_out(done.returncode)}"
-            }
-    return answer if isinstance(answer, dict) else {"reason": "the child's answer makes no sense"}
+            with Child("edgekit.backends.probe", log=log) as child:
+                return child.ask(task, dict[str, Any], timeout_s)
+        except EdgekitError as error:
+            return {"reason": "; ".join(part for part in (error.message, *error.reasons, error.hint) if part)}
+        except ChildFault as fault:
+            if fault.code is None:
+                return {"reason": f"hung: no answer in {timeout_s:g} s{_last_words(log)}"}
+            return {"reason": f"{_manner(fault.code)}{_last_words(log)}; fix: {_way_out(fault.code)}"}
 
 
 def _manner(code: int) -> str:
-    if code < 0:
-        return f"crashed with {signal.Signals(-code).name}"
-    return f"ended with code {code} and no answer"
+    return f"crashed with {signal_name(-code)}" if code < 0 else f"ended with code {code} and no answer"
 
 
 def _way_out(code: int) -> str:
@@ -134,21 +119,9 @@ def _last_words(errors: Any) -> str:
     return f": {told[-1][-300:]}" if told else ""
 
 
-def main(arguments: list[str]) -> int:
-    """Do one task in this process and print its answer as JSON."""
-    parser = argparse.ArgumentParser(prog="edgekit.backends.probe", description="run a model, in a child")
-    parser.add_argument("task", type=json.loads)
-    task = parser.parse_args(arguments).task
-    answer_fd = os.dup(1)
-    os.dup2(2, 1)  # a library that prints must not spoil the answer
+def _do(task: dict[str, Any], _: object) -> dict[str, Any]:
     variant = msgspec.convert(task["variant"], Variant)
-    try:
-        answer = _prove(variant, task["options"]) if task["do"] == "prove" else _probe(task, variant)
-    except EdgekitError as error:
-        answer = {"reason": "; ".join([error.message, *error.reasons, *([error.hint] if error.hint else [])])}
-    with os.fdopen(answer_fd, "w", encoding="utf-8") as output:
-        json.dump(answer, output)
-    return 0
+    return _prove(variant, task["options"]) if task["do"] == "prove" else _probe(task, variant)
 
 
 def _probe(task: dict[str, Any], variant: Variant) -> dict[str, Any]:
@@ -201,4 +174,4 @@ def _prove_delegate(variant: Variant, options: Mapping[str, Any]) -> dict[str, A
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_job(_do, dict[str, Any]))

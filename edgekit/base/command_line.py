@@ -21,6 +21,8 @@ from typing import Any
 
 import msgspec
 
+from edgekit.base.failures import failure_of
+from edgekit.base.logs import log_to_stderr
 from edgekit.core.errors import EdgekitError, StorageError
 
 INTERRUPTED = 130
@@ -89,7 +91,7 @@ def run_program(program: Program, arguments: Sequence[str] | None = None) -> int
     try:
         module = program.commands[name].load() if name in program.commands else None
         parsed = _parser(program, name, module).parse_args(words)
-        log_to_stderr(verbose=parsed.verbose)
+        log_to_stderr(logging.DEBUG if parsed.verbose else logging.INFO)
         assert module is not None  # argparse accepts only names of the table
         report: Report | None = module.run(parsed)
     except SystemExit as stop:  # argparse has said why on stderr
@@ -110,15 +112,6 @@ def run_program(program: Program, arguments: Sequence[str] | None = None) -> int
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return report.exit_code
-
-
-def log_to_stderr(*, verbose: bool = False) -> None:
-    """Write the process's log to stderr, one line an event; for every process of edgekit."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-    )
 
 
 def _parser(program: Program, chosen: str, module: ModuleType | None) -> argparse.ArgumentParser:
@@ -162,13 +155,5 @@ def _print(report: Report, *, as_json: bool) -> None:
 def _fail(error: EdgekitError, *, as_json: bool) -> int:
     print(error.render(), file=sys.stderr)
     if as_json:
-        document = {
-            "error": {
-                "code": error.code,
-                "message": error.message,
-                "reasons": list(error.reasons),
-                "hint": error.hint,
-            }
-        }
-        print(json.dumps(document))
+        print(json.dumps({"error": msgspec.to_builtins(failure_of(error))}))
     return error.exit_code

@@ -1,8 +1,8 @@
 """Measures what each variant costs on this machine, so that selection becomes measured.
 
-``edgekit bench`` does it for a person; ``python -m edgekit.bench.measure BUNDLE [STATE]`` does it for
-the agent after an install, in a process of its own, for the variants that have no measurement yet. By
-way of the state folder the fleet is told. Measurement jobs of the fleet are ``measure_job``'s.
+``edgekit bench`` does it for a person; ``python -m edgekit.bench.measure`` (see ``base.child``) does it for
+the agent after an install, for the variants that have no measurement yet, and leaves a report for the
+fleet in the state folder. Measurement jobs of the fleet are ``agent.measuring.job``'s.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import Any, Literal
 import msgspec
 
 from edgekit.backends import backend_version
+from edgekit.base.child import run_job
+from edgekit.base.logs import log_to_stderr
 from edgekit.bench.paired_timing import Rounds, take_turns
 from edgekit.bench.reports import leave_report
 from edgekit.bench.variant_process import LabProcess, open_lab
-from edgekit.core.errors import EdgekitError
 from edgekit.core.spec import Facts, Profile, Variant, variant_hash
 from edgekit.core.wire import MAX_MEASURED_VARIANTS, Board, MeasuredVariant, MeasurementRecord
 from edgekit.hardware.sensors import Sensors
@@ -191,8 +192,8 @@ def told_all(rows: Sequence[Measurement], variants: Sequence[Variant]) -> list[M
     return [told(row, by_id[row.id]) for row in rows]
 
 
-def _measure_new(source: str, state: Path | None) -> None:
-    """Measure what is not measured yet, and leave it to be told to the fleet."""
+def measure_new(source: str, state: str) -> None:
+    """Measure what is not measured yet; leave a report for the fleet in the state folder, if one is named."""
     bundle = open_bundle(source)
     facts, chosen = facts_with_proofs(Path("/"))
     threads = default_threads(facts)
@@ -201,21 +202,11 @@ def _measure_new(source: str, state: Path | None) -> None:
         return
     around = Circumstances(facts, chosen.profile)
     rows = measure(bundle, missing, facts, chosen.profile, threads, INSTALL_SECONDS)
-    if state is not None:
+    if state:
         named = told_all(rows, missing)
-        leave_report(state, around.record(bundle, named, "install", threads, INSTALL_SECONDS))
-
-
-def main(arguments: list[str]) -> int:
-    """Measure what is not measured yet of the bundle that is named."""
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    try:
-        _measure_new(arguments[0], Path(arguments[1]) if len(arguments) > 1 else None)
-    except EdgekitError as error:
-        print(error.render(), file=sys.stderr)
-        return error.exit_code
-    return 0
+        leave_report(Path(state), around.record(bundle, named, "install", threads, INSTALL_SECONDS))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    log_to_stderr(logging.WARNING)
+    sys.exit(run_job(lambda request, _: measure_new(*request), tuple[str, str]))

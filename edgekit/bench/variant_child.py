@@ -1,12 +1,11 @@
 """One variant in a process of its own, for ``edgekit bench``, ``verify`` and ``optimize``.
 
 A native library that crashes takes only this process with it, and memory and load time are the
-variant's alone. Talks JSON lines over two file descriptors, since native libraries write to stdout.
+variant's alone.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgekit.base.child import Parent
 from edgekit.core.errors import EdgekitError, ModelError
 from edgekit.model.bundle import open_bundle
 from edgekit.model.golden import run_golden
@@ -33,23 +33,18 @@ _WARM_UP = 3
 _PRE_ROUNDS = 9  # a round of many: see rounds.py
 
 
-def main(arguments: list[str]) -> int:
-    """Serve requests until the pipe closes: ``{"do": NAME, ...}``, NAME a key of ``_ACTIONS``."""
-    task = json.loads(arguments[0])
-    with os.fdopen(task["read"], "r") as requests, os.fdopen(task["write"], "w") as answers:
-
-        def answer(document: dict[str, Any]) -> None:
-            answers.write(json.dumps(document) + "\n")
-            answers.flush()
-
-        try:
-            lab = _Lab(task)
-            answer(lab.loaded)
-            for line in requests:
-                request = json.loads(line)
-                answer(_ACTIONS[request["do"]](lab, request))
-        except EdgekitError as error:
-            answer({"error": error.message, "code": error.code, "reasons": list(error.reasons)})
+def serve() -> int:
+    """Load the variant that the first request names; then serve ``{"do": NAME, ...}``, see ``_ACTIONS``."""
+    parent = Parent()
+    requests = parent.requests(dict[str, Any])
+    try:
+        lab = _Lab(next(requests))
+        parent.result(lab.loaded)
+        for request in requests:
+            parent.result(_ACTIONS[request["do"]](lab, request))
+    except EdgekitError as error:
+        parent.error(error)
+        return error.exit_code
     return 0
 
 
@@ -206,4 +201,4 @@ def rss_mb() -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(serve())

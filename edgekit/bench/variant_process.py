@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import select
 import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit.core.errors import BackendError, InferenceError, ModelLoadError
+from edgekit.base.child import Child, ChildFault
+from edgekit.core.errors import BackendError, EdgekitError, InferenceError, ModelLoadError
 from edgekit.core.select import reasons_against
 from edgekit.core.spec import Facts, Profile, Variant
 from edgekit.model.bundle import Bundle
@@ -33,27 +29,14 @@ class LabProcess:
 
     def __init__(self, bundle: Bundle, variant: Variant, profile: Profile, threads: int) -> None:
         self.variant = variant
-        requests_read, self._requests = os.pipe()
-        self._answers, answers_write = os.pipe()
         task = {
             "bundle": str(bundle.source if bundle.is_bare else bundle.root),
             "variant": variant.id,
             "options": backend_options(variant, profile, threads),
-            "read": requests_read,
-            "write": answers_write,
         }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgekit.bench.variant_child", json.dumps(task)],
-            pass_fds=(requests_read, answers_write),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(requests_read)
-        os.close(answers_write)
-        self._rest = b""
+        self._child = Child("edgekit.bench.variant_child", log=subprocess.DEVNULL)
         try:
-            self.loaded = self._answer(_START_TIMEOUT_S, ModelLoadError)
+            self.loaded = self._ask(task, _START_TIMEOUT_S, ModelLoadError)
         except BackendError:
             self.close()
             raise
@@ -64,8 +47,7 @@ class LabProcess:
         Raises:
             InferenceError: The model failed, or its process died.
         """
-        self._ask({"do": "time", "seconds": seconds})
-        answer = self._answer(_ANSWER_TIMEOUT_S + seconds, InferenceError)
+        answer = self._ask({"do": "time", "seconds": seconds}, _ANSWER_TIMEOUT_S + seconds)
         self.loaded["rss_mb"] = answer["rss_mb"]
         times: list[float] = answer["times_us"]
         return times
@@ -76,8 +58,7 @@ class LabProcess:
         Raises:
             InferenceError: The model failed, or its process died.
         """
-        self._ask({"do": "golden"})
-        outcomes: list[dict[str, Any]] = self._answer(_ANSWER_TIMEOUT_S, InferenceError)["golden"]
+        outcomes: list[dict[str, Any]] = self._ask({"do": "golden"})["golden"]
         return outcomes
 
     def evaluate(
@@ -97,8 +78,8 @@ class LabProcess:
         """
         pairs = None if sizes is None else [list(size) for size in sizes]
         files = {"samples": str(samples), "out": str(out)}
-        self._ask({"do": "evaluate", **files, "sizes": pairs, "in_order": in_order})
-        self._answer(_EVALUATE_TIMEOUT_S, InferenceError)
+        request = {"do": "evaluate", **files, "sizes": pairs, "in_order": in_order}
+        self._ask(request, _EVALUATE_TIMEOUT_S)
 
     def pre_ms(self) -> float:
         """Return the median milliseconds it takes to fill the input from an image's bytes.
@@ -106,40 +87,25 @@ class LabProcess:
         Raises:
             InferenceError: The process died.
         """
-        self._ask({"do": "pre"})
-        return float(self._answer(_ANSWER_TIMEOUT_S, InferenceError)["pre_ms"])
+        return float(self._ask({"do": "pre"})["pre_ms"])
 
-    def _ask(self, request: dict[str, Any]) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the answer says what became of the process
-            os.write(self._requests, json.dumps(request).encode() + b"\n")
-
-    def _answer(self, timeout_s: float, error: type[BackendError]) -> dict[str, Any]:
-        deadline = time.monotonic() + timeout_s
-        while b"\n" not in self._rest:
-            ready, _, _ = select.select([self._answers], [], [], max(0.0, deadline - time.monotonic()))
-            piece = os.read(self._answers, 1 << 20) if ready else b""
-            if not piece:
-                how = f"gave no answer in {timeout_s:g} s" if not ready else f"died ({self._obituary()})"
-                raise error(f"variant {self.variant.id!r}: its process {how}")
-            self._rest += piece
-        line, _, self._rest = self._rest.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise error(f"variant {self.variant.id!r}: {answer['error']}", reasons=tuple(answer["reasons"]))
-        return answer
-
-    def _obituary(self) -> str:
-        code = self._process.wait(timeout=10)
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
+    def _ask(
+        self,
+        request: dict[str, Any],
+        timeout_s: float = _ANSWER_TIMEOUT_S,
+        kind: type[BackendError] = InferenceError,
+    ) -> dict[str, Any]:
+        try:
+            return self._child.ask(request, dict[str, Any], timeout_s)
+        except ChildFault as fault:
+            raise kind(f"variant {self.variant.id!r}: its process {fault}") from fault
+        except EdgekitError as error:
+            message = f"variant {self.variant.id!r}: {error.message}"
+            raise kind(message, reasons=error.reasons, hint=error.hint) from error
 
     def close(self) -> None:
         """End the process; safe to call twice."""
-        for descriptor in (self._requests, self._answers):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-        self._requests = self._answers = -1
-        self._process.kill()
-        self._process.wait(timeout=10)
+        self._child.close()
 
 
 @contextlib.contextmanager

@@ -1,21 +1,17 @@
 """What the supervisor says to the updater and to enrolment, and what it hears back.
 
-The child reads one JSON request on stdin and writes JSON lines on stdout: progress, then one result
-or one error. Its exit code is the error's, as in the design. No trust library is imported here.
+Both are children as ``base.child`` describes them. No trust library is imported here.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, Union
+from typing import Literal
 
 import msgspec
 
-from edgekit.core import errors
-from edgekit.core.errors import EdgekitError
 from edgekit.core.spec import Facts, Profile
 
 MAX_BUNDLE_BYTES = 2 << 30
-MAX_LINE_BYTES = 1 << 20
 
 
 class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +51,7 @@ class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The supervisor's floored clock, for expiry; 0 is the machine's own."""
 
 
-class UpdaterProgress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
+class UpdaterProgress(msgspec.Struct, frozen=True, kw_only=True):
     """Where a fetch stands."""
 
     stage: Literal["trust", "manifest", "blobs"]
@@ -63,7 +59,7 @@ class UpdaterProgress(msgspec.Struct, frozen=True, tag="progress", kw_only=True)
     total_bytes: int = 0
 
 
-class UpdaterResult(msgspec.Struct, frozen=True, tag="result", kw_only=True):
+class UpdaterResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a job brought.
 
     ``manifest_sha256`` and ``bundle_bytes`` are those of ``bundle.json``, which lies in ``blobs/``
@@ -80,15 +76,6 @@ class UpdaterResult(msgspec.Struct, frozen=True, tag="result", kw_only=True):
     fetched_bytes: int = 0
     csr: str = ""
     certificate_expires_unix_ms: int = 0
-
-
-class UpdaterFailure(msgspec.Struct, frozen=True, tag="error", kw_only=True):
-    """An error of the child, so that the parent raises the same class."""
-
-    code: str
-    message: str
-    reasons: tuple[str, ...] = ()
-    hint: str = ""
 
 
 class EnrollOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,27 +105,3 @@ class Enrolment(msgspec.Struct, frozen=True, tag="enrolment", kw_only=True):
     """When the device's certificate ends."""
     renew_after_unix_ms: int = 0
     """Two thirds of its life."""
-
-
-def error_of(failure: UpdaterFailure) -> EdgekitError:
-    """Return the error that a child's failure stands for, of the same class."""
-    classes = {
-        kind.code: kind
-        for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, EdgekitError)
-    }
-    kind = classes.get(failure.code, EdgekitError)
-    return kind(failure.message, reasons=failure.reasons, hint=failure.hint)
-
-
-def failure_of(error: EdgekitError) -> UpdaterFailure:
-    """Return what a child writes about an error."""
-    return UpdaterFailure(code=error.code, message=error.message, reasons=error.reasons, hint=error.hint)
-
-
-Line = Union[UpdaterProgress, UpdaterResult, UpdaterFailure, Enrolment]  # noqa: UP007 - decoded at run time
-
-
-def line_of(message: Any) -> bytes:
-    """Encode one line of a child's output."""
-    return msgspec.json.encode(message) + b"\n"

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 
+from edgekit.base.child import Child, ChildFault
 from edgekit.base.install_hint import require_modules
 from edgekit.core.errors import LinkError
-from edgekit.update.contract import (
-    MAX_LINE_BYTES,
-    EnrollOrder,
-    Enrolment,
-    Line,
-    UpdaterFailure,
-    UpdaterProgress,
-    UpdaterRequest,
-    UpdaterResult,
-    error_of,
-)
+from edgekit.update.contract import EnrollOrder, Enrolment, UpdaterProgress, UpdaterRequest, UpdaterResult
 
 _GRACE_S = 30.0
 R = TypeVar("R", UpdaterResult, Enrolment)
@@ -46,7 +34,7 @@ def run_updater(
         ConfigError: The libraries that verify updates are not installed.
     """
     require_libraries("an update")
-    return _run("job", msgspec.json.encode(request), UpdaterResult, request.timeout_s + _GRACE_S, on_progress)
+    return _run("job", request, UpdaterResult, request.timeout_s + _GRACE_S, on_progress)
 
 
 def run_enroll(order: EnrollOrder, timeout_s: float = 60.0) -> Enrolment:
@@ -62,7 +50,7 @@ def run_enroll(order: EnrollOrder, timeout_s: float = 60.0) -> Enrolment:
         ConfigError: The libraries that enrolment needs are not installed.
     """
     require_libraries("enrolment")
-    return _run("enroll", msgspec.json.encode(order), Enrolment, timeout_s, None)
+    return _run("enroll", order, Enrolment, timeout_s, None)
 
 
 def require_libraries(purpose: str) -> None:
@@ -76,56 +64,17 @@ def require_libraries(purpose: str) -> None:
 
 def _run(
     what: str,
-    request: bytes,
-    wanted: type[R],
+    request: UpdaterRequest | EnrollOrder,
+    kind: type[R],
     timeout_s: float,
     on_progress: Callable[[UpdaterProgress], None] | None,
 ) -> R:
-    child = subprocess.Popen(
-        [sys.executable, "-m", "edgekit.update.updater", what],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    timer = threading.Timer(timeout_s, child.kill)
-    timer.name = "updater-timeout"
-    timer.daemon = True
-    timer.start()
-    try:
-        found = _listen(child, request, wanted, on_progress)
-    finally:
-        timer.cancel()
-        child.kill()  # it has said its last, or nobody listens any more
-        code = child.wait()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                pipe.close()
-    if found is None:
-        raise LinkError(f"the updater ended without a result (exit code {code})", hint="see its log above")
-    return found
+    def progress(data: msgspec.Raw) -> None:
+        if on_progress is not None:
+            on_progress(msgspec.json.decode(data, type=UpdaterProgress))
 
-
-def _listen(
-    child: subprocess.Popen[bytes],
-    request: bytes,
-    wanted: type[R],
-    on_progress: Callable[[UpdaterProgress], None] | None,
-) -> R | None:
-    if child.stdin is None or child.stdout is None:
-        return None
     try:
-        child.stdin.write(request + b"\n")
-        child.stdin.flush()  # and stays open: the child ends when it closes
-    except BrokenPipeError:
-        return None
-    while line := child.stdout.readline(MAX_LINE_BYTES):
-        try:
-            message = msgspec.json.decode(line, type=Line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as cause:
-            raise LinkError(f"the updater said something else than its protocol: {cause}") from cause
-        if isinstance(message, UpdaterFailure):
-            raise error_of(message)
-        if isinstance(message, wanted):
-            return message
-        if isinstance(message, UpdaterProgress) and on_progress is not None:
-            on_progress(message)
-    return None
+        with Child("edgekit.update.updater", [what]) as child:
+            return child.ask(request, kind, timeout_s, progress)
+    except ChildFault as fault:
+        raise LinkError(f"the updater {fault}", hint="see its log above") from fault

@@ -1,8 +1,7 @@
 """The updater: a short-lived process that believes nothing it has not verified.
 
-``python -m edgekit.update.updater job|enroll`` reads one line of JSON on stdin (``UpdaterRequest`` or
-``EnrollOrder``) and writes lines of JSON on stdout: progress, then one result or one error. The exit
-code is the error's. It ends when its stdin closes, since then the supervisor is gone.
+``python -m edgekit.update.updater job`` takes an ``UpdaterRequest``, ``... enroll`` an ``EnrollOrder``; see
+``base.child`` for how it answers.
 """
 
 from __future__ import annotations
@@ -12,37 +11,26 @@ import fcntl
 import hashlib
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
+from edgekit.base.child import run_job
 from edgekit.base.disk import LocalDisk, replace_file, storage_error
 from edgekit.base.http import Patience, Web
 from edgekit.base.install_hint import install_hint
 from edgekit.core import wire
-from edgekit.core.errors import (
-    BundleError,
-    ConfigError,
-    EdgekitError,
-    HashMismatchError,
-    StorageError,
-    UsageError,
-)
+from edgekit.core.errors import BundleError, ConfigError, HashMismatchError, StorageError, UsageError
 from edgekit.core.select import require, select
 from edgekit.core.spec import Manifest, Variant, VariantFile, parse_manifest
 from edgekit.update.contract import (
-    MAX_LINE_BYTES,
     EnrollOrder,
     Enrolment,
     UpdaterProgress,
     UpdaterRequest,
     UpdaterResult,
-    failure_of,
-    line_of,
 )
 from edgekit.update.download import Blobs
 from edgekit.update.renewal import put_in_place
@@ -304,62 +292,30 @@ def only_updater(state_dir: Path, wait_s: float = _LOCK_S) -> Iterator[None]:
         os.close(descriptor)
 
 
-def main(arguments: list[str], stdin: BinaryIO, stdout: BinaryIO) -> int:
-    """Carry out one request; returns the exit code."""
-    os.umask(0o077)
+def _enroll(order: EnrollOrder, _: object) -> Enrolment:
+    with _libraries(), only_updater(Path(order.state_dir)):
+        from edgekit.update.identity import enroll
 
-    def tell(message: msgspec.Struct) -> None:
-        stdout.write(line_of(message))
-        stdout.flush()
+        return enroll(order)
 
+
+def _job(request: UpdaterRequest, progress: Callable[[UpdaterProgress], None]) -> UpdaterResult:
+    os.nice(_NICE)
+    with _libraries(), only_updater(Path(request.state_dir)):
+        return Job(request, progress).run()
+
+
+@contextlib.contextmanager
+def _libraries() -> Iterator[None]:
+    """Name the way out where a library that the updater imports is broken."""
     try:
-        line = stdin.readline(MAX_LINE_BYTES)
-        watch = threading.Thread(
-            target=_end_with_parent, args=(stdin.fileno(),), name="parent-watch", daemon=True
-        )
-        watch.start()
-        if arguments == ["enroll"]:
-            from edgekit.update.identity import enroll
-
-            order = _decoded(line, EnrollOrder)
-            with only_updater(Path(order.state_dir)):
-                tell(enroll(order))
-        elif arguments == ["job"]:
-            os.nice(_NICE)
-            request = _decoded(line, UpdaterRequest)
-            with only_updater(Path(request.state_dir)):
-                tell(Job(request, tell).run())
-        else:
-            raise UsageError("want 'job' or 'enroll'")
-    except EdgekitError as error:
-        tell(failure_of(error))
-        return error.exit_code
+        yield
     except ImportError as cause:
-        broken = ConfigError(f"the updater cannot import {cause.name}: {cause}", hint=install_hint("update"))
-        tell(failure_of(broken))
-        return broken.exit_code
-    return 0
-
-
-def _decoded(line: bytes, kind: type[wire.M]) -> wire.M:
-    try:
-        found: wire.M = msgspec.json.decode(line, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as cause:
-        raise UsageError(f"stdin: {cause}") from cause
-    return found
-
-
-def _end_with_parent(stdin_fd: int) -> None:
-    """Die with the supervisor: an updater that nobody listens to would only be in the way.
-
-    The descriptor is read without Python's buffer, whose lock would make the interpreter abort at exit.
-    """
-    while os.read(stdin_fd, MAX_LINE_BYTES):
-        pass
-    os._exit(130)
+        raise ConfigError(
+            f"the updater cannot import {cause.name}: {cause}", hint=install_hint("update")
+        ) from cause
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:], sys.stdin.buffer, sys.stdout.buffer)
-    sys.stdout.flush()
-    os._exit(code)  # the watch waits on stdin, and would hold up an ordinary exit
+    os.umask(0o077)
+    sys.exit(run_job(_enroll, EnrollOrder) if sys.argv[1:] == ["enroll"] else run_job(_job, UpdaterRequest))

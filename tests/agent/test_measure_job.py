@@ -99,7 +99,7 @@ def test_what_is_no_bundle_fails_with_its_class(tmp_path):
 def test_it_ends_with_all_its_processes(tmp_path, how):
     """Killed by its agent, or left by an agent that was killed."""
     started = child(staged(tmp_path, options={"load_ms": 300_000}))
-    leader = started._process.pid
+    leader = started._child.pid
     failed = []
 
     def run():
@@ -114,8 +114,7 @@ def test_it_ends_with_all_its_processes(tmp_path, how):
     if how == "killed":
         started.kill()
     else:
-        leash, started._leash = started._leash, os.open("/dev/null", os.O_RDONLY)
-        os.close(leash)
+        started._child._requests.close()  # as the kernel does for an agent that was killed
     waiting.join(120)
     until(lambda: group_of(leader) == [])
     assert failed == ["measuring ended without a result (killed by SIGKILL)"]

@@ -21,7 +21,8 @@ from edgekit.agent.ipc import (
     SwapFailed,
     Swapped,
 )
-from edgekit.agent.supervisor.worker_process import WorkerProcess, exit_reason
+from edgekit.agent.supervisor.worker_process import WorkerProcess
+from edgekit.base.child import exit_reason
 
 
 class Worker:

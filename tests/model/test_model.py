@@ -11,8 +11,7 @@ from bundles import CHANNELS, WINDOW, WRONG_OUTPUTS, make_bundle
 
 import edgekit
 import edgekit.backends.tiny
-from edgekit.bench.measure import main as measure_main
-from edgekit.bench.measure import unmeasured
+from edgekit.bench.measure import measure_new, unmeasured
 from edgekit.core.errors import GoldenError, NoVariantError
 from edgekit.model.bundle import open_bundle
 from edgekit.model.costs import MeasuredCost, load_costs, save_costs
@@ -85,7 +84,7 @@ def test_a_nan_never_holds(tmp_path):
 def test_the_agent_measures_only_what_is_not_measured_yet():
     bundle = open_bundle(TINY / "relu.tflite")
     assert len(unmeasured(bundle, 1)) == len(bundle.manifest.variants)
-    assert measure_main([str(TINY / "relu.tflite")]) == 0
+    measure_new(str(TINY / "relu.tflite"), "")
     from edgekit.model.choice import default_threads
     from edgekit.model.doctor import facts_with_proofs
 

@@ -1,9 +1,8 @@
 """A measurement job in a process of its own: golden samples first, then times, and nothing kept here.
 
-``python -m edgekit.agent.measuring.job TASK`` prints one JSON line, a ``MeasurementRecord`` or an error. It
-runs at low priority, loads no more at once than half of the free memory bears, and ends with its agent,
-whose end it sees at its stdin. It leads a process group of its own, so that whoever ends it ends the
-processes that hold variants too.
+``python -m edgekit.agent.measuring.job`` takes a ``MeasureTask`` and answers with a ``MeasurementRecord``
+(see ``base.child``). It runs at low priority, loads no more at once than half of the free memory bears, and
+leads a process group of its own, so that whoever ends it ends the processes that hold variants too.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,16 +18,16 @@ from typing import Any
 import msgspec
 
 from edgekit.agent.children import MeasureTask
+from edgekit.base.child import run_job
 from edgekit.bench.measure import Circumstances, blank_row, row_of, told
 from edgekit.bench.paired_timing import quiet, take_turns
 from edgekit.bench.variant_process import LabProcess, open_lab
-from edgekit.core.errors import BackendError, BundleError, EdgekitError
+from edgekit.core.errors import BackendError, BundleError
 from edgekit.core.spec import Facts, Manifest, Profile, Variant, parse_manifest
 from edgekit.core.wire import MAX_MEASURED_VARIANTS, MeasuredVariant, MeasurementRecord
 from edgekit.model.bundle import Bundle, open_bundle
 from edgekit.model.choice import default_threads
 from edgekit.model.doctor import facts_with_proofs
-from edgekit.update.contract import failure_of, line_of
 from edgekit.update.slots import SIGNED
 
 _NICE = 10
@@ -138,26 +135,11 @@ def _prove(lab: LabProcess) -> dict[str, Any]:
     return found
 
 
-def _end_with_agent() -> None:
-    while os.read(0, 1 << 10):
-        pass
-    os.killpg(0, signal.SIGKILL)
-
-
-def main(arguments: list[str]) -> int:
-    """Carry out a job, and print its record or its error as one JSON line."""
-    threading.Thread(target=_end_with_agent, name="agent-watch", daemon=True).start()
+def _carry_out_quietly(task: MeasureTask, _: object) -> MeasurementRecord:
     with contextlib.suppress(OSError):
         os.nice(_NICE)
-    code, found = 0, b""
-    try:
-        found = line_of(carry_out(msgspec.json.decode(arguments[0], type=MeasureTask)))
-    except EdgekitError as error:
-        code, found = error.exit_code, line_of(failure_of(error))
-    sys.stdout.buffer.write(found)
-    sys.stdout.flush()
-    return code
+    return carry_out(task)
 
 
 if __name__ == "__main__":
-    os._exit(main(sys.argv[1:]))  # the watch waits on stdin, and would hold up an ordinary exit
+    sys.exit(run_job(_carry_out_quietly, MeasureTask, leads_group=True))

@@ -29,7 +29,8 @@ from edgekit.agent.ipc import (
 )
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.supervisor.restarts import Restarts, Verdict
-from edgekit.agent.supervisor.worker_process import WorkerProcess, exit_reason
+from edgekit.agent.supervisor.worker_process import WorkerProcess
+from edgekit.base.child import exit_reason
 from edgekit.core.errors import ConfigError, LinkError, ProtocolError
 from edgekit.core.sketch import Histogram
 from edgekit.core.wire import PipelineState, Record

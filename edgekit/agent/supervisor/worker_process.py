@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -99,18 +98,6 @@ class WorkerProcess:
             self.kill()
             code = self._process.wait()
         return code
-
-
-def exit_reason(code: int) -> str:
-    """Return what an exit code says.
-
-    >>> exit_reason(-11), exit_reason(4)
-    ('killed by SIGSEGV', 'exit code 4')
-    """
-    if code >= 0:
-        return f"exit code {code}"
-    names = {number.value: number.name for number in signal.Signals}
-    return f"killed by {names.get(-code, f'signal {-code}')}"
 
 
 def rss_mb(pid: int) -> float:

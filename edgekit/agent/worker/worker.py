@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -41,6 +40,7 @@ from edgekit.agent.worker.bundle_counters import AgentSink, Meter, TallyMarks
 from edgekit.agent.worker.hosted import Hosted, host
 from edgekit.agent.worker.ledger_relay import LedgerRelay
 from edgekit.agent.worker.runner import make_loop
+from edgekit.base.logs import log_to_stderr
 from edgekit.core.errors import EdgekitError, LinkError, ProtocolError, SourceError
 from edgekit.core.wire import Alert
 from edgekit.pipeline.config import PipelineConfig, parse_config
@@ -390,11 +390,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--channel", type=int, required=True, help="descriptor of a connected socket")
     parser.add_argument("--verbose", action="store_true")
     parsed = parser.parse_args(arguments)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if parsed.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-    )
+    log_to_stderr(logging.DEBUG if parsed.verbose else logging.INFO)
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the supervisor to pass on
     threading.excepthook = _end_process

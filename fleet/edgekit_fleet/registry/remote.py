@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit.base.failures import Failure, error_of
 from edgekit.core.errors import ConfigError, EdgekitError, LinkError, ProtocolError, ServerError
 from edgekit_fleet.registry.keys import OnlinePublic
 
@@ -158,18 +159,10 @@ def refusal(status: int, body: bytes, what: str) -> EdgekitError:
         return ServerError(f"{what}: status {status}: {body[:_MAX_TEXT].decode(errors='replace')}")
     reasons = problem.get("reasons")
     message = str(problem.get("detail") or problem.get("title") or f"status {status}")
-    return _error_of(str(problem.get("code", "")))(
-        message[:_MAX_TEXT],
+    failure = Failure(
+        code=str(problem.get("code", "")),
+        message=message[:_MAX_TEXT],
         reasons=tuple(str(reason) for reason in reasons) if isinstance(reasons, list) else (),
         hint=str(problem.get("hint", "")),
     )
-
-
-def _error_of(code: str) -> type[EdgekitError]:
-    waiting: list[type[EdgekitError]] = list(EdgekitError.__subclasses__())
-    while waiting:
-        kind = waiting.pop()
-        if kind.code == code:
-            return kind
-        waiting.extend(kind.__subclasses__())
-    return ServerError
+    return error_of(failure, ServerError)

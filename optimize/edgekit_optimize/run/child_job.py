@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgekit.core import errors
+import msgspec
+
+from edgekit.base.child import Child, ChildFault, exit_reason, run_job
 from edgekit.core.errors import ConfigError, EdgekitError, ModelError
 from edgekit_optimize.run.jobs import JOBS, Progress
 
@@ -27,6 +28,8 @@ _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
 _LOG = "log.txt"
 _TAIL_BYTES = 2000
+_TIMEOUT_S = 30 * 24 * 3600.0
+"""A training may take days; whoever waits for a job can interrupt it."""
 _MORE_MEMORY = "free some memory, use fewer samples (--samples), or fewer --targets"
 _NO_MEMORY = ("memoryerror", "allocate memory", "failed to map segment", "bad_alloc", "bad allocation")
 DIED = "the tool's process died"
@@ -103,119 +106,50 @@ def run_step(
     Raises:
         EdgekitError: What the job raised, or a ConfigError or ModelError saying how its process died.
     """
-    read, write = os.pipe()
     environment = dict(os.environ)
     if threads:
         environment |= {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
-    with (folder / _LOG).open("wb") as log, os.fdopen(read, "r") as lines:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "edgekit_optimize.run.child_job", job, str(folder), str(write)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            pass_fds=(write,),
-            env=environment,
-        )
-        os.close(write)
-        assert process.stdin is not None
+
+    def tell(data: msgspec.Raw) -> None:
+        if progress is not None:
+            progress(*msgspec.json.decode(data, type=tuple[float, str]))
+
+    words = (job, str(folder))
+    with (
+        (folder / _LOG).open("wb") as log,
+        Child("edgekit_optimize.run.child_job", words, environment=environment, log=log) as child,
+        (running or Running()).stopped_by(child.kill),
+    ):
         try:
-            with (running or Running()).stopped_by(process.kill):
-                with contextlib.suppress(BrokenPipeError):  # how it died is told below
-                    process.stdin.write(json.dumps(task).encode() + b"\n")
-                    process.stdin.flush()
-                answer = _answer(lines, progress)
-                code = process.wait()
-        finally:
-            process.kill()
-            process.wait()
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
-    if answer is None:
-        raise _died(job, code, folder / _LOG)
-    if "error" in answer:
-        raise _error(answer["error"])
-    result: dict[str, Any] = answer["result"]
+            # JSON in a string: numbers of a task or result may be no numbers, which msgspec's JSON has not
+            result: dict[str, Any] = json.loads(child.ask(json.dumps(task), str, _TIMEOUT_S, tell))
+        except ChildFault as fault:
+            raise _died(job, fault, folder / _LOG) from fault
     return result
 
 
-def _answer(lines: Any, progress: Progress | None) -> dict[str, Any] | None:
-    for line in lines:
-        if not line.endswith("\n"):  # it died over it
-            return None
-        message: dict[str, Any] = json.loads(line)
-        if "progress" not in message:
-            return message
-        if progress is not None:
-            progress(*message["progress"])
-    return None
-
-
-def _died(job: str, code: int, log: Path) -> EdgekitError:
+def _died(job: str, fault: ChildFault, log: Path) -> EdgekitError:
     tail = log.read_bytes()[-_TAIL_BYTES:].decode("utf-8", "replace").strip()
     if any(sign in tail.lower() for sign in _NO_MEMORY):
         return ConfigError(f"{job}: memory ran out", reasons=tuple(tail.splitlines()[-1:]), hint=_MORE_MEMORY)
-    if code == -signal.SIGKILL:
+    if fault.code == -signal.SIGKILL:
         return ConfigError(
             f"{job}: its process was killed, most likely because memory ran out",
             hint=_MORE_MEMORY,
         )
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    how = exit_reason(fault.code) if fault.code is not None else str(fault)
     return ModelError(f"{job}: {DIED} ({how})", reasons=tuple(tail.splitlines()[-5:]))
 
 
-def _error(told: Mapping[str, Any]) -> EdgekitError:
-    kind = getattr(errors, told["class"], EdgekitError)
-    found: EdgekitError = kind(told["message"], reasons=tuple(told["reasons"]), hint=told["hint"])
-    return found
-
-
-def _tell(error: EdgekitError) -> dict[str, Any]:
-    return {
-        "class": type(error).__name__,
-        "message": error.message,
-        "reasons": list(error.reasons),
-        "hint": error.hint,
-    }
-
-
-def main(arguments: list[str]) -> int:
-    """Do one job: its name, its folder and the descriptor to answer on; the task comes on stdin."""
-    job, folder, descriptor = arguments
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - where a user's module:function is looked for first
-    task = json.loads(_first_line(sys.stdin.fileno()))
-    threading.Thread(target=_end_with_parent, args=(sys.stdin.fileno(),), daemon=True).start()
-    with os.fdopen(int(descriptor), "w") as answers:
-
-        def tell(message: dict[str, Any]) -> None:
-            answers.write(json.dumps(message) + "\n")
-            answers.flush()
-
-        try:
-            result = JOBS[job](task, Path(folder), lambda done, text: tell({"progress": [done, text]}))
-        except EdgekitError as error:
-            tell({"error": _tell(error)})
-        except MemoryError:
-            tell({"error": _tell(ConfigError(f"{job}: memory ran out", hint=_MORE_MEMORY))})
-        else:
-            tell({"result": result})
-    return 0
-
-
-def _first_line(descriptor: int) -> bytes:
-    """Return the first line of a pipe on which nothing follows."""
-    pieces = []
-    while piece := os.read(descriptor, 1 << 16):
-        pieces.append(piece)
-        if piece.endswith(b"\n"):
-            break
-    return b"".join(pieces)
-
-
-def _end_with_parent(descriptor: int) -> None:
-    """Wait until the other end of a pipe is closed, which is left open as long as the parent lives."""
-    os.read(descriptor, 1)
-    os._exit(1)
+def _do(task: str, progress: Callable[[tuple[float, str]], None]) -> str:
+    job, folder = sys.argv[1:]
+    try:
+        result = JOBS[job](json.loads(task), Path(folder), lambda done, text: progress((done, text)))
+    except MemoryError as cause:
+        raise ConfigError(f"{job}: memory ran out", hint=_MORE_MEMORY) from cause
+    return json.dumps(result)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - where a user's module:function is looked for first
+    sys.exit(run_job(_do, str))

@@ -24,11 +24,11 @@ from typing import Any
 
 import msgspec
 
+from edgekit.base.failures import Failure, error_of
 from edgekit.core.errors import ConfigError, EnrollError, LinkError, ProtocolError, ServerError
 from edgekit.core.spec import Cost, Variant, version_key
 from edgekit.core.wire import MeasuredVariant, MeasurementRecord
 from edgekit.model.bundle import open_bundle
-from edgekit.update.contract import UpdaterFailure, error_of
 
 _TIMEOUT_S = 60.0
 _PUBLISH_S = 1800.0
@@ -106,7 +106,7 @@ class FleetApi:
 def _refusal(url: str, status: int, body: bytes) -> Exception:
     try:
         problem = json.loads(body)
-        failure = UpdaterFailure(
+        failure = Failure(
             code=str(problem.get("code") or ServerError.code),
             message=f"{url}: {problem.get('detail') or problem.get('title') or f'status {status}'}"[:2000],
             reasons=tuple(str(one) for one in problem.get("reasons", ())),
@@ -308,7 +308,7 @@ def _publish(bundle: Path, api: FleetApi, keys: Path) -> None:
         return
     try:
         told = json.loads(done.stdout)["error"]
-        failure = UpdaterFailure(
+        failure = Failure(
             code=told["code"], message=told["message"], reasons=tuple(told["reasons"]), hint=told["hint"]
         )
     except (ValueError, KeyError, TypeError) as cause:
@@ -349,7 +349,7 @@ def _result(job: dict[str, Any]) -> MeasurementRecord:
         raise LinkError(f"{what}: {job['reason']}", hint="is the device on, and its agent running?")
     if job["state"] == "failed":
         code = str(job["code"] or LinkError.code)
-        raise error_of(UpdaterFailure(code=code, message=f"{what} failed: {job['reason']}"))
+        raise error_of(Failure(code=code, message=f"{what} failed: {job['reason']}"))
     try:
         return msgspec.convert(job["result"], type=MeasurementRecord)
     except msgspec.ValidationError as cause:
