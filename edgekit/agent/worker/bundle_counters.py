@@ -10,6 +10,7 @@ from edgekit.agent.ipc import EventOut, Progress, Running
 from edgekit.core.ports import Result
 from edgekit.core.sketch import Histogram
 from edgekit.core.wire import EventRecord
+from edgekit.pipeline.pre import vision
 from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.stats import Tally
 
@@ -148,8 +149,7 @@ def thumbnail(pixels: Any) -> bytes | None:
     """
     if pixels.ndim != 3:
         return None
-    import cv2
-
+    cv2 = vision()
     scale = min(1.0, _IMAGE_SIDE_PX / max(pixels.shape[:2]))
     small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     is_done, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _IMAGE_QUALITY])

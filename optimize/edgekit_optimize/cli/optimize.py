@@ -17,7 +17,7 @@ from edgekit.core.structure import decode_toml
 
 if TYPE_CHECKING:
     from edgekit_optimize.run.deliver import Outcome
-    from edgekit_optimize.run.request import Description, Request
+    from edgekit_optimize.run.request import Description, Remote, Request, Shrinking
     from edgekit_optimize.study import CandidateResult
 
 _ZOO = "zoo:"
@@ -174,7 +174,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def _request(arguments: argparse.Namespace) -> Request:
-    from edgekit_optimize.run.request import Remote, Request, Shrinking
+    from edgekit_optimize.run.request import Request
 
     return Request(
         model=arguments.model,
@@ -197,24 +197,36 @@ def _request(arguments: argparse.Namespace) -> Request:
         shapes=dict(_shape(text) for text in arguments.shape),
         states=tuple(arguments.state),
         description=_description(arguments),
-        shrinking=Shrinking(
-            train=arguments.train,
-            loss=arguments.loss,
-            prune=arguments.prune,
-            student=arguments.student,
-            qat=arguments.qat,
-            epochs=arguments.epochs,
-        ),
-        remote=Remote(
-            fleet=arguments.fleet,
-            token=arguments.token,
-            device=arguments.measure_on,
-            keys=arguments.keys,
-            ca=arguments.ca,
-        ),
+        shrinking=_shrinking(arguments),
+        remote=_remote(arguments),
         cache=arguments.cache,
         report=arguments.report,
         command=shlex.join(["edgekit", *_without_secrets(sys.argv[1:])]),
+    )
+
+
+def _shrinking(arguments: argparse.Namespace) -> Shrinking:
+    from edgekit_optimize.run.request import Shrinking
+
+    return Shrinking(
+        train=arguments.train,
+        loss=arguments.loss,
+        prune=arguments.prune,
+        student=arguments.student,
+        qat=arguments.qat,
+        epochs=arguments.epochs,
+    )
+
+
+def _remote(arguments: argparse.Namespace) -> Remote:
+    from edgekit_optimize.run.request import Remote
+
+    return Remote(
+        fleet=arguments.fleet,
+        token=arguments.token,
+        device=arguments.measure_on,
+        keys=arguments.keys,
+        ca=arguments.ca,
     )
 
 

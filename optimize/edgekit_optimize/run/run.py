@@ -244,13 +244,7 @@ def _study(
         command=request.command,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         edgekit=__version__,
-        machine={
-            "cpu": facts.cpu,
-            "cores": str(facts.cores),
-            "arch": facts.arch,
-            "memory_mb": str(facts.memory_mb),
-            "python": sys.version.split()[0],
-        },
+        machine=_machine(facts),
         versions=versions_of(*TOOLS),
         source=inputs.subject.origin,
         checks=inputs.subject.root.checks,
@@ -273,6 +267,16 @@ def _study(
         ),
         seconds=seconds,
     )
+
+
+def _machine(facts: Facts) -> dict[str, str]:
+    return {
+        "cpu": facts.cpu,
+        "cores": str(facts.cores),
+        "arch": facts.arch,
+        "memory_mb": str(facts.memory_mb),
+        "python": sys.version.split()[0],
+    }
 
 
 def _warnings(search: Search) -> list[str]:

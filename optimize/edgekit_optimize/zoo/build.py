@@ -294,21 +294,23 @@ def _fill(kit: Kit, folder: Path, version: str, chosen: tuple[VariantRecipe, ...
         state=found.state,
         labels="" if labels is None else "labels.txt",
         variants=tuple(variants),
-        golden=tuple(
-            Golden(
-                inputs=inputs_path,
-                outputs=outputs_path,
-                atol=found.tolerance.atol,
-                atol_by_precision=found.tolerance.atol_by_precision,
-            )
-            for inputs_path, outputs_path in pairs
-        ),
+        golden=_golden(found, pairs),
         guards=found.guards,
         provenance=Provenance(
             source=found.source, command=f"edgekit zoo build {found.model}", parents=found.needs()
         ),
     )
     seal(manifest, folder)
+
+
+def _golden(recipe: Recipe, pairs: Iterable[tuple[str, str]]) -> tuple[Golden, ...]:
+    tolerance = recipe.tolerance
+    return tuple(
+        Golden(
+            inputs=inputs, outputs=outputs, atol=tolerance.atol, atol_by_precision=tolerance.atol_by_precision
+        )
+        for inputs, outputs in pairs
+    )
 
 
 def _variant(plan: VariantRecipe, paths: list[str]) -> Variant:
