@@ -96,7 +96,7 @@ class Link:
         self._random = random or random_module.random
         self._first_delay_s = first_delay_s
         self._max_delay_s = max_delay_s
-        self._sender = Sender(outbox)
+        self._sender = Sender(outbox, self._random)
         self._questions = Questions()
         self._asked: queue.Queue[bytes] = queue.Queue()
         self._wants = {"reported": False, "state": False}
@@ -173,7 +173,7 @@ class Link:
             self._questions.drop(question)
 
     def counters(self) -> dict[str, int]:
-        """Return what was counted: connects, sent, resent, malformed, acks."""
+        """Return what was counted: connections, batches and repeats, stalls, acknowledgements, failures."""
         return {**self._counters, **self._sender.counters}
 
     def _wake(self) -> None:

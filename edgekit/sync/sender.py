@@ -1,49 +1,80 @@
-"""Which batches to send when: a bounded window, and go-back-N from the watermark when it stalls."""
+"""Which batches to send when: a bounded window, and again from the watermark when it stands still."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+import random as random_module
+from collections.abc import Callable, Iterator
+
+import msgspec
 
 from edgekit.core import wire
-from edgekit.sync.outbox import Cursor, Outbox
+from edgekit.sync.outbox import Cursor, Outbox, Parcel
+from edgekit.sync.retry_timer import RetryTimer
 
 WINDOW = 20
-STALL_S = 3.0
-MAX_STALL_S = 60.0
+Packed = tuple[str, bytes, list[bytes]]
+"""Topic leaf, body, and the records in it."""
+
+
+class _Sent(msgspec.Struct):
+    """A batch under way; ``is_repeat``: any of it was sent before, so its delay says nothing."""
+
+    leaf: str
+    first: int
+    last: int
+    sent_ns: int
+    is_repeat: bool
 
 
 class Sender:
-    """Decides; it does not send. Used by the link's thread only.
+    """Decides what to send; it does not send. Used by the link's thread only.
 
-    While the fleet does not answer, each wait is twice the one before (3 s to 60 s) and only one
-    batch is tried, so that a fleet that is down does not cost a metered link its quota.
+    When the watermark stands still for as long as the ``RetryTimer`` waits, only the batch above it is
+    sent again: a fleet that is slow has the others already, and one that is down must not cost a metered
+    link its quota. If the fleet answers that and then stands still again, the rest was lost, and
+    everything above the watermark is sent again, in a window that doubles with each answer.
+
+    Args:
+        outbox: What to send.
+        random: A number in [0, 1), for jitter.
+        window: The most batches under way.
+        timer: How long to wait for the watermark.
     """
 
-    def __init__(self, outbox: Outbox, window: int = WINDOW, stall_s: float = STALL_S) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        random: Callable[[], float] = random_module.random,
+        *,
+        window: int = WINDOW,
+        timer: RetryTimer | None = None,
+    ) -> None:
         self._outbox = outbox
-        self._window = window
-        self._stall_s = stall_s
-        self._patience_s = stall_s
-        self._cursor = Cursor(0, 0)
-        self._flying: deque[int] = deque()
+        self._max_window = self._window = window
+        self._timer = timer or RetryTimer(random)
+        self._cursor = self._reached = Cursor(0, 0)
+        self._under_way: list[_Sent] = []
         self._live_after = 0
         self._progress_ns = 0
+        self._is_probing = self._probe_answered = False
         self._boot = outbox.boot
-        self.counters = dict.fromkeys(("batches", "messages", "resent_after_stall", "acks", "bad_acks"), 0)
+        self.counters = dict.fromkeys(("batches", "messages", "stalls", "repeated", "acks", "bad_acks"), 0)
 
     def connected(self, now_ns: int) -> None:
         """Begin again from the watermark; what waited until now is historical."""
         self._live_after = self._outbox.last_seq
-        self._patience_s = self._stall_s
+        self._window = self._max_window
+        self._timer.reset()
         self._go_back(now_ns)
 
     def _go_back(self, now_ns: int) -> None:
+        if self._boot != self._outbox.boot:  # the outbox began a new life
+            self._boot, self._reached = self._outbox.boot, Cursor(0, 0)
         watermark = self._outbox.watermark
-        self._boot = self._outbox.boot
         self._cursor = Cursor(watermark, watermark)
-        self._flying.clear()
+        self._under_way.clear()
         self._progress_ns = now_ns
+        self._is_probing = self._probe_answered = False
 
     def acknowledged(self, ack: wire.Ack, now_ns: int) -> None:
         """Take the fleet's watermark."""
@@ -53,36 +84,103 @@ class Sender:
             return
         self.counters["acks"] += 1
         watermark = self._outbox.watermark
-        self._flying = deque(last for last in self._flying if last > watermark)
-        if watermark > before:
-            self._progress_ns = now_ns
-            self._patience_s = self._stall_s
+        if watermark <= before:
+            return
+        done = [sent for sent in self._under_way if sent.last <= watermark]
+        self._under_way = [sent for sent in self._under_way if sent.last > watermark]
+        self._progress_ns = now_ns
+        self._probe_answered = self._is_probing
+        self._window = min(2 * self._window, self._max_window)
+        if done and not any(sent.is_repeat for sent in done):
+            # The watermark waits for the last of them: an event that overtook metrics waits for those.
+            self._timer.sample((now_ns - max(sent.sent_ns for sent in done)) / 1e9)
+            self._window = self._max_window
+            self._is_probing = self._probe_answered = False
 
-    def take(self, now_ns: int) -> Iterator[tuple[str, bytes, list[bytes]]]:
-        """Yield (topic leaf, body, the records in it) of what to send now."""
-        if self._boot != self._outbox.boot:  # the outbox began a new life
+    def take(self, now_ns: int) -> Iterator[Packed]:
+        """Yield what to send now."""
+        if self._boot != self._outbox.boot:
             self._go_back(now_ns)
-        window = self._window if self._patience_s == self._stall_s else 1
-        if self._flying and now_ns - self._progress_ns >= self._patience_s * 1e9:
-            self.counters["resent_after_stall"] += len(self._flying)
-            self._patience_s = min(2 * self._patience_s, MAX_STALL_S)
-            window = 1
-            self._go_back(now_ns)
-        room = window - len(self._flying)
+        if self._under_way and now_ns - self._progress_ns >= self._timer.wait_s * 1e9:
+            yield from self._stalled(now_ns)
+        room = self._window - len(self._under_way)
         if room <= 0:
             return
-        if not self._flying:
+        if not self._under_way:
             self._progress_ns = now_ns
-        for parcel in self._outbox.batches(self._cursor, room, live_after=self._live_after):
-            at = self._cursor
-            self._cursor = Cursor(parcel.last, at.m) if parcel.leaf == "ev" else Cursor(at.ev, parcel.last)
-            self._flying.append(parcel.last)
-            self.counters["batches"] += 1
-            self.counters["messages"] += len(parcel.batch.items)
-            yield parcel.leaf, wire.encode(parcel.batch), [bytes(item) for item in parcel.batch.items]
+        for parcel in self._next(room):
+            yield self._send(parcel, now_ns)
+
+    def _next(self, room: int) -> Iterator[Parcel]:
+        """Yield what comes next, events first, but half of the window is for metrics where there are any.
+
+        The watermark waits for the metrics between events: with a window full of events it would stand.
+        """
+        metrics = sum(sent.leaf == "m" for sent in self._under_way)
+        kept = self._batches(min(room, self._window // 2 - metrics), events=False)
+        events = self._batches(room - len(kept), metrics=False)
+        yield from events
+        yield from kept
+        yield from self._batches(room - len(kept) - len(events), events=False)
+
+    def _batches(self, limit: int, *, events: bool = True, metrics: bool = True) -> list[Parcel]:
+        """Return the next batches of one topic or of both."""
+        if limit <= 0:
+            return []
+        end = self._outbox.last_seq
+        cursor = Cursor(self._cursor.ev if events else end, self._cursor.m if metrics else end)
+        return self._outbox.batches(cursor, limit, live_after=self._live_after)
+
+    def _stalled(self, now_ns: int) -> Iterator[Packed]:
+        """Send the batch above the watermark again, and where the rest was lost, begin from there."""
+        self.counters["stalls"] += 1
+        self._timer.double()
+        self._window = 1
+        self._progress_ns = now_ns
+        parcel = self._lowest()
+        if self._probe_answered or parcel is None:
+            self._go_back(now_ns)
+            if parcel is not None:
+                yield self._send(parcel, now_ns)
+            return
+        self._is_probing = True
+        for sent in self._under_way:
+            sent.is_repeat |= sent.first <= parcel.last
+        yield self._encoded(parcel, is_repeat=True)
+
+    def _lowest(self) -> Parcel | None:
+        """Return the batch that the watermark waits for; events must not hide a metric below them."""
+        start, end = self._outbox.watermark, self._outbox.last_seq
+        cursors = (Cursor(start, end), Cursor(end, start))
+        parcels = [
+            parcel
+            for cursor in cursors
+            for parcel in self._outbox.batches(cursor, 1, live_after=self._live_after)
+        ]
+        return min(parcels, key=lambda parcel: parcel.last, default=None)
+
+    def _send(self, parcel: Parcel, now_ns: int) -> Packed:
+        """Note a batch as under way, and return it as it is sent."""
+        at, reached, first = self._cursor, self._reached, parcel.batch.seq0
+        if parcel.leaf == "ev":
+            is_repeat = first <= reached.ev
+            self._cursor = Cursor(parcel.last, at.m)
+            self._reached = Cursor(max(reached.ev, parcel.last), reached.m)
+        else:
+            is_repeat = first <= reached.m
+            self._cursor = Cursor(at.ev, parcel.last)
+            self._reached = Cursor(reached.ev, max(reached.m, parcel.last))
+        self._under_way.append(_Sent(parcel.leaf, first, parcel.last, now_ns, is_repeat))
+        return self._encoded(parcel, is_repeat=is_repeat)
+
+    def _encoded(self, parcel: Parcel, *, is_repeat: bool) -> Packed:
+        self.counters["batches"] += 1
+        self.counters["messages"] += len(parcel.batch.items)
+        self.counters["repeated"] += is_repeat
+        return parcel.leaf, wire.encode(parcel.batch), [bytes(item) for item in parcel.batch.items]
 
     def next_look_s(self, now_ns: int) -> float | None:
         """Return when ``take`` should be asked again though nothing happens; None: no need."""
-        if not self._flying:
+        if not self._under_way:
             return None
-        return max(0.0, self._patience_s - (now_ns - self._progress_ns) / 1e9)
+        return max(0.0, self._timer.wait_s - (now_ns - self._progress_ns) / 1e9)

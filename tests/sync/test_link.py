@@ -21,6 +21,7 @@ from edgekit.sync.address import SystemClock
 from edgekit.sync.mqtt import Handlers, Link, Tls
 from edgekit.sync.outbox import Outbox
 from edgekit.sync.requests import download
+from edgekit.sync.retry_timer import RetryTimer
 
 DEVICE = "cam-1"
 BROKERS = [
@@ -230,7 +231,7 @@ def test_a_question_without_a_link_fails_at_once(tmp_path):
 def test_an_acknowledgement_that_is_lost_makes_the_device_send_again(broker, fleet, tmp_path):
     fleet.acks = False
     device = Device(tmp_path / "device", broker.url)
-    device.link._sender._stall_s = device.link._sender._patience_s = 0.2
+    device.link._sender._timer = RetryTimer(lambda: 0.0, min_s=0.2)
     for number in range(1, 4):
         device.outbox.put(event(number))
     fleet.wait(lambda: fleet.repeated > 0)
