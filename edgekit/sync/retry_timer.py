@@ -40,9 +40,8 @@ class RetryTimer:
         self._smoothed_s = self._deviation_s = 0.0
         self._doublings = 0
         self._estimate_s = min_s
-        self.wait_s = 0.0
+        self.wait_s = min_s
         """The wait that applies now, seconds: ``min_s`` to ``1.5 * max_s``."""
-        self._draw()
 
     def sample(self, delay_s: float) -> None:
         """Take the delay between sending a message, once, and its acknowledgement."""
