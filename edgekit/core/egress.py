@@ -42,7 +42,7 @@ CLASSES: dict[str, DataClass] = {
     "scores": DataClass("confidences", ("score",)),
     "values": DataClass("a regression's or an anomaly's number", ("value",)),
     "boxes": DataClass("boxes, upright and oriented", ("box", "oriented_box")),
-    "points": DataClass("keypoints, with their names and scores", ("points", "keypoints")),
+    "points": DataClass("keypoints, with their names and scores", ("points", "point_names", "point_scores")),
     "masks": DataClass("segmentation", ("mask",)),
     "tracks": DataClass(
         "track ids, parents, zones, lines, dwell times",
@@ -59,7 +59,7 @@ CLASSES: dict[str, DataClass] = {
         "an event's id and kind, its times, pipeline, stage, model and version, trace id",
         (
             *("id", "kind", "seq", "mono_ns", "unix_ms", "captured_ns", "captured_unix_ms", "stage_ms"),
-            *("end_mono_ns", "end_unix_ms", "pipeline", "stage", "task", "trace", "trace_id"),
+            *("end_ns", "end_mono_ns", "end_unix_ms", "pipeline", "stage", "task", "trace", "trace_id"),
             *("model", "version", "versions", "models", "variant"),
         ),
         is_free=True,

@@ -17,7 +17,7 @@ _SMALLEST = 2.0**-40
 _LARGEST = 2.0**60
 
 
-class Sketch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Sketch(msgspec.Struct, frozen=True):
     """What a histogram looks like on the wire: dense counts from bucket ``offset`` on."""
 
     scale: int

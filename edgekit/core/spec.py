@@ -7,6 +7,7 @@ manifest or profile is told and not ignored.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -47,7 +48,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A frozen structure that refuses unknown keys."""
+    """A frozen structure that refuses unknown keys: what people write. What travels takes them."""
 
 
 class Quantization(_Strict, frozen=True, kw_only=True):
@@ -364,7 +365,7 @@ def version_key(version: str) -> tuple[int, ...]:
 # Hardware: what was found (facts), and what a kind of board is (profile)
 
 
-class Level(_Strict, frozen=True, kw_only=True):
+class Level(msgspec.Struct, frozen=True, kw_only=True):
     """One rung between "on the bus" and "runs a model", told by itself, with what mends it."""
 
     name: Literal["present", "driver", "permission", "library", "proof"]
@@ -373,7 +374,7 @@ class Level(_Strict, frozen=True, kw_only=True):
     fix: str = ""
 
 
-class AcceleratorFact(_Strict, frozen=True, kw_only=True):
+class AcceleratorFact(msgspec.Struct, frozen=True, kw_only=True):
     """One accelerator: found on a bus, and usable or why not (the first rung that failed).
 
     ``attributes``: what detection found, such as ``runtime`` (Edge TPU), ``compute`` (CUDA, "8.7"),
@@ -388,7 +389,7 @@ class AcceleratorFact(_Strict, frozen=True, kw_only=True):
     levels: tuple[Level, ...] = ()
 
 
-class BackendFact(_Strict, frozen=True, kw_only=True):
+class BackendFact(msgspec.Struct, frozen=True, kw_only=True):
     """One backend on one accelerator, proved by running a tiny model, or why it does not work."""
 
     name: BackendName
@@ -399,7 +400,7 @@ class BackendFact(_Strict, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class Facts(_Strict, frozen=True, kw_only=True):
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What hardware detection found on one device."""
 
     arch: str
@@ -489,20 +490,114 @@ class Profile(_Strict, frozen=True, kw_only=True):
 # Predictions
 
 
-class Item(_Strict, frozen=True, kw_only=True):
-    """One thing a model found.
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, in pixels of the source frame."""
+Points = tuple[tuple[float, float], ...]
+OrientedBox = tuple[float, float, float, float, float]
+"""Centre x, centre y, width, height in pixels; the width's angle to the x axis in radians, clockwise."""
 
-    ``box`` is (left, top, right, bottom) in pixels of the source frame. ``points`` are (x, y) pairs
-    in the same pixels (a face's landmarks). ``value`` is a decoder's own number (an anomaly's
-    score before thresholding).
+
+class Mask(msgspec.Struct, frozen=True, kw_only=True):
+    """Which part of the picture an item covers: a grid of cells over ``area``, as run lengths.
+
+    ``runs``: lengths of runs of cells, row by row, by turns off and on, off first; they add up to
+    ``width * height``. The grid may be coarser than the picture.
     """
 
-    label: str
-    score: float
+    area: Box
+    width: int
+    height: int
+    runs: tuple[int, ...]
+
+    def extent(self) -> Box | None:
+        """Return the box around the cells that are on, or None where none is."""
+        rows, columns, at = [], [], 0
+        for number, length in enumerate(self.runs):
+            if number % 2 and length:
+                first, last = at, at + length - 1
+                rows += [first // self.width, last // self.width]
+                is_one_row = rows[-1] == rows[-2]
+                columns += [first % self.width, last % self.width] if is_one_row else [0, self.width - 1]
+            at += length
+        if not rows:
+            return None
+        left, top, right, bottom = self.area
+        x, y = (right - left) / self.width, (bottom - top) / self.height
+        return (
+            left + min(columns) * x,
+            top + min(rows) * y,
+            left + (max(columns) + 1) * x,
+            top + (max(rows) + 1) * y,
+        )
+
+
+class Parent(msgspec.Struct, frozen=True, kw_only=True):
+    """The item that another was found in: the stage that found it, and its place among that stage's items."""
+
+    stage: str
+    item: int
+
+
+def corners(oriented: OrientedBox) -> Points:
+    """Return the four corners of an oriented box, clockwise from its own top left.
+
+    >>> [(round(x), round(y)) for x, y in corners((10, 10, 8, 4, math.pi / 2))]
+    [(12, 6), (12, 14), (8, 14), (8, 6)]
+    """
+    x, y, width, height, angle = oriented
+    cos, sin = math.cos(angle), math.sin(angle)
+    halves = ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    return tuple(
+        (x + (a * width * cos - b * height * sin) / 2, y + (a * width * sin + b * height * cos) / 2)
+        for a, b in halves
+    )
+
+
+class Item(_Strict, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that a model found; a field that its task does not have stays at its default.
+
+    ``points`` are (x, y) pairs in pixels of the source frame (a face's landmarks, a body's joints), with
+    ``point_names`` and ``point_scores`` in the same order where the model has them. ``vector`` is an
+    embedding, ``value`` a decoder's own number (a regression's, an anomaly's score before thresholding).
+    ``track`` is the object's number over frames.
+    """
+
+    label: str = ""
+    score: float | None = None
     index: int = -1
-    box: tuple[float, float, float, float] | None = None
-    points: tuple[tuple[float, float], ...] = ()
+    box: Box | None = None
+    points: Points = ()
     value: float | None = None
+    oriented_box: OrientedBox | None = None
+    point_names: tuple[str, ...] = ()
+    point_scores: tuple[float, ...] = ()
+    mask: Mask | None = None
+    text: str = ""
+    vector: tuple[float, ...] = ()
+    track: int | None = None
+    parent: Parent | None = None
+
+    def extent(self) -> Box | None:
+        """Return the upright box around all that it covers; None where it has no place in the picture.
+
+        Keypoints count only where there is neither a box nor a mask.
+        """
+        if self.oriented_box is None and self.mask is None and (self.box is not None or not self.points):
+            return self.box
+        around = [box for box in (self.box, self.mask and self.mask.extent()) if box is not None]
+        if self.oriented_box is not None:
+            around.append(_around(corners(self.oriented_box)))
+        if not around and self.points:
+            around.append(_around(self.points))
+        if not around:
+            return None
+        left, top, right, bottom = zip(*around, strict=True)
+        return (min(left), min(top), max(right), max(bottom))
+
+
+def _around(points: Points) -> Box:
+    xs, ys = zip(*points, strict=True)
+    return (min(xs), min(ys), max(xs), max(ys))
 
 
 class Prediction(_Strict, frozen=True, kw_only=True):
@@ -517,8 +612,9 @@ class Prediction(_Strict, frozen=True, kw_only=True):
         return self.items[0] if self.items else None
 
     def counts(self) -> dict[str, int]:
-        """Return how many items each label has."""
+        """Return how many items each label has; what has no label is not counted."""
         tally: dict[str, int] = {}
         for item in self.items:
-            tally[item.label] = tally.get(item.label, 0) + 1
+            if item.label:
+                tally[item.label] = tally.get(item.label, 0) + 1
         return tally

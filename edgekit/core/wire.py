@@ -14,7 +14,17 @@ import msgspec
 
 from edgekit.core.errors import ProtocolError
 from edgekit.core.sketch import Sketch
-from edgekit.core.spec import DEVICE_ID, BackendFact, Facts, Guards
+from edgekit.core.spec import (
+    DEVICE_ID,
+    BackendFact,
+    Box,
+    Facts,
+    Guards,
+    Mask,
+    OrientedBox,
+    Parent,
+    Points,
+)
 
 ROOT = "ek/v1"
 UP = ("state", "reported", "m", "ev", "req")
@@ -108,6 +118,23 @@ class UpdateState(msgspec.Struct, frozen=True):
     attempt: int = 0
 
 
+class StageState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One model of a pipeline of several, and what it is run on: frames, or items of another stage.
+
+    ``skipped``: frames or items that it was not run on, by its own rule.
+    """
+
+    name: str
+    model: str = ""
+    version: str = ""
+    variant: str = ""
+    on: str = ""
+    inferences: int = 0
+    skipped: int = 0
+    errors: int = 0
+    infer_ms: Sketch | None = None
+
+
 class PipelineState(msgspec.Struct, frozen=True):
     """How one pipeline fares; times in milliseconds."""
 
@@ -123,6 +150,9 @@ class PipelineState(msgspec.Struct, frozen=True):
     restarts: int = 0
     failovers: int = 0
     message: str = ""
+    skipped: int = 0
+    stages: tuple[StageState, ...] = ()
+    """Of a pipeline of several models; the fields above are then its first stage's."""
 
 
 class OutboxState(msgspec.Struct, frozen=True):
@@ -150,6 +180,10 @@ class Reported(msgspec.Struct, frozen=True):
     unix_ms: int = 0
 
 
+class RolloutGuards(Guards, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """A rollout's guards as they travel: a rule that a device does not know yet is passed over."""
+
+
 class DesiredModel(msgspec.Struct, frozen=True):
     """One model a device shall run: the signed target that says what it is.
 
@@ -163,7 +197,7 @@ class DesiredModel(msgspec.Struct, frozen=True):
     bytes: int
     rollout: str = ""
     soak_s: int = 30
-    guards: Guards | None = None
+    guards: RolloutGuards | None = None
 
 
 class Desired(msgspec.Struct, frozen=True):
@@ -222,10 +256,17 @@ class MetricReport(msgspec.Struct, frozen=True, tag="metric", kw_only=True):
     total: int = 0
     """How many items in all; ``labels`` says how many of each label."""
     sensors: dict[str, float] = {}
+    skipped: int = 0
+    stages: tuple[StageState, ...] = ()
 
 
-class EventRecord(msgspec.Struct, frozen=True, tag="event", kw_only=True):
-    """A prediction that the debounce let through and the egress gate passed."""
+class EventRecord(msgspec.Struct, frozen=True, tag="event", kw_only=True, omit_defaults=True):
+    """A prediction that the debounce let through and the egress gate passed.
+
+    ``id`` is the occurrence's: its beginning and its end have one. ``end_mono_ns`` and ``end_unix_ms``
+    say when it was there last, once it is gone. ``versions``: the version of each model that took part,
+    where there are several. ``box`` to ``parent`` are the fields of ``spec.Item``.
+    """
 
     mono_ns: int
     unix_ms: int
@@ -238,8 +279,24 @@ class EventRecord(msgspec.Struct, frozen=True, tag="event", kw_only=True):
     count: int = 0
     """How many items of this label; ``total`` is how many in all."""
     total: int = 0
-    box: tuple[float, float, float, float] | None = None
+    id: str = ""
+    end_mono_ns: int = 0
+    end_unix_ms: int = 0
+    stage: str = ""
+    zone: str = ""
+    tracks: tuple[int, ...] = ()
+    trace_id: str = ""
+    versions: dict[str, str] = {}
+    box: Box | None = None
     value: float | None = None
+    oriented_box: OrientedBox | None = None
+    points: Points = ()
+    point_names: tuple[str, ...] = ()
+    point_scores: tuple[float, ...] = ()
+    mask: Mask | None = None
+    text: str = ""
+    vector: tuple[float, ...] = ()
+    parent: Parent | None = None
     image: bytes | None = None
     """A redacted JPEG, only where a rule lets pixels leave."""
 

@@ -7,13 +7,15 @@ classifier of whole frames is in one *state* at a time.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from edgekit.core.tasks import TASKS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgekit.core.spec import Item, Prediction
 
 EventKind = Literal["appeared", "vanished", "started", "ended", "changed"]
@@ -27,12 +29,14 @@ _KINDS: dict[str, tuple[EventKind, EventKind]] = {
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One change that the debounce let through.
 
-    ``label`` is what appeared, started, vanished, ended, or what the state became; ``previous`` is
-    the state before, of a ``changed``. ``count``, ``score``, ``box`` and ``value`` are of the frame
-    that settled it (the items of that label, the best of them), 0 or None where something is gone.
-    ``total`` is how many items that frame has in all.
+    ``id`` is the occurrence's: what appears and vanishes again has one. ``label`` is what appeared,
+    started, vanished, ended, or what the state became; ``previous`` is the state before, of a
+    ``changed``. ``count`` items of that label, the best of them ``item``, and their ``tracks`` are of
+    the frame that settled it; 0 and None where something is gone. ``total`` is how many items that frame
+    has in all. ``end_ns`` and ``end_unix_ms``: the last frame that had what is gone.
     """
 
+    id: str
     kind: EventKind
     label: str
     seq: int
@@ -41,9 +45,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     previous: str = ""
     count: int = 0
     total: int = 0
-    score: float = 0.0
-    box: tuple[float, float, float, float] | None = None
-    value: float | None = None
+    item: Item | None = None
+    tracks: tuple[int, ...] = ()
+    end_ns: int = 0
+    end_unix_ms: int = 0
 
 
 class Debounce(msgspec.Struct, frozen=True):
@@ -124,10 +129,18 @@ class State:
 
 
 class EventMaker:
-    """Turns predictions, frame by frame, into events. Not for two threads at once."""
+    """Turns predictions, frame by frame, into events. Not for two threads at once.
 
-    def __init__(self, rule: Debounce) -> None:
-        self._presence, self._state = Presence(rule), State(rule)
+    Args:
+        rule: How sure a change must be.
+        new_id: Gives each occurrence its id.
+    """
+
+    def __init__(self, rule: Debounce, new_id: Callable[[], str]) -> None:
+        self._presence, self._state, self._new_id = Presence(rule), State(rule), new_id
+        self._ids: dict[str, str] = {}
+        self._last: dict[str, tuple[int, int]] = {}
+        """When a label that is present was there last: monotonic ns, Unix ms."""
 
     def step(
         self, prediction: Prediction, seq: int, captured_ns: int, captured_unix_ms: int
@@ -143,7 +156,8 @@ class EventMaker:
             change = self._state.step(best.label if best else "")
             if change is not None:
                 items = [best] if best else []
-                return (_event("changed", change[1], items, stamp, previous=change[0]),)
+                before, after = change
+                return (_event("changed", after, items, stamp, id=self._new_id(), previous=before),)
         return ()
 
     def _presences(self, prediction: Prediction, kind: str, stamp: dict[str, int]) -> tuple[Event, ...]:
@@ -154,23 +168,28 @@ class EventMaker:
             ):  # 'normal' and 'silence' are the absence of something
                 found.setdefault(item.label, []).append(item)
         starts, ends = _KINDS[kind]
-        return tuple(
-            _event(starts if is_present else ends, label, found.get(label, []), stamp)
-            for label, is_present in self._presence.step(set(found))
-        )
+        events = []
+        for label, is_present in self._presence.step(set(found)):
+            items = found.get(label, [])
+            if is_present:
+                self._ids[label] = self._new_id()
+                events.append(_event(starts, label, items, stamp, id=self._ids[label]))
+            else:
+                end_ns, end_unix_ms = self._last.pop(label)
+                end = {"id": self._ids.pop(label), "end_ns": end_ns, "end_unix_ms": end_unix_ms}
+                events.append(_event(ends, label, items, stamp, **end))
+        for label in found.keys() & self._ids.keys():
+            self._last[label] = (stamp["captured_ns"], stamp["captured_unix_ms"])
+        return tuple(events)
 
 
-def _event(
-    kind: EventKind, label: str, items: list[Item], stamp: dict[str, int], previous: str = ""
-) -> Event:
-    best = items[0] if items else None
+def _event(kind: EventKind, label: str, items: list[Item], stamp: dict[str, Any], **more: Any) -> Event:
     return Event(
         kind=kind,
         label=label,
-        previous=previous,
         count=len(items),
-        score=best.score if best else 0.0,
-        box=best.box if best else None,
-        value=best.value if best else None,
+        item=items[0] if items else None,
+        tracks=tuple(item.track for item in items if item.track is not None),
         **stamp,
+        **more,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -64,7 +65,7 @@ class Finisher:
     ) -> None:
         self._name, self._sinks, self._rules, self._tally = name, tuple(sinks), rules, tally
         self._on_fatal = on_fatal
-        self._events = EventMaker(rules.debounce)
+        self._events = EventMaker(rules.debounce, lambda: os.urandom(8).hex())
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._is_busy = self._is_ending = False

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgekit.core.spec import Item
+    from edgekit.core.spec import Box, Item
 
-Box = tuple[float, float, float, float]
 CELLS = 6
 """A blurred box keeps this many averages a side; more would let a face be told again."""
 
@@ -61,10 +60,12 @@ def hide(pixels: NDArray[Any], boxes: Iterable[Box], style: str, margin_ratio: f
 
 
 class Redactor:
-    """Hides the boxes of some labels, and keeps hiding where they were for some frames more.
+    """Hides the items of some labels, and keeps hiding where they were for some frames more.
+
+    What is hidden of an item is the upright box around its box, oriented box and mask.
 
     Args:
-        labels: What is hidden; ``"*"`` is everything that has a box.
+        labels: What is hidden; ``"*"`` is everything that has a place in the picture.
         style: As for ``hide``.
         margin_ratio: As for ``hide``.
         hold: For how many frames more, since a detector loses an object now and then.
@@ -78,6 +79,7 @@ class Redactor:
         """Hide what this frame's prediction names, and what the last ones did."""
         if not self._labels or pixels.ndim != 3:
             return
-        found = [item.box for item in items if item.box and not self._labels.isdisjoint((item.label, "*"))]
+        named = (item.extent() for item in items if not self._labels.isdisjoint((item.label, "*")))
+        found = [box for box in named if box is not None]
         self._recent.append(found)
         hide(pixels, {box for boxes in self._recent for box in boxes}, self._style, self._margin_ratio)

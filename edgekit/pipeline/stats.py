@@ -17,7 +17,7 @@ class Tally:
     """Counters and histograms of one run. Written by the loop's threads, read by any.
 
     ``captured`` is one more than the last frame's ``seq``, so it counts what the source itself lost
-    too, and once the run is over ``captured == processed + dropped + failed``.
+    too, and once the run is over ``captured == processed + dropped + failed + skipped``.
     """
 
     def __init__(self) -> None:
@@ -25,6 +25,7 @@ class Tally:
         self.processed = 0
         self.dropped = 0
         self.failed = 0
+        self.skipped = 0
         self.sink_errors = 0
         self.events = 0
         self.failovers = 0
@@ -69,7 +70,10 @@ class Tally:
         elapsed_s = (self.last_ns - self.first_ns) / 1e9
         has_any = self.processed > 0
         return {
-            "frames": {"captured": self.captured, "processed": self.processed, "dropped": self.dropped},
+            "frames": {
+                name: getattr(self, name)
+                for name in ("captured", "processed", "dropped", "failed", "skipped")
+            },
             "fps": round(self.processed / elapsed_s, 2) if has_any and elapsed_s > 0 else 0.0,
             "latency_ms": {
                 f"p{percent}": _ms(self._latency, percent, has_any=has_any) for percent in (50, 95, 99)

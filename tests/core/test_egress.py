@@ -44,7 +44,8 @@ def test_a_field_belongs_to_one_class():
 @pytest.mark.parametrize("kind", [Item, Event, wire.EventRecord])
 def test_every_field_of_what_is_seen_has_a_class(kind):
     """A field that somebody adds must be given a class first; until then it never leaves."""
-    assert [field for field in kind.__struct_fields__ if class_of(field) == UNKNOWN] == []
+    fields = set(kind.__struct_fields__) - {"item"}  # whose own fields have classes
+    assert [field for field in fields if class_of(field) == UNKNOWN] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

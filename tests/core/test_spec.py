@@ -1,11 +1,13 @@
 import json
+import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.core.errors import BundleError
-from edgekit.core.spec import parse_manifest, path_problem, version_key
+from edgekit.core.spec import Item, Mask, Parent, parse_manifest, path_problem, version_key
 
 
 def manifest(**changes):
@@ -90,3 +92,28 @@ def test_a_damaged_manifest_is_read_or_refused(position, value):
 
 def test_versions_sort_by_number():
     assert sorted(["1.10.0", "1.9.0", "1.9.10"], key=version_key) == ["1.9.0", "1.9.10", "1.10.0"]
+
+
+def test_what_an_item_covers_is_the_box_around_all_that_has_a_place():
+    turned = (20.0, 20.0, 8.0, 4.0, math.pi / 2)
+    points = ((0.0, 50.0), (60.0, 1.0))
+    assert Item(label="walk").extent() is None
+    assert Item(box=(1, 2, 3, 4), points=points).extent() == (1, 2, 3, 4)
+    assert Item(points=points).extent() == (0, 1, 60, 50)
+    assert Item(oriented_box=turned).extent() == pytest.approx((18, 16, 22, 24))
+    assert Item(oriented_box=turned, box=(19, 1, 30, 20)).extent() == pytest.approx((18, 1, 30, 24))
+    empty = Mask(area=(0, 0, 8, 8), width=2, height=2, runs=(4,))
+    assert Item(mask=empty).extent() is None
+    assert Item(mask=empty, points=points).extent() == (0, 1, 60, 50)
+
+
+def test_a_document_of_an_item_has_no_field_that_the_item_lacks():
+    assert msgspec.json.encode(Item(label="walk", score=0.0)) == b'{"label":"walk","score":0.0}'
+    everything = Item(
+        label="a", score=0.5, index=1, box=(1, 2, 3, 4), points=((1, 2),), value=0.0,
+        oriented_box=(1, 2, 3, 4, 5),
+        point_names=("n",), point_scores=(1,), mask=Mask(area=(0, 0, 1, 1), width=1, height=1, runs=(0, 1)),
+        text="t", vector=(1,), track=0, parent=Parent(stage="s", item=0),
+    )  # fmt: skip
+    assert msgspec.json.decode(msgspec.json.encode(everything), type=Item) == everything
+    assert msgspec.to_builtins(everything).keys() == set(Item.__struct_fields__)

@@ -1,9 +1,12 @@
 """Events are told once, and only when they are sure."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 from pipeline_fakes import prediction
 
+from edgekit.core.spec import Item, Prediction
 from edgekit.pipeline.events import Debounce, EventMaker, Presence, State
 
 rules = st.tuples(st.integers(1, 5), st.integers(0, 4), st.integers(1, 6)).map(
@@ -58,13 +61,43 @@ def test_a_state_changes_only_to_what_the_last_frames_say(rule, labels):
 
 
 def events(task, *frames, rule=Debounce(appear=2, window=3, vanish=2)):  # noqa: B008 - frozen
-    maker = EventMaker(rule)
+    return [
+        (event.kind, event.label, event.previous, event.seq, event.count)
+        for event in made(task, frames, rule)
+    ]
+
+
+def made(task, frames, rule=Debounce(appear=2, window=3, vanish=2)):  # noqa: B008 - frozen
+    maker = EventMaker(rule, map(str, itertools.count()).__next__)
     found = []
     for seq, frame in enumerate(frames):
         index = 0 if frame in ("normal", "silence") else 1
         labels = (frame,) if isinstance(frame, str) else frame
         found += maker.step(prediction(task, *labels, index=index), seq, seq, seq)
-    return [(event.kind, event.label, event.previous, event.seq, event.count) for event in found]
+    return found
+
+
+def test_what_appears_and_vanishes_is_one_occurrence_that_ends_where_it_was_seen_last():
+    found = made("detect", [["car"], ["car", "dog"], ["dog"], [], ["car"], ["car"]])
+    assert [(e.kind, e.label, e.id, e.end_ns, e.end_unix_ms) for e in found] == [
+        ("appeared", "car", "0", 0, 0),
+        ("appeared", "dog", "1", 0, 0),
+        ("vanished", "car", "0", 1, 1),
+        ("vanished", "dog", "1", 2, 2),
+        ("appeared", "car", "2", 0, 0),
+    ]
+
+
+def test_an_event_has_the_best_item_whole_and_the_tracks_of_all():
+    best = Item(
+        label="car", score=0.9, oriented_box=(5, 5, 4, 2, 0.5), track=7, text="B-XY 12", vector=(1.0,)
+    )
+    other = Item(label="car", score=0.5, track=9)
+    maker = EventMaker(Debounce(appear=1, window=1, vanish=1), lambda: "x")
+    (there,) = maker.step(Prediction(task="detect", items=(best, other)), 1, 2, 3)
+    assert (there.item, there.tracks, there.count) == (best, (7, 9), 2)
+    (gone,) = maker.step(Prediction(task="detect"), 4, 5, 6)
+    assert (gone.item, gone.tracks, gone.count) == (None, (), 0)
 
 
 def test_objects_appear_and_vanish_with_their_number():

@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pipeline_fakes import prediction
 
+from edgekit.core.spec import Item
+from edgekit.pipeline.masks import to_mask
 from edgekit.pipeline.redact import CELLS, Redactor, hide, pixel_box
 
 NOISE = np.random.default_rng(0).integers(1, 256, (40, 60, 3), np.uint8)
@@ -50,6 +52,22 @@ def test_only_the_named_labels_are_hidden(labels, is_hidden):
     pixels = NOISE.copy()
     Redactor(labels, "fill", 0.0, 0).apply(pixels, prediction("detect", "person", box=(0, 0, 5, 5)).items)
     assert (not pixels[:5, :5].any()) == is_hidden
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        Item(label="person", oriented_box=(20, 20, 20, 4, np.pi / 4)),
+        Item(label="person", mask=to_mask(np.eye(3, dtype=bool), (10, 10, 30, 30))),
+        Item(label="person", box=(10, 10, 12, 12), mask=to_mask(np.ones((1, 1), bool), (10, 10, 30, 30))),
+        Item(label="person", points=((10, 10), (30, 30))),
+    ],
+)
+def test_the_box_around_everything_that_has_a_place_is_hidden(item):
+    pixels = NOISE.copy()
+    Redactor(("person",), "fill", 0.0, 0).apply(pixels, [item])
+    assert not pixels[13:27, 13:27].any()
+    assert pixels[32:, 32:].all()
 
 
 def test_a_box_stays_hidden_for_the_frames_that_lose_it():

@@ -75,7 +75,7 @@ def test_a_video_runs_through_to_the_contracts_summary(pipeline, capsys):
     path = pipeline()
     code, document = run(capsys, path)
     assert code == 0
-    assert document["frames"] == {"captured": 12, "processed": 12, "dropped": 0}
+    assert document["frames"] == {"captured": 12, "processed": 12, "dropped": 0, "failed": 0, "skipped": 0}
     assert (document["pipeline"], document["model"], document["variant"], document["backend"]) == (
         "p",
         "tiny",

@@ -12,8 +12,9 @@ from pipeline_fakes import prediction
 from edgekit.core.egress import LISTS, UNKNOWN, class_of
 from edgekit.core.errors import ConfigError, StorageError, TensorError
 from edgekit.core.ports import Frame, Result, Sink
-from edgekit.core.spec import Item, Prediction
+from edgekit.core.spec import Item, Mask, Parent, Prediction
 from edgekit.pipeline.events import Event
+from edgekit.pipeline.masks import to_mask
 from edgekit.pipeline.sinks import SinkContext, make_sink
 from edgekit.pipeline.sinks.callback import CallbackOptions
 from edgekit.pipeline.sinks.document import event_documents, result_document
@@ -22,11 +23,20 @@ from edgekit.pipeline.sinks.mqtt import MqttOptions
 from edgekit.pipeline.sinks.video import VideoOptions, draw
 
 BOX = (10.0, 20.0, 40.0, 50.0)
+CAR = Item(label="car", score=0.9, box=BOX, value=1.0)
 
 
 def event(**fields):
     return Event(
-        **{"kind": "appeared", "label": "car", "seq": 3, "captured_ns": 0, "captured_unix_ms": 7, **fields}
+        **{
+            "id": "e1",
+            "kind": "appeared",
+            "label": "car",
+            "seq": 3,
+            "captured_ns": 0,
+            "captured_unix_ms": 7,
+            **fields,
+        }
     )
 
 
@@ -56,7 +66,7 @@ def test_a_file_takes_one_line_for_each_frame(tmp_path):
     sink = make_sink("jsonl", JsonlOptions(path="out/r.jsonl"), context(tmp_path))
     assert isinstance(sink, Sink)
     sink.write(result())
-    sink.write(result(events=[event(box=BOX, score=0.9, count=1)], seq=4))
+    sink.write(result(events=[event(item=CAR, count=1)], seq=4))
     sink.close()
     sink.close()
     first, second = lines(tmp_path / "out/r.jsonl")
@@ -147,6 +157,53 @@ def test_drawing_leaves_the_frame_alone():
     assert (drawn != 50).any()
 
 
+@pytest.mark.parametrize(
+    ("item", "on", "off"),
+    [
+        (
+            Item(oriented_box=(40, 30, 20, 10, np.pi / 2)),
+            (20, 35),
+            (35, 50),
+        ),  # its upper edge; none where it is not turned
+        (Item(mask=to_mask(np.eye(2, dtype=bool), (20, 10, 60, 50))), (40, 50), (20, 50)),
+        (Item(points=((30, 30),)), (30, 30), (30, 34)),
+    ],
+)
+def test_whatever_has_a_place_is_drawn_there(item, on, off):
+    drawn = draw(np.full((60, 80, 3), 50, np.uint8), Prediction(task="tomorrow", items=(item,)))
+    assert (drawn[on] != 50).any()
+    assert (drawn[off] == 50).all()
+
+
+def test_a_mask_that_lies_partly_outside_is_drawn_where_it_is():
+    whole = to_mask(np.ones((3, 5), bool), (-40, 30, 40, 90))
+    drawn = draw(np.full((60, 80, 3), 50, np.uint8), Prediction(task="x", items=(Item(mask=whole),)))
+    assert (drawn[35:, :40] != 50).any(axis=2).all()
+    assert (drawn[:, 42:] == 50).all()
+
+
+def test_a_document_has_what_its_item_has_whatever_the_task(tmp_path):
+    found = Item(
+        label="plate", score=0.98765, oriented_box=(40.04, 30, 20, 10, 0.12345), text="B-XY 12", track=7,
+        parent=Parent(stage="cars", item=0), point_names=("a",), points=((1.26, 2),), point_scores=(0.5,),
+    )  # fmt: skip
+    document = result_document(result(found=Prediction(task="tomorrow", items=(found, Item(value=3.25)))))
+    assert document["items"] == [
+        {
+            "label": "plate",
+            "score": 0.9877,
+            "points": [[1.3, 2]],
+            "oriented_box": [40.04, 30, 20, 10, 0.123],
+            "point_names": ("a",),
+            "point_scores": [0.5],
+            "text": "B-XY 12",
+            "track": 7,
+            "parent": {"stage": "cars", "item": 0},
+        },
+        {"value": 3.25},
+    ]
+
+
 def test_a_callback_is_a_function_by_name_or_handed_in(tmp_path):
     seen = []
     make_sink("callback", CallbackOptions(), context(tmp_path, callback=seen.append)).write(result())
@@ -185,13 +242,13 @@ def test_a_broker_gets_one_message_for_each_event():
         "pipeline": "door",
         "model": "m",
         "version": "1.0.0",
+        "id": "e1",
         "kind": "appeared",
         "label": "car",
         "seq": 3,
         "captured_unix_ms": 7,
         "count": 2,
         "total": 3,
-        "score": 0.0,
     }
 
 
@@ -209,13 +266,17 @@ def test_a_topic_that_nobody_can_publish_on_is_a_problem(topic):
 
 
 def test_every_field_of_a_document_has_a_class():
-    item = Item(label="face", score=0.5, box=BOX, points=((1, 2),), value=9.0)
-    full = result(
-        found=Prediction(task="face", items=(item,)), events=[event(box=BOX, previous="x", value=1.0)]
-    )
+    item = Item(
+        label="face", score=0.5, box=BOX, points=((1, 2),), value=9.0, oriented_box=(1, 2, 3, 4, 0.5),
+        point_names=("nose",), point_scores=(0.5,), text="Ann", vector=(0.5,), track=7,
+        mask=Mask(area=BOX, width=1, height=1, runs=(0, 1)), parent=Parent(stage="people", item=0),
+    )  # fmt: skip
+    seen = event(item=item, count=1, previous="x", tracks=(7,), end_unix_ms=9)
+    full = result(found=Prediction(task="face", items=(item,)), events=[seen])
     documents = [result_document(full), *event_documents(full), *result_document(full)["items"]]
     fields = {field for document in documents for field in document} - set(LISTS)
     assert {field for field in fields if class_of(field) == UNKNOWN} == set()
+    assert fields >= set(Item.__struct_fields__) - {"index"}
 
 
 def test_no_document_ever_holds_pixels():

@@ -108,7 +108,7 @@ def test_a_picture_in_a_prediction_out(server):
         "variant": "first",
         "task": "classify",
         "items": [
-            {"label": "cat", "score": 0.5, "index": -1, "box": None, "points": [], "value": None},
+            {"label": "cat", "score": 0.5},
         ],
     }
     assert post(png, "image/webp").status_code == 415

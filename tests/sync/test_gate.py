@@ -13,12 +13,16 @@ from hypothesis import strategies as st
 from edgekit.core import wire
 from edgekit.core.egress import ENVELOPE, NAMES, class_of
 from edgekit.core.errors import ConfigError
+from edgekit.core.spec import Mask, Parent
 from edgekit.sync.gate import Gate, enter_sent
 from edgekit.sync.ledger import Ledger
 
 FULL = wire.EventRecord(
     mono_ns=1, unix_ms=2, pipeline="door", model="m", version="1.0.0", kind="appear", label="person",
     score=0.9, count=3, total=4, box=(1.0, 2.0, 3.0, 4.0), value=7.5, image=b"\xff\xd8 a picture",
+    oriented_box=(2.0, 3.0, 2.0, 2.0, 0.1), points=((1.0, 2.0),), point_names=("nose",), point_scores=(0.5,),
+    mask=Mask(area=(0, 0, 2, 2), width=1, height=1, runs=(0, 1)), text="B-XY 12", vector=(0.5,), tracks=(7,),
+    zone="door", parent=Parent(stage="people", item=0),
 )  # fmt: skip
 
 
@@ -76,7 +80,8 @@ def test_what_is_refused_is_recorded_at_the_gate_and_what_leaves_when_it_leaves(
     passed = [gate.check(FULL) for _ in range(10)]
     found = {(e.data_class, e.decision): (e.pipeline, e.destination, e.count) for e in ledger.entries()}
     assert found == {
-        (name, "refused"): ("door", "fleet", 10) for name in ("labels", "scores", "values", "pixels")
+        (name, "refused"): ("door", "fleet", 10)
+        for name in ("labels", "scores", "values", "points", "masks", "tracks", "text", "vectors", "pixels")
     }
     records = [wire.encode_record(record) for record in passed]
     body = wire.encode(wire.RawBatch(boot="b", seq0=1, items=[msgspec.Raw(record) for record in records]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from edgekit.agent.ipc import Progress, Running
 from edgekit.core.ports import Clock
@@ -20,7 +21,7 @@ class Book:
     def __init__(self, running: Running) -> None:
         self.running = running
         self.period_s = 0.0
-        self.counts = dict.fromkeys(("frames", "dropped", "errors", "events", "failovers"), 0)
+        self.counts: dict[str, Any] = dict.fromkeys(("frames", "dropped", "errors", "events", "failovers"), 0)
         self.total = 0
         self.labels: dict[str, int] = {}
         self.infer, self.latency = Histogram(), Histogram()
@@ -68,7 +69,7 @@ class Books:
 
 
 def _report(
-    pipeline: str, book: Book, stamp: Mapping[str, int], sensors: Mapping[str, float]
+    pipeline: str, book: Book, stamp: Mapping[str, Any], sensors: Mapping[str, float]
 ) -> MetricReport:
     running = book.running
     return MetricReport(

@@ -9,13 +9,16 @@ from typing import Any
 from edgekit.agent.ipc import EventOut, Progress, Running
 from edgekit.core.ports import Result
 from edgekit.core.sketch import Histogram
+from edgekit.core.spec import Item
 from edgekit.core.wire import EventRecord
+from edgekit.pipeline.events import Event
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.stats import Tally
 
 MAX_LABELS = 64
 """Labels counted by name in one period; the rest stand under ``"*"``."""
+_ITEM_FIELDS = sorted(set(Item.__struct_fields__) & set(EventRecord.__struct_fields__) - {"label", "score"})
 _IMAGE_SIDE_PX = 320
 _IMAGE_QUALITY = 80
 _MAX_IMAGE_BYTES = 64 << 10
@@ -48,6 +51,8 @@ class Meter:
             self.infer.add(result.stage_ms["infer"])
             self.latency.add(result.stage_ms["latency"])
             for item in result.prediction.items:
+                if not item.label:
+                    continue
                 known = item.label in self.labels or len(self.labels) < MAX_LABELS
                 label = item.label if known else "*"
                 self.labels[label] = self.labels.get(label, 0) + 1
@@ -123,7 +128,8 @@ class AgentSink:
         """Do nothing: nothing is held."""
 
 
-def _record(result: Result, event: Any, image: bytes | None) -> EventRecord:
+def _record(result: Result, event: Event, image: bytes | None) -> EventRecord:
+    item = event.item or Item()
     return EventRecord(
         mono_ns=event.captured_ns,
         unix_ms=event.captured_unix_ms,
@@ -132,12 +138,15 @@ def _record(result: Result, event: Any, image: bytes | None) -> EventRecord:
         version=result.version,
         kind=event.kind,
         label=event.label,
-        score=event.score,
+        score=item.score or 0.0,
         count=event.count,
         total=event.total,
-        box=event.box,
-        value=event.value,
+        id=event.id,
+        end_mono_ns=event.end_ns,
+        end_unix_ms=event.end_unix_ms,
+        tracks=event.tracks,
         image=image,
+        **{name: getattr(item, name) for name in _ITEM_FIELDS},
     )
 
 

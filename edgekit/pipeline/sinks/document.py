@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 if TYPE_CHECKING:
     from edgekit.core.ports import Result
     from edgekit.core.spec import Item
@@ -41,31 +43,38 @@ def _head(result: Result) -> dict[str, Any]:
     return {"pipeline": result.pipeline, "model": result.model, "version": result.version}
 
 
+_DIGITS = {"score": 4, "box": 1, "oriented_box": 3, "points": 1, "point_scores": 4}
+
+
 def _item(item: Item) -> dict[str, Any]:
-    document: dict[str, Any] = {"label": item.label, "score": round(item.score, 4)}
-    if item.box is not None:
-        document["box"] = [round(edge, 1) for edge in item.box]
-    if item.points:
-        document["points"] = [[round(x, 1), round(y, 1)] for x, y in item.points]
-    if item.value is not None:
-        document["value"] = item.value
-    return document
+    """Return what an item has; a field that it lacks is left out, and so is its class's number."""
+    return {
+        name: _rounded(value, _DIGITS[name]) if name in _DIGITS else value
+        for name, value in msgspec.to_builtins(item).items()
+        if name != "index"
+    }
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_rounded(part, digits) for part in value]
+    return round(value, digits)
 
 
 def _event(event: Event) -> dict[str, Any]:
     document: dict[str, Any] = {
+        "id": event.id,
         "kind": event.kind,
         "label": event.label,
         "seq": event.seq,
         "captured_unix_ms": event.captured_unix_ms,
         "count": event.count,
         "total": event.total,
-        "score": round(event.score, 4),
     }
     if event.previous:
         document["previous"] = event.previous
-    if event.box is not None:
-        document["box"] = [round(edge, 1) for edge in event.box]
-    if event.value is not None:
-        document["value"] = event.value
-    return document
+    if event.end_unix_ms:
+        document["end_unix_ms"] = event.end_unix_ms
+    if event.tracks:
+        document["tracks"] = event.tracks
+    return document if event.item is None else _item(event.item) | document

@@ -1,27 +1,38 @@
-"""A video file with the boxes drawn in."""
+"""A video file with what was found drawn in."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+import numpy as np
 
 from edgekit.core.errors import StorageError, TensorError
+from edgekit.core.spec import corners
 from edgekit.pipeline.check import Options
+from edgekit.pipeline.masks import cells_of
 from edgekit.pipeline.pre import vision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekit.core.ports import Result
-    from edgekit.core.spec import Prediction
+    from edgekit.core.spec import Item, Mask, Prediction
     from edgekit.pipeline.sinks import SinkContext
 
-_COLORS = ((80, 200, 60), (60, 120, 240), (230, 160, 40), (200, 80, 200), (40, 200, 230), (90, 90, 240))
+Color = tuple[int, int, int]
+_COLORS: tuple[Color, ...] = (
+    (80, 200, 60),
+    (60, 120, 240),
+    (230, 160, 40),
+    (200, 80, 200),
+    (40, 200, 230),
+    (90, 90, 240),
+)
 
 
 class VideoOptions(Options, frozen=True, kw_only=True):
-    """``[[sink]]`` of a video file; ``fps`` 0 is the source's rate; ``draw`` puts the boxes in."""
+    """``[[sink]]`` of a video file; ``fps`` 0 is the source's rate; ``draw`` puts the items in."""
 
     path: str
     fps: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
@@ -88,27 +99,57 @@ def draw(pixels: NDArray[Any], prediction: Prediction) -> NDArray[Any]:
 
     Args:
         pixels: Shape (height, width, 3), uint8, BGR.
-        prediction: Boxes are drawn where they are, anything else as a line of text on top.
+        prediction: Boxes, oriented boxes, keypoints and masks are drawn where they are; what has no
+            place in the picture is a line of text on top.
     """
     cv2 = vision()
     out: NDArray[Any] = pixels.copy()
     row = 0
     for item in prediction.items:
         color = _COLORS[item.index % len(_COLORS)]
-        text = f"{item.label} {item.score:.2f}"
-        if item.box is None:
+        if (extent := item.extent()) is None:
             row += 1
-            _write(cv2, out, text, (4, 4 + 18 * row), color)
+            _write(cv2, out, _caption(item), (4, 4 + 18 * row), color)
             continue
-        left, top, right, bottom = (round(edge) for edge in item.box)
-        cv2.rectangle(out, (left, top), (right, bottom), color, 2)
-        _write(cv2, out, text, (left, max(12, top - 4)), color)
-        for x, y in item.points:
-            cv2.circle(out, (round(x), round(y)), 2, color, -1)
+        _outline(cv2, out, item, color)
+        _write(cv2, out, _caption(item), (round(extent[0]), max(12, round(extent[1]) - 4)), color)
     return out
 
 
-def _write(cv2: Any, out: NDArray[Any], text: str, at: tuple[int, int], color: tuple[int, int, int]) -> None:
+def _caption(item: Item) -> str:
+    score = "" if item.score is None else f"{item.score:.2f}"
+    number = "" if item.track is None else f"#{item.track}"
+    return " ".join(part for part in (item.label, number, item.text, score) if part)
+
+
+def _outline(cv2: Any, out: NDArray[Any], item: Item, color: Color) -> None:
+    if item.mask is not None:
+        _tint(cv2, out, item.mask, color)
+    if item.oriented_box is not None:
+        edges = np.array(corners(item.oriented_box)).round().astype(np.int32)
+        cv2.polylines(out, [edges], True, color, 2)
+    elif item.box is not None:
+        left, top, right, bottom = (round(edge) for edge in item.box)
+        cv2.rectangle(out, (left, top), (right, bottom), color, 2)
+    for x, y in item.points:
+        cv2.circle(out, (round(x), round(y)), 2, color, -1)
+
+
+def _tint(cv2: Any, out: NDArray[Any], mask: Mask, color: Color) -> None:
+    """Mix the colour into what a mask covers."""
+    height, width = out.shape[:2]
+    left, top, right, bottom = mask.area
+    scale = (mask.width / max(right - left, 1e-6), mask.height / max(bottom - top, 1e-6))
+    to_cells = np.array([[scale[0], 0, -left * scale[0]], [0, scale[1], -top * scale[1]]])
+    # samples at the centre of a pixel fall on the centre of a cell
+    to_cells[:, 2] += (to_cells[:, :2].sum(axis=1) - 1) / 2
+    cells = cells_of(mask).astype(np.uint8)
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    covered = cv2.warpAffine(cells, to_cells, (width, height), flags=flags).astype(bool)
+    out[covered] = out[covered] // 2 + np.array(color, np.uint8) // 2
+
+
+def _write(cv2: Any, out: NDArray[Any], text: str, at: tuple[int, int], color: Color) -> None:
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
     cv2.rectangle(out, (at[0], at[1] - height - 3), (at[0] + width, at[1] + 3), color, -1)
     cv2.putText(out, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)

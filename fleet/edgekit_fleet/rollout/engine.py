@@ -261,5 +261,5 @@ class Engine:
             bytes=found.bytes,
             rollout=rollout_id,
             soak_s=rollout.spec.soak_s,
-            guards=rollout.spec.guards if rollout_id else None,
+            guards=wire.RolloutGuards(**msgspec.structs.asdict(rollout.spec.guards)) if rollout_id else None,
         )

@@ -68,7 +68,7 @@ def largest_drop(kinds: Sequence[str]) -> float:
 def values_of(items: Items) -> NDArray[np.float64]:
     """Return the number behind each sample's decision, higher for an alarm; 0 where nothing was found."""
     found = [
-        max((item.value if item.value is not None else item.score for item in one), default=0.0)
+        max((item.value if item.value is not None else item.score or 0.0 for item in one), default=0.0)
         for one in items
     ]
     return np.array(found, np.float64)

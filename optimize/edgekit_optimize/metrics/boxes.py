@@ -148,7 +148,7 @@ def overlap_with(reference: Sequence[Item], found: Sequence[Item]) -> float:
     Pairs are made from the largest overlap down; a box of either model without a partner counts as 0.
     Nothing found by both is 1.
     """
-    wanted, given = ([item for item in items if item.box is not None] for items in (reference, found))
+    wanted, given = ([item for item in items if item.extent() is not None] for items in (reference, found))
     if not wanted and not given:
         return 1.0
     one, other = _array(wanted), _array(given)
@@ -178,18 +178,18 @@ def _matched(items: Sequence[Item], boxes: NDArray[np.float32]) -> list[bool]:
 
 
 def _array(items: Sequence[Item]) -> NDArray[np.float32]:
-    return np.array([item.box for item in items], np.float32).reshape(-1, 4)
+    return np.array([item.extent() for item in items], np.float32).reshape(-1, 4)
 
 
 def _by_class(items: Sequence[Item], numbers: dict[str, int]) -> dict[int, list[Item]]:
-    """Return the items that have a box by their class, the surest first."""
+    """Return the items that have a place in the picture by their class, the surest first."""
     groups: dict[int, list[Item]] = {}
     for item in sorted(items, key=lambda item: -_sure(item)):
-        if item.box is not None:
+        if item.extent() is not None:
             kind = numbers.get(item.label.casefold(), -1) if numbers else item.index
             groups.setdefault(kind, []).append(item)
     return groups
 
 
 def _sure(item: Item) -> float:
-    return item.score if np.isfinite(item.score) else 0.0
+    return item.score if item.score is not None and np.isfinite(item.score) else 0.0
