@@ -25,6 +25,7 @@ from edgekit.backends._common import (
     thread_count,
     unique_names,
 )
+from edgekit.base.accelerators import name_in
 from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import (
     AcceleratorLostError,
@@ -50,7 +51,6 @@ _LIBRARIES = (
     ("ai-edge-litert", "ai_edge_litert.interpreter"),
     ("tflite-runtime", "tflite_runtime.interpreter"),
 )
-_EDGETPU_LIBRARY = "libedgetpu.so.1"
 _EDGETPU_OP = "edgetpu-custom-op"
 
 
@@ -139,7 +139,7 @@ class LiteRtBackend:
             interpreter = self._module.Interpreter(**arguments)
             if self.accelerator == "edgetpu":
                 _refuse_plain_model(interpreter, self._source)
-            if self.accelerator == "delegate":
+            elif self._delegate is not None:
                 self._prove_delegate(interpreter)
             self._fix_shapes(interpreter)
             interpreter.allocate_tensors()
@@ -257,14 +257,15 @@ def _delegate_wanted(variant: Variant, options: Mapping[str, Any]) -> tuple[str,
     """Return the delegate library and its options, or None for the CPU."""
     if variant.accelerator == "cpu":
         return None
-    if variant.accelerator not in ("edgetpu", "delegate"):
+    library = name_in("litert", variant.accelerator)
+    if library is None:
         raise BackendUnavailableError(
             f"variant {variant.id!r}: litert cannot run on {variant.accelerator!r}",
-            hint="litert runs on 'cpu', 'edgetpu' and 'delegate'",
+            hint="litert runs on 'cpu', 'edgetpu', 'delegate', and rows that plug-ins add",
         )
     chosen = options.get("delegate", {})
-    if variant.accelerator == "edgetpu":
-        chosen = {"path": _EDGETPU_LIBRARY, **chosen}
+    if library:
+        chosen = {"path": library, **chosen}
     if not isinstance(chosen.get("path"), str):
         raise ConfigError(
             f"variant {variant.id!r}: accelerator 'delegate' needs the delegate's library",

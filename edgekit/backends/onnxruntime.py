@@ -20,6 +20,7 @@ from edgekit.backends._common import (
     short,
     thread_count,
 )
+from edgekit.base.accelerators import name_in
 from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import (
     AcceleratorLostError,
@@ -285,8 +286,8 @@ def _wanted(ort: Any, variant: Variant, options: Mapping[str, Any]) -> _Provider
         BackendUnavailableError: This build of the library does not carry it.
     """
     provider = _PROVIDERS.get(variant.accelerator)
-    if "provider" in options:
-        provider = _Provider(str(options["provider"]), {}, device_key="device_id")
+    if named := options.get("provider") or (provider is None and name_in("onnxruntime", variant.accelerator)):
+        provider = _Provider(str(named), {}, device_key="device_id")
     if provider is None:
         hint = (
             "set options.provider to an execution provider's name"
@@ -295,7 +296,8 @@ def _wanted(ort: Any, variant: Variant, options: Mapping[str, Any]) -> _Provider
         )
         raise BackendUnavailableError(
             f"variant {variant.id!r}: onnxruntime cannot run on {variant.accelerator!r}",
-            hint=hint or f"onnxruntime runs on {', '.join(_PROVIDERS)} and 'delegate'",
+            hint=hint
+            or f"onnxruntime runs on {', '.join(_PROVIDERS)}, 'delegate' and 'ort:' with a provider",
         )
     if provider.name == _FORBIDDEN:
         raise ConfigError(

@@ -25,6 +25,7 @@ from edgekit.backends._common import (
     unique_names,
 )
 from edgekit.backends.file_facts import FileFacts
+from edgekit.base.accelerators import ROWS, name_in
 from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import (
     AcceleratorLostError,
@@ -42,8 +43,9 @@ if TYPE_CHECKING:
     from edgekit.core.ports import ModelData
     from edgekit.core.spec import Quantization, TensorSpec, Variant
 
-_DEVICES: Mapping[str, str] = MappingProxyType({"cpu": "CPU", "openvino-gpu": "GPU", "npu": "NPU"})
-_ACCELERATORS: Mapping[str, str] = MappingProxyType({device: kind for kind, device in _DEVICES.items()})
+_ACCELERATORS: Mapping[str, str] = MappingProxyType(
+    {row.runs["openvino"]: row.kind for row in ROWS if "openvino" in row.runs}
+)
 # By default the CPU plugin runs float models in bf16 (AVX512-BF16, AMX) or fp16 (ARMv8.2), which
 # changed the best class of 7 % of test images; a variant that wants that says so.
 _PRECISIONS: Mapping[str, str] = MappingProxyType({"bf16": "bf16", "fp16": "f16"})
@@ -289,15 +291,16 @@ def _hwcap() -> int:
 
 
 def _device(variant: Variant, options: Mapping[str, Any]) -> str:
-    if variant.accelerator not in _DEVICES:
+    name = name_in("openvino", variant.accelerator)
+    if name is None:
         hint = (
             "MYRIAD needs backend 'foreign' with tenant 'myriad'" if variant.accelerator == "myriad" else ""
         )
         raise BackendUnavailableError(
             f"variant {variant.id!r}: openvino cannot run on {variant.accelerator!r}",
-            hint=hint or f"openvino runs on {', '.join(_DEVICES)}",
+            hint=hint or f"openvino runs on {', '.join(_ACCELERATORS.values())}",
         )
-    return str(options.get("device", _DEVICES[variant.accelerator]))
+    return str(options.get("device", name))
 
 
 def _properties(variant: Variant, device: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,10 @@ import msgspec
 
 from edgekit.backends import LIBRARIES, backend_version, open_backend
 from edgekit.backends.tiny import INPUTS, expected, tiny_model
+from edgekit.base.accelerators import accelerator
 from edgekit.base.child import Child, ChildFault, run_job, signal_name
 from edgekit.base.install_hint import install_hint
-from edgekit.core.errors import EdgekitError
+from edgekit.core.errors import EdgekitError, ModelLoadError
 from edgekit.core.spec import AcceleratorKind, BackendFact, BackendName, Variant
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _TIMED_RUNS = 20
 _TOLERANCE = 0.05  # the tiny model's numbers are whole and under 16, exact even in bf16
 _LAST_WORDS_BYTES = 4096
+_NOT_PROVED = "present, not proved"
 
 
 def prove(
@@ -132,9 +134,17 @@ def _probe(task: dict[str, Any], variant: Variant) -> dict[str, Any]:
 
 
 def _prove(variant: Variant, options: Mapping[str, Any]) -> dict[str, Any]:
-    if variant.backend == "litert" and variant.accelerator in ("edgetpu", "delegate"):
-        return _prove_delegate(variant, options)
-    backend = open_backend(tiny_model(variant.backend), variant, _tiny_options(options))
+    row = accelerator(variant.accelerator)
+    if row is not None and row.proof == "file":
+        return _probe({"path": row.proof_file, "options": _tiny_options(options)}, variant)
+    if row is not None and row.proof == "none":
+        return _open_device(variant, options)
+    try:
+        backend = open_backend(tiny_model(variant.backend), variant, _tiny_options(options))
+    except ModelLoadError as refused:
+        if variant.accelerator != "delegate":
+            raise
+        return {"works": True, "reason": f"{_NOT_PROVED}: {refused.message}"}
     times_ms = []
     for _ in range(_TIMED_RUNS):
         backend.view(backend.inputs[0].name)[...] = INPUTS
@@ -165,12 +175,14 @@ def _tiny_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name != "shapes"}
 
 
-def _prove_delegate(variant: Variant, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Load the delegate, which opens the device; there is no compiled model at hand to run on it."""
+def _open_device(variant: Variant, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Open the device where that needs no model; there is no compiled one at hand to run on it."""
+    if variant.backend != "litert":
+        return {"works": True, "reason": f"{_NOT_PROVED}: there is no small model compiled for it"}
     from edgekit.backends.litert import open_delegate
 
     open_delegate(variant, options)
-    return {"works": True, "reason": "the delegate opened the device; no model was run on it"}
+    return {"works": True, "reason": f"{_NOT_PROVED}: the delegate opened the device, no model was run on it"}
 
 
 if __name__ == "__main__":

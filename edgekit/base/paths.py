@@ -18,3 +18,8 @@ def state_dir() -> Path:
         return Path(chosen)
     base = os.environ.get("XDG_STATE_HOME")
     return (Path(base) if base else Path.home() / ".local" / "state") / "edgekit"
+
+
+def profiles_dir() -> Path:
+    """Return the folder for profiles of boards that this installation does not come with."""
+    return Path(os.environ.get("EDGEKIT_PROFILES") or "/etc/edgekit/device_profiles")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from edgekit.base.command_line import Report
+from edgekit.base.paths import profiles_dir
 from edgekit.core.errors import NoVariantError, UsageError
 from edgekit.core.select import Selection, select
 from edgekit.core.spec import Profile
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def _named(name: str) -> Profile:
-    profiles = {profile.id: profile for profile in load_profiles()}
+    profiles = {profile.id: profile for profile in load_profiles((profiles_dir(),))}
     if name not in profiles:
         raise UsageError(f"there is no profile {name!r}", hint=f"one of: {', '.join(sorted(profiles))}")
     return profiles[name]

@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 
+from edgekit.base.accelerators import rows_for
 from edgekit.base.command_line import Report
+from edgekit.base.paths import profiles_dir
 from edgekit.core.errors import ConfigError, UsageError
 from edgekit.core.spec import Profile
 from edgekit.hardware.detect import detect
-from edgekit.hardware.profiles import ChosenProfile, choose, load_profiles
-from edgekit.model.doctor import LOCAL_PROFILES
+from edgekit.hardware.profiles import ChosenProfile, choose, load_profiles, named_kinds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Report:
     """List every profile, or show one; say which one this machine has."""
-    profiles = load_profiles((LOCAL_PROFILES,))
+    profiles = load_profiles((profiles_dir(),))
     try:
-        chosen = choose(profiles, detect())
+        chosen = choose(profiles, detect(rows=rows_for(named_kinds(profiles))))
     except ConfigError:  # no profile for this machine is an answer here
         chosen = None
     here = chosen.profile.id if chosen else ""

@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -34,7 +34,8 @@ Datatype = Literal[
     "BYTES",
 ]
 BackendName = Literal["litert", "onnxruntime", "openvino", "null", "foreign"]
-AcceleratorKind = Literal["cpu", "edgetpu", "cuda", "tensorrt", "openvino-gpu", "npu", "myriad", "delegate"]
+AcceleratorKind = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9:._-]{0,63}$")]
+"""Names a row of the table of accelerators; an unknown one is passed on, and refused where it would run."""
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int16x8", "dynamic-int8", "int4"]
 
 BUNDLE_FORMAT = 1

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
+from edgekit.base.accelerators import Accelerator
 from edgekit.core.spec import AcceleratorFact, AcceleratorKind, Level
+from edgekit.hardware.buses import PciDevice, UsbDevice
 from edgekit.hardware.tree import Tree
 
 # Where Debian, Ubuntu, JetPack, Intel and hand-made installations put shared libraries.
@@ -18,6 +21,54 @@ _LIBRARY_FOLDERS = (
     "/usr/lib",
     "/opt/edgekit/lib",
 )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What detectors look at: the machine's files, and what is on its buses."""
+
+    tree: Tree
+    arch: str
+    compatible: tuple[str, ...] = ()
+    usb: tuple[UsbDevice, ...] = ()
+    pci: tuple[PciDevice, ...] = ()
+
+
+Detection = tuple[list[AcceleratorFact], list[str]]
+"""The accelerators that a detector found, and warnings."""
+
+
+def find_by_row(row: Accelerator, machine: Machine) -> Detection:
+    """Return each accelerator that the ids and device files of a row fit, with its checks."""
+    tree = machine.tree
+    nodes = [node for pattern in row.nodes for node in tree.names(pattern)]
+    devices = [
+        (f"USB {d.id} at {d.path.rsplit('/', 1)[-1]}", d.node, {"bus": "usb", "id": d.id})
+        for d in machine.usb
+        if d.id in row.usb
+    ]
+    devices += [
+        (
+            f"PCI {d.id} at {d.path.rsplit('/', 1)[-1]}",
+            nodes[0] if nodes else "",
+            {"bus": "pci", "id": d.id, "driver": d.driver},
+        )
+        for d in machine.pci
+        if d.id in row.pci
+    ]
+    if not (row.usb or row.pci):
+        devices += [(node, node, {}) for node in nodes]
+    facts = []
+    for where, node, attributes in devices:
+        has_node = bool(node) and tree.exists(node)
+        detail = node if has_node else f"no device file {node or ' or '.join(row.nodes)}".rstrip()
+        levels = [present(where), driver(has_node, detail, row.driver_fix)]
+        levels.append(permission(tree, node, row.permission_fix))
+        if row.library:
+            path = find_library(tree, machine.arch, row.library)
+            levels.append(library(path, row.library, row.library_fix))
+        facts.append(fact(row.kind, row.title, tuple(levels), {**attributes, "node": node}))
+    return facts, []
 
 
 def find_library(tree: Tree, arch: str, pattern: str) -> str:

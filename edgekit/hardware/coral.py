@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgekit.core.spec import AcceleratorFact, Level
 from edgekit.hardware import accelerator_checks as checks
+from edgekit.hardware.accelerator_checks import Detection, Machine
 from edgekit.hardware.buses import PciDevice, UsbDevice
 from edgekit.hardware.tree import Tree
 
@@ -23,12 +24,11 @@ _LIBRARY_FIX = (
 _GASKET_FIX = "install gasket-dkms, add 'apex' to /etc/modules, reboot"
 
 
-def find(
-    tree: Tree, arch: str, usb: tuple[UsbDevice, ...], pci: tuple[PciDevice, ...]
-) -> tuple[list[AcceleratorFact], list[str]]:
+def find(machine: Machine) -> Detection:
     """Return each Edge TPU with its rungs, and warnings."""
-    sticks = [device for device in usb if device.id in USB_IDS]
-    cards = [device for device in pci if device.id == PCI_ID]
+    tree, arch = machine.tree, machine.arch
+    sticks = [device for device in machine.usb if device.id in USB_IDS]
+    cards = [device for device in machine.pci if device.id == PCI_ID]
     if not sticks and not cards:
         return [], []
     path = checks.find_library(tree, arch, "libedgetpu.so.1*")

@@ -8,11 +8,15 @@ a backend in a child process.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from edgekit.base.accelerators import ROWS, Accelerator
+from edgekit.base.plugins import load_target
 from edgekit.core.spec import AcceleratorFact, Facts
 from edgekit.hardware import accelerator_checks as checks
-from edgekit.hardware import buses, coral, cpu, intel, nvidia
+from edgekit.hardware import buses, cpu, nvidia
+from edgekit.hardware.accelerator_checks import Machine, find_by_row
 from edgekit.hardware.buses import PciDevice
 from edgekit.hardware.tree import Tree
 
@@ -22,15 +26,19 @@ _HAILO_IDS = ("1e60:2864", "1e60:45c4")
 _ROCKCHIP = ("rockchip,rk3588", "rockchip,rk3576", "rockchip,rk3568", "rockchip,rk3566")
 
 
-def detect(root: Path = Path("/")) -> Facts:
+def detect(root: Path = Path("/"), rows: Sequence[Accelerator] = ROWS) -> Facts:
     """Return what this machine is, or the one whose files lie below ``root``.
 
     Never raises for what it finds there: files may be missing, unreadable or garbage.
+
+    Args:
+        root: ``/``, or a folder with another machine's files.
+        rows: The accelerators to look for.
     """
-    return detect_in(Tree(root))
+    return detect_in(Tree(root), rows)
 
 
-def detect_in(tree: Tree) -> Facts:
+def detect_in(tree: Tree, rows: Sequence[Accelerator] = ROWS) -> Facts:
     """Return what the machine of a tree is and has."""
     arch = cpu.architecture(tree)
     model, compatible = buses.device_tree(tree)
@@ -40,12 +48,11 @@ def detect_in(tree: Tree) -> Facts:
     name = cpu.name(tree, arch)
     accelerators = [checks.fact("cpu", name or arch, (checks.present(name or arch),), {})]
     warnings = [*_arch_warnings(tree, arch), *_unused(pci, compatible)]
+    machine = Machine(tree, arch, compatible, usb, pci)
+    detectors = dict.fromkeys(row.detector for row in rows if row.detector)  # one finds several kinds
     for found, told in (
-        nvidia.find(tree, arch, compatible, pci),
-        coral.find(tree, arch, usb, pci),
-        intel.npu(tree, arch, pci),
-        (intel.gpu(tree, arch), []),
-        intel.myriad(tree, usb),
+        *(load_target(detector)(machine) for detector in detectors),
+        *(find_by_row(row, machine) for row in rows if not row.detector),
     ):
         accelerators += found
         warnings += told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgekit.core.spec import AcceleratorFact
 from edgekit.hardware import accelerator_checks as checks
+from edgekit.hardware.accelerator_checks import Detection, Machine
 from edgekit.hardware.buses import PciDevice, UsbDevice
 from edgekit.hardware.tree import Tree
 
@@ -33,8 +34,9 @@ _NPU_LIBRARY_FIX = "install Intel's user-mode NPU driver (intel-level-zero-npu, 
 _GPU_FIX = "install intel-opencl-icd and ocl-icd-libopencl1"
 
 
-def myriad(tree: Tree, usb: tuple[UsbDevice, ...]) -> tuple[list[AcceleratorFact], list[str]]:
+def myriad(machine: Machine) -> Detection:
     """Return each Myriad X with its rungs, and warnings."""
+    tree, usb = machine.tree, machine.usb
     sticks = [device for device in usb if device.id in MYRIAD_IDS]
     warnings = [
         "Neural Compute Stick 1 (03e7:2150) found: its runtime ended with OpenVINO 2020.3, edgekit has none"
@@ -67,11 +69,12 @@ def _stick(tree: Tree, stick: UsbDevice, worker: str) -> AcceleratorFact:
     return checks.fact("myriad", "Intel Movidius Myriad X", levels, attributes)
 
 
-def npu(tree: Tree, arch: str, pci: tuple[PciDevice, ...]) -> tuple[list[AcceleratorFact], list[str]]:
+def npu(machine: Machine) -> Detection:
     """Return each Intel NPU with its rungs, and what other drivers hold accelerator nodes.
 
     The ``accel`` class is shared by several vendors' drivers, so a node alone proves nothing.
     """
+    tree, arch, pci = machine.tree, machine.arch, machine.pci
     nodes = {path: tree.link_name(f"{path}/device/driver") for path in tree.names("/sys/class/accel/accel*")}
     ours = [path for path, name in nodes.items() if name == NPU_DRIVER]
     others = [
@@ -109,8 +112,9 @@ def _npu(tree: Tree, arch: str, chip: PciDevice | None, class_path: str) -> Acce
     return checks.fact("npu", "Intel NPU", levels, attributes)
 
 
-def gpu(tree: Tree, arch: str) -> list[AcceleratorFact]:
+def gpu(machine: Machine) -> Detection:
     """Return each Intel GPU with a render node, with its rungs."""
+    tree, arch = machine.tree, machine.arch
     found = []
     for path in tree.names("/sys/class/drm/renderD*"):
         if tree.hexadecimal(f"{path}/device/vendor") != _INTEL:
@@ -126,4 +130,4 @@ def gpu(tree: Tree, arch: str) -> list[AcceleratorFact]:
             checks.library(driver[0] if loader and driver else "", "Intel's OpenCL driver", _GPU_FIX),
         )
         found.append(checks.fact("openvino-gpu", "Intel GPU", levels, {"bus": "pci", "node": node}))
-    return found
+    return found, []

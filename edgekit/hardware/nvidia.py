@@ -6,7 +6,7 @@ import re
 
 from edgekit.core.spec import AcceleratorFact
 from edgekit.hardware import accelerator_checks as checks
-from edgekit.hardware.buses import PciDevice
+from edgekit.hardware.accelerator_checks import Detection, Machine
 from edgekit.hardware.tree import Tree
 
 # Chip in the device tree's compatible strings: CUDA compute capability.
@@ -62,10 +62,9 @@ def power_mode(tree: Tree) -> str:
     return names.get(int(current.group(1)), str(int(current.group(1))))
 
 
-def find(
-    tree: Tree, arch: str, compatible: tuple[str, ...], pci: tuple[PciDevice, ...]
-) -> tuple[list[AcceleratorFact], list[str]]:
+def find(machine: Machine) -> Detection:
     """Return CUDA and TensorRT for an NVIDIA GPU, each with its rungs, and warnings."""
+    tree, arch, compatible, pci = machine.tree, machine.arch, machine.compatible, machine.pci
     chip = next((_TEGRA[name] for name in compatible if name in _TEGRA), None)
     cards = [d for d in pci if d.id.startswith(_NVIDIA) and d.kind >> 16 == _DISPLAY]
     if chip is not None:

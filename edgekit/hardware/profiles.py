@@ -121,7 +121,7 @@ def load_profiles(extra: Sequence[Path] = ()) -> tuple[Profile, ...]:
                     found[profile.id] = profile
     if problems:
         raise ConfigError(
-            "device profiles are not as they must be",
+            "device profiles are not valid",
             reasons=tuple(problems),
             hint="see docs/hardware.md for every key",
         )
@@ -140,6 +140,11 @@ def _shipped() -> Traversable:
     raise ConfigError(
         f"no device profiles, neither in {installed} nor in {checkout}", hint="install edgekit-runtime again"
     )
+
+
+def named_kinds(profiles: Iterable[Profile]) -> set[str]:
+    """Return the kinds of accelerator that profiles have a backend for."""
+    return {row.accelerator for profile in profiles for row in profile.backend}
 
 
 def _load(file: Traversable) -> tuple[Profile | None, list[str]]:

@@ -19,9 +19,11 @@ from typing import Any
 import msgspec
 
 from edgekit.backends import LIBRARIES, backend_version
+from edgekit.base.accelerators import Accelerator, accelerator, rows_for
 from edgekit.base.files import write_durably
 from edgekit.base.install_hint import install_hint
-from edgekit.base.paths import cache_dir
+from edgekit.base.paths import cache_dir, profiles_dir
+from edgekit.base.plugins import ACCELERATORS
 from edgekit.core.spec import (
     AcceleratorFact,
     AcceleratorKind,
@@ -33,7 +35,7 @@ from edgekit.core.spec import (
     ProfileBackend,
 )
 from edgekit.hardware.detect import detect
-from edgekit.hardware.profiles import ChosenProfile, choose, load_profiles
+from edgekit.hardware.profiles import ChosenProfile, choose, load_profiles, named_kinds
 from edgekit.hardware.sensors import Sensors
 from edgekit.version import __version__
 
@@ -41,17 +43,14 @@ logger = logging.getLogger(__name__)
 
 Prover = Callable[[BackendName, AcceleratorKind, Mapping[str, Any], float], BackendFact]
 
-LOCAL_PROFILES = Path("/etc/edgekit/device_profiles")
-"""A folder for profiles of boards that this installation does not come with."""
-
 _CPU_PROOF_S, _ACCELERATOR_PROOF_S = 60.0, 180.0
 _FAILURE_KEPT_S = 300.0
 _BLOCKING = ("present", "driver", "permission")
-_EDGETPU_VERSION = """
+_ASK_VERSION = """
 import ctypes, sys
-library = ctypes.CDLL(sys.argv[1])
-library.edgetpu_version.restype = ctypes.c_char_p
-print(library.edgetpu_version().decode())
+function = getattr(ctypes.CDLL(sys.argv[1]), sys.argv[2])
+function.restype = ctypes.c_char_p
+print(function().decode())
 """
 
 
@@ -70,7 +69,7 @@ class _Proofs(msgspec.Struct, frozen=True):
     key: str
     proved_at_s: float
     backends: tuple[BackendFact, ...]
-    edgetpu_runtime: str = ""
+    library_versions: dict[str, str] = {}
 
 
 def examine(
@@ -118,8 +117,9 @@ def facts_with_proofs(root: Path = Path("/"), prover: Prover | None = None) -> t
 
 
 def _detected(root: Path) -> tuple[Facts, ChosenProfile]:
-    facts = detect(root)
-    return facts, choose(load_profiles((LOCAL_PROFILES,)), facts)
+    profiles = load_profiles((profiles_dir(),))
+    facts = detect(root, rows_for(named_kinds(profiles)))
+    return facts, choose(profiles, facts)
 
 
 def _is_live(root: Path) -> bool:
@@ -151,67 +151,91 @@ def _prove(
             backends.append(
                 BackendFact(name=row.name, version=version, accelerator=row.accelerator, reason=refused)
             )
-    runtime = _edgetpu_runtime(facts) if _is_live(root) else ""
-    return _Proofs(_key(facts, profile, root), _boot_s(), tuple(backends), runtime)
+    versions = _library_versions(facts) if _is_live(root) else {}
+    return _Proofs(_key(facts, profile, root), _boot_s(), tuple(backends), versions)
 
 
 def _not_proved(row: ProfileBackend, facts: Facts, profile: Profile, root: Path) -> str | None:
     """Return why a backend is not tried, empty where nobody expects it here, None where it is tried."""
     if row.accelerator == "cpu":
         return None
+    known = accelerator(row.accelerator)
+    if known is None:
+        return (
+            f"no row {row.accelerator!r} in the table of accelerators; "
+            f"install the package that adds it (group {ACCELERATORS})"
+        )
     found = [a for a in facts.accelerators if a.kind == row.accelerator]
+    if known.is_found_by_proof and not found:
+        return None if _is_live(root) else "not proved: captured facts"
     if not found:
         expected = any(a.kind == row.accelerator for a in profile.accelerator)
         return f"no {row.accelerator} was found" if expected else ""
-    if all(_blocked(accelerator) for accelerator in found):
+    if all(_blocked(device) for device in found):
         return f"not proved: {found[0].reason}"
     return None if _is_live(root) else "not proved: captured facts"
 
 
-def _blocked(accelerator: AcceleratorFact) -> bool:
+def _blocked(device: AcceleratorFact) -> bool:
     """Say whether an accelerator cannot be opened at all; a missing library is left to the proof."""
-    return any(not level.ok and level.name in _BLOCKING for level in accelerator.levels)
+    return any(not level.ok and level.name in _BLOCKING for level in device.levels)
 
 
-def _edgetpu_runtime(facts: Facts) -> str:
-    """Return the version of the Edge TPU runtime, asked in a child process; empty if unknown."""
-    levels = (lv for a in facts.accelerators if a.kind == "edgetpu" for lv in a.levels)
-    path = next((lv.detail for lv in levels if lv.name == "library" and lv.ok), "")
-    if not path:
-        return ""
-    command = [sys.executable, "-c", _EDGETPU_VERSION, path]
+def _library_versions(facts: Facts) -> dict[str, str]:
+    """Return the version that each vendor's library gives of itself, by kind."""
+    versions = {}
+    for device in facts.accelerators:
+        row = accelerator(device.kind)
+        path = next((level.detail for level in device.levels if level.name == "library" and level.ok), "")
+        if row is not None and row.version_function and path:
+            versions[row.kind] = _library_version(row, path)
+    return versions
+
+
+def _library_version(row: Accelerator, path: str) -> str:
+    """Return the version of a library, asked in a child process; empty if unknown."""
+    command = [sys.executable, "-c", _ASK_VERSION, path, row.version_function]
     try:
         answer = subprocess.run(command, capture_output=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as cause:
-        logger.warning("the Edge TPU runtime %s does not tell its version: %s", path, cause)
+        logger.warning("%s does not give its version: %s", path, cause)
         return ""
-    found = re.search(rb"RuntimeVersion\(([0-9.]{1,16})\)", answer.stdout)
-    return found.group(1).decode() if found else ""
+    found = re.search(row.version_pattern, answer.stdout.decode(errors="replace"))
+    return found.group(1) if found else ""
 
 
 def _with_proofs(facts: Facts, proofs: _Proofs) -> Facts:
     """Return the facts with each accelerator's last rung: whether a backend ran on it."""
-    accelerators = tuple(_proved(a, proofs) for a in facts.accelerators)
+    accelerators = tuple(_proved(a, proofs) for a in (*facts.accelerators, *_shown_by_proof(facts, proofs)))
     return msgspec.structs.replace(facts, accelerators=accelerators, backends=proofs.backends)
 
 
-def _proved(accelerator: AcceleratorFact, proofs: _Proofs) -> AcceleratorFact:
-    rows = [b for b in proofs.backends if b.accelerator == accelerator.kind]
+def _shown_by_proof(facts: Facts, proofs: _Proofs) -> list[AcceleratorFact]:
+    """Return the accelerators that no bus shows, and that a backend opened."""
+    seen = {device.kind for device in facts.accelerators}
+    shown = dict.fromkeys(b.accelerator for b in proofs.backends if b.works and b.accelerator not in seen)
+    rows = (accelerator(kind) for kind in shown)
+    return [AcceleratorFact(kind=row.kind, name=row.title) for row in rows if row is not None]
+
+
+def _proved(device: AcceleratorFact, proofs: _Proofs) -> AcceleratorFact:
+    rows = [b for b in proofs.backends if b.accelerator == device.kind]
     tried = [b for b in rows if b.works or not b.reason.startswith("not proved")]
-    attributes = accelerator.attributes
-    if accelerator.kind == "edgetpu" and proofs.edgetpu_runtime:
-        attributes = {**attributes, "runtime": proofs.edgetpu_runtime}
-    if not tried or _blocked(accelerator):
-        return msgspec.structs.replace(accelerator, attributes=attributes)
+    attributes = device.attributes
+    if version := proofs.library_versions.get(device.kind):
+        row = accelerator(device.kind)
+        attributes = {**attributes, row.versions.get("library", "library") if row else "library": version}
+    if not tried or _blocked(device):
+        return msgspec.structs.replace(device, attributes=attributes)
     works = [b for b in tried if b.works]
     if works:
         detail = f"{works[0].name}: {works[0].reason or 'ran a model'}"
     else:
         detail = f"{tried[0].name}: {tried[0].reason}"
-    levels = (*accelerator.levels, Level(name="proof", ok=bool(works), detail=detail))
-    reason = "" if works else accelerator.reason or detail
+    levels = (*device.levels, Level(name="proof", ok=bool(works), detail=detail))
+    reason = "" if works else device.reason or detail
     return msgspec.structs.replace(
-        accelerator, usable=bool(works), reason=reason, attributes=attributes, levels=levels
+        device, usable=bool(works), reason=reason, attributes=attributes, levels=levels
     )
 
 

@@ -81,3 +81,25 @@ def test_a_model_that_kills_its_runtime_kills_only_the_child(tmp_path):
 
 def test_every_backend_can_be_asked():
     assert set(BACKENDS) == {"litert", "onnxruntime", "openvino", "foreign", "null"}
+
+
+def test_a_provider_of_onnx_runtime_is_proved_by_its_name():
+    fact = prove("onnxruntime", "ort:CPUExecutionProvider")
+    assert fact.works, fact.reason
+    assert fact.accelerator == "ort:CPUExecutionProvider"
+    fact = prove("onnxruntime", "ort:NoSuchProvider")
+    assert not fact.works
+    assert "lacks NoSuchProvider" in fact.reason
+
+
+def test_the_provider_that_sends_tensors_away_is_refused_under_any_name():
+    fact = prove("onnxruntime", "ort:AzureExecutionProvider")
+    assert not fact.works
+    assert "is never used" in fact.reason
+
+
+def test_a_kind_without_a_row_runs_on_no_backend():
+    for name in ("litert", "onnxruntime", "openvino"):
+        fact = prove(name, "no-such-kind")
+        assert not fact.works
+        assert "cannot run on 'no-such-kind'" in fact.reason

@@ -50,7 +50,7 @@ def live(monkeypatch):
     def become(root: Path, facts: Facts | None = None):
         monkeypatch.setattr(doctor, "_is_live", lambda path: path == root)
         if facts is not None:
-            monkeypatch.setattr(doctor, "detect", lambda _: facts)
+            monkeypatch.setattr(doctor, "detect", lambda *_: facts)
         return root
 
     return become
@@ -322,4 +322,4 @@ def test_the_edge_tpu_runtime_tells_its_version_in_a_child(tmp_path):
     library.write_bytes(b"not a library")
     levels = (doctor.Level(name="library", ok=True, detail=str(library)),)
     facts = Facts(arch="aarch64", accelerators=(accelerator_fact("edgetpu", "Coral", levels, {}),))
-    assert doctor._edgetpu_runtime(facts) == ""
+    assert doctor._library_versions(facts) == {"edgetpu": ""}
