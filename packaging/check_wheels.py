@@ -1,18 +1,27 @@
 """Builds the three wheels and imports every module of the device's in clean environments.
 
 With the base install alone, everything that the supervisor needs must import; with NumPy added,
-everything must. Fleet, compression kit and every extra are absent in both.
+everything must. Fleet, compression kit and every extra are absent in both. Then a board as a user sets it
+up: the device's wheel with the extras ``onnxruntime`` and ``vision`` runs and serves a zoo bundle, and
+``edgekit optimize`` says what to install.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import subprocess
 import sys
 import tempfile
+import urllib.request
 import venv
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+# An environment of its own sees nothing of a checkout.
+CLEAN = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 NEEDS_NUMPY = ("edgekit.backends", "edgekit.pipeline", "edgekit.serve")
 _IMPORT_ALL = """
 import importlib, pkgutil, sys
@@ -58,11 +67,83 @@ def main() -> int:
             "with NumPy:",
             _run([python, "-c", _IMPORT_ALL, "", "cryptography,tuf,securesystemslib"]).strip(),
         )
+        _use_as_a_board(Path(folder), device)
     return 0
 
 
+# What belongs to a workstation: none of it may come with the device's wheel.
+_WORKSTATION_ONLY = ("edgekit_optimize", "edgekit_fleet", "onnx", "nncf", "torch", "fastapi")
+_PIPELINE = """
+[pipeline]
+name = "faces"
+model = "{bundle}"
+[source]
+kind = "synthetic"
+[[sink]]
+kind = "jsonl"
+path = "{folder}/faces.jsonl"
+"""
+
+
+def _use_as_a_board(folder: Path, wheel: Path) -> None:
+    """Run and serve a zoo bundle with two extras of the device's wheel, in an environment of its own."""
+    _run([sys.executable, "-m", "edgekit.cli.main", "zoo", "build", "blazeface", "-o", str(folder)])
+    bundle = next(folder.glob("blazeface-*"))
+    environment = folder / "board"
+    venv.create(environment, with_pip=True)
+    python = str(environment / "bin" / "python")
+    _run([python, "-m", "pip", "install", "-q", f"{wheel}[onnxruntime,vision]"])
+    there = f"import importlib.util as u; print([n for n in {_WORKSTATION_ONLY} if u.find_spec(n)])"
+    if (extra := _run([python, "-c", there]).strip()) != "[]":
+        sys.exit(f"the device's wheel brought what only a workstation needs: {extra}")
+    pipeline = folder / "faces.toml"
+    pipeline.write_text(_PIPELINE.format(bundle=bundle, folder=folder), encoding="utf-8")
+    edgekit = str(environment / "bin" / "edgekit")
+    summary = json.loads(_run([edgekit, "run", str(pipeline), "--frames", "20", "--json"]))
+    if (summary["frames"]["processed"], summary["backend"]) != (20, "onnxruntime"):
+        sys.exit(f"edgekit run on a board: want 20 frames by onnxruntime, got {summary}")
+    _serve(edgekit, bundle)
+    done = subprocess.run(
+        [edgekit, "optimize", "--json"], capture_output=True, text=True, env=CLEAN, check=False
+    )
+    if done.returncode != 3 or "pip install 'edgekit-optimize[tools]'" not in done.stderr:
+        sys.exit(f"edgekit optimize on a board: want exit 3 and what to install, got {done}")
+    print("a board with onnxruntime and vision: runs and serves a zoo bundle, optimize says what to install")
+
+
+def _serve(edgekit: str, bundle: Path) -> None:
+    command = [edgekit, "serve", str(bundle), "--port", "0"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, env=CLEAN, text=True)
+    try:
+        assert server.stderr is not None
+        log: list[str] = []
+        while not log or "serving at " not in log[-1]:
+            line = server.stderr.readline()
+            if not line:
+                sys.exit(f"edgekit serve on a board ended:\n{''.join(log)}")
+            log.append(line)
+        url = log[-1].rpartition("serving at ")[2].strip()
+        model = json.loads(_ask(f"{url}/v2/models/blazeface"))["inputs"][0]
+        size = math.prod(abs(side) for side in model["shape"])
+        tensor = {key: model[key] for key in ("name", "datatype", "shape")} | {"data": [0] * size}
+        answer = json.loads(_ask(f"{url}/v2/models/blazeface/infer", {"inputs": [tensor]}))
+        if not answer["outputs"]:
+            sys.exit(f"edgekit serve on a board: an answer without outputs: {answer}")
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _ask(url: str, document: dict[str, Any] | None = None) -> bytes:
+    body = None if document is None else json.dumps(document).encode()
+    with urllib.request.urlopen(url, body, timeout=60) as answer:  # noqa: S310 - our own server
+        data: bytes = answer.read()
+    return data
+
+
 def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
+    environment = None if command[0] == sys.executable else CLEAN
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command[:4])} failed:\n{done.stdout}{done.stderr}")
     return done.stdout
