@@ -101,9 +101,9 @@ def test_a_library_that_is_not_installed_names_the_extra(name, modules, monkeypa
 
 def test_the_tiny_model_s_files_are_what_its_script_makes(tmp_path):
     assert importlib.util.find_spec("onnx")
-    from edgekit.backends.tiny import build
+    from edgekit_optimize.zoo import tiny_model
 
-    build.write(tmp_path)
+    tiny_model.write(tmp_path)
     for name in ("relu.onnx", "relu.tflite", "relu.bin"):
         assert (tmp_path / name).read_bytes() == (Path(tiny.__file__).parent / name).read_bytes()
 

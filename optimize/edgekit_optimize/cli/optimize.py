@@ -157,7 +157,7 @@ def run(arguments: argparse.Namespace) -> Report:
     except ImportError as cause:
         raise ConfigError(
             f"optimizing needs {cause.name}, which is not installed",
-            hint="pip install 'edgekit-runtime[optimize]'",
+            hint="pip install 'edgekit-optimize[tools]'",
         ) from cause
     document, text = _document(outcome), _text(outcome)
     short = shortfall(outcome)

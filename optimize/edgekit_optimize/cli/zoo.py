@@ -126,5 +126,5 @@ def _size(path: Path) -> int:
 def _incomplete(cause: ImportError) -> ConfigError:
     return ConfigError(
         f"building a bundle needs {cause.name}, which is not installed",
-        hint="pip install 'edgekit-runtime[zoo]'",
+        hint="pip install edgekit-optimize",
     )

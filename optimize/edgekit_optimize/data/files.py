@@ -67,7 +67,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         import cv2
     except ImportError as cause:
         raise ConfigError(
-            "pictures need OpenCV, which is not installed", hint="pip install 'edgekit-runtime[vision]'"
+            "pictures need OpenCV, which is not installed", hint="pip install edgekit-optimize"
         ) from cause
     try:
         pixels: NDArray[np.uint8] | None = cv2.imread(str(path), cv2.IMREAD_COLOR)

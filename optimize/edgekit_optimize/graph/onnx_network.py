@@ -48,7 +48,7 @@ def _load(path: Path) -> Any:
     except ImportError as error:
         raise BackendUnavailableError(
             f"reading {path.name} needs the package 'onnx' ({error})",
-            hint="pip install 'edgekit-runtime[optimize]'",
+            hint="pip install 'edgekit-optimize[tools]'",
         ) from error
     try:
         model = onnx.load(str(path))

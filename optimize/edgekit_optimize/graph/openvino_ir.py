@@ -29,7 +29,7 @@ def write_openvino(onnx: Path, xml: Path, *, half_weights: bool = False) -> tupl
         import openvino
     except ImportError as cause:
         raise BackendUnavailableError(
-            "OpenVINO is not installed", hint="pip install 'edgekit-runtime[optimize]'"
+            "OpenVINO is not installed", hint="pip install 'edgekit-optimize[tools]'"
         ) from cause
     try:
         with root_logger_kept():

@@ -66,7 +66,7 @@ def interpreter(data: bytes, threads: int = 1) -> Any:
     except ImportError as error:
         raise BackendUnavailableError(
             f"running TensorFlow Lite files needs the package 'ai-edge-litert' ({error})",
-            hint="pip install 'edgekit-runtime[optimize]'",
+            hint="pip install 'edgekit-optimize[tools]'",
         ) from error
     try:
         model = Interpreter(model_content=data, num_threads=threads)

@@ -73,7 +73,7 @@ def schema() -> Any:
     except ImportError as error:
         raise BackendUnavailableError(
             f"TensorFlow Lite files need the package 'ai-edge-litert' ({error})",
-            hint="pip install 'edgekit-runtime[optimize]'",
+            hint="pip install 'edgekit-optimize[tools]'",
         ) from error
     return schema_py_generated
 

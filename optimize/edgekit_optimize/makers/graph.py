@@ -20,7 +20,7 @@ from edgekit.core.errors import BackendUnavailableError, ModelError
 
 WORKING: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _OPSET: Final = 13  # per-channel DequantizeLinear came with 13
-_INSTALL: Final = "pip install 'edgekit-runtime[optimize]'"
+_INSTALL: Final = "pip install 'edgekit-optimize[tools]'"
 
 
 @dataclass(frozen=True)

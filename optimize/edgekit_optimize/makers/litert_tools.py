@@ -37,7 +37,7 @@ def quantize_file(data: bytes, recipe: Recipe, samples: Iterable[Mapping[str, An
     except ImportError as error:
         raise BackendUnavailableError(
             f"recipe {recipe} needs the package {TOOL!r} ({error})",
-            hint="pip install 'edgekit-runtime[optimize]'",
+            hint="pip install 'edgekit-optimize[tools]'",
         ) from error
     if recipe == "static_wi8_ai8":
         data = with_signature(data)

@@ -11,7 +11,7 @@ from edgekit.core.errors import BackendUnavailableError
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def library(name: str, extra: str = "optimize") -> Any:
+def library(name: str, extra: str = "tools") -> Any:
     """Import a library that an extra brings.
 
     Raises:
@@ -21,7 +21,7 @@ def library(name: str, extra: str = "optimize") -> Any:
         return import_module(name)
     except ImportError as cause:
         raise BackendUnavailableError(
-            f"{name.partition('.')[0]} is not installed", hint=f"pip install 'edgekit-runtime[{extra}]'"
+            f"{name.partition('.')[0]} is not installed", hint=f"pip install 'edgekit-optimize[{extra}]'"
         ) from cause
 
 

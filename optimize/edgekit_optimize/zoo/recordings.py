@@ -80,7 +80,7 @@ def video_frames(path: Path, numbers: tuple[int, ...]) -> list[NDArray[np.uint8]
     try:
         import cv2
     except ImportError as cause:
-        raise SourceError("OpenCV is not installed", hint="pip install 'edgekit-runtime[vision]'") from cause
+        raise SourceError("OpenCV is not installed", hint="pip install edgekit-optimize") from cause
     capture = cv2.VideoCapture(str(path))
     found: dict[int, NDArray[np.uint8]] = {}
     try:

@@ -1,8 +1,8 @@
-"""Make the tiny model, y = relu(x @ w + b) with 16 inputs and 4 outputs, in every format.
+"""Write the model that proves a backend, y = relu(x @ w + b) with 16 inputs and 4 outputs, in every format.
 
 Run it where ``onnx``, ``openvino`` and ``ai-edge-litert`` are installed::
 
-    python -m edgekit.backends.tiny.build
+    python -m edgekit_optimize.zoo.tiny_model
 
 The files are committed: a device has none of the libraries that write them. The weights are small
 whole numbers, so that every backend and precision gives the same answer to the last bit.
@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.backends import tiny
 from edgekit.backends.tiny import BIASES, WEIGHTS
 
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(tiny.__file__).parent
 
 
 def onnx_bytes() -> bytes:
