@@ -25,12 +25,13 @@ from edgekit.base.logs import log_to_stderr
 from edgekit.bench.paired_timing import Rounds, take_turns
 from edgekit.bench.reports import leave_report
 from edgekit.bench.variant_process import LabProcess, open_lab
+from edgekit.core.errors import EdgekitError
 from edgekit.core.spec import Facts, Profile, Variant, variant_hash
 from edgekit.core.wire import MAX_MEASURED_VARIANTS, Board, MeasuredVariant, MeasurementRecord
 from edgekit.hardware.sensors import Sensors
 from edgekit.model.bundle import Bundle, open_bundle
 from edgekit.model.choice import default_threads
-from edgekit.model.costs import MeasuredCost, cost_key, load_costs, save_costs
+from edgekit.model.costs import MeasuredCost, MeasuredFailure, cost_key, failed_here, load_costs, save_costs
 from edgekit.model.doctor import facts_with_proofs
 from edgekit.version import __version__
 
@@ -67,6 +68,9 @@ def measure(
 ) -> list[Measurement]:
     """Run variants in short turns, each in its own process, and remember what they cost.
 
+    One that cannot be loaded, fails, or does not give the answers of the golden samples is remembered
+    with its error: selection passes it over, and compares the others.
+
     Args:
         bundle: Where the files lie.
         variants: Those to measure.
@@ -78,13 +82,36 @@ def measure(
     Returns:
         One row for each variant, those that ran first.
     """
-    with open_lab(bundle, variants, facts, profile, threads) as (labs, reasons):
-        rounds, errors = take_turns(labs, seconds)
-        ran = [(lab, rounds[lab.variant.id]) for lab in labs if lab.variant.id not in errors]
-        rows = [row_of(lab, taken) for lab, taken in ran]
-    save_costs({cost_key(lab.variant, threads): _cost(taken, lab.loaded["rss_mb"]) for lab, taken in ran})
-    failed = reasons | errors
-    return rows + [blank_row(variant, failed[variant.id]) for variant in variants if variant.id in failed]
+    with open_lab(bundle, variants, facts, profile, threads) as lab:
+        rounds, failed = take_turns(lab.processes, seconds)
+        failed |= lab.failed
+        for process in lab.processes:  # after the times, so that memory is the runtime's alone
+            if process.variant.id not in failed and (why := _wrong(process)):
+                failed[process.variant.id] = why
+        ran = [(one, rounds[one.variant.id]) for one in lab.processes if one.variant.id not in failed]
+        rows = [row_of(one, taken) for one, taken in ran]
+    now_ms = int(time.time() * 1e3)
+    costs = {cost_key(one.variant, threads): _cost(taken, one.loaded["rss_mb"]) for one, taken in ran}
+    failures = {
+        cost_key(one, threads): MeasuredFailure(failed[one.id], now_ms)
+        for one in variants
+        if one.id in failed
+    }
+    try:
+        save_costs(costs, failures)
+    except OSError as cause:
+        logger.warning("what was measured cannot be kept, selection goes without: %s", cause)
+    without = lab.rejected | failed
+    return rows + [blank_row(one, without[one.id]) for one in variants if one.id in without]
+
+
+def _wrong(process: LabProcess) -> str:
+    """Return why a variant that runs must not be used; empty where it gives the recorded answers."""
+    try:
+        process.require_golden()
+    except EdgekitError as error:
+        return "; ".join((error.message, *error.reasons))
+    return ""
 
 
 def blank_row(variant: Variant, error: str | None) -> Measurement:
@@ -121,9 +148,11 @@ def _cost(rounds: Rounds, rss_mb: float) -> MeasuredCost:
 
 
 def unmeasured(bundle: Bundle, threads: int) -> tuple[Variant, ...]:
-    """Return the variants that have no measurement on this machine yet."""
-    costs = load_costs()
-    return tuple(v for v in bundle.manifest.variants if cost_key(v, threads) not in costs)
+    """Return the variants that have no measurement on this machine yet, and have not just failed."""
+    costs, failed = load_costs(), failed_here(bundle.manifest, threads)
+    return tuple(
+        v for v in bundle.manifest.variants if v.id not in failed and cost_key(v, threads) not in costs
+    )
 
 
 # ---------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from edgekit.core.select import reasons_against
 from edgekit.core.spec import Facts, Profile, Variant
 from edgekit.model.bundle import Bundle
 from edgekit.model.choice import backend_options
+from edgekit.model.golden import GoldenOutcome, golden_error
 
 _START_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 60.0
@@ -23,12 +25,15 @@ _EVALUATE_TIMEOUT_S = 1800.0
 class LabProcess:
     """A child process that holds one variant.
 
+    ``loaded`` has how long loading and the first inference took in milliseconds, what runs the model,
+    and the process's memory in MB.
+
     Raises:
         ModelLoadError: The variant cannot be loaded here, or loading killed the process.
     """
 
     def __init__(self, bundle: Bundle, variant: Variant, profile: Profile, threads: int) -> None:
-        self.variant = variant
+        self.variant, self._manifest = variant, bundle.manifest
         task = {
             "bundle": str(bundle.source if bundle.is_bare else bundle.root),
             "variant": variant.id,
@@ -52,14 +57,24 @@ class LabProcess:
         times: list[float] = answer["times_us"]
         return times
 
-    def golden(self) -> list[dict[str, Any]]:
+    def golden(self) -> list[GoldenOutcome]:
         """Return the outcome of each golden sample.
 
         Raises:
             InferenceError: The model failed, or its process died.
         """
-        outcomes: list[dict[str, Any]] = self._ask({"do": "golden"})["golden"]
-        return outcomes
+        rows = self._ask({"do": "golden"})["golden"]
+        return [GoldenOutcome(sample, float(difference), atol) for sample, difference, atol in rows]
+
+    def require_golden(self) -> None:
+        """Insist that the variant gives the recorded answers.
+
+        Raises:
+            GoldenError: It gives others.
+            InferenceError: The model failed, or its process died.
+        """
+        if (error := golden_error(self._manifest, self.golden())) is not None:
+            raise error
 
     def evaluate(
         self, samples: Path, out: Path, sizes: Sequence[Sequence[int]] | None, *, in_order: bool = False
@@ -80,6 +95,14 @@ class LabProcess:
         files = {"samples": str(samples), "out": str(out)}
         request = {"do": "evaluate", **files, "sizes": pairs, "in_order": in_order}
         self._ask(request, _EVALUATE_TIMEOUT_S)
+
+    def synthetic(self, out: Path) -> None:
+        """Run on made-up input, the same for every variant; write the outputs as reals into an NPZ.
+
+        Raises:
+            InferenceError: The model failed, or its process died.
+        """
+        self._ask({"do": "synthetic", "out": str(out)})
 
     def pre_ms(self) -> float:
         """Return the median milliseconds it takes to fill the input from an image's bytes.
@@ -108,28 +131,39 @@ class LabProcess:
         self._child.close()
 
 
+@dataclass
+class Lab:
+    """The variants that were loaded, each in its process; why the others were not.
+
+    ``rejected``: they do not belong on this machine. ``failed``: they do, and cannot be loaded.
+    """
+
+    processes: list[LabProcess] = field(default_factory=list)
+    rejected: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
 @contextlib.contextmanager
 def open_lab(
     bundle: Bundle, variants: Sequence[Variant], facts: Facts, profile: Profile, threads: int
-) -> Iterator[tuple[list[LabProcess], dict[str, str]]]:
+) -> Iterator[Lab]:
     """Load every variant that may run here, each in its own process.
 
     Yields:
         The processes, and for each variant that has none, the reason.
     """
-    labs: list[LabProcess] = []
-    reasons: dict[str, str] = {}
+    lab = Lab()
     try:
         for variant in variants:
             against = reasons_against(variant, facts, profile)
             if against:
-                reasons[variant.id] = "; ".join(against)
+                lab.rejected[variant.id] = "; ".join(against)
                 continue
             try:
-                labs.append(LabProcess(bundle, variant, profile, threads))
+                lab.processes.append(LabProcess(bundle, variant, profile, threads))
             except BackendError as cause:
-                reasons[variant.id] = cause.message
-        yield labs, reasons
+                lab.failed[variant.id] = cause.message
+        yield lab
     finally:
-        for lab in labs:
-            lab.close()
+        for process in lab.processes:
+            process.close()

@@ -17,11 +17,10 @@ from edgekit.base.command_line import Report
 from edgekit.bench.measure import Circumstances, Measurement, measure, told_all
 from edgekit.bench.reports import leave_report
 from edgekit.cli.agent import state_folder
-from edgekit.core.errors import BackendError, LinkError, UsageError
+from edgekit.core.errors import LinkError, NoVariantError, UsageError
 from edgekit.core.select import select
 from edgekit.model.bundle import open_bundle
 from edgekit.model.choice import default_threads
-from edgekit.model.costs import measured_here
 from edgekit.model.doctor import facts_with_proofs
 
 
@@ -48,7 +47,9 @@ def run(arguments: argparse.Namespace) -> Report:
     manifest, profile = bundle.manifest, chosen.profile
     around = Circumstances(facts, profile)
     rows = measure(bundle, manifest.variants, facts, profile, threads, arguments.seconds)
-    selection = select(manifest, facts, profile, measured_here(manifest, threads))
+    failed = {row.id: row.error for row in rows if row.error}
+    measured = {row.id: row.p50_ms for row in rows if row.p50_ms is not None}
+    selection = select(manifest, facts, profile, measured, exclude=failed)
     document: dict[str, Any] = {
         "profile": profile.id,
         "threads": threads,
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> Report:
         leave_report(state, around.record(bundle, named, "bench", threads, arguments.seconds))
         document["reported"] = _hand_over(state)
         text.append(f"reported to the fleet: {document['reported']}")
-    return Report(document, "\n".join(text), 0 if selection.chosen else BackendError.exit_code)
+    return Report(document, "\n".join(text), 0 if selection.chosen else NoVariantError.exit_code)
 
 
 def _reporting_state(arguments: argparse.Namespace) -> Path:

@@ -11,10 +11,11 @@ from edgekit.core.errors import NoVariantError, UsageError
 from edgekit.core.select import Selection, select
 from edgekit.core.spec import Profile
 from edgekit.hardware.profiles import load_profiles
-from edgekit.model.bundle import open_bundle
-from edgekit.model.choice import default_threads
+from edgekit.model.bundle import Bundle, open_bundle
+from edgekit.model.choice import backend_options, choose, default_threads
 from edgekit.model.costs import measured_here
 from edgekit.model.doctor import facts_with_proofs
+from edgekit.model.proof import prove
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,16 +26,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Select on this device's facts, with this device's profile or the one that was named."""
+    """Select on this device's facts, with this device's profile or the one that was named.
+
+    With this device's profile the chosen variant is tried in a child process, and the next one is chosen
+    where it does not work.
+    """
     bundle = open_bundle(arguments.bundle)
-    facts, chosen = facts_with_proofs(Path("/"))
-    profile = _named(arguments.profile) if arguments.profile else chosen.profile
-    measured = measured_here(bundle.manifest, arguments.threads or default_threads(facts))
-    if arguments.profile and profile.id != chosen.profile.id:
-        measured = {}  # another board's order must not be decided by this board's clock
-    selection = select(bundle.manifest, facts, profile, measured)
+    if arguments.profile:
+        facts, chosen = facts_with_proofs(Path("/"))
+        profile = _named(arguments.profile)
+        # another board's order must not be decided by this board's clock
+        is_own = profile.id == chosen.profile.id
+        threads = arguments.threads or default_threads(facts)
+        selection = select(
+            bundle.manifest, facts, profile, measured_here(bundle.manifest, threads) if is_own else {}
+        )
+    else:
+        selection, profile = _tried(bundle, arguments.threads)
     code = 0 if selection.chosen else NoVariantError.exit_code
     return Report(_document(selection, profile, bundle.manifest.model), _text(selection, profile), code)
+
+
+def _tried(bundle: Bundle, threads: int | None) -> tuple[Selection, Profile]:
+    """Return the selection of which the chosen variant works here."""
+    excluded: dict[str, str] = {}
+    while True:
+        selection, facts, profile = choose(bundle, threads=threads, exclude=excluded)
+        variant = selection.chosen
+        if variant is None:
+            return selection, profile
+        options = backend_options(variant, profile, threads or default_threads(facts))
+        reason = prove(bundle, variant, options)
+        if not reason:
+            return selection, profile
+        excluded[variant.id] = reason
 
 
 def _named(name: str) -> Profile:

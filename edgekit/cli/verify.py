@@ -1,4 +1,7 @@
-"""``edgekit verify``: hashes, manifest, and golden samples on every variant that runs here."""
+"""``edgekit verify``: hashes, manifest, and golden samples on every variant that runs here.
+
+Without golden samples answers are "not checked": the variants are then only compared with one another.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.base.command_line import Report
-from edgekit.bench.variant_process import LabProcess, open_lab
+from edgekit.bench.agreement import disagreements
+from edgekit.bench.variant_process import Lab, LabProcess, open_lab
 from edgekit.core.errors import BackendError, GoldenError
 from edgekit.model.bundle import Bundle, open_bundle
 from edgekit.model.choice import default_threads
 from edgekit.model.doctor import facts_with_proofs
+
+_WELL = ("holds", "not checked")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,44 +26,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Check the bundle; exit code 4 where a golden sample does not hold or no variant could be tried."""
+    """Check the bundle; exit code 4 where a variant that belongs here fails, or none could be tried.
+
+    A bare model file has a variant for each runtime that might open it: that some refuse it is no fault.
+    """
     bundle = open_bundle(arguments.bundle)
     bundle.check_hashes()
     facts, chosen = facts_with_proofs(Path("/"))
     variants = bundle.manifest.variants
-    with open_lab(bundle, variants, facts, chosen.profile, default_threads(facts)) as (labs, reasons):
-        tried = {lab.variant.id: _try(lab) for lab in labs}
-    rows = [tried.get(v.id) or {"id": v.id, "state": "not tried", "reason": reasons[v.id]} for v in variants]
-    ok = bool(tried) and all(row["state"] == "holds" for row in tried.values())
+    with open_lab(bundle, variants, facts, chosen.profile, default_threads(facts)) as lab:
+        rows = _rows(bundle, lab)
+    ordered = [rows[variant.id] for variant in variants]
+    works = any(row["state"] in _WELL for row in ordered)
+    ok = works and not any(row["state"] == "fails" for row in ordered if not _is_excused(bundle, lab, row))
     document = {
         "ok": ok,
         "model": bundle.manifest.model,
         "version": bundle.manifest.version,
         "files": len(bundle.manifest.every_file()),
         "golden": len(bundle.manifest.golden),
-        "variants": rows,
+        "variants": ordered,
     }
     return Report(document, _text(bundle, document), 0 if ok else GoldenError.exit_code)
 
 
-def _try(lab: LabProcess) -> dict[str, Any]:
-    row: dict[str, Any] = {"id": lab.variant.id, "state": "fails", "reason": ""}
+def _rows(bundle: Bundle, lab: Lab) -> dict[str, dict[str, Any]]:
+    rows = {name: _row(name, "not tried", reason) for name, reason in lab.rejected.items()}
+    rows |= {name: _row(name, "fails", reason) for name, reason in lab.failed.items()}
+    if bundle.manifest.golden:
+        return rows | {process.variant.id: _try(process) for process in lab.processes}
+    differing = disagreements(lab.processes)
+    for process in lab.processes:
+        name = process.variant.id
+        rows[name] = _row(name, "fails", differing[name]) if name in differing else _row(name, "not checked")
+    return rows
+
+
+def _row(name: str, state: str, reason: str = "") -> dict[str, Any]:
+    return {"id": name, "state": state, "reason": reason}
+
+
+def _is_excused(bundle: Bundle, lab: Lab, row: dict[str, Any]) -> bool:
+    return bundle.is_bare and row["id"] in lab.failed
+
+
+def _try(process: LabProcess) -> dict[str, Any]:
+    name = process.variant.id
     try:
-        row["samples"] = lab.golden()
+        outcomes = process.golden()
     except BackendError as cause:
-        return row | {"reason": cause.message}
-    broken = [s for s in row["samples"] if not s["holds"]]
-    if broken:
-        return row | {"reason": "; ".join(f"{s['sample']} off by {s['difference']}" for s in broken)}
-    return row | {"state": "holds"}
+        return _row(name, "fails", cause.message)
+    samples = [
+        {"sample": o.sample, "difference": repr(o.difference), "atol": o.atol, "holds": o.holds}
+        for o in outcomes
+    ]
+    broken = [f"{o.sample} off by {o.difference!r}" for o in outcomes if not o.holds]
+    return _row(name, "fails" if broken else "holds", "; ".join(broken)) | {"samples": samples}
 
 
 def _text(bundle: Bundle, document: dict[str, Any]) -> str:
     lines = [f"{bundle.source}: {document['files']} files have the hashes that bundle.json lists"]
-    for row in document["variants"]:
-        samples = row.get("samples", [])
-        worst = max((s["difference"] for s in samples), key=float, default="0")
-        detail = row["reason"] or f"{len(samples)} golden samples, off by at most {float(worst):.3g}"
-        lines.append(f"  {row['id']:<28} {row['state']:<10} {detail}")
+    lines += [
+        f"  {row['id']:<28} {row['state']:<11} {row['reason'] or _detail(row)}"
+        for row in document["variants"]
+    ]
     lines.append("ok" if document["ok"] else "not ok")
+    if not document["golden"]:
+        lines[-1] += ", answers not checked: there are no golden samples to compare with"
     return "\n".join(lines)
+
+
+def _detail(row: dict[str, Any]) -> str:
+    if "samples" not in row:
+        return "runs here"
+    worst = max((float(sample["difference"]) for sample in row["samples"]), default=0.0)
+    return f"{len(row['samples'])} golden samples, off by at most {worst:.3g}"

@@ -10,7 +10,7 @@ from edgekit.core.errors import NoVariantError
 from edgekit.core.select import Selection, select
 from edgekit.core.spec import Facts, Profile, Variant
 from edgekit.model.bundle import Bundle
-from edgekit.model.costs import measured_here
+from edgekit.model.costs import failed_here, measured_here
 from edgekit.model.doctor import facts_with_proofs
 
 
@@ -27,6 +27,9 @@ def choose(
     exclude: Mapping[str, str] | None = None,
 ) -> tuple[Selection, Facts, Profile]:
     """Rank a bundle's variants for this machine, by measurement where they were measured.
+
+    A variant that failed when it was measured here is rejected, unless it is asked for or nothing else
+    is left.
 
     Args:
         bundle: The model.
@@ -47,7 +50,12 @@ def choose(
                 f"{bundle.source} has no variant {variant!r}", hint=f"one of: {', '.join(known)}"
             )
         excluded |= {other: f"variant '{variant}' was asked for" for other in known if other != variant}
-    measured = measured_here(bundle.manifest, threads or default_threads(facts))
+    threads = threads or default_threads(facts)
+    measured, failed = measured_here(bundle.manifest, threads), failed_here(bundle.manifest, threads)
+    if failed and variant is None:
+        selection = select(bundle.manifest, facts, profile, measured, exclude={**failed, **excluded})
+        if selection.chosen is not None:
+            return selection, facts, profile
     selection = select(bundle.manifest, facts, profile, measured, exclude=excluded, named=variant)
     return selection, facts, profile
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
+import time
+from collections.abc import Mapping
 
 import msgspec
 
@@ -26,37 +28,69 @@ class MeasuredCost(msgspec.Struct, frozen=True):
     unix_ms: int
 
 
+class MeasuredFailure(msgspec.Struct, frozen=True):
+    """A variant that belongs on this machine and failed when it was measured: what went wrong, when."""
+
+    error: str
+    unix_ms: int
+
+
+FAILURE_KEPT_MS = 24 * 3600 * 1000
+"""A failure may be the moment's (memory, heat): after this the variant may be chosen again."""
+
+
+class _Costs(msgspec.Struct, frozen=True):
+    """Everything that was measured on this machine, by ``cost_key``."""
+
+    costs: dict[str, MeasuredCost] = {}
+    failures: dict[str, MeasuredFailure] = {}
+
+
 def cost_key(variant: Variant, threads: int) -> str:
-    """Return what a measurement belongs to: these files, in this library's version, with these threads."""
+    """Return what a measurement belongs to: files, options, the library's version, threads."""
     parts = [file.sha256 for file in variant.files]
     parts += [variant.backend, backend_version(variant.backend) or "", variant.accelerator]
-    parts += [variant.precision, str(threads)]
+    parts += [variant.precision, str(threads), msgspec.json.encode(variant.options, order="sorted").decode()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def load_costs() -> dict[str, MeasuredCost]:
     """Return every measurement of this machine; empty where none was made or the file is damaged."""
-    path = cache_dir() / "costs.json"
+    return _load().costs
+
+
+def _load() -> _Costs:
+    path = cache_dir() / "measured.json"
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, MeasuredCost])
+        return msgspec.json.decode(path.read_bytes(), type=_Costs)
     except FileNotFoundError:
-        return {}
+        return _Costs()
     except (OSError, msgspec.DecodeError) as cause:
         logger.warning("measured costs in %s are not used: %s; run edgekit bench again", path, cause)
-        return {}
+        return _Costs()
 
 
-def save_costs(new: dict[str, MeasuredCost]) -> None:
+def save_costs(
+    costs: Mapping[str, MeasuredCost], failures: Mapping[str, MeasuredFailure] | None = None
+) -> None:
     """Add measurements to this machine's; processes that do so at once wait for one another.
+
+    What a variant did last counts: a cost ends a failure, and a failure a cost.
 
     Raises:
         OSError: The cache folder cannot be written.
     """
+    failures = failures or {}
     folder = cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "costs.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        write_durably(folder / "costs.json", msgspec.json.encode(load_costs() | new))
+        known = _load()
+        merged = _Costs(
+            {key: cost for key, cost in (known.costs | dict(costs)).items() if key not in failures},
+            {key: failed for key, failed in (known.failures | dict(failures)).items() if key not in costs},
+        )
+        write_durably(folder / "measured.json", msgspec.json.encode(merged))
 
 
 def measured_here(manifest: Manifest, threads: int) -> dict[str, float]:
@@ -64,3 +98,14 @@ def measured_here(manifest: Manifest, threads: int) -> dict[str, float]:
     costs = load_costs()
     found = ((variant.id, costs.get(cost_key(variant, threads))) for variant in manifest.variants)
     return {name: cost.p50_ms for name, cost in found if cost is not None}
+
+
+def failed_here(manifest: Manifest, threads: int) -> dict[str, str]:
+    """Return the variants that failed when they were last measured here, within a day, and why."""
+    failures, now_ms = _load().failures, time.time() * 1e3
+    found = ((variant.id, failures.get(cost_key(variant, threads))) for variant in manifest.variants)
+    return {
+        name: f"failed when it was measured here: {failed.error}"
+        for name, failed in found
+        if failed is not None and now_ms - failed.unix_ms < FAILURE_KEPT_MS
+    }

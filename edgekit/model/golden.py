@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit.core.errors import BundleError, GoldenError
-from edgekit.core.spec import Golden
+from edgekit.core.errors import BundleError, GoldenError, TensorError
+from edgekit.core.spec import Golden, Manifest
 from edgekit.model.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def run_golden(bundle: Bundle, predictor: Predictor, precision: str) -> list[Gol
 
     Raises:
         BundleError: A sample cannot be read, or names tensors the model does not have.
+        TensorError: An output has another shape than the recorded one.
         InferenceError: The model failed on one.
     """
     return [_run_one(bundle, golden, predictor, precision) for golden in bundle.manifest.golden]
@@ -48,15 +50,22 @@ def require_golden(bundle: Bundle, predictor: Predictor, precision: str) -> list
         InferenceError: The model failed on one.
     """
     outcomes = run_golden(bundle, predictor, precision)
-    failed = [outcome for outcome in outcomes if not outcome.holds]
-    if failed:
-        name = f"'{bundle.manifest.model} {bundle.manifest.version}'"
-        raise GoldenError(
-            f"{name} does not reproduce {len(failed)} of {len(outcomes)} golden samples",
-            reasons=tuple(f"{o.sample}: off by {o.difference:.4g}, at most {o.atol:.4g}" for o in failed),
-            hint="do not use this bundle; record golden samples again only if the model is known to be right",
-        )
+    if (error := golden_error(bundle.manifest, outcomes)) is not None:
+        raise error
     return outcomes
+
+
+def golden_error(manifest: Manifest, outcomes: Sequence[GoldenOutcome]) -> GoldenError | None:
+    """Return what is wrong with a variant of which these are the outcomes; None where all hold."""
+    failed = [outcome for outcome in outcomes if not outcome.holds]
+    if not failed:
+        return None
+    return GoldenError(
+        f"'{manifest.model} {manifest.version}' does not reproduce {len(failed)} of {len(outcomes)}"
+        " golden samples",
+        reasons=tuple(f"{o.sample}: off by {o.difference:.4g}, at most {o.atol:.4g}" for o in failed),
+        hint="do not use this bundle; record golden samples again only if the model is known to be right",
+    )
 
 
 def _run_one(bundle: Bundle, golden: Golden, predictor: Predictor, precision: str) -> GoldenOutcome:
@@ -70,7 +79,7 @@ def _run_one(bundle: Bundle, golden: Golden, predictor: Predictor, precision: st
             raise BundleError(f"{golden.outputs} has output {name!r}, the model has {sorted(got)}")
         found = got[name]
         if found.shape != expected.shape:
-            raise BundleError(
+            raise TensorError(
                 f"{golden.outputs}: {name!r} is {expected.shape}, the model gives {found.shape}"
             )
         difference = float(np.max(np.abs(found.astype(np.float64) - expected), initial=0.0))

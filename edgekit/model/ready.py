@@ -29,6 +29,7 @@ from edgekit.core.spec import Manifest, Post, Variant
 from edgekit.model.bundle import Bundle, open_bundle
 from edgekit.model.choice import backend_options, choose, default_threads
 from edgekit.model.golden import require_golden
+from edgekit.model.verified import check_files
 from edgekit.pipeline.predictor import Predictor, with_overrides
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Choices:
         threads: CPU threads for the runtime; None: all cores but one, or what the profile sets.
         exclude: Variants not to choose, each with the reason (an accelerator just lost).
         score_threshold: In place of the manifest's, as are ``iou_threshold`` and ``top_k``.
+        hashes: Compare files with the manifest; a variant of which one differs is excluded.
         golden: Run the golden samples; a variant that fails one is excluded.
         warm: Run once on zeros, so that the first frame does not pay for lazy set-up.
         make_predictor: Makes the predictor, for those who count what it does.
@@ -58,6 +60,7 @@ class Choices:
     score_threshold: float | None = None
     iou_threshold: float | None = None
     top_k: int | None = None
+    hashes: bool = True
     golden: bool = True
     warm: bool = True
     make_predictor: Callable[..., Predictor] = Predictor
@@ -131,11 +134,14 @@ def open_ready(source: Bundle | Path | str, choices: Choices | None = None) -> R
         BundleError: The bundle is at fault.
         NoVariantError: No variant runs here; ``reasons`` says why, for each.
         GoldenError: No variant that runs here gives the recorded answers.
+        HashMismatchError: The labels or golden samples are not those that the manifest lists.
         ConfigError: The machine is not set up for this model.
     """
     began_ns = time.monotonic_ns()
     choices = choices or Choices()
     bundle = source if isinstance(source, Bundle) else open_bundle(source)
+    if choices.hashes:
+        check_files(bundle.root, bundle.manifest.files, str(bundle.source))
     excluded: dict[str, str] = {}
     failed_golden = False
     while True:
@@ -176,9 +182,12 @@ def open_variant(
         BackendError: It cannot be loaded, or its first inference fails.
         TensorError: Its file is not what the manifest says.
         GoldenError: It runs, and gives other answers than the recorded ones.
+        HashMismatchError: A file is not the one that the manifest lists.
         BundleError: The bundle is at fault.
     """
     began_ns = time.monotonic_ns()
+    if choices.hashes:
+        check_files(bundle.root, variant.files, str(bundle.source))
     backend = open_backend(bundle.path(variant), variant, options)
     ready = ReadyModel(bundle, variant, backend, choices)
     try:

@@ -68,4 +68,6 @@ def test_bench_says_what_is_wrong_with_a_corrupt_model(tmp_path):
     done = edgekit_command("bench", tmp_path / "broken.tflite", "--seconds", "0.3", "--json")
     document = json.loads(done.stdout)
     assert all("broken.tflite" in row["error"] for row in document["variants"])
-    assert done.returncode in (0, 5)
+    assert (done.returncode, document["chosen"]) == (4, None)
+    explained = edgekit_command("explain", tmp_path / "broken.tflite", "--json")
+    assert (explained.returncode, json.loads(explained.stdout)["chosen"]) == (4, None)

@@ -107,15 +107,15 @@ def _measure_group(
     """Prove a group on the golden samples, then time it in turn."""
     proofs: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
-    with open_lab(bundle, group, facts, profile, task.threads) as (labs, reasons):
-        for lab in labs:
+    with open_lab(bundle, group, facts, profile, task.threads) as loaded:
+        for lab in loaded.processes:
             try:
                 proofs[lab.variant.id] = _prove(lab)
             except BackendError as error:  # noqa: PERF203 - one variant's fault is not the others'
                 failed[lab.variant.id] = error.message
-        proved = [lab for lab in labs if lab.variant.id in proofs]
+        proved = [lab for lab in loaded.processes if lab.variant.id in proofs]
         rounds, errors = take_turns(proved, task.seconds, fill=True)
-        failed |= reasons | errors
+        failed |= loaded.rejected | loaded.failed | errors
         rows = [
             told(row_of(lab, ran), lab.variant, pre_ms=quiet(ran.pre_ms), **proofs[lab.variant.id])
             for lab in proved
@@ -126,11 +126,11 @@ def _measure_group(
 
 def _prove(lab: LabProcess) -> dict[str, Any]:
     """Return what is known of a variant before it is timed."""
-    differences = [(float(one["difference"]), bool(one["holds"])) for one in lab.golden()]
+    outcomes = lab.golden()
     found: dict[str, Any] = {}
-    if differences:
-        worst = max(difference if math.isfinite(difference) else math.inf for difference, _ in differences)
-        found["golden_ok"] = all(holds for _, holds in differences)
+    if outcomes:
+        worst = max(o.difference if math.isfinite(o.difference) else math.inf for o in outcomes)
+        found["golden_ok"] = all(o.holds for o in outcomes)
         found["golden_difference"] = worst if math.isfinite(worst) else None
     return found
 

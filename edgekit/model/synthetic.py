@@ -1,0 +1,67 @@
+"""A made-up input for a model, the same for every variant: to compare answers, and to see it run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.core.spec import TensorSpec
+from edgekit.model.ready import ReadyModel
+from edgekit.pipeline.pre import dequantize
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.core.ports import Backend
+
+
+def run_synthetic(ready: ReadyModel, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Run a model on seeded noise and return its outputs as real numbers.
+
+    Outputs have the manifest's names and shapes; where the manifest describes no tensors (a bare model
+    file), they are named by their place in the file: ``"0"``, ``"1"``.
+
+    Raises:
+        InferenceError: The model failed.
+        TensorError: The file is not what the manifest says.
+    """
+    manifest = ready.manifest
+    if manifest.inputs:
+        states = {state.input for state in manifest.state}
+        random = np.random.default_rng(seed)
+        picture = ready.predictor.image_input()
+        feeds: dict[str, NDArray[Any]] = {}
+        for spec in manifest.inputs:
+            if picture is not None and spec.name not in states:
+                feeds[spec.name] = random.integers(0, 256, (1, *picture), np.uint8)
+            elif spec.name not in states:
+                feeds[spec.name] = _noise(random, spec)
+        return ready.predictor.run_golden(feeds)
+    fill_noise(ready.backend, seed)
+    held = ready.backend.run()
+    return {str(n): dequantize(held[spec.name], spec) for n, spec in enumerate(ready.backend.outputs)}
+
+
+def fill_noise(backend: Backend, seed: int = 0) -> None:
+    """Write seeded noise into a backend's inputs: zeros would let some kernels skip work.
+
+    Wide integers count or point into a table, which may be short: they get zeros and ones.
+    """
+    random = np.random.default_rng(seed)
+    for spec in backend.inputs:
+        view = backend.view(spec.name)
+        if view.dtype.kind == "f":
+            view[...] = random.uniform(-1, 1, view.shape)
+        elif view.dtype.kind in "iu":
+            info = np.iinfo(view.dtype)
+            low, high = (max(info.min, -128), min(info.max, 255)) if view.dtype.itemsize < 4 else (0, 2)
+            view[...] = random.integers(low, high, view.shape)
+        del view
+
+
+def _noise(random: np.random.Generator, spec: TensorSpec) -> NDArray[Any]:
+    shape = [max(length, 1) for length in spec.shape]
+    if spec.datatype.startswith("FP"):
+        return random.uniform(-1, 1, shape).astype(np.float32)
+    return random.integers(0, 2, shape)
