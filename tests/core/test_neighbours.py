@@ -14,6 +14,7 @@ import pytest
 import structs_0_1 as old
 
 from edgekit.core import wire
+from edgekit.core.spec import AcceleratorKind
 
 RECORDED = Path(__file__).parent / "recorded_0_1"
 JSON = {
@@ -73,7 +74,15 @@ def filled(kind):
     return kind(**{field.name: full(field.type) for field in msgspec.structs.fields(kind)})
 
 
-SAMPLES = {typing.Any: {"any": 1}, str: "text", int: 3, float: 1.5, bool: True, bytes: b"bytes"}
+SAMPLES = {
+    typing.Any: {"any": 1},
+    str: "text",
+    int: 3,
+    float: 1.5,
+    bool: True,
+    bytes: b"bytes",
+    AcceleratorKind: "cpu",  # a name today, of a closed list in 0.1
+}
 
 
 def fields_said(plain, value):
