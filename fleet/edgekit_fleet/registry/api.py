@@ -1,4 +1,4 @@
-"""The registry over HTTP: TUF metadata and targets for devices, publishing and bundles for people."""
+"""The registry over HTTP: TUF metadata and targets for devices; publishing and bundles for people."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgekit_fleet.web import paging
 from edgekit_fleet.web.auth import Publisher, Viewer
 
 MAX_UPLOADS = 8
-"""Uploads at a time; more wait unread, so that memory and disk bandwidth stay bounded."""
+"""Concurrent uploads; further ones wait unread, so that memory and disk bandwidth stay bounded."""
 _BUFFER_BYTES = 1 << 20
 _FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 _FRESH = {"Cache-Control": "no-cache"}
@@ -48,7 +48,7 @@ class Submission(BaseModel):
 
 
 def tuf_router(repository: Repository) -> APIRouter:
-    """Return the routes that devices fetch from; open, since everything there is signed."""
+    """Return the routes that devices fetch from; they need no token, since everything there is signed."""
     router = APIRouter(prefix="/tuf", tags=["tuf"])
 
     @router.get("/metadata/{name}")
@@ -72,10 +72,10 @@ def tuf_router(repository: Repository) -> APIRouter:
     @router.api_route("/targets/{model}/{version}/{name}", methods=["GET", "HEAD"])
     def manifest(model: str, version: str, name: str) -> FileResponse:
         """Return a bundle's manifest, ``<sha256>.bundle.json``."""
-        found = repository.bundle(model, version)
-        if found is None or name != f"{found.sha256}.bundle.json":
+        bundle = repository.bundle(model, version)
+        if bundle is None or name != f"{bundle.sha256}.bundle.json":
             raise HTTPException(404, f"no target {model[:80]}/{version[:80]}/{name[:120]}")
-        return _file(repository.blobs, found.sha256, "application/json")
+        return _file(repository.blobs, bundle.sha256, "application/json")
 
     @router.api_route("/targets/measure/{model}/{sha256}/{name}", methods=["GET", "HEAD"])
     def measured(model: str, sha256: str, name: str) -> FileResponse:
@@ -105,14 +105,14 @@ def publishing_router(repository: Repository) -> APIRouter:
 
     @router.post("/missing", dependencies=[Publisher])
     def missing(wanted: Wanted) -> dict[str, list[str]]:
-        """Return which of a bundle's files are not here yet."""
+        """Return which of a bundle's files the fleet does not have yet."""
         return {"missing": repository.missing([(blob.sha256, blob.bytes) for blob in wanted.blobs])}
 
     @router.put("/blobs/{sha256}", status_code=201, dependencies=[Publisher])
     async def upload(
         sha256: str, request: Request, content_length: Annotated[int | None, Header()] = None
     ) -> dict[str, Any]:
-        """Take a file in; it is on disk, whole and checked, when this answers."""
+        """Receive a file; when this answers, the file is on disk, complete and checked."""
         if content_length is None:
             raise UsageError("an upload needs its length", hint="send Content-Length")
         async with slots:
@@ -129,10 +129,10 @@ def bundles_router(repository: Repository) -> APIRouter:
 
     @router.post("", status_code=201, dependencies=[Publisher])
     def publish(submission: Submission) -> dict[str, Any]:
-        """Make bundles installable: checks the publisher's signature and every file, then shows them."""
+        """Make bundles installable, after checking the publisher's signature and every file."""
         roots = [root.encode() for root in submission.roots]
-        found = repository.submit(roots, submission.targets.encode())
-        return {"published": [summary(one) for one in found]}
+        published = repository.submit(roots, submission.targets.encode())
+        return {"published": [summary(bundle) for bundle in published]}
 
     @router.get("", dependencies=[Viewer])
     def bundles(
@@ -147,10 +147,10 @@ def bundles_router(repository: Repository) -> APIRouter:
     @router.get("/{model}/{version}", dependencies=[Viewer])
     def bundle(model: str, version: str) -> dict[str, Any]:
         """Return one bundle with its manifest."""
-        found = repository.bundle(model, version)
-        if found is None:
+        published = repository.bundle(model, version)
+        if published is None:
             raise HTTPException(404, f"no bundle {model[:80]} {version[:80]} is published")
-        return {**summary(found), "manifest": msgspec.to_builtins(found.manifest)}
+        return {**summary(published), "manifest": msgspec.to_builtins(published.manifest)}
 
     return router
 

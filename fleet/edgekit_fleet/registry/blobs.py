@@ -18,18 +18,18 @@ from edgekit_fleet.registry.keys import sync_folder
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 KEEP_FREE_BYTES = 256 << 20
-"""Room that uploads leave on the disk for the database."""
+"""Free space that uploads leave on the disk for the database."""
 _ABANDONED_S = 24 * 3600
 _CHUNK_BYTES = 1 << 20
 
 
 class Upload:
-    """One file on its way in: ``write`` its bytes, then ``finish`` it, or ``abandon`` it.
+    """One file that is being received: ``write`` its bytes, then ``finish`` it, or ``abandon`` it.
 
     Args:
-        final: Where the file goes, named after its SHA-256.
-        temporary: Where it grows.
-        size: How many bytes it has, as the manifest says.
+        final: The path of the complete file; its name is the SHA-256.
+        temporary: The path while it is incomplete.
+        size: Its size in bytes by the manifest.
     """
 
     def __init__(self, final: Path, temporary: Path, size: int) -> None:
@@ -42,7 +42,7 @@ class Upload:
         """Append bytes.
 
         Raises:
-            HashMismatchError: More came than were announced.
+            HashMismatchError: There are more bytes than announced.
             StorageError: The disk is full or broken.
         """
         self._written += len(data)
@@ -55,18 +55,18 @@ class Upload:
             raise StorageError(f"{self._temporary}: {cause.strerror}") from cause
 
     def finish(self) -> None:
-        """Check the hash and give the file its name, durably.
+        """Check the hash and rename the file durably.
 
         Raises:
-            HashMismatchError: The bytes are not those of the hash.
+            HashMismatchError: The size or the hash is wrong.
             StorageError: The disk is full or broken.
         """
         if self._written != self._size:
             raise HashMismatchError(
-                f"{self._final.name}: {self._written} bytes came of {self._size}", hint="send it again"
+                f"{self._final.name}: {self._written} of {self._size} bytes arrived", hint="send it again"
             )
-        if (found := self._digest.hexdigest()) != self._final.name:
-            raise HashMismatchError(f"{self._final.name}: the bytes have SHA-256 {found}")
+        if (actual := self._digest.hexdigest()) != self._final.name:
+            raise HashMismatchError(f"{self._final.name}: the bytes have SHA-256 {actual}")
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -77,7 +77,7 @@ class Upload:
             raise StorageError(f"{self._final}: {cause.strerror}") from cause
 
     def abandon(self) -> None:
-        """Forget what came; harmless after ``finish``."""
+        """Delete the incomplete file; harmless after ``finish``."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
@@ -86,10 +86,10 @@ class Blobs:
     """A folder of files named by their SHA-256.
 
     Args:
-        folder: Made when missing.
+        folder: The folder; created if it is missing.
 
     Raises:
-        StorageError: The folder cannot be made.
+        StorageError: The folder cannot be created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -101,7 +101,7 @@ class Blobs:
             raise StorageError(f"{folder}: {cause.strerror}") from cause
 
     def path(self, sha256: str) -> Path:
-        """Return where a blob lies, or would.
+        """Return the path of a blob, whether it exists or not.
 
         Raises:
             BundleError: It is not a SHA-256 in hexadecimal.
@@ -111,18 +111,18 @@ class Blobs:
         return self.folder / sha256
 
     def size(self, sha256: str) -> int | None:
-        """Return how many bytes a blob has, None where it is not there."""
+        """Return the size of a blob in bytes; None if there is no such blob."""
         try:
             return self.path(sha256).stat().st_size
         except FileNotFoundError:
             return None
 
     def receive(self, sha256: str, size: int) -> Upload:
-        """Begin to take a file in.
+        """Begin to receive a file.
 
         Raises:
-            BundleError: The hash is not one, or the file is larger than a bundle's may be.
-            StorageError: The disk has no room for it.
+            BundleError: The hash is not valid, or the file is larger than a bundle's may be.
+            StorageError: There is not enough space on the disk.
         """
         final = self.path(sha256)
         if not 0 <= size <= MAX_FILE_BYTES:
@@ -132,10 +132,10 @@ class Blobs:
         return Upload(final, self._incoming / f"{sha256}.{secrets.token_hex(6)}", size)
 
     def put(self, sha256: str, size: int, chunks: Iterable[bytes]) -> None:
-        """Take a file in; one that is there already is left alone.
+        """Store a file, unless it is stored already.
 
         Raises:
-            HashMismatchError: The bytes are not those of the hash or size.
+            HashMismatchError: The size or the hash is wrong.
             BundleError: See ``receive``.
             StorageError: The disk is full or broken.
         """
@@ -150,7 +150,7 @@ class Blobs:
             upload.abandon()
 
     def is_whole(self, sha256: str, size: int) -> bool:
-        """Say whether a blob is there with the right size and content; reads all of it."""
+        """Say whether a blob exists with the right size and content; reads all of it."""
         if self.size(sha256) != size:
             return False
         digest = hashlib.sha256()
@@ -160,14 +160,14 @@ class Blobs:
         return digest.hexdigest() == sha256
 
     def discard(self, sha256: str) -> None:
-        """Delete a blob that nothing lists any more; one that is not there is no error.
+        """Delete a blob that no bundle lists any longer; a missing blob is no error.
 
-        A publication that just found it here is refused for the missing file, and sends it again.
+        A publication that relied on it at the same time is refused, and uploads it again.
         """
         self.path(sha256).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Delete uploads that nobody has continued for a day."""
+        """Delete uploads that were abandoned more than a day ago."""
         for path in self._incoming.iterdir():
             if path.stat().st_mtime < time.time() - _ABANDONED_S:
                 path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Bundles as a publisher has them, a folder or one tar file, read and checked whole.
+"""Reads a publisher's bundle, a folder or one tar file, and checks every byte of it.
 
-Whatever is in the bundle is listed in its manifest with size and SHA-256, and the other way round;
-so the manifest's hash, which is what gets signed, covers every byte.
+Every file in the bundle is listed in its manifest with size and SHA-256, and every listed file is in the
+bundle. The manifest's hash, which gets signed, therefore covers every byte.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MANIFEST = "bundle.json"
 
 
 class Member(NamedTuple):
-    """Where one file's bytes lie: a file of its own, or a piece of the tar."""
+    """Where one file's bytes are: in a file of its own, or in an extent of the tar."""
 
     file: Path
     extent: archive.Member
@@ -30,11 +30,11 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose every file was found as the manifest says.
+    """A bundle whose files are all as the manifest lists them.
 
     Args:
-        manifest_bytes: ``bundle.json`` as it stands; its hash is what the publisher signs.
-        members: Each listed file by its path, without the manifest.
+        manifest_bytes: ``bundle.json`` as it is on disk; the publisher signs its hash.
+        members: Every listed file by its path, without the manifest.
     """
 
     manifest: Manifest
@@ -54,8 +54,8 @@ class Bundle:
         """Yield a listed file's bytes, at most 1 MiB at a time.
 
         Raises:
-            HashMismatchError: At the end: it is not what the manifest lists any more.
-            BundleError: It cannot be read any more.
+            HashMismatchError: At the end: the file has changed since it was checked.
+            BundleError: It can no longer be read.
         """
         return archive.checked(_read(self.members[file.path], file.path), file, MANIFEST)
 
@@ -64,9 +64,9 @@ def read_bundle(path: Path) -> Bundle:
     """Read a bundle, a folder or an ``.ekb`` file, and check every byte of it.
 
     Raises:
-        BundleError: It is not a bundle, is cut short, or has something that its manifest does not
-            list: ``reasons`` names each such file.
-        HashMismatchError: A file is not what the manifest says; ``reasons`` names each.
+        BundleError: It is not a bundle, is truncated, or has files that its manifest does not list;
+            ``reasons`` names each of them.
+        HashMismatchError: A file differs from the manifest; ``reasons`` names each.
     """
     what = str(path)
     try:
@@ -113,7 +113,7 @@ def _tar(path: Path) -> dict[str, Member]:
 
 
 def _folder(root: Path) -> dict[str, Member]:
-    found: dict[str, Member] = {}
+    members: dict[str, Member] = {}
     folders = [""]
     while folders:
         folder = folders.pop()
@@ -125,9 +125,9 @@ def _folder(root: Path) -> dict[str, Member]:
             if stat.S_ISDIR(facts.st_mode):
                 folders.append(path)
             elif stat.S_ISREG(facts.st_mode):
-                found[path] = Member(Path(entry.path), archive.Member(0, facts.st_size))
+                members[path] = Member(Path(entry.path), archive.Member(0, facts.st_size))
             else:
                 raise BundleError(f"{root}: {path!r} is a link or a special file, not a plain file")
-            if len(found) + len(folders) > archive.MAX_MEMBERS:
+            if len(members) + len(folders) > archive.MAX_MEMBERS:
                 raise BundleError(f"{root}: more than {archive.MAX_MEMBERS} files")
-    return found
+    return members

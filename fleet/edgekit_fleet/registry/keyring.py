@@ -1,13 +1,13 @@
-"""A publisher's folder of keys and roots, which the fleet server never sees.
+"""A publisher's folder of keys and roots, which never goes to the fleet server.
 
 ::
 
     root-1a2b3c4d.pem      the key that signs roots
     targets-5e6f7a8b.pem   the key that signs what may be installed
-    1.root.json ...        every root so far; the newest says which of the keys count
+    1.root.json ...        every root so far; the newest names the valid keys
     accepted.json          the newest targets version that a fleet accepted
 
-A new root's file is what makes a change of keys happen: until it is there, the old keys hold.
+The file of a new root completes a change of keys: until it exists, the old keys are valid.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Keyring:
     """The keys of one publisher.
 
     Args:
-        folder: Where they lie.
-        passphrase: Opens the key files; empty where they are in the clear.
+        folder: The folder with the keys.
+        passphrase: Decrypts the key files; empty if they are not encrypted.
 
     Raises:
         ConfigError: The folder has no root.
@@ -51,7 +51,7 @@ class Keyring:
 
     @classmethod
     def make(cls, folder: Path, online: OnlinePublic, now_ms: int, passphrase: bytes = b"") -> Keyring:
-        """Make new keys, and the first root, which also names a fleet's online keys.
+        """Generate keys, and write the first root, which also names a fleet's online keys.
 
         Raises:
             UsageError: The folder has keys already.
@@ -76,23 +76,23 @@ class Keyring:
         """Load the key that signs for a role by the newest root.
 
         Raises:
-            ConfigError: It is not here, or the passphrase does not open it.
+            ConfigError: Its file is missing, or the passphrase does not open it.
         """
         problems = []
         for keyid in trust.view_root(self.root).keyids[role]:
             path = _key_path(self.folder, role, keyid)
             if path.exists():
                 return load_key(path, self._passphrase)
-            problems.append(f"{path}: not there")
+            problems.append(f"{path}: does not exist")
         raise ConfigError(f"no {role} key that the root names", reasons=tuple(problems))
 
     def rotate(self, roles: Collection[str], online: OnlinePublic, now_ms: int) -> None:
-        """Replace the keys of some roles and name the fleet's present online keys, in a new root.
+        """Write a new root with new keys of some roles and the fleet's current online keys.
 
-        Old key files stay: nothing trusts them any more, and whoever likes may destroy them.
+        Old key files stay; nothing trusts them any longer, and they may be deleted.
 
         Raises:
-            ConfigError: The old root key is not here.
+            ConfigError: The file of the old root key is missing.
             StorageError: The folder cannot be written.
         """
         signers = [self.key("root")]
@@ -108,7 +108,7 @@ class Keyring:
         self.roots.append(new)
 
     def missing_roots(self, known: bytes | None) -> list[bytes]:
-        """Return the roots that a fleet lacks, which has ``known`` as its newest.
+        """Return the roots that a fleet lacks whose newest root is ``known``.
 
         Raises:
             UsageError: The fleet trusts another publisher's root.
@@ -122,10 +122,10 @@ class Keyring:
         return self.roots[count:]
 
     def check_not_older(self, targets_version: int) -> None:
-        """Refuse to build on a targets version older than one that was accepted before.
+        """Check that a fleet's targets version is not older than the newest one it accepted.
 
         Raises:
-            RollbackAttackError: It is older: the fleet forgot, or hides, publications.
+            RollbackAttackError: It is older: the fleet has lost, or hides, publications.
         """
         try:
             accepted = int(json.loads((self.folder / "accepted.json").read_bytes())["targets"])
@@ -141,7 +141,7 @@ class Keyring:
             )
 
     def note_accepted(self, targets_version: int) -> None:
-        """Remember the newest targets version that a fleet accepted."""
+        """Record the newest targets version that a fleet accepted."""
         _write(self.folder / "accepted.json", json.dumps({"targets": targets_version}).encode() + b"\n")
 
 

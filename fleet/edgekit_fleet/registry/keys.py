@@ -1,4 +1,4 @@
-"""Ed25519 keys in files: the publisher's, which sign what may run, and the fleet's own online ones."""
+"""Ed25519 keys in files: a publisher's, which sign bundles, and a fleet's online keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SigningKey:
 
     @classmethod
     def generate(cls) -> SigningKey:
-        """Make a new key pair."""
+        """Generate a key pair."""
         return cls(Ed25519PrivateKey.generate())
 
     @property
@@ -49,7 +49,7 @@ class OnlinePublic:
 
 @dataclass(frozen=True)
 class OnlineKeys:
-    """The keys a fleet server signs with by itself: which metadata is current, who runs what.
+    """The keys of the fleet server: they sign which metadata is current, and which device runs what.
 
     None of them can make a device accept a bundle that no publisher signed.
     """
@@ -65,7 +65,7 @@ class OnlineKeys:
 
 
 def desired_key_id(public: str) -> str:
-    """Return the id under which devices know a key of desired states.
+    """Return the id by which devices refer to a key of desired states.
 
     >>> desired_key_id("00" * 32)
     '66687aadf862bd77'
@@ -74,10 +74,10 @@ def desired_key_id(public: str) -> str:
 
 
 def online_keys(data: Path) -> OnlineKeys:
-    """Load the fleet's online keys from its data folder; those that are missing are made.
+    """Load the fleet's online keys from its data folder; missing keys are generated.
 
     Raises:
-        ConfigError: A key file is not one.
+        ConfigError: A key file is damaged.
         StorageError: The folder cannot be written.
     """
     folder = data / "keys"
@@ -93,16 +93,16 @@ def _load_or_make(path: Path) -> SigningKey:
 
 
 def save_key(key: SigningKey, path: Path, passphrase: bytes = b"", *, exclusive: bool = True) -> None:
-    """Write a key to a file that only its owner can read, durably; never over an existing one.
+    """Write a key durably to a file that only its owner can read; an existing file is not replaced.
 
     Args:
-        key: What to write, as PKCS #8 PEM.
-        path: Where; its folder is made with mode 0700 when missing.
-        passphrase: Encrypts the file; empty leaves it in the clear.
-        exclusive: Raise where the file exists; otherwise the one that was there first stays.
+        key: The key; the file is PKCS #8 PEM.
+        path: The file; a missing folder is created with mode 0700.
+        passphrase: Encrypts the file; empty: not encrypted.
+        exclusive: Raise if the file exists; otherwise the existing file stays.
 
     Raises:
-        StorageError: It exists, or cannot be written.
+        StorageError: The file exists, or cannot be written.
     """
     hidden = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
     pem = key.private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden)
@@ -127,28 +127,24 @@ def load_key(path: Path, passphrase: bytes = b"") -> SigningKey:
     try:
         with path.open("rb") as file:
             pem = file.read(MAX_KEY_BYTES)
-        found = serialization.load_pem_private_key(pem, passphrase or None)
+        key = serialization.load_pem_private_key(pem, passphrase or None)
     except OSError as cause:
         raise ConfigError(f"{path}: {cause.strerror or cause}") from cause
-    except TypeError as cause:  # cryptography's way to say that a passphrase is missing or too much
-        hint = (
-            "name its passphrase: --passphrase-file FILE"
-            if not passphrase
-            else "leave --passphrase-file away"
-        )
+    except TypeError as cause:  # cryptography reports a missing or superfluous passphrase like this
+        hint = "name its passphrase: --passphrase-file FILE" if not passphrase else "omit --passphrase-file"
         raise ConfigError(f"{path}: {cause}", hint=hint) from cause
     except (ValueError, UnsupportedAlgorithm) as cause:
         raise ConfigError(f"{path}: not a key that this passphrase opens") from cause
-    if not isinstance(found, Ed25519PrivateKey):
-        raise ConfigError(f"{path}: want an Ed25519 key, got {type(found).__name__}")
-    return SigningKey(found)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError(f"{path}: want an Ed25519 key, got {type(key).__name__}")
+    return SigningKey(key)
 
 
 def _create_durably(path: Path, data: bytes) -> None:
-    """Write a file that is not there yet, for its owner only; after a power cut it is whole or absent.
+    """Write a new file for its owner only; after a power cut it is complete or absent.
 
     Raises:
-        FileExistsError: It is there.
+        FileExistsError: The file exists.
         OSError: It cannot be written.
     """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
@@ -158,7 +154,7 @@ def _create_durably(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.link(beside, path)  # unlike rename, refuses where the name is taken
+        os.link(beside, path)  # unlike rename, fails if the name is taken
     finally:
         beside.unlink(missing_ok=True)
     sync_folder(path.parent)

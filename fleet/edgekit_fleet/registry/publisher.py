@@ -1,6 +1,6 @@
-"""Publishing: check a bundle, upload what is missing, sign it here, hand in the signature.
+"""Publishing: check a bundle, upload the missing files, sign the list of targets here, submit it.
 
-The publisher's keys stay in this process. The fleet, near or far, is a ``Registry``.
+The publisher's keys stay in this process. A fleet, local or remote, is a ``Registry``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from edgekit_fleet.registry.keyring import Keyring
 from edgekit_fleet.registry.keys import OnlinePublic
 
 _ATTEMPTS = 4
-"""How often a publication starts anew when another one comes in between."""
+"""How often a publication is tried when others are submitted at the same time."""
 KEPT_MEASURED = 8
-"""Bundles for measuring that stay published; an older one is withdrawn with the next."""
+"""Bundles for measuring that stay published; the next publication withdraws the oldest."""
 
 
 class Registry(Protocol):
-    """A fleet's registry as a publisher needs it; ``Repository`` is one, ``RemoteRegistry`` another."""
+    """A fleet's registry as a publisher uses it: a ``Repository`` or a ``RemoteRegistry``."""
 
     def online_keys(self) -> OnlinePublic:
         """Return the public halves of the keys that the fleet signs with."""
@@ -37,17 +37,18 @@ class Registry(Protocol):
         """Send a blob."""
 
     def submit(self, roots: Sequence[bytes], targets: bytes) -> Any:
-        """Hand in new roots, if any, and a new targets version."""
+        """Submit new roots, if any, and a new targets version."""
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What ``publish`` did.
+    """The result of ``publish``.
 
     Args:
-        is_new: False when this very bundle was published before.
+        is_new: False if exactly this bundle was published before.
         targets_version: The targets version that lists it.
-        uploaded_bytes: What had to be sent.
+        uploaded: Number of files sent.
+        uploaded_bytes: Their size.
     """
 
     model: str
@@ -72,13 +73,13 @@ def publish(
     """Make a bundle installable on every device of a fleet, or only measurable.
 
     Args:
-        bundle: Read and checked.
+        bundle: The bundle.
         keyring: Signs the new list of targets.
-        registry: The fleet's.
+        registry: The fleet's registry.
         now_ms: Unix time.
-        progress: Told (bytes done, bytes in all) while uploading.
-        only_measured: Sign it for measurement jobs; no device will ever install it. The last
-            ``KEPT_MEASURED`` of them stay published.
+        progress: Called with (bytes done, bytes in all) while uploading.
+        only_measured: Sign it for measurement jobs; no device will ever install it. The newest
+            ``KEPT_MEASURED`` of these bundles stay published.
 
     Raises:
         BundleError: Another bundle was published as this model and version.
@@ -113,19 +114,20 @@ def publish(
 
 
 def without_old(targets: Mapping[str, trust.Target]) -> dict[str, trust.Target]:
-    """Return targets without all but the newest that are for measuring: devices read the whole list."""
+    """Return targets without the oldest for measuring: devices read the whole list, so it must be short."""
     measured = sorted(
-        (one for one in targets.values() if one.is_measured_only), key=lambda one: one.issued_ms
+        (target for target in targets.values() if target.is_measured_only),
+        key=lambda target: target.issued_ms,
     )
-    gone = {one.path for one in measured[:-KEPT_MEASURED]}
-    return {path: one for path, one in targets.items() if path not in gone}
+    gone = {target.path for target in measured[:-KEPT_MEASURED]}
+    return {path: target for path, target in targets.items() if path not in gone}
 
 
 def install_root(keyring: Keyring, registry: Registry, now_ms: int) -> int:
-    """Give a fleet the roots it lacks, with the list of targets signed anew; return its version.
+    """Submit the roots that a fleet lacks, with a newly signed list of targets; return its version.
 
     Raises:
-        TrustError: The fleet refuses them, or shows metadata that these keys did not sign.
+        TrustError: The fleet refuses them, or has metadata that these keys did not sign.
         LinkError: The fleet cannot be reached.
     """
     view = current(keyring, registry, now_ms)
@@ -140,11 +142,11 @@ def install_root(keyring: Keyring, registry: Registry, now_ms: int) -> int:
 
 
 def rotate(roles: Collection[str], keyring: Keyring, registry: Registry, now_ms: int) -> int:
-    """Replace keys and give the fleet the new root; return the new targets version.
+    """Replace keys and submit the new root to the fleet; return the new targets version.
 
     Raises:
         TrustError: See ``install_root``.
-        LinkError: The fleet cannot be reached; the new root is in the folder and goes along with
+        LinkError: The fleet cannot be reached; the new root is in the folder and is submitted with
             the next publication.
     """
     current(keyring, registry, now_ms)
@@ -155,7 +157,7 @@ def rotate(roles: Collection[str], keyring: Keyring, registry: Registry, now_ms:
 def current(keyring: Keyring, registry: Registry, now_ms: int) -> trust.TargetsView | None:
     """Return the fleet's list of targets, checked against the keys of this folder.
 
-    Expiry is no reason to refuse here: it is about to be signed anew.
+    An expired list is accepted here, because a new one is about to be signed.
 
     Raises:
         SignatureError: These keys did not sign it.
@@ -172,17 +174,17 @@ def current(keyring: Keyring, registry: Registry, now_ms: int) -> trust.TargetsV
 
 
 def _newest(target: trust.Target, view: trust.TargetsView | None) -> trust.Target:
-    """Return a target for measuring that is the newest, whatever another publisher's clock said."""
+    """Return a target for measuring with a time after all others, whatever other publishers' clocks say."""
     if not target.is_measured_only:
         return target
-    newest_ms = max((one.issued_ms for one in view.targets.values()), default=0) if view else 0
+    newest_ms = max((other.issued_ms for other in view.targets.values()), default=0) if view else 0
     return replace(target, issued_ms=max(target.issued_ms, newest_ms + 1))
 
 
 def _is_listed(target: trust.Target, view: trust.TargetsView) -> bool:
-    """Say whether this very bundle is published; when it was signed for measuring makes no difference."""
-    found = view.targets.get(target.path)
-    return found is not None and found.sha256 == target.sha256
+    """Say whether exactly this bundle is published; the time of signing makes no difference."""
+    listed = view.targets.get(target.path)
+    return listed is not None and listed.sha256 == target.sha256
 
 
 def _check_free(target: trust.Target, view: trust.TargetsView | None) -> None:
@@ -196,9 +198,9 @@ def _check_free(target: trust.Target, view: trust.TargetsView | None) -> None:
 def _upload(bundle: Bundle, registry: Registry, progress: Callable[[int, int], None]) -> tuple[int, int]:
     """Send the blobs that the fleet lacks; return how many files and bytes."""
     files = bundle.blobs()
-    wanted = [(sha256, file.bytes) for sha256, file in files.items()]
-    missing = registry.missing([*wanted, (bundle.sha256, len(bundle.manifest_bytes))])
-    sizes = {**dict(wanted), bundle.sha256: len(bundle.manifest_bytes)}
+    needed = [(sha256, file.bytes) for sha256, file in files.items()]
+    missing = registry.missing([*needed, (bundle.sha256, len(bundle.manifest_bytes))])
+    sizes = {**dict(needed), bundle.sha256: len(bundle.manifest_bytes)}
     total, done = sum(sizes[sha256] for sha256 in missing), 0
 
     def counted(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -24,22 +24,22 @@ _MAX_TEXT = 2000
 
 @dataclass(frozen=True)
 class Reply:
-    """What a fleet answered, with a status below 400."""
+    """A fleet's answer with a status below 400."""
 
     status: int
     body: bytes
 
 
 class FleetClient:
-    """Sends requests to one fleet manager; what it refuses is raised as the error that it names.
+    """Sends requests to one fleet manager; a refusal is raised as the error class that the answer names.
 
     Args:
-        url: Where it is, ``http://`` or ``https://``; proxies of the environment are not used.
+        url: Its address, ``http://`` or ``https://``; proxies of the environment are not used.
         token: An API token; empty where none is needed.
-        ca: The certificate that its HTTPS certificate must stem from; None for the system's.
+        ca: The CA of its HTTPS certificate; None for the system's CAs.
 
     Raises:
-        ConfigError: The address or the certificate is not one.
+        ConfigError: The address or the CA is not valid.
     """
 
     def __init__(self, url: str, token: str = "", ca: Path | None = None) -> None:
@@ -62,11 +62,11 @@ class FleetClient:
         body: bytes | Iterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Send one request and return what it is answered with.
+        """Send one request and return the answer.
 
         Raises:
             LinkError: The fleet cannot be reached.
-            EdgekitError: It refused: the class is the one its answer names.
+            EdgekitError: It refused the request, with the class that its answer names.
         """
         request = urllib.request.Request(  # noqa: S310 - http and https only, checked above
             self.url + path, data=body, method=method, headers=dict(headers or {})
@@ -87,12 +87,12 @@ class FleetClient:
         return Reply(answer.status, data)
 
     def json(self, method: str, path: str, body: Any = None, params: Mapping[str, str] | None = None) -> Any:
-        """Send one request, with a JSON body if any, and return the JSON it is answered with.
+        """Send one request, with a JSON body if any, and return the JSON of the answer.
 
         Raises:
             LinkError: The fleet cannot be reached.
-            ProtocolError: The answer is not JSON: something else than a fleet manager answers there.
-            EdgekitError: It refused.
+            ProtocolError: The answer is not JSON: the server there is not a fleet manager.
+            EdgekitError: It refused the request.
         """
         given = {key: value for key, value in (params or {}).items() if value}
         reply = self.send(
@@ -144,13 +144,13 @@ class RemoteRegistry:
         )
 
     def submit(self, roots: Sequence[bytes], targets: bytes) -> Any:
-        """Hand in new roots, if any, and a new targets version."""
+        """Submit new roots, if any, and a new targets version."""
         body = {"roots": [root.decode() for root in roots], "targets": targets.decode()}
         return self._client.json("POST", "/api/v1/bundles", body)
 
 
 def refusal(status: int, body: bytes, what: str) -> EdgekitError:
-    """Return the error that a fleet's answer stands for: by its ``code`` where it is a problem+json."""
+    """Return the error for a fleet's refusal; the ``code`` of a problem+json document names the class."""
     try:
         problem = json.loads(body)
     except ValueError:

@@ -23,7 +23,7 @@ from edgekit_fleet.store.database import Database, Sql
 
 MAX_ROOTS = 16
 KEPT_VERSIONS = 20
-"""Snapshots and targets kept for devices that are in the midst of a refresh."""
+"""Old snapshots and targets kept, for devices that are in the middle of a refresh."""
 _ONLINE_LIFE_MS = trust.TIMESTAMP_DAYS * 86_400_000
 
 
@@ -54,8 +54,8 @@ class Repository:
     """Everything devices may install, in one database and one folder of blobs.
 
     Args:
-        database: Where metadata lies; the tables are made when missing.
-        blobs: Where files lie.
+        database: Keeps the metadata.
+        blobs: Keeps the files.
         keys: The fleet's online keys.
         clock: Gives Unix time in milliseconds.
     """
@@ -66,7 +66,7 @@ class Repository:
         self._watchers: list[Callable[[Published], None]] = []
 
     def watch(self, watcher: Callable[[Published], None]) -> None:
-        """Have someone told of each new bundle, after it is visible."""
+        """Call ``watcher`` with each new bundle, after it is visible."""
         self._watchers.append(watcher)
 
     # What a publisher needs -------------------------------------------------------------------
@@ -81,15 +81,15 @@ class Repository:
             return rows.metadata(sql, role, version)
 
     def missing(self, wanted: Sequence[tuple[str, int]]) -> list[str]:
-        """Return which blobs, given as (SHA-256, size), are not here."""
+        """Return which blobs, given as (SHA-256, size), this fleet does not have."""
         return [sha256 for sha256, size in wanted if self.blobs.size(sha256) != size]
 
     def upload(self, sha256: str, size: int, chunks: Iterable[bytes]) -> None:
-        """Take a file in; see ``Blobs.put``."""
+        """Store a file; see ``Blobs.put``."""
         self.blobs.put(sha256, size, chunks)
 
     def submit(self, roots: Sequence[bytes], targets: bytes) -> list[Published]:
-        """Take over new roots, if any, and a new targets version; sign and show them at once.
+        """Accept new roots, if any, and a new targets version; sign them and make them visible in one commit.
 
         Args:
             roots: Versions of the root that this fleet does not have yet, in order.
@@ -101,30 +101,34 @@ class Repository:
         Raises:
             SignatureError: The publisher's keys did not sign it.
             RollbackAttackError: A version does not follow, or a published bundle would change.
-            HashMismatchError: A file of a new bundle is not here.
+            HashMismatchError: A file of a new bundle was not uploaded.
             BundleError: A new bundle's manifest is not valid, or says another model or version.
         """
         if len(roots) > MAX_ROOTS or len(targets) > trust.MAX_TARGETS_BYTES:
-            raise BundleError(f"{len(roots)} roots and {len(targets)} bytes of targets are too much")
+            raise BundleError(
+                f"{len(roots)} roots and {len(targets)} bytes of targets is more than a fleet accepts"
+            )
         with self._database.read() as sql:
             _, fresh = self._check(sql, roots, targets)
-        examined = {target.path: self._examine(target) for target in fresh}  # long, so nobody waits for it
+        examined = {
+            target.path: self._examine(target) for target in fresh
+        }  # slow, so outside the transaction
         with self._database.transaction() as sql:
             view, fresh = self._check(sql, roots, targets)
             for root in roots:
                 rows.add_metadata(sql, "root", trust.view_root(root).version, root)
             rows.add_metadata(sql, "targets", view.version, targets)
             now_ms = self._clock()
-            found = [_insert(sql, target, examined[target.path], now_ms) for target in fresh]
+            published = [_insert(sql, target, examined[target.path], now_ms) for target in fresh]
             unused = _withdraw(sql, view)
             self._sign(sql, now_ms)
         for sha256 in unused:
             self.blobs.discard(sha256)
-        found = [one for one in found if not one.issued_ms]
-        for one in found:
+        published = [bundle for bundle in published if not bundle.issued_ms]
+        for bundle in published:
             for watcher in self._watchers:
-                watcher(one)
-        return found
+                watcher(bundle)
+        return published
 
     def _check(
         self, sql: Sql, roots: Sequence[bytes], targets: bytes
@@ -134,7 +138,7 @@ class Repository:
         root = rows.metadata(sql, "root")
         for new in roots:
             if len(new) > trust.MAX_ROOT_BYTES:
-                raise BundleError(f"root: {len(new)} bytes are too much")
+                raise BundleError(f"root: {len(new)} bytes, at most {trust.MAX_ROOT_BYTES} are read")
             trust.check_root(new, root, self._keys.public, now_ms)
             root = new
         if root is None:
@@ -149,7 +153,7 @@ class Repository:
         return view, [target for path, target in view.targets.items() if path not in known]
 
     def _examine(self, target: trust.Target) -> bytes:
-        """Return a new bundle's manifest, when it and all its files are here and as they must be."""
+        """Return a new bundle's manifest, after checking it and the hash of every file."""
         if not self.blobs.is_whole(target.sha256, target.bytes):
             raise HashMismatchError(f"{target.path}: its manifest was not uploaded", hint="publish it again")
         data = self.blobs.path(target.sha256).read_bytes()
@@ -167,12 +171,12 @@ class Repository:
             )
         return data
 
-    # What keeps it alive ----------------------------------------------------------------------
+    # Keeping metadata fresh --------------------------------------------------------------------
 
     def refresh(self) -> bool:
-        """Sign snapshot and timestamp anew where half their life is over; return whether it did so.
+        """Renew snapshot and timestamp when half their life is over; return whether they were renewed.
 
-        A publisher need not be there for it. Call it at start and every few minutes.
+        It needs no publisher. Call it at the start and every few minutes.
         """
         with self._database.read() as sql:
             timestamp = rows.metadata(sql, "timestamp")
@@ -184,7 +188,7 @@ class Repository:
         return True
 
     def _sign(self, sql: Sql, now_ms: int) -> None:
-        """Sign what is current now.
+        """Sign a snapshot and a timestamp of the current targets.
 
         Versions follow the clock where they can: a fleet restored from a backup does not fall
         behind what devices have seen.
@@ -224,10 +228,10 @@ class Repository:
 
 
 def open_repository(data: Path, database: Database) -> Repository:
-    """Return the registry that lies in a fleet's data folder; its keys are made at first.
+    """Return the registry in a fleet's data folder; the first call generates its keys.
 
     Raises:
-        ConfigError: A key file is not one.
+        ConfigError: A key file is damaged.
         StorageError: The folder cannot be written.
     """
     return Repository(database, Blobs(data / "blobs"), online_keys(data), unix_ms)
@@ -242,7 +246,7 @@ def _check_follows(view: trust.TargetsView, version: int, before: Mapping[str, t
     changed = [path for path, target in before.items() if view.targets.get(path) != target]
     if changed:
         raise RollbackAttackError(
-            "targets: a published version never changes and never goes away",
+            "targets: a published version never changes and is never removed",
             reasons=tuple(changed[:50]),
             hint="publish it under a new version",
         )

@@ -1,4 +1,4 @@
-"""Work that repeats in a thread of its own, and ends when its owner says so."""
+"""Work that is repeated in a thread of its own until its owner stops it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ logger = logging.getLogger(__name__)
 
 _MAX_BACKOFF_S = 60.0
 _MIN_GAP_S = 0.1
-"""Between two calls, however often it is woken: many wakes are one."""
+"""Shortest pause between two calls: several wake-ups during it cause one call."""
 
 
 class Ticker:
     """Calls ``work`` at once, then every ``interval_s``, and whenever it is woken.
 
-    Work that fails is told in the log and done again, later and later while it goes on failing.
+    An exception is logged, and the work is repeated after a pause that grows with each failure in a row.
 
     Args:
         name: The thread's name.
         interval_s: Seconds between calls.
-        work: What to do; it must be safe to do again after it failed half-way.
+        work: The work; it must be safe to repeat after it failed half-way.
     """
 
     def __init__(self, name: str, interval_s: float, work: Callable[[], object]) -> None:
@@ -32,15 +32,15 @@ class Ticker:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Call the work soon, and not only at the next interval; from any thread."""
+        """Have the work done now instead of at the next interval; from any thread."""
         self._wake.set()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """End it and wait until the work at hand is done; safe twice."""
+        """Stop the thread, after the current call; safe twice."""
         self._stopping.set()
         self._wake.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
@@ -54,7 +54,7 @@ class Ticker:
             try:
                 self._work()
                 failed = 0
-            except Exception:  # the owner of the thread: nothing above it would tell anyone
+            except Exception:  # the top of the thread: nothing above it would log the error
                 failed += 1
                 self.failures += 1
                 logger.exception("%s failed (%d in a row)", self._thread.name, failed)

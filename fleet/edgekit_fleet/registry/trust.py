@@ -1,4 +1,4 @@
-"""TUF metadata: made, signed and checked; bytes in, bytes out. The one file that knows python-tuf.
+"""Makes, signs and checks TUF metadata; bytes in, bytes out. Only this file uses python-tuf.
 
 Root and targets are signed by the publisher, on the publisher's machine; snapshot and timestamp by
 the fleet. Nothing here reads a file or a clock.
@@ -36,12 +36,12 @@ from edgekit_fleet.registry.keys import OnlineKeys, OnlinePublic, SigningKey
 
 MAX_ROOT_BYTES = 512_000
 MAX_TARGETS_BYTES = 5_000_000
-"""What a client reads at most. Source: python-tuf 7, ``UpdaterConfig``."""
+"""The most that a client reads. Source: python-tuf 7, ``UpdaterConfig``."""
 ROOT_DAYS = 3650
 TARGETS_DAYS = 730
 SNAPSHOT_DAYS = 30
 TIMESTAMP_DAYS = 14
-"""A device that was off for longer refuses updates until it hears a newer one; it goes on running."""
+"""A fleet manager that is down for longer blocks updates until it runs again; devices keep running."""
 _DAY_MS = 86_400_000
 _PRETTY = JSONSerializer(compact=False)
 
@@ -50,8 +50,8 @@ _PRETTY = JSONSerializer(compact=False)
 class Target:
     """One published bundle, as the publisher signed it: its manifest's hash and size.
 
-    ``issued_ms`` is 0 for a bundle that devices may install. Else the bundle is for measuring only,
-    was signed for that at this time, and goes away again.
+    ``issued_ms`` is 0 for a bundle that devices may install. Otherwise the bundle is for measuring only,
+    was signed at this time, and will be withdrawn.
     """
 
     model: str
@@ -74,7 +74,7 @@ class Target:
 
     @property
     def custom(self) -> dict[str, Any]:
-        """What the signed entry says beside size and hash."""
+        """The fields of the signed entry besides size and hash."""
         named: dict[str, Any] = {"model": self.model, "version": self.version}
         if self.is_measured_only:
             named |= {"purpose": wire.MEASURING, "issued_unix_ms": self.issued_ms}
@@ -83,7 +83,7 @@ class Target:
 
 @dataclass(frozen=True)
 class RootView:
-    """What a root names. Key ids are TUF's."""
+    """The content of a root: its version, expiry, and the key ids (TUF's) of each role."""
 
     version: int
     expires_unix_ms: int
@@ -92,7 +92,7 @@ class RootView:
 
 @dataclass(frozen=True)
 class TargetsView:
-    """What a checked targets role lists, by target path."""
+    """The content of a checked targets role; ``targets`` is by target path."""
 
     version: int
     expires_unix_ms: int
@@ -120,13 +120,13 @@ def make_root(root: SigningKey, targets: SigningKey, online: OnlinePublic, now_m
 def next_root(
     previous: bytes, signers: Sequence[SigningKey], changed: Mapping[str, str], now_ms: int
 ) -> bytes:
-    """Return the root that follows, in which each role in ``changed`` has that one key and no other.
+    """Return the next root, in which each role in ``changed`` has only that key.
 
     Args:
-        previous: The root now trusted.
-        signers: The old root key, and the new one where it changes: both must sign.
+        previous: The root that is trusted now.
+        signers: The old root key, and the new root key if it changes: both must sign.
         changed: Public keys in hexadecimal, by role.
-        now_ms: Unix time; the new root's life starts here.
+        now_ms: Unix time from which the new root is valid.
     """
     metadata = _parse(previous, Root)
     signed = metadata.signed
@@ -140,7 +140,7 @@ def next_root(
 
 
 def make_targets(targets: Mapping[str, Target], version: int, key: SigningKey, now_ms: int) -> bytes:
-    """Return a signed list of everything that devices may install."""
+    """Return the signed list of every published bundle."""
     signed = Targets(version=version, expires=_after(now_ms, TARGETS_DAYS))
     for path, target in targets.items():
         signed.targets[path] = TargetFile(
@@ -154,7 +154,7 @@ def make_targets(targets: Mapping[str, Target], version: int, key: SigningKey, n
 
 
 def view_root(root: bytes) -> RootView:
-    """Return what a root says, unchecked.
+    """Return the content of a root without checking its signatures.
 
     Raises:
         SignatureError: It is not root metadata.
@@ -165,18 +165,18 @@ def view_root(root: bytes) -> RootView:
 
 
 def check_root(root: bytes, previous: bytes | None, online: OnlinePublic, now_ms: int) -> RootView:
-    """Check that a root may be taken over, and that this fleet can sign under it.
+    """Check that a root may replace the previous one, and that this fleet's keys can sign under it.
 
     Source: TUF 5.3.4 to 5.3.5: the root before and the new one must both have signed it.
 
     Raises:
         SignatureError: A signature is missing, or its online keys are not this fleet's.
-        RollbackAttackError: Its version does not follow.
+        RollbackAttackError: Its version is not the next one.
         ExpiredError: It is past its expiry.
     """
     new = _parse(root, Root)
     want = 1
-    with _told("root"):
+    with _tuf_errors("root"):
         if previous is not None:
             old = _parse(previous, Root).signed
             want = old.version + 1
@@ -186,16 +186,16 @@ def check_root(root: bytes, previous: bytes | None, online: OnlinePublic, now_ms
         raise RollbackAttackError(f"root: want version {want}, got {new.signed.version}")
     _check_expiry("root", new.signed.expires, now_ms)
     if not new.signed.consistent_snapshot:
-        raise SignatureError("root: want consistent snapshots, has them off")
+        raise SignatureError("root: want consistent snapshots, they are off")
     check_online(root, online)
     return view_root(root)
 
 
 def check_online(root: bytes, online: OnlinePublic) -> None:
-    """Check that a root names a fleet's own keys, so that devices will believe what it signs.
+    """Check that a root names this fleet's online keys, so that devices accept what it signs.
 
     Raises:
-        SignatureError: It names others.
+        SignatureError: It names other keys.
     """
     roles = _parse(root, Root).signed.roles
     for role, public in (("snapshot", online.snapshot), ("timestamp", online.timestamp)):
@@ -216,11 +216,11 @@ def check_targets(targets: bytes, root: bytes, now_ms: int) -> TargetsView:
         ExpiredError: It is past its expiry.
     """
     metadata = _parse(targets, Targets)
-    with _told("targets"):
+    with _tuf_errors("targets"):
         _parse(root, Root).signed.verify_delegate(Targets.type, metadata.signed_bytes, metadata.signatures)
     signed = metadata.signed
     _check_expiry("targets", signed.expires, now_ms)
-    if signed.delegations is not None:  # one delegator for each role name: python-tuf mixes them up
+    if signed.delegations is not None:  # python-tuf supports one delegator for each role name only
         raise SignatureError("targets: delegates to other roles, which this fleet does not serve")
     entries = {path: _entry(path, file) for path, file in signed.targets.items()}
     return TargetsView(signed.version, _unix_ms(signed.expires), entries)
@@ -239,7 +239,7 @@ def _entry(path: str, file: TargetFile) -> Target:
 
 
 def _issued_ms(custom: dict[str, Any]) -> int:
-    """Return when a bundle was signed for measuring; 0 where it may be installed."""
+    """Return when a bundle was signed for measuring; 0 if devices may install it."""
     issued = custom.get("issued_unix_ms", 0)
     return issued if isinstance(issued, int) and 0 < issued < 1 << 53 else 0
 
@@ -249,7 +249,7 @@ def _issued_ms(custom: dict[str, Any]) -> int:
 
 
 def make_snapshot(targets: bytes, version: int, keys: OnlineKeys, now_ms: int) -> bytes:
-    """Return the snapshot that says which targets version is current."""
+    """Return a snapshot of the current targets version."""
     meta = {"targets.json": MetaFile(_parse(targets, Targets).signed.version)}
     return _sign(
         Metadata(Snapshot(version, expires=_after(now_ms, SNAPSHOT_DAYS), meta=meta)), [keys.snapshot]
@@ -257,7 +257,7 @@ def make_snapshot(targets: bytes, version: int, keys: OnlineKeys, now_ms: int) -
 
 
 def make_timestamp(snapshot: bytes, version: int, keys: OnlineKeys, now_ms: int) -> bytes:
-    """Return the timestamp that says which snapshot is current."""
+    """Return a timestamp of the current snapshot."""
     meta = MetaFile.from_data(_parse(snapshot, Snapshot).signed.version, snapshot, ["sha256"])
     signed = Timestamp(version, expires=_after(now_ms, TIMESTAMP_DAYS), snapshot_meta=meta)
     return _sign(Metadata(signed), [keys.timestamp])
@@ -269,9 +269,9 @@ def expires_unix_ms(metadata: bytes) -> int:
     Raises:
         SignatureError: It is not TUF metadata.
     """
-    with _told("metadata"):
-        found: Metadata[Any] = Metadata.from_bytes(metadata)
-    return _unix_ms(found.signed.expires)
+    with _tuf_errors("metadata"):
+        parsed: Metadata[Any] = Metadata.from_bytes(metadata)
+    return _unix_ms(parsed.signed.expires)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -291,16 +291,16 @@ def _sign(metadata: Metadata[Any], keys: Sequence[SigningKey]) -> bytes:
 
 
 def _parse(data: bytes, kind: type[Any]) -> Any:
-    with _told(kind.type):
-        found: Metadata[Any] = Metadata.from_bytes(data)
-    if not isinstance(found.signed, kind):
-        raise SignatureError(f"want {kind.type} metadata, got {found.signed.type}")
-    return found
+    with _tuf_errors(kind.type):
+        parsed: Metadata[Any] = Metadata.from_bytes(data)
+    if not isinstance(parsed.signed, kind):
+        raise SignatureError(f"want {kind.type} metadata, got {parsed.signed.type}")
+    return parsed
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Turn what python-tuf raises into edgekit's errors."""
+def _tuf_errors(what: str) -> Iterator[None]:
+    """Turn python-tuf's exceptions into edgekit's errors."""
     try:
         yield
     except UnsignedMetadataError as cause:
@@ -312,7 +312,8 @@ def _told(what: str) -> Iterator[None]:
 def _check_expiry(what: str, expires: dt.datetime, now_ms: int) -> None:
     if _unix_ms(expires) <= now_ms:
         raise ExpiredError(
-            f"{what}: expired at {expires:%Y-%m-%d %H:%M} UTC", hint="sign it anew: edgekit-fleet keys rotate"
+            f"{what}: expired at {expires:%Y-%m-%d %H:%M} UTC",
+            hint="sign it again: edgekit-fleet keys rotate",
         )
 
 

@@ -17,11 +17,11 @@ from edgekit_fleet.web import paging
 from edgekit_fleet.web.auth import Operator, Viewer
 
 MAX_DEVICES = 1000
-"""Devices that a rollout's detail shows at most; the counts of its waves are of all."""
+"""A rollout's detail shows at most this many devices; its waves count all of them."""
 
 
 class NewRollout(BaseModel):
-    """A rollout to create; what is left out has the default of the command line."""
+    """A rollout to create; a field that is left out has the default of the command line."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,7 +38,7 @@ class NewRollout(BaseModel):
 
 
 class Why(BaseModel):
-    """A reason that the rollout's log and its devices' operators will read."""
+    """The reason for a change of state, for the rollout's log."""
 
     reason: Annotated[str, Field(max_length=500)] = ""
 
@@ -83,17 +83,17 @@ def _add_moves(routes: APIRouter, engine: Engine) -> None:
 
     @routes.post("/{rollout}/pause", dependencies=[Operator])
     def pause(rollout: str, why: Why | None = None) -> dict[str, Any]:
-        """Direct no further device; guards go on watching."""
+        """Direct no further device; the guards stay active."""
         return moved(Event.PAUSE, rollout, why)
 
     @routes.post("/{rollout}/resume", dependencies=[Operator])
     def resume(rollout: str, why: Why | None = None) -> dict[str, Any]:
-        """Go on with a paused rollout, or begin a draft; the wave's time starts anew."""
+        """Continue a paused rollout, or begin a draft; the wave's timeout starts again."""
         return moved(Event.RESUME, rollout, why)
 
     @routes.post("/{rollout}/abort", dependencies=[Operator])
     def abort(rollout: str, why: Why | None = None) -> dict[str, Any]:
-        """End a rollout and bring every device of it back to what it ran before."""
+        """End a rollout and restore every device of it to what it ran before."""
         return moved(Event.ABORT, rollout, why)
 
 
@@ -120,41 +120,43 @@ def detail(engine: Engine, rollout: Rollout) -> dict[str, Any]:
         "waves": [_wave(rollout, number, participants) for number in range(len(rollout.spec.waves))],
         "spec": msgspec.to_builtins(rollout.spec),
         "wave_since_unix_ms": rollout.wave_since_ms,
-        "devices": [_device(one) for one in participants[:MAX_DEVICES]],
+        "devices": [_device(participant) for participant in participants[:MAX_DEVICES]],
         "device_count": len(participants),
         "log": engine.store.rows.lines(rollout.id),
     }
 
 
 def _wave(rollout: Rollout, number: int, participants: list[Participant]) -> dict[str, Any]:
-    of_wave = [one for one in participants if one.wave == number]
-    counts = {outcome: sum(one.outcome is outcome for one in of_wave) for outcome in Outcome}
+    of_wave = [participant for participant in participants if participant.wave == number]
+    counts = {outcome: sum(participant.outcome is outcome for participant in of_wave) for outcome in Outcome}
     return {
         "wave": number + 1,
         "asked": rollout.spec.waves[number],
         "devices": len(of_wave),
-        "directed": sum(one.is_directed for one in of_wave),
+        "directed": sum(participant.is_directed for participant in of_wave),
         "committed": counts[Outcome.COMMITTED],
         "failed": counts[Outcome.FAILED],
-        "restored": sum(one.restored_ms > 0 and not one.is_directed for one in of_wave),
+        "restored": sum(
+            participant.restored_ms > 0 and not participant.is_directed for participant in of_wave
+        ),
         "is_current": number == rollout.wave and rollout.state not in UNDONE,
     }
 
 
-def _device(one: Participant) -> dict[str, Any]:
+def _device(participant: Participant) -> dict[str, Any]:
     return {
-        "device": one.device,
-        "wave": one.wave + 1,
-        "online": one.is_online,
-        "directed": one.is_directed,
-        "outcome": one.outcome.value,
-        "step": one.standing.step,
-        "reason": one.standing.reason,
-        "active": one.active,
-        "before": one.before_version,
-        "directed_unix_ms": one.directed_ms or None,
-        "settled_unix_ms": one.standing.settled_ms or None,
-        "restored_unix_ms": one.restored_ms or None,
+        "device": participant.device,
+        "wave": participant.wave + 1,
+        "online": participant.is_online,
+        "directed": participant.is_directed,
+        "outcome": participant.outcome.value,
+        "step": participant.standing.step,
+        "reason": participant.standing.reason,
+        "active": participant.active,
+        "before": participant.before_version,
+        "directed_unix_ms": participant.directed_ms or None,
+        "settled_unix_ms": participant.standing.settled_ms or None,
+        "restored_unix_ms": participant.restored_ms or None,
     }
 
 

@@ -1,7 +1,7 @@
-"""Drives rollouts: looks, asks ``decide``, commits what it says, then publishes desired states.
+"""Drives rollouts: reads the state, calls ``decide``, commits its actions, then publishes desired states.
 
-Every action is one commit that can be found done or not done after a crash, and ``decide`` is asked
-again until it says nothing; so the engine may be killed between any two steps and goes on.
+Every action is one commit, so after a crash it was either done or not done, and ``decide`` is called
+again until it returns no action. The engine may be killed between any two steps and continues.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from edgekit_fleet.store.database import Sql
 logger = logging.getLogger(__name__)
 
 _MAX_ROUNDS = 200
-"""Questions to ``decide`` for one rollout in one tick: more than it has waves, times actions each."""
+"""Calls of ``decide`` for one rollout in one tick; a rollout needs a few for each of its waves."""
 
 
 class Bundles(Protocol):
-    """Where published bundles are looked up."""
+    """Finds published bundles."""
 
     def bundle(self, model: str, version: str) -> Published | None:
         """Return one published bundle that devices may install."""
@@ -47,11 +47,11 @@ class Engine:
     Args:
         store: Rollouts and devices.
         desired: Desired states.
-        bundles: What is published.
+        bundles: Finds published bundles.
         clock: Gives Unix time in milliseconds.
         roll_back: Commands a device to go back to its version before (device, model); used where
             that version was never published, so that no desired state can name it.
-        changed: Told of each rollout that changed.
+        changed: Called with each rollout that changed.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Engine:
         self.observer = Observer(store.database)
 
     def create(self, spec: Spec, *, is_draft: bool = False) -> Rollout:
-        """Begin a rollout, or only prepare it.
+        """Begin a rollout, or prepare it as a draft.
 
         Raises:
             UsageError: The version is not published, no device takes part or a named one does not
@@ -94,11 +94,11 @@ class Engine:
         rollout_id = new_id()
         waves = assign(spec.waves, candidates, rollout_id)
         with self._database.transaction():
-            found = self.store.create(spec, waves, self._clock(), rollout_id)
+            rollout = self.store.create(spec, waves, self._clock(), rollout_id)
             if not is_draft:
-                found = self.store.move(found.id, Event.START, "", self._clock())
-        self._changed(found)
-        return found
+                rollout = self.store.move(rollout.id, Event.START, "", self._clock())
+        self._changed(rollout)
+        return rollout
 
     def move(self, rollout: str, event: Event, reason: str = "") -> Rollout:
         """Pause, resume or abort a rollout.
@@ -106,9 +106,9 @@ class Engine:
         Raises:
             UsageError: There is no such rollout, or it cannot do that in its state.
         """
-        found = self.store.move(rollout, event, reason, self._clock())
-        self._changed(found)
-        return found
+        moved = self.store.move(rollout, event, reason, self._clock())
+        self._changed(moved)
+        return moved
 
     def tick(self) -> None:
         """Do everything that is due now."""
@@ -116,7 +116,7 @@ class Engine:
             pass
         stale = self.observer.begin()
         rollouts = self.store.at_work()
-        self.observer.forget([one.id for one in rollouts])
+        self.observer.forget([rollout.id for rollout in rollouts])
         for rollout in rollouts:
             self._work(rollout, stale)
         self.desired.publish_pending()
@@ -136,25 +136,25 @@ class Engine:
                 self._apply(rollout, participants, actions)
             except StorageError:
                 raise
-            except ConfigError as problem:  # a desired state that devices could not read
+            except ConfigError as problem:  # devices could not read the desired state
                 if rollout.state is not State.RUNNING:
-                    logger.error("rollout %s: %s", rollout.id, problem.message)  # noqa: TRY400 - told, no bug
+                    logger.error("rollout %s: %s", rollout.id, problem.message)  # noqa: TRY400 - an operator's mistake, no bug
                     return
                 self.store.move(rollout.id, Event.PAUSE, problem.message, self._clock())
             rollout, stale = self._again(rollout), set()
             self._changed(rollout)
-        logger.error("rollout %s does not come to rest", rollout.id)
+        logger.error("rollout %s still has actions after %d rounds", rollout.id, _MAX_ROUNDS)
 
     def _again(self, rollout: Rollout) -> Rollout:
-        found = self.store.get(rollout.id)
-        assert found is not None  # rollouts are never deleted
-        return found
+        current = self.store.get(rollout.id)
+        assert current is not None  # rollouts are never deleted
+        return current
 
     def _take_newcomers(self, rollout: Rollout) -> bool:
-        """Take in devices enrolled since the beginning; return whether any device is not directed yet.
+        """Add devices that enrolled since the rollout began; return whether any device is not directed yet.
 
-        They join the last wave, when it takes all devices. Those of a rollout that is done are given
-        its version at once, unless they have a wish already.
+        They join the last wave if it is for all devices. In a rollout that is done they get its version
+        at once, unless they have a desired version of the model already.
         """
         known = self.store.rows.devices(rollout.id)
         if not rollout.spec.is_open_ended or rollout.state in UNDONE:
@@ -162,7 +162,7 @@ class Engine:
         candidates = self.store.rows.candidates(rollout.model, (), only_named=False)
         new = [device for device, _ in candidates if device not in known]
         if rollout.state is State.DONE:
-            new = [device for device in new if not self._has_wish(device, rollout.model)]
+            new = [device for device in new if not self._has_desired(device, rollout.model)]
         if new:
             last = len(rollout.spec.waves) - 1
             with self._database.transaction() as sql:
@@ -170,7 +170,7 @@ class Engine:
                 rows.log(sql, rollout.id, self._clock(), f"joined later: {', '.join(new[:20])}")
         return bool(new) or not all(known.values())
 
-    def _has_wish(self, device: str, model: str) -> bool:
+    def _has_desired(self, device: str, model: str) -> bool:
         document = self.desired.of_device(device)
         return document is not None and model in document.models
 
@@ -178,31 +178,31 @@ class Engine:
         measured = self.observer.measured(rollout, participants, stale)
         members = [
             Member(
-                one.device,
-                one.wave,
-                one.is_directed,
-                one.outcome,
-                one.standing.reason,
-                one.standing.settled_ms,
-                one.is_online,
-                *measured.get(one.device, ()),
+                participant.device,
+                participant.wave,
+                participant.is_directed,
+                participant.outcome,
+                participant.standing.reason,
+                participant.standing.settled_ms,
+                participant.is_online,
+                *measured.get(participant.device, ()),
             )
-            for one in participants
-            if one.is_directed or not one.is_revoked
+            for participant in participants
+            if participant.is_directed or not participant.is_revoked
         ]
         return View(rollout.spec, rollout.state, rollout.wave, rollout.wave_since_ms, members)
 
-    # Acting -----------------------------------------------------------------------------------
+    # Carrying out -----------------------------------------------------------------------------------
 
     def _apply(
         self, rollout: Rollout, participants: Sequence[Participant], actions: Sequence[Action]
     ) -> None:
         """Commit all actions together, or none."""
-        of_device = {one.device: one for one in participants}
+        of_device = {participant.device: participant for participant in participants}
         commands: list[str] = []
         with self._database.transaction() as sql:
             if not self._is_unchanged(sql, rollout):
-                return  # a person paused or aborted it in this moment; ask again
+                return  # a person has just paused or aborted it; decide again
             for action in actions:
                 if isinstance(action, Move):
                     self.store.move(rollout.id, action.event, action.reason, self._clock())
@@ -222,43 +222,45 @@ class Engine:
         row = rows.get(sql, rollout.id)
         return row is not None and (row.state, row.wave) == (rollout.state.value, rollout.wave)
 
-    def _direct(self, sql: Sql, rollout: Rollout, one: Participant) -> None:
-        document = self.desired.of_device(one.device)
+    def _direct(self, sql: Sql, rollout: Rollout, participant: Participant) -> None:
+        document = self.desired.of_device(participant.device)
         before = document.models.get(rollout.model) if document else None
-        version = one.active or (before.version if before else "")
+        version = participant.active or (before.version if before else "")
         rows.set_directed(
             sql,
             rollout.id,
-            one.device,
+            participant.device,
             before_version=version,
             before_desired=None if before is None else msgspec.json.encode(before).decode(),
             now_ms=self._clock(),
         )
-        self.desired.set_model(one.device, rollout.model, self._wish(rollout, rollout.version, rollout.id))
+        self.desired.set_model(
+            participant.device, rollout.model, self._desired_model(rollout, rollout.version, rollout.id)
+        )
 
-    def _restore(self, sql: Sql, rollout: Rollout, one: Participant) -> bool:
-        """Give a device its wish of before back; return whether it must be commanded to go back too."""
-        document = self.desired.of_device(one.device)
+    def _restore(self, sql: Sql, rollout: Rollout, participant: Participant) -> bool:
+        """Set a device's desired model back; return whether it needs a command to roll back too."""
+        document = self.desired.of_device(participant.device)
         current = document.models.get(rollout.model) if document else None
         needs_command = False
         if current is not None and current.rollout == rollout.id:
-            before = one.before_desired
-            if before is None and one.before_version not in {"", rollout.version}:
-                before = self._wish(rollout, one.before_version, "")
-                needs_command = before is None and one.outcome is Outcome.COMMITTED
-            self.desired.set_model(one.device, rollout.model, before)
-        rows.set_restored(sql, rollout.id, one.device, self._clock())
+            before = participant.before_desired
+            if before is None and participant.before_version not in {"", rollout.version}:
+                before = self._desired_model(rollout, participant.before_version, "")
+                needs_command = before is None and participant.outcome is Outcome.COMMITTED
+            self.desired.set_model(participant.device, rollout.model, before)
+        rows.set_restored(sql, rollout.id, participant.device, self._clock())
         return needs_command
 
-    def _wish(self, rollout: Rollout, version: str, rollout_id: str) -> Any:
-        found = self._bundles.bundle(rollout.model, version)
-        if found is None:
+    def _desired_model(self, rollout: Rollout, version: str, rollout_id: str) -> Any:
+        bundle = self._bundles.bundle(rollout.model, version)
+        if bundle is None:
             return None
         return wire.DesiredModel(
-            version=found.version,
-            target=found.target.path,
-            sha256=found.sha256,
-            bytes=found.bytes,
+            version=bundle.version,
+            target=bundle.target.path,
+            sha256=bundle.sha256,
+            bytes=bundle.bytes,
             rollout=rollout_id,
             soak_s=rollout.spec.soak_s,
             guards=wire.RolloutGuards(**msgspec.structs.asdict(rollout.spec.guards)) if rollout_id else None,

@@ -1,18 +1,18 @@
-"""Whether a new version behaves worse than the one before: a test that holds at any sample size.
+"""Whether a new version behaves worse than the one before: a test that is valid at any sample size.
 
-Both guards ask the same of a stream of frames: is the share of bad ones larger than a limit? For
-errors, bad is a failed frame. For latency, bad is a frame slower than ``p99_ratio`` times the old
-version's 99th percentile on the same device; of an old version's frames 1 % may be that slow.
+Both guards ask the same question about a stream of frames: is the share of bad frames above a limit?
+For errors, a failed frame is bad. For latency, a frame is bad if it is slower than ``p99_ratio`` times
+the old version's 99th percentile on the same device, and by definition 1 % may exceed that percentile.
 
-The question is answered by an *e-value*, which may be looked at after every frame, by as many looks
-as one likes, from the first frame on: if the share is within the limit, the chance that the e-value
-*ever* exceeds ``1 / alpha`` is at most alpha. (A p-value looked at once a second exceeds any threshold
-in the end.) Several devices are judged at ``alpha / devices`` each, and all of them together.
+The answer is an *e-value*. It may be evaluated after every frame, any number of times, from the first
+frame on: if the share is within the limit, the chance that the e-value *ever* exceeds ``1 / alpha`` is
+at most alpha. (A p-value evaluated once a second exceeds any threshold in the end.) Several devices are
+judged at ``alpha / devices`` each, and all of them together.
 
 Source: Ville's inequality; Howard, Ramdas, McAuliffe, Sekhon, "Time-uniform, nonparametric,
 nonasymptotic confidence sequences", 2021: the mixture likelihood ratio of a Bernoulli stream.
-Frames of one moment are alike, which no such test knows; so a breach needs bad frames in two
-reports at least: one hiccup of a machine halts nothing.
+The test assumes independent frames, but frames of one moment are correlated. A breach therefore needs bad
+frames in at least two reports, so that a single hiccup of a machine halts nothing.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from edgekit.core.sketch import Histogram
 from edgekit.core.spec import Guards
 
 ALPHA = 0.001
-"""The chance that a version as good as the one before is halted by a guard, at most."""
+"""Upper bound of the chance that a guard halts a version as good as the one before."""
 MIN_BASELINE_FRAMES = 30
 MIN_FRAMES = 30
 MIN_REPORTS = 2
 SLOW_SHARE = 0.01
-"""What exceeds a 99th percentile by its definition."""
+"""The share of frames above a 99th percentile."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What the version before did on one device.
+    """Measurements of the version before on one device.
 
     Args:
         frames: Frames tried.
@@ -51,7 +51,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Tally:
-    """What the new version did on one device so far.
+    """Measurements of the new version on one device so far.
 
     Args:
         frames: Frames tried.
@@ -71,7 +71,7 @@ class Tally:
 
 
 def baseline(frames: int, errors: int, infer_ms: Histogram) -> Baseline:
-    """Return what a version's reports on one device say to compare with."""
+    """Return the baseline of one device from the old version's reports."""
     count = infer_ms.count
     p99_ms = 0.0
     if count >= MIN_BASELINE_FRAMES:
@@ -81,29 +81,29 @@ def baseline(frames: int, errors: int, infer_ms: Histogram) -> Baseline:
 
 
 def add(tally: Tally, frames: int, errors: int, infer_ms: Histogram | None, limit_ms: float) -> Tally:
-    """Return the tally after one more report; ``limit_ms`` is what is slow, 0 where nothing is."""
-    found = replace(
+    """Return the tally after one more report; inferences above ``limit_ms`` are slow (0: none)."""
+    total = replace(
         tally,
         frames=tally.frames + max(frames, errors),
         errors=tally.errors + errors,
         error_reports=tally.error_reports + (errors > 0),
     )
     if infer_ms is None or limit_ms <= 0:
-        return found
+        return total
     timed, slow = infer_ms.count, infer_ms.count_above(limit_ms)
     return replace(
-        found,
-        timed=found.timed + timed,
-        slow=found.slow + slow,
-        slow_reports=found.slow_reports + (slow > SLOW_SHARE * timed),
+        total,
+        timed=total.timed + timed,
+        slow=total.slow + slow,
+        slow_reports=total.slow_reports + (slow > SLOW_SHARE * timed),
     )
 
 
 def breach(guards: Guards, before: Mapping[str, Baseline], after: Mapping[str, Tally]) -> str | None:
-    """Return which guard the new version breaks, in words, or None.
+    """Return which guard the new version breaches, as a sentence; None if it breaches none.
 
     Args:
-        guards: ``error_ratio`` and ``p99_ratio``; 0 is no rule.
+        guards: ``error_ratio`` and ``p99_ratio``; 0 switches a guard off.
         before: The old version, by device; may lack some.
         after: The new version, by device.
     """
@@ -114,15 +114,15 @@ def breach(guards: Guards, before: Mapping[str, Baseline], after: Mapping[str, T
     groups = [(f"on {device}", [device], evidence) for device in sorted(seen)]
     if len(seen) > 1:
         groups.append((f"on {len(seen)} devices together", sorted(seen), evidence))
-    for where, devices, wanted in groups:
+    for where, devices, evidence_needed in groups:
         total = summed(seen[device] for device in devices)
         if guards.error_ratio > 0:
             known = [before[device] for device in devices if device in before]
             limit = max(guards.error_ratio, _old_ratio(known))
-            if _is_proved(total.errors, total.frames, total.error_reports, limit, wanted):
+            if _is_proved(total.errors, total.frames, total.error_reports, limit, evidence_needed):
                 return f"{total.errors} of {total.frames} frames failed {where}; {limit:.2%} may"
         if guards.p99_ratio > 0 and _is_proved(
-            total.slow, total.timed, total.slow_reports, SLOW_SHARE, wanted
+            total.slow, total.timed, total.slow_reports, SLOW_SHARE, evidence_needed
         ):
             return (
                 f"{total.slow} of {total.timed} inferences {where} took more than {guards.p99_ratio:g} times"
@@ -132,31 +132,31 @@ def breach(guards: Guards, before: Mapping[str, Baseline], after: Mapping[str, T
 
 
 def summed(tallies: Iterable[Tally]) -> Tally:
-    """Return what several devices did together."""
+    """Return the sum of several devices' tallies."""
     total = Tally()
-    for one in tallies:
+    for tally in tallies:
         total = Tally(
-            total.frames + one.frames,
-            total.errors + one.errors,
-            total.error_reports + one.error_reports,
-            total.timed + one.timed,
-            total.slow + one.slow,
-            total.slow_reports + one.slow_reports,
+            total.frames + tally.frames,
+            total.errors + tally.errors,
+            total.error_reports + tally.error_reports,
+            total.timed + tally.timed,
+            total.slow + tally.slow,
+            total.slow_reports + tally.slow_reports,
         )
     return total
 
 
 def _old_ratio(known: list[Baseline]) -> float:
-    frames = sum(one.frames for one in known)
-    return sum(one.errors for one in known) / frames if frames >= MIN_BASELINE_FRAMES else 0.0
+    frames = sum(baseline.frames for baseline in known)
+    return sum(baseline.errors for baseline in known) / frames if frames >= MIN_BASELINE_FRAMES else 0.0
 
 
-def _is_proved(bad: int, count: int, reports: int, limit: float, wanted: float) -> bool:
+def _is_proved(bad: int, count: int, reports: int, limit: float, evidence_needed: float) -> bool:
     return (
         count >= MIN_FRAMES
         and reports >= MIN_REPORTS
         and limit < 1
-        and log_e_value(bad, count, limit) >= math.log(wanted)
+        and log_e_value(bad, count, limit) >= math.log(evidence_needed)
     )
 
 
@@ -169,12 +169,12 @@ def log_e_value(bad: int, count: int, limit: float) -> float:
     True
 
     Args:
-        bad: How many were bad.
-        count: Of how many, at least ``bad``.
+        bad: The number of bad frames.
+        count: The number of frames, at least ``bad``.
         limit: The share allowed, more than 0 and less than 1.
 
     Returns:
-        Minus infinity where the share seen is within the limit.
+        Minus infinity if the observed share is within the limit.
     """
     if bad <= limit * count:
         return -math.inf

@@ -1,4 +1,4 @@
-"""The life of a rollout as data: states, events, and one table between them."""
+"""The states of a rollout, its events, and the table of transitions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from edgekit.core.errors import UsageError
 
 
 class State(Enum):
-    """Where a rollout stands. HALTED and ABORTED bring every device back to the version before."""
+    """The state of a rollout. HALTED and ABORTED restore every device to the version before."""
 
     DRAFT = "draft"
     RUNNING = "running"
@@ -22,7 +22,7 @@ class Event(Enum):
     """What happens to a rollout.
 
     START, PAUSE, RESUME, ABORT come from people (PAUSE also from a wave that takes too long); HALT
-    from a guard; FINISH after the last wave; RESTARTED when the fleet manager started anew.
+    from a guard; FINISH after the last wave; RESTARTED when the fleet manager starts again.
     """
 
     START = "start"
@@ -56,7 +56,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 OPEN = frozenset({State.DRAFT, State.RUNNING, State.PAUSED})
 """States in which a rollout is not over: a model has at most one rollout in these."""
 UNDONE = frozenset({State.HALTED, State.ABORTED})
-"""States in which devices are brought back to the version before."""
+"""States in which devices are restored to the version before."""
 
 
 def step(state: State, event: Event) -> State:
@@ -68,14 +68,14 @@ def step(state: State, event: Event) -> State:
     Raises:
         UsageError: The event is not possible in this state.
     """
-    found = TRANSITIONS.get((state, event))
-    if found is None:
+    following = TRANSITIONS.get((state, event))
+    if following is None:
         possible = ", ".join(e.value for s, e in TRANSITIONS if s is state and e is not Event.RESTARTED)
         raise UsageError(
             f"a rollout that is {state.value} cannot {event.value}",
-            hint=f"possible is: {possible}" if possible else "it is over: create a new one",
+            hint=f"possible: {possible}" if possible else "it is over: create a new one",
         )
-    return found
+    return following
 
 
 def is_possible(state: State, event: Event) -> bool:

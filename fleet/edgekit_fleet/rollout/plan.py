@@ -1,4 +1,4 @@
-"""What a rollout shall do: which version, for whom, in which waves, under which guards. Pure."""
+"""What a rollout shall do: which version, on which devices, in which waves, under which guards. Pure."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             of all, then all.
         devices: Only these; empty for every device that runs the model.
         soak_s: How long each device tries the version, and how long the fleet watches a wave after
-            its last device is done before the next one begins.
+            its last device has committed, before the next wave begins.
         success_ratio: The share of a wave's devices that must have committed, failed ones left out.
         max_failures: Devices that may fail over all waves before the rollout halts.
         wave_timeout_s: A wave that is not done after this pauses the rollout.
-        guards: ``error_ratio`` and ``p99_ratio`` are judged by the fleet over all updated devices
-            too; each device keeps all of them in its own trial. 0: no rule.
+        guards: ``error_ratio`` and ``p99_ratio`` are also judged by the fleet over all updated
+            devices; each device applies all guards in its own trial. 0: guard off.
     """
 
     model: str
@@ -51,7 +51,7 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @property
     def is_open_ended(self) -> bool:
-        """Whether the last wave takes all devices, so that later ones belong to it too."""
+        """Whether the last wave takes all devices, so that devices that enrol later join it."""
         return not self.devices and self.waves[-1] == "100%"
 
 
@@ -96,19 +96,19 @@ def make_spec(document: dict[str, Any]) -> Spec:
 
 
 def wave_problem(wave: str) -> str | None:
-    """Return why a text is not a wave, or None where it is one.
+    """Return why a text is not a wave; None if it is a wave.
 
     >>> wave_problem("25%") is None
     True
     >>> wave_problem("120%")
     "'120%' is more than all"
     """
-    if found := _PERCENT.fullmatch(wave):
-        share = float(found.group(1))
+    if percent := _PERCENT.fullmatch(wave):
+        share = float(percent.group(1))
         return None if 0 < share <= 100 else f"{wave!r} is {'nothing' if share == 0 else 'more than all'}"
     if _COUNT.fullmatch(wave):
         return None if int(wave) else "'0' is no device"
-    if wave and all(DEVICE_ID.fullmatch(one) for one in _named(wave)):
+    if wave and all(DEVICE_ID.fullmatch(device) for device in _named(wave)):
         return None
     return f"{wave[:80]!r} is not a number, a share like 25%, or device ids joined by +"
 
@@ -125,8 +125,8 @@ def split_waves(text: str) -> tuple[str, ...]:
 def assign(waves: Sequence[str], candidates: Iterable[tuple[str, bool]], seed: str) -> dict[str, int]:
     """Return the wave of each device that takes part.
 
-    The order is random but fixed by ``seed``, so that each rollout has another canary; devices that
-    are online come first, since one that is not tells nothing.
+    The order is random but fixed by ``seed``, so that each rollout has another canary. Devices that
+    are online come first, because an offline device gives no result.
 
     >>> assign(["b", "50%", "100%"], [("a", True), ("b", True), ("c", False), ("d", True)], "s")
     {'b': 0, 'd': 1, 'a': 2, 'c': 2}
@@ -136,21 +136,27 @@ def assign(waves: Sequence[str], candidates: Iterable[tuple[str, bool]], seed: s
         candidates: (device, whether it is online).
         seed: The rollout's id.
     """
-    pool = sorted(candidates, key=lambda one: (not one[1], _rank(seed, one[0])))
+    pool = sorted(candidates, key=lambda device: (not device[1], _rank(seed, device[0])))
     order = [device for device, _ in pool]
-    found: dict[str, int] = {}
+    waves_by_device: dict[str, int] = {}
     for number, wave in enumerate(waves):
         if _is_named(wave):
-            found.update({one: number for one in _named(wave) if one in order and one not in found})
+            waves_by_device.update(
+                {
+                    device: number
+                    for device in _named(wave)
+                    if device in order and device not in waves_by_device
+                }
+            )
             continue
-        wanted = _size(wave, len(order)) - len(found)
-        rest = [device for device in order if device not in found]
-        found.update(dict.fromkeys(rest[: max(wanted, 0)], number))
-    return found
+        missing = _size(wave, len(order)) - len(waves_by_device)
+        rest = [device for device in order if device not in waves_by_device]
+        waves_by_device.update(dict.fromkeys(rest[: max(missing, 0)], number))
+    return waves_by_device
 
 
 def named_devices(waves: Iterable[str]) -> tuple[str, ...]:
-    """Return the devices that waves name one by one."""
+    """Return the devices that waves name by id."""
     return tuple(device for wave in waves if _is_named(wave) for device in _named(wave))
 
 
@@ -163,8 +169,8 @@ def _named(wave: str) -> list[str]:
 
 
 def _size(wave: str, total: int) -> int:
-    if found := _PERCENT.fullmatch(wave):
-        return math.ceil(total * float(found.group(1)) / 100)
+    if percent := _PERCENT.fullmatch(wave):
+        return math.ceil(total * float(percent.group(1)) / 100)
     return int(wave)
 
 

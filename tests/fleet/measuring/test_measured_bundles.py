@@ -104,7 +104,7 @@ def test_an_installable_bundle_still_cannot_be_withdrawn(site):
     publish(site)
     targets = {path: one for path, one in listed(site).items() if one.is_measured_only}
     signed = trust.make_targets(targets, 3, site.keyring.key("targets"), site.now_ms)
-    with pytest.raises(RollbackAttackError, match="never goes away"):
+    with pytest.raises(RollbackAttackError, match="never removed"):
         site.repository.submit([], signed)
 
 
