@@ -20,6 +20,8 @@ def type_name(kind):
         return " or ".join(type_name(a) for a in arguments if a is not type(None))
     if origin is typing.Literal:
         return "text"
+    if origin is typing.Annotated:
+        return type_name(arguments[0])
     if origin is tuple:
         return f"list of {type_name(arguments[0])}"
     if origin is dict:
