@@ -46,7 +46,14 @@ class Disk(Protocol):
 
 
 class LocalDisk:
-    """The real one."""
+    """The real one.
+
+    Args:
+        mode: The permissions of files that it makes, less the process's mask.
+    """
+
+    def __init__(self, mode: int = 0o666) -> None:
+        self._mode = mode
 
     def read(self, path: Path) -> bytes | None:
         """Return a file's bytes; None where there is none."""
@@ -57,7 +64,8 @@ class LocalDisk:
 
     def write(self, path: Path, data: bytes) -> None:
         """Write a whole file and sync its content (not its name)."""
-        with path.open("wb") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        with os.fdopen(os.open(path, flags, self._mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -108,22 +116,6 @@ class LocalDisk:
             return sorted(found.name for found in folder.iterdir())
         except FileNotFoundError:
             return []
-
-
-def replace_file(disk: Disk, path: Path, data: bytes) -> None:
-    """Replace a file so that a power cut leaves the old one or the new one.
-
-    Raises:
-        StorageError: The disk is full, read-only or broken; the old file is as it was.
-    """
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        disk.make_folder(path.parent)
-        disk.write(temporary, data)
-        disk.rename(temporary, path)
-        disk.sync(path.parent)
-    except OSError as cause:
-        raise storage_error(path, cause) from cause
 
 
 def storage_error(path: Path, cause: OSError) -> StorageError:

@@ -1,30 +1,101 @@
-"""Write a file so that a power cut leaves the old one or the new one, never a part."""
+"""Files that a power cut leaves old or new, and never in part; and the hash of one."""
 
+import hashlib
 import os
+import shutil
 from pathlib import Path
 
-from edgekit.base.disk import LocalDisk
+from edgekit.base.disk import Disk, LocalDisk, storage_error
 
-_DISK = LocalDisk()
+_PIECE_BYTES = 1 << 20
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def replace_file(disk: Disk, path: Path, data: bytes) -> None:
+    """Replace a file of which one process at a time is the owner.
+
+    Raises:
+        StorageError: The disk is full, read-only or broken; the old file is as it was.
+    """
+    try:
+        _replace(disk, path, path.with_name(f".{path.name}.new"), data)
+    except OSError as cause:
+        raise storage_error(path, cause) from cause
+
+
+def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace a file that several processes may replace at once; the last one wins, whole.
+
+    Args:
+        path: The file; its folder is made.
+        data: All of it.
+        mode: Its permissions, less the process's mask, from its first byte on.
 
     Raises:
         OSError: The disk is full, read-only or broken; the old file is as it was.
     """
-    _DISK.make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    _replace(LocalDisk(mode), path, _beside(path), data)
+
+
+def copy_durably(source: Path, target: Path) -> None:
+    """Copy a file's content, piece by piece, as ``write_durably`` writes; sync the folder afterwards.
+
+    Raises:
+        OSError: The source cannot be read, or the target not written.
+    """
+    temporary = _beside(target)
     try:
-        _DISK.write(temporary, data)
-        _DISK.rename(temporary, path)
-    except OSError:
-        _DISK.remove(temporary)
-        raise
-    sync_folder(path.parent)
+        with source.open("rb") as given, temporary.open("wb") as taken:
+            shutil.copyfileobj(given, taken, _PIECE_BYTES)
+            taken.flush()
+            os.fsync(taken.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
     """Make renames within a folder survive a power cut."""
-    _DISK.sync(folder)
+    LocalDisk().sync(folder)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make a folder and all below it, names and contents, survive a power cut, before it is renamed.
+
+    Raises:
+        OSError: The disk is full or broken.
+    """
+    for path in (*(path for path in folder.rglob("*") if not path.is_symlink()), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sha256_of(*paths: Path) -> str:
+    """Return the SHA-256 of files' contents, one after the other, in hexadecimal.
+
+    Raises:
+        OSError: One cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.new")
+
+
+def _replace(disk: Disk, path: Path, temporary: Path, data: bytes) -> None:
+    disk.make_folder(path.parent)
+    try:
+        disk.write(temporary, data)
+        disk.rename(temporary, path)
+    except OSError:
+        disk.remove(temporary)
+        raise
+    disk.sync(path.parent)

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.backends.file_facts import file_facts, mapped
-from edgekit.base.files import sync_folder
+from edgekit.base.files import sync_folder, sync_tree
 from edgekit.base.paths import cache_dir
 from edgekit.core.archive import check_members, checked, pieces, read_index, read_manifest
 from edgekit.core.errors import BundleError, StorageError
@@ -204,6 +204,7 @@ def _unpack(contents: dict[str, Iterator[bytes]], root: Path, source: Path) -> N
     try:
         for path, parts in contents.items():
             _write(temporary / path, parts)
+        sync_tree(temporary)
         temporary.rename(root)
         sync_folder(root.parent)
     except OSError as cause:
@@ -221,5 +222,3 @@ def _write(path: Path, parts: Iterator[bytes]) -> None:
     with path.open("wb") as file:
         for part in parts:
             file.write(part)
-        file.flush()
-        os.fsync(file.fileno())

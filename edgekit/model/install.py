@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
-from edgekit.base.files import sync_folder
+from edgekit.base.files import copy_durably, sync_folder
 from edgekit.core.errors import BundleError, StorageError
 from edgekit.model.bundle import Bundle, open_bundle
 from edgekit.update.slots import Installed, Slots
@@ -49,20 +47,11 @@ def install_initial(slots: Slots, model: str, source: Path, unpack_to: Path) -> 
 def _store(bundle: Bundle, blobs: Path) -> None:
     blobs.mkdir(parents=True, exist_ok=True)
     for file in bundle.manifest.every_file():
-        _copy(bundle.root / file.path, blobs / file.sha256)
-    _copy(bundle.root / "bundle.json", blobs / bundle.digest)
+        _keep(bundle.root / file.path, blobs / file.sha256)
+    _keep(bundle.root / "bundle.json", blobs / bundle.digest)
     sync_folder(blobs)
 
 
-def _copy(source: Path, target: Path) -> None:
-    if target.exists():
-        return
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
-    try:
-        with source.open("rb") as given, temporary.open("wb") as taken:
-            shutil.copyfileobj(given, taken, 1 << 20)
-            taken.flush()
-            os.fsync(taken.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _keep(source: Path, blob: Path) -> None:
+    if not blob.exists():
+        copy_durably(source, blob)

@@ -13,7 +13,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from edgekit.base.disk import Disk, LocalDisk, replace_file, storage_error
+from edgekit.base.disk import Disk, LocalDisk, storage_error
+from edgekit.base.files import replace_file
 from edgekit.core.errors import StorageError
 from edgekit.core.ports import Clock
 from edgekit.core.wire import DesiredModel, UpdateRecord, UpdateState

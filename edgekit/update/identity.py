@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from edgekit.base.disk import LocalDisk, replace_file, storage_error
+from edgekit.base.disk import LocalDisk, storage_error
+from edgekit.base.files import replace_file
 from edgekit.base.http import Patience, Web
 from edgekit.core import wire
 from edgekit.core.errors import (

@@ -11,7 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from edgekit.base.disk import Disk, LocalDisk, replace_file, storage_error
+from edgekit.base.disk import Disk, LocalDisk, storage_error
+from edgekit.base.files import replace_file
 from edgekit.core.errors import BundleError, StorageError
 from edgekit.core.spec import NAME, VERSION, Manifest, parse_manifest
 

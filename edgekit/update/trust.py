@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
-from edgekit.base.disk import LocalDisk, replace_file, storage_error
+from edgekit.base.disk import LocalDisk, storage_error
+from edgekit.base.files import replace_file, sync_tree
 from edgekit.base.http import HttpError, Web
 from edgekit.core import wire
 from edgekit.core.errors import (
@@ -247,12 +247,7 @@ def _refresh(
 
 def _raise_floor(state_dir: Path, metadata: Path) -> None:
     """Sync what python-tuf wrote, and refuse metadata older than any believed before."""
-    for path in (*metadata.rglob("*.json"), metadata / "root_history", metadata):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync_tree(metadata)
     keeper = FloorFile(state_dir)
     floor = keeper.load()
     found = {role: int(Metadata.from_file(str(metadata / f"{role}.json")).signed.version) for role in ROLES}

@@ -18,7 +18,8 @@ from pathlib import Path
 import msgspec
 
 from edgekit.base.child import run_job
-from edgekit.base.disk import LocalDisk, replace_file, storage_error
+from edgekit.base.disk import LocalDisk, storage_error
+from edgekit.base.files import replace_file
 from edgekit.base.http import Patience, Web
 from edgekit.base.install_hint import install_hint
 from edgekit.core import wire

@@ -23,8 +23,8 @@ from typing import Any
 
 import msgspec
 
+from edgekit.base.files import sha256_of, sync_tree
 from edgekit.core.errors import StorageError
-from edgekit_optimize.zoo.fetch import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class Cache:
             files = {path.relative_to(scratch).as_posix(): sha256_of(path) for path in _files(scratch)}
             record = msgspec.json.encode(_Record(files, result))
             (scratch / _RECORD).write_bytes(record)
-            _sync(scratch)
+            sync_tree(scratch)
             self._settle(scratch, kind, key)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -181,9 +181,3 @@ class Cache:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _sync(folder: Path) -> None:
-    for path in _files(folder):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())

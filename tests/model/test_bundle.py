@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +79,21 @@ def test_a_tar_with_a_changed_byte_leaves_nothing_behind(archive, tmp_path):
     with pytest.raises(HashMismatchError):
         open_bundle(archive, tmp_path / "unpacked")
     assert list((tmp_path / "unpacked").iterdir()) == []
+
+
+def test_an_unpacked_bundle_has_its_name_only_once_all_its_folders_are_synced(archive, tmp_path, monkeypatch):
+    """Else a power cut may leave a folder without its files, which is taken for the bundle ever after."""
+    synced = []
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+    )
+    root = open_bundle(archive, tmp_path / "unpacked").root
+    last = synced.pop()
+    assert last == root.parent
+    assert {path.relative_to(synced[-1]).as_posix() for path in synced} == {
+        ".", "bundle.json", "labels.txt", "v", "v/m.tflite",
+    }  # fmt: skip
+    assert synced[-1] != root
 
 
 def test_a_full_disk_is_told_and_leaves_nothing_behind(archive, tmp_path, monkeypatch):

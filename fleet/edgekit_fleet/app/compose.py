@@ -7,6 +7,7 @@ import logging
 import threading
 from pathlib import Path
 
+from edgekit.base.files import write_durably
 from edgekit.core import wire
 from edgekit.core.errors import EdgekitError
 from edgekit_fleet.app.brokers import Broker, embedded_broker, other_broker
@@ -15,7 +16,6 @@ from edgekit_fleet.app.services import Services, Settings
 from edgekit_fleet.broker.commanding import Commanding
 from edgekit_fleet.broker.downlink import MqttDownlink
 from edgekit_fleet.broker.embedded import USER
-from edgekit_fleet.files import write_durably
 from edgekit_fleet.identity.authority import Authority
 from edgekit_fleet.identity.enrol import Enrolment
 from edgekit_fleet.ingest.chunks import Chunks

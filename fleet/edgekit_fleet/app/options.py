@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from edgekit.base.files import write_durably
 from edgekit.core.errors import ConfigError
 from edgekit_fleet.broker.embedded import free_port
-from edgekit_fleet.files import write_durably
 
 
 @dataclass(frozen=True)

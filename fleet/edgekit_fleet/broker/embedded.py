@@ -19,9 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.base.files import write_durably
 from edgekit.core.errors import ConfigError, LinkError
 from edgekit_fleet.broker.callout import ACCOUNT
-from edgekit_fleet.files import write_durably
 
 logger = logging.getLogger(__name__)
 

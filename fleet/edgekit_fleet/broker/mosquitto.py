@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.base.files import write_durably
 from edgekit.core import wire
-from edgekit_fleet.files import write_durably
 from edgekit_fleet.identity.authority import Authority
 
 FLEET_USER = "edgekit-fleet"

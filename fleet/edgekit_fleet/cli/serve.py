@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.base.files import write_durably
 from edgekit.core.errors import ConfigError, StorageError
 from edgekit_fleet.cli.target import ADDRESS_FILE
-from edgekit_fleet.files import write_durably
 
 if TYPE_CHECKING:
     from edgekit_fleet.app.compose import Fleet

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from edgekit.base.files import write_durably
 from edgekit.core.errors import ConfigError, EnrollError
-from edgekit_fleet.files import write_durably
 
 DEVICE_DAYS = 90
 SERVER_DAYS = 397

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+from edgekit.base.files import sync_folder
 from edgekit.core.errors import BundleError, HashMismatchError, StorageError
 from edgekit.core.spec import MAX_FILE_BYTES
-from edgekit_fleet.registry.keys import sync_folder
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 KEEP_FREE_BYTES = 256 << 20

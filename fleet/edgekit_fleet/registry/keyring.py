@@ -16,8 +16,8 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from edgekit.base.files import write_durably
 from edgekit.core.errors import ConfigError, RollbackAttackError, StorageError, UsageError
-from edgekit_fleet.files import write_durably
 from edgekit_fleet.registry import trust
 from edgekit_fleet.registry.keys import OnlinePublic, SigningKey, load_key, save_key
 

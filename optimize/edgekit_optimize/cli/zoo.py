@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.base.command_line import Report
+from edgekit.base.files import sha256_of
 from edgekit.base.paths import cache_dir
 from edgekit.core.errors import ConfigError, UsageError
 from edgekit.core.spec import parse_manifest
-from edgekit_optimize.zoo.fetch import sha256_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from numpy.typing import NDArray
 
+from edgekit.base.files import sha256_of
 from edgekit.core.errors import EdgekitError, ModelError, UsageError
 from edgekit_optimize.plan import Form, Root
 from edgekit_optimize.readers.compare import check_root
@@ -252,21 +252,12 @@ def _tool(*distributions: str) -> str:
     return next((f"{name} {version}" for name, version in found.items()), distributions[0])
 
 
-def _sha256(*files: Path) -> str:
-    found = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                found.update(block)
-    return found.hexdigest()
-
-
 # ---------------------------------------------------------------------------------------------
 # One reader for each kind
 
 
 def _read_onnx(forms: _Forms) -> tuple[Root, Origin]:
-    sha256 = _sha256(*onnx_files(forms.path))
+    sha256 = sha256_of(*onnx_files(forms.path))
     fallback = {name: tuple(value.shape) for name, value in forms.sample.items()}
     forms.notes = canonical_onnx(forms.path, forms.file("onnx"), forms.shapes, fallback)
     forms.made("onnx", "ONNX to canonical ONNX", _tool("onnxruntime"))
@@ -291,7 +282,7 @@ def _read_torch(forms: _Forms) -> tuple[Root, Origin]:
     forms.try_tflite("torch to TensorFlow Lite", _by_litert_torch(model))
     is_file = model.program is not None
     return forms.finish(
-        _sha256(exported),
+        sha256_of(exported),
         versions("torch", "onnxscript", "onnx", "onnxruntime", "openvino", "litert-torch"),
         source=str(forms.path) if is_file else forms.reference,
         state="" if is_file else keep_state(model, forms.folder / "weights.pt"),
@@ -316,7 +307,7 @@ def _read_tflite(forms: _Forms) -> tuple[Root, Origin]:
     forms.files["tflite"] = forms.file("tflite")
     _from_tflite(forms)
     return forms.finish(
-        _sha256(forms.path),
+        sha256_of(forms.path),
         versions("ai-edge-litert", "onnx", "tflite2onnx", "openvino"),
         transposed="onnx" in forms.files,
     )
@@ -340,7 +331,7 @@ def _read_openvino(forms: _Forms) -> tuple[Root, Origin]:
     static_openvino(forms.path, forms.file("openvino"), forms.shapes)
     forms.made("openvino", "OpenVINO to OpenVINO, static shapes", _tool("openvino"))
     forms.missing |= {"onnx": MISSING, "tflite": MISSING}
-    return forms.finish(_sha256(forms.path, forms.path.with_suffix(".bin")), versions("openvino"))
+    return forms.finish(sha256_of(forms.path, forms.path.with_suffix(".bin")), versions("openvino"))
 
 
 def _read_keras(forms: _Forms) -> tuple[Root, Origin]:
@@ -358,7 +349,7 @@ def _read_keras(forms: _Forms) -> tuple[Root, Origin]:
     )
     files = [forms.path] if forms.path.is_file() else sorted(f for f in forms.path.rglob("*") if f.is_file())
     return forms.finish(
-        _sha256(*files),
+        sha256_of(*files),
         versions("tensorflow", "tensorflow-cpu", "keras", "onnx", "openvino"),
         transposed=has_onnx,
     )

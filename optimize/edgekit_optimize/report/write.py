@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from edgekit.base.files import write_durably
 from edgekit.core.errors import ConfigError, EdgekitError, StorageError
 from edgekit.core.structure import structure_problems
 from edgekit_optimize.report.card import card
@@ -37,8 +36,8 @@ def write_report(study: Study, folder: Path) -> tuple[Path, Path]:
     where = (folder / "report.html", folder / "report.json")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(where[1], encode_study(study))
-        _replace(where[0], page(study).encode())
+        write_durably(where[1], encode_study(study))
+        write_durably(where[0], page(study).encode())
     except OSError as cause:
         raise StorageError(f"{folder}: the report cannot be written: {cause}") from cause
     return where
@@ -116,23 +115,3 @@ def _walk(value: Any, path: str, problems: list[str]) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         problems.append(f"{path}: {value}")
     return value
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Put a file in place durably: written and synced beside it, then renamed over it."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

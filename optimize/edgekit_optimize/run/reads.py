@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 import edgekit
+from edgekit.base.files import write_durably
 from edgekit_optimize.cache import Cache, digest_of, digest_of_files
 
 _SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/run")
@@ -110,9 +111,7 @@ def make_unless_kept(
             return result
 
         entry, kept, _ = cache.make(kind, digest_of(base, state_of(reads)), place)
-        new = Path(scratch) / "reads.json"
-        new.write_bytes(msgspec.json.encode(reads))
-        new.replace(index)
+        write_durably(index, msgspec.json.encode(reads))
     return entry, kept, False
 
 

@@ -33,6 +33,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.base.files import sha256_of
 from edgekit.core.errors import ConfigError, UsageError
 from edgekit.core.spec import (
     BUNDLE_FORMAT,
@@ -49,7 +50,7 @@ from edgekit_optimize.graph.onnx_file import write_onnx
 from edgekit_optimize.graph.openvino_ir import write_openvino
 from edgekit_optimize.graph.quantize import Affine, Quantized, observe, quantize
 from edgekit_optimize.graph.tflite import write_tflite
-from edgekit_optimize.zoo.fetch import fetch, sha256_of
+from edgekit_optimize.zoo.fetch import fetch
 from edgekit_optimize.zoo.recipe import Recipe, VariantRecipe, Writer, models_folder, recipe
 from edgekit_optimize.zoo.recordings import recording
 

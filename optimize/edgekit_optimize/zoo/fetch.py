@@ -9,7 +9,6 @@ interrupted fetch goes on with the first file that is missing, and a full cache 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from typing import Literal
 
 import msgspec
 
+from edgekit.base.files import sha256_of
 from edgekit.core.errors import BundleError, ConfigError, HashMismatchError, LinkError
 
 _TIMEOUT_S = 900
@@ -61,15 +61,6 @@ def cache_folder(cache: Path | None = None, environment: Mapping[str, str] | Non
         return Path(chosen)
     home = known.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "edgekit"
-
-
-def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def fetch(package: Package, cache: Path | None = None) -> Path:
