@@ -92,7 +92,12 @@ class MeasuringChild:
     def __init__(self, task: MeasureTask, environment: Mapping[str, str]) -> None:
         self._task = task
         try:
-            self._child = Child("edgekit.agent.measuring.job", environment=environment, leads_group=True)
+            self._child = Child(
+                "edgekit.agent.measuring.job",
+                [task.bundle],  # only so that a list of processes says what is measured
+                environment=environment,
+                leads_group=True,
+            )
         except OSError as cause:
             raise BackendError(f"measuring cannot be started: {cause.strerror}") from cause
 
