@@ -39,7 +39,8 @@ class LabProcess:
             "variant": variant.id,
             "options": backend_options(variant, profile, threads),
         }
-        self._child = Child("edgekit.bench.variant_child", log=subprocess.DEVNULL)
+        words = (task["bundle"], variant.id)  # only so that a list of processes says what runs
+        self._child = Child("edgekit.bench.variant_child", words, log=subprocess.DEVNULL)
         try:
             self.loaded = self._ask(task, _START_TIMEOUT_S, ModelLoadError)
         except BackendError:
