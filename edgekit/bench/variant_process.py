@@ -39,7 +39,7 @@ class LabProcess:
             "variant": variant.id,
             "options": backend_options(variant, profile, threads),
         }
-        words = (task["bundle"], variant.id)  # only so that a list of processes says what runs
+        words = (str(task["bundle"]), variant.id)  # only so that a list of processes says what runs
         self._child = Child("edgekit.bench.variant_child", words, log=subprocess.DEVNULL)
         try:
             self.loaded = self._ask(task, _START_TIMEOUT_S, ModelLoadError)
