@@ -67,6 +67,8 @@ CLASSES: dict[str, DataClass] = {
 }
 NAMES: tuple[str, ...] = tuple(name for name, row in CLASSES.items() if not row.is_free)
 """What ``[privacy] egress`` can name."""
+PLACES = frozenset({"boxes", "points", "masks"})
+"""Classes that say where in a picture something is."""
 LISTS = ("items", "events")
 """Fields that hold documents themselves: each part passes or stays by its own class."""
 UNKNOWN = "unknown"

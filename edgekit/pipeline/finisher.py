@@ -164,7 +164,7 @@ class Finisher:
         frame, prediction = job.frame, timed.prediction
         events = self._events.step(prediction, frame.seq, frame.captured_ns, frame.captured_unix_ms)
         if self._rules.redactor is not None:
-            self._rules.redactor.apply(frame.data, prediction.items)
+            self._rules.redactor.apply(frame.data, prediction)
         manifest = job.predictor.manifest
         stage_ms = {
             "capture": float(frame.meta.get("capture_ms", 0.0)),

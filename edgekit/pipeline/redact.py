@@ -6,6 +6,9 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from edgekit.core.egress import PLACES
+from edgekit.core.errors import ConfigError
+from edgekit.core.tasks import TASKS
 from edgekit.pipeline.pre import vision
 
 if TYPE_CHECKING:
@@ -13,7 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgekit.core.spec import Box, Item
+    from edgekit.core.spec import Box, Prediction
+    from edgekit.pipeline.predictor import Predictor
 
 CELLS = 6
 """A blurred box keeps this many averages a side; more would let a face be told again."""
@@ -59,27 +63,69 @@ def hide(pixels: NDArray[Any], boxes: Iterable[Box], style: str, margin_ratio: f
         part[:] = cv2.resize(small, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
 
 
+def check_redact(redact: Sequence[str], predictor: Predictor) -> None:
+    """Make sure that a model can find what a pipeline wants hidden.
+
+    Args:
+        redact: ``[privacy] redact``; ``"*"`` is every label.
+        predictor: The model.
+
+    Raises:
+        ConfigError: Its items have no boxes, or it has no such label; upper and lower case are the same.
+    """
+    if not redact:
+        return
+    manifest = predictor.manifest
+    name = f"{manifest.model} {manifest.version}"
+    if not _says_where(manifest.task):
+        raise ConfigError(
+            f"privacy.redact: want a model that finds boxes, got {name} for the task {manifest.task!r}",
+            hint="without boxes nothing can be hidden: take 'redact' out, or use a detector",
+        )
+    known = {label.casefold() for label in predictor.labels} | {"*"}
+    if missing := [label for label in redact if label.casefold() not in known]:
+        raise ConfigError(
+            f"privacy.redact: {name} has no label {', '.join(map(repr, missing))}",
+            reasons=(f"its labels: {', '.join(predictor.labels) or 'none'}",),
+            hint='name one of its labels, or "*" for everything that it finds',
+        )
+
+
+def _says_where(task: str) -> bool:
+    return task in TASKS and not PLACES.isdisjoint(TASKS[task].egress)
+
+
 class Redactor:
     """Hides the items of some labels, and keeps hiding where they were for some frames more.
 
     What is hidden of an item is the upright box around its box, oriented box and mask.
 
     Args:
-        labels: What is hidden; ``"*"`` is everything that has a place in the picture.
+        labels: What is hidden, in upper or lower case; ``"*"`` is everything that has a place in the picture.
         style: As for ``hide``.
         margin_ratio: As for ``hide``.
         hold: For how many frames more, since a detector loses an object now and then.
     """
 
     def __init__(self, labels: Sequence[str], style: str, margin_ratio: float, hold: int) -> None:
-        self._labels, self._style, self._margin_ratio = frozenset(labels), style, margin_ratio
+        self._labels = frozenset(label.casefold() for label in labels)
+        self._style, self._margin_ratio = style, margin_ratio
         self._recent: deque[list[Box]] = deque(maxlen=hold + 1)
 
-    def apply(self, pixels: NDArray[Any], items: Iterable[Item]) -> None:
-        """Hide what this frame's prediction names, and what the last ones did."""
+    def apply(self, pixels: NDArray[Any], prediction: Prediction) -> None:
+        """Hide what this frame's prediction names, and what the last ones did.
+
+        A prediction that cannot say where anything is leaves a black frame, and no pixel of it.
+        """
         if not self._labels or pixels.ndim != 3:
             return
-        named = (item.extent() for item in items if not self._labels.isdisjoint((item.label, "*")))
-        found = [box for box in named if box is not None]
-        self._recent.append(found)
+        named = [
+            item.extent()
+            for item in prediction.items
+            if not self._labels.isdisjoint((item.label.casefold(), "*"))
+        ]
+        if None in named or not _says_where(prediction.task):
+            pixels[:] = 0
+            return
+        self._recent.append([box for box in named if box is not None])
         hide(pixels, {box for boxes in self._recent for box in boxes}, self._style, self._margin_ratio)

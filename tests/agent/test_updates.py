@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from bundles import make_bundle, pipeline_toml
+from bundles import make_bundle, make_detector, pipeline_toml
 
 from edgekit.agent.config import LimitsTable, parse_agent_config, worker_environment
 from edgekit.agent.reactor import Reactor
@@ -39,15 +39,19 @@ FAILS = {"options": {"fail_at": list(range(3, 500))}, "guards": {"error_ratio": 
 class Device:
     """A supervisor's core in the test's own process: pipelines, one managed model, no fleet."""
 
-    def __init__(self, folder: Path, *, first: bool = True, limits: LimitsTable = LIMITS, fps: float = 200.0):
+    def __init__(self, folder: Path, *, first: bool = True, limits: LimitsTable = LIMITS, fps: float = 200.0,
+        make=make_bundle, redact: str = "",
+    ):  # fmt: skip
         self.folder, self.state = folder, folder / "state"
         self.reactor = Reactor()
         self.slots = Slots(self.state)
         self.records, self.alerts, self.seconds, self.fetches = [], [], [], []
         self.fetch_errors = []
         if first:
-            install_initial(self.slots, "motion", make_bundle(folder / "first"), folder / "unpacked")
-        (folder / "p.toml").write_text(pipeline_toml(fps=fps))
+            install_initial(self.slots, "motion", make(folder / "first"), folder / "unpacked")
+        self.make = make
+        text = pipeline_toml(fps=fps).replace("[privacy]", f"[privacy]\n{redact}")
+        (folder / "p.toml").write_text(text)
         plan = parse_agent_config('[agent]\npipelines=["p.toml"]', folder=folder).pipelines[0]
         self.pipeline = Pipeline(plan, self.reactor, limits, worker_environment(), self, 0.1)
         self.updates = ModelUpdates(
@@ -83,7 +87,7 @@ class Device:
     # what a test does
 
     def want(self, version="2.0.0", *, soak_s=1, rollout_guards=None, **bundle):
-        made = make_bundle(self.folder / version, version=version, **bundle)
+        made = self.make(self.folder / version, version=version, **bundle)
         data = (made / "bundle.json").read_bytes()
         desired = DesiredModel(
             version, target_path("motion", version), hashlib.sha256(data).hexdigest(), len(data),
@@ -145,6 +149,9 @@ class Device:
 
     def swap_failed(self, pipeline, reason):
         self.updates.swap_failed(reason)
+
+    def refused(self, pipeline, reason):
+        self.updates.refused(reason)
 
     def crashed(self, pipeline, reason):
         self.updates.crashed(reason)
@@ -397,3 +404,37 @@ def test_the_active_version_is_replaced_by_the_previous_where_its_files_are_gone
 
 def test_machine_states_are_those_of_the_contract():
     assert {state.value for state in State} == {"IDLE", "FETCHING", "INSTALLING", "TRIAL", "ROLLING_BACK"}
+
+
+def hiding(folder, first):
+    """Return a device that hides faces, whose first version finds what ``first`` says."""
+
+    def make(path, version="1.0.0", labels=first):
+        return make_detector(path, version=version, labels=labels)
+
+    return Device(folder, make=make, redact='redact = ["Face"]')
+
+
+def test_an_update_that_lost_a_hidden_label_fails_its_trial(tmp_path):
+    device = hiding(tmp_path, ("face", "cap"))
+    device.runs("1.0.0")
+    device.want(labels=("cap", "dog"))
+    device.ends("ROLLED_BACK")
+    device.runs("1.0.0")
+    reasons = " ".join(record.reason for record in device.records)
+    assert "has no label 'Face'; its labels: cap, dog" in reasons
+    device.want("3.0.0", labels=("dog", "FACE"))
+    device.ends("COMMITTED")
+    device.runs("3.0.0")
+    device.close()
+
+
+def test_where_the_first_version_cannot_find_a_hidden_label_no_frame_is_taken_until_one_can(tmp_path):
+    device = hiding(tmp_path, ("cap", "dog"))
+    device.until(lambda: device.pipeline.state == "failed")
+    assert device.pipeline.message.splitlines()[-1] == "its labels: cap, dog"
+    assert device.pipeline.totals["frames"] == 0
+    device.want("3.0.0", labels=("face",))
+    device.ends("COMMITTED")
+    device.runs("3.0.0")
+    device.close()

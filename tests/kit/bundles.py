@@ -69,6 +69,51 @@ def make_bundle(
     return folder
 
 
+def make_detector(folder: Path, *, version: str = "1.0.0", labels: tuple[str, ...] = ("face",)) -> Path:
+    """Write a detector that finds its first label in the middle of every picture; return its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(f"{label}\n" for label in labels).encode()
+    (folder / "labels.txt").write_bytes(text)
+    anchors = {
+        "layers": 1,
+        "strides": [8],
+        "min_scale": 0.5,
+        "max_scale": 0.5,
+        "aspect_ratios": [1.0],
+        "interpolated_scale_aspect_ratio": 0.0,
+        "fixed_anchor_size": True,
+    }
+    boxes, scores = [1, 1, 4], [1, 1, len(labels)]
+    script = {
+        "inputs": {"image": {"datatype": "FP32", "shape": [1, 8, 8, 3]}},
+        "outputs": {
+            "boxes": {"datatype": "FP32", "shape": boxes, "value": [[[0, 0, 0, 0]]]},
+            "scores": {"datatype": "FP32", "shape": scores, "value": [[[0.9] + [0.1] * (len(labels) - 1)]]},
+        },
+    }
+    manifest = {
+        "format": 1,
+        "model": "motion",
+        "version": version,
+        "task": "detect",
+        "inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 8, 8, 3], "layout": "NHWC"}],
+        "outputs": [
+            {"name": "boxes", "datatype": "FP32", "shape": boxes},
+            {"name": "scores", "datatype": "FP32", "shape": scores},
+        ],
+        "post": {
+            "decoder": "ssd",
+            "options": {"anchors": anchors, "activation": "none", "background": False},
+        },
+        "labels": "labels.txt",
+        "variants": [{"id": "null", "backend": "null", "options": script}],
+        "guards": {"min_frames": 10},
+        "files": [{"path": "labels.txt", "bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}],
+    }
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    return folder
+
+
 def pipeline_toml(
     name: str = "motor", model: str = "motion", *, fps: float = 100.0, egress: str = "labels"
 ) -> str:

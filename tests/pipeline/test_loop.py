@@ -400,6 +400,15 @@ def test_pixels_are_hidden_before_any_sink_sees_them():
         assert (result.frame.data[:6] == 99).all()
 
 
+def test_where_no_box_can_be_known_no_pixel_reaches_a_sink():
+    """A classifier takes over in the middle of a run, say: it cannot say where anything is."""
+    rules = Rules(redactor=Redactor(("face",), "fill", 0.0, 0))
+    source = ListSource(2, make=lambda _: np.full((8, 8, 3), 99, np.uint8))
+    _, sink, _ = run(source, rules=rules)
+    assert len(sink.results) == 2
+    assert not any(result.frame.data.any() for result in sink.results)
+
+
 def test_events_are_counted_and_handed_to_the_sinks():
     document, sink, _ = run(ListSource(6), rules=Rules(Debounce(appear=2, window=3)))
     assert document["events"] == 1

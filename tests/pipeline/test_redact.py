@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+from bundles import make_bundle, make_detector
 from hypothesis import given
 from hypothesis import strategies as st
 from pipeline_fakes import prediction
 
-from edgekit.core.spec import Item
+from edgekit.core.errors import ConfigError
+from edgekit.core.spec import Item, Prediction
+from edgekit.model.ready import open_ready
 from edgekit.pipeline.masks import to_mask
-from edgekit.pipeline.redact import CELLS, Redactor, hide, pixel_box
+from edgekit.pipeline.redact import CELLS, Redactor, check_redact, hide, pixel_box
 
 NOISE = np.random.default_rng(0).integers(1, 256, (40, 60, 3), np.uint8)
 edges = st.floats(-100, 100)
@@ -46,11 +49,12 @@ def test_the_cut_takes_every_pixel_that_the_box_touches():
 
 
 @pytest.mark.parametrize(
-    ("labels", "is_hidden"), [(("person",), True), (("*",), True), (("face",), False), ((), False)]
+    ("labels", "is_hidden"),
+    [(("person",), True), (("PERSON",), True), (("*",), True), (("face",), False), ((), False)],
 )
 def test_only_the_named_labels_are_hidden(labels, is_hidden):
     pixels = NOISE.copy()
-    Redactor(labels, "fill", 0.0, 0).apply(pixels, prediction("detect", "person", box=(0, 0, 5, 5)).items)
+    Redactor(labels, "fill", 0.0, 0).apply(pixels, prediction("detect", "person", box=(0, 0, 5, 5)))
     assert (not pixels[:5, :5].any()) == is_hidden
 
 
@@ -65,7 +69,7 @@ def test_only_the_named_labels_are_hidden(labels, is_hidden):
 )
 def test_the_box_around_everything_that_has_a_place_is_hidden(item):
     pixels = NOISE.copy()
-    Redactor(("person",), "fill", 0.0, 0).apply(pixels, [item])
+    Redactor(("person",), "fill", 0.0, 0).apply(pixels, Prediction(task="detect", items=(item,)))
     assert not pixels[13:27, 13:27].any()
     assert pixels[32:, 32:].all()
 
@@ -75,6 +79,42 @@ def test_a_box_stays_hidden_for_the_frames_that_lose_it():
     hidden = []
     for seen in (True, False, False, False):
         pixels = NOISE.copy()
-        redactor.apply(pixels, prediction("detect", *["person"] * seen, box=(0, 0, 5, 5)).items)
+        redactor.apply(pixels, prediction("detect", *["person"] * seen, box=(0, 0, 5, 5)))
         hidden.append(not pixels[:5, :5].any())
     assert hidden == [True, True, True, False]
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Open a model that finds faces and caps, or one that classifies."""
+    models = []
+
+    def opened(make):
+        models.append(open_ready(make(tmp_path / "bundle")))
+        return models[-1].predictor
+
+    yield opened
+    for model in models:
+        model.close()
+
+
+def detector(folder):
+    return make_detector(folder, labels=("face", "cap"))
+
+
+@pytest.mark.parametrize("redact", [(), ("Face",), ("face", "*"), ("FACE", "Cap")])
+def test_labels_are_the_models_whatever_their_case(opened, redact):
+    check_redact(redact, opened(detector))
+
+
+def test_a_label_that_the_model_lacks_is_refused_with_those_it_has(opened):
+    with pytest.raises(ConfigError, match="has no label 'dog', 'cat'") as caught:
+        check_redact(("dog", "Face", "cat"), opened(detector))
+    assert caught.value.reasons == ("its labels: face, cap",)
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("redact", [("moving",), ("*",)])
+def test_a_model_without_boxes_cannot_hide_anything(opened, redact):
+    with pytest.raises(ConfigError, match="want a model that finds boxes, .* for the task 'sensor'"):
+        check_redact(redact, opened(make_bundle))

@@ -23,6 +23,9 @@ SCRIPT = {
 }
 
 
+EGRESS = '[privacy]\negress = ["counts"]'
+
+
 def write_bundle(folder, variants=({},), **changes):
     folder.mkdir()
     rows = [
@@ -125,6 +128,10 @@ def test_a_lost_accelerator_with_no_variant_left_says_why(pipeline):
     ("changes", "code"),
     [
         ({"source": 'kind = "video"\nuri = "missing.mp4"'}, 3),
+        ({"rest": '[privacy]\nredact = ["face"]'}, 3),
+        ({"rest": '[privacy]\nredact = ["*"]'}, 3),
+        ({"sinks": '[[sink]]\nkind = "video"\npath = "v.mp4"\nfourcc = "avc1"'}, 3),
+        ({"sinks": '[[sink]]\nkind = "mqtt"\nurl = "mqtt://h"\ntopic = "a/#"', "rest": EGRESS}, 3),
         ({"source": 'kind = "rtsp"\nuri = "rtsp://x"'}, 3),
         ({"post": {"decoder": "nonesuch"}}, 4),
         ({"variants": ({"fail_at": list(range(1, 99))},)}, 4),

@@ -105,7 +105,7 @@ def test_a_file_never_grows_beyond_its_bound(tmp_path):
 @pytest.mark.parametrize("kind", ["jsonl", "video"])
 def test_a_file_that_cannot_be_written_says_so(tmp_path, kind):
     (tmp_path / "file").write_text("in the way")
-    options = {"jsonl": JsonlOptions, "video": VideoOptions}[kind](path="file/below")
+    options = {"jsonl": JsonlOptions, "video": VideoOptions}[kind](path="file/below.mp4")
     with pytest.raises(StorageError, match="cannot be written"):
         make_sink(kind, options, context(tmp_path)).write(result())
 
@@ -134,6 +134,18 @@ def test_a_video_shows_the_boxes_at_the_sources_rate(tmp_path):
         assert np.abs(pixels[35, 20:30].astype(int) - 50).max() < 20  # its inside
     capture.release()
     assert count == 5
+
+
+@pytest.mark.parametrize(("name", "fourcc"), [("v.mp4", "avc1"), ("v.webm", "mp4v"), ("v.xyz", "mp4v")])
+def test_a_video_that_can_never_be_written_is_refused_before_the_first_frame(tmp_path, name, fourcc):
+    with pytest.raises(ConfigError, match=f"OpenCV writes no '{fourcc}' video to {Path(name).suffix} files"):
+        make_sink("video", VideoOptions(path=name, fourcc=fourcc), context(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_video_without_a_suffix_is_a_problem():
+    (problem,) = VideoOptions(path="out/video").problems()
+    assert problem.startswith("path: want a file name that ends in")
 
 
 def test_frames_of_another_size_are_refused_by_a_video(tmp_path):

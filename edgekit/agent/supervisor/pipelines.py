@@ -51,6 +51,9 @@ class Observer(Protocol):
     def swap_failed(self, pipeline: Pipeline, reason: str) -> None:
         """The bundle it shall run was not taken; another still runs."""
 
+    def refused(self, pipeline: Pipeline, reason: str) -> None:
+        """The configuration does not go with the bundle; no worker is started again for it."""
+
     def crashed(self, pipeline: Pipeline, reason: str) -> None:
         """The worker ended unasked; it is started again after this returns."""
 
@@ -405,6 +408,7 @@ class Pipeline:
         if isinstance(self._end, Fatal) and self._end.code == ConfigError.code:
             self.state = "failed"  # the same text would fail in the same way
             self._observer.alert("error", self._end.code, reason, self.name)
+            self._observer.refused(self, reason)
             self._observer.changed()
             return
         verdict = self._restarts.crashed(self._reactor.now_s())

@@ -313,6 +313,11 @@ class Supervisor:
         if (updates := self.models.get(pipeline.plan.managed)) is not None:
             updates.swap_failed(reason)
 
+    def refused(self, pipeline: Pipeline, reason: str) -> None:
+        """The configuration does not go with the bundle."""
+        if (updates := self.models.get(pipeline.plan.managed)) is not None:
+            updates.refused(reason)
+
     def crashed(self, pipeline: Pipeline, reason: str) -> None:
         """The worker ended unasked."""
         if (updates := self.models.get(pipeline.plan.managed)) is not None:

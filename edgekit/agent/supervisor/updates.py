@@ -336,6 +336,11 @@ class ModelUpdates:
             if not pipeline.is_settled:
                 pipeline.restart()
 
+    def refused(self, reason: str) -> None:
+        """A pipeline's configuration does not go with a bundle, such as a label to hide that it lacks."""
+        if self._trial is not None:
+            self._fail(reason)
+
     def crashed(self, reason: str) -> None:
         """A worker ended unasked."""
         trial = self._trial

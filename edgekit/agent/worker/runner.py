@@ -22,7 +22,7 @@ from edgekit.pipeline.events import Debounce
 from edgekit.pipeline.loop import Loop, Rules
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.predictor import Predictor
-from edgekit.pipeline.redact import Redactor
+from edgekit.pipeline.redact import Redactor, check_redact
 from edgekit.pipeline.sinks import Connect, SinkContext, make_sink
 from edgekit.pipeline.sinks.jsonl import JsonlOptions
 from edgekit.pipeline.sinks.video import VideoOptions
@@ -77,13 +77,14 @@ def make_loop(
         record: A folder that takes ``results.jsonl``, and ``video.mp4`` where frames are images.
 
     Raises:
-        ConfigError: A source or sink cannot be made.
+        ConfigError: A source or sink cannot be made, or the model cannot find what shall be hidden.
         StorageError: A sink's file cannot be written.
     """
     takes_images = not predictor.manifest.pre.window
     if takes_images:
         vision().setNumThreads(1)  # OpenCV's own threads would compete with the runtime's
     folder, privacy = Path(config.folder), config.privacy
+    check_redact(privacy.redact, predictor)
     source = make_source(
         config.source.kind, config.source.options, source_context(predictor.manifest, folder)
     )

@@ -41,10 +41,11 @@ from edgekit.agent.worker.hosted import Hosted, host
 from edgekit.agent.worker.ledger_relay import LedgerRelay
 from edgekit.agent.worker.runner import make_loop
 from edgekit.base.logs import log_to_stderr
-from edgekit.core.errors import EdgekitError, LinkError, ProtocolError, SourceError
+from edgekit.core.errors import ConfigError, EdgekitError, LinkError, ProtocolError, SourceError
 from edgekit.core.wire import Alert
 from edgekit.pipeline.config import PipelineConfig, parse_config
 from edgekit.pipeline.loop import Loop
+from edgekit.pipeline.redact import check_redact
 
 if TYPE_CHECKING:
     from edgekit.core.ports import Result
@@ -278,7 +279,7 @@ class Worker:
             new, models.kept = kept, None
         else:
             self._send(TrialProgress(swap=request.swap, stage="loading"))
-            new = host(request.path, self._config.model, self._run.threads, {})
+            new = self._host(request.path)
         self._send(TrialProgress(swap=request.swap, stage="ready"))
         old, gap_ms = models.switch(new, self._loop)
         self._send_progress(old)
@@ -296,6 +297,20 @@ class Worker:
                 gap_ms=gap_ms,
             )
         )
+
+    def _host(self, path: str) -> Hosted:
+        """Open a bundle that can find what the pipeline wants hidden.
+
+        Raises:
+            EdgekitError: It cannot be opened, or cannot find it.
+        """
+        new = host(path, self._config.model, self._run.threads, {})
+        try:
+            check_redact(self._config.privacy.redact, new.predictor)
+        except ConfigError:
+            new.close()
+            raise
+        return new
 
     # -- the reporter's thread
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
 
-from edgekit.core.errors import StorageError, TensorError
+from edgekit.core.errors import ConfigError, StorageError, TensorError
 from edgekit.core.spec import corners
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.masks import cells_of
@@ -39,6 +42,11 @@ class VideoOptions(Options, frozen=True, kw_only=True):
     fourcc: Annotated[str, msgspec.Meta(pattern="^.{4}$")] = "mp4v"
     draw: bool = True
 
+    def problems(self) -> Iterator[str]:
+        """Say when no container can be known."""
+        if not Path(self.path).suffix:
+            yield f"path: want a file name that ends in its container, such as .mp4, got {self.path!r}"
+
 
 class VideoSink:
     """Writes each frame; the first one's size is the file's.
@@ -46,6 +54,9 @@ class VideoSink:
     Args:
         options: The ``[[sink]]`` table.
         context: Where relative paths start, and the source's rate.
+
+    Raises:
+        ConfigError: OpenCV writes no such video here.
     """
 
     Options = VideoOptions
@@ -54,6 +65,7 @@ class VideoSink:
         self._cv2 = vision()
         self._options = options
         self._path = context.path(options.path)
+        self._prove()
         self._source_fps = context.source_fps
         self._writer: Any = None
         self._size = (0, 0)
@@ -84,8 +96,28 @@ class VideoSink:
         fps = self._options.fps or self._source_fps() or 15.0
         writer = self._cv2.VideoWriter(str(self._path), code, fps, size)
         if not writer.isOpened():
-            raise StorageError(f"{self._path}: OpenCV cannot write {self._options.fourcc!r} video there")
+            raise StorageError(f"{self._path}: OpenCV cannot write a video there")
         return writer
+
+    def _prove(self) -> None:
+        """Write one small frame to a file that is thrown away: codec and container are known to fit.
+
+        Raises:
+            ConfigError: They do not, or this OpenCV lacks the codec.
+        """
+        suffix, fourcc = self._path.suffix, self._options.fourcc
+        with tempfile.TemporaryDirectory() as folder:
+            trial = Path(folder) / f"trial{suffix}"
+            writer = self._cv2.VideoWriter(str(trial), self._cv2.VideoWriter.fourcc(*fourcc), 15.0, (64, 64))
+            is_open = writer.isOpened()
+            if is_open:
+                writer.write(np.zeros((64, 64, 3), np.uint8))
+            writer.release()
+            if not (is_open and trial.exists() and trial.stat().st_size):
+                raise ConfigError(
+                    f"sink 'video': OpenCV writes no {fourcc!r} video to {suffix or 'no'} files here",
+                    hint='fourcc "mp4v" with .mp4 and "MJPG" with .avi always work',
+                )
 
     def close(self) -> None:
         """Finish the file."""
