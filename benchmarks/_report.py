@@ -1,11 +1,27 @@
-"""How every benchmark ends: one claim, one figure, one bar."""
+"""How every benchmark begins and ends: the same flags; one claim, one figure, one bar."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from typing import Any
 
 HELD, NOT_HELD = 0, 8
+
+
+def parser(doc: str | None, *, full: str, sabotage: str) -> argparse.ArgumentParser:
+    """Return a parser with the flags that every benchmark takes.
+
+    Args:
+        doc: The script's docstring.
+        full: What ``--full`` does.
+        sabotage: The fault that ``--sabotage`` plants; the script must then exit with 8.
+    """
+    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--json", action="store_true", help="print one JSON document")
+    found.add_argument("--full", action="store_true", help=full)
+    found.add_argument("--sabotage", action="store_true", help=f"plant a fault, for exit 8: {sabotage}")
+    return found
 
 
 def finish(claim: str, value: float, unit: str, bar: float, holds: bool, detail: Any, as_json: bool) -> int:

@@ -18,6 +18,9 @@ from edgekit.core.errors import ConfigError, StorageError
 Sql = sqlite3.Connection
 """An open transaction or read: pass it on to other modules of the store, and to nobody after its end."""
 _BUSY_MS = 10_000
+_CHECKPOINT_PAGES = 8000
+"""32 MB. A pull of 256 messages writes some 700 pages: with SQLite's 1000 nearly every commit would
+also copy the log into the database, two more syncs."""
 _IDLE_READERS = 8
 
 
@@ -51,6 +54,7 @@ class Database:
             self._writer = _connect(self.path)
             self._writer.execute("PRAGMA journal_mode=WAL")
             self._writer.execute("PRAGMA synchronous=FULL")
+            self._writer.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
             self._writer.execute(
                 "CREATE TABLE IF NOT EXISTS migration ("
                 " component TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (component, number))"
