@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from edgekit.core.spec import Prediction, TensorSpec
@@ -115,7 +114,6 @@ class Result:
     version: str
     variant: str
     stage_ms: dict[str, float]
-    raw: dict[str, NDArray[np.float32]] | None = None
 
 
 @runtime_checkable

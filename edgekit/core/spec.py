@@ -602,10 +602,14 @@ def _around(points: Points) -> Box:
 
 
 class Prediction(_Strict, frozen=True, kw_only=True):
-    """What a model says of one frame, best first."""
+    """What a model says of one frame, best first.
+
+    ``tensors`` is filled by decoder "raw" alone: the outputs by logical name, float32 arrays, copies.
+    """
 
     task: str
     items: tuple[Item, ...] = ()
+    tensors: dict[str, Any] = {}
 
     @property
     def best(self) -> Item | None:

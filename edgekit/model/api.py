@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.core.spec import Manifest, Prediction, Variant
+from edgekit.core.spec import Manifest, Prediction, TensorSpec, Variant
 from edgekit.model.ready import Choices, ReadyModel, open_ready
 
 if TYPE_CHECKING:
@@ -34,8 +34,18 @@ class Model:
         """Why this variant, and why not each other one, a line each."""
         return self._ready.why
 
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs of the variant's file, each with its scale and zero point where it is quantised."""
+        return self._ready.backend.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs of the variant's file, in the same way."""
+        return self._ready.backend.outputs
+
     def predict(self, data: NDArray[Any]) -> Prediction:
-        """Say what the model sees.
+        """Say what the model sees; safe from any thread.
 
         Args:
             data: An image, shape (height, width, 3), uint8, BGR as OpenCV reads it; or a sensor
@@ -50,13 +60,36 @@ class Model:
         """
         return self._ready.predictor.predict(data)
 
+    def predict_many(self, samples: Sequence[NDArray[Any]]) -> list[Prediction]:
+        """Return one prediction for each image or window, the same as ``predict`` gives one by one.
+
+        Runs as many at once as ``load(batch=...)`` asked for.
+
+        Args:
+            samples: Each as ``predict`` takes it; windows in the order of time.
+
+        Raises:
+            TensorError: One has another shape or dtype; the error names its number.
+            InferenceError: The runtime failed.
+        """
+        return self._ready.predictor.predict_many(samples)
+
     def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run the raw model: tensors named, shaped and typed as the variant's file has them.
+        """Run the model on tensors, without the decoder; the same call whichever variant runs.
+
+        Args:
+            feeds: The manifest's inputs by name: an image (1, height, width, channels), uint8, resized
+                and not normalised; a window in the sensor's units; else tensors of the manifest's types.
+                A quantised file takes real numbers. State that is not given is zeros.
+
+        Returns:
+            The manifest's outputs by name, of its types; copies.
 
         Raises:
             TensorError: A feed is missing, unknown, or of another shape or dtype.
+            InferenceError: The runtime failed on this input.
         """
-        return {name: array.copy() for name, array in self._ready.backend.infer(feeds).items()}
+        return self._ready.predictor.run_tensors(feeds)
 
     def close(self) -> None:
         """Free the model; safe to call twice."""
@@ -69,17 +102,21 @@ class Model:
         self.close()
 
 
-def load(path: Path | str, *, variant: str | None = None, threads: int | None = None) -> Model:
+def load(
+    path: Path | str, *, variant: str | None = None, threads: int | None = None, batch: int | None = None
+) -> Model:
     """Open the variant of a bundle that fits this machine best, checked on its golden samples.
 
     Args:
         path: Bundle folder, ``.ekb`` file, or bare model file.
         variant: The only variant to consider.
         threads: CPU threads for the runtime; all cores but one by default.
+        batch: How many samples ``predict_many`` runs at once; a variant that is not built for that many is
+            passed over. By default the variant's own, most often 1.
 
     Raises:
         BundleError: The bundle is at fault.
         NoVariantError: No variant runs here; ``reasons`` says why, for each.
         GoldenError: No variant that runs here gives the recorded answers.
     """
-    return Model(open_ready(path, Choices(variant=variant, threads=threads)))
+    return Model(open_ready(path, Choices(variant=variant, threads=threads, batch=batch)))

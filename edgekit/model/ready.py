@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from edgekit.backends import open_backend
 from edgekit.core.errors import (
     BackendError,
@@ -45,6 +47,7 @@ class Choices:
     Args:
         variant: The only variant to consider; None: the best that runs here.
         threads: CPU threads for the runtime; None: all cores but one, or what the profile sets.
+        batch: How many samples one run takes; None: the variant's own, most often 1.
         exclude: Variants not to choose, each with the reason (an accelerator just lost).
         score_threshold: In place of the manifest's, as are ``iou_threshold`` and ``top_k``.
         hashes: Compare files with the manifest; a variant of which one differs is excluded.
@@ -56,6 +59,7 @@ class Choices:
 
     variant: str | None = None
     threads: int | None = None
+    batch: int | None = None
     exclude: Mapping[str, str] = field(default_factory=dict)
     score_threshold: float | None = None
     iou_threshold: float | None = None
@@ -84,7 +88,7 @@ class ReadyModel:
     """
 
     def __init__(self, bundle: Bundle, variant: Variant, backend: Backend, choices: Choices) -> None:
-        self.bundle, self.variant, self.backend = bundle, variant, backend
+        self.bundle, self.variant, self.backend = _described(bundle, backend), variant, backend
         self.labels = bundle.labels()
         self.selection = Selection((Candidate(variant, None, "", 0),), (), "opened by its id")
         self.excluded: dict[str, str] = {}
@@ -154,6 +158,8 @@ def open_ready(source: Bundle | Path | str, choices: Choices | None = None) -> R
         options = backend_options(chosen, profile, default_threads(facts))
         if choices.threads:
             options["threads"] = choices.threads
+        if choices.batch:
+            options["batch"] = choices.batch
         choices.on_try(chosen.id, len(selection.candidates) - 1)
         try:
             ready = open_variant(bundle, chosen, options, choices)
@@ -202,10 +208,20 @@ def open_variant(
     return ready
 
 
+def _described(bundle: Bundle, backend: Backend) -> Bundle:
+    """Return a bare file's bundle with the tensors that its runtime found in it; any other as it is."""
+    if not bundle.is_bare:
+        return bundle
+    manifest = msgspec.structs.replace(bundle.manifest, inputs=backend.inputs, outputs=backend.outputs)
+    return msgspec.structs.replace(bundle, manifest=manifest)
+
+
 def why_excluded(error: EdgekitError) -> str:
     """Return the reason that an error is for not choosing a variant, on one line."""
     text = "; ".join((error.message, *error.reasons))
-    return text if isinstance(error, GoldenError) else f"could not be opened: {text}"
+    if isinstance(error, GoldenError):
+        return text
+    return f"could not be opened: {text}" + (f" ({error.hint})" if error.hint else "")
 
 
 def _none_is_right(bundle: Bundle, selection: Selection) -> GoldenError:

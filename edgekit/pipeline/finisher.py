@@ -182,7 +182,6 @@ class Finisher:
             version=manifest.version,
             variant=job.predictor.variant.id,
             stage_ms=stage_ms,
-            raw=timed.raw,
         )
 
     def _write(self, sink: Sink, result: Result) -> None:

@@ -17,6 +17,8 @@ from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import ConfigError, TensorError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from edgekit.core.spec import Pre, TensorSpec
@@ -42,15 +44,26 @@ def vision() -> Any:
     """Return OpenCV's module.
 
     Raises:
-        ConfigError: It is not installed.
+        ConfigError: It is not installed, or a library that it needs is missing.
     """
     try:
         import cv2
-    except ImportError as cause:
+    except ModuleNotFoundError as cause:
+        if cause.name != "cv2":
+            raise _not_loaded(cause) from cause
         raise ConfigError(
             "images need OpenCV, which is not installed", hint=install_hint("vision")
         ) from cause
+    except ImportError as cause:
+        raise _not_loaded(cause) from cause
     return cv2
+
+
+def _not_loaded(cause: ImportError) -> ConfigError:
+    return ConfigError(
+        f"images need OpenCV, which is installed and cannot be loaded: {cause}",
+        hint="install that library (libGL.so.1: sudo apt install libgl1), or opencv-python-headless alone",
+    )
 
 
 @dataclass(frozen=True)
@@ -223,6 +236,11 @@ def dequantize(held: NDArray[Any], spec: TensorSpec) -> NDArray[np.float32]:
     return real
 
 
+def squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return a shape without its axes of length 1."""
+    return tuple(length for length in shape if length != 1)
+
+
 def _per_channel(values: tuple[float, ...], channels: int, name: str) -> NDArray[np.float64]:
     if len(values) not in (1, channels):
         raise TensorError(f"pre.{name}: want 1 or {channels} values, got {len(values)}")
@@ -347,18 +365,21 @@ class WindowPre:
     def __init__(self, pre: Pre, spec: TensorSpec, layout: str) -> None:
         length = pre.window + pre.context
         size = int(np.prod([abs(n) for n in spec.shape]))
-        if length < 1 or min(spec.shape[1:], default=0) < 1 or size % length:
+        if length < 1 or min(spec.shape[1:] or spec.shape, default=0) < 1 or size % length:
             raise TensorError(
-                f"input {spec.name!r}: want {length} samples (pre.window + context), got {list(spec.shape)}"
+                f"input {spec.name!r}: want a multiple of {length} values (pre.window + context), "
+                f"got shape {list(spec.shape)}"
             )
         self.length, self.channels = length, size // length
         self._pre, self._spec = pre, spec
-        inner = tuple(n for n in spec.shape[1:] if n != 1)
-        wide = tuple(n for n in (length, self.channels) if n != 1)
+        inner, wide = squeezed(spec.shape[1:] or spec.shape), squeezed((length, self.channels))
         self._is_planar = layout == "NCHW" or (inner == wide[::-1] and inner != wide)
         self._mean = _per_channel(pre.mean, self.channels, "mean").astype(np.float32)
         self._std = _per_channel(pre.std, self.channels, "std").astype(np.float32)
         self._context = np.zeros((pre.context, self.channels), np.float32)
+        self._shapes = {squeezed((count, self.channels)) for count in (pre.window, length)}
+        if len(inner) < 2:  # the file itself is flat
+            self._shapes |= {squeezed((count * self.channels,)) for count in (pre.window, length)}
 
     def reset(self) -> None:
         """Forget the samples before."""
@@ -368,22 +389,24 @@ class WindowPre:
         """Put the context in front and normalise every channel.
 
         Args:
-            window: Shape (window, channels) or as many values in another shape, any number type; a
-                window that already holds its context is taken as it is.
+            window: Shape (window, channels), axes of length 1 aside, any number type; flat where the
+                file's input is. A window that already holds its context is taken as it is.
             keep: Whether its end becomes the next window's context.
 
         Returns:
             Shape (context + window, channels), float32.
 
         Raises:
-            TensorError: It has another number of values, or one that is not finite.
+            TensorError: It has another shape or no real numbers, or a value that is not finite.
         """
-        values = np.asarray(window, np.float32)
-        wanted = (self._pre.window * self.channels, self.length * self.channels)
-        if values.size not in wanted:
+        if squeezed(window.shape) not in self._shapes or window.dtype.kind not in "fiu":
+            wanted = (self._pre.window, self.channels)
             raise TensorError(
-                f"window: want {self._pre.window} samples of {self.channels} channels, got {window.shape}"
+                f"window: want {wanted[0]} samples of {wanted[1]} channels, shape {wanted}, "
+                f"got {window.dtype} {window.shape}",
+                hint="turn it: window.T" if window.shape == wanted[::-1] else "one row is one sample in time",
             )
+        values = np.asarray(window, np.float32)
         values = values.reshape(-1, self.channels)
         if not np.isfinite(values).all():
             raise TensorError("window: has a value that is not a finite number")

@@ -1,11 +1,12 @@
 """One model, from a frame to a prediction: preprocessing, backend, decoder.
 
-Logical tensor names (the manifest's) become the file's here, quantised outputs become real numbers,
-and recurrent state is carried from one call to the next.
+Frames become the model's tensors here, its outputs become items, and recurrent state is carried from one
+call to the next.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from edgekit.core.errors import InferenceError, TensorError
-from edgekit.core.spec import Manifest, Post, Prediction, TensorSpec, Variant
+from edgekit.core.errors import TensorError
+from edgekit.core.spec import Manifest, Post, Prediction, Variant
 from edgekit.core.tasks import task_named
 from edgekit.pipeline.decoders import Outcome, Setup, make_decoder
-from edgekit.pipeline.pre import ImagePre, WindowPre, dequantize, place, quantize
+from edgekit.pipeline.file_tensors import FileTensors, check_finite
+from edgekit.pipeline.pre import ImagePre, WindowPre, place, quantize
 
 Size = tuple[int, int]
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,13 +34,12 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Timed:
-    """A prediction and what each stage of it took, in milliseconds; ``raw`` only with decoder "raw"."""
+    """A prediction and what each stage of it took, in milliseconds."""
 
     prediction: Prediction
     pre_ms: float
     infer_ms: float
     post_ms: float
-    raw: dict[str, NDArray[np.float32]] | None = None
 
 
 @dataclass(slots=True)
@@ -62,7 +63,9 @@ class Inferred:
 
 
 class Predictor:
-    """Runs one variant of a model on frames. Not for two threads at once.
+    """Runs one variant of a model on frames, from any thread: one inference at a time.
+
+    ``batch`` is how many samples one run takes, as the backend was opened; ``predict_many`` fills it.
 
     Args:
         manifest: The bundle's manifest.
@@ -91,8 +94,9 @@ class Predictor:
         self.manifest, self.variant, self.backend = manifest, variant, backend
         self.labels = tuple(labels)
         self._post = post or manifest.post
-        self._inputs = _bind(manifest.inputs, variant.inputs, backend.inputs, "input")
-        self._outputs = _bind(manifest.outputs, variant.outputs, backend.outputs, "output")
+        self._lock = threading.RLock()  # the input memory, the scratch of preprocessing, and the state
+        self._tensors = FileTensors(manifest, variant, backend)
+        self.batch = self._tensors.batch
         states = {state.input for state in manifest.state}
         data = [spec for spec in manifest.inputs if spec.name not in states]
         self._data = data[0] if len(data) == 1 else None
@@ -108,32 +112,32 @@ class Predictor:
         manifest = self.manifest
         if self._data is None or manifest.task == "raw":
             return None
-        spec = self._inputs[self._data.name]
+        spec = self._tensors.inputs[self._data.name]
         layout = self.variant.layout or self._data.layout
         if manifest.pre.window:
             return WindowPre(manifest.pre, spec, layout)
         return ImagePre(manifest.pre, spec, layout or "NHWC")
 
     def _zeros(self, name: str) -> NDArray[np.float32]:
-        return np.zeros([max(length, 1) for length in self._inputs[name].shape], np.float32)
+        return np.zeros([max(length, 1) for length in self._tensors.inputs[name].shape], np.float32)
 
     def reset(self) -> None:
         """Forget recurrent state and the samples before, as at the start of a recording."""
-        for held in self._state.values():
-            held[:] = 0
-        if isinstance(self._pre, WindowPre):
-            self._pre.reset()
-        if (reset := getattr(self.backend, "reset", None)) is not None:
-            reset()  # a runtime that keeps variables inside the model
+        with self._lock:
+            for held in self._state.values():
+                held[:] = 0
+            if isinstance(self._pre, WindowPre):
+                self._pre.reset()
+            if (reset := getattr(self.backend, "reset", None)) is not None:
+                reset()  # a runtime that keeps variables inside the model
 
     def warm(self) -> None:
         """Run once on zeros, so that the first frame does not pay for lazy set-up, then reset."""
-        for name, spec in self._inputs.items():
-            view = self.backend.view(spec.name)
-            view[...] = 0
-            del view, name
-        self.backend.run()
-        self.reset()
+        with self._lock:
+            for spec in self._tensors.inputs.values():
+                self.backend.view(spec.name)[...] = 0
+            self.backend.run()
+            self.reset()
 
     def predict(self, data: NDArray[Any]) -> Prediction:
         """Return what the model says of an image or window.
@@ -148,6 +152,31 @@ class Predictor:
             AcceleratorLostError: The accelerator is gone.
         """
         return self.timed(data).prediction
+
+    def predict_many(self, samples: Sequence[NDArray[Any]]) -> list[Prediction]:
+        """Return one prediction for each image or window, the same as ``predict`` gives one by one.
+
+        Runs ``batch`` of them at once where the backend was opened so.
+
+        Args:
+            samples: Each as ``predict`` takes it; windows in the order of time.
+
+        Raises:
+            TensorError: One is not what the model takes; the error names its number.
+            InferenceError: The runtime failed, or an output is not finite.
+            AcceleratorLostError: The accelerator is gone.
+        """
+        predictions = []
+        with self._lock:
+            for first in range(0, len(samples), self.batch):
+                outcomes = [Outcome({}) for _ in samples[first : first + self.batch]]
+                for row, outcome in enumerate(outcomes):
+                    self._feed_row(samples, first + row, outcome, row)
+                held = self.backend.run()
+                for row, outcome in enumerate(outcomes):
+                    self._take(held, outcome, row)
+                predictions += [self._decoded(outcome) for outcome in outcomes]
+        return predictions
 
     def timed(self, data: NDArray[Any]) -> Timed:
         """Return the prediction and what each stage took; raises as ``predict`` does."""
@@ -175,14 +204,15 @@ class Predictor:
             data: As ``predict`` takes it.
             prepared: What ``prepare`` made of it; ignored if another predictor did.
         """
-        began = time.perf_counter_ns()
         outcome = Outcome({})
-        early_ms = self._feed(data, outcome, prepared)
-        fed = time.perf_counter_ns()
-        held = self.backend.run()
-        ran = time.perf_counter_ns()
-        outcome.tensors = {name: np.array(tensor) for name, tensor in self._logical(held).items()}
-        copied = time.perf_counter_ns()
+        with self._lock:
+            began = time.perf_counter_ns()
+            early_ms = self._feed(data, outcome, prepared)
+            fed = time.perf_counter_ns()
+            held = self.backend.run()
+            ran = time.perf_counter_ns()
+            self._take(held, outcome)
+            copied = time.perf_counter_ns()
         return Inferred(outcome, early_ms + (fed - began) / 1e6, (ran - fed) / 1e6, (copied - ran) / 1e6)
 
     def finish(self, inferred: Inferred) -> Timed:
@@ -193,54 +223,65 @@ class Predictor:
             TensorError: An output is not what the decoder takes.
         """
         began = time.perf_counter_ns()
-        outcome = inferred.outcome
-        raw = dict(outcome.tensors) if self._post.decoder == "raw" else None
-        if raw is None:
-            _check_finite(outcome.tensors)
-        prediction = Prediction(task=self.manifest.task, items=self._decode(outcome))
+        prediction = self._decoded(inferred.outcome)
         post_ms = inferred.copy_ms + (time.perf_counter_ns() - began) / 1e6
-        return Timed(prediction, inferred.pre_ms, inferred.infer_ms, post_ms, raw)
+        return Timed(prediction, inferred.pre_ms, inferred.infer_ms, post_ms)
+
+    def _decoded(self, outcome: Outcome) -> Prediction:
+        if self._post.decoder == "raw":
+            return Prediction(task=self.manifest.task, tensors=dict(outcome.tensors))
+        check_finite(outcome.tensors)
+        return Prediction(task=self.manifest.task, items=self._decode(outcome))
 
     def failed(self) -> None:
         """Take notice that a frame failed in a loop; for those who count."""
 
-    def _feed(self, data: NDArray[Any], outcome: Outcome, prepared: Prepared | None) -> float:
-        """Write a frame into the backend's input; return the milliseconds it took ahead of time."""
+    def _feed(self, data: NDArray[Any], outcome: Outcome, prepared: Prepared | None, row: int = 0) -> float:
+        """Write a frame into a row of the input; return the milliseconds it took ahead of time."""
         if self._data is None or self._pre is None:
             raise TensorError(
-                f"{self.manifest.model!r} has raw tensors and takes no frames", hint="use its raw inference"
+                f"{self.manifest.model!r} has raw tensors and takes no frames",
+                hint="give its tensors by name: Model.infer, or the tensors of an HTTP request",
+            )
+        if not isinstance(data, np.ndarray):
+            raise TensorError(
+                f"want a NumPy array, got {type(data).__name__}",
+                hint="an image is (height, width, 3) uint8, a window (samples, channels)",
             )
         self._feed_states()
         # a view is dropped with the frame of a call: LiteRT refuses to run while one is held
-        name = self._inputs[self._data.name].name
+        name = self._data.name
         if isinstance(self._pre, WindowPre):
             outcome.fed = self._pre.normalize(data)
-            self._pre.fill(outcome.fed, self.backend.view(name))
+            self._pre.fill(outcome.fed, self._tensors.view(name, row))
         elif prepared is not None and prepared.maker is self:
             outcome.placement = prepared.placement
-            np.copyto(self.backend.view(name), prepared.tensor)
+            np.copyto(self._tensors.view(name, row), prepared.tensor)
             return prepared.ms
         else:
             resized, outcome.placement = self._pre.resize(data)
-            self._pre.fill(resized, self.backend.view(name))
+            self._pre.fill(resized, self._tensors.view(name, row))
         return 0.0
+
+    def _feed_row(self, samples: Sequence[NDArray[Any]], number: int, outcome: Outcome, row: int) -> None:
+        try:
+            self._feed(samples[number], outcome, None, row)
+        except TensorError as error:
+            raise TensorError(
+                f"sample {number + 1} of {len(samples)}: {error.message}", hint=error.hint
+            ) from error
 
     def _feed_states(self) -> None:
         for name, held in self._state.items():
-            spec = self._inputs[name]
-            self.backend.view(spec.name)[...] = quantize(held, spec)
+            self._tensors.view(name)[...] = quantize(held, self._tensors.inputs[name])
 
-    def _logical(self, held: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """Return the outputs by logical name, as reals, in the manifest's shapes; keep the state."""
-        tensors = {}
-        for spec in self.manifest.outputs:
-            file_spec = self._outputs[spec.name]
-            real = dequantize(held[file_spec.name], file_spec)
-            tensors[spec.name] = shape_as(real, spec, self.variant.layout)
+    def _take(self, held: Mapping[str, NDArray[Any]], outcome: Outcome, row: int = 0) -> None:
+        """Copy a row of the outputs, and keep the state."""
+        tensors = self._tensors.reals(held, row)
         for state in self.manifest.state:
             kept = self._state[state.input]
             np.copyto(kept, tensors[state.output].reshape(kept.shape))
-        return tensors
+        outcome.tensors = {name: np.array(tensor) for name, tensor in tensors.items()}
 
     def run_golden(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """Run on the inputs of a golden sample.
@@ -258,10 +299,47 @@ class Predictor:
             TensorError: An input is missing, unknown, or of another shape or dtype.
             InferenceError: The runtime failed.
         """
-        unknown = [name for name in feeds if name not in self._inputs]
-        missing = [name for name in self._inputs if name not in feeds and name not in self._state]
+        return self._run_alone(
+            feeds, lambda held: {name: np.array(real) for name, real in self._tensors.reals(held).items()}
+        )
+
+    def run_tensors(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run on logical tensors whichever variant is open; as ``run_golden``, with the manifest's types.
+
+        Args:
+            feeds: As for ``run_golden``. A quantised file takes real numbers, and where the manifest's own
+                type is the file's also its integers.
+
+        Returns:
+            Logical outputs by name, of the manifest's datatypes and shapes; copies.
+
+        Raises:
+            TensorError: An input is missing, unknown, or of another shape or dtype.
+            InferenceError: The runtime failed.
+        """
+        return self._run_alone(feeds, self._tensors.typed)
+
+    def _run_alone(
+        self,
+        feeds: Mapping[str, NDArray[Any]],
+        read: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]],
+    ) -> dict[str, NDArray[Any]]:
+        """Run one sample's tensors, with no state from before and none for after."""
+        with self._lock:
+            self._fill_tensors(feeds)
+            outputs = read(self.backend.run())
+            self.reset()
+        return outputs
+
+    def _fill_tensors(self, feeds: Mapping[str, NDArray[Any]]) -> None:
+        inputs = self._tensors.inputs
+        unknown = [name for name in feeds if name not in inputs]
+        missing = [name for name in inputs if name not in feeds and name not in self._state]
         if unknown or missing:
-            raise TensorError(f"golden inputs: missing {missing}, unknown {unknown}")
+            raise TensorError(
+                f"the inputs do not fit the model: missing {missing}, unknown {unknown}",
+                hint=f"give {', '.join(map(repr, inputs))}",
+            )
         self.reset()
         for name, held in self._state.items():
             if name in feeds:
@@ -270,9 +348,6 @@ class Predictor:
         for name, array in feeds.items():
             if name not in self._state:
                 self._fill_golden(name, np.asarray(array))
-        outputs = {name: np.array(tensor) for name, tensor in self._logical(self.backend.run()).items()}
-        self.reset()
-        return outputs
 
     def image_input(self) -> tuple[int, ...] | None:
         """Return the shape of the image that ``fill_image`` takes; None where the model takes none."""
@@ -281,7 +356,7 @@ class Predictor:
     def fill_image(self, resized: NDArray[np.uint8]) -> None:
         """Write an image of the model's own size into the backend's input, normalised as it wants."""
         if isinstance(self._pre, ImagePre) and self._data is not None:
-            self._pre.fill(resized, self.backend.view(self._inputs[self._data.name].name))
+            self._pre.fill(resized, self._tensors.view(self._data.name))
 
     def decode(
         self, tensors: Mapping[str, NDArray[np.float32]], feeds: Mapping[str, NDArray[Any]], size: Size | None
@@ -308,34 +383,22 @@ class Predictor:
         return Prediction(task=self.manifest.task, items=self._decode(outcome))
 
     def _fill_golden(self, name: str, array: NDArray[Any]) -> None:
-        spec = self._inputs[name]
         pre = self._pre if self._data is not None and name == self._data.name else None
         if isinstance(pre, ImagePre):
             if array.dtype != np.uint8 or array.shape not in (pre.logical_shape, pre.logical_shape[1:]):
                 raise TensorError(
-                    f"golden input {name!r}: want uint8 {pre.logical_shape}, got {array.dtype} {array.shape}"
+                    f"input {name!r}: want uint8 {pre.logical_shape}, got {array.dtype} {array.shape}"
                 )
-            pre.fill(np.ascontiguousarray(array.reshape(pre.logical_shape[1:])), self.backend.view(spec.name))
+            pre.fill(np.ascontiguousarray(array.reshape(pre.logical_shape[1:])), self._tensors.view(name))
         elif isinstance(pre, WindowPre):
-            pre.fill(pre.normalize(array, keep=False), self.backend.view(spec.name))
+            pre.fill(pre.normalize(array, keep=False), self._tensors.view(name))
         else:
-            view = self.backend.view(spec.name)
-            if array.size != view.size:
-                raise TensorError(f"golden input {name!r}: want shape {view.shape}, got {array.shape}")
-            held = quantize(array, spec) if spec.quantization else array.astype(view.dtype)
-            np.copyto(view, self._turned(name, held).reshape(view.shape))
-
-    def _turned(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
-        """Return an input of four axes in the file's layout, where that is not the manifest's."""
-        logical = next(spec.layout for spec in self.manifest.inputs if spec.name == name)
-        if array.ndim != 4 or not self.variant.layout or not logical or self.variant.layout == logical:
-            return array
-        turned: NDArray[Any] = array.transpose((0, 3, 1, 2) if logical == "NHWC" else (0, 2, 3, 1))
-        return turned
+            self._tensors.fill(name, array)
 
     def close(self) -> None:
-        """Free the backend; safe to call twice."""
-        self.backend.close()
+        """Free the backend once no inference runs; safe to call twice."""
+        with self._lock:
+            self.backend.close()
 
 
 def with_overrides(
@@ -344,60 +407,3 @@ def with_overrides(
     """Return a manifest's ``post`` with what a pipeline's ``[model]`` table sets in its place."""
     given = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "top_k": top_k}
     return msgspec.structs.replace(post, **{key: value for key, value in given.items() if value is not None})
-
-
-def shape_as(real: NDArray[np.float32], spec: TensorSpec, file_layout: str) -> NDArray[np.float32]:
-    """Return an output of a file in its logical shape.
-
-    Axes of length 1 come and go freely; an output of four axes whose logical layout is NHWC is
-    turned where the file's is NCHW, and the other way round.
-
-    Raises:
-        TensorError: The sizes differ.
-    """
-    if real.ndim == 4 and spec.layout and file_layout and spec.layout != file_layout:
-        real = real.transpose((0, 2, 3, 1) if spec.layout == "NHWC" else (0, 3, 1, 2))
-    wanted = spec.shape
-    if fits(real.shape, wanted):
-        return real
-    free = wanted.count(-1)
-    if free <= 1 and fits(squeezed(real.shape), squeezed(wanted)):
-        return real.reshape(wanted)
-    raise TensorError(f"output {spec.name!r}: want shape {list(wanted)}, got {list(real.shape)}")
-
-
-def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Return whether a shape is the wanted one; -1 stands for any length on either side."""
-    return len(shape) == len(wanted) and all(
-        -1 in (a, b) or a == b for a, b in zip(shape, wanted, strict=True)
-    )
-
-
-def squeezed(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return a shape without its axes of length 1."""
-    return tuple(length for length in shape if length != 1)
-
-
-def _bind(
-    logical: Sequence[TensorSpec], renamed: Mapping[str, str], found: Sequence[TensorSpec], what: str
-) -> dict[str, TensorSpec]:
-    """Return the file's tensor for each logical name."""
-    by_name = {spec.name: spec for spec in found}
-    bound = {}
-    for spec in logical:
-        name = renamed.get(spec.name, spec.name)
-        if name not in by_name:
-            raise TensorError(
-                f"{what} {spec.name!r}: the file has no tensor {name!r}",
-                reasons=tuple(f"it has {s.name!r}, {s.datatype} {list(s.shape)}" for s in found),
-                hint=f"map the logical name to the file's in the variant's {what}s",
-            )
-        bound[spec.name] = by_name[name]
-    return bound
-
-
-def _check_finite(tensors: Mapping[str, NDArray[np.float32]]) -> None:
-    for name, tensor in tensors.items():
-        # the extremes of an array with a NaN are NaN, and this is cheaper than a mask of its size
-        if tensor.size and not (np.isfinite(tensor.min()) and np.isfinite(tensor.max())):
-            raise InferenceError(f"output {name!r} has a value that is not a finite number")

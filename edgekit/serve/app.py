@@ -20,7 +20,7 @@ from edgekit.serve.errors import ClientGoneError, HttpError, as_http, error_body
 from edgekit.serve.images import check_image
 from edgekit.serve.lane import Job, Lane
 from edgekit.serve.models import Entry, Models
-from edgekit.serve.oip import InferRequest, answer, feeds_of, parse_request
+from edgekit.serve.oip import InferRequest, answer, feeds_of, json_tensors, parse_request
 from edgekit.serve.ports import Limits, Servable
 from edgekit.serve.routes import Access, Route, route
 from edgekit.serve.views import exposition, index, model_document, server_document, status_document
@@ -200,12 +200,15 @@ class App:
             began_s = time.perf_counter()
             prediction = servable.predict(body)
             took_s = time.perf_counter() - began_s
-            document = {
+            document: dict[str, Any] = {
                 "model_name": entry.offer.name,
                 "model_version": entry.offer.version,
                 "variant": servable.variant,
-                **msgspec.to_builtins(prediction),
+                "task": prediction.task,
+                "items": msgspec.to_builtins(prediction.items),
             }
+            if prediction.tensors:
+                document["tensors"] = json_tensors(prediction.tensors)
             return Done(_json(document), took_s)
 
         return work

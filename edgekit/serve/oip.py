@@ -223,6 +223,23 @@ def answer(request: InferRequest, model: str, version: str, outputs: Mapping[str
     return Answer(b"".join((header, *(piece.data for piece in pieces))), len(header))
 
 
+def json_tensors(outputs: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    """Return outputs as the protocol's rows, with their data as JSON.
+
+    Raises:
+        TensorError: JSON cannot hold a value.
+    """
+    return [
+        {
+            "name": name,
+            "shape": list(array.shape),
+            "datatype": datatype_of(name, array),
+            "data": to_json(name, array),
+        }
+        for name, array in outputs.items()
+    ]
+
+
 def _whole_number(parameters: Mapping[str, Any], key: str) -> int:
     value = parameters.get(key, 0)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:

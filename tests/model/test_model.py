@@ -6,13 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from bundles import CHANNELS, WINDOW, WRONG_OUTPUTS, make_bundle
 
 import edgekit
 import edgekit.backends.tiny
 from edgekit.bench.measure import measure_new, unmeasured
-from edgekit.core.errors import GoldenError, NoVariantError
+from edgekit.core.errors import GoldenError, NoVariantError, TensorError
 from edgekit.model.bundle import open_bundle
 from edgekit.model.costs import MeasuredCost, load_costs, save_costs
 from edgekit.model.golden import require_golden
@@ -31,6 +32,35 @@ def test_a_bare_model_file_runs_from_python(name):
         assert found.dtype == np.float32
         again = model.infer({spec.name: np.zeros_like(given)})
         assert not np.array_equal(found, next(iter(again.values())))
+
+
+@pytest.mark.parametrize("name", ["relu.tflite", "relu.onnx", "relu.xml"])
+def test_the_manifest_of_a_bare_file_has_the_files_tensors(name):
+    with edgekit.load(TINY / name) as model:
+        (x,), (y,) = model.manifest.inputs, model.manifest.outputs
+        assert (x.name, x.datatype, x.shape) == ("x", "FP32", (1, 16))
+        assert (model.inputs, model.outputs) == ((x,), (y,))
+        with pytest.raises(TensorError, match="takes no frames") as caught:
+            model.predict(np.zeros((8, 8, 3), np.uint8))
+        assert "Model.infer" in caught.value.hint
+
+
+def test_free_axes_of_a_bare_file_say_how_they_are_settled(tmp_path):
+    model = onnx.load(str(TINY / "relu.onnx"))
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "n"
+    onnx.save(model, str(tmp_path / "free.onnx"))
+    with pytest.raises(NoVariantError) as caught:
+        edgekit.load(tmp_path / "free.onnx")
+    assert "options.shapes" in caught.value.render()
+
+
+def test_a_batch_that_no_variant_takes_is_refused_and_one_by_one_works(tmp_path):
+    make_bundle(tmp_path / "b")
+    windows = [np.zeros((WINDOW, CHANNELS), np.float32)] * 3
+    with edgekit.load(tmp_path / "b") as model:
+        assert model.predict_many(windows) == [model.predict(window) for window in windows]
+    with pytest.raises(NoVariantError, match="no variant"):
+        edgekit.load(TINY / "relu.tflite", batch=8)
 
 
 def test_a_bundle_predicts_and_says_why_it_runs_what_it_runs(tmp_path):

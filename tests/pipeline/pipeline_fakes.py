@@ -62,7 +62,13 @@ class ArrayBackend:
 
     def __init__(self, inputs, outputs, function):
         self.inputs, self.outputs, self._function = tuple(inputs), tuple(outputs), function
-        kinds = {"FP32": np.float32, "INT8": np.int8, "UINT8": np.uint8, "FP16": np.float16}
+        kinds = {
+            "FP32": np.float32,
+            "INT8": np.int8,
+            "UINT8": np.uint8,
+            "FP16": np.float16,
+            "INT32": np.int32,
+        }
         self.arrays = {t.name: np.zeros(t.shape, kinds[t.datatype]) for t in self.inputs}
         self.runs = 0
 

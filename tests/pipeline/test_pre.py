@@ -1,5 +1,8 @@
 """Preprocessing does what the manifest declares, checked against OpenCV and plain NumPy."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -192,6 +195,34 @@ def test_a_window_with_a_value_that_is_not_finite_is_refused(bad):
 def test_a_window_of_another_length_is_refused():
     with pytest.raises(TensorError, match="want 2 samples of 3 channels"):
         WindowPre(Pre(resize="none", window=2), spec("x", (1, 2, 3)), "").normalize(np.zeros((3, 3)))
+
+
+def test_a_window_that_lies_on_its_side_is_refused_and_not_shuffled():
+    window_pre = WindowPre(Pre(resize="none", window=100), spec("x", (1, 100, 6)), "")
+    with pytest.raises(TensorError, match=r"shape \(100, 6\), got float64 \(6, 100\)") as caught:
+        window_pre.normalize(np.zeros((6, 100)))
+    assert "window.T" in caught.value.hint
+    for wrong in (np.zeros(600), np.zeros((2, 50, 6)), np.zeros((100, 6), bool), np.zeros((100, 6), complex)):
+        with pytest.raises(TensorError, match="want 100 samples of 6 channels"):
+            window_pre.normalize(wrong)
+    for right in (np.zeros((100, 6)), np.zeros((1, 100, 6), np.int16)):
+        assert window_pre.normalize(right).shape == (100, 6)
+
+
+def test_a_file_whose_input_is_one_axis_takes_a_waveform():
+    window_pre, view = WindowPre(Pre(resize="none", window=15600), spec("x", (15600,)), ""), np.zeros(15600)
+    window_pre.fill(window_pre.normalize(np.arange(15600)), view)
+    assert view[-1] == 15599
+
+
+def test_a_library_that_opencv_lacks_is_named_and_not_opencv(tmp_path):
+    (tmp_path / "cv2").mkdir()
+    reason = "libGL.so.1: cannot open shared object file"
+    (tmp_path / "cv2" / "__init__.py").write_text(f"raise ImportError({reason!r})\n")
+    first = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+    code = f"{first}\nfrom edgekit.pipeline.pre import vision\nvision()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"OpenCV, which is installed and cannot be loaded: {reason}" in done.stderr
 
 
 @given(st.floats(0.001, 1), st.integers(-128, 127), st.lists(st.floats(-100, 100), min_size=1, max_size=20))

@@ -1,12 +1,16 @@
 """The predictor maps names, layouts, quantisation and state, and lets no bad tensor through."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from pipeline_fakes import ArrayBackend, image_input, make_manifest, make_predictor, make_variant, spec
 
 from edgekit.core.errors import BundleError, InferenceError, TensorError
 from edgekit.core.spec import Post, Pre, Quantization, State
-from edgekit.pipeline.predictor import Predictor, shape_as, with_overrides
+from edgekit.pipeline.file_tensors import shape_as
+from edgekit.pipeline.predictor import Predictor, with_overrides
 
 FRAME = np.full((20, 30, 3), 50, np.uint8)
 
@@ -153,7 +157,7 @@ def test_golden_images_are_taken_after_resizing_and_before_normalising():
     ],
 )
 def test_golden_samples_of_another_shape_are_refused(feeds):
-    with pytest.raises(TensorError, match="golden input"):
+    with pytest.raises(TensorError, match="input"):
         make_predictor().run_golden(feeds)
 
 
@@ -171,9 +175,12 @@ def test_a_raw_model_gives_its_tensors_for_golden_samples_and_takes_no_frames():
 def test_the_raw_decoder_hands_the_tensors_on_as_copies():
     manifest = make_manifest(inputs=(image_input(),), post=Post(decoder="raw"))
     predictor = make_predictor(manifest, {"scores": [[1, 2, 3]]})
-    timed = predictor.timed(FRAME)
-    assert timed.raw["scores"].tolist() == [[1, 2, 3]]
-    assert timed.prediction.items == ()
+    prediction = predictor.predict(FRAME)
+    assert prediction.tensors["scores"].tolist() == [[1, 2, 3]]
+    assert prediction.items == ()
+    held = prediction.tensors["scores"]
+    predictor.predict(FRAME)
+    assert predictor.predict(FRAME).tensors["scores"] is not held
 
 
 def test_a_pipeline_overrides_only_the_thresholds_it_names():
@@ -193,3 +200,110 @@ def test_closing_twice_is_safe():
 def test_a_model_of_a_task_that_this_version_lacks_is_not_run():
     with pytest.raises(BundleError, match="task: want one of anomaly, .*, got 'telepathy'"):
         make_predictor(make_manifest(task="telepathy"))
+
+
+class SlowBackend(ArrayBackend):
+    """Lets other threads run between taking the input and giving the output."""
+
+    def run(self):
+        time.sleep(0)
+        return super().run()
+
+
+def test_two_threads_each_get_the_answer_to_their_own_picture():
+    """Before the lock, 31 of 200 answers were another thread's."""
+    manifest = make_manifest(post=Post(decoder="classify", score_threshold=0.0))
+    backend = SlowBackend(
+        manifest.inputs, manifest.outputs, lambda a: {"scores": np.float32([[a["image"].mean() / 255, 0, 0]])}
+    )
+    predictor = Predictor(manifest, make_variant(), backend, "abc")
+    pictures = [np.full((20, 30, 3), level, np.uint8) for level in (0, 85, 170, 255)]
+
+    def mistakes(number):
+        picture, wanted = pictures[number % 4], (number % 4) / 3
+        scores = (max(item.score for item in predictor.predict(picture).items) for _ in range(100))
+        return sum(abs(score - wanted) > 1e-3 for score in scores)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(mistakes, range(8))) == [0] * 8
+
+
+@pytest.mark.parametrize("nothing", [None, [1, 2], "picture.jpg"])
+def test_what_is_no_array_is_refused_by_its_type(nothing):
+    with pytest.raises(TensorError, match=f"want a NumPy array, got {type(nothing).__name__}"):
+        make_predictor().predict(nothing)
+
+
+def batched(batch, function=None, **manifest):
+    """A classifier whose file takes ``batch`` pictures at once: a score is the mean of a picture."""
+    manifest = make_manifest(post=Post(decoder="classify", score_threshold=0.0), **manifest)
+
+    def scores(arrays):
+        means = arrays["image"].reshape(batch, -1).mean(axis=1) / 255
+        return {"scores": np.float32([[mean, 0, 0] for mean in means])}
+
+    backend = ArrayBackend(
+        [spec("image", (batch, 8, 8, 3))], [spec("scores", (batch, 3))], function or scores
+    )
+    return Predictor(manifest, make_variant(), backend, "abc"), backend
+
+
+@pytest.mark.parametrize(("batch", "runs"), [(1, 10), (4, 3), (16, 1)])
+def test_many_pictures_are_answered_as_they_are_one_by_one_in_as_few_runs_as_the_batch_allows(batch, runs):
+    pictures = [np.full((20, 30, 3), 25 * level, np.uint8) for level in range(10)]
+    single, (predictor, backend) = batched(1)[0], batched(batch)
+    before = backend.runs
+    assert predictor.predict_many(pictures) == [single.predict(picture) for picture in pictures]
+    assert backend.runs - before == runs
+    assert predictor.batch == batch
+    assert predictor.predict(pictures[7]) == single.predict(pictures[7])
+    assert predictor.predict_many([]) == []
+
+
+def test_a_bad_picture_among_many_is_named_by_its_number():
+    with pytest.raises(TensorError, match="sample 3 of 3: frame: want"):
+        batched(4)[0].predict_many([FRAME, FRAME, FRAME[0]])
+
+
+def test_outputs_without_a_row_for_each_sample_are_refused():
+    manifest = make_manifest()
+    backend = ArrayBackend([spec("image", (4, 8, 8, 3))], [spec("scores", (1, 3))], dict)
+    with pytest.raises(TensorError, match="'scores': want a row for each of 4 samples"):
+        Predictor(manifest, make_variant(), backend)
+
+
+def test_golden_samples_hold_whatever_the_batch():
+    image = np.full((1, 8, 8, 3), 51, np.uint8)
+    assert batched(4)[0].run_golden({"image": image})["scores"].shape == (1, 3)
+    np.testing.assert_allclose(batched(4)[0].run_golden({"image": image})["scores"][0, 0], 0.2, atol=1e-6)
+
+
+def raw_predictor(file, logical):
+    """The file's tensor comes out as it went in."""
+    manifest = make_manifest("raw", inputs=(logical("x"),), outputs=(logical("y"),), post=Post(decoder="raw"))
+    backend = ArrayBackend([file("x")], [file("y")], lambda arrays: {"y": arrays["x"].copy()})
+    return Predictor(manifest, make_variant(), backend), backend
+
+
+def int8(name):
+    return spec(name, (1, 2), "INT8", quantization=Quantization(scale=0.5, zero_point=3))
+
+
+def test_the_manifests_real_numbers_go_in_and_come_out_of_a_quantised_variant():
+    predictor, backend = raw_predictor(int8, lambda name: spec(name, (1, 2)))
+    found = predictor.run_tensors({"x": np.float32([[1.0, -2.0]])})["y"]
+    assert backend.arrays["x"].tolist() == [[5, -1]]
+    assert (found.dtype, found.tolist()) == (np.float32, [[1.0, -2.0]])
+
+
+def test_a_bare_quantised_file_takes_its_own_integers_and_real_numbers():
+    predictor, _ = raw_predictor(int8, int8)
+    assert predictor.run_tensors({"x": np.int8([[5, -1]])})["y"].tolist() == [[5, -1]]
+    assert predictor.run_tensors({"x": np.float32([[1.0, -2.0]])})["y"].tolist() == [[5, -1]]
+    assert predictor.run_tensors({"x": np.float32([[1.0, -2.0]])})["y"].dtype == np.int8
+
+
+def test_a_real_number_is_not_cut_to_an_integer_input():
+    predictor, _ = raw_predictor(*[lambda name: spec(name, (1, 2), "INT32")] * 2)
+    with pytest.raises(TensorError, match="input 'x': want INT32, got float32"):
+        predictor.run_tensors({"x": np.float32([[0.5, 1]])})

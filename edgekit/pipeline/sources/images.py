@@ -81,7 +81,7 @@ class ImagesSource:
                 captured_ns, unix_ms = stamp()
                 return Frame(pixels, self._seq - 1, captured_ns, unix_ms, {"path": path.name})
             self._unreadable += 1
-            logger.warning("a picture cannot be decoded", extra={"source": str(path)})
+            logger.warning("the picture %s cannot be decoded", path, extra={"source": str(path)})
         return None
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgekit.core.errors import ConfigError
 from edgekit.core.spec import TensorSpec
+from edgekit.pipeline.pre import vision
 from edgekit_optimize.data.listing import Listing, Prepare, Sample, fit_picture
 from edgekit_optimize.data.order import natural
 
@@ -63,12 +64,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     Raises:
         ConfigError: OpenCV is missing, or cannot read the file.
     """
-    try:
-        import cv2
-    except ImportError as cause:
-        raise ConfigError(
-            "pictures need OpenCV, which is not installed", hint="pip install edgekit-optimize"
-        ) from cause
+    cv2 = vision()
     try:
         pixels: NDArray[np.uint8] | None = cv2.imread(str(path), cv2.IMREAD_COLOR)
     except cv2.error as cause:

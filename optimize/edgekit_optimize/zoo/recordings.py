@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgekit.core.errors import SourceError, UsageError
 from edgekit.core.structure import decode_toml
+from edgekit.pipeline.pre import vision
 from edgekit_optimize.zoo.fetch import Package, fetch
 from edgekit_optimize.zoo.recipe import models_folder
 from edgekit_optimize.zoo.unpickle import read_object_npy
@@ -75,12 +76,10 @@ def video_frames(path: Path, numbers: tuple[int, ...]) -> list[NDArray[np.uint8]
     """Return the frames with these numbers, each (height, width, 3), uint8, RGB.
 
     Raises:
-        SourceError: OpenCV is missing, or the file ends before the last of them.
+        ConfigError: OpenCV is missing.
+        SourceError: The file ends before the last of them.
     """
-    try:
-        import cv2
-    except ImportError as cause:
-        raise SourceError("OpenCV is not installed", hint="pip install edgekit-optimize") from cause
+    cv2 = vision()
     capture = cv2.VideoCapture(str(path))
     found: dict[int, NDArray[np.uint8]] = {}
     try:

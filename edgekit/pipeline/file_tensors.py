@@ -1,0 +1,204 @@
+"""A backend's tensors by the manifest's names: layouts, quantisation, and the rows of a batch.
+
+The manifest's tensors are *logical*: real numbers, or integers that mean themselves, of one sample. A
+variant's file may name them otherwise, turn images, quantise, and take several samples in one run.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from edgekit.core.errors import InferenceError, TensorError
+from edgekit.pipeline.pre import DTYPES, dequantize, quantize, squeezed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from edgekit.core.ports import Backend
+    from edgekit.core.spec import Manifest, TensorSpec, Variant
+
+
+class FileTensors:
+    """What one variant's file takes and gives, by logical name.
+
+    ``batch`` is how many samples one run takes; ``inputs`` and ``outputs`` are the file's specs of one of
+    them, so their first length is 1 where the file's is the batch.
+
+    Raises:
+        TensorError: The file lacks a tensor of the manifest, or its outputs cannot be told apart by
+            sample.
+    """
+
+    def __init__(self, manifest: Manifest, variant: Variant, backend: Backend) -> None:
+        self._backend = backend
+        self._layout = variant.layout
+        self._logical_inputs = {spec.name: spec for spec in manifest.inputs}
+        self._logical_outputs = manifest.outputs
+        inputs = _bind(manifest.inputs, variant.inputs, backend.inputs, "input")
+        outputs = _bind(manifest.outputs, variant.outputs, backend.outputs, "output")
+        self.batch = max(
+            (_batch(self._logical_inputs[name], spec) for name, spec in inputs.items()), default=1
+        )
+        if self.batch > 1 and manifest.state:
+            raise TensorError(
+                f"{manifest.model!r} carries state from sample to sample, and is open at batch {self.batch}",
+                hint="open it at batch 1",
+            )
+        self.inputs = {name: self._row_of(name, spec) for name, spec in inputs.items()}
+        self.outputs = {name: self._row_of(name, spec) for name, spec in outputs.items()}
+
+    def _row_of(self, name: str, spec: TensorSpec) -> TensorSpec:
+        if self.batch == 1:
+            return spec
+        if spec.shape[:1] not in ((self.batch,), (-1,)):
+            raise self._no_rows(name, spec.shape)
+        return msgspec.structs.replace(spec, shape=(1, *spec.shape[1:]))
+
+    def view(self, name: str, row: int = 0) -> NDArray[Any]:
+        """Return the backend's memory of one sample's input; drop it before the run."""
+        view = self._backend.view(self.inputs[name].name)
+        return view if self.batch == 1 else view[row : row + 1]
+
+    def fill(self, name: str, array: NDArray[Any]) -> None:
+        """Write one logical tensor into the first sample's input, quantised where the file is.
+
+        Args:
+            name: The logical name.
+            array: In the manifest's shape, axes of length 1 aside. Real numbers; or integers of the
+                manifest's own type, which a file of that type takes as they are.
+
+        Raises:
+            TensorError: It has another size, or numbers that the file's type cannot hold.
+        """
+        logical, spec, view = self._logical_inputs[name], self.inputs[name], self.view(name)
+        if array.size != view.size:
+            raise TensorError(
+                f"input {name!r}: want {logical.datatype} {list(logical.shape)}, got {list(array.shape)}"
+            )
+        is_held = array.dtype == view.dtype and logical.datatype == spec.datatype
+        if spec.quantization is not None and not is_held:
+            array = quantize(array, spec)
+        elif not np.can_cast(array.dtype, view.dtype, "same_kind"):
+            raise TensorError(
+                f"input {name!r}: want {spec.datatype}, got {array.dtype}", hint="convert the array"
+            )
+        np.copyto(view, self._turned(logical, array).reshape(view.shape), casting="same_kind")
+
+    def _turned(self, logical: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
+        """Return an input of four axes in the file's layout, where that is not the manifest's."""
+        if array.ndim != 4 or not self._layout or not logical.layout or self._layout == logical.layout:
+            return array
+        turned: NDArray[Any] = array.transpose((0, 3, 1, 2) if logical.layout == "NHWC" else (0, 2, 3, 1))
+        return turned
+
+    def reals(self, held: Mapping[str, NDArray[Any]], row: int = 0) -> dict[str, NDArray[np.float32]]:
+        """Return one sample's outputs as real numbers, float32, in the manifest's shapes.
+
+        Arrays of float32 files are views of ``held``.
+
+        Raises:
+            TensorError: An output has another shape than the manifest says.
+        """
+        tensors = {}
+        for logical in self._logical_outputs:
+            spec = self.outputs[logical.name]
+            real = dequantize(self._row(held[spec.name], logical.name, row), spec)
+            tensors[logical.name] = shape_as(real, logical, self._layout)
+        return tensors
+
+    def typed(self, held: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return the first sample's outputs as copies, of the manifest's types.
+
+        Integers of the manifest's own type come as the file has them.
+        """
+        tensors: dict[str, NDArray[Any]] = {}
+        for logical in self._logical_outputs:
+            spec = self.outputs[logical.name]
+            array = self._row(held[spec.name], logical.name, 0)
+            if logical.datatype != spec.datatype:
+                array = dequantize(array, spec).astype(DTYPES[logical.datatype])
+            tensors[logical.name] = np.array(shape_as(array, logical, self._layout))
+        return tensors
+
+    def _row(self, array: NDArray[Any], name: str, row: int) -> NDArray[Any]:
+        if self.batch == 1:
+            return array
+        if array.shape[:1] != (self.batch,):
+            raise self._no_rows(name, array.shape)
+        return array[row : row + 1]
+
+    def _no_rows(self, name: str, shape: tuple[int, ...]) -> TensorError:
+        return TensorError(
+            f"tensor {name!r}: want a row for each of {self.batch} samples, got shape {list(shape)}",
+            hint="open the variant at batch 1",
+        )
+
+
+def _batch(logical: TensorSpec, spec: TensorSpec) -> int:
+    """Return how many samples a file's input holds: its first length, where that is all it has more."""
+    first = spec.shape[0] if len(spec.shape) > 1 else 1
+    held, wanted = (math.prod(max(size, 1) for size in shape) for shape in (spec.shape, logical.shape))
+    return first if first > 1 and held == first * wanted else 1
+
+
+def shape_as(real: NDArray[Any], spec: TensorSpec, file_layout: str) -> NDArray[Any]:
+    """Return an output of a file in its logical shape.
+
+    Axes of length 1 come and go freely; an output of four axes whose logical layout is NHWC is
+    turned where the file's is NCHW, and the other way round.
+
+    Raises:
+        TensorError: The sizes differ.
+    """
+    if real.ndim == 4 and spec.layout and file_layout and spec.layout != file_layout:
+        real = real.transpose((0, 2, 3, 1) if spec.layout == "NHWC" else (0, 3, 1, 2))
+    wanted = spec.shape
+    if fits(real.shape, wanted):
+        return real
+    free = wanted.count(-1)
+    if free <= 1 and fits(squeezed(real.shape), squeezed(wanted)):
+        return real.reshape(wanted)
+    raise TensorError(f"output {spec.name!r}: want shape {list(wanted)}, got {list(real.shape)}")
+
+
+def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Return whether a shape is the wanted one; -1 stands for any length on either side."""
+    return len(shape) == len(wanted) and all(
+        -1 in (a, b) or a == b for a, b in zip(shape, wanted, strict=True)
+    )
+
+
+def _bind(
+    logical: Sequence[TensorSpec], renamed: Mapping[str, str], found: Sequence[TensorSpec], what: str
+) -> dict[str, TensorSpec]:
+    """Return the file's tensor for each logical name."""
+    by_name = {spec.name: spec for spec in found}
+    bound = {}
+    for spec in logical:
+        name = renamed.get(spec.name, spec.name)
+        if name not in by_name:
+            raise TensorError(
+                f"{what} {spec.name!r}: the file has no tensor {name!r}",
+                reasons=tuple(f"it has {s.name!r}, {s.datatype} {list(s.shape)}" for s in found),
+                hint=f"map the logical name to the file's in the variant's {what}s",
+            )
+        bound[spec.name] = by_name[name]
+    return bound
+
+
+def check_finite(tensors: Mapping[str, NDArray[np.float32]]) -> None:
+    """Refuse outputs with a NaN or an infinity.
+
+    Raises:
+        InferenceError: There is one.
+    """
+    for name, tensor in tensors.items():
+        # the extremes of an array with a NaN are NaN, and this is cheaper than a mask of its size
+        if tensor.size and not (np.isfinite(tensor.min()) and np.isfinite(tensor.max())):
+            raise InferenceError(f"output {name!r} has a value that is not a finite number")
