@@ -7,6 +7,8 @@ its value the target, ``module:attribute`` as the built-in tables have it.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -46,7 +48,34 @@ def load_target(target: str) -> Any:
         ) from cause
 
 
-def missing(group: str, name: str, built_in: list[str]) -> str:
-    """Return what to say of a row that is neither built in nor added by a package."""
-    known = sorted({*built_in, *plugins(group)})
-    return f"want one of {', '.join(known)}, got {name!r}; no installed package adds it (group {group})"
+@dataclass(frozen=True)
+class Rows:
+    """A table: the rows that are built in (name: target, empty where not yet built), and a group's.
+
+    >>> Rows({"jsonl": "edgekit.pipeline.sinks.jsonl:JsonlSink"}, SINKS).target("nonesuch")
+    ''
+    """
+
+    built_in: Mapping[str, str]
+    group: str
+
+    def target(self, name: str) -> str:
+        """Return the target of a name; empty where there is none. Entry points are read for new names."""
+        return self.built_in[name] if name in self.built_in else plugin_target(self.group, name)
+
+    def load(self, name: str) -> Any:
+        """Import a row.
+
+        Raises:
+            ConfigError: It is a package's, and cannot be loaded.
+        """
+        return load_target(self.target(name))
+
+    def names(self) -> list[str]:
+        """Return every name that can be used."""
+        return sorted({name for name, target in self.built_in.items() if target} | plugins(self.group).keys())
+
+    def missing(self, name: str) -> str:
+        """Return what to say of a name that is neither built in nor added by a package."""
+        known = ", ".join(self.names())
+        return f"want one of {known}, got {name!r}, which no installed package adds (group {self.group})"

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import importlib
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from types import ModuleType
 
 from edgekit.base.command_line import Command
+from edgekit.base.plugins import COMMANDS, plugins
 from edgekit.core.errors import ConfigError
 
-GROUP = "edgekit.commands"
 # name: (distribution that has it, what it does, example); listed by --help whether installed or not
 KNOWN: dict[str, tuple[str, str, str]] = {
     "zoo": (
@@ -33,7 +33,7 @@ KNOWN: dict[str, tuple[str, str, str]] = {
 
 def other_commands() -> dict[str, Command]:
     """Return the commands of other distributions by name; nothing is imported yet."""
-    points = {point.name: point for point in entry_points(group=GROUP)}
+    points = plugins(COMMANDS)
     table: dict[str, Command] = {}
     for name in sorted(KNOWN.keys() | points.keys()):
         row = KNOWN.get(name)

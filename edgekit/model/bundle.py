@@ -13,6 +13,7 @@ import msgspec
 from edgekit.backends.file_facts import file_facts, mapped
 from edgekit.base.files import sync_folder, sync_tree
 from edgekit.base.paths import cache_dir
+from edgekit.base.plugins import READERS
 from edgekit.core.archive import check_members, checked, pieces, read_index, read_manifest
 from edgekit.core.errors import BundleError, StorageError
 from edgekit.core.spec import BackendName, Manifest, Variant, VariantFile, parse_manifest
@@ -23,6 +24,7 @@ BARE: dict[str, tuple[BackendName, ...]] = {
     ".onnx": ("onnxruntime", "openvino"),
     ".xml": ("openvino",),
 }
+_TARS = frozenset({"", ".ekb", ".tar"})
 _COMPRESSIBLE = frozenset({".pt2", ".keras", ".h5", ".hdf5"})
 _FOREIGN = _COMPRESSIBLE | {
     ".pt",
@@ -111,7 +113,21 @@ def open_bundle(path: Path | str, unpack_to: Path | None = None) -> Bundle:
         return _open_bare(source)
     if suffix in _FOREIGN:
         raise _no_runtime(source, suffix)
+    if suffix not in _TARS and not _looks_like_tar(source):
+        raise BundleError(
+            f"{source}: no reader for {suffix} files is installed (group {READERS})",
+            hint="give a bundle folder, an .ekb file, or a .tflite, .onnx or .xml model",
+        )
     return _open_tar(source, unpack_to)
+
+
+def _looks_like_tar(source: Path) -> bool:
+    """Return whether a file starts as POSIX tars do, whatever its name."""
+    try:
+        with source.open("rb") as file:
+            return file.read(262)[257:] == b"ustar"
+    except OSError as cause:
+        raise BundleError(f"{source}: cannot be read: {cause.strerror}") from cause
 
 
 def _no_runtime(source: Path, suffix: str) -> BundleError:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from edgekit.core.structure import structure_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
+
+    from edgekit.base.plugins import Rows
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,15 +47,12 @@ def check_table(table: object, kind: type[S], where: str, problems: list[str]) -
     return None if found else checked
 
 
-def load_target(target: str) -> Any:
-    """Import what ``"module:name"`` names."""
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def kind_problem(kind: object, table: Mapping[str, str], where: str) -> str | None:
-    """Return why a kind cannot be used, or None where the table has it."""
-    built = ", ".join(sorted(name for name, target in table.items() if target))
-    if not isinstance(kind, str) or kind not in table:
-        return f"{where}: want one of {built}, got {kind!r}"
-    return None if table[kind] else f"{where}: {kind!r} is known, but not yet built; use one of {built}"
+def kind_problem(kind: object, rows: Rows, where: str) -> str | None:
+    """Return why a kind cannot be used, or None where a row is built in or a package adds it."""
+    if not isinstance(kind, str):
+        return f"{where}: want one of {', '.join(rows.names())}, got {kind!r}"
+    if rows.target(kind):
+        return None
+    if kind in rows.built_in:
+        return f"{where}: {kind!r} is known, but not yet built; use one of {', '.join(rows.names())}"
+    return f"{where}: {rows.missing(kind)}"

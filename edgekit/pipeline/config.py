@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from edgekit.base.plugins import Rows
 from edgekit.core.egress import NAMES
 from edgekit.core.errors import ConfigError
 from edgekit.core.spec import NAME
-from edgekit.pipeline.check import Options, check_table, kind_problem, load_target
-from edgekit.pipeline.sinks import SINKS
-from edgekit.pipeline.sources import SOURCES
+from edgekit.pipeline.check import Options, check_table, kind_problem
+from edgekit.pipeline.sinks import SINK_ROWS
+from edgekit.pipeline.sources import SOURCE_ROWS
 
 MAX_CONFIG_BYTES = 1 << 20
 Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
@@ -147,7 +148,7 @@ def parse_config(data: bytes | str, what: str = "pipeline.toml", folder: str = "
         if key in document
     }
     if "source" in document:
-        values["source"] = _section(document["source"], SOURCES, "source", problems)
+        values["source"] = _section(document["source"], SOURCE_ROWS, "source", problems)
     values["sinks"] = _sinks(document.get("sink", []), problems)
     problems += _meaning_problems(values)
     if problems:
@@ -162,18 +163,18 @@ def _sinks(tables: object, problems: list[str]) -> tuple[Section | None, ...]:
     if not isinstance(tables, list):
         problems.append(f"sink: want [[sink]] tables, got {tables!r}")
         return ()
-    return tuple(_section(table, SINKS, f"sink[{i}]", problems) for i, table in enumerate(tables))
+    return tuple(_section(table, SINK_ROWS, f"sink[{i}]", problems) for i, table in enumerate(tables))
 
 
-def _section(table: object, kinds: dict[str, str], where: str, problems: list[str]) -> Section | None:
+def _section(table: object, rows: Rows, where: str, problems: list[str]) -> Section | None:
     if not isinstance(table, dict):
         problems.append(f"{where}: want a table, got {table!r}")
         return None
-    if (problem := kind_problem(table.get("kind"), kinds, f"{where}.kind")) is not None:
+    if (problem := kind_problem(table.get("kind"), rows, f"{where}.kind")) is not None:
         problems.append(problem)
         return None
     rest = {key: value for key, value in table.items() if key != "kind"}
-    options = check_table(rest, load_target(kinds[table["kind"]]).Options, where, problems)
+    options = check_table(rest, rows.load(table["kind"]).Options, where, problems)
     return None if options is None else Section(table["kind"], options)
 
 
@@ -191,7 +192,7 @@ def _meaning_problems(values: dict[str, Any]) -> list[str]:
         problems.append(f"events.appear: want at most events.window ({events.window}), got {events.appear}")
     privacy = values.get("privacy")
     for i, sink in enumerate(values["sinks"]):
-        leaves = sink is not None and getattr(load_target(SINKS[sink.kind]), "leaves_device", False)
+        leaves = sink is not None and getattr(SINK_ROWS.load(sink.kind), "leaves_device", False)
         if leaves and (privacy is None or not privacy.egress) and "privacy" not in _failed(values):
             problems.append(f"sink[{i}]: want [privacy] egress to name what it may send, got nothing")
     return problems

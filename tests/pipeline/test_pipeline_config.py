@@ -76,7 +76,10 @@ def test_every_problem_is_told_at_once_with_its_key():
 
 def test_an_unknown_kind_names_the_known_ones():
     (reason,) = reasons(WHOLE.replace('kind = "camera"', 'kind = "webcam"'))
-    assert reason == "p.toml:source.kind: want one of camera, images, serial, synthetic, video, got 'webcam'"
+    assert reason == (
+        "p.toml:source.kind: want one of camera, images, serial, synthetic, video, got 'webcam', "
+        "which no installed package adds (group edgekit.sources)"
+    )
 
 
 @pytest.mark.parametrize("kind", [kind for kind, target in SOURCES.items() if not target])

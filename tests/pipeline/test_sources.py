@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from pipeline_fakes import make_manifest, make_predictor, spec
 
+from edgekit.base.plugins import load_target
 from edgekit.core.errors import ConfigError, SourceError
 from edgekit.core.ports import Source
 from edgekit.core.spec import Post, Pre
-from edgekit.pipeline.check import load_target
 from edgekit.pipeline.framing import encode_frame
 from edgekit.pipeline.loop import Loop
 from edgekit.pipeline.sources import SOURCES, SourceContext, make_source, source_context

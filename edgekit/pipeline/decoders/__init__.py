@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from edgekit.base import plugins
 from edgekit.core.errors import BundleError
-from edgekit.pipeline.check import Options, check_table, load_target
+from edgekit.pipeline.check import Options, check_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +31,7 @@ DECODERS: dict[str, str] = {
     "vad": "edgekit.pipeline.decoders.vad:build",
     "raw": "edgekit.pipeline.decoders.raw:build",
 }
+DECODER_ROWS = plugins.Rows(DECODERS, plugins.DECODERS)
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,12 @@ def make_decoder(setup: Setup) -> Decoder:
         BundleError: There is none of that name, its options are wrong, or an output is missing.
     """
     name = setup.post.decoder
-    if name not in DECODERS:
+    if not DECODER_ROWS.target(name):
         raise BundleError(
-            f"{setup.what}: post.decoder: want one of {', '.join(sorted(DECODERS))}, got {name!r}",
-            hint="this model may need a newer edgekit",
+            f"{setup.what}: post.decoder: {DECODER_ROWS.missing(name)}",
+            hint="install the package that adds it, or a newer edgekit",
         )
-    decoder: Decoder = load_target(DECODERS[name])(setup)
+    decoder: Decoder = DECODER_ROWS.load(name)(setup)
     return decoder
 
 

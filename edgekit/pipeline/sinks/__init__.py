@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgekit.pipeline.check import load_target
+from edgekit.base import plugins
 
 if TYPE_CHECKING:
     from edgekit.core.ports import Result, Sink
@@ -27,6 +27,7 @@ SINKS: dict[str, str] = {
     "http": "",
     "homeassistant": "",
 }
+SINK_ROWS = plugins.Rows(SINKS, plugins.SINKS)
 
 
 class Connect(Protocol):
@@ -68,5 +69,5 @@ def make_sink(kind: str, options: Any, context: SinkContext) -> Sink:
         ConfigError: A port that it needs was not handed in.
         StorageError: Its file cannot be written.
     """
-    sink: Sink = load_target(SINKS[kind])(options, context)
+    sink: Sink = SINK_ROWS.load(kind)(options, context)
     return sink

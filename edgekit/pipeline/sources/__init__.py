@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.pipeline.check import load_target
+from edgekit.base import plugins
 
 if TYPE_CHECKING:
     from edgekit.core.ports import Source
@@ -28,6 +28,7 @@ SOURCES: dict[str, str] = {
     "mqtt": "",
     "http": "",
 }
+SOURCE_ROWS = plugins.Rows(SOURCES, plugins.SOURCES)
 
 
 @dataclass(frozen=True)
@@ -65,5 +66,5 @@ def source_context(manifest: Manifest, folder: Path) -> SourceContext:
 
 def make_source(kind: str, options: Any, context: SourceContext) -> Source:
     """Make the source of a checked configuration; it is not opened yet."""
-    source: Source = load_target(SOURCES[kind])(options, context)
+    source: Source = SOURCE_ROWS.load(kind)(options, context)
     return source
