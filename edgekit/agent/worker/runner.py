@@ -6,14 +6,13 @@ import contextlib
 import dataclasses
 import json
 import logging
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekit.base.paths import state_dir
+from edgekit.base.signals import stopped_by_signals
 from edgekit.core.errors import ConfigError, EdgekitError
 from edgekit.core.ports import Result, Sink
 from edgekit.model.ready import Choices, ReadyModel, open_ready
@@ -184,7 +183,7 @@ def run_pipeline(
         loop = make_loop(
             config, predictor, failover=models.fail_over, connect=publishers.connect, record=record
         )
-        with stopped_by_signals(loop) as received, watch(loop) if watch else contextlib.nullcontext():
+        with stopped_by_signals(loop.stop) as received, watch(loop) if watch else contextlib.nullcontext():
             document = loop.run(frames=frames, seconds=seconds)
     finally:
         publishers.close()
@@ -228,35 +227,3 @@ class Models:
         """Free what is open."""
         if self._ready is not None:
             self._ready.close()
-
-
-@contextlib.contextmanager
-def stopped_by_signals(loop: Loop) -> Iterator[list[int]]:
-    """Let the first SIGINT or SIGTERM stop a loop; a second one does what it does without us.
-
-    Outside the main thread, where signals cannot be taken, it does nothing.
-
-    Yields:
-        A list that takes the signal.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def take(number: int, _: object) -> None:
-        received.append(number)
-        loop.stop()
-        restore()
-
-    for number in before:
-        signal.signal(number, take)
-    try:
-        yield received
-    finally:
-        restore()

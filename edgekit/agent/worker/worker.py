@@ -7,7 +7,6 @@ starts it again. It ends by itself as soon as the supervisor's end of the channe
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import os
 import signal
@@ -41,6 +40,7 @@ from edgekit.agent.worker.hosted import Hosted, host
 from edgekit.agent.worker.ledger_relay import LedgerRelay
 from edgekit.agent.worker.runner import make_loop
 from edgekit.base.logs import log_to_stderr
+from edgekit.base.signals import die_with_parent
 from edgekit.core.errors import ConfigError, EdgekitError, LinkError, ProtocolError, SourceError
 from edgekit.core.wire import Alert
 from edgekit.pipeline.config import PipelineConfig, parse_config
@@ -58,7 +58,6 @@ MAX_ERRORS = 300
 """Frames in a row that may fail before the process gives up; the supervisor's guards act earlier."""
 SOURCE_RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 STOP_S = 5.0
-_PR_SET_PDEATHSIG = 1
 
 
 class Models:
@@ -356,14 +355,6 @@ class Worker:
 
 # ---------------------------------------------------------------------------------------------
 # The process
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the supervisor dies, even while a runtime hangs.
-
-    Source: prctl(2), PR_SET_PDEATHSIG.
-    """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def serve(channel: BlockingChannel) -> int:
