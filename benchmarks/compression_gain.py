@@ -47,7 +47,7 @@ from edgekit_optimize.study import Study, Timing
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _dense import dense_network
-from _report import finish
+from _report import finish, parser
 from _subjects import TWIN, Arena, classifier, open_arena, optimized, run_rounds
 
 BAR = 0.97
@@ -70,15 +70,15 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", default="", help="folder of pictures; the zoo's recordings by default")
-    parser.add_argument("--bundles", type=Path, help="folder of built zoo bundles; built without")
-    parser.add_argument("--samples", type=int, help="evaluation samples (80; 372 with --full)")
-    parser.add_argument("--cache", type=Path, help="keeps what edgekit makes; a temporary folder by default")
-    parser.add_argument("--models", help=f"of {', '.join(REQUESTS)}; the first by default, all with --full")
-    parser.add_argument("--full", action="store_true", help="everything, a quarter of an hour")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    options = parser(
+        __doc__, full="everything, a quarter of an hour", sabotage="the slowest variant is chosen"
+    )
+    options.add_argument("--data", default="", help="folder of pictures; the zoo's recordings by default")
+    options.add_argument("--bundles", type=Path, help="folder of built zoo bundles; built without")
+    options.add_argument("--samples", type=int, help="evaluation samples (80; 372 with --full)")
+    options.add_argument("--cache", type=Path, help="keeps what edgekit makes; a temporary folder by default")
+    options.add_argument("--models", help=f"of {', '.join(REQUESTS)}; the first by default, all with --full")
+    arguments = options.parse_args()
     arguments.models = arguments.models or ",".join(list(REQUESTS)[: None if arguments.full else 1])
     return arguments
 
@@ -124,16 +124,16 @@ def case(model: str, request: Request, arguments: argparse.Namespace) -> dict[st
     if model == WITH_TRAPS:
         found["traps"] = caught(arena, study, TRAPS + (MORE_TRAPS if arguments.full else ()))
         found["traps_caught"] = all(trap["caught"] for trap in found["traps"].values())
-    return found | duel(arena, study, by_hand, 80 if arguments.full else 18)
+    return found | duel(arena, study, by_hand, 80 if arguments.full else 18, sabotage=arguments.sabotage)
 
 
 # ---------------------------------------------------------------------------------------------
 # Against what is made by hand
 
 
-def duel(arena: Arena, study: Study, by_hand: Sequence[str], count: int) -> dict[str, Any]:
+def duel(arena: Arena, study: Study, by_hand: Sequence[str], count: int, *, sabotage: bool) -> dict[str, Any]:
     """Run edgekit's choice against the fastest by hand, overall and on each runtime."""
-    order = study.targets[0].order
+    order = study.targets[0].order[:: -1 if sabotage else 1]
     fit = [name for name in by_hand if arena.results[name].gate == "pass"]
     # these rounds choose the rivals, others judge: nobody wins by luck
     times = run_rounds(arena, fit, max(8, count // 4), sittings=1).medians_ms()

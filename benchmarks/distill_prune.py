@@ -19,7 +19,6 @@ Trains on one thread a process, so that a run repeats.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -44,7 +43,7 @@ from edgekit_optimize.shrink.rounding import Grid, fold, rounded
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "digits"))
 import digits
-from _report import finish
+from _report import finish, parser
 
 SHAPE = (1, 1, 28, 28)
 LABELLED = 500
@@ -75,18 +74,23 @@ def no_labels(seed: int) -> Iterator[tuple[Any, None]]:
 
 def main() -> int:
     """Train, measure, print, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--full", action="store_true", help="more epochs, five seeds, training with rounding")
-    args = parser.parse_args()
+    args = parser(
+        __doc__,
+        full="more epochs, five seeds, training with rounding",
+        sabotage="a tenth is pruned, not three quarters, and no student learns",
+    ).parse_args()
+    ratio, epochs = (0.1, 1) if args.sabotage else (0.75, 12 if args.full else 4)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="edgekit-shrink-") as name:
         work = Path(name)
         digits.WEIGHTS = work / "net.pt"
         say(args.json, "training the original")
-        digits.main(epochs=12 if args.full else 5, tell=lambda text: say(args.json, text))
-        detail, holds = pruned(work, 12 if args.full else 4, args.json)
-        detail["distillation"] = distilled(work, 24 if args.full else 5, 5 if args.full else 2, args.json)
+        digits.main(
+            epochs=1 if args.sabotage else 12 if args.full else 5, tell=lambda text: say(args.json, text)
+        )
+        detail, holds = pruned(work, ratio, epochs, args.json)
+        if not args.sabotage:
+            detail["distillation"] = distilled(work, 24 if args.full else 5, 5 if args.full else 2, args.json)
         if args.full:
             detail["rounding"] = roundings(work, args.json)
     return finish(
@@ -100,14 +104,14 @@ def main() -> int:
     )
 
 
-def pruned(work: Path, epochs: int, quiet: bool) -> tuple[dict[str, Any], bool]:
+def pruned(work: Path, ratio: float, epochs: int, quiet: bool) -> tuple[dict[str, Any], bool]:
     """Prune, make int8 files of both formats, and compare with the float original."""
     calibration = work / "calibration.npz"
     np.savez(calibration, x=digits.digits()[0][digits.HELD_OUT :][:CALIBRATION, None])
     original = root_of("digits:net", work / "original", calibration)
     say(quiet, f"pruning, {epochs} epochs")
     shrunk = api.prune("digits:net", "digits:batches", folder(work / "pruned"), shape=SHAPE,
-                       ratio=0.75, epochs=epochs, seed=0)  # fmt: skip
+                       ratio=ratio, epochs=epochs, seed=0)  # fmt: skip
     smaller = root_of(shrunk.onnx, work / "smaller", calibration)
     reference = accuracy(Path(original.onnx))
     multiply_adds = shrunk.multiply_adds_before / shrunk.multiply_adds

@@ -10,7 +10,6 @@ twice). The yardstick is an empty Python process of the same interpreter.
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import importlib.util
 import json
@@ -26,7 +25,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from _report import finish
+from _report import finish, parser
 
 SUPERVISOR_MB, TOGETHER_MB, INSTALL_MB = 30.0, 110.0, 12.0
 BASE = ("msgspec", "paho-mqtt")
@@ -35,16 +34,18 @@ DEVICE = "footprint"
 
 def main() -> int:
     """Measure, print, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", type=Path, help="built from the zoo (efficientnet-lite0) if not given")
-    parser.add_argument("--variant", default="litert-int8")
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long the pipeline runs")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--full", action="store_true", help="run for two minutes, to see growth")
-    args = parser.parse_args()
-    seconds = 120.0 if args.full else args.seconds
+    options = parser(
+        __doc__, full="run for two minutes, to see growth", sabotage="each process holds 20 MB more"
+    )
+    options.add_argument("--bundle", type=Path, help="built from the zoo (efficientnet-lite0) if not given")
+    options.add_argument("--variant", default="litert-int8")
+    options.add_argument("--seconds", type=float, default=20.0, help="how long the pipeline runs")
+    args = options.parse_args()
+    seconds = 2.0 if args.sabotage else 120.0 if args.full else args.seconds
     with tempfile.TemporaryDirectory(prefix="edgekit-footprint-") as folder:
         work = Path(folder)
+        if args.sabotage:
+            (work / "sitecustomize.py").write_text("held = b'x' * (20 << 20)\n")
         bundle = args.bundle or build_bundle(work)
         detail = run_agent(work, bundle.resolve(), args.variant, seconds)
     detail["installed_mb"] = installed_mb()
@@ -70,7 +71,7 @@ def environment(work: Path) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     return kept | {
         "PYTHONPYCACHEPREFIX": str(work / "compiled"),
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join([str(work), str(Path(__file__).parents[1])]),
     }
 
 

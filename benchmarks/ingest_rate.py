@@ -71,7 +71,7 @@ def main() -> int:
     if shutil.which("gcc") is None:
         print("ingest_rate: needs gcc, to make a slower disk: apt-get install gcc", file=sys.stderr)
         return NO_TOOL
-    turns, count = (1, 8 * PULL) if arguments.sabotage else (30 if arguments.full else 6, 32 * PULL)
+    turns, count = (1, 4 * PULL) if arguments.sabotage else (30 if arguments.full else 6, 32 * PULL)
     with tempfile.TemporaryDirectory(prefix="edgekit-ingest-") as folder:
         rows = measure(Path(folder), turns, count, sabotage=arguments.sabotage)
     fast, slow = (middle([pull for row in rows for pull in row["ingest"][key]]) for key in ("fast", "slow"))

@@ -23,6 +23,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _report import finish
+from _report import finish, parser
 from _subjects import classifier
 
 BAR_S = 600.0
@@ -62,6 +63,8 @@ def main() -> int:
         if (folder / "cache" / "optimize").exists():
             raise SystemExit(f"{folder}: the first run wants an empty cache")
         first = watched(command)
+        if arguments.sabotage:
+            shutil.rmtree(folder / "cache" / "optimize")
         second = watched(command)
     detail = {
         "first": first,
@@ -77,13 +80,13 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", default="", help="folder of pictures; the zoo's recordings by default")
-    parser.add_argument("--bundles", type=Path, help="folder of built zoo bundles; built without")
-    parser.add_argument("--cache", type=Path, help="an empty folder; a temporary one by default")
-    parser.add_argument("--full", action="store_true", help="as the command is without flags")
-    parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    options = parser(
+        __doc__, full="as the command is without flags", sabotage="the cache is lost between the runs"
+    )
+    options.add_argument("--data", default="", help="folder of pictures; the zoo's recordings by default")
+    options.add_argument("--bundles", type=Path, help="folder of built zoo bundles; built without")
+    options.add_argument("--cache", type=Path, help="an empty folder; a temporary one by default")
+    return options.parse_args()
 
 
 def watched(command: list[str]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from edgekit.pipeline.config import PipelineConfig, parse_config
 from edgekit.pipeline.predictor import Predictor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _report import finish
+from _report import finish, parser
 
 BAR = 0.90
 QUEUE_BAR_MS_PER_S = 25.0
@@ -45,22 +45,24 @@ NOTE = "the zoo's object detector, float, on LiteRT: slow enough that inference 
 
 def main() -> int:
     """Measure, print, return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", type=Path, help="bundle of an image model")
-    parser.add_argument("--video", type=Path)
-    parser.add_argument("--variant")
-    parser.add_argument("--seconds", type=float, default=1.5, help="of each turn")
-    parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--full", action="store_true", help="four times as long")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    options = parser(
+        __doc__, full="four times as long", sabotage="each frame takes a fifth of an inference more"
+    )
+    options.add_argument("--model", type=Path, help="bundle of an image model")
+    options.add_argument("--video", type=Path)
+    options.add_argument("--variant")
+    options.add_argument("--seconds", type=float, default=1.5, help="of each turn")
+    options.add_argument("--pairs", type=int, default=15)
+    arguments = options.parse_args()
+    if arguments.sabotage:
+        arguments.pairs, arguments.seconds = 3, 0.7
     if arguments.full:
         arguments.pairs *= 4
     with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as folder:
         model, video, note = material(arguments.model, arguments.video, Path(folder))
         opened = open_ready(model, Choices(variant=arguments.variant, threads=THREADS))
         try:
-            outcome = measure(opened, video, Path(folder), arguments.pairs, arguments.seconds)
+            outcome = measure(opened, video, Path(folder), arguments)
         finally:
             opened.close()
     ratio, queue = outcome["ratio"], outcome["queue"]
@@ -74,12 +76,15 @@ def main() -> int:
 # What is measured
 
 
-def measure(opened: ReadyModel, video: Path, folder: Path, pairs: int, seconds: float) -> dict[str, Any]:
+def measure(opened: ReadyModel, video: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the ratio of each pair, their median, and how the queue behaves."""
     config = pipeline(video, folder, "loop = true")
     predictor = opened.predictor
     bare = BARE[opened.variant.backend](opened)
-    rate(bare, 0.5)
+    pairs, seconds = arguments.pairs, arguments.seconds
+    inference_s = 1 / rate(bare, 0.5)
+    if arguments.sabotage:
+        slow_down(predictor, inference_s / 5)
     make_loop(config, predictor).run(frames=20)
     rows = []
     for turn in range(pairs):
@@ -95,8 +100,25 @@ def measure(opened: ReadyModel, video: Path, folder: Path, pairs: int, seconds: 
             {"fps": round(fps, 2), "inferences_per_s": round(inferences, 2)} for fps, inferences in rows
         ],
         "threads": THREADS,
-        "queue": queue(predictor, video, folder, statistics.median(b for _, b in rows), 10.0),
+        "queue": queue(
+            predictor,
+            video,
+            folder,
+            statistics.median(b for _, b in rows),
+            2.0 if arguments.sabotage else 10.0,
+        ),
     }
+
+
+def slow_down(predictor: Predictor, seconds: float) -> None:
+    """Make each prediction take longer."""
+    infer = predictor.infer
+
+    def late(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(seconds)
+        return infer(*args, **kwargs)
+
+    predictor.infer = late  # type: ignore[method-assign]
 
 
 def rate(infer: Callable[[], object], seconds: float) -> float:

@@ -44,7 +44,7 @@ from edgekit_optimize.run.request import Request
 
 sys.path.insert(0, str(Path(__file__).parent))
 import _subjects
-from _report import finish
+from _report import finish, parser
 from _subjects import BY_HAND, TWIN, Arena, classifier, open_arena, optimized, run_rounds
 
 BAR = 0.97
@@ -164,7 +164,8 @@ def main() -> int:
             yardstick, told = with_olive(arena, arguments.olive, folder / "olive")
         else:
             yardstick, told = by_hand(arena)
-        found = compare(arena, study.targets[0].chosen, yardstick, 80 if arguments.full else 40)
+        chosen = study.targets[0].order[-1] if arguments.sabotage else study.targets[0].chosen
+        found = compare(arena, chosen, yardstick, 80 if arguments.full else 40)
     found["lines"] = {"edgekit": 1, **told.pop("lines")}
     found |= {"edgekit_command": COMMAND, "edgekit_seconds": round(study.seconds, 1)} | told
     found["samples"] = msgspec.to_builtins(study.data)
@@ -174,15 +175,13 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", default="", help="folder of pictures; the zoo's recordings by default")
-    parser.add_argument("--bundles", type=Path, help="folder of built zoo bundles; built without")
-    parser.add_argument("--olive", default="", metavar="PYTHON", help="an interpreter that has olive-ai")
-    parser.add_argument("--samples", type=int, help="evaluation samples (100; 372 with --full)")
-    parser.add_argument("--cache", type=Path, help="keeps what is made; a temporary folder by default")
-    parser.add_argument("--full", action="store_true", help="all samples, about 6 minutes")
-    parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    options = parser(__doc__, full="all samples, about 6 minutes", sabotage="the slowest variant is chosen")
+    options.add_argument("--data", default="", help="folder of pictures; the zoo's recordings by default")
+    options.add_argument("--bundles", type=Path, help="folder of built zoo bundles; built without")
+    options.add_argument("--olive", default="", metavar="PYTHON", help="an interpreter that has olive-ai")
+    options.add_argument("--samples", type=int, help="evaluation samples (100; 372 with --full)")
+    options.add_argument("--cache", type=Path, help="keeps what is made; a temporary folder by default")
+    return options.parse_args()
 
 
 def _request(arguments: argparse.Namespace, folder: Path) -> Request:

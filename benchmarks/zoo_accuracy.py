@@ -39,7 +39,7 @@ from edgekit_optimize.zoo.recipe import models_folder, recipe
 from edgekit_optimize.zoo.recordings import motions, recording
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _report import finish
+from _report import finish, parser
 
 BAR_DROP = 0.03
 # Open Images label: COCO class, for the classes that mean the same in both.
@@ -70,14 +70,17 @@ Scorer = Callable[[Predictor, Path, int], list[Score]]
 
 def main() -> int:
     """Score what is asked for and hold the claim against it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--bundles", type=Path, required=True, help="folder of built zoo bundles")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of labelled data")
-    parser.add_argument("--models", default="", help="names, separated by commas; all by default")
-    parser.add_argument("--samples", type=int, default=400, help="at most so many of each set")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    options = parser(
+        __doc__, full="every sample of each set", sabotage="all but the first variant see nothing"
+    )
+    options.add_argument("--bundles", type=Path, required=True, help="folder of built zoo bundles")
+    options.add_argument("--data", type=Path, default=Path("data"), help="folder of labelled data")
+    options.add_argument("--models", default="", help="names, separated by commas; all by default")
+    options.add_argument("--samples", type=int, default=400, help="at most so many of each set")
+    options.add_argument("--threads", type=int, default=2)
+    arguments = options.parse_args()
+    if arguments.full:
+        arguments.samples = sys.maxsize
     chosen = [name for name in arguments.models.split(",") if name] or list(SCORERS)
     detail: dict[str, dict[str, list[dict[str, object]]]] = {}
     worst = 0.0
@@ -99,12 +102,21 @@ def score_bundle(bundle: Bundle, arguments: argparse.Namespace) -> dict[str, lis
     found = {}
     for variant in bundle.manifest.variants:
         predictor = open_predictor(bundle, variant, arguments.threads)
+        if arguments.sabotage and found:
+            blind(predictor)
         try:
             found[variant.id] = SCORERS[bundle.manifest.model](predictor, arguments.data, arguments.samples)
         finally:
             predictor.close()
         print(bundle.manifest.model, variant.id, *found[variant.id], file=sys.stderr)
     return found
+
+
+def blind(predictor: Predictor) -> None:
+    """Make a predictor see zeros whatever it is shown."""
+    predict, golden = predictor.predict, predictor.run_golden
+    predictor.predict = lambda x: predict(np.zeros_like(x))  # type: ignore[method-assign]
+    predictor.run_golden = lambda x: golden({k: np.zeros_like(v) for k, v in x.items()})  # type: ignore[method-assign]
 
 
 def open_predictor(bundle: Bundle, variant: Variant, threads: int) -> Predictor:

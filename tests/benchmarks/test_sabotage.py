@@ -1,0 +1,39 @@
+"""A bar that cannot fail is a defect: every benchmark notices the fault that it plants."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
+NOT_HELD = 8
+QUICK = ["backend_overhead", "serve_overhead", "ingest_rate", "wheel_size"]
+"""Those that need no model of the zoo, no labelled data and no training."""
+
+
+def run(name, *flags):
+    command = [sys.executable, str(FOLDER / f"{name}.py"), *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_benchmark_can_plant_its_fault(name):
+    done = run(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--sabotage" in done.stdout
+    assert "--json" in done.stdout
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_benchmark_notices_the_fault_that_it_plants(name):
+    if name == "ingest_rate" and shutil.which("gcc") is None:
+        pytest.skip("gcc makes the slower disk")
+    done = run(name, "--sabotage", "--json")
+    assert done.returncode == NOT_HELD, done.stderr
+    document = json.loads(done.stdout)
+    assert set(document) == {"claim", "value", "unit", "bar", "holds", "detail"}
+    assert document["holds"] is False
