@@ -16,6 +16,7 @@ from edgekit.model.choice import backend_options, choose, default_threads
 from edgekit.model.costs import measured_here
 from edgekit.model.doctor import facts_with_proofs
 from edgekit.model.proof import prove
+from edgekit.model.ready import VARIANT_ERRORS, why_excluded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,10 +57,12 @@ def _tried(bundle: Bundle, threads: int | None) -> tuple[Selection, Profile]:
         if variant is None:
             return selection, profile
         options = backend_options(variant, profile, threads or default_threads(facts))
-        reason = prove(bundle, variant, options)
-        if not reason:
-            return selection, profile
-        excluded[variant.id] = reason
+        try:
+            prove(bundle, variant, options)
+        except VARIANT_ERRORS as error:
+            excluded[variant.id] = why_excluded(error)
+            continue
+        return selection, profile
 
 
 def _named(name: str) -> Profile:

@@ -31,6 +31,7 @@ from edgekit.core.spec import Manifest, Post, Variant
 from edgekit.model.bundle import Bundle, open_bundle
 from edgekit.model.choice import backend_options, choose, default_threads
 from edgekit.model.golden import require_golden
+from edgekit.model.proof import prove
 from edgekit.model.verified import check_files
 from edgekit.pipeline.predictor import Predictor, with_overrides
 
@@ -50,6 +51,7 @@ class Choices:
         batch: How many samples one run takes; None: the variant's own, most often 1.
         exclude: Variants not to choose, each with the reason (an accelerator just lost).
         score_threshold: In place of the manifest's, as are ``iou_threshold`` and ``top_k``.
+        prove: Try a variant in a process of its own first; one that crashes or hangs there is excluded.
         hashes: Compare files with the manifest; a variant of which one differs is excluded.
         golden: Run the golden samples; a variant that fails one is excluded.
         warm: Run once on zeros, so that the first frame does not pay for lazy set-up.
@@ -64,6 +66,7 @@ class Choices:
     score_threshold: float | None = None
     iou_threshold: float | None = None
     top_k: int | None = None
+    prove: bool = False
     hashes: bool = True
     golden: bool = True
     warm: bool = True
@@ -162,6 +165,8 @@ def open_ready(source: Bundle | Path | str, choices: Choices | None = None) -> R
             options["batch"] = choices.batch
         choices.on_try(chosen.id, len(selection.candidates) - 1)
         try:
+            if choices.prove:
+                prove(bundle, chosen, options)
             ready = open_variant(bundle, chosen, options, choices)
         except VARIANT_ERRORS as error:
             excluded[chosen.id] = why_excluded(error)

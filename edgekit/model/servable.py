@@ -113,14 +113,16 @@ def takes_images(manifest: Manifest) -> bool:
 
 
 def open_servable(path: str, threads: int | None, exclude: Mapping[str, str]) -> Servable:
-    """Open a bundle's variant for this machine, prove it on the golden samples, and warm it.
+    """Open a bundle's variant for this machine, tried in a process of its own first.
+
+    A model that aborts the process on a real inference must not take the other models with it.
 
     Raises:
         BundleError: The bundle is at fault.
         NoVariantError: No variant runs here; ``reasons`` says why, for each.
         GoldenError: It runs, and gives other answers than the recorded ones.
     """
-    ready = open_ready(path, Choices(threads=threads, exclude=exclude))
+    ready = open_ready(path, Choices(threads=threads, exclude=exclude, prove=True))
     if takes_images(ready.manifest):
         vision().setNumThreads(1)  # OpenCV's own threads would compete with the runtime's
     if ready.manifest.task == "raw" and _is_as_told(ready):

@@ -236,13 +236,25 @@ class Predictor:
     def failed(self) -> None:
         """Take notice that a frame failed in a loop; for those who count."""
 
+    def require_frames(self) -> None:
+        """Insist that a picture or a sensor window can be put into this model.
+
+        Raises:
+            TensorError: It has raw tensors, or several inputs: nothing says how a frame becomes them.
+        """
+        if self._data is None or self._pre is None:
+            raise self._no_frames()
+
+    def _no_frames(self) -> TensorError:
+        return TensorError(
+            f"{self.manifest.model!r} has raw tensors and takes no frames",
+            hint="give its tensors by name: Model.infer, or the tensors of an HTTP request",
+        )
+
     def _feed(self, data: NDArray[Any], outcome: Outcome, prepared: Prepared | None, row: int = 0) -> float:
         """Write a frame into a row of the input; return the milliseconds it took ahead of time."""
         if self._data is None or self._pre is None:
-            raise TensorError(
-                f"{self.manifest.model!r} has raw tensors and takes no frames",
-                hint="give its tensors by name: Model.infer, or the tensors of an HTTP request",
-            )
+            raise self._no_frames()
         if not isinstance(data, np.ndarray):
             raise TensorError(
                 f"want a NumPy array, got {type(data).__name__}",

@@ -227,3 +227,11 @@ def test_a_broker_that_is_away_is_in_the_summary(pipeline, capsys, tmp_path, mon
     assert main(["run", str(path)]) == 0
     out = capsys.readouterr().out
     assert "broker 127.0.0.1:1: 0 sent, 1 unsent (Connection refused)" in out
+
+
+def test_a_model_that_takes_no_frames_is_refused_before_the_first(pipeline, capsys):
+    path = pipeline(task="raw", post={"decoder": "raw"})
+    code, document = run(capsys, path)
+    assert (code, document["error"]["code"]) == (4, "model.tensor")
+    assert "takes no frames" in document["error"]["message"]
+    assert not (path.parent / "out.jsonl").exists()

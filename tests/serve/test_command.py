@@ -11,12 +11,15 @@ from pathlib import Path
 import cv2
 import httpx
 import numpy as np
+import onnx
 import pytest
 from bundles import CHANNELS, WINDOW, make_bundle
+from onnx import TensorProto, helper
 from scripted import served
 
 import edgekit.backends.tiny
 from edgekit.backends.tiny import BIASES, WEIGHTS
+from edgekit.core.errors import NoVariantError
 from edgekit.model.servable import offer, open_servable
 
 TINY = Path(edgekit.backends.tiny.__file__).parent
@@ -192,3 +195,30 @@ def test_a_bundle_that_fails_its_golden_sample_is_not_served(cache, monkeypatch,
     monkeypatch.setenv("EDGEKIT_CACHE", cache)
     with pytest.raises(GoldenError):
         open_servable(str(make_bundle(tmp_path / "b", golden=(0.9, 0.1))), None, {})
+
+
+def test_a_model_that_kills_its_process_is_not_served_and_another_variant_is(cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEKIT_CACHE", cache)
+    spare = {"id": "spare", "backend": "null"}
+    options = {"crash_at": 3}
+    servable = open_servable(
+        str(make_bundle(tmp_path / "b", options=options, more_variants=(spare,))), None, {}
+    )
+    assert servable.variant == "spare"
+    assert "killed by SIGSEGV" in servable.status()["fallbacks"]["null"]
+    servable.close()
+    with pytest.raises(NoVariantError, match="runs on"):
+        open_servable(str(make_bundle(tmp_path / "c", options=options)), None, {})
+
+
+def test_a_model_of_strings_is_an_error_of_the_command_with_a_reason_for_each_runtime(command, tmp_path):
+    text = helper.make_tensor_value_info("x", TensorProto.STRING, [1, 2])
+    same = helper.make_tensor_value_info("y", TensorProto.STRING, [1, 2])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [text], [same])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    onnx.save(model, tmp_path / "string.onnx")
+    process = command(tmp_path / "string.onnx", "--port", 0)
+    document, shown = process.communicate(timeout=120)
+    error = json.loads(document)["error"]
+    assert (process.returncode, error["code"]) == (4, "model.no_variant"), shown
+    assert [reason.partition(":")[0] for reason in error["reasons"]] == ["onnxruntime-file", "openvino-file"]

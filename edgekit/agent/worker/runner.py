@@ -76,9 +76,11 @@ def make_loop(
         record: A folder that takes ``results.jsonl``, and ``video.mp4`` where frames are images.
 
     Raises:
+        TensorError: The model takes no frames.
         ConfigError: A source or sink cannot be made, or the model cannot find what shall be hidden.
         StorageError: A sink's file cannot be written.
     """
+    predictor.require_frames()
     takes_images = not predictor.manifest.pre.window
     if takes_images:
         vision().setNumThreads(1)  # OpenCV's own threads would compete with the runtime's
