@@ -19,7 +19,7 @@ router = APIRouter(tags=["access"], dependencies=[Admin])
 
 
 class NewToken(BaseModel):
-    """An API token to make; without ``expires_h`` it lives until it is revoked."""
+    """An API token to create; without ``expires_h`` it is valid until it is revoked."""
 
     role: Literal["viewer", "operator", "publisher", "admin"]
     label: str = Field("", max_length=200)
@@ -27,7 +27,7 @@ class NewToken(BaseModel):
 
 
 class NewClaim(BaseModel):
-    """A claim to make: how many devices it enrols, and for how long."""
+    """A claim to create: how many devices it enrols, and for how long."""
 
     uses: int = Field(1, ge=1, le=100_000)
     label: str = Field("", max_length=200)
@@ -35,7 +35,7 @@ class NewClaim(BaseModel):
 
 
 class Made(BaseModel):
-    """A token's text; it is shown this once."""
+    """A token's text, which is shown only once."""
 
     token: str
 
@@ -47,11 +47,11 @@ def tokens(parts: Parts) -> list[Token]:
 
 
 @router.post("/tokens", status_code=201)
-def create_token(parts: Parts, wanted: NewToken) -> Made:
-    """Make an API token."""
+def create_token(parts: Parts, new: NewToken) -> Made:
+    """Create an API token."""
     now_ms = unix_ms()
-    expires_ms = None if wanted.expires_h is None else now_ms + int(wanted.expires_h * HOUR_MS)
-    return Made(token=parts.tokens.create(wanted.role, now_ms, label=wanted.label, expires_ms=expires_ms))
+    expires_ms = None if new.expires_h is None else now_ms + int(new.expires_h * HOUR_MS)
+    return Made(token=parts.tokens.create(new.role, now_ms, label=new.label, expires_ms=expires_ms))
 
 
 @router.get("/claims")
@@ -61,18 +61,18 @@ def claims(parts: Parts) -> list[Claim]:
 
 
 @router.post("/claims", status_code=201)
-def create_claim(parts: Parts, wanted: NewClaim) -> Made:
-    """Make an enrolment claim; its text pins the fleet's CA where the API speaks TLS."""
+def create_claim(parts: Parts, new: NewClaim) -> Made:
+    """Create an enrolment claim; its text pins the fleet's CA if the API speaks TLS."""
     now_ms = unix_ms()
     pin = parts.identity.sha256 if parts.settings.url.startswith("https") else ""
     text = parts.tokens.create_claim(
-        now_ms, now_ms + int(wanted.expires_h * HOUR_MS), uses=wanted.uses, label=wanted.label, ca_sha256=pin
+        now_ms, now_ms + int(new.expires_h * HOUR_MS), uses=new.uses, label=new.label, ca_sha256=pin
     )
     return Made(token=text)
 
 
 @router.delete("/tokens/{number}", status_code=204)
 def revoke_token(parts: Parts, number: str) -> None:
-    """End a token or a claim at once."""
+    """Revoke a token or a claim at once."""
     if not parts.tokens.revoke(number):
         raise HTTPException(404, "There is no such token")

@@ -1,4 +1,4 @@
-"""The fleet manager put together: every part is made here, started in order, stopped in reverse."""
+"""Creates every part of the fleet manager, starts them in order and stops them in reverse."""
 
 from __future__ import annotations
 

@@ -24,9 +24,9 @@ router = APIRouter(tags=["devices"])
 
 @dataclass(frozen=True)
 class DeviceDetail:
-    """All that is known of one device; ``birth``, ``reported`` and ``hardware`` as it sent them.
+    """Everything known about one device; ``birth``, ``reported`` and ``hardware`` as the device sent them.
 
-    ``watermarks``: up to which message each of its outboxes is committed, by the outbox's boot.
+    ``watermarks``: the number up to which each of its outboxes is committed, by the outbox's boot.
     """
 
     device: Device
@@ -40,7 +40,7 @@ class DeviceDetail:
 
 @dataclass(frozen=True)
 class Events:
-    """Events, the newest first; ``next`` is the cursor of those before."""
+    """Events, the newest first; ``next`` is the cursor of older ones."""
 
     items: list[Event]
     next: int | None
@@ -48,7 +48,7 @@ class Events:
 
 @dataclass(frozen=True)
 class Series:
-    """A chart: quantiles are those of all frames of a step, merged without loss."""
+    """A chart; quantiles are over all frames of a step."""
 
     since_ms: int
     until_ms: int
@@ -57,7 +57,7 @@ class Series:
 
 
 class NewCommand(BaseModel):
-    """What to command; ``args`` by kind: rollback {model}, restart {pipeline}, retry {model, version}."""
+    """A command to send; ``args`` by kind: rollback {model}, restart {pipeline}, retry {model, version}."""
 
     kind: Literal["rollback", "restart", "report", "retry"]
     args: dict[str, Any] = Field(default_factory=dict, max_length=16)
@@ -84,10 +84,10 @@ def devices(
 @router.get("/devices/{device}", dependencies=[Viewer])
 def device_detail(parts: Parts, device: str) -> DeviceDetail:
     """Show one device."""
-    found = _known(parts, device)
+    known = _known(parts, device)
     documents = parts.devices.documents(device)
     return DeviceDetail(
-        device=found,
+        device=known,
         birth=documents["birth"],
         reported=documents["reported"],
         hardware=documents["hardware"],
@@ -148,11 +148,11 @@ def commands(parts: Parts, device: str) -> list[CommandRow]:
 
 
 @router.post("/devices/{device}/commands", dependencies=[Operator], status_code=202)
-def command(parts: Parts, device: str, wanted: NewCommand) -> CommandRow:
-    """Command a device: sent now, and again until it answers or the command expires."""
+def command(parts: Parts, device: str, new: NewCommand) -> CommandRow:
+    """Send a device a command now, and again until it answers or the command expires."""
     if _known(parts, device).state == "revoked":
         raise HTTPException(409, f"Device '{device}' is revoked")
-    return parts.commanding.command(device, wanted.kind, wanted.args, wanted.expires_s)
+    return parts.commanding.command(device, new.kind, new.args, new.expires_s)
 
 
 @router.post("/devices/{device}/revoke", dependencies=[Admin])
@@ -175,7 +175,7 @@ def _events(parts: Services, device: str, before: int | None, kind: list[Kind] |
 
 
 def _known(parts: Services, device: str) -> Device:
-    found = parts.devices.get(device)
-    if found is None:
+    known = parts.devices.get(device)
+    if known is None:
         raise HTTPException(404, f"There is no device '{device[:64]}'")
-    return found
+    return known

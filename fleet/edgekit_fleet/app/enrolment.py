@@ -1,4 +1,4 @@
-"""Routes that a device needs before it is one: the CA, and enrolment."""
+"""Routes that a device uses before it is enrolled: the CA, and enrolment."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def ca(parts: Parts) -> Response:
     },
 )
 async def enroll(request: Request, parts: Parts) -> Response:
-    """Enrol a device by a claim and a signing request; the same key gets the same answer again."""
-    wanted = wire.decode(await read_body(request, MAX_BODY_BYTES), wire.EnrollRequest)
-    answer = await asyncio.to_thread(_enroll, parts, wanted)
+    """Enrol a device with a claim and a signing request; the same key gets the same answer again."""
+    enrolment = wire.decode(await read_body(request, MAX_BODY_BYTES), wire.EnrollRequest)
+    answer = await asyncio.to_thread(_enroll, parts, enrolment)
     return Response(wire.encode(answer), media_type="application/json")
 
 
-def _enroll(parts: Services, wanted: wire.EnrollRequest) -> wire.EnrollResponse:
+def _enroll(parts: Services, request: wire.EnrollRequest) -> wire.EnrollResponse:
     trust = parts.registry.trust()
-    device, certificate, is_new = parts.enrolment.enroll(wanted, unix_ms())
+    device, certificate, is_new = parts.enrolment.enroll(request, unix_ms())
     if is_new:
         parts.bus.publish("device", {"device": device, "enrolled": True})
     return wire.EnrollResponse(

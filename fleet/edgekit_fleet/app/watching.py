@@ -1,4 +1,4 @@
-"""Routes for whoever watches the fleet: health, live changes, Prometheus."""
+"""Routes for monitoring: health, live changes, Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ metrics_router = APIRouter(tags=["watching"])
 
 @dataclass(frozen=True)
 class HealthReport:
-    """Whether the fleet manager does its work."""
+    """Whether the fleet manager works."""
 
     ok: bool
     version: str
@@ -40,19 +40,19 @@ class RefusedMessage:
 
 @router.get("/health")
 def health(parts: Parts) -> HealthReport:
-    """Say whether the fleet manager does its work; needs no token."""
-    found = parts.health()
+    """Say whether the fleet manager works; needs no token."""
+    state = parts.health()
     return HealthReport(
-        ok=found.is_connected and found.is_ingesting,
+        ok=state.is_connected and state.is_ingesting,
         version=__version__,
-        broker_connected=found.is_connected,
-        broker_restarts=found.broker_restarts,
+        broker_connected=state.is_connected,
+        broker_restarts=state.broker_restarts,
     )
 
 
 @router.get("/metrics", dependencies=[Viewer])
 def totals(parts: Parts) -> dict[str, dict[str, int]]:
-    """Count devices, stored rows, and what ingest did since the start."""
+    """Return counts of devices and stored rows, and the ingest counters since the start."""
     return {
         "devices": parts.devices.counts(),
         "stored": parts.messages.counts(),
@@ -64,8 +64,8 @@ def totals(parts: Parts) -> dict[str, dict[str, int]]:
 def refused(parts: Parts) -> list[RefusedMessage]:
     """List messages that could not be used, the newest first."""
     return [
-        RefusedMessage(one.device, one.topic, one.arrived_ms, one.reason, len(one.body))
-        for one in parts.messages.refused()
+        RefusedMessage(message.device, message.topic, message.arrived_ms, message.reason, len(message.body))
+        for message in parts.messages.refused()
     ]
 
 
@@ -80,7 +80,7 @@ async def stream(parts: Parts) -> StreamingResponse:
 
 
 async def sse(parts: Services) -> AsyncIterator[bytes]:
-    """Yield the bus's changes in the form of server-sent events; a comment first and when it is quiet."""
+    """Yield changes as server-sent events; a comment at first, and while there are no changes."""
     async for change in parts.bus.watch():
         if change is None:
             yield b": quiet\n\n"
@@ -105,13 +105,13 @@ def render(parts: Services) -> str:
 
     Source: Prometheus, "Exposition formats", text format 0.0.4.
     """
-    found = parts.health()
+    state = parts.health()
     table: list[tuple[str, str, str, dict[str, int]]] = [
         ("devices", "gauge", "Devices by state.", _labelled("state", parts.devices.counts())),
         ("rows", "gauge", "Rows stored, by table.", _labelled("table", parts.messages.counts())),
-        ("ingest_total", "counter", "What ingest counted.", _labelled("what", found.counters)),
-        ("broker_up", "gauge", "Whether the broker is connected.", {"": int(found.is_connected)}),
-        ("broker_restarts_total", "counter", "Restarts of the embedded broker.", {"": found.broker_restarts}),
+        ("ingest_total", "counter", "What ingest counted.", _labelled("what", state.counters)),
+        ("broker_up", "gauge", "Whether the broker is connected.", {"": int(state.is_connected)}),
+        ("broker_restarts_total", "counter", "Restarts of the embedded broker.", {"": state.broker_restarts}),
     ]
     lines: list[str] = []
     for name, kind, text, values in table:

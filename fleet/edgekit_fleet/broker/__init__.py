@@ -1,1 +1,9 @@
-"""The broker: the embedded one, who may use it, the way down to devices, and files for mosquitto."""
+"""The way to devices and the MQTT brokers that carry it.
+
+``embedded`` runs nats-server as a supervised child process; ``callout`` and ``nkey`` answer it who may
+connect. ``mosquitto`` writes the configuration of a mosquitto that somebody else runs. ``mqtt`` is the
+one file that uses the MQTT library. ``downlink`` sends a message to a device, ``commanding`` sends a
+command again until the device answers it.
+
+    commanding.command("cam-1", "rollback", {"model": "person-detect"})
+"""

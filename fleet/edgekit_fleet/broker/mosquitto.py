@@ -1,7 +1,7 @@
-"""Files for Debian's mosquitto: a configuration and an access list that keep devices apart.
+"""Files for Debian's mosquitto: a configuration, and an access list that isolates devices.
 
-``edgekit-fleet`` does not start mosquitto; the service manager does. The files are what it needs to
-know: the fleet's CA, and that the name in a certificate is the device.
+``edgekit-fleet`` does not start mosquitto; the service manager does. The files make mosquitto trust the
+fleet's CA, and take the name in a certificate as the device.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FLEET_USER = "edgekit-fleet"
 
 @dataclass(frozen=True)
 class MosquittoTls:
-    """Certificate and key of the listener, and the CA that clients' certificates must be of."""
+    """Certificate and key of the listener, and the CA of the clients' certificates."""
 
     certificate: Path
     key: Path
@@ -30,7 +30,7 @@ def write_files(folder: Path, *, host: str, port: int, tls: MosquittoTls | None)
     """Write ``mosquitto.conf`` and ``acl`` below a folder and return the configuration's path.
 
     Args:
-        folder: Where they go; messages are kept there too.
+        folder: The folder for them; mosquitto keeps its messages there too.
         host: Address to listen on.
         port: Port to listen on.
         tls: Files of the listener; None for plain TCP without access control, for tests on loopback.
@@ -43,13 +43,12 @@ def write_files(folder: Path, *, host: str, port: int, tls: MosquittoTls | None)
 
 
 def hand_over(folder: Path, authority: Authority, host: str, port: int) -> Path:
-    """Write all that a mosquitto of this fleet needs, its own certificate included.
+    """Write every file that a mosquitto of this fleet needs, its certificate included.
 
-    The files stay the same from start to start, so that mosquitto need not be told; delete the folder
-    to have them written anew.
+    Existing files are kept, so that mosquitto needs no reload; delete the folder to write new ones.
 
     Args:
-        folder: Where they go; mosquitto's user must be able to read it.
+        folder: The folder for them; mosquitto's user must be able to read it.
         authority: The fleet's CA.
         host: How devices reach the broker.
         port: The broker's port.
@@ -71,7 +70,7 @@ ACCESS_LIST = f"""# the fleet manager
 user {FLEET_USER}
 topic readwrite {wire.ROOT}/#
 
-# a device publishes below its up, hears what is below its down; %u is its certificate's CN
+# a device publishes below its up, subscribes below its down; %u is its certificate's CN
 pattern write {wire.ROOT}/%u/up/#
 pattern read {wire.ROOT}/%u/down/#
 """

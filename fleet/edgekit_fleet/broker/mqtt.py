@@ -1,4 +1,4 @@
-"""The fleet manager's own MQTT connection; the only file here that knows the MQTT library."""
+"""The fleet manager's own MQTT connection; the only file here that uses the MQTT library."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Access:
 
     Args:
         url: ``mqtt://host:port`` or ``mqtts://host:port``.
-        user: User name, if the broker wants one.
+        user: User name, if the broker needs one.
         password: Its password.
         ca: CA of the broker's certificate.
-        certificate: The fleet manager's certificate, if the broker wants one.
+        certificate: The fleet manager's certificate, if the broker needs one.
         key: Its key.
     """
 
@@ -47,7 +47,7 @@ class Access:
         """Return (host, port, whether it speaks TLS).
 
         Raises:
-            ConfigError: It is not a broker's URL.
+            ConfigError: The URL is not a broker's.
         """
         try:
             parts = urlsplit(self.url)
@@ -62,7 +62,7 @@ class Access:
 
 @dataclass(frozen=True)
 class Delivered:
-    """A message as it came; ``connection`` counts this link's connections."""
+    """A message as it arrived; ``connection`` is the number of the connection it came by."""
 
     topic: str
     payload: bytes
@@ -72,15 +72,15 @@ class Delivered:
 
 
 class MqttLink:
-    """One connection that is made again whenever it breaks; its thread is started and stopped here.
+    """One connection that is re-established whenever it breaks, with a thread of its own.
 
     Args:
         access: How to reach the broker.
         client_id: Unique among the broker's clients.
-        subscribe: A topic filter heard at QoS 1, in a session that outlives the connection, and
-            acknowledged by ``acknowledge`` only; empty to hear nothing.
-        on_message: Told of each message, on the link's thread.
-        on_connected: Told of each connection, on the link's thread.
+        subscribe: A topic filter to subscribe to at QoS 1, in a session that outlives the connection;
+            messages are acknowledged by ``acknowledge`` only. Empty: no subscription.
+        on_message: Called with each message, on the link's thread.
+        on_connected: Called after each connection, on the link's thread.
     """
 
     def __init__(
@@ -123,14 +123,14 @@ class MqttLink:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection stands."""
+        """Whether there is a connection."""
         return self._connected.is_set()
 
     def start(self, wait_s: float = 20.0) -> None:
-        """Begin connecting, and wait for the first connection.
+        """Start connecting, and wait for the first connection.
 
         Raises:
-            LinkError: There was none within ``wait_s``.
+            LinkError: There was no connection within ``wait_s``.
         """
         self._client.connect_async(self._host, self._port, KEEPALIVE_S)
         self._client.loop_start()
@@ -147,15 +147,15 @@ class MqttLink:
         self._connected.clear()
 
     def publish(self, topic: str, body: bytes, *, qos: int, retain: bool) -> None:
-        """Send without waiting; while there is no connection, or the queue is full, it is dropped."""
+        """Send without waiting; without a connection, or with a full queue, the message is dropped."""
         if not self._connected.is_set() or self._client.publish(topic, body, qos, retain).rc != 0:
             self.dropped += 1
 
     def acknowledge(self, message: Delivered) -> None:
-        """Let the broker forget a message.
+        """Acknowledge a message to the broker.
 
-        One of an earlier connection is passed over: the broker delivers it again, and may have given
-        its number to another message since.
+        A message of an earlier connection is skipped: the broker delivers it again, and may use its
+        number for another message.
         """
         if message.qos and message.connection == self._connection:
             self._client.ack(message.mid, message.qos)

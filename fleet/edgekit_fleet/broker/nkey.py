@@ -1,4 +1,4 @@
-"""NATS's keys and tokens: what the broker and the fleet manager sign to one another.
+"""NATS's keys and tokens, with which the broker and the fleet manager sign their messages.
 
 Source: github.com/nats-io/nkeys ("Encoding": prefix, Ed25519 key, CRC-16, base 32) and
 github.com/nats-io/jwt version 2 (header ``ed25519-nkey``).
@@ -23,14 +23,14 @@ _HEADER = {"typ": "JWT", "alg": "ed25519-nkey"}
 
 
 class AccountKey:
-    """An account's key: signs the users that the broker shall let in."""
+    """An account's key; it signs which users may connect."""
 
     def __init__(self) -> None:
         self._key = Ed25519PrivateKey.generate()
         self.public = encode(_ACCOUNT, self._key.public_key().public_bytes_raw())
 
     def sign(self, claims: dict[str, Any], now_s: int) -> str:
-        """Return a signed token of claims; the issuer, the time and the token's id are filled in."""
+        """Return a signed token of these claims, with the issuer, the time and an id added."""
         body = {**claims, "iss": self.public, "iat": now_s}
         body["jti"] = (
             base64.b32encode(hashlib.sha256(msgspec.json.encode(body)).digest()).decode().rstrip("=")
@@ -40,10 +40,10 @@ class AccountKey:
 
 
 def read_claims(token: str) -> dict[str, Any]:
-    """Return the claims of a token that is signed by the key it names as its issuer.
+    """Return the claims of a token after checking the signature of the issuer that it names.
 
     Raises:
-        SignatureError: It is malformed, or not signed by that key.
+        SignatureError: It is malformed, or not signed by its issuer.
     """
     try:
         header, body, signature = token.split(".")

@@ -1,4 +1,4 @@
-"""``edgekit-fleet keys``: make and replace the publisher's keys, which the fleet server never holds."""
+"""``edgekit-fleet keys``: generate and replace the publisher's keys, which never go to the fleet server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         choices=("init", "rotate"),
-        help="init: make a root and a targets key; rotate: replace them, and name the fleet's present keys",
+        help="init: generate root and targets keys; rotate: replace them and name the fleet's current keys",
     )
     parser.add_argument("--keys", type=Path, required=True, metavar="DIR", help="the publisher's key folder")
     parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="encrypts the key files")
@@ -26,13 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--role",
         action="append",
         choices=(*ROTATABLE, "online"),
-        help="rotate only this key (again for more; online: only name the fleet's keys anew); default: all",
+        help="rotate only this key (repeatable; online: only name the fleet's current keys); default: all",
     )
     target.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> Report:
-    """Make or replace keys.
+    """Generate or replace keys.
 
     Raises:
         UsageError: The folder has keys already, or no fleet was named.
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> Report:
     """
     passphrase = target.passphrase_of(args.passphrase_file)
     if args.action == "init" and args.role:
-        raise UsageError("keys init makes every key", hint="leave --role away")
+        raise UsageError("keys init generates every key", hint="omit --role")
     with target.opened_registry(args) as registry:
         if args.action == "init":
             keyring = Keyring.make(args.keys, registry.online_keys(), unix_ms(), passphrase)
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> Report:
 
 
 def can_install(args: argparse.Namespace) -> bool:
-    """Say whether the arguments allow to write to the fleet; reading its public keys needs no token."""
+    """Say whether the arguments permit writing to the fleet; reading its public keys needs no token."""
     return args.data is not None or bool(args.token)
 
 
@@ -71,6 +71,6 @@ def _report(keyring: Keyring, targets_version: int) -> Report:
     where = "the fleet trusts it" if targets_version else "the fleet gets it with the first publication"
     text = (
         f"{keyring.folder}: root version {root.version}; {where}.\n"
-        "Keep this folder safe and away from the fleet server: who has it decides what devices run."
+        "Keep this folder safe, and never on the fleet server: whoever has it decides what devices run."
     )
     return Report(document, text)

@@ -18,17 +18,17 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "keys": (
         "edgekit_fleet.cli.keys",
-        "make or rotate a publisher's keys",
+        "generate or rotate a publisher's keys",
         "edgekit-fleet keys init --keys ./keys",
     ),
     "publish": (
         "edgekit_fleet.cli.publish",
-        "sign a bundle and hand it to the fleet",
+        "sign a bundle and upload it to the fleet",
         "edgekit-fleet publish person-detect.ekb --keys ./keys --data ./fleet-data",
     ),
     "token": (
         "edgekit_fleet.cli.token",
-        "make a token that enrols devices, or one for the API",
+        "create a token that enrols devices, or an API token",
         "edgekit-fleet token create --enroll --uses 10 --data ./fleet-data",
     ),
     "devices": ("edgekit_fleet.cli.devices", "list the devices", "edgekit-fleet devices --data ./fleet-data"),

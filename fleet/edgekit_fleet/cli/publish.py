@@ -1,4 +1,4 @@
-"""``edgekit-fleet publish``: check a bundle, sign it here, and make it installable."""
+"""``edgekit-fleet publish``: check a bundle, sign it on this machine, and make it installable."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("bundle", type=Path, help="a bundle's folder or its .ekb file")
     parser.add_argument("--keys", type=Path, required=True, metavar="DIR", help="the publisher's key folder")
-    parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="opens the key files")
+    parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="decrypts the key files")
     parser.add_argument(
         "--measure", action="store_true", help="for measurement jobs only: no device ever installs it"
     )
@@ -27,11 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Report:
-    """Publish one bundle; publishing the very same again changes nothing.
+    """Publish one bundle; publishing the same bundle again changes nothing.
 
     Raises:
         ModelError: The bundle is not valid, or its version is published with other content.
-        TrustError: The fleet and the keys do not belong together.
+        TrustError: The fleet's metadata is not signed by these keys.
         LinkError: The fleet cannot be reached.
     """
     bundle = read_bundle(args.bundle)
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> Report:
 
 
 def _progress() -> Callable[[int, int], None]:
-    """Return what shows the upload on a terminal, once each percent."""
+    """Return a callback that shows the upload on a terminal, at each percent."""
     shown = -1
 
     def show(done: int, total: int) -> None:

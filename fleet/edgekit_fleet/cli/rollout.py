@@ -25,23 +25,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create = actions.add_parser("create", help="begin a rollout")
     target.add_arguments(create)
     _add_spec(create)
-    show = actions.add_parser("show", help="show one rollout: waves, devices, what happened")
+    show = actions.add_parser("show", help="show one rollout: waves, devices, log")
     target.add_arguments(show)
     show.add_argument("id", help="the rollout")
-    show.add_argument("--watch", action="store_true", help="follow it to its end; exit 8 unless it is done")
+    show.add_argument(
+        "--watch", action="store_true", help="follow it to its end; exit code 8 unless it is done"
+    )
     listing = actions.add_parser("list", help="list rollouts, the newest first")
     target.add_arguments(listing)
-    listing.add_argument("--model", default="", help="only of this model")
-    listing.add_argument("--state", default="", help="only in this state")
+    listing.add_argument("--model", default="", help="only rollouts of this model")
+    listing.add_argument("--state", default="", help="only rollouts in this state")
     for action, about in (
-        ("pause", "direct no further device; guards go on watching"),
-        ("resume", "go on, or begin a draft"),
-        ("abort", "end it, and bring every device back to what it ran before"),
+        ("pause", "direct no further device; the guards stay active"),
+        ("resume", "continue it, or begin a draft"),
+        ("abort", "end it, and restore every device to what it ran before"),
     ):
         sub = actions.add_parser(action, help=about)
         target.add_arguments(sub)
         sub.add_argument("id", help="the rollout")
-        sub.add_argument("--reason", default="", help="why, for the log")
+        sub.add_argument("--reason", default="", help="reason for the log")
 
 
 def _add_spec(parser: argparse.ArgumentParser) -> None:
@@ -54,19 +56,25 @@ def _add_spec(parser: argparse.ArgumentParser) -> None:
         help="numbers of devices, shares, or ids joined by +; default 1,25%%,100%%",
     )
     parser.add_argument(
-        "--devices", default="", metavar="ID,ID", help="only these; else all that run the model"
+        "--devices", default="", metavar="ID,ID", help="only these devices; default: all that run the model"
     )
     parser.add_argument(
-        "--soak-s", type=int, default=default.soak_s, metavar="N", help="trial and watch, seconds"
+        "--soak-s",
+        type=int,
+        default=default.soak_s,
+        metavar="N",
+        help="seconds of a device's trial, and of watching a wave",
     )
-    parser.add_argument("--p99-ratio", type=float, metavar="R", help="slowest p99 to that before; 0: no rule")
     parser.add_argument(
-        "--error-ratio", type=float, metavar="E", help="share of frames that may fail; 0: no rule"
+        "--p99-ratio", type=float, metavar="R", help="p99 at most R times the previous version's; 0: off"
+    )
+    parser.add_argument(
+        "--error-ratio", type=float, metavar="E", help="share of frames that may fail; 0: off"
     )
     parser.add_argument("--max-failures", type=int, default=default.max_failures, metavar="N", help="devices")
     parser.add_argument("--success-ratio", type=float, default=default.success_ratio, metavar="S")
     parser.add_argument("--wave-timeout-s", type=int, default=default.wave_timeout_s, metavar="N")
-    parser.add_argument("--draft", action="store_true", help="prepare it; 'resume' begins it")
+    parser.add_argument("--draft", action="store_true", help="prepare it as a draft; 'resume' begins it")
 
 
 def run(args: argparse.Namespace) -> Report:
@@ -97,7 +105,7 @@ def wanted(args: argparse.Namespace) -> dict[str, Any]:
         "model": args.model,
         "version": args.version,
         "waves": list(split_waves(args.waves)),
-        "devices": [one.strip() for one in args.devices.split(",") if one.strip()],
+        "devices": [device.strip() for device in args.devices.split(",") if device.strip()],
         "soak_s": args.soak_s,
         "max_failures": args.max_failures,
         "success_ratio": args.success_ratio,
@@ -116,10 +124,11 @@ def line(rollout: dict[str, Any]) -> str:
 
 def _shown(rollout: dict[str, Any]) -> Report:
     lines = [line(rollout), *map(_wave_line, rollout["waves"])]
-    for one in rollout["devices"]:
-        state = f"{one['outcome']}{' (restored)' if one['restored_unix_ms'] and not one['directed'] else ''}"
-        why = f": {one['reason']}" if one["reason"] else ""
-        lines.append(f"    {one['device']}  {'online ' if one['online'] else 'offline'}  {state}{why}")
+    for device in rollout["devices"]:
+        is_restored = device["restored_unix_ms"] and not device["directed"]
+        state = f"{device['outcome']}{' (restored)' if is_restored else ''}"
+        why = f": {device['reason']}" if device["reason"] else ""
+        lines.append(f"    {device['device']}  {'online ' if device['online'] else 'offline'}  {state}{why}")
     return Report(rollout, "\n".join(lines))
 
 
@@ -129,14 +138,14 @@ def _wave_line(wave: dict[str, Any]) -> str:
 
 
 def _watch(client: FleetClient, path: str) -> Report:
-    """Follow a rollout until it is over, telling on stderr what happens."""
-    told = 0
+    """Follow a rollout until it is over, printing its log on stderr."""
+    shown_ms = 0
     while True:
         rollout = client.json("GET", path)
         for entry in rollout["log"]:
-            if entry["unix_ms"] > told:
+            if entry["unix_ms"] > shown_ms:
                 print(f"{rollout['id']}  {entry['text']}", file=sys.stderr, flush=True)
-        told = max([told, *(entry["unix_ms"] for entry in rollout["log"])])
+        shown_ms = max([shown_ms, *(entry["unix_ms"] for entry in rollout["log"])])
         if rollout["state"] not in _OPEN:
             report = _shown(rollout)
             code = 0 if rollout["state"] == "done" else GateError.exit_code

@@ -1,4 +1,4 @@
-"""``edgekit-fleet serve``: the fleet manager as one process, with the broker as its child."""
+"""``edgekit-fleet serve``: the fleet manager as one process, with the broker as a child process."""
 
 from __future__ import annotations
 
@@ -26,18 +26,26 @@ GRACE_S = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="everything it keeps")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="its data folder")
     parser.add_argument("--database", metavar="URL", help="sqlite:///PATH (default: in DIR)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8080, help="0: a free one, kept (default 8080)")
-    parser.add_argument("--tls", choices=("auto", "on", "off"), default="auto", help="auto: unless loopback")
+    parser.add_argument(
+        "--port", type=int, default=8080, help="default 8080; 0: any free port, the same at each start"
+    )
+    parser.add_argument(
+        "--tls", choices=("auto", "on", "off"), default="auto", help="auto: on, except on loopback"
+    )
     parser.add_argument("--public-host", default="", metavar="NAME", help="how devices reach this machine")
     parser.add_argument("--broker", default="embedded", help="embedded, mqtt://host:port, mqtts://host:port")
-    parser.add_argument("--broker-port", type=int, help="the embedded one's; 0: a free one, kept (8883)")
+    parser.add_argument(
+        "--broker-port", type=int, help="port of the embedded broker, default 8883; 0: any free port"
+    )
     parser.add_argument("--broker-tls", choices=("on", "off"), default="on", help="off: loopback only")
-    parser.add_argument("--broker-ca", type=Path, metavar="FILE", help="CA of another broker")
-    parser.add_argument("--broker-cert", type=Path, metavar="FILE", help="this fleet's certificate there")
-    parser.add_argument("--broker-key", type=Path, metavar="FILE", help="its key")
+    parser.add_argument("--broker-ca", type=Path, metavar="FILE", help="CA of a broker that is not embedded")
+    parser.add_argument(
+        "--broker-cert", type=Path, metavar="FILE", help="the fleet manager's certificate for that broker"
+    )
+    parser.add_argument("--broker-key", type=Path, metavar="FILE", help="key of that certificate")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -113,21 +121,23 @@ def _announce(fleet: Fleet, address_file: Path, *, is_json: bool) -> None:
 
 
 class _Stops:
-    """Hears SIGTERM and SIGINT from the beginning, so that a stop during the start is not lost."""
+    """Handles SIGTERM and SIGINT from the beginning, so that a stop during the start is not lost."""
 
     def __init__(self) -> None:
         self.asked = False
         self.then: Callable[[], None] = lambda: None
-        self._before = {one: signal.signal(one, self._ask) for one in (signal.SIGTERM, signal.SIGINT)}
+        self._before = {
+            number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)
+        }
 
     def _ask(self, _number: int, _frame: object) -> None:
         self.asked = True
         self.then()
 
     def close(self) -> None:
-        """Give the signals back."""
-        for one, handler in self._before.items():
-            signal.signal(one, handler)
+        """Restore the previous handlers."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 def _serve(
@@ -142,7 +152,7 @@ def _serve(
     import uvicorn
 
     class Server(uvicorn.Server):
-        """Leaves signals to us, and says when it serves."""
+        """Leaves signals to ``_Stops``, and calls ``is_ready`` once it accepts requests."""
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -154,7 +164,7 @@ def _serve(
                 is_ready()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            at_stop()  # live streams would hold the shutdown up
+            at_stop()  # else live streams delay the shutdown
             await super().shutdown(sockets)
 
     config = uvicorn.Config(
@@ -180,10 +190,10 @@ def _serve(
 
 @contextlib.contextmanager
 def _only_one(data: Path) -> Iterator[None]:
-    """Hold the data folder: two fleet managers on one would undo one another.
+    """Lock the data folder: two fleet managers on the same data would corrupt it.
 
     Raises:
-        ConfigError: Another one runs on it.
+        ConfigError: Another fleet manager runs on it.
     """
     import fcntl
 

@@ -28,7 +28,7 @@ CA_DAYS = 3650
 URN = "urn:edgekit:device:"
 MAX_CSR_BYTES = 16 << 10
 _SKEW = dt.timedelta(hours=1)
-"""Certificates begin this much in the past: a device's clock may be behind."""
+"""Certificates are valid from this much in the past, because a device's clock may be slow."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Issued:
 
 
 class Authority:
-    """The CA of one fleet, made on first use below ``folder``.
+    """The CA of one fleet, created below ``folder`` on first use.
 
     Raises:
         ConfigError: Its key or certificate is damaged.
@@ -71,7 +71,7 @@ class Authority:
 
     @property
     def certificate_path(self) -> Path:
-        """Where the CA's certificate lies, for whoever configures a broker."""
+        """The path of the CA's certificate, for the configuration of a broker."""
         return self._folder / "ca.crt"
 
     @property
@@ -103,7 +103,7 @@ class Authority:
         return certificate_path, key_path
 
     def issue(self, public: ec.EllipticCurvePublicKey, device: str) -> Issued:
-        """Issue a device's certificate for a key whose possession was proved (``read_csr``)."""
+        """Issue a device's certificate for a key; ``read_csr`` has proved that the device holds it."""
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(f"{URN}{device}")]
         certificate = self._sign(device, public, DEVICE_DAYS, names, [ExtendedKeyUsageOID.CLIENT_AUTH])
         return Issued(
@@ -136,9 +136,9 @@ class Authority:
 
 
 def read_csr(pem: str) -> ec.EllipticCurvePublicKey:
-    """Return the key of a signing request that is signed by it: who sent it holds the key.
+    """Return the public key of a signing request; its signature proves that the sender holds the key.
 
-    The names in it are not looked at; the fleet gives the name.
+    The names in the request are ignored; the fleet assigns the name.
 
     Raises:
         EnrollError: It is malformed, its signature does not verify, or its key is not P-256.
@@ -166,7 +166,7 @@ def key_sha256(public: ec.EllipticCurvePublicKey) -> str:
 
 def _self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     public = key.public_key()
-    # A name of its own: two fleets' CAs must not be taken for one another by their names.
+    # A unique name, so that the CAs of two fleets cannot be confused.
     name = f"edgekit fleet CA {key_sha256(public)[:8]}"
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     return (

@@ -1,4 +1,4 @@
-"""Enrolment: a claim and a proof of possession become a device with a certificate."""
+"""Enrolment: a device with a claim and a signing request gets a name and a certificate."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Enrolment:
     def enroll(self, request: wire.EnrollRequest, now_ms: int) -> tuple[str, str, bool]:
         """Enrol a device.
 
-        The same key with the same claim is the same device: it gets the same name and certificate
-        again, since the first answer may have been lost.
+        The same key with the same claim is the same device. It gets the same name and certificate again,
+        because the first answer may have been lost.
 
         Returns:
             The device's id, its certificate (PEM), and whether it is new.
 
         Raises:
-            EnrollError: The claim or the signing request is not good.
+            EnrollError: The claim or the signing request is not valid.
         """
         public = read_csr(request.csr)
         key = key_sha256(public)
@@ -51,10 +51,10 @@ class Enrolment:
         return device, issued.pem, True
 
     def renew(self, device: str, csr: str) -> str:
-        """Return a fresh certificate (PEM) for a device that is welcome; its key may be a new one.
+        """Return a new certificate (PEM) for an enrolled device; its key may be a new one.
 
         Raises:
-            EnrollError: The device is unknown or revoked, or the signing request is not good.
+            EnrollError: The device is unknown or revoked, or the signing request is not valid.
         """
         public = read_csr(csr)
         if not self._devices.is_welcome(device):
@@ -78,11 +78,11 @@ class Enrolment:
             pem=issued.pem,
         )
 
-    def _free_id(self, wanted: str) -> str:
-        """Return the wanted id if it is valid and free, else one that begins with it."""
-        if DEVICE_ID.fullmatch(wanted) and not self._devices.exists(wanted):
-            return wanted
-        stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in wanted)[:50].strip(
-            "-"
-        )
+    def _free_id(self, requested: str) -> str:
+        """Return the requested id if it is valid and free, else one that begins with it."""
+        if DEVICE_ID.fullmatch(requested) and not self._devices.exists(requested):
+            return requested
+        stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in requested)[
+            :50
+        ].strip("-")
         return f"{stem or 'device'}-{secrets.token_hex(4)}"

@@ -1,8 +1,8 @@
-"""What is done with messages from devices, whichever broker brought them.
+"""Processes messages of devices, whichever broker delivered them.
 
-The order is the promise: decode, commit everything that one pull brought in one transaction, run the
-hooks, answer devices (the watermark), and only then may the broker forget. A process killed anywhere
-on the way is given the messages again, and the store passes over what it has.
+The order guarantees that nothing is lost: decode, commit everything of one pull in one transaction, run
+the hooks, answer devices (the watermark), and only then acknowledge to the broker. If the process is
+killed on the way, the broker delivers the messages again, and the store skips what it has.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_BOOT = 128
 
 @dataclass(frozen=True)
 class Message:
-    """One message as the broker brought it; ``arrived_ms`` is when the broker took it."""
+    """One message as the broker delivered it; ``arrived_ms`` is when the broker received it."""
 
     topic: str
     payload: bytes
@@ -36,22 +36,22 @@ class Message:
 
 
 class Ingest(Protocol):
-    """Brings messages from a broker to an ``Intake`` and acknowledges what it has taken."""
+    """Passes messages from a broker to an ``Intake`` and acknowledges those that it has stored."""
 
     def start(self) -> None:
-        """Begin; raises ``LinkError`` when the broker cannot be reached at all."""
+        """Start; raises ``LinkError`` if the broker cannot be reached."""
 
     def stop(self) -> None:
-        """End, and wait for it; what is not acknowledged comes again at the next start."""
+        """Stop, and wait for the end; messages without an acknowledgement come again at the next start."""
 
     @property
     def is_running(self) -> bool:
-        """Whether it does its work."""
+        """Whether its thread runs."""
 
 
 @dataclass
 class _Pull:
-    """The messages of one pull, decoded, by what is done with them; each list in order of arrival."""
+    """The decoded messages of one pull, by kind; each list in order of arrival."""
 
     batches: list[Arrived] = field(default_factory=list)
     states: list[tuple[Message, str, wire.Birth | wire.Reported]] = field(default_factory=list)
@@ -59,7 +59,7 @@ class _Pull:
     refused: list[Refused] = field(default_factory=list)
 
     def refuse(self, message: Message, reason: ProtocolError) -> None:
-        """Keep a message for whoever looks into it."""
+        """Keep a message that cannot be used, for diagnosis."""
         self.refused.append(
             Refused(_sender(message)[:64], message.topic, message.arrived_ms, str(reason), message.payload)
         )
@@ -67,18 +67,18 @@ class _Pull:
 
 @dataclass
 class _Stored:
-    """What a transaction did: watermarks and new records by outbox, and the states that were news."""
+    """The result of a transaction: watermarks and new records by outbox, and the states that were new."""
 
     committed: list[Committed]
     states: list[tuple[str, wire.Birth | wire.Reported, bool]]
-    """Device, state, whether the message is from the broker's present life."""
+    """Device, state, and whether the message arrived after the broker's last start."""
 
 
 class Intake:
-    """Takes batches of messages. One thread at a time.
+    """Stores batches of messages, one thread at a time.
 
     Args:
-        services: The store, the hooks, the way down.
+        services: The store, the hooks, the downlink.
         now_ms: The fleet's clock, Unix milliseconds.
     """
 
@@ -87,14 +87,14 @@ class Intake:
         self._now_ms = now_ms
         self._lock = threading.Lock()
         self.present_since_ms = 0
-        """When the broker started: births from before tell nothing about who is connected."""
+        """When the broker started: earlier births say nothing about which devices are connected now."""
         self.counters: Counter[str] = Counter()
 
     def take(self, messages: Sequence[Message]) -> None:
-        """Take messages: when it returns, the broker may forget them.
+        """Process messages; when this returns, they may be acknowledged to the broker.
 
         Raises:
-            StorageError: Nothing was committed; hand the same messages in again.
+            StorageError: Nothing was committed; pass the same messages again.
         """
         with self._lock:
             pull = self._decode(messages)
@@ -117,7 +117,7 @@ class Intake:
         return pull
 
     def _store(self, pull: _Pull) -> _Stored:
-        """Commit everything that a pull touches in one transaction: one sync of the disk.
+        """Commit everything of a pull in one transaction, and so with one sync of the disk.
 
         Measured: with a transaction for each device's time of contact, birth and reported state, a
         disk of 4 ms a sync held a fleet to 300 messages/s.
@@ -126,17 +126,17 @@ class Intake:
         with services.database.transaction():
             news = [entry for state in pull.states if (entry := self._take_state(pull, *state))]
             committed = services.messages.commit(pull.batches)
-            services.devices.touch({one.device: one.arrived_ms for one in pull.batches})
-            for one in committed:
-                if one.records:
-                    self._run_in_commit(one)
+            services.devices.touch({batch.device: batch.arrived_ms for batch in pull.batches})
+            for outbox in committed:
+                if outbox.records:
+                    self._run_in_commit(outbox)
             services.messages.set_aside(pull.refused)
         return _Stored(committed, news)
 
     def _take_state(
         self, pull: _Pull, message: Message, device: str, state: wire.Birth | wire.Reported
     ) -> tuple[str, wire.Birth | wire.Reported, bool] | None:
-        """Take over a birth or a reported state; None where it is not news, or cannot be stored."""
+        """Store a birth or a reported state; None if it is not new, or cannot be stored."""
         devices, present = self._services.devices, self._is_present(message)
         try:
             if isinstance(state, wire.Birth):
@@ -148,19 +148,19 @@ class Intake:
             return None
         return (device, state, present) if taken else None
 
-    def _run_in_commit(self, one: Committed) -> None:
+    def _run_in_commit(self, outbox: Committed) -> None:
         for hook in self._services.hooks.in_commit:
             try:
                 with self._services.database.savepoint():
-                    hook(one.device, one.records)
+                    hook(outbox.device, outbox.records)
             except StorageError:  # noqa: PERF203 - each hook is judged alone
                 raise
             except Exception as cause:  # noqa: BLE001 - the boundary to other parts of the fleet
                 self._failed(hook, cause)
 
     def _count(self, messages: Sequence[Message], pull: _Pull, stored: _Stored) -> None:
-        sent = sum(one.count for one in pull.batches)
-        kept = sum(len(one.records) for one in stored.committed)
+        sent = sum(batch.count for batch in pull.batches)
+        kept = sum(len(outbox.records) for outbox in stored.committed)
         self.counters.update(
             messages=len(messages), refused=len(pull.refused), records=kept, repeated=sent - kept
         )
@@ -174,14 +174,14 @@ class Intake:
             else:
                 self._run(hooks.on_reported, device, state)
                 bus.publish("device", {"device": device, "reported": state.version})
-        for one in stored.committed:
-            if one.records:
-                self._run(hooks.on_committed, one.device, one.records)
-                kinds = Counter(kind_of(record) for record in one.records)
-                bus.publish("event", {"device": one.device, **kinds})
+        for outbox in stored.committed:
+            if outbox.records:
+                self._run(hooks.on_committed, outbox.device, outbox.records)
+                kinds = Counter(kind_of(record) for record in outbox.records)
+                bus.publish("event", {"device": outbox.device, **kinds})
 
     def _run(self, hooks: Sequence[Callable[..., None]], *arguments: Any) -> None:
-        """Call each hook; one that fails must not hold up every device's messages."""
+        """Call each hook; a failing hook must not block the messages of all devices."""
         for hook in hooks:
             try:
                 hook(*arguments)
@@ -193,17 +193,17 @@ class Intake:
         logger.error("%s failed", getattr(hook, "__qualname__", hook), exc_info=cause)
 
     def _watermarks(self, pull: _Pull, stored: _Stored) -> dict[tuple[str, str], int]:
-        """Return what to acknowledge: each outbox that sent something, and those of devices that connected.
+        """Return the watermarks to send: of each outbox that sent something, and of devices that connected.
 
-        A device that connects may have missed what was committed before.
+        A device that connects may have missed the acknowledgement of an earlier commit.
         """
-        found = {(one.device, one.boot): one.watermark for one in stored.committed}
+        watermarks = {(outbox.device, outbox.boot): outbox.watermark for outbox in stored.committed}
         for message, device, state in pull.states:
             if isinstance(state, wire.Birth) and state.online and self._is_present(message):
                 key = device, state.boot
-                if key not in found:
-                    found[key] = self._services.messages.watermark(*key)
-        return found
+                if key not in watermarks:
+                    watermarks[key] = self._services.messages.watermark(*key)
+        return watermarks
 
     def _is_present(self, message: Message) -> bool:
         return message.arrived_ms >= self.present_since_ms
@@ -230,16 +230,16 @@ class Intake:
 
 
 def take_until_done(intake: Intake, messages: Sequence[Message], stopping: threading.Event) -> bool:
-    """Hand messages in until they are taken, with a growing pause while the store fails.
+    """Retry until messages are stored, with a growing pause while the store fails.
 
     Returns:
-        False when it was stopped before; the broker must not forget them.
+        False if it was stopped before; then they must not be acknowledged to the broker.
     """
     pause_s = 0.1
     while not stopping.is_set():
         try:
             intake.take(messages)
-        except EdgekitError:  # noqa: PERF203 - the loop is the trying again
+        except EdgekitError:  # noqa: PERF203 - the loop is the retry
             logger.exception("the store failed; trying again in %.1f s", pause_s)
             intake.counters["store_failures"] += 1
             stopping.wait(pause_s)
@@ -250,16 +250,16 @@ def take_until_done(intake: Intake, messages: Sequence[Message], stopping: threa
 
 
 def _sender(message: Message) -> str:
-    """Return the device in a topic, which may be malformed; an empty text where there is none."""
+    """Return the device in a topic, which may be malformed; empty without one."""
     parts = message.topic.split("/", 3)
     return parts[2] if len(parts) > 2 else ""
 
 
 def _sort(pull: _Pull, message: Message, known: Collection[str]) -> None:
-    """Decode one message and put it where its turn comes.
+    """Decode one message and add it to the pull.
 
     Raises:
-        ProtocolError: It is not what its topic promises, or from a device that is not enrolled.
+        ProtocolError: It does not fit its topic, or its device is not enrolled.
     """
     device, way, leaf = wire.parse_topic(message.topic)
     if way != "up":
@@ -281,10 +281,10 @@ def _sort(pull: _Pull, message: Message, known: Collection[str]) -> None:
 
 
 def read_batch(message: Message, device: str) -> Arrived:
-    """Decode a batch, record by record where one of them is not understood.
+    """Decode a batch, record by record.
 
-    A record of a kind that this version does not know must not hold up those behind it: it is set
-    aside, and counts as committed.
+    A record of a kind that this version does not know must not block those after it: it is set aside,
+    and counts as committed.
 
     Raises:
         ProtocolError: The batch itself is malformed.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-import time
 
 from edgekit_fleet.broker.mqtt import Access, Delivered, MqttLink
 from edgekit_fleet.ingest.intake import Intake, Message, take_until_done
+from edgekit_fleet.store.clock import unix_ms
 
 FILTER = "$share/ingest/ek/v1/+/up/#"
 BATCH = 500
@@ -18,12 +18,12 @@ _TICK_S = 0.5
 
 
 class SharedIngest:
-    """Hears every device in a session that the broker keeps while no fleet manager runs.
+    """Subscribes to every device, in a session that the broker keeps while no fleet manager runs.
 
     Args:
         access: How to reach the broker.
-        client_id: Names the session; the same at each start, another for each replica.
-        intake: Takes the messages.
+        client_id: Names the session: the same at each start, different for each replica.
+        intake: Stores the messages.
     """
 
     def __init__(self, access: Access, client_id: str, intake: Intake) -> None:
@@ -34,25 +34,25 @@ class SharedIngest:
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
 
     def start(self) -> None:
-        """Connect and begin; raises ``LinkError`` when the broker cannot be reached."""
+        """Connect and start; raises ``LinkError`` if the broker cannot be reached."""
         self._link.start()
         self._thread.start()
 
     @property
     def is_running(self) -> bool:
-        """Whether its thread lives."""
+        """Whether its thread runs."""
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """End, and wait for it; safe twice."""
+        """Stop, and wait for the end; safe twice."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(_STOP_S)
         self._link.stop()
 
     def _arrived(self, delivered: Delivered) -> None:
-        """Queue a message; a full queue holds the connection up, and so the broker."""
-        entry = delivered, time.time_ns() // 1_000_000
+        """Queue a message; a full queue blocks the connection, and so slows the broker down."""
+        entry = delivered, unix_ms()
         while not self._stopping.is_set():
             try:
                 self._waiting.put(entry, timeout=_TICK_S)
@@ -65,16 +65,18 @@ class SharedIngest:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            found = self._collect()
-            messages = [Message(one.topic, one.payload, arrived_ms) for one, arrived_ms in found]
+            delivered = self._collect()
+            messages = [
+                Message(message.topic, message.payload, arrived_ms) for message, arrived_ms in delivered
+            ]
             if messages and take_until_done(self._intake, messages, self._stopping):
-                for one, _ in found:
-                    self._link.acknowledge(one)
+                for message, _ in delivered:
+                    self._link.acknowledge(message)
 
     def _collect(self) -> list[tuple[Delivered, int]]:
-        found: list[tuple[Delivered, int]] = []
+        collected: list[tuple[Delivered, int]] = []
         with contextlib.suppress(queue.Empty):
-            found.append(self._waiting.get(timeout=_TICK_S))
-            while len(found) < BATCH:
-                found.append(self._waiting.get_nowait())
-        return found
+            collected.append(self._waiting.get(timeout=_TICK_S))
+            while len(collected) < BATCH:
+                collected.append(self._waiting.get_nowait())
+        return collected

@@ -62,38 +62,38 @@ class Office:
     commanding: Commanding
     jobs: Jobs
 
-    def give(self, wanted: NewMeasurement) -> Job:
+    def give(self, new: NewMeasurement) -> Job:
         """Return a new job, or the open one of the device if it is the same.
 
         Raises:
             HTTPException: The bundle or the device is not known (404), or the device is revoked or has
                 another job (409).
         """
-        target = self._target(wanted)
-        self._check_device(wanted.device)
+        target = self._target(new)
+        self._check_device(new.device)
         now_ms = unix_ms()
-        open_job = self.jobs.open_on(wanted.device, now_ms)
+        open_job = self.jobs.open_on(new.device, now_ms)
         if open_job is not None:
-            asked = (target.sha256, wanted.threads, wanted.seconds)
+            asked = (target.sha256, new.threads, new.seconds)
             if (open_job.sha256, open_job.threads, open_job.seconds) == asked:
                 return open_job
-            raise HTTPException(409, f"'{wanted.device}' has another job, {open_job.id}, until it is over")
+            raise HTTPException(409, f"'{new.device}' has another job, {open_job.id}, until it is over")
         with self.database.transaction():
             job = self.jobs.create(
-                Request(wanted.device, target, wanted.threads, wanted.seconds),
+                Request(new.device, target, new.threads, new.seconds),
                 now_ms,
-                now_ms + wanted.expires_s * 1000,
+                now_ms + new.expires_s * 1000,
             )
-            command = self.commanding.command(wanted.device, "measure", job.arguments(), wanted.expires_s)
+            command = self.commanding.command(new.device, "measure", job.arguments(), new.expires_s)
             self.jobs.sent(job.id, command.id)
         return job
 
-    def _target(self, wanted: NewMeasurement) -> Target:
-        bundle = self.repository.bundle(wanted.model, wanted.version)
-        if bundle is None or wanted.sha256 not in ("", bundle.sha256):
-            bundle = self.repository.measured_bundle(wanted.model, wanted.version, wanted.sha256)
+    def _target(self, new: NewMeasurement) -> Target:
+        bundle = self.repository.bundle(new.model, new.version)
+        if bundle is None or new.sha256 not in ("", bundle.sha256):
+            bundle = self.repository.measured_bundle(new.model, new.version, new.sha256)
         if bundle is None:
-            name = f"{wanted.model[:64]} {wanted.version[:32]} {wanted.sha256[:12]}".rstrip()
+            name = f"{new.model[:64]} {new.version[:32]} {new.sha256[:12]}".rstrip()
             raise HTTPException(404, f"{name} is not published: edgekit-fleet publish --measure")
         return bundle.target
 
@@ -111,12 +111,12 @@ def measurements_router(office: Office) -> APIRouter:
     jobs = office.jobs
 
     @routes.post("/measurements", status_code=202, dependencies=[Operator])
-    def create(wanted: NewMeasurement) -> dict[str, Any]:
+    def create(new: NewMeasurement) -> dict[str, Any]:
         """Have a device measure a signed bundle beside what it runs; the bundle is never activated.
 
         Asking for the job that the device has open returns that job.
         """
-        return detail(office.devices, office.give(wanted))
+        return detail(office.devices, office.give(new))
 
     @routes.get("/measurements", dependencies=[Viewer])
     def measurements(

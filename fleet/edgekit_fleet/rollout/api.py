@@ -48,9 +48,9 @@ def router(engine: Engine) -> APIRouter:
     routes = APIRouter(prefix="/api/v1/rollouts", tags=["rollouts"])
 
     @routes.post("", status_code=201, dependencies=[Operator])
-    def create(wanted: NewRollout) -> dict[str, Any]:
+    def create(new: NewRollout) -> dict[str, Any]:
         """Begin a rollout of a published version, or prepare it as a draft."""
-        asked = wanted.model_dump(exclude_none=True)
+        asked = new.model_dump(exclude_none=True)
         is_draft = asked.pop("draft")
         return detail(engine, engine.create(make_spec(asked), is_draft=is_draft))
 

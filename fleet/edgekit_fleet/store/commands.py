@@ -1,4 +1,4 @@
-"""Commands to devices: sent again until the device answers or they expire."""
+"""Commands to devices, and their answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MIGRATIONS = [
 
 @dataclass(frozen=True)
 class CommandRow:
-    """A command and what became of it."""
+    """A command and its state."""
 
     id: str
     device: str
@@ -40,7 +40,7 @@ class CommandRow:
     message: str
 
     def to_wire(self) -> wire.Command:
-        """Return it as it is sent."""
+        """Return the message to the device."""
         return wire.Command(self.id, self.kind, self.expires_ms, self.args)  # type: ignore[arg-type]  # checked when made
 
 
@@ -54,7 +54,7 @@ class Commands:
     def create(
         self, device: str, kind: str, args: dict[str, Any], now_ms: int, expires_ms: int
     ) -> CommandRow:
-        """Record a new command; the oldest of the device beyond 200 are forgotten."""
+        """Record a new command; the oldest commands of the device beyond 200 are deleted."""
         number = secrets.token_hex(8)
         with self._database.transaction() as sql:
             sql.execute(
@@ -78,7 +78,7 @@ class Commands:
             )
 
     def waiting(self, now_ms: int, device: str = "", limit: int = 1000) -> list[CommandRow]:
-        """Return commands that are not answered and not expired, the oldest first."""
+        """Return commands without an answer that have not expired, the oldest first."""
         with self._database.read() as sql:
             rows = sql.execute(
                 "SELECT * FROM command WHERE answered_ms IS NULL AND expires_ms > ?"

@@ -1,8 +1,8 @@
 """The fleet's database: SQLite, one writer at a time, many readers, numbered migrations.
 
-A commit is on disk when it returns (WAL, ``synchronous=FULL``): the watermark that devices free
-their outbox by rests on it. Source: facts measured by cutting the power under each mode (with
-``synchronous=NORMAL`` none of 50 committed rows was left).
+A commit is on disk when it returns (WAL, ``synchronous=FULL``): devices delete from their outbox what is
+below the watermark, and rely on it. Measured by cutting the power under each mode: with
+``synchronous=NORMAL`` none of 50 committed rows was left.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Database:
     >>> database.close()
 
     Args:
-        path: The file, made when missing; ``":memory:"`` for a database of this object's life.
+        path: The file, created if it is missing; ``":memory:"`` for one that lives as long as this object.
 
     Raises:
         StorageError: The file cannot be opened, or is not a database.
@@ -61,9 +61,9 @@ class Database:
             )
 
     def migrate(self, component: str, statements: Sequence[str]) -> None:
-        """Bring one component's tables up to date: run each statement that never ran, in order.
+        """Bring one component's tables up to date: run each statement that has not run yet, in order.
 
-        The list only ever grows; a statement that was released is never changed. One entry may hold
+        Statements are only ever added to the list; a released statement is never changed. One entry may hold
         several statements separated by semicolons. Each entry is one transaction.
 
         Raises:
@@ -93,7 +93,7 @@ class Database:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Write: everything inside is committed together and durably, or not at all.
 
-        Used again inside, it joins the transaction that is open.
+        A nested call joins the open transaction.
 
         Raises:
             StorageError: The disk is full, read-only or broken; nothing was written.
@@ -182,7 +182,7 @@ def open_database(data: Path, url: str | None = None) -> Database:
     """Open the database that ``--database`` names, or ``fleet.sqlite`` in the data folder.
 
     Args:
-        data: The fleet's data folder, made when missing.
+        data: The fleet's data folder, created if it is missing.
         url: ``None``, a path, or ``sqlite:///path``.
 
     Raises:
@@ -193,7 +193,7 @@ def open_database(data: Path, url: str | None = None) -> Database:
     if separator and scheme.partition("+")[0] in {"postgresql", "postgres"}:
         raise ConfigError(
             "--database: PostgreSQL comes in a later version; this one stores in SQLite",
-            hint="leave --database away, or name a file: --database sqlite:////var/lib/edgekit/fleet.sqlite",
+            hint="omit --database, or name a file: --database sqlite:////var/lib/edgekit/fleet.sqlite",
         )
     if separator and scheme != "sqlite":
         raise ConfigError(
@@ -212,23 +212,23 @@ def _connect(path: str) -> sqlite3.Connection:
 
 
 def _split(statements: str) -> list[str]:
-    """Return the statements of a script: a semicolon ends one where SQLite says it is complete."""
-    found: list[str] = []
+    """Return the statements of a script: a semicolon ends one if SQLite calls it complete."""
+    complete: list[str] = []
     pending = ""
     for piece in statements.split(";"):
         pending += piece
         if sqlite3.complete_statement(pending + ";"):
             if pending.strip():
-                found.append(pending)
+                complete.append(pending)
             pending = ""
         else:
             pending += ";"
-    return found
+    return complete
 
 
 @contextlib.contextmanager
 def _wrapped(path: str) -> Iterator[None]:
-    """Turn what SQLite raises about its file into ``StorageError``; a broken rule stays what it is."""
+    """Turn SQLite's errors about its file into ``StorageError``; a violated constraint is passed on."""
     try:
         yield
     except sqlite3.IntegrityError:

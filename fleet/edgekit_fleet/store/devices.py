@@ -1,4 +1,4 @@
-"""The devices: who they are, what they last said, and which certificates they hold."""
+"""The devices: their state, what they last sent, and their certificates."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _MIGRATIONS = [
 
 @dataclass(frozen=True)
 class Device:
-    """One device as the fleet knows it; ``seen_ms`` is None until it was heard."""
+    """One device as the fleet knows it; ``seen_ms`` is None until it has sent something."""
 
     id: str
     state: Literal["approved", "revoked"]
@@ -64,7 +64,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Page:
-    """Devices in the order of their ids; ``next`` is the cursor of the page after, if there is one."""
+    """Devices ordered by id; ``next`` is the cursor of the next page, None on the last."""
 
     items: list[Device]
     next: str | None
@@ -78,12 +78,12 @@ class Devices:
         database.migrate("devices", _MIGRATIONS)
 
     def exists(self, device: str) -> bool:
-        """Say whether a device of that id is or was enrolled."""
+        """Say whether a device with this id is or was enrolled."""
         with self._database.read() as sql:
             return sql.execute("SELECT 1 FROM device WHERE id = ?", (device,)).fetchone() is not None
 
     def known(self, devices: Collection[str]) -> set[str]:
-        """Return those of some ids that are or were enrolled."""
+        """Return those of these ids that are or were enrolled."""
         wanted, found = list(devices), set[str]()
         with self._database.read() as sql:
             for start in range(0, len(wanted), _MARKS):
@@ -122,7 +122,7 @@ class Devices:
             )
 
     def certificate(self, device: str, key_sha256: str, now_ms: int) -> str | None:
-        """Return the PEM of the newest valid certificate that a key of a device has."""
+        """Return the PEM of a device's newest valid certificate for a key."""
         with self._database.read() as sql:
             row = sql.execute(
                 "SELECT pem FROM certificate WHERE device = ? AND key_sha256 = ? AND expires_ms > ?"
@@ -142,7 +142,7 @@ class Devices:
             return [dict(row) for row in rows]
 
     def revoke(self, device: str) -> bool:
-        """Bar a device from connecting; False when there is none of that id."""
+        """Bar a device from connecting; return False if there is no device with this id."""
         with self._database.transaction() as sql:
             return sql.execute("UPDATE device SET state = 'revoked' WHERE id = ?", (device,)).rowcount > 0
 
@@ -152,7 +152,7 @@ class Devices:
             return sql.execute("UPDATE device SET state = 'approved' WHERE id = ?", (device,)).rowcount > 0
 
     def take_birth(self, device: str, birth: wire.Birth, arrived_ms: int, *, present: bool = True) -> bool:
-        """Take over a birth or a will, unless it is older than what is known.
+        """Store a birth or a last will, unless a newer one is stored.
 
         Args:
             device: Who sent it; unknown devices are ignored.
@@ -197,7 +197,7 @@ class Devices:
         return True
 
     def take_reported(self, device: str, reported: wire.Reported, arrived_ms: int) -> bool:
-        """Take over a reported state, unless a later one of the same boot is known.
+        """Store a reported state, unless a later one of the same boot is stored.
 
         Raises:
             ProtocolError: It breaks a rule of the database; nothing of it was stored.
@@ -239,7 +239,7 @@ class Devices:
             raise ProtocolError(f"{what}: {cause}") from cause
 
     def touch(self, heard_ms: Mapping[str, int]) -> None:
-        """Note when devices were last heard, by their ids."""
+        """Record when devices last sent something, by their ids."""
         with self._database.transaction() as sql:
             sql.executemany(
                 "UPDATE device SET seen_ms=max(coalesce(seen_ms,0),?) WHERE id=?",
@@ -247,7 +247,7 @@ class Devices:
             )
 
     def all_offline(self) -> None:
-        """Note that nobody is connected: the broker starts anew, and births will say who is."""
+        """Record that no device is connected: the broker is starting, and births will follow."""
         with self._database.transaction() as sql:
             sql.execute("UPDATE device SET online = 0 WHERE online = 1")
 
@@ -258,7 +258,7 @@ class Devices:
             return None if row is None else _devices(sql, [row])[0]
 
     def documents(self, device: str) -> dict[str, Any]:
-        """Return what a device last said, decoded: ``birth``, ``reported``, ``hardware``, each or None."""
+        """Return what a device last sent, decoded: ``birth``, ``reported``, ``hardware``, each or None."""
         with self._database.read() as sql:
             row = sql.execute(
                 "SELECT birth, reported, hardware FROM device WHERE id = ?", (device,)
@@ -284,7 +284,7 @@ class Devices:
         model: str = "",
         version: str = "",
     ) -> Page:
-        """Return a page of devices, ordered by id, that fit every filter that is given.
+        """Return a page of devices, ordered by id, that match every given filter.
 
         Args:
             after: The cursor: ids greater than this.
@@ -319,7 +319,7 @@ class Devices:
         return Page(items, items[-1].id if len(rows) > limit else None)
 
     def counts(self) -> dict[str, int]:
-        """Return how many devices there are: ``total``, ``online``, ``revoked``."""
+        """Return the number of devices: ``total``, ``online``, ``revoked``."""
         with self._database.read() as sql:
             row = sql.execute(
                 "SELECT count(*) AS total, coalesce(sum(online), 0) AS online,"
@@ -329,7 +329,7 @@ class Devices:
 
 
 def is_newer(birth: wire.Birth, boot: str, conn: int, ended: int = -1) -> bool:
-    """Say whether a birth or will tells something later than what is known.
+    """Say whether a birth or last will is newer than the stored one.
 
     An old will has a smaller connection counter, or another boot, than the birth that came after it;
     the broker may deliver it later. A birth that is delivered again after its own will is over too.

@@ -1,4 +1,4 @@
-"""What devices sent by their outboxes: each durable message once, however often it arrives."""
+"""The durable messages of devices' outboxes: each is stored once, however often it arrives."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from edgekit_fleet.store import ranges
 from edgekit_fleet.store.database import Database
 
 MAX_RANGES = 1024
-"""Holes above the watermark that one outbox may have; a batch that would make more is refused."""
+"""Gaps above the watermark that one outbox may have; a batch that would add more is left out."""
 MAX_BOOTS = 64
-"""Outboxes remembered for one device: the last of them, so that a device that starts one after
-another cannot fill the disk."""
+"""Outboxes remembered for one device, the newest; bounds a device that starts one after another."""
 
 MAX_SEQ = 1 << 62
 MAX_REFUSED = 1000
 MAX_REFUSED_BYTES = 64 << 10
 _SAME_BOOT_MS = 10_000
 _LONGEST_WAIT_MS = 90 * 24 * 3600 * 1000
-"""An age by the wall clock beyond this means that the clock was set, not that the record is old."""
+"""A greater age by the wall clock means that the clock was set, not that the record is old."""
 
 _MIGRATIONS = [
     """
@@ -62,7 +61,7 @@ _MIGRATIONS = [
 
 @dataclass(frozen=True)
 class Refused:
-    """A message, or one record of a batch, that cannot be used; kept for whoever looks into it."""
+    """A message, or one record of a batch, that cannot be used; kept for diagnosis."""
 
     device: str
     topic: str
@@ -91,7 +90,7 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Committed:
-    """What a commit did to one outbox: its watermark, and the records that were new."""
+    """The result of a commit for one outbox: its watermark, and the records that were new."""
 
     device: str
     boot: str
@@ -100,26 +99,26 @@ class Committed:
 
 
 class Messages:
-    """The durable messages of one database: writing. ``Metrics`` and ``Events`` read them."""
+    """Writes the durable messages of one database; ``store.metrics`` reads them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         database.migrate("messages", _MIGRATIONS)
 
     def commit(self, arrived: Sequence[Arrived]) -> list[Committed]:
-        """Store batches durably, all of them in one transaction; what is known already is passed over.
+        """Store batches in one transaction; messages that are stored already are skipped.
 
         Returns:
-            One entry for each outbox that is heard, in the order of arrival. A batch that would tear
-            too many holes is left out; the watermark makes the device send it again in order.
+            One entry for each outbox, in the order of arrival. A batch that would leave too many gaps
+            is left out; the watermark makes the device send it again in order.
         """
         heard: dict[tuple[str, str], _Outbox] = {}
         with self._database.transaction() as sql:
-            for one in arrived:
-                key = one.device, one.boot
+            for batch in arrived:
+                key = batch.device, batch.boot
                 if key not in heard:
-                    heard[key] = _load(sql, one)
-                _store(sql, heard[key], one)
+                    heard[key] = _load(sql, batch)
+                _store(sql, heard[key], batch)
             sql.executemany(
                 "UPDATE outbox SET watermark = ?, ranges = ?, heard_ms = ? WHERE id = ?",
                 [(box.watermark, json.dumps(box.ranges), box.heard_ms, box.id) for box in heard.values()],
@@ -127,13 +126,13 @@ class Messages:
         return [Committed(*key, box.watermark, box.fresh) for key, box in heard.items()]
 
     def set_aside(self, refused: Sequence[Refused]) -> None:
-        """Keep messages that cannot be used, the last of them, so that someone can look into it."""
+        """Keep the last 1000 messages that cannot be used, for diagnosis."""
         with self._database.transaction() as sql:
-            for one in refused:
-                _set_aside(sql, one)
+            for message in refused:
+                _set_aside(sql, message)
 
     def refused(self, limit: int = 50) -> list[Refused]:
-        """Return what was set aside, the newest first."""
+        """Return messages that could not be used, the newest first."""
         with self._database.read() as sql:
             rows = sql.execute(
                 "SELECT device, topic, arrived_ms, reason, body FROM refused ORDER BY id DESC LIMIT ?",
@@ -142,7 +141,7 @@ class Messages:
         return [Refused(*row) for row in rows]
 
     def watermark(self, device: str, boot: str) -> int:
-        """Return up to which message an outbox is committed without a hole; 0 when it is not known."""
+        """Return the watermark of an outbox: every message up to it is committed; 0 for an unknown outbox."""
         with self._database.read() as sql:
             row = sql.execute(
                 "SELECT watermark FROM outbox WHERE device = ? AND boot = ?", (device, boot)
@@ -150,25 +149,25 @@ class Messages:
         return 0 if row is None else int(row["watermark"])
 
     def watermarks(self, device: str) -> dict[str, int]:
-        """Return the watermark of each outbox that a device ever had, by its boot."""
+        """Return the watermark of each of a device's outboxes, by its boot."""
         with self._database.read() as sql:
             rows = sql.execute("SELECT boot, watermark FROM outbox WHERE device = ?", (device,)).fetchall()
         return {row["boot"]: int(row["watermark"]) for row in rows}
 
     def counts(self) -> dict[str, int]:
-        """Return how many rows are kept: ``metrics``, ``events``, ``refused``."""
+        """Return the number of rows by table: ``metrics``, ``events``, ``refused``."""
         with self._database.read() as sql:
             tables = {"metrics": "metric", "events": "event", "refused": "refused"}
             return {name: _count(sql, table) for name, table in tables.items()}
 
     def trim(self, before_ms: int, *, max_rows: int, chunk: int = 2000) -> int:
-        """Delete what arrived before ``before_ms``, and what arrived first beyond ``max_rows`` a table.
+        """Delete rows that arrived before ``before_ms``, and the oldest beyond ``max_rows`` in a table.
 
-        By arrival, and not by the device's time: a device with a wrong clock must not be forgotten.
+        The time of arrival counts, not the device's: a device with a wrong clock must not lose its rows.
 
         Returns:
-            How many rows were deleted; at most ``chunk`` of each table, so that writers never wait
-            long. Call again while it returns something.
+            The number of deleted rows, at most ``chunk`` of each table, so that writers never wait
+            long. Call again until it returns 0.
         """
         deleted = 0
         for table in ("metric", "event"):
@@ -183,14 +182,14 @@ class Messages:
 
 
 def _count(sql: sqlite3.Connection, table: str) -> int:
-    """Return how many rows a table has; rows are added at its end and deleted at its beginning."""
+    """Return the number of rows by the first and last id: rows are deleted in the order they were added."""
     first, last = sql.execute(f"SELECT min(id), max(id) FROM {table}").fetchone()  # noqa: S608 - fixed names
     return 0 if first is None else int(last - first + 1)
 
 
 @dataclass
 class _Outbox:
-    """One device's outbox while a commit goes on."""
+    """One device's outbox during a commit."""
 
     id: int
     watermark: int
@@ -199,61 +198,61 @@ class _Outbox:
     fresh: list[wire.Record]
 
 
-def _store(sql: sqlite3.Connection, box: _Outbox, one: Arrived) -> None:
-    """Store what is new of one batch."""
-    last = one.seq0 + one.count - 1
-    committed: list[ranges.Range] = [(one.seq0, last)]
-    for _, record in one.records:
+def _store(sql: sqlite3.Connection, box: _Outbox, batch: Arrived) -> None:
+    """Store the new messages of one batch."""
+    last = batch.seq0 + batch.count - 1
+    committed: list[ranges.Range] = [(batch.seq0, last)]
+    for _, record in batch.records:
         if isinstance(record, wire.Gap) and 1 <= record.first <= record.last < MAX_SEQ:
             committed.append((record.first, record.last))
     watermark, above = ranges.add(box.watermark, box.ranges, committed)
     if len(above) > MAX_RANGES:
         return
-    wanted = set(ranges.missing(box.watermark, box.ranges, one.seq0, last))
-    for seq, record in one.records:
-        if seq in wanted and _keep(sql, box, seq, one, record):
+    fresh = set(ranges.missing(box.watermark, box.ranges, batch.seq0, last))
+    for seq, record in batch.records:
+        if seq in fresh and _keep(sql, box, seq, batch, record):
             box.fresh.append(record)
-    for seq, refused in one.refused:
-        if seq in wanted:
+    for seq, refused in batch.refused:
+        if seq in fresh:
             _set_aside(sql, refused)
-    box.watermark, box.ranges, box.heard_ms = watermark, above, one.arrived_ms
+    box.watermark, box.ranges, box.heard_ms = watermark, above, batch.arrived_ms
 
 
-def _keep(sql: sqlite3.Connection, box: _Outbox, seq: int, one: Arrived, record: wire.Record) -> bool:
-    """Insert a record, or set it aside where that is impossible."""
+def _keep(sql: sqlite3.Connection, box: _Outbox, seq: int, batch: Arrived, record: wire.Record) -> bool:
+    """Insert a record; set it aside if it cannot be stored."""
     try:
-        _insert(sql, box.id, seq, one, record)
+        _insert(sql, box.id, seq, batch, record)
     except (ProtocolError, ValueError, OverflowError, sqlite3.IntegrityError) as cause:
-        where, body = f"outbox {one.boot} {seq}", wire.encode_record(record)
-        _set_aside(sql, Refused(one.device, where, one.arrived_ms, str(cause), body))
+        where, body = f"outbox {batch.boot} {seq}", wire.encode_record(record)
+        _set_aside(sql, Refused(batch.device, where, batch.arrived_ms, str(cause), body))
         return False
     return True
 
 
-def _load(sql: sqlite3.Connection, one: Arrived) -> _Outbox:
+def _load(sql: sqlite3.Connection, batch: Arrived) -> _Outbox:
     find = "SELECT id, watermark, ranges FROM outbox WHERE device = ? AND boot = ?"
-    row = sql.execute(find, (one.device, one.boot)).fetchone()
+    row = sql.execute(find, (batch.device, batch.boot)).fetchone()
     if row is None:
         sql.execute(
             "INSERT INTO outbox (device, boot, watermark, ranges, heard_ms) VALUES (?,?,0,'[]',?)",
-            (one.device, one.boot, one.arrived_ms),
+            (batch.device, batch.boot, batch.arrived_ms),
         )
         sql.execute(
             "DELETE FROM outbox WHERE device = ? AND id NOT IN"
             " (SELECT id FROM outbox WHERE device = ? ORDER BY heard_ms DESC, id DESC LIMIT ?)",
-            (one.device, one.device, MAX_BOOTS),
+            (batch.device, batch.device, MAX_BOOTS),
         )
-        row = sql.execute(find, (one.device, one.boot)).fetchone()
+        row = sql.execute(find, (batch.device, batch.boot)).fetchone()
     above = [(first, last) for first, last in json.loads(row["ranges"])]
-    return _Outbox(row["id"], row["watermark"], above, one.arrived_ms, [])
+    return _Outbox(row["id"], row["watermark"], above, batch.arrived_ms, [])
 
 
-def _insert(sql: sqlite3.Connection, outbox: int, seq: int, one: Arrived, record: wire.Record) -> None:
-    at_ms = captured_ms(record.unix_ms, record.mono_ns, one)
+def _insert(sql: sqlite3.Connection, outbox: int, seq: int, batch: Arrived, record: wire.Record) -> None:
+    at_ms = captured_ms(record.unix_ms, record.mono_ns, batch)
     if not isinstance(record, wire.MetricReport):
         sql.execute(
             "INSERT INTO event (outbox, seq, device, at_ms, arrived_ms, kind, body) VALUES (?,?,?,?,?,?,?)",
-            (outbox, seq, one.device, at_ms, one.arrived_ms, kind_of(record), _json(record)),
+            (outbox, seq, batch.device, at_ms, batch.arrived_ms, kind_of(record), _json(record)),
         )
         return
     counts = (record.frames, record.dropped, record.errors, record.events, record.failovers)
@@ -264,16 +263,32 @@ def _insert(sql: sqlite3.Connection, outbox: int, seq: int, one: Arrived, record
     sql.execute(
         f"INSERT INTO metric VALUES (NULL,{','.join('?' * 19)})",  # noqa: S608 - only marks
         (
-            *(outbox, seq, one.device, at_ms, one.arrived_ms, *names, record.period_s, *counts, *sketches),
+            *(
+                outbox,
+                seq,
+                batch.device,
+                at_ms,
+                batch.arrived_ms,
+                *names,
+                record.period_s,
+                *counts,
+                *sketches,
+            ),
             *(_json(record.labels), _json(record.sensors)),
         ),
     )
 
 
-def _set_aside(sql: sqlite3.Connection, one: Refused) -> None:
+def _set_aside(sql: sqlite3.Connection, message: Refused) -> None:
     sql.execute(
         "INSERT INTO refused (device, topic, arrived_ms, reason, body) VALUES (?,?,?,?,?)",
-        (one.device, one.topic[:200], one.arrived_ms, one.reason[:500], one.body[:MAX_REFUSED_BYTES]),
+        (
+            message.device,
+            message.topic[:200],
+            message.arrived_ms,
+            message.reason[:500],
+            message.body[:MAX_REFUSED_BYTES],
+        ),
     )
     sql.execute("DELETE FROM refused WHERE id <= (SELECT max(id) FROM refused) - ?", (MAX_REFUSED,))
 
@@ -290,20 +305,20 @@ def _json(value: object) -> str:
 def _sketch(sketch: Sketch | None) -> str | None:
     if sketch is None:
         return None
-    Histogram.from_wire(sketch)  # raises where it is hostile
+    Histogram.from_wire(sketch)  # raises if it is malformed
     return _json(sketch)
 
 
-def captured_ms(unix_ms: int, mono_ns: int, one: Arrived) -> int:
-    """Return when a record was made, in Unix milliseconds of the fleet's clock.
+def captured_ms(unix_ms: int, mono_ns: int, batch: Arrived) -> int:
+    """Return when a record was created, in Unix milliseconds of the fleet's clock.
 
     Only the age of a record is taken from its device, whose wall clock may be wrong: by the
     monotonic clock, or by the wall clock where the machine started anew between making and sending
     (then the monotonic clock says less than nothing, or far less than the wall clock).
     """
-    if not one.sent_mono_ns:
-        return max(min(unix_ms, one.arrived_ms), 0)
-    age_ms = (one.sent_mono_ns - mono_ns) // 1_000_000
-    wall_ms = one.sent_unix_ms - unix_ms
+    if not batch.sent_mono_ns:
+        return max(min(unix_ms, batch.arrived_ms), 0)
+    age_ms = (batch.sent_mono_ns - mono_ns) // 1_000_000
+    wall_ms = batch.sent_unix_ms - unix_ms
     restarted = age_ms < 0 or age_ms + _SAME_BOOT_MS < wall_ms < _LONGEST_WAIT_MS
-    return max(one.arrived_ms - max(wall_ms if restarted else age_ms, 0), 0)
+    return max(batch.arrived_ms - max(wall_ms if restarted else age_ms, 0), 0)

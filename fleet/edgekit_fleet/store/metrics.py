@@ -1,4 +1,4 @@
-"""Reading what devices measured and what happened: series for charts, sums for judging a rollout."""
+"""Reads what devices measured and what happened on them: series for charts, sums, events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_POINTS = 1000
 
 @dataclass
 class Measured:
-    """What many metric reports add up to; times in milliseconds, exact but for the histogram's grid."""
+    """The sum of several metric reports; times in milliseconds, as exact as the histogram's bins."""
 
     frames: int = 0
     dropped: int = 0
@@ -32,7 +32,7 @@ class Measured:
 
     @property
     def error_ratio(self) -> float:
-        """Failed frames to all frames; 0 without frames."""
+        """The ratio of failed frames to all frames; 0 without frames."""
         return self.errors / max(self.frames, self.errors, 1)
 
 
@@ -75,7 +75,7 @@ class Metrics:
     def measured(
         self, model: str, version: str, *, devices: Sequence[str] | None = None, since_ms: int = 0
     ) -> dict[str, Measured]:
-        """Return what one version of a model did on each device since a time.
+        """Return the sum of a model version's reports since a time, by device.
 
         Args:
             model: Its name.
@@ -84,18 +84,18 @@ class Metrics:
             since_ms: Reports made at or after this Unix time.
 
         Returns:
-            By device, those only that reported.
+            The sums by device; devices without a report are not in it.
         """
-        wanted = None if devices is None else set(devices)
-        found: dict[str, Measured] = {}
+        chosen = None if devices is None else set(devices)
+        by_device: dict[str, Measured] = {}
         with self._database.read() as sql:
             for row in sql.execute(
                 "SELECT * FROM metric WHERE model = ? AND version = ? AND at_ms >= ?",
                 (model, version, since_ms),
             ):
-                if wanted is None or row["device"] in wanted:
-                    _add(found.setdefault(row["device"], Measured()), row)
-        return found
+                if chosen is None or row["device"] in chosen:
+                    _add(by_device.setdefault(row["device"], Measured()), row)
+        return by_device
 
     def series(
         self,
@@ -172,7 +172,7 @@ def _point(at_ms: int, total: Measured, pipelines: Iterable[Measured], sensors: 
     infer, latency = total.infer_ms, total.latency_ms
     return Point(
         at_ms=at_ms,
-        fps=sum(one.frames / one.period_s for one in pipelines if one.period_s),
+        fps=sum(pipeline.frames / pipeline.period_s for pipeline in pipelines if pipeline.period_s),
         frames=total.frames,
         dropped=total.dropped,
         errors=total.errors,

@@ -1,4 +1,4 @@
-"""Reading the fleet as a whole: every device in a few columns, and which devices run a bundle."""
+"""Reads the fleet as a whole: every device in a few columns, and which devices run a bundle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgekit_fleet.store.database import Database
 
 @dataclass(frozen=True)
 class Row:
-    """One device, as lists need it; ``seen_ms`` is 0 until it was heard."""
+    """One device as lists show it; ``seen_ms`` is 0 until it has sent something."""
 
     id: str
     is_revoked: bool
@@ -44,7 +44,7 @@ class Overview:
         if devices is not None:
             where = f"WHERE id IN ({','.join('?' * len(values))})"
         with self._database.read() as sql:
-            found = sql.execute(
+            rows = sql.execute(
                 f"SELECT id, state, online, profile, seen_ms FROM device {where} ORDER BY id",  # noqa: S608 - only marks
                 values,
             ).fetchall()
@@ -52,38 +52,36 @@ class Overview:
             Row(
                 row["id"], row["state"] == "revoked", bool(row["online"]), row["profile"], row["seen_ms"] or 0
             )
-            for row in found
+            for row in rows
         ]
 
     def models(self, devices: Sequence[str]) -> dict[str, list[tuple[str, str, str]]]:
         """Return (model, active version, variant) of some devices' models, by device."""
-        found: dict[str, list[tuple[str, str, str]]] = {}
+        by_device: dict[str, list[tuple[str, str, str]]] = {}
         with self._database.read() as sql:
             for row in sql.execute(
                 "SELECT device, model, active, variant FROM device_model"  # noqa: S608 - only marks
                 f" WHERE device IN ({','.join('?' * len(devices))}) ORDER BY device, model",
                 list(devices),
             ):
-                found.setdefault(row["device"], []).append((row["model"], row["active"], row["variant"]))
-        return found
+                by_device.setdefault(row["device"], []).append((row["model"], row["active"], row["variant"]))
+        return by_device
 
     def holders(self, model: str, version: str, limit: int = 500) -> list[Holder]:
         """Return devices that run a version of a model, ordered by id."""
         with self._database.read() as sql:
-            found = sql.execute(
+            rows = sql.execute(
                 "SELECT device, variant, online FROM device_model JOIN device ON device.id = device"
                 " WHERE model = ? AND active = ? ORDER BY device LIMIT ?",
                 (model, version, limit),
             ).fetchall()
-        return [Holder(row["device"], row["variant"], bool(row["online"])) for row in found]
+        return [Holder(row["device"], row["variant"], bool(row["online"])) for row in rows]
 
     def running(self) -> dict[tuple[str, str], int]:
         """Return how many devices run each (model, version)."""
         with self._database.read() as sql:
-            found = sql.execute(
-                "SELECT model, active, count(*) AS n FROM device_model GROUP BY model, active"
-            )
-            return {(row["model"], row["active"]): row["n"] for row in found}
+            rows = sql.execute("SELECT model, active, count(*) AS n FROM device_model GROUP BY model, active")
+            return {(row["model"], row["active"]): row["n"] for row in rows}
 
     def reported(self) -> Iterator[tuple[str, wire.Reported]]:
         """Yield every device's last reported state."""

@@ -9,7 +9,7 @@ Range = tuple[int, int]
 
 
 def add(watermark: int, ranges: Sequence[Range], new: Iterable[Range]) -> tuple[int, list[Range]]:
-    """Return the watermark and the ranges above it after more messages are committed.
+    """Return the watermark and the ranges above it after a commit of more messages.
 
     >>> add(3, [(6, 7)], [(5, 5)])
     (3, [(5, 7)])
@@ -17,9 +17,9 @@ def add(watermark: int, ranges: Sequence[Range], new: Iterable[Range]) -> tuple[
     (7, [])
 
     Args:
-        watermark: Everything up to here was committed; 0 for nothing.
-        ranges: What was committed above, sorted, apart and not touching.
-        new: What is committed now, in any order; may overlap all of it.
+        watermark: Every number up to it was committed; 0 for none.
+        ranges: Committed ranges above it: sorted, disjoint and not adjacent.
+        new: Ranges that are committed now, in any order; they may overlap all others.
     """
     joined: list[Range] = []
     for first, last in sorted([(0, watermark), *ranges, *new]):

@@ -1,7 +1,7 @@
-"""Who is signed in to the web UI: sessions and one-time login codes, each bound to an API token.
+"""Sessions of the web UI and one-time login codes, each bound to an API token.
 
-The database keeps SHA-256 hashes of both (256 random bits each, so no slow hash is needed). A
-session ends with its token: it has no role of its own.
+The database keeps SHA-256 hashes of both (they have 256 random bits, so no slow hash is needed). A
+session has no role of its own, and ends with its token.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ class Sessions:
         database.migrate("sessions", _MIGRATIONS)
 
     def open(self, token: str, now_ms: int) -> str:
-        """Begin a session of a token's id and return its secret text; the oldest beyond 1000 end."""
+        """Begin a session of a token (by its id) and return its secret text; the oldest beyond 1000 end."""
         return self._add("session", token, now_ms, SESSION_MS)
 
     def make_code(self, token: str, now_ms: int) -> str:
-        """Return a code that begins one session of a token's id, once, within 15 minutes."""
+        """Return a code that begins one session of a token (by its id), within 15 minutes."""
         return self._add("login_code", token, now_ms, CODE_MS)
 
     def redeem(self, code: str, now_ms: int) -> str | None:
-        """Use a code up and return its token's id; None where it is none, used or too old."""
+        """Use a code up and return its token's id; None if it is unknown, used or too old."""
         with self._database.transaction() as sql:
             row = sql.execute(
                 "SELECT token FROM login_code WHERE hash = ? AND expires_ms > ?", (_hash(code), now_ms)

@@ -1,6 +1,6 @@
-"""Who may ask the fleet manager for what: API tokens with roles, and claims that enrol devices.
+"""API tokens with roles, and claims, which are tokens that enrol devices.
 
-A token's text is shown once; the database keeps its SHA-256 (the secret is 256 random bits, so no
+A token's text is shown once; the database keeps its SHA-256 (the secret has 256 random bits, so no
 slow hash is needed).
 """
 
@@ -18,7 +18,7 @@ from edgekit_fleet.store.database import Database
 
 Role = Literal["viewer", "operator", "publisher", "admin"]
 ROLES: tuple[Role, ...] = ("viewer", "operator", "publisher", "admin")
-"""From the least to the most; each may do what those before it may."""
+"""In rising order: each role includes those before it."""
 
 _MIGRATIONS = [
     """
@@ -56,7 +56,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Claim:
-    """A right to enrol devices, without its secret."""
+    """An enrolment token, without its secret."""
 
     id: str
     label: str
@@ -75,7 +75,7 @@ class Tokens:
         database.migrate("tokens", _MIGRATIONS)
 
     def create(self, role: Role, now_ms: int, *, label: str = "", expires_ms: int | None = None) -> str:
-        """Make an API token and return its text, ``ekt.<id>.<secret>``.
+        """Create an API token and return its text, ``ekt.<id>.<secret>``.
 
         Raises:
             UsageError: There is no such role.
@@ -91,7 +91,7 @@ class Tokens:
         return f"ekt.{number}.{secret}"
 
     def check(self, text: str, now_ms: int) -> Token | None:
-        """Return the token that a text is, when it is valid now."""
+        """Return the token with this text; None if there is none or it is not valid now."""
         kind, _, rest = text.partition(".")
         number, _, secret = rest.partition(".")
         with self._database.read() as sql:
@@ -108,7 +108,7 @@ class Tokens:
             return [_token(row) for row in sql.execute("SELECT * FROM token ORDER BY created_ms DESC, id")]
 
     def revoke(self, number: str) -> bool:
-        """End a token or a claim at once; False when there is none of that id."""
+        """Revoke a token or a claim at once; return False if there is none with this id."""
         with self._database.transaction() as sql:
             count = sql.execute("UPDATE token SET revoked = 1 WHERE id = ?", (number,)).rowcount
             count += sql.execute("UPDATE claim SET revoked = 1 WHERE id = ?", (number,)).rowcount
@@ -117,13 +117,13 @@ class Tokens:
     def create_claim(
         self, now_ms: int, expires_ms: int, *, uses: int = 1, label: str = "", ca_sha256: str = ""
     ) -> str:
-        """Make a claim and return its text, ``ek1.<id>.<secret>[.<SHA-256 of the fleet's CA>]``.
+        """Create a claim and return its text, ``ek1.<id>.<secret>[.<SHA-256 of the fleet's CA>]``.
 
         Raises:
-            UsageError: ``uses`` is not 1 to 100,000, or it would be expired already.
+            UsageError: ``uses`` is not 1 to 100,000, or the expiry is in the past.
         """
         if not 1 <= uses <= 100_000:
-            raise UsageError(f"uses {uses}: 1 to 100000 devices may share a claim")
+            raise UsageError(f"uses {uses}: want 1 to 100000 devices for a claim")
         if expires_ms <= now_ms:
             raise UsageError("the claim would be expired already")
         number, secret = secrets.token_hex(6), secrets.token_urlsafe(24)
@@ -155,13 +155,13 @@ class Tokens:
         ]
 
     def claimed_by(self, text: str, key_sha256: str, now_ms: int) -> tuple[str, str | None]:
-        """Return (claim id, device that this key enrolled by it before, if any).
+        """Return (claim id, the device that this key enrolled with it before, if any).
 
-        A key that used the claim before may ask again, even when the claim is used up or expired:
-        the answer to the first request may have been lost.
+        A key that used the claim before may repeat the request, even when the claim is used up or
+        expired: the answer to the first request may have been lost.
 
         Raises:
-            EnrollError: It is no claim of this fleet, or it is revoked, expired or used up.
+            EnrollError: The claim is not of this fleet, or is revoked, expired or used up.
         """
         kind, number, secret = [*text.split("."), "", "", ""][:3]
         with self._database.read() as sql:
@@ -190,7 +190,7 @@ class Tokens:
         return number, None
 
     def use_claim(self, claim: str, key_sha256: str, device: str, now_ms: int) -> None:
-        """Record that a key enrolled a device by a claim; call it in the device's transaction."""
+        """Record that a key enrolled a device with a claim; call it in the transaction that adds it."""
         with self._database.transaction() as sql:
             sql.execute("INSERT INTO claim_use VALUES (?,?,?,?)", (claim, key_sha256, device, now_ms))
 

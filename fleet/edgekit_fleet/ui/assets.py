@@ -1,4 +1,4 @@
-"""The UI's files: our own style sheet and script, and the ones that the build fetched from npm."""
+"""The static files of the UI: its own style sheet and script, and those that the build fetches from npm."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ HOW_TO_FETCH = "python fleet/hatch_build.py"
 
 @dataclass(frozen=True)
 class Asset:
-    """One file as it is served."""
+    """One static file."""
 
     data: bytes
     media_type: str
     url: str
-    """With the hash of its content, so that browsers keep it for good."""
+    """Contains the hash of the content, so that browsers may cache it forever."""
 
 
 class Assets:
     """Every file of the UI, read once.
 
     Args:
-        folder: Where they lie; fetched ones in ``vendor``.
+        folder: The folder with the files; those from npm are in ``vendor``.
     """
 
     def __init__(self, folder: Path = FOLDER) -> None:
@@ -39,7 +39,7 @@ class Assets:
         self.missing = sorted(types.keys() - self._found.keys())
         if self.missing:
             logger.warning(
-                "the web UI has no %s: pages work, but are not live; run: %s",
+                "the web UI has no %s: pages work, without live updates; run: %s",
                 ", ".join(self.missing),
                 HOW_TO_FETCH,
             )
@@ -49,9 +49,9 @@ class Assets:
         return self._found.get(name)
 
     def url(self, name: str) -> str:
-        """Return where a file is served; empty where it is missing."""
-        found = self._found.get(name)
-        return found.url if found else ""
+        """Return the URL of a file; empty if the file is missing."""
+        asset = self._found.get(name)
+        return asset.url if asset else ""
 
 
 def _read(path: Path, media_type: str) -> Asset:

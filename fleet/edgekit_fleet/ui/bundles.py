@@ -20,12 +20,12 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 @router.get("/bundles", dependencies=[Viewer])
 def bundles(request: Request, site: Pages, model: str = "", before: int | None = None) -> Response:
     """List published bundles, the newest first."""
-    found = site.parts.repository.bundles(model=model, before=before, limit=PAGE + 1)
+    rows = site.parts.repository.bundles(model=model, before=before, limit=PAGE + 1)
     return site.page(
         request,
         "bundles.html",
-        bundles=found[:PAGE],
-        next=found[PAGE - 1].number if len(found) > PAGE else None,
+        bundles=rows[:PAGE],
+        next=rows[PAGE - 1].number if len(rows) > PAGE else None,
         is_first=before is None,
         model=model,
         running=site.overview.running(),
@@ -35,25 +35,25 @@ def bundles(request: Request, site: Pages, model: str = "", before: int | None =
 @router.get("/bundles/{model}/{version}", dependencies=[Viewer])
 def bundle(request: Request, site: Pages, model: str, version: str) -> Response:
     """Show one bundle."""
-    found = site.parts.repository.bundle(model, version)
-    if found is None:
+    published = site.parts.repository.bundle(model, version)
+    if published is None:
         raise HTTPException(404, f"No bundle {model[:80]} {version[:80]} is published")
     holders = site.overview.holders(model, version, HOLDERS + 1)
     return site.page(
         request,
         "bundle.html",
-        bundle=found,
+        bundle=published,
         bytes_of={
-            variant.id: sum(file.bytes for file in variant.files) for variant in found.manifest.variants
+            variant.id: sum(file.bytes for file in variant.files) for variant in published.manifest.variants
         },
         holders=holders[:HOLDERS],
         has_more=len(holders) > HOLDERS,
-        signers=_signers(site.parts.repository, found),
+        signers=_signers(site.parts.repository, published),
     )
 
 
 def _signers(registry: Repository, bundle: Published) -> list[dict[str, Any]]:
-    """Return who signed the targets that name a bundle: key ids and scheme; checked when published."""
+    """Return key id and scheme of the signatures of the targets that list a bundle (checked before)."""
     targets, root = registry.metadata("targets"), registry.metadata("root")
     if targets is None or root is None:
         return []
@@ -61,6 +61,6 @@ def _signers(registry: Repository, bundle: Published) -> list[dict[str, Any]]:
     if bundle.target.path not in document["signed"]["targets"]:
         return []
     return [
-        {"id": one["keyid"], "scheme": keys.get(one["keyid"], {}).get("scheme", "?")}
-        for one in document["signatures"]
+        {"id": signature["keyid"], "scheme": keys.get(signature["keyid"], {}).get("scheme", "?")}
+        for signature in document["signatures"]
     ]

@@ -58,7 +58,7 @@ class Listing:
 
 
 def state_of(site: Site, row: Row) -> str:
-    """Return the one word that says how a device fares."""
+    """Return the state of a device as one word."""
     if row.is_revoked:
         return "revoked"
     return (site.recent.condition(row.id) or "online") if row.is_online else "offline"
@@ -74,7 +74,7 @@ def devices(
     down: bool = False,
     page: int = 1,
 ) -> Response:
-    """List the devices that fit a filter."""
+    """List the devices that match a filter."""
     listing = _listing(site, q, state, sort, down=down, page=page)
     return site.page(
         request, "devices.html", listing=listing, q=q, state=state, sort=sort, down=down, states=STATES
@@ -83,13 +83,13 @@ def devices(
 
 @router.get("/devices-rows", dependencies=[Viewer])
 def rows(request: Request, site: Pages, id: Annotated[list[str] | None, Query()] = None) -> Response:  # noqa: A002 - the URL's word
-    """Return the rows of some devices: what an open list asks for when they changed."""
-    found = site.overview.rows((id or [])[:MAX_ROWS])
-    return site.page(request, "rows.html", lines=_lines(site, found))
+    """Return the rows of some devices; an open list requests those that changed."""
+    changed = site.overview.rows((id or [])[:MAX_ROWS])
+    return site.page(request, "rows.html", lines=_lines(site, changed))
 
 
 def _listing(site: Site, q: str, state: str, sort: Sort, *, down: bool, page: int) -> Listing:
-    found = [
+    rows = [
         row
         for row in site.overview.rows()
         if q.lower() in row.id.lower() and (not state or state_of(site, row) == state)
@@ -104,16 +104,16 @@ def _listing(site: Site, q: str, state: str, sort: Sort, *, down: bool, page: in
             "p95": lambda row: paces.get(row.id, nothing).p95_ms,
             "seen": lambda row: row.seen_ms,
         }
-        found.sort(key=keys[sort])
+        rows.sort(key=keys[sort])
     if down:
-        found.reverse()
-    pages = max(math.ceil(len(found) / PAGE), 1)
+        rows.reverse()
+    pages = max(math.ceil(len(rows) / PAGE), 1)
     page = min(max(page, 1), pages)
-    return Listing(_lines(site, found[(page - 1) * PAGE : page * PAGE]), len(found), page, pages)
+    return Listing(_lines(site, rows[(page - 1) * PAGE : page * PAGE]), len(rows), page, pages)
 
 
-def _lines(site: Site, found: list[Row]) -> list[Line]:
-    models = site.overview.models([row.id for row in found])
+def _lines(site: Site, rows: list[Row]) -> list[Line]:
+    models = site.overview.models([row.id for row in rows])
     return [
         Line(
             row.id,
@@ -123,7 +123,7 @@ def _lines(site: Site, found: list[Row]) -> list[Line]:
             site.recent.pace(row.id) if row.is_online else Pace(),
             row.seen_ms,
         )
-        for row in found
+        for row in rows
     ]
 
 
@@ -132,7 +132,7 @@ def detail(
     request: Request, site: Pages, device: str, span: str = "15m", before: int | None = None
 ) -> Response:
     """Show one device."""
-    found = _known(site, device)
+    known = _known(site, device)
     documents = site.parts.devices.documents(device)
     birth = msgspec.convert(documents["birth"] or _SILENT, wire.Birth)
     enrolled_with = msgspec.convert(documents["hardware"] or {"arch": ""}, Facts)
@@ -141,14 +141,14 @@ def detail(
     return site.page(
         request,
         "device.html",
-        device=found,
+        device=known,
         state=state_of(site, site.overview.rows([device])[0]),
         hardware=birth.hardware or enrolled_with,
         backends=birth.backends,
         reported=reported,
-        updates=[(name, one) for name, one in reported.updates.items() if one.state not in IDLE],
+        updates=[(name, update) for name, update in reported.updates.items() if update.state not in IDLE],
         pace=site.recent.pace(device),
-        events=[happening(one) for one in events],
+        events=[happening(event) for event in events],
         older=events[-1].id if len(events) == EVENTS else None,
         is_first=before is None,
         commands=site.parts.commanding.of_device(device)[:6],
@@ -159,7 +159,7 @@ def detail(
 
 @router.get("/devices/{device}/series", dependencies=[Viewer])
 def series(site: Pages, device: str, span: str = "15m") -> Response:
-    """Return the columns of a device's charts."""
+    """Return the data of a device's charts."""
     _known(site, device)
     span_ms = SPANS_S.get(span, 900) * 1000
     until_ms = unix_ms() + 1
@@ -170,7 +170,7 @@ def series(site: Pages, device: str, span: str = "15m") -> Response:
 
 
 def columns(points: list[Point]) -> dict[str, Any]:
-    """Return charts' data by column; ``sensors`` has one for each temperature."""
+    """Return the data of charts by column, with a column for each of the first four temperatures."""
     sensors = sorted({name for point in points for name in point.sensors if name.endswith("_c")})
     return {
         "at_s": [point.at_ms / 1000 for point in points],
@@ -198,7 +198,7 @@ def command(site: Pages, device: str, form: Form) -> Response:
 
 
 def _known(site: Site, device: str) -> Device:
-    found = site.parts.devices.get(device)
-    if found is None:
+    known = site.parts.devices.get(device)
+    if known is None:
         raise HTTPException(404, f"There is no device '{device[:64]}'")
-    return found
+    return known

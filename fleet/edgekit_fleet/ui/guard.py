@@ -1,4 +1,4 @@
-"""What stands between the web UI and a hostile page: headers, same-origin posts, error pages."""
+"""Protects the web UI against hostile pages: security headers and same-origin posts; shows error pages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MAX_URL = 2000
 
 
 class SecurityHeaders:
-    """Adds the headers to every answer of the application, the API's too."""
+    """Adds the headers to every answer of the application, including the API's."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -51,7 +51,7 @@ class SecurityHeaders:
 
 
 class SignInNeededError(Exception):
-    """Nobody is signed in, or the session is over."""
+    """Nobody is signed in, or the session has ended."""
 
 
 class PageRoute(APIRoute):
@@ -75,7 +75,7 @@ class PageRoute(APIRoute):
             except HTTPException as error:
                 return _error_page(request, error.status_code, str(error.detail))
             except RequestValidationError as error:
-                fields = tuple(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
+                fields = tuple(f"{field['loc'][-1]}: {field['msg']}" for field in error.errors())
                 return _error_page(request, 422, "The request is not valid", fields)
             except EdgekitError as error:
                 return _error_page(request, status_of(error), error.message, error.reasons, error.hint)
@@ -89,10 +89,10 @@ def _refuse_other_sites(request: Request) -> None:
 
 
 def is_same_origin(request: Request) -> bool:
-    """Say whether a page of this server sent a request.
+    """Say whether a request was sent by a page of this server.
 
-    Browsers name the sender of every post; old ones that do not are refused. The session cookie is
-    ``SameSite=Strict`` besides. Source: OWASP, "Cross-Site Request Forgery Prevention".
+    Browsers name the origin of every post; old browsers that do not are refused. In addition the session
+    cookie is ``SameSite=Strict``. Source: OWASP, "Cross-Site Request Forgery Prevention".
     """
     origin = request.headers.get("origin")
     if origin is not None:
@@ -101,7 +101,7 @@ def is_same_origin(request: Request) -> bool:
 
 
 def local_path(text: str) -> str:
-    """Return a path of this server that a browser may be sent to: ``text``, or ``/`` for all else.
+    """Return a path that a browser may be redirected to: ``text`` if it is on this server, else ``/``.
 
     >>> local_path("/devices?page=2"), local_path("//elsewhere"), local_path("https://elsewhere")
     ('/devices?page=2', '/', '/')

@@ -1,4 +1,4 @@
-"""Events as an operator reads them: one line each."""
+"""Events as one line of text each, for operators."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_IMAGE_CHARS = 200_000
 
 @dataclass(frozen=True)
 class Happening:
-    """One line: when, where, what, and how bad (``info``, ``good``, ``warning``, ``error``)."""
+    """One line: time, device, text, and a level (``info``, ``good``, ``warning``, ``error``)."""
 
     id: int
     device: str
@@ -74,9 +74,9 @@ def _answer(body: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _measurement(body: Mapping[str, Any]) -> tuple[str, str, str]:
-    ran = [one for one in body.get("variants", ()) if one.get("p50_ms") is not None]
+    ran = [variant for variant in body.get("variants", ()) if variant.get("p50_ms") is not None]
     what = f"{body.get('model', '')} {body.get('version', '')}".strip() or str(body.get("job", ""))
-    figures = ", ".join(f"{one.get('id', '')} {one['p50_ms']:.3g} ms" for one in ran[:6])
+    figures = ", ".join(f"{variant.get('id', '')} {variant['p50_ms']:.3g} ms" for variant in ran[:6])
     state = str(body.get("state", "done"))
     level = "error" if state == "failed" else "info"
     title = f"{what}: measured" if state == "done" else f"{what}: measuring {state}"
@@ -85,7 +85,7 @@ def _measurement(body: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _gap(body: Mapping[str, Any]) -> tuple[str, str, str]:
     lost = body.get("last", 0) - body.get("first", 0) + 1
-    return "warning", f"{lost} messages given up", f"{body.get('reason', '')}: the outbox was full"
+    return "warning", f"{lost} messages dropped", f"{body.get('reason', '')}: the outbox was full"
 
 
 _WORDS = {

@@ -1,4 +1,4 @@
-"""What a rollout's guards see, summed up for its page."""
+"""The measurements that a rollout's guards compare, summed up for its page."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from edgekit_fleet.rollout.records import Participant, Rollout
 from edgekit_fleet.store.database import Database
 
 MAX_DEVICES = 200
-"""Devices that a page sums up; the engine judges all of them."""
+"""A page sums up at most this many devices; the engine judges all of them."""
 _KEPT = 10
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What the version before and the new one did on all updated devices together."""
+    """Measurements of the previous and the new version, summed over all updated devices."""
 
     before: Baseline
     after: Tally
@@ -27,7 +27,7 @@ class Judged:
 
 
 class Judge:
-    """Sums reports up with an observer of its own: the engine's is its thread's alone."""
+    """Sums reports up with an observer of its own, because the engine's belongs to the engine's thread."""
 
     def __init__(self, database: Database) -> None:
         self._lock = threading.Lock()
@@ -35,18 +35,19 @@ class Judge:
         self._asked: list[str] = []
 
     def judge(self, rollout: Rollout, members: Sequence[Participant]) -> Judged | None:
-        """Return what is measured of a rollout's updated devices; None where there are none."""
-        updated = [one for one in members if one.is_directed][:MAX_DEVICES]
+        """Return the sums over a rollout's updated devices; None without an updated device."""
+        updated = [member for member in members if member.is_directed][:MAX_DEVICES]
         with self._lock:
-            self._asked = [*(one for one in self._asked if one != rollout.id), rollout.id][-_KEPT:]
+            others = (other for other in self._asked if other != rollout.id)
+            self._asked = [*others, rollout.id][-_KEPT:]
             self._observer.forget(self._asked)
-            measured = self._observer.measured(rollout, updated, {one.device for one in updated})
+            measured = self._observer.measured(rollout, updated, {member.device for member in updated})
         if not measured:
             return None
-        before = [one for one, _ in measured.values()]
-        baseline = Baseline(
-            sum(one.frames for one in before),
-            sum(one.errors for one in before),
-            max(one.p99_ms for one in before),
+        before = [baseline for baseline, _ in measured.values()]
+        total = Baseline(
+            sum(baseline.frames for baseline in before),
+            sum(baseline.errors for baseline in before),
+            max(baseline.p99_ms for baseline in before),
         )
-        return Judged(baseline, evidence.summed(after for _, after in measured.values()), len(measured))
+        return Judged(total, evidence.summed(after for _, after in measured.values()), len(measured))

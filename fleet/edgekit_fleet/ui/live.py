@@ -1,4 +1,4 @@
-"""Tells open pages what changed, as server-sent events: which devices, rollouts, bundles; not how."""
+"""Server-sent events for open pages: which devices, rollouts and bundles changed, not how."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from edgekit_fleet.ui.site import Pages, Viewer
 from edgekit_fleet.web.bus import Bus, Change
 
 PAUSE_S = 0.3
-"""Changes are gathered for this long, so that a page is told once of what changed often."""
+"""Changes are gathered for this long, so that frequent changes cause one event."""
 MAX_IDS = 200
 LIFE_S = 600.0
-"""A stream ends after this; the browser connects again and is checked again."""
+"""A stream ends after this; the browser reconnects, and its session is checked again."""
 EVERY = "*"
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -37,8 +37,8 @@ async def live(request: Request, site: Pages) -> Response:
 async def stream(bus: Bus, pause_s: float = PAUSE_S, life_s: float = LIFE_S) -> AsyncIterator[bytes]:
     """Yield ``{"device": ["cam-1"], ...}``: ids by topic, or ``*`` where they are too many.
 
-    The bus is watched before the first bytes leave: a page asks anew for what it shows once it has
-    them, and nothing may change unheard in between.
+    The watch of the bus begins before the first bytes are sent. A page refreshes itself when they arrive,
+    so no change in between is missed.
     """
     changed: dict[str, set[str]] = {}
     arrived = asyncio.Event()
@@ -53,7 +53,7 @@ async def stream(bus: Bus, pause_s: float = PAUSE_S, life_s: float = LIFE_S) -> 
     gathering.add_done_callback(lambda _: arrived.set())
     ends_s = time.monotonic() + life_s
     try:
-        await arrived.wait()  # the bus is watched, or cannot be
+        await arrived.wait()  # the watch has begun, or was refused
         if not changed:
             arrived.clear()
         yield b"retry: 2000\n\n"
@@ -62,9 +62,9 @@ async def stream(bus: Bus, pause_s: float = PAUSE_S, life_s: float = LIFE_S) -> 
             if changed:
                 await asyncio.sleep(pause_s)
             arrived.clear()
-            found = {topic: sorted(ids) for topic, ids in changed.items()}
+            sent = {topic: sorted(ids) for topic, ids in changed.items()}
             changed.clear()
-            yield b"data: %s\n\n" % msgspec.json.encode(found) if found else b": quiet\n\n"
+            yield b"data: %s\n\n" % msgspec.json.encode(sent) if sent else b": quiet\n\n"
     finally:
         gathering.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -72,7 +72,7 @@ async def stream(bus: Bus, pause_s: float = PAUSE_S, life_s: float = LIFE_S) -> 
 
 
 def note(changed: dict[str, set[str]], change: Change) -> None:
-    """Add a change to those gathered. Metric reports are a topic of their own: most pages pass them over.
+    """Add a change to those gathered. Metric reports are a topic of their own, which most pages ignore.
 
     >>> gathered = {}
     >>> note(gathered, Change("event", {"device": "cam-1", "metric": 2}))

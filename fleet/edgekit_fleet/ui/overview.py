@@ -1,4 +1,4 @@
-"""The first page: how many devices fare how, what is being rolled out, what happened last."""
+"""The first page: devices by state, current rollouts, alerts and latest events."""
 
 from __future__ import annotations
 
@@ -48,6 +48,6 @@ def _summary(site: Site) -> _Summary:
         fps=pace.fps,
         p95_ms=pace.p95_ms,
         rollouts=progress_of_open(site),
-        alerts=[happening(one) for one in metrics.events(kinds=("alert", "gap"), limit=6)],
-        latest=[happening(one) for one in metrics.events(kinds=_KINDS, limit=LATEST)],
+        alerts=[happening(event) for event in metrics.events(kinds=("alert", "gap"), limit=6)],
+        latest=[happening(event) for event in metrics.events(kinds=_KINDS, limit=LATEST)],
     )

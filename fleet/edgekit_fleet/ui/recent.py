@@ -1,7 +1,7 @@
-"""How each device fares right now: its last minute's reports, kept in memory as they come in.
+"""The last minute's reports of each device, kept in memory as they arrive.
 
-Lists sort by it and the overview sums it up, over thousands of devices, without asking the database
-for their metrics. What was in it before a restart is read back from the store.
+Lists of thousands of devices sort by them, and the overview sums them up, without a query of the metrics.
+After a restart they are read from the store.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from edgekit.core import wire
 from edgekit.core.sketch import Histogram, Sketch
 
 FRESH_MS = 60_000
-"""A pipeline that has not reported for this long counts no frames."""
+"""A pipeline without a report for this long is left out."""
 HOLD_MS = 2000
-"""What is summed up over every device is summed up again after this, however many pages ask."""
+"""Sums over all devices are reused for this long, however many pages need them."""
 IDLE = ("", "IDLE")
-"""States of the update machine in which nothing is under way."""
+"""States of the update machine in which there is no update."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Frames a second and the 95th percentile of inference, milliseconds; 0 where nothing is known."""
+    """Frames per second, and the 95th percentile of inference in milliseconds; 0 if unknown."""
 
     fps: float = 0.0
     p95_ms: float = 0.0
@@ -37,7 +37,7 @@ class _Device:
 
 
 class Recent:
-    """What devices reported last. Safe to share between threads; bounded by the number of devices."""
+    """The newest reports of all devices. Thread-safe; its size is bounded by the number of devices."""
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms
@@ -47,7 +47,7 @@ class Recent:
         self._everyone: tuple[int, Pace] = (-HOLD_MS, Pace())
 
     def take_reported(self, device: str, reported: wire.Reported) -> None:
-        """Take over a reported state."""
+        """Store a device's reported state."""
         with self._lock:
             known = self._devices.setdefault(device, _Device())
             known.condition = condition(reported)
@@ -56,7 +56,7 @@ class Recent:
             }
 
     def take_records(self, device: str, records: Sequence[wire.Record]) -> None:
-        """Take over the metric reports among committed records."""
+        """Store the metric reports among committed records."""
         for record in records:
             if isinstance(record, wire.MetricReport):
                 self.take(
@@ -66,43 +66,43 @@ class Recent:
     def take(
         self, device: str, pipeline: str, at_ms: int, period_s: float, frames: int, infer: Sketch | None
     ) -> None:
-        """Take over one report."""
+        """Store one report."""
         fps = frames / period_s if period_s > 0 else 0.0
         with self._lock:
             self._devices.setdefault(device, _Device()).pipelines[pipeline] = (at_ms, fps, infer)
 
     def condition(self, device: str) -> str:
-        """Return ``failed``, ``updating`` or, where neither was reported, an empty text."""
+        """Return ``failed``, ``updating``, or an empty text if neither was reported."""
         with self._lock:
             known = self._devices.get(device)
             return known.condition if known else ""
 
     def pace(self, device: str) -> Pace:
-        """Return how fast one device is."""
+        """Return the pace of one device."""
         return _pace(self._fresh([device]))
 
     def paces(self) -> dict[str, Pace]:
-        """Return how fast each device is, of those that reported in the last minute."""
-        made_ms, found = self._paces
+        """Return the pace of each device that reported in the last minute."""
+        made_ms, paces_now = self._paces
         if self._now_ms() - made_ms >= HOLD_MS:
             with self._lock:
                 names = list(self._devices)
-            found = {name: _pace(fresh) for name in names if (fresh := self._fresh([name]))}
-            self._paces = (self._now_ms(), found)
-        return found
+            paces_now = {name: _pace(fresh) for name in names if (fresh := self._fresh([name]))}
+            self._paces = (self._now_ms(), paces_now)
+        return paces_now
 
     def everyone(self) -> Pace:
-        """Return how fast all devices are together."""
-        made_ms, found = self._everyone
+        """Return the pace of all devices together."""
+        made_ms, total = self._everyone
         if self._now_ms() - made_ms >= HOLD_MS:
             with self._lock:
                 names = list(self._devices)
-            found = self.total(names)
-            self._everyone = (self._now_ms(), found)
-        return found
+            total = self.total(names)
+            self._everyone = (self._now_ms(), total)
+        return total
 
     def total(self, devices: Iterable[str]) -> Pace:
-        """Return how fast several devices are together: the sum, and the true percentile of all."""
+        """Return the pace of several devices: the sum of rates, and the percentile of all inferences."""
         return _pace(self._fresh(devices))
 
     def _fresh(self, devices: Iterable[str]) -> list[tuple[float, Sketch | None]]:
@@ -118,14 +118,14 @@ class Recent:
 
 
 def condition(reported: wire.Reported) -> str:
-    """Return what an operator should know of a reported state first.
+    """Return the condition to show first of a reported state: ``failed``, ``updating`` or empty.
 
     >>> condition(wire.Reported(boot="b", version=1, desired=0))
     ''
     """
     if any(pipeline.state == "failed" for pipeline in reported.pipelines.values()):
         return "failed"
-    return "updating" if any(one.state not in IDLE for one in reported.updates.values()) else ""
+    return "updating" if any(update.state not in IDLE for update in reported.updates.values()) else ""
 
 
 def _pace(fresh: Sequence[tuple[float, Sketch | None]]) -> Pace:

@@ -1,4 +1,4 @@
-"""The pages about rollouts: the list, one rollout as it moves, the form for a new one."""
+"""The pages about rollouts: the list, one rollout, the form for a new one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 @dataclass(frozen=True)
 class Progress:
-    """One rollout and how far it is: numbers of devices."""
+    """One rollout and its progress, in numbers of devices."""
 
     rollout: Rollout
     devices: int
@@ -44,34 +44,34 @@ class Progress:
 
     @property
     def state(self) -> str:
-        """The state's word."""
+        """The rollout's state as a word."""
         return self.rollout.state.value
 
 
 def progress(site: Site, rollout: Rollout) -> Progress:
-    """Return how far one rollout is."""
+    """Return the progress of one rollout."""
     members = site.parts.engine.store.participants(rollout)
-    committed = sum(one.outcome is Outcome.COMMITTED for one in members)
-    failed = sum(one.outcome is Outcome.FAILED for one in members)
+    committed = sum(member.outcome is Outcome.COMMITTED for member in members)
+    failed = sum(member.outcome is Outcome.FAILED for member in members)
     return Progress(rollout, len(members), committed, failed, rollout.state in OPEN)
 
 
 def progress_of_open(site: Site) -> list[Progress]:
-    """Return the rollouts that are not over, and the last one that is."""
-    found = site.parts.engine.store.page(limit=20)
-    is_over = [one for one in found if one.state not in OPEN]
-    return [progress(site, one) for one in found if one.state in OPEN or one in is_over[:1]]
+    """Return the rollouts that are not over, and the last rollout that is."""
+    rows = site.parts.engine.store.page(limit=20)
+    is_over = [rollout for rollout in rows if rollout.state not in OPEN]
+    return [progress(site, rollout) for rollout in rows if rollout.state in OPEN or rollout in is_over[:1]]
 
 
 @router.get("/rollouts", dependencies=[Viewer])
 def rollouts(request: Request, site: Pages, before: int | None = None) -> Response:
     """List rollouts, the newest first."""
-    found = site.parts.engine.store.page(before=before, limit=PAGE + 1)
+    rows = site.parts.engine.store.page(before=before, limit=PAGE + 1)
     return site.page(
         request,
         "rollouts.html",
-        rollouts=[progress(site, one) for one in found[:PAGE]],
-        next=found[PAGE - 1].number if len(found) > PAGE else None,
+        rollouts=[progress(site, rollout) for rollout in rows[:PAGE]],
+        next=rows[PAGE - 1].number if len(rows) > PAGE else None,
         is_first=before is None,
     )
 
@@ -85,12 +85,12 @@ def new(request: Request, site: Pages, model: str = "", version: str = "") -> Re
 
 @router.post("/rollouts/new", dependencies=[Operator])
 def create(request: Request, site: Pages, form: Form) -> Response:
-    """Begin a rollout, or show the form again with what is wrong."""
+    """Begin a rollout, or show the form again with the errors."""
     try:
-        found = site.parts.engine.create(read_form(form), is_draft=form.get("draft") == "on")
+        rollout = site.parts.engine.create(read_form(form), is_draft=form.get("draft") == "on")
     except UsageError as error:
         return _form_page(request, site, form, error)
-    return RedirectResponse(f"/rollouts/{found.id}", 303)
+    return RedirectResponse(f"/rollouts/{rollout.id}", 303)
 
 
 def _form_page(
@@ -127,43 +127,43 @@ def read_form(form: dict[str, str]) -> Spec:
 
 
 def _numbers(form: dict[str, str], kinds: dict[str, type]) -> dict[str, Any]:
-    found, wrong = {}, []
+    numbers, wrong = {}, []
     for name, kind in kinds.items():
         text = form.get(name, "").strip()
         try:
             if text:
-                found[name] = kind(text)
+                numbers[name] = kind(text)
         except ValueError:
             wrong.append(f"{name}: {text[:40]!r} is not a{' whole' * (kind is int)} number")
     if wrong:
         raise UsageError("the rollout is not valid", reasons=tuple(wrong))
-    return found
+    return numbers
 
 
 @router.get("/rollouts/{rollout}", dependencies=[Viewer])
 def show(request: Request, site: Pages, rollout: str, page: int = 1) -> Response:
     """Show one rollout."""
-    found = _known(site, rollout)
-    document = detail(site.parts.engine, found)
-    members = site.parts.engine.store.participants(found)
+    known = _known(site, rollout)
+    document = detail(site.parts.engine, known)
+    members = site.parts.engine.store.participants(known)
     pages = max(-(-len(members) // DEVICES), 1)
     page = min(max(page, 1), pages)
     return site.page(
         request,
         "rollout.html",
-        rollout=found,
+        rollout=known,
         waves=document["waves"],
         log=list(reversed(document["log"]))[:30],
         members=members[(page - 1) * DEVICES : page * DEVICES],
-        progress=progress(site, found),
-        judged=site.judge.judge(found, members),
+        progress=progress(site, known),
+        judged=site.judge.judge(known, members),
         slow_share=evidence.SLOW_SHARE,
         shown=page,
         pages=pages,
-        can_pause=found.state is State.RUNNING,
-        can_resume=found.state in {State.PAUSED, State.DRAFT},
-        can_abort=found.state in OPEN,
-        is_undone=found.state in UNDONE,
+        can_pause=known.state is State.RUNNING,
+        can_resume=known.state in {State.PAUSED, State.DRAFT},
+        can_abort=known.state in OPEN,
+        is_undone=known.state in UNDONE,
     )
 
 
@@ -172,13 +172,13 @@ def move(site: Pages, rollout: str, move: str, form: Form) -> Response:
     """Pause, resume or abort a rollout."""
     if move not in _MOVES:
         raise HTTPException(404, f"A rollout cannot {move[:40]!r}")
-    found = _known(site, rollout)
-    site.parts.engine.move(found.id, _MOVES[move], form.get("reason", "")[:500])
-    return RedirectResponse(f"/rollouts/{found.id}", 303)
+    known = _known(site, rollout)
+    site.parts.engine.move(known.id, _MOVES[move], form.get("reason", "")[:500])
+    return RedirectResponse(f"/rollouts/{known.id}", 303)
 
 
 def _known(site: Site, rollout: str) -> Rollout:
-    found = site.parts.engine.store.get(rollout)
-    if found is None:
+    known = site.parts.engine.store.get(rollout)
+    if known is None:
         raise HTTPException(404, f"There is no rollout {rollout[:80]!r}")
-    return found
+    return known

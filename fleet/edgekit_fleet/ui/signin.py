@@ -1,4 +1,4 @@
-"""Signing in to the web UI: an API token, or a one-time link, becomes a session cookie."""
+"""Signing in to the web UI: an API token or a one-time link begins a session, kept in a cookie."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LoginLink(BaseModel):
 
 @api.post("/login-links", status_code=201)
 def login_link(request: Request, site: Pages) -> LoginLink:
-    """Make a link that signs a browser in to the web UI with the role of the token that asks."""
+    """Create a link that signs a browser in to the web UI with the role of this request's token."""
     token = authorize(site.parts.tokens, bearer(request), "viewer")
     code = site.sessions.make_code(token.id, unix_ms())
     return LoginLink(url=f"{str(request.base_url).rstrip('/')}/login?code={code}")
@@ -50,8 +50,8 @@ def login_link(request: Request, site: Pages) -> LoginLink:
 def show(request: Request, site: Pages, code: str = "", next: str = "/") -> Response:  # noqa: A002 - the URL's word
     """Show the login form, or redeem a one-time code.
 
-    A redirect would lose the cookie where the link was followed from another site (the cookie is
-    strict), so the page that says "signed in" moves on by itself.
+    After a link from another site a redirect would lose the cookie, because the cookie is strict. The page
+    that says "signed in" therefore redirects by itself.
     """
     if not code or request.method == "HEAD":  # a preview of the link must not use it up
         return site.page(request, "login.html", back=local_path(next), problem="")
@@ -89,18 +89,18 @@ def sign_out(request: Request, site: Pages) -> Response:
 
 @router.get("/static/{digest}/{name}")
 def static(site: Pages, digest: str, name: str) -> Response:
-    """Return a file of the UI; its URL changes with its content."""
-    found = site.assets.get(name)
-    if found is None or found.url != f"/static/{digest}/{name}":
+    """Return a static file; its URL contains the hash of its content."""
+    asset = site.assets.get(name)
+    if asset is None or asset.url != f"/static/{digest}/{name}":
         raise HTTPException(404, "There is no such file")
-    return Response(found.data, media_type=found.media_type, headers=_FOREVER)
+    return Response(asset.data, media_type=asset.media_type, headers=_FOREVER)
 
 
 @router.get("/favicon.ico")
 def favicon(site: Pages) -> Response:
-    """Return the icon where browsers ask for it by habit."""
-    found = site.assets.get("icon.svg")
-    return Response(found.data, media_type=found.media_type) if found else PlainTextResponse("", 404)
+    """Return the icon at the URL that browsers request by default."""
+    asset = site.assets.get("icon.svg")
+    return Response(asset.data, media_type=asset.media_type) if asset else PlainTextResponse("", 404)
 
 
 def _begin(site: Site, answer: Response, token: str) -> None:

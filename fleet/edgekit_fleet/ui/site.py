@@ -1,4 +1,4 @@
-"""What every page needs: templates, who is signed in, how things are written."""
+"""What every page uses: templates, the signed-in user, the formatting of values."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Site:
         return HTMLResponse(text, status, headers={"Cache-Control": "no-store"})
 
     def visitor(self, request: Request) -> Token | None:
-        """Return the token of whoever is signed in."""
+        """Return the token of the signed-in user; None if nobody is signed in."""
         text = request.cookies.get(self.cookie)
         return self.sessions.find(text, unix_ms()) if text else None
 
@@ -110,7 +110,7 @@ Pages = Annotated[Site, Depends(site_of)]
 
 
 def signed_in(role: Role) -> Callable[..., Token]:
-    """Return a dependency that lets only sessions through whose role includes ``role``."""
+    """Return a dependency that rejects sessions whose role does not include ``role``."""
 
     def check(request: Request, site: Pages) -> Token:
         token = site.visitor(request)
@@ -137,7 +137,7 @@ Operator = Depends(signed_in("operator"))
 
 
 # ---------------------------------------------------------------------------------------------
-# How things are written
+# Formatting
 
 
 def age(since_ms: float | None, now: float) -> str:
@@ -166,7 +166,7 @@ def clock(unix_ms: float) -> str:
 
 
 def size(count: float) -> str:
-    """Return a number of bytes for people.
+    """Return a number of bytes in a readable unit.
 
     >>> size(999), size(5_300_000)
     ('999 B', '5.3 MB')
@@ -178,7 +178,7 @@ def size(count: float) -> str:
 
 
 def short(value: float, unit: str = "") -> str:
-    """Return a number with three digits that matter; a dash for nothing.
+    """Return a number with three significant digits; a dash for zero and non-finite numbers.
 
     >>> short(0.123456, "ms"), short(1234.5)
     ('0.123 ms', '1234')
@@ -190,7 +190,7 @@ def short(value: float, unit: str = "") -> str:
 
 
 def quantity(name: str) -> str:
-    """Return what a name measures, in words.
+    """Return the quantity that a name stands for, without its unit.
 
     >>> quantity("temperature_c")
     'temperature'
@@ -200,7 +200,7 @@ def quantity(name: str) -> str:
 
 
 def unit(name: str) -> str:
-    """Return the unit that a name ends in, as it is written after a number."""
+    """Return the unit that a name ends in, as it is written after a number; empty without one."""
     return UNITS.get(name.rpartition("_")[2], "")
 
 

@@ -143,7 +143,7 @@ def test_a_rollout_moves_before_ones_eyes_and_can_be_paused(site, browser):
     next_one = next(name for name in devices if name != canary)
     devices[next_one].updates(rollout.id, "REJECTED", reason="golden sample 3 differs")
     browser.until("h1 .pill", "halted")
-    browser.until(".problem", "Every device of it goes back")
+    browser.until(".problem", "Every updated device returns")
     assert_clean(browser, site)
 
 

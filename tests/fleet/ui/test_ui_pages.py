@@ -386,7 +386,7 @@ def test_a_rollout_page_shows_waves_guards_and_the_reason_of_a_halt(site):
         overview = client.get("/").text
     assert ">halted</span>" in page
     assert "golden sample 3 differs" in page
-    assert "Every device of it goes back" in page
+    assert "Every updated device returns" in page
     assert ">halted</span>" in overview
 
 

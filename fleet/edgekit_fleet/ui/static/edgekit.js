@@ -1,5 +1,5 @@
-// Keeps open pages live: hears what changed (/live), asks the server for the parts that show it, and
-// draws the charts. Pages work without it.
+// Keeps open pages live: listens to /live for what changed, fetches the parts of the page that show it,
+// and draws the charts. Pages work without it.
 "use strict";
 
 (() => {
@@ -87,7 +87,7 @@
     if ((changed.device || []).some((id) => !shown.includes(id))) refresh(document.getElementById("list"));
   }
 
-  // -- charts; their legends show the last values until one points at others
+  // -- charts; their legends show the last values unless the pointer is on others
 
   const charts = [];
   const names = { fps: "frames/s", p50: "p50", p95: "p95", p99: "p99", temperature_c: "board" };
@@ -171,7 +171,7 @@
   source.onmessage = (event) => hear(JSON.parse(event.data));
   source.onopen = () => {
     sign.dataset.state = "on";
-    everything(); // what changed since the page was made, or while the stream was off, was not told
+    everything(); // changes since the page was rendered, or while the stream was down, were not announced
   };
   source.onerror = () => { sign.dataset.state = "off"; };
 
@@ -182,7 +182,7 @@
 
   document.addEventListener("visibilitychange", () => { if (!document.hidden) everything(); });
 
-  // -- times that grow old, and a key for the filter
+  // -- relative times, and a key for the filter
 
   function ago(ms) {
     const seconds = Math.max(Math.floor((Date.now() - ms) / 1000), 0);
