@@ -16,7 +16,8 @@ from other_pythons import foreign_python
 from edgekit.backends import open_backend, tiny
 from edgekit.core.errors import BackendError, ConfigError, ModelLoadError, TensorError
 from edgekit.core.ports import Backend
-from edgekit.core.spec import Variant, VariantFile
+from edgekit.core.spec import Manifest, Post, Pre, TensorSpec, Variant, VariantFile
+from edgekit.pipeline.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -345,3 +346,28 @@ def test_a_batch_that_a_variant_was_not_built_for_is_refused(tmp_path):
     for wrong in (0, True, "8", 1025):
         with pytest.raises(ConfigError, match="want a number from 1 to 1024"):
             open_backend(path, Variant(id="v", backend="onnxruntime", batch="free"), {"batch": wrong})
+
+
+@pytest.mark.parametrize("case", FREE, ids=lambda case: case.name)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_predictions_in_batches_are_those_of_one_by_one(case, batch, tmp_path):
+    manifest = Manifest(
+        format=1,
+        model="net",
+        version="1.0.0",
+        task="sensor",
+        inputs=(TensorSpec(name="x", datatype="FP32", shape=(1, 24)),),
+        outputs=(TensorSpec(name="y", datatype="FP32", shape=(1, 5)),),
+        pre=Pre(resize="none", window=24, hop=24),
+        post=Post(decoder="raw"),
+        variants=(),
+    )
+    variant = Variant(id="v", backend=case.name.split("-")[0], batch="free")
+    predictor = Predictor(manifest, variant, case.open(tmp_path, batch=batch))
+    windows = [case.sample(seed)[0] for seed in range(10)]
+    answers = [answer.tensors["y"] for answer in predictor.predict_many(windows)]
+    assert predictor.batch == batch
+    for window, found in zip(windows, answers, strict=True):
+        np.testing.assert_allclose(found, case.reference(window[None]), atol=1e-5)
+        np.testing.assert_allclose(found, predictor.predict(window).tensors["y"], atol=1e-6)
+    predictor.close()

@@ -30,6 +30,7 @@ class Scripted:
         self.gate, self.entered = threading.Event(), threading.Semaphore(0)
         self.gate.set()
         self.errors, self.runs, self.is_closed = [], [], False
+        self.raw = None
         self.opened_in = threading.current_thread()
         self.closed_in = None
 
@@ -44,6 +45,8 @@ class Scripted:
     def predict(self, image):
         if len(image) < 40:
             raise TensorError("the image cannot be decoded")
+        if self.raw is not None:
+            return Prediction(task="classify", tensors={"scores": self.raw})
         return Prediction(task="classify", items=(Item(label="cat", score=0.5),))
 
     def status(self):

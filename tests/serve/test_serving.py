@@ -335,3 +335,17 @@ def test_a_unix_socket_that_a_dead_server_left_is_replaced(short_path):
         httpx.Client(transport=transport, base_url="http://device") as client,
     ):
         assert client.get("/v2/health/live").status_code == 200
+
+
+def test_a_picture_for_a_model_without_a_decoder_gives_its_tensors():
+    offer, opener = doubling()
+    png = cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
+    with served(offer) as server:
+        opener.opened[0].raw = np.float32([[0.25, 0.75]])
+        answered = server.client.post(
+            "/v2/models/double/infer", content=png, headers={"content-type": "image/png"}
+        )
+    assert answered.json()["items"] == []
+    assert answered.json()["tensors"] == [
+        {"name": "scores", "shape": [1, 2], "datatype": "FP32", "data": [0.25, 0.75]}
+    ]
