@@ -169,3 +169,13 @@ def test_an_agent_without_the_package_says_which_row_is_missing_and_runs_on(fold
     if agent.returncode == 3:  # refused before anything was started
         text = err
     assert "group edgekit.sinks" in text
+
+
+def test_the_supervisor_has_no_reader_of_entry_points():
+    """It passes unknown kinds on; what reads entry points costs it memory and time."""
+    program = (
+        "import sys, edgekit.agent.__main__, edgekit.agent.supervisor.supervisor\n"
+        "print([m for m in ('importlib.metadata', 'edgekit.base.plugins') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import tiny_nets
 
 from edgekit.backends import BACKENDS, backend_version
 from edgekit.backends import probe as probe_module
 from edgekit.backends.probe import probe_model, prove
+from edgekit.backends.tiny import tiny_model
+from edgekit.base.accelerators import Accelerator
+from edgekit.core.errors import ModelLoadError
 from edgekit.core.spec import Variant
 
 
@@ -103,3 +107,21 @@ def test_a_kind_without_a_row_runs_on_no_backend():
         fact = prove(name, "no-such-kind")
         assert not fact.works
         assert "cannot run on 'no-such-kind'" in fact.reason
+
+
+def test_an_accelerator_with_a_small_compiled_file_of_its_own_is_proved_by_running_it(monkeypatch, tmp_path):
+    row = Accelerator(
+        kind="compiled",
+        title="takes compiled files only",
+        proof="file",
+        proof_file=str(tiny_model("onnxruntime")),
+        runs={"onnxruntime": "CPUExecutionProvider"},
+    )
+    monkeypatch.setattr("edgekit.base.accelerators.ROWS", (row,))
+    variant = Variant(id="tiny", backend="onnxruntime", accelerator="compiled")
+    assert probe_module._prove(variant, {}) == {"works": True}
+    (tmp_path / "broken").write_bytes(b"none")
+    broken = msgspec.structs.replace(row, proof_file=str(tmp_path / "broken"))
+    monkeypatch.setattr("edgekit.base.accelerators.ROWS", (broken,))
+    with pytest.raises(ModelLoadError):
+        probe_module._prove(variant, {})
