@@ -4,6 +4,7 @@ The only module of the agent that reads environment variables.
 """
 
 import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -158,21 +159,30 @@ def environment() -> Environment:
     )
 
 
-def load_agent_config(path: Path, state: Path | None = None) -> AgentConfig:
+Check = Callable[[str, str, Path], Sequence[str]]
+"""Returns what is wrong in a pipeline's text, given its name for messages and its folder."""
+
+
+def load_agent_config(path: Path, state: Path | None = None, check: Check | None = None) -> AgentConfig:
     """Read ``agent.toml`` and the heads of the pipelines it names.
 
     Args:
         path: The file.
         state: The state folder, in the place of the file's.
+        check: Checks the rest of a pipeline; without it that is left to the pipeline's worker.
 
     Raises:
         ConfigError: A file cannot be read or is not valid; ``reasons`` has every problem at once.
     """
-    return parse_agent_config(_read(path), str(path), path.resolve().parent, state)
+    return parse_agent_config(_read(path), str(path), path.resolve().parent, state, check)
 
 
 def parse_agent_config(
-    text: str, what: str = "agent.toml", folder: Path = Path(), state: Path | None = None
+    text: str,
+    what: str = "agent.toml",
+    folder: Path = Path(),
+    state: Path | None = None,
+    check: Check | None = None,
 ) -> AgentConfig:
     """Check the text of an agent's file; relative paths in it are relative to ``folder``.
 
@@ -181,20 +191,17 @@ def parse_agent_config(
     """
     raw = _decode(text, what)
     problems = [f"{what}:{problem}" for problem in structure_problems(raw, AgentDocument)]
+    plans = _plans(raw, what, folder, check, problems)
+    agent = raw.get("agent")
+    name = agent.get("name", "") if isinstance(agent, dict) else ""
+    if isinstance(name, str) and name and not DEVICE_ID.fullmatch(name):
+        problems.append(f"{what}:agent.name: want letters, digits, '_', '-', at most 64, got {name!r}")
     if problems:
-        raise ConfigError(f"{what} is not valid", reasons=tuple(problems), hint=_HINT)
+        reasons = tuple(dict.fromkeys(problems))
+        raise ConfigError(f"{what} is not valid", reasons=reasons, hint=_HINT)
     document = msgspec.convert(raw, AgentDocument)
-    plans = _plans(document, what, folder, problems)
-    if document.agent.name and not DEVICE_ID.fullmatch(document.agent.name):
-        problems.append(
-            f"{what}:agent.name: want letters, digits, '_', '-', at most 64, got {document.agent.name!r}"
-        )
-    if problems:
-        raise ConfigError(f"{what} is not valid", reasons=tuple(problems), hint=_HINT)
-    if state is None:
-        state = folder / document.agent.state if document.agent.state else state_dir()
     return AgentConfig(
-        state=state.expanduser().resolve(),
+        state=_state(document.agent.state, folder, state),
         name=document.agent.name,
         pipelines=tuple(plans),
         intervals=document.intervals,
@@ -203,18 +210,43 @@ def parse_agent_config(
     )
 
 
-def _plans(document: AgentDocument, what: str, folder: Path, problems: list[str]) -> list[PipelinePlan]:
-    entries = [PipelineEntry(file=file) for file in document.agent.pipelines]
-    entries += document.pipeline
-    if not 1 <= len(entries) <= MAX_PIPELINES:
-        problems.append(f"{what}:pipeline: want 1 to {MAX_PIPELINES} pipelines, got {len(entries)}")
+def agent_identity(path: Path) -> tuple[Path, str]:
+    """Return the state folder and the name that an agent's file gives, whatever else is wrong in it.
+
+    Raises:
+        ConfigError: It cannot be read, or is not TOML.
+    """
+    table = _decode(_read(path), str(path)).get("agent")
+    given = table if isinstance(table, dict) else {}
+    return _state(str(given.get("state", "")), path.resolve().parent, None), str(given.get("name", ""))
+
+
+def _state(given: str, folder: Path, state: Path | None) -> Path:
+    if state is None:
+        state = folder / given if given else state_dir()
+    return state.expanduser().resolve()
+
+
+def _plans(
+    raw: dict[str, Any], what: str, folder: Path, check: Check | None, problems: list[str]
+) -> list[PipelinePlan]:
+    """Return the plans of the pipelines that are valid, though the rest of the file is not."""
+    agent, tables = raw.get("agent"), raw.get("pipeline", [])
+    files = agent.get("pipelines", []) if isinstance(agent, dict) else []
+    listed = [{"file": file} for file in files] if isinstance(files, list) else []
+    listed += tables if isinstance(tables, list) else []
+    if not 1 <= len(listed) <= MAX_PIPELINES:
+        problems.append(f"{what}:pipeline: want 1 to {MAX_PIPELINES} pipelines, got {len(listed)}")
         return []
     plans: list[PipelinePlan] = []
-    for place, entry in enumerate(entries):
+    for place, table in enumerate(listed):
         try:
-            plans.append(_plan(entry, f"{what}:pipeline[{place}]", folder))
-        except ConfigError as error:  # noqa: PERF203 - every problem is told at once
+            entry = msgspec.convert(table, PipelineEntry)
+            plans.append(_plan(entry, f"{what}:pipeline[{place}]", folder, check))
+        except ConfigError as error:  # noqa: PERF203 - every problem is reported at once
             problems += error.reasons or (error.message,)
+        except msgspec.ValidationError:
+            continue  # its structure is among the problems already
     names = [plan.name for plan in plans]
     problems += [f"{what}:pipeline: the name {n!r} stands twice" for n in sorted(_twice(names))]
     return plans
@@ -224,36 +256,29 @@ def _twice(names: list[str]) -> set[str]:
     return {name for name in names if names.count(name) > 1}
 
 
-def _plan(entry: PipelineEntry, where: str, folder: Path) -> PipelinePlan:
+def _plan(entry: PipelineEntry, where: str, folder: Path, check: Check | None) -> PipelinePlan:
     """Return what the supervisor needs of one pipeline.
 
     Raises:
         ConfigError: The entry or its file is not valid.
     """
     tables, text, what, home = _tables(entry, where, folder)
-    head, privacy = tables.get("pipeline"), tables.get("privacy", {})
-    if not isinstance(head, dict) or not isinstance(privacy, dict):
-        raise ConfigError(f"{what}:pipeline: want a [pipeline] table")
-    name = head.get("name")
-    if not (isinstance(name, str) and NAME.fullmatch(name)):
-        raise ConfigError(
-            f"{what}:pipeline.name: want lower-case letters, digits, '.', '_', '-', got {name!r}"
-        )
     is_own = entry.model is not None
-    model, model_home = (entry.model, folder) if is_own else (head.get("model"), home)
-    if not isinstance(model, str) or not model:
-        raise ConfigError(f"{what}:pipeline.model: want a bundle's path or a model's name, got {model!r}")
-    egress = privacy.get("egress", [])
-    if not (isinstance(egress, list) and all(isinstance(word, str) for word in egress)):
-        raise ConfigError(f"{what}:privacy.egress: want a list of words, got {egress!r}")
-    pinned = _pinned(model, model_home, where)
+    head = tables.get("pipeline")
+    model, model_home = (
+        (entry.model, folder) if is_own else (head.get("model") if isinstance(head, dict) else None, home)
+    )
+    problems = list(check(text, what, home)) if check else []
+    if not problems:
+        problems = _head_problems(tables, model, what)
+    problems += _model_problems(entry, model, folder, model_home, where)
+    if problems:
+        raise ConfigError(problems[0], reasons=tuple(problems))
+    assert isinstance(head, dict)
+    assert isinstance(model, str)
+    pinned = _pinned(model, model_home, is_started=bool(entry.initial))
     initial = folder / Path(entry.initial).expanduser() if entry.initial else None
-    if initial is not None and pinned is not None:
-        raise ConfigError(
-            f"{where}.initial: want none, since the model is a pinned path, got {entry.initial!r}"
-        )
-    if initial is not None and not initial.exists():
-        raise ConfigError(f"{where}.initial: want a bundle, there is no {initial}")
+    name, egress = head["name"], tables.get("privacy", {}).get("egress", [])
     return PipelinePlan(
         name=name,
         text=text,
@@ -275,23 +300,54 @@ def _budget_ms(tables: dict[str, Any]) -> float:
     return float(found) if isinstance(found, (int, float)) else 0.0
 
 
-def _pinned(model: str, home: Path, where: str) -> Path | None:
+def _head_problems(tables: dict[str, Any], model: object, what: str) -> list[str]:
+    """Return what is wrong in the keys of a pipeline that the supervisor reads itself."""
+    head, privacy = tables.get("pipeline"), tables.get("privacy", {})
+    if not isinstance(head, dict) or not isinstance(privacy, dict):
+        return [f"{what}:pipeline: want a [pipeline] table"]
+    problems = []
+    name, egress = head.get("name"), privacy.get("egress", [])
+    if not (isinstance(name, str) and NAME.fullmatch(name)):
+        problems.append(f"{what}:pipeline.name: want lower-case letters, digits, '.', '_', '-', got {name!r}")
+    if not isinstance(model, str) or not model:
+        problems.append(f"{what}:pipeline.model: want a bundle's path or a model's name, got {model!r}")
+    if not (isinstance(egress, list) and all(isinstance(word, str) for word in egress)):
+        problems.append(f"{what}:privacy.egress: want a list of words, got {egress!r}")
+    return problems
+
+
+def _model_problems(
+    entry: PipelineEntry, model: object, folder: Path, home: Path, where: str
+) -> Iterator[str]:
+    """Yield what is wrong with where a pipeline's model comes from."""
+    initial = entry.initial
+    if isinstance(model, str) and model:
+        is_path = _is_path(model)
+        if is_path and not (home / Path(model).expanduser()).exists():
+            yield f"{where}.model: there is no {home / Path(model).expanduser()}"
+        if not is_path and not NAME.fullmatch(model):
+            yield f"{where}.model: want a bundle's path or a model's name, got {model!r}"
+        if is_path and initial:
+            yield f"{where}.initial: want none, since the model is a pinned path, got {initial!r}"
+            return
+    if initial and not (folder / Path(initial).expanduser()).exists():
+        yield f"{where}.initial: want a bundle, there is no {folder / Path(initial).expanduser()}"
+
+
+def _is_path(model: str) -> bool:
+    return "/" in model or model.endswith((".ekb", ".tflite", ".onnx", ".xml"))
+
+
+def _pinned(model: str, home: Path, *, is_started: bool) -> Path | None:
     """Return the path that a model is, or None where it is a name.
 
-    A name that is also a path is one: ``./person-detect`` is the way to say the path.
-
-    Raises:
-        ConfigError: It is neither.
+    A plain name is a path where a bundle of that name is beside the pipeline's file, as for
+    ``edgekit run``, but not where ``initial`` says what a managed model starts with.
     """
-    is_path = "/" in model or model.endswith((".ekb", ".tflite", ".onnx", ".xml"))
-    if not is_path:
-        if NAME.fullmatch(model):
-            return None
-        raise ConfigError(f"{where}.model: want a bundle's path or a model's name, got {model!r}")
     path = home / Path(model).expanduser()
-    if not path.exists():
-        raise ConfigError(f"{where}.model: there is no {path}")
-    return path
+    if _is_path(model):
+        return path
+    return path if not is_started and (path / "bundle.json").is_file() else None
 
 
 def _tables(entry: PipelineEntry, where: str, folder: Path) -> tuple[dict[str, Any], str, str, Path]:
@@ -307,7 +363,9 @@ def _tables(entry: PipelineEntry, where: str, folder: Path) -> tuple[dict[str, A
         path = folder / Path(entry.file).expanduser()
         text = _read(path)
         return _decode(text, str(path)), text, str(path), path.resolve().parent
-    tables = {"pipeline": {"name": entry.name, "model": entry.model}, **inline}
+    named = {"name": entry.name, "model": entry.model}
+    head = {key: value for key, value in named.items() if value is not None}
+    tables: dict[str, Any] = {"pipeline": head, **inline}
     if "options" in tables:
         tables["model"] = tables.pop("options")
     return tables, to_toml(tables), where, folder.resolve()
@@ -319,7 +377,7 @@ def _read(path: Path) -> str:
             data = file.read(MAX_CONFIG_BYTES + 1)
         if len(data) > MAX_CONFIG_BYTES:
             raise ConfigError(f"{path}: want at most {MAX_CONFIG_BYTES} bytes, got more")
-        return data.decode()
+        return data.decode("utf-8-sig")  # some editors begin a file with a mark
     except OSError as cause:
         raise ConfigError(f"{path}: cannot be read: {cause.strerror}", hint=_HINT) from cause
     except UnicodeDecodeError as cause:

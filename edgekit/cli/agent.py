@@ -13,6 +13,8 @@ from typing import Any
 from edgekit.base.command_line import Report
 from edgekit.core.errors import EdgekitError, LinkError, UsageError
 
+DEFAULT_FILE = Path("agent.toml")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command's options."""
@@ -54,23 +56,35 @@ def run(args: argparse.Namespace) -> Report:
     return actions[args.action](args)
 
 
+def agent_file(args: argparse.Namespace) -> Path | None:
+    """Return the agent's file: the flag's, the environment's, or ``agent.toml`` in this folder."""
+    from edgekit.agent.config import environment
+
+    if config := args.config or environment().config:
+        return Path(config)
+    return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+
+
 def state_folder(args: argparse.Namespace) -> Path:
-    """Return the state folder that the flags, the configuration, or the environment name."""
-    from edgekit.agent.config import environment, load_agent_config
+    """Return the state folder that the flags, the agent's file, or the environment name."""
+    from edgekit.agent.config import agent_identity
     from edgekit.base.paths import state_dir
 
     if args.state is not None:
         return Path(args.state).expanduser().resolve()
-    config = args.config or environment().config
-    return load_agent_config(Path(config)).state if config else state_dir().resolve()
+    file = agent_file(args)
+    return agent_identity(file)[0] if file else state_dir().resolve()
 
 
 def _enroll(args: argparse.Namespace) -> Report:
+    from edgekit.agent.config import agent_identity
     from edgekit.model.doctor import facts_with_proofs
     from edgekit.update.contract import EnrollOrder
     from edgekit.update.launch import require_libraries, run_enroll
 
     require_libraries("'edgekit agent enroll'")  # before a minute of proofs
+    file = agent_file(args)
+    name = agent_identity(file)[1] if file else ""
     token = args.token
     if token.startswith("@"):
         token = Path(token[1:]).read_text(encoding="utf-8").strip()
@@ -79,7 +93,7 @@ def _enroll(args: argparse.Namespace) -> Report:
         fleet_url=args.fleet,
         token=token,
         state_dir=str(state_folder(args)),
-        name=args.name or os.uname().nodename.partition(".")[0],
+        name=args.name or name or os.uname().nodename.partition(".")[0],
         hardware=facts,
     )
     enrolment = run_enroll(order)
@@ -94,12 +108,12 @@ def _enroll(args: argparse.Namespace) -> Report:
 
 
 def _run(args: argparse.Namespace) -> Report:
-    """Check the configuration, then become the supervisor's own, smaller process."""
-    from edgekit.agent.config import environment, load_agent_config
+    """Check the configuration and every pipeline, then become the supervisor's own, smaller process."""
+    from edgekit.agent.config import load_agent_config
+    from edgekit.pipeline.config import config_problems
 
-    found = environment()
-    path = args.config or (Path(found.config) if found.config else Path("agent.toml"))
-    config = load_agent_config(path, args.state)
+    path = agent_file(args) or DEFAULT_FILE
+    config = load_agent_config(path, args.state, config_problems)
     flags = [flag for flag in ("json", "verbose") if getattr(args, flag, False)]
     command = [sys.executable, "-m", "edgekit.agent", str(path), str(config.state)]
     sys.stdout.flush()

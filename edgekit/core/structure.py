@@ -48,7 +48,7 @@ def decode_toml(data: str, kind: type[T], what: str) -> T:
             ``file:key: want X, got Y`` for each field at fault.
     """
     try:
-        raw = msgspec.toml.decode(data)
+        raw = msgspec.toml.decode(data.removeprefix("\ufeff"))
     except (msgspec.DecodeError, ValueError) as cause:
         raise ConfigError(f"{what}: not TOML: {cause}") from cause
     if problems := structure_problems(raw, kind):

@@ -131,7 +131,8 @@ def parse_config(data: bytes | str, what: str = "pipeline.toml", folder: str = "
             each problem.
     """
     try:
-        document = msgspec.toml.decode(data)
+        text = data.decode() if isinstance(data, bytes) else data
+        document = msgspec.toml.decode(text.removeprefix("\ufeff"))  # some editors begin a file with a mark
     except (msgspec.DecodeError, ValueError) as cause:
         raise ConfigError(f"{what}: is not TOML: {cause}") from cause
     problems: list[str] = []
@@ -200,3 +201,12 @@ def _meaning_problems(values: dict[str, Any]) -> list[str]:
 
 def _failed(values: dict[str, Any]) -> set[str]:
     return {key for key, value in values.items() if value is None}
+
+
+def config_problems(text: str, what: str, folder: Path) -> tuple[str, ...]:
+    """Return every ``file:key: want X, got Y`` of a pipeline's text; none where it is valid."""
+    try:
+        parse_config(text, what, str(folder))
+    except ConfigError as error:
+        return error.reasons or (error.message,)
+    return ()

@@ -109,3 +109,46 @@ def test_the_state_folder_of_the_environment_is_used_where_nothing_else_is_named
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "elsewhere"))
     assert main(["agent", "status"]) == 7
     assert os.fspath(tmp_path / "elsewhere") in capsys.readouterr().err
+
+
+def test_every_mistake_of_the_agents_file_and_of_every_pipeline_is_told_and_nothing_starts(tmp_path, capsys):
+    (tmp_path / "one.toml").write_text(
+        '[pipeline]\nname = "ONE"\nmodel = "m"\n[source]\nkind = "telepathy"\n'
+        '[privacy]\negress = ["count"]\n[[sink]]\nkind = "mqtt"\nurl = "mqtt://h"\ntopic = "a/#"\n'
+    )
+    (tmp_path / "two.toml").write_text(
+        '[pipeline]\nname = "two"\nmodel = "./absent"\n[source]\nkind = "camera"\nuri = "rtsp://cam/1"\n'
+        '[[sink]]\nkind = "video"\npath = "nothing"\n'
+    )
+    (tmp_path / "agent.toml").write_text(
+        '[agent]\nstate = "state"\nname = "a b"\n[limits]\ncrashes = 0\n'
+        '[[pipeline]]\nfile = "one.toml"\ninitial = "missing"\n[[pipeline]]\nfile = "two.toml"\n'
+        '[[pipeline]]\nfile = "three.toml"\n[[pipeline]]\nmodle = "x"\n'
+    )
+    assert main(["agent", "run", "--config", str(tmp_path / "agent.toml"), "--json"]) == 3
+    error = json.loads(capsys.readouterr().out)["error"]
+    told = [reason.replace(f"{tmp_path}/", "") for reason in error["reasons"]]
+    for begin in (
+        "agent.toml:agent.name: want letters",
+        "agent.toml:limits.crashes: want ",
+        "agent.toml:pipeline[3].modle: ",
+        "agent.toml:pipeline[0].initial: want a bundle, there is no missing",
+        "agent.toml:pipeline[1].model: there is no ",
+        "three.toml: cannot be read",
+        "one.toml:pipeline.name: want lower-case",
+        "one.toml:source.kind: want one of",
+        "one.toml:privacy.egress[0]: want one of counts, labels",
+        "one.toml:sink[0].topic: want a topic without",
+        "two.toml:source.uri: want a number or a device node",
+        "two.toml:sink[0].path: want a file name that ends in",
+    ):
+        assert [reason for reason in told if reason.startswith(begin)], (begin, told)
+    assert len(told) == 12
+    assert not (tmp_path / "state").exists()
+
+
+def test_status_beside_the_agents_file_asks_that_agent(tmp_path, capsys, monkeypatch):
+    (tmp_path / "agent.toml").write_text('\ufeff[agent]\nstate = "mine"\npipelines = ["not-there.toml"]\n')
+    monkeypatch.chdir(tmp_path)
+    assert main(["agent", "status"]) == 7
+    assert str(tmp_path / "mine") in capsys.readouterr().err

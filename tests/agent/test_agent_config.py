@@ -7,7 +7,7 @@ from bundles import make_bundle, pipeline_toml
 
 from edgekit.agent.config import load_agent_config, parse_agent_config, to_toml
 from edgekit.core.errors import ConfigError
-from edgekit.pipeline.config import parse_config
+from edgekit.pipeline.config import config_problems, load_config, parse_config
 
 
 def reasons(text: str, folder: Path) -> str:
@@ -125,3 +125,23 @@ def test_tables_survive_the_way_back_to_text():
     import msgspec
 
     assert msgspec.toml.decode(to_toml(tables)) == tables
+
+
+def test_a_plain_name_is_the_bundle_beside_the_pipelines_file(tmp_path):
+    """As for ``edgekit run``; with ``initial`` it is the name of a managed model all the same."""
+    make_bundle(tmp_path / "motion-1.0.0")
+    (tmp_path / "p.toml").write_text(pipeline_toml("p", "motion-1.0.0"))
+    (plan,) = parse_agent_config('[agent]\npipelines = ["p.toml"]', folder=tmp_path).pipelines
+    assert (plan.pinned, plan.managed) == (tmp_path / "motion-1.0.0", "")
+    text = '[[pipeline]]\nfile = "p.toml"\ninitial = "motion-1.0.0"'
+    (plan,) = parse_agent_config(text, folder=tmp_path).pipelines
+    assert (plan.pinned, plan.managed) == (None, "motion-1.0.0")
+
+
+def test_a_file_that_begins_with_a_mark_is_read(tmp_path):
+    make_bundle(tmp_path / "b")
+    (tmp_path / "p.toml").write_text("\ufeff" + pipeline_toml("p", "./b"), encoding="utf-8")
+    (tmp_path / "agent.toml").write_text('\ufeff[agent]\npipelines = ["p.toml"]', encoding="utf-8")
+    config = load_agent_config(tmp_path / "agent.toml", check=config_problems)
+    assert [plan.name for plan in config.pipelines] == ["p"]
+    assert load_config(tmp_path / "p.toml").pipeline.name == "p"

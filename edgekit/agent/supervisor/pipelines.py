@@ -166,7 +166,11 @@ class Pipeline:
             self._restarts.forget()
         self._target, self._purpose = target, purpose
         if target is None:
-            self.message = f"waits for a first version of {self.plan.model!r}"
+            self.message = (
+                f"waits for a first version of {self.plan.model!r}: the fleet sends one once this device is"
+                f" enrolled; 'initial' names a bundle to start with, and ./{self.plan.model} is a path"
+            )
+            logger.warning("pipeline %s %s", self.name, self.message)
             self._end_for("no version to run")
         self._reconcile()
 

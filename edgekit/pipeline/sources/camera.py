@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -34,6 +34,12 @@ class CameraOptions(Options, frozen=True, kw_only=True):
     height: Length = 0
     fourcc: Annotated[str, msgspec.Meta(pattern="^(.{4})?$")] = ""
     give_up_s: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+
+    def problems(self) -> Iterator[str]:
+        """Say what an address is for."""
+        if "://" in self.uri:
+            kind = "rtsp" if self.uri.startswith("rtsp") else "video"
+            yield f'uri: want a number or a device node (kind = "{kind}" takes an address), got {self.uri!r}'
 
 
 class CameraSource:
