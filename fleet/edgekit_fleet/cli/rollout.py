@@ -86,10 +86,10 @@ def run(args: argparse.Namespace) -> Report:
     """
     client = target.opened_client(args)
     if args.action == "create":
-        return _shown(client.json("POST", _ROUTE, wanted(args)))
+        return _shown(client.json("POST", _ROUTE, _request(args)))
     if args.action == "list":
-        found = client.json("GET", _ROUTE, params={"model": args.model, "state": args.state})
-        return Report(found, "\n".join(map(line, found["items"])) or "no rollouts")
+        page = client.json("GET", _ROUTE, params={"model": args.model, "state": args.state})
+        return Report(page, "\n".join(map(line, page["items"])) or "no rollouts")
     path = f"{_ROUTE}/{quote(args.id, safe='')}"
     if args.action != "show":
         return _shown(client.json("POST", f"{path}/{args.action}", {"reason": args.reason}))
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> Report:
     return _shown(client.json("GET", path))
 
 
-def wanted(args: argparse.Namespace) -> dict[str, Any]:
+def _request(args: argparse.Namespace) -> dict[str, Any]:
     """Return the request that the arguments of ``create`` stand for."""
     guards = {"p99_ratio": args.p99_ratio, "error_ratio": args.error_ratio}
     return {

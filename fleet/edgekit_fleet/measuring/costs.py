@@ -66,10 +66,10 @@ class Costs:
         limit: int = 50,
     ) -> list[BoardCost]:
         """Return costs, those that became known last first; for the arguments see ``store.costs``."""
-        found = self._rows.page(
+        groups = self._rows.page(
             model=model, version=version, profile=profile, contents=contents, before=before, limit=limit
         )
-        return [_merged(row) for row in found]
+        return [_merged(row) for row in groups]
 
 
 def keep(sql: Sql, device: str, record: wire.MeasurementRecord, at_ms: int) -> int:

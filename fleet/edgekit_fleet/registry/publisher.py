@@ -30,7 +30,7 @@ class Registry(Protocol):
     def metadata(self, role: str, version: int | None = None) -> bytes | None:
         """Return a version of a role's metadata, or the newest; None where there is none."""
 
-    def missing(self, wanted: Sequence[tuple[str, int]]) -> list[str]:
+    def missing(self, blobs: Sequence[tuple[str, int]]) -> list[str]:
         """Return which blobs, given as (SHA-256, size), the fleet lacks."""
 
     def upload(self, sha256: str, size: int, chunks: Iterable[bytes]) -> None:

@@ -94,10 +94,10 @@ class FleetClient:
             ProtocolError: The answer is not JSON: the server there is not a fleet manager.
             EdgekitError: It refused the request.
         """
-        given = {key: value for key, value in (params or {}).items() if value}
+        query = {key: value for key, value in (params or {}).items() if value}
         reply = self.send(
             method,
-            f"{path}?{urllib.parse.urlencode(given)}" if given else path,
+            f"{path}?{urllib.parse.urlencode(query)}" if query else path,
             body=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
@@ -115,9 +115,9 @@ class RemoteRegistry:
 
     def online_keys(self) -> OnlinePublic:
         """Return the public halves of the keys that the fleet signs with."""
-        found = self._client.json("GET", "/api/v1/registry/keys")
+        keys = self._client.json("GET", "/api/v1/registry/keys")
         try:
-            return OnlinePublic(found["snapshot"], found["timestamp"], found["desired"])
+            return OnlinePublic(keys["snapshot"], keys["timestamp"], keys["desired"])
         except (KeyError, TypeError) as cause:
             raise ProtocolError(f"{self._client.url}: its keys are not as expected") from cause
 
@@ -127,12 +127,12 @@ class RemoteRegistry:
         reply = self._client.send("GET", f"/api/v1/registry/metadata/{role}{which}")
         return reply.body if reply.status == 200 else None
 
-    def missing(self, wanted: Sequence[tuple[str, int]]) -> list[str]:
+    def missing(self, blobs: Sequence[tuple[str, int]]) -> list[str]:
         """Return which blobs the fleet lacks."""
-        asked = [{"sha256": sha256, "bytes": size} for sha256, size in wanted]
-        found = self._client.json("POST", "/api/v1/registry/missing", {"blobs": asked})
-        known = {sha256 for sha256, _ in wanted}
-        return [str(sha256) for sha256 in found["missing"] if sha256 in known]
+        asked = [{"sha256": sha256, "bytes": size} for sha256, size in blobs]
+        answer = self._client.json("POST", "/api/v1/registry/missing", {"blobs": asked})
+        known = {sha256 for sha256, _ in blobs}
+        return [str(sha256) for sha256 in answer["missing"] if sha256 in known]
 
     def upload(self, sha256: str, size: int, chunks: Iterable[bytes]) -> None:
         """Send a blob."""

@@ -80,9 +80,9 @@ class Repository:
         with self._database.read() as sql:
             return rows.metadata(sql, role, version)
 
-    def missing(self, wanted: Sequence[tuple[str, int]]) -> list[str]:
+    def missing(self, blobs: Sequence[tuple[str, int]]) -> list[str]:
         """Return which blobs, given as (SHA-256, size), this fleet does not have."""
-        return [sha256 for sha256, size in wanted if self.blobs.size(sha256) != size]
+        return [sha256 for sha256, size in blobs if self.blobs.size(sha256) != size]
 
     def upload(self, sha256: str, size: int, chunks: Iterable[bytes]) -> None:
         """Store a file; see ``Blobs.put``."""

@@ -84,10 +84,10 @@ def make_spec(document: dict[str, Any]) -> Spec:
         (spec.guards.error_ratio < 0, "guards.error_ratio: want 0 or more"),
         (spec.guards.p99_ratio < 0, "guards.p99_ratio: want 0 or more"),
         *(
-            (not DEVICE_ID.fullmatch(one), f"devices: {one[:80]!r} is not a device's id")
-            for one in spec.devices
+            (not DEVICE_ID.fullmatch(device), f"devices: {device[:80]!r} is not a device's id")
+            for device in spec.devices
         ),
-        *((True, f"waves: {problem}") for one in spec.waves if (problem := wave_problem(one))),
+        *((True, f"waves: {problem}") for wave in spec.waves if (problem := wave_problem(wave))),
     ]
     wrong = tuple(text for is_wrong, text in problems if is_wrong)
     if wrong:

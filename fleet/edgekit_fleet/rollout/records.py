@@ -132,8 +132,8 @@ class Rollouts:
 
     def participants(self, rollout: Rollout) -> list[Participant]:
         """Return a rollout's devices, by wave and id."""
-        found = self.rows.participants(rollout.id, rollout.model, rollout.version)
-        return [_participant(row) for row in found]
+        devices = self.rows.participants(rollout.id, rollout.model, rollout.version)
+        return [_participant(row) for row in devices]
 
 
 def new_id(number_of_bytes: int = 4) -> str:

@@ -84,14 +84,14 @@ class Devices:
 
     def known(self, devices: Collection[str]) -> set[str]:
         """Return those of these ids that are or were enrolled."""
-        wanted, found = list(devices), set[str]()
+        ids, enrolled = list(devices), set[str]()
         with self._database.read() as sql:
-            for start in range(0, len(wanted), _MARKS):
-                some = wanted[start : start + _MARKS]
+            for start in range(0, len(ids), _MARKS):
+                some = ids[start : start + _MARKS]
                 marks = ",".join("?" * len(some))
                 rows = sql.execute(f"SELECT id FROM device WHERE id IN ({marks})", some)  # noqa: S608 - only marks
-                found.update(row["id"] for row in rows)
-        return found
+                enrolled.update(row["id"] for row in rows)
+        return enrolled
 
     def is_welcome(self, device: str) -> bool:
         """Say whether a device may connect: enrolled and not revoked."""
