@@ -10,12 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from pipeline_fakes import ListSink, make_predictor
 
-from edgekit.agent.worker.runner import make_loop, model_path, run_pipeline
+from edgekit.agent.worker.runner import run_pipeline
 from edgekit.cli.main import main
-from edgekit.core.errors import ConfigError, NoVariantError, SourceError
-from edgekit.pipeline.config import load_config, parse_config
+from edgekit.core.errors import NoVariantError, SourceError
 
 SCRIPT = {
     "inputs": {"image": {"datatype": "FP32", "shape": [1, 8, 8, 3]}},
@@ -155,37 +153,6 @@ def test_what_goes_wrong_has_its_exit_code(pipeline, capsys, changes, code):
 def test_wrong_use_is_exit_code_2(pipeline, words, capsys):
     assert main(["run", *([str(pipeline())] if words else []), *words]) == 2
     assert capsys.readouterr().err
-
-
-def test_a_model_is_looked_for_beside_the_file_and_its_lack_is_told(pipeline, tmp_path):
-    config = load_config(pipeline())
-    assert model_path(config) == tmp_path / "tiny"
-    other = parse_config(
-        '[pipeline]\nname = "p"\nmodel = "absent"\n[source]\nkind = "synthetic"', folder=str(tmp_path)
-    )
-    with pytest.raises(ConfigError, match="model 'absent': there is no such bundle"):
-        model_path(other)
-
-
-def test_sinks_are_closed_where_a_later_one_cannot_be_opened(tmp_path):
-    config = parse_config(
-        '[pipeline]\nname = "p"\nmodel = "m"\n[source]\nkind = "synthetic"\n'
-        '[[sink]]\nkind = "jsonl"\npath = "a.jsonl"\n[[sink]]\nkind = "callback"',
-        folder=str(tmp_path),
-    )
-    with pytest.raises(ConfigError, match="callback"):
-        make_loop(config, make_predictor())
-
-
-def test_an_agents_own_link_takes_the_place_of_a_broker_without_a_url(tmp_path):
-    config = parse_config(
-        '[pipeline]\nname = "p"\nmodel = "m"\n[source]\nkind = "synthetic"\nframes = 3\n'
-        '[privacy]\negress = ["counts"]\n[[sink]]\nkind = "mqtt"',
-        folder=str(tmp_path),
-    )
-    sink = ListSink()
-    make_loop(config, make_predictor(), sinks=(sink,)).run()
-    assert sink.seqs == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])

@@ -1,0 +1,100 @@
+"""Real models and bundles of the null backend through the protocol."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from bundles import make_bundle
+from scripted import served
+
+import edgekit.backends.tiny
+from edgekit.backends.tiny import BIASES, WEIGHTS
+from edgekit.core.errors import GoldenError, NoVariantError
+from edgekit.model.servable import offer, open_servable
+
+TINY = Path(edgekit.backends.tiny.__file__).parent
+X = np.arange(16, dtype=np.float32).reshape(1, 16)
+Y = np.maximum(X @ np.float32(WEIGHTS) + np.float32(BIASES), 0)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Proofs of the backends are made once for all tests here."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.mark.parametrize("file", ["relu.tflite", "relu.onnx", "relu.xml"])
+def test_every_runtime_answers_the_same_through_the_protocol(cache, monkeypatch, file):
+    monkeypatch.setenv("EDGEKIT_CACHE", cache)
+    with served(offer(str(TINY / file), None)) as server:
+        described = server.client.get("/v2/models/relu").json()
+        name = described["inputs"][0]["name"]
+        assert described["platform"].endswith(f"_{Path(file).suffix[1:]}")
+        tensor = {"name": name, "datatype": "FP32", "shape": [1, 16], "data": X.ravel().tolist()}
+        got = server.client.post("/v2/models/relu/infer", json={"inputs": [tensor]})
+        assert got.json()["outputs"][0]["data"] == Y.ravel().tolist()
+
+
+def image_bundle(folder):
+    """Turn the sensor bundle into an image classifier that always sees the second label."""
+    make_bundle(folder, model="look")
+    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest |= {
+        "task": "classify",
+        "inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "layout": "NCHW"}],
+        "pre": {"resize": "stretch", "std": [255.0]},
+        "golden": [],
+    }
+    options = manifest["variants"][0]["options"]
+    options["inputs"] = {"image": {"datatype": "FP32", "shape": [1, 3, 8, 8]}}
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_an_image_model_takes_pictures_and_tensors_whatever_its_variant_wants(cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEKIT_CACHE", cache)
+    picture = cv2.imencode(".jpg", np.full((30, 20, 3), 90, np.uint8))[1].tobytes()
+    with served(offer(str(image_bundle(tmp_path / "b")), None)) as server:
+        post = server.client.post
+        answered = post("/v2/models/look/infer", content=picture, headers={"content-type": "image/jpeg"})
+        assert answered.json()["items"][0]["label"] == "moving"
+        cut = post("/v2/models/look/infer", content=picture[:200], headers={"content-type": "image/jpeg"})
+        assert cut.status_code in (200, 400)  # some decoders fill the rest with grey
+        image = server.client.get("/v2/models/look").json()["inputs"][0]
+        assert image == {"name": "image", "datatype": "UINT8", "shape": [1, 8, 8, 3]}
+        raw = post(
+            "/v2/models/look/infer", content=bytes(192), headers={"Inference-Header-Content-Length": "0"}
+        )
+        assert raw.content.endswith(np.float32([0.1, 0.9]).tobytes())
+
+
+def test_a_model_of_raw_tensors_takes_no_picture(cache, monkeypatch):
+    monkeypatch.setenv("EDGEKIT_CACHE", cache)
+    picture = cv2.imencode(".png", np.zeros((3, 3, 3), np.uint8))[1].tobytes()
+    with served(offer(str(TINY / "relu.tflite"), None)) as server:
+        answered = server.client.post(
+            "/v2/models/relu/infer", content=picture, headers={"content-type": "image/png"}
+        )
+        assert (answered.status_code, "no images" in answered.json()["error"]) == (415, True)
+
+
+def test_a_bundle_that_fails_its_golden_sample_is_not_served(cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEKIT_CACHE", cache)
+    with pytest.raises(GoldenError):
+        open_servable(str(make_bundle(tmp_path / "b", golden=(0.9, 0.1))), None, {})
+
+
+def test_a_model_that_kills_its_process_is_not_served_and_another_variant_is(cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEKIT_CACHE", cache)
+    spare = {"id": "spare", "backend": "null"}
+    options = {"crash_at": 3}
+    servable = open_servable(
+        str(make_bundle(tmp_path / "b", options=options, more_variants=(spare,))), None, {}
+    )
+    assert servable.variant == "spare"
+    assert "killed by SIGSEGV" in servable.status()["fallbacks"]["null"]
+    servable.close()
+    with pytest.raises(NoVariantError, match="runs on"):
+        open_servable(str(make_bundle(tmp_path / "c", options=options)), None, {})
