@@ -42,6 +42,28 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     digest: str = ""
     """SHA-256 of the manifest's bytes."""
+    left: int = 0
+    """How many other variants could take over from this one."""
+
+
+class Opening(msgspec.Struct, frozen=True, tag="opening", kw_only=True):
+    """A variant is about to be loaded, and may take the process with it; ``left`` more could follow."""
+
+    variant: str
+    left: int
+
+
+class Returned(msgspec.Struct, frozen=True, tag="returned", kw_only=True):
+    """A variant that was excluded works again, and runs in place of the one that took over."""
+
+    running: Running
+
+
+class StillLost(msgspec.Struct, frozen=True, tag="still_lost", kw_only=True):
+    """A variant that was to be tried again does not work yet."""
+
+    variant: str
+    reason: str
 
 
 class Started(msgspec.Struct, frozen=True, tag="started", kw_only=True):
@@ -74,6 +96,8 @@ class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
     """What became of the messages to each broker that a sink names, since the worker's start."""
     running: Running
     advanced: bool = True
+    inferring: bool = False
+    """An inference was under way: where nothing advances, the runtime hangs and not the source."""
 
 
 class EventOut(msgspec.Struct, frozen=True, tag="event", kw_only=True):
@@ -156,6 +180,9 @@ class Fatal(msgspec.Struct, frozen=True, tag="fatal", kw_only=True):
 
 
 FromWorker = Union[  # noqa: UP007 - decoded at run time
+    Opening,
+    Returned,
+    StillLost,
     Started,
     Progress,
     EventOut,
@@ -208,11 +235,17 @@ class Keep(msgspec.Struct, frozen=True, tag="keep"):
     """The trial is over and the new bundle stays: free the old one."""
 
 
+class TryAgain(msgspec.Struct, frozen=True, tag="try_again", kw_only=True):
+    """Try an excluded variant of the running bundle in a process of its own; run it where it works."""
+
+    variant: str
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Finish the frame, close everything, exit 0."""
 
 
-ToWorker = Union[Run, Swap, Keep, Stop]  # noqa: UP007 - decoded at run time
+ToWorker = Union[Run, Swap, Keep, TryAgain, Stop]  # noqa: UP007 - decoded at run time
 
 
 # ---------------------------------------------------------------------------------------------

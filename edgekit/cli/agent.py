@@ -146,6 +146,7 @@ def status_text(document: dict[str, Any]) -> str:
         if row["message"]:
             lines.append(f"    {row['message'].splitlines()[0]}")
         lines += [f"    {why}" for why in row["why"].splitlines()]
+        lines += [f"    excluded for now: {name}: {why}" for name, why in row.get("excluded", {}).items()]
         lines += [f"    {broker_text(state)}" for state in row["brokers"]]
     for name, row in document["models"].items():
         update = document["updates"].get(name, {})

@@ -95,6 +95,8 @@ class Loop:
         self._heard_ns = 0
         self._idle = 0
         self._capture_error: Exception | None = None
+        self.is_inferring = False
+        """Whether the model is at work, or another one is being opened in its place."""
 
     @property
     def progress(self) -> int:
@@ -257,6 +259,7 @@ class Loop:
             self._tally.dropped += 1
             return
         prepared, predictor = frame.meta.pop("prepared", None), self._predictor
+        self.is_inferring = True
         try:
             job = Job(frame, predictor, predictor.infer(frame.data, prepared))
         except AcceleratorLostError as lost:
@@ -264,6 +267,7 @@ class Loop:
             job = self._second_try(frame)
         except EdgekitError as error:
             job = Job(frame, predictor, error=error)
+        self.is_inferring = False
         self._finisher.give(job)
 
     def _second_try(self, frame: Frame) -> Job:

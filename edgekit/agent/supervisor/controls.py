@@ -118,6 +118,7 @@ class Controls:
                 "backend": pipeline.running.backend if pipeline.running else "",
                 "accelerator": pipeline.running.accelerator if pipeline.running else "",
                 "malformed": pipeline.totals["malformed"],
+                "excluded": pipeline.excluded,
                 "brokers": pipeline.brokers,
             }
         return document | {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import selectors
+import signal
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,14 +19,18 @@ from edgekit.agent.ipc import (
     Fatal,
     Keep,
     LedgerOut,
+    Opening,
     Progress,
     Purpose,
+    Returned,
     Run,
     Running,
     Started,
+    StillLost,
     Swap,
     SwapFailed,
     Swapped,
+    TryAgain,
 )
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.supervisor.restarts import Restarts, Verdict
@@ -34,12 +39,17 @@ from edgekit.base.child import exit_reason
 from edgekit.core.errors import ConfigError, LinkError, ProtocolError
 from edgekit.core.sketch import Histogram
 from edgekit.core.wire import PipelineState, Record
+from edgekit.model.exclusions import Exclusions
 
 logger = logging.getLogger(__name__)
 
 RECENT = 60
 """Seconds of progress that are kept: the baseline that a trial is measured against."""
 State = Literal["starting", "running", "failed", "stopped"]
+
+
+NATIVE_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
+"""Signals of a runtime that broke; SIGKILL comes from people and from a machine without memory."""
 
 
 class Observer(Protocol):
@@ -125,6 +135,9 @@ class Pipeline:
         self._swaps = 0
         self._process: WorkerProcess | None = None
         self._given: Path | None = None
+        self._exclusions = Exclusions()
+        self._suspect: tuple[str, int] = ("", 0)
+        self._trying_again = self._is_suspect_guilty = self._is_inferring = False
         self._end: Ended | Fatal | None = None
         self._why_killed = ""
         self._is_asked = False
@@ -157,6 +170,11 @@ class Pipeline:
         """How often the worker ended unasked."""
         return self._restarts.total
 
+    @property
+    def excluded(self) -> dict[str, str]:
+        """Variants that are not run for now, and why."""
+        return self._exclusions.reasons()
+
     def run_on(self, target: Path | None, purpose: Purpose = "switch") -> None:
         """Have the worker run a bundle: by a swap where one runs, else by starting it.
 
@@ -164,6 +182,7 @@ class Pipeline:
         """
         if target != self._target:
             self._restarts.forget()
+            self._exclusions.forget()
         self._target, self._purpose = target, purpose
         if target is None:
             self.message = (
@@ -212,11 +231,22 @@ class Pipeline:
         elif process.is_stopping:
             return
         elif self.state == "starting" and now_s - process.started_s > limits.start_s:
-            self._kill(f"did not start within {limits.start_s:.0f} s")
+            self._kill(f"did not start within {limits.start_s:.0f} s", is_suspect_guilty=True)
         elif self._pending is not None and now_s - self._pending[2] > limits.start_s:
-            self._kill(f"did not load a bundle within {limits.start_s:.0f} s")
+            self._kill(f"did not load a bundle within {limits.start_s:.0f} s", is_suspect_guilty=True)
         elif self.state == "running" and now_s - process.progressed_s > limits.hang_s:
-            self._kill(f"finished no frame for {limits.hang_s:.0f} s though one was due")
+            is_silent = now_s - process.heard_s > limits.hang_s / 2
+            reason = f"finished no frame for {limits.hang_s:.0f} s though one was due"
+            self._kill(reason, is_suspect_guilty=self._is_inferring or is_silent)
+        else:
+            self._try_again(now_s)
+
+    def _try_again(self, now_s: float) -> None:
+        """Have the worker try a variant that was lost, when its time has come and nothing else goes on."""
+        variant = self._exclusions.due(now_s)
+        is_calm = self.is_settled and self._pending is None and self._kept is None
+        if variant and is_calm and self._process is not None and not self._trying_again:
+            self._trying_again = self._process.send(TryAgain(variant=variant))
 
     def reported(self) -> PipelineState:
         """Return what is reported of it."""
@@ -280,7 +310,9 @@ class Pipeline:
             model=str(self._target),
             threads=plan.threads,
             progress_s=self._progress_s,
+            exclude=self._exclusions.reasons(),
         )
+        self._suspect, self._trying_again, self._is_suspect_guilty = ("", 0), False, False
         self._given, self._end, self._why_killed = self._target, None, ""
         try:
             self._process = process = WorkerProcess(run, self._environment, self._reactor.now_s())
@@ -318,9 +350,8 @@ class Pipeline:
             self._swapped(message)
         elif isinstance(message, SwapFailed):
             self._swap_failed(message)
-        elif isinstance(message, FailedOver):
-            self._adopt(message.running)
-            self._observer.failed_over(self, message)
+        elif isinstance(message, (Opening, FailedOver, Returned, StillLost)):
+            self._another_variant(message)
         elif isinstance(message, AlertOut):
             self._observer.record(self, message.alert)
         elif isinstance(message, LedgerOut):
@@ -328,7 +359,29 @@ class Pipeline:
         elif isinstance(message, (Ended, Fatal)):
             self._end = message
 
+    def _another_variant(self, message: Opening | FailedOver | Returned | StillLost) -> None:
+        """Take note of which variant is at work, and of those that are lost and come back."""
+        self._trying_again = self._trying_again and isinstance(message, Opening)
+        if isinstance(message, Opening):
+            self._suspect = (message.variant, message.left)
+        elif isinstance(message, FailedOver):
+            self._exclusions.add(message.lost, message.reason, self._reactor.now_s())
+            self._adopt(message.running)
+            self._observer.failed_over(self, message)
+        elif isinstance(message, Returned):
+            self._exclusions.returned(message.running.variant)
+            self._adopt(message.running)
+            text = f"variant {message.running.variant} works again, and runs"
+            self._observer.alert("info", "agent.variant_returned", text, self.name)
+        else:
+            self._exclusions.add(message.variant, message.reason, self._reactor.now_s())
+            if self.running is not None:
+                self._suspect = (self.running.variant, self.running.left)
+            self._observer.changed()
+
     def _progressed(self, progress: Progress, process: WorkerProcess) -> None:
+        self._is_inferring = progress.inferring
+        process.heard_s = self._reactor.now_s()
         if progress.advanced:
             process.progressed_s = self._reactor.now_s()
         for total in ("frames", "dropped", "errors", "events", "failovers"):
@@ -365,10 +418,13 @@ class Pipeline:
             self.recent.clear()
             self._recent_of = running.digest
         self.running = running
+        self._suspect = (running.variant, running.left)
         self._observer.changed()
 
     def _swap_failed(self, message: SwapFailed) -> None:
         pending, self._pending = self._pending, None
+        if self.running is not None:
+            self._suspect = (self.running.variant, self.running.left)
         if pending is not None and pending[1] == self._target:
             self._observer.swap_failed(self, message.reason)
         else:
@@ -382,8 +438,8 @@ class Pipeline:
             self._is_asked, self._why_killed = True, reason
             self._process.kill()
 
-    def _kill(self, reason: str) -> None:
-        self._why_killed = reason
+    def _kill(self, reason: str, *, is_suspect_guilty: bool = False) -> None:
+        self._why_killed, self._is_suspect_guilty = reason, is_suspect_guilty
         logger.error("the worker of %s is ended: %s", self.name, reason)
         if self._process is not None:
             self._process.kill()
@@ -400,6 +456,8 @@ class Pipeline:
             self._observer.changed()
         else:
             fatal = self._end.message if isinstance(self._end, Fatal) else ""
+            if not self._why_killed and -code in NATIVE_CRASHES:
+                self._is_suspect_guilty = True
             self._ended(self._why_killed or fatal or exit_reason(code))
 
     def _ended(self, reason: str) -> None:
@@ -415,6 +473,9 @@ class Pipeline:
             self._observer.refused(self, reason)
             self._observer.changed()
             return
+        if self._is_suspect_guilty and self._exclude_suspect(reason):
+            return
+        self._exclusions.forget()  # whatever is left did not help: begin again with the best
         verdict = self._restarts.crashed(self._reactor.now_s())
         self.state = "failed" if verdict is Verdict.GIVE_UP else "starting"
         logger.error("the worker of %s ended: %s", self.name, reason)
@@ -424,3 +485,21 @@ class Pipeline:
             self._observer.gave_up(self, reason)
         self._observer.changed()
         self._start_after(self._restarts.delay_s)
+
+    def _exclude_suspect(self, reason: str) -> bool:
+        """Start again at once without the variant that took its worker along; False where none is left.
+
+        It does not count towards giving up: another variant of the same version runs.
+        """
+        variant, left = self._suspect
+        if not variant or left < 1:
+            return False
+        self._exclusions.add(variant, reason, self._reactor.now_s())
+        self._restarts.total += 1
+        self.state, self.message = "starting", f"variant {variant} is excluded: {reason}"
+        logger.error("the worker of %s ended, variant %s is excluded: %s", self.name, variant, reason)
+        self._observer.alert("error", "agent.variant_excluded", self.message, self.name)
+        self._observer.crashed(self, reason)
+        self._observer.changed()
+        self._start_after(0.0)
+        return True

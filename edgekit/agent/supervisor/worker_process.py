@@ -52,6 +52,7 @@ class WorkerProcess:
         self.channel = Channel(ours, FromWorker)
         self.started_s = now_s
         self.progressed_s = now_s
+        self.heard_s = now_s
         self.stop_deadline_s: float | None = None
         self.channel.send(run)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from edgekit.agent.ipc import Running
 from edgekit.agent.worker.bundle_counters import Meter, MeteredPredictor
@@ -39,14 +39,14 @@ class Hosted:
         self.ready.close()
 
 
-def host(path: str, table: ModelTable, run_threads: int, exclude: Mapping[str, str]) -> Hosted:
+def host(path: str, table: ModelTable, run_threads: int, **more: Any) -> Hosted:
     """Open a bundle's best variant, with a meter of its own.
 
     Args:
         path: Bundle folder, ``.ekb`` file, or model file.
         table: The pipeline's ``[model]``.
         run_threads: CPU threads, where the table does not say; 0: the default.
-        exclude: Variants not to choose, with the reason.
+        more: Fields of ``Choices``, in place of what the table says.
 
     Raises:
         EdgekitError: As ``open_ready`` does.
@@ -55,9 +55,9 @@ def host(path: str, table: ModelTable, run_threads: int, exclude: Mapping[str, s
     choices = dataclasses.replace(
         choices_of(table),
         threads=table.threads or run_threads or None,
-        exclude=exclude,
         make_predictor=functools.partial(MeteredPredictor, meter=meter),
     )
+    choices = dataclasses.replace(choices, **more)
     ready = open_ready(path, choices)
     return Hosted(path, ready, meter, _running(ready))
 
@@ -72,4 +72,5 @@ def _running(ready: ReadyModel) -> Running:
         precision=ready.variant.precision,
         why=ready.why[:4000],
         digest=ready.bundle.digest,
+        left=len(ready.selection.candidates) - 1,
     )

@@ -25,15 +25,19 @@ from edgekit.agent.ipc import (
     FailedOver,
     Fatal,
     Keep,
+    Opening,
     Progress,
+    Returned,
     Run,
     Started,
+    StillLost,
     Stop,
     Swap,
     SwapFailed,
     Swapped,
     ToWorker,
     TrialProgress,
+    TryAgain,
 )
 from edgekit.agent.worker.bundle_counters import AgentSink, Meter, TallyMarks
 from edgekit.agent.worker.hosted import Hosted, host
@@ -123,6 +127,7 @@ class Worker:
         self._loop: Loop | None = None
         self._is_waiting = False
         self._swapping: threading.Thread | None = None
+        self._trying: threading.Thread | None = None
         self._excluded: dict[str, str] = dict(run.exclude)
         self._marks = TallyMarks()
         self._reported_ns = time.monotonic_ns()
@@ -134,7 +139,7 @@ class Worker:
         Raises:
             EdgekitError: The worker cannot go on.
         """
-        loaded = host(self._run.model, self._config.model, self._run.threads, self._excluded)
+        loaded = self._open(self._run.model, exclude=self._excluded)
         self._models = Models(loaded)
         self._send(Started(running=loaded.running, load_ms=loaded.ready.load_ms))
         reporter = threading.Thread(target=self._report_all, name="reporter", daemon=True)
@@ -151,6 +156,14 @@ class Worker:
         self._report()
         self._send(Ended(reason="stopped" if was_stopped else "the source came to its end"))
         self._models.close()
+
+    def _open(self, path: str, **more: Any) -> Hosted:
+        """Open a bundle's best variant; the supervisor hears which, should it take this process along."""
+
+        def on_try(variant: str, left: int) -> None:
+            self._send(Opening(variant=variant, left=left))
+
+        return host(path, self._config.model, self._run.threads, on_try=on_try, **more)
 
     def stop(self) -> None:
         """End after the frame in work; safe from any thread."""
@@ -223,7 +236,7 @@ class Worker:
         began_ns = time.monotonic_ns()
         self._excluded[predictor.variant.id] = f"lost its accelerator: {lost}"
         predictor.close()
-        loaded = host(models.active.path, self._config.model, self._run.threads, self._excluded)
+        loaded = self._open(models.active.path, exclude=self._excluded)
         old = models.replace_lost(loaded)
         self._send_progress(old)
         took_ms = (time.monotonic_ns() - began_ns) / 1e6
@@ -240,6 +253,11 @@ class Worker:
             self.stop()
         elif isinstance(message, Keep):
             self._drop_kept()
+        elif isinstance(message, TryAgain):
+            self._trying = threading.Thread(
+                target=self._try_again, args=(message.variant,), name=f"try-{message.variant}", daemon=True
+            )
+            self._trying.start()
         elif isinstance(message, Swap):
             if self._swapping is not None and self._swapping.is_alive():
                 self._send(
@@ -264,7 +282,27 @@ class Worker:
 
     # -- the swap's thread
 
+    def _try_again(self, variant: str) -> None:
+        """Run a variant again that was lost, where it works."""
+        models = self._require_models()
+        try:
+            new = self._open(models.active.path, variant=variant, prove=True, exclude={})
+        except EdgekitError as error:
+            reason = "; ".join((error.message, *error.reasons))[:2000]
+            self._send(StillLost(variant=variant, reason=reason))
+            return
+        left = models.active.running.left + 1  # what ran until now could take over again
+        why = f"{variant}: tried again, and works\n{models.active.running.why}"[:4000]
+        new.running = msgspec.structs.replace(new.running, left=left, why=why)
+        old, _ = models.switch(new, self._loop)
+        self._send_progress(old)
+        self._excluded.pop(variant, None)
+        old.close()
+        self._send(Returned(running=new.running))
+
     def _swap(self, request: Swap) -> None:
+        if self._trying is not None:
+            self._trying.join()  # both put another model in place of the active one
         try:
             self._swap_to(request)
         except EdgekitError as error:
@@ -303,7 +341,7 @@ class Worker:
         Raises:
             EdgekitError: It cannot be opened, or cannot find it.
         """
-        new = host(path, self._config.model, self._run.threads, {})
+        new = self._open(path)
         try:
             check_redact(self._config.privacy.redact, new.predictor)
         except ConfigError:
@@ -331,9 +369,15 @@ class Worker:
         if loop is not None:
             captured, dropped, failovers = self._marks.since(loop.tally)
             advanced = self._is_waiting or loop.progress != self._seen_progress
+            inferring = loop.is_inferring
             self._seen_progress = loop.progress
             progress = msgspec.structs.replace(
-                progress, captured=captured, dropped=dropped, failovers=failovers, advanced=advanced
+                progress,
+                captured=captured,
+                dropped=dropped,
+                failovers=failovers,
+                advanced=advanced,
+                inferring=inferring,
             )
         self._send(progress)
 
