@@ -1,6 +1,6 @@
 """The fleet's certificate authority: one P-256 key, server certificates, device certificates.
 
-A device's certificate names it (CN, and the URI ``urn:edgekit:device:<id>``) and is good for client
+A device's certificate names it (CN, and the URI ``urn:edgekit:device:<id>``) and is valid for client
 authentication only, for 90 days. The CA lives ten years; its key never leaves the data folder.
 """
 
@@ -87,7 +87,7 @@ class Authority:
     def server_files(self, name: str, hosts: Sequence[str]) -> tuple[Path, Path]:
         """Issue a fresh server certificate and return the paths of (certificate, key).
 
-        It is good for client authentication too: the fleet manager is a client of its broker.
+        It is valid for client authentication too, because the fleet manager is a client of its broker.
 
         Args:
             name: Which server; names the files, and is the certificate's CN.

@@ -29,12 +29,12 @@ def take(sql: Sql, cursor: Cursor, kinds: Sequence[str], limit: int) -> list[Eve
     Args:
         sql: The transaction in which the reader stores what it makes of the events.
         cursor: The reader.
-        kinds: Kinds of events to return; others are passed over.
+        kinds: Kinds of events to return; others are skipped.
         limit: At most this many.
     """
     reached = sql.execute(f"SELECT event FROM {cursor}").fetchone()["event"]  # noqa: S608 - fixed names
     newest = _newest(sql)
-    start = 0 if newest < reached else reached  # the store deleted every event and numbers anew
+    start = 0 if newest < reached else reached  # the store deleted every event, and numbers start again
     rows = sql.execute(
         "SELECT id, device, at_ms, kind, body FROM event WHERE id > ?"  # noqa: S608 - only marks
         f" AND kind IN ({','.join('?' * len(kinds))}) ORDER BY id LIMIT ?",

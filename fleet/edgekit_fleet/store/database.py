@@ -16,7 +16,7 @@ from pathlib import Path
 from edgekit.core.errors import ConfigError, StorageError
 
 Sql = sqlite3.Connection
-"""An open transaction or read: pass it on to other modules of the store, and to nobody after its end."""
+"""An open transaction or read; functions of the store take it, and it must not be used after its end."""
 _BUSY_MS = 10_000
 _CHECKPOINT_PAGES = 8000
 """32 MB. A pull of 256 messages writes some 700 pages: with SQLite's 1000 nearly every commit would

@@ -313,7 +313,7 @@ def captured_ms(unix_ms: int, mono_ns: int, batch: Arrived) -> int:
     """Return when a record was created, in Unix milliseconds of the fleet's clock.
 
     Only the age of a record is taken from its device, whose wall clock may be wrong: by the
-    monotonic clock, or by the wall clock where the machine started anew between making and sending
+    monotonic clock, or by the wall clock if the machine restarted between recording and sending
     (then the monotonic clock says less than nothing, or far less than the wall clock).
     """
     if not batch.sent_mono_ns:

@@ -122,8 +122,8 @@ class Rollouts:
     def at_work(self) -> list[RolloutRow]:
         """Return the rollouts that may have something to do, the oldest first.
 
-        Those under way, those with devices to bring back, and of each model the newest that is done,
-        which devices join that are enrolled later.
+        These are: current rollouts, rollouts with devices to restore, and of each model the newest that is
+        done, because devices that enrol later join it.
         """
         with self._database.read() as sql:
             rows = sql.execute(
