@@ -1,7 +1,8 @@
-"""What every part of edgekit needs once: durable files, locks, clocks, child processes, HTTP, signals.
+"""What every part of edgekit needs: durable files, locks, clocks, child processes, HTTP, signals.
 
-Device, workstation and fleet all use it. It imports nothing but ``edgekit.core`` and the standard
-library, opens nothing when it is imported, and knows nothing about models, brokers or fleets.
+Device, workstation and fleet use it. Goes in: paths, URLs, commands. Comes out: bytes, or an
+``EdgekitError`` with a hint. It imports only ``edgekit.core`` and the standard library, opens nothing
+when it is imported, and knows nothing about models, brokers or fleets.
 
 >>> from edgekit.base.paths import cache_dir
 >>> cache_dir().name

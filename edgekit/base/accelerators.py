@@ -1,7 +1,7 @@
-"""The table of accelerators: how each is found, how it is proved, and which backends run it.
+"""The table of accelerators: how each is found and proved, and which backends run it.
 
-A row is data. A manifest, a profile or a message only names one, by its kind. Other distributions add
-rows by entry points of the group ``edgekit.accelerators``, whose value is an ``Accelerator``.
+Manifests, profiles and messages only name a row, by its kind. Other distributions add rows by entry points
+of the group ``edgekit.accelerators``, whose value is an ``Accelerator``.
 """
 
 from __future__ import annotations
@@ -16,30 +16,24 @@ from edgekit.base.plugins import ACCELERATORS, load_target, plugin_target
 from edgekit.core.errors import ConfigError
 
 ORT_PREFIX = "ort:"
-"""``ort:NAME`` is any execution provider of ONNX Runtime, by the name that the library gives it."""
+"""``ort:NAME`` is any execution provider of ONNX Runtime, by the library's name."""
 
 
 class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
     """One row.
 
-    Found: by ``detector`` (``module:function`` of a ``Machine``, in ``edgekit.hardware``) where a device
-    needs more than the rest says; else by ``usb`` and ``pci`` ids (``"1a6e:089a"``), or by ``nodes``
-    (device files, shell patterns); a row without any of these is found by proving it (``delegate``: the
-    library that a profile names; ``ort:...``: the runtime's own list). ``library`` is the file name (a
-    shell pattern) of the vendor's library.
+    Detection: ``detector`` (``module:function`` of a ``Machine``, in ``edgekit.hardware``), or ``usb`` and
+    ``pci`` ids (``"1a6e:089a"``), or ``nodes`` (device files, shell patterns); a row with none of these is
+    detected by its proof (``delegate``: the library that a profile names; ``ort:...``: the runtime's list).
+    ``library``: file name of the vendor's library (shell pattern).
 
-    Proved: ``tiny`` runs the portable model of ``edgekit.backends.tiny``; ``file`` runs ``proof_file``,
-    a small model compiled for it, on zeros; ``none`` opens the device, and then it is *present, not
-    proved*.
+    Proof: ``tiny`` runs the portable model of ``edgekit.backends.tiny``; ``file`` runs ``proof_file``, a
+    small model compiled for it, on zeros; ``none`` opens the device, which is then *present, not proved*.
 
-    Run: ``runs`` maps each backend to the name it has there (OpenVINO's device, ONNX Runtime's provider,
-    LiteRT's delegate library, the foreign tenant); empty where the backend knows it by its kind.
-
-    Versions: ``attributes`` of its fact that have the versions of driver, firmware and library. A
-    ``version_function`` without arguments in the library gives the latter as text, of which
-    ``version_pattern`` takes the number.
-
-    Hints: what mends a missing driver, permission or library, as commands.
+    ``runs`` maps each backend to its own name for it (OpenVINO's device, ONNX Runtime's provider, LiteRT's
+    delegate library, the foreign tenant); empty where the backend uses the kind. ``versions`` names the
+    attributes with the versions of driver, firmware and library. ``version_function`` of the library, without
+    arguments, returns text from which ``version_pattern`` takes the number. ``*_fix`` are commands.
     """
 
     kind: str
@@ -61,7 +55,7 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_found_by_proof(self) -> bool:
-        """Whether nothing but a backend that opens it shows that it is there."""
+        """Whether only a backend that opens it can detect it."""
         return not (self.detector or self.usb or self.pci or self.nodes) and self.kind != "cpu"
 
 
@@ -88,7 +82,7 @@ ROWS: tuple[Accelerator, ...] = (
         kind="edgetpu",
         title="Google Coral Edge TPU",
         detector="edgekit.hardware.coral:find",
-        proof="none",  # it runs compiled files only, and the compiler makes none here
+        proof="none",  # it runs compiled files only, and there is no compiler here
         runs={"litert": "libedgetpu.so.1"},
         versions={"driver": "driver", "library": "runtime"},
         version_function="edgetpu_version",
@@ -121,10 +115,10 @@ ROWS: tuple[Accelerator, ...] = (
 
 
 def accelerator(kind: str) -> Accelerator | None:
-    """Return the row of a kind: a built-in one, any ONNX Runtime provider, or one that a package adds.
+    """Return the row of a kind: built-in, an ONNX Runtime provider, or a package's; None if unknown.
 
     Raises:
-        ConfigError: A package names a row that cannot be loaded, or is none.
+        ConfigError: A package's row cannot be loaded, or is not one.
     """
     row = next((row for row in ROWS if row.kind == kind), None)
     if row is not None:
@@ -137,22 +131,18 @@ def accelerator(kind: str) -> Accelerator | None:
         return None
     row = load_target(target)
     if not isinstance(row, Accelerator) or row.kind != kind:
-        raise ConfigError(f"{target} is no accelerator row of kind {kind!r}", hint="see docs/plugins.md")
+        raise ConfigError(f"{target} is not an accelerator row of kind {kind!r}", hint="see docs/plugins.md")
     return row
 
 
 def rows_for(kinds: Iterable[str]) -> tuple[Accelerator, ...]:
-    """Return the built-in rows, and those of other kinds that are named and installed."""
+    """Return the built-in rows, and the installed ones of other ``kinds``."""
     built_in = {row.kind for row in ROWS}
     others = (accelerator(kind) for kind in sorted(set(kinds) - built_in))
     return (*ROWS, *(row for row in others if row is not None))
 
 
 def name_in(backend: str, kind: str) -> str | None:
-    """Return what a backend calls an accelerator, empty where it knows it by its kind.
-
-    Returns:
-        None where no row says that this backend runs it.
-    """
+    """Return a backend's name for an accelerator (empty: the kind); None where it does not run it."""
     row = accelerator(kind)
     return None if row is None else row.runs.get(backend)

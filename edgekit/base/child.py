@@ -1,14 +1,13 @@
 """Child processes of this package that answer in JSON: both ends of the pipes.
 
-The parent writes requests to the child's stdin, one JSON value a line. The child answers each with lines
-``{"progress": ...}``, any number of them, and then one ``{"result": ...}`` or ``{"error": ...}``, on what
-was its stdout; what it prints otherwise, native libraries included, goes to its stderr. stdin stays open
-as long as the parent lives: a child whose stdin ends has nobody to answer, and exits at once.
+The parent writes requests to the child's stdin, one JSON value a line. The child answers each with any
+number of lines ``{"progress": ...}`` and one ``{"result": ...}`` or ``{"error": ...}`` on its stdout; prints
+of native libraries go to its stderr. A child whose stdin ends has lost its parent and exits at once.
 
 The parent::
 
     with Child("edgekit.agent.children", ["survey"]) as child:
-        found = child.ask(None, Survey, timeout_s=60)
+        survey = child.ask(None, Survey, timeout_s=60)
 
 The child::
 
@@ -37,7 +36,7 @@ from edgekit.core.errors import EdgekitError, UsageError
 from edgekit.core.structure import decode_json
 
 ORPHANED = 130
-"""The exit code of a child whose parent is gone."""
+"""Exit code of a child whose parent has ended."""
 _PIECE_BYTES = 1 << 16
 _LINGER_S = 10.0
 _MAX_LINE_BYTES = 64 << 20
@@ -49,7 +48,7 @@ class ChildFault(Exception):  # noqa: N818 - whoever started the child raises an
     """A child ended, hung or broke the protocol instead of answering; it has been killed.
 
     Args:
-        how: What happened, as the predicate of a sentence: "ended without a result (killed by SIGSEGV)".
+        how: The predicate of a sentence: "ended without a result (killed by SIGSEGV)".
         code: The exit code; None where it was still running.
     """
 
@@ -59,7 +58,7 @@ class ChildFault(Exception):  # noqa: N818 - whoever started the child raises an
 
 
 def exit_reason(code: int) -> str:
-    """Return what an exit code says.
+    """Return an exit code in words.
 
     >>> exit_reason(-11), exit_reason(4)
     ('killed by SIGSEGV', 'exit code 4')
@@ -74,7 +73,7 @@ def signal_name(number: int) -> str:
 
 
 class _Line(msgspec.Struct):
-    """A line of an answer; exactly one field is there."""
+    """A line of an answer; exactly one field is set."""
 
     progress: msgspec.Raw = msgspec.Raw()
     result: msgspec.Raw = msgspec.Raw()
@@ -82,14 +81,14 @@ class _Line(msgspec.Struct):
 
 
 class Child:
-    """A child process, for one thread; any other may ``kill`` it.
+    """A child process, for one thread; any thread may ``kill`` it.
 
     Args:
         module: What ``python -m`` runs; it calls ``run_job`` or uses ``Parent``.
-        arguments: The words after it.
+        arguments: Its command-line arguments.
         environment: Its environment variables; None for this process's.
-        log: Where its stderr goes; None for this process's.
-        leads_group: Whether it leads a process group, so that its own children end with it.
+        log: Its stderr; None for this process's.
+        leads_group: Start a process group, so that its own children end with it.
 
     Raises:
         OSError: It cannot be started.
@@ -140,17 +139,17 @@ class Child:
         timeout_s: float,
         on_progress: Callable[[msgspec.Raw], object] = lambda _: None,
     ) -> T:
-        """Send a request and return its answer.
+        """Send a request and return its answer, decoded as ``kind``.
 
         Args:
-            request: What msgspec encodes.
+            request: Any value that msgspec encodes.
             kind: The answer's type.
-            timeout_s: How long it may take.
-            on_progress: Called with each progress, still encoded; what it raises comes out here.
+            timeout_s: The longest wait.
+            on_progress: Called with each progress, still encoded; its exceptions propagate.
 
         Raises:
             EdgekitError: What the child raised, of the same class.
-            ChildFault: It has no answer.
+            ChildFault: It did not answer.
         """
         self._unsent += msgspec.json.encode(request) + b"\n"
         return self.answer(kind, timeout_s, on_progress)
@@ -161,7 +160,7 @@ class Child:
         timeout_s: float,
         on_progress: Callable[[msgspec.Raw], object] = lambda _: None,
     ) -> T:
-        """Return an answer that needs no request, as ``ask`` does."""
+        """Return an answer that needs no request; see ``ask``."""
         deadline_s = time.monotonic() + timeout_s
         try:
             while True:
@@ -196,12 +195,12 @@ class Child:
         return line
 
     def _ready(self, deadline_s: float) -> set[int]:
-        """Wait for a pipe that can go on; empty where none can in time."""
+        """Wait until a pipe is ready; empty after the deadline."""
         poller = select.poll()
         poller.register(self._answers, select.POLLIN)
         if self._unsent:
             poller.register(self._requests, select.POLLOUT)
-        # asked each time: one that says more and more has no more time than a silent one
+        # progress does not extend the deadline
         while (left_s := deadline_s - time.monotonic()) > 0:
             if ready := poller.poll(min(left_s, 60.0) * 1e3):
                 return {descriptor for descriptor, _ in ready}
@@ -210,7 +209,7 @@ class Child:
     def _write(self) -> None:
         try:
             written = os.write(self._requests.fileno(), self._unsent[:_PIECE_BYTES])
-        except BrokenPipeError:  # the end of its answers says how it ended
+        except BrokenPipeError:  # its exit code, read later, is the reason
             written = len(self._unsent)
         self._unsent = self._unsent[written:]
 
@@ -224,10 +223,10 @@ class Child:
         return ChildFault(f"ended without a result ({exit_reason(code)})", code)
 
     def kill(self) -> None:
-        """End it, and its process group where it leads one; safe to call twice."""
+        """Kill it, and its process group if it leads one; safe to call twice."""
         with self._kill_lock:
             if not self._is_killed:
-                self._is_killed = True  # its number may be another's from here on
+                self._is_killed = True  # from here on the pid may be reused
                 with contextlib.suppress(ProcessLookupError):
                     if self._leads_group:
                         os.killpg(self.pid, signal.SIGKILL)
@@ -235,7 +234,7 @@ class Child:
         self._process.wait()
 
     def close(self, linger_s: float = 0.0) -> None:
-        """End it after a while in which it may end by itself; free the pipes. Safe to call twice."""
+        """Wait ``linger_s`` for its exit, kill it, and free the pipes; safe to call twice."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(linger_s)
         self.kill()
@@ -243,12 +242,11 @@ class Child:
         self._answers.close()
 
 
-# ---------------------------------------------------------------------------------------------
-# In the child
+# -- In the child
 
 
 class Parent:
-    """The process that started this one and waits for its answers. Make one only, before any library.
+    """The parent's end of the pipes, in the child. Make one only, before importing any library.
 
     Args:
         leads_group: Whether this process leads a group, which then ends with it.
@@ -262,16 +260,16 @@ class Parent:
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
 
     def requests(self, kind: type[T]) -> Iterator[T]:
-        """Yield requests, for ever: the process ends where there are no more.
+        """Yield requests; the process exits when the parent ends.
 
         Raises:
-            UsageError: It is not of this type.
+            UsageError: A request is not of this type.
         """
         while True:
             yield decode_json(self._requests.get(), kind, "request", UsageError)
 
     def progress(self, what: Any) -> None:
-        """Say how far the work is."""
+        """Report progress."""
         self._send({"progress": what})
 
     def result(self, what: Any) -> None:
@@ -279,7 +277,7 @@ class Parent:
         self._send({"result": what})
 
     def error(self, error: EdgekitError) -> None:
-        """Answer a request that cannot be carried out."""
+        """Answer a request with an error."""
         self._send({"error": failure_of(error)})
 
     def _send(self, line: dict[str, Any]) -> None:
@@ -307,15 +305,12 @@ class Parent:
 def run_job(
     work: Callable[[T, Callable[[Any], None]], Any], kind: type[T], *, leads_group: bool = False
 ) -> int:
-    """Take one request from the parent, and answer it.
+    """Answer one request of the parent and return the exit code.
 
     Args:
-        work: Does it, given the request and a function that takes progress; returns the result.
+        work: Takes the request and a function that reports progress; returns the result.
         kind: The request's type.
-        leads_group: As the parent started this process.
-
-    Returns:
-        The process's exit code, that of the error.
+        leads_group: As in ``Child``.
     """
     parent = Parent(leads_group=leads_group)
     try:

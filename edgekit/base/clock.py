@@ -1,4 +1,4 @@
-"""The supervisor's clock: wall time never lies before what this device has already seen."""
+"""The supervisor's clock: wall time never goes below what this device has already seen."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from typing import Literal
 from edgekit.base.files import write_durably
 
 _SYNCHRONIZED = Path("/run/systemd/timesync/synchronized")
-# 2026-01-01: no clock of a device with this software can be right and say less.
+# 2026-01-01: earlier than this software, so a clock before it is wrong.
 FLOOR_UNIX_MS = 1_767_225_600_000
 
 
 class FlooredClock:
-    """Monotonic and wall time; a board without a battery starts where it stopped, not in 1970.
-
-    Args:
-        path: Where the floor is kept.
-    """
+    """Monotonic and wall time; without a battery, wall time starts at ``path``'s floor and not in 1970."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -34,7 +30,7 @@ class FlooredClock:
         return time.monotonic_ns()
 
     def unix_ms(self) -> int:
-        """Return milliseconds since 1970, at least the floor and what has passed since it was read."""
+        """Return milliseconds since 1970, at least the floor plus the time since start."""
         passed_ms = (time.monotonic_ns() - self._floored_ns) // 1_000_000
         return max(time.time_ns() // 1_000_000, self._floor_ms + passed_ms)
 
@@ -46,7 +42,7 @@ class FlooredClock:
         return "synced" if _SYNCHRONIZED.exists() else "unknown"
 
     def keep(self) -> None:
-        """Write down the floor for the next start.
+        """Store the floor for the next start.
 
         Raises:
             OSError: The disk is full or broken.

@@ -1,9 +1,7 @@
-"""The frame of a command line: a table of commands, each in a module that is imported when it is named.
+"""The frame of a command line: a table of commands; only the module of the one that runs is imported.
 
-``edgekit`` and ``edgekit-fleet`` are two tables in this frame.
-
-A command's module has ``add_arguments(parser)`` and ``run(arguments)``, which returns a ``Report``, or
-None when it has printed its one document while it ran.
+``edgekit`` and ``edgekit-fleet`` use it. A command's module has ``add_arguments(parser)`` and
+``run(arguments)``, which returns a ``Report``, or None when it has printed its document itself.
 """
 
 from __future__ import annotations
@@ -35,8 +33,7 @@ class Report:
     Args:
         document: What ``--json`` prints, one JSON object.
         text: What a person reads.
-        exit_code: 0, or 8 where the command ran and a gate or budget was not met (or the code of the
-            class of error that the outcome amounts to).
+        exit_code: 0, 8 where a gate or budget was not met, or another code of ``core.errors``.
     """
 
     document: dict[str, Any]
@@ -46,12 +43,9 @@ class Report:
 
 @dataclass(frozen=True)
 class Command:
-    """One row of a table of commands.
+    """One row: ``summary`` and ``example`` for ``--help``; ``load`` imports the module.
 
-    Args:
-        summary: What it does, for ``--help``.
-        example: A call that works.
-        load: Imports its module. Raises ``ConfigError`` where a distribution is missing.
+    ``load`` raises ``ConfigError`` where a distribution is missing.
     """
 
     summary: str
@@ -61,7 +55,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Program:
-    """A command line: its name, what it is for, its version and its commands by name."""
+    """A command line and its commands by name."""
 
     name: str
     description: str
@@ -76,14 +70,10 @@ def command(module: str, summary: str, example: str) -> Command:
 
 
 def run_program(program: Program, arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the arguments name and return the process's exit code.
+    """Run the command that ``arguments`` (default ``sys.argv``) name and return the exit code.
 
-    Exit codes: 0 done, 1 a bug, 2 usage, 3 configuration, 4 model or bundle, 5 backend or
-    accelerator, 6 trust, 7 link or server, 8 a gate or budget was not met, 130 interrupted.
-
-    Args:
-        program: The table.
-        arguments: The words after the program's name; ``sys.argv`` by default.
+    0 done, 1 a bug, 2 usage, 3 configuration, 4 model or bundle, 5 backend or accelerator, 6 trust, 7 link or
+    server, 8 a gate or budget was not met, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = next((word for word in words if not word.startswith("-")), "")
@@ -94,7 +84,7 @@ def run_program(program: Program, arguments: Sequence[str] | None = None) -> int
         log_to_stderr(logging.DEBUG if parsed.verbose else logging.INFO)
         assert module is not None  # argparse accepts only names of the table
         report: Report | None = module.run(parsed)
-    except SystemExit as stop:  # argparse has said why on stderr
+    except SystemExit as stop:  # argparse has printed the reason
         return stop.code if isinstance(stop.code, int) else 2
     except EdgekitError as error:
         return _fail(error, as_json=as_json)
@@ -109,7 +99,7 @@ def run_program(program: Program, arguments: Sequence[str] | None = None) -> int
         return 0
     try:
         _print(report, as_json=as_json)
-    except BrokenPipeError:  # the reader (head, less) has seen enough
+    except BrokenPipeError:  # the reader (head, less) has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return report.exit_code
 
@@ -134,7 +124,7 @@ def _parser(program: Program, chosen: str, module: ModuleType | None) -> argpars
 
 
 def _add_common_flags(parser: argparse.ArgumentParser) -> None:
-    """Give every command, and every command of a command, the flags that all have."""
+    """Add the flags that all commands and subcommands have."""
     for action in parser._actions:  # noqa: SLF001 - argparse offers no other way to reach nested parsers
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
             for nested in set(action.choices.values()):

@@ -1,4 +1,4 @@
-"""An ``EdgekitError`` as data: in ``--json``, from a child process, from an agent's or a fleet's API.
+"""An ``EdgekitError`` as data: in ``--json``, from a child process, in an agent's or a fleet's API.
 
 >>> failure_of(errors.BundleError("bad.tar is truncated"))
 Failure(code='model.bundle', message='bad.tar is truncated', reasons=(), hint='')
@@ -13,7 +13,7 @@ from edgekit.core.errors import EdgekitError
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """The parts of an error; ``code`` stands for its class."""
+    """The parts of an error; ``code`` identifies its class."""
 
     code: str
     message: str
@@ -22,7 +22,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 def failure_of(error: EdgekitError) -> Failure:
-    """Return an error as data; what is no text in it (of a file's name) is escaped."""
+    """Return an error as data; undecodable bytes (of file names) are escaped."""
     reasons = tuple(map(_text, error.reasons))
     return Failure(error.code, _text(error.message), reasons, _text(error.hint))
 
@@ -32,12 +32,7 @@ def _text(value: str) -> str:
 
 
 def error_of(failure: Failure, otherwise: type[EdgekitError] = EdgekitError) -> EdgekitError:
-    """Return the error that a failure stands for, of the class with its code.
-
-    Args:
-        failure: The parts.
-        otherwise: The class where no class of ``edgekit.core.errors`` has the code.
-    """
+    """Return the error of a failure: of the class with its code, or ``otherwise`` for an unknown code."""
     classes = (kind for kind in vars(errors).values() if isinstance(kind, type))
     kinds = {kind.code: kind for kind in classes if issubclass(kind, EdgekitError)}
     kind = kinds.get(failure.code, otherwise)

@@ -1,20 +1,20 @@
-"""Files that a power cut leaves old or new, and never in part; and the hash of one."""
+"""Files that a power cut leaves old or new, never partial; and their hash."""
 
 import hashlib
 import os
 import shutil
 from pathlib import Path
 
-from edgekit.base.disk import Disk, LocalDisk, storage_error
+from edgekit.base.disk import LocalDisk, storage_error
 
 _PIECE_BYTES = 1 << 20
 
 
-def replace_file(disk: Disk, path: Path, data: bytes) -> None:
-    """Replace a file of which one process at a time is the owner.
+def replace_file(disk: LocalDisk, path: Path, data: bytes) -> None:
+    """Replace a file that only one process at a time writes.
 
     Raises:
-        StorageError: The disk is full, read-only or broken; the old file is as it was.
+        StorageError: The disk is full, read-only or broken; the old file is unchanged.
     """
     try:
         _replace(disk, path, path.with_name(f".{path.name}.new"), data)
@@ -23,34 +23,43 @@ def replace_file(disk: Disk, path: Path, data: bytes) -> None:
 
 
 def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace a file that several processes may replace at once; the last one wins, whole.
+    """Replace a file that several processes may write at once; the last one wins, whole.
 
-    Args:
-        path: The file; its folder is made.
-        data: All of it.
-        mode: Its permissions, less the process's mask, from its first byte on.
+    Its folder is made. ``mode``: permissions, less the umask, from the first byte on.
 
     Raises:
-        OSError: The disk is full, read-only or broken; the old file is as it was.
+        OSError: The disk is full, read-only or broken; the old file is unchanged.
     """
     _replace(LocalDisk(mode), path, _beside(path), data)
 
 
 def copy_durably(source: Path, target: Path) -> None:
-    """Copy a file's content, piece by piece, as ``write_durably`` writes; sync the folder afterwards.
+    """Copy a file as ``write_durably`` writes; the caller syncs the folder.
 
     Raises:
         OSError: The source cannot be read, or the target not written.
     """
     temporary = _beside(target)
     try:
-        with source.open("rb") as given, temporary.open("wb") as taken:
-            shutil.copyfileobj(given, taken, _PIECE_BYTES)
-            taken.flush()
-            os.fsync(taken.fileno())
+        with source.open("rb") as reader, temporary.open("wb") as writer:
+            shutil.copyfileobj(reader, writer, _PIECE_BYTES)
+            writer.flush()
+            os.fsync(writer.fileno())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_file(path: Path, disk: LocalDisk | None = None) -> bytes | None:
+    """Return a file's bytes; None where there is no file.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
+    try:
+        return (disk or LocalDisk()).read(path)
+    except OSError as cause:
+        raise storage_error(path, cause) from cause
 
 
 def sync_folder(folder: Path) -> None:
@@ -59,7 +68,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Make a folder and all below it, names and contents, survive a power cut, before it is renamed.
+    """Make a folder and all below it survive a power cut, before it is renamed.
 
     Raises:
         OSError: The disk is full or broken.
@@ -90,7 +99,7 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.new")
 
 
-def _replace(disk: Disk, path: Path, temporary: Path, data: bytes) -> None:
+def _replace(disk: LocalDisk, path: Path, temporary: Path, data: bytes) -> None:
     disk.make_folder(path.parent)
     try:
         disk.write(temporary, data)

@@ -1,4 +1,4 @@
-"""Reads from the fleet's web server: bounded in bytes and in time, no redirects, the fleet's CA only."""
+"""The HTTP client for the fleet: bounded in bytes and time, no redirects, only the fleet's CA."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEAST_BYTES = 4096
 
 
 class HttpError(ServerError):
-    """A server's answer that is not what was asked for."""
+    """A response with an unexpected status."""
 
     code = ServerError.code
 
@@ -30,7 +30,7 @@ class HttpError(ServerError):
 
 
 class Patience(msgspec.Struct, frozen=True):
-    """How long to bear with a server: until a monotonic time, and at least 4 KiB in ``stall_s``."""
+    """Time limits: a monotonic deadline, and at least 4 KiB in each ``stall_s``."""
 
     until_s: float
     stall_s: float
@@ -40,7 +40,7 @@ class Patience(msgspec.Struct, frozen=True):
         """Return the seconds left.
 
         Raises:
-            LinkError: There are none.
+            LinkError: The time is up.
         """
         left = self.until_s - self.now_s()
         if left <= 0:
@@ -49,12 +49,12 @@ class Patience(msgspec.Struct, frozen=True):
 
 
 class Web:
-    """One server, spoken to over HTTPS with the fleet's CA, or HTTP.
+    """A client for one server, over HTTPS with the fleet's CA, or HTTP.
 
     Args:
-        ca: The only CA that is trusted; None trusts the system's.
+        ca: The only trusted CA; None trusts the system's.
         patience: Time limits.
-        context: Instead of ``ca``.
+        context: Replaces ``ca``.
     """
 
     def __init__(self, ca: Path | None, patience: Patience, context: ssl.SSLContext | None = None) -> None:
@@ -67,22 +67,22 @@ class Web:
                 raise ConfigError(f"{ca} is not a CA certificate: {cause}") from cause
 
     def get(self, url: str, max_bytes: int) -> bytes:
-        """Return what lies at a URL.
+        """Return the content at a URL.
 
         Raises:
             HttpError: The status is not 200.
-            HashMismatchError: It is longer than ``max_bytes``: endless data.
+            HashMismatchError: It is longer than ``max_bytes`` (endless data).
             LinkError: It cannot be reached, breaks off, or is too slow.
         """
-        found = bytearray()
+        content = bytearray()
         for _, piece in self.read(url, 0):
-            found += piece
-            if len(found) > max_bytes:
-                raise HashMismatchError(f"{url}: longer than the {max_bytes} bytes it may have")
-        return bytes(found)
+            content += piece
+            if len(content) > max_bytes:
+                raise HashMismatchError(f"{url}: longer than the {max_bytes} bytes allowed")
+        return bytes(content)
 
     def read(self, url: str, start: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, bytes) from ``start`` on; from 0 where the server does not do ranges.
+        """Yield (offset, bytes) from ``start`` on; from 0 if the server does not support ranges.
 
         Raises:
             HttpError: The status is neither 200 nor 206.
@@ -97,7 +97,7 @@ class Web:
                 raise HttpError(response.status, f"{url}: the server answered {response.status}")
             offset = start if response.status == 206 else 0
             if response.status == 206 and not _begins_at(response, start):
-                raise HttpError(206, f"{url}: the server sent another range than the one asked for")
+                raise HttpError(206, f"{url}: the server sent another range than requested")
             for piece in self._pieces(response, url):
                 yield offset, piece
                 offset += len(piece)
@@ -109,14 +109,14 @@ class Web:
             LinkError: It cannot be reached, breaks off, or answers more than ``max_bytes``.
         """
         with closing(self._connection(url)) as connection:
-            json = {"Content-Type": "application/json"}
-            with closing(self._ask(connection, "POST", url, body, json)) as response:
-                found = bytearray()
+            headers = {"Content-Type": "application/json"}
+            with closing(self._ask(connection, "POST", url, body, headers)) as response:
+                answer = bytearray()
                 for piece in self._pieces(response, url):
-                    found += piece
-                    if len(found) > max_bytes:
+                    answer += piece
+                    if len(answer) > max_bytes:
                         raise LinkError(f"{url}: the answer is longer than {max_bytes} bytes")
-                return response.status, bytes(found)
+                return response.status, bytes(answer)
 
     def _connection(self, url: str) -> http.client.HTTPConnection:
         parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""How to install what is missing, as this installation was made: by pip, by uv, or by Debian's packages."""
+"""The command that installs a missing package into this installation: pip, uv, or apt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgekit.core.errors import ConfigError
 
-# Extras that are Debian packages of their own; the package ``edgekit`` has all others.
+# Extras with a Debian package of their own; ``edgekit`` has all others.
 _PACKAGES = {"litert": "edgekit-litert", "onnxruntime": "edgekit-onnxruntime", "openvino": "edgekit-openvino"}
 _OWN_PREFIX = Path("/opt/edgekit")
 
@@ -31,15 +31,10 @@ def install_hint(extra: str) -> str:
 def installer(prefix: Path, stdlib: Path, *, is_venv: bool, has_pip: bool) -> str:
     """Return what installs packages into an environment: ``pip``, ``uv pip`` or ``apt``.
 
-    Args:
-        prefix: The environment.
-        stdlib: The folder of its standard library, which holds the mark of PEP 668.
-        is_venv: Whether it is a virtual environment.
-        has_pip: Whether pip can be imported in it.
+    ``stdlib`` is the folder of its standard library, which may hold PEP 668's EXTERNALLY-MANAGED.
     """
-    if prefix.is_relative_to(_OWN_PREFIX):
-        return "apt"
-    if not is_venv and (stdlib / "EXTERNALLY-MANAGED").exists():
+    is_debian = not is_venv and (stdlib / "EXTERNALLY-MANAGED").exists()
+    if is_debian or prefix.is_relative_to(_OWN_PREFIX):
         return "apt"
     if has_pip:
         return "pip"
@@ -51,10 +46,10 @@ def installer(prefix: Path, stdlib: Path, *, is_venv: bool, has_pip: bool) -> st
 
 
 def require_modules(purpose: str, extra: str, modules: Iterable[str]) -> None:
-    """Refuse to begin what needs libraries that are not installed; nothing is imported.
+    """Raise unless all libraries are installed; nothing is imported.
 
     Args:
-        purpose: What needs them, as the subject of the message.
+        purpose: What needs them, the subject of the message.
         extra: The extra that has them.
         modules: Their import names.
 

@@ -1,4 +1,4 @@
-"""One agent for one state folder."""
+"""Locks between processes: one agent and one updater for each state folder."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import os
 import time
 from pathlib import Path
 
+from edgekit.base.disk import storage_error
 from edgekit.base.files import sync_folder
 from edgekit.core.errors import StorageError
 
-_WAIT_S = 2.0
+_WAIT_S = 2.0  # the kernel frees the lock of a process killed a moment ago
 
 
 def lock_state(state: Path) -> int:
-    """Make sure that one agent uses a state folder; return the descriptor that holds the lock.
+    """Return the descriptor that holds the lock of a state folder's one agent.
 
     Raises:
         StorageError: The folder cannot be made, or another agent uses it.
@@ -23,21 +24,29 @@ def lock_state(state: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sync_folder(state)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as cause:
         raise StorageError(f"{state}: cannot be used: {cause.strerror}", hint="give --state DIR") from cause
-    deadline_s = time.monotonic() + _WAIT_S  # one that was killed a moment ago is let go by the kernel
-    while not _try(descriptor):
-        if time.monotonic() > deadline_s:
-            os.close(descriptor)
-            raise StorageError(f"{state}: another agent uses it", hint="stop it first")
-        time.sleep(0.05)
-    return descriptor
+    return lock_file(path, _WAIT_S, f"{state}: another agent uses it")
 
 
-def _try(descriptor: int) -> bool:
+def lock_file(path: Path, wait_s: float, problem: str) -> int:
+    """Return a descriptor that holds an exclusive lock until it is closed.
+
+    Raises:
+        StorageError: The file cannot be opened, or is locked after ``wait_s`` (the message is ``problem``).
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as cause:
+        raise storage_error(path, cause) from cause
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # noqa: PERF203 - it waits anyway
+            if time.monotonic() > deadline_s:
+                os.close(descriptor)
+                raise StorageError(problem, hint="stop it first") from None
+            time.sleep(0.05)
+        else:
+            return descriptor

@@ -5,7 +5,7 @@ import sys
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Write the process's log to stderr, from a level of ``logging`` on."""
+    """Write the process's log to stderr, from ``level`` (of ``logging``) on."""
     logging.basicConfig(
         stream=sys.stderr, level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )

@@ -1,4 +1,4 @@
-"""Tells systemd that the service is ready, stops, and makes progress.
+"""Reports to systemd that the service is ready, is stopping, or makes progress.
 
 Source: sd_notify(3); a datagram to ``NOTIFY_SOCKET``.
 """
@@ -12,10 +12,9 @@ logger = logging.getLogger(__name__)
 
 
 class Notifier:
-    """Sends states to the service manager; does nothing where there is none.
+    """Sends states to the service manager; without one it does nothing.
 
-    Args:
-        address: ``NOTIFY_SOCKET``: a path, or an abstract name that begins with ``@``; may be empty.
+    ``address`` is ``NOTIFY_SOCKET``: a path, an abstract name that begins with ``@``, or empty.
     """
 
     def __init__(self, address: str) -> None:
@@ -31,7 +30,7 @@ class Notifier:
         try:
             self._socket.sendto(state.encode(), self._address)
         except OSError as cause:
-            logger.warning("the service manager cannot be told %s: %s", state, cause)
+            logger.warning("cannot send %s to the service manager: %s", state, cause)
 
     def close(self) -> None:
         """Free the socket; safe to call twice."""

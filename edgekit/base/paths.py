@@ -1,11 +1,11 @@
-"""Where edgekit keeps what it can make again, and what it cannot."""
+"""Folders for caches, state and device profiles."""
 
 import os
 from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """Return the folder for what can be made again: proofs, measured costs, unpacked bundles."""
+    """Return the folder for what can be recreated: proofs, measured costs, unpacked bundles."""
     if chosen := os.environ.get("EDGEKIT_CACHE"):
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
@@ -21,5 +21,5 @@ def state_dir() -> Path:
 
 
 def profiles_dir() -> Path:
-    """Return the folder for profiles of boards that this installation does not come with."""
+    """Return the folder for board profiles that are not part of this installation."""
     return Path(os.environ.get("EDGEKIT_PROFILES") or "/etc/edgekit/device_profiles")

@@ -1,7 +1,7 @@
-"""Rows that other distributions add, by entry points; read only when a name is not built in.
+"""Rows that other distributions add by entry points, read only for names that are not built in.
 
-Reading entry points takes 50 ms, so the supervisor never does. An entry point's name is the row's name,
-its value the target, ``module:attribute`` as the built-in tables have it.
+Reading entry points takes 50 ms, so the supervisor never does. An entry point's name is the row's; its
+value is the target ``module:attribute``, as in the built-in tables.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ def plugins(group: str) -> dict[str, EntryPoint]:
 
 
 def plugin_target(group: str, name: str) -> str:
-    """Return the ``module:attribute`` that a plug-in gives a name; empty where none is installed."""
+    """Return a plug-in's ``module:attribute``; empty where none has that name."""
     point = plugins(group).get(name)
     return point.value if point is not None else ""
 
 
 def load_target(target: str) -> Any:
-    """Import what ``"module:name"`` names.
+    """Return the imported object of ``"module:name"``.
 
     Raises:
-        ConfigError: It cannot be imported, or the module has no such name.
+        ConfigError: It cannot be imported, or does not exist.
     """
     module, _, name = target.partition(":")
     try:
@@ -50,7 +50,7 @@ def load_target(target: str) -> Any:
 
 @dataclass(frozen=True)
 class Rows:
-    """A table: the rows that are built in (name: target, empty where not yet built), and a group's.
+    """A table: built-in rows (name: target, empty if planned) and those of an entry-point group.
 
     >>> Rows({"jsonl": "edgekit.pipeline.sinks.jsonl:JsonlSink"}, SINKS).target("nonesuch")
     ''
@@ -60,14 +60,14 @@ class Rows:
     group: str
 
     def target(self, name: str) -> str:
-        """Return the target of a name; empty where there is none. Entry points are read for new names."""
+        """Return the target of a name; empty where there is none."""
         return self.built_in[name] if name in self.built_in else plugin_target(self.group, name)
 
     def load(self, name: str) -> Any:
-        """Import a row.
+        """Return the imported row.
 
         Raises:
-            ConfigError: It is a package's, and cannot be loaded.
+            ConfigError: A package's row cannot be loaded.
         """
         return load_target(self.target(name))
 
@@ -76,6 +76,6 @@ class Rows:
         return sorted({name for name, target in self.built_in.items() if target} | plugins(self.group).keys())
 
     def missing(self, name: str) -> str:
-        """Return what to say of a name that is neither built in nor added by a package."""
+        """Return the message for an unknown name."""
         known = ", ".join(self.names())
         return f"want one of {known}, got {name!r}, which no installed package adds (group {self.group})"

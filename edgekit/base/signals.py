@@ -1,4 +1,4 @@
-"""What signals do to a process of edgekit."""
+"""Signal handling of edgekit's processes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ _PR_SET_PDEATHSIG = 1
 
 @contextlib.contextmanager
 def stopped_by_signals(stop: Callable[[], object]) -> Iterator[list[int]]:
-    """Let the first SIGINT or SIGTERM call ``stop``; a second one does what it does without us.
+    """Call ``stop`` at the first SIGINT or SIGTERM; a second one has its default effect.
 
-    Outside the main thread, where signals cannot be taken, it does nothing.
-
-    Yields:
-        A list that takes the signal.
+    Yields the list of received signals. Outside the main thread, where Python takes no signals, it does
+    nothing.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -44,7 +42,7 @@ def stopped_by_signals(stop: Callable[[], object]) -> Iterator[list[int]]:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it dies, even while a runtime hangs.
+    """Have the kernel kill this process when its parent dies, even while a runtime hangs.
 
     Source: prctl(2), PR_SET_PDEATHSIG.
     """

@@ -1,8 +1,8 @@
-"""Reads a bundle that came as a tar, trusting nothing in it; the file is handed in open.
+"""Read a bundle from an open tar, trusting nothing in it.
 
 An ``.ekb`` is an uncompressed tar of regular files. Anything else a tar can hold (links, devices,
-absolute or climbing names, two entries of one name, sparse files) is refused, and so is a member
-that the manifest does not list or whose size or hash differs.
+absolute paths or ``..``, duplicate names, sparse files) is refused, and so is a member that the manifest
+does not list or whose size or hash differs.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _PIECE_BYTES = 1 << 20
 
 
 class Member(msgspec.Struct, frozen=True):
-    """Where one file lies in the tar."""
+    """Offset and size, in bytes, of one file's content in the tar."""
 
     offset: int
     size: int
 
 
 def read_index(stream: BinaryIO, what: str) -> dict[str, Member]:
-    """Return where each file of the tar lies.
+    """Return the position of each file in the tar, by name.
 
     Raises:
         BundleError: It is not a tar, is truncated, or holds anything but plain files.
     """
-    found: dict[str, Member] = {}
+    index: dict[str, Member] = {}
     try:
         stream.seek(0, 2)
         length = stream.tell()
@@ -44,34 +44,34 @@ def read_index(stream: BinaryIO, what: str) -> dict[str, Member]:
                 if info.isdir():
                     continue
                 name = info.name.removeprefix("./")
-                reason = _member_problem(name, info, length, found)
+                reason = _member_problem(name, info, length, index)
                 if reason:
                     raise BundleError(f"{what}: member {info.name[:200]!r} {reason}")
-                found[name] = Member(info.offset_data, info.size)
+                index[name] = Member(info.offset_data, info.size)
     except (tarfile.TarError, ValueError, EOFError, OverflowError) as cause:
         raise BundleError(f"{what} is not a readable tar: {cause}") from cause
-    return found
+    return index
 
 
-def _member_problem(name: str, info: tarfile.TarInfo, length: int, found: Mapping[str, Member]) -> str:
+def _member_problem(name: str, info: tarfile.TarInfo, length: int, index: Mapping[str, Member]) -> str:
     if not info.isreg() or info.issparse():
         return "is not a plain file"
     if name != "bundle.json" and (reason := path_problem(name)):
         return reason
-    if name in found:
-        return "stands twice"
-    if len(found) >= MAX_MEMBERS:
-        return f"is one of more than {MAX_MEMBERS}"
+    if name in index:
+        return "is in the tar twice"
+    if len(index) >= MAX_MEMBERS:
+        return f"is over the limit of {MAX_MEMBERS} members"
     if info.size < 0 or info.offset_data + info.size > length:
         return "reaches past the end: the file is truncated"
     return ""
 
 
 def read_manifest(stream: BinaryIO, index: Mapping[str, Member], what: str) -> tuple[Manifest, bytes]:
-    """Return the manifest and its exact bytes, having checked that the members are what it lists.
+    """Return the manifest and its exact bytes, after checking the tar's members against it.
 
     Raises:
-        BundleError: There is no manifest, it is not valid, or the members are not those it lists.
+        BundleError: The manifest is missing or not valid, or the members are not those it lists.
     """
     member = index.get("bundle.json")
     if member is None:
@@ -83,13 +83,13 @@ def read_manifest(stream: BinaryIO, index: Mapping[str, Member], what: str) -> t
     stream.seek(member.offset)
     data = stream.read(member.size)
     manifest = parse_manifest(data, f"{what}: bundle.json")
-    sizes = {name: found.size for name, found in index.items() if name != "bundle.json"}
+    sizes = {name: entry.size for name, entry in index.items() if name != "bundle.json"}
     check_members(manifest, sizes, what)
     return manifest, data
 
 
 def check_members(manifest: Manifest, sizes: Mapping[str, int], what: str) -> None:
-    """Compare the files that are there with those the manifest lists.
+    """Compare the files in a bundle with those the manifest lists.
 
     Raises:
         BundleError: A file is missing, not listed, or of another size; every one is named.
@@ -120,7 +120,7 @@ def pieces(stream: BinaryIO, member: Member) -> Iterator[bytes]:
 
 
 def checked(parts: Iterator[bytes], file: VariantFile, what: str) -> Iterator[bytes]:
-    """Pass pieces on, and raise at the end unless they are the file that was listed.
+    """Pass pieces on, and raise after the last unless they are the listed file.
 
     Raises:
         HashMismatchError: Length or hash differ; what was passed on must not be used.

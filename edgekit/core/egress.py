@@ -1,7 +1,7 @@
-"""What can leave a device: the one table of data classes, the fields each covers, and who may receive it.
+"""What can leave a device: one table of data classes, the fields of each, and who may receive it.
 
-``[privacy] egress``, the gate, the documents of sinks, the ledger and docs/pipelines.md are made from
-``CLASSES``. Pure functions on plain documents; a field that no class covers never leaves.
+``[privacy] egress``, the gate, the documents of sinks, the ledger and docs/pipelines.md use ``CLASSES``.
+A field that no class covers never leaves.
 
 >>> seen = {"kind": "appeared", "label": "person", "count": 2, "total": 3, "score": 0.9}
 >>> permitted(seen, frozenset({"counts"}))
@@ -20,10 +20,7 @@ Receiver: TypeAlias = Literal["fleet", "broker"]
 
 
 class DataClass(msgspec.Struct, frozen=True):
-    """One class of data: what it covers in words, the fields it covers, and who may receive it.
-
-    ``is_free``: it leaves without being named in ``[privacy] egress``.
-    """
+    """One class of data; ``is_free``: it leaves without being named in ``[privacy] egress``."""
 
     covers: str
     fields: tuple[str, ...]
@@ -68,11 +65,11 @@ CLASSES: dict[str, DataClass] = {
 NAMES: tuple[str, ...] = tuple(name for name, row in CLASSES.items() if not row.is_free)
 """What ``[privacy] egress`` can name."""
 PLACES = frozenset({"boxes", "points", "masks"})
-"""Classes that say where in a picture something is."""
+"""Classes that give a position in a picture."""
 LISTS = ("items", "events")
-"""Fields that hold documents themselves: each part passes or stays by its own class."""
+"""Fields that hold nested documents, which are filtered field by field."""
 UNKNOWN = "unknown"
-"""What the ledger calls a field without a class, which never leaves."""
+"""The ledger's name for a field without a class, which never leaves."""
 
 _CLASS_OF = {field: name for name, row in CLASSES.items() for field in row.fields}
 
@@ -90,12 +87,7 @@ def passing(egress: Collection[str], receiver: Receiver) -> frozenset[str]:
 
 
 def permitted(document: Mapping[str, Any], allowed: Collection[str]) -> dict[str, Any]:
-    """Return the fields of a document that may leave.
-
-    Args:
-        document: Plain data; the lists of ``LISTS`` hold more of them.
-        allowed: Classes that may leave; the envelope always may.
-    """
+    """Return the fields of a document that may leave: those of ``allowed`` classes, and the envelope."""
     kept: dict[str, Any] = {}
     for field, value in document.items():
         if field in LISTS:
@@ -108,17 +100,17 @@ def permitted(document: Mapping[str, Any], allowed: Collection[str]) -> dict[str
 
 
 def sizes(document: Mapping[str, Any], size: Callable[[str, Any], int]) -> dict[str, int]:
-    """Return how many bytes the fields of each class take in a document, the envelope left out.
+    """Return the bytes that each class takes in a document, without the envelope.
 
     Args:
-        document: As for ``permitted``.
-        size: Returns the bytes of one field with its value, encoded.
+        document: Plain data; ``LISTS`` fields hold nested documents.
+        size: Returns the encoded bytes of one field and its value.
     """
-    found: dict[str, int] = {}
+    by_class: dict[str, int] = {}
     for name, field, value in _fields(document):
         if name != ENVELOPE:
-            found[name] = found.get(name, 0) + size(field, value)
-    return found
+            by_class[name] = by_class.get(name, 0) + size(field, value)
+    return by_class
 
 
 def _fields(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:

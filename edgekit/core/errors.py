@@ -35,10 +35,10 @@ from typing import ClassVar
 
 
 class EdgekitError(Exception):
-    """Something edgekit can name; the base of the tree.
+    """The base of the tree: an error with a stable code, and a fix where one is known.
 
     Args:
-        message: What is wrong: the thing, what was wanted, what was found.
+        message: What is wrong: the thing, what was expected, what it is.
         reasons: One line for each candidate or field that was refused.
         hint: What to do about it.
     """
@@ -54,7 +54,7 @@ class EdgekitError(Exception):
         self.hint = hint
 
     def render(self) -> str:
-        """Return the error as a user reads it: message, reasons, fix and code, a line each."""
+        """Return the text for a user: message, reasons, fix and code, a line each."""
         lines = [self.message, *(f"  {reason}" for reason in self.reasons)]
         if self.hint:
             lines.append(f"  fix: {self.hint}")
@@ -63,7 +63,7 @@ class EdgekitError(Exception):
 
 
 class UsageError(EdgekitError):
-    """The command line asks for something that does not exist or does not go together."""
+    """The command line names something unknown, or options that exclude each other."""
 
     code = "usage"
     exit_code = 2
@@ -77,7 +77,7 @@ class ConfigError(EdgekitError):
 
 
 class SourceError(ConfigError):
-    """A camera, file or sensor cannot be opened, or stopped giving frames."""
+    """A camera, file or sensor cannot be opened, or gives no more frames."""
 
     code = "config.source"
     retryable = True
@@ -116,7 +116,7 @@ class NoVariantError(ModelError):
 
 
 class GoldenError(ModelError):
-    """A golden sample gave another answer than the one recorded."""
+    """A golden sample gave another answer than the recorded one."""
 
     code = "model.golden"
 
@@ -141,7 +141,7 @@ class ModelLoadError(BackendError):
 
 
 class InferenceError(BackendError):
-    """One inference failed; the next may not."""
+    """One inference failed; the next may succeed."""
 
     code = "backend.inference"
     retryable = True

@@ -1,6 +1,6 @@
-"""The seams between edgekit's parts: what a backend, source, sink and clock must do.
+"""Interfaces between edgekit's parts: backend, source, sink, clock.
 
-Structural types only. A new backend, source or sink is one file that satisfies one of these.
+A new backend, source or sink is one file that satisfies one of these protocols.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ if TYPE_CHECKING:
 class Backend(Protocol):
     """One model loaded in one runtime library, on one accelerator.
 
-    The constructor ``Backend(data, variant, options)`` loads the model from a file or from memory
-    (``ModelData``) at the batch size ``options["batch"]``, proves that it runs on the accelerator the
-    variant names, and raises ``BackendError`` where it does not. Tensors are named as the *file* names
-    them; the mapping from logical names is the caller's. The spec of a quantised tensor has the file's
-    own scale and zero point; a file whose quantisation the backend cannot report is refused.
+    ``Backend(data, variant, options)`` loads ``ModelData`` at batch size ``options["batch"]``, proves that it
+    runs on the variant's accelerator, and raises ``BackendError`` where it does not. Tensors have the
+    *file's* names; the caller maps logical names. The spec of a quantised tensor has the file's own scale and
+    zero point; a file whose quantisation the backend cannot report is refused.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     accelerator: str
-    """What really runs the model, as the runtime reports it."""
+    """What runs the model, as the runtime reports it."""
 
     def view(self, name: str) -> NDArray[Any]:
         """Return the writable memory of one input, in its shape and dtype.
@@ -43,11 +42,11 @@ class Backend(Protocol):
         """
 
     def run(self) -> dict[str, NDArray[Any]]:
-        """Run on what the input views hold; arrays by output name, valid until the next ``run``.
+        """Run on the input views and return arrays by output name, valid until the next ``run``.
 
         Raises:
             InferenceError: This inference failed.
-            AcceleratorLostError: No later one will succeed.
+            AcceleratorLostError: Later ones will fail too.
         """
 
     def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -79,15 +78,15 @@ class Frame:
 
 @runtime_checkable
 class Source(Protocol):
-    """Makes frames. ``is_live``: it does not wait for its reader, so the latest frame wins."""
+    """Makes frames. ``is_live``: it does not wait for its reader, which gets the latest frame."""
 
     is_live: bool
 
     def open(self) -> None:
-        """Get ready to read.
+        """Open the device or file.
 
         Raises:
-            SourceError: There is no such device or file, or it gives no frames.
+            SourceError: It does not exist, or gives no frames.
         """
 
     def read(self) -> Frame | None:
@@ -128,7 +127,7 @@ class Sink(Protocol):
 
 
 class Clock(Protocol):
-    """Where time comes from, so that tests can hand in their own."""
+    """The time; tests pass their own."""
 
     def monotonic_ns(self) -> int:
         """Return nanoseconds since an arbitrary start; never goes back."""

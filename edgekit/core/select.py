@@ -1,6 +1,6 @@
-"""Which variant of a model runs on a device, and why each other one does not.
+"""Choose the variant of a model that runs on a device, with the reasons against each other one.
 
-Pure: the fleet previews with the function that the device runs.
+A pure function: the fleet's preview uses the same code as the device.
 """
 
 from __future__ import annotations
@@ -11,15 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from edgekit.core.errors import NoVariantError
-from edgekit.core.spec import (
-    BackendFact,
-    Facts,
-    Manifest,
-    Profile,
-    Requires,
-    Variant,
-    version_key,
-)
+from edgekit.core.spec import BackendFact, Facts, Manifest, Profile, Requires, Variant, version_key
 
 _CONDITION = re.compile(r"(>=|<=|==|>|<)\s*([\w.]+)")
 
@@ -32,7 +24,7 @@ class Rejection(msgspec.Struct, frozen=True):
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A variant that can run here: its cost where one was measured, and its place in the profile's order."""
+    """A variant that can run here, its measured cost if any, and its rank in the profile."""
 
     variant: Variant
     p50_ms: float | None
@@ -41,7 +33,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """Candidates, the chosen one first, and the rejected, with reasons."""
+    """The candidates, the chosen one first, and the rejected with reasons."""
 
     candidates: tuple[Candidate, ...]
     rejected: tuple[Rejection, ...]
@@ -49,7 +41,7 @@ class Selection(msgspec.Struct, frozen=True):
 
     @property
     def chosen(self) -> Variant | None:
-        """The variant to run, or None where none fits."""
+        """The variant to run; None where none fits."""
         return self.candidates[0].variant if self.candidates else None
 
 
@@ -62,22 +54,21 @@ def select(
     exclude: Mapping[str, str] | None = None,
     named: str | None = None,
 ) -> Selection:
-    """Choose the variant to run.
+    """Return the variant to run, and why each other one was not chosen.
 
-    Variants that the hardware, the runtimes, memory or the profile rule out, and those marked as beyond
-    their gate, are rejected with every reason. The rest are ranked by the median inference time measured
-    on this very device where all of them have one; else by the manifest's costs for this profile where
-    all have one; else by the profile's order of backends, then precision by the profile, then the
-    manifest's order. A ranking never mixes measured and unmeasured variants, since an unmeasured one has
-    no number to compare.
+    Variants that the hardware, the runtimes, memory or the profile rule out, and those beyond their quality
+    gate, are rejected with every reason. The rest are ranked by the median inference time measured on this
+    device, if all have one; else by the manifest's costs for this profile, if all have one; else by the
+    profile's order of backends, then of precisions, then the manifest's order. A ranking never mixes measured
+    and unmeasured variants.
 
     Args:
         manifest: The model's variants.
         facts: What detection found.
         profile: The device's profile.
         measured: Median milliseconds on this device, by variant id.
-        exclude: Variant ids not to choose (an accelerator just lost), with the reason.
-        named: The variant that was asked for, whose mark as beyond its gate then does not count.
+        exclude: Variant ids not to choose (an accelerator was lost), with the reason.
+        named: The variant that the user named; it may be beyond its gate.
     """
     rejected, fitting = [], []
     for variant in manifest.variants:
@@ -98,7 +89,7 @@ def require(selection: Selection, manifest: Manifest, device: str) -> Variant:
     """Return the chosen variant.
 
     Raises:
-        NoVariantError: There is none; its reasons say why, for each variant.
+        NoVariantError: None fits; ``reasons`` has each variant's.
     """
     if selection.chosen is not None:
         return selection.chosen
@@ -115,7 +106,7 @@ def reasons_against(variant: Variant, facts: Facts, profile: Profile) -> list[st
     if variant.accelerator != "cpu":
         reasons += _accelerator_missing(variant, facts)
     reasons += _backend_missing(variant, facts) + wrong_arithmetic(variant, facts)
-    if variant.backend != "null" and profile.backend and not _allowed(variant, profile):
+    if variant.backend != "null" and profile.backend and _order(variant, profile) is None:
         reasons.append(
             f"profile '{profile.id}' has no backend '{variant.backend}' on '{variant.accelerator}'"
             f" for {variant.precision}"
@@ -124,11 +115,11 @@ def reasons_against(variant: Variant, facts: Facts, profile: Profile) -> list[st
 
 
 def _marks_against(variant: Variant) -> list[str]:
-    found = variant.quality
-    if found is None or not found.beyond_gate:
+    quality = variant.quality
+    if quality is None or not quality.beyond_gate:
         return []
-    kept = f"{found.metric} {found.value:g} of {found.reference:g}"
-    return [f"{kept} is beyond the gate it was made with: it is there to compare, and runs only by name"]
+    kept = f"{quality.metric} {quality.value:g} of {quality.reference:g}"
+    return [f"{kept} is beyond the gate: it is kept for comparison and runs only if named"]
 
 
 def _requirements_unmet(requires: Requires, facts: Facts) -> list[str]:
@@ -141,9 +132,11 @@ def _requirements_unmet(requires: Requires, facts: Facts) -> list[str]:
     if requires.memory_mb and free_mb and requires.memory_mb > free_mb:
         reasons.append(f"needs {requires.memory_mb} MiB of memory, {free_mb} MiB is free")
     if requires.edgetpu_runtime:
-        found = next((a.attributes.get("runtime", "") for a in facts.accelerators if a.kind == "edgetpu"), "")
-        if not satisfies(found, requires.edgetpu_runtime):
-            reasons.append(f"needs Edge TPU runtime {requires.edgetpu_runtime}, found {found or 'none'}")
+        runtime = next(
+            (a.attributes.get("runtime", "") for a in facts.accelerators if a.kind == "edgetpu"), ""
+        )
+        if not satisfies(runtime, requires.edgetpu_runtime):
+            reasons.append(f"needs Edge TPU runtime {requires.edgetpu_runtime}, found {runtime or 'none'}")
     return reasons
 
 
@@ -166,9 +159,9 @@ def _backend_missing(variant: Variant, facts: Facts) -> list[str]:
     reasons = []
     if not exact.works:
         reasons.append(f"backend '{exact.name}' on '{exact.accelerator}' does not work: {exact.reason}")
-    wanted = variant.requires.backend_version
-    if wanted and not satisfies(exact.version, wanted):
-        reasons.append(f"needs {exact.name} {wanted}, found {exact.version or 'none'}")
+    required = variant.requires.backend_version
+    if required and not satisfies(exact.version, required):
+        reasons.append(f"needs {exact.name} {required}, found {exact.version or 'none'}")
     return reasons
 
 
@@ -177,12 +170,12 @@ _DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8
 
 
 def wrong_arithmetic(variant: Variant, facts: Facts) -> list[str]:
-    """Return why a runtime would compute a variant wrongly on this CPU, without any error.
+    """Return why a runtime would compute a variant wrongly on this CPU without an error; else empty.
 
-    OpenVINO multiplies unsigned 8-bit activations by signed 8-bit weights. On x86-64 without VNNI the
-    products of two neighbours are added in 16 bits and saturate: imu-exercise is off by 7 to 10 on an
-    EPYC with AVX2 only, where 2 is allowed. On ARM its int8 convolutions are off by 6 to 20 (OpenVINO
-    2026.4, emulated Cortex-A76 and Neoverse V1). Source: openvinotoolkit/openvino issue 34673.
+    OpenVINO multiplies unsigned 8-bit activations by signed 8-bit weights. On x86-64 without VNNI it adds
+    products of two neighbours in 16 bits, which saturate: imu-exercise is off by 7 to 10 on an EPYC with AVX2
+    only, where 2 is allowed. On ARM its int8 convolutions are off by 6 to 20 (OpenVINO 2026.4, emulated
+    Cortex-A76 and Neoverse V1). Source: openvinotoolkit/openvino issue 34673.
     """
     if (variant.backend, variant.accelerator, variant.precision) != ("openvino", "cpu", "int8"):
         return []
@@ -203,18 +196,14 @@ def _absent(variant: Variant, same: list[BackendFact]) -> str:
     return f"backend '{variant.backend}' is not installed"
 
 
-def _allowed(variant: Variant, profile: Profile) -> bool:
-    return _order(variant, profile) is not None
-
-
 def _order(variant: Variant, profile: Profile) -> tuple[int, int] | None:
-    for place, backend in enumerate(profile.backend):
+    for rank, backend in enumerate(profile.backend):
         if (backend.name, backend.accelerator) != (variant.backend, variant.accelerator):
             continue
         if not backend.precisions:
-            return place, 0
+            return rank, 0
         if variant.precision in backend.precisions:
-            return place, backend.precisions.index(variant.precision)
+            return rank, backend.precisions.index(variant.precision)
     return None
 
 
@@ -225,32 +214,32 @@ def _rank(
         return [], "no variant fits"
     stated = {v.id: c.p50_ms for v in fitting for c in v.cost if c.profile == profile.id}
     orders = {v.id: _order(v, profile) or (0, 0) for v in fitting}
-    places = {v.id: place for place, v in enumerate(fitting)}
+    positions = {v.id: position for position, v in enumerate(fitting)}
     for costs, by, why in (
         (measured, "this device", "fastest by measurement on this device"),
         (stated, "bundle", f"fastest by the bundle's costs for profile '{profile.id}'"),
     ):
         if all(v.id in costs for v in fitting):
-            ranked = sorted(fitting, key=lambda v: (costs[v.id], places[v.id]))
+            ranked = sorted(fitting, key=lambda v: (costs[v.id], positions[v.id]))
             return [Candidate(v, costs[v.id], by, orders[v.id][0]) for v in ranked], why
-    ranked = sorted(fitting, key=lambda v: (orders[v.id], places[v.id]))
+    ranked = sorted(fitting, key=lambda v: (orders[v.id], positions[v.id]))
     return (
         [Candidate(v, None, "", orders[v.id][0]) for v in ranked],
         f"first by the order of profile '{profile.id}'; not every fitting variant is measured here",
     )
 
 
-def satisfies(found: str, condition: str) -> bool:
-    """Say whether a version meets conditions such as ``">=14"`` or ``">=2.1, <3"``.
+def satisfies(version: str, condition: str) -> bool:
+    """Return whether a version meets conditions such as ``">=14"`` or ``">=2.1, <3"``.
 
     >>> satisfies("14.1", ">=14"), satisfies("13", ">=14"), satisfies("", ">=14")
     (True, False, False)
     """
-    if not found:
+    if not version:
         return False
-    have = version_key(found)
-    for sign, wanted in _CONDITION.findall(condition):
-        want = version_key(wanted)
+    have = version_key(version)
+    for sign, bound in _CONDITION.findall(condition):
+        want = version_key(bound)
         width = max(len(have), len(want))
         left, right = (key + (0,) * (width - len(key)) for key in (have, want))
         holds = {">=": left >= right, "<=": left <= right, "==": left == right, ">": left > right}

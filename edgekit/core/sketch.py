@@ -18,7 +18,7 @@ _LARGEST = 2.0**60
 
 
 class Sketch(msgspec.Struct, frozen=True):
-    """What a histogram looks like on the wire: dense counts from bucket ``offset`` on."""
+    """The wire form of a histogram: dense counts from bucket ``offset`` on."""
 
     scale: int
     zero: int
@@ -91,7 +91,7 @@ class Histogram:
             self._halve()
 
     def quantile(self, q: float) -> float:
-        """Return the value below which a share ``q`` (0 to 1) lies; 0 when nothing was added."""
+        """Return the value below which a share ``q`` (0 to 1) of the numbers is; 0 when there are none."""
         count = self.count
         if count == 0:
             return 0.0
@@ -107,7 +107,7 @@ class Histogram:
         return self.high
 
     def count_above(self, value: float) -> int:
-        """Return how many of the numbers are surely above ``value``: those in buckets that begin there.
+        """Return how many numbers are certainly above ``value``: those in buckets that begin there.
 
         >>> h = Histogram()
         >>> for x in (1, 2, 30, 40):
@@ -136,10 +136,10 @@ class Histogram:
 
     @classmethod
     def from_wire(cls, sketch: Sketch) -> "Histogram":
-        """Return the histogram that a wire form stands for.
+        """Return the histogram of a wire form.
 
         Raises:
-            ProtocolError: Counts are negative, too many, or a number is out of range.
+            ProtocolError: Counts are negative or too many, or a number is out of range.
         """
         if not -10 <= sketch.scale <= 20 or len(sketch.counts) > 1 << 16:
             raise ProtocolError(f"sketch: scale {sketch.scale} with {len(sketch.counts)} buckets")
@@ -150,12 +150,12 @@ class Histogram:
         reach = math.ceil(64 * 2.0**sketch.scale)
         if not -reach <= sketch.offset <= reach - len(sketch.counts):
             raise ProtocolError(f"sketch: buckets from {sketch.offset} are out of range")
-        found = cls(sketch.scale)
-        found.zero = sketch.zero
-        found._counts = {sketch.offset + i: n for i, n in enumerate(sketch.counts) if n}
-        found.total = sketch.total
-        if found.count:
-            found.low, found.high = sketch.low, sketch.high
-        while len(found._counts) > MAX_BUCKETS:
-            found._halve()
-        return found
+        histogram = cls(sketch.scale)
+        histogram.zero = sketch.zero
+        histogram._counts = {sketch.offset + i: n for i, n in enumerate(sketch.counts) if n}
+        histogram.total = sketch.total
+        if histogram.count:
+            histogram.low, histogram.high = sketch.low, sketch.high
+        while len(histogram._counts) > MAX_BUCKETS:
+            histogram._halve()
+        return histogram

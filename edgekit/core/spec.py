@@ -1,7 +1,6 @@
-"""The data every part agrees on: tensors, bundles, hardware facts, device profiles, predictions.
+"""The data every part shares: tensors, bundles, hardware facts, device profiles, predictions.
 
-Pure structures (msgspec), checked when decoded: unknown keys are errors, so a typing mistake in a
-manifest or profile is told and not ignored.
+Plain structures (msgspec), checked when decoded: an unknown key in a manifest or profile is an error.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ Datatype = Literal[
 ]
 BackendName = Literal["litert", "onnxruntime", "openvino", "null", "foreign"]
 AcceleratorKind = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9:._-]{0,63}$")]
-"""Names a row of the table of accelerators; an unknown one is passed on, and refused where it would run."""
+"""A row of ``base.accelerators``; an unknown one is passed on, and refused only where it would run."""
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int16x8", "dynamic-int8", "int4"]
 
 BUNDLE_FORMAT = 1
@@ -49,7 +48,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A frozen structure that refuses unknown keys: what people write. What travels takes them."""
+    """A frozen structure that refuses unknown keys; messages, unlike files, accept them."""
 
 
 class Quantization(_Strict, frozen=True, kw_only=True):
@@ -60,10 +59,9 @@ class Quantization(_Strict, frozen=True, kw_only=True):
 
 
 class TensorSpec(_Strict, frozen=True, kw_only=True):
-    """One input or output of a model.
+    """One input or output of a model; -1 in ``shape`` is a free dimension.
 
-    ``shape`` has -1 where a dimension is free. ``quantization`` is set by a backend when the tensor
-    holds quantised integers; a manifest's logical tensors never have it.
+    Backends set ``quantization`` for quantised integers; a manifest's logical tensors never have it.
     """
 
     name: str
@@ -76,11 +74,11 @@ class TensorSpec(_Strict, frozen=True, kw_only=True):
 class Pre(_Strict, frozen=True, kw_only=True):
     """How a frame becomes the model's input: resize, colour, ``(x - mean) / std``.
 
-    An image's ``mean`` and ``std`` have one value or three, in the range of the pixels (0 to 255).
-    ``crop_ratio`` is the share of the shorter side that ``crop`` keeps (ImageNet's custom is 0.875).
-    A sensor model has ``resize="none"``, ``window`` samples in each input and ``hop`` new samples
-    between two windows; ``mean`` and ``std`` then have one value for each channel. ``context``
-    samples of the window before are put in front (voice models).
+    An image's ``mean`` and ``std`` have one value or three, in the range of pixels (0 to 255);
+    ``crop_ratio`` is the share of the shorter side that ``crop`` keeps (0.875 is usual for ImageNet).
+    A sensor model has ``resize="none"``, ``window`` samples per input, ``hop`` new samples between windows,
+    ``context`` samples of the window before put in front (voice models), and one ``mean`` and ``std`` for
+    each channel.
     """
 
     resize: Literal["letterbox", "stretch", "crop", "none"] = "stretch"
@@ -106,7 +104,7 @@ class Post(_Strict, frozen=True, kw_only=True):
 
 
 class State(_Strict, frozen=True, kw_only=True):
-    """A recurrent tensor: what ``output`` gives is fed to ``input`` next time; zeros at first."""
+    """A recurrent tensor: ``output`` is fed to ``input`` next time; zeros at first."""
 
     input: str
     output: str
@@ -133,8 +131,7 @@ class Requires(_Strict, frozen=True, kw_only=True):
 class Quality(_Strict, frozen=True, kw_only=True, omit_defaults=True):
     """A variant's measured quality next to the reference (the float model on the same samples).
 
-    ``beyond_gate`` marks one that lost more than was allowed and was kept for comparison: no device
-    chooses it by itself.
+    ``beyond_gate``: it lost more than allowed and is kept for comparison; it runs only if named.
     """
 
     metric: str
@@ -157,10 +154,9 @@ class Cost(_Strict, frozen=True, kw_only=True):
 class Variant(_Strict, frozen=True, kw_only=True):
     """One compiled, compressed form of a model for one backend and accelerator.
 
-    ``inputs`` and ``outputs`` map the manifest's logical tensor names to the names in this file,
-    where they differ; ``layout`` is the image layout this file wants, where it is not the
-    manifest's. ``batch`` lists how many samples at once the file was built for, the usual one first;
-    "free" takes any number; empty says nothing, and it is opened at the file's own batch, or at 1.
+    ``inputs`` and ``outputs`` map logical tensor names to this file's, where they differ; ``layout`` is this
+    file's image layout, where it is not the manifest's. ``batch``: the batch sizes it was built for, the
+    usual one first, or "free"; empty opens it at the file's own batch, or at 1.
     """
 
     id: str
@@ -179,14 +175,10 @@ class Variant(_Strict, frozen=True, kw_only=True):
 
 
 def variant_hash(variant: Variant) -> str:
-    """Return what a variant's speed depends on besides the board: its files, how and by what they run.
+    """Return the SHA-256 (hexadecimal) of what a variant's speed depends on, besides the board.
 
-    Two variants of one hash are the same thing under whatever id, model and version: a cost that was
-    measured for one is the other's.
-
-    Returns:
-        SHA-256, hexadecimal, of the files' hashes, backend, accelerator, precision, options and usual
-        batch size.
+    That is its files' hashes, backend, accelerator, precision, options and usual batch size: variants of one
+    hash have one cost, under whatever id, model and version.
     """
     parts = [file.sha256 for file in variant.files]
     parts += [variant.backend, variant.accelerator, variant.precision]
@@ -199,9 +191,8 @@ def variant_hash(variant: Variant) -> str:
 class Golden(_Strict, frozen=True, kw_only=True):
     """A recorded input and expected output, as NPZ files of logical tensors.
 
-    Inputs are as they stand after resizing and before normalising (an image model: uint8, NHWC);
-    outputs are real numbers in the manifest's shapes. ``atol`` bounds the largest difference;
-    ``atol_by_precision`` widens it for the precisions it names.
+    Inputs are resized and not yet normalised (an image model: uint8, NHWC); outputs are real numbers in the
+    manifest's shapes. ``atol`` bounds the largest difference; ``atol_by_precision`` overrides it.
     """
 
     inputs: str
@@ -217,10 +208,9 @@ class Golden(_Strict, frozen=True, kw_only=True):
 class Guards(_Strict, frozen=True, kw_only=True):
     """Rules on measured behaviour that a trial must keep; 0 means no rule.
 
-    ``p99_ms``: inference time. ``p99_ratio``: that, against the previous version on this device.
-    ``error_ratio``: failed frames to all frames. ``event_ratio``: the largest factor by which the
-    rate of predictions may rise or fall against the previous version. ``min_frames``: frames a
-    trial must see before it may commit.
+    ``p99_ms``: inference time; ``p99_ratio``: the same, against the previous version on this device.
+    ``error_ratio``: failed frames to all frames. ``event_ratio``: the factor by which predictions per frame
+    may rise or fall against the previous version. ``min_frames``: frames a trial needs before it may commit.
     """
 
     p99_ms: float = 0.0
@@ -239,7 +229,7 @@ class Provenance(_Strict, frozen=True, kw_only=True):
 
 
 class Manifest(_Strict, frozen=True, kw_only=True):
-    """What ``bundle.json`` says."""
+    """The content of ``bundle.json``."""
 
     format: int
     model: str
@@ -258,24 +248,24 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     guards: Guards = Guards()
     provenance: Provenance = Provenance()
     files: tuple[VariantFile, ...] = ()
-    """Labels and golden samples, hashed like a variant's files."""
+    """Labels and golden samples."""
 
     def every_file(self) -> tuple[VariantFile, ...]:
-        """Return each file of the bundle but ``bundle.json``, once, in order of its path."""
-        found = {f.path: f for v in self.variants for f in v.files} | {f.path: f for f in self.files}
-        return tuple(found[path] for path in sorted(found))
+        """Return each file of the bundle but ``bundle.json``, once, sorted by path."""
+        by_path = {f.path: f for v in self.variants for f in v.files} | {f.path: f for f in self.files}
+        return tuple(by_path[path] for path in sorted(by_path))
 
 
 def parse_manifest(data: bytes, what: str = "bundle.json") -> Manifest:
-    """Read and check a manifest.
+    """Return a checked manifest.
 
     Args:
         data: The bytes of ``bundle.json``, at most 1 MiB.
         what: The name to use in errors.
 
     Raises:
-        BundleError: The manifest is not JSON, misses or has an unknown field, has a file path that
-            leaves the bundle, a size or hash out of range, or two entries of one name.
+        BundleError: It is not JSON, misses or has an unknown field, has a file path outside the bundle, a
+            size or hash out of range, or a duplicate.
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise BundleError(f"{what}: {len(data)} bytes, a manifest has at most {MAX_MANIFEST_BYTES}")
@@ -299,7 +289,9 @@ def _manifest_problems(manifest: Manifest) -> list[str]:
     ids = [variant.id for variant in manifest.variants]
     if not ids:
         problems.append("variants: want at least one")
-    problems += [f"variants: {name!r} stands twice" for name in sorted({i for i in ids if ids.count(i) > 1})]
+    problems += [
+        f"variants: {name!r} is there twice" for name in sorted({i for i in ids if ids.count(i) > 1})
+    ]
     for variant in manifest.variants:
         if not NAME.fullmatch(variant.id):
             problems.append(f"variants: {variant.id!r} is not a valid id")
@@ -321,13 +313,13 @@ def _file_problems(manifest: Manifest) -> list[str]:
         if not _SHA256.fullmatch(file.sha256):
             problems.append(f"{file.path!r}: sha256 is not 64 lower-case hex digits")
         if known.setdefault(file.path, file) != file:
-            problems.append(f"{file.path!r}: stands twice, with different size or hash")
+            problems.append(f"{file.path!r}: is listed twice, with different size or hash")
     folders = {str(parent) for path in known for parent in PurePosixPath(path).parents}
     problems += [f"{path!r}: is a file and a folder" for path in sorted(folders & known.keys())]
-    wanted = [g for golden in manifest.golden for g in (golden.inputs, golden.outputs)]
+    named = [g for golden in manifest.golden for g in (golden.inputs, golden.outputs)]
     if manifest.labels:
-        wanted.append(manifest.labels)
-    problems += [f"files: {path!r} is named but not listed" for path in wanted if path not in known]
+        named.append(manifest.labels)
+    problems += [f"files: {path!r} is named but not listed" for path in named if path not in known]
     return problems
 
 
@@ -352,22 +344,21 @@ def path_problem(path: str) -> str | None:
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """Return a sortable key of a dotted version; non-digits end a part.
+    """Return a sortable key of a dotted version; each part ends at its first non-digit.
 
     >>> version_key("2.10.1") > version_key("2.9.9")
     True
     """
     return tuple(
-        int(found.group()) if (found := re.match(r"\d+", part)) else 0 for part in version.split(".")
+        int(digits.group()) if (digits := re.match(r"\d+", part)) else 0 for part in version.split(".")
     )
 
 
-# ---------------------------------------------------------------------------------------------
-# Hardware: what was found (facts), and what a kind of board is (profile)
+# -- Hardware: what was found (facts), and what a kind of board is (profile)
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
-    """One rung between "on the bus" and "runs a model", told by itself, with what mends it."""
+    """A check between "on the bus" and "runs a model": its own result, and a fix."""
 
     name: Literal["present", "driver", "permission", "library", "proof"]
     ok: bool
@@ -376,7 +367,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AcceleratorFact(msgspec.Struct, frozen=True, kw_only=True):
-    """One accelerator: found on a bus, and usable or why not (the first rung that failed).
+    """One accelerator: usable, or the reason why not (the first level that failed).
 
     ``attributes``: what detection found, such as ``runtime`` (Edge TPU), ``compute`` (CUDA, "8.7"),
     ``speed_mbps`` (USB), ``node`` (device file).
@@ -402,7 +393,7 @@ class BackendFact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What hardware detection found on one device."""
+    """The result of hardware detection on one device."""
 
     arch: str
     board: str = ""
@@ -423,10 +414,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Match(_Strict, frozen=True, kw_only=True):
-    """When a profile fits: every rule that is given must hold; globs are shell-style.
+    """When a profile fits: every given rule must hold; globs are shell-style.
 
-    A rule of several patterns holds when one of them is found on the machine; ``compatible`` and
-    ``model`` are two names of one board and make one rule.
+    A rule of several patterns holds when one matches; ``compatible`` and ``model`` both name the board and
+    make one rule.
     """
 
     arch: tuple[str, ...] = ()
@@ -459,7 +450,7 @@ class ProfileBackend(_Strict, frozen=True, kw_only=True):
 
 
 class Limits(_Strict, frozen=True, kw_only=True):
-    """What a board can bear; 0 means not stated."""
+    """Limits of a board; 0 means not stated."""
 
     memory_mb: int = 0
     temperature_c: float = 0.0
@@ -467,7 +458,7 @@ class Limits(_Strict, frozen=True, kw_only=True):
 
 
 class Telemetry(_Strict, frozen=True, kw_only=True):
-    """Where a board's sensors are read; globs below the root."""
+    """The files of a board's sensors, as globs below the root."""
 
     temperature: tuple[str, ...] = ()
     power: tuple[str, ...] = ()
@@ -475,7 +466,7 @@ class Telemetry(_Strict, frozen=True, kw_only=True):
 
 
 class Profile(_Strict, frozen=True, kw_only=True):
-    """What a board is, has and allows."""
+    """One kind of board: how to recognise it, what it has, what it allows."""
 
     id: str
     title: str
@@ -487,8 +478,7 @@ class Profile(_Strict, frozen=True, kw_only=True):
     notes: str = ""
 
 
-# ---------------------------------------------------------------------------------------------
-# Predictions
+# -- Predictions
 
 
 Box = tuple[float, float, float, float]
@@ -499,10 +489,10 @@ OrientedBox = tuple[float, float, float, float, float]
 
 
 class Mask(msgspec.Struct, frozen=True, kw_only=True):
-    """Which part of the picture an item covers: a grid of cells over ``area``, as run lengths.
+    """The part of the picture an item covers: a grid of cells over ``area``, as run lengths.
 
-    ``runs``: lengths of runs of cells, row by row, by turns off and on, off first; they add up to
-    ``width * height``. The grid may be coarser than the picture.
+    ``runs``: lengths of alternating runs, off first, row by row; they sum to ``width * height``. The grid may
+    be coarser than the picture.
     """
 
     area: Box
@@ -533,7 +523,7 @@ class Mask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parent(msgspec.Struct, frozen=True, kw_only=True):
-    """The item that another was found in: the stage that found it, and its place among that stage's items."""
+    """The item that contains another: the name of its stage, and its index among that stage's items."""
 
     stage: str
     item: int
@@ -555,12 +545,11 @@ def corners(oriented: OrientedBox) -> Points:
 
 
 class Item(_Strict, frozen=True, kw_only=True, omit_defaults=True):
-    """One thing that a model found; a field that its task does not have stays at its default.
+    """One detection; a field that its task does not have stays at its default.
 
-    ``points`` are (x, y) pairs in pixels of the source frame (a face's landmarks, a body's joints), with
-    ``point_names`` and ``point_scores`` in the same order where the model has them. ``vector`` is an
-    embedding, ``value`` a decoder's own number (a regression's, an anomaly's score before thresholding).
-    ``track`` is the object's number over frames.
+    ``points``: (x, y) in pixels of the source frame, with ``point_names`` and ``point_scores`` in the same
+    order where the model has them. ``vector``: an embedding. ``value``: a decoder's own number (a
+    regression's, an anomaly's score before thresholding). ``track``: the object's number over frames.
     """
 
     label: str = ""
@@ -579,7 +568,7 @@ class Item(_Strict, frozen=True, kw_only=True, omit_defaults=True):
     parent: Parent | None = None
 
     def extent(self) -> Box | None:
-        """Return the upright box around all that it covers; None where it has no place in the picture.
+        """Return the upright box around it, or None where it has no position in the picture.
 
         Keypoints count only where there is neither a box nor a mask.
         """
@@ -602,9 +591,9 @@ def _around(points: Points) -> Box:
 
 
 class Prediction(_Strict, frozen=True, kw_only=True):
-    """What a model says of one frame, best first.
+    """The result for one frame, best item first.
 
-    ``tensors`` is filled by decoder "raw" alone: the outputs by logical name, float32 arrays, copies.
+    ``tensors``, by decoder "raw" only: float32 copies of the outputs by logical name.
     """
 
     task: str
@@ -617,7 +606,7 @@ class Prediction(_Strict, frozen=True, kw_only=True):
         return self.items[0] if self.items else None
 
     def counts(self) -> dict[str, int]:
-        """Return how many items each label has; what has no label is not counted."""
+        """Return the number of items of each label; items without a label are not counted."""
         tally: dict[str, int] = {}
         for item in self.items:
             if item.label:

@@ -20,10 +20,10 @@ _MOST_SHOWN = 80
 
 
 def decode_json(data: bytes, kind: type[T], what: str, error: type[EdgekitError]) -> T:
-    """Decode JSON into a structure, naming the file and every field that is wrong.
+    """Return JSON decoded into a structure.
 
     Raises:
-        EdgekitError: Of class ``error``; the data is not JSON, or not of that structure.
+        EdgekitError: Of class ``error``: it is not JSON, or has wrong fields; each is named.
     """
     try:
         return msgspec.json.decode(data, type=kind)
@@ -33,7 +33,6 @@ def decode_json(data: bytes, kind: type[T], what: str, error: type[EdgekitError]
 
 
 def _json_problems(data: bytes, kind: Any) -> list[str]:
-    """Return what is wrong in JSON, empty where it is no JSON at all."""
     try:
         return structure_problems(msgspec.json.decode(data), kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -41,11 +40,11 @@ def _json_problems(data: bytes, kind: Any) -> list[str]:
 
 
 def decode_toml(data: str, kind: type[T], what: str) -> T:
-    """Decode TOML into a structure, reporting everything that is wrong at once.
+    """Return TOML decoded into a structure.
 
     Raises:
-        ConfigError: The text is not TOML, or not of that structure; ``reasons`` has one
-            ``file:key: want X, got Y`` for each field at fault.
+        ConfigError: The text is not TOML, or has wrong fields; ``reasons`` has one
+            ``file:key: want X, got Y`` for each.
     """
     try:
         raw = msgspec.toml.decode(data.removeprefix("\ufeff"))
@@ -80,7 +79,7 @@ def structure_problems(raw: Any, kind: Any, where: str = "") -> list[str]:
 
 
 def _problems_inside(raw: Any, kind: Any, where: str) -> Iterator[str]:
-    """Yield the problems of what a table or list holds; nothing where the mistake is its own."""
+    """Yield the problems inside a table or list; nothing where the value itself is wrong."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(raw, dict):
         yield from _struct_problems(raw, kind, where)
@@ -110,7 +109,6 @@ def _struct_problems(raw: dict[Any, Any], kind: type[msgspec.Struct], where: str
 
 
 def _explain(raw: Any, kind: Any, where: str, message: str) -> str:
-    """Return a validation message of msgspec as ``key: want X, got Y``."""
     value = repr(raw)
     got = value if len(value) <= _MOST_SHOWN else f"{value[:_MOST_SHOWN]}..."
     where = where or "(top)"
@@ -130,7 +128,7 @@ def _article(want: str) -> str:
 
 
 def _choices(kind: Any) -> list[Any]:
-    """Return the values that a type allows, where it is a closed list; None is not among them."""
+    """Return the values of a closed type (``Literal``, an enum) without None; else empty."""
     if typing.get_origin(kind) in _UNIONS:
         parts = [_choices(part) for part in typing.get_args(kind) if part is not type(None)]
         return [choice for part in parts for choice in part] if all(parts) else []
@@ -141,7 +139,7 @@ def _choices(kind: Any) -> list[Any]:
 
 
 def _plain(kind: Any) -> Any:
-    """Return a type without its annotations, and the one that is not None of an optional."""
+    """Return a type without annotations and without the None of an optional."""
     if typing.get_origin(kind) is typing.Annotated:
         return _plain(typing.get_args(kind)[0])
     if typing.get_origin(kind) in _UNIONS:

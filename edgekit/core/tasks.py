@@ -1,7 +1,7 @@
-"""What models are for: one row for each task, which everything that depends on a task reads.
+"""What models are for: one row for each task.
 
-A manifest names a row. Whoever only passes a manifest or message on (the fleet, the registry) does not
-look it up, so a row that this version lacks travels through; whoever runs the model asks ``task_named``.
+A manifest names a row. Whoever only passes a manifest on (the fleet, the registry) does not look it up, so
+unknown tasks travel through; whoever runs the model calls ``task_named``.
 
 >>> task_named("face").decoders
 ('blazeface',)
@@ -21,11 +21,10 @@ from edgekit.core.errors import BundleError
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """One row.
 
-    ``decoders``: those of edgekit that serve it; a bundle may name any other. ``metrics``: how
-    ``edgekit optimize`` may score it, the default first, then the default where data have no labels.
-    ``egress``: the classes of data that its items have. ``events``: what its items turn into:
-    *appeared* (a label is there or gone), *started* (the same, where class 0 means that nothing is
-    there), *changed* (the label of the whole frame is another), or nothing.
+    ``decoders``: edgekit's own; a bundle may name another. ``metrics``: how ``edgekit optimize`` scores it:
+    the default first, then the default for data without labels. ``egress``: the data classes of its items.
+    ``events``: what its items become: *appeared* (a label comes or goes), *started* (the same, where class 0
+    means nothing), *changed* (the label of the whole frame differs), or nothing.
     """
 
     name: str
@@ -36,6 +35,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _LABELLED = ("counts", "labels", "scores")
+_CLASSIFY = ("top1", "top5", "agreement", "cosine")
+_DETECT = ("map50", "iou", "cosine")
+_ALARM = ("alarm", "rank", "cosine")
 
 TASKS: Mapping[str, Task] = MappingProxyType(
     {
@@ -44,42 +46,42 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Task(
                 name="classify",
                 decoders=("classify",),
-                metrics=("top1", "top5", "agreement", "cosine"),
+                metrics=_CLASSIFY,
                 egress=_LABELLED,
                 events="changed",
             ),
             Task(
                 name="sensor",
                 decoders=("sensor", "classify"),
-                metrics=("top1", "top5", "agreement", "cosine"),
+                metrics=_CLASSIFY,
                 egress=_LABELLED,
                 events="changed",
             ),
             Task(
                 name="detect",
                 decoders=("ssd",),
-                metrics=("map50", "iou", "cosine"),
+                metrics=_DETECT,
                 egress=(*_LABELLED, "boxes"),
                 events="appeared",
             ),
             Task(
                 name="face",
                 decoders=("blazeface",),
-                metrics=("map50", "iou", "cosine"),
+                metrics=_DETECT,
                 egress=(*_LABELLED, "boxes", "points"),
                 events="appeared",
             ),
             Task(
                 name="anomaly",
                 decoders=("anomaly",),
-                metrics=("alarm", "rank", "cosine"),
+                metrics=_ALARM,
                 egress=(*_LABELLED, "values"),
                 events="started",
             ),
             Task(
                 name="voice",
                 decoders=("vad",),
-                metrics=("alarm", "rank", "cosine"),
+                metrics=_ALARM,
                 egress=(*_LABELLED, "values"),
                 events="started",
             ),
@@ -95,11 +97,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
 
 
 def task_named(name: str, what: str = "bundle.json") -> Task:
-    """Return the row of a task.
-
-    Args:
-        name: What a manifest's ``task`` says.
-        what: Names the model in the error.
+    """Return the row of a task; ``what`` names the model in errors.
 
     Raises:
         BundleError: This version of edgekit has no such row.

@@ -1,8 +1,8 @@
 """Every message between a device and its fleet: topics, bodies, codecs.
 
-MQTT 3.1.1 semantics: expiry, sequence and correlation travel in the payload. JSON for state and
-requests, MessagePack for the durable messages of the outbox. Every decoder raises ``ProtocolError``
-on anything but a well-formed message of bounded size.
+MQTT 3.1.1 semantics: expiry, sequence and correlation are in the payload. State and requests are JSON, the
+outbox's durable messages MessagePack. Every decoder raises ``ProtocolError`` on anything but a well-formed
+message of bounded size.
 """
 
 from __future__ import annotations
@@ -14,17 +14,7 @@ import msgspec
 
 from edgekit.core.errors import ProtocolError
 from edgekit.core.sketch import Sketch
-from edgekit.core.spec import (
-    DEVICE_ID,
-    BackendFact,
-    Box,
-    Facts,
-    Guards,
-    Mask,
-    OrientedBox,
-    Parent,
-    Points,
-)
+from edgekit.core.spec import DEVICE_ID, BackendFact, Box, Facts, Guards, Mask, OrientedBox, Parent, Points
 
 ROOT = "ek/v1"
 UP = ("state", "reported", "m", "ev", "req")
@@ -34,14 +24,13 @@ MAX_MESSAGE_BYTES = 1 << 20
 CHUNK_BYTES = 128 << 10
 MAX_MEASURED_VARIANTS = 64
 MEASURING = "measure"
-"""The purpose of a bundle that is measured and never installed, as its signed target says it."""
+"""The ``purpose`` in the signed target of a bundle that is measured and never installed."""
 CHUNK_WINDOW = 8
 _CHUNK_HEADER = struct.Struct(">4sIQ")
 _CHUNK_MAGIC = b"EKC1"
 
 
-# ---------------------------------------------------------------------------------------------
-# Topics
+# -- Topics
 
 
 def up(device: str, leaf: str) -> str:
@@ -54,7 +43,7 @@ def up(device: str, leaf: str) -> str:
 
 
 def down(device: str, leaf: str) -> str:
-    """Return the topic that a device hears ``leaf`` on; ``"#"`` for its one subscription."""
+    """Return the topic that a device receives ``leaf`` on; ``"#"`` for its one subscription."""
     return f"{ROOT}/{device}/down/{leaf}"
 
 
@@ -72,15 +61,14 @@ def parse_topic(topic: str) -> tuple[str, str, str]:
     raise ProtocolError(f"{topic[:200]!r} is not a topic of {ROOT}")
 
 
-# ---------------------------------------------------------------------------------------------
-# Retained state
+# -- Retained state
 
 
 class Birth(msgspec.Struct, frozen=True):
-    """``up/state``: who is there. The last will is the same with ``online`` false.
+    """``up/state``: an online device. The last will is the same with ``online`` false.
 
-    ``boot`` names the outbox's life, ``conn`` counts connections within it: an old will, which has a
-    smaller ``conn``, must not kill a newer birth. ``desired`` is the desired version applied.
+    ``boot`` identifies the outbox file, ``conn`` counts its connections, so that an old will (of a smaller
+    ``conn``) does not replace a newer birth. ``desired`` is the desired version applied.
     """
 
     online: bool
@@ -96,7 +84,7 @@ class Birth(msgspec.Struct, frozen=True):
 
 
 class ModelState(msgspec.Struct, frozen=True):
-    """Which versions of a model a device holds and which variant it runs."""
+    """The versions of a model on a device, and the variant that runs."""
 
     active: str = ""
     previous: str = ""
@@ -108,7 +96,7 @@ class ModelState(msgspec.Struct, frozen=True):
 
 
 class UpdateState(msgspec.Struct, frozen=True):
-    """Where a device's update of one model stands; ``state`` is one of the update machine's."""
+    """The update of one model; ``state`` is one of the update machine's."""
 
     state: str
     model: str = ""
@@ -119,9 +107,9 @@ class UpdateState(msgspec.Struct, frozen=True):
 
 
 class StageState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One model of a pipeline of several, and what it is run on: frames, or items of another stage.
+    """One model of a pipeline of several. ``on``: what it runs on, frames or items of another stage.
 
-    ``skipped``: frames or items that it was not run on, by its own rule.
+    ``skipped``: frames or items that it did not run on, by its own rule.
     """
 
     name: str
@@ -136,7 +124,7 @@ class StageState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PipelineState(msgspec.Struct, frozen=True):
-    """How one pipeline fares; times in milliseconds."""
+    """The state of one pipeline; times in milliseconds."""
 
     state: Literal["starting", "running", "failed", "stopped"]
     model: str = ""
@@ -152,11 +140,11 @@ class PipelineState(msgspec.Struct, frozen=True):
     message: str = ""
     skipped: int = 0
     stages: tuple[StageState, ...] = ()
-    """Of a pipeline of several models; the fields above are then its first stage's."""
+    """Of a pipeline of several models; the fields above are its first stage's."""
 
 
 class OutboxState(msgspec.Struct, frozen=True):
-    """What waits for the link, what was given up over quota, and the last number on disk."""
+    """What is queued for the link, what was dropped over quota, and the last number on disk."""
 
     rows: int = 0
     bytes: int = 0
@@ -165,7 +153,7 @@ class OutboxState(msgspec.Struct, frozen=True):
 
 
 class Reported(msgspec.Struct, frozen=True):
-    """``up/reported``: what the device runs, whole, on change and on connect."""
+    """``up/reported``: the whole state of a device, on change and on connect."""
 
     boot: str
     version: int
@@ -176,19 +164,19 @@ class Reported(msgspec.Struct, frozen=True):
     outbox: OutboxState = OutboxState()
     sensors: dict[str, float] = {}
     rejected: dict[str, str] = {}
-    """Versions this device will not try again, as ``model@version``, and why."""
+    """The reasons, by ``model@version``, of versions that this device will not try again."""
     unix_ms: int = 0
 
 
 class RolloutGuards(Guards, frozen=True, kw_only=True, forbid_unknown_fields=False):
-    """A rollout's guards as they travel: a rule that a device does not know yet is passed over."""
+    """A rollout's guards in a message: rules that a device does not know yet are ignored."""
 
 
 class DesiredModel(msgspec.Struct, frozen=True):
-    """One model a device shall run: the signed target that says what it is.
+    """One model that a device should run.
 
-    ``target`` is the TUF target path of its ``bundle.json``; ``sha256`` and ``bytes`` are that
-    file's. ``guards`` are the rollout's, the tighter of which and the bundle's holds.
+    ``target`` is the TUF target path of its ``bundle.json``; ``sha256`` and ``bytes`` are that file's. Of the
+    rollout's ``guards`` and the bundle's, the tighter apply.
     """
 
     version: str
@@ -201,7 +189,7 @@ class DesiredModel(msgspec.Struct, frozen=True):
 
 
 class Desired(msgspec.Struct, frozen=True):
-    """``down/desired``: what the fleet wants of one device: versioned, whole, signed."""
+    """``down/desired``: the whole desired state of one device, versioned and signed."""
 
     device: str
     version: int
@@ -213,28 +201,23 @@ class Desired(msgspec.Struct, frozen=True):
 
 
 def signed_bytes(encoded: bytes) -> bytes:
-    """Return the bytes a desired state's signature covers: sorted JSON of all but the signature.
+    """Return the bytes that a desired state's signature covers: sorted JSON without the signature.
 
-    Taken from the encoded message and not from the structure, so that a field this version does not
-    know stays covered.
+    It takes the encoded message and not the structure, so that fields unknown to this version stay covered.
 
     Raises:
         ProtocolError: It is not a JSON object.
     """
-    try:
-        document = msgspec.json.decode(encoded, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
-        raise ProtocolError(f"Desired: {cause}") from cause
+    document = _decoded(msgspec.json, encoded, dict[str, Any], "Desired")
     document.pop("signature", None)
     return msgspec.json.encode(document, order="sorted")
 
 
-# ---------------------------------------------------------------------------------------------
-# Durable messages: what waits in the outbox
+# -- Durable messages: what waits in the outbox
 
 
 class MetricReport(msgspec.Struct, frozen=True, tag="metric", kw_only=True):
-    """What one pipeline did in one period; histograms in milliseconds."""
+    """The metrics of one pipeline over one period; histograms in milliseconds."""
 
     mono_ns: int
     unix_ms: int
@@ -254,18 +237,18 @@ class MetricReport(msgspec.Struct, frozen=True, tag="metric", kw_only=True):
     latency_ms: Sketch | None = None
     labels: dict[str, int] = {}
     total: int = 0
-    """How many items in all; ``labels`` says how many of each label."""
+    """Number of all items; ``labels`` has the number of each label."""
     sensors: dict[str, float] = {}
     skipped: int = 0
     stages: tuple[StageState, ...] = ()
 
 
 class EventRecord(msgspec.Struct, frozen=True, tag="event", kw_only=True, omit_defaults=True):
-    """A prediction that the debounce let through and the egress gate passed.
+    """A prediction that passed the debounce and the egress gate.
 
-    ``id`` is the occurrence's: its beginning and its end have one. ``end_mono_ns`` and ``end_unix_ms``
-    say when it was there last, once it is gone. ``versions``: the version of each model that took part,
-    where there are several. ``box`` to ``parent`` are the fields of ``spec.Item``.
+    The beginning and the end of an occurrence have the same ``id``; ``end_mono_ns`` and ``end_unix_ms`` are
+    when it was last seen, once it is gone. ``versions``: of each model, where several took part. ``box`` to
+    ``parent`` are the fields of ``spec.Item``.
     """
 
     mono_ns: int
@@ -277,7 +260,7 @@ class EventRecord(msgspec.Struct, frozen=True, tag="event", kw_only=True, omit_d
     label: str
     score: float = 0.0
     count: int = 0
-    """How many items of this label; ``total`` is how many in all."""
+    """Number of items of this label; ``total`` counts all."""
     total: int = 0
     id: str = ""
     end_mono_ns: int = 0
@@ -298,7 +281,7 @@ class EventRecord(msgspec.Struct, frozen=True, tag="event", kw_only=True, omit_d
     vector: tuple[float, ...] = ()
     parent: Parent | None = None
     image: bytes | None = None
-    """A redacted JPEG, only where a rule lets pixels leave."""
+    """A redacted JPEG, if a rule lets pixels leave."""
 
 
 class UpdateRecord(msgspec.Struct, frozen=True, tag="update", kw_only=True):
@@ -314,7 +297,7 @@ class UpdateRecord(msgspec.Struct, frozen=True, tag="update", kw_only=True):
     rollout: str = ""
     previous: str = ""
     measured: dict[str, float] = {}
-    """What the trial's guards saw: frames, errors, p99_ms, p99_before_ms, event_ratio."""
+    """What the guards measured: frames, errors, p99_ms, p99_before_ms, event_ratio."""
 
 
 class Alert(msgspec.Struct, frozen=True, tag="alert", kw_only=True):
@@ -339,11 +322,11 @@ class CommandAnswer(msgspec.Struct, frozen=True, tag="answer", kw_only=True):
 
 
 class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
-    """What one variant did on one board; numbers are None where it did not run, and ``error`` says why.
+    """The measurements of one variant on one board; None where it did not run, with the reason in ``error``.
 
-    ``content`` is ``spec.variant_hash``. ``pre_ms`` is the median time to fill the input from an
-    image's bytes, where that was measured. ``golden_difference`` is the largest difference of any golden
-    sample's output, ``golden_ok`` whether all of them hold; None where none was run.
+    ``content`` is ``spec.variant_hash``. ``pre_ms``: the median time to fill the input from an image's bytes.
+    ``golden_difference``: the largest difference of a golden sample's output; ``golden_ok``: all are within
+    tolerance; None where none was run.
     """
 
     id: str
@@ -367,7 +350,7 @@ class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Board(msgspec.Struct, frozen=True, kw_only=True):
-    """Where something was measured."""
+    """The board of a measurement."""
 
     profile: str
     board: str = ""
@@ -378,13 +361,12 @@ class Board(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MeasurementRecord(msgspec.Struct, frozen=True, tag="measurement", kw_only=True):
-    """What variants cost on a device, or why a measurement job has no such result.
+    """The costs of variants on a device, or why a measurement job has none.
 
-    ``origin``: ``bench`` (a person asked on the device), ``install`` (the agent, of a new bundle),
-    ``job`` (the fleet asked: ``job`` names it). A job sends ``postponed`` when it must wait and why,
-    and ends with one ``done`` or ``failed`` (``code`` and ``reason`` are the error's).
-    ``sensors`` are those at the end; ``temperature_before_c`` and ``load_before`` (processes that
-    wanted to run, averaged over a minute) stand beside them.
+    ``origin``: ``bench`` (a person on the device), ``install`` (the agent, for a new bundle), ``job`` (the
+    fleet; ``job`` names it). A job may send ``postponed`` with the reason, and ends with one ``done`` or
+    ``failed`` (``code`` and ``reason`` are the error's). ``sensors`` are read at the end;
+    ``temperature_before_c`` and ``load_before`` (runnable processes, one-minute average) are among them.
     """
 
     mono_ns: int
@@ -406,7 +388,7 @@ class MeasurementRecord(msgspec.Struct, frozen=True, tag="measurement", kw_only=
 
 
 class Gap(msgspec.Struct, frozen=True, tag="gap", kw_only=True):
-    """Stands for messages ``first`` to ``last``, given up over quota, so that the watermark can pass."""
+    """Replaces messages ``first`` to ``last``, dropped over quota, so that the watermark can pass them."""
 
     mono_ns: int
     unix_ms: int
@@ -421,8 +403,8 @@ Record = Union[MetricReport, EventRecord, UpdateRecord, Alert, CommandAnswer, Me
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """``up/m`` and ``up/ev``: durable messages ``seq0``, ``seq0 + 1``, ... of one outbox.
 
-    ``historical``: at least one of them waited for the link. The times of sending let the fleet
-    correct a device's wrong clock: captured = arrival - (sent_mono - mono).
+    ``historical``: at least one of them waited for the link. From the times of sending the fleet corrects a
+    wrong device clock: captured = arrival - (sent_mono - mono).
     """
 
     boot: str
@@ -434,7 +416,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RawBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """A ``Batch`` whose items are encoded already; the same bytes on the wire."""
+    """A ``Batch`` of encoded items; the same bytes on the wire."""
 
     boot: str
     seq0: int
@@ -445,21 +427,19 @@ class RawBatch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ack(msgspec.Struct, frozen=True):
-    """``down/ack``: every message of this boot up to ``watermark`` is committed."""
+    """``down/ack``: the fleet has committed every message of this boot up to ``watermark``."""
 
     boot: str
     watermark: int
 
 
-# ---------------------------------------------------------------------------------------------
-# Requests and commands
+# -- Requests and commands
 
 
 class Request(msgspec.Struct, frozen=True):
     """``up/req``: a question to the fleet.
 
-    ``time``: no arguments. ``desired``: no arguments. ``chunk``: sha256, offset, length.
-    ``renew``: csr.
+    Arguments of ``chunk``: sha256, offset, length; of ``renew``: csr; ``time`` and ``desired`` have none.
     """
 
     id: int
@@ -469,7 +449,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Response(msgspec.Struct, frozen=True):
-    """``down/res``: the answer to a request that is not a chunk; ``error`` where it failed."""
+    """``down/res``: the answer to a request other than ``chunk``; ``error`` if it failed."""
 
     id: int
     result: dict[str, Any] = {}
@@ -477,7 +457,7 @@ class Response(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """``down/res``: a piece of a blob; on the wire a 16-byte header (magic, id, offset), then bytes."""
+    """``down/res``: a piece of a blob: a 16-byte header (magic, id, offset), then bytes."""
 
     id: int
     offset: int
@@ -485,7 +465,7 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """``down/cmd``: do this once; sent again until answered, so doing it twice must be harmless."""
+    """``down/cmd``: an order, sent again until answered, so it must be idempotent."""
 
     id: str
     kind: Literal["rollback", "restart", "report", "retry", "measure"]
@@ -493,12 +473,11 @@ class Command(msgspec.Struct, frozen=True):
     args: dict[str, Any] = {}
 
 
-# ---------------------------------------------------------------------------------------------
-# Enrolment (HTTPS)
+# -- Enrolment (HTTPS)
 
 
 class EnrollRequest(msgspec.Struct, frozen=True):
-    """What a device sends to be enrolled: its claim, and proof that it holds its own key (PEM CSR)."""
+    """A device's claim, and proof that it has its own key (PEM CSR)."""
 
     token: str
     csr: str
@@ -507,11 +486,11 @@ class EnrollRequest(msgspec.Struct, frozen=True):
 
 
 class EnrollResponse(msgspec.Struct, frozen=True):
-    """What an enrolled device needs: identity, broker, and the roots of trust.
+    """What an enrolled device needs: identity, broker, and roots of trust.
 
-    ``root`` is the TUF root metadata as JSON text; ``desired_keys`` maps key ids to the fleet's
-    Ed25519 public keys in hexadecimal. Blobs lie at ``{targets_url}/blobs/{sha256}``, a bundle's
-    manifest at ``{targets_url}/{model}/{version}/{sha256}.bundle.json``.
+    ``root`` is TUF root metadata as JSON text; ``desired_keys`` maps key ids to the fleet's Ed25519 public
+    keys in hexadecimal. Blobs are at ``{targets_url}/blobs/{sha256}``, a bundle's manifest at
+    ``{targets_url}/{model}/{version}/{sha256}.bundle.json``.
     """
 
     device: str
@@ -532,20 +511,19 @@ def target_path(model: str, version: str) -> str:
 def measuring_path(model: str, sha256: str) -> str:
     """Return the TUF target path of a manifest that is published for measuring only.
 
-    It has one part more than any ``target_path``, so no desired state can name it: what devices
-    install is always ``target_path(model, version)``, which every version of the updater checks.
+    It has one part more than a ``target_path``, which is all that the updater installs, so no desired state
+    can name it.
     """
     return f"{MEASURING}/{model}/{sha256}/bundle.json"
 
 
-# ---------------------------------------------------------------------------------------------
-# Codecs
+# -- Codecs
 
 M = TypeVar("M")
 
 
 def encode(message: msgspec.Struct) -> bytes:
-    """Encode a message for its topic: MessagePack for batches, a frame for chunks, else JSON."""
+    """Return a message as sent: MessagePack for batches, a header and bytes for chunks, else JSON."""
     if isinstance(message, (Batch, RawBatch)):
         return msgspec.msgpack.encode(message)
     if isinstance(message, Chunk):
@@ -554,42 +532,43 @@ def encode(message: msgspec.Struct) -> bytes:
 
 
 def encode_record(record: Record) -> bytes:
-    """Encode one durable message as it lies in the outbox (MessagePack)."""
+    """Return one durable message as stored in the outbox (MessagePack)."""
     return msgspec.msgpack.encode(record)
 
 
 def decode_record(data: bytes) -> Record:
-    """Decode one durable message.
+    """Return one durable message.
 
     Raises:
-        ProtocolError: It is not one.
+        ProtocolError: The bytes are not one.
     """
-    try:
-        found: Record = msgspec.msgpack.decode(data, type=Record)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
-        raise ProtocolError(f"record: {cause}") from cause
-    return found
+    record: Record = _decoded(msgspec.msgpack, data, Record, "record")
+    return record
 
 
 def decode(data: bytes, kind: type[M]) -> M:
-    """Decode a message of the given kind.
+    """Return a message of the given kind.
 
     Raises:
-        ProtocolError: Too large, malformed, or of another kind.
+        ProtocolError: It is too large, malformed, or of another kind.
     """
     limit = MAX_DESIRED_BYTES if kind is Desired else MAX_MESSAGE_BYTES
     if len(data) > limit:
         raise ProtocolError(f"{kind.__name__}: {len(data)} bytes, at most {limit} are read")
-    codec: Any = msgspec.msgpack if kind in (Batch, RawBatch) else msgspec.json
+    codec = msgspec.msgpack if kind in (Batch, RawBatch) else msgspec.json
+    message: M = _decoded(codec, data, kind, kind.__name__)
+    return message
+
+
+def _decoded(codec: Any, data: bytes, kind: Any, what: str) -> Any:
     try:
-        found: M = codec.decode(data, type=kind)
+        return codec.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
-        raise ProtocolError(f"{kind.__name__}: {cause}") from cause
-    return found
+        raise ProtocolError(f"{what}: {cause}") from cause
 
 
 def decode_response(data: bytes) -> Response | Chunk:
-    """Decode what arrives on ``down/res``.
+    """Return the message in a payload of ``down/res``.
 
     Raises:
         ProtocolError: It is neither an answer nor a chunk.

@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from edgekit.base.disk import Disk, LocalDisk, storage_error
-from edgekit.base.files import replace_file
+from edgekit.base.disk import LocalDisk
+from edgekit.base.files import read_file, replace_file
 from edgekit.core.errors import StorageError
 from edgekit.core.ports import Clock
 from edgekit.core.wire import DesiredModel, UpdateRecord, UpdateState
@@ -105,7 +105,7 @@ class UpdateDriver:
         *,
         max_tries: int = 3,
         max_trials: int = 2,
-        disk: Disk | None = None,
+        disk: LocalDisk | None = None,
     ) -> None:
         self.model = model
         self._path = path
@@ -113,7 +113,7 @@ class UpdateDriver:
         self._clock = clock
         self._max_tries = max_tries
         self._max_trials = max_trials
-        self._disk: Disk = disk or LocalDisk()
+        self._disk = disk or LocalDisk()
         self._queue: deque[tuple[Event, str, dict[str, float]]] = deque()
         self._is_draining = False
         self._saved = self._load()
@@ -354,11 +354,7 @@ class UpdateDriver:
         return UpdateState(self.state.value, self.model, job.version, job.reason, rollout, job.trial)
 
     def _load(self) -> _Saved:
-        try:
-            data = self._disk.read(self._path)
-        except OSError as cause:
-            raise storage_error(self._path, cause) from cause
-        if data is None:
+        if (data := read_file(self._path, self._disk)) is None:
             return _Saved()
         try:
             return msgspec.json.decode(data, type=_Saved)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from edgekit.base.disk import Disk, LocalDisk, storage_error
+from edgekit.base.disk import LocalDisk, storage_error
 from edgekit.base.files import replace_file
 from edgekit.core.errors import BundleError, StorageError
 from edgekit.core.spec import NAME, VERSION, Manifest, parse_manifest
@@ -42,12 +42,12 @@ class Slot(msgspec.Struct, frozen=True):
 class Slots:
     """The installed versions below a state directory. Every change is durable when it returns."""
 
-    def __init__(self, state_dir: Path, disk: Disk | None = None) -> None:
+    def __init__(self, state_dir: Path, disk: LocalDisk | None = None) -> None:
         self.state_dir = state_dir
         self.blobs = state_dir / "blobs"
         self._bundles = state_dir / "bundles"
         self._slots = state_dir / "slots"
-        self._disk: Disk = disk or LocalDisk()
+        self._disk = disk or LocalDisk()
 
     def models(self) -> tuple[str, ...]:
         """Return the names of all models that have a slot file."""

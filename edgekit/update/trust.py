@@ -22,7 +22,7 @@ from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
 from edgekit.base.disk import LocalDisk, storage_error
-from edgekit.base.files import replace_file, sync_tree
+from edgekit.base.files import read_file, replace_file, sync_tree
 from edgekit.base.http import HttpError, Web
 from edgekit.core import wire
 from edgekit.core.errors import (
@@ -64,7 +64,6 @@ class FloorFile:
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / "tuf" / "floor.json"
-        self._disk = LocalDisk()
 
     def load(self) -> Floor:
         """Return the record; an empty one where there is none.
@@ -72,11 +71,7 @@ class FloorFile:
         Raises:
             TrustError: The record is damaged: it is written so that this cannot happen by itself.
         """
-        try:
-            data = self._disk.read(self._path)
-        except OSError as cause:
-            raise storage_error(self._path, cause) from cause
-        if data is None:
+        if (data := read_file(self._path)) is None:
             return Floor()
         try:
             return msgspec.json.decode(data, type=Floor)
@@ -85,7 +80,7 @@ class FloorFile:
 
     def save(self, floor: Floor) -> None:
         """Store the record durably."""
-        replace_file(self._disk, self._path, msgspec.json.encode(floor))
+        replace_file(LocalDisk(), self._path, msgspec.json.encode(floor))
 
 
 def verify_desired(encoded: bytes, identity: Enrolment) -> wire.Desired:

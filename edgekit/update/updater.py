@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import sys
@@ -19,9 +18,10 @@ import msgspec
 
 from edgekit.base.child import run_job
 from edgekit.base.disk import LocalDisk, storage_error
-from edgekit.base.files import replace_file
+from edgekit.base.files import read_file, replace_file
 from edgekit.base.http import Patience, Web
 from edgekit.base.install_hint import install_hint
+from edgekit.base.lock import lock_file
 from edgekit.core import wire
 from edgekit.core.errors import BundleError, ConfigError, HashMismatchError, StorageError, UsageError
 from edgekit.core.select import require, select
@@ -140,7 +140,7 @@ class Job:
         if raised != floor:
             keeper.save(raised)
         path = self._state_dir / "desired.json"
-        if _read(path) != encoded:
+        if read_file(path) != encoded:
             replace_file(LocalDisk(), path, encoded)
         return desired
 
@@ -202,7 +202,7 @@ class Job:
         self._tell(UpdaterProgress(stage="manifest"))
         model = self._request.model
         path = below / "blobs" / wanted.sha256
-        data = _read(path) if blobs.has(wanted.sha256, wanted.bytes) else None
+        data = read_file(path) if blobs.has(wanted.sha256, wanted.bytes) else None
         if data is None or hashlib.sha256(data).hexdigest() != wanted.sha256:
             data = self._web.get(manifest_url(self._identity, model, wanted), wanted.bytes)
         if len(data) != wanted.bytes or hashlib.sha256(data).hexdigest() != wanted.sha256:
@@ -247,7 +247,7 @@ def load_identity(state_dir: Path) -> Enrolment:
         StorageError: The file cannot be read.
     """
     path = state_dir / "identity" / "enrolment.json"
-    data = _read(path)
+    data = read_file(path)
     if data is None:
         raise UsageError(
             f"{path}: this device is not enrolled", hint="edgekit agent enroll --fleet URL --token T"
@@ -256,13 +256,6 @@ def load_identity(state_dir: Path) -> Enrolment:
         return msgspec.json.decode(data, type=Enrolment)
     except (msgspec.DecodeError, UnicodeDecodeError) as cause:
         raise StorageError(f"{path} is damaged: {cause}", hint="enrol the device again") from cause
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return LocalDisk().read(path)
-    except OSError as cause:
-        raise storage_error(path, cause) from cause
 
 
 @contextlib.contextmanager
@@ -275,19 +268,10 @@ def only_updater(state_dir: Path, wait_s: float = _LOCK_S) -> Iterator[None]:
     path = state_dir / "updater.lock"
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as cause:
         raise storage_error(path, cause) from cause
+    descriptor = lock_file(path, wait_s, f"{path}: another updater is at work")
     try:
-        until_s = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as cause:
-                if time.monotonic() > until_s:
-                    raise StorageError(f"{path}: another updater is at work") from cause
-                time.sleep(0.05)
         yield
     finally:
         os.close(descriptor)
