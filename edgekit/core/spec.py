@@ -32,7 +32,9 @@ Datatype = Literal[
     "FP64",
     "BYTES",
 ]
-BackendName = Literal["litert", "onnxruntime", "openvino", "null", "foreign"]
+BackendName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+LevelName = Annotated[str, msgspec.Meta(max_length=64)]
+"""``present``, ``driver``, ``permission``, ``library`` or ``proof``; a newer device may say more."""
 AcceleratorKind = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9:._-]{0,63}$")]
 """A row of ``base.accelerators``; an unknown one is passed on, and refused only where it would run."""
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int16x8", "dynamic-int8", "int4"]
@@ -360,7 +362,7 @@ def version_key(version: str) -> tuple[int, ...]:
 class Level(msgspec.Struct, frozen=True, kw_only=True):
     """A check between "on the bus" and "runs a model": its own result, and a fix."""
 
-    name: Literal["present", "driver", "permission", "library", "proof"]
+    name: LevelName
     ok: bool
     detail: str = ""
     fix: str = ""

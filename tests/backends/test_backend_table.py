@@ -13,14 +13,19 @@ import pytest
 import edgekit.backends as table
 from edgekit.backends import BACKENDS, LIBRARIES, OPTIONS, backend_version, check_options, open_backend, tiny
 from edgekit.core.errors import BackendUnavailableError, ConfigError, ModelLoadError
-from edgekit.core.spec import BackendName, Variant
+from edgekit.core.spec import Variant
 
 ROOT = Path(table.__file__).parents[2]
 
 
 def test_every_backend_of_the_contract_has_a_row_in_each_table():
-    names = set(BackendName.__args__)
-    assert set(BACKENDS) == set(LIBRARIES) == set(OPTIONS) == names
+    assert {"litert", "onnxruntime", "openvino"} < set(BACKENDS) == set(LIBRARIES) == set(OPTIONS)
+
+
+def test_a_backend_that_no_row_names_is_refused_with_those_there_are():
+    with pytest.raises(ConfigError, match="there is no backend 'tvm'") as caught:
+        open_backend(tiny.tiny_model("litert"), Variant(id="v", backend="tvm"))
+    assert "litert, " in caught.value.hint
 
 
 def test_every_tenant_has_a_file():

@@ -14,7 +14,7 @@ import pytest
 import structs_0_1 as old
 
 from edgekit.core import wire
-from edgekit.core.spec import AcceleratorKind
+from edgekit.core.spec import AcceleratorKind, BackendName, LevelName
 
 RECORDED = Path(__file__).parent / "recorded_0_1"
 JSON = {
@@ -81,7 +81,9 @@ SAMPLES = {
     float: 1.5,
     bool: True,
     bytes: b"bytes",
-    AcceleratorKind: "cpu",  # a name today, of a closed list in 0.1
+    AcceleratorKind: "cpu",  # a name today, of a closed list in 0.1; so are the next two
+    BackendName: "litert",
+    LevelName: "present",
 }
 
 
