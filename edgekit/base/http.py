@@ -143,9 +143,7 @@ class Web:
             connection.request(method, path or "/", body, {"Accept-Encoding": "identity", **headers})
             return connection.getresponse()
         except ssl.SSLCertVerificationError as cause:
-            raise TrustError(
-                f"{url}: the server's certificate is not from the fleet's CA: {cause.verify_message}"
-            ) from cause
+            raise certificate_error(url, cause) from cause
         except (OSError, http.client.HTTPException, ValueError) as cause:
             raise LinkError(f"{url}: {cause or type(cause).__name__}") from cause
 
@@ -168,6 +166,20 @@ class Web:
                     raise LinkError(f"{url}: {since_bytes} bytes in {patience.stall_s:g} s are too few")
                 since_s, since_bytes = patience.now_s(), 0
             yield piece
+
+
+def certificate_error(url: str, cause: ssl.SSLCertVerificationError) -> TrustError:
+    """Return the error for a server certificate that was not accepted: its name, or its issuer.
+
+    Source: X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL.
+    """
+    host = urlsplit(url).hostname
+    if cause.verify_code in (62, 64):
+        return TrustError(
+            f"{url}: the server's certificate is not for {host!r}: {cause.verify_message}",
+            hint=f"use the name in the certificate, or start the fleet manager with --public-host {host}",
+        )
+    return TrustError(f"{url}: the server's certificate is not from the fleet's CA: {cause.verify_message}")
 
 
 def _begins_at(response: http.client.HTTPResponse, start: int) -> bool:

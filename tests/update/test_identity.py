@@ -90,6 +90,15 @@ def test_a_man_in_the_middle_who_shows_the_right_ca_but_has_no_certificate_of_it
     thief.stop()
 
 
+def test_a_certificate_for_another_name_names_the_flag_that_mends_it(fleet, authority, tmp_path):
+    job = order(fleet, tmp_path, f"{TOKEN}.{authority.sha256}")
+    elsewhere = job.fleet_url.replace("127.0.0.1", "localhost")
+    with pytest.raises(TrustError, match="is not for 'localhost'") as caught:
+        enroll(msgspec.structs.replace(job, fleet_url=elsewhere))
+    assert "--public-host localhost" in caught.value.hint
+    assert fleet.posted == []
+
+
 def test_without_a_pin_https_must_prove_itself_to_the_system(fleet, tmp_path):
     with pytest.raises(TrustError):
         enroll(order(fleet, tmp_path))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.base.failures import Failure, error_of
+from edgekit.base.http import certificate_error
 from edgekit.core.errors import ConfigError, EdgekitError, LinkError, ProtocolError, ServerError
 from edgekit_fleet.registry.keys import OnlinePublic
 
@@ -81,6 +82,8 @@ class FleetClient:
                 raise refusal(refused.code, refused.read(1 << 16), self.url + path) from refused
         except (OSError, http.client.HTTPException) as cause:
             reason = getattr(cause, "reason", None) or cause
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                raise certificate_error(self.url, reason) from cause
             raise LinkError(f"{self.url}: {reason}", hint="is the fleet manager running there?") from cause
         if len(data) > MAX_ANSWER_BYTES:
             raise ProtocolError(f"{self.url}{path}: the answer has more than {MAX_ANSWER_BYTES} bytes")

@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 
 from edgekit.base.failures import Failure, error_of
+from edgekit.base.http import certificate_error
 from edgekit.core.errors import ConfigError, EnrollError, LinkError, ProtocolError, ServerError
 from edgekit.core.spec import Cost, Variant, version_key
 from edgekit.core.wire import MeasuredVariant, MeasurementRecord
@@ -96,6 +97,8 @@ class FleetApi:
                 raise _refusal(self.url, refused.code, refused.read(1 << 16)) from refused
         except (OSError, http.client.HTTPException) as cause:
             reason = getattr(cause, "reason", None) or cause
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                raise certificate_error(self.url, reason) from cause
             raise LinkError(f"{self.url}: {reason}", hint="is the fleet manager running there?") from cause
         try:
             return json.loads(data)
