@@ -73,20 +73,20 @@ def test_an_output_that_is_no_number_decides_nothing():
     assert scored(RARE, broken, "rank").value == 0.0
 
 
-def test_where_no_alarm_is_raised_the_order_of_the_scores_is_what_is_left_and_that_is_told():
+def test_without_any_alarm_rank_replaces_alarm_with_a_warning():
     metric, note = settle(METRICS["alarm"], said(0.1, 0.2, 0.3, 0.4))
     assert metric.id == "rank"
-    assert "says 'normal' of all 4 samples" in note
-    assert "give data that have both" in note
+    assert "decides 'normal' for all 4 samples" in note
+    assert "give data with and without alarms" in note
 
 
-@pytest.mark.parametrize(("alarms", "is_told"), [(3, True), (9, True), (10, False)])
-def test_few_alarms_are_told_with_what_each_is_worth(alarms, is_told):
+@pytest.mark.parametrize(("alarms", "has_warning"), [(3, True), (9, True), (10, False)])
+def test_few_alarms_give_a_warning_with_the_weight_of_each(alarms, has_warning):
     metric, note = settle(METRICS["alarm"], said(*[0.1] * 90, *[2.0] * alarms))
     assert metric.id == "alarm"
-    assert bool(note) == is_told
-    if is_told:
-        assert f"of {alarms} of {90 + alarms} samples" in note
+    assert bool(note) == has_warning
+    if has_warning:
+        assert f"for only {alarms} of {90 + alarms} samples" in note
         assert f"{50 / alarms:.1f} points" in note
 
 
@@ -130,5 +130,5 @@ def test_both_can_be_asked_for_by_name(task):
     data = samples(said(0.1))
     assert choose_metric("auto", task, data).id == "alarm"
     assert choose_metric("rank", task, data).id == "rank"
-    with pytest.raises(UsageError, match="does not go with task 'classify'"):
+    with pytest.raises(UsageError, match="does not apply to task 'classify'"):
         choose_metric("rank", "classify", data)

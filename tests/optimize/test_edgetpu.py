@@ -122,7 +122,7 @@ def test_operations_left_on_the_cpu_are_an_error_that_names_them(tmp_path):
     assert caught.value.reasons[0] == "2 x HARD_SWISH: Operation is not supported"
 
 
-def test_a_compiler_that_refuses_or_does_not_run_is_told(tmp_path):
+def test_a_compiler_that_fails_or_does_not_run_is_an_error(tmp_path):
     data = NOT_READY["has groups"]
     with pytest.raises(ModelError, match="Invalid model") as caught:
         compile_file(data, compiler(tmp_path, "Invalid model: model.tflite", 1, ""))

@@ -91,7 +91,7 @@ def test_a_background_class_moves_the_labels_by_one():
     assert values("top1", found, found, data(2, [2, 0], classes=("none", "cat", "dog"))) == [1, 1]
 
 
-def test_a_label_beyond_the_output_is_told():
+def test_a_label_beyond_the_output_is_an_error():
     found = said([[1, 2]])
     with pytest.raises(TensorError, match="class 5 is beyond the 2 classes"):
         values("top1", found, found, data(1, [5]))
@@ -354,10 +354,10 @@ def test_there_is_a_metric_for_every_task_without_labels(task):
 def test_a_metric_that_does_not_go_is_refused_with_those_that_do():
     with pytest.raises(UsageError, match="metric 'bleu' is not known") as caught:
         choose_metric("bleu", "classify", data(1))
-    assert caught.value.hint == "use auto, agreement, cosine, or module:function of your own"
-    with pytest.raises(UsageError, match="needs labels, and these data have none"):
+    assert caught.value.hint == "use auto, agreement, cosine, or your own module:function"
+    with pytest.raises(UsageError, match="needs labels, but the data have none"):
         choose_metric("top1", "classify", data(1))
-    with pytest.raises(UsageError, match="does not go with task 'detect'"):
+    with pytest.raises(UsageError, match="does not apply to task 'detect'"):
         choose_metric("top1", "detect", data(1, [0]))
 
 
@@ -399,7 +399,7 @@ def test_a_metric_of_the_users_scores_both_models(own):
         ("return 'x'", "ValueError"),
     ],
 )
-def test_a_metric_of_the_users_that_gives_no_scores_is_told(own, body, message):
+def test_a_user_metric_without_valid_scores_is_an_error(own, body, message):
     metric = choose_metric(own(body), "classify", data(2))
     with pytest.raises(ConfigError, match=message):
         score(metric, said([[1], [2]]), said([[1], [2]]), data(2))

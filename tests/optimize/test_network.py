@@ -44,11 +44,11 @@ def test_renaming_the_ends_gives_the_same_network_under_other_names():
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
-        (Layer("relu", ("nothing",), "y"), "which nothing wrote"),
+        (Layer("relu", ("nothing",), "y"), "which no earlier layer writes"),
         (Layer("relu", ("x",), "x"), "two layers write"),
-        (Layer("reshape", ("x",), "y", shape=(1, 7)), "reshapes"),
+        (Layer("reshape", ("x",), "y", shape=(1, 7)), "cannot reshape"),
         (Layer("conv", ("x",), "y"), "has no weights"),
-        (conv("y", "x", np.ones((2, 1, 1, 9))), "wants 9 channels"),
+        (conv("y", "x", np.ones((2, 1, 1, 9))), "needs 9 input channels"),
     ],
 )
 def test_a_network_that_does_not_fit_together_is_refused(layer, said):

@@ -300,5 +300,5 @@ def test_labels_that_count_from_another_number_than_the_model_are_noticed(step, 
     labels = np.array(list(itertools.islice(itertools.cycle(range(1, 9)), 80)))
     outputs = {"scores": np.eye(10, dtype=np.float32)[labels]}
     told = shifted(outputs, labels + step)
-    assert (f"were every label one {how}:" in told) == bool(how)
+    assert (f"if every label were one {how}:" in told) == bool(how)
     assert bool(told) == bool(how)

@@ -187,7 +187,7 @@ def test_litert_sees_the_same_ranges_as_numpy():
     for name in slow.low:
         assert fast.high[name] == pytest.approx(slow.high[name], abs=1e-3)
         assert fast.low[name] == pytest.approx(slow.low[name], abs=1e-3)
-    with pytest.raises(TensorError, match="does not fit"):
+    with pytest.raises(TensorError, match="does not match the network's inputs"):
         EveryTensor(network)({"x": np.zeros((1, 2, 2, 3), np.float32)})
 
 

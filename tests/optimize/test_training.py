@@ -61,7 +61,7 @@ def test_the_squared_error_of_equal_arrays_is_zero_and_flat():
     assert not slope.any()
 
 
-def test_a_layer_without_a_gradient_is_told():
+def test_a_layer_without_a_gradient_is_an_error():
     with pytest.raises((ModelError, KeyError)):
         Trainer(Network({"x": (1, 4)}, (Layer("softmax", ("x",), "y"),), ("y",)), squared_error).step(
             np.ones((2, 4), np.float32), np.ones((2, 4))

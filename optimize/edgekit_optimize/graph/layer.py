@@ -1,7 +1,6 @@
-"""One operation of a network, as data, and the arithmetic of padding.
+"""One operation of a network, as data, and padding arithmetic.
 
-Everything here is channels-last, as TensorFlow Lite has it: an image tensor is (1, height, width,
-channels).
+All tensors are channels-last, as in TensorFlow Lite: an image is (1, height, width, channels).
 """
 
 from __future__ import annotations
@@ -72,16 +71,15 @@ class Layer:
 
     ``weights`` are (out, height, width, in / groups) for ``conv``, (out, height, width, in) for
     ``transposed_conv``, (1, height, width, out) for ``depthwise`` (each input channel gives
-    ``out / in`` neighbouring ones), (out, in) for ``dense``, and the values of a ``constant``;
-    ``bias`` is (out,). ``window`` is a pool's; an average counts only what lies inside the image.
-    ``dilation`` is how far apart the places of a convolution's window are. ``shape`` is what
-    ``reshape`` gives, the (height, width) that a resize gives, the lengths of what ``slice`` takes:
-    from ``starts`` on, every ``steps``-th value. ``pads`` are (before, after) for each axis, filled
-    with ``value``; ``value`` is also the slope of ``leaky_relu``, and the block of
-    ``depth_to_space``. ``axis`` is that of ``concat``; ``axes`` are what a reduction is over
-    (dropped unless ``keeps_axes``; none stands for height and width) and the order of ``transpose``.
-    ``grid`` says how a resize places its pixels.
-    ``also`` names the tensors of the source model that this layer swallowed.
+    ``out / in`` adjacent output channels), (out, in) for ``dense``, and the values of a ``constant``;
+    ``bias`` is (out,). ``window`` is the pool size; an average ignores padded pixels. ``dilation`` is
+    that of a convolution. ``shape`` is the output shape of ``reshape``, the (height, width) of a resize,
+    and the output lengths of ``slice``, which starts at ``starts`` and takes every ``steps``-th value.
+    ``pads`` are (before, after) for each axis, filled with ``value``; ``value`` is also the slope of
+    ``leaky_relu`` and the block size of ``depth_to_space``. ``axis`` is for ``concat``; ``axes`` are
+    the axes of a reduction (empty: height and width; removed unless ``keeps_axes``) and the permutation
+    of ``transpose``. ``grid`` is the coordinate mapping of a resize. ``also`` names the tensors of the
+    source model that were merged into this layer.
     """
 
     kind: Kind
@@ -106,14 +104,14 @@ class Layer:
     also: tuple[str, ...] = ()
 
     def kernel(self) -> tuple[int, int]:
-        """Return the height and width that a convolution or pool looks at, without its holes."""
+        """Return the kernel height and width of a convolution or pool, not counting dilation."""
         if self.kind in POOLS:
             return self.window
         assert self.weights is not None
         return int(self.weights.shape[1]), int(self.weights.shape[2])
 
     def extent(self) -> tuple[int, int]:
-        """Return the height and width that a convolution or pool reaches over, holes included."""
+        """Return the height and width that a convolution or pool covers, dilation included."""
         (height, width), (down, across) = self.kernel(), self.dilation
         return (height - 1) * down + 1, (width - 1) * across + 1
 
@@ -121,18 +119,18 @@ class Layer:
         """Return the weights and the bias of a layer that has them.
 
         Raises:
-            ModelError: This kind of layer must have both and has not.
+            ModelError: The weights or the bias are missing.
         """
         if self.weights is None or self.bias is None:
             raise ModelError(f"layer {self.output!r} ({self.kind}) has no weights or no bias")
         return self.weights, self.bias
 
     def names(self) -> frozenset[str]:
-        """Return every name that this layer goes by: its output's, and those it swallowed."""
+        """Return the layer's output name and the names of all tensors merged into it."""
         return frozenset((self.output, *self.also))
 
     def reduced(self, shape: Shape) -> tuple[int, ...]:
-        """Return the axes that a reduction of a tensor of this shape is over, all from 0 up."""
+        """Return the axes this reduction removes or shrinks, sorted and non-negative, for an input shape."""
         return tuple(sorted(axis % len(shape) for axis in self.axes or (1, 2)))
 
 
@@ -142,7 +140,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     >>> same_padding(300, 3, 2), same_padding(7, 3, 1)
     ((0, 1), (1, 1))
 
-    Source: TensorFlow, "SAME" padding; the odd pixel goes after.
+    Source: TensorFlow "SAME" padding; an odd pixel is added after.
     """
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2

@@ -1,8 +1,7 @@
-"""A feed-forward network as data: what the writers turn into model files, and what it computes.
+"""A feed-forward network as data, which can be executed in NumPy and written as a model file.
 
-Everything here is channels-last, as TensorFlow Lite has it: an image tensor is (1, height, width,
-channels). ``run`` is the plain NumPy meaning of a network; golden samples and calibration ranges
-come from it, so they depend on no runtime library.
+All tensors are channels-last, as in TensorFlow Lite: an image is (1, height, width, channels).
+Golden samples and calibration ranges come from ``Network.run``, so they depend on no runtime library.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ _FUSABLE = WEIGHTED | {"add", "sub", "mul", "div"}
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """Layers in an order in which they can run, with the names and shapes at both ends."""
+    """Layers in execution order, with the names of inputs and outputs and the input shapes."""
 
     inputs: dict[str, Shape]
     layers: tuple[Layer, ...]
@@ -54,7 +53,7 @@ class Network:
         """Return the shape of every tensor.
 
         Raises:
-            ModelError: A layer reads a tensor that nothing wrote, or shapes do not fit.
+            ModelError: A layer reads a tensor that no earlier layer writes, or shapes do not match.
         """
         known = dict(self.inputs)
         for layer in self.layers:
@@ -62,22 +61,24 @@ class Network:
                 raise ModelError(f"two layers write {layer.output!r}")
             missing = [name for name in layer.inputs if name not in known]
             if missing:
-                raise ModelError(f"layer {layer.output!r} reads {missing[0]!r}, which nothing wrote")
+                raise ModelError(
+                    f"layer {layer.output!r} reads {missing[0]!r}, which no earlier layer writes"
+                )
             known[layer.output] = shape_of(layer, [known[name] for name in layer.inputs])
         unwritten = [name for name in self.outputs if name not in known]
         if unwritten:
-            raise ModelError(f"output {unwritten[0]!r} is written by no layer")
+            raise ModelError(f"no layer writes output {unwritten[0]!r}")
         return known
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Compute every tensor of the network, inputs included, in float32."""
+        """Return every tensor of the network, inputs included, in float32."""
         values = {name: np.asarray(feeds[name], np.float32) for name in self.inputs}
         for layer in self.layers:
             values[layer.output] = compute(layer, [values[name] for name in layer.inputs])
         return values
 
     def parameter_count(self) -> int:
-        """Return how many weights and biases there are."""
+        """Return the number of weights and biases."""
         return sum(a.size for layer in self.layers for a in (layer.weights, layer.bias) if a is not None)
 
     def renamed(self, names: Mapping[str, str]) -> Network:
@@ -97,12 +98,12 @@ class Network:
 
 
 def fuse_activations(network: Network) -> Network:
-    """Move each lone ReLU into the layer that feeds it, where nothing else reads between the two."""
+    """Return the network with each ReLU fused into the layer before it, if nothing else reads that layer."""
     readers = Counter(name for layer in network.layers for name in layer.inputs)
     readers.update(network.outputs)
-    kept: dict[str, Layer] = {}
+    layers: dict[str, Layer] = {}
     for layer in network.layers:
-        before = kept.get(layer.inputs[0]) if layer.inputs else None
+        before = layers.get(layer.inputs[0]) if layer.inputs else None
         if (
             layer.kind in ("relu", "relu6")
             and before is not None
@@ -110,10 +111,10 @@ def fuse_activations(network: Network) -> Network:
             and before.activation == "none"
             and readers[before.output] == 1
         ):
-            del kept[before.output]
+            del layers[before.output]
             kind: Activation = "relu" if layer.kind == "relu" else "relu6"
             also = (*before.also, before.output, *layer.also)
-            kept[layer.output] = replace(before, output=layer.output, activation=kind, also=also)
+            layers[layer.output] = replace(before, output=layer.output, activation=kind, also=also)
         else:
-            kept[layer.output] = layer
-    return Network(network.inputs, tuple(kept.values()), network.outputs)
+            layers[layer.output] = layer
+    return Network(network.inputs, tuple(layers.values()), network.outputs)

@@ -1,4 +1,4 @@
-"""What each kind of layer gives: its output's shape, and its output, in plain NumPy."""
+"""The output shape and the output of each kind of layer, in NumPy."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from edgekit_optimize.graph.layer import (
 
 
 def shape_of(layer: Layer, shapes: list[Shape]) -> Shape:
-    """Return the shape that a layer gives for inputs of these shapes.
+    """Return the output shape of a layer for these input shapes.
 
     Raises:
-        ModelError: They do not fit.
+        ModelError: The input shapes do not match the layer.
     """
     if layer.kind == "constant":
         return () if layer.weights is None else tuple(int(size) for size in layer.weights.shape)
@@ -39,7 +39,7 @@ def shape_of(layer: Layer, shapes: list[Shape]) -> Shape:
     if layer.kind in BINARY:
         return _broadcast_shape(layer, shapes)
     if layer.kind == "reshape" and int(np.prod(first)) != int(np.prod(layer.shape)):
-        raise ModelError(f"layer {layer.output!r} reshapes {first} to {layer.shape}")
+        raise ModelError(f"layer {layer.output!r} cannot reshape {first} to {layer.shape}")
     if layer.kind in REDUCTIONS:
         return _reduced_shape(layer, first)
     if layer.kind in RESIZES | {"depth_to_space"}:
@@ -65,7 +65,9 @@ def _broadcast_shape(layer: Layer, shapes: list[Shape]) -> Shape:
     try:
         return tuple(int(size) for size in np.broadcast_shapes(*shapes))
     except ValueError:
-        raise ModelError(f"layer {layer.output!r} ({layer.kind}) joins {shapes[0]} and {shapes[1]}") from None
+        raise ModelError(
+            f"layer {layer.output!r} ({layer.kind}): shapes {shapes[0]} and {shapes[1]} do not broadcast"
+        ) from None
 
 
 def _reduced_shape(layer: Layer, shape: Shape) -> Shape:
@@ -85,7 +87,7 @@ def _scaled_shape(layer: Layer, shape: Shape) -> Shape:
 def _spread_shape(layer: Layer, shape: Shape) -> Shape:
     weights, _ = layer.parameters()
     if len(shape) != 4 or weights.shape[3] != shape[3]:
-        raise ModelError(f"layer {layer.output!r} wants {weights.shape[3]} channels, got {shape}")
+        raise ModelError(f"layer {layer.output!r} needs {weights.shape[3]} input channels, got shape {shape}")
     if layer.padding == "same":
         sizes = [size * stride for size, stride in zip(shape[1:3], layer.stride, strict=True)]
     else:
@@ -96,12 +98,14 @@ def _spread_shape(layer: Layer, shape: Shape) -> Shape:
 
 def _windowed_shape(layer: Layer, shape: Shape) -> Shape:
     if len(shape) != 4:
-        raise ModelError(f"layer {layer.output!r} ({layer.kind}) wants four axes, got {shape}")
+        raise ModelError(f"layer {layer.output!r} ({layer.kind}) needs a 4-axis input, got shape {shape}")
     channels = shape[3]
     if layer.kind == "conv":
         weights, _ = layer.parameters()
         if channels % weights.shape[3]:
-            raise ModelError(f"layer {layer.output!r} wants {weights.shape[3]} channels, got {channels}")
+            raise ModelError(
+                f"layer {layer.output!r} needs {weights.shape[3]} input channels, got {channels}"
+            )
         channels = int(weights.shape[0])
     if layer.kind == "depthwise":
         channels = int(layer.parameters()[0].shape[3])
@@ -111,18 +115,20 @@ def _windowed_shape(layer: Layer, shape: Shape) -> Shape:
         for size, kernel, stride in zip(padded, layer.extent(), layer.stride, strict=True)
     ]
     if min(sizes) < 1:
-        raise ModelError(f"layer {layer.output!r} ({layer.kind}) looks beyond its input {shape}")
+        raise ModelError(
+            f"layer {layer.output!r} ({layer.kind}): the window is larger than its input {shape}"
+        )
     return (shape[0], *sizes, channels)
 
 
 # ---------------------------------------------------------------------------------------------
-# Meaning
+# Values
 
 
 def compute(layer: Layer, inputs: list[Array]) -> Array:
-    """Return what a layer gives for these inputs, float32."""
-    found = _COMPUTE[layer.kind](layer, inputs)
-    return _activate(found, layer.activation)
+    """Return the output of a layer for these inputs, float32."""
+    output = _COMPUTE[layer.kind](layer, inputs)
+    return _activate(output, layer.activation)
 
 
 def _activate(values: Array, activation: Activation) -> Array:
@@ -132,7 +138,7 @@ def _activate(values: Array, activation: Activation) -> Array:
 
 
 def _taps(layer: Layer, values: Array, fill: float) -> list[Array]:
-    """Return the input as each position of the window sees it: views (1, out_h, out_w, channels)."""
+    """Return one view of the input for each window position, each (1, out_h, out_w, channels)."""
     (kernel_h, kernel_w), (stride_h, stride_w) = layer.kernel(), layer.stride
     (extent_h, extent_w), (down, across) = layer.extent(), layer.dilation
     pad_h, pad_w = spatial_padding(layer, values.shape)
@@ -180,8 +186,8 @@ def _transposed_conv(layer: Layer, inputs: list[Array]) -> Array:
     weights, bias = layer.parameters()
     (kernel_h, kernel_w), (stride_h, stride_w) = layer.kernel(), layer.stride
     _, height, width, _ = inputs[0].shape
-    whole = ((height - 1) * stride_h + kernel_h, (width - 1) * stride_w + kernel_w)
-    total = np.zeros((1, *whole, weights.shape[0]), np.float32)
+    full = ((height - 1) * stride_h + kernel_h, (width - 1) * stride_w + kernel_w)
+    total = np.zeros((1, *full, weights.shape[0]), np.float32)
     for y in range(kernel_h):
         for x in range(kernel_w):
             rows = slice(y, y + (height - 1) * stride_h + 1, stride_h)
@@ -193,43 +199,43 @@ def _transposed_conv(layer: Layer, inputs: list[Array]) -> Array:
         same_padding(size, kernel, stride) if layer.padding == "same" else (0, 0)
         for size, kernel, stride in zip((out_h, out_w), layer.kernel(), layer.stride, strict=True)
     )
-    # Where strides are longer than the kernel, "same" reaches past the last value.
-    room = [(0, 0), (0, max(top + out_h - whole[0], 0)), (0, max(left + out_w - whole[1], 0)), (0, 0)]
+    # If the stride is longer than the kernel, "same" output extends past the last computed value.
+    room = [(0, 0), (0, max(top + out_h - full[0], 0)), (0, max(left + out_w - full[1], 0)), (0, 0)]
     padded = np.pad(total, room)
     if any(after for _, after in room):
-        padded[:, whole[0] :] = bias
-        padded[:, :, whole[1] :] = bias
+        padded[:, full[0] :] = bias
+        padded[:, :, full[1] :] = bias
     return padded[:, top : top + out_h, left : left + out_w]
 
 
 def _dense(layer: Layer, inputs: list[Array]) -> Array:
     weights, bias = layer.parameters()
-    found: Array = inputs[0] @ weights.T + bias
-    return found
+    output: Array = inputs[0] @ weights.T + bias
+    return output
 
 
 def _max_pool(layer: Layer, inputs: list[Array]) -> Array:
-    found: Array = np.max(np.stack(_taps(layer, inputs[0], -np.inf)), axis=0)
-    return found
+    output: Array = np.max(np.stack(_taps(layer, inputs[0], -np.inf)), axis=0)
+    return output
 
 
 def _average_pool(layer: Layer, inputs: list[Array]) -> Array:
     total = np.sum(_taps(layer, inputs[0], 0.0), axis=0)
     counts = np.sum(_taps(layer, np.ones_like(inputs[0][..., :1]), 0.0), axis=0)
-    found: Array = (total / counts).astype(np.float32)
-    return found
+    output: Array = (total / counts).astype(np.float32)
+    return output
 
 
 def _softmax(_layer: Layer, inputs: list[Array]) -> Array:
     powers = np.exp(inputs[0] - inputs[0].max(axis=-1, keepdims=True))
-    found: Array = powers / powers.sum(axis=-1, keepdims=True)
-    return found
+    output: Array = powers / powers.sum(axis=-1, keepdims=True)
+    return output
 
 
 def _sigmoid(_layer: Layer, inputs: list[Array]) -> Array:
     with np.errstate(over="ignore"):
-        found: Array = (1.0 / (1.0 + np.exp(-inputs[0].astype(np.float64)))).astype(np.float32)
-    return found
+        output: Array = (1.0 / (1.0 + np.exp(-inputs[0].astype(np.float64)))).astype(np.float32)
+    return output
 
 
 def _reduce(how: Callable[..., Any]) -> Callable[[Layer, list[Array]], Array]:
@@ -243,11 +249,11 @@ def _reduce(how: Callable[..., Any]) -> Callable[[Layer, list[Array]], Array]:
 
 def _slice(layer: Layer, inputs: list[Array]) -> Array:
     steps = layer.steps or (1,) * len(layer.starts)
-    places = tuple(
+    index = tuple(
         slice(start, start + (size - 1) * step + 1, step)
         for start, size, step in zip(layer.starts, layer.shape, steps, strict=True)
     )
-    return inputs[0][places]
+    return inputs[0][index]
 
 
 def _depth_to_space(layer: Layer, inputs: list[Array]) -> Array:
@@ -257,12 +263,12 @@ def _depth_to_space(layer: Layer, inputs: list[Array]) -> Array:
     return np.asarray(split.transpose(0, 2, 1, 3, 4).reshape(1, height * block, width * block, -1))
 
 
-def _places(layer: Layer, size: int, wanted: int) -> Array:
-    """Return where each output pixel of a resize lies in the input, in pixels."""
-    steps = np.arange(wanted, dtype=np.float32)
+def _source_coordinates(layer: Layer, size: int, new_size: int) -> Array:
+    """Return the input coordinate of each output pixel of a resize, in pixels."""
+    steps = np.arange(new_size, dtype=np.float32)
     if layer.grid == "aligned":
-        return np.asarray(steps * np.float32((size - 1) / max(wanted - 1, 1)), np.float32)
-    scale = np.float32(size / wanted)
+        return np.asarray(steps * np.float32((size - 1) / max(new_size - 1, 1)), np.float32)
+    scale = np.float32(size / new_size)
     return np.asarray(
         (steps + 0.5) * scale - 0.5 if layer.grid == "half_pixel" else steps * scale, np.float32
     )
@@ -270,22 +276,22 @@ def _places(layer: Layer, size: int, wanted: int) -> Array:
 
 def _resize_nearest(layer: Layer, inputs: list[Array]) -> Array:
     values = inputs[0]
-    for axis, wanted in zip((1, 2), layer.shape, strict=True):
+    for axis, new_size in zip((1, 2), layer.shape, strict=True):
         size = values.shape[axis]
-        places = _places(layer, size, wanted)
-        # TensorFlow Lite's nearest takes the pixel whose square a point lies in.
-        nearest = np.floor(places + 0.5) if layer.grid != "corner" else np.floor(places)
+        coordinates = _source_coordinates(layer, size, new_size)
+        # TensorFlow Lite rounds half-pixel coordinates to the nearest pixel.
+        nearest = np.floor(coordinates + 0.5) if layer.grid != "corner" else np.floor(coordinates)
         values = np.take(values, np.clip(nearest, 0, size - 1).astype(np.int64), axis=axis)
     return values
 
 
 def _resize_bilinear(layer: Layer, inputs: list[Array]) -> Array:
     values = inputs[0]
-    for axis, wanted in zip((1, 2), layer.shape, strict=True):
+    for axis, new_size in zip((1, 2), layer.shape, strict=True):
         size = values.shape[axis]
-        places = np.clip(_places(layer, size, wanted), 0, size - 1)
-        low = np.floor(places).astype(np.int64)
-        share = (places - low).reshape([-1 if other == axis else 1 for other in range(4)])
+        coordinates = np.clip(_source_coordinates(layer, size, new_size), 0, size - 1)
+        low = np.floor(coordinates).astype(np.int64)
+        share = (coordinates - low).reshape([-1 if other == axis else 1 for other in range(4)])
         below, above = np.take(values, low, axis), np.take(values, np.minimum(low + 1, size - 1), axis)
         values = (below * (1 - share) + above * share).astype(np.float32)
     return values

@@ -1,6 +1,6 @@
-"""The same network with fewer layers: what reading a file leaves behind, folded away.
+"""Passes that remove the redundant layers that importing a model file leaves behind.
 
-Each pass keeps what the network computes, and the names of the tensors that it drops (``Layer.also``).
+Each pass keeps the network's outputs, and records the names of removed tensors in ``Layer.also``.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 from edgekit_optimize.graph.layer import WEIGHTED, Array, Layer, Shape
 from edgekit_optimize.graph.network import Network, fuse_activations
 
-_ROUNDS = 32  # a pass may make room for another; real networks need two or three rounds
+_ROUNDS = 32  # one pass may enable another; real networks need two or three rounds
 
 
 def simplified(network: Network) -> Network:
-    """Return a network that computes the same with layers merged, absorbed and dropped."""
+    """Return an equivalent network with layers merged, folded into others, or removed."""
     for _ in range(_ROUNDS):
         before = len(network.layers)
         for once in (_without_unused, _without_idle, _joined_moves, _scales_absorbed, _order_absorbed):
@@ -28,7 +28,7 @@ def simplified(network: Network) -> Network:
 
 
 class _Edit:
-    """A network being rewritten: layers by output, in order, and who reads what."""
+    """A network being rewritten: layers by output, in order, and the number of readers of each tensor."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -38,53 +38,55 @@ class _Edit:
         self.shapes = network.shapes()
 
     def before(self, layer: Layer, kinds: frozenset[str] | set[str]) -> Layer | None:
-        """Return the layer that feeds this one, where it is of these kinds and feeds nothing else."""
-        found = self.layers.get(layer.inputs[0]) if layer.inputs else None
-        alone = found is not None and found.kind in kinds and self.readers[found.output] == 1
-        return found if alone and found is not None and found.activation == "none" else None
+        """Return the layer before this one, if it is of these kinds and has no other reader, else None."""
+        feeder = self.layers.get(layer.inputs[0]) if layer.inputs else None
+        alone = feeder is not None and feeder.kind in kinds and self.readers[feeder.output] == 1
+        return feeder if alone and feeder is not None and feeder.activation == "none" else None
 
     def join(self, first: Layer, second: Layer, joined: Layer) -> None:
-        """Put one layer in the place of two, the second of which reads the first."""
+        """Replace two consecutive layers with ``joined``."""
         del self.layers[first.output]
         also = (*first.also, first.output, *second.also)
         self.layers[second.output] = replace(joined, output=second.output, also=also)
-        # Dictionaries keep the place of a key that is there already, and that is after all inputs.
+        # Assigning to an existing key keeps its position in the dictionary, which is after all inputs.
 
     def result(self) -> Network:
         return Network(self.network.inputs, tuple(self.layers.values()), self.network.outputs)
 
 
 def _without_unused(network: Network) -> Network:
-    wanted = set(network.outputs)
-    kept: list[Layer] = []
+    needed = set(network.outputs)
+    used_layers: list[Layer] = []
     for layer in reversed(network.layers):
-        if layer.output in wanted:
-            kept.append(layer)
-            wanted.update(layer.inputs)
-    return Network(network.inputs, tuple(reversed(kept)), network.outputs)
+        if layer.output in needed:
+            used_layers.append(layer)
+            needed.update(layer.inputs)
+    return Network(network.inputs, tuple(reversed(used_layers)), network.outputs)
 
 
 def _without_idle(network: Network) -> Network:
-    """Drop reshapes to the same shape and transpositions to the same order."""
-    shapes, other = network.shapes(), dict[str, str]()
-    swallowed: dict[str, tuple[str, ...]] = {}
-    kept: list[Layer] = []
+    """Remove reshapes to the same shape and transpositions that change nothing."""
+    shapes, replacement = network.shapes(), dict[str, str]()
+    removed_names: dict[str, tuple[str, ...]] = {}
+    layers_left: list[Layer] = []
     for layer in network.layers:
-        inputs = tuple(other.get(name, name) for name in layer.inputs)
+        inputs = tuple(replacement.get(name, name) for name in layer.inputs)
         idle = (layer.kind == "reshape" and shapes[layer.inputs[0]] == layer.shape) or (
             layer.kind == "transpose" and layer.axes == tuple(range(len(layer.axes)))
         )
         if idle and layer.output not in network.outputs:
-            other[layer.output] = inputs[0]
-            swallowed[inputs[0]] = (*swallowed.get(inputs[0], ()), layer.output, *layer.also)
+            replacement[layer.output] = inputs[0]
+            removed_names[inputs[0]] = (*removed_names.get(inputs[0], ()), layer.output, *layer.also)
         else:
-            kept.append(replace(layer, inputs=inputs))
-    layers = tuple(replace(layer, also=(*layer.also, *swallowed.get(layer.output, ()))) for layer in kept)
+            layers_left.append(replace(layer, inputs=inputs))
+    layers = tuple(
+        replace(layer, also=(*layer.also, *removed_names.get(layer.output, ()))) for layer in layers_left
+    )
     return _ends_named(Network(network.inputs, layers, network.outputs))
 
 
 def _ends_named(network: Network) -> Network:
-    """Give the name of an output to the layer that makes it, where only a reshape to itself is between."""
+    """Remove a no-op reshape before an output: the layer before it takes the output's name."""
     edit = _Edit(network)
     for layer in network.layers:
         first = edit.layers.get(layer.inputs[0]) if layer.kind == "reshape" else None
@@ -94,7 +96,7 @@ def _ends_named(network: Network) -> Network:
 
 
 def _joined_moves(network: Network) -> Network:
-    """Join neighbours that only move values: reshapes, transpositions, a mean and its reshape."""
+    """Merge consecutive reshapes, consecutive transpositions, and a mean followed by a reshape."""
     edit = _Edit(network)
     for layer in network.layers:
         current = edit.layers[layer.output]
@@ -116,7 +118,7 @@ def _joined_moves(network: Network) -> Network:
 
 
 def _scales_absorbed(network: Network) -> Network:
-    """Put constant factors and sums into the weights and bias of the layer before them."""
+    """Fold constant multiplications and additions into the weights and bias of the layer before them."""
     edit = _Edit(network)
     for layer in network.layers:
         current = edit.layers[layer.output]
@@ -150,7 +152,7 @@ def _leading(values: Array, axes: int) -> Array:
 
 
 def _by_channel(constant: Layer, shape: Shape) -> Array | None:
-    """Return a constant as one value for each of the last axis's places, if that is what it is."""
+    """Return a constant as one value per channel (last axis), or None if it varies along other axes."""
     values = constant.weights
     assert values is not None
     channels = shape[-1]
@@ -162,23 +164,23 @@ def _by_channel(constant: Layer, shape: Shape) -> Array | None:
 
 
 def _order_absorbed(network: Network) -> Network:
-    """Let a dense layer read an image in the order that it lies in, by reordering its weights."""
+    """Remove the transposition between an image and a dense layer by permuting the dense weights."""
     edit = _Edit(network)
     for layer in network.layers:
         current = edit.layers[layer.output]
         if current.kind != "dense":
             continue
         flat = edit.before(current, {"reshape"})
-        turned = None if flat is None else edit.before(flat, {"transpose"})
-        if flat is None or turned is None or len(flat.shape) != 2:
+        transposed = None if flat is None else edit.before(flat, {"transpose"})
+        if flat is None or transposed is None or len(flat.shape) != 2:
             continue
-        source = edit.shapes[turned.inputs[0]]
+        source = edit.shapes[transposed.inputs[0]]
         weights, _ = current.parameters()
-        if source[0] != 1 or flat.shape[0] != 1 or turned.axes[0] != 0:
+        if source[0] != 1 or flat.shape[0] != 1 or transposed.axes[0] != 0:
             continue
-        places = np.arange(weights.shape[1]).reshape(source).transpose(turned.axes).ravel()
+        columns = np.arange(weights.shape[1]).reshape(source).transpose(transposed.axes).ravel()
         reordered = np.empty_like(weights)
-        reordered[:, places] = weights
-        edit.join(turned, flat, replace(flat, inputs=turned.inputs))
+        reordered[:, columns] = weights
+        edit.join(transposed, flat, replace(flat, inputs=transposed.inputs))
         edit.layers[current.output] = replace(current, weights=reordered)
     return edit.result()

@@ -1,8 +1,7 @@
-"""ONNX files from a network: float, or int8 as QuantizeLinear/DequantizeLinear pairs.
+"""Writes a network as an ONNX file: float, or int8 with QuantizeLinear/DequantizeLinear pairs.
 
-Images are channels-first inside, as every ONNX runtime wants them. A tensor that comes out of a
-reshape keeps the channels-last order of the network; a transpose stands only where one becomes the
-other. The only file that knows the ``onnx`` package.
+Images are channels-first inside the file, as ONNX runtimes expect. The output of a reshape keeps the
+network's channels-last order; a Transpose is inserted only where the two orders meet.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ def write_onnx(
 ) -> bytes:
     """Return a network as an ONNX file.
 
-    An input of four axes becomes channels-first; other tensors keep their shape.
+    Four-axis inputs become channels-first; other tensors keep their shape.
 
     Args:
         network: What to write; its tensor names become the file's.
-        quantized: Parameters for an int8 file whose inputs and outputs are float all the same
-            (uint8 activations, int8 weights: the pair that is fast on x86); None for float32.
-        half_weights: Store float weights in 16 bits, widened when the model is loaded. Lossless
-            only where the weights came from 16 bits.
-        name: What the file says it holds.
+        quantized: Parameters for an int8 file (uint8 activations and int8 weights, which is fast on
+            x86); its inputs and outputs stay float. None for float32.
+        half_weights: Store float weights as float16, widened to float32 at load. Lossless only if
+            the weights were float16 originally.
+        name: The graph name in the file.
 
     Raises:
-        ModelError: The network's shapes do not fit.
+        ModelError: The network's shapes are inconsistent, or ONNX has no equivalent of a layer.
     """
     if quantized is not None:
         network, quantized = with_borders(network, quantized)
@@ -54,7 +53,7 @@ def _permuted(shape: Sequence[Any]) -> list[Any]:
 
 
 class _Writer:
-    """Holds, for each tensor, the name of its channels-first and of its channels-last form."""
+    """Collects the nodes of the file, and each tensor's channels-first and channels-last names."""
 
     def __init__(self, network: Network, quantized: Quantized | None, *, half_weights: bool) -> None:
         from onnx import TensorProto, helper, numpy_helper
@@ -74,7 +73,7 @@ class _Writer:
         """Append the nodes of one layer.
 
         Raises:
-            ModelError: ONNX has no nodes for it here.
+            ModelError: ONNX has no equivalent of this layer.
         """
         if layer.kind == "constant":
             self._constants[layer.output] = np.asarray(layer.weights, np.float32)
@@ -98,15 +97,15 @@ class _Writer:
         opset = self._helper.make_opsetid("", _OPSET)
         model = self._helper.make_model(graph, opset_imports=[opset], producer_name="edgekit")
         model.ir_version = _IR_VERSION
-        found: bytes = model.SerializeToString()
-        return found
+        data: bytes = model.SerializeToString()
+        return data
 
     def shape(self, name: str) -> Shape:
         """Return a tensor's shape, channels-last."""
         return self._shapes[name]
 
     def is_image(self, name: str) -> bool:
-        """Return whether the tensor stands there channels-first already."""
+        """Return whether the tensor already exists channels-first."""
         return name in self._image
 
     def is_constant(self, name: str) -> bool:
@@ -114,17 +113,17 @@ class _Writer:
         return name in self._constants
 
     def image(self, name: str) -> str:
-        """Return the channels-first form of a tensor, transposing once where there is none."""
+        """Return the channels-first name of a tensor, adding a Transpose if it does not exist yet."""
         if name in self._constants and name not in self._image:
             values = self._constants[name]
-            turned = values.reshape((1,) * (4 - values.ndim) + values.shape).transpose(0, 3, 1, 2)
-            self._image[name] = self._stored(name, f"{name}/constant/nchw", turned)
+            channels_first = values.reshape((1,) * (4 - values.ndim) + values.shape).transpose(0, 3, 1, 2)
+            self._image[name] = self._stored(name, f"{name}/constant/nchw", channels_first)
         if name not in self._image:
             self._image[name] = self.node("Transpose", [self._plain[name]], f"{name}/nchw", perm=[0, 3, 1, 2])
         return self._image[name]
 
     def plain(self, name: str) -> str:
-        """Return the channels-last form of a tensor, transposing once where there is none."""
+        """Return the channels-last name of a tensor, adding a Transpose if it does not exist yet."""
         if name in self._constants and name not in self._plain:
             self._plain[name] = self._stored(name, f"{name}/constant", self._constants[name])
         if name not in self._plain:
@@ -143,7 +142,7 @@ class _Writer:
         return name
 
     def activate(self, tensor: str, activation: str, name: str) -> str:
-        """Append a ReLU, bounded by 6 or not."""
+        """Append a ReLU or ReLU6."""
         if activation == "relu":
             return self.node("Relu", [tensor], f"{name}/relu")
         low = self.constant(f"{name}/low", np.float32(0).reshape(()))
@@ -151,9 +150,9 @@ class _Writer:
         return self.node("Clip", [tensor, low, high], f"{name}/relu6")
 
     def parameters(self, layer: Layer, order: _Order, axis: int = 0) -> list[str]:
-        """Add a layer's weights, put into ONNX's order, and its bias; return their names.
+        """Add a layer's weights, converted by ``order`` to ONNX layout, and its bias; return their names.
 
-        ``axis`` is where ONNX's order has the output channels.
+        ``axis`` is the output-channel axis in ONNX layout.
         """
         name = layer.output
         if self._quantized is not None and layer.output in self._quantized.activations:
@@ -171,18 +170,18 @@ class _Writer:
         integers, scale, sums = self._quantized.weights(layer)
         source = np.float32(self._quantized.activations[layer.inputs[0]].scale)
         zeros = np.zeros(scale.size)
-        found = []
+        names = []
         parts = (("w", order(integers), scale, axis), ("b", sums, scale * source, 0))
         for suffix, values, steps, channels in parts:
             stored = self.constant(f"{name}/{suffix}/q", values)
             scales = self.constant(f"{name}/{suffix}/scale", steps.astype(np.float32))
             zero = self.constant(f"{name}/{suffix}/zero", zeros.astype(values.dtype))
             inputs = [stored, scales, zero]
-            found.append(self.node("DequantizeLinear", inputs, f"{name}/{suffix}", axis=channels))
-        return found
+            names.append(self.node("DequantizeLinear", inputs, f"{name}/{suffix}", axis=channels))
+        return names
 
     def _is_clamped(self, layer: Layer) -> bool:
-        """Return whether the integers' own range does what the activation would."""
+        """Return whether int8 saturation already implements the activation."""
         if self._quantized is None or layer.output not in self._quantized.activations:
             return False
         meaning = self._quantized.activations[layer.output]
@@ -199,7 +198,7 @@ class _Writer:
         return self._rounded(tensor, name, self.constant(name, values))
 
     def _rounded(self, tensor: str, name: str, node: str) -> str:
-        """Put the pair of nodes there that says which integers a tensor has; a float one stays."""
+        """Add the QuantizeLinear/DequantizeLinear pair of a quantised tensor; leave a float one as it is."""
         if self._quantized is None or tensor not in self._quantized.activations:
             return node
         meaning = self._quantized.activations[tensor]
@@ -236,16 +235,16 @@ def _windowed(writer: _Writer, layer: Layer) -> tuple[str, bool]:
 
 
 def _transposed_conv(writer: _Writer, layer: Layer) -> tuple[str, bool]:
-    source, pads, more = layer.inputs[0], [(0, 0), (0, 0)], [0, 0]
+    source, pads, output_padding = layer.inputs[0], [(0, 0), (0, 0)], [0, 0]
     if layer.padding == "same":
         sides = list(zip(writer.shape(source)[1:3], layer.kernel(), layer.stride, strict=True))
         pads = [same_padding(size * stride, kernel, stride) for size, kernel, stride in sides]
-        more = [max(stride - kernel, 0) for _, kernel, stride in sides]
+        output_padding = [max(stride - kernel, 0) for _, kernel, stride in sides]
     attributes: dict[str, Any] = {
         "kernel_shape": list(layer.kernel()),
         "strides": list(layer.stride),
         "pads": [pads[0][0], pads[1][0], pads[0][1], pads[1][1]],
-        "output_padding": more,
+        "output_padding": output_padding,
     }
     inputs = [writer.image(source)]
     inputs += writer.parameters(layer, lambda weights: weights.transpose(3, 0, 1, 2), axis=1)
@@ -253,7 +252,7 @@ def _transposed_conv(writer: _Writer, layer: Layer) -> tuple[str, bool]:
 
 
 def _border(writer: _Writer, layer: Layer) -> tuple[str, bool]:
-    """Where integers meet reals nothing is computed: the nodes after it say it all."""
+    """Return the input as it is: the Q/DQ pair added after it does the conversion."""
     is_image = writer.is_image(layer.inputs[0])
     return writer.image(layer.inputs[0]) if is_image else writer.plain(layer.inputs[0]), is_image
 

@@ -1,4 +1,4 @@
-"""ONNX nodes of those layers that only move, join or shape values: what ``onnx_file`` writes by table."""
+"""ONNX nodes for element-wise, reduction and reordering layers; ``onnx_file`` looks them up in ``ROWS``."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from edgekit.core.errors import ModelError
 from edgekit_optimize.graph.layer import Layer, Shape
 
 Written = tuple[str, bool]
-"""The tensor that a layer's nodes give, and whether it stands there channels-first."""
+"""The output tensor of a layer's nodes, and whether it is channels-first."""
 
-# Where an axis of a channels-last image is found channels-first.
+# Channels-last image axis to channels-first axis.
 _FIRST: Final = (0, 2, 3, 1)
 
 
 class Nodes(Protocol):
-    """What a row of the table may ask of the writer."""
+    """The writer, as the functions in ``ROWS`` use it."""
 
     def shape(self, name: str) -> Shape:
         """Return a tensor's shape, channels-last."""
         ...
 
     def is_image(self, name: str) -> bool:
-        """Return whether the tensor stands there channels-first already."""
+        """Return whether the tensor already exists channels-first."""
         ...
 
     def is_constant(self, name: str) -> bool:
@@ -34,11 +34,11 @@ class Nodes(Protocol):
         ...
 
     def image(self, name: str) -> str:
-        """Return the channels-first form of a tensor."""
+        """Return the channels-first name of a tensor."""
         ...
 
     def plain(self, name: str) -> str:
-        """Return the channels-last form of a tensor."""
+        """Return the channels-last name of a tensor."""
         ...
 
     def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -51,19 +51,21 @@ class Nodes(Protocol):
 
 
 def joined(writer: Nodes, layer: Layer) -> Written:
-    """Write a layer that joins two tensors value by value, the smaller one repeated."""
+    """Write an element-wise layer of two tensors, with broadcasting."""
     shapes = [writer.shape(name) for name in layer.inputs]
-    whole = all(
+    is_four_axes = all(
         len(shape) == 4 or writer.is_constant(name) for shape, name in zip(shapes, layer.inputs, strict=True)
     )
-    is_image = whole and any(writer.is_image(name) and not writer.is_constant(name) for name in layer.inputs)
+    is_image = is_four_axes and any(
+        writer.is_image(name) and not writer.is_constant(name) for name in layer.inputs
+    )
     inputs = [writer.image(name) if is_image else writer.plain(name) for name in layer.inputs]
     operator = _JOINS[layer.kind]
     return writer.node(operator, inputs, f"{layer.output}/{layer.kind}"), is_image
 
 
 def pointwise(writer: Nodes, layer: Layer) -> Written:
-    """Write a layer that changes each value by itself."""
+    """Write an element-wise layer of one tensor."""
     source = layer.inputs[0]
     is_image = writer.is_image(source)
     tensor = writer.image(source) if is_image else writer.plain(source)
@@ -76,22 +78,22 @@ def reduced(writer: Nodes, layer: Layer) -> Written:
     source, shape = layer.inputs[0], writer.shape(layer.inputs[0])
     axes = layer.reduced(shape)
     is_image = writer.is_image(source)
-    places = sorted(_FIRST[axis] for axis in axes) if is_image else list(axes)
+    onnx_axes = sorted(_FIRST[axis] for axis in axes) if is_image else list(axes)
     tensor = writer.image(source) if is_image else writer.plain(source)
     name = f"{layer.output}/{layer.kind}"
     if layer.kind == "mean" and is_image and axes == (1, 2):
-        found = writer.node("GlobalAveragePool", [tensor], name)
-    elif layer.kind == "reduce_sum":  # its axes became an input with opset 13, before the others'
-        amounts = writer.constant(f"{layer.output}/axes", np.asarray(places, np.int64))
-        found = writer.node("ReduceSum", [tensor, amounts], name, keepdims=1)
+        output = writer.node("GlobalAveragePool", [tensor], name)
+    elif layer.kind == "reduce_sum":  # since opset 13 ReduceSum takes its axes as an input, unlike the others
+        amounts = writer.constant(f"{layer.output}/axes", np.asarray(onnx_axes, np.int64))
+        output = writer.node("ReduceSum", [tensor, amounts], name, keepdims=1)
     else:
         operator = "ReduceMean" if layer.kind == "mean" else "ReduceMax"
-        found = writer.node(operator, [tensor], name, axes=places, keepdims=1)
+        output = writer.node(operator, [tensor], name, axes=onnx_axes, keepdims=1)
     if layer.keeps_axes:
-        return found, is_image
-    if is_image and 3 not in axes and not {1, 2} <= set(axes):  # what is left keeps the network's order
-        found = writer.node("Transpose", [found], f"{layer.output}/nhwc", perm=[0, 2, 3, 1])
-    return _reshaped(writer, layer, found), False
+        return output, is_image
+    if is_image and 3 not in axes and not {1, 2} <= set(axes):  # the remaining axes keep the network's order
+        output = writer.node("Transpose", [output], f"{layer.output}/nhwc", perm=[0, 2, 3, 1])
+    return _reshaped(writer, layer, output), False
 
 
 def _reshaped(writer: Nodes, layer: Layer, tensor: str) -> str:
@@ -100,7 +102,7 @@ def _reshaped(writer: Nodes, layer: Layer, tensor: str) -> str:
 
 
 def transposed(writer: Nodes, layer: Layer) -> Written:
-    """Write a change of the order of axes; an image lies already as some of them ask."""
+    """Write a transposition; none is needed if the tensor already exists in that order."""
     if layer.axes == (0, 3, 1, 2) and writer.is_image(layer.inputs[0]):
         return writer.image(layer.inputs[0]), False
     if layer.axes == (0, 2, 3, 1) and not writer.is_image(layer.inputs[0]):
@@ -110,7 +112,7 @@ def transposed(writer: Nodes, layer: Layer) -> Written:
 
 
 def sliced(writer: Nodes, layer: Layer) -> Written:
-    """Write the part of a tensor from ``starts`` on."""
+    """Write a slice."""
     source = layer.inputs[0]
     is_image = writer.is_image(source)
     steps = layer.steps or (1,) * len(layer.starts)
@@ -127,7 +129,7 @@ def sliced(writer: Nodes, layer: Layer) -> Written:
 
 
 def resized(writer: Nodes, layer: Layer) -> Written:
-    """Write a resize of an image to a height and width."""
+    """Write a resize of an image."""
     source = writer.image(layer.inputs[0])
     shape = writer.shape(layer.output)
     sizes = writer.constant(f"{layer.output}/sizes", np.asarray([shape[0], shape[3], *shape[1:3]], np.int64))
@@ -141,26 +143,26 @@ def resized(writer: Nodes, layer: Layer) -> Written:
 
 
 def spread(writer: Nodes, layer: Layer) -> Written:
-    """Write channels as blocks of pixels."""
+    """Write a depth-to-space layer."""
     source = writer.image(layer.inputs[0])
     block = int(layer.value)
     return writer.node("DepthToSpace", [source], f"{layer.output}/spread", blocksize=block, mode="DCR"), True
 
 
 def dense(writer: Nodes, layer: Layer, parameters: Sequence[str]) -> Written:
-    """Write a product with a matrix of weights (out, in), and its bias."""
+    """Write a dense layer from the names of its weights (out, in) and bias."""
     source = writer.plain(layer.inputs[0])
     weights, bias = parameters
     name = f"{layer.output}/gemm"
     if len(writer.shape(layer.inputs[0])) == 2:
         return writer.node("Gemm", [source, weights, bias], name, transB=1), False
-    turned = writer.node("Transpose", [weights], f"{layer.output}/turned", perm=[1, 0])
-    product = writer.node("MatMul", [source, turned], f"{layer.output}/matmul")
+    transposed_weights = writer.node("Transpose", [weights], f"{layer.output}/turned", perm=[1, 0])
+    product = writer.node("MatMul", [source, transposed_weights], f"{layer.output}/matmul")
     return writer.node("Add", [product, bias], name), False
 
 
 def unknown(layer: Layer) -> ModelError:
-    """Return the error for a kind of layer that has no row."""
+    """Return the error for a kind of layer with no ONNX equivalent here."""
     return ModelError(f"layer {layer.output!r} ({layer.kind}) cannot be written as ONNX")
 
 
@@ -187,7 +189,7 @@ _POINTWISE: Final[dict[str, Callable[[Layer], tuple[str, dict[str, Any]]]]] = {
 
 
 def _hard_swish(writer: Nodes, layer: Layer) -> Written:
-    """Write ``x * clip(x + 3, 0, 6) / 6``; ``HardSwish`` itself came only with opset 14."""
+    """Write ``x * clip(x + 3, 0, 6) / 6``, since ONNX has ``HardSwish`` only from opset 14."""
     source = layer.inputs[0]
     is_image = writer.is_image(source)
     tensor = writer.image(source) if is_image else writer.plain(source)
@@ -205,4 +207,4 @@ ROWS: Final[dict[str, Callable[[Any, Layer], Written]]] = {
     "depth_to_space": spread,
     "hard_swish": _hard_swish,
 }
-"""Kind of layer to what writes its nodes."""
+"""The function that writes each kind of layer."""

@@ -1,6 +1,6 @@
-"""An ONNX file as a network: channels-first becomes channels-last, constants are folded.
+"""Reads an ONNX file as a network: channels-first becomes channels-last, constants are folded.
 
-The ONNX name of a tensor stays the name of the layer that makes it.
+Tensors keep their ONNX names.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def read_onnx(path: Path, channels_last: Collection[str] | None = None) -> Netwo
     """Return the network in a float ONNX file.
 
     Args:
-        path: The file; opset 13 or later (older ones are brought there), all shapes fixed.
-        channels_last: Names of the four-axis inputs to take as (1, height, width, channels) where
-            the file has (1, channels, height, width). None stands for every four-axis input but
-            those that the file itself turns first. Every other tensor at the ends keeps its shape.
+        path: The file, with fixed shapes; opsets before 13 are converted to 13.
+        channels_last: Names of the four-axis inputs to convert from (1, channels, height, width) to
+            (1, height, width, channels). None: every four-axis input, unless the file itself
+            transposes it first. All other inputs and the outputs keep their shape.
 
     Raises:
-        ModelError: The file is damaged or quantised, has an input of free size, or an operation
-            that a ``Network`` cannot say; the message names the node, the hint the way out.
+        ModelError: The file is damaged or quantised, has an input of free size, or a node with no
+            equivalent in ``Network``, which the message names.
         BackendUnavailableError: The package ``onnx`` is not installed.
     """
     reading = Reading(_load(path), channels_last)

@@ -1,8 +1,7 @@
-"""An ONNX graph on its way to a network: which tensor lies where, in which order of axes.
+"""The state of an ONNX import: which network tensor holds each ONNX tensor, with which axis order.
 
-Where the file's order of axes and the network's differ, a tensor is turned only where an operation
-needs it: each ONNX tensor is remembered as a network tensor and the order in which its axes lie
-there (``Form``).
+Axes are permuted lazily: each ONNX tensor is recorded as a network tensor and its axis order (``Form``),
+and a transposition is added only where an operation needs another order.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ _WAY_OUT = (
 
 
 class Form(NamedTuple):
-    """Where an ONNX tensor lies in the network: in which tensor, its axes in which order.
+    """The network tensor that holds an ONNX tensor, and its axis order.
 
-    ``axes[i]`` is the ONNX axis that the network tensor's axis ``i`` is; None for an axis of length
-    1 that the ONNX tensor does not have.
+    ``axes[i]`` is the ONNX axis of the network tensor's axis ``i``; None for an axis of length 1 that
+    the ONNX tensor does not have.
     """
 
     tensor: str
@@ -40,7 +39,7 @@ class Form(NamedTuple):
 
 
 class Reading:
-    """A graph being read, node by node."""
+    """An ONNX graph being imported, node by node."""
 
     def __init__(self, model: Any, channels_last: Collection[str] | None) -> None:
         from onnx import numpy_helper
@@ -60,27 +59,27 @@ class Reading:
                 self._add_input(entry, channels_last)
 
     def network(self) -> Network:
-        """Return what was read, every output in the shape that the file gives it."""
+        """Return the imported network, its outputs in the file's axis order."""
         outputs = tuple(entry.name for entry in self.graph.output)
         for name in outputs:
             self._finish(name)
         return Network(self.inputs, tuple(self.layers), outputs)
 
     def is_constant(self, node: Any) -> bool:
-        """Return whether all that a node reads is known already."""
+        """Return whether all inputs of a node are constants."""
         return all(name in self.constants for name in node.input if name)
 
     def shape(self, name: str) -> Shape:
-        """Return an ONNX tensor's shape, in the file's order of axes."""
+        """Return an ONNX tensor's shape, in the file's axis order."""
         if name in self.constants and name not in self.forms:
             return tuple(int(size) for size in self.constants[name].shape)
         form = self.forms[name]
         sizes = self.shapes[form.tensor]
-        places = {axis: size for axis, size in zip(form.axes, sizes, strict=True) if axis is not None}
-        return tuple(places[axis] for axis in sorted(places))
+        size_of = {axis: size for axis, size in zip(form.axes, sizes, strict=True) if axis is not None}
+        return tuple(size_of[axis] for axis in sorted(size_of))
 
     def form(self, name: str) -> Form:
-        """Return where a tensor lies; a constant is put there as it is."""
+        """Return a tensor's form, adding a constant layer first if it is a constant."""
         if name not in self.forms:
             values = np.asarray(self.constants[name], np.float32)
             self.add("constant", (), name, weights=values)
@@ -88,11 +87,11 @@ class Reading:
         return self.forms[name]
 
     def plain(self, name: str) -> str:
-        """Return the network tensor that has a tensor's values in the file's order of axes."""
+        """Return the network tensor that holds a tensor in the file's axis order."""
         return self.turned(name, tuple(range(len(self.shape(name)))))
 
     def turned(self, name: str, axes: Axes) -> str:
-        """Return the network tensor that has a tensor's values with its axes in this order."""
+        """Return the network tensor that holds a tensor in this axis order, adding layers if needed."""
         form = self.form(name)
         if form.axes == axes:
             return form.tensor
@@ -102,17 +101,17 @@ class Reading:
 
     def _turn(self, name: str, form: Form, axes: Axes) -> str:
         sizes = self.shape(name)
-        there = [axis for axis in form.axes if axis is not None]
-        wanted = [axis for axis in axes if axis is not None]
+        source_axes = [axis for axis in form.axes if axis is not None]
+        target_axes = [axis for axis in axes if axis is not None]
         tensor, shape = form.tensor, tuple(1 if axis is None else sizes[axis] for axis in axes)
         label = "".join("_" if axis is None else str(axis) for axis in axes)
-        long = [axis for axis in there if sizes[axis] != 1]
-        if long == [axis for axis in wanted if sizes[axis] != 1]:
+        long_axes = [axis for axis in source_axes if sizes[axis] != 1]
+        if long_axes == [axis for axis in target_axes if sizes[axis] != 1]:
             return self.add("reshape", (tensor,), f"{name}/{label}", shape=shape)
         if None in form.axes:
-            flat = tuple(sizes[axis] for axis in there)
+            flat = tuple(sizes[axis] for axis in source_axes)
             tensor = self.add("reshape", (tensor,), f"{name}/{label}/flat", shape=flat)
-        order = tuple(there.index(axis) for axis in wanted)
+        order = tuple(source_axes.index(axis) for axis in target_axes)
         suffix = "/order" if None in axes else ""
         tensor = self.add("transpose", (tensor,), f"{name}/{label}{suffix}", axes=order)
         return self.add("reshape", (tensor,), f"{name}/{label}", shape=shape) if None in axes else tensor
@@ -125,11 +124,11 @@ class Reading:
         return output
 
     def write(self, name: str, tensor: str, axes: Axes) -> None:
-        """Remember which network tensor an ONNX tensor is, and how its axes lie there."""
+        """Record which network tensor holds an ONNX tensor, and its axis order."""
         self.forms[name] = Form(tensor, axes)
 
     def constant(self, name: str) -> NDArray[Any] | None:
-        """Return a constant's values; None where the tensor is computed."""
+        """Return a constant's values; None if the tensor is computed at run time."""
         return self.constants.get(name) if name else None
 
     def _add_input(self, entry: Any, channels_last: Collection[str] | None) -> None:
@@ -141,7 +140,7 @@ class Reading:
             )
         if entry.type.tensor_type.elem_type not in REALS:
             raise ModelError(
-                f"input {entry.name!r} takes integers; a network takes real numbers", hint=_WAY_OUT
+                f"input {entry.name!r} has an integer type; only float inputs are supported", hint=_WAY_OUT
             )
         turns = len(shape) == 4 and (
             not self._is_turned_first(entry.name) if channels_last is None else entry.name in channels_last
@@ -156,25 +155,25 @@ class Reading:
         return bool(readers) and all(node.op_type == "Transpose" for node in readers)
 
     def fold(self, node: Any) -> None:
-        """Compute a node whose inputs are all constants."""
+        """Evaluate a node whose inputs are all constants, and record its outputs as constants."""
         from onnx.reference import ReferenceEvaluator
 
         try:
             feeds = {name: self.constants[name] for name in node.input if name}
-            found = ReferenceEvaluator(node, opsets={"": self.opset}).run(None, feeds)
+            results = ReferenceEvaluator(node, opsets={"": self.opset}).run(None, feeds)
         except Exception as error:
-            raise refused(node, f"its constant inputs cannot be computed ahead: {error}") from error
-        self.constants.update(zip(node.output, (np.asarray(values) for values in found), strict=True))
+            raise unsupported(node, f"constant folding failed: {error}") from error
+        self.constants.update(zip(node.output, (np.asarray(values) for values in results), strict=True))
 
     def _finish(self, name: str) -> None:
-        """Make sure that an output of the file is a tensor of that name and shape."""
+        """Ensure that an output of the file exists under its name, in the file's axis order."""
         if name not in self.forms and name not in self.constants:
-            raise ModelError(f"output {name!r} is written by no node")
+            raise ModelError(f"no node writes output {name!r}")
         tensor = self.plain(name)
         if tensor == name:
             return
         taken = {layer.output for layer in self.layers} | set(self.inputs)
-        if name in taken:  # the tensor of that name lies in another order
+        if name in taken:  # a tensor of that name exists in another axis order
             aside = f"{name}/inner"
             self._rename(name, aside)
             tensor = aside if tensor == name else tensor
@@ -202,7 +201,7 @@ class Reading:
         self._turned = {key: swap(tensor) for key, tensor in self._turned.items()}
 
 
-def refused(node: Any, why: str, hint: str = _WAY_OUT) -> ModelError:
-    """Return the error for a node that a network cannot say."""
+def unsupported(node: Any, why: str, hint: str = _WAY_OUT) -> ModelError:
+    """Return the error for a node with no equivalent in ``Network``."""
     name = node.name or (node.output[0] if node.output else "?")
     return ModelError(f"node {name!r} (operator {node.op_type}): {why}", hint=hint)

@@ -1,4 +1,4 @@
-"""OpenVINO's own format from an ONNX file."""
+"""Converts an ONNX file to OpenVINO IR."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from edgekit_optimize.quiet import root_logger_kept
 
 
 def write_openvino(onnx: Path, xml: Path, *, half_weights: bool = False) -> tuple[Path, Path]:
-    """Convert an ONNX file to OpenVINO's two files.
+    """Convert an ONNX file to OpenVINO IR, an ``.xml`` and a ``.bin`` file.
 
     Args:
         onnx: The model to read.
-        xml: The file to write; the weights go beside it, as ``.bin``.
-        half_weights: Store weights in 16 bits (OpenVINO computes in what the caller asks for).
+        xml: The file to write; the weights are written next to it as ``.bin``.
+        half_weights: Store weights as float16 (the compute precision is chosen at load).
 
     Returns:
         The topology (``.xml``) and the weights (``.bin``).
@@ -35,7 +35,7 @@ def write_openvino(onnx: Path, xml: Path, *, half_weights: bool = False) -> tupl
         with root_logger_kept():
             model = openvino.convert_model(str(onnx))
         for number, operation in enumerate(model.get_ordered_ops()):
-            # OpenVINO numbers them through the whole process; the same model must be the same bytes.
+            # OpenVINO numbers them per process; reset so that the same model gives the same bytes.
             operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
         openvino.save_model(model, str(xml), compress_to_fp16=half_weights)
     except Exception as cause:

@@ -1,9 +1,9 @@
-"""Post-training int8: what the integers that stand for the reals mean, tensor by tensor.
+"""Post-training int8 quantisation: scale and zero point of every tensor.
 
 Weights: signed, symmetric, one scale for each output channel. Activations: one scale and zero
 point for each tensor. The same parameters go into the TensorFlow Lite file (int8) and the ONNX
-file (uint8, zero point 128 higher), so both compute the same integers. Layers may stay in float:
-where integers meet reals, ``with_borders`` puts the conversions.
+file (uint8, zero point 128 higher), so both compute the same integers. Layers may stay in float;
+``with_borders`` inserts the conversions between integer and float layers.
 
 Source: "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference", Jacob et al. 2018; TensorFlow Lite 8-bit quantization specification.
@@ -24,7 +24,7 @@ from edgekit_optimize.graph.ranges import Ranges, observe
 
 __all__ = ["Affine", "Quantized", "Ranges", "affine", "observe", "quantize", "simulate", "with_borders"]
 
-# These only move integers about, so what goes in means the same as what comes out.
+# These only move or compare integers, so inputs and output share scale and zero point.
 _SAME_SCALE: frozenset[str] = RESIZES | {
     "reshape",
     "concat",
@@ -38,14 +38,14 @@ _SAME_SCALE: frozenset[str] = RESIZES | {
     "reduce_max",
     "depth_to_space",
 }
-# Source: TensorFlow Lite 8-bit quantization specification: the kernels want exactly these.
+# Source: TensorFlow Lite 8-bit quantization specification: the kernels require exactly these.
 _FIXED = {
     "softmax": (0.0, 255.0 / 256.0),
     "sigmoid": (0.0, 255.0 / 256.0),
     "tanh": (-1.0, 127.0 / 128.0),
 }
 NO_INTEGERS: frozenset[str] = frozenset({"div", "exp", "sqrt", "abs", "neg"})
-"""Kinds of layers that have no int8 kernel: they are left in float whoever asks."""
+"""Layers without an int8 kernel, which always stay in float."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +56,21 @@ class Affine:
     zero_point: int
 
     def encode(self, values: Array) -> NDArray[np.int8]:
-        """Return the nearest integers, saturated."""
+        """Return the nearest int8 values, saturated."""
         steps = np.round(values / self.scale) + self.zero_point
         return np.asarray(np.clip(steps, -128, 127), np.int8)
 
     def decode(self, integers: NDArray[np.int8]) -> Array:
-        """Return the reals that the integers stand for."""
+        """Return the float32 values of these integers."""
         return ((integers.astype(np.float32) - self.zero_point) * self.scale).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """Everything an int8 writer needs.
+    """Quantisation parameters of a network, as the int8 writers need them.
 
-    ``activations`` has a scale and zero point for each tensor that is integers; a tensor that is
-    not there is float. ``floats`` names the layers (by their outputs) that compute in float.
+    ``activations`` has a scale and zero point for each integer tensor; all other tensors are float.
+    ``floats`` names the layers (by their outputs) that compute in float.
     """
 
     activations: dict[str, Affine]
@@ -79,11 +79,11 @@ class Quantized:
     dense_per_channel: bool = True
 
     def has_channels(self, layer: Layer) -> bool:
-        """Return whether a layer's weights have a scale for each output channel, not one for all."""
+        """Return whether a layer's weights have one scale per output channel."""
         return self.dense_per_channel if layer.kind == "dense" else self.per_channel
 
     def weights(self, layer: Layer) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]:
-        """Return a layer's integer weights, their scale for each output channel, and integer bias."""
+        """Return a layer's int8 weights, the scale of each output channel, and the int32 bias."""
         weights, bias = layer.parameters()
         axes = (0, 1, 2) if layer.kind == "depthwise" else tuple(range(1, weights.ndim))
         largest = np.abs(weights).max(axis=axes)
@@ -99,7 +99,7 @@ class Quantized:
 
 
 def affine(low: float, high: float) -> Affine:
-    """Return the parameters that cover a range, zero exactly among them.
+    """Return the parameters that cover a range and represent zero exactly.
 
     >>> affine(0.0, 255.0)
     Affine(scale=1.0, zero_point=-128)
@@ -118,18 +118,18 @@ def quantize(
     per_channel: bool = True,
     dense_per_channel: bool = True,
 ) -> Quantized:
-    """Choose the integers' meaning for each activation.
+    """Return scale and zero point of every activation.
 
-    Tensors that a reshape, pool, pad or concatenation joins share one meaning, since those
+    The inputs and outputs of reshapes, pools, pads and concatenations share them, since those
     operations only copy integers.
 
     Args:
         network: The float network.
-        ranges: What ``observe`` saw.
-        fixed: Parameters that are known better than by looking, such as the input's.
+        ranges: As ``observe`` or ``calibrate`` returns them.
+        fixed: Parameters that replace the observed ranges, such as the input's.
         keep_float: Names of the layers to leave in float.
-        per_channel: One scale for each output channel of the weights, or one for all of them.
-        dense_per_channel: The same for dense layers alone; older accelerators want one scale there.
+        per_channel: One weight scale per output channel instead of one per tensor.
+        dense_per_channel: The same for dense layers; older accelerators need one scale per tensor.
 
     Raises:
         ModelError: ``keep_float`` names a layer that the network does not have.
@@ -140,42 +140,42 @@ def quantize(
     spans: dict[str, tuple[float, float]] = {}
     for name, group in groups.items():
         low, high = spans.get(group, (0.0, 0.0))
-        seen = views.source.get(name, name)
-        spans[group] = (min(low, ranges.low[seen]), max(high, ranges.high[seen]))
+        source = views.source.get(name, name)
+        spans[group] = (min(low, ranges.low[source]), max(high, ranges.high[source]))
     for layer in network.layers:
         if layer.kind in _FIXED and layer.output in groups:
             spans[groups[layer.output]] = _FIXED[layer.kind]
-    found = {group: affine(*span) for group, span in spans.items()}
+    parameters_of = {group: affine(*span) for group, span in spans.items()}
     for name, parameters in (fixed or {}).items():
         if name in groups:
-            found[groups[name]] = parameters
-    activations = {name: found[group] for name, group in groups.items()}
+            parameters_of[groups[name]] = parameters
+    activations = {name: parameters_of[group] for name, group in groups.items()}
     return Quantized(activations, floats, per_channel, per_channel and dense_per_channel)
 
 
 def _kept(network: Network, keep_float: Collection[str]) -> frozenset[str]:
     """Return the outputs of the layers that stay in float."""
-    known = {name for layer in network.layers for name in layer.names()}
-    unknown = sorted(set(keep_float) - known)
+    known_names = {name for layer in network.layers for name in layer.names()}
+    unknown = sorted(set(keep_float) - known_names)
     if unknown:
         raise ModelError(
             f"cannot keep {unknown[0]!r} in float: the network has no such layer",
-            hint="name layers by the output tensors they have in the ONNX form",
+            hint="name layers by their output tensors in the ONNX form",
         )
-    wanted = set(keep_float)
+    requested = set(keep_float)
     return frozenset(
         layer.output
         for layer in network.layers
-        if layer.kind != "constant" and (layer.kind in NO_INTEGERS or layer.names() & wanted)
+        if layer.kind != "constant" and (layer.kind in NO_INTEGERS or layer.names() & requested)
     )
 
 
 class _Views:
-    """Under which name each layer sees each of its inputs, and which tensor that view is of.
+    """The names of converted copies of tensors, and which tensor each is a copy of.
 
-    A float tensor is seen by an integer layer as ``NAME/int8``, an integer tensor by a float layer
-    as ``NAME/real``; ``split`` tensors are seen by layers that only move integers as
-    ``NAME/again``, with a meaning of that layer's own.
+    An integer layer reads a float tensor as ``NAME/int8``; a float layer reads an integer tensor as
+    ``NAME/real``; a layer that only moves integers reads a tensor in ``split`` as ``NAME/again``,
+    requantised to that layer's own scale.
     """
 
     def __init__(self, network: Network, floats: frozenset[str], split: Collection[str] = ()) -> None:
@@ -189,12 +189,12 @@ class _Views:
         self.reals = floats | {name for name in loose if readers.get(name) and all(readers[name])}
         for layer in network.layers:
             for name in layer.inputs:
-                seen = self.of(layer, name)
-                if seen != name and not seen.endswith("/real"):
-                    self.source[seen] = name
+                view = self.of(layer, name)
+                if view != name and not view.endswith("/real"):
+                    self.source[view] = name
 
     def of(self, layer: Layer, name: str) -> str:
-        """Return the name under which a layer sees one of its inputs."""
+        """Return the name of the copy of an input that a layer reads."""
         if layer.output in self.floats:
             return name if name in self.reals else f"{name}/real"
         if name in self.reals:
@@ -204,13 +204,13 @@ class _Views:
         return name
 
     def integers(self) -> list[str]:
-        """Return the name of every tensor that is integers, views included."""
-        own = [*self.network.inputs, *(layer.output for layer in self.network.layers)]
-        return [name for name in own if name not in self.reals] + list(self.source)
+        """Return the names of all integer tensors, converted copies included."""
+        names = [*self.network.inputs, *(layer.output for layer in self.network.layers)]
+        return [name for name in names if name not in self.reals] + list(self.source)
 
 
 def _grouped(network: Network, views: _Views) -> dict[str, str]:
-    """Return, for each integer tensor, the one that stands for all with the same meaning."""
+    """Return, for each integer tensor, the representative of its group of equal scale and zero point."""
     group = {name: name for name in views.integers()}
 
     def root(name: str) -> str:
@@ -222,79 +222,78 @@ def _grouped(network: Network, views: _Views) -> dict[str, str]:
         if layer.kind in _SAME_SCALE and layer.output not in views.floats:
             for name in layer.inputs:
                 group[root(views.of(layer, name))] = root(layer.output)
-    found = {name: root(name) for name in group}
-    split = _clashing(network, views, found)
+    groups = {name: root(name) for name in group}
+    split = _clashing(network, views, groups)
     if not split:
-        return found
-    again = _Views(network, views.floats, split)
-    views.split, views.source = again.split, again.source
+        return groups
+    split_views = _Views(network, views.floats, split)
+    views.split, views.source = split_views.split, split_views.source
     return _grouped(network, views)
 
 
 def _clashing(network: Network, views: _Views, groups: Mapping[str, str]) -> set[str]:
-    """Return the tensors whose kernel prescribes a meaning that the rest of their group cannot have."""
-    makers: dict[str, set[str]] = {}
+    """Return the tensors whose kernel requires a fixed scale that the rest of their group cannot have."""
+    kinds: dict[str, set[str]] = {}
     for layer in network.layers:
         if layer.output in groups and layer.kind not in _SAME_SCALE:
             kind = str(_FIXED.get(layer.kind, "measured"))
-            makers.setdefault(groups[layer.output], set()).add(kind)
+            kinds.setdefault(groups[layer.output], set()).add(kind)
     for name in (*network.inputs, *views.source):
         if name in groups:
-            makers.setdefault(groups[name], set()).add("measured")
+            kinds.setdefault(groups[name], set()).add("measured")
     return {
         layer.output
         for layer in network.layers
         if layer.kind in _FIXED
         and layer.output in groups
         and layer.output not in views.split
-        and len(makers[groups[layer.output]]) > 1
+        and len(kinds[groups[layer.output]]) > 1
     }
 
 
 def with_borders(network: Network, quantized: Quantized) -> tuple[Network, Quantized]:
-    """Return the network with a layer wherever integers become reals, or the other way round."""
+    """Return the network with conversion layers between integer and float layers, and its parameters."""
     split = [name.removesuffix("/again") for name in quantized.activations if name.endswith("/again")]
     if not quantized.floats and not split:
         return network, quantized
     views = _Views(network, quantized.floats, split)
     layers: dict[str, Layer] = {}
-    made = {layer.output: layer for layer in network.layers}
+    layer_of = {layer.output: layer for layer in network.layers}
     for layer in network.layers:
         for name in layer.inputs:
-            seen = views.of(layer, name)
-            if seen != name and seen not in layers:
-                layers[seen] = _border(seen, name, made.get(name), views)
+            view = views.of(layer, name)
+            if view != name and view not in layers:
+                layers[view] = _border(view, name, layer_of.get(name), views)
         layers[layer.output] = replace(layer, inputs=tuple(views.of(layer, name) for name in layer.inputs))
     return Network(network.inputs, tuple(layers.values()), network.outputs), quantized
 
 
-def _border(seen: str, name: str, maker: Layer | None, views: _Views) -> Layer:
-    if maker is not None and maker.kind == "constant":
-        return replace(maker, output=seen)
-    if seen.endswith("/real"):
-        return Layer("dequantize", (name,), seen)
-    return Layer("quantize" if name in views.reals else "requantize", (name,), seen)
+def _border(view: str, name: str, producer: Layer | None, views: _Views) -> Layer:
+    if producer is not None and producer.kind == "constant":
+        return replace(producer, output=view)
+    if view.endswith("/real"):
+        return Layer("dequantize", (name,), view)
+    return Layer("quantize" if name in views.reals else "requantize", (name,), view)
 
 
 def simulate(network: Network, quantized: Quantized, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """Run the network with weights and every integer activation rounded as int8 rounds them.
+    """Return every tensor with weights and integer activations rounded to int8, computed in float32.
 
-    A float stand-in for what integer kernels compute, to look at the loss of a choice of ranges
-    without a runtime.
+    Approximates integer kernels, to measure the loss of a choice of ranges without a runtime.
     """
     network, quantized = with_borders(network, quantized)
-    meanings = quantized.activations
+    parameters = quantized.activations
 
     def rounded(name: str, values: Array) -> Array:
-        return meanings[name].decode(meanings[name].encode(values)) if name in meanings else values
+        return parameters[name].decode(parameters[name].encode(values)) if name in parameters else values
 
     values = {name: rounded(name, np.asarray(feeds[name], np.float32)) for name in network.inputs}
     for layer in network.layers:
-        if layer.kind in WEIGHTED and layer.output in meanings:
+        if layer.kind in WEIGHTED and layer.output in parameters:
             integers, scale, _ = quantized.weights(layer)
             spread = scale if layer.kind == "depthwise" else scale.reshape(-1, *[1] * (integers.ndim - 1))
-            layer = replace(layer, weights=(integers * spread).astype(np.float32))  # noqa: PLW2901 - its rounded self
+            layer = replace(layer, weights=(integers * spread).astype(np.float32))  # noqa: PLW2901 - the same layer, rounded
         step = Network({name: values[name].shape for name in layer.inputs}, (layer,), (layer.output,))
-        found = step.run({name: values[name] for name in layer.inputs})[layer.output]
-        values[layer.output] = rounded(layer.output, found)
+        output = step.run({name: values[name] for name in layer.inputs})[layer.output]
+        values[layer.output] = rounded(layer.output, output)
     return values

@@ -1,4 +1,4 @@
-"""Which values a network's tensors take: ranges from sample inputs, by three methods."""
+"""Activation ranges of a network, from sample inputs, by three methods."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """Computes every tensor of a network for one sample."""
 
 _BINS = 2048
-_OUTSIDE = 1e-4  # share of a tensor's values that "percentile" leaves outside, on both sides together
-_LEVELS = 128  # magnitudes that eight bits tell apart
+_OUTSIDE = 1e-4  # share of values that "percentile" clips, both sides together
+_LEVELS = 128  # magnitudes that int8 can distinguish
 
 
 @dataclass
@@ -30,15 +30,15 @@ class Ranges:
     high: dict[str, float] = field(default_factory=dict)
 
     def widen(self, name: str, low: float, high: float) -> None:
-        """Take these values into account.
+        """Extend the range of a tensor to include these values.
 
         Raises:
-            ModelError: They are not finite.
+            ModelError: A value is not finite.
         """
         if not (np.isfinite(low) and np.isfinite(high)):
             raise ModelError(
                 f"tensor {name!r} has values that are not finite",
-                hint="look for NaN in the weights of the layer that makes it, and in the calibration data",
+                hint="look for NaN in the weights of the layer that computes it, and in the calibration data",
             )
         self.low[name] = min(self.low.get(name, 0.0), low)
         self.high[name] = max(self.high.get(name, 0.0), high)
@@ -47,13 +47,13 @@ class Ranges:
 def observe(
     network: Network, samples: Iterable[Mapping[str, Array]], *, clip: float = 0.0, run: Run | None = None
 ) -> Ranges:
-    """Run the samples and return the range of every tensor.
+    """Return the range of every tensor over the samples.
 
     Args:
         network: What to run.
         samples: Inputs by name, as the network takes them (normalised).
-        clip: Share of a tensor's values that may lie outside on each side, in each sample.
-        run: What computes the tensors; the network itself, in NumPy, where it is None.
+        clip: Share of a tensor's values to ignore on each side, in each sample.
+        run: Computes the tensors; None for the network itself, in NumPy.
 
     Raises:
         ModelError: A tensor has a value that is not finite.
@@ -76,35 +76,35 @@ def calibrate(
     *,
     run: Run | None = None,
 ) -> Ranges:
-    """Return the range to represent of every tensor.
+    """Return the range that int8 should represent for every tensor.
 
-    ``minmax`` is all that was seen; ``percentile`` leaves out the rarest 0.01 % of a tensor's
-    values over all samples; ``entropy`` clips where the clipped and rounded distribution tells
-    most of the whole one.
+    ``minmax`` covers all values; ``percentile`` clips the outermost 0.01 % of a tensor's values over
+    all samples; ``entropy`` clips where the quantised distribution is closest to the original
+    (Kullback-Leibler).
 
     Args:
         network: What to run.
-        samples: Gives the inputs, anew at each call: the last two methods look twice.
-        method: How ranges are found.
-        run: What computes the tensors; the network itself, in NumPy, where it is None.
+        samples: Returns the inputs; called twice by the last two methods.
+        method: How to choose ranges.
+        run: Computes the tensors; None for the network itself, in NumPy.
 
     Raises:
         ModelError: A tensor has a value that is not finite.
 
     Source: "8-bit Inference with TensorRT", Migacz, GTC 2017 (entropy).
     """
-    seen = observe(network, samples(), run=run)
+    extremes = observe(network, samples(), run=run)
     if method == "minmax":
-        return seen
+        return extremes
     counts: dict[str, NDArray[np.int64]] = {}
     for sample in samples():
         for name, values in (run or network.run)(sample).items():
-            found, _ = np.histogram(values, _BINS, _span(seen, name))
-            counts[name] = counts[name] + found if name in counts else found
-    narrow = _percentile if method == "percentile" else _entropy
+            histogram, _ = np.histogram(values, _BINS, _span(extremes, name))
+            counts[name] = counts[name] + histogram if name in counts else histogram
+    clip = _percentile if method == "percentile" else _entropy
     ranges = Ranges()
-    for name, found in counts.items():
-        ranges.widen(name, *narrow(found, *_span(seen, name)))
+    for name, histogram in counts.items():
+        ranges.widen(name, *clip(histogram, *_span(extremes, name)))
     return ranges
 
 
@@ -114,7 +114,7 @@ def _span(ranges: Ranges, name: str) -> tuple[float, float]:
 
 
 def _percentile(counts: NDArray[np.int64], low: float, high: float) -> tuple[float, float]:
-    """Return the range between the first and last bin that hold more than the share to leave out."""
+    """Return the range of the histogram without the ``_OUTSIDE`` share of its values."""
     shares = np.cumsum(counts) / max(int(counts.sum()), 1)
     first = int(np.searchsorted(shares, _OUTSIDE / 2, side="right"))
     last = int(np.searchsorted(shares, 1 - _OUTSIDE / 2))
@@ -123,13 +123,13 @@ def _percentile(counts: NDArray[np.int64], low: float, high: float) -> tuple[flo
 
 
 def _entropy(counts: NDArray[np.int64], low: float, high: float) -> tuple[float, float]:
-    """Return the range, clipped at the magnitude that loses the least information."""
+    """Return the range clipped at the magnitude of smallest divergence."""
     top = max(-low, high)
     centres = np.abs(low + (np.arange(len(counts)) + 0.5) * (high - low) / len(counts))
     sizes = np.histogram(centres, _BINS, (0.0, top), weights=counts.astype(np.float64))[0]
     if sizes.sum() == 0:
         return low, high
-    # What is exactly zero (after a ReLU, most of it) rounds to itself and tells nothing.
+    # Exact zeros (after a ReLU, most values) have no rounding error; ignore them.
     sizes[0] = 0.0
     ends = range(_LEVELS, _BINS + 1, 16)
     best = min(ends, key=lambda end: (_divergence(sizes, end), -end))
@@ -138,18 +138,18 @@ def _entropy(counts: NDArray[np.int64], low: float, high: float) -> tuple[float,
 
 
 def _divergence(sizes: NDArray[np.float64], end: int) -> float:
-    """Return the Kullback-Leibler divergence of the first ``end`` bins to their rounded selves."""
-    kept = sizes[:end]
-    if kept.sum() == 0:
+    """Return the Kullback-Leibler divergence of the first ``end`` bins from their quantised form."""
+    inside = sizes[:end]
+    if inside.sum() == 0:
         return float("inf")
-    reference = kept.copy()
+    reference = inside.copy()
     reference[-1] += sizes[end:].sum()
     level = np.arange(end) * _LEVELS // end
-    filled = kept > 0
-    totals = np.bincount(level, kept, _LEVELS)
+    filled = inside > 0
+    totals = np.bincount(level, inside, _LEVELS)
     numbers = np.bincount(level, filled, _LEVELS)
     spread = np.where(filled, totals[level] / np.maximum(numbers[level], 1), 0.0)
-    there = reference > 0
-    ours = np.maximum(spread[there] / spread.sum(), 1e-9)
-    theirs = reference[there] / reference.sum()
-    return float((theirs * np.log(theirs / ours)).sum())
+    occupied = reference > 0
+    quantised = np.maximum(spread[occupied] / spread.sum(), 1e-9)
+    original = reference[occupied] / reference.sum()
+    return float((original * np.log(original / quantised)).sum())

@@ -1,4 +1,4 @@
-"""TensorFlow Lite files: from a network, float or int8, and back to a network."""
+"""Reads and writes networks as TensorFlow Lite files."""
 
 from edgekit_optimize.graph.tflite_read import read_tflite
 from edgekit_optimize.graph.tflite_write import write_tflite

@@ -1,4 +1,4 @@
-"""A float TensorFlow Lite file as a network."""
+"""Reads a float TensorFlow Lite file as a network."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _CONSTANT_TYPES: Final[dict[str, np.dtype[Any]]] = {
 
 
 def read_tflite(data: bytes) -> Network:
-    """Return the network in a float TensorFlow Lite file, weights of 16 bits widened to 32.
+    """Return the network in a float TensorFlow Lite file, float16 weights widened to float32.
 
     Raises:
-        ModelError: The file is not TensorFlow Lite, is quantised, or has an operation that a
-            ``Network`` does not know.
+        ModelError: The file is not TensorFlow Lite, is quantised, or has an operation with
+            no equivalent in ``Network``.
     """
     reader = _Reader(data)
     layers = tuple(layer for operator in reader.graph.operators for layer in reader.layers(operator))
@@ -49,23 +49,24 @@ def read_tflite(data: bytes) -> Network:
 class _Reader:
     def __init__(self, data: bytes) -> None:
         self._model = unpack(data)
-        words = schema()
+        generated = schema()
         self.graph = self._model.subgraphs[0]
-        self._operators = {code: name for name, code in vars(words.BuiltinOperator).items()}
-        self._types = {code: name for name, code in vars(words.TensorType).items()}
+        self._operators = {code: name for name, code in vars(generated.BuiltinOperator).items()}
+        self._types = {code: name for name, code in vars(generated.TensorType).items()}
         self._activations = {
-            getattr(words.ActivationFunctionType, theirs): ours for ours, theirs in ACTIVATIONS.items()
+            getattr(generated.ActivationFunctionType, flatbuffer_name): name
+            for name, flatbuffer_name in ACTIVATIONS.items()
         }
-        self._same = words.Padding.SAME
+        self._same = generated.Padding.SAME
         self._widened: dict[int, NDArray[Any]] = {}
-        self._given: set[int] = set()
+        self._added_constants: set[int] = set()
 
     def name(self, index: int) -> str:
-        found: str = self.graph.tensors[index].name.decode()
-        return found
+        name_text: str = self.graph.tensors[index].name.decode()
+        return name_text
 
     def layers(self, operator: Any) -> list[Layer]:
-        """Return what an operation is here, after its constants; nothing for one that widens a constant."""
+        """Return the constants and the layer of an operation; empty if it only widens a constant."""
         code = self._model.operatorCodes[operator.opcodeIndex]
         kind = self._operators[max(code.builtinCode, code.deprecatedBuiltinCode)]
         inputs = [int(index) for index in operator.inputs]
@@ -74,7 +75,7 @@ class _Reader:
             return []
         kind = _RENAMED.get(kind, kind)
         if kind not in _KINDS:
-            raise ModelError(f"cannot read operation {kind}: a network here has {', '.join(_KINDS)}")
+            raise ModelError(f"operation {kind} is not supported; supported: {', '.join(_KINDS)}")
         output = int(operator.outputs[0])
         fields = self._fields(kind, operator.builtinOptions, inputs, output)
         before = [self._tensor(index) for index in inputs] if _KINDS[kind] in _READS_CONSTANTS else []
@@ -83,14 +84,14 @@ class _Reader:
             self.name(index) for index in inputs if index >= 0 and (index not in constants or before)
         )
         layer = Layer(_KINDS[kind], names, self.name(output), **fields)  # type: ignore[arg-type]
-        return [*(found for found in before if found), layer]
+        return [*filter(None, before), layer]
 
     def _tensor(self, index: int) -> Layer | None:
-        """Return the layer that gives a constant tensor, the first time that it is asked for."""
+        """Return the layer of a constant tensor on the first call, then None."""
         constant = self._constant(index)
-        if constant is None or index in self._given:
+        if constant is None or index in self._added_constants:
             return None
-        self._given.add(index)
+        self._added_constants.add(index)
         return Layer("constant", (), self.name(index), weights=np.asarray(constant, np.float32))
 
     def _fields(self, kind: str, options: Any, inputs: list[int], output: int) -> dict[str, Any]:
@@ -112,34 +113,34 @@ class _Reader:
         return {**fields, **_plain_fields(have), **self._lists(kind, inputs, output)}
 
     def _lists(self, kind: str, inputs: list[int], output: int) -> dict[str, Any]:
-        """Return the fields that stand in constant inputs of an operation, or in its output's shape."""
+        """Return the fields given by an operation's constant inputs or its output's shape."""
         fields: dict[str, Any] = {}
         if kind == "PAD":
-            fields["pads"] = tuple((int(a), int(b)) for a, b in self._wanted(inputs[1]))
+            fields["pads"] = tuple((int(a), int(b)) for a, b in self._required_constant(inputs[1]))
         if kind in ("RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "SLICE"):
             shape = tuple(int(size) for size in self.graph.tensors[output].shape)
             fields["shape"] = shape[1:3] if "RESIZE" in kind else shape
         if kind in ("MEAN", "SUM", "REDUCE_MAX", "TRANSPOSE"):
-            fields["axes"] = tuple(int(axis) for axis in self._wanted(inputs[1]).ravel())
+            fields["axes"] = tuple(int(axis) for axis in self._required_constant(inputs[1]).ravel())
         if kind == "SLICE":
-            fields["starts"] = tuple(int(start) for start in self._wanted(inputs[1]))
+            fields["starts"] = tuple(int(start) for start in self._required_constant(inputs[1]))
         return fields
 
     def _activation(self, kind: str, code: int) -> str:
         if code not in self._activations:
-            raise ModelError(f"cannot read the activation that operation {kind} ends with")
+            raise ModelError(f"operation {kind} has an unsupported fused activation")
         return self._activations[code]
 
     def _parameters(self, kind: str, inputs: list[int]) -> tuple[Array, Array]:
-        weights = self._wanted(inputs[1])
+        weights = self._required_constant(inputs[1])
         if weights.dtype != np.float32:
             raise ModelError(f"cannot read a quantised {kind}: weights are {weights.dtype}")
         if len(inputs) > 2 and inputs[2] >= 0:
-            return weights, self._wanted(inputs[2])
+            return weights, self._required_constant(inputs[2])
         count = weights.shape[3] if kind == "DEPTHWISE_CONV_2D" else weights.shape[0]
         return weights, np.zeros(count, np.float32)
 
-    def _wanted(self, index: int) -> NDArray[Any]:
+    def _required_constant(self, index: int) -> NDArray[Any]:
         constant = self._constant(index)
         if constant is None:
             raise ModelError(f"tensor {self.name(index)!r} must be a constant")
@@ -160,7 +161,7 @@ class _Reader:
 
 
 def _plain_fields(have: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that options of any operation have under names of their own."""
+    """Return the fields of options that mean the same in every operation."""
     fields: dict[str, Any] = {}
     if "keepDims" in have:
         fields["keeps_axes"] = bool(have["keepDims"])

@@ -1,4 +1,4 @@
-"""A TensorFlow Lite file run on this machine's LiteRT: every tensor of a network, fast."""
+"""Computes every tensor of a network with this machine's LiteRT."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit_optimize.graph.tflite_write import write_tflite
 
 
 class EveryTensor:
-    """Computes every tensor of a network with LiteRT's kernels: many times as fast as NumPy.
+    """Computes every tensor of a network with LiteRT, many times faster than NumPy.
 
     Args:
         network: What to run.
@@ -20,7 +20,7 @@ class EveryTensor:
 
     Raises:
         BackendUnavailableError: ``ai-edge-litert`` is not installed.
-        ModelError: LiteRT refuses the network.
+        ModelError: LiteRT cannot load the network.
     """
 
     def __init__(self, network: Network, threads: int = 2) -> None:
@@ -30,7 +30,7 @@ class EveryTensor:
             for layer in network.layers
             if layer.weights is not None and layer.output in constants
         }
-        # All tensors as outputs: none is then kept back by a kernel that computes two layers at once.
+        # With every tensor an output, no kernel fuses two layers and hides the one between.
         named = tuple(layer.output for layer in network.layers if layer.output not in constants)
         self._model = interpreter(write_tflite(Network(network.inputs, network.layers, named)), threads)
         self._inputs = {detail["name"]: detail["index"] for detail in self._model.get_input_details()}
@@ -40,26 +40,26 @@ class EveryTensor:
         """Return every tensor, inputs and constants included, float32.
 
         Raises:
-            TensorError: An input does not fit.
+            TensorError: An input is missing or has the wrong shape.
         """
         try:
             for name, index in self._inputs.items():
                 self._model.set_tensor(index, feeds[name])
         except (ValueError, KeyError) as error:
-            raise TensorError(f"a sample does not fit the network: {error}") from error
+            raise TensorError(f"the sample does not match the network's inputs: {error}") from error
         self._model.invoke()
-        found = {name: feeds[name] for name in self._inputs}
-        found.update({name: values for name, values in self._constants.items() if values is not None})
-        found.update({name: self._model.get_tensor(index) for name, index in self._outputs.items()})
-        return found
+        tensors = {name: feeds[name] for name in self._inputs}
+        tensors.update({name: values for name, values in self._constants.items() if values is not None})
+        tensors.update({name: self._model.get_tensor(index) for name, index in self._outputs.items()})
+        return tensors
 
 
 def interpreter(data: bytes, threads: int = 1) -> Any:
-    """Return a LiteRT interpreter that is ready to run a file.
+    """Return a LiteRT interpreter with the file loaded and tensors allocated.
 
     Raises:
         BackendUnavailableError: ``ai-edge-litert`` is not installed.
-        ModelError: LiteRT refuses the file.
+        ModelError: LiteRT cannot load the file.
     """
     try:
         from ai_edge_litert.interpreter import Interpreter
@@ -72,5 +72,5 @@ def interpreter(data: bytes, threads: int = 1) -> Any:
         model = Interpreter(model_content=data, num_threads=threads)
         model.allocate_tensors()
     except (RuntimeError, ValueError) as error:
-        raise ModelError(f"LiteRT refuses the file: {error}") from error
+        raise ModelError(f"LiteRT cannot load the file: {error}") from error
     return model

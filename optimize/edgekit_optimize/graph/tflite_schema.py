@@ -1,4 +1,4 @@
-"""The TensorFlow Lite flatbuffer schema (it comes with ``ai-edge-litert``) and the words it has for ours."""
+"""The TensorFlow Lite flatbuffer schema (from ``ai-edge-litert``), and the operator of each kind of layer."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ OPERATORS: Final = {
     "quantize": ("QUANTIZE", 1, 1),
     "dequantize": ("DEQUANTIZE", 2, 2),
 }
-# The same kind under another operator, where the plain one has no room for what a layer says.
+# Variants of an operator for layers that the plain one cannot express.
 STRIDED_SLICE: Final = ("STRIDED_SLICE", 1, 2)
 PAD_WITH: Final = ("PADV2", 1, 2)
 WIDEN: Final = ("DEQUANTIZE", 3, 3)
@@ -82,10 +82,10 @@ def unpack(data: bytes) -> Any:
     """Return a file as the generated ``ModelT``.
 
     Raises:
-        ModelError: This is not a TensorFlow Lite file.
+        ModelError: It is not a TensorFlow Lite file, or is damaged.
     """
     if data[4:8] != IDENTIFIER:
-        raise ModelError("this is not a TensorFlow Lite file: it lacks the mark 'TFL3'")
+        raise ModelError("this is not a TensorFlow Lite file: the identifier 'TFL3' is missing")
     try:
         return schema().ModelT.InitFromPackedBuf(bytearray(data), 0)
     except (IndexError, ValueError, TypeError, AttributeError, struct.error) as error:
@@ -93,7 +93,7 @@ def unpack(data: bytes) -> Any:
 
 
 def operator_of(layer: Layer) -> tuple[str, int, int]:
-    """Return the operator a layer is written as, and its versions for float and for int8."""
+    """Return the operator of a layer, and its versions for float and for int8."""
     if layer.kind == "slice" and any(step != 1 for step in layer.steps):
         return STRIDED_SLICE
     if layer.kind == "pad" and layer.value:
@@ -102,25 +102,25 @@ def operator_of(layer: Layer) -> tuple[str, int, int]:
 
 
 def with_signature(data: bytes) -> bytes:
-    """Return a file that can be called by name: with a signature of its inputs and outputs.
+    """Return the file with one signature, whose arguments are named like the input and output tensors.
 
-    Its arguments are called as the tensors are; it stands in the place of what signatures there were.
+    Any signatures in the file are replaced.
     """
     import flatbuffers
 
-    model, words = unpack(data), schema()
+    model, generated = unpack(data), schema()
     graph = model.subgraphs[0]
-    signature = words.SignatureDefT()
+    signature = generated.SignatureDefT()
     signature.signatureKey, signature.subgraphIndex = SIGNATURE.encode(), 0
-    signature.inputs = [_argument(words, graph, index) for index in graph.inputs]
-    signature.outputs = [_argument(words, graph, index) for index in graph.outputs]
+    signature.inputs = [_argument(generated, graph, index) for index in graph.inputs]
+    signature.outputs = [_argument(generated, graph, index) for index in graph.outputs]
     model.signatureDefs = [signature]
     builder = flatbuffers.Builder(len(data) + 1024)
     builder.Finish(model.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
 
 
-def _argument(words: Any, graph: Any, index: int) -> Any:
-    found = words.TensorMapT()
-    found.name, found.tensorIndex = graph.tensors[index].name, int(index)
-    return found
+def _argument(generated: Any, graph: Any, index: int) -> Any:
+    argument = generated.TensorMapT()
+    argument.name, argument.tensorIndex = graph.tensors[index].name, int(index)
+    return argument

@@ -1,4 +1,4 @@
-"""A network as a TensorFlow Lite file: float, half weights, int8, or int8 with islands of float."""
+"""Writes a network as a TensorFlow Lite file: float, float16 weights, int8, or int8 with float layers."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def write_tflite(
 
     Args:
         network: What to write; its tensor names become the file's.
-        quantized: Parameters for a file that is int8 from its inputs to its outputs, but for the
-            layers they leave in float; None for float32.
-        half_weights: Store weights in 16 bits, widened when the model is loaded. Weights beyond
-            the range of 16 bits stay as they are.
-        name: What the file says it holds.
+        quantized: Parameters for a file that is int8 from its inputs to its outputs, except for the
+            layers left in float; None for float32.
+        half_weights: Store weights as float16, widened to float32 at load. Weights beyond the
+            float16 range stay float32.
+        name: The graph name and description in the file.
 
     Raises:
-        ModelError: The network's shapes do not fit.
+        ModelError: The network's shapes are inconsistent.
         BackendUnavailableError: ``ai-edge-litert`` is not installed.
     """
     if quantized is not None:
@@ -72,7 +72,7 @@ class _Writer:
         operator, for_float, for_int8 = operator_of(layer)
         version = for_int8 if self._is_integer(layer.inputs[0]) else for_float
         inputs = [*(self._index[name] for name in layer.inputs), *self._constants(layer)]
-        if layer.kind == "transposed_conv":  # the one operation that takes its image between its constants
+        if layer.kind == "transposed_conv":  # the only operation whose data input is not the first
             size = np.asarray(self._shapes[layer.output], np.int32)
             inputs = [self._constant(f"{layer.output}/size", size, "INT32"), inputs[1], inputs[0], inputs[2]]
         options = _options(self._schema, layer, [self._shapes[name] for name in layer.inputs])
@@ -101,13 +101,13 @@ class _Writer:
         output: int,
         options: tuple[str, Any] | None = None,
     ) -> None:
-        found = self._schema.OperatorT()
-        found.opcodeIndex = self._code(operator, version)
-        found.inputs, found.outputs = list(inputs), [output]
+        operation = self._schema.OperatorT()
+        operation.opcodeIndex = self._code(operator, version)
+        operation.inputs, operation.outputs = list(inputs), [output]
         if options:
-            kind, found.builtinOptions = options
-            found.builtinOptionsType = getattr(self._schema.BuiltinOptions, kind)
-        self._operators.append(found)
+            kind, operation.builtinOptions = options
+            operation.builtinOptionsType = getattr(self._schema.BuiltinOptions, kind)
+        self._operators.append(operation)
 
     def _is_integer(self, tensor: str) -> bool:
         return self._quantized is not None and tensor in self._quantized.activations
@@ -156,11 +156,11 @@ class _Writer:
             return self._parameters(layer)
         rows = {"pads": layer.pads} if layer.kind == "pad" else {}
         lists: dict[str, Sequence[Any]] = {**rows, **_lists(layer, self._shapes[layer.inputs[0]])}
-        found = [
+        indices = [
             self._constant(f"{layer.output}/{name}", np.asarray(values, np.int32), "INT32")
             for name, values in lists.items()
         ]
-        return [*found, self._fill(layer)] if layer.kind == "pad" and layer.value else found
+        return [*indices, self._fill(layer)] if layer.kind == "pad" and layer.value else indices
 
     def _fill(self, layer: Layer) -> int:
         value, name = np.asarray([layer.value], np.float32), f"{layer.output}/fill"
@@ -207,8 +207,8 @@ class _Writer:
 
 
 def _lists(layer: Layer, shape: Shape) -> dict[str, Sequence[int]]:
-    """Return the lists of numbers that an operation reads as constant inputs, by their names."""
-    plain: dict[str, tuple[str, Sequence[int]]] = {
+    """Return an operation's constant integer inputs, by name."""
+    by_kind: dict[str, tuple[str, Sequence[int]]] = {
         "reshape": ("shape", layer.shape),
         "transpose": ("order", layer.axes),
         **dict.fromkeys(RESIZES, ("size", layer.shape)),
@@ -216,7 +216,7 @@ def _lists(layer: Layer, shape: Shape) -> dict[str, Sequence[int]]:
     if layer.kind in REDUCTIONS:
         return {"axes": layer.reduced(shape)}
     if layer.kind != "slice":
-        return dict([plain[layer.kind]]) if layer.kind in plain else {}
+        return dict([by_kind[layer.kind]]) if layer.kind in by_kind else {}
     if operator_of(layer)[0] == "SLICE":
         return {"starts": layer.starts, "sizes": layer.shape}
     ends = [
@@ -257,17 +257,17 @@ _OPTIONS = {
 }
 
 
-def _options(words: Any, layer: Layer, shapes: Sequence[Shape]) -> tuple[str, Any] | None:
-    """Return the name of an operation's options and the options themselves."""
+def _options(generated: Any, layer: Layer, shapes: Sequence[Shape]) -> tuple[str, Any] | None:
+    """Return the name and the value of an operation's builtin options; None if it has none."""
     name = _OPTIONS.get(operator_of(layer)[0])
     if name is None:
         return None
-    options = getattr(words, f"{name}T")()
-    makers: dict[str, Callable[[], Any]] = {
+    options = getattr(generated, f"{name}T")()
+    getters: dict[str, Callable[[], Any]] = {
         "fusedActivationFunction": lambda: getattr(
-            words.ActivationFunctionType, ACTIVATIONS[layer.activation]
+            generated.ActivationFunctionType, ACTIVATIONS[layer.activation]
         ),
-        "padding": lambda: getattr(words.Padding, layer.padding.upper()),
+        "padding": lambda: getattr(generated.Padding, layer.padding.upper()),
         "strideH": lambda: layer.stride[0],
         "strideW": lambda: layer.stride[1],
         "dilationHFactor": lambda: layer.dilation[0],
@@ -285,6 +285,6 @@ def _options(words: Any, layer: Layer, shapes: Sequence[Shape]) -> tuple[str, An
         "alpha": lambda: layer.value,
         "beta": lambda: 1.0,
     }
-    for key in vars(options).keys() & makers.keys():
-        setattr(options, key, makers[key]())
+    for key in vars(options).keys() & getters.keys():
+        setattr(options, key, getters[key]())
     return name, options

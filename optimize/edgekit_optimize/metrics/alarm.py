@@ -1,9 +1,8 @@
-"""Agreement of detectors that raise alarms, where alarms may be rare or absent.
+"""Agreement of anomaly and voice detectors, whose alarms may be rare or absent.
 
-Of a thousand windows with three alarms, a model that never raises one decides 99.7 % like the float
-model. So each of the float model's decisions counts the same, however rare: balanced accuracy. Where
-it decides everything alike there is no second decision to agree on; what is left is whether the
-scores behind the decisions keep their order.
+With three alarms in a thousand windows, a model that never raises an alarm agrees with the float model
+on 99.7 %. Hence balanced accuracy: every decision of the float model has the same weight, however rare.
+If the float model makes the same decision on every sample, only the order of the scores is compared.
 """
 
 from __future__ import annotations
@@ -17,38 +16,38 @@ from edgekit.core.spec import Item
 
 Items = Sequence[Sequence[Item]]
 FEW = 10
-"""Fewer samples of a decision than this are worth a word: one of them is worth five points or more."""
+"""Below this many samples of a decision, warn: a single sample is worth five points or more."""
 
 
 def decisions(items: Items) -> list[str]:
-    """Return each sample's decision: the labels found, sorted; "nothing" where there are none."""
-    return [", ".join(sorted({item.label for item in found})) or "nothing" for found in items]
+    """Return each sample's decision: its predicted labels, sorted and joined, or "nothing"."""
+    return [", ".join(sorted({item.label for item in predictions})) or "nothing" for predictions in items]
 
 
 def decided(items: Items) -> dict[str, int]:
-    """Return how many samples have each decision."""
-    found = decisions(items)
-    return {decision: found.count(decision) for decision in sorted(set(found))}
+    """Return the number of samples of each decision."""
+    all_decisions = decisions(items)
+    return {decision: all_decisions.count(decision) for decision in sorted(set(all_decisions))}
 
 
 def balanced(
     same: NDArray[np.float64], kinds: Sequence[str], weights: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return the mean, over the float model's decisions, of the share that is decided alike.
+    """Return the balanced accuracy: the mean, over the float model's decisions, of the agreeing share.
 
     Args:
-        same: 1 for each sample that is decided as the float model does, else 0.
+        same: 1 for each sample where the decision equals the float model's, else 0.
         kinds: The float model's decision for each sample.
         weights: How often each sample counts, (rounds, n), integers from 0.
 
     Returns:
-        Shape (rounds,), 0 to 1; a decision that a round has no sample of does not count in it.
+        Shape (rounds,), 0 to 1; decisions without a sample in a round are ignored in that round.
 
     Source: "The balanced accuracy and its posterior distribution", Brodersen et al., ICPR 2010.
     """
     total, present = np.zeros(len(weights)), np.zeros(len(weights))
     for kind in sorted(set(kinds)):
-        of_kind = np.array([one == kind for one in kinds])
+        of_kind = np.array([decision == kind for decision in kinds])
         counts = weights[:, of_kind].sum(axis=1)
         alike = weights[:, of_kind] @ same[of_kind]
         total += np.where(counts > 0, alike / np.maximum(counts, 1), 0.0)
@@ -57,38 +56,40 @@ def balanced(
 
 
 def largest_drop(kinds: Sequence[str]) -> float:
-    """Return what may be lost for all data like these, with 95 %, where no decision differs.
+    """Return the 95 % upper bound of the loss if no decision differs on these samples.
 
-    Source: the exact binomial bound for n equal answers, 1 - 0.05^(1/n), of each decision.
+    Source: mean over decisions of the exact binomial bound for n equal answers, 1 - 0.05^(1/n).
     """
     counts = [list(kinds).count(kind) for kind in sorted(set(kinds))]
     return float(np.mean([1 - 0.05 ** (1 / count) for count in counts]))
 
 
 def values_of(items: Items) -> NDArray[np.float64]:
-    """Return the number behind each sample's decision, higher for an alarm; 0 where nothing was found."""
-    found = [
-        max((item.value if item.value is not None else item.score or 0.0 for item in one), default=0.0)
-        for one in items
+    """Return each sample's highest predicted value or score; 0 without predictions."""
+    highest = [
+        max(
+            (item.value if item.value is not None else item.score or 0.0 for item in predictions), default=0.0
+        )
+        for predictions in items
     ]
-    return np.array(found, np.float64)
+    return np.array(highest, np.float64)
 
 
 def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return each value's rank from 0, the mean of their ranks for equal ones."""
+    """Return each value's rank from 0; equal values share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return np.asarray((ends - (counts + 1) / 2)[inverse], np.float64)
 
 
 def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Return how far two rows of values have the same order, 0 to 1; opposite orders count as 0.
+    """Return Spearman's rank correlation, negative values cut to 0.
 
-    Two rows without any order are alike (1), one without and one with an order are not (0).
+    Two constant arrays give 1, a constant and a varying one 0.
 
     Source: "The proof and measurement of association between two things", Spearman, 1904.
     """
-    a, b = (found - found.mean() for found in (ranks(first), ranks(second)))
+    a, b = (row - row.mean() for row in (ranks(first), ranks(second)))
     norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
     if norm == 0:
         return float(not a.any() and not b.any())
@@ -96,14 +97,14 @@ def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) ->
 
 
 def rank_drops(
-    reference: NDArray[np.float64], found: NDArray[np.float64], weights: NDArray[np.int64]
+    reference: NDArray[np.float64], candidate: NDArray[np.float64], weights: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return 1 minus the rank correlation in each round, (rounds,), of samples drawn ``weights`` times."""
-    places = np.arange(len(reference))
-    drawn = (np.repeat(places, counts) for counts in weights)
-    return np.array([1 - rank_correlation(reference[row], found[row]) for row in drawn])
+    """Return 1 minus the rank correlation of each bootstrap round; ``weights`` is (rounds, n)."""
+    indices = np.arange(len(reference))
+    drawn = (np.repeat(indices, counts) for counts in weights)
+    return np.array([1 - rank_correlation(reference[row], candidate[row]) for row in drawn])
 
 
-def rank_scores(reference: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return for each sample 1 minus the share of all ranks by which it moved."""
-    return np.asarray(1 - np.abs(ranks(reference) - ranks(found)) / max(len(reference) - 1, 1))
+def rank_scores(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return for each sample 1 minus its change of rank, as a share of all ranks."""
+    return np.asarray(1 - np.abs(ranks(reference) - ranks(candidate)) / max(len(reference) - 1, 1))

@@ -1,4 +1,4 @@
-"""A metric of the user's own: ``module:function``, one score for each sample."""
+"""A user-defined metric, ``module:function``, which returns one score per sample."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from edgekit_optimize.metrics.scores import Outputs
 def own_scores(
     name: str, outputs: Outputs, labels: NDArray[np.int64] | None, count: int
 ) -> NDArray[np.float64]:
-    """Return what the user's function says of each sample.
+    """Return the scores of a user-defined metric, shape (count,).
 
     Args:
         name: ``module:function``; called with the outputs by name and the labels.
         outputs: Logical outputs, (n, ...).
         labels: The class of each sample, or None.
-        count: How many samples there are.
+        count: The number of samples.
 
     Raises:
-        ConfigError: The function failed, or returned something else than ``count`` scores from 0 to 1.
+        ConfigError: The function failed, or did not return ``count`` scores from 0 to 1.
     """
     function = load_function(name, "metric")
     try:
-        given: Any = function(dict(outputs), labels)
-        scores = np.asarray(given, np.float64)
+        result: Any = function(dict(outputs), labels)
+        scores = np.asarray(result, np.float64)
     except EdgekitError:
         raise
     except Exception as cause:  # the user's own code may raise anything
@@ -38,10 +38,10 @@ def own_scores(
         raise ConfigError(
             f"metric {name}: want {count} scores, one for each sample, got shape {list(scores.shape)}"
         )
-    held = scores[np.isfinite(scores)]
-    if len(held) and (held.min() < 0 or held.max() > 1):
+    finite = scores[np.isfinite(scores)]
+    if len(finite) and (finite.min() < 0 or finite.max() > 1):
         raise ConfigError(
-            f"metric {name}: want scores from 0 to 1, got {held.min():g} to {held.max():g}",
+            f"metric {name}: want scores from 0 to 1, got {finite.min():g} to {finite.max():g}",
             hint="higher must be better; scale an error e as 1 / (1 + e)",
         )
     return scores

@@ -1,4 +1,4 @@
-"""Per-sample scores of outputs as they are: right answers, same answers, same direction."""
+"""Per-sample scores of raw outputs: top-k accuracy, agreement and cosine similarity."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Scores = NDArray[np.float64]
 
 
 def finite_samples(outputs: Outputs) -> NDArray[np.bool_]:
-    """Return for each sample whether every output is a finite number; empty without outputs."""
+    """Return for each sample whether all its outputs are finite; empty without outputs."""
     rows = [np.isfinite(values.reshape(len(values), -1)).all(axis=1) for values in outputs.values()]
     return np.logical_and.reduce(rows) if rows else np.zeros(0, np.bool_)
 
 
 def class_scores(outputs: Outputs) -> NDArray[np.float32]:
-    """Return the output that has a score for each class, shape (n, places, classes).
+    """Return the class scores, shape (n, positions, classes); positions is 1 for a classifier.
 
-    It is the only output, or the one called ``scores``, or the only one with more than one value.
-    Axes of length 1 do not count; a model that answers at one place has ``places`` 1.
+    The class scores are the output ``scores``, the only output with more than one value, or the only
+    output. Axes of length 1 are ignored.
 
     Raises:
-        TensorError: It is not clear which output that is.
+        TensorError: Several outputs could be the class scores.
     """
     wide = [name for name, values in outputs.items() if values[0].size > 1]
     name = next((n for n in ("scores", *wide[:1], *outputs) if n in outputs), "")
@@ -41,45 +41,46 @@ def class_scores(outputs: Outputs) -> NDArray[np.float32]:
 
 
 def top_k(outputs: Outputs, labels: NDArray[np.int64], k: int, classes: int = 0) -> Scores:
-    """Return for each sample the chance that its class is among the k best.
+    """Return for each sample the probability that its class is among the k best.
 
-    Integers saturate, so several classes may share a score. Their order is then an accident of the
-    runtime, and counting it as right or wrong would favour one. Of ``t`` classes with the score of
-    the right one, ``b`` better ones before them, the right one is among the first k with chance
-    ``(k - b) / t``, cut to 0 and 1: for k = 1 a tie of t is worth 1/t.
+    Integer outputs saturate, so several classes may share a score, and their order is up to the
+    runtime. Ties are therefore broken at random: with ``b`` better classes and ``t`` classes of equal
+    score, the probability is ``(k - b) / t``, clipped to 0 and 1; for k = 1 a tie of t gives 1/t.
 
     Args:
         outputs: Logical outputs, (n, ...).
         labels: The class of each sample.
-        k: How many answers count.
-        classes: How many names the model's labels file has; where the output has one class more, its
-            first is the background. 0 where there is no such file.
+        k: How many of the best classes count.
+        classes: Number of names in the model's labels file, 0 without one. If the output has one
+            class more, its first class is the background.
 
     Raises:
-        TensorError: A label is no class of the output.
+        TensorError: A label is not a class of the output, or there is more than one position.
 
-    Source: own rule; the expected accuracy under a random order of ties.
+    Source: own rule: expected accuracy with ties in random order.
     """
     scores = class_scores(outputs)
     if scores.shape[1] != 1:
-        raise TensorError(f"want one answer for each sample, got {scores.shape[1]}", hint="choose agreement")
-    scores = scores[:, 0]
-    wanted = labels + int(classes > 0 and scores.shape[1] == classes + 1)
-    if len(wanted) and (wanted.min() < 0 or wanted.max() >= scores.shape[1]):
         raise TensorError(
-            f"class {int(wanted.max())} is beyond the {scores.shape[1]} classes of the output",
-            hint="class indices count from 0: if the data's count from 1, subtract 1 from each; where the"
-            " model's first class is a background that the data lack, give --labels without it",
+            f"want one class per sample, the output has {scores.shape[1]} positions", hint="choose agreement"
         )
-    own = scores[np.arange(len(scores)), wanted][:, None]
-    better, tied = (scores > own).sum(axis=1), (scores == own).sum(axis=1)
+    scores = scores[:, 0]
+    targets = labels + int(classes > 0 and scores.shape[1] == classes + 1)
+    if len(targets) and (targets.min() < 0 or targets.max() >= scores.shape[1]):
+        raise TensorError(
+            f"class {int(targets.max())} is beyond the {scores.shape[1]} classes of the output",
+            hint="class indices count from 0: if the data's count from 1, subtract 1 from each; if the"
+            " model's first class is a background that the data do not have, give --labels without it",
+        )
+    target_scores = scores[np.arange(len(scores)), targets][:, None]
+    better, tied = (scores > target_scores).sum(axis=1), (scores == target_scores).sum(axis=1)
     return np.asarray(np.clip((k - better) / np.maximum(tied, 1), 0.0, 1.0), np.float64)
 
 
 def shifted(outputs: Outputs, labels: NDArray[np.int64], classes: int = 0) -> str:
-    """Return that labels seem to count from another number than the model's classes; empty where not.
+    """Return a warning if the labels seem offset by one from the model's classes, else an empty string.
 
-    So it is where the model is far more often right with every label one lower or higher.
+    They do if the float model is right far more often with every label one lower or one higher.
 
     Args:
         outputs: Logical outputs of the float model, (n, ...).
@@ -88,49 +89,48 @@ def shifted(outputs: Outputs, labels: NDArray[np.int64], classes: int = 0) -> st
     """
     scores = class_scores(outputs)[:, 0]
     best, lead = scores.argmax(axis=1), int(classes > 0 and scores.shape[1] == classes + 1)
-    plain = float((best == labels + lead).mean())
+    accuracy = float((best == labels + lead).mean())
     for step, how in ((-1, "lower"), (1, "higher")):
         right = float((best == labels + lead + step).mean())
-        if right > max(2 * plain, 0.3):
+        if right > max(2 * accuracy, 0.3):
             return (
-                f"the float model is right on {plain:.1%} of the samples, and on {right:.1%} were every label"
-                f" one {how}: labels and the model's classes most likely do not count from the same number"
-                " (from 1, or with a background class first)"
+                f"the float model is right on {accuracy:.1%} of the samples, but on {right:.1%} if every"
+                f" label were one {how}: labels and model classes probably start at different numbers"
+                " (at 1, or with a background class first)"
             )
     return ""
 
 
-def agreement(reference: Outputs, found: Outputs) -> Scores:
-    """Return for each sample the chance that its answer is one that the float model may give.
+def agreement(reference: Outputs, candidate: Outputs) -> Scores:
+    """Return for each sample the probability that its best class is also a best class of the float model.
 
-    An answer is any class with the highest score, each as likely: the share of the candidate's best
-    classes that are among the float model's best. A model of many answers (a mask) has the share over
-    its places; one of a single score answers on which side of 0.5 it lies.
+    That is the share of the candidate's tied best classes that are best for the float model too,
+    averaged over positions (of a mask). A single score is compared by the side of 0.5 it is on.
 
     Source: own rule, as for ``top_k``.
     """
-    wanted, given = class_scores(reference), class_scores(found)
-    if wanted.shape != given.shape:
-        raise TensorError(f"outputs have shape {given.shape}, the float model's {wanted.shape}")
-    if wanted.shape[2] == 1:
-        return np.asarray(((wanted >= 0.5) == (given >= 0.5)).mean(axis=(1, 2)), np.float64)
-    best, mine = (values == values.max(axis=2, keepdims=True) for values in (wanted, given))
-    share = (best & mine).sum(axis=2) / np.maximum(mine.sum(axis=2), 1)
+    base, mine = class_scores(reference), class_scores(candidate)
+    if base.shape != mine.shape:
+        raise TensorError(f"outputs have shape {mine.shape}, the float model's {base.shape}")
+    if base.shape[2] == 1:
+        return np.asarray(((base >= 0.5) == (mine >= 0.5)).mean(axis=(1, 2)), np.float64)
+    best, chosen = (values == values.max(axis=2, keepdims=True) for values in (base, mine))
+    share = (best & chosen).sum(axis=2) / np.maximum(chosen.sum(axis=2), 1)
     return np.asarray(share.mean(axis=1), np.float64)
 
 
-def cosine(reference: Outputs, found: Outputs) -> Scores:
-    """Return for each sample the mean over outputs of their cosine with the float model's, 0 to 1.
+def cosine(reference: Outputs, candidate: Outputs) -> Scores:
+    """Return for each sample the cosine similarity to the float model's outputs, averaged over outputs.
 
-    Two outputs of zeros are alike (1), an output of zeros and another are not (0); opposite ones
-    count as 0. A single value has no direction, only a sign: its score is 1 minus its difference, as a
-    share of the range that the float model's has over all samples.
+    Negative cosines count as 0. Two all-zero outputs give 1, one all-zero output gives 0. For an output
+    of a single value the score is 1 minus the difference, relative to the range of the float model's
+    values over all samples.
     """
     parts = []
-    for name, wanted in reference.items():
-        if name not in found or found[name].shape != wanted.shape:
-            raise TensorError(f"output {name!r}: want shape {wanted.shape} as the float model's")
-        a, b = (np.reshape(v, (len(v), -1)).astype(np.float64) for v in (wanted, found[name]))
+    for name, expected in reference.items():
+        if name not in candidate or candidate[name].shape != expected.shape:
+            raise TensorError(f"output {name!r}: want shape {expected.shape}, as the float model's")
+        a, b = (np.reshape(v, (len(v), -1)).astype(np.float64) for v in (expected, candidate[name]))
         if a.shape[1] == 1 and len(a) > 1:
             parts.append(_closeness(a[:, 0], b[:, 0]))
             continue
@@ -141,8 +141,8 @@ def cosine(reference: Outputs, found: Outputs) -> Scores:
     return np.clip(np.mean(parts, axis=0), 0.0, 1.0) if parts else np.zeros(0)
 
 
-def _closeness(wanted: Scores, found: Scores) -> Scores:
-    finite = wanted[np.isfinite(wanted)]
+def _closeness(expected: Scores, candidate: Scores) -> Scores:
+    finite = expected[np.isfinite(expected)]
     span = float(np.ptp(finite)) if len(finite) else 0.0
-    apart = np.abs(wanted - found)
+    apart = np.abs(expected - candidate)
     return np.asarray(np.clip(1 - apart / span, 0.0, 1.0) if span > 0 else apart == 0, np.float64)
