@@ -117,13 +117,13 @@ def test_numbers_as_names_of_classes_are_indices_where_the_labels_file_has_words
     assert set(split.evaluation.labels) == {0, 1}
 
 
-def test_classes_that_count_from_one_are_told_so(tmp_path):
+def test_classes_that_count_from_one_give_a_hint(tmp_path):
     with pytest.raises(ConfigError, match="class index 2, the model's labels file has 2") as caught:
         read(classes(tmp_path, ["1", "2"]), labels=("cat", "dog"))
     assert caught.value.hint == "they run from 1 to 2: if they count from 1, subtract 1 from each"
 
 
-def test_a_number_that_no_class_has_is_told_and_a_longer_one_is_a_name(tmp_path):
+def test_a_number_that_no_class_has_is_an_error_and_a_longer_one_is_a_name(tmp_path):
     with pytest.raises(ConfigError, match="class index 7000000, want 0 to 999999"):
         read(classes(tmp_path / "a", ["1", "7000000"]))
     assert read(classes(tmp_path / "b", ["1", "9" * 20])).evaluation.classes == ("1", "9" * 20)
@@ -132,7 +132,7 @@ def test_a_number_that_no_class_has_is_told_and_a_longer_one_is_a_name(tmp_path)
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        ("x" * 200_000, "is no CSV: field larger"),
+        ("x" * 200_000, "is not CSV: field larger"),
         ("9999999", "class index 9999999"),
     ],
 )
@@ -143,7 +143,7 @@ def test_labels_csv_with_such_labels_is_refused(tmp_path, label, message):
         read(tmp_path)
 
 
-def test_labels_csv_with_semicolons_is_told(tmp_path):
+def test_labels_csv_with_semicolons_is_an_error(tmp_path):
     pictures(tmp_path)
     (tmp_path / "labels.csv").write_text("".join(f"{n}.png;1\n" for n in range(24)))
     with pytest.raises(ConfigError, match="row 1 has no file or no label") as caught:
@@ -186,26 +186,26 @@ def test_bytes_in_any_type_are_the_same_pictures(tmp_path, dtype):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "message", "way_out"),
+    ("arrays", "message", "hint"),
     [
-        ({"x": RANDOM / 255}, "want whole numbers from 0 to 255", "bytes, before normalising"),
+        ({"x": RANDOM / 255}, "want integers from 0 to 255", "uint8, before normalising"),
         ({"x": RANDOM.transpose(0, 3, 1, 2)}, r"want shape \[8, 8, 3\]", "(height, width, channels)"),
-        ({"x": np.zeros((60, 9, 9, 4), np.uint8)}, r"got \[9, 9, 4\]", "transparency"),
+        ({"x": np.zeros((60, 9, 9, 4), np.uint8)}, r"got \[9, 9, 4\]", "(transparency)"),
         ({"x": RANDOM, "y": np.full(60, np.inf)}, "want class indices or names", ""),
         ({"x": RANDOM, "y": np.full(60, 2**63, np.uint64)}, "class index 9223372036854775808", "from 0"),
     ],
 )
-def test_arrays_that_are_something_else_are_told_with_the_way_out(tmp_path, arrays, message, way_out):
+def test_invalid_arrays_are_an_error_with_a_hint(tmp_path, arrays, message, hint):
     np.savez(tmp_path / "d.npz", **arrays)
     with pytest.raises(EdgekitError, match=message) as caught:
         read(tmp_path / "d.npz")
-    assert way_out in caught.value.hint
+    assert hint in caught.value.hint
 
 
 def test_an_array_that_nothing_takes_is_named(tmp_path):
     np.savez(tmp_path / "d.npz", image=RANDOM, weights=np.arange(60))
-    told = "not used, since the model has no such input: 'weights'"
-    assert any(told in warning for warning in read(tmp_path / "d.npz").warnings)
+    expected = "not used, since the model has no such input: 'weights'"
+    assert any(expected in warning for warning in read(tmp_path / "d.npz").warnings)
 
 
 def test_a_file_larger_than_memory_is_read_where_it_lies(tmp_path):
@@ -232,10 +232,14 @@ def test_a_large_file_that_is_damaged_is_refused(tmp_path, damage):
 @pytest.mark.parametrize(
     ("body", "error", "message"),
     [
-        ("yield [[1, 2], [3]]", TensorError, "a list is no array of numbers"),
+        ("yield [[1, 2], [3]]", TensorError, "cannot convert list to an array of numbers"),
         ("yield np.ones((10, 2)), 1, 2", TensorError, "got a tuple of 3"),
-        ("yield np.ones((10, 2)), [[1], [2, 3]]", TensorError, "label: a list is no array of numbers"),
-        ("yield np.ones((10, 2)), 10**30", TensorError, "a label is a class index"),
+        (
+            "yield np.ones((10, 2)), [[1], [2, 3]]",
+            TensorError,
+            "label: cannot convert list to an array of numbers",
+        ),
+        ("yield np.ones((10, 2)), 10**30", TensorError, "a label must be a class index"),
         ("yield np.ones((10, 2)), 10**15", ConfigError, "class index 1000000000000000"),
         ("raise SystemExit(3)\n        yield", ConfigError, "failed: SystemExit: 3"),
         (
@@ -255,7 +259,7 @@ def test_what_a_function_must_not_give_is_named(module, body, error, message):
 @pytest.mark.parametrize(
     "body", ["def samples(:", "raise RuntimeError('no licence')", "import nowhere_to_be_found"]
 )
-def test_a_module_that_cannot_be_imported_is_told(module, body):
+def test_a_module_that_cannot_be_imported_is_an_error(module, body):
     with pytest.raises(UsageError, match="SyntaxError|no licence|nowhere_to_be_found"):
         read(module(body), WINDOW)
 
@@ -299,6 +303,6 @@ def test_pictures_in_a_file_are_known_without_reading_them(tmp_path):
 def test_labels_that_count_from_another_number_than_the_model_are_noticed(step, how):
     labels = np.array(list(itertools.islice(itertools.cycle(range(1, 9)), 80)))
     outputs = {"scores": np.eye(10, dtype=np.float32)[labels]}
-    told = shifted(outputs, labels + step)
-    assert (f"if every label were one {how}:" in told) == bool(how)
-    assert bool(told) == bool(how)
+    warning = shifted(outputs, labels + step)
+    assert (f"if every label were one {how}:" in warning) == bool(how)
+    assert bool(warning) == bool(how)

@@ -1,4 +1,4 @@
-"""Data as arrays: an NPZ file, or a Python function that returns an iterator."""
+"""Reads data from an NPZ file, or from a Python function that returns an iterator."""
 
 from __future__ import annotations
 
@@ -18,43 +18,47 @@ from edgekit_optimize.data.npz import load_npz
 _PICTURE_AXES = 2
 _LABELS = ("y", "labels", "label")
 RECORDING = "recording"
-"""The array, or the key of a dictionary, that names the recording of each sample."""
+"""The array or dictionary key with the recording of each sample."""
 
 
 def list_npz(
     path: Path, inputs: Sequence[TensorSpec], prepare: Prepare | None, max_bytes: int, absent: str = ""
 ) -> Listing:
-    """List the samples of an NPZ file: an array for each input, samples along the first axis.
+    """Return the samples of an NPZ file: one array per input, samples along the first axis.
 
-    A model of one input takes the array of its name, or ``x``, or the only one. ``y`` or ``labels``
-    has a class for each sample: an index or a name. ``recording`` names the recording of each.
+    For a model with one input that is the array of its name, else ``x``, else the only array. ``y`` or
+    ``labels`` has the class index or name of each sample, ``recording`` its recording.
 
     Raises:
-        ConfigError: It is not such a file, lacks an array, or is larger than ``max_bytes``.
+        ConfigError: The file is damaged, lacks an array, or is compressed and larger than ``max_bytes``.
         TensorError: Arrays have different numbers of samples.
     """
     arrays = load_npz(path, max_bytes)
-    own = {spec.name for spec in inputs}
-    named = next((name for name in _LABELS if name in arrays and name not in own), "")
-    classes = arrays.pop(named, None)
-    marks = arrays.pop(RECORDING, None) if RECORDING not in own else None
-    found = {spec.name: _array_for(spec, inputs, arrays, path, absent) for spec in inputs}
-    lengths = {name: len(array) for name, array in found.items()}
+    input_names = {spec.name for spec in inputs}
+    label_array = next((name for name in _LABELS if name in arrays and name not in input_names), "")
+    classes = arrays.pop(label_array, None)
+    marks = arrays.pop(RECORDING, None) if RECORDING not in input_names else None
+    by_input = {spec.name: _array_for(spec, inputs, arrays, path, absent) for spec in inputs}
+    lengths = {name: len(array) for name, array in by_input.items()}
     if len(set(lengths.values())) > 1:
         raise TensorError(f"{path}: arrays have different numbers of samples: {lengths}")
     count = next(iter(lengths.values()))
-    labels = None if classes is None else _labels(classes, count, f"{path}: {named!r}")
+    labels = None if classes is None else _labels(classes, count, f"{path}: {label_array!r}")
     recordings = None if marks is None else _labels(marks, count, f"{path}: {RECORDING!r}", "recordings")
 
-    def read(place: int) -> Sample:
-        what = f"{path.name}[{place}]"
-        return _merge(fit(found[spec.name][place], spec, prepare, what) for spec in inputs)
+    def read(index: int) -> Sample:
+        what = f"{path.name}[{index}]"
+        return _merge(fit(by_input[spec.name][index], spec, prepare, what) for spec in inputs)
 
-    names = tuple(f"{path.name}[{place}]" for place in range(count))
-    taken = {id(array) for array in found.values()}
-    unused = [repr(name) for name, array in arrays.items() if id(array) not in taken]
-    told = (f"{path}: not used, since the model has no such input: {', '.join(unused)}",) if unused else ()
-    return Listing(str(path), names, read, labels=labels, warnings=told, recordings=recordings)
+    names = tuple(f"{path.name}[{index}]" for index in range(count))
+    used = {id(array) for array in by_input.values()}
+    unused = [repr(name) for name, array in arrays.items() if id(array) not in used]
+    warnings = (
+        (f"{path}: arrays not used, since the model has no such input: {', '.join(unused)}",)
+        if unused
+        else ()
+    )
+    return Listing(str(path), names, read, labels=labels, warnings=warnings, recordings=recordings)
 
 
 def list_function(
@@ -65,32 +69,32 @@ def list_function(
     max_bytes: int,
     absent: str = "",
 ) -> Listing:
-    """List what ``module:function`` returns: an iterator of arrays, or of dictionaries by input name.
+    """Return the samples from ``module:function``, an iterator of arrays, or of dictionaries by input name.
 
-    Each may come in a pair with its label: a class index, the name of a class, or boxes (k, 5) as
-    class, left, top, right, bottom in pixels of the picture given. A dictionary may have
-    ``recording`` beside the inputs: the number or name of the recording that the sample is of.
+    A sample may be a pair with its label: a class index, a class name, or boxes (k, 5) as class, left,
+    top, right, bottom in pixels of the given picture. A dictionary may also have the key ``recording``:
+    the number or name of the sample's recording.
 
     Args:
-        text: Names the function; it is called without arguments.
+        text: ``module:function``; it is called without arguments.
         inputs: The model's logical inputs.
-        prepare: The device's own resizing, for pictures (height, width, 3), uint8, RGB.
-        limit: At most so many samples are taken.
-        max_bytes: At most so many bytes are held.
-        absent: The way out where an input is missing, in place of the usual one.
+        prepare: The device's resizing, for pictures (height, width, 3), uint8, RGB.
+        limit: The maximum number of samples to read.
+        max_bytes: The maximum size of all samples in memory.
+        absent: Hint for the error if an input is missing; empty for the default.
 
     Raises:
-        UsageError: There is no such function.
-        ConfigError: It failed, gives nothing, or too much.
-        TensorError: A sample does not fit the inputs.
+        UsageError: The function cannot be imported.
+        ConfigError: The function failed, returned no samples, or more than ``max_bytes``.
+        TensorError: A sample does not match the inputs.
     """
     samples: list[Sample] = []
     labels: list[int | str] = []
     recordings: list[int | str] = []
-    held = 0
-    for place, given in enumerate(_taken(text, limit)):
-        what = f"{text}[{place}]"
-        data, label = _pair(given, what)
+    size = 0
+    for index, item in enumerate(_items(text, limit)):
+        what = f"{text}[{index}]"
+        data, label = _pair(item, what)
         data, mark = _without_recording(data, inputs, what)
         recordings += [] if mark is None else [mark]
         sample = _sample(data, inputs, prepare, what, absent)
@@ -100,45 +104,45 @@ def list_function(
                 sample = Sample(sample.inputs, sample.size, label)
             else:
                 labels.append(label)
-        samples.append(_own(sample))
-        held += sum(array.nbytes for array in sample.inputs.values())
-        if held > max_bytes:
+        samples.append(_copied(sample))
+        size += sum(array.nbytes for array in sample.inputs.values())
+        if size > max_bytes:
             raise ConfigError(
-                f"{text}: {held / 1e6:.0f} MB after {place + 1} samples, at most {max_bytes / 1e6:.0f} MB",
+                f"{text}: {size / 1e6:.0f} MB after {index + 1} samples, at most {max_bytes / 1e6:.0f} MB",
                 hint="ask for fewer samples with --samples and --calibration-samples",
             )
     return _listing(text, samples, labels, recordings)
 
 
 def gives_pictures(text: str) -> bool:
-    """Return whether the first sample of ``module:function`` has bytes of two axes or more.
+    """Return whether the first sample of ``module:function`` is a picture: uint8, two axes or more.
 
     Raises:
-        UsageError: There is no such function.
-        ConfigError: It failed.
+        UsageError: The function cannot be imported.
+        ConfigError: The function failed.
     """
-    for given in _taken(text, 1):
-        data, _ = _pair(given, f"{text}[0]")
+    for item in _items(text, 1):
+        data, _ = _pair(item, f"{text}[0]")
         arrays = data.values() if isinstance(data, Mapping) else (data,)
-        found = (as_array(values, f"{text}[0]") for values in arrays)
-        return any(array.dtype == np.uint8 and array.ndim >= _PICTURE_AXES for array in found)
+        converted = (as_array(values, f"{text}[0]") for values in arrays)
+        return any(array.dtype == np.uint8 and array.ndim >= _PICTURE_AXES for array in converted)
     return False
 
 
-def _pair(given: Any, what: str) -> tuple[Any, Any]:
-    """Return a sample and its label, or None where there is none."""
-    if not isinstance(given, tuple):
-        return given, None
-    if len(given) != 2:
+def _pair(item: Any, what: str) -> tuple[Any, Any]:
+    """Return a sample and its label, or None without a label."""
+    if not isinstance(item, tuple):
+        return item, None
+    if len(item) != 2:
         raise TensorError(
-            f"{what}: want a sample, or a pair of a sample and its label, got a tuple of {len(given)}",
-            hint="give the inputs of a model that has several as a dictionary by name",
+            f"{what}: want a sample or a pair (sample, label), got a tuple of {len(item)}",
+            hint="for a model with several inputs give a dictionary by input name",
         )
-    return given
+    return item
 
 
-def _own(sample: Sample) -> Sample:
-    """Return a sample in memory of its own: a function may fill the same array again and again."""
+def _copied(sample: Sample) -> Sample:
+    """Return a copy of a sample: the function may reuse one array for all samples."""
     inputs = {name: np.array(array) for name, array in sample.inputs.items()}
     return Sample(inputs, sample.size, sample.boxes)
 
@@ -147,21 +151,21 @@ def _listing(
     text: str, samples: list[Sample], labels: list[int | str], recordings: list[int | str]
 ) -> Listing:
     if not samples:
-        raise ConfigError(f"{text}: gave no samples")
+        raise ConfigError(f"{text}: returned no samples")
     if len(recordings) not in (0, len(samples)):
         raise ConfigError(
-            f"{text}: {len(recordings)} of {len(samples)} samples name their {RECORDING!r}",
-            hint="name it for every sample, or for none",
+            f"{text}: only {len(recordings)} of {len(samples)} samples have the key {RECORDING!r}",
+            hint="give it for every sample or for none",
         )
     boxed = sum(sample.boxes is not None for sample in samples)
     if len({len(samples), *(n for n in (len(labels), boxed) if n)}) > 1:
         raise ConfigError(
             f"{text}: {len(labels)} class labels and {boxed} arrays of boxes for {len(samples)} samples",
-            hint="give a label of one kind with every sample, or with none",
+            hint="give every sample a label of the same kind, or none of them",
         )
     if len({isinstance(label, str) for label in labels}) > 1:
-        raise ConfigError(f"{text}: labels are partly numbers, partly names", hint="use one of the two")
-    names = tuple(f"{text}[{place}]" for place in range(len(samples)))
+        raise ConfigError(f"{text}: labels mix numbers and names", hint="use one of the two")
+    names = tuple(f"{text}[{index}]" for index in range(len(samples)))
     return Listing(
         text,
         names,
@@ -172,34 +176,34 @@ def _listing(
     )
 
 
-def _taken(text: str, limit: int) -> Iterator[Any]:
+def _items(text: str, limit: int) -> Iterator[Any]:
     function = load_function(text, "data")
-    taken = 0
+    count = 0
     try:
-        for given in itertools.islice(function(), limit):
-            yield given
-            taken += 1
+        for item in itertools.islice(function(), limit):
+            yield item
+            count += 1
     except EdgekitError:
         raise
     except (Exception, SystemExit) as cause:  # the user's own code may raise anything
-        after = f" after {taken} samples" if taken else ""
+        after = f" after {count} samples" if count else ""
         raise ConfigError(
             f"{text}: failed{after}: {type(cause).__name__}: {cause}",
-            hint="it is called without arguments and returns an iterator of samples",
+            hint="the function is called without arguments and must return an iterator of samples",
         ) from cause
 
 
 def _without_recording(data: Any, inputs: Sequence[TensorSpec], what: str) -> tuple[Any, int | str | None]:
-    """Return a sample's arrays, and the recording that a dictionary names beside them."""
+    """Return a sample's arrays, and its recording or None."""
     is_named = isinstance(data, Mapping) and RECORDING in data
     if not is_named or any(spec.name == RECORDING for spec in inputs):
         return data, None
     mark = data[RECORDING]
     array = np.asarray(mark)
     if not isinstance(mark, str) and (array.dtype.kind not in "iu" or array.size != 1):
-        raise TensorError(f"{what}: {RECORDING!r} is a whole number or a name, got {mark!r:.80}")
-    rest = {name: value for name, value in data.items() if name != RECORDING}
-    return rest, mark if isinstance(mark, str) else int(array.reshape(-1)[0])
+        raise TensorError(f"{what}: {RECORDING!r} must be an integer or a name, got {mark!r:.80}")
+    arrays = {name: value for name, value in data.items() if name != RECORDING}
+    return arrays, mark if isinstance(mark, str) else int(array.reshape(-1)[0])
 
 
 def _sample(
@@ -233,7 +237,7 @@ def _label(label: Any, what: str) -> int | str | NDArray[np.float32]:
     if array.dtype.kind in "fiu" and array.ndim == 2 and array.shape[1] == 5 and np.isfinite(array).all():
         return array.astype(np.float32)
     raise TensorError(
-        f"{what}: a label is a class index, a name, or boxes (k, 5), got {type(label).__name__} of"
+        f"{what}: a label must be a class index, a name, or boxes (k, 5), got {type(label).__name__} of"
         f" {array.dtype} {list(array.shape)}"
     )
 
@@ -245,27 +249,27 @@ def _label(label: Any, what: str) -> int | str | NDArray[np.float32]:
 def _array_for(
     spec: TensorSpec, inputs: Sequence[TensorSpec], arrays: dict[str, NDArray[Any]], path: Path, absent: str
 ) -> NDArray[Any]:
-    alone = len(inputs) == 1
-    names = [spec.name, "x"] if alone else [spec.name]
-    found = next((arrays[name] for name in names if name in arrays), None)
-    if found is None and alone and len(arrays) == 1:
-        found = next(iter(arrays.values()))
-    if found is None:
+    is_only_input = len(inputs) == 1
+    names = [spec.name, "x"] if is_only_input else [spec.name]
+    array = next((arrays[name] for name in names if name in arrays), None)
+    if array is None and is_only_input and len(arrays) == 1:
+        array = next(iter(arrays.values()))
+    if array is None:
         raise ConfigError(
-            f"{path}: has no array {spec.name!r}, but {', '.join(map(repr, sorted(arrays))) or 'none'}",
+            f"{path}: has no array {spec.name!r}, only {', '.join(map(repr, sorted(arrays))) or 'none'}",
             hint=absent or "name each array as the model's input, samples along the first axis",
         )
-    if found.ndim < 1 or not len(found):
-        raise ConfigError(f"{path}: array for input {spec.name!r} has no samples, shape {list(found.shape)}")
-    return found
+    if array.ndim < 1 or not len(array):
+        raise ConfigError(f"{path}: array for input {spec.name!r} has no samples, shape {list(array.shape)}")
+    return array
 
 
-def _labels(values: NDArray[Any], count: int, what: str, are: str = "labels") -> tuple[int | str, ...]:
+def _labels(values: NDArray[Any], count: int, what: str, kind: str = "labels") -> tuple[int | str, ...]:
     flat = values.reshape(-1)
-    is_labels = are == "labels"
+    is_labels = kind == "labels"
     if len(flat) != count or values.shape[:1] != (count,):
         raise TensorError(
-            f"{what}: want {count} {are}, one for each sample, got shape {list(values.shape)}",
+            f"{what}: want {count} {kind}, one per sample, got shape {list(values.shape)}",
             hint="give class indices, not one-hot rows" if is_labels else "",
         )
     if flat.dtype.kind in "US":
@@ -274,5 +278,5 @@ def _labels(values: NDArray[Any], count: int, what: str, are: str = "labels") ->
     if flat.dtype.kind in "iub" or is_whole:
         return tuple(int(value) for value in flat.tolist())
     raise TensorError(
-        f"{what}: want {'class indices' if is_labels else 'whole numbers'} or names, got {flat.dtype}"
+        f"{what}: want {'class indices' if is_labels else 'integers'} or names, got {flat.dtype}"
     )

@@ -1,4 +1,4 @@
-"""What data must be before they are trusted: not too large, enough, and different from each other."""
+"""Checks of the data: not too large, enough samples, and not constant."""
 
 from __future__ import annotations
 
@@ -17,36 +17,38 @@ MIN_CALIBRATION, MIN_EVALUATION = 8, 16
 
 
 def check_memory(inputs: Sequence[TensorSpec], calibration: int, evaluation: int, max_bytes: int) -> None:
-    """Refuse what would not fit: every sample once as it is, calibration once more as float32.
+    """Check that the samples fit into ``max_bytes``: all as stored, and calibration again as float32.
 
     Raises:
-        ConfigError: It would not, or the numbers make no sense.
+        ConfigError: They do not fit, or a sample count is out of range.
     """
     if calibration < 0 or evaluation < 1:
-        raise ConfigError(f"want 1 or more samples to evaluate, got {evaluation}; {calibration} to calibrate")
-    values = sum(math.prod(max(n, 1) for n in spec.shape[1:]) for spec in inputs)
-    held = sum(math.prod(max(n, 1) for n in s.shape[1:]) * (1 if is_image(s) else 4) for s in inputs)
-    wanted = held * (calibration + evaluation) + 4 * values * calibration
-    if wanted > max_bytes:
         raise ConfigError(
-            f"{calibration} + {evaluation} samples take {wanted / 1e6:.0f} MB,"
-            f" at most {max_bytes / 1e6:.0f} MB are held",
+            f"want at least 1 evaluation and 0 calibration samples, got {evaluation} and {calibration}"
+        )
+    values = sum(math.prod(max(n, 1) for n in spec.shape[1:]) for spec in inputs)
+    sample_bytes = sum(math.prod(max(n, 1) for n in s.shape[1:]) * (1 if is_image(s) else 4) for s in inputs)
+    needed = sample_bytes * (calibration + evaluation) + 4 * values * calibration
+    if needed > max_bytes:
+        raise ConfigError(
+            f"{calibration} + {evaluation} samples need {needed / 1e6:.0f} MB,"
+            f" the limit is {max_bytes / 1e6:.0f} MB",
             hint="ask for fewer with --samples and --calibration-samples",
         )
 
 
-def enough(source: str, what: str, found: int, wanted: int, available: int, dropped: int = 0) -> None:
-    """Refuse fewer samples than a calibration or an evaluation needs.
+def enough(source: str, what: str, count: int, least: int, available: int, dropped: int = 0) -> None:
+    """Check that ``count`` samples are enough to calibrate or evaluate (``what``).
 
     Raises:
-        ConfigError: There are fewer; it has the number wanted.
+        ConfigError: There are fewer than ``least``.
     """
-    if found >= wanted:
+    if count >= least:
         return
-    also = f", {dropped} of them stand in the evaluation set too" if dropped else ""
+    also = f", {dropped} of them are also in the evaluation set" if dropped else ""
     raise ConfigError(
-        f"{source}: {found} samples are left to {what}, want {wanted}; it has {available} in all{also}",
-        hint=f"give {MIN_CALIBRATION + MIN_EVALUATION} different samples or more, 500 for a sure answer",
+        f"{source}: {count} samples are left to {what}, want {least}; it has {available} in total{also}",
+        hint=f"give {MIN_CALIBRATION + MIN_EVALUATION} different samples or more, 500 for a reliable result",
     )
 
 
@@ -54,10 +56,10 @@ _MOST_COLOURS = 4
 
 
 def check_varied(inputs: Mapping[str, NDArray[Any]], source: str) -> None:
-    """Refuse samples that are all alike, or a channel of them that is: they say nothing of ranges.
+    """Check that neither the samples nor one of their channels are constant.
 
     Raises:
-        TensorError: They are.
+        TensorError: All samples are equal, or a channel has the same value everywhere.
     """
     for name, values in _varying(inputs).items():
         if len(values) < 2:
@@ -66,33 +68,33 @@ def check_varied(inputs: Mapping[str, NDArray[Any]], source: str) -> None:
         if (values == values[0]).all():
             raise TensorError(
                 f"{source}: all {len(values)} samples of input {name!r} are the same",
-                hint="give real, different data: constant data say nothing of a model's ranges or accuracy",
+                hint="give real data: constant samples allow no conclusion about ranges or accuracy",
             )
         if flat := [channel for channel in range(len(low)) if low[channel] == high[channel]]:
             raise TensorError(
                 f"{source}: channel {flat[0]} of input {name!r} is {low[flat[0]]:g} in every sample",
-                hint="check how the data were recorded and in which order their channels stand",
+                hint="check how the data were recorded, and the order of their channels",
             )
 
 
 def _varying(inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-    """Return the inputs that must vary: a state or an option beside the data need not."""
+    """Return the inputs to check: none if there are several, since a state or option may be constant."""
     if len(inputs) < 2 or all((values == values[0]).all() for values in inputs.values() if len(values)):
         return inputs
     return {}
 
 
 def _extremes(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the least and largest value of each channel; of all values where there are no channels."""
-    kept = _channel_axis(values.shape)
-    axes = tuple(axis for axis in range(values.ndim) if axis != kept)
+    """Return the smallest and largest value of each channel, or of all values without channels."""
+    channel_axis = _channel_axis(values.shape)
+    axes = tuple(axis for axis in range(values.ndim) if axis != channel_axis)
     return np.atleast_1d(values.min(axis=axes)), np.atleast_1d(values.max(axis=axes))
 
 
 def _channel_axis(shape: tuple[int, ...]) -> int | None:
-    """Return which axis of samples (n, ...) has the channels; None where none is known to.
+    """Return the channel axis of samples (n, ...), or None if unknown.
 
-    Sensor windows have them last; images last or, as some frameworks want them, first.
+    It is last in sensor windows, and last or first in images.
     """
     if len(shape) == 3:
         return 2

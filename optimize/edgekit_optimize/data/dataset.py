@@ -1,7 +1,7 @@
-"""The user's data, as a calibration set and an evaluation set that share no sample.
+"""Splits the user's data into a calibration and an evaluation set that share no sample.
 
-Calibration samples set the ranges of a quantised model; evaluation samples judge it. A sample that
-stands in both would judge itself, so what the model would see twice is kept out of calibration.
+Calibration samples determine the ranges of a quantised model; evaluation samples measure its accuracy.
+A sample with the same content as an evaluation sample is therefore left out of calibration.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _FEW = 100
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Two sets without a common sample, what they are, and what the user should know of them.
+    """Two sets without a common sample, facts about them for the report, and warnings for the user.
 
-    ``chosen`` are the calibration samples that calibrate, where the others are there only for the
-    state to go through them; None where all do.
+    ``chosen`` are the indices of the calibration samples to use, if the others are there only to update
+    the model's state; None for all.
     """
 
     calibration: Dataset
@@ -64,150 +64,157 @@ def read_split(
     in_order: bool = False,
     absent: str = "",
 ) -> Split:
-    """Read data and split them by seed, class by class.
+    """Return the data, split at random but stratified by class.
 
-    Where there are fewer samples than wanted, a quarter of them calibrates and the rest evaluates.
-    For a model with state, ``in_order``, whole recordings go to either side, each in its order.
+    If there are fewer samples than requested, a quarter of them is for calibration and the rest for
+    evaluation. With ``in_order`` whole recordings are assigned, and keep their order.
 
     Args:
         source: A folder of pictures, an ``.npz``, or ``module:function``.
         inputs: The model's logical inputs.
-        prepare: The device's own resizing of pictures; None where the model takes none.
+        prepare: The device's resizing of pictures; None if the model takes none.
         labels: The names of the model's classes.
-        calibration: How many samples calibrate, at most; 0 for none.
-        evaluation: How many samples evaluate, at most.
-        calibration_source: Where calibration samples come from, if not from ``source``.
-        seed: Another seed, another split.
-        max_bytes: The most memory that the samples may take.
-        in_order: The model has a state: samples keep their order.
-        absent: The way out where data lack an array for an input, in place of the usual one.
+        calibration: Maximum number of calibration samples; 0 for none.
+        evaluation: Maximum number of evaluation samples.
+        calibration_source: Source of the calibration samples, if not ``source``.
+        seed: For the random split.
+        max_bytes: Maximum memory for the samples.
+        in_order: The model has state, so samples keep their order.
+        absent: Hint for the error if an input is missing; empty for the default.
 
     Raises:
-        ConfigError: The source is not there, cannot be read, has too few samples, or too much.
-        TensorError: Samples do not fit the inputs, are not finite, or do not vary.
+        ConfigError: The source does not exist, cannot be read, or has too few or too large samples.
+        TensorError: Samples do not match the inputs, are not finite, or are constant.
     """
     pool = POOL * calibration if in_order else calibration
     check_memory(inputs, pool, evaluation, max_bytes)
     bound = pool + evaluation if in_order else 2 * (calibration + evaluation)
     listing = _open(source, inputs, prepare, bound, max_bytes, absent)
-    here = there = _Side(listing, match_classes(listing, labels))
+    eval_side = cal_side = _Side(listing, match_classes(listing, labels))
     if calibration_source:
-        apart = _open(calibration_source, inputs, prepare, bound, max_bytes, absent)
-        there = _Side(apart, _match_if_it_can(apart, labels))
-    judging, tuning = (_in_order if in_order else _shuffled)(here, there, calibration, evaluation, seed)
+        other = _open(calibration_source, inputs, prepare, bound, max_bytes, absent)
+        cal_side = _Side(other, _match_if_it_can(other, labels))
+    judging, tuning = (_in_order if in_order else _shuffled)(
+        eval_side, cal_side, calibration, evaluation, seed
+    )
     enough(source, "evaluate", judging.count, min(MIN_EVALUATION, evaluation), len(listing))
     check_varied(judging.dataset.inputs, source)
-    wanted = min(MIN_CALIBRATION, calibration)
-    enough(there.listing.source, "calibrate", tuning.count, wanted, len(there.listing), tuning.dropped)
-    check_varied(tuning.dataset.inputs, there.listing.source)
-    told = [*listing.warnings, *here.classes.warnings]
-    if here is not there:
-        told += there.listing.warnings
+    least = min(MIN_CALIBRATION, calibration)
+    enough(cal_side.listing.source, "calibrate", tuning.count, least, len(cal_side.listing), tuning.dropped)
+    check_varied(tuning.dataset.inputs, cal_side.listing.source)
+    warnings = [*listing.warnings, *eval_side.classes.warnings]
+    if eval_side is not cal_side:
+        warnings += cal_side.listing.warnings
     if in_order and listing.recordings is None:
-        told.append(f"{source}: nothing names recordings, so all samples are one, in order")
-    return _split(source, tuning, judging, told, (calibration, evaluation))
+        warnings.append(f"{source}: no recordings are given, so all samples are treated as one, in order")
+    return _split(source, tuning, judging, warnings, (calibration, evaluation))
 
 
 def brings_pictures(source: str) -> bool:
-    """Return whether data are pictures as bytes, which the device's preprocessing normalises.
+    """Return whether the data are uint8 pictures, which the device's preprocessing normalises.
 
     Raises:
-        UsageError: There is no such function.
-        ConfigError: It failed, or a file is damaged.
+        UsageError: The function cannot be imported.
+        ConfigError: The function failed, or the file is damaged.
     """
     path = Path(source)
     if path.is_file():
-        # handwritten digits may come without their axis of colours
+        # grey pictures such as handwritten digits may lack the colour axis
         return path.suffix.lower() == ".npz" and has_bytes(path, 3)
     return path.is_dir() or (not path.exists() and ":" in source and gives_pictures(source))
 
 
 @dataclass(frozen=True, eq=False)
 class _Side:
-    """Where one side's samples come from, and their classes."""
+    """The source of one set, and its classes."""
 
     listing: Listing
     classes: Classes
 
 
 def _shuffled(
-    here: _Side, there: _Side, calibration: int, evaluation: int, seed: int
+    eval_side: _Side, cal_side: _Side, calibration: int, evaluation: int, seed: int
 ) -> tuple[Collected, Collected]:
-    """Return the evaluation and the calibration samples, drawn by seed, class by class."""
-    order = _order(len(here.listing), here.classes.labels, seed)
-    if here is there:
-        counts = _counts(len(here.listing), calibration, evaluation)
-        rest = order[counts[1] :]
+    """Return the evaluation and the calibration samples, drawn at random, stratified by class."""
+    order = _order(len(eval_side.listing), eval_side.classes.labels, seed)
+    if eval_side is cal_side:
+        counts = _counts(len(eval_side.listing), calibration, evaluation)
+        pool = order[counts[1] :]
     else:
-        counts = min(calibration, len(there.listing)), min(evaluation, len(here.listing))
-        rest = _order(len(there.listing), there.classes.labels, seed + 1)
-    judging = collect(here.listing, here.classes, order[: counts[1]], counts[1], frozenset())
-    check_varied(judging.dataset.inputs, here.listing.source)  # before looking for others like these
-    tuning = collect(there.listing, there.classes, rest, counts[0], frozenset(judging.hashes))
+        counts = min(calibration, len(cal_side.listing)), min(evaluation, len(eval_side.listing))
+        pool = _order(len(cal_side.listing), cal_side.classes.labels, seed + 1)
+    judging = collect(eval_side.listing, eval_side.classes, order[: counts[1]], counts[1], frozenset())
+    check_varied(judging.dataset.inputs, eval_side.listing.source)  # before searching for duplicates of these
+    tuning = collect(cal_side.listing, cal_side.classes, pool, counts[0], frozenset(judging.hashes))
     return judging, tuning
 
 
 def _in_order(
-    here: _Side, there: _Side, calibration: int, evaluation: int, seed: int
+    eval_side: _Side, cal_side: _Side, calibration: int, evaluation: int, seed: int
 ) -> tuple[Collected, Collected]:
-    """Return the evaluation and the calibration samples: recordings, drawn by seed, each in its order.
+    """Return the evaluation and the calibration samples: recordings drawn at random, each in order.
 
-    A calibration sample that the evaluation has too stays where it is, so that the state goes
-    through it, and does not calibrate.
+    A calibration sample that is also in the evaluation set updates the state, but does not calibrate.
     """
-    recordings, others = _recordings(here, seed), _recordings(there, seed)
-    if here is there:
-        tuned, judged = _counts(len(here.listing), calibration, evaluation)
-        spare = len(here.listing) - judged
-        places = divide(recordings, min(POOL * tuned, max(spare, tuned)), judged)
+    recordings, others = _recordings(eval_side, seed), _recordings(cal_side, seed)
+    if eval_side is cal_side:
+        tuned, judged = _counts(len(eval_side.listing), calibration, evaluation)
+        spare = len(eval_side.listing) - judged
+        division = divide(recordings, min(POOL * tuned, max(spare, tuned)), judged)
     else:
-        places = Division(
+        division = Division(
             divide(others, POOL * calibration, 0).pool, divide(recordings, 0, evaluation).judged
         )
-    judging = collect_in_order(here.listing, here.classes, places.judged, recordings)
-    tuning = collect_in_order(there.listing, there.classes, places.pool, others)
-    seen = frozenset(judging.hashes)
-    both = frozenset(n for n, digest in enumerate(tuning.hashes) if digest in seen)
-    return judging, replace(tuning, dropped=len(both), chosen=thinned(len(tuning.names), calibration, both))
+    judging = collect_in_order(eval_side.listing, eval_side.classes, division.judged, recordings)
+    tuning = collect_in_order(cal_side.listing, cal_side.classes, division.pool, others)
+    evaluated = frozenset(judging.hashes)
+    shared = frozenset(n for n, digest in enumerate(tuning.hashes) if digest in evaluated)
+    return judging, replace(
+        tuning, dropped=len(shared), chosen=thinned(len(tuning.names), calibration, shared)
+    )
 
 
 def _recordings(side: _Side, seed: int) -> list[range]:
-    """Return recordings in an order by seed, those of different classes in turn."""
-    found = recordings_of(side.listing.recordings, len(side.listing), side.listing.source)
-    labels = None if side.classes.labels is None else side.classes.labels[[one.start for one in found]]
-    return [found[place] for place in _order(len(found), labels, seed)]
+    """Return the recordings in random order, stratified by class."""
+    recordings = recordings_of(side.listing.recordings, len(side.listing), side.listing.source)
+    labels = (
+        None
+        if side.classes.labels is None
+        else side.classes.labels[[recording.start for recording in recordings]]
+    )
+    return [recordings[index] for index in _order(len(recordings), labels, seed)]
 
 
 def canonical(dataset: Dataset, root: Root, limit: int = 0) -> dict[str, NDArray[np.float32]]:
-    """Return samples as the root's canonical form takes them: normalised, in its layout, by its names.
+    """Return samples as the root model takes them: normalised, in its layout, by its input names.
 
     Args:
-        dataset: Samples as ``read_split`` gives them.
+        dataset: As ``read_split`` returns it.
         root: The float model.
-        limit: At most so many samples, from the first; 0 for all.
+        limit: Return only the first ``limit`` samples; 0 for all.
 
     Returns:
         Shape (n, *shape without the batch) of each canonical input, float32, contiguous.
 
     Raises:
-        TensorError: An input is not in the data, or does not fit.
+        TensorError: An input is missing in the data, or has the wrong shape.
     """
     count = min(len(dataset), limit) if limit else len(dataset)
     by_canonical = {root.names.get(name, name): values[:count] for name, values in dataset.inputs.items()}
-    made = {}
+    arrays = {}
     for spec in root.inputs:
         if spec.name not in by_canonical:
             raise TensorError(
-                f"model input {spec.name!r}: the data have no array for it, but {sorted(dataset.inputs)}",
-                hint="give an NPZ with one array for each input",
+                f"model input {spec.name!r}: the data have no array for it, only {sorted(dataset.inputs)}",
+                hint="give an NPZ with one array per input",
             )
-        made[spec.name] = _canonical_input(by_canonical[spec.name], spec, root)
-    return made
+        arrays[spec.name] = _canonical_input(by_canonical[spec.name], spec, root)
+    return arrays
 
 
 def _canonical_input(values: NDArray[Any], spec: TensorSpec, root: Root) -> NDArray[np.float32]:
     real = values.astype(np.float32)
-    takes_bytes = spec.datatype == "UINT8" and spec.quantization is None  # it normalises inside
+    takes_bytes = spec.datatype == "UINT8" and spec.quantization is None  # the model normalises
     if spec.name == root.image and real.ndim == 4:
         if not takes_bytes:
             real = _normalized(real, root, spec.name)
@@ -215,25 +222,27 @@ def _canonical_input(values: NDArray[Any], spec: TensorSpec, root: Root) -> NDAr
             real = real.transpose(0, 3, 1, 2)
     elif root.pre.window:
         real = _windows(real, spec, root)
-    without_batch = spec.shape[1:] if spec.shape[:1] in ((1,), (-1,)) else spec.shape  # a state has none
-    wanted = (len(real), *without_batch)
-    if -1 not in wanted:
-        if real.size != math.prod(wanted):
+    without_batch = (
+        spec.shape[1:] if spec.shape[:1] in ((1,), (-1,)) else spec.shape
+    )  # a state has no batch axis
+    shape = (len(real), *without_batch)
+    if -1 not in shape:
+        if real.size != math.prod(shape):
             raise TensorError(
-                f"model input {spec.name!r}: want samples of {list(wanted[1:])}, got {list(real.shape[1:])}"
+                f"model input {spec.name!r}: want samples of {list(shape[1:])}, got {list(real.shape[1:])}"
             )
-        real = real.reshape(wanted)
+        real = real.reshape(shape)
     return np.ascontiguousarray(real, np.float32)
 
 
 def _windows(real: NDArray[np.float32], spec: TensorSpec, root: Root) -> NDArray[np.float32]:
-    """Normalise channel by channel, put the context in front (zeros, as at the start of a recording)."""
+    """Normalise per channel, and prepend zeros as context, as at the start of a recording."""
     pre = root.pre
     length = pre.window + pre.context
     channels = max(1, math.prod(n for n in spec.shape[1:] if n > 0) // length)
     size = real[0].size
     if size not in (pre.window * channels, length * channels):
-        return real  # a state or another input beside the window
+        return real  # a state or another input, not the window
     real = real.reshape(len(real), -1, channels)
     if real.shape[1] < length:
         real = np.concatenate([np.zeros((len(real), pre.context, channels), np.float32), real], axis=1)
@@ -270,7 +279,7 @@ def _open(
         spec = the_only(inputs, source, absent)
         if prepare is None or not is_image(spec):
             raise ConfigError(
-                f"{source}: is a folder of pictures, but the model takes none ({spec.name}:"
+                f"{source}: is a folder of pictures, but the model takes no pictures ({spec.name}:"
                 f" {spec.datatype} {list(spec.shape)})",
                 hint="give an NPZ, or module:function",
             )
@@ -279,29 +288,29 @@ def _open(
         return list_npz(path, inputs, prepare, max_bytes, absent)
     if not path.exists() and ":" in source:
         return list_function(source, inputs, prepare, bound, max_bytes, absent)
-    found = "is no folder and no .npz" if path.exists() else "is not there"
+    why = "is neither a folder nor an .npz file" if path.exists() else "does not exist"
     raise ConfigError(
-        f"data {source!r}: {found}", hint="give a folder of pictures, an .npz file, or module:function"
+        f"data {source!r}: {why}", hint="give a folder of pictures, an .npz file, or module:function"
     )
 
 
 def _match_if_it_can(listing: Listing, labels: Sequence[str]) -> Classes:
-    """Return a calibration source's classes; it needs none, so what does not match is not asked for."""
+    """Return a calibration source's classes; labels that do not match are ignored, as none are needed."""
     try:
         return match_classes(listing, labels)
     except ConfigError:
         return Classes(tuple(labels))
 
 
-def _counts(found: int, calibration: int, evaluation: int) -> tuple[int, int]:
-    if found >= calibration + evaluation:
+def _counts(available: int, calibration: int, evaluation: int) -> tuple[int, int]:
+    if available >= calibration + evaluation:
         return calibration, evaluation
-    tuned = min(calibration, max(found // 4, min(MIN_CALIBRATION, calibration)))
-    return tuned, max(0, min(evaluation, found - tuned))
+    tuned = min(calibration, max(available // 4, min(MIN_CALIBRATION, calibration)))
+    return tuned, max(0, min(evaluation, available - tuned))
 
 
 def _order(count: int, labels: NDArray[np.int64] | None, seed: int) -> list[int]:
-    """Return an order of the samples any beginning of which has the classes in their proportion."""
+    """Return a random order of samples, every prefix of which has about the same class proportions."""
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(count)
     groups = np.zeros(count, np.int64) if labels is None else labels
@@ -309,23 +318,29 @@ def _order(count: int, labels: NDArray[np.int64] | None, seed: int) -> list[int]
     for group in np.unique(groups):
         members = shuffled[groups[shuffled] == group]
         ranks[members] = (np.arange(len(members)) + rng.random()) / len(members)
-    return [int(place) for place in np.argsort(ranks, kind="stable")]
+    return [int(index) for index in np.argsort(ranks, kind="stable")]
 
 
 def _split(
-    source: str, tuning: Collected, judging: Collected, told: Sequence[str], asked: tuple[int, int]
+    source: str,
+    tuning: Collected,
+    judging: Collected,
+    data_warnings: Sequence[str],
+    requested: tuple[int, int],
 ) -> Split:
     count = judging.count
-    warnings = list(told)
+    warnings = list(data_warnings)
     if tuning.dropped:
         warnings.append(
-            f"{tuning.dropped} samples were left out of calibration: they stand in the evaluation set too"
+            f"{tuning.dropped} samples were left out of calibration: they are also in the evaluation set"
         )
-    if tuning.count < asked[0]:
-        warnings.append(f"{tuning.count} samples calibrate, {asked[0]} were asked for")
+    if tuning.count < requested[0]:
+        warnings.append(
+            f"only {tuning.count} samples are left for calibration, {requested[0]} were requested"
+        )
     if count < _FEW:
         warnings.append(
-            f"{count} samples evaluate: a share measured on them is known to within"
+            f"only {count} evaluation samples: a share measured on them has an error of up to"
             f" {0.98 / math.sqrt(count):.2f} (95 %); give {_FEW} or more"
         )
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Folders of pictures: by class in subfolders, with ``labels.csv``, in YOLO's layout, or without labels."""
+"""Reads folders of pictures: one subfolder per class, ``labels.csv``, YOLO layout, or no labels."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _LAYOUTS = "subfolders named as classes; or labels.csv with columns file,label; 
 
 
 def list_folder(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
-    """List the pictures of a folder, with labels or boxes where it has them.
+    """Return the pictures of a folder, with their labels or boxes if there are any.
 
     Args:
-        folder: Holds ``labels.csv``; or ``images/`` and ``labels/`` (YOLO: for each picture a text
-            file with lines of class, centre x, centre y, width, height from 0 to 1; ``classes.txt`` or
-            ``data.yaml`` names the classes); or one subfolder for each class; or just pictures.
+        folder: Has ``labels.csv``; or ``images/`` and ``labels/`` (YOLO: for each picture a text file
+            with lines of class, centre x, centre y, width, height from 0 to 1; ``classes.txt`` or
+            ``data.yaml`` has the class names); or one subfolder per class; or just pictures.
         spec: The model's image input.
-        prepare: The device's own resizing.
+        prepare: The device's resizing.
 
     Raises:
-        ConfigError: There are no pictures, too many, or labels that make no sense.
+        ConfigError: There are no pictures, too many pictures, or invalid labels.
     """
     if (folder / "labels.csv").is_file():
         return _from_csv(folder, spec, prepare)
@@ -50,7 +50,7 @@ def list_folder(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
     classes = sorted(set(tops))
     if "" in classes and len(classes) > 1:
         raise ConfigError(
-            f"{folder}: has pictures beside its subfolders {', '.join(classes[1:4])}", hint=f"use {_LAYOUTS}"
+            f"{folder}: has pictures next to its subfolders {', '.join(classes[1:4])}", hint=f"use {_LAYOUTS}"
         )
     read = _reader(folder, names, spec, prepare)
     return Listing(
@@ -62,7 +62,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     """Return a picture, shape (height, width, 3), uint8, BGR.
 
     Raises:
-        ConfigError: OpenCV is missing, or cannot read the file.
+        ConfigError: OpenCV is not installed, or cannot read the file.
     """
     cv2 = vision()
     try:
@@ -70,41 +70,41 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     except cv2.error as cause:
         raise _unreadable(path, str(cause)) from cause
     if pixels is None:
-        raise _unreadable(path, "not a picture that OpenCV knows, or damaged")
+        raise _unreadable(path, "damaged, or not a format that OpenCV reads")
     return pixels
 
 
 def _unreadable(path: Path, why: str) -> ConfigError:
-    return ConfigError(f"{path}: cannot be read: {why}", hint="mend the file, or take it out of the folder")
+    return ConfigError(f"{path}: cannot be read: {why}", hint="repair or remove the file")
 
 
 def _pictures(folder: Path, root: Path) -> tuple[str, ...]:
-    """Return the pictures below a folder by their path from ``root``, in order; hidden ones left out."""
-    found = []
+    """Return the sorted paths of a folder's pictures relative to ``root``, without hidden files."""
+    names = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         inner = Path(parent).relative_to(root)
-        found += [
+        names += [
             (inner / name).as_posix()
             for name in files
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
         ]
-        if len(found) > MAX_FILES:
-            raise ConfigError(f"{folder}: more than {MAX_FILES} pictures", hint="give a part of them")
-    if not found:
+        if len(names) > MAX_FILES:
+            raise ConfigError(f"{folder}: more than {MAX_FILES} pictures", hint="use a part of them")
+    if not names:
         raise ConfigError(
             f"{folder}: has no pictures ({', '.join(sorted(SUFFIXES))})", hint=f"use {_LAYOUTS}"
         )
-    return tuple(sorted(found, key=_place))
+    return tuple(sorted(names, key=_sort_key))
 
 
-def _place(name: str) -> tuple[object, object]:
-    """Return a key that keeps each folder's pictures together, in the order of their numbers."""
+def _sort_key(name: str) -> tuple[object, object]:
+    """Return a sort key: by folder, then by the numbers in the name."""
     return natural(name.rpartition("/")[0]), natural(name)
 
 
 def _folders(names: Sequence[str]) -> tuple[str, ...]:
-    """Return each picture's folder: for a model with state, pictures of one are one recording."""
+    """Return each picture's folder, which is its recording for a model with state."""
     return tuple(name.rpartition("/")[0] for name in names)
 
 
@@ -115,12 +115,12 @@ def _reader(
     prepare: Prepare,
     boxes: tuple[NDArray[np.float32], ...] | None = None,
 ) -> Callable[[int], Sample]:
-    def read(place: int) -> Sample:
-        path = root / names[place]
+    def read(index: int) -> Sample:
+        path = root / names[index]
         sample = fit_picture(read_picture(path), spec, prepare, str(path))
         if boxes is None or sample.size is None:
             return sample
-        return Sample(sample.inputs, sample.size, _corners(boxes[place], sample.size))
+        return Sample(sample.inputs, sample.size, _corners(boxes[index], sample.size))
 
     return read
 
@@ -134,10 +134,12 @@ def _from_csv(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
     try:
         rows = list(csv.reader(_text(table).splitlines()))
     except csv.Error as cause:
-        raise ConfigError(f"{table}: is no CSV: {cause}", hint="give a line 'file,label' for each") from cause
+        raise ConfigError(
+            f"{table}: is not CSV: {cause}", hint="give a line 'file,label' per picture"
+        ) from cause
     rows = [[field.strip() for field in row] for row in rows if any(field.strip() for field in row)]
     if not rows:
-        raise ConfigError(f"{table}: is empty", hint="give a line 'file,label' for each picture")
+        raise ConfigError(f"{table}: is empty", hint="give a line 'file,label' per picture")
     file_at, label_at, body = _columns(folder, rows)
     labels: dict[str, str] = {}
     for number, row in enumerate(body, len(rows) - len(body) + 1):
@@ -148,31 +150,31 @@ def _from_csv(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
             )
         name, label = row[file_at], row[label_at]
         if labels.setdefault(name, label) != label:
-            raise ConfigError(f"{table}: {name!r} stands there as {labels[name]!r} and as {label!r}")
+            raise ConfigError(f"{table}: {name!r} is labelled both {labels[name]!r} and {label!r}")
     if missing := [name for name in labels if not (folder / name).is_file()]:
         raise ConfigError(
-            f"{table}: {len(missing)} of its files are not there, such as {missing[0]!r}",
+            f"{table}: {len(missing)} of its files do not exist, such as {missing[0]!r}",
             hint="paths are relative to the folder of labels.csv",
         )
-    names = tuple(sorted(labels, key=_place))
+    names = tuple(sorted(labels, key=_sort_key))
     if not names:
-        raise ConfigError(f"{table}: names no file", hint="give a line 'file,label' for each picture")
+        raise ConfigError(f"{table}: lists no files", hint="give a line 'file,label' per picture")
     others = len(set(_pictures(folder, folder)) - set(names))
-    told = (f"{others} pictures are not in labels.csv and were left out",) if others else ()
-    found = [labels[name] for name in names]
-    is_numeric = all(_WHOLE.fullmatch(label) for label in found)
+    warnings = (f"{others} pictures are not in labels.csv and were left out",) if others else ()
+    picture_labels = [labels[name] for name in names]
+    is_numeric = all(_WHOLE.fullmatch(label) for label in picture_labels)
     return Listing(
         str(folder),
         names,
         _reader(folder, names, spec, prepare),
-        labels=tuple(int(float(label)) for label in found) if is_numeric else tuple(found),
-        warnings=told,
+        labels=tuple(int(float(label)) for label in picture_labels) if is_numeric else tuple(picture_labels),
+        warnings=warnings,
         recordings=_folders(names),
     )
 
 
 def _columns(folder: Path, rows: list[list[str]]) -> tuple[int, int, list[list[str]]]:
-    """Return where file and label stand, and the rows without a heading."""
+    """Return the columns of file and label, and the rows without the header."""
     heading = [field.lower() for field in rows[0]]
     if (folder / rows[0][0]).is_file() or len(heading) < 2:
         return 0, 1, rows
@@ -202,13 +204,13 @@ def _from_yolo(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
     classes = _class_names(folder)
     largest = max((int(rows[:, 0].max()) for rows in boxes if len(rows)), default=-1)
     if classes and largest >= len(classes):
-        raise ConfigError(f"{folder}: has class {largest}, but {len(classes)} names of classes")
+        raise ConfigError(f"{folder}: has class {largest}, but only {len(classes)} class names")
     read = _reader(folder, names, spec, prepare, boxes)
     return Listing(str(folder), names, read, classes=classes, has_boxes=True, recordings=_folders(names))
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    """Return the names of the classes, in order: of ``classes.txt``, or ``names`` in ``data.yaml``."""
+    """Return the class names from ``classes.txt``, or from ``names`` in ``data.yaml``."""
     for path in (folder / "classes.txt", folder / "labels" / "classes.txt"):
         if path.is_file():
             return tuple(line.strip() for line in _text(path).splitlines() if line.strip())
@@ -217,25 +219,25 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _yaml_names(text: str, path: Path) -> tuple[str, ...]:
-    """Return the list under ``names``, in the three ways in which such files write it.
+    """Return the list under ``names``, written inline, as a block list, or as numbered keys.
 
     Raises:
-        ConfigError: There is something else.
+        ConfigError: ``names`` has another form.
     """
     start = re.search(r"^names:", text, re.MULTILINE)
     if start is None:
         return ()
-    rest = text[start.end() :].lstrip(" \t")
-    if rest.startswith("["):
-        entries, numbers = rest[1 : rest.find("]")].split(","), []
+    value = text[start.end() :].lstrip(" \t")
+    if value.startswith("["):
+        entries, numbers = value[1 : value.find("]")].split(","), []
     else:
-        lines = itertools.takewhile(_ENTRY.match, rest.partition("\n")[2].splitlines())
-        found = [match for line in lines if (match := _ENTRY.match(line))]
-        entries, numbers = [m[2] for m in found], [int(m[1]) for m in found if m[1].isdecimal()]
+        lines = itertools.takewhile(_ENTRY.match, value.partition("\n")[2].splitlines())
+        matches = [match for line in lines if (match := _ENTRY.match(line))]
+        entries, numbers = [m[2] for m in matches], [int(m[1]) for m in matches if m[1].isdecimal()]
     names = tuple(entry.split(" #")[0].strip().strip("'\"") for entry in entries if entry.strip())
     if not names or numbers not in ([], list(range(len(names)))):
         raise ConfigError(
-            f"{path}: 'names' is no list of classes", hint="write them into classes.txt, one on each line"
+            f"{path}: 'names' is not a list of classes", hint="write them into classes.txt, one per line"
         )
     return names
 
@@ -244,9 +246,9 @@ _ENTRY = re.compile(r"[ \t]*(-|[0-9]{1,6}(?=:)):?[ \t]+(.+)")
 
 
 def _boxes(path: Path) -> NDArray[np.float32]:
-    """Return a text file's boxes, (k, 5): class, centre x and y, width, height; none where it is missing."""
+    """Return a text file's boxes, (k, 5): class, centre x and y, width, height; none without the file."""
     if not path.is_file():
-        return np.zeros((0, 5), np.float32)  # YOLO's custom for a picture of nothing
+        return np.zeros((0, 5), np.float32)  # in YOLO's layout, a picture without objects
     rows = []
     for number, line in enumerate(_text(path).splitlines(), 1):
         fields = line.split()
@@ -277,7 +279,7 @@ def _number(text: str) -> float:
 
 
 def _corners(boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Return boxes in pixels of the picture, cut at its edges."""
+    """Return boxes in pixels of the picture, clipped at its edges."""
     limit = np.array(size, np.float32)
     centre, half = boxes[:, 1:3] * limit, boxes[:, 3:5] * limit / 2
     low, high = np.clip(centre - half, 0, limit), np.clip(centre + half, 0, limit)
@@ -286,7 +288,7 @@ def _corners(boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.fl
 
 def _text(path: Path) -> str:
     if path.stat().st_size > _MAX_TEXT_BYTES:
-        raise ConfigError(f"{path}: {path.stat().st_size} bytes, at most {_MAX_TEXT_BYTES} are read")
+        raise ConfigError(f"{path}: {path.stat().st_size} bytes, the limit is {_MAX_TEXT_BYTES}")
     try:
         return str(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as cause:

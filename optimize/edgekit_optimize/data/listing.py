@@ -1,4 +1,4 @@
-"""What every kind of data looks like before it is read: a list of samples and how to read one."""
+"""A list of samples not read yet, common to all kinds of data, and checks of a single sample."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from edgekit.core.errors import ConfigError, TensorError, UsageError
 from edgekit.core.spec import TensorSpec
 
 Prepare = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
-"""A picture (height, width, 3), uint8, BGR, to the model's image input (1, height, width, channels)."""
+"""Converts a picture (height, width, 3), uint8, BGR, to the model's input (1, height, width, channels)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One sample as the model's logical inputs take it, without the batch axis.
+    """One sample in the form of the model's logical inputs, without the batch axis.
 
     ``size`` is the source picture's width and height. ``boxes`` is (k, 5), float32: class, left, top,
     right, bottom in pixels of the source picture.
@@ -36,10 +36,9 @@ class Sample:
 class Listing:
     """Samples in a fixed order, not read yet.
 
-    ``labels`` are class indices or names of classes, one for each sample. ``classes`` are the names
-    that the class numbers of boxes stand for, where the data say so. ``read`` reads a sample by its
-    place and raises what is wrong with it. ``recordings`` names the recording that each sample is of;
-    the samples of one stand in order of time.
+    ``labels`` are class indices or class names, one per sample. ``classes`` are the names of the box
+    classes, if the data have them. ``read`` reads a sample by index, and raises if it is invalid.
+    ``recordings`` has the recording of each sample; samples of a recording are in order of time.
     """
 
     source: str
@@ -56,113 +55,112 @@ class Listing:
 
 
 def is_image(spec: TensorSpec) -> bool:
-    """Whether a logical input takes pictures: bytes, (1, height, width, channels)."""
+    """Return whether a logical input takes pictures: uint8, (1, height, width, channels)."""
     return spec.datatype == "UINT8" and len(spec.shape) == 4
 
 
 def fit(values: Any, spec: TensorSpec, prepare: Prepare | None, what: str) -> Sample:
-    """Return one sample of one input as the model takes it.
+    """Return one sample of one input, in the input's shape.
 
-    An image of the model's own size is taken as it is, in the colours that the model wants; any other
-    one (height, width) or (height, width, 3), uint8, RGB, goes through ``prepare``. Axes of length 1
-    may be missing or too many.
+    An image of the model's size is used unchanged, in the model's colour order; other images (height,
+    width) or (height, width, 3), uint8, RGB, are converted by ``prepare``. Axes of length 1 may be
+    missing or added.
 
     Raises:
-        TensorError: It has another shape or type, or a value that is not finite.
+        TensorError: The shape or type is wrong, or a value is not finite.
     """
     array = as_array(values, what)
-    wanted = spec.shape[1:]
+    shape = spec.shape[1:]
     if array.dtype.kind not in "fiub":
         raise TensorError(f"{what}: want numbers for input {spec.name!r}, got {array.dtype}")
-    if (shaped := _reshaped(array, wanted)) is not None:
+    if (shaped := _reshaped(array, shape)) is not None:
         if is_image(spec):
-            return Sample({spec.name: _bytes(shaped, spec, what)}, (wanted[1], wanted[0]))
+            return Sample({spec.name: _bytes(shaped, spec, what)}, (shape[1], shape[0]))
         return Sample({spec.name: _floats(shaped, what)})
     if is_image(spec) and prepare is not None and _is_picture(array):
         return fit_picture(_to_bgr(array), spec, prepare, what)
     raise TensorError(
-        f"{what}: want shape {list(wanted)} for input {spec.name!r}, got {list(array.shape)}",
+        f"{what}: want shape {list(shape)} for input {spec.name!r}, got {list(array.shape)}",
         hint=_way_out(array, spec),
     )
 
 
 def as_array(values: Any, what: str) -> NDArray[Any]:
-    """Return what the user gave as an array.
+    """Return the user's value as an array.
 
     Raises:
-        TensorError: It is none, such as rows of different lengths, or a tensor that records gradients.
+        TensorError: It is not an array, for example rows of different lengths or a tensor with gradients.
     """
     try:
         return np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as cause:
         raise TensorError(
-            f"{what}: a {type(values).__name__} is no array of numbers: {cause}",
+            f"{what}: cannot convert {type(values).__name__} to an array of numbers: {cause}",
             hint="give a NumPy array, or (array, label)",
         ) from cause
 
 
 def _way_out(array: NDArray[Any], spec: TensorSpec) -> str:
-    wanted = spec.shape[1:]
+    shape = spec.shape[1:]
     if is_image(spec) and array.ndim == 3 and array.shape[2] == 4:
-        return "leave the fourth channel, transparency, out"
+        return "remove the fourth channel (transparency)"
     if is_image(spec) and array.ndim == 3 and array.shape[0] in (1, 3):
         return "give images as (height, width, channels)"
-    if array.ndim == len(wanted) + 1 and _matches(array.shape[1:], wanted):
-        return f"give samples one by one, not {len(array)} at a time"
-    return "give each sample as the model's input takes it, before normalising"
+    if array.ndim == len(shape) + 1 and _matches(array.shape[1:], shape):
+        return f"give one sample at a time, not {len(array)}"
+    return "give each sample in the shape of the model's input, before normalising"
 
 
 def fit_picture(bgr: NDArray[np.uint8], spec: TensorSpec, prepare: Prepare, what: str) -> Sample:
-    """Return a picture as the model takes it, and its size.
+    """Return a picture converted to the model's input, with its original size.
 
     Args:
         bgr: Shape (height, width, 3), uint8.
         spec: The logical input.
-        prepare: The device's own resizing.
+        prepare: The device's resizing.
         what: The picture's name, for errors.
 
     Raises:
-        TensorError: ``prepare`` makes something else than the input takes.
+        TensorError: ``prepare`` returns another shape or type than the input's.
     """
-    made = np.array(prepare(bgr))  # a copy: preprocessing hands out its own scratch memory
-    if made.shape != (1, *spec.shape[1:]) or made.dtype != np.uint8:
+    prepared = np.array(prepare(bgr))  # a copy, since preprocessing reuses its output buffer
+    if prepared.shape != (1, *spec.shape[1:]) or prepared.dtype != np.uint8:
         raise TensorError(
             f"{what}: want uint8 of shape {[1, *spec.shape[1:]]} for input {spec.name!r},"
-            f" preprocessing gives {made.dtype} of {list(made.shape)}"
+            f" preprocessing returns {prepared.dtype} of {list(prepared.shape)}"
         )
-    return Sample({spec.name: made[0]}, (bgr.shape[1], bgr.shape[0]))
+    return Sample({spec.name: prepared[0]}, (bgr.shape[1], bgr.shape[0]))
 
 
 def the_only(inputs: Sequence[TensorSpec], what: str, absent: str = "") -> TensorSpec:
-    """Return a model's one input.
+    """Return the only input of a model.
 
     Args:
         inputs: The model's logical inputs.
-        what: What gives one array for each sample, for errors.
-        absent: The way out where there are more, in place of the usual one.
+        what: The source of the data, for errors.
+        absent: Hint for the error; empty for the default.
 
     Raises:
-        ConfigError: It has more.
+        ConfigError: The model has several inputs.
     """
     if len(inputs) == 1:
         return inputs[0]
     names = ", ".join(spec.name for spec in inputs)
     raise ConfigError(
-        f"{what}: one array for each sample, but the model has {len(inputs)} inputs ({names})",
-        hint=absent
-        or "give an NPZ, or a function that returns dictionaries, with one array for each input name",
+        f"{what}: has one array per sample, but the model has {len(inputs)} inputs ({names})",
+        hint=absent or "give an NPZ, or a function that returns dictionaries, with one array per input name",
     )
 
 
 def load_function(text: str, what: str) -> Callable[..., Any]:
-    """Return the function that ``module:function`` names; the working folder's modules count.
+    """Return the function named ``module:function``; the module may be in the working folder.
 
     Args:
-        text: Such as ``mydata:samples``.
-        what: What it is for, for errors.
+        text: For example ``mydata:samples``.
+        what: The purpose of the function, for errors.
 
     Raises:
-        UsageError: It names no function that can be imported.
+        UsageError: The function cannot be imported, or is not callable.
     """
     module, _, name = text.partition(":")
     here = os.getcwd()  # noqa: PTH109 - an entry of sys.path is a string
@@ -170,7 +168,7 @@ def load_function(text: str, what: str) -> Callable[..., Any]:
     if is_added:
         sys.path.append(here)
     try:
-        found = getattr(importlib.import_module(module), name)
+        loaded = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as cause:
         raise UsageError(
             f"{what} {text!r}: {cause}",
@@ -184,23 +182,23 @@ def load_function(text: str, what: str) -> Callable[..., Any]:
     finally:
         if is_added:
             sys.path.remove(here)
-    if not callable(found):
-        raise UsageError(f"{what} {text!r} is not a function but {type(found).__name__}")
-    function: Callable[..., Any] = found
+    if not callable(loaded):
+        raise UsageError(f"{what} {text!r} is not a function but {type(loaded).__name__}")
+    function: Callable[..., Any] = loaded
     return function
 
 
-def _reshaped(array: NDArray[Any], wanted: tuple[int, ...]) -> NDArray[Any] | None:
-    if _matches(array.shape, wanted):
+def _reshaped(array: NDArray[Any], target: tuple[int, ...]) -> NDArray[Any] | None:
+    if _matches(array.shape, target):
         return array
-    if -1 in wanted or [n for n in array.shape if n != 1] != [n for n in wanted if n != 1]:
-        batched = array.shape[:1] == (1,) and _matches(array.shape[1:], wanted)
+    if -1 in target or [n for n in array.shape if n != 1] != [n for n in target if n != 1]:
+        batched = array.shape[:1] == (1,) and _matches(array.shape[1:], target)
         return array[0] if batched else None
-    return array.reshape(wanted)
+    return array.reshape(target)
 
 
-def _matches(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    return len(shape) == len(wanted) and all(w in (-1, n) for n, w in zip(shape, wanted, strict=True))
+def _matches(shape: tuple[int, ...], pattern: tuple[int, ...]) -> bool:
+    return len(shape) == len(pattern) and all(w in (-1, n) for n, w in zip(shape, pattern, strict=True))
 
 
 def _bytes(array: NDArray[Any], spec: TensorSpec, what: str) -> NDArray[np.uint8]:
@@ -210,21 +208,21 @@ def _bytes(array: NDArray[Any], spec: TensorSpec, what: str) -> NDArray[np.uint8
         raise TensorError(f"{what}: has a value that is not a finite number")
     if (array != np.rint(array)).any() or array.min() < 0 or array.max() > 255:
         raise TensorError(
-            f"{what}: want whole numbers from 0 to 255 for image input {spec.name!r},"
+            f"{what}: want integers from 0 to 255 for image input {spec.name!r},"
             f" got {array.min():g} to {array.max():g}",
-            hint="give images as bytes, before normalising",
+            hint="give images as uint8, before normalising",
         )
     return array.astype(np.uint8)
 
 
 def _floats(array: NDArray[Any], what: str) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
-        held = np.asarray(array, np.float32)
-    if not np.isfinite(held).all():
+        values = np.asarray(array, np.float32)
+    if not np.isfinite(values).all():
         raise TensorError(
-            f"{what}: has a value that is not a finite number", hint="leave such samples out, or mend them"
+            f"{what}: has a value that is not a finite number", hint="remove or repair such samples"
         )
-    return held
+    return values
 
 
 def _is_picture(array: NDArray[Any]) -> bool:

@@ -1,4 +1,4 @@
-"""An NPZ file's arrays: small ones in memory, large ones where they lie on the disk."""
+"""Reads an NPZ file: small files into memory, large uncompressed ones as memory maps."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from numpy.typing import NDArray
 
 from edgekit.core.errors import ConfigError
 
-# What the standard library and NumPy raise on a damaged archive; RuntimeError where it is encrypted.
+# What the standard library and NumPy raise on a damaged archive; RuntimeError if it is encrypted.
 _DAMAGED = (OSError, ValueError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error)
 
 
 def load_npz(path: Path, max_bytes: int) -> dict[str, NDArray[Any]]:
-    """Return a file's arrays; the headers tell their size before anything is unpacked.
+    """Return a file's arrays by name, with their total size checked before anything is unpacked.
 
-    A file that was saved without compression may be of any size: its arrays stay on the disk, and
-    only what is looked at is read.
+    An uncompressed file may have any size: if it is larger than ``max_bytes``, its arrays are memory
+    maps, so only the samples in use are read.
 
     Raises:
-        ConfigError: It is no NPZ of plain arrays, or compressed and larger than ``max_bytes``.
+        ConfigError: It is not an NPZ of plain arrays, or is compressed and larger than ``max_bytes``.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            total = sum(_announced(archive, member.filename) for member in members)
+            total = sum(_uncompressed_size(archive, member.filename) for member in members)
         if total > max_bytes:
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise ConfigError(
-                    f"{path}: {total / 1e6:.0f} MB of arrays, at most {max_bytes / 1e6:.0f} MB are unpacked",
-                    hint="save fewer samples, or write it with numpy.savez, which does not compress: of such"
-                    " a file, however large, only the samples that are needed are read",
+                    f"{path}: {total / 1e6:.0f} MB of compressed arrays, the limit is"
+                    f" {max_bytes / 1e6:.0f} MB",
+                    hint="save fewer samples, or write it with numpy.savez, which does not compress: then the"
+                    " size is not limited, since only the samples in use are read",
                 )
             return {member.filename.removesuffix(".npy"): _mapped(path, member) for member in members}
         with np.load(path, allow_pickle=False) as data:
@@ -48,10 +49,10 @@ def load_npz(path: Path, max_bytes: int) -> dict[str, NDArray[Any]]:
 
 
 def has_bytes(path: Path, axes: int) -> bool:
-    """Return whether an array of an NPZ holds bytes along so many axes or more, by the headers alone.
+    """Return whether an array of an NPZ is uint8 with at least ``axes`` axes; reads only the headers.
 
     Raises:
-        ConfigError: It is no NPZ of plain arrays.
+        ConfigError: It is not an NPZ of plain arrays.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -68,12 +69,12 @@ def has_bytes(path: Path, axes: int) -> bool:
 
 
 def _mapped(path: Path, member: zipfile.ZipInfo) -> NDArray[Any]:
-    """Return an array where it lies in the file: the member is stored as it is, after its two headers."""
+    """Return an uncompressed member as a memory map; its data follow the zip and the NPY header."""
     with path.open("rb") as file:
         file.seek(member.header_offset)
         head = file.read(30)
         if head[:4] != b"PK\x03\x04":
-            raise ValueError(f"{member.filename}: its header is damaged")
+            raise ValueError(f"{member.filename}: the header is damaged")
         name_bytes, extra_bytes = struct.unpack("<HH", head[26:30])
         file.seek(member.header_offset + 30 + name_bytes + extra_bytes)
         shape, is_fortran, dtype = _header(file, member.filename)
@@ -84,7 +85,7 @@ def _mapped(path: Path, member: zipfile.ZipInfo) -> NDArray[Any]:
         return np.memmap(path, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")
 
 
-def _announced(archive: zipfile.ZipFile, member: str) -> int:
+def _uncompressed_size(archive: zipfile.ZipFile, member: str) -> int:
     with archive.open(member) as file:
         shape, _, dtype = _header(file, member)
     return int(np.prod(shape, dtype=np.float64)) * int(dtype.itemsize)
@@ -97,6 +98,6 @@ def _header(file: Any, member: str) -> tuple[tuple[int, ...], bool, np.dtype[Any
     }
     version = np.lib.format.read_magic(file)
     if version not in readers:
-        raise ValueError(f"{member} has a header of version {version}")
+        raise ValueError(f"{member} has an unsupported header version {version}")
     shape, is_fortran, dtype = readers[version](file)
     return shape, is_fortran, dtype

@@ -1,7 +1,7 @@
-"""Data of a model with state: recordings in their order, divided so that each side keeps its order.
+"""Splits recordings for a model with state, keeping each recording in order.
 
-What such a model answers depends on all samples before, so no sample can be drawn alone. Whole
-recordings go to one side where there are enough of them; else one of them is cut in two.
+The outputs of such a model depend on all earlier samples, so samples cannot be drawn individually. Whole
+recordings are assigned to one set if there are enough of them; otherwise one is cut in two.
 """
 
 from __future__ import annotations
@@ -16,54 +16,54 @@ from numpy.typing import NDArray
 from edgekit.core.errors import ConfigError
 
 POOL = 4
-"""A calibration set is taken evenly from so many times as many samples, over which the state runs."""
+"""Calibrate on every ``POOL``-th sample, but run the model on all of them, as its state depends on them."""
 _NUMBER = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True)
 class Division:
-    """The places of both sides, each in order of time within its recordings."""
+    """The sample indices of both sets, in order of time within each recording."""
 
     pool: tuple[int, ...]
     judged: tuple[int, ...]
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Return a key that sorts names as a person numbers them: ``frame9`` before ``frame10``."""
+    """Return a natural sort key: ``frame9`` before ``frame10``."""
     parts = _NUMBER.split(name)
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
 
 
 def recordings_of(marks: Sequence[int | str] | None, count: int, source: str) -> list[range]:
-    """Return each recording's places; all samples are one where nothing names their recordings.
+    """Return the index range of each recording; a single one if ``marks`` is None.
 
     Args:
-        marks: What names each sample's recording, or None.
-        count: How many samples there are.
-        source: Where they come from, for errors.
+        marks: The recording of each sample, or None.
+        count: The number of samples.
+        source: The data source, for errors.
 
     Raises:
-        ConfigError: A recording comes back after another: its samples are not in order.
+        ConfigError: The samples of a recording are not contiguous.
     """
     if marks is None:
         return [range(count)]
-    starts = [0, *(place for place in range(1, count) if marks[place] != marks[place - 1])]
-    seen: dict[int | str, int] = {}
+    starts = [0, *(index for index in range(1, count) if marks[index] != marks[index - 1])]
+    first: dict[int | str, int] = {}
     for start in starts:
-        if marks[start] in seen:
+        if marks[start] in first:
             raise ConfigError(
-                f"{source}: recording {marks[start]!r} has samples from place {seen[marks[start]]} and again"
-                f" from place {start}, others between",
-                hint="let the samples of a recording follow one another, in the order of time",
+                f"{source}: recording {marks[start]!r} has samples from index {first[marks[start]]} and again"
+                f" from index {start}, with others between",
+                hint="put the samples of each recording one after another, in order of time",
             )
-        seen[marks[start]] = start
+        first[marks[start]] = start
     return [range(a, b) for a, b in zip(starts, [*starts[1:], count], strict=True)]
 
 
 def divide(recordings: Sequence[range], pool: int, judged: int) -> Division:
-    """Divide recordings, in the order given: the first samples calibrate, the next evaluate.
+    """Return the first ``pool`` samples for calibration and the next ``judged`` for evaluation.
 
-    The cut lies between two recordings where that leaves enough for both sides.
+    The cut is between two recordings if that leaves enough for both sets.
 
     >>> divide([range(0, 6), range(6, 12), range(12, 18)], 4, 10)
     Division(pool=(0, 1, 2, 3), judged=(6, 7, 8, 9, 10, 11, 12, 13, 14, 15))
@@ -71,11 +71,11 @@ def divide(recordings: Sequence[range], pool: int, judged: int) -> Division:
     Division(pool=(0, 1), judged=(2, 3, 4, 5))
 
     Args:
-        recordings: Each one's places.
-        pool: How many samples calibrate, at most.
-        judged: How many evaluate, at most.
+        recordings: The index range of each recording.
+        pool: Maximum number of calibration samples.
+        judged: Maximum number of evaluation samples.
     """
-    flat = [place for recording in recordings for place in recording]
+    flat = [index for recording in recordings for index in recording]
     ends = [0, *np.cumsum([len(recording) for recording in recordings]).tolist()]
     above = next((end for end in ends if end >= pool), len(flat))
     below = max(end for end in ends if end <= pool)
@@ -87,32 +87,36 @@ def divide(recordings: Sequence[range], pool: int, judged: int) -> Division:
     return Division(tuple(flat[: min(pool, cut)]), tuple(flat[cut : cut + judged]))
 
 
-def starts_of(places: Sequence[int], recordings: Sequence[range]) -> tuple[int, ...]:
-    """Return where in a row of places the state begins anew: at a recording's start, and after a gap."""
+def starts_of(indices: Sequence[int], recordings: Sequence[range]) -> tuple[int, ...]:
+    """Return the positions in ``indices`` where the state is reset: recording starts, and after gaps."""
     begins = {recording.start for recording in recordings}
     return tuple(
-        n for n, place in enumerate(places) if n == 0 or place in begins or places[n - 1] != place - 1
+        n for n, index in enumerate(indices) if n == 0 or index in begins or indices[n - 1] != index - 1
     )
 
 
-def thinned(count: int, wanted: int, dropped: frozenset[int]) -> tuple[int, ...]:
-    """Return at most ``wanted`` places of ``count``, spread evenly over those that were not dropped."""
-    left = [place for place in range(count) if place not in dropped]
-    if len(left) <= wanted:
-        return tuple(left)
-    return tuple(left[n] for n in np.linspace(0, len(left) - 1, wanted).round().astype(int)) if wanted else ()
+def thinned(count: int, limit: int, dropped: frozenset[int]) -> tuple[int, ...]:
+    """Return at most ``limit`` of ``count`` indices, evenly spaced over those not dropped."""
+    available = [index for index in range(count) if index not in dropped]
+    if len(available) <= limit:
+        return tuple(available)
+    return (
+        tuple(available[n] for n in np.linspace(0, len(available) - 1, limit).round().astype(int))
+        if limit
+        else ()
+    )
 
 
 def with_context(
     windows: NDArray[np.float32], starts: Sequence[int], window: int, context: int
 ) -> NDArray[np.float32]:
-    """Put before each window the samples that a device has kept of those before it; zeros at a start.
+    """Return each window with the last samples of the previous one prepended; zeros at a start.
 
     Args:
         windows: Shape (n, ...) of ``window`` samples x channels each, in order.
-        starts: Where a recording begins.
-        window: Samples of a window.
-        context: Samples kept.
+        starts: Indices of the windows where a recording begins.
+        window: Samples per window.
+        context: Number of samples to prepend.
 
     Returns:
         Shape (n, context + window, channels).
@@ -120,10 +124,10 @@ def with_context(
     rows = windows.reshape(len(windows), window, -1)
     before = np.zeros((context, rows.shape[2]), np.float32)
     begins = frozenset(starts)
-    found = np.empty((len(rows), context + window, rows.shape[2]), np.float32)
+    extended = np.empty((len(rows), context + window, rows.shape[2]), np.float32)
     for n, row in enumerate(rows):
         if n in begins:
             before = np.zeros_like(before)
-        found[n] = np.concatenate([before, row])
-        before = found[n][-context:] if context else before
-    return found
+        extended[n] = np.concatenate([before, row])
+        before = extended[n][-context:] if context else before
+    return extended

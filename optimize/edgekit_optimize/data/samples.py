@@ -1,4 +1,4 @@
-"""Samples in memory, read one by one from a listing."""
+"""Data sets in memory, read from a listing."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ from edgekit_optimize.data.order import starts_of
 class Dataset:
     """Samples in memory.
 
-    ``names`` has one for each sample: its path below the source, or its place. ``inputs`` has an
-    array (n, *shape without the batch) by logical input name: images uint8, NHWC, in the model's
-    colours; everything else float32, before normalising. ``labels`` is the class of each sample.
-    ``boxes`` is what there is to detect in each: (k, 5), float32: class, left, top, right, bottom in
-    pixels of the source picture. ``sizes`` are the source pictures' widths and heights, empty where
-    samples are no pictures. ``classes`` are the names of the classes, where the model or the data
-    have them. ``in_order``: the samples are recordings in order of time, so a model's state goes from
-    each to the next, and what it gets wrong adds up as on a device; it is reset at ``starts``, the
-    places where a recording begins (empty: at the first alone). ``states`` are the outputs that are
-    a state: they are carried, and are no answer that a metric would count.
+    ``names`` are the samples' paths in the source, or their indices. ``inputs`` has an array (n, *shape
+    without the batch) by logical input name: images uint8, NHWC, in the model's colour order; all others
+    float32, before normalising. ``labels`` is the class of each sample. ``boxes`` are the objects in
+    each, (k, 5), float32: class, left, top, right, bottom in pixels of the source picture. ``sizes`` are
+    the widths and heights of the source pictures, empty if samples are not pictures. ``classes`` are the
+    class names, if known. ``in_order``: the samples are recordings in order of time, so the model's
+    state is passed from one to the next, and its errors accumulate as on a device; the state is reset
+    at ``starts``, the first sample of each recording (empty: only at the first sample). ``states`` are
+    the outputs that are states, which metrics ignore.
     """
 
     names: tuple[str, ...]
@@ -48,7 +47,7 @@ class Dataset:
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """One side of the split while it is made; ``chosen``: only these of its samples count."""
+    """One set of the split; if ``chosen`` is set, only the samples with these indices count."""
 
     dataset: Dataset
     hashes: tuple[str, ...]
@@ -57,48 +56,48 @@ class Collected:
 
     @property
     def count(self) -> int:
-        """How many samples count."""
+        """The number of samples that count."""
         return len(self.dataset) if self.chosen is None else len(self.chosen)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What each sample is called."""
+        """The names of all samples."""
         return self.dataset.names
 
 
 def collect(
-    listing: Listing, classes: Classes, order: Sequence[int], count: int, seen: frozenset[str]
+    listing: Listing, classes: Classes, order: Sequence[int], count: int, excluded: frozenset[str]
 ) -> Collected:
-    """Read samples in an order until there are enough, without those whose content was seen."""
-    kept: list[tuple[int, Sample, str]] = []
+    """Return the first ``count`` samples in this order whose hash is not in ``excluded``."""
+    collected: list[tuple[int, Sample, str]] = []
     dropped = 0
-    for place in order:
-        if len(kept) >= count:
+    for index in order:
+        if len(collected) >= count:
             break
-        sample = listing.read(place)
+        sample = listing.read(index)
         digest = digest_of(sample)
-        if digest in seen:
+        if digest in excluded:
             dropped += 1
         else:
-            kept.append((place, sample, digest))
+            collected.append((index, sample, digest))
     dataset = Dataset(
-        names=tuple(listing.names[place] for place, _, _ in kept),
-        inputs=_stacked([sample for _, sample, _ in kept], listing.source),
-        labels=None if classes.labels is None else classes.labels[[place for place, _, _ in kept]],
-        boxes=_boxes([sample for _, sample, _ in kept], classes) if listing.has_boxes else None,
-        sizes=tuple(sample.size for _, sample, _ in kept if sample.size is not None),
+        names=tuple(listing.names[index] for index, _, _ in collected),
+        inputs=_stacked([sample for _, sample, _ in collected], listing.source),
+        labels=None if classes.labels is None else classes.labels[[index for index, _, _ in collected]],
+        boxes=_boxes([sample for _, sample, _ in collected], classes) if listing.has_boxes else None,
+        sizes=tuple(sample.size for _, sample, _ in collected if sample.size is not None),
         classes=classes.names,
     )
-    return Collected(dataset, tuple(digest for _, _, digest in kept), dropped)
+    return Collected(dataset, tuple(digest for _, _, digest in collected), dropped)
 
 
 def collect_in_order(
-    listing: Listing, classes: Classes, places: Sequence[int], recordings: Sequence[range]
+    listing: Listing, classes: Classes, indices: Sequence[int], recordings: Sequence[range]
 ) -> Collected:
-    """Read samples in an order in which a model's state goes through them."""
-    found = collect(listing, classes, places, len(places), frozenset())
-    dataset = replace(found.dataset, in_order=True, starts=starts_of(places, recordings))
-    return replace(found, dataset=dataset)
+    """Return samples for a model with state, in the given order."""
+    collected = collect(listing, classes, indices, len(indices), frozenset())
+    dataset = replace(collected.dataset, in_order=True, starts=starts_of(indices, recordings))
+    return replace(collected, dataset=dataset)
 
 
 def _stacked(samples: Sequence[Sample], source: str) -> dict[str, NDArray[Any]]:
@@ -109,7 +108,7 @@ def _stacked(samples: Sequence[Sample], source: str) -> dict[str, NDArray[Any]]:
         if len(shapes) > 1:
             raise TensorError(
                 f"{source}: samples of input {name!r} have different shapes: {sorted(shapes)[:3]}",
-                hint=f"give all of them one shape, such as {list(first.shape)}",
+                hint=f"give all of them the same shape, such as {list(first.shape)}",
             )
     return {name: np.stack([sample.inputs[name] for sample in samples]) for name in samples[0].inputs}
 
@@ -120,7 +119,7 @@ def _boxes(samples: Sequence[Sample], classes: Classes) -> tuple[NDArray[np.floa
 
 
 def digest_of(sample: Sample) -> str:
-    """Return a hash of what the model would see: the same picture in two files is one sample."""
+    """Return a hash of the model's inputs, so that copies of a picture count as one sample."""
     digest = hashlib.sha256()
     for name in sorted(sample.inputs):
         array = sample.inputs[name]
