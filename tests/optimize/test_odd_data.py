@@ -132,7 +132,7 @@ def test_a_number_that_no_class_has_is_an_error_and_a_longer_one_is_a_name(tmp_p
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        ("x" * 200_000, "is not CSV: field larger"),
+        ("x" * 200_000, "not CSV: field larger"),
         ("9999999", "class index 9999999"),
     ],
 )

@@ -134,9 +134,7 @@ def _from_csv(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
     try:
         rows = list(csv.reader(_text(table).splitlines()))
     except csv.Error as cause:
-        raise ConfigError(
-            f"{table}: is not CSV: {cause}", hint="give a line 'file,label' per picture"
-        ) from cause
+        raise ConfigError(f"{table}: not CSV: {cause}", hint="give a line 'file,label' for each") from cause
     rows = [[field.strip() for field in row] for row in rows if any(field.strip() for field in row)]
     if not rows:
         raise ConfigError(f"{table}: is empty", hint="give a line 'file,label' per picture")
@@ -161,13 +159,13 @@ def _from_csv(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
         raise ConfigError(f"{table}: lists no files", hint="give a line 'file,label' per picture")
     others = len(set(_pictures(folder, folder)) - set(names))
     warnings = (f"{others} pictures are not in labels.csv and were left out",) if others else ()
-    picture_labels = [labels[name] for name in names]
-    is_numeric = all(_WHOLE.fullmatch(label) for label in picture_labels)
+    values = [labels[name] for name in names]
+    is_numeric = all(_WHOLE.fullmatch(label) for label in values)
     return Listing(
         str(folder),
         names,
         _reader(folder, names, spec, prepare),
-        labels=tuple(int(float(label)) for label in picture_labels) if is_numeric else tuple(picture_labels),
+        labels=tuple(int(float(label)) for label in values) if is_numeric else tuple(values),
         warnings=warnings,
         recordings=_folders(names),
     )
