@@ -84,7 +84,8 @@ def run_program(program: Program, arguments: Sequence[str] | None = None) -> int
         log_to_stderr(logging.DEBUG if parsed.verbose else logging.INFO)
         assert module is not None  # argparse accepts only names of the table
         report: Report | None = module.run(parsed)
-    except SystemExit as stop:  # argparse has printed the reason
+    except SystemExit as stop:  # argparse has printed the reason, or help
+        _print("")
         return stop.code if isinstance(stop.code, int) else 2
     except EdgekitError as error:
         return _fail(error, as_json=as_json)
@@ -97,10 +98,7 @@ def run_program(program: Program, arguments: Sequence[str] | None = None) -> int
         return INTERRUPTED
     if report is None:
         return 0
-    try:
-        _print(report, as_json=as_json)
-    except BrokenPipeError:  # the reader (head, less) has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _print(json.dumps(msgspec.to_builtins(report.document)) if as_json else report.text)
     return report.exit_code
 
 
@@ -134,16 +132,18 @@ def _add_common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="log more, on stderr")
 
 
-def _print(report: Report, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(msgspec.to_builtins(report.document)))
-    elif report.text:
-        print(report.text)
-    sys.stdout.flush()
+def _print(text: str) -> None:
+    """Print what there is; a reader (head, less) that has seen enough is no error."""
+    try:
+        if text:
+            print(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(error: EdgekitError, *, as_json: bool) -> int:
     print(error.render(), file=sys.stderr)
     if as_json:
-        print(json.dumps({"error": msgspec.to_builtins(failure_of(error))}))
+        _print(json.dumps({"error": msgspec.to_builtins(failure_of(error))}))
     return error.exit_code

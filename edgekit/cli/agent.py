@@ -131,7 +131,7 @@ def status_text(document: dict[str, Any]) -> str:
     """Return the status as a person reads it."""
     from edgekit.cli.run import broker_text
 
-    link = "connected" if document["link"]["connected"] else "not connected"
+    link = "connected" if document["link"]["connected"] else f"not connected: {document['link']['problem']}"
     who = f"{document['device'] or 'this device'} ({document['profile'] or 'no profile yet'})"
     lines = [
         f"{who}, {link}, desired {document['desired']}, up {document['uptime_s']:.0f} s",

@@ -103,6 +103,7 @@ class Link:
         self._stopping = threading.Event()
         self._up = False
         self._ready = False
+        self._problem = "not connected yet"
         self._client: Any = None
         self._counters = dict.fromkeys(
             ("connects", "connect_failures", "disconnects", "malformed", "handler_errors", "unanswered"), 0
@@ -132,6 +133,12 @@ class Link:
     def is_connected(self) -> bool:
         """Whether the link is up."""
         return self._ready
+
+    @property
+    def problem(self) -> str:
+        """Why the link is down: broker and reason; empty while it is up."""
+        address = self._address
+        return "" if self._ready else f"{address.host}:{address.port}: {self._problem}"
 
     def report(self) -> None:
         """Send ``up/reported`` soon (now if connected, else on connect)."""
@@ -192,9 +199,11 @@ class Link:
                 self._serve()
             except (OSError, EdgekitError, ValueError) as cause:  # ValueError: a closed socket in select
                 self._counters["connect_failures"] += 0 if self._ready else 1
+                self._problem = getattr(cause, "strerror", None) or str(cause)
                 logger.info("link to %s:%s is down: %s", self._address.host, self._address.port, cause)
-            except Exception:
+            except Exception as bug:
                 self._counters["handler_errors"] += 1
+                self._problem = f"a bug: {bug!r}"
                 logger.exception("the link failed and begins again")
             was_steady = self._clock.monotonic_ns() - began_ns > _STEADY_S * 1e9
             self._leave()
@@ -318,7 +327,8 @@ class Link:
         self._told(self._handlers.connection, True)
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        logger.info("the broker closed the link: %s", reason)
+        self._problem = f"the broker closed the link: {reason}"
+        logger.info("%s", self._problem)
         self._up = False
 
     def _on_message(self, _client: Any, _data: Any, message: Any) -> None:

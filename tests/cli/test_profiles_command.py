@@ -38,3 +38,32 @@ def test_an_unknown_one_is_a_usage_error_that_lists_the_known():
     with pytest.raises(UsageError) as caught:
         run("rpi9")
     assert "rpi5-coral-usb" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("id = ", "Invalid"),
+        ('id = "box"\nnonesuch = 1\n', "nonesuch"),
+        ('id = "box"\ntitle = 5\n', "title"),
+    ],
+)
+def test_a_profile_file_with_a_mistake_is_exit_3_and_named(edgekit, tmp_path, monkeypatch, text, told):
+    (tmp_path / "box.toml").write_text(text)
+    monkeypatch.setenv("EDGEKIT_PROFILES", str(tmp_path))
+    done = edgekit("profiles", "--json")
+    assert (done.code, done.error["code"]) == (3, "config")
+    whole = done.error["message"] + "".join(done.error["reasons"])
+    assert "box.toml" in whole
+    assert told in whole
+
+
+def test_a_profile_of_ones_own_is_listed_and_shown(edgekit, tmp_path, monkeypatch):
+    (tmp_path / "box.toml").write_text(
+        'id = "box"\ntitle = "A box"\n[match]\narch = ["riscv64"]\n[[backend]]\nname = "litert"\n'
+    )
+    monkeypatch.setenv("EDGEKIT_PROFILES", str(tmp_path))
+    rows = edgekit("profiles", "--json").document["profiles"]
+    assert next(row for row in rows if row["id"] == "box")["this_machine"] is False
+    assert edgekit("profiles", "box", "--json").document["title"] == "A box"
+    assert "does not fit" in edgekit("profiles", "box").out

@@ -202,3 +202,51 @@ def test_a_model_that_takes_no_frames_is_refused_before_the_first(pipeline, caps
     assert (code, document["error"]["code"]) == (4, "model.tensor")
     assert "takes no frames" in document["error"]["message"]
     assert not (path.parent / "out.jsonl").exists()
+
+
+def test_every_mistake_of_a_pipeline_is_told_at_once_with_its_place(tmp_path, capsys):
+    path = tmp_path / "p.toml"
+    path.write_text(
+        '[pipeline]\nnmae = "p"\nmodel = 5\n[source]\nkind = "synthetic"\nfps = "fast"\n'
+        '[privacy]\negress = ["everything"]\n'
+    )
+    code, document = run(capsys, path)
+    assert (code, document["error"]["code"]) == (3, "config")
+    told = "\n".join(document["error"]["reasons"])
+    for part in ("nmae", "model", "egress"):
+        assert part in told
+    assert str(path) in document["error"]["message"] + told
+
+
+@pytest.mark.parametrize("text", [None, "= 5", "\udcff"])
+def test_a_pipeline_file_that_cannot_be_read_is_exit_3_and_named(tmp_path, capsys, text):
+    path = tmp_path / "p.toml"
+    if text is not None:
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    code, document = run(capsys, path)
+    assert code == 3
+    assert "p.toml" in document["error"]["message"]
+
+
+def test_a_person_reads_the_model_the_counts_and_the_times(pipeline, capsys):
+    assert main(["run", str(pipeline())]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "p: tiny 1.0.0, variant null-0 (null on cpu)"
+    assert lines[1].startswith("  12 of 12 frames, 0 dropped, ")
+    assert lines[2].startswith("  capture to sink p50 ")
+    assert lines[3] == "  1 events, 0 errors, 0 failovers"
+
+
+def test_the_document_has_the_contracts_keys(pipeline, capsys):
+    _, document = run(capsys, pipeline())
+    keys = {"pipeline", "model", "version", "variant", "backend", "accelerator", "frames", "fps"}
+    keys |= {"latency_ms", "stage_ms", "events", "errors", "failovers"}
+    assert keys <= document.keys()
+    assert list(document["latency_ms"]) == ["p50", "p95", "p99"]
+    assert {"capture", "pre", "infer", "post", "sink"} <= document["stage_ms"].keys()
+
+
+def test_a_variant_that_is_not_there_is_told_with_those_that_are(pipeline, capsys):
+    code, document = run(capsys, pipeline(), "--variant", "tpu")
+    assert code == 4
+    assert "tpu" in json.dumps(document["error"])

@@ -9,6 +9,7 @@ from typing import Literal
 
 from edgekit.agent.config import OutboxTable, PipelinePlan
 from edgekit.agent.ipc import LedgerOut
+from edgekit.core.errors import EdgekitError
 from edgekit.core.ports import Clock
 from edgekit.core.wire import Alert, Record
 from edgekit.sync.gate import Gate, enter_sent
@@ -75,6 +76,10 @@ class Outgoing:
             ),
             pipeline,
         )
+
+    def failure(self, error: EdgekitError, pipeline: str = "") -> None:
+        """Tell an operator of an error, with every reason it has: the file or field at fault."""
+        self.alert("error", error.code, "; ".join((error.message, *error.reasons)), pipeline)
 
     def sent(self, body: bytes, records: Sequence[bytes]) -> None:
         """Record what the link hands to the network; called on its thread."""

@@ -96,6 +96,7 @@ class FleetSide:
         self._seen = b""
         self._accepted = b""
         self._is_renewing = False
+        self._problem = ""
         self.desired: Desired | None = None
         self.enrolment: Enrolment | None = None
         self.survey: Survey | None = None
@@ -117,6 +118,11 @@ class FleetSide:
         """Whether the link is up."""
         return self._link is not None and self._link.is_connected
 
+    @property
+    def problem(self) -> str:
+        """Why the link is not up; empty while it is."""
+        return self._problem if self._link is None else self._link.problem
+
     def counters(self) -> dict[str, int]:
         """Return what the link counted."""
         return {} if self._link is None else self._link.counters()
@@ -136,7 +142,9 @@ class FleetSide:
     def _connect_when_enrolled(self) -> None:
         try:
             self.enrolment = load_enrolment(self._state)
+            self._problem = "this device is not enrolled: edgekit agent enroll --fleet URL --token T"
         except ConfigError as error:
+            self._problem = error.message
             logger.error("%s", error)  # noqa: TRY400 - the message says it all
         if self.enrolment is None:
             self._reactor.after(ENROLMENT_CHECK_S, self._connect_when_enrolled)
@@ -164,6 +172,7 @@ class FleetSide:
                 clock=self._clock,
             )
         except ConfigError as error:
+            self._problem = error.message
             logger.error("no link to the fleet: %s", error)  # noqa: TRY400 - the message says it all
             return
         self._link.start()

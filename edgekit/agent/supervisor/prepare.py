@@ -35,5 +35,5 @@ def prepare(
                 logger.info("installed %s %s as the first version", plan.managed, version)
         except EdgekitError as error:  # noqa: PERF203 - one pipeline's fault is not the others'
             logger.error("%s", error.render())  # noqa: TRY400 - the message says it all
-            outgoing.alert("error", error.code, error.message, plan.name)
+            outgoing.failure(error, plan.name)
     return found

@@ -150,7 +150,7 @@ class Supervisor:
             self._read_sensors()
             self.fleet.announce()
         else:
-            self.outgoing.alert("error", found.code, found.message)
+            self.outgoing.failure(found)
             self.reactor.after(PREPARE_AGAIN_S, lambda: self.jobs.submit(self._prepare, self._surveyed_late))
         if self._is_stopping:
             return
