@@ -1,0 +1,286 @@
+"""The whole supervisor in this process, with real workers and a real client on its socket."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from bundles import make_bundle, pipeline_toml
+from provers import Prover
+
+from edgekit.agent.config import Environment, load_agent_config
+from edgekit.agent.status import ask, socket_path
+from edgekit.agent.supervisor.supervisor import Supervisor
+from edgekit.base.clock import FlooredClock
+from edgekit.cli.agent import status_text
+from edgekit.core.errors import ProtocolError, UsageError
+from edgekit.core.wire import Alert, decode_record
+from edgekit.model.doctor import facts_with_proofs
+from edgekit.sync.outbox import Cursor, Outbox
+from edgekit.update.contract import Enrolment
+
+CRASHES = {"crash_at": 3}
+INTERVALS = "[intervals]\nprogress_s = 0.1\nmetrics_s = 0.5\n"
+LIMITS = "[limits]\ncrashes = 2\nbackoff_s = 0.05\nbackoff_max_s = 0.1\nstop_s = 20\n"
+
+
+class Stage:
+    """A supervisor on the main thread, as a device has it, and a client of its socket on another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.state = folder, folder / "state"
+        self.entries = ""
+        facts_with_proofs(Path("/"), Prover())  # the null backend needs no runtime proved
+
+    def pipeline(self, name, bundle, *, initial=False):
+        """Add a pipeline; its model is pinned, or the first version of a managed one."""
+        (self.folder / f"{name}.toml").write_text(pipeline_toml(name, fps=50))
+        key = "initial" if initial else "model"
+        self.entries += f'[[pipeline]]\nfile = "{name}.toml"\n{key} = "{bundle}"\n'
+
+    def run(self, client):
+        """Run until the client is done, then end by SIGTERM; return what the client did."""
+        if not self.entries:  # a pipeline that waits for its first version, and starts no worker
+            (self.folder / "idle.toml").write_text(pipeline_toml("idle"))
+            self.entries = '[[pipeline]]\nfile = "idle.toml"\nmodel = "motion"\n'
+        (self.folder / "agent.toml").write_text(
+            f'[agent]\nstate = "state"\n{self.entries}{INTERVALS}{LIMITS}'
+        )
+        supervisor = Supervisor(load_agent_config(self.folder / "agent.toml"), Environment())
+        runs = threading.Event()
+        supervisor.reactor.post(runs.set)
+        outcome = []
+
+        def work():
+            runs.wait()
+            try:
+                outcome.append(client(self))
+            except BaseException as error:  # noqa: BLE001 - raised again on the main thread
+                outcome.append(error)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        supervisor.run()
+        thread.join()
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]
+
+    def status(self):
+        return ask(self.state, {"op": "status"})
+
+    def until(self, claim, limit_s=100.0):
+        """Ask for the status until it satisfies a claim."""
+        deadline_s = time.monotonic() + limit_s
+        while not claim(status := self.status()):
+            assert time.monotonic() < deadline_s, status
+            signal.sigtimedwait([], 0.05)
+        return status
+
+    def alerts(self):
+        """Read what waits for the fleet, as the next start finds it."""
+        outbox = Outbox(self.state / "outbox.sqlite", FlooredClock(self.state / "clock"))
+        try:
+            batches = [parcel.batch for parcel in outbox.batches(Cursor(0, 0), 10_000)]
+        finally:
+            outbox.close()
+        records = [decode_record(bytes(item)) for batch in batches for item in batch.items]
+        return [record for record in records if isinstance(record, Alert)]
+
+
+@pytest.fixture
+def stage(tmp_path):
+    return Stage(tmp_path)
+
+
+def is_running(name, frames=5):
+    return lambda status: (
+        status["pipelines"][name]["state"] == "running" and status["pipelines"][name]["frames"] >= frames
+    )
+
+
+def exists(pid):
+    return Path(f"/proc/{pid}").exists()
+
+
+def test_a_worker_that_crashes_again_and_again_is_given_up_with_an_alert_and_the_others_run_on(stage):
+    stage.pipeline("good", make_bundle(stage.folder / "good"))
+    stage.pipeline("bad", make_bundle(stage.folder / "bad", options=CRASHES))
+
+    def client(stage):
+        stage.until(lambda status: status["pipelines"]["bad"]["state"] == "failed")
+        return stage.until(is_running("good"))
+
+    status = stage.run(client)
+    bad = status["pipelines"]["bad"]
+    assert bad["restarts"] >= 2
+    assert "SIGSEGV" in bad["message"]
+    assert status["pipelines"]["good"]["restarts"] == 0
+    failed = [alert for alert in stage.alerts() if alert.code == "agent.pipeline_failed"]
+    assert [(alert.level, alert.pipeline) for alert in failed] == [("error", "bad")]
+    assert "SIGSEGV" in failed[0].message
+
+
+def test_a_pipeline_whose_bundle_is_broken_is_told_and_does_not_stop_the_others(stage):
+    broken = stage.folder / "broken"
+    broken.mkdir()
+    (broken / "bundle.json").write_text("{")
+    stage.pipeline("bad", broken)
+    stage.pipeline("good", make_bundle(stage.folder / "good"))
+
+    def client(stage):
+        stage.until(lambda status: status["pipelines"]["bad"]["restarts"] > 0 or
+                    status["pipelines"]["bad"]["state"] == "failed")  # fmt: skip
+        return stage.until(is_running("good"))
+
+    status = stage.run(client)
+    assert "bundle.json" in status["pipelines"]["bad"]["message"]
+    assert status["pipelines"]["good"]["message"] == ""
+    assert any(alert.pipeline == "bad" and "bundle.json" in alert.message for alert in stage.alerts())
+
+
+def test_a_first_version_that_cannot_be_installed_becomes_an_alert_and_its_pipeline_waits(stage):
+    bundle = make_bundle(stage.folder / "first")
+    (bundle / "labels.txt").write_text("changed\n")
+    stage.pipeline("motor", bundle, initial=True)
+    stage.pipeline("good", make_bundle(stage.folder / "good"))
+    status = stage.run(lambda stage: stage.until(is_running("good")))
+    assert status["models"]["motion"]["active"] == ""
+    assert "waits for a first version of 'motion'" in status["pipelines"]["motor"]["message"]
+    (told,) = [alert for alert in stage.alerts() if alert.pipeline == "motor"]
+    assert told.code == "model.bundle"
+    assert "labels.txt" in told.message
+
+
+def test_a_broken_profile_is_told_with_its_file_and_the_agent_answers_on(stage, monkeypatch):
+    (stage.folder / "box.toml").write_text("id = ")
+    stage.pipeline("motor", make_bundle(stage.folder / "motor"))
+    monkeypatch.setenv("EDGEKIT_PROFILES", str(stage.folder))
+    status = stage.run(
+        lambda stage: stage.until(lambda status: status["pipelines"]["motor"]["state"] == "failed")
+    )
+    assert status["profile"] == ""
+    assert "box.toml" in status["pipelines"]["motor"]["message"]
+    told = [alert for alert in stage.alerts() if alert.pipeline == ""]
+    assert told[0].code == "config"
+    assert "box.toml" in told[0].message
+
+
+def test_stop_ends_every_child_and_leaves_no_socket(stage):
+    for name in ("one", "two"):
+        stage.pipeline(name, make_bundle(stage.folder / name))
+
+    def client(stage):
+        stage.until(is_running("one"))
+        return stage.until(is_running("two"))
+
+    status = stage.run(client)
+    pids = [row["pid"] for row in status["workers"].values()]
+    assert len(set(pids)) == 2
+    assert not any(map(exists, pids))
+    assert not socket_path(stage.state).exists()
+
+
+def test_a_pipeline_is_restarted_by_name_as_asked_and_that_is_no_crash(stage):
+    for name in ("one", "two"):
+        stage.pipeline(name, make_bundle(stage.folder / name))
+
+    def client(stage):
+        stage.until(is_running("one"))
+        before = stage.until(is_running("two"))["workers"]
+        answer = ask(stage.state, {"op": "restart", "pipeline": "one"})
+        assert answer == {"message": "restarts one"}
+        after = stage.until(
+            lambda status: status["workers"].get("one", before["one"])["pid"] != before["one"]["pid"]
+        )
+        with pytest.raises(UsageError, match="'three'"):
+            ask(stage.state, {"op": "restart", "pipeline": "three"})
+        with pytest.raises(UsageError, match="want text"):
+            ask(stage.state, {"op": "restart", "pipeline": 3})
+        return before, after
+
+    before, after = stage.run(client)
+    assert after["workers"]["two"]["pid"] == before["two"]["pid"]
+    assert after["pipelines"]["one"]["restarts"] == 0
+
+
+def test_questions_that_make_no_sense_are_answered_with_their_class(stage):
+    def client(stage):
+        with pytest.raises(UsageError, match="since_unix_s: want a whole number, got 'now'"):
+            ask(stage.state, {"op": "ledger", "since_unix_s": "now"})
+        with pytest.raises(UsageError) as caught:
+            ask(stage.state, {"op": "rollback", "model": "absent"})
+        assert caught.value.hint == "this agent manages: motion"
+        with pytest.raises(UsageError, match="want the name of a model, got 'other'"):
+            ask(stage.state, {"op": "retry", "model": "other"})
+        with pytest.raises(UsageError, match="motion has no previous version"):
+            ask(stage.state, {"op": "rollback"})
+        with pytest.raises(ProtocolError, match="got 'sing'"):
+            ask(stage.state, {"op": "sing"})
+        return ask(stage.state, {"op": "reports"})
+
+    assert stage.run(client) == {"taken": 0}
+
+
+@pytest.mark.parametrize(
+    "data", [b"\n", b"null\n", b"[]\n", b'{"op": {"x": 1}}\n', b"\xff\xfe\n", b"{" * 9000]
+)
+def test_garbage_on_the_socket_does_not_hurt_the_agent(stage, data):
+    def client(stage):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(60)
+            connection.connect(f"/proc/self/fd/{os.open(stage.state / 'run', os.O_RDONLY)}/agent.sock")
+            connection.sendall(data)
+        return stage.status()
+
+    assert stage.run(client)["pid"] == os.getpid()
+
+
+def test_the_status_of_a_device_that_is_not_enrolled_says_what_to_do(stage):
+    status = stage.run(Stage.status)
+    assert status["link"]["connected"] is False
+    assert "not enrolled" in status["link"]["problem"]
+    assert "edgekit agent enroll" in status["link"]["problem"]
+    assert "not connected: this device is not enrolled" in status_text(status)
+
+
+def enrol(state, broker_url):
+    identity = state / "identity"
+    identity.mkdir(parents=True)
+    enrolment = Enrolment(
+        device="dev-1", fleet_url="http://127.0.0.1:1", broker_url=broker_url, root="", desired_keys={},
+        metadata_url="http://127.0.0.1:1/m", targets_url="http://127.0.0.1:1/t",
+    )  # fmt: skip
+    (identity / "enrolment.json").write_bytes(msgspec.json.encode(enrolment))
+
+
+def test_the_status_says_why_the_link_is_down(stage):
+    """Faults 13: ``agent status`` said "not connected" and no more."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    enrol(stage.state, f"mqtt://127.0.0.1:{port}")
+    status = stage.run(lambda stage: stage.until(lambda status: status["link"]["connect_failures"] > 0))
+    assert (status["enrolled"], status["device"]) == (True, "dev-1")
+    assert status["link"]["problem"] == f"127.0.0.1:{port}: Connection refused"
+    assert f"not connected: 127.0.0.1:{port}: Connection refused" in status_text(status)
+
+
+def test_a_link_that_can_never_be_made_says_why_and_the_device_runs(stage):
+    enrol(stage.state, "http://h")
+    status = stage.run(Stage.status)
+    assert "broker" in status["link"]["problem"]
+
+
+def test_a_damaged_enrolment_is_told_and_not_called_none(stage):
+    identity = stage.state / "identity"
+    identity.mkdir(parents=True)
+    (identity / "enrolment.json").write_text("{")
+    status = stage.run(Stage.status)
+    assert "enrolment.json" in status["link"]["problem"]
