@@ -1,9 +1,8 @@
-"""What was computed once and need not be again: results by the content they were made from.
+"""A cache of folders on disk, keyed by a digest of everything that went into their content.
 
-An entry is a folder, complete or absent: it is filled under another name and renamed, so that a
-killed run leaves nothing half made, and the next run goes on from there. Its record names the hash of
-each of its files: an entry that a disk or a person has damaged is made again. Several runs may use
-one cache at a time.
+An entry is complete or absent: it is filled under a temporary name and then renamed, so a killed run
+leaves no partial entry. Its record holds the hash of each of its files, and a damaged entry is made
+again. Several processes may use one cache at the same time.
 """
 
 from __future__ import annotations
@@ -32,35 +31,35 @@ _RECORD = "entry.json"
 
 
 class _Record(msgspec.Struct, frozen=True):
-    """What stands in an entry beside its files: their SHA-256 by relative path, and the result."""
+    """An entry's metadata: the SHA-256 of each file by relative path, and the result."""
 
     files: dict[str, str]
     result: dict[str, Any]
 
 
 def digest_of(*parts: object) -> str:
-    """Return the SHA-256 of plain data, in hex; the same for equal data."""
+    """Return the SHA-256 of plain data, in hex; equal data give equal digests."""
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
 
 def digest_of_files(*paths: Path) -> str:
-    """Return the SHA-256 of some files' bytes, in hex; names do not count."""
-    found = hashlib.sha256()
+    """Return the SHA-256 of the files' contents, in hex; their names do not matter."""
+    digest = hashlib.sha256()
     for path in paths:
-        found.update(bytes.fromhex(sha256_of(path)))
-    return found.hexdigest()
+        digest.update(bytes.fromhex(sha256_of(path)))
+    return digest.hexdigest()
 
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """Return a digest of this package's own code: other code may make other files."""
+    """Return a digest of this package's code, so that a new version does not reuse old entries."""
     here = Path(__file__).parent
     return digest_of_files(*sorted(here.rglob("*.py")))
 
 
 @lru_cache(maxsize=16)
 def digest_of_module(name: str) -> str:
-    """Return a digest of a module's code, of all modules of a package, without importing it."""
+    """Return a digest of a module's code (for a package, of all its modules) without importing it."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"there is no module {name}", name=name)
@@ -70,7 +69,7 @@ def digest_of_module(name: str) -> str:
 
 
 def versions_of(*names: str) -> dict[str, str]:
-    """Return the versions of those distributions that are installed."""
+    """Return the versions of the named distributions, without those that are not installed."""
     return {name: version for name in names if (version := _version(name))}
 
 
@@ -82,19 +81,19 @@ def _version(name: str) -> str:
 
 
 class Cache:
-    """Folders by what they were made from, below one folder.
+    """Stores entries by kind and key below one folder.
 
     Args:
-        folder: Where the entries lie; made when the first is written.
-        scratch: Where entries are filled, on the same file system; beside the entries by default.
+        folder: The cache folder; created with the first entry.
+        scratch: Where entries are filled, on the same file system; the cache folder by default.
     """
 
     def __init__(self, folder: Path, scratch: Path | None = None) -> None:
-        self.folder = folder.absolute()  # entries name files to child processes, whatever their folder
+        self.folder = folder.absolute()  # child processes may have another current folder
         self.scratch = scratch
 
     def find(self, kind: str, key: str) -> tuple[Path, Any] | None:
-        """Return an entry's folder and its result, or None where there is none that is whole."""
+        """Return an entry's folder and its result, or None if it is absent or damaged."""
         entry = self.folder / kind / key
         try:
             record = msgspec.json.decode((entry / _RECORD).read_bytes(), type=_Record)
@@ -108,23 +107,23 @@ class Cache:
         if damaged:
             logger.warning("%s is damaged (%s) and is made again", entry, damaged[0])
             return None
-        with contextlib.suppress(OSError):  # a cache that may only be read still helps
-            os.utime(entry)  # used now: what was used longest ago goes first
+        with contextlib.suppress(OSError):  # a read-only cache is still useful
+            os.utime(entry)  # ``trim`` removes the least recently used first
         return entry, record.result
 
     def make(self, kind: str, key: str, fill: Callable[[Path], Mapping[str, Any]]) -> tuple[Path, Any, bool]:
-        """Return an entry, made by ``fill`` where there is none.
+        """Return an entry; ``fill`` creates it if it is absent or damaged.
 
         Args:
-            kind: What sort of thing it is; a folder's name.
-            key: The digest of everything that it is made from.
-            fill: Writes files into the folder it is given, and returns the result as plain data.
+            kind: The kind of entry; used as a folder name.
+            key: A digest of everything that its content depends on.
+            fill: Writes files into the given folder and returns the result as plain data.
 
         Returns:
-            The entry's folder, its result, and whether it was there before.
+            The entry's folder, its result, and whether it was in the cache already.
 
         Raises:
-            StorageError: There is no room for it, or the folder cannot be written.
+            StorageError: The disk is full, or the folder cannot be written.
         """
         known = self.find(kind, key)
         if known is not None:
@@ -133,7 +132,7 @@ class Cache:
             return self._made(kind, key, fill)
         except OSError as cause:
             raise StorageError(
-                f"{self.folder}: {kind} cannot be kept: {cause.strerror or cause}",
+                f"{self.folder}: cannot store {kind}: {cause.strerror or cause}",
                 hint="free some space, or give another folder with --cache",
             ) from cause
 
@@ -153,7 +152,7 @@ class Cache:
         return parent / key, msgspec.json.decode(record, type=_Record).result, False
 
     def _settle(self, scratch: Path, kind: str, key: str) -> None:
-        """Give an entry its name; one that another run has made meanwhile is as good, and may be in use."""
+        """Rename a filled entry to its final name; keep a sound one that another run made meanwhile."""
         entry = self.folder / kind / key
         try:
             scratch.rename(entry)
@@ -166,7 +165,7 @@ class Cache:
                 shutil.rmtree(entry / "damaged", ignore_errors=True)
 
     def trim(self, most_bytes: int) -> int:
-        """Remove the entries that were used longest ago until the rest fits; return how many went."""
+        """Remove the least recently used entries until the rest fits; return how many were removed."""
         entries = [entry for entry in self.folder.glob("*/[!.]*") if (entry / _RECORD).is_file()]
         sizes = {entry: sum(path.stat().st_size for path in _files(entry)) for entry in entries}
         total, removed = sum(sizes.values()), 0

@@ -1,8 +1,8 @@
-"""What the compression kit passes around: float models, plans of candidates, and what was made.
+"""The plain data that the compression kit passes around: float models, candidates' plans, makers' results.
 
-A *root* is one float model in every form it could be brought into; a *plan* says how one candidate
-is made of a root; a *maker* does it, in a process of its own (``steps``), and says what it *made*.
-Plain data throughout, so that a plan can be printed, hashed for the cache and sent to a process.
+A *root* is one float model in every format it could be converted to; a *plan* says how one candidate
+is made from a root; a *maker* does it, in a child process (``run.child_job``), and returns a ``Made``.
+All are structs, so that a plan can be printed, hashed for the cache and sent to a process.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Layout = Literal["NHWC", "NCHW", ""]
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a converted model is from what it was converted from, on real inputs.
+    """The numerical difference between a converted model and its source, on real inputs.
 
     ``max_abs`` is the largest difference of any output value, ``scale`` the largest magnitude of
-    the source's outputs; the check holds where ``max_abs <= limit * scale``.
+    the source's outputs; the check holds if ``max_abs <= limit * scale``.
     """
 
     conversion: str
@@ -36,20 +36,20 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def holds(self) -> bool:
-        """Whether the conversion kept the model's meaning; a NaN never holds."""
+        """Whether the difference is within the limit; false for NaN."""
         return self.max_abs <= self.limit * max(self.scale, 1e-6)
 
 
 class Root(msgspec.Struct, frozen=True, kw_only=True):
-    """One float model, batch size 1, static shapes, in the forms it could be brought into.
+    """One float model with batch size 1 and static shapes, in the formats it could be converted to.
 
-    ``onnx``, ``tflite`` and ``openvino`` (the ``.xml``) are absolute paths, empty where the model has
-    no such form; ``missing`` then says why, by form. ``inputs`` and ``outputs`` are the tensors of
-    the *canonical* form: the first of onnx, tflite, openvino that is there. ``names`` maps the
-    manifest's logical tensor names to the canonical ones where they differ. ``calibration`` is an
-    NPZ of one float32 array (samples, ...) for each canonical input: normalised, in the canonical
-    layout. ``pre`` and ``layout`` (of the image input in the canonical form) are for makers that
-    bake preprocessing in; ``image`` is the canonical name of the image input, empty for none.
+       ``onnx``, ``tflite`` and ``openvino`` (the ``.xml``) are absolute paths, empty if the conversion
+       failed; ``missing`` then has the reason, by form. ``inputs`` and ``outputs`` are the tensors of the
+    *canonical* form: the first of onnx, tflite, openvino that exists. ``names`` maps the
+       manifest's logical tensor names to the canonical ones where they differ. ``calibration`` is an
+       NPZ of one float32 array (samples, ...) for each canonical input: normalised, in the canonical
+       layout. ``pre`` and ``layout`` (of the image input in the canonical form) are for makers that
+       bake preprocessing in; ``image`` is the canonical name of the image input, empty for none.
     """
 
     id: str = "original"
@@ -73,11 +73,11 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How one candidate is made: by which technique, of which root, with which options.
+    """How one candidate is made: the root, the technique and its options.
 
     ``id`` becomes the variant's id. ``accelerator`` other than ``cpu``: the file is for that
-    accelerator; where this machine lacks it, the file's accuracy is measured on the CPU of the same
-    backend and its speed is not known. ``same_as`` names a plan whose files this one shares (one
+    accelerator; if this machine lacks it, accuracy is measured on the CPU with the same
+    backend and the speed stays unknown. ``same_as`` names a plan whose files this one shares (one
     file that two backends or accelerators run).
     """
 
@@ -93,12 +93,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
-    """What a maker made.
+    """A maker's result.
 
     ``files`` are names in the candidate's folder; the first is the one a runtime opens. ``inputs``
     and ``outputs`` map *canonical* tensor names to the file's, where they differ. ``layout`` is that
-    of image inputs in this file. ``notes`` are facts for the report, a sentence each. ``integer_share``
-    is the share of multiply-adds that runs on integers, from 0 to 1, where the maker knows it.
+    of image inputs in this file. ``notes`` are sentences for the report. ``integer_share``
+    is the share of multiply-adds computed in integers, 0 to 1; None if the maker does not know it.
     """
 
     files: tuple[str, ...]
@@ -113,7 +113,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Maker = Callable[[Root, Plan, Path], Made]
-"""Makes a candidate's files in a folder. Raises EdgekitError with the layer and the way out."""
+"""Writes a candidate's files into a folder. Raises EdgekitError, naming the layer and a fix."""
 
 TECHNIQUES: dict[str, str] = {
     "litert-float": "edgekit_optimize.makers.litert:make_float",
@@ -132,14 +132,14 @@ TECHNIQUES: dict[str, str] = {
     "openvino-weights": "edgekit_optimize.makers.openvino:make_weights",
     "myriad": "edgekit_optimize.makers.onnxruntime:make_myriad",
 }
-"""Technique to the maker that does it, as ``module:function``. Options that makers take:
+"""Technique to its maker, as ``module:function``. The makers' options:
 
 - ``keep_float``: names of the layers to leave in float (mixed precision), as ``sensitivity`` names
   them: the output tensor of the layer in the ONNX form. All ``-static`` makers take it.
-- ``ranges``: ``minmax`` (default), ``percentile`` or ``entropy``: how activation ranges are found.
+- ``ranges``: ``minmax`` (default), ``percentile`` or ``entropy``: how activation ranges are measured.
 - ``per_channel``: false gives one scale for all of a layer's weights.
 - ``symmetric``: signed activations with zero point 0 (what TensorRT takes); onnx-static.
-- ``fused``: constants folded and nodes fused ahead of time; onnx-float, onnx-static (there by default).
+- ``fused``: constants folded and nodes fused ahead of time; onnx-float, onnx-static (the default there).
 - ``half``: weights stored in 16 bits; openvino-float (by default where the precision is fp16).
 - ``pixels``: preprocessing baked in, the file takes the image's bytes (UINT8, NHWC); onnx-*, openvino-*.
 - ``bits``: 8 or 4; litert-weights, openvino-weights, onnx-int4.
@@ -148,7 +148,7 @@ TECHNIQUES: dict[str, str] = {
 
 
 def maker(technique: str) -> Maker:
-    """Return what does a technique; its module is imported on demand."""
+    """Return the maker of a technique; its module is imported on demand."""
     module, _, function = TECHNIQUES[technique].partition(":")
-    found: Maker = getattr(import_module(module), function)
-    return found
+    make: Maker = getattr(import_module(module), function)
+    return make

@@ -1,4 +1,4 @@
-"""Keep what other libraries do to logging from the user's terminal, and from the program's own logs."""
+"""Shield the terminal and edgekit's own logging from what other libraries do to them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Let no warning through, of whatever logger: some libraries give advice to the root logger."""
+    """Suppress log records up to WARNING of every logger; some libraries log to the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -20,10 +20,10 @@ def hushed() -> Iterator[None]:
 
 @contextmanager
 def root_logger_kept() -> Iterator[None]:
-    """Give the root logger back as it was.
+    """Restore the root logger's level, filters and handlers afterwards.
 
-    OpenVINO's ``convert_model`` sets it to ERROR and, when it fails, leaves it so: from then on
-    the program would log nothing.
+    OpenVINO's ``convert_model`` sets its level to ERROR and does not reset it after a failure, which
+    would silence the rest of the run.
     """
     root = logging.getLogger()
     level, filters, handlers = root.level, list(root.filters), list(root.handlers)

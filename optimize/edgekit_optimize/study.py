@@ -1,4 +1,4 @@
-"""Everything one run of ``edgekit optimize`` found: what ``report.json`` holds and the report shows."""
+"""The results of one run of ``edgekit optimize``: the content of ``report.json``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ STUDY_FORMAT = 1
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate's measured quality next to the float model's, on the same samples.
+    """A candidate's measured quality and the float model's, on the same samples.
 
     ``drop`` is ``reference - value``; ``low`` and ``high`` bound it with 95 % confidence (paired, by
-    bootstrap). Metrics lie between 0 and 1, higher is better.
+    bootstrap). Metrics range from 0 to 1, higher is better.
     """
 
     metric: str
@@ -31,8 +31,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """What one candidate cost on one machine: milliseconds for one inference, process memory in MB.
 
     ``profile`` is the device profile of the machine that measured. ``pre_ms`` is the median time to
-    fill the input from an image's bytes. ``p95_ms`` is None where only a fleet's record of costs tells
-    the rest. ``noise`` is the relative spread of the rounds' medians.
+    fill the input from an image's bytes. ``p95_ms`` is None for costs taken from a fleet,
+    which does not record it. ``noise`` is the relative spread of the rounds' medians.
     """
 
     profile: str
@@ -50,14 +50,14 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def total_ms(self) -> float:
-        """Filling the input and running the model: what candidates are compared by."""
+        """Time to fill the input and run the model; candidates are compared by this."""
         return self.p50_ms + self.pre_ms
 
 
 class CandidateResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One candidate: how it was made, how good, how fast, how large, and what became of it.
+    """One candidate: how it was made, its accuracy, times and size, and whether it was kept.
 
-    ``error`` says why it could not be made or run. ``gate``: "pass", "fail", or "" where it was not
+    ``error`` says why it could not be made or run. ``gate``: "pass", "fail", or "" if not
     measured; ``verdict`` says why in one sentence. ``timings`` has one row for each machine and
     thread count. ``front``: no other candidate is at least as good in accuracy, latency, size and
     memory, and better in one.
@@ -82,7 +82,7 @@ class CandidateResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TargetResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was chosen for one board, and why nothing else was.
+    """The variant chosen for one board, and why the others were rejected.
 
     ``basis`` says what the choice rests on: "measured on this board", "measured on this machine, which
     is not the board", or "order of the profile". ``rejected`` has every reason, by candidate id.
@@ -98,7 +98,7 @@ class TargetResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
-    """What quantising one layer alone does to the model's outputs.
+    """The effect on the model's outputs of quantising one layer alone.
 
     ``sqnr_db``: signal to quantisation noise at the outputs, in decibels; lower is worse.
     ``agreement``: share of samples whose answer stays the same, NaN-free, 0 to 1.
@@ -113,7 +113,7 @@ class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """A sample that a chosen candidate got most wrong; ``picture`` is a PNG as a data URI, or empty."""
+    """One of a chosen candidate's worst samples; ``picture`` is a PNG as a data URI, or empty."""
 
     name: str
     candidate: str
@@ -125,7 +125,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Which data the study used."""
+    """The data that the study used."""
 
     source: str
     calibration: int
@@ -136,7 +136,7 @@ class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Study(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of the search."""
+    """Everything measured and chosen in one run."""
 
     format: int = STUDY_FORMAT
     model: str

@@ -16,7 +16,7 @@ from edgekit_optimize.cache import (
 )
 
 
-def test_a_thing_is_made_once(tmp_path):
+def test_an_entry_is_made_once(tmp_path):
     cache, calls = Cache(tmp_path), []
 
     def fill(folder):
@@ -32,7 +32,7 @@ def test_a_thing_is_made_once(tmp_path):
     assert len(calls) == 1
 
 
-def test_a_failed_making_leaves_nothing_behind(tmp_path):
+def test_a_failed_fill_leaves_nothing_behind(tmp_path):
     cache = Cache(tmp_path)
 
     def fail(folder):
@@ -61,7 +61,7 @@ def fill_file(folder):
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "gone", "record"])
-def test_what_a_disk_or_a_person_has_damaged_is_made_again(tmp_path, harm, caplog):
+def test_a_damaged_entry_is_made_again(tmp_path, harm, caplog):
     cache = Cache(tmp_path)
     entry, _, _ = cache.make("kind", "key", fill_file)
     file = entry / "deep" / "file"
@@ -96,7 +96,7 @@ def test_an_entry_that_another_run_made_meanwhile_is_left_as_it_is(tmp_path):
     assert [path.name for path in (tmp_path / "kind").iterdir()] == ["key"]
 
 
-def test_a_full_disk_is_told_with_its_place_and_a_way_out(tmp_path):
+def test_a_full_disk_is_an_error_with_the_folder_and_a_hint(tmp_path):
     def fill(_folder):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -107,7 +107,7 @@ def test_a_full_disk_is_told_with_its_place_and_a_way_out(tmp_path):
     assert list((tmp_path / "make").iterdir()) == []
 
 
-def test_entries_are_filled_where_the_run_works(tmp_path):
+def test_entries_are_filled_in_the_scratch_folder(tmp_path):
     home = tmp_path / "run"
     home.mkdir()
     seen = []
@@ -116,7 +116,7 @@ def test_entries_are_filled_where_the_run_works(tmp_path):
     assert list(home.iterdir()) == []
 
 
-def test_what_was_used_longest_ago_makes_room(tmp_path):
+def test_the_least_recently_used_entries_are_removed_first(tmp_path):
     cache = Cache(tmp_path)
     for number, name in enumerate(("old", "middle", "new")):
         entry, _, _ = cache.make("kind", name, lambda folder: {"n": (folder / "x").write_bytes(b"x" * 1000)})
@@ -129,7 +129,7 @@ def test_what_was_used_longest_ago_makes_room(tmp_path):
     assert cache.trim(10_000) == 0
 
 
-def test_digests_tell_content_apart_and_nothing_else(tmp_path):
+def test_digests_depend_on_content_and_nothing_else(tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_bytes(b"same")
     other.write_bytes(b"same")
@@ -140,7 +140,7 @@ def test_digests_tell_content_apart_and_nothing_else(tmp_path):
     assert len(code_digest()) == 64
 
 
-def test_a_module_is_digested_without_being_imported(tmp_path, monkeypatch):
+def test_a_module_digest_does_not_import_the_module(tmp_path, monkeypatch):
     package = tmp_path / "dear_package"
     package.mkdir()
     (package / "__init__.py").write_text("")

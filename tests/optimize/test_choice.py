@@ -67,7 +67,7 @@ def decide(candidates, board=X86, **options):
 # --- gate
 
 
-def test_a_drop_of_just_what_is_allowed_passes():
+def test_a_drop_of_exactly_the_allowed_share_passes():
     assert gate(made("litert-int8", value=0.87).score, 0.01)[0] == "pass"
     assert gate(made("litert-int8", value=0.8699).score, 0.01)[0] == "fail"
 
@@ -76,7 +76,7 @@ def test_what_was_not_measured_neither_passes_nor_fails():
     assert gate(None, 0.01) == ("", "its quality was not measured")
 
 
-def test_a_score_that_is_no_number_fails():
+def test_a_score_that_is_nan_fails():
     assert gate(made("litert-int8", value=math.nan).score, 1.0)[0] == "fail"
 
 
@@ -97,7 +97,7 @@ def test_a_gate_that_passes_passes_with_more_allowed_and_with_less_lost(value, b
 # --- front
 
 
-def test_the_front_leaves_out_what_another_beats_in_everything():
+def test_the_front_leaves_out_candidates_beaten_in_everything():
     best, worse, small = (
         made("litert-int8", 4.7),
         made("openvino-int8", 6.0, rss=120),
@@ -177,7 +177,7 @@ def test_nothing_within_the_gate_chooses_nothing_and_says_why_of_each():
     assert "litert-int8: top1 0.8000" in result.why
 
 
-def test_no_candidates_at_all_are_told_so():
+def test_without_any_candidate_the_verdict_says_so():
     assert decide([]).why == "no candidate was made"
 
 
@@ -193,7 +193,7 @@ def test_a_candidate_without_a_time_is_not_chosen_where_others_have_one():
     assert result.order == ("litert-int8", "openvino-int8")
 
 
-def test_a_time_that_is_no_number_is_no_time():
+def test_a_time_that_is_nan_does_not_count():
     assert decide([made("litert-int8", math.nan), made("litert-fp32", 9.0)]).chosen == "litert-fp32"
 
 
@@ -258,7 +258,7 @@ def test_a_boards_accelerator_goes_before_what_was_measured_on_a_like_processor(
     assert result.order == ("openvino-int8-npu", "litert-int8")
 
 
-def test_an_accelerator_that_a_board_may_carry_is_left_out():
+def test_an_accelerator_that_a_board_only_may_have_is_left_out():
     """A Jetson has a GPU; a Coral stick in its port is the user's business."""
     edge = made("litert-int8-edgetpu", accelerator="edgetpu")
     engine = made("onnxruntime-int8-tensorrt", accelerator="tensorrt")

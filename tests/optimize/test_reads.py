@@ -36,7 +36,7 @@ def train(out):
 
 
 def child(project, out):
-    """Train in a process of its own, as the search does; returns what it says that it read."""
+    """Train in a child process, as the search does; return the files that it reports to have read."""
     environment = os.environ | {"PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-c", CHILD, str(out)]
     done = subprocess.run(command, env=environment, cwd=project, capture_output=True, text=True, check=True)
@@ -56,7 +56,7 @@ def project(tmp_path):
 
 @pytest.fixture
 def trained(project, tmp_path):
-    """Train; tells what came of it, and whether it was kept from before."""
+    """Train; return the result, and whether it came from the cache."""
     cache = Cache(tmp_path / "cache")
 
     def fill(folder):
@@ -77,7 +77,7 @@ def test_only_the_users_own_files_count(project, tmp_path):
     assert child(project, out) == [str(project / name) for name in names]
 
 
-def test_what_has_not_changed_is_not_done_again(project, trained):
+def test_unchanged_work_is_not_repeated(project, trained):
     assert trained() == ("afirst", False)
     assert trained() == ("afirst", True)
     (project / "bundle.ekb").write_text("an output beside the modules is no data")
@@ -103,7 +103,7 @@ def test_other_data_and_more_data_are_noticed(project, trained):
     assert trained()[0] == "otherfirst"
 
 
-def test_an_index_that_was_cut_off_only_costs_the_work(project, trained, tmp_path):
+def test_a_truncated_index_only_repeats_the_work(project, trained, tmp_path):
     trained()
     (index,) = (tmp_path / "cache" / "trained-reads").glob("*.json")
     index.write_bytes(index.read_bytes()[:-3])
@@ -111,7 +111,7 @@ def test_an_index_that_was_cut_off_only_costs_the_work(project, trained, tmp_pat
     assert trained() == ("afirst", True)
 
 
-def test_a_file_that_is_gone_is_a_change(tmp_path):
+def test_a_deleted_file_counts_as_a_change(tmp_path):
     path = tmp_path / "weights.npz"
     path.write_bytes(b"1")
     before = state_of([str(path)])

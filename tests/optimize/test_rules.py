@@ -98,7 +98,7 @@ def test_without_an_image_input_no_preprocessing_is_baked_in():
     assert "openvino-int8-pixels" in ids()
 
 
-def test_what_a_model_could_not_be_brought_into_is_told_with_its_reason():
+def test_forms_that_a_model_could_not_be_converted_to_are_listed_with_the_reason():
     root = Root(onnx="m.onnx", inputs=(), outputs=(), missing={"tflite": "node 'erf' has no layer"})
     (told,) = left_out(root)
     assert "TensorFlow Lite" in told
@@ -127,7 +127,7 @@ def test_a_board_gets_the_candidate_for_what_it_has(board, wanted):
     assert wanted in ids(boards=(board,))
 
 
-def test_a_board_gets_no_candidate_for_what_it_cannot_carry():
+def test_a_board_gets_no_candidate_for_an_accelerator_that_it_cannot_have():
     assert not {plan.accelerator for plan in plans(boards=("rpi5",))} - {"cpu"}
     assert "openvino-bf16" not in ids(boards=("rpi5",))
     assert not [name for name in ids(boards=("rpi5", "generic-arm64")) if name.startswith("openvino-int8")]

@@ -103,13 +103,13 @@ def test_a_second_build_replaces_the_first_whole(models, tmp_path):
         ({"name": "../tiny"}, "no model"),
     ],
 )
-def test_what_the_zoo_does_not_have_is_a_usage_error(asked, said, models, tmp_path):
+def test_an_unknown_model_or_variant_is_a_usage_error(asked, said, models, tmp_path):
     with pytest.raises(UsageError, match=said):
         build(asked.pop("name", "tiny"), tmp_path / "out", models=models, **asked)
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
-def test_every_recipe_is_whole(name):
+def test_every_recipe_is_complete(name):
     found = recipe(name)
     folder = models_folder() / name
     assert found.model == name

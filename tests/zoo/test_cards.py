@@ -103,7 +103,7 @@ def test_a_card_without_marks_is_not_touched(cards, tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
-def test_every_variant_that_the_zoo_builds_stands_in_its_card(name, cards):
+def test_every_variant_that_the_zoo_builds_is_in_its_card(name, cards):
     text = (models_folder() / name / "card.md").read_text(encoding="utf-8")
     table = text.partition(cards.BEGIN)[2].partition(cards.END)[0]
     shown = set(re.findall(r"^\| \*\*`([\w-]+)`\*\* \|", table, re.MULTILINE))

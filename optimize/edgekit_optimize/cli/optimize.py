@@ -44,9 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--budget-ms", type=float, default=0.0, help="refuse what is slower on the target")
     parser.add_argument("--budget-mb", type=float, default=0.0, help="refuse files that are larger")
-    parser.add_argument("--keep-all", action="store_true", help="put what misses the gate in too, marked")
+    parser.add_argument(
+        "--keep-all", action="store_true", help="include candidates that miss the gate, marked"
+    )
     _data_arguments(parser.add_argument_group("data"))
-    _model_arguments(parser.add_argument_group("what the model file does not say"))
+    _model_arguments(parser.add_argument_group("description of the model"))
     _search_arguments(parser.add_argument_group("search"))
     _training_arguments(parser.add_argument_group("training (torch models)"))
     _remote_arguments(parser.add_argument_group("measurements of real boards"))
@@ -54,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _data_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--calibration", default="", metavar="DATA", help="other data to find int8 ranges with"
+        "--calibration", default="", metavar="DATA", help="other data to measure int8 ranges with"
     )
     group.add_argument("--samples", type=int, default=500, help="evaluation samples at most (500)")
     group.add_argument(
@@ -67,7 +69,7 @@ def _model_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--name", default="", help="the model's name; the file's by default")
     group.add_argument("--version", default="", help="the bundle's version (1.0.0; a bundle keeps its own)")
     group.add_argument("--license", default="", help="the model's licence")
-    group.add_argument("--task", default="", choices=("", "classify", "raw"), help="found out by default")
+    group.add_argument("--task", default="", choices=("", "classify", "raw"), help="detected by default")
     group.add_argument("--labels", type=Path, metavar="FILE", help="one class name a line")
     group.add_argument(
         "--mean", type=_numbers, metavar="X[,X,X]", help="subtracted from pixels of 0..255 (0)"
@@ -78,7 +80,7 @@ def _model_arguments(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--crop", type=float, metavar="RATIO", help="share of the picture that crop keeps (1)")
     group.add_argument("--color", choices=("RGB", "BGR", "GRAY"), help="order of the input's channels (RGB)")
-    group.add_argument("--describe", type=Path, metavar="TOML", help="all of this, and tensors and decoder")
+    group.add_argument("--describe", type=Path, metavar="TOML", help="all of this, plus tensors and decoder")
     group.add_argument(
         "--shape",
         action="append",
@@ -91,7 +93,7 @@ def _model_arguments(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="OUTPUT:INPUT",
-        help="an output that is fed back to an input with the next sample, zeros at first; for each state",
+        help="an output that is fed back to an input for the next sample, starting with zeros; repeatable",
     )
 
 
@@ -101,8 +103,8 @@ def _search_arguments(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--seconds", type=float, default=1.0, help="how long each candidate is timed (1)")
     group.add_argument("--exhaustive", action="store_true", help="also try what rarely pays")
-    group.add_argument("--no-sensitivity", action="store_true", help="leave the layers' sensitivity out")
-    group.add_argument("--cache", type=Path, metavar="DIR", help="where results are kept")
+    group.add_argument("--no-sensitivity", action="store_true", help="do not measure the layers' sensitivity")
+    group.add_argument("--cache", type=Path, metavar="DIR", help="folder of cached results")
     group.add_argument(
         "--report", type=Path, metavar="DIR", help="for report.html and .json (beside the bundle)"
     )
@@ -119,7 +121,9 @@ def _training_arguments(group: argparse._ArgumentGroup) -> None:
         help="shares of the multiply-adds to prune away",
     )
     group.add_argument("--student", default="", metavar="M:F", help="a smaller network to distil into")
-    group.add_argument("--qat", action="store_true", help="also train for integers: the last resort")
+    group.add_argument(
+        "--qat", action="store_true", help="also do quantisation-aware training: the last resort"
+    )
     group.add_argument("--epochs", type=int, default=3, help="passes over your data for each training (3)")
 
 
@@ -136,18 +140,19 @@ def _remote_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Search, write bundle and report, and say what was chosen for each board.
+    """Search, write bundle and report, and print the variant chosen for each board.
 
-    The exit code is 8 where a board got nothing.
+    The exit code is 8 if a board got no variant.
 
     Raises:
-        UsageError: A flag makes no sense.
-        ConfigError: The data are at fault, or a tool is not installed.
-        ModelError: The model is at fault.
+        UsageError: A flag is invalid.
+        ConfigError: The data cannot be used, or a tool is not installed.
+        ModelError: The model cannot be used.
     """
     if not arguments.data and not arguments.model.startswith(_ZOO):
         raise UsageError(
-            "--data is missing", hint="give data as the model sees them; only zoo:NAME brings its own"
+            "--data is missing",
+            hint="give data like those that the model will see; only zoo:NAME has its own",
         )
     request = _request(arguments)
     try:
@@ -231,23 +236,23 @@ def _remote(arguments: argparse.Namespace) -> Remote:
 
 
 def _without_secrets(words: list[str]) -> list[str]:
-    """Return a command line that a report may show: a token is nobody else's business."""
+    """Return a command line without its token, to be shown in the report."""
     shown = list(words)
-    for place, word in enumerate(shown):
+    for index, word in enumerate(shown):
         if word.startswith("--token="):
-            shown[place] = "--token=..."
-        elif place and shown[place - 1] == "--token":
-            shown[place] = "..."
+            shown[index] = "--token=..."
+        elif index and shown[index - 1] == "--token":
+            shown[index] = "..."
     return shown
 
 
 def _description(arguments: argparse.Namespace) -> Description:
     from edgekit_optimize.run.request import Description
 
-    told = Description()
+    description = Description()
     if arguments.describe:
-        told = decode_toml(_text_of(arguments.describe), Description, str(arguments.describe))
-    changes: dict[str, Any] = {"version": arguments.version or told.version}
+        description = decode_toml(_text_of(arguments.describe), Description, str(arguments.describe))
+    changes: dict[str, Any] = {"version": arguments.version or description.version}
     flags = {
         "mean": arguments.mean,
         "std": arguments.std,
@@ -255,20 +260,20 @@ def _description(arguments: argparse.Namespace) -> Description:
         "crop_ratio": arguments.crop,
         "color": arguments.color,
     }
-    given = {name: value for name, value in flags.items() if value is not None}
-    if given:
-        changes["pre"] = msgspec.structs.replace(told.pre or Pre(std=(255.0,)), **given)
+    flags_given = {name: value for name, value in flags.items() if value is not None}
+    if flags_given:
+        changes["pre"] = msgspec.structs.replace(description.pre or Pre(std=(255.0,)), **flags_given)
     if arguments.labels:
         changes["labels"] = tuple(_text_of(arguments.labels).splitlines())
-    name = arguments.name or told.model or _name_of(arguments)
-    changes |= {"model": name, "license": arguments.license or told.license}
+    name = arguments.name or description.model or _name_of(arguments)
+    changes |= {"model": name, "license": arguments.license or description.license}
     if arguments.task:
         changes["task"] = arguments.task
-    return msgspec.structs.replace(told, **changes)
+    return msgspec.structs.replace(description, **changes)
 
 
 def _name_of(arguments: argparse.Namespace) -> str:
-    """Return a model's name from its file's; a bundle keeps its own."""
+    """Return a model's name, by default its file's; empty for a bundle, which has its own."""
     path = Path(arguments.model)
     if arguments.model.startswith(_ZOO) or path.suffix == ".ekb" or (path / "bundle.json").is_file():
         return ""
@@ -310,17 +315,17 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         "targets": msgspec.to_builtins(study.targets),
         "candidates": [
             {
-                "id": found.plan.id,
-                "score": found.score.value if found.score else None,
-                "drop": found.score.drop if found.score else None,
-                "p50_ms": found.timings[0].p50_ms if found.timings else None,
-                "total_ms": found.timings[0].total_ms if found.timings else None,
-                "bytes": found.bytes,
-                "gate": found.gate,
-                "kept": found.kept,
-                "error": found.error or None,
+                "id": candidate.plan.id,
+                "score": candidate.score.value if candidate.score else None,
+                "drop": candidate.score.drop if candidate.score else None,
+                "p50_ms": candidate.timings[0].p50_ms if candidate.timings else None,
+                "total_ms": candidate.timings[0].total_ms if candidate.timings else None,
+                "bytes": candidate.bytes,
+                "gate": candidate.gate,
+                "kept": candidate.kept,
+                "error": candidate.error or None,
             }
-            for found in study.candidates
+            for candidate in study.candidates
         ],
         "warnings": list(study.warnings),
         "seconds": study.seconds,
@@ -333,7 +338,7 @@ def _text(outcome: Outcome) -> str:
         study.candidates, key=lambda c: (bool(c.error), c.timings[0].total_ms if c.timings else 1e9)
     )
     lines = [f"{'candidate':<32} {study.metric:>9} {'drop':>8} {'total':>10} {'size':>9}  gate"]
-    lines += [_row(found) for found in ranked]
+    lines += [_row(candidate) for candidate in ranked]
     lines += [
         f"{target.profile}: {target.why if target.chosen else 'nothing: no candidate fits'}"
         for target in study.targets
@@ -344,11 +349,13 @@ def _text(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def _row(found: CandidateResult) -> str:
-    if found.error:
-        return f"{found.plan.id:<32} {found.error[:100]}"
-    score = f"{found.score.value:>9.4f} {found.score.drop:>8.4f}" if found.score else " " * 18
-    speed = f"{found.timings[0].total_ms:>7.3g} ms" if found.timings else f"{'-':>10}"
-    size = f"{found.bytes / 1e6:>6.3g} MB" if found.bytes >= 1e5 else f"{found.bytes / 1e3:>6.3g} kB"
-    kept = ", in the bundle" if found.kept else ""
-    return f"{found.plan.id:<32} {score} {speed} {size}  {found.gate or '-'}{kept}"
+def _row(candidate: CandidateResult) -> str:
+    if candidate.error:
+        return f"{candidate.plan.id:<32} {candidate.error[:100]}"
+    score = f"{candidate.score.value:>9.4f} {candidate.score.drop:>8.4f}" if candidate.score else " " * 18
+    speed = f"{candidate.timings[0].total_ms:>7.3g} ms" if candidate.timings else f"{'-':>10}"
+    size = (
+        f"{candidate.bytes / 1e6:>6.3g} MB" if candidate.bytes >= 1e5 else f"{candidate.bytes / 1e3:>6.3g} kB"
+    )
+    kept = ", in the bundle" if candidate.kept else ""
+    return f"{candidate.plan.id:<32} {score} {speed} {size}  {candidate.gate or '-'}{kept}"

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Do one action of the zoo.
+    """Run one action: list, build or fetch.
 
     Raises:
         UsageError: There is no such model, variant or recording, or NAME or --out is missing.
@@ -53,18 +53,18 @@ def _list() -> Report:
     models: list[dict[str, Any]] = [
         {
             "name": name,
-            "title": found.title,
-            "version": found.version,
-            "task": found.task,
-            "license": found.license,
-            "variants": [variant.id for variant in found.variant],
-            "needs": list(found.needs()),
+            "title": entry.title,
+            "version": entry.version,
+            "task": entry.task,
+            "license": entry.license,
+            "variants": [variant.id for variant in entry.variant],
+            "needs": list(entry.needs()),
         }
-        for name, found in recipes().items()
+        for name, entry in recipes().items()
     ]
     kept = [
-        {"name": name, "title": found.title, "license": found.license, "needs": str(found.package)}
-        for name, found in recordings().items()
+        {"name": name, "title": entry.title, "license": entry.license, "needs": str(entry.package)}
+        for name, entry in recordings().items()
     ]
     lines = []
     for model in models:

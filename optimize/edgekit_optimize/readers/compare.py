@@ -1,4 +1,4 @@
-"""Compare every form of a root with the model that it came from, output by output, on real inputs."""
+"""Compare every form of a root with its source model, output by output, on real inputs."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from edgekit_optimize.readers.record import Record, Step, record_of
 from edgekit_optimize.readers.runs import Run, Tensors, feeds_for, open_run
 
 MAX_SAMPLES: Final = 8
-"""How many samples a check looks at; more find nothing that these do not."""
+"""Samples per check; more have not found anything that these missed."""
 
 Sample = dict[str, NDArray[Any]]
 
 
 def check_root(root: Root, samples: Mapping[str, NDArray[np.float32]]) -> Root:
-    """Check every conversion of a root against the model it came from, on real inputs.
+    """Compare every conversion of a root with its source model on real inputs; drop those that differ.
 
     Args:
-        root: What ``read_source`` returned.
+        root: As ``read_source`` returned it.
         samples: For each canonical input an array (n, ...), as the model takes it; the first
-            ``MAX_SAMPLES`` are looked at.
+            ``MAX_SAMPLES`` are used.
 
     Returns:
-        The root with ``checks`` filled, one for each conversion that could be run. A form that does
-        not run, or answers otherwise than the source, is no longer in it; ``missing`` says why.
+        The root with one entry in ``checks`` for each conversion that could be run. Forms that do not
+        run, or whose outputs differ from the source's, are removed; ``missing`` says why.
 
     Raises:
-        TensorError: ``samples`` do not fit the inputs.
-        ModelError: The source does not run or gives no finite answer, or the conversion to the
-            canonical form changed the model.
+        TensorError: ``samples`` do not match the inputs.
+        ModelError: The source does not run or returns NaN, or the canonical form's outputs differ
+            from its.
         BackendUnavailableError: A runtime that a check needs is not installed.
     """
     each = split_samples(root.inputs, samples)
@@ -45,13 +45,13 @@ def check_root(root: Root, samples: Mapping[str, NDArray[np.float32]]) -> Root:
     if not record.steps:
         return root
     source = _source_run(record)
-    wanted = [_ordered(source.call(feeds_for(source, s, transposed=record.transposed)), root) for s in each]
-    _require_finite(root.outputs, wanted)
+    expected = [_ordered(source.call(feeds_for(source, s, transposed=record.transposed)), root) for s in each]
+    _require_finite(root.outputs, expected)
     checks, missing = [], dict(root.missing)
     for step in record.steps:
-        check, fault = _tried(step, root, each, wanted, record.limit)
+        check, fault = _tried(step, root, each, expected, record.limit)
         if fault is not None:
-            if step.form == root.canonical:  # by which every tensor is called
+            if step.form == root.canonical:  # its tensor names are used everywhere
                 raise fault
             missing[step.form] = " ".join((fault.message, *fault.reasons))
         if check is not None:
@@ -61,16 +61,16 @@ def check_root(root: Root, samples: Mapping[str, NDArray[np.float32]]) -> Root:
 
 
 def _tried(
-    step: Step, root: Root, each: Sequence[Sample], wanted: Sequence[Sequence[NDArray[Any]]], limit: float
+    step: Step, root: Root, each: Sequence[Sample], expected: Sequence[Sequence[NDArray[Any]]], limit: float
 ) -> tuple[Check | None, ModelError | None]:
-    """Return the check of one conversion, if it could be run, and what is wrong with it, if anything."""
+    """Return the check of one conversion (None if it could not be run) and its fault, if any."""
     forms = {"onnx": root.onnx, "tflite": root.tflite, "openvino": root.openvino}
     try:
         run = open_run(step.form, Path(forms[step.form]))
-        check, place = _checked(step, run, root, each, wanted, limit)
+        check, worst_at = _checked(step, run, root, each, expected, limit)
     except ModelError as fault:
         return None, fault
-    return check, None if check.holds else _changed(check, place)
+    return check, None if check.holds else _changed(check, worst_at)
 
 
 def _source_run(record: Record) -> Run:
@@ -86,7 +86,7 @@ def _source_run(record: Record) -> Run:
 
 
 def split_samples(inputs: Sequence[TensorSpec], samples: Mapping[str, NDArray[Any]]) -> list[Sample]:
-    """Return samples one by one, each input with its batch axis.
+    """Return up to ``MAX_SAMPLES`` single samples, each input with its batch axis.
 
     Raises:
         TensorError: An input has no samples, or their shape or number is wrong.
@@ -96,7 +96,7 @@ def split_samples(inputs: Sequence[TensorSpec], samples: Mapping[str, NDArray[An
         raise TensorError(f"no samples for input {missing[0]!r}; there are {', '.join(samples) or 'none'}")
     counts = {spec.name: len(samples[spec.name]) for spec in inputs}
     if len(set(counts.values())) != 1 or not min(counts.values()):
-        raise TensorError(f"every input wants the same number of samples, at least one; got {counts}")
+        raise TensorError(f"every input needs the same number of samples, at least one; got {counts}")
     count = min(MAX_SAMPLES, *counts.values())
     return [{spec.name: _one(spec, samples[spec.name], number) for spec in inputs} for number in range(count)]
 
@@ -108,7 +108,7 @@ def _one(spec: TensorSpec, values: NDArray[Any], number: int) -> NDArray[Any]:
     if spec.shape[:1] == (1,) and value.shape == spec.shape[1:]:
         return value[None]
     raise TensorError(
-        f"samples of input {spec.name!r} have shape {values.shape}, wanted (n, {_inner(spec.shape)})"
+        f"samples of input {spec.name!r} have shape {values.shape}, want (n, {_inner(spec.shape)})"
     )
 
 
@@ -116,16 +116,16 @@ def _inner(shape: tuple[int, ...]) -> str:
     return ", ".join(map(str, shape[1:] if shape[:1] == (1,) else shape))
 
 
-def _ordered(found: Tensors, root: Root) -> list[NDArray[Any]]:
-    """Return outputs in the order of the canonical ones: by name, or by place where names differ."""
+def _ordered(outputs: Tensors, root: Root) -> list[NDArray[Any]]:
+    """Return outputs in the canonical order: by name, or by position if the names differ."""
     names = [spec.name for spec in root.outputs]
-    if len(found) != len(names):
-        raise ModelError(f"the model has {len(names)} outputs, a conversion of it {len(found)}")
-    return [found[name] for name in names] if set(names) == set(found) else list(found.values())
+    if len(outputs) != len(names):
+        raise ModelError(f"the model has {len(names)} outputs, a conversion of it {len(outputs)}")
+    return [outputs[name] for name in names] if set(names) == set(outputs) else list(outputs.values())
 
 
-def _require_finite(outputs: Sequence[TensorSpec], wanted: Sequence[Sequence[NDArray[Any]]]) -> None:
-    for number, values in enumerate(wanted):
+def _require_finite(outputs: Sequence[TensorSpec], answers: Sequence[Sequence[NDArray[Any]]]) -> None:
+    for number, values in enumerate(answers):
         for spec, value in zip(outputs, values, strict=True):
             if value.dtype.kind == "f" and np.isnan(value).any():
                 raise ModelError(
@@ -139,18 +139,18 @@ def _checked(
     run: Run,
     root: Root,
     each: Sequence[Sample],
-    wanted: Sequence[Sequence[NDArray[Any]]],
+    expected: Sequence[Sequence[NDArray[Any]]],
     limit: float,
 ) -> tuple[Check, tuple[str, int]]:
-    """Compare a form with the source; return the check, and the output and sample that are furthest off."""
-    worst, scale, place = 0.0, 0.0, (root.outputs[0].name, 0)
-    for number, (sample, expected) in enumerate(zip(each, wanted, strict=True)):
-        found = _ordered(run.call(feeds_for(run, sample, transposed=step.transposed)), root)
-        for spec, value, want in zip(root.outputs, found, expected, strict=True):
-            scale = max(scale, _magnitude(want))
-            difference = _difference(value, want)
+    """Compare a form with the source; return the check, and the output and sample that differ most."""
+    worst, scale, worst_at = 0.0, 0.0, (root.outputs[0].name, 0)
+    for number, (sample, reference) in enumerate(zip(each, expected, strict=True)):
+        outputs = _ordered(run.call(feeds_for(run, sample, transposed=step.transposed)), root)
+        for spec, value, right in zip(root.outputs, outputs, reference, strict=True):
+            scale = max(scale, _magnitude(right))
+            difference = _difference(value, right)
             if not difference <= worst:
-                worst, place = difference, (spec.name, number)
+                worst, worst_at = difference, (spec.name, number)
     check = Check(
         conversion=step.conversion,
         tool=step.tool,
@@ -159,14 +159,14 @@ def _checked(
         scale=scale,
         limit=limit,
     )
-    return check, place
+    return check, worst_at
 
 
-def _changed(check: Check, place: tuple[str, int]) -> ModelError:
+def _changed(check: Check, worst_at: tuple[str, int]) -> ModelError:
     return ModelError(
-        f"{check.conversion} by {check.tool} changed the model: output {place[0]!r} is off by"
-        f" {check.max_abs:.3g} for sample {place[1]}, allowed is {check.limit * check.scale:.3g}",
-        hint="another version of that tool, or of the layer, may convert; compare layer by layer",
+        f"{check.conversion} by {check.tool} changed the model: output {worst_at[0]!r} differs by"
+        f" {check.max_abs:.3g} for sample {worst_at[1]}, allowed is {check.limit * check.scale:.3g}",
+        hint="try another version of that tool, or replace the layer; compare layer by layer to find it",
     )
 
 
@@ -179,19 +179,19 @@ def _magnitude(values: NDArray[Any]) -> float:
     return float(finite.max()) if finite.size else 0.0
 
 
-def _difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """Return the largest difference; images may lie either way round, the same infinity is no difference."""
-    ways = [found]
-    if found.ndim == 4:
-        ways += [found.transpose(0, 3, 1, 2), found.transpose(0, 2, 3, 1)]
-    fitting = [way for way in ways if way.shape == wanted.shape]
-    if not fitting and found.size == wanted.size and found.ndim != wanted.ndim:
-        fitting = [found.reshape(wanted.shape)]
-    return min((_largest(way, wanted) for way in fitting), default=float("inf"))
+def _difference(values: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Return the largest difference; either image layout is accepted, equal infinities do not differ."""
+    ways = [values]
+    if values.ndim == 4:
+        ways += [values.transpose(0, 3, 1, 2), values.transpose(0, 2, 3, 1)]
+    fitting = [way for way in ways if way.shape == reference.shape]
+    if not fitting and values.size == reference.size and values.ndim != reference.ndim:
+        fitting = [values.reshape(reference.shape)]
+    return min((_largest(way, reference) for way in fitting), default=float("inf"))
 
 
-def _largest(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    first, second = found.astype(np.float64), wanted.astype(np.float64)
+def _largest(values: NDArray[Any], reference: NDArray[Any]) -> float:
+    first, second = values.astype(np.float64), reference.astype(np.float64)
     if not first.size:
         return 0.0
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Make one form of a model from another; a form that cannot be made leaves its reason."""
+"""Convert a model between ONNX, TensorFlow Lite and OpenVINO."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from edgekit_optimize.readers.tools import library, short
 
 
 def openvino_from(model: Path, xml: Path) -> None:
-    """Convert an ONNX or TensorFlow Lite file to OpenVINO's two files, weights in full precision.
+    """Convert an ONNX or TensorFlow Lite file to OpenVINO IR with full-precision weights.
 
-    Layers keep the names that the source gives them; only those that OpenVINO numbers through the
-    whole process are numbered through the model, so that the same model is the same bytes.
+    Layers keep their names from the source. Those that OpenVINO numbers by a counter of the process are
+    renumbered within the model, so that the same model always gives the same bytes.
 
     Args:
         model: The file to read.
-        xml: The file to write; the weights go beside it, as ``.bin``.
+        xml: The file to write; the weights go beside it as ``.bin``.
 
     Raises:
         BackendUnavailableError: OpenVINO is not installed.
@@ -31,16 +31,16 @@ def openvino_from(model: Path, xml: Path) -> None:
     openvino = library("openvino")
     try:
         with root_logger_kept():
-            found = openvino.convert_model(str(model))
-        _number(found)
-        openvino.save_model(found, str(xml), compress_to_fp16=False)
+            converted = openvino.convert_model(str(model))
+        _number(converted)
+        openvino.save_model(converted, str(xml), compress_to_fp16=False)
     except Exception as cause:
         raise ModelError(f"OpenVINO cannot convert {model.name}: {short(cause)}") from cause
 
 
 def _number(model: Any) -> None:
     for number, operation in enumerate(model.get_ordered_ops()):
-        # A folded constant keeps the number of the operation that it was.
+        # A folded constant keeps the name of the operation that it replaced.
         kind = operation.get_type_name()
         counted = r"[A-Z]\w*_\d+" if kind == "Constant" else rf"{kind}_\d+"
         if re.fullmatch(counted, operation.get_friendly_name()):
@@ -48,7 +48,7 @@ def _number(model: Any) -> None:
 
 
 def tflite_from_onnx(model: Path, target: Path, image: str) -> None:
-    """Convert a canonical ONNX file to TensorFlow Lite, through a ``Network``; prove that it loads.
+    """Convert a canonical ONNX file to TensorFlow Lite by way of ``Network``, and check that it loads.
 
     Args:
         model: The file to read.
@@ -56,8 +56,8 @@ def tflite_from_onnx(model: Path, target: Path, image: str) -> None:
         image: The name of a channels-first image input, which becomes channels-last; or "".
 
     Raises:
-        ModelError: The model has a node that a ``Network`` cannot express (named), or LiteRT does
-            not take the result.
+        ModelError: The model has a node with no equivalent in ``Network`` (named), or LiteRT
+            rejects the result.
         BackendUnavailableError: A library is not installed.
     """
     from edgekit_optimize.graph.onnx_network import read_onnx
@@ -68,15 +68,15 @@ def tflite_from_onnx(model: Path, target: Path, image: str) -> None:
     try:
         litert(target).allocate_tensors()
     except (RuntimeError, ValueError) as cause:
-        raise ModelError(f"LiteRT does not take the converted file: {short(cause)}") from cause
+        raise ModelError(f"LiteRT rejects the converted file: {short(cause)}") from cause
 
 
 def onnx_from_tflite(model: Path, target: Path) -> str:
-    """Convert a float TensorFlow Lite file to ONNX; return by which tool.
+    """Convert a float TensorFlow Lite file to ONNX and return the tool that did it.
 
     Raises:
-        ModelError: Neither a ``Network`` nor an installed tool can express the model; the error has
-            the reason of each.
+        ModelError: Neither ``Network`` nor an installed tool can express the model; the error
+            has both reasons.
     """
     from edgekit_optimize.graph.onnx_file import write_onnx
     from edgekit_optimize.graph.tflite import read_tflite
@@ -91,7 +91,9 @@ def onnx_from_tflite(model: Path, target: Path) -> str:
     try:
         convert = library("tflite2onnx").convert
     except BackendUnavailableError:
-        raise ModelError(f"{reason}; tflite2onnx, which may know it, is not installed") from None
+        raise ModelError(
+            f"{reason}; tflite2onnx, which may be able to convert it, is not installed"
+        ) from None
     try:
         convert(str(model), str(target))
     except Exception as cause:

@@ -20,7 +20,7 @@ def _tensorflow() -> Any:
         return importlib.import_module("tensorflow")
     except ImportError as cause:
         raise BackendUnavailableError(
-            "Keras models need TensorFlow to be read, which is not installed",
+            "reading Keras models needs TensorFlow, which is not installed",
             hint="pip install tensorflow-cpu, or convert the model to .tflite or .onnx where it was trained",
         ) from cause
 
@@ -34,7 +34,7 @@ def tflite_from_keras(path: Path, target: Path) -> None:
     """
     tensorflow = _tensorflow()
     try:
-        # It prints a summary of what it saves; standard output is a document of its own here.
+        # It prints a summary, but the command's standard output is its JSON result.
         with contextlib.redirect_stdout(io.StringIO()):
             target.write_bytes(_converter(tensorflow, path).convert())
     except Exception as cause:
@@ -49,7 +49,7 @@ def _converter(tensorflow: Any, path: Path) -> Any:
 
 
 def keras_run(path: Path) -> Run:
-    """Open a Keras model for the numerical check; inputs and outputs are taken by place.
+    """Open a Keras model for the numerical check; inputs and outputs are matched by position.
 
     Raises:
         BackendUnavailableError: TensorFlow is not installed.
@@ -63,18 +63,20 @@ def keras_run(path: Path) -> Run:
             model = tensorflow.keras.models.load_model(str(path), compile=False)
             entries = [(tensor.name, tensor.shape, tensor.dtype) for tensor in model.inputs]
         else:
-            wanted = model.structured_input_signature[1]
-            entries = [(name, wanted[name].shape, wanted[name].dtype.name) for name in sorted(wanted)]
+            signature = model.structured_input_signature[1]
+            entries = [
+                (name, signature[name].shape, signature[name].dtype.name) for name in sorted(signature)
+            ]
     except Exception as cause:
         raise ModelError(f"TensorFlow cannot read {path.name}: {short(cause)}") from cause
 
     def call(feeds: Tensors) -> Tensors:
         values = {name: tensorflow.constant(value) for name, value in feeds.items()}
-        given = next(iter(values.values())) if len(values) == 1 else values
-        found = model(**values) if loaded is not None else model(given)
-        if isinstance(found, dict):
-            return {name: np.asarray(found[name]) for name in found}
-        many = found if isinstance(found, (list, tuple)) else [found]
+        argument = next(iter(values.values())) if len(values) == 1 else values
+        outputs = model(**values) if loaded is not None else model(argument)
+        if isinstance(outputs, dict):
+            return {name: np.asarray(outputs[name]) for name in outputs}
+        many = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         return {f"output_{number}": np.asarray(value) for number, value in enumerate(many)}
 
     return Run(

@@ -1,4 +1,4 @@
-"""What makes an ONNX model unfit to convert: each fault named by node, operator and tensor."""
+"""Check an ONNX model for what cannot be converted; errors name the node, operator or tensor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from edgekit.core.errors import ModelError
 
 STANDARD: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})
-"""Domains of operators that every runtime means the same by."""
+"""Operator domains of standard ONNX."""
 
 _QUANTISED: Final = frozenset(
     {
@@ -23,7 +23,7 @@ _QUANTISED: Final = frozenset(
         "MatMulInteger",
     }
 )
-# An infinity is a sound constant in a mask or a bound, never in a weight.
+# Infinity is a valid constant in a mask or a bound, but never in a weight.
 _WEIGHTED: Final = frozenset(
     {
         "Conv",
@@ -53,24 +53,24 @@ def every_node(graph: Any) -> Iterator[Any]:
 
 
 def label(node: Any) -> str:
-    """Return what to call a node in an error: its name, or its first output, and its operator."""
+    """Return a node's description for an error: its name (or first output) and its operator."""
     name = node.name or (node.output[0] if node.output else "")
     return f"node {name!r} ({node.op_type})"
 
 
 def culprit(model: Any, cause: BaseException) -> str:
-    """Return which node ONNX Runtime's message complains of, as far as it tells."""
-    found = _NODE_IN_ERROR.search(str(cause))
-    name = next((group for group in found.groups() if group), "") if found else ""
+    """Return the node that ONNX Runtime's message names, or "the model" if it names none."""
+    match = _NODE_IN_ERROR.search(str(cause))
+    name = next((group for group in match.groups() if group), "") if match else ""
     kind = next((node.op_type for node in every_node(model.graph) if node.name == name), "")
     return f"node {name!r} ({kind})" if name else "the model"
 
 
 def check_operators(model: Any, what: str) -> None:
-    """Make sure that every operator is standard ONNX and of a float model.
+    """Check that every operator is standard ONNX and that none quantises.
 
     Raises:
-        ModelError: An operator is of a vendor's domain, not of the model's opset, or quantises.
+        ModelError: An operator is a vendor's, is not in the model's opset, or quantises.
     """
     from onnx import defs
 
@@ -79,8 +79,8 @@ def check_operators(model: Any, what: str) -> None:
         domain = "" if node.domain == "ai.onnx" else node.domain
         if domain not in STANDARD:
             raise ModelError(
-                f"{what}: {label(node)} is an operator of {domain!r}, which only some runtimes know",
-                hint="export the model with standard ONNX operators only, before any optimiser of a runtime",
+                f"{what}: {label(node)} is an operator of {domain!r}, which only some runtimes support",
+                hint="export the model with standard ONNX operators only, before any runtime's optimiser",
             )
         if node.op_type in _QUANTISED:
             raise ModelError(
@@ -92,16 +92,16 @@ def check_operators(model: Any, what: str) -> None:
             defs.get_schema(node.op_type, version, domain)
         except defs.SchemaError as cause:
             raise ModelError(
-                f"{what}: {label(node)} is no operator of ONNX opset {version}",
+                f"{what}: {label(node)} is not an operator of ONNX opset {version}",
                 hint="export the model again, without custom operators",
             ) from cause
 
 
 def check_weights(model: Any, what: str) -> None:
-    """Make sure that no weight is NaN, and none that a layer multiplies by is infinite.
+    """Check that no constant is NaN and no layer's weight is infinite.
 
     Raises:
-        ModelError: One is; the error names the tensor and the node that reads it.
+        ModelError: One is; the error names the tensor and its node.
     """
     from onnx import numpy_helper
 

@@ -1,4 +1,4 @@
-"""Fix the free dimensions of an ONNX model's inputs: batch to 1, the others as the user says."""
+"""Fix the free dimensions of an ONNX model's inputs: the batch to 1, the others as given."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ Shape = tuple[int, ...]
 def fix_shapes(
     model: Any, shapes: Mapping[str, Shape], fallback: Mapping[str, Shape], what: str
 ) -> dict[str, int]:
-    """Make every input's shape static, in place; inner and output shapes are forgotten.
+    """Make every input's shape static, in place; inner and output shapes are removed.
 
     A free first dimension is the batch and becomes 1; a dimension's symbol has one value throughout.
 
     Args:
-        model: An ONNX model, its initializers not among its inputs.
-        shapes: Whole shapes by input name; "" names the only input.
+        model: An ONNX model whose initializers are not listed as inputs.
+        shapes: Complete shapes by input name; "" stands for the only input.
         fallback: Shapes of real samples by name, for inputs that ``shapes`` leaves free.
         what: What to call the model in errors.
 
     Returns:
-        The batches, by input, that were fixed at another size than 1 and are 1 now.
+        The former batch size of each input that had a fixed batch other than 1.
 
     Raises:
         UsageError: ``shapes`` names no input of this model, or a shape that its input cannot have.
@@ -34,15 +34,15 @@ def fix_shapes(
     batches = {
         name: dims[0].dim_value for name, v in inputs.items() if (dims := _dims(v)) and dims[0].dim_value > 1
     }
-    wanted = _by_name(shapes, tuple(inputs), what)
+    requested = _by_name(shapes, tuple(inputs), what)
     symbols: dict[str, int] = {}
     for name, value in inputs.items():
-        if name in fallback and name not in wanted and _is_free(value):
-            wanted[name] = fallback[name]
-    for name, shape in wanted.items():
+        if name in fallback and name not in requested and _is_free(value):
+            requested[name] = fallback[name]
+    for name, shape in requested.items():
         _apply(inputs[name], shape, symbols, what)
     for value in inputs.values():
-        if value.name not in wanted:
+        if value.name not in requested:
             _default(value, symbols)
     for value in inputs.values():
         _settle(value, symbols, what)
@@ -53,20 +53,20 @@ def fix_shapes(
 
 
 def _by_name(shapes: Mapping[str, Shape], names: tuple[str, ...], what: str) -> dict[str, Shape]:
-    found = dict(shapes)
-    if "" in found:
+    named = dict(shapes)
+    if "" in named:
         if len(names) != 1:
             raise UsageError(
                 f"{what} has {len(names)} inputs, so a shape must name its input: {', '.join(names)}",
                 hint=f"--shape {names[0] if names else 'NAME'}=1,3,224,224",
             )
-        found[names[0]] = found.pop("")
-    unknown = sorted(found.keys() - set(names))
+        named[names[0]] = named.pop("")
+    unknown = sorted(named.keys() - set(names))
     if unknown:
         raise UsageError(
             f"{what} has no input {unknown[0]!r}; its inputs are {', '.join(names)}",
         )
-    return found
+    return named
 
 
 def _dims(value: Any) -> list[Any]:
@@ -78,7 +78,7 @@ def _is_free(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Return an input's shape as a user reads it: numbers, symbols, ``?`` for what has neither."""
+    """Return an input's shape for a message: numbers, symbols, or ``?`` for neither."""
     dims = _dims(value)
     sizes = [str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in dims]
     return f"[{', '.join(sizes)}]"
@@ -91,7 +91,7 @@ def _apply(value: Any, shape: Shape, symbols: dict[str, int], what: str) -> None
         return
     dims = _dims(value)
     fits = len(dims) == len(shape) and all(
-        # A fixed batch may be made another one; what the model then says of it is checked by running it.
+        # A fixed batch may be changed; ``prove_batch`` then runs the model to see whether it still works.
         size > 0 and (axis == 0 or not dim.HasField("dim_value") or dim.dim_value == size)
         for axis, (dim, size) in enumerate(zip(dims, shape, strict=True))
     )
@@ -127,7 +127,7 @@ def _settle(value: Any, symbols: Mapping[str, int], what: str) -> None:
 def _free(value: Any, what: str) -> ModelError:
     sizes = [str(d.dim_value) if d.dim_value > 0 else "N" for d in _dims(value)] or ["1", "3", "224", "224"]
     return ModelError(
-        f"{what}: input {value.name!r} is {shown(value)}: its free dimensions must have a size, "
+        f"{what}: input {value.name!r} is {shown(value)}: its free dimensions must be fixed, "
         "a model for a device has static shapes",
         hint=f"--shape {value.name}={','.join(sizes)} with a number for each N",
     )

@@ -1,12 +1,11 @@
-"""Bring any float ONNX model into its canonical form: static, plain, folded, every node named.
+"""Rewrite a float ONNX model into canonical form: static shapes, constants folded, every node named.
 
-Constants are folded and identities, dropouts and batch normalisations removed by ONNX Runtime's own
-basic level, saved ahead of time: it is at hand wherever this kit is, maintained with the operators
-it rewrites, and what it writes at that level stays standard ONNX with the tensors' own names (tried
-on the zoo, and on networks exported from torch by both of its exporters). Dedicated simplifiers
-were not taken: one more dependency each for the same result. ``MatMulAddFusion`` is left out, since
-it wraps three-axis products into reshapes that other runtimes then carry. A result with an operator
-outside the standard is not used: the model then stays as it was, and a note says so.
+ONNX Runtime's basic optimisation level, saved to a file, folds constants and removes identities,
+dropouts and batch normalisations. It is installed wherever this kit is, and its output is standard
+ONNX with the tensors' names kept (tried on the zoo, and on networks from both of torch's exporters);
+simplifiers would each be one more dependency for the same result. ``MatMulAddFusion`` is disabled,
+since it adds reshapes around three-axis products. A result with a non-standard operator is not used:
+the model stays as it was, and a note says so.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ from edgekit_optimize.readers.onnx_types import widen
 from edgekit_optimize.readers.tools import library, short
 
 OPSET: Final = 13
-"""The least that canonical models have: scales per channel came with it."""
+"""The lowest opset of canonical models: the first with per-channel scales."""
 
 _IR_VERSION: Final = 8
 _LEFT_OUT: Final = ("MatMulAddFusion",)
 
 
 def onnx_files(path: Path) -> tuple[Path, ...]:
-    """Return an ONNX file and those with its external weights, which lie beside or below it.
+    """Return an ONNX file and its external weights, which must be beside or below it.
 
     Raises:
-        ModelError: The file is not ONNX, or an external file is missing or lies elsewhere.
+        ModelError: The file is not ONNX, or an external file is missing or outside its folder.
     """
-    found = {path: None}
+    files = {path: None}
     for tensor in _tensors(_parsed(path)):
         for entry in tensor.external_data:
             if entry.key == "location":
-                found[_beside(path, entry.value)] = None
-    return tuple(found)
+                files[_beside(path, entry.value)] = None
+    return tuple(files)
 
 
 def canonical_onnx(
@@ -50,14 +49,14 @@ def canonical_onnx(
     """Write the canonical form of an ONNX model.
 
     Args:
-        path: The model; external weights lie beside it.
+        path: The model; external weights are beside it.
         target: The file to write.
-        shapes: Whole shapes of inputs with free dimensions, by name; "" for the only input.
-        fallback: Shapes to fall back on for inputs that stay free, by name.
+        shapes: Complete shapes of inputs with free dimensions, by name; "" for the only input.
+        fallback: Shapes for inputs that are still free, by name.
         what: What to call the model in errors; the file's name by default.
 
     Returns:
-        What was changed, a sentence each.
+        A sentence for each change.
 
     Raises:
         ModelError: The model cannot be used; the error names the node and operator, or the tensor.
@@ -85,7 +84,7 @@ def canonical_onnx(
 
 
 def name_nodes(model: Any) -> None:
-    """Give every node a name of its own, in place: what has none is called after its first output."""
+    """Give every node a unique name, in place; an unnamed node gets its first output's name."""
     seen: set[str] = set()
     for node in every_node(model.graph):
         name = node.name or f"{node.op_type}:{next((o for o in node.output if o), '')}"
@@ -110,18 +109,20 @@ def _parsed(path: Path) -> Any:
         raise ModelError(f"cannot read {path}: {cause.strerror}") from cause
     except Exception as cause:  # protobuf's DecodeError, whose class depends on its implementation
         raise ModelError(
-            f"{path.name} is not ONNX, or is cut off: {cause}",
-            hint="git lfs pull, since this is only its pointer" if _is_pointer(path) else "copy it again",
+            f"{path.name} is not ONNX, or is truncated: {cause}",
+            hint="run git lfs pull: this is only the file's pointer"
+            if _is_pointer(path)
+            else "copy it again",
         ) from cause
     if not model.HasField("graph") or not model.opset_import:
-        raise ModelError(f"{path.name} is not ONNX: it holds no graph", hint="export the model again")
+        raise ModelError(f"{path.name} is not ONNX: it has no graph", hint="export the model again")
     if not model.graph.node:
-        raise ModelError(f"{path.name} holds a graph without any operator", hint="export the model again")
+        raise ModelError(f"{path.name} has a graph without any operator", hint="export the model again")
     return model
 
 
 def _is_pointer(path: Path) -> bool:
-    """Return whether Git's large file storage has left its pointer in place of a file."""
+    """Return whether a file is a Git LFS pointer."""
     with path.open("rb") as file:
         return file.read(64).startswith(b"version https://git-lfs")
 
@@ -151,7 +152,7 @@ def _tensors(model: Any) -> Iterator[Any]:
 def _beside(path: Path, location: str) -> Path:
     file = (path.parent / location).resolve()
     if not file.is_relative_to(path.parent.resolve()):
-        raise ModelError(f"{path.name}: external weights {location!r} leave the model's folder")
+        raise ModelError(f"{path.name}: external weights {location!r} are outside the model's folder")
     if not file.is_file():
         raise ModelError(
             f"{path.name}: its external weights {location!r} are missing",
@@ -165,11 +166,11 @@ def _beside(path: Path, location: str) -> Path:
 
 
 def _drop_initialised_inputs(model: Any, what: str) -> None:
-    """Drop what is a constant from the inputs, where older exporters list it too."""
+    """Remove constants from the inputs, where older exporters list them too."""
     constants = {tensor.name for tensor in model.graph.initializer}
     kept = [value for value in model.graph.input if value.name not in constants]
     if not kept:
-        raise ModelError(f"{what} takes no input: it always answers the same", hint="export the model again")
+        raise ModelError(f"{what} takes no input: its output is constant", hint="export the model again")
     del model.graph.input[:]
     model.graph.input.extend(kept)
     model.ir_version = max(model.ir_version, _IR_VERSION)
@@ -177,18 +178,18 @@ def _drop_initialised_inputs(model: Any, what: str) -> None:
 
 def _raised(model: Any, what: str) -> tuple[Any, tuple[str, ...]]:
     onnx = library("onnx")
-    found = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    if found >= OPSET:
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    if opset >= OPSET:
         return model, ()
     try:
         raised = library("onnx.version_converter").convert_version(model, OPSET)
         onnx.checker.check_model(raised)
     except Exception as cause:
         raise ModelError(
-            f"{what} is of ONNX opset {found} and cannot be raised to {OPSET}: {short(cause)}",
+            f"{what} has ONNX opset {opset} and cannot be upgraded to {OPSET}: {short(cause)}",
             hint=f"export the model again with opset {OPSET} or newer",
         ) from cause
-    return raised, (f"raised from ONNX opset {found} to {OPSET}",)
+    return raised, (f"upgraded from ONNX opset {opset} to {OPSET}",)
 
 
 def _inferred(model: Any, what: str) -> Any:
@@ -198,12 +199,12 @@ def _inferred(model: Any, what: str) -> Any:
         return onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception as cause:
         raise ModelError(
-            f"{what} is no valid ONNX model: {short(cause)}", hint="export the model again"
+            f"{what} is not a valid ONNX model: {short(cause)}", hint="export the model again"
         ) from cause
 
 
 def model_with_output_types(model: Any) -> Any:
-    """Return a copy in which outputs without a shape have an empty type: what the checker accepts."""
+    """Return a copy in which outputs without a shape have an empty one, as the checker requires."""
     copy = type(model)()
     copy.CopyFrom(model)
     for value in copy.graph.output:
@@ -242,15 +243,15 @@ def _folded(model: Any, target: Path, what: str) -> tuple[Any, tuple[str, ...]]:
 
 
 def _drop_allowed_zeros(model: Any) -> None:
-    """Drop what only tells how zeros in a shape are meant, where there are none: older opsets lack it."""
+    """Remove ``allowzero`` from reshapes to shapes without zeros: older opsets do not have it."""
     onnx = library("onnx")
     sizes = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in every_node(model.graph):
         if node.op_type != "Reshape" or node.input[1] not in sizes:
             continue
-        told = [entry for entry in node.attribute if entry.name == "allowzero"]
-        if told and onnx.numpy_helper.to_array(sizes[node.input[1]]).all():
-            node.attribute.remove(told[0])
+        flags = [entry for entry in node.attribute if entry.name == "allowzero"]
+        if flags and onnx.numpy_helper.to_array(sizes[node.input[1]]).all():
+            node.attribute.remove(flags[0])
 
 
 def _drop_unused_domains(model: Any) -> None:
@@ -261,13 +262,13 @@ def _drop_unused_domains(model: Any) -> None:
 
 
 def _refused(model: Any, what: str, cause: Exception) -> ModelError:
-    """Say which node ONNX Runtime does not take, as far as its message tells."""
+    """Return an error that names the node that ONNX Runtime rejects, if its message does."""
     hint = "replace that layer, or export the model with another opset or input shape"
     if "NOT_IMPLEMENTED" in str(cause) and _has_doubles(model):
-        hint = "the model computes in float64, which no device does: export it in float32 (module.float())"
-    return ModelError(
-        f"{what}: ONNX Runtime does not take {culprit(model, cause)}: {short(cause)}", hint=hint
-    )
+        hint = (
+            "the model computes in float64, which no device supports: export it in float32 (module.float())"
+        )
+    return ModelError(f"{what}: ONNX Runtime rejects {culprit(model, cause)}: {short(cause)}", hint=hint)
 
 
 def _has_doubles(model: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What only one run of an ONNX model tells: that it takes its new batch, and how its outputs lie."""
+"""Run an ONNX model once, to check that it accepts its new batch size and to get its outputs' ranks."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from edgekit_optimize.readers.tools import library, short
 
 
 def prove_batch(model: Any, batches: Mapping[str, int], what: str) -> None:
-    """Make sure that a model runs on one sample, whose inputs were fixed at a larger batch.
+    """Check that a model whose batch was fixed at a larger size runs with a batch of 1.
 
     Args:
         model: The canonical model.
-        batches: The former batch of each input whose batch was changed; none is no question.
+        batches: The former batch of each input whose batch was changed; nothing is run if empty.
         what: What to call the model in the error.
 
     Raises:
-        ModelError: It does not: a size that was written into one of its layers is that of the batch.
+        ModelError: It does not run, since one of its layers has the batch size built in.
     """
     if not batches:
         return
@@ -31,16 +31,16 @@ def prove_batch(model: Any, batches: Mapping[str, int], what: str) -> None:
         _answers(model)
     except Exception as cause:
         raise ModelError(
-            f"{what}: input {name!r} has a fixed batch of {size}, which {culprit(model, cause)} counts on:"
+            f"{what}: input {name!r} has a fixed batch of {size}, which {culprit(model, cause)} depends on:"
             f" {short(cause)}",
-            hint="export the model with a batch of 1, or with a free one",
+            hint="export the model with a batch of 1, or with a free batch",
         ) from cause
 
 
 def rank_outputs(model: Any, what: str) -> None:
-    """Say, in place, how many axes each output has where the graph does not tell; their sizes stay free.
+    """Give each output without a shape its number of axes, in place; their sizes stay free.
 
-    Without it a runtime takes such an output, of a ``Loop`` for instance, for a single number.
+    Otherwise a runtime treats such an output (of a ``Loop``, for instance) as a scalar.
 
     Raises:
         ModelError: The model does not run.
@@ -49,22 +49,22 @@ def rank_outputs(model: Any, what: str) -> None:
     if not unknown:
         return
     try:
-        found = _answers(model)
+        outputs = _answers(model)
     except Exception as cause:
         raise ModelError(
-            f"{what}: output {unknown[0].name!r} has no shape, and the model does not run to find it:"
+            f"{what}: output {unknown[0].name!r} has no shape, and the model cannot be run to get it:"
             f" {short(cause)}",
             hint="export the model again with the shapes of its outputs",
         ) from cause
     for value in unknown:
         shape = value.type.tensor_type.shape
         shape.SetInParent()
-        for _ in found[value.name].shape:
+        for _ in outputs[value.name].shape:
             shape.dim.add()
 
 
 def _answers(model: Any) -> dict[str, NDArray[Any]]:
-    """Run a model of static inputs once, on zeros."""
+    """Run a model with static inputs once, on zeros."""
     onnx, runtime = library("onnx"), library("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 4

@@ -1,4 +1,4 @@
-"""Widen a half-precision ONNX model to float32, so that candidates start from one kind of model."""
+"""Widen a half-precision ONNX model to float32, so that every candidate starts from float32."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from edgekit_optimize.readers.tools import library
 
 WIDENED: Final = "widened from half precision to float32"
 HALF_LIMIT: Final = 2e-2
-"""What a check against a half-precision source allows: its 11 bits round at every layer."""
+"""Limit of a check against a half-precision source, whose 11 bits round at every layer."""
 
 _TO: Final = frozenset({"to", "dtype"})
 
 
 def widen(model: Any) -> tuple[str, ...]:
-    """Make every float16 and bfloat16 tensor float32, in place: lossless, every half is a float.
+    """Convert every float16 and bfloat16 tensor to float32, in place and without loss.
 
     Returns:
-        What was changed, a sentence each.
+        A sentence for each change.
     """
     onnx = library("onnx")
     halves = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
@@ -36,9 +36,9 @@ def widen(model: Any) -> tuple[str, ...]:
             for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
                 tensors.extend(inner.initializer)
                 values.extend(value.type.tensor_type for value in (*inner.input, *inner.output))
-    found = [tensor for tensor in tensors if tensor.data_type in halves]
+    halved = [tensor for tensor in tensors if tensor.data_type in halves]
     changed = [value for value in values if value.elem_type in halves]
-    for tensor in found:
+    for tensor in halved:
         wide = onnx.numpy_helper.to_array(tensor).astype(np.float32)
         tensor.CopyFrom(onnx.numpy_helper.from_array(wide, tensor.name))
     for value in changed:
@@ -46,4 +46,4 @@ def widen(model: Any) -> tuple[str, ...]:
     for attribute in casts:
         attribute.i = onnx.TensorProto.FLOAT
     del model.graph.value_info[:]
-    return (WIDENED,) if found or changed else ()
+    return (WIDENED,) if halved or changed else ()

@@ -1,4 +1,4 @@
-"""Take an OpenVINO IR as it is: there is no way back from it to ONNX or TensorFlow Lite."""
+"""Read an OpenVINO IR, which cannot be converted back to ONNX or TensorFlow Lite."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from edgekit_optimize.readers.onnx_shapes import Shape
 from edgekit_optimize.readers.specs import port_name
 from edgekit_optimize.readers.tools import library, short
 
-MISSING: Final = "nothing converts OpenVINO IR to it: give the model that the IR was made from"
+MISSING: Final = "OpenVINO IR cannot be converted to it: give the model that the IR was made from"
 
 
 def static_openvino(path: Path, xml: Path, shapes: Mapping[str, Shape]) -> Any:
-    """Write an IR again with static shapes, in full precision, and return the model.
+    """Rewrite an IR with static shapes in full precision, and return the model.
 
     Raises:
-        ModelError: The file is no IR, its weights are missing, it is quantised, or a dimension
-            stays free.
+        ModelError: The file is not an IR, its weights are missing, it is quantised, or a
+            dimension stays free.
         UsageError: ``shapes`` does not fit.
         ConfigError: There is too little memory.
         BackendUnavailableError: OpenVINO is not installed.
@@ -50,24 +50,24 @@ def static_openvino(path: Path, xml: Path, shapes: Mapping[str, Shape]) -> Any:
 
 def _fix(model: Any, shapes: Mapping[str, Shape], what: str) -> None:
     ports = {port_name(port): port for port in model.inputs}
-    wanted = dict(shapes)
-    if "" in wanted and len(ports) == 1:
-        wanted[next(iter(ports))] = wanted.pop("")
-    unknown = sorted(wanted.keys() - ports.keys())
+    requested = dict(shapes)
+    if "" in requested and len(ports) == 1:
+        requested[next(iter(ports))] = requested.pop("")
+    unknown = sorted(requested.keys() - ports.keys())
     if unknown:
         raise UsageError(f"{what} has no input {unknown[0]!r}; its inputs are {', '.join(ports)}")
     static = {}
     for name, port in ports.items():
         dims = list(port.get_partial_shape())
-        if name not in wanted and dims and not dims[0].is_static:
+        if name not in requested and dims and not dims[0].is_static:
             dims[0] = 1
         free = [d for d in dims if not isinstance(d, int) and not d.is_static]
-        if name not in wanted and free:
+        if name not in requested and free:
             raise ModelError(
-                f"{what}: input {name!r} is {port.get_partial_shape()}: its free dimensions must have a size",
+                f"{what}: input {name!r} is {port.get_partial_shape()}: its free dimensions must be fixed",
                 hint=f"--shape {name}=1,3,224,224",
             )
-        static[port] = list(wanted.get(name, [d if isinstance(d, int) else d.get_length() for d in dims]))
+        static[port] = list(requested.get(name, [d if isinstance(d, int) else d.get_length() for d in dims]))
     try:
         model.reshape(static)
     except Exception as cause:

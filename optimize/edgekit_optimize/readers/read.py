@@ -1,4 +1,4 @@
-"""Read any trained model into a root: the forms that candidates are made of, and where it came from."""
+"""Read a trained model into a root: the model in every format that candidates are made from."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ _ACCEPTED = (
     ".keras, .h5 or a SavedModel folder (with TensorFlow)",
 )
 _WEIGHTS = (
-    "weights alone are no model, and a pickled module wants its code: give module:function that builds the"
-    " module and loads them; for TorchScript one that returns (torch.jit.load(path), example_inputs)"
+    "weights alone are not a model, and a pickled module needs its code: give module:function that builds"
+    " the module and loads them; for TorchScript, one that returns (torch.jit.load(path), example_inputs)"
 )
 _OTHERS: dict[str, str] = {
     **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors", ".pkl", ".pickle", ".jit"), _WEIGHTS),
-    ".bin": "of OpenVINO's two files give the .xml; weights of torch alone are no model",
+    ".bin": "for OpenVINO give the .xml file; torch weights alone are not a model",
     ".pb": "give the SavedModel's folder, or convert the graph to .onnx or .tflite",
 }
-"""What to do about files that are often taken for a model, by suffix."""
+"""Hints for files that are often mistaken for a model, by suffix."""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """Where a root came from.
 
-    ``reference`` is the file's path, or ``module:function``. ``sha256`` is that of the file, or of
-    all its files in order; for torch, of the exported ONNX. ``tools`` are the libraries that
-    converted it, with their versions. ``notes`` say what was changed on the way, a sentence each.
+    ``reference`` is the file's path, or ``module:function``. ``sha256`` is the hash of the file, or of
+    all files in order; for torch, of the exported ONNX. ``tools`` are the libraries that
+    converted it, with their versions. ``notes`` has a sentence for each change.
     """
 
     kind: Kind
@@ -73,13 +73,13 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def kind_of(model: str) -> Kind:
-    """Return what kind of model a reference names.
+    """Return the kind of model that a reference names.
 
     >>> kind_of("net.onnx"), kind_of("my_package.nets:build")
     ('onnx', 'torch')
 
     Raises:
-        UsageError: It names none that can be read; the error lists those that can.
+        UsageError: It is not a supported model; the error lists those that are.
     """
     path = Path(model)
     if kind := _SUFFIXES.get(path.suffix.lower()):
@@ -90,11 +90,13 @@ def kind_of(model: str) -> Kind:
     if colon and function.isidentifier() and all(part.isidentifier() for part in module.split(".")):
         return "torch"
     hint = _OTHERS.get(path.suffix.lower(), "")
-    raise UsageError(f"{model!r} is no model that can be read; accepted are", reasons=_ACCEPTED, hint=hint)
+    raise UsageError(
+        f"{model!r} is not a model that can be read; supported are", reasons=_ACCEPTED, hint=hint
+    )
 
 
 def source_files(path: Path) -> tuple[Path, ...]:
-    """Return a model's file and those that it cannot do without: OpenVINO's and ONNX's weights.
+    """Return a model's file and its separate weight files (OpenVINO, ONNX with external data).
 
     Raises:
         ModelError: The file is not what its name says, or weights are missing.
@@ -113,19 +115,19 @@ def read_source(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     sample: Mapping[str, NDArray[Any]] | None = None,
 ) -> tuple[Root, Origin]:
-    """Read a model and bring it into every form that can be made of it.
+    """Read a model and convert it to every form that it can be converted to.
 
     Args:
         model: A path, or ``module:function``; see ``kind_of``.
-        folder: Where the forms are written; made where it is not.
-        shapes: Whole shapes of inputs that have free dimensions, by name; "" for the only input.
-        sample: One real input by name, with its batch axis: gives the shapes that ``shapes`` does not.
+        folder: Where the forms are written; created if needed.
+        shapes: Complete shapes of inputs with free dimensions, by name; "" for the only input.
+        sample: One real input by name, with its batch axis; its shapes are used where ``shapes`` has none.
 
     Returns:
-        The root, batch 1 and static, without calibration data; and where it came from.
+        The root (batch 1, static shapes, no calibration data yet) and its origin.
 
     Raises:
-        UsageError: The reference or a shape names nothing.
+        UsageError: The reference or a shape's input does not exist.
         ModelError: The model cannot be used; the error names the layer.
         ConfigError: There is too little memory, or a shape is not known.
         BackendUnavailableError: A library that this kind needs is not installed.
@@ -138,7 +140,7 @@ def read_source(
 
 
 class _Forms:
-    """Collects the forms of one model while they are made."""
+    """Collects the forms of one model during conversion."""
 
     def __init__(
         self,
@@ -162,20 +164,20 @@ class _Forms:
 
     @property
     def called(self) -> str:
-        """What to call the source in errors: its file's name, or the function that builds it."""
+        """The source's name in errors: its file's name, or the function that builds it."""
         return self.path.name if self.path.is_file() else self.reference
 
     def file(self, form: Form) -> Path:
-        """Return where a form is written."""
+        """Return the file that a form is written to."""
         return self.folder / {"onnx": "model.onnx", "tflite": "model.tflite", "openvino": "model.xml"}[form]
 
     def made(self, form: Form, conversion: str, tool: str, *, transposed: bool = False) -> None:
-        """Note that a form was written."""
+        """Record that a form was written."""
         self.files[form] = self.file(form)
         self.steps.append(Step(conversion=conversion, tool=tool, form=form, transposed=transposed))
 
     def try_openvino(self, source: Path, conversion: str, *, transposed: bool = False) -> None:
-        """Make the OpenVINO form, or note why not."""
+        """Convert to OpenVINO, or record why that failed."""
         try:
             openvino_from(source, self.file("openvino"))
         except EdgekitError as cause:
@@ -184,10 +186,10 @@ class _Forms:
             self.made("openvino", conversion, _tool("openvino"), transposed=transposed)
 
     def try_tflite(self, conversion: str, other: Callable[[Path, str], str] | None = None) -> None:
-        """Make the TensorFlow Lite form of the canonical ONNX file, or note why not.
+        """Convert the canonical ONNX file to TensorFlow Lite, or record why that failed.
 
-        ``other`` makes it in another way where a ``Network`` cannot express the model: it takes the
-        file to write and the image's name, and returns the tool.
+        ``other`` is the fallback if ``Network`` cannot express the model: it takes the file to write and
+        the image's name, and returns the tool.
         """
         name, layout = image_input(onnx_specs(self.files["onnx"])[0])
         image = name if layout == "NCHW" else ""
@@ -208,7 +210,7 @@ class _Forms:
     def finish(
         self, sha256: str, tools: dict[str, str], *, source: str = "", **record: Any
     ) -> tuple[Root, Origin]:
-        """Write the record and return the root and its origin; ``source`` is what a check runs."""
+        """Write the record and return the root and its origin; ``source`` is the model that checks run."""
         files = {form: str(path) for form, path in self.files.items()}
         inputs, outputs = self._specs()
         image, layout = image_input(inputs)
@@ -247,9 +249,9 @@ def _by_network(onnx: Path) -> Callable[[Path, str], str]:
 
 
 def _tool(*distributions: str) -> str:
-    """Return the name and version of the first of these that is installed."""
-    found = versions(*distributions)
-    return next((f"{name} {version}" for name, version in found.items()), distributions[0])
+    """Return the name and version of the first distribution that is installed."""
+    installed = versions(*distributions)
+    return next((f"{name} {version}" for name, version in installed.items()), distributions[0])
 
 
 # ---------------------------------------------------------------------------------------------
@@ -273,7 +275,7 @@ def _read_torch(forms: _Forms) -> tuple[Root, Origin]:
     model = load_torch(forms.reference, forms.shapes, forms.sample)
     exported = forms.folder / "exported.onnx"
     exporting = export_onnx(model, exported, forms.called)
-    # A program has its free dimensions still; of a module the example has settled them.
+    # A program still has free dimensions; a module was traced with the example's shapes.
     shapes = forms.shapes if model.program is not None else {}
     rewriting = canonical_onnx(exported, forms.file("onnx"), shapes, {}, what=forms.called)
     forms.notes = (*exporting, *rewriting)
@@ -359,7 +361,7 @@ def _refuse_shapes(forms: _Forms) -> None:
     if forms.shapes:
         raise UsageError(
             f"the shapes of {forms.reference} are fixed in the file",
-            hint="leave --shape out, or convert the model again with the input shape you want",
+            hint="leave --shape out, or convert the model again with another input shape",
         )
 
 

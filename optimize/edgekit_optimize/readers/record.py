@@ -1,4 +1,4 @@
-"""What lies beside a root's files: which model they came from, and by which conversions."""
+"""The record beside a root's files: the model they came from, and the conversions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from edgekit_optimize.plan import Form, Root
 
 Kind = Literal["onnx", "torch", "tflite", "openvino", "keras"]
 LIMIT = 1e-3
-"""What a check allows, as a share of the outputs."""
+"""Limit of a numerical check, as a share of the outputs' magnitude."""
 
 _NAME = "source.json"
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One conversion: which form of the root came of it, by which tool.
+    """One conversion: the form of the root that it produced, and the tool.
 
-    ``transposed``: the form's images lie the other way round than the canonical ones.
+    ``transposed``: the form's images have the other layout (NHWC for NCHW) than the canonical form's.
     """
 
     conversion: str
@@ -30,12 +30,12 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """The source of a root, such that it can be run again, and the steps away from it.
+    """The source of a root, with what is needed to run it again, and the conversions from it.
 
     ``path`` is the file, or ``module:function``; ``state`` holds a torch module's weights as they
     were when it was read, so that a builder with random weights is the same model again.
-    ``limit`` is what a check allows, as a share of the outputs' size: more for a source that computes
-    in half precision, whose own rounding is no fault of a conversion.
+    ``limit`` is the limit of a numerical check, as a share of the outputs' magnitude: larger for a source
+    in half precision, which rounds itself.
     """
 
     kind: Kind
@@ -48,12 +48,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Keep a record beside the root's files."""
+    """Write a record beside the root's files."""
     (folder / _NAME).write_bytes(msgspec.json.encode(record))
 
 
 def record_of(root: Root) -> Record:
-    """Return the record of a root; of one without, its canonical form is the source.
+    """Return the record of a root; without one, its canonical form counts as the source.
 
     Raises:
         ModelError: The record is damaged.
@@ -61,7 +61,7 @@ def record_of(root: Root) -> Record:
     file = Path(root.onnx or root.tflite or root.openvino).parent / _NAME
     try:
         record = msgspec.json.decode(file.read_bytes(), type=Record)
-        # the folder may have been renamed since: the weights lie beside the record
+        # the folder may have been renamed since; the weights are beside the record
         state = str(file.with_name(Path(record.state).name)) if record.state else ""
         return msgspec.structs.replace(record, state=state)
     except FileNotFoundError:

@@ -1,8 +1,7 @@
-"""Run one sample through a model file: the plain meaning of each form, for numerical checks.
+"""Run one sample through a model file of any form: the reference execution for numerical checks.
 
-Not how a device runs models (that is the backends' business): one thread or two, float32, no
-accelerator, and for a source model no graph optimisation either, so that a check rests on nothing
-that it is to find wrong.
+Devices run models through the backends instead. Here: one or two threads, float32, no accelerator,
+and no graph optimisation for a source model, so that a check does not depend on what it checks.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Tensors = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Run:
-    """A model that can be run: its inputs' names, shapes and types in order, and the call itself."""
+    """An opened model: its inputs' names, shapes and types in order, and the function that runs it."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
@@ -34,12 +33,12 @@ class Run:
 
 
 def open_run(form: Form, path: Path, *, plain: bool = False) -> Run:
-    """Open a model file of a form.
+    """Open a model file.
 
     Args:
-        form: What the file is.
+        form: The file's format.
         path: The file; for OpenVINO the ``.xml``.
-        plain: Without graph optimisations, where the runtime has that choice.
+        plain: Turn graph optimisations off, if the runtime allows it.
 
     Raises:
         ModelError: The runtime cannot read or run the file.
@@ -138,25 +137,27 @@ def _wrapped(call: Callable[[Tensors], Tensors], path: Path) -> Callable[[Tensor
 
 
 def feeds_for(run: Run, sample: Mapping[str, NDArray[Any]], *, transposed: bool) -> Tensors:
-    """Return one sample as a model wants it.
+    """Return one sample with the names, layout and types of a model's inputs.
 
     Args:
         run: The model.
         sample: Arrays by canonical name, in the order of the canonical inputs; each with its batch axis.
-        transposed: The model's images lie the other way round than the canonical ones.
+        transposed: The model's images have the other layout than the canonical form's.
     """
     values = list(sample.values())
-    found = {}
+    feeds = {}
     for position, (name, shape, dtype) in enumerate(zip(run.names, run.shapes, run.dtypes, strict=True)):
         value = sample[name] if name in sample else values[position]
         if transposed and value.ndim == 4:
             value = _turned(value, shape)
-        found[name] = np.asarray(value, dtype, order="C")  # which leaves a single number without an axis
-    return found
+        feeds[name] = np.asarray(
+            value, dtype, order="C"
+        )  # unlike ascontiguousarray, this keeps a scalar's rank
+    return feeds
 
 
 def _turned(value: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return an image the other way round; as it is where only that fits the shape."""
+    """Return an image in the other layout; unchanged if only that fits the shape."""
     ways = (value.transpose(0, 2, 3, 1), value, value.transpose(0, 3, 1, 2))
     fitting = [way for way in ways if way.shape[1:] == shape[1:]]
     return fitting[0] if fitting else value

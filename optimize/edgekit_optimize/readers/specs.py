@@ -1,4 +1,4 @@
-"""Tensor specs of an ONNX, TensorFlow Lite or OpenVINO file, and which input is the image."""
+"""Read the tensor specs of an ONNX, TensorFlow Lite or OpenVINO file, and find its image input."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ Specs = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 
 
 def spec(name: str, datatype: str | None, shape: tuple[int, ...]) -> TensorSpec:
-    """Return the spec of a tensor; an image's has its layout.
+    """Return the spec of a tensor, with its layout if it is an image.
 
     Raises:
-        ModelError: No tensor here has this type of value.
+        ModelError: edgekit does not support this data type.
     """
     if datatype is None:
-        raise ModelError(f"tensor {name!r} has a type of value that no device tensor has")
+        raise ModelError(f"tensor {name!r} has a data type that edgekit does not support")
     return TensorSpec(name=name, datatype=cast("Datatype", datatype), shape=shape, layout=image_layout(shape))
 
 
 def image_layout(shape: tuple[int, ...]) -> Layout:
-    """Return how an image lies in a tensor: four axes, one or three channels; "" for no image.
+    """Return the layout of an image tensor (four axes, one or three channels); "" for any other.
 
     >>> image_layout((1, 3, 224, 224)), image_layout((1, 96, 96, 1)), image_layout((1, 8, 8, 64))
     ('NCHW', 'NHWC', '')
@@ -57,13 +57,13 @@ def image_layout(shape: tuple[int, ...]) -> Layout:
 
 
 def image_input(inputs: tuple[TensorSpec, ...]) -> tuple[str, Layout]:
-    """Return the name and layout of the only input that is an image, or two empty strings."""
+    """Return the name and layout of the image input; two empty strings unless there is exactly one."""
     images = [entry for entry in inputs if entry.layout]
     return (images[0].name, images[0].layout) if len(images) == 1 else ("", "")
 
 
 def onnx_specs(path: Path) -> Specs:
-    """Return the inputs and outputs of a canonical ONNX file; -1 where an output's size is free."""
+    """Return the inputs and outputs of a canonical ONNX file; -1 for an output dimension of unknown size."""
     onnx = library("onnx")
     graph = onnx.load(path, load_external_data=False).graph
     return tuple(_onnx_spec(value) for value in graph.input), tuple(
@@ -96,7 +96,7 @@ def tflite_specs(path: Path) -> Specs:
 
 
 def litert(path: Path) -> Any:
-    """Open a TensorFlow Lite file with LiteRT, its tensors not allocated yet.
+    """Open a TensorFlow Lite file with LiteRT, without allocating its tensors.
 
     Raises:
         ModelError: LiteRT cannot read the file.
@@ -132,5 +132,5 @@ def _openvino_spec(port: Any) -> TensorSpec:
 
 
 def port_name(port: Any) -> str:
-    """Return what an OpenVINO input or output is called."""
+    """Return the name of an OpenVINO input or output."""
     return str(port.any_name if port.get_names() else port.node.friendly_name)

@@ -1,4 +1,4 @@
-"""Take a float TensorFlow Lite file as it is; refuse one that is quantised already."""
+"""Check a TensorFlow Lite file, which is used unchanged; refuse one that is quantised already."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from edgekit_optimize.readers.tools import short
 
 
 def check_tflite(path: Path) -> None:
-    """Make sure that a TensorFlow Lite file is whole, float and of static shapes.
+    """Check that a TensorFlow Lite file is complete, float, and has static shapes.
 
     Raises:
-        ModelError: It is not; a quantised file is named by its first quantised tensor.
+        ModelError: It is not; for a quantised file the error names its first quantised tensor.
         ConfigError: There is too little memory.
         BackendUnavailableError: LiteRT is not installed.
     """
@@ -27,7 +27,7 @@ def check_tflite(path: Path) -> None:
     except OSError as cause:
         raise ModelError(f"cannot read {path}: {cause.strerror}") from cause
     if mark[4:8] != b"TFL3":
-        raise ModelError(f"{path.name} is not a TensorFlow Lite file: it lacks the mark 'TFL3'")
+        raise ModelError(f"{path.name} is not a TensorFlow Lite file: it lacks the identifier 'TFL3'")
     check_memory(path.name, size)
     interpreter = litert(path)
     for detail in interpreter.get_tensor_details():
@@ -51,7 +51,7 @@ def _is_quantised(detail: Any) -> bool:
 
 
 def _require_static(detail: Any, path: Path) -> None:
-    """Refuse free dimensions but the batch, which LiteRT takes as 1 as it stands."""
+    """Refuse free dimensions other than the batch, for which LiteRT uses 1."""
     signature = [int(size) for size in detail["shape_signature"]]
     if any(size < 0 for size in signature[1:]) or (len(signature) == 4 and int(detail["shape"][0]) != 1):
         raise ModelError(

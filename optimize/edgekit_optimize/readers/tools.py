@@ -1,4 +1,4 @@
-"""Import the conversion libraries on demand, and say their versions and errors in few words."""
+"""Import the conversion libraries on demand; report their versions, and their errors on one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def library(name: str, extra: str = "tools") -> Any:
-    """Import a library that an extra brings.
+    """Import a library that belongs to an extra.
 
     Raises:
         BackendUnavailableError: It is not installed.
@@ -26,9 +26,9 @@ def library(name: str, extra: str = "tools") -> Any:
 
 
 def versions(*distributions: str) -> dict[str, str]:
-    """Return the versions of those distributions that are installed."""
-    found = {name: _version(name) for name in distributions}
-    return {name: version for name, version in found.items() if version}
+    """Return the versions of the named distributions, without those that are not installed."""
+    installed = {name: _version(name) for name in distributions}
+    return {name: version for name, version in installed.items() if version}
 
 
 def _version(distribution: str) -> str:

@@ -1,4 +1,4 @@
-"""Read a program that ``torch.export`` wrote, and say what else a file of torch's is."""
+"""Read a program saved by ``torch.export``; identify other files that torch writes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _BUILD = "give module:function, which builds the module and loads what it needs"
 
 
 def is_program(reference: str) -> bool:
-    """Return whether a torch model is an exported program, and no function that builds a module."""
+    """Return whether a reference is an exported program rather than a function that builds a module."""
     return reference.lower().endswith(".pt2")
 
 
 def load_program(torch: Any, path: Path) -> tuple[Any, tuple[str, ...], tuple[Any, ...], Any]:
-    """Return an exported program's module, the names of its inputs, an example of each, and itself.
+    """Return an exported program's module, input names, example inputs, and the program itself.
 
-    Free dimensions of the examples have the size that the program was exported with.
+    The examples' free dimensions have the sizes that the program was exported with.
 
     Raises:
-        ModelError: The file is no exported program; the error says what it is.
+        ModelError: The file is not an exported program; the error says what it is.
     """
     if not path.is_file():
         raise ModelError(f"{path} does not exist")
@@ -32,27 +32,28 @@ def load_program(torch: Any, path: Path) -> tuple[Any, tuple[str, ...], tuple[An
         module = program.module()
     except Exception as cause:
         raise ModelError(
-            f"{path.name} is no exported program: {content_of(path) or short(cause)}",
+            f"{path.name} is not an exported program: {content_of(path) or short(cause)}",
             hint=f"write it with torch.export.save(torch.export.export(module, inputs), path), or {_BUILD}",
         ) from cause
     names = tuple(program.graph_signature.user_inputs)
-    found = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
+    tensors = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
     example = tuple(
-        torch.zeros([_size(size) for size in found[name].shape], dtype=found[name].dtype) for name in names
+        torch.zeros([_size(size) for size in tensors[name].shape], dtype=tensors[name].dtype)
+        for name in names
     )
     return module, names, example, program
 
 
 def content_of(path: Path) -> str:
-    """Return what a file of torch's holds that is no exported program; empty where nothing tells."""
+    """Return what a torch file that is not an exported program holds; empty if unknown."""
     if not zipfile.is_zipfile(path):
-        return "it is no archive of torch's, or is cut off"
+        return "it is not a torch archive, or it is truncated"
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     if any(name.endswith("/constants.pkl") for name in names):
         return "it is TorchScript"
     if any(name.endswith("/data.pkl") for name in names):
-        return "it is what torch.save wrote: weights, or a pickled module"
+        return "it was written by torch.save: weights, or a pickled module"
     return ""
 
 

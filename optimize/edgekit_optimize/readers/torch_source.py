@@ -1,9 +1,9 @@
-"""Export a torch module, or an exported program, to ONNX; run it for the numerical check.
+"""Export a torch module or exported program to ONNX, and run it for numerical checks.
 
-``torch.onnx.export(dynamo=True)`` first: it takes what the older tracer does not (attention, FFT,
-adaptive pooling of any size; tried with torch 2.13), and it refuses control flow that depends on
-data, where the tracer writes one branch without an error. The tracer is the fallback, and what it
-had to assume about a user's code is an error then, not a warning. Needs ``onnxscript``.
+``torch.onnx.export(dynamo=True)`` comes first: it supports more than the older tracer (attention, FFT,
+adaptive pooling of any size; tried with torch 2.13) and refuses data-dependent control flow, of which
+the tracer silently exports one branch. The tracer is the fallback, with its warnings about the user's
+code turned into errors. Needs ``onnxscript``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SCOPES: Final = "pkg.torch.onnx.name_scopes"
 
 @dataclass(frozen=True)
 class TorchModel:
-    """A module in evaluation mode, the names of its inputs, and one example of each."""
+    """A module in evaluation mode, the names of its inputs, and an example of each."""
 
     module: Any
     names: tuple[str, ...]
@@ -53,14 +53,14 @@ class TorchModel:
         torch = library("torch", "torch")
         try:
             with torch.no_grad():
-                found = self.module(*self.example)
+                outputs = self.module(*self.example)
         except Exception as cause:
             shapes = [list(value.shape) for value in self.example]
             raise ModelError(
                 f"the module does not run on inputs of shape {shapes}: {short(cause)}",
                 hint="return (module, example_inputs) from the function, or give --shape NAME=1,3,224,224",
             ) from cause
-        return flatten(found)
+        return flatten(outputs)
 
 
 def load_torch(
@@ -70,13 +70,13 @@ def load_torch(
 
     Args:
         reference: ``module:function``, or a ``.pt2`` file.
-        shapes: Whole input shapes by name ("" for the only one); they win over the example's.
-        sample: Arrays by input name, with their batch axis; they give shapes that nothing else does.
-        state: A file with the weights to load; empty to keep those that the function gave.
+        shapes: Complete input shapes by name ("" for the only one); they override the example's.
+        sample: Arrays by input name, with their batch axis; their shapes are the last resort.
+        state: A file with the weights to load; empty to keep those that the function set.
 
     Raises:
         ModelError: The function, the file or the module is at fault.
-        UsageError: ``reference`` names nothing, or ``shapes`` no input.
+        UsageError: ``reference`` or an input in ``shapes`` does not exist.
         BackendUnavailableError: torch is not installed.
     """
     torch = library("torch", "torch")
@@ -91,13 +91,13 @@ def load_torch(
 
 
 def export_onnx(model: TorchModel, target: Path, what: str) -> tuple[str, ...]:
-    """Write a torch model as ONNX, layers named after the modules they come from.
+    """Write a torch model as ONNX, with layers named after the modules they come from.
 
     Returns:
-        What was not as usual, a sentence each.
+        A sentence for each thing that was unusual.
 
     Raises:
-        ModelError: Neither exporter takes the model; the error has the reason of each.
+        ModelError: Both exporters fail; the error has both reasons.
         BackendUnavailableError: torch or onnxscript is not installed.
     """
     library("onnxscript", "torch")
@@ -124,7 +124,7 @@ def export_onnx(model: TorchModel, target: Path, what: str) -> tuple[str, ...]:
         ) from cause
     if assumed:
         raise ModelError(
-            f"{what}: its computation depends on its input's values, so one exported graph is not the model",
+            f"{what}: its computation depends on its input's values, which one exported graph cannot express",
             reasons=(*assumed[:5], f"torch.onnx.export(dynamo=True): {first}"),
             hint="write the branch with torch.where or torch.cond",
         )
@@ -134,21 +134,21 @@ def export_onnx(model: TorchModel, target: Path, what: str) -> tuple[str, ...]:
 
 
 def keep_state(model: TorchModel, target: Path) -> str:
-    """Write a module's weights, so that a check runs the module that was exported; return the path."""
+    """Save a module's weights, so that checks run what was exported; return the path."""
     library("torch", "torch").save(model.module.state_dict(), target)
     return str(target)
 
 
 def torch_run(record: Record) -> Run:
-    """Open the torch model of a record, weights as they were when it was read."""
+    """Open the torch model of a record, with the weights it had when it was read."""
     torch = library("torch", "torch")
     shapes = {name: tuple(shape) for name, shape in record.shapes.items()}
     model = load_torch(record.path, shapes, {}, record.state)
 
     def call(feeds: Tensors) -> Tensors:
-        given = tuple(torch.from_numpy(feeds[name]) for name in model.names)
-        found = TorchModel(model.module, model.names, given).call()
-        return {name: value.detach().numpy() for name, value in found.items()}
+        inputs = tuple(torch.from_numpy(feeds[name]) for name in model.names)
+        outputs = TorchModel(model.module, model.names, inputs).call()
+        return {name: value.detach().numpy() for name, value in outputs.items()}
 
     return Run(
         model.names,
@@ -158,21 +158,21 @@ def torch_run(record: Record) -> Run:
     )
 
 
-def flatten(found: Any, name: str = "output") -> dict[str, Any]:
-    """Return the tensors of a module's result by name: a mapping's keys, or numbers.
+def flatten(result: Any, name: str = "output") -> dict[str, Any]:
+    """Return the tensors of a module's result by name: a mapping's keys, or numbered.
 
     Raises:
-        ModelError: The result holds something that is no tensor.
+        ModelError: The result holds something that is not a tensor.
     """
-    if hasattr(found, "detach"):
-        return {name: found}
-    if isinstance(found, Mapping):
-        entries = [(str(key), value) for key, value in found.items()]
-    elif isinstance(found, (tuple, list)):
-        entries = [(f"{name}_{number}", value) for number, value in enumerate(found)]
+    if hasattr(result, "detach"):
+        return {name: result}
+    if isinstance(result, Mapping):
+        entries = [(str(key), value) for key, value in result.items()]
+    elif isinstance(result, (tuple, list)):
+        entries = [(f"{name}_{number}", value) for number, value in enumerate(result)]
     else:
         raise ModelError(
-            f"the module returns {_a(found)}",
+            f"the module returns {_a(result)}",
             hint="return a tensor, or a tuple or mapping of tensors",
         )
     flat: dict[str, Any] = {}
@@ -194,14 +194,14 @@ def _built(torch: Any, reference: str) -> tuple[Any, Any]:
         build = getattr(importlib.import_module(name), function)
     except (ImportError, AttributeError) as cause:
         raise UsageError(
-            f"{reference!r} names no function: {short(cause)}",
-            hint="the module is looked for in the current folder, then where Python finds modules",
+            f"{reference!r} is not a function: {short(cause)}",
+            hint="the module is searched in the current folder, then on Python's path",
         ) from cause
     try:
-        found = build()
+        result = build()
     except Exception as cause:
         raise ModelError(f"{reference}() failed: {type(cause).__name__}: {short(cause)}") from cause
-    module, example = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+    module, example = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if not isinstance(module, torch.nn.Module):
         raise ModelError(
             f"{reference}() returns {_a(module)}",
@@ -216,20 +216,20 @@ def _a(value: Any) -> str:
 
 
 def _input_names(module: Any, reference: str) -> tuple[str, ...]:
-    """Return the inputs that ``forward`` must be given; its first where it needs none."""
+    """Return the required inputs of ``forward``; its first input if none is required."""
     schema = getattr(module.forward, "schema", None)
     if schema is not None:  # TorchScript, which has no signature
         return tuple(argument.name for argument in schema.arguments[1:] if not argument.has_default_value())
     parameters = inspect.signature(module.forward).parameters.values()
     usual = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    found = tuple(p.name for p in parameters if p.kind in usual and p.default is inspect.Parameter.empty)
-    found = found or tuple(p.name for p in parameters if p.kind in usual)[:1]
-    if not found and not any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
+    names = tuple(p.name for p in parameters if p.kind in usual and p.default is inspect.Parameter.empty)
+    names = names or tuple(p.name for p in parameters if p.kind in usual)[:1]
+    if not names and not any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
         raise ModelError(
             f"{reference}() returns a module whose forward takes no input",
             hint="return a module whose forward takes tensors",
         )
-    return found or ("input",)
+    return names or ("input",)
 
 
 def _examples(
@@ -240,31 +240,31 @@ def _examples(
     shapes: dict[str, Shape],
     sample: Mapping[str, NDArray[Any]],
 ) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-    given = _given(torch, names, example)
-    if given is not None:
-        names = (*names, *(f"input_{i}" for i in range(len(names), len(given))))[: len(given)]
+    defaults = _given(torch, names, example)
+    if defaults is not None:
+        names = (*names, *(f"input_{i}" for i in range(len(names), len(defaults))))[: len(defaults)]
     if "" in shapes and len(names) == 1:
         shapes[names[0]] = shapes.pop("")
     unknown = sorted(shapes.keys() - set(names))
     if unknown:
         raise UsageError(f"{reference} has no input {unknown[0]!r}; its inputs are {', '.join(names)}")
-    found = []
+    examples = []
     for position, name in enumerate(names):
-        usual = given[position] if given is not None else None
-        dtype = usual.dtype if usual is not None else torch.float32
+        default = defaults[position] if defaults is not None else None
+        dtype = default.dtype if default is not None else torch.float32
         if name in shapes:
-            found.append(torch.zeros(shapes[name], dtype=dtype))
-        elif usual is not None:
-            found.append(usual)
+            examples.append(torch.zeros(shapes[name], dtype=dtype))
+        elif default is not None:
+            examples.append(default)
         elif name in sample or (len(names) == 1 and len(sample) == 1):
             values = sample[name] if name in sample else next(iter(sample.values()))
-            found.append(torch.from_numpy(np.ascontiguousarray(values)))
+            examples.append(torch.from_numpy(np.ascontiguousarray(values)))
         else:
             raise ConfigError(
                 f"{reference}: the shape of input {name!r} is not known",
                 hint=f"--shape {name}=1,3,224,224, or return (module, example_inputs) from the function",
             )
-    return names, _single(found)
+    return names, _single(examples)
 
 
 def _given(torch: Any, names: tuple[str, ...], example: Any) -> tuple[Any, ...] | None:
@@ -282,7 +282,7 @@ def _given(torch: Any, names: tuple[str, ...], example: Any) -> tuple[Any, ...] 
 
 
 def _single(values: list[Any]) -> tuple[Any, ...]:
-    """Cut a batch of examples to one: only where all inputs have the same first size."""
+    """Cut a batch of examples to one, if all inputs have the same first dimension."""
     firsts = {int(value.shape[0]) if value.ndim else 1 for value in values}
     if len(firsts) == 1 and firsts != {1}:
         return tuple(value[:1].clone() for value in values)
@@ -295,23 +295,23 @@ def _single(values: list[Any]) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[list[warnings.WarningMessage]]:
-    """Keep torch's progress texts off the terminal; its warnings come back as a list."""
+    """Suppress torch's progress output; yield the list that collects its warnings."""
     noisy = logging.getLogger("torch.onnx")
     level = noisy.level
     noisy.setLevel(logging.ERROR)
     try:
         with (
-            warnings.catch_warnings(record=True) as found,
+            warnings.catch_warnings(record=True) as caught,
             contextlib.redirect_stdout(io.StringIO()),
         ):
             warnings.simplefilter("always")
-            yield found
+            yield caught
     finally:
         noisy.setLevel(level)
 
 
 def _export_fault(cause: BaseException) -> str:
-    """Return what went wrong at the bottom: torch wraps it in advice to those who mend torch."""
+    """Return the innermost cause: torch wraps it in advice for its own developers."""
     while cause.__cause__ is not None:
         cause = cause.__cause__
     return short(cause)
@@ -334,10 +334,10 @@ def _export_dynamo(model: TorchModel, target: Path, outputs: tuple[str, ...]) ->
 
 
 def _export_traced(model: TorchModel, target: Path, outputs: tuple[str, ...]) -> tuple[str, ...]:
-    """Export by tracing; return what it assumed in code outside torch, a line each."""
+    """Export by tracing; return a line for each assumption made about code outside torch."""
     torch = library("torch", "torch")
     own = str(Path(torch.__file__).parent)
-    with _quietly() as found:
+    with _quietly() as caught:
         torch.onnx.export(
             model.module,
             model.example,
@@ -349,7 +349,7 @@ def _export_traced(model: TorchModel, target: Path, outputs: tuple[str, ...]) ->
         )
     return tuple(
         f"{Path(entry.filename).name}:{entry.lineno}: {short(entry.message, 120)}"
-        for entry in found
+        for entry in caught
         if issubclass(entry.category, torch.jit.TracerWarning)
         and isinstance(entry.message, Warning)
         and not entry.filename.startswith(own)
@@ -357,7 +357,7 @@ def _export_traced(model: TorchModel, target: Path, outputs: tuple[str, ...]) ->
 
 
 def _name_by_module(target: Path) -> None:
-    """Call inner tensors and nodes after the module that computes them: ``features.3/relu``."""
+    """Name inner tensors and nodes after the module that computes them: ``features.3/relu``."""
     onnx = library("onnx")
     model = onnx.load(target)
     kept = {value.name for value in (*model.graph.input, *model.graph.output)}
@@ -380,7 +380,7 @@ def _name_by_module(target: Path) -> None:
 
 
 def _scope(node: Any) -> str:
-    """Return the path of the module that a node comes from, as the exporter noted it."""
+    """Return the path of the module that a node comes from, as the exporter recorded it."""
     noted = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
     try:
         scopes = [str(scope) for scope in ast.literal_eval(noted)]

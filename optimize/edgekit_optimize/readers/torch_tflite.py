@@ -1,6 +1,6 @@
 """Convert a torch module to TensorFlow Lite with ``litert-torch``, where that is installed.
 
-The second way, for modules that a ``Network`` cannot express: the package brings 2.5 GB of others.
+The fallback for modules that ``Network`` cannot express: it installs 2.5 GB of dependencies.
 Source: its documentation, "PyTorch converter"; tried with 0.10.0 and litert-converter 0.5.0.
 """
 
@@ -33,7 +33,8 @@ def tflite_from_torch(model: TorchModel, target: Path, image: str) -> None:
         converter = library("litert_torch", "torch")
     except BackendUnavailableError as cause:
         raise BackendUnavailableError(
-            "litert-torch, which may know it, is not installed", hint="pip install litert-torch (2.5 GB)"
+            "litert-torch, which may be able to convert it, is not installed",
+            hint="pip install litert-torch (2.5 GB)",
         ) from cause
     turned = [number for number, name in enumerate(model.names) if name == image]
     module = model.module
@@ -41,7 +42,7 @@ def tflite_from_torch(model: TorchModel, target: Path, image: str) -> None:
     for number in turned:
         example[number] = example[number].permute(0, 2, 3, 1).contiguous()
     try:
-        # It prints its progress; standard output is a document of its own here.
+        # It prints its progress, but the command's standard output is its JSON result.
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if turned:

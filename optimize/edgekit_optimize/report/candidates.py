@@ -12,7 +12,7 @@ from edgekit_optimize.study import CandidateResult, Study, Timing
 
 _TIME_COLUMNS = (
     "Threads",
-    *(f"{one} ms" for one in ("p50", "p95", "p99", "Fill", "Total", "Load")),
+    *(f"{label} ms" for label in ("p50", "p95", "p99", "Fill", "Total", "Load")),
     *("Memory", "Noise", "Rounds"),
 )
 GATES = {"pass": "good", "fail": "bad"}
@@ -45,15 +45,17 @@ def plot_part(study: Study) -> Markup:
 
 
 def in_words(study: Study) -> str:
-    """Return what the plot shows at first, as text."""
+    """Return a text description of the plot's initial view."""
     view = views(study)[0]
-    scored = {i: one.score for i, one in enumerate(study.candidates) if one.score is not None}
+    scored = {
+        i: candidate.score for i, candidate in enumerate(study.candidates) if candidate.score is not None
+    }
     order = front({i: (cost, scored[i].value) for i, cost in view.values.items()})
     path = "; ".join(
         f"{study.candidates[i].plan.id} ({view.words(view.values[i])}, {no.percent(scored[i].value)})"
         for i in order
     )
-    failed = sum(one.gate == "fail" for one in study.candidates)
+    failed = sum(candidate.gate == "fail" for candidate in study.candidates)
     return (
         f"{len(scored)} of {no.count(len(study.candidates), 'candidate')} were scored, {failed} failed "
         f"the gate. By {view.title}, the front from cheap to accurate: {path}."
@@ -61,14 +63,14 @@ def in_words(study: Study) -> str:
 
 
 def _radios(study: Study) -> Markup:
-    found = views(study)
-    axes = {view.axis for view in found}
-    first = found[0].axis
+    plotted = views(study)
+    axes = {view.axis for view in plotted}
+    first = plotted[0].axis
     axis = [_radio("axis", key, words, is_on=key == first) for key, words in AXES.items() if key in axes]
     parts = [tag("fieldset", tag("legend", "Horizontal axis"), *axis)]
     places = plotted_places(study)
     if len(places) > 1:
-        where = [_radio("place", str(i), one.words, is_on=i == 0) for i, one in enumerate(places)]
+        where = [_radio("place", str(i), place.words, is_on=i == 0) for i, place in enumerate(places)]
         parts.append(tag("fieldset", tag("legend", "Measured on"), *where))
     return join(parts)
 
@@ -79,8 +81,11 @@ def _radio(group: str, value: str, words: str, *, is_on: bool) -> Markup:
 
 
 def _legend(study: Study) -> Markup:
-    backends = list(dict.fromkeys(one.plan.backend for one in study.candidates))
-    keys = [_key(BACKEND_NAMES.get(one, one), f"b-{one} pass", shape(one, 6, "dot")) for one in backends]
+    backends = list(dict.fromkeys(candidate.plan.backend for candidate in study.candidates))
+    keys = [
+        _key(BACKEND_NAMES.get(backend, backend), f"b-{backend} pass", shape(backend, 6, "dot"))
+        for backend in backends
+    ]
     keys.append(_key("failed the gate", f"b-{backends[0]} fail", shape(backends[0], 6, "dot")))
     ring = join([shape(backends[0], 9, "ring"), shape(backends[0], 5, "dot")])
     keys.append(_key("chosen for a board", f"b-{backends[0]} pass chosen", ring))
@@ -96,22 +101,22 @@ def _key(words: str, class_: str, drawing: str) -> Markup:
 
 
 def _missing(study: Study, view: View, *, is_first: bool) -> Markup:
-    absent = [one.plan.id for i, one in enumerate(study.candidates) if i not in view.values]
+    absent = [candidate.plan.id for i, candidate in enumerate(study.candidates) if i not in view.values]
     words = (
-        f"Not in the plot, for want of a figure (the table says why): {', '.join(absent)}." if absent else ""
+        f"Not in the plot, since a figure is missing (see the table): {', '.join(absent)}." if absent else ""
     )
     return tag("p", words, class_="faint", data_missing=view.key, hidden=not is_first or not absent)
 
 
 def table_part(study: Study) -> Markup:
-    """Return every candidate in a table that sorts, and below it every time that was measured."""
+    """Return the sortable table of all candidates, and below it every measured time."""
     if not study.candidates:
         return section("candidates", "All candidates", empty("The study planned no candidate."))
     places = plotted_places(study)
     lead = "Click a heading to sort."
     if places:
-        lead += f" Times: {places[0].words}; every other place stands in the table of times below."
-    rows = [_row(study, index, one) for index, one in enumerate(study.candidates)]
+        lead += f" Times: {places[0].words}; all other machines are in the table of times below."
+    rows = [_row(study, index, candidate) for index, candidate in enumerate(study.candidates)]
     body = table("All candidates", _columns(study), rows, sorts=True, class_="sheet")
     return section("candidates", "All candidates", body, _times(study), lead=lead)
 
@@ -128,52 +133,55 @@ def _columns(study: Study) -> tuple[Column, ...]:
         Column("Total", is_number=True, means="p50 and the time to fill the input, ms"),
         Column("Size", is_number=True),
         Column("Memory", is_number=True, means="of the process that ran it"),
-        Column("Integer", is_number=True, means="share of the multiply-adds that runs on integers"),
+        Column("Integer", is_number=True, means="share of the multiply-adds computed in integers"),
         Column("Gate"),
         Column("Bundle", means="whether it is in the bundle"),
         Column("Verdict"),
     )
 
 
-def _row(study: Study, index: int, one: CandidateResult) -> Markup:
+def _row(study: Study, index: int, candidate: CandidateResult) -> Markup:
     places = plotted_places(study)
-    time = timing_at(one, places[0]) if places else None
-    boards = [target.title for target in study.targets if target.chosen == one.plan.id]
+    time = timing_at(candidate, places[0]) if places else None
+    boards = [target.title for target in study.targets if target.chosen == candidate.plan.id]
     chosen = tag("span", "★ ", ", ".join(boards), class_="chosen-for") if boards else ""
-    how = tag("small", _how(one))
-    integer = one.integer_share
+    how = tag("small", _how(candidate))
+    integer = candidate.integer_share
     return row(
-        name(tag("code", one.plan.id), how, chosen),
-        *_score_cells(one),
+        name(tag("code", candidate.plan.id), how, chosen),
+        *_score_cells(candidate),
         *_time_cells(time),
-        number(no.size(one.bytes), one.bytes or None),
+        number(no.size(candidate.bytes), candidate.bytes or None),
         number(no.megabytes(time.rss_mb) if time else "", time.rss_mb or None if time else None),
         number(no.percent(integer or 0.0, 0), integer),
-        cell(pill(one.gate, GATES[one.gate]) if one.gate else no.NONE, class_="word"),
-        cell("kept" if one.kept else "out", class_="word"),
-        cell(_why(one), class_="why"),
+        cell(pill(candidate.gate, GATES[candidate.gate]) if candidate.gate else no.NONE, class_="word"),
+        cell("kept" if candidate.kept else "out", class_="word"),
+        cell(_why(candidate), class_="why"),
         id=f"c-{index}",
         data_c=index,
         class_=" ".join(
-            filter(None, ("failed" if one.gate == "fail" or one.error else "", "picked" if boards else ""))
+            filter(
+                None,
+                ("failed" if candidate.gate == "fail" or candidate.error else "", "picked" if boards else ""),
+            )
         )
         or None,
     )
 
 
-def _how(one: CandidateResult) -> str:
-    backend = BACKEND_NAMES.get(one.plan.backend, one.plan.backend)
-    return f"{backend} on {one.plan.accelerator}, {one.plan.precision}"
+def _how(candidate: CandidateResult) -> str:
+    backend = BACKEND_NAMES.get(candidate.plan.backend, candidate.plan.backend)
+    return f"{backend} on {candidate.plan.accelerator}, {candidate.plan.precision}"
 
 
-def _why(one: CandidateResult) -> Markup:
-    words = [tag("span", one.error, class_="no")] if one.error else []
-    words += [tag("span", one.verdict)] if one.verdict else []
+def _why(candidate: CandidateResult) -> Markup:
+    words = [tag("span", candidate.error, class_="no")] if candidate.error else []
+    words += [tag("span", candidate.verdict)] if candidate.verdict else []
     return join(words, " ") if words else Markup(no.NONE)
 
 
-def _score_cells(one: CandidateResult) -> tuple[Markup, ...]:
-    score = one.score
+def _score_cells(candidate: CandidateResult) -> tuple[Markup, ...]:
+    score = candidate.score
     if score is None:
         return (number("", None),) * 3
     return (
@@ -186,8 +194,8 @@ def _score_cells(one: CandidateResult) -> tuple[Markup, ...]:
 def _time_cells(time: Timing | None) -> tuple[Markup, ...]:
     if time is None:
         return (number("", None),) * 4
-    found = (time.p50_ms, time.p95_ms, time.p99_ms, time.total_ms)
-    return tuple(_span(one) for one in found)
+    values = (time.p50_ms, time.p95_ms, time.p99_ms, time.total_ms)
+    return tuple(_span(value) for value in values)
 
 
 def _span(value: float | None) -> Markup:
@@ -195,13 +203,17 @@ def _span(value: float | None) -> Markup:
 
 
 def _times(study: Study) -> Markup:
-    rows = [_time_row(one, time) for one in study.candidates for time in sorted(one.timings, key=place)]
+    rows = [
+        _time_row(candidate, time)
+        for candidate in study.candidates
+        for time in sorted(candidate.timings, key=place)
+    ]
     if not rows:
         return empty("No time was measured.")
     columns = (
         Column("Candidate"),
         Column("Machine"),
-        *(Column(one, is_number=True) for one in _TIME_COLUMNS),
+        *(Column(title, is_number=True) for title in _TIME_COLUMNS),
         Column("Measured"),
     )
     more = (
@@ -213,10 +225,10 @@ def _times(study: Study) -> Markup:
     )
 
 
-def _time_row(one: CandidateResult, time: Timing) -> Markup:
+def _time_row(candidate: CandidateResult, time: Timing) -> Markup:
     spans = (time.p50_ms, time.p95_ms, time.p99_ms, time.pre_ms, time.total_ms, time.load_ms)
     return row(
-        name(tag("code", one.plan.id)),
+        name(tag("code", candidate.plan.id)),
         cell(f"{time.profile} ({time.device})" if time.device else time.profile),
         number(str(time.threads), time.threads),
         *(_span(span) for span in spans),

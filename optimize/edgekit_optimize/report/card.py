@@ -32,7 +32,7 @@ def plain(words: str) -> str:
 
 
 def code(words: str, *, in_table: bool = False) -> str:
-    """Return a text as code on one line, whatever back quotes it has; a table wants its bars escaped."""
+    """Return a text as code on one line; back quotes, and bars in a table, are escaped."""
     flat = " ".join(words.split())
     flat = flat.replace("|", "\\|") if in_table else flat
     fence = "`" * (max((len(run) for run in re.findall("`+", flat)), default=0) + 1)
@@ -51,7 +51,7 @@ def card(study: Study, title: str, license_name: str) -> str:
         [
             "## What each board runs",
             "",
-            *(f"- {plain(sentence(study, verdict(study, one)))}" for one in study.targets),
+            *(f"- {plain(sentence(study, verdict(study, target)))}" for target in study.targets),
         ],
         _left_out(study),
         _made(study),
@@ -69,8 +69,8 @@ def _head(study: Study, license_name: str) -> list[str]:
 
 
 def _cautions(study: Study) -> list[str]:
-    found = cautions(study)
-    return ["## Read this first", "", *(f"- {plain(one)}" for one in found)] if found else []
+    warnings = cautions(study)
+    return ["## Read this first", "", *(f"- {plain(warning)}" for warning in warnings)] if warnings else []
 
 
 def _means(study: Study) -> list[str]:
@@ -87,7 +87,7 @@ def _means(study: Study) -> list[str]:
 
 def _table(study: Study) -> list[str]:
     where = places(study)[:1]
-    kept = [one for one in study.candidates if one.kept]
+    kept = [candidate for candidate in study.candidates if candidate.kept]
     if not kept:
         return ["No variant is in the bundle."]
     held = find(study, study.reference)
@@ -95,66 +95,73 @@ def _table(study: Study) -> list[str]:
     lines = [
         f"| variant | precision | {plain(study.metric)} | points lost | file | p50 | memory | gate |",
         "|---|---|---|---|---|---|---|---|",
-        *(_row(study, one, where) for one in shown),
+        *(_row(study, candidate, where) for candidate in shown),
     ]
     if where:
         lines += ["", f"Times: {plain(where[0].words)}."]
     return lines
 
 
-def _row(study: Study, one: CandidateResult, where: tuple[Place, ...]) -> str:
-    score = one.score
-    time = timing_at(one, where[0]) if where else None
-    notes = [] if one.kept else ["not in the bundle"]
-    notes += ["reference"] if one.plan.id == study.reference else []
+def _row(study: Study, candidate: CandidateResult, where: tuple[Place, ...]) -> str:
+    score = candidate.score
+    time = timing_at(candidate, where[0]) if where else None
+    notes = [] if candidate.kept else ["not in the bundle"]
+    notes += ["reference"] if candidate.plan.id == study.reference else []
     cells = (
-        code(one.plan.id, in_table=True) + (f" ({', '.join(notes)})" if notes else ""),
-        one.plan.precision,
+        code(candidate.plan.id, in_table=True) + (f" ({', '.join(notes)})" if notes else ""),
+        candidate.plan.precision,
         no.percent(score.value) if score else no.NONE,
         f"{no.points(score.drop)} ({interval(score)})" if score else no.NONE,
-        no.size(one.bytes) if one.bytes else no.NONE,
+        no.size(candidate.bytes) if candidate.bytes else no.NONE,
         no.milliseconds(time.p50_ms) if time else no.NONE,
         no.megabytes(time.rss_mb) if time and time.rss_mb else no.NONE,
-        ("**fails**" if one.gate == "fail" else one.gate) or "not measured",
+        ("**fails**" if candidate.gate == "fail" else candidate.gate) or "not measured",
     )
     return f"| {' | '.join(cells)} |"
 
 
 def _left_out(study: Study) -> list[str]:
-    """Say what was tried and is not in the bundle: a reader asks for it otherwise."""
-    out = [one for one in study.candidates if not one.kept and one.plan.id != study.reference]
+    """List the candidates that are not in the bundle, with the reasons."""
+    out = [
+        candidate
+        for candidate in study.candidates
+        if not candidate.kept and candidate.plan.id != study.reference
+    ]
     if not out:
         return []
     lines = [
-        f"- {code(one.plan.id)} ({BACKEND_NAMES.get(one.plan.backend, one.plan.backend)}, "
-        f"{one.plan.precision}): {plain(_reason(study, one))}"
-        for one in out
+        f"- {code(candidate.plan.id)} ({BACKEND_NAMES.get(candidate.plan.backend, candidate.plan.backend)}, "
+        f"{candidate.plan.precision}): {plain(_reason(study, candidate))}"
+        for candidate in out
     ]
     return ["## Tried and left out", "", *lines]
 
 
-def _reason(study: Study, one: CandidateResult) -> str:
-    """Return why a candidate is not in the bundle; one that keeps the gate lost to another, or to a rule."""
-    if one.error or one.gate == "fail":
-        return one.error or one.verdict
-    against = [reason for target in study.targets for reason in target.rejected.get(one.plan.id, ())]
+def _reason(study: Study, candidate: CandidateResult) -> str:
+    """Return why a candidate is not in the bundle: its error or gate, a better candidate, or a rule."""
+    if candidate.error or candidate.gate == "fail":
+        return candidate.error or candidate.verdict
+    against = [reason for target in study.targets for reason in target.rejected.get(candidate.plan.id, ())]
     where = places(study)[:1]
-    taken = [other for other in study.candidates if other.kept and _same_place(one, other)]
+    taken = [other for other in study.candidates if other.kept and _same_place(candidate, other)]
     timed = {time.total_ms: other for other in taken if where and (time := timing_at(other, where[0]))}
-    mine = timing_at(one, where[0]) if where else None
+    mine = timing_at(candidate, where[0]) if where else None
     if timed and mine:
         best_ms = min(timed)
         return (
-            f"keeps the gate; {no.milliseconds(mine.total_ms)} in all, {timed[best_ms].plan.id}"
+            f"passes the gate; {no.milliseconds(mine.total_ms)} in total, {timed[best_ms].plan.id}"
             f" takes {no.milliseconds(best_ms)}"
         )
     if taken:
         return f"{taken[0].plan.id} was chosen for the same runtime"
-    return "; ".join(dict.fromkeys(against)) or one.verdict or "no reason was recorded"
+    return "; ".join(dict.fromkeys(against)) or candidate.verdict or "no reason was recorded"
 
 
-def _same_place(one: CandidateResult, other: CandidateResult) -> bool:
-    return (one.plan.backend, one.plan.accelerator) == (other.plan.backend, other.plan.accelerator)
+def _same_place(candidate: CandidateResult, other: CandidateResult) -> bool:
+    return (candidate.plan.backend, candidate.plan.accelerator) == (
+        other.plan.backend,
+        other.plan.accelerator,
+    )
 
 
 def _made(study: Study) -> list[str]:

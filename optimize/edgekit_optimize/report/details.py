@@ -1,4 +1,4 @@
-"""The rest of the page: boards, layers, samples, checks, data, and how to do it again."""
+"""The rest of the page: boards, layers, samples, checks, data, and how to reproduce the run."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def boards_part(study: Study) -> Markup:
     title = "Why not the others"
     if not study.targets:
         return section("boards", title, empty("No board was named."))
-    lead = "For every board: what could be chosen, best first, and what could not, with every reason."
-    return section("boards", title, *(_board(one) for one in study.targets), lead=lead)
+    lead = "For every board: the candidates that fit, best first, and those that do not, with every reason."
+    return section("boards", title, *(_board(target) for target in study.targets), lead=lead)
 
 
 def _board(target: TargetResult) -> Markup:
-    order = join((tag("li", tag("code", one)) for one in target.order), "")
-    ranking = tag("ol", order, class_="order") if target.order else empty("Nothing was left to choose from.")
+    order = join((tag("li", tag("code", candidate)) for candidate in target.order), "")
+    ranking = tag("ol", order, class_="order") if target.order else empty("No candidate fits.")
     rejected = _rejected(target) if target.rejected else empty("No candidate was rejected for this board.")
     summary = join(
         [
@@ -42,12 +42,12 @@ def _board(target: TargetResult) -> Markup:
 
 
 def _rejected(target: TargetResult) -> Markup:
-    """Candidates that have the same reasons share a row; no reason is left out."""
+    """Return the rejected candidates, grouped by their reasons."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for candidate, reasons in target.rejected.items():
         groups.setdefault(reasons, []).append(candidate)
     rows = [
-        row(name(join((tag("code", one) for one in ids), " ")), cell(_reasons(reasons)))
+        row(name(join((tag("code", candidate_id) for candidate_id in ids), " ")), cell(_reasons(reasons)))
         for reasons, ids in groups.items()
     ]
     return table(f"Rejected for {target.title}", (Column("Candidate"), Column("Reasons")), rows)
@@ -56,47 +56,47 @@ def _rejected(target: TargetResult) -> Markup:
 def _reasons(reasons: tuple[str, ...]) -> Markup:
     if not reasons:
         return tag("p", "no reason was given")
-    return tag("ul", *(tag("li", one) for one in reasons), class_="reasons")
+    return tag("ul", *(tag("li", reason) for reason in reasons), class_="reasons")
 
 
 def layers_part(study: Study) -> Markup:
-    """Return what quantising each layer alone does, worst first."""
+    """Return the effect of quantising each layer alone, worst first."""
     title = "Sensitivity of the layers"
     if not study.sensitivity:
         why = (
-            "No layer was measured: that is done where quantising the whole model costs too much, "
+            "No layer was measured: that is done if quantising the whole model costs too much, "
             "to find the layers to leave in float."
         )
         return section("layers", title, empty(why))
-    worst = sorted(study.sensitivity, key=lambda one: (one.sqnr_db, one.agreement, one.layer))
+    worst = sorted(study.sensitivity, key=lambda layer: (layer.sqnr_db, layer.agreement, layer.layer))
     lead = (
-        "Each layer quantised alone, worst first. The bar is the noise at the model's outputs against "
-        "the signal; 20 dB is a tenth, 40 dB a hundredth."
+        "Each layer quantised alone, worst first. The bar is the noise at the model's outputs relative "
+        "to the signal; 20 dB is a tenth, 40 dB a hundredth."
     )
-    longest = max(_noise(one) for one in worst)
-    rows = [_layer(one, longest) for one in worst[:MAX_BARS]]
+    longest = max(_noise(layer) for layer in worst)
+    rows = [_layer(layer, longest) for layer in worst[:MAX_BARS]]
     columns = (
         Column("Layer"),
         Column("Operator"),
-        Column("Noise against the signal"),
+        Column("Noise relative to signal"),
         Column("Signal to noise, dB", is_number=True),
         Column("Same answer", is_number=True),
         Column("Share of the work", is_number=True),
     )
     parts = [table("Sensitivity of the layers, worst first", columns, rows, class_="panel")]
     if len(worst) > MAX_BARS:
-        rest = [_layer(one, longest) for one in worst[MAX_BARS:]]
+        rest = [_layer(layer, longest) for layer in worst[MAX_BARS:]]
         parts.append(fold(f"The other {len(rest)} layers", table("The other layers", columns, rest)))
     return section("layers", title, *parts, lead=lead)
 
 
-def _noise(one: LayerSensitivity) -> float:
-    """Amplitude of the noise against the signal's; bounded, for a bar."""
-    return float(10 ** (-min(max(one.sqnr_db, -20.0), 200.0) / 20))
+def _noise(layer: LayerSensitivity) -> float:
+    """Return the noise's amplitude relative to the signal's, bounded for a bar."""
+    return float(10 ** (-min(max(layer.sqnr_db, -20.0), 200.0) / 20))
 
 
-def _layer(one: LayerSensitivity, longest: float) -> Markup:
-    noise = _noise(one)
+def _layer(layer: LayerSensitivity, longest: float) -> Markup:
+    noise = _noise(layer)
     bar = tag(
         "svg",
         tag("rect", width=100, height=8, class_="back"),
@@ -107,46 +107,46 @@ def _layer(one: LayerSensitivity, longest: float) -> Markup:
         aria_hidden="true",
     )
     return row(
-        name(tag("code", one.layer)),
-        cell(one.operator),
+        name(tag("code", layer.layer)),
+        cell(layer.operator),
         cell(join([bar, tag("small", f"{no.significant(100 * noise, 2)} %")]), class_="bars"),
-        number(no.minus(f"{one.sqnr_db:.1f}"), one.sqnr_db),
-        number(no.percent(one.agreement, 1), one.agreement),
-        number(no.percent(one.multiply_adds, 1), one.multiply_adds),
+        number(no.minus(f"{layer.sqnr_db:.1f}"), layer.sqnr_db),
+        number(no.percent(layer.agreement, 1), layer.agreement),
+        number(no.percent(layer.multiply_adds, 1), layer.multiply_adds),
     )
 
 
 def samples_part(study: Study) -> Markup:
-    """Return the samples that the chosen variants got most wrong, beside the float model's answer."""
+    """Return the chosen variants' worst samples, each with the float model's answer."""
     title = "Worst samples"
     if not study.worst:
         return section("samples", title, empty("None: no variant was chosen, or none differs from float."))
     shown = study.worst[:MAX_SAMPLES]
-    groups = dict.fromkeys(one.candidate for one in shown)
+    groups = dict.fromkeys(sample.candidate for sample in shown)
     parts: list[str] = []
     for candidate in groups:
-        cards = [_sample(one) for one in shown if one.candidate == candidate]
+        cards = [_sample(sample) for sample in shown if sample.candidate == candidate]
         parts += [tag("h3", tag("code", candidate)), tag("div", *cards, class_="samples")]
     left = len(study.worst) - len(shown)
-    more = empty(f"{left} more stand in report.json.") if left else ""
-    lead = "Where the variant's answer lies farthest from the float model's, on the evaluation set."
+    more = empty(f"{left} more are in report.json.") if left else ""
+    lead = "The samples of the evaluation set where the variant differs most from the float model."
     return section("samples", title, *parts, more, lead=lead)
 
 
-def _sample(one: Sample) -> Markup:
+def _sample(sample: Sample) -> Markup:
     picture = (
-        tag("img", src=one.picture, alt=f"sample {one.name}", loading="lazy")
-        if _PICTURE.fullmatch(one.picture)
-        else tag("div", "no picture" if not one.picture else "not a PNG: not shown", class_="no-picture")
+        tag("img", src=sample.picture, alt=f"sample {sample.name}", loading="lazy")
+        if _PICTURE.fullmatch(sample.picture)
+        else tag("div", "no picture" if not sample.picture else "not a PNG: not shown", class_="no-picture")
     )
     facts = tag(
         "dl",
-        *_pair("wanted", one.wanted or "not labelled"),
-        *_pair("float", one.reference),
-        *_pair("variant", one.found),
+        *_pair("wanted", sample.wanted or "not labelled"),
+        *_pair("float", sample.reference),
+        *_pair("variant", sample.found),
     )
-    apart = pill(f"{no.significant(one.difference)} apart", "off")
-    return tag("article", picture, tag("h4", one.name, " ", apart), facts, class_="panel sample")
+    apart = pill(f"{no.significant(sample.difference)} apart", "off")
+    return tag("article", picture, tag("h4", sample.name, " ", apart), facts, class_="panel sample")
 
 
 def _pair(term: str, value: str) -> tuple[Markup, Markup]:
@@ -154,11 +154,11 @@ def _pair(term: str, value: str) -> tuple[Markup, Markup]:
 
 
 def checks_part(study: Study) -> Markup:
-    """Return how exactly each conversion kept the model's meaning."""
+    """Return how much each conversion changed the model's outputs."""
     title = "Conversion checks"
     if not study.checks:
         return section(
-            "checks", title, empty("No conversion was needed: the model ran in the form it came in.")
+            "checks", title, empty("No conversion was needed: the model ran in its original format.")
         )
     columns = (
         Column("Conversion"),
@@ -172,26 +172,26 @@ def checks_part(study: Study) -> Markup:
     )
     rows = [
         row(
-            name(one.conversion),
-            cell(one.tool),
-            number(str(one.samples), one.samples),
-            number(f"{one.max_abs:.2g}", one.max_abs),
-            number(no.significant(one.scale), one.scale),
-            number(f"{one.max_abs / max(one.scale, 1e-6):.1g}", one.max_abs / max(one.scale, 1e-6)),
-            number(f"{one.limit:.1g}", one.limit),
-            cell(pill("holds", "good") if one.holds else pill("does not hold", "bad")),
+            name(check.conversion),
+            cell(check.tool),
+            number(str(check.samples), check.samples),
+            number(f"{check.max_abs:.2g}", check.max_abs),
+            number(no.significant(check.scale), check.scale),
+            number(f"{check.max_abs / max(check.scale, 1e-6):.1g}", check.max_abs / max(check.scale, 1e-6)),
+            number(f"{check.limit:.1g}", check.limit),
+            cell(pill("holds", "good") if check.holds else pill("does not hold", "bad")),
         )
-        for one in study.checks
+        for check in study.checks
     ]
-    lead = "The converted model against the one it came from, on real inputs."
+    lead = "Each converted model compared with its source, on real inputs."
     return section("checks", title, table("Conversion checks", columns, rows, class_="panel"), lead=lead)
 
 
 def data_part(study: Study) -> Markup:
-    """Return which data decided, what the metric means and where the gates stand."""
+    """Return the data, the meaning of the metric, and the gates."""
     data = study.data
     overlap = (
-        f"{data.dropped_overlap} taken out of the evaluation because they are in the calibration too"
+        f"{data.dropped_overlap} removed from the evaluation because they are in the calibration too"
         if data.dropped_overlap
         else "none found"
     )
@@ -222,12 +222,12 @@ def reproduce_part(study: Study) -> Markup:
     )
     return section(
         "again",
-        "Do it again",
+        "Reproduce",
         tag("pre", tag("code", study.command), tabindex=0),
         tag("div", facts, class_="panel"),
         tag(
             "div",
-            _list("Machine", sorted(study.machine.items()), "No fact of the machine was recorded."),
+            _list("Machine", sorted(study.machine.items()), "No facts about the machine were recorded."),
             _list("Tools", tools(study), "No version was recorded."),
             class_="columns",
         ),
@@ -250,13 +250,13 @@ def _made(candidates: tuple[CandidateResult, ...]) -> Markup:
     )
     rows = [
         row(
-            name(tag("code", one.plan.id), tag("small", f"of {one.plan.root}")),
-            cell(one.plan.technique),
-            cell(_options(one), class_="why"),
-            number("cached" if one.cached else no.duration(one.make_s), one.make_s),
-            cell(tag("code", one.sha256) if one.sha256 else no.NONE),
+            name(tag("code", candidate.plan.id), tag("small", f"of {candidate.plan.root}")),
+            cell(candidate.plan.technique),
+            cell(_options(candidate), class_="why"),
+            number("cached" if candidate.cached else no.duration(candidate.make_s), candidate.make_s),
+            cell(tag("code", candidate.sha256) if candidate.sha256 else no.NONE),
         )
-        for one in candidates
+        for candidate in candidates
     ]
     return fold(
         f"How each of the {len(rows)} candidates was made",
@@ -264,12 +264,12 @@ def _made(candidates: tuple[CandidateResult, ...]) -> Markup:
     )
 
 
-def _options(one: CandidateResult) -> Markup:
-    plan = one.plan
+def _options(candidate: CandidateResult) -> Markup:
+    plan = candidate.plan
     parts: list[str] = []
     for said, value in (("", plan.options), ("at run time: ", plan.runtime)):
         if value:
             parts.append(tag("code", said, msgspec.json.encode(value, order="sorted").decode()))
     if plan.same_as:
         parts.append(f"the files of {plan.same_as}")
-    return join([*parts, *one.notes], ". ") if parts or one.notes else Markup(no.NONE)
+    return join([*parts, *candidate.notes], ". ") if parts or candidate.notes else Markup(no.NONE)

@@ -1,4 +1,4 @@
-"""Names beside points, where there is room for them. Pure."""
+"""Place names beside points of the plot where there is room. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Dot:
-    """A point on the paper: centre and radius; more ``weight`` is labelled earlier, 0 never."""
+    """A point of the drawing: centre and radius; higher ``weight`` is labelled first, 0 never."""
 
     x: float
     y: float
@@ -25,7 +25,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Label:
-    """A name and where it stands: the baseline's ``y``, and ``x`` at the anchor."""
+    """A name and its position: the baseline's ``y``, and ``x`` at the anchor."""
 
     x: float
     y: float
@@ -34,16 +34,16 @@ class Label:
 
 
 def place_labels(dots: list[Dot], area: Box, letter: float) -> list[Label]:
-    """Return labels that touch neither each other nor a point, nor leave their area.
+    """Return labels inside the area that touch neither each other nor a point.
 
     Args:
-        dots: Every point; those of weight 0 are only in the way.
-        area: Where labels may stand: left, top, right, bottom.
-        letter: Size of the letters; a letter is taken to be 0.6 of it wide.
+        dots: Every point; those of weight 0 are obstacles only.
+        area: The area for labels: left, top, right, bottom.
+        letter: The font size; a letter's width is taken as 0.6 of it.
     """
     taken: list[Box] = [(d.x - d.radius, d.y - d.radius, d.x + d.radius, d.y + d.radius) for d in dots]
-    found = []
-    for dot in sorted(dots, key=lambda one: (-one.weight, one.x)):
+    labels = []
+    for dot in sorted(dots, key=lambda dot: (-dot.weight, dot.x)):
         if not dot.weight:
             continue
         for label in _options(dot, letter):
@@ -51,9 +51,9 @@ def place_labels(dots: list[Dot], area: Box, letter: float) -> list[Label]:
             fits = here[0] >= area[0] and here[1] >= area[1] and here[2] <= area[2] and here[3] <= area[3]
             if fits and not any(touch(here, other) for other in taken):
                 taken.append(here)
-                found.append(label)
+                labels.append(label)
                 break
-    return found
+    return labels
 
 
 def _options(dot: Dot, letter: float) -> tuple[Label, ...]:
@@ -71,12 +71,12 @@ def _options(dot: Dot, letter: float) -> tuple[Label, ...]:
 
 
 def box(label: Label, letter: float) -> Box:
-    """Return the room that a label takes."""
+    """Return the box that a label takes."""
     long = len(label.name) * letter * 0.6
     left = label.x - {"start": 0.0, "middle": long / 2, "end": long}[label.anchor]
     return (left, label.y - letter * 0.8, left + long, label.y + letter * 0.25)
 
 
-def touch(one: Box, other: Box) -> bool:
+def touch(first: Box, second: Box) -> bool:
     """Whether two boxes share more than an edge."""
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]

@@ -1,4 +1,4 @@
-"""HTML by construction: what is not markup already is escaped, always."""
+"""Build HTML in which everything that is not already markup is escaped."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Attribute = str | int | float | bool | None
 
 
 class Markup(str):
-    """Text that is HTML already; everything else is escaped before it joins any."""
+    """Text that is already HTML; everything else is escaped before it is joined to it."""
 
     __slots__ = ()
 
 
 def text(value: str) -> Markup:
-    """Return a text as HTML: markup as it is, anything else escaped."""
+    """Return a text as HTML: markup unchanged, anything else escaped."""
     return value if isinstance(value, Markup) else Markup(escape(value, quote=True))
 
 

@@ -1,17 +1,17 @@
-"""Numbers as a person reads them: rounded to what they mean, with their unit."""
+"""Format numbers for people: rounded, with their unit."""
 
 from __future__ import annotations
 
 import math
 
 NONE = "\N{EN DASH}"
-"""What stands where there is no number."""
+"""Shown where there is no number."""
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """Round to so many significant digits, in plain notation.
+    """Round to a number of significant digits, in plain notation.
 
     >>> significant(0.012345), significant(4.6149), significant(1234.5), significant(0.0)
     ('0.0123', '4.61', '1,234', '0')
@@ -23,7 +23,7 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def minus(number: str) -> str:
-    """Write the minus sign as one."""
+    """Replace the hyphen of a negative number by a minus sign."""
     return number.replace("-", MINUS)
 
 
@@ -82,5 +82,5 @@ def duration(seconds: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Return how many there are of something: ``1 board``, ``3 boards``, ``no boards``."""
+    """Return a count with its noun: ``1 board``, ``3 boards``, ``no boards``."""
     return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"

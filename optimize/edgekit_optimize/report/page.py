@@ -1,4 +1,4 @@
-"""The page: one file that shows everything, asks nothing of any network, and runs one small script."""
+"""The report as one HTML file, which loads nothing from the network and runs one small script."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _PARTS = {
     "samples": "Samples",
     "checks": "Checks",
     "data": "Data",
-    "again": "Do it again",
+    "again": "Reproduce",
 }
 
 
 def page(study: Study) -> str:
     """Return the report as one HTML document.
 
-    The policy in its head allows this very style and this very script, by hash, and pictures that
-    are in the file; so even text that escaped the escaping could neither run nor load anything.
+    Its content security policy allows only this style and script (by hash) and embedded pictures, so
+    even text that slipped through the escaping could neither run nor load anything.
     """
     style, script = _own("report.css"), _own("report.js")
     head = tag(
@@ -110,6 +110,6 @@ def _main(study: Study) -> Markup:
 def _foot(study: Study) -> Markup:
     return tag(
         "footer",
-        f"Everything here stands in report.json too (format {study.format}). "
+        f"Everything here is in report.json too (format {study.format}). "
         "How to read it: docs/optimize.md of edgekit.",
     )

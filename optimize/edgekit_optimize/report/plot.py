@@ -1,8 +1,8 @@
-"""The Pareto plot: accuracy against cost, as SVG drawn here, so that it shows without a script.
+"""The Pareto plot of accuracy against cost, as SVG, so that it shows without a script.
 
-Each size of the page has a drawing of its own (a wide one for screens and paper, a narrow one for
-telephones). Points are drawn once; a script moves them when another axis is chosen, by the
-positions in their ``data-x``. Axis, front and names are a group for each view, of which one shows.
+There is a wide drawing for screens and paper and a narrow one for telephones. Points are drawn once; a
+script moves them to the positions in their ``data-x`` when another axis is chosen. Each view has a group
+with its axis, front and names, of which one is shown.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NARROW = Paper("narrow", 350, 380, left=50, right=8)
 
 @dataclass(frozen=True)
 class Drawing:
-    """What all views of one drawing share."""
+    """The data that all views of one drawing share."""
 
     study: Study
     paper: Paper
@@ -56,33 +56,33 @@ class Drawing:
         return cost_scale(list(view.values.values()), paper.left, paper.width - paper.right)
 
     def height_of(self, index: int) -> float:
-        """Return where a candidate lies vertically."""
+        """Return a candidate's vertical position."""
         score = self.study.candidates[index].score
         return self.y.at(score.value if score is not None else self.y.low)
 
     def radius(self, index: int) -> float:
         """Return a point's radius: its area grows with the file."""
-        most = max((one.bytes for one in self.study.candidates), default=0) or 1
+        most = max((candidate.bytes for candidate in self.study.candidates), default=0) or 1
         low, high = _RADIUS
         return low + (high - low) * math.sqrt(self.study.candidates[index].bytes / most)
 
 
 def plot(study: Study, paper: Paper) -> Markup:
-    """Return the drawing, or nothing where no candidate was scored."""
-    found = views(study)
+    """Return the drawing, or nothing if no candidate was scored."""
+    all_views = views(study)
     reference = reference_value(study)
-    if not found or reference is None:
+    if not all_views or reference is None:
         return Markup()
-    scored = [one.score.value for one in study.candidates if one.score is not None]
+    scored = [entry.score.value for entry in study.candidates if entry.score is not None]
     gate = reference - study.max_drop
     y = quality_scale(scored, reference, gate, paper.height - paper.bottom, paper.top)
-    chosen = frozenset(one.chosen for one in study.targets)
-    drawing = Drawing(study, paper, found, y, reference, chosen)
-    order = sorted({index for view in found for index in view.values}, key=drawing.radius, reverse=True)
+    chosen = frozenset(entry.chosen for entry in study.targets)
+    drawing = Drawing(study, paper, all_views, y, reference, chosen)
+    order = sorted({index for view in all_views for index in view.values}, key=drawing.radius, reverse=True)
     return tag(
         "svg",
         _levels(drawing),
-        join(_view(drawing, view, is_first=view is found[0]) for view in found),
+        join(_view(drawing, view, is_first=view is all_views[0]) for view in all_views),
         join(_point(drawing, index) for index in order),
         class_=f"plot {paper.kind}",
         viewBox=f"0 0 {paper.width:g} {paper.height:g}",
@@ -101,7 +101,7 @@ def _line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
 
 
 def _levels(drawing: Drawing) -> Markup:
-    """Draw what is the same in every view: the metric's axis, the reference and the gate."""
+    """Draw the parts common to all views: the metric's axis, the reference and the gate."""
     paper, y = drawing.paper, drawing.y
     right = paper.width - paper.right
     parts = []
@@ -118,7 +118,7 @@ def _levels(drawing: Drawing) -> Markup:
 
 
 def _view(drawing: Drawing, view: View, *, is_first: bool) -> Markup:
-    """Draw what belongs to one view: its axis, the front, names and the words on the levels."""
+    """Draw the parts of one view: its axis, the front, names and the levels' captions."""
     paper, x = drawing.paper, drawing.x(view)
     base = paper.height - paper.bottom
     parts = [_line(paper.left, base, paper.width - paper.right, base, "axis")]
@@ -135,7 +135,7 @@ def _view(drawing: Drawing, view: View, *, is_first: bool) -> Markup:
 
 
 def _front(drawing: Drawing, view: View, x: Scale) -> Markup:
-    """Draw the front as stairs: all that lies right of it and below is beaten by a corner."""
+    """Draw the front as stairs: each corner beats everything to its right and below."""
     scored = {}
     for index, cost in view.values.items():
         score = drawing.study.candidates[index].score
@@ -156,10 +156,10 @@ def _names(drawing: Drawing, view: View, x: Scale) -> list[Markup]:
         (gate, f"gate {no.percent(gate)}", "level low"),
     )
     right = paper.width - paper.right - 4
-    dots, found = [], []
+    dots, texts = [], []
     for level, name, class_ in words:
         up = drawing.y.at(level) - 5
-        found.append(_write(right, up, name, class_, "end"))
+        texts.append(_write(right, up, name, class_, "end"))
         dots += [Dot(right - 6.5 * part, up - 4, 5, "", 0) for part in range(len(name) + 1)]
     for index, cost in view.values.items():
         one = study.candidates[index]
@@ -169,7 +169,7 @@ def _names(drawing: Drawing, view: View, x: Scale) -> list[Markup]:
         dots.append(Dot(x.at(cost), drawing.height_of(index), radius, off + one.plan.id, weight))
     placed = place_labels(dots, (paper.left, 0, paper.width, paper.height - paper.bottom), LETTER)
     return [
-        *found,
+        *texts,
         *(_write(one.x, one.y, one.name, _name_class(drawing, one.name), one.anchor) for one in placed),
     ]
 
@@ -178,25 +178,25 @@ def _name_class(drawing: Drawing, name: str) -> str:
     return "name chosen" if name.lstrip("↓ ") in drawing.chosen else "name"
 
 
-def _is_below(drawing: Drawing, one: CandidateResult) -> bool:
-    return one.score is not None and one.score.value < drawing.y.low
+def _is_below(drawing: Drawing, candidate: CandidateResult) -> bool:
+    return candidate.score is not None and candidate.score.value < drawing.y.low
 
 
-def describe(study: Study, one: CandidateResult) -> str:
+def describe(study: Study, candidate: CandidateResult) -> str:
     """Return a candidate's row as lines ``what: value``, the first its id."""
-    lines = [one.plan.id]
-    if one.score is not None:
-        lines.append(f"{study.metric}: {no.percent(one.score.value)}")
-        lines.append(f"lost: {no.points(one.score.drop)} points ({interval(one.score)})")
+    lines = [candidate.plan.id]
+    if candidate.score is not None:
+        lines.append(f"{study.metric}: {no.percent(candidate.score.value)}")
+        lines.append(f"lost: {no.points(candidate.score.drop)} points ({interval(candidate.score)})")
     lines += [
         f"{t.profile}, {no.count(t.threads, 'thread')}: {no.milliseconds(t.total_ms)}"
-        for t in one.timings[:4]
+        for t in candidate.timings[:4]
     ]
-    lines.append(f"size: {no.size(one.bytes)}" if one.bytes else "size: not known")
-    memory = max((t.rss_mb for t in one.timings), default=0.0)
+    lines.append(f"size: {no.size(candidate.bytes)}" if candidate.bytes else "size: not known")
+    memory = max((t.rss_mb for t in candidate.timings), default=0.0)
     if memory:
         lines.append(f"memory: up to {no.megabytes(memory)}")
-    lines.append(f"gate: {one.gate or 'not measured'}{', in the bundle' if one.kept else ''}")
+    lines.append(f"gate: {candidate.gate or 'not measured'}{', in the bundle' if candidate.kept else ''}")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Tables with headers that a screen reader reads and a click sorts."""
+"""Tables that screen readers can read and a click on a header sorts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgekit_optimize.report.markup import Attribute, Markup, join, tag
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, whether it holds numbers, and what it means where that needs saying."""
+    """A column: its name, whether it has numbers, and an explanation if it needs one."""
 
     name: str
     is_number: bool = False
@@ -19,12 +19,12 @@ class Column:
 
 
 def cell(content: str, value: float | None = None, **attributes: Attribute) -> Markup:
-    """Return a cell; ``value`` is what a column of numbers sorts by."""
+    """Return a cell; a column of numbers sorts by ``value``."""
     return tag("td", content, data_v=value, **attributes)
 
 
 def number(content: str, value: float | None) -> Markup:
-    """Return a cell of a column of numbers; one without a value sorts last."""
+    """Return a cell of a column of numbers; without a value it sorts last."""
     if value is None:
         return tag("td", no.NONE, class_="n", data_v="")
     return tag("td", content, class_="n", data_v=value)
@@ -38,16 +38,16 @@ def row(*cells: str, **attributes: Attribute) -> Markup:
 def table(
     caption: str, columns: Sequence[Column], rows: Iterable[str], *, sorts: bool = False, class_: str = ""
 ) -> Markup:
-    """Return a table in a frame that scrolls by itself where the page is narrow.
+    """Return a table in a frame that scrolls on narrow pages.
 
     Args:
-        caption: What the table holds; read out, not shown.
+        caption: The table's title for screen readers, not shown.
         columns: One for each cell of a row; the first cell of a row is its header.
-        rows: What ``row`` returns.
+        rows: Made by ``row``.
         sorts: Whether its headers sort it.
         class_: For the frame.
     """
-    head = tag("tr", *(_head(one, sorts=sorts) for one in columns))
+    head = tag("tr", *(_head(column, sorts=sorts) for column in columns))
     inner = tag(
         "table",
         tag("caption", caption, class_="unseen"),
@@ -58,9 +58,11 @@ def table(
     return tag("div", inner, class_=f"scroll {class_}".strip(), tabindex=0, role="region", aria_label=caption)
 
 
-def _head(one: Column, *, sorts: bool) -> Markup:
-    content = tag("button", one.name, type="button") if sorts else one.name
-    return tag("th", content, scope="col", class_="n" if one.is_number else None, title=one.means or None)
+def _head(column: Column, *, sorts: bool) -> Markup:
+    content = tag("button", column.name, type="button") if sorts else column.name
+    return tag(
+        "th", content, scope="col", class_="n" if column.is_number else None, title=column.means or None
+    )
 
 
 def name(content: str, *more: str) -> Markup:
@@ -69,17 +71,17 @@ def name(content: str, *more: str) -> Markup:
 
 
 def pill(words: str, kind: str) -> Markup:
-    """Return a word in a coloured capsule; the word alone says it all."""
+    """Return a word in a coloured capsule; the colour adds nothing to the word."""
     return tag("span", words, class_=f"pill {kind}")
 
 
 def empty(why: str) -> Markup:
-    """Return what stands where there is nothing, and why."""
+    """Return the text for an empty part: the reason why it is empty."""
     return tag("p", why, class_="empty")
 
 
 def section(id_: str, title: str, *content: str, lead: str = "") -> Markup:
-    """Return a part of the page under its heading."""
+    """Return a section of the page with its heading."""
     return tag(
         "section",
         tag("h2", title, id=f"{id_}-h"),
@@ -91,5 +93,5 @@ def section(id_: str, title: str, *content: str, lead: str = "") -> Markup:
 
 
 def fold(summary: str, *content: str, is_open: bool = False) -> Markup:
-    """Return content that unfolds; on paper it is unfolded."""
+    """Return content that can be unfolded; it is printed unfolded."""
     return tag("details", tag("summary", summary), *content, open=is_open)

@@ -1,4 +1,4 @@
-"""The top of the page: what to know first, and what each board should run."""
+"""The top of the page: the warnings, and the variant that each board should run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _BASIS = {"measured on this board": "good", "measured on this machine": "warn", 
 
 
 def cautions_part(study: Study) -> Markup:
-    """Return the warnings, or nothing where there are none."""
-    found = cautions(study)
-    if not found:
+    """Return the warnings, or nothing if there are none."""
+    warnings = cautions(study)
+    if not warnings:
         return Markup()
     heading = tag("h2", "Read this first", id="first-h")
     return tag(
         "section",
         heading,
-        tag("ul", join(tag("li", one) for one in found)),
+        tag("ul", join(tag("li", warning) for warning in warnings)),
         class_="note",
         id="first",
         aria_labelledby="first-h",
@@ -31,12 +31,12 @@ def verdicts_part(study: Study) -> Markup:
     """Return a card for each board: the verdict in a sentence, and its figures."""
     if not study.targets:
         return section("verdict", "Verdict", empty("No board was named, so none was chosen for."))
-    cards = join(_card(study, verdict(study, one)) for one in study.targets)
+    cards = join(_card(study, verdict(study, target)) for target in study.targets)
     return section("verdict", "Verdict", tag("div", cards, class_="cards"))
 
 
 def basis_kind(basis: str) -> str:
-    """Return the colour of what a choice rests on."""
+    """Return the colour of a choice's basis."""
     return next((kind for start, kind in _BASIS.items() if basis.startswith(start)), "off")
 
 

@@ -1,4 +1,4 @@
-"""Writes a study's report and card, and reads a report back."""
+"""Write a study's report and card, and read a report back."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MAX_REPORT_BYTES = 64 << 20
 
 
 def write_report(study: Study, folder: Path) -> tuple[Path, Path]:
-    """Write ``report.html`` and ``report.json``; what is there is replaced whole or not at all.
+    """Write ``report.html`` and ``report.json``, replacing each atomically.
 
     Args:
-        study: What was found.
-        folder: Where to; made if it is not there.
+        study: The study.
+        folder: The folder to write to; created if needed.
 
     Returns:
         The paths of the page and of the JSON.
@@ -52,7 +52,7 @@ def read_study(path: Path) -> Study:
     """Read a ``report.json``.
 
     Raises:
-        ConfigError: There is no such file, or it is not a report; ``reasons`` names each field.
+        ConfigError: There is no such file, or it is not a report; ``reasons`` names each invalid field.
     """
     try:
         if path.stat().st_size > MAX_REPORT_BYTES:
@@ -73,7 +73,7 @@ def read_study(path: Path) -> Study:
     try:
         return msgspec.convert(raw, type=Study)
     except msgspec.ValidationError as cause:
-        problems = tuple(f"{path.name}:{one}" for one in structure_problems(raw, Study))
+        problems = tuple(f"{path.name}:{problem}" for problem in structure_problems(raw, Study))
         reasons = problems or (f"{path.name}: {cause}",)
         raise ConfigError(f"{path} is not a report of edgekit optimize", reasons=reasons) from cause
 
@@ -82,34 +82,34 @@ def write_card(study: Study, title: str, license: str) -> str:  # noqa: A002  th
     """Return ``card.md`` for the bundle: float against every variant, in Markdown.
 
     Args:
-        study: What was found.
+        study: The study.
         title: The heading, as ``efficientnet-lite0: image classifier``.
-        license: The licence of the model, empty where it is not known.
+        license: The licence of the model, empty if unknown.
     """
     return card(_checked(study), title, license)
 
 
 def _checked(study: Study) -> Study:
-    r"""Return the study with nothing in it that JSON and UTF-8 have no form for.
+    r"""Return the study without anything that JSON or UTF-8 cannot express.
 
-    A file's name may hold bytes that are no UTF-8; they are shown as ``\udcXX``. A number that is
-    not finite is somebody's mistake, and a report that hid it would be another.
+    Bytes of a file name that are not UTF-8 are shown as ``\udcXX``. A number that is not finite is an
+    error.
     """
     problems: list[str] = []
     clean = _walk(msgspec.to_builtins(study), "", problems)
     if problems:
-        raise EdgekitError("the study holds numbers that are not finite", reasons=tuple(problems))
+        raise EdgekitError("the study has numbers that are not finite", reasons=tuple(problems))
     return msgspec.convert(clean, type=Study)
 
 
 def _walk(value: Any, path: str, problems: list[str]) -> Any:
     if isinstance(value, dict):
         return {
-            _walk(key, path, problems): _walk(one, f"{path}.{key}".lstrip("."), problems)
-            for key, one in value.items()
+            _walk(key, path, problems): _walk(item, f"{path}.{key}".lstrip("."), problems)
+            for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_walk(one, f"{path}[{index}]", problems) for index, one in enumerate(value)]
+        return [_walk(item, f"{path}[{index}]", problems) for index, item in enumerate(value)]
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float) and not math.isfinite(value):

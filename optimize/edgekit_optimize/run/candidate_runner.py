@@ -1,8 +1,7 @@
-"""The bench on which candidates are run: one working bundle, evaluated and timed in child processes.
+"""Evaluate and time candidates in child processes, from one working bundle.
 
-Candidates run here exactly as a device runs them: the same predictor, backends and options. One that
-is for an accelerator this machine lacks is evaluated on the CPU of the same kind of file; its speed
-stays unknown.
+Candidates run exactly as on a device: the same predictor, backends and options. A candidate for an
+accelerator that this machine lacks is evaluated on the CPU with the same kind of file and not timed.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ _ANSWERED_BY = (
     "edgekit.core",
 )
 _TIMED_BY = (*_ANSWERED_BY, "edgekit.bench.paired_timing", "edgekit_optimize.run.timing")
-"""Code by which answers and times come about: with other code they are found anew."""
+"""Modules that outputs and times depend on: their code is part of the cache keys."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A candidate that was made: its plan, what was made, and the variant it would be."""
+    """A candidate whose files exist: its plan, the maker's result, and its variant for the bundle."""
 
     plan: Plan
     made: Made
@@ -58,24 +57,24 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """A digest of all that its answers depend on."""
+        """A digest of everything that its outputs depend on."""
         variant = self.variant
         files = [file.sha256 for file in variant.files]
         how = [variant.inputs, variant.outputs, variant.layout, variant.options]
         return digest_of(files, variant.backend, variant.accelerator, variant.precision, how)
 
 
-class Workbench:
+class CandidateRunner:
     """Runs candidates of one model.
 
     Args:
-        folder: The working bundle's; made here.
-        manifest: What the bundle says but for its variants.
+        folder: The working bundle's folder; created here.
+        manifest: The bundle's manifest without variants.
         labels: One for each class.
-        facts: What this machine is.
-        profile: Its profile.
+        facts: The facts of this machine.
+        profile: This machine's profile.
         threads: CPU threads for every runtime.
-        cache: What was evaluated and timed before.
+        cache: Holds earlier evaluations and timings.
     """
 
     def __init__(
@@ -99,11 +98,11 @@ class Workbench:
         self._labels = tuple(labels)
 
     def describe(self, manifest: Manifest) -> None:
-        """Take another manifest, once more is known of the model."""
+        """Replace the manifest, once more is known about the model."""
         self.manifest = msgspec.structs.replace(manifest, labels=self.manifest.labels)
 
     def add(self, plan: Plan, made: Made, folder: Path) -> Entry:
-        """Put a candidate's files on the bench; a plan that shares another's files gets those."""
+        """Add a candidate's files to the working bundle and return its entry; shared files are added once."""
         home = Path("variants") / (plan.same_as or plan.id)
         (self.folder / home).mkdir(parents=True, exist_ok=True)
         files = []
@@ -130,28 +129,28 @@ class Workbench:
         return entry
 
     def name(self, canonical: Mapping[str, str]) -> None:
-        """Say which canonical tensor each logical one is, where the names differ."""
+        """Set the canonical name of each logical tensor whose names differ."""
         self._names = dict(canonical)
 
     _names: Mapping[str, str] = {}
 
-    def _mapping(self, made: Mapping[str, str], logical: Iterable[str]) -> dict[str, str]:
-        found = {}
+    def _mapping(self, names: Mapping[str, str], logical: Iterable[str]) -> dict[str, str]:
+        mapping = {}
         for name in logical:
             canonical = self._names.get(name, name)
-            there = made.get(canonical, canonical)
-            if there != name:
-                found[name] = there
-        return found
+            in_file = names.get(canonical, canonical)
+            if in_file != name:
+                mapping[name] = in_file
+        return mapping
 
     # -----------------------------------------------------------------------------------------
 
     def runs_here(self, entry: Entry) -> str:
-        """Return why a candidate as it is cannot be timed here; empty where it can."""
+        """Return why a candidate cannot be timed on this machine; empty if it can."""
         return "; ".join(reasons_against(entry.variant, self._facts, self.profile))
 
     def _stand_in(self, entry: Entry) -> Variant:
-        """Return the variant that is evaluated: on this machine's CPU where the accelerator is absent."""
+        """Return the variant to evaluate: on this machine's CPU if the accelerator is absent."""
         if entry.variant.accelerator == "cpu" or not self.runs_here(entry):
             return entry.variant
         backend = _STAND_IN.get(entry.variant.backend, entry.variant.backend)
@@ -174,24 +173,33 @@ class Workbench:
         """Run candidates on the evaluation set, several at a time.
 
         Args:
-            entries: Those to run.
+            entries: The candidates to run.
             samples: NPZ of logical inputs.
-            samples_key: What names its content.
+            samples_key: The digest of its content.
             sizes: As for ``LabProcess.evaluate``.
-            done: Told each id when it is done.
+            done: Called with each id when it is done.
             in_order: As for ``LabProcess.evaluate``.
 
         Returns:
-            By id, the outputs' file (for ``observed``), or the reason why it could not be run.
+            By id, the outputs' file (see ``observed``), or the reason why it could not be run.
         """
         run_as = {entry.id: self._stand_in(entry) for entry in entries}
         bundle = self._bundle([run_as[entry.id] for entry in entries])
         relaxed = msgspec.structs.replace(self.profile, backend=())
-        said = self.manifest
-        decoded = [said.inputs, said.outputs, said.state, said.pre, said.post, self._labels, sizes, in_order]
+        manifest = self.manifest
+        decoded = [
+            manifest.inputs,
+            manifest.outputs,
+            manifest.state,
+            manifest.pre,
+            manifest.post,
+            self._labels,
+            sizes,
+            in_order,
+        ]
         code = [digest_of_module(name) for name in _ANSWERED_BY]
 
-        def one(entry: Entry) -> Path | str:
+        def evaluate_one(entry: Entry) -> Path | str:
             variant = run_as[entry.id]
             version = backend_version(variant.backend) or ""
             run_on = [variant.backend, variant.accelerator, version, self._machine]
@@ -217,43 +225,43 @@ class Workbench:
             finally:
                 done(entry.id)
 
-        found = self.running.map(max(1, min(self._facts.cores, 4)), "evaluate", one, entries)
-        return dict(zip([entry.id for entry in entries], found, strict=True))
+        results = self.running.map(max(1, min(self._facts.cores, 4)), "evaluate", evaluate_one, entries)
+        return dict(zip([entry.id for entry in entries], results, strict=True))
 
     def time(
         self, entries: Sequence[Entry], seconds: float, done: Callable[[str], None], sitting: int = 0
     ) -> dict[str, Timing | str]:
-        """Time candidates in short turns, so that this machine's noise is shared by all.
+        """Time candidates in short alternating turns, so that this machine's noise affects all alike.
 
         Args:
-            entries: Those to time.
-            seconds: How long each runs in all.
-            done: Told each candidate's id after each of its rounds.
-            sitting: A number; the same candidates are timed anew, in fresh processes, for another.
+            entries: The candidates to time.
+            seconds: How long each runs in total.
+            done: Called with the candidate's id after each of its rounds.
+            sitting: Another number times the same candidates again, in new processes.
 
         Returns:
             By id, the timing, or the reason why there is none.
         """
-        found: dict[str, Timing | str] = {}
+        results: dict[str, Timing | str] = {}
         fitting = []
         for entry in entries:
             why = self.runs_here(entry)
             if why:
-                found[entry.id] = why
+                results[entry.id] = why
             else:
                 fitting.append(entry)
         key = self._time_key(fitting, seconds, sitting)
         known = self._cache.find("time", key)
         if known is not None:
             timed = known[1]["timed"]
-            return found | {entry.id: msgspec.convert(timed[entry.key], Timing) for entry in fitting}
+            return results | {entry.id: msgspec.convert(timed[entry.key], Timing) for entry in fitting}
         bundle = self._bundle([entry.variant for entry in fitting])
         variants = [entry.variant for entry in fitting]
-        found |= time_variants(bundle, variants, self.profile, self._threads, seconds, done)
-        timings = {e.key: found[e.id] for e in fitting if isinstance(found[e.id], Timing)}
-        if len(timings) == len(fitting):  # what died here may run another time
+        results |= time_variants(bundle, variants, self.profile, self._threads, seconds, done)
+        timings = {e.key: results[e.id] for e in fitting if isinstance(results[e.id], Timing)}
+        if len(timings) == len(fitting):  # a process that died may run next time
             self._cache.make("time", key, lambda _: {"timed": msgspec.to_builtins(timings)})
-        return found
+        return results
 
     def _time_key(self, entries: Sequence[Entry], seconds: float, sitting: int) -> str:
         versions = {entry.variant.backend: backend_version(entry.variant.backend) for entry in entries}
@@ -263,7 +271,7 @@ class Workbench:
 
 
 def observed(outputs: Path) -> Observed:
-    """Return what ``evaluate`` wrote."""
+    """Read the outputs that ``evaluate`` wrote."""
     with np.load(outputs, allow_pickle=False) as archive:
         tensors = {name: archive[name] for name in archive.files}
     items_file = outputs.with_name(outputs.name + ".items")
@@ -276,5 +284,5 @@ def observed(outputs: Path) -> Observed:
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # the cache lies on another file system
+    except OSError:  # the cache is on another file system
         shutil.copyfile(source, target)

@@ -1,8 +1,7 @@
-"""Runs jobs in processes of their own.
+"""Run jobs in child processes.
 
-Conversion tools crash, leak, print to stdout and disagree about threads: none of that reaches the
-command, and what a tool used is given back to the system when its process ends. A child ends with its
-parent, however that ends: nobody is left to hear its answer.
+Conversion tools crash, leak memory, print to stdout and disagree about threads. In a child process
+none of that reaches the command, and the memory is freed at its end. A child ends with its parent.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ _Found = TypeVar("_Found")
 _LOG = "log.txt"
 _TAIL_BYTES = 2000
 _TIMEOUT_S = 30 * 24 * 3600.0
-"""A training may take days; whoever waits for a job can interrupt it."""
+"""Generous, since a training may take days; the user can interrupt it."""
 _MORE_MEMORY = "free some memory, use fewer samples (--samples), or fewer --targets"
 _NO_MEMORY = ("memoryerror", "allocate memory", "failed to map segment", "bad_alloc", "bad allocation")
 DIED = "the tool's process died"
-"""In the message of a ModelError that is no answer of a tool: another time it may go well."""
+"""Part of the message of a ModelError after a crash, which must not be cached as the tool's answer."""
 
 
 class Running:
-    """What works in threads of one run, so that an interrupt of the run can end all of it."""
+    """The work under way in a run's threads, so that an interrupt can stop all of it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -46,7 +45,7 @@ class Running:
 
     @contextlib.contextmanager
     def stopped_by(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Have ``stop`` called where the run is ended while the body of ``with`` is under way."""
+        """Call ``stop`` if the run is ended while the body of ``with`` is under way."""
         token = object()
         with self._lock:
             self._stops[token] = stop
@@ -62,9 +61,9 @@ class Running:
     def map(
         self, workers: int, name: str, function: Callable[[_Item], _Found], items: Iterable[_Item]
     ) -> list[_Found]:
-        """Return what a function gives for each item, several at a time in threads.
+        """Return a function's result for each item, computed by several threads.
 
-        An exception, an interrupt above all, ends what is under way and begins nothing more.
+        An exception (such as an interrupt) stops the work under way and starts no more.
         """
         pool = ThreadPoolExecutor(workers, name)
         try:
@@ -76,7 +75,7 @@ class Running:
             pool.shutdown(cancel_futures=True)
 
     def end(self) -> None:
-        """Stop what is under way, and what begins from now on."""
+        """Stop the work under way, and any that starts later."""
         with self._lock:
             self._is_over = True
             stops = list(self._stops.values())
@@ -84,7 +83,7 @@ class Running:
             stop()
 
 
-def run_step(
+def run_child_job(
     job: str,
     task: Mapping[str, Any],
     folder: Path,
@@ -97,20 +96,20 @@ def run_step(
 
     Args:
         job: A key of ``JOBS``.
-        task: Plain data that the job takes.
-        folder: Where it writes its files and ``log.txt``, all that its tools printed.
-        progress: Told how far it is.
-        threads: CPU threads its tools may take; 0 leaves it to them.
-        running: Ends the process where the run is ended from another thread.
+        task: The job's arguments, as plain data.
+        folder: Where it writes its files, and its tools' output as ``log.txt``.
+        progress: Called with the share that is done and a text.
+        threads: CPU threads for its tools; 0 for their default.
+        running: Kills the process if the run is ended from another thread.
 
     Raises:
-        EdgekitError: What the job raised, or a ConfigError or ModelError saying how its process died.
+        EdgekitError: What the job raised, or a ConfigError or ModelError that says how its process died.
     """
     environment = dict(os.environ)
     if threads:
         environment |= {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
 
-    def tell(data: msgspec.Raw) -> None:
+    def report(data: msgspec.Raw) -> None:
         if progress is not None:
             progress(*msgspec.json.decode(data, type=tuple[float, str]))
 
@@ -121,8 +120,8 @@ def run_step(
         (running or Running()).stopped_by(child.kill),
     ):
         try:
-            # JSON in a string: numbers of a task or result may be no numbers, which msgspec's JSON has not
-            result: dict[str, Any] = json.loads(child.ask(json.dumps(task), str, _TIMEOUT_S, tell))
+            # JSON in a string, since a task or result may hold NaN, which msgspec's JSON does not support
+            result: dict[str, Any] = json.loads(child.ask(json.dumps(task), str, _TIMEOUT_S, report))
         except ChildFault as fault:
             raise _died(job, fault, folder / _LOG) from fault
     return result
@@ -151,5 +150,5 @@ def _do(task: str, progress: Callable[[tuple[float, str]], None]) -> str:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - where a user's module:function is looked for first
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - a user's module:function is searched there first
     sys.exit(run_job(_do, str))

@@ -1,7 +1,7 @@
-"""Which candidate each board gets, and why: gates, budgets, the Pareto front, the choice itself.
+"""Choose each board's variant, with reasons: gates, budgets, the Pareto front, the ranking.
 
-Pure: from what was measured to what is done. What a choice rests on is told with it, since a time
-measured on another machine is not a time on the board.
+Pure functions over measurements. Each choice states its basis, since a time measured on another
+machine is not a time on the board.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgekit_optimize.run.rules import allowed
 from edgekit_optimize.study import CandidateResult, Score, TargetResult, Timing
 
 NOISE = 0.02
-"""Two times closer than this share are the same: the medians of one file differ by as much."""
+"""Times closer than this share count as equal: medians of the same file differ by as much."""
 
 ON_BOARD = "measured on this board"
 ON_MACHINE = "measured on this machine, which is not the board"
@@ -29,31 +29,33 @@ _ARCHES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 def gate(score: Score | None, max_drop: float) -> tuple[Literal["pass", "fail", ""], str]:
-    """Say whether a candidate keeps enough of the float model's quality, and why in one sentence.
+    """Return whether a candidate keeps enough of the float model's quality, and why, in one sentence.
 
-    The measured drop decides, not the ends of its interval: a gate that asked for the worst end
-    would fail an identical model on a small evaluation set. The sentence has both.
+    The measured drop decides, not its confidence interval: the worst end would fail an identical model
+    on a small evaluation set. The sentence has both.
 
     Args:
-        score: What was measured; None where nothing was.
+        score: The measurement; None if there is none.
         max_drop: The largest drop allowed, as a share: 0.01 is one point of a percentage.
     """
     if score is None:
         return "", "its quality was not measured"
-    told = f"{score.metric} {score.value:.4f}, the float model {score.reference:.4f}"
+    sentence = f"{score.metric} {score.value:.4f}, the float model {score.reference:.4f}"
     if not math.isfinite(score.drop):
-        return "fail", f"{told}: not a number"
-    told += f": lost {score.drop:.4f} (95 %: {score.low:.4f} to {score.high:.4f}) on {score.samples} samples"
+        return "fail", f"{sentence}: not a number"
+    sentence += (
+        f": lost {score.drop:.4f} (95 %: {score.low:.4f} to {score.high:.4f}) on {score.samples} samples"
+    )
     if score.drop <= max_drop + 1e-9:  # 0.88 - 0.87 is a little more than 0.01
-        return "pass", f"{told}, {max_drop:g} may be lost"
-    return "fail", f"{told}, only {max_drop:g} may be lost"
+        return "pass", f"{sentence}, {max_drop:g} may be lost"
+    return "fail", f"{sentence}, only {max_drop:g} may be lost"
 
 
 def front(candidates: Sequence[CandidateResult]) -> frozenset[str]:
     """Return the ids of the candidates on the Pareto front of accuracy, time, bytes and memory.
 
-    Only those with a score and a time take part; times are compared on one machine with one number
-    of threads, the pair that most candidates have.
+    Candidates need a score and a time; times are compared on the one machine and thread count that
+    most candidates have.
     """
     scored = [c for c in candidates if c.score is not None and math.isfinite(c.score.value) and not c.error]
     profiles = Counter(t.profile for c in scored for t in _each_profile_once(c))
@@ -82,28 +84,28 @@ def choose(
     arch: str = "",
     threads: int = 0,
 ) -> TargetResult:
-    """Choose what a board runs.
+    """Choose the variant for a board.
 
-    Of the candidates that the board can run and that keep the gate and the budgets: the fastest by
-    measurement on this kind of board. Where nothing was measured there, first what runs on an
-    accelerator that the board has, in the order of its profile; then the fastest by measurement on
-    this machine, if it is of the board's architecture; else int8 before the rest, in the order of
-    the profile. Times within 2 % count as the same: then the more accurate wins, then the smaller.
+    Among the candidates that the board can run and that pass the gate and the budgets: the fastest as
+    measured on this kind of board. Without such measurements, first candidates for an accelerator of
+    the board, in its profile's order; then the fastest on this machine, if it has the board's
+    architecture; else int8 before the rest, in the profile's order. Times within 2 % count as equal:
+    then the more accurate wins, then the smaller.
 
     Args:
-        candidates: Everything that was tried.
+        candidates: All candidates of the run.
         profile: The board.
-        here: The profile of the machine that this runs on.
+        here: The profile of this machine.
         max_drop: The largest drop of the metric allowed.
-        budget_ms: The longest total time of an inference, held against times measured on this kind
+        budget_ms: The longest total time of an inference, compared with times measured on this kind
             of board; 0 for none.
         budget_mb: The largest size of the files in megabytes (10^6 bytes); 0 for none.
-        arch: The architecture of the machine ``here``, as ``uname -m`` says it; empty asks Python.
-        threads: The number of threads whose times count; 0 for the one that most candidates have.
+        arch: This machine's architecture as in ``uname -m``; empty to detect it.
+        threads: Compare times with this many threads; 0 for the number that most candidates have.
 
     Returns:
-        The choice; ``chosen`` is empty where nothing fits, and ``rejected`` says why of each. Its
-        ``order`` has the candidates that fit, the chosen one first.
+        The choice; ``chosen`` is empty if nothing fits, ``rejected`` has each rejected candidate's
+        reasons, and ``order`` the candidates that fit, the chosen one first.
     """
     case = _Case(
         candidates=tuple(candidates),
@@ -145,9 +147,9 @@ def keep(
 ) -> frozenset[str]:
     """Return the ids of the candidates that go into the bundle.
 
-    For each target the chosen one, and the best for each other backend and accelerator that the
-    target can run, so that a device that lacks the first still has one. ``keep_all`` keeps all that
-    could be made; those beyond the gate stay marked by their ``gate``.
+    For each target the chosen one, and the best for each other backend and accelerator that the target
+    can run, so that a device without the first can use another. ``keep_all`` keeps all that could be
+    made; those that fail the gate are marked by their ``gate``.
     """
     if keep_all:
         return frozenset(c.plan.id for c in candidates if not c.error)
@@ -156,9 +158,9 @@ def keep(
     for target in targets:
         seen: set[tuple[str, str]] = set()
         for name in target.order:
-            place = (plans[name].backend, plans[name].accelerator)
-            if place not in seen:
-                seen.add(place)
+            runtime = (plans[name].backend, plans[name].accelerator)
+            if runtime not in seen:
+                seen.add(runtime)
                 kept.add(name)
     return frozenset(kept)
 
@@ -193,21 +195,21 @@ def _over_budget(times: dict[str, Timing], budget_ms: float) -> dict[str, tuple[
 def _losers(
     fitting: Sequence[CandidateResult], times: dict[str, Timing], where: str
 ) -> dict[str, tuple[str, ...]]:
-    """Return those that are compressed and slower for it, with the two numbers.
+    """Return the compressed candidates that are slower than their float form, with both times.
 
-    Only against a float form that fits itself: one that misses a budget is no way out.
+    Only if that float form fits too: one over the budget is no alternative.
     """
     timed = [c for c in fitting if c.plan.id in times]
     floats = {_place(c.plan): c.plan.id for c in reversed(timed) if c.plan.precision == "fp32"}
-    found: dict[str, tuple[str, ...]] = {}
+    losers: dict[str, tuple[str, ...]] = {}
     for candidate in timed:
         name, own = candidate.plan.id, floats.get(_place(candidate.plan))
         if own is None or candidate.plan.precision == "fp32":
             continue
         slow, fast = times[name].total_ms, times[own].total_ms
         if slow > fast * (1 + NOISE):
-            found[name] = (f"{slow:.2f} ms, slower than its own float form {own}: {fast:.2f} ms ({where})",)
-    return found
+            losers[name] = (f"{slow:.2f} ms, slower than its own float form {own}: {fast:.2f} ms ({where})",)
+    return losers
 
 
 # ---------------------------------------------------------------------------------------------
@@ -224,38 +226,40 @@ class _Case(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
 
     def times(self, fitting: Sequence[CandidateResult], profile: str) -> dict[str, Timing]:
-        """Return the times that count, measured on one kind of machine."""
+        """Return the times to compare, measured on one kind of machine."""
         return _times(fitting, profile, self.threads)
 
     def has(self, plan: Plan) -> bool:
-        """Whether the board is known to have a plan's accelerator, and not only able to carry it."""
+        """Whether the board certainly has a plan's accelerator (rather than possibly)."""
         return plan.accelerator in {fact.kind for fact in self.profile.accelerator}
 
     def absent(self, fitting: Sequence[CandidateResult]) -> dict[str, tuple[str, ...]]:
-        """Return those for an accelerator that such boards may carry but are not known to have.
+        """Return the candidates for an accelerator that only some boards of this profile have.
 
-        Their files would only make the bundle larger for most; where nothing else fits, they stand.
+        For most boards their files would only make the bundle larger. If nothing else fits, none is rejected.
         """
-        found: dict[str, tuple[str, ...]] = {}
+        rejected: dict[str, tuple[str, ...]] = {}
         for plan in (c.plan for c in fitting):
             if plan.accelerator != "cpu" and not self.has(plan):
                 reason = f"boards of profile '{self.profile.id}' may have the accelerator {plan.accelerator}"
-                found[plan.id] = (f"{reason}, not all do: name the profile of one that has it, or keep all",)
-        return found if len(found) < len(fitting) else {}
+                rejected[plan.id] = (
+                    f"{reason}, not all do: name the profile of one that has it, or keep all",
+                )
+        return rejected if len(rejected) < len(fitting) else {}
 
-    def place(self, plan: Plan) -> tuple[int, int]:
-        """Return where a plan stands in the profile's order of backends, then of precisions."""
-        for place, row in enumerate(self.profile.backend):
+    def position(self, plan: Plan) -> tuple[int, int]:
+        """Return a plan's position in the profile's order of backends, then of precisions."""
+        for number, row in enumerate(self.profile.backend):
             if (row.name, row.accelerator) == (plan.backend, plan.accelerator):
                 if plan.precision in row.precisions:
-                    return place, row.precisions.index(plan.precision)
+                    return number, row.precisions.index(plan.precision)
                 if not row.precisions:
-                    return place, 0
+                    return number, 0
         return len(self.profile.backend), 0
 
 
 def _rank(fitting: Sequence[CandidateResult], case: _Case) -> tuple[str, list[CandidateResult], str]:
-    """Return what the ranking rests on, the candidates best first, and what to say of the first."""
+    """Return the basis of the ranking, the candidates best first, and a note on the first."""
     cpu = [c for c in fitting if c.plan.accelerator == "cpu"]
     own = [c for c in fitting if c.plan.accelerator != "cpu" and case.has(c.plan)]
     other = [c for c in fitting if c.plan.accelerator != "cpu" and not case.has(c.plan)]
@@ -277,7 +281,7 @@ def _rank(fitting: Sequence[CandidateResult], case: _Case) -> tuple[str, list[Ca
 
 
 def _fastest_first(fitting: Sequence[CandidateResult], times: dict[str, Timing]) -> list[CandidateResult]:
-    """Sort by time, but put first the most accurate of those as fast as the fastest."""
+    """Sort by time, but put the most accurate of those within 2 % of the fastest first."""
     by_time = sorted(fitting, key=lambda c: (times[c.plan.id].total_ms, _taste(c, times)))
     if not by_time:
         return []
@@ -295,14 +299,14 @@ def _taste(candidate: CandidateResult, times: dict[str, Timing]) -> tuple[float,
 def _ordered(
     fitting: Sequence[CandidateResult], case: _Case, times: dict[str, Timing]
 ) -> list[CandidateResult]:
-    """Sort by the profile; times measured elsewhere only decide within a backend and precision.
+    """Sort by the profile's order; times measured elsewhere only decide within a backend and precision.
 
-    On an accelerator the order of backends comes first, on the CPU int8 comes before the rest.
+    Accelerators keep the order of backends; on the CPU int8 comes before the rest.
     """
 
     def key(candidate: CandidateResult) -> tuple[int, int, int]:
         is_last = candidate.plan.accelerator == "cpu" and candidate.plan.precision != "int8"
-        return (int(is_last), *case.place(candidate.plan))
+        return (int(is_last), *case.position(candidate.plan))
 
     ranked: list[CandidateResult] = []
     for group in sorted({key(c) for c in fitting}):
@@ -313,7 +317,7 @@ def _ordered(
 
 
 def _times(candidates: Sequence[CandidateResult], profile: str, threads: int) -> dict[str, Timing]:
-    """Return one time for each candidate that has one: of one machine, with one number of threads."""
+    """Return the time of each candidate that was measured on a machine with one thread count."""
     rows = {
         c.plan.id: [t for t in c.timings if t.profile == profile and math.isfinite(t.total_ms)]
         for c in candidates
@@ -322,9 +326,9 @@ def _times(candidates: Sequence[CandidateResult], profile: str, threads: int) ->
     counts = Counter(number for row in rows.values() for number in {t.threads: 0 for t in row})
     if not counts:
         return {}
-    wanted = threads or max(counts, key=lambda number: counts[number])  # the first of several
-    # a board may have been measured more than once: the last time is the one that counts
-    return {name: t for name, row in rows.items() for t in row if t.threads == wanted}
+    thread_count = threads or max(counts, key=lambda number: counts[number])  # the first of several
+    # if a board was measured more than once, the last measurement counts
+    return {name: t for name, row in rows.items() for t in row if t.threads == thread_count}
 
 
 def _each_profile_once(candidate: CandidateResult) -> list[Timing]:

@@ -1,4 +1,4 @@
-"""Writes what a run found: the bundle, its golden samples and card, the report."""
+"""Write the results of a run: the bundle with its golden samples and card, and the report."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ from edgekit_optimize.zoo.build import pack, seal, write_golden
 _GOLDEN = 3
 _WORST = 4
 _PICTURE_PX = 128
-_MARGIN = 2.0  # other processors' integer kernels round the last digit otherwise
+_MARGIN = 2.0  # other processors' integer kernels round the last digit differently
 _FLOOR = 1e-4
 _GUARDS = Guards(p99_ratio=2.0, error_ratio=0.01, event_ratio=3.0, min_frames=30)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run gave: the study, the bundle (None where nothing was fit for one), the report."""
+    """The results of a run: the study, the bundle (None if no variant was kept), the report's page."""
 
     study: Study
     bundle: Path | None
     report: Path
 
 
-def check_place(request: Request) -> None:
-    """See that the bundle and the report can be written without overwriting something else.
+def check_output_paths(request: Request) -> None:
+    """Check that the bundle and the report can be written without overwriting something else.
 
     Raises:
-        UsageError: The name, the version or the place will not do.
-        StorageError: Nothing can be written there.
+        UsageError: The name, the version or a path is invalid.
+        StorageError: The folder cannot be written.
     """
     out = request.out
     if request.description.version and not VERSION.fullmatch(request.description.version):
@@ -68,9 +68,11 @@ def check_place(request: Request) -> None:
             f"--name: want lower-case letters, digits, '.', '_', '-', got {request.description.model!r}"
         )
     if out.is_dir() and any(out.iterdir()) and not (out / "bundle.json").is_file():
-        raise UsageError(f"{out} is a folder that is no bundle", hint="give -o a path that is not there yet")
+        raise UsageError(
+            f"{out} is a folder that is not a bundle", hint="give -o a path that is not there yet"
+        )
     if out.is_file() and out.suffix != ".ekb":
-        raise UsageError(f"{out} is a file that is no bundle", hint="give -o a path that is not there yet")
+        raise UsageError(f"{out} is a file that is not a bundle", hint="give -o a path that is not there yet")
     for folder in {out.absolute().parent, report_folder(request)}:
         _see_that_it_can_be_written(folder)
     report = report_folder(request) / "report.json"
@@ -80,7 +82,7 @@ def check_place(request: Request) -> None:
         owner = read_study(report).bundle
     except ConfigError as cause:
         raise UsageError(
-            f"{report} is not edgekit's and would be overwritten", hint="give --report DIR"
+            f"{report} was not written by edgekit and would be overwritten", hint="give --report DIR"
         ) from cause
     if not _is_same(Path(owner), out, report.parent):
         raise UsageError(
@@ -95,30 +97,30 @@ def _see_that_it_can_be_written(folder: Path) -> None:
             pass
     except OSError as cause:
         raise StorageError(
-            f"{folder}: nothing can be written there: {cause.strerror}", hint="give another -o or --report"
+            f"{folder}: cannot be written: {cause.strerror}", hint="give another -o or --report"
         ) from cause
 
 
 def _is_same(owner: Path, out: Path, report: Path) -> bool:
-    """Return whether two paths are one bundle; the first may have been told from another folder."""
+    """Return whether two paths are the same bundle; the first may be relative to another folder."""
     if owner.absolute() == out.absolute():
         return True
     return owner.name == out.name and out.absolute().parent == report.absolute()
 
 
 def report_folder(request: Request) -> Path:
-    """Return where the report goes: beside the bundle."""
+    """Return the folder of the report, by default the bundle's."""
     return request.report or request.out.absolute().parent
 
 
 def deliver(search: Search, request: Request, inputs: Inputs, study: Study) -> Outcome:
-    """Write the report, and the bundle where a candidate is fit for one.
+    """Write the report, and the bundle if any candidate was kept.
 
     Raises:
-        StorageError: There is no room for them.
+        StorageError: They cannot be written.
     """
     folder = report_folder(request)
-    kept = [found for found in study.candidates if found.kept]
+    kept = [result for result in study.candidates if result.kept]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         bundle = _bundle(search, request, inputs, study, kept) if kept else None
@@ -126,7 +128,7 @@ def deliver(search: Search, request: Request, inputs: Inputs, study: Study) -> O
     except OSError as cause:
         raise StorageError(
             f"{request.out} and its report cannot be written: {cause.strerror or cause}",
-            hint="make room and give the same command again: what was found is kept, it takes seconds",
+            hint="make room and run the same command again: results are cached, so it takes seconds",
         ) from cause
     return Outcome(study, bundle, page)
 
@@ -139,7 +141,7 @@ def _bundle(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         folder = Path(scratch) / "bundle"
         fill_bundle(folder, search, inputs, kept, created=study.created, command=study.command)
-        manifest = search.bench.manifest
+        manifest = search.runner.manifest
         card = write_card(study, f"{manifest.model} {manifest.version}", manifest.license)
         (folder / "card.md").write_text(card, encoding="utf-8")
         seal(parse_manifest((folder / "bundle.json").read_bytes()), folder)
@@ -161,37 +163,37 @@ def fill_bundle(
     created: str,
     command: str,
 ) -> None:
-    """Write a bundle of some candidates into a folder: files, labels, golden samples, manifest."""
-    bench = search.bench
-    entries = [bench.entries[found.plan.id] for found in kept]
+    """Write a bundle of the kept candidates into a folder: files, labels, golden samples, manifest."""
+    runner = search.runner
+    entries = [runner.entries[result.plan.id] for result in kept]
     for entry in entries:
         for file in entry.variant.files:
             target = folder / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists():
-                shutil.copyfile(bench.folder / file.path, target)
-    manifest = bench.manifest
+                shutil.copyfile(runner.folder / file.path, target)
+    manifest = runner.manifest
     if manifest.labels:
-        shutil.copyfile(bench.folder / manifest.labels, folder / manifest.labels)
+        shutil.copyfile(runner.folder / manifest.labels, folder / manifest.labels)
     seal(
         msgspec.structs.replace(
             manifest,
             created=created,
-            variants=tuple(_variant(entry, found) for entry, found in zip(entries, kept, strict=True)),
+            variants=tuple(_variant(entry, result) for entry, result in zip(entries, kept, strict=True)),
             golden=_golden(folder, search, inputs, entries),
             guards=_GUARDS if manifest.guards == Guards() else manifest.guards,
             provenance=Provenance(
-                source=inputs.subject.origin["model"],
+                source=inputs.target_model.origin["model"],
                 command=command,
-                parents=(f"sha256:{inputs.subject.origin['sha256']}",),
+                parents=(f"sha256:{inputs.target_model.origin['sha256']}",),
             ),
         ),
         folder,
     )
 
 
-def _variant(entry: Entry, found: CandidateResult) -> Variant:
-    score = found.score
+def _variant(entry: Entry, result: CandidateResult) -> Variant:
+    score = result.score
     quality = None
     if score is not None:
         quality = Quality(
@@ -199,7 +201,7 @@ def _variant(entry: Entry, found: CandidateResult) -> Variant:
             value=round(score.value, 5),
             reference=round(score.reference, 5),
             samples=score.samples,
-            beyond_gate=found.gate == "fail",
+            beyond_gate=result.gate == "fail",
         )
     costs = tuple(
         Cost(
@@ -209,7 +211,7 @@ def _variant(entry: Entry, found: CandidateResult) -> Variant:
             rss_mb=round(timing.rss_mb, 1),
             measured=timing.measured,
         )
-        for timing in found.timings
+        for timing in result.timings
     )
     return msgspec.structs.replace(entry.variant, quality=quality, cost=costs)
 
@@ -221,48 +223,56 @@ def _variant(entry: Entry, found: CandidateResult) -> Variant:
 def _golden(folder: Path, search: Search, inputs: Inputs, entries: Sequence[Entry]) -> tuple[Golden, ...]:
     assert search.reference is not None
     with np.load(inputs.samples, allow_pickle=False) as archive:
-        given = {spec.name: archive[spec.name] for spec in search.bench.manifest.inputs}
-    count = len(next(iter(given.values())))
-    chosen = sorted({round(place * (count - 1) / max(_GOLDEN - 1, 1)) for place in range(_GOLDEN)})
-    wanted = search.reference.outputs
-    manifest = search.bench.manifest
+        feeds = {spec.name: archive[spec.name] for spec in search.runner.manifest.inputs}
+    count = len(next(iter(feeds.values())))
+    chosen = sorted({round(number * (count - 1) / max(_GOLDEN - 1, 1)) for number in range(_GOLDEN)})
+    expected = search.reference.outputs
+    manifest = search.runner.manifest
     shapes = {spec.name: spec.shape for spec in (*manifest.inputs, *manifest.outputs)}
     pairs = write_golden(
         folder,
         [
             (
-                {name: _one(array, n, shapes[name]) for name, array in given.items()},
-                {name: _one(array, n, shapes[name]).astype(np.float32) for name, array in wanted.items()},
+                {name: _single(array, n, shapes[name]) for name, array in feeds.items()},
+                {
+                    name: _single(array, n, shapes[name]).astype(np.float32)
+                    for name, array in expected.items()
+                },
             )
             for n in chosen
         ],
     )
     tolerances = _tolerances(search, entries, chosen)
     return tuple(
-        Golden(inputs=one, outputs=other, atol=tolerances.get("fp32", _FLOOR), atol_by_precision=tolerances)
-        for one, other in pairs
+        Golden(
+            inputs=inputs_path,
+            outputs=outputs_path,
+            atol=tolerances.get("fp32", _FLOOR),
+            atol_by_precision=tolerances,
+        )
+        for inputs_path, outputs_path in pairs
     )
 
 
-def _one(arrays: NDArray[Any], n: int, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return one sample with its batch axis; a state has none."""
+def _single(arrays: NDArray[Any], n: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return one sample with its batch axis; a state has no batch axis."""
     return arrays[n : n + 1] if shape[:1] in ((1,), (-1,)) else arrays[n]
 
 
 def _tolerances(search: Search, entries: Sequence[Entry], chosen: Sequence[int]) -> dict[str, float]:
-    """Return, for each precision, twice the largest difference that was measured on golden samples."""
+    """Return the tolerance by precision: twice the largest difference measured on golden samples."""
     assert search.reference is not None
-    wanted = search.reference.outputs
-    scale = max(float(np.max(np.abs(array[chosen]), initial=0.0)) for array in wanted.values())
-    found: dict[str, float] = {}
+    expected = search.reference.outputs
+    scale = max(float(np.max(np.abs(array[chosen]), initial=0.0)) for array in expected.values())
+    tolerances: dict[str, float] = {}
     for entry in entries:
         outputs = search.outputs.get(entry.id)
         if outputs is None:
             continue
-        got = observed(outputs).outputs
+        values = observed(outputs).outputs
         worst = max(
-            float(np.max(np.abs(got[name][chosen].astype(np.float64) - array[chosen]), initial=0.0))
-            for name, array in wanted.items()
+            float(np.max(np.abs(values[name][chosen].astype(np.float64) - array[chosen]), initial=0.0))
+            for name, array in expected.items()
         )
         atol = float(
             np.format_float_positional(
@@ -270,8 +280,8 @@ def _tolerances(search: Search, entries: Sequence[Entry], chosen: Sequence[int])
             )
         )
         precision = entry.variant.precision
-        found[precision] = max(found.get(precision, 0.0), atol)
-    return found
+        tolerances[precision] = max(tolerances.get(precision, 0.0), atol)
+    return tolerances
 
 
 # ---------------------------------------------------------------------------------------------
@@ -279,10 +289,10 @@ def _tolerances(search: Search, entries: Sequence[Entry], chosen: Sequence[int])
 
 
 def worst_samples(search: Search, inputs: Inputs, chosen: Sequence[TargetResult]) -> tuple[Sample, ...]:
-    """Return the samples that the chosen candidates got most wrong, next to the float model's answer."""
+    """Return the chosen candidates' worst samples, each with the float model's answer."""
     assert search.reference is not None
     data, metric = search.evaluation.dataset, search.evaluation.metric
-    found: list[Sample] = []
+    samples: list[Sample] = []
     for name in dict.fromkeys(target.chosen for target in chosen if target.chosen):
         if name == search.reference_id or name not in search.outputs:
             continue
@@ -291,34 +301,34 @@ def worst_samples(search: Search, inputs: Inputs, chosen: Sequence[TargetResult]
         after = per_sample(metric, search.reference, got, data)
         lost = before - after
         worst = [int(n) for n in np.argsort(-lost, kind="stable")[:_WORST] if lost[n] > 0]
-        found += [_sample(search, inputs, name, got, n, float(lost[n])) for n in worst]
-    return tuple(found)
+        samples += [_sample(search, inputs, name, got, n, float(lost[n])) for n in worst]
+    return tuple(samples)
 
 
 def _sample(search: Search, inputs: Inputs, name: str, got: Observed, n: int, lost: float) -> Sample:
     assert search.reference is not None
-    data, labels = search.evaluation.dataset, inputs.subject.labels
-    wanted = ""
+    data, labels = search.evaluation.dataset, inputs.target_model.labels
+    truth = ""
     if data.labels is not None:
-        wanted = _label(int(data.labels[n]), labels)
+        truth = _label(int(data.labels[n]), labels)
     elif data.boxes is not None:
-        wanted = f"{len(data.boxes[n])} objects"
+        truth = f"{len(data.boxes[n])} objects"
     return Sample(
         name=data.names[n],
         candidate=name,
-        wanted=wanted,
-        reference=_answer(search.reference, n, labels, search.bench.manifest.task),
-        found=_answer(got, n, labels, search.bench.manifest.task),
+        wanted=truth,
+        reference=_answer(search.reference, n, labels, search.runner.manifest.task),
+        found=_answer(got, n, labels, search.runner.manifest.task),
         difference=lost,
-        picture=_picture(data.inputs, n, search.bench.manifest.pre.color),
+        picture=_picture(data.inputs, n, search.runner.manifest.pre.color),
     )
 
 
-def _answer(found: Observed, n: int, labels: Sequence[str], task: str) -> str:
-    if found.items is not None:
-        items = found.items[n]
+def _answer(observed_outputs: Observed, n: int, labels: Sequence[str], task: str) -> str:
+    if observed_outputs.items is not None:
+        items = observed_outputs.items[n]
         return ", ".join(f"{item.label} {item.score:.2f}" for item in items[:5]) or "nothing"
-    first = next(iter(found.outputs.values()))[n].ravel()
+    first = next(iter(observed_outputs.outputs.values()))[n].ravel()
     if not np.isfinite(first).all():
         return "not finite"
     if task == "classify":

@@ -1,4 +1,4 @@
-"""What can be seen to be wrong with a request before any work is done."""
+"""Check a request's numbers before any work is done."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _LEAST_ON_DEVICE_S = 0.1
 
 
 def check_numbers(request: Request, cores: int) -> None:
-    """See that every number of a request makes sense.
+    """Check that every number of a request is in its range.
 
     Args:
-        request: What is asked for.
-        cores: CPU cores of this machine: more threads only wait for each other here.
+        request: The request.
+        cores: CPU cores of this machine, the largest useful thread count.
 
     Raises:
-        UsageError: One does not; all that do not are told.
+        UsageError: At least one is not; the error lists all of them.
     """
     drop = request.max_drop
     most = _MOST_THREADS if request.remote.device else max(cores, 8)
@@ -38,7 +38,7 @@ def check_numbers(request: Request, cores: int) -> None:
         ("--budget-mb", "0 (none) or more", request.budget_mb, 0 <= request.budget_mb < math.inf),
         ("--max-drop", "a share below 1 (0.01 is one point)", drop, drop is None or -1 <= drop < 1),
     ]
-    wrong = [f"{flag}: want {want}, got {found}" for flag, want, found, fits in wants if not fits]
+    wrong = [f"{flag}: want {allowed}, got {value}" for flag, allowed, value, fits in wants if not fits]
     wrong += _wrong_of(request.description.pre) if request.description.pre else []
     if wrong:
         raise UsageError(wrong[0], reasons=tuple(wrong[1:]))
@@ -53,9 +53,11 @@ def _wrong_of(pre: Pre) -> list[str]:
     if not _are_finite(pre.mean):
         wrong.append(f"--mean: want numbers, got {_listed(pre.mean)}")
     if not _are_finite(pre.std) or 0 in pre.std:
-        wrong.append(f"--std: want numbers other than 0, which pixels are divided by, got {_listed(pre.std)}")
+        wrong.append(
+            f"--std: want numbers other than 0, since pixels are divided by them, got {_listed(pre.std)}"
+        )
     if not 0 < pre.crop_ratio <= 1:
-        wrong.append(f"--crop: want a share of the picture above 0, 1 at most, got {pre.crop_ratio:g}")
+        wrong.append(f"--crop: want a share of the picture above 0 and at most 1, got {pre.crop_ratio:g}")
     return wrong
 
 

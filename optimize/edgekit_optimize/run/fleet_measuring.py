@@ -1,7 +1,7 @@
-"""The build side's view of a fleet: candidates measured on its devices, costs that they measured before.
+"""Measure candidates on a fleet's devices, and fetch the costs that the fleet already knows.
 
-Signing keys belong to ``edgekit-fleet publish``, which may not be imported here and is run as a program;
-without it, a bundle that is published already can be measured.
+Signing needs ``edgekit-fleet publish``, which is run as a program since the fleet may not be imported
+here; without it, only a bundle that is already published can be measured.
 """
 
 from __future__ import annotations
@@ -42,20 +42,22 @@ _SETTLED = ("done", "failed", "expired")
 
 
 class FleetApi:
-    """One fleet manager over HTTP; what it refuses is raised as the error that it names.
+    """An HTTP client of one fleet manager; an error response is raised as the error that it names.
 
     Args:
         url: Its address.
         token: An API token, or ``@FILE`` that holds one.
-        ca: The CA that its HTTPS certificate must stem from; None for those of this machine.
+        ca: The CA that signed its HTTPS certificate; None for this machine's CAs.
 
     Raises:
-        ConfigError: The address, the token's file or the certificate is not one.
+        ConfigError: The address, the token's file or the certificate is invalid.
     """
 
     def __init__(self, url: str, token: str, ca: Path | None = None) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"{url!r} is not a fleet's address", hint="want http://HOST:PORT or https://")
+            raise ConfigError(
+                f"{url!r} is not the address of a fleet", hint="want http://HOST:PORT or https://"
+            )
         self.url, self.ca = url.rstrip("/"), ca
         self.token = token
         try:
@@ -73,7 +75,7 @@ class FleetApi:
 
         Raises:
             LinkError: The fleet cannot be reached.
-            EdgekitError: It refused; ``ServerError`` where it names no other.
+            EdgekitError: It refused; a ``ServerError`` if the response names no error.
         """
         words = urllib.parse.urlencode(list(query))
         return self._send("GET", f"{path}?{words}" if words else path, None)
@@ -112,7 +114,7 @@ def _refusal(url: str, status: int, body: bytes) -> Exception:
         failure = Failure(
             code=str(problem.get("code") or ServerError.code),
             message=f"{url}: {problem.get('detail') or problem.get('title') or f'status {status}'}"[:2000],
-            reasons=tuple(str(one) for one in problem.get("reasons", ())),
+            reasons=tuple(str(reason) for reason in problem.get("reasons", ())),
             hint=str(problem.get("hint", "")),
         )
     except (ValueError, AttributeError, TypeError):
@@ -132,41 +134,41 @@ def costs_of(
     threads: int | None = None,
     ca: Path | None = None,
 ) -> dict[str, list[Cost]]:
-    """Return what a fleet's devices measured of variants.
+    """Return the costs of variants that a fleet's devices measured.
 
     Args:
         fleet_url: The fleet manager's address.
         token: An API token (role viewer), or ``@FILE``.
-        hashes: Of ``core.spec.variant_hash``.
-        threads: Only figures of so many threads; None for those that most devices have.
+        hashes: The variants, by ``core.spec.variant_hash``.
+        threads: Only costs with this thread count; None for the one that most devices used.
         ca: The fleet's CA, where it speaks HTTPS with its own.
 
     Returns:
-        One cost for each profile that measured it, by hash, ordered by profile; empty for what nobody
-        measured. Of several library versions the newest counts, of several boards that of most devices.
+        By hash, one cost for each profile that measured it, ordered by profile; empty if none did. The
+        newest library version counts, then the figure of most devices.
 
     Raises:
         LinkError: The fleet cannot be reached, or refuses.
     """
     api = FleetApi(fleet_url, token, ca)
-    wanted = list(dict.fromkeys(hashes))
+    unique = list(dict.fromkeys(hashes))
     best: dict[tuple[str, str], dict[str, Any]] = {}
-    for start in range(0, len(wanted), _MAX_HASHES):
-        for row in _cost_rows(api, wanted[start : start + _MAX_HASHES]):
+    for start in range(0, len(unique), _MAX_HASHES):
+        for row in _cost_rows(api, unique[start : start + _MAX_HASHES]):
             key = str(row["content"]), str(row["profile"])
             is_asked = threads is None or row["threads"] == threads
             if is_asked and (key not in best or _weight(row) > _weight(best[key])):
                 best[key] = row
-    found: dict[str, list[Cost]] = {one: [] for one in wanted}
+    costs: dict[str, list[Cost]] = {content: [] for content in unique}
     for (content, _), row in sorted(best.items()):
-        found[content].append(_cost(row))
-    return found
+        costs[content].append(_cost(row))
+    return costs
 
 
 def _cost_rows(api: FleetApi, hashes: Sequence[str]) -> Iterator[dict[str, Any]]:
     cursor = ""
     for _ in range(_MAX_PAGES):
-        query = [("content", one) for one in hashes] + [("limit", "200")]
+        query = [("content", content) for content in hashes] + [("limit", "200")]
         page = api.get("costs", query + ([("cursor", cursor)] if cursor else []))
         yield from (row for row in page["items"] if row["content"] in hashes)
         cursor = str(page["next"] or "")
@@ -190,7 +192,7 @@ def _cost(row: Mapping[str, Any]) -> Cost:
 
 
 def with_costs(variant: Variant, costs: Sequence[Cost]) -> Variant:
-    """Return a variant that has these costs too; its own, of the same profile, are kept."""
+    """Return a variant with these costs added; its own costs win for the same profile."""
     own = {cost.profile for cost in variant.cost}
     more = tuple(cost for cost in costs if cost.profile not in own)
     return msgspec.structs.replace(variant, cost=(*variant.cost, *more))
@@ -203,7 +205,7 @@ def with_costs(variant: Variant, costs: Sequence[Cost]) -> Variant:
 def check_fleet(
     fleet: str, token: str, device: str, progress: Callable[[str], None], ca: Path | None = None
 ) -> None:
-    """See that a fleet answers, takes the token and, where a device is named, has it.
+    """Check that a fleet answers, accepts the token, and knows the device if one is named.
 
     Raises:
         EnrollError: No such device is enrolled with this fleet, or it is revoked.
@@ -230,28 +232,28 @@ def measure_on(
     progress: Callable[[str], None],
     ca: Path | None = None,
 ) -> tuple[list[MeasuredVariant], str]:
-    """Have an enrolled device measure a bundle's variants; it goes on running what it runs.
+    """Have an enrolled device measure a bundle's variants, while it keeps running its own pipelines.
 
     Args:
         bundle: Folder or ``.ekb`` file.
         device: The device's id in the fleet.
         fleet: The fleet manager's address.
         token: An API token (role publisher; operator where ``keys`` is None), or ``@FILE``.
-        keys: The publisher's key folder; None where the bundle is published already.
+        keys: The publisher's key folder; None if the bundle is already published.
         threads: CPU threads for the runtimes; 0 for the device's default.
         seconds: How long each variant runs, 0.1 to 60.
-        timeout_s: How long to wait for the device; the job expires then.
-        progress: Told how it goes, a sentence each.
+        timeout_s: How long to wait for the device, after which the job expires.
+        progress: Called with a sentence at each change.
         ca: The fleet's CA, where it speaks HTTPS with its own.
 
     Returns:
-        One row for each variant, those that ran first, and the profile of the device.
+        One row for each variant, those that could run first, and the device's profile.
 
     Raises:
         EnrollError: No such device is enrolled with this fleet, or it is revoked.
         LinkError: The fleet cannot be reached, or the device did not answer in time.
         TrustError: The keys are not this fleet's publisher's, or the device refuses the signature.
-        EdgekitError: Of the class that it had on the device or in the publisher's program.
+        EdgekitError: The error that was raised on the device or by the publisher's program.
         ConfigError: ``edgekit-fleet`` is not installed here.
     """
     api = FleetApi(fleet, token, ca)
@@ -272,31 +274,31 @@ def measure_on(
 def _check_device(api: FleetApi, device: str, progress: Callable[[str], None]) -> None:
     known = f"devices/{urllib.parse.quote(device, safe='')}"
     try:
-        found = api.get(known)["device"]
+        record = api.get(known)["device"]
     except ServerError as error:
         if "no device" not in error.message:
             raise
         raise EnrollError(
             f"no device '{device}' is enrolled with {api.url}", hint="edgekit-fleet devices lists them"
         ) from error
-    if found["state"] == "revoked":
+    if record["state"] == "revoked":
         raise EnrollError(f"device '{device}' is revoked", hint="restore it, or name another one")
-    if not found["online"]:
+    if not record["online"]:
         progress(f"{device} is offline; the job waits for it")
 
 
 def _publish(bundle: Path, api: FleetApi, keys: Path) -> None:
-    """Sign a bundle for measuring, by the publisher's own program, and hand it to the fleet."""
+    """Sign a bundle for measuring and upload it, by running ``edgekit-fleet publish``."""
     beside = Path(sys.executable).with_name("edgekit-fleet")
     program = str(beside) if beside.exists() else shutil.which("edgekit-fleet")
     if program is None:
         raise ConfigError(
-            "edgekit-fleet is not installed here, which signs what devices shall measure",
+            "edgekit-fleet, which signs bundles for measuring, is not installed",
             hint="pip install edgekit-fleet; or publish the bundle elsewhere (edgekit-fleet publish"
             " --measure) and leave the keys out",
         )
     with tempfile.TemporaryDirectory() as folder:
-        secret = Path(folder) / "token"  # not on the command line, which everyone here can read
+        secret = Path(folder) / "token"  # not on the command line, which every local user can read
         secret.touch(mode=0o600)
         secret.write_text(api.token, encoding="utf-8")
         command = [program, "publish", str(bundle), "--measure", "--keys", str(keys), "--json"]
@@ -310,9 +312,9 @@ def _publish(bundle: Path, api: FleetApi, keys: Path) -> None:
     if done.returncode == 0:
         return
     try:
-        told = json.loads(done.stdout)["error"]
+        error = json.loads(done.stdout)["error"]
         failure = Failure(
-            code=told["code"], message=told["message"], reasons=tuple(told["reasons"]), hint=told["hint"]
+            code=error["code"], message=error["message"], reasons=tuple(error["reasons"]), hint=error["hint"]
         )
     except (ValueError, KeyError, TypeError) as cause:
         tail = done.stderr.decode(errors="replace")[-1000:]
@@ -323,16 +325,16 @@ def _publish(bundle: Path, api: FleetApi, keys: Path) -> None:
 def _wait(
     api: FleetApi, job: dict[str, Any], deadline_s: float, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Return the job once it is settled; a fleet that is away for a while does no harm."""
-    told, pause_s = "", _POLL_S[0]
+    """Return the job once it is settled; short outages of the fleet are tolerated."""
+    reported, pause_s = "", _POLL_S[0]
     while job["state"] not in _SETTLED:
         state = f"{job['state']}: {job['reason']}" if job["reason"] else str(job["state"])
-        if state != told:
-            told = state
+        if state != reported:
+            reported = state
             progress(f"{job['device']}: {state}")
         if time.monotonic() > deadline_s + _LATE_S:
             raise LinkError(
-                f"device '{job['device']}' has not measured in time ({state})",
+                f"device '{job['device']}' did not finish the measurement in time ({state})",
                 hint=f"the fleet keeps the job: GET {api.url}/api/v1/measurements/{job['id']}",
             )
         time.sleep(pause_s)
@@ -346,7 +348,7 @@ def _wait(
 
 
 def _result(job: dict[str, Any]) -> MeasurementRecord:
-    """Return what a settled job measured; raise what it failed with."""
+    """Return a settled job's measurements, or raise the error that it failed with."""
     what = f"measurement {job['id']} on '{job['device']}'"
     if job["state"] == "expired":
         raise LinkError(f"{what}: {job['reason']}", hint="is the device on, and its agent running?")
@@ -356,4 +358,4 @@ def _result(job: dict[str, Any]) -> MeasurementRecord:
     try:
         return msgspec.convert(job["result"], type=MeasurementRecord)
     except msgspec.ValidationError as cause:
-        raise ProtocolError(f"{what}: the result is not one: {cause}") from cause
+        raise ProtocolError(f"{what}: the result is invalid: {cause}") from cause

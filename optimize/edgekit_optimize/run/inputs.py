@@ -1,4 +1,4 @@
-"""Reads what a run starts from: the model, its description, the data."""
+"""Read a run's inputs: the model, its description and the data."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from edgekit_optimize.cache import Cache, code_digest, digest_of, digest_of_file
 from edgekit_optimize.data.dataset import Split, brings_pictures, canonical, read_split
 from edgekit_optimize.plan import Root
 from edgekit_optimize.readers.read import source_files
-from edgekit_optimize.run import target_model as subjects
-from edgekit_optimize.run.child_job import run_step
+from edgekit_optimize.run import target_model
+from edgekit_optimize.run.child_job import run_child_job
 from edgekit_optimize.run.progress import Progress
 from edgekit_optimize.run.request import Request
 from edgekit_optimize.run.states import guess_hint, with_states
-from edgekit_optimize.run.target_model import Subject
+from edgekit_optimize.run.target_model import TargetModel
 from edgekit_optimize.run.zoo_model import ZooModel, zoo_model
 
 logger = logging.getLogger(__name__)
@@ -39,12 +39,12 @@ _CONVERTERS = ("ai-edge-litert", "numpy", "onnx", "onnxruntime", "openvino", "to
 
 @dataclass(frozen=True)
 class Inputs:
-    """The model and the data, ready: ``samples`` is the NPZ of the evaluation set's logical inputs.
+    """The target model and the data; ``samples`` is an NPZ of the evaluation set's logical inputs.
 
-    ``is_described``: a bundle said how outputs are decoded, so nothing is to be guessed.
+    ``is_described``: the model came in a bundle that says how outputs are decoded, so nothing is guessed.
     """
 
-    subject: Subject
+    target_model: TargetModel
     split: Split
     samples: Path
     is_described: bool
@@ -54,20 +54,20 @@ def read_inputs(request: Request, cache: Cache, progress: Progress) -> Inputs:
     """Read the model and the data, and check every conversion on real inputs.
 
     Raises:
-        ModelError: The model is at fault, or a conversion changed its meaning.
-        ConfigError: The data are at fault.
-        UsageError: MODEL, or what is said of it, makes no sense.
+        ModelError: The model cannot be used, or a conversion changed its outputs.
+        ConfigError: The data cannot be used.
+        UsageError: MODEL or its description is invalid.
     """
     progress.stage("reading the model")
     zoo = zoo_model(request.model)
-    bundle = zoo.bundle(cache) if zoo else subjects.bundle_of(request.model)
+    bundle = zoo.bundle(cache) if zoo else target_model.bundle_of(request.model)
     root, origin = _read_root(request, bundle, cache)
     labels = request.description.labels
     if bundle is not None:
-        root, manifest = subjects.of_bundle(root, bundle, subjects.float_variant(bundle), request)
+        root, manifest = target_model.of_bundle(root, bundle, target_model.float_variant(bundle), request)
         labels = labels or bundle.labels()
     else:
-        root, manifest = subjects.described(root, request, brings_pictures=brings_pictures(request.data))
+        root, manifest = target_model.described(root, request, brings_pictures=brings_pictures(request.data))
     progress.stage("reading the data")
     split = with_states(_read_data(request, root, manifest, labels, zoo), root, manifest, cache)
     root = _calibrated(root, split, cache)
@@ -76,38 +76,38 @@ def read_inputs(request: Request, cache: Cache, progress: Progress) -> Inputs:
     root = _checked(root, cache)
     if not labels and split.evaluation.classes and manifest.task == "classify":
         labels = split.evaluation.classes
-    found = Subject(root=root, manifest=manifest, labels=tuple(labels), origin=origin)
-    return Inputs(found, split, samples, bundle is not None)
+    target = TargetModel(root=root, manifest=manifest, labels=tuple(labels), origin=origin)
+    return Inputs(target, split, samples, bundle is not None)
 
 
 def _read_root(request: Request, bundle: Bundle | None, cache: Cache) -> tuple[Root, dict[str, str]]:
     model = request.model
     if bundle is not None:
-        model = str(bundle.path(subjects.float_variant(bundle)))
+        model = str(bundle.path(target_model.float_variant(bundle)))
     shapes = {name: list(shape) for name, shape in request.shapes.items()}
     path = Path(model)
     task: dict[str, Any] = {"model": str(path.resolve()) if path.exists() else model, "shapes": shapes}
-    # a module's code may change in ways that no file tells: it is read anew each time
+    # what a module's code depends on is unknown, so it is read again each time
     content = digest_of_files(*source_files(path)) if path.is_file() else digest_of(model, time.time_ns())
-    # where it lies too, since a check on other data opens it again; a bundle may be unpacked anywhere
-    place = "" if bundle is not None else task["model"]
-    root, origin = _read(task, digest_of(content, place, shapes), cache)
+    # the path counts too, since a later check reopens the file; a bundle is unpacked to a new path each time
+    location = "" if bundle is not None else task["model"]
+    root, origin = _read(task, digest_of(content, location, shapes), cache)
     tools = ", ".join(f"{name} {version}" for name, version in origin["tools"].items())
-    told = {"kind": origin["kind"], "model": request.model, "sha256": origin["sha256"], "tools": tools}
+    facts = {"kind": origin["kind"], "model": request.model, "sha256": origin["sha256"], "tools": tools}
     if origin.get("notes"):
-        told["notes"] = "; ".join(origin["notes"])
-    return root, told
+        facts["notes"] = "; ".join(origin["notes"])
+    return root, facts
 
 
 def read_model(path: Path, cache: Cache) -> Root:
-    """Return a model file in the forms that it can be had in."""
+    """Return a model file in every form that it can be converted to."""
     content = digest_of(digest_of_files(*source_files(path)), str(path))
     return _read({"model": str(path), "shapes": {}}, content, cache)[0]
 
 
 def _read(task: dict[str, Any], content: str, cache: Cache) -> tuple[Root, dict[str, Any]]:
     key = digest_of(content, code_digest(), versions_of(*_CONVERTERS))
-    folder, result, _ = cache.make("read", key, _relative(lambda folder: run_step("read", task, folder)))
+    folder, result, _ = cache.make("read", key, _relative(lambda folder: run_child_job("read", task, folder)))
     root = msgspec.convert(result["root"], Root)
     forms = {
         name: str(folder / getattr(root, name))
@@ -118,16 +118,16 @@ def _read(task: dict[str, Any], content: str, cache: Cache) -> tuple[Root, dict[
 
 
 def _relative(fill: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
-    """Return a filler whose root names its files relative to the folder, which is renamed after."""
+    """Wrap a cache filler so that its root has relative paths: the folder is renamed afterwards."""
 
     def filled(folder: Path) -> dict[str, Any]:
-        found = fill(folder)
-        root = found["root"]
+        result = fill(folder)
+        root = result["root"]
         for name in ("onnx", "tflite", "openvino"):
             if root.get(name):
                 path = Path(root[name])
                 root[name] = str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
-        return found
+        return result
 
     return filled
 
@@ -159,7 +159,7 @@ def _data_inputs(
     inputs = tuple(spec for spec in manifest.inputs if spec.name not in states)
     if not root.image:
         return inputs, None
-    if manifest.task == "raw":  # the files take what is normalised, the data are still pictures
+    if manifest.task == "raw":  # model files take normalised values, the data are still pictures
         inputs = tuple(_as_image(spec, root) if spec.name == root.image else spec for spec in inputs)
     image = next(spec for spec in inputs if spec.datatype == "UINT8" and len(spec.shape) == 4)
     pre = ImagePre(manifest.pre, image, "NHWC")
@@ -184,7 +184,7 @@ def _calibrated(root: Root, split: Split, cache: Cache) -> Root:
 
 
 def _samples(root: Root, manifest: Manifest, split: Split, cache: Cache) -> Path:
-    """Return the file of the evaluation set, as the predictor's golden runs take it."""
+    """Write the evaluation set as an NPZ of logical inputs, and return its path."""
     if manifest.task == "raw":
         by_canonical = canonical(split.evaluation, root)
         back = {canonical_name: logical for logical, canonical_name in root.names.items()}
@@ -195,7 +195,7 @@ def _samples(root: Root, manifest: Manifest, split: Split, cache: Cache) -> Path
         arrays = dict(split.evaluation.inputs)
     if split.evaluation.in_order:
         marks = np.zeros(len(split.evaluation), np.int32)
-        marks[[place for place in split.evaluation.starts if place]] = 1
+        marks[[start for start in split.evaluation.starts if start]] = 1
         arrays[RECORDING] = np.cumsum(marks, dtype=np.int32)
     return _store(cache, arrays) / "arrays.npz"
 
@@ -208,7 +208,7 @@ def _store(cache: Cache, arrays: dict[str, NDArray[Any]]) -> Path:
             np.savez(folder / "arrays.npz", allow_pickle=False, **arrays)
         except OSError as cause:
             raise ConfigError(
-                f"the samples cannot be kept in {folder}: {cause.strerror}",
+                f"cannot store the samples in {folder}: {cause.strerror}",
                 hint="free some space, or give another folder with --cache",
             ) from cause
         return {}
@@ -224,5 +224,5 @@ def _checked(root: Root, cache: Cache) -> Root:
     plain = msgspec.structs.replace(root, checks=())
     key = digest_of(plain, code_digest(), versions_of(*_CONVERTERS))
     task = {"root": msgspec.to_builtins(plain), "samples": _CHECK_SAMPLES}
-    _, result, _ = cache.make("check", key, lambda folder: run_step("check", task, folder))
+    _, result, _ = cache.make("check", key, lambda folder: run_child_job("check", task, folder))
     return msgspec.convert(result["root"], Root)

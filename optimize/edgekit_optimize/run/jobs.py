@@ -1,4 +1,4 @@
-"""The pieces of work that run in a process of their own: plain data in, plain data and files out."""
+"""The jobs that run in child processes: plain data in, plain data and files out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from edgekit_optimize.plan import Plan, Root, maker
 
 Progress = Callable[[float, str], None]
-"""Told the share that is done, 0 to 1, and what is being done."""
+"""Called with the share that is done, 0 to 1, and a text."""
 Job = Callable[[Mapping[str, Any], Path, Progress], dict[str, Any]]
 
 
@@ -34,14 +34,14 @@ def _check(task: Mapping[str, Any], _folder: Path, _progress: Progress) -> dict[
     return {"root": msgspec.to_builtins(check_root(root, samples))}
 
 
-def _carry(task: Mapping[str, Any], folder: Path, _progress: Progress) -> dict[str, Any]:
+def _warm_states(task: Mapping[str, Any], folder: Path, _progress: Progress) -> dict[str, Any]:
     import numpy as np
 
-    from edgekit_optimize.run.warm_states import carry
+    from edgekit_optimize.run.warm_states import warm_states
 
     with np.load(task["samples"], allow_pickle=False) as archive:
         data = {name: archive[name] for name in archive.files}
-    states = carry(msgspec.convert(task["root"], Root), data, task["pairs"], task["starts"])
+    states = warm_states(msgspec.convert(task["root"], Root), data, task["pairs"], task["starts"])
     np.savez(folder / "states.npz", allow_pickle=False, **states)
     return {}
 
@@ -55,18 +55,18 @@ def _make(task: Mapping[str, Any], folder: Path, _progress: Progress) -> dict[st
 def _sensitivity(task: Mapping[str, Any], _folder: Path, progress: Progress) -> dict[str, Any]:
     from edgekit_optimize.makers.sensitivity import measure
 
-    found = measure(
+    layers = measure(
         msgspec.convert(task["root"], Root),
         samples=task["samples"],
         progress=lambda done, total: progress(done / max(total, 1), f"layer {done} of {total}"),
     )
-    return {"layers": msgspec.to_builtins(found)}
+    return {"layers": msgspec.to_builtins(layers)}
 
 
 def _shrink(task: Mapping[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
     from edgekit_optimize.run.reads import Watch
 
-    watch = Watch()  # before anything of the user's is imported
+    watch = Watch()  # before the user's code is imported
     from edgekit_optimize.shrink import api
 
     functions: dict[str, Callable[..., Any]] = {
@@ -84,7 +84,7 @@ def _shrink(task: Mapping[str, Any], folder: Path, progress: Progress) -> dict[s
 JOBS: dict[str, Job] = {
     "read": _read,
     "check": _check,
-    "carry": _carry,
+    "warm-states": _warm_states,
     "make": _make,
     "sensitivity": _sensitivity,
     "shrink": _shrink,

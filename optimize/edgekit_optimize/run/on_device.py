@@ -1,4 +1,4 @@
-"""Takes measurements that real boards made, through the fleet."""
+"""Add measurements from real boards, through the fleet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_flags(request: Request) -> None:
-    """See that a measurement that is asked for can be made, before hours of work and not after.
+    """Check that the requested measurement is possible, before hours of work.
 
     Raises:
         UsageError: A device or token without a fleet, or a fleet without a token.
@@ -39,7 +39,7 @@ def check_flags(request: Request) -> None:
 
 
 def measure(search: Search, request: Request, inputs: Inputs) -> None:
-    """Take what the fleet knows of the candidates' costs, and have a device measure those in the gate.
+    """Add the costs that the fleet knows, and have a device measure the candidates that pass the gate.
 
     Raises:
         EnrollError: There is no such device.
@@ -52,9 +52,9 @@ def measure(search: Search, request: Request, inputs: Inputs) -> None:
     _take_known(search, request)
     if not asked.device:
         return
-    fit = [found for found in search.found() if found.gate == "pass" and not found.error]
+    fit = [result for result in search.candidates() if result.gate == "pass" and not result.error]
     if not fit:
-        logger.warning("no candidate keeps the gate: there is nothing for %s to measure", asked.device)
+        logger.warning("no candidate passes the gate: there is nothing for %s to measure", asked.device)
         return
     search.progress.stage(f"measuring on {asked.device}")
     with tempfile.TemporaryDirectory() as scratch:
@@ -80,14 +80,14 @@ def measure(search: Search, request: Request, inputs: Inputs) -> None:
 
 
 def _take_known(search: Search, request: Request) -> None:
-    hashes = {name: variant_hash(entry.variant) for name, entry in search.bench.entries.items()}
+    hashes = {name: variant_hash(entry.variant) for name, entry in search.runner.entries.items()}
     asked = request.remote
     known = costs_of(asked.fleet, asked.token, hashes.values(), threads=request.threads, ca=asked.ca)
-    here = search.bench.profile.id
+    here = search.runner.profile.id
     for name, content in hashes.items():
         for cost in known[content]:
             if cost.profile == here:
-                continue  # this very run has measured it
+                continue  # this run has measured it
             timing = Timing(
                 profile=cost.profile,
                 device="fleet",

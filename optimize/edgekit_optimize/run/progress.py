@@ -1,4 +1,4 @@
-"""Says how far a long run is: one line that is drawn again on a terminal, a log line elsewhere."""
+"""Show the progress of a long run: one redrawn line on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TERMINAL = 100
 
 
 class Progress:
-    """The stages of a run, one after another; its methods may be called from several threads."""
+    """Shows the stages of a run, one after another. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -22,7 +22,7 @@ class Progress:
         self._title, self._total, self._done, self._began = "", 1, 0.0, time.monotonic()
 
     def stage(self, title: str, total: int = 1) -> None:
-        """Begin a stage of so many pieces."""
+        """Begin a stage with ``total`` pieces of work."""
         with self._lock:
             self._clear()
             self._title, self._total, self._done = title, max(total, 1), 0.0
@@ -32,7 +32,7 @@ class Progress:
             self._draw("")
 
     def step(self, what: str) -> None:
-        """Say that a piece is done."""
+        """Report that a piece is done."""
         with self._lock:
             self._done = min(self._done + 1, float(self._total))
             if not self._is_terminal:
@@ -40,19 +40,19 @@ class Progress:
             self._draw(what)
 
     def tick(self, what: str) -> None:
-        """Say that a piece too small for a line of its own is done."""
+        """Report that a piece too small for its own log line is done."""
         with self._lock:
             self._done = min(self._done + 1, float(self._total))
             self._draw(what)
 
     def within(self, share: float, what: str) -> None:
-        """Say how far the only piece of this stage is, 0 to 1."""
+        """Report the share of this stage that is done, 0 to 1."""
         with self._lock:
             self._done = share * self._total
             self._draw(what)
 
     def close(self) -> None:
-        """Take the line off the terminal."""
+        """Clear the line on the terminal."""
         with self._lock:
             self._clear()
 
@@ -78,7 +78,7 @@ class Progress:
 
 
 def _spoken(seconds: float) -> str:
-    """Return a duration as a person says it.
+    """Return a duration in words.
 
     >>> _spoken(8.2), _spoken(95), _spoken(4000)
     ('8 s', '1 min 35 s', '67 min')

@@ -1,8 +1,8 @@
-"""What a job read of the user's own code and data, so that it is repeated only once they change.
+"""Track which of the user's files a job reads, so that it is repeated only when they change.
 
-A function of the user's depends on files that nobody names: modules that it imports, weights and
-pictures that it opens. Python tells of each that it opens (audit events, PEP 578); what a native library
-opens by itself, such as OpenCV or HDF5, it does not tell, but of the folders that were listed it does.
+A user's function depends on files that no argument names: modules that it imports, weights and
+pictures that it opens. Python's audit events (PEP 578) report each file that Python opens and each folder
+that it lists, but not files that a native library such as OpenCV or HDF5 opens itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OWN = (str(Path(__file__).parents[1]), *edgekit.__path__)
 
 
 class Watch:
-    """Notes which files this process reads, from now to its end: a hook of Python's cannot be taken out."""
+    """Records which files this process reads, until it ends: an audit hook cannot be removed."""
 
     def __init__(self) -> None:
         self._found: set[str] = set()
@@ -45,7 +45,7 @@ class Watch:
             self._found.add(os.path.abspath(arguments[0]))  # noqa: PTH100
 
     def files(self, but: Path) -> list[str]:
-        """Return the files and folders, still there, that are the user's; none of those below ``but``."""
+        """Return the user's files and folders that still exist, without those below ``but``."""
         modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
         known = self._found | {name for name in modules if isinstance(name, str) and Path(name).is_absolute()}
         foreign = (*_SYSTEM, *(sysconfig.get_path(name) for name in _LIBRARIES), *_OWN, str(but))
@@ -54,7 +54,7 @@ class Watch:
 
 
 def _is_import() -> bool:
-    """Say whether Python looks for modules or packages there: what lies beside a module is no data."""
+    """Return whether the import system lists this folder: files beside a module are not data."""
     asks = sys._getframe(2).f_code.co_filename  # noqa: SLF001 - a hook must be cheap
     return any(name in asks for name in _FINDERS)
 
@@ -64,53 +64,56 @@ def _is_below(path: str, folders: Iterable[str]) -> bool:
 
 
 def state_of(paths: Iterable[str]) -> str:
-    """Return a digest of how files and folders are now: code by its text, data by size and time."""
+    """Return a digest of the current state of files and folders: code by content, data by size and time."""
     return digest_of([(path, _state(Path(path))) for path in paths])
 
 
 def _state(path: Path) -> object:
     try:
         if path.is_dir():
-            return sorted(one.name for one in path.iterdir())
+            return sorted(entry.name for entry in path.iterdir())
         if path.suffix == ".py":
             return digest_of_files(path)
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return [found.st_size, found.st_mtime_ns]
+    return [status.st_size, status.st_mtime_ns]
 
 
 def make_unless_kept(
     cache: Cache, kind: str, base: str, fill: Callable[[Path], dict[str, Any]]
 ) -> tuple[Path, Any, bool]:
-    """Return an entry of a cache, made by ``fill`` where there is none or what it read has changed.
+    """Return a cache entry; ``fill`` makes it if it is absent or if a file that it read has changed.
 
     Args:
-        cache: Where it is kept.
-        kind: What sort of thing it is; a folder's name.
-        base: The digest of everything else that it is made from.
-        fill: As for ``Cache.make``; ``reads`` in its result are the files that it depends on.
+        cache: The cache.
+        kind: The kind of entry; used as a folder name.
+        base: A digest of everything else that its content depends on.
+        fill: As for ``Cache.make``; ``reads`` in its result lists the files that it depends on.
 
     Returns:
-        The entry's folder, its result, and whether it was there before.
+        The entry's folder, its result, and whether it was in the cache already.
 
     Raises:
-        StorageError: There is no room for it, or the folder cannot be written.
+        StorageError: The disk is full, or the folder cannot be written.
     """
     index = cache.folder / f"{kind}-reads" / f"{base}.json"
     known = _read(index)
-    if known is not None and (found := cache.find(kind, digest_of(base, state_of(known)))) is not None:
-        return *found, True
+    if (
+        known is not None
+        and (entry_and_result := cache.find(kind, digest_of(base, state_of(known)))) is not None
+    ):
+        return *entry_and_result, True
     index.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache.scratch or index.parent, prefix=".") as scratch:
         result = fill(Path(scratch))
         reads: list[str] = result.pop("reads")
 
-        def place(folder: Path) -> dict[str, Any]:
+        def copy(folder: Path) -> dict[str, Any]:
             shutil.copytree(scratch, folder, dirs_exist_ok=True)
             return result
 
-        entry, kept, _ = cache.make(kind, digest_of(base, state_of(reads)), place)
+        entry, kept, _ = cache.make(kind, digest_of(base, state_of(reads)), copy)
         write_durably(index, msgspec.json.encode(reads))
     return entry, kept, False
 
@@ -120,5 +123,5 @@ def _read(index: Path) -> list[str] | None:
         return msgspec.json.decode(index.read_bytes(), type=list[str])
     except FileNotFoundError:
         return None
-    except msgspec.DecodeError:  # cut off by a crash: the work is done again
+    except msgspec.DecodeError:  # truncated by a crash: the work is done again
         return None

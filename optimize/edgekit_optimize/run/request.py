@@ -1,4 +1,4 @@
-"""What a person asks ``edgekit optimize`` for."""
+"""The arguments of one run of ``edgekit optimize``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from edgekit.core.spec import Post, Pre, State, TensorSpec
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a model file does not say of itself: the ``--describe`` file, and the flags.
+    """What a model file does not contain: the ``--describe`` file, and the flags.
 
-    Everything has a default that fits a plain image classifier or a model of raw tensors; a bundle
-    as MODEL brings its own. ``outputs`` renames and reshapes nothing: where given, it must have the
-    model's own output names.
+    The defaults fit a plain image classifier or a model of raw tensors; a bundle as MODEL has its own
+    description. ``outputs``, if given, must have the model's own output names and shapes.
     """
 
     model: str = ""
@@ -30,10 +29,10 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Shrinking(msgspec.Struct, frozen=True, kw_only=True):
-    """How smaller networks are to be trained, each an option of its own; empty strings for none.
+    """How to train smaller networks; empty strings for none.
 
-    ``train``, ``loss``, ``student`` are ``module:function``; ``prune`` are shares of the
-    multiply-adds to take away.
+    ``train``, ``loss``, ``student`` are ``module:function``; ``prune`` are shares of the multiply-adds
+    to remove.
     """
 
     train: str = ""
@@ -45,7 +44,7 @@ class Shrinking(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Remote(msgspec.Struct, frozen=True, kw_only=True):
-    """The fleet whose measurements are used, and the device that is to measure; empty for none."""
+    """The fleet whose measurements are used, and the device that measures; empty for none."""
 
     fleet: str = ""
     token: str = ""
@@ -56,9 +55,9 @@ class Remote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of the search; ``max_drop`` None takes 0.01 with labels and 0.03 without.
+    """One run of the search; ``max_drop`` None means 0.01 with labels and 0.03 without.
 
-    ``states`` are pairs ``OUTPUT:INPUT`` of a model with state, beside those of the description.
+    ``states`` are pairs ``OUTPUT:INPUT`` of a model with state, in addition to the description's.
     """
 
     model: str

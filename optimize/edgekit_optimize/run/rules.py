@@ -1,7 +1,7 @@
-"""Which candidates are worth making for which boards: a table and three pure questions to it.
+"""Plan which candidates to make for which boards, from a table of rules. Pure functions.
 
-Nothing here knows how fast anything is. A row says what a candidate is made of and when it makes
-sense; a board's profile says what the board can run; measurement decides between what is left.
+A rule says what a candidate is made from and when it makes sense; a board's profile says what the
+board can run. How fast a candidate is, only measurement decides.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ Need = Literal["calibration", "image", "exhaustive"]
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """One kind of candidate; its id begins with the backend that runs it.
+    """One kind of candidate; its id begins with its backend.
 
-    ``form``: what the root must have. ``needs``: *calibration* data, an *image* input, or
-    the user's wish for an *exhaustive* search. ``not_for``: tasks in which it has no use.
-    ``shares``: the id of the row whose file this one runs; where that row is no candidate itself,
-    this one is made alone.
+    ``form``: the form that the root must have. ``needs``: *calibration* data, an *image* input, or an
+    *exhaustive* search. ``not_for``: tasks that it does not help. ``shares``: the id of the rule whose
+    file this one runs too; if that rule is not chosen, this candidate is made by itself.
     """
 
     id: str
@@ -59,7 +58,7 @@ FLOATS: dict[Form, Rule] = {
     "tflite": Rule("litert-fp32", "litert-float", "tflite"),
     "openvino": Rule("openvino-fp32", "openvino-float", "openvino"),
 }
-"""The float candidate of each form: what everything else is held against."""
+"""The float candidate of each form: the reference that others are compared with."""
 
 RULES: tuple[Rule, ...] = (
     *FLOATS.values(),
@@ -69,7 +68,7 @@ RULES: tuple[Rule, ...] = (
     Rule("openvino-int8", "openvino-static", "openvino", "int8", needs=_STATIC),
     # OpenVINO runs ONNX Runtime's file faster than its own tool's on depthwise networks.
     Rule("openvino-int8-qdq", "onnx-static", "onnx", "int8", needs=_STATIC, shares="onnxruntime-int8"),
-    # The integers of the TensorFlow Lite file in ONNX: the same answers on both runtimes.
+    # The TensorFlow Lite file's integers in ONNX: the same outputs on both runtimes.
     Rule("onnxruntime-int8-exact", "onnx-exact", "tflite", "int8", needs=_STATIC),
     Rule(
         "openvino-int8-exact",
@@ -79,7 +78,7 @@ RULES: tuple[Rule, ...] = (
         needs=_STATIC,
         shares="onnxruntime-int8-exact",
     ),
-    # Preprocessing inside the model pays only where the runtime fuses it; measured, not assumed.
+    # Preprocessing in the model only pays off if the runtime fuses it; measurement decides.
     Rule(
         "openvino-int8-pixels",
         "openvino-static",
@@ -101,9 +100,9 @@ RULES: tuple[Rule, ...] = (
         "dynamic-int8",
         not_for=("classify", "detect", "face"),
     ),
-    # Files for accelerators. Where this machine lacks one, accuracy is measured on its CPU.
+    # Files for accelerators. If this machine lacks one, accuracy is measured on the CPU.
     Rule("litert-int8-edgetpu", "litert-edgetpu", "tflite", "int8", "edgetpu", needs=_STATIC),
-    # TensorRT takes signed activations with zero point 0 only.
+    # TensorRT only supports signed activations with zero point 0.
     Rule(
         "onnxruntime-int8-tensorrt",
         "onnx-static",
@@ -126,7 +125,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "onnxruntime-fp16-tensorrt", "onnx-half", "onnx", "fp16", "tensorrt", shares="onnxruntime-fp16-cuda"
     ),
-    # TensorRT's own builder halves a float file.
+    # TensorRT's builder converts a float file to half precision itself.
     Rule("foreign-fp16-tensorrt", "onnx-float", "onnx", "fp16", "tensorrt", shares="onnxruntime-fp32"),
     Rule("onnxruntime-fp16-cuda", "onnx-half", "onnx", "fp16", "cuda"),
     Rule(
@@ -150,7 +149,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("openvino-fp16-gpu", "openvino-float", "openvino", "fp16", "openvino-gpu", shares="openvino-fp32"),
     Rule("foreign-fp16-myriad", "myriad", "onnx", "fp16", "myriad"),
-    # Second tries at what the defaults may have missed.
+    # Alternatives to the defaults, for an exhaustive search.
     Rule(
         "onnxruntime-int8-percentile",
         "onnx-static",
@@ -205,28 +204,30 @@ def plan_candidates(
     task: str,
     exhaustive: bool = False,
 ) -> tuple[Plan, ...]:
-    """Return what to make of a model for some boards, the reference first.
+    """Return the plans of a model's candidates for some boards, the reference first.
 
-    A candidate is planned when a target can run it, the root has a form it can be made of, and the
-    data it needs are there. The reference is always planned, even where no target runs it.
+    A candidate is planned if a target can run it, the root has the form, and the data it needs exist.
+    The reference is always planned, even if no target can run it.
 
     Args:
         root_forms: The float model.
         targets: The boards; none means that only the reference is planned.
-        has_calibration: Whether there are samples to find the ranges of activations with.
+        has_calibration: Whether there are samples to measure activation ranges with.
         task: The model's task.
-        exhaustive: Also plan what seldom wins.
+        exhaustive: Also plan candidates that seldom win.
 
     Raises:
         ModelError: The root has no form at all.
     """
     reference = reference_plan(root_forms)
-    given = {need for need, is_given in _given(root_forms, has_calibration, exhaustive).items() if is_given}
+    available = {
+        need for need, is_given in _given(root_forms, has_calibration, exhaustive).items() if is_given
+    }
     chosen = [
         rule
         for rule in RULES
         if task not in rule.not_for
-        and given.issuperset(rule.needs)
+        and available.issuperset(rule.needs)
         and getattr(root_forms, rule.form)
         and (rule.id == reference.id or any(not _refusal(rule, board) for board in targets))
     ]
@@ -236,14 +237,14 @@ def plan_candidates(
 
 
 def reference_plan(root: Root) -> Plan:
-    """Return the plan of the float model that every candidate is held against: the canonical form.
+    """Return the plan of the reference: the float model in its canonical form.
 
     Raises:
         ModelError: The root has no form at all.
     """
     if not (root.onnx or root.tflite or root.openvino):
         raise ModelError(
-            f"model {root.id!r} could be brought into no form that a runtime opens",
+            f"model {root.id!r} could not be converted to any form that a runtime opens",
             reasons=tuple(f"{form}: {why}" for form, why in sorted(root.missing.items())),
             hint="export it to ONNX, TensorFlow Lite or OpenVINO IR with fixed shapes",
         )
@@ -251,15 +252,15 @@ def reference_plan(root: Root) -> Plan:
 
 
 def left_out(root: Root) -> tuple[str, ...]:
-    """Return, a sentence each, which forms could not be made of a model, and why: what is not tried."""
+    """Return a sentence for each form that the model could not be converted to, with the reason."""
     return tuple(
-        f"nothing was made of the model in {_FORMS[form]}, which it could not be brought into: {why}"
+        f"no candidate was made in {_FORMS[form]}, since the model could not be converted to it: {why}"
         for form, why in sorted(root.missing.items())
     )
 
 
 def allowed(plan: Plan, profile: Profile) -> str:
-    """Return why a board cannot run a plan's file; empty where it can."""
+    """Return why a board cannot run a plan's file; empty if it can."""
     return _refusal(plan, profile)
 
 
@@ -267,10 +268,9 @@ def mixed(plan: Plan, keep_float_sets: Sequence[tuple[str, ...]]) -> tuple[Plan,
     """Return variants of a static int8 plan that leave some layers in float.
 
     Args:
-        plan: The plan with every layer quantised; where it shares another's file, its mixed variants
-            have files of their own.
-        keep_float_sets: For each variant the names of the layers to leave in float. An empty set, or
-            one of a size that was there before, is passed over, so that ids stay unique.
+        plan: The plan with every layer quantised; its mixed variants never share files.
+        keep_float_sets: For each variant the names of the layers to leave in float. Empty sets and
+            sets of a repeated size are skipped, so that ids stay unique.
     """
     if not plan.technique.endswith(("-static", "-exact")):
         return ()
@@ -303,17 +303,17 @@ def _plan(rule: Rule, root: Root, same_as: str) -> Plan:
     )
 
 
-def _refusal(wanted: Rule | Plan, profile: Profile) -> str:
-    rows = [row for row in profile.backend if row.name == wanted.backend]
+def _refusal(rule: Rule | Plan, profile: Profile) -> str:
+    rows = [row for row in profile.backend if row.name == rule.backend]
     if not rows:
-        return f"profile '{profile.id}' has no backend '{wanted.backend}'"
-    rows = [row for row in rows if row.accelerator == wanted.accelerator]
+        return f"profile '{profile.id}' has no backend '{rule.backend}'"
+    rows = [row for row in rows if row.accelerator == rule.accelerator]
     if not rows:
-        return f"profile '{profile.id}' has no '{wanted.accelerator}' for backend '{wanted.backend}'"
-    if any(not row.precisions or wanted.precision in row.precisions for row in rows):
+        return f"profile '{profile.id}' has no '{rule.accelerator}' for backend '{rule.backend}'"
+    if any(not row.precisions or rule.precision in row.precisions for row in rows):
         return ""
     listed = ", ".join(sorted({precision for row in rows for precision in row.precisions}))
     return (
-        f"profile '{profile.id}' runs {listed} with '{wanted.backend}' on '{wanted.accelerator}',"
-        f" not {wanted.precision}"
+        f"profile '{profile.id}' runs {listed} with '{rule.backend}' on '{rule.accelerator}',"
+        f" not {rule.precision}"
     )

@@ -1,4 +1,4 @@
-"""One run of ``edgekit optimize``, from the model that is named to the bundle and its report."""
+"""One run of ``edgekit optimize``, from reading the model to writing the bundle and report."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from edgekit_optimize.metrics.table import Observed, choose_metric, settle
 from edgekit_optimize.plan import Plan, Root
 from edgekit_optimize.run import choice, deliver, shrinking
 from edgekit_optimize.run import on_device as remote
-from edgekit_optimize.run.candidate_runner import Entry, Workbench
+from edgekit_optimize.run.candidate_runner import CandidateRunner, Entry
 from edgekit_optimize.run.deliver import Outcome
 from edgekit_optimize.run.flags import check_numbers
 from edgekit_optimize.run.inputs import Inputs, read_inputs
 from edgekit_optimize.run.progress import Progress
 from edgekit_optimize.run.request import Request
 from edgekit_optimize.run.rules import left_out, plan_candidates, reference_plan
-from edgekit_optimize.run.run_folder import workplace
+from edgekit_optimize.run.run_folder import run_folder
 from edgekit_optimize.run.search import TOOLS, Evaluation, Search
 from edgekit_optimize.study import Study, TargetResult
 
@@ -43,27 +43,29 @@ _CACHE_BYTES = 20 * 10**9
 
 
 def optimize(request: Request) -> Outcome:
-    """Search, and write the bundle and the report, which tell too where a target got no variant.
+    """Search for each target's best variant; write the bundle and the report.
+
+    Targets without a variant are in the report, and ``shortfall`` turns them into an error.
 
     Raises:
         UsageError: A target, metric or flag does not exist or does not fit the model.
-        ModelError: The model is at fault; the layer is named.
-        ConfigError: The data are at fault, or a tool is missing.
+        ModelError: The model cannot be used; the error names the layer.
+        ConfigError: The data cannot be used, or a tool is missing.
     """
     began = time.monotonic()
     check_numbers(request, os.cpu_count() or 1)
-    deliver.check_place(request)
+    deliver.check_output_paths(request)
     shrinking.check_flags(request)
     remote.check_flags(request)
     facts, detected = facts_with_proofs(Path("/"))
     targets = named_profiles(request.targets) or (detected.profile,)
     progress = Progress()
-    place = ((request.cache or cache_dir()) / "optimize").resolve()
+    folder = ((request.cache or cache_dir()) / "optimize").resolve()
     try:
-        with workplace(place) as home:
-            cache = Cache(place, home)
+        with run_folder(folder) as home:
+            cache = Cache(folder, home)
             inputs = read_inputs(request, cache, progress)
-            search = _search(request, inputs, facts, detected.profile, cache, progress, home / "bench")
+            search = _search(request, inputs, facts, detected.profile, cache, progress, home / "candidates")
             _run(search, request, inputs, targets)
             chosen = [_choose(search, request, target, detected.profile) for target in targets]
             study = _study(search, request, inputs, facts, chosen, time.monotonic() - began)
@@ -75,7 +77,7 @@ def optimize(request: Request) -> Outcome:
 
 
 def named_profiles(names: Sequence[str]) -> tuple[Profile, ...]:
-    """Return the profiles of boards that are named.
+    """Return the profiles with these names.
 
     Raises:
         UsageError: There is no such profile.
@@ -98,17 +100,17 @@ def _search(
     progress: Progress,
     folder: Path,
 ) -> Search:
-    manifest = inputs.subject.manifest
-    bench = Workbench(
+    manifest = inputs.target_model.manifest
+    runner = CandidateRunner(
         folder / manifest.model,
         manifest,
-        inputs.subject.labels,
+        inputs.target_model.labels,
         facts,
         profile,
         request.threads,
         cache,
     )
-    bench.name(inputs.subject.root.names)
+    runner.name(inputs.target_model.root.names)
     data = inputs.split.evaluation
     metric = choose_metric(request.metric, manifest.task, data)
     labelled = metric.labelled
@@ -120,8 +122,8 @@ def _search(
         data.sizes if metric.needs_items else None,
     )
     drop = request.max_drop if request.max_drop is not None else _default_drop(labelled=labelled)
-    roots = {"original": inputs.subject.root}
-    return Search(bench, cache, progress, evaluation, roots, drop, request.seed)
+    roots = {"original": inputs.target_model.root}
+    return Search(runner, cache, progress, evaluation, roots, drop, request.seed)
 
 
 def _default_drop(*, labelled: bool) -> float:
@@ -129,7 +131,7 @@ def _default_drop(*, labelled: bool) -> float:
 
 
 def _run(search: Search, request: Request, inputs: Inputs, targets: Sequence[Profile]) -> None:
-    root = inputs.subject.root
+    root = inputs.target_model.root
     first = search.make([reference_plan(root)])
     if not first:
         raise UsageError(f"the float model cannot be made: {search.results[reference_plan(root).id].error}")
@@ -139,13 +141,13 @@ def _run(search: Search, request: Request, inputs: Inputs, targets: Sequence[Pro
     plans = _plans(root, request, inputs, targets)
     for small in shrinking.shrink(request, inputs, search):
         search.roots[small.id] = small
-        begun, *rest = _of_root(small.id, _plans(small, request, inputs, targets))
-        first += (made := search.make([begun]))
-        search.evaluate(made)
-        if search.results[begun.id].gate == "pass" or request.keep_all:
+        reference, *rest = _of_root(small.id, _plans(small, request, inputs, targets))
+        first += (entries := search.make([reference]))
+        search.evaluate(entries)
+        if search.results[reference.id].gate == "pass" or request.keep_all:
             plans += rest
         else:
-            logger.info("%s misses the gate as it is, in float: nothing more is made of it", small.id)
+            logger.info("%s misses the gate already in float: no other candidates are made from it", small.id)
     known = {entry.id for entry in first}
     search.evaluate(search.make([plan for plan in plans if plan.id not in known]))
     if request.sensitivity and root.onnx:
@@ -162,14 +164,14 @@ def _plans(root: Root, request: Request, inputs: Inputs, targets: Sequence[Profi
             root,
             targets,
             has_calibration=True,
-            task=inputs.subject.manifest.task,
+            task=inputs.target_model.manifest.task,
             exhaustive=request.exhaustive,
         )
     )
 
 
 def _of_root(name: str, plans: Sequence[Plan]) -> list[Plan]:
-    """Return plans under names of their own: ``pruned50-litert-int8``."""
+    """Return plans with the root's name as prefix: ``pruned50-litert-int8``."""
     return [
         msgspec.structs.replace(
             plan, id=f"{name}-{plan.id}", root=name, same_as=f"{name}-{plan.same_as}" if plan.same_as else ""
@@ -179,21 +181,21 @@ def _of_root(name: str, plans: Sequence[Plan]) -> list[Plan]:
 
 
 def _settle_post(search: Search, request: Request, inputs: Inputs) -> None:
-    """Look whether a classifier ends in probabilities: then there is no softmax left to do."""
-    manifest = search.bench.manifest
+    """Turn softmax off in the decoder if the classifier's outputs are probabilities already."""
+    manifest = search.runner.manifest
     if manifest.task != "classify" or request.description.post is not None or inputs.is_described:
         return
     assert search.reference is not None
     if not _are_probabilities(search.reference):
         return
     options = manifest.post.options | {"activation": "none"}
-    search.bench.describe(
+    search.runner.describe(
         msgspec.structs.replace(manifest, post=msgspec.structs.replace(manifest.post, options=options))
     )
 
 
 def _settle_metric(search: Search, first: Sequence[Entry]) -> None:
-    """Take the metric that the float model's answers allow; what it is of no use for is told."""
+    """Choose the metric that suits the float model's outputs; note why it is not the default one."""
     assert search.reference is not None
     evaluation = search.evaluation
     metric, note = settle(evaluation.metric, search.reference)
@@ -204,15 +206,15 @@ def _settle_metric(search: Search, first: Sequence[Entry]) -> None:
         search.evaluate(first)
 
 
-def _are_probabilities(found: Observed) -> bool:
-    scores = found.outputs.get("scores", next(iter(found.outputs.values())))
+def _are_probabilities(reference: Observed) -> bool:
+    scores = reference.outputs.get("scores", next(iter(reference.outputs.values())))
     rows = scores.reshape(len(scores), -1)
     return bool((rows >= 0).all() and np.allclose(rows.sum(axis=1), 1.0, atol=0.02))
 
 
 def _choose(search: Search, request: Request, target: Profile, here: Profile) -> TargetResult:
     return choice.choose(
-        search.found(),
+        search.candidates(),
         target,
         here=here.id,
         max_drop=search.max_drop,
@@ -229,13 +231,13 @@ def _study(
     chosen: Sequence[TargetResult],
     seconds: float,
 ) -> Study:
-    front = choice.front(search.found())
-    kept = choice.keep(search.found(), chosen, keep_all=request.keep_all)
+    front = choice.front(search.candidates())
+    kept = choice.keep(search.candidates(), chosen, keep_all=request.keep_all)
     results = tuple(
-        msgspec.structs.replace(found, front=found.plan.id in front, kept=found.plan.id in kept)
-        for found in search.found()
+        msgspec.structs.replace(result, front=result.plan.id in front, kept=result.plan.id in kept)
+        for result in search.candidates()
     )
-    manifest: Manifest = search.bench.manifest
+    manifest: Manifest = search.runner.manifest
     metric = search.evaluation.metric
     return Study(
         model=manifest.model,
@@ -246,8 +248,8 @@ def _study(
         edgekit=__version__,
         machine=_machine(facts),
         versions=versions_of(*TOOLS),
-        source=inputs.subject.origin,
-        checks=inputs.subject.root.checks,
+        source=inputs.target_model.origin,
+        checks=inputs.target_model.root.checks,
         data=inputs.split.facts,
         metric=metric.id,
         metric_means=metric.means,
@@ -261,7 +263,7 @@ def _study(
         worst=deliver.worst_samples(search, inputs, chosen),
         warnings=(
             *inputs.split.warnings,
-            *left_out(inputs.subject.root),
+            *left_out(inputs.target_model.root),
             *search.notes,
             *_warnings(search),
         ),
@@ -280,31 +282,31 @@ def _machine(facts: Facts) -> dict[str, str]:
 
 
 def _warnings(search: Search) -> list[str]:
-    found = []
+    warnings = []
     reference = search.results[search.reference_id].score
     data = search.evaluation.dataset
     if reference is not None and search.evaluation.metric.id == "top1" and data.labels is not None:
         chance = 1.0 / max(len(np.unique(data.labels)), 2)
         if reference.value < 3 * chance and reference.value < 0.5:
-            found.append(
-                f"the float model is right on {reference.value:.1%} of the samples, hardly more than by"
-                " chance: its preprocessing (--mean, --std, --resize, --color) or the order of its labels is"
-                " most likely not what it was trained with"
+            warnings.append(
+                f"the float model is right on {reference.value:.1%} of the samples, hardly better than"
+                " chance: most likely its preprocessing (--mean, --std, --resize, --color) or the order of"
+                " its labels differs from its training"
             )
     if search.evaluation.metric.id == "top1" and data.labels is not None and search.reference is not None:
-        told = shifted(search.reference.outputs, data.labels, len(data.classes))
-        found += [told] if told else []
+        shift = shifted(search.reference.outputs, data.labels, len(data.classes))
+        warnings += [shift] if shift else []
     widths = [(r.score.high - r.score.low) / 2 for r in search.results.values() if r.score is not None]
     if widths and max(widths) > search.max_drop:
-        found.append(
-            f"{len(data)} samples bound a drop by ±{max(widths):.3f} at worst, the gate is"
-            f" {search.max_drop:g}: more samples would make the verdicts surer"
+        warnings.append(
+            f"{len(data)} samples measure a drop to within ±{max(widths):.3f} at worst, the gate is"
+            f" {search.max_drop:g}: use more samples for more certain verdicts"
         )
-    return found
+    return warnings
 
 
 def shortfall(outcome: Outcome) -> GateError | None:
-    """Return the error that a run ends with where a target got no variant; None where all got one."""
+    """Return the error for targets without a variant; None if every target has one."""
     without = [target for target in outcome.study.targets if not target.chosen]
     if not without:
         return None

@@ -1,4 +1,4 @@
-"""The folder that a run works in, below the cache: its own, and taken away when it ends, however it ends."""
+"""A run's temporary folder below the cache, removed when the run ends."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def workplace(cache: Path) -> Iterator[Path]:
-    """Yield an empty folder below the cache, and take away those of runs that were killed.
+def run_folder(cache: Path) -> Iterator[Path]:
+    """Yield an empty folder below the cache; remove the folders of runs that were killed.
 
-    A run holds the lock of its folder, which the kernel lets go when its process ends.
+    A run holds a lock on its folder, which the kernel releases when the process ends.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / _LOCK):  # so that no run sees another's folder before that is locked
+    with _locked(cache / _LOCK):  # so that no run sees another's folder before it is locked
         for folder in cache.glob(f"{_PREFIX}*"):
             if _is_abandoned(folder):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -48,7 +48,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _is_abandoned(folder: Path) -> bool:
     try:
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:  # its run was killed before it had the lock
+    except OSError:  # the run was killed before it had the lock
         return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""The search: make candidates, evaluate, repair what misses the gate, time what is left."""
+"""The search: make candidates, evaluate them, repair those that miss the gate, time the rest."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from edgekit_optimize.makers.sensitivity import suggest
 from edgekit_optimize.metrics.table import Metric, Observed, score
 from edgekit_optimize.plan import Made, Plan, Root
 from edgekit_optimize.run import choice
-from edgekit_optimize.run.candidate_runner import Entry, Workbench, observed
-from edgekit_optimize.run.child_job import DIED, run_step
+from edgekit_optimize.run.candidate_runner import CandidateRunner, Entry, observed
+from edgekit_optimize.run.child_job import DIED, run_child_job
 from edgekit_optimize.run.progress import Progress
 from edgekit_optimize.run.rules import mixed
 from edgekit_optimize.run.timing import joined
@@ -44,16 +44,18 @@ TOOLS = (
 _STATIC = ("litert-static", "onnx-static", "onnx-exact", "openvino-static")
 _MAKERS_AT_ONCE = 2
 _PROGRAMS = {"litert-edgetpu": "edgetpu_compiler"}
-"""Techniques that want a program which is no Python distribution: with it, they are tried again."""
+"""Techniques that need a program from outside Python; its path is part of their cache key."""
 _SENSITIVITY_SAMPLES = 32
 _SITTINGS = 3
 _DIED = "free some memory, or use fewer samples (--samples)"
-_FLOAT_LIMIT = 0.02  # of the outputs' scale: a float file that is further off was converted wrongly
+_FLOAT_LIMIT = (
+    0.02  # as a share of the outputs' scale: beyond this the conversion to this float file is wrong
+)
 
 
 @dataclass
 class Evaluation:
-    """What candidates are evaluated on: the samples as a file, what names them, and the truth."""
+    """The evaluation set: the samples as a file and their digest, the ground truth, the metric."""
 
     dataset: Dataset
     samples: Path
@@ -64,14 +66,14 @@ class Evaluation:
 
 @dataclass
 class Search:
-    """Everything found so far, by candidate id.
+    """The state of a search, by candidate id.
 
-    ``order`` has the ids as they were planned; ``roots`` are the float models by id; ``results``
-    grow as stages end; ``reference`` is what the float model answers; ``sensitivity`` is by root;
-    ``notes`` are what the user should know of the search, a sentence each.
+    ``order`` has the ids as planned; ``roots`` are the float models by id; ``results`` grow with each
+    stage; ``reference`` has the float model's outputs; ``sensitivity`` is by root; ``notes`` are
+    sentences for the user.
     """
 
-    bench: Workbench
+    runner: CandidateRunner
     cache: Cache
     progress: Progress
     evaluation: Evaluation
@@ -88,29 +90,29 @@ class Search:
     _roots_key: dict[str, str] = field(default_factory=dict)
     _made: dict[str, tuple[Path, Made]] = field(default_factory=dict)
 
-    def found(self) -> tuple[CandidateResult, ...]:
-        """Return every candidate, in the order in which they were planned."""
+    def candidates(self) -> tuple[CandidateResult, ...]:
+        """Return every candidate's result, in the order in which they were planned."""
         return tuple(self.results[name] for name in self.order)
 
     # -----------------------------------------------------------------------------------------
     # Making
 
     def make(self, plans: Sequence[Plan]) -> list[Entry]:
-        """Make candidates, two at a time; what cannot be made gets its reason."""
+        """Make candidates, two at a time; those that cannot be made get the reason in their result."""
         self.order += [plan.id for plan in plans if plan.id not in self.order]
         first = [plan for plan in plans if not plan.same_as]
         self.progress.stage("making candidates", len(first))
-        made = self.bench.running.map(_MAKERS_AT_ONCE, "make", self._make, first)
-        for plan, found in zip(first, made, strict=True):
-            if found is not None:
-                self._made[plan.id] = found
+        results = self.runner.running.map(_MAKERS_AT_ONCE, "make", self._make, first)
+        for plan, folder_and_made in zip(first, results, strict=True):
+            if folder_and_made is not None:
+                self._made[plan.id] = folder_and_made
         entries = []
         for plan in plans:
-            home = plan.same_as or plan.id
-            if home in self._made:
-                entries.append(self._place(plan, *self._made[home]))
+            source = plan.same_as or plan.id
+            if source in self._made:
+                entries.append(self._place(plan, *self._made[source]))
             elif plan.same_as:
-                error = self.results[home].error if home in self.results else f"there is no {home!r}"
+                error = self.results[source].error if source in self.results else f"there is no {source!r}"
                 self.results[plan.id] = CandidateResult(plan=plan, error=error)
         return entries
 
@@ -124,18 +126,18 @@ class Search:
         def fill(folder: Path) -> dict[str, Any]:
             task = {"root": msgspec.to_builtins(root), "plan": msgspec.to_builtins(plan)}
             try:
-                found = run_step("make", task, folder, threads=1, running=self.bench.running)
+                result = run_child_job("make", task, folder, threads=1, running=self.runner.running)
             except (ModelError, BackendUnavailableError) as error:
                 if DIED in error.message:
                     raise
-                found = {"refused": _told(error)}  # as it would be again
-            return found | {"seconds": time.monotonic() - began}
+                result = {"refused": _one_line(error)}  # cached, since the tool would refuse it again
+            return result | {"seconds": time.monotonic() - began}
 
         try:
             folder, result, was_there = self.cache.make("make", key, fill)
             why = result.get("refused", "")
         except EdgekitError as error:
-            why = _told(error)
+            why = _one_line(error)
         finally:
             self.progress.step(plan.id)
         if why:
@@ -154,7 +156,7 @@ class Search:
         return folder, made
 
     def _place(self, plan: Plan, folder: Path, made: Made) -> Entry:
-        entry = self.bench.add(plan, made, folder)
+        entry = self.runner.add(plan, made, folder)
         known = self.results.get(plan.id) or CandidateResult(
             plan=plan, notes=made.notes, tools=made.tools, integer_share=made.integer_share, cached=True
         )
@@ -166,7 +168,7 @@ class Search:
         return entry
 
     def root_key(self, root: Root) -> str:
-        """Return a digest of a float model: of its files and of all that is known of it."""
+        """Return a digest of a float model: its files and its description."""
         if root.id not in self._roots_key:
             files = [Path(name) for name in (root.onnx, root.tflite, root.openvino, root.calibration) if name]
             if root.openvino:
@@ -181,14 +183,14 @@ class Search:
     def evaluate(self, entries: Sequence[Entry]) -> None:
         """Run candidates on the evaluation set and score them against the float model.
 
-        The first time, the first entry is the float model, which is the reference of all.
+        In the first call, the first entry must be the float model, the reference for all others.
 
         Raises:
             ModelError: The float model cannot be run.
         """
         self.progress.stage("evaluating", len(entries))
         data = self.evaluation
-        found = self.bench.evaluate(
+        evaluated = self.runner.evaluate(
             entries,
             data.samples,
             data.key,
@@ -197,7 +199,7 @@ class Search:
             in_order=data.dataset.in_order,
         )
         for entry in entries:
-            outputs = found[entry.id]
+            outputs = evaluated[entry.id]
             if isinstance(outputs, str):
                 if self.reference is None:
                     raise ModelError(
@@ -209,27 +211,27 @@ class Search:
             self.outputs[entry.id] = outputs
             if self.reference is None:
                 self.reference, self.reference_id = observed(outputs), entry.id
-                _insist_on_numbers(self.reference, data.dataset.names)
+                _require_no_nan(self.reference, data.dataset.names)
             self._score(entry, observed(outputs))
 
-    def _score(self, entry: Entry, got: Observed) -> None:
+    def _score(self, entry: Entry, outputs: Observed) -> None:
         assert self.reference is not None
         difference = None
         if entry.plan.root == "original" and entry.plan.precision in ("fp32", "fp16", "bf16"):
-            off = relative_difference(self.reference, got)
+            off = relative_difference(self.reference, outputs)
             difference = off if np.isfinite(off) else None
             if entry.plan.precision == "fp32" and not off <= _FLOAT_LIMIT:
                 self._note(
                     entry.id,
                     float_difference=difference,
-                    error=f"the converted float model answers differently: off by {off:.3g} of the"
-                    f" outputs' scale, at most {_FLOAT_LIMIT} is a conversion's",
+                    error=f"the converted float model's outputs differ from the source's by {off:.3g}"
+                    f" of their scale; at most {_FLOAT_LIMIT} is expected of a conversion",
                 )
                 return
         data = self.evaluation
-        found: Score = score(data.metric, self.reference, got, data.dataset, seed=self.seed)
-        gate, verdict = choice.gate(found, self.max_drop)
-        self._note(entry.id, score=found, gate=gate, verdict=verdict, float_difference=difference)
+        measured: Score = score(data.metric, self.reference, outputs, data.dataset, seed=self.seed)
+        gate, verdict = choice.gate(measured, self.max_drop)
+        self._note(entry.id, score=measured, gate=gate, verdict=verdict, float_difference=difference)
 
     def _note(self, name: str, **changes: Any) -> None:
         self.results[name] = msgspec.structs.replace(self.results[name], **changes)
@@ -238,7 +240,7 @@ class Search:
     # Repairing
 
     def measure_sensitivity(self, name: str) -> tuple[LayerSensitivity, ...]:
-        """Measure what quantising each layer of a root alone does; the log says why where it cannot be."""
+        """Measure the effect of quantising each layer of a root alone; log a warning if that fails."""
         if name in self.sensitivity:
             return self.sensitivity[name]
         root = self.roots[name]
@@ -247,21 +249,23 @@ class Search:
 
         def fill(folder: Path) -> dict[str, Any]:
             task = {"root": msgspec.to_builtins(root), "samples": _SENSITIVITY_SAMPLES}
-            return run_step("sensitivity", task, folder, progress=self.progress.within)
+            return run_child_job("sensitivity", task, folder, progress=self.progress.within)
 
         try:
             _, result, _ = self.cache.make("sensitivity", key, fill)
             self.sensitivity[name] = tuple(msgspec.convert(result["layers"], list[LayerSensitivity]))
         except EdgekitError as error:
-            logger.warning("no layer's sensitivity of %s is known: %s", name, error.message)
+            logger.warning(
+                "the sensitivity of the layers of %s could not be measured: %s", name, error.message
+            )
             self.sensitivity[name] = ()
         return self.sensitivity[name]
 
     def repair(self, plans: Sequence[Plan]) -> None:
-        """Make gentler forms of int8 candidates that miss the gate, until one of each backend holds it.
+        """Make less aggressive forms of int8 candidates that miss the gate, until one per backend passes.
 
-        First other activation ranges, then more and more of the most sensitive layers in float: the
-        accuracy-aware search that stops at ``max_drop``. Plans that share a file share its repair.
+        First other activation ranges, then more and more of the most sensitive layers in float (an
+        accuracy-aware search that stops at ``max_drop``). Plans that share a file share its repair.
         """
         static = [plan for plan in plans if plan.technique in _STATIC and not plan.options.get("pixels")]
         groups: dict[tuple[str, str, str], list[Plan]] = {}
@@ -274,8 +278,8 @@ class Search:
                 self._climb(closest, [plan for plan in static if plan.same_as == closest.id])
 
     def _drop(self, name: str) -> float:
-        found = self.results[name].score
-        return found.drop if found is not None else 1.0
+        measured = self.results[name].score
+        return measured.drop if measured is not None else 1.0
 
     def _climb(self, plan: Plan, sharing: Sequence[Plan]) -> None:
         for step in self._steps(plan):
@@ -298,65 +302,65 @@ class Search:
 
     def time(self, seconds: float) -> None:
         """Time every candidate that runs here, in turn."""
-        entries = [entry for entry in self.bench.entries.values() if not self.results[entry.id].error]
-        here = [entry for entry in entries if not self.bench.runs_here(entry)]
+        entries = [entry for entry in self.runner.entries.values() if not self.results[entry.id].error]
+        here = [entry for entry in entries if not self.runner.runs_here(entry)]
         self.progress.stage("timing", len(here) * rounds_in(seconds))
-        for name, timing in self.bench.time(entries, seconds, self.progress.tick).items():
+        for name, timing in self.runner.time(entries, seconds, self.progress.tick).items():
             if isinstance(timing, Timing):
                 self._note(name, timings=(*self.results[name].timings, timing))
             else:
                 self.add_note(name, f"not timed here: {timing}")
 
     def time_finalists(self, seconds: float, within: float) -> None:
-        """Time longer, against one another, the candidates in the gate about as fast as their runtime's best.
+        """Time the candidates that pass the gate and are close to their runtime's fastest again, for longer.
 
-        Of each runtime, not only of all: the best of each goes into the bundle.
+        For every runtime, since the best of each goes into the bundle.
         """
         finalists = contested(self.results, within)
         if len(finalists) < 2:
             return
         each = seconds / _SITTINGS
         self.progress.stage("timing the fastest again", len(finalists) * rounds_in(each) * _SITTINGS)
-        entries = [self.bench.entries[name] for name in finalists]
-        found = [self.bench.time(entries, each, self.progress.tick, n + 1) for n in range(_SITTINGS)]
+        entries = [self.runner.entries[name] for name in finalists]
+        sittings = [self.runner.time(entries, each, self.progress.tick, n + 1) for n in range(_SITTINGS)]
         for name in finalists:
-            timings = [one for row in found if isinstance(one := row[name], Timing)]
+            timings = [timing for row in sittings if isinstance(timing := row[name], Timing)]
             if timings:
                 self._note(name, timings=(joined(timings), *self.results[name].timings[1:]))
 
     def add_note(self, name: str, note: str) -> None:
-        """Add a sentence to what is known of a candidate."""
+        """Add a sentence to a candidate's notes."""
         self._note(name, notes=(*self.results[name].notes, note))
 
     def add_timings(self, timings: Mapping[str, Timing]) -> None:
-        """Take timings that another machine measured."""
+        """Add timings that another machine measured."""
         for name, timing in timings.items():
             if name in self.results:
                 self._note(name, timings=(*self.results[name].timings, timing))
 
 
-def _insist_on_numbers(found: Observed, names: Sequence[str]) -> None:
-    """See that the float model answers: nothing can be held against what is not a number.
+def _require_no_nan(reference: Observed, names: Sequence[str]) -> None:
+    """Check that the float model's outputs are not NaN, so that others can be compared with them.
 
     Raises:
-        ModelError: It does not, for some sample.
+        ModelError: An output is NaN for some sample.
     """
-    for output, values in found.outputs.items():
+    for output, values in reference.outputs.items():
         lost = [n for n, value in enumerate(values) if np.isnan(value).any()]
         if lost:
             raise ModelError(
                 f"the float model's output {output!r} is not a number for {len(lost)} of {len(values)}"
                 f" samples, {names[lost[0]]!r} among them",
-                hint="look whether the data are scaled as the model wants them: --mean, --std, --describe",
+                hint="check that the data are scaled as the model expects: --mean, --std, --describe",
             )
 
 
 def contested(results: Mapping[str, CandidateResult], within: float) -> list[str]:
-    """Return the candidates in the gate that take at most ``within`` times their runtime's best time."""
+    """Return the candidates that pass the gate within ``within`` times their runtime's best time."""
     times = {
-        name: found.timings[0].total_ms
-        for name, found in results.items()
-        if found.gate == "pass" and found.timings
+        name: result.timings[0].total_ms
+        for name, result in results.items()
+        if result.gate == "pass" and result.timings
     }
     best: dict[tuple[str, str], float] = {}
     for name, total_ms in times.items():
@@ -365,17 +369,17 @@ def contested(results: Mapping[str, CandidateResult], within: float) -> list[str
     return [name for name, total_ms in times.items() if total_ms <= within * best[_runtime(results[name])]]
 
 
-def _runtime(found: CandidateResult) -> tuple[str, str]:
-    return found.plan.backend, found.plan.accelerator
+def _runtime(result: CandidateResult) -> tuple[str, str]:
+    return result.plan.backend, result.plan.accelerator
 
 
-def relative_difference(reference: Observed, found: Observed) -> float:
+def relative_difference(reference: Observed, outputs: Observed) -> float:
     """Return the largest difference of any output, relative to that output's largest magnitude."""
     worst = 0.0
-    for name, wanted in reference.outputs.items():
-        got = found.outputs[name]
-        scale = max(float(np.max(np.abs(wanted), initial=0.0)), 1e-6)
-        difference = float(np.max(np.abs(got.astype(np.float64) - wanted), initial=0.0)) / scale
+    for name, expected in reference.outputs.items():
+        values = outputs.outputs[name]
+        scale = max(float(np.max(np.abs(expected), initial=0.0)), 1e-6)
+        difference = float(np.max(np.abs(values.astype(np.float64) - expected), initial=0.0)) / scale
         worst = difference if not difference <= worst else worst  # so that a NaN stays
     return worst
 
@@ -386,5 +390,5 @@ def _percentile(plan: Plan) -> Plan:
     )
 
 
-def _told(error: EdgekitError) -> str:
+def _one_line(error: EdgekitError) -> str:
     return "; ".join((error.message, *error.reasons)) + (f" ({error.hint})" if error.hint else "")

@@ -1,7 +1,7 @@
-"""A model's state: which output goes to which input, as the user says it, and the data that lack it.
+"""A model's state: the pairs of output and input that carry it, and its values for the user's data.
 
-A zoo model's recipe brings the states with its samples, a user's data do not: they are what the float
-model gives, run through the samples in order.
+The samples of a zoo model include its states. For a user's data, the states are computed by running
+the float model through the samples in order.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from edgekit_optimize.cache import Cache, code_digest, digest_of, digest_of_file
 from edgekit_optimize.data.dataset import Dataset, Split, canonical
 from edgekit_optimize.data.order import with_context
 from edgekit_optimize.plan import Root
-from edgekit_optimize.run.child_job import run_step
+from edgekit_optimize.run.child_job import run_child_job
 
 Specs = Sequence[TensorSpec]
 _RUNTIMES = ("ai-edge-litert", "numpy", "onnxruntime", "openvino")
 
 
 def state_pairs(
-    texts: Sequence[str], told: Sequence[State], inputs: Specs, outputs: Specs
+    texts: Sequence[str], described: Sequence[State], inputs: Specs, outputs: Specs
 ) -> tuple[State, ...]:
-    """Return the pairs that the user names, checked against the model's tensors.
+    """Return the pairs that the user gave, checked against the model's tensors.
 
     Args:
-        texts: Each ``OUTPUT:INPUT``; names may have colons of their own.
-        told: Pairs of a description.
+        texts: Each ``OUTPUT:INPUT``; the names may contain colons.
+        described: Pairs from a description.
         inputs: The model's inputs.
         outputs: The model's outputs.
 
     Raises:
-        UsageError: A pair names no output and input, two pairs name one, shapes differ, or no input
-            is left for the data.
+        UsageError: A pair does not name an output and an input, two pairs share one, shapes differ, or
+            no input is left for the data.
     """
-    pairs = (*told, *(_pair(text, inputs, outputs) for text in texts))
+    pairs = (*described, *(_pair(text, inputs, outputs) for text in texts))
     takes, gives = {spec.name: spec for spec in inputs}, {spec.name: spec for spec in outputs}
     for pair in pairs:
         if pair.input not in takes or pair.output not in gives:
             raise _unknown(f"{pair.output}:{pair.input}", inputs, outputs)
-        given, wanted = gives[pair.output].shape, takes[pair.input].shape
-        if -1 not in given and [n for n in given if n != 1] != [n for n in wanted if n != 1]:
+        gives_shape, takes_shape = gives[pair.output].shape, takes[pair.input].shape
+        if -1 not in gives_shape and [n for n in gives_shape if n != 1] != [n for n in takes_shape if n != 1]:
             raise UsageError(
-                f"--state {pair.output}:{pair.input}: the output has shape {list(given)}, the input"
-                f" {list(wanted)}",
+                f"--state {pair.output}:{pair.input}: the output has shape {list(gives_shape)}, the input"
+                f" {list(takes_shape)}",
                 hint=guess_hint(inputs, outputs) or "a state is fed back as it comes out",
             )
     for side in ("input", "output"):
@@ -70,10 +70,10 @@ def state_pairs(
 def _pair(text: str, inputs: Specs, outputs: Specs) -> State:
     takes, gives = {spec.name for spec in inputs}, {spec.name for spec in outputs}
     cuts = [(text[:at], text[at + 1 :]) for at, letter in enumerate(text) if letter == ":"]
-    found = [State(output=a, input=b) for a, b in cuts if a in gives and b in takes]
-    if len(found) != 1:
+    pairs = [State(output=a, input=b) for a, b in cuts if a in gives and b in takes]
+    if len(pairs) != 1:
         raise _unknown(text, inputs, outputs)
-    return found[0]
+    return pairs[0]
 
 
 def _unknown(text: str, inputs: Specs, outputs: Specs) -> UsageError:
@@ -89,13 +89,13 @@ def _listed(specs: Specs) -> str:
 
 
 def guess_hint(inputs: Specs, outputs: Specs) -> str:
-    """Return the flags that would say which outputs are states, by shape and name; empty where none are.
+    """Return a hint with the likely ``--state`` flags, guessed by shape and name; empty if there are none.
 
-    A guess is told and never taken: an input that looks like a state may be an option, or data.
+    Guesses are only suggested, since an input that looks like a state may be an option or data.
     """
     left = list(outputs)
     pairs: list[str] = []
-    for spec in reversed(inputs):  # data come first, as a rule
+    for spec in reversed(inputs):  # the data inputs usually come first
         alike = [other for other in left if other.shape == spec.shape and other.datatype == spec.datatype]
         if not alike or len(pairs) == len(inputs) - 1:
             continue
@@ -104,7 +104,7 @@ def guess_hint(inputs: Specs, outputs: Specs) -> str:
         pairs.append(f"--state {best.name}:{spec.name}")
     if not pairs:
         return ""
-    return f"if the model's state goes from call to call, say so: {' '.join(reversed(pairs))}"
+    return f"if the model keeps state between calls, add: {' '.join(reversed(pairs))}"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -112,26 +112,26 @@ def guess_hint(inputs: Specs, outputs: Specs) -> str:
 
 
 def with_states(split: Split, root: Root, manifest: Manifest, cache: Cache) -> Split:
-    """Return a split whose samples have the state that the float model has before each.
+    """Return a split whose samples include the float model's state before each.
 
-    Samples that bring their states keep them. The calibration set is then cut to those samples that
-    calibrate: the others were there for the state to go through them.
+    Samples that include states keep them. Afterwards the calibration set is cut to the samples that
+    calibrate; the others were only needed to compute the state.
 
     Raises:
         ModelError: The model does not run, or a state is not finite.
-        TensorError: Samples do not fit the inputs.
+        TensorError: The samples do not match the inputs.
     """
     if not manifest.state:
         return split
-    calibration = _carried(_contexts(split.calibration, manifest), root, manifest, cache)
-    evaluation = _carried(_contexts(split.evaluation, manifest), root, manifest, cache)
+    calibration = _with_warm_states(_contexts(split.calibration, manifest), root, manifest, cache)
+    evaluation = _with_warm_states(_contexts(split.evaluation, manifest), root, manifest, cache)
     if split.chosen is not None:
         calibration = _chosen(calibration, split.chosen)
     return replace(split, calibration=calibration, evaluation=evaluation, chosen=None)
 
 
 def _contexts(data: Dataset, manifest: Manifest) -> Dataset:
-    """Put the end of the window before in front of each, where the model wants that."""
+    """Prepend the end of the previous window to each window, if the model needs that context."""
     pre = manifest.pre
     states = {state.input for state in manifest.state}
     names = [name for name in data.inputs if name not in states]
@@ -146,7 +146,7 @@ def _contexts(data: Dataset, manifest: Manifest) -> Dataset:
     return replace(data, inputs=inputs)
 
 
-def _carried(data: Dataset, root: Root, manifest: Manifest, cache: Cache) -> Dataset:
+def _with_warm_states(data: Dataset, root: Root, manifest: Manifest, cache: Cache) -> Dataset:
     states = tuple(state.output for state in manifest.state)
     data = replace(data, states=states)
     if not len(data) or all(state.input in data.inputs for state in manifest.state):
@@ -157,8 +157,11 @@ def _carried(data: Dataset, root: Root, manifest: Manifest, cache: Cache) -> Dat
         root, inputs=tuple(spec for spec in root.inputs if spec.name not in pairs), calibration="", checks=()
     )
     arrays = canonical(data, plain)
-    found = _run(root, arrays, pairs, data.starts, cache)
-    return replace(data, inputs=data.inputs | {name: found[there] for name, there in named.items()})
+    states_before = _run(root, arrays, pairs, data.starts, cache)
+    return replace(
+        data,
+        inputs=data.inputs | {name: states_before[canonical_name] for name, canonical_name in named.items()},
+    )
 
 
 def _run(
@@ -183,25 +186,25 @@ def _run(
             "pairs": pairs,
             "starts": list(starts),
         }
-        result = run_step("carry", task, folder)
+        result = run_child_job("warm-states", task, folder)
         samples.unlink()
         return result
 
-    folder, _, _ = cache.make("carry", key, fill)
+    folder, _, _ = cache.make("warm-states", key, fill)
     with np.load(folder / "states.npz", allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 
-def _chosen(data: Dataset, places: Sequence[int]) -> Dataset:
-    """Return some of a data set's samples, which are no recording any more but know their states."""
-    kept = list(places)
+def _chosen(data: Dataset, numbers: Sequence[int]) -> Dataset:
+    """Return some samples of a data set, no longer as a recording but with their states."""
+    kept = list(numbers)
     return replace(
         data,
-        names=tuple(data.names[place] for place in kept),
+        names=tuple(data.names[number] for number in kept),
         inputs={name: values[kept] for name, values in data.inputs.items()},
         labels=None if data.labels is None else data.labels[kept],
-        boxes=None if data.boxes is None else tuple(data.boxes[place] for place in kept),
-        sizes=tuple(data.sizes[place] for place in kept) if data.sizes else (),
+        boxes=None if data.boxes is None else tuple(data.boxes[number] for number in kept),
+        sizes=tuple(data.sizes[number] for number in kept) if data.sizes else (),
         in_order=False,
         starts=(),
     )

@@ -1,4 +1,4 @@
-"""What is optimised: the float model, and what its bundle will say of it."""
+"""The target model: the float model to optimise, and the manifest of its bundle."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from edgekit_optimize.run.request import Description, Request
 from edgekit_optimize.run.states import state_pairs
 
 FLOAT_FIRST = ("onnxruntime", "litert", "openvino")
-"""Which backend's float file of a bundle is taken for its float model, the first that is there."""
+"""Backends whose float file is taken as a bundle's float model, in order of preference."""
 _CREATED_BY_CLOCK = "SOURCE_DATE_EPOCH"
 
 
-class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """The float model in its forms, the manifest without variants, the labels."""
+class TargetModel(msgspec.Struct, frozen=True, kw_only=True):
+    """The float model in all its forms, its manifest without variants, and its labels."""
 
     root: Root
     manifest: Manifest
@@ -30,12 +30,12 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def takes_images(self) -> bool:
-        """Whether the model's data are images, which the device's preprocessing prepares."""
+        """Whether the model's data are images, prepared by the device's preprocessing."""
         return self.manifest.task != "raw" and bool(self.root.image)
 
 
 def bundle_of(model: str) -> Bundle | None:
-    """Return the bundle that MODEL names, or None where it is a model file or a module."""
+    """Return the bundle that MODEL names; None if MODEL is a model file or a module."""
     path = Path(model)
     if path.suffix == ".ekb" or (path / "bundle.json").is_file():
         return open_bundle(path)
@@ -43,7 +43,7 @@ def bundle_of(model: str) -> Bundle | None:
 
 
 def float_variant(bundle: Bundle) -> Variant:
-    """Return the variant of a bundle that is its float model.
+    """Return the float variant of a bundle.
 
     Raises:
         ModelError: It has none.
@@ -60,30 +60,30 @@ def float_variant(bundle: Bundle) -> Variant:
 
 
 def of_bundle(root: Root, bundle: Bundle, variant: Variant, request: Request) -> tuple[Root, Manifest]:
-    """Return a bundle's float model as a root that knows the logical names, and its manifest."""
-    found = bundle.manifest
-    told = state_pairs(request.states, request.description.state, found.inputs, found.outputs)
-    if told and found.state and set(told) != set(found.state):
+    """Return a bundle's float model as a root with logical names, and its manifest."""
+    manifest = bundle.manifest
+    states = state_pairs(request.states, request.description.state, manifest.inputs, manifest.outputs)
+    if states and manifest.state and set(states) != set(manifest.state):
         raise UsageError(
-            f"{bundle.source} says of itself which outputs are its state, and otherwise",
-            reasons=tuple(f"{pair.output}:{pair.input}" for pair in found.state),
+            f"{bundle.source} already declares its states, which differ from --state",
+            reasons=tuple(f"{pair.output}:{pair.input}" for pair in manifest.state),
             hint="leave --state out",
         )
     described = request.description
-    names = {spec.name: variant.inputs.get(spec.name, spec.name) for spec in found.inputs}
-    names |= {spec.name: variant.outputs.get(spec.name, spec.name) for spec in found.outputs}
-    image = _image_input(found)
+    names = {spec.name: variant.inputs.get(spec.name, spec.name) for spec in manifest.inputs}
+    names |= {spec.name: variant.outputs.get(spec.name, spec.name) for spec in manifest.outputs}
+    image = _image_input(manifest)
     layout = variant.layout or (image.layout if image else "")
     root = msgspec.structs.replace(
         root,
         names={logical: name for logical, name in names.items() if logical != name},
-        pre=found.pre,
+        pre=manifest.pre,
         image=names[image.name] if image else "",
         layout=layout,
     )
-    changed = {"model": described.model or found.model, "version": described.version or found.version}
-    found = msgspec.structs.replace(found, state=told or found.state)
-    return root, msgspec.structs.replace(found, variants=(), golden=(), files=(), labels="", **changed)
+    changed = {"model": described.model or manifest.model, "version": described.version or manifest.version}
+    manifest = msgspec.structs.replace(manifest, state=states or manifest.state)
+    return root, msgspec.structs.replace(manifest, variants=(), golden=(), files=(), labels="", **changed)
 
 
 def _image_input(manifest: Manifest) -> TensorSpec | None:
@@ -95,58 +95,58 @@ def _image_input(manifest: Manifest) -> TensorSpec | None:
 
 
 def described(root: Root, request: Request, *, brings_pictures: bool) -> tuple[Root, Manifest]:
-    """Return the manifest of a bare model from what it says of itself and what the user told.
+    """Return the root and manifest of a model file, from its tensors and the user's description.
 
     Args:
         root: The model.
-        request: What the user told.
-        brings_pictures: Whether the data are pictures; else they are tensors as the model takes them.
+        request: The user's description.
+        brings_pictures: Whether the data are pictures; else they are the model's input tensors.
 
     Raises:
         UsageError: The task or the states do not fit the model's tensors.
     """
-    told = request.description
+    description = request.description
     if not brings_pictures:
-        if root.image and told.pre is not None and not told.pre.window:
+        if root.image and description.pre is not None and not description.pre.window:
             raise UsageError(
-                f"{request.data}: --mean, --std, --resize, --crop and --color say how pictures are prepared,"
-                " but these data are no pictures as bytes: they are taken as the model takes them",
+                f"{request.data}: --mean, --std, --resize, --crop and --color prepare pictures, but"
+                " these data are not uint8 pictures: they are used as the model's input unchanged",
                 hint="give pictures as uint8 from 0 to 255, (height, width, 3), or leave those flags out",
             )
         root = msgspec.structs.replace(root, image="")
-    task = told.task or _task(root, request)
+    task = description.task or _task(root, request)
     if task == "raw":
-        states = state_pairs(request.states, told.state, root.inputs, root.outputs)
-        return _raw(root, told, states)
-    if not root.image and not (told.pre and told.pre.window):
+        states = state_pairs(request.states, description.state, root.inputs, root.outputs)
+        return _raw(root, description, states)
+    if not root.image and not (description.pre and description.pre.window):
         raise UsageError(
-            f"task {task!r} wants one image or sensor window, the model takes"
+            f"task {task!r} needs one image or sensor window, the model takes"
             f" {', '.join(f'{s.name} {list(s.shape)}' for s in root.inputs)}",
             hint="give --task raw, or describe the inputs with --describe FILE",
         )
-    pre = _pre(root, told)
-    inputs = told.inputs or tuple(_logical_input(spec, root, pre) for spec in root.inputs)
+    pre = _pre(root, description)
+    inputs = description.inputs or tuple(_logical_input(spec, root, pre) for spec in root.inputs)
     scores = _scores(root, request) if task == "classify" else ""
-    outputs = told.outputs or tuple(_logical_output(spec, root, scores) for spec in root.outputs)
+    outputs = description.outputs or tuple(_logical_output(spec, root, scores) for spec in root.outputs)
     names = _names("inputs", inputs, root.inputs) | _names("outputs", outputs, root.outputs)
     states = _logical_states(request, names, inputs, outputs, root)
     root = msgspec.structs.replace(root, pre=pre, names=names)
-    return root, _manifest(task, told, inputs, outputs, pre, told.post or _post(task), states)
+    return root, _manifest(task, description, inputs, outputs, pre, description.post or _post(task), states)
 
 
-def _names(what: str, told: Sequence[TensorSpec], found: Sequence[TensorSpec]) -> dict[str, str]:
-    """Return the file's name of each logical tensor that is called otherwise there.
+def _names(what: str, described: Sequence[TensorSpec], actual: Sequence[TensorSpec]) -> dict[str, str]:
+    """Return the name in the model file of each logical tensor whose names differ.
 
     Raises:
-        UsageError: There are more or fewer of them than the model has.
+        UsageError: The number of tensors differs from the model's.
     """
-    if len(told) != len(found):
+    if len(described) != len(actual):
         raise UsageError(
-            f"{what} of the description: {len(told)}, the model has {len(found)}"
-            f" ({', '.join(f'{spec.name} {list(spec.shape)}' for spec in found)})",
-            hint="describe every one, in the order of the file",
+            f"the description has {len(described)} {what}, the model has {len(actual)}"
+            f" ({', '.join(f'{spec.name} {list(spec.shape)}' for spec in actual)})",
+            hint="describe all of them, in the order of the file",
         )
-    return {a.name: b.name for a, b in zip(told, found, strict=True) if a.name != b.name}
+    return {a.name: b.name for a, b in zip(described, actual, strict=True) if a.name != b.name}
 
 
 def _logical_states(
@@ -156,62 +156,66 @@ def _logical_states(
     outputs: Sequence[TensorSpec],
     root: Root,
 ) -> tuple[State, ...]:
-    """Return the states by logical name; they may be told by the file's names too."""
-    told = request.description.state
+    """Return the states by logical name; the user may also give the names in the file."""
+    state = request.description.state
     logical = {there: name for name, there in names.items()}
     try:
-        return state_pairs(request.states, told, inputs, outputs)
+        return state_pairs(request.states, state, inputs, outputs)
     except UsageError:
-        pairs = state_pairs(request.states, told, root.inputs, root.outputs)
+        pairs = state_pairs(request.states, state, root.inputs, root.outputs)
     return tuple(
         State(input=logical.get(pair.input, pair.input), output=logical.get(pair.output, pair.output))
         for pair in pairs
     )
 
 
-def _pre(root: Root, told: Description) -> Pre:
-    """Return the preprocessing; an input of one channel is grey unless something else was said."""
-    pre = told.pre or Pre(mean=(0.0,), std=(255.0,))
+def _pre(root: Root, description: Description) -> Pre:
+    """Return the preprocessing; an input with one channel is grey unless the user says otherwise."""
+    pre = description.pre or Pre(mean=(0.0,), std=(255.0,))
     image = next((spec for spec in root.inputs if spec.name == root.image), None)
     if image is not None and 1 in (image.shape[1], image.shape[3]) and pre.color == "RGB":
         return msgspec.structs.replace(pre, color="GRAY")
     return pre
 
 
-def _answers(root: Root, request: Request) -> list[TensorSpec]:
-    """Return the outputs that are no state; where a description names tensors anew, by those names."""
-    told = request.description
-    names = [spec.name for spec in told.outputs or root.outputs]
-    states = {pair.output for pair in told.state}
+def _results(root: Root, request: Request) -> list[TensorSpec]:
+    """Return the outputs that are not states, by their names in the description if it renames them."""
+    description = request.description
+    names = [spec.name for spec in description.outputs or root.outputs]
+    states = {pair.output for pair in description.state}
     states |= {text.partition(":")[0] for text in request.states}
-    if not told.outputs:
-        states = {pair.output for pair in state_pairs(request.states, told.state, root.inputs, root.outputs)}
+    if not description.outputs:
+        states = {
+            pair.output for pair in state_pairs(request.states, description.state, root.inputs, root.outputs)
+        }
     both = zip(names, root.outputs, strict=False)
     return [spec for name, spec in both if not {name, spec.name} & states]
 
 
 def _scores(root: Root, request: Request) -> str:
-    """Return which output of a classifier has its scores: that with one for each label, else the first."""
-    answers, count = _answers(root, request), len(request.description.labels)
+    """Return the output with a classifier's scores: the one with a value per label, else the first."""
+    answers, count = _results(root, request), len(request.description.labels)
     fitting = [spec.name for spec in answers if count and spec.shape[-1] in (count, count + 1)]
     return [*fitting, *(spec.name for spec in answers), ""][0]
 
 
 def _task(root: Root, request: Request) -> str:
-    told = request.description
-    answers = _answers(root, request)
+    description = request.description
+    answers = _results(root, request)
     sizes = [len([n for n in spec.shape[1:] if n != 1]) for spec in answers]
     is_scores = len(answers) == 1 and sizes[0] == 1 and answers[0].shape[-1] != 1
-    return "classify" if root.image and (is_scores or told.labels) else "raw"
+    return "classify" if root.image and (is_scores or description.labels) else "raw"
 
 
-def _raw(root: Root, told: Description, states: tuple[State, ...]) -> tuple[Root, Manifest]:
-    """A model of raw tensors: logical tensors are the canonical file's own."""
-    pre = _pre(root, told) if root.image else told.pre or Pre()
+def _raw(root: Root, description: Description, states: tuple[State, ...]) -> tuple[Root, Manifest]:
+    """Return root and manifest of a raw model, whose logical tensors are the canonical file's."""
+    pre = _pre(root, description) if root.image else description.pre or Pre()
     inputs = tuple(_with_layout(spec, root) for spec in root.inputs)
     outputs = tuple(_with_layout(spec, root) for spec in root.outputs)
     root = msgspec.structs.replace(root, pre=pre)
-    return root, _manifest("raw", told, inputs, outputs, pre, told.post or Post(decoder="raw"), states)
+    return root, _manifest(
+        "raw", description, inputs, outputs, pre, description.post or Post(decoder="raw"), states
+    )
 
 
 def _with_layout(spec: TensorSpec, root: Root) -> TensorSpec:
@@ -222,7 +226,7 @@ def _with_layout(spec: TensorSpec, root: Root) -> TensorSpec:
 def _logical_input(spec: TensorSpec, root: Root, pre: Pre) -> TensorSpec:
     if spec.name != root.image:
         length = pre.window + pre.context
-        # data are windows without the samples that a device keeps of the window before
+        # the data are windows without the context that a device keeps from the previous window
         plain = tuple(pre.window if pre.window and size == length else size for size in spec.shape)
         return TensorSpec(name=spec.name, datatype="FP32", shape=plain)
     shape = spec.shape
@@ -249,14 +253,14 @@ def _post(task: str) -> Post:
     if task == "classify":
         return Post(decoder="classify", score_threshold=0.05, options={"activation": "softmax"})
     raise UsageError(
-        f"task {task!r} needs to know how its outputs are decoded",
+        f"task {task!r} needs a decoder for its outputs",
         hint="give --describe FILE with a [post] table; docs/optimize.md has examples",
     )
 
 
 def _manifest(
     task: str,
-    told: Description,
+    description: Description,
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     pre: Pre,
@@ -265,10 +269,10 @@ def _manifest(
 ) -> Manifest:
     return Manifest(
         format=1,
-        model=told.model or "model",
-        version=told.version or "1.0.0",
+        model=description.model or "model",
+        version=description.version or "1.0.0",
         task=task,
-        license=told.license,
+        license=description.license,
         created="",
         inputs=inputs,
         outputs=outputs,
@@ -280,6 +284,6 @@ def _manifest(
 
 
 def source_date() -> int | None:
-    """Return the seconds since 1970 that builds are to bear, where the environment sets them."""
-    told = os.environ.get(_CREATED_BY_CLOCK)
-    return int(told) if told and told.isdigit() else None
+    """Return the build time in seconds since 1970, if the environment sets it."""
+    seconds = os.environ.get(_CREATED_BY_CLOCK)
+    return int(seconds) if seconds and seconds.isdigit() else None

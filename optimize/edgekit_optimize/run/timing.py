@@ -1,4 +1,4 @@
-"""Times candidates against one another, each in a process of its own."""
+"""Time candidates in alternating rounds, each in its own process."""
 
 from __future__ import annotations
 
@@ -22,35 +22,37 @@ def time_variants(
     seconds: float,
     done: Callable[[str], None],
 ) -> dict[str, Timing | str]:
-    """Run each variant in a process of its own, a round at a time, each in its turn.
+    """Time each variant in its own process, one round at a time in turn.
 
     Args:
-        bundle: Where the files lie.
-        variants: Those to time; each may run here.
+        bundle: The bundle with their files.
+        variants: The variants to time; all must be able to run here.
         profile: This machine's, for the options of its backends.
         threads: CPU threads for the runtimes.
-        seconds: How long each runs in all.
-        done: Told each variant's id after each of its rounds.
+        seconds: How long each runs in total.
+        done: Called with the variant's id after each of its rounds.
 
     Returns:
         By id, the timing, or the reason why there is none.
     """
-    found: dict[str, Timing | str] = {}
+    results: dict[str, Timing | str] = {}
     labs: list[LabProcess] = []
     try:
         for variant in variants:
             try:
                 labs.append(LabProcess(bundle, variant, profile, threads))
-            except BackendError as error:  # noqa: PERF203 - one candidate's fault is not the others'
-                found[variant.id] = error.message
+            except BackendError as error:  # noqa: PERF203 - the others go on
+                results[variant.id] = error.message
         rounds, errors = take_turns(labs, seconds, fill=True, done=done)
         for lab in labs:
             name = lab.variant.id
-            found[name] = errors[name] if name in errors else _timing(lab, rounds[name], profile.id, threads)
+            results[name] = (
+                errors[name] if name in errors else _timing(lab, rounds[name], profile.id, threads)
+            )
     finally:
         for lab in labs:
             lab.close()
-    return found
+    return results
 
 
 def _timing(lab: LabProcess, rounds: Rounds, profile: str, threads: int) -> Timing:
@@ -70,22 +72,22 @@ def _timing(lab: LabProcess, rounds: Rounds, profile: str, threads: int) -> Timi
 
 
 def joined(sittings: Sequence[Timing]) -> Timing:
-    """Return one timing of several, each measured in fresh processes.
+    """Combine several timings, each measured in new processes, into one.
 
-    How memory happens to be laid out makes a process some percent faster or slower than another
-    of the same file, which no number of rounds evens out: speeds are means over the sittings.
+    Memory layout makes one process a few percent faster than another of the same file, which more
+    rounds do not average out: speeds are means over the sittings.
     """
     first = sittings[0]
     return Timing(
         profile=first.profile,
         threads=first.threads,
-        p50_ms=statistics.fmean(one.p50_ms for one in sittings),
-        p95_ms=max(one.p95_ms or 0.0 for one in sittings),
-        p99_ms=max(one.p99_ms for one in sittings),
-        pre_ms=statistics.fmean(one.pre_ms for one in sittings),
-        load_ms=statistics.fmean(one.load_ms for one in sittings),
-        rss_mb=max(one.rss_mb for one in sittings),
-        noise=max(one.noise for one in sittings),
-        rounds=sum(one.rounds for one in sittings),
+        p50_ms=statistics.fmean(timing.p50_ms for timing in sittings),
+        p95_ms=max(timing.p95_ms or 0.0 for timing in sittings),
+        p99_ms=max(timing.p99_ms for timing in sittings),
+        pre_ms=statistics.fmean(timing.pre_ms for timing in sittings),
+        load_ms=statistics.fmean(timing.load_ms for timing in sittings),
+        rss_mb=max(timing.rss_mb for timing in sittings),
+        noise=max(timing.noise for timing in sittings),
+        rounds=sum(timing.rounds for timing in sittings),
         measured=first.measured,
     )

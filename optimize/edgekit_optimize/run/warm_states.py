@@ -1,4 +1,4 @@
-"""The states that a model has before each sample: the float model run in order, as a device runs it."""
+"""Compute a model's state before each sample by running the float model in order, as a device does."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from edgekit_optimize.plan import Root
 from edgekit_optimize.readers.runs import Tensors, open_run
 
 
-def carry(
+def warm_states(
     root: Root, data: Mapping[str, NDArray[np.float32]], pairs: Mapping[str, str], starts: Sequence[int]
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the state before each sample: zeros at a start, then what the float model gave before.
+    """Return the state before each sample: zeros at a start, else the previous call's output.
 
     Args:
         root: The float model.
         data: Samples in order, (n, *shape without the batch), for each canonical input that is data.
         pairs: The canonical output of each canonical input that is a state.
-        starts: Where a recording begins; the first sample is always one.
+        starts: Where recordings begin; sample 0 always counts.
 
     Returns:
-        Shape (n, *shape without a batch of 1) of each input in ``pairs``, float32.
+        For each input in ``pairs``, an array (n, *shape without a batch of 1), float32.
 
     Raises:
         ModelError: A state is not finite, or the model does not run.
@@ -46,13 +46,13 @@ def carry(
             kept[name][n] = values.reshape(kept[name].shape[1:])
         feeds = {name: values[n].reshape(_shape(specs[name], values[n])) for name, values in data.items()}
         feeds |= state
-        found = run.call({name: np.ascontiguousarray(feeds[name], dtypes[name]) for name in run.names})
-        state = {name: _state(found, pairs[name], specs[name], n) for name in pairs}
+        outputs = run.call({name: np.ascontiguousarray(feeds[name], dtypes[name]) for name in run.names})
+        state = {name: _state(outputs, pairs[name], specs[name], n) for name in pairs}
     return kept
 
 
 def _single(spec: TensorSpec) -> tuple[int, ...]:
-    """Return a sample's shape; a state need not have a batch."""
+    """Return a sample's shape without its batch axis, if it has one."""
     return spec.shape[1:] if spec.shape[:1] == (1,) else spec.shape
 
 
@@ -60,11 +60,11 @@ def _shape(spec: TensorSpec, sample: NDArray[Any]) -> tuple[int, ...]:
     return spec.shape if -1 not in spec.shape else (1, *sample.shape)
 
 
-def _state(found: Tensors, output: str, spec: TensorSpec, n: int) -> NDArray[np.float32]:
-    values = np.asarray(found[output], np.float32).reshape(spec.shape)
+def _state(outputs: Tensors, output: str, spec: TensorSpec, n: int) -> NDArray[np.float32]:
+    values = np.asarray(outputs[output], np.float32).reshape(spec.shape)
     if not np.isfinite(values).all():
         raise ModelError(
             f"output {output!r}, the state fed to {spec.name!r}, is not finite after sample {n}",
-            hint="see that the pairs of --state are right, and that data are normalised as in training",
+            hint="check the pairs of --state, and that data are normalised as in training",
         )
     return values

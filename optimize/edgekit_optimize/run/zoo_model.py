@@ -1,7 +1,7 @@
-"""A model of the zoo as what is optimised: ``zoo:NAME`` brings its float model and its own data.
+"""A zoo model as the target model: ``zoo:NAME`` provides the float model and its own data.
 
-Calibration and evaluation samples come from the recipe's hooks: the same pinned recordings, other
-frames, windows or people. With ``--data`` the user's data evaluate, and the recipe still calibrates.
+Calibration and evaluation samples come from the recipe's hooks: different frames, windows or people of
+the same pinned recordings. With ``--data`` the user's data evaluate, and the recipe still calibrates.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PREFIX = "zoo:"
 
 @dataclass(frozen=True, eq=False)
 class ZooModel:
-    """One model of the zoo: what its recipe says, and its hooks."""
+    """One model of the zoo: its recipe and its hooks."""
 
     kit: Kit
 
@@ -51,13 +51,13 @@ class ZooModel:
         """
         files = sorted(path for path in self.kit.folder.iterdir() if path.is_file())
         key = digest_of(self.name, digest_of_files(*files), code_digest())
-        wanted = [self._float().id]
+        variants = [self._float().id]
 
         def fill(folder: Path) -> dict[str, str]:
-            made = build(
-                self.name, folder, variants=wanted, cache=self.kit.cache, models=self.kit.folder.parent
+            bundle = build(
+                self.name, folder, variants=variants, cache=self.kit.cache, models=self.kit.folder.parent
             )
-            return {"folder": made.name}
+            return {"folder": bundle.name}
 
         home, result, _ = cache.make("zoo", key, fill)
         return open_bundle(home / result["folder"])
@@ -74,24 +74,24 @@ class ZooModel:
         """Return the calibration and evaluation sets, which share no sample.
 
         Args:
-            request: ``data`` evaluates in place of the recipe's samples, ``calibration`` calibrates.
-            inputs: The logical inputs that are data; a recipe's samples bring states beside them.
-            prepare: The device's own resizing of pictures, for the user's data.
+            request: Its ``data`` and ``calibration`` replace the recipe's samples.
+            inputs: The logical inputs that are data; a recipe's samples also include states.
+            prepare: The device's resizing of pictures, for the user's data.
             labels: The names of the model's classes.
 
         Raises:
             UsageError: ``calibration`` without ``data``.
-            ConfigError: The user's data are at fault, or the recipe lacks a hook.
-            TensorError: The user's data do not fit the inputs.
+            ConfigError: The user's data cannot be used, or the recipe lacks a hook.
+            TensorError: The user's data do not match the inputs.
         """
         if request.calibration and not request.data:
             raise UsageError(
-                f"--calibration without --data: {PREFIX}{self.name} brings samples for both",
+                f"--calibration without --data: {PREFIX}{self.name} has samples for both",
                 hint="give --data too, or leave --calibration out",
             )
-        told: tuple[str, ...] = ()
+        warnings: tuple[str, ...] = ()
         if request.data:
-            given = read_split(
+            user_split = read_split(
                 request.data,
                 inputs,
                 prepare=prepare,
@@ -103,23 +103,23 @@ class ZooModel:
                 in_order=bool(self.kit.recipe.state),
             )
             if request.calibration:
-                return given
-            judging, told = given.evaluation, given.warnings
+                return user_split
+            judging, warnings = user_split.evaluation, user_split.warnings
         else:
             judging = self._dataset("evaluation", request.samples, labels)
         tuning = self._dataset("calibration", request.calibration_samples, labels)
         source = f"{request.data}, calibrated by {PREFIX}{self.name}" if request.data else PREFIX + self.name
-        return apart(tuning, judging, source, told)
+        return apart(tuning, judging, source, warnings)
 
     def _dataset(self, hook: str, limit: int, classes: Sequence[str]) -> Dataset:
-        """Return what a hook gives, at most so many samples: taken evenly, or the first of a recording."""
+        """Return at most ``limit`` of a hook's samples: evenly spaced, or the first of a recording."""
         make = self.kit.hook(hook)
         if make is None:
             raise ConfigError(
                 f"{self.name}: its build.py has no {hook}()", hint="give data of your own with --data"
             )
-        found = make(self.kit)
-        feeds, truth = found if isinstance(found, tuple) else (found, None)
+        samples = make(self.kit)
+        feeds, truth = samples if isinstance(samples, tuple) else (samples, None)
         in_order = bool(self.kit.recipe.state) and hook == "evaluation"
         last = min(limit, len(feeds)) if in_order else len(feeds)
         chosen = np.unique(np.linspace(0, last - 1, min(limit, last)).round().astype(int))
@@ -134,7 +134,7 @@ class ZooModel:
 
 
 def zoo_model(model: str) -> ZooModel | None:
-    """Return the zoo's model that MODEL names, or None where it names another thing.
+    """Return the zoo model that MODEL names; None if it does not start with ``zoo:``.
 
     Raises:
         UsageError: The zoo has no such model.
@@ -145,61 +145,63 @@ def zoo_model(model: str) -> ZooModel | None:
 
 
 def apart(tuning: Dataset, judging: Dataset, source: str, warnings: Sequence[str] = ()) -> Split:
-    """Return two sets as a split: what both have is left out of calibration, by content.
+    """Return two sets as a split, without the calibration samples whose content is in both.
 
     Raises:
         ConfigError: Nothing is left to calibrate with.
     """
-    common = judging.inputs.keys() & tuning.inputs.keys()  # a recipe brings states, a user's data do not
+    common = (
+        judging.inputs.keys() & tuning.inputs.keys()
+    )  # a recipe's samples include states, a user's data do not
     judged, tuned = (_digests({name: data.inputs[name] for name in common}) for data in (judging, tuning))
-    fresh = [place for place, digest in enumerate(tuned) if digest not in judged]
+    fresh = [number for number, digest in enumerate(tuned) if digest not in judged]
     if not fresh:
-        raise ConfigError(f"{source}: every calibration sample stands in the evaluation set too")
+        raise ConfigError(f"{source}: every calibration sample is in the evaluation set too")
     dropped = len(tuned) - len(fresh)
     if dropped:
         warnings = (
             *warnings,
-            f"{dropped} samples were left out of calibration: they stand in the evaluation set too",
+            f"{dropped} samples were left out of calibration: they are in the evaluation set too",
         )
     kept = _chosen(tuning, fresh)
-    whole = hashlib.sha256("\n".join([*(tuned[place] for place in fresh), "", *judged]).encode())
-    whole.update(b"" if judging.labels is None else judging.labels.tobytes())
+    content = hashlib.sha256("\n".join([*(tuned[number] for number in fresh), "", *judged]).encode())
+    content.update(b"" if judging.labels is None else judging.labels.tobytes())
     facts = DataFacts(
         source=source,
         calibration=len(kept),
         evaluation=len(judging),
         labelled=judging.labels is not None or judging.boxes is not None,
         dropped_overlap=dropped,
-        sha256=whole.hexdigest(),
+        sha256=content.hexdigest(),
     )
     return Split(kept, judging, facts, tuple(warnings))
 
 
 def _stacked(feeds: Sequence[Feeds], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
-    """Return samples as data sets hold them, (n, *shape without the batch); a state has no batch."""
-    found = {}
+    """Stack samples into arrays (n, *shape without the batch); a state has no batch."""
+    arrays_by_name = {}
     for name in feeds[0]:
-        arrays = [one[name][0] if shapes[name][:1] == (1,) else one[name] for one in feeds]
+        arrays = [feed[name][0] if shapes[name][:1] == (1,) else feed[name] for feed in feeds]
         stacked = np.stack(arrays)
-        found[name] = stacked if stacked.dtype == np.uint8 else stacked.astype(np.float32)
-    return found
+        arrays_by_name[name] = stacked if stacked.dtype == np.uint8 else stacked.astype(np.float32)
+    return arrays_by_name
 
 
-def _chosen(data: Dataset, places: Sequence[int]) -> Dataset:
+def _chosen(data: Dataset, numbers: Sequence[int]) -> Dataset:
     return replace(
         data,
-        names=tuple(data.names[place] for place in places),
-        inputs={name: values[list(places)] for name, values in data.inputs.items()},
-        labels=None if data.labels is None else data.labels[list(places)],
+        names=tuple(data.names[number] for number in numbers),
+        inputs={name: values[list(numbers)] for name, values in data.inputs.items()},
+        labels=None if data.labels is None else data.labels[list(numbers)],
     )
 
 
 def _digests(inputs: Mapping[str, NDArray[Any]]) -> list[str]:
     """Return a hash of each sample's content."""
     count = len(next(iter(inputs.values())))
-    found = [hashlib.sha256() for _ in range(count)]
+    hashes = [hashlib.sha256() for _ in range(count)]
     for name in sorted(inputs):
-        for digest, values in zip(found, inputs[name], strict=True):
+        for digest, values in zip(hashes, inputs[name], strict=True):
             digest.update(f"{name} {values.dtype} {values.shape}".encode())
             digest.update(np.ascontiguousarray(values).tobytes())
-    return [digest.hexdigest() for digest in found]
+    return [digest.hexdigest() for digest in hashes]

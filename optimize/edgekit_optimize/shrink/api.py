@@ -1,7 +1,7 @@
-"""Prune, distil, or train with rounding: what the search calls, in a process of its own.
+"""Prune, distil, or train with rounding; the search calls these functions in a child process.
 
-Each function takes the user's functions by name, trains, and leaves ``model.onnx`` in a folder. What
-a result is worth is measured elsewhere, on data that none of this sees.
+Each takes the user's functions by name, trains, and writes ``model.onnx`` into a folder. Results are
+evaluated elsewhere, on data that is not used here.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _STAGES: Final = 3
 
 
 class Shrunk(msgspec.Struct, frozen=True, kw_only=True):
-    """A network that was made smaller, or trained for integers.
+    """The result of pruning, distillation or quantisation-aware training.
 
     ``onnx`` is the absolute path of the float model. ``parameters_before`` and
-    ``multiply_adds_before`` are those of the original, or of the teacher; a student that learnt alone
-    has its own there. ``history`` has (share of the training done, mean loss since the point
-    before). ``notes`` are facts for the report, a sentence each.
+    ``multiply_adds_before`` are those of the original or the teacher; for a student
+    trained alone, its own. ``history`` has (share of the training done, mean loss since the
+    previous point). ``notes`` are sentences for the report.
     """
 
     id: str
@@ -64,29 +64,29 @@ def prune(
     rate: float = _TUNE_RATE,
     progress: Progress | None = None,
 ) -> Shrunk:
-    """Take whole channels out of a trained model, and train what is left with the original as teacher.
+    """Remove whole channels from a trained model, and train the rest with the original as teacher.
 
-    Channels go in up to three steps with training between; those go first whose weights are
-    smallest for the work and the storage they take. Layers keep multiples of 8 channels.
+    Channels are removed in up to three steps with training in between, those first whose weights are
+    smallest for the computation and storage they take. Layers keep multiples of 8 channels.
 
     Args:
         model: ``module:function`` that builds the trained module.
         train: ``module:function`` of the train function; see ``train``.
         folder: Where ``model.onnx`` goes.
-        shape: Shape of the model's only input, with the batch axis; empty where the function that
-            builds it gives an example.
+        shape: Shape of the model's only input, with the batch axis; empty if the function that
+            builds it returns an example.
         ratio: Share of the multiply-adds to remove, above 0 and below 1: 0.75 leaves a quarter.
-        epochs: Epochs in all, at least 1.
-        seed: What random numbers start from.
+        epochs: Epochs in total, at least 1.
+        seed: The random seed.
         loss: ``module:function`` of the user's own loss; empty for cross entropy.
-        temperature: Softens the teacher's answers.
-        weight: Share of the teacher's part in the loss, 0 to 1.
+        temperature: Softens the teacher's outputs.
+        weight: The teacher's share of the loss, 0 to 1.
         rate: Highest learning rate of the default recipe.
-        progress: Told how far it is.
+        progress: Called with the share that is done and a text.
 
     Raises:
-        ModelError: The module cannot be followed, pruned so far, or exported.
-        ConfigError: The user's functions fail or disagree, or the loss is no longer a number.
+        ModelError: The module cannot be traced, pruned that far, or exported.
+        ConfigError: The user's functions fail or do not match, or the loss becomes NaN or infinite.
     """
     _check(epochs, rate)
     if not 0 < ratio < 1:
@@ -119,27 +119,27 @@ def distill(
     rate: float = _NEW_RATE,
     progress: Progress | None = None,
 ) -> Shrunk:
-    """Train a smaller model on a trained one's answers.
+    """Train a smaller model on a trained model's outputs.
 
     Args:
         teacher: ``module:function`` that builds the trained module.
-        student: ``module:function`` that builds the module to train; its random weights start from
+        student: ``module:function`` that builds the module to train; its random weights depend on
             the seed.
         train: ``module:function`` of the train function; see ``train``.
         folder: Where ``model.onnx`` goes.
-        shape: Shape of the only input of both, with the batch axis; empty where the student's
-            function gives an example.
+        shape: Shape of the only input of both, with the batch axis; empty if the student's
+            function returns an example.
         epochs: Epochs, at least 1.
-        seed: What random numbers start from.
-        temperature: Softens the answers.
-        weight: Share of the teacher's part in the loss, 0 to 1.
+        seed: The random seed.
+        temperature: Softens the outputs.
+        weight: The teacher's share of the loss, 0 to 1.
         loss: ``module:function`` of the user's own loss; empty for cross entropy.
         rate: Highest learning rate of the default recipe.
-        progress: Told how far it is.
+        progress: Called with the share that is done and a text.
 
     Raises:
         ModelError: A module cannot be built or exported.
-        ConfigError: The user's functions fail or disagree, or the loss is no longer a number.
+        ConfigError: The user's functions fail or do not match, or the loss becomes NaN or infinite.
     """
     _check(epochs, rate)
     with seeded(seed):
@@ -165,13 +165,13 @@ def alone(
     rate: float = _NEW_RATE,
     progress: Progress | None = None,
 ) -> Shrunk:
-    """Train a smaller model without a teacher: what distillation must beat to be worth anything.
+    """Train a smaller model without a teacher, as the baseline that distillation must beat.
 
-    Everything else is as in ``distill``: weights, batches and schedule are the same for a seed.
+    Weights, batches and schedule are the same as in ``distill`` for the same seed.
 
     Raises:
         ModelError: The module cannot be built or exported.
-        ConfigError: The user's functions fail or disagree, or the loss is no longer a number.
+        ConfigError: The user's functions fail or do not match, or the loss becomes NaN or infinite.
     """
     _check(epochs, rate)
     with seeded(seed):
@@ -198,32 +198,31 @@ def qat(
     rate: float = _ROUND_RATE,
     progress: Progress | None = None,
 ) -> Shrunk:
-    """Train a trained model on with the roundings of integers, with the original as teacher.
+    """Fine-tune a trained model with integer rounding simulated, with the original as teacher.
 
-    The last resort, where quantisation after training loses too much. The result is a float model
-    whose weights lie on the integers' grid; any static quantiser of the same grid makes the int8
-    file of it.
+    The last resort if post-training quantisation loses too much. The result is a float model whose
+    weights are on the integer grid; any static quantiser with the same grid converts it to int8.
 
     Args:
         model: ``module:function`` that builds the trained module.
         train: ``module:function`` of the train function; see ``train``.
         folder: Where ``model.onnx`` goes.
-        shape: Shape of the model's only input, with the batch axis; empty where the function that
-            builds it gives an example.
+        shape: Shape of the model's only input, with the batch axis; empty if the function that
+            builds it returns an example.
         epochs: Epochs, at least 1.
-        seed: What random numbers start from.
+        seed: The random seed.
         bits: Bits of a weight, 2 to 8.
-        per_channel: Whether each output channel has a scale of its own.
+        per_channel: Whether each output channel has its own scale.
         activation_bits: 8, or 0 for activations that stay float.
         loss: ``module:function`` of the user's own loss; empty for cross entropy.
-        temperature: Softens the teacher's answers.
-        weight: Share of the teacher's part in the loss, 0 to 1.
+        temperature: Softens the teacher's outputs.
+        weight: The teacher's share of the loss, 0 to 1.
         rate: Highest learning rate of the default recipe.
-        progress: Told how far it is.
+        progress: Called with the share that is done and a text.
 
     Raises:
         ModelError: The module has nothing to quantise, or cannot be folded or exported.
-        ConfigError: The user's functions fail or disagree, or the loss is no longer a number.
+        ConfigError: The user's functions fail or do not match, or the loss becomes NaN or infinite.
     """
     _check(epochs, rate)
     grid = Grid(bits, per_channel, activation_bits)
@@ -251,7 +250,7 @@ def stages(epochs: int) -> tuple[int, ...]:
 
 
 class _Work:
-    """One shrinking: the module, how it is trained, when it began, whom to tell."""
+    """One training: the module, how to train it, when it began, and the progress callback."""
 
     def __init__(self, model: str, train: str, shape: tuple[int, ...], progress: Progress | None) -> None:
         self._began = time.monotonic()
@@ -261,7 +260,7 @@ class _Work:
         self.remember(self.model)
 
     def remember(self, before: TorchModel) -> None:
-        """Take the sizes of what the result is compared with."""
+        """Record the sizes of the model that the result is compared with."""
         self.parameters_before = parameters(before.module)
         self.multiply_adds_before = multiply_adds(before.module, before.example)
 
@@ -292,7 +291,7 @@ class _Work:
 
     def finish(self, name: str, folder: Path, objective: Objective, notes: tuple[str, ...]) -> Shrunk:
         target = (folder / _FILE).absolute()
-        found = export_onnx(self.model, target, name)
+        exported = export_onnx(self.model, target, name)
         return Shrunk(
             id=name,
             onnx=str(target),
@@ -300,7 +299,7 @@ class _Work:
             parameters_before=self.parameters_before,
             multiply_adds=multiply_adds(self.model.module, self.model.example),
             multiply_adds_before=self.multiply_adds_before,
-            notes=(*notes, *found),
+            notes=(*notes, *exported),
             seconds=round(time.monotonic() - self._began, 2),
             history=objective.history(),
         )

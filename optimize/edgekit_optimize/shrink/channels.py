@@ -1,4 +1,4 @@
-"""Which channels to give up: a pure decision from what they matter and what they cost."""
+"""Choose which channels to remove, from their importance and cost. Pure."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Final
 import msgspec
 
 BLOCK: Final = 8
-"""Channels stay multiples of this: integer kernels work on as many at once."""
+"""Channel counts stay multiples of this, which integer kernels process at once."""
 _LEAST_SHARE: Final = 0.125
 
 
 class Slack(msgspec.Struct, frozen=True, kw_only=True):
-    """A set of layers whose channels can only go together.
+    """A set of layers whose channels can only be removed together.
 
-    ``importances`` are those of its channels now, in any unit that all sets share. ``cost`` is the
-    share of the model's multiply-adds that one channel takes, ``storage`` its share of the weights.
-    ``initial`` is how many channels the set began with.
+    ``importances`` are those of its remaining channels, in a unit common to all sets. ``cost`` is one
+    channel's share of the model's multiply-adds, ``storage`` its share of the weights. ``initial`` is
+    the number of channels before pruning.
     """
 
     name: str
@@ -28,44 +28,44 @@ class Slack(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def step(self) -> int:
-        """How many channels go next; 0 when no more may."""
+        """How many channels to remove next; 0 if no more can be removed."""
         count = len(self.importances)
         step = count % BLOCK or BLOCK
         least = max(BLOCK, self.initial * _LEAST_SHARE)
         return step if count - step >= least else 0
 
     def loss(self) -> float:
-        """What the next channels matter for what they take; work and storage weigh the same."""
+        """The next channels' importance relative to their cost; computation and storage count equally."""
         price = max(self.cost + self.storage, 1e-12)
         return sum(sorted(self.importances)[: self.step]) / (price * self.step)
 
     def without(self, count: int) -> Slack:
-        """Return it after its ``count`` least important channels are gone."""
+        """Return the set without its ``count`` least important channels."""
         return msgspec.structs.replace(self, importances=tuple(sorted(self.importances)[count:]))
 
 
-def choose(slacks: Sequence[Slack], wanted: float) -> dict[str, int]:
-    """Return how many channels of each set to give up.
+def choose(slacks: Sequence[Slack], saving: float) -> dict[str, int]:
+    """Return how many channels of each set to remove.
 
-    The next channels always come from the set where they matter least for what they take. No
-    set goes below 8 channels nor below an eighth of what it began with.
+    The next channels always come from the set where they matter least relative to their cost. No set
+    goes below 8 channels or an eighth of its initial number.
 
     Args:
         slacks: The sets.
-        wanted: Share of the multiply-adds to save, by the sets' own estimates.
+        saving: Share of the multiply-adds to save, by the sets' estimates.
 
     Returns:
-        Channels to remove by set, least important first; empty where nothing more may go.
+        Channels to remove by set, least important first; empty if none can be removed.
 
     >>> a = Slack(name="a", importances=(1.0,) * 8 + (9.0,) * 8, cost=0.01, initial=16)
     >>> b = Slack(name="b", importances=(2.0,) * 24, cost=0.01, initial=24)
-    >>> choose([a, b], wanted=0.1)
+    >>> choose([a, b], saving=0.1)
     {'a': 8, 'b': 8}
     """
     left = {slack.name: slack for slack in slacks}
     removed: dict[str, int] = {}
     saved = 0.0
-    while saved < wanted:
+    while saved < saving:
         open_sets = [slack for slack in left.values() if slack.step]
         if not open_sets:
             break

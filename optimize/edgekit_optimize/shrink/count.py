@@ -1,4 +1,4 @@
-"""How large a torch module is and how much it computes."""
+"""Count a torch module's parameters and multiply-adds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def parameters(model: Any) -> int:
 
 
 def parameters_by_layer(model: Any) -> dict[str, int]:
-    """Return the number of weights that every submodule holds itself, by its name."""
+    """Return the number of weights of every submodule, without its children's, by name."""
     return {
         name: sum(int(values.numel()) for values in module.parameters(recurse=False))
         for name, module in model.named_modules()
@@ -29,7 +29,7 @@ def multiply_adds(model: Any, example: tuple[Any, ...]) -> int:
         example: The inputs, with the batch axis.
 
     Raises:
-        ModelError: The model does not take the input.
+        ModelError: The model fails on the input.
     """
     return _counted(model, example)[0]
 
@@ -40,10 +40,10 @@ def multiply_adds_by_layer(model: Any, example: tuple[Any, ...]) -> dict[str, in
 
 
 def outputs_of(model: Any, example: tuple[Any, ...]) -> Any:
-    """Return what a model gives, without gradients.
+    """Return a model's outputs, computed without gradients.
 
     Raises:
-        ModelError: It fails; the message names the innermost layer that did.
+        ModelError: It fails; the message names the innermost layer that failed.
     """
     torch = torch_module()
     entered: list[str] = []
@@ -58,7 +58,7 @@ def outputs_of(model: Any, example: tuple[Any, ...]) -> Any:
         layer = entered[-1] if entered else ""
         where = f"layer {layer!r} ({type(model.get_submodule(layer)).__name__})" if layer else "the model"
         raise ModelError(
-            f"{where} fails on inputs of shape {[list(one.shape) for one in example]}",
+            f"{where} fails on inputs of shape {[list(tensor.shape) for tensor in example]}",
             reasons=blame(cause)[:2],
         ) from cause
     finally:
@@ -76,9 +76,9 @@ def _counted(model: Any, example: tuple[Any, ...]) -> tuple[int, dict[str, int]]
     counter = FlopCounterMode(display=False)
     with counter:
         outputs_of(model, example)
-    # Its names start with the class of the root module; it counts two for each multiply-add.
+    # Its names start with the root module's class, and it counts two operations per multiply-add.
     layers: dict[str, int] = {}
-    for name, found in counter.get_flop_counts().items():
+    for name, counts in counter.get_flop_counts().items():
         if name != "Global":
-            layers[name.partition(".")[2]] = sum(found.values()) // 2
+            layers[name.partition(".")[2]] = sum(counts.values()) // 2
     return int(counter.get_total_flops()) // 2, layers

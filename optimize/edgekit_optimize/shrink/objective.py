@@ -1,4 +1,4 @@
-"""What a network is trained for: the user's loss, and a teacher's part in it.
+"""The training objective: the user's loss, combined with a teacher's outputs.
 
 Source: "Distilling the Knowledge in a Neural Network", Hinton, Vinyals and Dean 2015.
 """
@@ -13,19 +13,19 @@ from edgekit.core.errors import ConfigError
 from edgekit_optimize.shrink.users import calling, function_named, torch_module
 
 _POINTS = 200
-"""A history has at most so many points."""
+"""The maximum number of points in a history."""
 
 
 class Objective:
-    """The loss that edgekit hands to whatever trains: ``loss(outputs, targets, inputs)``.
+    """The loss function that edgekit passes to training code: ``loss(outputs, targets, inputs)``.
 
-    Without a teacher it is the user's own loss (cross entropy where there is none). With one it is
-    ``(1 - weight) * own + weight * (distance from the teacher's outputs)``, and the teacher's part
-    alone where ``targets`` is None. The distance is Hinton's for cross entropy (softened by the
-    temperature), and for a loss of the user's own, whose outputs mean what edgekit cannot know, the
-    mean squared difference over the variance of the teacher's outputs.
+    Without a teacher it is the user's loss (by default cross entropy). With one it is
+    ``(1 - weight) * own + weight * (distance from the teacher's outputs)``, or only the distance if
+    ``targets`` is None. The distance is Hinton's for cross entropy (softened by the temperature). For a
+    user's loss, whose outputs have unknown meaning, it is the mean squared difference divided by the
+    variance of the teacher's outputs.
 
-    It stops a training that diverges: at the first loss that is not a number.
+    It stops a diverging training with an error at the first loss that is NaN or infinite.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class Objective:
         """Return the loss of one batch as a tensor of one value.
 
         Args:
-            outputs: What the model in training gave.
-            targets: What it should have given; None where that is not known.
-            inputs: What it was given: a tensor, or a tuple of them.
+            outputs: The outputs of the model in training.
+            targets: The expected outputs; None if unknown.
+            inputs: The model's inputs: a tensor, or a tuple of them.
 
         Raises:
-            ConfigError: The loss is NaN or infinite, or outputs and targets do not fit.
+            ConfigError: The loss is NaN or infinite, or outputs and targets do not match.
         """
         loss = self._mixed(outputs, targets, inputs)
         value = float(loss.detach())
@@ -69,11 +69,11 @@ class Objective:
 
     @property
     def steps(self) -> int:
-        """How many batches it has judged."""
+        """The number of batches so far."""
         return len(self._values)
 
     def history(self) -> tuple[tuple[float, float], ...]:
-        """Return (share of all steps done, mean loss since the point before), 200 points at most."""
+        """Return (share of all steps done, mean loss since the previous point), at most 200 points."""
         size = max(1, -(-len(self._values) // _POINTS))
         chunks = [self._values[start : start + size] for start in range(0, len(self._values), size)]
         ends = [min(size * (number + 1), len(self._values)) for number in range(len(chunks))]
@@ -91,8 +91,8 @@ class Objective:
                 )
             return self._from_targets(outputs, targets)
         with self._torch.no_grad():
-            wanted = self._teacher(*as_tuple(inputs))
-        taught = self._from_teacher(outputs, wanted)
+            taught = self._teacher(*as_tuple(inputs))
+        taught = self._from_teacher(outputs, taught)
         if targets is None or self._weight == 1:
             return taught
         return (1 - self._weight) * self._from_targets(outputs, targets) + self._weight * taught
@@ -106,23 +106,23 @@ class Objective:
             raise ConfigError(f"--loss {self._entry}: want a tensor of one value, got {_described(loss)}")
         return loss.reshape(())
 
-    def _from_teacher(self, outputs: Any, wanted: Any) -> Any:
-        ours, theirs = tensors_in(outputs), tensors_in(wanted)
-        if [tuple(one.shape) for one in ours] != [tuple(one.shape) for one in theirs]:
+    def _from_teacher(self, outputs: Any, taught: Any) -> Any:
+        ours, theirs = tensors_in(outputs), tensors_in(taught)
+        if [tuple(tensor.shape) for tensor in ours] != [tuple(tensor.shape) for tensor in theirs]:
             raise ConfigError(
-                f"teacher and student disagree: {_described(wanted)} and {_described(outputs)}",
+                f"teacher and student disagree: {_described(taught)} and {_described(outputs)}",
                 hint="a student must give outputs of the teacher's shapes",
             )
         if self._own is None:
             return softened(ours[0], theirs[0], self._temperature)
-        return sum(_distance(one, other) for one, other in zip(ours, theirs, strict=True)) / len(ours)
+        return sum(_distance(tensor, other) for tensor, other in zip(ours, theirs, strict=True)) / len(ours)
 
     def _diverged(self, value: float, inputs: Any) -> ConfigError:
         step = len(self._values) + 1
-        if not all(bool(self._torch.isfinite(one).all()) for one in as_tuple(inputs)):
+        if not all(bool(self._torch.isfinite(tensor).all()) for tensor in as_tuple(inputs)):
             return ConfigError(
                 f"the inputs of training step {step} hold NaN or infinite values",
-                hint="look at what the train function reads",
+                hint="check the data that the train function reads",
             )
         return ConfigError(f"the loss is {value} at training step {step}: stopped", hint=self._remedy)
 
@@ -135,13 +135,13 @@ def cross_entropy(outputs: Any, targets: Any) -> Any:
         targets: Class numbers, shape (batch, ...), integers; or probabilities of the outputs' shape.
 
     Raises:
-        ConfigError: The outputs are no logits, or the targets are neither.
+        ConfigError: The outputs are not logits, or the targets are neither.
     """
     torch = torch_module()
-    own = "say what is minimised: --loss module:function, a function of (outputs, targets)"
+    own = "give the loss to minimise: --loss module:function, a function of (outputs, targets)"
     if not isinstance(outputs, torch.Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2:
         raise ConfigError(
-            f"cross entropy wants logits of shape (batch, classes), got {_described(outputs)}", hint=own
+            f"cross entropy needs logits of shape (batch, classes), got {_described(outputs)}", hint=own
         )
     if not isinstance(targets, torch.Tensor):
         raise ConfigError(f"targets: want a tensor, got {_described(targets)}", hint=own)
@@ -151,32 +151,32 @@ def cross_entropy(outputs: Any, targets: Any) -> Any:
         return torch.nn.functional.cross_entropy(outputs, targets.long())
     if targets.shape != outputs.shape or not _are_probabilities(torch, targets):
         raise ConfigError(
-            f"cross entropy wants class numbers or probabilities as targets, got {_described(targets)}",
+            f"cross entropy needs class numbers or probabilities as targets, got {_described(targets)}",
             hint=own,
         )
     return torch.nn.functional.cross_entropy(outputs, targets)
 
 
-def softened(outputs: Any, wanted: Any, temperature: float) -> Any:
+def softened(outputs: Any, teacher: Any, temperature: float) -> Any:
     """Return how far a student's logits are from a teacher's, both softened by a temperature.
 
     Args:
         outputs: The student's logits, shape (batch, classes, ...).
-        wanted: The teacher's, of the same shape.
-        temperature: What both are divided by; the result is times its square, so that gradients
-            keep their size.
+        teacher: The teacher's, of the same shape.
+        temperature: Divides both; the result is multiplied by its square, so that gradients keep
+            their size.
 
     Source: Hinton, Vinyals and Dean 2015, section 2.
     """
     functional = torch_module().nn.functional
     ours = functional.log_softmax(outputs / temperature, dim=1)
-    theirs = functional.log_softmax(wanted / temperature, dim=1)
+    theirs = functional.log_softmax(teacher / temperature, dim=1)
     divergence = functional.kl_div(ours, theirs, log_target=True, reduction="none").sum(dim=1)
     return divergence.mean() * temperature**2
 
 
 def tensors_in(outputs: Any) -> list[Any]:
-    """Return the tensors that a model gave, in order, whether as one, a sequence or a mapping."""
+    """Return a model's output tensors in order, from a tensor, a sequence or a mapping."""
     return list(_walk(outputs))
 
 
@@ -189,8 +189,8 @@ def _walk(outputs: Any) -> Iterator[Any]:
     if isinstance(outputs, dict):
         outputs = tuple(outputs.values())
     if isinstance(outputs, (tuple, list)):
-        for one in outputs:
-            yield from _walk(one)
+        for value in outputs:
+            yield from _walk(value)
     elif outputs is not None:
         yield outputs
 
@@ -209,9 +209,9 @@ def _check_logits(torch: Any, outputs: Any) -> None:
 
 
 def _check_classes(outputs: Any, targets: Any) -> None:
-    wanted = (outputs.shape[0], *outputs.shape[2:])
-    if tuple(targets.shape) != wanted:
-        raise ConfigError(f"targets: want class numbers of shape {wanted}, got {_described(targets)}")
+    expected_shape = (outputs.shape[0], *outputs.shape[2:])
+    if tuple(targets.shape) != expected_shape:
+        raise ConfigError(f"targets: want class numbers of shape {expected_shape}, got {_described(targets)}")
     classes = int(outputs.shape[1])
     if targets.numel() and not (int(targets.min()) >= 0 and int(targets.max()) < classes):
         raise ConfigError(

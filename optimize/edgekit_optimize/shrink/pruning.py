@@ -1,11 +1,11 @@
-"""Taking whole channels out of a torch module; the only file that knows ``torch_pruning``.
+"""Remove whole channels from a torch module; the only file that uses ``torch_pruning``.
 
-Channels are tied together by additions, concatenations and normalisations; which go together is
-found by torch-pruning's dependency graph. Which may go at all is found by trying: on a copy, a few
-are taken away, and where the outputs change their shape or the model fails, that set stays.
+Additions, concatenations and normalisations tie channels together; torch-pruning's dependency graph
+finds these sets. Which sets can shrink is found by trying: a few channels are removed from a copy, and
+if the outputs change their shape or the model fails, that set is left alone.
 
-Importance is the magnitude of all weights that a channel touches, over the mean of its set. (That
-of the loss's first-order change was no better on the digits: 98.6 % after one epoch against 98.9 %.)
+Importance is the magnitude of all weights that a channel touches, divided by the mean of its set. (The
+loss's first-order change was no better on the digits: 98.6 % after one epoch against 98.9 %.)
 
 Source: "DepGraph: Towards Any Structural Pruning", Fang et al. 2023.
 """
@@ -32,19 +32,19 @@ from edgekit_optimize.shrink.objective import tensors_in
 from edgekit_optimize.shrink.users import blame, torch_module
 
 _SHARE_AT_ONCE: Final = 0.1
-"""Of the multiply-adds that are left, before importance and cost are looked at anew."""
+"""Share of the remaining multiply-adds to remove before importance and cost are computed again."""
 
 
 @dataclass(eq=False)
 class Cutter:
-    """Takes channels out of one module, in place.
+    """Removes channels from one module, in place.
 
     Args:
         model: The module, in evaluation mode.
         example: The inputs, with the batch axis.
 
     Raises:
-        ModelError: torch-pruning cannot follow the model, or no channel may go.
+        ModelError: torch-pruning cannot trace the model, or no channel can be removed.
     """
 
     model: Any
@@ -52,7 +52,7 @@ class Cutter:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._shapes = [tuple(one.shape) for one in tensors_in(outputs_of(self.model, self.example))]
+        self._shapes = [tuple(tensor.shape) for tensor in tensors_in(outputs_of(self.model, self.example))]
         self._initial = {name: channels for name, channels in self._sets() if channels > BLOCK}
         self._free = self._try_each()
         if not self._free:
@@ -62,18 +62,18 @@ class Cutter:
                 hint=f"layers keep at least {BLOCK} channels, and the output layer all of them",
             )
 
-    def cut_to(self, wanted: int) -> int:
-        """Take channels away until the model needs at most so many multiply-adds.
+    def cut_to(self, limit: int) -> int:
+        """Remove channels until the model needs at most ``limit`` multiply-adds.
 
         Returns:
-            The multiply-adds it needs now.
+            The multiply-adds that it needs now.
 
         Raises:
-            ModelError: The layers that may shrink cannot shrink so far.
+            ModelError: The layers that can shrink cannot shrink that far.
         """
         now = multiply_adds(self.model, self.example)
-        while now > wanted:
-            goal = min(1 - wanted / now, _SHARE_AT_ONCE)
+        while now > limit:
+            goal = min(1 - limit / now, _SHARE_AT_ONCE)
             graph = _graph(self.model, self.example)
             groups = {name: group for name, group in _groups(graph, self.model) if name in self._free}
             measure = _torch_pruning().pruner.importance.GroupMagnitudeImportance(p=2, normalizer="mean")
@@ -81,7 +81,7 @@ class Cutter:
             removed = choose(self._slacks(graph, groups, importances), goal)
             if not removed:
                 raise ModelError(
-                    f"the model cannot be pruned below {now:,} multiply-adds, want {wanted:,}",
+                    f"the model cannot be pruned below {now:,} multiply-adds, want {limit:,}",
                     reasons=tuple(self.notes),
                     hint="ask for a smaller ratio, or distil into a smaller student",
                 )
@@ -103,7 +103,7 @@ class Cutter:
                 yield name, len(group[0].idxs)
 
     def _try_each(self) -> frozenset[str]:
-        """Return the sets that can shrink, found by shrinking each on a copy."""
+        """Return the sets that can shrink, by trying each on a copy."""
         free: set[str] = set()
         scratch = None
         for name, channels in self._initial.items():
@@ -139,14 +139,14 @@ class Cutter:
 def _fault(
     model: Any, example: tuple[Any, ...], name: str, count: int, shapes: list[tuple[int, ...]]
 ) -> str | None:
-    """Take channels from a set; say what goes wrong, "" where it is the outputs' shape, None for nothing."""
+    """Remove channels from a set; return the fault, "" for a changed output shape, None for none."""
     try:
         graph = _graph(model, example)
         _prune(graph, model.get_submodule(name), list(range(count)))
         outputs = outputs_of(model, example)
     except ModelError as cause:
         return f"{cause.message}: {cause.reasons[0] if cause.reasons else ''}"
-    return None if [tuple(one.shape) for one in tensors_in(outputs)] == shapes else ""
+    return None if [tuple(tensor.shape) for tensor in tensors_in(outputs)] == shapes else ""
 
 
 def _torch_pruning() -> Any:
@@ -157,30 +157,30 @@ def _torch_pruning() -> Any:
 def _graph(model: Any, example: tuple[Any, ...]) -> Any:
     torch = torch_module()
     pruning = _torch_pruning()
-    # Through inputs that want gradients, layers whose weights are frozen are followed as well.
-    followed = tuple(one.clone().requires_grad_(one.is_floating_point()) for one in example)
+    # Inputs that require gradients make layers with frozen weights traceable too.
+    followed = tuple(tensor.clone().requires_grad_(tensor.is_floating_point()) for tensor in example)
     with torch.enable_grad():
-        if not all(one.requires_grad for one in tensors_in(model(*followed))):
+        if not all(tensor.requires_grad for tensor in tensors_in(model(*followed))):
             raise ModelError(
                 "an output of the model does not depend on its weights by differentiable operations",
                 hint="torch-pruning follows gradients: remove detach(), argmax and no_grad from forward()",
             )
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it guesses at loose parameters aloud; trying tells
+                warnings.simplefilter("ignore")  # it warns about unattached parameters; the trial run decides
                 return pruning.DependencyGraph().build_dependency(
                     model, example_inputs=followed, forward_fn=lambda module, inputs: module(*inputs)
                 )
         except Exception as cause:
             raise ModelError(
-                "torch-pruning cannot follow this model",
+                "torch-pruning cannot trace this model",
                 reasons=(*blame(cause)[:1], *_unusual(model)),
                 hint="prune a module of plain layers, or distil into a smaller student instead",
             ) from cause
 
 
 def _unusual(model: Any) -> Iterator[str]:
-    """Name the layers that are no plain torch.nn ones: the likely cause."""
+    """Return the layers that are not from torch.nn, the likely cause."""
     for name, module in model.named_modules():
         if not list(module.children()) and not type(module).__module__.startswith("torch.nn"):
             yield f"layer {name!r} is a {type(module).__name__} of {type(module).__module__}"
@@ -207,8 +207,8 @@ def _is_grouped(group: Any) -> bool:
 
 
 def _of_one_channel(graph: Any, group: Any, amounts: dict[str, int], names: dict[Any, str]) -> float:
-    """Return about how much one channel of a set takes, of what layers take, in all that it passes."""
-    found = 0.0
+    """Return roughly one channel's share of the amounts, summed over the layers that it passes."""
+    amount = 0.0
     for dep, channels in group:
         module = dep.target.module
         layer = amounts.get(names[module], 0) if module in names else 0
@@ -216,8 +216,8 @@ def _of_one_channel(graph: Any, group: Any, amounts: dict[str, int], names: dict
             continue
         out = graph.is_out_channel_pruning_fn(dep.handler)
         count = graph.get_out_channels(module) if out else graph.get_in_channels(module)
-        found += layer * len(channels) / int(count) / len(group[0].idxs)
-    return found
+        amount += layer * len(channels) / int(count) / len(group[0].idxs)
+    return amount
 
 
 def _prune(graph: Any, module: Any, channels: list[int]) -> None:

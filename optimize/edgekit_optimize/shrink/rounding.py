@@ -1,8 +1,8 @@
-"""Quantisation-aware training: a network learns with the roundings that integers will bring.
+"""Quantisation-aware training: train with the rounding that integers will cause.
 
-Weights are rounded to the grid of integers and back on every use, and so is what each convolution
-or dense layer reads; gradients pass as if nothing had been rounded. Normalisations are folded into
-the layer before them first, since that is what integer kernels run.
+On every use, weights and the inputs of convolutions and dense layers are rounded to the integer grid
+and back; gradients ignore the rounding. Normalisations are first folded into the layer before them, as
+for integer kernels.
 
 Source: "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference", Jacob et al. 2018; straight-through estimator: Bengio, Leonard and Courville 2013.
@@ -22,16 +22,16 @@ from edgekit_optimize.shrink.objective import tensors_in
 from edgekit_optimize.shrink.users import torch_module
 
 _MEMORY: Final = 0.98
-"""How much of a range is kept at each batch; the rest is the batch's own."""
+"""Decay of the moving average of activation ranges, per batch."""
 _SAME: Final = 1e-3
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What values are rounded to.
+    """The grid that values are rounded to.
 
-    ``weight_bits`` 2 to 8, symmetric, one scale for each output channel or, not ``per_channel``, for
-    all of a layer; ``activation_bits`` 8, affine, one scale and zero point for each tensor, or 0 for
+    ``weight_bits`` 2 to 8, symmetric, one scale for each output channel or, without ``per_channel``,
+    for the whole layer; ``activation_bits`` 8, affine, one scale and zero point for each tensor, or 0 for
     activations that stay float.
     """
 
@@ -49,10 +49,9 @@ class Grid:
 
 @contextmanager
 def rounded(model: Any, grid: Grid) -> Iterator[None]:
-    """Let a module compute with rounded values inside; leave it with weights on the grid.
+    """Round a module's values inside ``with``; afterwards its weights are on the grid.
 
-    Weights that lie on the grid when it ends are what a quantiser of the same grid finds again
-    without loss.
+    A quantiser with the same grid then converts those weights without loss.
     """
     torch = torch_module()
     layers = list(_weighted(torch, model))
@@ -75,16 +74,16 @@ def rounded(model: Any, grid: Grid) -> Iterator[None]:
 
 
 def fold(model: Any, example: tuple[Any, ...]) -> Any:
-    """Return a copy whose batch normalisations are folded into the convolution or dense layer before.
+    """Return a copy with batch normalisations folded into the preceding convolution or dense layer.
 
-    A normalisation that does not read such a layer's output directly stays as it is.
+    A normalisation that does not directly follow such a layer is left unchanged.
 
     Args:
         model: The module, in evaluation mode; it is not changed.
         example: The inputs, with the batch axis.
 
     Raises:
-        ModelError: The copy computes something else: a layer's output has a second reader.
+        ModelError: The copy's outputs differ, since another layer reads a normalised layer's input.
     """
     torch = torch_module()
     folded = copy.deepcopy(model)
@@ -102,12 +101,12 @@ def fold(model: Any, example: tuple[Any, ...]) -> Any:
 
 
 def round_symmetric(values: Any, bits: int, axis: int | None) -> Any:
-    """Return values rounded to a symmetric grid, with gradients as if they had not been.
+    """Return values rounded to a symmetric grid; gradients ignore the rounding.
 
     Args:
         values: Weights.
         bits: 2 to 8; the integers go from ``-(2**(bits-1) - 1)`` to the same above zero.
-        axis: The axis that has a scale for each index, or None for one scale.
+        axis: The axis with a scale for each index, or None for a single scale.
     """
     torch = torch_module()
     top = 2 ** (bits - 1) - 1
@@ -119,7 +118,7 @@ def round_symmetric(values: Any, bits: int, axis: int | None) -> Any:
 
 
 def round_affine(values: Any, low: float, high: float, levels: int) -> Any:
-    """Return values rounded to a grid over a range that includes zero; outside it no gradient passes."""
+    """Return values rounded to a grid over a range that includes zero; values outside get no gradient."""
     torch = torch_module()
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max(high - low, 1e-6) / (levels - 1)
@@ -140,7 +139,7 @@ def _weight_rounder(layer: Any, grid: Grid) -> Callable[[Any], Any]:
 
 
 def _module(torch: Any, function: Callable[[Any], Any]) -> Any:
-    """Return a module that is one function, as parametrisations must be."""
+    """Return a module that applies a function, as parametrisations require."""
 
     class Rounder(torch.nn.Module):  # type: ignore[misc]
         def forward(self, weight: Any) -> Any:
@@ -150,13 +149,13 @@ def _module(torch: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def _input_rounder(torch: Any, levels: int) -> Callable[[Any, tuple[Any, ...]], tuple[Any, ...]]:
-    """Return a hook that rounds a layer's input over the range it has seen in training."""
+    """Return a hook that rounds a layer's input over the range seen in training."""
     seen: dict[str, float] = {}
 
     def round_input(layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         values = inputs[0]
         if layer.training or not seen:
-            low, high = (float(found) for found in torch.aminmax(values.detach()))
+            low, high = (float(bound) for bound in torch.aminmax(values.detach()))
             keep = _MEMORY if seen else 0.0
             seen["low"] = keep * seen.get("low", 0.0) + (1 - keep) * low
             seen["high"] = keep * seen.get("high", 0.0) + (1 - keep) * high
@@ -166,25 +165,27 @@ def _input_rounder(torch: Any, levels: int) -> Callable[[Any, tuple[Any, ...]], 
 
 
 def _pairs(torch: Any, model: Any, example: tuple[Any, ...]) -> list[tuple[str, str]]:
-    """Return the layers whose output a normalisation reads, by watching one inference."""
+    """Return the layers whose output a normalisation reads, by tracing one inference."""
     kinds = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.Linear)
     norms = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
-    made: dict[int, tuple[str, Any]] = {}
+    producers: dict[int, tuple[str, Any]] = {}
     pairs: list[tuple[str, str]] = []
     hooks = []
     for name, module in model.named_modules():
         if isinstance(module, kinds):
             hooks.append(
-                # the tensor is kept, so that its id is not given to another one
+                # keeps the tensor alive, so that its id is not reused
                 module.register_forward_hook(
-                    lambda _m, _i, output, name=name: made.__setitem__(id(output), (name, output))
+                    lambda _m, _i, output, name=name: producers.__setitem__(id(output), (name, output))
                 )
             )
         elif isinstance(module, norms) and module.track_running_stats:
             hooks.append(
                 module.register_forward_pre_hook(
                     lambda _m, inputs, name=name: (
-                        pairs.append((made[id(inputs[0])][0], name)) if id(inputs[0]) in made else None
+                        pairs.append((producers[id(inputs[0])][0], name))
+                        if id(inputs[0]) in producers
+                        else None
                     )
                 )
             )
@@ -200,9 +201,9 @@ def _replace(model: Any, name: str, module: Any) -> None:
 
 
 def _check_same(before: list[Any], after: list[Any]) -> None:
-    for one, other in zip(before, after, strict=True):
-        scale = max(float(one.abs().max()), 1e-6)
-        if float((one - other).abs().max()) > _SAME * scale:
+    for first, second in zip(before, after, strict=True):
+        scale = max(float(first.abs().max()), 1e-6)
+        if float((first - second).abs().max()) > _SAME * scale:
             raise ModelError(
                 "folding the batch normalisations changes what the model computes",
                 hint="the output of a normalised layer is read twice; fold it in the module itself",

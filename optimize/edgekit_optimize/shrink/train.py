@@ -1,9 +1,9 @@
-"""How a torch model of the user's is trained: the contract of ``--train``, and a default recipe.
+"""Train a user's torch model: the contract of ``--train``, and a default recipe.
 
-``--train module:function`` names one of two kinds of function; which one is told by its parameters.
+``--train module:function`` names one of two kinds of function, distinguished by their parameters.
 
-**Batches**, the short way: a function of one parameter ``seed`` that returns one epoch of data.
-edgekit trains with its own recipe (``fit``)::
+**Batches**, the simple way: a function of one parameter ``seed`` that returns one epoch of data.
+edgekit trains with its default recipe (``fit``)::
 
     def batches(seed: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         order = np.random.default_rng(seed).permutation(len(IMAGES))
@@ -11,13 +11,13 @@ edgekit trains with its own recipe (``fit``)::
             chosen = order[start : start + 64]
             yield IMAGES[chosen], LABELS[chosen]
 
-Each item is ``(inputs, targets)``: tensors or arrays, the batch first; ``inputs`` may be a tuple of
-them for a model of several inputs. Every epoch has another seed, and the same seed must give the
-same batches. ``targets`` are what the loss wants: class numbers for the default, cross entropy; None
-for data without labels where there is a teacher (the whole point of unlabelled data in distillation).
+Each item is ``(inputs, targets)``: tensors or arrays, batch axis first; ``inputs`` is a tuple of them
+for a model with several inputs. Every epoch has another seed, and the same seed must give the same
+batches. ``targets`` are what the loss expects: class numbers for the default, cross entropy; None for
+unlabelled data, which a teacher can label.
 
-**Train**, where the model needs a way of its own: a function whose first parameter is ``model`` and
-the second ``loss``, which trains the model in place::
+**Train**, for a model that needs its own training loop: a function whose first parameters are ``model``
+and ``loss``, which trains the model in place::
 
     def train(model, loss, *, epochs, seed, progress) -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
@@ -28,17 +28,16 @@ the second ``loss``, which trains the model in place::
                 optimizer.step()
             progress((epoch + 1) / epochs, f"epoch {epoch + 1}")
 
-``loss(outputs, targets, inputs)`` is edgekit's: the user's own loss or cross entropy, with the
-teacher's part added where there is a teacher; it stops a training whose loss is no longer a number.
-The function is called several times for one pruning (channels go in steps), with a model that has
-fewer channels each time: it must take its parameters from ``model`` and keep nothing from an
-earlier call. ``progress(share, text)`` may be left uncalled.
+``loss(outputs, targets, inputs)`` is edgekit's: the user's loss or cross entropy, plus the teacher's
+part if there is a teacher; it raises once the loss is NaN or infinite. Pruning calls the function several
+times, each time with a model that has fewer channels, so it must take the parameters from ``model`` and
+keep nothing from an earlier call. Calling ``progress(share, text)`` is optional.
 
-``--loss module:function`` names the user's own loss, a function of ``(outputs, targets)`` that
-returns a tensor of one value: for boxes, regression, several outputs.
+``--loss module:function`` names the user's loss, a function of ``(outputs, targets)`` that returns a
+scalar tensor: for boxes, regression, several outputs.
 
-Random numbers of torch, NumPy and Python start from the seed: the same call on the same machine
-with the same number of threads gives the same weights.
+torch, NumPy and Python are seeded: the same call on the same machine with the same number of threads
+gives the same weights.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ _WEIGHT_DECAY: Final = 0.01
 
 
 def silent(_share: float, _text: str) -> None:
-    """Take progress and tell nobody."""
+    """Ignore progress reports."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,12 @@ class Training:
             model: The module.
             loss: What to minimise.
             epochs: How often to go through the data, at least 1.
-            seed: What random numbers start from.
-            rate: The highest learning rate of the default recipe; a function of the user's has its own.
-            progress: Told how far it is.
+            seed: The random seed.
+            rate: The highest learning rate of the default recipe; a user's train function has its own.
+            progress: Called with the share that is done and a text.
 
         Raises:
-            ConfigError: The function fails, gives nothing, or the loss is no longer a number.
+            ConfigError: The function fails, returns nothing, or the loss becomes NaN or infinite.
         """
         steps = loss.steps
         with seeded(seed):
@@ -109,8 +108,8 @@ class Training:
             model.eval()
         if loss.steps == steps:
             raise ConfigError(
-                f"--train {self.entry} never called loss(outputs, targets, inputs): nothing was learnt",
-                hint="minimise the loss that it is handed",
+                f"--train {self.entry} never called loss(outputs, targets, inputs): nothing was trained",
+                hint="minimise the loss that it is given",
             )
 
     def batches(self, seed: int) -> Iterator[Batch]:
@@ -134,20 +133,20 @@ class Training:
 
 
 def training(entry: str) -> Training:
-    """Return the user's train function, its kind told by its parameters.
+    """Return the user's train function; its parameters decide its kind.
 
     Args:
         entry: ``module:function``.
 
     Raises:
         UsageError: It is not of that form.
-        ConfigError: There is no such function, or it takes other parameters than either kind.
+        ConfigError: There is no such function, or its parameters match neither kind.
     """
     function = function_named(entry, "--train")
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError) as cause:
-        raise ConfigError(f"--train {entry}: its parameters cannot be seen: {_WANTED}") from cause
+        raise ConfigError(f"--train {entry}: its parameters cannot be inspected: {_WANTED}") from cause
     names = [parameter.name for parameter in parameters]
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     needed = [
@@ -156,10 +155,10 @@ def training(entry: str) -> Training:
         if parameter.default is parameter.empty
         and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     ]
-    given = {"epochs", "seed", "progress"}
+    optional = {"epochs", "seed", "progress"}
     if names[:2] == ["model", "loss"]:
-        lacking = () if open_ended else tuple(sorted(given - set(names)))
-        excess = tuple(name for name in needed if name not in {"model", "loss", *given})
+        lacking = () if open_ended else tuple(sorted(optional - set(names)))
+        excess = tuple(name for name in needed if name not in {"model", "loss", *optional})
         if not lacking and not excess:
             return Training(entry, function, gives_batches=False)
     elif names[:1] == ["seed"] and needed in (["seed"], []):
@@ -184,9 +183,9 @@ def fit(
         loss: What to minimise.
         batches: One epoch of data for a seed.
         epochs: How often to go through the data.
-        seed: The first epoch's seed is ``1000 * seed``, the second's one more.
+        seed: The first epoch's seed is ``1000 * seed``, the second's one higher.
         rate: The highest learning rate.
-        progress: Told how far it is, and the loss of the last steps.
+        progress: Called with the share that is done and the loss of the last steps.
 
     Raises:
         ConfigError: An epoch has no batches.
@@ -203,13 +202,13 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate * schedule(step / total)
             optimizer.zero_grad(set_to_none=True)
-            found = loss(model(*as_tuple(inputs)), targets, inputs)
-            found.backward()
+            batch_loss = loss(model(*as_tuple(inputs)), targets, inputs)
+            batch_loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
             optimizer.step()
             step += 1
             if step % 8 == 0 or step == total:
-                text = f"epoch {epoch + 1} of {epochs}, loss {float(found.detach()):.4f}"
+                text = f"epoch {epoch + 1} of {epochs}, loss {float(batch_loss.detach()):.4f}"
                 progress(min(step / total, 1.0), text)
 
 
@@ -226,7 +225,7 @@ def schedule(share: float) -> float:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Start every random number from a seed, and give the generators back as they were."""
+    """Seed all random generators; restore their states afterwards."""
     torch = torch_module()
     mine, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002 - users draw from it
     was_deterministic = torch.are_deterministic_algorithms_enabled()
@@ -245,7 +244,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _groups(model: Any) -> list[dict[str, Any]]:
-    """Biases and the scales of normalisations are not decayed."""
+    """Return the parameter groups; biases and normalisation scales are not decayed."""
     trained = [values for values in model.parameters() if values.requires_grad]
     if not trained:
         raise ConfigError("the model has no weights that can be trained (requires_grad is off for all)")
@@ -256,10 +255,12 @@ def _groups(model: Any) -> list[dict[str, Any]]:
 
 
 def _length(batches: Callable[[int], Iterable[Batch]], seed: int) -> int:
-    """Count an epoch's batches: the schedule must know where it ends."""
+    """Count an epoch's batches, which the schedule needs."""
     count = sum(1 for _ in batches(seed))
     if count == 0:
-        raise ConfigError("the train function gave no batches", hint="is the data smaller than one batch?")
+        raise ConfigError(
+            "the train function returned no batches", hint="is the data smaller than one batch?"
+        )
     return count
 
 
@@ -273,4 +274,4 @@ def _tensors(values: Any) -> Any:
         return tuple(_tensors(value) for value in values)
     if isinstance(values, dict):
         return {name: _tensors(value) for name, value in values.items()}
-    raise ConfigError(f"a batch holds {type(values).__name__}, want tensors or NumPy arrays")
+    raise ConfigError(f"a batch has {type(values).__name__}, want tensors or NumPy arrays")

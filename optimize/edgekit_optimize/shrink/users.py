@@ -1,4 +1,4 @@
-"""The user's own functions, named ``module:function``: found, called, and blamed where they fail."""
+"""Import and call the user's functions (``module:function``); attribute their errors to them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def function_named(entry: str, flag: str) -> Callable[..., Any]:
     """Return the function that a flag names.
 
     Args:
-        entry: ``module:function``; the module is looked for as Python looks for any.
-        flag: The flag that named it, for the message.
+        entry: ``module:function``; imported as usual.
+        flag: The command-line flag, for the message.
 
     Raises:
         UsageError: It is not of that form.
@@ -46,20 +46,20 @@ def function_named(entry: str, flag: str) -> Callable[..., Any]:
         ) from cause
     except Exception as cause:
         raise ConfigError(f"{flag} {entry}: importing {module_name} fails", reasons=blame(cause)) from cause
-    found = getattr(module, name, None)
-    if not callable(found):
+    function = getattr(module, name, None)
+    if not callable(function):
         known = sorted(key for key, value in vars(module).items() if inspect.isfunction(value))
         raise ConfigError(
             f"{flag} {entry}: {module_name} has no function {name!r}",
             hint=f"it has {', '.join(known) or 'no functions'}",
         )
-    result: Callable[..., Any] = found
+    result: Callable[..., Any] = function
     return result
 
 
 @contextmanager
 def calling(entry: str, flag: str) -> Iterator[None]:
-    """Blame whatever is raised inside on the user's function; edgekit's own errors pass."""
+    """Report any exception raised inside as the user's function's; edgekit's own errors pass."""
     try:
         yield
     except (EdgekitError, MemoryError):
@@ -69,7 +69,7 @@ def calling(entry: str, flag: str) -> Iterator[None]:
 
 
 def blame(cause: BaseException) -> tuple[str, ...]:
-    """Return what was raised and where: one line for each of the innermost frames, outermost first."""
+    """Return an exception and its innermost frames, one line each, outermost first."""
     frames = traceback.extract_tb(cause.__traceback__)[-3:]
     where = tuple(f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames)
     return (f"{type(cause).__name__}: {cause}", *where)
@@ -80,12 +80,12 @@ def module_built_by(entry: str, flag: str, shape: tuple[int, ...]) -> TorchModel
 
     Args:
         entry: ``module:function``; the function returns the module, or (module, example inputs).
-        flag: What named it, for the message.
-        shape: Shape of the only input, with the batch axis; empty to take the function's example.
+        flag: The command-line flag, for the message.
+        shape: Shape of the only input, with the batch axis; empty to use the function's example.
 
     Raises:
         UsageError: It is not of that form.
-        ModelError: It builds something else, or a TorchScript module, or weights that are no numbers.
+        ModelError: It builds something else, or a TorchScript module, or weights that are not finite.
     """
     torch = torch_module()
     if ":" not in entry:

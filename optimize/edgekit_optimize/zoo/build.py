@@ -1,19 +1,19 @@
-"""The zoo: real models, built into bundles from pinned packages.
+"""Build the zoo's models into bundles from pinned packages.
 
 A model is a folder below ``models/``: ``recipe.toml`` says what goes into the bundle, ``build.py``
-has what only this model needs, as functions that take a ``Kit``:
+has the model's own code, as functions that take a ``Kit``:
 
-- ``network(kit)``: the float network, its ends named as the manifest names them (absent where the
-  package's own file is all there is);
+- ``network(kit)``: the float network, with the manifest's names for its inputs and outputs (absent if
+  there is only the package's own file);
 - ``golden(kit)``: logical inputs of the golden samples, from real recordings;
 - ``calibration(kit)``: logical inputs to measure int8 ranges with;
-- ``evaluation(kit)``: logical inputs to judge variants with, in a pair with their classes where they
-  are labelled; no golden and no calibration sample is among them; of a model with state one recording
-  in its order, each with the state before it;
-- ``labels(kit)``: one label for each class, where there are classes;
-- ``reference(kit, inputs)``: the expected outputs, where there is no network to compute them.
+- ``evaluation(kit)``: logical inputs to evaluate variants on, or a pair with their classes if they are
+  labelled; without golden and calibration samples; for a model with state, one recording in order,
+  each sample with the state before it;
+- ``labels(kit)``: one label for each class, if there are classes;
+- ``reference(kit, inputs)``: the expected outputs, if there is no network to compute them.
 
-The same recipe gives the same bytes, so two builds can be compared by hash.
+The same recipe always gives the same bytes, so two builds can be compared by hash.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ from edgekit_optimize.zoo.recordings import recording
 logger = logging.getLogger(__name__)
 
 Feeds = dict[str, NDArray[Any]]
-_EPOCH = 315_532_800  # 1980: the earliest time that every archive format can say
+_EPOCH = 315_532_800  # 1980: the earliest time that every archive format supports
 
 
 @dataclass(eq=False)
 class Kit:
-    """What a recipe's ``build.py`` builds with: its packages, its folder, the recordings."""
+    """The argument of a recipe's hooks: its packages, its folder, the recordings."""
 
     recipe: Recipe
     folder: Path
@@ -81,37 +81,37 @@ class Kit:
         return recording(name, self.cache)
 
     def hook(self, name: str) -> Callable[..., Any] | None:
-        """Return a function of the model's ``build.py``, or None where it has no such function."""
+        """Return a function of the model's ``build.py``, or None if it has no such function."""
         if self._hooks is None:
             self._hooks = _load(self.folder / "build.py")
-        found: Callable[..., Any] | None = getattr(self._hooks, name, None)
-        return found
+        function: Callable[..., Any] | None = getattr(self._hooks, name, None)
+        return function
 
     def network(self) -> Network:
-        """Return the model's float network, made once."""
+        """Return the model's float network, built on first use."""
         if self._network is None:
             make = self.hook("network")
             if make is None:
                 raise ConfigError(f"{self.recipe.model}: build.py has no network()")
-            made: Network = make(self)
-            self._network = made if self.alter is None else self.alter(made)
+            network: Network = make(self)
+            self._network = network if self.alter is None else self.alter(network)
         return self._network
 
     @property
     def half_weights(self) -> bool:
-        """Whether float files may store 16 bits without loss: an altered network's may not."""
+        """Whether float files may store weights in 16 bits without loss; false for an altered network."""
         return self.recipe.half_weights and self.alter is None
 
     def normalise(self, feeds: Feeds) -> dict[str, Array]:
-        """Return logical inputs as the network takes them: ``(x - mean) / std``, float32."""
+        """Return logical inputs normalised for the network: ``(x - mean) / std``, float32."""
         mean = np.asarray(self.recipe.pre.mean, np.float32)
         std = np.asarray(self.recipe.pre.std, np.float32)
         return {name: ((values.astype(np.float32) - mean) / std) for name, values in feeds.items()}
 
     def quantized(self) -> Quantized:
-        """Return the parameters of the int8 files, measured once."""
+        """Return the parameters of the int8 files, measured on first use."""
         if self._quantized is None:
-            samples: Iterable[Feeds] = _wanted(self, "calibration")(self)
+            samples: Iterable[Feeds] = _required_hook(self, "calibration")(self)
             network = self.network()
             ranges = observe(network, (self.normalise(feeds) for feeds in samples), clip=self.recipe.clip)
             self._quantized = quantize(network, ranges, _pixel_meaning(self.recipe))
@@ -119,10 +119,10 @@ class Kit:
 
 
 def open_kit(name: str, *, cache: Path | None = None, models: Path | None = None) -> Kit:
-    """Return what a model's hooks are called with.
+    """Return the ``Kit`` that a model's hooks are called with.
 
     Args:
-        name: The model's name, as ``recipes()`` has it.
+        name: The model's name, as in ``recipes()``.
         cache: Where packages are kept; None for the user's cache.
         models: The folder of recipes; None for the zoo's own.
 
@@ -146,33 +146,33 @@ def build(
     """Build a model of the zoo into a bundle.
 
     Args:
-        name: The model's name, as ``recipes()`` has it.
-        out_dir: The folder to put it in; what is there under the same name is replaced.
-        version: The version to give it; None for the recipe's.
+        name: The model's name, as in ``recipes()``.
+        out_dir: The folder to write to; a bundle of the same name is replaced.
+        version: The bundle's version; None for the recipe's.
         variants: The ids to keep; None for all.
         cache: Where packages are kept; None for the user's cache.
-        ekb: Make one ``.ekb`` file instead of a folder.
+        ekb: Write one ``.ekb`` file instead of a folder.
         models: The folder of recipes; None for the zoo's own.
-        alter: Changes the network before anything is written (a rehearsal of a bad model); no file
-            is then the package's own.
+        alter: Changes the network before anything is written (to rehearse a bad model); the
+            package's own file is then not used.
 
     Returns:
         The bundle: ``out_dir/NAME-VERSION``, or the same with ``.ekb``.
 
     Raises:
-        UsageError: There is no such model or variant, or the version is not one.
+        UsageError: There is no such model or variant, or the version is invalid.
         LinkError: A package is not in the cache and cannot be fetched.
         HashMismatchError: A package is not the pinned one.
-        BackendUnavailableError: A library that a variant is made with is not installed.
+        BackendUnavailableError: A library that a variant needs is not installed.
     """
-    found = recipe(name, models)
-    number = version or found.version
+    model_recipe = recipe(name, models)
+    number = version or model_recipe.version
     if not VERSION.fullmatch(number):
         raise UsageError(f"version: want MAJOR.MINOR.PATCH, got {number!r}")
-    chosen = _choose(found, variants)
+    chosen = _choose(model_recipe, variants)
     if alter is not None:
         chosen = tuple(map(_from_network, chosen))
-    kit = Kit(found, (models or models_folder()) / name, cache, alter)
+    kit = Kit(model_recipe, (models or models_folder()) / name, cache, alter)
     out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=f".{name}-") as scratch:
         folder = Path(scratch) / f"{name}-{number}"
@@ -187,11 +187,11 @@ def build(
 
 
 def pack(folder: Path, target: Path) -> Path:
-    """Write a bundle folder as one uncompressed tar, the same bytes every time."""
+    """Write a bundle folder as one uncompressed tar with reproducible bytes."""
     part = target.with_name(f".{target.name}.part")
     with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as tar:
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-        # The manifest first: whoever reads a stream can refuse it before the large files.
+        # The manifest first, so that a reader of a stream can refuse it before the large files.
         for name in sorted(names, key=lambda name: name != "bundle.json"):
             info = tar.gettarinfo(folder / name, name)
             info.uid = info.gid = 0
@@ -204,13 +204,13 @@ def pack(folder: Path, target: Path) -> Path:
 
 
 def seal(manifest: Manifest, folder: Path) -> Manifest:
-    """Write a manifest into a bundle folder, with the sizes and hashes of the files that are there.
+    """Write a manifest into a bundle folder, with the sizes and hashes of the folder's files.
 
     Returns:
-        The manifest as it was written and read back.
+        The manifest, read back after writing.
 
     Raises:
-        BundleError: It is not valid.
+        BundleError: The manifest is not valid.
     """
     extra = {path for golden in manifest.golden for path in (golden.inputs, golden.outputs)}
     if manifest.labels:
@@ -246,22 +246,22 @@ def write_golden(folder: Path, samples: list[tuple[Feeds, dict[str, Array]]]) ->
 # ---------------------------------------------------------------------------------------------
 
 
-def _choose(found: Recipe, ids: Iterable[str] | None) -> tuple[VariantRecipe, ...]:
+def _choose(model_recipe: Recipe, ids: Iterable[str] | None) -> tuple[VariantRecipe, ...]:
     if ids is None:
-        return found.variant
-    wanted = list(dict.fromkeys(ids))
-    known = {variant.id: variant for variant in found.variant}
-    unknown = [name for name in wanted if name not in known]
-    if unknown or not wanted:
+        return model_recipe.variant
+    unique_ids = list(dict.fromkeys(ids))
+    known = {variant.id: variant for variant in model_recipe.variant}
+    unknown = [name for name in unique_ids if name not in known]
+    if unknown or not unique_ids:
         raise UsageError(
-            f"{found.model} has no variant {', '.join(map(repr, unknown)) or 'in an empty list'}",
+            f"{model_recipe.model} has no variant {', '.join(map(repr, unknown)) or 'in an empty list'}",
             hint=f"it has {', '.join(known)}",
         )
-    return tuple(known[name] for name in wanted)
+    return tuple(known[name] for name in unique_ids)
 
 
 def _from_network(plan: VariantRecipe) -> VariantRecipe:
-    """Return how to make a variant from the network where it is the package's own file."""
+    """Return a recipe that makes the variant from the network instead of the package's own file."""
     if plan.writer != "file":
         return plan
     writer, layout = _INSTEAD[plan.backend]
@@ -269,36 +269,38 @@ def _from_network(plan: VariantRecipe) -> VariantRecipe:
 
 
 def _fill(kit: Kit, folder: Path, version: str, chosen: tuple[VariantRecipe, ...]) -> None:
-    found = kit.recipe
+    model_recipe = kit.recipe
     (folder / "variants").mkdir(parents=True)
     labels = kit.hook("labels")
     if labels is not None:
         (folder / "labels.txt").write_text("\n".join(labels(kit)) + "\n", encoding="utf-8")
     variants = []
     for plan in chosen:
-        logger.info("%s: writing %s", found.model, plan.id)
+        logger.info("%s: writing %s", model_recipe.model, plan.id)
         paths = _WRITERS[plan.writer](kit, plan, folder / "variants")
         variants.append(_variant(plan, [path.relative_to(folder).as_posix() for path in paths]))
-    inputs: list[Feeds] = _wanted(kit, "golden")(kit)
+    inputs: list[Feeds] = _required_hook(kit, "golden")(kit)
     pairs = write_golden(folder, [(feeds, _expected(kit, feeds)) for feeds in inputs])
     manifest = Manifest(
         format=BUNDLE_FORMAT,
-        model=found.model,
+        model=model_recipe.model,
         version=version,
-        task=found.task,
-        license=found.license,
-        created=found.created,
-        inputs=found.inputs,
-        outputs=found.outputs,
-        pre=found.pre,
-        post=found.post,
-        state=found.state,
+        task=model_recipe.task,
+        license=model_recipe.license,
+        created=model_recipe.created,
+        inputs=model_recipe.inputs,
+        outputs=model_recipe.outputs,
+        pre=model_recipe.pre,
+        post=model_recipe.post,
+        state=model_recipe.state,
         labels="" if labels is None else "labels.txt",
         variants=tuple(variants),
-        golden=_golden(found, pairs),
-        guards=found.guards,
+        golden=_golden(model_recipe, pairs),
+        guards=model_recipe.guards,
         provenance=Provenance(
-            source=found.source, command=f"edgekit zoo build {found.model}", parents=found.needs()
+            source=model_recipe.source,
+            command=f"edgekit zoo build {model_recipe.model}",
+            parents=model_recipe.needs(),
         ),
     )
     seal(manifest, folder)
@@ -337,26 +339,26 @@ def _listed(folder: Path, path: str) -> VariantFile:
 def _expected(kit: Kit, feeds: Feeds) -> dict[str, Array]:
     reference = kit.hook("reference")
     if reference is not None:
-        found: dict[str, Array] = reference(kit, feeds)
+        outputs: dict[str, Array] = reference(kit, feeds)
     else:
-        found = kit.network().run(kit.normalise(feeds))
-    return {spec.name: found[spec.name].astype(np.float32) for spec in kit.recipe.outputs}
+        outputs = kit.network().run(kit.normalise(feeds))
+    return {spec.name: outputs[spec.name].astype(np.float32) for spec in kit.recipe.outputs}
 
 
-def _pixel_meaning(found: Recipe) -> dict[str, Affine]:
-    """Return exact input parameters for images: then the file's integers are the pixels less 128."""
-    pixels = [spec.name for spec in found.inputs if spec.datatype == "UINT8"]
-    if len(set(found.pre.mean)) != 1 or len(set(found.pre.std)) != 1:
+def _pixel_meaning(model_recipe: Recipe) -> dict[str, Affine]:
+    """Return exact input parameters for images, such that the file's integers are the pixels less 128."""
+    pixels = [spec.name for spec in model_recipe.inputs if spec.datatype == "UINT8"]
+    if len(set(model_recipe.pre.mean)) != 1 or len(set(model_recipe.pre.std)) != 1:
         return {}
-    meaning = Affine(float(np.float32(1.0 / found.pre.std[0])), round(found.pre.mean[0]) - 128)
+    meaning = Affine(float(np.float32(1.0 / model_recipe.pre.std[0])), round(model_recipe.pre.mean[0]) - 128)
     return dict.fromkeys(pixels, meaning)
 
 
-def _wanted(kit: Kit, name: str) -> Callable[..., Any]:
-    found = kit.hook(name)
-    if found is None:
+def _required_hook(kit: Kit, name: str) -> Callable[..., Any]:
+    function = kit.hook(name)
+    if function is None:
         raise ConfigError(f"{kit.recipe.model}: build.py has no {name}()")
-    return found
+    return function
 
 
 def _load(path: Path) -> ModuleType:

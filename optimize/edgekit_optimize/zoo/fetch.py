@@ -1,10 +1,9 @@
-"""Files out of pinned registry packages, by the registries' ordinary clients, into a cache.
+"""Fetch files of pinned registry packages into a cache, with the registries' ordinary clients.
 
-Nothing of a package is installed, none of its dependencies is fetched, and none of its code runs
-(so wheels and npm tarballs only: pip runs a source archive's own code to learn its name): a client
-downloads the archive, the archive's hash is compared, one member is taken out, and the
-member's hash is compared. What is in the cache already is hashed again and not downloaded, so an
-interrupted fetch goes on with the first file that is missing, and a full cache works offline.
+Nothing is installed, no dependency is fetched and no package code runs (hence only wheels and npm
+tarballs: pip runs a source archive's code to learn its name). The client downloads the archive, its
+hash is checked, one member is extracted, and the member's hash is checked. Files already in the cache
+are hashed again but not downloaded, so an interrupted fetch continues, and a full cache works offline.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """One file in one archive of one package version.
 
     ``sha256`` is the archive's, ``member_sha256`` that of ``member``, the file's path in it. From
-    PyPI it is a wheel that fits every platform.
+    PyPI it is a wheel for every platform.
     """
 
     registry: Literal["pypi", "npm"]
@@ -53,7 +52,7 @@ class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 def cache_folder(cache: Path | None = None, environment: Mapping[str, str] | None = None) -> Path:
-    """Return the cache to use: the one given, else edgekit's own below the user's cache."""
+    """Return the given cache folder, by default edgekit's below the user's cache."""
     if cache is not None:
         return cache
     known = os.environ if environment is None else environment
@@ -67,12 +66,12 @@ def fetch(package: Package, cache: Path | None = None) -> Path:
     """Return the member file of a package, from the cache or from its registry.
 
     Args:
-        package: What to fetch.
+        package: The package and its member.
         cache: The cache folder; None for the user's.
 
     Raises:
         LinkError: It is not in the cache, and the registry's client could not get it.
-        HashMismatchError: The archive or the member is not the pinned one; nothing was kept.
+        HashMismatchError: The archive or the member has another hash than pinned; nothing is kept.
         ConfigError: This Python has no pip.
         BundleError: The archive has no such member.
     """
@@ -94,10 +93,10 @@ def fetch(package: Package, cache: Path | None = None) -> Path:
 
 def _archive(package: Package, root: Path) -> Path:
     folder = root / "archives" / package.sha256
-    for found in folder.glob("*"):
-        if sha256_of(found) == package.sha256:
-            return found
-        found.unlink()
+    for archive in folder.glob("*"):
+        if sha256_of(archive) == package.sha256:
+            return archive
+        archive.unlink()
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as scratch:
         download = _download_npm if package.registry == "npm" else _download_pypi
@@ -114,10 +113,10 @@ def _archive(package: Package, root: Path) -> Path:
     return kept
 
 
-def _check(path: Path, wanted: str, what: str) -> None:
-    if (found := sha256_of(path)) != wanted:
+def _check(path: Path, expected: str, what: str) -> None:
+    if (actual := sha256_of(path)) != expected:
         raise HashMismatchError(
-            f"{what}: SHA-256 is {found}, want {wanted}",
+            f"{what}: SHA-256 is {actual}, want {expected}",
             hint="the registry served another file than the recipe names; do not use it",
         )
 
@@ -162,9 +161,9 @@ def _pip() -> list[str]:
 
 
 def _npm(root: Path) -> list[str]:
-    """Return the npm client's command: the machine's, else one from PyPI kept in the cache."""
-    if found := shutil.which("npm"):
-        return [found]
+    """Return the npm client's command: the machine's, else one from PyPI in the cache."""
+    if npm := shutil.which("npm"):
+        return [npm]
     folder = root / "npm" / _CLIENT_VERSION
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a zoo recipe says, and where the recipes are."""
+"""The zoo's recipes: their format, and where they are."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ Writer = Literal["file", "tflite", "tflite-int8", "onnx", "onnx-int8", "openvino
 class VariantRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How one variant is made.
 
-    ``writer`` "file" takes the packaged file named by ``file`` as it is, without its first ``skip``
-    bytes; the others write the model's network. Two variants with the same writer share one file.
+    ``writer`` "file" copies the packaged file named by ``file`` without its first ``skip`` bytes; the
+    others write the model's network. Two variants with the same writer share one file.
     """
 
     id: str
@@ -49,7 +49,7 @@ class VariantRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How far a variant may be from the golden samples; the card says how it was measured."""
+    """How much a variant may differ from the golden samples; the card says how it was measured."""
 
     atol: float
     atol_by_precision: dict[str, float] = {}
@@ -58,8 +58,8 @@ class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One model of the zoo.
 
-    ``half_weights``: the published weights have 16 bits, so float files store them so, losslessly.
-    ``clip``: the share of outliers that calibration leaves out on each side, in each sample.
+    ``half_weights``: the published weights have 16 bits, and float files store them as such.
+    ``clip``: the share of outliers that calibration ignores on each side, in each sample.
     """
 
     model: str
@@ -87,7 +87,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def models_folder() -> Path:
-    """Return the folder of the recipes: the wheel's data, or the checkout's ``models``."""
+    """Return the folder of the recipes: in the wheel's data, or ``models`` in a checkout."""
     package = Path(edgekit_optimize.__path__[0])
     installed = package / "_data" / "models"
     return installed if installed.is_dir() else package.parents[1] / "models"
@@ -99,8 +99,8 @@ def recipes(folder: Path | None = None) -> dict[str, Recipe]:
     Raises:
         ConfigError: A recipe is not valid.
     """
-    found = sorted((folder or models_folder()).glob("*/recipe.toml"))
-    return {path.parent.name: _read(path) for path in found}
+    files = sorted((folder or models_folder()).glob("*/recipe.toml"))
+    return {path.parent.name: _read(path) for path in files}
 
 
 def recipe(name: str, folder: Path | None = None) -> Recipe:
@@ -113,13 +113,13 @@ def recipe(name: str, folder: Path | None = None) -> Recipe:
     root = folder or models_folder()
     path = root / name / "recipe.toml"
     if "/" in name or not path.is_file():
-        known = ", ".join(sorted(found.parent.name for found in root.glob("*/recipe.toml")))
+        known = ", ".join(sorted(file.parent.name for file in root.glob("*/recipe.toml")))
         raise UsageError(f"the zoo has no model {name!r}", hint=f"it has {known}")
     return _read(path)
 
 
 def _read(path: Path) -> Recipe:
     what = f"{path.parent.name}/{path.name}"
-    found = decode_toml(path.read_text(encoding="utf-8"), Recipe, what)
-    task_named(found.task, what)
-    return found
+    model_recipe = decode_toml(path.read_text(encoding="utf-8"), Recipe, what)
+    task_named(model_recipe.task, what)
+    return model_recipe

@@ -1,4 +1,4 @@
-"""Recordings from pinned packages: what the demo and the zoo's golden samples are made of."""
+"""Recordings from pinned packages, for the demo and the zoo's golden samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgekit_optimize.zoo.unpickle import read_object_npy
 
 
 class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One recording: what it shows, its licence, and where it comes from."""
+    """One recording: its title, licence and source."""
 
     title: str
     license: str
@@ -27,7 +27,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """One recording of seglearn: a person doing 20 repetitions of one exercise with a watch on.
+    """One recording of seglearn: a person with a watch does 20 repetitions of one exercise.
 
     ``samples`` is (n, 6), float32: acceleration x y z in g, then rotation x y z in rad/s, at 50 Hz.
     """
@@ -39,7 +39,7 @@ class Motion:
 
 
 def recordings(folder: Path | None = None) -> dict[str, Recording]:
-    """Return every recording the zoo knows, by name."""
+    """Return every recording of the zoo by name."""
     path = (folder or models_folder()) / "_recordings.toml"
     return decode_toml(path.read_text(encoding="utf-8"), dict[str, Recording], path.name)
 
@@ -81,14 +81,14 @@ def video_frames(path: Path, numbers: tuple[int, ...]) -> list[NDArray[np.uint8]
     """
     cv2 = vision()
     capture = cv2.VideoCapture(str(path))
-    found: dict[int, NDArray[np.uint8]] = {}
+    frames: dict[int, NDArray[np.uint8]] = {}
     try:
         for number in range(max(numbers) + 1):
             is_read, pixels = capture.read()
             if not is_read:
                 raise SourceError(f"{path.name} ends before frame {number}")
             if number in numbers:
-                found[number] = np.ascontiguousarray(pixels[:, :, ::-1])
+                frames[number] = np.ascontiguousarray(pixels[:, :, ::-1])
     finally:
         capture.release()
-    return [found[number] for number in numbers]
+    return [frames[number] for number in numbers]

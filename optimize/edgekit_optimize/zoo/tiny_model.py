@@ -1,11 +1,11 @@
-"""Write the model that proves a backend, y = relu(x @ w + b) with 16 inputs and 4 outputs, in every format.
+"""Write the self-test model of the backends, y = relu(x @ w + b), 16 inputs, 4 outputs, in every format.
 
 Run it where ``onnx``, ``openvino`` and ``ai-edge-litert`` are installed::
 
     python -m edgekit_optimize.zoo.tiny_model
 
-The files are committed: a device has none of the libraries that write them. The weights are small
-whole numbers, so that every backend and precision gives the same answer to the last bit.
+The files are committed, since devices lack the libraries that write them. The weights are small whole
+numbers, so that every backend and precision gives exactly the same output.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Gradient descent on a ``Network``, in NumPy: enough to train the zoo's own small models anywhere.
+"""Train a ``Network`` in NumPy: enough for the zoo's own small models.
 
-Knows the layers those models have (convolution, dense, mean, reshape, ReLU) and one optimiser.
+Supports the layers of those models (convolution, dense, mean, reshape, ReLU) and one optimiser.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from edgekit.core.errors import ModelError
 from edgekit_optimize.graph.network import WEIGHTED, Array, Layer, Network, spatial_padding
 
 Loss = Callable[[Array, NDArray[np.generic]], tuple[float, Array]]
-"""Takes outputs and targets; returns the loss and its gradient to the outputs."""
+"""Takes outputs and targets; returns the loss and its gradient with respect to the outputs."""
 
 
 def initial(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Return random weights (out, ..., in) that keep the size of what runs through a ReLU.
+    """Return random weights (out, ..., in) that keep the variance of activations through a ReLU.
 
     Source: "Delving Deep into Rectifiers", He et al. 2015.
     """
@@ -46,10 +46,10 @@ class Trainer:
     """Adam on a network of one input and one output.
 
     Args:
-        network: Where to start; its batch size of 1 does not matter here.
-        loss: What to make small.
+        network: The initial network; its batch size of 1 does not matter here.
+        loss: The loss to minimise.
         rate: Learning rate.
-        decay: Share of every weight that is taken off in each step, times ``rate``.
+        decay: Weight decay: the share of every weight subtracted in each step, times ``rate``.
 
     Source: "Decoupled Weight Decay Regularization", Loshchilov and Hutter 2019.
     """
@@ -69,12 +69,12 @@ class Trainer:
         self._steps = 0
 
     def network(self) -> Network:
-        """Return the network with the weights as they are now."""
+        """Return the network with the current weights."""
         layers = tuple(self._current(layer) for layer in self._network.layers)
         return Network(self._network.inputs, layers, self._network.outputs)
 
     def step(self, inputs: Array, targets: NDArray[np.generic]) -> float:
-        """Learn from one batch, (count, ...), and return its loss."""
+        """Train on one batch, (count, ...), and return its loss."""
         values = forward(self.network(), inputs)
         output = self._network.outputs[0]
         loss, gradient = self._loss(values[output], targets)
@@ -135,13 +135,13 @@ def _conv_back(layer: Layer, source: Array, flowing: Array) -> Back:
     (stride_h, stride_w), (_, rows, columns, _) = layer.stride, flowing.shape
     for y in range(weights.shape[1]):
         for x in range(weights.shape[2]):
-            place = (
+            window = (
                 slice(None),
                 slice(y, y + rows * stride_h, stride_h),
                 slice(x, x + columns * stride_w, stride_w),
             )
-            slopes[:, y, x] = flat.T @ padded[place].reshape(-1, source.shape[3])
-            back[place] += (flat @ weights[:, y, x]).reshape(*flowing.shape[:3], -1)
+            slopes[:, y, x] = flat.T @ padded[window].reshape(-1, source.shape[3])
+            back[window] += (flat @ weights[:, y, x]).reshape(*flowing.shape[:3], -1)
     height, width = source.shape[1:3]
     inner = back[:, pad_h[0] : pad_h[0] + height, pad_w[0] : pad_w[0] + width]
     return inner, (slopes, flat.sum(axis=0))

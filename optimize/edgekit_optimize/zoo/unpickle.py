@@ -1,8 +1,7 @@
-"""Pickled arrays read without running anything that a pickle may name.
+"""Read pickled arrays without running code that the pickle names.
 
-Two formats hold arrays in pickles: PyTorch's ``.pth`` and NumPy's ``.npy`` of objects. A pickle may
-name any function and have it called; here only the few names that rebuild arrays are known, and any
-other is refused.
+Two formats pickle arrays: PyTorch's ``.pth`` and NumPy's ``.npy`` of objects. A pickle can call any
+function by name; here only the few that rebuild arrays are allowed.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class _Allowed(pickle.Unpickler):
             ) from None
 
     def persistent_load(self, pid: Any) -> Any:
-        """Return the array that a reference outside the pickle stands for."""
+        """Return the array for a reference outside the pickle."""
         if self._load is None:
             raise TrustError("the pickle refers to data outside itself")
         return self._load(pid)
@@ -81,7 +80,7 @@ def read_pth(path: Path) -> dict[str, NDArray[Any]]:
         An array for each parameter, in its own dtype.
 
     Raises:
-        TrustError: The file names anything but tensors, or is damaged.
+        TrustError: The file names anything other than tensors, or is damaged.
     """
     file = io.BytesIO(path.read_bytes())
     storages: dict[str, NDArray[Any]] = {}
@@ -90,7 +89,7 @@ def read_pth(path: Path) -> dict[str, NDArray[Any]]:
         _, dtype, key, _, count, _ = reference
         if not 0 <= count * dtype.itemsize <= _MAX_BYTES:
             raise TrustError(f"storage {key!r} has {count} values")
-        # The values stand after the pickle, so the array is filled later.
+        # The values follow the pickle, so the array is filled later.
         return storages.setdefault(str(key), np.zeros(count, dtype))
 
     names: dict[tuple[str, str], Any] = {("torch", name): kind for name, kind in _STORAGES.items()}
@@ -100,12 +99,12 @@ def read_pth(path: Path) -> dict[str, NDArray[Any]]:
         raise TrustError(f"{path.name}: is not a PyTorch file of the old format")
     for _ in ("protocol", "system"):
         _unpickle(_Allowed(file, {}), path.name)
-    found = _unpickle(_Allowed(file, names, storage), path.name)
-    if not isinstance(found, dict) or not all(isinstance(value, np.ndarray) for value in found.values()):
+    tensors = _unpickle(_Allowed(file, names, storage), path.name)
+    if not isinstance(tensors, dict) or not all(isinstance(value, np.ndarray) for value in tensors.values()):
         raise TrustError(f"{path.name}: is not a dictionary of tensors")
     for key in _unpickle(_Allowed(file, {}), path.name):
         _fill(storages, str(key), file, path.name)
-    return {str(name): value.copy() for name, value in found.items()}
+    return {str(name): value.copy() for name, value in tensors.items()}
 
 
 def _fill(storages: dict[str, NDArray[Any]], key: str, file: io.BytesIO, what: str) -> None:
@@ -134,7 +133,7 @@ def read_object_npy(path: Path) -> NDArray[Any]:
     """Read an ``.npy`` file whose elements are pickled Python objects made of arrays.
 
     Raises:
-        TrustError: The file names anything but arrays, or is damaged.
+        TrustError: The file names anything other than arrays, or is damaged.
     """
     data = io.BytesIO(path.read_bytes())
     try:
@@ -145,16 +144,16 @@ def read_object_npy(path: Path) -> NDArray[Any]:
         read(data)
     except ValueError as cause:
         raise TrustError(f"{path.name}: is not an .npy file: {cause}") from cause
-    # What a pickled array and a pickled scalar call, whatever this NumPy's module of it is named.
+    # The functions that pickled arrays and scalars call, under the module name of any NumPy version.
     rebuild, scalar = np.empty(0).__reduce__()[0], np.float64().__reduce__()[0]
     names: dict[tuple[str, str], Any] = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
         names |= {(module, "_reconstruct"): rebuild, (module, "scalar"): scalar}
     names["_codecs", "encode"] = _encode
-    found = _unpickle(_Allowed(data, names, encoding="latin1"), path.name)
-    if not isinstance(found, np.ndarray):
+    array = _unpickle(_Allowed(data, names, encoding="latin1"), path.name)
+    if not isinstance(array, np.ndarray):
         raise TrustError(f"{path.name}: does not hold an array")
-    return found
+    return array
 
 
 def _encode(text: str, encoding: str) -> bytes:

@@ -118,7 +118,7 @@ def test_an_openvino_model_names_its_inputs_where_a_shape_names_none(tmp_path):
 def test_keras_without_tensorflow_names_the_package(tmp_path, name):
     (tmp_path / name).write_bytes(b"anything")
     assert kind_of(str(tmp_path / name)) == "keras"
-    with pytest.raises(BackendUnavailableError, match="need TensorFlow") as caught:
+    with pytest.raises(BackendUnavailableError, match="needs TensorFlow") as caught:
         read_source(str(tmp_path / name), tmp_path / "root")
     assert "tensorflow" in caught.value.hint
 

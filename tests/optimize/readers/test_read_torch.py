@@ -97,7 +97,7 @@ def broken():
 
 @pytest.fixture(autouse=True)
 def modules(tmp_path, monkeypatch):
-    """The user's own module lies in the current folder."""
+    """The user's module is in the current folder."""
     (tmp_path / "own_nets.py").write_text(MODULES)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
@@ -161,7 +161,7 @@ def test_a_torchscript_module_is_read_and_its_inputs_keep_their_names(tmp_path):
     assert not any("\x1b" in note for note in origin.notes)
 
 
-def test_a_program_with_free_sizes_takes_one_sample_of_the_told_size(tmp_path):
+def test_a_program_with_free_sizes_takes_one_sample_of_the_given_size(tmp_path):
     sys.path.insert(0, str(tmp_path))
     from own_nets import Classifier
 
@@ -169,7 +169,7 @@ def test_a_program_with_free_sizes_takes_one_sample_of_the_told_size(tmp_path):
     free = {axis: torch.export.Dim(name) for axis, name in zip((0, 2, 3), names, strict=True)}
     program = torch.export.export(Classifier().eval(), (torch.zeros(2, 3, 8, 8),), dynamic_shapes=(free,))
     torch.export.save(program, tmp_path / "net.pt2")
-    with pytest.raises(ModelError, match=r"net\.pt2: input 'image' is .* must have a size"):
+    with pytest.raises(ModelError, match=r"net\.pt2: input 'image' is .* must be fixed"):
         read_source(str(tmp_path / "net.pt2"), tmp_path / "a")
     root, _ = read_source(str(tmp_path / "net.pt2"), tmp_path / "b", shapes={"": (1, 3, 12, 10)})
     assert (root.inputs[0].shape, root.outputs[0].shape) == ((1, 3, 12, 10), (1, 4))
@@ -182,7 +182,7 @@ def test_weights_that_changed_since_are_not_what_is_checked(tmp_path):
     root, _ = read_source("own_nets:with_example", tmp_path / "root")
     other, _ = read_source("own_nets:with_example", tmp_path / "other")
     Path(root.onnx).write_bytes(Path(other.onnx).read_bytes())
-    with pytest.raises(ModelError, match="torch to ONNX by torch .* 'output' is off by"):
+    with pytest.raises(ModelError, match="torch to ONNX by torch .* 'output' differs by"):
         check_root(root, {"image": images(1, 3, 12, 10)})
 
 
@@ -211,14 +211,14 @@ def test_a_shape_that_the_module_does_not_take_is_named(tmp_path):
         read_source("own_nets:classifier", tmp_path / "root", shapes={"x": (1, 3, 8, 8)})
 
 
-def test_a_file_that_is_no_exported_program_is_refused(tmp_path):
+def test_a_file_that_is_not_an_exported_program_is_refused(tmp_path):
     (tmp_path / "net.pt2").write_bytes(b"PK\x03\x04 no program")
-    with pytest.raises(ModelError, match=r"net\.pt2 is no exported program"):
+    with pytest.raises(ModelError, match=r"net\.pt2 is not an exported program"):
         read_source(str(tmp_path / "net.pt2"), tmp_path / "root")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's, of all TorchScript
-def test_what_torch_wrote_that_is_no_exported_program_is_told(tmp_path):
+def test_other_files_that_torch_writes_are_identified(tmp_path):
     sys.path.insert(0, str(tmp_path))
     from own_nets import Classifier
 

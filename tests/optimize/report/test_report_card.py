@@ -23,15 +23,15 @@ def test_it_has_float_and_every_variant_in_one_table():
     assert f"| `litert-int8` | int8 | 87.70 % | {lost} | 5.25 MB | 4.69 ms | 58 MB | pass |" in text
 
 
-def test_what_kept_the_gate_and_was_left_out_lost_to_a_faster_one():
+def test_a_candidate_that_passed_and_was_left_out_names_the_faster_one():
     text = write_card(study(), "t", "x")
     line = next(line for line in text.splitlines() if line.startswith("- `openvino-weights`"))
-    assert line.endswith("(OpenVINO, int8): keeps the gate; 11.1 ms in all, openvino-qdq takes 5.24 ms")
+    assert line.endswith("(OpenVINO, int8): passes the gate; 11.1 ms in total, openvino-qdq takes 5.24 ms")
     slow = next(line for line in text.splitlines() if line.startswith("- `onnxruntime-dynamic`"))
     assert "beyond the gate" in slow
 
 
-def test_a_float_form_that_is_not_in_the_bundle_is_in_the_table_all_the_same():
+def test_a_float_form_that_is_not_in_the_bundle_is_still_in_the_table():
     candidates = tuple(
         msgspec.structs.replace(one, kept=one.plan.id == "litert-int8") for one in study().candidates
     )
@@ -49,7 +49,7 @@ def test_a_variant_that_failed_and_is_kept_is_marked():
     assert text.index("is in the bundle although it failed the gate") < text.index("## Quality")
 
 
-def test_unlabelled_data_are_said_to_be():
+def test_unlabelled_data_are_mentioned():
     data = msgspec.structs.replace(study().data, labelled=False)
     assert "agreement with float, not accuracy" in write_card(study(data=data), "t", "x")
 

@@ -34,7 +34,7 @@ def verdict_of(*candidates, **target):
     return figures.sentence(whole, figures.verdict(whole, whole.targets[0]))
 
 
-def test_a_verdict_says_all_in_one_sentence():
+def test_a_verdict_is_one_sentence():
     timed = replace(row("q"), timings=(timing(4.79, 60),))
     base = replace(FLOAT, timings=(timing(9.79, 90),), bytes=20_000_000)
     assert verdict_of(base, timed) == (
@@ -76,7 +76,7 @@ def test_a_board_without_a_variant_gets_the_reason():
     assert said == "A board: no variant was chosen: it has no runtime of these."
 
 
-def test_a_choice_that_is_not_among_the_candidates_is_no_choice():
+def test_a_choice_that_is_not_among_the_candidates_is_ignored():
     assert "no variant was chosen" in verdict_of(FLOAT, chosen="elsewhere")
 
 
@@ -96,11 +96,11 @@ def test_a_larger_file_is_called_larger():
     ("changed", "said"),
     [
         ({"kept": True, "gate": "fail", "verdict": "loses too much"}, "failed the gate: loses too much"),
-        ({"score": score(0.875)}, "interval reaches 1.29 points, beyond the 1.00 allowed"),
+        ({"score": score(0.875)}, "the interval reaches 1.29 points, beyond the 1.00 allowed"),
         ({"timings": (timing(5.0, 60, noise=0.4),)}, "rounds differ by up to 40 %"),
     ],
 )
-def test_what_a_study_implies_is_a_caution(changed, said):
+def test_a_study_that_implies_a_risk_has_a_caution(changed, said):
     quiet = replace(row("q"), score=score(0.878, spread=0.001))
     target = TargetResult(profile="p", title="P", chosen="q")
     calm = study(candidates=(FLOAT, quiet), targets=(target,), warnings=())
@@ -113,7 +113,7 @@ coordinates = st.tuples(st.floats(0, 100), st.floats(0, 1))
 
 
 @given(st.dictionaries(st.integers(0, 30), coordinates, max_size=12))
-def test_the_front_has_what_nothing_beats_and_nothing_else(at):
+def test_the_front_has_exactly_the_unbeaten_candidates(at):
     kept = figures.front(at)
     assert [at[one][0] for one in kept] == sorted(at[one][0] for one in kept)
     for key, (cost, worth) in at.items():
@@ -123,7 +123,7 @@ def test_the_front_has_what_nothing_beats_and_nothing_else(at):
 
 
 @given(st.lists(st.floats(1e-3, 1e5), min_size=1, max_size=20))
-def test_a_cost_axis_keeps_order_and_stays_on_the_paper(values):
+def test_a_cost_axis_keeps_order_and_stays_in_the_drawing(values):
     axis = scales.cost_scale(values, 50.0, 800.0)
     at = [axis.at(one) for one in sorted(values)]
     assert at == sorted(at)

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  tables read best on one line
-"""The page: what stands in it, and that no text of a study can change what it is."""
+"""The page: its content, and that no text of a study can change its structure."""
 
 import re
 
@@ -41,14 +41,14 @@ def test_no_text_of_a_study_changes_the_structure_of_the_page(words):
     assert Reading(page(study_with(words))).shape() == PLAIN_SHAPE
 
 
-def test_markup_in_a_text_is_shown_and_not_obeyed():
+def test_markup_in_a_text_is_shown_as_text():
     found = Reading(page(study_with(HOSTILE)))
     assert found.shape() == PLAIN_SHAPE
     assert len(found.all("script")) == 1
     assert HOSTILE + "efficientnet-lite0" in found.words
 
 
-def test_a_picture_that_is_no_png_in_the_file_is_not_shown():
+def test_a_picture_that_is_not_an_embedded_png_is_not_shown():
     worst = tuple(
         msgspec.structs.replace(study().worst[0], picture=bad)
         for bad in (
@@ -63,7 +63,7 @@ def test_a_picture_that_is_no_png_in_the_file_is_not_shown():
     assert "not a PNG: not shown" in found.words
 
 
-def test_nothing_is_asked_of_any_other_place():
+def test_the_page_loads_nothing_from_elsewhere():
     text = page(study())
     found = Reading(text)
     refs = [a[key] for _, a in found.elements for key in ("href", "src") if key in a]
@@ -112,22 +112,22 @@ def test_empty_sections_say_why_they_are_empty():
         assert said in words
 
 
-def test_every_rejection_stands_there_with_every_reason():
+def test_every_rejection_is_listed_with_every_reason():
     words = Reading(page(study())).words
     for target in study().targets:
         for reasons in target.rejected.values():
             assert all(reason in words for reason in reasons)
 
 
-def test_warnings_stand_before_the_verdict():
+def test_warnings_come_before_the_verdict():
     text = page(study(warnings=("The calibration set has one class.",)))
     assert text.index("The calibration set has one class.") < text.index('id="verdict"')
 
 
-def test_a_conversion_that_changed_the_model_is_told_at_the_top():
+def test_a_conversion_that_changed_the_model_is_a_warning_at_the_top():
     bad = Check(conversion="torch to ONNX", tool="torch", samples=4, max_abs=float("1e3"), scale=10.0)
     text = page(study(checks=(bad,)))
-    assert text.index("torch to ONNX by torch does not keep") < text.index('id="verdict"')
+    assert text.index("torch to ONNX by torch changes") < text.index('id="verdict"')
     assert "does not hold" in text
 
 
@@ -157,7 +157,7 @@ def luminance(colour):
         ("good", "good-back"), ("warn", "warn-back"), ("bad", "bad-back"), ("bad", "panel"), ("good", "panel"),
     ],
 )  # fmt: skip
-def test_text_stands_out_from_its_ground(ink, paper, dark):
+def test_text_contrasts_with_its_background(ink, paper, dark):
     """Source: WCAG 2.2, 1.4.3: 4.5 to 1."""
     found = variables(page(bare()), dark)
     light, deep = sorted((luminance(found[ink]), luminance(found[paper])), reverse=True)

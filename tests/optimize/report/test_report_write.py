@@ -95,7 +95,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
 
 
-def test_a_folder_that_is_a_file_is_told(tmp_path):
+def test_a_folder_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(StorageError, match="out"):
         write.write_report(bare(), tmp_path / "out")
@@ -109,7 +109,7 @@ def test_a_number_that_is_not_finite_is_refused_by_name(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_name_that_is_no_text_is_shown_by_its_bytes(tmp_path):
+def test_a_file_name_that_is_not_utf8_is_shown_by_its_bytes(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     worst = (msgspec.structs.replace(study().worst[0], name=name),)
     page, data = write.write_report(study(worst=worst), tmp_path)
@@ -128,7 +128,7 @@ def test_a_file_name_that_is_no_text_is_shown_by_its_bytes(tmp_path):
         (b'{"model": "m"}', "version: want a str, got nothing"),
     ],
 )
-def test_what_is_no_report_is_refused_by_name(tmp_path, content, said):
+def test_a_file_that_is_not_a_report_is_refused_by_name(tmp_path, content, said):
     path = tmp_path / "report.json"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as told:
@@ -149,12 +149,12 @@ def test_each_field_at_fault_is_named(tmp_path):
     assert "report.json:max_drop: want a float, got " in said
 
 
-def test_a_report_that_is_not_there_is_told(tmp_path):
+def test_a_missing_report_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         write.read_study(tmp_path / "report.json")
 
 
-def test_a_report_without_end_is_not_read(tmp_path):
+def test_a_report_that_is_too_large_is_not_read(tmp_path):
     path = tmp_path / "report.json"
     with path.open("wb") as out:
         out.truncate(write.MAX_REPORT_BYTES + 1)

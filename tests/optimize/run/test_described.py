@@ -32,8 +32,8 @@ def asked(states=(), **told):
     )
 
 
-def test_how_pictures_are_prepared_is_no_word_for_data_that_are_none():
-    with pytest.raises(UsageError, match="these data are no pictures as bytes") as caught:
+def test_picture_flags_are_refused_for_data_that_are_not_pictures():
+    with pytest.raises(UsageError, match="these data are not uint8 pictures") as caught:
         described(PICTURES, asked(pre=Pre(mean=(127.0,))), brings_pictures=False)
     assert "uint8" in caught.value.hint
     assert described(PICTURES, asked(), brings_pictures=False)[1].task == "raw"
@@ -51,7 +51,7 @@ def test_data_of_a_window_model_have_no_context():
 
 
 @pytest.mark.parametrize("state", ["stateN:state", "next:before"])
-def test_states_may_be_told_by_the_files_names_or_the_descriptions(state):
+def test_states_may_be_named_as_in_the_file_or_in_the_description(state):
     names = {
         "inputs": (spec("audio", 1, 512), spec("before", 2, 1, 128)),
         "outputs": (spec("probability", 1, 1), spec("next", 2, 1, 128)),
@@ -61,12 +61,12 @@ def test_states_may_be_told_by_the_files_names_or_the_descriptions(state):
     assert root.names["before"] == "state"
 
 
-def test_a_description_that_leaves_a_tensor_out_is_told():
-    with pytest.raises(UsageError, match=r"inputs of the description: 1, the model has 2 \(input \[1, 576\]"):
+def test_a_description_that_leaves_a_tensor_out_is_refused():
+    with pytest.raises(UsageError, match=r"the description has 1 inputs, the model has 2 \(input \[1, 576\]"):
         described(SOUND, voice(inputs=(spec("audio", 1, 512),)), brings_pictures=False)
 
 
-def test_a_state_is_no_second_answer_of_a_classifier():
+def test_a_state_does_not_count_as_a_second_output_of_a_classifier():
     root = Root(
         inputs=(*PICTURES.inputs, spec("h", 1, 16)),
         outputs=(*PICTURES.outputs, spec("hn", 1, 16)),
@@ -80,7 +80,7 @@ def test_a_state_is_no_second_answer_of_a_classifier():
     assert manifest.state == (State(input="h", output="hn"),)
 
 
-def test_of_several_outputs_the_one_with_a_score_for_each_label_is_the_answer():
+def test_of_several_outputs_the_one_with_a_score_for_each_label_has_the_scores():
     root = Root(
         inputs=PICTURES.inputs, outputs=(spec("features", 1, 64), spec("y", 1, 5)), image="x", layout="NCHW"
     )

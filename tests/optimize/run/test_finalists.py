@@ -11,7 +11,7 @@ def found(name, total_ms, gate="pass"):
     return CandidateResult(plan=plan, gate=gate, timings=timings if total_ms else ())
 
 
-def test_those_about_as_fast_as_their_own_runtimes_best_are():
+def test_candidates_about_as_fast_as_their_runtimes_best_are_finalists():
     results = {
         one.plan.id: one
         for one in (
@@ -29,5 +29,5 @@ def test_those_about_as_fast_as_their_own_runtimes_best_are():
     assert contested(results, 1.2) == names
 
 
-def test_without_a_time_nobody_is():
+def test_without_times_there_are_no_finalists():
     assert contested({"litert-int8": found("litert-int8", 0.0)}, 1.2) == []

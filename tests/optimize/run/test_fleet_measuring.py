@@ -109,7 +109,7 @@ def serve_costs(server, rows, page=2):
     server.table["GET", "costs"] = costs
 
 
-def test_each_profile_gives_one_cost_and_pages_are_followed(server):
+def test_each_profile_gives_one_cost_and_all_pages_are_read(server):
     serve_costs(server, [row(profile="rpi5"), row(profile="rpi4", p50_ms=9.0), row(B, p50_ms=1.0)])
     found = costs_of(server.url, "t", [A, B, "c" * 64])
     assert [(cost.profile, cost.p50_ms) for cost in found[A]] == [("rpi4", 9.0), ("rpi5", 5.0)]
@@ -159,14 +159,14 @@ def test_a_variants_own_costs_are_kept():
         ((200, b"<html>"), ProtocolError),
     ],
 )
-def test_a_refusal_is_raised_as_what_it_names(server, answer, error):
+def test_an_error_response_is_raised_as_the_error_that_it_names(server, answer, error):
     server.table["GET", "costs"] = answer
     with pytest.raises(error):
         costs_of(server.url, "t", [A])
 
 
-def test_an_address_that_is_none_or_answers_not_is_told(tmp_path):
-    with pytest.raises(ConfigError, match="not a fleet's address"):
+def test_an_invalid_or_unreachable_address_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="not the address of a fleet"):
         FleetApi("fleet:8080", "t")
     with pytest.raises(ConfigError, match="cannot be read"):
         FleetApi("http://x", f"@{tmp_path / 'none'}")
@@ -211,7 +211,7 @@ def bundle(tmp_path):
     return make_bundle(tmp_path / "bundle")
 
 
-def test_the_job_names_the_very_bundle_and_each_state_is_told_once(server, bundle):
+def test_the_job_names_the_exact_bundle_and_each_state_is_reported_once(server, bundle):
     told, running = [], {"state": "running"}
     hot = {"state": "postponed", "reason": "the board is at 90 C"}
     serve_job(server, {"state": "waiting"}, running, running, hot, DONE, online=False)
@@ -240,20 +240,20 @@ def test_the_job_names_the_very_bundle_and_each_state_is_told_once(server, bundl
         ({"state": "done", "result": {"type": "measurement"}}, ProtocolError),
     ],
 )
-def test_a_job_that_has_no_result_is_raised_as_what_ended_it(server, bundle, end, error):
+def test_a_job_without_a_result_raises_the_error_that_ended_it(server, bundle, end, error):
     serve_job(server, {"state": "waiting"}, end)
     with pytest.raises(error, match=end.get("reason", "not one")):
         ask(server, bundle)
 
 
-def test_a_fleet_that_never_ends_a_job_does_not_hold_up_the_build(server, bundle, monkeypatch):
+def test_a_job_that_never_ends_does_not_block_the_build(server, bundle, monkeypatch):
     monkeypatch.setattr(remote, "_LATE_S", 0.0)
     serve_job(server, {"state": "running"})
-    with pytest.raises(LinkError, match=r"has not measured in time \(running\)"):
+    with pytest.raises(LinkError, match=r"did not finish the measurement in time \(running\)"):
         ask(server, bundle, timeout_s=0.3)
 
 
-def test_a_device_that_is_not_there_is_told_before_anything_is_published(server, bundle, tmp_path):
+def test_an_unknown_device_is_refused_before_anything_is_published(server, bundle, tmp_path):
     server.table["GET", "devices/cam-1"] = (
         404,
         {"code": "link.server", "title": "There is no device 'cam-1'"},
@@ -285,7 +285,7 @@ def program(tmp_path, monkeypatch):
     return make
 
 
-def test_signing_is_the_publishers_programs_and_the_token_is_on_no_command_line(server, bundle, program):
+def test_the_publishers_program_signs_and_the_token_is_on_no_command_line(server, bundle, program):
     folder = program("{}", 0)
     serve_job(server, DONE)
     ask(server, bundle, keys=Path("/keys"))
@@ -295,7 +295,7 @@ def test_signing_is_the_publishers_programs_and_the_token_is_on_no_command_line(
     assert (folder / "token").read_text() == "secret"
 
 
-def test_what_the_program_refuses_is_raised_as_what_it_is(server, bundle, program):
+def test_the_programs_error_is_raised_as_the_same_error(server, bundle, program):
     error = {"code": "trust.signature", "message": "these keys are not", "reasons": [], "hint": ""}
     program(json.dumps({"error": error}), 6)
     serve_job(server, DONE)
@@ -307,10 +307,10 @@ def test_what_the_program_refuses_is_raised_as_what_it_is(server, bundle, progra
     assert not any(method == "POST" for method, *_ in server.asked)
 
 
-def test_without_the_program_the_way_out_is_told(server, bundle, tmp_path, monkeypatch):
+def test_without_the_program_the_error_says_what_to_do(server, bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
     monkeypatch.setenv("PATH", str(tmp_path))
     serve_job(server, DONE)
-    with pytest.raises(ConfigError, match="edgekit-fleet is not installed") as error:
+    with pytest.raises(ConfigError, match="edgekit-fleet, .* is not installed") as error:
         ask(server, bundle, keys=tmp_path)
     assert "pip install edgekit-fleet" in error.value.hint

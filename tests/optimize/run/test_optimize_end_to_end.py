@@ -14,8 +14,7 @@ from edgekit.model.bundle import open_bundle
 from edgekit_optimize.cli.optimize import _without_secrets
 from edgekit_optimize.graph.onnx_file import write_onnx
 from edgekit_optimize.report.write import read_study
-from edgekit_optimize.run import candidate_runner as workbench
-from edgekit_optimize.run import deliver, shrinking
+from edgekit_optimize.run import candidate_runner, deliver, shrinking
 from edgekit_optimize.run.request import Description, Request, Shrinking
 
 pytestmark = pytest.mark.timeout(900)  # minutes on a busy machine
@@ -49,7 +48,7 @@ def first(place):
     return code, out
 
 
-def test_a_model_becomes_a_bundle_that_holds_what_it_says(first, capsys):
+def test_a_model_becomes_a_bundle_that_matches_its_manifest(first, capsys):
     code, out = first
     assert code == 0
     bundle = open_bundle(out)
@@ -64,7 +63,7 @@ def test_a_model_becomes_a_bundle_that_holds_what_it_says(first, capsys):
     capsys.readouterr()
 
 
-def test_the_report_lies_beside_it_and_tells_every_candidate(first):
+def test_the_report_is_beside_the_bundle_and_lists_every_candidate(first):
     _, out = first
     study = read_study(out.parent / "report.json")
     assert "net" in (out.parent / "report.html").read_text("utf-8")
@@ -90,10 +89,10 @@ def test_a_second_run_makes_nothing_again(place, first, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["bundle"] == str(out)
 
 
-def test_other_code_that_runs_a_model_evaluates_it_anew(place, first, capsys, monkeypatch):
+def test_changed_inference_code_evaluates_a_model_again(place, first, capsys, monkeypatch):
     _, out = first
     kept = {kind: count(place, kind) for kind in ("make", "evaluate", "time", "sensitivity", "read")}
-    monkeypatch.setattr(workbench, "_ANSWERED_BY", (*workbench._ANSWERED_BY, "edgekit.cli"))
+    monkeypatch.setattr(candidate_runner, "_ANSWERED_BY", (*candidate_runner._ANSWERED_BY, "edgekit.cli"))
     assert call(place, "-o", str(out), "--samples", "24", "--calibration-samples", "16") == 0
     assert count(place, "evaluate") == 2 * kept.pop("evaluate")
     assert {kind: count(place, kind) for kind in kept} == kept
@@ -104,7 +103,7 @@ def count(place, kind):
     return len(list((place / "cache" / "optimize" / kind).iterdir()))
 
 
-def test_where_nothing_keeps_the_gate_there_is_a_report_and_exit_code_8(place, first, capsys):
+def test_if_nothing_passes_the_gate_there_is_a_report_and_exit_code_8(place, first, capsys):
     out = place / "strict" / "net"
     words = ("-o", str(out), "--samples", "24", "--calibration-samples", "16", "--max-drop", "-0.5")
     words += ("--targets", "coral-dev-board")  # one backend only: fewer files to make
@@ -127,7 +126,7 @@ def test_where_nothing_keeps_the_gate_there_is_a_report_and_exit_code_8(place, f
     capsys.readouterr()
 
 
-def test_without_labels_the_float_model_is_the_measure(place, first, capsys):
+def test_without_labels_the_metric_is_agreement_with_float(place, first, capsys):
     loose = place / "loose"
     loose.mkdir()
     for picture in (place / "pictures").glob("*/*.png"):
@@ -140,7 +139,7 @@ def test_without_labels_the_float_model_is_the_measure(place, first, capsys):
     assert open_bundle(out, place / "unpacked").manifest.variants
 
 
-def test_budgets_that_nothing_meets_end_as_the_gate_does(place, first, capsys):
+def test_budgets_that_nothing_meets_exit_with_8_too(place, first, capsys):
     out = place / "small" / "net"
     words = ("-o", str(out), "--samples", "24", "--calibration-samples", "16")
     assert call(place, *words, "--budget-mb", "0.0001") == 8
@@ -158,7 +157,7 @@ def test_budgets_that_nothing_meets_end_as_the_gate_does(place, first, capsys):
         (("--color", "GRAY"), 2, "GRAY"),
     ],
 )
-def test_what_makes_no_sense_is_told_before_the_work(place, words, code, told, capsys):
+def test_invalid_flags_are_refused_before_the_work(place, words, code, told, capsys):
     base = ["optimize", str(place / "net.onnx"), "--data", str(place / "pictures"), "--targets", "rpi5"]
     found = main([*base, "--cache", str(place / "cache"), "-o", str(place / "none" / "net"), *words])
     assert found == code
@@ -174,36 +173,38 @@ def test_nan_weights_are_named(place, capsys):
     assert "conv" in capsys.readouterr().err
 
 
-def test_nothing_of_somebody_else_is_overwritten(place, first, tmp_path):
+def test_files_that_edgekit_did_not_write_are_not_overwritten(place, first, tmp_path):
     _, out = first
     with pytest.raises(UsageError, match="is the report of"):
-        deliver.check_place(Request(model="m", data="d", out=out.parent / "other"))
+        deliver.check_output_paths(Request(model="m", data="d", out=out.parent / "other"))
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.txt").write_text("x")
     with pytest.raises(UsageError, match="no bundle"):
-        deliver.check_place(Request(model="m", data="d", out=tmp_path / "folder"))
+        deliver.check_output_paths(Request(model="m", data="d", out=tmp_path / "folder"))
     (tmp_path / "report.json").write_text("{}")
     with pytest.raises(UsageError, match="not edgekit's"):
-        deliver.check_place(Request(model="m", data="d", out=tmp_path / "net"))
-    deliver.check_place(Request(model="m", data="d", out=tmp_path / "net", report=tmp_path / "reports"))
+        deliver.check_output_paths(Request(model="m", data="d", out=tmp_path / "net"))
+    deliver.check_output_paths(
+        Request(model="m", data="d", out=tmp_path / "net", report=tmp_path / "reports")
+    )
 
 
-def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path):
+def test_an_unwritable_folder_is_refused_before_the_work(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StorageError, match="nothing can be written"):
-        deliver.check_place(Request(model="m", data="d", out=tmp_path / "file" / "net"))
+    with pytest.raises(StorageError, match="cannot be written"):
+        deliver.check_output_paths(Request(model="m", data="d", out=tmp_path / "file" / "net"))
     with pytest.raises(StorageError, match="file"):
-        deliver.check_place(Request(model="m", data="d", out=tmp_path / "n", report=tmp_path / "file"))
+        deliver.check_output_paths(Request(model="m", data="d", out=tmp_path / "n", report=tmp_path / "file"))
 
 
-def test_a_bundle_is_made_again_from_whatever_folder_it_is_named(place, first, monkeypatch):
+def test_a_bundle_is_replaced_from_whatever_folder_it_is_named(place, first, monkeypatch):
     _, out = first
     monkeypatch.chdir(out.parent.parent)
-    deliver.check_place(Request(model="m", data="d", out=Path(out.parent.name) / out.name))
+    deliver.check_output_paths(Request(model="m", data="d", out=Path(out.parent.name) / out.name))
     study = msgspec.json.decode((out.parent / "report.json").read_bytes())
     (out.parent / "report.json").write_bytes(msgspec.json.encode(study | {"bundle": "elsewhere/net"}))
     try:
-        deliver.check_place(Request(model="m", data="d", out=out))
+        deliver.check_output_paths(Request(model="m", data="d", out=out))
     finally:
         (out.parent / "report.json").write_bytes(msgspec.json.encode(study))
 

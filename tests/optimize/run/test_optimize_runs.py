@@ -13,7 +13,7 @@ from edgekit_optimize.run import search as searching
 from edgekit_optimize.run.flags import check_numbers
 from edgekit_optimize.run.progress import Progress
 from edgekit_optimize.run.request import Description, Remote, Request, Shrinking
-from edgekit_optimize.run.run_folder import workplace
+from edgekit_optimize.run.run_folder import run_folder
 
 PLAIN = Request(model="m.onnx", data="d", out="o")
 NAN = float("nan")
@@ -40,30 +40,30 @@ NAN = float("nan")
         ({"seconds": 0.05, "remote": Remote(device="cam")}, "--seconds"),
     ],
 )
-def test_a_number_that_makes_no_sense_is_refused_at_once(changes, told):
+def test_a_number_out_of_range_is_refused_at_once(changes, told):
     with pytest.raises(UsageError, match=told):
         check_numbers(msgspec.structs.replace(PLAIN, **changes), 2)
 
 
-def test_numbers_that_make_sense_pass():
+def test_numbers_in_range_pass():
     check_numbers(PLAIN, 1)
     check_numbers(msgspec.structs.replace(PLAIN, max_drop=-0.5, threads=12, seconds=0.05), 12)
     check_numbers(msgspec.structs.replace(PLAIN, threads=32, remote=Remote(device="cam")), 2)
 
 
-def test_all_that_is_wrong_is_told_together():
+def test_all_wrong_numbers_are_reported_together():
     with pytest.raises(UsageError) as caught:
         check_numbers(msgspec.structs.replace(PLAIN, samples=0, seed=-1), 2)
     assert "--samples" in caught.value.message
     assert "--seed" in caught.value.reasons[0]
 
 
-def test_a_run_takes_its_folder_away_and_those_of_killed_runs(tmp_path):
+def test_a_run_removes_its_folder_and_those_of_killed_runs(tmp_path):
     (tmp_path / "run-of-a-killed-one" / "bench").mkdir(parents=True)
     (tmp_path / "run-of-a-killed-one" / ".lock").touch()
     (tmp_path / "run-hardly-begun").mkdir()
     (tmp_path / "make" / "entry").mkdir(parents=True)
-    with workplace(tmp_path) as one, workplace(tmp_path) as other:  # two at once
+    with run_folder(tmp_path) as one, run_folder(tmp_path) as other:  # two at once
         assert one != other
         assert one.is_dir()
         assert {path.name for path in tmp_path.iterdir()} == {".lock", "make", one.name, other.name}
@@ -85,7 +85,7 @@ def test_a_float_model_that_cannot_be_run_ends_the_search():
     assert "memory" in caught.value.hint
 
 
-def test_a_float_model_that_answers_with_no_numbers_is_told_with_a_sample(tmp_path):
+def test_a_float_model_whose_output_is_nan_is_refused_with_a_sample(tmp_path):
     scores = np.zeros((4, 10), np.float32)
     scores[2, 5] = np.nan
     np.savez(tmp_path / "outputs.npz", scores=scores)
@@ -94,5 +94,5 @@ def test_a_float_model_that_answers_with_no_numbers_is_told_with_a_sample(tmp_pa
     assert "--mean" in caught.value.hint
 
 
-def test_infinite_scores_are_answers():
-    searching._insist_on_numbers(Observed({"mask": np.full((2, 3), -np.inf)}, None), ("a", "b"))
+def test_infinite_scores_are_accepted():
+    searching._require_no_nan(Observed({"mask": np.full((2, 3), -np.inf)}, None), ("a", "b"))

@@ -39,7 +39,7 @@ OUTPUTS = specs(y=(1, 5), hn=(1, 1, 16), cn=(1, 1, 16))
 # --- what the user tells
 
 
-def test_pairs_are_outputs_and_the_inputs_that_they_go_to():
+def test_a_pair_names_an_output_and_the_input_that_it_is_fed_to():
     assert state_pairs(("hn:h", "cn:c"), (), INPUTS, OUTPUTS) == (
         State(input="h", output="hn"),
         State(input="c", output="cn"),
@@ -61,7 +61,7 @@ def test_names_may_have_colons():
         (("hn:h", "hn:c"), "--state names output 'hn' twice"),
     ],
 )
-def test_pairs_that_make_no_sense_are_refused_with_those_that_may_be_meant(texts, message):
+def test_invalid_pairs_are_refused_with_likely_pairs(texts, message):
     with pytest.raises(UsageError, match=message) as caught:
         state_pairs(texts, (), INPUTS, OUTPUTS)
     if "twice" not in message:
@@ -118,7 +118,7 @@ def test_calibration_and_golden_samples_have_the_states_that_the_float_model_has
     frames, _ = recordings()
     states, _ = answers(frames, range(0, 120, 20))
     rows = {frame.tobytes(): state for frame, state in zip(frames, states, strict=True)}
-    with np.load(found.subject.root.calibration) as calibration, np.load(found.samples) as samples:
+    with np.load(found.target_model.root.calibration) as calibration, np.load(found.samples) as samples:
         assert calibration["h"].shape == (12, 1, 8)
         for archive in (calibration, samples):
             wanted = np.array([rows[frame.tobytes()] for frame in archive["x"]])
@@ -128,20 +128,20 @@ def test_calibration_and_golden_samples_have_the_states_that_the_float_model_has
     assert found.split.evaluation.states == ("hn",)
 
 
-def test_a_state_that_is_not_told_is_never_guessed(place):
+def test_a_state_that_is_not_given_is_never_guessed(place):
     with pytest.raises(ConfigError, match="has no array 'h'") as caught:
         read(place, states=())
-    assert caught.value.hint == "if the model's state goes from call to call, say so: --state hn:h"
+    assert caught.value.hint == "if the model keeps state between calls, add: --state hn:h"
 
 
-def test_a_description_may_tell_it_under_names_of_its_own(place):
+def test_a_description_may_rename_its_tensors(place):
     described = Description(
         model="gru",
         task="raw",
         state=(State(input="h", output="hn"),),
     )
     found = read(place, states=(), description=described)
-    assert found.subject.manifest.state == (State(input="h", output="hn"),)
+    assert found.target_model.manifest.state == (State(input="h", output="hn"),)
 
 
 @pytest.fixture(scope="module")
@@ -155,16 +155,16 @@ def made(place):
         bench = place / "bench"
         search = _search(asked, inputs, facts, detected.profile, cache, Progress(), bench)
         plans = plan_candidates(
-            inputs.subject.root, named_profiles(["rpi5"]), has_calibration=True, task="raw"
+            inputs.target_model.root, named_profiles(["rpi5"]), has_calibration=True, task="raw"
         )
         wanted = [plan for plan in plans if plan.id in ("onnxruntime-fp32", "openvino-fp32")]
         search.evaluate(search.make(wanted))
         folder = place / "gru"
-        fill_bundle(folder, search, inputs, search.found(), created="", command="")
+        fill_bundle(folder, search, inputs, search.candidates(), created="", command="")
     return search, open_bundle(folder)
 
 
-def test_the_bundle_says_the_state_and_its_golden_samples_hold(made, capsys):
+def test_the_bundle_declares_the_state_and_its_golden_samples_pass(made, capsys):
     _, bundle = made
     assert bundle.manifest.state == (State(input="h", output="hn"),)
     assert main(["verify", str(bundle.source), "--json"]) == 0
@@ -174,7 +174,7 @@ def test_the_bundle_says_the_state_and_its_golden_samples_hold(made, capsys):
         assert np.abs(inputs["h"]).max() > 0.1, "in the middle of a recording"
 
 
-def test_the_metric_counts_the_answer_and_not_the_state(made):
+def test_the_metric_ignores_the_state(made):
     search, _ = made
     data, reference = search.evaluation.dataset, search.reference
     worse = Observed(reference.outputs | {"hn": -reference.outputs["hn"]})

@@ -78,7 +78,7 @@ def test_a_student_alone_learns_as_one_whose_teacher_has_no_weight(tmp_path):
     assert shrunk.parameters == shrunk.parameters_before < taught.parameters_before
 
 
-def test_weights_trained_with_rounding_lie_on_the_integers_grid_in_the_file(tmp_path):
+def test_weights_trained_with_rounding_are_on_the_integer_grid_in_the_file(tmp_path):
     shrunk = api.qat(NET, BATCHES, tmp_path, shape=SHAPE, epochs=1, seed=1, bits=4)
     weights = [
         onnx.numpy_helper.to_array(tensor)
@@ -110,7 +110,7 @@ def test_weights_trained_with_rounding_lie_on_the_integers_grid_in_the_file(tmp_
         (NET, BATCHES, {"loss": "shrink_nets:vector"}, ConfigError, "one value"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_any_file_is_written(tmp_path, model, train, fields, error, said):
+def test_invalid_requests_are_refused_before_any_file_is_written(tmp_path, model, train, fields, error, said):
     arguments = {"shape": SHAPE, "ratio": 0.5, "epochs": 1, "seed": 0, "weight": 0.5, **fields}
     with pytest.raises(error, match=said):
         api.prune(model, train, tmp_path, **arguments)

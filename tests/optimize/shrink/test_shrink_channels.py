@@ -34,22 +34,22 @@ def test_what_is_left_is_a_multiple_of_eight_and_at_least_eight_and_an_eighth(se
 
 @settings(deadline=None)
 @given(slack_sets(), st.floats(1e-6, 100))
-def test_it_saves_what_was_asked_or_all_that_may_go(sets, wanted):
+def test_it_saves_the_requested_share_or_all_that_can_be_removed(sets, wanted):
     removed = choose(sets, wanted)
     saved = sum(removed.get(slack.name, 0) * slack.cost for slack in sets)
     if saved < wanted:
         assert not [slack for slack in sets if slack.without(removed.get(slack.name, 0)).step]
 
 
-def test_channels_go_where_they_matter_least_for_what_they_take():
+def test_channels_are_removed_where_importance_per_cost_is_least():
     dear = Slack(name="dear", importances=(1.0,) * 32, cost=0.1, initial=32)
     cheap = Slack(name="cheap", importances=(1.0,) * 32, cost=0.001, initial=32)
-    assert choose([dear, cheap], wanted=0.801) == {"dear": 16}
+    assert choose([dear, cheap], saving=0.801) == {"dear": 16}
     weak = Slack(name="weak", importances=(0.001,) * 32, cost=0.001, initial=32)
-    assert choose([dear, weak], wanted=0.009) == {"weak": 16}
+    assert choose([dear, weak], saving=0.009) == {"weak": 16}
 
 
-def test_storage_weighs_as_much_as_work():
+def test_storage_counts_as_much_as_computation():
     large = Slack(name="large", importances=(1.0,) * 32, cost=0.001, storage=0.1, initial=32)
     busy = Slack(name="busy", importances=(1.0,) * 32, cost=0.05, initial=32)
-    assert choose([large, busy], wanted=0.008) == {"large": 8}
+    assert choose([large, busy], saving=0.008) == {"large": 8}

@@ -40,7 +40,7 @@ def test_a_teacher_that_agrees_adds_nothing_and_needs_no_targets():
     assert float(Objective(teacher=constant(LOGITS))(LOGITS, None, LOGITS)) == pytest.approx(0, abs=1e-6)
 
 
-def test_data_without_targets_wants_a_teacher():
+def test_data_without_targets_needs_a_teacher():
     with pytest.raises(ConfigError, match="no teacher"):
         Objective()(LOGITS, None, LOGITS)
 
@@ -78,7 +78,7 @@ def test_probabilities_are_targets_too():
     )
 
 
-def test_a_loss_that_is_no_number_stops_at_once_and_names_the_step():
+def test_a_loss_that_is_nan_stops_at_once_and_names_the_step():
     objective = Objective(remedy="lower the rate")
     objective(LOGITS, TARGETS, LOGITS)
     with pytest.raises(ConfigError, match="nan at training step 2") as raised:

@@ -35,7 +35,7 @@ def test_a_pruned_model_needs_no_more_than_was_asked_and_keeps_its_outputs(build
     assert min(counts) >= BLOCK
 
 
-def test_the_least_channels_go_and_what_is_left_computes_the_same():
+def test_the_least_important_channels_are_removed_and_the_rest_computes_the_same():
     """Channels whose weights are zero everywhere change nothing when they go."""
     model = shrink_nets.net().eval()
     dead = [1, 4, 5, 9, 10, 12, 13, 15]
@@ -73,7 +73,7 @@ def test_channels_that_are_normalised_in_groups_are_left_alone_and_named():
     assert cutter.model.body[0].out_channels == 16
 
 
-def test_frozen_layers_are_followed_too():
+def test_frozen_layers_are_traced_too():
     model = shrink_nets.net().eval().requires_grad_(requires_grad=False)
     before = multiply_adds(model, EXAMPLE)
     assert Cutter(model, EXAMPLE).cut_to(before // 2) <= before // 2

@@ -17,7 +17,7 @@ EXAMPLE = (torch.zeros(shrink_nets.SHAPE),)
 
 @settings(deadline=None)
 @given(st.integers(2, 8), st.sampled_from([0, 1, None]), st.integers(0, 99))
-def test_rounded_weights_lie_on_a_symmetric_grid_and_rounding_again_changes_nothing(bits, axis, seed):
+def test_rounded_weights_are_on_a_symmetric_grid_and_rounding_again_changes_nothing(bits, axis, seed):
     weights = torch.from_numpy(np.random.default_rng(seed).normal(0, 1, (3, 4, 5)).astype(np.float32))
     once = round_symmetric(weights, bits, axis)
     axes = tuple(number for number in range(3) if number != axis)
@@ -76,7 +76,7 @@ def test_a_layer_that_is_read_before_its_normalisation_too_is_refused():
         fold(model, EXAMPLE)
 
 
-def test_training_with_rounding_wins_back_what_few_bits_lose():
+def test_training_with_rounding_recovers_accuracy_lost_to_few_bits():
     model = shrink_nets.net().eval()
     grid = Grid(2, per_channel=False, activation_bits=8)
     plain, taught = fold(model, EXAMPLE), fold(model, EXAMPLE)
@@ -93,7 +93,7 @@ def test_training_with_rounding_wins_back_what_few_bits_lose():
     assert won > lost + 0.1
 
 
-def test_a_grid_that_no_integers_have_is_refused():
+def test_an_unsupported_grid_is_refused():
     for bits, activation_bits in ((1, 8), (9, 8), (8, 4)):
         with pytest.raises(ConfigError, match="weights of 2 to 8 bits"):
             Grid(bits, activation_bits=activation_bits)

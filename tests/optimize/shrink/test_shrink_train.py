@@ -32,7 +32,7 @@ def draw():
     return random.random(), np.random.rand(), float(torch.rand(()))  # noqa: NPY002 - as above
 
 
-def test_the_two_kinds_are_told_apart_by_their_parameters():
+def test_the_two_kinds_are_distinguished_by_their_parameters():
     assert training("shrink_nets:batches").gives_batches
     assert not training("shrink_nets:train").gives_batches
 
@@ -58,7 +58,7 @@ def test_both_kinds_learn_and_the_same_seed_gives_the_same_weights(entry):
         ("shrink_nets", UsageError, "module:function"),
     ],
 )
-def test_a_function_that_cannot_be_used_is_named_with_what_is_wanted(entry, error, said):
+def test_a_function_that_cannot_be_used_is_named_with_the_expected_parameters(entry, error, said):
     with pytest.raises(error, match=said):
         training(entry)
 
@@ -73,7 +73,7 @@ def test_a_function_that_cannot_be_used_is_named_with_what_is_wanted(entry, erro
         ("shrink_nets:broken_after_three", "inputs of training step 4"),
     ],
 )
-def test_data_and_functions_at_fault_are_blamed(entry, said):
+def test_faults_of_data_and_functions_are_attributed_to_them(entry, said):
     with pytest.raises(ConfigError, match=said):
         run(entry, fresh())
 
@@ -116,7 +116,7 @@ def test_the_rate_warms_up_and_comes_down_to_nothing():
     assert rates[15:] == sorted(rates[15:], reverse=True)
 
 
-def test_progress_rises_to_one_and_tells_the_loss():
+def test_progress_rises_to_one_and_reports_the_loss():
     told = []
     training("shrink_nets:batches").run(
         fresh(),

@@ -45,7 +45,7 @@ def test_the_hooks_give_labelled_samples_and_what_both_have_is_left_out_of_calib
     assert "2 samples were left out of calibration" in split.warnings[0]
 
 
-def test_fewer_samples_are_taken_evenly(tiny, tmp_path):
+def test_fewer_samples_are_evenly_spaced(tiny, tmp_path):
     split = ask(tiny, tmp_path, samples=4, calibration_samples=3)
     assert split.evaluation.names == tuple(f"evaluation[{n}]" for n in (0, 13, 26, 39))
     assert split.evaluation.labels.tolist() == [0, 1, 2, 3]
@@ -58,7 +58,7 @@ def test_the_users_data_evaluate_and_the_recipe_still_calibrates(tiny, tmp_path)
     assert split.calibration.names[0] == "calibration[0]"
 
 
-def test_data_that_hold_the_recipes_own_samples_are_told(tiny, tmp_path):
+def test_data_that_contain_the_recipes_samples_give_a_warning(tiny, tmp_path):
     """By content: the file has another name."""
     own = ask(tiny, tmp_path).calibration.inputs["image"]
     np.savez(tmp_path / "mine.npz", image=np.concatenate([own[:5], arrays(20)]))
@@ -85,7 +85,7 @@ def test_a_recipe_without_evaluation_samples_asks_for_data(models, tiny, tmp_pat
         ask(tiny, tmp_path)
 
 
-def test_sets_that_are_the_same_leave_nothing_to_calibrate_with():
+def test_equal_sets_leave_nothing_to_calibrate_with():
     data = Dataset(names=("a", "b"), inputs={"image": arrays(2)})
     with pytest.raises(ConfigError, match="every calibration sample"):
         apart(data, data, "zoo:tiny")

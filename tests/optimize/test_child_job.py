@@ -12,20 +12,19 @@ import pytest
 
 from edgekit.base.child import ChildFault
 from edgekit.core.errors import ConfigError, EdgekitError, ModelError, UsageError
-from edgekit_optimize.run import child_job as steps
-from edgekit_optimize.run import jobs
+from edgekit_optimize.run import child_job, jobs
 
 
 def test_an_error_comes_back_as_the_error_it_was(tmp_path):
     with pytest.raises(UsageError) as caught:
-        steps.run_step("read", {"model": "no-such-model.xyz", "shapes": {}}, tmp_path)
+        child_job.run_child_job("read", {"model": "no-such-model.xyz", "shapes": {}}, tmp_path)
     assert "no-such-model.xyz" in caught.value.message
     assert caught.value.reasons
 
 
-def test_a_broken_job_is_told_with_the_end_of_its_log(tmp_path):
+def test_a_broken_jobs_error_has_the_end_of_its_log(tmp_path):
     with pytest.raises(ModelError, match="died") as caught:
-        steps.run_step("make", {}, tmp_path)
+        child_job.run_child_job("make", {}, tmp_path)
     assert any("KeyError" in line for line in caught.value.reasons)
     assert "KeyError" in (tmp_path / "log.txt").read_text()
 
@@ -38,9 +37,9 @@ def test_a_broken_job_is_told_with_the_end_of_its_log(tmp_path):
         "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
     ],
 )
-def test_a_job_that_died_for_want_of_memory_says_so(tmp_path, said):
+def test_a_job_that_died_for_lack_of_memory_says_so(tmp_path, said):
     (tmp_path / "log.txt").write_text(f"Traceback\n{said}\n")
-    error = steps._died("read", ChildFault("", -6), tmp_path / "log.txt")
+    error = child_job._died("read", ChildFault("", -6), tmp_path / "log.txt")
     assert isinstance(error, ConfigError)
     assert error.message == "read: memory ran out"
     assert error.reasons == (said,)
@@ -48,20 +47,20 @@ def test_a_job_that_died_for_want_of_memory_says_so(tmp_path, said):
 
 def test_a_killed_job_says_that_memory_ran_out(tmp_path):
     (tmp_path / "log.txt").touch()
-    error = steps._died("make", ChildFault("", -signal.SIGKILL), tmp_path / "log.txt")
+    error = child_job._died("make", ChildFault("", -signal.SIGKILL), tmp_path / "log.txt")
     assert isinstance(error, ConfigError)
     assert "memory" in error.message
     assert error.hint
 
 
 def test_the_jobs_of_the_table_exist():
-    assert set(jobs.JOBS) == {"read", "check", "carry", "make", "sensitivity", "shrink"}
+    assert set(jobs.JOBS) == {"read", "check", "warm-states", "make", "sensitivity", "shrink"}
     assert all(callable(job) for job in jobs.JOBS.values())
 
 
-def test_what_a_tool_prints_never_reaches_the_terminal(tmp_path, capfd):
+def test_a_tools_output_never_reaches_the_terminal(tmp_path, capfd):
     with pytest.raises(EdgekitError):
-        steps.run_step("make", {"plan": {}}, tmp_path)
+        child_job.run_child_job("make", {"plan": {}}, tmp_path)
     seen = capfd.readouterr()
     assert (seen.out, seen.err) == ("", "")
     assert (tmp_path / "log.txt").stat().st_size
@@ -100,12 +99,12 @@ def _ends(pid):
     return False
 
 
-def test_a_run_that_is_ended_ends_its_steps(tmp_path, monkeypatch):
-    task, running, caught = _sleeper(tmp_path, monkeypatch), steps.Running(), []
+def test_a_run_that_is_ended_kills_its_child_jobs(tmp_path, monkeypatch):
+    task, running, caught = _sleeper(tmp_path, monkeypatch), child_job.Running(), []
 
     def work():
         with pytest.raises(EdgekitError) as told:
-            steps.run_step("read", task, tmp_path, running=running)
+            child_job.run_child_job("read", task, tmp_path, running=running)
         caught.append(told.value)
 
     thread = threading.Thread(target=work)
@@ -116,13 +115,13 @@ def test_a_run_that_is_ended_ends_its_steps(tmp_path, monkeypatch):
     assert not thread.is_alive()
     assert _ends(pid)
     with pytest.raises(EdgekitError):  # nothing begins any more
-        steps.run_step("read", task, tmp_path, running=running)
+        child_job.run_child_job("read", task, tmp_path, running=running)
 
 
-def test_a_step_does_not_outlive_a_killed_parent(tmp_path, monkeypatch):
+def test_a_child_job_does_not_outlive_a_killed_parent(tmp_path, monkeypatch):
     task = _sleeper(tmp_path, monkeypatch)
     code = "from pathlib import Path; from edgekit_optimize.run.child_job import *"
-    call = f"{code}; run_step('read', {task}, Path())"
+    call = f"{code}; run_child_job('read', {task}, Path())"
     parent = subprocess.Popen([sys.executable, "-c", call])
     try:
         pid = _awaited_pid(tmp_path)
@@ -136,7 +135,7 @@ def test_a_step_does_not_outlive_a_killed_parent(tmp_path, monkeypatch):
 
 
 def test_an_exception_in_one_thread_stops_the_others():
-    running, stopped, begun = steps.Running(), threading.Event(), []
+    running, stopped, begun = child_job.Running(), threading.Event(), []
 
     def work(number):
         begun.append(number)
