@@ -1,4 +1,4 @@
-"""The face detector: MediaPipe's network as it is, its ends renamed."""
+"""The face detector: MediaPipe's network with its inputs and outputs renamed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def labels(_kit: Kit) -> list[str]:
 
 
 def network(kit: Kit) -> Network:
-    """Return MediaPipe's network with the manifest's names at its ends."""
+    """Return MediaPipe's network with the manifest's names for its inputs and outputs."""
     return read_tflite(kit.file("weights").read_bytes()).renamed(
         {"input": "image", "classificators": "classifiers"}
     )
@@ -57,7 +57,7 @@ def evaluation(kit: Kit) -> list[dict[str, NDArray[Any]]]:
 
 
 def _input(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Scale to fit, the rest black."""
+    """Scale a frame to fit the input and pad it with black."""
     height, width = pixels.shape[:2]
     scale = _SIDE / max(height, width)
     size = (round(width * scale), round(height * scale))

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: the network written out, its weights out of a PyTorch checkpoint.
+"""EfficientNet-Lite0: the network in code, with weights from a PyTorch checkpoint.
 
 Source: tensorflow/tpu, models/official/efficientnet/lite: EfficientNet-B0 without squeeze and
 excitation, ReLU6 for swish, the first and last layers not scaled.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SIDE = 224
 _KEEP = 0.875  # as pre.crop_ratio says
 _EPSILON = 1e-3  # of the batch normalisation
-# (blocks, stride of the first); kernels and widths stand in the weights.
+# (blocks, stride of the first); the weights have the kernels and widths.
 _STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))
 
 
@@ -52,7 +52,7 @@ def network(kit: Kit) -> Network:
 
 
 def _block(weights: _Weights, source: str, number: int, stride: int) -> list[Layer]:
-    """Return one inverted residual: widen, look around, narrow, add where the shape stays."""
+    """Return one inverted residual block, with a skip connection if the shape stays the same."""
     name, prefix = f"block{number}", f"_blocks.{number}."
     layers: list[Layer] = []
     if f"{prefix}_expand_conv.weight" in weights:
@@ -78,7 +78,7 @@ def _block(weights: _Weights, source: str, number: int, stride: int) -> list[Lay
 
 class _Weights(dict[str, Any]):
     def channels_into(self, prefix: str) -> int:
-        """Return how many channels a block's input has."""
+        """Return the number of channels of a block's input."""
         expand = self.get(f"{prefix}_expand_conv.weight")
         first = self[f"{prefix}_depthwise_conv.weight"] if expand is None else expand
         return int(first.shape[0] if expand is None else first.shape[1])
@@ -110,7 +110,7 @@ def golden(kit: Kit) -> list[dict[str, NDArray[Any]]]:
 
 
 def calibration(kit: Kit) -> list[dict[str, NDArray[Any]]]:
-    """Return squares out of the left, middle and right of video frames, none of them golden."""
+    """Return square crops from the left, middle and right of video frames, without golden samples."""
     found = []
     for name, numbers in (
         ("bikes", range(5, 250, 16)),
@@ -123,7 +123,7 @@ def calibration(kit: Kit) -> list[dict[str, NDArray[Any]]]:
 
 
 def evaluation(kit: Kit) -> list[dict[str, NDArray[Any]]]:
-    """Return squares out of other moments of the same videos, every second one mirrored."""
+    """Return square crops from other frames of the same videos, every second one mirrored."""
     found = []
     for name, numbers in (
         ("bikes", range(13, 250, 16)),
@@ -137,7 +137,7 @@ def evaluation(kit: Kit) -> list[dict[str, NDArray[Any]]]:
 
 
 def _crop(pixels: NDArray[np.uint8], place: float) -> NDArray[np.uint8]:
-    """Return a square at a place along the longer side, scaled to the input."""
+    """Return a square crop at a position along the longer side, scaled to the input."""
     height, width = pixels.shape[:2]
     side = round(min(height, width) * _KEEP)
     top, left = round((height - side) * place), round((width - side) * place)

@@ -20,7 +20,7 @@ WINDOW, CHANNELS = 100, 6
 UNSEEN_SUBJECTS = frozenset({8, 9, 10})
 _HOP = 25  # as pre.hop says
 _GOLDEN_EVERY, _GOLDEN_START = 12, 300
-# seglearn's short names, in the order of the classes, and what they stand for.
+# seglearn's short names in the order of the classes, and their meanings.
 EXERCISES = {
     "PEN": "pendulum",
     "ABD": "abduction",
@@ -73,12 +73,12 @@ def labels(_kit: Kit) -> list[str]:
 
 
 def golden(kit: Kit) -> list[dict[str, NDArray[Any]]]:
-    """Return windows of four people and exercises that the network has not learned from."""
+    """Return windows of four people and exercises that are not in the training data."""
     return [{"window": _window(motion, _GOLDEN_START)} for motion in _unseen(kit)[::_GOLDEN_EVERY]]
 
 
 def evaluation(kit: Kit) -> tuple[list[dict[str, NDArray[Any]]], list[int]]:
-    """Return every window of the people it has not learned from but the golden ones, and its exercise."""
+    """Return the windows and exercises of the people outside the training data, without golden samples."""
     feeds, classes = [], []
     for number, motion in enumerate(_unseen(kit)):
         for start in range(0, len(motion.samples) - WINDOW + 1, _HOP):
@@ -98,7 +98,7 @@ def _window(motion: Motion, start: int) -> NDArray[np.float32]:
 
 
 def calibration(kit: Kit) -> list[dict[str, NDArray[Any]]]:
-    """Return four windows of each recording of the people it has learned from."""
+    """Return four windows of each recording of the people in the training data."""
     seen = [motion for motion in motions(kit.recording("watch")) if motion.subject not in UNSEEN_SUBJECTS]
     return [
         {"window": _window(motion, start)}

@@ -25,7 +25,7 @@ def golden(kit: Kit) -> list[dict[str, NDArray[Any]]]:
 
 
 def calibration(kit: Kit) -> list[dict[str, NDArray[Any]]]:
-    """Return the first four seconds of the recording, window by window, but the golden ones."""
+    """Return the windows of the recording's first four seconds, without golden samples."""
     return [feeds for number, feeds in _walk(kit, _TUNED) if number not in _KEPT]
 
 
@@ -35,7 +35,7 @@ def evaluation(kit: Kit) -> list[dict[str, NDArray[Any]]]:
 
 
 def _walk(kit: Kit, count: int | None = None) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
-    """Go through the recording as a device does, at most so many windows."""
+    """Run through the recording as a device does, for at most ``count`` windows."""
     samples = np.concatenate([np.zeros(_CONTEXT, np.float32), _resampled(kit)])
     state = np.zeros((2, 1, 128), np.float32)
     evaluate = _evaluator(kit)
@@ -48,7 +48,7 @@ def _walk(kit: Kit, count: int | None = None) -> Iterator[tuple[int, dict[str, N
 
 
 def reference(kit: Kit, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-    """Return what the file computes, by the ``onnx`` package's own evaluator, in NumPy."""
+    """Return the file's outputs, computed by the ``onnx`` package's reference evaluator in NumPy."""
     return _evaluator(kit)(inputs)
 
 
@@ -70,6 +70,6 @@ def _resampled(kit: Kit) -> NDArray[np.float32]:
     with wave.open(str(kit.recording("voice"))) as file:
         rate_hz = file.getframerate()
         raw = np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768.0
-    smooth = np.convolve(raw, np.ones(3) / 3, "same")  # nothing above 8 kHz may fold back
+    smooth = np.convolve(raw, np.ones(3) / 3, "same")  # removes what is above 8 kHz, against aliasing
     times = np.arange(0, len(smooth) / rate_hz, 1 / _RATE_HZ)
     return np.interp(times, np.arange(len(smooth)) / rate_hz, smooth).astype(np.float32)

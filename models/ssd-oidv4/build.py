@@ -1,4 +1,4 @@
-"""The object detector: label map and network out of MediaPipe's packed assets."""
+"""The object detector: label map and network from MediaPipe's packed assets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def labels(kit: Kit) -> list[str]:
 
 
 def network(kit: Kit) -> Network:
-    """Return MediaPipe's network with the manifest's names at its ends."""
+    """Return MediaPipe's network with the manifest's names for its inputs and outputs."""
     return read_tflite(kit.file("assets").read_bytes()[_LABEL_BYTES:]).renamed(
         {
             "normalized_input_image_tensor": "image",

@@ -59,11 +59,11 @@ def golden(kit: Kit) -> list[dict[str, NDArray[Any]]]:
 
 
 def evaluation(kit: Kit) -> list[dict[str, NDArray[Any]]]:
-    """Return windows in order, at the hop of the device, but the golden ones.
+    """Return windows in order, at the hop of the device, without golden samples.
 
-    A stretch without the anomaly, and what lies about it four times, each a sample later: were alarms
-    rare here, a variant that never gives one would hold the gate. The file called test begins with
-    the normal part, which is no test of anything.
+    A stretch without the anomaly, and the surroundings of the anomaly four times, each shifted by one
+    sample: if alarms were rare here, a variant that never raises one would pass the gate. The start of
+    the test file is skipped, since it repeats the normal part.
     """
     values, is_anomaly = series(kit.file("test"))
     known, _ = series(kit.file("train"))

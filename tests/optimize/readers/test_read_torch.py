@@ -228,6 +228,6 @@ def test_other_files_that_torch_writes_are_identified(tmp_path):
         with pytest.raises(ModelError, match=what) as caught:
             read_source(str(tmp_path / f"{name}.pt2"), tmp_path / "root")
         assert "module:function" in caught.value.hint
-    with pytest.raises(UsageError, match=r"weights\.pth") as told:
+    with pytest.raises(UsageError, match=r"weights\.pth") as caught:
         read_source(str(tmp_path / "weights.pth"), tmp_path / "root")
-    assert "torch.jit.load" in told.value.hint
+    assert "torch.jit.load" in caught.value.hint

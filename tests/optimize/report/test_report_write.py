@@ -103,9 +103,9 @@ def test_a_folder_that_is_a_file_is_an_error(tmp_path):
 
 def test_a_number_that_is_not_finite_is_refused_by_name(tmp_path):
     layer = LayerSensitivity(layer="a", operator="Conv", sqnr_db=float("inf"), agreement=1.0)
-    with pytest.raises(EdgekitError) as told:
+    with pytest.raises(EdgekitError) as caught:
         write.write_report(study(sensitivity=(layer,), max_drop=float("nan")), tmp_path)
-    assert told.value.reasons == ("max_drop: nan", "sensitivity[0].sqnr_db: inf")
+    assert caught.value.reasons == ("max_drop: nan", "sensitivity[0].sqnr_db: inf")
     assert not list(tmp_path.iterdir())
 
 
@@ -131,9 +131,9 @@ def test_a_file_name_that_is_not_utf8_is_shown_by_its_bytes(tmp_path):
 def test_a_file_that_is_not_a_report_is_refused_by_name(tmp_path, content, said):
     path = tmp_path / "report.json"
     path.write_bytes(content)
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as caught:
         write.read_study(path)
-    assert said in told.value.render()
+    assert said in caught.value.render()
 
 
 def test_each_field_at_fault_is_named(tmp_path):
@@ -142,9 +142,9 @@ def test_each_field_at_fault_is_named(tmp_path):
     raw["max_drop"] = "little"
     path = tmp_path / "report.json"
     path.write_bytes(msgspec.json.encode(raw))
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as caught:
         write.read_study(path)
-    said = told.value.render()
+    said = caught.value.render()
     assert "report.json:candidates[2].plan.backend: want one of 'litert', " in said
     assert "report.json:max_drop: want a float, got " in said
 

@@ -1,4 +1,4 @@
-"""What a bare model is taken for: by its tensors, by what the user told, and by whether data are pictures."""
+"""What a bare model is taken for: by its tensors, by the user's description, and by whether data are pictures."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ SOUND = Root(
 )
 
 
-def asked(states=(), **told):
+def asked(states=(), **fields):
     return Request(
-        model="m.onnx", data="d.npz", out=Path("o"), states=states, description=Description(**told)
+        model="m.onnx", data="d.npz", out=Path("o"), states=states, description=Description(**fields)
     )
 
 
@@ -40,9 +40,9 @@ def test_picture_flags_are_refused_for_data_that_are_not_pictures():
     assert described(PICTURES, asked(pre=Pre(mean=(127.0,))), brings_pictures=True)[1].task == "classify"
 
 
-def voice(**told):
+def voice(**fields):
     pre = Pre(resize="none", window=512, hop=512, context=64, rate_hz=16000.0)
-    return asked(**{"task": "voice", "pre": pre, "post": Post(decoder="vad")} | told)
+    return asked(**{"task": "voice", "pre": pre, "post": Post(decoder="vad")} | fields)
 
 
 def test_data_of_a_window_model_have_no_context():

@@ -199,10 +199,10 @@ DONE = {
 }  # fmt: skip
 
 
-def ask(server, bundle, told=None, *, keys=None, timeout_s=20.0, device="cam-1"):
+def ask(server, bundle, reports=None, *, keys=None, timeout_s=20.0, device="cam-1"):
     return measure_on(
         bundle, device, fleet=server.url, token="secret", keys=keys, threads=2, seconds=0.5,
-        timeout_s=timeout_s, progress=(told if told is not None else []).append,
+        timeout_s=timeout_s, progress=(reports if reports is not None else []).append,
     )  # fmt: skip
 
 
@@ -212,17 +212,17 @@ def bundle(tmp_path):
 
 
 def test_the_job_names_the_exact_bundle_and_each_state_is_reported_once(server, bundle):
-    told, running = [], {"state": "running"}
+    reports, running = [], {"state": "running"}
     hot = {"state": "postponed", "reason": "the board is at 90 C"}
     serve_job(server, {"state": "waiting"}, running, running, hot, DONE, online=False)
-    rows, profile = ask(server, bundle, told)
+    rows, profile = ask(server, bundle, reports)
     assert ([row.id for row in rows], profile) == (["a"], "rpi5")
     body = next(body for method, _, body in server.asked if method == "POST")
     assert body == {
         "device": "cam-1", "model": "motion", "version": "1.0.0", "sha256": open_bundle(bundle).digest,
         "threads": 2, "seconds": 0.5, "expires_s": 20,
     }  # fmt: skip
-    assert told == [
+    assert reports == [
         "cam-1 is offline; the job waits for it",
         "cam-1: waiting",
         "cam-1: running",

@@ -82,7 +82,7 @@ def test_a_second_run_makes_nothing_again(place, first, capsys, monkeypatch):
     before = read_study(out.parent / "report.json")
     monkeypatch.chdir(place)
     words = ("-o", str(out), "--samples", "24", "--calibration-samples", "16")
-    assert call(place, *words, "--cache", "cache") == 0  # the same folder, told from here
+    assert call(place, *words, "--cache", "cache") == 0  # the same folder, named from here
     after = read_study(out.parent / "report.json")
     assert all(c.cached for c in after.candidates if not c.error)
     assert [c.timings for c in after.candidates] == [c.timings for c in before.candidates]
@@ -108,9 +108,9 @@ def test_if_nothing_passes_the_gate_there_is_a_report_and_exit_code_8(place, fir
     words = ("-o", str(out), "--samples", "24", "--calibration-samples", "16", "--max-drop", "-0.5")
     words += ("--targets", "coral-dev-board")  # one backend only: fewer files to make
     assert call(place, *words) == 8
-    told = capsys.readouterr()
-    assert "coral-dev-board" in told.err
-    document = json.loads(told.out)
+    shown = capsys.readouterr()
+    assert "coral-dev-board" in shown.err
+    document = json.loads(shown.out)
     assert document["error"]["code"] == "gate"
     assert document["bundle"] is None
     assert document["report"] == str(out.parent / "report.html")
@@ -134,8 +134,8 @@ def test_without_labels_the_metric_is_agreement_with_float(place, first, capsys)
     out = place / "unlabelled" / "net.ekb"
     words = ("--data", str(loose), "-o", str(out), "--budget-mb", "5", "--targets", "coral-dev-board")
     assert call(place, *words, "--no-sensitivity") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["metric"], told["max_drop"]) == ("agreement", 0.03)
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["metric"], shown["max_drop"]) == ("agreement", 0.03)
     assert open_bundle(out, place / "unpacked").manifest.variants
 
 
@@ -147,7 +147,7 @@ def test_budgets_that_nothing_meets_exit_with_8_too(place, first, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "shown"),
     [
         (("--targets", "toaster"), 2, "toaster"),
         (("--metric", "beauty"), 2, "beauty"),
@@ -157,11 +157,11 @@ def test_budgets_that_nothing_meets_exit_with_8_too(place, first, capsys):
         (("--color", "GRAY"), 2, "GRAY"),
     ],
 )
-def test_invalid_flags_are_refused_before_the_work(place, words, code, told, capsys):
+def test_invalid_flags_are_refused_before_the_work(place, words, code, shown, capsys):
     base = ["optimize", str(place / "net.onnx"), "--data", str(place / "pictures"), "--targets", "rpi5"]
     found = main([*base, "--cache", str(place / "cache"), "-o", str(place / "none" / "net"), *words])
     assert found == code
-    assert told in capsys.readouterr().err
+    assert shown in capsys.readouterr().err
 
 
 def test_nan_weights_are_named(place, capsys):

@@ -20,7 +20,7 @@ NAN = float("nan")
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"threads": 0}, "--threads: want 1 to 8, got 0"),
         ({"threads": 1000}, "--threads"),
@@ -40,8 +40,8 @@ NAN = float("nan")
         ({"seconds": 0.05, "remote": Remote(device="cam")}, "--seconds"),
     ],
 )
-def test_a_number_out_of_range_is_refused_at_once(changes, told):
-    with pytest.raises(UsageError, match=told):
+def test_a_number_out_of_range_is_refused_at_once(changes, message):
+    with pytest.raises(UsageError, match=message):
         check_numbers(msgspec.structs.replace(PLAIN, **changes), 2)
 
 

@@ -1,4 +1,4 @@
-"""``edgekit optimize`` of a model with state: pairs are told, recordings run in order, the bundle knows."""
+"""``edgekit optimize`` of a model with state: pairs are given, recordings run in order, the bundle knows."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def accuracy(path):
 
 
 def test_a_pruned_model_is_smaller_as_good_and_its_file_is_the_module(tmp_path):
-    told = []
+    reported = []
     shrunk = api.prune(
         NET,
         "shrink_nets:train",
@@ -34,7 +34,7 @@ def test_a_pruned_model_is_smaller_as_good_and_its_file_is_the_module(tmp_path):
         ratio=0.6,
         epochs=5,
         seed=1,
-        progress=lambda share, text: told.append(share),
+        progress=lambda share, text: reported.append(share),
     )
     assert shrunk.multiply_adds <= 0.4 * shrunk.multiply_adds_before
     assert shrunk.parameters < shrunk.parameters_before
@@ -44,8 +44,8 @@ def test_a_pruned_model_is_smaller_as_good_and_its_file_is_the_module(tmp_path):
         wanted = shrink_nets.SEEN[-1].eval()(images).numpy()
     np.testing.assert_allclose(run_onnx(shrunk.onnx, images), wanted, rtol=1e-3, atol=1e-4)
     assert accuracy(shrunk.onnx) > 0.9
-    assert told == sorted(told)
-    assert told[-1] == 1.0
+    assert reported == sorted(reported)
+    assert reported[-1] == 1.0
     assert shrunk.history[-1][1] < shrunk.history[0][1]
     sizes = [tensor.dims[0] for tensor in onnx.load(shrunk.onnx).graph.initializer if len(tensor.dims) == 4]
     assert all(size % 8 == 0 for size in sizes)

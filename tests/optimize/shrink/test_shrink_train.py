@@ -117,15 +117,15 @@ def test_the_rate_warms_up_and_comes_down_to_nothing():
 
 
 def test_progress_rises_to_one_and_reports_the_loss():
-    told = []
+    reported = []
     training("shrink_nets:batches").run(
         fresh(),
         Objective(),
         epochs=2,
         seed=0,
         rate=0.01,
-        progress=lambda share, text: told.append((share, text)),
+        progress=lambda share, text: reported.append((share, text)),
     )
-    assert [share for share, _ in told] == sorted(share for share, _ in told)
-    assert told[-1][0] == 1.0
-    assert "epoch 2 of 2, loss" in told[-1][1]
+    assert [share for share, _ in reported] == sorted(share for share, _ in reported)
+    assert reported[-1][0] == 1.0
+    assert "epoch 2 of 2, loss" in reported[-1][1]
