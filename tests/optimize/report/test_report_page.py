@@ -107,7 +107,7 @@ def test_empty_sections_say_why_they_are_empty():
         "No layer was measured",
         "no variant was chosen, or none differs from float",
         "No conversion was needed",
-        "No fact of the machine was recorded.",
+        "No facts about the machine were recorded.",
     ):
         assert said in words
 

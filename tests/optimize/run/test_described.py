@@ -1,4 +1,4 @@
-"""What a bare model is taken for: by its tensors, by the user's description, and by whether data are pictures."""
+"""What a bare model becomes: by its tensors, the user's description, and whether data are pictures."""
 
 from __future__ import annotations
 

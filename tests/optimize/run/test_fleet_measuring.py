@@ -1,4 +1,4 @@
-"""The build side's view of a fleet: which figures it takes, and what it makes of each refusal."""
+"""Measuring through a fleet: which figures are taken, and the error for each refusal."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_the_job_names_the_exact_bundle_and_each_state_is_reported_once(server, 
 )
 def test_a_job_without_a_result_raises_the_error_that_ended_it(server, bundle, end, error):
     serve_job(server, {"state": "waiting"}, end)
-    with pytest.raises(error, match=end.get("reason", "not one")):
+    with pytest.raises(error, match=end.get("reason", "the result is invalid")):
         ask(server, bundle)
 
 

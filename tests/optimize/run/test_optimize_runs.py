@@ -1,4 +1,4 @@
-"""What one run of ``edgekit optimize`` refuses at once, and what it leaves to those that come after it."""
+"""Which requests a run refuses at once, and the folders that it leaves to later runs."""
 
 from types import SimpleNamespace
 
