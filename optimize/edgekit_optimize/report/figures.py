@@ -251,19 +251,19 @@ def front(at: dict[int, tuple[float, float]]) -> list[int]:
 
 def cautions(study: Study) -> tuple[str, ...]:
     """Return the study's warnings, and those that follow from its figures."""
-    found = [*study.warnings]
-    found += [
-        f"The conversion {one.conversion} by {one.tool} changes the model's outputs: they differ by "
-        f"{no.significant(one.max_abs)} where they range up to {no.significant(one.scale)}."
-        for one in study.checks
-        if not one.holds
+    warnings = [*study.warnings]
+    warnings += [
+        f"The conversion {check.conversion} by {check.tool} changes the model's outputs: they differ by "
+        f"{no.significant(check.max_abs)} where they range up to {no.significant(check.scale)}."
+        for check in study.checks
+        if not check.holds
     ]
-    found += [
-        f"{one.plan.id} is in the bundle although it failed the gate: {one.verdict or one.error}"
-        for one in study.candidates
-        if one.kept and one.gate == "fail"
+    warnings += [
+        f"{candidate.plan.id} is in the bundle although it failed the gate: {candidate.verdict or candidate.error}"
+        for candidate in study.candidates
+        if candidate.kept and candidate.gate == "fail"
     ]
-    return (*found, *_uncertain(study), *_noise(study))
+    return (*warnings, *_uncertain(study), *_noise(study))
 
 
 def _uncertain(study: Study) -> list[str]:
