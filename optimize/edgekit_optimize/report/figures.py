@@ -259,9 +259,9 @@ def cautions(study: Study) -> tuple[str, ...]:
         if not check.holds
     ]
     warnings += [
-        f"{candidate.plan.id} is in the bundle although it failed the gate: {candidate.verdict or candidate.error}"
-        for candidate in study.candidates
-        if candidate.kept and candidate.gate == "fail"
+        f"{c.plan.id} is in the bundle although it failed the gate: {c.verdict or c.error}"
+        for c in study.candidates
+        if c.kept and c.gate == "fail"
     ]
     return (*warnings, *_uncertain(study), *_noise(study))
 
