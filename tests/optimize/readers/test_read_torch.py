@@ -189,8 +189,8 @@ def test_weights_that_changed_since_are_not_what_is_checked(tmp_path):
 @pytest.mark.parametrize(
     ("reference", "error", "message"),
     [
-        ("own_nets:nothing", UsageError, "names no function"),
-        ("no_such_module_here:build", UsageError, "names no function"),
+        ("own_nets:nothing", UsageError, "is not a function"),
+        ("no_such_module_here:build", UsageError, "is not a function"),
         ("own_nets:not_a_module", ModelError, "returns a dict"),
         ("own_nets:broken", ModelError, "FileNotFoundError: weights.pt"),
         ("own_nets:not_a_tensor", ModelError, "returns a str"),
