@@ -186,17 +186,8 @@ class CandidateRunner:
         run_as = {entry.id: self._stand_in(entry) for entry in entries}
         bundle = self._bundle([run_as[entry.id] for entry in entries])
         relaxed = msgspec.structs.replace(self.profile, backend=())
-        manifest = self.manifest
-        decoded = [
-            manifest.inputs,
-            manifest.outputs,
-            manifest.state,
-            manifest.pre,
-            manifest.post,
-            self._labels,
-            sizes,
-            in_order,
-        ]
+        m = self.manifest
+        decoded = [m.inputs, m.outputs, m.state, m.pre, m.post, self._labels, sizes, in_order]
         code = [digest_of_module(name) for name in _ANSWERED_BY]
 
         def evaluate_one(entry: Entry) -> Path | str:
