@@ -1,4 +1,4 @@
-"""``edgekit agent``: enrol this device, run its agent, ask its state, go back, show what left."""
+"""``edgekit agent``: enrol this device, run its agent, show its state, roll back, show the ledger."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Report:
-    """Do what was asked."""
+    """Run the chosen action."""
     actions: dict[str, Callable[[argparse.Namespace], Report]] = {
         "enroll": _enroll,
         "run": _run,
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> Report:
 
 
 def agent_file(args: argparse.Namespace) -> Path | None:
-    """Return the agent's file: the flag's, the environment's, or ``agent.toml`` in this folder."""
+    """Return the agent's file: from the flag, the environment, or ``agent.toml`` in this folder."""
     from edgekit.agent.config import environment
 
     if config := args.config or environment().config:
@@ -66,7 +66,7 @@ def agent_file(args: argparse.Namespace) -> Path | None:
 
 
 def state_folder(args: argparse.Namespace) -> Path:
-    """Return the state folder that the flags, the agent's file, or the environment name."""
+    """Return the state folder: from the flags, the agent's file, or the environment."""
     from edgekit.agent.config import agent_identity
     from edgekit.base.paths import state_dir
 
@@ -108,7 +108,7 @@ def _enroll(args: argparse.Namespace) -> Report:
 
 
 def _run(args: argparse.Namespace) -> Report:
-    """Check the configuration and every pipeline, then become the supervisor's own, smaller process."""
+    """Check the configuration and every pipeline, then exec the supervisor, whose process is smaller."""
     from edgekit.agent.config import load_agent_config
     from edgekit.pipeline.config import config_problems
 
@@ -128,7 +128,7 @@ def _status(args: argparse.Namespace) -> Report:
 
 
 def status_text(document: dict[str, Any]) -> str:
-    """Return the status as a person reads it."""
+    """Return the status as text."""
     from edgekit.cli.run import broker_text
 
     link = "connected" if document["link"]["connected"] else f"not connected: {document['link']['problem']}"

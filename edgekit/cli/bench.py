@@ -1,6 +1,6 @@
 """``edgekit bench``: measure every variant that runs here; selection then uses the figures.
 
-With ``--report`` the fleet is told, so that bundles made later say what such a board takes.
+With ``--report`` the figures also go to the fleet, which predicts other devices of this board from them.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from edgekit.model.doctor import facts_with_proofs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
+    """Define the command's options."""
     parser.add_argument("bundle", help="bundle folder, .ekb file, or model file")
     parser.add_argument("--threads", type=int, help="CPU threads for the runtime (all cores but one)")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long each variant runs (2)")
     parser.add_argument(
         "--report",
         action="store_true",
-        help="tell the fleet that this device is enrolled with; its agent does",
+        help="send the figures to the fleet, through this device's agent",
     )
     parser.add_argument("--state", type=Path, metavar="DIR", help="the agent's state folder, for --report")
     parser.add_argument("--config", type=Path, metavar="FILE", help="agent.toml, for --report")
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Measure, and say which variant is chosen now."""
+    """Measure, and report which variant is chosen now."""
     state = _reporting_state(arguments) if arguments.report else None
     bundle = open_bundle(arguments.bundle)
     facts, chosen = facts_with_proofs(Path("/"))
@@ -82,7 +82,7 @@ def _reporting_state(arguments: argparse.Namespace) -> Path:
 
 
 def _hand_over(state: Path) -> str:
-    """Have the running agent take the report; without one it is taken at the agent's next start."""
+    """Ask the running agent to take the report; otherwise it is taken at the agent's next start."""
     try:
         ask(state, {"op": "reports"})
     except LinkError as error:

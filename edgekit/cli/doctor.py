@@ -1,4 +1,4 @@
-"""``edgekit doctor``: what this machine is, which profile it has, what runs on it, what to mend."""
+"""``edgekit doctor``: this machine's hardware and profile, which backends work, and what to fix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgekit.model.doctor import Examination, examine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Define the command's options."""
     parser.add_argument(
         "--sysfs-root",
         type=Path,
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Report:
-    """Examine the machine; exit code 5 where no backend works."""
+    """Examine the machine; exit code 5 if no backend works."""
     root: Path = args.sysfs_root
     if not root.is_dir():
         raise UsageError(f"--sysfs-root {root}: there is no such folder")
@@ -51,7 +51,7 @@ def _progress(step: str) -> None:
 
 
 def document(examination: Examination) -> dict[str, Any]:
-    """Return what ``--json`` prints: the contract's keys and no other."""
+    """Return the document of ``--json``."""
     facts = examination.facts
     return {
         "profile": examination.chosen.profile.id,
@@ -76,7 +76,7 @@ def document(examination: Examination) -> dict[str, Any]:
 
 
 def render(examination: Examination) -> str:
-    """Return what a person reads."""
+    """Return the examination as text."""
     facts, chosen = examination.facts, examination.chosen
     lines = [
         f"board     {facts.board or 'unknown'}",

@@ -1,4 +1,4 @@
-"""``edgekit explain``: which variant is chosen, and why each other one is not."""
+"""``edgekit explain``: which variant is chosen, and why the others are not."""
 
 from __future__ import annotations
 
@@ -20,23 +20,22 @@ from edgekit.model.ready import VARIANT_ERRORS, why_excluded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
+    """Define the command's options."""
     parser.add_argument("bundle", help="bundle folder, .ekb file, or model file")
     parser.add_argument("--profile", metavar="ID", help="judge by another profile's backends and order")
     parser.add_argument("--threads", type=int, help="threads that measured costs were taken with")
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Select on this device's facts, with this device's profile or the one that was named.
+    """Select with this device's facts, and its own profile or the one named.
 
-    With this device's profile the chosen variant is tried in a child process, and the next one is chosen
-    where it does not work.
+    With its own profile the chosen variant is tried in a child process; if it fails, the next one is.
     """
     bundle = open_bundle(arguments.bundle)
     if arguments.profile:
         facts, chosen = facts_with_proofs(Path("/"))
         profile = _named(arguments.profile)
-        # another board's order must not be decided by this board's clock
+        # times measured on this board say nothing about another board
         is_own = profile.id == chosen.profile.id
         threads = arguments.threads or default_threads(facts)
         selection = select(
@@ -49,7 +48,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def _tried(bundle: Bundle, threads: int | None) -> tuple[Selection, Profile]:
-    """Return the selection of which the chosen variant works here."""
+    """Return the first selection whose chosen variant works here."""
     excluded: dict[str, str] = {}
     while True:
         selection, facts, profile = choose(bundle, threads=threads, exclude=excluded)
@@ -88,8 +87,8 @@ def _document(selection: Selection, profile: Profile, model: str) -> dict[str, o
 
 def _text(selection: Selection, profile: Profile) -> str:
     lines = [f"profile {profile.id}: {selection.why}"]
-    for place, candidate in enumerate(selection.candidates):
+    for rank, candidate in enumerate(selection.candidates):
         cost = f"{candidate.p50_ms:.2f} ms ({candidate.measured_by})" if candidate.p50_ms else "not measured"
-        lines.append(f"{'->' if place == 0 else '  '} {candidate.variant.id:<28} {cost}")
+        lines.append(f"{'->' if rank == 0 else '  '} {candidate.variant.id:<28} {cost}")
     lines += [f" x {r.variant:<28} {'; '.join(r.reasons)}" for r in selection.rejected]
     return "\n".join(lines)

@@ -1,8 +1,7 @@
-"""Commands that other distributions add, by entry points of the group ``edgekit.commands``.
+"""Commands of other distributions, added by entry points of the group ``edgekit.commands``.
 
-An entry point names a module with ``add_arguments(parser)`` and ``run(arguments)``, as the modules of
-``edgekit.cli`` have. Reading entry points takes 50 ms, so it is done only when no built-in command is
-named.
+An entry point names a module like those of ``edgekit.cli``. Reading entry points takes 50 ms, so it is
+done only if no built-in command is named.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ KNOWN: dict[str, tuple[str, str, str]] = {
 
 
 def other_commands() -> dict[str, Command]:
-    """Return the commands of other distributions by name; nothing is imported yet."""
+    """Return the commands of other distributions by name, without importing them."""
     points = plugins(COMMANDS)
     table: dict[str, Command] = {}
     for name in sorted(KNOWN.keys() | points.keys()):

@@ -1,4 +1,4 @@
-"""The ``edgekit`` command: a table of commands, each in a module of its own, imported when it is named."""
+"""The table of ``edgekit``'s commands; a command's module is imported when it is called."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
 
 
 def commands(words: Sequence[str] = ()) -> dict[str, Command]:
-    """Return every command by name; entry points are read only where a built-in one is not named."""
+    """Return every command by name; entry points are read only if no built-in command is named."""
     table = {name: command(*row) for name, row in BUILT_IN.items()}
     if next((word for word in words if not word.startswith("-")), None) in table:
         return table

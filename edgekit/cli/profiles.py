@@ -17,16 +17,16 @@ from edgekit.hardware.profiles import ChosenProfile, choose, load_profiles, name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Define the command's options."""
     parser.add_argument("id", nargs="?", metavar="ID", help="show this profile in full")
 
 
 def run(args: argparse.Namespace) -> Report:
-    """List every profile, or show one; say which one this machine has."""
+    """List every profile, or show one; mark the one of this machine."""
     profiles = load_profiles((profiles_dir(),))
     try:
         chosen = choose(profiles, detect(rows=rows_for(named_kinds(profiles))))
-    except ConfigError:  # no profile for this machine is an answer here
+    except ConfigError:  # no profile fits this machine; report that
         chosen = None
     here = chosen.profile.id if chosen else ""
     if args.id is None:
@@ -69,9 +69,9 @@ def _render(profile: Profile, chosen: ChosenProfile | None) -> str:
         lines += ["", "accelerators"]
         lines += [f"  {a.kind:<14}{a.name}; needs {a.needs or 'nothing'}" for a in profile.accelerator]
     lines += ["", "backends, in order of preference"]
-    for place, backend in enumerate(profile.backend, 1):
+    for rank, backend in enumerate(profile.backend, 1):
         lines.append(
-            f"  {place}. {backend.name:<13}{backend.accelerator:<14}{' '.join(backend.precisions) or 'any'}"
+            f"  {rank}. {backend.name:<13}{backend.accelerator:<14}{' '.join(backend.precisions) or 'any'}"
         )
         lines += [f"       {key} = {_words(value)}" for key, value in backend.options.items()]
     limits = {key: value for key, value in msgspec.to_builtins(profile.limits).items() if value}

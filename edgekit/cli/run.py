@@ -1,4 +1,4 @@
-"""``edgekit run``: run a pipeline, say how it went."""
+"""``edgekit run``: run a pipeline and print a summary."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFRESH_S = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
+    """Define the command's options."""
     parser.add_argument("pipeline", type=Path, help="the pipeline's TOML file")
     limit = parser.add_mutually_exclusive_group()
     limit.add_argument("--frames", type=int, metavar="N", help="stop after N frames")
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
 @contextlib.contextmanager
 def shown(loop: Loop) -> Iterator[None]:
-    """Keep one line on the terminal that says how the loop goes."""
+    """Show the loop's progress on one line of the terminal."""
     ended = threading.Event()
 
     def refresh() -> None:
@@ -71,7 +71,7 @@ def shown(loop: Loop) -> Iterator[None]:
 
 
 def text(document: dict[str, Any]) -> str:
-    """Return the summary as a person reads it."""
+    """Return the summary as text."""
     frames, latency, stages = document["frames"], document["latency_ms"], document["stage_ms"]
     model = f"{document['model']} {document['version']}, variant {document['variant']}"
     counts = f"{frames['processed']} of {frames['captured']} frames, {frames['dropped']} dropped"
@@ -95,7 +95,7 @@ def text(document: dict[str, Any]) -> str:
 
 
 def broker_text(state: Mapping[str, Any]) -> str:
-    """Return what became of the messages to one broker, and why it has not all of them."""
+    """Return how many messages one broker got, and why it did not get all of them."""
     lost = ", ".join(f"{state[key]} {key}" for key in ("unsent", "dropped", "refused") if state[key])
     why = f" ({state['problem']})" if state["problem"] else ""
     return f"broker {state['destination']}: {state['sent']} sent{', ' if lost else ''}{lost}{why}"

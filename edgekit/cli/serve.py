@@ -1,4 +1,4 @@
-"""``edgekit serve``: answer other processes over HTTP, by the Open Inference Protocol."""
+"""``edgekit serve``: serve models over HTTP, by the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ DEFAULT_PORT = 8000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
+    """Define the command's options."""
     parser.add_argument("bundle", nargs="+", help="bundle folder, .ekb file, or model file")
-    parser.add_argument("--host", help="listen on another address than 127.0.0.1; wants --token-file")
+    parser.add_argument("--host", help="listen on another address than 127.0.0.1; needs --token-file")
     parser.add_argument("--port", type=int, help=f"0: a free one ({DEFAULT_PORT})")
     parser.add_argument(
         "--uds", type=Path, metavar="PATH", help="listen on a UNIX socket (alone, without --host or --port)"
     )
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help="requests must bear this token")
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="requests must carry the token in this file"
+    )
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads a model (all cores but one)")
@@ -52,7 +54,7 @@ def address(arguments: argparse.Namespace) -> Address:
     """Return where to listen.
 
     Raises:
-        UsageError: The port is out of range, a certificate has no key, or the other way round.
+        UsageError: The port is out of range, or only one of certificate and key is given.
     """
     port = DEFAULT_PORT if arguments.port is None else arguments.port
     if not 0 <= port <= 65535:

@@ -1,6 +1,6 @@
-"""``edgekit verify``: hashes, manifest, and golden samples on every variant that runs here.
+"""``edgekit verify``: check hashes, manifest, and golden samples on every variant that runs here.
 
-Without golden samples answers are "not checked": the variants are then only compared with one another.
+Without golden samples, variants are only compared with one another, and reported as "not checked".
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from edgekit.model.bundle import Bundle, open_bundle
 from edgekit.model.choice import default_threads
 from edgekit.model.doctor import facts_with_proofs
 
-_WELL = ("holds", "not checked")
+_PASSED = ("holds", "not checked")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
+    """Define the command's options."""
     parser.add_argument("bundle", help="bundle folder, .ekb file, or model file")
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Check the bundle; exit code 4 where a variant that belongs here fails, or none could be tried.
+    """Check the bundle; exit code 4 if a variant that belongs here fails, or none could be run.
 
-    A bare model file has a variant for each runtime that might open it: that some refuse it is no fault.
+    A bare model file has one variant per candidate runtime; one that cannot load it is not a failure.
     """
     bundle = open_bundle(arguments.bundle)
     bundle.check_hashes()
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> Report:
     with open_lab(bundle, variants, facts, chosen.profile, default_threads(facts)) as lab:
         rows = _rows(bundle, lab)
     ordered = [rows[variant.id] for variant in variants]
-    works = any(row["state"] in _WELL for row in ordered)
+    works = any(row["state"] in _PASSED for row in ordered)
     ok = works and not any(row["state"] == "fails" for row in ordered if not _is_excused(bundle, lab, row))
     document = {
         "ok": ok,

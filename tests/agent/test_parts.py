@@ -127,7 +127,7 @@ def test_a_command_that_is_late_or_refused_is_answered_with_the_reason(desk):
     make().take(command("2", kind="rollback"))
     assert done == []
     assert [(answer.ok, answer.message) for answer in answers] == [
-        (False, "expired before it came"),
+        (False, "expired before it arrived"),
         (False, "no such model"),
     ]
 

@@ -20,7 +20,7 @@ from edgekit.agent.ipc import LedgerEntry, LedgerOut, Progress, Run, Running
 from edgekit.agent.jobs import MAX_JOBS, Jobs
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.supervisor.commands import REMEMBERED, CommandDesk, text_argument
-from edgekit.agent.supervisor.egress import ALERT_EVERY_S, MAX_ALERT_KEYS, Outgoing
+from edgekit.agent.supervisor.egress import ALERT_EVERY_S, MAX_ALERT_KEYS, Egress
 from edgekit.agent.supervisor.fleet import load_enrolment
 from edgekit.agent.supervisor.metrics import StatsSum
 from edgekit.agent.supervisor.prepare import prepare
@@ -169,11 +169,11 @@ class Way:
 
     def __init__(self, folder, *plans):
         self.clock = HandClock()
-        self.outgoing = Outgoing(folder, plans, OutboxTable(max_rows=50), self.clock)
+        self.egress = Egress(folder, plans, OutboxTable(max_rows=50), self.clock)
 
     def waiting(self):
-        self.outgoing.outbox.flush()
-        parcels = self.outgoing.outbox.batches(Cursor(0, 0), 1000)
+        self.egress.outbox.flush()
+        parcels = self.egress.outbox.batches(Cursor(0, 0), 1000)
         return [decode_record(bytes(item)) for parcel in parcels for item in parcel.batch.items]
 
     def alerts(self):
@@ -184,31 +184,31 @@ class Way:
 def way(tmp_path):
     made = Way(tmp_path)
     yield made
-    made.outgoing.close()
+    made.egress.close()
 
 
 def test_the_same_alert_within_a_minute_is_counted_and_told_with_the_next(way):
     for _ in range(3):
-        way.outgoing.alert("error", "c", "it broke", "motor")
+        way.egress.alert("error", "c", "it broke", "motor")
     way.clock.s += ALERT_EVERY_S
-    way.outgoing.alert("error", "c", "it broke again", "motor")
+    way.egress.alert("error", "c", "it broke again", "motor")
     assert way.alerts() == [("c", "motor", "it broke"), ("c", "motor", "it broke again (and 2 more since)")]
 
 
 def test_other_codes_and_pipelines_do_not_wait_for_one_another(way):
     for code, name in (("a", "one"), ("a", "two"), ("b", "one"), ("a", "one")):
-        way.outgoing.alert("warning", code, "m", name)
+        way.egress.alert("warning", code, "m", name)
     assert [row[:2] for row in way.alerts()] == [("a", "one"), ("a", "two"), ("b", "one")]
 
 
 def test_a_flood_of_alerts_of_different_codes_does_not_grow_without_end(way):
     for number in range(3 * MAX_ALERT_KEYS):
-        way.outgoing.alert("warning", f"code-{number}", "m")
+        way.egress.alert("warning", f"code-{number}", "m")
     assert len(way.waiting()) <= 50 + 1
 
 
 def test_an_alert_is_cut_to_what_a_message_may_hold(way):
-    way.outgoing.alert("error", "c", "x" * 5000)
+    way.egress.alert("error", "c", "x" * 5000)
     assert len(way.alerts()[0][2]) == 1000
 
 
@@ -219,16 +219,16 @@ def event():
 
 
 def test_an_event_of_a_pipeline_that_nobody_let_out_stays_and_is_in_the_ledger(way):
-    way.outgoing.put(event(), "a pipeline that is not configured")
+    way.egress.put(event(), "a pipeline that is not configured")
     assert [record for record in way.waiting() if isinstance(record, EventRecord)] == []
-    rows = way.outgoing.ledger.entries()
+    rows = way.egress.ledger.entries()
     assert {row.decision for row in rows} == {"refused"}
 
 
 def test_what_a_worker_sent_by_its_own_brokers_is_in_the_ledger_of_its_pipeline(way):
     entry = LedgerEntry(data_class="labels", destination="h:1883", decision="passed", bytes=40, count=3)
-    way.outgoing.left("motor", LedgerOut(entries=(entry,)))
-    (row,) = way.outgoing.ledger.entries()
+    way.egress.left("motor", LedgerOut(entries=(entry,)))
+    (row,) = way.egress.ledger.entries()
     assert (row.pipeline, row.destination, row.bytes, row.count) == ("motor", "h:1883", 40, 3)
 
 
@@ -330,9 +330,9 @@ def test_prepare_ends_with_the_reason_where_the_machine_cannot_be_known(tmp_path
     monkeypatch.setenv("EDGEKIT_PROFILES", str(tmp_path))
     way = Way(tmp_path / "state")
     with pytest.raises(ConfigError) as caught:
-        prepare((), Slots(tmp_path / "state"), way.outgoing, dict(os.environ))
+        prepare((), Slots(tmp_path / "state"), way.egress, dict(os.environ))
     assert "box.toml" in caught.value.reasons[0]
-    way.outgoing.close()
+    way.egress.close()
 
 
 # -- worker processes

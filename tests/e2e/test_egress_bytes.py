@@ -23,7 +23,7 @@ from bundles import LABELS, make_bundle, pipeline_toml
 
 from edgekit.agent.config import OutboxTable, parse_agent_config
 from edgekit.agent.offline_rollback import read_ledger
-from edgekit.agent.supervisor.egress import Outgoing
+from edgekit.agent.supervisor.egress import Egress
 from edgekit.core import wire
 from edgekit.sync.address import SystemClock
 from edgekit.sync.mqtt import Handlers, Link
@@ -162,30 +162,30 @@ def test_the_agents_own_link(tap, tmp_path):
     state, clock = tmp_path / "state", SystemClock()
     (tmp_path / "p.toml").write_text(pipeline_toml(egress="counts"))
     plans = parse_agent_config('[agent]\npipelines = ["p.toml"]', folder=tmp_path).pipelines
-    outgoing = Outgoing(state, plans, OutboxTable(), clock)
+    egress = Egress(state, plans, OutboxTable(), clock)
     handlers = Handlers(
         birth=lambda: wire.Birth(online=True, boot="", conn=0),
         reported=lambda: wire.Reported(boot="b", version=1, desired=0),
         desired=lambda _: None,
         command=lambda _: None,
         connection=lambda _: None,
-        sent=outgoing.sent,
+        sent=egress.sent,
     )
-    link = Link(f"mqtt://127.0.0.1:{tap.port}", "cam", outgoing.outbox, handlers, first_delay_s=0.01)
+    link = Link(f"mqtt://127.0.0.1:{tap.port}", "cam", egress.outbox, handlers, first_delay_s=0.01)
     link.start()
     head = {"mono_ns": 1, "unix_ms": 2, "pipeline": "motor", "model": "motion", "version": "1.0.0"}
     for number in range(20):
         event = wire.EventRecord(**head, kind="started", label="moving", count=1, total=number, score=0.5)
-        outgoing.put(event, "motor")
+        egress.put(event, "motor")
     report = wire.MetricReport(
         **head, variant="null", period_s=1, frames=9, labels={"moving": 5, "still": 4}, total=9
     )
-    outgoing.put(report, "motor")
-    outgoing.alert("warning", "x", "something", "motor")
+    egress.put(report, "motor")
+    egress.alert("warning", "x", "something", "motor")
     until_s = time.monotonic() + 60
     while link.counters()["messages"] < 22:
         assert time.monotonic() < until_s
         time.sleep(0.05)
     link.stop(30.0)
-    outgoing.close()
+    egress.close()
     check(tap, state, "fleet")

@@ -1,4 +1,4 @@
-"""Commands of the fleet: each is done once, however often it is sent, and answered."""
+"""Commands of the fleet: each is executed once, however often it arrives, and answered."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ logger = logging.getLogger(__name__)
 
 REMEMBERED = 128
 Action = Callable[[dict[str, object]], str]
-"""Does a command, given its arguments; returns what the answer says. Raises EdgekitError to refuse."""
+"""Executes a command with its arguments; returns the answer's text. Raises EdgekitError to refuse."""
 
 
 class CommandDesk:
-    """Takes commands, does those that are new and in time, and answers.
+    """Executes commands that are new and not expired, and answers every one.
 
     Args:
-        path: Where the ids of commands that were done are kept.
-        actions: What each kind of command does.
+        path: JSON file with the ids of executed commands.
+        actions: The action of each kind of command.
         answer: Sends an answer.
-        clock: Tells what has expired.
+        clock: Decides what has expired.
     """
 
     def __init__(
@@ -41,21 +41,21 @@ class CommandDesk:
         self._done = self._load()
 
     def take(self, command: Command) -> None:
-        """Do a command, or not a second time; answer in any case."""
+        """Execute a command unless it is expired or was executed before; answer in any case."""
         if command.id in self._done:
             self._reply(command, is_ok=True, message="done before")
             return
         if self._clock.unix_ms() > command.expires_unix_ms:
-            self._reply(command, is_ok=False, message="expired before it came")
+            self._reply(command, is_ok=False, message="expired before it arrived")
             return
-        # remembered first: a command that ends this process is not to be done again and again
+        # stored first, so that a command that kills this process is not repeated after each restart
         self._remember(command.id)
         try:
             message = self._actions[command.kind](command.args)
         except EdgekitError as error:
             self._reply(command, is_ok=False, message=error.message)
             return
-        logger.info("did command %s", command.kind, extra={"id": command.id})
+        logger.info("executed command %s", command.kind, extra={"id": command.id})
         self._reply(command, is_ok=True, message=message)
 
     def _reply(self, command: Command, *, is_ok: bool, message: str) -> None:
@@ -75,7 +75,7 @@ class CommandDesk:
         except FileNotFoundError:
             return {}
         except (OSError, msgspec.DecodeError) as cause:
-            logger.warning("%s cannot be read, commands may be done again: %s", self._path, cause)
+            logger.warning("%s cannot be read, commands may be executed again: %s", self._path, cause)
             return {}
 
     def _remember(self, command: str) -> None:
@@ -89,10 +89,10 @@ class CommandDesk:
 
 
 def text_argument(args: Mapping[str, object], name: str) -> str:
-    """Return a text argument of a command, empty where it is not given.
+    """Return a command's text argument; empty if it is not given.
 
     Raises:
-        UsageError: It is no text.
+        UsageError: It is not text.
     """
     value = args.get(name, "")
     if not isinstance(value, str):

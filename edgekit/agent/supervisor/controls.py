@@ -1,4 +1,4 @@
-"""What people and the fleet can have a running agent do: operations of the socket, commands of the link."""
+"""Operations of the local socket and commands of the fleet."""
 
 from __future__ import annotations
 
@@ -17,17 +17,13 @@ from edgekit.version import __version__
 
 
 class Controls:
-    """The same few actions, reachable from both sides.
-
-    Args:
-        parts: The supervisor's parts, used on its thread only.
-    """
+    """Actions and queries, used by both the local socket and the fleet; on the supervisor's thread only."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
     def operations(self) -> dict[str, Operation]:
-        """Return the socket's operations."""
+        """Return the socket's operations by name."""
         return {
             "status": lambda _request: self.status(),
             "ledger": self.ledger,
@@ -38,7 +34,7 @@ class Controls:
         }
 
     def commands(self) -> dict[str, Action]:
-        """Return what each command of the fleet does."""
+        """Return the fleet's commands by name."""
         return {
             "rollback": self.rollback,
             "restart": self.restart,
@@ -50,17 +46,17 @@ class Controls:
     # -- actions
 
     def rollback(self, args: dict[str, Any]) -> str:
-        """Go back to the previous version of a model, the only one if none is named.
+        """Return a model to its previous version; without a name, the only managed model.
 
         Raises:
             UsageError: There is no such model, or no previous version.
         """
         updates = self._model(text_argument(args, "model"))
-        updates.revert(text_argument(args, "reason") or "asked to")
+        updates.revert(text_argument(args, "reason") or "requested")
         return f"{updates.model} goes back to its previous version"
 
     def restart(self, args: dict[str, Any]) -> str:
-        """Start a pipeline's worker anew, or every pipeline's.
+        """Restart the worker of one pipeline, or of all if none is named.
 
         Raises:
             UsageError: There is no such pipeline.
@@ -79,7 +75,7 @@ class Controls:
         return "reports"
 
     def retry(self, args: dict[str, Any]) -> str:
-        """Let a rejected version be tried again.
+        """Allow a rejected version to be installed again.
 
         Raises:
             UsageError: There is no such model.
@@ -97,12 +93,12 @@ class Controls:
         if not name and len(models) == 1:
             return next(iter(models.values()))
         known = ", ".join(models) or "none"
-        raise UsageError(f"want the name of a model, got {name!r}", hint=f"this agent manages: {known}")
+        raise UsageError(f"there is no managed model {name!r}", hint=f"this agent manages: {known}")
 
-    # -- questions
+    # -- queries
 
     def status(self) -> dict[str, Any]:
-        """Return everything a person may want to know of this agent."""
+        """Return the document of ``edgekit agent status``."""
         parts = self._parts
         fleet, config = parts.fleet, parts.config
         enrolment = fleet.enrolment
@@ -141,13 +137,13 @@ class Controls:
         }
 
     def ledger(self, request: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return what left the device and what was refused.
+        """Return the newest 5000 ledger entries: what left the device and what was refused.
 
         Raises:
-            UsageError: ``since_unix_s`` is no whole number.
+            UsageError: ``since_unix_s`` is not a whole number.
         """
         since = request.get("since_unix_s", 0)
         if not isinstance(since, int):
             raise UsageError(f"since_unix_s: want a whole number, got {since!r}")
-        entries = self._parts.outgoing.ledger.entries(since)
+        entries = self._parts.egress.ledger.entries(since)
         return [msgspec.to_builtins(entry) for entry in entries[-5000:]]

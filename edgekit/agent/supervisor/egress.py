@@ -1,4 +1,4 @@
-"""The way out of the device: every record passes a gate, then waits in the outbox."""
+"""Egress: every record passes its pipeline's gate, then waits in the outbox for the link."""
 
 from __future__ import annotations
 
@@ -23,14 +23,8 @@ ALERT_EVERY_S = 60.0
 MAX_ALERT_KEYS = 256
 
 
-class Outgoing:
-    """Outbox, ledger, and one gate for each pipeline.
-
-    Args:
-        state: The state folder.
-        plans: Pipelines, which say what may leave.
-        quota: What may wait for the link.
-        clock: Times of records.
+class Egress:
+    """Outbox, ledger, and one gate per pipeline.
 
     Raises:
         StorageError: The outbox cannot be opened.
@@ -47,7 +41,7 @@ class Outgoing:
         self._dropped = 0
 
     def put(self, record: Record, pipeline: str = "") -> None:
-        """Let a record out, as far as the gate of its pipeline does; deny by default."""
+        """Queue a record if the gate of its pipeline lets it pass; everything not allowed is refused."""
         passed = self._gates.get(pipeline, self._own).check(record)
         if passed is not None:
             self.outbox.put(passed)
@@ -55,7 +49,7 @@ class Outgoing:
     def alert(
         self, level: Literal["info", "warning", "error"], code: str, message: str, pipeline: str = ""
     ) -> None:
-        """Tell an operator; the same again within a minute is counted and told with the next."""
+        """Queue an alert; repeats within a minute are counted and reported with the next one."""
         now_s = self._clock.monotonic_ns() / 1e9
         last_s, held = self._alerted.get((code, pipeline), (-ALERT_EVERY_S, 0))
         if now_s - last_s < ALERT_EVERY_S:
@@ -82,24 +76,24 @@ class Outgoing:
         self.alert("error", error.code, "; ".join((error.message, *error.reasons)), pipeline)
 
     def sent(self, body: bytes, records: Sequence[bytes]) -> None:
-        """Record what the link hands to the network; called on its thread."""
+        """Enter what the link sends in the ledger; called on the link's thread."""
         enter_sent(self.ledger, body, records)
 
     def left(self, pipeline: str, message: LedgerOut) -> None:
-        """Record what left through the brokers that a pipeline's own sinks name."""
+        """Enter what a worker sent to the brokers of its own sinks in the ledger."""
         for entry in message.entries:
             self.ledger.add(
                 pipeline, entry.data_class, entry.destination, entry.decision, entry.bytes, entry.count
             )
 
     def check_quota(self) -> None:
-        """Tell when messages were given up since the last look: over quota, or no room on the disk."""
+        """Send an alert if messages were dropped since the last call: over quota, or the disk is full."""
         dropped = self.outbox.state().dropped
         if dropped > self._dropped:
             self.alert("warning", "outbox.dropped", f"{dropped - self._dropped} messages were given up")
         self._dropped = dropped
 
     def close(self) -> None:
-        """Make everything durable; safe to call twice."""
+        """Flush and close; safe to call twice."""
         self.outbox.close()
         self.ledger.close()

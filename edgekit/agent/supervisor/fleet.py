@@ -1,6 +1,6 @@
-"""The device's side of the fleet: link, desired state, commands, the updater's jobs.
+"""The device's side of the fleet: link, desired state, and the updater's jobs.
 
-Nothing here is waited for: without a fleet, or without its link, the device goes on as it is.
+Nothing here blocks: without a fleet or a link, the device keeps running as it is.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from edgekit.agent.children import Survey
 from edgekit.agent.jobs import Jobs
 from edgekit.agent.measuring.order import MeasureOrder
 from edgekit.agent.reactor import Reactor
-from edgekit.agent.supervisor.egress import Outgoing
+from edgekit.agent.supervisor.egress import Egress
 from edgekit.agent.supervisor.renew import renew_certificate
 from edgekit.base.clock import FlooredClock
 from edgekit.core.errors import ConfigError, EdgekitError, LinkError
@@ -35,26 +35,26 @@ ACCEPT_RETRY_S = 15.0
 
 
 class Owner(Protocol):
-    """What the supervisor does for the fleet's sake, all on its own thread but the two snapshots."""
+    """What the fleet side calls on the supervisor; ``birth`` and ``reported`` on the link's thread."""
 
     def desired_accepted(self, desired: Desired) -> None:
-        """A verified desired state is in force."""
+        """Act on a verified desired state."""
 
     def commanded(self, command: Command) -> None:
-        """A command came, maybe for the second time."""
+        """Execute a command, which may be a repeat."""
 
     def birth(self) -> Birth:
-        """Return what is announced; called on the link's thread."""
+        """Return the birth message."""
 
     def reported(self) -> Reported:
-        """Return what is reported; called on the link's thread."""
+        """Return the state to report."""
 
 
 def load_enrolment(state: Path) -> Enrolment | None:
-    """Return who this device is to its fleet, or None where it is not enrolled.
+    """Return this device's identity in its fleet, or None if it is not enrolled.
 
     Raises:
-        ConfigError: The file is there and is damaged.
+        ConfigError: The file cannot be read or is damaged.
     """
     path = state / "identity" / "enrolment.json"
     try:
@@ -67,15 +67,15 @@ def load_enrolment(state: Path) -> Enrolment | None:
 
 
 class FleetSide:
-    """Keeps the link, has desired states verified, and fetches what they name.
+    """Keeps the link, has desired states verified, and fetches the bundles they name.
 
     Args:
         state: The state folder.
         reactor: The supervisor's thread.
-        outgoing: The way out.
-        clock: Floored wall time.
+        egress: Where records and alerts go.
+        clock: Wall time that never goes back.
         owner: The supervisor.
-        timeout_s: The longest an updater's job may take.
+        timeout_s: The longest an updater job may take.
         jobs: The thread that waits for the updater.
     """
 
@@ -83,13 +83,13 @@ class FleetSide:
         self,
         state: Path,
         reactor: Reactor,
-        outgoing: Outgoing,
+        egress: Egress,
         clock: FlooredClock,
         owner: Owner,
         timeout_s: float,
         jobs: Jobs,
     ) -> None:
-        self._state, self._reactor, self._outgoing = state, reactor, outgoing
+        self._state, self._reactor, self._egress = state, reactor, egress
         self._clock, self._owner, self._timeout_s = clock, owner, timeout_s
         self._jobs = jobs
         self._link: Link | None = None
@@ -102,14 +102,14 @@ class FleetSide:
         self.survey: Survey | None = None
 
     def start(self) -> None:
-        """Take up the last accepted desired state, and connect where this device is enrolled."""
+        """Load the last accepted desired state, and connect as soon as this device is enrolled."""
         self._load_accepted()
-        put_in_place(self._state)  # a renewal that a crash cut short
+        put_in_place(self._state)  # complete a renewal that a crash interrupted
         self._connect_when_enrolled()
         self._reactor.every(RENEWAL_CHECK_S, self._renew)
 
     def stop(self) -> None:
-        """Say goodbye to the broker and stop."""
+        """Disconnect cleanly."""
         if self._link is not None:
             self._link.stop()
 
@@ -124,16 +124,16 @@ class FleetSide:
         return self._problem if self._link is None else self._link.problem
 
     def counters(self) -> dict[str, int]:
-        """Return what the link counted."""
+        """Return the link's counters."""
         return {} if self._link is None else self._link.counters()
 
     def report(self) -> None:
-        """Have the reported state sent soon."""
+        """Send the reported state soon."""
         if self._link is not None:
             self._link.report()
 
     def announce(self) -> None:
-        """Have the birth sent again soon."""
+        """Send the birth message again soon."""
         if self._link is not None:
             self._link.announce()
 
@@ -160,13 +160,13 @@ class FleetSide:
             desired=lambda data: self._reactor.post(lambda: self._take_desired(data)),
             command=lambda command: self._reactor.post(lambda: self._owner.commanded(command)),
             connection=lambda is_up: logger.info("the link is %s", "up" if is_up else "down"),
-            sent=self._outgoing.sent,
+            sent=self._egress.sent,
         )
         try:
             self._link = Link(
                 enrolment.broker_url,
                 enrolment.device,
-                self._outgoing.outbox,
+                self._egress.outbox,
                 handlers,
                 tls=tls,
                 clock=self._clock,
@@ -192,7 +192,6 @@ class FleetSide:
         self._accepted = data
 
     def _take_desired(self, data: bytes) -> None:
-        """Have a desired state verified, unless it is the one in force."""
         if data in (self._accepted, self._seen):
             return
         self._seen = data
@@ -209,7 +208,7 @@ class FleetSide:
 
     def _judged(self, data: bytes, outcome: UpdaterResult | EdgekitError) -> None:
         if data != self._seen:
-            return  # a newer one came meanwhile
+            return  # a newer one has arrived
         if isinstance(outcome, UpdaterResult):
             self._accepted = data
             self.desired = decode(data, Desired)
@@ -227,25 +226,17 @@ class FleetSide:
     def _refused(self, error: Exception) -> None:
         code = error.code if isinstance(error, EdgekitError) else "link.protocol"
         logger.error("a desired state was refused: %s", error)
-        self._outgoing.alert("error", code, f"a desired state was refused: {error}")
+        self._egress.alert("error", code, f"a desired state was refused: {error}")
 
     # -- jobs
 
     def fetch(self, model: str, done: Callable[[EdgekitError | None], None]) -> None:
-        """Have the updater bring a model's desired bundle."""
+        """Run an updater job that fetches a model's desired bundle."""
         if not self._accepted:
             done(LinkError("no desired state is in force"))
             return
-        survey = self.survey
-        request = UpdaterRequest(
-            kind="fetch",
-            state_dir=str(self._state),
-            desired=self._accepted.decode(),
-            model=model,
-            facts=survey.facts if survey else None,
-            profile=survey.profile if survey else None,
-            timeout_s=self._timeout_s,
-            unix_ms=self._clock.unix_ms(),
+        request = self._request(
+            "fetch", model=model, desired=self._accepted.decode(), timeout_s=self._timeout_s
         )
         self._jobs.submit(
             lambda: run_updater(request),
@@ -260,29 +251,35 @@ class FleetSide:
         timeout_s: float,
         done: Callable[[UpdaterResult | EdgekitError], None],
     ) -> None:
-        """Have the updater bring a bundle to a place of its own; other work for it goes first."""
-        survey = self.survey
-        request = UpdaterRequest(
-            kind="measure",
-            state_dir=str(self._state),
+        """Run an updater job that fetches a bundle below ``area``; any other updater job interrupts it."""
+        request = self._request(
+            "measure",
             model=order.model,
             version=order.version,
             target=order.target,
             sha256=order.sha256,
             bytes=order.bytes,
             area=str(area),
-            facts=survey.facts if survey else None,
-            profile=survey.profile if survey else None,
             max_bytes=max_bytes,
             timeout_s=timeout_s,
-            unix_ms=self._clock.unix_ms(),
         )
 
         def give_way(_: UpdaterProgress) -> None:
             if self._jobs.has_more:
-                raise LinkError("other work of the updater goes first")
+                raise LinkError("another updater job goes first")
 
         self._jobs.submit(lambda: run_updater(request, give_way), done)
+
+    def _request(self, kind: Literal["fetch", "measure"], **fields: Any) -> UpdaterRequest:
+        survey = self.survey
+        return UpdaterRequest(
+            kind=kind,
+            state_dir=str(self._state),
+            facts=survey.facts if survey else None,
+            profile=survey.profile if survey else None,
+            unix_ms=self._clock.unix_ms(),
+            **fields,
+        )
 
     def _renew(self) -> None:
         enrolment, link, now_ms = self.enrolment, self._link, self._clock.unix_ms()
@@ -304,4 +301,4 @@ class FleetSide:
             logger.info("the device's certificate was renewed")
             return
         logger.error("the device's certificate cannot be renewed: %s", outcome)
-        self._outgoing.alert("error", outcome.code, f"the certificate cannot be renewed: {outcome.message}")
+        self._egress.alert("error", outcome.code, f"the certificate cannot be renewed: {outcome.message}")

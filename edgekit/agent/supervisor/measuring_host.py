@@ -1,34 +1,27 @@
-"""What measurement jobs need of the supervisor: is the device busy, the updater, the outbox."""
+"""The supervisor as measurement jobs see it: whether the device is busy, the updater, the outbox."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from pathlib import Path
 
-from edgekit.agent.measuring.order import MeasureOrder, hindrance
+from edgekit.agent.measuring.order import hindrance
 from edgekit.agent.supervisor.parts import Parts
 from edgekit.bench.reports import take_reports
-from edgekit.core.errors import EdgekitError
 from edgekit.core.wire import MeasurementRecord
-from edgekit.update.contract import UpdaterResult
 from edgekit.update.machine import State
 
 logger = logging.getLogger(__name__)
 
 
 class MeasuringHost:
-    """The supervisor as ``Measuring`` uses it.
-
-    Args:
-        parts: The supervisor's parts, used on its thread only.
-    """
+    """Implements the host of ``Measuring`` on the supervisor's parts."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self.fetch_to_measure = parts.fleet.fetch_to_measure
 
     def hindrance(self) -> str:
-        """Return why nothing should be measured now; empty where nothing speaks against it."""
+        """Return why nothing should be measured now; empty if measuring may start."""
         parts = self._parts
         survey = parts.fleet.survey
         return hindrance(
@@ -40,31 +33,20 @@ class MeasuringHost:
         )
 
     def is_updating(self) -> bool:
-        """Return whether an update is under way."""
+        """Return whether an update is in progress."""
         states = (updates.reported().state for updates in self._parts.models.values())
         return any(state != State.IDLE.value for state in states)
 
-    def fetch_to_measure(
-        self,
-        order: MeasureOrder,
-        area: Path,
-        max_bytes: int,
-        timeout_s: float,
-        done: Callable[[UpdaterResult | EdgekitError], None],
-    ) -> None:
-        """Have the updater bring a bundle below ``area``; ``done`` is called on the reactor."""
-        self._parts.fleet.fetch_to_measure(order, area, max_bytes, timeout_s, done)
-
     def tell(self, record: MeasurementRecord) -> None:
         """Put a record into the outbox, durably."""
-        self._parts.outgoing.put(record)
-        self._parts.outgoing.outbox.flush()
+        self._parts.egress.put(record)
+        self._parts.egress.outbox.flush()
 
     def take_reports(self) -> int:
-        """Put measurements that other processes left into the outbox; return how many."""
-        outgoing = self._parts.outgoing
+        """Move measurements of other processes into the outbox; return how many."""
+        egress = self._parts.egress
         try:
-            return take_reports(self._parts.config.state, outgoing.put, outgoing.outbox.flush)
+            return take_reports(self._parts.config.state, egress.put, egress.outbox.flush)
         except OSError as cause:
-            logger.warning("reports stay where they are: %s", cause)
+            logger.warning("reports cannot be read and stay on disk: %s", cause)
             return 0

@@ -1,4 +1,4 @@
-"""Adds up the seconds of progress to one metric report for each pipeline, version and variant."""
+"""Sums the workers' progress messages into one metric report per pipeline, version and variant."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_BOOKS = 128
 
 
 class Book:
-    """What one pipeline did on one variant in one period."""
+    """Totals of one pipeline on one variant in one period."""
 
     def __init__(self, running: Running) -> None:
         self.running = running
@@ -27,7 +27,7 @@ class Book:
         self.infer, self.latency = Histogram(), Histogram()
 
     def add(self, progress: Progress) -> None:
-        """Count one second."""
+        """Add one progress message."""
         self.period_s += progress.period_s
         for key in self.counts:
             self.counts[key] += getattr(progress, key)
@@ -41,9 +41,9 @@ class Book:
 
 
 class Books:
-    """The books of every pipeline; ``close`` turns them into reports and opens new ones.
+    """Totals of every pipeline; ``close`` returns them as reports and starts a new period.
 
-    Beyond ``MAX_BOOKS`` variants in one period, more are counted in ``refused`` and not told.
+    Beyond ``MAX_BOOKS`` variants in one period, progress is only counted, in ``refused``.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Books:
         self.refused = 0
 
     def add(self, pipeline: str, progress: Progress) -> None:
-        """Count one second of one pipeline."""
+        """Add one progress message of a pipeline."""
         key = (pipeline, progress.running.digest, progress.running.variant)
         book = self._books.get(key)
         if book is None:
@@ -62,7 +62,7 @@ class Books:
         book.add(progress)
 
     def close(self, clock: Clock, sensors: Mapping[str, float]) -> list[MetricReport]:
-        """Return a report for each book, and begin again."""
+        """Return one report per variant, and start a new period."""
         books, self._books = self._books, {}
         stamp = {"mono_ns": clock.monotonic_ns(), "unix_ms": clock.unix_ms()}
         return [_report(key[0], book, stamp, sensors) for key, book in books.items()]
@@ -91,7 +91,7 @@ def _report(
 
 
 class StatsSum:
-    """What one version did, over any number of pipelines, as the guards want it."""
+    """Totals of one version over all its pipelines, as the rollout guards need them."""
 
     def __init__(self) -> None:
         self._frames = self._errors = self._items = 0
@@ -99,7 +99,7 @@ class StatsSum:
         self.crashes = 0
 
     def add(self, progress: Progress) -> None:
-        """Count one second."""
+        """Add one progress message."""
         self._frames += progress.frames + progress.errors
         self._errors += progress.errors
         self._items += progress.items
@@ -107,7 +107,7 @@ class StatsSum:
             self._infer.merge(Histogram.from_wire(progress.infer_ms))
 
     def stats(self) -> TrialStats:
-        """Return the sum."""
+        """Return the totals."""
         return TrialStats(
             frames=self._frames,
             errors=self._errors,
@@ -118,9 +118,9 @@ class StatsSum:
 
 
 def stats_of(seconds: Iterable[Progress]) -> TrialStats | None:
-    """Return what some seconds add up to, or None where no frame was tried in them."""
+    """Return the totals of some progress messages, or None if they contain no frame."""
     total = StatsSum()
     for progress in seconds:
         total.add(progress)
-    found = total.stats()
-    return found if found.frames else None
+    stats = total.stats()
+    return stats if stats.frames else None

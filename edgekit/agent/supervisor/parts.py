@@ -1,4 +1,4 @@
-"""What controls and measuring may use of a supervisor; they are made before it is whole."""
+"""The protocol through which ``Controls`` and ``MeasuringHost`` use the supervisor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 from edgekit.agent.config import AgentConfig
 from edgekit.agent.measuring.runs import Measuring
 from edgekit.agent.reactor import Reactor
-from edgekit.agent.supervisor.egress import Outgoing
+from edgekit.agent.supervisor.egress import Egress
 from edgekit.agent.supervisor.fleet import FleetSide
 from edgekit.agent.supervisor.pipelines import Pipeline
 from edgekit.agent.supervisor.updates import ModelUpdates
@@ -21,7 +21,7 @@ class Parts(Protocol):
     config: AgentConfig
     clock: FlooredClock
     reactor: Reactor
-    outgoing: Outgoing
+    egress: Egress
     fleet: FleetSide
     pipelines: list[Pipeline]
     models: dict[str, ModelUpdates]
@@ -30,10 +30,10 @@ class Parts(Protocol):
     started_s: float
 
     def changed(self) -> None:
-        """Report soon, once for all that changes until then."""
+        """Schedule one report of the state for all changes until then."""
 
     def want_now(self) -> None:
-        """Start the updates that the desired state asks for, without waiting for their time."""
+        """Start the updates that the desired state asks for, without waiting for a retry timer."""
 
     def refresh(self) -> Reported:
-        """Return the reported state as of now."""
+        """Return the current state to report."""

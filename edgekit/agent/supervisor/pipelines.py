@@ -1,4 +1,4 @@
-"""One pipeline as the supervisor runs it: keeps a worker on the bundle that it shall run."""
+"""One pipeline in the supervisor: keeps a worker process running the target bundle."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from edgekit.model.exclusions import Exclusions
 logger = logging.getLogger(__name__)
 
 RECENT = 60
-"""Seconds of progress that are kept: the baseline that a trial is measured against."""
+"""Progress messages kept, one a second: the baseline of a trial."""
 State = Literal["starting", "running", "failed", "stopped"]
 
 
@@ -53,52 +53,52 @@ NATIVE_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signa
 
 
 class Observer(Protocol):
-    """What a pipeline tells its owner; each call returns at once."""
+    """Receives a pipeline's events; each call must return at once."""
 
     def settled(self, pipeline: Pipeline) -> None:
-        """The worker runs the bundle that it shall run."""
+        """The worker runs the target bundle."""
 
     def swap_failed(self, pipeline: Pipeline, reason: str) -> None:
-        """The bundle it shall run was not taken; another still runs."""
+        """The worker could not load the target bundle and still runs another."""
 
     def refused(self, pipeline: Pipeline, reason: str) -> None:
-        """The configuration does not go with the bundle; no worker is started again for it."""
+        """The configuration does not fit the bundle; the worker is not restarted for it."""
 
     def crashed(self, pipeline: Pipeline, reason: str) -> None:
-        """The worker ended unasked; it is started again after this returns."""
+        """The worker ended unexpectedly; it is restarted after this returns."""
 
     def gave_up(self, pipeline: Pipeline, reason: str) -> None:
-        """It crashed too often on this bundle."""
+        """The worker crashed too often on this bundle."""
 
     def progressed(self, pipeline: Pipeline, progress: Progress) -> None:
-        """A second of work was counted."""
+        """A progress message came."""
 
     def failed_over(self, pipeline: Pipeline, message: FailedOver) -> None:
         """An accelerator was lost, and another variant runs."""
 
     def record(self, pipeline: Pipeline, record: Record) -> None:
-        """Something wants to leave the device."""
+        """The worker sent a record for the fleet."""
 
     def left(self, pipeline: Pipeline, message: LedgerOut) -> None:
-        """Data left, or was refused, at the gates of the worker."""
+        """The worker's own gates passed or refused data."""
 
     def alert(self, level: Literal["info", "warning", "error"], code: str, message: str, name: str) -> None:
-        """An operator should know."""
+        """Alert an operator."""
 
     def changed(self) -> None:
-        """What is reported changed."""
+        """The state to report changed."""
 
 
 class Pipeline:
-    """Keeps one worker process on ``target``: starts it, swaps it, restarts it with backoff.
+    """Keeps one worker process on the target bundle: starts it, swaps the bundle, restarts with backoff.
 
     Args:
         plan: What to run.
-        reactor: The supervisor's thread; every method belongs on it.
-        limits: When a worker hangs or crashes too often.
+        reactor: The supervisor's thread; call every method on it.
+        limits: When a worker counts as hanging or crashing too often.
         environment: A worker's environment variables.
-        observer: Who is told.
-        progress_s: How often the worker tells what it did.
+        observer: Receives events.
+        progress_s: Seconds between the worker's progress messages.
     """
 
     def __init__(
@@ -151,23 +151,23 @@ class Pipeline:
 
     @property
     def pid(self) -> int | None:
-        """The worker's process id, while there is one."""
+        """The worker's process id, or None."""
         return None if self._process is None else self._process.pid
 
     @property
     def is_settled(self) -> bool:
-        """Whether the worker runs what it shall run."""
+        """Whether the worker runs the target bundle."""
         return self._target is not None and self._actual == self._target and self.state == "running"
 
     @property
     def is_on_its_way(self) -> bool:
-        """Whether a worker may yet come to run what it shall run, or crash too often trying to."""
+        """Whether a worker may still reach the target bundle, or crash too often trying."""
         may_come = self._target is not None and not self._is_stopping
         return may_come and not self.is_settled and self.state in ("starting", "running")
 
     @property
     def restarts(self) -> int:
-        """How often the worker ended unasked."""
+        """How often the worker ended unexpectedly."""
         return self._restarts.total
 
     @property
@@ -176,9 +176,9 @@ class Pipeline:
         return self._exclusions.reasons()
 
     def run_on(self, target: Path | None, purpose: Purpose = "switch") -> None:
-        """Have the worker run a bundle: by a swap where one runs, else by starting it.
+        """Have the worker run a bundle, by a swap if it runs, else by starting it.
 
-        ``settled`` is told when it does, at once if it does already.
+        The observer's ``settled`` is called when it does, at once if it already does.
         """
         if target != self._target:
             self._restarts.forget()
@@ -194,13 +194,13 @@ class Pipeline:
         self._reconcile()
 
     def keep(self) -> None:
-        """Free the bundle that is kept loaded during a trial."""
+        """Free the previous bundle, which the worker keeps loaded during a trial."""
         self._kept = None
         if self._process is not None:
             self._process.send(Keep())
 
     def restart(self) -> None:
-        """End the worker and start it again, as a person asked."""
+        """Restart the worker on request; this is not counted as a crash."""
         self._restarts.forget()
         if self._process is None:
             self._start_after(0.0)
@@ -208,7 +208,7 @@ class Pipeline:
             self._end_for("restarted on request")
 
     def stop(self) -> None:
-        """Ask the worker to end; ``is_stopped`` tells when it has."""
+        """Ask the worker to end; ``is_stopped`` becomes true when it has."""
         self._is_stopping = True
         if self._process is None:
             self.state = "stopped"
@@ -221,7 +221,7 @@ class Pipeline:
         return self._is_stopping and self._process is None
 
     def tick(self) -> None:
-        """Look for a worker that hangs. Call it each second."""
+        """Kill the worker if it hangs. Call it each second."""
         process, now_s = self._process, self._reactor.now_s()
         if process is None:
             return
@@ -249,7 +249,7 @@ class Pipeline:
             self._trying_again = self._process.send(TryAgain(variant=variant))
 
     def reported(self) -> PipelineState:
-        """Return what is reported of it."""
+        """Return the pipeline's state to report."""
         running = self.running
         latency = Histogram()
         for progress in self.recent:
@@ -272,7 +272,7 @@ class Pipeline:
             message=self.message,
         )
 
-    # -- towards the target
+    # -- reaching the target
 
     def _reconcile(self) -> None:
         if self._is_stopping or self._target is None:
@@ -294,7 +294,7 @@ class Pipeline:
         process.send(Swap(swap=self._swaps, purpose=purpose, path=str(target)))
 
     def _start_after(self, delay_s: float) -> None:
-        """Start the worker; a start that was planned before gives way to this one."""
+        """Start the worker after a delay; replaces a start that was scheduled before."""
         self._starts += 1
         number = self._starts
         self._reactor.after(delay_s, lambda: self._start(number))
@@ -413,7 +413,7 @@ class Pipeline:
         self._reconcile()
 
     def _adopt(self, running: Running) -> None:
-        """Take over what the worker says it runs; what was measured of another bundle is no baseline."""
+        """Store what the worker runs; progress of another bundle must not become a trial's baseline."""
         if running.digest != self._recent_of:
             self.recent.clear()
             self._recent_of = running.digest
@@ -430,10 +430,10 @@ class Pipeline:
         else:
             self._reconcile()
 
-    # -- the end of a worker
+    # -- when a worker ends
 
     def _end_for(self, reason: str) -> None:
-        """End the worker as asked, which is no crash."""
+        """End the worker on request, which is not a crash."""
         if self._process is not None:
             self._is_asked, self._why_killed = True, reason
             self._process.kill()
@@ -468,7 +468,7 @@ class Pipeline:
             return
         self.message = reason
         if isinstance(self._end, Fatal) and self._end.code == ConfigError.code:
-            self.state = "failed"  # the same text would fail in the same way
+            self.state = "failed"  # the same configuration would fail again
             self._observer.alert("error", self._end.code, reason, self.name)
             self._observer.refused(self, reason)
             self._observer.changed()

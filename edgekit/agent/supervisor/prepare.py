@@ -1,4 +1,4 @@
-"""What is done before any worker starts; it waits for child processes, so it runs on the jobs' thread."""
+"""Set-up before any worker starts. It waits for child processes, so it runs on the jobs' thread."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from edgekit.agent.children import Survey, install, measure, survey
 from edgekit.agent.config import PipelinePlan
-from edgekit.agent.supervisor.egress import Outgoing
+from edgekit.agent.supervisor.egress import Egress
 from edgekit.core.errors import EdgekitError
 from edgekit.update.slots import Slots
 
@@ -15,16 +15,16 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(
-    plans: Iterable[PipelinePlan], slots: Slots, outgoing: Outgoing, environment: Mapping[str, str]
+    plans: Iterable[PipelinePlan], slots: Slots, egress: Egress, environment: Mapping[str, str]
 ) -> Survey:
-    """Find out what this machine is, measure its bundles, give each model its first version.
+    """Detect the hardware, measure the bundles, and install each model's first version.
 
-    A first version that cannot be installed is told, and its pipeline waits for one.
+    If a first version cannot be installed, an alert is sent and its pipeline waits for the fleet.
 
     Raises:
-        EdgekitError: It cannot be found out what this machine is.
+        EdgekitError: The hardware cannot be detected.
     """
-    found = survey(environment)
+    machine = survey(environment)
     for plan in plans:
         try:
             if plan.pinned is not None:
@@ -33,7 +33,7 @@ def prepare(
                 measure(plan.initial, environment, slots.state_dir)
                 version = install(slots.state_dir, plan.managed, plan.initial, environment).version
                 logger.info("installed %s %s as the first version", plan.managed, version)
-        except EdgekitError as error:  # noqa: PERF203 - one pipeline's fault is not the others'
+        except EdgekitError as error:  # noqa: PERF203 - one pipeline's error must not stop the others
             logger.error("%s", error.render())  # noqa: TRY400 - the message says it all
-            outgoing.failure(error, plan.name)
-    return found
+            egress.failure(error, plan.name)
+    return machine

@@ -1,4 +1,4 @@
-"""Renews the device's certificate: a new key here, a certificate from the fleet, both put in place."""
+"""Renews the device's certificate: a new key here, a certificate from the fleet, both installed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Ask = Callable[[dict[str, Any]], Response | Chunk]
 
 
 def renew_certificate(state: Path, unix_ms: int, run: Run, ask: Ask) -> UpdaterResult:
-    """Exchange the certificate; waits for two child processes and for the fleet, so call it on a thread.
+    """Exchange the certificate. Blocks on two child processes and the fleet, so call it on a thread.
 
     Args:
         state: The device's state folder.
         unix_ms: The time now.
         run: Runs a job of the updater.
-        ask: Sends the request ``renew`` with its arguments to the fleet, and waits for the answer.
+        ask: Sends the request ``renew`` with these arguments and waits for the answer.
 
     Raises:
-        EdgekitError: A step failed; the old key and certificate are in place, and doing it again is safe.
+        EdgekitError: A step failed; the old key and certificate are still installed, and a retry is safe.
     """
     signing = run(UpdaterRequest(kind="renew", state_dir=str(state), unix_ms=unix_ms))
     answer = ask({"csr": signing.csr})

@@ -1,4 +1,4 @@
-"""When a worker that ended is started again. Pure: the clock is handed in."""
+"""When to restart a worker that ended. Pure: the caller passes the time."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections import deque
 
 
 class Verdict(enum.Enum):
-    """What is to be done about a worker that ended unasked."""
+    """What to do about a worker that ended unexpectedly."""
 
     RESTART = "restart"
     GIVE_UP = "give up"
-    """It crashes again and again: run another version if there is one, and say so if not."""
+    """It keeps crashing: run another version if there is one."""
 
 
 class Restarts:
-    """Counts crashes, waits longer after each, and tells when it is no use.
+    """Counts crashes, backs off, and gives up at ``limit`` crashes within ``window_s``.
 
     >>> restarts = Restarts(limit=3, window_s=60, backoff_s=1, backoff_max_s=3)
     >>> [(restarts.crashed(now_s).name, restarts.delay_s) for now_s in (0, 10, 20)]
@@ -31,19 +31,14 @@ class Restarts:
         self.total = 0
 
     @property
-    def recent(self) -> int:
-        """Crashes that still count."""
-        return len(self._crashes)
-
-    @property
     def delay_s(self) -> float:
-        """How long to wait before the next start."""
+        """Seconds to wait before the next start."""
         if not self._crashes:
             return 0.0
         return min(self._backoff_s * float(2 ** (len(self._crashes) - 1)), self._backoff_max_s)
 
     def crashed(self, now_s: float) -> Verdict:
-        """Count a crash; ``GIVE_UP`` at the limit within the window."""
+        """Count a crash; return ``GIVE_UP`` at the limit within the window."""
         while self._crashes and now_s - self._crashes[0] > self._window_s:
             self._crashes.popleft()
         self._crashes.append(now_s)
@@ -51,5 +46,5 @@ class Restarts:
         return Verdict.GIVE_UP if len(self._crashes) >= self._limit else Verdict.RESTART
 
     def forget(self) -> None:
-        """Begin anew, as after another version has taken over."""
+        """Reset the count, as after a switch to another version."""
         self._crashes.clear()

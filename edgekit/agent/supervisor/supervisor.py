@@ -1,7 +1,4 @@
-"""The always-on process of a device: owns workers, updates, the way out, the link and the local socket.
-
-No NumPy, no runtime, no trust library is ever imported here; they live in workers and the updater.
-"""
+"""The supervisor: builds all parts, connects them, and runs them on one thread until a signal."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from edgekit.agent.children import MeasuringChild, Survey, measure
 from edgekit.agent.config import AgentConfig, Environment, worker_environment
@@ -21,7 +18,7 @@ from edgekit.agent.reactor import Reactor
 from edgekit.agent.status import StatusServer, socket_path
 from edgekit.agent.supervisor.commands import CommandDesk
 from edgekit.agent.supervisor.controls import Controls
-from edgekit.agent.supervisor.egress import Outgoing
+from edgekit.agent.supervisor.egress import Egress
 from edgekit.agent.supervisor.fleet import FleetSide
 from edgekit.agent.supervisor.measuring_host import MeasuringHost
 from edgekit.agent.supervisor.metrics import Books
@@ -47,11 +44,7 @@ PREPARE_AGAIN_S = 60.0
 
 
 class Supervisor:
-    """Everything of one agent, on one thread.
-
-    Args:
-        config: What to run.
-        environment: The environment's part of the configuration.
+    """All parts of one agent, on one thread.
 
     Raises:
         StorageError: The state folder cannot be used, or another agent uses it.
@@ -64,10 +57,10 @@ class Supervisor:
         self.clock = FlooredClock(state / "clock")
         self.reactor = Reactor()
         self.slots = Slots(state)
-        self.outgoing = Outgoing(state, config.pipelines, config.outbox, self.clock)
+        self.egress = Egress(state, config.pipelines, config.outbox, self.clock)
         self.jobs = Jobs(self.reactor.post)
         self.fleet = FleetSide(
-            state, self.reactor, self.outgoing, self.clock, self, config.limits.update_s, self.jobs
+            state, self.reactor, self.egress, self.clock, self, config.limits.update_s, self.jobs
         )
         self.pipelines = self._make_pipelines()
         self.models = self._make_models()
@@ -83,7 +76,7 @@ class Supervisor:
         )
         self._controls = Controls(self)
         self._desk = CommandDesk(
-            state / "commands.json", self._controls.commands(), self.outgoing.put, self.clock
+            state / "commands.json", self._controls.commands(), self.egress.put, self.clock
         )
         self._status = StatusServer(
             socket_path(state), self.reactor, self._controls.operations(), config.limits.status_clients
@@ -93,7 +86,7 @@ class Supervisor:
         self._is_dirty = False
         self._reports = 0
         self._is_stopping = False
-        self._reported = self._make_reported()
+        self._reported = self.refresh()
 
     def _make_pipelines(self) -> list[Pipeline]:
         limits, every_s = self.config.limits, self.config.intervals.progress_s
@@ -125,9 +118,14 @@ class Supervisor:
         self.jobs.submit(self._prepare, self._prepared)
         self.fleet.start()
         self._set_timers()
-        with _signals(self._begin_stop):
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, lambda *_: self._begin_stop()) for number in numbers}
+        try:
             self._notifier.tell("READY=1")
             self.reactor.run()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
         self._close()
 
     def _set_timers(self) -> None:
@@ -140,18 +138,16 @@ class Supervisor:
         every(CLOCK_KEEP_S, self._keep_clock)
 
     def _prepare(self) -> Survey:
-        return prepare(self.config.pipelines, self.slots, self.outgoing, worker_environment())
+        return prepare(self.config.pipelines, self.slots, self.egress, worker_environment())
 
-    def _prepared(self, found: Survey | EdgekitError) -> None:
-        """Start everything that needs to know the machine."""
-        if isinstance(found, Survey):
-            self.fleet.survey = found
-            self._sensors = Sensors(Path("/"), found.profile.telemetry)
+    def _prepared(self, outcome: Survey | EdgekitError) -> None:
+        self._surveyed(outcome)
+        if isinstance(outcome, Survey):
+            self._sensors = Sensors(Path("/"), outcome.profile.telemetry)
             self._read_sensors()
-            self.fleet.announce()
         else:
-            self.outgoing.failure(found)
-            self.reactor.after(PREPARE_AGAIN_S, lambda: self.jobs.submit(self._prepare, self._surveyed_late))
+            self.egress.failure(outcome)
+            self.reactor.after(PREPARE_AGAIN_S, lambda: self.jobs.submit(self._prepare, self._surveyed))
         if self._is_stopping:
             return
         self.measuring.resume()
@@ -162,13 +158,13 @@ class Supervisor:
             updates.resume()
         self._want_again()
 
-    def _surveyed_late(self, found: Survey | EdgekitError) -> None:
-        if isinstance(found, Survey):
-            self.fleet.survey = found
+    def _surveyed(self, outcome: Survey | EdgekitError) -> None:
+        if isinstance(outcome, Survey):
+            self.fleet.survey = outcome
             self.fleet.announce()
 
     def measure(self, bundle: Path, done: Callable[[], None]) -> None:
-        """Measure a bundle's variants, then call back."""
+        """Measure a bundle's variants in a child process, then call ``done``."""
         environment, state = worker_environment(), self.config.state
 
         def measured(_: object) -> None:
@@ -199,7 +195,7 @@ class Supervisor:
         self.measuring.stop()
         self.jobs.stop()
         self._keep_clock()
-        self.outgoing.close()
+        self.egress.close()
         self._status.close()
         self._notifier.close()
         self.reactor.close()
@@ -217,8 +213,8 @@ class Supervisor:
 
     def _send_metrics(self) -> None:
         for report in self.books.close(self.clock, self.sensors):
-            self.outgoing.put(report, report.pipeline)
-        self.outgoing.check_quota()
+            self.egress.put(report, report.pipeline)
+        self.egress.check_quota()
 
     def _read_sensors(self) -> None:
         if self._sensors is not None:
@@ -233,7 +229,7 @@ class Supervisor:
     # -- updates
 
     def desired_accepted(self, desired: Desired) -> None:
-        """Begin what a new desired state asks for."""
+        """Start the updates of a new desired state."""
         for name in desired.models:
             if name not in self.models:
                 self._not_managed(name, desired)
@@ -241,22 +237,22 @@ class Supervisor:
         self.changed()
 
     def _not_managed(self, name: str, desired: Desired) -> None:
-        wanted = desired.models[name]
-        self.outgoing.put(
+        model = desired.models[name]
+        self.egress.put(
             UpdateRecord(
                 mono_ns=self.clock.monotonic_ns(),
                 unix_ms=self.clock.unix_ms(),
                 model=name,
-                version=wanted.version,
+                version=model.version,
                 state="IDLE",
                 event="REJECTED",
                 reason="no pipeline of this device keeps this model up to date",
-                rollout=wanted.rollout,
+                rollout=model.rollout,
             )
         )
 
     def want_now(self) -> None:
-        """Take up what is desired, without waiting for its time."""
+        """Start the updates that the desired state asks for, without waiting for a retry timer."""
         self._want(is_new=True)
 
     def _want_again(self) -> None:
@@ -271,19 +267,19 @@ class Supervisor:
                 updates.want(desired.models[name], is_new=is_new)
 
     def fetch(self, model: str, done: Callable[[EdgekitError | None], None]) -> None:
-        """Have the updater bring a model's desired bundle."""
+        """Run an updater job that fetches a model's desired bundle."""
         self.fleet.fetch(model, done)
 
     def announce(self, record: UpdateRecord) -> None:
-        """Put a transition into the outbox."""
+        """Log a transition and put it into the outbox."""
         logger.info(
             "update: %s %s %s", record.model, record.version, record.event, extra={"why": record.reason}
         )
-        self.outgoing.put(record)
-        self.outgoing.outbox.flush()  # the machine takes note next that this was told
+        self.egress.put(record)
+        self.egress.outbox.flush()  # before the machine stores that it was sent
 
     def collect_garbage(self) -> None:
-        """Free what no slot names, as soon as no updater is at work."""
+        """Delete bundles that no slot names, as soon as no updater job runs."""
         if self.jobs.is_busy:
             self.reactor.after(GARBAGE_RETRY_S, self.collect_garbage)
             return
@@ -296,35 +292,35 @@ class Supervisor:
             logger.info("freed %d bytes of old bundles", freed)
 
     def commanded(self, command: Command) -> None:
-        """Do a command of the fleet."""
+        """Execute a command of the fleet."""
         self._desk.take(command)
 
-    # -- what pipelines tell
+    # -- events of pipelines
 
     def settled(self, pipeline: Pipeline) -> None:
-        """The worker runs what it shall run."""
+        """The worker runs the target bundle."""
         self.changed()
         if (updates := self.models.get(pipeline.plan.managed)) is not None:
             updates.settled()
 
     def swap_failed(self, pipeline: Pipeline, reason: str) -> None:
-        """The bundle it shall run was not taken."""
+        """The worker could not load the target bundle."""
         logger.warning("a swap failed: %s", reason, extra={"pipeline": pipeline.name})
         if (updates := self.models.get(pipeline.plan.managed)) is not None:
             updates.swap_failed(reason)
 
     def refused(self, pipeline: Pipeline, reason: str) -> None:
-        """The configuration does not go with the bundle."""
+        """The configuration does not fit the bundle."""
         if (updates := self.models.get(pipeline.plan.managed)) is not None:
             updates.refused(reason)
 
     def crashed(self, pipeline: Pipeline, reason: str) -> None:
-        """The worker ended unasked."""
+        """The worker ended unexpectedly."""
         if (updates := self.models.get(pipeline.plan.managed)) is not None:
             updates.crashed(reason)
 
     def gave_up(self, pipeline: Pipeline, reason: str) -> None:
-        """It crashed too often: another version takes over where there is one."""
+        """It crashed too often: return to the previous version if there is one."""
         updates = self.models.get(pipeline.plan.managed)
         if updates is not None and updates.gave_up(reason):
             self.alert(
@@ -334,7 +330,7 @@ class Supervisor:
             self.alert("error", "agent.pipeline_failed", reason, pipeline.name)
 
     def progressed(self, pipeline: Pipeline, progress: Progress) -> None:
-        """A second of work was counted."""
+        """A progress message came."""
         self.books.add(pipeline.name, progress)
         if (updates := self.models.get(pipeline.plan.managed)) is not None:
             updates.progressed(progress)
@@ -349,86 +345,67 @@ class Supervisor:
             updates.failed_over(message.lost, message.reason)
 
     def record(self, pipeline: Pipeline, record: Record) -> None:
-        """Something wants to leave the device."""
-        self.outgoing.put(record, pipeline.name)
+        """The worker sent a record for the fleet."""
+        self.egress.put(record, pipeline.name)
 
     def left(self, pipeline: Pipeline, message: LedgerOut) -> None:
-        """Record what left through a worker's own brokers."""
-        self.outgoing.left(pipeline.name, message)
+        """A worker's own gates passed or refused data."""
+        self.egress.left(pipeline.name, message)
 
     def alert(self, level: Literal["info", "warning", "error"], code: str, message: str, name: str) -> None:
-        """Tell an operator."""
-        self.outgoing.alert(level, code, message, name)
+        """Send an alert."""
+        self.egress.alert(level, code, message, name)
 
-    # -- what is reported
+    # -- the reported state
 
     def changed(self) -> None:
-        """Report soon, once for all that changes until then."""
+        """Schedule one report of the state for all changes until then."""
         if not self._is_dirty:
             self._is_dirty = True
             self.reactor.after(REPORT_DELAY_S, self._report)
 
     def _report(self) -> None:
         self._is_dirty = False
-        self._reported = self._make_reported()
+        self.refresh()
         self.fleet.report()
 
     def refresh(self) -> Reported:
-        """Return what is reported, as of now."""
-        self._reported = self._make_reported()
-        return self._reported
-
-    def _make_reported(self) -> Reported:
+        """Return the current state to report."""
         self._reports += 1
         desired = self.fleet.desired
         rejected: dict[str, str] = {}
         for updates in self.models.values():
             rejected |= updates.rejected
-        return Reported(
-            boot=self.outgoing.outbox.boot,
+        self._reported = Reported(
+            boot=self.egress.outbox.boot,
             version=self._reports,
             desired=desired.version if desired else 0,
             models={name: updates.model_state() for name, updates in self.models.items()},
             updates={name: updates.reported() for name, updates in self.models.items()},
             pipelines={pipeline.name: pipeline.reported() for pipeline in self.pipelines},
-            outbox=self.outgoing.outbox.state(),
+            outbox=self.egress.outbox.state(),
             sensors=self.sensors,
             rejected=rejected,
             unix_ms=self.clock.unix_ms(),
         )
+        return self._reported
 
     def reported(self) -> Reported:
-        """Return what is reported; any thread may ask."""
+        """Return the last state to report; safe from any thread."""
         return self._reported
 
     def birth(self) -> Birth:
-        """Return what is announced; any thread may ask."""
-        found, desired = self.fleet.survey, self.fleet.desired
+        """Return the birth message; safe from any thread."""
+        survey, desired = self.fleet.survey, self.fleet.desired
         return Birth(
             online=True,
-            boot=self.outgoing.outbox.boot,
+            boot=self.egress.outbox.boot,
             conn=0,
             agent=__version__,
-            profile=found.profile.id if found else "",
-            hardware=found.facts if found else None,
-            backends=found.facts.backends if found else (),
+            profile=survey.profile.id if survey else "",
+            hardware=survey.facts if survey else None,
+            backends=survey.facts.backends if survey else (),
             desired=desired.version if desired else 0,
             clock=self.clock.quality,
             unix_ms=self.clock.unix_ms(),
         )
-
-
-class _signals:  # noqa: N801 - reads as what it is in a with statement
-    """Has SIGTERM and SIGINT begin an orderly stop."""
-
-    def __init__(self, stop: Callable[[], None]) -> None:
-        self._stop = stop
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, lambda *_: self._stop())
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

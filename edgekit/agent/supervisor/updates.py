@@ -1,4 +1,4 @@
-"""The update of one model on this device: what the update machine has done, by slots and workers."""
+"""The update of one model on this device: executes the update machine's steps with slots and workers."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ REVIVE_S = 5.0
 """The wait after the machine's state could not be written."""
 SLOTS: tuple[SlotName, ...] = ("active", "previous")
 MIN_SOAK_S = 1.0
-"""The shortest trial: without any, too few frames would be held against a version at once."""
+"""The shortest trial; with none at all, a version would fail at once for having too few frames."""
 TRIAL_S = 3600.0
-"""A trial that sees too few frames to be judged ends after its soak and this."""
+"""After its soak and this, a trial that still has too few frames to be judged fails."""
 
 
 class Host(Protocol):
-    """What the supervisor does for an update."""
+    """What the supervisor does for an update; ``done`` is called on the reactor."""
 
     def fetch(self, model: str, done: Callable[[EdgekitError | None], None]) -> None:
-        """Have the updater bring a model's desired bundle; ``done`` is called on the reactor."""
+        """Run an updater job that fetches a model's desired bundle."""
 
     def measure(self, bundle: Path, done: Callable[[], None]) -> None:
-        """Measure a bundle's variants on this machine; ``done`` is called on the reactor."""
+        """Measure a bundle's variants on this machine."""
 
     def announce(self, record: UpdateRecord) -> None:
         """Put a transition into the outbox."""
 
     def alert(self, level: Literal["info", "warning", "error"], code: str, message: str, name: str) -> None:
-        """An operator should know."""
+        """Send an alert."""
 
     def collect_garbage(self) -> None:
-        """Free what no slot names, as soon as no updater is at work."""
+        """Delete bundles that no slot names, as soon as no updater job runs."""
 
     def changed(self) -> None:
-        """What is reported changed."""
+        """The state to report changed."""
 
 
 class Trial:
-    """A new version under watch: since when every worker runs it, and what it did since."""
+    """A new version on trial: since when every worker runs it, and its totals since then."""
 
     def __init__(self, baseline: TrialStats | None, guards: Guards, soak_s: float, now_s: float) -> None:
         self.baseline, self.guards, self.soak_s = baseline, guards, soak_s
@@ -72,7 +72,7 @@ class Trial:
         self.observed = StatsSum()
 
     def measured(self) -> dict[str, float]:
-        """Return what is told of a trial that its guards did not end."""
+        """Return the totals to report for a trial that its guards did not end."""
         stats = self.observed.stats()
         return {
             "frames": float(stats.frames),
@@ -84,16 +84,16 @@ class Trial:
 class ModelUpdates:
     """One managed model: its slots, its update machine, the pipelines that run it.
 
-    Implements the driver's ports; everything happens on the reactor's thread.
+    Implements the driver's ports; call everything on the reactor's thread.
 
     Args:
         model: The model's name.
         slots: The device's slots.
-        folder: Where the machine's state is kept.
+        folder: Where the machine's state is stored.
         reactor: The supervisor's thread.
         clock: Times in records.
         host: The supervisor.
-        limits: When a trial has seen too many crashes, or takes too long to come up.
+        limits: How many crashes and how much start-up time a trial may have.
 
     Raises:
         StorageError: The machine's state cannot be read.
@@ -123,11 +123,11 @@ class ModelUpdates:
         self._driver = UpdateDriver(model, self._path, self, clock)
 
     def use(self, pipelines: Sequence[Pipeline]) -> None:
-        """Name the pipelines that run this model."""
+        """Set the pipelines that run this model."""
         self.pipelines = list(pipelines)
 
     def resume(self) -> None:
-        """Run the active version, and go on with the update where the last life of this process ended."""
+        """Run the active version, and resume an update that a restart of this process interrupted."""
         if self._driver.state in (State.IDLE, State.FETCHING, State.INSTALLING):
             self._run_active()
         self._is_resumed = True
@@ -135,15 +135,15 @@ class ModelUpdates:
 
     @property
     def rejected(self) -> dict[str, str]:
-        """Versions that are not tried again, as ``model@version``, and why."""
+        """The reasons of versions that are not installed again, by ``model@version``."""
         return self._driver.rejected
 
     def reported(self) -> UpdateState:
-        """Return what is reported of the update."""
+        """Return the update's state to report."""
         return self._driver.reported()
 
     def model_state(self) -> ModelState:
-        """Return what is reported of the model."""
+        """Return the model's state to report."""
         try:
             slot = self._slots.load(self.model)
         except StorageError as error:
@@ -159,10 +159,10 @@ class ModelUpdates:
             why=running.why[:500] if running else "",
         )
 
-    # -- what the fleet or a person wants
+    # -- requests of the fleet or an operator
 
     def want(self, desired: DesiredModel, *, is_new: bool) -> None:
-        """Take up what the fleet wants; a postponed one is tried again when its time has come."""
+        """Start the update to the desired version; a postponed one only after its backoff."""
         now_s = self._reactor.now_s()
         if is_new:
             self._postponed, self._next_try_s = 0, 0.0
@@ -177,11 +177,11 @@ class ModelUpdates:
             self._postponed += 1
 
     def revert(self, reason: str) -> None:
-        """Go back to the previous version, and do not take this one again.
+        """Return to the previous version, and reject the current one.
 
         Raises:
-            UsageError: There is no previous version, or an update is under way.
-            StorageError: It cannot be written down.
+            UsageError: There is no previous version, or an update is in progress.
+            StorageError: The state cannot be written.
         """
         slot = self._slots.load(self.model)
         if slot.previous is None or slot.active is None:
@@ -196,10 +196,10 @@ class ModelUpdates:
             )
 
     def retry(self, version: str) -> None:
-        """Let a rejected version be tried again; every one where ``version`` is empty.
+        """Allow a rejected version to be installed again; all of them if ``version`` is empty.
 
         Raises:
-            StorageError: It cannot be written down.
+            StorageError: The state cannot be written.
         """
         for key in list(self._driver.rejected):
             if version in ("", key.partition("@")[2]):
@@ -208,7 +208,7 @@ class ModelUpdates:
     # -- ports of the driver
 
     def fetch(self, job: Job) -> None:
-        """Bring the bundle, by the updater."""
+        """Fetch the bundle, by the updater."""
         self._reactor.after(self._wait_s(job), lambda: self._fetch_now(job))
 
     def _fetch_now(self, job: Job) -> None:
@@ -216,7 +216,7 @@ class ModelUpdates:
             self._host.fetch(self.model, lambda error: self._finish(Event.FETCHED, job, error))
 
     def install(self, job: Job) -> None:
-        """Stage the bundle."""
+        """Stage the bundle and measure it."""
         self._reactor.after(self._wait_s(job), lambda: self._install_now(job))
 
     def _install_now(self, job: Job) -> None:
@@ -230,12 +230,10 @@ class ModelUpdates:
         self._host.measure(staged, lambda: self._finish(Event.INSTALLED, job, None))
 
     def _wait_s(self, job: Job) -> float:
-        """Return how long to wait before a step of a job: nothing at first, longer after each failure."""
         serial, tries = self._tries
         return RETRY_S[min(tries - 1, len(RETRY_S) - 1)] if serial == job.serial and tries else 0.0
 
     def _finish(self, event: Event, job: Job, error: EdgekitError | None) -> None:
-        """Tell the machine how a step ended."""
         if error is None:
             self._tries = (job.serial, 0)
             self._handle(event, serial=job.serial)
@@ -246,11 +244,11 @@ class ModelUpdates:
         self._handle(Event.RETRY if error.retryable else Event.REJECTED, reason, serial=job.serial)
 
     def start_trial(self, job: Job) -> None:
-        """Have every pipeline of this model swap to the staged bundle, and watch."""
+        """Swap every pipeline of this model to the staged bundle, and watch them."""
         self._start_trial_when_ready(job, self._reactor.now_s() + BASELINE_S)
 
     def _start_trial_when_ready(self, job: Job, deadline_s: float) -> None:
-        """Wait until the active version has run long enough to be compared with, if it runs at all."""
+        """Start the trial once the active version has enough frames for a baseline, or at the deadline."""
         if not self._is_at(State.TRIAL, job):
             return
         try:
@@ -285,7 +283,7 @@ class ModelUpdates:
         self._host.collect_garbage()
 
     def roll_back(self, job: Job) -> None:
-        """Make sure the version is in no slot that runs, then have every worker leave it."""
+        """Remove the version from the slots first, then have every worker leave it."""
         self._trial = None
         error: StorageError | None = None
         try:
@@ -300,7 +298,7 @@ class ModelUpdates:
             self._reactor.after(RETRY_S[1], lambda: self._finish(Event.RETRY, job, error))
 
     def _check_gone_back(self, job: Job) -> None:
-        """Tell the machine once every worker runs what it shall, or has failed at that too."""
+        """Report ROLLED_BACK once every worker runs its target, or has failed to."""
         if not self._is_at(State.ROLLING_BACK, job):
             return
         if any(p.is_on_its_way for p in self.pipelines):
@@ -310,25 +308,25 @@ class ModelUpdates:
         self._host.collect_garbage()
 
     def is_committed(self, job: Job) -> bool:
-        """Say whether the job's version is the active one."""
+        """Return whether the job's version is the active one."""
         active = self._slots.load(self.model).active
         return active is not None and active.version == job.version
 
     def announce(self, record: UpdateRecord) -> None:
-        """Tell the fleet of a transition."""
+        """Report a transition to the fleet."""
         self._host.announce(record)
         self._host.changed()
 
-    # -- what pipelines tell
+    # -- events of pipelines
 
     def settled(self) -> None:
-        """A worker runs what it shall run."""
+        """Start the soak time once every worker runs the version on trial."""
         trial = self._trial
         if trial is not None and trial.live_s is None and all(p.is_settled for p in self.pipelines):
             trial.live_s = self._reactor.now_s()
 
     def swap_failed(self, reason: str) -> None:
-        """A bundle was not taken: a trial has failed; any other way is gone by a fresh worker."""
+        """Fail a trial whose bundle could not be loaded; otherwise restart the worker on its target."""
         if self._trial is not None:
             self._fail(reason)
             return
@@ -337,12 +335,12 @@ class ModelUpdates:
                 pipeline.restart()
 
     def refused(self, reason: str) -> None:
-        """A pipeline's configuration does not go with a bundle, such as a label to hide that it lacks."""
+        """Fail a trial whose bundle does not fit a pipeline's configuration (no such label to redact)."""
         if self._trial is not None:
             self._fail(reason)
 
     def crashed(self, reason: str) -> None:
-        """A worker ended unasked."""
+        """Count a crash against a version on trial."""
         trial = self._trial
         if trial is None:
             return
@@ -352,7 +350,7 @@ class ModelUpdates:
             self._fail(f"the worker crashed {trial.observed.crashes} times: {reason}")
 
     def gave_up(self, reason: str) -> bool:
-        """A worker crashes again and again on the active version; return whether another takes over."""
+        """Revert an active version that keeps crashing; return whether another version takes over."""
         if self._trial is not None:
             return False
         try:
@@ -363,12 +361,12 @@ class ModelUpdates:
         return True
 
     def failed_over(self, lost: str, reason: str) -> None:
-        """An accelerator was lost; a version on trial may be the cause."""
+        """Fail a trial during which an accelerator was lost; the version may be the cause."""
         if self._trial is not None:
             self._fail(f"variant {lost} lost its accelerator during the trial: {reason}")
 
     def progressed(self, progress: Progress) -> None:
-        """Count a second of the version on trial."""
+        """Add a progress message of the version on trial."""
         trial, job = self._trial, self._driver.job
         if trial is not None and job is not None and progress.running.version == job.version:
             trial.observed.add(progress)
@@ -381,10 +379,10 @@ class ModelUpdates:
         now_s = self._reactor.now_s()
         if trial.live_s is None:
             if now_s - trial.begun_s > self._live_limit_s:
-                self._fail(f"it was not up and running within {self._live_limit_s:.0f} s")
+                self._fail(f"it was not running within {self._live_limit_s:.0f} s")
             return
         elapsed_s = now_s - trial.live_s
-        # a crash may come from outside; only so many of them are held against the version
+        # a crash may have another cause, so crashes are judged in crashed(), against a limit
         stats = msgspec.structs.replace(trial.observed.stats(), crashes=0)
         verdict = judge(stats, trial.baseline, trial.guards, elapsed_s, trial.soak_s)
         if verdict.action == "commit":
@@ -392,7 +390,7 @@ class ModelUpdates:
         elif verdict.action == "roll_back":
             self._handle(Event.FAILED, verdict.reason, verdict.measured)
         elif elapsed_s > trial.soak_s + TRIAL_S:
-            self._handle(Event.FAILED, "too few frames came to judge it by", verdict.measured)
+            self._handle(Event.FAILED, "too few frames to judge the trial", verdict.measured)
 
     # -- the machine
 
@@ -411,7 +409,7 @@ class ModelUpdates:
         self._do(lambda: self._driver.handle(event, reason, measured, serial=serial))
 
     def _do(self, step: Callable[[], object]) -> None:
-        """Take a step of the machine; where it cannot be written down, begin again from the disk."""
+        """Take a step of the machine; if its state cannot be written, reload it from disk later."""
         try:
             step()
         except StorageError as error:
@@ -422,7 +420,7 @@ class ModelUpdates:
                 self._reactor.after(REVIVE_S, self._revive)
 
     def _revive(self) -> None:
-        """Take up the machine as it stands on the disk, as after a restart of this process."""
+        """Reload the machine from disk, as after a restart of this process."""
         self._is_reviving = False
         self._trial = None
 
@@ -435,11 +433,11 @@ class ModelUpdates:
         self._do(begin_again)
 
     def _is_at(self, state: State, job: Job) -> bool:
-        now = self._driver.job
-        return self._driver.state is state and now is not None and now.serial == job.serial
+        current = self._driver.job
+        return self._driver.state is state and current is not None and current.serial == job.serial
 
     def _run_active(self, purpose: Purpose = "switch") -> None:
-        """Have every pipeline run the active version, or the previous where that cannot be read."""
+        """Have every pipeline run the active version, or the previous one if that cannot be read."""
         folder: Path | None = None
         for slot in SLOTS:
             try:

@@ -1,4 +1,4 @@
-"""A worker process as the supervisor holds it: started, heard, timed, ended."""
+"""A worker process and the supervisor's channel to it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class WorkerProcess:
         run: The first message.
         environment: The process's environment variables.
         now_s: The monotonic time.
-        command: What is started; ``--channel FD`` is added.
+        command: The command line; ``--channel FD`` is appended.
 
     Raises:
-        LinkError: It does not take its first message.
+        LinkError: The first message cannot be sent.
         OSError: The process cannot be started.
     """
 
@@ -62,7 +62,7 @@ class WorkerProcess:
         return self._process.pid
 
     def stop(self, deadline_s: float) -> None:
-        """Ask it to end; ``is_overdue`` tells from the deadline on that it did not."""
+        """Ask it to end; from the deadline on ``is_overdue`` is true."""
         self.stop_deadline_s = deadline_s
         with contextlib.suppress(LinkError):
             self.channel.send(Stop())
@@ -73,11 +73,11 @@ class WorkerProcess:
         return self.stop_deadline_s is not None
 
     def is_overdue(self, now_s: float) -> bool:
-        """Whether it was asked to end and took too long."""
+        """Whether it was asked to end and missed the deadline."""
         return self.stop_deadline_s is not None and now_s >= self.stop_deadline_s
 
     def send(self, message: Any) -> bool:
-        """Hand it a message; False where it is gone."""
+        """Send a message; return False if the process is gone."""
         try:
             self.channel.send(message)
         except LinkError as error:
@@ -86,12 +86,12 @@ class WorkerProcess:
         return True
 
     def kill(self) -> None:
-        """End it now."""
+        """Kill it."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
     def reap(self, wait_s: float = 2.0) -> int:
-        """Collect its exit code after its channel closed; kills it where it lingers. Frees all."""
+        """Return its exit code after its channel closed; kill it if it does not end in time."""
         self.channel.close()
         try:
             code = self._process.wait(wait_s)
@@ -102,7 +102,7 @@ class WorkerProcess:
 
 
 def rss_mb(pid: int) -> float:
-    """Return a process's resident memory in MiB; 0 where it is gone.
+    """Return a process's resident memory in MiB; 0 if it is gone.
 
     Source: proc(5), /proc/PID/statm.
     """

@@ -1,4 +1,4 @@
-"""What a worker counts for its supervisor: apart for each bundle, so that a trial is judged on its own."""
+"""Counters of a worker, separate for each bundle, so that a trial is judged on its own frames."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _IMAGE_QUALITY = 80
 _MAX_IMAGE_BYTES = 64 << 10
 
 
-class Meter:
-    """Counts what one bundle did since it was last asked. Written by the loop, read by the reporter."""
+class BundleCounters:
+    """Counts of one bundle since the last ``take``. The loop writes, the reporter's thread reads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,12 +38,12 @@ class Meter:
         self.labels: dict[str, int] = {}
 
     def failed(self) -> None:
-        """Count a frame that the model failed on."""
+        """Count a frame on which inference failed."""
         with self._lock:
             self.errors += 1
 
     def finished(self, result: Result) -> None:
-        """Count a frame that went through."""
+        """Count a finished frame."""
         with self._lock:
             self.frames += 1
             self.events += len(result.events)
@@ -58,7 +58,7 @@ class Meter:
                 self.labels[label] = self.labels.get(label, 0) + 1
 
     def take(self, running: Running, period_s: float) -> Progress:
-        """Return what was counted, and begin again."""
+        """Return the counts and reset them."""
         with self._lock:
             progress = Progress(
                 period_s=period_s,
@@ -75,20 +75,20 @@ class Meter:
         return progress
 
 
-class MeteredPredictor(Predictor):
-    """A predictor whose failures are counted for its own bundle, whichever the loop runs next."""
+class CountedPredictor(Predictor):
+    """A predictor that counts failures for its own bundle, even after the loop has swapped to another."""
 
-    def __init__(self, *arguments: Any, meter: Meter, **keywords: Any) -> None:
+    def __init__(self, *arguments: Any, counters: BundleCounters, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self._meter = meter
+        self._counters = counters
 
     def failed(self) -> None:
-        """Count a frame that failed; the loop calls it, once for each."""
-        self._meter.failed()
+        """Count a failed frame; the loop calls this once for each."""
+        self._counters.failed()
 
 
 class TallyMarks:
-    """Turns the loop's running totals into what came since the last look."""
+    """Turns the loop's totals into differences."""
 
     def __init__(self) -> None:
         self._captured = self._dropped = self._failovers = 0
@@ -102,22 +102,26 @@ class TallyMarks:
 
 
 class AgentSink:
-    """Meters every result and sends its events to the supervisor.
+    """Counts every result and sends its events to the supervisor.
 
     Args:
-        meter_of: The meter of the bundle that a result is from.
-        send: Hands a message to the supervisor.
-        with_pixels: Attach the frame, in which the loop has hidden what must not be seen.
+        counters_of: Returns the counters of the bundle that a result is from.
+        send: Sends a message to the supervisor.
+        with_pixels: Attach a thumbnail of the frame, already redacted by the loop.
     """
 
     def __init__(
-        self, meter_of: Callable[[Result], Meter], send: Callable[[Any], None], *, with_pixels: bool
+        self,
+        counters_of: Callable[[Result], BundleCounters],
+        send: Callable[[Any], None],
+        *,
+        with_pixels: bool,
     ) -> None:
-        self._meter_of, self._send, self._with_pixels = meter_of, send, with_pixels
+        self._counters_of, self._send, self._with_pixels = counters_of, send, with_pixels
 
     def write(self, result: Result) -> None:
-        """Take one result."""
-        self._meter_of(result).finished(result)
+        """Count one result and send its events."""
+        self._counters_of(result).finished(result)
         if not result.events:
             return
         image = thumbnail(result.frame.data) if self._with_pixels else None
@@ -125,7 +129,7 @@ class AgentSink:
             self._send(EventOut(record=_record(result, event, image)))
 
     def close(self) -> None:
-        """Do nothing: nothing is held."""
+        """Do nothing; there is nothing to free."""
 
 
 def _record(result: Result, event: Event, image: bytes | None) -> EventRecord:
@@ -151,7 +155,7 @@ def _record(result: Result, event: Event, image: bytes | None) -> EventRecord:
 
 
 def thumbnail(pixels: Any) -> bytes | None:
-    """Return an image as a small JPEG, or None where it is none or does not fit in 64 KiB.
+    """Return an image as a small JPEG; None if it is not an image or exceeds 64 KiB.
 
     Args:
         pixels: Shape (height, width, 3), uint8, BGR; anything else has no thumbnail.

@@ -1,4 +1,4 @@
-"""A ready model as a worker hosts it: with what its frames are counted in, what the supervisor hears."""
+"""A ready model in a worker, with its own counters and its description for the supervisor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekit.agent.ipc import Running
-from edgekit.agent.worker.bundle_counters import Meter, MeteredPredictor
+from edgekit.agent.worker.bundle_counters import BundleCounters, CountedPredictor
 from edgekit.agent.worker.runner import choices_of
 from edgekit.model.ready import ReadyModel, open_ready
 from edgekit.pipeline.config import ModelTable
@@ -21,17 +21,17 @@ class Hosted:
 
     path: str
     ready: ReadyModel
-    meter: Meter
+    counters: BundleCounters
     running: Running
 
     @property
     def predictor(self) -> Predictor:
-        """What a loop runs."""
+        """The predictor that the loop runs."""
         return self.ready.predictor
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What a result says of the bundle that it is from."""
+        """Model, version and variant, as a result names them."""
         return self.running.model, self.running.version, self.running.variant
 
     def close(self) -> None:
@@ -40,26 +40,26 @@ class Hosted:
 
 
 def host(path: str, table: ModelTable, run_threads: int, **more: Any) -> Hosted:
-    """Open a bundle's best variant, with a meter of its own.
+    """Open a bundle's best variant, with counters of its own.
 
     Args:
         path: Bundle folder, ``.ekb`` file, or model file.
         table: The pipeline's ``[model]``.
-        run_threads: CPU threads, where the table does not say; 0: the default.
-        more: Fields of ``Choices``, in place of what the table says.
+        run_threads: CPU threads if the table names none; 0: the default.
+        **more: Fields of ``Choices`` that override the table.
 
     Raises:
         EdgekitError: As ``open_ready`` does.
     """
-    meter = Meter()
+    counters = BundleCounters()
     choices = dataclasses.replace(
         choices_of(table),
         threads=table.threads or run_threads or None,
-        make_predictor=functools.partial(MeteredPredictor, meter=meter),
+        make_predictor=functools.partial(CountedPredictor, counters=counters),
     )
     choices = dataclasses.replace(choices, **more)
     ready = open_ready(path, choices)
-    return Hosted(path, ready, meter, _running(ready))
+    return Hosted(path, ready, counters, _running(ready))
 
 
 def _running(ready: ReadyModel) -> Running:

@@ -1,7 +1,7 @@
-"""Hands what left through a worker's own brokers to the supervisor, which has the ledger.
+"""Sends ledger entries of a worker's own brokers to the supervisor, which owns the ledger.
 
-The worker does not write the ledger itself: native code may end it at any moment, and what it had not
-written yet would be lost; and only one process may move a damaged file aside.
+A worker does not write the ledger itself: native code may kill it before entries are written, and only one
+process may move a damaged file aside.
 """
 
 from __future__ import annotations
@@ -16,11 +16,7 @@ Decision: TypeAlias = Literal["passed", "refused"]
 
 
 class LedgerRelay:
-    """Adds up decisions of the gate until ``flush``; satisfies ``edgekit.sync.gate.Books``. Thread-safe.
-
-    Args:
-        send: Hands a message to the supervisor.
-    """
+    """Sums decisions of the gate until ``flush``; satisfies ``edgekit.sync.gate.Books``. Thread-safe."""
 
     def __init__(self, send: Callable[[Any], None]) -> None:
         self._send = send
@@ -30,7 +26,7 @@ class LedgerRelay:
     def add(
         self, pipeline: str, data_class: str, destination: str, decision: Decision, size: int, count: int = 1
     ) -> None:
-        """Count decisions; the supervisor knows of which ``pipeline``."""
+        """Count decisions; the supervisor knows the ``pipeline``."""
         del pipeline
         with self._lock:
             tally = self._waiting.setdefault((data_class, destination, decision), [0, 0])
@@ -38,7 +34,7 @@ class LedgerRelay:
             tally[1] += size
 
     def flush(self) -> None:
-        """Send what was added up.
+        """Send the sums.
 
         Raises:
             LinkError: The supervisor is gone.

@@ -1,4 +1,4 @@
-"""Puts a pipeline together: configuration, model, source and sinks, into a loop that runs."""
+"""Builds a pipeline from its configuration (model, source, sinks) and runs it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Ran:
 
 
 def choices_of(table: ModelTable) -> Choices:
-    """Return how a pipeline's ``[model]`` wants its model opened."""
+    """Return the choices that a pipeline's ``[model]`` makes for opening its model."""
     return Choices(
         variant=table.variant or None,
         threads=table.threads or None,
@@ -62,22 +62,22 @@ def make_loop(
     callback: Callable[[Result], object] | None = None,
     record: Path | None = None,
 ) -> Loop:
-    """Put a loop together; it opens its source when it runs.
+    """Return a pipeline's loop; the source is opened when it runs.
 
     Args:
         config: The pipeline.
         predictor: Its model, loaded; its owner closes it.
-        sinks: More sinks than the configuration names, written first. With these, an ``mqtt`` sink
-            without a ``url`` is left out: it means the agent's own link, which they serve.
+        sinks: Sinks that are written before the configured ones. With these, an ``mqtt`` sink without a
+            ``url`` is left out: it means the agent's own link, which they use.
         failover: See ``Loop``.
-        max_errors: So many frames in a row may fail.
-        connect: Gives the way to a broker, through the gate.
+        max_errors: How many frames in a row may fail.
+        connect: Connects to a broker, through the gate.
         callback: For a ``callback`` sink that names no function.
-        record: A folder that takes ``results.jsonl``, and ``video.mp4`` where frames are images.
+        record: A folder for ``results.jsonl``, and for ``video.mp4`` if frames are images.
 
     Raises:
-        TensorError: The model takes no frames.
-        ConfigError: A source or sink cannot be made, or the model cannot find what shall be hidden.
+        TensorError: The model does not take frames.
+        ConfigError: A source or sink cannot be made, or the model has no class for a label to redact.
         StorageError: A sink's file cannot be written.
     """
     predictor.require_frames()
@@ -121,7 +121,7 @@ def _recording(folder: Path, *, takes_images: bool) -> list[Section]:
 
 
 def open_sinks(sections: Sequence[Section], context: SinkContext) -> list[Sink]:
-    """Open sinks, all or none."""
+    """Open all sinks, or none if one fails."""
     opened: list[Sink] = []
     try:
         for section in sections:
@@ -134,7 +134,7 @@ def open_sinks(sections: Sequence[Section], context: SinkContext) -> list[Sink]:
 
 
 def model_path(config: PipelineConfig) -> Path:
-    """Return the bundle that a pipeline names: beside its file, or below the working folder.
+    """Return the path of a pipeline's bundle, relative to its file or the working folder.
 
     Raises:
         ConfigError: There is none.
@@ -158,18 +158,18 @@ def run_pipeline(
     variant: str | None = None,
     watch: Callable[[Loop], contextlib.AbstractContextManager[object]] | None = None,
 ) -> Ran:
-    """Run a pipeline's file in this process until its source ends, a limit, or SIGINT or SIGTERM.
+    """Run a pipeline's file in this process until its source ends, a limit, SIGINT or SIGTERM.
 
     Args:
         path: The pipeline's TOML file.
-        frames: Stop after so many frames.
-        seconds: Stop after so long.
-        record: A folder that takes what was seen and found, and ``summary.json``.
-        variant: The only variant to consider, in place of the configuration's.
-        watch: Entered while the loop runs, to show how it goes.
+        frames: Stop after this many frames.
+        seconds: Stop after this time.
+        record: A folder for results, video and ``summary.json``.
+        variant: The only variant to consider, instead of the configured one.
+        watch: A context manager around the running loop, to show its progress.
 
     Raises:
-        EdgekitError: It cannot start, or cannot go on.
+        EdgekitError: It cannot start or continue.
     """
     config = load_config(path)
     models = Models(config, model_path(config), variant)

@@ -1,7 +1,7 @@
 """The process that runs one pipeline for the supervisor: ``python -m edgekit.agent.worker --channel FD``.
 
-It owns everything native. Whatever goes wrong in here ends this process at most; the supervisor
-starts it again. It ends by itself as soon as the supervisor's end of the channel closes.
+All native code runs here. A crash ends only this process, and the supervisor restarts it. It ends by itself
+when the supervisor closes the channel.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from edgekit.agent.ipc import (
     TrialProgress,
     TryAgain,
 )
-from edgekit.agent.worker.bundle_counters import AgentSink, Meter, TallyMarks
+from edgekit.agent.worker.bundle_counters import AgentSink, BundleCounters, TallyMarks
 from edgekit.agent.worker.hosted import Hosted, host
 from edgekit.agent.worker.ledger_relay import LedgerRelay
 from edgekit.agent.worker.runner import make_loop
@@ -65,9 +65,9 @@ STOP_S = 5.0
 
 
 class Models:
-    """The bundle that runs, and the one that is kept loaded during a trial so that it can come back.
+    """The running bundle, and the previous one while it is kept loaded during a trial.
 
-    Threads: the loop's calls ``meter_of`` and ``fail_over``, the swap's all else.
+    Threads: the loop's calls ``counters_of`` and ``fail_over``, the swap's everything else.
     """
 
     def __init__(self, active: Hosted) -> None:
@@ -76,14 +76,14 @@ class Models:
         self._coming: Hosted | None = None
         self._lock = threading.Lock()
 
-    def meter_of(self, result: Result) -> Meter:
-        """Return the meter of the bundle that a result is from."""
+    def counters_of(self, result: Result) -> BundleCounters:
+        """Return the counters of the bundle that a result is from."""
         key = (result.model, result.version, result.variant)
         coming = self._coming
-        return coming.meter if coming is not None and coming.key == key else self.active.meter
+        return coming.counters if coming is not None and coming.key == key else self.active.counters
 
     def switch(self, new: Hosted, loop: Loop | None) -> tuple[Hosted, float]:
-        """Put a bundle in place between two frames; return the old one and the gap in milliseconds."""
+        """Activate a bundle between two frames; return the old one and the gap in milliseconds."""
         self._coming = new
         began_ns = time.monotonic_ns()
         if loop is not None:
@@ -94,7 +94,7 @@ class Models:
         return old, gap_ms
 
     def replace_lost(self, new: Hosted) -> Hosted:
-        """Put another variant in the place of one whose accelerator is gone; return the lost one."""
+        """Activate another variant after an accelerator was lost; return the lost one."""
         with self._lock:
             old, self.active = self.active, new
         return old
@@ -107,10 +107,10 @@ class Models:
 
 
 class Worker:
-    """Runs one pipeline, tells the supervisor each second, and swaps its model when told to.
+    """Runs one pipeline, reports progress each second, and swaps its model on request.
 
     Args:
-        send: Hands a message to the supervisor.
+        send: Sends a message to the supervisor.
         run: Which pipeline and bundle.
 
     Raises:
@@ -137,7 +137,7 @@ class Worker:
         """Load the model and run the pipeline until it ends or ``stop``.
 
         Raises:
-            EdgekitError: The worker cannot go on.
+            EdgekitError: The worker cannot continue.
         """
         loaded = self._open(self._run.model, exclude=self._excluded)
         self._models = Models(loaded)
@@ -158,7 +158,7 @@ class Worker:
         self._models.close()
 
     def _open(self, path: str, **more: Any) -> Hosted:
-        """Open a bundle's best variant; the supervisor hears which, should it take this process along."""
+        """Open a bundle's best variant, announcing each one tried in case it crashes this process."""
 
         def on_try(variant: str, left: int) -> None:
             self._send(Opening(variant=variant, left=left))
@@ -166,7 +166,7 @@ class Worker:
         return host(path, self._config.model, self._run.threads, on_try=on_try, **more)
 
     def stop(self) -> None:
-        """End after the frame in work; safe from any thread."""
+        """End after the current frame; safe from any thread."""
         self._stopping.set()
         loop = self._loop
         if loop is not None:
@@ -175,12 +175,12 @@ class Worker:
     # -- the loop's thread
 
     def _run_source(self) -> None:
-        """Run the pipeline; a source that is lost is opened again, with the model kept loaded."""
+        """Run the pipeline; reopen a lost source, with the model kept loaded."""
         attempt = 0
         while not self._stopping.is_set():
             loop = self._make_loop()
             self._loop, self._is_waiting = loop, False
-            if self._stopping.is_set():  # told to, before there was a loop to stop
+            if self._stopping.is_set():  # stop() was called before the loop existed
                 return
             try:
                 loop.run()
@@ -200,7 +200,7 @@ class Worker:
 
     def _make_loop(self) -> Loop:
         models = self._require_models()
-        sink = AgentSink(models.meter_of, self._send, with_pixels="pixels" in self._config.privacy.egress)
+        sink = AgentSink(models.counters_of, self._send, with_pixels="pixels" in self._config.privacy.egress)
         self._marks = TallyMarks()
         return make_loop(
             self._config,
@@ -212,12 +212,12 @@ class Worker:
         )
 
     def _connect(self, url: str, **access: Any) -> Callable[[str, Mapping[str, Any]], object]:
-        """Return the way to a broker that an ``mqtt`` sink names; each is opened once for all loops.
+        """Return the publish function of a broker that an ``mqtt`` sink names; it outlives the loop.
 
-        Without a URL such a sink means the agent's own link, which carries every event already.
+        Without a URL such a sink means the agent's own link, which gets every event already.
 
         Raises:
-            ConfigError: It cannot be one.
+            ConfigError: The address or credentials are not valid.
         """
         from edgekit.sync.publishers import Publishers
 
@@ -227,7 +227,7 @@ class Worker:
         return self._publishers.connect(url, **access)
 
     def _fail_over(self, predictor: Predictor, lost: EdgekitError) -> Predictor:
-        """Load the next variant of the same bundle in the place of one whose accelerator is gone.
+        """Load the next variant of the same bundle after an accelerator was lost.
 
         Raises:
             NoVariantError: There is no other.
@@ -248,7 +248,7 @@ class Worker:
     # -- the reader's thread
 
     def take(self, message: Any) -> None:
-        """Do what the supervisor says; a swap is prepared in a thread of its own."""
+        """Act on a message of the supervisor; a swap is prepared in a thread of its own."""
         if isinstance(message, Stop):
             self.stop()
         elif isinstance(message, Keep):
@@ -336,10 +336,10 @@ class Worker:
         )
 
     def _host(self, path: str) -> Hosted:
-        """Open a bundle that can find what the pipeline wants hidden.
+        """Open a bundle that has the labels to redact.
 
         Raises:
-            EdgekitError: It cannot be opened, or cannot find it.
+            EdgekitError: It cannot be opened, or a label is missing.
         """
         new = self._open(path)
         try:
@@ -361,7 +361,7 @@ class Worker:
 
     def _send_progress(self, loaded: Hosted) -> None:
         now_ns = time.monotonic_ns()
-        progress: Progress = loaded.meter.take(loaded.running, (now_ns - self._reported_ns) / 1e9)
+        progress: Progress = loaded.counters.take(loaded.running, (now_ns - self._reported_ns) / 1e9)
         self._reported_ns = now_ns
         if self._publishers is not None:
             progress = msgspec.structs.replace(progress, brokers=tuple(self._publishers.states()))
@@ -413,7 +413,7 @@ def serve(channel: BlockingChannel) -> int:
         reader.start()
         worker.run()
     except LinkError:
-        return 0  # the supervisor is gone, and nobody is left to tell
+        return 0  # the supervisor is gone
     except EdgekitError as error:
         logger.error("the worker ends: %s", error)  # noqa: TRY400 - the message says it all
         text = "\n".join((error.message, *error.reasons))[:4000]
@@ -423,12 +423,12 @@ def serve(channel: BlockingChannel) -> int:
 
 
 def _read(messages: Any, worker: Worker) -> None:
-    """Hand messages on until the supervisor's end closes; then end this process, come what may."""
+    """Pass messages to the worker until the supervisor's end closes; then end this process in any case."""
     try:
         for message in messages:
             worker.take(message)
     except (LinkError, ProtocolError) as error:
-        logger.warning("the supervisor cannot be heard: %s", error)
+        logger.warning("the supervisor's channel failed: %s", error)
     worker.stop()
     time.sleep(STOP_S)
     os._exit(0)
@@ -442,13 +442,13 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     log_to_stderr(logging.DEBUG if parsed.verbose else logging.INFO)
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the supervisor to pass on
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles a terminal's Ctrl-C
     threading.excepthook = _end_process
     return serve(BlockingChannel(socket.socket(fileno=parsed.channel), ToWorker))
 
 
 def _end_process(arguments: Any) -> None:
-    """End the process on a bug in any thread: the supervisor sees it, and starts it again."""
+    """End the process on a bug in any thread, so that the supervisor restarts it."""
     if issubclass(arguments.exc_type, LinkError):
         os._exit(0)
     logger.critical("a thread died", exc_info=arguments.exc_value)
