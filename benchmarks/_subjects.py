@@ -26,7 +26,7 @@ import numpy as np
 
 from edgekit.base.paths import cache_dir
 from edgekit.bench.paired_timing import ROUND_S
-from edgekit.bench.variant_process import LabProcess
+from edgekit.bench.variant_process import VariantProcess
 from edgekit.core.spec import Profile
 from edgekit.model.bundle import open_bundle
 from edgekit.model.doctor import facts_with_proofs
@@ -257,7 +257,7 @@ class Arena:
                 print(f"{entry.id}: {self.results[entry.id].error}", file=sys.stderr)
 
     @contextlib.contextmanager
-    def running(self, names: Sequence[str], threads: int = 1) -> Iterator[dict[str, LabProcess]]:
+    def running(self, names: Sequence[str], threads: int = 1) -> Iterator[dict[str, VariantProcess]]:
         """Yield a process for each file, as a device would run it."""
         entries = [self.search.bench.entries[name] for name in dict.fromkeys(names)]
         if not entries:
@@ -270,9 +270,9 @@ class Arena:
         with contextlib.ExitStack() as stack:
             found = {}
             for variant in variants:
-                lab = LabProcess(bundle, variant, self.profile, threads)
-                stack.callback(lab.close)
-                found[variant.id] = lab
+                process = VariantProcess(bundle, variant, self.profile, threads)
+                stack.callback(process.close)
+                found[variant.id] = process
             yield found
 
     def score(self, name: str) -> dict[str, Any]:
@@ -353,8 +353,8 @@ def run_rounds(arena: Arena, names: Sequence[str], count: int, sittings: int = 6
     alone: dict[str, list[float]] = {}
     total: dict[str, list[float]] = {}
     for sitting in range(sittings):
-        with arena.running(names) as labs, arena.running([twin] if twin else []) as twins:
-            field = labs | {TWIN + name: lab for name, lab in twins.items()}
+        with arena.running(names) as processes, arena.running([twin] if twin else []) as twins:
+            field = processes | {TWIN + name: process for name, process in twins.items()}
             for turn in range(-(-count // sittings)):
                 for name in random.Random(100 * sitting + turn).sample(sorted(field), len(field)):
                     one = statistics.median(field[name].measure(ROUND_S)) / 1e3

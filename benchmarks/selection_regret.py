@@ -37,7 +37,7 @@ import msgspec
 
 from edgekit.base.paths import cache_dir
 from edgekit.bench.paired_timing import ROUND_S, Rounds, quiet, take_turns
-from edgekit.bench.variant_process import LabProcess
+from edgekit.bench.variant_process import VariantProcess
 from edgekit.core.select import reasons_against, select
 from edgekit.core.spec import Facts, Profile, Variant
 from edgekit.model.bundle import Bundle, open_bundle
@@ -132,22 +132,22 @@ def case(bundle: Bundle, threads: int, machine: Machine) -> dict[str, Any]:
         if in_gate(variant) and not reasons_against(variant, machine.facts, machine.profile)
     ]
     with contextlib.ExitStack() as stack:
-        labs = _open(stack, bundle, fit, threads, machine)
-        rounds = _turns(labs.values(), 2.0 if machine.is_full else 1.0)
+        processes = _open(stack, bundle, fit, threads, machine)
+        rounds = _turns(processes.values(), 2.0 if machine.is_full else 1.0)
         pre = {name: quiet(found.pre_ms) for name, found in rounds.items()}
         speeds = {name: found.p50_ms for name, found in rounds.items()}
         chosen = {
-            "bench": chosen_by_bench(bundle, labs, speeds, machine),
-            "optimize": chosen_by_search(labs, speeds, pre, threads, machine),
+            "bench": chosen_by_bench(bundle, processes, speeds, machine),
+            "optimize": chosen_by_search(processes, speeds, pre, threads, machine),
         }
-        p50 = exhaustive(labs, machine)
+        p50 = exhaustive(processes, machine)
         if machine.is_sabotaged:
             chosen["bench"] = max(p50, key=lambda n: p50[n])
         totals = {name: p50[name] + pre[name] for name in p50}
         rival = {"bench": min(p50, key=lambda n: p50[n]), "optimize": min(totals, key=lambda n: totals[n])}
         names = dict.fromkeys((*chosen.values(), *rival.values()))
-        field = {name: labs[name] for name in names}
-        (twin,) = _open(stack, bundle, [labs[chosen["bench"]].variant], threads, machine).values()
+        field = {name: processes[name] for name in names}
+        (twin,) = _open(stack, bundle, [processes[chosen["bench"]].variant], threads, machine).values()
         duels = duel(field | {"twin": twin}, end)
         if machine.is_sabotaged:  # so slow that no noise hides it
             duels = [row | {chosen["bench"]: 3 * max(row.values())} for row in duels]
@@ -172,16 +172,16 @@ def case(bundle: Bundle, threads: int, machine: Machine) -> dict[str, Any]:
 
 def _open(
     stack: contextlib.ExitStack, bundle: Bundle, variants: Sequence[Variant], threads: int, machine: Machine
-) -> dict[str, LabProcess]:
+) -> dict[str, VariantProcess]:
     """Return a process for each variant; loading takes both cores, measuring comes after."""
 
-    def load(variant: Variant) -> LabProcess:
-        lab = LabProcess(bundle, variant, machine.profile, threads)
-        stack.callback(lab.close)
-        return lab
+    def load(variant: Variant) -> VariantProcess:
+        process = VariantProcess(bundle, variant, machine.profile, threads)
+        stack.callback(process.close)
+        return process
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return {lab.variant.id: lab for lab in pool.map(load, variants)}
+        return {process.variant.id: process for process in pool.map(load, variants)}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -189,10 +189,10 @@ def _open(
 
 
 def chosen_by_bench(
-    bundle: Bundle, labs: dict[str, LabProcess], speeds: dict[str, float], machine: Machine
+    bundle: Bundle, processes: dict[str, VariantProcess], speeds: dict[str, float], machine: Machine
 ) -> str:
     """Return what ``edgekit bench`` and ``select`` choose: the shortest inference."""
-    variants = tuple(lab.variant for lab in labs.values())
+    variants = tuple(process.variant for process in processes.values())
     manifest = msgspec.structs.replace(bundle.manifest, variants=variants, golden=())
     selection = select(manifest, machine.facts, machine.profile, speeds)
     assert selection.chosen is not None
@@ -200,7 +200,7 @@ def chosen_by_bench(
 
 
 def chosen_by_search(
-    labs: dict[str, LabProcess],
+    processes: dict[str, VariantProcess],
     speeds: dict[str, float],
     pre: dict[str, float],
     threads: int,
@@ -209,19 +209,19 @@ def chosen_by_search(
     """Return what ``edgekit optimize`` chooses: total times, the fastest timed again, ties by quality."""
     totals = {name: p50_ms + pre[name] for name, p50_ms in speeds.items()}
     best = min(totals.values())
-    finalists = [labs[name] for name, total in totals.items() if total <= best * FINAL_WITHIN]
+    finalists = [processes[name] for name, total in totals.items() if total <= best * FINAL_WITHIN]
     if len(finalists) > 1:
         again = _turns(finalists, 3.0)
         totals |= {name: found.p50_ms + quiet(found.pre_ms) for name, found in again.items()}
     results = [
-        _result(lab.variant, totals[name] - pre[name], pre[name], threads, machine.profile.id)
-        for name, lab in labs.items()
+        _result(process.variant, totals[name] - pre[name], pre[name], threads, machine.profile.id)
+        for name, process in processes.items()
     ]
     return choose(results, machine.profile, here=machine.profile.id, max_drop=GATE).chosen
 
 
-def _turns(labs: Iterable[LabProcess], seconds: float) -> dict[str, Rounds]:
-    rounds, errors = take_turns(list(labs), seconds, fill=True)
+def _turns(processes: Iterable[VariantProcess], seconds: float) -> dict[str, Rounds]:
+    rounds, errors = take_turns(list(processes), seconds, fill=True)
     if errors:
         raise SystemExit(f"cannot be measured: {errors}")
     return rounds
@@ -256,13 +256,13 @@ def _result(variant: Variant, p50_ms: float, pre_ms: float, threads: int, profil
 # 2. Everything again, 3. chosen against the fastest
 
 
-def exhaustive(labs: dict[str, LabProcess], machine: Machine) -> dict[str, float]:
+def exhaustive(processes: dict[str, VariantProcess], machine: Machine) -> dict[str, float]:
     """Return each variant's median of the medians of short rounds, in milliseconds, in turn."""
-    rows = [_round(labs, turn) for turn in range(20 if machine.is_full else 5)]
-    return {name: statistics.median(row[name] for row in rows) for name in labs}
+    rows = [_round(processes, turn) for turn in range(20 if machine.is_full else 5)]
+    return {name: statistics.median(row[name] for row in rows) for name in processes}
 
 
-def duel(field: dict[str, LabProcess], end: float) -> list[dict[str, float]]:
+def duel(field: dict[str, VariantProcess], end: float) -> list[dict[str, float]]:
     """Return the medians of each round, until the time is over or there are enough rounds."""
     rows: list[dict[str, float]] = []
     while len(rows) < FEWEST or (len(rows) < MOST and time.monotonic() < end):
@@ -270,7 +270,7 @@ def duel(field: dict[str, LabProcess], end: float) -> list[dict[str, float]]:
     return rows
 
 
-def _round(field: dict[str, LabProcess], turn: int) -> dict[str, float]:
+def _round(field: dict[str, VariantProcess], turn: int) -> dict[str, float]:
     """Run each once for a tenth of a second, in another order each time."""
     names = list(field)
     random.Random(turn).shuffle(names)

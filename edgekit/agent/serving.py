@@ -1,4 +1,4 @@
-"""Puts a server together: bundles, the variant of each that fits here, and the application."""
+"""Builds and runs a model server: bundles, access rules, and the HTTP application."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _TOKEN_BYTES = 16
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What ``edgekit serve`` is told.
+    """Options of ``edgekit serve``.
 
     Args:
-        bundles: What to serve.
-        address: Where.
-        token_file: A file with the token that requests must bear.
+        bundles: Paths of the bundles to serve.
+        address: Where to listen.
+        token_file: A file with the token that requests must carry.
         threads: CPU threads for each runtime; None: all cores but one.
-        limits: The bounds.
+        limits: Limits on requests and memory.
     """
 
     bundles: tuple[str, ...]
@@ -43,31 +43,30 @@ class ServeOptions:
     limits: Limits = field(default_factory=Limits)
 
 
-def serve(options: ServeOptions, *, told: Callable[[list[str]], object] = lambda _: None) -> int:
-    """Serve until a signal; return it.
+def serve(options: ServeOptions, *, on_ready: Callable[[list[str]], object] = lambda _: None) -> int:
+    """Serve until a signal; return its number.
 
-    Every model is opened before the first connection is taken, so that what cannot be served is an
-    error of the command and not of a request.
+    Every model is opened before the server listens, so one that cannot run fails the command.
 
     Args:
-        options: What and where.
-        told: Called with the URLs once connections are taken.
+        options: What to serve, and where.
+        on_ready: Called with the URLs once the server listens.
 
     Raises:
-        UsageError: The options do not go together.
+        UsageError: The options contradict each other.
         ModelError, BackendError: A model cannot be served here.
         ConfigError: The token is missing or weak, or the address cannot be used.
     """
     access = access_for(options)
     offers = [offer(path, options.threads) for path in options.bundles]
-    entries = [Entry(each, options.limits) for each in offers]
+    entries = [Entry(offered, options.limits) for offered in offers]
     app = App(Models(entries), access, options.limits, __version__)
     notifier = Notifier(os.environ.get("NOTIFY_SOCKET", ""))
 
     def begun(urls: list[str]) -> None:
         _log(entries, urls)
         notifier.tell("READY=1")
-        told(urls)
+        on_ready(urls)
 
     try:
         for entry in entries:
@@ -80,10 +79,10 @@ def serve(options: ServeOptions, *, told: Callable[[list[str]], object] = lambda
 
 
 def access_for(options: ServeOptions) -> Access:
-    """Return who may ask: anyone on this machine, or whoever bears the token.
+    """Return who may call: anyone on this machine, or whoever has the token.
 
     Raises:
-        UsageError: The address can be reached from other machines, and there is no token.
+        UsageError: Other machines can reach the address, and there is no token.
         ConfigError: The token's file cannot be read, or the token is too short.
     """
     host = options.address.host
@@ -104,7 +103,7 @@ def read_token(path: Path) -> str:
     """Return the token in a file.
 
     Raises:
-        ConfigError: It cannot be read, has fewer than 16 characters, or others than printable ASCII.
+        ConfigError: It cannot be read, is shorter than 16 characters, or is not printable ASCII.
     """
     try:
         token = path.read_text("ascii").strip()

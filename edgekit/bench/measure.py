@@ -1,8 +1,7 @@
-"""Measures what each variant costs on this machine, so that selection becomes measured.
+"""Measures the cost of each variant on this machine, for selection and for the fleet.
 
-``edgekit bench`` does it for a person; ``python -m edgekit.bench.measure`` (see ``base.child``) does it for
-the agent after an install, for the variants that have no measurement yet, and leaves a report for the
-fleet in the state folder. Measurement jobs of the fleet are ``agent.measuring.job``'s.
+``edgekit bench`` calls it; the agent runs it as ``python -m edgekit.bench.measure`` (see ``base.child``)
+after an install, for variants without a measurement. Jobs of the fleet are in ``agent.measuring.job``.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from edgekit.base.child import run_job
 from edgekit.base.logs import log_to_stderr
 from edgekit.bench.paired_timing import Rounds, take_turns
 from edgekit.bench.reports import leave_report
-from edgekit.bench.variant_process import LabProcess, open_lab
+from edgekit.bench.variant_process import VariantProcess, open_processes
 from edgekit.core.errors import EdgekitError
 from edgekit.core.spec import Facts, Profile, Variant, variant_hash
 from edgekit.core.wire import MAX_MEASURED_VARIANTS, Board, MeasuredVariant, MeasurementRecord
@@ -41,7 +40,7 @@ INSTALL_SECONDS = 0.75
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """What one variant did; numbers are None where it did not run, and ``error`` says why."""
+    """Figures of one variant; None if it did not run, and ``error`` says why."""
 
     id: str
     backend: str
@@ -66,47 +65,41 @@ def measure(
     threads: int,
     seconds: float,
 ) -> list[Measurement]:
-    """Run variants in short turns, each in its own process, and remember what they cost.
+    """Return one row of figures per variant, those that ran first, and store them for selection.
 
-    One that cannot be loaded, fails, or does not give the answers of the golden samples is remembered
-    with its error: selection passes it over, and compares the others.
+    Variants run in short turns, each in its own process. One that cannot be loaded, fails, or does not
+    reproduce the golden samples is stored with its error, and selection skips it.
 
     Args:
-        bundle: Where the files lie.
-        variants: Those to measure.
-        facts: What this machine is.
+        bundle: The model.
+        variants: Which variants to measure.
+        facts: This machine's facts.
         profile: Its profile.
         threads: CPU threads for the runtimes.
         seconds: How long each variant runs.
-
-    Returns:
-        One row for each variant, those that ran first.
     """
-    with open_lab(bundle, variants, facts, profile, threads) as lab:
-        rounds, failed = take_turns(lab.processes, seconds)
-        failed |= lab.failed
-        for process in lab.processes:  # after the times, so that memory is the runtime's alone
+    with open_processes(bundle, variants, facts, profile, threads) as loaded:
+        rounds, failed = take_turns(loaded.processes, seconds)
+        failed |= loaded.failed
+        for process in loaded.processes:  # after the times, so that memory is the runtime's alone
             if process.variant.id not in failed and (why := _wrong(process)):
                 failed[process.variant.id] = why
-        ran = [(one, rounds[one.variant.id]) for one in lab.processes if one.variant.id not in failed]
-        rows = [row_of(one, taken) for one, taken in ran]
+        ran = [(p, rounds[p.variant.id]) for p in loaded.processes if p.variant.id not in failed]
+        rows = [row_of(process, taken) for process, taken in ran]
     now_ms = int(time.time() * 1e3)
-    costs = {cost_key(one.variant, threads): _cost(taken, one.loaded["rss_mb"]) for one, taken in ran}
+    costs = {cost_key(p.variant, threads): _cost(taken, p.loaded["rss_mb"]) for p, taken in ran}
     failures = {
-        cost_key(one, threads): MeasuredFailure(failed[one.id], now_ms)
-        for one in variants
-        if one.id in failed
+        cost_key(v, threads): MeasuredFailure(failed[v.id], now_ms) for v in variants if v.id in failed
     }
     try:
         save_costs(costs, failures)
     except OSError as cause:
-        logger.warning("what was measured cannot be kept, selection goes without: %s", cause)
-    without = lab.rejected | failed
-    return rows + [blank_row(one, without[one.id]) for one in variants if one.id in without]
+        logger.warning("the measurements cannot be stored, so selection ignores them: %s", cause)
+    without = loaded.rejected | failed
+    return rows + [blank_row(v, without[v.id]) for v in variants if v.id in without]
 
 
-def _wrong(process: LabProcess) -> str:
-    """Return why a variant that runs must not be used; empty where it gives the recorded answers."""
+def _wrong(process: VariantProcess) -> str:
     try:
         process.require_golden()
     except EdgekitError as error:
@@ -126,18 +119,18 @@ def blank_row(variant: Variant, error: str | None) -> Measurement:
     )
 
 
-def row_of(lab: LabProcess, rounds: Rounds) -> Measurement:
+def row_of(process: VariantProcess, rounds: Rounds) -> Measurement:
     """Return the row of a variant that ran."""
-    cost = _cost(rounds, lab.loaded["rss_mb"])
+    cost = _cost(rounds, process.loaded["rss_mb"])
     return msgspec.structs.replace(
-        blank_row(lab.variant, None),
-        accelerator=lab.loaded["accelerator"],
+        blank_row(process.variant, None),
+        accelerator=process.loaded["accelerator"],
         p50_ms=cost.p50_ms,
         p95_ms=cost.p95_ms,
         p99_ms=cost.p99_ms,
         inferences_per_s=1e6 / statistics.fmean(rounds.all_us()),
-        load_ms=lab.loaded["load_ms"],
-        first_ms=lab.loaded["first_ms"],
+        load_ms=process.loaded["load_ms"],
+        first_ms=process.loaded["first_ms"],
         rss_mb=cost.rss_mb,
     )
 
@@ -148,24 +141,18 @@ def _cost(rounds: Rounds, rss_mb: float) -> MeasuredCost:
 
 
 def unmeasured(bundle: Bundle, threads: int) -> tuple[Variant, ...]:
-    """Return the variants that have no measurement on this machine yet, and have not just failed."""
+    """Return the variants without a measurement or a recent failure on this machine."""
     costs, failed = load_costs(), failed_here(bundle.manifest, threads)
     return tuple(
         v for v in bundle.manifest.variants if v.id not in failed and cost_key(v, threads) not in costs
     )
 
 
-# ---------------------------------------------------------------------------------------------
-# What the fleet is told
+# -- records for the fleet
 
 
 class Circumstances:
-    """What a machine was like while it measured; made before, asked after.
-
-    Args:
-        facts: What this machine is.
-        profile: Its profile.
-    """
+    """The board, and its load and temperatures before (construction) and after (``record``) measuring."""
 
     def __init__(self, facts: Facts, profile: Profile) -> None:
         self._sensors = Sensors(Path("/"), profile.telemetry)
@@ -189,7 +176,7 @@ class Circumstances:
         threads: int,
         seconds: float,
     ) -> MeasurementRecord:
-        """Return what the fleet is told."""
+        """Return the measurement as a record for the fleet."""
         read = ((name, float(value)) for name, value in self._sensors.read().items())
         after = {name: value for name, value in read if math.isfinite(value)}
         return MeasurementRecord(
@@ -208,21 +195,21 @@ class Circumstances:
         )
 
 
-def told(row: Measurement, variant: Variant, **more: Any) -> MeasuredVariant:
-    """Return a row as the fleet is told of it, with what makes it comparable with other devices'."""
+def fleet_row(row: Measurement, variant: Variant, **more: Any) -> MeasuredVariant:
+    """Return a row for the fleet, with the content hash and library version that make it comparable."""
     fields = {**msgspec.structs.asdict(row), "error": row.error[:300] if row.error else None}
     library = backend_version(variant.backend) or ""
     return MeasuredVariant(**fields, content=variant_hash(variant), backend_version=library, **more)
 
 
-def told_all(rows: Sequence[Measurement], variants: Sequence[Variant]) -> list[MeasuredVariant]:
-    """Return rows as the fleet is told of them."""
+def fleet_rows(rows: Sequence[Measurement], variants: Sequence[Variant]) -> list[MeasuredVariant]:
+    """Return rows for the fleet."""
     by_id = {variant.id: variant for variant in variants}
-    return [told(row, by_id[row.id]) for row in rows]
+    return [fleet_row(row, by_id[row.id]) for row in rows]
 
 
 def measure_new(source: str, state: str) -> None:
-    """Measure what is not measured yet; leave a report for the fleet in the state folder, if one is named."""
+    """Measure variants without a measurement; leave a report in the state folder, if ``state`` names one."""
     bundle = open_bundle(source)
     facts, chosen = facts_with_proofs(Path("/"))
     threads = default_threads(facts)
@@ -232,7 +219,7 @@ def measure_new(source: str, state: str) -> None:
     around = Circumstances(facts, chosen.profile)
     rows = measure(bundle, missing, facts, chosen.profile, threads, INSTALL_SECONDS)
     if state:
-        named = told_all(rows, missing)
+        named = fleet_rows(rows, missing)
         leave_report(Path(state), around.record(bundle, named, "install", threads, INSTALL_SECONDS))
 
 

@@ -1,10 +1,9 @@
-"""Times variants in short rounds, in turn, so that a busy machine slows all of them alike.
+"""Paired timing: variants run in short rounds, in turn, so that a busy machine slows all of them alike.
 
-A machine has faster and slower phases, of its clock, its neighbours, its own other work. What the
-variants of a round share is therefore taken off before they are compared, so that none wins by having run
-in more of the fast rounds. Source: median polish, Tukey, "Exploratory Data Analysis", 1977, here on
-logarithms. All are then told at the level of the quieter rounds, the lower quartile: whatever else runs
-only ever adds time.
+A machine has faster and slower phases (clock, neighbours, its other work). The effect of each round, shared
+by all variants, is removed before they are compared. Source: median polish, Tukey, "Exploratory Data
+Analysis", 1977, here on logarithms. Times are given at the level of the quieter rounds, the lower quartile,
+because other work only ever adds time.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edgekit.bench.variant_process import LabProcess
+from edgekit.bench.variant_process import VariantProcess
 from edgekit.core.errors import BackendError
 
 ROUND_S = 0.1
@@ -25,11 +24,11 @@ _SWEEPS = 6
 
 @dataclass
 class Rounds:
-    """What one variant's rounds took.
+    """The times of one variant's rounds.
 
-    ``times_us`` has the microseconds of every inference, by round; ``pre_ms`` the milliseconds of
-    filling the input from an image's bytes, by round, and is empty where that was not asked for.
-    ``p50_ms`` is the median inference of a quiet round, comparable with that of the others of its turns.
+    ``times_us``: microseconds of every inference, by round. ``pre_ms``: milliseconds to fill the input from
+    an image, by round; empty unless requested. ``p50_ms``: the median inference in a quiet round, comparable
+    between the variants of one ``take_turns``.
     """
 
     times_us: list[list[float]] = field(default_factory=list)
@@ -41,7 +40,7 @@ class Rounds:
         return [statistics.median(times) for times in self.times_us]
 
     def quantile_ms(self, q: float) -> float:
-        """Return a quantile over all inferences of all rounds, the disturbed ones too."""
+        """Return a quantile over all inferences of all rounds, disturbed ones included."""
         ranked = sorted(self.all_us())
         return ranked[int(q * (len(ranked) - 1))] / 1e3
 
@@ -51,7 +50,7 @@ class Rounds:
 
     @property
     def noise(self) -> float:
-        """The range of the middle half of the rounds' medians, relative to their middle."""
+        """The interquartile range of the rounds' medians, relative to their median."""
         ranked = sorted(self.medians_us())
         count = len(ranked)
         return (ranked[(3 * count) // 4] - ranked[count // 4]) / ranked[count // 2]
@@ -67,10 +66,10 @@ def quiet(values: Sequence[float]) -> float:
 
 
 def levelled(rows: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Return the time of each in a quiet round, freed of what the rounds did to all of them.
+    """Return each row's time in a quiet round, with the effect that rounds had on all rows removed.
 
     Args:
-        rows: Above 0; of each the time in every round, the same number of rounds for all.
+        rows: Times above 0, one per round, the same number of rounds for all.
 
     >>> {name: round(ms, 3) for name, ms in levelled({"a": [2, 4, 2, 6], "b": [3, 6, 3, 9]}).items()}
     {'a': 2.0, 'b': 3.0}
@@ -90,43 +89,43 @@ def levelled(rows: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def rounds_in(seconds: float) -> int:
-    """Return how many rounds each variant runs, so that it runs for ``seconds`` in all."""
+    """Return how many rounds each variant needs to run for ``seconds`` in all."""
     return max(_FEWEST, round(seconds / ROUND_S))
 
 
 def take_turns(
-    labs: Sequence[LabProcess],
+    processes: Sequence[VariantProcess],
     seconds: float,
     *,
     fill: bool = False,
     done: Callable[[str], None] = lambda _name: None,
 ) -> tuple[dict[str, Rounds], dict[str, str]]:
-    """Run each variant for a round, in another order each time, until each has run for ``seconds``.
+    """Run each variant for a round, in random order each time, until each has run for ``seconds``.
 
     Args:
-        labs: The processes, one for each variant.
-        seconds: How long each runs in all; not less than four rounds.
-        fill: Time the filling of an image input too, in each round.
-        done: Told each variant's id after each of its rounds.
+        processes: One process per variant.
+        seconds: How long each runs in all; at least four rounds.
+        fill: Also time filling an image input, in each round.
+        done: Called with a variant's id after each of its rounds.
 
     Returns:
-        By variant id the rounds of those that ran, and the error of each that failed.
+        The rounds of the variants that ran and the errors of those that failed, by variant id.
     """
-    found: dict[str, Rounds] = {lab.variant.id: Rounds() for lab in labs}
+    taken: dict[str, Rounds] = {process.variant.id: Rounds() for process in processes}
     errors: dict[str, str] = {}
-    order = random.Random(0)  # noqa: S311 - no secret: which comes after which must not favour any
+    order = random.Random(0)  # noqa: S311 - no secret; a random order favours no variant
     for _ in range(rounds_in(seconds)):
-        running = [lab for lab in labs if lab.variant.id not in errors]
-        for lab in order.sample(running, len(running)):
-            name = lab.variant.id
+        running = [process for process in processes if process.variant.id not in errors]
+        for process in order.sample(running, len(running)):
+            name = process.variant.id
             try:
-                found[name].times_us.append(lab.measure(ROUND_S))
+                taken[name].times_us.append(process.measure(ROUND_S))
                 if fill:
-                    found[name].pre_ms.append(lab.pre_ms())
+                    taken[name].pre_ms.append(process.pre_ms())
             except BackendError as cause:
                 errors[name] = cause.message
             done(name)
-    ran = {name: rounds for name, rounds in found.items() if name not in errors}
+    ran = {name: rounds for name, rounds in taken.items() if name not in errors}
     for name, time_us in levelled({name: rounds.medians_us() for name, rounds in ran.items()}).items():
         ran[name].p50_ms = time_us / 1e3
     return ran, errors

@@ -1,7 +1,6 @@
-"""One variant in a process of its own, for ``edgekit bench``, ``verify`` and ``optimize``.
+"""The child process that runs one variant for ``VariantProcess``.
 
-A native library that crashes takes only this process with it, and memory and load time are the
-variant's alone.
+A crash of a native library ends only this process, and its memory and load time are the variant's alone.
 """
 
 from __future__ import annotations
@@ -28,31 +27,31 @@ if TYPE_CHECKING:
     from edgekit.core.spec import Variant
 
 RECORDING = "@recording"
-"""In a file of samples in order: a number for each, another one where another recording begins."""
+"""Array in an NPZ of ordered samples: a number per sample, which changes where a new recording begins."""
 _WARM_UP = 3
-_PRE_ROUNDS = 9  # a round of many: see rounds.py
+_PRE_ROUNDS = 9  # per round of paired_timing
 
 
 def serve() -> int:
-    """Load the variant that the first request names; then serve ``{"do": NAME, ...}``, see ``_ACTIONS``."""
+    """Load the variant that the first request names, then answer ``{"do": NAME, ...}`` (``_ACTIONS``)."""
     parent = Parent()
     requests = parent.requests(dict[str, Any])
     try:
-        lab = _Lab(next(requests))
-        parent.result(lab.loaded)
+        served = _Served(next(requests))
+        parent.result(served.loaded)
         for request in requests:
-            parent.result(_ACTIONS[request["do"]](lab, request))
+            parent.result(_ACTIONS[request["do"]](served, request))
     except EdgekitError as error:
         parent.error(error)
         return error.exit_code
     return 0
 
 
-class _Lab:
+class _Served:
     def __init__(self, task: dict[str, Any]) -> None:
         self._bundle = open_bundle(task["bundle"])
         self._variant: Variant = next(v for v in self._bundle.manifest.variants if v.id == task["variant"])
-        # neither: the first inference is timed here, and golden samples are run when they are asked for
+        # the first inference is timed below, and golden samples run on request
         choices = Choices(golden=False, warm=False)
         self._ready = open_variant(self._bundle, self._variant, task["options"], choices)
         self._backend = self._ready.backend
@@ -70,7 +69,7 @@ class _Lab:
             self._backend.run()
 
     def measure(self, seconds: float) -> dict[str, Any]:
-        """Run for a while; microseconds of each inference."""
+        """Run for some seconds; return the microseconds of each inference."""
         times = []
         end = time.perf_counter_ns() + int(seconds * 1e9)
         now = time.perf_counter_ns()
@@ -84,12 +83,11 @@ class _Lab:
     def evaluate(
         self, samples: str, out: str, sizes: list[list[int]] | None, *, in_order: bool
     ) -> dict[str, Any]:
-        """Run every sample of an NPZ of logical inputs, (n, ...); write the outputs, and the items.
+        """Run every sample of an NPZ of logical inputs (n, ...); write outputs and items.
 
-        ``out`` gets an NPZ of logical outputs (n, ...); ``out`` + ".items" the decoded items where
-        ``sizes``, the source pictures' widths and heights, is not None (empty: the input's own).
-        ``in_order``: the state goes from each sample to the next, and is the sample's own where the
-        array ``RECORDING`` changes.
+        ``out``: an NPZ of logical outputs (n, ...). ``out`` + ".items": the decoded items, unless ``sizes``
+        is None; it has the source images' widths and heights (empty: the input's own). ``in_order``: pass the
+        state from sample to sample, from the sample's own where the array ``RECORDING`` changes.
         """
         import numpy as np
 
@@ -98,7 +96,7 @@ class _Lab:
             feeds = {name: archive[name] for name in archive.files}
         recordings = feeds.pop(RECORDING, None)
         count = len(next(iter(feeds.values())))
-        found: list[dict[str, Any]] = []
+        answers: list[dict[str, Any]] = []
         items = []
         states = self._bundle.manifest.state if in_order else ()
         carried: dict[str, Any] = {}
@@ -108,14 +106,14 @@ class _Lab:
             sample = {name: array[n : n + 1] for name, array in feeds.items()} | carried
             outputs = predictor.run_golden(sample)
             carried = {state.input: outputs[state.output] for state in states}
-            found.append(outputs)
+            answers.append(outputs)
             if sizes is not None:
                 size = (sizes[n][0], sizes[n][1]) if sizes else None
                 items.append(predictor.decode(outputs, sample, size).items)
-        _require_one_shape(found)
+        _require_one_shape(answers)
         # an output without a batch axis (a state) gets one
-        join = {name: np.concatenate if len(first) == 1 else np.stack for name, first in found[0].items()}
-        stacked = {name: join[name]([one[name] for one in found]) for name in found[0]}
+        join = {name: np.concatenate if len(first) == 1 else np.stack for name, first in answers[0].items()}
+        stacked = {name: join[name]([answer[name] for answer in answers]) for name in answers[0]}
         with Path(out).open("wb") as file:
             np.savez(file, allow_pickle=False, **stacked)
         if sizes is not None:
@@ -123,14 +121,14 @@ class _Lab:
         return {"samples": count}
 
     def pre(self) -> dict[str, Any]:
-        """Measure how long it takes to fill the input from an image's bytes; 0 where it is no image."""
+        """Return the median time to fill the input from an image; 0 if the input is not an image."""
         import numpy as np
 
         predictor = self._ready.predictor
-        data = predictor.image_input()
-        if data is None:
+        shape = predictor.image_input()
+        if shape is None:
             return {"pre_ms": 0.0}
-        image = np.random.default_rng(0).integers(0, 256, data, np.uint8)
+        image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         times = []
         for _ in range(_PRE_ROUNDS):
             before = time.perf_counter_ns()
@@ -144,7 +142,7 @@ class _Lab:
         return {"golden": [(o.sample, repr(o.difference), o.atol) for o in outcomes]}
 
     def synthetic(self, out: str) -> dict[str, Any]:
-        """Run on made-up input, and write the outputs as reals into an NPZ."""
+        """Run on synthetic input, and write the float outputs to an NPZ."""
         import numpy as np
 
         with Path(out).open("wb") as file:
@@ -152,30 +150,30 @@ class _Lab:
         return {}
 
 
-_ACTIONS: dict[str, Callable[[_Lab, dict[str, Any]], dict[str, Any]]] = {
-    "time": lambda lab, request: lab.measure(request["seconds"]),
-    "golden": lambda lab, _request: lab.golden(),
-    "evaluate": lambda lab, request: lab.evaluate(
+_ACTIONS: dict[str, Callable[[_Served, dict[str, Any]], dict[str, Any]]] = {
+    "time": lambda served, request: served.measure(request["seconds"]),
+    "golden": lambda served, _request: served.golden(),
+    "evaluate": lambda served, request: served.evaluate(
         request["samples"], request["out"], request["sizes"], in_order=request.get("in_order", False)
     ),
-    "synthetic": lambda lab, request: lab.synthetic(request["out"]),
-    "pre": lambda lab, _request: lab.pre(),
+    "synthetic": lambda served, request: served.synthetic(request["out"]),
+    "pre": lambda served, _request: served.pre(),
 }
 
 
-def _require_one_shape(found: Sequence[Mapping[str, NDArray[Any]]]) -> None:
-    """Refuse outputs whose size depends on the data: they can be compared with nobody's.
+def _require_one_shape(answers: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+    """Reject outputs whose shape depends on the data: they cannot be compared between variants.
 
     Raises:
-        ModelError: An output has another shape for one sample than for another.
+        ModelError: An output's shape differs between samples.
     """
-    for name, first in found[0].items():
-        other = next((one[name].shape for one in found if one[name].shape != first.shape), None)
+    for name, first in answers[0].items():
+        other = next((a[name].shape for a in answers if a[name].shape != first.shape), None)
         if other is not None:
             raise ModelError(
                 f"output {name!r} has shape {list(first.shape)} for one sample and {list(other)} for another",
-                hint="export the model without what sorts its answers out (NonMaxSuppression, NonZero):"
-                " the bundle's decoder does that, and compares like with like",
+                hint="export the model without post-processing (NonMaxSuppression, NonZero):"
+                " the bundle's decoder does that",
             )
 
 

@@ -1,4 +1,4 @@
-"""Measures and checks variants, each in a child process of its own."""
+"""Runs variants for measuring and checking, each in a child process."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ _ANSWER_TIMEOUT_S = 60.0
 _EVALUATE_TIMEOUT_S = 1800.0
 
 
-class LabProcess:
-    """A child process that holds one variant.
+class VariantProcess:
+    """A child process with one loaded variant.
 
-    ``loaded`` has how long loading and the first inference took in milliseconds, what runs the model,
-    and the process's memory in MB.
+    ``loaded``: milliseconds of loading and of the first inference, the accelerator, the process's MB.
 
     Raises:
         ModelLoadError: The variant cannot be loaded here, or loading killed the process.
@@ -39,7 +38,7 @@ class LabProcess:
             "variant": variant.id,
             "options": backend_options(variant, profile, threads),
         }
-        words = (str(task["bundle"]), variant.id)  # only so that a list of processes says what runs
+        words = (str(task["bundle"]), variant.id)  # shown in process lists
         self._child = Child("edgekit.bench.variant_child", words, log=subprocess.DEVNULL)
         try:
             self.loaded = self._ask(task, _START_TIMEOUT_S, ModelLoadError)
@@ -48,15 +47,14 @@ class LabProcess:
             raise
 
     def measure(self, seconds: float) -> list[float]:
-        """Return the microseconds of each inference in a while of running.
+        """Run for some seconds; return the microseconds of each inference.
 
         Raises:
             InferenceError: The model failed, or its process died.
         """
         answer = self._ask({"do": "time", "seconds": seconds}, _ANSWER_TIMEOUT_S + seconds)
         self.loaded["rss_mb"] = answer["rss_mb"]
-        times: list[float] = answer["times_us"]
-        return times
+        return list(answer["times_us"])
 
     def golden(self) -> list[GoldenOutcome]:
         """Return the outcome of each golden sample.
@@ -68,10 +66,10 @@ class LabProcess:
         return [GoldenOutcome(sample, float(difference), atol) for sample, difference, atol in rows]
 
     def require_golden(self) -> None:
-        """Insist that the variant gives the recorded answers.
+        """Raise unless the variant reproduces the golden samples.
 
         Raises:
-            GoldenError: It gives others.
+            GoldenError: It does not.
             InferenceError: The model failed, or its process died.
         """
         if (error := golden_error(self._manifest, self.golden())) is not None:
@@ -80,14 +78,14 @@ class LabProcess:
     def evaluate(
         self, samples: Path, out: Path, sizes: Sequence[Sequence[int]] | None, *, in_order: bool = False
     ) -> None:
-        """Run every sample of an NPZ of logical inputs and write what came out.
+        """Run every sample of an NPZ of logical inputs and write the outputs.
 
         Args:
             samples: Arrays (n, ...) by logical name, as golden inputs are.
             out: Gets the logical outputs, (n, ...); beside it, with ".items", the decoded items.
-            sizes: Width and height of each source picture, for boxes in its pixels; empty for the
-                model's own input; None to decode nothing.
-            in_order: Hand the model's state from each sample to the next, in place of the samples' own.
+            sizes: Width and height of each source image, for boxes in its pixels; empty for the model's own
+                input; None to decode nothing.
+            in_order: Pass the model's state from each sample to the next, instead of the samples' own.
 
         Raises:
             InferenceError: The model failed, or its process died.
@@ -98,7 +96,7 @@ class LabProcess:
         self._ask(request, _EVALUATE_TIMEOUT_S)
 
     def synthetic(self, out: Path) -> None:
-        """Run on made-up input, the same for every variant; write the outputs as reals into an NPZ.
+        """Run on the same synthetic input as every variant; write the float outputs to an NPZ.
 
         Raises:
             InferenceError: The model failed, or its process died.
@@ -106,7 +104,7 @@ class LabProcess:
         self._ask({"do": "synthetic", "out": str(out)})
 
     def pre_ms(self) -> float:
-        """Return the median milliseconds it takes to fill the input from an image's bytes.
+        """Return the median milliseconds to fill the input from an image; 0 if it is not an image.
 
         Raises:
             InferenceError: The process died.
@@ -133,38 +131,34 @@ class LabProcess:
 
 
 @dataclass
-class Lab:
-    """The variants that were loaded, each in its process; why the others were not.
+class VariantProcesses:
+    """The loaded variants, each in its process, and why others are not.
 
-    ``rejected``: they do not belong on this machine. ``failed``: they do, and cannot be loaded.
+    ``rejected``: they do not belong on this machine. ``failed``: they do, but cannot be loaded.
     """
 
-    processes: list[LabProcess] = field(default_factory=list)
+    processes: list[VariantProcess] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
-def open_lab(
+def open_processes(
     bundle: Bundle, variants: Sequence[Variant], facts: Facts, profile: Profile, threads: int
-) -> Iterator[Lab]:
-    """Load every variant that may run here, each in its own process.
-
-    Yields:
-        The processes, and for each variant that has none, the reason.
-    """
-    lab = Lab()
+) -> Iterator[VariantProcesses]:
+    """Load every variant that may run here, each in its own process; close them on exit."""
+    loaded = VariantProcesses()
     try:
         for variant in variants:
             against = reasons_against(variant, facts, profile)
             if against:
-                lab.rejected[variant.id] = "; ".join(against)
+                loaded.rejected[variant.id] = "; ".join(against)
                 continue
             try:
-                lab.processes.append(LabProcess(bundle, variant, profile, threads))
+                loaded.processes.append(VariantProcess(bundle, variant, profile, threads))
             except BackendError as cause:
-                lab.failed[variant.id] = cause.message
-        yield lab
+                loaded.failed[variant.id] = cause.message
+        yield loaded
     finally:
-        for process in lab.processes:
+        for process in loaded.processes:
             process.close()

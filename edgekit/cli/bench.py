@@ -14,7 +14,7 @@ import msgspec
 
 from edgekit.agent.status import ask
 from edgekit.base.command_line import Report
-from edgekit.bench.measure import Circumstances, Measurement, measure, told_all
+from edgekit.bench.measure import Circumstances, Measurement, fleet_rows, measure
 from edgekit.bench.reports import leave_report
 from edgekit.cli.agent import state_folder
 from edgekit.core.errors import LinkError, NoVariantError, UsageError
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> Report:
     text = _table(rows, document["chosen"])
     text.append(f"{threads} thread(s), profile {profile.id}: {selection.why}")
     if state is not None:
-        named = told_all(rows, manifest.variants)
+        named = fleet_rows(rows, manifest.variants)
         leave_report(state, around.record(bundle, named, "bench", threads, arguments.seconds))
         document["reported"] = _hand_over(state)
         text.append(f"reported to the fleet: {document['reported']}")

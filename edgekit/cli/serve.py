@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> Report:
             token_file=arguments.token_file,
             threads=arguments.threads,
         ),
-        told=urls.extend,
+        on_ready=urls.extend,
     )
     document: dict[str, Any] = {"served": urls, "signal": signal.Signals(number).name if number else ""}
     return Report(document, "", INTERRUPTED if number == signal.SIGINT else 0)

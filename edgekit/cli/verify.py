@@ -11,7 +11,7 @@ from typing import Any
 
 from edgekit.base.command_line import Report
 from edgekit.bench.agreement import disagreements
-from edgekit.bench.variant_process import Lab, LabProcess, open_lab
+from edgekit.bench.variant_process import VariantProcess, VariantProcesses, open_processes
 from edgekit.core.errors import BackendError, GoldenError
 from edgekit.model.bundle import Bundle, open_bundle
 from edgekit.model.choice import default_threads
@@ -34,11 +34,11 @@ def run(arguments: argparse.Namespace) -> Report:
     bundle.check_hashes()
     facts, chosen = facts_with_proofs(Path("/"))
     variants = bundle.manifest.variants
-    with open_lab(bundle, variants, facts, chosen.profile, default_threads(facts)) as lab:
-        rows = _rows(bundle, lab)
+    with open_processes(bundle, variants, facts, chosen.profile, default_threads(facts)) as loaded:
+        rows = _rows(bundle, loaded)
     ordered = [rows[variant.id] for variant in variants]
     works = any(row["state"] in _PASSED for row in ordered)
-    ok = works and not any(row["state"] == "fails" for row in ordered if not _is_excused(bundle, lab, row))
+    ok = works and not any(row["state"] == "fails" for row in ordered if not _is_excused(bundle, loaded, row))
     document = {
         "ok": ok,
         "model": bundle.manifest.model,
@@ -50,13 +50,13 @@ def run(arguments: argparse.Namespace) -> Report:
     return Report(document, _text(bundle, document), 0 if ok else GoldenError.exit_code)
 
 
-def _rows(bundle: Bundle, lab: Lab) -> dict[str, dict[str, Any]]:
-    rows = {name: _row(name, "not tried", reason) for name, reason in lab.rejected.items()}
-    rows |= {name: _row(name, "fails", reason) for name, reason in lab.failed.items()}
+def _rows(bundle: Bundle, loaded: VariantProcesses) -> dict[str, dict[str, Any]]:
+    rows = {name: _row(name, "not tried", reason) for name, reason in loaded.rejected.items()}
+    rows |= {name: _row(name, "fails", reason) for name, reason in loaded.failed.items()}
     if bundle.manifest.golden:
-        return rows | {process.variant.id: _try(process) for process in lab.processes}
-    differing = disagreements(lab.processes)
-    for process in lab.processes:
+        return rows | {process.variant.id: _try(process) for process in loaded.processes}
+    differing = disagreements(loaded.processes)
+    for process in loaded.processes:
         name = process.variant.id
         rows[name] = _row(name, "fails", differing[name]) if name in differing else _row(name, "not checked")
     return rows
@@ -66,11 +66,11 @@ def _row(name: str, state: str, reason: str = "") -> dict[str, Any]:
     return {"id": name, "state": state, "reason": reason}
 
 
-def _is_excused(bundle: Bundle, lab: Lab, row: dict[str, Any]) -> bool:
-    return bundle.is_bare and row["id"] in lab.failed
+def _is_excused(bundle: Bundle, loaded: VariantProcesses, row: dict[str, Any]) -> bool:
+    return bundle.is_bare and row["id"] in loaded.failed
 
 
-def _try(process: LabProcess) -> dict[str, Any]:
+def _try(process: VariantProcess) -> dict[str, Any]:
     name = process.variant.id
     try:
         outcomes = process.golden()

@@ -218,7 +218,7 @@ def test_questions_that_make_no_sense_are_answered_with_their_class(stage):
         with pytest.raises(UsageError) as caught:
             ask(stage.state, {"op": "rollback", "model": "absent"})
         assert caught.value.hint == "this agent manages: motion"
-        with pytest.raises(UsageError, match="want the name of a model, got 'other'"):
+        with pytest.raises(UsageError, match="there is no managed model 'other'"):
             ask(stage.state, {"op": "retry", "model": "other"})
         with pytest.raises(UsageError, match="motion has no previous version"):
             ask(stage.state, {"op": "rollback"})

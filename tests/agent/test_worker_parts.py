@@ -1,4 +1,4 @@
-"""What a worker counts and hands on: meters, marks, thumbnails, the ledger's relay."""
+"""What a worker counts and hands on: counters, marks, thumbnails, the ledger's relay."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgekit.agent.ipc import Running
-from edgekit.agent.worker.bundle_counters import MAX_LABELS, Meter, TallyMarks, thumbnail
+from edgekit.agent.worker.bundle_counters import MAX_LABELS, BundleCounters, TallyMarks, thumbnail
 from edgekit.agent.worker.ledger_relay import LedgerRelay
 from edgekit.core.errors import LinkError
 from edgekit.core.sketch import Histogram
@@ -27,51 +27,51 @@ def result(*labels, ms=5.0, events=()):
     )
 
 
-def test_a_meter_gives_what_was_counted_since_it_was_last_asked_and_then_nothing():
-    meter = Meter()
-    meter.finished(result("cat", "dog", events=(1, 2)))
-    meter.finished(result("cat"))
-    meter.failed()
-    progress = meter.take(RUNNING, 1.5)
+def test_bundle_counters_give_what_was_counted_since_it_was_last_asked_and_then_nothing():
+    counters = BundleCounters()
+    counters.finished(result("cat", "dog", events=(1, 2)))
+    counters.finished(result("cat"))
+    counters.failed()
+    progress = counters.take(RUNNING, 1.5)
     assert (progress.frames, progress.errors, progress.events, progress.items) == (2, 1, 2, 3)
     assert progress.labels == {"cat": 2, "dog": 1}
     assert progress.period_s == 1.5
     assert Histogram.from_wire(progress.infer_ms).quantile(0.5) == pytest.approx(5, rel=0.05)
     assert Histogram.from_wire(progress.latency_ms).quantile(0.5) == pytest.approx(10, rel=0.05)
-    empty = meter.take(RUNNING, 1.0)
+    empty = counters.take(RUNNING, 1.0)
     assert (empty.frames, empty.errors, empty.labels, empty.infer_ms) == (0, 0, {}, None)
 
 
 def test_labels_by_name_are_bounded_and_no_item_is_lost():
-    meter = Meter()
-    meter.finished(result(*(f"l{number}" for number in range(MAX_LABELS + 10)), "l0"))
-    labels = meter.take(RUNNING, 1.0).labels
+    counters = BundleCounters()
+    counters.finished(result(*(f"l{number}" for number in range(MAX_LABELS + 10)), "l0"))
+    labels = counters.take(RUNNING, 1.0).labels
     assert len(labels) == MAX_LABELS + 1
     assert (labels["l0"], labels["*"]) == (2, 10)
 
 
 def test_items_without_a_label_are_counted_and_not_named():
-    meter = Meter()
-    meter.finished(result("", ""))
-    progress = meter.take(RUNNING, 1.0)
+    counters = BundleCounters()
+    counters.finished(result("", ""))
+    progress = counters.take(RUNNING, 1.0)
     assert (progress.items, progress.labels) == (2, {})
 
 
 def test_no_frame_is_lost_or_counted_twice_while_another_thread_asks():
-    meter, taken = Meter(), []
+    counters, taken = BundleCounters(), []
     done = threading.Event()
 
     def ask():
         while not done.is_set():
-            taken.append(meter.take(RUNNING, 0.0).frames)
+            taken.append(counters.take(RUNNING, 0.0).frames)
 
     reader = threading.Thread(target=ask)
     reader.start()
     for _ in range(5_000):
-        meter.finished(result("cat"))
+        counters.finished(result("cat"))
     done.set()
     reader.join()
-    assert sum(taken) + meter.take(RUNNING, 0.0).frames == 5_000
+    assert sum(taken) + counters.take(RUNNING, 0.0).frames == 5_000
 
 
 def test_totals_of_the_loop_become_what_came_since_the_last_look():

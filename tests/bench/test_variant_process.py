@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgekit.bench import variant_child as lab_child
+from edgekit.bench import variant_child
 from edgekit.core.errors import ModelError
 from edgekit.core.spec import TensorSpec
 from edgekit.model.synthetic import fill_noise
@@ -35,9 +35,9 @@ def test_noise_points_into_no_table_beyond_its_second_row_and_fills_images():
 
 def test_an_output_whose_size_depends_on_the_data_is_named():
     same = [{"scores": np.zeros((1, 3))}, {"scores": np.ones((1, 3))}]
-    lab_child._require_one_shape(same)
+    variant_child._require_one_shape(same)
     other = [*same, {"scores": np.zeros((1, 2))}]
     with pytest.raises(
         ModelError, match=r"'scores' has shape \[1, 3\] for one sample and \[1, 2\] for another"
     ):
-        lab_child._require_one_shape(other)
+        variant_child._require_one_shape(other)

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgekit.bench.variant_process import LabProcess
+from edgekit.bench.variant_process import VariantProcess
 from edgekit.core.spec import Manifest, Post, Pre, Profile, State, TensorSpec, Variant, VariantFile
 from edgekit.model.bundle import open_bundle
 from edgekit_optimize.zoo.build import seal
@@ -70,11 +70,11 @@ def test_the_state_goes_from_each_sample_to_the_next_only_where_samples_are_in_o
 ):
     samples, out = tmp_path / "samples.npz", tmp_path / "out.npz"
     np.savez(samples, x=np.ones((COUNT, 1), np.float32), state=np.zeros((COUNT, 2, 1, 3), np.float32))
-    lab = LabProcess(counter, counter.manifest.variants[0], Profile(id="here", title="here"), 1)
+    process = VariantProcess(counter, counter.manifest.variants[0], Profile(id="here", title="here"), 1)
     try:
-        lab.evaluate(samples, out, None, in_order=in_order)
+        process.evaluate(samples, out, None, in_order=in_order)
     finally:
-        lab.close()
+        process.close()
     with np.load(out) as found:
         assert found["y"].ravel().tolist() == wanted
         assert found["next_state"].shape == (COUNT, 2, 1, 3), "a state has no batch axis, a set of them has"

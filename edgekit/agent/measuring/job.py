@@ -19,9 +19,9 @@ import msgspec
 
 from edgekit.agent.children import MeasureTask
 from edgekit.base.child import run_job
-from edgekit.bench.measure import Circumstances, blank_row, row_of, told
+from edgekit.bench.measure import Circumstances, blank_row, fleet_row, row_of
 from edgekit.bench.paired_timing import quiet, take_turns
-from edgekit.bench.variant_process import LabProcess, open_lab
+from edgekit.bench.variant_process import VariantProcess, open_processes
 from edgekit.core.errors import BackendError, BundleError
 from edgekit.core.spec import Facts, Manifest, Profile, Variant, parse_manifest
 from edgekit.core.wire import MAX_MEASURED_VARIANTS, MeasuredVariant, MeasurementRecord
@@ -86,7 +86,7 @@ def carry_out(task: MeasureTask) -> MeasurementRecord:
     rows = [row for group in groups for row in _measure_group(bundle, group, facts, chosen.profile, task)]
     reasons |= {one.id: task.rejected.get(one.id, "was not brought here") for one in _absent(bundle)}
     known = (*bundle.manifest.variants, *_absent(bundle))
-    rows += [told(blank_row(one, reasons[one.id]), one) for one in known if one.id in reasons]
+    rows += [fleet_row(blank_row(one, reasons[one.id]), one) for one in known if one.id in reasons]
     record = around.record(bundle, rows, "job", task.threads, task.seconds)
     return msgspec.structs.replace(record, job=task.job, bundle_sha256=task.sha256)
 
@@ -107,26 +107,28 @@ def _measure_group(
     """Prove a group on the golden samples, then time it in turn."""
     proofs: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
-    with open_lab(bundle, group, facts, profile, task.threads) as loaded:
-        for lab in loaded.processes:
+    with open_processes(bundle, group, facts, profile, task.threads) as loaded:
+        for process in loaded.processes:
             try:
-                proofs[lab.variant.id] = _prove(lab)
+                proofs[process.variant.id] = _prove(process)
             except BackendError as error:  # noqa: PERF203 - one variant's fault is not the others'
-                failed[lab.variant.id] = error.message
-        proved = [lab for lab in loaded.processes if lab.variant.id in proofs]
+                failed[process.variant.id] = error.message
+        proved = [process for process in loaded.processes if process.variant.id in proofs]
         rounds, errors = take_turns(proved, task.seconds, fill=True)
         failed |= loaded.rejected | loaded.failed | errors
         rows = [
-            told(row_of(lab, ran), lab.variant, pre_ms=quiet(ran.pre_ms), **proofs[lab.variant.id])
+            fleet_row(
+                row_of(process, ran), process.variant, pre_ms=quiet(ran.pre_ms), **proofs[process.variant.id]
+            )
             for lab in proved
-            if (ran := rounds.get(lab.variant.id))
+            if (ran := rounds.get(process.variant.id))
         ]
-    return rows + [told(blank_row(one, failed[one.id]), one) for one in group if one.id in failed]
+    return rows + [fleet_row(blank_row(one, failed[one.id]), one) for one in group if one.id in failed]
 
 
-def _prove(lab: LabProcess) -> dict[str, Any]:
+def _prove(process: VariantProcess) -> dict[str, Any]:
     """Return what is known of a variant before it is timed."""
-    outcomes = lab.golden()
+    outcomes = process.golden()
     found: dict[str, Any] = {}
     if outcomes:
         worst = max(o.difference if math.isfinite(o.difference) else math.inf for o in outcomes)

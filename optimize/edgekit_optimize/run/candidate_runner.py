@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from edgekit.backends import backend_version
-from edgekit.bench.variant_process import LabProcess
+from edgekit.bench.variant_process import VariantProcess
 from edgekit.core.errors import BackendError
 from edgekit.core.select import reasons_against
 from edgekit.core.spec import Facts, Item, Manifest, Profile, Variant, VariantFile
@@ -176,9 +176,9 @@ class CandidateRunner:
             entries: The candidates to run.
             samples: NPZ of logical inputs.
             samples_key: The digest of its content.
-            sizes: As for ``LabProcess.evaluate``.
+            sizes: As for ``VariantProcess.evaluate``.
             done: Called with each id when it is done.
-            in_order: As for ``LabProcess.evaluate``.
+            in_order: As for ``VariantProcess.evaluate``.
 
         Returns:
             By id, the outputs' file (see ``observed``), or the reason why it could not be run.
@@ -201,12 +201,12 @@ class CandidateRunner:
                 if against:
                     raise BackendError("; ".join(against))
                 profile = self.profile if variant.accelerator != "cpu" else relaxed
-                lab = LabProcess(bundle, variant, profile, 1)
+                process = VariantProcess(bundle, variant, profile, 1)
                 try:
-                    with self.running.stopped_by(lab.close):
-                        lab.evaluate(samples, folder / "outputs.npz", sizes, in_order=in_order)
+                    with self.running.stopped_by(process.close):
+                        process.evaluate(samples, folder / "outputs.npz", sizes, in_order=in_order)
                 finally:
-                    lab.close()
+                    process.close()
                 return {}
 
             try:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from edgekit.bench.paired_timing import Rounds, quiet, take_turns
-from edgekit.bench.variant_process import LabProcess
+from edgekit.bench.variant_process import VariantProcess
 from edgekit.core.errors import BackendError
 from edgekit.core.spec import Profile, Variant
 from edgekit.model.bundle import Bundle
@@ -36,26 +36,26 @@ def time_variants(
         By id, the timing, or the reason why there is none.
     """
     results: dict[str, Timing | str] = {}
-    labs: list[LabProcess] = []
+    processes: list[VariantProcess] = []
     try:
         for variant in variants:
             try:
-                labs.append(LabProcess(bundle, variant, profile, threads))
+                processes.append(VariantProcess(bundle, variant, profile, threads))
             except BackendError as error:  # noqa: PERF203 - the others go on
                 results[variant.id] = error.message
-        rounds, errors = take_turns(labs, seconds, fill=True, done=done)
-        for lab in labs:
-            name = lab.variant.id
+        rounds, errors = take_turns(processes, seconds, fill=True, done=done)
+        for process in processes:
+            name = process.variant.id
             results[name] = (
-                errors[name] if name in errors else _timing(lab, rounds[name], profile.id, threads)
+                errors[name] if name in errors else _timing(process, rounds[name], profile.id, threads)
             )
     finally:
-        for lab in labs:
-            lab.close()
+        for process in processes:
+            process.close()
     return results
 
 
-def _timing(lab: LabProcess, rounds: Rounds, profile: str, threads: int) -> Timing:
+def _timing(process: VariantProcess, rounds: Rounds, profile: str, threads: int) -> Timing:
     return Timing(
         profile=profile,
         threads=threads,
@@ -63,8 +63,8 @@ def _timing(lab: LabProcess, rounds: Rounds, profile: str, threads: int) -> Timi
         p95_ms=rounds.quantile_ms(0.95),
         p99_ms=rounds.quantile_ms(0.99),
         pre_ms=quiet(rounds.pre_ms),
-        load_ms=lab.loaded["load_ms"],
-        rss_mb=lab.loaded["rss_mb"],
+        load_ms=process.loaded["load_ms"],
+        rss_mb=process.loaded["rss_mb"],
         noise=rounds.noise,
         rounds=len(rounds.times_us),
         measured=time.strftime("%Y-%m-%d", time.gmtime()),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gru import answers, gru_onnx, recordings
 
-from edgekit.bench.variant_process import LabProcess
+from edgekit.bench.variant_process import VariantProcess
 from edgekit.cli.main import main
 from edgekit.core.errors import ConfigError, UsageError
 from edgekit.core.spec import Profile, State, TensorSpec
@@ -190,11 +190,11 @@ def test_every_runtime_carries_the_state_and_resets_it_at_each_recording(made, p
     frames = found.split.evaluation.inputs["x"]
     _, wanted = answers(frames, found.split.evaluation.starts)
     variant = next(v for v in bundle.manifest.variants if (v.backend, v.precision) == (backend, "fp32"))
-    lab = LabProcess(bundle, variant, Profile(id="here", title="here"), 1)
+    process = VariantProcess(bundle, variant, Profile(id="here", title="here"), 1)
     try:
-        lab.evaluate(found.samples, tmp_path / "out.npz", None, in_order=True)
+        process.evaluate(found.samples, tmp_path / "out.npz", None, in_order=True)
     finally:
-        lab.close()
+        process.close()
     with np.load(tmp_path / "out.npz") as outputs:
         np.testing.assert_allclose(outputs["y"], wanted, atol=1e-4)
 
