@@ -48,10 +48,6 @@ def serve(options: ServeOptions, *, on_ready: Callable[[list[str]], object] = la
 
     Every model is opened before the server listens, so one that cannot run fails the command.
 
-    Args:
-        options: What to serve, and where.
-        on_ready: Called with the URLs once the server listens.
-
     Raises:
         UsageError: The options contradict each other.
         ModelError, BackendError: A model cannot be served here.

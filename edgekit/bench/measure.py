@@ -69,14 +69,6 @@ def measure(
 
     Variants run in short turns, each in its own process. One that cannot be loaded, fails, or does not
     reproduce the golden samples is stored with its error, and selection skips it.
-
-    Args:
-        bundle: The model.
-        variants: Which variants to measure.
-        facts: This machine's facts.
-        profile: Its profile.
-        threads: CPU threads for the runtimes.
-        seconds: How long each variant runs.
     """
     with open_processes(bundle, variants, facts, profile, threads) as loaded:
         rounds, failed = take_turns(loaded.processes, seconds)

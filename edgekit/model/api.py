@@ -21,7 +21,7 @@ class Model:
 
     @property
     def manifest(self) -> Manifest:
-        """What the bundle says of itself."""
+        """The bundle's manifest."""
         return self._ready.manifest
 
     @property
@@ -31,21 +31,21 @@ class Model:
 
     @property
     def why(self) -> str:
-        """Why this variant, and why not each other one, a line each."""
+        """Why this variant was chosen, and why each other was not, one line each."""
         return self._ready.why
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs of the variant's file, each with its scale and zero point where it is quantised."""
+        """The inputs of the variant's file; quantised ones have a scale and zero point."""
         return self._ready.backend.inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """The outputs of the variant's file, in the same way."""
+        """The outputs of the variant's file, in the same form."""
         return self._ready.backend.outputs
 
     def predict(self, data: NDArray[Any]) -> Prediction:
-        """Say what the model sees; safe from any thread.
+        """Return what the model detects in an image or sensor window; safe from any thread.
 
         Args:
             data: An image, shape (height, width, 3), uint8, BGR as OpenCV reads it; or a sensor
@@ -55,21 +55,21 @@ class Model:
             The task-level result, best item first; boxes in pixels of ``data``.
 
         Raises:
-            TensorError: ``data`` has another shape or dtype.
+            TensorError: ``data`` has the wrong shape or dtype.
             InferenceError: The runtime failed on this input.
         """
         return self._ready.predictor.predict(data)
 
     def predict_many(self, samples: Sequence[NDArray[Any]]) -> list[Prediction]:
-        """Return one prediction for each image or window, the same as ``predict`` gives one by one.
+        """Return one prediction per image or window, the same as ``predict`` returns for each.
 
-        Runs as many at once as ``load(batch=...)`` asked for.
+        Runs ``load(batch=...)`` samples at once.
 
         Args:
             samples: Each as ``predict`` takes it; windows in the order of time.
 
         Raises:
-            TensorError: One has another shape or dtype; the error names its number.
+            TensorError: One has the wrong shape or dtype; the error names its number.
             InferenceError: The runtime failed.
         """
         return self._ready.predictor.predict_many(samples)

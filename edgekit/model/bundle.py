@@ -18,7 +18,7 @@ from edgekit.core.archive import check_members, checked, pieces, read_index, rea
 from edgekit.core.errors import BundleError, StorageError
 from edgekit.core.spec import BackendName, Manifest, Variant, VariantFile, parse_manifest
 
-# The backends that can open a bare model file, best first: one variant is made for each.
+# backends that can open a bare model file, best first; each becomes a variant
 BARE: dict[str, tuple[BackendName, ...]] = {
     ".tflite": ("litert", "openvino"),
     ".onnx": ("onnxruntime", "openvino"),
@@ -42,10 +42,10 @@ _PIECE_BYTES = 1 << 20
 
 
 class Bundle(msgspec.Struct, frozen=True):
-    """A manifest and the folder that its files lie in.
+    """A manifest and the folder with its files.
 
-    ``source`` is what was opened; ``digest`` is the SHA-256 of the manifest's bytes, which names the
-    bundle's exact content.
+    ``source`` is the path that was opened; ``digest`` is the SHA-256 of the manifest's bytes, which
+    identifies the bundle's content.
     """
 
     manifest: Manifest
@@ -59,7 +59,7 @@ class Bundle(msgspec.Struct, frozen=True):
         return self.root / variant.files[0].path if variant.files else self.root
 
     def labels(self) -> tuple[str, ...]:
-        """Return the labels, one for each class; empty where the bundle has none.
+        """Return the labels, one per class; empty if the bundle has none.
 
         Raises:
             BundleError: The file is missing or is not text.
@@ -72,10 +72,10 @@ class Bundle(msgspec.Struct, frozen=True):
             raise BundleError(f"{self.source}: labels cannot be read: {cause}") from cause
 
     def check_hashes(self) -> None:
-        """Read every file and compare it with the manifest.
+        """Hash every file and compare it with the manifest.
 
         Raises:
-            HashMismatchError: A file is not the one listed.
+            HashMismatchError: A file differs from the one listed.
             BundleError: A file is missing.
         """
         for file in self.manifest.every_file():
@@ -84,20 +84,19 @@ class Bundle(msgspec.Struct, frozen=True):
 
 
 def open_bundle(path: Path | str, unpack_to: Path | None = None) -> Bundle:
-    """Open a bundle.
+    """Return a bundle's manifest and files.
 
-    A folder's files are checked for presence and size, and not read (``check_hashes`` does). A tar is
-    unpacked once, every hash checked, below ``unpack_to``. A bare ``.tflite``, ``.onnx`` or ``.xml``
-    (in any case) is a bundle of raw tensors, with one variant for each backend that can open it, of the
-    precision its layers compute in.
+    A folder's files are checked for presence and size only (``check_hashes`` reads them). A tar is unpacked
+    once below ``unpack_to``, every hash checked. A bare ``.tflite``, ``.onnx`` or ``.xml`` is a bundle of raw
+    tensors, with one variant per backend that can open it, at the precision its layers compute in.
 
     Args:
         path: Folder, ``.ekb`` file, or model file.
         unpack_to: Where tars are unpacked; edgekit's cache folder by default.
 
     Raises:
-        BundleError: It is not a bundle, or a truncated, malformed or hostile one.
-        HashMismatchError: A tar's member is not the file its manifest lists.
+        BundleError: It is not a bundle, or is truncated, malformed or hostile.
+        HashMismatchError: A tar's member differs from the file its manifest lists.
         StorageError: There is no room to unpack it.
     """
     source = Path(path)
@@ -122,7 +121,6 @@ def open_bundle(path: Path | str, unpack_to: Path | None = None) -> Bundle:
 
 
 def _looks_like_tar(source: Path) -> bool:
-    """Return whether a file starts as POSIX tars do, whatever its name."""
     try:
         with source.open("rb") as file:
             return file.read(262)[257:] == b"ustar"
@@ -145,8 +143,8 @@ def _open_folder(source: Path) -> Bundle:
     except OSError as cause:
         raise BundleError(f"{source}: bundle.json cannot be read: {cause.strerror}") from cause
     manifest = parse_manifest(data, str(source / "bundle.json"))
-    listed = (file.path for file in manifest.every_file())
-    sizes = {path: found.stat().st_size for path in listed if (found := source / path).is_file()}
+    listed = (row.path for row in manifest.every_file())
+    sizes = {path: file.stat().st_size for path in listed if (file := source / path).is_file()}
     check_members(manifest, sizes, str(source))
     return Bundle(manifest, source, source, hashlib.sha256(data).hexdigest())
 

@@ -1,4 +1,4 @@
-"""Which variant of a bundle this machine runs: selection fed with the machine's facts and measured costs."""
+"""Chooses the variant that this machine runs: selection with the machine's facts and measured costs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgekit.model.doctor import facts_with_proofs
 
 
 def default_threads(facts: Facts) -> int:
-    """Return how many threads a model gets: all cores but one, which capture and the link share."""
+    """Return a model's default number of threads: all cores but one, which capture and the link share."""
     return max(1, facts.cores - 1)
 
 
@@ -26,19 +26,18 @@ def choose(
     threads: int | None = None,
     exclude: Mapping[str, str] | None = None,
 ) -> tuple[Selection, Facts, Profile]:
-    """Rank a bundle's variants for this machine, by measurement where they were measured.
+    """Rank a bundle's variants for this machine, by measured costs where there are any.
 
-    A variant that failed when it was measured here is rejected, unless it is asked for or nothing else
-    is left.
+    A variant that failed when measured here is rejected, unless it is named or is the only one left.
 
     Args:
         bundle: The model.
         variant: The only variant to consider.
-        threads: CPU threads that measured costs were taken with; all cores but one by default.
+        threads: Thread count of the measured costs to use; all cores but one by default.
         exclude: Variants not to choose, each with the reason.
 
     Raises:
-        NoVariantError: ``variant`` names none of the bundle's.
+        NoVariantError: The bundle has no variant named ``variant``.
     """
     facts, chosen = facts_with_proofs(Path("/"))
     profile = chosen.profile
@@ -61,7 +60,7 @@ def choose(
 
 
 def backend_options(variant: Variant, profile: Profile, threads: int) -> dict[str, Any]:
-    """Return the machine's options for a variant's backend: the threads, and what the profile sets."""
+    """Return a backend's options on this machine: the threads, and what the profile sets."""
     for row in profile.backend:
         if (row.name, row.accelerator) == (variant.backend, variant.accelerator):
             return {"threads": threads} | dict(row.options)

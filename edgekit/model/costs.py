@@ -1,4 +1,4 @@
-"""What each variant cost on this very machine, measured by ``edgekit bench``; selection reads it."""
+"""Measured costs of each variant on this machine: written by ``edgekit bench``, read by selection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class MeasuredCost(msgspec.Struct, frozen=True):
-    """One measurement: milliseconds for one inference, process memory, when; p50 is of quiet rounds."""
+    """One measurement: milliseconds per inference (p50 of quiet rounds), the process's MB, and when."""
 
     p50_ms: float
     p95_ms: float
@@ -29,25 +29,25 @@ class MeasuredCost(msgspec.Struct, frozen=True):
 
 
 class MeasuredFailure(msgspec.Struct, frozen=True):
-    """A variant that belongs on this machine and failed when it was measured: what went wrong, when."""
+    """Why and when a variant that belongs on this machine failed while it was measured."""
 
     error: str
     unix_ms: int
 
 
 FAILURE_KEPT_MS = 24 * 3600 * 1000
-"""A failure may be the moment's (memory, heat): after this the variant may be chosen again."""
+"""A failure may be temporary (memory, heat): after this the variant may be chosen again."""
 
 
 class _Costs(msgspec.Struct, frozen=True):
-    """Everything that was measured on this machine, by ``cost_key``."""
+    """All measurements of this machine, by ``cost_key``."""
 
     costs: dict[str, MeasuredCost] = {}
     failures: dict[str, MeasuredFailure] = {}
 
 
 def cost_key(variant: Variant, threads: int) -> str:
-    """Return what a measurement belongs to: files, options, the library's version, threads."""
+    """Return a measurement's key: a hash of files, options, the library's version, and threads."""
     parts = [file.sha256 for file in variant.files]
     parts += [variant.backend, backend_version(variant.backend) or "", variant.accelerator]
     parts += [variant.precision, str(threads), msgspec.json.encode(variant.options, order="sorted").decode()]
@@ -55,7 +55,7 @@ def cost_key(variant: Variant, threads: int) -> str:
 
 
 def load_costs() -> dict[str, MeasuredCost]:
-    """Return every measurement of this machine; empty where none was made or the file is damaged."""
+    """Return every measurement of this machine; empty if there is none or the file is damaged."""
     return _load().costs
 
 
@@ -73,9 +73,9 @@ def _load() -> _Costs:
 def save_costs(
     costs: Mapping[str, MeasuredCost], failures: Mapping[str, MeasuredFailure] | None = None
 ) -> None:
-    """Add measurements to this machine's; processes that do so at once wait for one another.
+    """Add measurements to this machine's, under a lock between processes.
 
-    What a variant did last counts: a cost ends a failure, and a failure a cost.
+    The latest result of a variant counts: a cost removes its failure, and a failure its cost.
 
     Raises:
         OSError: The cache folder cannot be written.
@@ -96,16 +96,16 @@ def save_costs(
 def measured_here(manifest: Manifest, threads: int) -> dict[str, float]:
     """Return the median milliseconds of each variant that was measured on this machine."""
     costs = load_costs()
-    found = ((variant.id, costs.get(cost_key(variant, threads))) for variant in manifest.variants)
-    return {name: cost.p50_ms for name, cost in found if cost is not None}
+    rows = ((variant.id, costs.get(cost_key(variant, threads))) for variant in manifest.variants)
+    return {name: cost.p50_ms for name, cost in rows if cost is not None}
 
 
 def failed_here(manifest: Manifest, threads: int) -> dict[str, str]:
-    """Return the variants that failed when they were last measured here, within a day, and why."""
+    """Return the variants whose last measurement here failed, within a day, and why."""
     failures, now_ms = _load().failures, time.time() * 1e3
-    found = ((variant.id, failures.get(cost_key(variant, threads))) for variant in manifest.variants)
+    rows = ((variant.id, failures.get(cost_key(variant, threads))) for variant in manifest.variants)
     return {
-        name: f"failed when it was measured here: {failed.error}"
-        for name, failed in found
+        name: f"failed when measured here: {failed.error}"
+        for name, failed in rows
         if failed is not None and now_ms - failed.unix_ms < FAILURE_KEPT_MS
     }

@@ -1,6 +1,6 @@
-"""Examine a machine: detect it, choose its profile, prove each backend, say what to mend.
+"""Examines a machine: detects hardware, chooses its profile, proves each backend, and suggests fixes.
 
-Detection is cheap and done every time; proofs take seconds and are kept until something changes.
+Detection is cheap and runs every time; proofs take seconds and are cached until something changes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ print(function().decode())
 
 @dataclass(frozen=True)
 class Examination:
-    """What a machine is, which profile it has and why, and what its sensors say now."""
+    """A machine's facts, its profile and why, and its sensor readings."""
 
     facts: Facts
     chosen: ChosenProfile
@@ -64,7 +64,7 @@ class Examination:
 
 
 class _Proofs(msgspec.Struct, frozen=True):
-    """Proofs that were made, for what (a digest of everything they depend on), and when."""
+    """Cached proofs, the digest of everything they depend on, and when they ran."""
 
     key: str
     proved_at_s: float
@@ -75,13 +75,13 @@ class _Proofs(msgspec.Struct, frozen=True):
 def examine(
     root: Path = Path("/"), prover: Prover | None = None, on_step: Callable[[str], None] | None = None
 ) -> Examination:
-    """Examine a machine, proving every backend anew, and keep the proofs.
+    """Return a machine's facts with every backend proved anew, and cache the proofs.
 
     Args:
         root: ``/``, or a folder with another machine's files; its accelerators are not proved, while
             CPU backends are, on this machine.
         prover: Runs a tiny model in a child process; ``edgekit.backends.probe.prove`` by default.
-        on_step: Told what is being proved.
+        on_step: Called with what is being proved.
 
     Raises:
         ConfigError: A profile is not valid, or none fits.
@@ -97,10 +97,10 @@ def examine(
 
 
 def facts_with_proofs(root: Path = Path("/"), prover: Prover | None = None) -> tuple[Facts, ChosenProfile]:
-    """Return what a machine is, with proofs from the cache where they still hold.
+    """Return a machine's facts, with cached proofs where they still hold.
 
-    A proof holds until the machine starts again, a runtime library changes, or detection or the
-    profile say something else; one that failed is made again after five minutes.
+    A proof holds until the next boot or until a runtime library, detection or the profile changes; a failed
+    one is repeated after five minutes.
 
     Raises:
         ConfigError: A profile is not valid, or none fits.
@@ -156,7 +156,7 @@ def _prove(
 
 
 def _not_proved(row: ProfileBackend, facts: Facts, profile: Profile, root: Path) -> str | None:
-    """Return why a backend is not tried, empty where nobody expects it here, None where it is tried."""
+    """Return why a backend is not tried: empty if it is not expected here, None if it is tried."""
     if row.accelerator == "cpu":
         return None
     known = accelerator(row.accelerator)
@@ -165,24 +165,22 @@ def _not_proved(row: ProfileBackend, facts: Facts, profile: Profile, root: Path)
             f"no row {row.accelerator!r} in the table of accelerators; "
             f"install the package that adds it (group {ACCELERATORS})"
         )
-    found = [a for a in facts.accelerators if a.kind == row.accelerator]
-    if known.is_found_by_proof and not found:
-        return None if _is_live(root) else "not proved: captured facts"
-    if not found:
+    devices = [a for a in facts.accelerators if a.kind == row.accelerator]
+    if not devices and not known.is_found_by_proof:
         expected = any(a.kind == row.accelerator for a in profile.accelerator)
         return f"no {row.accelerator} was found" if expected else ""
-    if all(_blocked(device) for device in found):
-        return f"not proved: {found[0].reason}"
+    if devices and all(_blocked(device) for device in devices):
+        return f"not proved: {devices[0].reason}"
     return None if _is_live(root) else "not proved: captured facts"
 
 
 def _blocked(device: AcceleratorFact) -> bool:
-    """Say whether an accelerator cannot be opened at all; a missing library is left to the proof."""
+    """Return whether an accelerator cannot be opened at all; a missing library is left to the proof."""
     return any(not level.ok and level.name in _BLOCKING for level in device.levels)
 
 
 def _library_versions(facts: Facts) -> dict[str, str]:
-    """Return the version that each vendor's library gives of itself, by kind."""
+    """Return the version that each vendor's library reports, by accelerator kind."""
     versions = {}
     for device in facts.accelerators:
         row = accelerator(device.kind)
@@ -193,25 +191,25 @@ def _library_versions(facts: Facts) -> dict[str, str]:
 
 
 def _library_version(row: Accelerator, path: str) -> str:
-    """Return the version of a library, asked in a child process; empty if unknown."""
+    """Return a library's version, read in a child process; empty if unknown."""
     command = [sys.executable, "-c", _ASK_VERSION, path, row.version_function]
     try:
         answer = subprocess.run(command, capture_output=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as cause:
-        logger.warning("%s does not give its version: %s", path, cause)
+        logger.warning("the version of %s cannot be read: %s", path, cause)
         return ""
-    found = re.search(row.version_pattern, answer.stdout.decode(errors="replace"))
-    return found.group(1) if found else ""
+    match = re.search(row.version_pattern, answer.stdout.decode(errors="replace"))
+    return match.group(1) if match else ""
 
 
 def _with_proofs(facts: Facts, proofs: _Proofs) -> Facts:
-    """Return the facts with each accelerator's last rung: whether a backend ran on it."""
+    """Return the facts with the last check of each accelerator: whether a backend ran on it."""
     accelerators = tuple(_proved(a, proofs) for a in (*facts.accelerators, *_shown_by_proof(facts, proofs)))
     return msgspec.structs.replace(facts, accelerators=accelerators, backends=proofs.backends)
 
 
 def _shown_by_proof(facts: Facts, proofs: _Proofs) -> list[AcceleratorFact]:
-    """Return the accelerators that no bus shows, and that a backend opened."""
+    """Return the accelerators that are on no bus but were opened by a backend."""
     seen = {device.kind for device in facts.accelerators}
     shown = dict.fromkeys(b.accelerator for b in proofs.backends if b.works and b.accelerator not in seen)
     rows = (accelerator(kind) for kind in shown)
@@ -239,7 +237,7 @@ def _proved(device: AcceleratorFact, proofs: _Proofs) -> AcceleratorFact:
     )
 
 
-# -- what to mend
+# -- warnings
 
 
 def _warnings(facts: Facts, chosen: ChosenProfile, root: Path) -> list[str]:
@@ -277,7 +275,7 @@ def _nothing_works(facts: Facts) -> str:
 
 
 def _is_surprising(backend: BackendFact, facts: Facts) -> bool:
-    """Say whether a failed proof tells more than detection, or a library that is absent, has told."""
+    """Return whether a failed proof is not already explained by detection or a missing library."""
     if backend.works or backend.reason.startswith("not proved"):
         return False
     if backend.accelerator == "cpu":
@@ -288,9 +286,9 @@ def _is_surprising(backend: BackendFact, facts: Facts) -> bool:
 def _sensor_warnings(sensors: Mapping[str, float | bool], profile: Profile) -> list[str]:
     warnings = []
     if sensors.get("under_voltage"):
-        warnings.append("the supply voltage is too low now; fix: use the board's own power supply and cable")
+        warnings.append("the supply voltage is too low; fix: use the board's own power supply and cable")
     if sensors.get("throttled"):
-        warnings.append("the processor is slowed down now by heat or power; fix: cool the board")
+        warnings.append("the processor is throttled by heat or power; fix: cool the board")
     if sensors.get("throttled_since_boot") and not sensors.get("throttled"):
         warnings.append("the board was short of voltage, or slowed down, since it started")
     limit_c = profile.limits.temperature_c
@@ -329,12 +327,11 @@ def _boot_id() -> str:
 
 
 def _boot_s() -> float:
-    """Return seconds since the machine started."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _is_stale(proofs: _Proofs) -> bool:
-    """Say whether a failure is to be tried again; under load a proof may have run out of time."""
+    """Return whether a failed proof should be repeated; it may have timed out under load."""
     age_s = _boot_s() - proofs.proved_at_s
     has_failed = any(not backend.works for backend in proofs.backends)
     return age_s < 0 or (has_failed and age_s > _FAILURE_KEPT_S)
@@ -346,7 +343,7 @@ def _kept() -> _Proofs | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as cause:
-        logger.warning("the proofs kept in %s are not used: %s", cache_dir() / "facts.json", cause)
+        logger.warning("the cached proofs in %s are not used: %s", cache_dir() / "facts.json", cause)
         return None
 
 
@@ -354,4 +351,4 @@ def _keep(proofs: _Proofs) -> None:
     try:
         write_durably(cache_dir() / "facts.json", msgspec.json.encode(proofs))
     except OSError as cause:
-        logger.warning("proofs cannot be kept and will be made again: %s", cause)
+        logger.warning("proofs cannot be cached and will run again: %s", cause)

@@ -1,4 +1,4 @@
-"""Golden samples: recorded inputs whose outputs a bundle must reproduce before it is trusted."""
+"""Golden samples: recorded inputs whose outputs a variant must reproduce before it is used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class GoldenOutcome(msgspec.Struct, frozen=True):
-    """How one golden sample went; ``difference`` is the largest of any output."""
+    """The result of one golden sample; ``difference`` is the largest of any output."""
 
     sample: str
     difference: float
@@ -26,7 +26,7 @@ class GoldenOutcome(msgspec.Struct, frozen=True):
 
     @property
     def holds(self) -> bool:
-        """Whether the recorded answer was reproduced; a NaN never holds."""
+        """Whether the recorded answer was reproduced; False for NaN."""
         return self.difference <= self.atol
 
 
@@ -42,7 +42,7 @@ def run_golden(bundle: Bundle, predictor: Predictor, precision: str) -> list[Gol
 
 
 def require_golden(bundle: Bundle, predictor: Predictor, precision: str) -> list[GoldenOutcome]:
-    """Run every golden sample and insist that each holds.
+    """Run every golden sample and raise unless all hold.
 
     Raises:
         GoldenError: At least one does not; each is named with its difference.
@@ -56,7 +56,7 @@ def require_golden(bundle: Bundle, predictor: Predictor, precision: str) -> list
 
 
 def golden_error(manifest: Manifest, outcomes: Sequence[GoldenOutcome]) -> GoldenError | None:
-    """Return what is wrong with a variant of which these are the outcomes; None where all hold."""
+    """Return the error for a variant with these outcomes; None if all hold."""
     failed = [outcome for outcome in outcomes if not outcome.holds]
     if not failed:
         return None
@@ -71,18 +71,18 @@ def golden_error(manifest: Manifest, outcomes: Sequence[GoldenOutcome]) -> Golde
 def _run_one(bundle: Bundle, golden: Golden, predictor: Predictor, precision: str) -> GoldenOutcome:
     import numpy as np
 
-    given, wanted = _arrays(bundle, golden.inputs), _arrays(bundle, golden.outputs)
-    got = predictor.run_golden(given)
+    feeds, recorded = _arrays(bundle, golden.inputs), _arrays(bundle, golden.outputs)
+    outputs = predictor.run_golden(feeds)
     worst = 0.0
-    for name, expected in wanted.items():
-        if name not in got:
-            raise BundleError(f"{golden.outputs} has output {name!r}, the model has {sorted(got)}")
-        found = got[name]
-        if found.shape != expected.shape:
+    for name, expected in recorded.items():
+        if name not in outputs:
+            raise BundleError(f"{golden.outputs} has output {name!r}, the model has {sorted(outputs)}")
+        output = outputs[name]
+        if output.shape != expected.shape:
             raise TensorError(
-                f"{golden.outputs}: {name!r} is {expected.shape}, the model gives {found.shape}"
+                f"{golden.outputs}: {name!r} is {expected.shape}, the model gives {output.shape}"
             )
-        difference = float(np.max(np.abs(found.astype(np.float64) - expected), initial=0.0))
+        difference = float(np.max(np.abs(output.astype(np.float64) - expected), initial=0.0))
         worst = difference if not difference <= worst else worst  # so that a NaN stays
     return GoldenOutcome(golden.inputs, worst, golden.tolerance(precision))
 

@@ -1,4 +1,4 @@
-"""Put a bundle that lies on this machine into a model's slots, as its first version."""
+"""Installs a bundle from this machine's disk as a model's first version."""
 
 from __future__ import annotations
 
@@ -11,26 +11,20 @@ from edgekit.update.slots import Installed, Slots
 
 
 def install_initial(slots: Slots, model: str, source: Path, unpack_to: Path) -> Installed:
-    """Install a bundle into the active slot of a model that has none; safe to do twice.
+    """Install a bundle into the active slot of a model that has none; safe to repeat.
 
-    Every hash is checked. The bundle needs no publisher's signature: whoever may write the agent's
-    configuration may choose what it runs.
-
-    Args:
-        slots: The device's slots.
-        model: The model's name, which the bundle must have.
-        source: Bundle folder or ``.ekb`` file.
-        unpack_to: Where a tar is unpacked.
+    Every hash is checked. No publisher's signature is needed: whoever may write the agent's configuration
+    may choose what it runs.
 
     Raises:
         BundleError: It is not a bundle of this model.
-        HashMismatchError: A file is not the one its manifest lists.
+        HashMismatchError: A file differs from the one its manifest lists.
         StorageError: The disk is full or broken.
     """
     bundle = open_bundle(source, unpack_to)
     if bundle.is_bare or bundle.manifest.model != model:
-        found = "a bare model file" if bundle.is_bare else f"a bundle of {bundle.manifest.model!r}"
-        raise BundleError(f"{source}: want a bundle of {model!r}, got {found}")
+        kind = "a bare model file" if bundle.is_bare else f"a bundle of {bundle.manifest.model!r}"
+        raise BundleError(f"{source}: want a bundle of {model!r}, got {kind}")
     bundle.check_hashes()
     blobs = slots.state_dir / "blobs"
     try:
@@ -40,18 +34,14 @@ def install_initial(slots: Slots, model: str, source: Path, unpack_to: Path) -> 
     version = bundle.manifest.version
     slots.stage(model, version, bundle.digest)
     active = slots.commit(model, version).active
-    assert active is not None, "commit has just made it so"
+    assert active is not None
     return active
 
 
 def _store(bundle: Bundle, blobs: Path) -> None:
     blobs.mkdir(parents=True, exist_ok=True)
-    for file in bundle.manifest.every_file():
-        _keep(bundle.root / file.path, blobs / file.sha256)
-    _keep(bundle.root / "bundle.json", blobs / bundle.digest)
+    files = [(file.path, file.sha256) for file in bundle.manifest.every_file()]
+    for path, sha256 in (*files, ("bundle.json", bundle.digest)):
+        if not (blobs / sha256).exists():
+            copy_durably(bundle.root / path, blobs / sha256)
     sync_folder(blobs)
-
-
-def _keep(source: Path, blob: Path) -> None:
-    if not blob.exists():
-        copy_durably(source, blob)

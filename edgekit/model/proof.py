@@ -1,7 +1,6 @@
-"""Proves a variant by real inferences in a child process, where a crash is a reason and not our death.
+"""Proves a variant by real inferences in a child process (``proof_child``).
 
-A model may load and then abort the process on its first inference, or when it is freed; a runtime may hang.
-``proof_child`` is the child.
+A model may load and then abort the process on its first inference or when it is freed; a runtime may hang.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ TIMEOUT_S = 120.0
 
 
 def prove(bundle: Bundle, variant: Variant, options: Mapping[str, Any], timeout_s: float = TIMEOUT_S) -> None:
-    """Open a variant in a child process, run its golden samples and made-up input, and close it.
+    """Open a variant in a child process, run its golden samples and synthetic input, and close it.
 
     Args:
-        bundle: Where its files are.
-        variant: Which.
-        options: The machine's options for its backend.
-        timeout_s: How long the child may take; then it is killed, and the variant counts as hanging.
+        bundle: The model.
+        variant: Which variant.
+        options: This machine's options for its backend.
+        timeout_s: After this time the child is killed and the variant counts as hanging.
 
     Raises:
         InferenceError: The process crashed or hung.

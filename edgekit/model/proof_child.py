@@ -15,7 +15,7 @@ _INFERENCES = 3
 
 def _try(task: dict[str, Any], _progress: object) -> bool:
     bundle = open_bundle(task["bundle"])
-    variant = next(one for one in bundle.manifest.variants if one.id == task["variant"])
+    variant = next(v for v in bundle.manifest.variants if v.id == task["variant"])
     ready = open_variant(bundle, variant, task["options"], Choices())
     for seed in range(_INFERENCES):
         run_synthetic(ready, seed)

@@ -1,7 +1,7 @@
-"""The one assembly: a variant of a bundle, opened in its runtime, checked and warmed.
+"""The one assembly: opens a variant of a bundle in its runtime, checks it and warms it up.
 
 ``run``, the agent, ``serve``, ``bench``, ``verify``, ``optimize`` and ``edgekit.load`` all open models here;
-whoever leaves a step out says so in its ``Choices``.
+a caller that skips a step says so in its ``Choices``.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Choices:
         batch: How many samples one run takes; None: the variant's own, most often 1.
         exclude: Variants not to choose, each with the reason (an accelerator just lost).
         score_threshold: In place of the manifest's, as are ``iou_threshold`` and ``top_k``.
-        prove: Try a variant in a process of its own first; one that crashes or hangs there is excluded.
-        hashes: Compare files with the manifest; a variant of which one differs is excluded.
-        golden: Run the golden samples; a variant that fails one is excluded.
-        warm: Run once on zeros, so that the first frame does not pay for lazy set-up.
-        make_predictor: Makes the predictor, for those who count what it does.
+        prove: Try a variant in a child process first, and exclude it if it crashes or hangs.
+        hashes: Check file hashes, and exclude a variant with a wrong one.
+        golden: Run the golden samples, and exclude a variant that fails one.
+        warm: Run once on zeros, so that lazy set-up does not delay the first frame.
+        make_predictor: Makes the predictor; a subclass can count what it does.
         on_try: Called with a variant's id before it is opened, and how many more could follow it.
     """
 
@@ -117,7 +117,7 @@ class ReadyModel:
 
     @property
     def why(self) -> str:
-        """Why this variant, and why not each other one, a line each."""
+        """Why this variant was chosen, and why each other was not, one line each."""
         lines = [f"{self.variant.id}: {self.selection.why}"]
         lines += [f"{r.variant}: {'; '.join(r.reasons)}" for r in self.selection.rejected]
         return "\n".join(lines)
@@ -181,20 +181,20 @@ def open_ready(source: Bundle | Path | str, choices: Choices | None = None) -> R
 def open_variant(
     bundle: Bundle, variant: Variant, options: Mapping[str, Any], choices: Choices
 ) -> ReadyModel:
-    """Open one variant, whatever the selection would say of it, and prove that it works.
+    """Open one variant without selection, and check that it works.
 
     Args:
-        bundle: Where its files are.
-        variant: Which.
-        options: The machine's options for its backend.
-        choices: How; ``variant``, ``threads`` and ``exclude`` do not matter here.
+        bundle: The model.
+        variant: Which variant.
+        options: This machine's options for its backend.
+        choices: How; ``variant``, ``threads`` and ``exclude`` are not used.
 
     Raises:
         BackendError: It cannot be loaded, or its first inference fails.
-        TensorError: Its file is not what the manifest says.
-        GoldenError: It runs, and gives other answers than the recorded ones.
-        HashMismatchError: A file is not the one that the manifest lists.
-        BundleError: The bundle is at fault.
+        TensorError: Its file does not match the manifest.
+        GoldenError: It does not reproduce the golden samples.
+        HashMismatchError: A file differs from the one that the manifest lists.
+        BundleError: The bundle is invalid.
     """
     began_ns = time.monotonic_ns()
     if choices.hashes:
@@ -214,7 +214,7 @@ def open_variant(
 
 
 def _described(bundle: Bundle, backend: Backend) -> Bundle:
-    """Return a bare file's bundle with the tensors that its runtime found in it; any other as it is."""
+    """Return a bare file's bundle with the tensors that its runtime reports; any other unchanged."""
     if not bundle.is_bare:
         return bundle
     manifest = msgspec.structs.replace(bundle.manifest, inputs=backend.inputs, outputs=backend.outputs)
@@ -222,7 +222,7 @@ def _described(bundle: Bundle, backend: Backend) -> Bundle:
 
 
 def why_excluded(error: EdgekitError) -> str:
-    """Return the reason that an error is for not choosing a variant, on one line."""
+    """Return an error as a one-line reason not to choose a variant."""
     text = "; ".join((error.message, *error.reasons))
     if isinstance(error, GoldenError):
         return text

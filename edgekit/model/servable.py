@@ -1,4 +1,4 @@
-"""A model as a server offers it: opened and proved here, used through the seam of ``edgekit.serve.ports``."""
+"""A model for the server: opened and proved here, used through ``edgekit.serve.ports``."""
 
 from __future__ import annotations
 
@@ -19,33 +19,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class RawServable:
-    """A bare model file, or a bundle of raw tensors: names, types and shapes are the file's own."""
-
-    takes_images = False
-    optional_inputs: frozenset[str] = frozenset()
+class _Open:
+    """What every servable does with its open model."""
 
     def __init__(self, ready: ReadyModel) -> None:
         self._ready = ready
-        self._in, self._out = dict(ready.variant.inputs), dict(ready.variant.outputs)
-        logical = {file: name for name, file in self._in.items()}
-        self.inputs = tuple(_renamed(spec, logical) for spec in ready.backend.inputs)
-        self._logical = {file: name for name, file in self._out.items()}
-        self.outputs = tuple(_renamed(spec, self._logical) for spec in ready.backend.outputs)
         self.variant, self.platform = ready.variant.id, _platform(ready)
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-        """Run the backend on the feeds as they are."""
-        named = {self._in.get(name, name): array for name, array in feeds.items()}
-        outputs = self._ready.backend.infer(named)
-        return {self._logical.get(name, name): array for name, array in outputs.items()}
-
-    def predict(self, image: bytes) -> Prediction:
-        """Refuse: the file does not say how a picture becomes its tensors."""
-        raise TensorError(f"a model of raw tensors takes no image of {len(image)} bytes")
-
     def status(self) -> dict[str, Any]:
-        """Return what runs, and why."""
+        """Return the running variant, and why it was chosen."""
         return _status(self._ready)
 
     def close(self) -> None:
@@ -53,16 +35,42 @@ class RawServable:
         self._ready.close()
 
 
-class TaskServable:
-    """A model of a bundle, by its manifest's tensors, whichever variant runs.
+class RawServable(_Open):
+    """A bare model file or a bundle of raw tensors, with the file's own names, types and shapes."""
 
-    An image model takes the picture as it stands after resizing, uint8, NHWC; a window model the
-    window before normalising. Outputs are real numbers. So a client need not know which variant runs,
-    and goes on when another takes over. Recurrent state begins at zeros unless the request has it.
+    takes_images = False
+    optional_inputs: frozenset[str] = frozenset()
+
+    def __init__(self, ready: ReadyModel) -> None:
+        super().__init__(ready)
+        self._in, self._out = dict(ready.variant.inputs), dict(ready.variant.outputs)
+        logical = {file: name for name, file in self._in.items()}
+        self.inputs = tuple(_renamed(spec, logical) for spec in ready.backend.inputs)
+        self._logical = {file: name for name, file in self._out.items()}
+        self.outputs = tuple(_renamed(spec, self._logical) for spec in ready.backend.outputs)
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Run the backend on the feeds unchanged."""
+        named = {self._in.get(name, name): array for name, array in feeds.items()}
+        outputs = self._ready.backend.infer(named)
+        return {self._logical.get(name, name): array for name, array in outputs.items()}
+
+    def predict(self, image: bytes) -> Prediction:
+        """Raise: the file does not say how an image becomes its tensors."""
+        raise TensorError(f"a model of raw tensors takes no image of {len(image)} bytes")
+
+
+class TaskServable(_Open):
+    """A bundle's model with its manifest's tensors, the same whichever variant runs.
+
+    An image model takes the resized image, uint8, NHWC; a window model the window before normalising. Outputs
+    are real numbers, and recurrent state starts at zeros unless the request has it. So a client needs no
+    change when another variant takes over.
     """
 
     def __init__(self, ready: ReadyModel) -> None:
-        self._ready, self._predictor = ready, ready.predictor
+        super().__init__(ready)
+        self._predictor = ready.predictor
         manifest = ready.manifest
         self.takes_images = takes_images(manifest)
         self.optional_inputs = frozenset(state.input for state in manifest.state)
@@ -70,7 +78,6 @@ class TaskServable:
         self.outputs = tuple(
             msgspec.structs.replace(spec, datatype="FP32", quantization=None) for spec in manifest.outputs
         )
-        self.variant, self.platform = ready.variant.id, _platform(ready)
 
     def _input(self, spec: TensorSpec) -> TensorSpec:
         if not self.takes_images or spec.name in self.optional_inputs or len(spec.shape) != 4:
@@ -85,7 +92,7 @@ class TaskServable:
         return self._predictor.run_golden(feeds)
 
     def predict(self, image: bytes) -> Prediction:
-        """Decode a picture and say what the model sees; as a camera would show it, EXIF applied."""
+        """Decode an image, with its EXIF rotation, and return what the model detects."""
         import numpy as np
 
         cv = vision()
@@ -98,58 +105,50 @@ class TaskServable:
         self._predictor.reset()
         return self._predictor.predict(pixels)
 
-    def status(self) -> dict[str, Any]:
-        """Return what runs, and why."""
-        return _status(self._ready)
-
-    def close(self) -> None:
-        """Free the backend."""
-        self._ready.close()
-
 
 def takes_images(manifest: Manifest) -> bool:
-    """Return whether a model's input is a picture."""
+    """Return whether a model's input is an image."""
     return manifest.task != "raw" and not manifest.pre.window
 
 
 def open_servable(path: str, threads: int | None, exclude: Mapping[str, str]) -> Servable:
-    """Open a bundle's variant for this machine, tried in a process of its own first.
+    """Open a bundle's variant for this machine, tried in a child process first.
 
     A model that aborts the process on a real inference must not take the other models with it.
 
     Raises:
-        BundleError: The bundle is at fault.
+        BundleError: The bundle is invalid.
         NoVariantError: No variant runs here; ``reasons`` says why, for each.
-        GoldenError: It runs, and gives other answers than the recorded ones.
+        GoldenError: No variant that runs here reproduces the golden samples.
     """
     ready = open_ready(path, Choices(threads=threads, exclude=exclude, prove=True))
     if takes_images(ready.manifest):
         vision().setNumThreads(1)  # OpenCV's own threads would compete with the runtime's
-    if ready.manifest.task == "raw" and _is_as_told(ready):
+    if ready.manifest.task == "raw" and _has_declared_types(ready):
         return RawServable(ready)
     return TaskServable(ready)
 
 
 def offer(path: str, threads: int | None) -> Offer:
-    """Return what may be opened at a path.
+    """Return the model that can be opened at a path.
 
     Raises:
-        BundleError: The bundle is at fault.
+        BundleError: The bundle is invalid.
     """
     manifest = open_bundle(path).manifest
     return Offer(manifest.model, manifest.version, lambda exclude: open_servable(path, threads, exclude))
 
 
-def _is_as_told(ready: ReadyModel) -> bool:
-    """Return whether the file's tensors have the datatypes the manifest gives them, or it is silent."""
+def _has_declared_types(ready: ReadyModel) -> bool:
+    """Return whether the file's tensors have the manifest's datatypes, and there is no state."""
     variant, backend = ready.variant, ready.backend
     rows = (
         (ready.manifest.inputs, variant.inputs, backend.inputs),
         (ready.manifest.outputs, variant.outputs, backend.outputs),
     )
-    for logical, renamed, found in rows:
-        types = {spec.name: spec.datatype for spec in found}
-        if any(types.get(renamed.get(spec.name, spec.name)) != spec.datatype for spec in logical):
+    for declared, renamed, actual in rows:
+        types = {spec.name: spec.datatype for spec in actual}
+        if any(types.get(renamed.get(spec.name, spec.name)) != spec.datatype for spec in declared):
             return False
     return not ready.manifest.state
 

@@ -1,4 +1,4 @@
-"""A made-up input for a model, the same for every variant: to compare answers, and to see it run."""
+"""Synthetic input for a model, the same for every variant, to compare answers and to see it run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 def run_synthetic(ready: ReadyModel, seed: int = 0) -> dict[str, NDArray[np.float32]]:
     """Run a model on seeded noise and return its outputs as real numbers.
 
-    Outputs have the manifest's names and shapes; where the manifest describes no tensors (a bare model
-    file), they are named by their place in the file: ``"0"``, ``"1"``.
+    Outputs have the manifest's names and shapes; if it describes none (a bare model file), their names are
+    their positions in the file: ``"0"``, ``"1"``.
 
     Raises:
         InferenceError: The model failed.
-        TensorError: The file is not what the manifest says.
+        TensorError: The file does not match the manifest.
     """
     manifest = ready.manifest
     if manifest.inputs:
@@ -44,9 +44,9 @@ def run_synthetic(ready: ReadyModel, seed: int = 0) -> dict[str, NDArray[np.floa
 
 
 def fill_noise(backend: Backend, seed: int = 0) -> None:
-    """Write seeded noise into a backend's inputs: zeros would let some kernels skip work.
+    """Write seeded noise into a backend's inputs: with zeros some kernels would skip work.
 
-    Wide integers count or point into a table, which may be short: they get zeros and ones.
+    Wide integers are counts or indices into a table that may be short, so they get zeros and ones.
     """
     random = np.random.default_rng(seed)
     for spec in backend.inputs:

@@ -1,7 +1,6 @@
-"""Whether a model's file is still the one its manifest lists, remembered so that it costs a hash only once.
+"""Checks a model's files against the hashes in its manifest, hashing each file only once.
 
-A file is hashed again when its size, times or inode changed. The memory is in the cache folder and may be
-lost at any time.
+A file is hashed again if its size, times or inode changed. The cache may be lost at any time.
 """
 
 from __future__ import annotations
@@ -26,22 +25,17 @@ _Mark = tuple[int, int, int, int]
 
 
 class _Verified(msgspec.Struct, frozen=True):
-    """A file as it was when it was hashed, and its SHA-256."""
+    """A file's size, times and inode when it was hashed, and its SHA-256."""
 
     mark: _Mark
     sha256: str
 
 
 def check_files(root: Path, files: Iterable[VariantFile], what: str) -> None:
-    """Compare files with the hashes that a manifest lists; files that did not change are not read.
-
-    Args:
-        root: The folder that paths are relative to.
-        files: The manifest's rows.
-        what: The bundle, for messages.
+    """Raise unless files have the hashes that a manifest lists; unchanged files are not read again.
 
     Raises:
-        HashMismatchError: A file is not the one listed.
+        HashMismatchError: A file differs from the one listed.
         BundleError: A file cannot be read.
     """
     known = _load()
@@ -51,15 +45,15 @@ def check_files(root: Path, files: Iterable[VariantFile], what: str) -> None:
         try:
             status = path.stat()
             mark = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-            found = known.get(str(path))
-            if found is None or found.mark != mark:
-                found = new[str(path)] = _Verified(mark, _sha256(path))
+            verified = known.get(str(path))
+            if verified is None or verified.mark != mark:
+                verified = new[str(path)] = _Verified(mark, _sha256(path))
         except OSError as cause:
             raise BundleError(f"{what}: {file.path} cannot be read: {cause.strerror}") from cause
-        if found.sha256 != file.sha256:
+        if verified.sha256 != file.sha256:
             raise HashMismatchError(
                 f"{what}: {file.path} is not the file that bundle.json lists: want sha256"
-                f" {file.sha256[:16]}…, got {found.sha256[:16]}…",
+                f" {file.sha256[:16]}…, got {verified.sha256[:16]}…",
                 hint="copy or install the bundle again",
             )
     if new:
@@ -85,9 +79,9 @@ def _load() -> dict[str, _Verified]:
 
 
 def _save(verified: dict[str, _Verified]) -> None:
-    """Keep the newest; of processes that save at once the last one wins, and the other hashes again."""
+    """Store the newest hashes; if processes save at once, the last wins and the others hash again."""
     kept = dict(list(verified.items())[-MAX_REMEMBERED:])
     try:
         write_durably(cache_dir() / "verified.json", msgspec.json.encode(kept))
     except OSError as cause:
-        logger.warning("verified hashes cannot be kept, files will be read again: %s", cause)
+        logger.warning("verified hashes cannot be stored, files will be read again: %s", cause)

@@ -21,14 +21,7 @@ Action = Callable[[dict[str, object]], str]
 
 
 class CommandDesk:
-    """Executes commands that are new and not expired, and answers every one.
-
-    Args:
-        path: JSON file with the ids of executed commands.
-        actions: The action of each kind of command.
-        answer: Sends an answer.
-        clock: Decides what has expired.
-    """
+    """Executes commands that are new and not expired, and answers every one."""
 
     def __init__(
         self,

@@ -67,17 +67,7 @@ def load_enrolment(state: Path) -> Enrolment | None:
 
 
 class FleetSide:
-    """Keeps the link, has desired states verified, and fetches the bundles they name.
-
-    Args:
-        state: The state folder.
-        reactor: The supervisor's thread.
-        egress: Where records and alerts go.
-        clock: Wall time that never goes back.
-        owner: The supervisor.
-        timeout_s: The longest an updater job may take.
-        jobs: The thread that waits for the updater.
-    """
+    """Keeps the link, has desired states verified, and fetches the bundles they name."""
 
     def __init__(
         self,

@@ -92,13 +92,7 @@ class Observer(Protocol):
 class Pipeline:
     """Keeps one worker process on the target bundle: starts it, swaps the bundle, restarts with backoff.
 
-    Args:
-        plan: What to run.
-        reactor: The supervisor's thread; call every method on it.
-        limits: When a worker counts as hanging or crashing too often.
-        environment: A worker's environment variables.
-        observer: Receives events.
-        progress_s: Seconds between the worker's progress messages.
+    Every method belongs on the reactor's thread. The worker reports every ``progress_s`` seconds.
     """
 
     def __init__(

@@ -86,15 +86,6 @@ class ModelUpdates:
 
     Implements the driver's ports; call everything on the reactor's thread.
 
-    Args:
-        model: The model's name.
-        slots: The device's slots.
-        folder: Where the machine's state is stored.
-        reactor: The supervisor's thread.
-        clock: Times in records.
-        host: The supervisor.
-        limits: How many crashes and how much start-up time a trial may have.
-
     Raises:
         StorageError: The machine's state cannot be read.
     """

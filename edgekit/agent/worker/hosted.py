@@ -42,12 +42,6 @@ class Hosted:
 def host(path: str, table: ModelTable, run_threads: int, **more: Any) -> Hosted:
     """Open a bundle's best variant, with counters of its own.
 
-    Args:
-        path: Bundle folder, ``.ekb`` file, or model file.
-        table: The pipeline's ``[model]``.
-        run_threads: CPU threads if the table names none; 0: the default.
-        **more: Fields of ``Choices`` that override the table.
-
     Raises:
         EdgekitError: As ``open_ready`` does.
     """

@@ -109,10 +109,6 @@ class Models:
 class Worker:
     """Runs one pipeline, reports progress each second, and swaps its model on request.
 
-    Args:
-        send: Sends a message to the supervisor.
-        run: Which pipeline and bundle.
-
     Raises:
         ConfigError: The pipeline's configuration is not valid.
     """
