@@ -67,7 +67,7 @@ def serve(options: ServeOptions, *, on_ready: Callable[[list[str]], object] = la
     try:
         for entry in entries:
             entry.open_first()
-        return run(app, options.address, options.limits, told=begun)
+        return run(app, options.address, options.limits, on_listening=begun)
     finally:
         notifier.close()
         for entry in entries:

@@ -1,4 +1,16 @@
-"""Adapters to the runtime libraries, one file each, found by name and imported only when asked for."""
+"""Adapters to the runtime libraries: one file each, in a table by name, imported only when used.
+
+In: a model file or its bytes, the variant to run, and this machine's options. Out: a ``Backend`` (see
+``edgekit.core.ports``) that maps NumPy arrays by input name to arrays by output name, on the accelerator
+that the variant names and no other; or an error that says why not and what to do.
+
+    backend = open_backend(Path("net.onnx"), Variant(id="fp32", backend="onnxruntime"), {"threads": 2})
+    scores = backend.infer({"image": pixels})["scores"]
+    backend.close()
+
+Images, labels and thresholds are the business of ``edgekit.pipeline``. A vendor's library that needs a
+Python of its own runs behind ``foreign``, in a second process. ``probe`` proves a backend in a child.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +49,7 @@ BACKENDS: Mapping[str, str] = MappingProxyType(
         "null": "edgekit.backends.null:NullBackend",
     }
 )
-"""Where each backend's class is; a new backend is one file and one row here, below and in OPTIONS."""
+"""The class of each backend; a new backend is one file and a row here, in LIBRARIES and in OPTIONS."""
 
 LIBRARIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -48,16 +60,15 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "null": (),
     }
 )
-"""The distributions that carry each backend's library, in order of preference."""
+"""The distributions that contain each backend's library, in order of preference."""
 
 FOREIGN_TENANTS: Mapping[str, str] = MappingProxyType(
     {
         "myriad": "myriad.py",
         "tensorrt": "tensorrt.py",
-        "echo": "echo.py",
     }
 )
-"""What runs in a foreign interpreter: files of ``edgekit/backends/tenants``."""
+"""What can run in a foreign interpreter: files in ``edgekit/backends/tenants``."""
 
 _COMMON = frozenset({"batch", "threads", "shapes"})
 OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -97,18 +108,17 @@ OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
 """The options each backend knows; any other is an error."""
 
 MACHINE_OPTIONS = frozenset({"cache", "delegate", "provider_library", "python"})
-"""Options that name files of the host: a profile may set them, a bundle may not."""
+"""Options that name files of the host: a device profile may set them, a bundle may not."""
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that the backend does not know, so that a typing mistake is told.
+    """Refuse options that the backend does not have, so that no typing mistake goes unnoticed.
 
     Raises:
         ConfigError: There is no such backend, or it has no such option.
     """
-    known = OPTIONS.get(name)
-    if known is None:
-        raise ConfigError(f"there is no backend {name!r}", hint=f"one of: {', '.join(BACKENDS)}")
+    _require_backend(name)
+    known = OPTIONS[name]
     unknown = sorted(set(options) - known)
     if unknown:
         raise ConfigError(
@@ -117,20 +127,25 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         )
 
 
+def _require_backend(name: str) -> None:
+    if name not in BACKENDS:
+        raise ConfigError(f"there is no backend {name!r}", hint=f"one of: {', '.join(BACKENDS)}")
+
+
 def open_backend(data: ModelData, variant: Variant, options: Mapping[str, Any] | None = None) -> Backend:
-    """Load one model in the backend that its variant names.
+    """Return one model, loaded in the backend that its variant names.
 
     Args:
         data: The variant's first file, or the bytes of its files.
-        variant: What to run and on which accelerator; its own options are taken too.
+        variant: What to run and on which accelerator, with options of its own.
         options: The machine's options for this backend (the profile's); they win over the variant's.
-            ``batch`` is how many samples one run takes: the variant's first batch size unless stated.
+            ``batch``: the samples in one run, by default the variant's first batch size.
 
     Raises:
         ConfigError: An option is unknown, or ``batch`` is not a number from 1 to 1024.
         BackendUnavailableError: The library or the accelerator is not on this machine.
-        ModelLoadError: The library refuses the file, the variant asks for a host file, or it was not
-            built for that batch size.
+        ModelLoadError: The library refuses the file, or the variant names a host file or was not built
+            for that batch size.
     """
     forbidden = sorted(MACHINE_OPTIONS & set(variant.options))
     if forbidden:
@@ -169,15 +184,14 @@ def _backend_class(name: str) -> Any:
 
 
 def backend_version(name: str) -> str | None:
-    """Return the version of the installed library of one backend, or None; imports nothing native.
+    """Return the version of a backend's installed library, or None, without importing it.
 
-    A backend that is edgekit's own (``null``, ``foreign``) has edgekit's version.
+    A backend of edgekit's own (``null``, ``foreign``) has edgekit's version.
 
     Raises:
         ConfigError: There is no such backend.
     """
-    if name not in BACKENDS:
-        raise ConfigError(f"there is no backend {name!r}", hint=f"one of: {', '.join(BACKENDS)}")
+    _require_backend(name)
     versions = map(_installed_version, LIBRARIES[name] or ("edgekit-runtime",))
     return next((version for version in versions if version is not None), None)
 

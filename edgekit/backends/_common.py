@@ -1,16 +1,27 @@
-"""What every backend needs: datatypes, shapes, checked feeds, and a library's words made fit to show."""
+"""What every backend needs: datatypes, shapes, checked feeds, and a library's errors in readable form."""
 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekit.backends.file_facts import FileFacts, file_facts, mapped
-from edgekit.core.errors import BackendError, ConfigError, ModelLoadError, StorageError, TensorError
+from edgekit.base.dtypes import DATATYPES
+from edgekit.base.install_hint import install_hint
+from edgekit.core.errors import (
+    AcceleratorLostError,
+    BackendError,
+    BackendUnavailableError,
+    ConfigError,
+    InferenceError,
+    ModelLoadError,
+    StorageError,
+    TensorError,
+)
 from edgekit.core.spec import Quantization, TensorSpec
 
 if TYPE_CHECKING:
@@ -21,23 +32,6 @@ if TYPE_CHECKING:
     from edgekit.core.ports import ModelData
     from edgekit.core.spec import Datatype, Variant
 
-DTYPES: Mapping[Datatype, np.dtype[Any]] = MappingProxyType(
-    {
-        "BOOL": np.dtype(np.bool_),
-        "UINT8": np.dtype(np.uint8),
-        "UINT16": np.dtype(np.uint16),
-        "UINT32": np.dtype(np.uint32),
-        "UINT64": np.dtype(np.uint64),
-        "INT8": np.dtype(np.int8),
-        "INT16": np.dtype(np.int16),
-        "INT32": np.dtype(np.int32),
-        "INT64": np.dtype(np.int64),
-        "FP16": np.dtype(np.float16),
-        "FP32": np.dtype(np.float32),
-        "FP64": np.dtype(np.float64),
-    }
-)
-_DATATYPES: Mapping[np.dtype[Any], Datatype] = MappingProxyType({v: k for k, v in DTYPES.items()})
 _MESSAGE_LENGTH = 300
 _NOISE = ("Exception from ", "Check '")
 
@@ -52,12 +46,17 @@ def datatype_of(dtype: Any, what: str) -> Datatype:
         ModelLoadError: No tensor of edgekit has that dtype (strings, complex numbers).
     """
     try:
-        return _DATATYPES[np.dtype(dtype)]
+        return DATATYPES[np.dtype(dtype)]
     except (KeyError, TypeError) as cause:
-        raise ModelLoadError(
-            f"{what} holds {dtype!r}, which edgekit cannot feed",
-            hint="convert the model so that its inputs and outputs are numbers",
-        ) from cause
+        raise no_datatype(what, repr(dtype)) from cause
+
+
+def no_datatype(what: str, dtype: str) -> ModelLoadError:
+    """Return the error for a tensor of a dtype that edgekit does not have."""
+    return ModelLoadError(
+        f"{what} holds {dtype}, which edgekit cannot feed",
+        hint="convert the model so that its inputs and outputs are numbers",
+    )
 
 
 def make_spec(
@@ -73,33 +72,28 @@ def make_spec(
 
 
 def fixed_shape(name: str, shape: Sequence[int], options: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the shape one input is bound to: the model's, its free dimensions settled.
+    """Return the shape to bind an input to: the file's (-1 where free) with every dimension fixed.
 
-    ``options["shapes"][name]`` settles them; else a free first dimension is ``options["batch"]``, 1 unless
-    stated.
+    ``options["shapes"][name]`` fixes them; without it a free first dimension is ``options["batch"]``,
+    by default 1.
 
     >>> fixed_shape("x", (-1, 3, 8, 8), {})
     (1, 3, 8, 8)
 
-    Args:
-        name: The input.
-        shape: As the file has it, -1 where free.
-        options: The backend's options.
-
     Raises:
-        ModelLoadError: Another dimension is free and no option settles it, the option's shape does not
-            fit the model, or the file was built for another batch than the option's.
+        ModelLoadError: Another dimension is free and no option fixes it, the option's shape does not
+            fit the model, or the file was built for another batch size.
     """
-    wanted = options.get("shapes", {}).get(name)
-    if wanted is not None:
-        fits = len(wanted) == len(shape) and all(
-            size > 0 and free in (-1, size) for size, free in zip(wanted, shape, strict=True)
+    requested = options.get("shapes", {}).get(name)
+    if requested is not None:
+        fits = len(requested) == len(shape) and all(
+            size > 0 and free in (-1, size) for size, free in zip(requested, shape, strict=True)
         )
         if not fits:
             raise ModelLoadError(
-                f"input {name!r} has shape {tuple(shape)}, options.shapes wants {tuple(wanted)}"
+                f"input {name!r} has shape {tuple(shape)}, options.shapes asks for {tuple(requested)}"
             )
-        return tuple(int(size) for size in wanted)
+        return tuple(int(size) for size in requested)
     if any(size < 0 for size in shape[1:]):
         raise ModelLoadError(
             f"input {name!r} has free dimensions beside the batch: {tuple(shape)}",
@@ -108,14 +102,14 @@ def fixed_shape(name: str, shape: Sequence[int], options: Mapping[str, Any]) -> 
     batch = options.get("batch", 1)
     if batch > 1 and shape and shape[0] not in (-1, batch):
         raise ModelLoadError(
-            f"input {name!r} has shape {tuple(shape)} in the file, options.batch wants {batch} in front",
+            f"input {name!r} has shape {tuple(shape)} in the file, options.batch asks for {batch} in front",
             hint="open it at the file's own batch, or export the model with a free batch",
         )
     return tuple(batch if size < 0 else int(size) for size in shape)
 
 
 def unique_names(names: Iterable[str], fallback: str) -> list[str]:
-    """Return names for tensors, none empty and none twice.
+    """Return a distinct, non-empty name for each tensor.
 
     >>> unique_names(["a", "", "a"], "output")
     ['a', 'output_1', 'output_2']
@@ -141,11 +135,11 @@ def copy_feeds(
     for spec in inputs:
         feed = feeds[spec.name]
         target = view(spec.name)
-        found = getattr(feed, "shape", None)
-        if found != target.shape or feed.dtype != target.dtype:
+        shape = getattr(feed, "shape", None)
+        if shape != target.shape or feed.dtype != target.dtype:
             raise TensorError(
                 f"input {spec.name!r}: want {spec.datatype} {list(target.shape)}, "
-                f"got {getattr(feed, 'dtype', type(feed).__name__)} {list(found or ())}",
+                f"got {getattr(feed, 'dtype', type(feed).__name__)} {list(shape or ())}",
                 hint="convert the array, or state options.shapes where a dimension is free",
             )
         target[...] = feed
@@ -165,16 +159,55 @@ def _names_error(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Any]) -> Te
     )
 
 
-def no_input(name: str, inputs: tuple[TensorSpec, ...]) -> TensorError:
-    """Return the error for a view of an input that the model does not have."""
-    return TensorError(
-        f"the model has no input {name!r}", hint=f"one of: {', '.join(repr(spec.name) for spec in inputs)}"
-    )
+class OpenModel(ABC):
+    """What all backends do alike: views of the inputs, checked feeds, an error after ``close``.
 
+    A subclass sets ``inputs``, keeps the memory of its tensors in ``_arrays`` (inputs) and ``_results``
+    (outputs), and has ``_name`` in its errors.
+    """
 
-def closed(what: str) -> BackendError:
-    """Return the error for a use after ``close``."""
-    return BackendError(f"{what} is closed", hint="open the model again")
+    inputs: tuple[TensorSpec, ...]
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._is_open = True
+        self._arrays: dict[str, NDArray[Any]] = {}
+        self._results: dict[str, NDArray[Any]] = {}
+
+    def view(self, name: str) -> NDArray[Any]:
+        """Return the writable memory of one input; it stays valid until ``close``."""
+        try:
+            return self._arrays[name]
+        except KeyError:
+            raise self._no_view(name) from None
+
+    @abstractmethod
+    def run(self) -> dict[str, NDArray[Any]]:
+        """Run on the input views; return arrays by output name, valid until the next ``run``."""
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Copy the feeds into the inputs and ``run``."""
+        self._require_open()
+        copy_feeds(self.inputs, self.view, feeds)
+        return self.run()
+
+    def reset(self) -> None:
+        """Do nothing: the model keeps no state between runs."""
+        self._require_open()
+
+    def close(self) -> None:
+        """Free everything; safe to call twice."""
+        self._is_open = False
+        self._arrays, self._results = {}, {}
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise BackendError(f"{self._name} is closed", hint="open the model again")
+
+    def _no_view(self, name: str) -> TensorError:
+        self._require_open()
+        names = ", ".join(repr(spec.name) for spec in self.inputs)
+        return TensorError(f"the model has no input {name!r}", hint=f"one of: {names}")
 
 
 def short(error: BaseException | str) -> str:
@@ -184,9 +217,9 @@ def short(error: BaseException | str) -> str:
     'Unable to read the model'
     """
     lines = [line.strip() for line in str(error).splitlines()]
-    told = " ".join(" ".join(line for line in lines if not line.startswith(_NOISE)).split())
-    told = told or " ".join(" ".join(lines).split()) or type(error).__name__
-    return told if len(told) <= _MESSAGE_LENGTH else f"{told[:190]} … {told[-107:]}"
+    message = " ".join(" ".join(line for line in lines if not line.startswith(_NOISE)).split())
+    message = message or " ".join(" ".join(lines).split()) or type(error).__name__
+    return message if len(message) <= _MESSAGE_LENGTH else f"{message[:190]} … {message[-107:]}"
 
 
 class ModelSource:
@@ -259,11 +292,26 @@ def refused(source: ModelSource, library: str, cause: BaseException) -> ModelLoa
     )
 
 
+def cannot_import(backend: str, cause: ImportError) -> BackendUnavailableError:
+    """Return the error for a library that is not installed or does not fit this machine."""
+    return BackendUnavailableError(
+        f"backend {backend!r} cannot be imported: {short(cause)}", hint=install_hint(backend)
+    )
+
+
+def run_failure(source: ModelSource, library: str, cause: Exception, *, is_lost: bool) -> BackendError:
+    """Return the error for a failed run; ``is_lost`` when no later run can succeed."""
+    message = f"{source}: {library} failed: {short(cause)}"
+    if not is_lost:
+        return InferenceError(message)
+    return AcceleratorLostError(message, hint="another variant takes over until the accelerator is back")
+
+
 def cache_folder(options: Mapping[str, Any]) -> Path | None:
-    """Return the folder for compiled models, made where it is missing, or None without one.
+    """Return the folder for compiled models, created if missing; None if no option names one.
 
     Raises:
-        StorageError: It cannot be made.
+        StorageError: It cannot be created.
     """
     if "cache" not in options:
         return None
@@ -272,7 +320,7 @@ def cache_folder(options: Mapping[str, Any]) -> Path | None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as cause:
         raise StorageError(
-            f"option 'cache': {folder} cannot be made: {cause.strerror}",
+            f"option 'cache': {folder} cannot be created: {cause.strerror}",
             hint="name a folder that this user may write",
         ) from cause
     return folder.resolve()
@@ -281,8 +329,7 @@ def cache_folder(options: Mapping[str, Any]) -> Path | None:
 def thread_count(options: Mapping[str, Any]) -> int:
     """Return ``options["threads"]``, or one less than the cores this process may use, at least 1.
 
-    With every core taken by inference the slowest percent of calls gets much slower, as any other
-    work stalls the pool.
+    With inference on every core, any other work stalls its thread pool and p99 gets much worse.
 
     Raises:
         ConfigError: The option is not a positive integer.

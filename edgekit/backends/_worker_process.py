@@ -1,4 +1,4 @@
-"""The process behind a foreign backend: start it, ask it, share memory with it, and notice its death."""
+"""The process behind a foreign backend: its start, its requests, its shared memory and its death."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _TAIL_LINES = 20
 
 
 class WorkerFault(Exception):  # noqa: N818 - never leaves the backend
-    """The worker is dead, hangs, or does not keep the protocol; it has been ended."""
+    """The worker died, hangs or broke the protocol; it has been ended."""
 
 
 class WorkerProcess:
-    """One worker and the two pipes, the shared memory and the last words it has."""
+    """One worker with its two pipes, its shared memory and its last lines of standard error."""
 
     def __init__(self, python: str, tenant: Path) -> None:
         self._memory_fd = os.memfd_create("edgekit-tensors")
-        self._last_words: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._last_lines: deque[str] = deque(maxlen=_TAIL_LINES)
         request_end, self._requests = os.pipe()
         self._answers, answer_end = os.pipe()
         self._is_open = True
@@ -68,11 +68,11 @@ class WorkerProcess:
         """Send one request and wait for its answer.
 
         Raises:
-            WorkerFault: The worker is gone, gave no answer in time, or not a well-formed one.
+            WorkerFault: The worker is gone, or its answer is late or malformed.
         """
         if not self._is_open:
             raise WorkerFault("has ended")
-        with contextlib.suppress(BrokenPipeError):  # a dead worker: the answer's end tells how it died
+        with contextlib.suppress(BrokenPipeError):  # the worker is dead: _receive reports how it died
             send(self._requests, request)
         return self._receive(time.monotonic() + timeout_s, f"{request['op']!r} took over {timeout_s:g} s")
 
@@ -88,7 +88,7 @@ class WorkerProcess:
             self._reap()
 
     def close(self) -> None:
-        """Ask the worker to end, and kill it where it does not; safe to call twice."""
+        """Ask the worker to end, and kill it if it does not; safe to call twice."""
         if not self._is_open:
             return
         with contextlib.suppress(BrokenPipeError):
@@ -108,19 +108,19 @@ class WorkerProcess:
     def _receive(self, deadline_s: float, late: str) -> dict[str, Any]:
         (length,) = struct.unpack(">I", self._read(4, deadline_s, late))
         if length > MAX_MESSAGE_BYTES:
-            raise self._nonsense(f"announces a message of {length} bytes")
+            raise self._violation(f"announces a message of {length} bytes")
         body = self._read(length, deadline_s, late)
         try:
             answer = json.loads(body)
         except ValueError as cause:
-            raise self._nonsense(f"answers {body[:40]!r}") from cause
+            raise self._violation(f"answers {body[:40]!r}") from cause
         error = answer.get("error") if isinstance(answer, dict) else None
         is_error = isinstance(error, dict) and {"kind", "message"} <= set(error)
         if not isinstance(answer, dict) or not (isinstance(answer.get("ok"), dict) or is_error):
-            raise self._nonsense(f"answers {body[:40]!r}")
+            raise self._violation(f"answers {body[:40]!r}")
         return answer
 
-    def _nonsense(self, what: str) -> WorkerFault:
+    def _violation(self, what: str) -> WorkerFault:
         self.kill()
         return WorkerFault(f"does not keep the protocol: {what}")
 
@@ -137,21 +137,21 @@ class WorkerProcess:
             if not part:
                 self._process.kill()
                 self._reap()
-                raise WorkerFault(self._obituary())
+                raise WorkerFault(self._manner_of_death())
             data += part
         return data
 
-    def _obituary(self) -> str:
+    def _manner_of_death(self) -> str:
         code = self._process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        words = " ".join(self._last_words)[-300:]
-        return f"{how}: {words}" if words else how
+        lines = " ".join(self._last_lines)[-300:]
+        return f"{how}: {lines}" if lines else how
 
     def _listen(self) -> None:
         """Keep the last lines of the worker's standard error; without a reader it would block."""
         assert self._process.stderr is not None
         for line in self._process.stderr:
-            self._last_words.append(line.strip()[:300])
+            self._last_lines.append(line.strip()[:300])
 
     def _reap(self) -> None:
         self._process.wait()

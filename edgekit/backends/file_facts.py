@@ -1,7 +1,7 @@
-"""What a model file says of its tensors, read from its bytes without any runtime.
+"""Precision and quantisation of a model file, read from its bytes without any runtime.
 
-OpenVINO and ONNX Runtime report a quantised input or output as plain integers: the scale and zero
-point are in the file, and nothing in their API returns them. Read here, they reach the tensor specs.
+OpenVINO and ONNX Runtime report a quantised input or output as plain integers: no function of theirs
+returns the scale and zero point in the file.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _DYNAMIC_OPS = {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "Dynami
 
 @dataclass(frozen=True)
 class FileFacts:
-    """How a file's inputs and outputs stand for real numbers, and what its layers compute in.
+    """The precision of a file's layers, and the quantisation of its inputs and outputs.
 
-    ``quantization`` has a row for each input and output whose integers have one scale; ``refused``
-    names those with a scale for each channel, which no caller can quantise in one step.
+    ``quantization`` has a row for each input and output with one scale; ``refused`` names those with a
+    scale per channel, which no caller can quantise in one step.
     """
 
     precision: Precision = "fp32"
@@ -43,14 +43,11 @@ class FileFacts:
 
 
 def file_facts(data: Any, kind: str) -> FileFacts:
-    """Read a model file.
+    """Return the facts of a model file; a float model's if the bytes are no such file.
 
     Args:
         data: All bytes of the file: ``bytes`` or a memory map.
         kind: The file's suffix in lower case: ``.tflite``, ``.onnx`` or ``.xml``.
-
-    Returns:
-        The facts; those of a float model where the bytes are no such file, as its runtime says why.
     """
     try:
         if kind == ".tflite":
@@ -63,7 +60,7 @@ def file_facts(data: Any, kind: str) -> FileFacts:
 
 
 def mapped(path: Path) -> mmap.mmap:
-    """Return the bytes of a file that is not empty without reading them all; freed with the last use."""
+    """Return a memory map of a file that is not empty; it closes with its last reference."""
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -102,8 +99,8 @@ class _Table:
     def tables(self, index: int) -> list[_Table]:
         slot = self._slot(index)
         first = slot + _read(self._data, "I", slot) + 4 if slot else 0
-        places = range(first, first + 4 * len(self.values(index, "I")), 4)
-        return [_Table(self._data, place + _read(self._data, "I", place)) for place in places]
+        offsets = range(first, first + 4 * len(self.values(index, "I")), 4)
+        return [_Table(self._data, offset + _read(self._data, "I", offset)) for offset in offsets]
 
 
 def _read(data: Any, letter: str, at: int) -> int:

@@ -1,8 +1,8 @@
 """A backend in another Python, where the vendor ties its library to one: MYRIAD, TensorRT on a Jetson.
 
-The worker (``foreign_worker.py``) and its tenant run in the configured interpreter. Control passes
-two pipes, tensors lie in shared memory, and a worker that dies, hangs or talks nonsense is an
-``AcceleratorLostError`` here and nothing worse.
+The worker (``foreign_worker.py``) and its tenant run in the configured interpreter. Requests go through
+two pipes, tensors through shared memory. A worker that dies, hangs or breaks the protocol is an
+``AcceleratorLostError`` here.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ import numpy as np
 
 from edgekit.backends import FOREIGN_TENANTS
 from edgekit.backends._common import (
-    DTYPES,
     ModelSource,
+    OpenModel,
     cache_folder,
-    closed,
-    copy_feeds,
     fixed_shape,
-    no_input,
     short,
     thread_count,
 )
 from edgekit.backends._worker_process import WorkerFault, WorkerProcess
+from edgekit.base.dtypes import DTYPES
 from edgekit.core.errors import (
     AcceleratorLostError,
     BackendError,
@@ -49,7 +47,6 @@ if TYPE_CHECKING:
 _DEFAULT_PYTHON = "/usr/bin/python3"  # where a board's packages put a vendor's bindings
 _START_TIMEOUT_S = 600.0  # TensorRT builds an engine for minutes on a small board
 _RUN_TIMEOUT_S = 10.0
-_PING_TIMEOUT_S = 2.0
 _ALIGNMENT = 64
 _ERRORS: Mapping[str, type[BackendError]] = MappingProxyType(
     {
@@ -61,27 +58,25 @@ _ERRORS: Mapping[str, type[BackendError]] = MappingProxyType(
 )
 
 
-class ForeignBackend:
+class ForeignBackend(OpenModel):
     """Runs one model through a tenant in another interpreter.
 
-    Options: ``python`` (the interpreter; ``/usr/bin/python3`` unless stated), ``tenant`` (``myriad``,
-    ``tensorrt``; the accelerator's name unless stated), ``tenant_options``, ``device``, ``cache`` (a
-    folder for compiled engines), ``threads``, ``shapes``, ``start_timeout_s`` (load, 600 unless
-    stated), ``timeout_s`` (one run, 10 unless stated).
+    Options: ``python`` (the interpreter, by default ``/usr/bin/python3``), ``tenant`` (``myriad`` or
+    ``tensorrt``, by default the accelerator's name), ``tenant_options``, ``device``, ``cache`` (a
+    folder for compiled engines), ``threads``, ``shapes``, ``start_timeout_s`` (load, by default 600),
+    ``timeout_s`` (one run, by default 10).
     """
 
     def __init__(self, data: ModelData, variant: Variant, options: Mapping[str, Any]) -> None:
         path = ModelSource(data, variant).file("a foreign interpreter")
         self._timeout_s = float(options.get("timeout_s", _RUN_TIMEOUT_S))
         tenant = _tenant_file(variant, options)
-        self._what = f"{tenant.stem} worker of {path}"
+        super().__init__(f"{tenant.stem} worker of {path}")
         request = _load_request(path, variant, options)
-        self._arrays: dict[str, NDArray[Any]] = {}
-        self._results: dict[str, NDArray[Any]] = {}
         self._process: WorkerProcess | None = _start(_interpreter(options), tenant)
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
-            loaded = self._ask(request, _start_timeout(options))
+            loaded = self._ask(request, float(options.get("start_timeout_s", _START_TIMEOUT_S)))
             self.inputs, self.outputs = self._specs(loaded, "inputs"), self._specs(loaded, "outputs")
             for spec in self.inputs:
                 fixed_shape(spec.name, spec.shape, {"batch": options.get("batch", 1)})  # refuses another
@@ -90,36 +85,14 @@ class ForeignBackend:
             self._map()
             undo.pop_all()
 
-    def view(self, name: str) -> NDArray[Any]:
-        """Return the writable shared memory of one input."""
-        try:
-            return self._arrays[name]
-        except KeyError:
-            raise closed(self._what) if self._process is None else no_input(name, self.inputs) from None
-
     def run(self) -> dict[str, NDArray[Any]]:
         """Run in the worker; arrays by output name, valid until the next ``run``."""
         self._ask({"op": "run"}, self._timeout_s)
         return self._results.copy()
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Copy the feeds into the inputs and ``run``."""
-        if self._process is None:
-            raise closed(self._what)
-        copy_feeds(self.inputs, self.view, feeds)
-        return self.run()
-
     def reset(self) -> None:
         """Forget the state that a recurrent model keeps inside."""
         self._ask({"op": "reset"}, self._timeout_s)
-
-    def ping(self) -> None:
-        """Ask an idle worker whether it lives.
-
-        Raises:
-            AcceleratorLostError: It does not.
-        """
-        self._ask({"op": "ping"}, _PING_TIMEOUT_S)
 
     @property
     def pid(self) -> int | None:
@@ -128,43 +101,43 @@ class ForeignBackend:
 
     def close(self) -> None:
         """End the worker; safe to call twice."""
-        self._arrays, self._results = {}, {}
+        super().close()
         if self._process is not None:
             self._process.close()
             self._process = None
 
     def _ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        if self._process is None:
-            raise closed(self._what)
+        self._require_open()
+        assert self._process is not None
         try:
             answer = self._process.ask(request, timeout_s)
         except WorkerFault as fault:
             raise AcceleratorLostError(
-                f"{self._what}: {fault}", hint="open the model again: a new worker starts"
+                f"{self._name}: {fault}", hint="open the model again: a new worker starts"
             ) from fault
         if "ok" in answer:
-            found: dict[str, Any] = answer["ok"]
-            return found
+            body: dict[str, Any] = answer["ok"]
+            return body
         kind, message = answer["error"]["kind"], short(answer["error"]["message"])
         if kind == "lost":
             self._process.kill()
-        raise _ERRORS.get(kind, InferenceError)(f"{self._what}: {message}")
+        raise _ERRORS.get(kind, InferenceError)(f"{self._name}: {message}")
 
     def _specs(self, loaded: Mapping[str, Any], side: str) -> tuple[TensorSpec, ...]:
         try:
             specs = msgspec.convert(loaded[side], tuple[TensorSpec, ...])
         except (KeyError, msgspec.ValidationError) as cause:
-            raise AcceleratorLostError(f"{self._what}: its {side} make no sense: {short(cause)}") from cause
+            raise AcceleratorLostError(f"{self._name}: its {side} are malformed: {short(cause)}") from cause
         for spec in specs:
             if spec.datatype not in DTYPES or any(size < 0 for size in spec.shape):
                 raise ModelLoadError(
-                    f"{self._what}: {spec.name!r} is {spec.datatype} {list(spec.shape)}: cannot be shared",
+                    f"{self._name}: {spec.name!r} is {spec.datatype} {list(spec.shape)}: cannot be shared",
                     hint="state options.shapes, or convert the model so that its tensors are numbers",
                 )
         return specs
 
     def _map(self) -> None:
-        """Lay the tensors out in shared memory, each on a cache line of its own."""
+        """Place the tensors in shared memory, each on its own cache lines."""
         offset = 0
         rows: dict[str, list[dict[str, Any]]] = {"inputs": [], "outputs": []}
         for side, specs in (("inputs", self.inputs), ("outputs", self.outputs)):
@@ -212,10 +185,6 @@ def _start(python: str, tenant: Path) -> WorkerProcess:
             f"the foreign interpreter {python!r} does not start a worker: {fault}",
             hint="it must be Python 3.6 or newer; try it by hand",
         ) from fault
-
-
-def _start_timeout(options: Mapping[str, Any]) -> float:
-    return float(options.get("start_timeout_s", _START_TIMEOUT_S))
 
 
 def _load_request(path: Path, variant: Variant, options: Mapping[str, Any]) -> dict[str, Any]:

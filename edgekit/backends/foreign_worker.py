@@ -6,9 +6,9 @@ clean for Python 3.6, import only the standard library, and never import edgekit
 Usage: ``python foreign_worker.py TENANT_FILE REQUESTS_FD ANSWERS_FD MEMORY_FD``
 
 Each message is a length (4 bytes, big endian, at most 1 MiB) and that many bytes of JSON. A request
-has ``op`` (``load``, ``map``, ``run``, ``reset``, ``ping``, ``close``) and gets one answer: ``{"ok": ...}``,
+has ``op`` (``load``, ``map``, ``run``, ``reset``, ``close``) and gets one answer: ``{"ok": ...}``,
 or ``{"error": {"kind", "message"}}`` with kind ``unavailable``, ``load``, ``inference`` or ``lost``.
-Tensors never pass the pipes: they lie in the shared memory at the offsets that ``map`` names.
+Tensors are in the shared memory, at the offsets that ``map`` names, and never go through the pipes.
 
 A tenant is a file with ``load(request, fail)``, which returns an object with ``inputs`` and
 ``outputs`` (lists of ``{"name", "datatype", "shape"}``), ``accelerator``, ``version``, and the methods
@@ -107,10 +107,6 @@ class _Worker:
     def _reset(self, request: "dict[str, Any]") -> "dict[str, Any]":
         del request
         self._model.reset()
-        return {}
-
-    def _ping(self, request: "dict[str, Any]") -> "dict[str, Any]":
-        del request
         return {}
 
 

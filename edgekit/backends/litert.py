@@ -15,11 +15,9 @@ import numpy as np
 
 from edgekit.backends._common import (
     ModelSource,
-    closed,
-    copy_feeds,
+    OpenModel,
     fixed_shape,
     make_spec,
-    no_input,
     refused,
     short,
     thread_count,
@@ -54,28 +52,29 @@ _LIBRARIES = (
 _EDGETPU_OP = "edgetpu-custom-op"
 
 
-class LiteRtBackend:
+class LiteRtBackend(OpenModel):
     """Runs one .tflite file, and only on the accelerator its variant names.
 
     Options: ``threads`` (XNNPACK's), ``shapes`` (of inputs with free dimensions), ``device`` (which
     Edge TPU: "usb", "pci", "usb:0"), ``delegate`` = ``{"path": ..., "options": {...}}``.
 
-    ``library`` says which distribution runs it: ``ai-edge-litert``, or ``tflite-runtime`` where a
-    board has only that.
+    ``library`` is the distribution that runs it: ``ai-edge-litert``, or ``tflite-runtime`` on a board that
+    has only that.
 
-    An input view must be dropped before ``run``; outputs are copied once, into memory that is
-    reused, since LiteRT refuses to run while a view of its own memory is held.
+    LiteRT refuses to run while a view of its memory is held: drop input views before ``run``; outputs
+    are copied into memory that is reused.
     """
 
     def __init__(self, data: ModelData, variant: Variant, options: Mapping[str, Any]) -> None:
         self._source = ModelSource(data, variant)
+        super().__init__(str(self._source))
         self._options = options
         self._interpreter: Any = None
         self._views: dict[str, Callable[[], NDArray[Any]]] = {}
         self._sources: list[tuple[str, int, Callable[[], NDArray[Any]], NDArray[Any]]] = []
         self.accelerator = variant.accelerator
         self.library, self._module = _import_library()
-        self._delegate = _delegate_wanted(variant, options)
+        self._delegate = _requested_delegate(variant, options)
         self._build()
         self.inputs, self.outputs = self._describe()
 
@@ -84,15 +83,12 @@ class LiteRtBackend:
         try:
             return self._views[name]()
         except KeyError:
-            raise (
-                closed(str(self._source)) if self._interpreter is None else no_input(name, self.inputs)
-            ) from None
+            raise self._no_view(name) from None
 
     def run(self) -> dict[str, NDArray[Any]]:
-        """Run on what the input views hold; arrays by output name, valid until the next ``run``."""
+        """Run on the input views; return arrays by output name, valid until the next ``run``."""
+        self._require_open()
         interpreter = self._interpreter
-        if interpreter is None:
-            raise closed(str(self._source))
         try:
             interpreter.invoke()
         except (RuntimeError, ValueError) as cause:
@@ -100,39 +96,29 @@ class LiteRtBackend:
         results = {}
         for name, index, source, target in self._sources:
             value = source()
-            if value.shape != target.shape:  # decided by the data: its size is new each time
+            if value.shape != target.shape:  # the size depends on the data
                 results[name] = interpreter.get_tensor(index)
             else:
                 np.copyto(target, value)
                 results[name] = target
         return results
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Copy the feeds into the inputs and ``run``."""
-        if self._interpreter is None:
-            raise closed(str(self._source))
-        copy_feeds(self.inputs, self.view, feeds)
-        return self.run()
-
     def reset(self) -> None:
-        """Forget the state that a recurrent model keeps inside (VAR_HANDLE variables)."""
-        if self._interpreter is None:
-            raise closed(str(self._source))
+        """Forget the state of a recurrent model (VAR_HANDLE variables)."""
+        self._require_open()
         self._build()
 
     def close(self) -> None:
         """Free everything; safe to call twice."""
+        super().close()
         self._views = {}
         self._sources = []
         self._interpreter = None
 
     def _build(self) -> None:
-        """Make a fresh interpreter: at the start, after an error, and to forget state."""
+        """Create a new interpreter: at the start, after an error, and to forget state."""
         self.close()
-        arguments: dict[str, Any] = {
-            **self._model(),
-            "num_threads": thread_count(self._options),
-        }
+        arguments: dict[str, Any] = {**self._model(), "num_threads": thread_count(self._options)}
         if self._delegate is not None:
             arguments["experimental_delegates"] = [_load_delegate(self._module, *self._delegate)]
         try:
@@ -169,13 +155,14 @@ class LiteRtBackend:
             for name, detail in zip(names, outputs, strict=True)
         ]
         self._interpreter = interpreter
+        self._is_open = True
 
     def _fix_shapes(self, interpreter: Any) -> None:
         for detail in interpreter.get_input_details():
             signature = [int(size) for size in detail.get("shape_signature", ())] or list(detail["shape"])
-            wanted = fixed_shape(detail["name"], signature, self._options)
-            if list(wanted) != list(detail["shape"]):
-                interpreter.resize_tensor_input(detail["index"], list(wanted), strict=True)
+            shape = list(fixed_shape(detail["name"], signature, self._options))
+            if shape != list(detail["shape"]):
+                interpreter.resize_tensor_input(detail["index"], shape, strict=True)
 
     def _describe(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
@@ -188,7 +175,7 @@ class LiteRtBackend:
         parameters = detail.get("quantization_parameters", {})
         scales = parameters.get("scales", ())
         if len(scales) > 1:
-            self._source.facts()  # refuses it
+            self._source.facts()  # raises
         quantization = None
         if len(scales) == 1:
             quantization = Quantization(scale=float(scales[0]), zero_point=int(parameters["zero_points"][0]))
@@ -197,10 +184,10 @@ class LiteRtBackend:
     def _prove_delegate(self, interpreter: Any) -> None:
         """Refuse a delegate that took no part of the graph: LiteRT would run all of it on the CPU.
 
-        Asked before tensors are allocated, when LiteRT's own CPU delegate adds its nodes.
+        Call it before tensors are allocated: then LiteRT's CPU delegate adds nodes of its own.
         """
         plain = self._module.Interpreter(**self._model())
-        if _node_count(interpreter) <= _node_count(plain):
+        if len(_operations(interpreter)) <= len(_operations(plain)):
             raise ModelLoadError(
                 f"{self._source}: the delegate took no part of the model; it would run on the CPU",
                 hint="compile the model for this accelerator, or publish a CPU variant",
@@ -215,7 +202,7 @@ class LiteRtBackend:
         return refused(self._source, self.library, cause)
 
     def _failure(self, cause: Exception) -> BackendError:
-        """Name a failed run. LiteRT's errors pile up in the interpreter, so a new one replaces it."""
+        """Return the error for a failed run, with a new interpreter: the old one keeps old errors."""
         if "reference to internal data" in str(cause):
             return InferenceError(
                 f"{self._source}: an input view is still held while the model runs",
@@ -223,11 +210,11 @@ class LiteRtBackend:
             )
         try:
             self._build()
-        except BackendError as gone:
+        except BackendError as second:
             if self.accelerator == "cpu":
                 raise
             return AcceleratorLostError(
-                f"{self._source}: {self.accelerator} failed and does not come back: {short(gone)}",
+                f"{self._source}: {self.accelerator} failed and does not come back: {short(second)}",
                 reasons=(short(cause),),
                 hint="plug the accelerator in again; another variant takes over meanwhile",
             )
@@ -239,13 +226,13 @@ def _import_library() -> tuple[str, Any]:
     reasons = []
     for distribution, module in _LIBRARIES:
         try:
-            found = importlib.import_module(module)
+            library = importlib.import_module(module)
         except ImportError as cause:
             reasons.append(f"{distribution}: {short(cause)}")
             continue
         if reasons:
             logger.warning("litert runs on %s (%s)", distribution, "; ".join(reasons))
-        return distribution, found
+        return distribution, library
     raise BackendUnavailableError(
         "backend 'litert': no library runs .tflite files here",
         reasons=tuple(reasons),
@@ -253,7 +240,7 @@ def _import_library() -> tuple[str, Any]:
     )
 
 
-def _delegate_wanted(variant: Variant, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+def _requested_delegate(variant: Variant, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
     """Return the delegate library and its options, or None for the CPU."""
     if variant.accelerator == "cpu":
         return None
@@ -276,14 +263,14 @@ def _delegate_wanted(variant: Variant, options: Mapping[str, Any]) -> tuple[str,
 
 
 def open_delegate(variant: Variant, options: Mapping[str, Any]) -> Any:
-    """Load the delegate that a variant needs, which opens its device; it closes when dropped.
+    """Return the delegate of a variant, its device open until the delegate is dropped.
 
     Raises:
         BackendUnavailableError: The library or the device is not there.
         ConfigError: The options name no delegate.
     """
-    wanted = _delegate_wanted(variant, options)
-    return None if wanted is None else _load_delegate(_import_library()[1], *wanted)
+    delegate = _requested_delegate(variant, options)
+    return None if delegate is None else _load_delegate(_import_library()[1], *delegate)
 
 
 def _load_delegate(module: Any, library: str, options: Mapping[str, Any]) -> Any:
@@ -291,29 +278,22 @@ def _load_delegate(module: Any, library: str, options: Mapping[str, Any]) -> Any
         ctypes.CDLL(library)  # the library's own loader leaves a half-made object behind
     except OSError as cause:
         raise BackendUnavailableError(
-            f"the delegate {library!r} cannot be loaded: {short(cause)}", hint=_delegate_hint(library)
+            f"the delegate {library!r} cannot be loaded: {short(cause)}",
+            hint="install libedgetpu1-std, of a build that matches the runtime's version"
+            if "edgetpu" in library
+            else "install the vendor's delegate, or correct options.delegate.path",
         ) from cause
     try:
         return module.load_delegate(library, dict(options))
     except (ValueError, RuntimeError, OSError) as cause:
         raise BackendUnavailableError(
             f"the delegate {library!r} found no device it can use: {short(cause)}",
-            hint="see that it is plugged in and that this user may open it (edgekit doctor)",
+            hint="check that it is plugged in and that this user may open it (edgekit doctor)",
         ) from cause
-
-
-def _delegate_hint(library: str) -> str:
-    if "edgetpu" in library:
-        return "install libedgetpu1-std, of a build that matches the runtime's version"
-    return "install the vendor's delegate, or correct options.delegate.path"
 
 
 def _operations(interpreter: Any) -> list[str]:
     return [operation["op_name"] for operation in interpreter._get_ops_details()]  # noqa: SLF001 - no other way
-
-
-def _node_count(interpreter: Any) -> int:
-    return len(_operations(interpreter))
 
 
 def _refuse_plain_model(interpreter: Any, source: ModelSource) -> None:

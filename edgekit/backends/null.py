@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.backends._common import DTYPES, closed, copy_feeds, no_input, short
+from edgekit.backends._common import OpenModel, short
+from edgekit.base.dtypes import DTYPES
 from edgekit.core.errors import AcceleratorLostError, ConfigError, InferenceError
 from edgekit.core.spec import TensorSpec
 
@@ -27,8 +28,8 @@ _DEFAULT_OUTPUTS = {"y": {"datatype": "FP32", "shape": [1, 4]}}
 _FAULTS = ("fail_at", "lose_at", "hang_at", "crash_at")
 
 
-class NullBackend:
-    """Gives constant outputs, after a scripted time and with scripted faults.
+class NullBackend(OpenModel):
+    """Returns constant outputs after a scripted time, with scripted faults.
 
     Options: ``inputs`` and ``outputs`` map a name to ``{"datatype", "shape"}`` and, for an output,
     ``"value"`` (a number, or nested lists of that shape); ``latency_ms`` of each run, plus up to
@@ -40,30 +41,19 @@ class NullBackend:
 
     def __init__(self, data: ModelData, variant: Variant, options: Mapping[str, Any]) -> None:
         del data  # there is no file to read
-        self._name = f"null variant {variant.id!r}"
+        super().__init__(f"null variant {variant.id!r}")
         self._options = options
         self._faults = {name: _run_numbers(name, options.get(name, ())) for name in _FAULTS}
         self._random = random.Random(int(options.get("seed", 0)))  # noqa: S311 - repeatable on purpose
-        self._is_open = True
         self._runs = 0
         self.accelerator = variant.accelerator
         self.inputs, self._arrays = _tensors(options.get("inputs", _DEFAULT_INPUTS))
         self.outputs, self._results = _tensors(options.get("outputs", _DEFAULT_OUTPUTS))
         time.sleep(float(options.get("load_ms", 0.0)) / 1e3)
 
-    def view(self, name: str) -> NDArray[Any]:
-        """Return the writable memory of one input."""
-        if not self._is_open:
-            raise closed(self._name)
-        try:
-            return self._arrays[name]
-        except KeyError:
-            raise no_input(name, self.inputs) from None
-
     def run(self) -> dict[str, NDArray[Any]]:
         """Return the scripted outputs, or the scripted fault of this run."""
-        if not self._is_open:
-            raise closed(self._name)
+        self._require_open()
         self._runs += 1
         if self._faults["lose_at"] and self._runs >= min(self._faults["lose_at"]):
             raise AcceleratorLostError(f"{self._name}: run {self._runs} is scripted to lose the accelerator")
@@ -75,23 +65,6 @@ class NullBackend:
             time.sleep(1.0)
         time.sleep(self._delay_s())
         return {name: array.copy() for name, array in self._results.items()}
-
-    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Check the feeds as every backend does, and ``run``."""
-        if not self._is_open:
-            raise closed(self._name)
-        copy_feeds(self.inputs, self.view, feeds)
-        return self.run()
-
-    def reset(self) -> None:
-        """Do nothing: there is no state."""
-        if not self._is_open:
-            raise closed(self._name)
-
-    def close(self) -> None:
-        """Free everything; safe to call twice."""
-        self._is_open = False
-        self._arrays, self._results = {}, {}
 
     def _delay_s(self) -> float:
         jitter_ms = float(self._options.get("jitter_ms", 0.0)) * self._random.random()

@@ -10,26 +10,20 @@ import numpy as np
 
 from edgekit.backends._common import (
     ModelSource,
+    OpenModel,
     cache_folder,
-    closed,
-    copy_feeds,
+    cannot_import,
     fixed_shape,
     make_spec,
-    no_input,
+    no_datatype,
     refused,
+    run_failure,
     short,
     thread_count,
 )
 from edgekit.base.accelerators import name_in
-from edgekit.base.install_hint import install_hint
-from edgekit.core.errors import (
-    AcceleratorLostError,
-    BackendError,
-    BackendUnavailableError,
-    ConfigError,
-    InferenceError,
-    ModelLoadError,
-)
+from edgekit.base.dtypes import DTYPES
+from edgekit.core.errors import BackendError, BackendUnavailableError, ConfigError, ModelLoadError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,18 +39,27 @@ _FORBIDDEN = "AzureExecutionProvider"  # it sends tensors to a remote server
 
 @dataclass(frozen=True)
 class _Provider:
-    """An execution provider: its options, which of them take the device and the cache folder."""
+    """An execution provider: its options, and the keys that take the device and the cache folder."""
 
     name: str
     options: Mapping[str, str]
     device_key: str = ""
     cache: Mapping[str, str] = field(default_factory=dict)
     helpers: tuple[str, ...] = ()
-    """Providers on the same accelerator that take what the first one cannot."""
+    """Providers on the same accelerator for operators that the first one lacks."""
     hint: str = ""
 
 
-_OPENVINO = "OpenVINOExecutionProvider"
+def _openvino(device: str) -> _Provider:
+    return _Provider(
+        "OpenVINOExecutionProvider",
+        {"device_type": device},
+        device_key="device_type",
+        cache={"cache_dir": "{cache}"},
+        hint="install onnxruntime-openvino, or use backend 'openvino'",
+    )
+
+
 _PROVIDERS: Mapping[str, _Provider] = MappingProxyType(
     {
         "cpu": _Provider(_CPU, {}),
@@ -79,23 +82,11 @@ _PROVIDERS: Mapping[str, _Provider] = MappingProxyType(
             helpers=("CUDAExecutionProvider",),
             hint="install a build of onnxruntime with TensorRT, or use backend 'foreign', tenant 'tensorrt'",
         ),
-        "openvino-gpu": _Provider(
-            _OPENVINO,
-            {"device_type": "GPU"},
-            device_key="device_type",
-            cache={"cache_dir": "{cache}"},
-            hint="install onnxruntime-openvino, or use backend 'openvino'",
-        ),
-        "npu": _Provider(
-            _OPENVINO,
-            {"device_type": "NPU"},
-            device_key="device_type",
-            cache={"cache_dir": "{cache}"},
-            hint="install onnxruntime-openvino, or use backend 'openvino'",
-        ),
+        "openvino-gpu": _openvino("GPU"),
+        "npu": _openvino("NPU"),
     }
 )
-"""The provider that each accelerator means; ``delegate`` takes its name from ``options["provider"]``."""
+"""The provider of each accelerator; for ``delegate`` it is ``options["provider"]``."""
 
 # Source: onnxruntime, "Graph Optimizations in ONNX Runtime".
 _OPTIMIZATION = MappingProxyType(
@@ -103,7 +94,7 @@ _OPTIMIZATION = MappingProxyType(
 )
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(OpenModel):
     """Runs one ONNX model, and only on the accelerator its variant names.
 
     Options: ``threads``; ``shapes`` (of inputs with free dimensions); ``spinning`` (false saves
@@ -116,14 +107,13 @@ class OnnxRuntimeBackend:
 
     def __init__(self, data: ModelData, variant: Variant, options: Mapping[str, Any]) -> None:
         self._source = ModelSource(data, variant)
+        super().__init__(str(self._source))
         self._quantization: Mapping[str, Quantization] = {}
         self._ort = _import_library(options)
-        self._provider = _wanted(self._ort, variant, options)
+        self._provider = _requested_provider(self._ort, variant, options)
         self._session: Any = self._load(variant, options)
         self.accelerator = variant.accelerator
         self._values: list[tuple[str, Any]] = []
-        self._arrays: dict[str, NDArray[Any]] = {}
-        self._results: dict[str, NDArray[Any]] = {}
         self._binding: Any = self._session.io_binding()
         if any(np.issubdtype(_dtype(self._source, node), np.integer) for node in self._nodes()):
             self._quantization = self._source.facts().quantization
@@ -132,50 +122,30 @@ class OnnxRuntimeBackend:
         self._free_outputs = [spec.name for spec in self.outputs if spec.name not in self._results]
         self._copies_inputs = self._provider.name != _CPU
 
-    def view(self, name: str) -> NDArray[Any]:
-        """Return the writable memory of one input; it stays valid until ``close``."""
-        try:
-            return self._arrays[name]
-        except KeyError:
-            raise (
-                closed(str(self._source)) if self._session is None else no_input(name, self.inputs)
-            ) from None
-
     def run(self) -> dict[str, NDArray[Any]]:
-        """Run on what the input views hold; arrays by output name, valid until the next ``run``."""
-        if self._session is None:
-            raise closed(str(self._source))
+        """Run on the input views; return arrays by output name, valid until the next ``run``."""
+        self._require_open()
         try:
-            if self._copies_inputs:  # binding copies host memory to a device, so bind anew each time
+            if self._copies_inputs:  # binding copies host memory to the device, so bind at every run
                 for name, value in self._values:
                     self._binding.bind_ortvalue_input(name, value)
-            for name in self._free_outputs:  # the runtime keeps the size of the run before
+            for name in self._free_outputs:  # the runtime keeps the size of the previous run
                 self._binding.bind_output(name, "cpu")
             self._session.run_with_iobinding(self._binding)
             if not self._free_outputs:
                 return self._results.copy()
             values = self._binding.copy_outputs_to_cpu()
         except Exception as cause:  # the library's exceptions have no common base
-            raise self._failure(cause) from cause
+            is_lost = self.accelerator != "cpu" and _says_lost(cause)
+            raise run_failure(self._source, "onnxruntime", cause, is_lost=is_lost) from cause
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
-
-    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Copy the feeds into the inputs and ``run``."""
-        if self._session is None:
-            raise closed(str(self._source))
-        copy_feeds(self.inputs, self.view, feeds)
-        return self.run()
-
-    def reset(self) -> None:
-        """Do nothing: an ONNX model keeps no state inside."""
-        if self._session is None:
-            raise closed(str(self._source))
 
     def close(self) -> None:
         """Free everything; safe to call twice."""
         self._binding = None  # before the arrays: it writes into their memory and holds no reference
         self._session = None
-        self._arrays, self._results, self._values = {}, {}, []
+        self._values = []
+        super().close()
 
     def _load(self, variant: Variant, options: Mapping[str, Any]) -> Any:
         name = self._provider.name
@@ -192,13 +162,13 @@ class OnnxRuntimeBackend:
         running = session.get_providers()
         if name not in running:
             raise BackendUnavailableError(
-                f"variant {variant.id!r}: wanted {name}, the session runs on {', '.join(running)}",
+                f"variant {variant.id!r}: {name} requested, the session runs on {', '.join(running)}",
                 hint=self._provider.hint,
             )
         return session
 
     def _model(self, settings: Any) -> str | bytes:
-        """Return what the session opens; weights in files beside the model go along by their names."""
+        """Return the path or the bytes to open; weights in files of their own are added by name."""
         source = self._source
         if source.path is not None:
             return str(source.path)
@@ -224,49 +194,35 @@ class OnnxRuntimeBackend:
         return tuple(specs)
 
     def _bind_outputs(self) -> tuple[TensorSpec, ...]:
-        """Bind our own memory to outputs whose size is known; the runtime allocates the others."""
-        known = self._settled_dimensions()
+        """Bind our own memory to outputs of known size; the runtime allocates the others."""
+        known = {
+            size: bound
+            for node in self._session.get_inputs()
+            for size, bound in zip(node.shape, self._arrays[node.name].shape, strict=True)
+            if isinstance(size, str)
+        }
         specs = []
         for node in self._session.get_outputs():
             shape = tuple(
                 known.get(size, -1) if isinstance(size, str) else -1 if size is None else size
                 for size in node.shape
             )
+            dtype = _dtype(self._source, node)
             if all(size >= 0 for size in shape):
-                array = np.zeros(shape, _dtype(self._source, node))
+                array = np.zeros(shape, dtype)
                 self._binding.bind_ortvalue_output(node.name, self._ort.OrtValue.ortvalue_from_numpy(array))
                 self._results[node.name] = array
             else:
                 self._binding.bind_output(node.name, "cpu")  # keeps the order of the outputs
-            specs.append(
-                make_spec(node.name, _dtype(self._source, node), shape, self._quantization.get(node.name))
-            )
+            specs.append(make_spec(node.name, dtype, shape, self._quantization.get(node.name)))
         return tuple(specs)
-
-    def _settled_dimensions(self) -> dict[str, int]:
-        """Return the size of each named free dimension, as the bound inputs settle it."""
-        return {
-            size: bound
-            for node in self._session.get_inputs()
-            for size, bound in zip(node.shape, self._arrays[node.name].shape, strict=True)
-            if isinstance(size, str)
-        }
-
-    def _failure(self, cause: Exception) -> BackendError:
-        message = f"{self._source}: onnxruntime failed: {short(cause)}"
-        if self.accelerator == "cpu" or not _says_lost(cause):
-            return InferenceError(message)
-        return AcceleratorLostError(message, hint="another variant takes over until the accelerator is back")
 
 
 def _import_library(options: Mapping[str, Any]) -> Any:
     try:
         import onnxruntime
     except ImportError as cause:
-        raise BackendUnavailableError(
-            f"backend 'onnxruntime' cannot be imported: {short(cause)}",
-            hint=install_hint("onnxruntime"),
-        ) from cause
+        raise cannot_import("onnxruntime", cause) from cause
     plugin = options.get("provider_library")
     if plugin is not None:
         try:
@@ -278,13 +234,7 @@ def _import_library(options: Mapping[str, Any]) -> Any:
     return onnxruntime
 
 
-def _wanted(ort: Any, variant: Variant, options: Mapping[str, Any]) -> _Provider:
-    """Return the provider a variant asks for.
-
-    Raises:
-        ConfigError: The provider sends data away, or accelerator ``delegate`` does not name one.
-        BackendUnavailableError: This build of the library does not carry it.
-    """
+def _requested_provider(ort: Any, variant: Variant, options: Mapping[str, Any]) -> _Provider:
     provider = _PROVIDERS.get(variant.accelerator)
     if named := options.get("provider") or (provider is None and name_in("onnxruntime", variant.accelerator)):
         provider = _Provider(str(named), {}, device_key="device_id")
@@ -357,10 +307,10 @@ def _load_failure(
 
 
 def _says_lost(cause: Exception) -> bool:
-    """Whether a provider's words mean its device or driver, and not the model."""
-    words = str(cause).lower()
+    """Whether a provider's message is about its device or driver, and not the model."""
+    message = str(cause).lower()
     return any(
-        sign in words for sign in ("device", "driver", "cuda failure", "cudnn", "ze_result", "no such file")
+        sign in message for sign in ("device", "driver", "cuda failure", "cudnn", "ze_result", "no such file")
     )
 
 
@@ -368,29 +318,14 @@ def _shape(node: Any) -> Sequence[int]:
     return [size if isinstance(size, int) else -1 for size in node.shape]
 
 
-_NUMPY = MappingProxyType(
-    {
-        "tensor(bool)": np.bool_,
-        "tensor(uint8)": np.uint8,
-        "tensor(uint16)": np.uint16,
-        "tensor(uint32)": np.uint32,
-        "tensor(uint64)": np.uint64,
-        "tensor(int8)": np.int8,
-        "tensor(int16)": np.int16,
-        "tensor(int32)": np.int32,
-        "tensor(int64)": np.int64,
-        "tensor(float16)": np.float16,
-        "tensor(float)": np.float32,
-        "tensor(double)": np.float64,
-    }
-)
+_NUMPY = {f"tensor({dtype.name})": dtype for dtype in DTYPES.values()} | {
+    "tensor(float)": DTYPES["FP32"],
+    "tensor(double)": DTYPES["FP64"],
+}
 
 
 def _dtype(source: ModelSource, node: Any) -> Any:
     try:
         return _NUMPY[node.type]
     except KeyError:
-        raise ModelLoadError(
-            f"{source}: tensor {node.name!r} holds {node.type}, which edgekit cannot feed",
-            hint="convert the model so that its inputs and outputs are numbers",
-        ) from None
+        raise no_datatype(f"{source}: tensor {node.name!r}", node.type) from None

@@ -13,27 +13,21 @@ import numpy as np
 
 from edgekit.backends._common import (
     ModelSource,
+    OpenModel,
     cache_folder,
-    closed,
-    copy_feeds,
+    cannot_import,
     fixed_shape,
     make_spec,
-    no_input,
+    no_datatype,
     refused,
+    run_failure,
     short,
     thread_count,
     unique_names,
 )
 from edgekit.backends.file_facts import FileFacts
 from edgekit.base.accelerators import ROWS, name_in
-from edgekit.base.install_hint import install_hint
-from edgekit.core.errors import (
-    AcceleratorLostError,
-    BackendError,
-    BackendUnavailableError,
-    InferenceError,
-    ModelLoadError,
-)
+from edgekit.core.errors import BackendError, BackendUnavailableError, ModelLoadError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,22 +41,23 @@ _ACCELERATORS: Mapping[str, str] = MappingProxyType(
     {row.runs["openvino"]: row.kind for row in ROWS if "openvino" in row.runs}
 )
 # By default the CPU plugin runs float models in bf16 (AVX512-BF16, AMX) or fp16 (ARMv8.2), which
-# changed the best class of 7 % of test images; a variant that wants that says so.
+# changed the best class of 7 % of test images; only a variant of that precision gets it.
 _PRECISIONS: Mapping[str, str] = MappingProxyType({"bf16": "bf16", "fp16": "f16"})
 _HWCAP = 16  # Source: Linux, include/uapi/linux/auxvec.h, AT_HWCAP.
 _ASIMDDP = 1 << 20  # Source: Linux, arch/arm64/include/uapi/asm/hwcap.h, HWCAP_ASIMDDP.
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(OpenModel):
     """Runs one model (.xml, .onnx, .tflite), and only on the accelerator its variant names.
 
     Options: ``threads``; ``shapes`` (of inputs with free dimensions); ``cache`` (a folder for
     compiled models); ``device`` (a device string of OpenVINO's own, such as "GPU.1" or
-    "AUTO:NPU,CPU"; what then runs stands in ``accelerator``); ``properties`` (any of OpenVINO's).
+    "AUTO:NPU,CPU"; ``accelerator`` is what then runs); ``properties`` (any of OpenVINO's).
     """
 
     def __init__(self, data: ModelData, variant: Variant, options: Mapping[str, Any]) -> None:
         self._source = ModelSource(data, variant)
+        super().__init__(str(self._source))
         self._quantization: Mapping[str, Quantization] = {}
         self._variant = variant
         device = _device(variant, options)
@@ -74,16 +69,13 @@ class OpenVinoBackend:
             )
         self._ov = import_openvino()
         self._request: Any = None
-        self._arrays: dict[str, NDArray[Any]] = {}
-        self._results: dict[str, NDArray[Any]] = {}
-        # The CPU plugin leaves the thread that opened a model with a signal stack that closing the
-        # model frees: from another thread, the opener then dies of its next signal. So a thread of
-        # its own does both.
-        self._hands = ThreadPoolExecutor(1, thread_name_prefix="openvino")
+        # The CPU plugin gives the thread that opens a model a signal stack, and closing the model frees
+        # it: an opener that lives on dies at its next signal. So one thread opens and closes.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="openvino")
         try:
-            self._hands.submit(self._open, device, options).result()
+            self._thread.submit(self._open, device, options).result()
         except BackendError:
-            self._hands.shutdown()
+            self._thread.shutdown()
             raise
 
     def _open(self, device: str, options: Mapping[str, Any]) -> None:
@@ -94,50 +86,32 @@ class OpenVinoBackend:
         self.outputs = self._bind_outputs(compiled)
         self._is_fixed = len(self._results) == len(self.outputs)
 
-    def view(self, name: str) -> NDArray[Any]:
-        """Return the writable memory of one input; it stays valid until ``close``."""
-        try:
-            return self._arrays[name]
-        except KeyError:
-            raise (
-                closed(str(self._source)) if self._request is None else no_input(name, self.inputs)
-            ) from None
-
     def run(self) -> dict[str, NDArray[Any]]:
-        """Run on what the input views hold; arrays by output name, valid until the next ``run``."""
-        if self._request is None:
-            raise closed(str(self._source))
+        """Run on the input views; return arrays by output name, valid until the next ``run``."""
+        self._require_open()
         try:
-            found = self._request.infer(share_outputs=True)
+            outputs = self._request.infer(share_outputs=True)
         except RuntimeError as cause:
-            raise self._failure(cause) from cause
+            is_lost = self.accelerator != "cpu"
+            raise run_failure(self._source, "openvino", cause, is_lost=is_lost) from cause
         if self._is_fixed:
             return self._results.copy()
-        return {spec.name: found[index] for index, spec in enumerate(self.outputs)}
-
-    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Copy the feeds into the inputs and ``run``."""
-        if self._request is None:
-            raise closed(str(self._source))
-        copy_feeds(self.inputs, self.view, feeds)
-        return self.run()
+        return {spec.name: outputs[index] for index, spec in enumerate(self.outputs)}
 
     def reset(self) -> None:
-        """Forget the state that a recurrent model keeps inside."""
-        if self._request is None:
-            raise closed(str(self._source))
+        """Forget the state of a recurrent model."""
+        self._require_open()
         self._request.reset_state()
 
     def close(self) -> None:
         """Free everything; safe to call twice."""
-        if self._request is None:
-            return
-        self._hands.submit(self._free).result()
-        self._hands.shutdown()
+        if self._is_open:
+            self._thread.submit(self._free).result()
+            self._thread.shutdown()
 
     def _free(self) -> None:
         self._request = None  # before the arrays: it writes into their memory and holds no reference
-        self._arrays, self._results = {}, {}
+        super().close()
 
     def _compile(self, device: str, options: Mapping[str, Any]) -> Any:
         core = self._ov.Core()
@@ -165,11 +139,7 @@ class OpenVinoBackend:
         return core.read_model(*source.parts[: 2 if source.suffix == ".xml" else 1])
 
     def _read_quantization(self, model: Any) -> None:
-        """Take the scales and zero points from the file: OpenVINO computes with them and reports none.
-
-        Raises:
-            ModelLoadError: A quantised tensor of the file has another name here.
-        """
+        """Take the scales and zero points from the file: OpenVINO does not report them."""
         names = [*self._input_names, *self._output_names]
         ports = zip(names, [*model.inputs, *model.outputs], strict=True)
         integers = {
@@ -186,7 +156,7 @@ class OpenVinoBackend:
 
     def _compile_failure(self, core: Any, device: str, cause: RuntimeError) -> BackendError:
         name = device.split(".", maxsplit=1)[0]
-        if name in ("GPU", "NPU") and not any(found.startswith(name) for found in core.available_devices):
+        if name in ("GPU", "NPU") and not any(known.startswith(name) for known in core.available_devices):
             return BackendUnavailableError(
                 f"variant {self._variant.id!r}: openvino finds no {name} (it has "
                 f"{', '.join(core.available_devices)}): {short(cause)}",
@@ -194,16 +164,16 @@ class OpenVinoBackend:
             )
         return refused(self._source, "openvino", cause)
 
-    def _running(self, compiled: Any, wanted: str) -> str:
-        """Return the accelerator that really runs the model; refuse another than was asked for."""
+    def _running(self, compiled: Any, requested: str) -> str:
+        """Return the accelerator that really runs the model; refuse any but the requested one."""
         devices = [
             device.strip("()").split(".", maxsplit=1)[0]
             for device in compiled.get_property("EXECUTION_DEVICES")
         ]
         kinds = [_ACCELERATORS.get(device, device.lower()) for device in devices]
-        if wanted.split(".", maxsplit=1)[0] in _ACCELERATORS and kinds != [self._variant.accelerator]:
+        if requested.split(".", maxsplit=1)[0] in _ACCELERATORS and kinds != [self._variant.accelerator]:
             raise BackendUnavailableError(
-                f"variant {self._variant.id!r}: wanted {wanted}, openvino runs on {', '.join(devices)}",
+                f"variant {self._variant.id!r}: {requested} requested, openvino runs on {', '.join(devices)}",
                 hint="choose a variant for that accelerator",
             )
         return "+".join(kinds)
@@ -218,7 +188,7 @@ class OpenVinoBackend:
         return tuple(specs)
 
     def _bind_outputs(self, compiled: Any) -> tuple[TensorSpec, ...]:
-        """Bind our own memory to outputs whose size is known; OpenVINO allocates the others."""
+        """Bind our own memory to outputs of known size; OpenVINO allocates the others."""
         specs = []
         for index, (name, port) in enumerate(zip(self._output_names, compiled.outputs, strict=True)):
             dtype = _dtype(self._source, name, port)
@@ -230,18 +200,12 @@ class OpenVinoBackend:
             specs.append(make_spec(name, dtype, sizes, self._quantization.get(name)))
         return tuple(specs)
 
-    def _failure(self, cause: RuntimeError) -> BackendError:
-        message = f"{self._source}: openvino failed: {short(cause)}"
-        if self.accelerator == "cpu":
-            return InferenceError(message)
-        return AcceleratorLostError(message, hint="another variant takes over until the accelerator is back")
-
 
 def import_openvino() -> Any:
-    """Import OpenVINO without its telemetry, which writes into the home folder and opens a socket.
+    """Return OpenVINO without its telemetry, which writes into the home folder and opens a socket.
 
-    A None in ``sys.modules`` makes the import of that package fail, and OpenVINO then takes its own
-    stub; it has no other switch that works before the import and leaves the user's files alone.
+    A None in ``sys.modules`` makes the import of the telemetry fail, and OpenVINO then takes its own
+    stub; no other switch works before the import and leaves the user's files alone.
 
     Raises:
         BackendUnavailableError: It is not installed, or does not fit this machine.
@@ -251,27 +215,23 @@ def import_openvino() -> Any:
     try:
         import openvino
     except ImportError as cause:
-        raise BackendUnavailableError(
-            f"backend 'openvino' cannot be imported: {short(cause)}",
-            hint=install_hint("openvino"),
-        ) from cause
+        raise cannot_import("openvino", cause) from cause
     return openvino
 
 
 def int8_reason(
     machine: str, hwcap: int, device: str, variant: Variant, options: Mapping[str, Any]
 ) -> str | None:
-    """Return why an int8 model cannot run on this CPU, or None where it can.
+    """Return why an int8 model cannot run on this CPU, or None if it can.
 
     On ARM cores without the dot-product instructions (Cortex-A53, A72) OpenVINO 2026.4 does not
-    compile int8 models. The property ``LP_TRANSFORMS_MODE=NO`` runs them as float; whoever sets it
-    has decided that.
+    compile int8 models, except as float with the property ``LP_TRANSFORMS_MODE=NO``.
 
     Args:
-        machine: As ``uname -m`` says it.
+        machine: The output of ``uname -m``.
         hwcap: The kernel's AT_HWCAP bits.
         device: OpenVINO's device string.
-        variant: What is to run.
+        variant: The variant to run.
         options: The backend's options.
     """
     if machine != "aarch64" or hwcap & _ASIMDDP or device != "CPU":
@@ -320,8 +280,7 @@ def _properties(variant: Variant, device: str, options: Mapping[str, Any]) -> di
 
 
 def _name(port: Any) -> str:
-    names = port.names
-    return str(port.any_name if names else port.node.friendly_name)
+    return str(port.any_name if port.names else port.node.friendly_name)
 
 
 def _sizes(port: Any) -> list[int]:
@@ -338,7 +297,4 @@ def _dtype(source: ModelSource, name: str, port: Any) -> Any:
     try:
         return port.element_type.to_dtype()
     except RuntimeError as cause:
-        raise ModelLoadError(
-            f"{source}: tensor {name!r} holds {port.element_type}, which edgekit cannot feed",
-            hint="convert the model so that its inputs and outputs are numbers",
-        ) from cause
+        raise no_datatype(f"{source}: tensor {name!r}", str(port.element_type)) from cause

@@ -1,4 +1,4 @@
-"""Prove a backend by running a model in a child process, where a crash is a reason and not our death.
+"""Prove a backend by running a model in a child process, which may crash.
 
 A library may import and then abort, crash or hang: an old Edge TPU library does with a newer
 runtime, and one real model makes LiteRT abort the process.
@@ -39,23 +39,23 @@ def prove(
     options: Mapping[str, Any] | None = None,
     timeout_s: float = 20.0,
 ) -> BackendFact:
-    """Load and run the tiny model in a child process, check its answer, and measure it.
+    """Return whether a backend runs the tiny model in a child process and answers correctly.
 
     Args:
         name: The backend.
-        accelerator: What it is to run on.
-        options: The machine's options for this backend, as ``open_backend`` takes them.
-        timeout_s: How long the child may take, loading included; then it is killed.
+        accelerator: The accelerator to run on.
+        options: The machine's options for this backend, as in ``open_backend``.
+        timeout_s: When to kill the child; the time includes loading.
 
     Returns:
-        The fact, with ``works`` and ``ms`` (median of one inference), or with the ``reason`` why not.
+        The fact, with ``works`` and ``ms`` (median of one inference), or the ``reason`` why not.
     """
     version = backend_version(name)
     if version is None and LIBRARIES[name]:
         reason = f"{' or '.join(LIBRARIES[name][:2])} is not installed: {install_hint(name)}"
         return BackendFact(name=name, accelerator=accelerator, reason=reason)
     variant = Variant(id="tiny", backend=name, accelerator=accelerator)
-    answer = _ask_child({"do": "prove", "variant": msgspec.to_builtins(variant)}, options, timeout_s)
+    answer = _ask_child(variant, options, timeout_s)
     return BackendFact(
         name=name,
         version=answer.get("version") or version or "",
@@ -66,27 +66,9 @@ def prove(
     )
 
 
-def probe_model(
-    path: Path, variant: Variant, options: Mapping[str, Any] | None = None, timeout_s: float = 60.0
-) -> str | None:
-    """Load a model file and run it once on zeros in a child process.
-
-    Args:
-        path: The variant's first file.
-        variant: What to run and on which accelerator.
-        options: The machine's options for this backend.
-        timeout_s: How long the child may take; then it is killed.
-
-    Returns:
-        Why the model does not run here, or None where it does.
-    """
-    task = {"do": "probe", "path": str(path.resolve()), "variant": msgspec.to_builtins(variant)}
-    return _ask_child(task, options, timeout_s).get("reason") or None
-
-
-def _ask_child(task: dict[str, Any], options: Mapping[str, Any] | None, timeout_s: float) -> dict[str, Any]:
-    """Run a task in a child; how it died becomes the answer's ``reason``."""
-    task["options"] = dict(options or {})
+def _ask_child(variant: Variant, options: Mapping[str, Any] | None, timeout_s: float) -> dict[str, Any]:
+    """Return the child's answer; if it died, the ``reason`` says how."""
+    task = {"variant": msgspec.to_builtins(variant), "options": dict(options or {})}
     with tempfile.TemporaryFile() as log:
         try:
             with Child("edgekit.backends.probe", log=log) as child:
@@ -104,7 +86,6 @@ def _manner(code: int) -> str:
 
 
 def _way_out(code: int) -> str:
-    """Return what helps when a runtime library ends its process."""
     if code == -signal.SIGILL:
         return "install a build of this library for this processor, it used an instruction that is missing"
     if code == -signal.SIGKILL:
@@ -113,30 +94,25 @@ def _way_out(code: int) -> str:
 
 
 def _last_words(errors: Any) -> str:
-    """Return the last line that the child wrote to standard error, as ``: ...``."""
+    """Return ``: `` and the last line that the child wrote to standard error; empty if none."""
     size = errors.seek(0, os.SEEK_END)
     errors.seek(max(0, size - _LAST_WORDS_BYTES))
     lines = errors.read().decode(errors="replace").split("\n")
-    told = [line.strip() for line in lines if line.strip()]
-    return f": {told[-1][-300:]}" if told else ""
+    lines = [line.strip() for line in lines if line.strip()]
+    return f": {lines[-1][-300:]}" if lines else ""
 
 
 def _do(task: dict[str, Any], _: object) -> dict[str, Any]:
-    variant = msgspec.convert(task["variant"], Variant)
-    return _prove(variant, task["options"]) if task["do"] == "prove" else _probe(task, variant)
-
-
-def _probe(task: dict[str, Any], variant: Variant) -> dict[str, Any]:
-    backend = open_backend(Path(task["path"]), variant, task["options"])
-    backend.run()
-    backend.close()
-    return {"works": True}
+    return _prove(msgspec.convert(task["variant"], Variant), task["options"])
 
 
 def _prove(variant: Variant, options: Mapping[str, Any]) -> dict[str, Any]:
     row = accelerator(variant.accelerator)
     if row is not None and row.proof == "file":
-        return _probe({"path": row.proof_file, "options": _tiny_options(options)}, variant)
+        backend = open_backend(Path(row.proof_file), variant, _tiny_options(options))
+        backend.run()
+        backend.close()
+        return {"works": True}
     if row is not None and row.proof == "none":
         return _open_device(variant, options)
     try:
@@ -149,12 +125,13 @@ def _prove(variant: Variant, options: Mapping[str, Any]) -> dict[str, Any]:
     for _ in range(_TIMED_RUNS):
         backend.view(backend.inputs[0].name)[...] = INPUTS
         begun = time.perf_counter()
-        found = backend.run()[backend.outputs[0].name].ravel().tolist()
+        answer = backend.run()[backend.outputs[0].name].ravel().tolist()
         times_ms.append((time.perf_counter() - begun) * 1e3)
     ran_on, version = backend.accelerator, getattr(backend, "version", "")
     backend.close()
-    if variant.backend != "null" and not _is_right(found):
-        return {"reason": f"gave a wrong answer: wanted {list(expected())}, got {found}", "version": version}
+    if variant.backend != "null" and not _is_right(answer):
+        reason = f"gave a wrong answer: expected {list(expected())}, got {answer}"
+        return {"reason": reason, "version": version}
     return {
         "works": True,
         "ms": round(sorted(times_ms)[_TIMED_RUNS // 2], 4),
@@ -163,20 +140,20 @@ def _prove(variant: Variant, options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _is_right(found: list[float]) -> bool:
-    wanted = expected()
-    return len(found) == len(wanted) and all(
-        abs(a - b) <= _TOLERANCE for a, b in zip(found, wanted, strict=True)
+def _is_right(answer: list[float]) -> bool:
+    right = expected()
+    return len(answer) == len(right) and all(
+        abs(a - b) <= _TOLERANCE for a, b in zip(answer, right, strict=True)
     )
 
 
 def _tiny_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the machine's options without those that speak of another model's inputs."""
+    """Return the machine's options without the shapes of another model's inputs."""
     return {name: value for name, value in options.items() if name != "shapes"}
 
 
 def _open_device(variant: Variant, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Open the device where that needs no model; there is no compiled one at hand to run on it."""
+    """Open the device if that needs no model: there is no compiled one to run on it."""
     if variant.backend != "litert":
         return {"works": True, "reason": f"{_NOT_PROVED}: there is no small model compiled for it"}
     from edgekit.backends.litert import open_delegate

@@ -1,4 +1,4 @@
-"""The rungs from "on the bus" to "library installed", each told by itself and with what mends it."""
+"""The checks from "on the bus" to "library installed"; each reports its own result and a fix."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LIBRARY_FOLDERS = (
 
 @dataclass(frozen=True)
 class Machine:
-    """What detectors look at: the machine's files, and what is on its buses."""
+    """What detectors read: the machine's files, and the devices on its buses."""
 
     tree: Tree
     arch: str
@@ -39,20 +39,12 @@ Detection = tuple[list[AcceleratorFact], list[str]]
 
 
 def find_by_row(row: Accelerator, machine: Machine) -> Detection:
-    """Return each accelerator that the ids and device files of a row fit, with its checks."""
+    """Return each accelerator that matches a row's ids or device files, with its checks."""
     tree = machine.tree
     nodes = [node for pattern in row.nodes for node in tree.names(pattern)]
-    devices = [
-        (f"USB {d.id} at {d.path.rsplit('/', 1)[-1]}", d.node, {"bus": "usb", "id": d.id})
-        for d in machine.usb
-        if d.id in row.usb
-    ]
+    devices = [(d.where, d.node, {"bus": "usb", "id": d.id}) for d in machine.usb if d.id in row.usb]
     devices += [
-        (
-            f"PCI {d.id} at {d.path.rsplit('/', 1)[-1]}",
-            nodes[0] if nodes else "",
-            {"bus": "pci", "id": d.id, "driver": d.driver},
-        )
+        (d.where, nodes[0] if nodes else "", {"bus": "pci", "id": d.id, "driver": d.driver})
         for d in machine.pci
         if d.id in row.pci
     ]
@@ -81,23 +73,49 @@ def find_library(tree: Tree, arch: str, pattern: str) -> str:
 
 
 def _configured_folders(tree: Tree) -> list[str]:
-    """Return the folders that the dynamic linker is told of."""
+    """Return the folders in the dynamic linker's configuration."""
     text = "\n".join(tree.text(file) for file in tree.names("/etc/ld.so.conf.d/*.conf")[:64])
     return re.findall(r"^(/[\w./+-]{1,200})\s*$", text, re.MULTILINE)[:64]
 
 
+def usb_stick(
+    kind: AcceleratorKind,
+    name: str,
+    tree: Tree,
+    stick: UsbDevice,
+    permission_fix: str,
+    runtime: Level,
+    note: str = "",
+) -> AcceleratorFact:
+    """Return an accelerator on USB with its checks; ``runtime`` is that of its library."""
+    has_node = bool(stick.node) and tree.exists(stick.node)
+    levels = (
+        present(stick.where + note),
+        driver(
+            has_node,
+            stick.node if has_node else f"no device file {stick.node or 'below /dev/bus/usb'}",
+            "give the container /dev/bus/usb, or plug the stick in again",
+        ),
+        permission(tree, stick.node, permission_fix),
+        runtime,
+    )
+    speed = str(stick.speed_mbps) if stick.speed_mbps else ""
+    attributes = {"bus": "usb", "id": stick.id, "node": stick.node, "speed_mbps": speed}
+    return fact(kind, name, levels, attributes)
+
+
 def present(detail: str) -> Level:
-    """Return the rung of a device that was seen."""
+    """Return the check of a device that was seen."""
     return Level(name="present", ok=True, detail=detail)
 
 
 def driver(ok: bool, detail: str, fix: str) -> Level:
-    """Return the rung of the kernel driver; ``fix`` counts only where it failed."""
+    """Return the check of the kernel driver; ``fix`` is used only if it failed."""
     return Level(name="driver", ok=ok, detail=detail, fix="" if ok else fix)
 
 
 def permission(tree: Tree, node: str, fix: str = "") -> Level:
-    """Return the rung of the right to use a device file."""
+    """Return the check of the right to use a device file."""
     if not node:
         return Level(name="permission", ok=False, detail="there is no device file to open")
     access = tree.access(node)
@@ -112,7 +130,7 @@ def permission(tree: Tree, node: str, fix: str = "") -> Level:
 
 
 def library(path: str, name: str, fix: str) -> Level:
-    """Return the rung of a vendor's library: the path where it was found, or what to install."""
+    """Return the check of a vendor's library: its path, or what to install."""
     if path:
         return Level(name="library", ok=True, detail=path)
     return Level(name="library", ok=False, detail=f"{name} is not installed", fix=fix)
@@ -121,7 +139,7 @@ def library(path: str, name: str, fix: str) -> Level:
 def fact(
     kind: AcceleratorKind, name: str, levels: tuple[Level, ...], attributes: dict[str, str]
 ) -> AcceleratorFact:
-    """Return an accelerator that is usable when every rung holds; else the first that fails says why."""
+    """Return an accelerator; it is usable if every check passes, else the first that fails is the reason."""
     broken = next((level for level in levels if not level.ok), None)
     return AcceleratorFact(
         kind=kind,

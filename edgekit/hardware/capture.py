@@ -1,4 +1,4 @@
-"""Capture the files that detection reads, so that a board can be examined and tested elsewhere."""
+"""Captures the files that detection reads, to examine and test a board elsewhere."""
 
 from __future__ import annotations
 
@@ -23,23 +23,19 @@ _SERIAL = re.compile(rb"^Serial\s*:.*\n?", re.MULTILINE)
 def capture(root: Path, file: Path, profile: Profile) -> Facts:
     """Write a gzipped tar of everything that detection and sensors read on a machine.
 
-    Unpacked, it is a root for ``--sysfs-root``. It holds no serial number, user name or address. A
-    device file becomes an empty file: mode 0600 where this user may read and write it, else 0400.
+    Unpacked, it is a root for ``--sysfs-root``. It has no serial number, user name or address. A
+    device file becomes an empty file, of mode 0600 if this user may read and write it, else 0400.
 
     Args:
         root: The machine's root, usually ``/``.
         file: The archive to write.
-        profile: Whose sensors to read.
+        profile: The profile that names the sensors.
 
     Raises:
         OSError: The archive cannot be written.
     """
-    seen: dict[str, None] = {}
-
-    def remember(path: str) -> None:
-        seen.setdefault(path)
-
-    tree = Tree(root, remember)
+    seen: set[str] = set()
+    tree = Tree(root, seen.add)
     facts = detect_in(tree)
     Sensors(tree, profile.telemetry).read()
     quiet = Tree(root)

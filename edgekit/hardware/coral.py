@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgekit.core.spec import AcceleratorFact, Level
 from edgekit.hardware import accelerator_checks as checks
 from edgekit.hardware.accelerator_checks import Detection, Machine
-from edgekit.hardware.buses import PciDevice, UsbDevice
+from edgekit.hardware.buses import PciDevice
 from edgekit.hardware.tree import Tree
 
 # Before the first use the stick shows Global Unichip's id; loading its firmware makes it Google's.
@@ -25,7 +25,7 @@ _GASKET_FIX = "install gasket-dkms, add 'apex' to /etc/modules, reboot"
 
 
 def find(machine: Machine) -> Detection:
-    """Return each Edge TPU with its rungs, and warnings."""
+    """Return each Edge TPU with its checks, and warnings."""
     tree, arch = machine.tree, machine.arch
     sticks = [device for device in machine.usb if device.id in USB_IDS]
     cards = [device for device in machine.pci if device.id == PCI_ID]
@@ -33,7 +33,10 @@ def find(machine: Machine) -> Detection:
         return [], []
     path = checks.find_library(tree, arch, "libedgetpu.so.1*")
     runtime = checks.library(path, "libedgetpu.so.1", _LIBRARY_FIX)
-    facts = [_stick(tree, stick, runtime) for stick in sticks]
+    facts = [
+        checks.usb_stick("edgetpu", "Coral USB Accelerator", tree, stick, _UDEV_FIX, runtime)
+        for stick in sticks
+    ]
     facts += [_card(tree, card, number, runtime) for number, card in enumerate(cards)]
     slow = [s for s in sticks if 0 < s.speed_mbps < _USB3_MBPS]
     return facts, [
@@ -41,23 +44,6 @@ def find(machine: Machine) -> Detection:
         "fix: use a USB 3 port (blue) and the cable that came with it"
         for s in slow
     ]
-
-
-def _stick(tree: Tree, stick: UsbDevice, runtime: Level) -> AcceleratorFact:
-    has_node = bool(stick.node) and tree.exists(stick.node)
-    levels = (
-        checks.present(f"USB {stick.id} at {stick.path.rsplit('/', 1)[-1]}"),
-        checks.driver(
-            has_node,
-            stick.node if has_node else f"no device file {stick.node or 'below /dev/bus/usb'}",
-            "give the container /dev/bus/usb, or plug the stick in again",
-        ),
-        checks.permission(tree, stick.node, _UDEV_FIX),
-        runtime,
-    )
-    speed = str(stick.speed_mbps) if stick.speed_mbps else ""
-    attributes = {"bus": "usb", "id": stick.id, "node": stick.node, "speed_mbps": speed}
-    return checks.fact("edgetpu", "Coral USB Accelerator", levels, attributes)
 
 
 def _card(tree: Tree, card: PciDevice, number: int, runtime: Level) -> AcceleratorFact:
@@ -69,7 +55,7 @@ def _card(tree: Tree, card: PciDevice, number: int, runtime: Level) -> Accelerat
         bound = f"driver '{card.driver}' is bound" if card.driver else "no driver is bound"
         detail = f"no {node}: {bound}, wanted apex (gasket)"
     levels = (
-        checks.present(f"PCI {card.id} at {card.path.rsplit('/', 1)[-1]}"),
+        checks.present(card.where),
         checks.driver(has_node, detail, _GASKET_FIX),
         checks.permission(tree, node),
         runtime,

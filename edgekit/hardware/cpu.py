@@ -1,4 +1,4 @@
-"""What the processor is and may be used for: architecture, name, features, cores, memory."""
+"""The processor and what this process may use of it: architecture, name, features, cores, memory."""
 
 from __future__ import annotations
 
@@ -78,16 +78,15 @@ def architecture(tree: Tree) -> str:
     folders = ("/proc/device-tree", "/sys/firmware/devicetree/base")
     if "flags" not in keys and any(tree.exists(folder) for folder in folders):
         return "aarch64"
-    # Nothing else is left of a machine without a device tree; a bare tree is taken for this one's.
+    # The last clue of a machine without a device tree; an empty tree counts as this machine's.
     machine = "x86_64" if "flags" in keys or tree.exists("/sys/class/dmi/id") else os.uname().machine
     return _MACHINES.get(machine, machine)
 
 
 def features(tree: Tree, arch: str) -> tuple[str, ...]:
-    """Return the instruction set features that runtimes choose kernels by, by their Linux names.
+    """Return the instruction set features by which runtimes choose kernels, under their Linux names.
 
-    On a running ARM machine they come from the auxiliary vector: /proc/cpuinfo shows the host's
-    under emulation.
+    A running ARM machine's are from the auxiliary vector: under emulation /proc/cpuinfo has the host's.
     """
     if arch == "x86_64":
         flags = set(_cpuinfo(tree).get("flags", "").split())
@@ -104,7 +103,7 @@ def _features_of_hwcap(hwcap: int, hwcap2: int) -> tuple[str, ...]:
 
 
 def _auxiliary(kind: int) -> int:
-    import ctypes  # only here, once: the always-on process reads sensors through this module
+    import ctypes  # here, so that the supervisor, which reads sensors through this module, lacks it
 
     getauxval = ctypes.CDLL(None).getauxval
     getauxval.restype = ctypes.c_ulong
@@ -127,7 +126,7 @@ def name(tree: Tree, arch: str) -> str:
 
 
 def cores(tree: Tree) -> int:
-    """Return how many cores this process can keep busy: online, its affinity, its container's quota."""
+    """Return how many cores this process may use, by its affinity and its container's quota."""
     if tree.is_live:
         count = len(os.sched_getaffinity(0))
     else:
@@ -137,7 +136,7 @@ def cores(tree: Tree) -> int:
 
 
 def memory_mb(tree: Tree) -> tuple[int, int]:
-    """Return the memory in MiB that this process may have, and what of it is free; 0 if unknown."""
+    """Return the MiB of memory that this process may use, and those that are free; 0 if unknown."""
     info = _pairs(tree.text("/proc/meminfo"))
     total, free = (_kib(info.get(key, "")) // 1024 for key in ("MemTotal", "MemAvailable"))
     if not free:
@@ -152,7 +151,7 @@ def memory_mb(tree: Tree) -> tuple[int, int]:
 
 
 def _cgroups(tree: Tree) -> list[str]:
-    """Return the control groups that bind this process, outermost first: folders with the limits."""
+    """Return the folders of this process's control groups, outermost first."""
     base = "/sys/fs/cgroup"
     own = re.search(r"^0::(/.*)$", tree.text("/proc/self/cgroup"), re.MULTILINE)
     parts = [p for p in own.group(1).split("/") if p] if own else []
@@ -163,10 +162,10 @@ def _cgroups(tree: Tree) -> list[str]:
 
 
 def _quota(tree: Tree, group: str) -> int | None:
-    """Return the whole cores that a control group grants, at least 1, or None for no bound."""
-    found = re.match(r"([0-9]{1,15}) ([0-9]{1,15})$", tree.text(f"{group}/cpu.max"))
-    if found:
-        quota, period = int(found.group(1)), int(found.group(2))
+    """Return the whole cores that a control group grants, at least 1, or None for no limit."""
+    match = re.match(r"([0-9]{1,15}) ([0-9]{1,15})$", tree.text(f"{group}/cpu.max"))
+    if match:
+        quota, period = int(match.group(1)), int(match.group(2))
     else:
         quota = tree.number(f"{group}/cpu.cfs_quota_us") or 0
         period = tree.number(f"{group}/cpu.cfs_period_us") or 0
@@ -182,7 +181,7 @@ def _memory_limit(tree: Tree, group: str) -> int | None:
 
 
 def _memory_used(tree: Tree, group: str) -> int:
-    """Return MiB in use, without the page cache that would make room."""
+    """Return the MiB in use, without page cache that can be reclaimed."""
     used = tree.number(f"{group}/memory.current")
     if used is None:
         used = tree.number(f"{group}/memory.usage_in_bytes") or 0
@@ -197,7 +196,7 @@ def _cpuinfo(tree: Tree) -> dict[str, str]:
 
 
 def _pairs(text: str) -> dict[str, str]:
-    """Return the ``key : value`` lines of a text; the first of equal keys counts."""
+    """Return the ``key : value`` lines of a text, the first of equal keys."""
     pairs: dict[str, str] = {}
     for line in text.splitlines():
         key, colon, value = line.partition(":")
@@ -207,8 +206,7 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def _count_processors(tree: Tree) -> int:
-    found = re.findall(r"^processor\s*:", tree.text("/proc/cpuinfo"), re.MULTILINE)
-    return min(len(found), _MAX_CORES)
+    return min(len(re.findall(r"^processor\s*:", tree.text("/proc/cpuinfo"), re.MULTILINE)), _MAX_CORES)
 
 
 def _count_ranges(text: str) -> int:
@@ -219,16 +217,16 @@ def _count_ranges(text: str) -> int:
     """
     count = 0
     for part in text.split(",") if text else []:
-        found = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", part.strip())
-        if not found:
+        match = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", part.strip())
+        if not match:
             return 0
-        count += int(found.group(2) or found.group(1)) - int(found.group(1)) + 1
+        count += int(match.group(2) or match.group(1)) - int(match.group(1)) + 1
     return count if 0 < count <= _MAX_CORES else 0
 
 
 def _kib(text: str) -> int:
-    found = re.match(r"([0-9]{1,15}) kB", text)
-    return int(found.group(1)) if found else 0
+    match = re.match(r"([0-9]{1,15}) kB", text)
+    return int(match.group(1)) if match else 0
 
 
 def _hex(text: str) -> int:

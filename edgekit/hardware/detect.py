@@ -1,8 +1,8 @@
-"""Find out what a machine is and has, from its files alone.
+"""Finds out what a machine is and has, from its files alone.
 
-The rule for every accelerator: presence on a bus, then driver and device file, then the right to use
-it, then the vendor's library; each is told by itself. That it really runs a model is proved later, by
-a backend in a child process.
+Each accelerator is checked in turn for presence on a bus, driver and device file, permission, and the
+vendor's library, and each check is reported. Whether it runs a model is proved later, by a backend in a
+child process.
 """
 
 from __future__ import annotations
@@ -21,15 +21,13 @@ from edgekit.hardware.buses import PciDevice
 from edgekit.hardware.tree import Tree
 
 _ARCHITECTURES = ("aarch64", "x86_64")
-# Accelerators that are recognised so that their owner is told, and have no backend.
+# Accelerators without a backend, recognised to warn their owner.
 _HAILO_IDS = ("1e60:2864", "1e60:45c4")
 _ROCKCHIP = ("rockchip,rk3588", "rockchip,rk3576", "rockchip,rk3568", "rockchip,rk3566")
 
 
 def detect(root: Path = Path("/"), rows: Sequence[Accelerator] = ROWS) -> Facts:
-    """Return what this machine is, or the one whose files lie below ``root``.
-
-    Never raises for what it finds there: files may be missing, unreadable or garbage.
+    """Return what this machine is, or the one whose files are below ``root``; never raises.
 
     Args:
         root: ``/``, or a folder with another machine's files.
@@ -50,12 +48,12 @@ def detect_in(tree: Tree, rows: Sequence[Accelerator] = ROWS) -> Facts:
     warnings = [*_arch_warnings(tree, arch), *_unused(pci, compatible)]
     machine = Machine(tree, arch, compatible, usb, pci)
     detectors = dict.fromkeys(row.detector for row in rows if row.detector)  # one finds several kinds
-    for found, told in (
+    for facts, more_warnings in (
         *(load_target(detector)(machine) for detector in detectors),
         *(find_by_row(row, machine) for row in rows if not row.detector),
     ):
-        accelerators += found
-        warnings += told
+        accelerators += facts
+        warnings += more_warnings
     return Facts(
         arch=arch,
         board=model or " ".join(dmi[key] for key in ("sys_vendor", "product_name") if key in dmi),
@@ -76,7 +74,7 @@ def detect_in(tree: Tree, rows: Sequence[Accelerator] = ROWS) -> Facts:
 
 
 def _broken(accelerators: list[AcceleratorFact]) -> list[str]:
-    """Return one line for each accelerator that cannot be used: why, and what mends it."""
+    """Return one line for each accelerator that cannot be used: why, and the fix."""
     lines = []
     for accelerator in accelerators:
         for level in accelerator.levels:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from edgekit.core.spec import AcceleratorFact
 from edgekit.hardware import accelerator_checks as checks
 from edgekit.hardware.accelerator_checks import Detection, Machine
-from edgekit.hardware.buses import PciDevice, UsbDevice
+from edgekit.hardware.buses import PciDevice
 from edgekit.hardware.tree import Tree
 
-MYRIAD_IDS = {"03e7:2485": "not booted", "03e7:f63b": "booted"}
+MYRIAD_IDS = {"03e7:2485": " (not booted)", "03e7:f63b": " (booted)"}
 _OLD_STICK_ID = "03e7:2150"
 # Meteor, Arrow, Lunar and Panther Lake. Source: Linux, drivers/accel/ivpu/ivpu_drv.h.
 NPU_IDS = ("8086:7d1d", "8086:ad1d", "8086:643e", "8086:b03e")
@@ -35,7 +35,7 @@ _GPU_FIX = "install intel-opencl-icd and ocl-icd-libopencl1"
 
 
 def myriad(machine: Machine) -> Detection:
-    """Return each Myriad X with its rungs, and warnings."""
+    """Return each Myriad X with its checks, and warnings."""
     tree, usb = machine.tree, machine.usb
     sticks = [device for device in usb if device.id in MYRIAD_IDS]
     warnings = [
@@ -48,31 +48,20 @@ def myriad(machine: Machine) -> Detection:
     warnings.append(
         "a Luxonis OAK camera shows the same USB id as a Neural Compute Stick 2; edgekit opens either"
     )
-    worker = next((found[0] for pattern in _MYRIAD_WORKERS if (found := tree.names(pattern))), "")
-    return [_stick(tree, stick, worker) for stick in sticks], warnings
-
-
-def _stick(tree: Tree, stick: UsbDevice, worker: str) -> AcceleratorFact:
-    has_node = bool(stick.node) and tree.exists(stick.node)
-    levels = (
-        checks.present(f"USB {stick.id} ({MYRIAD_IDS[stick.id]}) at {stick.path.rsplit('/', 1)[-1]}"),
-        checks.driver(
-            has_node,
-            stick.node if has_node else f"no device file {stick.node or 'below /dev/bus/usb'}",
-            "give the container /dev/bus/usb, or plug the stick in again",
-        ),
-        checks.permission(tree, stick.node, _UDEV_FIX),
-        checks.library(worker, "a runtime with the MYRIAD plugin", _MYRIAD_FIX),
-    )
-    speed = str(stick.speed_mbps) if stick.speed_mbps else ""
-    attributes = {"bus": "usb", "id": stick.id, "node": stick.node, "speed_mbps": speed}
-    return checks.fact("myriad", "Intel Movidius Myriad X", levels, attributes)
+    worker = next((paths[0] for pattern in _MYRIAD_WORKERS if (paths := tree.names(pattern))), "")
+    runtime = checks.library(worker, "a runtime with the MYRIAD plugin", _MYRIAD_FIX)
+    return [
+        checks.usb_stick(
+            "myriad", "Intel Movidius Myriad X", tree, stick, _UDEV_FIX, runtime, MYRIAD_IDS[stick.id]
+        )
+        for stick in sticks
+    ], warnings
 
 
 def npu(machine: Machine) -> Detection:
-    """Return each Intel NPU with its rungs, and what other drivers hold accelerator nodes.
+    """Return each Intel NPU with its checks, and a warning for each accelerator node of another driver.
 
-    The ``accel`` class is shared by several vendors' drivers, so a node alone proves nothing.
+    Several vendors' drivers share the ``accel`` class, so a node alone proves nothing.
     """
     tree, arch, pci = machine.tree, machine.arch, machine.pci
     nodes = {path: tree.link_name(f"{path}/device/driver") for path in tree.names("/sys/class/accel/accel*")}
@@ -92,7 +81,7 @@ def npu(machine: Machine) -> Detection:
 
 def _npu(tree: Tree, arch: str, chip: PciDevice | None, class_path: str) -> AcceleratorFact:
     node = f"/dev/accel/{class_path.rsplit('/', 1)[-1]}" if class_path else ""
-    where = f"PCI {chip.id} at {chip.path.rsplit('/', 1)[-1]}" if chip else class_path
+    where = chip.where if chip else class_path
     owner = chip.driver if chip else ""
     detail = f"{NPU_DRIVER}, {node}"
     if not class_path:
@@ -113,9 +102,9 @@ def _npu(tree: Tree, arch: str, chip: PciDevice | None, class_path: str) -> Acce
 
 
 def gpu(machine: Machine) -> Detection:
-    """Return each Intel GPU with a render node, with its rungs."""
+    """Return each Intel GPU with a render node, with its checks."""
     tree, arch = machine.tree, machine.arch
-    found = []
+    facts = []
     for path in tree.names("/sys/class/drm/renderD*"):
         if tree.hexadecimal(f"{path}/device/vendor") != _INTEL:
             continue
@@ -129,5 +118,5 @@ def gpu(machine: Machine) -> Detection:
             checks.permission(tree, node),
             checks.library(driver[0] if loader and driver else "", "Intel's OpenCL driver", _GPU_FIX),
         )
-        found.append(checks.fact("openvino-gpu", "Intel GPU", levels, {"bus": "pci", "node": node}))
-    return found, []
+        facts.append(checks.fact("openvino-gpu", "Intel GPU", levels, {"bus": "pci", "node": node}))
+    return facts, []

@@ -18,7 +18,7 @@ _TEGRA = {
     "nvidia,tegra234": ("Jetson Orin GPU (Ampere)", "8.7"),
     "nvidia,tegra264": ("Jetson Thor GPU (Blackwell)", "11.0"),
 }
-# L4T release of /etc/nv_tegra_release: JetPack; the first row that is not newer counts.
+# L4T release in /etc/nv_tegra_release: JetPack; the first row that is not newer applies.
 # Source: NVIDIA's JetPack archive.
 _JETPACKS = (
     ((39, 2), "7.2"),
@@ -41,12 +41,12 @@ _TENSORRT_FIX = "sudo apt install tensorrt python3-libnvinfer (from JetPack or N
 
 
 def jetpack(tree: Tree) -> str:
-    """Return the JetPack release, such as ``6.2``; empty where this is no Jetson or it is unknown."""
+    """Return the JetPack release, such as ``6.2``; empty if this is no Jetson or it is unknown."""
     text = tree.text("/etc/nv_tegra_release")
-    found = re.match(r"#\s*R([0-9]{1,4})\s.*?REVISION:\s*([0-9]{1,4})(?:\.([0-9]{1,4}))?", text)
-    if not found:
+    match = re.match(r"#\s*R([0-9]{1,4})\s.*?REVISION:\s*([0-9]{1,4})(?:\.([0-9]{1,4}))?", text)
+    if not match:
         return ""
-    release = tuple(int(part or 0) for part in found.groups())
+    release = tuple(int(part or 0) for part in match.groups())
     return next((name for least, name in _JETPACKS if release >= least), "")
 
 
@@ -63,7 +63,7 @@ def power_mode(tree: Tree) -> str:
 
 
 def find(machine: Machine) -> Detection:
-    """Return CUDA and TensorRT for an NVIDIA GPU, each with its rungs, and warnings."""
+    """Return CUDA and TensorRT for an NVIDIA GPU, each with its checks, and warnings."""
     tree, arch, compatible, pci = machine.tree, machine.arch, machine.compatible, machine.pci
     chip = next((_TEGRA[name] for name in compatible if name in _TEGRA), None)
     cards = [d for d in pci if d.id.startswith(_NVIDIA) and d.kind >> 16 == _DISPLAY]
@@ -72,7 +72,7 @@ def find(machine: Machine) -> Detection:
         where = "device tree " + next(n for n in compatible if n in _TEGRA)
     elif cards:
         name, compute = "NVIDIA GPU", ""
-        where = f"PCI {cards[0].id} at {cards[0].path.rsplit('/', 1)[-1]}"
+        where = cards[0].where
     else:
         return [], []
     node = next((path for path in _DRIVER_NODES if tree.exists(path)), "")
@@ -87,11 +87,12 @@ def find(machine: Machine) -> Detection:
 def _runtimes(
     tree: Tree, arch: str, name: str, where: str, node: str, attributes: dict[str, str]
 ) -> list[AcceleratorFact]:
-    wanted = " or ".join(_DRIVER_NODES[:2])
     shared = (
         checks.present(where),
         checks.driver(
-            bool(node), node or f"no {wanted}", "install NVIDIA's driver, or give the container the GPU"
+            bool(node),
+            node or f"no {' or '.join(_DRIVER_NODES[:2])}",
+            "install NVIDIA's driver, or give the container the GPU",
         ),
         checks.permission(tree, node),
     )

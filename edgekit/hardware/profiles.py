@@ -1,7 +1,7 @@
-"""Load device profiles, and choose the one that fits a machine best, with the reason.
+"""Loads device profiles, and chooses the one that fits a machine best, with the reason.
 
-A profile is one TOML file. Of the profiles whose every rule holds, the one wins that puts more of the
-machine's accelerators to use, then the one whose rules say more about the machine.
+A profile is one TOML file. Among those whose every rule holds, the winner uses more of the machine's
+accelerators or, if equal, has the more specific rules.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ if sys.version_info >= (3, 11):
 else:
     from importlib.abc import Traversable
 
-# How much a rule says about a machine: a board's own name more than what is plugged into it, that more
-# than a kind of processor.
+# How specific a rule is: a board's name more than what is plugged in, that more than the processor.
 _WEIGHTS = {
     "board": 32,
     "usb": 16,
@@ -41,7 +40,7 @@ _WEIGHTS = {
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule of a profile held against a machine."""
+    """One rule of a profile, checked on a machine."""
 
     name: str
     holds: bool
@@ -50,10 +49,10 @@ class Rule:
 
 @dataclass(frozen=True, order=True)
 class Specificity:
-    """How well a fitting profile fits; the greater wins.
+    """How well a profile fits; the greater wins.
 
-    ``accelerators``: how many kinds of the machine's accelerators it has a backend for;
-    ``rules``: the weight of its rules.
+    ``accelerators``: how many of the machine's kinds of accelerator it has a backend for; ``rules``: the
+    weight of its rules.
     """
 
     accelerators: int
@@ -62,7 +61,7 @@ class Specificity:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A profile held against a machine: whether it fits, by which rules, and how well."""
+    """Whether a profile fits a machine, by which rules, and how well."""
 
     profile: Profile
     rules: tuple[Rule, ...]
@@ -84,9 +83,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ChosenProfile:
-    """The profile that fits best, and what was said of every one, the best first.
+    """The profile that fits best, and the verdict on every one, the best first.
 
-    ``tied``: ids of others that fit exactly as well; the first by id was taken.
+    ``tied``: ids of others that fit exactly as well; the first by id wins.
     """
 
     profile: Profile
@@ -101,16 +100,16 @@ class ChosenProfile:
 
 
 def load_profiles(extra: Sequence[Path] = ()) -> tuple[Profile, ...]:
-    """Return every profile that is installed, in order of its id.
+    """Return every installed profile, sorted by id.
 
     Args:
-        extra: Folders with more; one there replaces an installed one of the same id.
+        extra: Folders with more profiles; one there replaces an installed one of the same id.
 
     Raises:
-        ConfigError: No folder of profiles was found, or a file is not valid; ``reasons`` has every
+        ConfigError: There is no folder of profiles, or a file is not valid; ``reasons`` has every
             ``file:key: want, got`` of all files.
     """
-    found: dict[str, Profile] = {}
+    profiles: dict[str, Profile] = {}
     problems: list[str] = []
     for folder in (_shipped(), *(path for path in extra if path.is_dir())):
         for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
@@ -118,18 +117,18 @@ def load_profiles(extra: Sequence[Path] = ()) -> tuple[Profile, ...]:
                 profile, wrong = _load(file)
                 problems += wrong
                 if profile is not None:
-                    found[profile.id] = profile
+                    profiles[profile.id] = profile
     if problems:
         raise ConfigError(
             "device profiles are not valid",
             reasons=tuple(problems),
             hint="see docs/hardware.md for every key",
         )
-    return tuple(found[key] for key in sorted(found))
+    return tuple(profiles[key] for key in sorted(profiles))
 
 
 def _shipped() -> Traversable:
-    """Return the folder of profiles inside the installed package, or next to a source checkout."""
+    """Return the folder of profiles in the installed package or beside a source checkout."""
     package = importlib.resources.files("edgekit")
     installed = package / "_data" / "device_profiles"
     if installed.is_dir():
@@ -143,7 +142,7 @@ def _shipped() -> Traversable:
 
 
 def named_kinds(profiles: Iterable[Profile]) -> set[str]:
-    """Return the kinds of accelerator that profiles have a backend for."""
+    """Return the kinds of accelerator for which profiles have a backend."""
     return {row.accelerator for profile in profiles for row in profile.backend}
 
 
@@ -162,7 +161,7 @@ def _load(file: Traversable) -> tuple[Profile | None, list[str]]:
 
 
 def _at_home(backend: ProfileBackend) -> ProfileBackend:
-    """Return a backend with the ``~`` of its cache folder made this user's home."""
+    """Return a backend with the ``~`` of its cache folder expanded to this user's home."""
     cache = backend.options.get("cache")
     if not isinstance(cache, str) or not cache.startswith("~"):
         return backend
@@ -179,7 +178,7 @@ def _problems(profile: Profile, file_name: str) -> list[str]:
         problems.append(f"id: want the file's name without .toml, got {profile.id!r}")
     pairs = [(backend.name, backend.accelerator) for backend in profile.backend]
     problems += [
-        f"backend: '{name}' on '{accelerator}' stands twice"
+        f"backend: '{name}' on '{accelerator}' appears twice"
         for name, accelerator in sorted({pair for pair in pairs if pairs.count(pair) > 1})
     ]
     if not any(accelerator == "cpu" for _, accelerator in pairs):
@@ -197,7 +196,7 @@ def _problems(profile: Profile, file_name: str) -> list[str]:
 
 
 def choose(profiles: Iterable[Profile], facts: Facts) -> ChosenProfile:
-    """Return the profile that fits a machine best, and why, for each.
+    """Return the profile that fits a machine best, with the verdict on each.
 
     Raises:
         ConfigError: None fits; ``reasons`` has one line for each profile.
@@ -216,7 +215,7 @@ def choose(profiles: Iterable[Profile], facts: Facts) -> ChosenProfile:
 
 
 def judge(profile: Profile, facts: Facts) -> Verdict:
-    """Hold one profile's rules against a machine."""
+    """Return whether one profile's rules hold on a machine."""
     match = profile.match
     rules = [_glob_rule(name, patterns, _values(name, facts)) for name, patterns in _globs(match)]
     rules += [
@@ -234,7 +233,7 @@ def judge(profile: Profile, facts: Facts) -> Verdict:
 
 
 def _globs(match: Match) -> list[tuple[str, tuple[str, ...]]]:
-    """Return the rules of patterns; ``compatible`` and ``model`` are two names of one board."""
+    """Return the rules that are patterns; ``compatible`` and ``model`` both name the board."""
     named = {
         "board": (*match.compatible, *match.model),
         "usb": match.usb,
@@ -264,6 +263,5 @@ def _glob_rule(name: str, patterns: tuple[str, ...], values: tuple[str, ...], sh
     hit = next((v for p in patterns for v in values if v and fnmatchcase(v, p)), None)
     if hit is not None:
         return Rule(shown or name, holds=True, detail=hit)
-    wanted = " or ".join(patterns)
     got = ", ".join(v for v in values[:4] if v) or "none"
-    return Rule(shown or name, holds=False, detail=f"want {wanted}, found {got}")
+    return Rule(shown or name, holds=False, detail=f"want {' or '.join(patterns)}, found {got}")

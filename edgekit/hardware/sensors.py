@@ -1,4 +1,4 @@
-"""Read a board's temperature, power and throttling: a few small files, cheap every ten seconds."""
+"""Reads a board's temperature, power and throttling: a few small files, cheap every ten seconds."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from edgekit.core.spec import Telemetry
 from edgekit.hardware.cpu import memory_mb
 from edgekit.hardware.tree import Tree
 
-# A zone that is powered down or broken reports values outside of what a running board can have.
+# A zone that is powered down or broken reports values beyond these.
 _COLDEST_MC, _HOTTEST_MC = -40_000, 150_000
-# The rail that carries a whole Jetson; where a board has none, its rails add up.
+# The rail of a whole Jetson; a board without one has the sum of its rails.
 _TOTAL_RAILS = ("VDD_IN", "POM_5V_IN", "VIN")
 _UNUSED_RAILS = ("NC", "sum of shunt voltages")
 # Cooling devices that slow something down; others are fans.
@@ -23,12 +23,12 @@ _PI_UNDER_VOLTAGE, _PI_SLOWED, _PI_SINCE_BOOT = 0x1, 0xE, 0xF0000
 
 
 class Sensors:
-    """The sensors that a profile names, below a root.
+    """The sensors that a profile names.
 
     Args:
         root: ``/``, or a folder with another machine's files.
-        telemetry: Where to look; files and folders that are missing give no value.
-        monotonic_s: The clock that power is averaged by, where a board counts energy.
+        telemetry: Which files to read; a missing one gives no value.
+        monotonic_s: The clock for the average power of a board that counts energy.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Sensors:
         self._energy: dict[str, tuple[float, int]] = {}
 
     def read(self) -> dict[str, float | bool]:
-        """Return what the board's sensors say now; a key is absent where there is no sensor.
+        """Return the sensors' values now; a key without a sensor is absent.
 
         ``temperature_c`` (the hottest), ``power_w``, ``throttled``, ``under_voltage``,
         ``throttled_since_boot``, ``cpu_freq_ratio`` (of the highest clock, 0 to 1),

@@ -1,7 +1,7 @@
-"""Read small kernel files below a root, so that captured boards and tests look like machines.
+"""Reads small kernel files below a root, so that captured boards and tests look like machines.
 
-Any file may be missing, empty, unreadable (a powered-down Jetson zone answers EAGAIN), a pipe that
-never ends, or garbage: reading gives an empty value, never an error.
+A file may be missing, empty, unreadable (a powered-down Jetson zone answers EAGAIN), an endless pipe, or
+garbage: reading gives an empty value, never an error.
 """
 
 # ruff: noqa: PTH110, PTH115, PTH116, PTH119, PTH207
@@ -26,7 +26,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Access:
-    """Whether a device node is there, and may be used by this process."""
+    """Whether a device node exists, and whether this process may use it."""
 
     exists: bool
     is_usable: bool
@@ -38,7 +38,7 @@ class Tree:
 
     Args:
         root: ``/``, or a folder that holds the files of another machine.
-        on_read: Told each path that was looked at (a capture records them).
+        on_read: Called with each path that is read (a capture records them).
     """
 
     def __init__(self, root: Path = Path("/"), on_read: Callable[[str], None] | None = None) -> None:
@@ -51,26 +51,26 @@ class Tree:
         return self.root == "/"
 
     def text(self, path: str) -> str:
-        """Return a file's text without control characters, at most 256 KiB; empty if it has none."""
+        """Return a file's text without control characters, at most 256 KiB; empty if unreadable."""
         return _UNPRINTABLE.sub("", self.raw(path).decode("utf-8", "replace")).strip()
 
     def strings(self, path: str) -> tuple[str, ...]:
         """Return the NUL-separated strings of a device tree property."""
         parts = self.raw(path).decode("utf-8", "replace").split("\0")
-        return tuple(found for part in parts if (found := _UNPRINTABLE.sub("", part).strip()))
+        return tuple(text for part in parts if (text := _UNPRINTABLE.sub("", part).strip()))
 
     def number(self, path: str) -> int | None:
         """Return the decimal number that a file holds, or None."""
-        found = _NUMBER.match(self.text(path))
-        return int(found.group()) if found else None
+        match = _NUMBER.match(self.text(path))
+        return int(match.group()) if match else None
 
     def hexadecimal(self, path: str) -> int | None:
         """Return the hexadecimal number that a file holds, with or without ``0x``, or None."""
-        found = _HEX.fullmatch(self.text(path))
-        return int(found.group(1), 16) if found else None
+        match = _HEX.fullmatch(self.text(path))
+        return int(match.group(1), 16) if match else None
 
     def raw(self, path: str) -> bytes:
-        """Return up to 256 KiB of a regular file; empty where it cannot be read."""
+        """Return up to 256 KiB of a regular file; empty if it cannot be read."""
         real = self._below(path)
         if real is None:
             return b""
@@ -90,19 +90,19 @@ class Tree:
     def names(self, pattern: str) -> tuple[str, ...]:
         """Return the paths that match a shell pattern, in natural order (2 before 10), at most 1024."""
         try:
-            found = glob.glob(pattern.lstrip("/"), root_dir=self.root)
+            matches = glob.glob(pattern.lstrip("/"), root_dir=self.root)
         except (OSError, ValueError, re.error):
             return ()
-        paths = sorted((f"/{name}" for name in found if name.isprintable()), key=_natural)[:_NAMES]
+        paths = sorted((f"/{name}" for name in matches if name.isprintable()), key=_natural)[:_NAMES]
         return tuple(path for path in paths if self.exists(path))
 
     def exists(self, path: str) -> bool:
-        """Say whether there is anything at a path."""
+        """Return whether a path exists."""
         real = self._below(path)
         return real is not None and os.path.exists(real)
 
     def link_name(self, path: str) -> str:
-        """Return the last part of what a symbolic link points to: a driver's name; empty if none."""
+        """Return the last part of a symbolic link's target, such as a driver's name; empty if none."""
         if self._on_read is not None:
             self._on_read(path)
         try:
@@ -112,24 +112,22 @@ class Tree:
         return _clean_name(os.path.basename(target.rstrip("/")))
 
     def access(self, path: str) -> Access:
-        """Say whether this process may read and write a device node.
+        """Return whether this process may read and write a device node.
 
-        Below another root the mode bits decide, also for the superuser: they are all that a
-        capture knows of the machine it was made on.
+        Below another root the mode bits decide, even for root: a capture has nothing else.
         """
         real = self._below(path)
-        if real is None:
-            return Access(exists=False, is_usable=False)
         try:
-            found = os.stat(real)
+            status = None if real is None else os.stat(real)
         except (OSError, ValueError):
+            status = None
+        if real is None or status is None:
             return Access(exists=False, is_usable=False)
-        if self.is_live:
-            return Access(exists=True, is_usable=_may_use(real), group=self._group(found.st_gid))
-        return Access(exists=True, is_usable=_mode_allows(found), group=self._group(found.st_gid))
+        is_usable = _may_use(real) if self.is_live else _mode_allows(status)
+        return Access(exists=True, is_usable=is_usable, group=self._group(status.st_gid))
 
     def _below(self, path: str) -> str | None:
-        """Return the real path, or None where a link leads out of the root."""
+        """Return the real path, or None if a link leads out of the root."""
         if self._on_read is not None:
             self._on_read(path)
         joined = self.root.rstrip("/") + path
@@ -150,7 +148,7 @@ class Tree:
 
 
 def _read_up_to(descriptor: int, count: int) -> bytes:
-    """Read until the end, since a kernel file may give less than was asked for at a time."""
+    """Read until the end: a kernel file may return less than requested."""
     parts: list[bytes] = []
     while count > 0 and (part := os.read(descriptor, count)):
         parts.append(part)
@@ -163,11 +161,11 @@ def _may_use(path: str) -> bool:
     return os.access(path, os.R_OK | os.W_OK, effective_ids=can_use_effective)
 
 
-def _mode_allows(found: os.stat_result) -> bool:
-    mode = found.st_mode
-    if found.st_uid == os.geteuid():
+def _mode_allows(status: os.stat_result) -> bool:
+    mode = status.st_mode
+    if status.st_uid == os.geteuid():
         return mode & 0o600 == 0o600
-    if found.st_gid in {os.getegid(), *os.getgroups()}:
+    if status.st_gid in {os.getegid(), *os.getgroups()}:
         return mode & 0o060 == 0o060
     return mode & 0o006 == 0o006
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from edgekit.base.dtypes import DTYPES
 from edgekit.core.errors import InferenceError, TensorError
-from edgekit.pipeline.pre import DTYPES, dequantize, quantize, squeezed
+from edgekit.pipeline.pre import dequantize, quantize, squeezed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.base.dtypes import DTYPES
 from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import ConfigError, TensorError
 
@@ -22,21 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekit.core.spec import Pre, TensorSpec
-
-DTYPES: dict[str, type[np.generic]] = {
-    "BOOL": np.bool_,
-    "UINT8": np.uint8,
-    "UINT16": np.uint16,
-    "UINT32": np.uint32,
-    "UINT64": np.uint64,
-    "INT8": np.int8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP16": np.float16,
-    "FP32": np.float32,
-    "FP64": np.float64,
-}
 
 
 @lru_cache(maxsize=1)
@@ -206,7 +192,7 @@ def value_tables(pre: Pre, spec: TensorSpec, channels: int) -> NDArray[Any]:
     dtype = DTYPES[spec.datatype]
     levels = np.broadcast_to(np.arange(256, dtype=np.float64), (channels, 256))
     if np.issubdtype(dtype, np.integer) and spec.quantization is None:
-        if dtype is not np.uint8:
+        if dtype != np.uint8:
             raise TensorError(f"input {spec.name!r}: {spec.datatype} without a scale cannot take an image")
         return np.ascontiguousarray(levels.astype(np.uint8))
     mean, std = (
@@ -222,7 +208,7 @@ def quantize(real: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
         return np.ascontiguousarray(real, dtype)
     if spec.quantization is not None:
         real = real / spec.quantization.scale + spec.quantization.zero_point
-    limits = np.iinfo(dtype)  # type: ignore[type-var]
+    limits = np.iinfo(dtype)
     return np.ascontiguousarray(np.clip(np.rint(real), limits.min, limits.max), dtype)
 
 

@@ -1,7 +1,6 @@
 """The ASGI application: Open Inference Protocol v2, metrics and status.
 
-By hand, without a framework: FastAPI costs 18 MB, half a second of import and 50 us a request on a
-device, for a dozen routes.
+Without a framework: for a dozen routes FastAPI costs 18 MB, 0.5 s of import and 50 us a request.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ GONE = 499
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer, whole."""
+    """A complete answer."""
 
     body: bytes
     status: int = 200
@@ -46,21 +45,14 @@ class Reply:
 
 @dataclass(frozen=True)
 class Done:
-    """What a model's thread made: an answer's body, and how long the model took for it."""
+    """A model's answer, and the seconds that the model took for it."""
 
     reply: Reply
     infer_s: float
 
 
 class App:
-    """Answers requests for some models.
-
-    Args:
-        models: What is served.
-        access: Who may ask.
-        limits: The bounds.
-        version: Of the server, as ``/v2`` says it.
-    """
+    """Answers requests for some models; ``version`` is the server's in ``/v2``."""
 
     def __init__(self, models: Models, access: Access, limits: Limits, version: str) -> None:
         self.models, self._access, self._limits = models, access, limits
@@ -69,7 +61,7 @@ class App:
         self._began_s = time.monotonic()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request, or follow the server's life."""
+        """Answer one request, or the server's lifespan events."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
@@ -184,7 +176,9 @@ class App:
             return await _in_lane(entry, servable, work, "predict", 0.0, receive)
         length = _header_length(headers)
         if (length or 0) > self._limits.json_bytes:
-            raise HttpError(413, f"the JSON is too large: at most {self._limits.json_bytes} bytes are taken")
+            raise HttpError(
+                413, f"the JSON is too large: at most {self._limits.json_bytes} bytes are allowed"
+            )
         request = parse_request(body, length, servable.inputs)
         work = _tensor_work(entry, servable, request)
         return await _in_lane(entry, servable, work, "infer", request.timeout_us / 1e6, receive)
@@ -193,7 +187,7 @@ class App:
         if kind not in _IMAGES:
             raise HttpError(415, "want image/jpeg, image/png, or an inference request")
         if not servable.takes_images:
-            raise HttpError(415, f"model {entry.offer.name!r} takes no images")
+            raise HttpError(415, f"model {entry.offer.name!r} does not take images")
         check_image(body, self._limits.pixels)
 
         def work() -> Done:
@@ -220,11 +214,11 @@ def _tensor_work(entry: Entry, servable: Servable, request: InferRequest) -> Cal
         began_s = time.perf_counter()
         outputs = servable.infer(feeds)
         took_s = time.perf_counter() - began_s
-        made = answer(request, entry.offer.name, entry.offer.version, outputs)
-        if made.header_length is None:
-            return Done(Reply(made.body), took_s)
-        length = (_HEADER_LENGTH, str(made.header_length).encode())
-        return Done(Reply(made.body, headers=(_BINARY, length)), took_s)
+        result = answer(request, entry.offer.name, entry.offer.version, outputs)
+        if result.header_length is None:
+            return Done(Reply(result.body), took_s)
+        length = (_HEADER_LENGTH, str(result.header_length).encode())
+        return Done(Reply(result.body, headers=(_BINARY, length)), took_s)
 
     return work
 
@@ -237,7 +231,7 @@ async def _in_lane(
     timeout_s: float,
     receive: Receive,
 ) -> Reply:
-    """Run work where its model runs, as long as the client is there to hear of it."""
+    """Run work on its model, or give it up when the client hangs up."""
     lane, stages = entry.lane, entry.meter.stages
     try:
         if lane.runs_inline(kind):
@@ -259,7 +253,6 @@ async def _in_lane(
 
 
 async def _watch(receive: Receive, lane: Lane, job: Job) -> None:
-    """Give the job up when the client hangs up."""
     while (await receive())["type"] != "http.disconnect":
         pass
     lane.cancel(job)

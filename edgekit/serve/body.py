@@ -1,4 +1,4 @@
-"""Reads request bodies, never more than is allowed: one by one, and all that are held together."""
+"""Reads request bodies within bounds: of each body, and of all that are in memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class Bodies:
-    """The memory that request bodies take together.
-
-    Args:
-        limits: The most for one, for all, and for how long.
-    """
+    """The memory that all request bodies take, within ``limits``."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -27,7 +23,7 @@ class Bodies:
 
     @contextmanager
     def holding(self) -> Iterator[Body]:
-        """Give a place for one body, whose memory counts until the end of the block."""
+        """Yield one body, whose memory counts until the end of the block."""
         body = Body(self, self._limits)
         try:
             yield body
@@ -58,16 +54,16 @@ class Body:
 
         Args:
             receive: ASGI's.
-            headers: Of the request, lower-case.
-            most_bytes: Less than the limit for all requests, where above 0.
+            headers: The request's, lower-case.
+            most_bytes: A lower limit than that of all requests; 0 for none.
 
         Raises:
             HttpError: 415: it is compressed (a few bytes could become gigabytes). 413: it is too
-                large. 429: too many are held. 408: it does not arrive.
+                large. 429: too many are in memory. 408: it does not arrive in time.
             ClientGoneError: The client hung up.
         """
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise HttpError(415, "compressed bodies are not taken: send it without Content-Encoding")
+            raise HttpError(415, "compressed bodies are not supported: send it without Content-Encoding")
         most = min(most_bytes or self._limits.body_bytes, self._limits.body_bytes)
         stated = headers.get(b"content-length", b"")
         if stated.isdigit():
@@ -105,7 +101,7 @@ class Body:
 
     def _grow(self, length: int, most: int) -> None:
         if length > most:
-            raise HttpError(413, f"the body is too large: at most {most} bytes are taken")
+            raise HttpError(413, f"the body is too large: at most {most} bytes are allowed")
         if length > self.reserved_bytes:
             self._bodies.reserve(length - self.reserved_bytes)
             self.reserved_bytes = length

@@ -1,4 +1,4 @@
-"""How a refusal reaches a client: a status and the protocol's error document."""
+"""Errors as a client sees them: a status and the protocol's error document."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ _MOST = 1000
 
 
 class HttpError(Exception):
-    """A request that is answered with an error.
-
-    Args:
-        status: The HTTP status.
-        message: What is wrong, for a person.
-        headers: More headers of the answer.
-    """
+    """A request that is answered with an error: HTTP status, message, additional headers."""
 
     def __init__(self, status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(message)
@@ -26,27 +20,21 @@ class HttpError(Exception):
 
 
 class ClientGoneError(Exception):
-    """The client hung up before its answer was ready; there is no one to answer."""
+    """The client hung up before its answer was ready."""
 
 
 def as_http(error: EdgekitError) -> HttpError:
-    """Return the answer to a request whose work raised this.
+    """Return the HTTP error for an error of edgekit.
 
     >>> as_http(TensorError("input 'x': want FP32")).status
     400
     """
-    status = 500
-    if isinstance(error, TensorError):
-        status = 400
-    elif isinstance(error, AcceleratorLostError):
-        status = 503
-    elif isinstance(error, ConfigError):
-        status = 501
-    told = "; ".join((error.message, *error.reasons))
-    return HttpError(status, f"{told} (fix: {error.hint})" if error.hint else told)
+    statuses = ((TensorError, 400), (AcceleratorLostError, 503), (ConfigError, 501))
+    status = next((status for kind, status in statuses if isinstance(error, kind)), 500)
+    message = "; ".join((error.message, *error.reasons))
+    return HttpError(status, f"{message} (fix: {error.hint})" if error.hint else message)
 
 
 def error_body(message: str) -> bytes:
-    """Return the protocol's error document; what a request made long is cut."""
-    told = message if len(message) <= _MOST else message[:_MOST] + " …"
-    return msgspec.json.encode({"error": told})
+    """Return the protocol's error document, its message cut to 1,000 characters."""
+    return msgspec.json.encode({"error": message if len(message) <= _MOST else message[:_MOST] + " …"})

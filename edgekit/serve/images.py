@@ -1,4 +1,4 @@
-"""The size of a JPEG or PNG, read from its first bytes, so that none is decoded that would not fit."""
+"""The size of a JPEG or PNG, read from its header before it is decoded."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ import struct
 from edgekit.core.errors import TensorError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# Source: ITU-T T.81, table B.1: the markers that begin a frame; C4, C8 and CC are none.
+# Source: ITU-T T.81, table B.1: the markers that begin a frame; C4, C8 and CC do not.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE = frozenset({0x01, *range(0xD0, 0xD8)})
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Return width and height in pixels, as the file's header states them.
+    """Return width and height in pixels from the file's header.
 
     Raises:
-        TensorError: It is neither JPEG nor PNG, or is cut short before its size.
+        TensorError: It is neither JPEG nor PNG, or ends before its size.
     """
     if data.startswith(_PNG) and data[12:16] == b"IHDR" and len(data) >= 24:
         width, height = struct.unpack_from(">II", data, 16)
         return width, height
-    if data.startswith(b"\xff\xd8"):
-        found = _jpeg_size(data)
-        if found is not None:
-            return found
+    if data.startswith(b"\xff\xd8") and (size := _jpeg_size(data)) is not None:
+        return size
     raise TensorError("the body is not a JPEG or PNG image")
 
 
@@ -55,4 +53,4 @@ def check_image(data: bytes, most_pixels: int) -> None:
     """
     width, height = image_size(data)
     if not 1 <= width * height <= most_pixels:
-        raise TensorError(f"the image is {width} x {height} pixels, at most {most_pixels} in all are taken")
+        raise TensorError(f"the image is {width} x {height} pixels, at most {most_pixels} in all are allowed")

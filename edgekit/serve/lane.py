@@ -1,11 +1,11 @@
-"""One thread that runs one model's work in order, with a bounded queue before it.
+"""One thread that runs one model's work in order, behind a bounded queue.
 
-All bookkeeping happens on the event loop: the thread is handed one job at a time and hands it back.
-So a job that was not begun can be taken out of the queue at any moment, without a lock.
+All bookkeeping happens on the event loop, which gives the thread one job at a time: so a job that has not
+begun can leave the queue at any moment, without a lock.
 
 A model is opened and closed in this thread. OpenVINO's CPU plugin gives the thread that opens it an
-alternate signal stack, and frees that from the thread that closes it: where they differ, the next
-signal to the first one ends the process (seen with OpenVINO 2026.4 and SIGTERM).
+alternate signal stack, which the thread that closes it frees: if they differ, the next signal to the
+first one ends the process (seen with OpenVINO 2026.4 and SIGTERM).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ENOUGH = 5
 
 
 class Pace:
-    """How long work of one kind typically takes, in seconds: a running average."""
+    """A running average of the seconds that one kind of work takes."""
 
     def __init__(self) -> None:
         self.typical_s = 0.0
@@ -46,13 +46,13 @@ class Pace:
         self.typical_s += share * (seconds - self.typical_s)
 
     def is_below(self, seconds: float) -> bool:
-        """Return whether enough runs were measured, and they typically take less than this."""
+        """Return whether at least 5 runs were measured and typically take less than this."""
         return self.runs >= _ENOUGH and self.typical_s < seconds
 
 
 @dataclass(eq=False)
 class Job:
-    """Work for the lane, and the future that whoever asked for it awaits."""
+    """Work for the lane, and the future of its result."""
 
     work: Callable[[], Any]
     kind: Kind
@@ -66,7 +66,7 @@ class Job:
 
 @dataclass
 class Counts:
-    """What a lane refused or gave up."""
+    """The jobs that a lane refused or gave up."""
 
     shed: int = 0
     deadline_missed: int = 0
@@ -75,12 +75,7 @@ class Counts:
 
 
 class Lane:
-    """Runs one model's work; use it from one event loop.
-
-    Args:
-        name: The thread's.
-        limits: How many jobs may wait, and when work may run on the event loop.
-    """
+    """Runs one model's work in a thread called ``name``; use it from one event loop."""
 
     def __init__(self, name: str, limits: Limits) -> None:
         self.counts = Counts()
@@ -103,24 +98,20 @@ class Lane:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether the running job has taken longer than any may."""
+        """Whether the running job has taken longer than ``Limits.stuck_s``."""
         running = self._running
         return running is not None and time.monotonic() - running.began_s > self._limits.stuck_s
 
-    def typical_s(self, kind: Kind) -> float:
-        """Return how long work of a kind typically takes; 0 before the first."""
-        return self.pace(kind).typical_s
-
     def pace(self, kind: Kind) -> Pace:
-        """Return the record of one kind of work."""
+        """Return the measured pace of one kind of work."""
         return self._paces.setdefault(kind, Pace())
 
     def runs_inline(self, kind: Kind) -> bool:
-        """Return whether work of this kind may run on the event loop now: it is quick, none waits."""
+        """Return whether work of this kind may run on the event loop now: it is quick, and none runs."""
         return self._running is None and self.pace(kind).is_below(self._limits.inline_s)
 
     def run_inline(self, work: Callable[[], T], kind: Kind) -> T:
-        """Run quick work here and now; raises what the work raises."""
+        """Run quick work on the event loop; raises what the work raises."""
         began_s = time.monotonic()
         try:
             return work()
@@ -128,7 +119,7 @@ class Lane:
             self.pace(kind).add(time.monotonic() - began_s)
 
     def wait_s(self) -> float:
-        """Estimate how long a new job would wait before it begins."""
+        """Return the estimated seconds until a new job would begin."""
         waits = sum(self.pace(job.kind).typical_s for job in self._waiting)
         if self._running is not None:
             spent_s = time.monotonic() - self._running.began_s
@@ -136,12 +127,7 @@ class Lane:
         return waits
 
     def submit(self, work: Callable[[], Any], kind: Kind, timeout_s: float = 0.0) -> Job:
-        """Queue work that a client waits for.
-
-        Args:
-            work: Runs in the lane's thread.
-            kind: What is measured together.
-            timeout_s: How long the client waits, 0 for as long as it takes.
+        """Queue work that a client waits for, by ``kind`` of work, for ``timeout_s`` (0: no limit).
 
         Raises:
             HttpError: 429: the queue is full, or the work cannot end in time.
@@ -157,12 +143,12 @@ class Lane:
         return self._queue(work, kind, timeout_s)
 
     async def call(self, work: Callable[[], T]) -> T:
-        """Run work that is never refused (loading, closing), after what waits already."""
+        """Run work that is never refused (loading, closing), after the queued jobs."""
         result: T = await self._queue(work, "control", 0.0).future
         return result
 
     def call_blocking(self, work: Callable[[], T]) -> T:
-        """Run work in the lane's thread and wait for it, while no event loop uses the lane."""
+        """Run work in the lane's thread and wait for it; only while no event loop uses the lane."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def task() -> None:
@@ -175,7 +161,7 @@ class Lane:
         return future.result()
 
     def cancel(self, job: Job, error: Exception | None = None) -> None:
-        """Give a job up: one that waits is never begun, the result of one that runs is dropped."""
+        """Give up a job: a queued one never begins, the result of a running one is dropped."""
         if job.future.done():
             return
         if job is self._running:
@@ -186,7 +172,7 @@ class Lane:
         self._settle(job, error or ClientGoneError())
 
     def stop(self) -> None:
-        """End the thread after what it runs; waits at most a moment for it."""
+        """End the thread after the running job; waits at most 1 s."""
         if self._thread is not None:
             self._inbox.put(None)
             self._thread.join(timeout=1.0)  # one that hangs in a runtime ends with the process
@@ -208,10 +194,10 @@ class Lane:
         return job
 
     def _next(self) -> None:
-        """Hand the thread the next job that can still end in time."""
+        """Give the thread the next job that can still end in time."""
         while self._running is None and self._waiting:
             job = self._waiting.popleft()
-            if job.future.done():  # whoever awaited it was cancelled
+            if job.future.done():  # cancelled
                 continue
             job.began_s = time.monotonic()
             if job.deadline_s and job.began_s + self.pace(job.kind).typical_s > job.deadline_s:
@@ -228,14 +214,14 @@ class Lane:
 
     def _put(self, task: Callable[[], None]) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._obey, name=self._name, daemon=True)
+            self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
             self._thread.start()
         self._inbox.put(task)
 
-    def _obey(self) -> None:
+    def _serve(self) -> None:
         while (task := self._inbox.get()) is not None:
             task()
-            del task  # so that no array outlives its answer
+            del task  # frees its arrays
 
     def _work(self, loop: asyncio.AbstractEventLoop, job: Job) -> None:
         result, error = None, None
@@ -244,7 +230,7 @@ class Lane:
         except BaseException as raised:  # noqa: BLE001 - it is raised again where the job is awaited
             error = raised
         job.took_s = time.monotonic() - job.began_s
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+        with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(self._done, job, result, error)
 
     def _done(self, job: Job, result: Any, error: BaseException | None) -> None:

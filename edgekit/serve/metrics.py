@@ -1,7 +1,7 @@
-"""Counts what a server did, and writes it as Prometheus text.
+"""A server's counters, as Prometheus text.
 
 Source: Prometheus text exposition format 0.0.4. Written by hand: the client library costs 72 ms of
-import and 9 MB. Labels are a model, its version, a stage, a status: few, and bounded.
+import and 9 MB. Labels are a model, its version, a stage and a status: few, and bounded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Buckets:
         self.sum_s += seconds
 
     def lines(self, name: str, labels: Mapping[str, str]) -> Iterable[str]:
-        """Give the samples of the exposition."""
+        """Yield the samples of the exposition."""
         total = 0
         for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), self.counts, strict=True):
             total += count
@@ -36,7 +36,7 @@ class Buckets:
 
 
 class Meter:
-    """What one model was asked, and how long its answers took."""
+    """One model's answers by status, and their durations by stage."""
 
     def __init__(self) -> None:
         self.answers: dict[int, int] = {}
@@ -53,8 +53,8 @@ def sample(name: str, labels: Mapping[str, str], value: float) -> str:
     >>> sample("edgekit_up", {"model": 'a"b'}, 1)
     'edgekit_up{model="a\\"b"} 1'
     """
-    told = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-    return f"{name}{{{told}}} {value:g}" if told else f"{name} {value:g}"
+    pairs = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
+    return f"{name}{{{pairs}}} {value:g}" if pairs else f"{name} {value:g}"
 
 
 def family(name: str, kind: str, help_text: str, lines: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The models that are served: which are loaded, and how one is loaded, lost and unloaded."""
+"""The served models: which are loaded, and how one is loaded, replaced when lost, and unloaded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Entry:
         self.offer = offer
         self.servable: Servable | None = None
         self.state, self.reason = UNAVAILABLE, "not loaded yet"
-        self.is_wanted = True
+        self.should_load = True
         self.failovers = 0
         self.lane = Lane(f"model-{offer.name}", limits)
         self.meter = Meter()
@@ -59,32 +59,32 @@ class Entry:
         self.state, self.reason = READY, ""
 
     def end(self) -> None:
-        """Free the model and end its thread, after the event loop; one that hangs is left alone."""
+        """Free the model and end its thread, once the event loop has ended; skips one that hangs."""
         servable, self.servable = self.servable, None
         if servable is not None and not self.lane.is_busy:
             self.lane.call_blocking(servable.close)
         self.lane.stop()
 
     async def load(self) -> None:
-        """Load the model, where it is not loaded; every variant may be chosen again.
+        """Load the model if it is not loaded; every variant may be chosen again.
 
         Raises:
             EdgekitError: It cannot be opened.
         """
         async with self._changing:
-            self.is_wanted = True
+            self.should_load = True
             if self.state != READY:
                 self._excluded.clear()
                 await self._open()
 
     async def unload(self, reason: str = "unloaded") -> None:
-        """Take no more requests, answer those that wait, and free the model."""
+        """Accept no more requests, answer those that wait, and free the model."""
         async with self._changing:
-            self.is_wanted = False
+            self.should_load = False
             await self._close(reason)
 
     def lost(self, servable: Servable, error: AcceleratorLostError) -> None:
-        """Give up a model whose accelerator is gone, and open another variant of it."""
+        """Close a model whose accelerator is lost, and open another variant of it."""
         if servable is self.servable and self.state == READY:
             self.state, self.reason = LOADING, error.message
             self._excluded[servable.variant] = f"lost its accelerator: {error.message}"
@@ -97,7 +97,7 @@ class Entry:
             try:
                 await self._open()
             except EdgekitError:
-                return  # the reason is kept, logged and shown
+                return  # in ``reason`` and the log
             self.failovers += 1
 
     async def _open(self) -> None:
@@ -119,7 +119,7 @@ class Entry:
             await self.lane.call(servable.close)
 
     def status(self) -> dict[str, Any]:
-        """Return what ``/status`` says of this model."""
+        """Return this model's part of ``/status``."""
         lane = self.lane
         return {
             "name": self.offer.name,
@@ -129,20 +129,17 @@ class Entry:
             "stuck": lane.is_stuck,
             "failovers": self.failovers,
             "waiting": lane.depth,
-            "typical_ms": {kind: round(lane.typical_s(kind) * 1e3, 4) for kind in ("infer", "predict")},
+            "typical_ms": {kind: round(lane.pace(kind).typical_s * 1e3, 4) for kind in ("infer", "predict")},
             "runs_on": "event loop" if lane.runs_inline("infer") else "its own thread",
             **(self.servable.status() if self.servable is not None else {}),
         }
 
 
 class Models:
-    """Every model the command line named, by name and version.
-
-    Args:
-        entries: At least one.
+    """Every model of the command line, by name and version.
 
     Raises:
-        UsageError: A name and version stand twice.
+        UsageError: A name and version appear twice.
     """
 
     def __init__(self, entries: Iterable[Entry]) -> None:
@@ -160,7 +157,7 @@ class Models:
         return sorted(self._entries.get(name, ()), key=version_key)
 
     def find(self, name: str, version: str = "") -> Entry:
-        """Return a model; without a version, its newest that is wanted, or its newest.
+        """Return a model; without a version, its newest that was not unloaded, or its newest.
 
         Raises:
             HttpError: 404: there is none.
@@ -172,16 +169,16 @@ class Models:
             if version not in known:
                 raise HttpError(404, f"model {name!r} has no version {version[:32]!r}")
             return known[version]
-        newest = sorted(known.values(), key=lambda e: (e.is_wanted, version_key(e.offer.version)))
+        newest = sorted(known.values(), key=lambda e: (e.should_load, version_key(e.offer.version)))
         return newest[-1]
 
     @property
     def is_ready(self) -> bool:
         """Whether every model that was not unloaded on purpose answers."""
-        return all(entry.is_ready for entry in self if entry.is_wanted)
+        return all(entry.is_ready for entry in self if entry.should_load)
 
     async def close(self, timeout_s: float = 5.0) -> None:
-        """Free every model; one that hangs is left to the end of the process."""
+        """Free every model, except one that hangs for longer than ``timeout_s``."""
         tasks = [asyncio.ensure_future(entry.unload("the server ends")) for entry in self]
         if tasks:
             _, pending = await asyncio.wait(tasks, timeout=timeout_s)

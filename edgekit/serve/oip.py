@@ -1,7 +1,6 @@
-"""One inference request and its answer, as the Open Inference Protocol v2 has them over HTTP.
+"""One inference request and its answer in the Open Inference Protocol v2 over HTTP.
 
-Pure: bytes in, arrays out, and back. Anything may stand in a request, so every field is checked
-before it is used.
+Pure: bytes to arrays and back. Every field of a request is checked before it is used.
 
 Source: kserve/open-inference-protocol, inference_rest.md; Triton's protocol/extension_binary_data.md,
 extension_schedule_policy.md and extension_parameters.md.
@@ -37,7 +36,7 @@ _UNSUPPORTED_OF_TENSORS = ("shared_memory_region", "classification")
 
 
 class TensorIn(msgspec.Struct, frozen=True):
-    """An input of a request; ``data`` is JSON text that is read when its turn comes."""
+    """An input of a request; ``data`` is JSON text, parsed later."""
 
     name: str
     shape: list[Dimension]
@@ -67,9 +66,9 @@ _ENVELOPE = msgspec.json.Decoder(Envelope)
 
 @dataclass(frozen=True)
 class InferRequest:
-    """A request whose JSON is read; its tensors are not yet.
+    """A request with parsed JSON, but not yet parsed tensors.
 
-    ``tail`` is the binary data behind the JSON. ``timeout_us`` 0 means no deadline.
+    ``tail`` is the binary data after the JSON. ``timeout_us`` 0 means no deadline.
     """
 
     envelope: Envelope
@@ -79,16 +78,16 @@ class InferRequest:
 
 
 def parse_request(body: bytes, header_length: int | None, inputs: Sequence[TensorSpec]) -> InferRequest:
-    """Read a request's JSON.
+    """Return a request with its JSON parsed.
 
     Args:
-        body: All of it.
+        body: The whole body.
         header_length: ``Inference-Header-Content-Length``: how many bytes of the body are JSON; None
             means all; 0 means none, the body is the one input's bytes.
         inputs: The model's.
 
     Raises:
-        TensorError: It is not as the protocol says, or asks for what is not offered.
+        TensorError: It violates the protocol, or asks for an unsupported feature.
     """
     if header_length == 0:
         return _raw_request(body, inputs)
@@ -112,7 +111,7 @@ def parse_request(body: bytes, header_length: int | None, inputs: Sequence[Tenso
 
 
 def _raw_request(body: bytes, inputs: Sequence[TensorSpec]) -> InferRequest:
-    """Return the request that a body of nothing but one tensor's bytes stands for."""
+    """Return the request of a body that is one tensor's bytes."""
     if len(inputs) != 1:
         raise TensorError(f"a raw binary request needs a model of one input, this one has {len(inputs)}")
     spec = inputs[0]
@@ -121,7 +120,7 @@ def _raw_request(body: bytes, inputs: Sequence[TensorSpec]) -> InferRequest:
         known *= length if length > 0 else 1
     free = spec.shape.count(-1)
     if free > 1:
-        raise TensorError(f"a raw binary request cannot tell the {free} free dimensions of {spec.name!r}")
+        raise TensorError(f"a raw binary request leaves the {free} free dimensions of {spec.name!r} open")
     if free and (not body or len(body) % known):
         raise TensorError(f"input {spec.name!r}: want a multiple of {known} bytes, got {len(body)}")
     shape = [len(body) // known if length == -1 else length for length in spec.shape]
@@ -131,10 +130,10 @@ def _raw_request(body: bytes, inputs: Sequence[TensorSpec]) -> InferRequest:
 
 def _check(envelope: Envelope) -> None:
     names = [tensor.name for tensor in envelope.inputs]
-    wanted = [tensor.name for tensor in envelope.outputs]
-    for what, given in (("input", names), ("output", wanted)):
+    outputs = [tensor.name for tensor in envelope.outputs]
+    for what, given in (("input", names), ("output", outputs)):
         if len(set(given)) != len(given):
-            raise TensorError(f"an {what} stands twice in the request")
+            raise TensorError(f"an {what} appears twice in the request")
     for key in _UNSUPPORTED:
         if envelope.parameters.get(key):
             raise TensorError(f"parameter {key!r} is not supported")
@@ -151,8 +150,8 @@ def feeds_of(
     """Return a request's tensors by name, each checked against the model's input.
 
     Raises:
-        TensorError: A tensor is missing, unknown, or of another datatype, shape or length; or the
-            binary data does not end where the last tensor ends.
+        TensorError: A tensor is missing, unknown, or of another datatype, shape or length; or there is
+            binary data after the last tensor.
     """
     specs = {spec.name: spec for spec in inputs}
     given = {tensor.name for tensor in request.envelope.inputs}
@@ -176,43 +175,37 @@ def feeds_of(
         feeds[tensor.name] = from_binary(spec, shape, request.tail[at : at + size])
         at += size
     if at != len(request.tail):
-        raise TensorError(f"{len(request.tail) - at} bytes stand behind the last tensor")
+        raise TensorError(f"{len(request.tail) - at} bytes follow the last tensor")
     return feeds
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer's body; ``header_length`` is its JSON's, or None where there is no binary data."""
+    """An answer's body; ``header_length`` is its JSON's, None without binary data."""
 
     body: bytes
     header_length: int | None
 
 
 def answer(request: InferRequest, model: str, version: str, outputs: Mapping[str, NDArray[Any]]) -> Answer:
-    """Return the answer to a request: the outputs it asks for, all where it names none.
-
-    Args:
-        request: What was asked.
-        model: The model's name.
-        version: Its version.
-        outputs: By name; they are copied, and may change afterwards.
+    """Return the answer to a request: the outputs it names, or all, copied.
 
     Raises:
         TensorError: The model has no such output, or JSON cannot hold its values.
     """
-    asked = request.envelope.outputs or [TensorOut(name) for name in outputs]
     rows, pieces = [], []
-    for wanted in asked:
-        if wanted.name not in outputs:
-            raise TensorError(f"the model has no output {wanted.name[:64]!r}, it has {sorted(outputs)}")
-        array = np.asarray(outputs[wanted.name])
-        row: dict[str, Any] = {"name": wanted.name, "shape": list(array.shape)}
-        if _truth(wanted.parameters, "binary_data", default=request.is_binary_by_default):
-            row["datatype"], piece = to_binary(wanted.name, array)
+    for output in request.envelope.outputs or [TensorOut(name) for name in outputs]:
+        name = output.name
+        if name not in outputs:
+            raise TensorError(f"the model has no output {name[:64]!r}, it has {sorted(outputs)}")
+        array = np.asarray(outputs[name])
+        row: dict[str, Any] = {"name": name, "shape": list(array.shape)}
+        if _truth(output.parameters, "binary_data", default=request.is_binary_by_default):
+            row["datatype"], piece = to_binary(name, array)
             row["parameters"] = {"binary_data_size": piece.nbytes}
             pieces.append(piece)
         else:
-            row["datatype"], row["data"] = datatype_of(wanted.name, array), to_json(wanted.name, array)
+            row["datatype"], row["data"] = datatype_of(name, array), to_json(name, array)
         rows.append(row)
     document: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": rows}
     if request.envelope.id:

@@ -1,4 +1,4 @@
-"""The seam of serving: what a model must do to be served, and how one is opened."""
+"""What a model must do to be served, how it is opened, and the bounds of a server."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class Servable(Protocol):
-    """One loaded model. Used by one thread at a time, not always the same one."""
+    """One loaded model, used by one thread at a time, not always the same."""
 
     variant: str
     platform: str
-    """The runtime, as the protocol's model metadata names it, such as ``onnxruntime_onnx``."""
+    """The runtime in the protocol's model metadata, such as ``onnxruntime_onnx``."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     optional_inputs: frozenset[str]
@@ -34,7 +34,7 @@ class Servable(Protocol):
         """
 
     def predict(self, image: bytes) -> Prediction:
-        """Decode a JPEG or PNG and say what the model sees; boxes in pixels of the image.
+        """Return the prediction for a JPEG or PNG; boxes in pixels of the image.
 
         Raises:
             TensorError: The bytes are no image, or the model takes none.
@@ -43,7 +43,7 @@ class Servable(Protocol):
         """
 
     def status(self) -> dict[str, Any]:
-        """Return what ``/status`` says: the variant, what runs it, and why this one."""
+        """Return the model's part of ``/status``: the variant, what runs it, and why this one."""
 
     def close(self) -> None:
         """Free the model; safe to call twice."""
@@ -51,10 +51,10 @@ class Servable(Protocol):
 
 @dataclass(frozen=True)
 class Offer:
-    """A model that may be served: its name, and how it is opened.
+    """A model to serve: its name, and how to open it.
 
-    ``open`` takes variants not to choose, each with the reason (an accelerator that was lost), and
-    raises ``EdgekitError`` where the model cannot be opened.
+    ``open`` takes the variants to exclude, each with the reason (such as a lost accelerator), and raises
+    ``EdgekitError`` if the model cannot be opened.
     """
 
     name: str
@@ -64,12 +64,12 @@ class Offer:
 
 @dataclass(frozen=True)
 class Limits:
-    """The bounds of a server; what is beyond them is refused and counted."""
+    """The bounds of a server; it refuses and counts what exceeds them."""
 
     body_bytes: int = 32 << 20
     """One request. 32 MiB is a batch of six float images of 640 x 640."""
     json_bytes: int = 4 << 20
-    """The JSON of one request: parsed on the event loop, about 30 ms for as much."""
+    """The JSON of one request, parsed on the event loop: 4 MiB take about 30 ms."""
     held_bytes: int = 128 << 20
     """All request bodies in memory together."""
     pixels: int = 40_000_000
@@ -82,5 +82,5 @@ class Limits:
     stuck_s: float = 30.0
     """An inference that takes longer makes its model not ready."""
     inline_s: float = 0.001
-    """A model that typically answers within this runs on the event loop: a thread's hand-over costs
-    50 to 100 us of CPU here, and a longer run would delay every other client."""
+    """A model that typically answers within this runs on the event loop: handing over to a thread costs
+    50 to 100 us of CPU, and a longer run would delay every other client."""

@@ -1,4 +1,4 @@
-"""Which path means what, and who may ask."""
+"""The routes, and who may use them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from edgekit.serve.errors import HttpError
 
-# Path, "*" for a model's name: method: what it does. A model's version is taken out beforehand.
+# Path ("*" is a model's name, its version is removed before): method: action.
 ROUTES: Mapping[tuple[str, ...], Mapping[str, str]] = MappingProxyType(
     {
         ("v2",): {"GET": "server"},
@@ -30,7 +30,7 @@ _OPEN = frozenset({"live", "ready"})
 
 @dataclass(frozen=True)
 class Route:
-    """What a request asks for."""
+    """The action that a request asks for, and its model."""
 
     action: str
     model: str = ""
@@ -38,13 +38,13 @@ class Route:
 
 
 def route(method: str, path: str) -> Route:
-    """Return what a request asks for.
+    """Return the route of a request.
 
     >>> route("POST", "/v2/models/door/versions/1.0.0/infer")
     Route(action='infer', model='door', version='1.0.0')
 
     Raises:
-        HttpError: 404: there is nothing there. 405: not by this method.
+        HttpError: 404: there is no such path. 405: it has no such method.
     """
     parts = path.rstrip("/").split("/")[1:]
     model = version = ""
@@ -67,24 +67,24 @@ def route(method: str, path: str) -> Route:
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask.
+    """Who may send requests.
 
     Args:
-        token: Every request but the health checks must bear it; empty: none is asked for, which is
-            for loopback and UNIX sockets only.
-        hosts: Where not empty, and no token is asked for, the names a request over TCP may call this
-            server by. A web page that a browser on this machine has open reaches loopback too, under
-            its own name (DNS rebinding) or with its own origin.
+        token: Required of every request but the health checks; empty for none, which is for loopback
+            and UNIX sockets only.
+        hosts: Without a token, the names by which a request over TCP may call this server, if not empty:
+            a web page in a browser on this machine reaches loopback too, under its own name (DNS
+            rebinding) or with its own origin.
     """
 
     token: str = ""
     hosts: frozenset[str] = frozenset()
 
     def check(self, action: str, headers: Mapping[bytes, bytes], *, is_tcp: bool = True) -> None:
-        """Let a request pass.
+        """Refuse a request that may not be sent.
 
         Raises:
-            HttpError: 401: it bears no token, or a wrong one. 403: a web page sent it.
+            HttpError: 401: it has no token, or a wrong one. 403: a web page sent it.
         """
         if self.token:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")

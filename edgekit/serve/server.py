@@ -1,4 +1,4 @@
-"""Runs the application on uvicorn, on sockets that are bound here. uvicorn's one owner file."""
+"""Runs the application on uvicorn, on sockets bound here. The only file that imports uvicorn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ _BACKLOG = 128
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens: a TCP host and port (0: a free one), a UNIX socket's path, or both."""
+    """Where a server listens: a TCP host and port (0: any free one), a UNIX socket's path, or both."""
 
     host: str = ""
     port: int = 0
@@ -39,7 +38,7 @@ class Address:
 
 @contextlib.contextmanager
 def listening(address: Address) -> Iterator[tuple[list[socket.socket], list[str]]]:
-    """Bind the sockets; give them and their URLs, and take the UNIX socket away at the end.
+    """Yield the bound sockets and their URLs; remove the UNIX socket at the end.
 
     Raises:
         ConfigError: An address is in use, not this machine's, or may not be bound.
@@ -61,7 +60,7 @@ def listening(address: Address) -> Iterator[tuple[list[socket.socket], list[str]
 
 def _tcp(host: str, port: int) -> socket.socket:
     try:
-        family, kind, protocol, _, place = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         bound = socket.socket(family, kind, protocol)
@@ -69,7 +68,7 @@ def _tcp(host: str, port: int) -> socket.socket:
         raise ConfigError(f"cannot listen on {host}: {cause.strerror or cause}") from cause
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(place)
+        bound.bind(address)
     except OSError as cause:
         bound.close()
         raise ConfigError(
@@ -80,7 +79,7 @@ def _tcp(host: str, port: int) -> socket.socket:
 
 
 def _uds(path: Path) -> socket.socket:
-    """Bind a UNIX socket that only this user may open; one left behind by a dead server is replaced."""
+    """Bind a UNIX socket that only this user may open, in place of one that a dead server left."""
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if _is_abandoned(path):
@@ -108,15 +107,19 @@ def _is_abandoned(path: Path) -> bool:
 
 
 def run(
-    app: App, address: Address, limits: Limits, *, told: Callable[[list[str]], object] = lambda _: None
+    app: App,
+    address: Address,
+    limits: Limits,
+    *,
+    on_listening: Callable[[list[str]], object] = lambda _: None,
 ) -> int:
     """Serve until SIGINT or SIGTERM; return the signal.
 
     Args:
-        app: What answers.
-        address: Where.
+        app: The application.
+        address: Where to listen.
         limits: The bounds.
-        told: Called with the URLs once the sockets take connections.
+        on_listening: Called with the URLs once the sockets accept connections.
 
     Raises:
         ConfigError: uvicorn is not installed, or an address cannot be used.
@@ -126,30 +129,9 @@ def run(
     with listening(address) as (sockets, urls), _recorded(server) as signals:
         for bound in sockets:
             bound.listen(_BACKLOG)
-        told(urls)
+        on_listening(urls)
         server.run(sockets=sockets)
     return signals[0] if signals else 0
-
-
-@contextlib.contextmanager
-def background(app: App, address: Address, limits: Limits) -> Iterator[list[str]]:
-    """Serve from a thread of this process, for the length of the block; gives the URLs.
-
-    Raises:
-        ConfigError: As for ``run``.
-    """
-    uvicorn = _uvicorn()
-    server = uvicorn.Server(_config(uvicorn, app, address, limits))
-    with listening(address) as (sockets, urls):
-        for bound in sockets:
-            bound.listen(_BACKLOG)  # so that a request sent before the loop runs waits, and is answered
-        thread = threading.Thread(target=server.run, args=(sockets,), name="serve", daemon=True)
-        thread.start()
-        try:
-            yield urls
-        finally:
-            server.should_exit = True
-            thread.join(timeout=2 * _GRACE_S)
 
 
 def _uvicorn() -> Any:
@@ -183,7 +165,7 @@ def _config(uvicorn: Any, app: App, address: Address, limits: Limits) -> Any:
 
 @contextlib.contextmanager
 def _recorded(server: Any) -> Iterator[list[int]]:
-    """Note the signals that end the server; uvicorn raises them again once it has ended."""
+    """Yield the signals that end the server; uvicorn raises them again once it has ended."""
     signals: list[int] = []
 
     def note(number: int, _: object) -> None:

@@ -1,8 +1,7 @@
 """Tensors between the wire and NumPy: shapes checked against the model, bytes against the shape.
 
-Every array is checked against what the model declares before anything is allocated for it, and its
-size is that of bytes which have already arrived: a request cannot make the server reserve memory by
-naming a large shape.
+An array is checked against the model's spec before it is allocated, and its size is that of bytes which
+have already arrived: a request cannot make the server reserve memory by naming a large shape.
 
 Source: Open Inference Protocol v2, "Tensor Data"; Triton's binary tensor data extension.
 """
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from edgekit.base.dtypes import DATATYPES, DTYPES
 from edgekit.core.errors import TensorError
 
 if TYPE_CHECKING:
@@ -24,36 +24,13 @@ if TYPE_CHECKING:
 
     from edgekit.core.spec import TensorSpec
 
-# Little-endian, as the binary extension has them.
-DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
-    {
-        "BOOL": np.dtype(np.bool_),
-        "UINT8": np.dtype("<u1"),
-        "UINT16": np.dtype("<u2"),
-        "UINT32": np.dtype("<u4"),
-        "UINT64": np.dtype("<u8"),
-        "INT8": np.dtype("<i1"),
-        "INT16": np.dtype("<i2"),
-        "INT32": np.dtype("<i4"),
-        "INT64": np.dtype("<i8"),
-        "FP16": np.dtype("<f2"),
-        "FP32": np.dtype("<f4"),
-        "FP64": np.dtype("<f8"),
-    }
-)
-DATATYPES: Mapping[np.dtype[Any], str] = MappingProxyType({v: k for k, v in DTYPES.items()})
 _ELEMENT: Mapping[str, Any] = MappingProxyType(
     {"b": list[bool], "u": list[int], "i": list[int], "f": list[float]}
 )
 
 
 def checked_shape(spec: TensorSpec, datatype: str, shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape a request gives one input, when the model can take it.
-
-    Args:
-        spec: The model's input, -1 where a dimension is free.
-        datatype: What the request calls the element type.
-        shape: What the request says.
+    """Return the shape that a request states for an input, if the model's ``spec`` takes it.
 
     Raises:
         TensorError: The datatype differs, or the shape does not fit.
@@ -66,28 +43,23 @@ def checked_shape(spec: TensorSpec, datatype: str, shape: Sequence[int]) -> tupl
     )
 
 
-def _fits(given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    return len(given) == len(wanted) and all(
-        length >= 1 and free in (-1, length) for length, free in zip(given, wanted, strict=True)
+def _fits(given: tuple[int, ...], declared: tuple[int, ...]) -> bool:
+    return len(given) == len(declared) and all(
+        length >= 1 and free in (-1, length) for length, free in zip(given, declared, strict=True)
     )
 
 
 def from_binary(spec: TensorSpec, shape: tuple[int, ...], data: memoryview) -> NDArray[Any]:
-    """Return one input from its bytes, without a copy; the array is read-only.
-
-    Args:
-        spec: The model's input.
-        shape: Checked.
-        data: Row-major, little-endian, exactly the tensor's bytes.
+    """Return one input from its bytes (row-major, little-endian), a read-only view.
 
     Raises:
         TensorError: There are more or fewer bytes, or a BOOL is neither 0 nor 1.
     """
     dtype = DTYPES[spec.datatype]
-    wanted = math.prod(shape) * dtype.itemsize
-    if len(data) != wanted:
+    size = math.prod(shape) * dtype.itemsize
+    if len(data) != size:
         raise TensorError(
-            f"input {spec.name!r}: {spec.datatype} {list(shape)} is {wanted} bytes, got {len(data)}"
+            f"input {spec.name!r}: {spec.datatype} {list(shape)} is {size} bytes, got {len(data)}"
         )
     if dtype.kind == "b" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
         raise TensorError(f"input {spec.name!r}: a BOOL is one byte, 0 or 1")
@@ -97,14 +69,9 @@ def from_binary(spec: TensorSpec, shape: tuple[int, ...], data: memoryview) -> N
 def from_json(spec: TensorSpec, shape: tuple[int, ...], data: bytes | msgspec.Raw) -> NDArray[Any]:
     """Return one input from its JSON: a flat list in row-major order, or lists nested as the shape.
 
-    Args:
-        spec: The model's input.
-        shape: Checked.
-        data: The JSON text of the list.
-
     Raises:
-        TensorError: It is no such list, has another length, or an element that is not of the datatype
-            or outside its range.
+        TensorError: It is no such list, has another length, or an element of another datatype or out of
+            range.
     """
     what = f"input {spec.name!r}"
     if spec.datatype == "FP16":
@@ -125,17 +92,16 @@ def from_json(spec: TensorSpec, shape: tuple[int, ...], data: bytes | msgspec.Ra
 
 
 def _flat(what: str, shape: tuple[int, ...], data: bytes | msgspec.Raw, kind: Any) -> list[Any]:
-    """Return the elements of flat or nested JSON lists, each of the right type."""
     try:
         return msgspec.json.decode(data, type=kind)  # type: ignore[no-any-return]
     except msgspec.ValidationError:
-        pass  # nested, or wrong: told apart below
+        pass  # nested or invalid
     except (msgspec.DecodeError, ValueError, RecursionError) as cause:
         raise TensorError(f"{what}: data is not JSON: {cause}") from cause
     try:
-        flat, found = _unnested(what, msgspec.json.decode(data), max(1, len(shape)))
-        if len(found) > 1 and found != shape:
-            raise TensorError(f"{what}: lists are nested as {list(found)}, its shape is {list(shape)}")
+        flat, nesting = _unnested(what, msgspec.json.decode(data), max(1, len(shape)))
+        if len(nesting) > 1 and nesting != shape:
+            raise TensorError(f"{what}: lists are nested as {list(nesting)}, its shape is {list(shape)}")
         return msgspec.convert(flat, type=kind)  # type: ignore[no-any-return]
     except (msgspec.ValidationError, ValueError, RecursionError) as cause:
         raise TensorError(f"{what}: {cause}") from cause
@@ -172,7 +138,7 @@ def to_json(name: str, array: NDArray[Any]) -> list[Any]:
 
 
 def to_binary(name: str, array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
-    """Return an output's datatype, and the output as it is sent: contiguous and little-endian.
+    """Return an output's datatype and the array to send: contiguous, little-endian.
 
     Raises:
         TensorError: The protocol has no such datatype.

@@ -1,4 +1,4 @@
-"""The documents a server shows of itself: metadata, repository index, status, metrics."""
+"""A server's documents about itself: metadata, repository index, status, metrics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def server_document(version: str) -> dict[str, Any]:
 
 
 def model_document(entry: Entry, versions: list[str]) -> dict[str, Any]:
-    """Return a model's metadata; its tensors while it is loaded.
+    """Return a model's metadata with its tensors.
 
     Raises:
         HttpError: 503: it is not loaded.
@@ -42,7 +42,7 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
 
 
 def index(models: Models, *, only_ready: bool) -> list[dict[str, str]]:
-    """Return the repository's index: every model the command line named."""
+    """Return the repository's index: every model of the command line."""
     return [
         {
             "name": entry.offer.name,
@@ -56,7 +56,7 @@ def index(models: Models, *, only_ready: bool) -> list[dict[str, str]]:
 
 
 def status_document(models: Models, version: str, up_s: float) -> dict[str, Any]:
-    """Return what ``/status`` says: each model, the variant that runs, and why that one."""
+    """Return ``/status``: each model, the variant that runs, and why that one."""
     return {
         "server": {"version": version, "pid": os.getpid(), "up_s": round(up_s, 1)},
         "ready": models.is_ready,
@@ -68,7 +68,12 @@ def exposition(models: Models, bodies: Bodies) -> str:
     """Return ``/metrics`` in the Prometheus text format."""
     entries = [(entry, _labels(entry)) for entry in models]
     lines = [
-        *family("edgekit_serve_held_bytes", "gauge", "Request bodies in memory.", [_held(bodies)]),
+        *family(
+            "edgekit_serve_held_bytes",
+            "gauge",
+            "Request bodies in memory.",
+            [sample("edgekit_serve_held_bytes", {}, bodies.held_bytes)],
+        ),
         *family(
             "edgekit_serve_bodies_refused_total",
             "counter",
@@ -97,16 +102,17 @@ _GAUGES: tuple[tuple[str, str, str, Callable[[Entry], float]], ...] = (
         "Requests given up because their timeout passed.",
         lambda e: e.lane.counts.deadline_missed,
     ),
-    ("edgekit_failovers_total", "counter", "Lost accelerators made good.", lambda e: e.failovers),
+    (
+        "edgekit_failovers_total",
+        "counter",
+        "Lost accelerators replaced by another variant.",
+        lambda e: e.failovers,
+    ),
 )
 
 
 def _labels(entry: Entry) -> dict[str, str]:
     return {"model": entry.offer.name, "version": entry.offer.version}
-
-
-def _held(bodies: Bodies) -> str:
-    return sample("edgekit_serve_held_bytes", {}, bodies.held_bytes)
 
 
 def _durations(entries: Iterable[tuple[Entry, dict[str, str]]]) -> list[str]:

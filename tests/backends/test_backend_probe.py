@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-import tiny_nets
 
 from edgekit.backends import BACKENDS, backend_version
 from edgekit.backends import probe as probe_module
-from edgekit.backends.probe import probe_model, prove
+from edgekit.backends.probe import prove
 from edgekit.backends.tiny import tiny_model
 from edgekit.base.accelerators import Accelerator
 from edgekit.core.errors import ModelLoadError
@@ -62,25 +61,7 @@ def test_a_wrong_answer_does_not_pass():
 def test_a_runtime_that_computes_wrongly_is_not_proved(monkeypatch):
     monkeypatch.setattr(probe_module, "INPUTS", [1.0] * 16)  # so the answer is not the expected one
     answer = probe_module._prove(Variant(id="tiny", backend="onnxruntime"), {})
-    assert answer["reason"].startswith("gave a wrong answer: wanted [0.0, 12.0, 4.0, 2.0]")
-
-
-def test_a_model_that_runs_has_no_reason(tmp_path):
-    path = tiny_nets.write_tflite(tmp_path / "net.tflite")
-    assert probe_model(path, Variant(id="v", backend="litert")) is None
-
-
-def test_a_model_that_is_damaged_has_one(tmp_path):
-    path = tiny_nets.write_onnx(tmp_path / "net.onnx")
-    path.write_bytes(path.read_bytes()[:200])
-    reason = probe_model(path, Variant(id="v", backend="onnxruntime"))
-    assert reason is not None
-    assert "refuses the model" in reason
-
-
-def test_a_model_that_kills_its_runtime_kills_only_the_child(tmp_path):
-    variant = Variant(id="v", backend="null", options={"crash_at": 1})
-    assert probe_model(tmp_path / "any", variant).startswith("crashed with SIGSEGV; fix: ")
+    assert answer["reason"].startswith("gave a wrong answer: expected [0.0, 12.0, 4.0, 2.0]")
 
 
 def test_every_backend_can_be_asked():

@@ -326,7 +326,7 @@ def test_a_free_batch_opens_at_the_batch_that_is_asked_for(case, tmp_path):
 
 @pytest.mark.parametrize("case", [case for case in CASES if "tflite" in case.name or case.name == "litert"])
 def test_a_file_built_for_one_sample_refuses_to_open_at_eight(case, tmp_path):
-    with pytest.raises(ModelLoadError, match=r"options\.batch wants 8"):
+    with pytest.raises(ModelLoadError, match=r"options\.batch asks for 8"):
         case.open(tmp_path, batch=8)
 
 

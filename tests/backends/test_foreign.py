@@ -27,6 +27,7 @@ from edgekit.core.spec import Variant
 
 FOLDER = Path(foreign_module.__file__).parent
 VARIANT = Variant(id="far", backend="foreign")
+ECHO = Path(__file__).parent / "echo_tenant.py"
 MODEL = tiny.tiny_model("foreign")
 
 
@@ -47,6 +48,7 @@ def test_every_other_python_on_this_machine_can_be_a_worker(python):
 def test_worker_and_tenants_are_written_for_python_3_6():
     for path in [
         FOLDER / "foreign_worker.py",
+        ECHO,
         *(FOLDER / "tenants" / name for name in FOREIGN_TENANTS.values()),
     ]:
         tree = ast.parse(path.read_text(), feature_version=(3, 6))
@@ -101,7 +103,7 @@ def test_one_failed_inference_leaves_the_worker_alive():
     with pytest.raises(InferenceError, match="scripted to fail"):
         backend.run()
     backend.run()
-    backend.ping()
+    backend.reset()
     backend.close()
 
 
@@ -110,16 +112,16 @@ def test_a_tenant_that_says_lost_ends_the_worker():
     with pytest.raises(AcceleratorLostError, match="scripted to lose"):
         backend.run()
     with pytest.raises(AcceleratorLostError, match="has ended"):
-        backend.ping()
+        backend.reset()
     backend.close()
 
 
-def test_an_idle_worker_that_died_is_found_by_a_ping():
+def test_an_idle_worker_that_died_is_noticed_by_the_next_request():
     backend = open_echo()
-    backend.ping()
+    backend.reset()
     os.kill(backend.pid, signal.SIGKILL)
     with pytest.raises(AcceleratorLostError, match="SIGKILL"):
-        backend.ping()
+        backend.reset()
     backend.close()
 
 
@@ -143,8 +145,9 @@ def test_a_worker_ends_when_its_parent_is_killed(is_busy):
     code = (
         "import os, sys, threading, time\n"
         "from pathlib import Path\n"
-        "from edgekit.backends import open_backend\n"
+        "from edgekit.backends import foreign, open_backend\n"
         "from edgekit.core.spec import Variant\n"
+        "foreign.FOREIGN_TENANTS = {'echo': sys.argv[4]}\n"
         "backend = open_backend(Path(sys.argv[1]), Variant(id='far', backend='foreign'),\n"
         "    {'tenant': 'echo', 'python': sys.argv[2], 'tenant_options': {'hang_at': 1}})\n"
         "if sys.argv[3] == 'True':\n"
@@ -154,7 +157,7 @@ def test_a_worker_ends_when_its_parent_is_killed(is_busy):
         "os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(MODEL), foreign_python(), str(is_busy)],
+        [sys.executable, "-c", code, str(MODEL), foreign_python(), str(is_busy), str(ECHO)],
         capture_output=True,
         text=True,
         check=False,

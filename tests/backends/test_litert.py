@@ -169,7 +169,7 @@ def test_proving_an_edge_tpu_opens_the_device_and_says_that_nothing_ran(stub):
 def test_a_free_batch_is_one_and_shapes_settle_others(plain):
     backend = open_backend(plain, CPU, {"shapes": {"x": [1, tiny_nets.INPUTS]}})
     assert backend.inputs[0].shape == (1, tiny_nets.INPUTS)
-    with pytest.raises(ModelLoadError, match=r"options.shapes wants \(2, 3\)"):
+    with pytest.raises(ModelLoadError, match=r"options.shapes asks for \(2, 3\)"):
         open_backend(plain, CPU, {"shapes": {"x": [2, 3]}})
     assert tiny.tiny_model("litert").exists()
 

@@ -94,7 +94,7 @@ def test_provider_options_take_device_and_cache_folder(tmp_path):
 
 def test_a_cache_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot be made"):
+    with pytest.raises(StorageError, match="cannot be created"):
         adapter._provider_options(adapter._PROVIDERS["tensorrt"], {"cache": str(tmp_path / "file" / "below")})
 
 

@@ -8,11 +8,12 @@ import numpy as np
 
 from edgekit.core.errors import TensorError
 from edgekit.core.spec import Item, Prediction, TensorSpec
+from edgekit.serve import server as served_by
 from edgekit.serve.app import App
 from edgekit.serve.models import Entry, Models
 from edgekit.serve.ports import Limits, Offer
 from edgekit.serve.routes import Access
-from edgekit.serve.server import Address, background
+from edgekit.serve.server import Address
 
 X = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
 Y = TensorSpec(name="y", datatype="FP32", shape=(-1, 4))
@@ -105,6 +106,23 @@ def served(*offers, limits=None, access=None, address=None):
     finally:
         for entry in entries:
             entry.end()
+
+
+@contextlib.contextmanager
+def background(app, address, limits):
+    """Serve from a thread of this process for the length of the block; yields the URLs."""
+    uvicorn = served_by._uvicorn()
+    server = uvicorn.Server(served_by._config(uvicorn, app, address, limits))
+    with served_by.listening(address) as (sockets, urls):
+        for bound in sockets:
+            bound.listen(128)  # a request that is sent before the loop runs waits, and is answered
+        thread = threading.Thread(target=server.run, args=(sockets,), name="serve", daemon=True)
+        thread.start()
+        try:
+            yield urls
+        finally:
+            server.should_exit = True
+            thread.join(timeout=10)
 
 
 def doubling(name="double", version="1.0.0", **options):

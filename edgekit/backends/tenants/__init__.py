@@ -1,1 +1,1 @@
-"""What runs in a foreign interpreter: each file stands alone, clean for Python 3.6, without edgekit."""
+"""What runs in a foreign interpreter: each file runs alone in Python 3.6, without edgekit."""

@@ -1,7 +1,7 @@
 """MYRIAD (Neural Compute Stick 2) through OpenVINO 2021.4.2, the last wheel that drives it.
 
 Its Python is 3.6 to 3.9, x86-64. It reads ONNX (opset 13 at most) and IR of version 10, floats only.
-``device`` is OpenVINO's name of the device, ``MYRIAD`` unless stated.
+``device`` is OpenVINO's name of the device, by default ``MYRIAD``.
 """
 
 import importlib
@@ -13,8 +13,8 @@ _LOST = ("NC_ERROR", "X_LINK", "XLink", "Can not init", "device not found", "DEV
 def load(request: "dict[str, Any]", fail: "Any") -> "Myriad":
     """Return the model, compiled for the stick.
 
-    Every operation is asked for first (``query_network`` needs no stick), since what the stick does
-    not know is a clear answer and a failed compilation is not.
+    ``query_network``, which needs no stick, first names the operations that the stick lacks: a failed
+    compilation would not.
     """
     from openvino import inference_engine  # the foreign interpreter's, not ours
 
@@ -63,11 +63,8 @@ class Myriad:
         self._shared_outputs = {row["name"]: _array(row, outputs[row["name"]]) for row in self.outputs}
 
     def run(self) -> None:
-        """Infer once.
-
-        The blobs are asked for anew each time: one that was taken before an inference shows freed
-        memory after it.
-        """
+        """Infer once."""
+        # Fetched for every run: a blob fetched before an inference shows freed memory after it.
         blobs = self._request.input_blobs
         for name, shared in self._shared_inputs.items():
             blobs[name].buffer[...] = shared

@@ -4,7 +4,7 @@ An engine fits one TensorRT version on one kind of GPU. It is built on the devic
 ``cache`` under the hash of the model, the version, the GPU's architecture and the precision. Device
 memory is handled with the CUDA runtime through ctypes: JetPack has no Python package for it.
 
-Written from NVIDIA's documentation and run against stand-ins for the library; never yet on a GPU.
+Written from NVIDIA's documentation and tested with stand-ins for the library; not yet run on a GPU.
 """
 
 import contextlib
@@ -31,19 +31,19 @@ _WORKSPACE_BYTES = 1 << 30
 
 def load(request: "dict[str, Any]", fail: "Any") -> "TensorRt":
     """Return the engine of a model, from the cache or built now."""
-    trt = importlib.import_module("tensorrt")  # the foreign interpreter's, not this file
+    trt = importlib.import_module("tensorrt")  # not this file
     cuda = _Cuda(fail)
     logger = trt.Logger(trt.Logger.WARNING)
     data = Path(request["model"]).read_bytes()
-    kept = _cache_file(request, data, trt.__version__, cuda.compute())
+    cached = _cache_file(request, data, trt.__version__, cuda.compute())
     runtime = trt.Runtime(logger)
     engine = None
-    if kept is not None and kept.exists():
-        engine = runtime.deserialize_cuda_engine(kept.read_bytes())  # None where the file is damaged
+    if cached is not None and cached.exists():
+        engine = runtime.deserialize_cuda_engine(cached.read_bytes())  # None if the file is damaged
     if engine is None:
         serialized = _build(trt, logger, data, request, fail)
-        if kept is not None:
-            _keep(kept, serialized)
+        if cached is not None:
+            _write(cached, serialized)
         engine = runtime.deserialize_cuda_engine(serialized)
     if engine is None:
         raise fail("load", "TensorRT does not load the engine it built")
@@ -63,7 +63,7 @@ class TensorRt:
         self._engine = engine
         self._context = engine.create_execution_context()
         if self._context is None:
-            raise fail("unavailable", "TensorRT makes no execution context: not enough device memory?")
+            raise fail("unavailable", "TensorRT creates no execution context: not enough device memory?")
         self._memory = {}  # type: dict[str, tuple[Any, int]]
         self._host = {}  # type: dict[str, Any]
         for index in range(engine.num_io_tensors):
@@ -111,7 +111,7 @@ class TensorRt:
 
 
 class _Cuda:
-    """The few functions of the CUDA runtime that inference needs; any error is a lost device."""
+    """The CUDA runtime functions that inference needs; an error means a lost device."""
 
     def __init__(self, fail: "Any") -> None:
         self._fail = fail
@@ -135,7 +135,7 @@ class _Cuda:
         return device
 
     def free(self, device: "ctypes.c_void_p") -> None:
-        """Give device memory back."""
+        """Free device memory."""
         self._library.cudaFree(device)
 
     def copy(self, target: "Any", source: "Any", size: int, direction: int) -> None:
@@ -143,7 +143,7 @@ class _Cuda:
         self._call("cudaMemcpy", target, source, ctypes.c_size_t(size), direction)
 
     def wait(self) -> None:
-        """Wait for what the stream was given."""
+        """Wait until the stream has finished."""
         self._call("cudaStreamSynchronize", self.stream)
 
     def _call(self, name: str, *arguments: "Any", kind: str = "lost") -> None:
@@ -168,8 +168,8 @@ def _cache_file(request: "dict[str, Any]", data: bytes, version: str, compute: s
     return Path(request["cache"]) / f"{digest}-{version}-{compute}-{request['precision']}.engine"
 
 
-def _keep(path: Path, serialized: "Any") -> None:
-    """Write an engine so that a power cut leaves the whole file or none."""
+def _write(path: Path, serialized: "Any") -> None:
+    """Write an engine atomically: after a power cut there is the whole file or none."""
     part = path.with_suffix(f".{os.getpid()}")
     with part.open("wb") as file:
         file.write(memoryview(serialized))
@@ -185,8 +185,8 @@ def _build(trt: "Any", logger: "Any", data: bytes, request: "dict[str, Any]", fa
     network = builder.create_network(0 if explicit is None else 1 << int(explicit))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(data):
-        told = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
-        raise fail("load", "TensorRT does not read the model: " + told)
+        errors = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
+        raise fail("load", "TensorRT does not read the model: " + errors)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE_BYTES)
     for precision, flag in (("fp16", "FP16"), ("int8", "INT8"), ("int8", "FP16")):
@@ -202,7 +202,7 @@ def _build(trt: "Any", logger: "Any", data: bytes, request: "dict[str, Any]", fa
 def _fix_shapes(
     builder: "Any", network: "Any", config: "Any", request: "dict[str, Any]", fail: "Any"
 ) -> None:
-    """Settle free dimensions: the first by ``batch``, others as ``shapes`` says."""
+    """Fix free dimensions by ``shapes``, or the first by ``batch``."""
     profile = builder.create_optimization_profile()
     is_needed = False
     for index in range(network.num_inputs):
@@ -210,13 +210,13 @@ def _fix_shapes(
         shape = [int(size) for size in tensor.shape]
         if min(shape, default=1) >= 0:
             continue
-        wanted = request["shapes"].get(tensor.name) or (
-            [request["batch"], *shape[1:]] if shape[0] < 0 else shape
+        fixed = tuple(
+            request["shapes"].get(tensor.name) or ([request["batch"], *shape[1:]] if shape[0] < 0 else shape)
         )
-        if min(wanted) < 0:
+        if min(fixed) < 0:
             raise fail("load", f"input {tensor.name} has free dimensions {shape}: state options.shapes")
-        profile.set_shape(tensor.name, tuple(wanted), tuple(wanted), tuple(wanted))
-        tensor.shape = tuple(wanted)
+        profile.set_shape(tensor.name, fixed, fixed, fixed)
+        tensor.shape = fixed
         is_needed = True
     if is_needed:
         config.add_optimization_profile(profile)
