@@ -1,4 +1,4 @@
-"""Turn a table of a configuration into a structure, and report every problem in it at once."""
+"""Turns a table of a configuration into a structure, and reports all of its problems at once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The keys that one table takes; subclasses hold the defaults."""
+    """The keys of one table, with their defaults in a subclass."""
 
     def problems(self) -> Iterable[str]:
-        """Return ``key: want X, got Y`` for each value that its type alone does not refuse."""
+        """Return ``key: want X, got Y`` for each invalid value of a valid type."""
         return ()
 
 
@@ -26,29 +26,26 @@ S = TypeVar("S", bound=Options)
 
 
 def check_table(table: object, kind: type[S], where: str, problems: list[str]) -> S | None:
-    """Convert a table into a structure, key by key, so that one mistake does not hide another.
+    """Return a table as a structure, or None if it has mistakes.
 
     Args:
-        table: What the configuration holds there.
-        kind: The structure it must become.
+        table: The configuration's value.
+        kind: The structure.
         where: The dotted name of the table, for the messages.
-        problems: Takes one ``key: want X, got Y`` for each mistake.
-
-    Returns:
-        The structure, or None where there was a mistake.
+        problems: Receives one ``key: want X, got Y`` for each mistake.
     """
-    found = structure_problems(table, kind, where)
-    if found:
-        problems += found
-        return None
-    checked = msgspec.convert(table, kind)
-    found = [f"{where}.{problem}" for problem in checked.problems()]
-    problems += found
-    return None if found else checked
+    mistakes = structure_problems(table, kind, where)
+    if not mistakes:
+        checked = msgspec.convert(table, kind)
+        mistakes = [f"{where}.{problem}" for problem in checked.problems()]
+        if not mistakes:
+            return checked
+    problems += mistakes
+    return None
 
 
 def kind_problem(kind: object, rows: Rows, where: str) -> str | None:
-    """Return why a kind cannot be used, or None where a row is built in or a package adds it."""
+    """Return why a kind cannot be used, or None if it is built in or a package adds it."""
     if not isinstance(kind, str):
         return f"{where}: want one of {', '.join(rows.names())}, got {kind!r}"
     if rows.target(kind):

@@ -1,4 +1,4 @@
-"""What a pipeline's TOML file says, checked whole before anything is opened."""
+"""A pipeline's TOML file, checked completely before anything is opened."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PipelineTable(Options, frozen=True, kw_only=True):
 
 
 class ModelTable(Options, frozen=True, kw_only=True):
-    """``[model]``: how the model is opened; what is not given comes from the bundle."""
+    """``[model]``: how the model is opened; the defaults are the bundle's."""
 
     variant: str = ""
     threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
@@ -44,11 +44,11 @@ class BudgetTable(Options, frozen=True, kw_only=True):
 
 
 class PrivacyTable(Options, frozen=True, kw_only=True):
-    """``[privacy]``: what may leave the device (nothing, unless named), and what is hidden in pixels.
+    """``[privacy]``: what may leave the device (by default nothing), and what is hidden in pixels.
 
     ``redact``: labels whose boxes are hidden before any frame is encoded; ``"*"`` is every label.
-    ``redact_margin_ratio`` widens each box, and a box stays hidden for ``redact_hold`` more frames,
-    since a detector loses an object now and then.
+    ``redact_margin_ratio`` widens each box, which stays hidden for ``redact_hold`` more frames, since a
+    detector loses an object now and then.
     """
 
     egress: tuple[str, ...] = ()
@@ -58,10 +58,10 @@ class PrivacyTable(Options, frozen=True, kw_only=True):
     redact_hold: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
 
     def problems(self) -> Iterable[str]:
-        """Name each class of data that there is not."""
-        for place, name in enumerate(self.egress):
+        """Report each unknown class of data."""
+        for index, name in enumerate(self.egress):
             if name not in NAMES:
-                yield f"egress[{place}]: want one of {', '.join(NAMES)}, got {name!r}"
+                yield f"egress[{index}]: want one of {', '.join(NAMES)}, got {name!r}"
 
 
 class EventsTable(Options, frozen=True, kw_only=True):
@@ -73,14 +73,14 @@ class EventsTable(Options, frozen=True, kw_only=True):
 
 
 class Section(msgspec.Struct, frozen=True):
-    """A source or sink: its kind, and the options that kind takes."""
+    """A source or sink: its kind and the options of that kind."""
 
     kind: str
     options: Any
 
 
 class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole pipeline, checked. Relative paths in it are relative to ``folder``."""
+    """A checked pipeline; its relative paths start at ``folder``."""
 
     pipeline: PipelineTable
     source: Section
@@ -103,7 +103,7 @@ _REQUIRED = ("pipeline", "source")
 
 
 def load_config(path: Path) -> PipelineConfig:
-    """Read a pipeline's TOML file.
+    """Return the pipeline of a TOML file.
 
     Raises:
         ConfigError: The file cannot be read, or is not a valid pipeline; ``reasons`` has every problem.
@@ -119,12 +119,7 @@ def load_config(path: Path) -> PipelineConfig:
 
 
 def parse_config(data: bytes | str, what: str = "pipeline.toml", folder: str = ".") -> PipelineConfig:
-    """Check the text of a pipeline file.
-
-    Args:
-        data: TOML, UTF-8.
-        what: The file's name, for the messages.
-        folder: What relative paths in it are relative to.
+    """Return the pipeline of a TOML text; ``what`` is the file's name in errors.
 
     Raises:
         ConfigError: It is not a valid pipeline; ``reasons`` has one ``file:key: want X, got Y`` for
@@ -180,7 +175,7 @@ def _section(table: object, rows: Rows, where: str, problems: list[str]) -> Sect
 
 
 def _meaning_problems(values: dict[str, Any]) -> list[str]:
-    """Return what is wrong between keys that are right one by one."""
+    """Return the contradictions between keys that are valid one by one."""
     problems = []
     pipeline, events = values.get("pipeline"), values.get("events")
     if pipeline is not None and not NAME.fullmatch(pipeline.name):
@@ -191,16 +186,12 @@ def _meaning_problems(values: dict[str, Any]) -> list[str]:
         problems.append("pipeline.model: want a bundle's path or a model's name, got ''")
     if events is not None and events.appear > events.window:
         problems.append(f"events.appear: want at most events.window ({events.window}), got {events.appear}")
-    privacy = values.get("privacy")
+    privacy = values.get("privacy", PrivacyTable())  # None if it has mistakes of its own
     for i, sink in enumerate(values["sinks"]):
         leaves = sink is not None and getattr(SINK_ROWS.load(sink.kind), "leaves_device", False)
-        if leaves and (privacy is None or not privacy.egress) and "privacy" not in _failed(values):
+        if leaves and privacy is not None and not privacy.egress:
             problems.append(f"sink[{i}]: want [privacy] egress to name what it may send, got nothing")
     return problems
-
-
-def _failed(values: dict[str, Any]) -> set[str]:
-    return {key for key, value in values.items() if value is None}
 
 
 def config_problems(text: str, what: str, folder: Path) -> tuple[str, ...]:

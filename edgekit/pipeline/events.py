@@ -1,4 +1,4 @@
-"""Debounce: what changed, told once, in place of what is there, told for every frame.
+"""Debounce: one event for a change, instead of a result for every frame.
 
 Pure state machines. Detections, anomalies and speech are *present* or not, label by label; a
 classifier of whole frames is in one *state* at a time.
@@ -27,13 +27,12 @@ _KINDS: dict[str, tuple[EventKind, EventKind]] = {
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One change that the debounce let through.
+    """One debounced change.
 
-    ``id`` is the occurrence's: what appears and vanishes again has one. ``label`` is what appeared,
-    started, vanished, ended, or what the state became; ``previous`` is the state before, of a
-    ``changed``. ``count`` items of that label, the best of them ``item``, and their ``tracks`` are of
-    the frame that settled it; 0 and None where something is gone. ``total`` is how many items that frame
-    has in all. ``end_ns`` and ``end_unix_ms``: the last frame that had what is gone.
+    ``id`` is the same when something appears and when it vanishes. ``label`` is what appeared, started,
+    vanished or ended, or the new state; ``previous`` is the old state of a ``changed``. ``count``,
+    ``item`` (the best) and ``tracks`` are those of that label in the deciding frame, which has ``total``
+    items in all; 0 and None if it is gone. ``end_ns`` and ``end_unix_ms``: the last frame that had it.
     """
 
     id: str
@@ -60,7 +59,7 @@ class Debounce(msgspec.Struct, frozen=True):
 
 
 class _Seen:
-    """What is remembered of one label: the last frames as bits, newest lowest."""
+    """One label's presence in the last frames, as bits, newest lowest."""
 
     __slots__ = ("bits", "is_present", "missed")
 
@@ -71,7 +70,7 @@ class _Seen:
 
 
 class Presence:
-    """Tells when a label becomes present, and when it is gone.
+    """Finds when a label becomes present and when it is gone.
 
     >>> presence = Presence(Debounce(appear=2, window=3, vanish=2))
     >>> [presence.step({"cat"} if there else set()) for there in (1, 0, 1, 0, 0)]
@@ -84,7 +83,7 @@ class Presence:
         self._seen: dict[str, _Seen] = {}
 
     def step(self, labels: set[str]) -> list[tuple[str, bool]]:
-        """Take the labels of one frame; return (label, became present) for each change, by label."""
+        """Return (label, is present now) for each change with the labels of one frame."""
         for label in labels - self._seen.keys():
             self._seen[label] = _Seen()
         changes = []
@@ -104,7 +103,7 @@ class Presence:
 
 
 class State:
-    """Tells when the one label of whole frames changes for good.
+    """Finds when the label of whole frames changes.
 
     >>> state = State(Debounce(appear=2, window=3))
     >>> [state.step(label) for label in ("walk", "walk", "run", "walk", "run")]
@@ -117,9 +116,9 @@ class State:
         self.current = ""
 
     def step(self, label: str) -> tuple[str, str] | None:
-        """Take the best label of one frame ('' for none); return (before, after) on a change.
+        """Return (before, after) if one frame's best label ('' for none) changes the state.
 
-        It changes to the label of this frame, once ``appear`` of the last ``window`` frames have it.
+        It does once ``appear`` of the last ``window`` frames have it.
         """
         self._recent.append(label)
         if label == self.current or self._recent.count(label) < self._rule.appear:
@@ -129,18 +128,13 @@ class State:
 
 
 class EventMaker:
-    """Turns predictions, frame by frame, into events. Not for two threads at once.
-
-    Args:
-        rule: How sure a change must be.
-        new_id: Gives each occurrence its id.
-    """
+    """Turns predictions into events, with ids from ``new_id``; in one thread at a time."""
 
     def __init__(self, rule: Debounce, new_id: Callable[[], str]) -> None:
         self._presence, self._state, self._new_id = Presence(rule), State(rule), new_id
         self._ids: dict[str, str] = {}
         self._last: dict[str, tuple[int, int]] = {}
-        """When a label that is present was there last: monotonic ns, Unix ms."""
+        """The last frame of each present label: monotonic ns, Unix ms."""
 
     def step(
         self, prediction: Prediction, seq: int, captured_ns: int, captured_unix_ms: int
@@ -161,16 +155,14 @@ class EventMaker:
         return ()
 
     def _presences(self, prediction: Prediction, kind: str, stamp: dict[str, int]) -> tuple[Event, ...]:
-        found: dict[str, list[Item]] = {}
+        by_label: dict[str, list[Item]] = {}
         for item in prediction.items:
-            if not (
-                kind == "started" and item.index == 0
-            ):  # 'normal' and 'silence' are the absence of something
-                found.setdefault(item.label, []).append(item)
+            if kind != "started" or item.index != 0:  # 'normal' and 'silence' are absence
+                by_label.setdefault(item.label, []).append(item)
         starts, ends = _KINDS[kind]
         events = []
-        for label, is_present in self._presence.step(set(found)):
-            items = found.get(label, [])
+        for label, is_present in self._presence.step(set(by_label)):
+            items = by_label.get(label, [])
             if is_present:
                 self._ids[label] = self._new_id()
                 events.append(_event(starts, label, items, stamp, id=self._ids[label]))
@@ -178,7 +170,7 @@ class EventMaker:
                 end_ns, end_unix_ms = self._last.pop(label)
                 end = {"id": self._ids.pop(label), "end_ns": end_ns, "end_unix_ms": end_unix_ms}
                 events.append(_event(ends, label, items, stamp, **end))
-        for label in found.keys() & self._ids.keys():
+        for label in by_label.keys() & self._ids.keys():
             self._last[label] = (stamp["captured_ns"], stamp["captured_unix_ms"])
         return tuple(events)
 

@@ -1,7 +1,7 @@
 """A backend's tensors by the manifest's names: layouts, quantisation, and the rows of a batch.
 
-The manifest's tensors are *logical*: real numbers, or integers that mean themselves, of one sample. A
-variant's file may name them otherwise, turn images, quantise, and take several samples in one run.
+The manifest's tensors are *logical*: real numbers, or unquantised integers, of one sample. A variant's
+file may have other names, another layout, quantisation, and several samples in one run.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ if TYPE_CHECKING:
 
 
 class FileTensors:
-    """What one variant's file takes and gives, by logical name.
+    """One variant's inputs and outputs by logical name.
 
-    ``batch`` is how many samples one run takes; ``inputs`` and ``outputs`` are the file's specs of one of
-    them, so their first length is 1 where the file's is the batch.
+    ``batch`` is the number of samples in one run; ``inputs`` and ``outputs`` are the file's specs of one
+    sample, with 1 in place of the batch.
 
     Raises:
-        TensorError: The file lacks a tensor of the manifest, or its outputs cannot be told apart by
-            sample.
+        TensorError: The file lacks a tensor of the manifest, or its outputs have no row per sample.
     """
 
     def __init__(self, manifest: Manifest, variant: Variant, backend: Backend) -> None:
@@ -67,15 +66,15 @@ class FileTensors:
         return view if self.batch == 1 else view[row : row + 1]
 
     def fill(self, name: str, array: NDArray[Any]) -> None:
-        """Write one logical tensor into the first sample's input, quantised where the file is.
+        """Write one logical tensor into the first sample's input, quantised if the file is.
 
         Args:
             name: The logical name.
-            array: In the manifest's shape, axes of length 1 aside. Real numbers; or integers of the
-                manifest's own type, which a file of that type takes as they are.
+            array: In the manifest's shape, ignoring axes of length 1. Real numbers; or integers of the
+                manifest's datatype, which a file of that datatype takes unchanged.
 
         Raises:
-            TensorError: It has another size, or numbers that the file's type cannot hold.
+            TensorError: It has another size, or a dtype that the file's cannot represent.
         """
         logical, spec, view = self._logical_inputs[name], self.inputs[name], self.view(name)
         if array.size != view.size:
@@ -92,7 +91,6 @@ class FileTensors:
         np.copyto(view, self._turned(logical, array).reshape(view.shape), casting="same_kind")
 
     def _turned(self, logical: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
-        """Return an input of four axes in the file's layout, where that is not the manifest's."""
         if array.ndim != 4 or not self._layout or not logical.layout or self._layout == logical.layout:
             return array
         turned: NDArray[Any] = array.transpose((0, 3, 1, 2) if logical.layout == "NHWC" else (0, 2, 3, 1))
@@ -114,9 +112,9 @@ class FileTensors:
         return tensors
 
     def typed(self, held: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Return the first sample's outputs as copies, of the manifest's types.
+        """Return copies of the first sample's outputs in the manifest's datatypes.
 
-        Integers of the manifest's own type come as the file has them.
+        An output of the file's own datatype is not dequantised.
         """
         tensors: dict[str, NDArray[Any]] = {}
         for logical in self._logical_outputs:
@@ -142,51 +140,46 @@ class FileTensors:
 
 
 def _batch(logical: TensorSpec, spec: TensorSpec) -> int:
-    """Return how many samples a file's input holds: its first length, where that is all it has more."""
+    """Return the samples in a file's input: its first length, if that is the only difference."""
     first = spec.shape[0] if len(spec.shape) > 1 else 1
-    held, wanted = (math.prod(max(size, 1) for size in shape) for shape in (spec.shape, logical.shape))
-    return first if first > 1 and held == first * wanted else 1
+    size, logical_size = (math.prod(max(size, 1) for size in shape) for shape in (spec.shape, logical.shape))
+    return first if first > 1 and size == first * logical_size else 1
 
 
 def shape_as(real: NDArray[Any], spec: TensorSpec, file_layout: str) -> NDArray[Any]:
     """Return an output of a file in its logical shape.
 
-    Axes of length 1 come and go freely; an output of four axes whose logical layout is NHWC is
-    turned where the file's is NCHW, and the other way round.
+    Axes of length 1 are added and removed; four axes are transposed between NHWC and NCHW.
 
     Raises:
         TensorError: The sizes differ.
     """
     if real.ndim == 4 and spec.layout and file_layout and spec.layout != file_layout:
         real = real.transpose((0, 2, 3, 1) if spec.layout == "NHWC" else (0, 3, 1, 2))
-    wanted = spec.shape
-    if fits(real.shape, wanted):
+    if fits(real.shape, spec.shape):
         return real
-    free = wanted.count(-1)
-    if free <= 1 and fits(squeezed(real.shape), squeezed(wanted)):
-        return real.reshape(wanted)
-    raise TensorError(f"output {spec.name!r}: want shape {list(wanted)}, got {list(real.shape)}")
+    if spec.shape.count(-1) <= 1 and fits(squeezed(real.shape), squeezed(spec.shape)):
+        return real.reshape(spec.shape)
+    raise TensorError(f"output {spec.name!r}: want shape {list(spec.shape)}, got {list(real.shape)}")
 
 
-def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Return whether a shape is the wanted one; -1 stands for any length on either side."""
-    return len(shape) == len(wanted) and all(
-        -1 in (a, b) or a == b for a, b in zip(shape, wanted, strict=True)
-    )
+def fits(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Return whether two shapes agree; -1 is any length."""
+    return len(shape) == len(other) and all(-1 in (a, b) or a == b for a, b in zip(shape, other, strict=True))
 
 
 def _bind(
-    logical: Sequence[TensorSpec], renamed: Mapping[str, str], found: Sequence[TensorSpec], what: str
+    logical: Sequence[TensorSpec], renamed: Mapping[str, str], specs: Sequence[TensorSpec], what: str
 ) -> dict[str, TensorSpec]:
     """Return the file's tensor for each logical name."""
-    by_name = {spec.name: spec for spec in found}
+    by_name = {spec.name: spec for spec in specs}
     bound = {}
     for spec in logical:
         name = renamed.get(spec.name, spec.name)
         if name not in by_name:
             raise TensorError(
                 f"{what} {spec.name!r}: the file has no tensor {name!r}",
-                reasons=tuple(f"it has {s.name!r}, {s.datatype} {list(s.shape)}" for s in found),
+                reasons=tuple(f"it has {s.name!r}, {s.datatype} {list(s.shape)}" for s in specs),
                 hint=f"map the logical name to the file's in the variant's {what}s",
             )
         bound[spec.name] = by_name[name]
@@ -200,6 +193,6 @@ def check_finite(tensors: Mapping[str, NDArray[np.float32]]) -> None:
         InferenceError: There is one.
     """
     for name, tensor in tensors.items():
-        # the extremes of an array with a NaN are NaN, and this is cheaper than a mask of its size
+        # with a NaN the extremes are NaN; cheaper than a mask of the array's size
         if tensor.size and not (np.isfinite(tensor.min()) and np.isfinite(tensor.max())):
             raise InferenceError(f"output {name!r} has a value that is not a finite number")

@@ -1,4 +1,4 @@
-"""What comes after inference, beside the next inference: decoding, events, redaction, sinks."""
+"""Decoding, events, redaction and sinks, in a thread beside the next inference."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Rules:
-    """How a loop behaves; what a pipeline's configuration says of it.
+    """A pipeline's configuration of its loop.
 
-    ``max_errors``: so many frames in a row may fail before the loop gives up. ``budget_ms``: from
-    capture to sink; a live frame that is already too old to make it is shed; 0 is no budget.
+    ``max_errors``: after so many failed frames in a row the loop gives up. ``budget_ms``: from capture to
+    sink; a live frame that is too old for it is dropped; 0 is no budget.
     """
 
     debounce: Debounce = field(default_factory=Debounce)
@@ -41,7 +41,7 @@ class Rules:
 
 @dataclass(slots=True)
 class Job:
-    """One frame after inference: what it gave, or why it failed."""
+    """One frame after inference, with the outputs or the error."""
 
     frame: Frame
     predictor: Predictor
@@ -50,14 +50,9 @@ class Job:
 
 
 class Finisher:
-    """A thread that takes one job after the other, in order; one may wait, then ``give`` waits.
+    """A thread that does one job after the other; one may be queued, then ``give`` waits.
 
-    Args:
-        name: The pipeline's name.
-        sinks: Where results go.
-        rules: How it behaves.
-        tally: Where it counts.
-        on_fatal: Called once, when it cannot go on; ``error`` says why.
+    ``on_fatal`` is called once, when it cannot go on; then ``error`` says why.
     """
 
     def __init__(
@@ -79,19 +74,19 @@ class Finisher:
         self._thread.start()
 
     def give(self, job: Job) -> None:
-        """Leave a job, waiting for room."""
+        """Queue a job, waiting for room."""
         with self._changed:
             self._changed.wait_for(lambda: not self._jobs)
             self._jobs.append(job)
             self._changed.notify_all()
 
     def wait_idle(self) -> None:
-        """Wait until every job that was given is done."""
+        """Wait until every job is done."""
         with self._changed:
             self._changed.wait_for(lambda: not self._jobs and not self._is_busy)
 
     def end(self) -> None:
-        """Finish what was given and end the thread, then close the sinks."""
+        """Finish the queued jobs and end the thread, then close the sinks."""
         with self._changed:
             self._is_ending = True
             self._changed.notify_all()
@@ -110,7 +105,7 @@ class Finisher:
                 self.error = error
                 self._on_fatal()
             self.done += 1
-            del job  # its frame is not held while there is nothing to do
+            del job  # frees its frame
             with self._changed:
                 self._is_busy = False
                 self._changed.notify_all()
@@ -126,7 +121,7 @@ class Finisher:
             return job
 
     def _finish(self, job: Job) -> None:
-        if self.error is not None:  # it is over; what was still on the way is counted as lost
+        if self.error is not None:  # the run is over: later frames count as dropped
             self._tally.dropped += 1
             return
         try:
@@ -147,11 +142,6 @@ class Finisher:
         self._tally.finished(job.frame, time.monotonic_ns(), result.stage_ms)
 
     def _failed(self, predictor: Predictor, error: EdgekitError) -> None:
-        """Count a frame that failed.
-
-        Raises:
-            EdgekitError: It was one too many in a row.
-        """
         predictor.failed()
         self._tally.failed += 1
         self._failed_in_a_row += 1

@@ -1,4 +1,4 @@
-r"""Bytes of a sensor line to samples, and samples to windows: pure, and sure to find its way again.
+r"""Bytes of a sensor line to samples, and samples to windows; resynchronises after garbage.
 
 Text: one sample a line, ``ax,ay,...\n`` (commas, semicolons, tabs or blanks). Binary: ``A5 5A``,
 then little-endian: payload length in bytes (u16), sequence number (u16), the payload (float32 or
@@ -26,21 +26,16 @@ _BETWEEN = re.compile(rb"[,;\s]+")
 
 
 class Framing(Protocol):
-    """Finds samples in a stream of bytes.
-
-    ``feed`` takes what has come and returns what it completes: samples, and in their place the
-    number of samples that are known to be missing there. ``rejected`` counts lines and frames that
-    were not valid.
-    """
+    """Finds samples in a stream of bytes; ``rejected`` counts its invalid lines and frames."""
 
     rejected: int
 
     def feed(self, data: bytes) -> list[Sample | int]:
-        """Take bytes; return samples and gaps, in order."""
+        """Return, in order, the samples that these bytes complete, and the length of each gap."""
 
 
 class TextFraming:
-    r"""One sample a line. What comes before the first line's end is dropped: it may be half a number.
+    r"""One sample per line. The first line is dropped: it may begin with half a number.
 
     >>> framing = TextFraming(2)
     >>> framing.feed(b"3,4\n1.5,-2\n7,x\n5,"), framing.feed(b"6\n")
@@ -48,7 +43,7 @@ class TextFraming:
 
     Args:
         channels: Values in a line.
-        is_numbered: Whether another value in front counts the lines.
+        is_numbered: Whether each line starts with its number.
     """
 
     def __init__(self, channels: int, *, is_numbered: bool = False) -> None:
@@ -59,25 +54,25 @@ class TextFraming:
         self.rejected = 0
 
     def feed(self, data: bytes) -> list[Sample | int]:
-        """Take bytes; return samples and gaps, in order."""
+        """Return, in order, the completed samples and the length of each gap."""
         *lines, self._rest = (self._rest + data).split(b"\n")
-        found: list[Sample | int] = []
+        samples: list[Sample | int] = []
         for line in lines:
             if self._is_lost:
                 self._is_lost = False
             elif line.strip():
-                found += self._line(line)
-        if len(self._rest) > MAX_LINE_BYTES:  # no line is that long: wait for the next one's start
+                samples += self._line(line)
+        if len(self._rest) > MAX_LINE_BYTES:  # no line is that long: wait for the next one
             self._rest, self._is_lost = b"", True
             self.rejected += 1
-            found.append(1)
-        return found
+            samples.append(1)
+        return samples
 
     def _line(self, line: bytes) -> list[Sample | int]:
         values = parse_line(line, self._channels + self._is_numbered)
         if values is None:
             self.rejected += 1
-            # a numbered line's successor tells how many are missing
+            # the next numbered line shows how many are missing
             return [] if self._is_numbered else [1]
         if not self._is_numbered:
             return [values]
@@ -89,7 +84,7 @@ class TextFraming:
 
 
 def parse_line(line: bytes, count: int) -> Sample | None:
-    """Return the numbers of a line, or None where it does not hold so many finite ones."""
+    """Return the numbers of a line, or None unless it has exactly ``count`` finite ones."""
     words = [word for word in _BETWEEN.split(line.strip()) if word]
     if len(words) != count or any(len(word) > 32 for word in words):
         return None
@@ -109,24 +104,8 @@ def checksum(data: bytes) -> int:
     return binascii.crc_hqx(data, 0xFFFF)
 
 
-def encode_frame(number: int, payload: bytes) -> bytes:
-    """Return a binary frame, as a sensor sends it.
-
-    >>> encode_frame(1, b"ab").hex(" ")
-    'a5 5a 02 00 01 00 61 62 1b 87'
-    """
-    body = HEADER.pack(len(payload), number & 0xFFFF) + payload
-    return SYNC + body + struct.pack("<H", checksum(body))
-
-
 class BinaryFraming:
-    """Checked and numbered frames of samples.
-
-    Args:
-        channels: Values in a sample.
-        dtype: How a value is sent.
-        scale: What each value is multiplied with.
-    """
+    """Checked and numbered frames of samples of ``channels`` values, each multiplied by ``scale``."""
 
     def __init__(self, channels: int, dtype: Literal["float32", "int16"], scale: float = 1.0) -> None:
         self._channels, self._scale = channels, scale
@@ -136,47 +115,47 @@ class BinaryFraming:
         self.rejected = 0
 
     def feed(self, data: bytes) -> list[Sample | int]:
-        """Take bytes; return samples and gaps, in order."""
+        """Return, in order, the completed samples and the length of each gap."""
         self._rest += data
-        found: list[Sample | int] = []
+        samples: list[Sample | int] = []
         while True:
             start = self._rest.find(SYNC)
             if start < 0:
                 del self._rest[: max(0, len(self._rest) - 1)]  # the last byte may be half a sync
-                return found
+                return samples
             del self._rest[:start]
             if len(self._rest) < 6:
-                return found
+                return samples
             length, number = HEADER.unpack_from(self._rest, 2)
             step = self._channels * self._size
             if not 0 < length <= MAX_PAYLOAD_BYTES or length % step:
                 self._skip()
                 continue
             if len(self._rest) < 8 + length:
-                return found
+                return samples
             body = bytes(self._rest[2 : 6 + length])
             if checksum(body) != int.from_bytes(self._rest[6 + length : 8 + length], "little"):
                 self._skip()
                 continue
             del self._rest[: 8 + length]
-            found += self._samples(number, body[4:], length // step)
+            samples += self._samples(number, body[4:], length // step)
 
     def _skip(self) -> None:
-        """Go on behind this sync: it was garbage, or a broken frame that may hide a whole one."""
+        """Skip only this sync: a broken frame may contain the next whole one."""
         self.rejected += 1
         del self._rest[:2]
 
     def _samples(self, number: int, payload: bytes, count: int) -> list[Sample | int]:
-        found: list[Sample | int] = []
+        samples: list[Sample | int] = []
         missing = 0 if self._expected is None else (number - self._expected) & 0xFFFF
         if missing:
-            found.append(missing * count)
+            samples.append(missing * count)
         self._expected = (number + 1) & 0xFFFF
         values = struct.unpack(f"<{count * self._channels}{self._code}", payload)
         for first in range(0, len(values), self._channels):
             sample = tuple(value * self._scale for value in values[first : first + self._channels])
-            found.append(sample if all(map(math.isfinite, sample)) else 1)
-        return found
+            samples.append(sample if all(map(math.isfinite, sample)) else 1)
+        return samples
 
 
 class Windower:
@@ -198,14 +177,13 @@ class Windower:
         self._seq = 0
         self.missing = 0
 
-    def push(self, found: Iterable[Sample | int]) -> list[tuple[int, tuple[Sample, ...]]]:
-        """Take samples and gaps; return (number, window) for each window that is complete.
+    def push(self, samples: Iterable[Sample | int]) -> list[tuple[int, tuple[Sample, ...]]]:
+        """Return (number, window) for each window that samples and gaps complete.
 
-        After a gap the next window starts fresh, and the windows that the gap cost are left out of
-        the numbers.
+        After a gap a new window starts, and the numbers skip the windows that the gap cost.
         """
         windows = []
-        for entry in found:
+        for entry in samples:
             if isinstance(entry, int):
                 self._gap(entry)
                 continue
@@ -219,7 +197,7 @@ class Windower:
 
     def _gap(self, missing: int) -> None:
         self.missing += missing
-        # a stream without the gap would have gone on to complete these windows by now
+        # without the gap these windows would be complete by now
         lost = missing + self._window - self._until if self._samples else missing
         self._seq += max(1, lost // self._hop) if self._samples else lost // self._hop
         self._samples.clear()

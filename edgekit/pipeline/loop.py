@@ -1,8 +1,8 @@
-"""The loop of one pipeline: capture, inference and what follows overlap, and every loss is counted.
+"""The loop of one pipeline: capture, inference and decoding overlap, and every loss is counted.
 
-Three threads: one reads the source, whoever calls ``run`` does inference, one decodes and writes.
-The first two meet in a mailbox: one slot where the latest frame wins for a live source, a bounded
-lossless one for a file. Between the last two one frame may wait.
+Three threads: one reads the source, the caller of ``run`` does inference, one decodes and writes to the
+sinks. The first two share a mailbox: for a live source one slot where the latest frame wins, for a file a
+bounded lossless queue. Between the last two one frame may wait.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ thread makes a 5.9 ms inference take 10.7 ms, at 0.2 ms it takes 5.1."""
 POLL_S = 0.1
 JOIN_S = 5.0
 STALL_S = 10.0
-"""A source that says nothing for this long, and does not say why, no longer feeds the watchdog."""
+"""A source that is silent for longer, without ``due_s``, no longer feeds the watchdog."""
 
 
 def must_shed(age_ms: float, work_ms: float, budget_ms: float) -> bool:
-    """Return whether a live frame is not worth starting, since a fresh one would keep the budget.
+    """Return whether to skip a live frame that is too old for the budget, for a fresh one.
 
-    Where the work alone is over the budget nothing is shed: it would help nobody.
+    If the work alone exceeds the budget, no frame is skipped: it would not help.
 
     >>> must_shed(30, 60, 80), must_shed(10, 60, 80), must_shed(30, 90, 80)
     (True, False, False)
@@ -60,14 +60,8 @@ class Loop:
 
     Owns the source and the sinks (opened and closed with the run), not the predictor.
 
-    Args:
-        name: The pipeline's name.
-        source: Where frames come from; opened by ``run``.
-        predictor: What is run on them.
-        sinks: Where results go.
-        rules: How it behaves.
-        failover: Gives another predictor when the accelerator is lost (and closes the lost one), or
-            raises. None: the loss ends the run.
+    ``failover`` returns another predictor when the accelerator is lost (and closes the lost one), or
+    raises; without it the loss ends the run.
     """
 
     def __init__(
@@ -100,12 +94,12 @@ class Loop:
 
     @property
     def progress(self) -> int:
-        """Grows with each frame that is finished, and while none is due. For the watchdog."""
+        """Grows with each finished frame, and while none is due; for the watchdog."""
         return self._finisher.done + self._idle
 
     @property
     def predictor(self) -> Predictor:
-        """What runs now."""
+        """The current predictor."""
         return self._predictor
 
     @property
@@ -114,7 +108,7 @@ class Loop:
         return self._tally
 
     def stats(self) -> dict[str, Any]:
-        """Return what ``edgekit run --json`` prints."""
+        """Return the document of ``edgekit run --json``."""
         predictor = self._predictor
         return {
             "pipeline": self._name,
@@ -127,14 +121,14 @@ class Loop:
         }
 
     def stop(self) -> None:
-        """End the run after the frame in work; safe from any thread and from a signal handler."""
+        """End the run after the current frame; safe from any thread and from a signal handler."""
         self._stopping.set()
 
     def swap(self, new: Predictor) -> Predictor:
-        """Put another predictor in place between two frames, losing none.
+        """Replace the predictor (with a warm one) between two frames, losing none.
 
         Returns:
-            The old one, no longer in use; its owner closes it. Warm the new one before.
+            The old one, no longer in use; its owner closes it.
         """
         with self._swap_turn:
             with self._swap_lock:
@@ -148,14 +142,7 @@ class Loop:
         return request.old
 
     def run(self, *, frames: int | None = None, seconds: float | None = None) -> dict[str, Any]:
-        """Run the pipeline in this thread.
-
-        Args:
-            frames: Stop after so many frames; None: no limit.
-            seconds: Stop after so long; None: no limit.
-
-        Returns:
-            ``stats()`` at the end.
+        """Run the pipeline in this thread, up to so many frames or seconds; return the final ``stats()``.
 
         Raises:
             SourceError: The source cannot be opened, or vanished for good.
@@ -213,7 +200,7 @@ class Loop:
         try:
             return self._predictor.prepare(frame.data)
         except EdgekitError:
-            return None  # it will fail again where failures are counted
+            return None  # inference fails again and counts it
 
     # -- inference thread
 
@@ -233,7 +220,7 @@ class Loop:
                 return
 
     def _drain(self) -> None:
-        """Finish the few frames that a lossless source has handed over."""
+        """Finish the frames that a lossless source has already delivered."""
         self._stopping.set()
         self._mailbox.close()
         while not self._source.is_live and (frame := self._mailbox.take(0)) is not None:
@@ -244,7 +231,7 @@ class Loop:
         return due_s is None or time.monotonic_ns() - self._heard_ns < due_s * 1e9
 
     def _take_swap(self) -> None:
-        """Take up a swap that is asked for, once no frame of the old predictor is on its way."""
+        """Do a requested swap, once no frame of the old predictor is in work."""
         if self._swap is None:
             return
         self._finisher.wait_idle()
@@ -280,11 +267,6 @@ class Loop:
             return Job(frame, self._predictor, error=error)
 
     def _take_over(self, lost: AcceleratorLostError) -> None:
-        """Put another predictor in the place of one that is lost.
-
-        Raises:
-            EdgekitError: Nothing takes over.
-        """
         self._finisher.wait_idle()
         self._predictor.failed()
         try:
@@ -310,7 +292,7 @@ class Loop:
         if capture.ident is not None:
             capture.join(JOIN_S)
             if capture.is_alive():
-                logger.error("the source does not let go", extra={"pipeline": self._name})
+                logger.error("the source does not return from its read", extra={"pipeline": self._name})
         self._finisher.end()
         self._tally.left_over()
         with self._swap_lock:

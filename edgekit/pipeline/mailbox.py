@@ -1,4 +1,4 @@
-"""Where the capture thread leaves frames for the inference thread."""
+"""The queue of frames from the capture thread to the inference thread."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 class Mailbox:
-    """A bounded hand-over between two threads.
+    """A bounded queue between two threads.
 
     Args:
-        is_live: True: when it is full, a new frame takes the place of the oldest that nobody took (a
-            gap in ``seq`` tells its taker). False: the giver waits, and nothing is lost.
-        capacity: Slots.
+        is_live: When it is full, whether a new frame replaces the oldest one (a gap in ``seq``); else
+            ``put`` waits, and nothing is lost.
+        capacity: The most frames in it.
     """
 
     def __init__(self, *, is_live: bool, capacity: int = 1) -> None:
@@ -27,9 +27,9 @@ class Mailbox:
         self._is_closed = False
 
     def wait_for_room(self) -> bool:
-        """Wait until ``put`` would not; False if the mailbox is closed.
+        """Wait until ``put`` would not wait; False if the mailbox is closed.
 
-        A reader of files waits here before it decodes, so that no frame grows old in its hands.
+        A reader of files calls it before it decodes, so that frames are fresh.
         """
         with self._changed:
             if not self._is_live:
@@ -37,7 +37,7 @@ class Mailbox:
             return not self._is_closed
 
     def put(self, frame: Frame) -> bool:
-        """Leave a frame; False if the mailbox is closed and did not take it."""
+        """Add a frame; False if the mailbox is closed."""
         with self._changed:
             if not self._is_live:
                 self._changed.wait_for(lambda: self._is_closed or len(self._frames) < self._capacity)
@@ -50,7 +50,7 @@ class Mailbox:
             return True
 
     def take(self, timeout_s: float) -> Frame | None:
-        """Wait for a frame; None on timeout, after ``nudge``, or when closed and empty."""
+        """Return the next frame; None on timeout, after ``nudge``, or when closed and empty."""
         with self._changed:
             if not self._frames and not self._is_closed:
                 self._changed.wait(timeout_s)
@@ -61,18 +61,18 @@ class Mailbox:
             return frame
 
     def nudge(self) -> None:
-        """Wake whoever waits in ``take``."""
+        """Wake the thread that waits in ``take``."""
         with self._changed:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Take no more frames; what is inside can still be taken."""
+        """Accept no more frames; those inside can still be taken."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
 
     @property
     def is_spent(self) -> bool:
-        """Closed, and empty."""
+        """Whether it is closed and empty."""
         with self._changed:
             return self._is_closed and not self._frames

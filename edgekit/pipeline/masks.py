@@ -1,4 +1,4 @@
-"""Masks as arrays and as run lengths, which is how an item carries one."""
+"""Masks as arrays, and as the run lengths of an item."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MAX_RUNS = 20_000
 
 
 def to_mask(cells: NDArray[np.bool_], area: Box) -> Mask:
-    """Return an array of cells as an item's mask.
+    """Return an item's mask of an array of cells.
 
     >>> to_mask(np.array([[False, True], [True, True]]), (0, 0, 8, 8)).runs
     (1, 3)
 
     Args:
         cells: Shape (height, width), bool; neither is 0.
-        area: What the cells cover, in pixels of the source frame.
+        area: The box that the cells cover, in pixels of the source frame.
 
     Raises:
         TensorError: The array has another shape, or more than 20,000 runs: use fewer cells.
@@ -39,7 +39,7 @@ def to_mask(cells: NDArray[np.bool_], area: Box) -> Mask:
     if flat[0]:
         runs.insert(0, 0)
     if len(runs) > MAX_RUNS:
-        raise TensorError(f"mask: {len(runs)} runs, at most {MAX_RUNS} are taken; use fewer cells")
+        raise TensorError(f"mask: {len(runs)} runs, at most {MAX_RUNS} are allowed; use fewer cells")
     return Mask(area=area, width=cells.shape[1], height=cells.shape[0], runs=tuple(runs))
 
 

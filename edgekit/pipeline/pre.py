@@ -1,8 +1,7 @@
-"""Preprocessing as the manifest declares it: pure functions from a frame to a model's input.
+"""Preprocessing as the manifest declares it: from a frame to a model's input.
 
-An image is resized while it is still bytes, then one table of 256 entries does normalising and
-quantising together and writes into the backend's own input memory. Sensor windows are normalised
-channel by channel. Only images need OpenCV.
+An image is resized as bytes, then one table of 256 entries normalises and quantises into the backend's
+input memory. Sensor windows are normalised channel by channel. Only images need OpenCV.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def _not_loaded(cause: ImportError) -> ConfigError:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a source image lies in a model's input.
+    """The position of a source image in a model's input.
 
     Input pixel (x, y) is source pixel ((x - left) / scale_x, (y - top) / scale_y). ``width`` and
     ``height`` are the source's, in pixels.
@@ -74,17 +73,15 @@ class Placement:
         array([[  0.,   0., 640., 480.]], dtype=float32)
 
         Args:
-            boxes: Shape (n, 4), left, top, right, bottom in pixels of the model's input.
-
-        Returns:
-            The boxes in pixels of the source, cut at its edges.
+            boxes: Shape (n, 4), left, top, right, bottom in pixels of the input; the result's are in
+                pixels of the source, clipped at its edges.
         """
         moved = self.points_to_source(boxes.reshape(-1, 2, 2))
         limit = np.array([self.width, self.height], np.float32)
         return np.clip(moved, np.float32(0), limit, out=moved).reshape(-1, 4)
 
     def points_to_source(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map points, shape (..., 2), x and y in pixels of the input, to the source; not cut."""
+        """Map points, shape (..., 2), x and y in pixels of the input, to the source; not clipped."""
         offset = np.array([self.left, self.top], np.float32)
         scale = np.array([self.scale_x, self.scale_y], np.float32)
         return np.asarray((points - offset) / scale, np.float32)
@@ -93,17 +90,17 @@ class Placement:
 def place(
     resize: str, source: tuple[int, int], target: tuple[int, int], crop_ratio: float = 1.0
 ) -> Placement:
-    """Decide where a source image lies in a model's input.
+    """Return the position of a source image in a model's input.
 
     Args:
-        resize: ``letterbox`` fits all of it and pads, ``crop`` fills the input with its middle,
-            ``stretch`` gives up its aspect, ``none`` takes it as it is.
+        resize: ``letterbox`` fits the image and pads, ``crop`` fills the input with its centre,
+            ``stretch`` ignores its aspect ratio, ``none`` keeps its size.
         source: Width and height of the image in pixels.
         target: Width and height of the input in pixels.
-        crop_ratio: The share of that middle that ``crop`` keeps, above 0 and at most 1.
+        crop_ratio: The share of the centre that ``crop`` keeps, above 0 and at most 1.
 
     Raises:
-        TensorError: The image is empty, or ``none`` and not of the input's size.
+        TensorError: The image is empty, or of another size than the input with ``none``.
     """
     (width, height), (wide, high) = source, target
     if min(width, height) < 1:
@@ -127,7 +124,7 @@ def place(
 def resize_image(
     pixels: NDArray[np.uint8], resize: str, out: NDArray[np.uint8], pad: int = 114, crop_ratio: float = 1.0
 ) -> Placement:
-    """Scale an image into a model's input size; colours stay as they are.
+    """Scale an image to a model's input size; return its position there.
 
     >>> square = np.empty((320, 320, 3), np.uint8)
     >>> placement = resize_image(np.zeros((480, 640, 3), np.uint8), "letterbox", square)
@@ -137,12 +134,9 @@ def resize_image(
     Args:
         pixels: Image, shape (height, width, 3), uint8.
         resize: As for ``place``.
-        out: Takes the result, shape (height, width, 3) of the input, uint8, contiguous.
+        out: Receives the result, shape (height, width, 3) of the input, uint8, contiguous.
         pad: Grey of the padding. Source: 114 is what the YOLO families are trained with.
         crop_ratio: As for ``place``.
-
-    Returns:
-        Where the image lies in ``out``.
 
     Raises:
         TensorError: ``pixels`` is not an image of three channels of bytes, or does not fit.
@@ -173,17 +167,15 @@ def resize_image(
 
 
 def value_tables(pre: Pre, spec: TensorSpec, channels: int) -> NDArray[Any]:
-    """Return what each byte of each channel becomes in a model's input.
+    """Return the input's value for each byte of each channel, shape (channels, 256), the input's dtype.
+
+    It is ``(byte - mean) / std``, quantised with the tensor's own scale and zero point. A UINT8 input
+    without a scale takes the bytes unchanged: such a file normalises inside.
 
     Args:
-        pre: The manifest's preprocessing; ``mean`` and ``std`` of one value or one for each channel.
+        pre: The manifest's preprocessing; ``mean`` and ``std`` have one value, or one per channel.
         spec: The input as the backend reports it, with its quantisation.
         channels: 1 or 3.
-
-    Returns:
-        Shape (channels, 256), of the input's dtype: ``(byte - mean) / std``, quantised with the
-        tensor's own scale and zero point. A UINT8 input without a scale takes the bytes as they
-        are, since such a file normalises inside.
 
     Raises:
         TensorError: ``mean`` or ``std`` has another number of values, or the input is of an integer
@@ -202,7 +194,7 @@ def value_tables(pre: Pre, spec: TensorSpec, channels: int) -> NDArray[Any]:
 
 
 def quantize(real: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
-    """Return real numbers as a tensor holds them: rounded half to even and cut at its range."""
+    """Return real numbers in a tensor's dtype: quantised, rounded half to even, clipped to its range."""
     dtype = DTYPES[spec.datatype]
     if not np.issubdtype(dtype, np.integer):
         return np.ascontiguousarray(real, dtype)
@@ -213,7 +205,7 @@ def quantize(real: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
 
 
 def dequantize(held: NDArray[Any], spec: TensorSpec) -> NDArray[np.float32]:
-    """Return what a tensor holds as real numbers, float32; a float32 array comes back as it is."""
+    """Return a tensor's values as real numbers, float32; a float32 array is returned unchanged."""
     if spec.quantization is None:
         return np.asarray(held, np.float32)
     real = held.astype(np.float32)
@@ -234,12 +226,7 @@ def _per_channel(values: tuple[float, ...], channels: int, name: str) -> NDArray
 
 
 class ImagePre:
-    """Turns images into one model's input; owns its scratch memory, so one thread at a time.
-
-    Args:
-        pre: The manifest's preprocessing.
-        spec: The input as the backend reports it.
-        layout: How the file lays it out.
+    """Turns images into one model's input (``spec``, in the file's ``layout``), in one thread at a time.
 
     Raises:
         TensorError: The input is not one image of fixed size, with 1 or 3 channels.
@@ -278,11 +265,9 @@ class ImagePre:
         return (1, self.height, self.width, self.channels)
 
     def resize(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Placement]:
-        """Resize and recolour a BGR image.
+        """Return a BGR image in the model's size and colours, and its position there.
 
-        Returns:
-            Shape (height, width, channels) of the model, uint8, in the model's colours, valid until
-            the next call; and where the image lies in it.
+        The image has shape (height, width, channels), uint8, and is valid until the next call.
 
         Raises:
             TensorError: It is no such image.
@@ -319,14 +304,14 @@ class ImagePre:
 
     def tensor(self, resized: NDArray[np.uint8]) -> NDArray[Any]:
         """Return a resized image as the backend's input holds it, in memory of its own."""
-        made = np.empty(self._shape, self._tables.dtype)
-        self.fill(resized, made)
-        return made
+        tensor = np.empty(self._shape, self._tables.dtype)
+        self.fill(resized, tensor)
+        return tensor
 
     def _look_up(self, values: NDArray[np.uint8], channel: int, out: NDArray[Any]) -> None:
         if self._is_identity:
             np.copyto(out, values.reshape(out.shape))
-        elif self._tables.dtype == np.float16:  # OpenCV's LUT does not know it in every release
+        elif self._tables.dtype == np.float16:  # not in every release of OpenCV's LUT
             np.take(self._tables[channel], values.reshape(out.shape), out=out)
         else:
             target = out if out.ndim == 2 or out.shape[2] > 1 else out[:, :, 0]
@@ -334,15 +319,13 @@ class ImagePre:
 
 
 class WindowPre:
-    """Turns sensor or sound windows into one model's input; needs no OpenCV.
-
-    Keeps the last ``pre.context`` samples to put in front of the next window, zeros at first.
+    """Turns sensor or sound windows into one model's input, after the last ``pre.context`` samples.
 
     Args:
-        pre: The manifest's preprocessing; ``mean`` and ``std`` have one value, or one for a channel.
+        pre: The manifest's preprocessing; ``mean`` and ``std`` have one value, or one per channel.
         spec: The input as the backend reports it; its size is (context + window) x channels, in
-            that order or, with layout NCHW or where only that fits, channels first.
-        layout: How the file lays it out.
+            that order or, with layout NCHW or if only that fits, channels first.
+        layout: The file's layout.
 
     Raises:
         TensorError: The input has no fixed size, or not a whole number of channels.
@@ -368,32 +351,28 @@ class WindowPre:
             self._shapes |= {squeezed((count * self.channels,)) for count in (pre.window, length)}
 
     def reset(self) -> None:
-        """Forget the samples before."""
+        """Forget the previous samples."""
         self._context[:] = 0
 
     def normalize(self, window: NDArray[Any], *, keep: bool = True) -> NDArray[np.float32]:
-        """Put the context in front and normalise every channel.
+        """Return a window after its context, normalised: (context + window, channels), float32.
 
         Args:
-            window: Shape (window, channels), axes of length 1 aside, any number type; flat where the
-                file's input is. A window that already holds its context is taken as it is.
+            window: Shape (window, channels), ignoring axes of length 1, any number type; flat if the
+                file's input is. A window that already has its context is used unchanged.
             keep: Whether its end becomes the next window's context.
-
-        Returns:
-            Shape (context + window, channels), float32.
 
         Raises:
             TensorError: It has another shape or no real numbers, or a value that is not finite.
         """
         if squeezed(window.shape) not in self._shapes or window.dtype.kind not in "fiu":
-            wanted = (self._pre.window, self.channels)
+            shape = (self._pre.window, self.channels)
             raise TensorError(
-                f"window: want {wanted[0]} samples of {wanted[1]} channels, shape {wanted}, "
+                f"window: want {shape[0]} samples of {shape[1]} channels, shape {shape}, "
                 f"got {window.dtype} {window.shape}",
-                hint="turn it: window.T" if window.shape == wanted[::-1] else "one row is one sample in time",
+                hint="turn it: window.T" if window.shape == shape[::-1] else "one row is one sample in time",
             )
-        values = np.asarray(window, np.float32)
-        values = values.reshape(-1, self.channels)
+        values = np.asarray(window, np.float32).reshape(-1, self.channels)
         if not np.isfinite(values).all():
             raise TensorError("window: has a value that is not a finite number")
         if len(values) < self.length:
@@ -404,5 +383,5 @@ class WindowPre:
 
     def fill(self, normalized: NDArray[np.float32], view: NDArray[Any]) -> None:
         """Write a normalised window into the backend's input memory."""
-        held = quantize(normalized.T if self._is_planar else normalized, self._spec)
-        np.copyto(view, held.reshape(view.shape))
+        quantized = quantize(normalized.T if self._is_planar else normalized, self._spec)
+        np.copyto(view, quantized.reshape(view.shape))

@@ -1,8 +1,4 @@
-"""One model, from a frame to a prediction: preprocessing, backend, decoder.
-
-Frames become the model's tensors here, its outputs become items, and recurrent state is carried from one
-call to the next.
-"""
+"""One model, from a frame to a prediction: preprocessing, backend, decoder, recurrent state."""
 
 from __future__ import annotations
 
@@ -34,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Timed:
-    """A prediction and what each stage of it took, in milliseconds."""
+    """A prediction and the milliseconds of each stage."""
 
     prediction: Prediction
     pre_ms: float
@@ -44,7 +40,7 @@ class Timed:
 
 @dataclass(slots=True)
 class Prepared:
-    """An image as one predictor's input holds it, and what that took; of use to ``maker`` only."""
+    """An image as the input tensor of one predictor, ``maker``, and the milliseconds that took."""
 
     maker: Predictor
     tensor: NDArray[Any]
@@ -54,7 +50,7 @@ class Prepared:
 
 @dataclass(slots=True)
 class Inferred:
-    """What one inference gave, in memory of its own, ready for ``finish``."""
+    """A copy of one inference's outputs, ready for ``finish``."""
 
     outcome: Outcome
     pre_ms: float
@@ -65,17 +61,17 @@ class Inferred:
 class Predictor:
     """Runs one variant of a model on frames, from any thread: one inference at a time.
 
-    ``batch`` is how many samples one run takes, as the backend was opened; ``predict_many`` fills it.
+    ``batch`` is the number of samples in one run, as the backend was opened; ``predict_many`` fills it.
 
     Args:
         manifest: The bundle's manifest.
         variant: The variant that the backend has loaded.
         backend: Loaded and proved; closed by ``close``.
-        labels: The model's labels, in the order of its classes; empty where it has none.
-        post: In place of the manifest's ``post`` (thresholds that a pipeline overrides).
+        labels: The model's labels, in the order of its classes; empty if it has none.
+        post: Replaces the manifest's ``post`` (thresholds that a pipeline overrides).
 
     Raises:
-        TensorError: The file's tensors are not what the manifest says.
+        TensorError: The file's tensors differ from the manifest's.
         BundleError: The task or the decoder is unknown, or the decoder's options are wrong.
         ConfigError: It is an image model, and OpenCV is not installed.
     """
@@ -101,14 +97,13 @@ class Predictor:
         data = [spec for spec in manifest.inputs if spec.name not in states]
         self._data = data[0] if len(data) == 1 else None
         self._pre = self._make_pre()
-        self._early = self._make_pre()  # scratch memory of its own, for the thread that prepares
+        self._early = self._make_pre()  # with its own scratch memory, for the thread that prepares
         self._state = {name: self._zeros(name) for name in states}
         size = (self._pre.width, self._pre.height) if isinstance(self._pre, ImagePre) else None
         shapes = {spec.name: spec.shape for spec in manifest.outputs}
         self._decode = make_decoder(Setup(self._post, self.labels, shapes, size, what))
 
     def _make_pre(self) -> ImagePre | WindowPre | None:
-        """Return the preprocessing of the one data input; None for a model of raw tensors."""
         manifest = self.manifest
         if self._data is None or manifest.task == "raw":
             return None
@@ -122,17 +117,17 @@ class Predictor:
         return np.zeros([max(length, 1) for length in self._tensors.inputs[name].shape], np.float32)
 
     def reset(self) -> None:
-        """Forget recurrent state and the samples before, as at the start of a recording."""
+        """Forget recurrent state and previous samples."""
         with self._lock:
             for held in self._state.values():
                 held[:] = 0
             if isinstance(self._pre, WindowPre):
                 self._pre.reset()
             if (reset := getattr(self.backend, "reset", None)) is not None:
-                reset()  # a runtime that keeps variables inside the model
+                reset()  # of variables inside the model
 
     def warm(self) -> None:
-        """Run once on zeros, so that the first frame does not pay for lazy set-up, then reset."""
+        """Run once on zeros, so that lazy set-up does not delay the first frame, then reset."""
         with self._lock:
             for spec in self._tensors.inputs.values():
                 self.backend.view(spec.name)[...] = 0
@@ -140,31 +135,23 @@ class Predictor:
             self.reset()
 
     def predict(self, data: NDArray[Any]) -> Prediction:
-        """Return what the model says of an image or window.
+        """Return the prediction for an image or window.
 
         Args:
             data: As ``Frame.data``: an image (height, width, 3), uint8, BGR; or a sensor window
                 (samples, channels).
 
         Raises:
-            TensorError: It is not what the model takes.
+            TensorError: It does not fit the model's input.
             InferenceError: The runtime failed, or an output is not finite.
             AcceleratorLostError: The accelerator is gone.
         """
         return self.timed(data).prediction
 
     def predict_many(self, samples: Sequence[NDArray[Any]]) -> list[Prediction]:
-        """Return one prediction for each image or window, the same as ``predict`` gives one by one.
+        """Return the prediction for each image or window (in order of time), ``batch`` of them in a run.
 
-        Runs ``batch`` of them at once where the backend was opened so.
-
-        Args:
-            samples: Each as ``predict`` takes it; windows in the order of time.
-
-        Raises:
-            TensorError: One is not what the model takes; the error names its number.
-            InferenceError: The runtime failed, or an output is not finite.
-            AcceleratorLostError: The accelerator is gone.
+        Raises as ``predict`` does; a ``TensorError`` names the sample's number.
         """
         predictions = []
         with self._lock:
@@ -179,16 +166,16 @@ class Predictor:
         return predictions
 
     def timed(self, data: NDArray[Any]) -> Timed:
-        """Return the prediction and what each stage took; raises as ``predict`` does."""
+        """Return the prediction with its timings; raises as ``predict`` does."""
         return self.finish(self.infer(data))
 
     def prepare(self, data: NDArray[Any]) -> Prepared | None:
-        """Do ahead of time all that needs no model. None for windows, whose order counts.
+        """Return an image's preprocessed tensor; None for windows, whose order matters.
 
-        One other thread than the one that infers may do this.
+        One thread may do this while another one infers.
 
         Raises:
-            TensorError: It is not what the model takes.
+            TensorError: It does not fit the model's input.
         """
         if not isinstance(self._early, ImagePre):
             return None
@@ -201,8 +188,8 @@ class Predictor:
         """Run the model; raises as ``predict`` does.
 
         Args:
-            data: As ``predict`` takes it.
-            prepared: What ``prepare`` made of it; ignored if another predictor did.
+            data: As for ``predict``.
+            prepared: The result of ``prepare``; ignored if it is another predictor's.
         """
         outcome = Outcome({})
         with self._lock:
@@ -216,11 +203,11 @@ class Predictor:
         return Inferred(outcome, early_ms + (fed - began) / 1e6, (ran - fed) / 1e6, (copied - ran) / 1e6)
 
     def finish(self, inferred: Inferred) -> Timed:
-        """Decode what an inference gave; another thread than the one that infers may do this.
+        """Return the decoded prediction of an inference; may run in another thread than ``infer``.
 
         Raises:
             InferenceError: An output is not finite.
-            TensorError: An output is not what the decoder takes.
+            TensorError: An output does not fit the decoder.
         """
         began = time.perf_counter_ns()
         prediction = self._decoded(inferred.outcome)
@@ -234,13 +221,13 @@ class Predictor:
         return Prediction(task=self.manifest.task, items=self._decode(outcome))
 
     def failed(self) -> None:
-        """Take notice that a frame failed in a loop; for those who count."""
+        """Do nothing; a subclass counts the failed frames of a loop."""
 
     def require_frames(self) -> None:
-        """Insist that a picture or a sensor window can be put into this model.
+        """Check that the model takes images or sensor windows.
 
         Raises:
-            TensorError: It has raw tensors, or several inputs: nothing says how a frame becomes them.
+            TensorError: It has raw tensors or several inputs, so no frame can be fed.
         """
         if self._data is None or self._pre is None:
             raise self._no_frames()
@@ -252,7 +239,7 @@ class Predictor:
         )
 
     def _feed(self, data: NDArray[Any], outcome: Outcome, prepared: Prepared | None, row: int = 0) -> float:
-        """Write a frame into a row of the input; return the milliseconds it took ahead of time."""
+        """Write a frame into a row of the input; return the milliseconds spent in ``prepare``."""
         if self._data is None or self._pre is None:
             raise self._no_frames()
         if not isinstance(data, np.ndarray):
@@ -261,7 +248,7 @@ class Predictor:
                 hint="an image is (height, width, 3) uint8, a window (samples, channels)",
             )
         self._feed_states()
-        # a view is dropped with the frame of a call: LiteRT refuses to run while one is held
+        # no view outlives its call: LiteRT refuses to run while one is held
         name = self._data.name
         if isinstance(self._pre, WindowPre):
             outcome.fed = self._pre.normalize(data)
@@ -288,7 +275,6 @@ class Predictor:
             self._tensors.view(name)[...] = quantize(held, self._tensors.inputs[name])
 
     def _take(self, held: Mapping[str, NDArray[Any]], outcome: Outcome, row: int = 0) -> None:
-        """Copy a row of the outputs, and keep the state."""
         tensors = self._tensors.reals(held, row)
         for state in self.manifest.state:
             kept = self._state[state.input]
@@ -296,16 +282,13 @@ class Predictor:
         outcome.tensors = {name: np.array(tensor) for name, tensor in tensors.items()}
 
     def run_golden(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """Run on the inputs of a golden sample.
+        """Return the outputs for a golden sample: float32 copies by logical name, in the manifest's shapes.
 
         Args:
-            feeds: Logical inputs by name, as they stand after resizing and recolouring and before
-                normalising: an image model takes uint8 (1, height, width, channels); a window model
-                (1, window, channels), with or without its context; a raw model its tensors. A state
-                that is not given is zeros.
-
-        Returns:
-            Logical outputs by name, real numbers, float32, in the manifest's shapes; copies.
+            feeds: Logical inputs by name, after resizing and recolouring and before normalising: an
+                image model takes uint8 (1, height, width, channels); a window model (1, window,
+                channels), with or without its context; a raw model its tensors. A missing state is
+                zeros.
 
         Raises:
             TensorError: An input is missing, unknown, or of another shape or dtype.
@@ -316,18 +299,9 @@ class Predictor:
         )
 
     def run_tensors(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run on logical tensors whichever variant is open; as ``run_golden``, with the manifest's types.
+        """Return the outputs for logical tensors, as ``run_golden``, but in the manifest's datatypes.
 
-        Args:
-            feeds: As for ``run_golden``. A quantised file takes real numbers, and where the manifest's own
-                type is the file's also its integers.
-
-        Returns:
-            Logical outputs by name, of the manifest's datatypes and shapes; copies.
-
-        Raises:
-            TensorError: An input is missing, unknown, or of another shape or dtype.
-            InferenceError: The runtime failed.
+        A quantised file takes real numbers, or its integers if the manifest has the file's datatype.
         """
         return self._run_alone(feeds, self._tensors.typed)
 
@@ -336,7 +310,7 @@ class Predictor:
         feeds: Mapping[str, NDArray[Any]],
         read: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]],
     ) -> dict[str, NDArray[Any]]:
-        """Run one sample's tensors, with no state from before and none for after."""
+        """Run one sample's tensors, without state from before or for after."""
         with self._lock:
             self._fill_tensors(feeds)
             outputs = read(self.backend.run())
@@ -362,27 +336,27 @@ class Predictor:
                 self._fill_golden(name, np.asarray(array))
 
     def image_input(self) -> tuple[int, ...] | None:
-        """Return the shape of the image that ``fill_image`` takes; None where the model takes none."""
+        """Return the shape of the image for ``fill_image``; None if the model takes no images."""
         return self._pre.logical_shape[1:] if isinstance(self._pre, ImagePre) else None
 
     def fill_image(self, resized: NDArray[np.uint8]) -> None:
-        """Write an image of the model's own size into the backend's input, normalised as it wants."""
+        """Write an image of the model's size into the backend's input, normalised."""
         if isinstance(self._pre, ImagePre) and self._data is not None:
             self._pre.fill(resized, self._tensors.view(self._data.name))
 
     def decode(
         self, tensors: Mapping[str, NDArray[np.float32]], feeds: Mapping[str, NDArray[Any]], size: Size | None
     ) -> Prediction:
-        """Return the prediction that outputs of ``run_golden`` stand for.
+        """Return the prediction of ``run_golden``'s outputs.
 
         Args:
-            tensors: What ``run_golden`` returned.
-            feeds: What it was given.
-            size: Width and height of the source picture, for boxes in its pixels; None for the
-                model's own input.
+            tensors: The result of ``run_golden``.
+            feeds: Its feeds.
+            size: Width and height of the source picture, for boxes in its pixels; None for boxes in
+                pixels of the model's input.
 
         Raises:
-            TensorError: An output is not what the decoder takes.
+            TensorError: An output does not fit the decoder.
         """
         outcome = Outcome(tensors)
         if isinstance(self._pre, ImagePre):
@@ -416,6 +390,6 @@ class Predictor:
 def with_overrides(
     post: Post, *, score_threshold: float | None, iou_threshold: float | None, top_k: int | None
 ) -> Post:
-    """Return a manifest's ``post`` with what a pipeline's ``[model]`` table sets in its place."""
+    """Return a manifest's ``post`` with the values that a pipeline's ``[model]`` table overrides."""
     given = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "top_k": top_k}
     return msgspec.structs.replace(post, **{key: value for key, value in given.items() if value is not None})

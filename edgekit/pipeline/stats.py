@@ -1,4 +1,4 @@
-"""What a running pipeline counts; memory stays bounded however long it runs."""
+"""The counters of a running pipeline, in bounded memory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ STAGES = ("capture", "pre", "infer", "post", "sink")
 
 
 class Tally:
-    """Counters and histograms of one run. Written by the loop's threads, read by any.
+    """Counters and histograms of one run, written by the loop's threads, read by any.
 
-    ``captured`` is one more than the last frame's ``seq``, so it counts what the source itself lost
-    too, and once the run is over ``captured == processed + dropped + failed + skipped``.
+    ``captured`` is the last frame's ``seq`` + 1, which includes the source's own losses; at the end
+    ``captured == processed + dropped + failed + skipped``.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Tally:
         self.first_ns = self.first_ns or frame.captured_ns
 
     def finished(self, frame: Frame, done_ns: int, stage_ms: dict[str, float]) -> None:
-        """Count a frame that went through to the sinks."""
+        """Count a frame that reached the sinks."""
         with self._lock:
             self.processed += 1
             self.last_ns = done_ns
@@ -52,7 +52,7 @@ class Tally:
                 histogram.add(stage_ms.get(stage, 0.0))
 
     def left_over(self) -> None:
-        """Count what was captured and never taken, at the end of a run."""
+        """Count as dropped what was captured and never taken, at the end of a run."""
         self.dropped += max(0, self.captured - 1 - self._last_seq)
         self._last_seq = max(self.captured - 1, self._last_seq)
 
@@ -63,27 +63,18 @@ class Tally:
 
     def document(self) -> dict[str, Any]:
         """Return the counts as ``edgekit run --json`` prints them."""
+        names = ("captured", "processed", "dropped", "failed", "skipped")
         with self._lock:
-            return self._document()
+            elapsed_s = (self.last_ns - self.first_ns) / 1e9
+            return {
+                "frames": {name: getattr(self, name) for name in names},
+                "fps": round(self.processed / elapsed_s, 2) if self.processed and elapsed_s > 0 else 0.0,
+                "latency_ms": {f"p{percent}": self._ms(self._latency, percent) for percent in (50, 95, 99)},
+                "stage_ms": {stage: self._ms(histogram, 50) for stage, histogram in self._stages.items()},
+                "events": self.events,
+                "errors": self.failed + self.sink_errors,
+                "failovers": self.failovers,
+            }
 
-    def _document(self) -> dict[str, Any]:
-        elapsed_s = (self.last_ns - self.first_ns) / 1e9
-        has_any = self.processed > 0
-        return {
-            "frames": {
-                name: getattr(self, name)
-                for name in ("captured", "processed", "dropped", "failed", "skipped")
-            },
-            "fps": round(self.processed / elapsed_s, 2) if has_any and elapsed_s > 0 else 0.0,
-            "latency_ms": {
-                f"p{percent}": _ms(self._latency, percent, has_any=has_any) for percent in (50, 95, 99)
-            },
-            "stage_ms": {stage: _ms(h, 50, has_any=has_any) for stage, h in self._stages.items()},
-            "events": self.events,
-            "errors": self.failed + self.sink_errors,
-            "failovers": self.failovers,
-        }
-
-
-def _ms(histogram: Histogram, percent: int, *, has_any: bool) -> float | None:
-    return round(histogram.quantile(percent / 100), 3) if has_any else None
+    def _ms(self, histogram: Histogram, percent: int) -> float | None:
+        return round(histogram.quantile(percent / 100), 3) if self.processed else None

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import numpy as np
 
+from edgekit.base.dtypes import DTYPES
 from edgekit.core.errors import TensorError
 from edgekit.core.spec import TensorSpec
 from edgekit.serve.tensors import (
-    DTYPES,
     checked_shape,
     datatype_of,
     from_binary,

@@ -7,6 +7,7 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sensor_frames import encode_frame
 
 from edgekit.pipeline.framing import (
     MAX_LINE_BYTES,
@@ -14,7 +15,6 @@ from edgekit.pipeline.framing import (
     TextFraming,
     Windower,
     checksum,
-    encode_frame,
     parse_line,
 )
 

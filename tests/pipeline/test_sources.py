@@ -10,12 +10,12 @@ import msgspec
 import numpy as np
 import pytest
 from pipeline_fakes import make_manifest, make_predictor, spec
+from sensor_frames import encode_frame
 
 from edgekit.base.plugins import load_target
 from edgekit.core.errors import ConfigError, SourceError
 from edgekit.core.ports import Source
 from edgekit.core.spec import Post, Pre
-from edgekit.pipeline.framing import encode_frame
 from edgekit.pipeline.loop import Loop
 from edgekit.pipeline.sources import SOURCES, SourceContext, make_source, source_context
 from edgekit.pipeline.sources.camera import CameraOptions, CameraSource

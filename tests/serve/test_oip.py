@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from edgekit.base.dtypes import DTYPES
 from edgekit.core.errors import TensorError
 from edgekit.core.spec import TensorSpec
 from edgekit.serve.oip import answer, feeds_of, parse_request
-from edgekit.serve.tensors import DTYPES
 
 X = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
 N = TensorSpec(name="n", datatype="UINT8", shape=(2,))

@@ -77,7 +77,7 @@ def test_a_model_of_raw_tensors_takes_no_picture(cache, monkeypatch):
         answered = server.client.post(
             "/v2/models/relu/infer", content=picture, headers={"content-type": "image/png"}
         )
-        assert (answered.status_code, "no images" in answered.json()["error"]) == (415, True)
+        assert (answered.status_code, "does not take images" in answered.json()["error"]) == (415, True)
 
 
 def test_a_bundle_that_fails_its_golden_sample_is_not_served(cache, monkeypatch, tmp_path):

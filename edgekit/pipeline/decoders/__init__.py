@@ -1,8 +1,8 @@
-"""From a model's output tensors to what it found: one file each, found by ``post.decoder``.
+"""From a model's output tensors to items: one file each, by ``post.decoder``.
 
-A target is a function ``build(setup) -> Decoder``. It checks the manifest once; the decoder it
-returns does the work of a frame. Tensors come by logical name, as real numbers (float32), in the
-manifest's shapes, and are valid only during the call.
+A target is a function ``build(setup) -> Decoder``, which checks the manifest once. The decoder gets each
+frame's tensors by logical name, as real numbers (float32), in the manifest's shapes; they are valid only
+during the call.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Setup:
 
 @dataclass(slots=True)
 class Outcome:
-    """What one inference gave, ready to decode; ``fed`` is a sensor window as the model saw it."""
+    """One inference's outputs, ready to decode; ``fed`` is the normalised sensor window."""
 
     tensors: Mapping[str, NDArray[np.float32]]
     placement: Placement | None = None
@@ -63,7 +63,7 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def make_decoder(setup: Setup) -> Decoder:
-    """Build the decoder that a manifest names.
+    """Return the decoder that a manifest names.
 
     Raises:
         BundleError: There is none of that name, its options are wrong, or an output is missing.
@@ -82,7 +82,7 @@ def options_of(setup: Setup, kind: type[OptionsT]) -> OptionsT:
     """Return ``post.options`` as a structure.
 
     Raises:
-        BundleError: A key is unknown, missing or wrong; every problem is told.
+        BundleError: A key is unknown, missing or wrong; the error lists them all.
     """
     problems: list[str] = []
     options = check_table(setup.post.options, kind, "post.options", problems)
@@ -91,8 +91,8 @@ def options_of(setup: Setup, kind: type[OptionsT]) -> OptionsT:
     return options
 
 
-def shape_of(setup: Setup, name: str, wanted: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of an output that a decoder needs; -1 in ``wanted`` takes any length.
+def shape_of(setup: Setup, name: str, expected: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of an output that a decoder needs; -1 in ``expected`` is any length.
 
     Raises:
         BundleError: The manifest has no such output, or one of another shape.
@@ -100,25 +100,25 @@ def shape_of(setup: Setup, name: str, wanted: tuple[int, ...]) -> tuple[int, ...
     shape = setup.shapes.get(name)
     if shape is None:
         raise BundleError(
-            f"{setup.what}: the {setup.post.decoder!r} decoder wants an output {name!r}, "
+            f"{setup.what}: the {setup.post.decoder!r} decoder needs an output {name!r}, "
             f"got {', '.join(map(repr, setup.shapes)) or 'none'}"
         )
-    if len(shape) != len(wanted) or any(
-        -1 not in (a, b) and a != b for a, b in zip(shape, wanted, strict=True)
+    if len(shape) != len(expected) or any(
+        -1 not in (a, b) and a != b for a, b in zip(shape, expected, strict=True)
     ):
-        raise BundleError(f"{setup.what}: output {name!r}: want shape {list(wanted)}, got {list(shape)}")
+        raise BundleError(f"{setup.what}: output {name!r}: want shape {list(expected)}, got {list(shape)}")
     return shape
 
 
 def label_of(labels: tuple[str, ...], index: int) -> str:
-    """Return a class's label, or its number where there is none."""
+    """Return a class's label, or its number if it has none."""
     return labels[index] if 0 <= index < len(labels) and labels[index] else str(index)
 
 
 def check_labels(setup: Setup, classes: int, *, has_background: bool) -> tuple[str, ...]:
-    """Return one label for each class of the output, the background's first where it has one.
+    """Return one label for each class of the output, with an empty one for a background without label.
 
-    A list that leaves the background out gets an empty one; an empty list names classes by number.
+    An empty list stays empty: classes are named by number.
 
     Raises:
         BundleError: There are labels, but another number of them.

@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 
 class AnchorOptions(Options, frozen=True, kw_only=True):
-    """How anchors are made, under the names that MediaPipe gives the settings.
+    """MediaPipe's settings of the anchors, under its names.
 
     Layers of equal stride share one grid. ``interpolated_scale_aspect_ratio`` above 0 adds one box
-    of a scale between a layer's and the next one's. ``offset``: where in its cell an anchor's
-    centre lies, 0 to 1.
+    of a scale between a layer's and the next one's. ``offset``: the anchor's centre in its cell, 0 to 1.
     """
 
     kind: Literal["ssd"] = "ssd"
@@ -59,16 +58,10 @@ def layer_shapes(options: AnchorOptions, layer: int) -> list[tuple[float, float]
 
 
 def make_anchors(options: AnchorOptions, width: int, height: int) -> NDArray[np.float32]:
-    """Return the anchors of an input.
+    """Return the anchors of an input of ``width`` x ``height`` pixels.
 
-    Args:
-        options: How they are made; one stride for each layer.
-        width: Width of the model's input in pixels.
-        height: Height of the model's input in pixels.
-
-    Returns:
-        Shape (anchors, 4), float32: centre x, centre y, width, height, as shares of the input, in
-        the order of the model's outputs: layer by layer, row by row.
+    Shape (anchors, 4), float32: centre x, centre y, width, height, as shares of the input, in the order
+    of the model's outputs: layer by layer, row by row.
     """
     parts = []
     layer = 0

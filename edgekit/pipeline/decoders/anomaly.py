@@ -1,4 +1,4 @@
-"""How badly an autoencoder rebuilds a sensor window.
+"""The error of an autoencoder's reconstruction of a sensor window.
 
 Output ``reconstruction``, as many values as the window has. Options: ``threshold`` (an error of this
 size or more is an anomaly), ``smoothing`` (mean over this many windows), ``error`` ("mse", "mae" or
@@ -50,7 +50,7 @@ def build(setup: Setup) -> Decoder:
     """
     options = options_of(setup, AnomalyOptions)
     if "reconstruction" not in setup.shapes:
-        raise BundleError(f"{setup.what}: the 'anomaly' decoder wants an output 'reconstruction'")
+        raise BundleError(f"{setup.what}: the 'anomaly' decoder needs an output 'reconstruction'")
     recent: deque[float] = deque(maxlen=options.smoothing)
 
     def decode(outcome: Outcome) -> tuple[Item, ...]:

@@ -63,7 +63,7 @@ def build(setup: Setup) -> Decoder:
     """Return a decoder: anchors over the threshold, then suppression or averaging."""
     options = options_of(setup, BlazefaceOptions)
     if setup.input_size is None or len(options.anchors.strides) != options.anchors.layers:
-        raise BundleError(f"{setup.what}: 'blazeface' wants an image model, and one stride for each layer")
+        raise BundleError(f"{setup.what}: 'blazeface' needs an image model, and one stride for each layer")
     anchors = make_anchors(options.anchors, *setup.input_size)
     count = shape_of(setup, "regressors", (1, -1, 4 + 2 * options.keypoints))[1]
     shape_of(setup, "classifiers", (1, count, 1))
@@ -76,13 +76,13 @@ def build(setup: Setup) -> Decoder:
 
     def decode(outcome: Outcome) -> tuple[Item, ...]:
         logits = outcome.tensors["classifiers"][0, :, 0]
-        found = np.flatnonzero(logits >= bound)
-        found = found[strongest(logits[found])]
-        if not len(found):
+        indices = np.flatnonzero(logits >= bound)
+        indices = indices[strongest(logits[indices])]
+        if not len(indices):
             return ()
-        scores = sigmoid(logits[found])
-        rows = decode_faces(outcome.tensors["regressors"][0, found], anchors[found], options.box_scale)
-        kept = suppress(rows[:, :4], scores, np.zeros(len(found), np.intp), post.iou_threshold)
+        scores = sigmoid(logits[indices])
+        rows = decode_faces(outcome.tensors["regressors"][0, indices], anchors[indices], options.box_scale)
+        kept = suppress(rows[:, :4], scores, np.zeros(len(indices), np.intp), post.iou_threshold)
         faces = blend(rows, scores, kept, post.iou_threshold) if options.weighted else rows[kept]
         return tuple(
             _face(row, label, float(score), size, outcome.placement)

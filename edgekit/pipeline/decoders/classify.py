@@ -1,7 +1,7 @@
 """One label for a whole frame: image classifiers and sensor classifiers.
 
 Output ``scores``, shape [1, N]. Options: ``activation`` ("softmax" where the output is logits),
-``background`` (class 0 means "none of them" and is never told).
+``background`` (class 0 means "none of them" and is never reported).
 """
 
 from __future__ import annotations

@@ -44,11 +44,10 @@ def suppress(
     iou_threshold: float,
     limit: int = MAX_CANDIDATES,
 ) -> NDArray[np.intp]:
-    """Keep the best box of each group of boxes of one class that overlap.
+    """Return the indices of the boxes to keep, best first.
 
-    The ``limit`` strongest candidates are looked at, best first; of equal scores the lower index is
-    the better. One is kept unless a better kept one of its class overlaps it by more than
-    ``iou_threshold``.
+    Of the ``limit`` strongest candidates (of equal scores the lower index first) one is kept unless a
+    better kept one of its class overlaps it by more than ``iou_threshold``.
 
     >>> boxes = np.float32([[0, 0, 10, 10], [1, 0, 11, 10], [1, 0, 11, 10]])
     >>> suppress(boxes, np.float32([0.9, 0.8, 0.8]), np.array([0, 0, 1]), 0.5).tolist()
@@ -59,10 +58,7 @@ def suppress(
         scores: Shape (n,).
         classes: Shape (n,); boxes of different classes never suppress each other.
         iou_threshold: 0 to 1.
-        limit: How many candidates are looked at.
-
-    Returns:
-        Indices of what is kept, best first.
+        limit: The most candidates.
     """
     order = strongest(scores, limit)
     kept: list[int] = []
@@ -83,10 +79,10 @@ def blend(
     Source: MediaPipe ``NonMaxSuppressionCalculator``, "weighted", which steadies BlazeFace's boxes.
 
     Args:
-        boxes: Shape (n, 4 + anything): left, top, right, bottom first; the rest is averaged along.
+        boxes: Shape (n, 4 + anything): left, top, right, bottom, and more columns to average.
         scores: Shape (n,), above 0.
-        kept: What ``suppress`` kept.
-        iou_threshold: As there.
+        kept: The result of ``suppress`` with this ``iou_threshold``.
+        iou_threshold: 0 to 1.
     """
     near = overlap(boxes[:, :4])[kept] > iou_threshold
     near[np.arange(len(kept)), kept] = True

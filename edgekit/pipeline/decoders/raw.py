@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def build(setup: Setup) -> Decoder:
-    """Return a decoder that finds nothing."""
+    """Return a decoder without items."""
     options_of(setup, Options)
 
     def decode(_: Outcome) -> tuple[Item, ...]:

@@ -1,8 +1,8 @@
 """Boxes from a single-shot detector's raw outputs.
 
 Outputs ``boxes`` [1, A, 4], offsets to A anchors, and ``scores`` [1, A, C]. Options: ``anchors``,
-``box_scale`` (what the offsets were multiplied with in training, in ``box_order``), ``box_order``
-("yxhw" or "xywh"), ``activation``, ``background`` (class 0 is never told).
+``box_scale`` (the factors of the offsets in training, in ``box_order``), ``box_order``
+("yxhw" or "xywh"), ``activation``, ``background`` (class 0 is never reported).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def decode_boxes(
         raw: Shape (n, 4), the model's output.
         anchors: Shape (n, 4): centre x, centre y, width, height.
         box_scale: Divisors of the four columns of ``raw``.
-        box_order: What the columns are.
+        box_order: The order of the columns.
         is_linear: Sizes are factors of the anchor's; else their logarithms.
 
     Returns:
@@ -65,7 +65,7 @@ def decode_boxes(
 
 
 def logit(probability: float) -> float:
-    """Return what a sigmoid turns into this probability; infinite at 0 and 1."""
+    """Return the inverse of ``sigmoid``; infinite at 0 and 1."""
     if probability <= 0:
         return -math.inf
     return math.inf if probability >= 1 else math.log(probability / (1 - probability))
@@ -95,12 +95,13 @@ def build(setup: Setup) -> Decoder:
         scores = outcome.tensors["scores"][0]
         if options.activation == "softmax":
             scores = softmax(scores)
-        found, which, best = _candidates(scores, first, bound)  # a sigmoid keeps the order: few are computed
-        if not len(found):
+        # a sigmoid keeps the order, so it is computed only for the candidates
+        indices, which, best = _candidates(scores, first, bound)
+        if not len(indices):
             return ()
         sure = sigmoid(best) if is_sigmoid else best
-        raw = outcome.tensors["boxes"][0, found]
-        boxes = decode_boxes(raw, anchors[found], options.box_scale, options.box_order)
+        raw = outcome.tensors["boxes"][0, indices]
+        boxes = decode_boxes(raw, anchors[indices], options.box_scale, options.box_order)
         kept = suppress(boxes, sure, which, post.iou_threshold)
         if outcome.placement is not None:
             boxes = outcome.placement.to_source(boxes * size)
@@ -115,18 +116,18 @@ def _candidates(
     """Return (anchor, class, score) of the strongest anchors whose best class, from ``first`` on, passes."""
     width = scores.shape[1]
     hits = np.flatnonzero(scores >= bound)
-    found = np.unique(hits[hits % width >= first] // width)
-    best = scores[found, first:].max(axis=1, initial=-np.inf)
+    indices = np.unique(hits[hits % width >= first] // width)
+    best = scores[indices, first:].max(axis=1, initial=-np.inf)
     order = strongest(best)
-    found, best = found[order], best[order]
-    if not len(found):  # argmax refuses a model of no classes, max does not
-        return found, found, best
-    return found, scores[found, first:].argmax(axis=1) + first, best
+    indices, best = indices[order], best[order]
+    if not len(indices):  # argmax refuses a model of no classes, max does not
+        return indices, indices, best
+    return indices, scores[indices, first:].argmax(axis=1) + first, best
 
 
 def _anchors(setup: Setup, options: SsdOptions) -> NDArray[np.float32]:
     if setup.input_size is None:
-        raise BundleError(f"{setup.what}: the {setup.post.decoder!r} decoder wants an image model")
+        raise BundleError(f"{setup.what}: the {setup.post.decoder!r} decoder needs an image model")
     if len(options.anchors.strides) != options.anchors.layers:
         raise BundleError(
             f"{setup.what}: post.options.anchors.strides: want {options.anchors.layers}, one for each layer"

@@ -15,7 +15,7 @@ def build(setup: Setup) -> Decoder:
     """Return a decoder: one item, ``speech`` at ``score_threshold`` or more, else ``silence``."""
     options_of(setup, Options)
     if "probability" not in setup.shapes:
-        raise BundleError(f"{setup.what}: the 'vad' decoder wants an output 'probability'")
+        raise BundleError(f"{setup.what}: the 'vad' decoder needs an output 'probability'")
     threshold = setup.post.score_threshold
 
     def decode(outcome: Outcome) -> tuple[Item, ...]:

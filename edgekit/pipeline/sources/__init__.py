@@ -1,4 +1,4 @@
-"""Where frames come from: one file each, found by kind in ``SOURCES``.
+"""Where frames come from: one file for each kind in ``SOURCES``.
 
 A source is a class with an ``Options`` structure (the keys of its ``[source]`` table) and the
 constructor ``Class(options, context)``; it satisfies ``edgekit.core.ports.Source``. An empty target
@@ -7,6 +7,7 @@ is a kind that is known and not yet built.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +34,10 @@ SOURCE_ROWS = plugins.Rows(SOURCES, plugins.SOURCES)
 
 @dataclass(frozen=True)
 class SourceContext:
-    """What a source knows of the pipeline it feeds.
+    """What a source knows about its pipeline.
 
     ``window`` and ``hop`` are samples, ``channels`` values in a sample, of a sensor model; all 0 for
-    an image model. ``rate_hz`` is the rate the model was trained at, 0 where it does not say.
+    an image model. ``rate_hz`` is the rate the model was trained at, 0 if unknown.
     """
 
     folder: Path = Path()
@@ -46,25 +47,23 @@ class SourceContext:
     rate_hz: float = 0.0
 
     def path(self, uri: str) -> Path:
-        """Return a path of the configuration; a relative one lies beside the pipeline's file."""
+        """Return a path of the configuration, by default relative to the pipeline's file."""
         return self.folder / Path(uri).expanduser()
 
 
 def source_context(manifest: Manifest, folder: Path) -> SourceContext:
-    """Return what a source must know of a model."""
+    """Return a source's context for a model."""
     pre = manifest.pre
     if not pre.window:
         return SourceContext(folder=folder)
     states = {state.input for state in manifest.state}
     shape = next(spec.shape for spec in manifest.inputs if spec.name not in states)
-    size = 1
-    for length in shape[1:]:
-        size *= max(length, 1)
+    size = math.prod(max(length, 1) for length in shape[1:])
     channels = max(1, size // (pre.window + pre.context))
     return SourceContext(folder, pre.window, pre.hop or pre.window, channels, pre.rate_hz)
 
 
 def make_source(kind: str, options: Any, context: SourceContext) -> Source:
-    """Make the source of a checked configuration; it is not opened yet."""
+    """Return the source of a checked configuration, not yet open."""
     source: Source = SOURCE_ROWS.load(kind)(options, context)
     return source

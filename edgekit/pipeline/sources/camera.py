@@ -25,7 +25,7 @@ class CameraOptions(Options, frozen=True, kw_only=True):
     """``[source]`` of a camera; 0 leaves a setting as the camera has it.
 
     ``uri``: a number or a device node. ``fourcc``: MJPG gives most USB cameras their full rate.
-    ``give_up_s``: how long a camera that vanished is tried again; 0 is for ever.
+    ``give_up_s``: how long to retry a camera that vanished; 0 is forever.
     """
 
     uri: str = "0"
@@ -43,14 +43,9 @@ class CameraOptions(Options, frozen=True, kw_only=True):
 
 
 class CameraSource:
-    """Frames of a camera, as they come.
+    """Frames of a camera; the driver's queue is one frame long, so that none grows old in it.
 
-    The driver's queue is one frame long and read without pause, so that no old frame waits in it.
-
-    Args:
-        options: The ``[source]`` table.
-        context: Unused: a camera knows nothing of the model.
-        open_device: Gives an object like ``cv2.VideoCapture``; for tests.
+    ``open_device`` returns an object like ``cv2.VideoCapture``; for tests.
     """
 
     Options = CameraOptions
@@ -73,7 +68,7 @@ class CameraSource:
 
     @property
     def due_s(self) -> float | None:
-        """How long it may say nothing; None while it is away and tried again."""
+        """Seconds within which a frame is due; None while the camera is being reopened."""
         return None if self._reopener.is_waiting else 10.0
 
     @property
@@ -102,7 +97,7 @@ class CameraSource:
                 if self._device is None:
                     break
                 is_there = self._device.grab()
-                captured_ns, unix_ms = stamp()  # before decoding: this is when the light arrived
+                captured_ns, unix_ms = stamp()  # before decoding: the time of exposure
                 pixels = self._device.retrieve()[1] if is_there else None
             if pixels is not None:
                 decoded_ms = (time.monotonic_ns() - captured_ns) / 1e6
@@ -113,7 +108,7 @@ class CameraSource:
         return None
 
     def close(self) -> None:
-        """Free the camera; a read that waits in the driver frees it when it comes back."""
+        """Free the camera; a read that waits in the driver frees it when it returns."""
         self._closing.set()
         if self._in_use.acquire(timeout=1.0):
             self._in_use.release()
@@ -127,19 +122,19 @@ class CameraSource:
 
 
 def open_v4l2(options: CameraOptions) -> Any:
-    """Return an OpenCV capture with the options set; the caller asks whether it is open."""
+    """Return an OpenCV capture with the options set, which may not be open."""
     cv2 = vision()
     uri: int | str = int(options.uri) if options.uri.isdigit() else options.uri
     device = cv2.VideoCapture(uri, cv2.CAP_V4L2)
     if options.fourcc:
         device.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*options.fourcc))
-    wanted = {
+    settings = {
         cv2.CAP_PROP_FRAME_WIDTH: options.width,
         cv2.CAP_PROP_FRAME_HEIGHT: options.height,
         cv2.CAP_PROP_FPS: options.fps,
         cv2.CAP_PROP_BUFFERSIZE: 1,
     }
-    for setting, value in wanted.items():
+    for setting, value in settings.items():
         if value:
             device.set(setting, value)
     return device

@@ -25,7 +25,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff",
 class ImagesOptions(Options, frozen=True, kw_only=True):
     """``[source]`` of pictures.
 
-    ``uri``: a folder or one file. ``fps`` above 0 gives so many in a second; none is lost either way.
+    ``uri``: a folder or one file. ``fps``: the rate, 0 for as fast as possible; none is lost either way.
     """
 
     uri: str
@@ -34,12 +34,7 @@ class ImagesOptions(Options, frozen=True, kw_only=True):
 
 
 class ImagesSource:
-    """Pictures as frames; one that cannot be decoded is a gap in ``seq``, so it counts as dropped.
-
-    Args:
-        options: The ``[source]`` table.
-        context: Where relative paths start.
-    """
+    """Pictures as frames; one that cannot be decoded is a gap in ``seq``, so it counts as dropped."""
 
     Options = ImagesOptions
     is_live = False

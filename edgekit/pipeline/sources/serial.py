@@ -28,7 +28,7 @@ class SerialOptions(Options, frozen=True, kw_only=True):
 
     ``uri``: a device node, or a URL of pyserial. ``framing``: lines of text, or binary frames.
     ``numbered``: text lines begin with a count. ``dtype`` and ``scale``: of binary values.
-    ``give_up_s``: how long an unplugged line is tried again; 0 is for ever.
+    ``give_up_s``: how long to retry an unplugged line; 0 is forever.
     """
 
     uri: str
@@ -41,12 +41,9 @@ class SerialOptions(Options, frozen=True, kw_only=True):
 
 
 class SerialSource:
-    """Windows of samples, as they come. A gap in the stream is a gap in ``seq``.
+    """Windows of samples; a gap in the stream is a gap in ``seq``.
 
-    Args:
-        options: The ``[source]`` table.
-        context: Holds the model's window, hop and channels.
-        open_port: Gives an object like ``serial.Serial``; for tests.
+    ``open_port`` returns an object like ``serial.Serial``; for tests.
 
     Raises:
         ConfigError: The model takes no windows.
@@ -55,9 +52,9 @@ class SerialSource:
     Options = SerialOptions
     is_live = True
     slots = 8
-    """Windows that may wait: several come at once when the line's buffer is read."""
+    """Windows in the mailbox: one read of the line's buffer may complete several."""
     due_s = None
-    """A sensor may have nothing to say for long."""
+    """A sensor may be silent for long."""
 
     def __init__(
         self,
@@ -86,7 +83,7 @@ class SerialSource:
 
     @property
     def missing(self) -> int:
-        """Samples that are known to be lost."""
+        """Samples known to be lost."""
         return self._windower.missing
 
     @property
@@ -129,7 +126,7 @@ class SerialSource:
         captured_ns, unix_ms = stamp()
         for seq, samples in self._windower.push(self._framing.feed(data)):
             self._ready.append((seq, samples, captured_ns, unix_ms))
-        while len(self._ready) > MAX_WINDOWS:  # the oldest go; their numbers are missing, so it counts
+        while len(self._ready) > MAX_WINDOWS:  # the missing numbers count as dropped
             self._ready.popleft()
 
     def _again(self, why: str) -> None:
@@ -145,7 +142,7 @@ class SerialSource:
         self._port = None
 
     def close(self) -> None:
-        """End a wait; the reader, or this call where none reads, frees the line."""
+        """End a wait; the reader frees the line."""
         self._closing.set()
         cancel = getattr(self._port, "cancel_read", None)
         if cancel is not None:

@@ -1,4 +1,4 @@
-"""Made-up frames, the same for the same seed: moving shapes, or sine waves with anomalies."""
+"""Synthetic frames, the same for the same seed: moving shapes, or sine waves with anomalies."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class SyntheticOptions(Options, frozen=True, kw_only=True):
-    """``[source]`` of made-up frames: images, or windows where the model wants windows.
+    """``[source]`` of synthetic frames: images, or windows if the model takes windows.
 
-    ``frames``: how many; 0 is without end. ``realtime``: at ``fps``, and the latest frame wins; false
-    gives every frame, as fast as they are taken. ``shapes``: moving boxes in an image.
-    ``anomaly_every``: one burst in so many samples of each wave; 0 is none. ``noise``: of the waves.
+    ``frames``: how many; 0 is endless. ``realtime``: at ``fps``, and the latest frame wins; else every
+    frame, as fast as possible. ``shapes``: moving boxes in an image. ``anomaly_every``: one burst in so
+    many samples of each wave; 0 is none. ``noise``: of the waves.
     """
 
     seed: int = 0
@@ -38,12 +38,7 @@ class SyntheticOptions(Options, frozen=True, kw_only=True):
 
 
 class SyntheticSource:
-    """Frames that depend on nothing but the seed and their number.
-
-    Args:
-        options: The ``[source]`` table.
-        context: Says whether the model wants images or windows.
-    """
+    """Frames that depend only on the seed and their number."""
 
     Options = SyntheticOptions
 
@@ -56,7 +51,7 @@ class SyntheticSource:
         self._seq = 0
 
     def open(self) -> None:
-        """Do nothing: there is nothing to open."""
+        """Do nothing."""
 
     def read(self) -> Frame | None:
         """Return the next frame, when it is due; None at the end or after ``close``."""
@@ -80,11 +75,7 @@ class SyntheticSource:
 
 
 def shapes(options: SyntheticOptions, seq: int) -> NDArray[np.uint8]:
-    """Return image ``seq``: boxes that move over grey and bounce off the edges.
-
-    Returns:
-        Shape (height, width, 3), uint8, BGR.
-    """
+    """Return image ``seq``, shape (height, width, 3), uint8, BGR: boxes that bounce over grey."""
     import numpy as np
 
     rng = np.random.default_rng(options.seed)
@@ -100,13 +91,10 @@ def shapes(options: SyntheticOptions, seq: int) -> NDArray[np.uint8]:
 
 
 def waves(options: SyntheticOptions, channels: int, first: int, count: int) -> NDArray[np.float32]:
-    """Return samples ``first`` to ``first + count`` of one sine wave for each channel.
+    """Return ``count`` samples from ``first`` of one sine wave per channel: (count, channels), float32.
 
-    The noise of a sample depends on its number only, so windows that overlap agree. An anomaly is a
-    burst of 12 samples in which the wave stands still at three times its height.
-
-    Returns:
-        Shape (count, channels), float32.
+    The noise of a sample depends only on its number, so overlapping windows agree. An anomaly is a burst
+    of 12 samples at three times the wave's amplitude.
     """
     import numpy as np
 
@@ -114,7 +102,7 @@ def waves(options: SyntheticOptions, channels: int, first: int, count: int) -> N
     period, phase = rng.uniform(20, 60, channels), rng.uniform(0, 2 * np.pi, channels)
     at = np.arange(first, first + count)
     values = np.sin(2 * np.pi * at[:, None] / period + phase)
-    # Source: a hash in place of a generator, so that any window can be made without those before it
+    # a hash instead of a generator: no window depends on those before it
     scrambled = (
         np.sin((at[:, None] * 12.9898 + np.arange(channels) * 78.233 + options.seed) % 1e4) * 43758.5453
     )

@@ -1,4 +1,4 @@
-"""When a frame is due, and when to try a lost device again."""
+"""When a frame is due, and when to retry a lost device."""
 
 from __future__ import annotations
 
@@ -20,12 +20,7 @@ LONGEST_WAIT_S = 10.0
 
 
 class Pacer:
-    """Waits until each frame is due, at a fixed rate.
-
-    Args:
-        fps: Frames in a second, above 0.
-        closing: Ends a wait early.
-    """
+    """Waits until each frame is due, at a fixed rate above 0; ``closing`` ends a wait early."""
 
     def __init__(self, fps: float, closing: threading.Event) -> None:
         self._step_ns = int(1e9 / fps)
@@ -33,7 +28,7 @@ class Pacer:
         self._due_ns = 0
 
     def wait(self) -> None:
-        """Wait for the next frame's time; one that is a whole step late starts the schedule anew."""
+        """Wait for the next frame's time; a frame that is a whole step late restarts the schedule."""
         now_ns = time.monotonic_ns()
         if self._due_ns == 0 or now_ns - self._due_ns > self._step_ns:
             self._due_ns = now_ns
@@ -43,12 +38,12 @@ class Pacer:
 
 
 class Reopener(Generic[T]):
-    """Opens a device, and opens it again when it was lost.
+    """Reopens a lost device.
 
     Args:
         name: The device, for messages.
         opener: Opens it, or raises ``SourceError``.
-        give_up_s: How long a lost device is tried; 0 is for ever.
+        give_up_s: How long to retry; 0 is forever.
         closing: Ends a wait early.
     """
 
@@ -60,7 +55,7 @@ class Reopener(Generic[T]):
         self.reopened = 0
 
     def again(self, why: str) -> T | None:
-        """Open the lost device again, with growing waits; None when closing.
+        """Return the device, opened again after growing waits; None when closing.
 
         Raises:
             SourceError: It did not come back in time.

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 class VideoOptions(Options, frozen=True, kw_only=True):
     """``[source]`` of a video file.
 
-    ``realtime``: true plays it at its own rate (or at ``fps``), as a camera would, and the latest
-    frame wins; false gives every frame, as fast as they are taken. ``loop``: begin again at the end.
+    ``realtime``: play it at its own rate (or at ``fps``) like a camera, and the latest frame wins; else
+    every frame, as fast as possible. ``loop``: start again at the end.
     """
 
     uri: str
@@ -35,12 +35,7 @@ class VideoOptions(Options, frozen=True, kw_only=True):
 
 
 class VideoSource:
-    """Frames of a video file.
-
-    Args:
-        options: The ``[source]`` table.
-        context: Where relative paths start.
-    """
+    """Frames of a video file."""
 
     Options = VideoOptions
 
@@ -53,7 +48,7 @@ class VideoSource:
         self._in_use = threading.Lock()
         self._capture: Any = None
         self._pacer: Pacer | None = None
-        self._seq = self._of_this_round = 0
+        self._seq = self._round_frames = 0
 
     def open(self) -> None:
         """Open the file."""
@@ -81,12 +76,12 @@ class VideoSource:
         pixels = self._next_pixels()
         if pixels is None:
             return None
-        decoded_ns = time.monotonic_ns()
+        decoded_ns, meta = time.monotonic_ns(), {}
         if self._pacer is None:
-            captured_ns = decoded_ns  # nobody waited for it before
+            captured_ns = decoded_ns  # decoding is no part of its latency
+        else:
+            meta["capture_ms"] = (decoded_ns - captured_ns) / 1e6
         self._seq += 1
-        spent_ms = (time.monotonic_ns() - captured_ns) / 1e6 if self._pacer else None
-        meta = {} if spent_ms is None else {"capture_ms": spent_ms}
         return Frame(pixels, self._seq - 1, captured_ns, unix_ms, meta)
 
     def _next_pixels(self) -> Any:
@@ -94,28 +89,24 @@ class VideoSource:
             while not self._closing.is_set() and self._capture is not None:
                 is_there, pixels = self._capture.read()
                 if is_there:
-                    self._of_this_round += 1
+                    self._round_frames += 1
                     return pixels
                 self._check_round()
                 if not self._options.loop:
                     return None
                 self._capture.release()
                 self._capture = self._opened()
-                self._of_this_round = 0
+                self._round_frames = 0
         return None
 
     def _check_round(self) -> None:
-        """Tell of a file that holds fewer frames than it says.
-
-        Raises:
-            SourceError: It holds none.
-        """
-        if self._of_this_round == 0:
+        """Warn of a file with fewer frames than its header states; refuse one with none."""
+        if self._round_frames == 0:
             raise SourceError(f"video {str(self._path)!r}: not one frame of it can be decoded")
         stated = int(self._capture.get(vision().CAP_PROP_FRAME_COUNT))
-        if self._of_this_round < stated * 0.9:
-            fields = {"source": str(self._path), "stated": stated, "decoded": self._of_this_round}
-            logger.warning("the video is damaged or says the wrong length", extra=fields)
+        if self._round_frames < stated * 0.9:
+            fields = {"source": str(self._path), "stated": stated, "decoded": self._round_frames}
+            logger.warning("the video is damaged or states a wrong length", extra=fields)
 
     def close(self) -> None:
         """Free the file."""
