@@ -1,4 +1,4 @@
-"""Hide what must not be seen, in the frame itself, before anything encodes or shows it."""
+"""Hides redacted labels in the frame itself, before anything encodes or shows it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgekit.pipeline.predictor import Predictor
 
 CELLS = 6
-"""A blurred box keeps this many averages a side; more would let a face be told again."""
+"""A blurred box keeps this many averages a side; with more a face could be recognised."""
 
 
 def pixel_box(box: Box, width: int, height: int, margin_ratio: float = 0.0) -> tuple[int, int, int, int]:
@@ -64,11 +64,7 @@ def hide(pixels: NDArray[Any], boxes: Iterable[Box], style: str, margin_ratio: f
 
 
 def check_redact(redact: Sequence[str], predictor: Predictor) -> None:
-    """Make sure that a model can find what a pipeline wants hidden.
-
-    Args:
-        redact: ``[privacy] redact``; ``"*"`` is every label.
-        predictor: The model.
+    """Check that a model can find the labels of ``[privacy] redact``; ``"*"`` is every label.
 
     Raises:
         ConfigError: Its items have no boxes, or it has no such label; upper and lower case are the same.
@@ -96,15 +92,15 @@ def _says_where(task: str) -> bool:
 
 
 class Redactor:
-    """Hides the items of some labels, and keeps hiding where they were for some frames more.
+    """Hides the items of some labels, and their positions for ``hold`` more frames.
 
-    What is hidden of an item is the upright box around its box, oriented box and mask.
+    It hides the upright box around an item's box, oriented box and mask.
 
     Args:
-        labels: What is hidden, in upper or lower case; ``"*"`` is everything that has a place in the picture.
+        labels: In upper or lower case; ``"*"`` is everything that has a position in the picture.
         style: As for ``hide``.
         margin_ratio: As for ``hide``.
-        hold: For how many frames more, since a detector loses an object now and then.
+        hold: A detector loses an object now and then.
     """
 
     def __init__(self, labels: Sequence[str], style: str, margin_ratio: float, hold: int) -> None:
@@ -113,9 +109,9 @@ class Redactor:
         self._recent: deque[list[Box]] = deque(maxlen=hold + 1)
 
     def apply(self, pixels: NDArray[Any], prediction: Prediction) -> None:
-        """Hide what this frame's prediction names, and what the last ones did.
+        """Hide the items of this prediction and of the last ones.
 
-        A prediction that cannot say where anything is leaves a black frame, and no pixel of it.
+        A prediction without positions makes the whole frame black.
         """
         if not self._labels or pixels.ndim != 3:
             return

@@ -120,7 +120,7 @@ def test_a_decoder_without_its_output_is_refused(decoder):
         "blazeface": {"anchors": ANCHORS, "box_scale": 64},
         "anomaly": {"threshold": 1.0},
     }
-    with pytest.raises(BundleError, match="wants an output"):
+    with pytest.raises(BundleError, match="needs an output"):
         build(decoder, {"other": (1, 2)}, options.get(decoder), size=(64, 64))
 
 

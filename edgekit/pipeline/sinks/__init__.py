@@ -1,4 +1,4 @@
-"""Where results go: one file each, found by kind in ``SINKS``.
+"""Where results go: one file for each kind in ``SINKS``.
 
 A sink is a class with an ``Options`` structure (the keys of its ``[[sink]]`` table) and the
 constructor ``Class(options, context)``; it satisfies ``edgekit.core.ports.Sink``. A class whose
@@ -45,7 +45,7 @@ class Connect(Protocol):
 
 @dataclass(frozen=True)
 class SinkContext:
-    """What a sink knows of the pipeline it serves, and the ports it may use.
+    """What a sink knows about its pipeline, and the ports it may use.
 
     ``source_fps()`` is the source's rate, 0 where it has none; known once it is open.
     ``connect`` is the only way off the device; ``callback`` is a function of the embedding program.
@@ -58,7 +58,7 @@ class SinkContext:
     callback: Callable[[Result], object] | None = None
 
     def path(self, name: str) -> Path:
-        """Return a path of the configuration; a relative one lies beside the pipeline's file."""
+        """Return a path of the configuration, by default relative to the pipeline's file."""
         return self.folder / Path(name).expanduser()
 
 

@@ -21,11 +21,7 @@ class CallbackOptions(Options, frozen=True, kw_only=True):
 
 
 class CallbackSink:
-    """Calls a function with every result, in the inference thread.
-
-    Args:
-        options: The ``[[sink]]`` table.
-        context: Holds the function where the embedding program hands one in.
+    """Calls a function with every result.
 
     Raises:
         ConfigError: There is no such function.
@@ -48,7 +44,7 @@ class CallbackSink:
 
 
 def named(target: str) -> Callable[[Result], object]:
-    """Import the function that ``"module:name"`` names.
+    """Return the function that ``"module:name"`` names.
 
     Raises:
         ConfigError: There is no such module or function.

@@ -47,7 +47,7 @@ _DIGITS = {"score": 4, "box": 1, "oriented_box": 3, "points": 1, "point_scores":
 
 
 def _item(item: Item) -> dict[str, Any]:
-    """Return what an item has; a field that it lacks is left out, and so is its class's number."""
+    """Return an item's fields, without empty ones and its class's number."""
     return {
         name: _rounded(value, _DIGITS[name]) if name in _DIGITS else value
         for name, value in msgspec.to_builtins(item).items()

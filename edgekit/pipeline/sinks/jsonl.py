@@ -1,4 +1,4 @@
-"""One JSON document a line, in a file that never grows beyond its bound."""
+"""One JSON document per line, in a file of bounded size."""
 
 from __future__ import annotations
 
@@ -29,10 +29,6 @@ class JsonlOptions(Options, frozen=True, kw_only=True):
 
 class JsonlSink:
     """Appends to a file on this device.
-
-    Args:
-        options: The ``[[sink]]`` table.
-        context: Where relative paths start.
 
     Raises:
         StorageError: The file cannot be opened.

@@ -37,7 +37,7 @@ class MqttOptions(Options, frozen=True, kw_only=True):
     password_file: str = ""
 
     def problems(self) -> Iterator[str]:
-        """Say why a topic cannot be published on."""
+        """Report a topic that cannot be published on."""
         if not self.topic or any(character in self.topic for character in "#+\0"):
             yield f"topic: want a topic without '#' and '+', got {self.topic!r}"
         elif len(self.topic.encode()) > MAX_TOPIC_BYTES // 2:  # a pipeline's name may take the other half
@@ -46,10 +46,6 @@ class MqttOptions(Options, frozen=True, kw_only=True):
 
 class MqttSink:
     """Publishes what ``[privacy] egress`` names, and nothing else.
-
-    Args:
-        options: The ``[[sink]]`` table.
-        context: Holds the way to a broker.
 
     Raises:
         ConfigError: There is no way to a broker, or no such broker can be.

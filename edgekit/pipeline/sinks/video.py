@@ -1,4 +1,4 @@
-"""A video file with what was found drawn in."""
+"""A video file with the items drawn in."""
 
 from __future__ import annotations
 
@@ -43,17 +43,13 @@ class VideoOptions(Options, frozen=True, kw_only=True):
     draw: bool = True
 
     def problems(self) -> Iterator[str]:
-        """Say when no container can be known."""
+        """Report a path without a container's suffix."""
         if not Path(self.path).suffix:
             yield f"path: want a file name that ends in its container, such as .mp4, got {self.path!r}"
 
 
 class VideoSink:
     """Writes each frame; the first one's size is the file's.
-
-    Args:
-        options: The ``[[sink]]`` table.
-        context: Where relative paths start, and the source's rate.
 
     Raises:
         ConfigError: OpenCV writes no such video here.
@@ -100,11 +96,7 @@ class VideoSink:
         return writer
 
     def _prove(self) -> None:
-        """Write one small frame to a file that is thrown away: codec and container are known to fit.
-
-        Raises:
-            ConfigError: They do not, or this OpenCV lacks the codec.
-        """
+        """Write a frame to a temporary file, to prove that OpenCV has the codec for the container."""
         suffix, fourcc = self._path.suffix, self._options.fourcc
         with tempfile.TemporaryDirectory() as folder:
             trial = Path(folder) / f"trial{suffix}"
@@ -127,12 +119,9 @@ class VideoSink:
 
 
 def draw(pixels: NDArray[Any], prediction: Prediction) -> NDArray[Any]:
-    """Return a copy of an image with what was found in it.
+    """Return a copy of a BGR image, shape (height, width, 3), uint8, with a prediction drawn in.
 
-    Args:
-        pixels: Shape (height, width, 3), uint8, BGR.
-        prediction: Boxes, oriented boxes, keypoints and masks are drawn where they are; what has no
-            place in the picture is a line of text on top.
+    Items without a position in the image are lines of text at the top.
     """
     cv2 = vision()
     out: NDArray[Any] = pixels.copy()
@@ -168,12 +157,11 @@ def _outline(cv2: Any, out: NDArray[Any], item: Item, color: Color) -> None:
 
 
 def _tint(cv2: Any, out: NDArray[Any], mask: Mask, color: Color) -> None:
-    """Mix the colour into what a mask covers."""
     height, width = out.shape[:2]
     left, top, right, bottom = mask.area
     scale = (mask.width / max(right - left, 1e-6), mask.height / max(bottom - top, 1e-6))
     to_cells = np.array([[scale[0], 0, -left * scale[0]], [0, scale[1], -top * scale[1]]])
-    # samples at the centre of a pixel fall on the centre of a cell
+    # pixel centres map to cell centres
     to_cells[:, 2] += (to_cells[:, :2].sum(axis=1) - 1) / 2
     cells = cells_of(mask).astype(np.uint8)
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
