@@ -1,7 +1,6 @@
 """The supervisor's process: ``python -m edgekit.agent CONFIG STATE [--json] [--verbose]``.
 
-``edgekit agent run`` checks everything and becomes this process: no command line parser, no table of
-commands, and nothing else that is done with once the agent runs stays in its memory.
+``edgekit agent run`` checks everything and becomes this process, without the command line in memory.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from pathlib import Path
 
 
 def leave_out_web_client() -> None:
-    """Keep ``urllib.request`` out of this process: 1.4 MB, with the e-mail and HTTP packages.
+    """Keep ``urllib.request`` (1.4 MB, with the e-mail and HTTP packages) out of this process.
 
-    paho-mqtt imports it for the proxies of a library (PySocks) that edgekit does not use; nothing
-    else in this process speaks HTTP. Must come before paho-mqtt is imported.
+    paho-mqtt imports it for the proxies of a library (PySocks) that edgekit does not use. Call it before
+    paho-mqtt is imported.
     """
     stub = types.ModuleType("urllib.request", "Left out of the supervisor.")
     vars(stub)["getproxies"] = dict
@@ -26,7 +25,7 @@ def leave_out_web_client() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the agent until it is told to stop."""
+    """Run the agent until it is stopped; return the exit code."""
     leave_out_web_client()
     from edgekit.agent.config import environment, load_agent_config
     from edgekit.agent.supervisor.supervisor import Supervisor

@@ -1,4 +1,4 @@
-"""Work that the always-on process leaves to short-lived children, so as not to pay for what it loads.
+"""Short-lived child processes for work whose libraries the supervisor must not load.
 
 ``python -m edgekit.agent.children survey`` and ``... install`` are the children.
 """
@@ -29,14 +29,14 @@ T = TypeVar("T")
 
 
 class Survey(msgspec.Struct, frozen=True):
-    """What this machine is: the facts with proofs, and the profile that was chosen."""
+    """This machine's facts with proofs, and its profile."""
 
     facts: Facts
     profile: Profile
 
 
 def survey(environment: Mapping[str, str]) -> Survey:
-    """Find out what this machine is.
+    """Return this machine's facts and profile.
 
     Raises:
         EdgekitError: It failed, or took too long.
@@ -48,16 +48,16 @@ def install(state: Path, model: str, source: Path, environment: Mapping[str, str
     """Install a bundle as a model's first version.
 
     Raises:
-        EdgekitError: The bundle is at fault, or the disk is.
+        EdgekitError: The bundle is not valid, or the disk failed.
     """
     return _ask("install", (str(state), model, str(source)), Installed, environment)
 
 
 class MeasureTask(msgspec.Struct, frozen=True, kw_only=True):
-    """What a measurement job's child does.
+    """The request of a measurement job's child.
 
     ``bundle`` is the folder, ``sha256`` its signed manifest's; ``threads`` 0 is this machine's default.
-    ``rejected`` says of variants that were not brought here why.
+    ``rejected``: variants that were not fetched, with the reason.
     """
 
     bundle: str
@@ -71,8 +71,8 @@ class MeasureTask(msgspec.Struct, frozen=True, kw_only=True):
 def measure(bundle: Path, environment: Mapping[str, str], state: Path | None = None) -> None:
     """Measure the variants of a bundle that were not measured on this machine yet.
 
-    Selection does without where this fails; it is logged, and tried again with the next install. What
-    was measured is left in the state folder, for the fleet to be told of.
+    A failure is logged, and retried with the next install; selection works without. The results are left in
+    the state folder, to be reported to the fleet.
     """
     try:
         with Child("edgekit.bench.measure", environment=environment) as child:
@@ -82,19 +82,14 @@ def measure(bundle: Path, environment: Mapping[str, str], state: Path | None = N
 
 
 class MeasuringChild:
-    """The process that carries out one measurement job; ``run`` waits, any thread may ``kill`` it.
-
-    Args:
-        task: What to measure.
-        environment: The process's environment variables.
-    """
+    """The process of one measurement job; ``run`` waits, any thread may ``kill`` it."""
 
     def __init__(self, task: MeasureTask, environment: Mapping[str, str]) -> None:
         self._task = task
         try:
             self._child = Child(
                 "edgekit.agent.measuring.job",
-                [task.bundle],  # only so that a list of processes says what is measured
+                [task.bundle],  # for lists of processes
                 environment=environment,
                 leads_group=True,
             )
@@ -102,11 +97,11 @@ class MeasuringChild:
             raise BackendError(f"measuring cannot be started: {cause.strerror}") from cause
 
     def run(self, timeout_s: float) -> MeasurementRecord:
-        """Return what was measured.
+        """Return the measurements.
 
         Raises:
-            EdgekitError: What went wrong in the child, of the class it had there.
-            BackendError: It ended without a word, or outlived its time.
+            EdgekitError: What the child raised, of the same class.
+            BackendError: It ended without an answer, or timed out.
         """
         try:
             with self._child:
@@ -115,16 +110,11 @@ class MeasuringChild:
             raise BackendError(f"measuring {fault}") from fault
 
     def kill(self) -> None:
-        """End it and every process that it started; safe twice."""
+        """Kill it and every process that it started; safe to call twice."""
         self._child.kill()
 
 
 def _ask(job: str, request: object, kind: type[T], environment: Mapping[str, str]) -> T:
-    """Have a child do a job of ``_JOBS``.
-
-    Raises:
-        EdgekitError: Of the class it had in the child; a child without an answer is a BackendError.
-    """
     try:
         with Child("edgekit.agent.children", [job], environment=environment) as child:
             return child.ask(request, kind, TIMEOUT_S)
@@ -132,8 +122,7 @@ def _ask(job: str, request: object, kind: type[T], environment: Mapping[str, str
         raise BackendError(f"{job} {fault}") from fault
 
 
-# ---------------------------------------------------------------------------------------------
-# The children
+# -- The children
 
 
 def _survey(_: None) -> Survey:

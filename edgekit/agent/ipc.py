@@ -1,8 +1,7 @@
-"""What supervisor and worker say to each other: length-prefixed MessagePack over a socket pair.
+"""The messages between supervisor and worker: length-prefixed MessagePack over a socket pair.
 
-Bounded both ways: a frame has at most ``MAX_FRAME_BYTES``, a channel queues at most
-``MAX_PENDING_BYTES`` for a peer that does not read. Whatever is malformed raises ``ProtocolError``;
-the supervisor then restarts the worker and counts it.
+Bounded both ways: a frame has at most ``MAX_FRAME_BYTES``, a channel queues at most ``MAX_PENDING_BYTES``.
+Malformed data raises ``ProtocolError``; the supervisor then restarts the worker and counts it.
 """
 
 import contextlib
@@ -26,8 +25,7 @@ _READ_BYTES = 64 << 10
 Purpose = Literal["trial", "rollback", "switch"]
 
 
-# ---------------------------------------------------------------------------------------------
-# From a worker
+# -- From a worker
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,10 +72,10 @@ class Started(msgspec.Struct, frozen=True, tag="started", kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
-    """What happened since the last ``Progress``; all of it on one version of the model.
+    """The counts since the last ``Progress``, all of one version of the model.
 
-    ``advanced``: a frame was finished, or none was due (a paced camera, a silent sensor). False for
-    long means that the worker hangs.
+    ``advanced``: a frame was finished, or none was due (a paced camera, a silent sensor). False for long
+    means that the worker hangs.
     """
 
     period_s: float
@@ -87,13 +85,13 @@ class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
     errors: int = 0
     events: int = 0
     items: int = 0
-    """Things predicted; their rate is what ``Guards.event_ratio`` bounds."""
+    """Items predicted; ``Guards.event_ratio`` bounds their rate."""
     failovers: int = 0
     infer_ms: Sketch | None = None
     latency_ms: Sketch | None = None
     labels: dict[str, int] = {}
     brokers: tuple[dict[str, Any], ...] = ()
-    """What became of the messages to each broker that a sink names, since the worker's start."""
+    """Message counters of each broker that a sink names, since the worker's start."""
     running: Running
     advanced: bool = True
     inferring: bool = False
@@ -101,13 +99,13 @@ class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
 
 
 class EventOut(msgspec.Struct, frozen=True, tag="event", kw_only=True):
-    """A prediction that the debounce let through, before the egress gate."""
+    """A prediction that passed the debounce, before the egress gate."""
 
     record: EventRecord
 
 
 class TrialProgress(msgspec.Struct, frozen=True, tag="trial", kw_only=True):
-    """How far the preparation of a swap has come."""
+    """The progress of a swap's preparation."""
 
     swap: int
     stage: Literal["loading", "golden", "ready"]
@@ -115,18 +113,18 @@ class TrialProgress(msgspec.Struct, frozen=True, tag="trial", kw_only=True):
 
 
 class Swapped(msgspec.Struct, frozen=True, tag="swapped", kw_only=True):
-    """Frames go to the new bundle from now on; the old one is kept loaded if it was a trial."""
+    """The new bundle takes frames from now on; during a trial the old one stays loaded."""
 
     swap: int
     purpose: Purpose
     running: Running
     load_ms: float
     gap_ms: float
-    """From the last frame of the old model to the first moment that the new one takes frames."""
+    """From the last frame of the old model until the new one takes frames."""
 
 
 class SwapFailed(msgspec.Struct, frozen=True, tag="swap_failed", kw_only=True):
-    """The new bundle was not taken, and the old one still runs."""
+    """The new bundle was rejected, and the old one still runs."""
 
     swap: int
     purpose: Purpose
@@ -160,13 +158,13 @@ class LedgerEntry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LedgerOut(msgspec.Struct, frozen=True, tag="ledger", kw_only=True):
-    """What left through the brokers that a pipeline's sinks name, since the last one."""
+    """The ledger entries of the brokers that a pipeline's sinks name, since the last one."""
 
     entries: tuple[LedgerEntry, ...]
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended", kw_only=True):
-    """The source came to its end, or the worker was told to stop; the process exits next."""
+    """The source ended, or the worker was stopped; the process exits next."""
 
     reason: str
 
@@ -197,8 +195,7 @@ FromWorker = Union[  # noqa: UP007 - decoded at run time
 ]
 
 
-# ---------------------------------------------------------------------------------------------
-# To a worker
+# -- To a worker
 
 
 class Run(msgspec.Struct, frozen=True, tag="run", kw_only=True):
@@ -216,13 +213,13 @@ class Run(msgspec.Struct, frozen=True, tag="run", kw_only=True):
     threads: int = 0
     exclude: dict[str, str] = {}
     progress_s: float = 1.0
-    """How often the worker tells what it did."""
+    """Seconds between ``Progress`` messages."""
 
 
 class Swap(msgspec.Struct, frozen=True, tag="swap", kw_only=True):
-    """Load this bundle beside the one that runs, prove it, and switch at a frame boundary.
+    """Load this bundle beside the running one, check it, and switch at a frame boundary.
 
-    ``rollback`` switches to the bundle kept loaded during a trial, at once, and needs no path then.
+    ``rollback`` switches at once to the bundle kept loaded during a trial, and needs no path then.
     """
 
     swap: int
@@ -248,12 +245,11 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 ToWorker = Union[Run, Swap, Keep, TryAgain, Stop]  # noqa: UP007 - decoded at run time
 
 
-# ---------------------------------------------------------------------------------------------
-# Framing
+# -- Framing
 
 
 def frame(message: Any) -> bytes:
-    """Return a message as it goes over the socket.
+    """Return a message as sent over the socket.
 
     Raises:
         ProtocolError: It is larger than a frame may be.
@@ -303,7 +299,7 @@ class Deframer:
 class Channel:
     """The supervisor's end: reads and writes never wait.
 
-    What the peer does not take yet is queued, and at ``MAX_PENDING_BYTES`` the peer counts as dead.
+    Messages that the peer does not read are queued; at ``MAX_PENDING_BYTES`` the peer counts as dead.
     """
 
     def __init__(self, peer: socket.socket, kind: Any) -> None:
@@ -316,13 +312,8 @@ class Channel:
         """Return the descriptor to wait on; -1 once closed."""
         return self._socket.fileno()
 
-    @property
-    def wants_to_write(self) -> bool:
-        """Whether something waits for the peer to read."""
-        return bool(self._pending)
-
     def send(self, message: Any) -> None:
-        """Queue a message, and send what can be sent at once.
+        """Queue a message, and send as much as possible now.
 
         Raises:
             LinkError: The peer is gone, or does not read.
@@ -333,7 +324,7 @@ class Channel:
         self.flush()
 
     def flush(self) -> None:
-        """Send what can be sent at once.
+        """Send as much as possible now.
 
         Raises:
             LinkError: The peer is gone.
@@ -347,10 +338,10 @@ class Channel:
             raise LinkError(f"the peer is gone: {cause.strerror}") from cause
 
     def receive(self) -> tuple[list[Any], bool]:
-        """Return the messages that are here, and whether the peer has closed.
+        """Return the messages received, and whether the peer has closed.
 
         Raises:
-            ProtocolError: The peer does not speak this protocol.
+            ProtocolError: The bytes are not messages.
         """
         try:
             data = self._socket.recv(_READ_BYTES)

@@ -1,4 +1,4 @@
-"""Runs work that waits (for a child process, mostly) one after the other, on one thread."""
+"""Runs waiting work (mostly for a child process) on one thread, one piece at a time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,7 @@ T = TypeVar("T")
 
 
 class Jobs:
-    """A queue of work; at most one piece is under way.
-
-    Args:
-        post: Has a callback run on the supervisor's thread.
-        name: The thread's name.
-    """
+    """A queue of work; ``post`` runs a callback on the supervisor's thread."""
 
     def __init__(self, post: Callable[[Callable[[], None]], None], name: str = "jobs") -> None:
         self._post = post
@@ -54,7 +49,7 @@ class Jobs:
         return self._waiting > 1
 
     def stop(self) -> None:
-        """Take no more work; what is under way ends with this process."""
+        """Accept no more work; the work under way ends with this process."""
         try:
             self._jobs.put_nowait(None)
         except queue.Full:
@@ -70,8 +65,8 @@ class Jobs:
             outcome = work()
         except EdgekitError as error:
             outcome = error
-        self._post(functools.partial(self._tell, done, outcome))
+        self._post(functools.partial(self._finish, done, outcome))
 
-    def _tell(self, done: Callable[[T | EdgekitError], None], outcome: T | EdgekitError) -> None:
+    def _finish(self, done: Callable[[T | EdgekitError], None], outcome: T | EdgekitError) -> None:
         self._waiting -= 1
         done(outcome)

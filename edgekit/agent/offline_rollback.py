@@ -1,4 +1,4 @@
-"""What can be done with a device's state while its agent is not running."""
+"""Operations on a device's state while its agent is not running."""
 
 from __future__ import annotations
 
@@ -20,23 +20,16 @@ from edgekit.update.slots import Slots
 
 
 class _Quiet:
-    """Ports of an update while no agent runs: slots change, and nothing else is there to act on."""
+    """Ports of an update without an agent: only slots and outbox change."""
 
     def __init__(self, model: str, slots: Slots, outbox: Outbox) -> None:
         self._model, self._slots, self._outbox = model, slots, outbox
         self.driver: UpdateDriver | None = None
 
-    def fetch(self, job: Job) -> None:
+    def _leave(self, job: Job) -> None:
         """Leave it to the agent."""
 
-    def install(self, job: Job) -> None:
-        """Leave it to the agent."""
-
-    def start_trial(self, job: Job) -> None:
-        """Leave it to the agent."""
-
-    def commit(self, job: Job) -> None:
-        """Leave it to the agent."""
+    fetch = install = start_trial = commit = _leave
 
     def roll_back(self, job: Job) -> None:
         """Change the slots."""
@@ -45,21 +38,21 @@ class _Quiet:
         self.driver.handle(Event.ROLLED_BACK)
 
     def is_committed(self, job: Job) -> bool:
-        """Say whether the job's version is active."""
+        """Return whether the job's version is active."""
         active = self._slots.load(self._model).active
         return active is not None and active.version == job.version
 
     def announce(self, record: UpdateRecord) -> None:
-        """Tell the fleet with the next connection."""
+        """Queue a transition for the next connection."""
         self._outbox.put(record)
 
 
 def roll_back_offline(state: Path, model: str, reason: str) -> tuple[str, str]:
-    """Go back to the previous version of a model; return its name and the version it runs next.
+    """Go back to a model's previous version; return the model and the version that runs next.
 
     Raises:
         UsageError: There is no such model, or no previous version.
-        StorageError: An agent runs after all, or the state cannot be changed.
+        StorageError: An agent is running, or the state cannot be changed.
     """
     lock = lock_state(state)
     try:

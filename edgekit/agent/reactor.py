@@ -1,4 +1,4 @@
-"""The supervisor's one thread: waits for sockets, timers, and work that other threads hand over."""
+"""The supervisor's event loop: sockets, timers, and work posted by other threads."""
 
 from __future__ import annotations
 
@@ -20,18 +20,14 @@ _LONGEST_WAIT_S = 1.0
 
 
 class HasFileno(Protocol):
-    """A socket, or something that holds one."""
+    """A socket, or an owner of one."""
 
     def fileno(self) -> int:
         """Return the descriptor."""
 
 
 class Reactor:
-    """Calls back, one at a time, in the thread that runs it. Only ``post`` is for other threads.
-
-    Args:
-        monotonic_s: The clock that timers are set by.
-    """
+    """Runs callbacks one at a time on its thread. Only ``post`` is for other threads."""
 
     def __init__(self, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._monotonic_s = monotonic_s
@@ -50,7 +46,7 @@ class Reactor:
         return self._monotonic_s()
 
     def post(self, work: Callable[[], None]) -> None:
-        """Have work done on the reactor's thread; waits while the queue is full."""
+        """Run work on the reactor's thread; waits while the queue is full."""
         self._posted.put(work)
         self.wake()
 
@@ -65,11 +61,11 @@ class Reactor:
         self.wake()
 
     def after(self, delay_s: float, work: Callable[[], None]) -> None:
-        """Do work once, ``delay_s`` from now."""
+        """Run work once, ``delay_s`` from now."""
         heapq.heappush(self._timers, (self.now_s() + delay_s, next(self._numbers), work))
 
     def every(self, period_s: float, work: Callable[[], None]) -> None:
-        """Do work each ``period_s``, the first time one period from now."""
+        """Run work every ``period_s``, first after one period."""
 
         def again() -> None:
             self.after(period_s, again)
@@ -78,7 +74,7 @@ class Reactor:
         self.after(period_s, again)
 
     def watch(self, source: HasFileno, events: int, work: Callable[[int], None]) -> None:
-        """Call ``work(events)`` when a socket is ready; again with other events changes them."""
+        """Call ``work(events)`` when a socket is ready; a repeated call replaces the events."""
         try:
             self._selector.modify(source, events, work)
         except KeyError:
@@ -95,7 +91,7 @@ class Reactor:
             self.turn()
 
     def turn(self, longest_s: float = _LONGEST_WAIT_S) -> None:
-        """Wait for something to do, at most ``longest_s``, and do what is due."""
+        """Wait at most ``longest_s`` for events, and handle them."""
         wait_s = longest_s
         if self._timers:
             wait_s = max(0.0, min(wait_s, self._timers[0][0] - self.now_s()))
@@ -107,7 +103,7 @@ class Reactor:
         self._do_posted()
 
     def close(self) -> None:
-        """Free the sockets of its own."""
+        """Free its own sockets."""
         self._selector.close()
         self._wake_out.close()
         self._wake_in.close()

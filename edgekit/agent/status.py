@@ -1,6 +1,6 @@
-"""The agent's local socket: one JSON line asks, one JSON line answers.
+"""The agent's local socket: one JSON line is a request, one JSON line its answer.
 
-``run/agent.sock`` below the state folder; only the agent's own user may connect.
+It is ``run/agent.sock`` below the state folder; only the agent's own user may connect.
 """
 
 from __future__ import annotations
@@ -30,18 +30,15 @@ Operation = Callable[[dict[str, Any]], Any]
 
 
 def socket_path(state: Path) -> Path:
-    """Return where an agent with this state folder listens."""
+    """Return the socket of the agent with this state folder."""
     return state / "run" / "agent.sock"
 
 
 class StatusServer:
-    """Answers on the socket, on the reactor's thread.
+    """Answers on the socket, on the reactor's thread; ``operations`` are called with the request, by ``op``.
 
-    Args:
-        path: The socket's file; one that nobody listens on is replaced.
-        reactor: The supervisor's thread.
-        operations: What each request's ``op`` does, given the request.
-        max_clients: At more connections than this the oldest is closed, so that idle ones shut nobody out.
+    A socket file without a listener is replaced. Over ``max_clients`` connections the oldest is closed, so
+    that idle ones lock nobody out.
 
     Raises:
         StorageError: The socket cannot be made, or another agent listens on it.
@@ -124,7 +121,7 @@ class StatusServer:
 
 
 class _Client:
-    """One connection, what came of its request, and what is left of the answer."""
+    """One connection with its partial request and answer."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -163,7 +160,7 @@ def _somebody_listens(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _short(path: Path) -> Any:
-    """Give an address for a socket of any path: the kernel takes 107 bytes, and state folders are long.
+    """Yield a short address of a socket: the kernel takes 107 bytes, and state folders may be longer.
 
     Source: unix(7), sun_path; proc(5), /proc/self/fd.
     """
@@ -175,7 +172,7 @@ def _short(path: Path) -> Any:
 
 
 def ask(state: Path, request: dict[str, Any], timeout_s: float = _TIMEOUT_S) -> Any:
-    """Ask a running agent and return its answer.
+    """Return a running agent's answer to a request.
 
     Raises:
         LinkError: No agent runs with this state folder, or it does not answer.

@@ -47,9 +47,7 @@ T = TypeVar("T")
 class ChildFault(Exception):  # noqa: N818 - whoever started the child raises an error of its own
     """A child ended, hung or broke the protocol instead of answering; it has been killed.
 
-    Args:
-        how: The predicate of a sentence: "ended without a result (killed by SIGSEGV)".
-        code: The exit code; None where it was still running.
+    ``how`` is the predicate of a sentence; ``code`` the exit code, None where it was still running.
     """
 
     def __init__(self, how: str, code: int | None = None) -> None:
@@ -81,14 +79,10 @@ class _Line(msgspec.Struct):
 
 
 class Child:
-    """A child process, for one thread; any thread may ``kill`` it.
+    """The process ``python -m module arguments``, for one thread; any thread may ``kill`` it.
 
-    Args:
-        module: What ``python -m`` runs; it calls ``run_job`` or uses ``Parent``.
-        arguments: Its command-line arguments.
-        environment: Its environment variables; None for this process's.
-        log: Its stderr; None for this process's.
-        leads_group: Start a process group, so that its own children end with it.
+    ``environment`` and ``log`` (its stderr): None for this process's. ``leads_group``: start a process group,
+    so that its own children end with it.
 
     Raises:
         OSError: It cannot be started.
@@ -141,15 +135,11 @@ class Child:
     ) -> T:
         """Send a request and return its answer, decoded as ``kind``.
 
-        Args:
-            request: Any value that msgspec encodes.
-            kind: The answer's type.
-            timeout_s: The longest wait.
-            on_progress: Called with each progress, still encoded; its exceptions propagate.
+        ``on_progress`` is called with each progress, still encoded; its exceptions propagate.
 
         Raises:
             EdgekitError: What the child raised, of the same class.
-            ChildFault: It did not answer.
+            ChildFault: It did not answer within ``timeout_s``.
         """
         self._unsent += msgspec.json.encode(request) + b"\n"
         return self.answer(kind, timeout_s, on_progress)
@@ -248,8 +238,7 @@ class Child:
 class Parent:
     """The parent's end of the pipes, in the child. Make one only, before importing any library.
 
-    Args:
-        leads_group: Whether this process leads a group, which then ends with it.
+    ``leads_group``: as in ``Child``.
     """
 
     def __init__(self, *, leads_group: bool = False) -> None:
@@ -305,13 +294,7 @@ class Parent:
 def run_job(
     work: Callable[[T, Callable[[Any], None]], Any], kind: type[T], *, leads_group: bool = False
 ) -> int:
-    """Answer one request of the parent and return the exit code.
-
-    Args:
-        work: Takes the request and a function that reports progress; returns the result.
-        kind: The request's type.
-        leads_group: As in ``Child``.
-    """
+    """Answer one request, of type ``kind``, with ``work(request, report_progress)``; return the exit code."""
     parent = Parent(leads_group=leads_group)
     try:
         parent.result(work(next(parent.requests(kind)), parent.progress))

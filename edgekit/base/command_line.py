@@ -28,12 +28,9 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of a command.
+    """The outcome of a command: the object for ``--json``, the text for people, and the exit code.
 
-    Args:
-        document: What ``--json`` prints, one JSON object.
-        text: What a person reads.
-        exit_code: 0, 8 where a gate or budget was not met, or another code of ``core.errors``.
+    The code is 8 where a gate or budget was not met, or another one of ``core.errors``.
     """
 
     document: dict[str, Any]

@@ -15,8 +15,7 @@ from edgekit.core.errors import StorageError
 class LocalDisk:
     """The real disk; paths are absolute, and every method may raise ``OSError``.
 
-    Args:
-        mode: Permissions of the files that it makes, less the process's umask.
+    ``mode``: permissions of new files, less the umask.
     """
 
     def __init__(self, mode: int = 0o666) -> None:

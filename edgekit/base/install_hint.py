@@ -46,12 +46,9 @@ def installer(prefix: Path, stdlib: Path, *, is_venv: bool, has_pip: bool) -> st
 
 
 def require_modules(purpose: str, extra: str, modules: Iterable[str]) -> None:
-    """Raise unless all libraries are installed; nothing is imported.
+    """Raise unless all libraries (import names) are installed; nothing is imported.
 
-    Args:
-        purpose: What needs them, the subject of the message.
-        extra: The extra that has them.
-        modules: Their import names.
+    ``purpose`` is the subject of the message; ``extra`` has the libraries.
 
     Raises:
         ConfigError: One is missing; the message names it and the hint installs it.

@@ -259,15 +259,11 @@ class Manifest(_Strict, frozen=True, kw_only=True):
 
 
 def parse_manifest(data: bytes, what: str = "bundle.json") -> Manifest:
-    """Return a checked manifest.
-
-    Args:
-        data: The bytes of ``bundle.json``, at most 1 MiB.
-        what: The name to use in errors.
+    """Return a checked manifest from the bytes of ``bundle.json``; ``what`` names it in errors.
 
     Raises:
-        BundleError: It is not JSON, misses or has an unknown field, has a file path outside the bundle, a
-            size or hash out of range, or a duplicate.
+        BundleError: It is not JSON or over 1 MiB, misses or has an unknown field, has a file path outside the
+            bundle, a size or hash out of range, or a duplicate.
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise BundleError(f"{what}: {len(data)} bytes, a manifest has at most {MAX_MANIFEST_BYTES}")

@@ -1,4 +1,4 @@
-"""Where the broker is, and how a device proves there who it is."""
+"""A broker's address, and the identity that a device shows it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class SystemClock:
 
 @dataclass(frozen=True)
 class Tls:
-    """Files of the device's identity: whom it trusts (None: the system's CAs), and its own proof."""
+    """Files of a TLS identity: the trusted CA (None: the system's), and the own certificate and key."""
 
     ca: Path | None
     certificate: Path | None = None
     key: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        """Return a context that trusts only this CA; the files are read now, so a renewal counts.
+        """Return a context that trusts only this CA; files are read now, so a renewal takes effect.
 
         Raises:
-            ConfigError: A file is missing or not what it should be.
+            ConfigError: A file is missing or not valid.
         """
         try:
             context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
@@ -50,7 +50,7 @@ class Tls:
 
 
 class Address(msgspec.Struct, frozen=True):
-    """A broker's URL, taken apart."""
+    """The parts of a broker's URL."""
 
     host: str
     port: int
@@ -60,7 +60,7 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def parse_url(url: str) -> Address:
-    """Take a broker's URL apart.
+    """Return the parts of a broker's URL.
 
     >>> parse_url("mqtts://broker.local")
     Address(host='broker.local', port=8883, is_tls=True, user='', password='')
@@ -76,5 +76,5 @@ def parse_url(url: str) -> Address:
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
         raise ConfigError(f"broker: want mqtt://host:port or mqtts://host:port, got {url!r}")
     is_tls = parts.scheme == "mqtts"
-    names = unquote(parts.username or ""), unquote(parts.password or "")
-    return Address(parts.hostname, port or (8883 if is_tls else 1883), is_tls, *names)
+    login = unquote(parts.username or ""), unquote(parts.password or "")
+    return Address(parts.hostname, port or (8883 if is_tls else 1883), is_tls, *login)

@@ -1,4 +1,4 @@
-"""Merge metric reports of one pipeline into one that covers both periods: less detail, nothing lost."""
+"""Merge metric reports of one pipeline into one over both periods: less detail, nothing lost."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ MAX_PERIOD_S = 3600.0
 
 
 def merge(earlier: MetricReport, later: MetricReport) -> MetricReport:
-    """Return one report over both periods: counts added, histograms merged, the later's times.
+    """Return one report over both periods, with the later's times: counts added, histograms merged.
 
-    Sensors are averages over a period, so they are weighted by it.
+    Sensors are averages, weighted by period.
     """
     return msgspec.structs.replace(
         later,
@@ -39,32 +39,32 @@ def merge(earlier: MetricReport, later: MetricReport) -> MetricReport:
 
 
 def pairs(reports: Iterable[tuple[int, MetricReport]]) -> list[tuple[int, int, MetricReport]]:
-    """Pair each report with the next of its pipeline, model and variant, and merge each pair.
+    """Merge each report with the next of its pipeline, model and variant.
 
     Args:
         reports: (sequence number, report), oldest first.
 
     Returns:
-        (number to give up, number to keep, the merged report); no merged period is above an hour.
+        (number to drop, number to keep, merged report); no merged period is above an hour.
     """
     waiting: dict[tuple[str, str, str, str], tuple[int, MetricReport]] = {}
-    found = []
+    merged = []
     for seq, report in reports:
         key = (report.pipeline, report.model, report.version, report.variant)
-        before = waiting.pop(key, None)
-        if before is None or before[1].period_s + report.period_s > MAX_PERIOD_S:
+        earlier = waiting.pop(key, None)
+        if earlier is None or earlier[1].period_s + report.period_s > MAX_PERIOD_S:
             waiting[key] = (seq, report)
             continue
         with contextlib.suppress(ProtocolError):  # a histogram out of range stays as it is
-            found.append((before[0], seq, merge(before[1], report)))
-    return found
+            merged.append((earlier[0], seq, merge(earlier[1], report)))
+    return merged
 
 
-def _merge_sketches(one: Sketch | None, other: Sketch | None) -> Sketch | None:
-    if one is None or other is None:
-        return one or other
-    merged = Histogram.from_wire(one)
-    merged.merge(Histogram.from_wire(other))
+def _merge_sketches(earlier: Sketch | None, later: Sketch | None) -> Sketch | None:
+    if earlier is None or later is None:
+        return earlier or later
+    merged = Histogram.from_wire(earlier)
+    merged.merge(Histogram.from_wire(later))
     return merged.to_wire()
 
 

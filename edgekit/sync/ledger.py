@@ -1,4 +1,4 @@
-"""The ledger: what left the device and what was refused, aggregated, bounded, on disk."""
+"""The ledger on disk: how much data left the device and how much was refused, in bounded space."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from edgekit.core.ports import Clock
+from edgekit.sync.store import move_aside
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +34,9 @@ ON CONFLICT DO UPDATE SET count = count + excluded.count, bytes = bytes + exclud
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """How much data of one class, of one pipeline, to one destination, passed or was refused.
+    """The data of one class, pipeline and destination that passed or was refused in one hour.
 
-    ``start_unix_s`` is the beginning of the hour (or day, for the distant past) it happened in.
+    ``start_unix_s`` is the beginning of the hour, or of the day for old entries.
     """
 
     start_unix_s: int
@@ -48,10 +49,10 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Ledger:
-    """Adds up in memory and writes once in ``flush_s``, so that a camera does not wear out the flash.
+    """Sums in memory and writes every ``flush_s``, so that it does not wear out the flash.
 
-    Thread-safe. Never raises for a full or broken disk: it counts what it could not write in
-    ``counters``. Over ``max_rows``, hours become days, and then the oldest days go.
+    Thread-safe. Never raises for a full or broken disk: ``counters`` has what was not written. Over
+    ``max_rows``, hours are merged into days, then the oldest days are deleted.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Ledger:
     def add(
         self, pipeline: str, data_class: str, destination: str, decision: Decision, size: int, count: int = 1
     ) -> None:
-        """Count ``count`` decisions about ``size`` bytes together."""
+        """Add ``count`` decisions about ``size`` bytes in all."""
         start = self._clock.unix_ms() // 1000 // self._bucket_s * self._bucket_s
         key = (start, pipeline[:_MAX_NAME], data_class[:_MAX_NAME], destination[:_MAX_NAME], decision)
         with self._lock:
@@ -85,23 +86,23 @@ class Ledger:
                 self._write()
 
     def flush(self) -> None:
-        """Write what was added up."""
+        """Write the sums to disk."""
         with self._lock:
             self._write()
 
     def entries(self, since_unix_s: int = 0) -> list[Entry]:
-        """Return what is recorded, oldest first, with what is not written yet."""
+        """Return the entries, oldest first, including unwritten ones."""
         with self._lock:
             self._write()
-            found = {key: list(tally) for key, tally in self._waiting.items()}
+            tallies = {key: list(tally) for key, tally in self._waiting.items()}
             with contextlib.suppress(sqlite3.Error, OSError):
                 for *key, count, size in self._connect().execute(
                     "SELECT * FROM ledger ORDER BY 1, 2, 3, 4, 5"
                 ):
-                    tally = found.setdefault(tuple(key), [0, 0])
+                    tally = tallies.setdefault(tuple(key), [0, 0])
                     tally[0] += count
                     tally[1] += size
-        return [Entry(*key, *tally) for key, tally in sorted(found.items()) if key[0] >= since_unix_s]  # type: ignore[arg-type]
+        return [Entry(*key, *tally) for key, tally in sorted(tallies.items()) if key[0] >= since_unix_s]  # type: ignore[arg-type]
 
     def _write(self) -> None:
         self._written_ns = self._clock.monotonic_ns()
@@ -135,18 +136,14 @@ class Ledger:
         return self._db
 
     def _discard(self, cause: Exception) -> None:
-        """Let a failed connection go, and move a damaged file aside."""
         if self._db is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
             self._db = None
-        is_whole = isinstance(cause, (sqlite3.OperationalError, OSError))  # full, read-only, locked
-        if not is_whole:
+        if not isinstance(cause, (sqlite3.OperationalError, OSError)):  # those: full, read-only, locked
             self.counters["resets"] += 1
-            for suffix in ("", "-wal", "-shm"):
-                with contextlib.suppress(OSError):
-                    damaged = self._path.with_name(self._path.name + suffix)
-                    damaged.replace(self._path.with_name(f"{self._path.name}.damaged{suffix}"))
+            with contextlib.suppress(OSError):
+                move_aside(self._path)
 
     def _bound(self, db: sqlite3.Connection) -> None:
         if self._rows(db) <= self._max_rows:

@@ -1,7 +1,7 @@
-"""The link to the broker; the only file that imports the MQTT client.
+"""The link to the fleet's broker; the only file that imports the MQTT client.
 
-One thread owns the client and everything in it. Others ask for something by setting a flag or
-putting a message into a queue, and wake the thread through a socket pair.
+One thread owns the client. Others set a flag or queue a message, and wake that thread through a socket
+pair.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _GOODBYE_S = 2.0
 
 @dataclass(frozen=True)
 class Handlers:
-    """What the link tells its owner, on the link's thread: each must return soon.
+    """Callbacks of the link's owner, on the link's thread: each must return soon.
 
-    ``birth`` gives the state to announce (``online``, ``boot``, ``conn`` are filled in);
-    ``reported`` the document for ``up/reported``; ``desired`` takes the exact bytes of a desired
-    state, unverified; ``command`` a command, maybe for the second time; ``connection`` whether the
-    link is up; ``sent`` each payload that is handed to the network, with the records a batch holds.
+    ``birth``: the state to announce (``online``, ``boot``, ``conn`` are filled in). ``reported``: the
+    document for ``up/reported``. ``desired``: the exact bytes of a desired state, unverified. ``command``: a
+    command, maybe a repeat. ``connection``: whether the link is up. ``sent``: each payload handed to the
+    network, with the records of a batch.
     """
 
     birth: Callable[[], wire.Birth]
@@ -55,18 +55,10 @@ class Handlers:
 
 
 class Link:
-    """Keeps one connection to the broker and empties the outbox through it.
+    """Keeps one connection to the broker (``mqtt://`` or ``mqtts://``) and sends the outbox through it.
 
-    Args:
-        broker_url: ``mqtts://host:port`` or ``mqtt://host:port``.
-        device: This device's id.
-        outbox: What to send.
-        handlers: Who listens.
-        tls: Identity; needed for ``mqtts``.
-        clock: Times in messages.
-        random: A number in [0, 1) for jitter.
-        first_delay_s: The first connect waits a random part of this.
-        max_delay_s: The longest a reconnect waits.
+    ``tls`` is needed for ``mqtts``; ``random`` returns a number in [0, 1) for jitter. The first connect waits
+    a random part of ``first_delay_s``, a reconnect at most ``max_delay_s``.
 
     Raises:
         ConfigError: The URL is not a broker's, or asks for TLS without an identity.
@@ -121,7 +113,7 @@ class Link:
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Say goodbye (``online`` false) if connected, and end the thread; safe to call twice."""
+        """Announce ``online`` false if connected, and end the thread; safe to call twice."""
         self._stopping.set()
         self._wake()
         if self._thread.is_alive():
@@ -141,20 +133,20 @@ class Link:
         return "" if self._ready else f"{address.host}:{address.port}: {self._problem}"
 
     def report(self) -> None:
-        """Send ``up/reported`` soon (now if connected, else on connect)."""
+        """Send ``up/reported`` soon (or on connect)."""
         self._wants["reported"] = True
         self._wake()
 
     def announce(self) -> None:
-        """Send ``up/state`` again soon, because what it says changed."""
+        """Send ``up/state`` again soon, because it changed."""
         self._wants["state"] = True
         self._wake()
 
     def ask(self, kind: Kind, args: dict[str, Any]) -> Question:
-        """Send a question to the fleet and return at once.
+        """Send a question to the fleet and return it at once.
 
         Raises:
-            LinkError: Not connected, or too many are under way.
+            LinkError: Not connected, or too many questions are open.
         """
         if not self._ready:
             raise LinkError("the link to the fleet is down")
@@ -180,7 +172,7 @@ class Link:
             self._questions.drop(question)
 
     def counters(self) -> dict[str, int]:
-        """Return what was counted: connections, batches and repeats, stalls, acknowledgements, failures."""
+        """Return the counters of connections, batches, repeats, stalls, acknowledgements and failures."""
         return {**self._counters, **self._sender.counters}
 
     def _wake(self) -> None:
@@ -204,10 +196,10 @@ class Link:
             except Exception as bug:
                 self._counters["handler_errors"] += 1
                 self._problem = f"a bug: {bug!r}"
-                logger.exception("the link failed and begins again")
+                logger.exception("the link failed and restarts")
             was_steady = self._clock.monotonic_ns() - began_ns > _STEADY_S * 1e9
             self._leave()
-            # Full jitter: a fleet that lost its broker must not come back in one moment.
+            # Full jitter: the devices of a fleet must not reconnect all at once.
             attempt = 1 if was_steady else min(attempt + 1, 20)
             delay_s = self._random() * min(self._max_delay_s, 2.0**attempt)
         self._close_wakers()
@@ -237,7 +229,7 @@ class Link:
             elif self._clock.monotonic_ns() > deadline_ns:
                 raise LinkError("the broker did not answer")
         if not self._ready and not self._stopping.is_set():
-            raise LinkError("the broker closed the connection before it was made")
+            raise LinkError("the broker closed the connection before it was established")
 
     def _pause_s(self) -> float:
         stall_s = self._sender.next_look_s(self._clock.monotonic_ns())
@@ -247,8 +239,8 @@ class Link:
         self._up &= turn(self._client, self._wake_in, pause_s)
 
     def _pump(self) -> None:
-        for leaf, wanted in list(self._wants.items()):
-            if wanted:
+        for leaf, is_due in list(self._wants.items()):
+            if is_due:
                 self._wants[leaf] = False
                 self._publish_state(leaf)
         with contextlib.suppress(queue.Empty):
@@ -260,7 +252,6 @@ class Link:
     def _publish(
         self, leaf: str, body: bytes, records: Sequence[bytes] = (), *, qos: int = 1, retain: bool = False
     ) -> Any:
-        """Hand a message to the network, and say so to who keeps the ledger."""
         self._handlers.sent(body, records)
         return self._client.publish(wire.up(self._device, leaf), body, qos=qos, retain=retain)
 
@@ -278,7 +269,6 @@ class Link:
         self._publish(leaf, wire.encode(birth), retain=True)
 
     def _leave(self) -> None:
-        """End the connection: a goodbye where it is wanted and possible."""
         client, was_ready = self._client, self._ready
         if client is not None and self._up and was_ready and self._stopping.is_set():
             with contextlib.suppress(OSError, ValueError):
@@ -298,15 +288,15 @@ class Link:
                 self._asked.get_nowait()
         if was_ready:
             self._counters["disconnects"] += 1
-            self._told(self._handlers.connection, False)
+            self._call(self._handlers.connection, False)
 
     def _say_goodbye(self) -> None:
         last = wire.Birth(
             online=False, boot=self._outbox.boot, conn=self._conn, unix_ms=self._clock.unix_ms()
         )
-        told = self._publish("state", wire.encode(last), retain=True)
+        publication = self._publish("state", wire.encode(last), retain=True)
         until_ns = self._clock.monotonic_ns() + int(_GOODBYE_S * 1e9)
-        while self._up and not told.is_published() and self._clock.monotonic_ns() < until_ns:
+        while self._up and not publication.is_published() and self._clock.monotonic_ns() < until_ns:
             self._turn(0.05)
 
     # -- what the client calls, on the link's thread
@@ -318,13 +308,13 @@ class Link:
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
         if any(reason.is_failure for reason in reasons):
-            raise LinkError(f"the broker refused to let '{self._device}' listen")
+            raise LinkError(f"the broker refused the subscription of '{self._device}'")
         self._ready = True
         self._counters["connects"] += 1
         self._wants.update(state=True, reported=True)
         self._sender.connected(self._clock.monotonic_ns())
         logger.info("link to %s:%s is up", self._address.host, self._address.port)
-        self._told(self._handlers.connection, True)
+        self._call(self._handlers.connection, True)
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         self._problem = f"the broker closed the link: {reason}"
@@ -347,20 +337,19 @@ class Link:
         elif leaf == "desired":
             if len(payload) > wire.MAX_DESIRED_BYTES:
                 raise ProtocolError(f"desired: {len(payload)} bytes")
-            if payload:  # an empty one says that nothing is retained any more
-                self._told(self._handlers.desired, bytes(payload))
+            if payload:  # an empty one clears the retained message
+                self._call(self._handlers.desired, bytes(payload))
         elif leaf == "cmd":
-            self._told(self._handlers.command, wire.decode(payload, wire.Command))
+            self._call(self._handlers.command, wire.decode(payload, wire.Command))
         elif not self._questions.answered(wire.decode_response(payload)):
             self._counters["unanswered"] += 1
 
-    def _told(self, handler: Callable[[Any], None], what: Any) -> None:
-        """Call the owner; an error of its own does not cost the link."""
+    def _call(self, handler: Callable[[Any], None], argument: Any) -> None:
         try:
-            handler(what)
-        except EdgekitError as cause:
+            handler(argument)
+        except EdgekitError as cause:  # the link goes on
             self._counters["handler_errors"] += 1
-            logger.warning("a message was not taken: %s", cause)
+            logger.warning("a message could not be handled: %s", cause)
 
 
 def new_client(address: Address, tls: Tls | None, client_id: str) -> Any:
@@ -378,20 +367,15 @@ def new_client(address: Address, tls: Tls | None, client_id: str) -> Any:
 
 
 def turn(client: Any, wake: socket.socket, pause_s: float) -> bool:
-    """Wait for the network or a wake, and do what a client has to do.
+    """Wait at most ``pause_s`` for the network or a wake, then run the client.
 
-    Args:
-        client: Connected, or on its way.
-        wake: Becomes readable when somebody wants the thread; is emptied.
-        pause_s: The longest wait.
-
-    Returns:
-        False where the client has no connection any more.
+    ``wake`` becomes readable when another thread wants attention; it is emptied. Returns False where the
+    client has no connection any more.
     """
     sock = client.socket()
     if sock is None:
         return False
-    if getattr(sock, "pending", int)():  # decrypted already: select would not tell
+    if getattr(sock, "pending", int)():  # decrypted already: select does not see it
         pause_s = 0.0
     readers, writers = [sock, wake], [sock] if client.want_write() else []
     readable, writable, _ = select.select(readers, writers, [], pause_s)

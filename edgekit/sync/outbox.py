@@ -1,8 +1,8 @@
-"""The durable, bounded, prioritised queue of messages that wait for the link.
+"""The durable, bounded, prioritised queue of messages for the fleet.
 
-A message gets its sequence number when it is committed; only committed messages are ever sent, so a
-number never stands for two messages. Messages given up over quota leave holes in the numbers, and
-each hole is sent as a ``Gap``, so that the fleet's watermark can pass it.
+A message gets its sequence number when it is committed, and only committed messages are sent, so a number
+never means two messages. Messages dropped over quota leave holes in the numbers; each is sent as a
+``Gap``, so that the fleet's watermark can pass it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgekit.core import wire
 from edgekit.core.errors import ProtocolError, StorageError
 from edgekit.core.ports import Clock
 from edgekit.sync.downsample import pairs
-from edgekit.sync.store import DAMAGE, OutboxFile, Row
+from edgekit.sync.store import DAMAGE, OutboxFile, Row, move_aside
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +37,15 @@ MAX_BATCH_BYTES = 256 << 10
 MAX_RECORD_BYTES = 512 << 10
 _MAX_PENDING = 512
 _MAX_PENDING_BYTES = 4 << 20
-_ROOM = 0.9  # over quota, make room for a tenth, so that it is not done again at each commit
+_ROOM = 0.9  # over quota, free a tenth, so as not to repeat it at each commit
 _STEP = 256
 _ACK_DELAY_S = 0.5
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True):
-    """How much may wait: messages, bytes of their bodies, seconds of the outbox's own running time.
+    """Limits of the queue: messages, bytes of bodies, seconds of the outbox's running time.
 
-    Running time and not wall time: a device whose clock jumps from 1970 to today keeps its messages.
+    Running time and not wall time, so a clock that jumps from 1970 to today drops nothing.
     """
 
     rows: int = 200_000
@@ -54,14 +54,14 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cursor(msgspec.Struct, frozen=True):
-    """How far each topic was sent: the last sequence number, events and metrics apart."""
+    """The last sequence number sent, for events and metrics each."""
 
     ev: int
     m: int
 
 
 class Parcel(msgspec.Struct, frozen=True):
-    """One batch, its topic leaf ("ev" or "m"), and the last sequence number it covers."""
+    """One batch, its topic leaf ("ev" or "m"), and its last sequence number."""
 
     leaf: str
     batch: wire.RawBatch
@@ -69,16 +69,11 @@ class Parcel(msgspec.Struct, frozen=True):
 
 
 class Outbox:
-    """Messages on disk until the fleet's watermark passes them; one process opens it at a time.
+    """Keeps messages on disk until the fleet's watermark passes them; for one process at a time.
 
-    Thread-safe. ``put`` never raises for the disk: what cannot be stored is dropped, the lowest
-    priority first, and counted in ``counters``.
-
-    Args:
-        path: The SQLite file; created with its folder. A damaged one is moved aside.
-        clock: Times of messages.
-        quota: What may wait; the least important goes first when it is more.
-        commit_delay_s: The longest that ``put`` waits for company; 0 commits each at once.
+    Thread-safe. ``put`` never raises for the disk: what cannot be stored is dropped, the lowest priority
+    first, and counted in ``counters``. A damaged file is moved aside. ``put`` may wait ``commit_delay_s`` to
+    commit several messages at once; 0 commits each.
     """
 
     def __init__(
@@ -108,17 +103,15 @@ class Outbox:
 
     @property
     def boot(self) -> str:
-        """Names this outbox's life: a new file has a new one."""
+        """The name of this outbox's life; a new file has a new one."""
         return self._file.boot
 
     # -- writing
 
     def put(self, record: wire.Record, priority: int | None = None) -> None:
-        """Queue a message; durable within ``commit_delay_s``, or after ``flush``.
+        """Queue a message that passed the egress gate; durable within ``commit_delay_s``, or after ``flush``.
 
-        Args:
-            record: The message; it must have passed the egress gate.
-            priority: 0 is kept longest, 9 dropped first; by the kind of record where None.
+        Priority 0 is kept longest, 9 dropped first; None: by kind of record.
         """
         body = wire.encode_record(record)
         rank = PRIORITIES[type(record)] if priority is None else priority
@@ -138,15 +131,15 @@ class Outbox:
                 self._lock.notify_all()
 
     def flush(self) -> bool:
-        """Make everything put so far durable before returning; False where the disk refused."""
+        """Make everything put so far durable; False where the disk failed."""
         with self._lock:
             self._commit()
             return not self._pending
 
     def acknowledge(self, boot: str, watermark: int) -> bool:
-        """Free what the fleet has committed; False for another life's or an impossible watermark.
+        """Free what the fleet has committed; False for another boot or an impossible watermark.
 
-        The rows go with the next commit, or after half a second: dying before only sends them again.
+        The rows go with the next commit, at most half a second later; a crash before only sends them again.
         """
         with self._lock:
             if self._closed or boot != self._file.boot or not 0 <= watermark <= self._file.last_seq:
@@ -163,15 +156,14 @@ class Outbox:
         while True:
             with self._lock:
                 self._lock.wait_for(lambda: self._closed or self._has_work())
-                # Company may come while this waits; ``close`` ends the wait, and so does ``put``
-                # where only an acknowledgement waited.
+                # Collect more before committing; ``close`` ends the wait, and ``put`` that for an ack.
                 if not self._pending:
                     self._lock.wait_for(lambda: self._closed or bool(self._pending), _ACK_DELAY_S)
                 self._lock.wait_for(lambda: self._closed, self._delay_s)
                 if self._closed:
                     return
                 self._commit()
-                if self._has_work():  # the disk refused: try again after a while, not in a circle
+                if self._has_work():  # the disk failed: retry after a while
                     self._lock.wait_for(lambda: self._closed, 1.0)
 
     def _has_work(self) -> bool:
@@ -183,7 +175,7 @@ class Outbox:
         number = len(self._pending)
         stored = self._guarded(self._append)
         if not stored:
-            self._guarded(lambda: self._drop(number))  # room inside the file, where that is what is full
+            self._guarded(lambda: self._drop(number))  # frees room if the file's own limit is reached
             stored = self._guarded(self._append)
         if not stored:
             self._keep_most_important()
@@ -197,7 +189,7 @@ class Outbox:
         self._file.append(self._pending, self._lived_s(), self._acknowledged)
 
     def _keep_most_important(self) -> None:
-        """Hold what the disk refused in memory, within bounds, until it takes it."""
+        """Keep in memory, within bounds, what the disk did not take."""
         rows = self._pending
         kept = sorted(range(len(rows)), key=lambda i: (rows[i].priority, -i))[: _MAX_PENDING // 2]
         while kept and sum(len(rows[i].body) for i in kept) > _MAX_PENDING_BYTES // 2:
@@ -209,24 +201,21 @@ class Outbox:
     # -- sending
 
     def batches(self, after: Cursor, limit: int, *, live_after: int = 0) -> list[Parcel]:
-        """Return the next batches to send, events first.
+        """Return at most ``limit`` batches to send after ``after``, events first.
 
-        Args:
-            after: How far each topic was sent.
-            limit: The most batches to return.
-            live_after: Messages up to this number waited for the link, so they are historical.
+        Messages up to ``live_after`` waited for the link, so they are historical.
         """
         with self._lock:
             self._commit()
-            found: list[Parcel] = []
+            parcels: list[Parcel] = []
             if self._closed or not self._guarded(
-                lambda: found.extend(self._collect(after, limit, live_after))
+                lambda: parcels.extend(self._collect(after, limit, live_after))
             ):
                 return []
-            if found:
-                last = max(parcel.last for parcel in found)
-                self._guarded(lambda: self._file.mark_handed(last))  # a full disk must not stop sending
-            return found
+            if parcels:
+                last = max(parcel.last for parcel in parcels)
+                self._guarded(lambda: self._file.mark_handed(last))  # a full disk does not stop sending
+            return parcels
 
     def _collect(self, after: Cursor, limit: int, live_after: int) -> Iterator[Parcel]:
         for leaf, start in (("ev", after.ev), ("m", after.m)):
@@ -262,7 +251,7 @@ class Outbox:
 
     @property
     def watermark(self) -> int:
-        """The last message that the fleet has committed, with all before it."""
+        """The last message up to which the fleet has committed all."""
         with self._lock:
             return self._acknowledged
 
@@ -273,19 +262,19 @@ class Outbox:
             return self._file.last_seq
 
     def next_connection(self) -> int:
-        """Return a number that grows with each connection of this life, also over restarts."""
+        """Return the number of this connection in this life, counted over restarts."""
         with self._lock:
             if not self._guarded(self._file.next_connection):
-                self._file.connections += 1  # not durable: the fleet may take an old will for newer
+                self._file.connections += 1  # not durable: an old will may seem newer
             return self._file.connections
 
     def subscribe(self, wake: Callable[[], None]) -> None:
-        """Have ``wake`` called (on any thread, so it must only signal) when new messages are durable."""
+        """Call ``wake`` when new messages are durable, on any thread, so it must only signal."""
         with self._lock:
             self._wakers.append(wake)
 
     def state(self) -> wire.OutboxState:
-        """Return what waits and what was given up, for ``up/reported``."""
+        """Return the numbers of queued and dropped messages for ``up/reported``."""
         with self._lock:
             waiting = len(self._pending)
             return wire.OutboxState(
@@ -314,9 +303,9 @@ class Outbox:
         return self._file.rows > self._quota.rows * share or self._file.bytes > self._quota.bytes * share
 
     def _merge_metrics(self) -> None:
-        """Halve the detail of metrics that were never sent, oldest first, until there is room.
+        """Merge pairs of unsent metrics, oldest first, until there is room.
 
-        One that was sent may be counted at the fleet already, and must not be counted twice.
+        A report that was sent may be counted by the fleet already, and must not be counted twice.
         """
         start = self._file.handed
         while self._is_over(_ROOM):
@@ -331,12 +320,11 @@ class Outbox:
     # -- the file, and its failures
 
     def _lived_s(self) -> float:
-        """How long this outbox has been open, in all its processes together."""
         return self._lived_before_s + (self._clock.monotonic_ns() - self._opened_ns) / 1e9
 
     def _open(self) -> OutboxFile:
         try:
-            found = OutboxFile(self._path, self._quota.bytes)
+            file = OutboxFile(self._path, self._quota.bytes)
         except sqlite3.OperationalError as cause:
             if "locked" in str(cause):
                 raise StorageError(
@@ -346,26 +334,25 @@ class Outbox:
             return self._live_in_memory(cause)  # full or read-only: the file itself may be whole
         except DAMAGE as cause:
             return self._start_over(cause)
-        self._lived_before_s = found.lived_s
-        return found
+        self._lived_before_s = file.lived_s
+        return file
 
     def _live_in_memory(self, cause: Exception) -> OutboxFile:
-        logger.error("outbox %s cannot be opened, messages live in memory: %s", self._path, cause)
+        logger.error("outbox %s cannot be opened, messages are kept in memory: %s", self._path, cause)
         self.counters["storage_errors"] += 1
-        self._alert("outbox.memory", f"the outbox cannot be opened, messages live in memory: {cause}")
+        self._alert("outbox.memory", f"the outbox cannot be opened, messages are kept in memory: {cause}")
         return OutboxFile(None, min(self._quota.bytes, _MAX_PENDING_BYTES))
 
     def _start_over(self, cause: Exception) -> OutboxFile:
-        """Move a damaged file aside and begin a new life; if not even that works, live in memory."""
         logger.error("outbox %s is damaged and moved aside: %s", self._path, cause)
         self.counters["resets"] += 1
         self._lived_before_s, self._opened_ns = 0.0, self._clock.monotonic_ns()
         try:
-            OutboxFile.move_aside(self._path)
+            move_aside(self._path)
             fresh = OutboxFile(self._path, self._quota.bytes)
         except (*DAMAGE, OSError) as worse:
             return self._live_in_memory(worse)
-        self._alert("outbox.damaged", f"the outbox was damaged and begun anew: {cause}")
+        self._alert("outbox.damaged", f"the outbox was damaged and replaced by an empty one: {cause}")
         return fresh
 
     def _alert(self, code: str, message: str) -> None:
@@ -376,7 +363,7 @@ class Outbox:
         self._pending_bytes += len(body)
 
     def _guarded(self, action: Callable[[], object]) -> bool:
-        """Do something with the file; a full disk is counted, a damaged file is replaced."""
+        """Run an action on the file: count a full disk, replace a damaged file."""
         try:
             action()
         except sqlite3.OperationalError as cause:  # full, read-only, I/O: the file itself is whole
@@ -405,7 +392,7 @@ class Outbox:
 
 
 def _metric(body: bytes) -> wire.MetricReport | None:
-    """Decode a metric report; one that cannot be read stays as it is, until age or quota take it."""
+    """Return a decoded metric report; None if unreadable, which stays until age or quota drop it."""
     try:
         record = wire.decode_record(body)
     except ProtocolError:

@@ -18,12 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 class Publishers:
-    """Opens a link for each broker once, however often it is asked for, and closes them all.
+    """Opens one link for each broker, however often it is requested, and closes them all.
 
-    Args:
-        pipeline: Whose sinks they serve.
-        egress: The classes of data that ``[privacy] egress`` names.
-        books: Where is recorded what leaves and what is refused; closed by its own owner.
+    ``egress``: the classes of ``[privacy] egress``; ``books`` records what leaves and what is refused, and is
+    closed by its own owner.
     """
 
     def __init__(self, pipeline: str, egress: Collection[str], books: Books) -> None:
@@ -33,13 +31,10 @@ class Publishers:
     def connect(
         self, url: str, *, ca: Path | None = None, user: str = "", password_file: Path | None = None
     ) -> Callable[[str, Mapping[str, Any]], None]:
-        """Return what sends a document to a topic, through the gate and without waiting for the broker.
+        """Return a function that sends a document to a topic, through the gate, without waiting.
 
-        Args:
-            url: ``mqtt://host:port`` or ``mqtts://host:port``, with or without ``user:password@``.
-            ca: The CA that the broker's certificate must be from; the system's where it is None.
-            user: In place of the URL's.
-            password_file: Its first line is the password, in place of the URL's.
+        ``url`` is ``mqtt://host:port`` or ``mqtts://host:port``, optionally with ``user:password@``, which
+        ``user`` and the first line of ``password_file`` replace; ``ca`` None trusts the system's.
 
         Raises:
             ConfigError: There is no URL, it is not a broker's, or a file cannot be read.
@@ -70,14 +65,14 @@ class Publishers:
         return send
 
     def states(self) -> list[dict[str, Any]]:
-        """Return what became of the messages, for each broker."""
+        """Return the message counters of each broker."""
         return [
             {"destination": destination, **msgspec.to_builtins(publisher.state())}
             for destination, publisher in self._open.values()
         ]
 
     def close(self) -> None:
-        """Let what waits leave, for a while, and close; safe to call twice."""
+        """Wait a while for queued messages to leave, and close; safe to call twice."""
         for _, publisher in self._open.values():
             publisher.close()
         for state in self.states():

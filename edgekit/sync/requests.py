@@ -1,4 +1,4 @@
-"""Questions to the fleet that wait for their answers, matched by id."""
+"""Questions to the fleet and their answers, matched by id."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Kind: TypeAlias = Literal["time", "desired", "chunk", "renew"]
 
 
 class Question:
-    """One request under way."""
+    """One open request."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self._done = threading.Event()
         self._answer: wire.Response | wire.Chunk | None = None
 
-    def answer(self, found: wire.Response | wire.Chunk | None) -> None:
-        """Hand in the answer; None when the link went down."""
-        self._answer = found
+    def answer(self, message: wire.Response | wire.Chunk | None) -> None:
+        """Set the answer; None when the link went down."""
+        self._answer = message
         self._done.set()
 
     def wait(self, timeout_s: float) -> wire.Response | wire.Chunk:
@@ -41,7 +41,7 @@ class Question:
 
 
 class Questions:
-    """All requests under way; thread-safe and bounded."""
+    """All open requests; thread-safe and bounded."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -49,14 +49,14 @@ class Questions:
         self._last = 0
 
     def ask(self) -> Question:
-        """Open a request.
+        """Return a new request.
 
         Raises:
-            LinkError: Too many are under way.
+            LinkError: Too many are open.
         """
         with self._lock:
             if len(self._open) >= MAX_WAITING:
-                raise LinkError(f"{MAX_WAITING} requests to the fleet are under way")
+                raise LinkError(f"{MAX_WAITING} requests to the fleet are open already")
             self._last = self._last % 0xFFFF_FFFF + 1
             question = Question(self._last)
             self._open[question.number] = question
@@ -67,17 +67,17 @@ class Questions:
         with self._lock:
             self._open.pop(question.number, None)
 
-    def answered(self, found: wire.Response | wire.Chunk) -> bool:
-        """Hand an answer to who asked; False where nobody did."""
+    def answered(self, message: wire.Response | wire.Chunk) -> bool:
+        """Set the answer of its request; False where there is none."""
         with self._lock:
-            question = self._open.pop(found.id, None)
+            question = self._open.pop(message.id, None)
         if question is None:
             return False
-        question.answer(found)
+        question.answer(message)
         return True
 
     def disconnected(self) -> None:
-        """Fail every request under way."""
+        """Fail every open request."""
         with self._lock:
             questions, self._open = list(self._open.values()), {}
         for question in questions:
@@ -85,7 +85,7 @@ class Questions:
 
 
 class Asker(Protocol):
-    """What the link offers to ask with."""
+    """The part of the link that ``download`` uses."""
 
     def ask(self, kind: Kind, args: dict[str, Any]) -> Question:
         """Send a question and return at once."""
@@ -94,13 +94,12 @@ class Asker(Protocol):
 def download(
     link: Asker, sha256: str, size: int, start: int = 0, *, timeout_s: float = 10.0, tries: int = 5
 ) -> Iterator[bytes]:
-    """Yield a blob's bytes from ``start`` on, fetched over MQTT, for where HTTP is blocked.
+    """Yield a blob's bytes from ``start`` on, fetched over MQTT, for networks that block HTTP.
 
-    Keeps a window of eight pieces of 128 KiB under way; a piece that does not come is asked for
-    again. The caller checks the hash.
+    Keeps eight pieces of 128 KiB under way and asks again for a missing one. The caller checks the hash.
 
     Raises:
-        LinkError: A piece did not come in ``tries`` tries, or came with another length.
+        LinkError: A piece did not come in ``tries`` tries, or has another length.
         ServerError: The fleet has no such blob.
     """
     offsets = list(range(start, size, wire.CHUNK_BYTES))
@@ -110,8 +109,8 @@ def download(
         length = min(wire.CHUNK_BYTES, size - offset)
         return link.ask("chunk", {"sha256": sha256, "offset": offset, "length": length})
 
-    for place, offset in enumerate(offsets):
-        for ahead in offsets[place : place + wire.CHUNK_WINDOW]:
+    for index, offset in enumerate(offsets):
+        for ahead in offsets[index : index + wire.CHUNK_WINDOW]:
             if ahead not in flying:
                 flying[ahead] = ask(ahead)
         length = min(wire.CHUNK_BYTES, size - offset)

@@ -1,4 +1,4 @@
-"""How long to wait for the fleet's watermark before something is sent again."""
+"""The wait for the fleet's watermark before messages are sent again."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ _JITTER = 0.5
 class RetryTimer:
     """Estimates the delay of acknowledgements; the wait follows it, and doubles while none comes.
 
-    A fleet that is slow must not be given more work by devices that send everything again. So the
-    wait is the smoothed delay plus four mean deviations, and it keeps what doubling made of it until
-    a message that was sent once is acknowledged: an acknowledgement of one that was sent twice does
-    not say to which of the two it belongs.
+    Repeats would only add to the load of a slow fleet. So the wait is the smoothed delay plus four mean
+    deviations, from ``min_s`` to ``max_s`` and jitter of up to half of it. It stays doubled until a message
+    that was sent only once is acknowledged; of a message sent twice it is unknown which one was.
 
     >>> timer = RetryTimer(lambda: 0.0)
     >>> timer.wait_s
@@ -25,11 +24,6 @@ class RetryTimer:
     >>> timer.sample(20.0)
     >>> timer.wait_s
     60.0
-
-    Args:
-        random: A number in [0, 1): devices that began to wait together do not send again together.
-        min_s: The shortest wait, and the first one.
-        max_s: The longest wait, before jitter of up to half of it.
 
     Source: RFC 6298, sections 2 and 5 (smoothing, deviation, doubling); section 3 for Karn's algorithm.
     """
@@ -41,10 +35,10 @@ class RetryTimer:
         self._doublings = 0
         self._estimate_s = min_s
         self.wait_s = min_s
-        """The wait that applies now, seconds: ``min_s`` to ``1.5 * max_s``."""
+        """The current wait in seconds: ``min_s`` to ``1.5 * max_s``."""
 
     def sample(self, delay_s: float) -> None:
-        """Take the delay between sending a message, once, and its acknowledgement."""
+        """Add the delay between sending a message, once, and its acknowledgement."""
         if not self._smoothed_s:
             self._smoothed_s, self._deviation_s = delay_s, delay_s / 2
         else:
@@ -56,12 +50,12 @@ class RetryTimer:
         self._draw()
 
     def double(self) -> None:
-        """Wait twice as long: nothing was acknowledged in time."""
+        """Double the wait: nothing was acknowledged in time."""
         self._doublings = min(self._doublings + 1, 16)
         self._draw()
 
     def reset(self) -> None:
-        """Undo the doubling, and keep the estimate: a new connection may have lost what was under way."""
+        """Undo the doubling for a new connection; keep the estimate."""
         self._doublings = 0
         self._draw()
 

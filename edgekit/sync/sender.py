@@ -1,4 +1,4 @@
-"""Which batches to send when: a bounded window, and again from the watermark when it stands still."""
+"""Decides which batches to send when: a bounded window, repeated from the watermark when it stalls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Packed = tuple[str, bytes, list[bytes]]
 
 
 class _Sent(msgspec.Struct):
-    """A batch under way; ``is_repeat``: any of it was sent before, so its delay says nothing."""
+    """A batch under way; ``is_repeat``: some of it was sent before, so its delay is no sample."""
 
     leaf: str
     first: int
@@ -27,18 +27,12 @@ class _Sent(msgspec.Struct):
 
 
 class Sender:
-    """Decides what to send; it does not send. Used by the link's thread only.
+    """Decides what to send; the link sends it, and calls this on its own thread only.
 
-    When the watermark stands still for as long as the ``RetryTimer`` waits, only the batch above it is
-    sent again: a fleet that is slow has the others already, and one that is down must not cost a metered
-    link its quota. If the fleet answers that and then stands still again, the rest was lost, and
-    everything above the watermark is sent again, in a window that doubles with each answer.
-
-    Args:
-        outbox: What to send.
-        random: A number in [0, 1), for jitter.
-        window: The most batches under way.
-        timer: How long to wait for the watermark.
+    When the watermark stalls for the ``RetryTimer``'s wait, only the batch above it is sent again: a slow
+    fleet has the others already, and a fleet that is down must not use up a metered link. If the fleet
+    acknowledges that batch and stalls again, the others were lost, and everything above the watermark is sent
+    again, in a window that doubles with each acknowledgement, up to ``window`` batches.
     """
 
     def __init__(
@@ -61,14 +55,14 @@ class Sender:
         self.counters = dict.fromkeys(("batches", "messages", "stalls", "repeated", "acks", "bad_acks"), 0)
 
     def connected(self, now_ns: int) -> None:
-        """Begin again from the watermark; what waited until now is historical."""
+        """Restart from the watermark; what is queued now is historical."""
         self._live_after = self._outbox.last_seq
         self._window = self._max_window
         self._timer.reset()
         self._go_back(now_ns)
 
     def _go_back(self, now_ns: int) -> None:
-        if self._boot != self._outbox.boot:  # the outbox began a new life
+        if self._boot != self._outbox.boot:  # the outbox has a new file
             self._boot, self._reached = self._outbox.boot, Cursor(0, 0)
         watermark = self._outbox.watermark
         self._cursor = Cursor(watermark, watermark)
@@ -77,7 +71,7 @@ class Sender:
         self._is_probing = self._probe_answered = False
 
     def acknowledged(self, ack: wire.Ack, now_ns: int) -> None:
-        """Take the fleet's watermark."""
+        """Process the fleet's watermark."""
         before = self._outbox.watermark
         if not self._outbox.acknowledge(ack.boot, ack.watermark):
             self.counters["bad_acks"] += 1
@@ -92,13 +86,13 @@ class Sender:
         self._probe_answered = self._is_probing
         self._window = min(2 * self._window, self._max_window)
         if done and not any(sent.is_repeat for sent in done):
-            # The watermark waits for the last of them: an event that overtook metrics waits for those.
+            # The last one sent counts: an event that overtook metrics is acknowledged only after them.
             self._timer.sample((now_ns - max(sent.sent_ns for sent in done)) / 1e9)
             self._window = self._max_window
             self._is_probing = self._probe_answered = False
 
     def take(self, now_ns: int) -> Iterator[Packed]:
-        """Yield what to send now."""
+        """Yield the batches to send now."""
         if self._boot != self._outbox.boot:
             self._go_back(now_ns)
         if self._under_way and now_ns - self._progress_ns >= self._timer.wait_s * 1e9:
@@ -112,9 +106,9 @@ class Sender:
             yield self._send(parcel, now_ns)
 
     def _next(self, room: int) -> Iterator[Parcel]:
-        """Yield what comes next, events first, but half of the window is for metrics where there are any.
+        """Yield the next batches, events first, but half of the window is for metrics where there are any.
 
-        The watermark waits for the metrics between events: with a window full of events it would stand.
+        Without them a window full of events would stall: the watermark waits for the metrics between events.
         """
         metrics = sum(sent.leaf == "m" for sent in self._under_way)
         kept = self._batches(min(room, self._window // 2 - metrics), events=False)
@@ -124,7 +118,6 @@ class Sender:
         yield from self._batches(room - len(kept) - len(events), events=False)
 
     def _batches(self, limit: int, *, events: bool = True, metrics: bool = True) -> list[Parcel]:
-        """Return the next batches of one topic or of both."""
         if limit <= 0:
             return []
         end = self._outbox.last_seq
@@ -132,7 +125,7 @@ class Sender:
         return self._outbox.batches(cursor, limit, live_after=self._live_after)
 
     def _stalled(self, now_ns: int) -> Iterator[Packed]:
-        """Send the batch above the watermark again, and where the rest was lost, begin from there."""
+        """Repeat the batch above the watermark; restart from it where the rest was lost."""
         self.counters["stalls"] += 1
         self._timer.double()
         self._window = 1
@@ -149,7 +142,7 @@ class Sender:
         yield self._encoded(parcel, is_repeat=True)
 
     def _lowest(self) -> Parcel | None:
-        """Return the batch that the watermark waits for; events must not hide a metric below them."""
+        """Return the batch that the watermark waits for, of either topic."""
         start, end = self._outbox.watermark, self._outbox.last_seq
         cursors = (Cursor(start, end), Cursor(end, start))
         parcels = [
@@ -160,7 +153,6 @@ class Sender:
         return min(parcels, key=lambda parcel: parcel.last, default=None)
 
     def _send(self, parcel: Parcel, now_ns: int) -> Packed:
-        """Note a batch as under way, and return it as it is sent."""
         at, reached, first = self._cursor, self._reached, parcel.batch.seq0
         if parcel.leaf == "ev":
             is_repeat = first <= reached.ev
@@ -180,7 +172,7 @@ class Sender:
         return parcel.leaf, wire.encode(parcel.batch), [bytes(item) for item in parcel.batch.items]
 
     def next_look_s(self, now_ns: int) -> float | None:
-        """Return when ``take`` should be asked again though nothing happens; None: no need."""
+        """Return the seconds until ``take`` must be called again; None: not before an event."""
         if not self._under_way:
             return None
         return max(0.0, self._timer.wait_s - (now_ns - self._progress_ns) / 1e9)

@@ -1,7 +1,7 @@
-"""The outbox's SQLite file: rows, numbers, watermark. No decision is made here.
+"""The SQLite file of the outbox: rows, sequence numbers, watermark.
 
-WAL with ``synchronous=FULL``: with NORMAL, a power cut lost even the table (measured with a file
-system that drops what was not synced).
+WAL with ``synchronous=FULL``: with NORMAL, a power cut lost even the table (measured with a file system
+that drops what was not synced).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One message on its way into the file."""
+    """One message to store."""
 
     priority: int
     leaf: str
@@ -41,11 +41,9 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class OutboxFile:
-    """One outbox's life on disk.
+    """One outbox's file, or memory without a path; a new file is a new *life* with its own ``boot``.
 
-    Args:
-        path: The file; None keeps it in memory.
-        max_bytes: Bodies that it must hold; the file may grow to twice that.
+    It must hold ``max_bytes`` of bodies; the file may grow to twice that.
 
     Raises:
         sqlite3.DatabaseError: The file is damaged, or cannot be made.
@@ -53,7 +51,7 @@ class OutboxFile:
 
     def __init__(self, path: Path | None, max_bytes: int) -> None:
         if path is not None:
-            with contextlib.suppress(OSError):  # connecting tells the reason
+            with contextlib.suppress(OSError):  # connecting raises with the reason
                 path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(
             path if path is not None else ":memory:", isolation_level=None, check_same_thread=False
@@ -85,8 +83,8 @@ class OutboxFile:
         self.boot = str(self._meta("boot"))
         self.watermark = int(self._meta("watermark") or 0)
         self.lived_s = float(self._meta("lived_s") or 0.0)
-        found = run("SELECT seq FROM sqlite_sequence WHERE name='outbox'").fetchone()
-        self.last_seq = max(found[0] if found else 0, self.watermark)
+        row = run("SELECT seq FROM sqlite_sequence WHERE name='outbox'").fetchone()
+        self.last_seq = max(row[0] if row else 0, self.watermark)
         counted = run("SELECT count(*), coalesce(sum(length(body)), 0) FROM outbox").fetchone()
         self.rows, self.bytes = int(counted[0]), int(counted[1])
         self.connections = int(self._meta("connections") or 0)
@@ -94,8 +92,8 @@ class OutboxFile:
         self.handed = min(self._reserved, self.last_seq)
 
     def _meta(self, name: str) -> int | float | str | None:
-        found = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
-        return found[0] if found else None
+        row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
+        return row[0] if row else None
 
     def _put_meta(self, name: str, value: float | str) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (name, value))
@@ -113,12 +111,12 @@ class OutboxFile:
             raise
 
     def shrink(self) -> None:
-        """Give back what space there is, after an action failed."""
+        """Give back disk space after a failed action."""
         with contextlib.suppress(sqlite3.Error):
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def append(self, rows: list[Row], lived_s: float, watermark: int) -> None:
-        """Add messages and free those up to the watermark, durably, in one transaction."""
+        """Add messages and delete those up to the watermark, durably, in one transaction."""
         gone = (0, 0)
         with self._transaction() as db:
             if watermark > self.watermark:
@@ -141,16 +139,16 @@ class OutboxFile:
         self.bytes += size
 
     def _delete(self, where: str, values: tuple[float, ...]) -> tuple[int, int]:
-        """Delete rows; returns what to add to (rows, bytes) when the transaction is through."""
-        found = self._db.execute(
+        """Delete rows; returns the change of (rows, bytes), to be counted after the commit."""
+        counted = self._db.execute(
             f"SELECT count(*), coalesce(sum(length(body)), 0) FROM outbox WHERE {where}",  # noqa: S608 - constants
             values,
         ).fetchone()
         self._db.execute(f"DELETE FROM outbox WHERE {where}", values)  # noqa: S608 - constants
-        return -found[0], -found[1]
+        return -counted[0], -counted[1]
 
     def drop_older(self, lived_s: float) -> int:
-        """Drop what has waited since before that moment of the outbox's life."""
+        """Drop messages older than ``lived_s``, in running time; returns their number."""
         first = self._db.execute("SELECT lived_s FROM outbox ORDER BY seq LIMIT 1").fetchone()
         if first is None or first[0] >= lived_s:
             return 0
@@ -160,7 +158,7 @@ class OutboxFile:
         return -gone[0]
 
     def drop_least(self, number: int) -> int:
-        """Drop the oldest messages of the lowest priority there is."""
+        """Drop the ``number`` oldest messages of the lowest priority; returns how many."""
         with self._transaction() as db:
             lowest = db.execute("SELECT max(priority) FROM outbox").fetchone()[0]
             if lowest is None:
@@ -172,26 +170,26 @@ class OutboxFile:
         return -gone[0]
 
     def metrics(self, after: int, number: int) -> list[tuple[int, bytes]]:
-        """Return metric reports behind a number, oldest first."""
+        """Return metric reports after a sequence number, oldest first."""
         return self._db.execute(
             "SELECT seq, body FROM outbox WHERE seq > ? AND leaf = 'm' ORDER BY seq LIMIT ?", (after, number)
         ).fetchall()
 
     def replace(self, merged: Iterable[tuple[int, int, bytes]]) -> None:
-        """Give up the first message of each pair and change the second's body."""
+        """Drop the first message of each pair and change the second's body."""
         rows = size = 0
         with self._transaction() as db:
             for gone, kept, body in merged:
                 before = db.execute("SELECT length(body) FROM outbox WHERE seq = ?", (kept,)).fetchone()[0]
                 db.execute("UPDATE outbox SET body = ? WHERE seq = ?", (body, kept))
-                one, less = self._delete("seq = ?", (gone,))
-                rows, size = rows + one, size + less + len(body) - before
+                fewer_rows, fewer_bytes = self._delete("seq = ?", (gone,))
+                rows, size = rows + fewer_rows, size + fewer_bytes + len(body) - before
         self._count(rows, size)
 
     def walk(self, leaf: str, after: int, limit: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (number, body) of one topic's messages behind a number.
+        """Yield (number, body) of one topic's messages after a number.
 
-        With the metrics come the holes, each as a ``Gap`` that stands in its last number.
+        With the metrics come the holes, each as a ``Gap`` with the number of its last message.
         """
         if leaf == "ev":
             yield from self._db.execute(
@@ -215,7 +213,7 @@ class OutboxFile:
         return wire.encode_record(wire.Gap(mono_ns=0, unix_ms=0, first=first, last=last))
 
     def mark_handed(self, last: int) -> None:
-        """Remember that messages up to ``last`` may have left; ahead, to write seldom."""
+        """Store that messages up to ``last`` may have left; ahead of time, to write rarely."""
         self.handed = max(self.handed, last)
         if last > self._reserved:
             self._put_meta("handed", last + _LEAP)
@@ -232,21 +230,21 @@ class OutboxFile:
         self._db.close()
 
     def abandon(self) -> None:
-        """Let a damaged file go."""
+        """Close a damaged file."""
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
 
-    @staticmethod
-    def move_aside(path: Path) -> None:
-        """Rename a damaged file and its companions; only the last damaged one is kept.
 
-        Raises:
-            OSError: It cannot be renamed.
-        """
-        for suffix in ("", "-wal", "-shm"):
-            damaged = path.with_name(path.name + suffix)
-            if damaged.exists():
-                damaged.replace(path.with_name(f"{path.name}.damaged{suffix}"))
+def move_aside(path: Path) -> None:
+    """Rename a damaged SQLite file with its companions; only the last damaged one is kept.
+
+    Raises:
+        OSError: It cannot be renamed.
+    """
+    for suffix in ("", "-wal", "-shm"):
+        damaged = path.with_name(path.name + suffix)
+        if damaged.exists():
+            damaged.replace(path.with_name(f"{path.name}.damaged{suffix}"))
 
 
 def _life_path(path: Path) -> Path:
@@ -257,7 +255,7 @@ def _read_life(path: Path) -> int:
     try:
         return int(_life_path(path).read_text("ascii")[:20])
     except (OSError, ValueError):
-        return 0  # the random part of the name alone keeps lives apart
+        return 0  # the random part of the name still distinguishes lives
 
 
 def _write_life(path: Path, life: int) -> None:

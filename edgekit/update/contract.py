@@ -1,6 +1,6 @@
-"""What the supervisor says to the updater and to enrolment, and what it hears back.
+"""Requests and results of the updater and of enrolment, which are children as in ``base.child``.
 
-Both are children as ``base.child`` describes them. No trust library is imported here.
+The supervisor imports this, so no trust library is imported here.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ MAX_BUNDLE_BYTES = 2 << 30
 class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One job for the updater.
 
-    ``accept``: verify the desired state ``desired`` (the exact text that came on ``down/desired``):
-    signature, device, version not below the last accepted; then store it as ``desired.json``.
-    ``fetch``: accept it likewise, then bring the bundle of ``model`` to this device: TUF metadata,
-    manifest, and the blobs of the variants that can run here, the best first, up to ``max_bytes``.
-    ``renew``: without ``certificate``, make a new key and return its signing request (``csr``), which
-    the supervisor sends as the request ``renew``; with the ``certificate`` that came back, check it
-    and put both in place of the old ones.
-    ``measure``: bring the bundle whose manifest has the hash ``sha256`` and ``bytes`` bytes, signed as
-    the TUF target ``target`` of ``model`` and ``version``, below ``area`` and not into the slots' store.
+    ``accept``: verify the desired state ``desired`` (the exact text of ``down/desired``): signature, device,
+    version not below the last accepted; then store it as ``desired.json``.
+    ``fetch``: the same, then fetch the bundle of ``model``: TUF metadata, manifest, and blobs of the variants
+    that can run here, best first, up to ``max_bytes``.
+    ``renew``: without ``certificate``, make a new key and return its signing request (``csr``), to be sent as
+    the request ``renew``; with the ``certificate`` of the answer, check it and replace both.
+    ``measure``: fetch the bundle whose manifest has ``sha256`` and ``bytes``, signed as the TUF target
+    ``target`` of ``model`` and ``version``, into ``area`` and not into the slots' store.
 
     Identity, addresses and roots of trust are read from ``{state_dir}/identity``.
     """
@@ -45,14 +44,14 @@ class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
     measured_ms: dict[str, float] = {}
     max_bytes: int = MAX_BUNDLE_BYTES
     timeout_s: float = 3600.0
-    """The whole job; a job that moves no byte for ``stall_s`` ends before."""
+    """For the whole job; it also ends if no byte comes for ``stall_s``."""
     stall_s: float = 60.0
     unix_ms: int = 0
-    """The supervisor's floored clock, for expiry; 0 is the machine's own."""
+    """The supervisor's floored clock, for expiry; 0: the machine's."""
 
 
 class UpdaterProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a fetch stands."""
+    """The progress of a fetch."""
 
     stage: Literal["trust", "manifest", "blobs"]
     done_bytes: int = 0
@@ -60,11 +59,11 @@ class UpdaterProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpdaterResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job brought.
+    """The result of a job.
 
-    ``manifest_sha256`` and ``bundle_bytes`` are those of ``bundle.json``, which lies in ``blobs/``
-    now; ``variants`` have every file in ``blobs/``, the best first; ``rejected`` has the reasons of
-    the others. ``desired_version`` is the accepted desired state's.
+    ``manifest_sha256`` is that of ``bundle.json``, which is in ``blobs/`` now, as is every file of
+    ``variants``, best first; ``rejected`` has the reasons of the others. ``desired_version`` is the accepted
+    desired state's.
     """
 
     desired_version: int = 0
@@ -79,7 +78,7 @@ class UpdaterResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnrollOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """Enrol this device: the fleet's address, the claim token, and where identity is kept."""
+    """What enrolment needs: the fleet's address, the claim token, and the state folder."""
 
     fleet_url: str
     token: str
@@ -89,7 +88,7 @@ class EnrollOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Enrolment(msgspec.Struct, frozen=True, tag="enrolment", kw_only=True):
-    """``identity/enrolment.json``: who this device is, where its fleet is, whom it trusts.
+    """``identity/enrolment.json``: this device's identity, its fleet, and its roots of trust.
 
     ``root`` is TUF root metadata as text; ``desired_keys`` are Ed25519 public keys in hexadecimal.
     """
@@ -104,4 +103,4 @@ class Enrolment(msgspec.Struct, frozen=True, tag="enrolment", kw_only=True):
     expires_unix_ms: int = 0
     """When the device's certificate ends."""
     renew_after_unix_ms: int = 0
-    """Two thirds of its life."""
+    """After two thirds of its lifetime."""

@@ -1,12 +1,11 @@
-"""Brings blobs to ``blobs/<sha256>``: resumed after a break, checked, and durable before it is named.
+"""Fetches blobs to ``blobs/<sha256>``: resumed after a break, checked, and durable.
 
-A blob grows in ``blobs/.partial/<sha256>``; it gets its name only when length and hash are right and
-its bytes are on the disk.
+A blob is written to ``blobs/.partial/<sha256>`` and renamed only when length and hash are right and its
+bytes are on disk.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,31 +13,25 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from edgekit.base.disk import LocalDisk, storage_error
+from edgekit.base.files import sha256_of
 from edgekit.base.http import HttpError
 from edgekit.core.errors import HashMismatchError, LinkError, StorageError
 
 RESERVE_BYTES = 8 << 20
-"""Left free on the disk, so that outbox and logs go on."""
+"""Left free on the disk for outbox and logs."""
 MAX_FRUITLESS = 4
-_PIECE_BYTES = 1 << 20
 _SYNC_BYTES = 8 << 20
 
 
 class Origin(Protocol):
-    """Where a blob's bytes come from; HTTP here, and the seam for chunks over MQTT."""
+    """The source of a blob's bytes: HTTP, or chunks over MQTT."""
 
     def read(self, url: str, start: int) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, bytes); may begin at 0 instead of ``start``."""
 
 
 class Blobs:
-    """The store below a state directory.
-
-    Args:
-        state_dir: Where ``blobs/`` is.
-        origin: Where bytes come from.
-        pause: Waits between tries.
-    """
+    """The blobs below a state folder; ``pause`` waits between tries."""
 
     def __init__(self, state_dir: Path, origin: Origin, pause: Callable[[float], None] = time.sleep) -> None:
         self._folder = state_dir / "blobs"
@@ -48,21 +41,21 @@ class Blobs:
         self._disk = LocalDisk()
 
     def has(self, sha256: str, size: int) -> bool:
-        """Say whether a blob is here: those that are were checked when they came."""
+        """Return whether a blob is here; it was checked when it came."""
         return self._disk.size(self._folder / sha256) == size
 
     def room_bytes(self) -> int:
-        """Return how much may still be stored."""
+        """Return how many bytes may still be stored."""
         self._make_folders()
-        found = os.statvfs(self._folder)
-        return max(0, found.f_bavail * found.f_frsize - RESERVE_BYTES)
+        disk = os.statvfs(self._folder)
+        return max(0, disk.f_bavail * disk.f_frsize - RESERVE_BYTES)
 
     def partial_bytes(self, sha256: str) -> int:
-        """Return how much of a blob came already."""
+        """Return how many bytes of a blob came already."""
         return self._disk.size(self._partial / sha256) or 0
 
     def put(self, sha256: str, data: bytes) -> None:
-        """Store bytes that were checked, durably."""
+        """Store checked bytes durably."""
         self._make_folders()
         draft = self._partial / sha256
         try:
@@ -72,16 +65,12 @@ class Blobs:
             raise storage_error(draft, cause) from cause
 
     def fetch(self, url: str, sha256: str, size: int, on_bytes: Callable[[int], None]) -> None:
-        """Bring one blob, going on where an earlier try broke off.
+        """Fetch one blob of ``size`` bytes, resuming an earlier try.
 
-        Args:
-            url: Where it lies.
-            sha256: What it must hash to.
-            size: How long it must be.
-            on_bytes: Told of each number of new bytes.
+        ``on_bytes`` is called with each number of new bytes.
 
         Raises:
-            HashMismatchError: The server's bytes are not those, or more than those.
+            HashMismatchError: The server's bytes differ, or are more.
             LinkError: It broke off too often without a byte of progress.
             StorageError: The disk is full or broken; what came is kept.
         """
@@ -92,15 +81,12 @@ class Blobs:
         was_begun = self.partial_bytes(sha256) > 0
         try:
             self._grow(draft, url, size, on_bytes)
-            if _hash(draft) != sha256:
+            while sha256_of(draft) != sha256:
                 draft.unlink()
                 if not was_begun:
                     raise HashMismatchError(f"{url} is not the file that was signed: its hash differs")
-                # What an earlier run left may have been damaged: once more, from the beginning.
+                was_begun = False  # the earlier part may have been damaged: once more, from the beginning
                 self._grow(draft, url, size, on_bytes)
-                if _hash(draft) != sha256:
-                    draft.unlink()
-                    raise HashMismatchError(f"{url} is not the file that was signed: its hash differs")
             self._place(draft, sha256)
         except OSError as cause:
             raise storage_error(draft, cause) from cause
@@ -117,17 +103,17 @@ class Blobs:
                 if fruitless >= MAX_FRUITLESS:
                     raise broken or LinkError(f"{url}: ends {size - have} bytes too early")
                 self._pause(min(2.0**fruitless, 10.0) / 4)
-            if have > size:  # what an earlier run left is not this blob: the hash will tell
+            if have > size:  # left by an earlier run: not this blob, so the hash will differ
                 file.truncate(size)
             file.flush()
             os.fsync(file.fileno())
 
     def _try(self, file: BinaryIO, url: str, size: int, on_bytes: Callable[[int], None]) -> LinkError | None:
-        """Append what the server gives; returns what broke it off, where trying again may help."""
+        """Append the server's bytes; returns the error that broke it off, where a retry may help."""
         try:
             self._append(file, url, size, on_bytes)
         except HttpError as cause:
-            if cause.status in (206, 416):  # the server cannot go on there: from the beginning
+            if cause.status in (206, 416):  # the server cannot resume: restart
                 file.truncate(0)
             return cause
         except LinkError as cause:
@@ -139,7 +125,7 @@ class Blobs:
     def _append(self, file: BinaryIO, url: str, size: int, on_bytes: Callable[[int], None]) -> None:
         unsynced = 0
         for offset, piece in self._origin.read(url, file.tell()):
-            if offset != file.tell():  # the server does not do ranges: from the beginning
+            if offset != file.tell():  # the server does not support ranges: restart
                 file.truncate(offset)
                 file.seek(offset)
             if offset + len(piece) > size:
@@ -166,10 +152,10 @@ class Blobs:
             raise storage_error(self._partial, cause) from cause
 
     def require_room(self, size: int, what: str) -> None:
-        """Check that there is room before anything is fetched.
+        """Check for room before anything is fetched.
 
         Raises:
-            StorageError: There is not.
+            StorageError: There is not enough.
         """
         room = self.room_bytes()
         if size > room:
@@ -177,11 +163,3 @@ class Blobs:
                 f"{what} needs {size} bytes, {room} are free below {self._folder}",
                 hint="free some space; 8 MiB stay in reserve",
             )
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()

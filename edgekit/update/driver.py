@@ -1,7 +1,7 @@
 """Drives the update of one model: saves each state durably, then acts through ports.
 
-One thread calls it. A port starts its work and returns; when the work is done, the owner calls
-``handle`` with the event (it may do so from within the port).
+One thread calls it. A port starts its work and returns; when the work is done, the owner calls ``handle``
+with the event, possibly from within the port.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ MAX_REMEMBERED = 50
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One update: what is wanted, and the version before it.
+    """One update: the desired version, and the one before it.
 
-    ``serial`` tells jobs apart. ``trial`` counts the trials of this version, this one included.
-    ``ending`` is what the end of a rollback means: "reject" (not tried again), "forget", or
-    "postpone" (tried again later).
+    ``serial`` identifies the job. ``trial``: number of trials of this version, this one included. ``ending``:
+    after a rollback the version is "reject"ed for good, "forget"ten, or "postpone"d and tried again.
     """
 
     model: str
@@ -44,7 +43,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ports(Protocol):
-    """What the driver has done for it. Each is safe to call twice with the same job."""
+    """The actions of an update. Each is safe to call twice with the same job."""
 
     def fetch(self, job: Job) -> None:
         """Start to fetch; ends in FETCHED, RETRY or REJECTED."""
@@ -59,13 +58,13 @@ class Ports(Protocol):
         """Make the staged bundle active, durably, before returning."""
 
     def roll_back(self, job: Job) -> None:
-        """End the trial if one runs, and go back to the version before; ends in ROLLED_BACK or RETRY."""
+        """End any trial and restore the version before; ends in ROLLED_BACK or RETRY."""
 
     def is_committed(self, job: Job) -> bool:
-        """Say whether the job's version is in the active slot."""
+        """Return whether the job's version is in the active slot."""
 
     def announce(self, record: UpdateRecord) -> None:
-        """Put one transition into the outbox; maybe for the second time, after a crash."""
+        """Put one transition into the outbox; after a crash maybe for the second time."""
 
 
 class _Saved(msgspec.Struct, kw_only=True):
@@ -84,13 +83,8 @@ class _Saved(msgspec.Struct, kw_only=True):
 class UpdateDriver:
     """The update of one model, from ``update/<model>.json``.
 
-    Args:
-        model: The model's name.
-        path: Where the state is kept.
-        ports: What acts.
-        clock: For the times in records.
-        max_tries: Tries of one step in a row; then it is postponed.
-        max_trials: Trials of one version that a restart may interrupt; then it is rejected.
+    A step is postponed after ``max_tries`` tries in a row; a version is rejected after restarts interrupted
+    ``max_trials`` of its trials.
 
     Raises:
         StorageError: The state cannot be read.
@@ -120,7 +114,7 @@ class UpdateDriver:
 
     @property
     def state(self) -> State:
-        """Where the update stands."""
+        """The state of the update."""
         return self._saved.state
 
     @property
@@ -130,16 +124,16 @@ class UpdateDriver:
 
     @property
     def rejected(self) -> dict[str, str]:
-        """Versions that are not tried again, as ``model@version``, and why."""
+        """The reasons, by ``model@version``, of versions that are not tried again."""
         return {f"{self.model}@{version}": reason for version, reason in self._saved.rejected.items()}
 
     def resume(self) -> None:
-        """Feed RESTARTED: go on where the process died. Call once, before anything else."""
+        """Handle RESTARTED: continue where the process died. Call once, before anything else."""
         saved = self._saved
         if saved.last is not None and not saved.announced:
             self._announce()
         if saved.state is State.TRIAL and saved.job is not None:
-            if self._ports.is_committed(saved.job):  # it died between the switch and the note of it
+            if self._ports.is_committed(saved.job):  # it died after the switch, before saving
                 self.handle(Event.COMMITTED, "committed before a restart")
                 return
             again = saved.job.trial < self._max_trials
@@ -147,10 +141,10 @@ class UpdateDriver:
         self.handle(Event.RESTARTED, "restarted during the trial" if saved.state is State.TRIAL else "")
 
     def want(self, desired: DesiredModel, active: str) -> bool:
-        """Ask for a version; returns whether anything begins.
+        """Ask for a version; returns whether an update starts or is queued.
 
-        Nothing begins where it is active, under way, or rejected; another update under way is
-        cancelled first, a trial by rolling it back, and this one begins when that is done.
+        Nothing starts where the version is active, under way, or rejected. Another update under way is
+        cancelled first, a trial by rolling it back.
         """
         saved = self._saved
         if saved.state is not State.IDLE and saved.job is not None:
@@ -175,10 +169,9 @@ class UpdateDriver:
             self._save()
 
     def revert(self, active: str, previous: str, reason: str, *, reject: bool) -> bool:
-        """Go back from the active version to the one before; ``reject``: and do not take it again.
+        """Go back from the active version to the one before, and with ``reject`` never take it again.
 
-        Returns:
-            Whether it begins: not where an update is under way or there is no version before.
+        Returns False where an update is under way or there is no version before.
         """
         if self._saved.state is not State.IDLE or not previous:
             return False
@@ -210,7 +203,7 @@ class UpdateDriver:
         self.handle(event, reason)
 
     def retry(self, version: str) -> None:
-        """Forget that a version was rejected, and how often it was tried."""
+        """Forget that a version was rejected, and its trials."""
         self._saved.rejected.pop(version, None)
         self._saved.trials.pop(version, None)
         self._save()
@@ -223,18 +216,13 @@ class UpdateDriver:
         *,
         serial: int | None = None,
     ) -> None:
-        """Take an event: save the new state, announce the transition, act.
+        """Handle an event: save the new state, announce the transition, act.
 
-        RETRY becomes POSTPONED when the tries are used up.
-
-        Args:
-            event: What happened.
-            reason: Why, for people.
-            measured: What the guards saw.
-            serial: The job that it happened to; a job that is over is ignored.
+        RETRY becomes POSTPONED when the tries are used up. ``reason`` is for people, ``measured`` from the
+        guards; an event whose ``serial`` is of a finished job is ignored.
         """
         if serial is not None and (self.job is None or self.job.serial != serial):
-            logger.info("update of %s: %s came too late", self.model, event.name)
+            logger.info("update of %s: %s of a finished job is ignored", self.model, event.name)
             return
         self._queue.append((event, reason, measured or {}))
         if self._is_draining:
@@ -249,11 +237,11 @@ class UpdateDriver:
 
     def _take(self, event: Event, reason: str, measured: dict[str, float]) -> None:
         saved, job = self._saved, self._saved.job
-        event = self._what_it_means(event)
+        event = self._effective(event)
         before, after = saved.state, step(saved.state, event)
         if job is None or before is after is State.IDLE:
             return
-        if event is Event.COMMITTED:  # the slot is the truth, so it is switched before it is noted
+        if event is Event.COMMITTED:  # the slot decides, so it is switched first
             self._ports.commit(job)
         undo = msgspec.json.encode(saved)
         tries = saved.tries + 1 if event is Event.RETRY else 0
@@ -262,14 +250,14 @@ class UpdateDriver:
         try:
             self._save()
         except StorageError:
-            self._saved = msgspec.json.decode(undo, type=_Saved)  # as on disk: nothing happened
+            self._saved = msgspec.json.decode(undo, type=_Saved)  # as on disk
             raise
         if not saved.announced:
             self._announce()
         self._act(after)
 
-    def _what_it_means(self, event: Event) -> Event:
-        """Turn an event into the one that counts here."""
+    def _effective(self, event: Event) -> Event:
+        """Return the event that applies in this situation."""
         if event is Event.RETRY and self._saved.tries + 1 >= self._max_tries:
             return Event.POSTPONED
         if event is Event.ROLLED_BACK and self.job is not None and self.job.ending == "postpone":
@@ -277,7 +265,6 @@ class UpdateDriver:
         return event
 
     def _remember(self, event: Event, reason: str, measured: dict[str, float]) -> None:
-        """Bring the saved job up to date with an event."""
         saved, job = self._saved, self._saved.job
         if job is None:
             return
@@ -325,10 +312,9 @@ class UpdateDriver:
     def _act(self, state: State) -> None:
         job = self._saved.job
         if state is State.IDLE or job is None:
-            wanted = self._saved.next
-            if wanted is not None:
+            if (following := self._saved.next) is not None:
                 self._set_next(None)
-                self.want(wanted, self._active_after(job))
+                self.want(following, self._active_after(job))
             return
         acts = {
             State.FETCHING: self._ports.fetch,
@@ -339,14 +325,13 @@ class UpdateDriver:
         acts[state](job)
 
     def _active_after(self, job: Job | None) -> str:
-        """Return which version is active now that a job is over."""
         if job is None:
             return ""
         is_committed = self._saved.last is not None and self._saved.last.event == Event.COMMITTED.value
         return job.version if is_committed else job.previous
 
     def reported(self) -> UpdateState:
-        """Return what ``up/reported`` says of it."""
+        """Return the state for ``up/reported``."""
         job = self._saved.job
         if job is None:
             return UpdateState(self.state.value, self.model)
@@ -359,8 +344,8 @@ class UpdateDriver:
         try:
             return msgspec.json.decode(data, type=_Saved)
         except (msgspec.DecodeError, UnicodeDecodeError) as cause:
-            # Nothing is lost but the memory of an update: the slots say what runs.
-            logger.error("%s is damaged, the update of %s begins anew: %s", self._path, self.model, cause)  # noqa: TRY400
+            # Only the memory of an update is lost; the slots say what runs.
+            logger.error("%s is damaged, the update of %s restarts: %s", self._path, self.model, cause)  # noqa: TRY400
             return _Saved()
 
     def _save(self) -> None:

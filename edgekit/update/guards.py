@@ -1,14 +1,12 @@
-"""Whether a trial goes on, commits or rolls back: pure rules on what was measured.
+"""Decides whether a trial continues, commits or rolls back, from its measurements.
 
-``judge`` is asked again and again while a trial runs. It rolls back early only on strong evidence,
-commits at the end of the soak time when no rule is broken, and where the numbers say neither it goes
-on, up to four soak times.
+``judge`` is called repeatedly during a trial. It rolls back early only on strong evidence, commits after
+the soak time when no rule is broken, and otherwise continues, for up to four soak times.
 
-A ratio of failures is judged by its Wilson score interval, which holds at small samples, at zero
-failures and at all failures. A bound on the 99th percentile is judged as a ratio too: at most one
-frame in a hundred may be slower; this needs no assumption on the distribution. Two rates are compared
-by the conditional binomial test: given how many predictions both versions made together, the new
-version's share of them.
+A ratio of failures is judged by its Wilson score interval, which holds at small samples, at zero failures
+and at all failures. A bound on the 99th percentile is judged as a ratio too: at most one frame in a
+hundred may be slower, which assumes no distribution. Two rates are compared by the conditional binomial
+test: the new version's share of the predictions of both.
 
 Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, J. Amer.
 Statist. Assoc. 22 (1927). W. J. Conover, Practical Nonparametric Statistics, quantile test.
@@ -29,9 +27,9 @@ from edgekit.core.spec import Guards
 from edgekit.core.wire import MetricReport
 
 EARLY_Z = 3.5
-"""Standard errors for an early rollback: one look in 4000 is wrong, since there are many looks."""
+"""Standard errors for an early rollback: one check in 4000 is wrong, as there are many checks."""
 FINAL_Z = 1.96
-"""At the end of the soak, which is one look."""
+"""At the end of the soak, which is one check."""
 EARLY_FRAMES = 10
 MAX_SOAKS = 4
 _DEPENDENCE = 5
@@ -41,9 +39,9 @@ _SLOW_SHARE = 0.01
 
 
 class TrialStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What one version did: frames tried, frames that failed, crashes of its worker, predictions.
+    """The counts of one version: frames, failed frames, crashes of its worker, predictions.
 
-    ``infer_ms`` counts the inference time of each frame that did not fail.
+    ``infer_ms`` has the inference time of each frame that did not fail.
     """
 
     frames: int = 0
@@ -54,7 +52,7 @@ class TrialStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do, why, and the numbers for ``UpdateRecord.measured``."""
+    """The decision, its reason, and the numbers for ``UpdateRecord.measured``."""
 
     action: Literal["continue", "commit", "roll_back"]
     reason: str
@@ -62,7 +60,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Finding(msgspec.Struct, frozen=True):
-    """One rule: whether it is broken by the plain numbers, and whether beyond doubt."""
+    """One rule: whether the plain numbers break it, and whether beyond doubt."""
 
     is_broken: bool
     is_certain: bool
@@ -70,7 +68,7 @@ class _Finding(msgspec.Struct, frozen=True):
 
 
 def gather(reports: Iterable[MetricReport], crashes: int = 0) -> TrialStats:
-    """Add up the metric reports of one version; each label counted is a prediction."""
+    """Return the sums of one version's metric reports; each label counted is a prediction."""
     frames = errors = predictions = 0
     times: Histogram | None = None
     for report in reports:
@@ -92,15 +90,15 @@ def gather(reports: Iterable[MetricReport], crashes: int = 0) -> TrialStats:
 def judge(
     observed: TrialStats, baseline: TrialStats | None, guards: Guards, elapsed_s: float, soak_s: float
 ) -> Verdict:
-    """Judge a trial by its guards.
+    """Return the verdict on a trial.
 
     Args:
         observed: The version on trial, since the trial began.
-        baseline: The version before, on this device, over its recent life; None where there is none
-            (then rules against it are not judged, and the reason says so).
+        baseline: The version before, on this device; None where there is none (rules against it are then not
+            judged, and the reason says so).
         guards: The rules.
         elapsed_s: Since the trial began.
-        soak_s: How long a trial lasts at least.
+        soak_s: The shortest duration of a trial.
     """
     measured = _measure(observed, baseline, elapsed_s)
     if observed.crashes:
@@ -115,26 +113,28 @@ def judge(
         return Verdict(action="continue", reason=f"{elapsed_s:.0f} of {soak_s:.0f} s", measured=measured)
     broken = [f.reason for f in findings if f.is_broken]
     if observed.frames < guards.min_frames:
-        broken.append(f"only {observed.frames} frames, at least {guards.min_frames} are wanted")
+        broken.append(f"only {observed.frames} frames, at least {guards.min_frames} are required")
     if not broken:
         return Verdict(action="commit", reason=_kept(guards, baseline), measured=measured)
     is_over = elapsed_s >= MAX_SOAKS * soak_s
     return Verdict(action="roll_back" if is_over else "continue", reason="; ".join(broken), measured=measured)
 
 
-def tighter(one: Guards, other: Guards | None) -> Guards:
-    """Return guards that keep both: of each rule the stricter; 0 is no rule.
+def tighter(guards: Guards, other: Guards | None) -> Guards:
+    """Return the stricter of each rule; 0 is no rule.
 
     >>> tighter(Guards(p99_ms=80), Guards(p99_ms=50, error_ratio=0.1)).p99_ms
     50.0
     """
     if other is None:
-        return one
+        return guards
     strict = {
-        name: min((value for value in (getattr(one, name), getattr(other, name)) if value > 0), default=0.0)
+        name: min(
+            (value for value in (getattr(guards, name), getattr(other, name)) if value > 0), default=0.0
+        )
         for name in ("p99_ms", "p99_ratio", "error_ratio", "event_ratio")
     }
-    return Guards(**strict, min_frames=max(one.min_frames, other.min_frames))
+    return Guards(**strict, min_frames=max(guards.min_frames, other.min_frames))
 
 
 def wilson(hits: float, trials: float, z: float) -> tuple[float, float]:
@@ -177,26 +177,18 @@ def _findings(observed: TrialStats, baseline: TrialStats | None, guards: Guards)
 
 
 def _slow(times: Histogram, limit_ms: float, sure_limit_ms: float, rule: str) -> _Finding:
-    """Judge "p99 at most limit"; beyond doubt only against ``sure_limit_ms``, which is not below it."""
-    low, _ = wilson(_above(times, sure_limit_ms), times.count, EARLY_Z)
+    """Judge "p99 at most limit"; beyond doubt only above ``sure_limit_ms``, which is not below it."""
+    low, _ = wilson(times.count_above(sure_limit_ms), times.count, EARLY_Z)
     p99_ms = times.quantile(0.99)
     return _Finding(p99_ms > limit_ms, low > _SLOW_SHARE, f"{rule} {p99_ms:.1f}, at most {limit_ms:.1f}")
 
 
-def _above(times: Histogram, limit_ms: float) -> int:
-    """Count values in buckets that lie wholly above a limit: never too many."""
-    sketch = times.to_wire()
-    first = math.ceil(math.log2(limit_ms) * (1 << sketch.scale)) if limit_ms > 0 else -(1 << 30)
-    return sum(n for i, n in enumerate(sketch.counts, sketch.offset) if i >= first)
-
-
 def _upper_rank(count: int) -> float:
-    """Return the quantile that is surely not below the 99th percentile of what was sampled."""
+    """Return the quantile that is certainly not below the true 99th percentile."""
     return min(1.0, 0.99 + EARLY_Z * math.sqrt(0.99 * 0.01 / count)) if count else 1.0
 
 
 def _rate(observed: TrialStats, baseline: TrialStats, factor: float) -> _Finding:
-    """Judge that the rate of predictions per frame rose and fell by no more than a factor."""
     new, old = observed.predictions / _DEPENDENCE, baseline.predictions / _DEPENDENCE
     risen = factor * observed.frames / (factor * observed.frames + baseline.frames)
     fallen = observed.frames / (observed.frames + factor * baseline.frames)
@@ -207,12 +199,12 @@ def _rate(observed: TrialStats, baseline: TrialStats, factor: float) -> _Finding
 
     ratio = _ratio(observed, baseline)
     what = f"event_ratio {ratio:.2f}, between {1 / factor:.2f} and {factor:g}"
-    # A quiet scene has too few predictions to tell, so here doubt does not stop a commit.
+    # A quiet scene has too few predictions for certainty, so doubt does not stop a commit.
     return _Finding(is_beyond(FINAL_Z), is_beyond(EARLY_Z), what)
 
 
 def _ratio(observed: TrialStats, baseline: TrialStats) -> float:
-    """Return how often the new version predicts, against the one before; one is added to each count."""
+    """Return the ratio of predictions per frame, new to old; one is added to each count."""
     new = (observed.predictions + 1) / max(1, observed.frames)
     old = (baseline.predictions + 1) / max(1, baseline.frames)
     return new / old

@@ -1,6 +1,6 @@
-"""Who a device is: its own key, the certificate the fleet gives it, and renewing both.
+"""The device's identity: its own key, the fleet's certificate for it, and the renewal of both.
 
-Runs in the short-lived process only, since it needs ``cryptography``.
+Used in the short-lived process only, since it needs ``cryptography``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,7 @@ from edgekit.base.disk import LocalDisk, storage_error
 from edgekit.base.files import replace_file
 from edgekit.base.http import Patience, Web
 from edgekit.core import wire
-from edgekit.core.errors import (
-    EnrollError,
-    ProtocolError,
-    ServerError,
-    StorageError,
-    TrustError,
-    UsageError,
-)
+from edgekit.core.errors import EnrollError, ProtocolError, ServerError, StorageError, TrustError, UsageError
 from edgekit.update.contract import EnrollOrder, Enrolment
 from edgekit.update.renewal import put_in_place
 
@@ -41,7 +34,7 @@ _MAX_ANSWER_BYTES = 1 << 20
 
 
 def enroll(order: EnrollOrder) -> Enrolment:
-    """Enrol this device and store its identity durably; ``enrolment.json`` is written last.
+    """Enrol this device, store its identity durably (``enrolment.json`` last), and return it.
 
     Raises:
         EnrollError: The fleet refused, or its answer is not for this key.
@@ -55,7 +48,7 @@ def enroll(order: EnrollOrder) -> Enrolment:
     patience = Patience(time.monotonic() + _TIMEOUT_S, _TIMEOUT_S)
     ca = _pinned_ca(base, pinned, patience) if pinned and base.startswith("https") else None
     if base.startswith("http:"):
-        logger.warning("enrolling over plain HTTP: right only on this machine, or on a network you trust")
+        logger.warning("enrolling over plain HTTP: safe only on this machine or a trusted network")
     context = ssl.create_default_context(cadata=ca.decode()) if ca else None
     key = _key(folder / "device.key")
     name = order.name or os.uname().nodename
@@ -63,10 +56,8 @@ def enroll(order: EnrollOrder) -> Enrolment:
     web = Web(None, patience, context)
     status, body = web.post_json(f"{base}/api/v1/enroll", wire.encode(request), _MAX_ANSWER_BYTES)
     answer = _answer(status, body)
-    if ca is None and pinned and _fingerprint(answer.ca.encode()) != pinned:
+    if pinned and _fingerprint(answer.ca.encode()) != pinned:
         raise TrustError("the fleet's CA is not the one that the token pins")
-    if ca is not None and _fingerprint(answer.ca.encode()) != pinned:
-        raise TrustError("the fleet answered with another CA than the one it uses")
     if not answer.root:
         raise EnrollError(
             "the fleet has no publisher yet, so this device could never trust an update",
@@ -92,15 +83,15 @@ def enroll(order: EnrollOrder) -> Enrolment:
 
 
 def start_renewal(state_dir: Path, identity: Enrolment) -> str:
-    """Make a new key, kept beside the old one, and return its signing request (PEM)."""
+    """Return the signing request (PEM) of a new key, which is kept beside the old one."""
     return _csr(_key(state_dir / "identity" / "next.key"), identity.device)
 
 
 def finish_renewal(state_dir: Path, identity: Enrolment, certificate: str) -> int:
-    """Check the certificate that answers ``start_renewal`` and put it and its key in place.
+    """Check the certificate that answers ``start_renewal``, and replace certificate and key.
 
     Returns:
-        When it ends, in Unix milliseconds.
+        Its expiry in Unix milliseconds.
 
     Raises:
         UsageError: No renewal was started.
@@ -121,7 +112,7 @@ def finish_renewal(state_dir: Path, identity: Enrolment, certificate: str) -> in
 
 
 def _pin(token: str) -> str:
-    """Return the CA's SHA-256 that a token pins; empty where it pins none."""
+    """Return the CA's SHA-256 that a token pins, or ""."""
     parts = token.split(".")
     if len(parts) not in (3, 4) or parts[0] != "ek1" or not all(parts):
         raise UsageError("the token is not of the form ek1.<id>.<secret>[.<sha256>]", hint="copy it whole")
@@ -129,7 +120,7 @@ def _pin(token: str) -> str:
 
 
 def _pinned_ca(base: str, pinned: str, patience: Patience) -> bytes:
-    """Fetch the fleet's CA over a connection that proves nothing, and believe it by its hash."""
+    """Fetch the fleet's CA over an unverified connection, and verify it by its hash."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -138,17 +129,17 @@ def _pinned_ca(base: str, pinned: str, patience: Patience) -> bytes:
         raise TrustError(
             "the fleet's CA is not the one that the token pins",
             reasons=(f"pinned {pinned}", f"found {_fingerprint(pem) or 'no certificate'}"),
-            hint="check the address; somebody may be in between",
+            hint="check the address; the connection may be intercepted",
         )
     return pem
 
 
 def _fingerprint(pem: bytes) -> str:
     try:
-        found = x509.load_pem_x509_certificate(pem)
+        certificate = x509.load_pem_x509_certificate(pem)
     except ValueError:
         return ""
-    return hashlib.sha256(found.public_bytes(serialization.Encoding.DER)).hexdigest()
+    return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
 
 
 def _answer(status: int, body: bytes) -> wire.EnrollResponse:
@@ -156,7 +147,7 @@ def _answer(status: int, body: bytes) -> wire.EnrollResponse:
         try:
             return wire.decode(body, wire.EnrollResponse)
         except ProtocolError as cause:
-            raise EnrollError(f"the fleet's answer is not one to an enrolment: {cause.message}") from cause
+            raise EnrollError(f"the fleet's answer to the enrolment is not valid: {cause.message}") from cause
     try:
         problem = msgspec.json.decode(body, type=dict[str, object])
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -168,7 +159,7 @@ def _answer(status: int, body: bytes) -> wire.EnrollResponse:
 
 
 def _key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Return the key at a path, made now where there is none; readable by its owner only."""
+    """Return the key at a path, made if missing; only its owner can read it."""
     disk = LocalDisk()
     try:
         data = disk.read(path)
@@ -182,16 +173,16 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
             replace_file(disk, path, _pem(key))
             path.chmod(0o600)
             return key
-        found = serialization.load_pem_private_key(data, None)
+        stored = serialization.load_pem_private_key(data, None)
     except OSError as cause:
         raise storage_error(path, cause) from cause
     except ValueError as cause:
         raise StorageError(
             f"{path} is damaged: {cause}", hint="remove it and enrol the device again"
         ) from cause
-    if not isinstance(found, ec.EllipticCurvePrivateKey):
+    if not isinstance(stored, ec.EllipticCurvePrivateKey):
         raise StorageError(f"{path} is not an elliptic-curve key", hint="remove it and enrol again")
-    return found
+    return stored
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -207,14 +198,14 @@ def _csr(key: ec.EllipticCurvePrivateKey, name: str) -> str:
 
 
 def _check(certificate: str, ca: str, key: ec.EllipticCurvePrivateKey, device: str) -> tuple[int, int]:
-    """Check a certificate and return when it ends and when to renew it, in Unix milliseconds."""
+    """Check a certificate and return its expiry and renewal time in Unix milliseconds."""
     try:
-        found = x509.load_pem_x509_certificate(certificate.encode())
-        found.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.encode()))
+        issued = x509.load_pem_x509_certificate(certificate.encode())
+        issued.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.encode()))
     except (ValueError, TypeError, InvalidSignature) as cause:
         raise TrustError(f"the certificate is not from the fleet's CA: {cause}") from cause
-    names = [str(a.value) for a in found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    if found.public_key() != key.public_key() or names != [device]:
+    names = [str(a.value) for a in issued.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if issued.public_key() != key.public_key() or names != [device]:
         raise TrustError(f"the certificate is for {names}, not for this device's key and name '{device}'")
-    begins_s, ends_s = found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp()
+    begins_s, ends_s = issued.not_valid_before_utc.timestamp(), issued.not_valid_after_utc.timestamp()
     return int(ends_s * 1000), int((begins_s + (ends_s - begins_s) * 2 / 3) * 1000)

@@ -1,4 +1,4 @@
-"""Runs the updater and enrolment as short-lived child processes; the supervisor's side, kept small."""
+"""Runs the updater and enrolment as short-lived child processes, for the supervisor."""
 
 from __future__ import annotations
 
@@ -19,18 +19,15 @@ R = TypeVar("R", UpdaterResult, Enrolment)
 def run_updater(
     request: UpdaterRequest, on_progress: Callable[[UpdaterProgress], None] | None = None
 ) -> UpdaterResult:
-    """Run one job in a child process of low priority and wait for it (call it on a thread).
+    """Run one job in a child process of low priority and return its result (call it on a thread).
 
-    Args:
-        request: The job; its ``timeout_s`` bounds it, after which the child is killed.
-        on_progress: Called on the caller's thread for each line of progress; an exception of its
-            own ends the child and comes out here.
+    The child is killed after ``request.timeout_s``. ``on_progress`` is called on the caller's thread; its
+    exceptions end the child and propagate.
 
     Raises:
-        EdgekitError: What went wrong in the child, of the class it had there: ``TrustError`` (never
-            retried), ``LinkError`` and ``StorageError`` (``retryable``), ``NoVariantError``,
-            ``BundleError``.
-        LinkError: The child outlived its time, or ended without a result.
+        EdgekitError: What the child raised, of the same class: ``TrustError`` (never retried), ``LinkError``
+            and ``StorageError`` (``retryable``), ``NoVariantError``, ``BundleError``.
+        LinkError: The child timed out, or ended without a result.
         ConfigError: The libraries that verify updates are not installed.
     """
     require_libraries("an update")
@@ -38,9 +35,9 @@ def run_updater(
 
 
 def run_enroll(order: EnrollOrder, timeout_s: float = 60.0) -> Enrolment:
-    """Enrol this device in a child process; identity is stored durably below ``state_dir``.
+    """Enrol this device in a child process; its identity is stored below ``state_dir``.
 
-    Doing it again with the same token and an existing key returns the same identity.
+    Repeating it with the same token and an existing key returns the same identity.
 
     Raises:
         EnrollError: The fleet refused.
@@ -54,7 +51,7 @@ def run_enroll(order: EnrollOrder, timeout_s: float = 60.0) -> Enrolment:
 
 
 def require_libraries(purpose: str) -> None:
-    """Refuse to begin without the libraries that verify what the fleet sends.
+    """Raise unless the libraries that verify updates are installed.
 
     Raises:
         ConfigError: One is missing; the hint installs it.

@@ -1,7 +1,7 @@
-"""The update of one model as data: states, events, and one table between them.
+"""The update of one model as data: states, events, and one table.
 
-``str(table())`` is the drawing that the documents show. The driver saves a state, then acts on it,
-so every state has a row for RESTARTED: what to do when the process died in it.
+``str(table())`` is the drawing in the documentation. The driver saves a state, then acts on it, so every
+state has a row for RESTARTED, for when the process died in it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from edgekit.core.errors import EdgekitError
 
 
 class State(Enum):
-    """Where an update of one model stands."""
+    """The state of one model's update."""
 
     IDLE = "IDLE"
     FETCHING = "FETCHING"
@@ -22,14 +22,13 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What happens to an update.
+    """An event of an update.
 
-    WANTED: the fleet directs this device to a version. REVERTED: a person or the fleet wants the
-    version before. FETCHED, INSTALLED: that step is done. RETRY: it failed for now. POSTPONED: the
-    attempts of this round are used up, or something outside interrupted; tried again later. REJECTED:
-    refused before any trial, for good. COMMITTED: the trial passed. FAILED: it did not. CANCELLED:
-    the fleet changed its mind. ROLLED_BACK: the version before runs again. RESTARTED: the process
-    died and came back.
+    WANTED: the fleet desires a version. REVERTED: a person or the fleet wants the version before. FETCHED,
+    INSTALLED: that step is done. RETRY: it failed for now. POSTPONED: the tries of this round are used up, or
+    it was interrupted; tried again later. REJECTED: refused for good, before any trial. COMMITTED: the trial
+    passed. FAILED: it did not. CANCELLED: the fleet desires another version. ROLLED_BACK: the version before
+    runs again. RESTARTED: the process died and restarted.
     """
 
     WANTED = "WANTED"
@@ -74,23 +73,23 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 
 
 def step(state: State, event: Event) -> State:
-    """Return the state that an event leads to.
+    """Return the state after an event.
 
     >>> step(State.TRIAL, Event.RESTARTED)
     <State.ROLLING_BACK: 'ROLLING_BACK'>
 
     Raises:
-        EdgekitError: The event cannot happen in this state: a bug in the caller.
+        EdgekitError: The event has no row in this state: a bug in the caller.
     """
-    found = TRANSITIONS.get((state, event))
-    if found is None:
+    next_state = TRANSITIONS.get((state, event))
+    if next_state is None:
         possible = ", ".join(e.name for s, e in TRANSITIONS if s is state)
         raise EdgekitError(f"update: {event.name} cannot happen in {state.name}; possible are {possible}")
-    return found
+    return next_state
 
 
 def is_possible(state: State, event: Event) -> bool:
-    """Say whether an event has a row in this state."""
+    """Return whether an event has a row in this state."""
     return (state, event) in TRANSITIONS
 
 

@@ -1,4 +1,4 @@
-"""Puts a renewed key and certificate in place; also what a supervisor does first, after any crash."""
+"""Switches to a renewed key and certificate; the supervisor does it first after any crash."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from edgekit.base.disk import LocalDisk, storage_error
 def put_in_place(state_dir: Path) -> bool:
     """Finish a renewal that got as far as ``next.crt``; returns whether there was one.
 
-    The key goes first: while ``next.crt`` is there, the switch is decided and can be finished, on
-    whichever line the process died.
+    The key goes first: while ``next.crt`` exists, a switch that was interrupted anywhere can be finished.
 
     Raises:
-        StorageError: The disk failed; doing it again goes on from there.
+        StorageError: The disk failed; a retry continues.
     """
     folder, disk = state_dir / "identity", LocalDisk()
     try:

@@ -1,7 +1,7 @@
-"""What is installed: per model the slots ``active``, ``previous``, ``staged``, switched atomically.
+"""Installed bundles: each model's slots ``active``, ``previous``, ``staged``, switched atomically.
 
-Blobs are shared by content hash below ``blobs/``; a slot names a manifest's hash, and the manifest
-names its files. The folder below ``bundles/`` is only a view, which can always be made again.
+Blobs are shared by content hash below ``blobs/``; a slot names a manifest's hash, and the manifest names
+its files. The folder below ``bundles/`` is only a view that can be rebuilt.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from edgekit.base.disk import LocalDisk, storage_error
-from edgekit.base.files import replace_file
+from edgekit.base.files import read_file, replace_file
 from edgekit.core.errors import BundleError, StorageError
 from edgekit.core.spec import NAME, VERSION, Manifest, parse_manifest
 
@@ -21,7 +21,7 @@ SIGNED = "bundle.signed.json"
 
 
 class Installed(msgspec.Struct, frozen=True):
-    """One installed version: its number and its manifest's SHA-256, the blob it lies in."""
+    """One installed version, and its manifest's SHA-256."""
 
     version: str
     sha256: str
@@ -36,11 +36,11 @@ class Slot(msgspec.Struct, frozen=True):
 
     def filled(self) -> tuple[Installed, ...]:
         """Return what is installed, the active first."""
-        return tuple(found for found in (self.active, self.previous, self.staged) if found is not None)
+        return tuple(version for version in (self.active, self.previous, self.staged) if version is not None)
 
 
 class Slots:
-    """The installed versions below a state directory. Every change is durable when it returns."""
+    """The installed versions below a state folder. Every change is durable when it returns."""
 
     def __init__(self, state_dir: Path, disk: LocalDisk | None = None) -> None:
         self.state_dir = state_dir
@@ -58,14 +58,12 @@ class Slots:
         """Return a model's slots; all empty where it has none.
 
         Raises:
-            StorageError: The file is there and cannot be read.
+            StorageError: The file cannot be read.
         """
         path = self._path(model)
+        data = read_file(path, self._disk)
         try:
-            data = self._disk.read(path)
             return Slot() if data is None else msgspec.json.decode(data, type=Slot)
-        except OSError as cause:
-            raise storage_error(path, cause) from cause
         except (msgspec.DecodeError, UnicodeDecodeError) as cause:
             raise StorageError(
                 f"{path} is damaged: {cause}", hint="remove it; the fleet installs again"
@@ -81,41 +79,40 @@ class Slots:
         return slot
 
     def holds(self, model: str, version: str, sha256: str) -> bool:
-        """Say whether some slot of a model holds this very bundle, whole on disk."""
-        wanted = Installed(version, sha256)
-        if wanted not in self.load(model).filled():
+        """Return whether a slot of a model has this very bundle, complete on disk."""
+        bundle = Installed(version, sha256)
+        if bundle not in self.load(model).filled():
             return False
         try:
-            self._present(wanted)
+            self._present(bundle)
         except BundleError:
             return False
         return True
 
     def stage(self, model: str, version: str, sha256: str) -> Path:
-        """Put a fetched bundle into ``staged`` and return its folder; safe to do twice.
+        """Put a fetched bundle into ``staged`` and return its folder; safe to repeat.
 
-        The folder ``bundles/<model>-<version>/`` has ``bundle.json`` with those variants whose blobs
-        are on disk, and links to the blobs; the manifest as it was signed is ``bundle.signed.json``.
+        ``bundles/<model>-<version>/`` has links to the blobs, the variants whose blobs are on disk in
+        ``bundle.json``, and the signed manifest as ``bundle.signed.json``.
 
         Raises:
-            BundleError: A blob that it needs is missing, or the version is installed with another
-                content.
+            BundleError: A required blob is missing, or the version is installed with another content.
             StorageError: The disk is full or broken.
         """
-        wanted, slot = Installed(version, sha256), self.load(model)
-        for found in (slot.active, slot.previous):
-            if found is not None and found.version == version and found.sha256 != sha256:
+        staged, slot = Installed(version, sha256), self.load(model)
+        for installed in (slot.active, slot.previous):
+            if installed is not None and installed.version == version and installed.sha256 != sha256:
                 raise BundleError(
                     f"'{model} {version}' is installed with another content",
-                    reasons=(f"installed {found.sha256}", f"wanted {sha256}"),
+                    reasons=(f"installed {installed.sha256}", f"wanted {sha256}"),
                     hint="publish it under a new version",
                 )
-        folder = self._view(model, wanted)
-        self._save(model, msgspec.structs.replace(slot, staged=wanted))
+        folder = self._view(model, staged)
+        self._save(model, msgspec.structs.replace(slot, staged=staged))
         return folder
 
     def commit(self, model: str, version: str) -> Slot:
-        """Make ``staged`` active and the active one ``previous``; safe to do twice.
+        """Make ``staged`` active and the active one ``previous``; safe to repeat.
 
         Raises:
             StorageError: That version is neither staged nor active.
@@ -129,9 +126,9 @@ class Slots:
         return slot
 
     def abandon(self, model: str, version: str) -> Slot:
-        """Make sure that a version is neither active nor staged; safe to do twice.
+        """Ensure that a version is neither active nor staged; safe to repeat.
 
-        A staged one is dropped; an active one and ``previous`` change places.
+        A staged one is dropped; an active one is swapped with ``previous``.
 
         Raises:
             StorageError: It is active and there is no previous version.
@@ -147,41 +144,41 @@ class Slots:
         return slot if changed == slot else self._save(model, changed)
 
     def folder(self, model: str, slot: SlotName = "active") -> Path | None:
-        """Return the folder of the bundle in a slot, which ``open_bundle`` opens; None if it is empty.
+        """Return the folder of a slot's bundle, for ``open_bundle``; None if the slot is empty.
 
         Raises:
             BundleError: Its blobs are gone.
             StorageError: The disk is full or broken.
         """
-        found: Installed | None = getattr(self.load(model), slot)
-        return None if found is None else self._view(model, found)
+        installed: Installed | None = getattr(self.load(model), slot)
+        return None if installed is None else self._view(model, installed)
 
     # -- views
 
-    def _present(self, wanted: Installed) -> tuple[Manifest, bytes]:
-        """Return the manifest with the variants whose files are all on disk, and its signed bytes."""
-        signed = self._disk.read(self.blobs / wanted.sha256)
+    def _present(self, bundle: Installed) -> tuple[Manifest, bytes]:
+        """Return the manifest with only the variants that are complete on disk, and its signed bytes."""
+        signed = self._disk.read(self.blobs / bundle.sha256)
         if signed is None:
-            raise BundleError(f"manifest {wanted.sha256} of version {wanted.version} is not on disk")
+            raise BundleError(f"manifest {bundle.sha256} of version {bundle.version} is not on disk")
         manifest = parse_manifest(signed)
         here = {f.path for f in manifest.every_file() if self._disk.size(self.blobs / f.sha256) == f.bytes}
         missing = [f.path for f in manifest.files if f.path not in here]
         variants = tuple(v for v in manifest.variants if all(f.path in here for f in v.files))
         if missing or not variants:
             raise BundleError(
-                f"'{manifest.model} {manifest.version}' is not whole on disk",
+                f"'{manifest.model} {manifest.version}' is incomplete on disk",
                 reasons=tuple(f"{path}: missing" for path in missing) or ("no variant has all its files",),
                 hint="fetch it again",
             )
         return msgspec.structs.replace(manifest, variants=variants), signed
 
-    def _view(self, model: str, wanted: Installed) -> Path:
-        """Return the folder view of a bundle, making it where it is missing or another bundle's."""
-        if not VERSION.fullmatch(wanted.version):
-            raise BundleError(f"{wanted.version[:100]!r} is not a version")
-        folder = self._bundles / f"{model}-{wanted.version}"
+    def _view(self, model: str, bundle: Installed) -> Path:
+        """Return a bundle's folder view, built where it is missing or out of date."""
+        if not VERSION.fullmatch(bundle.version):
+            raise BundleError(f"{bundle.version[:100]!r} is not a version")
+        folder = self._bundles / f"{model}-{bundle.version}"
         try:
-            manifest, signed = self._present(wanted)
+            manifest, signed = self._present(bundle)
             contents = {f.path: f for f in manifest.every_file()}
             reduced = msgspec.json.encode(manifest)
             is_made = (
@@ -218,18 +215,18 @@ class Slots:
     def collect_garbage(self, *, keep_partial: bool = True) -> int:
         """Delete blobs and folders that no slot names; return the bytes freed.
 
-        Must not run while an updater does: what it has fetched is in no slot yet.
+        Must not run while an updater does: what it fetched is in no slot yet.
 
         Raises:
-            StorageError: A slot file cannot be read (then nothing is deleted), or the disk is broken.
+            StorageError: A slot file cannot be read (nothing is deleted), or the disk is broken.
         """
         keep_blobs: set[str] = set()
         keep_views: set[str] = set()
         for model in self.models():
-            for found in self.load(model).filled():
-                keep_views.add(f"{model}-{found.version}")
-                keep_blobs.add(found.sha256)
-                signed = self._disk.read(self.blobs / found.sha256)
+            for installed in self.load(model).filled():
+                keep_views.add(f"{model}-{installed.version}")
+                keep_blobs.add(installed.sha256)
+                signed = self._disk.read(self.blobs / installed.sha256)
                 if signed is not None:
                     keep_blobs |= {f.sha256 for f in parse_manifest(signed).every_file()}
         try:

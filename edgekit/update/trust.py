@@ -1,7 +1,7 @@
-"""Whether a desired state and a bundle may be believed; the updater's process only.
+"""Verifies desired states and bundles; for the updater's process only.
 
-Two signatures must agree (the Uptane split): the fleet's online key directs this device to a target,
-and the publisher's key, through TUF, says what that target is.
+Two signatures must agree (the Uptane split): the fleet's online key assigns a target to this device, and
+the publisher's key, through TUF, says what that target is.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ MAX_METADATA_BYTES = 8 << 20
 
 
 class Floor(msgspec.Struct, frozen=True):
-    """The highest versions ever believed; kept apart from the metadata, and synced.
+    """The highest versions accepted so far, kept apart from the metadata, and synced.
 
-    python-tuf writes its files without syncing them: after a power cut they may be empty, and without
-    this record an attacker could then offer old metadata.
+    python-tuf does not sync its files: after a power cut they may be empty, and without this record an
+    attacker could offer old metadata.
     """
 
     desired: int = 0
@@ -66,10 +66,10 @@ class FloorFile:
         self._path = state_dir / "tuf" / "floor.json"
 
     def load(self) -> Floor:
-        """Return the record; an empty one where there is none.
+        """Return the record; an empty one where there is no file.
 
         Raises:
-            TrustError: The record is damaged: it is written so that this cannot happen by itself.
+            TrustError: The record is damaged; no power cut can do that.
         """
         if (data := read_file(self._path)) is None:
             return Floor()
@@ -87,7 +87,7 @@ def verify_desired(encoded: bytes, identity: Enrolment) -> wire.Desired:
     """Return a desired state that the fleet signed for this device.
 
     Raises:
-        SignatureError: It is unsigned, signed by an unknown key, or the signature is wrong.
+        SignatureError: It is unsigned, the key is unknown, or the signature is wrong.
         TrustError: It is for another device.
         ProtocolError: It is malformed.
     """
@@ -114,10 +114,10 @@ def verify_desired(encoded: bytes, identity: Enrolment) -> wire.Desired:
 
 
 def check_not_older(desired: wire.Desired, floor: Floor) -> Floor:
-    """Return the floor that a desired state raises.
+    """Return the floor after a desired state.
 
     Raises:
-        RollbackAttackError: It is older than one that was accepted, or another one of that version.
+        RollbackAttackError: It is older than the accepted one, or another one of that version.
     """
     content = msgspec.json.encode((desired.models, desired.config), order="sorted")
     sha256 = hashlib.sha256(content).hexdigest()
@@ -131,7 +131,7 @@ def check_not_older(desired: wire.Desired, floor: Floor) -> Floor:
 
 
 class _Fetcher(FetcherInterface):
-    """Gives python-tuf its metadata through our own bounded reader."""
+    """Fetches python-tuf's metadata through our own bounded client."""
 
     def __init__(self, web: Web) -> None:
         self._web = web
@@ -149,73 +149,64 @@ class _Fetcher(FetcherInterface):
 def trusted_target(
     state_dir: Path,
     identity: Enrolment,
-    wanted: wire.DesiredModel,
+    desired: wire.DesiredModel,
     model: str,
     web: Web,
     now_unix_ms: int,
     *,
     to_measure: bool = False,
 ) -> None:
-    """Check that the publisher signed exactly the target that the fleet wants.
+    """Check that the publisher signed exactly the target that the fleet desires.
 
-    Args:
-        state_dir: Where what was believed before is kept.
-        identity: Who this device is, and whom it trusts.
-        wanted: The target.
-        model: The model it is of.
-        web: The way to the fleet.
-        now_unix_ms: For expiry.
-        to_measure: It will be measured and not installed, so it may be signed for measuring only.
+    ``to_measure``: it is measured and not installed, so it may be signed for measuring only.
 
     Raises:
-        TrustError: It is not signed, or signed for measuring and to be installed, or metadata is not
-            what TUF requires; a subclass says which: expired (freeze), older than before (rollback),
-            hash or length (mix and match, endless).
-        LinkError: The metadata cannot be had.
+        TrustError: It is not signed, or is to be installed and signed for measuring, or the metadata violates
+            TUF; a subclass for expired (freeze), older than before (rollback), hash or length (mix and match,
+            endless).
+        LinkError: The metadata cannot be fetched.
         StorageError: It cannot be stored.
     """
-    if not NAME.fullmatch(model) or not VERSION.fullmatch(wanted.version):
-        raise BundleError(f"'{model[:64]} {wanted.version[:64]}' is not a model and version")
-    allowed = {wire.target_path(model, wanted.version)}
+    if not NAME.fullmatch(model) or not VERSION.fullmatch(desired.version):
+        raise BundleError(f"'{model[:64]} {desired.version[:64]}' is not a model and version")
+    allowed = {wire.target_path(model, desired.version)}
     if to_measure:
-        allowed.add(wire.measuring_path(model, wanted.sha256))
-    if wanted.target not in allowed:
-        raise TrustError(f"the fleet wants target {wanted.target[:200]!r} for '{model} {wanted.version}'")
+        allowed.add(wire.measuring_path(model, desired.sha256))
+    if desired.target not in allowed:
+        raise TrustError(f"the fleet wants target {desired.target[:200]!r} for '{model} {desired.version}'")
     metadata = state_dir / "tuf" / "metadata"
     try:
         metadata.mkdir(parents=True, exist_ok=True)
-        info = _refresh(metadata, identity, wanted.target, web, now_unix_ms)
+        info = _refresh(metadata, identity, desired.target, web, now_unix_ms)
         _raise_floor(state_dir, metadata)
-    except tuf_errors.RepositoryError as cause:
+    except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as cause:
         raise _translated(cause) from cause
-    except tuf_errors.DownloadError as cause:
-        raise _translated_download(cause) from cause
     except OSError as cause:
         raise storage_error(metadata, cause) from cause
     if info is None:
         raise TrustError(
-            f"no publisher signed '{wanted.target}'", hint="publish the bundle, or take it out of the rollout"
+            f"no publisher signed '{desired.target}'",
+            hint="publish the bundle, or take it out of the rollout",
         )
-    _check_signed(info, wanted, model, to_measure=to_measure)
+    _check_signed(info, desired, model, to_measure=to_measure)
 
 
 def _check_signed(
-    info: tuple[int, str, dict[str, Any]], wanted: wire.DesiredModel, model: str, *, to_measure: bool
+    info: tuple[int, str, dict[str, Any]], desired: wire.DesiredModel, model: str, *, to_measure: bool
 ) -> None:
-    """Insist that what was signed is what is wanted, and for that purpose."""
     length, sha256, custom = info
-    if (length, sha256) != (wanted.bytes, wanted.sha256):
+    if (length, sha256) != (desired.bytes, desired.sha256):
         raise HashMismatchError(
-            f"the fleet wants another '{wanted.target}' than the publisher signed",
-            reasons=(f"wanted {wanted.bytes} bytes, {wanted.sha256}", f"signed {length} bytes, {sha256}"),
+            f"the fleet wants another '{desired.target}' than the publisher signed",
+            reasons=(f"wanted {desired.bytes} bytes, {desired.sha256}", f"signed {length} bytes, {sha256}"),
         )
     if custom.get("purpose") is not None and not to_measure:
         raise TrustError(
-            f"'{wanted.target}' is signed for {str(custom['purpose'])[:64]!r}, a device does not install it"
+            f"'{desired.target}' is signed for {str(custom['purpose'])[:64]!r}, a device does not install it"
         )
-    named = (custom.get("model", model), custom.get("version", wanted.version))
-    if named != (model, wanted.version):
-        raise TrustError(f"'{wanted.target}' is signed as {named[0]!r} {named[1]!r}")
+    named = (custom.get("model", model), custom.get("version", desired.version))
+    if named != (model, desired.version):
+        raise TrustError(f"'{desired.target}' is signed as {named[0]!r} {named[1]!r}")
 
 
 def _refresh(
@@ -228,30 +219,32 @@ def _refresh(
         config=UpdaterConfig(targets_max_length=MAX_METADATA_BYTES, max_delegations=8),
         bootstrap=identity.root.encode(),
     )
-    # The device's clock may stand before what it has already seen; python-tuf takes no clock.
+    # The machine's clock may be behind the floored one; python-tuf takes no clock.
     trusted = updater._trusted_set  # noqa: SLF001
     floor = dt.datetime.fromtimestamp(now_unix_ms / 1000, dt.timezone.utc)
     trusted.reference_time = max(trusted.reference_time, floor)
     updater.refresh()
-    found = updater.get_targetinfo(target)
-    if found is None:
+    info = updater.get_targetinfo(target)
+    if info is None:
         return None
-    custom = found.unrecognized_fields.get("custom", {})
-    return found.length, found.hashes.get("sha256", ""), custom if isinstance(custom, dict) else {}
+    custom = info.unrecognized_fields.get("custom", {})
+    return info.length, info.hashes.get("sha256", ""), custom if isinstance(custom, dict) else {}
 
 
 def _raise_floor(state_dir: Path, metadata: Path) -> None:
-    """Sync what python-tuf wrote, and refuse metadata older than any believed before."""
+    """Sync python-tuf's files, and reject metadata older than accepted before."""
     sync_tree(metadata)
     keeper = FloorFile(state_dir)
     floor = keeper.load()
-    found = {role: int(Metadata.from_file(str(metadata / f"{role}.json")).signed.version) for role in ROLES}
-    for role, version in found.items():
+    versions = {
+        role: int(Metadata.from_file(str(metadata / f"{role}.json")).signed.version) for role in ROLES
+    }
+    for role, version in versions.items():
         if version < getattr(floor, role):
             raise RollbackAttackError(
-                f"TUF {role} {version} is older than {getattr(floor, role)}, which was believed before"
+                f"TUF {role} {version} is older than {getattr(floor, role)}, which was accepted before"
             )
-    keeper.save(msgspec.structs.replace(floor, **found))
+    keeper.save(msgspec.structs.replace(floor, **versions))
 
 
 _KINDS: tuple[tuple[type[Exception], type[TrustError]], ...] = (
@@ -262,34 +255,36 @@ _KINDS: tuple[tuple[type[Exception], type[TrustError]], ...] = (
 )
 
 
-def _translated(cause: tuf_errors.RepositoryError) -> TrustError:
+def _translated(cause: tuf_errors.RepositoryError | tuf_errors.DownloadError) -> EdgekitError:
+    if isinstance(cause, tuf_errors.DownloadError):
+        return _translated_download(cause)
     kind = next((ours for theirs, ours in _KINDS if isinstance(cause, theirs)), TrustError)
-    return kind(f"the fleet's TUF metadata is refused: {cause}"[:1000])
+    return kind(f"the fleet's TUF metadata is rejected: {cause}"[:1000])
 
 
 def _translated_download(cause: tuf_errors.DownloadError) -> EdgekitError:
     if isinstance(cause, tuf_errors.DownloadLengthMismatchError):
         return HashMismatchError(f"the fleet's TUF metadata is endless: {cause}"[:1000])
     if isinstance(cause, tuf_errors.DownloadHTTPError):
-        return ServerError(f"the fleet's TUF metadata cannot be had: {cause}"[:1000])
+        return ServerError(f"the fleet's TUF metadata cannot be fetched: {cause}"[:1000])
     if isinstance(cause.__cause__, (TrustError, ProtocolError)):
         return cause.__cause__
-    return LinkError(f"the fleet's TUF metadata cannot be had: {cause}"[:1000])
+    return LinkError(f"the fleet's TUF metadata cannot be fetched: {cause}"[:1000])
 
 
-def manifest_url(identity: Enrolment, model: str, wanted: wire.DesiredModel) -> str:
-    """Return where a bundle's manifest lies."""
+def manifest_url(identity: Enrolment, model: str, desired: wire.DesiredModel) -> str:
+    """Return the URL of a bundle's manifest."""
     base = identity.targets_url.rstrip("/")
-    if wanted.target == wire.measuring_path(model, wanted.sha256):
-        return f"{base}/{wire.MEASURING}/{model}/{wanted.sha256}/{wanted.sha256}.bundle.json"
-    return f"{base}/{model}/{wanted.version}/{wanted.sha256}.bundle.json"
+    if desired.target == wire.measuring_path(model, desired.sha256):
+        return f"{base}/{wire.MEASURING}/{model}/{desired.sha256}/{desired.sha256}.bundle.json"
+    return f"{base}/{model}/{desired.version}/{desired.sha256}.bundle.json"
 
 
-def check_manifest_size(wanted: wire.DesiredModel) -> None:
-    """Refuse a manifest that is larger than any may be.
+def check_manifest_size(desired: wire.DesiredModel) -> None:
+    """Raise for a manifest over the size limit.
 
     Raises:
         BundleError: It is.
     """
-    if not 0 < wanted.bytes <= MAX_MANIFEST_BYTES:
-        raise BundleError(f"bundle.json of {wanted.bytes} bytes, at most {MAX_MANIFEST_BYTES} are read")
+    if not 0 < desired.bytes <= MAX_MANIFEST_BYTES:
+        raise BundleError(f"bundle.json of {desired.bytes} bytes, at most {MAX_MANIFEST_BYTES} are read")

@@ -1,7 +1,7 @@
-"""The updater: a short-lived process that believes nothing it has not verified.
+"""The updater: a short-lived process that verifies and fetches.
 
 ``python -m edgekit.update.updater job`` takes an ``UpdaterRequest``, ``... enroll`` an ``EnrollOrder``; see
-``base.child`` for how it answers.
+``base.child`` for the answers.
 """
 
 from __future__ import annotations
@@ -26,13 +26,7 @@ from edgekit.core import wire
 from edgekit.core.errors import BundleError, ConfigError, HashMismatchError, StorageError, UsageError
 from edgekit.core.select import require, select
 from edgekit.core.spec import Manifest, Variant, VariantFile, parse_manifest
-from edgekit.update.contract import (
-    EnrollOrder,
-    Enrolment,
-    UpdaterProgress,
-    UpdaterRequest,
-    UpdaterResult,
-)
+from edgekit.update.contract import EnrollOrder, Enrolment, UpdaterProgress, UpdaterRequest, UpdaterResult
 from edgekit.update.download import Blobs
 from edgekit.update.renewal import put_in_place
 
@@ -42,7 +36,7 @@ _NICE = 10
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """Which files of a bundle to bring: those that all variants share, then variant by variant."""
+    """The files of a bundle to fetch: the shared ones, then variant by variant."""
 
     files: tuple[VariantFile, ...]
     variants: tuple[str, ...]
@@ -50,11 +44,11 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 def choose(manifest: Manifest, request: UpdaterRequest, device: str, budget_bytes: int) -> Choice:
-    """Choose the variants to bring: those that can run here, the best first, while there is room.
+    """Return the variants to fetch: those that can run here, best first, while there is room.
 
     Raises:
         NoVariantError: None can run here; the reasons say why.
-        StorageError: Not even the best one has room.
+        StorageError: There is no room even for the best one.
     """
     rejected: dict[str, str] = {}
     fitting: list[Variant] = list(manifest.variants)
@@ -63,17 +57,17 @@ def choose(manifest: Manifest, request: UpdaterRequest, device: str, budget_byte
         require(selection, manifest, device)
         fitting = [candidate.variant for candidate in selection.candidates]
         rejected = {r.variant: "; ".join(r.reasons) for r in selection.rejected}
-    wanted = {file.sha256: file for file in manifest.files}
+    files = {file.sha256: file for file in manifest.files}
     taken: list[str] = []
     for variant in fitting:
-        more = {**wanted, **{file.sha256: file for file in variant.files}}
+        more = {**files, **{file.sha256: file for file in variant.files}}
         size = sum(file.bytes for file in more.values())
         if size > budget_bytes:
             rejected[variant.id] = (
-                f"needs {size} bytes with what was chosen before, {budget_bytes} may be used"
+                f"needs {size} bytes with the variants chosen before, {budget_bytes} may be used"
             )
             continue
-        wanted = more
+        files = more
         taken.append(variant.id)
     if not taken:
         raise StorageError(
@@ -81,38 +75,32 @@ def choose(manifest: Manifest, request: UpdaterRequest, device: str, budget_byte
             reasons=tuple(f"{name}: {why}" for name, why in rejected.items()),
             hint="free some space, or raise the limit for bundles",
         )
-    return Choice(tuple(wanted.values()), tuple(taken), rejected)
+    return Choice(tuple(files.values()), tuple(taken), rejected)
 
 
 class Job:
-    """One request, carried out.
-
-    Args:
-        request: What to do.
-        tell: Takes progress.
-        now_s: Monotonic seconds.
-    """
+    """One request; ``report`` is called with progress."""
 
     def __init__(
         self,
         request: UpdaterRequest,
-        tell: Callable[[UpdaterProgress], None],
+        report: Callable[[UpdaterProgress], None],
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._request = request
-        self._tell = tell
+        self._report = report
         self._now_s = now_s
         self._state_dir = Path(request.state_dir)
-        put_in_place(self._state_dir)  # a renewal that was cut short
+        put_in_place(self._state_dir)  # finishes an interrupted renewal
         self._identity = load_identity(self._state_dir)
         patience = Patience(now_s() + request.timeout_s, request.stall_s, now_s)
         self._web = Web(self._state_dir / "identity" / "ca.crt", patience)
 
     def run(self) -> UpdaterResult:
-        """Do it.
+        """Carry it out and return its result.
 
         Raises:
-            EdgekitError: Of the class that says what went wrong.
+            EdgekitError: Of the class of the failure.
         """
         if self._request.kind == "renew":
             from edgekit.update.identity import finish_renewal, start_renewal
@@ -129,7 +117,6 @@ class Job:
         return self._fetch(desired)
 
     def _accept(self) -> wire.Desired:
-        """Verify the desired state and store it as the last accepted."""
         from edgekit.update.trust import FloorFile, check_not_older, verify_desired
 
         encoded = self._request.desired.encode()
@@ -146,42 +133,39 @@ class Job:
 
     def _fetch(self, desired: wire.Desired) -> UpdaterResult:
         model = self._request.model
-        wanted = desired.models.get(model)
-        if wanted is None:
+        desired_model = desired.models.get(model)
+        if desired_model is None:
             raise UsageError(f"desired state {desired.version} has no model '{model}'")
-        self._check(wanted, to_measure=False)
-        result = self._bring_bundle(self._state_dir, wanted)
+        self._check(desired_model, to_measure=False)
+        result = self._bring_bundle(self._state_dir, desired_model)
         return msgspec.structs.replace(result, desired_version=desired.version)
 
     def _bring_to_measure(self) -> UpdaterResult:
-        """Bring a bundle to a place of its own; nothing that is installed is touched."""
-        asked = self._request
-        wanted = wire.DesiredModel(asked.version, asked.target, asked.sha256, asked.bytes)
-        self._check(wanted, to_measure=True)
-        return self._bring_bundle(Path(asked.area), wanted)
+        request = self._request
+        desired_model = wire.DesiredModel(request.version, request.target, request.sha256, request.bytes)
+        self._check(desired_model, to_measure=True)
+        return self._bring_bundle(Path(request.area), desired_model)
 
-    def _check(self, wanted: wire.DesiredModel, *, to_measure: bool) -> None:
-        """Insist that the publisher signed it."""
+    def _check(self, desired_model: wire.DesiredModel, *, to_measure: bool) -> None:
         from edgekit.update.trust import check_manifest_size, trusted_target
 
-        self._tell(UpdaterProgress(stage="trust"))
-        check_manifest_size(wanted)
+        self._report(UpdaterProgress(stage="trust"))
+        check_manifest_size(desired_model)
         now_ms = max(self._request.unix_ms, time.time_ns() // 1_000_000)
         trusted_target(
             self._state_dir,
             self._identity,
-            wanted,
+            desired_model,
             self._request.model,
             self._web,
             now_ms,
             to_measure=to_measure,
         )
 
-    def _bring_bundle(self, below: Path, wanted: wire.DesiredModel) -> UpdaterResult:
-        """Bring manifest and files of a bundle that was checked."""
+    def _bring_bundle(self, below: Path, desired_model: wire.DesiredModel) -> UpdaterResult:
         model = self._request.model
         blobs = Blobs(below, self._web)
-        manifest = self._manifest(below, blobs, wanted)
+        manifest = self._manifest(below, blobs, desired_model)
         here = sum(f.bytes for f in manifest.every_file() if blobs.has(f.sha256, f.bytes))
         partial = sum(blobs.partial_bytes(f.sha256) for f in manifest.every_file())
         budget = min(self._request.max_bytes, blobs.room_bytes() + here + partial)
@@ -189,58 +173,58 @@ class Job:
         fetched = self._bring(blobs, choice.files)
         return UpdaterResult(
             model=model,
-            version=wanted.version,
-            manifest_sha256=wanted.sha256,
+            version=desired_model.version,
+            manifest_sha256=desired_model.sha256,
             variants=choice.variants,
             rejected=choice.rejected,
             fetched_bytes=fetched,
         )
 
-    def _manifest(self, below: Path, blobs: Blobs, wanted: wire.DesiredModel) -> Manifest:
+    def _manifest(self, below: Path, blobs: Blobs, desired_model: wire.DesiredModel) -> Manifest:
         from edgekit.update.trust import manifest_url
 
-        self._tell(UpdaterProgress(stage="manifest"))
+        self._report(UpdaterProgress(stage="manifest"))
         model = self._request.model
-        path = below / "blobs" / wanted.sha256
-        data = read_file(path) if blobs.has(wanted.sha256, wanted.bytes) else None
-        if data is None or hashlib.sha256(data).hexdigest() != wanted.sha256:
-            data = self._web.get(manifest_url(self._identity, model, wanted), wanted.bytes)
-        if len(data) != wanted.bytes or hashlib.sha256(data).hexdigest() != wanted.sha256:
+        path = below / "blobs" / desired_model.sha256
+        data = read_file(path) if blobs.has(desired_model.sha256, desired_model.bytes) else None
+        if data is None or hashlib.sha256(data).hexdigest() != desired_model.sha256:
+            data = self._web.get(manifest_url(self._identity, model, desired_model), desired_model.bytes)
+        if len(data) != desired_model.bytes or hashlib.sha256(data).hexdigest() != desired_model.sha256:
             raise HashMismatchError(
-                f"bundle.json of '{model} {wanted.version}' is not the one that was signed"
+                f"bundle.json of '{model} {desired_model.version}' is not the one that was signed"
             )
-        manifest = parse_manifest(data, f"bundle.json of '{model} {wanted.version}'")
-        if (manifest.model, manifest.version) != (model, wanted.version):
+        manifest = parse_manifest(data, f"bundle.json of '{model} {desired_model.version}'")
+        if (manifest.model, manifest.version) != (model, desired_model.version):
             raise BundleError(
-                f"bundle.json of '{model} {wanted.version}' says '{manifest.model} {manifest.version}'"
+                f"bundle.json of '{model} {desired_model.version}' says '{manifest.model} {manifest.version}'"
             )
-        blobs.put(wanted.sha256, data)
+        blobs.put(desired_model.sha256, data)
         return manifest
 
     def _bring(self, blobs: Blobs, files: tuple[VariantFile, ...]) -> int:
-        """Bring what is not here; returns the bytes that came."""
+        """Fetch the missing files; returns the bytes fetched."""
         missing = [file for file in files if not blobs.has(file.sha256, file.bytes)]
         begun = sum(min(file.bytes, blobs.partial_bytes(file.sha256)) for file in missing)
         total = sum(file.bytes for file in missing)
         blobs.require_room(total - begun, f"'{self._request.model}'")
-        done, came, told_s = begun, 0, 0.0
+        done, came, reported_s = begun, 0, 0.0
 
         def count(number: int) -> None:
-            nonlocal done, came, told_s
+            nonlocal done, came, reported_s
             done, came = min(total, done + number), came + number
-            if self._now_s() - told_s >= _PROGRESS_S:
-                told_s = self._now_s()
-                self._tell(UpdaterProgress(stage="blobs", done_bytes=done, total_bytes=total))
+            if self._now_s() - reported_s >= _PROGRESS_S:
+                reported_s = self._now_s()
+                self._report(UpdaterProgress(stage="blobs", done_bytes=done, total_bytes=total))
 
         base = self._identity.targets_url.rstrip("/")
         for file in missing:
             blobs.fetch(f"{base}/blobs/{file.sha256}", file.sha256, file.bytes, count)
-        self._tell(UpdaterProgress(stage="blobs", done_bytes=total, total_bytes=total))
+        self._report(UpdaterProgress(stage="blobs", done_bytes=total, total_bytes=total))
         return came
 
 
 def load_identity(state_dir: Path) -> Enrolment:
-    """Return who this device is.
+    """Return this device's identity.
 
     Raises:
         UsageError: It is not enrolled.
@@ -260,10 +244,10 @@ def load_identity(state_dir: Path) -> Enrolment:
 
 @contextlib.contextmanager
 def only_updater(state_dir: Path, wait_s: float = _LOCK_S) -> Iterator[None]:
-    """Hold the lock that keeps two updaters from one state directory.
+    """Hold the lock that keeps two updaters from one state folder.
 
     Raises:
-        StorageError: Another one holds it.
+        StorageError: Another updater holds it.
     """
     path = state_dir / "updater.lock"
     try:
@@ -292,7 +276,7 @@ def _job(request: UpdaterRequest, progress: Callable[[UpdaterProgress], None]) -
 
 @contextlib.contextmanager
 def _libraries() -> Iterator[None]:
-    """Name the way out where a library that the updater imports is broken."""
+    """Add the installing command where a library of the updater is broken."""
     try:
         yield
     except ImportError as cause:

@@ -120,7 +120,7 @@ def test_over_plain_http_the_pin_still_checks_the_answer(authority, tmp_path):
         (403, b'{"title": "Forbidden", "detail": "the claim is used up"}', EnrollError, "used up"),
         (422, b"<html>", EnrollError, "status 422"),
         (503, b"{}", ServerError, "status 503"),
-        (200, b"{}", EnrollError, "not one to an enrolment"),
+        (200, b"{}", EnrollError, "answer to the enrolment is not valid"),
         (200, b"x" * (2 << 20), LinkError, "longer than"),
     ],
 )

@@ -1,8 +1,8 @@
-"""A measurement job in a process of its own: golden samples first, then times, and nothing kept here.
+"""The process of a measurement job: golden samples first, then times; it stores nothing.
 
 ``python -m edgekit.agent.measuring.job`` takes a ``MeasureTask`` and answers with a ``MeasurementRecord``
-(see ``base.child``). It runs at low priority, loads no more at once than half of the free memory bears, and
-leads a process group of its own, so that whoever ends it ends the processes that hold variants too.
+(see ``base.child``). It runs at low priority, uses at most half of the free memory at once, and leads a
+process group, so that the processes that hold variants end with it.
 """
 
 from __future__ import annotations
@@ -32,25 +32,22 @@ from edgekit.update.slots import SIGNED
 
 _NICE = 10
 _LIBRARY_MB = 64.0
-"""What a runtime needs of memory before any model."""
+"""Memory of a runtime before any model."""
 _MEMORY_SHARE = 0.5
 _MAX_TOGETHER = 6
 
 
 def needed_mb(variant: Variant) -> float:
-    """Return about how much memory a variant takes while it runs: library, weights, and room to work."""
+    """Return a variant's approximate memory: library, weights, and working space."""
     weights_mb = sum(file.bytes for file in variant.files) / 1e6
     return max(float(variant.requires.memory_mb), _LIBRARY_MB + 3 * weights_mb)
 
 
 def together(variants: Sequence[Variant], free_mb: float) -> tuple[list[tuple[Variant, ...]], dict[str, str]]:
-    """Return which variants to load at once, group by group, and why others do not fit at all.
+    """Return groups of variants to load at once, and the reasons of those that do not fit at all.
 
-    Those of a group are timed in turn, so groups are as large as half of the free memory allows.
-
-    Args:
-        variants: Those to measure.
-        free_mb: Free memory; 0 where it is not known.
+    Those of a group are timed in turn, so groups are as large as half of the free memory allows; ``free_mb``
+    is 0 where unknown.
     """
     budget_mb = free_mb * _MEMORY_SHARE if free_mb else math.inf
     groups: list[list[Variant]] = []
@@ -73,10 +70,10 @@ def _sum_mb(variants: Sequence[Variant]) -> float:
 
 
 def carry_out(task: MeasureTask) -> MeasurementRecord:
-    """Measure every variant of a job that runs here.
+    """Return the measurements of every variant of a job that runs here.
 
     Raises:
-        EdgekitError: Nothing can be measured at all.
+        EdgekitError: Nothing can be measured.
     """
     bundle = open_bundle(task.bundle)
     facts, chosen = facts_with_proofs(Path("/"))
@@ -84,15 +81,16 @@ def carry_out(task: MeasureTask) -> MeasurementRecord:
     around = Circumstances(facts, chosen.profile)
     groups, reasons = together(bundle.manifest.variants[:MAX_MEASURED_VARIANTS], facts.memory_free_mb)
     rows = [row for group in groups for row in _measure_group(bundle, group, facts, chosen.profile, task)]
-    reasons |= {one.id: task.rejected.get(one.id, "was not brought here") for one in _absent(bundle)}
-    known = (*bundle.manifest.variants, *_absent(bundle))
-    rows += [fleet_row(blank_row(one, reasons[one.id]), one) for one in known if one.id in reasons]
+    absent = _absent(bundle)
+    reasons |= {variant.id: task.rejected.get(variant.id, "was not fetched") for variant in absent}
+    known = (*bundle.manifest.variants, *absent)
+    rows += [fleet_row(blank_row(each, reasons[each.id]), each) for each in known if each.id in reasons]
     record = around.record(bundle, rows, "job", task.threads, task.seconds)
     return msgspec.structs.replace(record, job=task.job, bundle_sha256=task.sha256)
 
 
 def _absent(bundle: Bundle) -> tuple[Variant, ...]:
-    """Return the variants that were signed and not brought here."""
+    """Return the signed variants that were not fetched."""
     try:
         whole: Manifest = parse_manifest((bundle.root / SIGNED).read_bytes(), SIGNED)
     except OSError as cause:
@@ -104,7 +102,7 @@ def _absent(bundle: Bundle) -> tuple[Variant, ...]:
 def _measure_group(
     bundle: Bundle, group: tuple[Variant, ...], facts: Facts, profile: Profile, task: MeasureTask
 ) -> list[MeasuredVariant]:
-    """Prove a group on the golden samples, then time it in turn."""
+    """Check a group on the golden samples, then time it in turn."""
     proofs: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     with open_processes(bundle, group, facts, profile, task.threads) as loaded:
@@ -120,21 +118,20 @@ def _measure_group(
             fleet_row(
                 row_of(process, ran), process.variant, pre_ms=quiet(ran.pre_ms), **proofs[process.variant.id]
             )
-            for lab in proved
+            for process in proved
             if (ran := rounds.get(process.variant.id))
         ]
-    return rows + [fleet_row(blank_row(one, failed[one.id]), one) for one in group if one.id in failed]
+    return rows + [fleet_row(blank_row(each, failed[each.id]), each) for each in group if each.id in failed]
 
 
 def _prove(process: VariantProcess) -> dict[str, Any]:
-    """Return what is known of a variant before it is timed."""
     outcomes = process.golden()
-    found: dict[str, Any] = {}
+    golden: dict[str, Any] = {}
     if outcomes:
         worst = max(o.difference if math.isfinite(o.difference) else math.inf for o in outcomes)
-        found["golden_ok"] = all(o.holds for o in outcomes)
-        found["golden_difference"] = worst if math.isfinite(worst) else None
-    return found
+        golden["golden_ok"] = all(o.holds for o in outcomes)
+        golden["golden_difference"] = worst if math.isfinite(worst) else None
+    return golden
 
 
 def _carry_out_quietly(task: MeasureTask, _: object) -> MeasurementRecord:

@@ -1,4 +1,4 @@
-"""What the fleet asks a device to measure, and what speaks against doing it now."""
+"""The fleet's measurement orders, and the reasons not to carry one out now."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgekit.core.spec import MAX_MANIFEST_BYTES, NAME, VERSION
 from edgekit.core.wire import PipelineState, measuring_path, target_path
 
 HOT_MARGIN_C = 5.0
-"""Measuring stays so far below the temperature that a board's profile allows."""
+"""Margin below the highest temperature of the board's profile."""
 MIN_FREE_MB = 128.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -35,10 +35,10 @@ class MeasureOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_order(args: Mapping[str, Any]) -> MeasureOrder:
-    """Return what is to be measured.
+    """Return the checked arguments of a command.
 
     Raises:
-        UsageError: An argument is missing or is not what it must be.
+        UsageError: An argument is missing or not valid.
     """
     try:
         order = msgspec.convert(dict(args), type=MeasureOrder)
@@ -60,14 +60,14 @@ def hindrance(
     sensors: Mapping[str, float],
     hottest_c: float,
 ) -> str:
-    """Return why nothing should be measured now; empty where nothing speaks against it.
+    """Return why nothing should be measured now, or "".
 
     Args:
         updates: The state of each model's update machine.
-        pipelines: How each pipeline fares.
-        budgets_ms: The 95th percentile that pipelines must keep, where they have a budget.
+        pipelines: The state of each pipeline.
+        budgets_ms: The 95th percentiles that pipelines must keep.
         sensors: As ``hardware.sensors`` reads them.
-        hottest_c: What the board's profile allows; 0: not stated.
+        hottest_c: The board's limit; 0: not stated.
     """
     hot_c = hottest_c - HOT_MARGIN_C if hottest_c else math.inf
     return next(chain(_busy(updates, pipelines, budgets_ms), _strained(sensors, hot_c)), "")

@@ -1,8 +1,8 @@
-"""Measurement jobs of the fleet: candidates are brought, run beside the pipelines, and removed again.
+"""Measurement jobs of the fleet: bundles are fetched, run beside the pipelines, and removed again.
 
-Nothing of a job touches a slot: its files lie below ``measuring/`` in the state folder, which is removed
-when the job ends and whenever an agent starts. One job at a time; it is written down before it is begun,
-so that it survives the agent, and it always ends in a record that says how.
+A job touches no slot: its files are in ``measuring/`` of the state folder, which is removed when the job
+ends and whenever an agent starts. One job at a time; it is stored before it begins, so that it survives
+the agent, and it always ends in a record.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from edgekit.version import __version__
 logger = logging.getLogger(__name__)
 
 MAX_AREA_BYTES = 1 << 30
-"""What candidates may take of the disk, and never more than half of what is free."""
+"""Disk space for candidates, and at most half of the free space."""
 MAX_STARTS = 2
-"""A job during which the agent ends so often is not begun again: it may be what ends it."""
+"""After so many ends of the agent during one job, the job may be the cause, and fails."""
 MAX_FETCHES = 5
 LOOK_AGAIN_S = 5.0
 FETCH_S = 600.0
 PATIENCE = 5
-"""Looks in a row at which something must speak against measuring to end it; an update ends it at once."""
+"""Consecutive checks with a hindrance that end a measurement; an update ends it at once."""
 Phase = Literal["idle", "waiting", "fetching", "measuring"]
 
 
 class Saved(msgspec.Struct):
-    """``measuring.json``: the job, and how often it was begun."""
+    """``measuring.json``: the job, and how often it was started."""
 
     order: MeasureOrder
     starts: int = 0
@@ -54,17 +54,17 @@ class Child(Protocol):
     """A process that measures."""
 
     def run(self, timeout_s: float) -> MeasurementRecord:
-        """Wait for what it measured; raises EdgekitError."""
+        """Return the measurements; raises EdgekitError."""
 
     def kill(self) -> None:
-        """End it; any thread may, and twice."""
+        """Kill it; any thread may, and twice."""
 
 
 class Host(Protocol):
-    """What the supervisor does for a job."""
+    """What a job needs of the supervisor."""
 
     def hindrance(self) -> str:
-        """Return why nothing should be measured now; empty where nothing speaks against it."""
+        """Return why nothing should be measured now, or ""."""
 
     def is_updating(self) -> bool:
         """Return whether an update is under way."""
@@ -77,25 +77,17 @@ class Host(Protocol):
         timeout_s: float,
         done: Callable[[UpdaterResult | EdgekitError], None],
     ) -> None:
-        """Have the updater bring a bundle below ``area``; ``done`` is called on the reactor."""
+        """Fetch a bundle into ``area``; ``done`` is called on the reactor."""
 
     def tell(self, record: MeasurementRecord) -> None:
         """Put a record into the outbox, durably."""
 
     def take_reports(self) -> int:
-        """Put measurements that other processes left into the outbox; return how many."""
+        """Put measurements of other processes into the outbox; return how many."""
 
 
 class Measuring:
-    """The one job of a device; used on the supervisor's thread only.
-
-    Args:
-        state: The state folder.
-        reactor: That thread.
-        clock: Times of records, and expiry.
-        host: The supervisor.
-        begin: Starts the process that measures.
-    """
+    """The device's one measurement job, on the supervisor's thread; ``begin`` starts its child."""
 
     def __init__(
         self,
@@ -118,7 +110,7 @@ class Measuring:
         self._why = ""
 
     def resume(self) -> None:
-        """Tell what was left to be told, remove what an earlier life left, and take up its job."""
+        """Report what other processes measured, clean up, and resume an unfinished job."""
         self.host.take_reports()
         self._clean()
         self._jobs.start()
@@ -133,11 +125,13 @@ class Measuring:
             return
         self._phase = "waiting"
         if self._saved.starts >= MAX_STARTS:
-            what = f"the agent ended {self._saved.starts} times while it measured; the candidates may be why"
+            what = (
+                f"the agent ended {self._saved.starts} times while it measured; the bundle may be the cause"
+            )
             self._fail(BackendError(what))
 
     def stop(self) -> None:
-        """End what is under way; the job is taken up at the next start."""
+        """Stop the job; it resumes at the next start."""
         if self._child is not None:
             self._child.kill()
         if self._saved is not None and self._phase == "measuring":
@@ -146,17 +140,17 @@ class Measuring:
         self._jobs.stop()
 
     def status(self) -> dict[str, str]:
-        """Return what a person may want to know; empty without a job."""
+        """Return the job's status for people; empty without a job."""
         if self._saved is None:
             return {}
         return {"job": self._saved.order.job, "state": self._phase, "why": self._why}
 
     def take(self, args: Mapping[str, object]) -> str:
-        """Accept a job.
+        """Accept a job and return a message for its sender.
 
         Raises:
-            UsageError: It is not one, has expired, or another one is under way.
-            StorageError: It cannot be written down.
+            UsageError: It is not valid, has expired, or another one is under way.
+            StorageError: It cannot be stored.
         """
         order = parse_order(args)
         if self._saved is not None:
@@ -176,7 +170,7 @@ class Measuring:
         return f"measures {order.model} {order.version}"
 
     def tick(self) -> None:
-        """Do what is due; call it each second."""
+        """Do what is due; call it every second."""
         saved = self._saved
         if saved is None or not self._is_resumed or self._phase in ("idle", "fetching"):
             return
@@ -190,7 +184,6 @@ class Measuring:
     # -- steps
 
     def _look(self) -> None:
-        """Begin, unless something speaks against it."""
         assert self._saved is not None
         if why := self.host.hindrance():
             self._postpone(why, LOOK_AGAIN_S)
@@ -225,7 +218,6 @@ class Measuring:
         self._measure(outcome)
 
     def _measure(self, fetched: UpdaterResult) -> None:
-        """Start the process that measures."""
         assert self._saved is not None
         order = self._saved.order
         self._saved.starts += 1
@@ -250,7 +242,7 @@ class Measuring:
         self._jobs.submit(lambda: child.run(left_s), lambda outcome: self._measured(child, outcome))
 
     def _watch(self) -> None:
-        """End a measurement that gets in the way of what the device is for."""
+        """End a measurement that disturbs the pipelines."""
         why = self.host.hindrance()
         self._hindered = self._hindered + 1 if why else 0
         if why and (self.host.is_updating() or self._hindered >= PATIENCE):
@@ -284,8 +276,7 @@ class Measuring:
         self._end(self._record("failed", error.code, reason))
 
     def _end(self, record: MeasurementRecord) -> None:
-        """Tell how the job ended; only then forget it."""
-        self.host.tell(record)
+        self.host.tell(record)  # before the job is forgotten
         self._saved, self._phase, self._why = None, "idle", ""
         try:
             LocalDisk().remove(self._path)
@@ -319,7 +310,7 @@ class Measuring:
         return max(1.0, (self._saved.order.expires_unix_ms - self._clock.unix_ms()) / 1e3)
 
     def _take_back_start(self) -> None:
-        """Note that a measurement which did not end was ended, and did not end the agent."""
+        """Note that this start was ended on purpose, and did not end the agent."""
         if self._saved is not None:
             self._saved.starts -= 1
             try:
