@@ -1,4 +1,4 @@
-"""What ``agent.toml`` says, checked whole before anything is started; and the environment.
+"""The content of ``agent.toml``, checked before anything starts; and the environment.
 
 The only module of the agent that reads environment variables.
 """
@@ -28,7 +28,7 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class AgentTable(_Table, frozen=True, kw_only=True):
-    """``[agent]``: the device's name, where it keeps its state, and pipelines given by file alone."""
+    """``[agent]``: the device's name, its state folder, and pipelines given only by file."""
 
     name: str = ""
     state: str = ""
@@ -38,9 +38,9 @@ class AgentTable(_Table, frozen=True, kw_only=True):
 class PipelineEntry(_Table, frozen=True, kw_only=True):
     """``[[pipeline]]``: a pipeline's file, or the whole pipeline in place.
 
-    ``model`` stands in the place of the file's: a bundle's path is pinned, a name is kept up to date
-    by the agent. ``initial`` is the bundle that a name starts with. The other keys are the tables of
-    a pipeline's own file, for one that has no ``file``.
+    ``model`` replaces the file's: a bundle's path is pinned, a name is kept up to date by the agent.
+    ``initial`` is the first bundle of a name. The other keys are the tables of a pipeline's own file, for an
+    entry without ``file``.
     """
 
     file: str = ""
@@ -57,9 +57,9 @@ class PipelineEntry(_Table, frozen=True, kw_only=True):
 
 
 class Intervals(_Table, frozen=True, kw_only=True):
-    """``[intervals]``: seconds between metric reports, unasked reported states, sensor readings.
+    """``[intervals]``: seconds between metric reports, periodic reported states, sensor readings.
 
-    ``progress_s``: how often a worker tells its supervisor what it did, and trials are judged.
+    ``progress_s``: between a worker's progress messages, at which trials are judged.
     """
 
     metrics_s: Seconds = 10.0
@@ -69,7 +69,7 @@ class Intervals(_Table, frozen=True, kw_only=True):
 
 
 class OutboxTable(_Table, frozen=True, kw_only=True):
-    """``[outbox]``: how much may wait for the link."""
+    """``[outbox]``: limits of what waits for the link."""
 
     max_bytes: Whole = 64 << 20
     max_rows: Whole = 200_000
@@ -77,12 +77,12 @@ class OutboxTable(_Table, frozen=True, kw_only=True):
 
 
 class LimitsTable(_Table, frozen=True, kw_only=True):
-    """``[limits]``: when a worker counts as hung or as crashing, and how long an update may take.
+    """``[limits]``: when a worker counts as hung or crashing, and how long an update may take.
 
-    ``start_s``: from a worker's start to its first frame. ``hang_s``: without a finished frame though
-    one was due. ``crashes`` within ``crash_window_s`` make the agent go back to the previous version,
-    or call the pipeline failed. ``trial_crashes`` end a trial. ``backoff_max_s`` caps the wait before
-    a restart. ``update_s``: one run of the updater.
+    ``start_s``: from a worker's start to its first frame. ``hang_s``: without a finished frame though one was
+    due. ``crashes`` within ``crash_window_s`` make the agent go back to the previous version, or fail the
+    pipeline. ``trial_crashes`` end a trial. ``backoff_max_s`` is the longest wait before a restart.
+    ``update_s``: one run of the updater.
     """
 
     start_s: Seconds = 300.0
@@ -98,7 +98,7 @@ class LimitsTable(_Table, frozen=True, kw_only=True):
 
 
 class AgentDocument(_Table, frozen=True, kw_only=True):
-    """The file as it stands."""
+    """The file as written."""
 
     agent: AgentTable = AgentTable()
     pipeline: tuple[PipelineEntry, ...] = ()
@@ -108,9 +108,9 @@ class AgentDocument(_Table, frozen=True, kw_only=True):
 
 
 class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One pipeline as the supervisor needs it; the worker checks and reads the rest of ``text``.
+    """One pipeline as the supervisor needs it; the worker reads the rest of ``text``.
 
-    One of ``pinned`` (a bundle's path) and ``managed`` (a model's name) is set.
+    Exactly one of ``pinned`` (a bundle's path) and ``managed`` (a model's name) is set.
     """
 
     name: str
@@ -123,11 +123,11 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 0
     egress: tuple[str, ...] = ()
     budget_ms: float = 0.0
-    """The 95th percentile that ``[budget]`` asks the pipeline to keep; 0 without one."""
+    """The 95th percentile of ``[budget]``; 0 without one."""
 
     @property
     def model(self) -> str:
-        """What messages call the model before it is loaded."""
+        """The model's name in messages before it is loaded."""
         return self.managed or str(self.pinned)
 
 
@@ -143,7 +143,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Environment(msgspec.Struct, frozen=True):
-    """What the agent takes from its environment variables."""
+    """The environment variables that the agent uses."""
 
     notify_socket: str = ""
     """systemd's ``NOTIFY_SOCKET``."""
@@ -164,15 +164,13 @@ Check = Callable[[str, str, Path], Sequence[str]]
 
 
 def load_agent_config(path: Path, state: Path | None = None, check: Check | None = None) -> AgentConfig:
-    """Read ``agent.toml`` and the heads of the pipelines it names.
+    """Return the checked ``agent.toml`` with the heads of its pipelines.
 
-    Args:
-        path: The file.
-        state: The state folder, in the place of the file's.
-        check: Checks the rest of a pipeline; without it that is left to the pipeline's worker.
+    ``state`` replaces the file's state folder. ``check`` checks the rest of a pipeline; without it that is
+    left to the pipeline's worker.
 
     Raises:
-        ConfigError: A file cannot be read or is not valid; ``reasons`` has every problem at once.
+        ConfigError: A file cannot be read or is not valid; ``reasons`` has every problem.
     """
     return parse_agent_config(_read(path), str(path), path.resolve().parent, state, check)
 
@@ -184,10 +182,10 @@ def parse_agent_config(
     state: Path | None = None,
     check: Check | None = None,
 ) -> AgentConfig:
-    """Check the text of an agent's file; relative paths in it are relative to ``folder``.
+    """Return the checked text of an agent's file, with paths relative to ``folder``.
 
     Raises:
-        ConfigError: It is not valid, or a pipeline it names is not; ``reasons`` has every problem.
+        ConfigError: It or one of its pipelines is not valid; ``reasons`` has every problem.
     """
     raw = _decode(text, what)
     problems = [f"{what}:{problem}" for problem in structure_problems(raw, AgentDocument)]
@@ -211,7 +209,7 @@ def parse_agent_config(
 
 
 def agent_identity(path: Path) -> tuple[Path, str]:
-    """Return the state folder and the name that an agent's file gives, whatever else is wrong in it.
+    """Return the state folder and name in an agent's file, whatever else is wrong in it.
 
     Raises:
         ConfigError: It cannot be read, or is not TOML.
@@ -230,7 +228,7 @@ def _state(given: str, folder: Path, state: Path | None) -> Path:
 def _plans(
     raw: dict[str, Any], what: str, folder: Path, check: Check | None, problems: list[str]
 ) -> list[PipelinePlan]:
-    """Return the plans of the pipelines that are valid, though the rest of the file is not."""
+    """Return the plans of the valid pipelines, even if the rest of the file is not valid."""
     agent, tables = raw.get("agent"), raw.get("pipeline", [])
     files = agent.get("pipelines", []) if isinstance(agent, dict) else []
     listed = [{"file": file} for file in files] if isinstance(files, list) else []
@@ -239,10 +237,10 @@ def _plans(
         problems.append(f"{what}:pipeline: want 1 to {MAX_PIPELINES} pipelines, got {len(listed)}")
         return []
     plans: list[PipelinePlan] = []
-    for place, table in enumerate(listed):
+    for index, table in enumerate(listed):
         try:
             entry = msgspec.convert(table, PipelineEntry)
-            plans.append(_plan(entry, f"{what}:pipeline[{place}]", folder, check))
+            plans.append(_plan(entry, f"{what}:pipeline[{index}]", folder, check))
         except ConfigError as error:  # noqa: PERF203 - every problem is reported at once
             problems += error.reasons or (error.message,)
         except msgspec.ValidationError:
@@ -257,7 +255,7 @@ def _twice(names: list[str]) -> set[str]:
 
 
 def _plan(entry: PipelineEntry, where: str, folder: Path, check: Check | None) -> PipelinePlan:
-    """Return what the supervisor needs of one pipeline.
+    """Return the plan of one pipeline.
 
     Raises:
         ConfigError: The entry or its file is not valid.
@@ -294,14 +292,13 @@ def _plan(entry: PipelineEntry, where: str, folder: Path, check: Check | None) -
 
 
 def _budget_ms(tables: dict[str, Any]) -> float:
-    """Return the pipeline's budget; whether it is a sensible one is for the worker to say."""
+    """Return the pipeline's budget; the worker checks it."""
     budget = tables.get("budget")
-    found = budget.get("p95_ms", 0.0) if isinstance(budget, dict) else 0.0
-    return float(found) if isinstance(found, (int, float)) else 0.0
+    p95_ms = budget.get("p95_ms", 0.0) if isinstance(budget, dict) else 0.0
+    return float(p95_ms) if isinstance(p95_ms, (int, float)) else 0.0
 
 
 def _head_problems(tables: dict[str, Any], model: object, what: str) -> list[str]:
-    """Return what is wrong in the keys of a pipeline that the supervisor reads itself."""
     head, privacy = tables.get("pipeline"), tables.get("privacy", {})
     if not isinstance(head, dict) or not isinstance(privacy, dict):
         return [f"{what}:pipeline: want a [pipeline] table"]
@@ -407,13 +404,13 @@ def _value(value: Any) -> str:
         return "{" + ", ".join(f"{_value(k)} = {_value(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_value, value)) + "]"
-    # JSON writes text and numbers as TOML does, but for one character; dates are as they are
+    # JSON text and numbers are valid TOML but for one character; dates are kept
     is_plain = isinstance(value, (str, bool, int, float))
     return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f") if is_plain else str(value)
 
 
 def worker_environment() -> dict[str, str]:
-    """Return the environment that a worker is started with.
+    """Return the environment of a worker.
 
     Source: measured; OpenBLAS reserves memory for each thread it could use, and nothing here uses it.
     """

@@ -1,7 +1,7 @@
-"""The egress gate: the only way out for data. Deny by default, before the outbox and not after it.
+"""The egress gate: the only way out for data; what is not allowed never reaches the outbox.
 
-What may leave is decided by the table in ``edgekit.core.egress``. What is refused is recorded where it is
-refused; what leaves is recorded when it is handed to the network, byte for byte, by class.
+``edgekit.core.egress`` says what may leave. Refusals are recorded here; what leaves is recorded when it is
+handed to the network, with its bytes by class.
 """
 
 from __future__ import annotations
@@ -17,27 +17,23 @@ from edgekit.core.errors import ConfigError, ProtocolError
 from edgekit.sync.ledger import Decision
 
 FLEET = "fleet"
-"""The destination of the agent's own link, as the ledger shows it."""
+"""The destination of the agent's own link in the ledger."""
 R = TypeVar("R", wire.EventRecord, wire.MetricReport)
 
 
 class Books(Protocol):
-    """Where decisions are recorded: the ledger, or what hands them to the process that has it."""
+    """Records decisions: the ledger, or a forwarder to its process."""
 
     def add(
         self, pipeline: str, data_class: str, destination: str, decision: Decision, size: int, count: int = 1
     ) -> None:
-        """Count ``count`` decisions about ``size`` bytes together."""
+        """Add ``count`` decisions about ``size`` bytes in all."""
 
 
 class Gate:
-    """Lets only allowed classes of data leave one pipeline for one destination.
+    """Lets only allowed classes of data leave one pipeline for one destination (``host:port`` or ``FLEET``).
 
-    Args:
-        pipeline: Its name.
-        egress: The classes that ``[privacy] egress`` names.
-        books: Where decisions are recorded.
-        destination: A broker as ``host:port``, or ``FLEET``.
+    ``egress``: the classes of ``[privacy] egress``; decisions are recorded in ``books``.
 
     Raises:
         ConfigError: A name is not a class of data.
@@ -56,9 +52,9 @@ class Gate:
         self._is_shut = self._allowed.isdisjoint(NAMES)
 
     def check(self, record: wire.Record) -> wire.Record | None:
-        """Return the record with every field that may not leave taken out; None where nothing may.
+        """Return the record without the fields that may not leave; None if nothing may.
 
-        An event leaves where any class may; what describes the device and not what it saw always does.
+        An event leaves if any class may; data about the device itself always does.
         """
         if isinstance(record, wire.EventRecord):
             held = _held(record)
@@ -71,10 +67,9 @@ class Gate:
         return record
 
     def pack(self, document: Mapping[str, Any]) -> tuple[bytes, Callable[[], None]] | None:
-        """Return a document as JSON without what may not leave; None where nothing may.
+        """Return a document as JSON without what may not leave, and a function; None if nothing may.
 
-        Returns:
-            The payload, and what to call each time it is handed to the network.
+        Call the function each time the payload is handed to the network: it records that.
         """
         self._refuse(sizes(document, _json_size))
         if self._is_shut:
@@ -96,19 +91,19 @@ class Gate:
 
 
 def enter_sent(books: Books, body: bytes, records: Iterable[bytes] = ()) -> None:
-    """Record what the agent's link hands to the network: a batch of records, or what it says of itself.
+    """Record what the agent's link hands to the network.
 
     Args:
-        books: Where it is recorded.
+        books: Where to record it.
         body: The message's payload.
-        records: What a batch holds, each as ``wire.encode_record`` made it.
+        records: The records of a batch, as ``wire.encode_record`` made them.
     """
     rest = len(body)
     for encoded in records:
         rest -= len(encoded)
         try:
             record = wire.decode_record(encoded)
-        except ProtocolError:  # a damaged outbox: it leaves as it is, and counts
+        except ProtocolError:  # a damaged outbox: it is sent and counted as it is
             _enter(books, "", FLEET, {}, len(encoded), UNKNOWN)
             continue
         held = {name: value for name, value in _held(record).items() if class_of(name) in NAMES}
@@ -121,13 +116,13 @@ def enter_sent(books: Books, body: bytes, records: Iterable[bytes] = ()) -> None
 def _enter(
     books: Books, pipeline: str, destination: str, taken: Mapping[str, int], total: int, rest: str = ENVELOPE
 ) -> None:
-    """Record ``total`` bytes: what each class took, and the others under ``rest``."""
+    """Record the bytes of each class, and the others of ``total`` under ``rest``."""
     for name, size in {**taken, rest: total - sum(taken.values())}.items():
         books.add(pipeline, name, destination, "passed", size)
 
 
 def _held(record: wire.Record) -> dict[str, Any]:
-    """Return the fields of a record that say something."""
+    """Return the non-default fields of a record."""
     if not isinstance(record, (wire.EventRecord, wire.MetricReport)):
         return {}
     nothing = _NOTHING[type(record)]
@@ -139,16 +134,16 @@ def _held(record: wire.Record) -> dict[str, Any]:
 
 
 def _nothing(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return what stands in each field of a record when its class may not leave."""
-    found: dict[str, Any] = {}
+    """Return the value of each field whose class may not leave."""
+    empty: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
         if field.default is not msgspec.NODEFAULT:
-            found[field.name] = field.default
+            empty[field.name] = field.default
         elif field.default_factory is not msgspec.NODEFAULT:
-            found[field.name] = field.default_factory()
+            empty[field.name] = field.default_factory()
         else:
-            found[field.name] = ""
-    return found
+            empty[field.name] = ""
+    return empty
 
 
 _NOTHING = {kind: _nothing(kind) for kind in (wire.EventRecord, wire.MetricReport)}

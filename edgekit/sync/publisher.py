@@ -1,4 +1,4 @@
-"""A link that only publishes: what an ``mqtt`` sink with a broker of its own sends through."""
+"""A publish-only link to a broker that an ``mqtt`` sink names."""
 
 from __future__ import annotations
 
@@ -23,21 +23,20 @@ from edgekit.sync.mqtt import CONNECT_S, KEEPALIVE_S, new_client, turn
 logger = logging.getLogger(__name__)
 
 WINDOW = 20
-"""Messages that may wait for the broker's acknowledgement at once."""
+"""Messages under way, not yet acknowledged."""
 TRIES = 3
-"""So often a message alone on its way may cost the connection before it is set aside."""
+"""Connections that a message sent alone may cost before it is dropped."""
 MAX_DELAY_S = 60.0
 _TICK_S = 1.0
 _CLOSED = "the broker closed the connection before it answered; a TLS or websocket port does that"
-_CONNECTING_S = 2.0  # of closing: what was published just after starting may still leave
+_CONNECTING_S = 2.0  # time to connect while closing, for messages published just after the start
 
 
 class PublisherState(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the messages of one broker.
+    """The counts of messages to one broker.
 
-    ``sent``: the broker has them. ``unsent``: they wait, or waited when it was closed. ``dropped``: too
-    many waited. ``refused``: set aside, since the broker ends the connection over them. ``problem``: why
-    there is no connection.
+    ``sent``: acknowledged. ``unsent``: queued, or still queued when it was closed. ``dropped``: the queue was
+    full. ``refused``: the broker closed the connection over them. ``problem``: why there is no connection.
     """
 
     is_connected: bool = False
@@ -57,17 +56,12 @@ class _Message:
 
 
 class Publisher:
-    """Publishes to one broker at QoS 1 and subscribes to nothing.
+    """Publishes to one broker at QoS 1 and subscribes to nothing, on a thread of its own.
 
-    Connects in a thread of its own. While the broker is away up to ``max_waiting`` messages wait, and
-    then new ones are dropped. A message over which the broker ends the connection is set aside once it
-    did so ``TRIES`` times with that message alone, so that it does not block those behind it. All of it
-    is counted, and the first connect that fails is a warning with the broker's reason.
-
-    Args:
-        address: The broker.
-        tls: Whom to trust; the system's CAs where the address asks for TLS and this is None.
-        max_waiting: See above.
+    Without a connection up to ``max_waiting`` messages are queued, then new ones are dropped. A message that
+    made the broker close the connection ``TRIES`` times while sent alone is dropped, so that it does not
+    block the others. All of it is counted; the first failed connect logs a warning with the broker's reason.
+    ``tls`` None trusts the system's CAs where the address asks for TLS.
 
     Raises:
         ConfigError: A file of ``tls`` cannot be used.
@@ -77,7 +71,7 @@ class Publisher:
         self._address, self._max_waiting = address, max_waiting
         self._tls = tls or (Tls(None) if address.is_tls else None)
         if self._tls is not None:
-            self._tls.context()  # a wrong file is known now, and not at the first connect
+            self._tls.context()  # raises now for a wrong file
         self._waiting: deque[_Message] = deque()
         self._flying: dict[int, _Message] = {}
         self._sent = self._dropped = self._refused = 0
@@ -95,12 +89,9 @@ class Publisher:
         self._thread.start()
 
     def publish(self, topic: str, body: bytes, on_sent: Callable[[], None] = lambda: None) -> None:
-        """Queue a message, without waiting.
+        """Queue a message without waiting.
 
-        Args:
-            topic: Without wildcards.
-            body: The payload.
-            on_sent: Called by the publisher's thread each time the payload is handed to the network.
+        ``on_sent`` is called on the publisher's thread each time the payload is handed to the network.
         """
         with self._lock:
             if self._closing.is_set() or len(self._waiting) + len(self._flying) >= self._max_waiting:
@@ -110,7 +101,7 @@ class Publisher:
         self._wake()
 
     def state(self) -> PublisherState:
-        """Return what became of the messages so far."""
+        """Return the counts so far."""
         with self._lock:
             return PublisherState(
                 is_connected=self._is_ready,
@@ -122,7 +113,7 @@ class Publisher:
             )
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Give what waits ``timeout_s`` to leave, less where there is no connection, and close.
+        """Wait at most ``timeout_s`` for queued messages (less without a connection), and close.
 
         Safe to call twice.
         """
@@ -131,7 +122,7 @@ class Publisher:
             self._ends_ns = time.monotonic_ns() + int(wait_s * 1e9)
             self._closing.set()
             self._wake()
-            self._thread.join(wait_s + _TICK_S)  # a connect under way may take longer, and ends by itself
+            self._thread.join(wait_s + _TICK_S)  # a connect under way may take longer
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):  # full: it is awake already; closed: it has ended
@@ -157,14 +148,14 @@ class Publisher:
                 problem = _reason(cause, is_tls=self._address.is_tls)
             attempt = 1 if self._is_ready else min(attempt + 1, 20)
             self._leave(problem)
-            # Full jitter: many devices that lost one broker must not come back in one moment.
+            # Full jitter: many devices must not reconnect at once.
             most_s = 1.0 if self._suspects else min(MAX_DELAY_S, 2.0**attempt)
             self._rest(random.random() * most_s)  # noqa: S311 - jitter needs no secret
         self._wake_out.close()
         self._wake_in.close()
 
     def _rest(self, delay_s: float) -> None:
-        """Wait before the next try; a closing publisher tries again sooner."""
+        """Wait before the next try, less while closing."""
         if not self._closing.wait(delay_s):
             return
         ends_ns = self._ends_ns or 0
@@ -180,7 +171,7 @@ class Publisher:
         client.connect(self._address.host, self._address.port, KEEPALIVE_S)
 
     def _serve(self) -> None:
-        """Publish until the connection ends, or everything is done.
+        """Publish until the connection ends, or all is sent.
 
         Raises:
             LinkError: The broker does not answer, or refuses.
@@ -199,10 +190,10 @@ class Publisher:
             raise LinkError(_CLOSED)
 
     def _look_at_greeting(self) -> None:
-        """Name what answers where no MQTT broker does.
+        """Recognise a port that speaks TLS or HTTP.
 
         Raises:
-            LinkError: It is something else.
+            LinkError: It does.
         """
         sock = self._client.socket()
         if sock is None:
@@ -217,7 +208,6 @@ class Publisher:
             raise LinkError("this port speaks HTTP, as a broker's websocket port does: name its MQTT port")
 
     def _pump(self) -> None:
-        """Hand to the network what may be on its way at once."""
         while len(self._flying) < (1 if self._suspects else WINDOW):
             with self._lock:
                 if not self._waiting:
@@ -239,7 +229,7 @@ class Publisher:
         )
 
     def _leave(self, problem: str) -> None:
-        """End the connection, and put what was on its way back in front of what waits."""
+        """End the connection, and requeue the messages under way."""
         client, was_ready, flying = self._client, self._is_ready, list(self._flying.values())
         self._is_up = self._is_ready = False
         if client is not None:
@@ -260,7 +250,7 @@ class Publisher:
         self._problem = problem
 
     def _blame(self, flying: list[_Message]) -> None:
-        """Find the message that costs the connection: those that were on their way go one at a time."""
+        """Find the message that costs the connection, by sending suspects one at a time."""
         if not self._suspects:
             self._suspects = len(flying)
             return
@@ -293,7 +283,7 @@ class Publisher:
 
 
 def _reason(cause: Exception, *, is_tls: bool) -> str:
-    """Return why there is no connection, and what to do where that is known."""
+    """Return why there is no connection, with a fix where one is known."""
     if isinstance(cause, EdgekitError):
         return cause.message
     if isinstance(cause, ssl.SSLCertVerificationError):

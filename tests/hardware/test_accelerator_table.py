@@ -127,7 +127,7 @@ def test_a_manifest_names_any_kind_and_one_that_is_not_here_is_a_reason():
 
 def test_an_entry_point_that_is_no_row_is_a_clear_error(package):
     package(other="edgekit_toy:OTHER", gone="edgekit_toy:GONE", toy_npu="edgekit_toy:ROW")
-    with pytest.raises(ConfigError, match="is no accelerator row of kind 'other'"):
+    with pytest.raises(ConfigError, match="is not an accelerator row of kind 'other'"):
         accelerator("other")
     with pytest.raises(ConfigError, match="edgekit_toy:GONE cannot be loaded"):
         accelerator("gone")
