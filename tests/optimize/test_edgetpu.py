@@ -59,13 +59,13 @@ NOT_READY = {
     "dilation differs": int8(conv("y", "x", weights(6, 3, 3, 4), dilation=(2, 1))),
     "has groups": int8(conv("y", "x", weights(6, 3, 3, 2))),
     "is dilated": int8(conv("y", "x", weights(1, 3, 3, 4), kind="depthwise", dilation=(2, 2))),
-    "over more than height and width": int8(Layer("mean", ("x",), "y", axes=(1, 3))),
+    "reduces more than height and width": int8(Layer("mean", ("x",), "y", axes=(1, 3))),
     "pads more than": int8(Layer("pad", ("x",), "y", pads=((0, 0), (0, 0), (0, 0), (1, 1)))),
-    "rows of a table": int8(Layer("softmax", ("x",), "y")),
+    "only one row is supported": int8(Layer("softmax", ("x",), "y")),
     "not 8 bits": int8(conv("y", "x", weights(6, 1, 1, 4)), keep=("y",)),
     "more than three axes": int8(Layer("reshape", ("x",), "y", shape=(2, 4, 8, 4))),
     "more than one axis": int8(Layer("reshape", ("x",), "r", shape=(64, 4)), dense("y", "r", weights(5, 4))),
-    "a scale for each output": int8(
+    "one scale per output": int8(
         Layer("mean", ("x",), "m"), dense("y", "m", weights(5, 4)), dense_per_channel=True
     ),
     "its steps are not 1": int8(
@@ -75,7 +75,7 @@ NOT_READY = {
 
 
 @pytest.mark.parametrize("reason", NOT_READY)
-def test_what_the_edge_tpu_does_not_run_is_told_with_the_reason(reason):
+def test_an_operation_that_the_edge_tpu_does_not_run_has_a_reason(reason):
     found = readiness(NOT_READY[reason])
     assert not found.ready
     assert reason in " ".join(found.reasons())

@@ -121,7 +121,7 @@ def test_an_edge_tpu_file_needs_the_compiler_and_its_absence_says_what_is_ready(
     program.chmod(0o755)
     made, _ = make(root, tmp_path, "litert-edgetpu")
     assert made.requires.edgetpu_runtime == ">=14"
-    with pytest.raises(ConfigError, match="no layer in float"):
+    with pytest.raises(ConfigError, match="cannot run layers in float"):
         make(root, tmp_path, "litert-edgetpu", keep_float=["a"])
 
 

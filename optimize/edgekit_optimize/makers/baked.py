@@ -1,4 +1,4 @@
-"""Preprocessing inside an ONNX file: it takes an image's bytes, normalises and transposes them itself."""
+"""Adds preprocessing to an ONNX file: the model then takes uint8 NHWC images and normalises them."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from edgekit_optimize.plan import Root
 
 
 def image_shape(root: Root) -> tuple[int, int, int, int]:
-    """Return the shape of the image input, (1, height, width, channels), whatever its layout.
+    """Return the shape of the image input as (1, height, width, channels), for either layout.
 
     Raises:
-        UsageError: The model takes no image, or not one of one or three channels.
+        UsageError: The model takes no image, or one without 1 or 3 channels.
     """
     specs = {spec.name: spec for spec in root.inputs}
     spec = specs.get(root.image)
     if spec is None or root.layout not in ("NHWC", "NCHW") or len(spec.shape) != 4:
         raise UsageError(
-            "preprocessing can be baked only into a model that takes an image of known layout",
+            "preprocessing can only be baked into a model that takes an image of known layout",
             hint="leave the option 'pixels' out",
         )
-    batch, *rest = spec.shape
-    height, width, channels = rest if root.layout == "NHWC" else (*rest[1:], rest[0])
+    batch, *sizes = spec.shape
+    height, width, channels = sizes if root.layout == "NHWC" else (*sizes[1:], sizes[0])
     if batch != 1 or channels not in (1, 3):
         raise UsageError(f"input {spec.name!r}: want one image of 1 or 3 channels, got {spec.shape}")
     return batch, height, width, channels
 
 
 def byte_steps(pre: Pre) -> tuple[float, int] | None:
-    """Return the scale and zero point with which bytes are the normalised pixels, exactly.
+    """Return scale and zero point that map bytes exactly to normalised pixels, or None.
 
     >>> byte_steps(Pre(mean=(127.0,), std=(128.0,)))
     (0.0078125, 127)
@@ -48,14 +48,13 @@ def byte_steps(pre: Pre) -> tuple[float, int] | None:
 
 
 def bake(model: Any, root: Root) -> Any:
-    """Return a model that takes the bytes of its image input, UINT8 (1, height, width, channels).
+    """Return a model whose image input is uint8, (1, height, width, channels).
 
-    Where the normalised pixels go straight into a QuantizeLinear whose integers are the bytes
-    themselves, no arithmetic is left at all.
+    If the normalised pixels are quantised to exactly these bytes, no arithmetic is added.
 
     Args:
-        model: A float model, or one that ``qdq.quantise`` made.
-        root: Whose preprocessing and image input they are.
+        model: A float model, or one from ``qdq.quantise``.
+        root: The model with the preprocessing and the image input.
 
     Raises:
         UsageError: The model takes no image.
@@ -68,7 +67,7 @@ def bake(model: Any, root: Root) -> Any:
     entry = next(value for value in baked.graph.input if value.name == root.image)
     entry.CopyFrom(onnx.helper.make_tensor_value_info(root.image, onnx.TensorProto.UINT8, shape))
     source, nodes = root.image, []
-    if root.layout == "NCHW":  # turn the bytes: a quarter of what their floats are
+    if root.layout == "NCHW":  # transpose bytes, a quarter of the size of floats
         source = f"{root.image}/turned"
         nodes.append(onnx.helper.make_node("Transpose", [root.image], [source], perm=[0, 3, 1, 2]))
     _skip_quantize(baked, root, source)
@@ -81,7 +80,7 @@ def bake(model: Any, root: Root) -> Any:
 
 
 def _skip_quantize(model: Any, root: Root, source: str) -> None:
-    """Let the bytes take the place of the image's integers where both are the same."""
+    """Replace the quantised image by the bytes if both are equal."""
     steps = byte_steps(root.pre)
     if steps is None:
         return
@@ -102,7 +101,7 @@ def _skip_quantize(model: Any, root: Root, source: str) -> None:
 
 
 def _normalise(model: Any, root: Root, source: str, channels: int) -> list[Any]:
-    """Return the nodes that give ``(byte - mean) / std``, and let the model's nodes read them."""
+    """Return the nodes that compute ``(byte - mean) / std``, and connect the model's nodes to them."""
     onnx, _ = graph.tools()
     pixels = f"{root.image}/pixels"
     for node in model.graph.node:
@@ -110,13 +109,13 @@ def _normalise(model: Any, root: Root, source: str, channels: int) -> list[Any]:
             if name == root.image:
                 node.input[index] = pixels
     parts = []
-    for word, values in (("mean", root.pre.mean), ("std", root.pre.std)):
+    for field, values in (("mean", root.pre.mean), ("std", root.pre.std)):
         if len(values) not in (1, channels):
-            raise ModelError(f"preprocessing: want 1 or {channels} values of {word}, got {len(values)}")
+            raise ModelError(f"preprocessing: want 1 or {channels} values of {field}, got {len(values)}")
         array = np.asarray(values, np.float32)
         array = array.reshape((1, -1, 1, 1) if root.layout == "NCHW" else (1, 1, 1, -1))
-        model.graph.initializer.append(onnx.numpy_helper.from_array(array, f"{root.image}/{word}"))
-        parts.append(f"{root.image}/{word}")
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, f"{root.image}/{field}"))
+        parts.append(f"{root.image}/{field}")
     make = onnx.helper.make_node
     return [
         make("Cast", [source], [f"{root.image}/real"], to=onnx.TensorProto.FLOAT),

@@ -1,4 +1,4 @@
-"""Where an ONNX model can be cut in two at a single tensor, and the parts that cuts leave."""
+"""Finds where an ONNX model can be cut in two at a single tensor, and extracts the parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgekit_optimize.makers import graph
 def bridges(model: Any) -> dict[int, str]:
     """Return each position in the node list that only one tensor crosses, with that tensor.
 
-    What stands before a position can be run once, and what stands after it many times.
+    The part before such a position can be run once, and the part after it many times.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     nodes = model.graph.node
@@ -19,13 +19,13 @@ def bridges(model: Any) -> dict[int, str]:
         last |= dict.fromkeys(_read(node), position)
     last |= {output.name: len(nodes) for output in model.graph.output}
     live = {value.name for value in model.graph.input} - constants
-    found = {}
+    crossings = {}
     for position, node in enumerate(nodes):
         live = {name for name in live if last.get(name, -1) >= position}
         if len(live) == 1 and position:
-            (found[position],) = live
+            (crossings[position],) = live
         live |= {name for name in node.output if name}
-    return found
+    return crossings
 
 
 def part(model: Any, begin: int, source: str, end: int | None = None, target: str = "") -> Any:
@@ -33,10 +33,10 @@ def part(model: Any, begin: int, source: str, end: int | None = None, target: st
 
     Args:
         model: As ``graph.read`` returns it.
-        begin: The first node; ``source`` is the tensor that crosses there.
-        source: What the part takes in; empty for the model's own inputs.
-        end: The node after the last one; None for all that follow.
-        target: What the part gives; empty for the model's own outputs.
+        begin: Index of the first node.
+        source: The tensor that crosses there, the part's input; empty for the model's inputs.
+        end: Index after the last node; None for all remaining nodes.
+        target: The part's output tensor; empty for the model's outputs.
     """
     onnx, _ = graph.tools()
     values = {
@@ -53,16 +53,16 @@ def part(model: Any, begin: int, source: str, end: int | None = None, target: st
         [tensor for tensor in model.graph.initializer if tensor.name in used],
         value_info=[value for name, value in values.items() if name in used and name != source],
     )
-    made = onnx.ModelProto(ir_version=model.ir_version, graph=cut)
-    made.opset_import.extend(model.opset_import)
-    return made
+    model_part = onnx.ModelProto(ir_version=model.ir_version, graph=cut)
+    model_part.opset_import.extend(model.opset_import)
+    return model_part
 
 
 def _read(node: Any) -> set[str]:
-    """Return what a node reads, and what the graphs inside it read."""
-    found = {name for name in node.input if name}
+    """Return the tensors that a node reads, including those its subgraphs read."""
+    names = {name for name in node.input if name}
     for attribute in node.attribute:
         for inner in (attribute.g, *attribute.graphs):
             for other in inner.node:
-                found |= _read(other)
-    return found
+                names |= _read(other)
+    return names

@@ -1,7 +1,7 @@
-"""Is a TensorFlow Lite file ready for the Edge TPU, and what does its compiler make of it?
+"""Checks whether a TensorFlow Lite file fits the Edge TPU, and compiles it with Coral's compiler.
 
-``readiness`` asks, operation by operation, what Coral's documentation demands, so that it can be
-answered without the compiler, which exists for x86-64 only.
+``readiness`` checks each operation against Coral's documentation, so it needs no compiler, which exists
+only for x86-64.
 
 Source: coral.ai, "TensorFlow models on the Edge TPU": model requirements, and the table of supported
 operations with their limitations; "Edge TPU Compiler": options and output.
@@ -24,13 +24,13 @@ from edgekit_optimize.graph.tflite_schema import schema, unpack
 
 _TIMEOUT_S: Final = 300
 _SOFTMAX_MAX: Final = 16_000
-_RUNTIME: Final = "14"  # the oldest runtime with every operation in the table
+_RUNTIME: Final = "14"  # the oldest runtime that supports every operation in the table
 _EIGHT_BITS: Final = frozenset({"INT8", "UINT8"})
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the Edge TPU runs one operation; ``reason`` says why not."""
+    """Whether the Edge TPU runs one operation, and the reason if not."""
 
     index: int
     operator: str
@@ -40,21 +40,23 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether every operation of a file is one that the Edge TPU runs."""
+    """Whether the Edge TPU runs every operation of a file."""
 
     ready: bool
     operators: tuple[Verdict, ...]
 
     def sentence(self) -> str:
-        """Return the answer as one sentence."""
+        """Return the result as one sentence."""
         count = len(self.operators)
         if self.ready:
             return f"the int8 file is ready: all {count} operations fit the Edge TPU's documented list"
-        bad = sum(not verdict.ok for verdict in self.operators)
-        return f"the int8 file is not ready: {bad} of {count} operations are not for the Edge TPU"
+        unsupported = sum(not verdict.ok for verdict in self.operators)
+        return (
+            f"the int8 file is not ready: the Edge TPU does not support {unsupported} of {count} operations"
+        )
 
     def reasons(self) -> tuple[str, ...]:
-        """Return one line for each operation that is in the way."""
+        """Return one line for each unsupported operation."""
         return tuple(
             f"operation {verdict.index} ({verdict.operator}): {verdict.reason}"
             for verdict in self.operators
@@ -64,20 +66,20 @@ class Readiness:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler made, and what it said: sentences for the report."""
+    """The compiled file, and the compiler's memory figures as notes for the report."""
 
     data: bytes
     notes: tuple[str, ...]
 
 
 def readiness(data: bytes) -> Readiness:
-    """Check a file operation by operation against what the Edge TPU is documented to run.
+    """Return which operations of a file the Edge TPU supports according to its documentation.
 
     Args:
         data: A TensorFlow Lite file.
 
     Raises:
-        ModelError: It is not one.
+        ModelError: It is not a TensorFlow Lite file.
         BackendUnavailableError: ``ai-edge-litert`` is not installed.
     """
     file = _File(data)
@@ -90,45 +92,44 @@ def readiness(data: bytes) -> Readiness:
 
 
 def compile_file(data: bytes, compiler: str) -> Compiled:
-    """Compile an int8 file with Coral's compiler.
+    """Return an int8 file compiled with Coral's compiler.
 
     Args:
         data: The file.
         compiler: Path of ``edgetpu_compiler``.
 
     Raises:
-        ModelError: The compiler refuses the file or leaves operations on the CPU; the reasons name
-            them.
-        BackendUnavailableError: The compiler does not run here.
+        ModelError: The compiler rejects the file, or leaves operations on the CPU (in ``reasons``).
+        BackendUnavailableError: The compiler cannot be run.
     """
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "model.tflite"
         source.write_bytes(data)
         command = [compiler, "-s", "-m", _RUNTIME, "-o", scratch, str(source)]
         try:
-            found = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+            process = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BackendUnavailableError(f"{compiler} does not run: {error}") from error
         target = Path(scratch) / "model_edgetpu.tflite"
-        said = found.stdout + found.stderr
-        if found.returncode != 0 or not target.is_file():
-            last = [line.strip() for line in said.splitlines() if line.strip()][-1:]
+        log = process.stdout + process.stderr
+        if process.returncode != 0 or not target.is_file():
+            last = [line.strip() for line in log.splitlines() if line.strip()][-1:]
             raise ModelError(
-                f"edgetpu_compiler refuses the int8 file: {''.join(last) or f'exit {found.returncode}'}",
+                f"edgetpu_compiler rejects the int8 file: {''.join(last) or f'exit {process.returncode}'}",
                 reasons=readiness(data).reasons(),
             )
-        left = left_on_cpu(said)
-        if left:
+        unmapped = left_on_cpu(log)
+        if unmapped:
             raise ModelError(
-                f"edgetpu_compiler leaves {sum(count for _, count, _ in left)} operations on the CPU",
-                reasons=tuple(f"{count} x {operator}: {why}" for operator, count, why in left),
-                hint="change the layers that these operations come from, or use another accelerator",
+                f"edgetpu_compiler leaves {sum(count for _, count, _ in unmapped)} operations on the CPU",
+                reasons=tuple(f"{count} x {operator}: {why}" for operator, count, why in unmapped),
+                hint="replace the layers of these operations, or use another accelerator",
             )
-        return Compiled(target.read_bytes(), _facts(said))
+        return Compiled(target.read_bytes(), _facts(log))
 
 
 def left_on_cpu(log: str) -> list[tuple[str, int, str]]:
-    """Return the operators, their number and the reason, that a compiler's log has not mapped.
+    """Return (operator, count, reason) for each operator not mapped according to the compiler's log.
 
     >>> left_on_cpu("ELU   2   Operation is not supported")
     [('ELU', 2, 'Operation is not supported')]
@@ -138,9 +139,9 @@ def left_on_cpu(log: str) -> list[tuple[str, int, str]]:
 
 
 def _facts(log: str) -> tuple[str, ...]:
-    """Return what the compiler says of the chip's memory, which decides the speed."""
-    wanted = ("On-chip memory used", "Off-chip memory used")
-    return tuple(line.strip() for line in log.splitlines() if line.strip().startswith(wanted))
+    """Return the compiler's lines about on-chip memory, which determines the speed."""
+    headings = ("On-chip memory used", "Off-chip memory used")
+    return tuple(line.strip() for line in log.splitlines() if line.strip().startswith(headings))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -148,11 +149,11 @@ def _facts(log: str) -> tuple[str, ...]:
 
 class _File:
     def __init__(self, data: bytes) -> None:
-        self.model, words = unpack(data), schema()
+        self.model, generated = unpack(data), schema()
         self.graph = self.model.subgraphs[0]
-        self.types = {code: name for name, code in vars(words.TensorType).items()}
-        self.operators = {code: name for name, code in vars(words.BuiltinOperator).items()}
-        self.plain = words.ActivationFunctionType.NONE
+        self.types = {code: name for name, code in vars(generated.TensorType).items()}
+        self.operators = {code: name for name, code in vars(generated.BuiltinOperator).items()}
+        self.plain = generated.ActivationFunctionType.NONE
 
 
 class _Call:
@@ -166,30 +167,30 @@ class _Call:
         self.options = {} if operator.builtinOptions is None else vars(operator.builtinOptions)
 
     def shape(self, index: int) -> tuple[int, ...]:
-        found = self.file.graph.tensors[index].shape
-        return () if found is None else tuple(int(size) for size in found)
+        sizes = self.file.graph.tensors[index].shape
+        return () if sizes is None else tuple(int(size) for size in sizes)
 
     def values(self, index: int) -> Any:
-        """Return a constant's bytes; None for a tensor that is computed."""
+        """Return a constant's bytes; None if the tensor is computed."""
         data = self.file.model.buffers[self.file.graph.tensors[index].buffer].data
         return None if data is None or len(data) == 0 else data
 
-    def numbers(self, place: int) -> list[int]:
-        """Return a constant list of int32 among the inputs."""
-        if len(self.inputs) <= place or self.values(self.inputs[place]) is None:
+    def numbers(self, position: int) -> list[int]:
+        """Return the values of a constant int32 input."""
+        if len(self.inputs) <= position or self.values(self.inputs[position]) is None:
             return []
-        return [int(number) for number in np.frombuffer(bytes(self.values(self.inputs[place])), "<i4")]
+        return [int(number) for number in np.frombuffer(bytes(self.values(self.inputs[position])), "<i4")]
 
     def type(self, index: int) -> str:
-        found: str = self.file.types[self.file.graph.tensors[index].type]
-        return found
+        name: str = self.file.types[self.file.graph.tensors[index].type]
+        return name
 
     def has_activation(self) -> bool:
         return bool(self.options.get("fusedActivationFunction", self.file.plain) != self.file.plain)
 
 
 def _refusal(call: _Call) -> str:
-    """Return why the Edge TPU does not run an operation; empty where it does."""
+    """Return why the Edge TPU does not run an operation; empty if it does."""
     if call.name not in _RULES:
         return "not among the supported operations"
     return _bad_tensor(call) or _RULES[call.name](call)
@@ -220,15 +221,15 @@ def _plain(call: _Call) -> str:
 
 def _constant_weights(call: _Call) -> str:
     if any(call.values(index) is None for index in call.inputs[1:]):
-        return "its weights or bias are computed"
+        return "its weights or bias are not constant"
     return ""
 
 
 def _conv(call: _Call) -> str:
     if call.options.get("dilationHFactor", 1) != call.options.get("dilationWFactor", 1):
         return "its dilation differs between height and width"
-    channels, wanted = call.shape(call.inputs[0])[-1], call.shape(call.inputs[1])[-1]
-    return "it has groups" if channels != wanted else _constant_weights(call)
+    channels, kernel_channels = call.shape(call.inputs[0])[-1], call.shape(call.inputs[1])[-1]
+    return "it has groups" if channels != kernel_channels else _constant_weights(call)
 
 
 def _depthwise(call: _Call) -> str:
@@ -244,29 +245,29 @@ def _dense(call: _Call) -> str:
         return "its output has more than one axis"
     scales = call.file.graph.tensors[call.inputs[1]].quantization
     if scales is not None and scales.scale is not None and len(scales.scale) > 1:
-        return "its weights have a scale for each output; one for all is wanted"
+        return "its weights have one scale per output; only one scale per tensor is supported"
     return _constant_weights(call)
 
 
 def _concat(call: _Call) -> str:
     constants = [index for index in call.inputs if call.values(index) is not None]
     if constants and (len(call.inputs) != 2 or any(np.any(call.values(index)) for index in constants)):
-        return "it joins a constant that is not all zeros, or more than one tensor with it"
+        return "it concatenates a constant that is not all zeros, or several tensors with one"
     return _plain(call)
 
 
-def _spatial(place: int) -> Callable[[_Call], str]:
+def _spatial(position: int) -> Callable[[_Call], str]:
     def check(call: _Call) -> str:
         rank = len(call.shape(call.inputs[0]))
-        over = {axis % rank for axis in call.numbers(place)}
-        return "" if over <= {1, 2} and rank == 4 else "it is over more than height and width"
+        over = {axis % rank for axis in call.numbers(position)}
+        return "" if over <= {1, 2} and rank == 4 else "it reduces more than height and width"
 
     return check
 
 
 def _not_batch(call: _Call) -> str:
     rank = len(call.shape(call.inputs[0]))
-    return "it is over the batch" if rank > 1 and 0 in {axis % rank for axis in call.numbers(1)} else ""
+    return "its axis is the batch" if rank > 1 and 0 in {axis % rank for axis in call.numbers(1)} else ""
 
 
 def _pad(call: _Call) -> str:
@@ -278,18 +279,18 @@ def _pad(call: _Call) -> str:
 def _prelu(call: _Call) -> str:
     slopes = call.shape(call.inputs[1])
     if call.values(call.inputs[1]) is None or any(size != 1 for size in slopes[:-1]):
-        return "its slopes are not one constant for each channel"
+        return "its slopes are not one constant per channel"
     return ""
 
 
 def _resize(call: _Call) -> str:
-    return "" if len(call.shape(call.inputs[0])) == 4 else "its input is no image"
+    return "" if len(call.shape(call.inputs[0])) == 4 else "its input is not an image"
 
 
 def _softmax(call: _Call) -> str:
     shape = call.shape(call.inputs[0])
     if any(size != 1 for size in shape[:-1]):
-        return f"it is over rows of a table {shape}; only one row is taken"
+        return f"its input has shape {shape}; only one row is supported"
     return f"it has more than {_SOFTMAX_MAX} values" if shape[-1] > _SOFTMAX_MAX else ""
 
 
@@ -311,7 +312,7 @@ def _squeeze(call: _Call) -> str:
 
 
 def _transposed(call: _Call) -> str:
-    return "its weights are computed" if call.values(call.inputs[1]) is None else ""
+    return "its weights are not constant" if call.values(call.inputs[1]) is None else ""
 
 
 _RULES: Final[dict[str, Callable[[_Call], str]]] = {

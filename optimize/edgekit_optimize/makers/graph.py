@@ -1,7 +1,7 @@
-"""ONNX graphs as the makers see them: read, checked, named; which layers do the work, and how much.
+"""Reads and checks ONNX graphs, and finds their layers and the share of work of each.
 
-A *layer* here is a node that multiplies and adds: Conv, ConvTranspose, Gemm, MatMul. It is known by
-its output tensor, which outlives most rewriting.
+A *layer* here is a Conv, ConvTranspose, Gemm or MatMul node. It is identified by its output tensor,
+whose name survives most graph rewrites.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from edgekit.core.errors import BackendUnavailableError, ModelError
 
 WORKING: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_OPSET: Final = 13  # per-channel DequantizeLinear came with 13
+_OPSET: Final = 13  # per-channel DequantizeLinear needs 13
 _INSTALL: Final = "pip install 'edgekit-optimize[tools]'"
 
 
 @dataclass(frozen=True)
 class LayerFact:
-    """One layer that multiplies and adds: its output tensor, operator, node, and share of the work.
+    """A layer: its output tensor, operator, node, and share of the work.
 
-    ``multiply_adds`` is the share of the model's, 0 to 1; ``count`` is how many; 0 where the shapes
-    are not known.
+    ``multiply_adds`` is its share of the model's multiply-adds, 0 to 1, and ``count`` their number; 0 if
+    shapes are unknown.
     """
 
     name: str
@@ -42,7 +42,7 @@ def tools() -> tuple[Any, Any]:
     """Return the ``onnx`` and ``onnxruntime`` packages.
 
     Raises:
-        BackendUnavailableError: One is not installed.
+        BackendUnavailableError: One of them is not installed.
     """
     try:
         import onnx
@@ -53,14 +53,14 @@ def tools() -> tuple[Any, Any]:
 
 
 def read(path: Path) -> Any:
-    """Read an ONNX file, check it, and give every node a name and every tensor its shape.
+    """Return the checked model of an ONNX file, with all nodes named and all shapes inferred.
 
     Returns:
         An ``onnx.ModelProto`` of opset 13 or newer, inputs of fixed shape, finite weights.
 
     Raises:
-        ModelError: It is not an ONNX file, an input's size is free, a weight is not finite, or an
-            old operator cannot be raised to opset 13.
+        ModelError: It is not an ONNX file, an input size is free, a weight is not finite, or an
+            operator cannot be converted to opset 13.
     """
     onnx, _ = tools()
     try:
@@ -90,10 +90,10 @@ def opset(model: Any) -> int:
 
 
 def raised(model: Any) -> Any:
-    """Return the model with at least opset 13, which per-channel weights need.
+    """Return the model converted to at least opset 13, which per-channel weights need.
 
     Raises:
-        ModelError: An operator has no newer form.
+        ModelError: An operator cannot be converted.
     """
     if opset(model) >= _OPSET:
         return model
@@ -101,56 +101,56 @@ def raised(model: Any) -> Any:
 
 
 def converted(model: Any, version: int) -> Any:
-    """Return the model written in another opset.
+    """Return the model converted to another opset.
 
     Raises:
-        ModelError: An operator cannot be said in it; names the first node at fault.
+        ModelError: A node cannot be converted; the message names the first one.
     """
     onnx, _ = tools()
     from onnx import version_converter
 
     try:
-        found = version_converter.convert_version(model, version)
-        onnx.checker.check_model(found)
-    except Exception as cause:  # the converter raises RuntimeError and the checker its own
+        result = version_converter.convert_version(model, version)
+        onnx.checker.check_model(result)
+    except Exception as cause:  # the converter raises RuntimeError, the checker its own type
         raise ModelError(
             f"{blamed(model, str(cause))} cannot be written in ONNX opset {version}: {first_line(cause)}",
             hint="export the model with that opset, or replace the operator in the model",
         ) from cause
-    return found
+    return result
 
 
 def first_line(cause: object) -> str:
-    """Return what an exception says, in one line of bounded length, without OpenVINO's own places."""
+    """Return an exception's message as one short line, without OpenVINO's source locations."""
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("Check '", "Exception from", "FrontEnd API"))]
     return next(iter(telling or lines), repr(cause))[:300]
 
 
 def blamed(model: Any, text: str) -> str:
-    """Return the node that a tool's message speaks of, as ``layer 'x' (Operator)``.
+    """Return the node that a tool's message is about, as ``layer 'x' (Operator)``.
 
-    A name of a node or of its output counts first, then the name of an operator.
+    Looks for the name of a node or of its output first, then for the name of an operator.
     """
     nodes = [node for node in model.graph.node if node.output]
     for node in sorted(nodes, key=lambda node: -len(node.output[0])):
         if any(len(name) > 2 and name in text for name in (node.name, node.output[0])):
             return f"layer {node.output[0]!r} ({node.op_type})"
-    words = set(re.findall(r"[A-Za-z0-9_]+", text))
+    mentioned = set(re.findall(r"[A-Za-z0-9_]+", text))
     for node in nodes:
-        if node.op_type in words:
+        if node.op_type in mentioned:
             return f"layer {node.output[0]!r} ({node.op_type})"
     return "the model"
 
 
 def written_by(model: Any, tensor: str) -> str:
-    """Return what gives a tensor its values, as ``layer 'x' (Operator)`` or ``input 'x'``."""
-    found = next((node for node in model.graph.node if tensor in node.output), None)
-    return f"layer {tensor!r} ({found.op_type})" if found else f"input {tensor!r}"
+    """Return the source of a tensor, as ``layer 'x' (Operator)`` or ``input 'x'``."""
+    writer = next((node for node in model.graph.node if tensor in node.output), None)
+    return f"layer {tensor!r} ({writer.op_type})" if writer else f"input {tensor!r}"
 
 
 def layers_of(model: Any) -> tuple[LayerFact, ...]:
-    """Return every layer that multiplies and adds, in the graph's order."""
+    """Return all layers, in graph order."""
     shapes = tensor_shapes(model)
     counts = [(node, _multiply_adds(node, shapes)) for node in model.graph.node if node.op_type in WORKING]
     total = max(sum(count for _, count in counts), 1)
@@ -160,7 +160,7 @@ def layers_of(model: Any) -> tuple[LayerFact, ...]:
 
 
 def tensor_shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor and constant whose shape is known in full."""
+    """Return the shape of every tensor and constant whose shape is fully known."""
     graph = model.graph
     shapes = {constant.name: tuple(constant.dims) for constant in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -171,7 +171,7 @@ def tensor_shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def float_activations(model: Any) -> tuple[str, ...]:
-    """Return the float32 tensors that nodes write or the model takes in, in the graph's order."""
+    """Return the float32 inputs and node outputs, in graph order."""
     onnx, _ = tools()
     graph = model.graph
     constants = {constant.name for constant in graph.initializer}
@@ -189,7 +189,7 @@ def float_activations(model: Any) -> tuple[str, ...]:
 
 
 def constants(model: Any) -> Mapping[str, NDArray[Any]]:
-    """Return the initializers as arrays, by name; each is decoded when it is asked for."""
+    """Return the initializers as arrays, by name, decoded on access."""
     return _Constants(model)
 
 
@@ -210,32 +210,32 @@ class _Constants(Mapping[str, "NDArray[Any]"]):
 
 
 def aliases(model: Any, name: str) -> tuple[str, ...]:
-    """Return a layer's output tensor and those it becomes while one node after the other reads it.
+    """Return a layer's output tensor and its successors along a chain of single readers.
 
-    Fusing a layer with what follows leaves the last tensor's name: look the first up that is there.
+    A fused layer keeps the name of the last tensor in the chain; use the first one that still exists.
     """
     readers: dict[str, list[Any]] = {}
     for node in model.graph.node:
         for source in node.input:
             readers.setdefault(source, []).append(node)
-    found = [name]
-    while len(found) < 6 and len(readers.get(found[-1], [])) == 1:
-        follower = readers[found[-1]][0]
+    names = [name]
+    while len(names) < 6 and len(readers.get(names[-1], [])) == 1:
+        follower = readers[names[-1]][0]
         if len(follower.output) != 1 or follower.op_type in WORKING:
             break
-        found.append(follower.output[0])
-    return tuple(found)
+        names.append(follower.output[0])
+    return tuple(names)
 
 
 def nodes_named(original: Any, model: Any, names: tuple[str, ...]) -> list[str]:
-    """Return the nodes of a rewritten model that are layers of the original, named by output tensor.
+    """Return the node names in a rewritten model of layers given by their original output tensors.
 
     Raises:
-        ModelError: A name is no tensor of the original, or its layer is not found again.
+        ModelError: The original has no such layer, or the rewritten model no longer has it.
     """
     written = {output: node for node in original.graph.node for output in node.output}
     producers = {output: node for node in model.graph.node for output in node.output}
-    found = []
+    matching = []
     for name in names:
         if name not in written:
             raise unknown_layer(name, [fact.name for fact in layers_of(original)])
@@ -246,16 +246,16 @@ def nodes_named(original: Any, model: Any, names: tuple[str, ...]) -> list[str]:
         ]
         if not same:
             raise ModelError(
-                f"layer {name!r} ({operator}) was fused into another and cannot be kept in float alone",
+                f"layer {name!r} ({operator}) was fused into another, so it cannot be kept in float",
                 hint="set the option fused to false",
             )
-        found.append(same[0].name)
-    return found
+        matching.append(same[0].name)
+    return matching
 
 
-def unknown_layer(name: str, known: list[str]) -> ModelError:
-    """Return the error for a layer to be kept in float that the model has not."""
-    listed = ", ".join(map(repr, known[:5])) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
+def unknown_layer(name: str, layers: list[str]) -> ModelError:
+    """Return the error for an unknown layer in ``keep_float``."""
+    listed = ", ".join(map(repr, layers[:5])) + (f" and {len(layers) - 5} more" if len(layers) > 5 else "")
     return ModelError(f"keep_float: the model has no layer {name!r}", hint=f"its layers are {listed}")
 
 
@@ -278,12 +278,12 @@ def _check_weights(model: Any) -> None:
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             users = [node for node in model.graph.node if name in node.input]
             where = f" of layer {users[0].output[0]!r} ({users[0].op_type})" if users else ""
-            # Source: masks in attention are written as minus infinity on purpose.
+            # Attention masks use minus infinity on purpose.
             if users and users[0].op_type in ("Add", "Where", "Max", "Min", "Clip", "Pad"):
                 continue
             raise ModelError(
                 f"constant {name!r}{where} holds values that are not finite",
-                hint="train or export the model anew: such weights make every answer NaN",
+                hint="train or export the model again: such weights make every output NaN",
             )
 
 
@@ -296,6 +296,6 @@ def _multiply_adds(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
     if node.op_type == "ConvTranspose":
         return prod(source) * prod(weights[1:]) if source else 0
     if node.op_type == "Gemm":
-        turned = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-        return prod(output) * weights[1 if turned else 0]
+        is_transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        return prod(output) * weights[1 if is_transposed else 0]
     return prod(output) * weights[-2] if len(weights) > 1 else prod(output) * weights[0]

@@ -1,4 +1,4 @@
-"""ONNX models in float16, for accelerators that compute in it. Inputs and outputs stay float32."""
+"""Converts ONNX models to float16; inputs and outputs stay float32."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from edgekit_optimize.makers.ranges import observe
 from edgekit_optimize.makers.samples import Feeds
 from edgekit_optimize.quiet import hushed
 
-_LARGEST: Final = 65504.0 / 2  # float16's largest number, with room for other data
+_LARGEST: Final = 65504.0 / 2  # float16's maximum, with headroom for other data
 
 
 def too_large(model: Any, samples: Sequence[Feeds]) -> tuple[str, ...]:
-    """Return the tensors that hold, on these samples, values that float16 cannot be trusted with."""
+    """Return the tensors with values on these samples that are too large for float16."""
     produced = {name for node in model.graph.node for name in node.output}
     ranges = observe(model, samples)
     return tuple(
@@ -24,15 +24,15 @@ def too_large(model: Any, samples: Sequence[Feeds]) -> tuple[str, ...]:
     )
 
 
-def halved(model: Any, kept: Collection[str]) -> Any:
-    """Return the model computing in float16.
+def halved(model: Any, keep_float: Collection[str]) -> Any:
+    """Return the model converted to float16.
 
     Args:
         model: As ``graph.read`` returns it.
-        kept: Names of the nodes that stay in float32.
+        keep_float: Names of the nodes that stay in float32.
 
     Raises:
-        ModelError: The converter fails; names the layer.
+        ModelError: The converter fails; the message names the layer.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -41,19 +41,19 @@ def halved(model: Any, kept: Collection[str]) -> Any:
     copy.CopyFrom(model)
     try:
         with hushed(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of each weight that is too small for 16 bits
-            made = convert_float_to_float16(copy, keep_io_types=True, node_block_list=sorted(kept))
-    except Exception as cause:  # the converter raises whatever comes
+            warnings.simplefilter("ignore")  # it warns about each weight too small for float16
+            result = convert_float_to_float16(copy, keep_io_types=True, node_block_list=sorted(keep_float))
+    except Exception as cause:  # the converter raises exceptions of any type
         raise ModelError(
-            f"{graph.blamed(model, str(cause))} cannot be written in float16: {graph.first_line(cause)}",
+            f"{graph.blamed(model, str(cause))} cannot be converted to float16: {graph.first_line(cause)}",
             hint="leave that layer in float: keep_float",
         ) from cause
-    _sort(made)  # the converter puts its casts at the end, where not every reader looks for them
-    return made
+    _sort(result)  # the converter appends its casts at the end, which not every reader accepts
+    return result
 
 
 def _sort(model: Any) -> None:
-    """Put each node after those whose tensors it reads, and otherwise where it was."""
+    """Sort the nodes topologically, keeping their order where possible."""
     nodes = list(model.graph.node)
     writers = {name: node for node in nodes for name in node.output}
     placed: dict[int, Any] = {}

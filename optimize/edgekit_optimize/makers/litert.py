@@ -1,9 +1,8 @@
-"""Candidates of the TensorFlow Lite family: float, half, static int8, int8 and int4 weights, Edge TPU.
+"""Makes TensorFlow Lite candidates: float, float16, static int8, int8 and int4 weights, Edge TPU.
 
 Files are written from the root's network, so tensors keep their canonical names and images are
-channels-last. Where a root's TensorFlow Lite file has something that a network cannot say, the
-LiteRT quantizer works on the file instead. The ONNX file with the very same integers is made here
-too.
+channels-last. If the root's TensorFlow Lite file has a node with no equivalent in ``Network``, the LiteRT
+quantizer processes the file instead. The ONNX file with the same integers is made here too.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ _THREADS: Final = 2
 
 
 class Source(NamedTuple):
-    """What files are written from: a network, or a file alone; ``why`` then says why."""
+    """What candidates are made from: a network, or only a file, and then why there is no network."""
 
     network: Network | None
     data: bytes
-    turned: frozenset[str]
+    transposed: frozenset[str]
     why: str = ""
 
 
@@ -52,29 +51,29 @@ def make_float(root: Root, plan: Plan, folder: Path) -> Made:
     """Make the float32 file.
 
     Raises:
-        ModelError: The model has neither a network nor a file of this family.
+        ModelError: The model has neither an ONNX nor a TensorFlow Lite form.
     """
     source = _source(root)
-    data = source.data or write_tflite(_wanted(source), name=plan.id)
+    data = source.data or write_tflite(_network(source), name=plan.id)
     return _made(root, folder, data, notes=_notes(source))
 
 
 def make_half(root: Root, plan: Plan, folder: Path) -> Made:
-    """Make the file with float16 weights: half the size, widened when it is loaded."""
+    """Make the file with float16 weights: half the size, widened to float32 at load."""
     source = _source(root)
-    data = write_tflite(_wanted(source), half_weights=True, name=plan.id)
-    note = "weights are stored in 16 bits and widened at load: smaller, not faster on a CPU"
+    data = write_tflite(_network(source), half_weights=True, name=plan.id)
+    note = "weights are stored as float16 and widened at load: smaller, but not faster on a CPU"
     return _made(root, folder, data, notes=(note, *_notes(source)))
 
 
 def make_static(root: Root, plan: Plan, folder: Path) -> Made:
-    """Make the int8 file: integers from its inputs to its outputs, but for layers left in float.
+    """Make the int8 file, with integers from inputs to outputs except for layers left in float.
 
     Options: ``keep_float``, ``ranges``, ``per_channel``.
 
     Raises:
-        TensorError: The calibration data does not fit or says nothing.
-        ModelError: The model cannot be quantised, or has no layer of a name in ``keep_float``.
+        TensorError: The calibration data are unusable.
+        ModelError: The model cannot be quantised, or ``keep_float`` names an unknown layer.
     """
     source = _source(root)
     if source.network is None:
@@ -82,67 +81,65 @@ def make_static(root: Root, plan: Plan, folder: Path) -> Made:
     quantized = _quantized(root, plan, source)
     share = integer_share(source.network, quantized)
     data = write_tflite(source.network, quantized, name=plan.id)
-    notes = (f"{share:.1%} of the multiply-adds run on integers", *_kept(quantized), *_notes(source))
+    notes = (f"{share:.1%} of the multiply-adds run on integers", *_float_note(quantized), *_notes(source))
     return _made(root, folder, data, notes=notes, share=share)
 
 
 def make_weights(root: Root, plan: Plan, folder: Path) -> Made:
-    """Make the file with integer weights and float activations, quantised anew at each inference.
+    """Make the file with integer weights, whose activations are quantised at each inference.
 
-    Option ``bits``: 8, or 4 for the weights of dense layers (all others keep 8).
+    Option ``bits``: 8, or 4 for dense layers only (all others have 8).
 
     Raises:
-        ModelError: There is no dense layer whose weights could have 4 bits.
+        ModelError: ``bits`` is 4 and the model has no dense layer.
     """
     bits = plan.options.get("bits", 8)
     if bits not in (4, 8):
         raise ConfigError(f"option bits: want 8 or 4, got {bits!r}")
     source = _source(root)
     if bits == 4 and source.network and not any(layer.kind == "dense" for layer in source.network.layers):
-        raise ModelError(
-            f"model {root.id!r} has no dense layer, and only those can have weights of 4 bits here"
-        )
-    data = source.data or write_tflite(_wanted(source), name=plan.id)
-    made = quantize_file(data, "dynamic_wi8" if bits == 8 else "dynamic_wi4_dense")
-    interpreter(made)  # what the quantizer writes, this LiteRT must take
+        raise ModelError(f"model {root.id!r} has no dense layer, and only those support 4-bit weights here")
+    data = source.data or write_tflite(_network(source), name=plan.id)
+    quantized = quantize_file(data, "dynamic_wi8" if bits == 8 else "dynamic_wi4_dense")
+    interpreter(quantized)  # checks that LiteRT can load what the quantizer wrote
     kinds = "weights have 8 bits" if bits == 8 else "weights of dense layers have 4 bits, all others 8"
     note = f"{kinds}; activations are quantised at each inference"
-    return _made(root, folder, made, notes=(note, *_notes(source)), tools=tool_version())
+    return _made(root, folder, quantized, notes=(note, *_notes(source)), tools=tool_version())
 
 
 def make_onnx_static(root: Root, plan: Plan, folder: Path) -> Made:
-    """Make the ONNX file that has the same integers as the int8 file: uint8 activations, int8 weights."""
+    """Make the ONNX file with the same integers as the int8 file: uint8 activations, int8 weights."""
     if root.onnx:
         network = read_onnx(Path(root.onnx))
-        turned = frozenset(name for name, shape in network.inputs.items() if shape != _shape(root, name))
-        source = Source(network, b"", turned)
+        transposed = frozenset(name for name, shape in network.inputs.items() if shape != _shape(root, name))
+        source = Source(network, b"", transposed)
     else:
         source = _source(root)
-    network = _wanted(source)
+    network = _network(source)
     quantized = _quantized(root, plan, source)
     share = integer_share(network, quantized)
     (folder / _ONNX_FILE).write_bytes(write_onnx(network, quantized, name=plan.id))
     return Made(
         files=(_ONNX_FILE,),
         layout="NCHW" if root.layout else "",
-        notes=(f"{share:.1%} of the multiply-adds run on integers", *_kept(quantized)),
+        notes=(f"{share:.1%} of the multiply-adds run on integers", *_float_note(quantized)),
         tools={"onnx": version("onnx")},
         integer_share=share,
     )
 
 
 def make_edgetpu(root: Root, plan: Plan, folder: Path) -> Made:
-    """Make the file for an Edge TPU, all of whose operations run there.
+    """Make the file for an Edge TPU, with no operation left on the CPU.
 
     Raises:
         BackendUnavailableError: ``edgetpu_compiler`` is not on PATH; the message says whether the
-            int8 file is ready for it, and if not, which operations are in the way.
-        ModelError: The compiler left operations on the CPU, or refused the file.
+            int8 file is ready, and the reasons name the unsupported operations.
+        ModelError: The compiler rejects the file, or leaves operations on the CPU.
     """
     source = _source(root)
     if plan.options.get("keep_float"):
-        raise ConfigError(f"{plan.id}: an Edge TPU takes no layer in float", hint="drop keep_float")
-    network = _wanted(source)
+        raise ConfigError(f"{plan.id}: an Edge TPU cannot run layers in float", hint="remove keep_float")
+    network = _network(source)
     quantized = _quantized(root, plan, source, dense_per_channel=False)
     data = write_tflite(network, quantized, name=plan.id)
     ready = readiness(data)
@@ -167,16 +164,16 @@ def integer_share(network: Network, quantized: Quantized) -> float:
 
 
 def multiply_adds(network: Network) -> dict[str, int]:
-    """Return how many multiply-adds each layer with weights does, by its output's name."""
+    """Return the number of multiply-adds of each layer with weights, by output name."""
     shapes = network.shapes()
-    found = {}
+    counts = {}
     for layer in network.layers:
         if layer.kind in WEIGHTED:
             weights, _ = layer.parameters()
-            # A transposed convolution uses all of its weights at each place of its input.
-            places = shapes[layer.inputs[0] if layer.kind == "transposed_conv" else layer.output]
-            found[layer.output] = int(np.prod(places[:-1])) * weights.size
-    return found
+            # A transposed convolution applies all of its weights at each input position.
+            shape = shapes[layer.inputs[0] if layer.kind == "transposed_conv" else layer.output]
+            counts[layer.output] = int(np.prod(shape[:-1])) * weights.size
+    return counts
 
 
 # ---------------------------------------------------------------------------------------------
@@ -187,10 +184,10 @@ def _shape(root: Root, name: str) -> tuple[int, ...]:
 
 
 def _source(root: Root) -> Source:
-    """Return what to write files of this family from: the ONNX form as a network, or the file there is."""
-    turned = frozenset({root.image}) if root.layout == "NCHW" and root.image else frozenset[str]()
+    """Return the root's ONNX form as a network, or else its TensorFlow Lite file."""
+    transposed = frozenset({root.image}) if root.layout == "NCHW" and root.image else frozenset[str]()
     if root.onnx:
-        return Source(read_onnx(Path(root.onnx), turned), b"", turned)
+        return Source(read_onnx(Path(root.onnx), transposed), b"", transposed)
     if not root.tflite:
         reason = root.missing.get("tflite", "it was not converted")
         raise ModelError(
@@ -204,7 +201,7 @@ def _source(root: Root) -> Source:
         return Source(None, data, frozenset(), error.message)
 
 
-def _wanted(source: Source) -> Network:
+def _network(source: Source) -> Network:
     if source.network is None:
         raise ModelError(
             source.why, hint="give the model as ONNX, or use technique litert-static or litert-weights"
@@ -213,18 +210,18 @@ def _wanted(source: Source) -> Network:
 
 
 def _notes(source: Source) -> tuple[str, ...]:
-    return (f"made from the TensorFlow Lite file as it is: {source.why}",) if source.why else ()
+    return (f"made directly from the TensorFlow Lite file: {source.why}",) if source.why else ()
 
 
-def _kept(quantized: Quantized) -> tuple[str, ...]:
+def _float_note(quantized: Quantized) -> tuple[str, ...]:
     return (f"left in float: {', '.join(sorted(quantized.floats))}",) if quantized.floats else ()
 
 
-def _feeds(root: Root, turned: Collection[str]) -> list[dict[str, Array]]:
+def _feeds(root: Root, transposed: Collection[str]) -> list[dict[str, Array]]:
     return [
         {
             name: np.ascontiguousarray(
-                values.transpose(0, 2, 3, 1) if name in turned else values, dtype=np.float32
+                values.transpose(0, 2, 3, 1) if name in transposed else values, dtype=np.float32
             )
             for name, values in sample.items()
         }
@@ -236,13 +233,13 @@ def _method(plan: Plan) -> Method:
     method: Any = plan.options.get("ranges", "minmax")
     if method not in get_args(Method):
         raise ConfigError(f"option ranges: want one of {', '.join(get_args(Method))}, got {method!r}")
-    found: Method = method
-    return found
+    ranges: Method = method
+    return ranges
 
 
 def _quantized(root: Root, plan: Plan, source: Source, *, dense_per_channel: bool = True) -> Quantized:
-    network = _wanted(source)
-    feeds = _feeds(root, source.turned)
+    network = _network(source)
+    feeds = _feeds(root, source.transposed)
     ranges = calibrate(network, lambda: feeds, _method(plan), run=EveryTensor(network, _THREADS))
     return quantize(
         network,
@@ -255,9 +252,9 @@ def _quantized(root: Root, plan: Plan, source: Source, *, dense_per_channel: boo
 
 
 def _pixels(root: Root, ranges: Ranges) -> dict[str, Affine]:
-    """Return parameters with which the image input's integers are the bytes less 128, where they fit.
+    """Return quantisation of the image input such that its integers are the bytes minus 128.
 
-    Not where the data was normalised in another way than ``pre`` says: bytes would be the wrong steps.
+    Empty if the calibration data do not match ``pre``, since this scale would then be wrong.
     """
     steps = byte_steps(root.pre)
     if not root.image or steps is None:
@@ -270,15 +267,15 @@ def _pixels(root: Root, ranges: Ranges) -> dict[str, Affine]:
 
 
 def _static_by_tool(root: Root, plan: Plan, folder: Path, source: Source) -> Made:
-    refused = [name for name in ("keep_float", "ranges", "per_channel") if name in plan.options]
-    if refused:
+    unavailable = [name for name in ("keep_float", "ranges", "per_channel") if name in plan.options]
+    if unavailable:
         raise ModelError(
-            f"{plan.id}: option {refused[0]} needs the model as a network, and {source.why}",
+            f"{plan.id}: option {unavailable[0]} needs the model as a network, but {source.why}",
             hint="give the model as ONNX",
         )
-    made = quantize_file(source.data, "static_wi8_ai8", _feeds(root, ()))
-    interpreter(made)
-    return _made(root, folder, made, notes=_notes(source), tools=tool_version())
+    quantized = quantize_file(source.data, "static_wi8_ai8", _feeds(root, ()))
+    interpreter(quantized)
+    return _made(root, folder, quantized, notes=_notes(source), tools=tool_version())
 
 
 def _made(

@@ -1,4 +1,4 @@
-"""The LiteRT quantizer: int8 and int4 weights, and whole-integer files of what our own reader cannot read."""
+"""Calls the LiteRT quantizer, for integer weights, and static int8 of files not readable as a network."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from edgekit.core.errors import BackendUnavailableError, ModelError
 from edgekit_optimize.graph.tflite_schema import SIGNATURE, with_signature
 
 Recipe = Literal["dynamic_wi8", "dynamic_wi4_dense", "static_wi8_ai8"]
-"""``dynamic_wi4_dense``: weights of dense layers have 4 bits, of all others 8. Four bits for each channel
-of a convolution leave nothing of a depthwise network (EfficientNet-Lite0: one answer in nine stays the
-same), and their kernels run no faster than float."""
+"""``dynamic_wi4_dense``: dense weights have 4 bits, all others 8. Per-channel 4-bit convolutions destroy a
+depthwise network (EfficientNet-Lite0: one answer in nine stays the same), and are no faster than float."""
 TOOL: Final = "litert-quantizer"
 
 
 def quantize_file(data: bytes, recipe: Recipe, samples: Iterable[Mapping[str, Any]] = ()) -> bytes:
-    """Return a float TensorFlow Lite file quantised by one of the quantizer's recipes.
+    """Return a float TensorFlow Lite file quantised with one of the quantizer's recipes.
 
     Args:
         data: The float file.
-        recipe: Which of the quantizer's recipes; the static one wants ``samples``.
-        samples: Inputs by the file's names, as the file takes them.
+        recipe: Name of the recipe; the static one needs ``samples``.
+        samples: Inputs by the file's input names.
 
     Raises:
         BackendUnavailableError: ``litert-quantizer`` is not installed.
-        ModelError: The quantizer refuses the file.
+        ModelError: The quantizer rejects the file.
     """
     try:
         from litert_quantizer import qtyping, recipe_manager
@@ -43,7 +42,7 @@ def quantize_file(data: bytes, recipe: Recipe, samples: Iterable[Mapping[str, An
         data = with_signature(data)
     manager = recipe_manager.RecipeManager()
     try:
-        # It prints its progress, and its own dependencies warn.
+        # It prints progress, and its dependencies emit warnings.
         silence = io.StringIO()
         with (
             contextlib.redirect_stdout(silence),
@@ -52,11 +51,13 @@ def quantize_file(data: bytes, recipe: Recipe, samples: Iterable[Mapping[str, An
         ):
             warnings.simplefilter("ignore")
             quantizer = tool.Quantizer(bytearray(data), _steps(qtyping.TFLOperationName, manager, recipe))
-            seen = quantizer.calibrate({SIGNATURE: list(samples)}) if recipe == "static_wi8_ai8" else None
-            made = quantizer.quantize(seen, enable_progress_report=False).quantized_model
+            statistics = (
+                quantizer.calibrate({SIGNATURE: list(samples)}) if recipe == "static_wi8_ai8" else None
+            )
+            quantized = quantizer.quantize(statistics, enable_progress_report=False).quantized_model
     except Exception as error:
-        raise ModelError(f"{TOOL} refuses the model ({recipe}): {error}") from error
-    return bytes(made)
+        raise ModelError(f"{TOOL} rejects the model ({recipe}): {error}") from error
+    return bytes(quantized)
 
 
 def _steps(names: Any, manager: Any, recipe: Recipe) -> Any:

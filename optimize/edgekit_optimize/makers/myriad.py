@@ -1,4 +1,4 @@
-"""ONNX for the Myriad X, whose last OpenVINO (2021.4) reads opset 11 and plain operators."""
+"""Converts ONNX to opset 11 for the Myriad X, as needed by its last OpenVINO version (2021.4)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LIMIT: Final = 1e-3
 
 
 def lowered(model: Any) -> Any:
-    """Return the model in opset 11, each operator checked against what that opset says of it.
+    """Return the model in opset 11, with each node checked against that opset's schema.
 
-    The ``onnx`` package's own converter has no way down for operators as common as Clip.
+    The converter of the ``onnx`` package cannot downgrade even common operators such as Clip.
 
     Raises:
-        ModelError: An operator, an attribute or an input has no older form; names the layer.
+        ModelError: An operator, attribute or input has no equivalent; the message names the layer.
     """
     onnx, _ = graph.tools()
     old = onnx.ModelProto()
@@ -32,7 +32,7 @@ def lowered(model: Any) -> Any:
     _split_hard_swish(old)
     for node in old.graph.node:
         if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, OPSET, ""):
-            raise _refused(node, f"there is no {node.op_type} in it")
+            raise _refused(node, f"opset {OPSET} has no {node.op_type}")
         _lower(node, graph.constants(old), graph.opset(model))
     del old.opset_import[:]
     old.opset_import.add(domain="", version=OPSET)
@@ -40,7 +40,7 @@ def lowered(model: Any) -> Any:
     try:
         onnx.checker.check_model(old)
         return graph.prepared(old)
-    except Exception as cause:  # the checker's and the inference's exceptions have no common base
+    except Exception as cause:  # the exceptions of checker and shape inference have no common base
         raise ModelError(
             f"{graph.blamed(old, str(cause))} cannot be written in ONNX opset {OPSET}: "
             f"{graph.first_line(cause)}",
@@ -49,22 +49,22 @@ def lowered(model: Any) -> Any:
 
 
 def _lower(node: Any, values: Mapping[str, NDArray[Any]], version: int) -> None:
-    """Rewrite one node as opset 11 has it: fewer attributes, axes as an attribute."""
+    """Rewrite one node for opset 11: fewer attributes, axes as an attribute."""
     onnx, _ = graph.tools()
     schema = onnx.defs.get_schema(node.op_type, OPSET, "")
     newer = onnx.defs.get_schema(node.op_type, version, "")
     for attribute in [a for a in node.attribute if a.name not in schema.attributes]:
         usual = newer.attributes[attribute.name].default_value
         if onnx.helper.get_attribute_value(attribute) != onnx.helper.get_attribute_value(usual):
-            raise _refused(node, f"it has no attribute {attribute.name!r}")
+            raise _refused(node, f"attribute {attribute.name!r} does not exist there")
         node.attribute.remove(attribute)
-    word = next((name for name in ("axes", "split") if name in schema.attributes), "")
-    if len(node.input) == 2 and schema.max_input == 1 and word:
+    field = next((name for name in ("axes", "split") if name in schema.attributes), "")
+    if len(node.input) == 2 and schema.max_input == 1 and field:
         if node.input[1] not in values:
-            raise _refused(node, f"its {word} must be known beforehand")
+            raise _refused(node, f"its {field} must be constant")
         numbers = [int(value) for value in values[node.input[1]].ravel()]
         del node.input[1:]
-        node.attribute.append(onnx.helper.make_attribute(word, numbers))
+        node.attribute.append(onnx.helper.make_attribute(field, numbers))
     if node.op_type in ("Softmax", "LogSoftmax", "Hardmax") and not any(
         attribute.name == "axis" for attribute in node.attribute
     ):
@@ -72,9 +72,9 @@ def _lower(node: Any, values: Mapping[str, NDArray[Any]], version: int) -> None:
 
 
 def _split_hard_swish(model: Any) -> None:
-    """Write HardSwish, which came with opset 14, as a HardSigmoid and a Mul."""
+    """Replace HardSwish, which exists from opset 14 on, by a HardSigmoid and a Mul."""
     onnx, _ = graph.tools()
-    for place, node in reversed(list(enumerate(model.graph.node))):
+    for index, node in reversed(list(enumerate(model.graph.node))):
         if node.op_type != "HardSwish":
             continue
         source, gate = node.input[0], f"{node.output[0]}/gate"
@@ -82,28 +82,28 @@ def _split_hard_swish(model: Any) -> None:
         first = make("HardSigmoid", [source], [gate], name=f"{node.name}/gate", alpha=1.0 / 6.0, beta=0.5)
         second = make("Mul", [source, gate], [node.output[0]], name=node.name)
         model.graph.node.remove(node)
-        model.graph.node.insert(place, second)
-        model.graph.node.insert(place, first)
+        model.graph.node.insert(index, second)
+        model.graph.node.insert(index, first)
 
 
 def _refused(node: Any, why: str) -> ModelError:
     return ModelError(
         f"layer {node.output[0]!r} ({node.op_type}) cannot be written in ONNX opset {OPSET}: {why}",
-        hint="replace the operator in the model; Myriad takes float models of operators from 2019",
+        hint="replace the operator in the model; Myriad supports only float models with operators of 2019",
     )
 
 
 def compare(root: Root, before: Any, after: Any) -> None:
-    """Check that two models answer the same, on calibration data or, without any, on noise.
+    """Check that two models give the same outputs, on calibration data or else on noise.
 
     Raises:
-        ModelError: They differ: an operator means something else in the older opset.
+        ModelError: They differ: an operator behaves differently in the older opset.
     """
     feeds = calibration(root, limit=1)[0] if root.calibration else _noise(root)
-    found = [_run(model, feeds) for model in (before, after)]
-    for output, wanted, got in zip(after.graph.output, *found, strict=True):
-        scale = float(np.abs(wanted).max(initial=1e-6))
-        difference = float(np.abs(wanted - got).max(initial=0.0))
+    outputs = [_run(model, feeds) for model in (before, after)]
+    for output, expected, actual in zip(after.graph.output, *outputs, strict=True):
+        scale = float(np.abs(expected).max(initial=1e-6))
+        difference = float(np.abs(expected - actual).max(initial=0.0))
         if not difference <= _LIMIT * scale:
             raise ModelError(
                 f"output {output.name!r} differs by {difference:.3g} of {scale:.3g} in ONNX opset {OPSET}",

@@ -1,7 +1,7 @@
-"""Candidates that OpenVINO runs (CPU, GPU, NPU): float, float16 weights, NNCF's int8, weights alone.
+"""Makes OpenVINO candidates (CPU, GPU, NPU): float, float16 weights, NNCF int8, integer weights.
 
-Files keep the canonical tensor names where OpenVINO does; images become UINT8 and channels-last with
-option ``pixels``. bfloat16 is no file of its own: a plan of that precision makes the float one.
+Files keep the canonical tensor names if OpenVINO does; with option ``pixels`` the image input is uint8 and
+channels-last. bfloat16 has no file format: a plan of that precision makes the float file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgekit_optimize.plan import Made, Plan, Root
 from edgekit_optimize.quiet import root_logger_kept
 
 _FILE: Final = "model.xml"
-_SUBSET: Final = 128  # NNCF's own default is 300, for twice the time and the same accuracy here
+_SUBSET: Final = 128  # NNCF's default of 300 takes twice the time for the same accuracy here
 _INSTALL: Final = "pip install 'edgekit-optimize[tools]'"
 _CONVOLUTIONS: Final = ("Convolution", "GroupConvolution")
 _TRANSPOSED: Final = ("ConvolutionBackpropData", "GroupConvolutionBackpropData")
@@ -32,22 +32,22 @@ _WORKING: Final = (*_CONVOLUTIONS, *_TRANSPOSED, "MatMul")
 
 
 def make_float(root: Root, plan: Plan, folder: Path) -> Made:
-    """Make the float IR; option ``half`` stores weights in 16 bits (computing is the runtime's choice)."""
+    """Make the float IR; option ``half`` stores float16 weights (the runtime chooses its precision)."""
     openvino, _ = _tools(nncf=False)
     model = _model(openvino, root)
     half = bool(plan.options.get("half", plan.precision == "fp16"))
-    notes = ("weights stored in 16 bits",) if half else ()
+    notes = ("weights stored as float16",) if half else ()
     return _write(openvino, model, root, plan, folder, half=half, notes=notes)
 
 
 def make_static(root: Root, plan: Plan, folder: Path) -> Made:
-    """Make NNCF's int8: weights and activations, preset MIXED.
+    """Make the int8 IR with NNCF: weights and activations, preset MIXED.
 
     Options: ``keep_float``, ``fast_bias`` (true by default), ``per_channel``, ``ranges``, ``pixels``.
 
     Raises:
-        TensorError: The calibration data does not fit or says nothing.
-        ModelError: NNCF cannot quantise the model; names the layer where NNCF does.
+        TensorError: The calibration data are unusable.
+        ModelError: NNCF cannot quantise the model; the message names the layer if known.
     """
     openvino, nncf = _tools()
     model = _model(openvino, root)
@@ -68,10 +68,10 @@ def make_static(root: Root, plan: Plan, folder: Path) -> Made:
 
 
 def make_weights(root: Root, plan: Plan, folder: Path) -> Made:
-    """Make the IR whose weights alone are integers: option ``bits``, 8 or 4.
+    """Make the IR with integer weights and float activations; option ``bits``: 8 or 4.
 
     Raises:
-        ModelError: No layer has weights that NNCF would compress.
+        ModelError: NNCF finds no weights to compress.
     """
     openvino, nncf = _tools()
     bits = plan.options.get("bits", 8)
@@ -104,7 +104,7 @@ def make_weights(root: Root, plan: Plan, folder: Path) -> Made:
 
 
 def _advanced(plan: Plan) -> Any:
-    """Return what the options ``per_channel`` and ``ranges`` mean to NNCF."""
+    """Return NNCF's parameters for the options ``per_channel`` and ``ranges``."""
     from nncf.quantization import advanced_parameters as names
 
     parameters = names.AdvancedQuantizationParameters()
@@ -121,7 +121,7 @@ def _advanced(plan: Plan) -> Any:
 
 
 def _tools(*, nncf: bool = True) -> tuple[Any, Any]:
-    # Both send usage data by default, and say how to opt out: by these variables, before the import.
+    # Both send usage data unless these variables are set before the import.
     os.environ.setdefault("OPENVINO_TELEMETRY", "0")
     os.environ.setdefault("NNCF_CI", "1")
     try:
@@ -137,7 +137,7 @@ def _tools(*, nncf: bool = True) -> tuple[Any, Any]:
 
 
 def _model(openvino: Any, root: Root) -> Any:
-    """Return the root as an OpenVINO model, read from the best form there is."""
+    """Return the root as an OpenVINO model, read from the best available form."""
     path = Path(root.onnx or root.openvino or root.tflite)
     if root.onnx:
         graph.read(path)  # says what is wrong with the model in its own words
@@ -157,39 +157,39 @@ def _model(openvino: Any, root: Root) -> Any:
 
 
 def _names(specs: tuple[TensorSpec, ...], ports: list[Any], what: str) -> dict[str, str]:
-    """Return the file's name of each canonical tensor whose name there differs."""
+    """Return the name in the file of each canonical tensor whose name differs."""
     if len(specs) != len(ports):
-        raise ModelError(f"OpenVINO sees {len(ports)} {what}s, the model has {len(specs)}")
-    found = {}
+        raise ModelError(f"OpenVINO finds {len(ports)} {what}s, the model has {len(specs)}")
+    file_names = {}
     for position, spec in enumerate(specs):
         named = [port for port in ports if spec.name in port.names]
         port = named[0] if named else ports[position]
         name = str(port.any_name if port.names else port.node.friendly_name)
         if name != spec.name:
-            found[spec.name] = name
-    return found
+            file_names[spec.name] = name
+    return file_names
 
 
 def _ignored(root: Root, model: Any, names: tuple[str, ...]) -> list[str]:
-    """Return OpenVINO's names of layers that are known by their ONNX output tensors."""
+    """Return OpenVINO's names of layers given by their ONNX output tensors."""
     if not names:
         return []
     writers = {name: port for op in model.get_ops() for port in op.outputs() for name in port.names}
     original = graph.read(Path(root.onnx)) if root.onnx else None
-    found = []
+    ignored = []
     for name in names:
         options = graph.aliases(original, name) if original else (name,)
         ports = [writers[option] for option in options if option in writers]
         operation = _working(ports[0].get_node()) if ports else None
         if operation is None:
-            known = [fact.name for fact in graph.layers_of(original)] if original else sorted(writers)
-            raise graph.unknown_layer(name, known)
-        found.append(str(operation.friendly_name))
-    return found
+            layers = [fact.name for fact in graph.layers_of(original)] if original else sorted(writers)
+            raise graph.unknown_layer(name, layers)
+        ignored.append(str(operation.friendly_name))
+    return ignored
 
 
 def _working(operation: Any) -> Any | None:
-    """Return the operation that multiplies, at or shortly before one: a bias or clamp stands between."""
+    """Return the multiplying operation at or shortly before another, skipping bias and clamp."""
     for _ in range(6):
         if operation.get_type_name() in _WORKING:
             return operation
@@ -216,9 +216,9 @@ def _write(
     if pixels:
         model = _bake(openvino, model, root, inputs.get(root.image, root.image))
         size = "x".join(map(str, baked.image_shape(root)[1:3]))
-        notes += (f"takes the bytes of a {size} image and normalises them itself",)
+        notes += (f"takes a uint8 {size} image and normalises it itself",)
     for number, operation in enumerate(model.get_ordered_ops()):
-        # OpenVINO numbers them through the whole process; the same model must be the same bytes.
+        # OpenVINO numbers them per process; reset so that the same model gives the same bytes.
         operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
     with _wrapped(root, "save"):
         openvino.save_model(model, str(folder / _FILE), compress_to_fp16=half)
@@ -233,7 +233,7 @@ def _write(
 
 
 def _bake(openvino: Any, model: Any, root: Root, name: str) -> Any:
-    """Return the model with its image input as bytes, (1, height, width, channels)."""
+    """Return the model with a uint8 image input, (1, height, width, channels)."""
     baked.image_shape(root)
     from openvino.preprocess import PrePostProcessor
 
@@ -249,7 +249,7 @@ def _bake(openvino: Any, model: Any, root: Root, name: str) -> Any:
 
 
 def _with_share(openvino: Any, made: Made, folder: Path) -> Made:
-    """Return what was made with the share that runs on integers, as the compiled model tells it."""
+    """Return the candidate with its integer share, as reported by the compiled model."""
     import msgspec
 
     core = openvino.Core()
@@ -260,35 +260,39 @@ def _with_share(openvino: Any, made: Made, folder: Path) -> Made:
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     try:
         running = core.compile_model(model, "CPU", settings).get_runtime_model()
-    except Exception as cause:  # OpenVINO's exceptions are RuntimeErrors of no kind
+    except Exception as cause:  # OpenVINO raises plain RuntimeErrors
         raise ModelError(f"OpenVINO cannot compile its own file: {graph.first_line(cause)}") from cause
     integer = 0
     for op in running.get_ops():
-        facts = op.get_rt_info()
-        if _fact(facts, "runtimePrecision") in ("i8", "u8"):
-            integer += sum(work.get(name, 0) for name in _origins(facts))
+        info = op.get_rt_info()
+        if _fact(info, "runtimePrecision") in ("i8", "u8"):
+            integer += sum(work.get(name, 0) for name in _origins(info))
     share = round(integer / max(sum(work.values()), 1), 6)
     notes = [f"{share:.0%} of the multiply-adds run on integers in OpenVINO on this CPU"]
     if "INT8" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        notes.append("this CPU has no fast integer arithmetic: speed here says nothing about one that has")
+        notes.append("this CPU has no fast integer arithmetic: CPUs that have it may be much faster")
     return msgspec.structs.replace(made, notes=(*made.notes, *notes), integer_share=share)
 
 
-def _origins(facts: Any) -> set[str]:
-    """Return the operations that a running one came of; quantising appends to their names."""
-    return {name.partition("/")[0] for name in _fact(facts, "originalLayersNames").split(",")}
+def _origins(info: Any) -> set[str]:
+    """Return the original operations of a compiled one; quantising appends to their names."""
+    return {name.partition("/")[0] for name in _fact(info, "originalLayersNames").split(",")}
 
 
-def _fact(facts: Any, name: str) -> str:
-    return str(facts[name].astype(str)) if name in facts else ""
+def _fact(info: Any, name: str) -> str:
+    return str(info[name].astype(str)) if name in info else ""
 
 
 def _multiply_adds(operation: Any) -> int:
     weights = list(operation.input(1).get_shape())
     output, kind = prod(operation.output(0).get_shape()), operation.get_type_name()
     if kind == "MatMul":
-        turned = bool(operation.get_attributes().get("transpose_b"))
-        return int(output * weights[-1 if turned else -2]) if len(weights) > 1 else int(output * weights[0])
+        is_transposed = bool(operation.get_attributes().get("transpose_b"))
+        return (
+            int(output * weights[-1 if is_transposed else -2])
+            if len(weights) > 1
+            else int(output * weights[0])
+        )
     skipped = 2 if kind.startswith("Group") else 1
     if kind in _TRANSPOSED:
         return int(prod(operation.input(0).get_shape()) * prod(weights[skipped:]))
@@ -297,7 +301,7 @@ def _multiply_adds(operation: Any) -> int:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep NNCF's progress bars and advice off the standard output."""
+    """Suppress NNCF's progress bars and advice on standard output."""
     logger = logging.getLogger("nncf")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -310,7 +314,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _wrapped(root: Root, doing: str) -> Iterator[None]:
-    """Turn what OpenVINO and NNCF raise into an error that names the layer, where it can be found."""
+    """Convert exceptions of OpenVINO and NNCF to a ``ModelError`` that names the layer if known."""
     try:
         yield
     except EdgekitError:
@@ -321,5 +325,5 @@ def _wrapped(root: Root, doing: str) -> Iterator[None]:
             named = graph.blamed(graph.read(Path(root.onnx)), str(cause))
         raise ModelError(
             f"OpenVINO cannot {doing} {named}: {graph.first_line(cause)}",
-            hint="export the model anew, replace the operator, or leave the layer in float: keep_float",
+            hint="export the model again, replace the operator, or leave the layer in float: keep_float",
         ) from cause

@@ -1,7 +1,7 @@
-"""ONNX Runtime's static int8: QuantizeLinear and DequantizeLinear pairs around what runs on integers.
+"""Quantises ONNX models with ``onnxruntime.quantization``: static, dynamic, and weights only.
 
-The only file that calls ``onnxruntime.quantization``'s quantizer. Ranges come from ``ranges``, so
-that their time and memory are bounded and a tensor at fault is named.
+Activation ranges come from ``ranges``, so that calibration has bounded time and memory, and its errors
+name the tensor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgekit_optimize.makers import graph
 from edgekit_optimize.makers.ranges import Range
 from edgekit_optimize.quiet import hushed
 
-# Operators whose kernels take integers, in the standard domain and in com.microsoft.
+# Operators with integer kernels, in the standard domain and in com.microsoft.
 _INTEGER: Final = frozenset(
     {
         "QLinearConv",
@@ -38,11 +38,11 @@ _INTEGER: Final = frozenset(
 def fold(model: Any) -> Any:
     """Return the model with constants folded and standard nodes fused (batch norms into layers).
 
-    ONNX Runtime's basic level: the result has standard operators only and is the same on every
-    machine, unlike the levels above it, which write kernels of this machine's kind.
+    These are ONNX Runtime's basic optimisations: the result has only standard operators and is the same
+    on every machine, unlike with the higher levels.
 
     Raises:
-        ModelError: ONNX Runtime cannot load the model; names the layer.
+        ModelError: ONNX Runtime cannot load the model; the message names the layer.
     """
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         target = Path(folder, "folded.onnx")
@@ -66,16 +66,16 @@ def quantise(
 
     Args:
         model: As ``graph.read`` returns it.
-        ranges: Of every float activation.
-        per_channel: One scale for each output channel of a layer's weights.
+        ranges: The range of every float activation.
+        per_channel: One weight scale per output channel.
         symmetric: int8 activations, zero point 0.
-        for_tensorrt: Float weights followed by a pair, float bias, a pair for each reader: what
-            TensorRT's parser takes. Source: onnxruntime issue 11535.
-        keep_float: Names of nodes to leave alone.
+        for_tensorrt: Write what TensorRT's parser needs: float weights followed by a Q/DQ pair, float
+            bias, one pair per reader. Source: onnxruntime issue 11535.
+        keep_float: Names of nodes to leave in float.
         only: Names of the nodes to quantise; empty for all.
 
     Raises:
-        ModelError: The quantizer fails; names the layer.
+        ModelError: The quantizer fails; the message names the layer.
     """
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
@@ -102,26 +102,26 @@ def quantise(
             extra,
         )
         quantizer.quantize_model()
-    made = graph.prepared(quantizer.model.model)
+    quantised = graph.prepared(quantizer.model.model)
     if not for_tensorrt:
-        _guard(made, set(keep_float))
-    return made
+        _guard(quantised, set(keep_float))
+    return quantised
 
 
-def _guard(model: Any, kept: set[str]) -> None:
-    """Keep ONNX Runtime from quantising, with one scale for all, the layers that are to stay in float.
+def _guard(model: Any, keep_nodes: set[str]) -> None:
+    """Prevent ONNX Runtime from quantising the layers that stay in float.
 
-    From 1.21 on it quantises the float weights of any Conv, ConvTranspose and Gemm that stands between
-    a DequantizeLinear and a QuantizeLinear when it loads a model. It leaves alone those whose input
-    has a scale for each channel, so such layers get a pair of their own with the same scale repeated.
+    Since 1.21 it quantises, at load and per tensor, the float weights of any Conv, ConvTranspose and Gemm
+    between a DequantizeLinear and a QuantizeLinear, unless its input has per-channel scales. So these
+    layers get their own Q/DQ pair with the same scale repeated per channel.
 
     Source: onnxruntime pull request 22969, ``WeightBiasQuantization``.
     """
     onnx, _ = graph.tools()
     shapes, values = graph.tensor_shapes(model), graph.constants(model)
     writers = {name: node for node in model.graph.node for name in node.output}
-    for place, node in reversed(list(enumerate(model.graph.node))):
-        source = writers.get(node.input[0]) if node.name in kept else None
+    for index, node in reversed(list(enumerate(model.graph.node))):
+        source = writers.get(node.input[0]) if node.name in keep_nodes else None
         if source is None or source.op_type != "DequantizeLinear":
             continue
         shape = shapes.get(node.input[0], ())
@@ -135,20 +135,20 @@ def _guard(model: Any, kept: set[str]) -> None:
         inputs = [source.input[0], f"{target}/scale", f"{target}/zero"]
         twin = onnx.helper.make_node("DequantizeLinear", inputs, [target], name=target, axis=axis)
         node.input[0] = target
-        model.graph.node.insert(place, twin)
+        model.graph.node.insert(index, twin)
 
 
 def quantise_dynamic(model: Any, *, per_channel: bool | None = None, keep_float: Sequence[str] = ()) -> Any:
-    """Return the model with int8 weights and activations that are quantised at each inference.
+    """Return the model with int8 weights, and activations quantised at each inference.
 
     Args:
         model: As ``graph.read`` returns it.
-        per_channel: One scale for each output channel. None: yes, but for convolutions, whose
-            dynamic kernels have one scale and unsigned weights only.
-        keep_float: Names of nodes to leave alone.
+        per_channel: One weight scale per output channel. None: yes, except for convolutions, whose
+            dynamic kernels support only one scale and unsigned weights.
+        keep_float: Names of nodes to leave in float.
 
     Raises:
-        ModelError: Nothing can be quantised, or the quantizer fails; names the layer.
+        ModelError: Nothing can be quantised, or the quantizer fails; the message names the layer.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -165,17 +165,19 @@ def quantise_dynamic(model: Any, *, per_channel: bool | None = None, keep_float:
             weight_type=QuantType.QUInt8 if convolves else QuantType.QInt8,
             nodes_to_exclude=list(keep_float),
         )
-        made = onnx.load(str(target))
-    if not any(node.op_type in _INTEGER or "Quant" in node.op_type for node in made.graph.node):
-        raise _nothing(model, "dynamic quantisation takes Conv, MatMul, Gemm and LSTM with constant weights")
-    return graph.prepared(made)
+        quantised = onnx.load(str(target))
+    if not any(node.op_type in _INTEGER or "Quant" in node.op_type for node in quantised.graph.node):
+        raise _nothing(
+            model, "dynamic quantisation supports Conv, MatMul, Gemm and LSTM with constant weights"
+        )
+    return graph.prepared(quantised)
 
 
 def quantise_weights(model: Any, *, bits: int, keep_float: Sequence[str] = ()) -> tuple[Any, float]:
-    """Return the model with the weights of MatMul and Gemm in few bits, and their share of the work.
+    """Return the model with MatMul and Gemm weights in 4 or 8 bits, and their share of the work.
 
     Raises:
-        ModelError: There is no such layer, or the quantizer fails; names the layer.
+        ModelError: There is no such layer, or the quantizer fails; the message names the layer.
     """
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
@@ -193,17 +195,17 @@ def quantise_weights(model: Any, *, bits: int, keep_float: Sequence[str] = ()) -
             nodes_to_exclude=[*keep_float],
         )
         quantizer.process()
-    made = quantizer.model.model
-    changed = [node.name for node in made.graph.node if node.op_type == "MatMulNBits"]
-    facts = graph.layers_of(model)
-    share = sum(f.multiply_adds for f in facts if any(name.startswith(f.node) for name in changed))
+    quantised = quantizer.model.model
+    changed = [node.name for node in quantised.graph.node if node.op_type == "MatMulNBits"]
+    layers = graph.layers_of(model)
+    share = sum(f.multiply_adds for f in layers if any(name.startswith(f.node) for name in changed))
     if not changed:
-        raise _nothing(model, "weights in 4 bits are for MatMul and Gemm with constant weights")
-    return made, float(share)
+        raise _nothing(model, "4-bit weights are supported for MatMul and Gemm with constant weights")
+    return quantised, float(share)
 
 
 def _split_gemms(model: Any, kept: set[str]) -> None:
-    """Write each plain Gemm with constant weights as a MatMul and an Add."""
+    """Replace each plain Gemm with constant weights by a MatMul and an Add."""
     onnx, _ = graph.tools()
     values = graph.constants(model)
     for place, node in reversed(list(enumerate(model.graph.node))):
@@ -213,8 +215,8 @@ def _split_gemms(model: Any, kept: set[str]) -> None:
             continue
         weights = values[node.input[1]]
         matrix, product = f"{node.input[1]}/{node.output[0]}", f"{node.output[0]}/product"
-        turned = np.ascontiguousarray(weights.T if set_to.get("transB") else weights)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(turned, matrix))
+        transposed = np.ascontiguousarray(weights.T if set_to.get("transB") else weights)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(transposed, matrix))
         bias = [name for name in node.input[2:] if name]
         output, source = node.output[0], node.input[0]
         multiply = onnx.helper.make_node(
@@ -233,30 +235,30 @@ def _split_gemms(model: Any, kept: set[str]) -> None:
 
 def _nothing(model: Any, why: str) -> ModelError:
     counts = Counter(fact.operator for fact in graph.layers_of(model))
-    found = ", ".join(f"{count} {operator}" for operator, count in counts.items()) or "no such layer"
-    return ModelError(f"nothing to quantise: {why}; the model has {found}")
+    operators = ", ".join(f"{count} {operator}" for operator, count in counts.items()) or "no such layer"
+    return ModelError(f"nothing to quantise: {why}; the model has {operators}")
 
 
-def integer_share(original: Any, made: Any) -> float:
+def integer_share(original: Any, quantised: Any) -> float:
     """Return the share of a model's multiply-adds that ONNX Runtime's CPU kernels run on integers.
 
     Args:
-        original: The float model that was quantised; ``made`` has its node names.
-        made: The quantised model.
+        original: The float model.
+        quantised: The quantised model, with the same node names.
     """
     onnx, _ = graph.tools()
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         target = Path(folder, "optimised.onnx")
-        _optimise(made, target, "ORT_ENABLE_EXTENDED")
+        _optimise(quantised, target, "ORT_ENABLE_EXTENDED")
         running = onnx.load(str(target))
     integers = [node.name for node in running.graph.node if node.op_type in _INTEGER]
-    facts = graph.layers_of(original)
-    share = sum(f.multiply_adds for f in facts if any(_is_of(name, f.node) for name in integers))
+    layers = graph.layers_of(original)
+    share = sum(f.multiply_adds for f in layers if any(_is_of(name, f.node) for name in integers))
     return round(min(share, 1.0), 6)
 
 
 def _is_of(name: str, node: str) -> bool:
-    """Return whether an optimised node came of a node; some rewrites append to the name."""
+    """Return whether an optimised node is derived from a node; some rewrites append to the name."""
     return name == node or name.startswith((f"{node}_quant", f"{node}_fused", f"{node}_MatMul"))
 
 
@@ -271,15 +273,17 @@ def _optimise(model: Any, target: Path, level: str) -> None:
     except Exception as cause:  # the library's exceptions have no common base
         raise ModelError(
             f"ONNX Runtime cannot load {graph.blamed(model, str(cause))}: {graph.first_line(cause)}",
-            hint="export the model anew, or replace the operator in the model",
+            hint="export the model again, or replace the operator in the model",
         ) from cause
 
 
 def _without_spare_domains(model: Any) -> Any:
-    """Return the model without the operator sets that ONNX Runtime names and nothing uses."""
+    """Return the model without the operator sets that ONNX Runtime adds but nothing uses."""
     used = {node.domain for node in model.graph.node}
-    kept = [entry for entry in model.opset_import if entry.domain in used or entry.domain in ("", "ai.onnx")]
-    entries = [(entry.domain, entry.version) for entry in kept]
+    used_domains = [
+        entry for entry in model.opset_import if entry.domain in used or entry.domain in ("", "ai.onnx")
+    ]
+    entries = [(entry.domain, entry.version) for entry in used_domains]
     del model.opset_import[:]
     for domain, version in entries:
         model.opset_import.add(domain=domain, version=version)
@@ -288,12 +292,12 @@ def _without_spare_domains(model: Any) -> Any:
 
 @contextmanager
 def _named(model: Any) -> Iterator[None]:
-    """Turn what a quantizer raises into an error that names the layer."""
+    """Convert a quantizer's exceptions to a ``ModelError`` that names the layer."""
     try:
         yield
     except ModelError:
         raise
-    except Exception as cause:  # the quantizers raise whatever comes
+    except Exception as cause:  # the quantizers raise exceptions of any type
         raise ModelError(
             f"ONNX Runtime cannot quantise {graph.blamed(model, str(cause))}: {graph.first_line(cause)}",
             hint="leave that layer in float: keep_float",

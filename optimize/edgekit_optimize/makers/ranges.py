@@ -1,7 +1,7 @@
-"""Which values each activation of an ONNX model takes, by running calibration samples through it.
+"""Observes the range of each activation of an ONNX model on calibration samples.
 
-Memory is bounded: activations are observed in groups of at most 256 MB, one sample at a time, and
-only their extremes and histograms are kept.
+Memory is bounded: activations are observed in groups of at most 256 MB, one sample at a time, and only
+their extremes and histograms are kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edgekit_optimize.makers.samples import Feeds
 Method = Literal["minmax", "percentile", "entropy"]
 Range = tuple[float, float]
 METHODS: Final[tuple[Method, ...]] = ("minmax", "percentile", "entropy")
-HISTOGRAM_SAMPLES: Final = 64  # beyond it the tails hardly move, and the time does
+HISTOGRAM_SAMPLES: Final = 64  # more samples hardly change the tails, but take longer
 _GROUP_BYTES: Final = 256 << 20
 _BINS: Final = 2048
 _LEVELS: Final = 128
@@ -39,28 +39,28 @@ def observe(model: Any, samples: Sequence[Feeds], method: Method = "minmax") -> 
 
     Args:
         model: As ``graph.read`` returns it.
-        samples: At least one; the histogram methods take at most 64 of them.
-        method: ``minmax``: the extremes; ``percentile``: what holds 99.99 % of the values;
-            ``entropy``: where cutting off loses the least information.
+        samples: At least one; the histogram methods use at most 64.
+        method: ``minmax``: the extremes; ``percentile``: the range of 99.99 % of the values;
+            ``entropy``: the clipping that loses the least information.
 
     Raises:
-        ModelError: The model cannot be run, or an activation is not finite; names the layer.
+        ModelError: The model cannot be run, or an activation is not finite; the message names the layer.
 
     Source: "8-bit Inference with TensorRT", Migacz 2017, for ``entropy``.
     """
     if method != "minmax":
         samples = samples[:: -(-len(samples) // HISTOGRAM_SAMPLES)]
-    found: dict[str, Range] = {}
+    observed: dict[str, Range] = {}
     for names in _groups(model):
         run = _runner(model, names)
         extremes = _extremes(model, run, names, samples)
         if method == "minmax":
-            found |= extremes
+            observed |= extremes
         else:
             cut = _percentile if method == "percentile" else _entropy
             counts = _histograms(run, extremes, samples)
-            found |= {name: cut(counts[name], extremes[name]) for name in names}
-    return found
+            observed |= {name: cut(counts[name], extremes[name]) for name in names}
+    return observed
 
 
 def _groups(model: Any) -> Iterator[list[str]]:
@@ -79,15 +79,15 @@ Runner = Callable[[Feeds], dict[str, NDArray[np.float32]]]
 
 
 def _runner(model: Any, names: list[str]) -> Runner:
-    """Return what runs the model and gives these tensors; inputs are what is fed."""
+    """Return a function that runs the model on its inputs and returns these tensors."""
     onnx, onnxruntime = tools()
     inputs = {value.name for value in model.graph.input}
-    wanted = [name for name in names if name not in inputs]
+    outputs = [name for name in names if name not in inputs]
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     del watched.graph.output[:]
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-    if not wanted:
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    if not outputs:
         return lambda feeds: {name: feeds[name] for name in names}
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -98,12 +98,12 @@ def _runner(model: Any, names: list[str]) -> Runner:
     except Exception as cause:  # the library's exceptions have no common base
         raise ModelError(
             f"ONNX Runtime cannot run {blamed(model, str(cause))}: {first_line(cause)}",
-            hint="export the model anew, or replace the operator in the model",
+            hint="export the model again, or replace the operator in the model",
         ) from cause
 
     def run(feeds: Feeds) -> dict[str, NDArray[np.float32]]:
-        found = dict(zip(wanted, session.run(wanted, feeds), strict=True))
-        return {name: found[name] if name in found else feeds[name] for name in names}
+        values = dict(zip(outputs, session.run(outputs, feeds), strict=True))
+        return {name: values[name] if name in values else feeds[name] for name in names}
 
     return run
 
@@ -113,7 +113,7 @@ def _extremes(model: Any, run: Runner, names: list[str], samples: Sequence[Feeds
     for feeds in samples:
         for name, values in run(feeds).items():
             if values.size:
-                low[name] = float(np.minimum(low[name], values.min()))  # unlike min, keeps a NaN
+                low[name] = float(np.minimum(low[name], values.min()))  # unlike min, propagates NaN
                 high[name] = float(np.maximum(high[name], values.max()))
     for name in names:
         if not (low[name] > -np.inf and high[name] < np.inf):
@@ -140,7 +140,7 @@ def _histograms(
 
 
 def _percentile(counts: NDArray[np.int64], extremes: Range) -> Range:
-    """Return the range that leaves the same small share of values out on either side."""
+    """Return the range that clips the same small share of values on either side."""
     low, high = extremes
     share = np.cumsum(counts) / max(int(counts.sum()), 1)
     step, outside = (high - low) / _BINS, (1.0 - _KEPT_RATIO) / 2
@@ -149,7 +149,7 @@ def _percentile(counts: NDArray[np.int64], extremes: Range) -> Range:
 
 
 def _entropy(counts: NDArray[np.int64], extremes: Range) -> Range:
-    """Return the range whose cut and coarse histogram is nearest to the whole, by divergence."""
+    """Return the range whose clipped, quantised histogram has the smallest divergence."""
     low, high = extremes
     largest = max(-low, high)
     if largest <= 0.0:
@@ -157,25 +157,25 @@ def _entropy(counts: NDArray[np.int64], extremes: Range) -> Range:
     centres = low + (np.arange(_BINS) + 0.5) * (high - low) / _BINS
     magnitude = np.minimum((np.abs(centres) / largest * _BINS).astype(int), _BINS - 1)
     folded = np.bincount(magnitude, weights=counts, minlength=_BINS).astype(np.float64)
-    # Zero is exact whatever the scale. A tensor that is clamped at its end means that end.
+    # Zero is exact at any scale. A tensor that is clamped at its end means that end.
     folded[:2] = min(folded[0], folded[1], folded[2])
     if folded[-1] > 10.0 * max(folded[-_LEVELS:-1].mean(), 1.0):
         return extremes
-    kept = min(range(_LEVELS, _BINS + 1, _LEVELS // 8), key=lambda bins: (_divergence(folded, bins), -bins))
-    limit = largest * kept / _BINS
+    best = min(range(_LEVELS, _BINS + 1, _LEVELS // 8), key=lambda bins: (_divergence(folded, bins), -bins))
+    limit = largest * best / _BINS
     return max(low, -limit), min(high, limit)
 
 
-def _divergence(counts: NDArray[np.float64], kept: int) -> float:
-    cut = counts[:kept].copy()
-    cut[-1] += counts[kept:].sum()
-    coarse = np.arange(kept) * _LEVELS // kept
-    present = counts[:kept] > 0
-    sums = np.bincount(coarse, weights=counts[:kept], minlength=_LEVELS)
+def _divergence(counts: NDArray[np.float64], bins: int) -> float:
+    cut = counts[:bins].copy()
+    cut[-1] += counts[bins:].sum()
+    coarse = np.arange(bins) * _LEVELS // bins
+    present = counts[:bins] > 0
+    sums = np.bincount(coarse, weights=counts[:bins], minlength=_LEVELS)
     members = np.bincount(coarse, weights=present, minlength=_LEVELS)
     spread = np.where(present, (sums / np.maximum(members, 1))[coarse], 0.0)
     if spread.sum() == 0.0:
         return float("inf")
     p, q = cut / cut.sum(), spread / spread.sum()
-    both = p > 0
-    return float(np.sum(p[both] * np.log(p[both] / np.maximum(q[both], 1e-9))))
+    occupied = p > 0
+    return float(np.sum(p[occupied] * np.log(p[occupied] / np.maximum(q[occupied], 1e-9))))

@@ -1,4 +1,4 @@
-"""Calibration samples: read from the root's NPZ, checked, one inference each."""
+"""Reads and checks the root's calibration samples."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from edgekit_optimize.plan import Root
 Feeds = dict[str, NDArray[Any]]
 MAX_SAMPLES: Final = 512
 _DTYPES: Final = {"FP32": np.float32, "FP16": np.float16, "FP64": np.float64, "BOOL": np.bool_}
-_HINT: Final = "calibrate with 50 to 300 different samples, preprocessed as the device does it"
+_HINT: Final = "calibrate with 50 to 300 different samples, preprocessed as on the device"
 
 
 def calibration(root: Root, *, limit: int = MAX_SAMPLES) -> list[Feeds]:
-    """Read a root's calibration samples.
+    """Return a root's calibration samples, one inference each.
 
     Args:
-        root: Whose ``calibration`` to read.
-        limit: How many at most; they are taken evenly from the whole.
+        root: The model with the ``calibration`` file.
+        limit: Maximum number, evenly spaced over all samples.
 
     Returns:
         Feeds by canonical input name, each array in its input's shape and dtype.
 
     Raises:
-        TensorError: There are none, an input is missing, has another shape or holds NaN, or all
-            samples are equal.
+        TensorError: There are none, an input is missing, has a wrong shape or NaN, or all samples are
+            equal.
     """
     arrays = _arrays(root)
     counts = {name: len(values) for name, values in arrays.items()}
@@ -45,7 +45,7 @@ def calibration(root: Root, *, limit: int = MAX_SAMPLES) -> list[Feeds]:
         named = ", ".join(map(repr, arrays))
         raise TensorError(f"calibration data for {named}: all {count} samples are equal", hint=_HINT)
     chosen = np.unique(np.linspace(0, count - 1, min(limit, count)).astype(int))
-    # not ascontiguousarray, which gives a single number an axis
+    # not ascontiguousarray, which would add an axis to a scalar
     return [{name: np.asarray(values[i], order="C") for name, values in arrays.items()} for i in chosen]
 
 
@@ -63,15 +63,15 @@ def _arrays(root: Root) -> dict[str, NDArray[Any]]:
 def _shaped(archive: Any, spec: TensorSpec, what: str) -> NDArray[Any]:
     """Return one input's samples as (samples, *shape of the input)."""
     if spec.name not in archive:
-        found = ", ".join(map(repr, archive.files)) or "nothing"
-        raise TensorError(f"calibration data {what}: no array for input {spec.name!r}, found {found}")
+        names = ", ".join(map(repr, archive.files)) or "nothing"
+        raise TensorError(f"calibration data {what}: no array for input {spec.name!r}, found {names}")
     values = archive[spec.name]
     if values.shape[1:] != spec.shape and spec.shape[:1] == (1,):
         values = values[:, np.newaxis]
     if values.shape[1:] != spec.shape:
         raise TensorError(
             f"calibration data for {spec.name!r}: want samples of {spec.shape}, got {values.shape[1:]}",
-            hint="preprocess the samples to the model's own input shape",
+            hint="preprocess the samples to the model's input shape",
         )
     dtype = _DTYPES.get(spec.datatype) or np.dtype(spec.datatype.lower())
     return np.asarray(values, dtype)

@@ -1,7 +1,7 @@
-"""Which layers int8 hurts: each is quantised alone, and the model's answers compared with the float ones.
+"""Measures how much int8 in each layer alone changes the model's outputs.
 
-A layer alone is its weights and its activations on both sides, rounded as static int8 rounds them, in
-an otherwise float model: one small ONNX Runtime session for each layer.
+The weights of one layer and its input and output activations are rounded as in static int8, in an
+otherwise float model: one small ONNX Runtime session per layer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["LayerFact", "LayerSensitivity", "layers", "measure", "suggest"]
 
 Outputs = dict[str, NDArray[Any]]
 Agreement = Callable[[Outputs, Outputs], float]
-_MOST_DB: Final = 120.0  # beyond what float32 itself can tell
+_MOST_DB: Final = 120.0  # beyond float32's own precision
 _BUDGET_S: Final = 300.0
 _FEWEST_SAMPLES: Final = 4
 _CLAMPS: Final = ("Relu", "Clip")
@@ -36,7 +36,7 @@ def layers(onnx: Path) -> tuple[LayerFact, ...]:
     """Return every Conv, ConvTranspose, Gemm and MatMul of a model with its share of the work.
 
     Raises:
-        ModelError: The file is no ONNX model, or not one that can be compressed.
+        ModelError: The file is not a valid ONNX model for compression.
     """
     return graph.layers_of(graph.read(onnx))
 
@@ -49,23 +49,23 @@ def measure(
     agreement: Agreement | None = None,
     budget_s: float = _BUDGET_S,
 ) -> tuple[LayerSensitivity, ...]:
-    """Quantise each layer alone and say what that does to the model's outputs.
+    """Return the effect on the model's outputs of quantising each layer alone.
 
     Args:
-        root: With an ONNX form and calibration data.
-        samples: How many calibration samples to run at most.
-        progress: Called with how many layers are done, and of how many.
-        agreement: Takes the float outputs and the others, by name, of one sample, and returns how
-            alike the answers are, 0 to 1. Default: whether the top class is the same, where the
-            only output is a row of scores, else the outputs' cosine.
-        budget_s: Seconds that all of it may take; fewer samples are run (at least 4) to keep it.
+        root: The model, with an ONNX form and calibration data.
+        samples: Maximum number of calibration samples.
+        progress: Called with the number of layers done and of all layers.
+        agreement: Returns the similarity, 0 to 1, of the float and the quantised outputs of one
+            sample. Default: whether the top class is the same if the only output is a row of scores,
+            else the cosine of the outputs.
+        budget_s: Time limit in seconds, kept by running fewer samples (at least 4).
 
     Returns:
-        One row for each layer, the most harmful first, named by its output tensor in the ONNX form.
+        One row per layer, the most harmful first, named by its output tensor in the ONNX form.
 
     Raises:
         ModelError: The root has no ONNX form, or the model cannot be run.
-        TensorError: The calibration data does not fit.
+        TensorError: The calibration data are unusable.
     """
     if not root.onnx:
         reason = root.missing.get("onnx", "it was not converted")
@@ -77,21 +77,21 @@ def measure(
     model = qdq.fold(original)
     feeds = calibration(root, limit=samples)
     ranges = observe(model, feeds)
-    facts = graph.layers_of(model)
-    names = _original_names(original, facts)
+    layer_facts = graph.layers_of(model)
+    names = _original_names(original, layer_facts)
     run = _session(model)
     began = time.monotonic()
     reference = [run(feed) for feed in feeds]
-    feeds = feeds[: _affordable(time.monotonic() - began, len(feeds), len(facts), budget_s)]
+    feeds = feeds[: _affordable(time.monotonic() - began, len(feeds), len(layer_facts), budget_s)]
     alike = agreement or (_same_class if _is_classifier(reference[0]) else _cosine)
-    reference, found = reference[: len(feeds)], []
-    for done, (fact, tail, entries) in enumerate(_tails(model, facts, feeds), 1):
+    reference, rows = reference[: len(feeds)], []
+    for done, (fact, tail, entries) in enumerate(_tails(model, layer_facts, feeds), 1):
         alone = _session(_alone(tail, fact, ranges))
         answers = [alone(entry) for entry in entries]
-        found.append(_row(names[fact.name], fact, reference, answers, alike))
+        rows.append(_row(names[fact.name], fact, reference, answers, alike))
         if progress is not None:
-            progress(done, len(facts))
-    return tuple(sorted(found, key=lambda row: (row.sqnr_db, row.layer)))
+            progress(done, len(layer_facts))
+    return tuple(sorted(rows, key=lambda row: (row.sqnr_db, row.layer)))
 
 
 def suggest(
@@ -100,12 +100,12 @@ def suggest(
     """Return sets of layers to leave in float, each a superset of the one before.
 
     Args:
-        sensitivity: What ``measure`` returned.
-        counts: How many layers each set may have.
+        sensitivity: As ``measure`` returns it.
+        counts: Maximum number of layers of each set.
 
     Returns:
-        The most harmful layers, worst first. Layers that together do more than half of the
-        model's work are never all in: such a model would gain nothing.
+        The most harmful layers, worst first. No set has more than half of the model's work, since
+        such a candidate would gain nothing.
 
     >>> rows = [
     ...     LayerSensitivity(layer=n, operator="Conv", sqnr_db=d, agreement=1.0, multiply_adds=m)
@@ -120,38 +120,38 @@ def suggest(
             chosen.append(row.layer)
             work += row.multiply_adds
     sets = [tuple(chosen[:count]) for count in sorted(counts)]
-    return tuple(dict.fromkeys(found for found in sets if found))
+    return tuple(dict.fromkeys(layer_set for layer_set in sets if layer_set))
 
 
-def _original_names(original: Any, facts: Sequence[LayerFact]) -> dict[str, str]:
-    """Return each folded layer's name in the original: the layer that became it."""
+def _original_names(original: Any, layer_facts: Sequence[LayerFact]) -> dict[str, str]:
+    """Return the original name of each layer after folding."""
     before = graph.layers_of(original)
-    known = {fact.name for fact in facts}
-    names = {fact.name: fact.name for fact in facts}
+    folded_names = {fact.name for fact in layer_facts}
+    names = {fact.name: fact.name for fact in layer_facts}
     for fact in before:
-        kept = [alias for alias in graph.aliases(original, fact.name) if alias in known]
-        if kept:
-            names[kept[0]] = fact.name
+        matches = [alias for alias in graph.aliases(original, fact.name) if alias in folded_names]
+        if matches:
+            names[matches[0]] = fact.name
     return names
 
 
 def _affordable(took_s: float, samples: int, layers: int, budget_s: float) -> int:
-    """Return how many samples fit into a budget, after one pass over all of them took this long."""
+    """Return how many samples fit into the time limit, given the duration of one pass over all."""
     each_s = max(took_s / samples, 1e-6) * max(layers, 1)
     return min(samples, max(_FEWEST_SAMPLES, int(budget_s / each_s)))
 
 
 def _tails(
-    model: Any, facts: Sequence[LayerFact], feeds: list[Feeds]
+    model: Any, layer_facts: Sequence[LayerFact], feeds: list[Feeds]
 ) -> Iterator[tuple[LayerFact, Any, list[Feeds]]]:
-    """Give each layer with the shortest end of the model that holds it, and the feeds of that end.
+    """Yield each layer with the shortest tail of the model that contains it, and the tail's inputs.
 
-    What stands before a layer computes the same for each sample, so it is run once.
+    The part before a layer is not changed by quantising it, so it is run only once per sample.
     """
     cut, tail, begin = cuts.bridges(model), model, 0
-    places = {node.name: place for place, node in enumerate(model.graph.node)}
-    for fact in facts:
-        nearest = max((at for at in cut if at <= places[fact.node]), default=0)
+    index_of = {node.name: index for index, node in enumerate(model.graph.node)}
+    for fact in layer_facts:
+        nearest = max((at for at in cut if at <= index_of[fact.node]), default=0)
         if nearest > begin:
             name = cut[nearest]
             run = _session(cuts.part(model, begin, cut.get(begin, ""), nearest, name))
@@ -164,7 +164,7 @@ def _session(model: Any) -> Callable[[Feeds], Outputs]:
     _, onnxruntime = graph.tools()
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
-    options.add_session_config_entry("session.x64quantprecision", "1")  # as the device runs it
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as on the device
     try:
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -178,7 +178,7 @@ def _session(model: Any) -> Callable[[Feeds], Outputs]:
 
 
 # ---------------------------------------------------------------------------------------------
-# One layer, rounded
+# One layer in int8
 
 
 def _alone(model: Any, fact: LayerFact, ranges: Mapping[str, Range]) -> Any:
@@ -187,11 +187,11 @@ def _alone(model: Any, fact: LayerFact, ranges: Mapping[str, Range]) -> Any:
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     nodes = changed.graph.node
-    place, node = next((i, node) for i, node in enumerate(nodes) if node.name == fact.node)
+    position, node = next((i, node) for i, node in enumerate(nodes) if node.name == fact.node)
     constants = {tensor.name: tensor for tensor in changed.graph.initializer}
     readers = [(i, other) for i, other in enumerate(nodes) if node.output[0] in other.input]
-    last, output = place, node.output[0]
-    if len(readers) == 1 and readers[0][1].op_type in _CLAMPS:  # the clamp is part of the integers
+    last, output = position, node.output[0]
+    if len(readers) == 1 and readers[0][1].op_type in _CLAMPS:  # the clamp is part of the quantisation
         last, output = readers[0][0], readers[0][1].output[0]
     if not any(value.name == output for value in changed.graph.output):
         for other in nodes:
@@ -200,10 +200,10 @@ def _alone(model: Any, fact: LayerFact, ranges: Mapping[str, Range]) -> Any:
     for index in (1, 0):
         source = node.input[index]
         if index == 1 and source in constants:
-            _round_weights(constants[source], node, changed, place)
+            _round_weights(constants[source], node, changed, position)
         elif source in ranges:
             node.input[index] = f"{source}/rounded{index}"
-            _round(changed, source, f"{source}/rounded{index}", ranges[source], place)
+            _round(changed, source, f"{source}/rounded{index}", ranges[source], position)
     return changed
 
 
@@ -213,8 +213,8 @@ def _rename(node: Any, old: str, new: str) -> None:
             node.input[index] = new
 
 
-def _round(model: Any, source: str, target: str, span: Range, place: int) -> None:
-    """Insert a pair that rounds an activation to 8 bits."""
+def _round(model: Any, source: str, target: str, span: Range, index: int) -> None:
+    """Insert a Q/DQ pair that rounds an activation to 8 bits."""
     onnx, _ = graph.tools()
     low, high = min(span[0], 0.0), max(span[1], 0.0)
     scale = np.float32(max((high - low) / 255.0, 1e-12))
@@ -228,11 +228,11 @@ def _round(model: Any, source: str, target: str, span: Range, place: int) -> Non
         make("DequantizeLinear", [f"{target}/integers", *parameters], [target], name=f"{target}/dq"),
     ]
     for offset, node in enumerate(pair):
-        model.graph.node.insert(place + offset, node)
+        model.graph.node.insert(index + offset, node)
 
 
-def _round_weights(tensor: Any, node: Any, model: Any, place: int) -> None:
-    """Let a layer read its weights as int8, symmetric, one scale for each output channel."""
+def _round_weights(tensor: Any, node: Any, model: Any, index: int) -> None:
+    """Replace a layer's weights by int8 ones, symmetric, one scale per output channel."""
     onnx, _ = graph.tools()
     values = onnx.numpy_helper.to_array(tensor)
     if values.ndim < 2 or values.dtype != np.float32:
@@ -242,26 +242,26 @@ def _round_weights(tensor: Any, node: Any, model: Any, place: int) -> None:
     scale = np.maximum(np.abs(values).max(axis=others) / 127.0, 1e-12).astype(np.float32)
     spread = scale.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
     integers = np.clip(np.round(values / spread), -127, 127).astype(np.int8)
-    name = f"{tensor.name}/rounded"  # another layer may read the same weights
+    name = f"{tensor.name}/rounded"  # another layer may use the same weights
     parts = {"integers": integers, "scale": scale, "zero": np.zeros(scale.shape, np.int8)}
     for suffix, array in parts.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, f"{name}/{suffix}"))
     inputs = [f"{name}/{suffix}" for suffix in parts]
     model.graph.node.insert(
-        place, onnx.helper.make_node("DequantizeLinear", inputs, [name], name=name, axis=axis)
+        index, onnx.helper.make_node("DequantizeLinear", inputs, [name], name=name, axis=axis)
     )
     node.input[1] = name
 
 
 def _channel_axis(node: Any, axes: int) -> int:
-    turned = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    if node.op_type == "Conv" or (node.op_type == "Gemm" and turned):
+    is_transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and is_transposed):
         return 0
     return 1 if node.op_type == "ConvTranspose" else axes - 1
 
 
 # ---------------------------------------------------------------------------------------------
-# How far apart two answers are
+# Similarity of outputs
 
 
 def _row(
@@ -278,12 +278,12 @@ def _row(
 
 
 def _sqnr_db(name: str, reference: list[Outputs], answers: list[Outputs]) -> float:
-    """Return the ratio of an output's power to that of its error, over all samples, in decibels."""
+    """Return the signal-to-noise ratio of the outputs over all samples, in decibels."""
     signal = noise = 0.0
-    for wanted, found in zip(reference, answers, strict=True):
-        real = np.asarray(wanted[name], np.float64)
+    for expected, actual in zip(reference, answers, strict=True):
+        real = np.asarray(expected[name], np.float64)
         signal += float(np.sum(real**2))
-        noise += float(np.sum((real - found[name]) ** 2))
+        noise += float(np.sum((real - actual[name]) ** 2))
     if not np.isfinite(noise):
         return -_MOST_DB
     if noise == 0.0:
@@ -297,16 +297,16 @@ def _is_classifier(outputs: Outputs) -> bool:
     return len(sizes) == 1 and len(sizes[0]) > 0 and sizes[0][-1] == np.prod(sizes[0]) > 1
 
 
-def _same_class(wanted: Outputs, found: Outputs) -> float:
-    (name,) = wanted
-    return float(np.argmax(wanted[name]) == np.argmax(found[name]))
+def _same_class(expected: Outputs, actual: Outputs) -> float:
+    (name,) = expected
+    return float(np.argmax(expected[name]) == np.argmax(actual[name]))
 
 
-def _cosine(wanted: Outputs, found: Outputs) -> float:
-    """Return the lowest cosine between an output and what it should be."""
+def _cosine(expected: Outputs, actual: Outputs) -> float:
+    """Return the lowest cosine between an output and its reference."""
     lowest = 1.0
-    for name, values in wanted.items():
-        real, other = np.asarray(values, np.float64).ravel(), np.asarray(found[name], np.float64).ravel()
+    for name, values in expected.items():
+        real, other = np.asarray(values, np.float64).ravel(), np.asarray(actual[name], np.float64).ravel()
         size = float(np.linalg.norm(real) * np.linalg.norm(other))
         same = float(real @ other) / size if size > 0.0 else float(np.array_equal(real, other))
         lowest = min(lowest, same)

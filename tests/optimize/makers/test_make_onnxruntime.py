@@ -76,7 +76,7 @@ def test_fusing_leaves_standard_operators_that_compute_the_same(tmp_path):
     assert "BatchNormalization" not in operators(path)
     assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
     assert [entry.domain for entry in model.opset_import] == [""]
-    assert result.notes == ("fusing left 8 of 9 nodes",)
+    assert result.notes == ("after fusing, 8 of 9 nodes remain",)
     _, pixels = pictures()
     np.testing.assert_allclose(answers(path, pixels), answers(tmp_path / "net.onnx", pixels), atol=1e-4)
 
@@ -190,7 +190,7 @@ def test_a_layer_that_gives_one_value_only_is_named_and_may_be_kept_in_float(tmp
 def test_an_input_that_never_changes_is_named(tmp_path):
     rows = np.zeros((8, 4), np.float32)
     root = root_of(tmp_path, classifier_of_rows(), rows[:1])
-    with pytest.raises(TensorError, match="calibration data for 'x' is 0 everywhere"):
+    with pytest.raises(TensorError, match="calibration data for 'x' are 0 everywhere"):
         made(make_static, root, tmp_path)
 
 
@@ -290,7 +290,7 @@ def test_a_value_too_large_for_16_bits_stays_in_32(tmp_path):
     )
     rows = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     path, result = made(make_half, root_of(tmp_path, model, rows), tmp_path, "onnx-half")
-    assert result.notes == ("too large for 16 bits, left in 32: m",)
+    assert result.notes == ("values too large for float16, left in float32: m",)
     np.testing.assert_allclose(answers(path, rows), rows, rtol=0.02)
 
 
@@ -321,7 +321,7 @@ def test_weights_in_few_bits(tmp_path, bits, least_db):
     rows = np.random.default_rng(0).normal(size=(8, 32)).astype(np.float32)
     path, result = made(make_int4, root_of(tmp_path, dense(), rows), tmp_path, "onnx-int4", bits=bits)
     assert operators(path).count("MatMulNBits") == 2
-    assert result.notes == (f"100.0% of the multiply-adds read {bits}-bit weights",)
+    assert result.notes == (f"100.0% of the multiply-adds use {bits}-bit weights",)
     assert sqnr_db(answers(tmp_path / "net.onnx", rows), answers(path, rows)) > least_db
 
 

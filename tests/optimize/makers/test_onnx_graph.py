@@ -38,7 +38,7 @@ def test_an_old_model_is_raised_to_the_opset_that_int8_needs(tmp_path):
     assert graph.opset(model) == 13
 
 
-def test_what_is_no_onnx_file_is_told(tmp_path):
+def test_a_file_that_is_not_onnx_is_an_error(tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"no model at all")
     with pytest.raises(ModelError, match=r"net\.onnx is not an ONNX file"):
         graph.read(tmp_path / "net.onnx")
@@ -124,7 +124,7 @@ def test_calibration_data_that_does_not_fit_is_refused_with_the_tensors_name(tmp
     assert caught.value.hint
 
 
-def test_missing_calibration_data_is_told(tmp_path):
+def test_missing_calibration_data_is_an_error(tmp_path):
     root = root_of(tmp_path, classifier())
     with pytest.raises(TensorError, match="no calibration data"):
         calibration(root)
