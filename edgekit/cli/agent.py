@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.base.command_line import Report
-from edgekit.core.errors import EdgekitError, LinkError, UsageError
+from edgekit.core.errors import LinkError, UsageError
 
 DEFAULT_FILE = Path("agent.toml")
 
@@ -174,7 +174,7 @@ def _rollback(args: argparse.Namespace) -> Report:
         message = ask(state, request)["message"]
         return Report({"message": message, "agent": "running"}, message)
     except LinkError as error:
-        if isinstance(error, EdgekitError) and error.code != LinkError.code:
+        if error.code != LinkError.code:
             raise
     from edgekit.agent.offline_rollback import roll_back_offline
 

@@ -55,19 +55,12 @@ def document(examination: Examination) -> dict[str, Any]:
     facts = examination.facts
     return {
         "profile": examination.chosen.profile.id,
-        "board": facts.board,
-        "arch": facts.arch,
-        "cores": facts.cores,
-        "memory_mb": facts.memory_mb,
+        **{key: getattr(facts, key) for key in ("board", "arch", "cores", "memory_mb")},
         "accelerators": list(facts.accelerators),
         "backends": [
             {
-                "name": backend.name,
-                "version": backend.version,
-                "accelerator": backend.accelerator,
-                "works": backend.works,
-                "ms": backend.ms,
-                "reason": backend.reason,
+                key: getattr(backend, key)
+                for key in ("name", "version", "accelerator", "works", "ms", "reason")
             }
             for backend in facts.backends
         ],

@@ -1,4 +1,4 @@
-"""Variants that are not chosen for a while, why, and when each is tried again. Pure: time is handed in."""
+"""Variants that are excluded for a while, and when each is retried. Pure: the caller passes the time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Exclusion:
 
 
 class Exclusions:
-    """What was lost while it ran: a crash, a hang, an accelerator that went away.
+    """Variants lost while running, by a crash, a hang, or a missing accelerator.
 
     >>> lost = Exclusions()
     >>> lost.add("int8-edgetpu", "was unplugged", now_s=100)
@@ -26,9 +26,6 @@ class Exclusions:
     >>> lost.add("int8-edgetpu", "is still away", now_s=106)
     >>> lost.due(115), lost.due(116), lost.reasons()
     ('', 'int8-edgetpu', {'int8-edgetpu': 'is still away'})
-
-    Args:
-        retry_s: The shortest and the longest wait.
     """
 
     def __init__(self, retry_s: tuple[float, float] = RETRY_S) -> None:
@@ -36,25 +33,25 @@ class Exclusions:
         self._rows: dict[str, _Exclusion] = {}
 
     def add(self, variant: str, reason: str, now_s: float) -> None:
-        """Exclude a variant; for longer than the last time, where it was excluded before."""
+        """Exclude a variant, for twice as long as the last time."""
         before = self._rows.get(variant)
         wait_s = min(2 * before.wait_s, self._longest_s) if before else self._shortest_s
         self._rows[variant] = _Exclusion(reason, wait_s, now_s + wait_s)
 
     def returned(self, variant: str) -> None:
-        """Let a variant be chosen again; should it be lost once more, its wait goes on doubling."""
+        """Allow a variant again; if it is lost once more, its wait still doubles."""
         if variant in self._rows:
             self._rows[variant].is_over = True
 
     def due(self, now_s: float) -> str:
-        """Return a variant whose wait is over and that is still excluded; empty where there is none."""
+        """Return an excluded variant whose wait is over; empty if there is none."""
         rows = self._rows.items()
         return next((name for name, row in rows if not row.is_over and now_s >= row.due_s), "")
 
     def reasons(self) -> dict[str, str]:
-        """Return what is not to be chosen now, and why."""
+        """Return the variants not to choose now, and why."""
         return {name: row.reason for name, row in self._rows.items() if not row.is_over}
 
     def forget(self) -> None:
-        """Begin anew, as with another bundle, or when nothing else is left."""
+        """Clear all, as for another bundle or when no variant is left."""
         self._rows.clear()

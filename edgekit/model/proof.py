@@ -22,12 +22,6 @@ TIMEOUT_S = 120.0
 def prove(bundle: Bundle, variant: Variant, options: Mapping[str, Any], timeout_s: float = TIMEOUT_S) -> None:
     """Open a variant in a child process, run its golden samples and synthetic input, and close it.
 
-    Args:
-        bundle: The model.
-        variant: Which variant.
-        options: This machine's options for its backend.
-        timeout_s: After this time the child is killed and the variant counts as hanging.
-
     Raises:
         InferenceError: The process crashed or hung.
         EdgekitError: As ``open_variant`` does.

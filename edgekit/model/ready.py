@@ -183,12 +183,6 @@ def open_variant(
 ) -> ReadyModel:
     """Open one variant without selection, and check that it works.
 
-    Args:
-        bundle: The model.
-        variant: Which variant.
-        options: This machine's options for its backend.
-        choices: How; ``variant``, ``threads`` and ``exclude`` are not used.
-
     Raises:
         BackendError: It cannot be loaded, or its first inference fails.
         TensorError: Its file does not match the manifest.

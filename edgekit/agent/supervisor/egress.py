@@ -72,7 +72,7 @@ class Egress:
         )
 
     def failure(self, error: EdgekitError, pipeline: str = "") -> None:
-        """Tell an operator of an error, with every reason it has: the file or field at fault."""
+        """Alert an operator of an error with all its reasons, such as the file or field at fault."""
         self.alert("error", error.code, "; ".join((error.message, *error.reasons)), pipeline)
 
     def sent(self, body: bytes, records: Sequence[bytes]) -> None:
@@ -90,7 +90,7 @@ class Egress:
         """Send an alert if messages were dropped since the last call: over quota, or the disk is full."""
         dropped = self.outbox.state().dropped
         if dropped > self._dropped:
-            self.alert("warning", "outbox.dropped", f"{dropped - self._dropped} messages were given up")
+            self.alert("warning", "outbox.dropped", f"{dropped - self._dropped} messages were dropped")
         self._dropped = dropped
 
     def close(self) -> None:

@@ -236,7 +236,7 @@ class Pipeline:
             self._try_again(now_s)
 
     def _try_again(self, now_s: float) -> None:
-        """Have the worker try a variant that was lost, when its time has come and nothing else goes on."""
+        """Have the worker retry a lost variant when its wait is over and no swap or trial is in progress."""
         variant = self._exclusions.due(now_s)
         is_calm = self.is_settled and self._pending is None and self._kept is None
         if variant and is_calm and self._process is not None and not self._trying_again:
@@ -354,7 +354,7 @@ class Pipeline:
             self._end = message
 
     def _another_variant(self, message: Opening | FailedOver | Returned | StillLost) -> None:
-        """Take note of which variant is at work, and of those that are lost and come back."""
+        """Track which variant runs or is being opened, and which are lost."""
         self._trying_again = self._trying_again and isinstance(message, Opening)
         if isinstance(message, Opening):
             self._suspect = (message.variant, message.left)
@@ -481,9 +481,9 @@ class Pipeline:
         self._start_after(self._restarts.delay_s)
 
     def _exclude_suspect(self, reason: str) -> bool:
-        """Start again at once without the variant that took its worker along; False where none is left.
+        """Restart at once without the variant that crashed the worker; return False if no other is left.
 
-        It does not count towards giving up: another variant of the same version runs.
+        This does not count towards giving up: another variant of the same version runs.
         """
         variant, left = self._suspect
         if not variant or left < 1:

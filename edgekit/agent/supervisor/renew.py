@@ -17,12 +17,6 @@ Ask = Callable[[dict[str, Any]], Response | Chunk]
 def renew_certificate(state: Path, unix_ms: int, run: Run, ask: Ask) -> UpdaterResult:
     """Exchange the certificate. Blocks on two child processes and the fleet, so call it on a thread.
 
-    Args:
-        state: The device's state folder.
-        unix_ms: The time now.
-        run: Runs a job of the updater.
-        ask: Sends the request ``renew`` with these arguments and waits for the answer.
-
     Raises:
         EdgekitError: A step failed; the old key and certificate are still installed, and a retry is safe.
     """

@@ -22,12 +22,6 @@ COMMAND = (sys.executable, "-m", "edgekit.agent.worker")
 class WorkerProcess:
     """One started worker and the channel to it.
 
-    Args:
-        run: The first message.
-        environment: The process's environment variables.
-        now_s: The monotonic time.
-        command: The command line; ``--channel FD`` is appended.
-
     Raises:
         LinkError: The first message cannot be sent.
         OSError: The process cannot be started.

@@ -199,7 +199,7 @@ def run_pipeline(
 
 
 class Models:
-    """The model of one run, and the variants that were lost on the way."""
+    """The model of one run, and the variants it has lost."""
 
     def __init__(self, config: PipelineConfig, path: Path, variant: str | None) -> None:
         self._config, self._path = config, path
@@ -208,7 +208,7 @@ class Models:
         self._ready: ReadyModel | None = None
 
     def open(self) -> Predictor:
-        """Open the variant that fits best, of those that are left."""
+        """Open the best of the remaining variants."""
         choices = choices_of(self._config.model)
         choices = dataclasses.replace(choices, variant=self._variant, exclude=self._lost)
         self._ready = open_ready(self._path, choices)
@@ -216,7 +216,7 @@ class Models:
         return self._ready.predictor
 
     def fail_over(self, lost: Predictor, error: EdgekitError) -> Predictor:
-        """Open another variant in place of one whose accelerator is lost.
+        """Open another variant after an accelerator was lost.
 
         Raises:
             NoVariantError: None is left.
@@ -226,6 +226,6 @@ class Models:
         return self.open()
 
     def close(self) -> None:
-        """Free what is open."""
+        """Free the model."""
         if self._ready is not None:
             self._ready.close()

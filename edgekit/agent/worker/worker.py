@@ -101,9 +101,9 @@ class Models:
 
     def close(self) -> None:
         """Free every model."""
-        for loaded in (self.active, self.kept, self._coming):
-            if loaded is not None:
-                loaded.close()
+        for hosted in (self.active, self.kept, self._coming):
+            if hosted is not None:
+                hosted.close()
 
 
 class Worker:
@@ -135,9 +135,9 @@ class Worker:
         Raises:
             EdgekitError: The worker cannot continue.
         """
-        loaded = self._open(self._run.model, exclude=self._excluded)
-        self._models = Models(loaded)
-        self._send(Started(running=loaded.running, load_ms=loaded.ready.load_ms))
+        hosted = self._open(self._run.model, exclude=self._excluded)
+        self._models = Models(hosted)
+        self._send(Started(running=hosted.running, load_ms=hosted.ready.load_ms))
         reporter = threading.Thread(target=self._report_all, name="reporter", daemon=True)
         reporter.start()
         try:
@@ -232,14 +232,14 @@ class Worker:
         began_ns = time.monotonic_ns()
         self._excluded[predictor.variant.id] = f"lost its accelerator: {lost}"
         predictor.close()
-        loaded = self._open(models.active.path, exclude=self._excluded)
-        old = models.replace_lost(loaded)
+        hosted = self._open(models.active.path, exclude=self._excluded)
+        old = models.replace_lost(hosted)
         self._send_progress(old)
         took_ms = (time.monotonic_ns() - began_ns) / 1e6
         self._send(
-            FailedOver(lost=old.running.variant, reason=str(lost), running=loaded.running, took_ms=took_ms)
+            FailedOver(lost=old.running.variant, reason=str(lost), running=hosted.running, took_ms=took_ms)
         )
-        return loaded.predictor
+        return hosted.predictor
 
     # -- the reader's thread
 
@@ -279,7 +279,7 @@ class Worker:
     # -- the swap's thread
 
     def _try_again(self, variant: str) -> None:
-        """Run a variant again that was lost, where it works."""
+        """Switch back to a lost variant if it works again."""
         models = self._require_models()
         try:
             new = self._open(models.active.path, variant=variant, prove=True, exclude={})
@@ -355,9 +355,9 @@ class Worker:
         self._relay.flush()
         self._send_progress(self._require_models().active)
 
-    def _send_progress(self, loaded: Hosted) -> None:
+    def _send_progress(self, hosted: Hosted) -> None:
         now_ns = time.monotonic_ns()
-        progress: Progress = loaded.counters.take(loaded.running, (now_ns - self._reported_ns) / 1e9)
+        progress: Progress = hosted.counters.take(hosted.running, (now_ns - self._reported_ns) / 1e9)
         self._reported_ns = now_ns
         if self._publishers is not None:
             progress = msgspec.structs.replace(progress, brokers=tuple(self._publishers.states()))
@@ -389,7 +389,7 @@ class Worker:
         self._send(AlertOut(alert=alert))
 
     def _require_models(self) -> Models:
-        assert self._models is not None, "asked for before the model was loaded"
+        assert self._models is not None
         return self._models
 
 
