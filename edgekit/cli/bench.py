@@ -67,11 +67,6 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def _reporting_state(arguments: argparse.Namespace) -> Path:
-    """Return the state folder of the agent that will report.
-
-    Raises:
-        UsageError: This device is not enrolled.
-    """
     state = state_folder(arguments)
     if not (state / "identity" / "enrolment.json").exists():
         raise UsageError(

@@ -48,7 +48,6 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def _tried(bundle: Bundle, threads: int | None) -> tuple[Selection, Profile]:
-    """Return the first selection whose chosen variant works here."""
     excluded: dict[str, str] = {}
     while True:
         selection, facts, profile = choose(bundle, threads=threads, exclude=excluded)

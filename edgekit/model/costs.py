@@ -40,8 +40,6 @@ FAILURE_KEPT_MS = 24 * 3600 * 1000
 
 
 class _Costs(msgspec.Struct, frozen=True):
-    """All measurements of this machine, by ``cost_key``."""
-
     costs: dict[str, MeasuredCost] = {}
     failures: dict[str, MeasuredFailure] = {}
 

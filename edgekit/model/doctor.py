@@ -180,7 +180,6 @@ def _blocked(device: AcceleratorFact) -> bool:
 
 
 def _library_versions(facts: Facts) -> dict[str, str]:
-    """Return the version that each vendor's library reports, by accelerator kind."""
     versions = {}
     for device in facts.accelerators:
         row = accelerator(device.kind)
@@ -191,7 +190,6 @@ def _library_versions(facts: Facts) -> dict[str, str]:
 
 
 def _library_version(row: Accelerator, path: str) -> str:
-    """Return a library's version, read in a child process; empty if unknown."""
     command = [sys.executable, "-c", _ASK_VERSION, path, row.version_function]
     try:
         answer = subprocess.run(command, capture_output=True, timeout=20, check=False)
@@ -304,7 +302,6 @@ def _sensor_warnings(sensors: Mapping[str, float | bool], profile: Profile) -> l
 
 
 def _key(facts: Facts, profile: Profile, root: Path) -> str:
-    """Return a digest of everything that a proof depends on."""
     parts = [
         __version__,
         sys.executable,

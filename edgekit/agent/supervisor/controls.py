@@ -109,10 +109,9 @@ class Controls:
             if pipeline.pid is not None
         }
         for pipeline in parts.pipelines:
+            running = pipeline.running
             document["pipelines"][pipeline.name] |= {
-                "why": pipeline.running.why if pipeline.running else "",
-                "backend": pipeline.running.backend if pipeline.running else "",
-                "accelerator": pipeline.running.accelerator if pipeline.running else "",
+                **{key: getattr(running, key, "") for key in ("why", "backend", "accelerator")},
                 "malformed": pipeline.totals["malformed"],
                 "excluded": pipeline.excluded,
                 "brokers": pipeline.brokers,

@@ -427,7 +427,6 @@ class Pipeline:
     # -- when a worker ends
 
     def _end_for(self, reason: str) -> None:
-        """End the worker on request, which is not a crash."""
         if self._process is not None:
             self._is_asked, self._why_killed = True, reason
             self._process.kill()
