@@ -217,10 +217,10 @@ def test_the_last_time_measured_counts():
 def test_times_measured_on_the_board_count_more_than_times_measured_here():
     tried = [
         made("litert-int8", timings=(timing(4.0), timing(50.0, "rpi5"))),
-        made("openvino-int8", timings=(timing(9.0), timing(20.0, "rpi5"))),
+        made("onnxruntime-int8", timings=(timing(9.0), timing(20.0, "rpi5"))),
     ]
     result = decide(tried, PI)
-    assert (result.chosen, result.basis) == ("openvino-int8", ON_BOARD)
+    assert (result.chosen, result.basis) == ("onnxruntime-int8", ON_BOARD)
 
 
 def test_a_board_of_the_same_architecture_takes_the_fastest_here_and_says_so():
@@ -234,12 +234,13 @@ def test_a_board_of_another_architecture_takes_int8_by_the_order_of_its_profile(
     result = decide(tried, PI)
     assert (result.chosen, result.basis) == ("onnxruntime-int8", BY_ORDER)
     assert "not measured" in result.why
-    assert result.order == ("onnxruntime-int8", "openvino-int8", "litert-fp32")
+    assert result.order == ("onnxruntime-int8", "litert-fp32")
+    assert "int8" in " ".join(result.rejected["openvino-int8"])  # wrong answers on ARM
 
 
 def test_times_measured_here_break_ties_within_a_backend():
-    tried = [made("onnxruntime-int8", 5.0), made("onnxruntime-int8-exact", 4.0), made("openvino-int8", 1.0)]
-    assert decide(tried, PI).order == ("onnxruntime-int8-exact", "onnxruntime-int8", "openvino-int8")
+    tried = [made("onnxruntime-int8", 5.0), made("onnxruntime-int8-exact", 4.0), made("openvino-fp32", 1.0)]
+    assert decide(tried, PI).order == ("onnxruntime-int8-exact", "onnxruntime-int8", "openvino-fp32")
 
 
 def test_a_board_with_an_accelerator_takes_the_file_for_it():
