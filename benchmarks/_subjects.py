@@ -34,7 +34,7 @@ from edgekit_optimize.cache import Cache, digest_of_files
 from edgekit_optimize.graph.tflite_schema import with_signature
 from edgekit_optimize.metrics.table import choose_metric
 from edgekit_optimize.plan import Made, Plan, Root
-from edgekit_optimize.run.candidate_runner import Entry, Workbench
+from edgekit_optimize.run.candidate_runner import CandidateRunner, Entry
 from edgekit_optimize.run.inputs import Inputs, read_inputs
 from edgekit_optimize.run.progress import Progress
 from edgekit_optimize.run.request import Request
@@ -203,7 +203,7 @@ class Arena:
     @property
     def root(self) -> Root:
         """The float model in its forms."""
-        return self.inputs.subject.root
+        return self.inputs.target_model.root
 
     @property
     def results(self) -> dict[str, CandidateResult]:
@@ -247,7 +247,7 @@ class Arena:
         parts = (file, file.replace(".xml", ".bin")) if file.endswith(".xml") else (file,)
         layout = "NHWC" if file.endswith(".tflite") else self.root.layout
         self.results[plan.id] = CandidateResult(plan=plan)
-        return self.search.bench.add(plan, Made(files=parts, layout=layout), folder)
+        return self.search.runner.add(plan, Made(files=parts, layout=layout), folder)
 
     def judge(self, entries: Sequence[Entry]) -> None:
         """Run files on the evaluation set, and apply the gate."""
@@ -259,14 +259,14 @@ class Arena:
     @contextlib.contextmanager
     def running(self, names: Sequence[str], threads: int = 1) -> Iterator[dict[str, VariantProcess]]:
         """Yield a process for each file, as a device would run it."""
-        entries = [self.search.bench.entries[name] for name in dict.fromkeys(names)]
+        entries = [self.search.runner.entries[name] for name in dict.fromkeys(names)]
         if not entries:
             yield {}
             return
         variants = tuple(entry.variant for entry in entries)
-        manifest = msgspec.structs.replace(self.search.bench.manifest, variants=variants)
-        seal(manifest, self.search.bench.folder)
-        bundle = open_bundle(self.search.bench.folder)
+        manifest = msgspec.structs.replace(self.search.runner.manifest, variants=variants)
+        seal(manifest, self.search.runner.folder)
+        bundle = open_bundle(self.search.runner.folder)
         with contextlib.ExitStack() as stack:
             found = {}
             for variant in variants:
@@ -291,23 +291,25 @@ def open_arena(request: Request) -> Arena:
     facts, detected = facts_with_proofs(Path("/"))
     cache, progress = Cache(request.cache / "optimize"), Progress()
     inputs = read_inputs(request, cache, progress)
-    manifest, data = inputs.subject.manifest, inputs.split.evaluation
+    manifest, data = inputs.target_model.manifest, inputs.split.evaluation
     shutil.rmtree(request.cache / "bench", ignore_errors=True)  # of the run before, where it was kept
-    bench = Workbench(
+    runner = CandidateRunner(
         request.cache / "bench",
         manifest,
-        inputs.subject.labels,
+        inputs.target_model.labels,
         facts,
         detected.profile,
         request.threads,
         cache,
     )
-    bench.name(inputs.subject.root.names)
+    runner.name(inputs.target_model.root.names)
     metric = choose_metric(request.metric, manifest.task, data)
     sizes = data.sizes if metric.needs_items else None
     evaluation = Evaluation(data, inputs.samples, digest_of_files(inputs.samples), metric, sizes)
     drop = LABELLED_DROP if metric.labelled else UNLABELLED_DROP
-    search = Search(bench, cache, progress, evaluation, {"original": inputs.subject.root}, drop, request.seed)
+    search = Search(
+        runner, cache, progress, evaluation, {"original": inputs.target_model.root}, drop, request.seed
+    )
     return Arena(search, inputs, detected.profile, request.cache / "by hand")
 
 

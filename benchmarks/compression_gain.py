@@ -176,8 +176,8 @@ def caught(arena: Arena, study: Study, traps: Sequence[Plan]) -> dict[str, Any]:
     runtimes = ("litert", "onnxruntime")
     rivals = [f"{name}-{form}" for name in runtimes for form in ("fp32", "int8")] + [study.targets[0].chosen]
     timed = dict.fromkeys((*SLOW, *rivals))
-    entries = [arena.search.bench.entries[name] for name in timed]
-    for name, timing in arena.search.bench.time(entries, 0.8, lambda _name: None).items():
+    entries = [arena.search.runner.entries[name] for name in timed]
+    for name, timing in arena.search.runner.time(entries, 0.8, lambda _name: None).items():
         assert isinstance(timing, Timing), f"{name}: {timing}"
         arena.results[name] = msgspec.structs.replace(arena.results[name], timings=(timing,))
     target = choice.choose(
@@ -246,7 +246,7 @@ def silent_bfloat16(arena: Arena) -> dict[str, Any]:
     import openvino
 
     core = openvino.Core()
-    path = arena.search.bench.folder / "variants" / "hand-openvino-fp32" / "model.xml"
+    path = arena.search.runner.folder / "variants" / "hand-openvino-fp32" / "model.xml"
     compiled = core.compile_model(str(path), "CPU")
     (samples,) = canonical(arena.inputs.split.evaluation, arena.root).values()
     scores = np.concatenate([compiled([sample[np.newaxis]])[0] for sample in samples])

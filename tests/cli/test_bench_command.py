@@ -23,8 +23,9 @@ def test_the_fastest_is_chosen_by_measurement_and_every_figure_is_there(edgekit,
         assert set(ROW) <= row.keys()
         assert row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
     slow = next(row for row in document["variants"] if row["id"] == "slow")
-    assert slow["p50_ms"] >= 20
-    assert slow["inferences_per_s"] <= 50
+    # 20 ms by its script; paired timing takes off what a busy machine did to a whole round
+    assert slow["p50_ms"] >= 18
+    assert slow["inferences_per_s"] <= 55
     explained = edgekit("explain", bundle, "--threads", "1", "--json").document
     assert explained["chosen"] == "null", "what was measured is remembered"
     assert "reported" not in document

@@ -224,7 +224,7 @@ def test_other_files_that_torch_writes_are_identified(tmp_path):
 
     torch.save(Classifier().state_dict(), tmp_path / "weights.pt2")
     torch.jit.save(torch.jit.script(Classifier()), tmp_path / "script.pt2")
-    for name, what in (("weights", "what torch.save wrote"), ("script", "TorchScript")):
+    for name, what in (("weights", "written by torch.save"), ("script", "TorchScript")):
         with pytest.raises(ModelError, match=what) as caught:
             read_source(str(tmp_path / f"{name}.pt2"), tmp_path / "root")
         assert "module:function" in caught.value.hint

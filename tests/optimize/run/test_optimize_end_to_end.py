@@ -179,7 +179,7 @@ def test_files_that_edgekit_did_not_write_are_not_overwritten(place, first, tmp_
         deliver.check_output_paths(Request(model="m", data="d", out=out.parent / "other"))
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.txt").write_text("x")
-    with pytest.raises(UsageError, match="no bundle"):
+    with pytest.raises(UsageError, match="is a folder that is not a bundle"):
         deliver.check_output_paths(Request(model="m", data="d", out=tmp_path / "folder"))
     (tmp_path / "report.json").write_text("{}")
     with pytest.raises(UsageError, match="not edgekit's"):
