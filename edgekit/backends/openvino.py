@@ -294,7 +294,11 @@ def _sizes(port: Any) -> list[int]:
 
 
 def _dtype(source: ModelSource, name: str, port: Any) -> Any:
+    kind = str(port.element_type)
     try:
-        return port.element_type.to_dtype()
+        dtype = port.element_type.to_dtype()
     except RuntimeError as cause:
-        raise no_datatype(f"{source}: tensor {name!r}", str(port.element_type)) from cause
+        raise no_datatype(f"{source}: tensor {name!r}", kind) from cause
+    if dtype.kind not in "biuf":  # OpenVINO has a dtype for strings and no tensor to feed them
+        raise no_datatype(f"{source}: tensor {name!r}", kind)
+    return dtype

@@ -240,7 +240,7 @@ class Publisher:
                 if (sock := client.socket()) is not None:
                     sock.close()
             self._client = None
-        if flying and was_ready and not self._closing.is_set():
+        if flying and was_ready and not self._is_over:
             self._blame(flying)
         with self._lock:
             self._flying.clear()

@@ -176,3 +176,10 @@ def test_a_model_may_be_closed_by_another_thread_than_opened_it(model):
     command = [sys.executable, "-c", _CLOSED_ELSEWHERE, str(model)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()) == (0, ["handled", "alive"])
+
+
+def test_strings_are_refused_at_load(tmp_path):
+    ends = [helper.make_tensor_value_info(name, TensorProto.STRING, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "words", ends[:1], ends[1:])
+    with pytest.raises(ModelLoadError, match="holds .*string"):
+        open_backend(tiny_nets.save_onnx(tmp_path / "words.onnx", graph), CPU)

@@ -114,6 +114,19 @@ def test_a_message_over_the_brokers_limit_is_set_aside_and_the_others_arrive(kin
     broker.kill()
 
 
+def test_a_message_over_the_limit_holds_up_nothing_while_a_run_closes(tmp_path):
+    """The whole run may be over before the first message is known to be too large."""
+    broker = Broker("mosquitto", tmp_path, extra=LIMIT["mosquitto"])
+    broker.start()
+    publisher = Publisher(parse_url(broker.url))
+    for number in range(12):
+        publisher.publish("site/door", bytes(50_000) if number == 2 else b"small")
+    publisher.close(30)
+    state = publisher.state()
+    assert (state.sent, state.refused, state.unsent) == (11, 1, 0)
+    broker.kill()
+
+
 @pytest.mark.parametrize("kind", BROKERS)
 def test_what_waits_arrives_once_a_broker_is_there(kind, tmp_path):
     broker = Broker(kind, tmp_path)

@@ -138,14 +138,14 @@ def test_a_file_that_is_not_a_report_is_refused_by_name(tmp_path, content, said)
 
 def test_each_field_at_fault_is_named(tmp_path):
     raw = msgspec.json.decode(write.encode_study(study()))
-    raw["candidates"][2]["plan"]["backend"] = "abacus"
+    raw["candidates"][2]["plan"]["precision"] = "int7"
     raw["max_drop"] = "little"
     path = tmp_path / "report.json"
     path.write_bytes(msgspec.json.encode(raw))
     with pytest.raises(ConfigError) as caught:
         write.read_study(path)
     said = caught.value.render()
-    assert "report.json:candidates[2].plan.backend: want " in said
+    assert "report.json:candidates[2].plan.precision: want one of 'fp32', " in said
     assert "report.json:max_drop: want a float, got " in said
 
 

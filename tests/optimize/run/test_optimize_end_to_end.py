@@ -182,7 +182,7 @@ def test_files_that_edgekit_did_not_write_are_not_overwritten(place, first, tmp_
     with pytest.raises(UsageError, match="is a folder that is not a bundle"):
         deliver.check_output_paths(Request(model="m", data="d", out=tmp_path / "folder"))
     (tmp_path / "report.json").write_text("{}")
-    with pytest.raises(UsageError, match="not edgekit's"):
+    with pytest.raises(UsageError, match="not written by edgekit"):
         deliver.check_output_paths(Request(model="m", data="d", out=tmp_path / "net"))
     deliver.check_output_paths(
         Request(model="m", data="d", out=tmp_path / "net", report=tmp_path / "reports")
