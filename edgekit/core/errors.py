@@ -61,6 +61,15 @@ class EdgekitError(Exception):
         lines.append(f"  code: {self.code}")
         return "\n".join(lines)
 
+    def one_line(self) -> str:
+        """Return message, reasons and fix on one line, for a log, an alert or a status.
+
+        >>> UsageError("no such file", reasons=("a.onnx",), hint="name another").one_line()
+        'no such file; a.onnx (fix: name another)'
+        """
+        text = "; ".join((self.message, *self.reasons))
+        return f"{text} (fix: {self.hint})" if self.hint else text
+
 
 class UsageError(EdgekitError):
     """The command line names something unknown, or options that exclude each other."""

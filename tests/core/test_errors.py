@@ -33,3 +33,9 @@ def test_an_error_renders_its_reasons_way_out_and_code():
         "  fix: publish one",
         "  code: model.no_variant",
     ]
+
+
+def test_an_error_on_one_line_keeps_its_reasons_and_way_out():
+    error = errors.NoVariantError("no variant", reasons=("a: needs b", "c: needs d"), hint="publish one")
+    assert error.one_line() == "no variant; a: needs b; c: needs d (fix: publish one)"
+    assert errors.ModelError("only a message").one_line() == "only a message"

@@ -53,7 +53,7 @@ def check_root(root: Root, samples: Mapping[str, NDArray[np.float32]]) -> Root:
         if fault is not None:
             if step.form == root.canonical:  # its tensor names are used everywhere
                 raise fault
-            missing[step.form] = " ".join((fault.message, *fault.reasons))
+            missing[step.form] = fault.one_line()
         if check is not None:
             checks.append(check)
     kept: dict[str, Any] = dict.fromkeys(missing, "")

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from edgekit.core.errors import BackendUnavailableError, EdgekitError, ModelError
+from edgekit.core.errors import BackendUnavailableError, ModelError
 from edgekit_optimize.quiet import root_logger_kept
 from edgekit_optimize.readers.specs import litert
 from edgekit_optimize.readers.tools import library, short
@@ -99,8 +99,3 @@ def onnx_from_tflite(model: Path, target: Path) -> str:
     except Exception as cause:
         raise ModelError(f"{reason}; tflite2onnx: {short(cause)}") from cause
     return "tflite2onnx"
-
-
-def reason_of(cause: EdgekitError) -> str:
-    """Return why a form is missing, as one line."""
-    return " ".join((cause.message, *cause.reasons)) + (f" ({cause.hint})" if cause.hint else "")

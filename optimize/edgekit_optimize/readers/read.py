@@ -14,7 +14,7 @@ from edgekit.base.files import sha256_of
 from edgekit.core.errors import EdgekitError, ModelError, UsageError
 from edgekit_optimize.plan import Form, Root
 from edgekit_optimize.readers.compare import check_root
-from edgekit_optimize.readers.forms import onnx_from_tflite, openvino_from, reason_of, tflite_from_onnx
+from edgekit_optimize.readers.forms import onnx_from_tflite, openvino_from, tflite_from_onnx
 from edgekit_optimize.readers.onnx_source import canonical_onnx, onnx_files
 from edgekit_optimize.readers.onnx_types import HALF_LIMIT, WIDENED
 from edgekit_optimize.readers.openvino_source import MISSING, static_openvino
@@ -181,7 +181,7 @@ class _Forms:
         try:
             openvino_from(source, self.file("openvino"))
         except EdgekitError as cause:
-            self.missing["openvino"] = reason_of(cause)
+            self.missing["openvino"] = cause.one_line()
         else:
             self.made("openvino", conversion, _tool("openvino"), transposed=transposed)
 
@@ -199,7 +199,7 @@ class _Forms:
             try:
                 tool = make(target, image) if make is not None else ""
             except EdgekitError as cause:
-                reasons.append(reason_of(cause))
+                reasons.append(cause.one_line())
                 target.unlink(missing_ok=True)
                 continue
             if tool:
@@ -321,7 +321,7 @@ def _from_tflite(forms: _Forms) -> None:
         tool = onnx_from_tflite(forms.file("tflite"), exported)
         forms.notes = canonical_onnx(exported, forms.file("onnx"), {}, {}, what=forms.path.name)
     except EdgekitError as cause:
-        forms.missing["onnx"] = reason_of(cause)
+        forms.missing["onnx"] = cause.one_line()
         forms.file("onnx").unlink(missing_ok=True)
     else:
         forms.made("onnx", f"{_NAMES[forms.kind]} to ONNX", tool)

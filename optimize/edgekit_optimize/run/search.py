@@ -130,14 +130,14 @@ class Search:
             except (ModelError, BackendUnavailableError) as error:
                 if DIED in error.message:
                     raise
-                result = {"refused": _one_line(error)}  # cached, since the tool would refuse it again
+                result = {"refused": error.one_line()}  # cached, since the tool would refuse it again
             return result | {"seconds": time.monotonic() - began}
 
         try:
             folder, result, was_there = self.cache.make("make", key, fill)
             why = result.get("refused", "")
         except EdgekitError as error:
-            why = _one_line(error)
+            why = error.one_line()
         finally:
             self.progress.step(plan.id)
         if why:
@@ -388,7 +388,3 @@ def _percentile(plan: Plan) -> Plan:
     return msgspec.structs.replace(
         plan, id=f"{plan.id}-percentile", options=plan.options | {"ranges": "percentile"}, same_as=""
     )
-
-
-def _one_line(error: EdgekitError) -> str:
-    return "; ".join((error.message, *error.reasons)) + (f" ({error.hint})" if error.hint else "")
