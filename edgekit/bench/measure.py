@@ -37,24 +37,7 @@ from edgekit.version import __version__
 logger = logging.getLogger(__name__)
 
 INSTALL_SECONDS = 0.75
-
-
-class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of one variant; None if it did not run, and ``error`` says why."""
-
-    id: str
-    backend: str
-    accelerator: str
-    precision: str
-    bytes: int
-    p50_ms: float | None = None
-    p95_ms: float | None = None
-    p99_ms: float | None = None
-    inferences_per_s: float | None = None
-    load_ms: float | None = None
-    first_ms: float | None = None
-    rss_mb: float | None = None
-    error: str | None = None
+_MAX_ERROR = 300
 
 
 def measure(
@@ -64,7 +47,7 @@ def measure(
     profile: Profile,
     threads: int,
     seconds: float,
-) -> list[Measurement]:
+) -> list[MeasuredVariant]:
     """Return one row of figures per variant, those that ran first, and store them for selection.
 
     Variants run in short turns, each in its own process. One that cannot be loaded, fails, or does not
@@ -79,7 +62,7 @@ def measure(
         ran = [(p, rounds[p.variant.id]) for p in loaded.processes if p.variant.id not in failed]
         rows = [row_of(process, taken) for process, taken in ran]
     now_ms = int(time.time() * 1e3)
-    costs = {cost_key(p.variant, threads): _cost(taken, p.loaded["rss_mb"]) for p, taken in ran}
+    costs = {cost_key(p.variant, threads): _cost(taken, p.loaded["rss_mb"], now_ms) for p, taken in ran}
     failures = {
         cost_key(v, threads): MeasuredFailure(failed[v.id], now_ms) for v in variants if v.id in failed
     }
@@ -99,11 +82,18 @@ def _wrong(process: VariantProcess) -> str:
     return ""
 
 
-def blank_row(variant: Variant, error: str | None) -> Measurement:
+def _cost(rounds: Rounds, rss_mb: float, now_ms: int) -> MeasuredCost:
+    p95_ms, p99_ms = (rounds.quantile_ms(q) for q in (0.95, 0.99))
+    return MeasuredCost(rounds.p50_ms, p95_ms, p99_ms, rss_mb, now_ms)
+
+
+def blank_row(variant: Variant, error: str | None) -> MeasuredVariant:
     """Return a row without figures."""
-    return Measurement(
+    return MeasuredVariant(
         id=variant.id,
+        content=variant_hash(variant),
         backend=variant.backend,
+        backend_version=backend_version(variant.backend) or "",
         accelerator=variant.accelerator,
         precision=variant.precision,
         bytes=sum(file.bytes for file in variant.files),
@@ -111,25 +101,18 @@ def blank_row(variant: Variant, error: str | None) -> Measurement:
     )
 
 
-def row_of(process: VariantProcess, rounds: Rounds) -> Measurement:
-    """Return the row of a variant that ran."""
-    cost = _cost(rounds, process.loaded["rss_mb"])
+def row_of(process: VariantProcess, rounds: Rounds, **more: Any) -> MeasuredVariant:
+    """Return the row of a variant that ran; ``more``: fields beyond times and memory."""
+    loaded = {key: process.loaded[key] for key in ("accelerator", "load_ms", "first_ms", "rss_mb")}
     return msgspec.structs.replace(
         blank_row(process.variant, None),
-        accelerator=process.loaded["accelerator"],
-        p50_ms=cost.p50_ms,
-        p95_ms=cost.p95_ms,
-        p99_ms=cost.p99_ms,
+        p50_ms=rounds.p50_ms,
+        p95_ms=rounds.quantile_ms(0.95),
+        p99_ms=rounds.quantile_ms(0.99),
         inferences_per_s=1e6 / statistics.fmean(rounds.all_us()),
-        load_ms=process.loaded["load_ms"],
-        first_ms=process.loaded["first_ms"],
-        rss_mb=cost.rss_mb,
+        **loaded,
+        **more,
     )
-
-
-def _cost(rounds: Rounds, rss_mb: float) -> MeasuredCost:
-    p95, p99 = (rounds.quantile_ms(q) for q in (0.95, 0.99))
-    return MeasuredCost(rounds.p50_ms, p95, p99, rss_mb, int(time.time() * 1e3))
 
 
 def unmeasured(bundle: Bundle, threads: int) -> tuple[Variant, ...]:
@@ -168,7 +151,7 @@ class Circumstances:
         threads: int,
         seconds: float,
     ) -> MeasurementRecord:
-        """Return the measurement as a record for the fleet."""
+        """Return the measurement as a record for the fleet, its rows and their errors within bounds."""
         read = ((name, float(value)) for name, value in self._sensors.read().items())
         after = {name: value for name, value in read if math.isfinite(value)}
         return MeasurementRecord(
@@ -181,23 +164,14 @@ class Circumstances:
             board=self.board,
             threads=threads,
             seconds=seconds,
-            variants=tuple(rows[:MAX_MEASURED_VARIANTS]),
+            variants=tuple(map(_bounded, rows[:MAX_MEASURED_VARIANTS])),
             sensors=after | self._before,
             agent=__version__,
         )
 
 
-def fleet_row(row: Measurement, variant: Variant, **more: Any) -> MeasuredVariant:
-    """Return a row for the fleet, with the content hash and library version that make it comparable."""
-    fields = {**msgspec.structs.asdict(row), "error": row.error[:300] if row.error else None}
-    library = backend_version(variant.backend) or ""
-    return MeasuredVariant(**fields, content=variant_hash(variant), backend_version=library, **more)
-
-
-def fleet_rows(rows: Sequence[Measurement], variants: Sequence[Variant]) -> list[MeasuredVariant]:
-    """Return rows for the fleet."""
-    by_id = {variant.id: variant for variant in variants}
-    return [fleet_row(row, by_id[row.id]) for row in rows]
+def _bounded(row: MeasuredVariant) -> MeasuredVariant:
+    return msgspec.structs.replace(row, error=row.error[:_MAX_ERROR]) if row.error else row
 
 
 def measure_new(source: str, state: str) -> None:
@@ -211,8 +185,7 @@ def measure_new(source: str, state: str) -> None:
     around = Circumstances(facts, chosen.profile)
     rows = measure(bundle, missing, facts, chosen.profile, threads, INSTALL_SECONDS)
     if state:
-        named = fleet_rows(rows, missing)
-        leave_report(Path(state), around.record(bundle, named, "install", threads, INSTALL_SECONDS))
+        leave_report(Path(state), around.record(bundle, rows, "install", threads, INSTALL_SECONDS))
 
 
 if __name__ == "__main__":

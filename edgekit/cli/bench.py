@@ -10,18 +10,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from edgekit.agent.status import ask
 from edgekit.base.command_line import Report
-from edgekit.bench.measure import Circumstances, Measurement, fleet_rows, measure
+from edgekit.bench.measure import Circumstances, measure
 from edgekit.bench.reports import leave_report
 from edgekit.cli.agent import state_folder
 from edgekit.core.errors import LinkError, NoVariantError, UsageError
 from edgekit.core.select import select
+from edgekit.core.wire import MeasuredVariant
 from edgekit.model.bundle import open_bundle
 from edgekit.model.choice import default_threads
 from edgekit.model.doctor import facts_with_proofs
+
+_COLUMNS = (
+    *("id", "backend", "accelerator", "precision", "bytes", "p50_ms", "p95_ms", "p99_ms"),
+    *("inferences_per_s", "load_ms", "first_ms", "rss_mb", "error"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,13 +58,12 @@ def run(arguments: argparse.Namespace) -> Report:
         "profile": profile.id,
         "threads": threads,
         "chosen": selection.chosen.id if selection.chosen else None,
-        "variants": [msgspec.to_builtins(row) for row in rows],
+        "variants": [{key: getattr(row, key) for key in _COLUMNS} for row in rows],
     }
     text = _table(rows, document["chosen"])
     text.append(f"{threads} thread(s), profile {profile.id}: {selection.why}")
     if state is not None:
-        named = fleet_rows(rows, manifest.variants)
-        leave_report(state, around.record(bundle, named, "bench", threads, arguments.seconds))
+        leave_report(state, around.record(bundle, rows, "bench", threads, arguments.seconds))
         document["reported"] = _hand_over(state)
         text.append(f"reported to the fleet: {document['reported']}")
     return Report(document, "\n".join(text), 0 if selection.chosen else NoVariantError.exit_code)
@@ -87,7 +90,7 @@ def _hand_over(state: Path) -> str:
     return "by the agent, as soon as its link is up"
 
 
-def _table(rows: Sequence[Measurement], chosen: str | None) -> list[str]:
+def _table(rows: Sequence[MeasuredVariant], chosen: str | None) -> list[str]:
     heads = ("p50", "p95", "p99", "1/s", "load", "first")
     lines = [f"{'variant':<28}" + "".join(f" {head:>8}" for head in heads) + f" {'RSS':>7} {'size':>8}"]
     for row in rows:

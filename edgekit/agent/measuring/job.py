@@ -19,7 +19,7 @@ import msgspec
 
 from edgekit.agent.children import MeasureTask
 from edgekit.base.child import run_job
-from edgekit.bench.measure import Circumstances, blank_row, fleet_row, row_of
+from edgekit.bench.measure import Circumstances, blank_row, row_of
 from edgekit.bench.paired_timing import quiet, take_turns
 from edgekit.bench.variant_process import VariantProcess, open_processes
 from edgekit.core.errors import BackendError, BundleError
@@ -84,7 +84,7 @@ def carry_out(task: MeasureTask) -> MeasurementRecord:
     absent = _absent(bundle)
     reasons |= {variant.id: task.rejected.get(variant.id, "was not fetched") for variant in absent}
     known = (*bundle.manifest.variants, *absent)
-    rows += [fleet_row(blank_row(each, reasons[each.id]), each) for each in known if each.id in reasons]
+    rows += [blank_row(each, reasons[each.id]) for each in known if each.id in reasons]
     record = around.record(bundle, rows, "job", task.threads, task.seconds)
     return msgspec.structs.replace(record, job=task.job, bundle_sha256=task.sha256)
 
@@ -115,13 +115,11 @@ def _measure_group(
         rounds, errors = take_turns(proved, task.seconds, fill=True)
         failed |= loaded.rejected | loaded.failed | errors
         rows = [
-            fleet_row(
-                row_of(process, ran), process.variant, pre_ms=quiet(ran.pre_ms), **proofs[process.variant.id]
-            )
+            row_of(process, ran, pre_ms=quiet(ran.pre_ms), **proofs[process.variant.id])
             for process in proved
             if (ran := rounds.get(process.variant.id))
         ]
-    return rows + [fleet_row(blank_row(each, failed[each.id]), each) for each in group if each.id in failed]
+    return rows + [blank_row(each, failed[each.id]) for each in group if each.id in failed]
 
 
 def _prove(process: VariantProcess) -> dict[str, Any]:
