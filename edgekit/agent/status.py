@@ -198,6 +198,20 @@ def ask(state: Path, request: dict[str, Any], timeout_s: float = _TIMEOUT_S) -> 
     return _result(bytes(answer))
 
 
+def ask_if_running(state: Path, request: dict[str, Any]) -> Any:
+    """Return a running agent's answer to a request; None if no agent runs with this state folder.
+
+    Raises:
+        EdgekitError: It answered with an error.
+    """
+    try:
+        return ask(state, request)
+    except LinkError as error:
+        if error.code != LinkError.code:  # a subclass: the agent's own error
+            raise
+        return None
+
+
 def _result(answer: bytes) -> Any:
     try:
         document = msgspec.json.decode(answer, type=dict[str, Any])

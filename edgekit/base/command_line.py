@@ -21,7 +21,7 @@ import msgspec
 
 from edgekit.base.failures import failure_of
 from edgekit.base.logs import log_to_stderr
-from edgekit.core.errors import EdgekitError, StorageError
+from edgekit.core.errors import EdgekitError, StorageError, UsageError
 
 INTERRUPTED = 130
 
@@ -42,12 +42,14 @@ class Report:
 class Command:
     """One row: ``summary`` and ``example`` for ``--help``; ``load`` imports the module.
 
-    ``load`` raises ``ConfigError`` where a distribution is missing.
+    ``load`` raises ``ConfigError`` where a distribution is missing. ``group`` is the heading that the command
+    is listed under where none is given.
     """
 
     summary: str
     example: str
     load: Callable[[], ModuleType]
+    group: str = "commands"
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,19 @@ class Program:
     commands: Mapping[str, Command]
 
 
-def command(module: str, summary: str, example: str) -> Command:
+def command(module: str, summary: str, example: str, group: str = "commands") -> Command:
     """Return the row of a command whose module is always installed."""
-    return Command(summary, example, lambda: importlib.import_module(module))
+    return Command(summary, example, lambda: importlib.import_module(module), group)
+
+
+def overview(program: Program) -> str:
+    """Return what a program is for, and its commands by group with one line each."""
+    lines = [f"{program.name} {program.version}: {program.description}"]
+    width = max(map(len, program.commands)) + 2
+    for group in dict.fromkeys(row.group for row in program.commands.values()):
+        rows = ((name, row.summary) for name, row in program.commands.items() if row.group == group)
+        lines += ["", group, *(f"  {name:<{width}}{summary}" for name, summary in rows)]
+    return "\n".join([*lines, "", f"{program.name} COMMAND --help has its options and an example"])
 
 
 def run_program(program: Program, arguments: Sequence[str] | None = None) -> int:
@@ -73,6 +85,9 @@ def run_program(program: Program, arguments: Sequence[str] | None = None) -> int
     server, 8 a gate or budget was not met, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words:
+        print(overview(program), file=sys.stderr)
+        return UsageError.exit_code
     name = next((word for word in words if not word.startswith("-")), "")
     as_json = "--json" in words
     try:
@@ -93,10 +108,9 @@ def run_program(program: Program, arguments: Sequence[str] | None = None) -> int
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    if report is None:
-        return 0
-    _print(json.dumps(msgspec.to_builtins(report.document)) if as_json else report.text)
-    return report.exit_code
+    if report is not None:
+        _print(json.dumps(msgspec.to_builtins(report.document)) if as_json else report.text)
+    return report.exit_code if report else 0
 
 
 def _parser(program: Program, chosen: str, module: ModuleType | None) -> argparse.ArgumentParser:

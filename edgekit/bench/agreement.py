@@ -6,6 +6,8 @@ explains cannot all be right.
 
 from __future__ import annotations
 
+import math
+import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,10 +25,7 @@ _TOLERANCE, _INTEGER_TOLERANCE = 0.05, 0.5
 
 
 def disagreements(processes: Sequence[VariantProcess]) -> dict[str, str]:
-    """Return the variants whose answers differ from the most precise one's, each with the reason.
-
-    A variant that fails is returned with its error.
-    """
+    """Return the variants whose answers cannot be right, and those that fail, each with the reason."""
     errors: dict[str, str] = {}
     answers: dict[str, dict[str, NDArray[Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="edgekit-verify-") as folder:
@@ -36,13 +35,34 @@ def disagreements(processes: Sequence[VariantProcess]) -> dict[str, str]:
             except BackendError as error:  # noqa: PERF203 - one variant's error must not stop the others
                 errors[process.variant.id] = error.message
     precisions = {p.variant.id: p.variant.precision for p in processes if p.variant.id in answers}
-    judge = min(precisions, key=lambda name: precisions[name] not in _FLOATS, default="")
-    for name, precision in precisions.items():
-        both_float = precision in _FLOATS and precisions[judge] in _FLOATS
-        off = relative_error(answers[name], answers[judge])
-        if not off <= (_TOLERANCE if both_float else _INTEGER_TOLERANCE):
-            errors[name] = f"differs from {judge} by {off:.0%} on synthetic input: one of them is wrong"
-    return errors
+    return errors | differing(answers, precisions)
+
+
+def differing(
+    answers: Mapping[str, Mapping[str, NDArray[Any]]], precisions: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the variants whose answers differ from the judge's, each with the reason.
+
+    The judge is the float variant whose median error against all variants is the smallest, so that a wrong
+    one is not held against those that agree.
+
+    Args:
+        answers: By variant, then by output: real numbers.
+        precisions: Of each variant.
+    """
+    floats = [name for name in answers if precisions[name] in _FLOATS]
+
+    def median_error(name: str) -> float:
+        errors = (relative_error(other, answers[name]) for other in answers.values())
+        return statistics.median_low(math.inf if math.isnan(error) else error for error in errors)
+
+    judge = min(floats or answers, key=median_error, default="")
+    reasons = {}
+    for name, answer in answers.items():
+        off = relative_error(answer, answers[judge])
+        if not off <= (_TOLERANCE if name in floats and judge in floats else _INTEGER_TOLERANCE):
+            reasons[name] = f"differs from {judge} by {off:.0%} on synthetic input: one of them is wrong"
+    return reasons
 
 
 def relative_error(answer: Mapping[str, NDArray[Any]], judge: Mapping[str, NDArray[Any]]) -> float:

@@ -55,7 +55,7 @@ def measure(
     """
     with open_processes(bundle, variants, facts, profile, threads) as loaded:
         rounds, failed = take_turns(loaded.processes, seconds)
-        failed |= loaded.failed
+        failed |= loaded.unopened | loaded.failed
         for process in loaded.processes:  # after the times, so that memory is the runtime's alone
             if process.variant.id not in failed and (why := _wrong(process)):
                 failed[process.variant.id] = why
@@ -78,7 +78,7 @@ def _wrong(process: VariantProcess) -> str:
     try:
         process.require_golden()
     except EdgekitError as error:
-        return "; ".join((error.message, *error.reasons))
+        return error.one_line()
     return ""
 
 

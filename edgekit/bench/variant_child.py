@@ -33,14 +33,14 @@ _PRE_ROUNDS = 9  # per round of paired_timing
 
 
 def serve() -> int:
-    """Load the variant that the first request names, then answer ``{"do": NAME, ...}`` (``_ACTIONS``)."""
+    """Load the variant that the first request names, then answer ``{"do": ACTION, ...}``."""
     parent = Parent()
     requests = parent.requests(dict[str, Any])
     try:
         served = _Served(next(requests))
         parent.result(served.loaded)
         for request in requests:
-            parent.result(_ACTIONS[request["do"]](served, request))
+            parent.result(_ACTIONS[request.pop("do")](served, **request))
     except EdgekitError as error:
         parent.error(error)
         return error.exit_code
@@ -83,11 +83,10 @@ class _Served:
     def evaluate(
         self, samples: str, out: str, sizes: list[list[int]] | None, *, in_order: bool
     ) -> dict[str, Any]:
-        """Run every sample of an NPZ of logical inputs (n, ...); write outputs and items.
+        """Run every sample of an NPZ; write outputs and items (see ``VariantProcess.evaluate``).
 
-        ``out``: an NPZ of logical outputs (n, ...). ``out`` + ".items": the decoded items, unless ``sizes``
-        is None; it has the source images' widths and heights (empty: the input's own). ``in_order``: pass the
-        state from sample to sample, from the sample's own where the array ``RECORDING`` changes.
+        With ``in_order`` the state passes from sample to sample, and begins with the sample's own where the
+        array ``RECORDING`` changes.
         """
         import numpy as np
 
@@ -150,14 +149,12 @@ class _Served:
         return {}
 
 
-_ACTIONS: dict[str, Callable[[_Served, dict[str, Any]], dict[str, Any]]] = {
-    "time": lambda served, request: served.measure(request["seconds"]),
-    "golden": lambda served, _request: served.golden(),
-    "evaluate": lambda served, request: served.evaluate(
-        request["samples"], request["out"], request["sizes"], in_order=request.get("in_order", False)
-    ),
-    "synthetic": lambda served, request: served.synthetic(request["out"]),
-    "pre": lambda served, _request: served.pre(),
+_ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {
+    "measure": _Served.measure,
+    "golden": _Served.golden,
+    "evaluate": _Served.evaluate,
+    "synthetic": _Served.synthetic,
+    "pre": _Served.pre,
 }
 
 

@@ -28,7 +28,8 @@ class VariantProcess:
     ``loaded``: milliseconds of loading and of the first inference, the accelerator, the process's MB.
 
     Raises:
-        ModelLoadError: The variant cannot be loaded here, or loading killed the process.
+        ModelLoadError: The variant cannot be loaded here.
+        InferenceError: The first inference failed, or loading crashed or hung the process.
     """
 
     def __init__(self, bundle: Bundle, variant: Variant, profile: Profile, threads: int) -> None:
@@ -41,7 +42,7 @@ class VariantProcess:
         words = (str(task["bundle"]), variant.id)  # shown in process lists
         self._child = Child("edgekit.bench.variant_child", words, log=subprocess.DEVNULL)
         try:
-            self.loaded = self._ask(task, _START_TIMEOUT_S, ModelLoadError)
+            self.loaded = self._send(task, _START_TIMEOUT_S, ModelLoadError)
         except BackendError:
             self.close()
             raise
@@ -52,7 +53,7 @@ class VariantProcess:
         Raises:
             InferenceError: The model failed, or its process died.
         """
-        answer = self._ask({"do": "time", "seconds": seconds}, _ANSWER_TIMEOUT_S + seconds)
+        answer = self._ask("measure", _ANSWER_TIMEOUT_S + seconds, seconds=seconds)
         self.loaded["rss_mb"] = answer["rss_mb"]
         return list(answer["times_us"])
 
@@ -62,7 +63,7 @@ class VariantProcess:
         Raises:
             InferenceError: The model failed, or its process died.
         """
-        rows = self._ask({"do": "golden"})["golden"]
+        rows = self._ask("golden")["golden"]
         return [GoldenOutcome(sample, float(difference), atol) for sample, difference, atol in rows]
 
     def require_golden(self) -> None:
@@ -90,10 +91,8 @@ class VariantProcess:
         Raises:
             InferenceError: The model failed, or its process died.
         """
-        pairs = None if sizes is None else [list(size) for size in sizes]
         files = {"samples": str(samples), "out": str(out)}
-        request = {"do": "evaluate", **files, "sizes": pairs, "in_order": in_order}
-        self._ask(request, _EVALUATE_TIMEOUT_S)
+        self._ask("evaluate", _EVALUATE_TIMEOUT_S, **files, sizes=sizes, in_order=in_order)
 
     def synthetic(self, out: Path) -> None:
         """Run on the same synthetic input as every variant; write the float outputs to an NPZ.
@@ -101,7 +100,7 @@ class VariantProcess:
         Raises:
             InferenceError: The model failed, or its process died.
         """
-        self._ask({"do": "synthetic", "out": str(out)})
+        self._ask("synthetic", out=str(out))
 
     def pre_ms(self) -> float:
         """Return the median milliseconds to fill the input from an image; 0 if it is not an image.
@@ -109,19 +108,18 @@ class VariantProcess:
         Raises:
             InferenceError: The process died.
         """
-        return float(self._ask({"do": "pre"})["pre_ms"])
+        return float(self._ask("pre")["pre_ms"])
 
-    def _ask(
-        self,
-        request: dict[str, Any],
-        timeout_s: float = _ANSWER_TIMEOUT_S,
-        kind: type[BackendError] = InferenceError,
-    ) -> dict[str, Any]:
+    def _ask(self, action: str, timeout_s: float = _ANSWER_TIMEOUT_S, **arguments: Any) -> dict[str, Any]:
+        return self._send({"do": action, **arguments}, timeout_s, InferenceError)
+
+    def _send(self, request: Any, timeout_s: float, otherwise: type[BackendError]) -> dict[str, Any]:
         try:
             return self._child.ask(request, dict[str, Any], timeout_s)
         except ChildFault as fault:
-            raise kind(f"variant {self.variant.id!r}: its process {fault}") from fault
+            raise InferenceError(f"variant {self.variant.id!r}: its process {fault}") from fault
         except EdgekitError as error:
+            kind = InferenceError if isinstance(error, InferenceError) else otherwise
             message = f"variant {self.variant.id!r}: {error.message}"
             raise kind(message, reasons=error.reasons, hint=error.hint) from error
 
@@ -134,11 +132,13 @@ class VariantProcess:
 class VariantProcesses:
     """The loaded variants, each in its process, and why others are not.
 
-    ``rejected``: they do not belong on this machine. ``failed``: they do, but cannot be loaded.
+    ``rejected``: they do not belong on this machine. ``unopened``: their runtime cannot open them.
+    ``failed``: they crashed, hung, or failed their first inference.
     """
 
     processes: list[VariantProcess] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)
+    unopened: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -156,8 +156,10 @@ def open_processes(
                 continue
             try:
                 loaded.processes.append(VariantProcess(bundle, variant, profile, threads))
-            except BackendError as cause:
+            except InferenceError as cause:
                 loaded.failed[variant.id] = cause.message
+            except BackendError as cause:
+                loaded.unopened[variant.id] = cause.message
         yield loaded
     finally:
         for process in loaded.processes:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.base.command_line import Report
-from edgekit.core.errors import LinkError, UsageError
+from edgekit.core.errors import UsageError
 
 DEFAULT_FILE = Path("agent.toml")
 
@@ -166,18 +166,13 @@ def status_text(document: dict[str, Any]) -> str:
 
 
 def _rollback(args: argparse.Namespace) -> Report:
-    from edgekit.agent.status import ask
+    from edgekit.agent.offline_rollback import roll_back_offline
+    from edgekit.agent.status import ask_if_running
 
     state = state_folder(args)
-    request = {"op": "rollback", "model": args.model, "reason": args.reason}
-    try:
-        message = ask(state, request)["message"]
-        return Report({"message": message, "agent": "running"}, message)
-    except LinkError as error:
-        if error.code != LinkError.code:
-            raise
-    from edgekit.agent.offline_rollback import roll_back_offline
-
+    answer = ask_if_running(state, {"op": "rollback", "model": args.model, "reason": args.reason})
+    if answer is not None:
+        return Report({**answer, "agent": "running"}, answer["message"])
     model, version = roll_back_offline(state, args.model, args.reason)
     message = f"{model} runs {version} from the agent's next start on"
     return Report({"model": model, "version": version, "message": message, "agent": "not running"}, message)
@@ -185,17 +180,14 @@ def _rollback(args: argparse.Namespace) -> Report:
 
 def _ledger(args: argparse.Namespace) -> Report:
     from edgekit.agent.offline_rollback import read_ledger
-    from edgekit.agent.status import ask
+    from edgekit.agent.status import ask_if_running
 
     if args.hours <= 0:
         raise UsageError(f"--hours: want more than 0, got {args.hours}")
     state = state_folder(args)
     since = int(time.time() - args.hours * 3600)
-    try:
-        entries = ask(state, {"op": "ledger", "since_unix_s": since})
-    except LinkError as error:
-        if error.code != LinkError.code:
-            raise
+    entries = ask_if_running(state, {"op": "ledger", "since_unix_s": since})
+    if entries is None:
         entries = read_ledger(state, since)
     lines = [
         f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime(row['start_unix_s']))}  {row['pipeline'] or '-':<16} "

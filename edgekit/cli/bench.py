@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit.agent.status import ask
+from edgekit.agent.status import ask_if_running
 from edgekit.base.command_line import Report
 from edgekit.bench.measure import Circumstances, measure
 from edgekit.bench.reports import leave_report
 from edgekit.cli.agent import state_folder
-from edgekit.core.errors import LinkError, NoVariantError, UsageError
+from edgekit.core.errors import NoVariantError, UsageError
 from edgekit.core.select import select
 from edgekit.core.wire import MeasuredVariant
 from edgekit.model.bundle import open_bundle
@@ -81,13 +81,8 @@ def _reporting_state(arguments: argparse.Namespace) -> Path:
 
 def _hand_over(state: Path) -> str:
     """Ask the running agent to take the report; otherwise it is taken at the agent's next start."""
-    try:
-        ask(state, {"op": "reports"})
-    except LinkError as error:
-        if error.code != LinkError.code:
-            raise
-        return "when the agent starts"
-    return "by the agent, as soon as its link is up"
+    is_taken = ask_if_running(state, {"op": "reports"}) is not None
+    return "by the agent, as soon as its link is up" if is_taken else "when the agent starts"
 
 
 def _table(rows: Sequence[MeasuredVariant], chosen: str | None) -> list[str]:

@@ -38,7 +38,8 @@ def other_commands() -> dict[str, Command]:
         row = KNOWN.get(name)
         summary = row[1] if row else f"added by {points[name].value}"
         example = row[2] if row else f"edgekit {name} --help"
-        table[name] = Command(summary, example, functools.partial(_load, name, points.get(name)))
+        load = functools.partial(_load, name, points.get(name))
+        table[name] = Command(summary, example, load, "on a workstation" if row else "plug-ins")
     return table
 
 

@@ -9,37 +9,37 @@ from edgekit.base.command_line import Command, Program, command, run_program
 from edgekit.cli.installed import other_commands
 from edgekit.version import __version__
 
-# name: (module, what it does, example); other distributions add more (``installed``)
+# name: (group, what it does, example); its module is edgekit.cli.NAME, other distributions add more
 BUILT_IN: dict[str, tuple[str, str, str]] = {
     "doctor": (
-        "edgekit.cli.doctor",
+        "this machine",
         "find the hardware, prove each backend, say what to fix",
         "edgekit doctor",
     ),
-    "profiles": ("edgekit.cli.profiles", "list the known boards, or show one", "edgekit profiles rpi5"),
+    "profiles": ("this machine", "list the known boards, or show one", "edgekit profiles rpi5"),
     "explain": (
-        "edgekit.cli.explain",
+        "models",
         "say which variant is chosen, and why each other one is not",
         "edgekit explain person-detect.ekb --profile rpi5",
     ),
     "bench": (
-        "edgekit.cli.bench",
+        "models",
         "measure every variant that runs here; selection uses the result",
         "edgekit bench person-detect.ekb --seconds 5 --report",
     ),
     "verify": (
-        "edgekit.cli.verify",
+        "models",
         "check hashes, manifest and golden samples on every variant that runs here",
         "edgekit verify person-detect.ekb",
     ),
-    "run": ("edgekit.cli.run", "run a pipeline", "edgekit run door.toml --frames 100"),
+    "run": ("running them", "run a pipeline", "edgekit run door.toml --frames 100"),
     "serve": (
-        "edgekit.cli.serve",
+        "running them",
         "answer other processes over HTTP, by the Open Inference Protocol v2",
         "edgekit serve person-detect.ekb --port 8000",
     ),
     "agent": (
-        "edgekit.cli.agent",
+        "running them",
         "enrol this device, run its agent, ask its state",
         "edgekit agent run --config agent.toml",
     ),
@@ -48,7 +48,10 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
 
 def commands(words: Sequence[str] = ()) -> dict[str, Command]:
     """Return every command by name; entry points are read only if no built-in command is named."""
-    table = {name: command(*row) for name, row in BUILT_IN.items()}
+    table = {
+        name: command(f"edgekit.cli.{name}", summary, example, group)
+        for name, (group, summary, example) in BUILT_IN.items()
+    }
     if next((word for word in words if not word.startswith("-")), None) in table:
         return table
     return table | other_commands()

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.agent.worker.runner import run_pipeline
-from edgekit.base.command_line import Report
-from edgekit.core.errors import UsageError
+from edgekit.base.command_line import INTERRUPTED, Report
+from edgekit.core.errors import LinkError, UsageError
 from edgekit.pipeline.loop import Loop
 
-INTERRUPTED = 130
 REFRESH_S = 0.5
+_LOST = ("unsent", "dropped", "refused")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Run until the source ends, a limit, or a signal."""
+    """Run until the source ends, a limit, or a signal; exit code 7 if a broker got no message at all."""
     for name in ("frames", "seconds"):
         value = getattr(arguments, name)
         if value is not None and value <= 0:
@@ -46,7 +46,14 @@ def run(arguments: argparse.Namespace) -> Report:
         variant=arguments.variant,
         watch=shown if sys.stderr.isatty() else None,
     )
-    return Report(ran.document, text(ran.document), INTERRUPTED if ran.signal == signal.SIGINT else 0)
+    code = INTERRUPTED if ran.signal == signal.SIGINT else exit_code(ran.document)
+    return Report(ran.document, text(ran.document), code)
+
+
+def exit_code(document: Mapping[str, Any]) -> int:
+    """Return 7 if a broker got none of the messages for it, else 0."""
+    is_lost = (not row["sent"] and any(row[key] for key in _LOST) for row in document.get("brokers", ()))
+    return LinkError.exit_code if any(is_lost) else 0
 
 
 @contextlib.contextmanager
@@ -96,6 +103,6 @@ def text(document: dict[str, Any]) -> str:
 
 def broker_text(state: Mapping[str, Any]) -> str:
     """Return how many messages one broker got, and why it did not get all of them."""
-    lost = ", ".join(f"{state[key]} {key}" for key in ("unsent", "dropped", "refused") if state[key])
+    lost = ", ".join(f"{state[key]} {key}" for key in _LOST if state[key])
     why = f" ({state['problem']})" if state["problem"] else ""
     return f"broker {state['destination']}: {state['sent']} sent{', ' if lost else ''}{lost}{why}"

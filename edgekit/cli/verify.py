@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Report:
     """Check the bundle; exit code 4 if a variant that belongs here fails, or none could be run.
 
-    A bare model file has one variant per candidate runtime; one that cannot load it is not a failure.
+    A bare model file has a variant per candidate runtime. A runtime that cannot open it is no failure; one
+    that crashes, hangs or cannot run it is.
     """
     bundle = open_bundle(arguments.bundle)
     bundle.check_hashes()
@@ -38,7 +39,8 @@ def run(arguments: argparse.Namespace) -> Report:
         rows = _rows(bundle, loaded)
     ordered = [rows[variant.id] for variant in variants]
     works = any(row["state"] in _PASSED for row in ordered)
-    ok = works and not any(row["state"] == "fails" for row in ordered if not _is_excused(bundle, loaded, row))
+    excused = loaded.unopened if bundle.is_bare else {}
+    ok = works and not any(row["state"] == "fails" for row in ordered if row["id"] not in excused)
     document = {
         "ok": ok,
         "model": bundle.manifest.model,
@@ -52,7 +54,8 @@ def run(arguments: argparse.Namespace) -> Report:
 
 def _rows(bundle: Bundle, loaded: VariantProcesses) -> dict[str, dict[str, Any]]:
     rows = {name: _row(name, "not tried", reason) for name, reason in loaded.rejected.items()}
-    rows |= {name: _row(name, "fails", reason) for name, reason in loaded.failed.items()}
+    without = loaded.unopened | loaded.failed
+    rows |= {name: _row(name, "fails", reason) for name, reason in without.items()}
     if bundle.manifest.golden:
         return rows | {process.variant.id: _try(process) for process in loaded.processes}
     differing = disagreements(loaded.processes)
@@ -64,10 +67,6 @@ def _rows(bundle: Bundle, loaded: VariantProcesses) -> dict[str, dict[str, Any]]
 
 def _row(name: str, state: str, reason: str = "") -> dict[str, Any]:
     return {"id": name, "state": state, "reason": reason}
-
-
-def _is_excused(bundle: Bundle, loaded: VariantProcesses, row: dict[str, Any]) -> bool:
-    return bundle.is_bare and row["id"] in loaded.failed
 
 
 def _try(process: VariantProcess) -> dict[str, Any]:

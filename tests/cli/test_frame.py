@@ -10,7 +10,7 @@ import types
 import pytest
 
 from edgekit.base.command_line import Command, Program, Report, run_program
-from edgekit.cli.main import BUILT_IN, main
+from edgekit.cli.main import BUILT_IN, commands, main
 from edgekit.core import errors
 from edgekit.core.errors import ConfigError
 from edgekit.version import __version__
@@ -120,7 +120,20 @@ def test_the_version_and_the_list_of_commands_are_told(edgekit):
         assert f"    {name} " in listed.out
 
 
-@pytest.mark.parametrize("words", [[], ["agent"], ["run"], ["verify"], ["explain"], ["bench"], ["serve"]])
+def test_without_a_command_people_read_what_it_is_for_and_each_command_under_its_group(edgekit):
+    done = edgekit()
+    assert (done.code, done.out) == (2, "")
+    first, _, *lines = done.err.splitlines()
+    assert "Run compressed models on edge devices" in first
+    headings = [n for n, line in enumerate(lines) if line and not line.startswith(" ")][:-1]
+    assert [lines[n] for n in headings] == ["this machine", "models", "running them", "on a workstation"]
+    for name, row in commands().items():
+        (line,) = (line for line in lines if line.split()[:1] == [name])
+        assert row.summary in line
+    assert "edgekit COMMAND --help" in lines[-1]
+
+
+@pytest.mark.parametrize("words", [["agent"], ["run"], ["verify"], ["explain"], ["bench"], ["serve"]])
 def test_a_missing_word_is_a_usage_error_that_says_which(words, edgekit):
     done = edgekit(*words)
     assert (done.code, done.out) == (2, "")

@@ -13,6 +13,7 @@ import pytest
 
 from edgekit.agent.worker.runner import run_pipeline
 from edgekit.cli.main import main
+from edgekit.cli.run import exit_code
 from edgekit.core.errors import NoVariantError, SourceError
 
 SCRIPT = {
@@ -181,19 +182,42 @@ def test_a_video_that_vanishes_is_a_source_error(pipeline, tmp_path):
         run_pipeline(path)
 
 
-def test_a_broker_that_is_away_is_in_the_summary(pipeline, capsys, tmp_path, monkeypatch):
+def test_a_broker_that_got_nothing_at_all_is_in_the_summary_and_ends_the_run_with_7(
+    pipeline, capsys, tmp_path, monkeypatch
+):
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "state"))
     path = pipeline(
         sinks='[[sink]]\nkind = "mqtt"\nurl = "mqtt://127.0.0.1:1"',
         rest='[privacy]\negress = ["counts"]',
     )
     code, document = run(capsys, path)
-    assert code == 0
+    assert code == 7
     (broker,) = document["brokers"]
     assert (broker["destination"], broker["sent"], broker["unsent"]) == ("127.0.0.1:1", 0, 1)
-    assert main(["run", str(path)]) == 0
+    assert main(["run", str(path)]) == 7
     out = capsys.readouterr().out
     assert "broker 127.0.0.1:1: 0 sent, 1 unsent (Connection refused)" in out
+
+
+@pytest.mark.parametrize(
+    ("brokers", "code"),
+    [
+        ((), 0),
+        (({"sent": 0, "unsent": 0, "dropped": 0, "refused": 0},), 0),
+        (({"sent": 3, "unsent": 2, "dropped": 1, "refused": 1},), 0),
+        (
+            (
+                {"sent": 3, "unsent": 0, "dropped": 0, "refused": 0},
+                {"sent": 0, "unsent": 1, "dropped": 0, "refused": 0},
+            ),
+            7,
+        ),
+        (({"sent": 0, "unsent": 0, "dropped": 0, "refused": 2},), 7),
+    ],
+    ids=["no broker", "nothing to send", "some arrived", "one of two got nothing", "all refused"],
+)
+def test_only_a_broker_that_got_nothing_of_what_there_was_to_send_is_a_failure(brokers, code):
+    assert exit_code({"brokers": brokers}) == code
 
 
 def test_a_model_that_takes_no_frames_is_refused_before_the_first(pipeline, capsys):

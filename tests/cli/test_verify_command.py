@@ -1,10 +1,15 @@
 """``edgekit verify``: nothing is called right that was not checked, and what is wrong is named."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from bundles import WRONG_OUTPUTS, make_bundle
 
+import edgekit.backends.tiny
+
+TINY = Path(edgekit.backends.tiny.__file__).parent
 pytestmark = pytest.mark.usefixtures("proved")
 SPARE = {"id": "spare", "backend": "null"}
 HUGE = {"id": "huge", "backend": "null", "requires": {"memory_mb": 1 << 30}}
@@ -93,3 +98,25 @@ def test_a_file_that_is_missing_is_named(edgekit, tmp_path):
     done = edgekit("verify", bundle, "--json")
     assert done.code == 4
     assert "golden/0.npz" in done.error["message"] + "".join(done.error["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("library", "code", "reason"),
+    [
+        ("import os; os.abort()", 4, "SIGABRT"),
+        ("raise ImportError('made for another board')", 0, "openvino"),
+    ],
+    ids=["crashes", "cannot be opened with"],
+)
+def test_a_bare_file_may_be_one_that_a_runtime_cannot_open_but_none_that_it_crashes(
+    library, code, reason, edgekit, tmp_path, monkeypatch
+):
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino/__init__.py").write_text(library)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    done = edgekit("verify", TINY / "relu.onnx", "--json")
+    rows = {row["id"]: row for row in done.document["variants"]}
+    assert rows["onnxruntime-file"]["state"] == "not checked"
+    assert rows["openvino-file"]["state"] == "fails"
+    assert reason in rows["openvino-file"]["reason"]
+    assert (done.code, done.document["ok"]) == (code, code == 0)

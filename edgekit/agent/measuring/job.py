@@ -113,7 +113,7 @@ def _measure_group(
                 failed[process.variant.id] = error.message
         proved = [process for process in loaded.processes if process.variant.id in proofs]
         rounds, errors = take_turns(proved, task.seconds, fill=True)
-        failed |= loaded.rejected | loaded.failed | errors
+        failed |= loaded.rejected | loaded.unopened | loaded.failed | errors
         rows = [
             row_of(process, ran, pre_ms=quiet(ran.pre_ms), **proofs[process.variant.id])
             for process in proved
