@@ -8,26 +8,22 @@ that the variant names and no other; or an error that says why not and what to d
     scores = backend.infer({"image": pixels})["scores"]
     backend.close()
 
-Images, labels and thresholds are the business of ``edgekit.pipeline``. A vendor's library that needs a
-Python of its own runs behind ``foreign``, in a second process. ``probe`` proves a backend in a child.
+A vendor's library that needs a Python of its own runs behind ``foreign``, in a second process. ``probe``
+proves a backend in a child process.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import BackendUnavailableError, ConfigError, ModelLoadError
-from edgekit.core.spec import MAX_BATCH
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from edgekit.core.ports import Backend, ModelData
-    from edgekit.core.spec import Variant
+from edgekit.core.ports import Backend, ModelData
+from edgekit.core.spec import MAX_BATCH, Variant
 
 __all__ = [
     "BACKENDS",
@@ -112,7 +108,7 @@ MACHINE_OPTIONS = frozenset({"cache", "delegate", "provider_library", "python"})
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that the backend does not have, so that no typing mistake goes unnoticed.
+    """Refuse options that the backend does not have.
 
     Raises:
         ConfigError: There is no such backend, or it has no such option.
@@ -138,14 +134,14 @@ def open_backend(data: ModelData, variant: Variant, options: Mapping[str, Any] |
     Args:
         data: The variant's first file, or the bytes of its files.
         variant: What to run and on which accelerator, with options of its own.
-        options: The machine's options for this backend (the profile's); they win over the variant's.
-            ``batch``: the samples in one run, by default the variant's first batch size.
+        options: The machine's (the profile's), which win over the variant's. ``batch``: the samples in
+            one run, by default the variant's first batch size.
 
     Raises:
         ConfigError: An option is unknown, or ``batch`` is not a number from 1 to 1024.
         BackendUnavailableError: The library or the accelerator is not on this machine.
-        ModelLoadError: The library refuses the file, or the variant names a host file or was not built
-            for that batch size.
+        ModelLoadError: The library refuses the file, or the variant names a host file or was built for
+            another batch size.
     """
     forbidden = sorted(MACHINE_OPTIONS & set(variant.options))
     if forbidden:
@@ -186,7 +182,7 @@ def _backend_class(name: str) -> Any:
 def backend_version(name: str) -> str | None:
     """Return the version of a backend's installed library, or None, without importing it.
 
-    A backend of edgekit's own (``null``, ``foreign``) has edgekit's version.
+    ``null`` and ``foreign`` have edgekit's version.
 
     Raises:
         ConfigError: There is no such backend.

@@ -1,13 +1,15 @@
-"""What every backend needs: datatypes, shapes, checked feeds, and a library's errors in readable form."""
+"""What every backend needs: specs and shapes, checked feeds, and a library's errors in readable form."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.backends.file_facts import FileFacts, file_facts, mapped
 from edgekit.base.dtypes import DATATYPES
@@ -22,37 +24,15 @@ from edgekit.core.errors import (
     StorageError,
     TensorError,
 )
-from edgekit.core.spec import Quantization, TensorSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from edgekit.core.ports import ModelData
-    from edgekit.core.spec import Datatype, Variant
+from edgekit.core.ports import ModelData
+from edgekit.core.spec import Quantization, TensorSpec, Variant
 
 _MESSAGE_LENGTH = 300
 _NOISE = ("Exception from ", "Check '")
 
 
-def datatype_of(dtype: Any, what: str) -> Datatype:
-    """Return the Open Inference Protocol's name of a NumPy dtype.
-
-    >>> datatype_of(np.float32, "input 'x'")
-    'FP32'
-
-    Raises:
-        ModelLoadError: No tensor of edgekit has that dtype (strings, complex numbers).
-    """
-    try:
-        return DATATYPES[np.dtype(dtype)]
-    except (KeyError, TypeError) as cause:
-        raise no_datatype(what, repr(dtype)) from cause
-
-
 def no_datatype(what: str, dtype: str) -> ModelLoadError:
-    """Return the error for a tensor of a dtype that edgekit does not have."""
+    """Return the error for a tensor that is no number."""
     return ModelLoadError(
         f"{what} holds {dtype}, which edgekit cannot feed",
         hint="convert the model so that its inputs and outputs are numbers",
@@ -62,27 +42,28 @@ def no_datatype(what: str, dtype: str) -> ModelLoadError:
 def make_spec(
     name: str, dtype: Any, shape: Iterable[int], quantization: Quantization | None = None
 ) -> TensorSpec:
-    """Return the spec of one tensor; ``shape`` has -1 where a dimension is free."""
-    return TensorSpec(
-        name=name,
-        datatype=datatype_of(dtype, f"tensor {name!r}"),
-        shape=tuple(int(size) for size in shape),
-        quantization=quantization,
-    )
+    """Return the spec of one tensor; ``shape`` has -1 where a dimension is free.
+
+    Raises:
+        ModelLoadError: No tensor of edgekit has that dtype.
+    """
+    try:
+        datatype = DATATYPES[np.dtype(dtype)]
+    except (KeyError, TypeError) as cause:
+        raise no_datatype(f"tensor {name!r}", repr(dtype)) from cause
+    return TensorSpec(name=name, datatype=datatype, shape=tuple(map(int, shape)), quantization=quantization)
 
 
 def fixed_shape(name: str, shape: Sequence[int], options: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the shape to bind an input to: the file's (-1 where free) with every dimension fixed.
+    """Return an input's shape with every free dimension (-1) fixed.
 
-    ``options["shapes"][name]`` fixes them; without it a free first dimension is ``options["batch"]``,
-    by default 1.
+    ``options["shapes"][name]`` fixes them, or ``options["batch"]``, by default 1, fixes the first.
 
     >>> fixed_shape("x", (-1, 3, 8, 8), {})
     (1, 3, 8, 8)
 
     Raises:
-        ModelLoadError: Another dimension is free and no option fixes it, the option's shape does not
-            fit the model, or the file was built for another batch size.
+        ModelLoadError: A dimension stays free, or the file was built for another shape or batch size.
     """
     requested = options.get("shapes", {}).get(name)
     if requested is not None:
@@ -120,41 +101,14 @@ def unique_names(names: Iterable[str], fallback: str) -> list[str]:
     return unique
 
 
-def copy_feeds(
-    inputs: tuple[TensorSpec, ...],
-    view: Callable[[str], NDArray[Any]],
-    feeds: Mapping[str, NDArray[Any]],
-) -> None:
-    """Copy the feeds into the input views.
-
-    Raises:
-        TensorError: A feed is missing, unknown, or of another shape or dtype.
-    """
-    if len(feeds) != len(inputs) or any(spec.name not in feeds for spec in inputs):
-        raise _names_error(inputs, feeds)
-    for spec in inputs:
-        feed = feeds[spec.name]
-        target = view(spec.name)
-        shape = getattr(feed, "shape", None)
-        if shape != target.shape or feed.dtype != target.dtype:
-            raise TensorError(
-                f"input {spec.name!r}: want {spec.datatype} {list(target.shape)}, "
-                f"got {getattr(feed, 'dtype', type(feed).__name__)} {list(shape or ())}",
-                hint="convert the array, or state options.shapes where a dimension is free",
-            )
-        target[...] = feed
-
-
-def _names_error(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Any]) -> TensorError:
-    names = [spec.name for spec in inputs]
-    missing = [repr(name) for name in names if name not in feeds]
-    unknown = [repr(name) for name in feeds if name not in names]
-    reasons = [f"missing: {', '.join(missing)}"] if missing else []
-    if unknown:
-        reasons.append(f"unknown: {', '.join(unknown)}")
+def _wrong_names(names: list[str], feeds: Mapping[str, Any]) -> TensorError:
+    wrong = {
+        "missing": [repr(name) for name in names if name not in feeds],
+        "unknown": [repr(name) for name in feeds if name not in names],
+    }
     return TensorError(
         f"the feeds do not fit the model's {len(names)} inputs",
-        reasons=tuple(reasons),
+        reasons=tuple(f"{what}: {', '.join(some)}" for what, some in wrong.items() if some),
         hint=f"feed exactly: {', '.join(map(repr, names))}",
     )
 
@@ -162,8 +116,7 @@ def _names_error(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Any]) -> Te
 class OpenModel(ABC):
     """What all backends do alike: views of the inputs, checked feeds, an error after ``close``.
 
-    A subclass sets ``inputs``, keeps the memory of its tensors in ``_arrays`` (inputs) and ``_results``
-    (outputs), and has ``_name`` in its errors.
+    A subclass sets ``inputs``, and keeps the memory of its tensors in ``_arrays`` and ``_results``.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -186,10 +139,29 @@ class OpenModel(ABC):
         """Run on the input views; return arrays by output name, valid until the next ``run``."""
 
     def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Copy the feeds into the inputs and ``run``."""
+        """Copy the feeds into the inputs and ``run``.
+
+        Raises:
+            TensorError: A feed is missing, unknown, or of another shape or dtype.
+        """
         self._require_open()
-        copy_feeds(self.inputs, self.view, feeds)
+        names = [spec.name for spec in self.inputs]
+        if feeds.keys() != set(names):
+            raise _wrong_names(names, feeds)
+        for spec in self.inputs:
+            self._copy(spec, feeds[spec.name])
         return self.run()
+
+    def _copy(self, spec: TensorSpec, feed: NDArray[Any]) -> None:
+        target = self.view(spec.name)
+        shape = getattr(feed, "shape", None)
+        if shape != target.shape or feed.dtype != target.dtype:
+            raise TensorError(
+                f"input {spec.name!r}: want {spec.datatype} {list(target.shape)}, "
+                f"got {getattr(feed, 'dtype', type(feed).__name__)} {list(shape or ())}",
+                hint="convert the array, or state options.shapes where a dimension is free",
+            )
+        target[...] = feed
 
     def reset(self) -> None:
         """Do nothing: the model keeps no state between runs."""
@@ -211,7 +183,7 @@ class OpenModel(ABC):
 
 
 def short(error: BaseException | str) -> str:
-    r"""Return a library's message on one line, at most 300 characters, without its stack of files.
+    r"""Return a library's message on one line, at most 300 characters, without file names.
 
     >>> short("Exception from a.cpp:84:\nUnable to read   the model")
     'Unable to read the model'
@@ -223,10 +195,10 @@ def short(error: BaseException | str) -> str:
 
 
 class ModelSource:
-    """A model to open: a file, or the bytes of a variant's files in memory; ``str`` names it in errors.
+    """A model to open: a file, or a variant's files in memory; ``str`` names it in errors.
 
     Raises:
-        ModelLoadError: The file is not there, or there are no bytes.
+        ModelLoadError: There is no such file, or it is empty.
     """
 
     def __init__(self, data: ModelData, variant: Variant) -> None:
@@ -262,7 +234,7 @@ class ModelSource:
         return self.path
 
     def facts(self) -> FileFacts:
-        """Return what the file says of its own quantisation.
+        """Return the file's quantisation.
 
         Raises:
             ModelLoadError: An input or output has a scale for each channel.
@@ -293,14 +265,14 @@ def refused(source: ModelSource, library: str, cause: BaseException) -> ModelLoa
 
 
 def cannot_import(backend: str, cause: ImportError) -> BackendUnavailableError:
-    """Return the error for a library that is not installed or does not fit this machine."""
+    """Return the error for a library that is missing or does not fit this machine."""
     return BackendUnavailableError(
         f"backend {backend!r} cannot be imported: {short(cause)}", hint=install_hint(backend)
     )
 
 
 def run_failure(source: ModelSource, library: str, cause: Exception, *, is_lost: bool) -> BackendError:
-    """Return the error for a failed run; ``is_lost`` when no later run can succeed."""
+    """Return the error for a failed run; ``is_lost``: no later run can succeed."""
     message = f"{source}: {library} failed: {short(cause)}"
     if not is_lost:
         return InferenceError(message)
@@ -308,7 +280,7 @@ def run_failure(source: ModelSource, library: str, cause: Exception, *, is_lost:
 
 
 def cache_folder(options: Mapping[str, Any]) -> Path | None:
-    """Return the folder for compiled models, created if missing; None if no option names one.
+    """Return the folder for compiled models, created if missing; None without the option ``cache``.
 
     Raises:
         StorageError: It cannot be created.
@@ -329,10 +301,10 @@ def cache_folder(options: Mapping[str, Any]) -> Path | None:
 def thread_count(options: Mapping[str, Any]) -> int:
     """Return ``options["threads"]``, or one less than the cores this process may use, at least 1.
 
-    With inference on every core, any other work stalls its thread pool and p99 gets much worse.
+    With inference on every core, any other work makes p99 much worse.
 
     Raises:
-        ConfigError: The option is not a positive integer.
+        ConfigError: The option is not a number from 1 to 1024.
     """
     threads = options.get("threads", max(1, len(os.sched_getaffinity(0)) - 1))
     if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 1024:

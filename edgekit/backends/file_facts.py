@@ -1,7 +1,6 @@
 """Precision and quantisation of a model file, read from its bytes without any runtime.
 
-OpenVINO and ONNX Runtime report a quantised input or output as plain integers: no function of theirs
-returns the scale and zero point in the file.
+OpenVINO and ONNX Runtime do not report the scale and zero point of a quantised input or output.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class FileFacts:
     """The precision of a file's layers, and the quantisation of its inputs and outputs.
 
     ``quantization`` has a row for each input and output with one scale; ``refused`` names those with a
-    scale per channel, which no caller can quantise in one step.
+    scale per channel.
     """
 
     precision: Precision = "fp32"
@@ -46,8 +45,8 @@ def file_facts(data: Any, kind: str) -> FileFacts:
     """Return the facts of a model file; a float model's if the bytes are no such file.
 
     Args:
-        data: All bytes of the file: ``bytes`` or a memory map.
-        kind: The file's suffix in lower case: ``.tflite``, ``.onnx`` or ``.xml``.
+        data: The whole file: ``bytes`` or a memory map.
+        kind: Its suffix: ``.tflite``, ``.onnx`` or ``.xml``.
     """
     try:
         if kind == ".tflite":

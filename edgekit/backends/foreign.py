@@ -1,20 +1,21 @@
 """A backend in another Python, where the vendor ties its library to one: MYRIAD, TensorRT on a Jetson.
 
-The worker (``foreign_worker.py``) and its tenant run in the configured interpreter. Requests go through
-two pipes, tensors through shared memory. A worker that dies, hangs or breaks the protocol is an
-``AcceleratorLostError`` here.
+The worker (``foreign_worker.py``) and its tenant run in the configured interpreter, as a ``Child``; tensors
+are in shared memory. A worker that dies, hangs or breaks the protocol is an ``AcceleratorLostError``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.backends import FOREIGN_TENANTS
 from edgekit.backends._common import (
@@ -25,46 +26,36 @@ from edgekit.backends._common import (
     short,
     thread_count,
 )
-from edgekit.backends._worker_process import WorkerFault, WorkerProcess
+from edgekit.base.child import Child, ChildFault
 from edgekit.base.dtypes import DTYPES
-from edgekit.core.errors import (
-    AcceleratorLostError,
-    BackendError,
-    BackendUnavailableError,
-    InferenceError,
-    ModelLoadError,
-)
-from edgekit.core.spec import TensorSpec
+from edgekit.core.errors import AcceleratorLostError, BackendUnavailableError, EdgekitError, ModelLoadError
+from edgekit.core.ports import ModelData
+from edgekit.core.spec import TensorSpec, Variant
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
-    from edgekit.core.ports import ModelData
-    from edgekit.core.spec import Variant
-
+_WORKER = Path(__file__).parent / "foreign_worker.py"
 _DEFAULT_PYTHON = "/usr/bin/python3"  # where a board's packages put a vendor's bindings
+_HELLO_TIMEOUT_S = 20.0
 _START_TIMEOUT_S = 600.0  # TensorRT builds an engine for minutes on a small board
 _RUN_TIMEOUT_S = 10.0
+_CLOSE_TIMEOUT_S = 2.0
 _ALIGNMENT = 64
-_ERRORS: Mapping[str, type[BackendError]] = MappingProxyType(
-    {
-        "unavailable": BackendUnavailableError,
-        "load": ModelLoadError,
-        "inference": InferenceError,
-        "lost": AcceleratorLostError,
-    }
-)
+T = TypeVar("T")
+
+
+class _Loaded(msgspec.Struct):
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    accelerator: str
+    version: str
 
 
 class ForeignBackend(OpenModel):
     """Runs one model through a tenant in another interpreter.
 
     Options: ``python`` (the interpreter, by default ``/usr/bin/python3``), ``tenant`` (``myriad`` or
-    ``tensorrt``, by default the accelerator's name), ``tenant_options``, ``device``, ``cache`` (a
-    folder for compiled engines), ``threads``, ``shapes``, ``start_timeout_s`` (load, by default 600),
-    ``timeout_s`` (one run, by default 10).
+    ``tensorrt``, by default the accelerator's name), ``tenant_options``, ``device``, ``cache`` (a folder for
+    compiled engines), ``threads``, ``shapes``, ``start_timeout_s`` (by default 600), ``timeout_s`` (of a
+    run, by default 10).
     """
 
     def __init__(self, data: ModelData, variant: Variant, options: Mapping[str, Any]) -> None:
@@ -73,68 +64,92 @@ class ForeignBackend(OpenModel):
         tenant = _tenant_file(variant, options)
         super().__init__(f"{tenant.stem} worker of {path}")
         request = _load_request(path, variant, options)
-        self._process: WorkerProcess | None = _start(_interpreter(options), tenant)
+        self._memory_fd = os.memfd_create("edgekit-tensors")
+        self._child: Child | None = None
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
-            loaded = self._ask(request, float(options.get("start_timeout_s", _START_TIMEOUT_S)))
-            self.inputs, self.outputs = self._specs(loaded, "inputs"), self._specs(loaded, "outputs")
-            for spec in self.inputs:
-                fixed_shape(spec.name, spec.shape, {"batch": options.get("batch", 1)})  # refuses another
-            self.accelerator = str(loaded.get("accelerator", ""))
-            self.version = str(loaded.get("version", ""))
+            self._child = self._start(_interpreter(options), tenant)
+            loaded = self._ask(request, float(options.get("start_timeout_s", _START_TIMEOUT_S)), _Loaded)
+            self.inputs, self.outputs = loaded.inputs, loaded.outputs
+            self._check(options)
+            self.accelerator, self.version = loaded.accelerator, loaded.version
             self._map()
             undo.pop_all()
 
     def run(self) -> dict[str, NDArray[Any]]:
         """Run in the worker; arrays by output name, valid until the next ``run``."""
-        self._ask({"op": "run"}, self._timeout_s)
+        self._ask({"op": "run"}, self._timeout_s, object)
         return self._results.copy()
 
     def reset(self) -> None:
         """Forget the state that a recurrent model keeps inside."""
-        self._ask({"op": "reset"}, self._timeout_s)
+        self._ask({"op": "reset"}, self._timeout_s, object)
 
     @property
     def pid(self) -> int | None:
-        """The worker's process id, or None after ``close``."""
-        return None if self._process is None else self._process.pid
+        """The worker's process id, or None after its end."""
+        return None if self._child is None else self._child.pid
 
     def close(self) -> None:
         """End the worker; safe to call twice."""
+        if self._is_open:
+            os.close(self._memory_fd)
         super().close()
-        if self._process is not None:
-            self._process.close()
-            self._process = None
+        if self._child is not None:
+            with contextlib.suppress(ChildFault):
+                self._child.ask({"op": "close"}, object, _CLOSE_TIMEOUT_S)
+            self._end()
 
-    def _ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        self._require_open()
-        assert self._process is not None
+    def _end(self) -> None:
+        if self._child is not None:
+            self._child.close()
+        self._child = None
+
+    def _start(self, python: str, tenant: Path) -> Child:
+        hint = "it must be Python 3.6 or newer; try it by hand"
         try:
-            answer = self._process.ask(request, timeout_s)
-        except WorkerFault as fault:
-            raise AcceleratorLostError(
-                f"{self._name}: {fault}", hint="open the model again: a new worker starts"
+            words = [str(tenant), str(self._memory_fd)]
+            child = Child(str(_WORKER), words, keeps_log=True, python=python, pass_fds=[self._memory_fd])
+        except OSError as cause:
+            raise BackendUnavailableError(
+                f"{python!r} does not start a worker: {cause}", hint=hint
+            ) from cause
+        try:
+            child.ask({"op": "hello"}, object, _HELLO_TIMEOUT_S)
+        except ChildFault as fault:
+            child.close()
+            raise BackendUnavailableError(
+                f"the foreign interpreter {python!r} does not start a worker: {fault}{child.last_words()}",
+                hint=hint,
             ) from fault
-        if "ok" in answer:
-            body: dict[str, Any] = answer["ok"]
-            return body
-        kind, message = answer["error"]["kind"], short(answer["error"]["message"])
-        if kind == "lost":
-            self._process.kill()
-        raise _ERRORS.get(kind, InferenceError)(f"{self._name}: {message}")
+        return child
 
-    def _specs(self, loaded: Mapping[str, Any], side: str) -> tuple[TensorSpec, ...]:
+    def _ask(self, request: dict[str, Any], timeout_s: float, kind: type[T]) -> T:
+        self._require_open()
+        hint = "open the model again: a new worker starts"
+        if self._child is None:
+            raise AcceleratorLostError(f"{self._name} has ended", hint=hint)
         try:
-            specs = msgspec.convert(loaded[side], tuple[TensorSpec, ...])
-        except (KeyError, msgspec.ValidationError) as cause:
-            raise AcceleratorLostError(f"{self._name}: its {side} are malformed: {short(cause)}") from cause
-        for spec in specs:
+            return self._child.ask(request, kind, timeout_s)
+        except ChildFault as fault:
+            message = f"{self._name} {fault}{self._child.last_words()}"
+            self._end()
+            raise AcceleratorLostError(message, hint=hint) from fault
+        except EdgekitError as error:
+            if isinstance(error, AcceleratorLostError):
+                self._end()
+            raise type(error)(f"{self._name}: {short(error.message)}") from error
+
+    def _check(self, options: Mapping[str, Any]) -> None:
+        """Refuse tensors that cannot be shared, and a model of another batch size."""
+        for spec in (*self.inputs, *self.outputs):
             if spec.datatype not in DTYPES or any(size < 0 for size in spec.shape):
                 raise ModelLoadError(
                     f"{self._name}: {spec.name!r} is {spec.datatype} {list(spec.shape)}: cannot be shared",
                     hint="state options.shapes, or convert the model so that its tensors are numbers",
                 )
-        return specs
+        for spec in self.inputs:
+            fixed_shape(spec.name, spec.shape, {"batch": options.get("batch", 1)})
 
     def _map(self) -> None:
         """Place the tensors in shared memory, each on its own cache lines."""
@@ -145,9 +160,9 @@ class ForeignBackend(OpenModel):
                 size = int(np.prod(spec.shape, dtype=np.int64)) * DTYPES[spec.datatype].itemsize
                 rows[side].append({"name": spec.name, "offset": offset, "bytes": size})
                 offset += -(-max(size, 1) // _ALIGNMENT) * _ALIGNMENT
-        assert self._process is not None
-        memory = self._process.share(offset)
-        self._ask({"op": "map", "bytes": offset, **rows}, self._timeout_s)
+        os.ftruncate(self._memory_fd, offset)
+        memory = mmap.mmap(self._memory_fd, offset)
+        self._ask({"op": "map", "bytes": offset, **rows}, self._timeout_s, object)
         for side, specs, arrays in (
             ("inputs", self.inputs, self._arrays),
             ("outputs", self.outputs, self._results),
@@ -175,16 +190,6 @@ def _interpreter(options: Mapping[str, Any]) -> str:
             hint="set options.python in the device profile to the Python that has the vendor's library",
         )
     return python
-
-
-def _start(python: str, tenant: Path) -> WorkerProcess:
-    try:
-        return WorkerProcess(python, tenant)
-    except WorkerFault as fault:
-        raise BackendUnavailableError(
-            f"the foreign interpreter {python!r} does not start a worker: {fault}",
-            hint="it must be Python 3.6 or newer; try it by hand",
-        ) from fault
 
 
 def _load_request(path: Path, variant: Variant, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """LiteRT (TensorFlow Lite) on the CPU, on an Edge TPU, and behind any external delegate.
 
-``Interpreter`` and not ``CompiledModel``: the latter holds the interpreter lock while it runs and
-takes no external delegate.
+``Interpreter`` and not ``CompiledModel``, which holds the interpreter lock while it runs and takes no
+external delegate.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import ctypes
 import importlib
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.backends._common import (
     ModelSource,
@@ -33,15 +35,8 @@ from edgekit.core.errors import (
     InferenceError,
     ModelLoadError,
 )
-from edgekit.core.spec import Quantization
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from numpy.typing import NDArray
-
-    from edgekit.core.ports import ModelData
-    from edgekit.core.spec import TensorSpec, Variant
+from edgekit.core.ports import ModelData
+from edgekit.core.spec import Quantization, TensorSpec, Variant
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +53,9 @@ class LiteRtBackend(OpenModel):
     Options: ``threads`` (XNNPACK's), ``shapes`` (of inputs with free dimensions), ``device`` (which
     Edge TPU: "usb", "pci", "usb:0"), ``delegate`` = ``{"path": ..., "options": {...}}``.
 
-    ``library`` is the distribution that runs it: ``ai-edge-litert``, or ``tflite-runtime`` on a board that
-    has only that.
+    ``library`` is the distribution that runs it: ``ai-edge-litert`` or ``tflite-runtime``.
 
-    LiteRT refuses to run while a view of its memory is held: drop input views before ``run``; outputs
-    are copied into memory that is reused.
+    LiteRT refuses to run while a view of its memory is held: drop input views before ``run``.
     """
 
     def __init__(self, data: ModelData, variant: Variant, options: Mapping[str, Any]) -> None:
@@ -184,7 +177,7 @@ class LiteRtBackend(OpenModel):
     def _prove_delegate(self, interpreter: Any) -> None:
         """Refuse a delegate that took no part of the graph: LiteRT would run all of it on the CPU.
 
-        Call it before tensors are allocated: then LiteRT's CPU delegate adds nodes of its own.
+        Once tensors are allocated it is too late: LiteRT's CPU delegate adds nodes of its own.
         """
         plain = self._module.Interpreter(**self._model())
         if len(_operations(interpreter)) <= len(_operations(plain)):
@@ -202,7 +195,7 @@ class LiteRtBackend(OpenModel):
         return refused(self._source, self.library, cause)
 
     def _failure(self, cause: Exception) -> BackendError:
-        """Return the error for a failed run, with a new interpreter: the old one keeps old errors."""
+        """Return the error for a failed run; a new interpreter replaces the old one, which keeps errors."""
         if "reference to internal data" in str(cause):
             return InferenceError(
                 f"{self._source}: an input view is still held while the model runs",
@@ -222,7 +215,7 @@ class LiteRtBackend(OpenModel):
 
 
 def _import_library() -> tuple[str, Any]:
-    """Return the distribution and module that run .tflite files here."""
+    """Return the distribution and module that run .tflite files."""
     reasons = []
     for distribution, module in _LIBRARIES:
         try:
@@ -241,7 +234,7 @@ def _import_library() -> tuple[str, Any]:
 
 
 def _requested_delegate(variant: Variant, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """Return the delegate library and its options, or None for the CPU."""
+    """Return the delegate's library and options, or None for the CPU."""
     if variant.accelerator == "cpu":
         return None
     library = name_in("litert", variant.accelerator)
@@ -297,7 +290,7 @@ def _operations(interpreter: Any) -> list[str]:
 
 
 def _refuse_plain_model(interpreter: Any, source: ModelSource) -> None:
-    """Refuse a model without the Edge TPU's operation: every part of it would run on the CPU."""
+    """Refuse a model that is not compiled for the Edge TPU: all of it would run on the CPU."""
     if _EDGETPU_OP not in _operations(interpreter):
         raise ModelLoadError(
             f"{source}: not compiled for the Edge TPU; it would run on the CPU",

@@ -6,22 +6,17 @@ import os
 import random
 import signal
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.backends._common import OpenModel, short
 from edgekit.base.dtypes import DTYPES
 from edgekit.core.errors import AcceleratorLostError, ConfigError, InferenceError
-from edgekit.core.spec import TensorSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
-    from edgekit.core.ports import ModelData
-    from edgekit.core.spec import Variant
+from edgekit.core.ports import ModelData
+from edgekit.core.spec import TensorSpec, Variant
 
 _DEFAULT_INPUTS = {"x": {"datatype": "FP32", "shape": [1, 16]}}
 _DEFAULT_OUTPUTS = {"y": {"datatype": "FP32", "shape": [1, 4]}}
@@ -32,11 +27,11 @@ class NullBackend(OpenModel):
     """Returns constant outputs after a scripted time, with scripted faults.
 
     Options: ``inputs`` and ``outputs`` map a name to ``{"datatype", "shape"}`` and, for an output,
-    ``"value"`` (a number, or nested lists of that shape); ``latency_ms`` of each run, plus up to
-    ``jitter_ms`` from a generator seeded with ``seed``; ``load_ms`` of the constructor. Runs are
-    counted from 1, and these may be one number or a list: ``fail_at`` raises ``InferenceError``,
-    ``lose_at`` raises ``AcceleratorLostError`` for that run and all after it, ``hang_at`` never
-    returns, ``crash_at`` kills the process with SIGSEGV.
+    ``"value"`` (a number, or nested lists of that shape); ``latency_ms`` of a run, plus up to
+    ``jitter_ms`` from a generator seeded with ``seed``; ``load_ms`` of the constructor. These are run
+    numbers from 1, one or a list: ``fail_at`` raises ``InferenceError``, ``lose_at`` raises
+    ``AcceleratorLostError`` from then on, ``hang_at`` never returns, ``crash_at`` kills the process with
+    SIGSEGV.
     """
 
     def __init__(self, data: ModelData, variant: Variant, options: Mapping[str, Any]) -> None:

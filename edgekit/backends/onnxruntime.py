@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.backends._common import (
     ModelSource,
@@ -21,17 +23,11 @@ from edgekit.backends._common import (
     short,
     thread_count,
 )
-from edgekit.base.accelerators import name_in
+from edgekit.base.accelerators import ROWS, name_in
 from edgekit.base.dtypes import DTYPES
 from edgekit.core.errors import BackendError, BackendUnavailableError, ConfigError, ModelLoadError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from edgekit.core.ports import ModelData
-    from edgekit.core.spec import Quantization, TensorSpec, Variant
+from edgekit.core.ports import ModelData
+from edgekit.core.spec import Quantization, TensorSpec, Variant
 
 _CPU = "CPUExecutionProvider"
 _FORBIDDEN = "AzureExecutionProvider"  # it sends tensors to a remote server
@@ -39,40 +35,24 @@ _FORBIDDEN = "AzureExecutionProvider"  # it sends tensors to a remote server
 
 @dataclass(frozen=True)
 class _Provider:
-    """An execution provider: its options, and the keys that take the device and the cache folder."""
+    """What an execution provider needs: its options, and the keys that take the device and the cache."""
 
-    name: str
-    options: Mapping[str, str]
-    device_key: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    device_key: str = "device_id"
     cache: Mapping[str, str] = field(default_factory=dict)
     helpers: tuple[str, ...] = ()
     """Providers on the same accelerator for operators that the first one lacks."""
     hint: str = ""
 
 
-def _openvino(device: str) -> _Provider:
-    return _Provider(
-        "OpenVINOExecutionProvider",
-        {"device_type": device},
-        device_key="device_type",
-        cache={"cache_dir": "{cache}"},
-        hint="install onnxruntime-openvino, or use backend 'openvino'",
-    )
-
-
 _PROVIDERS: Mapping[str, _Provider] = MappingProxyType(
     {
-        "cpu": _Provider(_CPU, {}),
-        "cuda": _Provider(
-            "CUDAExecutionProvider",
-            {},
-            device_key="device_id",
-            hint="install onnxruntime-gpu; on a Jetson a build of its own, as the public wheels lack its GPU",
+        _CPU: _Provider(device_key=""),
+        "CUDAExecutionProvider": _Provider(
+            hint="install onnxruntime-gpu; on a Jetson a build of its own, as the public wheels lack its GPU"
         ),
-        "tensorrt": _Provider(
-            "TensorrtExecutionProvider",
+        "TensorrtExecutionProvider": _Provider(
             {"trt_fp16_enable": "0"},
-            device_key="device_id",
             cache={
                 "trt_engine_cache_enable": "1",
                 "trt_engine_cache_path": "{cache}",
@@ -82,11 +62,13 @@ _PROVIDERS: Mapping[str, _Provider] = MappingProxyType(
             helpers=("CUDAExecutionProvider",),
             hint="install a build of onnxruntime with TensorRT, or use backend 'foreign', tenant 'tensorrt'",
         ),
-        "openvino-gpu": _openvino("GPU"),
-        "npu": _openvino("NPU"),
+        "OpenVINOExecutionProvider": _Provider(
+            device_key="device_type",
+            cache={"cache_dir": "{cache}"},
+            hint="install onnxruntime-openvino, or use backend 'openvino'",
+        ),
     }
 )
-"""The provider of each accelerator; for ``delegate`` it is ``options["provider"]``."""
 
 # Source: onnxruntime, "Graph Optimizations in ONNX Runtime".
 _OPTIMIZATION = MappingProxyType(
@@ -99,10 +81,9 @@ class OnnxRuntimeBackend(OpenModel):
 
     Options: ``threads``; ``shapes`` (of inputs with free dimensions); ``spinning`` (false saves
     power and costs latency); ``arena`` (false saves memory, costs about 15 % of time);
-    ``optimization`` ("all", "basic", or "none" for a model optimised beforehand); ``device`` (which
-    one of several); ``cache`` (a folder for compiled engines); ``provider`` (another execution
-    provider by name); ``provider_options``; ``provider_library`` = ``{"name", "path"}`` of a
-    provider that is loaded as a plugin.
+    ``optimization`` ("all", "basic", or "none" for a model optimised beforehand); ``device`` (which of
+    several); ``cache`` (a folder for compiled engines); ``provider`` (another one, by name);
+    ``provider_options``; ``provider_library`` = ``{"name", "path"}``, a provider to load as a plugin.
     """
 
     def __init__(self, data: ModelData, variant: Variant, options: Mapping[str, Any]) -> None:
@@ -110,7 +91,7 @@ class OnnxRuntimeBackend(OpenModel):
         super().__init__(str(self._source))
         self._quantization: Mapping[str, Quantization] = {}
         self._ort = _import_library(options)
-        self._provider = _requested_provider(self._ort, variant, options)
+        self._provider_name = _requested_provider(self._ort, variant, options)
         self._session: Any = self._load(variant, options)
         self.accelerator = variant.accelerator
         self._values: list[tuple[str, Any]] = []
@@ -120,7 +101,7 @@ class OnnxRuntimeBackend(OpenModel):
         self.inputs = self._bind_inputs(options)
         self.outputs = self._bind_outputs()
         self._free_outputs = [spec.name for spec in self.outputs if spec.name not in self._results]
-        self._copies_inputs = self._provider.name != _CPU
+        self._copies_inputs = self._provider_name != _CPU
 
     def run(self) -> dict[str, NDArray[Any]]:
         """Run on the input views; return arrays by output name, valid until the next ``run``."""
@@ -148,8 +129,8 @@ class OnnxRuntimeBackend(OpenModel):
         super().close()
 
     def _load(self, variant: Variant, options: Mapping[str, Any]) -> Any:
-        name = self._provider.name
-        providers: list[Any] = [(name, _provider_options(self._provider, options)), *self._provider.helpers]
+        name, provider = self._provider_name, _PROVIDERS.get(self._provider_name, _Provider())
+        providers: list[Any] = [(name, _provider_options(name, variant, options)), *provider.helpers]
         settings = _session_options(self._ort, options)
         if name != _CPU:  # by default the runtime falls back to the CPU without an error
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -158,17 +139,17 @@ class OnnxRuntimeBackend(OpenModel):
                 self._model(settings), settings, providers=providers, enable_fallback=0
             )
         except Exception as cause:  # the library's exceptions have no common base
-            raise _load_failure(self._source, variant, self._provider, cause) from cause
+            raise _load_failure(self._source, variant, name, cause) from cause
         running = session.get_providers()
         if name not in running:
             raise BackendUnavailableError(
                 f"variant {variant.id!r}: {name} requested, the session runs on {', '.join(running)}",
-                hint=self._provider.hint,
+                hint=provider.hint,
             )
         return session
 
     def _model(self, settings: Any) -> str | bytes:
-        """Return the path or the bytes to open; weights in files of their own are added by name."""
+        """Return the path or bytes to open; weights in files of their own are added by name."""
         source = self._source
         if source.path is not None:
             return str(source.path)
@@ -184,7 +165,8 @@ class OnnxRuntimeBackend(OpenModel):
     def _bind_inputs(self, options: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
         specs = []
         for node in self._session.get_inputs():
-            shape = fixed_shape(node.name, _shape(node), options)
+            sizes = [size if isinstance(size, int) else -1 for size in node.shape]
+            shape = fixed_shape(node.name, sizes, options)
             array = np.zeros(shape, _dtype(self._source, node))
             value = self._ort.OrtValue.ortvalue_from_numpy(array)
             self._binding.bind_ortvalue_input(node.name, value)
@@ -234,38 +216,38 @@ def _import_library(options: Mapping[str, Any]) -> Any:
     return onnxruntime
 
 
-def _requested_provider(ort: Any, variant: Variant, options: Mapping[str, Any]) -> _Provider:
-    provider = _PROVIDERS.get(variant.accelerator)
-    if named := options.get("provider") or (provider is None and name_in("onnxruntime", variant.accelerator)):
-        provider = _Provider(str(named), {}, device_key="device_id")
-    if provider is None:
-        hint = (
-            "set options.provider to an execution provider's name"
-            if variant.accelerator == "delegate"
-            else ""
-        )
+def _requested_provider(ort: Any, variant: Variant, options: Mapping[str, Any]) -> str:
+    name = str(options.get("provider") or name_in("onnxruntime", variant.accelerator) or "")
+    if not name:
+        kinds = [row.kind for row in ROWS if "onnxruntime" in row.runs]
         raise BackendUnavailableError(
             f"variant {variant.id!r}: onnxruntime cannot run on {variant.accelerator!r}",
-            hint=hint
-            or f"onnxruntime runs on {', '.join(_PROVIDERS)}, 'delegate' and 'ort:' with a provider",
+            hint="set options.provider to an execution provider's name"
+            if variant.accelerator == "delegate"
+            else f"onnxruntime runs on {', '.join(kinds)} and 'ort:' with a provider",
         )
-    if provider.name == _FORBIDDEN:
+    if name == _FORBIDDEN:
         raise ConfigError(
             f"{_FORBIDDEN} sends tensors to a server and is never used", hint="name another provider"
         )
-    present = [name for name in ort.get_available_providers() if name != _FORBIDDEN]
-    if provider.name not in present:
+    present = [known for known in ort.get_available_providers() if known != _FORBIDDEN]
+    if name not in present:
+        hint = _PROVIDERS.get(name, _Provider()).hint
         raise BackendUnavailableError(
-            f"variant {variant.id!r}: this onnxruntime lacks {provider.name} (it has {', '.join(present)})",
-            hint=provider.hint or f"install a build of onnxruntime with {provider.name}",
+            f"variant {variant.id!r}: this onnxruntime lacks {name} (it has {', '.join(present)})",
+            hint=hint or f"install a build of onnxruntime with {name}",
         )
-    return provider
+    return name
 
 
-def _provider_options(provider: _Provider, options: Mapping[str, Any]) -> dict[str, str]:
+def _provider_options(name: str, variant: Variant, options: Mapping[str, Any]) -> dict[str, str]:
+    provider = _PROVIDERS.get(name, _Provider())
     chosen = dict(provider.options)
-    if "device" in options and provider.device_key:
-        chosen[provider.device_key] = str(options["device"])
+    device = options.get("device")
+    if provider.device_key == "device_type" and device is None:
+        device = name_in("openvino", variant.accelerator)
+    if provider.device_key and device is not None:
+        chosen[provider.device_key] = str(device)
     folder = cache_folder(options)
     if folder is not None:
         chosen |= {key: value.format(cache=folder) for key, value in provider.cache.items()}
@@ -291,31 +273,24 @@ def _session_options(ort: Any, options: Mapping[str, Any]) -> Any:
     return settings
 
 
-def _load_failure(
-    source: ModelSource, variant: Variant, provider: _Provider, cause: Exception
-) -> BackendError:
-    if provider.name != _CPU and "fallback" in str(cause):
+def _load_failure(source: ModelSource, variant: Variant, provider: str, cause: Exception) -> BackendError:
+    if provider != _CPU and "fallback" in str(cause):
         return ModelLoadError(
-            f"{source}: {provider.name} cannot run the whole model: {short(cause)}",
+            f"{source}: {provider} cannot run the whole model: {short(cause)}",
             hint="publish a variant this accelerator takes whole, or a CPU variant",
         )
-    if provider.name != _CPU and _says_lost(cause):
+    if provider != _CPU and _says_lost(cause):
         return BackendUnavailableError(
-            f"variant {variant.id!r}: {provider.name} does not start: {short(cause)}", hint=provider.hint
+            f"variant {variant.id!r}: {provider} does not start: {short(cause)}",
+            hint=_PROVIDERS.get(provider, _Provider()).hint,
         )
     return refused(source, "onnxruntime", cause)
 
 
 def _says_lost(cause: Exception) -> bool:
     """Whether a provider's message is about its device or driver, and not the model."""
-    message = str(cause).lower()
-    return any(
-        sign in message for sign in ("device", "driver", "cuda failure", "cudnn", "ze_result", "no such file")
-    )
-
-
-def _shape(node: Any) -> Sequence[int]:
-    return [size if isinstance(size, int) else -1 for size in node.shape]
+    signs = ("device", "driver", "cuda failure", "cudnn", "ze_result", "no such file")
+    return any(sign in str(cause).lower() for sign in signs)
 
 
 _NUMPY = {f"tensor({dtype.name})": dtype for dtype in DTYPES.values()} | {

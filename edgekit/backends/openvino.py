@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.backends._common import (
     ModelSource,
@@ -28,14 +30,8 @@ from edgekit.backends._common import (
 from edgekit.backends.file_facts import FileFacts
 from edgekit.base.accelerators import ROWS, name_in
 from edgekit.core.errors import BackendError, BackendUnavailableError, ModelLoadError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
-    from edgekit.core.ports import ModelData
-    from edgekit.core.spec import Quantization, TensorSpec, Variant
+from edgekit.core.ports import ModelData
+from edgekit.core.spec import Quantization, TensorSpec, Variant
 
 _ACCELERATORS: Mapping[str, str] = MappingProxyType(
     {row.runs["openvino"]: row.kind for row in ROWS if "openvino" in row.runs}
@@ -51,8 +47,8 @@ class OpenVinoBackend(OpenModel):
     """Runs one model (.xml, .onnx, .tflite), and only on the accelerator its variant names.
 
     Options: ``threads``; ``shapes`` (of inputs with free dimensions); ``cache`` (a folder for
-    compiled models); ``device`` (a device string of OpenVINO's own, such as "GPU.1" or
-    "AUTO:NPU,CPU"; ``accelerator`` is what then runs); ``properties`` (any of OpenVINO's).
+    compiled models); ``device`` (OpenVINO's name, such as "GPU.1" or "AUTO:NPU,CPU"; ``accelerator``
+    is what then runs); ``properties`` (any of OpenVINO's).
     """
 
     def __init__(self, data: ModelData, variant: Variant, options: Mapping[str, Any]) -> None:
@@ -139,7 +135,7 @@ class OpenVinoBackend(OpenModel):
         return core.read_model(*source.parts[: 2 if source.suffix == ".xml" else 1])
 
     def _read_quantization(self, model: Any) -> None:
-        """Take the scales and zero points from the file: OpenVINO does not report them."""
+        """Take scales and zero points from the file: OpenVINO does not report them."""
         names = [*self._input_names, *self._output_names]
         ports = zip(names, [*model.inputs, *model.outputs], strict=True)
         integers = {
@@ -165,7 +161,7 @@ class OpenVinoBackend(OpenModel):
         return refused(self._source, "openvino", cause)
 
     def _running(self, compiled: Any, requested: str) -> str:
-        """Return the accelerator that really runs the model; refuse any but the requested one."""
+        """Return the accelerator that runs the model; refuse any but the requested one."""
         devices = [
             device.strip("()").split(".", maxsplit=1)[0]
             for device in compiled.get_property("EXECUTION_DEVICES")
@@ -204,8 +200,7 @@ class OpenVinoBackend(OpenModel):
 def import_openvino() -> Any:
     """Return OpenVINO without its telemetry, which writes into the home folder and opens a socket.
 
-    A None in ``sys.modules`` makes the import of the telemetry fail, and OpenVINO then takes its own
-    stub; no other switch works before the import and leaves the user's files alone.
+    A None in ``sys.modules`` makes OpenVINO take its own stub; no other switch works before the import.
 
     Raises:
         BackendUnavailableError: It is not installed, or does not fit this machine.
@@ -224,8 +219,8 @@ def int8_reason(
 ) -> str | None:
     """Return why an int8 model cannot run on this CPU, or None if it can.
 
-    On ARM cores without the dot-product instructions (Cortex-A53, A72) OpenVINO 2026.4 does not
-    compile int8 models, except as float with the property ``LP_TRANSFORMS_MODE=NO``.
+    On ARM cores without the dot-product instructions (Cortex-A53, A72) OpenVINO 2026.4 compiles no
+    int8 models, except as float with the property ``LP_TRANSFORMS_MODE=NO``.
 
     Args:
         machine: The output of ``uname -m``.

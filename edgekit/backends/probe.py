@@ -1,18 +1,16 @@
-"""Prove a backend by running a model in a child process, which may crash.
+"""Prove a backend by running a model in a child process, because a library may abort, crash or hang.
 
-A library may import and then abort, crash or hang: an old Edge TPU library does with a newer
-runtime, and one real model makes LiteRT abort the process.
+An old Edge TPU library does with a newer runtime, and one real model makes LiteRT abort the process.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -24,12 +22,8 @@ from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import EdgekitError, ModelLoadError
 from edgekit.core.spec import AcceleratorKind, BackendFact, BackendName, Variant
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 _TIMED_RUNS = 20
 _TOLERANCE = 0.05  # the tiny model's numbers are whole and under 16, exact even in bf16
-_LAST_WORDS_BYTES = 4096
 _NOT_PROVED = "present, not proved"
 
 
@@ -44,8 +38,8 @@ def prove(
     Args:
         name: The backend.
         accelerator: The accelerator to run on.
-        options: The machine's options for this backend, as in ``open_backend``.
-        timeout_s: When to kill the child; the time includes loading.
+        options: The machine's, as in ``open_backend``.
+        timeout_s: When to kill the child; includes loading.
 
     Returns:
         The fact, with ``works`` and ``ms`` (median of one inference), or the ``reason`` why not.
@@ -69,16 +63,16 @@ def prove(
 def _ask_child(variant: Variant, options: Mapping[str, Any] | None, timeout_s: float) -> dict[str, Any]:
     """Return the child's answer; if it died, the ``reason`` says how."""
     task = {"variant": msgspec.to_builtins(variant), "options": dict(options or {})}
-    with tempfile.TemporaryFile() as log:
-        try:
-            with Child("edgekit.backends.probe", log=log) as child:
-                return child.ask(task, dict[str, Any], timeout_s)
-        except EdgekitError as error:
-            return {"reason": "; ".join(part for part in (error.message, *error.reasons, error.hint) if part)}
-        except ChildFault as fault:
-            if fault.code is None:
-                return {"reason": f"hung: no answer in {timeout_s:g} s{_last_words(log)}"}
-            return {"reason": f"{_manner(fault.code)}{_last_words(log)}; fix: {_way_out(fault.code)}"}
+    try:
+        with Child("edgekit.backends.probe", keeps_log=True) as child:
+            return child.ask(task, dict[str, Any], timeout_s)
+    except EdgekitError as error:
+        return {"reason": "; ".join(part for part in (error.message, *error.reasons, error.hint) if part)}
+    except ChildFault as fault:
+        words = child.last_words()
+        if fault.code is None:
+            return {"reason": f"hung: no answer in {timeout_s:g} s{words}"}
+        return {"reason": f"{_manner(fault.code)}{words}; fix: {_way_out(fault.code)}"}
 
 
 def _manner(code: int) -> str:
@@ -91,15 +85,6 @@ def _way_out(code: int) -> str:
     if code == -signal.SIGKILL:
         return "free some memory, it was probably killed for using too much"
     return "install another version of this library, or remove it"
-
-
-def _last_words(errors: Any) -> str:
-    """Return ``: `` and the last line that the child wrote to standard error; empty if none."""
-    size = errors.seek(0, os.SEEK_END)
-    errors.seek(max(0, size - _LAST_WORDS_BYTES))
-    lines = errors.read().decode(errors="replace").split("\n")
-    lines = [line.strip() for line in lines if line.strip()]
-    return f": {lines[-1][-300:]}" if lines else ""
 
 
 def _do(task: dict[str, Any], _: object) -> dict[str, Any]:

@@ -40,6 +40,7 @@ ORPHANED = 130
 _PIECE_BYTES = 1 << 16
 _LINGER_S = 10.0
 _MAX_LINE_BYTES = 64 << 20
+_LOG_END_BYTES = 4096
 _NONSENSE = "does not keep the protocol"
 T = TypeVar("T")
 
@@ -81,8 +82,9 @@ class _Line(msgspec.Struct):
 class Child:
     """The process ``python -m module arguments``, for one thread; any thread may ``kill`` it.
 
-    ``environment`` and ``log`` (its stderr): None for this process's. ``leads_group``: start a process group,
-    so that its own children end with it.
+    ``environment`` and ``log`` (its stderr): None for this process's. ``keeps_log``: keep the end of its
+    stderr for ``last_words``. ``leads_group``: start a process group, so that its own children end with it.
+    A ``module`` that ends with ``.py`` is a file, which may run in another ``python``.
 
     Raises:
         OSError: It cannot be started.
@@ -95,16 +97,21 @@ class Child:
         *,
         environment: Mapping[str, str] | None = None,
         log: IO[bytes] | int | None = None,
+        keeps_log: bool = False,
         leads_group: bool = False,
+        python: str = sys.executable,
+        pass_fds: Sequence[int] = (),
     ) -> None:
+        start = [module] if module.endswith(".py") else ["-m", module]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [python, *start, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log,
+            stderr=subprocess.PIPE if keeps_log else log,
             bufsize=0,
             env=None if environment is None else dict(environment),
             start_new_session=leads_group,
+            pass_fds=pass_fds,
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -114,6 +121,9 @@ class Child:
         self._kill_lock = threading.Lock()
         self._is_killed = False
         self._unsent, self._unread = b"", bytearray()
+        self._log_end = b""
+        self._log_reader = threading.Thread(target=self._read_log, name=f"log-{self.pid}", daemon=True)
+        self._log_reader.start()
 
     def __enter__(self) -> Child:  # noqa: PYI034 - typing.Self is newer than Python 3.10
         return self
@@ -212,6 +222,19 @@ class Child:
         self.kill()
         return ChildFault(f"ended without a result ({exit_reason(code)})", code)
 
+    def _read_log(self) -> None:
+        """Keep the end of its stderr; without a reader it would block."""
+        if self._process.stderr is not None:
+            with self._process.stderr as log:
+                while piece := log.read(_PIECE_BYTES):
+                    self._log_end = (self._log_end + piece)[-_LOG_END_BYTES:]
+
+    def last_words(self) -> str:
+        """Return ``: `` and the last line of a dead child's stderr; empty if none is kept."""
+        self._log_reader.join(_LINGER_S)
+        lines = [line.strip() for line in self._log_end.decode(errors="replace").split("\n")]
+        return next((f": {line[-300:]}" for line in reversed(lines) if line), "")
+
     def kill(self) -> None:
         """Kill it, and its process group if it leads one; safe to call twice."""
         with self._kill_lock:
@@ -228,6 +251,7 @@ class Child:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(linger_s)
         self.kill()
+        self._log_reader.join(_LINGER_S)
         self._requests.close()
         self._answers.close()
 

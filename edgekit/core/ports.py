@@ -6,7 +6,7 @@ A new backend, source or sink is one file that satisfies one of these protocols.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from edgekit.core.spec import Prediction, TensorSpec
 
-    ModelData = Path | bytes | tuple[bytes, ...]
-    """A model to open: its first file, its bytes, or the bytes of each of its variant's files, in order."""
+ModelData: TypeAlias = "Path | bytes | tuple[bytes, ...]"
+"""A model to open: its first file, its bytes, or the bytes of each of its variant's files, in order."""
 
 
 @runtime_checkable

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable
+from typing import TypeVar
 
 import msgspec
 
+from edgekit.base.plugins import Rows
 from edgekit.core.structure import structure_problems
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from edgekit.base.plugins import Rows
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

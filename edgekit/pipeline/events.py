@@ -7,16 +7,13 @@ classifier of whole frames is in one *state* at a time.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import msgspec
 
+from edgekit.core.spec import Item, Prediction
 from edgekit.core.tasks import TASKS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from edgekit.core.spec import Item, Prediction
 
 EventKind = Literal["appeared", "vanished", "started", "ended", "changed"]
 

@@ -7,22 +7,18 @@ file may have other names, another layout, quantisation, and several samples in 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.base.dtypes import DTYPES
 from edgekit.core.errors import InferenceError, TensorError
+from edgekit.core.ports import Backend
+from edgekit.core.spec import Manifest, TensorSpec, Variant
 from edgekit.pipeline.pre import dequantize, quantize, squeezed
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from edgekit.core.ports import Backend
-    from edgekit.core.spec import Manifest, TensorSpec, Variant
 
 
 class FileTensors:

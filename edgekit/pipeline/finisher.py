@@ -7,20 +7,15 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from edgekit.core.errors import EdgekitError
-from edgekit.core.ports import Result
+from edgekit.core.ports import Frame, Result, Sink
 from edgekit.pipeline.events import Debounce, EventMaker
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from edgekit.core.ports import Frame, Sink
-    from edgekit.pipeline.predictor import Inferred, Predictor, Timed
-    from edgekit.pipeline.redact import Redactor
-    from edgekit.pipeline.stats import Tally
+from edgekit.pipeline.predictor import Inferred, Predictor, Timed
+from edgekit.pipeline.redact import Redactor
+from edgekit.pipeline.stats import Tally
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,8 @@ import math
 import re
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Literal, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from collections.abc import Iterable
+from typing import Literal, Protocol
 
 Sample = tuple[float, ...]
 SYNC = b"\xa5\x5a"

@@ -11,18 +11,15 @@ import logging
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from edgekit.core.errors import AcceleratorLostError, EdgekitError
+from edgekit.core.ports import Frame, Sink, Source
 from edgekit.pipeline.finisher import Finisher, Job, Rules
 from edgekit.pipeline.mailbox import Mailbox
+from edgekit.pipeline.predictor import Predictor, Prepared
 from edgekit.pipeline.stats import Tally
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from edgekit.core.ports import Frame, Sink, Source
-    from edgekit.pipeline.predictor import Predictor, Prepared
 
 __all__ = ["Loop", "Rules", "must_shed"]
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from edgekit.core.ports import Frame
+from edgekit.core.ports import Frame
 
 
 class Mailbox:

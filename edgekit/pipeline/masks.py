@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.core.errors import TensorError
-from edgekit.core.spec import Mask
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from edgekit.core.spec import Box
+from edgekit.core.spec import Box, Mask
 
 MAX_RUNS = 20_000
 """A mask of more runs is refused: it would not fit in a message."""

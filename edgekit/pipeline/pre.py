@@ -6,22 +6,18 @@ input memory. Sensor windows are normalised channel by channel. Only images need
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.base.dtypes import DTYPES
 from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import ConfigError, TensorError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from edgekit.core.spec import Pre, TensorSpec
+from edgekit.core.spec import Pre, TensorSpec
 
 
 @lru_cache(maxsize=1)

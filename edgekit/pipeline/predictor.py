@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.core.errors import TensorError
+from edgekit.core.ports import Backend
 from edgekit.core.spec import Manifest, Post, Prediction, Variant
 from edgekit.core.tasks import task_named
 from edgekit.pipeline.decoders import Outcome, Setup, make_decoder
 from edgekit.pipeline.file_tensors import FileTensors, check_finite
-from edgekit.pipeline.pre import ImagePre, WindowPre, place, quantize
+from edgekit.pipeline.pre import ImagePre, Placement, WindowPre, place, quantize
 
 Size = tuple[int, int]
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from edgekit.core.ports import Backend
-    from edgekit.pipeline.pre import Placement
 
 
 @dataclass(slots=True)

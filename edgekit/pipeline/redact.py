@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
 
 from edgekit.core.egress import PLACES
 from edgekit.core.errors import ConfigError
+from edgekit.core.spec import Box, Prediction
 from edgekit.core.tasks import TASKS
 from edgekit.pipeline.pre import vision
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from numpy.typing import NDArray
-
-    from edgekit.core.spec import Box, Prediction
-    from edgekit.pipeline.predictor import Predictor
+from edgekit.pipeline.predictor import Predictor
 
 CELLS = 6
 """A blurred box keeps this many averages a side; with more a face could be recognised."""

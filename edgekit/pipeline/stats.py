@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from edgekit.core.ports import Frame
 from edgekit.core.sketch import Histogram
-
-if TYPE_CHECKING:
-    from edgekit.core.ports import Frame
 
 STAGES = ("capture", "pre", "infer", "post", "sink")
 

@@ -65,11 +65,13 @@ class Echo:
         if self._runs == self._options.get("crash_at"):
             os.kill(os.getpid(), signal.SIGKILL)
         if self._runs == self._options.get("garbage_at"):
-            os.write(int(sys.argv[3]), b"\xff\xff\xff\xffgarbage")
+            for fd in range(3, 32):
+                if Path(f"/proc/self/fd/{fd}").is_fifo():  # the pipe of the answers
+                    os.write(fd, b"\xff\xff\xff\xffgarbage\n")
         if self._runs == self._options.get("fail_at"):
             raise self._fail("inference", "this run is scripted to fail")
         if self._runs == self._options.get("lose_at"):
-            raise self._fail("lost", "this run is scripted to lose the accelerator")
+            raise self._fail("accelerator_lost", "this run is scripted to lose the accelerator")
         while self._runs == self._options.get("hang_at"):
             time.sleep(1.0)
 

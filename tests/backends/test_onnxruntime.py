@@ -20,6 +20,7 @@ from edgekit.core.errors import (
 from edgekit.core.spec import Variant
 
 CPU = Variant(id="cpu", backend="onnxruntime")
+TENSORRT = Variant(id="trt", backend="onnxruntime", accelerator="tensorrt")
 
 
 def value(name, kind, shape):
@@ -85,7 +86,7 @@ def test_a_provider_library_that_is_not_there_is_unavailable(model):
 
 def test_provider_options_take_device_and_cache_folder(tmp_path):
     options = {"device": 1, "cache": str(tmp_path / "engines"), "provider_options": {"trt_fp16_enable": 1}}
-    chosen = adapter._provider_options(adapter._PROVIDERS["tensorrt"], options)
+    chosen = adapter._provider_options("TensorrtExecutionProvider", TENSORRT, options)
     assert chosen["device_id"] == "1"
     assert chosen["trt_engine_cache_path"] == str(tmp_path / "engines")
     assert chosen["trt_fp16_enable"] == "1"
@@ -95,7 +96,9 @@ def test_provider_options_take_device_and_cache_folder(tmp_path):
 def test_a_cache_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be created"):
-        adapter._provider_options(adapter._PROVIDERS["tensorrt"], {"cache": str(tmp_path / "file" / "below")})
+        adapter._provider_options(
+            "TensorrtExecutionProvider", TENSORRT, {"cache": str(tmp_path / "file" / "below")}
+        )
 
 
 def test_an_output_whose_size_the_data_decides_is_whole_each_time(nonzero):

@@ -13,8 +13,7 @@ _LOST = ("NC_ERROR", "X_LINK", "XLink", "Can not init", "device not found", "DEV
 def load(request: "dict[str, Any]", fail: "Any") -> "Myriad":
     """Return the model, compiled for the stick.
 
-    ``query_network``, which needs no stick, first names the operations that the stick lacks: a failed
-    compilation would not.
+    ``query_network``, which needs no stick, names what it lacks; a failed compilation would not.
     """
     from openvino import inference_engine  # the foreign interpreter's, not ours
 
@@ -71,7 +70,7 @@ class Myriad:
         try:
             self._request.infer()
         except RuntimeError as fault:
-            raise self._fail("lost" if _says_lost(fault) else "inference", str(fault)) from fault
+            raise self._fail("accelerator_lost" if _says_lost(fault) else "inference", str(fault)) from fault
         blobs = self._request.output_blobs
         for name, shared in self._shared_outputs.items():
             shared[...] = blobs[name].buffer

@@ -78,7 +78,7 @@ class TensorRt:
             (self.inputs if is_input else self.outputs).append(row)
 
     def bind(self, inputs: "dict[str, memoryview]", outputs: "dict[str, memoryview]") -> None:
-        """Take the memory of the tensors, and reserve as much on the device."""
+        """Take the tensors' memory, and reserve as much on the device."""
         for name, view in list(inputs.items()) + list(outputs.items()):
             device = self._cuda.reserve(len(view))
             self._memory[name] = (device, len(view))
@@ -129,24 +129,20 @@ class _Cuda:
         return "sm" + "".join(values)
 
     def reserve(self, size: int) -> "ctypes.c_void_p":
-        """Return device memory."""
         device = ctypes.c_void_p()
         self._call("cudaMalloc", ctypes.byref(device), ctypes.c_size_t(size), kind="load")
         return device
 
     def free(self, device: "ctypes.c_void_p") -> None:
-        """Free device memory."""
         self._library.cudaFree(device)
 
     def copy(self, target: "Any", source: "Any", size: int, direction: int) -> None:
-        """Copy between host and device."""
         self._call("cudaMemcpy", target, source, ctypes.c_size_t(size), direction)
 
     def wait(self) -> None:
-        """Wait until the stream has finished."""
         self._call("cudaStreamSynchronize", self.stream)
 
-    def _call(self, name: str, *arguments: "Any", kind: str = "lost") -> None:
+    def _call(self, name: str, *arguments: "Any", kind: str = "accelerator_lost") -> None:
         code = getattr(self._library, name)(*arguments)
         if code:
             raise self._fail(kind, f"{name} failed with CUDA error {code}")
@@ -169,7 +165,7 @@ def _cache_file(request: "dict[str, Any]", data: bytes, version: str, compute: s
 
 
 def _write(path: Path, serialized: "Any") -> None:
-    """Write an engine atomically: after a power cut there is the whole file or none."""
+    """Write an engine so that a power cut leaves the whole file or none."""
     part = path.with_suffix(f".{os.getpid()}")
     with part.open("wb") as file:
         file.write(memoryview(serialized))
@@ -202,7 +198,6 @@ def _build(trt: "Any", logger: "Any", data: bytes, request: "dict[str, Any]", fa
 def _fix_shapes(
     builder: "Any", network: "Any", config: "Any", request: "dict[str, Any]", fail: "Any"
 ) -> None:
-    """Fix free dimensions by ``shapes``, or the first by ``batch``."""
     profile = builder.create_optimization_profile()
     is_needed = False
     for index in range(network.num_inputs):

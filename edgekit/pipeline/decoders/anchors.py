@@ -7,15 +7,13 @@ Source: MediaPipe, ``SsdAnchorsCalculator`` and its options; the scales are thos
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.pipeline.check import Options
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class AnchorOptions(Options, frozen=True, kw_only=True):

@@ -8,18 +8,16 @@ size or more is an anomaly), ``smoothing`` (mean over this many windows), ``erro
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.core.errors import BundleError, TensorError
 from edgekit.core.spec import Item
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.decoders import Decoder, Outcome, Setup, options_of
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class AnomalyOptions(Options, frozen=True, kw_only=True):

@@ -9,10 +9,11 @@ Source: V. Bazarevsky et al., "BlazeFace" (2019); MediaPipe ``TensorsToDetection
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.core.errors import BundleError
 from edgekit.core.spec import Item
@@ -21,11 +22,7 @@ from edgekit.pipeline.decoders import Decoder, Outcome, Setup, label_of, options
 from edgekit.pipeline.decoders.anchors import AnchorOptions, make_anchors
 from edgekit.pipeline.decoders.nms import blend, strongest, suppress
 from edgekit.pipeline.decoders.ssd import logit, sigmoid
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from edgekit.pipeline.pre import Placement
+from edgekit.pipeline.pre import Placement
 
 
 class BlazefaceOptions(Options, frozen=True, kw_only=True):

@@ -6,16 +6,14 @@ Output ``scores``, shape [1, N]. Options: ``activation`` ("softmax" where the ou
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.core.spec import Item
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.decoders import Decoder, Outcome, Setup, check_labels, label_of, options_of, shape_of
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class ClassifyOptions(Options, frozen=True, kw_only=True):

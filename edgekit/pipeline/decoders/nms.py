@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
 
 MAX_CANDIDATES = 300
 """Candidates beyond these are dropped first. Source: measured; 900 of them cost 10 ms, 300 under 1."""

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from edgekit.core.spec import Item
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.decoders import Decoder, Outcome, Setup, options_of
-
-if TYPE_CHECKING:
-    from edgekit.core.spec import Item
 
 
 def build(setup: Setup) -> Decoder:

@@ -8,9 +8,10 @@ Outputs ``boxes`` [1, A, 4], offsets to A anchors, and ``scores`` [1, A, C]. Opt
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.core.errors import BundleError
 from edgekit.core.spec import Item
@@ -19,9 +20,6 @@ from edgekit.pipeline.decoders import Decoder, Outcome, Setup, check_labels, lab
 from edgekit.pipeline.decoders.anchors import AnchorOptions, make_anchors
 from edgekit.pipeline.decoders.classify import softmax
 from edgekit.pipeline.decoders.nms import strongest, suppress
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class SsdOptions(Options, frozen=True, kw_only=True):

@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from edgekit.base import plugins
-
-if TYPE_CHECKING:
-    from edgekit.core.ports import Result, Sink
+from edgekit.core.ports import Result, Sink
 
 SINKS: dict[str, str] = {
     "jsonl": "edgekit.pipeline.sinks.jsonl:JsonlSink",

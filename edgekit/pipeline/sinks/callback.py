@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from edgekit.core.errors import ConfigError
+from edgekit.core.ports import Result
 from edgekit.pipeline.check import Options
-
-if TYPE_CHECKING:
-    from edgekit.core.ports import Result
-    from edgekit.pipeline.sinks import SinkContext
+from edgekit.pipeline.sinks import SinkContext
 
 
 class CallbackOptions(Options, frozen=True, kw_only=True):

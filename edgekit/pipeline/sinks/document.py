@@ -6,14 +6,13 @@ in what ``[privacy] egress`` names (``edgekit.core.egress``).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-if TYPE_CHECKING:
-    from edgekit.core.ports import Result
-    from edgekit.core.spec import Item
-    from edgekit.pipeline.events import Event
+from edgekit.core.ports import Result
+from edgekit.core.spec import Item
+from edgekit.pipeline.events import Event
 
 
 def result_document(result: Result) -> dict[str, Any]:

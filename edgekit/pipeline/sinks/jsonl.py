@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
+from typing import Annotated, BinaryIO, Literal
 
 import msgspec
 
 from edgekit.core.errors import StorageError
+from edgekit.core.ports import Result
 from edgekit.pipeline.check import Options
+from edgekit.pipeline.sinks import SinkContext
 from edgekit.pipeline.sinks.document import event_documents, result_document
-
-if TYPE_CHECKING:
-    from edgekit.core.ports import Result
-    from edgekit.pipeline.sinks import SinkContext
 
 
 class JsonlOptions(Options, frozen=True, kw_only=True):

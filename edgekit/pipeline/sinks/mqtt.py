@@ -7,15 +7,13 @@ the egress gate leaves in what ``[privacy] egress`` names.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from edgekit.core.errors import ConfigError
+from edgekit.core.ports import Result
 from edgekit.pipeline.check import Options
+from edgekit.pipeline.sinks import SinkContext
 from edgekit.pipeline.sinks.document import event_documents, result_document
-
-if TYPE_CHECKING:
-    from edgekit.core.ports import Result
-    from edgekit.pipeline.sinks import SinkContext
 
 MAX_TOPIC_BYTES = 65_535
 """Source: MQTT 3.1.1, 1.5.3: a string's length has two bytes."""

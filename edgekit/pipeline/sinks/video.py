@@ -5,23 +5,19 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.core.errors import ConfigError, StorageError, TensorError
-from edgekit.core.spec import corners
+from edgekit.core.ports import Result
+from edgekit.core.spec import Item, Mask, Prediction, corners
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.masks import cells_of
 from edgekit.pipeline.pre import vision
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from edgekit.core.ports import Result
-    from edgekit.core.spec import Item, Mask, Prediction
-    from edgekit.pipeline.sinks import SinkContext
+from edgekit.pipeline.sinks import SinkContext
 
 Color = tuple[int, int, int]
 _COLORS: tuple[Color, ...] = (

@@ -10,13 +10,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgekit.base import plugins
-
-if TYPE_CHECKING:
-    from edgekit.core.ports import Source
-    from edgekit.core.spec import Manifest
+from edgekit.core.ports import Source
+from edgekit.core.spec import Manifest
 
 SOURCES: dict[str, str] = {
     "camera": "edgekit.pipeline.sources.camera:CameraSource",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -13,10 +13,8 @@ from edgekit.core.errors import SourceError
 from edgekit.core.ports import Frame
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.pre import vision
+from edgekit.pipeline.sources import SourceContext
 from edgekit.pipeline.sources.timing import Reopener, stamp
-
-if TYPE_CHECKING:
-    from edgekit.pipeline.sources import SourceContext
 
 Length = Annotated[int, msgspec.Meta(ge=0, le=16384)]
 

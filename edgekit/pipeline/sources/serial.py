@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -14,10 +14,8 @@ from edgekit.core.errors import ConfigError, SourceError
 from edgekit.core.ports import Frame
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.framing import BinaryFraming, Framing, Sample, TextFraming, Windower
+from edgekit.pipeline.sources import SourceContext
 from edgekit.pipeline.sources.timing import Reopener, stamp
-
-if TYPE_CHECKING:
-    from edgekit.pipeline.sources import SourceContext
 
 MAX_WINDOWS = 64
 READ_S = 0.1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -13,10 +13,8 @@ from edgekit.core.errors import SourceError
 from edgekit.core.ports import Frame
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.pre import vision
+from edgekit.pipeline.sources import SourceContext
 from edgekit.pipeline.sources.timing import Pacer, stamp
-
-if TYPE_CHECKING:
-    from edgekit.pipeline.sources import SourceContext
 
 logger = logging.getLogger(__name__)
 
