@@ -404,7 +404,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """``up/m`` and ``up/ev``: durable messages ``seq0``, ``seq0 + 1``, ... of one outbox.
 
     ``historical``: at least one of them waited for the link. From the times of sending the fleet corrects a
-    wrong device clock: captured = arrival - (sent_mono - mono).
+    wrong device clock: captured = arrival - (sent_mono - mono). ``lowest``: the lowest number that the outbox
+    can still send, so that a fleet that lost acknowledged messages does not wait for them; 0: not said.
     """
 
     boot: str
@@ -413,6 +414,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     historical: bool = False
     sent_mono_ns: int = 0
     sent_unix_ms: int = 0
+    lowest: int = 0
 
 
 class RawBatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -424,6 +426,7 @@ class RawBatch(msgspec.Struct, frozen=True, kw_only=True):
     historical: bool = False
     sent_mono_ns: int = 0
     sent_unix_ms: int = 0
+    lowest: int = 0
 
 
 class Ack(msgspec.Struct, frozen=True):

@@ -246,6 +246,7 @@ class Outbox:
             historical=seq0 <= live_after,
             sent_mono_ns=self._clock.monotonic_ns(),
             sent_unix_ms=self._clock.unix_ms(),
+            lowest=self._acknowledged + 1,
         )
         return Parcel(leaf, batch, seq0 + len(items) - 1)
 

@@ -16,7 +16,7 @@ from edgekit.agent.reactor import Reactor
 from edgekit.agent.supervisor.pipelines import Pipeline
 from edgekit.agent.supervisor.updates import ModelUpdates
 from edgekit.base.clock import FlooredClock
-from edgekit.core.errors import LinkError, StorageError, UsageError
+from edgekit.core.errors import ExpiredError, LinkError, RollbackAttackError, StorageError, UsageError
 from edgekit.core.spec import Guards
 from edgekit.core.wire import DesiredModel, target_path
 from edgekit.model.bundle import open_bundle
@@ -283,6 +283,19 @@ def test_an_update_that_cannot_be_fetched_is_postponed_and_taken_up_again(device
     desired = device.want()
     device.ends("POSTPONED")
     device.until(lambda: device.updates.want(desired, is_new=False) or "COMMITTED" in device.events())
+
+
+@pytest.mark.parametrize("fault", [RollbackAttackError("timestamp 3, want 4"), ExpiredError("yesterday")])
+def test_metadata_that_is_old_or_expired_rejects_no_version(device, monkeypatch, fault):
+    """The fleet was restored from a backup, or down for weeks: the bundle itself is as good as ever."""
+    monkeypatch.setattr("edgekit.agent.supervisor.updates.RETRY_S", (0.05,))
+    device.runs("1.0.0")
+    device.fetch_errors = [fault] * 3
+    desired = device.want()
+    device.ends("POSTPONED")
+    assert device.updates.rejected == {}
+    device.updates.want(desired, is_new=True)
+    device.ends("COMMITTED")
 
 
 def test_going_back_by_hand_takes_the_previous_version_and_refuses_the_one_left(device):

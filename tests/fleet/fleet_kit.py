@@ -28,6 +28,10 @@ from edgekit_fleet.app.options import Options
 from edgekit_fleet.broker.embedded import free_port
 from edgekit_fleet.broker.mosquitto import MosquittoTls, write_files
 from edgekit_fleet.identity.authority import Authority
+from edgekit_fleet.registry import publisher
+from edgekit_fleet.registry.keyring import Keyring
+from edgekit_fleet.registry.remote import FleetClient, RemoteRegistry
+from edgekit_fleet.store.clock import unix_ms
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 90.0
@@ -91,6 +95,17 @@ class RunningFleet:
             verify=_trusting(self.ready["ca"]),
             timeout=PATIENCE_S,
         )
+        self._appoint_publisher()
+
+    def _appoint_publisher(self):
+        """Give the fleet a root of trust at its first start: without one it enrols no device."""
+        if (self.data / "publisher").exists():
+            return
+        ca = Path(self.ready["ca"]) if self.ready["ca"] else None
+        token = self.client.headers["Authorization"].removeprefix("Bearer ")
+        registry = RemoteRegistry(FleetClient(self.ready["url"], token, ca))
+        self.keyring = Keyring.make(self.data / "publisher", registry.online_keys(), unix_ms())
+        publisher.install_root(self.keyring, registry, unix_ms())
 
     def kill(self):
         """kill -9, and wait for the end."""
@@ -171,6 +186,7 @@ class LocalFleet(RunningFleet):
         self.client = httpx.Client(
             base_url=settings.url, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE_S
         )
+        self._appoint_publisher()
 
     def stop(self):
         self.client.close()

@@ -117,6 +117,15 @@ def test_numbers_go_on_after_everything_was_acknowledged_and_the_process_began_a
     second.close()
 
 
+def test_each_batch_says_the_lowest_number_that_can_still_be_sent(box):
+    """A fleet that was restored from a backup waits for nothing below it."""
+    for number in range(1, 5):
+        box.put(event(number))
+    box.acknowledge(box.boot, 2)
+    box.put(metric(5))
+    assert {p.batch.seq0: p.batch.lowest for p in box.batches(Cursor(0, 0), 10)} == {3: 3, 5: 3}
+
+
 def test_messages_that_waited_for_the_link_are_marked_historical(box):
     box.put(event(1))
     box.put(metric(2))

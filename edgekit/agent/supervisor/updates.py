@@ -14,7 +14,14 @@ from edgekit.agent.ipc import Progress, Purpose
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.supervisor.metrics import StatsSum, stats_of
 from edgekit.agent.supervisor.pipelines import Pipeline
-from edgekit.core.errors import BundleError, EdgekitError, StorageError, UsageError
+from edgekit.core.errors import (
+    BundleError,
+    EdgekitError,
+    ExpiredError,
+    RollbackAttackError,
+    StorageError,
+    UsageError,
+)
 from edgekit.core.ports import Clock
 from edgekit.core.spec import Guards, parse_manifest
 from edgekit.core.wire import DesiredModel, ModelState, UpdateRecord, UpdateState
@@ -232,7 +239,9 @@ class ModelUpdates:
         logger.warning("update of %s: %s", self.model, error)
         self._tries = (job.serial, self._tries[1] + 1 if self._tries[0] == job.serial else 1)
         reason = f"{error.code}: " + "; ".join((error.message, *error.reasons))[:1000]
-        self._handle(Event.RETRY if error.retryable else Event.REJECTED, reason, serial=job.serial)
+        # Old or expired metadata is the fleet's fault and says nothing about the version.
+        may_pass = error.retryable or isinstance(error, (ExpiredError, RollbackAttackError))
+        self._handle(Event.RETRY if may_pass else Event.REJECTED, reason, serial=job.serial)
 
     def start_trial(self, job: Job) -> None:
         """Swap every pipeline of this model to the staged bundle, and watch them."""

@@ -7,6 +7,7 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 
 from edgekit.core import wire
+from edgekit.core.errors import EnrollError
 from edgekit_fleet.app.services import Parts, Services
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.web.bodies import read_body
@@ -53,6 +54,11 @@ async def enroll(request: Request, parts: Parts) -> Response:
 
 def _enroll(parts: Services, request: wire.EnrollRequest) -> wire.EnrollResponse:
     trust = parts.registry.trust()
+    if not trust.root:  # before the claim is used and the name is taken
+        raise EnrollError(
+            "this fleet has no publisher yet, so a device could never trust an update",
+            hint="edgekit-fleet keys init --keys DIR --fleet URL --token T, then enrol again",
+        )
     device, certificate, is_new = parts.enrolment.enroll(request, unix_ms())
     if is_new:
         parts.bus.publish("device", {"device": device, "enrolled": True})

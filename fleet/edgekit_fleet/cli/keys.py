@@ -17,8 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
         "action",
-        choices=("init", "rotate"),
-        help="init: generate root and targets keys; rotate: replace them and name the fleet's current keys",
+        choices=("init", "rotate", "resign"),
+        help="init: generate root and targets keys; rotate: replace them and name the fleet's current keys;"
+        " resign: after the fleet was restored from a backup, sign its list of bundles anew",
     )
     parser.add_argument("--keys", type=Path, required=True, metavar="DIR", help="the publisher's key folder")
     parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="encrypts the key files")
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Report:
-    """Generate or replace keys.
+    """Generate or replace keys, or sign a restored fleet's list of bundles anew.
 
     Raises:
         UsageError: The folder has keys already, or no fleet was named.
@@ -40,12 +41,15 @@ def run(args: argparse.Namespace) -> Report:
         LinkError: The fleet cannot be reached.
     """
     passphrase = target.passphrase_of(args.passphrase_file)
-    if args.action == "init" and args.role:
-        raise UsageError("keys init generates every key", hint="omit --role")
+    if args.action != "rotate" and args.role:
+        raise UsageError(f"keys {args.action} concerns every key", hint="omit --role")
     with target.opened_registry(args) as registry:
         if args.action == "init":
             keyring = Keyring.make(args.keys, registry.online_keys(), unix_ms(), passphrase)
             version = publisher.install_root(keyring, registry, unix_ms()) if can_install(args) else 0
+        elif args.action == "resign":
+            keyring = Keyring(args.keys, passphrase)
+            version = publisher.resign(keyring, registry, unix_ms())
         else:
             keyring = Keyring(args.keys, passphrase)
             roles = [role for role in args.role or ROTATABLE if role in ROTATABLE]

@@ -164,6 +164,10 @@ class Intake:
         self.counters.update(
             messages=len(messages), refused=len(pull.refused), records=kept, repeated=sent - kept
         )
+        for outbox in stored.committed:
+            if outbox.lost:
+                self.counters["lost_by_restore"] += outbox.lost
+                logger.warning("%s: %d messages were lost by a restore", outbox.device, outbox.lost)
 
     def _notify(self, stored: _Stored) -> None:
         hooks, bus = self._services.hooks, self._services.bus
@@ -294,7 +298,7 @@ def read_batch(message: Message, device: str) -> Arrived:
         raise ProtocolError(f"batch: {len(raw.items)} messages from {raw.seq0}")
     if not 1 <= len(raw.boot) <= MAX_BOOT:
         raise ProtocolError("batch: no boot id")
-    _check_numbers((raw.sent_mono_ns, raw.sent_unix_ms))
+    _check_numbers((raw.sent_mono_ns, raw.sent_unix_ms, raw.lowest))
     records: list[tuple[int, wire.Record]] = []
     refused: list[tuple[int, Refused]] = []
     for seq, item in enumerate(raw.items, start=raw.seq0):
@@ -313,6 +317,7 @@ def read_batch(message: Message, device: str) -> Arrived:
         arrived_ms=message.arrived_ms,
         sent_mono_ns=raw.sent_mono_ns,
         sent_unix_ms=raw.sent_unix_ms,
+        lowest=raw.lowest,
     )
 
 

@@ -127,18 +127,26 @@ class Keyring:
         Raises:
             RollbackAttackError: It is older: the fleet has lost, or hides, publications.
         """
-        try:
-            accepted = int(json.loads((self.folder / "accepted.json").read_bytes())["targets"])
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, KeyError, TypeError) as cause:
-            raise ConfigError(f"{self.folder / 'accepted.json'}: {cause}") from cause
+        accepted = self.accepted()
         if targets_version < accepted:
             raise RollbackAttackError(
                 f"the fleet shows targets version {targets_version}, it accepted {accepted} before",
-                hint="was its database restored from an old backup? then delete accepted.json and publish"
-                " everything since then again",
+                hint="was it restored from a backup? then run 'edgekit-fleet keys resign' with this folder,"
+                " and publish again what was published since the backup",
             )
+
+    def accepted(self) -> int:
+        """Return the newest targets version that a fleet accepted; 0 for none.
+
+        Raises:
+            ConfigError: The record is damaged.
+        """
+        try:
+            return int(json.loads((self.folder / "accepted.json").read_bytes())["targets"])
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError, KeyError, TypeError) as cause:
+            raise ConfigError(f"{self.folder / 'accepted.json'}: {cause}") from cause
 
     def note_accepted(self, targets_version: int) -> None:
         """Record the newest targets version that a fleet accepted."""

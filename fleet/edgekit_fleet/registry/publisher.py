@@ -141,6 +141,23 @@ def install_root(keyring: Keyring, registry: Registry, now_ms: int) -> int:
     return version
 
 
+def resign(keyring: Keyring, registry: Registry, now_ms: int) -> int:
+    """Sign a restored fleet's list of targets ahead of all that devices have seen; return its version.
+
+    Bundles published since the backup are not on that list; publish them again afterwards.
+
+    Raises:
+        TrustError: The fleet's metadata is not signed by these keys.
+        LinkError: The fleet cannot be reached.
+    """
+    view = current(keyring, registry, now_ms, may_be_older=True)
+    version = max(view.version if view else 0, keyring.accepted()) + 1
+    targets = trust.make_targets(view.targets if view else {}, version, keyring.key("targets"), now_ms)
+    registry.submit(keyring.missing_roots(registry.metadata("root")), targets)
+    keyring.note_accepted(version)
+    return version
+
+
 def rotate(roles: Collection[str], keyring: Keyring, registry: Registry, now_ms: int) -> int:
     """Replace keys and submit the new root to the fleet; return the new targets version.
 
@@ -154,22 +171,26 @@ def rotate(roles: Collection[str], keyring: Keyring, registry: Registry, now_ms:
     return install_root(keyring, registry, now_ms)
 
 
-def current(keyring: Keyring, registry: Registry, now_ms: int) -> trust.TargetsView | None:
+def current(
+    keyring: Keyring, registry: Registry, now_ms: int, *, may_be_older: bool = False
+) -> trust.TargetsView | None:
     """Return the fleet's list of targets, checked against the keys of this folder.
 
     An expired list is accepted here, because a new one is about to be signed.
 
     Raises:
         SignatureError: These keys did not sign it.
-        RollbackAttackError: It is older than one that was accepted.
+        RollbackAttackError: It is older than one that was accepted, and ``may_be_older`` is not set.
     """
     targets, known = registry.metadata("targets"), registry.metadata("root")
     if targets is None or known is None:
-        keyring.check_not_older(0)
+        if not may_be_older:
+            keyring.check_not_older(0)
         return None
     keyring.missing_roots(known)  # raises where the fleet has another root
     view = trust.check_targets(targets, known, min(now_ms, trust.expires_unix_ms(targets) - 1))
-    keyring.check_not_older(view.version)
+    if not may_be_older:
+        keyring.check_not_older(view.version)
     return view
 
 

@@ -64,6 +64,7 @@ class Repository:
         self._database, self.blobs, self._keys, self._clock = database, blobs, keys, clock
         self._bundles = rows.Bundles(database)
         self._watchers: list[Callable[[Published], None]] = []
+        self._has_signed = False
 
     def watch(self, watcher: Callable[[Published], None]) -> None:
         """Call ``watcher`` with each new bundle, after it is visible."""
@@ -93,7 +94,7 @@ class Repository:
 
         Args:
             roots: Versions of the root that this fleet does not have yet, in order.
-            targets: The targets role, its version one more than the current one's.
+            targets: The targets role, its version above the current one's.
 
         Returns:
             The bundles that are new and may be installed.
@@ -176,12 +177,15 @@ class Repository:
     def refresh(self) -> bool:
         """Renew snapshot and timestamp when half their life is over; return whether they were renewed.
 
-        It needs no publisher. Call it at the start and every few minutes.
+        It needs no publisher. Call it at the start and every few minutes. The first call always renews
+        them: the database may be a restored backup, whose versions are behind what devices have seen.
         """
         with self._database.read() as sql:
             timestamp = rows.metadata(sql, "timestamp")
-        left_ms = trust.expires_unix_ms(timestamp) - self._clock() if timestamp is not None else None
-        if left_ms is None or left_ms > _ONLINE_LIFE_MS // 2:
+        if timestamp is None:
+            return False
+        left_ms = trust.expires_unix_ms(timestamp) - self._clock()
+        if self._has_signed and left_ms > _ONLINE_LIFE_MS // 2:
             return False
         with self._database.transaction() as sql:
             self._sign(sql, self._clock())
@@ -203,6 +207,7 @@ class Repository:
         rows.add_metadata(
             sql, "timestamp", version, trust.make_timestamp(snapshot, version, self._keys, now_ms)
         )
+        self._has_signed = True
         for role, kept in (("timestamp", 1), ("snapshot", KEPT_VERSIONS), ("targets", KEPT_VERSIONS)):
             rows.keep_newest(sql, role, kept)
 
@@ -238,9 +243,9 @@ def open_repository(data: Path, database: Database) -> Repository:
 
 
 def _check_follows(view: trust.TargetsView, version: int, before: Mapping[str, trust.Target]) -> None:
-    if view.version != version + 1:
+    if view.version <= version:  # it may leap: after a restore, versions follow what devices have seen
         raise RollbackAttackError(
-            f"targets: want version {version + 1}, got {view.version}",
+            f"targets: want a version above {version}, got {view.version}",
             hint="another publication came in between: publish again",
         )
     changed = [path for path, target in before.items() if view.targets.get(path) != target]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,11 @@ MAX_BOOTS = 64
 MAX_SEQ = 1 << 62
 MAX_REFUSED = 1000
 MAX_REFUSED_BYTES = 64 << 10
+RESTORED = "acknowledged earlier, and lost since: a backup was restored"
+"""The reason of a gap in what this database should have."""
+_INSERT_EVENT = (
+    "INSERT INTO event (outbox, seq, device, at_ms, arrived_ms, kind, body) VALUES (?,?,?,?,?,?,?)"
+)
 _SAME_BOOT_MS = 10_000
 _LONGEST_WAIT_MS = 90 * 24 * 3600 * 1000
 """A greater age by the wall clock means that the clock was set, not that the record is old."""
@@ -74,7 +80,8 @@ class Refused:
 class Arrived:
     """One batch as it arrived: messages ``seq0`` to ``seq0 + count - 1`` of one outbox.
 
-    Each of them is either in ``records`` or in ``refused``, with its sequence number.
+    Each of them is either in ``records`` or in ``refused``, with its sequence number. ``lowest`` is the
+    lowest number that the device can still send, at most ``seq0``; 0 from one that does not say.
     """
 
     device: str
@@ -86,16 +93,22 @@ class Arrived:
     arrived_ms: int
     sent_mono_ns: int = 0
     sent_unix_ms: int = 0
+    lowest: int = 0
 
 
 @dataclass(frozen=True)
 class Committed:
-    """The result of a commit for one outbox: its watermark, and the records that were new."""
+    """The result of a commit for one outbox: its watermark, and the records that were new.
+
+    ``lost``: the number of messages that were acknowledged once and are not in this database, because a
+    backup was restored since.
+    """
 
     device: str
     boot: str
     watermark: int
     records: list[wire.Record]
+    lost: int = 0
 
 
 class Messages:
@@ -123,7 +136,7 @@ class Messages:
                 "UPDATE outbox SET watermark = ?, ranges = ?, heard_ms = ? WHERE id = ?",
                 [(box.watermark, json.dumps(box.ranges), box.heard_ms, box.id) for box in heard.values()],
             )
-        return [Committed(*key, box.watermark, box.fresh) for key, box in heard.items()]
+        return [Committed(*key, box.watermark, box.fresh, box.lost) for key, box in heard.items()]
 
     def set_aside(self, refused: Sequence[Refused]) -> None:
         """Keep the last 1000 messages that cannot be used, for diagnosis."""
@@ -196,6 +209,7 @@ class _Outbox:
     ranges: list[ranges.Range]
     heard_ms: int
     fresh: list[wire.Record]
+    lost: int = 0
 
 
 def _store(sql: sqlite3.Connection, box: _Outbox, batch: Arrived) -> None:
@@ -205,6 +219,7 @@ def _store(sql: sqlite3.Connection, box: _Outbox, batch: Arrived) -> None:
     for _, record in batch.records:
         if isinstance(record, wire.Gap) and 1 <= record.first <= record.last < MAX_SEQ:
             committed.append((record.first, record.last))
+    _write_off(sql, box, batch)
     watermark, above = ranges.add(box.watermark, box.ranges, committed)
     if len(above) > MAX_RANGES:
         return
@@ -216,6 +231,28 @@ def _store(sql: sqlite3.Connection, box: _Outbox, batch: Arrived) -> None:
         if seq in fresh:
             _set_aside(sql, refused)
     box.watermark, box.ranges, box.heard_ms = watermark, above, batch.arrived_ms
+
+
+def _write_off(sql: sqlite3.Connection, box: _Outbox, batch: Arrived) -> None:
+    """Record messages that the device cannot send any more as gaps, so that the watermark passes them.
+
+    A device deletes only what was acknowledged, so this database has lost them: it is a restored backup, or
+    another fleet's.
+    """
+    kept_up_to = min(batch.lowest, batch.seq0) - 1
+    for first, last in ranges.holes(box.watermark, box.ranges, kept_up_to):
+        heard = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(box.heard_ms / 1000))
+        gap = wire.Gap(
+            mono_ns=0,
+            unix_ms=batch.arrived_ms,
+            first=first,
+            last=last,
+            reason=f"{RESTORED}; the last message before was stored at {heard} UTC",
+        )
+        body = (box.id, last, batch.device, batch.arrived_ms, batch.arrived_ms, kind_of(gap), _json(gap))
+        sql.execute(_INSERT_EVENT, body)
+        box.lost += last - first + 1
+    box.watermark, box.ranges = ranges.add(box.watermark, box.ranges, [(0, kept_up_to)])
 
 
 def _keep(sql: sqlite3.Connection, box: _Outbox, seq: int, batch: Arrived, record: wire.Record) -> bool:
@@ -230,7 +267,7 @@ def _keep(sql: sqlite3.Connection, box: _Outbox, seq: int, batch: Arrived, recor
 
 
 def _load(sql: sqlite3.Connection, batch: Arrived) -> _Outbox:
-    find = "SELECT id, watermark, ranges FROM outbox WHERE device = ? AND boot = ?"
+    find = "SELECT id, watermark, ranges, heard_ms FROM outbox WHERE device = ? AND boot = ?"
     row = sql.execute(find, (batch.device, batch.boot)).fetchone()
     if row is None:
         sql.execute(
@@ -244,14 +281,14 @@ def _load(sql: sqlite3.Connection, batch: Arrived) -> _Outbox:
         )
         row = sql.execute(find, (batch.device, batch.boot)).fetchone()
     above = [(first, last) for first, last in json.loads(row["ranges"])]
-    return _Outbox(row["id"], row["watermark"], above, batch.arrived_ms, [])
+    return _Outbox(row["id"], row["watermark"], above, row["heard_ms"], [])
 
 
 def _insert(sql: sqlite3.Connection, outbox: int, seq: int, batch: Arrived, record: wire.Record) -> None:
     at_ms = captured_ms(record.unix_ms, record.mono_ns, batch)
     if not isinstance(record, wire.MetricReport):
         sql.execute(
-            "INSERT INTO event (outbox, seq, device, at_ms, arrived_ms, kind, body) VALUES (?,?,?,?,?,?,?)",
+            _INSERT_EVENT,
             (outbox, seq, batch.device, at_ms, batch.arrived_ms, kind_of(record), _json(record)),
         )
         return

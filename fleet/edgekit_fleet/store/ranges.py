@@ -42,3 +42,18 @@ def missing(watermark: int, ranges: Sequence[Range], first: int, last: int) -> l
         for number in range(max(first, watermark + 1), last + 1)
         if not any(low <= number <= high for low, high in known)
     ]
+
+
+def holes(watermark: int, ranges: Sequence[Range], last: int) -> list[Range]:
+    """Return the ranges up to ``last`` that are not committed yet.
+
+    >>> holes(3, [(6, 7)], 9)
+    [(4, 5), (8, 9)]
+    """
+    found: list[Range] = []
+    begin = watermark + 1
+    for low, high in [*ranges, (last + 1, last + 1)]:
+        if begin <= min(low - 1, last):
+            found.append((begin, min(low - 1, last)))
+        begin = max(begin, high + 1)
+    return found

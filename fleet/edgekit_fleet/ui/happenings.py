@@ -85,7 +85,8 @@ def _measurement(body: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _gap(body: Mapping[str, Any]) -> tuple[str, str, str]:
     lost = body.get("last", 0) - body.get("first", 0) + 1
-    return "warning", f"{lost} messages dropped", f"{body.get('reason', '')}: the outbox was full"
+    reason = str(body.get("reason", ""))
+    return "warning", f"{lost} messages lost", "quota: the outbox was full" if reason == "quota" else reason
 
 
 _WORDS = {

@@ -8,8 +8,10 @@ import pytest
 from fleet_kit import Connection, Identity, RunningFleet, alert, wait_until
 
 from edgekit.core import wire
+from edgekit.core.errors import EnrollError
 from edgekit.core.sketch import Histogram
 from edgekit_fleet.app import access, devices, enrolment, watching
+from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.tokens import ROLES
 
 # method, path below /api/v1, body, least role
@@ -100,6 +102,15 @@ def test_what_does_not_exist_or_is_not_valid_is_a_problem(fleet):
 )
 def test_an_enrolment_that_is_refused_is_a_problem(fleet, body, status, code):
     assert is_problem(httpx.post(f"{fleet.ready['url']}/api/v1/enroll", content=body), status)["code"] == code
+
+
+def test_a_fleet_without_a_publisher_enrols_nobody_and_leaves_the_token_unused(services):
+    """The device could never trust an update; it would have stayed on the list as a dead name."""
+    claim = services.tokens.create_claim(unix_ms(), unix_ms() + 1000_000)
+    with pytest.raises(EnrollError, match="no publisher"):
+        enrolment._enroll(services, wire.EnrollRequest(claim, Identity().csr(), "early"))
+    assert not services.devices.exists("early")
+    assert services.tokens.claims()[0].uses == 0
 
 
 def test_enrolment_gives_all_that_a_device_needs_and_the_same_again(fleet):

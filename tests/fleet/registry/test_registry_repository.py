@@ -1,6 +1,7 @@
 """The fleet's side without HTTP: what a publisher may do, and what a stolen fleet cannot."""
 
 import contextlib
+import json
 
 import pytest
 from registry_parts import DAY_MS, NOW_MS, files_of, write_folder
@@ -160,11 +161,15 @@ def submitted(site, targets, version=None):
     return site.repository.submit([], body)
 
 
-def test_targets_must_follow_by_exactly_one(site):
+def test_targets_only_go_forward_and_may_leap(site):
+    """After a restore the publisher leaps over the versions that devices have seen."""
     site.publish()
-    for version in (1, 3):
-        with pytest.raises(RollbackAttackError):
-            submitted(site, site.view().targets, version)
+    with pytest.raises(RollbackAttackError):
+        submitted(site, site.view().targets, site.view().version)
+    submitted(site, site.view().targets, 9)
+    assert site.view().version == 9
+    with pytest.raises(RollbackAttackError):
+        submitted(site, site.view().targets, 8)
 
 
 def test_a_published_bundle_cannot_be_withdrawn_or_exchanged(site):
@@ -268,7 +273,7 @@ def test_a_failed_publication_leaves_nothing_half_done(site, monkeypatch):
 
 def test_the_timestamp_is_signed_anew_at_half_its_life_without_the_publisher(site):
     site.publish()
-    assert not site.repository.refresh()
+    assert not site.repository.refresh()  # it was signed by the publication, a moment ago
     site.now_ms += (trust.TIMESTAMP_DAYS // 2 - 1) * DAY_MS
     assert not site.repository.refresh()
     site.now_ms += 2 * DAY_MS
@@ -276,6 +281,40 @@ def test_the_timestamp_is_signed_anew_at_half_its_life_without_the_publisher(sit
     left_ms = trust.expires_unix_ms(site.repository.metadata("timestamp")) - site.now_ms
     assert left_ms > (trust.TIMESTAMP_DAYS - 1) * DAY_MS
     assert not site.repository.refresh()
+
+
+def test_after_a_restore_the_list_of_bundles_is_signed_ahead_of_what_devices_have_seen(site):
+    """Two publications are lost with the database; devices have seen their targets versions."""
+    site.publish(version="1.0.0")
+    backup = site.state()
+    for version in ("2.0.0", "3.0.0"):
+        site.publish(version=version)
+    seen = site.view().version
+    with site.database.transaction() as sql:
+        sql.execute("DELETE FROM bundle WHERE version > '1.0.0'")
+        sql.execute("DELETE FROM tuf_metadata")
+        sql.executemany("INSERT INTO tuf_metadata (role, version, body) VALUES (?,?,?)", backup)
+    with pytest.raises(RollbackAttackError, match="shows targets version 1, it accepted 3") as refused:
+        site.publish(version="2.0.0")
+    assert "keys resign" in refused.value.hint
+    assert publisher.resign(site.keyring, site.repository, site.now_ms) == seen + 1
+    site.publish(version="2.0.0")
+    assert site.view().version == seen + 2
+    assert sorted(site.view().targets) == ["motion/1.0.0/bundle.json", "motion/2.0.0/bundle.json"]
+
+
+def test_each_start_signs_anew_ahead_of_everything_signed_before(site):
+    """A restored database is behind what devices have seen; its first timestamp is ahead of it."""
+    site.publish()
+    seen = site.repository.metadata("timestamp")
+    site.now_ms += 5000
+    restarted = Repository(
+        site.repository._database, site.repository.blobs, site.repository._keys, lambda: site.now_ms
+    )
+    assert restarted.refresh()
+    before, after = (json.loads(data)["signed"] for data in (seen, restarted.metadata("timestamp")))
+    assert after["version"] >= before["version"] + 5
+    assert not restarted.refresh()
 
 
 def test_an_empty_registry_has_nothing_to_sign(site):

@@ -245,3 +245,34 @@ def test_events_come_in_pages_the_newest_first(database, messages):
     first = metrics.events(limit=3)
     second = metrics.events(limit=3, before=first[-1].id)
     assert [one.body["message"] for one in [*first, *second]] == ["4", "3", "2", "1", "0"]
+
+
+def test_after_a_restore_the_watermark_passes_what_the_device_has_thrown_away(messages, database):
+    """The device deleted 3 to 9 when they were acknowledged; this database has them no more."""
+    messages.commit([arrived(1, alert(1), alert(2))])
+    [committed] = messages.commit([arrived(10, alert(10), alert(11), lowest=10, at_ms=NOW_MS + 5000)])
+    assert (committed.watermark, committed.lost, len(committed.records)) == (11, 7, 2)
+    [gap] = Metrics(database).events(kinds=["gap"])
+    assert (gap.body["first"], gap.body["last"], gap.at_ms) == (3, 9, NOW_MS + 5000)
+    assert gap.body["reason"].startswith(store.RESTORED)
+    assert "2026-09-21 14:13:20 UTC" in gap.body["reason"]
+
+
+def test_a_hole_is_recorded_once_and_only_where_something_is_missing(messages, database):
+    messages.commit([arrived(1, alert(1)), arrived(4, alert(4))])
+    again = [messages.commit([arrived(7, alert(7), lowest=6)])[0] for _ in range(2)]
+    assert [(one.watermark, one.lost) for one in again] == [(5, 3), (5, 0)]
+    assert messages.commit([arrived(6, alert(6), lowest=6)])[0].watermark == 7
+    gaps = Metrics(database).events(kinds=["gap"])
+    assert sorted((gap.body["first"], gap.body["last"]) for gap in gaps) == [(2, 3), (5, 5)]
+
+
+def test_a_device_that_does_not_say_what_it_still_has_is_waited_for(messages):
+    messages.commit([arrived(1, alert(1))])
+    assert messages.commit([arrived(9, alert(9))])[0].watermark == 1
+
+
+def test_nothing_is_written_off_that_the_same_batch_or_a_later_one_brings(messages):
+    """A batch that claims a lowest number above its own first is believed only up to its own first."""
+    [committed] = messages.commit([arrived(1, alert(1), alert(2), lowest=100)])
+    assert (committed.watermark, committed.lost) == (2, 0)
