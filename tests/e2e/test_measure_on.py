@@ -51,7 +51,9 @@ def staged(folder):
         agent.start()
         agent.runs("1.0.0")
         agent.until(lambda s: s["link"]["connected"], "the link")
-        fleet.publisher = fleet.cli("token", "create", "--role", "publisher")["token"]
+        fleet.publisher, fleet.operator = (
+            fleet.cli("token", "create", "--role", role)["token"] for role in ("publisher", "operator")
+        )
         yield fleet, agent, folder
     finally:
         if agent.process is not None:
@@ -128,7 +130,7 @@ def test_what_is_only_measured_cannot_be_rolled_out(stage):
     listed = FleetApi(fleet.url, fleet.publisher).get("bundles")["items"]
     assert "2.0.0" not in {one["version"] for one in listed}
     with pytest.raises(UsageError, match=r"motion 2\.0\.0 is not published"):
-        FleetApi(fleet.url, fleet.publisher).post("rollouts", {"model": "motion", "version": "2.0.0"})
+        FleetApi(fleet.url, fleet.operator).post("rollouts", {"model": "motion", "version": "2.0.0"})
 
 
 def test_a_bench_report_reaches_the_fleet_though_no_agent_runs_when_it_is_made(stage):

@@ -7,9 +7,12 @@ from fastapi import FastAPI
 from edgekit_fleet import __version__
 from edgekit_fleet.app import access, devices, enrolment, watching
 from edgekit_fleet.app.services import Services
+from edgekit_fleet.registry import api as registry
+from edgekit_fleet.rollout import api as rollouts
 from edgekit_fleet.ui import pages
 from edgekit_fleet.ui.site import UiParts
 from edgekit_fleet.web import problems
+from edgekit_fleet.web.bodies import BodyLimit
 
 API = "/api/v1"
 
@@ -27,6 +30,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     app.state.tokens = services.tokens
     problems.install(app)
+    app.add_middleware(BodyLimit, unlimited=(*registry.LONG_BODIES, *rollouts.LONG_BODIES))
     for router in (enrolment.router, devices.router, access.router, watching.router):
         app.include_router(router, prefix=API)
     app.include_router(watching.metrics_router)

@@ -11,7 +11,7 @@ from edgekit.base.files import write_durably
 from edgekit.core import wire
 from edgekit.core.errors import EdgekitError
 from edgekit_fleet.app.brokers import Broker, embedded_broker, other_broker
-from edgekit_fleet.app.options import Options, Ports, is_loopback, url
+from edgekit_fleet.app.options import Options, Ports, close_to_others, is_loopback, url
 from edgekit_fleet.app.services import Services, Settings
 from edgekit_fleet.broker.commanding import Commanding
 from edgekit_fleet.broker.downlink import MqttDownlink
@@ -55,6 +55,7 @@ class Fleet:
         self.options = options
         data = options.data.resolve()
         data.mkdir(parents=True, exist_ok=True)
+        close_to_others(data)
         self._ports = Ports(data / "ports.json")
         self.port = self._ports.fixed("http", options.port)
         self._downlink_connected = threading.Event()

@@ -15,8 +15,10 @@ from edgekit_fleet.store.commands import CommandRow
 from edgekit_fleet.store.devices import Device, Page
 from edgekit_fleet.store.metrics import Event, Point
 from edgekit_fleet.web.auth import Admin, Operator, Viewer
+from edgekit_fleet.web.queries import Row, Text, UnixMs
 
 DAY_MS = 24 * 3600 * 1000
+Argument = Annotated[str, Field(max_length=200)]
 Kind = Literal["event", "update", "alert", "answer", "measurement", "gap"]
 
 router = APIRouter(tags=["devices"])
@@ -60,20 +62,20 @@ class NewCommand(BaseModel):
     """A command to send; ``args`` by kind: rollback {model}, restart {pipeline}, retry {model, version}."""
 
     kind: Literal["rollback", "restart", "report", "retry"]
-    args: dict[str, Any] = Field(default_factory=dict, max_length=16)
+    args: dict[Argument, Argument] = Field(default_factory=dict, max_length=16)
     expires_s: int = Field(EXPIRES_S, ge=1, le=MAX_EXPIRES_S)
 
 
 @router.get("/devices", dependencies=[Viewer])
 def devices(
     parts: Parts,
-    after: Annotated[str, Query(description="Cursor: `next` of the page before")] = "",
+    after: Annotated[Text, Query(description="Cursor: `next` of the page before")] = "",
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    search: str = "",
+    search: Text = "",
     online: bool | None = None,
-    profile: str = "",
-    model: str = "",
-    version: str = "",
+    profile: Text = "",
+    model: Text = "",
+    version: Text = "",
 ) -> Page:
     """List devices, ordered by id."""
     return parts.devices.page(
@@ -101,10 +103,10 @@ def device_detail(parts: Parts, device: str) -> DeviceDetail:
 def series(
     parts: Parts,
     device: str,
-    since_ms: int | None = None,
-    until_ms: int | None = None,
+    since_ms: UnixMs = None,
+    until_ms: UnixMs = None,
     step_s: Annotated[int, Query(ge=1, le=86400)] = 10,
-    pipeline: str = "",
+    pipeline: Text = "",
 ) -> Series:
     """Chart one device: by default its last hour, of all pipelines together."""
     _known(parts, device)
@@ -120,8 +122,8 @@ def series(
 def device_events(
     parts: Parts,
     device: str,
-    before: int | None = None,
-    kind: Annotated[list[Kind] | None, Query()] = None,
+    before: Row = None,
+    kind: Annotated[list[Kind] | None, Query(max_length=16)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> Events:
     """List what happened on one device."""
@@ -132,8 +134,8 @@ def device_events(
 @router.get("/events", dependencies=[Viewer])
 def events(
     parts: Parts,
-    before: int | None = None,
-    kind: Annotated[list[Kind] | None, Query()] = None,
+    before: Row = None,
+    kind: Annotated[list[Kind] | None, Query(max_length=16)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> Events:
     """List what happened on all devices."""

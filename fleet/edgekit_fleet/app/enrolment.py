@@ -10,9 +10,6 @@ from edgekit.core import wire
 from edgekit.core.errors import EnrollError
 from edgekit_fleet.app.services import Parts, Services
 from edgekit_fleet.store.clock import unix_ms
-from edgekit_fleet.web.bodies import read_body
-
-MAX_BODY_BYTES = 64 << 10
 
 router = APIRouter(tags=["enrolment"])
 
@@ -47,7 +44,7 @@ def ca(parts: Parts) -> Response:
 )
 async def enroll(request: Request, parts: Parts) -> Response:
     """Enrol a device with a claim and a signing request; the same key gets the same answer again."""
-    enrolment = wire.decode(await read_body(request, MAX_BODY_BYTES), wire.EnrollRequest)
+    enrolment = wire.decode(await request.body(), wire.EnrollRequest)
     answer = await asyncio.to_thread(_enroll, parts, enrolment)
     return Response(wire.encode(answer), media_type="application/json")
 

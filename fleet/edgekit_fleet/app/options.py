@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import socket
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -91,6 +92,28 @@ class Ports:
             return int(known[name])
         except (ValueError, AttributeError) as cause:
             raise ConfigError(f"{self._path}: {cause}", hint="remove it; devices must enrol again") from cause
+
+
+def close_to_others(data: Path) -> None:
+    """Take every right from group and others on what a data folder holds.
+
+    Others may pass through the folder itself, but not list it: a mosquitto of its own user reads
+    ``DIR/mosquitto``, which stays as it is.
+
+    Raises:
+        ConfigError: The files belong to another user.
+    """
+    paths = [path for path in data.rglob("*") if data / "mosquitto" not in (path, *path.parents)]
+    try:
+        for path, taken in [(data, 0o066), *((path, 0o077) for path in paths)]:
+            mode = path.lstat().st_mode
+            if mode & taken and not stat.S_ISLNK(mode):
+                path.chmod(stat.S_IMODE(mode) & ~taken)
+    except PermissionError as cause:
+        raise ConfigError(
+            f"{cause.filename}: others may read it, and it is not ours",
+            hint="chown -R it to the fleet's user",
+        ) from cause
 
 
 def is_loopback(host: str) -> bool:

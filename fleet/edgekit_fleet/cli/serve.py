@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import signal
 import socket
 import sys
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     from edgekit_fleet.app.application import create_app
     from edgekit_fleet.app.compose import Fleet
 
+    os.umask(0o077)  # what a fleet keeps is its owner's alone; the broker inherits this
     with _only_one(arguments.data), contextlib.closing(_Stops()) as stops:
         fleet = Fleet(_options(arguments))
         address_file = fleet.services.settings.data / ADDRESS_FILE

@@ -19,7 +19,8 @@ from edgekit_fleet.store.costs import MAX_PAGE
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
 from edgekit_fleet.web import paging
-from edgekit_fleet.web.auth import Operator, Viewer
+from edgekit_fleet.web.auth import OperatorOrPublisher, Viewer
+from edgekit_fleet.web.queries import Row, Text
 
 EXPIRES_S = 900
 MAX_CONTENTS = 100
@@ -110,7 +111,7 @@ def measurements_router(office: Office) -> APIRouter:
     routes = APIRouter(prefix="/api/v1", tags=["measuring"])
     jobs = office.jobs
 
-    @routes.post("/measurements", status_code=202, dependencies=[Operator])
+    @routes.post("/measurements", status_code=202, dependencies=[OperatorOrPublisher])
     def create(new: NewMeasurement) -> dict[str, Any]:
         """Have a device measure a signed bundle beside what it runs; the bundle is never activated.
 
@@ -120,7 +121,7 @@ def measurements_router(office: Office) -> APIRouter:
 
     @routes.get("/measurements", dependencies=[Viewer])
     def measurements(
-        device: str = "", cursor: int | None = None, limit: Annotated[int, Query(ge=1, le=500)] = 50
+        device: Text = "", cursor: Row = None, limit: Annotated[int, Query(ge=1, le=500)] = 50
     ) -> dict[str, Any]:
         """Return measurement jobs, the newest first, without their results."""
         rows = jobs.page(unix_ms(), device=device, before=cursor, limit=limit + 1)
@@ -145,11 +146,11 @@ def costs_router(board_costs: Costs) -> APIRouter:
 
     @routes.get("/costs", dependencies=[Viewer])
     def costs(
-        model: str = "",
-        version: str = "",
-        profile: str = "",
-        content: Annotated[list[str] | None, Query(max_length=MAX_CONTENTS)] = None,
-        cursor: int | None = None,
+        model: Text = "",
+        version: Text = "",
+        profile: Text = "",
+        content: Annotated[list[Text] | None, Query(max_length=MAX_CONTENTS)] = None,
+        cursor: Row = None,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
     ) -> dict[str, Any]:
         """Return what variants cost on each kind of board: medians over the devices that measured."""

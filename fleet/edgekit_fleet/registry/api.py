@@ -7,7 +7,7 @@ import dataclasses
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
@@ -18,9 +18,15 @@ from edgekit_fleet.registry.blobs import SHA256, Blobs, Upload
 from edgekit_fleet.registry.repository import MAX_ROOTS, Published, Repository
 from edgekit_fleet.web import paging
 from edgekit_fleet.web.auth import Publisher, Viewer
+from edgekit_fleet.web.bodies import body_of, schema_of
+from edgekit_fleet.web.queries import Row, Text
 
 MAX_UPLOADS = 8
 """Concurrent uploads; further ones wait unread, so that memory and disk bandwidth stay bounded."""
+MAX_WANTED_BYTES = 2 << 20
+MAX_SUBMISSION_BYTES = 16 << 20
+LONG_BODIES = ("/api/v1/registry/missing", "/api/v1/registry/blobs/", "/api/v1/bundles")
+"""Paths whose routes read long bodies, once they know that a publisher sends them."""
 _BUFFER_BYTES = 1 << 20
 _FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 _FRESH = {"Cache-Control": "no-cache"}
@@ -98,13 +104,15 @@ def publishing_router(repository: Repository) -> APIRouter:
         return dataclasses.asdict(repository.online_keys())
 
     @router.get("/metadata/{role}", dependencies=[Publisher])
-    def metadata(role: str, version: int | None = None) -> Response:
+    def metadata(role: str, version: Row = None) -> Response:
         """Return a version of a role's metadata, or the newest; 204 where there is none."""
         body = repository.metadata(role, version)
         return Response(status_code=204) if body is None else Response(body, media_type="application/json")
 
-    @router.post("/missing", dependencies=[Publisher])
-    def missing(wanted: Wanted) -> dict[str, list[str]]:
+    @router.post("/missing", dependencies=[Publisher], openapi_extra=schema_of(Wanted))
+    def missing(
+        wanted: Annotated[Wanted, Depends(body_of(Wanted, MAX_WANTED_BYTES))],
+    ) -> dict[str, list[str]]:
         """Return which of a bundle's files the fleet does not have yet."""
         return {"missing": repository.missing([(blob.sha256, blob.bytes) for blob in wanted.blobs])}
 
@@ -127,8 +135,10 @@ def bundles_router(repository: Repository) -> APIRouter:
     """Return the routes about published bundles."""
     router = APIRouter(prefix="/api/v1/bundles", tags=["bundles"])
 
-    @router.post("", status_code=201, dependencies=[Publisher])
-    def publish(submission: Submission) -> dict[str, Any]:
+    @router.post("", status_code=201, dependencies=[Publisher], openapi_extra=schema_of(Submission))
+    def publish(
+        submission: Annotated[Submission, Depends(body_of(Submission, MAX_SUBMISSION_BYTES))],
+    ) -> dict[str, Any]:
         """Make bundles installable, after checking the publisher's signature and every file."""
         roots = [root.encode() for root in submission.roots]
         published = repository.submit(roots, submission.targets.encode())
@@ -136,8 +146,8 @@ def bundles_router(repository: Repository) -> APIRouter:
 
     @router.get("", dependencies=[Viewer])
     def bundles(
-        model: str = "",
-        cursor: int | None = None,
+        model: Text = "",
+        cursor: Row = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
     ) -> dict[str, Any]:
         """Return published bundles, the newest first."""

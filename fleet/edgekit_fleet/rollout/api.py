@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, Depends, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgekit_fleet.rollout.engine import Engine
@@ -15,9 +15,17 @@ from edgekit_fleet.rollout.records import Participant, Rollout
 from edgekit_fleet.rollout.standing import Outcome
 from edgekit_fleet.web import paging
 from edgekit_fleet.web.auth import Operator, Viewer
+from edgekit_fleet.web.bodies import body_of, schema_of
+from edgekit_fleet.web.queries import Row, Text
 
 MAX_DEVICES = 1000
 """A rollout's detail shows at most this many devices; its waves count all of them."""
+
+
+MAX_NEW_BYTES = 2 << 20
+LONG_BODIES = ("/api/v1/rollouts",)
+"""Paths whose routes read long bodies, once they know that an operator sends them."""
+Name = Annotated[str, Field(max_length=200)]
 
 
 class NewRollout(BaseModel):
@@ -25,10 +33,12 @@ class NewRollout(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str
-    version: str
-    waves: list[str] | None = None
-    devices: list[str] | None = None
+    model: Name
+    version: Name
+    waves: Annotated[list[Annotated[str, Field(max_length=MAX_NEW_BYTES)]] | None, Field(max_length=50)] = (
+        None
+    )
+    devices: Annotated[list[Name] | None, Field(max_length=100_000)] = None
     soak_s: int | None = None
     success_ratio: float | None = None
     max_failures: int | None = None
@@ -47,8 +57,8 @@ def router(engine: Engine) -> APIRouter:
     """Return the routes about rollouts."""
     routes = APIRouter(prefix="/api/v1/rollouts", tags=["rollouts"])
 
-    @routes.post("", status_code=201, dependencies=[Operator])
-    def create(new: NewRollout) -> dict[str, Any]:
+    @routes.post("", status_code=201, dependencies=[Operator], openapi_extra=schema_of(NewRollout))
+    def create(new: Annotated[NewRollout, Depends(body_of(NewRollout, MAX_NEW_BYTES))]) -> dict[str, Any]:
         """Begin a rollout of a published version, or prepare it as a draft."""
         asked = new.model_dump(exclude_none=True)
         is_draft = asked.pop("draft")
@@ -56,9 +66,9 @@ def router(engine: Engine) -> APIRouter:
 
     @routes.get("", dependencies=[Viewer])
     def rollouts(
-        model: str = "",
+        model: Text = "",
         state: Literal["", "draft", "running", "paused", "done", "halted", "aborted"] = "",
-        cursor: int | None = None,
+        cursor: Row = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
     ) -> dict[str, Any]:
         """Return rollouts, the newest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from edgekit.core.spec import DEVICE_ID, NAME, VERSION, Guards
 
 MAX_WAVES = 50
 MAX_SECONDS = 30 * 86_400
+MAX_COUNT = 1_000_000_000
 DEFAULT_GUARDS = Guards(error_ratio=0.02, p99_ratio=2.0)
 _COUNT = re.compile(r"\d{1,9}")
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,3})?)%")
@@ -76,18 +78,24 @@ def make_spec(document: dict[str, Any]) -> Spec:
             not 0 < spec.success_ratio <= 1,
             f"success_ratio: want more than 0, at most 1, got {spec.success_ratio}",
         ),
-        (spec.max_failures < 0, f"max_failures: want 0 or more, got {spec.max_failures}"),
+        (
+            not 0 <= spec.max_failures <= MAX_COUNT,
+            f"max_failures: want 0 to {MAX_COUNT}, got {spec.max_failures}",
+        ),
         (
             not 1 <= spec.wave_timeout_s <= MAX_SECONDS,
             f"wave_timeout_s: want 1 to {MAX_SECONDS}, got {spec.wave_timeout_s}",
         ),
-        (spec.guards.error_ratio < 0, "guards.error_ratio: want 0 or more"),
-        (spec.guards.p99_ratio < 0, "guards.p99_ratio: want 0 or more"),
+        *(
+            (not 0 <= value <= MAX_COUNT, f"guards.{name}: want 0 to {MAX_COUNT}, got {value}")
+            for name, value in msgspec.structs.asdict(spec.guards).items()
+        ),
         *(
             (not DEVICE_ID.fullmatch(device), f"devices: {device[:80]!r} is not a device's id")
             for device in spec.devices
         ),
         *((True, f"waves: {problem}") for wave in spec.waves if (problem := wave_problem(wave))),
+        *((True, f"waves: {problem}") for problem in _falling(spec.waves)),
     ]
     wrong = tuple(text for is_wrong, text in problems if is_wrong)
     if wrong:
@@ -111,6 +119,23 @@ def wave_problem(wave: str) -> str | None:
     if wave and all(DEVICE_ID.fullmatch(device) for device in _named(wave)):
         return None
     return f"{wave[:80]!r} is not a number, a share like 25%, or device ids joined by +"
+
+
+def _falling(waves: Sequence[str]) -> list[str]:
+    """Return what is wrong with the order of waves: they count from the first device on, so they rise.
+
+    >>> _falling(("1", "50%", "10%", "100%"))
+    ["'10%' takes no device after '50%': waves count from the first device on"]
+    """
+    problems: list[str] = []
+    for pattern in (_PERCENT, _COUNT):
+        sizes = [(float(wave.rstrip("%")), wave) for wave in waves if pattern.fullmatch(wave)]
+        problems += [
+            f"{wave!r} takes no device after {last!r}: waves count from the first device on"
+            for (last_size, last), (size, wave) in itertools.pairwise(sizes)
+            if size <= last_size
+        ]
+    return problems
 
 
 def split_waves(text: str) -> tuple[str, ...]:

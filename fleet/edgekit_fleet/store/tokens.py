@@ -18,7 +18,13 @@ from edgekit_fleet.store.database import Database
 
 Role = Literal["viewer", "operator", "publisher", "admin"]
 ROLES: tuple[Role, ...] = ("viewer", "operator", "publisher", "admin")
-"""In rising order: each role includes those before it."""
+_INCLUDED: dict[Role, frozenset[Role]] = {
+    "viewer": frozenset({"viewer"}),
+    "operator": frozenset({"viewer", "operator"}),
+    "publisher": frozenset({"viewer", "publisher"}),
+    "admin": frozenset(ROLES),
+}
+"""What each role may do: whoever says what exists does not decide where it runs, and the reverse."""
 
 _MIGRATIONS = [
     """
@@ -51,7 +57,7 @@ class Token:
 
     def may(self, role: Role) -> bool:
         """Say whether its role includes ``role``."""
-        return ROLES.index(self.role) >= ROLES.index(role)
+        return role in _INCLUDED[self.role]
 
 
 @dataclass(frozen=True)

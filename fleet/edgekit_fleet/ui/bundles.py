@@ -10,6 +10,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from edgekit_fleet.registry.repository import Published, Repository
 from edgekit_fleet.ui.guard import PageRoute
 from edgekit_fleet.ui.site import Pages, Viewer
+from edgekit_fleet.web.queries import Row, Text
 
 PAGE = 50
 HOLDERS = 200
@@ -18,7 +19,7 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 
 @router.get("/bundles", dependencies=[Viewer])
-def bundles(request: Request, site: Pages, model: str = "", before: int | None = None) -> Response:
+def bundles(request: Request, site: Pages, model: Text = "", before: Row = None) -> Response:
     """List published bundles, the newest first."""
     rows = site.parts.repository.bundles(model=model, before=before, limit=PAGE + 1)
     return site.page(

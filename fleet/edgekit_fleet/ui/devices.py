@@ -20,6 +20,8 @@ from edgekit_fleet.ui.guard import PageRoute
 from edgekit_fleet.ui.happenings import happening
 from edgekit_fleet.ui.recent import IDLE, Pace
 from edgekit_fleet.ui.site import Form, Operator, Pages, Site, Viewer
+from edgekit_fleet.web import queries
+from edgekit_fleet.web.queries import PageNumber, Text
 
 PAGE = 50
 MAX_ROWS = 100
@@ -68,11 +70,11 @@ def state_of(site: Site, row: Row) -> str:
 def devices(
     request: Request,
     site: Pages,
-    q: str = "",
-    state: str = "",
+    q: Text = "",
+    state: Text = "",
     sort: Sort = "id",
     down: bool = False,
-    page: int = 1,
+    page: PageNumber = 1,
 ) -> Response:
     """List the devices that match a filter."""
     listing = _listing(site, q, state, sort, down=down, page=page)
@@ -82,7 +84,7 @@ def devices(
 
 
 @router.get("/devices-rows", dependencies=[Viewer])
-def rows(request: Request, site: Pages, id: Annotated[list[str] | None, Query()] = None) -> Response:  # noqa: A002 - the URL's word
+def rows(request: Request, site: Pages, id: Annotated[list[Text] | None, Query()] = None) -> Response:  # noqa: A002 - the URL's word
     """Return the rows of some devices; an open list requests those that changed."""
     changed = site.overview.rows((id or [])[:MAX_ROWS])
     return site.page(request, "rows.html", lines=_lines(site, changed))
@@ -129,7 +131,7 @@ def _lines(site: Site, rows: list[Row]) -> list[Line]:
 
 @router.get("/devices/{device}", dependencies=[Viewer])
 def detail(
-    request: Request, site: Pages, device: str, span: str = "15m", before: int | None = None
+    request: Request, site: Pages, device: str, span: Text = "15m", before: queries.Row = None
 ) -> Response:
     """Show one device."""
     known = _known(site, device)
@@ -158,7 +160,7 @@ def detail(
 
 
 @router.get("/devices/{device}/series", dependencies=[Viewer])
-def series(site: Pages, device: str, span: str = "15m") -> Response:
+def series(site: Pages, device: str, span: Text = "15m") -> Response:
     """Return the data of a device's charts."""
     _known(site, device)
     span_ms = SPANS_S.get(span, 900) * 1000

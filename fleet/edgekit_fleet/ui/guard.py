@@ -28,7 +28,7 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_MAX_URL = 2000
+MAX_URL = 2000
 
 
 class SecurityHeaders:
@@ -107,7 +107,7 @@ def local_path(text: str) -> str:
     ('/devices?page=2', '/', '/')
     """
     is_local = text.startswith("/") and not text.startswith(("//", "/\\")) and text.isprintable()
-    return text if is_local and len(text) <= _MAX_URL else "/"
+    return text if is_local and len(text) <= MAX_URL else "/"
 
 
 def _to_sign_in(request: Request) -> Response:

@@ -17,6 +17,7 @@ from edgekit_fleet.rollout.records import Rollout
 from edgekit_fleet.rollout.standing import Outcome
 from edgekit_fleet.ui.guard import PageRoute
 from edgekit_fleet.ui.site import Form, Operator, Pages, Site, Viewer
+from edgekit_fleet.web.queries import PageNumber, Row, Text
 
 PAGE = 50
 DEVICES = 100
@@ -64,7 +65,7 @@ def progress_of_open(site: Site) -> list[Progress]:
 
 
 @router.get("/rollouts", dependencies=[Viewer])
-def rollouts(request: Request, site: Pages, before: int | None = None) -> Response:
+def rollouts(request: Request, site: Pages, before: Row = None) -> Response:
     """List rollouts, the newest first."""
     rows = site.parts.engine.store.page(before=before, limit=PAGE + 1)
     return site.page(
@@ -77,7 +78,7 @@ def rollouts(request: Request, site: Pages, before: int | None = None) -> Respon
 
 
 @router.get("/rollouts/new", dependencies=[Operator])
-def new(request: Request, site: Pages, model: str = "", version: str = "") -> Response:
+def new(request: Request, site: Pages, model: Text = "", version: Text = "") -> Response:
     """Show the form for a new rollout."""
     chosen = f"{model}@{version}" if model else ""
     return _form_page(request, site, {"bundle": chosen})
@@ -141,7 +142,7 @@ def _numbers(form: dict[str, str], kinds: dict[str, type]) -> dict[str, Any]:
 
 
 @router.get("/rollouts/{rollout}", dependencies=[Viewer])
-def show(request: Request, site: Pages, rollout: str, page: int = 1) -> Response:
+def show(request: Request, site: Pages, rollout: str, page: PageNumber = 1) -> Response:
     """Show one rollout."""
     known = _known(site, rollout)
     document = detail(site.parts.engine, known)

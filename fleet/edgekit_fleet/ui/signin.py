@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import PlainTextResponse, RedirectResponse
 from pydantic import BaseModel
 
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.sessions import SESSION_MS, Sessions
 from edgekit_fleet.store.tokens import Tokens
-from edgekit_fleet.ui.guard import PageRoute, local_path
+from edgekit_fleet.ui.guard import MAX_URL, PageRoute, local_path
 from edgekit_fleet.ui.site import Form, Pages, Site
 from edgekit_fleet.web.auth import authorize, bearer
+from edgekit_fleet.web.queries import Text
 
 _FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 
@@ -47,14 +50,19 @@ def login_link(request: Request, site: Pages) -> LoginLink:
 
 
 @router.get("/login")
-def show(request: Request, site: Pages, code: str = "", next: str = "/") -> Response:  # noqa: A002 - the URL's word
+def show(
+    request: Request,
+    site: Pages,
+    code: Text = "",
+    back: Annotated[str, Query(alias="next", max_length=MAX_URL)] = "/",
+) -> Response:
     """Show the login form, or redeem a one-time code.
 
     After a link from another site a redirect would lose the cookie, because the cookie is strict. The page
     that says "signed in" therefore redirects by itself.
     """
     if not code or request.method == "HEAD":  # a preview of the link must not use it up
-        return site.page(request, "login.html", back=local_path(next), problem="")
+        return site.page(request, "login.html", back=local_path(back), problem="")
     token = site.sessions.redeem(code, unix_ms())
     if token is None:
         problem = "This link was used already, or is older than 15 minutes."

@@ -29,11 +29,9 @@ from edgekit_fleet.ui.assets import HOW_TO_FETCH, Assets
 from edgekit_fleet.ui.guard import SignInNeededError
 from edgekit_fleet.ui.judging import Judge
 from edgekit_fleet.ui.recent import FRESH_MS, Recent
-from edgekit_fleet.web.bodies import read_body
 from edgekit_fleet.web.bus import Bus
 from edgekit_fleet.web.health import Health
 
-MAX_FORM_BYTES = 64 << 10
 COOKIE = "edgekit_session"
 
 
@@ -124,7 +122,7 @@ def signed_in(role: Role) -> Callable[..., Token]:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    body = await read_body(request, MAX_FORM_BYTES)
+    body = await request.body()
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=100))
     except ValueError as cause:

@@ -26,8 +26,8 @@ def tokens_of(request: Request) -> Tokens:
 AllTokens = Annotated[Tokens, Depends(tokens_of)]
 
 
-def authorize(tokens: Tokens, text: str | None, role: Role) -> Token:
-    """Return the token with this text, if its role includes ``role``.
+def authorize(tokens: Tokens, text: str | None, *roles: Role) -> Token:
+    """Return the token with this text, if its role includes one of ``roles``.
 
     Raises:
         HTTPException: It is not a valid token (401), or its role is not sufficient (403).
@@ -35,19 +35,20 @@ def authorize(tokens: Tokens, text: str | None, role: Role) -> Token:
     token = tokens.check(text, unix_ms()) if text else None
     if token is None:
         raise HTTPException(401, "A valid bearer token is needed")
-    if not token.may(role):
-        raise HTTPException(403, f"This needs the role '{role}', the token has '{token.role}'")
+    if not any(token.may(role) for role in roles):
+        wanted = " or ".join(f"'{role}'" for role in roles)
+        raise HTTPException(403, f"This needs the role {wanted}, the token has '{token.role}'")
     return token
 
 
-def requires(role: Role) -> Callable[..., Token]:
-    """Return a dependency that rejects requests whose token does not have a role."""
+def requires(*roles: Role) -> Callable[..., Token]:
+    """Return a dependency that rejects requests whose token has none of these roles."""
 
     def check(
         tokens: AllTokens,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
     ) -> Token:
-        return authorize(tokens, credentials.credentials if credentials else None, role)
+        return authorize(tokens, credentials.credentials if credentials else None, *roles)
 
     return check
 
@@ -61,4 +62,5 @@ def bearer(request: Request) -> str | None:
 Viewer = Depends(requires("viewer"))
 Operator = Depends(requires("operator"))
 Publisher = Depends(requires("publisher"))
+OperatorOrPublisher = Depends(requires("operator", "publisher"))
 Admin = Depends(requires("admin"))

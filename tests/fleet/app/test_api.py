@@ -14,6 +14,14 @@ from edgekit_fleet.app import access, devices, enrolment, watching
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.tokens import ROLES
 
+# which roles include a role
+HOLDERS = {
+    "viewer": set(ROLES),
+    "operator": {"operator", "admin"},
+    "publisher": {"publisher", "admin"},
+    "admin": {"admin"},
+}
+
 # method, path below /api/v1, body, least role
 ROUTES = [
     ("GET", "devices", None, "viewer"),
@@ -58,7 +66,7 @@ def test_each_route_asks_for_its_role(fleet, tokens, method, path, body, least):
     is_problem(ask(None), 401)
     is_problem(ask("ekt.no.token"), 401)
     for role in ROLES:
-        if ROLES.index(role) < ROLES.index(least):
+        if role not in HOLDERS[least]:
             assert least in is_problem(ask(tokens[role]), 403)["title"]
         else:
             assert ask(tokens[role]).status_code in (200, 201, 404)
