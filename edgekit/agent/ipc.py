@@ -19,6 +19,7 @@ from edgekit.core.wire import Alert, EventRecord
 
 MAX_FRAME_BYTES = 2 << 20
 MAX_PENDING_BYTES = 8 << 20
+MAX_LABELS = 64
 _LENGTH = struct.Struct(">I")
 _READ_BYTES = 64 << 10
 
@@ -96,6 +97,12 @@ class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
     advanced: bool = True
     inferring: bool = False
     """An inference was under way: where nothing advances, the runtime hangs and not the source."""
+
+
+def add_label(labels: dict[str, int], label: str, number: int = 1) -> None:
+    """Count items of a label; the first ``MAX_LABELS`` of a period by name, the others under ``"*"``."""
+    key = label if label in labels or len(labels) < MAX_LABELS else "*"
+    labels[key] = labels.get(key, 0) + number
 
 
 class EventOut(msgspec.Struct, frozen=True, tag="event", kw_only=True):

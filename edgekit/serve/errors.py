@@ -31,8 +31,7 @@ def as_http(error: EdgekitError) -> HttpError:
     """
     statuses = ((TensorError, 400), (AcceleratorLostError, 503), (ConfigError, 501))
     status = next((status for kind, status in statuses if isinstance(error, kind)), 500)
-    message = "; ".join((error.message, *error.reasons))
-    return HttpError(status, f"{message} (fix: {error.hint})" if error.hint else message)
+    return HttpError(status, error.one_line())
 
 
 def error_body(message: str) -> bytes:

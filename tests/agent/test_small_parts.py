@@ -22,7 +22,7 @@ from edgekit.agent.reactor import Reactor
 from edgekit.agent.supervisor.commands import REMEMBERED, CommandDesk, text_argument
 from edgekit.agent.supervisor.egress import ALERT_EVERY_S, MAX_ALERT_KEYS, Egress
 from edgekit.agent.supervisor.fleet import load_enrolment
-from edgekit.agent.supervisor.metrics import StatsSum
+from edgekit.agent.supervisor.metrics import Totals
 from edgekit.agent.supervisor.prepare import prepare
 from edgekit.agent.supervisor.restarts import Restarts, Verdict
 from edgekit.agent.supervisor.worker_process import WorkerProcess, rss_mb
@@ -241,8 +241,7 @@ def running(**changes):
 
 
 def test_a_trial_of_several_pipelines_is_judged_by_all_their_frames():
-    total = StatsSum()
-    total.crashes = 2
+    total = Totals()
     for frames, errors in ((10, 1), (20, 0), (0, 4)):
         sketch = Histogram()
         sketch.add(5.0, frames)
@@ -250,10 +249,10 @@ def test_a_trial_of_several_pipelines_is_judged_by_all_their_frames():
         total.add(
             Progress(period_s=1, frames=frames, errors=errors, items=frames, infer_ms=wire, running=running())
         )
-    stats = total.stats()
+    stats = total.trial_stats(crashes=2)
     assert (stats.frames, stats.errors, stats.predictions, stats.crashes) == (35, 5, 30, 2)
     assert Histogram.from_wire(stats.infer_ms).count == 30
-    assert StatsSum().stats().infer_ms is None
+    assert Totals().trial_stats().infer_ms is None
 
 
 # -- jobs

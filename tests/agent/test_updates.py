@@ -62,8 +62,8 @@ class Device:
             FlooredClock(folder / "c"),
             self,
             limits,
+            [self.pipeline],
         )
-        self.updates.use([self.pipeline])
         self.reactor.every(0.1, self._tick)
         self.updates.resume()
 
@@ -144,27 +144,12 @@ class Device:
     def changed(self):
         pass
 
-    def settled(self, pipeline):
-        self.updates.settled()
-
-    def swap_failed(self, pipeline, reason):
-        self.updates.swap_failed(reason)
-
-    def refused(self, pipeline, reason):
-        self.updates.refused(reason)
-
-    def crashed(self, pipeline, reason):
-        self.updates.crashed(reason)
-
-    def gave_up(self, pipeline, reason):
-        self.updates.gave_up(reason)
+    def happened(self, pipeline, what, reason=""):
+        self.updates.happened(what, reason)
 
     def progressed(self, pipeline, progress):
         self.seconds.append(progress)
         self.updates.progressed(progress)
-
-    def failed_over(self, pipeline, message):
-        self.updates.failed_over(message.lost, message.reason)
 
     def record(self, pipeline, record):
         pass

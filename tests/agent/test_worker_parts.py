@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edgekit.agent.ipc import Running
-from edgekit.agent.worker.bundle_counters import MAX_LABELS, BundleCounters, TallyMarks, thumbnail
+from edgekit.agent.ipc import MAX_LABELS, Running
+from edgekit.agent.worker.bundle_counters import BundleCounters, TallyMarks, thumbnail
 from edgekit.agent.worker.ledger_relay import LedgerRelay
 from edgekit.core.errors import LinkError
 from edgekit.core.sketch import Histogram

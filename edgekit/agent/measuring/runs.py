@@ -271,7 +271,7 @@ class Measuring:
 
     def _fail(self, error: EdgekitError) -> None:
         self._end_child()
-        reason = "; ".join((error.message, *error.reasons))[:2000]
+        reason = error.one_line()[:2000]
         logger.warning("a measurement failed: %s", reason)
         self._end(self._record("failed", error.code, reason))
 

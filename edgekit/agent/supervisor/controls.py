@@ -83,7 +83,7 @@ class Controls:
         updates = self._model(text_argument(args, "model"))
         version = text_argument(args, "version")
         updates.retry(version)
-        self._parts.want_now()
+        self._parts.want(is_new=True)
         return f"{updates.model}: {version or 'every rejected version'} may be tried again"
 
     def _model(self, name: str) -> ModelUpdates:

@@ -73,7 +73,7 @@ class Egress:
 
     def failure(self, error: EdgekitError, pipeline: str = "") -> None:
         """Alert an operator of an error with all its reasons, such as the file or field at fault."""
-        self.alert("error", error.code, "; ".join((error.message, *error.reasons)), pipeline)
+        self.alert("error", error.code, error.one_line(), pipeline)
 
     def sent(self, body: bytes, records: Sequence[bytes]) -> None:
         """Enter what the link sends in the ledger; called on the link's thread."""

@@ -1,28 +1,27 @@
-"""Sums the workers' progress messages into one metric report per pipeline, version and variant."""
+"""Sums the workers' progress messages: for metric reports, and to judge a trial."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from edgekit.agent.ipc import Progress, Running
+from edgekit.agent.ipc import Progress, Running, add_label
 from edgekit.core.ports import Clock
-from edgekit.core.sketch import Histogram
+from edgekit.core.sketch import Histogram, Sketch
 from edgekit.core.wire import MetricReport
 from edgekit.update.guards import TrialStats
 
-MAX_LABELS = 64
 MAX_BOOKS = 128
+_RUNNING = ("model", "version", "variant", "backend", "accelerator")
 
 
-class Book:
-    """Totals of one pipeline on one variant in one period."""
+class Totals:
+    """Sums of progress messages."""
 
-    def __init__(self, running: Running) -> None:
-        self.running = running
+    def __init__(self) -> None:
         self.period_s = 0.0
         self.counts: dict[str, Any] = dict.fromkeys(("frames", "dropped", "errors", "events", "failovers"), 0)
-        self.total = 0
+        self.items = 0
         self.labels: dict[str, int] = {}
         self.infer, self.latency = Histogram(), Histogram()
 
@@ -31,96 +30,72 @@ class Book:
         self.period_s += progress.period_s
         for key in self.counts:
             self.counts[key] += getattr(progress, key)
-        self.total += progress.items
+        self.items += progress.items
         for label, number in progress.labels.items():
-            known = label in self.labels or len(self.labels) < MAX_LABELS
-            self.labels[label if known else "*"] = self.labels.get(label if known else "*", 0) + number
+            add_label(self.labels, label, number)
         for histogram, sketch in ((self.infer, progress.infer_ms), (self.latency, progress.latency_ms)):
             if sketch is not None:
                 histogram.merge(Histogram.from_wire(sketch))
 
+    def trial_stats(self, crashes: int = 0) -> TrialStats:
+        """Return the totals as the guards of a trial need them."""
+        errors = self.counts["errors"]
+        return TrialStats(
+            frames=self.counts["frames"] + errors,
+            errors=errors,
+            crashes=crashes,
+            predictions=self.items,
+            infer_ms=_sketch(self.infer),
+        )
+
+
+def _sketch(histogram: Histogram) -> Sketch | None:
+    return histogram.to_wire() if histogram.count else None
+
+
+def stats_of(seconds: Iterable[Progress]) -> TrialStats | None:
+    """Return the totals of some progress messages, or None if they contain no frame."""
+    totals = Totals()
+    for progress in seconds:
+        totals.add(progress)
+    stats = totals.trial_stats()
+    return stats if stats.frames else None
+
 
 class Books:
-    """Totals of every pipeline; ``close`` returns them as reports and starts a new period.
+    """Totals of each pipeline and variant; ``close`` returns them as reports and starts a new period.
 
     Beyond ``MAX_BOOKS`` variants in one period, progress is only counted, in ``refused``.
     """
 
     def __init__(self) -> None:
-        self._books: dict[tuple[str, str, str], Book] = {}
+        self._books: dict[tuple[str, str, str], tuple[Running, Totals]] = {}
         self.refused = 0
 
     def add(self, pipeline: str, progress: Progress) -> None:
         """Add one progress message of a pipeline."""
         key = (pipeline, progress.running.digest, progress.running.variant)
-        book = self._books.get(key)
-        if book is None:
-            if len(self._books) >= MAX_BOOKS:
-                self.refused += 1
-                return
-            book = self._books[key] = Book(progress.running)
-        book.add(progress)
+        if key not in self._books and len(self._books) >= MAX_BOOKS:
+            self.refused += 1
+            return
+        self._books.setdefault(key, (progress.running, Totals()))[1].add(progress)
 
     def close(self, clock: Clock, sensors: Mapping[str, float]) -> list[MetricReport]:
         """Return one report per variant, and start a new period."""
         books, self._books = self._books, {}
-        stamp = {"mono_ns": clock.monotonic_ns(), "unix_ms": clock.unix_ms()}
-        return [_report(key[0], book, stamp, sensors) for key, book in books.items()]
-
-
-def _report(
-    pipeline: str, book: Book, stamp: Mapping[str, Any], sensors: Mapping[str, float]
-) -> MetricReport:
-    running = book.running
-    return MetricReport(
-        **stamp,
-        pipeline=pipeline,
-        model=running.model,
-        version=running.version,
-        variant=running.variant,
-        backend=running.backend,
-        accelerator=running.accelerator,
-        period_s=round(book.period_s, 3),
-        **book.counts,
-        infer_ms=book.infer.to_wire() if book.infer.count else None,
-        latency_ms=book.latency.to_wire() if book.latency.count else None,
-        labels=book.labels,
-        total=book.total,
-        sensors=dict(sensors),
-    )
-
-
-class StatsSum:
-    """Totals of one version over all its pipelines, as the rollout guards need them."""
-
-    def __init__(self) -> None:
-        self._frames = self._errors = self._items = 0
-        self._infer = Histogram()
-        self.crashes = 0
-
-    def add(self, progress: Progress) -> None:
-        """Add one progress message."""
-        self._frames += progress.frames + progress.errors
-        self._errors += progress.errors
-        self._items += progress.items
-        if progress.infer_ms is not None:
-            self._infer.merge(Histogram.from_wire(progress.infer_ms))
-
-    def stats(self) -> TrialStats:
-        """Return the totals."""
-        return TrialStats(
-            frames=self._frames,
-            errors=self._errors,
-            crashes=self.crashes,
-            predictions=self._items,
-            infer_ms=self._infer.to_wire() if self._infer.count else None,
-        )
-
-
-def stats_of(seconds: Iterable[Progress]) -> TrialStats | None:
-    """Return the totals of some progress messages, or None if they contain no frame."""
-    total = StatsSum()
-    for progress in seconds:
-        total.add(progress)
-    stats = total.stats()
-    return stats if stats.frames else None
+        stamp: dict[str, Any] = {"mono_ns": clock.monotonic_ns(), "unix_ms": clock.unix_ms()}
+        return [
+            MetricReport(
+                **stamp,
+                pipeline=pipeline,
+                **{name: getattr(running, name) for name in _RUNNING},
+                period_s=round(totals.period_s, 3),
+                **totals.counts,
+                infer_ms=_sketch(totals.infer),
+                latency_ms=_sketch(totals.latency),
+                labels=totals.labels,
+                total=totals.items,
+                sensors=dict(sensors),
+            )
+            for (pipeline, _, _), (running, totals) in books.items()
+        ]

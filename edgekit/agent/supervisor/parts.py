@@ -32,8 +32,8 @@ class Parts(Protocol):
     def changed(self) -> None:
         """Schedule one report of the state for all changes until then."""
 
-    def want_now(self) -> None:
-        """Start the updates that the desired state asks for, without waiting for a retry timer."""
+    def want(self, *, is_new: bool) -> None:
+        """Start the updates that the desired state asks for; ``is_new`` ones wait for no retry timer."""
 
     def refresh(self) -> Reported:
         """Return the current state to report."""

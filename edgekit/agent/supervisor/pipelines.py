@@ -52,29 +52,19 @@ NATIVE_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signa
 """Signals of a runtime that broke; SIGKILL comes from people and from a machine without memory."""
 
 
+Happening = Literal["settled", "swap_failed", "refused", "failed_over", "crashed", "gave_up"]
+"""The worker runs the target bundle; could not load it and still runs another; does not fit it, and is not
+restarted; lost an accelerator, and runs another variant; ended, and is restarted; ended too often."""
+
+
 class Observer(Protocol):
     """Receives a pipeline's events; each call must return at once."""
 
-    def settled(self, pipeline: Pipeline) -> None:
-        """The worker runs the target bundle."""
-
-    def swap_failed(self, pipeline: Pipeline, reason: str) -> None:
-        """The worker could not load the target bundle and still runs another."""
-
-    def refused(self, pipeline: Pipeline, reason: str) -> None:
-        """The configuration does not fit the bundle; the worker is not restarted for it."""
-
-    def crashed(self, pipeline: Pipeline, reason: str) -> None:
-        """The worker ended unexpectedly; it is restarted after this returns."""
-
-    def gave_up(self, pipeline: Pipeline, reason: str) -> None:
-        """The worker crashed too often on this bundle."""
+    def happened(self, pipeline: Pipeline, what: Happening, reason: str = "") -> None:
+        """An event that concerns the update of the pipeline's model."""
 
     def progressed(self, pipeline: Pipeline, progress: Progress) -> None:
         """A progress message came."""
-
-    def failed_over(self, pipeline: Pipeline, message: FailedOver) -> None:
-        """An accelerator was lost, and another variant runs."""
 
     def record(self, pipeline: Pipeline, record: Record) -> None:
         """The worker sent a record for the fleet."""
@@ -172,7 +162,7 @@ class Pipeline:
     def run_on(self, target: Path | None, purpose: Purpose = "switch") -> None:
         """Have the worker run a bundle, by a swap if it runs, else by starting it.
 
-        The observer's ``settled`` is called when it does, at once if it already does.
+        The observer hears ``settled`` when it does, at once if it already does.
         """
         if target != self._target:
             self._restarts.forget()
@@ -274,7 +264,8 @@ class Pipeline:
         if self._process is None:
             self._start_after(self._restarts.delay_s)
         elif self.state == "running" and self._actual == self._target:
-            self._observer.settled(self)
+            self._observer.changed()
+            self._observer.happened(self, "settled")
         elif self.state == "running" and self._pending is None:
             self._swap()
 
@@ -361,7 +352,9 @@ class Pipeline:
         elif isinstance(message, FailedOver):
             self._exclusions.add(message.lost, message.reason, self._reactor.now_s())
             self._adopt(message.running)
-            self._observer.failed_over(self, message)
+            lost = f"variant {message.lost} lost its accelerator, {message.running.variant} runs"
+            self._observer.alert("warning", "agent.failed_over", f"{lost}: {message.reason}", self.name)
+            self._observer.happened(self, "failed_over", f"{lost}: {message.reason}")
         elif isinstance(message, Returned):
             self._exclusions.returned(message.running.variant)
             self._adopt(message.running)
@@ -420,7 +413,8 @@ class Pipeline:
         if self.running is not None:
             self._suspect = (self.running.variant, self.running.left)
         if pending is not None and pending[1] == self._target:
-            self._observer.swap_failed(self, message.reason)
+            logger.warning("a swap failed: %s", message.reason, extra={"pipeline": self.name})
+            self._observer.happened(self, "swap_failed", message.reason)
         else:
             self._reconcile()
 
@@ -463,7 +457,7 @@ class Pipeline:
         if isinstance(self._end, Fatal) and self._end.code == ConfigError.code:
             self.state = "failed"  # the same configuration would fail again
             self._observer.alert("error", self._end.code, reason, self.name)
-            self._observer.refused(self, reason)
+            self._observer.happened(self, "refused", reason)
             self._observer.changed()
             return
         if self._is_suspect_guilty and self._exclude_suspect(reason):
@@ -473,9 +467,9 @@ class Pipeline:
         self.state = "failed" if verdict is Verdict.GIVE_UP else "starting"
         logger.error("the worker of %s ended: %s", self.name, reason)
         self._observer.alert("error", "agent.worker_ended", reason, self.name)
-        self._observer.crashed(self, reason)
+        self._observer.happened(self, "crashed", reason)
         if verdict is Verdict.GIVE_UP:
-            self._observer.gave_up(self, reason)
+            self._observer.happened(self, "gave_up", reason)
         self._observer.changed()
         self._start_after(self._restarts.delay_s)
 
@@ -492,7 +486,7 @@ class Pipeline:
         self.state, self.message = "starting", f"variant {variant} is excluded: {reason}"
         logger.error("the worker of %s ended, variant %s is excluded: %s", self.name, variant, reason)
         self._observer.alert("error", "agent.variant_excluded", self.message, self.name)
-        self._observer.crashed(self, reason)
+        self._observer.happened(self, "crashed", reason)
         self._observer.changed()
         self._start_after(0.0)
         return True

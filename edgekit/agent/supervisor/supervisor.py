@@ -11,7 +11,7 @@ from typing import Literal
 
 from edgekit.agent.children import MeasuringChild, Survey, measure
 from edgekit.agent.config import AgentConfig, Environment, worker_environment
-from edgekit.agent.ipc import FailedOver, LedgerOut, Progress
+from edgekit.agent.ipc import LedgerOut, Progress
 from edgekit.agent.jobs import Jobs
 from edgekit.agent.measuring.runs import Measuring
 from edgekit.agent.reactor import Reactor
@@ -22,7 +22,7 @@ from edgekit.agent.supervisor.egress import Egress
 from edgekit.agent.supervisor.fleet import FleetSide
 from edgekit.agent.supervisor.measuring_host import MeasuringHost
 from edgekit.agent.supervisor.metrics import Books
-from edgekit.agent.supervisor.pipelines import Pipeline
+from edgekit.agent.supervisor.pipelines import Happening, Pipeline
 from edgekit.agent.supervisor.prepare import prepare
 from edgekit.agent.supervisor.updates import ModelUpdates
 from edgekit.base.clock import FlooredClock
@@ -96,19 +96,21 @@ class Supervisor:
         ]
 
     def _make_models(self) -> dict[str, ModelUpdates]:
-        models: dict[str, ModelUpdates] = {}
-        for name in dict.fromkeys(plan.managed for plan in self.config.pipelines if plan.managed):
-            updates = models[name] = ModelUpdates(
+        folder, limits = self.config.state / "update", self.config.limits
+        names = dict.fromkeys(plan.managed for plan in self.config.pipelines if plan.managed)
+        return {
+            name: ModelUpdates(
                 name,
                 self.slots,
-                self.config.state / "update",
+                folder,
                 self.reactor,
                 self.clock,
                 self,
-                self.config.limits,
+                limits,
+                [pipeline for pipeline in self.pipelines if pipeline.plan.managed == name],
             )
-            updates.use([pipeline for pipeline in self.pipelines if pipeline.plan.managed == name])
-        return models
+            for name in names
+        }
 
     # -- life
 
@@ -134,7 +136,7 @@ class Supervisor:
         every(intervals.metrics_s, self._send_metrics)
         every(intervals.sensors_s, self._read_sensors)
         every(intervals.reported_s, self.changed)
-        every(WANT_EVERY_S, self._want_again)
+        every(WANT_EVERY_S, lambda: self.want(is_new=False))
         every(CLOCK_KEEP_S, self._keep_clock)
 
     def _prepare(self) -> Survey:
@@ -156,7 +158,7 @@ class Supervisor:
                 pipeline.run_on(pipeline.plan.pinned)
         for updates in self.models.values():
             updates.resume()
-        self._want_again()
+        self.want(is_new=False)
 
     def _surveyed(self, outcome: Survey | EdgekitError) -> None:
         if isinstance(outcome, Survey):
@@ -233,7 +235,7 @@ class Supervisor:
         for name in desired.models:
             if name not in self.models:
                 self._not_managed(name, desired)
-        self._want(is_new=True)
+        self.want(is_new=True)
         self.changed()
 
     def _not_managed(self, name: str, desired: Desired) -> None:
@@ -251,14 +253,8 @@ class Supervisor:
             )
         )
 
-    def want_now(self) -> None:
-        """Start the updates that the desired state asks for, without waiting for a retry timer."""
-        self._want(is_new=True)
-
-    def _want_again(self) -> None:
-        self._want(is_new=False)
-
-    def _want(self, *, is_new: bool) -> None:
+    def want(self, *, is_new: bool) -> None:
+        """Start the updates that the desired state asks for; ``is_new`` ones wait for no retry timer."""
         desired = self.fleet.desired
         if desired is None or self.fleet.survey is None or self._is_stopping:
             return
@@ -297,36 +293,15 @@ class Supervisor:
 
     # -- events of pipelines
 
-    def settled(self, pipeline: Pipeline) -> None:
-        """The worker runs the target bundle."""
-        self.changed()
-        if (updates := self.models.get(pipeline.plan.managed)) is not None:
-            updates.settled()
-
-    def swap_failed(self, pipeline: Pipeline, reason: str) -> None:
-        """The worker could not load the target bundle."""
-        logger.warning("a swap failed: %s", reason, extra={"pipeline": pipeline.name})
-        if (updates := self.models.get(pipeline.plan.managed)) is not None:
-            updates.swap_failed(reason)
-
-    def refused(self, pipeline: Pipeline, reason: str) -> None:
-        """The configuration does not fit the bundle."""
-        if (updates := self.models.get(pipeline.plan.managed)) is not None:
-            updates.refused(reason)
-
-    def crashed(self, pipeline: Pipeline, reason: str) -> None:
-        """The worker ended unexpectedly."""
-        if (updates := self.models.get(pipeline.plan.managed)) is not None:
-            updates.crashed(reason)
-
-    def gave_up(self, pipeline: Pipeline, reason: str) -> None:
-        """It crashed too often: return to the previous version if there is one."""
+    def happened(self, pipeline: Pipeline, what: Happening, reason: str = "") -> None:
+        """An event for the update of the pipeline's model; alert an operator if a pipeline was given up."""
         updates = self.models.get(pipeline.plan.managed)
-        if updates is not None and updates.gave_up(reason):
+        falls_back = updates is not None and updates.happened(what, reason)
+        if falls_back:
             self.alert(
                 "error", "agent.fell_back", f"went back to the previous version: {reason}", pipeline.name
             )
-        else:
+        elif what == "gave_up":
             self.alert("error", "agent.pipeline_failed", reason, pipeline.name)
 
     def progressed(self, pipeline: Pipeline, progress: Progress) -> None:
@@ -334,15 +309,6 @@ class Supervisor:
         self.books.add(pipeline.name, progress)
         if (updates := self.models.get(pipeline.plan.managed)) is not None:
             updates.progressed(progress)
-
-    def failed_over(self, pipeline: Pipeline, message: FailedOver) -> None:
-        """An accelerator was lost, and another variant runs."""
-        text = (
-            f"variant {message.lost} lost its accelerator, {message.running.variant} runs: {message.reason}"
-        )
-        self.alert("warning", "agent.failed_over", text, pipeline.name)
-        if (updates := self.models.get(pipeline.plan.managed)) is not None:
-            updates.failed_over(message.lost, message.reason)
 
     def record(self, pipeline: Pipeline, record: Record) -> None:
         """The worker sent a record for the fleet."""

@@ -7,13 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-import msgspec
-
 from edgekit.agent.config import LimitsTable
 from edgekit.agent.ipc import Progress, Purpose
 from edgekit.agent.reactor import Reactor
-from edgekit.agent.supervisor.metrics import StatsSum, stats_of
-from edgekit.agent.supervisor.pipelines import Pipeline
+from edgekit.agent.supervisor.metrics import Totals, stats_of
+from edgekit.agent.supervisor.pipelines import Happening, Pipeline
 from edgekit.core.errors import (
     BundleError,
     EdgekitError,
@@ -76,16 +74,13 @@ class Trial:
         self.baseline, self.guards, self.soak_s = baseline, guards, soak_s
         self.begun_s = now_s
         self.live_s: float | None = None
-        self.observed = StatsSum()
+        self.observed = Totals()
+        self.crashes = 0
 
     def measured(self) -> dict[str, float]:
         """Return the totals to report for a trial that its guards did not end."""
-        stats = self.observed.stats()
-        return {
-            "frames": float(stats.frames),
-            "errors": float(stats.errors),
-            "crashes": float(stats.crashes),
-        }
+        stats = self.observed.trial_stats(self.crashes)
+        return {name: float(getattr(stats, name)) for name in ("frames", "errors", "crashes")}
 
 
 class ModelUpdates:
@@ -106,9 +101,9 @@ class ModelUpdates:
         clock: Clock,
         host: Host,
         limits: LimitsTable,
+        pipelines: Sequence[Pipeline],
     ) -> None:
-        self.model = model
-        self.pipelines: list[Pipeline] = []
+        self.model, self.pipelines = model, pipelines
         self._slots, self._reactor, self._clock, self._host = slots, reactor, clock, host
         self._path = folder / f"{model}.json"
         self._trial_crashes = limits.trial_crashes
@@ -119,10 +114,6 @@ class ModelUpdates:
         self._postponed = 0
         self._next_try_s = 0.0
         self._driver = UpdateDriver(model, self._path, self, clock)
-
-    def use(self, pipelines: Sequence[Pipeline]) -> None:
-        """Set the pipelines that run this model."""
-        self.pipelines = list(pipelines)
 
     def resume(self) -> None:
         """Run the active version, and resume an update that a restart of this process interrupted."""
@@ -238,7 +229,7 @@ class ModelUpdates:
             return
         logger.warning("update of %s: %s", self.model, error)
         self._tries = (job.serial, self._tries[1] + 1 if self._tries[0] == job.serial else 1)
-        reason = f"{error.code}: " + "; ".join((error.message, *error.reasons))[:1000]
+        reason = f"{error.code}: {error.one_line()}"[:1000]
         # Old or expired metadata is the fleet's fault and says nothing about the version.
         may_pass = error.retryable or isinstance(error, (ExpiredError, RollbackAttackError))
         self._handle(Event.RETRY if may_pass else Event.REJECTED, reason, serial=job.serial)
@@ -319,51 +310,46 @@ class ModelUpdates:
 
     # -- events of pipelines
 
-    def settled(self) -> None:
+    def happened(self, what: Happening, reason: str) -> bool:
+        """Act on an event of a pipeline; return whether another version takes over from a crashing one."""
+        trial = self._trial
+        if what == "gave_up":
+            return trial is None and self._fall_back(reason)
+        if what == "settled":
+            self._settled()
+        elif what == "crashed":
+            self._crashed(reason)
+        elif trial is not None:  # the new version may be the cause
+            self._fail(reason)
+        elif what == "swap_failed":
+            for pipeline in self.pipelines:
+                if not pipeline.is_settled:
+                    pipeline.restart()
+        return False
+
+    def _settled(self) -> None:
         """Start the soak time once every worker runs the version on trial."""
         trial = self._trial
         if trial is not None and trial.live_s is None and all(p.is_settled for p in self.pipelines):
             trial.live_s = self._reactor.now_s()
 
-    def swap_failed(self, reason: str) -> None:
-        """Fail a trial whose bundle could not be loaded; otherwise restart the worker on its target."""
-        if self._trial is not None:
-            self._fail(reason)
-            return
-        for pipeline in self.pipelines:
-            if not pipeline.is_settled:
-                pipeline.restart()
-
-    def refused(self, reason: str) -> None:
-        """Fail a trial whose bundle does not fit a pipeline's configuration (no such label to redact)."""
-        if self._trial is not None:
-            self._fail(reason)
-
-    def crashed(self, reason: str) -> None:
+    def _crashed(self, reason: str) -> None:
         """Count a crash against a version on trial."""
         trial = self._trial
         if trial is None:
             return
         trial.live_s = None
-        trial.observed.crashes += 1
-        if trial.observed.crashes >= self._trial_crashes:
-            self._fail(f"the worker crashed {trial.observed.crashes} times: {reason}")
+        trial.crashes += 1
+        if trial.crashes >= self._trial_crashes:
+            self._fail(f"the worker crashed {trial.crashes} times: {reason}")
 
-    def gave_up(self, reason: str) -> bool:
-        """Revert an active version that keeps crashing; return whether another version takes over."""
-        if self._trial is not None:
-            return False
+    def _fall_back(self, reason: str) -> bool:
         try:
             self.revert(f"crashed too often: {reason}")
         except EdgekitError as error:
             logger.warning("no other version takes over: %s", error)
             return False
         return True
-
-    def failed_over(self, lost: str, reason: str) -> None:
-        """Fail a trial during which an accelerator was lost; the version may be the cause."""
-        if self._trial is not None:
-            self._fail(f"variant {lost} lost its accelerator during the trial: {reason}")
 
     def progressed(self, progress: Progress) -> None:
         """Add a progress message of the version on trial."""
@@ -383,8 +369,7 @@ class ModelUpdates:
             return
         elapsed_s = now_s - trial.live_s
         # a crash may have another cause, so crashes are judged in crashed(), against a limit
-        stats = msgspec.structs.replace(trial.observed.stats(), crashes=0)
-        verdict = judge(stats, trial.baseline, trial.guards, elapsed_s, trial.soak_s)
+        verdict = judge(trial.observed.trial_stats(), trial.baseline, trial.guards, elapsed_s, trial.soak_s)
         if verdict.action == "commit":
             self._handle(Event.COMMITTED, verdict.reason, verdict.measured)
         elif verdict.action == "roll_back":

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from edgekit.agent.ipc import EventOut, Progress, Running
+from edgekit.agent.ipc import EventOut, Progress, Running, add_label
 from edgekit.core.ports import Result
 from edgekit.core.sketch import Histogram
 from edgekit.core.spec import Item
@@ -16,8 +16,6 @@ from edgekit.pipeline.pre import vision
 from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.stats import Tally
 
-MAX_LABELS = 64
-"""Labels counted by name in one period; the rest stand under ``"*"``."""
 _ITEM_FIELDS = sorted(set(Item.__struct_fields__) & set(EventRecord.__struct_fields__) - {"label", "score"})
 _IMAGE_SIDE_PX = 320
 _IMAGE_QUALITY = 80
@@ -51,11 +49,8 @@ class BundleCounters:
             self.infer.add(result.stage_ms["infer"])
             self.latency.add(result.stage_ms["latency"])
             for item in result.prediction.items:
-                if not item.label:
-                    continue
-                known = item.label in self.labels or len(self.labels) < MAX_LABELS
-                label = item.label if known else "*"
-                self.labels[label] = self.labels.get(label, 0) + 1
+                if item.label:
+                    add_label(self.labels, item.label)
 
     def take(self, running: Running, period_s: float) -> Progress:
         """Return the counts and reset them."""
