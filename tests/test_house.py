@@ -21,7 +21,11 @@ OWNERS = {
     "cv2": ("edgekit.pipeline.pre", "edgekit_optimize.data", "edgekit_optimize.zoo"),
     "jinja2": ("edgekit_fleet.ui.site",),
     "litert_quantizer": ("edgekit_optimize.makers.litert_tools",),
-    "nats": ("edgekit_fleet.ingest.jetstream",),
+    "nats": (
+        "edgekit_fleet.broker.nats_thread",
+        "edgekit_fleet.broker.admission",
+        "edgekit_fleet.ingest.jetstream",
+    ),
     "nncf": ("edgekit_optimize.makers.openvino",),
     "onnxruntime": ("edgekit.backends.onnxruntime", "edgekit_optimize.makers"),
     "openvino": (

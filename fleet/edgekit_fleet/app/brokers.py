@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgekit.core.errors import UsageError
 from edgekit_fleet.app.options import Options, Ports, is_loopback, url
+from edgekit_fleet.broker.admission import Admission
 from edgekit_fleet.broker.callout import Callout
 from edgekit_fleet.broker.embedded import USER, EmbeddedBroker, TlsFiles
 from edgekit_fleet.broker.mosquitto import FLEET_USER, hand_over
@@ -27,23 +28,31 @@ class Broker:
         access: How the fleet manager reaches it.
         url: How devices reach it.
         embedded: The supervised process; None for a broker that runs already.
-        callout: Answers the embedded broker who may connect.
+        callout: Decides who may connect to the embedded broker.
+        admission: Tells it the embedded broker.
     """
 
     access: Access
     url: str
     embedded: EmbeddedBroker | None = None
     callout: Callout | None = None
+    admission: Admission | None = None
 
     @property
     def restarts(self) -> int:
         """How often the embedded broker ended by itself and was started again."""
         return self.embedded.restarts if self.embedded else 0
 
-    @property
-    def refused(self) -> int:
-        """The number of connections that the embedded broker refused."""
-        return self.callout.refused if self.callout else 0
+    def counters(self) -> dict[str, int]:
+        """Return the connections that were refused, by reason, and those that a busy server lost."""
+        if self.callout is None:
+            return {}
+        refused = {f"connections_refused_{reason}": count for reason, count in self.callout.refused.items()}
+        return {
+            "connections_refused": self.callout.refused.total(),
+            "connections_unavailable": self.callout.late,
+            **refused,
+        }
 
 
 def embedded_broker(
@@ -92,7 +101,8 @@ def embedded_broker(
         key=tls.key if tls else None,
     )
     callout = Callout(issuer, is_welcome, needs_certificate=is_tls)
-    return Broker(access, url(scheme, options.name, port), process, callout)
+    admission = Admission(process.nats, callout)
+    return Broker(access, url(scheme, options.name, port), process, callout, admission)
 
 
 def other_broker(options: Options, authority: Authority, data: Path) -> Broker:

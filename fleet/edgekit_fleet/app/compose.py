@@ -15,7 +15,6 @@ from edgekit_fleet.app.options import Options, Ports, close_to_others, is_loopba
 from edgekit_fleet.app.services import Services, Settings
 from edgekit_fleet.broker.commanding import Commanding
 from edgekit_fleet.broker.downlink import MqttDownlink
-from edgekit_fleet.broker.embedded import USER
 from edgekit_fleet.identity.authority import Authority
 from edgekit_fleet.identity.enrol import Enrolment
 from edgekit_fleet.ingest.chunks import Chunks
@@ -155,13 +154,7 @@ class Fleet:
         embedded = self.broker.embedded
         if embedded is None:
             return SharedIngest(self.broker.access, self._session("ingest"), self.intake)
-        return JetStreamIngest(
-            embedded.nats_url,
-            user=USER,
-            password=embedded.password,
-            intake=self.intake,
-            callout=self.broker.callout,
-        )
+        return JetStreamIngest(embedded.nats, self.intake)
 
     def _session(self, purpose: str) -> str:
         """Return an MQTT client id: the same at each start, and another fleet's differs."""
@@ -177,6 +170,9 @@ class Fleet:
             if self.broker.embedded is not None:
                 self._undo.callback(self.broker.embedded.stop)
                 self.broker.embedded.start()
+            if self.broker.admission is not None:
+                self._undo.callback(self.broker.admission.stop)
+                self.broker.admission.start()
             self._undo.callback(self.ingest.stop)
             self.ingest.start()
             self._undo.callback(self.downlink.stop)
@@ -207,7 +203,7 @@ class Fleet:
         """Return the state of the connections, and the counters."""
         counters = dict(self.intake.counters)
         counters["downlink_dropped"] = self.downlink.dropped
-        counters["connections_refused"] = self.broker.refused
+        counters.update(self.broker.counters())
         return Health(
             is_connected=self.downlink.is_connected,
             is_ingesting=self.ingest.is_running,

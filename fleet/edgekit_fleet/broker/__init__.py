@@ -1,9 +1,9 @@
 """The way to devices and the MQTT brokers that carry it.
 
-``embedded`` runs nats-server as a supervised child process; ``callout`` and ``nkey`` answer it who may
-connect. ``mosquitto`` writes the configuration of a mosquitto that somebody else runs. ``mqtt`` is the
-one file that uses the MQTT library. ``downlink`` sends a message to a device, ``commanding`` sends a
-command again until the device answers it.
+``embedded`` runs nats-server as a supervised child process; ``admission`` answers it who may connect, on
+a thread of its own, with ``callout`` and ``nkey``. ``mosquitto`` writes the configuration of a mosquitto
+that somebody else runs. ``mqtt`` is the one file that uses the MQTT library. ``downlink`` sends a message
+to a device, ``commanding`` sends a command again until the device answers it.
 
     commanding.command("cam-1", "rollback", {"model": "person-detect"})
 """

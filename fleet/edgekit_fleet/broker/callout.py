@@ -9,17 +9,21 @@ Source: docs.nats.io "Auth Callout"; ADR-26.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from cryptography import x509
 
+from edgekit.core import wire
 from edgekit.core.spec import DEVICE_ID
 from edgekit_fleet.broker.nkey import AccountKey, read_claims
 from edgekit_fleet.identity.authority import URN
 
 ACCOUNT = "EK"
 SUBJECT = "$SYS.REQ.USER.AUTH"
+WAIT_S = 10
+"""How long the broker waits for an answer; devices wait as long for theirs."""
 
 
 class Callout:
@@ -37,7 +41,11 @@ class Callout:
         self._key = key
         self._is_welcome = is_welcome
         self._needs_certificate = needs_certificate
-        self.refused = 0
+        self.refused: Counter[str] = Counter()
+        """Connections refused, by reason: ``kind``, ``certificate``, ``client_id``, ``device``."""
+        self.late = 0
+        """Questions answered after the broker had stopped waiting: devices that were turned away because
+        this server was busy, and not because of what they are."""
 
     def answer(self, question: bytes) -> bytes:
         """Return the signed answer to one authorization request.
@@ -50,24 +58,27 @@ class Callout:
         device, refusal = self.decide(asked)
         now_s = int(time.time())
         granted = "" if refusal else self._key.sign(_user(asked["user_nkey"], device), now_s)
-        self.refused += bool(refusal)
+        self.late += now_s - int(claims.get("iat", now_s)) > WAIT_S
         body = {"jwt": granted, "error": refusal, "type": "authorization_response", "version": 2}
         answer = {"sub": asked["user_nkey"], "aud": asked["server_id"]["id"], "nats": body}
         return self._key.sign(answer, now_s).encode()
 
     def decide(self, asked: dict[str, Any]) -> tuple[str, str]:
-        """Return (device, "") if the client may connect, else ("", reason)."""
+        """Return (device, "") if the client may connect, else ("", reason); count the reason."""
         client = str(asked.get("client_info", {}).get("mqtt_id", ""))
-        if asked.get("client_info", {}).get("client_type") not in (None, "mqtt"):
-            return "", "devices connect by MQTT"
         device = _certified(asked.get("client_tls") or {}) if self._needs_certificate else client
-        if not DEVICE_ID.fullmatch(device):
-            return "", "no certificate of a device"
-        if client != device:  # else it could take over another device's connection
-            return "", f"client id {client[:64]!r} is not the certificate's {device!r}"
-        if not self._is_welcome(device):
-            return "", f"{device} is not enrolled, or is revoked"
-        return device, ""
+        if asked.get("client_info", {}).get("client_type") not in (None, "mqtt"):
+            kind, reason = "kind", "devices connect by MQTT"
+        elif not DEVICE_ID.fullmatch(device):
+            kind, reason = "certificate", "no certificate of a device"
+        elif client != device:  # else it could take over another device's connection
+            kind, reason = "client_id", f"client id {client[:64]!r} is not the certificate's {device!r}"
+        elif not self._is_welcome(device):
+            kind, reason = "device", f"{device} is not enrolled, or is revoked"
+        else:
+            return device, ""
+        self.refused[kind] += 1
+        return "", reason
 
 
 def _certified(tls: dict[str, Any]) -> str:
@@ -95,7 +106,7 @@ def _user(user_key: str, device: str) -> dict[str, Any]:
             "sub": {"allow": [f"{below}.down", f"{below}.down.>"]},
             "subs": 16,
             "data": -1,
-            "payload": -1,
+            "payload": wire.MAX_MESSAGE_BYTES,
             "type": "user",
             "version": 2,
         },

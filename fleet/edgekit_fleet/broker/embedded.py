@@ -21,7 +21,8 @@ from pathlib import Path
 
 from edgekit.base.files import write_durably
 from edgekit.core.errors import ConfigError, LinkError
-from edgekit_fleet.broker.callout import ACCOUNT
+from edgekit_fleet.broker.callout import ACCOUNT, WAIT_S
+from edgekit_fleet.broker.nats_thread import NatsAccess
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +85,9 @@ class EmbeddedBroker:
         self._thread = threading.Thread(target=self._supervise, name="broker-supervisor", daemon=True)
 
     @property
-    def nats_url(self) -> str:
-        """The URL by which the fleet manager connects to it by NATS (loopback)."""
-        return f"nats://127.0.0.1:{self._nats_port}"
+    def nats(self) -> NatsAccess:
+        """How the fleet manager connects to it by NATS (loopback)."""
+        return NatsAccess(f"nats://127.0.0.1:{self._nats_port}", USER, self.password)
 
     @property
     def pid(self) -> int | None:
@@ -252,7 +253,7 @@ def configuration(
         else f"""
   tls {{
     cert_file: "{tls.certificate}", key_file: "{tls.key}", ca_file: "{tls.ca}"
-    verify: true, timeout: 10
+    verify: true, timeout: 20
   }}"""
     )
     return f"""# written by edgekit-fleet at each start
@@ -263,7 +264,7 @@ max_payload: 2MB
 log_file: "{folder}/nats.log", logfile_size_limit: 10MB, logfile_max_num: 3
 jetstream {{
   store_dir: "{folder}/messages"
-  max_mem: 64M, max_file: 2G, sync_interval: "2s"
+  max_mem: 256M, max_file: 2G, sync_interval: "2s"
   limits {{ default_max_consumers: -1 }}
 }}
 mqtt {{
@@ -276,7 +277,7 @@ accounts {{
 }}
 system_account: SYS
 authorization {{
-  timeout: 3
+  timeout: {WAIT_S}
   auth_callout {{ issuer: {issuer}, auth_users: [ {USER} ], account: {ACCOUNT} }}
 }}
 """

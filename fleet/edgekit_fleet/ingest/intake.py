@@ -96,8 +96,8 @@ class Intake:
         Raises:
             StorageError: Nothing was committed; pass the same messages again.
         """
+        pull = self._decode(messages)
         with self._lock:
-            pull = self._decode(messages)
             stored = self._store(pull)
             self._count(messages, pull, stored)
             self._notify(stored)

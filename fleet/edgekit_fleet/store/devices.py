@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -75,7 +76,12 @@ class Devices:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._changing = threading.Lock()
+        self._changes = 0
         database.migrate("devices", _MIGRATIONS)
+        with database.read() as sql:
+            rows = sql.execute("SELECT id FROM device WHERE state = 'approved'").fetchall()
+        self._welcome = {row["id"] for row in rows}
 
     def exists(self, device: str) -> bool:
         """Say whether a device with this id is or was enrolled."""
@@ -94,10 +100,22 @@ class Devices:
         return enrolled
 
     def is_welcome(self, device: str) -> bool:
-        """Say whether a device may connect: enrolled and not revoked."""
+        """Say whether a device may connect: enrolled and not revoked.
+
+        From memory, as 10,000 devices that reconnect at once need it; the database is read for devices
+        that are not known here yet.
+        """
+        with self._changing:
+            if device in self._welcome:
+                return True
+            changes = self._changes
         with self._database.read() as sql:
             row = sql.execute("SELECT state FROM device WHERE id = ?", (device,)).fetchone()
-        return row is not None and row["state"] == "approved"
+        is_welcome = row is not None and row["state"] == "approved"
+        with self._changing:
+            if is_welcome and changes == self._changes:  # else it may have been revoked meanwhile
+                self._welcome.add(device)
+        return is_welcome
 
     def enroll(self, device: str, now_ms: int, hardware: str | None) -> None:
         """Add a device, with the JSON of its hardware facts.
@@ -143,8 +161,13 @@ class Devices:
 
     def revoke(self, device: str) -> bool:
         """Bar a device from connecting; return False if there is no device with this id."""
-        with self._database.transaction() as sql:
-            return sql.execute("UPDATE device SET state = 'revoked' WHERE id = ?", (device,)).rowcount > 0
+        try:
+            with self._database.transaction() as sql:
+                return sql.execute("UPDATE device SET state = 'revoked' WHERE id = ?", (device,)).rowcount > 0
+        finally:
+            with self._changing:
+                self._changes += 1
+                self._welcome.discard(device)
 
     def restore(self, device: str) -> bool:
         """Undo ``revoke``."""
