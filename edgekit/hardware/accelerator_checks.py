@@ -25,13 +25,20 @@ _LIBRARY_FOLDERS = (
 
 @dataclass(frozen=True)
 class Machine:
-    """What detectors read: the machine's files, and the devices on its buses."""
+    """What detectors read."""
 
     tree: Tree
     arch: str
     compatible: tuple[str, ...] = ()
     usb: tuple[UsbDevice, ...] = ()
     pci: tuple[PciDevice, ...] = ()
+
+    def find_library(self, pattern: str) -> str:
+        """Return the path of a shared library whose file name matches a shell pattern; empty if none."""
+        text = "\n".join(self.tree.text(file) for file in self.tree.names("/etc/ld.so.conf.d/*.conf")[:64])
+        configured = re.findall(r"^(/[\w./+-]{1,200})\s*$", text, re.MULTILINE)[:64]
+        folders = [folder.format(arch=self.arch) for folder in _LIBRARY_FOLDERS] + configured
+        return next((paths[0] for folder in folders if (paths := self.tree.names(f"{folder}/{pattern}"))), "")
 
 
 Detection = tuple[list[AcceleratorFact], list[str]]
@@ -40,42 +47,31 @@ Detection = tuple[list[AcceleratorFact], list[str]]
 
 def find_by_row(row: Accelerator, machine: Machine) -> Detection:
     """Return each accelerator that matches a row's ids or device files, with its checks."""
-    tree = machine.tree
-    nodes = [node for pattern in row.nodes for node in tree.names(pattern)]
-    devices = [(d.where, d.node, {"bus": "usb", "id": d.id}) for d in machine.usb if d.id in row.usb]
-    devices += [
+    nodes = [node for pattern in row.nodes for node in machine.tree.names(pattern)]
+    runtime = []
+    if row.library:
+        runtime.append(library(machine.find_library(row.library), row.library, row.library_fix))
+    facts = [
+        usb_stick(row.kind, row.title, machine.tree, stick, row.permission_fix, *runtime)
+        for stick in machine.usb
+        if stick.id in row.usb
+    ]
+    devices = [
         (d.where, nodes[0] if nodes else "", {"bus": "pci", "id": d.id, "driver": d.driver})
         for d in machine.pci
         if d.id in row.pci
     ]
     if not (row.usb or row.pci):
-        devices += [(node, node, {}) for node in nodes]
-    facts = []
+        devices = [(node, node, {}) for node in nodes]
     for where, node, attributes in devices:
-        has_node = bool(node) and tree.exists(node)
-        detail = node if has_node else f"no device file {node or ' or '.join(row.nodes)}".rstrip()
-        levels = [present(where), driver(has_node, detail, row.driver_fix)]
-        levels.append(permission(tree, node, row.permission_fix))
-        if row.library:
-            path = find_library(tree, machine.arch, row.library)
-            levels.append(library(path, row.library, row.library_fix))
-        facts.append(fact(row.kind, row.title, tuple(levels), {**attributes, "node": node}))
+        levels = (
+            present(where),
+            device_file(machine.tree, node, " or ".join(row.nodes), row.driver_fix),
+            permission(machine.tree, node, row.permission_fix),
+            *runtime,
+        )
+        facts.append(fact(row.kind, row.title, levels, {**attributes, "node": node}))
     return facts, []
-
-
-def find_library(tree: Tree, arch: str, pattern: str) -> str:
-    """Return the path of a shared library whose file name matches a shell pattern; empty if none."""
-    folders = [folder.format(arch=arch) for folder in _LIBRARY_FOLDERS] + _configured_folders(tree)
-    for folder in folders:
-        if found := tree.names(f"{folder}/{pattern}"):
-            return found[0]
-    return ""
-
-
-def _configured_folders(tree: Tree) -> list[str]:
-    """Return the folders in the dynamic linker's configuration."""
-    text = "\n".join(tree.text(file) for file in tree.names("/etc/ld.so.conf.d/*.conf")[:64])
-    return re.findall(r"^(/[\w./+-]{1,200})\s*$", text, re.MULTILINE)[:64]
 
 
 def usb_stick(
@@ -84,20 +80,16 @@ def usb_stick(
     tree: Tree,
     stick: UsbDevice,
     permission_fix: str,
-    runtime: Level,
+    *runtime: Level,
     note: str = "",
 ) -> AcceleratorFact:
     """Return an accelerator on USB with its checks; ``runtime`` is that of its library."""
-    has_node = bool(stick.node) and tree.exists(stick.node)
+    fix = "give the container /dev/bus/usb, or plug the stick in again"
     levels = (
         present(stick.where + note),
-        driver(
-            has_node,
-            stick.node if has_node else f"no device file {stick.node or 'below /dev/bus/usb'}",
-            "give the container /dev/bus/usb, or plug the stick in again",
-        ),
+        device_file(tree, stick.node, "below /dev/bus/usb", fix),
         permission(tree, stick.node, permission_fix),
-        runtime,
+        *runtime,
     )
     speed = str(stick.speed_mbps) if stick.speed_mbps else ""
     attributes = {"bus": "usb", "id": stick.id, "node": stick.node, "speed_mbps": speed}
@@ -110,23 +102,29 @@ def present(detail: str) -> Level:
 
 
 def driver(ok: bool, detail: str, fix: str) -> Level:
-    """Return the check of the kernel driver; ``fix`` is used only if it failed."""
+    """Return the check of the kernel driver, with ``fix`` if it failed."""
     return Level(name="driver", ok=ok, detail=detail, fix="" if ok else fix)
+
+
+def device_file(tree: Tree, node: str, expected: str, fix: str) -> Level:
+    """Return the check of a kernel driver by its device file; ``expected`` is where one would be."""
+    if node and tree.exists(node):
+        return driver(ok=True, detail=node, fix="")
+    return driver(ok=False, detail=f"no device file {node or expected}".rstrip(), fix=fix)
 
 
 def permission(tree: Tree, node: str, fix: str = "") -> Level:
     """Return the check of the right to use a device file."""
+    name = "permission"
     if not node:
-        return Level(name="permission", ok=False, detail="there is no device file to open")
+        return Level(name=name, ok=False, detail="there is no device file to open")
     access = tree.access(node)
     if not access.exists:
-        return Level(name="permission", ok=False, detail=f"{node} does not exist")
+        return Level(name=name, ok=False, detail=f"{node} does not exist")
     if access.is_usable:
-        return Level(name="permission", ok=True, detail=f"{node} is readable and writable")
-    join = f'sudo usermod -aG {access.group} "$USER", then log in again'
-    return Level(
-        name="permission", ok=False, detail=f"no permission on {node} (group {access.group})", fix=fix or join
-    )
+        return Level(name=name, ok=True, detail=f"{node} is readable and writable")
+    fix = fix or f'sudo usermod -aG {access.group} "$USER", then log in again'
+    return Level(name=name, ok=False, detail=f"no permission on {node} (group {access.group})", fix=fix)
 
 
 def library(path: str, name: str, fix: str) -> Level:
@@ -139,7 +137,7 @@ def library(path: str, name: str, fix: str) -> Level:
 def fact(
     kind: AcceleratorKind, name: str, levels: tuple[Level, ...], attributes: dict[str, str]
 ) -> AcceleratorFact:
-    """Return an accelerator; it is usable if every check passes, else the first that fails is the reason."""
+    """Return an accelerator, usable if every check passes; else the first that fails is the reason."""
     broken = next((level for level in levels if not level.ok), None)
     return AcceleratorFact(
         kind=kind,

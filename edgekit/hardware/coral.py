@@ -26,23 +26,22 @@ _GASKET_FIX = "install gasket-dkms, add 'apex' to /etc/modules, reboot"
 
 def find(machine: Machine) -> Detection:
     """Return each Edge TPU with its checks, and warnings."""
-    tree, arch = machine.tree, machine.arch
+    tree = machine.tree
     sticks = [device for device in machine.usb if device.id in USB_IDS]
     cards = [device for device in machine.pci if device.id == PCI_ID]
     if not sticks and not cards:
         return [], []
-    path = checks.find_library(tree, arch, "libedgetpu.so.1*")
-    runtime = checks.library(path, "libedgetpu.so.1", _LIBRARY_FIX)
+    runtime = checks.library(machine.find_library("libedgetpu.so.1*"), "libedgetpu.so.1", _LIBRARY_FIX)
     facts = [
         checks.usb_stick("edgetpu", "Coral USB Accelerator", tree, stick, _UDEV_FIX, runtime)
         for stick in sticks
     ]
     facts += [_card(tree, card, number, runtime) for number, card in enumerate(cards)]
-    slow = [s for s in sticks if 0 < s.speed_mbps < _USB3_MBPS]
     return facts, [
         f"Coral USB at {s.path.rsplit('/', 1)[-1]} runs at {s.speed_mbps} Mbit/s (USB 2); "
         "fix: use a USB 3 port (blue) and the cable that came with it"
-        for s in slow
+        for s in sticks
+        if 0 < s.speed_mbps < _USB3_MBPS
     ]
 
 

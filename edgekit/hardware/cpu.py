@@ -136,7 +136,7 @@ def cores(tree: Tree) -> int:
 
 
 def memory_mb(tree: Tree) -> tuple[int, int]:
-    """Return the MiB of memory that this process may use, and those that are free; 0 if unknown."""
+    """Return the MiB of memory that this process may use, and the free ones; 0 if unknown."""
     info = _pairs(tree.text("/proc/meminfo"))
     total, free = (_kib(info.get(key, "")) // 1024 for key in ("MemTotal", "MemAvailable"))
     if not free:
@@ -162,7 +162,7 @@ def _cgroups(tree: Tree) -> list[str]:
 
 
 def _quota(tree: Tree, group: str) -> int | None:
-    """Return the whole cores that a control group grants, at least 1, or None for no limit."""
+    """Return the whole cores that a control group grants, or None for no limit."""
     match = re.match(r"([0-9]{1,15}) ([0-9]{1,15})$", tree.text(f"{group}/cpu.max"))
     if match:
         quota, period = int(match.group(1)), int(match.group(2))
@@ -181,7 +181,7 @@ def _memory_limit(tree: Tree, group: str) -> int | None:
 
 
 def _memory_used(tree: Tree, group: str) -> int:
-    """Return the MiB in use, without page cache that can be reclaimed."""
+    """Return the MiB in use, without reclaimable page cache."""
     used = tree.number(f"{group}/memory.current")
     if used is None:
         used = tree.number(f"{group}/memory.usage_in_bytes") or 0
@@ -196,7 +196,7 @@ def _cpuinfo(tree: Tree) -> dict[str, str]:
 
 
 def _pairs(text: str) -> dict[str, str]:
-    """Return the ``key : value`` lines of a text, the first of equal keys."""
+    """Return the ``key : value`` lines of a text; of equal keys the first."""
     pairs: dict[str, str] = {}
     for line in text.splitlines():
         key, colon, value = line.partition(":")

@@ -1,8 +1,7 @@
 """Finds out what a machine is and has, from its files alone.
 
-Each accelerator is checked in turn for presence on a bus, driver and device file, permission, and the
-vendor's library, and each check is reported. Whether it runs a model is proved later, by a backend in a
-child process.
+Each accelerator is checked for presence on a bus, driver and device file, permission, and the vendor's
+library. Whether it runs a model is proved later, by a backend in a child process.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def detect_in(tree: Tree, rows: Sequence[Accelerator] = ROWS) -> Facts:
 
 
 def _broken(accelerators: list[AcceleratorFact]) -> list[str]:
-    """Return one line for each accelerator that cannot be used: why, and the fix."""
+    """Return why each unusable accelerator is so, and the fix."""
     lines = []
     for accelerator in accelerators:
         for level in accelerator.levels:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgekit.core.spec import AcceleratorFact
+from itertools import zip_longest
+
+from edgekit.core.spec import AcceleratorFact, Level
 from edgekit.hardware import accelerator_checks as checks
 from edgekit.hardware.accelerator_checks import Detection, Machine
 from edgekit.hardware.buses import PciDevice
@@ -52,7 +54,7 @@ def myriad(machine: Machine) -> Detection:
     runtime = checks.library(worker, "a runtime with the MYRIAD plugin", _MYRIAD_FIX)
     return [
         checks.usb_stick(
-            "myriad", "Intel Movidius Myriad X", tree, stick, _UDEV_FIX, runtime, MYRIAD_IDS[stick.id]
+            "myriad", "Intel Movidius Myriad X", tree, stick, _UDEV_FIX, runtime, note=MYRIAD_IDS[stick.id]
         )
         for stick in sticks
     ], warnings
@@ -61,9 +63,9 @@ def myriad(machine: Machine) -> Detection:
 def npu(machine: Machine) -> Detection:
     """Return each Intel NPU with its checks, and a warning for each accelerator node of another driver.
 
-    Several vendors' drivers share the ``accel`` class, so a node alone proves nothing.
+    Several vendors' drivers share the ``accel`` class.
     """
-    tree, arch, pci = machine.tree, machine.arch, machine.pci
+    tree = machine.tree
     nodes = {path: tree.link_name(f"{path}/device/driver") for path in tree.names("/sys/class/accel/accel*")}
     ours = [path for path, name in nodes.items() if name == NPU_DRIVER]
     others = [
@@ -71,31 +73,25 @@ def npu(machine: Machine) -> Detection:
         for path, name in nodes.items()
         if name not in {NPU_DRIVER, ""}
     ]
-    chips = [device for device in pci if device.id in NPU_IDS]
-    count = max(len(chips), len(ours))
-    return [
-        _npu(tree, arch, chips[i] if i < len(chips) else None, ours[i] if i < len(ours) else "")
-        for i in range(count)
-    ], others
+    chips = [device for device in machine.pci if device.id in NPU_IDS]
+    library = checks.library(
+        machine.find_library("libze_intel_npu.so*"), "libze_intel_npu.so", _NPU_LIBRARY_FIX
+    )
+    return [_npu(tree, chip, path, library) for chip, path in zip_longest(chips, ours)], others
 
 
-def _npu(tree: Tree, arch: str, chip: PciDevice | None, class_path: str) -> AcceleratorFact:
+def _npu(tree: Tree, chip: PciDevice | None, class_path: str | None, library: Level) -> AcceleratorFact:
     node = f"/dev/accel/{class_path.rsplit('/', 1)[-1]}" if class_path else ""
-    where = chip.where if chip else class_path
-    owner = chip.driver if chip else ""
+    where = chip.where if chip else class_path or ""
     detail = f"{NPU_DRIVER}, {node}"
     if not class_path:
-        detail = f"driver '{owner}' is bound" if owner else "no driver is bound"
-        detail += f", wanted {NPU_DRIVER}"
+        bound = f"driver '{chip.driver}' is bound" if chip and chip.driver else "no driver is bound"
+        detail = f"{bound}, wanted {NPU_DRIVER}"
     levels = (
         checks.present(where),
         checks.driver(bool(class_path), detail, _NPU_DRIVER_FIX),
         checks.permission(tree, node),
-        checks.library(
-            checks.find_library(tree, arch, "libze_intel_npu.so*"),
-            "libze_intel_npu.so",
-            _NPU_LIBRARY_FIX,
-        ),
+        library,
     )
     attributes = {"bus": "pci", "id": chip.id if chip else "", "node": node}
     return checks.fact("npu", "Intel NPU", levels, attributes)
@@ -103,14 +99,14 @@ def _npu(tree: Tree, arch: str, chip: PciDevice | None, class_path: str) -> Acce
 
 def gpu(machine: Machine) -> Detection:
     """Return each Intel GPU with a render node, with its checks."""
-    tree, arch = machine.tree, machine.arch
+    tree = machine.tree
     facts = []
     for path in tree.names("/sys/class/drm/renderD*"):
         if tree.hexadecimal(f"{path}/device/vendor") != _INTEL:
             continue
         node = f"/dev/dri/{path.rsplit('/', 1)[-1]}"
         name = tree.link_name(f"{path}/device/driver")
-        loader = checks.find_library(tree, arch, "libOpenCL.so.1*")
+        loader = machine.find_library("libOpenCL.so.1*")
         driver = tree.names("/etc/OpenCL/vendors/intel*.icd")
         levels = (
             checks.present(path),

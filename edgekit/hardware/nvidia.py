@@ -64,29 +64,25 @@ def power_mode(tree: Tree) -> str:
 
 def find(machine: Machine) -> Detection:
     """Return CUDA and TensorRT for an NVIDIA GPU, each with its checks, and warnings."""
-    tree, arch, compatible, pci = machine.tree, machine.arch, machine.compatible, machine.pci
-    chip = next((_TEGRA[name] for name in compatible if name in _TEGRA), None)
-    cards = [d for d in pci if d.id.startswith(_NVIDIA) and d.kind >> 16 == _DISPLAY]
-    if chip is not None:
-        name, compute = chip
-        where = "device tree " + next(n for n in compatible if n in _TEGRA)
-    elif cards:
-        name, compute = "NVIDIA GPU", ""
-        where = cards[0].where
-    else:
+    tree = machine.tree
+    chip = next((name for name in machine.compatible if name in _TEGRA), "")
+    cards = [d for d in machine.pci if d.id.startswith(_NVIDIA) and d.kind >> 16 == _DISPLAY]
+    if not chip and not cards:
         return [], []
+    name, compute = _TEGRA.get(chip, ("NVIDIA GPU", ""))
+    where = f"device tree {chip}" if chip else cards[0].where
     node = next((path for path in _DRIVER_NODES if tree.exists(path)), "")
     attributes = {"compute": compute, "node": node, "power_mode": power_mode(tree) if chip else ""}
-    facts = _runtimes(tree, arch, name, where, node, attributes)
     warnings = []
-    if chip is not None and not jetpack(tree):
+    if chip and not jetpack(tree):
         warnings.append(f"this Jetson has no readable /etc/nv_tegra_release; fix: {_JETPACK_FIX}")
-    return facts, warnings
+    return _runtimes(machine, name, where, node, attributes), warnings
 
 
 def _runtimes(
-    tree: Tree, arch: str, name: str, where: str, node: str, attributes: dict[str, str]
+    machine: Machine, name: str, where: str, node: str, attributes: dict[str, str]
 ) -> list[AcceleratorFact]:
+    tree = machine.tree
     shared = (
         checks.present(where),
         checks.driver(
@@ -96,13 +92,11 @@ def _runtimes(
         ),
         checks.permission(tree, node),
     )
-    cuda = checks.library(checks.find_library(tree, arch, "libcuda.so.1*"), "libcuda.so.1", _JETPACK_FIX)
-    engine = checks.find_library(tree, arch, "libnvinfer.so.*")
+    cuda = checks.library(machine.find_library("libcuda.so.1*"), "libcuda.so.1", _JETPACK_FIX)
+    engine = machine.find_library("libnvinfer.so.*")
     bindings = tree.names("/usr/lib/python3*/dist-packages/tensorrt/__init__.py")
-    if engine and not bindings:
-        tensorrt = checks.library("", "TensorRT's Python binding", _TENSORRT_FIX)
-    else:
-        tensorrt = checks.library(engine, "TensorRT (libnvinfer)", _TENSORRT_FIX)
+    lacking = "TensorRT's Python binding" if engine and not bindings else "TensorRT (libnvinfer)"
+    tensorrt = checks.library(engine if bindings else "", lacking, _TENSORRT_FIX)
     return [
         checks.fact("tensorrt", name, (*shared, tensorrt), attributes),
         checks.fact("cuda", name, (*shared, cuda), attributes),

@@ -1,7 +1,7 @@
-"""Loads device profiles, and chooses the one that fits a machine best, with the reason.
+"""Loads device profiles (TOML files), and chooses the one that fits a machine best, with the reason.
 
-A profile is one TOML file. Among those whose every rule holds, the winner uses more of the machine's
-accelerators or, if equal, has the more specific rules.
+Of those whose every rule holds, the winner uses more of the machine's accelerators or, if equal, has the
+more specific rules.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.core.errors import ConfigError
-from edgekit.core.spec import NAME, Facts, Match, Profile, ProfileBackend
+from edgekit.core.spec import NAME, Facts, Profile, ProfileBackend
 from edgekit.core.structure import decode_toml
 
 if sys.version_info >= (3, 11):
@@ -47,25 +47,17 @@ class Rule:
     detail: str
 
 
-@dataclass(frozen=True, order=True)
-class Specificity:
-    """How well a profile fits; the greater wins.
-
-    ``accelerators``: how many of the machine's kinds of accelerator it has a backend for; ``rules``: the
-    weight of its rules.
-    """
-
-    accelerators: int
-    rules: int
-
-
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a profile fits a machine, by which rules, and how well."""
+    """Whether a profile fits a machine, by which rules, and how well.
+
+    ``specificity``, the greater wins: of how many of the machine's kinds of accelerator the profile has a
+    backend for, and the weight of its rules.
+    """
 
     profile: Profile
     rules: tuple[Rule, ...]
-    specificity: Specificity
+    specificity: tuple[int, int]
 
     @property
     def fits(self) -> bool:
@@ -90,7 +82,6 @@ class ChosenProfile:
 
     profile: Profile
     why: tuple[Verdict, ...]
-    specificity: Specificity
     tied: tuple[str, ...] = ()
 
     @property
@@ -107,7 +98,7 @@ def load_profiles(extra: Sequence[Path] = ()) -> tuple[Profile, ...]:
 
     Raises:
         ConfigError: There is no folder of profiles, or a file is not valid; ``reasons`` has every
-            ``file:key: want, got`` of all files.
+            ``file:key: want, got``.
     """
     profiles: dict[str, Profile] = {}
     problems: list[str] = []
@@ -201,8 +192,8 @@ def choose(profiles: Iterable[Profile], facts: Facts) -> ChosenProfile:
     Raises:
         ConfigError: None fits; ``reasons`` has one line for each profile.
     """
-    verdicts = [judge(profile, facts) for profile in profiles]
-    verdicts.sort(key=lambda v: (not v.fits, -v.specificity.accelerators, -v.specificity.rules, v.profile.id))
+    verdicts = sorted((judge(profile, facts) for profile in profiles), key=lambda v: v.profile.id)
+    verdicts.sort(key=lambda v: (v.fits, v.specificity), reverse=True)
     if not verdicts or not verdicts[0].fits:
         raise ConfigError(
             f"no device profile fits this machine ({facts.board or facts.cpu or 'unknown'}, {facts.arch})",
@@ -211,17 +202,23 @@ def choose(profiles: Iterable[Profile], facts: Facts) -> ChosenProfile:
         )
     best = verdicts[0]
     tied = tuple(v.profile.id for v in verdicts[1:] if v.fits and v.specificity == best.specificity)
-    return ChosenProfile(best.profile, tuple(verdicts), best.specificity, tied)
+    return ChosenProfile(best.profile, tuple(verdicts), tied)
 
 
 def judge(profile: Profile, facts: Facts) -> Verdict:
     """Return whether one profile's rules hold on a machine."""
     match = profile.match
-    rules = [_glob_rule(name, patterns, _values(name, facts)) for name, patterns in _globs(match)]
-    rules += [
-        _glob_rule("dmi", (pattern,), (facts.dmi.get(key, ""),), f"dmi.{key}")
-        for key, pattern in match.dmi.items()
-    ]
+    globs = {
+        "board": ((*match.compatible, *match.model), (facts.board, *facts.compatible)),
+        "usb": (match.usb, facts.usb),
+        "pci": (match.pci, facts.pci),
+        "nodes": (match.nodes, facts.nodes),
+        "cpu": (match.cpu, (facts.cpu,)),
+        "cpu_features": (match.cpu_features, facts.cpu_features),
+        "arch": (match.arch, (facts.arch,)),
+    }
+    globs |= {f"dmi.{key}": ((pattern,), (facts.dmi.get(key, ""),)) for key, pattern in match.dmi.items()}
+    rules = [_glob_rule(name, *both) for name, both in globs.items() if both[0]]
     if match.memory_mb is not None:
         least, most = match.memory_mb
         holds = least <= facts.memory_mb <= most
@@ -229,39 +226,12 @@ def judge(profile: Profile, facts: Facts) -> Verdict:
     present = {accelerator.kind for accelerator in facts.accelerators} - {"cpu"}
     used = present & {backend.accelerator for backend in profile.backend}
     weight = sum(_WEIGHTS[rule.name.partition(".")[0]] for rule in rules)
-    return Verdict(profile, tuple(rules), Specificity(len(used), weight))
+    return Verdict(profile, tuple(rules), (len(used), weight))
 
 
-def _globs(match: Match) -> list[tuple[str, tuple[str, ...]]]:
-    """Return the rules that are patterns; ``compatible`` and ``model`` both name the board."""
-    named = {
-        "board": (*match.compatible, *match.model),
-        "usb": match.usb,
-        "pci": match.pci,
-        "nodes": match.nodes,
-        "cpu": match.cpu,
-        "cpu_features": match.cpu_features,
-        "arch": match.arch,
-    }
-    return [(name, patterns) for name, patterns in named.items() if patterns]
-
-
-def _values(name: str, facts: Facts) -> tuple[str, ...]:
-    values: dict[str, tuple[str, ...]] = {
-        "board": (facts.board, *facts.compatible),
-        "usb": facts.usb,
-        "pci": facts.pci,
-        "nodes": facts.nodes,
-        "cpu": (facts.cpu,),
-        "cpu_features": facts.cpu_features,
-        "arch": (facts.arch,),
-    }
-    return values[name]
-
-
-def _glob_rule(name: str, patterns: tuple[str, ...], values: tuple[str, ...], shown: str = "") -> Rule:
+def _glob_rule(name: str, patterns: tuple[str, ...], values: tuple[str, ...]) -> Rule:
     hit = next((v for p in patterns for v in values if v and fnmatchcase(v, p)), None)
     if hit is not None:
-        return Rule(shown or name, holds=True, detail=hit)
+        return Rule(name, holds=True, detail=hit)
     got = ", ".join(v for v in values[:4] if v) or "none"
-    return Rule(shown or name, holds=False, detail=f"want {' or '.join(patterns)}, found {got}")
+    return Rule(name, holds=False, detail=f"want {' or '.join(patterns)}, found {got}")

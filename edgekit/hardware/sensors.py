@@ -83,7 +83,7 @@ class Sensors:
         return round(sum(watts for _, watts in rails), 3) if rails else None
 
     def _rails(self, folder: str) -> list[tuple[str, float]]:
-        """Return the rails of one INA2xx or INA3221 power monitor, in watts.
+        """Return the rails of one power monitor, in watts.
 
         Source: Linux, Documentation/hwmon/ina3221.rst and ina238.rst: mV, mA, microwatts.
         """

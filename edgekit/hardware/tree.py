@@ -26,7 +26,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Access:
-    """Whether a device node exists, and whether this process may use it."""
+    """Whether a device file exists, and whether this process may use it."""
 
     exists: bool
     is_usable: bool
@@ -112,9 +112,9 @@ class Tree:
         return _clean_name(os.path.basename(target.rstrip("/")))
 
     def access(self, path: str) -> Access:
-        """Return whether this process may read and write a device node.
+        """Return whether this process may read and write a device file.
 
-        Below another root the mode bits decide, even for root: a capture has nothing else.
+        Below another root the mode bits decide, even for root.
         """
         real = self._below(path)
         try:
