@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -19,6 +19,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return ()
 
 
+Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 S = TypeVar("S", bound=Options)
 
 
@@ -32,9 +33,16 @@ def check_table(table: object, kind: type[S], where: str, problems: list[str]) -
         problems: Receives one ``key: want X, got Y`` for each mistake.
     """
     mistakes = structure_problems(table, kind, where)
-    if not mistakes:
+    types = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    if mistakes and isinstance(table, dict):  # the values of the other keys are checked all the same
+        table = {
+            key: value
+            for key, value in table.items()
+            if key in types and not structure_problems(value, types[key])
+        }
+    if not structure_problems(table, kind):
         checked = msgspec.convert(table, kind)
-        mistakes = [f"{where}.{problem}" for problem in checked.problems()]
+        mistakes += [f"{where}.{problem}" for problem in checked.problems()]
         if not mistakes:
             return checked
     problems += mistakes
@@ -42,7 +50,7 @@ def check_table(table: object, kind: type[S], where: str, problems: list[str]) -
 
 
 def kind_problem(kind: object, rows: Rows, where: str) -> str | None:
-    """Return why a kind cannot be used, or None if it is built in or a package adds it."""
+    """Return why a kind cannot be used; None if it is built in or a package adds it."""
     if not isinstance(kind, str):
         return f"{where}: want one of {', '.join(rows.names())}, got {kind!r}"
     if rows.target(kind):

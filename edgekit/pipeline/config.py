@@ -12,19 +12,26 @@ from edgekit.base.plugins import Rows
 from edgekit.core.egress import NAMES
 from edgekit.core.errors import ConfigError
 from edgekit.core.spec import NAME
-from edgekit.pipeline.check import Options, check_table, kind_problem
+from edgekit.pipeline.check import Count, Options, check_table, kind_problem
+from edgekit.pipeline.events import Debounce
 from edgekit.pipeline.sinks import SINK_ROWS
 from edgekit.pipeline.sources import SOURCE_ROWS
 
 MAX_CONFIG_BYTES = 1 << 20
-Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 
 
 class PipelineTable(Options, frozen=True, kw_only=True):
     """``[pipeline]``: its name, and its model (a bundle's path or the name of a managed model)."""
 
-    name: str
-    model: str
+    name: str = ""
+    model: str = ""
+
+    def problems(self) -> Iterable[str]:
+        """Report a name that is missing or cannot be used."""
+        if not NAME.fullmatch(self.name):
+            yield f"name: want lower-case letters, digits, '.', '_', '-', got {self.name!r}"
+        if not self.model:
+            yield "model: want a bundle's path or a model's name, got ''"
 
 
 class ModelTable(Options, frozen=True, kw_only=True):
@@ -64,14 +71,6 @@ class PrivacyTable(Options, frozen=True, kw_only=True):
                 yield f"egress[{index}]: want one of {', '.join(NAMES)}, got {name!r}"
 
 
-class EventsTable(Options, frozen=True, kw_only=True):
-    """``[events]``: a label appears after ``appear`` of ``window`` frames, is gone after ``vanish``."""
-
-    appear: Count = 3
-    window: Count = 5
-    vanish: Count = 10
-
-
 class Section(msgspec.Struct, frozen=True):
     """A source or sink: its kind and the options of that kind."""
 
@@ -88,7 +87,7 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelTable = ModelTable()
     budget: BudgetTable = BudgetTable()
     privacy: PrivacyTable = PrivacyTable()
-    events: EventsTable = EventsTable()
+    events: Debounce = Debounce()
     folder: str = "."
 
 
@@ -97,9 +96,8 @@ _TABLES: dict[str, type[Options]] = {
     "model": ModelTable,
     "budget": BudgetTable,
     "privacy": PrivacyTable,
-    "events": EventsTable,
+    "events": Debounce,
 }
-_REQUIRED = ("pipeline", "source")
 
 
 def load_config(path: Path) -> PipelineConfig:
@@ -122,22 +120,20 @@ def parse_config(data: bytes | str, what: str = "pipeline.toml", folder: str = "
     """Return the pipeline of a TOML text; ``what`` is the file's name in errors.
 
     Raises:
-        ConfigError: It is not a valid pipeline; ``reasons`` has one ``file:key: want X, got Y`` for
-            each problem.
+        ConfigError: It is not a valid pipeline; ``reasons`` has ``file:key: want X, got Y`` for each problem.
     """
     try:
-        text = data.decode() if isinstance(data, bytes) else data
+        text = data if isinstance(data, str) else data.decode()
         document = msgspec.toml.decode(text.removeprefix("\ufeff"))  # some editors begin a file with a mark
     except (msgspec.DecodeError, ValueError) as cause:
         raise ConfigError(f"{what}: is not TOML: {cause}") from cause
-    problems: list[str] = []
     known = {*_TABLES, "source", "sink"}
-    problems += [
+    problems = [
         f"{key}: want one of {', '.join(sorted(known))}, got an unknown table"
         for key in document
         if key not in known
     ]
-    problems += [f"{key}: want a table, got nothing" for key in _REQUIRED if key not in document]
+    problems += [f"{key}: want a table, got nothing" for key in ("pipeline", "source") if key not in document]
     values: dict[str, Any] = {
         key: check_table(document[key], kind, key, problems)
         for key, kind in _TABLES.items()
@@ -146,7 +142,7 @@ def parse_config(data: bytes | str, what: str = "pipeline.toml", folder: str = "
     if "source" in document:
         values["source"] = _section(document["source"], SOURCE_ROWS, "source", problems)
     values["sinks"] = _sinks(document.get("sink", []), problems)
-    problems += _meaning_problems(values)
+    problems += _egress_problems(values)
     if problems:
         reasons = tuple(f"{what}:{problem}" for problem in problems)
         raise ConfigError(
@@ -174,24 +170,15 @@ def _section(table: object, rows: Rows, where: str, problems: list[str]) -> Sect
     return None if options is None else Section(table["kind"], options)
 
 
-def _meaning_problems(values: dict[str, Any]) -> list[str]:
-    """Return the contradictions between keys that are valid one by one."""
-    problems = []
-    pipeline, events = values.get("pipeline"), values.get("events")
-    if pipeline is not None and not NAME.fullmatch(pipeline.name):
-        problems.append(
-            f"pipeline.name: want lower-case letters, digits, '.', '_', '-', got {pipeline.name!r}"
-        )
-    if pipeline is not None and not pipeline.model:
-        problems.append("pipeline.model: want a bundle's path or a model's name, got ''")
-    if events is not None and events.appear > events.window:
-        problems.append(f"events.appear: want at most events.window ({events.window}), got {events.appear}")
+def _egress_problems(values: dict[str, Any]) -> list[str]:
     privacy = values.get("privacy", PrivacyTable())  # None if it has mistakes of its own
-    for i, sink in enumerate(values["sinks"]):
-        leaves = sink is not None and getattr(SINK_ROWS.load(sink.kind), "leaves_device", False)
-        if leaves and privacy is not None and not privacy.egress:
-            problems.append(f"sink[{i}]: want [privacy] egress to name what it may send, got nothing")
-    return problems
+    if privacy is None or privacy.egress:
+        return []
+    return [
+        f"sink[{i}]: want [privacy] egress to name what it may send, got nothing"
+        for i, sink in enumerate(values["sinks"])
+        if sink is not None and getattr(SINK_ROWS.load(sink.kind), "leaves_device", False)
+    ]
 
 
 def config_problems(text: str, what: str, folder: Path) -> tuple[str, ...]:

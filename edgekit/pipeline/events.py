@@ -1,19 +1,20 @@
 """Debounce: one event for a change, instead of a result for every frame.
 
-Pure state machines. Detections, anomalies and speech are *present* or not, label by label; a
-classifier of whole frames is in one *state* at a time.
+Detections, anomalies and speech are *present* or not, label by label; a classifier of whole frames is in
+one *state* at a time.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import msgspec
 
 from edgekit.core.spec import Item, Prediction
 from edgekit.core.tasks import TASKS
+from edgekit.pipeline.check import Count, Options
 
 EventKind = Literal["appeared", "vanished", "started", "ended", "changed"]
 
@@ -47,12 +48,17 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     end_unix_ms: int = 0
 
 
-class Debounce(msgspec.Struct, frozen=True):
-    """How sure a change must be: ``appear`` of the last ``window`` frames, gone after ``vanish``."""
+class Debounce(Options, frozen=True, kw_only=True):
+    """``[events]``: a label appears after ``appear`` of ``window`` frames, is gone after ``vanish``."""
 
-    appear: int = 3
-    window: int = 5
-    vanish: int = 10
+    appear: Count = 3
+    window: Count = 5
+    vanish: Count = 10
+
+    def problems(self) -> Iterable[str]:
+        """Report a window in which nothing could appear."""
+        if self.appear > self.window:
+            yield f"appear: want at most events.window ({self.window}), got {self.appear}"
 
 
 class _Seen:
@@ -113,10 +119,7 @@ class State:
         self.current = ""
 
     def step(self, label: str) -> tuple[str, str] | None:
-        """Return (before, after) if one frame's best label ('' for none) changes the state.
-
-        It does once ``appear`` of the last ``window`` frames have it.
-        """
+        """Return (before, after) if one frame's best label ('' for none) changes the state."""
         self._recent.append(label)
         if label == self.current or self._recent.count(label) < self._rule.appear:
             return None

@@ -1,7 +1,7 @@
 """A backend's tensors by the manifest's names: layouts, quantisation, and the rows of a batch.
 
-The manifest's tensors are *logical*: real numbers, or unquantised integers, of one sample. A variant's
-file may have other names, another layout, quantisation, and several samples in one run.
+The manifest's tensors are *logical*: real numbers, or unquantised integers, of one sample. A file may have
+other names, another layout, quantisation, and several samples in one run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class FileTensors:
     """One variant's inputs and outputs by logical name.
 
     ``batch`` is the number of samples in one run; ``inputs`` and ``outputs`` are the file's specs of one
-    sample, with 1 in place of the batch.
+    sample.
 
     Raises:
         TensorError: The file lacks a tensor of the manifest, or its outputs have no row per sample.
@@ -95,7 +95,7 @@ class FileTensors:
     def reals(self, held: Mapping[str, NDArray[Any]], row: int = 0) -> dict[str, NDArray[np.float32]]:
         """Return one sample's outputs as real numbers, float32, in the manifest's shapes.
 
-        Arrays of float32 files are views of ``held``.
+        Those of float32 files are views of ``held``.
 
         Raises:
             TensorError: An output has another shape than the manifest says.
@@ -136,7 +136,7 @@ class FileTensors:
 
 
 def _batch(logical: TensorSpec, spec: TensorSpec) -> int:
-    """Return the samples in a file's input: its first length, if that is the only difference."""
+    """Return the samples in a file's input: its first length, if only that differs."""
     first = spec.shape[0] if len(spec.shape) > 1 else 1
     size, logical_size = (math.prod(max(size, 1) for size in shape) for shape in (spec.shape, logical.shape))
     return first if first > 1 and size == first * logical_size else 1

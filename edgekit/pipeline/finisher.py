@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 class Rules:
     """A pipeline's configuration of its loop.
 
-    ``max_errors``: after so many failed frames in a row the loop gives up. ``budget_ms``: from capture to
-    sink; a live frame that is too old for it is dropped; 0 is no budget.
+    ``max_errors``: how many failed frames in a row end the run. ``budget_ms``, from capture to sink: a live
+    frame that is too old for it is dropped; 0 is no budget.
     """
 
     debounce: Debounce = field(default_factory=Debounce)

@@ -2,7 +2,7 @@ r"""Bytes of a sensor line to samples, and samples to windows; resynchronises af
 
 Text: one sample a line, ``ax,ay,...\n`` (commas, semicolons, tabs or blanks). Binary: ``A5 5A``,
 then little-endian: payload length in bytes (u16), sequence number (u16), the payload (float32 or
-int16, one or more whole samples), CRC-16/CCITT-FALSE of length, number and payload (u16).
+int16, whole samples), CRC-16/CCITT-FALSE of length, number and payload (u16).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import struct
 from collections import deque
 from collections.abc import Iterable
-from typing import Literal, Protocol
+from typing import Literal
 
 Sample = tuple[float, ...]
 SYNC = b"\xa5\x5a"
@@ -21,15 +21,6 @@ HEADER = struct.Struct("<HH")
 MAX_PAYLOAD_BYTES = 4096
 MAX_LINE_BYTES = 4096
 _BETWEEN = re.compile(rb"[,;\s]+")
-
-
-class Framing(Protocol):
-    """Finds samples in a stream of bytes; ``rejected`` counts its invalid lines and frames."""
-
-    rejected: int
-
-    def feed(self, data: bytes) -> list[Sample | int]:
-        """Return, in order, the samples that these bytes complete, and the length of each gap."""
 
 
 class TextFraming:
@@ -82,7 +73,7 @@ class TextFraming:
 
 
 def parse_line(line: bytes, count: int) -> Sample | None:
-    """Return the numbers of a line, or None unless it has exactly ``count`` finite ones."""
+    """Return the numbers of a line, or None unless it has ``count`` finite ones."""
     words = [word for word in _BETWEEN.split(line.strip()) if word]
     if len(words) != count or any(len(word) > 32 for word in words):
         return None

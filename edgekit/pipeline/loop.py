@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from edgekit.core.errors import AcceleratorLostError, EdgekitError
@@ -35,7 +36,7 @@ STALL_S = 10.0
 
 
 def must_shed(age_ms: float, work_ms: float, budget_ms: float) -> bool:
-    """Return whether to skip a live frame that is too old for the budget, for a fresh one.
+    """Return whether to skip a live frame that is too old for the budget.
 
     If the work alone exceeds the budget, no frame is skipped: it would not help.
 
@@ -45,20 +46,12 @@ def must_shed(age_ms: float, work_ms: float, budget_ms: float) -> bool:
     return 0 < work_ms <= budget_ms < age_ms + work_ms
 
 
-class _Swap:
-    def __init__(self, new: Predictor) -> None:
-        self.new = new
-        self.old: Predictor | None = None
-        self.done = threading.Event()
-
-
 class Loop:
     """Runs one pipeline until its source ends, a limit is reached, or ``stop``.
 
-    Owns the source and the sinks (opened and closed with the run), not the predictor.
-
-    ``failover`` returns another predictor when the accelerator is lost (and closes the lost one), or
-    raises; without it the loss ends the run.
+    It opens and closes the source, closes the sinks, and does not own the predictor. ``failover`` returns
+    another predictor when the accelerator is lost (and closes the lost one), or raises; without it the loss
+    ends the run.
     """
 
     def __init__(
@@ -75,11 +68,13 @@ class Loop:
         self._predictor = predictor
         self._rules = rules or Rules()
         self._failover = failover
-        self._tally = Tally()
+        self.tally = Tally()
+        """The counters, live."""
         self._mailbox = Mailbox(is_live=source.is_live, capacity=getattr(source, "slots", 1))
         self._stopping = threading.Event()
-        self._finisher = Finisher(name, sinks, self._rules, self._tally, self._stopping.set)
-        self._swap: _Swap | None = None
+        self._finisher = Finisher(name, sinks, self._rules, self.tally, self._stopping.set)
+        self._swap: tuple[Predictor, Future[Predictor]] | None = None
+        """The new predictor, and the promise of the old one."""
         self._swap_lock = threading.Lock()
         self._swap_turn = threading.Lock()
         self._is_running = False
@@ -99,11 +94,6 @@ class Loop:
         """The current predictor."""
         return self._predictor
 
-    @property
-    def tally(self) -> Tally:
-        """The counters, live."""
-        return self._tally
-
     def stats(self) -> dict[str, Any]:
         """Return the document of ``edgekit run --json``."""
         predictor = self._predictor
@@ -114,29 +104,24 @@ class Loop:
             "variant": predictor.variant.id,
             "backend": predictor.variant.backend,
             "accelerator": predictor.backend.accelerator,
-            **self._tally.document(),
+            **self.tally.document(),
         }
 
     def stop(self) -> None:
-        """End the run after the current frame; safe from any thread and from a signal handler."""
+        """End the run after the current frame; safe from any thread and a signal handler."""
         self._stopping.set()
 
     def swap(self, new: Predictor) -> Predictor:
-        """Replace the predictor (with a warm one) between two frames, losing none.
-
-        Returns:
-            The old one, no longer in use; its owner closes it.
-        """
+        """Replace the predictor (with a warm one) between two frames, losing none; return the old one."""
         with self._swap_turn:
             with self._swap_lock:
                 if not self._is_running:
                     old, self._predictor = self._predictor, new
                     return old
-                request = self._swap = _Swap(new)
+                replaced: Future[Predictor] = Future()
+                self._swap = new, replaced
             self._mailbox.nudge()
-            request.done.wait()
-        assert request.old is not None
-        return request.old
+            return replaced.result()
 
     def run(self, *, frames: int | None = None, seconds: float | None = None) -> dict[str, Any]:
         """Run the pipeline in this thread, up to so many frames or seconds; return the final ``stats()``.
@@ -169,7 +154,7 @@ class Loop:
     # -- capture thread
 
     def _capture(self, limit: int | None) -> None:
-        """Read the source into the mailbox; a lossless source is read no further than the limit."""
+        """Read the source into the mailbox; a lossless source no further than the limit."""
         taken = 0
         try:
             while not self._stopping.is_set() and self._mailbox.wait_for_room():
@@ -183,7 +168,7 @@ class Loop:
                     frame.meta["prepared"] = self._prepared(frame)
                 if not self._mailbox.put(frame):
                     break
-                self._tally.captured = frame.seq + 1
+                self.tally.captured = frame.seq + 1
                 taken += 1
                 if limit is not None and not self._source.is_live and taken >= limit:
                     break
@@ -233,14 +218,14 @@ class Loop:
             return
         self._finisher.wait_idle()
         with self._swap_lock:
-            request, self._swap = self._swap, None
-            request.old, self._predictor = self._predictor, request.new
-        request.done.set()
+            (new, replaced), self._swap = self._swap, None
+            old, self._predictor = self._predictor, new
+        replaced.set_result(old)
 
     def _process(self, frame: Frame) -> None:
-        self._tally.took(frame)
+        self.tally.took(frame)
         if self._source.is_live and self._rules.budget_ms and self._is_shed(frame):
-            self._tally.dropped += 1
+            self.tally.dropped += 1
             return
         prepared, predictor = frame.meta.pop("prepared", None), self._predictor
         self.is_inferring = True
@@ -258,7 +243,7 @@ class Loop:
         try:
             return Job(frame, self._predictor, self._predictor.infer(frame.data))
         except AcceleratorLostError:
-            self._tally.failed += 1
+            self.tally.failed += 1
             raise
         except EdgekitError as error:
             return Job(frame, self._predictor, error=error)
@@ -272,12 +257,12 @@ class Loop:
             logger.warning("accelerator lost, taking over: %s", lost, extra={"pipeline": self._name})
             self._predictor = self._failover(self._predictor, lost)
         except EdgekitError:
-            self._tally.failed += 1
+            self.tally.failed += 1
             raise
-        self._tally.failovers += 1
+        self.tally.failovers += 1
 
     def _is_shed(self, frame: Frame) -> bool:
-        work_ms = sum(self._tally.median_ms(stage) for stage in ("pre", "infer", "post", "sink"))
+        work_ms = sum(self.tally.median_ms(stage) for stage in ("pre", "infer", "post", "sink"))
         return must_shed((time.monotonic_ns() - frame.captured_ns) / 1e6, work_ms, self._rules.budget_ms)
 
     # -- end
@@ -291,7 +276,7 @@ class Loop:
             if capture.is_alive():
                 logger.error("the source does not return from its read", extra={"pipeline": self._name})
         self._finisher.end()
-        self._tally.left_over()
+        self.tally.left_over()
         with self._swap_lock:
             self._is_running = False
         self._take_swap()

@@ -37,9 +37,7 @@ class Mailbox:
     def put(self, frame: Frame) -> bool:
         """Add a frame; False if the mailbox is closed."""
         with self._changed:
-            if not self._is_live:
-                self._changed.wait_for(lambda: self._is_closed or len(self._frames) < self._capacity)
-            if self._is_closed:
+            if not self.wait_for_room():
                 return False
             while len(self._frames) >= self._capacity:
                 self._frames.popleft()

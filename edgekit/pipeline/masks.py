@@ -23,7 +23,7 @@ def to_mask(cells: NDArray[np.bool_], area: Box) -> Mask:
         area: The box that the cells cover, in pixels of the source frame.
 
     Raises:
-        TensorError: The array has another shape, or more than 20,000 runs: use fewer cells.
+        TensorError: The array has another shape, or more than 20,000 runs.
     """
     if cells.ndim != 2 or not cells.size:
         raise TensorError(f"mask: want cells of shape (height, width), got {list(cells.shape)}")

@@ -1,7 +1,7 @@
 """Preprocessing as the manifest declares it: from a frame to a model's input.
 
 An image is resized as bytes, then one table of 256 entries normalises and quantises into the backend's
-input memory. Sensor windows are normalised channel by channel. Only images need OpenCV.
+input memory. Sensor windows are normalised channel by channel.
 """
 
 from __future__ import annotations
@@ -29,22 +29,15 @@ def vision() -> Any:
     """
     try:
         import cv2
-    except ModuleNotFoundError as cause:
-        if cause.name != "cv2":
-            raise _not_loaded(cause) from cause
-        raise ConfigError(
-            "images need OpenCV, which is not installed", hint=install_hint("vision")
-        ) from cause
     except ImportError as cause:
-        raise _not_loaded(cause) from cause
+        if isinstance(cause, ModuleNotFoundError) and cause.name == "cv2":
+            message, hint = "images need OpenCV, which is not installed", install_hint("vision")
+            raise ConfigError(message, hint=hint) from cause
+        raise ConfigError(
+            f"images need OpenCV, which is installed and cannot be loaded: {cause}",
+            hint="install that library (libGL.so.1: sudo apt install libgl1), or only opencv-python-headless",
+        ) from cause
     return cv2
-
-
-def _not_loaded(cause: ImportError) -> ConfigError:
-    return ConfigError(
-        f"images need OpenCV, which is installed and cannot be loaded: {cause}",
-        hint="install that library (libGL.so.1: sudo apt install libgl1), or opencv-python-headless alone",
-    )
 
 
 @dataclass(frozen=True)
@@ -63,21 +56,20 @@ class Placement:
     height: int
 
     def to_source(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map boxes of the input to the source.
+        """Map boxes of the input to the source, clipped at its edges.
 
         >>> place("letterbox", (640, 480), (320, 320)).to_source(np.float32([[0, 40, 320, 280]]))
         array([[  0.,   0., 640., 480.]], dtype=float32)
 
         Args:
-            boxes: Shape (n, 4), left, top, right, bottom in pixels of the input; the result's are in
-                pixels of the source, clipped at its edges.
+            boxes: Shape (n, 4), left, top, right, bottom in pixels.
         """
         moved = self.points_to_source(boxes.reshape(-1, 2, 2))
         limit = np.array([self.width, self.height], np.float32)
         return np.clip(moved, np.float32(0), limit, out=moved).reshape(-1, 4)
 
     def points_to_source(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map points, shape (..., 2), x and y in pixels of the input, to the source; not clipped."""
+        """Map points, shape (..., 2), x and y in pixels, to the source; not clipped."""
         offset = np.array([self.left, self.top], np.float32)
         scale = np.array([self.scale_x, self.scale_y], np.float32)
         return np.asarray((points - offset) / scale, np.float32)
@@ -96,7 +88,7 @@ def place(
         crop_ratio: The share of the centre that ``crop`` keeps, above 0 and at most 1.
 
     Raises:
-        TensorError: The image is empty, or of another size than the input with ``none``.
+        TensorError: The image is empty, or with ``none`` of another size than the input.
     """
     (width, height), (wide, high) = source, target
     if min(width, height) < 1:
@@ -130,12 +122,12 @@ def resize_image(
     Args:
         pixels: Image, shape (height, width, 3), uint8.
         resize: As for ``place``.
-        out: Receives the result, shape (height, width, 3) of the input, uint8, contiguous.
+        out: Receives the result, shape (height, width, 3), uint8, contiguous.
         pad: Grey of the padding. Source: 114 is what the YOLO families are trained with.
         crop_ratio: As for ``place``.
 
     Raises:
-        TensorError: ``pixels`` is not an image of three channels of bytes, or does not fit.
+        TensorError: ``pixels`` is not such an image, or does not fit.
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise TensorError(
@@ -146,10 +138,8 @@ def resize_image(
     placement = place(resize, (pixels.shape[1], pixels.shape[0]), (wide, high), crop_ratio)
     if resize == "letterbox":
         left, top = int(placement.left), int(placement.top)
-        inner_w, inner_h = (
-            round(placement.scale_x * placement.width),
-            round(placement.scale_y * placement.height),
-        )
+        inner_w = round(placement.scale_x * placement.width)
+        inner_h = round(placement.scale_y * placement.height)
         inner = out[top : top + inner_h, left : left + inner_w]
         out[:top], out[top + inner_h :], out[:, :left], out[:, left + inner_w :] = pad, pad, pad, pad
         cv2.resize(pixels, (inner_w, inner_h), dst=inner, interpolation=cv2.INTER_LINEAR)
@@ -165,17 +155,17 @@ def resize_image(
 def value_tables(pre: Pre, spec: TensorSpec, channels: int) -> NDArray[Any]:
     """Return the input's value for each byte of each channel, shape (channels, 256), the input's dtype.
 
-    It is ``(byte - mean) / std``, quantised with the tensor's own scale and zero point. A UINT8 input
-    without a scale takes the bytes unchanged: such a file normalises inside.
+    It is ``(byte - mean) / std``, quantised with the tensor's scale and zero point. A UINT8 input without a
+    scale takes the bytes unchanged: such a file normalises inside.
 
     Args:
-        pre: The manifest's preprocessing; ``mean`` and ``std`` have one value, or one per channel.
+        pre: The manifest's preprocessing.
         spec: The input as the backend reports it, with its quantisation.
         channels: 1 or 3.
 
     Raises:
-        TensorError: ``mean`` or ``std`` has another number of values, or the input is of an integer
-            type that is neither quantised nor UINT8.
+        TensorError: ``mean`` or ``std`` has neither one value nor one per channel, or the input is of an
+            integer type that is neither quantised nor UINT8.
     """
     dtype = DTYPES[spec.datatype]
     levels = np.broadcast_to(np.arange(256, dtype=np.float64), (channels, 256))
@@ -183,9 +173,7 @@ def value_tables(pre: Pre, spec: TensorSpec, channels: int) -> NDArray[Any]:
         if dtype != np.uint8:
             raise TensorError(f"input {spec.name!r}: {spec.datatype} without a scale cannot take an image")
         return np.ascontiguousarray(levels.astype(np.uint8))
-    mean, std = (
-        _per_channel(values, channels, name) for values, name in ((pre.mean, "mean"), (pre.std, "std"))
-    )
+    mean, std = _per_channel(pre.mean, channels, "mean"), _per_channel(pre.std, channels, "std")
     return quantize((levels - mean[:, None]) / std[:, None], spec)
 
 
@@ -201,7 +189,7 @@ def quantize(real: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
 
 
 def dequantize(held: NDArray[Any], spec: TensorSpec) -> NDArray[np.float32]:
-    """Return a tensor's values as real numbers, float32; a float32 array is returned unchanged."""
+    """Return a tensor's values as real numbers, float32; a float32 array unchanged."""
     if spec.quantization is None:
         return np.asarray(held, np.float32)
     real = held.astype(np.float32)
@@ -230,11 +218,9 @@ class ImagePre:
     """
 
     def __init__(self, pre: Pre, spec: TensorSpec, layout: str) -> None:
-        shape = (
-            spec.shape
-            if layout == "NHWC"
-            else tuple(spec.shape[i] for i in (0, 2, 3, 1) if i < len(spec.shape))
-        )
+        shape = spec.shape
+        if layout != "NHWC" and len(shape) == 4:
+            shape = (shape[0], *shape[2:], shape[1])
         if len(shape) != 4 or shape[0] not in (1, -1) or min(shape[1:]) < 1 or shape[3] not in (1, 3):
             raise TensorError(
                 f"input {spec.name!r}: want one {layout} image of fixed size, got shape {list(spec.shape)}"
@@ -277,21 +263,15 @@ class ImagePre:
         return self._colored, placement
 
     def fill(self, resized: NDArray[np.uint8], view: NDArray[Any]) -> None:
-        """Write a resized image into the backend's input.
-
-        Args:
-            resized: As ``resize`` returns it.
-            view: The input's memory, in the file's shape and dtype.
-        """
+        """Write an image that ``resize`` returned into ``view``, the backend's input memory."""
         if self._planes is not None:
             for channel in range(self.channels):
                 self._cv2.extractChannel(resized, channel, dst=self._planes[channel])
+                if not self._one_table:
+                    self._look_up(self._planes[channel], channel, view[0, channel])
             if self._one_table:
                 rows = self.channels * self.height
                 self._look_up(self._planes.reshape(rows, -1), 0, view.reshape(rows, -1))
-                return
-            for channel in range(self.channels):
-                self._look_up(self._planes[channel], channel, view[0, channel])
         elif self._one_table:
             self._look_up(resized, 0, view[0])
         else:
@@ -318,7 +298,7 @@ class WindowPre:
     """Turns sensor or sound windows into one model's input, after the last ``pre.context`` samples.
 
     Args:
-        pre: The manifest's preprocessing; ``mean`` and ``std`` have one value, or one per channel.
+        pre: The manifest's preprocessing.
         spec: The input as the backend reports it; its size is (context + window) x channels, in
             that order or, with layout NCHW or if only that fits, channels first.
         layout: The file's layout.
@@ -359,7 +339,7 @@ class WindowPre:
             keep: Whether its end becomes the next window's context.
 
         Raises:
-            TensorError: It has another shape or no real numbers, or a value that is not finite.
+            TensorError: It has another shape, no real numbers, or one that is not finite.
         """
         if squeezed(window.shape) not in self._shapes or window.dtype.kind not in "fiu":
             shape = (self._pre.window, self.channels)

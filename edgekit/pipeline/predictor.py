@@ -20,8 +20,6 @@ from edgekit.pipeline.decoders import Outcome, Setup, make_decoder
 from edgekit.pipeline.file_tensors import FileTensors, check_finite
 from edgekit.pipeline.pre import ImagePre, Placement, WindowPre, place, quantize
 
-Size = tuple[int, int]
-
 
 @dataclass(slots=True)
 class Timed:
@@ -35,7 +33,7 @@ class Timed:
 
 @dataclass(slots=True)
 class Prepared:
-    """An image as the input tensor of one predictor, ``maker``, and the milliseconds that took."""
+    """An image as the input tensor of the predictor ``maker``, and the milliseconds that took."""
 
     maker: Predictor
     tensor: NDArray[Any]
@@ -62,8 +60,8 @@ class Predictor:
         manifest: The bundle's manifest.
         variant: The variant that the backend has loaded.
         backend: Loaded and proved; closed by ``close``.
-        labels: The model's labels, in the order of its classes; empty if it has none.
-        post: Replaces the manifest's ``post`` (thresholds that a pipeline overrides).
+        labels: The model's, in the order of its classes; empty if it has none.
+        post: Replaces the manifest's.
 
     Raises:
         TensorError: The file's tensors differ from the manifest's.
@@ -133,15 +131,14 @@ class Predictor:
         """Return the prediction for an image or window.
 
         Args:
-            data: As ``Frame.data``: an image (height, width, 3), uint8, BGR; or a sensor window
-                (samples, channels).
+            data: An image (height, width, 3), uint8, BGR; or a sensor window (samples, channels).
 
         Raises:
             TensorError: It does not fit the model's input.
             InferenceError: The runtime failed, or an output is not finite.
             AcceleratorLostError: The accelerator is gone.
         """
-        return self.timed(data).prediction
+        return self.finish(self.infer(data)).prediction
 
     def predict_many(self, samples: Sequence[NDArray[Any]]) -> list[Prediction]:
         """Return the prediction for each image or window (in order of time), ``batch`` of them in a run.
@@ -159,10 +156,6 @@ class Predictor:
                     self._take(held, outcome, row)
                 predictions += [self._decoded(outcome) for outcome in outcomes]
         return predictions
-
-    def timed(self, data: NDArray[Any]) -> Timed:
-        """Return the prediction with its timings; raises as ``predict`` does."""
-        return self.finish(self.infer(data))
 
     def prepare(self, data: NDArray[Any]) -> Prepared | None:
         """Return an image's preprocessed tensor; None for windows, whose order matters.
@@ -182,9 +175,7 @@ class Predictor:
     def infer(self, data: NDArray[Any], prepared: Prepared | None = None) -> Inferred:
         """Run the model; raises as ``predict`` does.
 
-        Args:
-            data: As for ``predict``.
-            prepared: The result of ``prepare``; ignored if it is another predictor's.
+        ``prepared``, the result of ``prepare``, is ignored if it is another predictor's.
         """
         outcome = Outcome({})
         with self._lock:
@@ -222,15 +213,16 @@ class Predictor:
         """Check that the model takes images or sensor windows.
 
         Raises:
-            TensorError: It has raw tensors or several inputs, so no frame can be fed.
+            TensorError: It has raw tensors or several inputs.
         """
         if self._data is None or self._pre is None:
             raise self._no_frames()
 
     def _no_frames(self) -> TensorError:
         return TensorError(
-            f"{self.manifest.model!r} has raw tensors and takes no frames",
-            hint="give its tensors by name: Model.infer, or the tensors of an HTTP request",
+            f"{self.manifest.model!r} takes raw tensors: images and sensor windows cannot be fed to it",
+            hint="give its tensors by name, to edgekit.load(...).infer(...) or 'edgekit serve'; "
+            "or publish it with a task and 'pre', see docs/bundle.md",
         )
 
     def _feed(self, data: NDArray[Any], outcome: Outcome, prepared: Prepared | None, row: int = 0) -> float:
@@ -280,10 +272,9 @@ class Predictor:
         """Return the outputs for a golden sample: float32 copies by logical name, in the manifest's shapes.
 
         Args:
-            feeds: Logical inputs by name, after resizing and recolouring and before normalising: an
-                image model takes uint8 (1, height, width, channels); a window model (1, window,
-                channels), with or without its context; a raw model its tensors. A missing state is
-                zeros.
+            feeds: Logical inputs by name, resized and recoloured but not normalised: an image model takes
+                uint8 (1, height, width, channels); a window model (1, window, channels), with or without
+                its context; a raw model its tensors. A missing state is zeros.
 
         Raises:
             TensorError: An input is missing, unknown, or of another shape or dtype.
@@ -340,7 +331,10 @@ class Predictor:
             self._pre.fill(resized, self._tensors.view(self._data.name))
 
     def decode(
-        self, tensors: Mapping[str, NDArray[np.float32]], feeds: Mapping[str, NDArray[Any]], size: Size | None
+        self,
+        tensors: Mapping[str, NDArray[np.float32]],
+        feeds: Mapping[str, NDArray[Any]],
+        size: tuple[int, int] | None,
     ) -> Prediction:
         """Return the prediction of ``run_golden``'s outputs.
 

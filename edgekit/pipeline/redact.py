@@ -61,10 +61,10 @@ def hide(pixels: NDArray[Any], boxes: Iterable[Box], style: str, margin_ratio: f
 
 
 def check_redact(redact: Sequence[str], predictor: Predictor) -> None:
-    """Check that a model can find the labels of ``[privacy] redact``; ``"*"`` is every label.
+    """Check that a model can find the labels of ``[privacy] redact``, in upper or lower case.
 
     Raises:
-        ConfigError: Its items have no boxes, or it has no such label; upper and lower case are the same.
+        ConfigError: Its items have no boxes, or it has no such label.
     """
     if not redact:
         return

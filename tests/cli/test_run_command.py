@@ -224,7 +224,7 @@ def test_a_model_that_takes_no_frames_is_refused_before_the_first(pipeline, caps
     path = pipeline(task="raw", post={"decoder": "raw"})
     code, document = run(capsys, path)
     assert (code, document["error"]["code"]) == (4, "model.tensor")
-    assert "takes no frames" in document["error"]["message"]
+    assert "takes raw tensors" in document["error"]["message"]
     assert not (path.parent / "out.jsonl").exists()
 
 

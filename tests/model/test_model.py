@@ -40,7 +40,7 @@ def test_the_manifest_of_a_bare_file_has_the_files_tensors(name):
         (x,), (y,) = model.manifest.inputs, model.manifest.outputs
         assert (x.name, x.datatype, x.shape) == ("x", "FP32", (1, 16))
         assert (model.inputs, model.outputs) == ((x,), (y,))
-        with pytest.raises(TensorError, match="takes no frames") as caught:
+        with pytest.raises(TensorError, match="takes raw tensors") as caught:
             model.predict(np.zeros((8, 8, 3), np.uint8))
         assert "Model.infer" in caught.value.hint
 

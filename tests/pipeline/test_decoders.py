@@ -11,8 +11,7 @@ from edgekit.core.errors import BundleError, TensorError
 from edgekit.core.spec import Post
 from edgekit.pipeline.decoders import DECODERS, Outcome, Setup, make_decoder
 from edgekit.pipeline.decoders.anchors import AnchorOptions, make_anchors
-from edgekit.pipeline.decoders.classify import best_first
-from edgekit.pipeline.decoders.nms import blend, overlap, suppress
+from edgekit.pipeline.decoders.nms import best_first, blend, overlap, suppress
 from edgekit.pipeline.pre import place
 
 ANCHORS = {

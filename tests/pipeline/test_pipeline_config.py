@@ -74,6 +74,28 @@ def test_every_problem_is_told_at_once_with_its_key():
     assert all(": want " in reason and ", got " in reason for reason in found)
 
 
+def test_a_mistake_of_form_does_not_hide_the_mistakes_of_value_beside_it():
+    """One run names all: keys that are missing, of a wrong type, unknown, and of a value that cannot be."""
+    found = reasons(
+        WHOLE.replace('name = "door"\nmodel = "person-detect"', 'name = "The Door"\nmodle = "m"')
+        .replace('egress = ["counts", "boxes"]', 'egress = ["faces"]\nredact_hold = "long"')
+        .replace("appear = 2", "appear = 9\nvanish = 0")
+        .replace('kind = "mqtt"', 'kind = "mqtt"\ntopic = "a/#"\nqos = 1')
+    )
+    keys = [reason.split(":")[1] for reason in found]
+    assert keys == [
+        "pipeline.modle",
+        "pipeline.name",
+        "pipeline.model",
+        "privacy.redact_hold",
+        "privacy.egress[0]",
+        "events.vanish",
+        "events.appear",
+        "sink[0].qos",
+        "sink[0].topic",
+    ]
+
+
 def test_an_unknown_kind_names_the_known_ones():
     (reason,) = reasons(WHOLE.replace('kind = "camera"', 'kind = "webcam"'))
     assert reason == (

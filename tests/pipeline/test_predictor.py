@@ -168,7 +168,7 @@ def test_a_raw_model_gives_its_tensors_for_golden_samples_and_takes_no_frames():
     backend = ArrayBackend(manifest.inputs, manifest.outputs, lambda a: {"y": a["x"] * 2})
     predictor = Predictor(manifest, make_variant(), backend)
     assert predictor.run_golden({"x": np.float32([[1, 2]])})["y"].tolist() == [[2, 4]]
-    with pytest.raises(TensorError, match="takes no frames"):
+    with pytest.raises(TensorError, match="takes raw tensors"):
         predictor.predict(FRAME)
 
 

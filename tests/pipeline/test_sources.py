@@ -199,7 +199,7 @@ def test_a_camera_that_vanishes_is_opened_again_and_counted():
     source = camera(devices)
     source.open()
     assert [source.read().seq for _ in range(5)] == [0, 1, 2, 3, 4]
-    assert source.reopened == 1
+    assert source.reopener.reopened == 1
     assert devices[0].released == devices[1].released == 1
     source.close()
     source.close()
@@ -312,7 +312,7 @@ def test_an_unplugged_line_is_opened_again():
     frame = source.read()
     assert frame.data[:, 0].tolist() == [100, 101, 102, 103]
     assert frame.seq > 1
-    assert source.reopened == 1
+    assert source.reopener.reopened == 1
     source.close()
     lines[1].unplug()
 

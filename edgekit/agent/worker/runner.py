@@ -17,7 +17,6 @@ from edgekit.core.errors import ConfigError, EdgekitError
 from edgekit.core.ports import Result, Sink
 from edgekit.model.ready import Choices, ReadyModel, open_ready
 from edgekit.pipeline.config import ModelTable, PipelineConfig, Section, load_config
-from edgekit.pipeline.events import Debounce
 from edgekit.pipeline.loop import Loop, Rules
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.predictor import Predictor
@@ -103,11 +102,10 @@ def make_loop(
     ]
     if record is not None:
         sections += _recording(record, takes_images=takes_images)
-    rule = Debounce(config.events.appear, config.events.window, config.events.vanish)
     redactor = Redactor(
         privacy.redact, privacy.redact_style, privacy.redact_margin_ratio, privacy.redact_hold
     )
-    rules = Rules(rule, redactor if privacy.redact else None, max_errors, config.budget.p95_ms)
+    rules = Rules(config.events, redactor if privacy.redact else None, max_errors, config.budget.p95_ms)
     opened = (*sinks, *open_sinks(sections, context))
     return Loop(config.pipeline.name, source, predictor, opened, rules=rules, failover=failover)
 

@@ -1,8 +1,7 @@
 """From a model's output tensors to items: one file each, by ``post.decoder``.
 
 A target is a function ``build(setup) -> Decoder``, which checks the manifest once. The decoder gets each
-frame's tensors by logical name, as real numbers (float32), in the manifest's shapes; they are valid only
-during the call.
+frame's tensors by logical name, float32, in the manifest's shapes; they are valid only during the call.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from edgekit.base import plugins
 from edgekit.core.errors import BundleError
 from edgekit.pipeline.check import Options, check_table
+from edgekit.pipeline.file_tensors import fits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,9 +103,7 @@ def shape_of(setup: Setup, name: str, expected: tuple[int, ...]) -> tuple[int, .
             f"{setup.what}: the {setup.post.decoder!r} decoder needs an output {name!r}, "
             f"got {', '.join(map(repr, setup.shapes)) or 'none'}"
         )
-    if len(shape) != len(expected) or any(
-        -1 not in (a, b) and a != b for a, b in zip(shape, expected, strict=True)
-    ):
+    if not fits(shape, expected):
         raise BundleError(f"{setup.what}: output {name!r}: want shape {list(expected)}, got {list(shape)}")
     return shape
 
@@ -118,7 +116,7 @@ def label_of(labels: tuple[str, ...], index: int) -> str:
 def check_labels(setup: Setup, classes: int, *, has_background: bool) -> tuple[str, ...]:
     """Return one label for each class of the output, with an empty one for a background without label.
 
-    An empty list stays empty: classes are named by number.
+    Without labels classes are named by number.
 
     Raises:
         BundleError: There are labels, but another number of them.

@@ -13,7 +13,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.core.errors import BundleError
 from edgekit.pipeline.check import Options
+from edgekit.pipeline.decoders import Setup
 
 
 class AnchorOptions(Options, frozen=True, kw_only=True):
@@ -35,22 +37,38 @@ class AnchorOptions(Options, frozen=True, kw_only=True):
     offset: float = 0.5
 
 
-def layer_scale(options: AnchorOptions, layer: int) -> float:
-    """Return the scale of a layer's boxes, as a share of the input's edge."""
+def anchors_of(setup: Setup, options: AnchorOptions, count: int) -> NDArray[np.float32]:
+    """Return the anchors of a model whose outputs have ``count`` (-1: any number); see ``make_anchors``.
+
+    Raises:
+        BundleError: It takes no images, or the options do not make as many.
+    """
+    if setup.input_size is None:
+        raise BundleError(f"{setup.what}: the {setup.post.decoder!r} decoder needs an image model")
+    where = f"{setup.what}: post.options.anchors"
+    if len(options.strides) != options.layers:
+        raise BundleError(f"{where}.strides: want {options.layers}, one for each layer")
+    anchors = make_anchors(options, *setup.input_size)
+    if count not in (-1, len(anchors)):
+        raise BundleError(f"{where} make {len(anchors)} anchors, the model has {count}")
+    return anchors
+
+
+def _scale(options: AnchorOptions, layer: int) -> float:
     if options.layers == 1:
         return (options.min_scale + options.max_scale) * 0.5
     return options.min_scale + (options.max_scale - options.min_scale) * layer / (options.layers - 1)
 
 
-def layer_shapes(options: AnchorOptions, layer: int) -> list[tuple[float, float]]:
+def _shapes(options: AnchorOptions, layer: int) -> list[tuple[float, float]]:
     """Return (width, height) of each box of a layer, as shares of the input, in the model's order."""
-    scale = layer_scale(options, layer)
+    scale = _scale(options, layer)
     if layer == 0 and options.reduce_boxes_in_lowest_layer:
         pairs = [(0.1, 1.0), (scale, 2.0), (scale, 0.5)]  # Source: the calculator's special case
     else:
         pairs = [(scale, ratio) for ratio in options.aspect_ratios]
         if options.interpolated_scale_aspect_ratio > 0:
-            following = 1.0 if layer == options.layers - 1 else layer_scale(options, layer + 1)
+            following = 1.0 if layer == options.layers - 1 else _scale(options, layer + 1)
             pairs.append((math.sqrt(scale * following), options.interpolated_scale_aspect_ratio))
     return [(size * math.sqrt(ratio), size / math.sqrt(ratio)) for size, ratio in pairs]
 
@@ -66,7 +84,7 @@ def make_anchors(options: AnchorOptions, width: int, height: int) -> NDArray[np.
     while layer < options.layers:
         stride, shapes = options.strides[layer], []
         while layer < options.layers and options.strides[layer] == stride:
-            shapes += layer_shapes(options, layer)
+            shapes += _shapes(options, layer)
             layer += 1
         parts.append(_grid(shapes, math.ceil(width / stride), math.ceil(height / stride), options))
     return np.concatenate(parts).astype(np.float32)

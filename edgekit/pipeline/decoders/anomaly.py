@@ -43,8 +43,8 @@ def window_error(fed: NDArray[np.float32], rebuilt: NDArray[np.float32], kind: s
 def build(setup: Setup) -> Decoder:
     """Return a decoder: one item, ``anomaly`` or ``normal``, its ``value`` the smoothed error.
 
-    The score is ``1 - 2**(-value / threshold)`` for an anomaly: 0.5 at the threshold, towards 1 far
-    above it; and 1 minus that for a normal window.
+    The score is ``1 - 2**(-value / threshold)`` for an anomaly (0.5 at the threshold), and 1 minus that
+    for a normal window.
     """
     options = options_of(setup, AnomalyOptions)
     if "reconstruction" not in setup.shapes:

@@ -15,12 +15,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.core.errors import BundleError
 from edgekit.core.spec import Item
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.decoders import Decoder, Outcome, Setup, label_of, options_of, shape_of
-from edgekit.pipeline.decoders.anchors import AnchorOptions, make_anchors
-from edgekit.pipeline.decoders.nms import blend, strongest, suppress
+from edgekit.pipeline.decoders.anchors import AnchorOptions, anchors_of
+from edgekit.pipeline.decoders.nms import best_first, blend, suppress
 from edgekit.pipeline.decoders.ssd import logit, sigmoid
 from edgekit.pipeline.pre import Placement
 
@@ -59,22 +58,16 @@ def decode_faces(
 def build(setup: Setup) -> Decoder:
     """Return a decoder: anchors over the threshold, then suppression or averaging."""
     options = options_of(setup, BlazefaceOptions)
-    if setup.input_size is None or len(options.anchors.strides) != options.anchors.layers:
-        raise BundleError(f"{setup.what}: 'blazeface' needs an image model, and one stride for each layer")
-    anchors = make_anchors(options.anchors, *setup.input_size)
     count = shape_of(setup, "regressors", (1, -1, 4 + 2 * options.keypoints))[1]
     shape_of(setup, "classifiers", (1, count, 1))
-    if count not in (-1, len(anchors)):
-        raise BundleError(
-            f"{setup.what}: post.options.anchors make {len(anchors)} anchors, the model has {count}"
-        )
+    anchors = anchors_of(setup, options.anchors, count)
     size = np.array(setup.input_size, np.float32)
     label, post, bound = label_of(setup.labels or ("face",), 0), setup.post, logit(setup.post.score_threshold)
 
     def decode(outcome: Outcome) -> tuple[Item, ...]:
         logits = outcome.tensors["classifiers"][0, :, 0]
         indices = np.flatnonzero(logits >= bound)
-        indices = indices[strongest(logits[indices])]
+        indices = indices[best_first(logits[indices])]
         if not len(indices):
             return ()
         scores = sigmoid(logits[indices])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgekit.core.spec import Item
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.decoders import Decoder, Outcome, Setup, check_labels, label_of, options_of, shape_of
+from edgekit.pipeline.decoders.nms import best_first
 
 
 class ClassifyOptions(Options, frozen=True, kw_only=True):
@@ -31,20 +32,6 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
-
-
-def best_first(scores: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    """Return the indices of the highest scores; of equal ones the lower index comes first.
-
-    >>> best_first(np.float32([0.1, 0.7, 0.7, 0.2]), 3).tolist()
-    [1, 2, 3]
-    """
-    if count < len(scores):
-        bound = np.partition(scores, len(scores) - count)[len(scores) - count]
-        candidates = np.flatnonzero(scores >= bound)
-    else:
-        candidates = np.arange(len(scores))
-    return candidates[np.argsort(-scores[candidates], kind="stable")][:count]
 
 
 def build(setup: Setup) -> Decoder:

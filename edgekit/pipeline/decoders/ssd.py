@@ -13,13 +13,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.core.errors import BundleError
 from edgekit.core.spec import Item
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.decoders import Decoder, Outcome, Setup, check_labels, label_of, options_of, shape_of
-from edgekit.pipeline.decoders.anchors import AnchorOptions, make_anchors
+from edgekit.pipeline.decoders.anchors import AnchorOptions, anchors_of
 from edgekit.pipeline.decoders.classify import softmax
-from edgekit.pipeline.decoders.nms import strongest, suppress
+from edgekit.pipeline.decoders.nms import best_first, suppress
 
 
 class SsdOptions(Options, frozen=True, kw_only=True):
@@ -33,21 +32,15 @@ class SsdOptions(Options, frozen=True, kw_only=True):
 
 
 def decode_boxes(
-    raw: NDArray[np.float32],
-    anchors: NDArray[np.float32],
-    box_scale: tuple[float, ...],
-    box_order: str,
-    *,
-    is_linear: bool = False,
+    raw: NDArray[np.float32], anchors: NDArray[np.float32], box_scale: tuple[float, ...], box_order: str
 ) -> NDArray[np.float32]:
     """Return boxes from offsets to anchors.
 
     Args:
-        raw: Shape (n, 4), the model's output.
+        raw: Shape (n, 4), the model's output; sizes are logarithms of factors of the anchor's.
         anchors: Shape (n, 4): centre x, centre y, width, height.
         box_scale: Divisors of the four columns of ``raw``.
         box_order: The order of the columns.
-        is_linear: Sizes are factors of the anchor's; else their logarithms.
 
     Returns:
         Shape (n, 4), float32: left, top, right, bottom, in the anchors' unit.
@@ -57,8 +50,7 @@ def decode_boxes(
         offsets = offsets[:, [1, 0, 3, 2]]
     centre = offsets[:, :2] * anchors[:, 2:] + anchors[:, :2]
     # e**20 is far beyond any image: the bound keeps hostile offsets from overflowing
-    factor = offsets[:, 2:] if is_linear else np.exp(np.clip(offsets[:, 2:], -20, 20))
-    half = factor * anchors[:, 2:] / 2
+    half = np.exp(np.clip(offsets[:, 2:], -20, 20)) * anchors[:, 2:] / 2
     return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
 
 
@@ -77,13 +69,9 @@ def sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def build(setup: Setup) -> Decoder:
     """Return a decoder: each anchor's best class, thresholded, then class-aware suppression."""
     options = options_of(setup, SsdOptions)
-    anchors = _anchors(setup, options)
     count = shape_of(setup, "boxes", (1, -1, 4))[1]
     classes = shape_of(setup, "scores", (1, count, -1))[2]
-    if count not in (-1, len(anchors)):
-        raise BundleError(
-            f"{setup.what}: post.options.anchors make {len(anchors)} anchors, the model has {count}"
-        )
+    anchors = anchors_of(setup, options.anchors, count)
     labels = check_labels(setup, classes, has_background=options.background)
     post, first, size = setup.post, int(options.background), np.array(setup.input_size * 2, np.float32)  # type: ignore[operator]
     is_sigmoid = options.activation == "sigmoid"
@@ -116,21 +104,11 @@ def _candidates(
     hits = np.flatnonzero(scores >= bound)
     indices = np.unique(hits[hits % width >= first] // width)
     best = scores[indices, first:].max(axis=1, initial=-np.inf)
-    order = strongest(best)
+    order = best_first(best)
     indices, best = indices[order], best[order]
     if not len(indices):  # argmax refuses a model of no classes, max does not
         return indices, indices, best
     return indices, scores[indices, first:].argmax(axis=1) + first, best
-
-
-def _anchors(setup: Setup, options: SsdOptions) -> NDArray[np.float32]:
-    if setup.input_size is None:
-        raise BundleError(f"{setup.what}: the {setup.post.decoder!r} decoder needs an image model")
-    if len(options.anchors.strides) != options.anchors.layers:
-        raise BundleError(
-            f"{setup.what}: post.options.anchors.strides: want {options.anchors.layers}, one for each layer"
-        )
-    return make_anchors(options.anchors, *setup.input_size)
 
 
 def _item(labels: tuple[str, ...], index: int, score: float, box: NDArray[np.float32]) -> Item:

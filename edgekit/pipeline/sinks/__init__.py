@@ -1,9 +1,8 @@
-"""Where results go: one file for each kind in ``SINKS``.
+"""Where results go: one file for each kind in ``SINKS``; an empty target is not yet built.
 
 A sink is a class with an ``Options`` structure (the keys of its ``[[sink]]`` table) and the
 constructor ``Class(options, context)``; it satisfies ``edgekit.core.ports.Sink``. A class whose
 ``leaves_device`` is true sends off the device, through ``context.connect``, behind which the gate stands.
-An empty target is a kind that is known and not yet built.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A result or event as a document of plain data, without pixels.
 
-The whole of it is for files on the device; what sends a document away hands it to its gate, which leaves
-in what ``[privacy] egress`` names (``edgekit.core.egress``).
+Files on the device get all of it; a gate leaves in what ``[privacy] egress`` names
+(``edgekit.core.egress``).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class JsonlOptions(Options, frozen=True, kw_only=True):
     """``[[sink]]`` of a file of JSON lines.
 
     ``what``: one line for each frame ("results") or for each change ("events"). ``max_mb``: at this
-    size the file becomes ``<path>.1``, which replaces the one before.
+    size the file replaces ``<path>.1`` and a new one starts.
     """
 
     path: str

@@ -1,7 +1,6 @@
 """Results or events as JSON messages, to the broker that the sink names.
 
-This file knows no MQTT library: it hands whole documents to the port ``SinkContext.connect``, behind which
-the egress gate leaves in what ``[privacy] egress`` names.
+It hands whole documents to ``SinkContext.connect``, behind which the egress gate stands.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class MqttOptions(Options, frozen=True, kw_only=True):
 
     ``url``: such as ``mqtt://host:1883``; an agent's own link where it is empty. ``topic``:
     ``{pipeline}`` is replaced. ``what``: one message for each change, or for each frame. ``ca``: the CA
-    file of a broker with ``mqtts://``. ``user``, and ``password_file``, whose first line is the password.
+    file of a broker with ``mqtts://``. ``password_file``: its first line is the password.
     """
 
     url: str = ""
@@ -46,7 +45,7 @@ class MqttSink:
     """Publishes what ``[privacy] egress`` names, and nothing else.
 
     Raises:
-        ConfigError: There is no way to a broker, or no such broker can be.
+        ConfigError: There is no way to a broker, or its address is wrong.
     """
 
     Options = MqttOptions

@@ -1,8 +1,7 @@
-"""Where frames come from: one file for each kind in ``SOURCES``.
+"""Where frames come from: one file for each kind in ``SOURCES``; an empty target is not yet built.
 
 A source is a class with an ``Options`` structure (the keys of its ``[source]`` table) and the
-constructor ``Class(options, context)``; it satisfies ``edgekit.core.ports.Source``. An empty target
-is a kind that is known and not yet built.
+constructor ``Class(options, context)``; it satisfies ``edgekit.core.ports.Source``.
 """
 
 from __future__ import annotations

@@ -62,17 +62,12 @@ class CameraSource:
         self._device: Any = None
         self._seq = 0
         self._name = f"camera {options.uri!r}"
-        self._reopener = Reopener(self._name, self._opened, options.give_up_s, self._closing)
+        self.reopener = Reopener(self._name, self._opened, options.give_up_s, self._closing)
 
     @property
     def due_s(self) -> float | None:
         """Seconds within which a frame is due; None while the camera is being reopened."""
-        return None if self._reopener.is_waiting else 10.0
-
-    @property
-    def reopened(self) -> int:
-        """How often it vanished and came back."""
-        return self._reopener.reopened
+        return None if self.reopener.is_waiting else 10.0
 
     def open(self) -> None:
         """Open the camera."""
@@ -102,7 +97,7 @@ class CameraSource:
                 self._seq += 1
                 return Frame(pixels, self._seq - 1, captured_ns, unix_ms, {"capture_ms": decoded_ms})
             self._release()
-            self._device = self._reopener.again("it gave no frame")
+            self._device = self.reopener.again("it gave no frame")
         return None
 
     def close(self) -> None:

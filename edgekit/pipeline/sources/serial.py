@@ -13,7 +13,7 @@ from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import ConfigError, SourceError
 from edgekit.core.ports import Frame
 from edgekit.pipeline.check import Options
-from edgekit.pipeline.framing import BinaryFraming, Framing, Sample, TextFraming, Windower
+from edgekit.pipeline.framing import BinaryFraming, Sample, TextFraming, Windower
 from edgekit.pipeline.sources import SourceContext
 from edgekit.pipeline.sources.timing import Reopener, stamp
 
@@ -72,7 +72,7 @@ class SerialSource:
         self._port: Any = None
         self._ready: deque[tuple[int, tuple[Sample, ...], int, int]] = deque()
         self._rejected_before = 0
-        self._reopener = Reopener(f"serial {options.uri!r}", self._opened, options.give_up_s, self._closing)
+        self.reopener = Reopener(f"serial {options.uri!r}", self._opened, options.give_up_s, self._closing)
 
     @property
     def rejected(self) -> int:
@@ -84,12 +84,7 @@ class SerialSource:
         """Samples known to be lost."""
         return self._windower.missing
 
-    @property
-    def reopened(self) -> int:
-        """How often it was unplugged and came back."""
-        return self._reopener.reopened
-
-    def _new_framing(self) -> Framing:
+    def _new_framing(self) -> TextFraming | BinaryFraming:
         options = self._options
         if options.framing == "binary":
             return BinaryFraming(self._channels, options.dtype, options.scale)
@@ -132,7 +127,7 @@ class SerialSource:
         self._rejected_before += self._framing.rejected
         self._framing = self._new_framing()
         self._windower.push([1])  # at least one sample is lost, and no window spans the cut
-        self._port = self._reopener.again(why)
+        self._port = self.reopener.again(why)
 
     def _close_port(self) -> None:
         if self._port is not None:
@@ -142,8 +137,7 @@ class SerialSource:
     def close(self) -> None:
         """End a wait; the reader frees the line."""
         self._closing.set()
-        cancel = getattr(self._port, "cancel_read", None)
-        if cancel is not None:
+        if (cancel := getattr(self._port, "cancel_read", None)) is not None:
             cancel()
 
 

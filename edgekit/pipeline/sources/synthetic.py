@@ -22,8 +22,8 @@ class SyntheticOptions(Options, frozen=True, kw_only=True):
     """``[source]`` of synthetic frames: images, or windows if the model takes windows.
 
     ``frames``: how many; 0 is endless. ``realtime``: at ``fps``, and the latest frame wins; else every
-    frame, as fast as possible. ``shapes``: moving boxes in an image. ``anomaly_every``: one burst in so
-    many samples of each wave; 0 is none. ``noise``: of the waves.
+    frame, as fast as possible. ``shapes``: moving boxes. ``anomaly_every``: one burst in so many samples of
+    each wave; 0 is none. ``noise``: of the waves.
     """
 
     seed: int = 0
@@ -93,8 +93,8 @@ def shapes(options: SyntheticOptions, seq: int) -> NDArray[np.uint8]:
 def waves(options: SyntheticOptions, channels: int, first: int, count: int) -> NDArray[np.float32]:
     """Return ``count`` samples from ``first`` of one sine wave per channel: (count, channels), float32.
 
-    The noise of a sample depends only on its number, so overlapping windows agree. An anomaly is a burst
-    of 12 samples at three times the wave's amplitude.
+    A sample's noise depends only on its number, so overlapping windows agree. An anomaly is a burst of 12
+    samples at three times the wave's amplitude.
     """
     import numpy as np
 

@@ -36,13 +36,9 @@ class Pacer:
 
 
 class Reopener(Generic[T]):
-    """Reopens a lost device.
+    """Reopens a lost device with ``opener``, which opens it or raises ``SourceError``.
 
-    Args:
-        name: The device, for messages.
-        opener: Opens it, or raises ``SourceError``.
-        give_up_s: How long to retry; 0 is forever.
-        closing: Ends a wait early.
+    It retries for ``give_up_s``, 0 is forever; ``closing`` ends a wait early. ``reopened`` counts.
     """
 
     def __init__(
