@@ -312,14 +312,14 @@ def alert(number):
 class Sender:
     """A device that sends ``count`` alerts and goes back to the watermark until all are committed."""
 
-    def __init__(self, identity, count, *, boot="boot-1", size=10, url=None):
+    def __init__(self, identity, count, *, boot="boot-1", size=10, url=None, conn=0):
         self.boot, self.count, self.size = boot, count, size
         self.watermark = 0
         self.resent = 0
         self.connection = Connection(identity, url=url)
         self.connection.client.on_message = self._heard
         self.connection.client.on_connect = self._connected
-        self.conn = 0
+        self.conn = conn
         self._next = 1
         self._lock = threading.Lock()
         self._moved_s = time.monotonic()
@@ -363,7 +363,9 @@ class Sender:
         items = [alert(number) for number in range(first, last + 1)]
         topic = wire.up(self.connection.identity.device, "ev")
         self.connection.client.publish(
-            topic, wire.encode(wire.Batch(boot=self.boot, seq0=first, items=items)), 1
+            topic,
+            wire.encode(wire.Batch(boot=self.boot, seq0=first, items=items, lowest=self.watermark + 1)),
+            1,
         )
         return True
 

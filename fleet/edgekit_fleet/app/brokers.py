@@ -54,6 +54,15 @@ class Broker:
             **refused,
         }
 
+    def disconnect(self, device: str) -> None:
+        """Close a device's connection at once; another broker than the embedded one is not told.
+
+        Raises:
+            LinkError: The embedded broker does not answer.
+        """
+        if self.embedded is not None:
+            self.embedded.kicker.disconnect(device)
+
 
 def embedded_broker(
     options: Options,

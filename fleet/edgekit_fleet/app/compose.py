@@ -17,6 +17,7 @@ from edgekit_fleet.broker.commanding import Commanding
 from edgekit_fleet.broker.downlink import MqttDownlink
 from edgekit_fleet.identity.authority import Authority
 from edgekit_fleet.identity.enrol import Enrolment
+from edgekit_fleet.identity.journal import Journal
 from edgekit_fleet.ingest.chunks import Chunks
 from edgekit_fleet.ingest.intake import Ingest, Intake
 from edgekit_fleet.ingest.jetstream import JetStreamIngest
@@ -29,6 +30,7 @@ from edgekit_fleet.rollout.service import RolloutService
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.database import Database, open_database
 from edgekit_fleet.store.devices import Devices
+from edgekit_fleet.store.facts import AUTHORITY, Facts
 from edgekit_fleet.store.messages import Messages
 from edgekit_fleet.store.metrics import Metrics
 from edgekit_fleet.store.tokens import Tokens
@@ -69,7 +71,9 @@ class Fleet:
     def _compose(self, data: Path) -> None:
         database = open_database(data, self.options.database)
         self._undo.callback(database.close)
-        self.authority = Authority(data / "ca")
+        self._facts = Facts(database)
+        self.authority = Authority(data / "ca", self._facts.get(AUTHORITY))
+        self._facts.set(AUTHORITY, self.authority.key_sha256)
         devices = Devices(database)
         self.broker = self._make_broker(data, devices)
         self.downlink = MqttDownlink(self.broker.access, self._session("fleet"), self._downlink_connected.set)
@@ -116,6 +120,7 @@ class Fleet:
             commanding=commanding,
             bus=bus,
             hooks=hooks,
+            restored_ms=(self._facts.restored() or (0, 0))[1],
         )
         self._undo.callback(rollouts.stop)
         measuring = MeasuringService(
@@ -132,7 +137,9 @@ class Fleet:
             messages=messages,
             metrics=metrics,
             tokens=tokens,
-            enrolment=Enrolment(database, self.authority, devices, tokens),
+            enrolment=Enrolment(
+                database, self.authority, devices, tokens, Journal(data), self.broker.disconnect
+            ),
             commanding=commanding,
             bus=bus,
             health=self.health,

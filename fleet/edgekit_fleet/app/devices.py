@@ -159,15 +159,17 @@ def command(parts: Parts, device: str, new: NewCommand) -> CommandRow:
 
 @router.post("/devices/{device}/revoke", dependencies=[Admin])
 def revoke(parts: Parts, device: str) -> Device:
-    """Bar a device from connecting."""
-    parts.devices.revoke(device)
+    """Bar a device from connecting, and close its connection at once."""
+    _known(parts, device)
+    parts.enrolment.revoke(device, unix_ms())
+    parts.bus.publish("device", {"device": device, "revoked": True})
     return _known(parts, device)
 
 
 @router.post("/devices/{device}/restore", dependencies=[Admin])
 def restore(parts: Parts, device: str) -> Device:
     """Let a revoked device connect again."""
-    parts.devices.restore(device)
+    parts.enrolment.restore(device, unix_ms())
     return _known(parts, device)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from edgekit.base.files import write_durably
 from edgekit.core.errors import ConfigError, LinkError
 from edgekit_fleet.broker.callout import ACCOUNT, WAIT_S
+from edgekit_fleet.broker.kick import SYSTEM_USER, Kicker
 from edgekit_fleet.broker.nats_thread import NatsAccess
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ class EmbeddedBroker:
         self._on_start = on_start
         self._nats_port, self._http_port = free_port(), free_port()
         self.password = secrets.token_urlsafe(32)
+        self._system_password = secrets.token_urlsafe(32)
+        self.kicker = Kicker(self._nats_port, self._http_port, self._system_password)
         self.restarts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
@@ -226,6 +229,7 @@ class EmbeddedBroker:
             nats_port=self._nats_port,
             http_port=self._http_port,
             password=self.password,
+            system_password=self._system_password,
             issuer=self._issuer,
             tls=self._tls,
         )
@@ -238,6 +242,7 @@ def configuration(
     nats_port: int,
     http_port: int,
     password: str,
+    system_password: str,
     issuer: str,
     tls: TlsFiles | None,
 ) -> str:
@@ -273,12 +278,12 @@ mqtt {{
 }}
 accounts {{
   {ACCOUNT} {{ jetstream: enabled, users: [ {{ user: {USER}, password: "{password}" }} ] }}
-  SYS {{}}
+  SYS {{ users: [ {{ user: {SYSTEM_USER}, password: "{system_password}" }} ] }}
 }}
 system_account: SYS
 authorization {{
   timeout: {WAIT_S}
-  auth_callout {{ issuer: {issuer}, auth_users: [ {USER} ], account: {ACCOUNT} }}
+  auth_callout {{ issuer: {issuer}, auth_users: [ {USER}, {SYSTEM_USER} ], account: {ACCOUNT} }}
 }}
 """
 

@@ -16,6 +16,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "run the fleet manager",
         "edgekit-fleet serve --data /var/lib/edgekit-fleet",
     ),
+    "backup": (
+        "edgekit_fleet.cli.backup",
+        "write everything that a fleet keeps into one file, while it runs",
+        "edgekit-fleet backup fleet.tar --data ./fleet-data --passphrase-file ./passphrase",
+    ),
+    "restore": (
+        "edgekit_fleet.cli.restore",
+        "make a data folder of a backup",
+        "edgekit-fleet restore fleet.tar --data ./new-data --passphrase-file ./passphrase",
+    ),
     "keys": (
         "edgekit_fleet.cli.keys",
         "generate or rotate a publisher's keys",

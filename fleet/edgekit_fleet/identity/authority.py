@@ -45,12 +45,21 @@ class Issued:
 class Authority:
     """The CA of one fleet, created below ``folder`` on first use.
 
+    Args:
+        folder: The folder with its key and certificate.
+        trusted_key: SHA-256 of the key that the fleet's devices trust; empty for a new fleet.
+
     Raises:
-        ConfigError: Its key or certificate is damaged.
+        ConfigError: Its key or certificate is damaged, missing, or not the one that devices trust.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, trusted_key: str = "") -> None:
         self._folder = folder
+        if trusted_key and not self.certificate_path.exists():
+            raise ConfigError(
+                f"{folder}: the fleet's CA is missing; with a new one no enrolled device could connect again",
+                hint="restore ca.key and ca.crt from a backup",
+            )
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         key_path = folder / "ca.key"
         if not self.certificate_path.exists():
@@ -68,6 +77,12 @@ class Authority:
         if not isinstance(loaded, ec.EllipticCurvePrivateKey):
             raise ConfigError(f"{key_path}: not an EC key", hint="restore ca.key from a backup")
         self._key = loaded
+        if trusted_key and self.key_sha256 != trusted_key:
+            raise ConfigError(
+                f"{folder}: not the CA that this fleet's devices trust; none of them could connect",
+                reasons=(f"trusted key {trusted_key}", f"found {self.key_sha256}"),
+                hint="restore ca.key and ca.crt from a backup of this fleet",
+            )
 
     @property
     def certificate_path(self) -> Path:
@@ -83,6 +98,11 @@ class Authority:
     def sha256(self) -> str:
         """SHA-256 of the CA's certificate (DER), in hexadecimal: the fourth part of a claim."""
         return self._certificate.fingerprint(hashes.SHA256()).hex()
+
+    @property
+    def key_sha256(self) -> str:
+        """SHA-256 of the CA's public key: it stays the same when the certificate is renewed."""
+        return key_sha256(self._key.public_key())
 
     def server_files(self, name: str, hosts: Sequence[str]) -> tuple[Path, Path]:
         """Issue a fresh server certificate and return the paths of (certificate, key).
@@ -156,6 +176,21 @@ def read_csr(pem: str) -> ec.EllipticCurvePublicKey:
     if not is_signed:
         raise EnrollError("the signing request is not signed by its own key")
     return public
+
+
+def certificate_key(pem: bytes) -> str:
+    """Return the SHA-256 of the public key of a CA's certificate (PEM), in hexadecimal.
+
+    Raises:
+        ConfigError: It is not the certificate of an EC key.
+    """
+    try:
+        public = x509.load_pem_x509_certificate(pem).public_key()
+    except ValueError as cause:
+        raise ConfigError(f"the CA's certificate is damaged: {cause}") from cause
+    if not isinstance(public, ec.EllipticCurvePublicKey):
+        raise ConfigError("the CA's certificate is not of an EC key")
+    return key_sha256(public)
 
 
 def key_sha256(public: ec.EllipticCurvePublicKey) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 import msgspec
 
@@ -10,25 +11,45 @@ from edgekit.core import wire
 from edgekit.core.errors import EnrollError
 from edgekit.core.spec import DEVICE_ID
 from edgekit_fleet.identity.authority import Authority, Issued, key_sha256, read_csr
+from edgekit_fleet.identity.journal import Journal
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
 from edgekit_fleet.store.tokens import Tokens
 
 
 class Enrolment:
-    """Enrols devices and renews their certificates; times are handed in, as Unix milliseconds."""
+    """Enrols devices, renews their certificates, revokes them; times are handed in, as Unix milliseconds.
 
-    def __init__(self, database: Database, authority: Authority, devices: Devices, tokens: Tokens) -> None:
+    Args:
+        database: The fleet's database.
+        authority: Issues certificates.
+        devices: The devices of the database.
+        tokens: Its claims.
+        journal: Records what a restored backup must be told again.
+        disconnect: Closes a device's connection to the broker.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        authority: Authority,
+        devices: Devices,
+        tokens: Tokens,
+        journal: Journal,
+        disconnect: Callable[[str], None],
+    ) -> None:
         self._database = database
         self._authority = authority
         self._devices = devices
         self._tokens = tokens
+        self._journal = journal
+        self._disconnect = disconnect
 
     def enroll(self, request: wire.EnrollRequest, now_ms: int) -> tuple[str, str, bool]:
         """Enrol a device.
 
-        The same key with the same claim is the same device. It gets the same name and certificate again,
-        because the first answer may have been lost.
+        The same key is the same device, also with another claim: it keeps its name. With the same claim it
+        gets the same certificate again, because the first answer may have been lost.
 
         Returns:
             The device's id, its certificate (PEM), and whether it is new.
@@ -42,7 +63,12 @@ class Enrolment:
             claim, known = self._tokens.claimed_by(request.token, key, now_ms)
             if known is not None:
                 return known, self._again(known, key, request.csr, now_ms), False
+            if (device := self._devices.of_key(key)) is not None:
+                certificate = self._again(device, key, request.csr, now_ms)
+                self._tokens.use_claim(claim, key, device, now_ms)
+                return device, certificate, False
             device = self._free_id(request.name)
+            self._journal.add("enrolled", device, now_ms)
             hardware = msgspec.json.encode(request.hardware).decode() if request.hardware else None
             self._devices.enroll(device, now_ms, hardware)
             issued = self._authority.issue(public, device)
@@ -62,6 +88,26 @@ class Enrolment:
         issued = self._authority.issue(public, device)
         self._record(device, issued)
         return issued.pem
+
+    def revoke(self, device: str, now_ms: int) -> bool:
+        """Bar a device from connecting, and close its connection; return False if there is no such device.
+
+        Raises:
+            LinkError: It is barred, but the broker did not close its connection.
+        """
+        if not self._devices.exists(device):
+            return False
+        self._journal.add("revoked", device, now_ms)
+        self._devices.revoke(device)
+        self._disconnect(device)
+        return True
+
+    def restore(self, device: str, now_ms: int) -> bool:
+        """Undo ``revoke``."""
+        if not self._devices.exists(device):
+            return False
+        self._journal.add("restored", device, now_ms)
+        return self._devices.restore(device)
 
     def _again(self, device: str, key: str, csr: str, now_ms: int) -> str:
         if not self._devices.is_welcome(device):

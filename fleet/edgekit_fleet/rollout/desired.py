@@ -27,12 +27,20 @@ class DesiredStates:
         key: Signs them.
         downlink: Sends them to devices.
         clock: Gives Unix time in milliseconds.
+        restored_ms: When a backup was restored; until a device is heard after it, nobody knows which document
+            it has, so none is sent. 0: never.
     """
 
     def __init__(
-        self, database: Database, key: SigningKey, downlink: Downlink, clock: Callable[[], int]
+        self,
+        database: Database,
+        key: SigningKey,
+        downlink: Downlink,
+        clock: Callable[[], int],
+        restored_ms: int = 0,
     ) -> None:
         self._database, self._key, self._downlink, self._clock = database, key, downlink, clock
+        self._restored_ms = restored_ms
         self._documents = rows.Documents(database)
 
     def of_device(self, device: str) -> wire.Desired | None:
@@ -92,7 +100,7 @@ class DesiredStates:
         Raises:
             StorageError: That they were sent cannot be recorded; they will be sent again.
         """
-        documents = self._documents.pending()
+        documents = self._documents.pending(self._restored_ms)
         for document in documents:
             self._send(document)
         if documents:

@@ -32,6 +32,7 @@ class RolloutService:
         commanding: Sends a device the command to roll back.
         bus: Gets a change for every rollout that changed.
         hooks: Where ingest reports what devices sent.
+        restored_ms: When a backup was restored; 0: never.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class RolloutService:
         commanding: Commanding,
         bus: Bus,
         hooks: Hooks,
+        restored_ms: int = 0,
     ) -> None:
         self._commanding, self._bus = commanding, bus
-        self.desired = DesiredStates(database, key, downlink, unix_ms)
+        self.desired = DesiredStates(database, key, downlink, unix_ms, restored_ms)
         self.engine = Engine(
             Rollouts(database),
             self.desired,

@@ -38,10 +38,20 @@ class Documents:
         with self._database.read() as sql:
             return get(sql, device)
 
-    def pending(self) -> list[Document]:
-        """Return every document whose newest version was not published yet."""
+    def pending(self, heard_since_ms: int = 0) -> list[Document]:
+        """Return every document whose newest version was not published yet.
+
+        Args:
+            heard_since_ms: Leave out devices that were not heard since this time (a restore), and those that
+                have accepted a newer document than this database has: they would refuse it as an attack.
+        """
         with self._database.read() as sql:
-            rows = sql.execute("SELECT device, version, body FROM desired WHERE published < version")
+            rows = sql.execute(
+                "SELECT d.device, d.version, d.body FROM desired d LEFT JOIN device ON device.id = d.device"
+                " WHERE d.published < d.version AND coalesce(device.desired, 0) <= d.version"
+                " AND coalesce(device.seen_ms, 0) >= ?",
+                (heard_since_ms,),
+            )
             return [Document(*row) for row in rows]
 
     def set_published(self, documents: Sequence[Document]) -> None:

@@ -41,6 +41,7 @@ _MIGRATIONS = [
     );
     CREATE INDEX certificate_device ON certificate (device);
     """,
+    "CREATE INDEX certificate_key ON certificate (key_sha256)",
 ]
 
 
@@ -148,6 +149,15 @@ class Devices:
                 (device, key_sha256, now_ms),
             ).fetchone()
         return None if row is None else str(row["pem"])
+
+    def of_key(self, key_sha256: str) -> str | None:
+        """Return the device that a certificate for this key was issued to last; None if there is none."""
+        with self._database.read() as sql:
+            row = sql.execute(
+                "SELECT device FROM certificate WHERE key_sha256 = ? ORDER BY issued_ms DESC LIMIT 1",
+                (key_sha256,),
+            ).fetchone()
+        return None if row is None else str(row["device"])
 
     def certificates(self, device: str) -> list[dict[str, Any]]:
         """Return serial and times of a device's certificates, the newest first."""

@@ -1,6 +1,7 @@
 """A device may speak for itself and hear what is meant for it, and nothing else; on both brokers."""
 
 import contextlib
+import time
 
 import pytest
 from fleet_kit import Connection, LocalFleet, Mosquitto, wait_until
@@ -126,6 +127,20 @@ def test_on_the_embedded_broker_a_revoked_device_is_refused(fleet):
     assert refused(Connection(identity))
     fleet.post("devices/revoked/restore")
     Connection(identity).open().close()
+
+
+def test_a_revoked_device_loses_its_connection_within_a_second(fleet):
+    """Measured at the socket: the broker closes it, and refuses the next one."""
+    identity = fleet.enroll("barred")
+    with Connection(identity) as connection:
+        before = connection.disconnects
+        began_s = time.monotonic()
+        fleet.post("devices/barred/revoke")
+        wait_until(lambda: connection.disconnects > before, "the end of the connection", 10)
+        assert time.monotonic() - began_s < 1
+        assert refused(Connection(identity))
+    with Connection(fleet.enroll("bystander")):
+        pass
 
 
 def test_without_tls_the_client_id_is_the_device(tmp_path):

@@ -15,6 +15,7 @@ from edgekit.core.errors import ConfigError, EnrollError
 from edgekit.core.spec import DEVICE_ID, Facts
 from edgekit_fleet.identity.authority import Authority, read_csr
 from edgekit_fleet.identity.enrol import Enrolment
+from edgekit_fleet.identity.journal import Journal
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
 from edgekit_fleet.store.tokens import Tokens
@@ -29,7 +30,15 @@ class Office:
         self.database = Database(folder / "a.sqlite")
         self.authority = Authority(folder / "ca")
         self.devices, self.tokens = Devices(self.database), Tokens(self.database)
-        self.enrolment = Enrolment(self.database, self.authority, self.devices, self.tokens)
+        self.disconnected = []
+        self.enrolment = Enrolment(
+            self.database,
+            self.authority,
+            self.devices,
+            self.tokens,
+            Journal(folder),
+            self.disconnected.append,
+        )
 
     def claim(self, uses=1):
         return self.tokens.create_claim(NOW_MS, NOW_MS * 10, uses=uses)
@@ -167,3 +176,40 @@ def test_a_server_certificate_is_good_for_every_name_it_is_reached_by(tmp_path):
     for subject in (x509.DNSName("fleet.example"), x509.IPAddress(__import__("ipaddress").ip_address("::1"))):
         PolicyBuilder().store(Store([ca])).build_server_verifier(subject).verify(certificate, [])
     assert key.stat().st_mode & 0o077 == 0
+
+
+def test_a_device_that_enrols_again_with_its_key_keeps_its_name_and_leaves_no_twin(office):
+    identity = Identity()
+    office.enroll(office.claim(), identity, "cam-1")
+    claim = office.claim()
+    device, pem, is_new = office.enroll(claim, identity, "cam-1")
+    assert (device, is_new) == ("cam-1", False)
+    assert x509.load_pem_x509_certificate(pem.encode()).public_key() == identity.key.public_key()
+    assert office.devices.counts()["total"] == 1
+    with pytest.raises(EnrollError, match="used up"):  # the second claim is used like any other
+        office.enroll(claim, Identity())
+
+
+def test_enrolling_again_with_a_renewed_key_is_the_same_device_too(office):
+    office.enroll(office.claim(), Identity(), "cam-1")
+    renewed = Identity()
+    office.enrolment.renew("cam-1", renewed.csr())
+    assert office.enroll(office.claim(), renewed, "another")[0] == "cam-1"
+
+
+def test_a_revoked_device_does_not_come_back_with_another_claim(office):
+    identity = Identity()
+    office.enroll(office.claim(), identity, "cam-1")
+    assert office.enrolment.revoke("cam-1", NOW_MS)
+    claim = office.claim()
+    with pytest.raises(EnrollError, match="revoked"):
+        office.enroll(claim, identity, "cam-1")
+    assert next(one for one in office.tokens.claims() if one.id == claim.split(".")[1]).uses == 0
+
+
+def test_a_revocation_is_in_the_journal_before_the_connection_is_closed(office, tmp_path):
+    office.enroll(office.claim(), Identity(), "cam-1")
+    assert office.enrolment.revoke("cam-1", NOW_MS + 1)
+    assert Journal(tmp_path).since(NOW_MS + 1).revoked == ["cam-1"]
+    assert office.disconnected == ["cam-1"]
+    assert not office.enrolment.revoke("nobody", NOW_MS)
