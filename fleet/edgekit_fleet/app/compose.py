@@ -106,10 +106,7 @@ class Fleet:
     def _make_services(self, data: Path, database: Database, devices: Devices) -> Services:
         hooks, bus, tokens = Hooks(), Bus(), Tokens(database)
         messages, metrics = Messages(database), Metrics(database)
-        commanding = Commanding(database, self.downlink, bus, unix_ms)
-        hooks.in_commit.append(commanding.take_answers)
-        hooks.on_committed.append(commanding.announce_answers)
-        hooks.on_state.append(commanding.device_appeared)
+        commanding = self._make_commanding(database, hooks, bus)
         registry = RegistryService(data, database, bus)
         self._undo.callback(registry.stop)
         rollouts = RolloutService(
@@ -147,6 +144,13 @@ class Fleet:
             rollouts=rollouts,
             measuring=measuring,
         )
+
+    def _make_commanding(self, database: Database, hooks: Hooks, bus: Bus) -> Commanding:
+        commanding = Commanding(database, self.downlink, bus, unix_ms)
+        hooks.in_commit.append(commanding.take_answers)
+        hooks.on_committed.append(commanding.announce_answers)
+        hooks.on_state.append(commanding.device_appeared)
+        return commanding
 
     def _settings(self, data: Path) -> Settings:
         options = self.options
