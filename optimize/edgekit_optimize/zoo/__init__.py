@@ -2,7 +2,7 @@
 
 In: a recipe, the folder ``models/NAME`` with ``recipe.toml`` (the packages that carry the weights, each pinned
 by its hash, and the variants) and ``build.py`` (how weights become a network and golden samples). Out: a bundle
-folder or ``.ekb`` file, the same bytes for the same recipe. Packages are fetched once and kept in a cache.
+folder or ``.ekb`` file. Packages are fetched once and kept in a cache.
 
 >>> from edgekit_optimize.zoo.build import build
 >>> build("imu-exercise", Path("bundles"))  # doctest: +SKIP
