@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -201,10 +203,15 @@ class OnnxRuntimeBackend(OpenModel):
 
 
 def _import_library(options: Mapping[str, Any]) -> Any:
+    is_late = "onnxruntime" in sys.modules  # the program has imported it itself
+    # from 1.29 on it writes an id of the machine into the home folder and reports to its maker
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         import onnxruntime
     except ImportError as cause:
         raise cannot_import("onnxruntime", cause) from cause
+    if is_late:
+        onnxruntime.disable_telemetry_events()  # the most that works after the import
     plugin = options.get("provider_library")
     if plugin is not None:
         try:

@@ -13,3 +13,8 @@ From a shell: ``edgekit optimize model.onnx --data pictures/ --targets rpi5 -o m
     outcome = optimize(Request(model="model.onnx", data="pictures/", out=Path("model.ekb")))
     print(outcome.bundle, outcome.report)
 """
+
+import os
+
+# read when ONNX Runtime is first imported, which several makers do by way of its tools
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"

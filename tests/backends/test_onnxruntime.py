@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -19,6 +24,7 @@ from edgekit.core.errors import (
 )
 from edgekit.core.spec import Variant
 
+ROOT = Path(__file__).resolve().parents[2]
 CPU = Variant(id="cpu", backend="onnxruntime")
 TENSORRT = Variant(id="trt", backend="onnxruntime", accelerator="tensorrt")
 
@@ -30,6 +36,23 @@ def value(name, kind, shape):
 @pytest.fixture
 def model(tmp_path):
     return tiny_nets.write_onnx(tmp_path / "net.onnx")
+
+
+def test_it_leaves_nothing_of_its_telemetry_in_the_home_folder(model, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from edgekit.backends import open_backend\n"
+        "from edgekit.core.spec import Variant\n"
+        "open_backend(Path(sys.argv[1]), Variant(id='cpu', backend='onnxruntime')).run()\n"
+    )
+    # in continuous integration it stays silent by itself
+    environment = {name: text for name, text in os.environ.items() if name not in ("CI", "XDG_CACHE_HOME")}
+    environment |= {"HOME": str(home), "ORT_DISABLE_TELEMETRY": "0"}
+    subprocess.run([sys.executable, "-c", code, str(model)], check=True, cwd=ROOT, env=environment)
+    assert list(home.rglob("*")) == []
 
 
 @pytest.fixture
