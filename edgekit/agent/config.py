@@ -1,7 +1,4 @@
-"""The content of ``agent.toml``, checked before anything starts; and the environment.
-
-The only module of the agent that reads environment variables.
-"""
+"""``agent.toml``, checked before anything starts, and the agent's environment variables."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +21,7 @@ Whole = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A frozen table that refuses unknown keys."""
+    pass
 
 
 class AgentTable(_Table, frozen=True, kw_only=True):
@@ -36,11 +33,10 @@ class AgentTable(_Table, frozen=True, kw_only=True):
 
 
 class PipelineEntry(_Table, frozen=True, kw_only=True):
-    """``[[pipeline]]``: a pipeline's file, or the whole pipeline in place.
+    """``[[pipeline]]``: a pipeline's ``file``, or the tables of such a file in place.
 
-    ``model`` replaces the file's: a bundle's path is pinned, a name is kept up to date by the agent.
-    ``initial`` is the first bundle of a name. The other keys are the tables of a pipeline's own file, for an
-    entry without ``file``.
+    ``model`` replaces the file's: a bundle's path is pinned, a name is kept up to date by the agent, with
+    ``initial`` as its first bundle.
     """
 
     file: str = ""
@@ -143,20 +139,15 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Environment(msgspec.Struct, frozen=True):
-    """The environment variables that the agent uses."""
+    """systemd's ``NOTIFY_SOCKET``, and ``EDGEKIT_CONFIG``: the agent's file if ``--config`` names none."""
 
     notify_socket: str = ""
-    """systemd's ``NOTIFY_SOCKET``."""
     config: str = ""
-    """``EDGEKIT_CONFIG``: the agent's file, where ``--config`` does not name one."""
 
 
 def environment() -> Environment:
     """Read the environment."""
-    return Environment(
-        notify_socket=os.environ.get("NOTIFY_SOCKET", ""),
-        config=os.environ.get("EDGEKIT_CONFIG", ""),
-    )
+    return Environment(os.environ.get("NOTIFY_SOCKET", ""), os.environ.get("EDGEKIT_CONFIG", ""))
 
 
 Check = Callable[[str, str, Path], Sequence[str]]
@@ -166,8 +157,8 @@ Check = Callable[[str, str, Path], Sequence[str]]
 def load_agent_config(path: Path, state: Path | None = None, check: Check | None = None) -> AgentConfig:
     """Return the checked ``agent.toml`` with the heads of its pipelines.
 
-    ``state`` replaces the file's state folder. ``check`` checks the rest of a pipeline; without it that is
-    left to the pipeline's worker.
+    ``state`` replaces the file's state folder. ``check`` checks the rest of a pipeline, by
+    default its worker does.
 
     Raises:
         ConfigError: A file cannot be read or is not valid; ``reasons`` has every problem.
@@ -246,26 +237,17 @@ def _plans(
         except msgspec.ValidationError:
             continue  # its structure is among the problems already
     names = [plan.name for plan in plans]
-    problems += [f"{what}:pipeline: the name {n!r} stands twice" for n in sorted(_twice(names))]
+    twice = (name for name in dict.fromkeys(names) if names.count(name) > 1)
+    problems += [f"{what}:pipeline: the name {name!r} stands twice" for name in twice]
     return plans
 
 
-def _twice(names: list[str]) -> set[str]:
-    return {name for name in names if names.count(name) > 1}
-
-
 def _plan(entry: PipelineEntry, where: str, folder: Path, check: Check | None) -> PipelinePlan:
-    """Return the plan of one pipeline.
-
-    Raises:
-        ConfigError: The entry or its file is not valid.
-    """
     tables, text, what, home = _tables(entry, where, folder)
-    is_own = entry.model is not None
     head = tables.get("pipeline")
-    model, model_home = (
-        (entry.model, folder) if is_own else (head.get("model") if isinstance(head, dict) else None, home)
-    )
+    model, model_home = entry.model, folder
+    if model is None:
+        model, model_home = head.get("model") if isinstance(head, dict) else None, home
     problems = list(check(text, what, home)) if check else []
     if not problems:
         problems = _head_problems(tables, model, what)
@@ -275,18 +257,16 @@ def _plan(entry: PipelineEntry, where: str, folder: Path, check: Check | None) -
     assert isinstance(head, dict)
     assert isinstance(model, str)
     pinned = _pinned(model, model_home, is_started=bool(entry.initial))
-    initial = folder / Path(entry.initial).expanduser() if entry.initial else None
-    name, egress = head["name"], tables.get("privacy", {}).get("egress", [])
     return PipelinePlan(
-        name=name,
+        name=head["name"],
         text=text,
         what=what,
         folder=home,
         pinned=pinned,
         managed="" if pinned else model,
-        initial=initial,
+        initial=folder / Path(entry.initial).expanduser() if entry.initial else None,
         threads=entry.threads,
-        egress=tuple(egress),
+        egress=tuple(tables.get("privacy", {}).get("egress", ())),
         budget_ms=_budget_ms(tables),
     )
 
@@ -349,11 +329,8 @@ def _pinned(model: str, home: Path, *, is_started: bool) -> Path | None:
 
 def _tables(entry: PipelineEntry, where: str, folder: Path) -> tuple[dict[str, Any], str, str, Path]:
     """Return a pipeline's tables, text, name for messages, and folder."""
-    inline = {
-        key: value
-        for key in ("source", "sink", "budget", "privacy", "events", "options")
-        if (value := getattr(entry, key))
-    }
+    keys = ("source", "sink", "budget", "privacy", "events", "options")
+    inline = {key: value for key in keys if (value := getattr(entry, key))}
     if bool(entry.file) == bool(inline):
         raise ConfigError(f"{where}: want either 'file' or the pipeline's own tables, at least 'source'")
     if entry.file:

@@ -106,7 +106,7 @@ def add_label(labels: dict[str, int], label: str, number: int = 1) -> None:
 
 
 class EventOut(msgspec.Struct, frozen=True, tag="event", kw_only=True):
-    """A prediction that passed the debounce, before the egress gate."""
+    """An event, before the egress gate."""
 
     record: EventRecord
 
@@ -270,7 +270,7 @@ def frame(message: Any) -> bytes:
 
 
 class Deframer:
-    """Turns a stream of bytes into messages of one union.
+    """Turns a stream of bytes into messages of the union ``kind``.
 
     >>> incoming = Deframer(ToWorker)
     >>> data = frame(Stop())

@@ -15,7 +15,7 @@ from edgekit.core.select import reasons_against
 from edgekit.core.spec import Facts, Profile, Variant
 from edgekit.model.bundle import Bundle
 from edgekit.model.choice import backend_options
-from edgekit.model.golden import GoldenOutcome, golden_error
+from edgekit.model.golden import GoldenOutcome, require_golden
 
 _START_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 60.0
@@ -67,14 +67,13 @@ class VariantProcess:
         return [GoldenOutcome(sample, float(difference), atol) for sample, difference, atol in rows]
 
     def require_golden(self) -> None:
-        """Raise unless the variant reproduces the golden samples.
+        """Check that the variant reproduces the golden samples.
 
         Raises:
             GoldenError: It does not.
             InferenceError: The model failed, or its process died.
         """
-        if (error := golden_error(self._manifest, self.golden())) is not None:
-            raise error
+        require_golden(self._manifest, self.golden())
 
     def evaluate(
         self, samples: Path, out: Path, sizes: Sequence[Sequence[int]] | None, *, in_order: bool = False

@@ -33,9 +33,8 @@ def run(args: argparse.Namespace) -> Report:
     root: Path = args.sysfs_root
     if not root.is_dir():
         raise UsageError(f"--sysfs-root {root}: there is no such folder")
-    examination = examine(root, on_step=_progress if sys.stderr.isatty() else None)
-    if sys.stderr.isatty():
-        _progress("")
+    examination = examine(root, on_step=_progress)
+    _progress("")
     if args.dump is not None:
         capture(root, args.dump, examination.chosen.profile)
     works = any(backend.works for backend in examination.facts.backends)
@@ -46,8 +45,8 @@ def run(args: argparse.Namespace) -> Report:
 
 
 def _progress(step: str) -> None:
-    sys.stderr.write(f"\r\x1b[K{step}")
-    sys.stderr.flush()
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{step}", end="", file=sys.stderr, flush=True)
 
 
 def document(examination: Examination) -> dict[str, Any]:

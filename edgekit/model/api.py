@@ -36,12 +36,12 @@ class Model:
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs of the variant's file; quantised ones have a scale and zero point."""
+        """The inputs of the variant's file; a quantised one has its scale and zero point."""
         return self._ready.backend.inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """The outputs of the variant's file, in the same form."""
+        """The outputs of the variant's file, likewise."""
         return self._ready.backend.outputs
 
     def predict(self, data: NDArray[Any]) -> Prediction:
@@ -61,9 +61,7 @@ class Model:
         return self._ready.predictor.predict(data)
 
     def predict_many(self, samples: Sequence[NDArray[Any]]) -> list[Prediction]:
-        """Return one prediction per image or window, the same as ``predict`` returns for each.
-
-        Runs ``load(batch=...)`` samples at once.
+        """Return what ``predict`` returns for each sample, run in batches of ``load(batch=...)``.
 
         Args:
             samples: Each as ``predict`` takes it; windows in the order of time.
@@ -111,8 +109,8 @@ def load(
         path: Bundle folder, ``.ekb`` file, or bare model file.
         variant: The only variant to consider.
         threads: CPU threads for the runtime; all cores but one by default.
-        batch: How many samples ``predict_many`` runs at once; a variant that is not built for that many is
-            passed over. By default the variant's own, most often 1.
+        batch: How many samples ``predict_many`` runs at once; variants not built for that many are passed
+            over. By default the variant's own, mostly 1.
 
     Raises:
         BundleError: The bundle is at fault.

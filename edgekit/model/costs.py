@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import logging
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import msgspec
 
 from edgekit.backends import backend_version
 from edgekit.base.files import write_durably
+from edgekit.base.kept import read_kept
 from edgekit.base.paths import cache_dir
 from edgekit.core.spec import Manifest, Variant
-
-logger = logging.getLogger(__name__)
 
 
 class MeasuredCost(msgspec.Struct, frozen=True):
@@ -53,23 +52,16 @@ def cost_key(variant: Variant, threads: int) -> str:
 
 
 def load_costs() -> dict[str, MeasuredCost]:
-    """Return every measurement of this machine; empty if there is none or the file is damaged."""
+    """Return every measurement of this machine."""
     return _load().costs
 
 
 def _load() -> _Costs:
-    path = cache_dir() / "measured.json"
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_Costs)
-    except FileNotFoundError:
-        return _Costs()
-    except (OSError, msgspec.DecodeError) as cause:
-        logger.warning("measured costs in %s are not used: %s; run edgekit bench again", path, cause)
-        return _Costs()
+    return read_kept(cache_dir() / "measured.json", _Costs, _Costs(), "run edgekit bench again")
 
 
 def save_costs(
-    costs: Mapping[str, MeasuredCost], failures: Mapping[str, MeasuredFailure] | None = None
+    costs: Mapping[str, MeasuredCost], failures: Mapping[str, MeasuredFailure] = MappingProxyType({})
 ) -> None:
     """Add measurements to this machine's, under a lock between processes.
 
@@ -78,7 +70,6 @@ def save_costs(
     Raises:
         OSError: The cache folder cannot be written.
     """
-    failures = failures or {}
     folder = cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "costs.lock").open("w") as lock:

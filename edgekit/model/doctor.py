@@ -20,8 +20,8 @@ import msgspec
 
 from edgekit.backends import LIBRARIES, backend_version
 from edgekit.base.accelerators import Accelerator, accelerator, rows_for
-from edgekit.base.files import write_durably
 from edgekit.base.install_hint import install_hint
+from edgekit.base.kept import keep, read_kept
 from edgekit.base.paths import cache_dir, profiles_dir
 from edgekit.base.plugins import ACCELERATORS
 from edgekit.core.spec import (
@@ -72,27 +72,29 @@ class _Proofs(msgspec.Struct, frozen=True):
     library_versions: dict[str, str] = {}
 
 
+_NONE, _LOSS = _Proofs("", 0.0, ()), "proofs run again"
+
+
 def examine(
-    root: Path = Path("/"), prover: Prover | None = None, on_step: Callable[[str], None] | None = None
+    root: Path = Path("/"),
+    prover: Prover | None = None,
+    on_step: Callable[[str], object] = lambda _: None,
 ) -> Examination:
     """Return a machine's facts with every backend proved anew, and cache the proofs.
 
     Args:
         root: ``/``, or a folder with another machine's files; its accelerators are not proved, while
             CPU backends are, on this machine.
-        prover: Runs a tiny model in a child process; ``edgekit.backends.probe.prove`` by default.
+        prover: Runs a tiny model; ``edgekit.backends.probe.prove`` by default.
         on_step: Called with what is being proved.
 
     Raises:
         ConfigError: A profile is not valid, or none fits.
     """
     facts, chosen = _detected(root)
-    proofs = _prove(facts, chosen.profile, root, prover or _default_prover(), on_step)
-    if _is_live(root):
-        _keep(proofs)
+    facts = _with_proofs(facts, chosen, root, _prove(facts, chosen.profile, root, prover, on_step))
     sensors = Sensors(root, chosen.profile.telemetry).read()
-    facts = _with_proofs(facts, proofs)
-    warnings = (*facts.warnings, *_warnings(facts, chosen, root), *_sensor_warnings(sensors, chosen.profile))
+    warnings = (*facts.warnings, *_sensor_warnings(sensors, chosen.profile))
     return Examination(msgspec.structs.replace(facts, warnings=warnings), chosen, sensors)
 
 
@@ -106,14 +108,11 @@ def facts_with_proofs(root: Path = Path("/"), prover: Prover | None = None) -> t
         ConfigError: A profile is not valid, or none fits.
     """
     facts, chosen = _detected(root)
-    proofs = _kept() if _is_live(root) else None
-    if proofs is None or proofs.key != _key(facts, chosen.profile, root) or _is_stale(proofs):
-        proofs = _prove(facts, chosen.profile, root, prover or _default_prover(), None)
-        if _is_live(root):
-            _keep(proofs)
-    facts = _with_proofs(facts, proofs)
-    warnings = (*facts.warnings, *_warnings(facts, chosen, root))
-    return msgspec.structs.replace(facts, warnings=warnings), chosen
+    is_live, key = _is_live(root), _key(facts, chosen.profile, root)
+    proofs = read_kept(_cache(), _Proofs, _NONE, _LOSS) if is_live else _NONE
+    if proofs.key != key or _is_stale(proofs):
+        proofs = _prove(facts, chosen.profile, root, prover)
+    return _with_proofs(facts, chosen, root, proofs), chosen
 
 
 def _detected(root: Path) -> tuple[Facts, ChosenProfile]:
@@ -126,24 +125,25 @@ def _is_live(root: Path) -> bool:
     return root.resolve() == Path("/")
 
 
-def _default_prover() -> Prover:
-    from edgekit.backends.probe import prove
-
-    return prove
-
-
 # -- proofs
 
 
 def _prove(
-    facts: Facts, profile: Profile, root: Path, prover: Prover, on_step: Callable[[str], None] | None
+    facts: Facts,
+    profile: Profile,
+    root: Path,
+    prover: Prover | None,
+    on_step: Callable[[str], object] = lambda _: None,
 ) -> _Proofs:
+    """Prove every backend of the profile, and cache the proofs of this machine."""
+    from edgekit.backends.probe import prove
+
+    prover = prover or prove
     backends = []
     for row in profile.backend:
         refused = _not_proved(row, facts, profile, root)
         if refused is None:
-            if on_step is not None:
-                on_step(f"proving {row.name} on {row.accelerator}")
+            on_step(f"proving {row.name} on {row.accelerator}")
             limit_s = _CPU_PROOF_S if row.accelerator == "cpu" else _ACCELERATOR_PROOF_S
             backends.append(prover(row.name, row.accelerator, row.options, limit_s))
         elif refused:
@@ -152,7 +152,10 @@ def _prove(
                 BackendFact(name=row.name, version=version, accelerator=row.accelerator, reason=refused)
             )
     versions = _library_versions(facts) if _is_live(root) else {}
-    return _Proofs(_key(facts, profile, root), _boot_s(), tuple(backends), versions)
+    proofs = _Proofs(_key(facts, profile, root), _boot_s(), tuple(backends), versions)
+    if _is_live(root):
+        keep(_cache(), proofs, _LOSS)
+    return proofs
 
 
 def _not_proved(row: ProfileBackend, facts: Facts, profile: Profile, root: Path) -> str | None:
@@ -200,10 +203,11 @@ def _library_version(row: Accelerator, path: str) -> str:
     return match.group(1) if match else ""
 
 
-def _with_proofs(facts: Facts, proofs: _Proofs) -> Facts:
-    """Return the facts with the last check of each accelerator: whether a backend ran on it."""
+def _with_proofs(facts: Facts, chosen: ChosenProfile, root: Path, proofs: _Proofs) -> Facts:
+    """Return the facts with the last check of each accelerator, whether a backend ran on it, and warnings."""
     accelerators = tuple(_proved(a, proofs) for a in (*facts.accelerators, *_shown_by_proof(facts, proofs)))
-    return msgspec.structs.replace(facts, accelerators=accelerators, backends=proofs.backends)
+    facts = msgspec.structs.replace(facts, accelerators=accelerators, backends=proofs.backends)
+    return msgspec.structs.replace(facts, warnings=(*facts.warnings, *_warnings(facts, chosen, root)))
 
 
 def _shown_by_proof(facts: Facts, proofs: _Proofs) -> list[AcceleratorFact]:
@@ -301,6 +305,10 @@ def _sensor_warnings(sensors: Mapping[str, float | bool], profile: Profile) -> l
 # -- the cache
 
 
+def _cache() -> Path:
+    return cache_dir() / "facts.json"
+
+
 def _key(facts: Facts, profile: Profile, root: Path) -> str:
     parts = [
         __version__,
@@ -332,20 +340,3 @@ def _is_stale(proofs: _Proofs) -> bool:
     age_s = _boot_s() - proofs.proved_at_s
     has_failed = any(not backend.works for backend in proofs.backends)
     return age_s < 0 or (has_failed and age_s > _FAILURE_KEPT_S)
-
-
-def _kept() -> _Proofs | None:
-    try:
-        return msgspec.json.decode((cache_dir() / "facts.json").read_bytes(), type=_Proofs)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.DecodeError) as cause:
-        logger.warning("the cached proofs in %s are not used: %s", cache_dir() / "facts.json", cause)
-        return None
-
-
-def _keep(proofs: _Proofs) -> None:
-    try:
-        write_durably(cache_dir() / "facts.json", msgspec.json.encode(proofs))
-    except OSError as cause:
-        logger.warning("proofs cannot be cached and will run again: %s", cause)

@@ -41,26 +41,16 @@ def run_golden(bundle: Bundle, predictor: Predictor, precision: str) -> list[Gol
     return [_run_one(bundle, golden, predictor, precision) for golden in bundle.manifest.golden]
 
 
-def require_golden(bundle: Bundle, predictor: Predictor, precision: str) -> list[GoldenOutcome]:
-    """Run every golden sample and raise unless all hold.
+def require_golden(manifest: Manifest, outcomes: Sequence[GoldenOutcome]) -> None:
+    """Raise unless every golden sample was reproduced.
 
     Raises:
-        GoldenError: At least one does not; each is named with its difference.
-        BundleError: A sample cannot be read.
-        InferenceError: The model failed on one.
+        GoldenError: At least one was not; each is named with its difference.
     """
-    outcomes = run_golden(bundle, predictor, precision)
-    if (error := golden_error(bundle.manifest, outcomes)) is not None:
-        raise error
-    return outcomes
-
-
-def golden_error(manifest: Manifest, outcomes: Sequence[GoldenOutcome]) -> GoldenError | None:
-    """Return the error for a variant with these outcomes; None if all hold."""
     failed = [outcome for outcome in outcomes if not outcome.holds]
     if not failed:
-        return None
-    return GoldenError(
+        return
+    raise GoldenError(
         f"'{manifest.model} {manifest.version}' does not reproduce {len(failed)} of {len(outcomes)}"
         " golden samples",
         reasons=tuple(f"{o.sample}: off by {o.difference:.4g}, at most {o.atol:.4g}" for o in failed),

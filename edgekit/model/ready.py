@@ -30,7 +30,7 @@ from edgekit.core.select import Candidate, Selection, require
 from edgekit.core.spec import Manifest, Post, Variant
 from edgekit.model.bundle import Bundle, open_bundle
 from edgekit.model.choice import backend_options, choose, default_threads
-from edgekit.model.golden import require_golden
+from edgekit.model.golden import require_golden, run_golden
 from edgekit.model.proof import prove
 from edgekit.model.verified import check_files
 from edgekit.pipeline.predictor import Predictor, with_overrides
@@ -197,7 +197,7 @@ def open_variant(
     ready = ReadyModel(bundle, variant, backend, choices)
     try:
         if choices.golden:
-            require_golden(bundle, ready.predictor, variant.precision)
+            require_golden(bundle.manifest, run_golden(bundle, ready.predictor, variant.precision))
         if choices.warm:
             ready.predictor.warm()
     except BaseException:

@@ -5,22 +5,19 @@ A file is hashed again if its size, times or inode changed. The cache may be los
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
-from edgekit.base.files import write_durably
+from edgekit.base.files import sha256_of
+from edgekit.base.kept import keep, read_kept
 from edgekit.base.paths import cache_dir
 from edgekit.core.errors import BundleError, HashMismatchError
 from edgekit.core.spec import VariantFile
 
-logger = logging.getLogger(__name__)
-
 MAX_REMEMBERED = 1000
-_PIECE_BYTES = 1 << 20
+_LOSS = "files are hashed again"
 _Mark = tuple[int, int, int, int]
 
 
@@ -38,7 +35,8 @@ def check_files(root: Path, files: Iterable[VariantFile], what: str) -> None:
         HashMismatchError: A file differs from the one listed.
         BundleError: A file cannot be read.
     """
-    known = _load()
+    cache = cache_dir() / "verified.json"
+    known = read_kept(cache, dict[str, _Verified], {}, _LOSS)
     new: dict[str, _Verified] = {}
     for file in files:
         path = (root / file.path).resolve()
@@ -47,7 +45,7 @@ def check_files(root: Path, files: Iterable[VariantFile], what: str) -> None:
             mark = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
             verified = known.get(str(path))
             if verified is None or verified.mark != mark:
-                verified = new[str(path)] = _Verified(mark, _sha256(path))
+                verified = new[str(path)] = _Verified(mark, sha256_of(path))
         except OSError as cause:
             raise BundleError(f"{what}: {file.path} cannot be read: {cause.strerror}") from cause
         if verified.sha256 != file.sha256:
@@ -56,32 +54,5 @@ def check_files(root: Path, files: Iterable[VariantFile], what: str) -> None:
                 f" {file.sha256[:16]}…, got {verified.sha256[:16]}…",
                 hint="copy or install the bundle again",
             )
-    if new:
-        _save(known | new)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def _load() -> dict[str, _Verified]:
-    try:
-        return msgspec.json.decode((cache_dir() / "verified.json").read_bytes(), type=dict[str, _Verified])
-    except FileNotFoundError:
-        return {}
-    except (OSError, msgspec.DecodeError) as cause:
-        logger.warning("verified hashes are not used, files are read again: %s", cause)
-        return {}
-
-
-def _save(verified: dict[str, _Verified]) -> None:
-    """Store the newest hashes; if processes save at once, the last wins and the others hash again."""
-    kept = dict(list(verified.items())[-MAX_REMEMBERED:])
-    try:
-        write_durably(cache_dir() / "verified.json", msgspec.json.encode(kept))
-    except OSError as cause:
-        logger.warning("verified hashes cannot be stored, files will be read again: %s", cause)
+    if new:  # processes that save at once lose all but the last one's, and hash again
+        keep(cache, dict([*known.items(), *new.items()][-MAX_REMEMBERED:]), _LOSS)

@@ -8,9 +8,9 @@ import sys
 from boards import CORAL_STICK, EDGETPU_LIBRARY, RPI4, RPI5, plant
 from provers import Prover
 
+from edgekit.backends import probe
 from edgekit.cli import doctor as command
 from edgekit.core.errors import UsageError
-from edgekit.model import doctor
 
 KEYS = ["profile", "board", "arch", "cores", "memory_mb", "accelerators", "backends", "warnings"]
 BACKEND_KEYS = ["name", "version", "accelerator", "works", "ms", "reason"]
@@ -91,7 +91,7 @@ def test_a_root_that_is_no_folder_is_a_usage_error(tmp_path):
 def test_doctor_exits_with_5_where_no_backend_works(tmp_path, monkeypatch):
     rows = {(name, "cpu"): "is not installed" for name in ("litert", "onnxruntime", "openvino")}
     prover = Prover(rows)
-    monkeypatch.setattr(doctor, "_default_prover", lambda: prover)
+    monkeypatch.setattr(probe, "prove", prover)
     args = command.argparse.Namespace(sysfs_root=plant(tmp_path, RPI5), dump=None)
     report = command.run(args)
     assert report.exit_code == 5
@@ -102,7 +102,7 @@ def test_doctor_exits_with_5_where_no_backend_works(tmp_path, monkeypatch):
 def test_where_every_backend_crashes_doctor_says_so_and_does_not_say_install(tmp_path, monkeypatch):
     crash = "crashed with SIGILL; fix: install a build of this library for this processor"
     rows = {(name, "cpu"): crash for name in ("litert", "onnxruntime", "openvino")}
-    monkeypatch.setattr(doctor, "_default_prover", lambda: Prover(rows))
+    monkeypatch.setattr(probe, "prove", Prover(rows))
     report = command.run(command.argparse.Namespace(sysfs_root=plant(tmp_path, RPI5), dump=None))
     assert report.exit_code == 5
     assert sum(crash in w for w in report.document["warnings"]) == 3

@@ -16,7 +16,7 @@ from edgekit.bench.measure import measure_new, unmeasured
 from edgekit.core.errors import GoldenError, NoVariantError, TensorError
 from edgekit.model.bundle import open_bundle
 from edgekit.model.costs import MeasuredCost, load_costs, save_costs
-from edgekit.model.golden import require_golden
+from edgekit.model.golden import require_golden, run_golden
 from edgekit.model.ready import Choices, open_ready
 
 TINY = Path(edgekit.backends.tiny.__file__).parent
@@ -98,7 +98,7 @@ def test_a_golden_sample_that_does_not_hold_is_named(tmp_path):
     make_bundle(tmp_path / "b", golden=(0.9, 0.1))
     opened = open_ready(tmp_path / "b", Choices(golden=False))
     with pytest.raises(GoldenError, match="1 of 1") as caught:
-        require_golden(opened.bundle, opened.predictor, "fp32")
+        require_golden(opened.manifest, run_golden(opened.bundle, opened.predictor, "fp32"))
     assert "golden/0.npz: off by 0.8" in caught.value.render()
     opened.close()
 
@@ -107,7 +107,7 @@ def test_a_nan_never_holds(tmp_path):
     make_bundle(tmp_path / "b", golden=(float("nan"), 0.1))
     opened = open_ready(tmp_path / "b", Choices(golden=False))
     with pytest.raises(GoldenError):
-        require_golden(opened.bundle, opened.predictor, "fp32")
+        require_golden(opened.manifest, run_golden(opened.bundle, opened.predictor, "fp32"))
     opened.close()
 
 

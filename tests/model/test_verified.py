@@ -19,7 +19,7 @@ def test_a_file_is_hashed_once_and_again_when_it_changed(tmp_path, monkeypatch):
     (tmp_path / "m").write_bytes(b"hello")
     check_files(tmp_path, [HELLO], "net")
     with monkeypatch.context() as patch:
-        patch.setattr(verified, "_sha256", lambda _path: pytest.fail("an unchanged file is read again"))
+        patch.setattr(verified, "sha256_of", lambda _path: pytest.fail("an unchanged file is read again"))
         check_files(tmp_path, [HELLO], "net")
     status = (tmp_path / "m").stat()
     (tmp_path / "m").write_bytes(b"jello")

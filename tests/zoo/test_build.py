@@ -13,7 +13,7 @@ from edgekit.core.select import wrong_arithmetic
 from edgekit.core.spec import parse_manifest
 from edgekit.hardware.detect import detect
 from edgekit.model.bundle import open_bundle
-from edgekit.model.golden import require_golden
+from edgekit.model.golden import require_golden, run_golden
 from edgekit.pipeline.predictor import Predictor
 from edgekit_optimize.zoo.build import build
 from edgekit_optimize.zoo.recipe import models_folder, recipe, recipes
@@ -32,7 +32,7 @@ def check_golden(path):
         backend = open_backend(bundle.path(variant), variant, {"threads": 1})
         predictor = Predictor(bundle.manifest, variant, backend, bundle.labels())
         try:
-            require_golden(bundle, predictor, variant.precision)
+            require_golden(bundle.manifest, run_golden(bundle, predictor, variant.precision))
         finally:
             predictor.close()
     return bundle

@@ -1,8 +1,7 @@
-"""Measurement jobs of the fleet: bundles are fetched, run beside the pipelines, and removed again.
+"""Measurement jobs of the fleet: a bundle is fetched, run beside the pipelines, and removed again.
 
 A job touches no slot: its files are in ``measuring/`` of the state folder, which is removed when the job
-ends and whenever an agent starts. One job at a time; it is stored before it begins, so that it survives
-the agent, and it always ends in a record.
+ends and whenever an agent starts. It is stored before it begins, so that it survives the agent.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from edgekit.agent.children import MeasureTask
+from edgekit.agent.children import MeasureTask, MeasuringChild
 from edgekit.agent.jobs import Jobs
 from edgekit.agent.measuring.order import MeasureOrder, parse_order
 from edgekit.agent.reactor import Reactor
 from edgekit.base.disk import LocalDisk
 from edgekit.base.files import write_durably
+from edgekit.base.kept import read_kept
 from edgekit.core.errors import BackendError, EdgekitError, LinkError, StorageError, UsageError
 from edgekit.core.ports import Clock
 from edgekit.core.wire import MeasurementRecord
@@ -48,16 +48,6 @@ class Saved(msgspec.Struct):
     order: MeasureOrder
     starts: int = 0
     fetches: int = 0
-
-
-class Child(Protocol):
-    """A process that measures."""
-
-    def run(self, timeout_s: float) -> MeasurementRecord:
-        """Return the measurements; raises EdgekitError."""
-
-    def kill(self) -> None:
-        """Kill it; any thread may, and twice."""
 
 
 class Host(Protocol):
@@ -95,14 +85,14 @@ class Measuring:
         reactor: Reactor,
         clock: Clock,
         host: Host,
-        begin: Callable[[MeasureTask], Child],
+        begin: Callable[[MeasureTask], MeasuringChild],
     ) -> None:
         self._path, self._area = state / "measuring.json", state / "measuring"
         self._reactor, self._clock, self.host = reactor, clock, host
         self._begin = begin
         self._jobs = Jobs(reactor.post, "measuring")
         self._saved: Saved | None = None
-        self._child: Child | None = None
+        self._child: MeasuringChild | None = None
         self._phase: Phase = "idle"
         self._is_resumed = False
         self._next_s = 0.0
@@ -115,20 +105,17 @@ class Measuring:
         self._clean()
         self._jobs.start()
         self._is_resumed = True
-        try:
-            self._saved = msgspec.json.decode(self._path.read_bytes(), type=Saved)
-        except FileNotFoundError:
-            return
-        except (OSError, msgspec.DecodeError) as cause:
-            logger.warning("%s is not used: %s", self._path, cause)
+        self._saved = saved = read_kept(self._path, Saved, None, "its measurement is given up")
+        if saved is None:
             self._path.unlink(missing_ok=True)
             return
         self._phase = "waiting"
-        if self._saved.starts >= MAX_STARTS:
-            what = (
-                f"the agent ended {self._saved.starts} times while it measured; the bundle may be the cause"
+        if saved.starts >= MAX_STARTS:
+            self._fail(
+                BackendError(
+                    f"the agent ended {saved.starts} times while it measured; the bundle may be the cause"
+                )
             )
-            self._fail(BackendError(what))
 
     def stop(self) -> None:
         """Stop the job; it resumes at the next start."""
@@ -251,7 +238,7 @@ class Measuring:
             self._end_child()
             self._postpone(why, LOOK_AGAIN_S)
 
-    def _measured(self, child: Child, outcome: MeasurementRecord | EdgekitError) -> None:
+    def _measured(self, child: MeasuringChild, outcome: MeasurementRecord | EdgekitError) -> None:
         if self._saved is None or child is not self._child:
             return  # it was ended
         self._child = None

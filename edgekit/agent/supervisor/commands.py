@@ -6,9 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import msgspec
-
-from edgekit.base.files import write_durably
+from edgekit.base.kept import keep, read_kept
 from edgekit.core.errors import EdgekitError, UsageError
 from edgekit.core.ports import Clock
 from edgekit.core.wire import Command, CommandAnswer
@@ -16,6 +14,7 @@ from edgekit.core.wire import Command, CommandAnswer
 logger = logging.getLogger(__name__)
 
 REMEMBERED = 128
+_LOSS = "commands may be executed again"
 Action = Callable[[dict[str, object]], str]
 """Executes a command with its arguments; returns the answer's text. Raises EdgekitError to refuse."""
 
@@ -31,7 +30,7 @@ class CommandDesk:
         clock: Clock,
     ) -> None:
         self._path, self._actions, self._answer, self._clock = path, actions, answer, clock
-        self._done = self._load()
+        self._done = dict.fromkeys(read_kept(path, list[str], [], _LOSS))
 
     def take(self, command: Command) -> None:
         """Execute a command unless it is expired or was executed before; answer in any case."""
@@ -62,23 +61,11 @@ class CommandDesk:
             )
         )
 
-    def _load(self) -> dict[str, None]:
-        try:
-            return dict.fromkeys(msgspec.json.decode(self._path.read_bytes(), type=list[str]))
-        except FileNotFoundError:
-            return {}
-        except (OSError, msgspec.DecodeError) as cause:
-            logger.warning("%s cannot be read, commands may be executed again: %s", self._path, cause)
-            return {}
-
     def _remember(self, command: str) -> None:
         self._done[command] = None
         while len(self._done) > REMEMBERED:
             del self._done[next(iter(self._done))]
-        try:
-            write_durably(self._path, msgspec.json.encode(list(self._done)))
-        except OSError as cause:
-            logger.warning("%s cannot be written: %s", self._path, cause)
+        keep(self._path, list(self._done), _LOSS)
 
 
 def text_argument(args: Mapping[str, object], name: str) -> str:
