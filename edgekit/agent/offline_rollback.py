@@ -19,15 +19,15 @@ from edgekit.update.machine import Event
 from edgekit.update.slots import Slots
 
 
-class _Quiet:
-    """Ports of an update without an agent: only slots and outbox change."""
+class _Offline:
+    """The ports of an update without an agent: only slots and outbox change."""
 
     def __init__(self, model: str, slots: Slots, outbox: Outbox) -> None:
         self._model, self._slots, self._outbox = model, slots, outbox
         self.driver: UpdateDriver | None = None
 
     def _leave(self, job: Job) -> None:
-        """Leave it to the agent."""
+        pass  # the agent does it
 
     fetch = install = start_trial = commit = _leave
 
@@ -64,7 +64,7 @@ def roll_back_offline(state: Path, model: str, reason: str) -> tuple[str, str]:
         clock = FlooredClock(state / "clock")
         outbox = Outbox(state / "outbox.sqlite", clock)
         try:
-            ports = _Quiet(name, slots, outbox)
+            ports = _Offline(name, slots, outbox)
             driver = ports.driver = UpdateDriver(name, state / "update" / f"{name}.json", ports, clock)
             driver.resume()
             if not driver.revert(slot.active.version, slot.previous.version, reason, reject=True):

@@ -12,6 +12,7 @@ import os
 import selectors
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +121,11 @@ class StatusServer:
         client.connection.close()
 
 
+@dataclass
 class _Client:
-    """One connection with its partial request and answer."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self.incoming = bytearray()
-        self.outgoing = bytearray()
+    connection: socket.socket
+    incoming: bytearray = field(default_factory=bytearray)
+    outgoing: bytearray = field(default_factory=bytearray)
 
 
 def _listen(path: Path) -> socket.socket:

@@ -46,15 +46,11 @@ def waiting(state: Path) -> list[Path]:
 def take_reports(state: Path, put: Callable[[MeasurementRecord], None], flush: Callable[[], bool]) -> int:
     """Pass every waiting measurement to ``put``; return how many.
 
-    Args:
-        state: The state folder.
-        put: Takes each.
-        flush: Returns whether everything put is durable; only then are the files removed.
+    The files are removed once ``flush`` returns that everything put is durable.
     """
-    paths = waiting(state)
     done: list[Path] = []
     count = 0
-    for path in paths:
+    for path in waiting(state):
         try:
             record = decode_record(path.read_bytes())
         except OSError as cause:

@@ -78,14 +78,14 @@ class VariantProcess:
     def evaluate(
         self, samples: Path, out: Path, sizes: Sequence[Sequence[int]] | None, *, in_order: bool = False
     ) -> None:
-        """Run every sample of an NPZ of logical inputs and write the outputs.
+        """Run every sample of an NPZ of logical inputs, and write the outputs.
 
         Args:
             samples: Arrays (n, ...) by logical name, as golden inputs are.
-            out: Gets the logical outputs, (n, ...); beside it, with ".items", the decoded items.
+            out: Gets the logical outputs, (n, ...); with ".items" added, a file gets the decoded items.
             sizes: Width and height of each source image, for boxes in its pixels; empty for the model's own
                 input; None to decode nothing.
-            in_order: Pass the model's state from each sample to the next, instead of the samples' own.
+            in_order: Pass the model's state on from sample to sample, in place of the samples' own.
 
         Raises:
             InferenceError: The model failed, or its process died.

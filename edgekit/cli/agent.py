@@ -46,14 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Report:
     """Run the chosen action."""
-    actions: dict[str, Callable[[argparse.Namespace], Report]] = {
-        "enroll": _enroll,
-        "run": _run,
-        "status": _status,
-        "rollback": _rollback,
-        "ledger": _ledger,
-    }
-    return actions[args.action](args)
+    return _ACTIONS[args.action](args)
 
 
 def agent_file(args: argparse.Namespace) -> Path | None:
@@ -97,14 +90,9 @@ def _enroll(args: argparse.Namespace) -> Report:
         hardware=facts,
     )
     enrolment = run_enroll(order)
-    document = {
-        "device": enrolment.device,
-        "fleet": enrolment.fleet_url,
-        "broker": enrolment.broker_url,
-        "state": order.state_dir,
-    }
-    text = f"enrolled as {enrolment.device} with {enrolment.fleet_url}\nnext: edgekit agent run"
-    return Report(document, text)
+    device, fleet = enrolment.device, enrolment.fleet_url
+    document = {"device": device, "fleet": fleet, "broker": enrolment.broker_url, "state": order.state_dir}
+    return Report(document, f"enrolled as {device} with {fleet}\nnext: edgekit agent run")
 
 
 def _run(args: argparse.Namespace) -> Report:
@@ -198,3 +186,12 @@ def _ledger(args: argparse.Namespace) -> Report:
     return Report(
         {"entries": entries}, "\n".join(lines) or "nothing left this device, and nothing was refused"
     )
+
+
+_ACTIONS: dict[str, Callable[[argparse.Namespace], Report]] = {
+    "enroll": _enroll,
+    "run": _run,
+    "status": _status,
+    "rollback": _rollback,
+    "ledger": _ledger,
+}

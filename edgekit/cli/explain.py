@@ -7,7 +7,8 @@ from pathlib import Path
 
 from edgekit.base.command_line import Report
 from edgekit.base.paths import profiles_dir
-from edgekit.core.errors import NoVariantError, UsageError
+from edgekit.cli.profiles import named
+from edgekit.core.errors import NoVariantError
 from edgekit.core.select import Selection, select
 from edgekit.core.spec import Profile
 from edgekit.hardware.profiles import load_profiles
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> Report:
     bundle = open_bundle(arguments.bundle)
     if arguments.profile:
         facts, chosen = facts_with_proofs(Path("/"))
-        profile = _named(arguments.profile)
+        profile = named(load_profiles((profiles_dir(),)), arguments.profile)
         # times measured on this board say nothing about another board
         is_own = profile.id == chosen.profile.id
         threads = arguments.threads or default_threads(facts)
@@ -61,13 +62,6 @@ def _tried(bundle: Bundle, threads: int | None) -> tuple[Selection, Profile]:
             excluded[variant.id] = why_excluded(error)
             continue
         return selection, profile
-
-
-def _named(name: str) -> Profile:
-    profiles = {profile.id: profile for profile in load_profiles((profiles_dir(),))}
-    if name not in profiles:
-        raise UsageError(f"there is no profile {name!r}", hint=f"one of: {', '.join(sorted(profiles))}")
-    return profiles[name]
 
 
 def _document(selection: Selection, profile: Profile, model: str) -> dict[str, object]:

@@ -31,13 +31,21 @@ def run(args: argparse.Namespace) -> Report:
     here = chosen.profile.id if chosen else ""
     if args.id is None:
         return _list(profiles, here)
-    profile = next((p for p in profiles if p.id == args.id), None)
-    if profile is None:
-        raise UsageError(
-            f"there is no profile {args.id!r}", hint=f"one of: {', '.join(p.id for p in profiles)}"
-        )
+    profile = named(profiles, args.id)
     document = {**msgspec.to_builtins(profile), "this_machine": profile.id == here}
     return Report(document, _render(profile, chosen))
+
+
+def named(profiles: tuple[Profile, ...], name: str) -> Profile:
+    """Return the profile with an id.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if (profile := next((p for p in profiles if p.id == name), None)) is not None:
+        return profile
+    known = ", ".join(sorted(p.id for p in profiles))
+    raise UsageError(f"there is no profile {name!r}", hint=f"one of: {known}")
 
 
 def _list(profiles: tuple[Profile, ...], here: str) -> Report:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.backends.file_facts import file_facts, mapped
-from edgekit.base.files import sync_folder, sync_tree
+from edgekit.base.files import sha256_of, sync_folder, sync_tree
 from edgekit.base.paths import cache_dir
 from edgekit.base.plugins import READERS
 from edgekit.core.archive import check_members, checked, pieces, read_index, read_manifest
@@ -26,19 +26,11 @@ BARE: dict[str, tuple[BackendName, ...]] = {
 }
 _TARS = frozenset({"", ".ekb", ".tar"})
 _COMPRESSIBLE = frozenset({".pt2", ".keras", ".h5", ".hdf5"})
-_FOREIGN = _COMPRESSIBLE | {
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".safetensors",
-    ".pkl",
-    ".jit",
-    ".pb",
-    ".engine",
-    ".hef",
-    ".rknn",
-}
+_FOREIGN = _COMPRESSIBLE.union(
+    (".pt", ".pth", ".ckpt", ".safetensors", ".pkl", ".jit", ".pb", ".engine", ".hef", ".rknn")
+)
 _PIECE_BYTES = 1 << 20
+_WANTED = "give a bundle folder, an .ekb file, or a .tflite, .onnx or .xml model"
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -103,10 +95,7 @@ def open_bundle(path: Path | str, unpack_to: Path | None = None) -> Bundle:
     if source.is_dir():
         return _open_folder(source)
     if not source.is_file():
-        raise BundleError(
-            f"{source}: no such bundle or model file",
-            hint="give a bundle folder, an .ekb file, or a .tflite, .onnx or .xml model",
-        )
+        raise BundleError(f"{source}: no such bundle or model file", hint=_WANTED)
     suffix = source.suffix.lower()
     if suffix in BARE:
         return _open_bare(source)
@@ -114,8 +103,7 @@ def open_bundle(path: Path | str, unpack_to: Path | None = None) -> Bundle:
         raise _no_runtime(source, suffix)
     if suffix not in _TARS and not _looks_like_tar(source):
         raise BundleError(
-            f"{source}: no reader for {suffix} files is installed (group {READERS})",
-            hint="give a bundle folder, an .ekb file, or a .tflite, .onnx or .xml model",
+            f"{source}: no reader for {suffix} files is installed (group {READERS})", hint=_WANTED
         )
     return _open_tar(source, unpack_to)
 
@@ -150,11 +138,13 @@ def _open_folder(source: Path) -> Bundle:
 
 
 def _open_bare(source: Path) -> Bundle:
-    files = tuple(_describe(part) for part in (source, source.with_suffix(".bin")) if _belongs(part, source))
-    suffix = source.suffix.lower()
+    suffix, weights = source.suffix.lower(), source.with_suffix(".bin")
+    files = [_describe(source)]
+    if suffix == ".xml" and weights.is_file():
+        files.append(_describe(weights))
     precision = file_facts(mapped(source), suffix).precision if files[0].bytes else "fp32"
     variants = tuple(
-        Variant(id=f"{backend}-file", backend=backend, precision=precision, files=files)
+        Variant(id=f"{backend}-file", backend=backend, precision=precision, files=tuple(files))
         for backend in BARE[suffix]
     )
     manifest = Manifest(
@@ -170,16 +160,11 @@ def _open_bare(source: Path) -> Bundle:
     return Bundle(manifest, source.parent, source, digest, is_bare=True)
 
 
-def _belongs(part: Path, source: Path) -> bool:
-    return part == source or (source.suffix.lower() == ".xml" and part.is_file())
-
-
 def _describe(path: Path) -> VariantFile:
-    digest, length = hashlib.sha256(), 0
-    for piece in _file_pieces(path):
-        digest.update(piece)
-        length += len(piece)
-    return VariantFile(path=path.name, bytes=length, sha256=digest.hexdigest())
+    try:
+        return VariantFile(path=path.name, bytes=path.stat().st_size, sha256=sha256_of(path))
+    except OSError as cause:
+        raise BundleError(f"{path}: cannot be read: {cause.strerror}") from cause
 
 
 def _model_name(stem: str) -> str:

@@ -31,13 +31,15 @@ def run_synthetic(ready: ReadyModel, seed: int = 0) -> dict[str, NDArray[np.floa
         states = {state.input for state in manifest.state}
         random = np.random.default_rng(seed)
         picture = ready.predictor.image_input()
-        feeds: dict[str, NDArray[Any]] = {}
-        for spec in manifest.inputs:
-            if picture is not None and spec.name not in states:
-                feeds[spec.name] = random.integers(0, 256, (1, *picture), np.uint8)
-            elif spec.name not in states:
-                feeds[spec.name] = _noise(random, spec)
-        return ready.predictor.run_golden(feeds)
+        return ready.predictor.run_golden(
+            {
+                spec.name: random.integers(0, 256, (1, *picture), np.uint8)
+                if picture
+                else _noise(random, spec)
+                for spec in manifest.inputs
+                if spec.name not in states
+            }
+        )
     fill_noise(ready.backend, seed)
     held = ready.backend.run()
     return {str(n): dequantize(held[spec.name], spec) for n, spec in enumerate(ready.backend.outputs)}

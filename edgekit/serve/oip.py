@@ -8,6 +8,7 @@ extension_schedule_policy.md and extension_parameters.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,14 +19,7 @@ import numpy as np
 from edgekit.base.dtypes import DTYPES
 from edgekit.core.errors import TensorError
 from edgekit.core.spec import TensorSpec
-from edgekit.serve.tensors import (
-    checked_shape,
-    datatype_of,
-    from_binary,
-    from_json,
-    to_binary,
-    to_json,
-)
+from edgekit.serve.tensors import checked_shape, datatype_of, from_binary, from_json, to_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -115,9 +109,7 @@ def _raw_request(body: bytes, inputs: Sequence[TensorSpec]) -> InferRequest:
     if len(inputs) != 1:
         raise TensorError(f"a raw binary request needs a model of one input, this one has {len(inputs)}")
     spec = inputs[0]
-    known = DTYPES[spec.datatype].itemsize
-    for length in spec.shape:
-        known *= length if length > 0 else 1
+    known = DTYPES[spec.datatype].itemsize * math.prod(length for length in spec.shape if length > 0)
     free = spec.shape.count(-1)
     if free > 1:
         raise TensorError(f"a raw binary request leaves the {free} free dimensions of {spec.name!r} open")
@@ -199,13 +191,13 @@ def answer(request: InferRequest, model: str, version: str, outputs: Mapping[str
         if name not in outputs:
             raise TensorError(f"the model has no output {name[:64]!r}, it has {sorted(outputs)}")
         array = np.asarray(outputs[name])
-        row: dict[str, Any] = {"name": name, "shape": list(array.shape)}
+        row: dict[str, Any] = {"name": name, "shape": list(array.shape), "datatype": datatype_of(name, array)}
         if _truth(output.parameters, "binary_data", default=request.is_binary_by_default):
-            row["datatype"], piece = to_binary(name, array)
+            piece = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
             row["parameters"] = {"binary_data_size": piece.nbytes}
             pieces.append(piece)
         else:
-            row["datatype"], row["data"] = datatype_of(name, array), to_json(name, array)
+            row["data"] = to_json(name, array)
         rows.append(row)
     document: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": rows}
     if request.envelope.id:

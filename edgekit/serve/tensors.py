@@ -137,15 +137,6 @@ def to_json(name: str, array: NDArray[Any]) -> list[Any]:
     return array.ravel().tolist()  # type: ignore[no-any-return]
 
 
-def to_binary(name: str, array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
-    """Return an output's datatype and the array to send: contiguous, little-endian.
-
-    Raises:
-        TensorError: The protocol has no such datatype.
-    """
-    return datatype_of(name, array), np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-
-
 def datatype_of(name: str, array: NDArray[Any]) -> str:
     """Return the protocol's name of an array's element type.
 

@@ -1,8 +1,7 @@
-"""The process of a measurement job: golden samples first, then times; it stores nothing.
+"""The child of a measurement job: golden samples first, then times; it stores nothing.
 
-``python -m edgekit.agent.measuring.job`` takes a ``MeasureTask`` and answers with a ``MeasurementRecord``
-(see ``base.child``). It runs at low priority, uses at most half of the free memory at once, and leads a
-process group, so that the processes that hold variants end with it.
+It answers a ``MeasureTask`` with a ``MeasurementRecord``, at low priority and with at most half of the free
+memory. It leads a process group, so that the processes that hold variants end with it.
 """
 
 from __future__ import annotations
@@ -44,29 +43,27 @@ def needed_mb(variant: Variant) -> float:
 
 
 def together(variants: Sequence[Variant], free_mb: float) -> tuple[list[tuple[Variant, ...]], dict[str, str]]:
-    """Return groups of variants to load at once, and the reasons of those that do not fit at all.
+    """Return groups of variants to load at once and time in turn, and why others fit in no group.
 
-    Those of a group are timed in turn, so groups are as large as half of the free memory allows; ``free_mb``
-    is 0 where unknown.
+    A group takes at most half of the free memory; ``free_mb`` 0: unknown.
     """
     budget_mb = free_mb * _MEMORY_SHARE if free_mb else math.inf
     groups: list[list[Variant]] = []
     reasons: dict[str, str] = {}
+    taken_mb = 0.0
     for variant in variants:
         need_mb = needed_mb(variant)
         if need_mb > budget_mb:
             reasons[variant.id] = (
                 f"needs about {need_mb:.0f} MB of memory, measuring may take {budget_mb:.0f} MB now"
             )
-        elif groups and len(groups[-1]) < _MAX_TOGETHER and _sum_mb(groups[-1]) + need_mb <= budget_mb:
+        elif groups and len(groups[-1]) < _MAX_TOGETHER and taken_mb + need_mb <= budget_mb:
             groups[-1].append(variant)
+            taken_mb += need_mb
         else:
             groups.append([variant])
+            taken_mb = need_mb
     return [tuple(group) for group in groups], reasons
-
-
-def _sum_mb(variants: Sequence[Variant]) -> float:
-    return sum(map(needed_mb, variants))
 
 
 def carry_out(task: MeasureTask) -> MeasurementRecord:
@@ -124,12 +121,13 @@ def _measure_group(
 
 def _prove(process: VariantProcess) -> dict[str, Any]:
     outcomes = process.golden()
-    golden: dict[str, Any] = {}
-    if outcomes:
-        worst = max(o.difference if math.isfinite(o.difference) else math.inf for o in outcomes)
-        golden["golden_ok"] = all(o.holds for o in outcomes)
-        golden["golden_difference"] = worst if math.isfinite(worst) else None
-    return golden
+    if not outcomes:
+        return {}
+    worst = max(o.difference if math.isfinite(o.difference) else math.inf for o in outcomes)
+    return {
+        "golden_ok": all(outcome.holds for outcome in outcomes),
+        "golden_difference": worst if math.isfinite(worst) else None,
+    }
 
 
 def _carry_out_quietly(task: MeasureTask, _: object) -> MeasurementRecord:

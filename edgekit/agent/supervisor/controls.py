@@ -124,7 +124,7 @@ class Controls:
             "profile": fleet.survey.profile.id if fleet.survey else "",
             "uptime_s": round(parts.reactor.now_s() - parts.started_s, 1),
             "clock": parts.clock.quality,
-            "link": {"connected": fleet.is_connected, "problem": fleet.problem, **fleet.counters()},
+            "link": fleet.link_state(),
             "pid": os.getpid(),
             "rss_mb": round(rss_mb(os.getpid()), 1),
             "workers": workers,

@@ -103,19 +103,11 @@ class FleetSide:
         if self._link is not None:
             self._link.stop()
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether the link is up."""
-        return self._link is not None and self._link.is_connected
-
-    @property
-    def problem(self) -> str:
-        """Why the link is not up; empty while it is."""
-        return self._problem if self._link is None else self._link.problem
-
-    def counters(self) -> dict[str, int]:
-        """Return the link's counters."""
-        return {} if self._link is None else self._link.counters()
+    def link_state(self) -> dict[str, Any]:
+        """Return whether the link is up, why not, and its counters."""
+        if (link := self._link) is None:
+            return {"connected": False, "problem": self._problem}
+        return {"connected": link.is_connected, "problem": link.problem, **link.counters()}
 
     def report(self) -> None:
         """Send the reported state soon."""

@@ -58,8 +58,7 @@ class WorkerProcess:
     def stop(self, deadline_s: float) -> None:
         """Ask it to end; from the deadline on ``is_overdue`` is true."""
         self.stop_deadline_s = deadline_s
-        with contextlib.suppress(LinkError):
-            self.channel.send(Stop())
+        self.send(Stop())
 
     @property
     def is_stopping(self) -> bool:
