@@ -14,6 +14,7 @@ proves a backend in a child process.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 from collections.abc import Mapping
@@ -58,12 +59,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """The distributions that contain each backend's library, in order of preference."""
 
-FOREIGN_TENANTS: Mapping[str, str] = MappingProxyType(
-    {
-        "myriad": "myriad.py",
-        "tensorrt": "tensorrt.py",
-    }
-)
+FOREIGN_TENANTS: Mapping[str, str] = MappingProxyType({"myriad": "myriad.py", "tensorrt": "tensorrt.py"})
 """What can run in a foreign interpreter: files in ``edgekit/backends/tenants``."""
 
 _COMMON = frozenset({"batch", "threads", "shapes"})
@@ -152,7 +148,14 @@ def open_backend(data: ModelData, variant: Variant, options: Mapping[str, Any] |
     merged = {**variant.options, **(options or {})}
     check_options(variant.backend, merged)
     merged["batch"] = _batch(variant, merged)
-    backend: Backend = _backend_class(variant.backend)(data, variant, merged)
+    module, _, attribute = BACKENDS[variant.backend].partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), attribute)
+    except ImportError as cause:
+        raise BackendUnavailableError(
+            f"backend {variant.backend!r} cannot be imported: {cause}", hint=install_hint(variant.backend)
+        ) from cause
+    backend: Backend = kind(data, variant, merged)
     return backend
 
 
@@ -169,16 +172,6 @@ def _batch(variant: Variant, options: Mapping[str, Any]) -> int:
     return batch
 
 
-def _backend_class(name: str) -> Any:
-    module, _, attribute = BACKENDS[name].partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except ImportError as cause:
-        raise BackendUnavailableError(
-            f"backend {name!r} cannot be imported: {cause}", hint=install_hint(name)
-        ) from cause
-
-
 def backend_version(name: str) -> str | None:
     """Return the version of a backend's installed library, or None, without importing it.
 
@@ -188,12 +181,7 @@ def backend_version(name: str) -> str | None:
         ConfigError: There is no such backend.
     """
     _require_backend(name)
-    versions = map(_installed_version, LIBRARIES[name] or ("edgekit-runtime",))
-    return next((version for version in versions if version is not None), None)
-
-
-def _installed_version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    for distribution in LIBRARIES[name] or ("edgekit-runtime",):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(distribution)
+    return None

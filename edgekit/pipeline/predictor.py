@@ -221,7 +221,7 @@ class Predictor:
     def _no_frames(self) -> TensorError:
         return TensorError(
             f"{self.manifest.model!r} takes raw tensors: images and sensor windows cannot be fed to it",
-            hint="give its tensors by name, to edgekit.load(...).infer(...) or 'edgekit serve'; "
+            hint="give its tensors by name, to Model.infer in Python or to 'edgekit serve'; "
             "or publish it with a task and 'pre', see docs/bundle.md",
         )
 

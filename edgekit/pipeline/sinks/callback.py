@@ -27,31 +27,27 @@ class CallbackSink:
     Options = CallbackOptions
 
     def __init__(self, options: CallbackOptions, context: SinkContext) -> None:
-        self._function = named(options.function) if options.function else context.callback
-        if self._function is None:
+        function = _named(options.function) if options.function else context.callback
+        if function is None:
             raise ConfigError("sink 'callback': want function = \"module:name\", got nothing")
+        self._function = function
 
     def write(self, result: Result) -> None:
         """Call it; what it raises ends the run, since it is the user's own code."""
-        assert self._function is not None
         self._function(result)
 
     def close(self) -> None:
         """Do nothing."""
 
 
-def named(target: str) -> Callable[[Result], object]:
-    """Return the function that ``"module:name"`` names.
-
-    Raises:
-        ConfigError: There is no such module or function.
-    """
+def _named(target: str) -> Callable[[Result], object]:
     module, _, name = target.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name or "-", None)
+        function: Callable[[Result], object] | None = getattr(
+            importlib.import_module(module), name or "-", None
+        )
     except ImportError as cause:
         raise ConfigError(f"sink 'callback': {target!r}: {cause}") from cause
-    if not callable(found):
+    if not callable(function):
         raise ConfigError(f"sink 'callback': want \"module:function\", got {target!r}")
-    function: Callable[[Result], object] = found
     return function

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Annotated, BinaryIO, Literal
 
 import msgspec
@@ -42,9 +44,14 @@ class JsonlSink:
         self._file: BinaryIO | None = self._opened()
 
     def _opened(self) -> BinaryIO:
-        try:
+        with self._checked():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             return self._path.open("ab")
+
+    @contextlib.contextmanager
+    def _checked(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as cause:
             raise StorageError(f"{self._path}: cannot be written: {cause.strerror}") from cause
 
@@ -54,22 +61,17 @@ class JsonlSink:
             raise StorageError(f"{self._path}: is closed")
         is_whole = self._options.what == "results"
         documents = [result_document(result)] if is_whole else event_documents(result)
-        try:
+        with self._checked():
             for document in documents:
                 self._file.write(self._encoder.encode(document) + b"\n")
             if documents and self._file.tell() >= self._max_bytes:
                 self._file.close()
                 self._path.replace(self._path.with_name(self._path.name + ".1"))
                 self._file = self._opened()
-        except OSError as cause:
-            raise StorageError(f"{self._path}: cannot be written: {cause.strerror}") from cause
 
     def close(self) -> None:
         """Write what is buffered and close."""
         file, self._file = self._file, None
-        if file is None:
-            return
-        try:
-            file.close()
-        except OSError as cause:
-            raise StorageError(f"{self._path}: cannot be written: {cause.strerror}") from cause
+        if file is not None:
+            with self._checked():
+                file.close()
