@@ -28,7 +28,7 @@ import numpy as np
 from _report import finish, parser
 
 import edgekit.backends.tiny
-from edgekit.model.servable import open_servable
+from edgekit.model.servable import HeldServable
 
 BAR_MS = 0.5
 BATCH = 200
@@ -113,7 +113,7 @@ def cpu_s(pid):
 
 def compare(process, port, path, seconds, added_s):
     """Take turns between the server and this process for some seconds; return what was measured."""
-    servable = open_servable(str(path), 1, {})
+    servable = HeldServable(str(path), 1).servable
     spec = servable.inputs[0]
     array = np.random.default_rng(0).random(spec.shape, np.float32)
     over_http = Client(port, path.stem, spec, array, added_s)

@@ -16,6 +16,7 @@ import msgspec
 from edgekit.core.errors import LinkError, ProtocolError
 from edgekit.core.sketch import Sketch
 from edgekit.core.wire import Alert, EventRecord
+from edgekit.model.exclusions import Exclusion
 
 MAX_FRAME_BYTES = 2 << 20
 MAX_PENDING_BYTES = 8 << 20
@@ -48,6 +49,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 class Opening(msgspec.Struct, frozen=True, tag="opening", kw_only=True):
     """A variant is about to be loaded, and may take the process with it; ``left`` more could follow."""
 
+    digest: str
     variant: str
     left: int
 
@@ -59,8 +61,9 @@ class Returned(msgspec.Struct, frozen=True, tag="returned", kw_only=True):
 
 
 class StillLost(msgspec.Struct, frozen=True, tag="still_lost", kw_only=True):
-    """A variant that was to be tried again does not work yet."""
+    """A lost variant of a bundle was tried again, and does not work yet."""
 
+    digest: str
     variant: str
     reason: str
 
@@ -209,7 +212,7 @@ class Run(msgspec.Struct, frozen=True, tag="run", kw_only=True):
     """The first message: which pipeline to run, on which bundle.
 
     ``pipeline`` is the text of a pipeline's TOML, ``what`` its name for messages, ``folder`` what
-    paths in it are relative to. ``exclude`` maps variants not to choose to the reason.
+    paths in it are relative to. ``exclude`` has the variants that were lost, by bundle digest.
     """
 
     pipeline: str
@@ -218,7 +221,7 @@ class Run(msgspec.Struct, frozen=True, tag="run", kw_only=True):
     model: str
     variant: str = ""
     threads: int = 0
-    exclude: dict[str, str] = {}
+    exclude: dict[str, dict[str, Exclusion]] = {}
     progress_s: float = 1.0
     """Seconds between ``Progress`` messages."""
 
@@ -239,17 +242,11 @@ class Keep(msgspec.Struct, frozen=True, tag="keep"):
     """The trial is over and the new bundle stays: free the old one."""
 
 
-class TryAgain(msgspec.Struct, frozen=True, tag="try_again", kw_only=True):
-    """Try an excluded variant of the running bundle in a process of its own; run it where it works."""
-
-    variant: str
-
-
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Finish the frame, close everything, exit 0."""
 
 
-ToWorker = Union[Run, Swap, Keep, TryAgain, Stop]  # noqa: UP007 - decoded at run time
+ToWorker = Union[Run, Swap, Keep, Stop]  # noqa: UP007 - decoded at run time
 
 
 # -- Framing

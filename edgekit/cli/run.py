@@ -94,8 +94,9 @@ def text(document: dict[str, Any]) -> str:
             + ", ".join(f"{name} {value:.1f}" for name, value in stages.items())
             + ")"
         )
+    back = f", {document['returns']} returns" if document["returns"] else ""
     lines.append(
-        f"  {document['events']} events, {document['errors']} errors, {document['failovers']} failovers"
+        f"  {document['events']} events, {document['errors']} errors, {document['failovers']} failovers{back}"
     )
     lines += [f"  {broker_text(state)}" for state in document.get("brokers", ())]
     return "\n".join(lines)

@@ -141,6 +141,8 @@ class PipelineState(msgspec.Struct, frozen=True):
     skipped: int = 0
     stages: tuple[StageState, ...] = ()
     """Of a pipeline of several models; the fields above are its first stage's."""
+    returns: int = 0
+    """How often a lost variant worked again and took over."""
 
 
 class OutboxState(msgspec.Struct, frozen=True):

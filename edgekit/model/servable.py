@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit.core.errors import TensorError
+from edgekit.core.errors import EdgekitError, TensorError
 from edgekit.core.spec import Manifest, Prediction, TensorSpec
 from edgekit.model.bundle import open_bundle
-from edgekit.model.ready import Choices, ReadyModel, open_ready
+from edgekit.model.exclusions import Exclusions
+from edgekit.model.holder import Holder
+from edgekit.model.ready import Choices, ReadyModel
 from edgekit.pipeline.pre import vision
 from edgekit.serve.ports import Offer, Servable
 
@@ -23,16 +25,16 @@ class _Open:
     """What every servable does with its open model."""
 
     def __init__(self, ready: ReadyModel) -> None:
-        self._ready = ready
+        self.ready = ready
         self.variant, self.platform = ready.variant.id, _platform(ready)
 
     def status(self) -> dict[str, Any]:
         """Return the running variant, and why it was chosen."""
-        return _status(self._ready)
+        return _status(self.ready)
 
     def close(self) -> None:
         """Free the backend."""
-        self._ready.close()
+        self.ready.close()
 
 
 class RawServable(_Open):
@@ -52,7 +54,7 @@ class RawServable(_Open):
     def infer(self, feeds: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Run the backend on the feeds unchanged."""
         named = {self._in.get(name, name): array for name, array in feeds.items()}
-        outputs = self._ready.backend.infer(named)
+        outputs = self.ready.backend.infer(named)
         return {self._logical.get(name, name): array for name, array in outputs.items()}
 
     def predict(self, image: bytes) -> Prediction:
@@ -111,8 +113,17 @@ def takes_images(manifest: Manifest) -> bool:
     return manifest.task != "raw" and not manifest.pre.window
 
 
-def open_servable(path: str, threads: int | None, exclude: Mapping[str, str]) -> Servable:
-    """Open a bundle's variant for this machine, tried in a child process first.
+def servable_of(ready: ReadyModel) -> RawServable | TaskServable:
+    """Return an open model as the server uses it."""
+    if takes_images(ready.manifest):
+        vision().setNumThreads(1)  # OpenCV's own threads would compete with the runtime's
+    if ready.manifest.task == "raw" and _has_declared_types(ready):
+        return RawServable(ready)
+    return TaskServable(ready)
+
+
+class HeldServable:
+    """A bundle's model for the server, kept open by a ``Holder``; each variant is tried in a child first.
 
     A model that aborts the process on a real inference must not take the other models with it.
 
@@ -121,22 +132,49 @@ def open_servable(path: str, threads: int | None, exclude: Mapping[str, str]) ->
         NoVariantError: No variant runs here; ``reasons`` says why, for each.
         GoldenError: No variant that runs here reproduces the golden samples.
     """
-    ready = open_ready(path, Choices(threads=threads, exclude=exclude, prove=True))
-    if takes_images(ready.manifest):
-        vision().setNumThreads(1)  # OpenCV's own threads would compete with the runtime's
-    if ready.manifest.task == "raw" and _has_declared_types(ready):
-        return RawServable(ready)
-    return TaskServable(ready)
+
+    def __init__(self, path: str, threads: int | None = None, exclusions: Exclusions | None = None) -> None:
+        self._holder = Holder(path, Choices(threads=threads, prove=True), exclusions)
+        self.servable = servable_of(self._holder.ready)
+
+    def fail_over(self, lost: Servable, error: EdgekitError) -> Servable:
+        """Close a variant that was lost, and return the one that runs from now on.
+
+        Raises:
+            EdgekitError: None can be opened. The lost one is tried again all the same.
+        """
+        assert isinstance(lost, _Open)
+        self._holder.fail_over(lost.ready.predictor, error)
+        self.servable = servable_of(self._holder.ready)
+        return self.servable
+
+    def watch(self, switch: Callable[[Servable], object]) -> None:
+        """Have lost variants tried again; ``switch`` runs what works again in place of what runs now."""
+
+        def take(_: ReadyModel, new: ReadyModel) -> None:
+            self.servable = servable_of(new)
+            switch(self.servable)
+
+        self._holder.watch(take)
+
+    def status(self) -> dict[str, Any]:
+        """Return the lost variants with the reasons, and how often one was tried again in vain."""
+        holder = self._holder
+        return {"excluded": holder.exclusions.reasons(), "failed_returns": holder.failed_returns}
+
+    def close(self) -> None:
+        """Free the model; safe to call twice."""
+        self._holder.close()
 
 
-def offer(path: str, threads: int | None) -> Offer:
-    """Return the model that can be opened at a path.
+def offer(path: str, threads: int | None, exclusions: Exclusions | None = None) -> Offer:
+    """Return the model that can be opened at a path; ``exclusions`` are what it lost before.
 
     Raises:
         BundleError: The bundle is invalid.
     """
     manifest = open_bundle(path).manifest
-    return Offer(manifest.model, manifest.version, lambda exclude: open_servable(path, threads, exclude))
+    return Offer(manifest.model, manifest.version, lambda: HeldServable(path, threads, exclusions))
 
 
 def _has_declared_types(ready: ReadyModel) -> bool:

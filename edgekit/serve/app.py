@@ -86,6 +86,7 @@ class App:
                 await self.models.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+            self.models.begin()
             await send({"type": "lifespan.startup.complete"})
 
     async def _answer(self, scope: MutableMapping[str, Any], receive: Receive) -> Reply:

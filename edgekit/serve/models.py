@@ -12,7 +12,7 @@ from edgekit.core.spec import version_key
 from edgekit.serve.errors import HttpError
 from edgekit.serve.lane import Lane
 from edgekit.serve.metrics import Meter
-from edgekit.serve.ports import Limits, Offer, Servable
+from edgekit.serve.ports import Held, Limits, Offer, Servable
 
 logger = logging.getLogger(__name__)
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
@@ -26,11 +26,11 @@ class Entry:
         self.servable: Servable | None = None
         self.state, self.reason = UNAVAILABLE, "not loaded yet"
         self.should_load = True
-        self.failovers = 0
+        self.failovers = self.returns = 0
         self.lane = Lane(f"model-{offer.name}", limits)
         self.meter = Meter()
+        self._held: Held | None = None
         self._changing = asyncio.Lock()
-        self._excluded: dict[str, str] = {}
         self._failover: asyncio.Task[None] | None = None
 
     @property
@@ -55,14 +55,22 @@ class Entry:
         Raises:
             EdgekitError: It cannot be opened.
         """
-        self.servable = self.lane.call_blocking(lambda: self.offer.open({}))
-        self.state, self.reason = READY, ""
+        self._held = self.lane.call_blocking(self.offer.open)
+        self._runs(self._held.servable)
+
+    def begin(self) -> None:
+        """Have lost variants tried again, once there is an event loop."""
+        loop = asyncio.get_running_loop()
+        if self._held is not None:
+            self._held.watch(
+                lambda new: asyncio.run_coroutine_threadsafe(self._return_to(new), loop).result()
+            )
 
     def end(self) -> None:
         """Free the model and end its thread, once the event loop has ended; skips one that hangs."""
-        servable, self.servable = self.servable, None
-        if servable is not None and not self.lane.is_busy:
-            self.lane.call_blocking(servable.close)
+        held, self._held, self.servable = self._held, None, None
+        if held is not None and not self.lane.is_busy:
+            self.lane.call_blocking(held.close)
         self.lane.stop()
 
     async def load(self) -> None:
@@ -74,7 +82,7 @@ class Entry:
         async with self._changing:
             self.should_load = True
             if self.state != READY:
-                self._excluded.clear()
+                await self._close("it is loaded again")
                 await self._open()
 
     async def unload(self, reason: str = "unloaded") -> None:
@@ -87,36 +95,54 @@ class Entry:
         """Close a model whose accelerator is lost, and open another variant of it."""
         if servable is self.servable and self.state == READY:
             self.state, self.reason = LOADING, error.message
-            self._excluded[servable.variant] = f"lost its accelerator: {error.message}"
-            logger.warning("%s: variant %s is lost: %s", self.offer.name, servable.variant, error)
-            self._failover = asyncio.get_running_loop().create_task(self._fail_over(error.message))
+            self._failover = asyncio.get_running_loop().create_task(self._fail_over(servable, error))
 
-    async def _fail_over(self, reason: str) -> None:
+    async def _fail_over(self, lost: Servable, error: AcceleratorLostError) -> None:
         async with self._changing:
-            await self._close(reason)
+            held = self._held
+            if held is None:  # unloaded meanwhile
+                return
             try:
-                await self._open()
-            except EdgekitError:
-                return  # in ``reason`` and the log
+                new = await self.lane.call(lambda: held.fail_over(lost, error))
+            except EdgekitError as raised:
+                self._failed(raised)
+                return
             self.failovers += 1
+            self._runs(new)
+
+    async def _return_to(self, new: Servable) -> None:
+        """Run a variant that works again, and wait for the work of the one before."""
+        if self._held is None:
+            return
+        self.returns += 1
+        self._runs(new)
+        await self.lane.call(lambda: None)
 
     async def _open(self) -> None:
         self.state = LOADING
-        excluded = dict(self._excluded)
         try:
-            self.servable = await self.lane.call(lambda: self.offer.open(excluded))
+            held = await self.lane.call(self.offer.open)
         except EdgekitError as error:
-            self.state, self.reason = UNAVAILABLE, "; ".join((error.message, *error.reasons))
-            logger.exception("%s %s cannot be loaded", self.offer.name, self.offer.version)
+            self._failed(error)
             raise
-        self.state, self.reason = READY, ""
-        logger.info("%s %s: variant %s is loaded", self.offer.name, self.offer.version, self.servable.variant)
+        self._held = held
+        self._runs(held.servable)
+        self.begin()
+
+    def _runs(self, servable: Servable) -> None:
+        self.servable, self.state, self.reason = servable, READY, ""
+        logger.info("%s %s: variant %s runs", self.offer.name, self.offer.version, servable.variant)
+
+    def _failed(self, error: EdgekitError) -> None:
+        self.servable = None
+        self.state, self.reason = UNAVAILABLE, "; ".join((error.message, *error.reasons))
+        logger.error("%s %s cannot be loaded: %s", self.offer.name, self.offer.version, error)
 
     async def _close(self, reason: str) -> None:
-        servable, self.servable = self.servable, None
+        held, self._held, self.servable = self._held, None, None
         self.state, self.reason = UNAVAILABLE, reason
-        if servable is not None:
-            await self.lane.call(servable.close)
+        if held is not None:
+            await self.lane.call(held.close)
 
     def status(self) -> dict[str, Any]:
         """Return this model's part of ``/status``."""
@@ -128,6 +154,8 @@ class Entry:
             "reason": self.reason,
             "stuck": lane.is_stuck,
             "failovers": self.failovers,
+            "returns": self.returns,
+            **(self._held.status() if self._held is not None else {}),
             "waiting": lane.depth,
             "typical_ms": {kind: round(lane.pace(kind).typical_s * 1e3, 4) for kind in ("infer", "predict")},
             "runs_on": "event loop" if lane.runs_inline("infer") else "its own thread",
@@ -176,6 +204,11 @@ class Models:
     def is_ready(self) -> bool:
         """Whether every model that was not unloaded on purpose answers."""
         return all(entry.is_ready for entry in self if entry.should_load)
+
+    def begin(self) -> None:
+        """Have lost variants tried again, once there is an event loop."""
+        for entry in self:
+            entry.begin()
 
     async def close(self, timeout_s: float = 5.0) -> None:
         """Free every model, except one that hangs for longer than ``timeout_s``."""

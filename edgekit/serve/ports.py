@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from edgekit.core.errors import EdgekitError
 from edgekit.core.spec import Prediction, TensorSpec
 
 if TYPE_CHECKING:
@@ -49,17 +50,42 @@ class Servable(Protocol):
         """Free the model; safe to call twice."""
 
 
+class Held(Protocol):
+    """A model that stays open: another variant takes over from a lost one, which returns when it can."""
+
+    @property
+    def servable(self) -> Servable:
+        """What runs now."""
+
+    def fail_over(self, lost: Servable, error: EdgekitError) -> Servable:
+        """Close a variant that was lost, and return the one that runs from now on.
+
+        Raises:
+            EdgekitError: None can be opened. The lost one is tried again all the same.
+        """
+
+    def watch(self, switch: Callable[[Servable], object]) -> None:
+        """Have lost variants tried again.
+
+        Args:
+            switch: Runs what works again in place of what runs now, and comes back once that is no longer
+                in use; called in another thread.
+        """
+
+    def status(self) -> dict[str, Any]:
+        """Return ``excluded``, the lost variants with the reasons, and ``failed_returns``."""
+
+    def close(self) -> None:
+        """Free the model; safe to call twice."""
+
+
 @dataclass(frozen=True)
 class Offer:
-    """A model to serve: its name, and how to open it.
-
-    ``open`` takes the variants to exclude, each with the reason (such as a lost accelerator), and raises
-    ``EdgekitError`` if the model cannot be opened.
-    """
+    """A model to serve: its name, and how to open it; ``open`` raises ``EdgekitError`` if it cannot."""
 
     name: str
     version: str
-    open: Callable[[Mapping[str, str]], Servable] = field(compare=False)
+    open: Callable[[], Held] = field(compare=False)
 
 
 @dataclass(frozen=True)

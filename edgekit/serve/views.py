@@ -108,6 +108,12 @@ _GAUGES: tuple[tuple[str, str, str, Callable[[Entry], float]], ...] = (
         "Lost accelerators replaced by another variant.",
         lambda e: e.failovers,
     ),
+    (
+        "edgekit_returns_total",
+        "counter",
+        "Lost variants that work again and run.",
+        lambda e: e.returns,
+    ),
 )
 
 

@@ -53,7 +53,7 @@ class Device:
         text = pipeline_toml(fps=fps).replace("[privacy]", f"[privacy]\n{redact}")
         (folder / "p.toml").write_text(text)
         plan = parse_agent_config('[agent]\npipelines=["p.toml"]', folder=folder).pipelines[0]
-        self.pipeline = Pipeline(plan, self.reactor, limits, worker_environment(), self, 0.1)
+        self.pipeline = Pipeline(plan, self.reactor, limits, worker_environment(), self, self.state, 0.1)
         self.updates = ModelUpdates(
             "motion",
             self.slots,
@@ -377,7 +377,7 @@ def test_a_pipeline_with_a_wrong_configuration_fails_and_is_not_started_again(tm
     text = pipeline_toml().replace('"synthetic"', '"telepathy"')
     (tmp_path / "bad.toml").write_text(text)
     plan = parse_agent_config('[agent]\npipelines=["bad.toml"]', folder=tmp_path).pipelines[0]
-    pipeline = Pipeline(plan, device.reactor, LIMITS, worker_environment(), device)
+    pipeline = Pipeline(plan, device.reactor, LIMITS, worker_environment(), device, tmp_path)
     pipeline.run_on(device.slots.folder("motion"))
     device.until(lambda: pipeline.state == "failed")
     assert "telepathy" in pipeline.message

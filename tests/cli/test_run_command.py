@@ -120,7 +120,7 @@ def test_a_lost_accelerator_moves_to_the_next_variant(pipeline, capsys):
 def test_a_lost_accelerator_with_no_variant_left_says_why(pipeline):
     with pytest.raises(NoVariantError) as caught:
         run_pipeline(pipeline(variants=({"lose_at": 5},)))
-    assert "was lost" in caught.value.render()
+    assert "null-0: lost its accelerator" in caught.value.render()
 
 
 @pytest.mark.parametrize(

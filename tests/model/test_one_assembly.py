@@ -8,7 +8,7 @@ from bundles import WRONG_OUTPUTS, make_bundle, pipeline_toml
 import edgekit
 from edgekit.cli.main import main
 from edgekit.core.errors import NoVariantError
-from edgekit.model.servable import open_servable
+from edgekit.model.servable import HeldServable
 
 WHY = "does not reproduce 1 of 1 golden samples; golden/0.npz: off by 0.8"
 
@@ -31,10 +31,10 @@ def test_load_and_serve_run_the_variant_that_is_right_and_say_why(bundle):
     with edgekit.load(bundle) as model:
         assert model.variant.id == "null"
         assert WHY in model.why
-    servable = open_servable(str(bundle), None, {})
-    status = servable.status()
+    held = HeldServable(str(bundle))
+    status = held.servable.status()
     assert (status["variant"], WHY in status["fallbacks"]["fast-and-wrong"]) == ("null", True)
-    servable.close()
+    held.close()
 
 
 def test_run_does_too(bundle, tmp_path, capsys, caplog):

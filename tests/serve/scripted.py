@@ -63,13 +63,40 @@ class Opener:
     def __init__(self, **options):
         self.options, self.opened, self.excluded, self.errors = options, [], [], []
 
-    def __call__(self, exclude):
+    def __call__(self):
+        return ScriptedHeld(self)
+
+    def open(self, exclude):
         if self.errors:
             raise self.errors.pop(0)
         self.excluded.append(dict(exclude))
         variant = "second" if "first" in exclude else "first"
         self.opened.append(Scripted(variant, **self.options))
         return self.opened[-1]
+
+
+class ScriptedHeld:
+    """Goes to the second model when the first is lost; ``switch`` is what brings the first back."""
+
+    def __init__(self, opener):
+        self.opener, self.excluded, self.switch = opener, {}, None
+        self.servable = opener.open({})
+        opener.held = self
+
+    def fail_over(self, lost, error):
+        self.excluded[lost.variant] = error.message
+        lost.close()
+        self.servable = self.opener.open(self.excluded)
+        return self.servable
+
+    def watch(self, switch):
+        self.switch = switch
+
+    def status(self):
+        return {"excluded": self.excluded, "failed_returns": 0}
+
+    def close(self):
+        self.servable.close()
 
 
 class Served:

@@ -12,7 +12,7 @@ from scripted import served
 import edgekit.backends.tiny
 from edgekit.backends.tiny import BIASES, WEIGHTS
 from edgekit.core.errors import GoldenError, NoVariantError
-from edgekit.model.servable import offer, open_servable
+from edgekit.model.servable import HeldServable, offer
 
 TINY = Path(edgekit.backends.tiny.__file__).parent
 X = np.arange(16, dtype=np.float32).reshape(1, 16)
@@ -83,18 +83,16 @@ def test_a_model_of_raw_tensors_takes_no_picture(cache, monkeypatch):
 def test_a_bundle_that_fails_its_golden_sample_is_not_served(cache, monkeypatch, tmp_path):
     monkeypatch.setenv("EDGEKIT_CACHE", cache)
     with pytest.raises(GoldenError):
-        open_servable(str(make_bundle(tmp_path / "b", golden=(0.9, 0.1))), None, {})
+        HeldServable(str(make_bundle(tmp_path / "b", golden=(0.9, 0.1))))
 
 
 def test_a_model_that_kills_its_process_is_not_served_and_another_variant_is(cache, monkeypatch, tmp_path):
     monkeypatch.setenv("EDGEKIT_CACHE", cache)
     spare = {"id": "spare", "backend": "null"}
     options = {"crash_at": 3}
-    servable = open_servable(
-        str(make_bundle(tmp_path / "b", options=options, more_variants=(spare,))), None, {}
-    )
-    assert servable.variant == "spare"
-    assert "killed by SIGSEGV" in servable.status()["fallbacks"]["null"]
-    servable.close()
+    held = HeldServable(str(make_bundle(tmp_path / "b", options=options, more_variants=(spare,))))
+    assert held.servable.variant == "spare"
+    assert "killed by SIGSEGV" in held.servable.status()["fallbacks"]["null"]
+    held.close()
     with pytest.raises(NoVariantError, match="runs on"):
-        open_servable(str(make_bundle(tmp_path / "c", options=options)), None, {})
+        HeldServable(str(make_bundle(tmp_path / "c", options=options)))

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import httpx
@@ -229,9 +231,27 @@ def test_a_lost_accelerator_brings_another_variant():
         while answered.status_code == 503:
             answered = server.infer(X)
         assert answered.status_code == 200
-        assert opener.excluded[1] == {"first": "lost its accelerator: unplugged"}
         row = server.client.get("/status").json()["models"][0]
-        assert (row["variant"], row["failovers"]) == ("second", 1)
+        assert (row["variant"], row["failovers"], row["excluded"]) == ("second", 1, {"first": "unplugged"})
+
+
+def test_a_variant_that_works_again_answers_the_next_request_and_the_old_one_those_in_work():
+    offer, opener = doubling()
+    with served(offer) as server, ThreadPoolExecutor(2) as pool:
+        old, new = opener.opened[0], opener.open({})
+        old.gate.clear()
+        first = pool.submit(server.infer, X)
+        old.entered.acquire()
+        switching = threading.Thread(target=opener.held.switch, args=(new,))
+        switching.start()
+        while server.client.get("/status").json()["models"][0]["returns"] == 0:
+            assert switching.is_alive()
+        second = pool.submit(server.infer, X)
+        old.gate.set()
+        assert (first.result().status_code, second.result().status_code) == (200, 200)
+        switching.join(60)
+        assert (len(old.runs), len(new.runs), switching.is_alive()) == (1, 1, False)
+        assert "edgekit_returns_total" in server.client.get("/metrics").text
 
 
 @pytest.mark.parametrize("is_begun", [True, False])

@@ -130,7 +130,10 @@ class Controls:
             "workers": workers,
             "measuring": parts.measuring.status(),
             "fallbacks": {
-                "failovers": sum(p.totals["failovers"] for p in parts.pipelines),
+                **{
+                    name: sum(p.totals[name] for p in parts.pipelines)
+                    for name in ("failovers", "returns", "failed_returns")
+                },
                 "restarts": sum(p.restarts for p in parts.pipelines),
             },
         }

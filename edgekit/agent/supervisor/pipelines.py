@@ -30,19 +30,19 @@ from edgekit.agent.ipc import (
     Swap,
     SwapFailed,
     Swapped,
-    TryAgain,
 )
 from edgekit.agent.reactor import Reactor
+from edgekit.agent.supervisor.excluded import Excluded
 from edgekit.agent.supervisor.restarts import Restarts, Verdict
 from edgekit.agent.supervisor.worker_process import WorkerProcess
 from edgekit.base.child import exit_reason
 from edgekit.core.errors import ConfigError, LinkError, ProtocolError
 from edgekit.core.sketch import Histogram
 from edgekit.core.wire import PipelineState, Record
-from edgekit.model.exclusions import Exclusions
 
 logger = logging.getLogger(__name__)
 
+COUNTED = ("frames", "dropped", "errors", "events", "failovers")
 RECENT = 60
 """Progress messages kept, one a second: the baseline of a trial."""
 State = Literal["starting", "running", "failed", "stopped"]
@@ -82,7 +82,8 @@ class Observer(Protocol):
 class Pipeline:
     """Keeps one worker process on the target bundle: starts it, swaps the bundle, restarts with backoff.
 
-    Every method belongs on the reactor's thread. The worker reports every ``progress_s`` seconds.
+    Every method belongs on the reactor's thread. The worker reports every ``progress_s`` seconds. What its
+    variants were excluded for is kept in a file below ``state``.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Pipeline:
         limits: LimitsTable,
         environment: Mapping[str, str],
         observer: Observer,
+        state: Path,
         progress_s: float = 1.0,
     ) -> None:
         self.plan = plan
@@ -102,7 +104,7 @@ class Pipeline:
         self.recent: deque[Progress] = deque(maxlen=RECENT)
         self._recent_of = ""
         self.brokers: tuple[dict[str, Any], ...] = ()
-        self.totals = {"frames": 0, "dropped": 0, "errors": 0, "events": 0, "failovers": 0, "malformed": 0}
+        self.totals = dict.fromkeys((*COUNTED, "malformed", "returns", "failed_returns"), 0)
         self._reactor, self._limits, self._environment = reactor, limits, environment
         self._observer = observer
         self._restarts = Restarts(
@@ -119,9 +121,9 @@ class Pipeline:
         self._swaps = 0
         self._process: WorkerProcess | None = None
         self._given: Path | None = None
-        self._exclusions = Exclusions()
-        self._suspect: tuple[str, int] = ("", 0)
-        self._trying_again = self._is_suspect_guilty = self._is_inferring = False
+        self._excluded = Excluded(state / "excluded" / f"{plan.name}.json", reactor.now_s())
+        self._suspect = Opening(digest="", variant="", left=0)
+        self._is_suspect_guilty = self._is_inferring = False
         self._end: Ended | Fatal | None = None
         self._why_killed = ""
         self._is_asked = False
@@ -157,7 +159,7 @@ class Pipeline:
     @property
     def excluded(self) -> dict[str, str]:
         """Variants that are not run for now, and why."""
-        return self._exclusions.reasons()
+        return self._excluded.reasons(self._suspect.digest or self._recent_of)
 
     def run_on(self, target: Path | None, purpose: Purpose = "switch") -> None:
         """Have the worker run a bundle, by a swap if it runs, else by starting it.
@@ -166,7 +168,6 @@ class Pipeline:
         """
         if target != self._target:
             self._restarts.forget()
-            self._exclusions.forget()
         self._target, self._purpose = target, purpose
         if target is None:
             self.message = (
@@ -222,15 +223,6 @@ class Pipeline:
             is_silent = now_s - process.heard_s > limits.hang_s / 2
             reason = f"finished no frame for {limits.hang_s:.0f} s though one was due"
             self._kill(reason, is_suspect_guilty=self._is_inferring or is_silent)
-        else:
-            self._try_again(now_s)
-
-    def _try_again(self, now_s: float) -> None:
-        """Have the worker retry a lost variant when its wait is over and no swap or trial is in progress."""
-        variant = self._exclusions.due(now_s)
-        is_calm = self.is_settled and self._pending is None and self._kept is None
-        if variant and is_calm and self._process is not None and not self._trying_again:
-            self._trying_again = self._process.send(TryAgain(variant=variant))
 
     def reported(self) -> PipelineState:
         """Return the pipeline's state to report."""
@@ -253,6 +245,7 @@ class Pipeline:
             errors=self.totals["errors"],
             restarts=self.restarts,
             failovers=self.totals["failovers"],
+            returns=self.totals["returns"],
             message=self.message,
         )
 
@@ -295,9 +288,9 @@ class Pipeline:
             model=str(self._target),
             threads=plan.threads,
             progress_s=self._progress_s,
-            exclude=self._exclusions.reasons(),
+            exclude=self._excluded.rows,
         )
-        self._suspect, self._trying_again, self._is_suspect_guilty = ("", 0), False, False
+        self._suspect, self._is_suspect_guilty = Opening(digest="", variant="", left=0), False
         self._given, self._end, self._why_killed = self._target, None, ""
         try:
             self._process = process = WorkerProcess(run, self._environment, self._reactor.now_s())
@@ -346,32 +339,40 @@ class Pipeline:
 
     def _another_variant(self, message: Opening | FailedOver | Returned | StillLost) -> None:
         """Track which variant runs or is being opened, and which are lost."""
-        self._trying_again = self._trying_again and isinstance(message, Opening)
+        now_s = self._reactor.now_s()
         if isinstance(message, Opening):
-            self._suspect = (message.variant, message.left)
+            self._suspect = message
         elif isinstance(message, FailedOver):
-            self._exclusions.add(message.lost, message.reason, self._reactor.now_s())
+            reason = f"lost its accelerator: {message.reason}"
+            self._excluded.add(message.running.digest, message.lost, reason, now_s)
             self._adopt(message.running)
             lost = f"variant {message.lost} lost its accelerator, {message.running.variant} runs"
             self._observer.alert("warning", "agent.failed_over", f"{lost}: {message.reason}", self.name)
             self._observer.happened(self, "failed_over", f"{lost}: {message.reason}")
         elif isinstance(message, Returned):
-            self._exclusions.returned(message.running.variant)
-            self._adopt(message.running)
-            text = f"variant {message.running.variant} works again, and runs"
+            running = message.running
+            self._excluded.returned(running.digest, running.variant)
+            self.totals["returns"] += 1
+            self._adopt(running)
+            text = f"variant {running.variant} works again, and runs"
             self._observer.alert("info", "agent.variant_returned", text, self.name)
         else:
-            self._exclusions.add(message.variant, message.reason, self._reactor.now_s())
-            if self.running is not None:
-                self._suspect = (self.running.variant, self.running.left)
+            self._excluded.add(message.digest, message.variant, message.reason, now_s)
+            self.totals["failed_returns"] += 1
+            self._suspect_running()
             self._observer.changed()
+
+    def _suspect_running(self) -> None:
+        """Blame a crash on what runs, no longer on what was being opened."""
+        if (running := self.running) is not None:
+            self._suspect = Opening(digest=running.digest, variant=running.variant, left=running.left)
 
     def _progressed(self, progress: Progress, process: WorkerProcess) -> None:
         self._is_inferring = progress.inferring
         process.heard_s = self._reactor.now_s()
         if progress.advanced:
             process.progressed_s = self._reactor.now_s()
-        for total in ("frames", "dropped", "errors", "events", "failovers"):
+        for total in COUNTED:
             self.totals[total] += getattr(progress, total)
         self.brokers = progress.brokers
         if progress.running.digest == self._recent_of:
@@ -405,13 +406,12 @@ class Pipeline:
             self.recent.clear()
             self._recent_of = running.digest
         self.running = running
-        self._suspect = (running.variant, running.left)
+        self._suspect_running()
         self._observer.changed()
 
     def _swap_failed(self, message: SwapFailed) -> None:
         pending, self._pending = self._pending, None
-        if self.running is not None:
-            self._suspect = (self.running.variant, self.running.left)
+        self._suspect_running()
         if pending is not None and pending[1] == self._target:
             logger.warning("a swap failed: %s", message.reason, extra={"pipeline": self.name})
             self._observer.happened(self, "swap_failed", message.reason)
@@ -462,7 +462,8 @@ class Pipeline:
             return
         if self._is_suspect_guilty and self._exclude_suspect(reason):
             return
-        self._exclusions.forget()  # whatever is left did not help: begin again with the best
+        if self._is_suspect_guilty or isinstance(self._end, Fatal):
+            self._excluded.forget()  # whatever is left did not help: begin again with the best
         verdict = self._restarts.crashed(self._reactor.now_s())
         self.state = "failed" if verdict is Verdict.GIVE_UP else "starting"
         logger.error("the worker of %s ended: %s", self.name, reason)
@@ -478,10 +479,10 @@ class Pipeline:
 
         This does not count towards giving up: another variant of the same version runs.
         """
-        variant, left = self._suspect
-        if not variant or left < 1:
+        variant = self._suspect.variant
+        if not variant or self._suspect.left < 1:
             return False
-        self._exclusions.add(variant, reason, self._reactor.now_s())
+        self._excluded.add(self._suspect.digest, variant, reason, self._reactor.now_s())
         self._restarts.total += 1
         self.state, self.message = "starting", f"variant {variant} is excluded: {reason}"
         logger.error("the worker of %s ended, variant %s is excluded: %s", self.name, variant, reason)

@@ -91,7 +91,7 @@ class Supervisor:
     def _make_pipelines(self) -> list[Pipeline]:
         limits, every_s = self.config.limits, self.config.intervals.progress_s
         return [
-            Pipeline(plan, self.reactor, limits, worker_environment(), self, every_s)
+            Pipeline(plan, self.reactor, limits, worker_environment(), self, self.config.state, every_s)
             for plan in self.config.pipelines
         ]
 

@@ -1,62 +1,67 @@
-"""A ready model in a worker, with its own counters and its description for the supervisor."""
+"""One bundle in a worker: its open model, with counters for each variant that runs."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-from edgekit.agent.ipc import Running
+from edgekit.agent.ipc import Opening, Running, StillLost
 from edgekit.agent.worker.bundle_counters import BundleCounters, CountedPredictor
-from edgekit.agent.worker.runner import choices_of
-from edgekit.model.ready import ReadyModel, open_ready
-from edgekit.pipeline.config import ModelTable
+from edgekit.model.bundle import open_bundle
+from edgekit.model.exclusions import Exclusions
+from edgekit.model.holder import Holder
+from edgekit.model.ready import Choices, ReadyModel
 from edgekit.pipeline.predictor import Predictor
 
 
-@dataclass
 class Hosted:
-    """A model ready for frames."""
+    """A bundle that is ready for frames. The supervisor gets each variant before it is opened.
 
-    path: str
-    ready: ReadyModel
-    counters: BundleCounters
-    running: Running
-
-    @property
-    def predictor(self) -> Predictor:
-        """The predictor that the loop runs."""
-        return self.ready.predictor
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """Model, version and variant, as a result names them."""
-        return self.running.model, self.running.version, self.running.variant
-
-    def close(self) -> None:
-        """Free the model; safe to call twice."""
-        self.ready.close()
-
-
-def host(path: str, table: ModelTable, run_threads: int, **more: Any) -> Hosted:
-    """Open a bundle's best variant, with counters of its own.
+    Args:
+        path: The bundle.
+        choices: How its variants are opened.
+        exclusions: What was lost before, by bundle digest; this bundle's are added to.
+        send: Sends a message to the supervisor.
 
     Raises:
         EdgekitError: As ``open_ready`` does.
     """
-    counters = BundleCounters()
-    choices = dataclasses.replace(
-        choices_of(table),
-        threads=table.threads or run_threads or None,
-        make_predictor=functools.partial(CountedPredictor, counters=counters),
-    )
-    choices = dataclasses.replace(choices, **more)
-    ready = open_ready(path, choices)
-    return Hosted(path, ready, counters, _running(ready))
+
+    def __init__(
+        self, path: str, choices: Choices, exclusions: dict[str, Exclusions], send: Callable[[Any], None]
+    ) -> None:
+        bundle = open_bundle(path)
+        digest = bundle.digest
+
+        def on_try(variant: str, left: int) -> None:
+            send(Opening(digest=digest, variant=variant, left=left))
+
+        def on_still_lost(variant: str, reason: str) -> None:
+            send(StillLost(digest=digest, variant=variant, reason=reason[:2000]))
+
+        self.counters: dict[str, BundleCounters] = {}
+        """By variant."""
+        choices = dataclasses.replace(choices, make_predictor=self._predictor, on_try=on_try)
+        self.holder = Holder(bundle, choices, exclusions.setdefault(digest, Exclusions()), on_still_lost)
+
+    @property
+    def predictor(self) -> Predictor:
+        """The predictor that the loop runs."""
+        return self.holder.ready.predictor
+
+    @property
+    def running(self) -> Running:
+        """What runs, for the supervisor."""
+        return running_of(self.holder.ready)
+
+    def _predictor(self, manifest: Any, variant: Any, *more: Any, **keywords: Any) -> Predictor:
+        counters = self.counters.setdefault(variant.id, BundleCounters())
+        return CountedPredictor(manifest, variant, *more, counters=counters, **keywords)
 
 
-def _running(ready: ReadyModel) -> Running:
+def running_of(ready: ReadyModel) -> Running:
+    """Return an open model's description for the supervisor."""
     return Running(
         model=ready.manifest.model,
         version=ready.manifest.version,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,9 @@ from edgekit.base.paths import state_dir
 from edgekit.base.signals import stopped_by_signals
 from edgekit.core.errors import ConfigError, EdgekitError
 from edgekit.core.ports import Result, Sink
-from edgekit.model.ready import Choices, ReadyModel, open_ready
+from edgekit.model.exclusions import RETRY_S, Exclusions
+from edgekit.model.holder import Holder
+from edgekit.model.ready import Choices
 from edgekit.pipeline.config import ModelTable, PipelineConfig, Section, load_config
 from edgekit.pipeline.loop import Loop, Rules
 from edgekit.pipeline.pre import vision
@@ -25,8 +25,6 @@ from edgekit.pipeline.sinks import Connect, SinkContext, make_sink
 from edgekit.pipeline.sinks.jsonl import JsonlOptions
 from edgekit.pipeline.sinks.video import VideoOptions
 from edgekit.pipeline.sources import make_source, source_context
-
-logger = logging.getLogger(__name__)
 
 Failover = Callable[[Predictor, EdgekitError], Predictor]
 
@@ -39,10 +37,10 @@ class Ran:
     signal: int = 0
 
 
-def choices_of(table: ModelTable) -> Choices:
-    """Return the choices that a pipeline's ``[model]`` makes for opening its model."""
+def choices_of(table: ModelTable, variant: str | None = None) -> Choices:
+    """Return the choices that a pipeline's ``[model]`` makes for opening its model, or ``variant`` of it."""
     return Choices(
-        variant=table.variant or None,
+        variant=variant or table.variant or None,
         threads=table.threads or None,
         score_threshold=table.score_threshold,
         iou_threshold=table.iou_threshold,
@@ -155,6 +153,7 @@ def run_pipeline(
     record: Path | None = None,
     variant: str | None = None,
     watch: Callable[[Loop], contextlib.AbstractContextManager[object]] | None = None,
+    retry_s: tuple[float, float] = RETRY_S,
 ) -> Ran:
     """Run a pipeline's file in this process until its source ends, a limit, SIGINT or SIGTERM.
 
@@ -165,12 +164,12 @@ def run_pipeline(
         record: A folder for results, video and ``summary.json``.
         variant: The only variant to consider, instead of the configured one.
         watch: A context manager around the running loop, to show its progress.
+        retry_s: The shortest and the longest wait before a lost variant is tried again.
 
     Raises:
         EdgekitError: It cannot start or continue.
     """
     config = load_config(path)
-    models = Models(config, model_path(config), variant)
     # here, since a worker of the agent, which imports this file, publishes through its supervisor
     from edgekit.sync.address import SystemClock
     from edgekit.sync.ledger import Ledger
@@ -178,52 +177,24 @@ def run_pipeline(
 
     ledger = Ledger(state_dir() / "ledger.sqlite", SystemClock())
     publishers = Publishers(config.pipeline.name, config.privacy.egress, ledger)
-    try:
-        predictor = models.open()
+    with contextlib.ExitStack() as stack:
+        stack.callback(ledger.close)
+        stack.callback(publishers.close)
+        holder = Holder(model_path(config), choices_of(config.model, variant), Exclusions(retry_s))
+        stack.callback(holder.close)
         loop = make_loop(
-            config, predictor, failover=models.fail_over, connect=publishers.connect, record=record
+            config,
+            holder.ready.predictor,
+            failover=holder.fail_over,
+            connect=publishers.connect,
+            record=record,
         )
+        holder.watch(lambda _, new: loop.swap(new.predictor))
         with stopped_by_signals(loop.stop) as received, watch(loop) if watch else contextlib.nullcontext():
             document = loop.run(frames=frames, seconds=seconds)
-    finally:
-        publishers.close()
-        ledger.close()
-        models.close()
+        document["returns"] = holder.returns
     if brokers := publishers.states():
         document["brokers"] = brokers
     if record is not None:
         (record / "summary.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return Ran(document, received[0] if received else 0)
-
-
-class Models:
-    """The model of one run, and the variants it has lost."""
-
-    def __init__(self, config: PipelineConfig, path: Path, variant: str | None) -> None:
-        self._config, self._path = config, path
-        self._variant = variant or config.model.variant or None
-        self._lost: dict[str, str] = {}
-        self._ready: ReadyModel | None = None
-
-    def open(self) -> Predictor:
-        """Open the best of the remaining variants."""
-        choices = choices_of(self._config.model)
-        choices = dataclasses.replace(choices, variant=self._variant, exclude=self._lost)
-        self._ready = open_ready(self._path, choices)
-        logger.info("model opened", extra={"why": self._ready.why})
-        return self._ready.predictor
-
-    def fail_over(self, lost: Predictor, error: EdgekitError) -> Predictor:
-        """Open another variant after an accelerator was lost.
-
-        Raises:
-            NoVariantError: None is left.
-        """
-        self._lost[lost.variant.id] = f"was lost: {error.message}"
-        lost.close()
-        return self.open()
-
-    def close(self) -> None:
-        """Free the model."""
-        if self._ready is not None:
-            self._ready.close()

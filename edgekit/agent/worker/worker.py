@@ -7,6 +7,7 @@ when the supervisor closes the channel.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import signal
@@ -25,34 +26,34 @@ from edgekit.agent.ipc import (
     FailedOver,
     Fatal,
     Keep,
-    Opening,
     Progress,
     Returned,
     Run,
+    Running,
     Started,
-    StillLost,
     Stop,
     Swap,
     SwapFailed,
     Swapped,
     ToWorker,
     TrialProgress,
-    TryAgain,
 )
 from edgekit.agent.worker.bundle_counters import AgentSink, BundleCounters, TallyMarks
-from edgekit.agent.worker.hosted import Hosted, host
+from edgekit.agent.worker.hosted import Hosted, running_of
 from edgekit.agent.worker.ledger_relay import LedgerRelay
-from edgekit.agent.worker.runner import make_loop
+from edgekit.agent.worker.runner import choices_of, make_loop
 from edgekit.base.logs import log_to_stderr
 from edgekit.base.signals import die_with_parent
 from edgekit.core.errors import ConfigError, EdgekitError, LinkError, ProtocolError, SourceError
 from edgekit.core.wire import Alert
+from edgekit.model.exclusions import Exclusions
 from edgekit.pipeline.config import PipelineConfig, parse_config
 from edgekit.pipeline.loop import Loop
 from edgekit.pipeline.redact import check_redact
 
 if TYPE_CHECKING:
     from edgekit.core.ports import Result
+    from edgekit.model.ready import ReadyModel
     from edgekit.pipeline.predictor import Predictor
     from edgekit.sync.publishers import Publishers
 
@@ -65,22 +66,22 @@ STOP_S = 5.0
 
 
 class Models:
-    """The running bundle, and the previous one while it is kept loaded during a trial.
-
-    Threads: the loop's calls ``counters_of`` and ``fail_over``, the swap's everything else.
-    """
+    """The running bundle, and the previous one while it is kept loaded during a trial."""
 
     def __init__(self, active: Hosted) -> None:
         self.active = active
         self.kept: Hosted | None = None
         self._coming: Hosted | None = None
-        self._lock = threading.Lock()
+
+    def of(self, version: str, variant: str) -> Hosted:
+        """Return the bundle that a variant is of: the running one, or one that is being put in place."""
+        coming = self._coming
+        is_coming = coming is not None and coming.running.version == version and variant in coming.counters
+        return coming if coming is not None and is_coming else self.active
 
     def counters_of(self, result: Result) -> BundleCounters:
-        """Return the counters of the bundle that a result is from."""
-        key = (result.model, result.version, result.variant)
-        coming = self._coming
-        return coming.counters if coming is not None and coming.key == key else self.active.counters
+        """Return the counters of the bundle and variant that a result is from."""
+        return self.of(result.version, result.variant).counters[result.variant]
 
     def switch(self, new: Hosted, loop: Loop | None) -> tuple[Hosted, float]:
         """Activate a bundle between two frames; return the old one and the gap in milliseconds."""
@@ -89,21 +90,14 @@ class Models:
         if loop is not None:
             loop.swap(new.predictor)
         gap_ms = (time.monotonic_ns() - began_ns) / 1e6
-        with self._lock:
-            old, self.active, self._coming = self.active, new, None
+        old, self.active, self._coming = self.active, new, None
         return old, gap_ms
-
-    def replace_lost(self, new: Hosted) -> Hosted:
-        """Activate another variant after an accelerator was lost; return the lost one."""
-        with self._lock:
-            old, self.active = self.active, new
-        return old
 
     def close(self) -> None:
         """Free every model."""
         for hosted in (self.active, self.kept, self._coming):
             if hosted is not None:
-                hosted.close()
+                hosted.holder.close()
 
 
 class Worker:
@@ -121,10 +115,10 @@ class Worker:
         self._publishers: Publishers | None = None
         self._models: Models | None = None
         self._loop: Loop | None = None
+        self._making = threading.Lock()  # so that no variant returns to a loop that is being replaced
         self._is_waiting = False
         self._swapping: threading.Thread | None = None
-        self._trying: threading.Thread | None = None
-        self._excluded: dict[str, str] = dict(run.exclude)
+        self._exclusions = {digest: Exclusions(rows=rows) for digest, rows in run.exclude.items()}
         self._marks = TallyMarks()
         self._reported_ns = time.monotonic_ns()
         self._seen_progress = -1
@@ -135,9 +129,10 @@ class Worker:
         Raises:
             EdgekitError: The worker cannot continue.
         """
-        hosted = self._open(self._run.model, exclude=self._excluded)
+        hosted = self._open(self._run.model)
         self._models = Models(hosted)
-        self._send(Started(running=hosted.running, load_ms=hosted.ready.load_ms))
+        self._send(Started(running=hosted.running, load_ms=hosted.holder.ready.load_ms))
+        hosted.holder.watch(self._return_to)
         reporter = threading.Thread(target=self._report_all, name="reporter", daemon=True)
         reporter.start()
         try:
@@ -153,13 +148,12 @@ class Worker:
         self._send(Ended(reason="stopped" if was_stopped else "the source came to its end"))
         self._models.close()
 
-    def _open(self, path: str, **more: Any) -> Hosted:
-        """Open a bundle's best variant, announcing each one tried in case it crashes this process."""
-
-        def on_try(variant: str, left: int) -> None:
-            self._send(Opening(variant=variant, left=left))
-
-        return host(path, self._config.model, self._run.threads, on_try=on_try, **more)
+    def _open(self, path: str) -> Hosted:
+        """Open a bundle's best variant."""
+        table = self._config.model
+        choices = choices_of(table)
+        choices = dataclasses.replace(choices, threads=table.threads or self._run.threads or None)
+        return Hosted(path, choices, self._exclusions, self._send)
 
     def stop(self) -> None:
         """End after the current frame; safe from any thread."""
@@ -174,8 +168,9 @@ class Worker:
         """Run the pipeline; reopen a lost source, with the model kept loaded."""
         attempt = 0
         while not self._stopping.is_set():
-            loop = self._make_loop()
-            self._loop, self._is_waiting = loop, False
+            with self._making:
+                loop = self._loop = self._make_loop()
+            self._is_waiting = False
             if self._stopping.is_set():  # stop() was called before the loop existed
                 return
             try:
@@ -228,18 +223,14 @@ class Worker:
         Raises:
             NoVariantError: There is no other.
         """
-        models = self._require_models()
-        began_ns = time.monotonic_ns()
-        self._excluded[predictor.variant.id] = f"lost its accelerator: {lost}"
-        predictor.close()
-        hosted = self._open(models.active.path, exclude=self._excluded)
-        old = models.replace_lost(hosted)
-        self._send_progress(old)
+        hosted = self._require_models().of(predictor.manifest.version, predictor.variant.id)
+        began_ns, before = time.monotonic_ns(), hosted.running
+        new = hosted.holder.fail_over(predictor, lost)
+        self._send_progress(hosted, before)
         took_ms = (time.monotonic_ns() - began_ns) / 1e6
-        self._send(
-            FailedOver(lost=old.running.variant, reason=str(lost), running=hosted.running, took_ms=took_ms)
-        )
-        return hosted.predictor
+        running = hosted.running
+        self._send(FailedOver(lost=predictor.variant.id, reason=str(lost), running=running, took_ms=took_ms))
+        return new
 
     # -- the reader's thread
 
@@ -249,11 +240,6 @@ class Worker:
             self.stop()
         elif isinstance(message, Keep):
             self._drop_kept()
-        elif isinstance(message, TryAgain):
-            self._trying = threading.Thread(
-                target=self._try_again, args=(message.variant,), name=f"try-{message.variant}", daemon=True
-            )
-            self._trying.start()
         elif isinstance(message, Swap):
             if self._swapping is not None and self._swapping.is_alive():
                 self._send(
@@ -273,37 +259,22 @@ class Worker:
     def _drop_kept(self) -> None:
         models = self._models
         if models is not None and models.kept is not None:
-            models.kept.close()
+            models.kept.holder.close()
             models.kept = None
+            models.active.holder.watch(self._return_to)
 
     # -- the swap's thread
 
-    def _try_again(self, variant: str) -> None:
-        """Switch back to a lost variant if it works again."""
-        models = self._require_models()
-        try:
-            new = self._open(models.active.path, variant=variant, prove=True, exclude={})
-        except EdgekitError as error:
-            reason = "; ".join((error.message, *error.reasons))[:2000]
-            self._send(StillLost(variant=variant, reason=reason))
-            return
-        left = models.active.running.left + 1  # what ran until now could take over again
-        why = f"{variant}: tried again, and works\n{models.active.running.why}"[:4000]
-        new.running = msgspec.structs.replace(new.running, left=left, why=why)
-        old, _ = models.switch(new, self._loop)
-        self._send_progress(old)
-        self._excluded.pop(variant, None)
-        old.close()
-        self._send(Returned(running=new.running))
-
     def _swap(self, request: Swap) -> None:
-        if self._trying is not None:
-            self._trying.join()  # both put another model in place of the active one
+        models = self._require_models()
+        models.active.holder.rest()  # a lost variant would take its place, and its memory
         try:
             self._swap_to(request)
         except EdgekitError as error:
             reason = "; ".join((error.message, *error.reasons))[:2000]
             self._send(SwapFailed(swap=request.swap, purpose=request.purpose, code=error.code, reason=reason))
+        if models.kept is None:  # else a trial is judged first
+            models.active.holder.watch(self._return_to)
 
     def _swap_to(self, request: Swap) -> None:
         models = self._require_models()
@@ -314,19 +285,19 @@ class Worker:
             self._send(TrialProgress(swap=request.swap, stage="loading"))
             new = self._host(request.path)
         self._send(TrialProgress(swap=request.swap, stage="ready"))
+        before = models.active.running
         old, gap_ms = models.switch(new, self._loop)
-        self._send_progress(old)
-        self._excluded = {}
+        self._send_progress(old, before)
         if request.purpose == "trial":
             models.kept = old
         else:
-            old.close()
+            old.holder.close()
         self._send(
             Swapped(
                 swap=request.swap,
                 purpose=request.purpose,
                 running=new.running,
-                load_ms=new.ready.load_ms,
+                load_ms=new.holder.ready.load_ms,
                 gap_ms=gap_ms,
             )
         )
@@ -341,9 +312,20 @@ class Worker:
         try:
             check_redact(self._config.privacy.redact, new.predictor)
         except ConfigError:
-            new.close()
+            new.holder.close()
             raise
         return new
+
+    # -- the holder's thread
+
+    def _return_to(self, old: ReadyModel, new: ReadyModel) -> None:
+        """Run a lost variant that works again."""
+        hosted = self._require_models().active
+        with self._making:
+            if self._loop is not None:
+                self._loop.swap(new.predictor)
+        self._send_progress(hosted, running_of(old))
+        self._send(Returned(running=running_of(new)))
 
     # -- the reporter's thread
 
@@ -353,11 +335,13 @@ class Worker:
 
     def _report(self) -> None:
         self._relay.flush()
-        self._send_progress(self._require_models().active)
+        active = self._require_models().active
+        self._send_progress(active, active.running)
 
-    def _send_progress(self, hosted: Hosted) -> None:
+    def _send_progress(self, hosted: Hosted, running: Running) -> None:
         now_ns = time.monotonic_ns()
-        progress: Progress = hosted.counters.take(hosted.running, (now_ns - self._reported_ns) / 1e9)
+        counters = hosted.counters[running.variant]
+        progress: Progress = counters.take(running, (now_ns - self._reported_ns) / 1e9)
         self._reported_ns = now_ns
         if self._publishers is not None:
             progress = msgspec.structs.replace(progress, brokers=tuple(self._publishers.states()))
