@@ -134,7 +134,7 @@ class Holder:
         try:
             new = self._reopened(variant)
         except EdgekitError as error:
-            self._still_lost(variant, "; ".join((error.message, *error.reasons)))
+            self._still_lost(variant, error.one_line())
         else:
             if new is not None:
                 self._return_to(new)

@@ -135,7 +135,7 @@ class Entry:
 
     def _failed(self, error: EdgekitError) -> None:
         self.servable = None
-        self.state, self.reason = UNAVAILABLE, "; ".join((error.message, *error.reasons))
+        self.state, self.reason = UNAVAILABLE, error.one_line()
         logger.error("%s %s cannot be loaded: %s", self.offer.name, self.offer.version, error)
 
     async def _close(self, reason: str) -> None:

@@ -1,19 +1,23 @@
 """``edgekit run``: from a file to a summary, an exit code, and nothing left behind."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from real_pair import planted, write_pair
 
 from edgekit.agent.worker.runner import run_pipeline
 from edgekit.cli.main import main
-from edgekit.cli.run import exit_code
+from edgekit.cli.run import exit_code, text
 from edgekit.core.errors import NoVariantError, SourceError
 
 SCRIPT = {
@@ -115,6 +119,37 @@ def test_a_lost_accelerator_moves_to_the_next_variant(pipeline, capsys):
     code, document = run(capsys, pipeline(variants=({"lose_at": 5}, {})))
     assert code == 0
     assert (document["failovers"], document["variant"], document["frames"]["processed"]) == (1, "null-1", 12)
+
+
+def test_a_lost_variant_returns_to_a_run_between_two_frames(tmp_path):
+    """LiteRT is lost, ONNX Runtime takes over, and LiteRT takes over again once it works."""
+    write_pair(tmp_path / "relu")
+    path = tmp_path / "p.toml"
+    path.write_text(
+        '[pipeline]\nname = "p"\nmodel = "relu"\n[source]\nkind = "synthetic"\nrealtime = true\nfps = 200\n'
+        '[[sink]]\nkind = "jsonl"\npath = "out.jsonl"\n'
+    )
+
+    @contextlib.contextmanager
+    def until_it_is_back(loop):
+        def follow():
+            for variant in ("onnx", "lite"):
+                while loop.predictor.variant.id != variant:
+                    time.sleep(0.005)
+            loop.stop()
+
+        faults.is_lost = True
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        yield
+        thread.join()
+
+    with planted() as faults:
+        document = run_pipeline(path, seconds=120, watch=until_it_is_back, retry_s=(0.05, 1.0)).document
+    assert (document["failovers"], document["returns"], document["errors"]) == (1, 1, 0)
+    assert document["variant"] == "lite"
+    assert document["frames"]["processed"] == len((tmp_path / "out.jsonl").read_text().splitlines()) > 0
+    assert text(document).endswith("1 failovers, 1 returns")
 
 
 def test_a_lost_accelerator_with_no_variant_left_says_why(pipeline):
@@ -264,7 +299,7 @@ def test_a_person_reads_the_model_the_counts_and_the_times(pipeline, capsys):
 def test_the_document_has_the_contracts_keys(pipeline, capsys):
     _, document = run(capsys, pipeline())
     keys = {"pipeline", "model", "version", "variant", "backend", "accelerator", "frames", "fps"}
-    keys |= {"latency_ms", "stage_ms", "events", "errors", "failovers"}
+    keys |= {"latency_ms", "stage_ms", "events", "errors", "failovers", "returns"}
     assert keys <= document.keys()
     assert list(document["latency_ms"]) == ["p50", "p95", "p99"]
     assert {"capture", "pre", "infer", "post", "sink"} <= document["stage_ms"].keys()

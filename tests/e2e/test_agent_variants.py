@@ -64,6 +64,17 @@ def test_a_variant_that_kills_its_worker_is_excluded_tried_again_and_excluded_fo
     assert row["restarts"] == 2
 
 
+def test_a_restarted_agent_does_not_begin_with_the_variant_that_crashed(agent_of):
+    agent = agent_of(options={"crash_at": LATE, "latency_ms": 2}, more_variants=(SPARE,))
+    agent.until(runs("spare", ["null"]), "the spare variant")
+    agent.kill()
+    agent.start()
+    row = agent.until(runs("spare", ["null"]), "the spare variant after the restart")["pipelines"]["motor"]
+    assert (row["restarts"], "killed by SIGSEGV" in row["excluded"]["null"]) == (0, True)
+    status = agent.until(lambda s: s["pipelines"]["motor"]["variant"] == "null", "its return")
+    assert (status["pipelines"]["motor"]["returns"], status["fallbacks"]["returns"]) == (1, 1)
+
+
 def test_a_variant_that_hangs_is_excluded(agent_of):
     agent = agent_of("hang_s = 2\n", options={"hang_at": LATE, "latency_ms": 2}, more_variants=(SPARE,))
     row = agent.until(runs("spare", ["null"]), "the spare variant")["pipelines"]["motor"]

@@ -7,11 +7,13 @@ import cv2
 import numpy as np
 import pytest
 from bundles import make_bundle
+from real_pair import planted, write_pair
 from scripted import served
 
 import edgekit.backends.tiny
 from edgekit.backends.tiny import BIASES, WEIGHTS
 from edgekit.core.errors import GoldenError, NoVariantError
+from edgekit.model.exclusions import Exclusions
 from edgekit.model.servable import HeldServable, offer
 
 TINY = Path(edgekit.backends.tiny.__file__).parent
@@ -68,6 +70,43 @@ def test_an_image_model_takes_pictures_and_tensors_whatever_its_variant_wants(ca
             "/v2/models/look/infer", content=bytes(192), headers={"Inference-Header-Content-Length": "0"}
         )
         assert raw.content.endswith(np.float32([0.1, 0.9]).tobytes())
+
+
+def test_a_lost_variant_returns_to_the_server_and_every_answer_is_right(cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEKIT_CACHE", cache)
+    model = offer(str(write_pair(tmp_path / "b")), None, Exclusions((0.05, 1.0)))
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 16], "data": X.ravel().tolist()}
+
+    def ask():
+        return server.client.post("/v2/models/relu/infer", json={"inputs": [tensor]})
+
+    def row():
+        return server.client.get("/status").json()["models"][0]
+
+    with planted() as faults, served(model) as server:
+        faults.is_lost = True
+        assert ask().status_code == 503
+        while (answered := ask()).status_code == 503:
+            assert "pulled out" in answered.json()["error"]
+        assert answered.json()["outputs"][0]["data"] == Y.ravel().tolist()
+        while row()["returns"] == 0:
+            assert ask().json()["outputs"][0]["data"] == Y.ravel().tolist()
+        known = row()
+        assert (known["variant"], known["failovers"], known["excluded"]) == ("lite", 1, {})
+        assert ask().json()["outputs"][0]["data"] == Y.ravel().tolist()
+        assert 'edgekit_returns_total{model="relu",version="1.0.0"} 1' in server.client.get("/metrics").text
+
+
+def test_a_model_whose_only_variant_is_lost_is_not_ready_until_it_returns(cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEKIT_CACHE", cache)
+    bundle = make_bundle(tmp_path / "b", options={"lose_at": 6}, without_golden=True)
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16, 2], "data": [0] * 32}]}
+    with served(offer(str(bundle), None, Exclusions((0.05, 1.0)))) as server:
+        answers = [200]
+        while server.client.get("/status").json()["models"][0]["returns"] == 0:
+            answers.append(server.client.post("/v2/models/motion/infer", json=body).status_code)
+        assert set(answers) == {200, 503}
+        assert server.client.post("/v2/models/motion/infer", json=body).status_code == 200
 
 
 def test_a_model_of_raw_tensors_takes_no_picture(cache, monkeypatch):

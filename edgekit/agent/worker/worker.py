@@ -271,7 +271,7 @@ class Worker:
         try:
             self._swap_to(request)
         except EdgekitError as error:
-            reason = "; ".join((error.message, *error.reasons))[:2000]
+            reason = error.one_line()[:2000]
             self._send(SwapFailed(swap=request.swap, purpose=request.purpose, code=error.code, reason=reason))
         if models.kept is None:  # else a trial is judged first
             models.active.holder.watch(self._return_to)
