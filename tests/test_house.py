@@ -33,7 +33,7 @@ OWNERS = {
         "edgekit_optimize.graph.openvino_ir",
         "edgekit_optimize.makers.openvino",
     ),
-    "paho": ("edgekit.sync.mqtt", "edgekit_fleet.broker.mqtt"),
+    "paho": ("edgekit.sync.connection", "edgekit_fleet.broker.mqtt"),
     "securesystemslib": ("edgekit_fleet.registry.trust",),
     "serial": ("edgekit.pipeline.sources.serial",),
     "torch": ("edgekit_optimize.shrink", "edgekit_optimize.readers"),

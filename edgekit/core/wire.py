@@ -25,7 +25,6 @@ CHUNK_BYTES = 128 << 10
 MAX_MEASURED_VARIANTS = 64
 MEASURING = "measure"
 """The ``purpose`` in the signed target of a bundle that is measured and never installed."""
-CHUNK_WINDOW = 8
 _CHUNK_HEADER = struct.Struct(">4sIQ")
 _CHUNK_MAGIC = b"EKC1"
 

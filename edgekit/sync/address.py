@@ -58,6 +58,11 @@ class Address(msgspec.Struct, frozen=True):
     user: str = ""
     password: str = ""
 
+    @property
+    def destination(self) -> str:
+        """``host:port``."""
+        return f"{self.host}:{self.port}"
+
 
 def parse_url(url: str) -> Address:
     """Return the parts of a broker's URL.

@@ -12,6 +12,7 @@ from edgekit.core.sketch import Histogram, Sketch
 from edgekit.core.wire import MetricReport
 
 MAX_PERIOD_S = 3600.0
+_ADDED = ("period_s", "frames", "dropped", "errors", "events", "failovers", "total")
 
 
 def merge(earlier: MetricReport, later: MetricReport) -> MetricReport:
@@ -21,13 +22,7 @@ def merge(earlier: MetricReport, later: MetricReport) -> MetricReport:
     """
     return msgspec.structs.replace(
         later,
-        period_s=earlier.period_s + later.period_s,
-        frames=earlier.frames + later.frames,
-        dropped=earlier.dropped + later.dropped,
-        errors=earlier.errors + later.errors,
-        events=earlier.events + later.events,
-        failovers=earlier.failovers + later.failovers,
-        total=earlier.total + later.total,
+        **{name: getattr(earlier, name) + getattr(later, name) for name in _ADDED},
         infer_ms=_merge_sketches(earlier.infer_ms, later.infer_ms),
         latency_ms=_merge_sketches(earlier.latency_ms, later.latency_ms),
         labels={

@@ -61,7 +61,7 @@ class Gate:
             self._refuse(sizes(held, _msgpack_size))
             return None if self._is_shut else self._strip(record, held)
         if isinstance(record, wire.MetricReport):
-            held = {field: value for field, value in _held(record).items() if class_of(field) in NAMES}
+            held = _named(record)
             self._refuse(sizes(held, _msgpack_size))
             return self._strip(record, held)
         return record
@@ -91,13 +91,7 @@ class Gate:
 
 
 def enter_sent(books: Books, body: bytes, records: Iterable[bytes] = ()) -> None:
-    """Record what the agent's link hands to the network.
-
-    Args:
-        books: Where to record it.
-        body: The message's payload.
-        records: The records of a batch, as ``wire.encode_record`` made them.
-    """
+    """Record a payload that the agent's link hands to the network, and the encoded records in it."""
     rest = len(body)
     for encoded in records:
         rest -= len(encoded)
@@ -106,10 +100,9 @@ def enter_sent(books: Books, body: bytes, records: Iterable[bytes] = ()) -> None
         except ProtocolError:  # a damaged outbox: it is sent and counted as it is
             _enter(books, "", FLEET, {}, len(encoded), UNKNOWN)
             continue
-        held = {name: value for name, value in _held(record).items() if class_of(name) in NAMES}
         kind = ENVELOPE if isinstance(record, wire.EventRecord) else HEALTH
         pipeline = getattr(record, "pipeline", "")
-        _enter(books, pipeline, FLEET, sizes(held, _msgpack_size), len(encoded), kind)
+        _enter(books, pipeline, FLEET, sizes(_named(record), _msgpack_size), len(encoded), kind)
     _enter(books, "", FLEET, {}, rest, ENVELOPE if rest < len(body) else HEALTH)
 
 
@@ -131,6 +124,11 @@ def _held(record: wire.Record) -> dict[str, Any]:
         for field in record.__struct_fields__
         if class_of(field) != ENVELOPE and (value := getattr(record, field)) != nothing[field]
     }
+
+
+def _named(record: wire.Record) -> dict[str, Any]:
+    """Return those that ``[privacy] egress`` can name."""
+    return {field: value for field, value in _held(record).items() if class_of(field) in NAMES}
 
 
 def _nothing(kind: type[msgspec.Struct]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 Decision: TypeAlias = Literal["passed", "refused"]
 _Key: TypeAlias = tuple[int, str, str, str, str]
-_DAY_S = 86_400
+_HOUR_S, _DAY_S = 3600, 86_400
 _MAX_WAITING = 10_000
 _MAX_NAME = 100
 _SCHEMA = """
@@ -55,13 +55,8 @@ class Ledger:
     ``max_rows``, hours are merged into days, then the oldest days are deleted.
     """
 
-    def __init__(
-        self, path: Path, clock: Clock, *, bucket_s: int = 3600, max_rows: int = 20_000, flush_s: float = 60.0
-    ) -> None:
-        self._path = path
-        self._clock = clock
-        self._bucket_s = bucket_s
-        self._max_rows = max_rows
+    def __init__(self, path: Path, clock: Clock, *, max_rows: int = 20_000, flush_s: float = 60.0) -> None:
+        self._path, self._clock, self._max_rows = path, clock, max_rows
         self._flush_ns = int(flush_s * 1e9)
         self._lock = threading.Lock()
         self._waiting: dict[_Key, list[int]] = {}
@@ -73,7 +68,7 @@ class Ledger:
         self, pipeline: str, data_class: str, destination: str, decision: Decision, size: int, count: int = 1
     ) -> None:
         """Add ``count`` decisions about ``size`` bytes in all."""
-        start = self._clock.unix_ms() // 1000 // self._bucket_s * self._bucket_s
+        start = self._clock.unix_ms() // 1000 // _HOUR_S * _HOUR_S
         key = (start, pipeline[:_MAX_NAME], data_class[:_MAX_NAME], destination[:_MAX_NAME], decision)
         with self._lock:
             if key not in self._waiting and len(self._waiting) >= _MAX_WAITING:

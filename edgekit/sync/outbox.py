@@ -43,10 +43,7 @@ _ACK_DELAY_S = 0.5
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of the queue: messages, bytes of bodies, seconds of the outbox's running time.
-
-    Running time and not wall time, so a clock that jumps from 1970 to today drops nothing.
-    """
+    """Limits: messages, bytes of bodies, age in running time (a clock that jumps from 1970 drops nothing)."""
 
     rows: int = 200_000
     bytes: int = 64 << 20
@@ -71,18 +68,16 @@ class Parcel(msgspec.Struct, frozen=True):
 class Outbox:
     """Keeps messages on disk until the fleet's watermark passes them; for one process at a time.
 
-    Thread-safe. ``put`` never raises for the disk: what cannot be stored is dropped, the lowest priority
-    first, and counted in ``counters``. A damaged file is moved aside. ``put`` may wait ``commit_delay_s`` to
-    commit several messages at once; 0 commits each.
+    Thread-safe. What the disk does not take is dropped, the lowest priority first, and counted in
+    ``counters``; a damaged file is moved aside. Messages are committed together within ``commit_delay_s``;
+    0 commits each.
     """
 
     def __init__(
         self, path: Path, clock: Clock, quota: Quota | None = None, *, commit_delay_s: float = 0.05
     ) -> None:
-        self._path = path
-        self._clock = clock
+        self._path, self._clock, self._delay_s = path, clock, commit_delay_s
         self._quota = quota or Quota()
-        self._delay_s = commit_delay_s
         self._lock = threading.Condition(threading.RLock())
         self._pending: list[Row] = []
         self._pending_bytes = 0
@@ -109,7 +104,7 @@ class Outbox:
     # -- writing
 
     def put(self, record: wire.Record, priority: int | None = None) -> None:
-        """Queue a message that passed the egress gate; durable within ``commit_delay_s``, or after ``flush``.
+        """Queue a message that passed the egress gate.
 
         Priority 0 is kept longest, 9 dropped first; None: by kind of record.
         """
@@ -137,10 +132,7 @@ class Outbox:
             return not self._pending
 
     def acknowledge(self, boot: str, watermark: int) -> bool:
-        """Free what the fleet has committed; False for another boot or an impossible watermark.
-
-        The rows go with the next commit, at most half a second later; a crash before only sends them again.
-        """
+        """Free, at the next commit, what the fleet has; False for another boot or an impossible number."""
         with self._lock:
             if self._closed or boot != self._file.boot or not 0 <= watermark <= self._file.last_seq:
                 self.counters["bad_acks"] += 1
@@ -189,7 +181,6 @@ class Outbox:
         self._file.append(self._pending, self._lived_s(), self._acknowledged)
 
     def _keep_most_important(self) -> None:
-        """Keep in memory, within bounds, what the disk did not take."""
         rows = self._pending
         kept = sorted(range(len(rows)), key=lambda i: (rows[i].priority, -i))[: _MAX_PENDING // 2]
         while kept and sum(len(rows[i].body) for i in kept) > _MAX_PENDING_BYTES // 2:
@@ -201,10 +192,7 @@ class Outbox:
     # -- sending
 
     def batches(self, after: Cursor, limit: int, *, live_after: int = 0) -> list[Parcel]:
-        """Return at most ``limit`` batches to send after ``after``, events first.
-
-        Messages up to ``live_after`` waited for the link, so they are historical.
-        """
+        """Return at most ``limit`` batches after ``after``, events first; historical up to ``live_after``."""
         with self._lock:
             self._commit()
             parcels: list[Parcel] = []
@@ -253,8 +241,7 @@ class Outbox:
     @property
     def watermark(self) -> int:
         """The last message up to which the fleet has committed all."""
-        with self._lock:
-            return self._acknowledged
+        return self._acknowledged
 
     @property
     def last_seq(self) -> int:
@@ -291,7 +278,6 @@ class Outbox:
         self.counters["dropped"] += self._file.drop_older(self._lived_s() - self._quota.age_s)
         if self._is_over(1.0):
             self._merge_metrics()
-        if self._is_over(1.0):
             while self._is_over(_ROOM) and self._drop(max(1, self._file.rows // 20)):
                 pass
 
@@ -393,7 +379,7 @@ class Outbox:
 
 
 def _metric(body: bytes) -> wire.MetricReport | None:
-    """Return a decoded metric report; None if unreadable, which stays until age or quota drop it."""
+    """Return a metric report; None if it is unreadable, and stays until age or quota drop it."""
     try:
         record = wire.decode_record(body)
     except ProtocolError:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from edgekit.core.errors import ConfigError
-from edgekit.sync.address import Tls, parse_url
+from edgekit.sync.address import Address, Tls, parse_url
 from edgekit.sync.gate import Books, Gate
 from edgekit.sync.publisher import Publisher
 
@@ -26,7 +26,7 @@ class Publishers:
 
     def __init__(self, pipeline: str, egress: Collection[str], books: Books) -> None:
         self._pipeline, self._egress, self._books = pipeline, egress, books
-        self._open: dict[tuple[Any, ...], tuple[str, Publisher]] = {}
+        self._open: dict[tuple[Address, Path | None], Publisher] = {}
 
     def connect(
         self, url: str, *, ca: Path | None = None, user: str = "", password_file: Path | None = None
@@ -50,12 +50,10 @@ class Publishers:
             address = msgspec.structs.replace(address, user=user)
         if password_file is not None:
             address = msgspec.structs.replace(address, password=_first_line(password_file))
-        destination = f"{address.host}:{address.port}"
-        key = (address, ca)
-        if key not in self._open:
-            self._open[key] = destination, Publisher(address, Tls(ca) if ca else None)
-        _, publisher = self._open[key]
-        gate = Gate(self._pipeline, self._egress, self._books, destination)
+        if (address, ca) not in self._open:
+            self._open[address, ca] = Publisher(address, Tls(ca) if ca else None)
+        publisher = self._open[address, ca]
+        gate = Gate(self._pipeline, self._egress, self._books, address.destination)
 
         def send(topic: str, document: Mapping[str, Any]) -> None:
             packed = gate.pack(document)
@@ -67,13 +65,13 @@ class Publishers:
     def states(self) -> list[dict[str, Any]]:
         """Return the message counters of each broker."""
         return [
-            {"destination": destination, **msgspec.to_builtins(publisher.state())}
-            for destination, publisher in self._open.values()
+            {"destination": address.destination, **msgspec.to_builtins(publisher.state())}
+            for (address, _), publisher in self._open.items()
         ]
 
     def close(self) -> None:
         """Wait a while for queued messages to leave, and close; safe to call twice."""
-        for _, publisher in self._open.values():
+        for publisher in self._open.values():
             publisher.close()
         for state in self.states():
             if lost := state["unsent"] + state["dropped"] + state["refused"]:

@@ -1,10 +1,9 @@
-"""Questions to the fleet and their answers, matched by id."""
+"""Requests to the fleet and their answers, matched by id."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 from edgekit.core import wire
 from edgekit.core.errors import LinkError, ServerError
@@ -58,8 +57,7 @@ class Questions:
             if len(self._open) >= MAX_WAITING:
                 raise LinkError(f"{MAX_WAITING} requests to the fleet are open already")
             self._last = self._last % 0xFFFF_FFFF + 1
-            question = Question(self._last)
-            self._open[question.number] = question
+            question = self._open[self._last] = Question(self._last)
             return question
 
     def drop(self, question: Question) -> None:
@@ -71,60 +69,13 @@ class Questions:
         """Set the answer of its request; False where there is none."""
         with self._lock:
             question = self._open.pop(message.id, None)
-        if question is None:
-            return False
-        question.answer(message)
-        return True
+        if question is not None:
+            question.answer(message)
+        return question is not None
 
     def disconnected(self) -> None:
         """Fail every open request."""
         with self._lock:
-            questions, self._open = list(self._open.values()), {}
-        for question in questions:
+            questions, self._open = self._open, {}
+        for question in questions.values():
             question.answer(None)
-
-
-class Asker(Protocol):
-    """The part of the link that ``download`` uses."""
-
-    def ask(self, kind: Kind, args: dict[str, Any]) -> Question:
-        """Send a question and return at once."""
-
-
-def download(
-    link: Asker, sha256: str, size: int, start: int = 0, *, timeout_s: float = 10.0, tries: int = 5
-) -> Iterator[bytes]:
-    """Yield a blob's bytes from ``start`` on, fetched over MQTT, for networks that block HTTP.
-
-    Keeps eight pieces of 128 KiB under way and asks again for a missing one. The caller checks the hash.
-
-    Raises:
-        LinkError: A piece did not come in ``tries`` tries, or has another length.
-        ServerError: The fleet has no such blob.
-    """
-    offsets = list(range(start, size, wire.CHUNK_BYTES))
-    flying: dict[int, Question] = {}
-
-    def ask(offset: int) -> Question:
-        length = min(wire.CHUNK_BYTES, size - offset)
-        return link.ask("chunk", {"sha256": sha256, "offset": offset, "length": length})
-
-    for index, offset in enumerate(offsets):
-        for ahead in offsets[index : index + wire.CHUNK_WINDOW]:
-            if ahead not in flying:
-                flying[ahead] = ask(ahead)
-        length = min(wire.CHUNK_BYTES, size - offset)
-        for left in reversed(range(tries)):
-            try:
-                chunk = flying.pop(offset).wait(timeout_s)
-            except ServerError:
-                raise
-            except LinkError:
-                if not left:
-                    raise
-                flying[offset] = ask(offset)
-                continue
-            if not isinstance(chunk, wire.Chunk) or (chunk.offset, len(chunk.data)) != (offset, length):
-                raise LinkError(f"the fleet sent another piece of {sha256[:12]} than {offset}+{length}")
-            yield chunk.data
-            break

@@ -15,7 +15,7 @@ class RetryTimer:
     """Estimates the delay of acknowledgements; the wait follows it, and doubles while none comes.
 
     Repeats would only add to the load of a slow fleet. So the wait is the smoothed delay plus four mean
-    deviations, from ``min_s`` to ``max_s`` and jitter of up to half of it. It stays doubled until a message
+    deviations, from ``min_s`` to ``MAX_S`` and jitter of up to half of it. It stays doubled until a message
     that was sent only once is acknowledged; of a message sent twice it is unknown which one was.
 
     >>> timer = RetryTimer(lambda: 0.0)
@@ -28,14 +28,13 @@ class RetryTimer:
     Source: RFC 6298, sections 2 and 5 (smoothing, deviation, doubling); section 3 for Karn's algorithm.
     """
 
-    def __init__(self, random: Callable[[], float], min_s: float = MIN_S, max_s: float = MAX_S) -> None:
-        self._random = random
-        self._min_s, self._max_s = min_s, max_s
+    def __init__(self, random: Callable[[], float], min_s: float = MIN_S) -> None:
+        self._random, self._min_s = random, min_s
         self._smoothed_s = self._deviation_s = 0.0
         self._doublings = 0
         self._estimate_s = min_s
         self.wait_s = min_s
-        """The current wait in seconds: ``min_s`` to ``1.5 * max_s``."""
+        """The current wait in seconds: ``min_s`` to ``1.5 * MAX_S``."""
 
     def sample(self, delay_s: float) -> None:
         """Add the delay between sending a message, once, and its acknowledgement."""
@@ -46,8 +45,7 @@ class RetryTimer:
             self._deviation_s += _DEVIATION_GAIN * (off_s - self._deviation_s)
             self._smoothed_s += _GAIN * (delay_s - self._smoothed_s)
         self._estimate_s = self._smoothed_s + max(_MARGIN_S, _DEVIATIONS * self._deviation_s)
-        self._doublings = 0
-        self._draw()
+        self.reset()
 
     def double(self) -> None:
         """Double the wait: nothing was acknowledged in time."""
@@ -60,5 +58,5 @@ class RetryTimer:
         self._draw()
 
     def _draw(self) -> None:
-        wait_s = min(max(self._estimate_s, self._min_s) * 2.0**self._doublings, self._max_s)
+        wait_s = min(max(self._estimate_s, self._min_s) * 2.0**self._doublings, MAX_S)
         self.wait_s = wait_s * (1.0 + _JITTER * self._random())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random as random_module
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -32,20 +31,13 @@ class Sender:
     When the watermark stalls for the ``RetryTimer``'s wait, only the batch above it is sent again: a slow
     fleet has the others already, and a fleet that is down must not use up a metered link. If the fleet
     acknowledges that batch and stalls again, the others were lost, and everything above the watermark is sent
-    again, in a window that doubles with each acknowledgement, up to ``window`` batches.
+    again, in a window that doubles with each acknowledgement, up to ``WINDOW`` batches.
     """
 
-    def __init__(
-        self,
-        outbox: Outbox,
-        random: Callable[[], float] = random_module.random,
-        *,
-        window: int = WINDOW,
-        timer: RetryTimer | None = None,
-    ) -> None:
+    def __init__(self, outbox: Outbox, random: Callable[[], float]) -> None:
         self._outbox = outbox
-        self._max_window = self._window = window
-        self._timer = timer or RetryTimer(random)
+        self._window = WINDOW
+        self._timer = RetryTimer(random)
         self._cursor = self._reached = Cursor(0, 0)
         self._under_way: list[_Sent] = []
         self._live_after = 0
@@ -57,7 +49,7 @@ class Sender:
     def connected(self, now_ns: int) -> None:
         """Restart from the watermark; what is queued now is historical."""
         self._live_after = self._outbox.last_seq
-        self._window = self._max_window
+        self._window = WINDOW
         self._timer.reset()
         self._go_back(now_ns)
 
@@ -84,11 +76,11 @@ class Sender:
         self._under_way = [sent for sent in self._under_way if sent.last > watermark]
         self._progress_ns = now_ns
         self._probe_answered = self._is_probing
-        self._window = min(2 * self._window, self._max_window)
+        self._window = min(2 * self._window, WINDOW)
         if done and not any(sent.is_repeat for sent in done):
             # The last one sent counts: an event that overtook metrics is acknowledged only after them.
             self._timer.sample((now_ns - max(sent.sent_ns for sent in done)) / 1e9)
-            self._window = self._max_window
+            self._window = WINDOW
             self._is_probing = self._probe_answered = False
 
     def take(self, now_ns: int) -> Iterator[Packed]:
@@ -153,16 +145,12 @@ class Sender:
         return min(parcels, key=lambda parcel: parcel.last, default=None)
 
     def _send(self, parcel: Parcel, now_ns: int) -> Packed:
-        at, reached, first = self._cursor, self._reached, parcel.batch.seq0
-        if parcel.leaf == "ev":
-            is_repeat = first <= reached.ev
-            self._cursor = Cursor(parcel.last, at.m)
-            self._reached = Cursor(max(reached.ev, parcel.last), reached.m)
-        else:
-            is_repeat = first <= reached.m
-            self._cursor = Cursor(at.ev, parcel.last)
-            self._reached = Cursor(reached.ev, max(reached.m, parcel.last))
-        self._under_way.append(_Sent(parcel.leaf, first, parcel.last, now_ns, is_repeat))
+        leaf, first, last = parcel.leaf, parcel.batch.seq0, parcel.last
+        reached: int = getattr(self._reached, leaf)
+        is_repeat = first <= reached
+        self._cursor = msgspec.structs.replace(self._cursor, **{leaf: last})
+        self._reached = msgspec.structs.replace(self._reached, **{leaf: max(reached, last)})
+        self._under_way.append(_Sent(leaf, first, last, now_ns, is_repeat))
         return self._encoded(parcel, is_repeat=is_repeat)
 
     def _encoded(self, parcel: Parcel, *, is_repeat: bool) -> Packed:

@@ -213,7 +213,7 @@ class OutboxFile:
         return wire.encode_record(wire.Gap(mono_ns=0, unix_ms=0, first=first, last=last))
 
     def mark_handed(self, last: int) -> None:
-        """Store that messages up to ``last`` may have left; ahead of time, to write rarely."""
+        """Store that messages up to ``last`` may have left; beyond it, to write rarely."""
         self.handed = max(self.handed, last)
         if last > self._reserved:
             self._put_meta("handed", last + _LEAP)
@@ -225,12 +225,12 @@ class OutboxFile:
         self.connections += 1
 
     def close(self, lived_s: float) -> None:
-        """Close the file."""
+        """Close the file; ``abandon`` closes a damaged one."""
         self._put_meta("lived_s", lived_s)
         self._db.close()
 
     def abandon(self) -> None:
-        """Close a damaged file."""
+        """Close without writing."""
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
 

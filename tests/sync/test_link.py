@@ -20,7 +20,6 @@ from edgekit.core.errors import ConfigError, LinkError, ServerError
 from edgekit.sync.address import SystemClock
 from edgekit.sync.mqtt import Handlers, Link, Tls
 from edgekit.sync.outbox import Outbox
-from edgekit.sync.requests import download
 from edgekit.sync.retry_timer import RetryTimer
 
 DEVICE = "cam-1"
@@ -150,7 +149,7 @@ def test_goodbye_is_said_and_a_lost_device_is_told_by_its_will(broker, fleet, tm
     assert fleet.states[-1].conn == 1
     again = Device(tmp_path / "device", broker.url)
     fleet.wait(lambda: fleet.states[-1].online)
-    sock = again.link._client.socket()
+    sock = again.link._connection.client.socket()
     sock.shutdown(socket.SHUT_RDWR)
     fleet.wait(lambda: any(not s.online and s.conn == 2 for s in fleet.states))
     fleet.wait(lambda: fleet.states[-1].online and fleet.states[-1].conn == 3)
@@ -201,24 +200,13 @@ def test_requests_find_their_answers(device, fleet):
         device.link.request("renew", {"csr": "x"}, timeout_s=0.05)
 
 
-def test_a_blob_comes_in_chunks_where_http_is_blocked(device, fleet):
+def test_a_piece_of_a_blob_is_an_answer_where_http_is_blocked(device, fleet):
     device.owner.wait(lambda: device.owner.connections)
-    blob = os.urandom(1_500_000)
-    lost = {3, 5, 6}
-
-    def chunk(request: wire.Request):
-        if request.id in lost:
-            return None
-        start = request.args["offset"]
-        return wire.Chunk(request.id, start, blob[start : start + request.args["length"]])
-
-    fleet.answers["chunk"] = chunk
-    sha256 = hashlib.sha256(blob).hexdigest()
-    assert b"".join(download(device.link, sha256, len(blob), timeout_s=2)) == blob
-    assert b"".join(download(device.link, sha256, len(blob), 1_000_000)) == blob[1_000_000:]
-    fleet.answers["chunk"] = lambda r: wire.Chunk(r.id, 0, b"wrong")
-    with pytest.raises(LinkError, match="another piece"):
-        list(download(device.link, sha256, len(blob)))
+    blob = os.urandom(wire.CHUNK_BYTES)
+    fleet.answers["chunk"] = lambda request: wire.Chunk(request.id, request.args["offset"], blob)
+    args = {"sha256": hashlib.sha256(blob).hexdigest(), "offset": 1 << 20, "length": len(blob)}
+    piece = device.link.request("chunk", args)
+    assert (piece.offset, piece.data) == (1 << 20, blob)
 
 
 def test_a_question_without_a_link_fails_at_once(tmp_path):

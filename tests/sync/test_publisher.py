@@ -288,3 +288,16 @@ def test_what_a_sink_may_not_tell_is_refused_before_the_queue():
 def test_what_can_never_connect_is_a_configuration_error(keys, problem):
     with pytest.raises(ConfigError, match=problem):
         Publishers("door", ["counts"], Entries()).connect(**keys)
+
+
+@needs_mosquitto
+def test_a_broker_that_closes_the_connection_is_named_as_the_problem(tmp_path):
+    broker = Broker("mosquitto", tmp_path)
+    broker.start()
+    publisher = Publisher(parse_url(broker.url))
+    until(lambda: publisher.state().is_connected)
+    seen = []
+    broker.kill()
+    until(lambda: seen.append(publisher.state()) or not seen[-1].is_connected)
+    assert seen[-1].problem.startswith("the broker closed the connection")
+    publisher.close(0.1)
