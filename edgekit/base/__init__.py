@@ -1,8 +1,7 @@
 """What every part of edgekit needs: durable files, locks, clocks, child processes, HTTP, signals.
 
 Device, workstation and fleet use it. Goes in: paths, URLs, commands. Comes out: bytes, or an
-``EdgekitError`` with a hint. It imports only ``edgekit.core`` and the standard library, opens nothing
-when it is imported, and knows nothing about models, brokers or fleets.
+``EdgekitError`` with a hint. It knows nothing about models, brokers or fleets.
 
 >>> from edgekit.base.paths import cache_dir
 >>> cache_dir().name

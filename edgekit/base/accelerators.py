@@ -22,18 +22,17 @@ ORT_PREFIX = "ort:"
 class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
     """One row.
 
-    Detection: ``detector`` (``module:function`` of a ``Machine``, in ``edgekit.hardware``), or ``usb`` and
-    ``pci`` ids (``"1a6e:089a"``), or ``nodes`` (device files, shell patterns); a row with none of these is
-    detected by its proof (``delegate``: the library that a profile names; ``ort:...``: the runtime's list).
-    ``library``: file name of the vendor's library (shell pattern).
+    Detection: ``detector`` (``module:function`` of a ``Machine``), or ``usb`` and ``pci`` ids
+    (``"1a6e:089a"``), or ``nodes`` (device files, shell patterns); a row with none of these is detected by
+    its proof. ``library``: file name of the vendor's library (shell pattern).
 
-    Proof: ``tiny`` runs the portable model of ``edgekit.backends.tiny``; ``file`` runs ``proof_file``, a
-    small model compiled for it, on zeros; ``none`` opens the device, which is then *present, not proved*.
+    Proof: ``tiny`` runs the model of ``edgekit.backends.tiny``; ``file`` runs ``proof_file``, a small model
+    compiled for it, on zeros; ``none`` opens the device, which is then *present, not proved*.
 
     ``runs`` maps each backend to its own name for it (OpenVINO's device, ONNX Runtime's provider, LiteRT's
-    delegate library, the foreign tenant); empty where the backend uses the kind. ``versions`` names the
-    attributes with the versions of driver, firmware and library. ``version_function`` of the library, without
-    arguments, returns text from which ``version_pattern`` takes the number. ``*_fix`` are commands.
+    delegate library, the foreign tenant), or to "" for the kind. ``versions`` names the attributes with
+    versions. ``version_function`` of the library returns text from which ``version_pattern`` takes the
+    number. ``*_fix`` are commands.
     """
 
     kind: str
@@ -120,8 +119,7 @@ def accelerator(kind: str) -> Accelerator | None:
     Raises:
         ConfigError: A package's row cannot be loaded, or is not one.
     """
-    row = next((row for row in ROWS if row.kind == kind), None)
-    if row is not None:
+    if (row := next((row for row in ROWS if row.kind == kind), None)) is not None:
         return row
     if kind.startswith(ORT_PREFIX) and len(kind) > len(ORT_PREFIX):
         name = kind[len(ORT_PREFIX) :]

@@ -1,8 +1,8 @@
 """Child processes of this package that answer in JSON: both ends of the pipes.
 
-The parent writes requests to the child's stdin, one JSON value a line. The child answers each with any
-number of lines ``{"progress": ...}`` and one ``{"result": ...}`` or ``{"error": ...}`` on its stdout; prints
-of native libraries go to its stderr. A child whose stdin ends has lost its parent and exits at once.
+The parent writes requests to the child's stdin, one JSON value a line. The child answers each on its stdout
+with lines ``{"progress": ...}`` and one ``{"result": ...}`` or ``{"error": ...}``; prints of native
+libraries go to its stderr. A child whose stdin ends has lost its parent and exits at once.
 
 The parent::
 
@@ -46,10 +46,7 @@ T = TypeVar("T")
 
 
 class ChildFault(Exception):  # noqa: N818 - whoever started the child raises an error of its own
-    """A child ended, hung or broke the protocol instead of answering; it has been killed.
-
-    ``how`` is the predicate of a sentence; ``code`` the exit code, None where it was still running.
-    """
+    """A child was killed since it did not answer: ``how`` is a predicate, ``code`` its own exit code."""
 
     def __init__(self, how: str, code: int | None = None) -> None:
         super().__init__(how)
@@ -113,8 +110,8 @@ class Child:
             start_new_session=leads_group,
             pass_fds=pass_fds,
         )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
+        assert self._process.stdin
+        assert self._process.stdout
         self._requests, self._answers = self._process.stdin, self._process.stdout
         os.set_blocking(self._requests.fileno(), False)  # a child that does not read must not stop us
         self._leads_group = leads_group
@@ -260,10 +257,7 @@ class Child:
 
 
 class Parent:
-    """The parent's end of the pipes, in the child. Make one only, before importing any library.
-
-    ``leads_group``: as in ``Child``.
-    """
+    """The pipes to the parent, in the child; made once, before importing any library."""
 
     def __init__(self, *, leads_group: bool = False) -> None:
         self._answers = os.dup(1)

@@ -1,7 +1,7 @@
-"""The frame of a command line: a table of commands; only the module of the one that runs is imported.
+"""The frame of ``edgekit`` and ``edgekit-fleet``: a table of commands; only the one that runs is imported.
 
-``edgekit`` and ``edgekit-fleet`` use it. A command's module has ``add_arguments(parser)`` and
-``run(arguments)``, which returns a ``Report``, or None when it has printed its document itself.
+A command's module has ``add_arguments(parser)`` and ``run(arguments)``, which returns a ``Report``, or None
+when it has printed its document itself.
 """
 
 from __future__ import annotations
@@ -28,10 +28,7 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of a command: the object for ``--json``, the text for people, and the exit code.
-
-    The code is 8 where a gate or budget was not met, or another one of ``core.errors``.
-    """
+    """The outcome of a command: the object for ``--json``, the text for people, and the exit code."""
 
     document: dict[str, Any]
     text: str
@@ -40,10 +37,9 @@ class Report:
 
 @dataclass(frozen=True)
 class Command:
-    """One row: ``summary`` and ``example`` for ``--help``; ``load`` imports the module.
+    """One row of the ``group`` that the commands are listed by.
 
-    ``load`` raises ``ConfigError`` where a distribution is missing. ``group`` is the heading that the command
-    is listed under where none is given.
+    ``load`` imports the module, or raises ``ConfigError`` where a distribution is missing.
     """
 
     summary: str
@@ -79,11 +75,7 @@ def overview(program: Program) -> str:
 
 
 def run_program(program: Program, arguments: Sequence[str] | None = None) -> int:
-    """Run the command that ``arguments`` (default ``sys.argv``) name and return the exit code.
-
-    0 done, 1 a bug, 2 usage, 3 configuration, 4 model or bundle, 5 backend or accelerator, 6 trust, 7 link or
-    server, 8 a gate or budget was not met, 130 interrupted.
-    """
+    """Run the command that ``arguments`` (default ``sys.argv``) name and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words:
         print(overview(program), file=sys.stderr)

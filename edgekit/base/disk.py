@@ -1,7 +1,4 @@
-"""The file operations of slots and the update machine, in one class so that a test can cut its power.
-
-A name that must survive a power cut is written beside its place, synced, renamed, and its folder synced.
-"""
+"""The file operations of slots and the update machine, in one class so that a test can cut its power."""
 
 from __future__ import annotations
 
@@ -52,11 +49,7 @@ class LocalDisk:
 
     def sync(self, folder: Path) -> None:
         """Make the names within a folder survive a power cut."""
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_path(folder)
 
     def make_folder(self, folder: Path) -> None:
         """Create a folder and those above it."""
@@ -82,6 +75,15 @@ class LocalDisk:
             return sorted(path.name for path in folder.iterdir())
         except FileNotFoundError:
             return []
+
+
+def sync_path(path: Path) -> None:
+    """Make a file's content, or the names within a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def storage_error(path: Path, cause: OSError) -> StorageError:

@@ -13,7 +13,7 @@ from edgekit.core.errors import EdgekitError
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """The parts of an error; ``code`` identifies its class."""
+    """The parts of an error."""
 
     code: str
     message: str

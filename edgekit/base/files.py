@@ -5,7 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
-from edgekit.base.disk import LocalDisk, storage_error
+from edgekit.base.disk import LocalDisk, storage_error, sync_path
 
 _PIECE_BYTES = 1 << 20
 
@@ -62,11 +62,6 @@ def read_file(path: Path, disk: LocalDisk | None = None) -> bytes | None:
         raise storage_error(path, cause) from cause
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames within a folder survive a power cut."""
-    LocalDisk().sync(folder)
-
-
 def sync_tree(folder: Path) -> None:
     """Make a folder and all below it survive a power cut, before it is renamed.
 
@@ -74,11 +69,7 @@ def sync_tree(folder: Path) -> None:
         OSError: The disk is full or broken.
     """
     for path in (*(path for path in folder.rglob("*") if not path.is_symlink()), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_path(path)
 
 
 def sha256_of(*paths: Path) -> str:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import http.client
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 
-from edgekit.core.errors import ConfigError, HashMismatchError, LinkError, ServerError, TrustError
+from edgekit.core.errors import (
+    ConfigError,
+    EdgekitError,
+    HashMismatchError,
+    LinkError,
+    ServerError,
+    TrustError,
+)
 
 _PIECE_BYTES = 64 << 10
 _CONNECT_S = 15.0
@@ -49,12 +56,9 @@ class Patience(msgspec.Struct, frozen=True):
 
 
 class Web:
-    """A client for one server, over HTTPS with the fleet's CA, or HTTP.
+    """A client for one server, over HTTP or HTTPS.
 
-    Args:
-        ca: The only trusted CA; None trusts the system's.
-        patience: Time limits.
-        context: Replaces ``ca``.
+    ``ca``: the only trusted CA; None trusts the system's. ``context`` replaces it.
     """
 
     def __init__(self, ca: Path | None, patience: Patience, context: ssl.SSLContext | None = None) -> None:
@@ -74,12 +78,8 @@ class Web:
             HashMismatchError: It is longer than ``max_bytes`` (endless data).
             LinkError: It cannot be reached, breaks off, or is too slow.
         """
-        content = bytearray()
-        for _, piece in self.read(url, 0):
-            content += piece
-            if len(content) > max_bytes:
-                raise HashMismatchError(f"{url}: longer than the {max_bytes} bytes allowed")
-        return bytes(content)
+        pieces = (piece for _, piece in self.read(url, 0))
+        return _joined(pieces, max_bytes, HashMismatchError(f"{url}: longer than {max_bytes} bytes"))
 
     def read(self, url: str, start: int) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, bytes) from ``start`` on; from 0 if the server does not support ranges.
@@ -110,23 +110,17 @@ class Web:
         """
         with closing(self._connection(url)) as connection:
             headers = {"Content-Type": "application/json"}
+            too_long = LinkError(f"{url}: the answer is longer than {max_bytes} bytes")
             with closing(self._ask(connection, "POST", url, body, headers)) as response:
-                answer = bytearray()
-                for piece in self._pieces(response, url):
-                    answer += piece
-                    if len(answer) > max_bytes:
-                        raise LinkError(f"{url}: the answer is longer than {max_bytes} bytes")
-                return response.status, bytes(answer)
+                return response.status, _joined(self._pieces(response, url), max_bytes, too_long)
 
     def _connection(self, url: str) -> http.client.HTTPConnection:
         parts = urlsplit(url)
-        timeout_s = min(_CONNECT_S, self._patience.left_s())
-        if parts.scheme == "https" and parts.hostname:
-            return http.client.HTTPSConnection(
-                parts.hostname, parts.port, timeout=timeout_s, context=self._context
-            )
-        if parts.scheme == "http" and parts.hostname:
-            return http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
+        host, port, timeout_s = parts.hostname, parts.port, min(_CONNECT_S, self._patience.left_s())
+        if parts.scheme == "https" and host:
+            return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=self._context)
+        if parts.scheme == "http" and host:
+            return http.client.HTTPConnection(host, port, timeout=timeout_s)
         raise ConfigError(f"want an http or https URL, got {url!r}")
 
     def _ask(
@@ -166,6 +160,15 @@ class Web:
                     raise LinkError(f"{url}: {since_bytes} bytes in {patience.stall_s:g} s are too few")
                 since_s, since_bytes = patience.now_s(), 0
             yield piece
+
+
+def _joined(pieces: Iterable[bytes], max_bytes: int, too_long: EdgekitError) -> bytes:
+    content = bytearray()
+    for piece in pieces:
+        content += piece
+        if len(content) > max_bytes:
+            raise too_long
+    return bytes(content)
 
 
 def certificate_error(url: str, cause: ssl.SSLCertVerificationError) -> TrustError:

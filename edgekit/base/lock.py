@@ -7,8 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from edgekit.base.disk import storage_error
-from edgekit.base.files import sync_folder
+from edgekit.base.disk import storage_error, sync_path
 from edgekit.core.errors import StorageError
 
 _WAIT_S = 2.0  # the kernel frees the lock of a process killed a moment ago
@@ -23,7 +22,7 @@ def lock_state(state: Path) -> int:
     path = state / "run" / "agent.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sync_folder(state)
+        sync_path(state)
     except OSError as cause:
         raise StorageError(f"{state}: cannot be used: {cause.strerror}", hint="give --state DIR") from cause
     return lock_file(path, _WAIT_S, f"{state}: another agent uses it")

@@ -1,7 +1,7 @@
 """Rows that other distributions add by entry points, read only for names that are not built in.
 
-Reading entry points takes 50 ms, so the supervisor never does. An entry point's name is the row's; its
-value is the target ``module:attribute``, as in the built-in tables.
+It takes 50 ms, so the supervisor never does. An entry point's name is the row's, its value the target
+``module:attribute``, as in the built-in tables.
 """
 
 from __future__ import annotations

@@ -15,8 +15,7 @@ _PR_SET_PDEATHSIG = 1
 def stopped_by_signals(stop: Callable[[], object]) -> Iterator[list[int]]:
     """Call ``stop`` at the first SIGINT or SIGTERM; a second one has its default effect.
 
-    Yields the list of received signals. Outside the main thread, where Python takes no signals, it does
-    nothing.
+    Yields the list of received signals. Outside the main thread it does nothing.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -72,7 +72,7 @@ class EdgekitError(Exception):
 
 
 class UsageError(EdgekitError):
-    """The command line names something unknown, or options that exclude each other."""
+    """The command line is wrong."""
 
     code = "usage"
     exit_code = 2

@@ -92,11 +92,9 @@ class Histogram:
 
     def quantile(self, q: float) -> float:
         """Return the value below which a share ``q`` (0 to 1) of the numbers is; 0 when there are none."""
-        count = self.count
-        if count == 0:
+        if not (count := self.count):
             return 0.0
-        rank = q * (count - 1)
-        seen = self.zero
+        rank, seen = q * (count - 1), self.zero
         if rank < seen:
             return max(min(self.low, 0.0), 0.0)
         for index in sorted(self._counts):
@@ -119,12 +117,6 @@ class Histogram:
             return sum(self._counts.values())
         lowest = math.ceil(math.log2(min(max(value, _SMALLEST), _LARGEST)) * 2.0**self.scale)
         return sum(number for index, number in self._counts.items() if index >= lowest)
-
-    @property
-    def mean(self) -> float:
-        """The mean of the numbers added; 0 when there are none."""
-        count = self.count
-        return self.total / count if count else 0.0
 
     def to_wire(self) -> Sketch:
         """Return the wire form."""

@@ -1,13 +1,11 @@
-"""The data every part shares: tensors, bundles, hardware facts, device profiles, predictions.
-
-Plain structures (msgspec), checked when decoded: an unknown key in a manifest or profile is an error.
-"""
+"""The data every part shares: tensors, bundles, hardware facts, device profiles, predictions."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import re
+from collections import Counter
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -36,7 +34,7 @@ BackendName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 LevelName = Annotated[str, msgspec.Meta(max_length=64)]
 """``present``, ``driver``, ``permission``, ``library`` or ``proof``; a newer device may say more."""
 AcceleratorKind = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9:._-]{0,63}$")]
-"""A row of ``base.accelerators``; an unknown one is passed on, and refused only where it would run."""
+"""A row of ``base.accelerators``; an unknown one is refused only where it would run."""
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int16x8", "dynamic-int8", "int4"]
 
 BUNDLE_FORMAT = 1
@@ -77,10 +75,9 @@ class Pre(_Strict, frozen=True, kw_only=True):
     """How a frame becomes the model's input: resize, colour, ``(x - mean) / std``.
 
     An image's ``mean`` and ``std`` have one value or three, in the range of pixels (0 to 255);
-    ``crop_ratio`` is the share of the shorter side that ``crop`` keeps (0.875 is usual for ImageNet).
-    A sensor model has ``resize="none"``, ``window`` samples per input, ``hop`` new samples between windows,
-    ``context`` samples of the window before put in front (voice models), and one ``mean`` and ``std`` for
-    each channel.
+    ``crop_ratio`` is the share of the shorter side that ``crop`` keeps. A sensor model has
+    ``resize="none"``, ``window`` samples per input, ``hop`` new samples between windows, ``context`` samples
+    of the window before put in front, and one ``mean`` and ``std`` for each channel.
     """
 
     resize: Literal["letterbox", "stretch", "crop", "none"] = "stretch"
@@ -131,9 +128,9 @@ class Requires(_Strict, frozen=True, kw_only=True):
 
 
 class Quality(_Strict, frozen=True, kw_only=True, omit_defaults=True):
-    """A variant's measured quality next to the reference (the float model on the same samples).
+    """A variant's measured quality, and the float model's (``reference``) on the same samples.
 
-    ``beyond_gate``: it lost more than allowed and is kept for comparison; it runs only if named.
+    ``beyond_gate``: it lost more than allowed, and runs only if named.
     """
 
     metric: str
@@ -144,7 +141,7 @@ class Quality(_Strict, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Cost(_Strict, frozen=True, kw_only=True):
-    """What a variant cost on one kind of board: milliseconds for one inference, and memory."""
+    """What one inference of a variant cost on one kind of board."""
 
     profile: str
     p50_ms: float
@@ -156,9 +153,9 @@ class Cost(_Strict, frozen=True, kw_only=True):
 class Variant(_Strict, frozen=True, kw_only=True):
     """One compiled, compressed form of a model for one backend and accelerator.
 
-    ``inputs`` and ``outputs`` map logical tensor names to this file's, where they differ; ``layout`` is this
-    file's image layout, where it is not the manifest's. ``batch``: the batch sizes it was built for, the
-    usual one first, or "free"; empty opens it at the file's own batch, or at 1.
+    ``inputs`` and ``outputs`` map logical tensor names to this file's, and ``layout`` is this file's image
+    layout, where they differ. ``batch``: the batch sizes it was built for, the usual one first, or "free";
+    empty opens it at the file's own batch, or at 1.
     """
 
     id: str
@@ -179,8 +176,7 @@ class Variant(_Strict, frozen=True, kw_only=True):
 def variant_hash(variant: Variant) -> str:
     """Return the SHA-256 (hexadecimal) of what a variant's speed depends on, besides the board.
 
-    That is its files' hashes, backend, accelerator, precision, options and usual batch size: variants of one
-    hash have one cost, under whatever id, model and version.
+    Variants of one hash have one cost, under whatever id, model and version.
     """
     parts = [file.sha256 for file in variant.files]
     parts += [variant.backend, variant.accelerator, variant.precision]
@@ -193,8 +189,8 @@ def variant_hash(variant: Variant) -> str:
 class Golden(_Strict, frozen=True, kw_only=True):
     """A recorded input and expected output, as NPZ files of logical tensors.
 
-    Inputs are resized and not yet normalised (an image model: uint8, NHWC); outputs are real numbers in the
-    manifest's shapes. ``atol`` bounds the largest difference; ``atol_by_precision`` overrides it.
+    Inputs are resized and not yet normalised (images: uint8, NHWC); outputs are reals in the manifest's
+    shapes. ``atol`` bounds the largest difference; ``atol_by_precision`` overrides it.
     """
 
     inputs: str
@@ -211,8 +207,8 @@ class Guards(_Strict, frozen=True, kw_only=True):
     """Rules on measured behaviour that a trial must keep; 0 means no rule.
 
     ``p99_ms``: inference time; ``p99_ratio``: the same, against the previous version on this device.
-    ``error_ratio``: failed frames to all frames. ``event_ratio``: the factor by which predictions per frame
-    may rise or fall against the previous version. ``min_frames``: frames a trial needs before it may commit.
+    ``error_ratio``: failed frames to all. ``event_ratio``: the factor by which predictions per frame may rise
+    or fall against the previous version. ``min_frames``: needed before a commit.
     """
 
     p99_ms: float = 0.0
@@ -278,12 +274,11 @@ def _manifest_problems(manifest: Manifest) -> list[str]:
     problems = []
     if manifest.format != BUNDLE_FORMAT:
         problems.append(f"format: want {BUNDLE_FORMAT}, got {manifest.format}")
-    if not NAME.fullmatch(manifest.model):
-        problems.append(f"model: want lower-case letters, digits, '.', '_', '-', got {manifest.model!r}")
+    for field, name in (("model", manifest.model), ("task", manifest.task)):
+        if not NAME.fullmatch(name):
+            problems.append(f"{field}: want lower-case letters, digits, '.', '_', '-', got {name!r}")
     if not VERSION.fullmatch(manifest.version):
         problems.append(f"version: want MAJOR.MINOR.PATCH, got {manifest.version!r}")
-    if not NAME.fullmatch(manifest.task):
-        problems.append(f"task: want lower-case letters, digits, '.', '_', '-', got {manifest.task!r}")
     ids = [variant.id for variant in manifest.variants]
     if not ids:
         problems.append("variants: want at least one")
@@ -314,11 +309,13 @@ def _file_problems(manifest: Manifest) -> list[str]:
             problems.append(f"{file.path!r}: is listed twice, with different size or hash")
     folders = {str(parent) for path in known for parent in PurePosixPath(path).parents}
     problems += [f"{path!r}: is a file and a folder" for path in sorted(folders & known.keys())]
-    named = [g for golden in manifest.golden for g in (golden.inputs, golden.outputs)]
-    if manifest.labels:
-        named.append(manifest.labels)
-    problems += [f"files: {path!r} is named but not listed" for path in named if path not in known]
-    return problems
+    named = [
+        manifest.labels,
+        *(path for golden in manifest.golden for path in (golden.inputs, golden.outputs)),
+    ]
+    return problems + [
+        f"files: {path!r} is named but not listed" for path in named if path and path not in known
+    ]
 
 
 def path_problem(path: str) -> str | None:
@@ -352,11 +349,11 @@ def version_key(version: str) -> tuple[int, ...]:
     )
 
 
-# -- Hardware: what was found (facts), and what a kind of board is (profile)
+# -- Hardware: what a device has (facts), and what a kind of board has (profile)
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
-    """A check between "on the bus" and "runs a model": its own result, and a fix."""
+    """A check between "on the bus" and "runs a model", and a fix."""
 
     name: LevelName
     ok: bool
@@ -367,8 +364,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
 class AcceleratorFact(msgspec.Struct, frozen=True, kw_only=True):
     """One accelerator: usable, or the reason why not (the first level that failed).
 
-    ``attributes``: what detection found, such as ``runtime`` (Edge TPU), ``compute`` (CUDA, "8.7"),
-    ``speed_mbps`` (USB), ``node`` (device file).
+    ``attributes``: such as ``runtime`` (Edge TPU), ``compute`` (CUDA, "8.7"), ``speed_mbps`` (USB), ``node``.
     """
 
     kind: AcceleratorKind
@@ -380,7 +376,7 @@ class AcceleratorFact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BackendFact(msgspec.Struct, frozen=True, kw_only=True):
-    """One backend on one accelerator, proved by running a tiny model, or why it does not work."""
+    """One backend on one accelerator, proved by running a tiny model; ``reason``: why it does not work."""
 
     name: BackendName
     version: str = ""
@@ -391,7 +387,7 @@ class BackendFact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of hardware detection on one device."""
+    """What hardware detection found on a device."""
 
     arch: str
     board: str = ""
@@ -412,10 +408,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Match(_Strict, frozen=True, kw_only=True):
-    """When a profile fits: every given rule must hold; globs are shell-style.
+    """When a profile fits: every given rule must hold, by one of its shell patterns.
 
-    A rule of several patterns holds when one matches; ``compatible`` and ``model`` both name the board and
-    make one rule.
+    ``compatible`` and ``model`` both name the board and make one rule.
     """
 
     arch: tuple[str, ...] = ()
@@ -464,7 +459,7 @@ class Telemetry(_Strict, frozen=True, kw_only=True):
 
 
 class Profile(_Strict, frozen=True, kw_only=True):
-    """One kind of board: how to recognise it, what it has, what it allows."""
+    """One kind of board."""
 
     id: str
     title: str
@@ -478,7 +473,6 @@ class Profile(_Strict, frozen=True, kw_only=True):
 
 # -- Predictions
 
-
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels of the source frame."""
 Points = tuple[tuple[float, float], ...]
@@ -487,10 +481,9 @@ OrientedBox = tuple[float, float, float, float, float]
 
 
 class Mask(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of the picture an item covers: a grid of cells over ``area``, as run lengths.
+    """The part of the picture an item covers: a grid of cells over ``area``, maybe coarser than the picture.
 
-    ``runs``: lengths of alternating runs, off first, row by row; they sum to ``width * height``. The grid may
-    be coarser than the picture.
+    ``runs``: lengths of alternating runs, off first, row by row; they sum to ``width * height``.
     """
 
     area: Box
@@ -521,7 +514,7 @@ class Mask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parent(msgspec.Struct, frozen=True, kw_only=True):
-    """The item that contains another: the name of its stage, and its index among that stage's items."""
+    """The item that contains another: its stage, and its index among that stage's items."""
 
     stage: str
     item: int
@@ -545,9 +538,9 @@ def corners(oriented: OrientedBox) -> Points:
 class Item(_Strict, frozen=True, kw_only=True, omit_defaults=True):
     """One detection; a field that its task does not have stays at its default.
 
-    ``points``: (x, y) in pixels of the source frame, with ``point_names`` and ``point_scores`` in the same
-    order where the model has them. ``vector``: an embedding. ``value``: a decoder's own number (a
-    regression's, an anomaly's score before thresholding). ``track``: the object's number over frames.
+    ``points``: (x, y) in pixels of the source frame, ``point_names`` and ``point_scores`` in the same order.
+    ``vector``: an embedding. ``value``: a decoder's own number (a regression's, an anomaly's score before
+    thresholding). ``track``: the object's number over frames.
     """
 
     label: str = ""
@@ -605,8 +598,4 @@ class Prediction(_Strict, frozen=True, kw_only=True):
 
     def counts(self) -> dict[str, int]:
         """Return the number of items of each label; items without a label are not counted."""
-        tally: dict[str, int] = {}
-        for item in self.items:
-            if item.label:
-                tally[item.label] = tally.get(item.label, 0) + 1
-        return tally
+        return dict(Counter(item.label for item in self.items if item.label))

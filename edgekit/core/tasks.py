@@ -1,7 +1,6 @@
 """What models are for: one row for each task.
 
-A manifest names a row. Whoever only passes a manifest on (the fleet, the registry) does not look it up, so
-unknown tasks travel through; whoever runs the model calls ``task_named``.
+Whoever only passes a manifest on (the fleet) does not look its task up; whoever runs the model does.
 
 >>> task_named("face").decoders
 ('blazeface',)
@@ -18,7 +17,7 @@ import msgspec
 from edgekit.core.errors import BundleError
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True):
+class Task(msgspec.Struct, frozen=True):
     """One row.
 
     ``decoders``: edgekit's own; a bundle may name another. ``metrics``: how ``edgekit optimize`` scores it:
@@ -39,61 +38,17 @@ _CLASSIFY = ("top1", "top5", "agreement", "cosine")
 _DETECT = ("map50", "iou", "cosine")
 _ALARM = ("alarm", "rank", "cosine")
 
-TASKS: Mapping[str, Task] = MappingProxyType(
-    {
-        row.name: row
-        for row in (
-            Task(
-                name="classify",
-                decoders=("classify",),
-                metrics=_CLASSIFY,
-                egress=_LABELLED,
-                events="changed",
-            ),
-            Task(
-                name="sensor",
-                decoders=("sensor", "classify"),
-                metrics=_CLASSIFY,
-                egress=_LABELLED,
-                events="changed",
-            ),
-            Task(
-                name="detect",
-                decoders=("ssd",),
-                metrics=_DETECT,
-                egress=(*_LABELLED, "boxes"),
-                events="appeared",
-            ),
-            Task(
-                name="face",
-                decoders=("blazeface",),
-                metrics=_DETECT,
-                egress=(*_LABELLED, "boxes", "points"),
-                events="appeared",
-            ),
-            Task(
-                name="anomaly",
-                decoders=("anomaly",),
-                metrics=_ALARM,
-                egress=(*_LABELLED, "values"),
-                events="started",
-            ),
-            Task(
-                name="voice",
-                decoders=("vad",),
-                metrics=_ALARM,
-                egress=(*_LABELLED, "values"),
-                events="started",
-            ),
-            Task(
-                name="raw",
-                decoders=("raw",),
-                metrics=("top1", "top5", "cosine", "agreement"),
-                egress=("tensors",),
-            ),
-        )
-    }
+_RAW = ("top1", "top5", "cosine", "agreement")
+_ROWS = (
+    Task("classify", ("classify",), _CLASSIFY, _LABELLED, "changed"),
+    Task("sensor", ("sensor", "classify"), _CLASSIFY, _LABELLED, "changed"),
+    Task("detect", ("ssd",), _DETECT, (*_LABELLED, "boxes"), "appeared"),
+    Task("face", ("blazeface",), _DETECT, (*_LABELLED, "boxes", "points"), "appeared"),
+    Task("anomaly", ("anomaly",), _ALARM, (*_LABELLED, "values"), "started"),
+    Task("voice", ("vad",), _ALARM, (*_LABELLED, "values"), "started"),
+    Task("raw", ("raw",), _RAW, ("tensors",)),
 )
+TASKS: Mapping[str, Task] = MappingProxyType({row.name: row for row in _ROWS})
 
 
 def task_named(name: str, what: str = "bundle.json") -> Task:

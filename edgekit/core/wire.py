@@ -1,8 +1,7 @@
 """Every message between a device and its fleet: topics, bodies, codecs.
 
-MQTT 3.1.1 semantics: expiry, sequence and correlation are in the payload. State and requests are JSON, the
-outbox's durable messages MessagePack. Every decoder raises ``ProtocolError`` on anything but a well-formed
-message of bounded size.
+MQTT 3.1.1 semantics: expiry, sequence and correlation are in the payload. State and requests are JSON,
+durable messages MessagePack.
 """
 
 from __future__ import annotations
@@ -66,8 +65,8 @@ def parse_topic(topic: str) -> tuple[str, str, str]:
 class Birth(msgspec.Struct, frozen=True):
     """``up/state``: an online device. The last will is the same with ``online`` false.
 
-    ``boot`` identifies the outbox file, ``conn`` counts its connections, so that an old will (of a smaller
-    ``conn``) does not replace a newer birth. ``desired`` is the desired version applied.
+    ``boot`` identifies the outbox file, ``conn`` counts its connections, so that an old will does not replace
+    a newer birth. ``desired`` is the desired version applied.
     """
 
     online: bool
@@ -106,10 +105,7 @@ class UpdateState(msgspec.Struct, frozen=True):
 
 
 class StageState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One model of a pipeline of several. ``on``: what it runs on, frames or items of another stage.
-
-    ``skipped``: frames or items that it did not run on, by its own rule.
-    """
+    """One model of several; it runs ``on`` frames or another stage's items, ``skipped`` some by its rule."""
 
     name: str
     model: str = ""
@@ -176,8 +172,8 @@ class RolloutGuards(Guards, frozen=True, kw_only=True, forbid_unknown_fields=Fal
 class DesiredModel(msgspec.Struct, frozen=True):
     """One model that a device should run.
 
-    ``target`` is the TUF target path of its ``bundle.json``; ``sha256`` and ``bytes`` are that file's. Of the
-    rollout's ``guards`` and the bundle's, the tighter apply.
+    ``target`` is the TUF target path of its ``bundle.json``, ``sha256`` and ``bytes`` that file's. Of
+    ``guards`` and the bundle's, the tighter apply.
     """
 
     version: str
@@ -202,9 +198,7 @@ class Desired(msgspec.Struct, frozen=True):
 
 
 def signed_bytes(encoded: bytes) -> bytes:
-    """Return the bytes that a desired state's signature covers: sorted JSON without the signature.
-
-    It takes the encoded message and not the structure, so that fields unknown to this version stay covered.
+    """Return the bytes that a desired state's signature covers: sorted JSON, unknown fields included.
 
     Raises:
         ProtocolError: It is not a JSON object.
@@ -218,7 +212,7 @@ def signed_bytes(encoded: bytes) -> bytes:
 
 
 class MetricReport(msgspec.Struct, frozen=True, tag="metric", kw_only=True):
-    """The metrics of one pipeline over one period; histograms in milliseconds."""
+    """The metrics of one pipeline over one period."""
 
     mono_ns: int
     unix_ms: int
@@ -249,7 +243,7 @@ class EventRecord(msgspec.Struct, frozen=True, tag="event", kw_only=True, omit_d
 
     The beginning and the end of an occurrence have the same ``id``; ``end_mono_ns`` and ``end_unix_ms`` are
     when it was last seen, once it is gone. ``versions``: of each model, where several took part. ``box`` to
-    ``parent`` are the fields of ``spec.Item``.
+    ``parent`` are as in ``spec.Item``.
     """
 
     mono_ns: int
@@ -326,8 +320,7 @@ class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
     """The measurements of one variant on one board; None where it did not run, with the reason in ``error``.
 
     ``content`` is ``spec.variant_hash``. ``pre_ms``: the median time to fill the input from an image's bytes.
-    ``golden_difference``: the largest difference of a golden sample's output; ``golden_ok``: all are within
-    tolerance; None where none was run.
+    ``golden_difference``: a golden sample's largest; ``golden_ok``: all are within tolerance.
     """
 
     id: str
@@ -365,9 +358,9 @@ class MeasurementRecord(msgspec.Struct, frozen=True, tag="measurement", kw_only=
     """The costs of variants on a device, or why a measurement job has none.
 
     ``origin``: ``bench`` (a person on the device), ``install`` (the agent, for a new bundle), ``job`` (the
-    fleet; ``job`` names it). A job may send ``postponed`` with the reason, and ends with one ``done`` or
-    ``failed`` (``code`` and ``reason`` are the error's). ``sensors`` are read at the end;
-    ``temperature_before_c`` and ``load_before`` (runnable processes, one-minute average) are among them.
+    fleet; ``job`` names it). A job may send ``postponed``, and ends with one ``done`` or ``failed`` (``code``
+    and ``reason`` are the error's). ``sensors`` are read at the end, but ``temperature_before_c`` and
+    ``load_before`` (runnable processes, one-minute average).
     """
 
     mono_ns: int
@@ -389,7 +382,7 @@ class MeasurementRecord(msgspec.Struct, frozen=True, tag="measurement", kw_only=
 
 
 class Gap(msgspec.Struct, frozen=True, tag="gap", kw_only=True):
-    """Replaces messages ``first`` to ``last``, dropped over quota, so that the watermark can pass them."""
+    """Stands for messages ``first`` to ``last``, dropped over quota, so that the watermark passes them."""
 
     mono_ns: int
     unix_ms: int
@@ -404,9 +397,9 @@ Record = Union[MetricReport, EventRecord, UpdateRecord, Alert, CommandAnswer, Me
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """``up/m`` and ``up/ev``: durable messages ``seq0``, ``seq0 + 1``, ... of one outbox.
 
-    ``historical``: at least one of them waited for the link. From the times of sending the fleet corrects a
-    wrong device clock: captured = arrival - (sent_mono - mono). ``lowest``: the lowest number that the outbox
-    can still send, so that a fleet that lost acknowledged messages does not wait for them; 0: not said.
+    ``historical``: one of them waited for the link. The fleet corrects a wrong device clock: captured =
+    arrival - (sent_mono - mono). ``lowest``: the lowest number that the outbox can still send, so that a
+    fleet that lost acknowledged messages does not wait for them; 0: not said.
     """
 
     boot: str
@@ -513,11 +506,7 @@ def target_path(model: str, version: str) -> str:
 
 
 def measuring_path(model: str, sha256: str) -> str:
-    """Return the TUF target path of a manifest that is published for measuring only.
-
-    It has one part more than a ``target_path``, which is all that the updater installs, so no desired state
-    can name it.
-    """
+    """Return the TUF target path of a manifest for measuring only; no ``target_path`` is like it."""
     return f"{MEASURING}/{model}/{sha256}/bundle.json"
 
 

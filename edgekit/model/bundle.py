@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from edgekit.backends.file_facts import file_facts, mapped
-from edgekit.base.files import sha256_of, sync_folder, sync_tree
+from edgekit.base.disk import sync_path
+from edgekit.base.files import sha256_of, sync_tree
 from edgekit.base.paths import cache_dir
 from edgekit.base.plugins import READERS
 from edgekit.core.archive import check_members, checked, pieces, read_index, read_manifest
@@ -205,7 +206,7 @@ def _unpack(contents: dict[str, Iterator[bytes]], root: Path, source: Path) -> N
             _write(temporary / path, parts)
         sync_tree(temporary)
         temporary.rename(root)
-        sync_folder(root.parent)
+        sync_path(root.parent)
     except OSError as cause:
         if not root.is_dir():  # else another process unpacked the same bundle first
             raise StorageError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.base.files import copy_durably, sync_folder
+from edgekit.base.disk import sync_path
+from edgekit.base.files import copy_durably
 from edgekit.core.errors import BundleError, StorageError
 from edgekit.model.bundle import Bundle, open_bundle
 from edgekit.update.slots import Installed, Slots
@@ -44,4 +45,4 @@ def _store(bundle: Bundle, blobs: Path) -> None:
     for path, sha256 in (*files, ("bundle.json", bundle.digest)):
         if not (blobs / sha256).exists():
             copy_durably(bundle.root / path, blobs / sha256)
-    sync_folder(blobs)
+    sync_path(blobs)

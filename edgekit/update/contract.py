@@ -15,18 +15,14 @@ MAX_BUNDLE_BYTES = 2 << 30
 
 
 class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One job for the updater.
+    """One job for the updater; identity, addresses and roots of trust are in ``{state_dir}/identity``.
 
-    ``accept``: verify the desired state ``desired`` (the exact text of ``down/desired``): signature, device,
-    version not below the last accepted; then store it as ``desired.json``.
+    ``accept``: verify ``desired`` (the exact text of ``down/desired``) and store it as ``desired.json``.
     ``fetch``: the same, then fetch the bundle of ``model``: TUF metadata, manifest, and blobs of the variants
     that can run here, best first, up to ``max_bytes``.
-    ``renew``: without ``certificate``, make a new key and return its signing request (``csr``), to be sent as
-    the request ``renew``; with the ``certificate`` of the answer, check it and replace both.
-    ``measure``: fetch the bundle whose manifest has ``sha256`` and ``bytes``, signed as the TUF target
-    ``target`` of ``model`` and ``version``, into ``area`` and not into the slots' store.
-
-    Identity, addresses and roots of trust are read from ``{state_dir}/identity``.
+    ``renew``: without ``certificate``, make a new key and return its signing request (``csr``); with the
+    fleet's ``certificate``, check it and replace both.
+    ``measure``: fetch the bundle of ``target`` into ``area`` and not into the slots' store.
     """
 
     kind: Literal["accept", "fetch", "renew", "measure"]
@@ -44,7 +40,7 @@ class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
     measured_ms: dict[str, float] = {}
     max_bytes: int = MAX_BUNDLE_BYTES
     timeout_s: float = 3600.0
-    """For the whole job; it also ends if no byte comes for ``stall_s``."""
+    """For the whole job; it also ends where too little comes for ``stall_s``."""
     stall_s: float = 60.0
     unix_ms: int = 0
     """The supervisor's floored clock, for expiry; 0: the machine's."""
@@ -59,12 +55,7 @@ class UpdaterProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpdaterResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a job.
-
-    ``manifest_sha256`` is that of ``bundle.json``, which is in ``blobs/`` now, as is every file of
-    ``variants``, best first; ``rejected`` has the reasons of the others. ``desired_version`` is the accepted
-    desired state's.
-    """
+    """The result of a job; ``blobs/`` has the files of ``variants`` (best first) and ``bundle.json``."""
 
     desired_version: int = 0
     model: str = ""
@@ -78,7 +69,7 @@ class UpdaterResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnrollOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What enrolment needs: the fleet's address, the claim token, and the state folder."""
+    """What enrolment needs; ``token`` is the fleet's claim token."""
 
     fleet_url: str
     token: str

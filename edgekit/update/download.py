@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from edgekit.base.disk import LocalDisk, storage_error
 from edgekit.base.files import sha256_of
-from edgekit.base.http import HttpError
+from edgekit.base.http import HttpError, Web
 from edgekit.core.errors import HashMismatchError, LinkError, StorageError
 
 RESERVE_BYTES = 8 << 20
@@ -23,21 +23,13 @@ MAX_FRUITLESS = 4
 _SYNC_BYTES = 8 << 20
 
 
-class Origin(Protocol):
-    """The source of a blob's bytes: HTTP, or chunks over MQTT."""
-
-    def read(self, url: str, start: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, bytes); may begin at 0 instead of ``start``."""
-
-
 class Blobs:
     """The blobs below a state folder; ``pause`` waits between tries."""
 
-    def __init__(self, state_dir: Path, origin: Origin, pause: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, state_dir: Path, web: Web, pause: Callable[[float], None] = time.sleep) -> None:
         self._folder = state_dir / "blobs"
         self._partial = self._folder / ".partial"
-        self._origin = origin
-        self._pause = pause
+        self._web, self._pause = web, pause
         self._disk = LocalDisk()
 
     def has(self, sha256: str, size: int) -> bool:
@@ -45,7 +37,7 @@ class Blobs:
         return self._disk.size(self._folder / sha256) == size
 
     def room_bytes(self) -> int:
-        """Return how many bytes may still be stored."""
+        """Return how many bytes may be stored."""
         self._make_folders()
         disk = os.statvfs(self._folder)
         return max(0, disk.f_bavail * disk.f_frsize - RESERVE_BYTES)
@@ -55,7 +47,7 @@ class Blobs:
         return self._disk.size(self._partial / sha256) or 0
 
     def put(self, sha256: str, data: bytes) -> None:
-        """Store checked bytes durably."""
+        """Store bytes whose hash was checked."""
         self._make_folders()
         draft = self._partial / sha256
         try:
@@ -124,7 +116,7 @@ class Blobs:
 
     def _append(self, file: BinaryIO, url: str, size: int, on_bytes: Callable[[int], None]) -> None:
         unsynced = 0
-        for offset, piece in self._origin.read(url, file.tell()):
+        for offset, piece in self._web.read(url, file.tell()):
             if offset != file.tell():  # the server does not support ranges: restart
                 file.truncate(offset)
                 file.seek(offset)

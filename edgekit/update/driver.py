@@ -22,14 +22,16 @@ from edgekit.update.machine import Event, State, is_possible, step
 
 logger = logging.getLogger(__name__)
 
+MAX_TRIES = 3
+MAX_TRIALS = 2
 MAX_REMEMBERED = 50
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One update: the desired version, and the one before it.
 
-    ``serial`` identifies the job. ``trial``: number of trials of this version, this one included. ``ending``:
-    after a rollback the version is "reject"ed for good, "forget"ten, or "postpone"d and tried again.
+    ``trial``: number of trials of this version, this one included. ``ending``: after a rollback the version
+    is "reject"ed for good, "forget"ten, or "postpone"d and tried again.
     """
 
     model: str
@@ -40,6 +42,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     trial: int = 0
     reason: str = ""
     ending: Literal["reject", "forget", "postpone"] = "reject"
+
+    @property
+    def rollout(self) -> str:
+        """The rollout it belongs to, or ""."""
+        return self.desired.rollout if self.desired else ""
 
 
 class Ports(Protocol):
@@ -83,30 +90,18 @@ class _Saved(msgspec.Struct, kw_only=True):
 class UpdateDriver:
     """The update of one model, from ``update/<model>.json``.
 
-    A step is postponed after ``max_tries`` tries in a row; a version is rejected after restarts interrupted
-    ``max_trials`` of its trials.
+    A step is postponed after ``MAX_TRIES`` tries in a row; a version is rejected after restarts interrupted
+    ``MAX_TRIALS`` of its trials.
 
     Raises:
         StorageError: The state cannot be read.
     """
 
     def __init__(
-        self,
-        model: str,
-        path: Path,
-        ports: Ports,
-        clock: Clock,
-        *,
-        max_tries: int = 3,
-        max_trials: int = 2,
-        disk: LocalDisk | None = None,
+        self, model: str, path: Path, ports: Ports, clock: Clock, disk: LocalDisk | None = None
     ) -> None:
         self.model = model
-        self._path = path
-        self._ports = ports
-        self._clock = clock
-        self._max_tries = max_tries
-        self._max_trials = max_trials
+        self._path, self._ports, self._clock = path, ports, clock
         self._disk = disk or LocalDisk()
         self._queue: deque[tuple[Event, str, dict[str, float]]] = deque()
         self._is_draining = False
@@ -114,7 +109,7 @@ class UpdateDriver:
 
     @property
     def state(self) -> State:
-        """The state of the update."""
+        """Where the update is."""
         return self._saved.state
 
     @property
@@ -128,7 +123,7 @@ class UpdateDriver:
         return {f"{self.model}@{version}": reason for version, reason in self._saved.rejected.items()}
 
     def resume(self) -> None:
-        """Handle RESTARTED: continue where the process died. Call once, before anything else."""
+        """Continue where the process died. Call once, before anything else."""
         saved = self._saved
         if saved.last is not None and not saved.announced:
             self._announce()
@@ -136,15 +131,15 @@ class UpdateDriver:
             if self._ports.is_committed(saved.job):  # it died after the switch, before saving
                 self.handle(Event.COMMITTED, "committed before a restart")
                 return
-            again = saved.job.trial < self._max_trials
+            again = saved.job.trial < MAX_TRIALS
             saved.job = msgspec.structs.replace(saved.job, ending="postpone" if again else "reject")
         self.handle(Event.RESTARTED, "restarted during the trial" if saved.state is State.TRIAL else "")
 
     def want(self, desired: DesiredModel, active: str) -> bool:
         """Ask for a version; returns whether an update starts or is queued.
 
-        Nothing starts where the version is active, under way, or rejected. Another update under way is
-        cancelled first, a trial by rolling it back.
+        Nothing starts where it is active, under way, or rejected. Another update is cancelled first, a trial
+        by rolling it back.
         """
         saved = self._saved
         if saved.state is not State.IDLE and saved.job is not None:
@@ -218,8 +213,8 @@ class UpdateDriver:
     ) -> None:
         """Handle an event: save the new state, announce the transition, act.
 
-        RETRY becomes POSTPONED when the tries are used up. ``reason`` is for people, ``measured`` from the
-        guards; an event whose ``serial`` is of a finished job is ignored.
+        RETRY becomes POSTPONED when the tries are used up. ``measured`` is from the guards; an event whose
+        ``serial`` is of a finished job is ignored.
         """
         if serial is not None and (self.job is None or self.job.serial != serial):
             logger.info("update of %s: %s of a finished job is ignored", self.model, event.name)
@@ -246,7 +241,7 @@ class UpdateDriver:
         undo = msgspec.json.encode(saved)
         tries = saved.tries + 1 if event is Event.RETRY else 0
         saved.state, saved.tries = after, tries
-        self._remember(event, reason, measured)
+        self._remember(job, event, reason, measured)
         try:
             self._save()
         except StorageError:
@@ -257,17 +252,14 @@ class UpdateDriver:
         self._act(after)
 
     def _effective(self, event: Event) -> Event:
-        """Return the event that applies in this situation."""
-        if event is Event.RETRY and self._saved.tries + 1 >= self._max_tries:
+        if event is Event.RETRY and self._saved.tries + 1 >= MAX_TRIES:
             return Event.POSTPONED
         if event is Event.ROLLED_BACK and self.job is not None and self.job.ending == "postpone":
             return Event.POSTPONED
         return event
 
-    def _remember(self, event: Event, reason: str, measured: dict[str, float]) -> None:
-        saved, job = self._saved, self._saved.job
-        if job is None:
-            return
+    def _remember(self, job: Job, event: Event, reason: str, measured: dict[str, float]) -> None:
+        saved = self._saved
         if event in (Event.ROLLED_BACK, Event.POSTPONED):
             reason = reason or job.reason
             measured = measured or (saved.last.measured if saved.last else {})
@@ -280,26 +272,23 @@ class UpdateDriver:
             saved.rejected[job.version] = reason or job.reason
         if event in (Event.COMMITTED, Event.REJECTED):
             saved.trials.pop(job.version, None)
-        tables: tuple[dict[str, Any], ...] = (saved.rejected, saved.trials)
-        for table in tables:
-            while len(table) > MAX_REMEMBERED:
-                del table[next(iter(table))]
+        _forget_oldest(saved.rejected)
+        _forget_oldest(saved.trials)
         if event not in (Event.RETRY, Event.RESTARTED) or saved.state is State.ROLLING_BACK:
-            saved.last = self._record(event, reason, measured)
+            saved.last = self._record(job, event, reason, measured)
             saved.announced = False
 
-    def _record(self, event: Event, reason: str, measured: dict[str, float]) -> UpdateRecord:
-        job = self._saved.job
+    def _record(self, job: Job, event: Event, reason: str, measured: dict[str, float]) -> UpdateRecord:
         return UpdateRecord(
             mono_ns=self._clock.monotonic_ns(),
             unix_ms=self._clock.unix_ms(),
             model=self.model,
-            version=job.version if job else "",
+            version=job.version,
             state=self._saved.state.value,
             event=event.value,
             reason=reason[:1000],
-            rollout=job.desired.rollout if job and job.desired else "",
-            previous=job.previous if job else "",
+            rollout=job.rollout,
+            previous=job.previous,
             measured=measured,
         )
 
@@ -335,8 +324,7 @@ class UpdateDriver:
         job = self._saved.job
         if job is None:
             return UpdateState(self.state.value, self.model)
-        rollout = job.desired.rollout if job.desired else ""
-        return UpdateState(self.state.value, self.model, job.version, job.reason, rollout, job.trial)
+        return UpdateState(self.state.value, self.model, job.version, job.reason, job.rollout, job.trial)
 
     def _load(self) -> _Saved:
         if (data := read_file(self._path, self._disk)) is None:
@@ -350,3 +338,8 @@ class UpdateDriver:
 
     def _save(self) -> None:
         replace_file(self._disk, self._path, msgspec.json.encode(self._saved))
+
+
+def _forget_oldest(table: dict[str, Any]) -> None:
+    while len(table) > MAX_REMEMBERED:
+        del table[next(iter(table))]

@@ -1,12 +1,12 @@
 """Decides whether a trial continues, commits or rolls back, from its measurements.
 
-``judge`` is called repeatedly during a trial. It rolls back early only on strong evidence, commits after
-the soak time when no rule is broken, and otherwise continues, for up to four soak times.
+``judge`` rolls back early only on strong evidence, commits after the soak time when no rule is broken, and
+otherwise continues, for up to four soak times.
 
 A ratio of failures is judged by its Wilson score interval, which holds at small samples, at zero failures
-and at all failures. A bound on the 99th percentile is judged as a ratio too: at most one frame in a
-hundred may be slower, which assumes no distribution. Two rates are compared by the conditional binomial
-test: the new version's share of the predictions of both.
+and at all failures. So is a bound on the 99th percentile, without assuming a distribution: at most one
+frame in a hundred may be slower. Two rates are compared by the conditional binomial test: the new
+version's share of the predictions of both.
 
 Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, J. Amer.
 Statist. Assoc. 22 (1927). W. J. Conover, Practical Nonparametric Statistics, quantile test.
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -38,11 +38,11 @@ effect, chosen for a few frames a second)."""
 _SLOW_SHARE = 0.01
 
 
-class TrialStats(msgspec.Struct, frozen=True, kw_only=True):
-    """The counts of one version: frames, failed frames, crashes of its worker, predictions.
+Action: TypeAlias = Literal["continue", "commit", "roll_back"]
 
-    ``infer_ms`` has the inference time of each frame that did not fail.
-    """
+
+class TrialStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The counts of one version; ``errors``: failed frames; ``infer_ms``: the others' inference times."""
 
     frames: int = 0
     errors: int = 0
@@ -54,7 +54,7 @@ class TrialStats(msgspec.Struct, frozen=True, kw_only=True):
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The decision, its reason, and the numbers for ``UpdateRecord.measured``."""
 
-    action: Literal["continue", "commit", "roll_back"]
+    action: Action
     reason: str
     measured: dict[str, float] = {}
 
@@ -90,34 +90,33 @@ def gather(reports: Iterable[MetricReport], crashes: int = 0) -> TrialStats:
 def judge(
     observed: TrialStats, baseline: TrialStats | None, guards: Guards, elapsed_s: float, soak_s: float
 ) -> Verdict:
-    """Return the verdict on a trial.
+    """Return the verdict on a trial of ``elapsed_s`` so far, which must last at least ``soak_s``.
 
-    Args:
-        observed: The version on trial, since the trial began.
-        baseline: The version before, on this device; None where there is none (rules against it are then not
-            judged, and the reason says so).
-        guards: The rules.
-        elapsed_s: Since the trial began.
-        soak_s: The shortest duration of a trial.
+    ``baseline``: the version before, on this device; where it is None, rules against it are not judged, and
+    the reason says so.
     """
-    measured = _measure(observed, baseline, elapsed_s)
+    action, reason = _decide(observed, baseline, guards, elapsed_s, soak_s)
+    return Verdict(action=action, reason=reason, measured=_measure(observed, baseline, elapsed_s))
+
+
+def _decide(
+    observed: TrialStats, baseline: TrialStats | None, guards: Guards, elapsed_s: float, soak_s: float
+) -> tuple[Action, str]:
     if observed.crashes:
-        return Verdict(
-            action="roll_back", reason=f"its worker crashed {observed.crashes} times", measured=measured
-        )
+        return "roll_back", f"its worker crashed {observed.crashes} times"
     findings = list(_findings(observed, baseline, guards))
     certain = [f.reason for f in findings if f.is_certain]
     if certain and observed.frames >= EARLY_FRAMES:
-        return Verdict(action="roll_back", reason="; ".join(certain), measured=measured)
+        return "roll_back", "; ".join(certain)
     if elapsed_s < soak_s:
-        return Verdict(action="continue", reason=f"{elapsed_s:.0f} of {soak_s:.0f} s", measured=measured)
+        return "continue", f"{elapsed_s:.0f} of {soak_s:.0f} s"
     broken = [f.reason for f in findings if f.is_broken]
     if observed.frames < guards.min_frames:
         broken.append(f"only {observed.frames} frames, at least {guards.min_frames} are required")
     if not broken:
-        return Verdict(action="commit", reason=_kept(guards, baseline), measured=measured)
+        return "commit", _kept(guards, baseline)
     is_over = elapsed_s >= MAX_SOAKS * soak_s
-    return Verdict(action="roll_back" if is_over else "continue", reason="; ".join(broken), measured=measured)
+    return "roll_back" if is_over else "continue", "; ".join(broken)
 
 
 def tighter(guards: Guards, other: Guards | None) -> Guards:
@@ -229,7 +228,6 @@ def _measure(observed: TrialStats, baseline: TrialStats | None, elapsed_s: float
 
 
 def _kept(guards: Guards, baseline: TrialStats | None) -> str:
-    against = guards.p99_ratio > 0 or guards.event_ratio > 0
-    if against and baseline is None:
+    if baseline is None and (guards.p99_ratio > 0 or guards.event_ratio > 0):
         return "every guard kept; those against the version before not judged: there is none"
     return "every guard kept"

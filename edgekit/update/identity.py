@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 45.0
 _MAX_ANSWER_BYTES = 1 << 20
+_WRONG_CA = "the fleet's CA is not the one that the token pins"
 
 
 def enroll(order: EnrollOrder) -> Enrolment:
@@ -57,7 +58,7 @@ def enroll(order: EnrollOrder) -> Enrolment:
     status, body = web.post_json(f"{base}/api/v1/enroll", wire.encode(request), _MAX_ANSWER_BYTES)
     answer = _answer(status, body)
     if pinned and _fingerprint(answer.ca.encode()) != pinned:
-        raise TrustError("the fleet's CA is not the one that the token pins")
+        raise TrustError(_WRONG_CA)
     if not answer.root:
         raise EnrollError(
             "the fleet has no publisher yet, so this device could never trust an update",
@@ -88,10 +89,7 @@ def start_renewal(state_dir: Path, identity: Enrolment) -> str:
 
 
 def finish_renewal(state_dir: Path, identity: Enrolment, certificate: str) -> int:
-    """Check the certificate that answers ``start_renewal``, and replace certificate and key.
-
-    Returns:
-        Its expiry in Unix milliseconds.
+    """Check the certificate that answers ``start_renewal``, replace both, and return its expiry in Unix ms.
 
     Raises:
         UsageError: No renewal was started.
@@ -127,7 +125,7 @@ def _pinned_ca(base: str, pinned: str, patience: Patience) -> bytes:
     pem = Web(None, patience, context).get(f"{base}/api/v1/ca", 64 << 10)
     if _fingerprint(pem) != pinned:
         raise TrustError(
-            "the fleet's CA is not the one that the token pins",
+            _WRONG_CA,
             reasons=(f"pinned {pinned}", f"found {_fingerprint(pem) or 'no certificate'}"),
             hint="check the address; the connection may be intercepted",
         )

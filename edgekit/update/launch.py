@@ -21,13 +21,11 @@ def run_updater(
 ) -> UpdaterResult:
     """Run one job in a child process of low priority and return its result (call it on a thread).
 
-    The child is killed after ``request.timeout_s``. ``on_progress`` is called on the caller's thread; its
-    exceptions end the child and propagate.
+    ``on_progress`` is called on the caller's thread; its exceptions end the child and propagate.
 
     Raises:
-        EdgekitError: What the child raised, of the same class: ``TrustError`` (never retried), ``LinkError``
-            and ``StorageError`` (``retryable``), ``NoVariantError``, ``BundleError``.
-        LinkError: The child timed out, or ended without a result.
+        EdgekitError: What the child raised, of the same class.
+        LinkError: The child took over ``request.timeout_s``, or ended without a result.
         ConfigError: The libraries that verify updates are not installed.
     """
     require_libraries("an update")
@@ -40,10 +38,7 @@ def run_enroll(order: EnrollOrder, timeout_s: float = 60.0) -> Enrolment:
     Repeating it with the same token and an existing key returns the same identity.
 
     Raises:
-        EnrollError: The fleet refused.
-        TrustError: The fleet's CA is not the one that the token pins.
-        LinkError: The fleet cannot be reached.
-        StorageError: The identity cannot be stored.
+        EdgekitError: As ``identity.enroll`` raises.
         ConfigError: The libraries that enrolment needs are not installed.
     """
     require_libraries("enrolment")

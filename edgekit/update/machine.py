@@ -1,7 +1,6 @@
 """The update of one model as data: states, events, and one table.
 
-``str(table())`` is the drawing in the documentation. The driver saves a state, then acts on it, so every
-state has a row for RESTARTED, for when the process died in it.
+The driver saves a state, then acts on it, so every state has a row for RESTARTED: the process died in it.
 """
 
 from __future__ import annotations
@@ -91,8 +90,3 @@ def step(state: State, event: Event) -> State:
 def is_possible(state: State, event: Event) -> bool:
     """Return whether an event has a row in this state."""
     return (state, event) in TRANSITIONS
-
-
-def table() -> str:
-    """Return the transitions as lines of text: state, event, next state."""
-    return "\n".join(f"{s.name:<13} {e.name:<12} -> {n.name}" for (s, e), n in TRANSITIONS.items())

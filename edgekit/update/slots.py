@@ -1,7 +1,7 @@
 """Installed bundles: each model's slots ``active``, ``previous``, ``staged``, switched atomically.
 
-Blobs are shared by content hash below ``blobs/``; a slot names a manifest's hash, and the manifest names
-its files. The folder below ``bundles/`` is only a view that can be rebuilt.
+Blobs are shared by content hash below ``blobs/``; a slot names a manifest's hash, and the manifest its
+files. ``bundles/`` has only views that can be rebuilt.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 from edgekit.base.disk import LocalDisk, storage_error
 from edgekit.base.files import read_file, replace_file
 from edgekit.core.errors import BundleError, StorageError
-from edgekit.core.spec import NAME, VERSION, Manifest, parse_manifest
+from edgekit.core.spec import NAME, VERSION, Manifest, VariantFile, parse_manifest
 
 SlotName = Literal["active", "previous", "staged"]
 SIGNED = "bundle.signed.json"
@@ -45,12 +45,11 @@ class Slots:
     def __init__(self, state_dir: Path, disk: LocalDisk | None = None) -> None:
         self.state_dir = state_dir
         self.blobs = state_dir / "blobs"
-        self._bundles = state_dir / "bundles"
-        self._slots = state_dir / "slots"
+        self._bundles, self._slots = state_dir / "bundles", state_dir / "slots"
         self._disk = disk or LocalDisk()
 
     def models(self) -> tuple[str, ...]:
-        """Return the names of all models that have a slot file."""
+        """Return the models that have a slot file."""
         names = self._disk.names(self._slots)
         return tuple(n.removesuffix(".json") for n in names if n.endswith(".json") and not n.startswith("."))
 
@@ -133,14 +132,13 @@ class Slots:
         Raises:
             StorageError: It is active and there is no previous version.
         """
-        slot = self.load(model)
-        changed = slot
-        if changed.staged is not None and changed.staged.version == version:
-            changed = msgspec.structs.replace(changed, staged=None)
-        if changed.active is not None and changed.active.version == version:
-            if changed.previous is None:
+        slot = changed = self.load(model)
+        if slot.staged is not None and slot.staged.version == version:
+            changed = Slot(slot.active, slot.previous, None)
+        if slot.active is not None and slot.active.version == version:
+            if slot.previous is None:
                 raise StorageError(f"'{model} {version}' has no version before it to go back to")
-            changed = Slot(changed.previous, changed.active, changed.staged)
+            changed = Slot(slot.previous, slot.active, changed.staged)
         return slot if changed == slot else self._save(model, changed)
 
     def folder(self, model: str, slot: SlotName = "active") -> Path | None:
@@ -157,8 +155,7 @@ class Slots:
 
     def _present(self, bundle: Installed) -> tuple[Manifest, bytes]:
         """Return the manifest with only the variants that are complete on disk, and its signed bytes."""
-        signed = self._disk.read(self.blobs / bundle.sha256)
-        if signed is None:
+        if (signed := self._disk.read(self.blobs / bundle.sha256)) is None:
             raise BundleError(f"manifest {bundle.sha256} of version {bundle.version} is not on disk")
         manifest = parse_manifest(signed)
         here = {f.path for f in manifest.every_file() if self._disk.size(self.blobs / f.sha256) == f.bytes}
@@ -179,28 +176,27 @@ class Slots:
         folder = self._bundles / f"{model}-{bundle.version}"
         try:
             manifest, signed = self._present(bundle)
-            contents = {f.path: f for f in manifest.every_file()}
-            reduced = msgspec.json.encode(manifest)
+            files, reduced = manifest.every_file(), msgspec.json.encode(manifest)
             is_made = (
                 self._disk.read(folder / SIGNED) == signed
                 and self._disk.read(folder / "bundle.json") == reduced
-                and all(self._disk.size(folder / path) == file.bytes for path, file in contents.items())
+                and all(self._disk.size(folder / file.path) == file.bytes for file in files)
             )
             if not is_made:
-                self._make_view(folder, reduced, signed, {p: f.sha256 for p, f in contents.items()})
+                self._make_view(folder, reduced, signed, files)
         except OSError as cause:
             raise storage_error(folder, cause) from cause
         return folder
 
-    def _make_view(self, folder: Path, reduced: bytes, signed: bytes, links: dict[str, str]) -> None:
+    def _make_view(self, folder: Path, reduced: bytes, signed: bytes, files: tuple[VariantFile, ...]) -> None:
         disk, draft = self._disk, folder.with_name(f".{folder.name}.new")
         disk.remove(draft)
         disk.make_folder(draft)
         folders = {draft}
-        for path, sha256 in links.items():
-            target = draft / path
+        for file in files:
+            target = draft / file.path
             disk.make_folder(target.parent)
-            disk.link(self.blobs / sha256, target)
+            disk.link(self.blobs / file.sha256, target)
             folders |= {above for above in target.parents if draft in above.parents}
         disk.write(draft / "bundle.json", reduced)
         disk.write(draft / SIGNED, signed)
@@ -226,8 +222,7 @@ class Slots:
             for installed in self.load(model).filled():
                 keep_views.add(f"{model}-{installed.version}")
                 keep_blobs.add(installed.sha256)
-                signed = self._disk.read(self.blobs / installed.sha256)
-                if signed is not None:
+                if (signed := self._disk.read(self.blobs / installed.sha256)) is not None:
                     keep_blobs |= {f.sha256 for f in parse_manifest(signed).every_file()}
         try:
             return self._sweep(keep_blobs, keep_views, keep_partial=keep_partial)

@@ -1,7 +1,7 @@
 """Verifies desired states and bundles; for the updater's process only.
 
-Two signatures must agree (the Uptane split): the fleet's online key assigns a target to this device, and
-the publisher's key, through TUF, says what that target is.
+Two signatures must agree (the Uptane split): the fleet's online key assigns a target to this device, the
+publisher's key, through TUF, says what it is.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ ROLES = ("root", "timestamp", "snapshot", "targets")
 MAX_METADATA_BYTES = 8 << 20
 
 
-class Floor(msgspec.Struct, frozen=True):
-    """The highest versions accepted so far, kept apart from the metadata, and synced.
+class _Floor(msgspec.Struct, frozen=True):
+    """``tuf/floor.json``: the highest versions accepted so far.
 
     python-tuf does not sync its files: after a power cut they may be empty, and without this record an
     attacker could offer old metadata.
@@ -59,28 +59,22 @@ class Floor(msgspec.Struct, frozen=True):
     targets: int = 0
 
 
-class FloorFile:
-    """``tuf/floor.json``."""
+def _floor_path(state_dir: Path) -> Path:
+    return state_dir / "tuf" / "floor.json"
 
-    def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / "tuf" / "floor.json"
 
-    def load(self) -> Floor:
-        """Return the record; an empty one where there is no file.
+def _load_floor(state_dir: Path) -> _Floor:
+    path = _floor_path(state_dir)
+    if (data := read_file(path)) is None:
+        return _Floor()
+    try:
+        return msgspec.json.decode(data, type=_Floor)
+    except (msgspec.DecodeError, UnicodeDecodeError) as cause:  # no power cut can do that
+        raise TrustError(f"{path} is damaged: {cause}", hint="enrol the device again") from cause
 
-        Raises:
-            TrustError: The record is damaged; no power cut can do that.
-        """
-        if (data := read_file(self._path)) is None:
-            return Floor()
-        try:
-            return msgspec.json.decode(data, type=Floor)
-        except (msgspec.DecodeError, UnicodeDecodeError) as cause:
-            raise TrustError(f"{self._path} is damaged: {cause}", hint="enrol the device again") from cause
 
-    def save(self, floor: Floor) -> None:
-        """Store the record durably."""
-        replace_file(LocalDisk(), self._path, msgspec.json.encode(floor))
+def _save_floor(state_dir: Path, floor: _Floor) -> None:
+    replace_file(LocalDisk(), _floor_path(state_dir), msgspec.json.encode(floor))
 
 
 def verify_desired(encoded: bytes, identity: Enrolment) -> wire.Desired:
@@ -113,12 +107,15 @@ def verify_desired(encoded: bytes, identity: Enrolment) -> wire.Desired:
     return desired
 
 
-def check_not_older(desired: wire.Desired, floor: Floor) -> Floor:
-    """Return the floor after a desired state.
+def raise_desired_floor(state_dir: Path, desired: wire.Desired) -> None:
+    """Accept a desired state, so that no older one is accepted any more.
 
     Raises:
         RollbackAttackError: It is older than the accepted one, or another one of that version.
+        TrustError: The record of what was accepted is damaged.
+        StorageError: It cannot be stored.
     """
+    floor = _load_floor(state_dir)
     content = msgspec.json.encode((desired.models, desired.config), order="sorted")
     sha256 = hashlib.sha256(content).hexdigest()
     if desired.version < floor.desired:
@@ -127,7 +124,9 @@ def check_not_older(desired: wire.Desired, floor: Floor) -> Floor:
         )
     if desired.version == floor.desired and floor.desired_sha256 not in ("", sha256):
         raise RollbackAttackError(f"desired state {desired.version} is not the one that was accepted")
-    return msgspec.structs.replace(floor, desired=desired.version, desired_sha256=sha256)
+    raised = msgspec.structs.replace(floor, desired=desired.version, desired_sha256=sha256)
+    if raised != floor:
+        _save_floor(state_dir, raised)
 
 
 class _Fetcher(FetcherInterface):
@@ -164,9 +163,12 @@ def trusted_target(
         TrustError: It is not signed, or is to be installed and signed for measuring, or the metadata violates
             TUF; a subclass for expired (freeze), older than before (rollback), hash or length (mix and match,
             endless).
+        BundleError: The manifest is over the limit, or its model or version is not valid.
         LinkError: The metadata cannot be fetched.
         StorageError: It cannot be stored.
     """
+    if not 0 < desired.bytes <= MAX_MANIFEST_BYTES:
+        raise BundleError(f"bundle.json of {desired.bytes} bytes, at most {MAX_MANIFEST_BYTES} are read")
     if not NAME.fullmatch(model) or not VERSION.fullmatch(desired.version):
         raise BundleError(f"'{model[:64]} {desired.version[:64]}' is not a model and version")
     allowed = {wire.target_path(model, desired.version)}
@@ -234,8 +236,7 @@ def _refresh(
 def _raise_floor(state_dir: Path, metadata: Path) -> None:
     """Sync python-tuf's files, and reject metadata older than accepted before."""
     sync_tree(metadata)
-    keeper = FloorFile(state_dir)
-    floor = keeper.load()
+    floor = _load_floor(state_dir)
     versions = {
         role: int(Metadata.from_file(str(metadata / f"{role}.json")).signed.version) for role in ROLES
     }
@@ -244,7 +245,7 @@ def _raise_floor(state_dir: Path, metadata: Path) -> None:
             raise RollbackAttackError(
                 f"TUF {role} {version} is older than {getattr(floor, role)}, which was accepted before"
             )
-    keeper.save(msgspec.structs.replace(floor, **versions))
+    _save_floor(state_dir, msgspec.structs.replace(floor, **versions))
 
 
 _KINDS: tuple[tuple[type[Exception], type[TrustError]], ...] = (
@@ -256,20 +257,15 @@ _KINDS: tuple[tuple[type[Exception], type[TrustError]], ...] = (
 
 
 def _translated(cause: tuf_errors.RepositoryError | tuf_errors.DownloadError) -> EdgekitError:
-    if isinstance(cause, tuf_errors.DownloadError):
-        return _translated_download(cause)
-    kind = next((ours for theirs, ours in _KINDS if isinstance(cause, theirs)), TrustError)
-    return kind(f"the fleet's TUF metadata is rejected: {cause}"[:1000])
-
-
-def _translated_download(cause: tuf_errors.DownloadError) -> EdgekitError:
-    if isinstance(cause, tuf_errors.DownloadLengthMismatchError):
-        return HashMismatchError(f"the fleet's TUF metadata is endless: {cause}"[:1000])
-    if isinstance(cause, tuf_errors.DownloadHTTPError):
-        return ServerError(f"the fleet's TUF metadata cannot be fetched: {cause}"[:1000])
     if isinstance(cause.__cause__, (TrustError, ProtocolError)):
         return cause.__cause__
-    return LinkError(f"the fleet's TUF metadata cannot be fetched: {cause}"[:1000])
+    if isinstance(cause, tuf_errors.DownloadLengthMismatchError):
+        return HashMismatchError(f"the fleet's TUF metadata is endless: {cause}"[:1000])
+    if isinstance(cause, tuf_errors.DownloadError):
+        kind = ServerError if isinstance(cause, tuf_errors.DownloadHTTPError) else LinkError
+        return kind(f"the fleet's TUF metadata cannot be fetched: {cause}"[:1000])
+    rejection = next((ours for theirs, ours in _KINDS if isinstance(cause, theirs)), TrustError)
+    return rejection(f"the fleet's TUF metadata is rejected: {cause}"[:1000])
 
 
 def manifest_url(identity: Enrolment, model: str, desired: wire.DesiredModel) -> str:
@@ -278,13 +274,3 @@ def manifest_url(identity: Enrolment, model: str, desired: wire.DesiredModel) ->
     if desired.target == wire.measuring_path(model, desired.sha256):
         return f"{base}/{wire.MEASURING}/{model}/{desired.sha256}/{desired.sha256}.bundle.json"
     return f"{base}/{model}/{desired.version}/{desired.sha256}.bundle.json"
-
-
-def check_manifest_size(desired: wire.DesiredModel) -> None:
-    """Raise for a manifest over the size limit.
-
-    Raises:
-        BundleError: It is.
-    """
-    if not 0 < desired.bytes <= MAX_MANIFEST_BYTES:
-        raise BundleError(f"bundle.json of {desired.bytes} bytes, at most {MAX_MANIFEST_BYTES} are read")

@@ -81,26 +81,19 @@ def choose(manifest: Manifest, request: UpdaterRequest, device: str, budget_byte
 class Job:
     """One request; ``report`` is called with progress."""
 
-    def __init__(
-        self,
-        request: UpdaterRequest,
-        report: Callable[[UpdaterProgress], None],
-        now_s: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._request = request
-        self._report = report
-        self._now_s = now_s
+    def __init__(self, request: UpdaterRequest, report: Callable[[UpdaterProgress], None]) -> None:
+        self._request, self._report = request, report
         self._state_dir = Path(request.state_dir)
         put_in_place(self._state_dir)  # finishes an interrupted renewal
         self._identity = load_identity(self._state_dir)
-        patience = Patience(now_s() + request.timeout_s, request.stall_s, now_s)
+        patience = Patience(time.monotonic() + request.timeout_s, request.stall_s)
         self._web = Web(self._state_dir / "identity" / "ca.crt", patience)
 
     def run(self) -> UpdaterResult:
         """Carry it out and return its result.
 
         Raises:
-            EdgekitError: Of the class of the failure.
+            EdgekitError: It failed.
         """
         if self._request.kind == "renew":
             from edgekit.update.identity import finish_renewal, start_renewal
@@ -117,15 +110,11 @@ class Job:
         return self._fetch(desired)
 
     def _accept(self) -> wire.Desired:
-        from edgekit.update.trust import FloorFile, check_not_older, verify_desired
+        from edgekit.update.trust import raise_desired_floor, verify_desired
 
         encoded = self._request.desired.encode()
         desired = verify_desired(encoded, self._identity)
-        keeper = FloorFile(self._state_dir)
-        floor = keeper.load()
-        raised = check_not_older(desired, floor)
-        if raised != floor:
-            keeper.save(raised)
+        raise_desired_floor(self._state_dir, desired)
         path = self._state_dir / "desired.json"
         if read_file(path) != encoded:
             replace_file(LocalDisk(), path, encoded)
@@ -147,10 +136,9 @@ class Job:
         return self._bring_bundle(Path(request.area), desired_model)
 
     def _check(self, desired_model: wire.DesiredModel, *, to_measure: bool) -> None:
-        from edgekit.update.trust import check_manifest_size, trusted_target
+        from edgekit.update.trust import trusted_target
 
         self._report(UpdaterProgress(stage="trust"))
-        check_manifest_size(desired_model)
         now_ms = max(self._request.unix_ms, time.time_ns() // 1_000_000)
         trusted_target(
             self._state_dir,
@@ -185,19 +173,15 @@ class Job:
 
         self._report(UpdaterProgress(stage="manifest"))
         model = self._request.model
-        path = below / "blobs" / desired_model.sha256
-        data = read_file(path) if blobs.has(desired_model.sha256, desired_model.bytes) else None
+        what = f"bundle.json of '{model} {desired_model.version}'"
+        data = read_file(below / "blobs" / desired_model.sha256)
         if data is None or hashlib.sha256(data).hexdigest() != desired_model.sha256:
             data = self._web.get(manifest_url(self._identity, model, desired_model), desired_model.bytes)
         if len(data) != desired_model.bytes or hashlib.sha256(data).hexdigest() != desired_model.sha256:
-            raise HashMismatchError(
-                f"bundle.json of '{model} {desired_model.version}' is not the one that was signed"
-            )
-        manifest = parse_manifest(data, f"bundle.json of '{model} {desired_model.version}'")
+            raise HashMismatchError(f"{what} is not the one that was signed")
+        manifest = parse_manifest(data, what)
         if (manifest.model, manifest.version) != (model, desired_model.version):
-            raise BundleError(
-                f"bundle.json of '{model} {desired_model.version}' says '{manifest.model} {manifest.version}'"
-            )
+            raise BundleError(f"{what} says '{manifest.model} {manifest.version}'")
         blobs.put(desired_model.sha256, data)
         return manifest
 
@@ -212,8 +196,8 @@ class Job:
         def count(number: int) -> None:
             nonlocal done, came, reported_s
             done, came = min(total, done + number), came + number
-            if self._now_s() - reported_s >= _PROGRESS_S:
-                reported_s = self._now_s()
+            if time.monotonic() - reported_s >= _PROGRESS_S:
+                reported_s = time.monotonic()
                 self._report(UpdaterProgress(stage="blobs", done_bytes=done, total_bytes=total))
 
         base = self._identity.targets_url.rstrip("/")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.core.errors import EdgekitError
-from edgekit.update.machine import TRANSITIONS, Event, State, is_possible, step, table
+from edgekit.update.machine import TRANSITIONS, Event, State, is_possible, step
 
 
 @pytest.mark.parametrize("state", State)
@@ -50,10 +50,7 @@ def test_an_event_without_a_row_is_a_bug_and_raises(state, event):
             step(state, event)
 
 
-def test_the_drawing_has_a_line_for_each_row():
-    assert len(table().splitlines()) == len(TRANSITIONS)
-
-
 def test_the_document_shows_this_very_table():
+    rows = [f"{s.name:<13} {e.name:<12} -> {after.name}" for (s, e), after in TRANSITIONS.items()]
     text = (Path(__file__).parents[2] / "docs" / "updates.md").read_text()
-    assert table() in text
+    assert "\n".join(rows) in text

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-from edgekit.base.files import sync_folder
+from edgekit.base.disk import sync_path
 from edgekit.core.errors import BundleError, HashMismatchError, StorageError
 from edgekit.core.spec import MAX_FILE_BYTES
 
@@ -72,7 +72,7 @@ class Upload:
             os.fsync(self._file.fileno())
             self._file.close()
             self._temporary.replace(self._final)
-            sync_folder(self._final.parent)
+            sync_path(self._final.parent)
         except OSError as cause:
             raise StorageError(f"{self._final}: {cause.strerror}") from cause
 

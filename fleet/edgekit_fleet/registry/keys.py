@@ -12,7 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgekit.base.files import sync_folder
+from edgekit.base.disk import sync_path
 from edgekit.core.errors import ConfigError, StorageError
 
 MAX_KEY_BYTES = 16 << 10
@@ -158,4 +158,4 @@ def _create_durably(path: Path, data: bytes) -> None:
         os.link(beside, path)  # unlike rename, fails if the name is taken
     finally:
         beside.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    sync_path(path.parent)
