@@ -4,8 +4,6 @@ Manifests, profiles and messages only name a row, by its kind. Other distributio
 of the group ``edgekit.accelerators``, whose value is an ``Accelerator``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal

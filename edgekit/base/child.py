@@ -15,8 +15,6 @@ The child::
         sys.exit(run_job(lambda request, progress: survey()))
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import queue
@@ -122,7 +120,7 @@ class Child:
         self._log_reader = threading.Thread(target=self._read_log, name=f"log-{self.pid}", daemon=True)
         self._log_reader.start()
 
-    def __enter__(self) -> Child:  # noqa: PYI034 - typing.Self is newer than Python 3.10
+    def __enter__(self) -> "Child":  # noqa: PYI034 - typing.Self is newer than Python 3.10
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

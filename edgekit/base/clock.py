@@ -1,7 +1,5 @@
 """The supervisor's clock: wall time never goes below what this device has already seen."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from pathlib import Path

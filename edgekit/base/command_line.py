@@ -4,8 +4,6 @@ A command's module has ``add_arguments(parser)`` and ``run(arguments)``, which r
 when it has printed its document itself.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import json

@@ -1,7 +1,5 @@
 """The file operations of slots and the update machine, in one class so that a test can cut its power."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

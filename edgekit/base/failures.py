@@ -4,8 +4,6 @@
 Failure(code='model.bundle', message='bad.tar is truncated', reasons=(), hint='')
 """
 
-from __future__ import annotations
-
 import msgspec
 
 from edgekit.core import errors

@@ -1,7 +1,5 @@
 """The HTTP client for the fleet: bounded in bytes and time, no redirects, only the fleet's CA."""
 
-from __future__ import annotations
-
 import http.client
 import ssl
 import time

@@ -1,7 +1,5 @@
 """The command that installs a missing package into this installation: pip, uv, or apt."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 import sysconfig

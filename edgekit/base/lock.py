@@ -1,7 +1,5 @@
 """Locks between processes: one agent and one updater for each state folder."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import time

@@ -3,8 +3,6 @@
 Source: sd_notify(3); a datagram to ``NOTIFY_SOCKET``.
 """
 
-from __future__ import annotations
-
 import logging
 import socket
 

@@ -4,8 +4,6 @@ It takes 50 ms, so the supervisor never does. An entry point's name is the row's
 ``module:attribute``, as in the built-in tables.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Signal handling of edgekit's processes."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import signal

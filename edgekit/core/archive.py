@@ -5,8 +5,6 @@ absolute paths or ``..``, duplicate names, sparse files) is refused, and so is a
 does not list or whose size or hash differs.
 """
 
-from __future__ import annotations
-
 import hashlib
 import tarfile
 from collections.abc import Iterator, Mapping

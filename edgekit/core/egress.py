@@ -8,8 +8,6 @@ A field that no class covers never leaves.
 {'kind': 'appeared', 'total': 3}
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 

@@ -3,8 +3,6 @@
 A pure function: the fleet's preview uses the same code as the device.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

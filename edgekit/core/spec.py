@@ -1,7 +1,5 @@
 """The data every part shares: tensors, bundles, hardware facts, device profiles, predictions."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re

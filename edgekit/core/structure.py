@@ -1,7 +1,5 @@
 """Decode data into structures, and report every mistake as ``key: want X, got Y``."""
 
-from __future__ import annotations
-
 import enum
 import re
 import types

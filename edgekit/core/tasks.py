@@ -6,8 +6,6 @@ Whoever only passes a manifest on (the fleet) does not look its task up; whoever
 ('blazeface',)
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal

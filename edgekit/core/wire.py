@@ -4,8 +4,6 @@ MQTT 3.1.1 semantics: expiry, sequence and correlation are in the payload. State
 durable messages MessagePack.
 """
 
-from __future__ import annotations
-
 import struct
 from typing import Any, Literal, TypeVar, Union
 

@@ -1,7 +1,5 @@
 """A broker's address, and the identity that a device shows it."""
 
-from __future__ import annotations
-
 import ssl
 import time
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """One connection to a broker, on its owner's thread; the only file that imports the MQTT client."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import select

@@ -1,7 +1,5 @@
 """Merge metric reports of one pipeline into one over both periods: less detail, nothing lost."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterable
 

@@ -4,8 +4,6 @@
 handed to the network, with its bytes by class.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 

@@ -1,7 +1,5 @@
 """The ledger on disk: how much data left the device and how much was refused, in bounded space."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import sqlite3

@@ -3,8 +3,6 @@
 One thread owns the connection. Others set a flag or queue a message, and wake that thread.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import queue

@@ -5,8 +5,6 @@ never means two messages. Messages dropped over quota leave holes in the numbers
 ``Gap``, so that the fleet's watermark can pass it.
 """
 
-from __future__ import annotations
-
 import logging
 import sqlite3
 import threading

@@ -1,7 +1,5 @@
 """A publish-only link to a broker that an ``mqtt`` sink names."""
 
-from __future__ import annotations
-
 import logging
 import random
 import threading

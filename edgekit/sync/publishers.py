@@ -1,7 +1,5 @@
 """The brokers that one pipeline's sinks name: a link each, behind the gate, closed by one owner."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path

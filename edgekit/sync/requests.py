@@ -1,7 +1,5 @@
 """Requests to the fleet and their answers, matched by id."""
 
-from __future__ import annotations
-
 import threading
 from typing import Literal, TypeAlias
 

@@ -1,7 +1,5 @@
 """The wait for the fleet's watermark before messages are sent again."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 MIN_S = 3.0

@@ -1,7 +1,5 @@
 """Decides which batches to send when: a bounded window, repeated from the watermark when it stalls."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import msgspec

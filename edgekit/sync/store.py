@@ -4,8 +4,6 @@ WAL with ``synchronous=FULL``: with NORMAL, a power cut lost even the table (mea
 that drops what was not synced).
 """
 
-from __future__ import annotations
-
 import contextlib
 import secrets
 import sqlite3

@@ -3,8 +3,6 @@
 The supervisor imports this, so no trust library is imported here.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import msgspec

@@ -4,8 +4,6 @@ A blob is written to ``blobs/.partial/<sha256>`` and renamed only when length an
 bytes are on disk.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

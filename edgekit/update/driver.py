@@ -4,8 +4,6 @@ One thread calls it. A port starts its work and returns; when the work is done, 
 with the event, possibly from within the port.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import deque
 from pathlib import Path

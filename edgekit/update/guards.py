@@ -14,8 +14,6 @@ J. Przyborowski, H. Wilenski, Homogeneity of results in testing samples from Poi
 Biometrika 31 (1940).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias

@@ -3,8 +3,6 @@
 Used in the short-lived process only, since it needs ``cryptography``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """Runs the updater and enrolment as short-lived child processes, for the supervisor."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeVar
 

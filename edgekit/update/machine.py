@@ -3,8 +3,6 @@
 The driver saves a state, then acts on it, so every state has a row for RESTARTED: the process died in it.
 """
 
-from __future__ import annotations
-
 from enum import Enum
 
 from edgekit.core.errors import EdgekitError

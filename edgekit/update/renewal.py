@@ -1,7 +1,5 @@
 """Switches to a renewed key and certificate; the supervisor does it first after any crash."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from edgekit.base.disk import LocalDisk, storage_error

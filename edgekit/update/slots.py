@@ -4,8 +4,6 @@ Blobs are shared by content hash below ``blobs/``; a slot names a manifest's has
 files. ``bundles/`` has only views that can be rebuilt.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -4,8 +4,6 @@ Two signatures must agree (the Uptane split): the fleet's online key assigns a t
 publisher's key, through TUF, says what it is.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 from collections.abc import Iterator

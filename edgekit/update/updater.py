@@ -4,8 +4,6 @@
 ``base.child`` for the answers.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os
