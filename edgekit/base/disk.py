@@ -1,7 +1,9 @@
 """The file operations of slots and the update machine, in one class so that a test can cut its power."""
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from edgekit.core.errors import StorageError
@@ -84,8 +86,15 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def storage_error(path: Path, cause: OSError) -> StorageError:
-    """Return the error for a failed disk operation."""
-    return StorageError(
-        f"{path}: {cause.strerror or cause}", hint="free some space, or check that the disk is writable"
-    )
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Raise ``StorageError``, which names ``path``, for an ``OSError`` within.
+
+    Raises:
+        StorageError: The disk is full, read-only or broken.
+    """
+    try:
+        yield
+    except OSError as cause:
+        hint = "free some space, or check that the disk is writable"
+        raise StorageError(f"{path}: {cause.strerror or cause}", hint=hint) from cause

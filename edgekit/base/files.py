@@ -5,7 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
-from edgekit.base.disk import LocalDisk, storage_error, sync_path
+from edgekit.base.disk import LocalDisk, disk_errors, sync_path
 
 _PIECE_BYTES = 1 << 20
 
@@ -16,10 +16,8 @@ def replace_file(disk: LocalDisk, path: Path, data: bytes) -> None:
     Raises:
         StorageError: The disk is full, read-only or broken; the old file is unchanged.
     """
-    try:
+    with disk_errors(path):
         _replace(disk, path, path.with_name(f".{path.name}.new"), data)
-    except OSError as cause:
-        raise storage_error(path, cause) from cause
 
 
 def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -56,10 +54,8 @@ def read_file(path: Path, disk: LocalDisk | None = None) -> bytes | None:
     Raises:
         StorageError: It cannot be read.
     """
-    try:
+    with disk_errors(path):
         return (disk or LocalDisk()).read(path)
-    except OSError as cause:
-        raise storage_error(path, cause) from cause
 
 
 def sync_tree(folder: Path) -> None:

@@ -5,7 +5,7 @@ import os
 import time
 from pathlib import Path
 
-from edgekit.base.disk import storage_error, sync_path
+from edgekit.base.disk import disk_errors, sync_path
 from edgekit.core.errors import StorageError
 
 _WAIT_S = 2.0  # the kernel frees the lock of a process killed a moment ago
@@ -32,10 +32,8 @@ def lock_file(path: Path, wait_s: float, problem: str) -> int:
     Raises:
         StorageError: The file cannot be opened, or is locked after ``wait_s`` (the message is ``problem``).
     """
-    try:
+    with disk_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as cause:
-        raise storage_error(path, cause) from cause
     deadline_s = time.monotonic() + wait_s
     while True:
         try:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from edgekit.base.disk import LocalDisk, storage_error
+from edgekit.base.disk import LocalDisk, disk_errors
 from edgekit.base.files import sha256_of
 from edgekit.base.http import HttpError, Web
 from edgekit.core.errors import HashMismatchError, LinkError, StorageError
@@ -48,11 +48,9 @@ class Blobs:
         """Store bytes whose hash was checked."""
         self._make_folders()
         draft = self._partial / sha256
-        try:
+        with disk_errors(draft):
             self._disk.write(draft, data)
             self._place(draft, sha256)
-        except OSError as cause:
-            raise storage_error(draft, cause) from cause
 
     def fetch(self, url: str, sha256: str, size: int, on_bytes: Callable[[int], None]) -> None:
         """Fetch one blob of ``size`` bytes, resuming an earlier try.
@@ -69,7 +67,7 @@ class Blobs:
         self._make_folders()
         draft = self._partial / sha256
         was_begun = self.partial_bytes(sha256) > 0
-        try:
+        with disk_errors(draft):
             self._grow(draft, url, size, on_bytes)
             while sha256_of(draft) != sha256:
                 draft.unlink()
@@ -78,8 +76,6 @@ class Blobs:
                 was_begun = False  # the earlier part may have been damaged: once more, from the beginning
                 self._grow(draft, url, size, on_bytes)
             self._place(draft, sha256)
-        except OSError as cause:
-            raise storage_error(draft, cause) from cause
 
     def _grow(self, draft: Path, url: str, size: int, on_bytes: Callable[[int], None]) -> None:
         fruitless = 0
@@ -136,10 +132,8 @@ class Blobs:
         self._disk.sync(self._folder)
 
     def _make_folders(self) -> None:
-        try:
+        with disk_errors(self._partial):
             self._disk.make_folder(self._partial)
-        except OSError as cause:
-            raise storage_error(self._partial, cause) from cause
 
     def require_room(self, size: int, what: str) -> None:
         """Check for room before anything is fetched.

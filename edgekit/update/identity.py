@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from edgekit.base.disk import LocalDisk, storage_error
-from edgekit.base.files import replace_file
+from edgekit.base.disk import LocalDisk, disk_errors
+from edgekit.base.files import read_file, replace_file, write_durably
 from edgekit.base.http import Patience, Web
 from edgekit.core import wire
 from edgekit.core.errors import EnrollError, ProtocolError, ServerError, StorageError, TrustError, UsageError
@@ -156,26 +156,17 @@ def _answer(status: int, body: bytes) -> wire.EnrollResponse:
 
 def _key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Return the key at a path, made if missing; only its owner can read it."""
-    disk = LocalDisk()
-    try:
-        data = disk.read(path)
-        if data is None:
-            key = ec.generate_private_key(ec.SECP256R1())
-            disk.make_folder(path.parent)
+    if (data := read_file(path)) is None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.parent.chmod(0o700)
-            draft = path.with_name(f".{path.name}.new")
-            disk.remove(draft)
-            os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-            replace_file(disk, path, _pem(key))
-            path.chmod(0o600)
-            return key
+            write_durably(path, _pem(key), mode=0o600)
+        return key
+    try:
         stored = serialization.load_pem_private_key(data, None)
-    except OSError as cause:
-        raise storage_error(path, cause) from cause
     except ValueError as cause:
-        raise StorageError(
-            f"{path} is damaged: {cause}", hint="remove it and enrol the device again"
-        ) from cause
+        raise StorageError(f"{path} is damaged: {cause}", hint="remove it and enrol again") from cause
     if not isinstance(stored, ec.EllipticCurvePrivateKey):
         raise StorageError(f"{path} is not an elliptic-curve key", hint="remove it and enrol again")
     return stored

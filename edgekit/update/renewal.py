@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from edgekit.base.disk import LocalDisk, storage_error
+from edgekit.base.disk import LocalDisk, disk_errors
 
 
 def put_in_place(state_dir: Path) -> bool:
@@ -14,7 +14,7 @@ def put_in_place(state_dir: Path) -> bool:
         StorageError: The disk failed; a retry continues.
     """
     folder, disk = state_dir / "identity", LocalDisk()
-    try:
+    with disk_errors(folder):
         if disk.size(folder / "next.crt") is None:
             return False
         if disk.size(folder / "next.key") is not None:
@@ -22,6 +22,4 @@ def put_in_place(state_dir: Path) -> bool:
             disk.sync(folder)
         disk.rename(folder / "next.crt", folder / "device.crt")
         disk.sync(folder)
-    except OSError as cause:
-        raise storage_error(folder, cause) from cause
     return True

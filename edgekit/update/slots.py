@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from edgekit.base.disk import LocalDisk, storage_error
+from edgekit.base.disk import LocalDisk, disk_errors
 from edgekit.base.files import read_file, replace_file
 from edgekit.core.errors import BundleError, StorageError
 from edgekit.core.spec import NAME, VERSION, Manifest, VariantFile, parse_manifest
@@ -172,7 +172,7 @@ class Slots:
         if not VERSION.fullmatch(bundle.version):
             raise BundleError(f"{bundle.version[:100]!r} is not a version")
         folder = self._bundles / f"{model}-{bundle.version}"
-        try:
+        with disk_errors(folder):
             manifest, signed = self._present(bundle)
             files, reduced = manifest.every_file(), msgspec.json.encode(manifest)
             is_made = (
@@ -182,8 +182,6 @@ class Slots:
             )
             if not is_made:
                 self._make_view(folder, reduced, signed, files)
-        except OSError as cause:
-            raise storage_error(folder, cause) from cause
         return folder
 
     def _make_view(self, folder: Path, reduced: bytes, signed: bytes, files: tuple[VariantFile, ...]) -> None:
@@ -222,10 +220,8 @@ class Slots:
                 keep_blobs.add(installed.sha256)
                 if (signed := self._disk.read(self.blobs / installed.sha256)) is not None:
                     keep_blobs |= {f.sha256 for f in parse_manifest(signed).every_file()}
-        try:
+        with disk_errors(self.blobs):
             return self._sweep(keep_blobs, keep_views, keep_partial=keep_partial)
-        except OSError as cause:
-            raise storage_error(self.blobs, cause) from cause
 
     def _sweep(self, keep_blobs: set[str], keep_views: set[str], *, keep_partial: bool) -> int:
         freed = 0

@@ -19,7 +19,7 @@ from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
-from edgekit.base.disk import LocalDisk, storage_error
+from edgekit.base.disk import LocalDisk, disk_errors
 from edgekit.base.files import read_file, replace_file, sync_tree
 from edgekit.base.http import HttpError, Web
 from edgekit.core import wire
@@ -175,14 +175,13 @@ def trusted_target(
     if desired.target not in allowed:
         raise TrustError(f"the fleet wants target {desired.target[:200]!r} for '{model} {desired.version}'")
     metadata = state_dir / "tuf" / "metadata"
-    try:
+    with disk_errors(metadata):
         metadata.mkdir(parents=True, exist_ok=True)
-        info = _refresh(metadata, identity, desired.target, web, now_unix_ms)
-        _raise_floor(state_dir, metadata)
-    except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as cause:
-        raise _translated(cause) from cause
-    except OSError as cause:
-        raise storage_error(metadata, cause) from cause
+        try:
+            info = _refresh(metadata, identity, desired.target, web, now_unix_ms)
+            _raise_floor(state_dir, metadata)
+        except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as cause:
+            raise _translated(cause) from cause
     if info is None:
         raise TrustError(
             f"no publisher signed '{desired.target}'",
