@@ -30,9 +30,10 @@ def lock_file(path: Path, wait_s: float, problem: str) -> int:
     """Return a descriptor that holds an exclusive lock until it is closed.
 
     Raises:
-        StorageError: The file cannot be opened, or is locked after ``wait_s`` (the message is ``problem``).
+        StorageError: The file cannot be opened, or is locked after ``wait_s`` (``problem`` is the message).
     """
     with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline_s = time.monotonic() + wait_s
     while True:

@@ -22,12 +22,11 @@ class Rejection(msgspec.Struct, frozen=True):
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A variant that can run here, its measured cost if any, and its rank in the profile."""
+    """A variant that can run here, and its measured cost if any."""
 
     variant: Variant
     p50_ms: float | None
     measured_by: str
-    order: int
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -60,13 +59,8 @@ def select(
     profile's order of backends, then of precisions, then the manifest's order. A ranking never mixes measured
     and unmeasured variants.
 
-    Args:
-        manifest: The model's variants.
-        facts: What detection found.
-        profile: The device's profile.
-        measured: Median milliseconds on this device, by variant id.
-        exclude: Variant ids not to choose (an accelerator was lost), with the reason.
-        named: The variant that the user named; it may be beyond its gate.
+    ``measured``: median milliseconds on this device, by variant id. ``exclude``: the reasons, by id, not to
+    choose a variant, such as a lost accelerator. ``named``: the user named it; it may be beyond its gate.
     """
     rejected, fitting = [], []
     for variant in manifest.variants:
@@ -219,10 +213,10 @@ def _rank(
     ):
         if all(v.id in costs for v in fitting):
             ranked = sorted(fitting, key=lambda v: (costs[v.id], positions[v.id]))
-            return [Candidate(v, costs[v.id], by, orders[v.id][0]) for v in ranked], why
+            return [Candidate(v, costs[v.id], by) for v in ranked], why
     ranked = sorted(fitting, key=lambda v: (orders[v.id], positions[v.id]))
     return (
-        [Candidate(v, None, "", orders[v.id][0]) for v in ranked],
+        [Candidate(v, None, "") for v in ranked],
         f"first by the order of profile '{profile.id}'; not every fitting variant is measured here",
     )
 

@@ -209,11 +209,16 @@ def signed_bytes(encoded: bytes) -> bytes:
 # -- Durable messages: what waits in the outbox
 
 
-class MetricReport(msgspec.Struct, frozen=True, tag="metric", kw_only=True):
-    """The metrics of one pipeline over one period."""
+class Timed(msgspec.Struct, frozen=True, kw_only=True):
+    """When something happened: monotonic time and wall time."""
 
     mono_ns: int
     unix_ms: int
+
+
+class MetricReport(Timed, frozen=True, tag="metric", kw_only=True):
+    """The metrics of one pipeline over one period."""
+
     pipeline: str
     model: str
     version: str
@@ -236,7 +241,7 @@ class MetricReport(msgspec.Struct, frozen=True, tag="metric", kw_only=True):
     stages: tuple[StageState, ...] = ()
 
 
-class EventRecord(msgspec.Struct, frozen=True, tag="event", kw_only=True, omit_defaults=True):
+class EventRecord(Timed, frozen=True, tag="event", kw_only=True, omit_defaults=True):
     """A prediction that passed the debounce and the egress gate.
 
     The beginning and the end of an occurrence have the same ``id``; ``end_mono_ns`` and ``end_unix_ms`` are
@@ -244,8 +249,6 @@ class EventRecord(msgspec.Struct, frozen=True, tag="event", kw_only=True, omit_d
     ``parent`` are as in ``spec.Item``.
     """
 
-    mono_ns: int
-    unix_ms: int
     pipeline: str
     model: str
     version: str
@@ -277,11 +280,9 @@ class EventRecord(msgspec.Struct, frozen=True, tag="event", kw_only=True, omit_d
     """A redacted JPEG, if a rule lets pixels leave."""
 
 
-class UpdateRecord(msgspec.Struct, frozen=True, tag="update", kw_only=True):
+class UpdateRecord(Timed, frozen=True, tag="update", kw_only=True):
     """One transition of the update machine."""
 
-    mono_ns: int
-    unix_ms: int
     model: str
     version: str
     state: str
@@ -293,22 +294,18 @@ class UpdateRecord(msgspec.Struct, frozen=True, tag="update", kw_only=True):
     """What the guards measured: frames, errors, p99_ms, p99_before_ms, event_ratio."""
 
 
-class Alert(msgspec.Struct, frozen=True, tag="alert", kw_only=True):
+class Alert(Timed, frozen=True, tag="alert", kw_only=True):
     """Something an operator should know: a fallback, a crash, a lost camera, a full disk."""
 
-    mono_ns: int
-    unix_ms: int
     level: Literal["info", "warning", "error"]
     code: str
     message: str
     pipeline: str = ""
 
 
-class CommandAnswer(msgspec.Struct, frozen=True, tag="answer", kw_only=True):
+class CommandAnswer(Timed, frozen=True, tag="answer", kw_only=True):
     """The outcome of a command."""
 
-    mono_ns: int
-    unix_ms: int
     id: str
     ok: bool
     message: str = ""
@@ -352,17 +349,15 @@ class Board(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int = 0
 
 
-class MeasurementRecord(msgspec.Struct, frozen=True, tag="measurement", kw_only=True):
+class MeasurementRecord(Timed, frozen=True, tag="measurement", kw_only=True):
     """The costs of variants on a device, or why a measurement job has none.
 
     ``origin``: ``bench`` (a person on the device), ``install`` (the agent, for a new bundle), ``job`` (the
     fleet; ``job`` names it). A job may send ``postponed``, and ends with one ``done`` or ``failed`` (``code``
-    and ``reason`` are the error's). ``sensors`` are read at the end, but ``temperature_before_c`` and
-    ``load_before`` (runnable processes, one-minute average).
+    and ``reason`` are the error's). ``sensors`` are read at the end; ``temperature_before_c`` and
+    ``load_before`` (runnable processes, one-minute average) before.
     """
 
-    mono_ns: int
-    unix_ms: int
     origin: Literal["bench", "install", "job"]
     state: Literal["postponed", "done", "failed"] = "done"
     job: str = ""
@@ -379,11 +374,9 @@ class MeasurementRecord(msgspec.Struct, frozen=True, tag="measurement", kw_only=
     agent: str = ""
 
 
-class Gap(msgspec.Struct, frozen=True, tag="gap", kw_only=True):
+class Gap(Timed, frozen=True, tag="gap", kw_only=True):
     """Stands for messages ``first`` to ``last``, dropped over quota, so that the watermark passes them."""
 
-    mono_ns: int
-    unix_ms: int
     first: int
     last: int
     reason: str = "quota"

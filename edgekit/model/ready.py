@@ -93,7 +93,7 @@ class ReadyModel:
     def __init__(self, bundle: Bundle, variant: Variant, backend: Backend, choices: Choices) -> None:
         self.bundle, self.variant, self.backend = _described(bundle, backend), variant, backend
         self.labels = bundle.labels()
-        self.selection = Selection((Candidate(variant, None, "", 0),), (), "opened by its id")
+        self.selection = Selection((Candidate(variant, None, ""),), (), "opened by its id")
         self.excluded: dict[str, str] = {}
         self.load_ms = 0.0
         self._choices = choices

@@ -5,9 +5,9 @@ One thread owns the connection. Others set a flag or queue a message, and wake t
 
 import contextlib
 import logging
-import queue
 import random as random_module
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +79,7 @@ class Link:
         self._first_delay_s, self._max_delay_s = first_delay_s, max_delay_s
         self._sender = Sender(outbox, self._random)
         self._questions = Questions()
-        self._asked: queue.Queue[bytes] = queue.Queue()
+        self._asked: deque[bytes] = deque()
         self._wants = {"reported": False, "state": False}
         self._stopping = threading.Event()
         self._counters = dict.fromkeys(
@@ -138,7 +138,7 @@ class Link:
             raise LinkError("the link to the fleet is down")
         question = self._questions.ask()
         request = wire.Request(question.number, kind, args, self._clock.monotonic_ns())
-        self._asked.put(wire.encode(request))
+        self._asked.append(wire.encode(request))
         self._connection.wake()
         try:
             return question.wait(timeout_s)
@@ -200,9 +200,8 @@ class Link:
             if is_due:
                 self._wants[leaf] = False
                 self._publish_state(leaf)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._publish("req", self._asked.get_nowait(), qos=0)
+        while self._asked:
+            self._publish("req", self._asked.popleft(), qos=0)
         for leaf, body, records in self._sender.take(self._clock.monotonic_ns()):
             self._publish(leaf, body, records)
 
@@ -232,9 +231,7 @@ class Link:
                 self._say_goodbye()
         self._connection.leave(politely=was_ready and is_stopping)
         self._questions.disconnected()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._asked.get_nowait()
+        self._asked.clear()
         if was_ready:
             self._counters["disconnects"] += 1
             self._call(self._handlers.connection, False)

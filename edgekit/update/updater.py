@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.base.child import run_job
-from edgekit.base.disk import LocalDisk, disk_errors
+from edgekit.base.disk import LocalDisk
 from edgekit.base.files import read_file, replace_file
 from edgekit.base.http import Patience, Web
 from edgekit.base.install_hint import install_hint
@@ -232,8 +232,6 @@ def only_updater(state_dir: Path, wait_s: float = _LOCK_S) -> Iterator[None]:
         StorageError: Another updater holds it.
     """
     path = state_dir / "updater.lock"
-    with disk_errors(path):
-        state_dir.mkdir(parents=True, exist_ok=True)
     descriptor = lock_file(path, wait_s, f"{path}: another updater is at work")
     try:
         yield

@@ -25,7 +25,8 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from edgekit.base.files import sync_folder, write_durably
+from edgekit.base.disk import sync_path
+from edgekit.base.files import write_durably
 from edgekit.core.errors import ConfigError, HashMismatchError, StorageError, UsageError
 from edgekit_fleet import __version__
 from edgekit_fleet.identity.authority import Authority, certificate_key
@@ -105,7 +106,7 @@ def back_up(
         head = Head(FORMAT, now_ms, __version__, key, bool(passphrase), devices, len(blobs))
         _write(draft, data, copy, blobs, head, passphrase)
         draft.replace(target)
-        sync_folder(target.parent)
+        sync_path(target.parent)
     except OSError as cause:
         raise StorageError(f"{cause.filename or target}: {cause.strerror}") from cause
     finally:
@@ -173,7 +174,7 @@ def restore(
     check_database(draft)
     since = _catch_up(draft, head, now_ms, former, data)
     draft.replace(data / DATABASE)  # last: until then the folder has no database, and this can be repeated
-    sync_folder(data)
+    sync_path(data)
     return Restored(head, since)
 
 
