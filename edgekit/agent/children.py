@@ -82,7 +82,7 @@ def measure(bundle: Path, environment: Mapping[str, str], state: Path | None = N
 
 
 class MeasuringChild:
-    """The process of one measurement job; ``run`` waits, any thread may ``kill`` it."""
+    """The process of one measurement job."""
 
     def __init__(self, task: MeasureTask, environment: Mapping[str, str]) -> None:
         self._task = task

@@ -40,7 +40,7 @@ class Jobs:
 
     @property
     def is_busy(self) -> bool:
-        """Whether work is under way or waits; ask on the supervisor's thread."""
+        """Whether work is under way or waits."""
         return self._waiting > 0
 
     @property

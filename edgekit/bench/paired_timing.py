@@ -1,9 +1,8 @@
 """Paired timing: variants run in short rounds, in turn, so that a busy machine slows all of them alike.
 
-A machine has faster and slower phases (clock, neighbours, its other work). The effect of each round, shared
-by all variants, is removed before they are compared. Source: median polish, Tukey, "Exploratory Data
-Analysis", 1977, here on logarithms. Times are given at the level of the quieter rounds, the lower quartile,
-because other work only ever adds time.
+The effect of each round, shared by all variants, is removed before they are compared. Source: median polish,
+Tukey, "Exploratory Data Analysis", 1977, here on logarithms. Times are given at the level of the quieter
+rounds, the lower quartile, because other work only ever adds time.
 """
 
 from __future__ import annotations

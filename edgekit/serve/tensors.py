@@ -1,7 +1,7 @@
 """Tensors between the wire and NumPy: shapes checked against the model, bytes against the shape.
 
-An array is checked against the model's spec before it is allocated, and its size is that of bytes which
-have already arrived: a request cannot make the server reserve memory by naming a large shape.
+The check comes before the allocation, whose size is that of bytes which have already arrived: a request
+cannot make the server reserve memory by naming a large shape.
 
 Source: Open Inference Protocol v2, "Tensor Data"; Triton's binary tensor data extension.
 """

@@ -64,7 +64,7 @@ def hindrance(
 
     Args:
         updates: The state of each model's update machine.
-        pipelines: The state of each pipeline.
+        pipelines: By name.
         budgets_ms: The 95th percentiles that pipelines must keep.
         sensors: As ``hardware.sensors`` reads them.
         hottest_c: The board's limit; 0: not stated.

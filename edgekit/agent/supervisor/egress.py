@@ -19,7 +19,7 @@ from edgekit.sync.outbox import Outbox, Quota
 logger = logging.getLogger(__name__)
 
 ALERT_EVERY_S = 60.0
-"""An alert of one code and pipeline is sent once in so long; more of them are counted."""
+"""The shortest time between two alerts of one code and pipeline."""
 MAX_ALERT_KEYS = 256
 
 
@@ -41,7 +41,7 @@ class Egress:
         self._dropped = 0
 
     def put(self, record: Record, pipeline: str = "") -> None:
-        """Queue a record if the gate of its pipeline lets it pass; everything not allowed is refused."""
+        """Queue a record if the gate of its pipeline lets it pass."""
         passed = self._gates.get(pipeline, self._own).check(record)
         if passed is not None:
             self.outbox.put(passed)
@@ -72,7 +72,7 @@ class Egress:
         )
 
     def failure(self, error: EdgekitError, pipeline: str = "") -> None:
-        """Alert an operator of an error with all its reasons, such as the file or field at fault."""
+        """Alert an operator of an error with all its reasons."""
         self.alert("error", error.code, error.one_line(), pipeline)
 
     def sent(self, body: bytes, records: Sequence[bytes]) -> None:

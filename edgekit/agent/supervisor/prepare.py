@@ -1,4 +1,4 @@
-"""Set-up before any worker starts. It waits for child processes, so it runs on the jobs' thread."""
+"""Set-up before any worker starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def prepare(
 ) -> Survey:
     """Detect the hardware, measure the bundles, and install each model's first version.
 
-    If a first version cannot be installed, an alert is sent and its pipeline waits for the fleet.
+    Waits for child processes. If a first version cannot be installed, an alert is sent and its pipeline waits
+    for the fleet.
 
     Raises:
         EdgekitError: The hardware cannot be detected.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -42,7 +43,7 @@ SLOTS: tuple[SlotName, ...] = ("active", "previous")
 MIN_SOAK_S = 1.0
 """The shortest trial; with none at all, a version would fail at once for having too few frames."""
 TRIAL_S = 3600.0
-"""After its soak and this, a trial that still has too few frames to be judged fails."""
+"""After its soak and this, a trial with too few frames to be judged fails."""
 
 
 class Host(Protocol):
@@ -67,15 +68,17 @@ class Host(Protocol):
         """The state to report changed."""
 
 
+@dataclass
 class Trial:
-    """A new version on trial: since when every worker runs it, and its totals since then."""
+    """A version on trial: since when every worker runs it, and its totals since then."""
 
-    def __init__(self, baseline: TrialStats | None, guards: Guards, soak_s: float, now_s: float) -> None:
-        self.baseline, self.guards, self.soak_s = baseline, guards, soak_s
-        self.begun_s = now_s
-        self.live_s: float | None = None
-        self.observed = Totals()
-        self.crashes = 0
+    baseline: TrialStats | None
+    guards: Guards
+    soak_s: float
+    begun_s: float
+    live_s: float | None = None
+    observed: Totals = field(default_factory=Totals)
+    crashes: int = 0
 
     def measured(self) -> dict[str, float]:
         """Return the totals to report for a trial that its guards did not end."""
