@@ -19,7 +19,7 @@ class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``fetch``: the same, then fetch the bundle of ``model``: TUF metadata, manifest, and blobs of the variants
     that can run here, best first, up to ``max_bytes``.
     ``renew``: without ``certificate``, make a new key and return its signing request (``csr``); with the
-    fleet's ``certificate``, check it and replace both.
+    fleet's ``certificate`` and ``ca``, check and replace them.
     ``measure``: fetch the bundle of ``target`` into ``area`` and not into the slots' store.
     """
 
@@ -33,6 +33,7 @@ class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int = 0
     area: str = ""
     certificate: str = ""
+    ca: str = ""
     facts: Facts | None = None
     profile: Profile | None = None
     measured_ms: dict[str, float] = {}
@@ -92,4 +93,4 @@ class Enrolment(msgspec.Struct, frozen=True, tag="enrolment", kw_only=True):
     expires_unix_ms: int = 0
     """When the device's certificate ends."""
     renew_after_unix_ms: int = 0
-    """After two thirds of its lifetime."""
+    """30 days before, or after two thirds of a short lifetime."""

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 _TIMEOUT_S = 45.0
 _MAX_ANSWER_BYTES = 1 << 20
 _WRONG_CA = "the fleet's CA is not the one that the token pins"
+_RENEW_BEFORE_S = 30 * 86_400
+"""Renew this long before the end, at most; a certificate may be valid from long before it was issued."""
 
 
 def enroll(order: EnrollOrder) -> Enrolment:
@@ -86,25 +88,41 @@ def start_renewal(state_dir: Path, identity: Enrolment) -> str:
     return _csr(_key(state_dir / "identity" / "next.key"), identity.device)
 
 
-def finish_renewal(state_dir: Path, identity: Enrolment, certificate: str) -> int:
+def finish_renewal(state_dir: Path, identity: Enrolment, certificate: str, ca: str = "") -> int:
     """Check the certificate that answers ``start_renewal``, replace both, and return its expiry in Unix ms.
+
+    A renewed ``ca`` (PEM) of the same key replaces the trusted one; of another key it is refused.
 
     Raises:
         UsageError: No renewal was started.
-        TrustError: It is not from the fleet's CA, or not for this device and key.
+        TrustError: It is not from the fleet's CA, or not for this device and key, or the CA is another.
         StorageError: It cannot be stored; the old identity stays.
     """
     folder = state_dir / "identity"
     disk = LocalDisk()
     if disk.size(folder / "next.key") is None:
         raise UsageError("no renewal was started")
-    key, ca = _key(folder / "next.key"), disk.read(folder / "ca.crt") or b""
-    expires_ms, renew_ms = _check(certificate, ca.decode(), key, identity.device)
+    key, trusted = _key(folder / "next.key"), (disk.read(folder / "ca.crt") or b"").decode()
+    expires_ms, renew_ms = _check(certificate, trusted, key, identity.device)
+    if ca and ca != trusted:
+        _check_renewed_ca(ca, trusted)
+        replace_file(disk, folder / "ca.crt", ca.encode())
     replace_file(disk, folder / "next.crt", certificate.encode())
     put_in_place(state_dir)
     renewed = msgspec.structs.replace(identity, expires_unix_ms=expires_ms, renew_after_unix_ms=renew_ms)
     replace_file(disk, folder / "enrolment.json", msgspec.json.encode(renewed))
     return expires_ms
+
+
+def _check_renewed_ca(ca: str, trusted: str) -> None:
+    try:
+        new, old = (x509.load_pem_x509_certificate(pem.encode()) for pem in (ca, trusted))
+        new.verify_directly_issued_by(old)  # so key and name are the same
+        is_renewed = new.public_key() == old.public_key()
+    except (ValueError, TypeError, InvalidSignature) as cause:
+        raise TrustError(f"the fleet's renewed CA is not of the key that is trusted: {cause}") from cause
+    if not is_renewed:
+        raise TrustError("the fleet's renewed CA has another key than the one that is trusted")
 
 
 def _pin(token: str) -> str:
@@ -195,4 +213,4 @@ def _check(certificate: str, ca: str, key: ec.EllipticCurvePrivateKey, device: s
     if issued.public_key() != key.public_key() or names != [device]:
         raise TrustError(f"the certificate is for {names}, not for this device's key and name '{device}'")
     begins_s, ends_s = issued.not_valid_before_utc.timestamp(), issued.not_valid_after_utc.timestamp()
-    return int(ends_s * 1000), int((begins_s + (ends_s - begins_s) * 2 / 3) * 1000)
+    return int(ends_s * 1000), int((ends_s - min((ends_s - begins_s) / 3, _RENEW_BEFORE_S)) * 1000)

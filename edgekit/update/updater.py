@@ -98,7 +98,9 @@ class Job:
 
             if not self._request.certificate:
                 return UpdaterResult(csr=start_renewal(self._state_dir, self._identity))
-            expires = finish_renewal(self._state_dir, self._identity, self._request.certificate)
+            expires = finish_renewal(
+                self._state_dir, self._identity, self._request.certificate, self._request.ca
+            )
             return UpdaterResult(certificate_expires_unix_ms=expires)
         if self._request.kind == "measure":
             return self._bring_to_measure()

@@ -229,3 +229,24 @@ def test_a_renewal_that_was_cut_is_finished_by_the_next_start(enrolled, authorit
     ssl.create_default_context().load_cert_chain(folder / "device.crt", folder / "device.key")
     assert (folder / "device.crt").read_text() == pem
     assert not put_in_place(state_dir)
+
+
+def test_a_renewed_ca_of_the_same_key_is_taken_with_the_renewal(enrolled, authority):
+    state_dir, identity = enrolled
+    renewed = Authority()
+    renewed.key, renewed.name = authority.key, authority.name
+    renewed.certify()
+    pem = authority.sign(start_renewal(state_dir, identity), NAME)
+    finish_renewal(state_dir, identity, pem, renewed.pem)
+    assert (state_dir / "identity" / "ca.crt").read_text() == renewed.pem != authority.pem
+    assert (state_dir / "identity" / "device.crt").read_text() == pem
+
+
+def test_a_ca_of_another_key_is_never_taken(enrolled, authority):
+    """Whoever speaks as the fleet for a moment cannot make the device trust another authority."""
+    state_dir, identity = enrolled
+    pem = authority.sign(start_renewal(state_dir, identity), NAME)
+    stranger = Authority()  # the same name, another key
+    with pytest.raises(TrustError, match="renewed CA"):
+        finish_renewal(state_dir, identity, pem, stranger.pem)
+    assert (state_dir / "identity" / "ca.crt").read_text() == authority.pem

@@ -280,6 +280,10 @@ class Authority:
     def __init__(self, name: str = "fleet") -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self.certify()
+
+    def certify(self) -> None:
+        """Sign the CA's own certificate; a second time it is a renewal."""
         public = self.key.public_key()
         builder = self._builder(self.name, public)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)

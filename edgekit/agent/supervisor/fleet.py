@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 ENROLMENT_CHECK_S = 10.0
 RENEWAL_CHECK_S = 60.0
 RENEWAL_TIMEOUT_S = 30.0
+RENEWAL_PAUSE_S = 86_400.0
 ACCEPT_RETRY_S = 15.0
 
 
@@ -276,11 +277,16 @@ class FleetSide:
 
         self._jobs.submit(lambda: renew_certificate(self._state, now_ms, run_updater, ask), self._renewed)
 
-    def _renewed(self, outcome: UpdaterResult | EdgekitError) -> None:
+    def _may_renew(self) -> None:
         self._is_renewing = False
+
+    def _renewed(self, outcome: UpdaterResult | EdgekitError) -> None:
         if isinstance(outcome, UpdaterResult):
+            # Once a day at most: with a clock that is far ahead it seems due again at once.
+            self._reactor.after(RENEWAL_PAUSE_S, self._may_renew)
             self.enrolment = load_enrolment(self._state)
             logger.info("the device's certificate was renewed")
             return
+        self._may_renew()
         logger.error("the device's certificate cannot be renewed: %s", outcome)
         self._egress.alert("error", outcome.code, f"the certificate cannot be renewed: {outcome.message}")

@@ -22,7 +22,10 @@ def renew_certificate(state: Path, unix_ms: int, run: Run, ask: Ask) -> UpdaterR
     """
     signing = run(UpdaterRequest(kind="renew", state_dir=str(state), unix_ms=unix_ms))
     answer = ask({"csr": signing.csr})
-    certificate = answer.result.get("certificate") if isinstance(answer, Response) else None
-    if not isinstance(certificate, str):
+    result = answer.result if isinstance(answer, Response) else {}
+    certificate, ca = result.get("certificate"), result.get("ca", "")
+    if not isinstance(certificate, str) or not isinstance(ca, str):
         raise ProtocolError("the fleet's answer to a renewal has no certificate")
-    return run(UpdaterRequest(kind="renew", state_dir=str(state), certificate=certificate, unix_ms=unix_ms))
+    return run(
+        UpdaterRequest(kind="renew", state_dir=str(state), certificate=certificate, ca=ca, unix_ms=unix_ms)
+    )

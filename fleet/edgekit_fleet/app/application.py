@@ -53,5 +53,6 @@ def ui_parts(services: Services) -> UiParts:
         bus=services.bus,
         hooks=services.hooks,
         health=services.health,
+        warnings=services.warnings,
         is_tls=services.settings.url.startswith("https"),
     )

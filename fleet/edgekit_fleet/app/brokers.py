@@ -55,13 +55,14 @@ class Broker:
         }
 
     def disconnect(self, device: str) -> None:
-        """Close a device's connection at once; another broker than the embedded one is not told.
-
-        Raises:
-            LinkError: The embedded broker does not answer.
-        """
+        """Close a device's connection at once; another broker than the embedded one is not told."""
         if self.embedded is not None:
-            self.embedded.kicker.disconnect(device)
+            self.embedded.kicker.bar(device)
+
+    def disconnect_again(self, is_welcome: Callable[[str], bool]) -> None:
+        """Close connections that a device barred a moment ago may have got since."""
+        if self.embedded is not None:
+            self.embedded.kicker.again(is_welcome)
 
 
 def embedded_broker(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from edgekit.base.files import write_durably
 from edgekit.core import wire
 from edgekit.core.errors import EdgekitError
 from edgekit_fleet.app.brokers import Broker, embedded_broker, other_broker
+from edgekit_fleet.app.certificates import CertificateKeeper
 from edgekit_fleet.app.options import Options, Ports, close_to_others, is_loopback, url
 from edgekit_fleet.app.services import Services, Settings
 from edgekit_fleet.broker.commanding import Commanding
@@ -40,6 +43,7 @@ from edgekit_fleet.web.health import Health
 logger = logging.getLogger(__name__)
 
 KEEP_MS = 14 * 24 * 3600 * 1000
+RESTORED_SHOWN_MS = 30 * 24 * 3600 * 1000
 MAX_ROWS = 5_000_000
 _TICK_S = 5.0
 _TRIM_EVERY = 12
@@ -75,6 +79,7 @@ class Fleet:
         self.authority = Authority(data / "ca", self._facts.get(AUTHORITY))
         self._facts.set(AUTHORITY, self.authority.key_sha256)
         devices = Devices(database)
+        self.certificates = CertificateKeeper(self.authority, devices, unix_ms)
         self.broker = self._make_broker(data, devices)
         self.downlink = MqttDownlink(self.broker.access, self._session("fleet"), self._downlink_connected.set)
         self.services = self._make_services(data, database, devices)
@@ -109,17 +114,7 @@ class Fleet:
         commanding = self._make_commanding(database, hooks, bus)
         registry = RegistryService(data, database, bus)
         self._undo.callback(registry.stop)
-        rollouts = RolloutService(
-            database,
-            online_keys(data).desired,
-            registry.repository,
-            downlink=self.downlink,
-            commanding=commanding,
-            bus=bus,
-            hooks=hooks,
-            restored_ms=(self._facts.restored() or (0, 0))[1],
-        )
-        self._undo.callback(rollouts.stop)
+        rollouts = self._make_rollouts(data, database, registry, commanding, bus, hooks)
         measuring = MeasuringService(
             database, devices, registry.repository, commanding=commanding, bus=bus, hooks=hooks
         )
@@ -140,10 +135,34 @@ class Fleet:
             commanding=commanding,
             bus=bus,
             health=self.health,
+            certificates=self.certificates,
+            warnings=self.warnings,
             registry=registry,
             rollouts=rollouts,
             measuring=measuring,
         )
+
+    def _make_rollouts(
+        self,
+        data: Path,
+        database: Database,
+        registry: RegistryService,
+        commanding: Commanding,
+        bus: Bus,
+        hooks: Hooks,
+    ) -> RolloutService:
+        rollouts = RolloutService(
+            database,
+            online_keys(data).desired,
+            registry.repository,
+            downlink=self.downlink,
+            commanding=commanding,
+            bus=bus,
+            hooks=hooks,
+            restored_ms=(self._facts.restored() or (0, 0))[1],
+        )
+        self._undo.callback(rollouts.stop)
+        return rollouts
 
     def _make_commanding(self, database: Database, hooks: Hooks, bus: Bus) -> Commanding:
         commanding = Commanding(database, self.downlink, bus, unix_ms)
@@ -169,7 +188,7 @@ class Fleet:
 
     def _session(self, purpose: str) -> str:
         """Return an MQTT client id: the same at each start, and another fleet's differs."""
-        return f"edgekit-{purpose}-{self.authority.sha256[:12]}"
+        return f"edgekit-{purpose}-{self.authority.key_sha256[:12]}"
 
     def start(self) -> None:
         """Start broker, ingest and downlink.
@@ -177,6 +196,8 @@ class Fleet:
         Raises:
             LinkError: The broker does not start, or cannot be reached.
         """
+        if self.broker.embedded is not None and self.options.broker_tls == "on":
+            self.certificates.keep("broker", self.options.hosts, self._reload_broker)
         try:
             if self.broker.embedded is not None:
                 self._undo.callback(self.broker.embedded.stop)
@@ -228,6 +249,28 @@ class Fleet:
             return None
         return self.authority.server_files("http", self.options.hosts)
 
+    def keep_https(self, reload: Callable[[], None]) -> None:
+        """Renew the HTTP server's certificate in time; ``reload`` has the server read it again."""
+        self.certificates.keep("http", self.options.hosts, reload)
+
+    def _reload_broker(self) -> None:
+        if self.broker.embedded is not None:
+            self.broker.embedded.reload()
+        self.downlink.reload()
+
+    def warnings(self) -> list[str]:
+        """Return what an operator should know before anything else, one sentence each."""
+        return [*self._restored(), *self.certificates.warnings()]
+
+    def _restored(self) -> list[str]:
+        restored = self._facts.restored()
+        if restored is None or unix_ms() - restored[1] > RESTORED_SHOWN_MS:
+            return []
+        backup, back = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(at_ms / 1000)) for at_ms in restored)
+        lost = self.services.messages.lost_since(restored[1])
+        what = f"{lost.messages} messages acknowledged in between are lost, of {lost.devices} devices so far"
+        return [f"On {back} UTC a backup of {backup} UTC was restored. {what}."]
+
     def _answer_requests(self) -> None:
         """Answer the requests of devices that no part of its own answers."""
         requests = self.services.hooks.requests
@@ -251,9 +294,11 @@ class Fleet:
                     self._downlink_connected.clear()
                     services.rollouts.desired.publish_all()
                 services.commanding.send_again()
+                self.broker.disconnect_again(services.devices.is_welcome)
                 if rounds % _TRIM_EVERY == 0:
+                    self.certificates.check()
                     services.messages.trim(unix_ms() - KEEP_MS, max_rows=MAX_ROWS)
-            except EdgekitError:
+            except (EdgekitError, OSError):
                 logger.exception("housekeeping failed; trying again")
             rounds += 1
 

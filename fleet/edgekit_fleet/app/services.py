@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from edgekit_fleet.app.certificates import CertificateKeeper
 from edgekit_fleet.broker.commanding import Commanding
 from edgekit_fleet.broker.downlink import Downlink
 from edgekit_fleet.identity.authority import Authority
@@ -70,6 +71,8 @@ class Services:
     commanding: Commanding
     bus: Bus
     health: Callable[[], Health]
+    certificates: CertificateKeeper
+    warnings: Callable[[], list[str]]
     registry: RegistryService
     rollouts: RolloutService
     measuring: MeasuringService

@@ -111,6 +111,18 @@ def render(parts: Services) -> str:
         ("rows", "gauge", "Rows stored, by table.", _labelled("table", parts.messages.counts())),
         ("ingest_total", "counter", "What ingest counted.", _labelled("what", state.counters)),
         ("broker_up", "gauge", "Whether the broker is connected.", {"": int(state.is_connected)}),
+        (
+            "device_certificates",
+            "gauge",
+            "Devices whose certificate ends within three weeks, or has ended.",
+            _labelled("state", parts.certificates.devices()),
+        ),
+        (
+            "certificate_end_seconds",
+            "gauge",
+            "When a certificate of the fleet ends, Unix time.",
+            _labelled("of", {name: end // 1000 for name, end in parts.certificates.ends_ms().items()}),
+        ),
         ("broker_restarts_total", "counter", "Restarts of the embedded broker.", {"": state.broker_restarts}),
     ]
     lines: list[str] = []

@@ -57,6 +57,10 @@ class MqttDownlink:
         """Disconnect; safe twice."""
         self._link.stop()
 
+    def reload(self) -> None:
+        """Use a renewed certificate from the next connection on."""
+        self._link.reload()
+
     def publish(self, device: str, leaf: str, body: bytes, *, retain: bool = False) -> None:
         """Send ``body`` on a device's topic ``down/<leaf>``; see ``Downlink``."""
         self._link.publish(wire.down(device, leaf), body, qos=_QOS[leaf], retain=retain)

@@ -121,6 +121,15 @@ class EmbeddedBroker:
         if self._thread.is_alive():
             self._thread.join(STOP_S + 5)
 
+    def reload(self) -> None:
+        """Have it read its certificate again, without a restart.
+
+        It closes the connections of devices, as at every reload where a callout decides who may connect; they
+        come back within seconds.
+        """
+        if (pid := self.pid) is not None:
+            os.kill(pid, signal.SIGHUP)
+
     def is_healthy(self) -> bool:
         """Say whether its health check passes."""
         connection = http.client.HTTPConnection("127.0.0.1", self._http_port, timeout=2)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import http.client
 import logging
 import socket
+import time
+from collections.abc import Callable
 from urllib.parse import quote
 
 import msgspec
@@ -21,6 +23,7 @@ logger = logging.getLogger(__name__)
 SYSTEM_USER = "edgekit-system"
 _TIMEOUT_S = 5.0
 _MAX_LINE_BYTES = 64 << 10
+_REPEAT_S = 30.0
 
 
 class _Connection(msgspec.Struct):
@@ -43,6 +46,29 @@ class Kicker:
 
     def __init__(self, nats_port: int, http_port: int, password: str) -> None:
         self._nats_port, self._http_port, self._password = nats_port, http_port, password
+        self._barred: dict[str, float] = {}
+
+    def bar(self, client_id: str) -> None:
+        """Close a client's connections now; ``again`` repeats it, so that none slips through.
+
+        A client that was admitted a moment before may not be listed yet, and the broker may be restarting.
+        """
+        self._barred[client_id] = time.monotonic() + _REPEAT_S
+        self._close(client_id)
+
+    def again(self, is_welcome: Callable[[str], bool]) -> None:
+        """Close the connections of clients barred in the last half minute; call it every few seconds."""
+        for client_id, until_s in list(self._barred.items()):
+            if is_welcome(client_id) or (self._close(client_id) and time.monotonic() > until_s):
+                self._barred.pop(client_id, None)
+
+    def _close(self, client_id: str) -> bool:
+        try:
+            self.disconnect(client_id)
+        except LinkError as cause:
+            logger.warning("%s; trying again", cause)
+            return False
+        return True
 
     def disconnect(self, client_id: str) -> int:
         """Close every connection of an MQTT client; return how many there were.

@@ -118,8 +118,9 @@ class MqttLink:
         if access.user:
             self._client.username_pw_set(access.user, access.password)
         self._host, self._port, is_tls = access.address()
-        if is_tls:
-            self._client.tls_set_context(_tls(access))
+        self._tls = _tls(access) if is_tls else None
+        if self._tls is not None:
+            self._client.tls_set_context(self._tls)
 
     @property
     def is_connected(self) -> bool:
@@ -145,6 +146,11 @@ class MqttLink:
         self._client.disconnect()
         self._client.loop_stop()
         self._connected.clear()
+
+    def reload(self) -> None:
+        """Use the renewed files of ``access`` from the next connection on."""
+        if self._tls is not None and self._access.certificate is not None:
+            self._tls.load_cert_chain(self._access.certificate, self._access.key)
 
     def publish(self, topic: str, body: bytes, *, qos: int, retain: bool) -> None:
         """Send without waiting; without a connection, or with a full queue, the message is dropped."""

@@ -18,6 +18,8 @@ from edgekit.core.errors import ConfigError, StorageError
 from edgekit_fleet.cli.target import ADDRESS_FILE
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from edgekit_fleet.app.compose import Fleet
     from edgekit_fleet.app.options import Options
 
@@ -72,6 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
                     listener,
                     fleet.server_files(),
                     stops,
+                    keep_certificate=fleet.keep_https,
                     is_ready=lambda: _announce(fleet, address_file, is_json=arguments.json),
                     at_stop=fleet.services.bus.close,
                 )
@@ -148,6 +151,7 @@ def _serve(
     files: tuple[Path, Path] | None,
     stops: _Stops,
     *,
+    keep_certificate: Callable[[Callable[[], None]], None],
     is_ready: Callable[[], None],
     at_stop: Callable[[], None],
 ) -> None:
@@ -169,7 +173,27 @@ def _serve(
             at_stop()  # else live streams delay the shutdown
             await super().shutdown(sockets)
 
-    config = uvicorn.Config(
+    config = _config(app, files)
+    server = Server(config)
+    if files is not None:
+        certificate, key = files
+        config.load()
+        context = config.ssl
+        assert context is not None
+        keep_certificate(lambda: context.load_cert_chain(certificate, key))
+
+    def stop() -> None:
+        server.should_exit = True
+
+    stops.then = stop
+    if not stops.asked:
+        server.run(sockets=[listener])
+
+
+def _config(app: Any, files: tuple[Path, Path] | None) -> uvicorn.Config:
+    import uvicorn
+
+    return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
@@ -180,14 +204,6 @@ def _serve(
         ssl_certfile=str(files[0]) if files else None,
         ssl_keyfile=str(files[1]) if files else None,
     )
-    server = Server(config)
-
-    def stop() -> None:
-        server.should_exit = True
-
-    stops.then = stop
-    if not stops.asked:
-        server.run(sockets=[listener])
 
 
 @contextlib.contextmanager

@@ -1,7 +1,11 @@
 """The fleet's certificate authority: one P-256 key, server certificates, device certificates.
 
 A device's certificate names it (CN, and the URI ``urn:edgekit:device:<id>``) and is valid for client
-authentication only, for 90 days. The CA lives ten years; its key never leaves the data folder.
+authentication only, for 90 days. The CA lives ten years and is renewed, with the same key, long before its
+end; the key never leaves the data folder.
+
+Clocks are not trusted: every certificate is valid from ``FLOOR`` on, so that a device whose clock is slow, or
+a fleet manager whose clock was a year ahead for an hour, locks nobody out.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from edgekit.base.clock import FLOOR_UNIX_MS
 from edgekit.base.files import write_durably
 from edgekit.core.errors import ConfigError, EnrollError
 
@@ -27,8 +32,8 @@ SERVER_DAYS = 397
 CA_DAYS = 3650
 URN = "urn:edgekit:device:"
 MAX_CSR_BYTES = 16 << 10
-_SKEW = dt.timedelta(hours=1)
-"""Certificates are valid from this much in the past, because a device's clock may be slow."""
+FLOOR = dt.datetime.fromtimestamp(FLOOR_UNIX_MS / 1000, dt.timezone.utc)
+"""Every certificate is valid from then on: earlier than this software, so no right clock is before it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Authority:
         if not isinstance(loaded, ec.EllipticCurvePrivateKey):
             raise ConfigError(f"{key_path}: not an EC key", hint="restore ca.key from a backup")
         self._key = loaded
+        self.renew()
         if trusted_key and self.key_sha256 != trusted_key:
             raise ConfigError(
                 f"{folder}: not the CA that this fleet's devices trust; none of them could connect",
@@ -104,6 +110,31 @@ class Authority:
         """SHA-256 of the CA's public key: it stays the same when the certificate is renewed."""
         return key_sha256(self._key.public_key())
 
+    def renew(self) -> bool:
+        """Renew the CA's certificate in the last third of its life; return whether it was renewed.
+
+        Key and name stay, so old and new certificate verify what either has signed. Devices get the new one
+        with their next renewal, years before the old one ends.
+        """
+        if self._certificate.not_valid_after_utc - _now() > dt.timedelta(days=CA_DAYS / 3):
+            return False
+        self._certificate = _self_signed(self._key, self._certificate.subject)
+        write_durably(self.certificate_path, _pem(self._certificate))
+        return True
+
+    @property
+    def expires_ms(self) -> int:
+        """When the CA's certificate ends, in Unix milliseconds."""
+        return _ms(self._certificate.not_valid_after_utc)
+
+    def server_expires_ms(self, name: str) -> int | None:
+        """Return when the certificate of ``server_files`` ends, in Unix milliseconds; None without one."""
+        try:
+            pem = (self._folder / f"{name}.crt").read_bytes()
+            return _ms(x509.load_pem_x509_certificate(pem).not_valid_after_utc)
+        except (OSError, ValueError):
+            return None
+
     def server_files(self, name: str, hosts: Sequence[str]) -> tuple[Path, Path]:
         """Issue a fresh server certificate and return the paths of (certificate, key).
 
@@ -116,35 +147,45 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [_general_name(host) for host in dict.fromkeys(hosts)]
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        certificate = self._sign(name, key.public_key(), SERVER_DAYS, names, usages)
+        life = dt.timedelta(days=SERVER_DAYS)
+        ends = max(_now() + life, _at(self.server_expires_ms(name) or 0))
+        certificate = self._sign(name, key.public_key(), ends, names, usages)
         key_path, certificate_path = self._folder / f"{name}.key", self._folder / f"{name}.crt"
         write_durably(key_path, _key_pem(key), mode=0o600)
         write_durably(certificate_path, _pem(certificate))
         return certificate_path, key_path
 
-    def issue(self, public: ec.EllipticCurvePublicKey, device: str) -> Issued:
-        """Issue a device's certificate for a key; ``read_csr`` has proved that the device holds it."""
+    def issue(self, public: ec.EllipticCurvePublicKey, device: str, as_of_ms: int = 0) -> Issued:
+        """Issue a device's certificate for a key; ``read_csr`` has proved that the device holds it.
+
+        Args:
+            public: The device's key.
+            device: Its name.
+            as_of_ms: The clock is not before this, whatever it says (Unix milliseconds).
+        """
+        now = max(_now(), _at(as_of_ms))
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(f"{URN}{device}")]
-        certificate = self._sign(device, public, DEVICE_DAYS, names, [ExtendedKeyUsageOID.CLIENT_AUTH])
+        ends = now + dt.timedelta(days=DEVICE_DAYS)
+        certificate = self._sign(device, public, ends, names, [ExtendedKeyUsageOID.CLIENT_AUTH])
         return Issued(
             pem=_pem(certificate).decode(),
             serial=f"{certificate.serial_number:x}",
             key_sha256=key_sha256(public),
-            issued_ms=int(certificate.not_valid_before_utc.timestamp() * 1000),
-            expires_ms=int(certificate.not_valid_after_utc.timestamp() * 1000),
+            issued_ms=_ms(now),
+            expires_ms=_ms(certificate.not_valid_after_utc),
         )
 
     def _sign(
         self,
         name: str,
         public: ec.EllipticCurvePublicKey,
-        days: int,
+        ends: dt.datetime,
         names: Sequence[x509.GeneralName],
         usages: Sequence[x509.ObjectIdentifier],
     ) -> x509.Certificate:
         ca = self._key.public_key()
         return (
-            _builder(name, self._certificate.subject, public, days)
+            _builder(_named(name), self._certificate.subject, public, ends)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
@@ -199,13 +240,13 @@ def key_sha256(public: ec.EllipticCurvePublicKey) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
-def _self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+def _self_signed(key: ec.EllipticCurvePrivateKey, subject: x509.Name | None = None) -> x509.Certificate:
     public = key.public_key()
     # A unique name, so that the CAs of two fleets cannot be confused.
     name = f"edgekit fleet CA {key_sha256(public)[:8]}"
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    subject = subject or _named(name)
     return (
-        _builder(name, subject, public, CA_DAYS)
+        _builder(subject, subject, public, _now() + dt.timedelta(days=CA_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
@@ -213,18 +254,34 @@ def _self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     )
 
 
+def _named(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _now() -> dt.datetime:
+    """Return the time; a clock in 1970 counts as ``FLOOR``."""
+    return max(dt.datetime.now(dt.timezone.utc), FLOOR)
+
+
+def _ms(moment: dt.datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def _at(unix_ms: int) -> dt.datetime:
+    return dt.datetime.fromtimestamp(unix_ms / 1000, dt.timezone.utc)
+
+
 def _builder(
-    name: str, issuer: x509.Name, public: ec.EllipticCurvePublicKey, days: int
+    subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey, ends: dt.datetime
 ) -> x509.CertificateBuilder:
-    now = dt.datetime.now(dt.timezone.utc)
     return (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _SKEW)
-        .not_valid_after(now + dt.timedelta(days=days))
+        .not_valid_before(FLOOR)
+        .not_valid_after(ends)
     )
 
 

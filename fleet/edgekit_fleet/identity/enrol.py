@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgekit.core import wire
 from edgekit.core.errors import EnrollError
@@ -71,8 +72,7 @@ class Enrolment:
             self._journal.add("enrolled", device, now_ms)
             hardware = msgspec.json.encode(request.hardware).decode() if request.hardware else None
             self._devices.enroll(device, now_ms, hardware)
-            issued = self._authority.issue(public, device)
-            self._record(device, issued)
+            issued = self._issue(public, device)
             self._tokens.use_claim(claim, key, device, now_ms)
         return device, issued.pem, True
 
@@ -85,16 +85,10 @@ class Enrolment:
         public = read_csr(csr)
         if not self._devices.is_welcome(device):
             raise EnrollError(f"device {device} is not enrolled, or is revoked")
-        issued = self._authority.issue(public, device)
-        self._record(device, issued)
-        return issued.pem
+        return self._issue(public, device).pem
 
     def revoke(self, device: str, now_ms: int) -> bool:
-        """Bar a device from connecting, and close its connection; return False if there is no such device.
-
-        Raises:
-            LinkError: It is barred, but the broker did not close its connection.
-        """
+        """Bar a device from connecting, and close its connection; return False if there is no such device."""
         if not self._devices.exists(device):
             return False
         self._journal.add("revoked", device, now_ms)
@@ -114,7 +108,8 @@ class Enrolment:
             raise EnrollError(f"device {device} is revoked")
         return self._devices.certificate(device, key, now_ms) or self.renew(device, csr)
 
-    def _record(self, device: str, issued: Issued) -> None:
+    def _issue(self, public: ec.EllipticCurvePublicKey, device: str) -> Issued:
+        issued = self._authority.issue(public, device, self._devices.last_issued_ms())
         self._devices.add_certificate(
             device,
             serial=issued.serial,
@@ -123,6 +118,7 @@ class Enrolment:
             expires_ms=issued.expires_ms,
             pem=issued.pem,
         )
+        return issued
 
     def _free_id(self, requested: str) -> str:
         """Return the requested id if it is valid and free, else one that begins with it."""

@@ -195,11 +195,13 @@ class Repository:
         """Sign a snapshot and a timestamp of the current targets.
 
         Versions follow the clock where they can: a fleet restored from a backup does not fall
-        behind what devices have seen.
+        behind what devices have seen. A clock that went back, to 1970 perhaps, stands still here: else
+        devices would find everything expired.
         """
         targets = rows.metadata(sql, "targets")
         if targets is None:
             raise ConfigError("no targets to sign for")
+        now_ms = max(now_ms, _signed_ms(rows.metadata(sql, "timestamp")))
         version = max(rows.newest_version(sql, "snapshot") + 1, now_ms // 1000)
         snapshot = trust.make_snapshot(targets, version, self._keys, now_ms)
         rows.add_metadata(sql, "snapshot", version, snapshot)
@@ -240,6 +242,11 @@ def open_repository(data: Path, database: Database) -> Repository:
         StorageError: The folder cannot be written.
     """
     return Repository(database, Blobs(data / "blobs"), online_keys(data), unix_ms)
+
+
+def _signed_ms(timestamp: bytes | None) -> int:
+    """Return when a timestamp was signed, in Unix milliseconds; 0 for none."""
+    return 0 if timestamp is None else trust.expires_unix_ms(timestamp) - _ONLINE_LIFE_MS
 
 
 def _check_follows(view: trust.TargetsView, version: int, before: Mapping[str, trust.Target]) -> None:

@@ -42,6 +42,10 @@ _MIGRATIONS = [
     CREATE INDEX certificate_device ON certificate (device);
     """,
     "CREATE INDEX certificate_key ON certificate (key_sha256)",
+    """
+    CREATE INDEX certificate_issued ON certificate (issued_ms);
+    CREATE TABLE barred_certificate (serial TEXT PRIMARY KEY, expires_ms INTEGER NOT NULL) WITHOUT ROWID;
+    """,
 ]
 
 
@@ -149,6 +153,24 @@ class Devices:
                 (device, key_sha256, now_ms),
             ).fetchone()
         return None if row is None else str(row["pem"])
+
+    def ending(self, before_ms: int) -> dict[str, int]:
+        """Return the devices, by id, whose newest certificate ends before a time, and when it ends.
+
+        The first to end is first. Revoked devices are left out.
+        """
+        with self._database.read() as sql:
+            rows = sql.execute(
+                "SELECT device, max(expires_ms) AS ends_ms FROM certificate JOIN device ON device.id = device"
+                " WHERE state = 'approved' GROUP BY device HAVING ends_ms < ? ORDER BY ends_ms, device",
+                (before_ms,),
+            )
+            return {row["device"]: row["ends_ms"] for row in rows}
+
+    def last_issued_ms(self) -> int:
+        """Return when the newest certificate was issued; a clock before that is slow."""
+        with self._database.read() as sql:
+            return int(sql.execute("SELECT coalesce(max(issued_ms), 0) FROM certificate").fetchone()[0])
 
     def of_key(self, key_sha256: str) -> str | None:
         """Return the device that a certificate for this key was issued to last; None if there is none."""

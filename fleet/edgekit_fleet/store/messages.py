@@ -111,6 +111,14 @@ class Committed:
     lost: int = 0
 
 
+@dataclass(frozen=True)
+class Lost:
+    """Messages that were acknowledged and are lost, and the number of devices that sent them."""
+
+    messages: int
+    devices: int
+
+
 class Messages:
     """Writes the durable messages of one database; ``store.metrics`` reads them."""
 
@@ -166,6 +174,17 @@ class Messages:
         with self._database.read() as sql:
             rows = sql.execute("SELECT boot, watermark FROM outbox WHERE device = ?", (device,)).fetchall()
         return {row["boot"]: int(row["watermark"]) for row in rows}
+
+    def lost_since(self, restored_ms: int) -> Lost:
+        """Return what the restore of a backup is known to have lost, from the gaps recorded since then."""
+        with self._database.read() as sql:
+            row = sql.execute(
+                "SELECT coalesce(sum(json_extract(body, '$.last') - json_extract(body, '$.first') + 1), 0),"
+                " count(DISTINCT device) FROM event"
+                " WHERE kind = 'gap' AND arrived_ms >= ? AND json_extract(body, '$.reason') LIKE ?",
+                (restored_ms, f"{RESTORED}%"),
+            ).fetchone()
+        return Lost(*row)
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows by table: ``metrics``, ``events``, ``refused``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -153,6 +154,7 @@ def detail(
         events=[happening(event) for event in events],
         older=events[-1].id if len(events) == EVENTS else None,
         is_first=before is None,
+        certificate_ends=_day(site.parts.devices.certificates(device)),
         commands=site.parts.commanding.of_device(device)[:6],
         spans=SPANS_S,
         span=span if span in SPANS_S else "15m",
@@ -197,6 +199,13 @@ def command(site: Pages, device: str, form: Form) -> Response:
     args = {name: form[name] for name in _ARGUMENTS[kind] if form.get(name)}
     site.parts.commanding.command(device, kind, args)
     return RedirectResponse(f"/devices/{device}", 303)
+
+
+def _day(certificates: list[dict[str, Any]]) -> str:
+    """Return the day on which the newest certificate ends; empty without one."""
+    if not certificates:
+        return ""
+    return time.strftime("%Y-%m-%d", time.gmtime(certificates[0]["expires_ms"] / 1000))
 
 
 def _known(site: Site, device: str) -> Device:

@@ -34,7 +34,13 @@ class _Summary:
 @router.get("/", dependencies=[Viewer])
 def show(request: Request, site: Pages) -> Response:
     """Show the fleet as a whole."""
-    return site.page(request, "overview.html", summary=_summary(site), health=site.parts.health())
+    return site.page(
+        request,
+        "overview.html",
+        summary=_summary(site),
+        health=site.parts.health(),
+        warnings=site.parts.warnings(),
+    )
 
 
 def _summary(site: Site) -> _Summary:

@@ -53,6 +53,7 @@ class UiParts:
     bus: Bus
     hooks: Hooks
     health: Callable[[], Health]
+    warnings: Callable[[], list[str]]
     is_tls: bool
 
 
