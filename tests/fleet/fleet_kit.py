@@ -99,12 +99,13 @@ class RunningFleet:
 
     def _appoint_publisher(self):
         """Give the fleet a root of trust at its first start: without one it enrols no device."""
-        if (self.data / "publisher").exists():
+        folder = self.data.with_name(f"{self.data.name}-publisher")
+        if folder.exists():
             return
         ca = Path(self.ready["ca"]) if self.ready["ca"] else None
         token = self.client.headers["Authorization"].removeprefix("Bearer ")
         registry = RemoteRegistry(FleetClient(self.ready["url"], token, ca))
-        self.keyring = Keyring.make(self.data / "publisher", registry.online_keys(), unix_ms())
+        self.keyring = Keyring.make(folder, registry.online_keys(), unix_ms())
         publisher.install_root(self.keyring, registry, unix_ms())
 
     def kill(self):

@@ -188,7 +188,7 @@ def test_after_a_restore_every_device_goes_on_and_the_hole_is_counted_exactly(tm
     assert head.devices == 1
     done = restore(tmp_path / "backup", tmp_path / "2", unix_ms(), passphrase=WORD)
     assert done.head == head
-    shutil.copytree(tmp_path / "1" / "publisher", tmp_path / "2" / "publisher")
+    shutil.copytree(tmp_path / "1-publisher", tmp_path / "2-publisher")
     with LocalFleet(tmp_path / "2") as fleet:
         services = fleet.fleet.services
         stored = services.messages.watermark("a", "boot-1")
