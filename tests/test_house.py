@@ -17,6 +17,7 @@ OWNERS = {
         "edgekit_fleet.identity",
         "edgekit_fleet.registry",
         "edgekit_fleet.broker",
+        "edgekit_fleet.simulator.identities",
     ),
     "cv2": ("edgekit.pipeline.pre", "edgekit_optimize.data", "edgekit_optimize.zoo"),
     "jinja2": ("edgekit_fleet.ui.site",),

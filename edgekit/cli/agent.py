@@ -120,6 +120,8 @@ def status_text(document: dict[str, Any]) -> str:
     from edgekit.cli.run import broker_text
 
     link = "connected" if document["link"]["connected"] else f"not connected: {document['link']['problem']}"
+    if refusal := document["link"].get("refusal"):
+        link += f"; the fleet refused a message: {refusal}"
     who = f"{document['device'] or 'this device'} ({document['profile'] or 'no profile yet'})"
     lines = [
         f"{who}, {link}, desired {document['desired']}, up {document['uptime_s']:.0f} s",

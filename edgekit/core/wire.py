@@ -414,11 +414,17 @@ class RawBatch(msgspec.Struct, frozen=True, kw_only=True):
     lowest: int = 0
 
 
-class Ack(msgspec.Struct, frozen=True):
-    """``down/ack``: the fleet has committed every message of this boot up to ``watermark``."""
+class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``down/ack``: the fleet has committed every message of this boot up to ``watermark``.
+
+    ``delay_ms``: how far behind the fleet is; sending again earlier would only add to it. ``refused``: why
+    messages of this device could not be used.
+    """
 
     boot: str
     watermark: int
+    delay_ms: int = 0
+    refused: tuple[str, ...] = ()
 
 
 # -- Requests and commands

@@ -115,6 +115,11 @@ class Link:
             return ""
         return f"{self._address.destination}: {self._connection.problem or 'not connected yet'}"
 
+    @property
+    def refusal(self) -> str:
+        """Why the fleet could not use a message, the last time; empty if it never was so."""
+        return self._sender.refusal
+
     def report(self) -> None:
         """Send ``up/reported`` soon (or on connect)."""
         self._wants["reported"] = True

@@ -31,6 +31,7 @@ class RetryTimer:
         self._smoothed_s = self._deviation_s = 0.0
         self._doublings = 0
         self._estimate_s = min_s
+        self._announced_s = 0.0
         self.wait_s = min_s
         """The current wait in seconds: ``min_s`` to ``1.5 * MAX_S``."""
 
@@ -45,6 +46,12 @@ class RetryTimer:
         self._estimate_s = self._smoothed_s + max(_MARGIN_S, _DEVIATIONS * self._deviation_s)
         self.reset()
 
+    def announced(self, delay_s: float) -> None:
+        """Wait at least as long as the fleet says that it is behind."""
+        if delay_s + self._announced_s > 0:
+            self._announced_s = delay_s
+            self._draw()
+
     def double(self) -> None:
         """Double the wait: nothing was acknowledged in time."""
         self._doublings = min(self._doublings + 1, 16)
@@ -56,5 +63,6 @@ class RetryTimer:
         self._draw()
 
     def _draw(self) -> None:
-        wait_s = min(max(self._estimate_s, self._min_s) * 2.0**self._doublings, MAX_S)
+        estimate_s = max(self._estimate_s, self._min_s, self._announced_s + _MARGIN_S)
+        wait_s = min(estimate_s * 2.0**self._doublings, MAX_S)
         self.wait_s = wait_s * (1.0 + _JITTER * self._random())

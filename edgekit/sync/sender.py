@@ -1,5 +1,6 @@
 """Decides which batches to send when: a bounded window, repeated from the watermark when it stalls."""
 
+import logging
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -7,6 +8,8 @@ import msgspec
 from edgekit.core import wire
 from edgekit.sync.outbox import Cursor, Outbox, Parcel
 from edgekit.sync.retry_timer import RetryTimer
+
+logger = logging.getLogger(__name__)
 
 WINDOW = 20
 Packed = tuple[str, bytes, list[bytes]]
@@ -42,7 +45,11 @@ class Sender:
         self._progress_ns = 0
         self._is_probing = self._probe_answered = False
         self._boot = outbox.boot
-        self.counters = dict.fromkeys(("batches", "messages", "stalls", "repeated", "acks", "bad_acks"), 0)
+        self.refusal = ""
+        """Why the fleet could not use a message of this device; the last one."""
+        self.counters = dict.fromkeys(
+            ("batches", "messages", "stalls", "repeated", "acks", "bad_acks", "refused"), 0
+        )
 
     def connected(self, now_ns: int) -> None:
         """Restart from the watermark; what is queued now is historical."""
@@ -62,6 +69,13 @@ class Sender:
 
     def acknowledged(self, ack: wire.Ack, now_ns: int) -> None:
         """Process the fleet's watermark."""
+        for reason in ack.refused:
+            self.refusal = reason[:500]
+            self.counters["refused"] += 1
+            logger.warning("the fleet refused a message: %s", self.refusal)
+        self._timer.announced(ack.delay_ms / 1000)
+        if not ack.boot:  # only a refusal
+            return
         before = self._outbox.watermark
         if not self._outbox.acknowledge(ack.boot, ack.watermark):
             self.counters["bad_acks"] += 1

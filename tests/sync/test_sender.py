@@ -341,3 +341,24 @@ def test_whatever_is_late_or_lost_everything_arrives_and_the_window_holds(delays
             clock.advance(0.5)
         assert device.outbox.watermark == device.outbox.last_seq == 300
         device.outbox.close()
+
+
+def test_a_device_waits_as_long_as_the_fleet_says_it_is_behind(tmp_path):
+    """With no delay measured yet: ten thousand that reconnect would else all repeat after three seconds."""
+    clock = FakeClock()
+    device = Device(tmp_path, clock)
+    device.put(1, 2)
+    device.sender.acknowledged(wire.Ack(device.outbox.boot, 0, 60_000), clock.monotonic_ns())
+    device.take()
+    assert device.sender.next_look_s(clock.monotonic_ns()) == 61.0
+    device.sender.acknowledged(wire.Ack(device.outbox.boot, 1), clock.monotonic_ns())
+    assert device.sender.next_look_s(clock.monotonic_ns()) == MIN_S
+
+
+def test_what_the_fleet_refused_is_kept_with_its_reason_and_counted(tmp_path):
+    clock = FakeClock()
+    device = Device(tmp_path, clock)
+    device.sender.acknowledged(wire.Ack("", 0, refused=("reported: no", "over quota")), 0)
+    assert device.sender.refusal == "over quota"
+    assert device.sender.counters["refused"] == 2
+    assert device.sender.counters["bad_acks"] == 0

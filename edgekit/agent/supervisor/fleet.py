@@ -105,10 +105,11 @@ class FleetSide:
             self._link.stop()
 
     def link_state(self) -> dict[str, Any]:
-        """Return whether the link is up, why not, and its counters."""
+        """Return whether the link is up, why not, what the fleet refused last, and its counters."""
         if (link := self._link) is None:
-            return {"connected": False, "problem": self._problem}
-        return {"connected": link.is_connected, "problem": link.problem, **link.counters()}
+            return {"connected": False, "problem": self._problem, "refusal": ""}
+        state = {"connected": link.is_connected, "problem": link.problem, "refusal": link.refusal}
+        return state | link.counters()
 
     def report(self) -> None:
         """Send the reported state soon."""

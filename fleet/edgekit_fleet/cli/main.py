@@ -47,6 +47,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "bring a bundle to devices in waves",
         "edgekit-fleet rollout create --model person-detect --version 3.2.0 --data ./fleet-data",
     ),
+    "simulate": (
+        "edgekit_fleet.cli.simulate",
+        "run thousands of simulated devices against a fleet",
+        "edgekit-fleet simulate --devices 100 --seconds 30 --data ./fleet-data",
+    ),
 }
 
 

@@ -16,7 +16,9 @@ from typing import Any, Protocol
 
 from edgekit.core import wire
 from edgekit.core.errors import EdgekitError, ProtocolError, StorageError
+from edgekit_fleet.ingest import claims
 from edgekit_fleet.ingest.ports import Answer, Parts
+from edgekit_fleet.ingest.quota import BYTES_PER_S, MESSAGES_PER_S, Quota
 from edgekit_fleet.store.messages import MAX_SEQ, Arrived, Committed, Refused, kind_of
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,10 @@ logger = logging.getLogger(__name__)
 MAX_ITEMS = 10_000
 REQUEST_LIFE_MS = 60_000
 MAX_BOOT = 128
+MAX_DELAY_MS = 180_000
+OVER_QUOTA = f"over quota: more than {MESSAGES_PER_S:g} messages or {BYTES_PER_S:g} bytes a second"
+MAX_REASONS = 4
+MAX_REASON = 200
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,10 @@ class _Pull:
     states: list[tuple[Message, str, wire.Birth | wire.Reported]] = field(default_factory=list)
     requests: list[tuple[str, wire.Request, int]] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
+    """Those of its senders that are enrolled."""
+    over_quota: Counter[str] = field(default_factory=Counter)
+    """Messages that were dropped, by device."""
 
     def refuse(self, message: Message, reason: ProtocolError) -> None:
         """Keep a message that cannot be used, for diagnosis."""
@@ -89,6 +99,8 @@ class Intake:
         self.present_since_ms = 0
         """When the broker started: earlier births say nothing about which devices are connected now."""
         self.counters: Counter[str] = Counter()
+        self._delay_ms = 0
+        self._quota = Quota()
 
     def take(self, messages: Sequence[Message]) -> None:
         """Process messages; when this returns, they may be acknowledged to the broker.
@@ -101,18 +113,21 @@ class Intake:
             stored = self._store(pull)
             self._count(messages, pull, stored)
             self._notify(stored)
-            for (device, boot), watermark in self._watermarks(pull, stored).items():
-                self._services.downlink.publish(device, "ack", wire.encode(wire.Ack(boot, watermark)))
+            self._acknowledge(pull, stored)
             for device, request, arrived_ms in pull.requests:
                 self._answer(device, request, arrived_ms)
 
     def _decode(self, messages: Sequence[Message]) -> _Pull:
         pull = _Pull()
         known = self._services.devices.known({_sender(message) for message in messages})
+        pull.known, now_ms = known, self._now_ms()
         for message in messages:
+            if not self._quota.allows(sender := _sender(message), len(message.payload), now_ms):
+                pull.over_quota[sender] += 1
+                continue
             try:
                 _sort(pull, message, known)
-            except ProtocolError as cause:  # noqa: PERF203 - each message is judged alone
+            except ProtocolError as cause:
                 pull.refuse(message, cause)
         return pull
 
@@ -162,7 +177,11 @@ class Intake:
         sent = sum(batch.count for batch in pull.batches)
         kept = sum(len(outbox.records) for outbox in stored.committed)
         self.counters.update(
-            messages=len(messages), refused=len(pull.refused), records=kept, repeated=sent - kept
+            messages=len(messages),
+            refused=len(pull.refused),
+            records=kept,
+            repeated=sent - kept,
+            over_quota=pull.over_quota.total(),
         )
         for outbox in stored.committed:
             if outbox.lost:
@@ -195,6 +214,18 @@ class Intake:
     def _failed(self, hook: Callable[..., Any], cause: Exception) -> None:
         self.counters["hook_failures"] += 1
         logger.error("%s failed", getattr(hook, "__qualname__", hook), exc_info=cause)
+
+    def _acknowledge(self, pull: _Pull, stored: _Stored) -> None:
+        """Send watermarks, how far behind this fleet is, and why messages could not be used."""
+        if pull.batches:
+            behind_ms = self._now_ms() - min(batch.arrived_ms for batch in pull.batches)
+            self._delay_ms = min(max(behind_ms, 0), MAX_DELAY_MS)
+        watermarks, reasons = self._watermarks(pull, stored), _reasons(pull, stored)
+        for device, boot in reasons.keys() - watermarks.keys():
+            watermarks[device, boot] = self._services.messages.watermark(device, boot)
+        for (device, boot), watermark in watermarks.items():
+            ack = wire.Ack(boot, watermark, self._delay_ms, tuple(reasons.get((device, boot), ())))
+            self._services.downlink.publish(device, "ack", wire.encode(ack))
 
     def _watermarks(self, pull: _Pull, stored: _Stored) -> dict[tuple[str, str], int]:
         """Return the watermarks to send: of each outbox that sent something, and of devices that connected.
@@ -231,6 +262,21 @@ class Intake:
                 answer = wire.Response(request.id, error="edgekit.bug: the fleet manager failed")
         if answer is not None:
             self._services.downlink.publish(device, "res", wire.encode(answer))
+
+
+def _reasons(pull: _Pull, stored: _Stored) -> dict[tuple[str, str], list[str]]:
+    """Return why messages could not be used, the first few by device and boot; "" where that is unknown."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    refused = [
+        (message.device, "", message.reason) for message in pull.refused if message.device in pull.known
+    ]
+    refused += [(device, "", OVER_QUOTA) for device in pull.over_quota]
+    refused += [(box.device, box.boot, reason) for box in stored.committed for reason in box.refused]
+    for device, boot, reason in refused:
+        known = reasons.setdefault((device, boot), [])
+        if len(known) < MAX_REASONS:
+            known.append(reason[:MAX_REASON])
+    return reasons
 
 
 def take_until_done(intake: Intake, messages: Sequence[Message], stopping: threading.Event) -> bool:
@@ -294,7 +340,7 @@ def read_batch(message: Message, device: str) -> Arrived:
         ProtocolError: The batch itself is malformed.
     """
     raw = wire.decode(message.payload, wire.RawBatch)
-    if not 1 <= len(raw.items) <= MAX_ITEMS or not 1 <= raw.seq0 < MAX_SEQ - MAX_ITEMS:
+    if not 1 <= len(raw.items) <= MAX_ITEMS or not 1 <= raw.seq0 < claims.MAX_NUMBER:
         raise ProtocolError(f"batch: {len(raw.items)} messages from {raw.seq0}")
     if not 1 <= len(raw.boot) <= MAX_BOOT:
         raise ProtocolError("batch: no boot id")
@@ -303,7 +349,9 @@ def read_batch(message: Message, device: str) -> Arrived:
     refused: list[tuple[int, Refused]] = []
     for seq, item in enumerate(raw.items, start=raw.seq0):
         try:
-            records.append((seq, wire.decode_record(bytes(item))))
+            record = wire.decode_record(bytes(item))
+            claims.check(record, seq)
+            records.append((seq, record))
         except ProtocolError as cause:  # noqa: PERF203 - each record is judged alone
             where = f"{message.topic} {raw.boot} {seq}"
             refused.append((seq, Refused(device, where, message.arrived_ms, str(cause), bytes(item))))

@@ -7,7 +7,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -109,6 +109,8 @@ class Committed:
     watermark: int
     records: list[wire.Record]
     lost: int = 0
+    refused: tuple[str, ...] = ()
+    """Why records that were new could not be used."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,10 @@ class Messages:
                 "UPDATE outbox SET watermark = ?, ranges = ?, heard_ms = ? WHERE id = ?",
                 [(box.watermark, json.dumps(box.ranges), box.heard_ms, box.id) for box in heard.values()],
             )
-        return [Committed(*key, box.watermark, box.fresh, box.lost) for key, box in heard.items()]
+        return [
+            Committed(*key, box.watermark, box.fresh, box.lost, tuple(box.refused))
+            for key, box in heard.items()
+        ]
 
     def set_aside(self, refused: Sequence[Refused]) -> None:
         """Keep the last 1000 messages that cannot be used, for diagnosis."""
@@ -229,6 +234,7 @@ class _Outbox:
     heard_ms: int
     fresh: list[wire.Record]
     lost: int = 0
+    refused: list[str] = field(default_factory=list)
 
 
 def _store(sql: sqlite3.Connection, box: _Outbox, batch: Arrived) -> None:
@@ -248,6 +254,7 @@ def _store(sql: sqlite3.Connection, box: _Outbox, batch: Arrived) -> None:
             box.fresh.append(record)
     for seq, refused in batch.refused:
         if seq in fresh:
+            box.refused.append(f"message {seq}: {refused.reason}")
             _set_aside(sql, refused)
     box.watermark, box.ranges, box.heard_ms = watermark, above, batch.arrived_ms
 
@@ -280,6 +287,7 @@ def _keep(sql: sqlite3.Connection, box: _Outbox, seq: int, batch: Arrived, recor
         _insert(sql, box.id, seq, batch, record)
     except (ProtocolError, ValueError, OverflowError, sqlite3.IntegrityError) as cause:
         where, body = f"outbox {batch.boot} {seq}", wire.encode_record(record)
+        box.refused.append(f"message {seq}: {cause}")
         _set_aside(sql, Refused(batch.device, where, batch.arrived_ms, str(cause), body))
         return False
     return True

@@ -25,6 +25,10 @@ class Down:
         self.sent.append((device, leaf, body))
 
     def acks(self):
+        """The watermarks that were sent."""
+        return [wire.Ack(ack.boot, ack.watermark) for ack in self.whole_acks() if ack.boot]
+
+    def whole_acks(self):
         return [wire.decode(body, wire.Ack) for _, leaf, body in self.sent if leaf == "ack"]
 
     def answers(self):

@@ -1,0 +1,132 @@
+"""Runs simulated devices on one event loop, and adds up what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgekit.core.errors import ConfigError
+from edgekit_fleet.simulator.device import Device, Totals
+from edgekit_fleet.simulator.identities import Identity
+from edgekit_fleet.simulator.weather import Plan, weather_of
+
+SPARE_FILES = 200
+DRAIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened; ``sent`` has the last sequence number and the watermark of each device's outbox."""
+
+    boot: str
+    document: dict[str, Any]
+    sent: dict[str, tuple[int, int]]
+
+
+def simulate(
+    identities: Sequence[Identity], plan: Plan, progress: Callable[[dict[str, int]], None] = lambda _: None
+) -> Outcome:
+    """Run devices for as long as the plan says, then until everything is acknowledged, a minute at most.
+
+    Args:
+        identities: Enrolled devices.
+        plan: How long, how much, and what goes wrong.
+        progress: Called each second.
+
+    Raises:
+        ConfigError: This process may not open enough connections.
+    """
+    _allow_files(len(identities) + SPARE_FILES)
+    return asyncio.run(_Simulation(plan, progress).run(identities))
+
+
+class _Simulation:
+    def __init__(self, plan: Plan, progress: Callable[[dict[str, int]], None]) -> None:
+        self._plan, self._progress = plan, progress
+        self._boot = f"simulated-{plan.seed}-{secrets.token_hex(4)}"
+        self._totals = Totals()
+        self._all_up_s: float | None = None
+
+    async def run(self, identities: Sequence[Identity]) -> Outcome:
+        loop, plan = asyncio.get_running_loop(), self._plan
+        devices = [
+            Device(identity, weather_of(plan, number), self._totals, self._boot)
+            for number, identity in enumerate(identities)
+        ]
+        began_s = loop.time()
+        for device in devices:
+            device.start()
+        if plan.storm_s:
+            loop.call_later(plan.connect_s + plan.storm_s, self._storm, devices)
+        end_s = began_s + plan.connect_s + plan.seconds
+        while loop.time() < end_s:
+            await asyncio.sleep(min(1.0, max(end_s - loop.time(), 0.01)))
+            self._watch(devices, began_s)
+        for device in devices:
+            device.end_reports()
+        while any(device.unacknowledged for device in devices) and loop.time() < end_s + DRAIN_S:  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0.1)
+        outcome = self._outcome(identities, devices)
+        for device in devices:
+            device.stop()
+        await asyncio.sleep(0.1)
+        return outcome
+
+    def _storm(self, devices: Sequence[Device]) -> None:
+        for device in devices:
+            device.break_link()
+        asyncio.get_running_loop().call_later(self._plan.storm_s, self._storm, devices)
+
+    def _watch(self, devices: Sequence[Device], began_s: float) -> None:
+        up = sum(device.is_up for device in devices)
+        if up == len(devices) and self._all_up_s is None:
+            self._all_up_s = asyncio.get_running_loop().time() - began_s
+        waiting = sum(device.unacknowledged for device in devices)
+        self._progress({"up": up, "unacknowledged": waiting})
+
+    def _outcome(self, identities: Sequence[Identity], devices: Sequence[Device]) -> Outcome:
+        totals = self._totals
+        sent = {
+            identity.device: (device.outbox.last_seq, device.outbox.watermark)
+            for identity, device in zip(identities, devices, strict=True)
+        }
+        document = {
+            "devices": len(devices),
+            "connected": sum(device.is_up for device in devices),
+            "all_connected_s": self._all_up_s and round(self._all_up_s, 2),
+            "records": sum(last for last, _ in sent.values()),
+            "unacknowledged": sum(last - watermark for last, watermark in sent.values()),
+            "dropped": sum(device.outbox.dropped for device in devices),
+            "repeated": totals.counts["repeated"],
+            "connections": totals.counts["connected"],
+            "refused": dict(totals.refusals),
+            "ended": dict(totals.ends.most_common(10)),
+            "refused_records": totals.counts["reasons"],
+            "acknowledged_ms": _quantiles(totals.ack_s),
+            "connect_ms": _quantiles(totals.connect_s),
+            "boot": self._boot,
+        }
+        return Outcome(self._boot, document, sent)
+
+
+def _quantiles(values: list[float]) -> dict[str, float]:
+    """Return median, 95th and 99th percentile and maximum of times in seconds, as milliseconds."""
+    ordered = sorted(values) or [0.0]
+    last = len(ordered) - 1
+    named = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
+    return {name: round(ordered[int(last * q)] * 1000, 1) for name, q in named.items()}
+
+
+def _allow_files(needed: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if needed > hard != resource.RLIM_INFINITY:
+        raise ConfigError(
+            f"{needed} connections need as many open files, and {hard} are allowed",
+            hint="raise the limit (ulimit -Hn), or simulate fewer devices",
+        )
+    if soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
