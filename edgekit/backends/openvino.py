@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,10 +29,10 @@ from edgekit.backends._common import (
     thread_count,
     unique_names,
 )
-from edgekit.backends.file_facts import FileFacts
 from edgekit.base.accelerators import ROWS, name_in
 from edgekit.core.errors import BackendError, BackendUnavailableError, ModelLoadError
 from edgekit.core.ports import ModelData
+from edgekit.core.select import wrong_arithmetic
 from edgekit.core.spec import Quantization, TensorSpec, Variant
 
 _ACCELERATORS: Mapping[str, str] = MappingProxyType(
@@ -57,12 +59,7 @@ class OpenVinoBackend(OpenModel):
         self._quantization: Mapping[str, Quantization] = {}
         self._variant = variant
         device = _device(variant, options)
-        reason = int8_reason(platform.machine(), _hwcap(), device, variant, options)
-        if reason:
-            raise ModelLoadError(
-                f"{self._source}: {reason}",
-                hint="use the int8 variant of litert or onnxruntime, or the float one of openvino",
-            )
+        self._refuse(int8_reason(platform.machine(), _hwcap(), device, variant, options))
         self._ov = import_openvino()
         self._request: Any = None
         # The CPU plugin gives the thread that opens a model a signal stack, and closing the model frees
@@ -73,6 +70,13 @@ class OpenVinoBackend(OpenModel):
         except BackendError:
             self._thread.shutdown()
             raise
+
+    def _refuse(self, reason: str | None) -> None:
+        if reason:
+            raise ModelLoadError(
+                f"{self._source}: {reason}",
+                hint="use the int8 variant of litert or onnxruntime, or the float one of openvino",
+            )
 
     def _open(self, device: str, options: Mapping[str, Any]) -> None:
         compiled = self._compile(device, options)
@@ -141,7 +145,8 @@ class OpenVinoBackend(OpenModel):
         integers = {
             name for name, port in ports if np.issubdtype(_dtype(self._source, name, port), np.integer)
         }
-        facts = self._source.facts() if integers else FileFacts()
+        facts = self._source.facts()
+        self._refuse(file_reason(facts.precision, platform.machine(), _cpu_flags(), self._variant))
         if lost := sorted(set(facts.quantization) - integers):
             raise ModelLoadError(
                 f"{self._source}: the file quantises {', '.join(map(repr, lost))}, openvino has no integer "
@@ -236,6 +241,29 @@ def int8_reason(
     ):
         return None
     return "openvino compiles no int8 model on an ARM core without dot-product instructions (asimddp)"
+
+
+def file_reason(precision: str, machine: str, flags: Collection[str], variant: Variant) -> str | None:
+    """Return why this CPU would compute wrongly a file whose manifest does not call it int8; else None.
+
+    Selection judges by the manifest, and rejects a variant that is called int8.
+
+    Args:
+        precision: What the file's layers compute in.
+        machine: The output of ``uname -m``.
+        flags: The CPU's flags in ``/proc/cpuinfo``; empty if they are not known.
+        variant: The variant to run.
+    """
+    if precision != "int8" or variant.precision == "int8":
+        return None
+    as_filed = msgspec.structs.replace(variant, precision="int8")
+    reason = next(iter(wrong_arithmetic(as_filed, machine, flags)), None)
+    return f"the manifest says {variant.precision}, the file's layers are int8: {reason}" if reason else None
+
+
+def _cpu_flags() -> list[str]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line for line in lines if line.startswith("flags")), "").split()
 
 
 def _hwcap() -> int:

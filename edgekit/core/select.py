@@ -4,7 +4,7 @@ A pure function: the fleet's preview uses the same code as the device.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -97,7 +97,7 @@ def reasons_against(variant: Variant, facts: Facts, profile: Profile) -> list[st
     reasons = _requirements_unmet(variant.requires, facts)
     if variant.accelerator != "cpu":
         reasons += _accelerator_missing(variant, facts)
-    reasons += _backend_missing(variant, facts) + wrong_arithmetic(variant, facts)
+    reasons += _backend_missing(variant, facts) + wrong_arithmetic(variant, facts.arch, facts.cpu_features)
     if variant.backend != "null" and profile.backend and _order(variant, profile) is None:
         reasons.append(
             f"profile '{profile.id}' has no backend '{variant.backend}' on '{variant.accelerator}'"
@@ -161,7 +161,7 @@ def _backend_missing(variant: Variant, facts: Facts) -> list[str]:
 _DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})
 
 
-def wrong_arithmetic(variant: Variant, facts: Facts) -> list[str]:
+def wrong_arithmetic(variant: Variant, arch: str, cpu_features: Collection[str]) -> list[str]:
     """Return why a runtime would compute a variant wrongly on this CPU without an error; else empty.
 
     OpenVINO multiplies unsigned 8-bit activations by signed 8-bit weights. On x86-64 without VNNI it adds
@@ -173,9 +173,9 @@ def wrong_arithmetic(variant: Variant, facts: Facts) -> list[str]:
         return []
     if "LP_TRANSFORMS_MODE" in variant.options.get("properties", {}):  # runs as float
         return []
-    if facts.arch == "aarch64":
+    if arch == "aarch64":
         return ["openvino's int8 gives wrong answers on ARM CPUs: use int8 of litert or onnxruntime"]
-    if facts.cpu_features and not _DOT_PRODUCTS & set(facts.cpu_features):
+    if cpu_features and not _DOT_PRODUCTS & set(cpu_features):
         return [
             "openvino's int8 sums saturate on x86-64 without VNNI or AMX: use int8 of litert or onnxruntime"
         ]

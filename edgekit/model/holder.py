@@ -1,8 +1,7 @@
-"""Keeps one model open: goes on with another variant when one is lost, and returns to the better one.
+"""Keeps one model open, for ``run``, the agent and ``serve``: fails over, and returns to a lost variant.
 
-``run``, the agent's worker and ``serve`` each hold their models here. A lost variant is excluded with the
-reason; when its wait is over, it is tried in a child process, opened beside the running one, checked on its
-golden samples, and handed to the holder's user, who switches between two frames or requests.
+When its wait is over, a lost variant is tried in a child process, opened beside the running one, and checked
+on its golden samples; the holder's user switches between two frames or requests.
 """
 
 from __future__ import annotations
@@ -90,8 +89,8 @@ class Holder:
         """Return to a lost variant when it works again.
 
         Args:
-            switch: Puts the second model in place of the first, and comes back once the first is no
-                longer in use; called in a thread of the holder. The first may be lost, and closed, already.
+            switch: Puts the second model in place of the first, and comes back once the first is not in
+                use; called in a thread of the holder. The first may be lost, and closed, already.
         """
         with self._changed:
             self._switch = switch

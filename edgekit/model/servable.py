@@ -123,33 +123,27 @@ def servable_of(ready: ReadyModel) -> RawServable | TaskServable:
 
 
 class HeldServable:
-    """A bundle's model for the server, kept open by a ``Holder``; each variant is tried in a child first.
+    """A bundle's model as the server's ``Held``; each variant is tried in a child process first.
 
-    A model that aborts the process on a real inference must not take the other models with it.
+    One that aborts its process on a real inference must not take the other models with it.
 
     Raises:
-        BundleError: The bundle is invalid.
-        NoVariantError: No variant runs here; ``reasons`` says why, for each.
-        GoldenError: No variant that runs here reproduces the golden samples.
+        EdgekitError: As ``open_ready`` does.
     """
 
     def __init__(self, path: str, threads: int | None = None, exclusions: Exclusions | None = None) -> None:
         self._holder = Holder(path, Choices(threads=threads, prove=True), exclusions)
-        self.servable = servable_of(self._holder.ready)
+        self.servable: Servable = servable_of(self._holder.ready)
 
     def fail_over(self, lost: Servable, error: EdgekitError) -> Servable:
-        """Close a variant that was lost, and return the one that runs from now on.
-
-        Raises:
-            EdgekitError: None can be opened. The lost one is tried again all the same.
-        """
+        """Close a lost variant, and return the one that runs from now on."""
         assert isinstance(lost, _Open)
         self._holder.fail_over(lost.ready.predictor, error)
         self.servable = servable_of(self._holder.ready)
         return self.servable
 
     def watch(self, switch: Callable[[Servable], object]) -> None:
-        """Have lost variants tried again; ``switch`` runs what works again in place of what runs now."""
+        """Have lost variants tried again."""
 
         def take(_: ReadyModel, new: ReadyModel) -> None:
             self.servable = servable_of(new)

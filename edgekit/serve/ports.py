@@ -65,11 +65,9 @@ class Held(Protocol):
         """
 
     def watch(self, switch: Callable[[Servable], object]) -> None:
-        """Have lost variants tried again.
+        """Have lost variants tried again. ``switch`` is called in another thread with one that works.
 
-        Args:
-            switch: Runs what works again in place of what runs now, and comes back once that is no longer
-                in use; called in another thread.
+        It comes back once what ran before is no longer in use.
         """
 
     def status(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import tiny_nets
 from onnx import TensorProto, helper
 
 from edgekit.backends import open_backend
-from edgekit.backends.openvino import import_openvino, int8_reason
+from edgekit.backends.openvino import file_reason, import_openvino, int8_reason
 from edgekit.core.errors import BackendUnavailableError, ModelLoadError
 from edgekit.core.spec import Variant
 
@@ -135,6 +135,25 @@ def test_a_batch_is_settled_by_options(model):
 def test_an_unknown_property_is_told_with_the_file(model):
     with pytest.raises(ModelLoadError, match=r"net\.onnx: openvino refuses"):
         open_backend(model, CPU, {"properties": {"NO_SUCH_PROPERTY": "1"}})
+
+
+@pytest.mark.parametrize(
+    ("precision", "machine", "flags", "variant", "is_refused"),
+    [
+        ("int8", "x86_64", ("avx2",), CPU, True),
+        ("int8", "x86_64", ("avx2", "avx_vnni"), CPU, False),
+        ("int8", "x86_64", (), CPU, False),
+        ("int8", "aarch64", (), CPU, True),
+        ("fp32", "x86_64", ("avx2",), CPU, False),
+        ("int8", "x86_64", ("avx2",), INT8, False),
+    ],
+)
+def test_a_file_of_int8_layers_that_its_manifest_calls_float_is_judged_by_the_file(
+    precision, machine, flags, variant, is_refused
+):
+    reason = file_reason(precision, machine, flags, variant)
+    assert (reason is not None) == is_refused
+    assert not is_refused or "the manifest says fp32, the file's layers are int8" in reason
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_nets
 
-from edgekit.backends import open_backend
+from edgekit.backends import open_backend, openvino
 from edgekit.backends.file_facts import file_facts
 from edgekit.core.errors import ModelLoadError
 from edgekit.core.spec import Manifest, Post, Pre, TensorSpec, Variant
@@ -72,7 +72,7 @@ def manifest() -> Manifest:
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_an_int8_file_says_its_scale_and_zero_point_on_every_backend(int8_file, runtime):
-    backend = open_backend(int8_file, Variant(id="v", backend=runtime), {"threads": 1})
+    backend = open_backend(int8_file, Variant(id="v", backend=runtime, precision="int8"), {"threads": 1})
     scores = backend.outputs[0].quantization
     assert (backend.inputs[0].datatype, backend.outputs[0].datatype) == ("INT8", "INT8")
     assert (scores.scale, scores.zero_point) == (STEP, -128)
@@ -123,7 +123,9 @@ def integer_border_onnx(scale: list[float]) -> bytes:
 def test_an_onnx_file_with_integer_borders_says_their_scales(tmp_path, runtime, from_bytes):
     data, path = integer_border_onnx([0.5]), tmp_path / "q.onnx"
     path.write_bytes(data)
-    backend = open_backend(data if from_bytes else path, Variant(id="v", backend=runtime), {"threads": 1})
+    backend = open_backend(
+        data if from_bytes else path, Variant(id="v", backend=runtime, precision="int8"), {"threads": 1}
+    )
     x, y = backend.inputs[0].quantization, backend.outputs[0].quantization
     assert (x.scale, x.zero_point, y.scale, y.zero_point) == (0.5, 100, 0.25, -3)
     held = backend.infer({"x": np.uint8([[100, 102, 90, 120]])})["y"]
@@ -164,6 +166,17 @@ def test_any_bytes_at_all_are_read_without_a_crash(int8_file, kind):
 
 def test_a_float_file_has_no_quantisation(tmp_path):
     path = tiny_nets.write_tflite(tmp_path / "net.tflite")
-    backend = open_backend(path, Variant(id="v", backend="openvino"), {"threads": 1})
+    backend = open_backend(path, Variant(id="v", backend="openvino", precision="int8"), {"threads": 1})
     assert all(spec.quantization is None for spec in (*backend.inputs, *backend.outputs))
     backend.close()
+
+
+def test_an_int8_file_that_its_manifest_calls_float_is_refused_where_openvino_would_saturate(
+    int8_file, monkeypatch
+):
+    monkeypatch.setattr(openvino, "_cpu_flags", lambda: ["avx2"])
+    monkeypatch.setattr(openvino.platform, "machine", lambda: "x86_64")
+    with pytest.raises(ModelLoadError, match="the manifest says fp32, the file's layers are int8"):
+        open_backend(int8_file, Variant(id="v", backend="openvino"), {"threads": 1})
+    monkeypatch.setattr(openvino, "_cpu_flags", lambda: ["avx2", "avx_vnni"])
+    open_backend(int8_file, Variant(id="v", backend="openvino"), {"threads": 1}).close()

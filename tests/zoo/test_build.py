@@ -27,7 +27,7 @@ def check_golden(path):
     """
     bundle, facts = open_bundle(path), detect()
     for variant in bundle.manifest.variants:
-        if wrong_arithmetic(variant, facts):
+        if wrong_arithmetic(variant, facts.arch, facts.cpu_features):
             continue
         backend = open_backend(bundle.path(variant), variant, {"threads": 1})
         predictor = Predictor(bundle.manifest, variant, backend, bundle.labels())
