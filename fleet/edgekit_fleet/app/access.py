@@ -10,12 +10,12 @@ from pydantic import BaseModel, Field
 from edgekit_fleet.app.services import Parts
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.tokens import Claim, Token
-from edgekit_fleet.web.auth import Admin
+from edgekit_fleet.web.auth import Admin, ByAdmin
 
 HOUR_MS = 3600 * 1000
 MAX_HOURS = 24 * 366
 
-router = APIRouter(tags=["access"], dependencies=[Admin])
+router = APIRouter(tags=["access"])
 
 
 class NewToken(BaseModel):
@@ -40,39 +40,47 @@ class Made(BaseModel):
     token: str
 
 
-@router.get("/tokens")
+@router.get("/tokens", dependencies=[Admin])
 def tokens(parts: Parts) -> list[Token]:
     """List API tokens, without their secrets."""
     return parts.tokens.all()
 
 
 @router.post("/tokens", status_code=201)
-def create_token(parts: Parts, new: NewToken) -> Made:
+def create_token(parts: Parts, by: ByAdmin, new: NewToken) -> Made:
     """Create an API token."""
     now_ms = unix_ms()
     expires_ms = None if new.expires_h is None else now_ms + int(new.expires_h * HOUR_MS)
-    return Made(token=parts.tokens.create(new.role, now_ms, label=new.label, expires_ms=expires_ms))
+    with parts.database.transaction():
+        text = parts.tokens.create(new.role, now_ms, label=new.label, expires_ms=expires_ms)
+        about = {"role": new.role, "label": new.label, "expires_ms": expires_ms}
+        parts.audit.record(by, "token.create", text.split(".")[1], after=about)
+    return Made(token=text)
 
 
-@router.get("/claims")
+@router.get("/claims", dependencies=[Admin])
 def claims(parts: Parts) -> list[Claim]:
     """List enrolment claims, without their secrets."""
     return parts.tokens.claims()
 
 
 @router.post("/claims", status_code=201)
-def create_claim(parts: Parts, new: NewClaim) -> Made:
+def create_claim(parts: Parts, by: ByAdmin, new: NewClaim) -> Made:
     """Create an enrolment claim; its text pins the fleet's CA if the API speaks TLS."""
     now_ms = unix_ms()
     pin = parts.identity.sha256 if parts.settings.url.startswith("https") else ""
-    text = parts.tokens.create_claim(
-        now_ms, now_ms + int(new.expires_h * HOUR_MS), uses=new.uses, label=new.label, ca_sha256=pin
-    )
+    expires_ms = now_ms + int(new.expires_h * HOUR_MS)
+    with parts.database.transaction():
+        text = parts.tokens.create_claim(now_ms, expires_ms, uses=new.uses, label=new.label, ca_sha256=pin)
+        about = {"uses": new.uses, "label": new.label, "expires_ms": expires_ms}
+        parts.audit.record(by, "claim.create", text.split(".")[1], after=about)
     return Made(token=text)
 
 
 @router.delete("/tokens/{number}", status_code=204)
-def revoke_token(parts: Parts, number: str) -> None:
+def revoke_token(parts: Parts, by: ByAdmin, number: str) -> None:
     """Revoke a token or a claim at once."""
-    if not parts.tokens.revoke(number):
-        raise HTTPException(404, "There is no such token")
+    with parts.database.transaction():
+        if not parts.tokens.revoke(number):
+            raise HTTPException(404, "There is no such token")
+        parts.audit.record(by, "token.revoke", number, after={"revoked": True})

@@ -5,13 +5,13 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from edgekit_fleet import __version__
-from edgekit_fleet.app import access, devices, enrolment, watching
+from edgekit_fleet.app import access, auditing, devices, enrolment, watching
 from edgekit_fleet.app.services import Services
 from edgekit_fleet.registry import api as registry
 from edgekit_fleet.rollout import api as rollouts
 from edgekit_fleet.ui import pages
 from edgekit_fleet.ui.site import UiParts
-from edgekit_fleet.web import problems
+from edgekit_fleet.web import auth, problems
 from edgekit_fleet.web.bodies import BodyLimit
 
 API = "/api/v1"
@@ -28,10 +28,10 @@ def create_app(services: Services) -> FastAPI:
         redoc_url=None,
     )
     app.state.services = services
-    app.state.tokens = services.tokens
+    auth.install(app, services.tokens)
     problems.install(app)
     app.add_middleware(BodyLimit, unlimited=(*registry.LONG_BODIES, *rollouts.LONG_BODIES))
-    for router in (enrolment.router, devices.router, access.router, watching.router):
+    for router in (enrolment.router, devices.router, access.router, watching.router, auditing.router):
         app.include_router(router, prefix=API)
     app.include_router(watching.metrics_router)
     for router in (*services.registry.routers, services.rollouts.router, *services.measuring.routers):
@@ -54,5 +54,6 @@ def ui_parts(services: Services) -> UiParts:
         hooks=services.hooks,
         health=services.health,
         warnings=services.warnings,
+        audit=services.audit,
         is_tls=services.settings.url.startswith("https"),
     )

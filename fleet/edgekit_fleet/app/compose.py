@@ -30,6 +30,7 @@ from edgekit_fleet.measuring.service import MeasuringService
 from edgekit_fleet.registry.keys import online_keys
 from edgekit_fleet.registry.service import RegistryService
 from edgekit_fleet.rollout.service import RolloutService
+from edgekit_fleet.store.audit import FLEET, Audit
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.database import Database, open_database
 from edgekit_fleet.store.devices import Devices
@@ -89,6 +90,7 @@ class Fleet:
         self.admin_token_file = data / "admin.token"
         if not self.admin_token_file.exists():
             token = self.services.tokens.create("admin", unix_ms(), label="made at the first start")
+            self.services.audit.record(FLEET, "token.create", token.split(".")[1], after={"role": "admin"})
             write_durably(self.admin_token_file, f"{token}\n".encode(), mode=0o600)
 
     def _make_broker(self, data: Path, devices: Devices) -> Broker:
@@ -140,6 +142,7 @@ class Fleet:
             registry=registry,
             rollouts=rollouts,
             measuring=measuring,
+            audit=Audit(database),
         )
 
     def _make_rollouts(

@@ -14,7 +14,7 @@ from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.commands import CommandRow
 from edgekit_fleet.store.devices import Device, Page
 from edgekit_fleet.store.metrics import Event, Point
-from edgekit_fleet.web.auth import Admin, Operator, Viewer
+from edgekit_fleet.web.auth import ByAdmin, ByOperator, Viewer
 from edgekit_fleet.web.queries import Row, Text, UnixMs
 
 DAY_MS = 24 * 3600 * 1000
@@ -149,27 +149,28 @@ def commands(parts: Parts, device: str) -> list[CommandRow]:
     return parts.commanding.of_device(device)
 
 
-@router.post("/devices/{device}/commands", dependencies=[Operator], status_code=202)
-def command(parts: Parts, device: str, new: NewCommand) -> CommandRow:
+@router.post("/devices/{device}/commands", status_code=202)
+def command(parts: Parts, by: ByOperator, device: str, new: NewCommand) -> CommandRow:
     """Send a device a command now, and again until it answers or the command expires."""
     if _known(parts, device).state == "revoked":
         raise HTTPException(409, f"Device '{device}' is revoked")
-    return parts.commanding.command(device, new.kind, new.args, new.expires_s)
+    return parts.commanding.command(device, new.kind, new.args, new.expires_s, by=by)
 
 
-@router.post("/devices/{device}/revoke", dependencies=[Admin])
-def revoke(parts: Parts, device: str) -> Device:
+@router.post("/devices/{device}/revoke")
+def revoke(parts: Parts, by: ByAdmin, device: str) -> Device:
     """Bar a device from connecting, and close its connection at once."""
     _known(parts, device)
-    parts.enrolment.revoke(device, unix_ms())
+    parts.enrolment.revoke(device, unix_ms(), by=by)
     parts.bus.publish("device", {"device": device, "revoked": True})
     return _known(parts, device)
 
 
-@router.post("/devices/{device}/restore", dependencies=[Admin])
-def restore(parts: Parts, device: str) -> Device:
+@router.post("/devices/{device}/restore")
+def restore(parts: Parts, by: ByAdmin, device: str) -> Device:
     """Let a revoked device connect again."""
-    parts.enrolment.restore(device, unix_ms())
+    _known(parts, device)
+    parts.enrolment.restore(device, unix_ms(), by=by)
     return _known(parts, device)
 
 

@@ -10,6 +10,7 @@ from edgekit.core import wire
 from edgekit.core.errors import EnrollError
 from edgekit_fleet.app.services import Parts, Services
 from edgekit_fleet.store.clock import unix_ms
+from edgekit_fleet.web.throttle import address_of, throttle_of
 
 router = APIRouter(tags=["enrolment"])
 
@@ -45,18 +46,24 @@ def ca(parts: Parts) -> Response:
 async def enroll(request: Request, parts: Parts) -> Response:
     """Enrol a device with a claim and a signing request; the same key gets the same answer again."""
     enrolment = wire.decode(await request.body(), wire.EnrollRequest)
-    answer = await asyncio.to_thread(_enroll, parts, enrolment)
+    throttle, address = throttle_of(request), address_of(request)
+    throttle.admit(address, enrolment.token)
+    try:
+        answer = await asyncio.to_thread(_enroll, parts, enrolment, address)
+    except EnrollError:
+        throttle.refuse(address, "enrolment")
+        raise
     return Response(wire.encode(answer), media_type="application/json")
 
 
-def _enroll(parts: Services, request: wire.EnrollRequest) -> wire.EnrollResponse:
+def _enroll(parts: Services, request: wire.EnrollRequest, address: str = "") -> wire.EnrollResponse:
     trust = parts.registry.trust()
     if not trust.root:  # before the claim is used and the name is taken
         raise EnrollError(
             "this fleet has no publisher yet, so a device could never trust an update",
             hint="edgekit-fleet keys init --keys DIR --fleet URL --token T, then enrol again",
         )
-    device, certificate, is_new = parts.enrolment.enroll(request, unix_ms())
+    device, certificate, is_new = parts.enrolment.enroll(request, unix_ms(), address)
     if is_new:
         parts.bus.publish("device", {"device": device, "enrolled": True})
     return wire.EnrollResponse(

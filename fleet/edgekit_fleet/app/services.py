@@ -18,6 +18,7 @@ from edgekit_fleet.ingest.ports import Hooks
 from edgekit_fleet.measuring.service import MeasuringService
 from edgekit_fleet.registry.service import RegistryService
 from edgekit_fleet.rollout.service import RolloutService
+from edgekit_fleet.store.audit import Audit
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
 from edgekit_fleet.store.messages import Messages
@@ -76,6 +77,7 @@ class Services:
     registry: RegistryService
     rollouts: RolloutService
     measuring: MeasuringService
+    audit: Audit
 
 
 def services_of(request: Request) -> Services:

@@ -11,7 +11,8 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from edgekit_fleet import __version__
 from edgekit_fleet.app.services import Parts, Services
-from edgekit_fleet.web.auth import Operator, Viewer, authorize, bearer
+from edgekit_fleet.web.auth import Operator, Viewer, authorize
+from edgekit_fleet.web.throttle import Throttle, throttle_of
 
 router = APIRouter(tags=["watching"])
 metrics_router = APIRouter(tags=["watching"])
@@ -95,12 +96,12 @@ def prometheus(request: Request, parts: Parts) -> PlainTextResponse:
     Needs a viewer's token, unless the fleet manager listens on loopback only.
     """
     if not parts.settings.is_loopback:
-        authorize(parts.tokens, bearer(request), "viewer")
-    text = render(parts)
+        authorize(request, "viewer")
+    text = render(parts, throttle_of(request))
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def render(parts: Services) -> str:
+def render(parts: Services, throttle: Throttle) -> str:
     """Return the metrics' text.
 
     Source: Prometheus, "Exposition formats", text format 0.0.4.
@@ -123,6 +124,19 @@ def render(parts: Services) -> str:
             "When a certificate of the fleet ends, Unix time.",
             _labelled("of", {name: end // 1000 for name, end in parts.certificates.ends_ms().items()}),
         ),
+        (
+            "refused_secrets_total",
+            "counter",
+            "Wrong tokens, sign-ins and enrolments.",
+            _labelled("kind", throttle.refused),
+        ),
+        (
+            "delayed_attempts_total",
+            "counter",
+            "Attempts that were not looked at, because their address had to wait.",
+            {"": throttle.delayed},
+        ),
+        ("audit_entries", "gauge", "Entries of the audit log.", {"": parts.audit.count()}),
         ("broker_restarts_total", "counter", "Restarts of the embedded broker.", {"": state.broker_restarts}),
     ]
     lines: list[str] = []

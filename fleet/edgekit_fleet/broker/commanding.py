@@ -7,6 +7,7 @@ from typing import Any
 
 from edgekit.core import wire
 from edgekit_fleet.broker.downlink import Downlink
+from edgekit_fleet.store.audit import FLEET, Actor, Audit
 from edgekit_fleet.store.commands import CommandRow, Commands
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.web.bus import Bus
@@ -29,12 +30,26 @@ class Commanding:
         self._downlink = downlink
         self._bus = bus
         self._now_ms = now_ms
-        self._store = Commands(database)
+        self._database = database
+        self._store, self._audit = Commands(database), Audit(database)
 
-    def command(self, device: str, kind: str, args: dict[str, Any], expires_s: int = EXPIRES_S) -> CommandRow:
-        """Send a command now, and again until the device answers or ``expires_s`` have passed."""
+    def command(
+        self,
+        device: str,
+        kind: str,
+        args: dict[str, Any],
+        expires_s: int = EXPIRES_S,
+        *,
+        by: Actor = FLEET,
+    ) -> CommandRow:
+        """Send a command now, and again until the device answers or ``expires_s`` have passed.
+
+        The audit log says ``by`` whom.
+        """
         now_ms = self._now_ms()
-        row = self._store.create(device, kind, args, now_ms, now_ms + expires_s * 1000)
+        with self._database.transaction():
+            row = self._store.create(device, kind, args, now_ms, now_ms + expires_s * 1000)
+            self._audit.record(by, f"device.{kind}", device, after={"command": row.id, **args})
         self._send([row])
         return row
 

@@ -42,6 +42,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "edgekit-fleet token create --enroll --uses 10 --data ./fleet-data",
     ),
     "devices": ("edgekit_fleet.cli.devices", "list the devices", "edgekit-fleet devices --data ./fleet-data"),
+    "audit": (
+        "edgekit_fleet.cli.audit",
+        "export the audit log, or check an exported one",
+        "edgekit-fleet audit export -o audit.jsonl --data ./fleet-data",
+    ),
     "rollout": (
         "edgekit_fleet.cli.rollout",
         "bring a bundle to devices in waves",

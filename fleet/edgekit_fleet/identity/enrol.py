@@ -13,6 +13,7 @@ from edgekit.core.errors import EnrollError
 from edgekit.core.spec import DEVICE_ID
 from edgekit_fleet.identity.authority import Authority, Issued, key_sha256, read_csr
 from edgekit_fleet.identity.journal import Journal
+from edgekit_fleet.store.audit import LOCAL, Actor, Audit
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
 from edgekit_fleet.store.tokens import Tokens
@@ -45,9 +46,10 @@ class Enrolment:
         self._tokens = tokens
         self._journal = journal
         self._disconnect = disconnect
+        self._audit = Audit(database)
 
-    def enroll(self, request: wire.EnrollRequest, now_ms: int) -> tuple[str, str, bool]:
-        """Enrol a device.
+    def enroll(self, request: wire.EnrollRequest, now_ms: int, address: str = "") -> tuple[str, str, bool]:
+        """Enrol a device; the audit log says from which ``address``.
 
         The same key is the same device, also with another claim: it keeps its name. With the same claim it
         gets the same certificate again, because the first answer may have been lost.
@@ -74,6 +76,8 @@ class Enrolment:
             self._devices.enroll(device, now_ms, hardware)
             issued = self._issue(public, device)
             self._tokens.use_claim(claim, key, device, now_ms)
+            by = Actor(f"claim {claim}", address)
+            self._audit.record(by, "device.enrol", device, after={"certificate": issued.serial})
         return device, issued.pem, True
 
     def renew(self, device: str, csr: str) -> str:
@@ -85,23 +89,33 @@ class Enrolment:
         public = read_csr(csr)
         if not self._devices.is_welcome(device):
             raise EnrollError(f"device {device} is not enrolled, or is revoked")
-        return self._issue(public, device).pem
+        with self._database.transaction():
+            issued = self._issue(public, device)
+            self._audit.record(Actor(device), "device.renew", device, after={"certificate": issued.serial})
+        return issued.pem
 
-    def revoke(self, device: str, now_ms: int) -> bool:
-        """Bar a device from connecting, and close its connection; return False if there is no such device."""
+    def revoke(self, device: str, now_ms: int, *, by: Actor = LOCAL) -> bool:
+        """Bar a device from connecting, and close its connection; return False if there is no such device.
+
+        The audit log says ``by`` whom.
+        """
         if not self._devices.exists(device):
             return False
         self._journal.add("revoked", device, now_ms)
-        self._devices.revoke(device)
+        with self._database.transaction():
+            self._devices.revoke(device)
+            self._audit.record(by, "device.revoke", device, after="revoked")
         self._disconnect(device)
         return True
 
-    def restore(self, device: str, now_ms: int) -> bool:
-        """Undo ``revoke``."""
+    def restore(self, device: str, now_ms: int, *, by: Actor = LOCAL) -> bool:
+        """Undo ``revoke``; the audit log says ``by`` whom."""
         if not self._devices.exists(device):
             return False
         self._journal.add("restored", device, now_ms)
-        return self._devices.restore(device)
+        with self._database.transaction():
+            self._audit.record(by, "device.restore", device, after="approved")
+            return self._devices.restore(device)
 
     def _again(self, device: str, key: str, csr: str, now_ms: int) -> str:
         if not self._devices.is_welcome(device):

@@ -14,12 +14,13 @@ from edgekit_fleet.measuring.costs import BoardCost, Costs
 from edgekit_fleet.measuring.jobs import Job, Jobs, Request
 from edgekit_fleet.registry.repository import Repository
 from edgekit_fleet.registry.trust import Target
+from edgekit_fleet.store.audit import Actor
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.costs import MAX_PAGE
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
 from edgekit_fleet.web import paging
-from edgekit_fleet.web.auth import OperatorOrPublisher, Viewer
+from edgekit_fleet.web.auth import ByOperatorOrPublisher, Viewer
 from edgekit_fleet.web.queries import Row, Text
 
 EXPIRES_S = 900
@@ -63,7 +64,7 @@ class Office:
     commanding: Commanding
     jobs: Jobs
 
-    def give(self, new: NewMeasurement) -> Job:
+    def give(self, new: NewMeasurement, by: Actor) -> Job:
         """Return a new job, or the open one of the device if it is the same.
 
         Raises:
@@ -85,7 +86,7 @@ class Office:
                 now_ms,
                 now_ms + new.expires_s * 1000,
             )
-            command = self.commanding.command(new.device, "measure", job.arguments(), new.expires_s)
+            command = self.commanding.command(new.device, "measure", job.arguments(), new.expires_s, by=by)
             self.jobs.sent(job.id, command.id)
         return job
 
@@ -111,13 +112,13 @@ def measurements_router(office: Office) -> APIRouter:
     routes = APIRouter(prefix="/api/v1", tags=["measuring"])
     jobs = office.jobs
 
-    @routes.post("/measurements", status_code=202, dependencies=[OperatorOrPublisher])
-    def create(new: NewMeasurement) -> dict[str, Any]:
+    @routes.post("/measurements", status_code=202)
+    def create(by: ByOperatorOrPublisher, new: NewMeasurement) -> dict[str, Any]:
         """Have a device measure a signed bundle beside what it runs; the bundle is never activated.
 
         Asking for the job that the device has open returns that job.
         """
-        return detail(office.devices, office.give(new))
+        return detail(office.devices, office.give(new, by))
 
     @routes.get("/measurements", dependencies=[Viewer])
     def measurements(

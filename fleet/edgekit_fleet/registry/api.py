@@ -17,7 +17,7 @@ from edgekit_fleet.registry import trust
 from edgekit_fleet.registry.blobs import SHA256, Blobs, Upload
 from edgekit_fleet.registry.repository import MAX_ROOTS, Published, Repository
 from edgekit_fleet.web import paging
-from edgekit_fleet.web.auth import Publisher, Viewer
+from edgekit_fleet.web.auth import ByPublisher, Publisher, Viewer
 from edgekit_fleet.web.bodies import body_of, schema_of
 from edgekit_fleet.web.queries import Row, Text
 
@@ -135,13 +135,14 @@ def bundles_router(repository: Repository) -> APIRouter:
     """Return the routes about published bundles."""
     router = APIRouter(prefix="/api/v1/bundles", tags=["bundles"])
 
-    @router.post("", status_code=201, dependencies=[Publisher], openapi_extra=schema_of(Submission))
+    @router.post("", status_code=201, openapi_extra=schema_of(Submission))
     def publish(
+        by: ByPublisher,
         submission: Annotated[Submission, Depends(body_of(Submission, MAX_SUBMISSION_BYTES))],
     ) -> dict[str, Any]:
         """Make bundles installable, after checking the publisher's signature and every file."""
         roots = [root.encode() for root in submission.roots]
-        published = repository.submit(roots, submission.targets.encode())
+        published = repository.submit(roots, submission.targets.encode(), by=by)
         return {"published": [summary(bundle) for bundle in published]}
 
     @router.get("", dependencies=[Viewer])

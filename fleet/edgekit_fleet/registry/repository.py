@@ -18,6 +18,7 @@ from edgekit_fleet.registry import trust
 from edgekit_fleet.registry.blobs import Blobs
 from edgekit_fleet.registry.keys import OnlineKeys, OnlinePublic, online_keys
 from edgekit_fleet.store import bundles as rows
+from edgekit_fleet.store.audit import LOCAL, Actor, Audit
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.database import Database, Sql
 
@@ -62,7 +63,7 @@ class Repository:
 
     def __init__(self, database: Database, blobs: Blobs, keys: OnlineKeys, clock: Callable[[], int]) -> None:
         self._database, self.blobs, self._keys, self._clock = database, blobs, keys, clock
-        self._bundles = rows.Bundles(database)
+        self._bundles, self._audit = rows.Bundles(database), Audit(database)
         self._watchers: list[Callable[[Published], None]] = []
         self._has_signed = False
 
@@ -89,12 +90,13 @@ class Repository:
         """Store a file; see ``Blobs.put``."""
         self.blobs.put(sha256, size, chunks)
 
-    def submit(self, roots: Sequence[bytes], targets: bytes) -> list[Published]:
+    def submit(self, roots: Sequence[bytes], targets: bytes, *, by: Actor = LOCAL) -> list[Published]:
         """Accept new roots, if any, and a new targets version; sign them and make them visible in one commit.
 
         Args:
             roots: Versions of the root that this fleet does not have yet, in order.
             targets: The targets role, its version above the current one's.
+            by: Who submits them, for the audit log.
 
         Returns:
             The bundles that are new and may be installed.
@@ -123,6 +125,9 @@ class Repository:
             published = [_insert(sql, target, examined[target.path], now_ms) for target in fresh]
             unused = _withdraw(sql, view)
             self._sign(sql, now_ms)
+            names = [f"{bundle.model} {bundle.version}" for bundle in published]
+            about = {"targets_version": view.version, "new_roots": len(roots), "bundles": names}
+            self._audit.record(by, "registry.publish", "targets", after=about)
         for sha256 in unused:
             self.blobs.discard(sha256)
         published = [bundle for bundle in published if not bundle.issued_ms]

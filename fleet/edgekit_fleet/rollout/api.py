@@ -13,8 +13,9 @@ from edgekit_fleet.rollout.machine import UNDONE, Event
 from edgekit_fleet.rollout.plan import make_spec
 from edgekit_fleet.rollout.records import Participant, Rollout
 from edgekit_fleet.rollout.standing import Outcome
+from edgekit_fleet.store.audit import Actor
 from edgekit_fleet.web import paging
-from edgekit_fleet.web.auth import Operator, Viewer
+from edgekit_fleet.web.auth import ByOperator, Viewer
 from edgekit_fleet.web.bodies import body_of, schema_of
 from edgekit_fleet.web.queries import Row, Text
 
@@ -57,12 +58,14 @@ def router(engine: Engine) -> APIRouter:
     """Return the routes about rollouts."""
     routes = APIRouter(prefix="/api/v1/rollouts", tags=["rollouts"])
 
-    @routes.post("", status_code=201, dependencies=[Operator], openapi_extra=schema_of(NewRollout))
-    def create(new: Annotated[NewRollout, Depends(body_of(NewRollout, MAX_NEW_BYTES))]) -> dict[str, Any]:
+    @routes.post("", status_code=201, openapi_extra=schema_of(NewRollout))
+    def create(
+        by: ByOperator, new: Annotated[NewRollout, Depends(body_of(NewRollout, MAX_NEW_BYTES))]
+    ) -> dict[str, Any]:
         """Begin a rollout of a published version, or prepare it as a draft."""
         asked = new.model_dump(exclude_none=True)
         is_draft = asked.pop("draft")
-        return detail(engine, engine.create(make_spec(asked), is_draft=is_draft))
+        return detail(engine, engine.create(make_spec(asked), is_draft=is_draft, by=by))
 
     @routes.get("", dependencies=[Viewer])
     def rollouts(
@@ -87,24 +90,24 @@ def router(engine: Engine) -> APIRouter:
 def _add_moves(routes: APIRouter, engine: Engine) -> None:
     """Add the routes by which people change a rollout's state."""
 
-    def moved(event: Event, rollout: str, why: Why | None) -> dict[str, Any]:
+    def moved(event: Event, rollout: str, why: Why | None, by: Actor) -> dict[str, Any]:
         _known(engine, rollout)
-        return detail(engine, engine.move(rollout, event, why.reason if why else ""))
+        return detail(engine, engine.move(rollout, event, why.reason if why else "", by=by))
 
-    @routes.post("/{rollout}/pause", dependencies=[Operator])
-    def pause(rollout: str, why: Why | None = None) -> dict[str, Any]:
+    @routes.post("/{rollout}/pause")
+    def pause(by: ByOperator, rollout: str, why: Why | None = None) -> dict[str, Any]:
         """Direct no further device; the guards stay active."""
-        return moved(Event.PAUSE, rollout, why)
+        return moved(Event.PAUSE, rollout, why, by)
 
-    @routes.post("/{rollout}/resume", dependencies=[Operator])
-    def resume(rollout: str, why: Why | None = None) -> dict[str, Any]:
+    @routes.post("/{rollout}/resume")
+    def resume(by: ByOperator, rollout: str, why: Why | None = None) -> dict[str, Any]:
         """Continue a paused rollout, or begin a draft; the wave's timeout starts again."""
-        return moved(Event.RESUME, rollout, why)
+        return moved(Event.RESUME, rollout, why, by)
 
-    @routes.post("/{rollout}/abort", dependencies=[Operator])
-    def abort(rollout: str, why: Why | None = None) -> dict[str, Any]:
+    @routes.post("/{rollout}/abort")
+    def abort(by: ByOperator, rollout: str, why: Why | None = None) -> dict[str, Any]:
         """End a rollout and restore every device of it to what it ran before."""
-        return moved(Event.ABORT, rollout, why)
+        return moved(Event.ABORT, rollout, why, by)
 
 
 def summary(rollout: Rollout) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from edgekit_fleet.rollout.plan import Spec, assign, named_devices
 from edgekit_fleet.rollout.records import Participant, Rollout, Rollouts, new_id
 from edgekit_fleet.rollout.standing import Outcome
 from edgekit_fleet.store import rollouts as rows
+from edgekit_fleet.store.audit import FLEET, Actor, Audit
 from edgekit_fleet.store.database import Sql
 
 logger = logging.getLogger(__name__)
@@ -69,9 +70,10 @@ class Engine:
         self._bundles, self._clock = bundles, clock
         self._roll_back, self._changed = roll_back, changed
         self.observer = Observer(store.database)
+        self._audit = Audit(store.database)
 
-    def create(self, spec: Spec, *, is_draft: bool = False) -> Rollout:
-        """Begin a rollout, or prepare it as a draft.
+    def create(self, spec: Spec, *, is_draft: bool = False, by: Actor = FLEET) -> Rollout:
+        """Begin a rollout, or prepare it as a draft; the audit log says ``by`` whom.
 
         Raises:
             UsageError: The version is not published, no device takes part or a named one does not
@@ -97,17 +99,32 @@ class Engine:
             rollout = self.store.create(spec, waves, self._clock(), rollout_id)
             if not is_draft:
                 rollout = self.store.move(rollout.id, Event.START, "", self._clock())
+            about = {"state": rollout.state.value, **msgspec.to_builtins(spec)}
+            self._audit.record(by, "rollout.create", rollout.id, after=about)
         self._changed(rollout)
         return rollout
 
-    def move(self, rollout: str, event: Event, reason: str = "") -> Rollout:
-        """Pause, resume or abort a rollout.
+    def move(self, rollout: str, event: Event, reason: str = "", *, by: Actor = FLEET) -> Rollout:
+        """Pause, resume or abort a rollout; the audit log says ``by`` whom.
 
         Raises:
             UsageError: There is no such rollout, or it cannot do that in its state.
         """
-        moved = self.store.move(rollout, event, reason, self._clock())
+        moved = self._move(rollout, event, reason, by)
         self._changed(moved)
+        return moved
+
+    def _move(self, rollout: str, event: Event, reason: str, by: Actor) -> Rollout:
+        with self._database.transaction():
+            before = self.store.get(rollout)
+            moved = self.store.move(rollout, event, reason, self._clock())
+            self._audit.record(
+                by,
+                f"rollout.{event.value}",
+                rollout,
+                before=None if before is None else before.state.value,
+                after={"state": moved.state.value, "reason": reason},
+            )
         return moved
 
     def tick(self) -> None:
@@ -140,7 +157,7 @@ class Engine:
                 if rollout.state is not State.RUNNING:
                     logger.error("rollout %s: %s", rollout.id, problem.message)  # noqa: TRY400 - an operator's mistake, no bug
                     return
-                self.store.move(rollout.id, Event.PAUSE, problem.message, self._clock())
+                self._move(rollout.id, Event.PAUSE, problem.message, FLEET)
             rollout, stale = self._again(rollout), set()
             self._changed(rollout)
         logger.error("rollout %s still has actions after %d rounds", rollout.id, _MAX_ROUNDS)
@@ -205,7 +222,7 @@ class Engine:
                 return  # a person has just paused or aborted it; decide again
             for action in actions:
                 if isinstance(action, Move):
-                    self.store.move(rollout.id, action.event, action.reason, self._clock())
+                    self._move(rollout.id, action.event, action.reason, FLEET)
                     logger.info("rollout %s: %s %s", rollout.id, action.event.value, action.reason)
                 elif isinstance(action, Advance):
                     rows.set_wave(sql, rollout.id, action.wave, self._clock())

@@ -20,7 +20,7 @@ from edgekit_fleet.store.overview import Row
 from edgekit_fleet.ui.guard import PageRoute
 from edgekit_fleet.ui.happenings import happening
 from edgekit_fleet.ui.recent import IDLE, Pace
-from edgekit_fleet.ui.site import Form, Operator, Pages, Site, Viewer
+from edgekit_fleet.ui.site import ByOperator, Form, Pages, Site, Viewer
 from edgekit_fleet.web import queries
 from edgekit_fleet.web.queries import PageNumber, Text
 
@@ -188,8 +188,8 @@ def columns(points: list[Point]) -> dict[str, Any]:
     }
 
 
-@router.post("/devices/{device}/commands", dependencies=[Operator])
-def command(site: Pages, device: str, form: Form) -> Response:
+@router.post("/devices/{device}/commands")
+def command(site: Pages, by: ByOperator, device: str, form: Form) -> Response:
     """Command a device."""
     if _known(site, device).state == "revoked":
         raise HTTPException(409, f"Device '{device}' is revoked")
@@ -197,7 +197,7 @@ def command(site: Pages, device: str, form: Form) -> Response:
     if kind not in _ARGUMENTS:
         raise HTTPException(422, f"There is no command {kind[:40]!r}")
     args = {name: form[name] for name in _ARGUMENTS[kind] if form.get(name)}
-    site.parts.commanding.command(device, kind, args)
+    site.parts.commanding.command(device, kind, args, by=by)
     return RedirectResponse(f"/devices/{device}", 303)
 
 

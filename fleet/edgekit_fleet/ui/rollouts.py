@@ -16,7 +16,7 @@ from edgekit_fleet.rollout.plan import Spec, make_spec, split_waves
 from edgekit_fleet.rollout.records import Rollout
 from edgekit_fleet.rollout.standing import Outcome
 from edgekit_fleet.ui.guard import PageRoute
-from edgekit_fleet.ui.site import Form, Operator, Pages, Site, Viewer
+from edgekit_fleet.ui.site import ByOperator, Form, Operator, Pages, Site, Viewer
 from edgekit_fleet.web.queries import PageNumber, Row, Text
 
 PAGE = 50
@@ -84,11 +84,11 @@ def new(request: Request, site: Pages, model: Text = "", version: Text = "") -> 
     return _form_page(request, site, {"bundle": chosen})
 
 
-@router.post("/rollouts/new", dependencies=[Operator])
-def create(request: Request, site: Pages, form: Form) -> Response:
+@router.post("/rollouts/new")
+def create(request: Request, site: Pages, by: ByOperator, form: Form) -> Response:
     """Begin a rollout, or show the form again with the errors."""
     try:
-        rollout = site.parts.engine.create(read_form(form), is_draft=form.get("draft") == "on")
+        rollout = site.parts.engine.create(read_form(form), is_draft=form.get("draft") == "on", by=by)
     except UsageError as error:
         return _form_page(request, site, form, error)
     return RedirectResponse(f"/rollouts/{rollout.id}", 303)
@@ -168,13 +168,13 @@ def show(request: Request, site: Pages, rollout: str, page: PageNumber = 1) -> R
     )
 
 
-@router.post("/rollouts/{rollout}/{move}", dependencies=[Operator])
-def move(site: Pages, rollout: str, move: str, form: Form) -> Response:
+@router.post("/rollouts/{rollout}/{move}")
+def move(site: Pages, by: ByOperator, rollout: str, move: str, form: Form) -> Response:
     """Pause, resume or abort a rollout."""
     if move not in _MOVES:
         raise HTTPException(404, f"A rollout cannot {move[:40]!r}")
     known = _known(site, rollout)
-    site.parts.engine.move(known.id, _MOVES[move], form.get("reason", "")[:500])
+    site.parts.engine.move(known.id, _MOVES[move], form.get("reason", "")[:500], by=by)
     return RedirectResponse(f"/rollouts/{known.id}", 303)
 
 

@@ -8,13 +8,15 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import PlainTextResponse, RedirectResponse
 from pydantic import BaseModel
 
+from edgekit_fleet.store.audit import Actor
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.sessions import SESSION_MS, Sessions
 from edgekit_fleet.store.tokens import Tokens
 from edgekit_fleet.ui.guard import MAX_URL, PageRoute, local_path
 from edgekit_fleet.ui.site import Form, Pages, Site
-from edgekit_fleet.web.auth import authorize, bearer
+from edgekit_fleet.web.auth import actor, authorize, checked
 from edgekit_fleet.web.queries import Text
+from edgekit_fleet.web.throttle import address_of, throttle_of
 
 _FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 
@@ -44,8 +46,10 @@ class LoginLink(BaseModel):
 @api.post("/login-links", status_code=201)
 def login_link(request: Request, site: Pages) -> LoginLink:
     """Create a link that signs a browser in to the web UI with the role of this request's token."""
-    token = authorize(site.parts.tokens, bearer(request), "viewer")
-    code = site.sessions.make_code(token.id, unix_ms())
+    token = authorize(request, "viewer")
+    with site.parts.database.transaction():
+        code = site.sessions.make_code(token.id, unix_ms())
+        site.parts.audit.record(actor(request, token), "login.link", token.id)
     return LoginLink(url=f"{str(request.base_url).rstrip('/')}/login?code={code}")
 
 
@@ -63,12 +67,15 @@ def show(
     """
     if not code or request.method == "HEAD":  # a preview of the link must not use it up
         return site.page(request, "login.html", back=local_path(back), problem="")
+    throttle, address = throttle_of(request), address_of(request)
+    throttle.admit(address, code)
     token = site.sessions.redeem(code, unix_ms())
     if token is None:
+        throttle.refuse(address, "login")
         problem = "This link was used already, or is older than 15 minutes."
         return site.page(request, "login.html", status=401, back="/", problem=problem)
     page = site.page(request, "welcome.html", back="/")
-    _begin(site, page, token)
+    _begin(request, site, page, token)
     return page
 
 
@@ -76,12 +83,12 @@ def show(
 def sign_in(request: Request, site: Pages, form: Form) -> Response:
     """Begin a session with an API token."""
     back = local_path(form.get("next", "/"))
-    token = site.parts.tokens.check(form.get("token", "").strip(), unix_ms())
+    token = checked(request, form.get("token", "").strip(), is_login=True)
     if token is None:
         problem = "That is not a valid token of this fleet."
         return site.page(request, "login.html", status=401, back=back, problem=problem)
     answer = RedirectResponse(back, 303)
-    _begin(site, answer, token.id)
+    _begin(request, site, answer, token.id)
     return answer
 
 
@@ -111,10 +118,13 @@ def favicon(site: Pages) -> Response:
     return Response(asset.data, media_type=asset.media_type) if asset else PlainTextResponse("", 404)
 
 
-def _begin(site: Site, answer: Response, token: str) -> None:
+def _begin(request: Request, site: Site, answer: Response, token: str) -> None:
+    with site.parts.database.transaction():
+        session = site.sessions.open(token, unix_ms())
+        site.parts.audit.record(Actor(f"token {token}", address_of(request)), "login", token)
     answer.set_cookie(
         site.cookie,
-        site.sessions.open(token, unix_ms()),
+        session,
         max_age=SESSION_MS // 1000,
         secure=site.parts.is_tls,
         httponly=True,

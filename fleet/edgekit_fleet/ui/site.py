@@ -18,6 +18,7 @@ from edgekit_fleet.broker.commanding import Commanding
 from edgekit_fleet.ingest.ports import Hooks
 from edgekit_fleet.registry.repository import Repository
 from edgekit_fleet.rollout.engine import Engine
+from edgekit_fleet.store.audit import Actor, Audit
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
@@ -29,6 +30,7 @@ from edgekit_fleet.ui.assets import HOW_TO_FETCH, Assets
 from edgekit_fleet.ui.guard import SignInNeededError
 from edgekit_fleet.ui.judging import Judge
 from edgekit_fleet.ui.recent import FRESH_MS, Recent
+from edgekit_fleet.web.auth import actor
 from edgekit_fleet.web.bus import Bus
 from edgekit_fleet.web.health import Health
 
@@ -54,6 +56,7 @@ class UiParts:
     hooks: Hooks
     health: Callable[[], Health]
     warnings: Callable[[], list[str]]
+    audit: Audit
     is_tls: bool
 
 
@@ -122,6 +125,16 @@ def signed_in(role: Role) -> Callable[..., Token]:
     return check
 
 
+def acting(role: Role) -> Callable[..., Actor]:
+    """Return a dependency as ``signed_in`` does, that gives the actor for the audit log."""
+    has_role = Depends(signed_in(role))
+
+    def check(request: Request, token: Token = has_role) -> Actor:
+        return actor(request, token)
+
+    return check
+
+
 async def _form(request: Request) -> dict[str, str]:
     body = await request.body()
     try:
@@ -133,6 +146,8 @@ async def _form(request: Request) -> dict[str, str]:
 Form = Annotated[dict[str, str], Depends(_form)]
 Viewer = Depends(signed_in("viewer"))
 Operator = Depends(signed_in("operator"))
+Admin = Depends(signed_in("admin"))
+ByOperator = Annotated[Actor, Depends(acting("operator"))]
 
 
 # ---------------------------------------------------------------------------------------------

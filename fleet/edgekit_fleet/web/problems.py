@@ -69,7 +69,9 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 
 async def _http(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return problem(error.status_code, str(error.detail), code="link.server")
+    answer = problem(error.status_code, str(error.detail), code="link.server")
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 async def _bug(_request: Request, error: Exception) -> JSONResponse:

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from edgekit_fleet.registry.service import RegistryService
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.tokens import Tokens
-from edgekit_fleet.web import problems
+from edgekit_fleet.web import auth, problems
 from edgekit_fleet.web.bus import Bus
 
 NOW_MS = 1_800_000_000_000
@@ -66,7 +66,7 @@ def write_tar(path, files):
 def serving(tokens, *routers):
     """Serve routers on a real socket; gives the URL."""
     app = FastAPI()
-    app.state.tokens = tokens
+    auth.install(app, tokens)
     problems.install(app)
     for router in routers:
         app.include_router(router)
