@@ -40,6 +40,7 @@ _LINGER_S = 10.0
 _MAX_LINE_BYTES = 64 << 20
 _LOG_END_BYTES = 4096
 _NONSENSE = "does not keep the protocol"
+_NATIVE_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 T = TypeVar("T")
 
 
@@ -58,6 +59,15 @@ def exit_reason(code: int) -> str:
     ('killed by SIGSEGV', 'exit code 4')
     """
     return f"exit code {code}" if code >= 0 else f"killed by {signal_name(-code)}"
+
+
+def is_native_crash(code: int) -> bool:
+    """Return whether native code went wrong; SIGKILL comes from people and from a machine without memory.
+
+    >>> is_native_crash(-signal.SIGABRT), is_native_crash(-signal.SIGKILL), is_native_crash(1)
+    (True, False, False)
+    """
+    return -code in _NATIVE_CRASHES
 
 
 def signal_name(number: int) -> str:

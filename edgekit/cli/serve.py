@@ -10,7 +10,7 @@ from typing import Any
 from edgekit.agent.serving import ServeOptions, serve
 from edgekit.base.command_line import Report
 from edgekit.core.errors import UsageError
-from edgekit.serve.server import Address
+from edgekit.serve.address import Address
 
 INTERRUPTED = 130
 DEFAULT_PORT = 8000
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> Report:
             token_file=arguments.token_file,
             threads=arguments.threads,
         ),
-        on_ready=urls.extend,
+        on_ready=lambda bound, _front: urls.extend(bound),
     )
     document: dict[str, Any] = {"served": urls, "signal": signal.Signals(number).name if number else ""}
     return Report(document, "", INTERRUPTED if number == signal.SIGINT else 0)

@@ -131,8 +131,14 @@ class HeldServable:
         EdgekitError: As ``open_ready`` does.
     """
 
-    def __init__(self, path: str, threads: int | None = None, exclusions: Exclusions | None = None) -> None:
-        self._holder = Holder(path, Choices(threads=threads, prove=True), exclusions)
+    def __init__(
+        self,
+        path: str,
+        threads: int | None = None,
+        exclusions: Exclusions | None = None,
+        on_try: Callable[[str, int], object] = lambda _variant, _left: None,
+    ) -> None:
+        self._holder = Holder(path, Choices(threads=threads, prove=True, on_try=on_try), exclusions)
         self.servable: Servable = servable_of(self._holder.ready)
 
     def fail_over(self, lost: Servable, error: EdgekitError) -> Servable:
@@ -161,14 +167,21 @@ class HeldServable:
         self._holder.close()
 
 
-def offer(path: str, threads: int | None, exclusions: Exclusions | None = None) -> Offer:
-    """Return the model that can be opened at a path; ``exclusions`` are what it lost before.
+def offer(
+    path: str,
+    threads: int | None,
+    exclusions: Exclusions | None = None,
+    on_try: Callable[[str, int], object] = lambda _variant, _left: None,
+) -> Offer:
+    """Return the model that can be opened at a path.
+
+    ``exclusions`` are what it lost before; ``on_try`` is called as that of ``Choices``.
 
     Raises:
         BundleError: The bundle is invalid.
     """
     manifest = open_bundle(path).manifest
-    return Offer(manifest.model, manifest.version, lambda: HeldServable(path, threads, exclusions))
+    return Offer(manifest.model, manifest.version, lambda: HeldServable(path, threads, exclusions, on_try))
 
 
 def _has_declared_types(ready: ReadyModel) -> bool:

@@ -6,6 +6,7 @@ Without a framework: for a dozen routes FastAPI costs 18 MB, 0.5 s of import and
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 
 from edgekit.core.errors import AcceleratorLostError, EdgekitError, TensorError
+from edgekit.core.spec import version_key
 from edgekit.serve.body import Bodies, Body
 from edgekit.serve.errors import ClientGoneError, HttpError, as_http, error_body
 from edgekit.serve.images import check_image
@@ -22,7 +24,15 @@ from edgekit.serve.models import Entry, Models
 from edgekit.serve.oip import InferRequest, answer, feeds_of, json_tensors, parse_request
 from edgekit.serve.ports import Limits, Servable
 from edgekit.serve.routes import Access, Route, route
-from edgekit.serve.views import exposition, index, model_document, server_document, status_document
+from edgekit.serve.siblings import FORWARDED, PART, Siblings
+from edgekit.serve.views import (
+    index,
+    metrics_document,
+    model_document,
+    own_part,
+    server_document,
+    status_document,
+)
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -52,13 +62,33 @@ class Done:
 
 
 class App:
-    """Answers requests for some models; ``version`` is the server's in ``/v2``."""
+    """Answers requests for some models, and has siblings answer those for others.
 
-    def __init__(self, models: Models, access: Access, limits: Limits, version: str) -> None:
+    Args:
+        models: The models of this process.
+        access: Who may send requests.
+        limits: The bounds.
+        version: The server's, in ``/v2``.
+        siblings: The other processes behind the same address.
+        on_change: Called in the event loop when it begins, and when a request has changed a model's state.
+        began_s: The monotonic time of the server's start.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        access: Access,
+        limits: Limits,
+        version: str,
+        siblings: Siblings | None = None,
+        on_change: Callable[[], object] = lambda: None,
+        began_s: float | None = None,
+    ) -> None:
         self.models, self._access, self._limits = models, access, limits
         self.bodies = Bodies(limits)
         self._version = version
-        self._began_s = time.monotonic()
+        self._siblings, self._on_change = siblings or Siblings(), on_change
+        self._began_s = time.monotonic() if began_s is None else began_s
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request, or the server's lifespan events."""
@@ -66,7 +96,14 @@ class App:
             await self._live(receive, send)
             return
         try:
-            reply = await self._answer(scope, receive)
+            asked = route(scope["method"], scope["path"])
+            headers = dict(scope["headers"])
+            self._access.check(asked.action, headers, is_tcp=scope.get("client") is not None)
+            row = self._siblings.table.find(asked.model, asked.version)
+            if row is not None and not self.models.has(row.name, row.version) and FORWARDED not in headers:
+                await self._siblings.forward(row, scope, receive, send)
+                return
+            reply = await self._answer(asked, headers, scope, receive)
         except ClientGoneError:
             return
         except EdgekitError as error:
@@ -87,52 +124,67 @@ class App:
                 await send({"type": "lifespan.shutdown.complete"})
                 return
             self.models.begin()
+            self._on_change()
             await send({"type": "lifespan.startup.complete"})
 
-    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive) -> Reply:
-        asked = route(scope["method"], scope["path"])
-        headers = dict(scope["headers"])
-        self._access.check(asked.action, headers, is_tcp=scope.get("client") is not None)
+    async def _answer(
+        self, asked: Route, headers: Mapping[bytes, bytes], scope: Mapping[str, Any], receive: Receive
+    ) -> Reply:
         if asked.action == "infer":
             return await self._infer(asked, headers, receive)
-        if asked.action in ("index", "load", "unload"):
+        if asked.action in ("load", "unload"):
             return await self._repository(asked, headers, receive)
+        if asked.action == "status" and scope.get("query_string") == PART:
+            return _json(own_part(self.models, self.bodies))
+        if asked.action in ("index", "ready", "metrics", "status"):
+            return await self._whole(asked, headers, receive)
         return self._get(asked)
 
-    def _get(self, asked: Route) -> Reply:
-        models = self.models
-        if asked.action == "metrics":
-            text = exposition(models, self.bodies)
-            return Reply(text.encode(), headers=((b"content-type", b"text/plain; version=0.0.4"),))
+    async def _whole(self, asked: Route, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:
+        """Answer for the models of every process."""
+        given = await self._object(headers, receive) if asked.action == "index" else {}
+        parts = await self._siblings.parts(own_part(self.models, self.bodies), self._access.headers())
+        if asked.action == "index":
+            return _json(index(parts, only_ready=given.get("ready") is True))
         if asked.action == "ready":
-            is_ready = models.is_ready
+            is_ready = all(part.is_ready for part in parts)
             return _json({"ready": is_ready}, 200 if is_ready else 503)
+        table = self._siblings.table
+        if asked.action == "metrics":
+            text = metrics_document(parts, table)
+            return Reply(text.encode(), headers=((b"content-type", b"text/plain; version=0.0.4"),))
+        pid = os.getppid() if table.rows else os.getpid()
+        up_s = round(time.monotonic() - self._began_s, 1)
+        return _json(status_document(parts, table, {"version": self._version, "pid": pid, "up_s": up_s}))
+
+    def _get(self, asked: Route) -> Reply:
         if asked.action in ("model", "model_ready"):
-            entry = models.find(asked.model, asked.version)
+            entry = self.models.find(asked.model, asked.version)
             if asked.action == "model":
-                return _json(model_document(entry, models.versions(asked.model)))
+                rows = self._siblings.table.rows or [entry.offer for entry in self.models]
+                versions = [row.version for row in rows if row.name == asked.model]
+                return _json(model_document(entry, sorted(versions, key=version_key)))
             ready = {"name": asked.model, "ready": entry.is_ready}
             return _json(ready, 200 if entry.is_ready else 503)
-        if asked.action == "status":
-            return _json(status_document(models, self._version, time.monotonic() - self._began_s))
         return _json(server_document(self._version) if asked.action == "server" else {"live": True})
 
-    async def _repository(self, asked: Route, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:
+    async def _object(self, headers: Mapping[bytes, bytes], receive: Receive) -> dict[str, Any]:
         with self.bodies.holding() as body:
             data = await body.read(receive, headers, _SMALL_BYTES)
         try:
-            given = msgspec.json.decode(data or b"{}", type=dict[str, Any])
+            return msgspec.json.decode(data or b"{}", type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
             raise HttpError(400, f"the body is not a JSON object: {cause}") from cause
-        if asked.action == "index":
-            return _json(index(self.models, only_ready=given.get("ready") is True))
+
+    async def _repository(self, asked: Route, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:
+        given = await self._object(headers, receive)
         entry = self.models.find(asked.model)
-        if asked.action == "unload":
-            await entry.unload()
-        elif given.get("parameters"):
+        if asked.action == "load" and given.get("parameters"):
             raise HttpError(400, "a model is loaded as the command line named it, parameters are refused")
-        else:
-            await entry.load()
+        try:
+            await (entry.unload() if asked.action == "unload" else entry.load())
+        finally:
+            self._on_change()
         return _json({})
 
     async def _infer(self, asked: Route, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:

@@ -38,6 +38,11 @@ class Entry:
         """Whether a request would be answered."""
         return self.state == READY and not self.lane.is_stuck
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it is open, or looks by itself for a variant that can be."""
+        return self._held is not None
+
     def require(self) -> Servable:
         """Return the loaded model.
 
@@ -180,9 +185,9 @@ class Models:
     def __iter__(self) -> Any:
         return (entry for versions in self._entries.values() for entry in versions.values())
 
-    def versions(self, name: str) -> list[str]:
-        """Return the versions of a model, oldest first."""
-        return sorted(self._entries.get(name, ()), key=version_key)
+    def has(self, name: str, version: str) -> bool:
+        """Return whether there is such a model."""
+        return version in self._entries.get(name, {})
 
     def find(self, name: str, version: str = "") -> Entry:
         """Return a model; without a version, its newest that was not unloaded, or its newest.

@@ -104,7 +104,13 @@ class Limits:
     body_s: float = 30.0
     """How long a client may take to send one body."""
     stuck_s: float = 30.0
-    """An inference that takes longer makes its model not ready."""
+    """An inference that takes longer makes its model not ready, and ends the model's process."""
+    quiet_s: float = 2.0
+    """A process that has not been heard of for this long gets no connections."""
+    silent_s: float = 10.0
+    """A process that has not been heard of for this long is killed and restarted."""
     inline_s: float = 0.001
     """A model that typically answers within this runs on the event loop: handing over to a thread costs
     50 to 100 us of CPU, and a longer run would delay every other client."""
+    grace_s: int = 5
+    """How long the requests that run may take once the server is to end."""

@@ -80,6 +80,10 @@ class Access:
     token: str = ""
     hosts: frozenset[str] = frozenset()
 
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers of a request that may be sent."""
+        return [(b"authorization", b"Bearer " + self.token.encode())] if self.token else []
+
     def check(self, action: str, headers: Mapping[bytes, bytes], *, is_tcp: bool = True) -> None:
         """Refuse a request that may not be sent.
 

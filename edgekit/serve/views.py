@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from edgekit.serve.metrics import STAGES, family, sample
 
 if TYPE_CHECKING:
     from edgekit.core.spec import TensorSpec
     from edgekit.serve.body import Bodies
+    from edgekit.serve.hosting import Row, Table
     from edgekit.serve.models import Entry, Models
 
 EXTENSIONS = ("binary_tensor_data", "model_repository")
@@ -41,44 +43,76 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
 
 
-def index(models: Models, *, only_ready: bool) -> list[dict[str, str]]:
+class Part(msgspec.Struct, frozen=True):
+    """What one host says of its models: whether all answer, their states, and its metrics."""
+
+    is_ready: bool
+    models: list[dict[str, Any]]
+    """The rows of ``/status``."""
+    metrics: str = ""
+
+    @classmethod
+    def of_row(cls, row: Row) -> Part:
+        """Return the part of a host that does not answer, from what the front knows of it."""
+        model = {"name": row.name, "version": row.version, "state": row.state, "reason": row.reason}
+        ready = sample("edgekit_model_ready", {"model": row.name, "version": row.version}, 0)
+        return cls(not row.should_load, [model], "\n".join(family(*_READY, [ready])))
+
+
+def own_part(models: Models, bodies: Bodies) -> Part:
+    """Return this host's part."""
+    return Part(models.is_ready, [entry.status() for entry in models], exposition(models, bodies))
+
+
+def index(parts: list[Part], *, only_ready: bool) -> list[dict[str, str]]:
     """Return the repository's index: every model of the command line."""
+    rows = (row for part in parts for row in part.models)
     return [
-        {
-            "name": entry.offer.name,
-            "version": entry.offer.version,
-            "state": entry.state,
-            "reason": entry.reason,
-        }
-        for entry in models
-        if entry.is_ready or not only_ready
+        {key: row[key] for key in ("name", "version", "state", "reason")}
+        for row in rows
+        if not only_ready or (row["state"] == "READY" and not row.get("stuck"))
     ]
 
 
-def status_document(models: Models, version: str, up_s: float) -> dict[str, Any]:
-    """Return ``/status``: each model, the variant that runs, and why that one."""
-    return {
-        "server": {"version": version, "pid": os.getpid(), "up_s": round(up_s, 1)},
-        "ready": models.is_ready,
-        "models": [entry.status() for entry in models],
-    }
+def status_document(parts: list[Part], table: Table, server: dict[str, Any]) -> dict[str, Any]:
+    """Return ``/status``: each model, the process that hosts it, the variant that runs, and why that one."""
+    hosts = {(row.name, row.version): {"pid": row.pid, "restarts": row.restarts} for row in table.rows}
+    rows = [row | hosts.get((row["name"], row["version"]), {}) for part in parts for row in part.models]
+    return {"server": server, "ready": all(part.is_ready for part in parts), "models": rows}
+
+
+def metrics_document(parts: list[Part], table: Table) -> str:
+    """Return ``/metrics``: the parts' samples by family, and how often each host was restarted."""
+    name = "edgekit_model_restarts_total"
+    labels = [({"model": row.name, "version": row.version}, row.restarts) for row in table.rows]
+    restarts = family(
+        name, "counter", "Restarts of a model's process.", [sample(name, *each) for each in labels]
+    )
+    families: dict[str, list[str]] = {}
+    for line in [line for part in parts for line in part.metrics.splitlines()] + restarts:
+        if line.startswith("# HELP "):
+            lines = families.setdefault(line, [])
+        elif line not in lines:
+            lines.append(line)
+    return "\n".join(line for helped, lines in families.items() for line in (helped, *lines)) + "\n"
 
 
 def exposition(models: Models, bodies: Bodies) -> str:
     """Return ``/metrics`` in the Prometheus text format."""
     entries = [(entry, _labels(entry)) for entry in models]
+    own = entries[0][1] if entries else {}  # a host has one model
     lines = [
         *family(
             "edgekit_serve_held_bytes",
             "gauge",
             "Request bodies in memory.",
-            [sample("edgekit_serve_held_bytes", {}, bodies.held_bytes)],
+            [sample("edgekit_serve_held_bytes", own, bodies.held_bytes)],
         ),
         *family(
             "edgekit_serve_bodies_refused_total",
             "counter",
             "Requests refused because all bodies together were at their bound.",
-            [sample("edgekit_serve_bodies_refused_total", {}, bodies.refused)],
+            [sample("edgekit_serve_bodies_refused_total", own, bodies.refused)],
         ),
         *_durations(entries),
         *family("edgekit_requests_total", "counter", "Inference requests by answer.", _answers(entries)),
@@ -92,8 +126,9 @@ def exposition(models: Models, bodies: Bodies) -> str:
     return "\n".join(lines) + "\n"
 
 
+_READY = ("edgekit_model_ready", "gauge", "Whether the model answers.")
 _GAUGES: tuple[tuple[str, str, str, Callable[[Entry], float]], ...] = (
-    ("edgekit_model_ready", "gauge", "Whether the model answers.", lambda e: e.is_ready),
+    (*_READY, lambda e: e.is_ready),
     ("edgekit_queue_depth", "gauge", "Requests that wait for the model.", lambda e: e.lane.depth),
     ("edgekit_shed_total", "counter", "Requests refused at once: overload.", lambda e: e.lane.counts.shed),
     (

@@ -9,10 +9,10 @@ import pytest
 
 from edgekit.agent.ipc import Progress, Running
 from edgekit.agent.reactor import Reactor
+from edgekit.agent.restarts import Restarts, Verdict
 from edgekit.agent.status import MAX_LINE_BYTES, StatusServer, ask, socket_path
 from edgekit.agent.supervisor.commands import CommandDesk
 from edgekit.agent.supervisor.metrics import MAX_BOOKS, Books, stats_of
-from edgekit.agent.supervisor.restarts import Restarts, Verdict
 from edgekit.base.clock import FLOOR_UNIX_MS, FlooredClock
 from edgekit.base.lock import lock_state
 from edgekit.base.notify import Notifier

@@ -19,12 +19,12 @@ from edgekit.agent.config import OutboxTable, worker_environment
 from edgekit.agent.ipc import LedgerEntry, LedgerOut, Progress, Run, Running
 from edgekit.agent.jobs import MAX_JOBS, Jobs
 from edgekit.agent.reactor import Reactor
+from edgekit.agent.restarts import Restarts, Verdict
 from edgekit.agent.supervisor.commands import REMEMBERED, CommandDesk, text_argument
 from edgekit.agent.supervisor.egress import ALERT_EVERY_S, MAX_ALERT_KEYS, Egress
 from edgekit.agent.supervisor.fleet import load_enrolment
 from edgekit.agent.supervisor.metrics import Totals
 from edgekit.agent.supervisor.prepare import prepare
-from edgekit.agent.supervisor.restarts import Restarts, Verdict
 from edgekit.agent.supervisor.worker_process import WorkerProcess, rss_mb
 from edgekit.core.errors import (
     BackendError,

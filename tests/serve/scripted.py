@@ -9,11 +9,11 @@ import numpy as np
 from edgekit.core.errors import TensorError
 from edgekit.core.spec import Item, Prediction, TensorSpec
 from edgekit.serve import server as served_by
+from edgekit.serve.address import Address, listening
 from edgekit.serve.app import App
 from edgekit.serve.models import Entry, Models
 from edgekit.serve.ports import Limits, Offer
 from edgekit.serve.routes import Access
-from edgekit.serve.server import Address
 
 X = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
 Y = TensorSpec(name="y", datatype="FP32", shape=(-1, 4))
@@ -139,8 +139,8 @@ def served(*offers, limits=None, access=None, address=None):
 def background(app, address, limits):
     """Serve from a thread of this process for the length of the block; yields the URLs."""
     uvicorn = served_by._uvicorn()
-    server = uvicorn.Server(served_by._config(uvicorn, app, address, limits))
-    with served_by.listening(address) as (sockets, urls):
+    server = uvicorn.Server(served_by._config(uvicorn, app, limits, "", ""))
+    with listening(address) as (sockets, urls):
         for bound in sockets:
             bound.listen(128)  # a request that is sent before the loop runs waits, and is answered
         thread = threading.Thread(target=server.run, args=(sockets,), name="serve", daemon=True)

@@ -13,10 +13,10 @@ from scripted import Y, doubling, served
 
 from edgekit.core.errors import AcceleratorLostError, BundleError, InferenceError
 from edgekit.core.spec import TensorSpec
+from edgekit.serve.address import Address
 from edgekit.serve.models import Entry
 from edgekit.serve.ports import Limits
 from edgekit.serve.routes import Access
-from edgekit.serve.server import Address
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 TOKEN = "a-token-of-some-length"

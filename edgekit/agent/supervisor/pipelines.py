@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import selectors
-import signal
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,10 +31,10 @@ from edgekit.agent.ipc import (
     Swapped,
 )
 from edgekit.agent.reactor import Reactor
+from edgekit.agent.restarts import Restarts, Verdict
 from edgekit.agent.supervisor.excluded import Excluded
-from edgekit.agent.supervisor.restarts import Restarts, Verdict
 from edgekit.agent.supervisor.worker_process import WorkerProcess
-from edgekit.base.child import exit_reason
+from edgekit.base.child import exit_reason, is_native_crash
 from edgekit.core.errors import ConfigError, LinkError, ProtocolError
 from edgekit.core.sketch import Histogram
 from edgekit.core.wire import PipelineState, Record
@@ -46,10 +45,6 @@ COUNTED = ("frames", "dropped", "errors", "events", "failovers")
 RECENT = 60
 """Progress messages kept, one a second: the baseline of a trial."""
 State = Literal["starting", "running", "failed", "stopped"]
-
-
-NATIVE_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
-"""Signals of a runtime that broke; SIGKILL comes from people and from a machine without memory."""
 
 
 Happening = Literal["settled", "swap_failed", "refused", "failed_over", "crashed", "gave_up"]
@@ -443,7 +438,7 @@ class Pipeline:
             self._observer.changed()
         else:
             fatal = self._end.message if isinstance(self._end, Fatal) else ""
-            if not self._why_killed and -code in NATIVE_CRASHES:
+            if not self._why_killed and is_native_crash(code):
                 self._is_suspect_guilty = True
             self._ended(self._why_killed or fatal or exit_reason(code))
 

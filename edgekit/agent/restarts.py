@@ -24,7 +24,7 @@ class Restarts:
     ('RESTART', 1)
     """
 
-    def __init__(self, *, limit: int, window_s: float, backoff_s: float, backoff_max_s: float) -> None:
+    def __init__(self, limit: int, window_s: float, backoff_s: float, backoff_max_s: float) -> None:
         self._limit, self._window_s = limit, window_s
         self._backoff_s, self._backoff_max_s = backoff_s, backoff_max_s
         self._crashes: deque[float] = deque(maxlen=limit)

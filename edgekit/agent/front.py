@@ -1,0 +1,247 @@
+"""Holds the address of the local API, and hands each connection to the process that hosts its model.
+
+It reads no more than the first line of a connection, without taking it off the socket, and passes the
+open connection on: so a request costs no extra hop. Small enough to live in an always-on process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import selectors
+import socket
+from collections.abc import Callable, Sequence
+from urllib.parse import unquote
+
+from edgekit.agent.hosts import Host
+from edgekit.agent.reactor import Reactor
+from edgekit.serve.errors import error_body
+from edgekit.serve.hosting import Table
+
+logger = logging.getLogger(__name__)
+_BACKLOG = 128
+_LINE_BYTES = 8 << 10
+_FIRST_LINE_S = 30.0
+_LOOK_AGAIN_S = 0.05
+_LINGER_S = 2.0
+_WAITING = 256
+_TICK_S = 0.5
+_STOP_S = 12.0
+"""More than a host's grace for requests, and for closing its models."""
+_LIVE = b"GET /v2/health/live "
+
+
+def model_of(head: bytes) -> tuple[str, str] | None:
+    r"""Return the model and version that the first line of a request names; None for half a line.
+
+    >>> model_of(b"POST /v2/models/door/versions/2/infer HTTP/1.1\r\n"), model_of(b"GET /status HTTP/1.1\r\n")
+    (('door', '2'), ('', ''))
+    >>> model_of(b"POST /v2/mod")
+    """
+    words = head.split(b"\n", 1)[0].split(b" ", 2)
+    if len(words) < 3 and b"\n" not in head and len(head) < _LINE_BYTES:
+        return None
+    path = unquote(words[1].partition(b"?")[0].decode("latin-1")) if len(words) > 1 else ""
+    parts = [*path.removeprefix("/v2/repository").removeprefix("/v2").split("/"), "", "", ""]
+    if parts[1] != "models":
+        return "", ""
+    return parts[2], parts[4] if parts[3] == "versions" else ""
+
+
+class Front:
+    """Answers at some listening sockets, through hosts; all methods belong to the reactor's thread.
+
+    Args:
+        reactor: Runs it, and is stopped where a model cannot be opened at the start.
+        listeners: Bound sockets, each with whether TLS is spoken there.
+        is_open: Whether anybody who reaches the address may know why a model does not answer.
+        on_ready: Called once every model is open, and the sockets accept connections.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        listeners: Sequence[tuple[socket.socket, bool]],
+        *,
+        is_open: bool,
+        on_ready: Callable[[], object],
+    ) -> None:
+        self.hosts: list[Host] = []
+        self._reactor, self._listeners, self._is_open = reactor, listeners, is_open
+        self._on_ready = on_ready
+        self._waiting: dict[socket.socket, float] = {}
+        self._leaving: dict[socket.socket, float] = {}
+        self.was_ready = False
+        self._next = 0
+
+    def begin(self, hosts: Sequence[Host]) -> None:
+        """Start the hosts, which open their models in turn."""
+        self.hosts = list(hosts)
+        for host in self.hosts:
+            host.begin()
+        self._reactor.every(_TICK_S, self._tick)
+        self.changed()
+
+    def stop(self) -> None:
+        """Accept no more, and ask the hosts to end after the requests that run."""
+        for listener, _ in self._listeners:
+            self._reactor.unwatch(listener)
+            listener.close()
+        for host in self.hosts:
+            host.stop()
+        self._reactor.after(_STOP_S, self._kill)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no host runs any more."""
+        return all(host.has_ended for host in self.hosts)
+
+    def close(self) -> None:
+        """Close the connections that no host has."""
+        for connection in [*self._waiting, *self._leaving]:
+            self._drop(connection)
+
+    def changed(self) -> None:
+        """Send every host what has changed; at the start, have the next one open its model, then listen."""
+        self._table = Table(tuple(host.row for host in self.hosts))
+        for host in self.hosts:
+            host.tell(self._table)
+        if self.was_ready:
+            return
+        following = next((host for host in self.hosts if not host.has_opened), None)
+        if following is None:
+            self._listen()
+        elif following.error is not None:
+            self._reactor.stop()
+        elif not following.is_begun:
+            following.open()
+
+    def _listen(self) -> None:
+        self.was_ready = True
+        for listener, is_tls in self._listeners:
+            listener.listen(_BACKLOG)
+            listener.setblocking(False)
+            self._watch(listener, is_tls)
+        self._on_ready()
+
+    # -- connections
+
+    def _watch(self, listener: socket.socket, is_tls: bool) -> None:
+        if listener.fileno() >= 0:
+            accept = functools.partial(self._accept, listener, is_tls)
+            self._reactor.watch(listener, selectors.EVENT_READ, accept)
+
+    def _accept(self, listener: socket.socket, is_tls: bool, _events: int) -> None:
+        for _ in range(_BACKLOG):
+            try:
+                connection, _address = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as cause:  # no descriptor is left: those that wait make room within seconds
+                logger.warning("a connection cannot be accepted: %s", cause)
+                self._reactor.unwatch(listener)
+                self._reactor.after(_TICK_S, functools.partial(self._watch, listener, is_tls))
+                return
+            connection.setblocking(False)
+            if is_tls:
+                if not self._hand_to_any(connection):
+                    connection.close()
+            else:
+                self._wait(connection)
+                self._look(connection)
+
+    def _wait(self, connection: socket.socket) -> None:
+        if len(self._waiting) >= _WAITING:
+            self._drop(next(iter(self._waiting)))  # whoever has been silent for longest
+        self._waiting[connection] = self._reactor.now_s() + _FIRST_LINE_S
+
+    def _look(self, connection: socket.socket, _events: int = 0) -> None:
+        """Hand a connection over as soon as its first line says to whom."""
+        if connection not in self._waiting:
+            return
+        try:
+            head = connection.recv(_LINE_BYTES, socket.MSG_PEEK)
+        except BlockingIOError:
+            look = functools.partial(self._look, connection)
+            self._reactor.watch(connection, selectors.EVENT_READ, look)
+            return
+        except OSError:
+            head = b""
+        if not head:
+            self._drop(connection)
+            return
+        self._reactor.unwatch(connection)
+        named = model_of(head)
+        if named is None:  # what was peeked stays readable: waiting for more would never wait
+            self._reactor.after(_LOOK_AGAIN_S, functools.partial(self._look, connection))
+            return
+        del self._waiting[connection]
+        self.call(connection, *named)
+
+    def call(self, connection: socket.socket, model: str, version: str) -> None:
+        """Have a model's host answer on a connection; where there is no such model, any host."""
+        row = self._table.find(model, version)
+        host = next((h for h in self.hosts if row and (h.name, h.version) == (row.name, row.version)), None)
+        if not (host.take(connection) if host else self._hand_to_any(connection)):
+            self.refuse(connection, host)
+
+    def _hand_to_any(self, connection: socket.socket) -> bool:
+        self._next = (self._next + 1) % len(self.hosts)
+        return any(host.take(connection) for host in self.hosts[self._next :] + self.hosts[: self._next])
+
+    def refuse(self, connection: socket.socket, host: Host | None) -> None:
+        """Answer that no process does, and close the connection."""
+        message = f"model {host.name!r} is not ready" if host else "no model is ready"
+        if host and self._is_open:
+            message += f": {host.row.reason}"
+        status, body = "503 Service Unavailable\r\nretry-after: 1", error_body(message)
+        with contextlib.suppress(OSError):
+            if connection.recv(_LINE_BYTES, socket.MSG_PEEK).startswith(_LIVE):
+                status, body = "200 OK", b'{"live":true}'  # this process is
+        head = (
+            f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n"
+            f"connection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        try:
+            connection.setblocking(False)
+            connection.send(head.encode() + body)
+            connection.shutdown(socket.SHUT_WR)
+        except OSError:
+            connection.close()
+            return
+        # closed with unread data, the connection would be reset, and the answer lost with it
+        self._leaving[connection] = self._reactor.now_s() + _LINGER_S
+        drain = functools.partial(self._drain, connection)
+        self._reactor.watch(connection, selectors.EVENT_READ, drain)
+
+    def _drain(self, connection: socket.socket, _events: int) -> None:
+        try:
+            if connection.recv(256 << 10):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._drop(connection)
+
+    def _drop(self, connection: socket.socket) -> None:
+        self._waiting.pop(connection, None)
+        self._leaving.pop(connection, None)
+        self._reactor.unwatch(connection)
+        connection.close()
+
+    # -- time
+
+    def _tick(self) -> None:
+        now_s = self._reactor.now_s()
+        for connection, until_s in [*self._waiting.items(), *self._leaving.items()]:
+            if now_s > until_s:
+                self._drop(connection)
+        for host in self.hosts:
+            host.check()
+        self.changed()
+
+    def _kill(self) -> None:
+        for host in self.hosts:
+            host.kill("it did not end in time")

@@ -1,0 +1,152 @@
+"""The messages between the front, which holds the address, and the hosts of the models.
+
+A pair of SEQPACKET sockets keeps each message whole, and an open connection can travel with one.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Union
+
+import msgspec
+
+from edgekit.base.failures import Failure
+from edgekit.core.errors import ProtocolError
+from edgekit.core.spec import version_key
+from edgekit.serve.ports import Limits
+from edgekit.serve.routes import Access
+
+_MAX_BYTES = 160 << 10
+"""Of one message: less than a socket's default buffer of 208 KiB."""
+
+
+class Start(msgspec.Struct, frozen=True, tag="start", kw_only=True):
+    """The first message: open this model, unless it was unloaded.
+
+    ``exclusions`` has a row for each variant that was lost before; ``began_s`` is the monotonic time of the
+    front's start.
+    """
+
+    path: str
+    exclusions: dict[str, Any]
+    should_load: bool
+    threads: int | None
+    access: Access
+    limits: Limits
+    certificate: str
+    key: str
+    version: str
+    began_s: float
+    log_level: int
+
+
+class Connection(msgspec.Struct, frozen=True, tag="connection"):
+    """Answer on the connection that comes with this message."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One model as every host knows it; ``pid`` is 0 while no process hosts it."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+    should_load: bool
+    pid: int
+    restarts: int
+    is_answering: bool
+
+
+class Table(msgspec.Struct, frozen=True, tag="table"):
+    """Every model of this address, in the order of the command line."""
+
+    rows: tuple[Row, ...]
+
+    def find(self, model: str, version: str = "") -> Row | None:
+        """Return a version; else the newest that was not unloaded; else the newest; None for no model."""
+        rows = [row for row in self.rows if row.name == model]
+        exact = (row for row in rows if row.version == version)
+        newest = max(rows, key=lambda row: (row.should_load, version_key(row.version)), default=None)
+        return next(exact, newest)
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """Answer the requests that run, close the model, exit 0."""
+
+
+ToHost = Union[Start, Connection, Table, Stop]  # noqa: UP007 - decoded at run time
+
+
+class Trying(msgspec.Struct, frozen=True, tag="trying"):
+    """A variant is opened, which may end the process; ``left`` more could follow."""
+
+    variant: str
+    left: int
+
+
+class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
+    """How the model is, twice a second and after each change: the event loop is alive."""
+
+    state: str
+    reason: str
+    variant: str
+    exclusions: dict[str, Any]
+    should_load: bool
+    is_stuck: bool
+
+
+class Taken(msgspec.Struct, frozen=True, tag="taken"):
+    """The oldest connection not yet taken is."""
+
+
+class Call(msgspec.Struct, frozen=True, tag="call"):
+    """Hand the connection that comes with this message to the host of another model."""
+
+    model: str
+    version: str
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The model cannot be opened."""
+
+    failure: Failure
+
+
+FromHost = Union[Trying, Report, Taken, Call, Failed]  # noqa: UP007 - decoded at run time
+
+
+class Pipe:
+    """One end of the pair, which never waits."""
+
+    def __init__(self, end: socket.socket, kind: Any) -> None:
+        self._socket = end
+        self._decoder = msgspec.msgpack.Decoder(kind)
+        end.setblocking(False)
+        self.fileno = end.fileno
+        self.close = end.close
+
+    def send(self, message: Any, connection: socket.socket | None = None) -> bool:
+        """Send a message, and a duplicate of a connection; return False where the peer does not read."""
+        data = msgspec.msgpack.encode(message)
+        try:
+            socket.send_fds(self._socket, [data], [connection.fileno()] if connection else [])
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> tuple[Any, socket.socket | None] | None:
+        """Return a message and its connection; None where the peer has ended.
+
+        Raises:
+            BlockingIOError: There is none now.
+            ProtocolError: It is not a message of this protocol.
+        """
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._socket, _MAX_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionError:
+            return None
+        connection = socket.socket(fileno=descriptors[0]) if descriptors else None
+        try:
+            return (self._decoder.decode(data), connection) if data else None
+        except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+            raise ProtocolError(f"a message between front and host: {cause}") from cause

@@ -1,0 +1,143 @@
+"""The hosts of other models behind the same address: requests for them, and their parts of documents.
+
+A connection to another host is one end of a socket pair, whose other end the front hands over as it does
+with a client's. So the host answers as to a client, or the front says why it does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from edgekit.serve.body import Receive
+from edgekit.serve.errors import HttpError
+from edgekit.serve.hosting import Row, Table
+from edgekit.serve.views import Part
+
+logger = logging.getLogger(__name__)
+PART = b"part"
+"""The query of ``/status`` that asks for one host's part."""
+FORWARDED = b"x-edgekit-forwarded"
+_PART_S = 0.5
+_PIECE_BYTES = 256 << 10
+_HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"te", b"upgrade", b"expect", b"transfer-encoding"})
+_Headers = Iterable[tuple[bytes, bytes]]
+_Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Siblings:
+    """The other hosts; none without ``call``.
+
+    ``call(row, connection)`` has the front hand a connection to a model's host, and returns whether it
+    could be asked to.
+    """
+
+    def __init__(self, call: Callable[[Row, socket.socket], bool] = lambda _row, _connection: False) -> None:
+        self.table = Table(())
+        self._call = call
+
+    async def forward(self, row: Row, scope: Mapping[str, Any], receive: Receive, send: _Send) -> None:
+        """Have a model's host answer a request.
+
+        Raises:
+            HttpError: 503: the host ended before it answered.
+        """
+        reader, writer = await self._connect(row)
+        task = asyncio.get_running_loop().create_task(_send_request(scope, receive, writer))
+        has_begun = False
+        try:
+            status, headers = await _read_head(reader)
+            kept = [pair for pair in headers if pair[0] not in _HOP_BY_HOP]
+            await send({"type": "http.response.start", "status": status, "headers": kept})
+            has_begun = True
+            while piece := await reader.read(_PIECE_BYTES):  # a cut answer is shorter than its length
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except (EOFError, OSError) as cause:
+            if not has_begun and not task.done():  # done: the client has hung up
+                raise _gone(row) from cause
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, OSError):
+                await task
+            writer.close()
+
+    async def parts(self, own: Part, headers: _Headers) -> list[Part]:
+        """Return ``own`` and what the other hosts say of their models, in the table's order.
+
+        A host that does not answer within half a second is reported as the front knows it.
+        """
+        names = {(row["name"], row["version"]) for row in own.models}
+        others = [row for row in self.table.rows if (row.name, row.version) not in names]
+        return [own, *await asyncio.gather(*(self._part(row, headers) for row in others))]
+
+    async def _part(self, row: Row, headers: _Headers) -> Part:
+        try:
+            if row.is_answering:
+                return await asyncio.wait_for(self._fetch(row, headers), _PART_S)
+        except (EOFError, OSError, HttpError, msgspec.DecodeError, asyncio.TimeoutError) as cause:
+            logger.warning("the host of %s %s does not say how it is: %r", row.name, row.version, cause)
+            why = {"state": "UNAVAILABLE", "reason": "its process does not answer"}
+            row = msgspec.structs.replace(row, **why)
+        return Part.of_row(row)
+
+    async def _fetch(self, row: Row, headers: _Headers) -> Part:
+        reader, writer = await self._connect(row)
+        try:
+            writer.write(_head("GET", b"/status?" + PART, headers))
+            await _read_head(reader)
+            return msgspec.json.decode(await reader.read(), type=Part)
+        finally:
+            writer.close()
+
+    async def _connect(self, row: Row) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            if self._call(row, theirs):
+                return await asyncio.open_unix_connection(sock=ours)
+        ours.close()
+        raise _gone(row)
+
+
+async def _send_request(scope: Mapping[str, Any], receive: Receive, writer: asyncio.StreamWriter) -> None:
+    """Send a client's request on, wait for the client to hang up, and then hang up too."""
+    query = scope["query_string"]
+    headers = [pair for pair in scope["headers"] if pair[0] not in _HOP_BY_HOP]
+    is_chunked = not any(name == b"content-length" for name, _ in headers)
+    if is_chunked:
+        headers.append((b"transfer-encoding", b"chunked"))
+    writer.write(_head(scope["method"], scope["raw_path"] + (b"?" + query if query else b""), headers))
+    is_sent = False
+    while (message := await receive())["type"] != "http.disconnect":
+        piece = message.get("body", b"")
+        if is_chunked and piece:
+            piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+        is_last = not message.get("more_body") and not is_sent
+        writer.write(piece + b"0\r\n\r\n" if is_chunked and is_last else piece)
+        await writer.drain()
+        is_sent |= is_last
+    writer.close()
+
+
+def _head(method: str, target: bytes, headers: _Headers) -> bytes:
+    lines = b"".join(
+        b"%b: %b\r\n" % pair for pair in (*headers, (b"connection", b"close"), (FORWARDED, b"1"))
+    )
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode(), target, lines)
+
+
+async def _read_head(reader: asyncio.StreamReader) -> tuple[int, list[tuple[bytes, bytes]]]:
+    first, *lines = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[:-2]
+    pairs = (line.partition(b": ") for line in lines)
+    return int(first.split(b" ", 2)[1]), [(name.lower(), value) for name, _, value in pairs]
+
+
+def _gone(row: Row) -> HttpError:
+    message = f"model {row.name!r} is not ready: its process ended; it is opened again"
+    return HttpError(503, message, ((b"retry-after", b"1"),))
