@@ -53,6 +53,7 @@ class Host:
         start: How the model is opened.
         reactor: Runs it.
         restarts: How long to wait before a start.
+        exclusions: The variants that were lost.
         call: Hands a connection to another model's host.
         refuse: Answers on a connection that this host did not take.
         on_change: Called after each change of what ``row`` says.
@@ -65,6 +66,7 @@ class Host:
         start: Start,
         reactor: Reactor,
         restarts: Restarts,
+        exclusions: Exclusions,
         call: Callable[[socket.socket, str, str], None],
         refuse: Callable[[socket.socket, Host], None],
         on_change: Callable[[], None],
@@ -74,7 +76,7 @@ class Host:
         self.error: EdgekitError | None = None
         self._start, self._limits, self._reactor, self._restarts = start, start.limits, reactor, restarts
         self._call, self._refuse, self._on_change = call, refuse, on_change
-        self._exclusions = Exclusions()
+        self._exclusions = exclusions
         self._untaken: deque[socket.socket] = deque()
         self._is_stopping = False
         self._reason = "it is being opened"

@@ -20,6 +20,7 @@ from edgekit.base.notify import Notifier
 from edgekit.base.signals import stopped_by_signals
 from edgekit.core.errors import ConfigError, UsageError
 from edgekit.model.bundle import open_bundle
+from edgekit.model.exclusions import RETRY_S, Exclusions
 from edgekit.serve.address import Address, listening
 from edgekit.serve.hosting import Start
 from edgekit.serve.ports import Limits
@@ -45,6 +46,7 @@ class ServeOptions:
         threads: CPU threads for each runtime; None: all cores but one.
         limits: Limits on requests and memory.
         backoff_s: The wait before a host that ended is started again, from .. to; it doubles.
+        retry_s: The wait before a variant that crashed or hung is tried again, from .. to; it doubles.
     """
 
     bundles: tuple[str, ...]
@@ -53,6 +55,7 @@ class ServeOptions:
     threads: int | None = None
     limits: Limits = field(default_factory=Limits)
     backoff_s: tuple[float, float] = (0.25, 60.0)
+    retry_s: tuple[float, float] = RETRY_S
 
 
 def serve(
@@ -121,6 +124,7 @@ def _hosts(
             msgspec.structs.replace(start, path=path),
             reactor,
             Restarts(*_CRASHES, *options.backoff_s),
+            Exclusions(options.retry_s),
             front.call,
             front.refuse,
             front.changed,
