@@ -56,11 +56,14 @@ class Siblings:
             kept = [pair for pair in headers if pair[0] not in _HOP_BY_HOP]
             await send({"type": "http.response.start", "status": status, "headers": kept})
             has_begun = True
-            while piece := await reader.read(_PIECE_BYTES):  # a cut answer is shorter than its length
+            left = 0 if scope["method"] == "HEAD" else _length(headers)
+            while left and (piece := await reader.read(min(left, _PIECE_BYTES))):
+                left -= len(piece)
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.body", "body": b""})  # a cut answer is shorter than it says
         except (EOFError, OSError) as cause:
-            if not has_begun and not task.done():  # done: the client has hung up
+            has_client = not task.done() or task.exception() is not None
+            if has_client and not has_begun:
                 raise _gone(row) from cause
         finally:
             task.cancel()
@@ -91,8 +94,8 @@ class Siblings:
         reader, writer = await self._connect(row)
         try:
             writer.write(_head("GET", b"/status?" + PART, headers))
-            await _read_head(reader)
-            return msgspec.json.decode(await reader.read(), type=Part)
+            _, answered = await _read_head(reader)
+            return msgspec.json.decode(await reader.readexactly(_length(answered)), type=Part)
         finally:
             writer.close()
 
@@ -109,7 +112,7 @@ async def _send_request(scope: Mapping[str, Any], receive: Receive, writer: asyn
     """Send a client's request on, wait for the client to hang up, and then hang up too."""
     query = scope["query_string"]
     headers = [pair for pair in scope["headers"] if pair[0] not in _HOP_BY_HOP]
-    is_chunked = not any(name == b"content-length" for name, _ in headers)
+    is_chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
     if is_chunked:
         headers.append((b"transfer-encoding", b"chunked"))
     writer.write(_head(scope["method"], scope["raw_path"] + (b"?" + query if query else b""), headers))
@@ -136,6 +139,10 @@ async def _read_head(reader: asyncio.StreamReader) -> tuple[int, list[tuple[byte
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[:-2]
     pairs = (line.partition(b": ") for line in lines)
     return int(first.split(b" ", 2)[1]), [(name.lower(), value) for name, _, value in pairs]
+
+
+def _length(headers: _Headers) -> int:
+    return int(dict(headers)[b"content-length"])
 
 
 def _gone(row: Row) -> HttpError:

@@ -350,7 +350,7 @@ def test_neither_connections_nor_restarts_leave_a_descriptor_in_the_front(tmp_pa
         with server.client:
             for _ in range(2):
                 os.kill(server.row("a")["pid"], signal.SIGKILL)
-                for _ in range(40):
+                for _ in range(15):
                     server.infer("b")
                     server.infer("a")
                 server.until_answers("a")
