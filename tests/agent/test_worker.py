@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import select
 import time
 
@@ -14,7 +15,10 @@ from edgekit.agent.ipc import (
     EventOut,
     FailedOver,
     Fatal,
+    Keep,
+    Opening,
     Progress,
+    Returned,
     Run,
     Started,
     Swap,
@@ -23,6 +27,7 @@ from edgekit.agent.ipc import (
 )
 from edgekit.agent.supervisor.worker_process import WorkerProcess
 from edgekit.base.child import exit_reason
+from edgekit.model.exclusions import Exclusion
 
 
 class Worker:
@@ -135,6 +140,31 @@ def test_a_lost_accelerator_is_followed_by_the_next_variant(start, tmp_path):
     assert worker.until(
         lambda: next((m for m in worker.heard if isinstance(m, Progress) and m.frames), None)
     ).running.variant == "spare"  # fmt: skip
+
+
+def test_a_variant_that_was_lost_before_returns_once_the_trial_of_its_bundle_is_over(start, tmp_path):
+    spare = {"id": "spare", "backend": "null"}
+    bundle = make_bundle(tmp_path / "b", version="2.0.0", more_variants=(spare,))
+    digest = hashlib.sha256((bundle / "bundle.json").read_bytes()).hexdigest()
+    lost = {digest: {"null": Exclusion("killed by SIGSEGV", 0.05)}}
+    worker = start(make_bundle(tmp_path / "a"), exclude=lost)
+    worker.first(Started)
+    worker.process.send(Swap(swap=1, purpose="trial", path=str(bundle)))
+    assert worker.first(Swapped).running.variant == "spare"
+    worker.until(
+        lambda: sum(isinstance(m, Progress) and m.running.variant == "spare" for m in worker.heard) > 5
+    )
+    assert not [
+        m for m in worker.heard if isinstance(m, Opening) and m.variant == "null" and m.digest == digest
+    ]
+    worker.process.send(Keep())
+    returned = worker.first(Returned).running
+    assert (returned.variant, returned.digest, returned.left) == ("null", digest, 1)
+    worker.heard.clear()
+    assert worker.until(
+        lambda: next((m for m in worker.heard if isinstance(m, Progress) and m.frames), None)
+    ).running.variant == "null"  # fmt: skip
+    assert worker.end() == 0
 
 
 def test_without_another_variant_a_lost_accelerator_ends_the_worker_with_the_reason(start, tmp_path):
