@@ -34,6 +34,7 @@ from edgekit_fleet.identity.journal import FILE as JOURNAL_FILE
 from edgekit_fleet.identity.journal import Journal, Since
 from edgekit_fleet.identity.sealed import seal, unseal
 from edgekit_fleet.registry.blobs import SHA256, Blobs
+from edgekit_fleet.store.audit import LOCAL, Audit
 from edgekit_fleet.store.copying import check_database, copy_database
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
@@ -172,7 +173,7 @@ def restore(
         except OSError as cause:
             raise StorageError(f"{cause.filename or data}: {cause.strerror}") from cause
     check_database(draft)
-    since = _catch_up(draft, head, now_ms, former, data)
+    since = _catch_up(draft, head, now_ms, former, data, source.name)
     draft.replace(data / DATABASE)  # last: until then the folder has no database, and this can be repeated
     sync_path(data)
     return Restored(head, since)
@@ -267,7 +268,9 @@ def _secrets(
     return found
 
 
-def _catch_up(draft: Path, head: Head, now_ms: int, former: Path | None, data: Path) -> Since | None:
+def _catch_up(
+    draft: Path, head: Head, now_ms: int, former: Path | None, data: Path, source_name: str
+) -> Since | None:
     """Repeat what became of devices since the backup, and record the restore."""
     source = next((f for f in (former, data) if f is not None and (f / JOURNAL_FILE).exists()), None)
     since = None if source is None else Journal(source).since(head.created_unix_ms)
@@ -276,6 +279,7 @@ def _catch_up(draft: Path, head: Head, now_ms: int, former: Path | None, data: P
         with database.transaction():
             facts.set(AUTHORITY, head.authority)
             facts.set(RESTORED, f"{head.created_unix_ms} {now_ms}")
+            Audit(database).record(LOCAL, "fleet.restore", source_name, after={"as_of_ms": head.created_unix_ms})
             if since is not None:
                 _repeat(devices, since, now_ms)
     if source is not None and source != data:
@@ -289,5 +293,7 @@ def _repeat(devices: Devices, since: Since, now_ms: int) -> None:
             devices.enroll(device, now_ms, None)
     for device in since.enrolled:
         devices.restore(device)
-    for device in (*since.revoked, *since.deleted):
+    for device in since.revoked:
         devices.revoke(device)
+    for device in since.deleted:
+        devices.delete(device, now_ms)

@@ -16,6 +16,7 @@ from edgekit_fleet.broker.mosquitto import FLEET_USER, hand_over
 from edgekit_fleet.broker.mqtt import Access
 from edgekit_fleet.broker.nkey import AccountKey
 from edgekit_fleet.identity.authority import Authority
+from edgekit_fleet.store.devices import Devices
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,10 @@ class Broker:
             **refused,
         }
 
+    def strangers(self, since_ms: int) -> dict[str, int]:
+        """Return devices with a certificate of this fleet that were refused since a time, and when."""
+        return self.callout.strangers.since(since_ms) if self.callout else {}
+
     def disconnect(self, device: str) -> None:
         """Close a device's connection at once; another broker than the embedded one is not told."""
         if self.embedded is not None:
@@ -71,7 +76,7 @@ def embedded_broker(
     authority: Authority,
     *,
     data: Path,
-    is_welcome: Callable[[str], bool],
+    devices: Devices,
     on_start: Callable[[], None],
 ) -> Broker:
     """Return the embedded broker, not started yet.
@@ -81,7 +86,7 @@ def embedded_broker(
         ports: Keeps the port that is chosen at the first start.
         authority: Issues the broker's certificate.
         data: The fleet's data folder.
-        is_welcome: Whether a device may connect.
+        devices: Say who may connect.
         on_start: Called each time before the broker starts: no device is connected then.
 
     Raises:
@@ -110,7 +115,7 @@ def embedded_broker(
         certificate=tls.certificate if tls else None,
         key=tls.key if tls else None,
     )
-    callout = Callout(issuer, is_welcome, needs_certificate=is_tls)
+    callout = Callout(issuer, devices.is_welcome, devices.is_barred, needs_certificate=is_tls)
     admission = Admission(process.nats, callout)
     return Broker(access, url(scheme, options.name, port), process, callout, admission)
 

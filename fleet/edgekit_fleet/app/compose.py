@@ -44,6 +44,7 @@ from edgekit_fleet.web.health import Health
 logger = logging.getLogger(__name__)
 
 KEEP_MS = 14 * 24 * 3600 * 1000
+STRANGER_MS = 3600 * 1000
 RESTORED_SHOWN_MS = 30 * 24 * 3600 * 1000
 MAX_ROWS = 5_000_000
 _TICK_S = 5.0
@@ -106,7 +107,7 @@ class Fleet:
             self._ports,
             self.authority,
             data=data,
-            is_welcome=devices.is_welcome,
+            devices=devices,
             on_start=broker_starts,
         )
 
@@ -139,6 +140,7 @@ class Fleet:
             health=self.health,
             certificates=self.certificates,
             warnings=self.warnings,
+            strangers=self.strangers,
             registry=registry,
             rollouts=rollouts,
             measuring=measuring,
@@ -263,7 +265,19 @@ class Fleet:
 
     def warnings(self) -> list[str]:
         """Return what an operator should know before anything else, one sentence each."""
-        return [*self._restored(), *self.certificates.warnings()]
+        said = [*self._restored(), *self.certificates.warnings()]
+        if strangers := self.strangers():
+            said.append(
+                f"{len(strangers)} devices with a certificate of this fleet are not in its database:"
+                f" {', '.join(list(strangers)[:5])}. Were they enrolled after the backup that was restored?"
+                " Then adopt them: POST /api/v1/strangers/ID/adopt."
+            )
+        return said
+
+    def strangers(self) -> dict[str, int]:
+        """Return unknown devices that were refused in the last hour with a certificate of this fleet."""
+        knocking = self.broker.strangers(unix_ms() - STRANGER_MS)
+        return {name: at for name, at in knocking.items() if not self.services.devices.exists(name)}
 
     def _restored(self) -> list[str]:
         restored = self._facts.restored()

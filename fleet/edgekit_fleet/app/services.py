@@ -74,6 +74,7 @@ class Services:
     health: Callable[[], Health]
     certificates: CertificateKeeper
     warnings: Callable[[], list[str]]
+    strangers: Callable[[], dict[str, int]]
     registry: RegistryService
     rollouts: RolloutService
     measuring: MeasuringService

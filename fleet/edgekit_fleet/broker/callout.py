@@ -22,8 +22,31 @@ from edgekit_fleet.identity.authority import URN
 
 ACCOUNT = "EK"
 SUBJECT = "$SYS.REQ.USER.AUTH"
+MAX_STRANGERS = 1000
 WAIT_S = 10
 """How long the broker waits for an answer; devices wait as long for theirs."""
+
+
+class Strangers:
+    """Devices that were refused though their certificate is of this fleet, the last 1000, by id.
+
+    They were revoked, or enrolled after a backup that was restored since. They knock every few minutes, so it
+    is enough to remember them in memory.
+    """
+
+    def __init__(self) -> None:
+        self._heard_ms: dict[str, int] = {}
+
+    def note(self, device: str, now_ms: int) -> None:
+        """Remember that a device was refused."""
+        self._heard_ms.pop(device, None)
+        self._heard_ms[device] = now_ms
+        if len(self._heard_ms) > MAX_STRANGERS:
+            del self._heard_ms[next(iter(self._heard_ms))]
+
+    def since(self, at_ms: int) -> dict[str, int]:
+        """Return the devices refused since a time, and when each was last, in Unix milliseconds."""
+        return {device: heard for device, heard in list(self._heard_ms.items()) if heard >= at_ms}
 
 
 class Callout:
@@ -32,14 +55,22 @@ class Callout:
     Args:
         key: Signs the answers; the broker's configuration names it as the issuer.
         is_welcome: Whether a device may connect.
+        is_barred: Whether a certificate, by its serial number in hexadecimal, is refused whatever it names.
         needs_certificate: Whether the listener speaks TLS.
     """
 
     def __init__(
-        self, key: AccountKey, is_welcome: Callable[[str], bool], *, needs_certificate: bool
+        self,
+        key: AccountKey,
+        is_welcome: Callable[[str], bool],
+        is_barred: Callable[[str], bool] = lambda _: False,
+        *,
+        needs_certificate: bool,
     ) -> None:
         self._key = key
         self._is_welcome = is_welcome
+        self._is_barred = is_barred
+        self.strangers = Strangers()
         self._needs_certificate = needs_certificate
         self.refused: Counter[str] = Counter()
         """Connections refused, by reason: ``kind``, ``certificate``, ``client_id``, ``device``."""
@@ -66,14 +97,19 @@ class Callout:
     def decide(self, asked: dict[str, Any]) -> tuple[str, str]:
         """Return (device, "") if the client may connect, else ("", reason); count the reason."""
         client = str(asked.get("client_info", {}).get("mqtt_id", ""))
-        device = _certified(asked.get("client_tls") or {}) if self._needs_certificate else client
+        device, serial = client, ""
+        if self._needs_certificate:
+            device, serial = _certified(asked.get("client_tls") or {})
         if asked.get("client_info", {}).get("client_type") not in (None, "mqtt"):
             kind, reason = "kind", "devices connect by MQTT"
         elif not DEVICE_ID.fullmatch(device):
             kind, reason = "certificate", "no certificate of a device"
         elif client != device:  # else it could take over another device's connection
             kind, reason = "client_id", f"client id {client[:64]!r} is not the certificate's {device!r}"
+        elif self._is_barred(serial):
+            kind, reason = "device", f"{device} was deleted: it must enrol again"
         elif not self._is_welcome(device):
+            self.strangers.note(device, time.time_ns() // 1_000_000)
             kind, reason = "device", f"{device} is not enrolled, or is revoked"
         else:
             return device, ""
@@ -81,18 +117,18 @@ class Callout:
         return "", reason
 
 
-def _certified(tls: dict[str, Any]) -> str:
-    """Return the device named by the certificate that the broker verified; empty without one."""
+def _certified(tls: dict[str, Any]) -> tuple[str, str]:
+    """Return device and serial number of the certificate that the broker verified; empty without one."""
     chains = tls.get("verified_chains") or []
     if not chains or not chains[0]:
-        return ""
+        return "", ""
     try:
         certificate = x509.load_pem_x509_certificate(chains[0][0].encode())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound):
-        return ""
+        return "", ""
     uris = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith(URN)]
-    return uris[0].removeprefix(URN) if uris else ""
+    return (uris[0].removeprefix(URN), f"{certificate.serial_number:x}") if uris else ("", "")
 
 
 def _user(user_key: str, device: str) -> dict[str, Any]:

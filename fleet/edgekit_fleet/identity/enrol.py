@@ -108,6 +108,35 @@ class Enrolment:
         self._disconnect(device)
         return True
 
+    def delete(self, device: str, now_ms: int, *, by: Actor = LOCAL) -> bool:
+        """Forget a device and bar its certificates; its name is free then. False if there is no such device.
+
+        It can enrol again with a new claim, as a new device. The audit log says ``by`` whom.
+        """
+        if not self._devices.exists(device):
+            return False
+        self._journal.add("deleted", device, now_ms)
+        with self._database.transaction():
+            self._devices.delete(device, now_ms)
+            self._tokens.forget_uses(device)
+            self._audit.record(by, "device.delete", device)
+        self._disconnect(device)
+        return True
+
+    def adopt(self, device: str, now_ms: int, *, by: Actor = LOCAL) -> bool:
+        """Take back a device whose certificate is of this fleet, and which the database does not know.
+
+        It was enrolled after the backup that was restored. False if the device is known. The audit log says
+        ``by`` whom.
+        """
+        if self._devices.exists(device):
+            return False
+        self._journal.add("enrolled", device, now_ms)
+        with self._database.transaction():
+            self._devices.enroll(device, now_ms, None)
+            self._audit.record(by, "device.adopt", device)
+        return True
+
     def restore(self, device: str, now_ms: int, *, by: Actor = LOCAL) -> bool:
         """Undo ``revoke``; the audit log says ``by`` whom."""
         if not self._devices.exists(device):

@@ -315,7 +315,7 @@ def _sort(pull: _Pull, message: Message, known: Collection[str]) -> None:
     if way != "up":
         raise ProtocolError(f"{message.topic}: devices publish below up")
     if device not in known:
-        raise ProtocolError(f"device '{device}' is not enrolled here")
+        raise ProtocolError(f"device '{device}' is not enrolled here, or is revoked")
     if leaf in ("m", "ev"):
         pull.batches.append(read_batch(message, device))
     elif leaf == "req":

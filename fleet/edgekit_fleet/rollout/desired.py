@@ -126,6 +126,11 @@ class DesiredStates:
         self._send(document)
         return document.version
 
+    def forget(self, device: str) -> None:
+        """Forget what a device that was deleted shall run, and clear what the broker retains for it."""
+        self._documents.forget(device)
+        self._downlink.publish(device, "desired", b"", retain=True)
+
     def _send(self, document: rows.Document) -> None:
         self._downlink.publish(document.device, "desired", document.body, retain=True)
 

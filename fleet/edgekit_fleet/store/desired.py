@@ -62,6 +62,11 @@ class Documents:
                 [(document.version, document.device, document.version) for document in documents],
             )
 
+    def forget(self, device: str) -> None:
+        """Delete a device's document."""
+        with self._database.transaction() as sql:
+            sql.execute("DELETE FROM desired WHERE device = ?", (device,))
+
     def set_all_pending(self) -> None:
         """Have every document published again."""
         with self._database.transaction() as sql:

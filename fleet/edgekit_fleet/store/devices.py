@@ -86,7 +86,9 @@ class Devices:
         database.migrate("devices", _MIGRATIONS)
         with database.read() as sql:
             rows = sql.execute("SELECT id FROM device WHERE state = 'approved'").fetchall()
+            barred = sql.execute("SELECT serial FROM barred_certificate").fetchall()
         self._welcome = {row["id"] for row in rows}
+        self._barred = {row["serial"] for row in barred}
 
     def exists(self, device: str) -> bool:
         """Say whether a device with this id is or was enrolled."""
@@ -94,13 +96,14 @@ class Devices:
             return sql.execute("SELECT 1 FROM device WHERE id = ?", (device,)).fetchone() is not None
 
     def known(self, devices: Collection[str]) -> set[str]:
-        """Return those of these ids that are or were enrolled."""
+        """Return those of these ids that are enrolled and not revoked."""
         ids, enrolled = list(devices), set[str]()
         with self._database.read() as sql:
             for start in range(0, len(ids), _MARKS):
                 some = ids[start : start + _MARKS]
                 marks = ",".join("?" * len(some))
-                rows = sql.execute(f"SELECT id FROM device WHERE id IN ({marks})", some)  # noqa: S608 - only marks
+                query = f"SELECT id FROM device WHERE state = 'approved' AND id IN ({marks})"  # noqa: S608 - only marks
+                rows = sql.execute(query, some)
                 enrolled.update(row["id"] for row in rows)
         return enrolled
 
@@ -121,6 +124,34 @@ class Devices:
             if is_welcome and changes == self._changes:  # else it may have been revoked meanwhile
                 self._welcome.add(device)
         return is_welcome
+
+    def is_barred(self, serial: str) -> bool:
+        """Say whether a certificate is of a device that was deleted; from memory."""
+        return serial in self._barred
+
+    def delete(self, device: str, now_ms: int) -> bool:
+        """Forget a device, so that its name is free; return False if there is no device with this id.
+
+        Its certificates are barred until they end: a device that gets the name later is another one. What
+        it sent stays until it is old.
+        """
+        with self._database.transaction() as sql:
+            serials = sql.execute(
+                "SELECT serial, expires_ms FROM certificate WHERE device = ? AND expires_ms > ?",
+                (device, now_ms),
+            ).fetchall()
+            sql.execute("DELETE FROM barred_certificate WHERE expires_ms <= ?", (now_ms,))
+            sql.executemany(
+                "INSERT OR IGNORE INTO barred_certificate VALUES (?, ?)", [tuple(row) for row in serials]
+            )
+            sql.execute("DELETE FROM certificate WHERE device = ?", (device,))
+            sql.execute("DELETE FROM device_model WHERE device = ?", (device,))
+            is_gone = sql.execute("DELETE FROM device WHERE id = ?", (device,)).rowcount > 0
+        self._barred |= {row["serial"] for row in serials}
+        with self._changing:
+            self._changes += 1
+            self._welcome.discard(device)
+        return is_gone
 
     def enroll(self, device: str, now_ms: int, hardware: str | None) -> None:
         """Add a device, with the JSON of its hardware facts.

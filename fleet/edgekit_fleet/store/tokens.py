@@ -195,6 +195,13 @@ class Tokens:
             )
         return number, None
 
+    def forget_uses(self, device: str) -> None:
+        """Forget which keys enrolled a device, when it is deleted: its old key must not bring it back."""
+        with self._database.transaction() as sql:
+            sql.execute(
+                "UPDATE claim_use SET key_sha256 = 'deleted ' || key_sha256 WHERE device = ?", (device,)
+            )
+
     def use_claim(self, claim: str, key_sha256: str, device: str, now_ms: int) -> None:
         """Record that a key enrolled a device with a claim; call it in the transaction that adds it."""
         with self._database.transaction() as sql:

@@ -151,3 +151,34 @@ def test_without_tls_the_client_id_is_the_device(tmp_path):
         with Connection(a) as connection:
             assert not connection.subscribe("ek/v1/b/down/#")
             assert connection.subscribe("ek/v1/a/down/#")
+
+
+def test_a_deleted_device_is_out_at_once_and_its_name_is_free_for_another_key_only(fleet):
+    old = fleet.enroll("moved")
+    with Connection(old) as connection:
+        assert fleet.client.delete("/api/v1/devices/moved").status_code == 204
+        wait_until(lambda: connection.disconnects, "the end of the connection", 10)
+    assert fleet.client.get("/api/v1/devices/moved").status_code == 404
+    old.folder = old.folder.rename(old.folder.with_name("moved-before"))
+    fresh = fleet.enroll("moved")
+    assert fresh.device == "moved"
+    with Connection(fresh):
+        assert refused(Connection(old))  # its certificate names the same device, and is barred
+    assert fleet.client.delete("/api/v1/devices/nobody").status_code == 404
+
+
+def test_a_device_that_the_database_has_lost_is_listed_and_can_be_taken_back(fleet):
+    """As after the restore of a backup that was made before it enrolled."""
+    lost = fleet.enroll("forgotten")
+    devices = fleet.fleet.services.devices
+    with devices._database.transaction() as sql:
+        sql.execute("DELETE FROM certificate WHERE device = 'forgotten'")
+        sql.execute("DELETE FROM device WHERE id = 'forgotten'")
+    devices._welcome.discard("forgotten")
+    assert refused(Connection(lost))
+    assert [one["device"] for one in fleet.get("strangers")] == ["forgotten"]
+    assert any("forgotten" in said for said in fleet.fleet.warnings())
+    assert fleet.client.post("/api/v1/strangers/nobody/adopt").status_code == 404
+    assert fleet.post("strangers/forgotten/adopt")["state"] == "approved"
+    with Connection(lost):
+        assert fleet.get("strangers") == []

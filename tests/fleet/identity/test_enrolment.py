@@ -213,3 +213,17 @@ def test_a_revocation_is_in_the_journal_before_the_connection_is_closed(office, 
     assert Journal(tmp_path).since(NOW_MS + 1).revoked == ["cam-1"]
     assert office.disconnected == ["cam-1"]
     assert not office.enrolment.revoke("nobody", NOW_MS)
+
+
+def test_a_deleted_device_needs_a_new_claim_and_bars_its_old_certificates(office):
+    claim, identity = office.claim(), Identity()
+    _, pem, _ = office.enroll(claim, identity, "cam-1", now_ms=NOW_MS)
+    serial = f"{x509.load_pem_x509_certificate(pem.encode()).serial_number:x}"
+    assert not office.devices.is_barred(serial)
+    assert office.enrolment.delete("cam-1", NOW_MS)
+    assert office.devices.is_barred(serial)
+    assert Devices(office.database).is_barred(serial)  # after a restart, too
+    with pytest.raises(EnrollError, match="used up"):
+        office.enroll(claim, identity, "cam-1")
+    assert office.enroll(office.claim(), identity, "cam-1")[0::2] == ("cam-1", True)
+    assert not office.enrolment.delete("nobody", NOW_MS)
