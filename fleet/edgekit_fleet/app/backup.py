@@ -279,7 +279,9 @@ def _catch_up(
         with database.transaction():
             facts.set(AUTHORITY, head.authority)
             facts.set(RESTORED, f"{head.created_unix_ms} {now_ms}")
-            Audit(database).record(LOCAL, "fleet.restore", source_name, after={"as_of_ms": head.created_unix_ms})
+            Audit(database).record(
+                LOCAL, "fleet.restore", source_name, after={"as_of_ms": head.created_unix_ms}
+            )
             if since is not None:
                 _repeat(devices, since, now_ms)
     if source is not None and source != data:
