@@ -215,6 +215,17 @@ class Guards(_Strict, frozen=True, kw_only=True):
     event_ratio: float = 0.0
     min_frames: int = 30
 
+    def slow_ms(self, before_ms: float, period_ms: float) -> float:
+        """Return above which time an inference is slow by ``p99_ratio``, given the previous version's.
+
+        It is at least 1 ms, or 5 % of a frame's period, above ``before_ms``: less costs nobody anything,
+        and twice 0.1 ms is within what a machine's own noise moves.
+
+        >>> Guards(p99_ratio=2).slow_ms(0.1, 100.0), Guards(p99_ratio=2).slow_ms(40.0, 100.0)
+        (5.1, 80.0)
+        """
+        return max(self.p99_ratio * before_ms, before_ms + max(1.0, 0.05 * period_ms))
+
 
 class Provenance(_Strict, frozen=True, kw_only=True):
     """Where a bundle comes from."""

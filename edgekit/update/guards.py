@@ -15,14 +15,13 @@ Biometrika 31 (1940).
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 import msgspec
 
 from edgekit.core.sketch import Histogram, Sketch
 from edgekit.core.spec import Guards
-from edgekit.core.wire import MetricReport
 
 EARLY_Z = 3.5
 """Standard errors for an early rollback: one check in 4000 is wrong, as there are many checks."""
@@ -40,13 +39,17 @@ Action: TypeAlias = Literal["continue", "commit", "roll_back"]
 
 
 class TrialStats(msgspec.Struct, frozen=True, kw_only=True):
-    """The counts of one version; ``errors``: failed frames; ``infer_ms``: the others' inference times."""
+    """The counts of one version; ``errors``: failed frames; ``infer_ms``: the others' inference times.
+
+    ``steady_ms`` leaves out the slowest interval: a hiccup of the machine is no evidence.
+    """
 
     frames: int = 0
     errors: int = 0
     crashes: int = 0
     predictions: int = 0
     infer_ms: Sketch | None = None
+    steady_ms: Sketch | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,26 +66,6 @@ class _Finding(msgspec.Struct, frozen=True):
     is_broken: bool
     is_certain: bool
     reason: str
-
-
-def gather(reports: Iterable[MetricReport], crashes: int = 0) -> TrialStats:
-    """Return the sums of one version's metric reports; each label counted is a prediction."""
-    frames = errors = predictions = 0
-    times: Histogram | None = None
-    for report in reports:
-        frames += report.frames
-        errors += report.errors
-        predictions += sum(report.labels.values()) if report.labels else report.events
-        if report.infer_ms is not None:
-            times = times or Histogram()
-            times.merge(Histogram.from_wire(report.infer_ms))
-    return TrialStats(
-        frames=frames,
-        errors=errors,
-        crashes=crashes,
-        predictions=predictions,
-        infer_ms=times.to_wire() if times else None,
-    )
 
 
 def judge(
@@ -102,7 +85,7 @@ def _decide(
 ) -> tuple[Action, str]:
     if observed.crashes:
         return "roll_back", f"its worker crashed {observed.crashes} times"
-    findings = list(_findings(observed, baseline, guards))
+    findings = list(_findings(observed, baseline, guards, elapsed_s))
     certain = [f.reason for f in findings if f.is_certain]
     if certain and observed.frames >= EARLY_FRAMES:
         return "roll_back", "; ".join(certain)
@@ -150,7 +133,9 @@ def wilson(hits: float, trials: float, z: float) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _findings(observed: TrialStats, baseline: TrialStats | None, guards: Guards) -> Iterator[_Finding]:
+def _findings(
+    observed: TrialStats, baseline: TrialStats | None, guards: Guards, elapsed_s: float
+) -> Iterator[_Finding]:
     if guards.error_ratio > 0 and observed.frames:
         low, _ = wilson(observed.errors, observed.frames, EARLY_Z)
         ratio = observed.errors / observed.frames
@@ -160,15 +145,18 @@ def _findings(observed: TrialStats, baseline: TrialStats | None, guards: Guards)
             f"error_ratio {ratio:.3f} ({observed.errors} of {observed.frames} frames),"
             f" at most {guards.error_ratio:g}",
         )
-    if observed.infer_ms is not None:
-        times = Histogram.from_wire(observed.infer_ms)
+    if observed.steady_ms is not None:
+        times = Histogram.from_wire(observed.steady_ms)
         if guards.p99_ms > 0:
             yield _slow(times, guards.p99_ms, guards.p99_ms, "p99_ms")
         if guards.p99_ratio > 0 and baseline is not None and baseline.infer_ms is not None:
             before = Histogram.from_wire(baseline.infer_ms)
-            limit = guards.p99_ratio * before.quantile(0.99)
-            sure = guards.p99_ratio * before.quantile(_upper_rank(before.count))
+            period_ms = 1000 * elapsed_s / observed.frames if observed.frames else 0.0
+            limit = guards.slow_ms(before.quantile(0.99), period_ms)
+            sure = guards.slow_ms(before.quantile(_upper_rank(before.count)), period_ms)
             yield _slow(times, limit, sure, f"p99_ratio {guards.p99_ratio:g}: p99_ms")
+    elif observed.infer_ms is not None and (guards.p99_ms > 0 or guards.p99_ratio > 0):
+        yield _Finding(True, False, "inference times of one interval only")
     if guards.event_ratio > 0 and baseline is not None and baseline.frames and observed.frames:
         yield _rate(observed, baseline, guards.event_ratio)
 

@@ -34,8 +34,10 @@ from edgekit.core.errors import (
     UsageError,
 )
 from edgekit.core.sketch import Histogram
+from edgekit.core.spec import Guards
 from edgekit.core.wire import Alert, Command, EventRecord, decode_record
 from edgekit.sync.outbox import Cursor
+from edgekit.update.guards import judge
 from edgekit.update.slots import Slots
 
 
@@ -253,6 +255,24 @@ def test_a_trial_of_several_pipelines_is_judged_by_all_their_frames():
     assert (stats.frames, stats.errors, stats.predictions, stats.crashes) == (35, 5, 30, 2)
     assert Histogram.from_wire(stats.infer_ms).count == 30
     assert Totals().trial_stats().infer_ms is None
+
+
+def seconds_of(*p99s_ms):
+    total = Totals()
+    for ms in p99s_ms:
+        times = Histogram()
+        times.add(ms, 10)
+        total.add(Progress(period_s=1, frames=10, items=10, infer_ms=times.to_wire(), running=running()))
+    return total.trial_stats()
+
+
+def test_a_hiccup_of_one_second_condemns_no_version_and_two_do():
+    """The slowest second is left out: a version that is slow is slow in a second one too."""
+    before, guards = seconds_of(*[10.0] * 10), Guards(p99_ratio=2.0)
+    assert seconds_of(400.0).steady_ms is None
+    assert judge(seconds_of(*[10.0] * 9, 400.0), before, guards, 10.0, 10.0).action == "commit"
+    slow = judge(seconds_of(*[10.0] * 8, 400.0, 400.0), before, guards, 10.0, 10.0)
+    assert (slow.action, "p99_ratio" in slow.reason) == ("roll_back", True)
 
 
 # -- jobs

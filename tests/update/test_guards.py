@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from edgekit.core.sketch import Histogram
 from edgekit.core.spec import Guards
-from edgekit.core.wire import MetricReport
-from edgekit.update.guards import TrialStats, gather, judge, tighter, wilson
+from edgekit.update.guards import TrialStats, judge, tighter, wilson
 
 
 def times(values) -> object:
@@ -26,6 +25,7 @@ def stats(frames=100, errors=0, crashes=0, predictions=None, ms=(10.0,)) -> Tria
         errors=errors,
         crashes=crashes,
         infer_ms=times(values),
+        steady_ms=times(values),
         predictions=frames if predictions is None else predictions,
     )
 
@@ -70,7 +70,8 @@ def test_one_error_in_the_first_frames_is_not_evidence():
 
 
 def test_one_slow_frame_in_the_first_thirty_is_not_evidence():
-    slow_start = TrialStats(frames=30, predictions=30, infer_ms=times([500.0] + [10.0] * 29))
+    values = times([500.0] + [10.0] * 29)
+    slow_start = TrialStats(frames=30, predictions=30, infer_ms=values, steady_ms=values)
     assert verdict(slow_start, elapsed_s=5).action == "continue"
 
 
@@ -149,7 +150,11 @@ def test_good_versions_are_seldom_rolled_back_though_looked_at_a_hundred_times()
             if frame % 3:
                 continue
             seen = TrialStats(
-                frames=frame, errors=errors, predictions=predictions, infer_ms=histogram.to_wire()
+                frames=frame,
+                errors=errors,
+                predictions=predictions,
+                infer_ms=histogram.to_wire(),
+                steady_ms=histogram.to_wire(),
             )
             if judge(seen, before, ALL, frame / 10, 60.0).action == "roll_back":
                 wrong += 1
@@ -174,17 +179,19 @@ def test_a_version_with_ten_times_the_allowed_errors_is_found_within_a_minute():
     assert sorted(found_at)[45] < 300
 
 
-def test_reports_add_up():
-    reports = [
-        MetricReport(
-            mono_ns=0, unix_ms=0, pipeline="p", model="m", version="1.0.0", variant="v", period_s=1,
-            frames=10, errors=1, events=2, labels=labels, infer_ms=times([5.0] * 9),
-        )
-        for labels in ({"person": 3, "car": 1}, {})
-    ]  # fmt: skip
-    found = gather(reports, crashes=2)
-    assert (found.frames, found.errors, found.crashes, found.predictions) == (20, 2, 2, 6)
-    assert Histogram.from_wire(found.infer_ms).count == 18
+def test_the_same_bytes_on_an_idle_device_are_not_rolled_back_for_a_fraction_of_a_millisecond():
+    """0.4 ms after 0.1 ms is four times as long, and nothing: the frame's period is 100 ms."""
+    ratio = Guards(p99_ratio=2.0, min_frames=30)
+    found = verdict(stats(frames=300, ms=(0.4,)), stats(frames=300, ms=(0.1,)), ratio)
+    assert found.action == "commit", found.reason
+    found = verdict(stats(frames=300, ms=(7.0,)), stats(frames=300, ms=(0.1,)), ratio)
+    assert found.action == "roll_back", "7 ms of a period of 100 ms are a fault"
+
+
+def test_one_interval_alone_neither_condemns_nor_commits():
+    slow = TrialStats(frames=100, predictions=100, infer_ms=times([300.0] * 100))
+    assert verdict(slow, elapsed_s=1.0).action == "continue"
+    assert verdict(slow).reason.endswith("one interval only")
 
 
 def test_of_two_sets_of_guards_the_stricter_rule_holds():

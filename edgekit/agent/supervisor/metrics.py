@@ -24,6 +24,8 @@ class Totals:
         self.items = 0
         self.labels: dict[str, int] = {}
         self.infer, self.latency = Histogram(), Histogram()
+        self.steady, self.slowest = Histogram(), Histogram()
+        """Inference times without the interval of the greatest 99th percentile, and those of it."""
 
     def add(self, progress: Progress) -> None:
         """Add one progress message."""
@@ -33,6 +35,11 @@ class Totals:
         self.items += progress.items
         for label, number in progress.labels.items():
             add_label(self.labels, label, number)
+        if progress.infer_ms is not None:
+            times = Histogram.from_wire(progress.infer_ms)
+            if times.quantile(0.99) > self.slowest.quantile(0.99):
+                times, self.slowest = self.slowest, times
+            self.steady.merge(times)
         for histogram, sketch in ((self.infer, progress.infer_ms), (self.latency, progress.latency_ms)):
             if sketch is not None:
                 histogram.merge(Histogram.from_wire(sketch))
@@ -46,6 +53,7 @@ class Totals:
             crashes=crashes,
             predictions=self.items,
             infer_ms=_sketch(self.infer),
+            steady_ms=_sketch(self.steady),
         )
 
 

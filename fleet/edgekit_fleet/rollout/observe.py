@@ -156,12 +156,14 @@ def _baseline(sql: Sql, rollout: Rollout, participant: Participant) -> Baseline:
 
 
 def _add_new(sql: Sql, rollout: Rollout, device: str, known: _Seen) -> None:
-    limit_ms = known.before.p99_ms * rollout.spec.guards.p99_ratio
+    before_ms = known.before.p99_ms
     for report in reports.after(
         sql, device, rollout.model, rollout.version, since_ms=known.directed_ms, number=known.last
     ):
         known.last = report.number
         infer_ms = _histogram(report.infer_ms)
+        period_ms = 1000 * report.period_s / report.frames if report.frames else 0.0
+        limit_ms = rollout.spec.guards.slow_ms(before_ms, period_ms) if before_ms else 0.0
         known.after = evidence.add(known.after, report.frames, report.errors, infer_ms, limit_ms)
 
 

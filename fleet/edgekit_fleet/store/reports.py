@@ -13,10 +13,11 @@ from edgekit_fleet.store.database import Sql
 
 @dataclass(frozen=True)
 class ReportRow:
-    """One metric report: frames, failed frames, and the histogram of inference times if there is one."""
+    """One metric report: frames in a period, failed frames, and the inference times if there are any."""
 
     number: int
     frames: int
+    period_s: float
     errors: int
     infer_ms: Sketch | None
 
@@ -26,8 +27,9 @@ def between(
 ) -> list[ReportRow]:
     """Return the newest reports from a span of time, both ends included, the newest first."""
     rows = sql.execute(
-        "SELECT rowid, frames, errors, infer_ms FROM metric WHERE model = ? AND version = ? AND device = ?"
-        " AND at_ms BETWEEN ? AND ? ORDER BY at_ms DESC LIMIT ?",
+        "SELECT rowid, frames, period_s, errors, infer_ms FROM metric"
+        " WHERE model = ? AND version = ? AND device = ? AND at_ms BETWEEN ? AND ?"
+        " ORDER BY at_ms DESC LIMIT ?",
         (model, version, device, since_ms, until_ms, limit),
     )
     return [_report(*row) for row in rows]
@@ -38,7 +40,7 @@ def after(
 ) -> Iterator[ReportRow]:
     """Yield the reports since a time whose number is above ``number``, in the order of arrival."""
     rows = sql.execute(
-        "SELECT rowid, frames, errors, infer_ms FROM metric"
+        "SELECT rowid, frames, period_s, errors, infer_ms FROM metric"
         " WHERE model = ? AND version = ? AND device = ? AND at_ms >= ? AND rowid > ? ORDER BY rowid",
         (model, version, device, since_ms, number),
     )
@@ -46,6 +48,6 @@ def after(
         yield _report(*row)
 
 
-def _report(number: int, frames: int, errors: int, infer_ms: str | None) -> ReportRow:
+def _report(number: int, frames: int, period_s: float, errors: int, infer_ms: str | None) -> ReportRow:
     sketch = None if infer_ms is None else msgspec.json.decode(infer_ms, type=Sketch)
-    return ReportRow(number, frames, errors, sketch)
+    return ReportRow(number, frames, period_s, errors, sketch)

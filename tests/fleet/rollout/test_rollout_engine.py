@@ -128,6 +128,19 @@ def test_a_version_that_is_slower_on_the_same_device_halts(site):
     assert "p99" in site.rollout(rollout).reason
 
 
+def test_a_version_slower_by_less_than_a_millisecond_does_not_halt(site):
+    """Four times 0.1 ms is nothing where a frame is due each 50 ms."""
+    site.add(*FIVE)
+    for device in site.devices_by_id.values():
+        device.measures("1.0.0", ms=0.1, reports=4)
+    rollout = site.create(soak_s=60)
+    site.tick(1)
+    (canary,) = run_wave(site, set())
+    site.devices_by_id[canary].measures("2.0.0", ms=0.4, reports=4)
+    site.tick(1)
+    assert site.rollout(rollout).state is State.RUNNING
+
+
 def test_a_device_that_erred_before_does_not_condemn_the_new_version(site):
     site.add(*FIVE)
     for device in site.devices_by_id.values():
