@@ -256,7 +256,8 @@ class Host:
             self._exclusions.add(guilty.variant, reason, self._reactor.now_s())
             logger.error("%s %s: variant %s is excluded: %s", self.name, self.version, guilty.variant, reason)
         elif self.has_opened:
-            self._exclusions.forget()  # whatever is left did not help: begin again with the best
+            if guilty.variant:
+                self._exclusions.forget()  # whatever is left did not help: begin again with the best
             logger.error("%s %s: %s; opened again in %.1f s", self.name, self.version, reason, delay_s)
         else:
             self.error = self.error or BackendError(f"{self.name} {self.version}: {reason}")

@@ -77,8 +77,11 @@ class Siblings:
         A host that does not answer within half a second is reported as the front knows it.
         """
         names = {(row["name"], row["version"]) for row in own.models}
-        others = [row for row in self.table.rows if (row.name, row.version) not in names]
-        return [own, *await asyncio.gather(*(self._part(row, headers) for row in others))]
+
+        async def part(row: Row) -> Part:
+            return own if (row.name, row.version) in names else await self._part(row, headers)
+
+        return await asyncio.gather(*map(part, self.table.rows)) if self.table.rows else [own]
 
     async def _part(self, row: Row, headers: _Headers) -> Part:
         try:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -44,19 +45,22 @@ def _shared_cache(_cache, monkeypatch):
 class Served:
     """A front in a thread of this process, whose hosts are processes."""
 
-    def __init__(self, url, front):
-        self.url, self.front = url, front
-        self.client = httpx.Client(base_url=url, timeout=60)
+    def __init__(self, url, front, verify=True):
+        self.url, self.front, self._verify = url, front, verify
+        self.client = self.connect()
+
+    def connect(self):
+        return httpx.Client(base_url=self.url, timeout=60, verify=self._verify)
 
     def infer(self, model, client=None):
         """Send one request, on a connection of its own unless a client is given."""
         if client is None:
-            with httpx.Client(base_url=self.url, timeout=60) as fresh:
+            with self.connect() as fresh:
                 return self.infer(model, fresh)
         return client.post(f"/v2/models/{model}/infer", content=BODY, headers=RAW)
 
     def row(self, model):
-        with httpx.Client(base_url=self.url, timeout=60) as fresh:
+        with self.connect() as fresh:
             return next(row for row in fresh.get("/status").json()["models"] if row["name"] == model)
 
     def until(self, condition, what):
@@ -72,7 +76,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(*bundles, limits=None, address=None, **options):
+def served(*bundles, limits=None, address=None, verify=True, **options):
     options = ServeOptions(
         bundles=tuple(map(str, bundles)),
         address=address or Address("127.0.0.1", 0),
@@ -93,7 +97,7 @@ def served(*bundles, limits=None, address=None, **options):
     try:
         assert ready.wait(120)
         (((url, *_), front),) = began
-        running = Served(url, front)
+        running = Served(url, front, verify)
         with running.client:
             yield running
     finally:
@@ -240,10 +244,8 @@ def test_documents_are_whole_whichever_process_answers(two):
             status = client.get("/status").json()
             assert status["server"]["pid"] == os.getpid()
             names = sorted((row["name"], row["version"], row["state"]) for row in status["models"])
-            index = sorted(
-                (row["name"], row["version"], row["state"])
-                for row in client.post("/v2/repository/index").json()
-            )
+            listed = client.post("/v2/repository/index").json()
+            index = [(row["name"], row["version"], row["state"]) for row in listed]
             assert names == index
             metrics = client.get("/metrics").text.splitlines()
             assert len(metrics) == len(set(metrics))
@@ -324,6 +326,29 @@ def test_with_a_token_readiness_is_whole_and_open_and_the_rest_is_not(tmp_path):
         server.client.headers["authorization"] = "Bearer a-token-of-some-length"
         assert server.infer("b", server.client).status_code == 200
         assert len(server.client.get("/status").json()["models"]) == 2
+
+
+def test_over_tls_any_process_answers_for_every_model(tmp_path, short_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "update")
+    from update_kit import Authority
+
+    authority = Authority()
+    authority.server_context(tmp_path)
+    certificate, key, path = tmp_path / "server.crt", tmp_path / "server.key", short_path / "s"
+    address = Address("127.0.0.1", 0, uds=path, certificate=certificate, key=key)
+    bundles = [make_bundle(tmp_path / name, model=name) for name in ("a", "b")]
+    trusted = ssl.create_default_context(cadata=authority.pem)
+    with served(*bundles, address=address, verify=trusted) as server:
+        assert server.url.startswith("https://")
+        with httpx.Client(base_url=server.url, verify=trusted) as client:
+            assert [server.infer(model, client).status_code for model in ("a", "b", "a")] == [200] * 3
+            rows = {row["name"]: row["pid"] for row in client.get("/status").json()["models"]}
+        os.kill(rows["a"], signal.SIGKILL)
+        server.until(lambda: server.front.hosts[0].row.pid != rows["a"], "the end of a")
+        assert server.infer("a").status_code == 503
+        transport = httpx.HTTPTransport(uds=str(path))
+        with httpx.Client(transport=transport, base_url="http://device") as client:
+            assert server.infer("b", client).status_code == 200
 
 
 def test_a_process_whose_front_is_killed_ends(tmp_path):
