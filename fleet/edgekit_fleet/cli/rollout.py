@@ -126,7 +126,8 @@ def _shown(rollout: dict[str, Any]) -> Report:
     lines = [line(rollout), *map(_wave_line, rollout["waves"])]
     for device in rollout["devices"]:
         is_restored = device["restored_unix_ms"] and not device["directed"]
-        state = f"{device['outcome']}{' (restored)' if is_restored else ''}"
+        is_told = device["outcome"] == "restored"
+        state = f"{device['outcome']}{' (restored)' if is_restored and not is_told else ''}"
         why = f": {device['reason']}" if device["reason"] else ""
         lines.append(f"    {device['device']}  {'online ' if device['online'] else 'offline'}  {state}{why}")
     return Report(rollout, "\n".join(lines))

@@ -18,11 +18,12 @@ from edgekit_fleet.registry.repository import Published
 from edgekit_fleet.rollout import observe
 from edgekit_fleet.rollout.decide import Action, Advance, Direct, Member, Move, View, decide
 from edgekit_fleet.rollout.desired import DesiredStates
+from edgekit_fleet.rollout.fit import listed, unfit
 from edgekit_fleet.rollout.machine import UNDONE, Event, State
 from edgekit_fleet.rollout.observe import Observer
 from edgekit_fleet.rollout.plan import Spec, assign, named_devices
-from edgekit_fleet.rollout.records import Participant, Rollout, Rollouts, new_id
-from edgekit_fleet.rollout.standing import Outcome
+from edgekit_fleet.rollout.records import Participant, Rollout, Rollouts, new_id, standing_row
+from edgekit_fleet.rollout.standing import Outcome, Standing
 from edgekit_fleet.store import rollouts as rows
 from edgekit_fleet.store.audit import FLEET, Actor, Audit
 from edgekit_fleet.store.database import Sql
@@ -77,9 +78,11 @@ class Engine:
 
         Raises:
             UsageError: The version is not published, no device takes part or a named one does not
-                exist, or another rollout of the model is not over.
+                exist, every device runs it already or none can, or another rollout of the model is not
+                over.
         """
-        if self._bundles.bundle(spec.model, spec.version) is None:
+        bundle = self._bundles.bundle(spec.model, spec.version)
+        if bundle is None:
             raise UsageError(
                 f"{spec.model} {spec.version} is not published",
                 hint="publish it first: edgekit-fleet publish; what --measure published is never rolled out",
@@ -93,6 +96,7 @@ class Engine:
             raise UsageError(
                 f"no device runs {spec.model}", hint="name devices to bring it to: --devices ID,ID"
             )
+        self._check_use(spec, bundle, [device for device, _ in candidates])
         rollout_id = new_id()
         waves = assign(spec.waves, candidates, rollout_id)
         with self._database.transaction():
@@ -103,6 +107,31 @@ class Engine:
             self._audit.record(by, "rollout.create", rollout.id, after=about)
         self._changed(rollout)
         return rollout
+
+    def _check_use(self, spec: Spec, bundle: Published, devices: Sequence[str]) -> None:
+        """Refuse a rollout that would change nothing, or that no device can run."""
+        known = self.store.rows.running(spec.model)
+        wanted = self._desired_version(spec.model)
+        if all(known.get(device) == spec.version and wanted(device) == spec.version for device in devices):
+            raise UsageError(
+                f"every device runs {spec.model} {spec.version} already, as its desired version",
+                hint="nothing would change; devices that enrol later get it anyway",
+            )
+        unable = unfit(bundle.manifest, self.store.births(devices))
+        if len(unable) == len(devices):
+            raise UsageError(
+                f"{spec.model} {spec.version} runs on none of its {len(devices)} devices",
+                reasons=listed(unable),
+                hint="publish a version with a variant that fits",
+            )
+
+    def _desired_version(self, model: str) -> Callable[[str], str]:
+        def version(device: str) -> str:
+            document = self.desired.of_device(device)
+            desired = document.models.get(model) if document else None
+            return desired.version if desired else ""
+
+        return version
 
     def move(self, rollout: str, event: Event, reason: str = "", *, by: Actor = FLEET) -> Rollout:
         """Pause, resume or abort a rollout; the audit log says ``by`` whom.
@@ -192,6 +221,10 @@ class Engine:
         return document is not None and model in document.models
 
     def _view(self, rollout: Rollout, participants: Sequence[Participant], stale: set[str]) -> View:
+        def is_awaited(revoked: Participant) -> bool:
+            """A revoked device gives no result any more; what it was told is still taken back."""
+            return rollout.state in UNDONE or revoked.outcome is not Outcome.WAITING
+
         measured = self.observer.measured(rollout, participants, stale)
         members = [
             Member(
@@ -205,7 +238,7 @@ class Engine:
                 *measured.get(participant.device, ()),
             )
             for participant in participants
-            if participant.is_directed or not participant.is_revoked
+            if not participant.is_revoked or (participant.is_directed and is_awaited(participant))
         ]
         return View(rollout.spec, rollout.state, rollout.wave, rollout.wave_since_ms, members)
 
@@ -266,6 +299,10 @@ class Engine:
                 before = self._desired_model(rollout, participant.before_version, "")
                 needs_command = before is None and participant.outcome is Outcome.COMMITTED
             self.desired.set_model(participant.device, rollout.model, before)
+        if participant.outcome is Outcome.WAITING:
+            reason = f"the rollout was {rollout.state.value} before it had a result"
+            standing = Standing(Outcome.RESTORED, "", reason, self._clock())
+            rows.set_standing(sql, rollout.id, participant.device, standing_row(standing))
         rows.set_restored(sql, rollout.id, participant.device, self._clock())
         return needs_command
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -129,6 +129,12 @@ class Rollouts:
     def at_work(self) -> list[Rollout]:
         """Return the rollouts that may have something to do, the oldest first."""
         return [_rollout(row) for row in self.rows.at_work()]
+
+    def births(self, devices: Sequence[str]) -> dict[str, wire.Birth | None]:
+        """Return what some devices last said of their hardware; None where they said nothing."""
+        decoder = msgspec.json.Decoder(wire.Birth)
+        texts = self.rows.births()
+        return {device: decoder.decode(texts[device]) if device in texts else None for device in devices}
 
     def participants(self, rollout: Rollout) -> list[Participant]:
         """Return a rollout's devices, by wave and id."""

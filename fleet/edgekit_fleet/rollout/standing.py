@@ -9,11 +9,16 @@ from edgekit.core import wire
 
 
 class Outcome(Enum):
-    """What became of a device: no result yet, it runs the version, or it does not take the version."""
+    """What became of a device.
+
+    WAITING: no result yet; COMMITTED: it runs the version; FAILED: it does not take it; RESTORED: the
+    rollout ended before there was a result, and the device was given back what it ran.
+    """
 
     WAITING = "waiting"
     COMMITTED = "committed"
     FAILED = "failed"
+    RESTORED = "restored"
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,18 @@ class Rollouts:
         chosen = (row for row in rows if row["id"] in ids or (row["runs"] and not only_named))
         return [(row["id"], bool(row["online"])) for row in chosen]
 
+    def running(self, model: str) -> dict[str, str]:
+        """Return the active version of a model, by device."""
+        with self._database.read() as sql:
+            rows = sql.execute("SELECT device, active FROM device_model WHERE model = ?", (model,))
+            return {row["device"]: row["active"] for row in rows}
+
+    def births(self) -> dict[str, str]:
+        """Return the JSON of every device's last birth, by device."""
+        with self._database.read() as sql:
+            rows = sql.execute("SELECT id, birth FROM device WHERE birth IS NOT NULL")
+            return {row["id"]: row["birth"] for row in rows}
+
     def devices(self, rollout: str) -> dict[str, bool]:
         """Return the devices of a rollout, and whether each was directed."""
         with self._database.read() as sql:

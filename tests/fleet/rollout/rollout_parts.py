@@ -26,13 +26,19 @@ class Bundles:
     """Versions that are published."""
 
     def __init__(self, *versions):
-        self.versions = versions
+        self.versions, self.variants = versions, ()
 
     def bundle(self, model, version):
         if model != MODEL or version not in self.versions:
             return None
         manifest = Manifest(
-            format=1, model=model, version=version, task="sensor", inputs=(), outputs=(), variants=()
+            format=1,
+            model=model,
+            version=version,
+            task="sensor",
+            inputs=(),
+            outputs=(),
+            variants=self.variants,
         )
         return Published(1, model, version, "ab" * 32, 100, 1000, NOW_MS, manifest)
 

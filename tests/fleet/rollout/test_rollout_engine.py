@@ -8,6 +8,7 @@ from rollout_parts import MODEL, Site
 
 from edgekit.core import wire
 from edgekit.core.errors import UsageError
+from edgekit.core.spec import BackendFact, Facts, Variant
 from edgekit_fleet.rollout.machine import Event, State
 from edgekit_fleet.rollout.plan import make_spec
 
@@ -292,6 +293,85 @@ def test_abort_brings_every_device_back(site):
     assert {site.wishes()[name] for name in seen} == {"1.0.0"}
     with pytest.raises(UsageError, match="aborted cannot resume"):
         site.engine.move(rollout.id, Event.RESUME)
+
+
+def test_after_an_abort_a_device_without_a_result_is_restored_and_no_longer_waiting(site):
+    rollout = site.add(*FIVE).create()
+    site.tick()
+    (canary,) = told(site)
+    site.devices_by_id[canary].say("INSTALLED", state="TRIAL")
+    site.tick()
+    site.engine.move(rollout.id, Event.ABORT)
+    site.tick()
+    standing = site.participants(rollout)[canary].standing
+    assert (standing.outcome.value, standing.step) == ("restored", "")
+    assert standing.reason == "the rollout was aborted before it had a result"
+
+
+def test_a_rollout_of_what_every_device_runs_already_is_refused(site):
+    rollout = site.add(*FIVE).create(waves=["100%"], soak_s=0)
+    site.tick()
+    run_wave(site, set())
+    site.tick(1)
+    assert site.rollout(rollout).state is State.DONE
+    with pytest.raises(UsageError, match="every device runs motion 2.0.0 already"):
+        site.create()
+    site.add("cam-6")
+    assert site.create().state is State.RUNNING, "one device does not"
+
+
+def test_a_version_that_no_device_can_run_is_refused_with_each_devices_reason(site):
+    site.add(*FIVE)
+    variant = Variant(id="fp16", backend="onnxruntime", accelerator="cuda", precision="fp16", files=())
+    site.bundles.variants = (variant,)
+    facts = Facts(arch="aarch64", memory_mb=8000)
+    proved = (BackendFact(name="onnxruntime", accelerator="cpu", works=True),)
+    for device in site.devices_by_id:
+        birth = wire.Birth(online=True, boot="b1", conn=2, hardware=facts, backends=proved)
+        site.devices.take_birth(device, birth, site.now_ms)
+    with pytest.raises(UsageError, match="runs on none of its 5 devices") as refused:
+        site.create()
+    assert "cam-1: fp16: " in refused.value.reasons[0]
+    site.add("cam-6")
+    assert site.create().state is State.RUNNING, "of one device the fleet knows nothing"
+
+
+@pytest.mark.parametrize("state", list(State), ids=lambda state: state.value)
+def test_restarted_in_each_state_a_rollout_goes_on_as_if_nothing_had_happened(site, state):
+    site.add(*FIVE)
+    spec = make_spec({"model": MODEL, "version": "2.0.0", "waves": ["2", "100%"], "soak_s": 0})
+    rollout = site.engine.create(spec, is_draft=state is State.DRAFT)
+    site.tick()
+    if state in {State.PAUSED, State.ABORTED}:
+        site.engine.move(rollout.id, Event.PAUSE if state is State.PAUSED else Event.ABORT)
+    elif state is State.HALTED:
+        site.devices_by_id[min(told(site))].fails()
+    elif state is State.DONE:
+        seen = run_wave(site, set())
+        site.tick(1)
+        run_wave(site, seen)
+        site.tick(1)
+    site.restart()
+    site.tick()
+    expected = {State.DRAFT: 0, State.RUNNING: 2, State.PAUSED: 2, State.DONE: 5}
+    assert site.rollout(rollout).state is state
+    assert len(told(site)) == expected.get(state, 0)
+
+
+def test_a_board_that_vanishes_pauses_its_wave_by_name_and_is_left_out_once_revoked(site):
+    rollout = site.add("cam-1", "cam-2").create(waves=["100%"], soak_s=0, wave_timeout_s=60)
+    site.tick()
+    site.devices_by_id["cam-1"].commits()
+    gone = wire.Birth(online=False, boot="b1", conn=1)
+    site.devices.take_birth("cam-2", gone, site.now_ms)
+    site.tick(61)
+    paused = site.rollout(rollout)
+    assert (paused.state, "waiting for cam-2 (offline)" in paused.reason) == (State.PAUSED, True)
+    site.devices.revoke("cam-2")
+    site.engine.move(rollout.id, Event.RESUME)
+    site.tick(1)
+    site.tick(1)
+    assert site.rollout(rollout).state is State.DONE
 
 
 def test_an_abort_in_the_moment_of_deciding_wins(site, monkeypatch):

@@ -73,7 +73,7 @@ def command(*words):
 def running(tmp_path):
     (tmp_path / "data").mkdir()
     with RunningFleet(tmp_path / "data") as fleet, contextlib.ExitStack() as stack:
-        where = ("--keys", fleet.data / "publisher", "--data", fleet.data)
+        where = ("--keys", tmp_path / "data-publisher", "--data", fleet.data)
         for version in ("1.0.0", "2.0.0"):
             folder = write_folder(
                 tmp_path / version, files_of(version=version, weights=version.encode() * 99)

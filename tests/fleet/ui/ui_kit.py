@@ -61,6 +61,7 @@ class Device:
         )
         proved = (
             BackendFact(name="litert", version="2.1.6", works=True, ms=0.31),
+            BackendFact(name="onnxruntime", version="1.20.0", works=True, ms=0.4),
             BackendFact(name="openvino", reason="the package is not installed"),
         )
         self.say(
