@@ -195,6 +195,15 @@ class Desired(msgspec.Struct, frozen=True):
     """``{"keyid", "sig"}``: Ed25519, hexadecimal, over ``signed_bytes``."""
 
 
+class Addresses(msgspec.Struct, frozen=True):
+    """``config["addresses"]`` of a desired state: where the fleet is going to be, told before it moves."""
+
+    fleet_url: str
+    broker_url: str
+    metadata_url: str
+    targets_url: str
+
+
 def signed_bytes(encoded: bytes) -> bytes:
     """Return the bytes that a desired state's signature covers: sorted JSON, unknown fields included.
 

@@ -36,6 +36,10 @@ class Connection:
         self._wake_out.setblocking(False)
         self._wake_in.setblocking(False)
 
+    def use(self, address: Address) -> None:
+        """Connect to another address from the next ``new_client`` on."""
+        self._address = address
+
     def wake(self) -> None:
         """End a ``turn`` that waits."""
         with contextlib.suppress(OSError):  # full: it is awake already; closed: it has ended

@@ -70,6 +70,7 @@ class Link:
         max_delay_s: float = 300.0,
     ) -> None:
         self._address = parse_url(broker_url)
+        self.broker_url, self._other_url = broker_url, ""
         if self._address.is_tls and tls is None:
             raise ConfigError(f"broker {broker_url} needs the device's identity", hint="enrol the device")
         self._device, self._outbox, self._handlers = device, outbox, handlers
@@ -119,6 +120,10 @@ class Link:
     def refusal(self) -> str:
         """Why the fleet could not use a message, the last time; empty if it never was so."""
         return self._sender.refusal
+
+    def also_try(self, broker_url: str) -> None:
+        """Try another address in turn with this one, whenever the link cannot connect."""
+        self._other_url = broker_url
 
     def report(self) -> None:
         """Send ``up/reported`` soon (or on connect)."""
@@ -172,6 +177,10 @@ class Link:
                 self._connection.problem = f"a bug: {bug!r}"
                 logger.exception("the link failed and restarts")
             was_steady = self._clock.monotonic_ns() - began_ns > _STEADY_S * 1e9
+            if not self.is_connected and self._other_url:
+                self.broker_url, self._other_url = self._other_url, self.broker_url
+                self._address = parse_url(self.broker_url)
+                self._connection.use(self._address)
             self._leave()
             # Full jitter: the devices of a fleet must not reconnect all at once.
             attempt = 1 if was_steady else min(attempt + 1, 20)

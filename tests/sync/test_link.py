@@ -298,6 +298,15 @@ def test_when_the_device_is_killed_again_and_again_nothing_durable_is_lost_or_do
 # -- without a broker
 
 
+def test_a_broker_that_is_gone_and_its_new_address_are_tried_in_turn(broker, fleet, tmp_path):
+    device = Device(tmp_path / "device", f"mqtt://127.0.0.1:{free_port()}")
+    device.link.also_try(broker.url)
+    until(lambda: device.link.is_connected)
+    assert device.link.broker_url == broker.url
+    fleet.wait(lambda: fleet.states)
+    device.stop()
+
+
 def test_first_and_later_connects_wait_a_random_part_of_a_growing_time(tmp_path):
     asked = []
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 from edgekit.agent.children import Survey
 from edgekit.agent.jobs import Jobs
 from edgekit.agent.measuring.order import MeasureOrder
@@ -17,10 +19,12 @@ from edgekit.agent.reactor import Reactor
 from edgekit.agent.supervisor.egress import Egress
 from edgekit.agent.supervisor.renew import renew_certificate
 from edgekit.base.clock import FlooredClock
-from edgekit.core.errors import ConfigError, EdgekitError, LinkError
+from edgekit.base.disk import LocalDisk
+from edgekit.base.files import replace_file
+from edgekit.core.errors import ConfigError, EdgekitError, LinkError, StorageError
 from edgekit.core.structure import decode_json
-from edgekit.core.wire import Birth, Chunk, Command, Desired, Reported, Response, decode
-from edgekit.sync.address import Tls
+from edgekit.core.wire import Addresses, Birth, Chunk, Command, Desired, Reported, Response, decode
+from edgekit.sync.address import Tls, parse_url
 from edgekit.sync.mqtt import Handlers, Link
 from edgekit.update.contract import Enrolment, UpdaterProgress, UpdaterRequest, UpdaterResult
 from edgekit.update.launch import run_updater
@@ -143,7 +147,7 @@ class FleetSide:
             reported=self._owner.reported,
             desired=lambda data: self._reactor.post(lambda: self._take_desired(data)),
             command=lambda command: self._reactor.post(lambda: self._owner.commanded(command)),
-            connection=lambda is_up: logger.info("the link is %s", "up" if is_up else "down"),
+            connection=lambda is_up: self._reactor.post(lambda: self._linked(is_up)),
             sent=self._egress.sent,
         )
         try:
@@ -160,6 +164,40 @@ class FleetSide:
             logger.error("no link to the fleet: %s", error)  # noqa: TRY400 - the message says it all
             return
         self._link.start()
+        self._prepare_to_move()
+
+    def _new_addresses(self) -> Addresses | None:
+        """Return where the fleet is going to be, if it has said so and this device is not there yet."""
+        told = self.desired.config.get("addresses") if self.desired else None
+        if told is None or self.enrolment is None:
+            return None
+        try:
+            addresses = msgspec.convert(told, Addresses)
+            parse_url(addresses.broker_url)
+        except (msgspec.ValidationError, ConfigError) as error:
+            logger.warning("the fleet's new addresses cannot be used: %s", error)
+            return None
+        return addresses if addresses.broker_url != self.enrolment.broker_url else None
+
+    def _prepare_to_move(self) -> None:
+        if self._link is not None and (new := self._new_addresses()) is not None:
+            self._link.also_try(new.broker_url)
+
+    def _linked(self, is_up: bool) -> None:
+        logger.info("the link is %s", "up" if is_up else "down")
+        new, link = self._new_addresses(), self._link
+        if not is_up or new is None or self.enrolment is None or link is None:
+            return
+        if link.broker_url != new.broker_url:
+            return
+        moved = msgspec.structs.replace(self.enrolment, **msgspec.structs.asdict(new))
+        try:
+            replace_file(LocalDisk(), self._state / "identity" / "enrolment.json", msgspec.json.encode(moved))
+        except StorageError as error:  # the next connection tries again
+            logger.warning("the fleet's new addresses cannot be stored: %s", error)
+            return
+        self.enrolment = moved
+        logger.info("the fleet has moved to %s", new.fleet_url)
 
     # -- desired state
 
@@ -197,6 +235,7 @@ class FleetSide:
             self._accepted = data
             self.desired = decode(data, Desired)
             logger.info("desired state %d is in force", self.desired.version)
+            self._prepare_to_move()
             self._owner.desired_accepted(self.desired)
             self.announce()
             return

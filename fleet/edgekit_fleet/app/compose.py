@@ -138,6 +138,7 @@ class Fleet:
             commanding=commanding,
             bus=bus,
             health=self.health,
+            facts=self._facts,
             certificates=self.certificates,
             warnings=self.warnings,
             strangers=self.strangers,

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from edgekit.core import wire
 from edgekit.core.errors import EnrollError
+from edgekit_fleet.app.moving import moves_to
 from edgekit_fleet.app.services import Parts, Services
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.web.throttle import address_of, throttle_of
@@ -65,6 +66,8 @@ def _enroll(parts: Services, request: wire.EnrollRequest, address: str = "") -> 
         )
     device, certificate, is_new = parts.enrolment.enroll(request, unix_ms(), address)
     if is_new:
+        if (addresses := moves_to(parts)) is not None:
+            parts.rollouts.desired.tell([device], addresses)
         parts.bus.publish("device", {"device": device, "enrolled": True})
     return wire.EnrollResponse(
         device=device,

@@ -27,6 +27,7 @@ class Options:
         port: Port of the API; 0 for a free one, the same at each start.
         tls: Whether the API speaks TLS; ``auto``: unless ``host`` is loopback.
         public_host: How devices reach this machine; empty for ``host`` or this machine's name.
+        other_hosts: Further names that devices may still use, as before a move; certificates have them.
         broker_port: Port of the embedded broker; 0 for a free one, the same at each start; None for
             8883, or 1883 without TLS.
         broker_tls: Whether the embedded broker speaks TLS.
@@ -42,6 +43,7 @@ class Options:
     port: int = 8080
     tls: Literal["auto", "on", "off"] = "auto"
     public_host: str = ""
+    other_hosts: tuple[str, ...] = ()
     broker_port: int | None = None
     broker_tls: Literal["on", "off"] = "on"
     broker_ca: Path | None = None
@@ -61,7 +63,7 @@ class Options:
     @property
     def hosts(self) -> list[str]:
         """Every host name and address that a server certificate must be valid for."""
-        names = [self.name, self.host, socket.gethostname(), "localhost", "127.0.0.1"]
+        names = [self.name, self.host, socket.gethostname(), *self.other_hosts, "localhost", "127.0.0.1"]
         return [host for host in names if not _is_any(host)]
 
     @property

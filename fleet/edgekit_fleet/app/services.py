@@ -21,6 +21,7 @@ from edgekit_fleet.rollout.service import RolloutService
 from edgekit_fleet.store.audit import Audit
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
+from edgekit_fleet.store.facts import Facts
 from edgekit_fleet.store.messages import Messages
 from edgekit_fleet.store.metrics import Metrics
 from edgekit_fleet.store.tokens import Tokens
@@ -72,6 +73,7 @@ class Services:
     commanding: Commanding
     bus: Bus
     health: Callable[[], Health]
+    facts: Facts
     certificates: CertificateKeeper
     warnings: Callable[[], list[str]]
     strangers: Callable[[], dict[str, int]]

@@ -26,6 +26,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "make a data folder of a backup",
         "edgekit-fleet restore fleet.tar --data ./new-data --passphrase-file ./passphrase",
     ),
+    "move": (
+        "edgekit_fleet.cli.move",
+        "tell every device where the fleet manager is going to be",
+        "edgekit-fleet move --to https://new:8080 --to-broker mqtts://new:8883 --data ./fleet-data",
+    ),
     "keys": (
         "edgekit_fleet.cli.keys",
         "generate or rotate a publisher's keys",

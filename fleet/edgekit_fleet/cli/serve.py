@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tls", choices=("auto", "on", "off"), default="auto", help="auto: on, except on loopback"
     )
     parser.add_argument("--public-host", default="", metavar="NAME", help="how devices reach this machine")
+    parser.add_argument(
+        "--other-host", action="append", default=[], metavar="NAME", help="a name devices may still use"
+    )
     parser.add_argument("--broker", default="embedded", help="embedded, mqtt://host:port, mqtts://host:port")
     parser.add_argument(
         "--broker-port", type=int, help="port of the embedded broker, default 8883; 0: any free port"
@@ -94,6 +97,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         port=arguments.port,
         tls=arguments.tls,
         public_host=arguments.public_host,
+        other_hosts=tuple(arguments.other_host),
         broker_port=arguments.broker_port,
         broker_tls=arguments.broker_tls,
         broker_ca=arguments.broker_ca,

@@ -6,7 +6,7 @@ Publishing twice is harmless: the document is retained, and a device ignores a v
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -74,6 +74,27 @@ class DesiredStates:
             rows.put(sql, rows.Document(device, version, body))
         return version
 
+    def tell(self, devices: Sequence[str], addresses: wire.Addresses) -> int:
+        """Tell devices where the fleet is going to be; return the number of documents that changed.
+
+        Raises:
+            ConfigError: A document would be too large for its device to read.
+        """
+        told, changed = msgspec.to_builtins(addresses), 0
+        with self._database.transaction() as sql:
+            for device in devices:
+                before = _decoded(rows.get(sql, device))
+                config = before.config if before else {}
+                if config.get("addresses") == told:
+                    continue
+                version = max(before.version + 1 if before else 1, self._clock() // 1000)
+                models = before.models if before else {}
+                body = self._signed(device, version, models, {**config, "addresses": told})
+                rows.put(sql, rows.Document(device, version, body))
+                changed += 1
+        self.publish_pending()
+        return changed
+
     def _signed(
         self, device: str, version: int, models: dict[str, wire.DesiredModel], config: dict[str, Any]
     ) -> bytes:
@@ -93,6 +114,10 @@ class DesiredStates:
                 hint="give the device fewer models",
             )
         return body
+
+    def accepted(self) -> int:
+        """Return the number of approved devices that have accepted their newest document."""
+        return self._documents.accepted()
 
     def publish_pending(self) -> int:
         """Send every document that was not sent yet; return how many.

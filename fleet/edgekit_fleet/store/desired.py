@@ -62,6 +62,15 @@ class Documents:
                 [(document.version, document.device, document.version) for document in documents],
             )
 
+    def accepted(self) -> int:
+        """Return the number of approved devices that have accepted their newest document."""
+        with self._database.read() as sql:
+            row = sql.execute(
+                "SELECT count(*) FROM desired d JOIN device ON device.id = d.device"
+                " WHERE device.state = 'approved' AND device.desired >= d.version"
+            ).fetchone()
+        return int(row[0])
+
     def forget(self, device: str) -> None:
         """Delete a device's document."""
         with self._database.transaction() as sql:

@@ -125,6 +125,11 @@ class Devices:
                 self._welcome.add(device)
         return is_welcome
 
+    def approved(self) -> list[str]:
+        """Return the ids of all devices that may connect."""
+        with self._database.read() as sql:
+            return [row["id"] for row in sql.execute("SELECT id FROM device WHERE state = 'approved'")]
+
     def is_barred(self, serial: str) -> bool:
         """Say whether a certificate is of a device that was deleted; from memory."""
         return serial in self._barred

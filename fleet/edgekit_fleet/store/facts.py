@@ -6,6 +6,8 @@ from edgekit_fleet.store.database import Database
 
 AUTHORITY = "authority"
 """SHA-256 of the certificate authority's public key that this fleet's devices trust."""
+MOVES_TO = "moves_to"
+"""Where the fleet is going to be: ``wire.Addresses`` as JSON; new devices are told, too."""
 RESTORED = "restored"
 """The last restore: ``<time of the backup> <time of the restore>``, Unix milliseconds."""
 

@@ -10,7 +10,7 @@ from fleet_kit import Connection, Identity, RunningFleet, alert, wait_until
 from edgekit.core import wire
 from edgekit.core.errors import EnrollError
 from edgekit.core.sketch import Histogram
-from edgekit_fleet.app import access, devices, enrolment, identities, watching
+from edgekit_fleet.app import access, devices, enrolment, identities, moving, watching
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.tokens import ROLES
 
@@ -37,6 +37,8 @@ ROUTES = [
     ("POST", "devices/nobody/restore", None, "admin"),
     ("DELETE", "devices/nobody", None, "admin"),
     ("GET", "strangers", None, "viewer"),
+    ("GET", "move", None, "viewer"),
+    ("POST", "move", {"url": "http://x", "broker_url": "mqtt://x"}, "admin"),
     ("POST", "strangers/nobody/adopt", None, "admin"),
     ("GET", "tokens", None, "admin"),
     ("POST", "tokens", {"role": "viewer"}, "admin"),
@@ -81,7 +83,7 @@ def test_a_wrong_token_is_refused(fleet):
 
 def test_every_route_is_checked_for_its_role():
     """A new route must be added to the table above, or to those that are open or told elsewhere."""
-    modules = (enrolment, devices, identities, access, watching)
+    modules = (enrolment, devices, identities, moving, access, watching)
     found = {
         (method, route.path) for one in modules for route in one.router.routes for method in route.methods
     }
