@@ -38,7 +38,7 @@ ROUTES = [
     ("DELETE", "devices/nobody", None, "admin"),
     ("GET", "strangers", None, "viewer"),
     ("GET", "move", None, "viewer"),
-    ("POST", "move", {"url": "http://x", "broker_url": "mqtt://x"}, "admin"),
+    ("POST", "move", {"url": "http://x", "broker_url": "mqtts://x"}, "admin"),
     ("POST", "strangers/nobody/adopt", None, "admin"),
     ("GET", "tokens", None, "admin"),
     ("POST", "tokens", {"role": "viewer"}, "admin"),
