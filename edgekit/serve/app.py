@@ -123,7 +123,6 @@ class App:
                 await self.models.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
-            self.models.begin()
             self._on_change()
             await send({"type": "lifespan.startup.complete"})
 

@@ -54,23 +54,6 @@ class Entry:
             raise HttpError(503, f"model {self.offer.name!r} is not ready: {why}", ((b"retry-after", b"1"),))
         return self.servable
 
-    def open_first(self) -> None:
-        """Load the model before there is an event loop.
-
-        Raises:
-            EdgekitError: It cannot be opened.
-        """
-        self._held = self.lane.call_blocking(self.offer.open)
-        self._runs(self._held.servable)
-
-    def begin(self) -> None:
-        """Have lost variants tried again, once there is an event loop."""
-        loop = asyncio.get_running_loop()
-        if self._held is not None:
-            self._held.watch(
-                lambda new: asyncio.run_coroutine_threadsafe(self._return_to(new), loop).result()
-            )
-
     def end(self) -> None:
         """Free the model and end its thread, once the event loop has ended; skips one that hangs."""
         held, self._held, self.servable = self._held, None, None
@@ -132,7 +115,8 @@ class Entry:
             raise
         self._held = held
         self._runs(held.servable)
-        self.begin()
+        loop = asyncio.get_running_loop()
+        held.watch(lambda new: asyncio.run_coroutine_threadsafe(self._return_to(new), loop).result())
 
     def _runs(self, servable: Servable) -> None:
         self.servable, self.state, self.reason = servable, READY, ""
@@ -209,11 +193,6 @@ class Models:
     def is_ready(self) -> bool:
         """Whether every model that was not unloaded on purpose answers."""
         return all(entry.is_ready for entry in self if entry.should_load)
-
-    def begin(self) -> None:
-        """Have lost variants tried again, once there is an event loop."""
-        for entry in self:
-            entry.begin()
 
     async def close(self, timeout_s: float = 5.0) -> None:
         """Free every model, except one that hangs for longer than ``timeout_s``."""

@@ -1,5 +1,6 @@
 """A model that a test holds in its hand, and a server of it."""
 
+import asyncio
 import contextlib
 import threading
 
@@ -122,11 +123,21 @@ def served(*offers, limits=None, access=None, address=None):
     """Serve offers, or one scripted model, on real sockets."""
     limits = limits or Limits(inline_s=0.0)
     entries = [Entry(offer, limits) for offer in offers]
-    for entry in entries:
-        entry.open_first()
-    app = App(Models(entries), access or Access(), limits, "0")
+    opened, tasks = threading.Event(), []
+
+    async def load():
+        for entry in entries:
+            await entry.load()
+        opened.set()
+
+    def begin():
+        if not tasks:
+            tasks.append(asyncio.get_running_loop().create_task(load()))
+
+    app = App(Models(entries), access or Access(), limits, "0", on_change=begin)
     try:
         with background(app, address or Address("127.0.0.1", 0), limits) as urls:
+            assert opened.wait(60)
             running = Served(urls, app, entries)
             with running.client:
                 yield running

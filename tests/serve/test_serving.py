@@ -1,5 +1,6 @@
 """The protocol over real sockets: metadata, inference, repository, limits, access."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -263,7 +264,7 @@ def test_a_model_is_opened_and_closed_by_one_thread(is_begun):
             pass
     else:
         entry = Entry(offer, Limits())
-        entry.open_first()
+        asyncio.run(entry.load())
         entry.end()
     assert opener.opened[0].is_closed
     assert opener.opened[0].opened_in is opener.opened[0].closed_in
