@@ -10,9 +10,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from edgekit_fleet import __version__
+from edgekit_fleet.app.metrics import render
 from edgekit_fleet.app.services import Parts, Services
 from edgekit_fleet.web.auth import Operator, Viewer, authorize
-from edgekit_fleet.web.throttle import Throttle, throttle_of
+from edgekit_fleet.web.throttle import throttle_of
 
 router = APIRouter(tags=["watching"])
 metrics_router = APIRouter(tags=["watching"])
@@ -99,52 +100,3 @@ def prometheus(request: Request, parts: Parts) -> PlainTextResponse:
         authorize(request, "viewer")
     text = render(parts, throttle_of(request))
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-def render(parts: Services, throttle: Throttle) -> str:
-    """Return the metrics' text.
-
-    Source: Prometheus, "Exposition formats", text format 0.0.4.
-    """
-    state = parts.health()
-    table: list[tuple[str, str, str, dict[str, int]]] = [
-        ("devices", "gauge", "Devices by state.", _labelled("state", parts.devices.counts())),
-        ("rows", "gauge", "Rows stored, by table.", _labelled("table", parts.messages.counts())),
-        ("ingest_total", "counter", "What ingest counted.", _labelled("what", state.counters)),
-        ("broker_up", "gauge", "Whether the broker is connected.", {"": int(state.is_connected)}),
-        (
-            "device_certificates",
-            "gauge",
-            "Devices whose certificate ends within three weeks, or has ended.",
-            _labelled("state", parts.certificates.devices()),
-        ),
-        (
-            "certificate_end_seconds",
-            "gauge",
-            "When a certificate of the fleet ends, Unix time.",
-            _labelled("of", {name: end // 1000 for name, end in parts.certificates.ends_ms().items()}),
-        ),
-        (
-            "refused_secrets_total",
-            "counter",
-            "Wrong tokens, sign-ins and enrolments.",
-            _labelled("kind", throttle.refused),
-        ),
-        (
-            "delayed_attempts_total",
-            "counter",
-            "Attempts that were not looked at, because their address had to wait.",
-            {"": throttle.delayed},
-        ),
-        ("audit_entries", "gauge", "Entries of the audit log.", {"": parts.audit.count()}),
-        ("broker_restarts_total", "counter", "Restarts of the embedded broker.", {"": state.broker_restarts}),
-    ]
-    lines: list[str] = []
-    for name, kind, text, values in table:
-        lines += [f"# HELP edgekit_fleet_{name} {text}", f"# TYPE edgekit_fleet_{name} {kind}"]
-        lines += [f"edgekit_fleet_{name}{label} {value}" for label, value in values.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _labelled(label: str, values: dict[str, int]) -> dict[str, int]:
-    return {f'{{{label}="{key}"}}': value for key, value in sorted(values.items())}

@@ -11,6 +11,8 @@ from edgekit.core import wire
 from edgekit.core.sketch import Sketch
 from edgekit_fleet.store.database import Database
 
+MAX_SUMMED = 100_000
+
 
 @dataclass(frozen=True)
 class Row:
@@ -30,6 +32,15 @@ class Holder:
     device: str
     variant: str
     is_online: bool
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Sums of recent metric reports of one version of a model."""
+
+    frames: int
+    errors: int
+    dropped: int
 
 
 class Overview:
@@ -82,6 +93,29 @@ class Overview:
         with self._database.read() as sql:
             rows = sql.execute("SELECT model, active, count(*) AS n FROM device_model GROUP BY model, active")
             return {(row["model"], row["active"]): row["n"] for row in rows}
+
+    def profiles(self) -> dict[str, int]:
+        """Return how many devices there are of each profile."""
+        with self._database.read() as sql:
+            rows = sql.execute("SELECT profile, count(*) AS n FROM device GROUP BY profile")
+            return {row["profile"]: row["n"] for row in rows}
+
+    def rates(self, since_ms: int) -> dict[tuple[str, str], Rate]:
+        """Return the sums of the reports that arrived since a time, by (model, version).
+
+        Of more than 100,000 reports only the last are summed, so that the cost is bounded.
+        """
+        with self._database.read() as sql:
+            rows = sql.execute(
+                "SELECT model, version, sum(frames) AS frames, sum(errors) AS errors, sum(dropped) AS dropped"
+                " FROM metric WHERE id > (SELECT coalesce(max(id), 0) FROM metric) - ? AND arrived_ms >= ?"
+                " GROUP BY model, version",
+                (MAX_SUMMED, since_ms),
+            )
+            return {
+                (row["model"], row["version"]): Rate(row["frames"], row["errors"], row["dropped"])
+                for row in rows
+            }
 
     def reported(self) -> Iterator[tuple[str, wire.Reported]]:
         """Yield every device's last reported state."""

@@ -168,6 +168,22 @@ class Rollouts:
         chosen = (row for row in rows if row["id"] in ids or (row["runs"] and not only_named))
         return [(row["id"], bool(row["online"])) for row in chosen]
 
+    def counts(self) -> dict[str, int]:
+        """Return how many rollouts are in each state."""
+        with self._database.read() as sql:
+            rows = sql.execute("SELECT state, count(*) AS n FROM rollout GROUP BY state")
+            return {row["state"]: row["n"] for row in rows}
+
+    def outcomes(self) -> dict[tuple[str, str, str, str], int]:
+        """Return the devices of rollouts that are not over, by (rollout, model, version, outcome)."""
+        with self._database.read() as sql:
+            rows = sql.execute(
+                "SELECT r.id, r.model, r.version, d.outcome, count(*) AS n FROM rollout r"
+                " JOIN rollout_device d ON d.rollout = r.id WHERE r.state IN ('draft', 'running', 'paused')"
+                " GROUP BY r.id, d.outcome"
+            )
+            return {(row[0], row[1], row[2], row[3]): row["n"] for row in rows}
+
     def running(self, model: str) -> dict[str, str]:
         """Return the active version of a model, by device."""
         with self._database.read() as sql:
