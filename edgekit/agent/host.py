@@ -160,9 +160,9 @@ def main(arguments: Sequence[str]) -> int:
     with contextlib.closing(Pipe(end, ToHost)) as pipe:
         select.select([pipe], [], [])
         received = pipe.receive()
-        if received is None:
+        start = received[0] if received is not None else None
+        if not isinstance(start, Start):  # the front has ended, or is to end
             return ORPHANED
-        start: Start = received[0]
         log_to_stderr(start.log_level)
         try:
             _Host(pipe, start).run()

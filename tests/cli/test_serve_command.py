@@ -81,6 +81,18 @@ def test_the_command_serves_bundles_until_it_is_told_to_stop(command, tmp_path, 
     assert not path.exists()
 
 
+def test_a_stop_while_models_are_opened_ends_every_process(command, tmp_path):
+    slow = [make_bundle(tmp_path / name, model=name, options={"load_ms": 20_000}) for name in ("a", "b")]
+    with command(*slow, "--port", 0) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while len(children.read_text().split()) < 2:
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        document, shown = process.communicate(timeout=120)  # the hosts have closed its pipes, too
+    assert (process.returncode, json.loads(document)) == (0, {"served": [], "signal": "SIGTERM"})
+    assert "Traceback" not in shown
+
+
 def test_an_interrupt_is_130(command, tmp_path, short_path):
     with command(make_bundle(tmp_path / "b"), "--uds", short_path / "s") as process:
         assert url_of(process) == f"unix:{short_path / 's'}"
