@@ -44,6 +44,11 @@ class Broker:
         """How often the embedded broker ended by itself and was started again."""
         return self.embedded.restarts if self.embedded else 0
 
+    @property
+    def problem(self) -> str:
+        """What is wrong with the embedded broker; empty if it is well."""
+        return self.embedded.problem if self.embedded else ""
+
     def counters(self) -> dict[str, int]:
         """Return the connections that were refused, by reason, and those that a busy server lost."""
         if self.callout is None:
@@ -78,6 +83,7 @@ def embedded_broker(
     data: Path,
     devices: Devices,
     on_start: Callable[[], None],
+    has_room: Callable[[], bool],
 ) -> Broker:
     """Return the embedded broker, not started yet.
 
@@ -88,6 +94,7 @@ def embedded_broker(
         data: The fleet's data folder.
         devices: Say who may connect.
         on_start: Called each time before the broker starts: no device is connected then.
+        has_room: Whether the disk has room: one that is full is no reason to restart the broker.
 
     Raises:
         UsageError: TLS is off on an address that other machines can reach.
@@ -104,7 +111,13 @@ def embedded_broker(
     tls = TlsFiles(*authority.server_files("broker", options.hosts), ca) if is_tls else None
     issuer = AccountKey()
     process = EmbeddedBroker(
-        data / "broker", host=options.host, port=port, issuer=issuer.public, tls=tls, on_start=on_start
+        data / "broker",
+        host=options.host,
+        port=port,
+        issuer=issuer.public,
+        tls=tls,
+        on_start=on_start,
+        has_room=has_room,
     )
     scheme = "mqtts" if is_tls else "mqtt"
     access = Access(

@@ -6,14 +6,15 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgekit.base.files import write_durably
 from edgekit.core import wire
-from edgekit.core.errors import EdgekitError
+from edgekit.core.errors import ConfigError, EdgekitError
 from edgekit_fleet.app.brokers import Broker, embedded_broker, other_broker
 from edgekit_fleet.app.certificates import CertificateKeeper
+from edgekit_fleet.app.disk_watch import DiskWatch, give_up_reserve
 from edgekit_fleet.app.options import Options, Ports, close_to_others, is_loopback, url
 from edgekit_fleet.app.services import Services, Settings
 from edgekit_fleet.broker.commanding import Commanding
@@ -34,7 +35,7 @@ from edgekit_fleet.store.audit import FLEET, Audit
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.database import Database, open_database
 from edgekit_fleet.store.devices import Devices
-from edgekit_fleet.store.facts import AUTHORITY, Facts
+from edgekit_fleet.store.facts import AUTHORITY, ONLINE_KEYS, Facts
 from edgekit_fleet.store.messages import Messages
 from edgekit_fleet.store.metrics import Metrics
 from edgekit_fleet.store.tokens import Tokens
@@ -75,17 +76,20 @@ class Fleet:
             raise
 
     def _compose(self, data: Path) -> None:
+        give_up_reserve(data)
         database = open_database(data, self.options.database)
         self._undo.callback(database.close)
         self._facts = Facts(database)
         self.authority = Authority(data / "ca", self._facts.get(AUTHORITY))
         self._facts.set(AUTHORITY, self.authority.key_sha256)
+        self._check_keys(data)
         devices = Devices(database)
         self.certificates = CertificateKeeper(self.authority, devices, unix_ms)
         self.broker = self._make_broker(data, devices)
         self.downlink = MqttDownlink(self.broker.access, self._session("fleet"), self._downlink_connected.set)
         self.services = self._make_services(data, database, devices)
         self.intake = Intake(self.services, unix_ms)
+        self._disk = DiskWatch(data, database, self.services.messages, self.intake.pause)
         self.ingest = self._make_ingest()
         self._answer_requests()
         self.admin_token_file = data / "admin.token"
@@ -93,6 +97,17 @@ class Fleet:
             token = self.services.tokens.create("admin", unix_ms(), label="made at the first start")
             self.services.audit.record(FLEET, "token.create", token.split(".")[1], after={"role": "admin"})
             write_durably(self.admin_token_file, f"{token}\n".encode(), mode=0o600)
+
+    def _check_keys(self, data: Path) -> None:
+        """Refuse to start without the online keys that this fleet had: devices trust no others."""
+        if self._facts.get(ONLINE_KEYS) and not (data / "keys").is_dir():
+            raise ConfigError(
+                f"{data / 'keys'} is missing: with new keys, devices would refuse every bundle",
+                hint="restore it from a backup; if it is lost, make an empty folder there, start,"
+                " and run 'edgekit-fleet keys rotate --role online'",
+            )
+        online_keys(data)
+        self._facts.set(ONLINE_KEYS, "made")
 
     def _make_broker(self, data: Path, devices: Devices) -> Broker:
         if self.options.broker != "embedded":
@@ -109,6 +124,7 @@ class Fleet:
             data=data,
             devices=devices,
             on_start=broker_starts,
+            has_room=lambda: not self._disk.is_full,
         )
 
     def _make_services(self, data: Path, database: Database, devices: Devices) -> Services:
@@ -205,6 +221,8 @@ class Fleet:
         if self.broker.embedded is not None and self.options.broker_tls == "on":
             self.certificates.keep("broker", self.options.hosts, self._reload_broker)
         try:
+            self._undo.callback(self._disk.stop)
+            self._disk.start()
             if self.broker.embedded is not None:
                 self._undo.callback(self.broker.embedded.stop)
                 self.broker.embedded.start()
@@ -241,13 +259,29 @@ class Fleet:
         """Return the state of the connections, and the counters."""
         counters = dict(self.intake.counters)
         counters["downlink_dropped"] = self.downlink.dropped
+        counters["trimmed"] = self._disk.trimmed
         counters.update(self.broker.counters())
         return Health(
             is_connected=self.downlink.is_connected,
             is_ingesting=self.ingest.is_running,
+            problems=tuple(problem for problem in self._problems() if problem),
             broker_restarts=self.broker.restarts,
             counters=counters,
         )
+
+    def _problems(self) -> Iterator[str]:
+        """Yield what keeps this fleet manager from its work, the cause before its consequences."""
+        yield self._disk.problem if self._disk.is_full else ""
+        if self.intake.problem != self._disk.problem:
+            yield self.intake.problem and f"Messages are not stored: {self.intake.problem}"
+        yield self.broker.problem
+        if not self.downlink.is_connected:
+            yield (
+                "There is no connection to the broker, so no messages from devices arrive."
+                " The fleet manager is reconnecting."
+            )
+        if not self.ingest.is_running:
+            yield "The thread that stores messages has ended: restart the fleet manager."
 
     def server_files(self) -> tuple[Path, Path] | None:
         """Return (certificate, key) of the HTTP server; None if the API does not speak TLS."""

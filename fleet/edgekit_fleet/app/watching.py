@@ -24,6 +24,7 @@ class HealthReport:
     """Whether the fleet manager works."""
 
     ok: bool
+    problems: tuple[str, ...]
     version: str
     broker_connected: bool
     broker_restarts: int
@@ -45,7 +46,8 @@ def health(parts: Parts) -> HealthReport:
     """Say whether the fleet manager works; needs no token."""
     state = parts.health()
     return HealthReport(
-        ok=state.is_connected and state.is_ingesting,
+        ok=not state.problems,
+        problems=state.problems,
         version=__version__,
         broker_connected=state.is_connected,
         broker_restarts=state.broker_restarts,

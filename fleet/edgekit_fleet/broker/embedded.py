@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.base.files import write_durably
-from edgekit.core.errors import ConfigError, LinkError
+from edgekit.core.errors import ConfigError, LinkError, StorageError
 from edgekit_fleet.broker.callout import ACCOUNT, WAIT_S
 from edgekit_fleet.broker.kick import SYSTEM_USER, Kicker
 from edgekit_fleet.broker.nats_thread import NatsAccess
@@ -32,6 +32,10 @@ START_S = 20.0
 STOP_S = 10.0
 _BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 _STEADY_S = 60.0
+_START_TRIES = 3
+_LOOK_S = 1.0
+_SICK_LOOKS = 3
+_SICK_STOP_S = 2.0
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _FIRST_PORT = 10_000
 _PORT_TRIES = 1000
@@ -56,6 +60,7 @@ class EmbeddedBroker:
         issuer: The public account key that signs the answers about who may connect.
         tls: Files of the listener; None for plain TCP, allowed on a loopback address only.
         on_start: Called each time before it starts: no device is connected then.
+        has_room: Whether the disk has room: one that is full is no reason to restart it.
 
     Raises:
         ConfigError: There is no nats-server on this machine.
@@ -70,13 +75,18 @@ class EmbeddedBroker:
         issuer: str,
         tls: TlsFiles | None,
         on_start: Callable[[], None] = lambda: None,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self._folder = folder
         self._program = find_server()
         self._tls = tls
         self._issuer = issuer
         self._mqtt = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._on_start = on_start
+        self._on_start, self._has_room = on_start, has_room
+        self.problem = ""
+        """What is wrong with it, for people; empty while it is well."""
+        self._sick_looks = 0
+        self._next_look_s = 0.0
         self._nats_port, self._http_port = free_port(), free_port()
         self.password = secrets.token_urlsafe(32)
         self._system_password = secrets.token_urlsafe(32)
@@ -107,13 +117,24 @@ class EmbeddedBroker:
         self._end_orphan()
         write_durably(self._config_path, self._config().encode(), mode=0o600)
         self._thread.start()
-        if not self._ready.wait(START_S):
-            self.stop()
-            raise LinkError(
-                f"the embedded broker did not start on {self._mqtt} within {START_S:.0f} s",
-                reasons=tuple(self._log_tail()),
-                hint=f"see {self._log_path}; is another process on that port?",
-            )
+        deadline_s = time.monotonic() + START_S
+        while not self._ready.wait(0.05):
+            if time.monotonic() > deadline_s or self.restarts >= _START_TRIES:
+                self.stop()
+                raise self._not_started()
+
+    def _not_started(self) -> LinkError:
+        reasons = self._log_tail()
+        if any("address already in use" in reason for reason in reasons):
+            hint = "another process is on that port: end it, or choose another --broker-port"
+        else:
+            hint = f"see {self._log_path}; is {self._program} a nats-server (2.15 or later)?"
+        ended = f"; it ended {self.restarts} times ({self._exit_code()})" if self.restarts else ""
+        return LinkError(
+            f"the embedded broker did not start on {self._mqtt}{ended}",
+            reasons=tuple(reasons or [self.problem] if reasons or self.problem else ()),
+            hint=hint,
+        )
 
     def stop(self) -> None:
         """Stop it and wait for its end; safe twice."""
@@ -146,17 +167,30 @@ class EmbeddedBroker:
         failures = 0
         while not self._stopping.is_set():
             began_s = time.monotonic()
-            self._on_start()
-            self._spawn()
-            self._watch()
+            is_begun = self._begin()
+            if is_begun:
+                self._watch()
             if self._stopping.is_set():
                 break
-            failures = 0 if time.monotonic() - began_s > _STEADY_S else failures + 1
+            is_expected = self._sick_looks >= _SICK_LOOKS or time.monotonic() - began_s > _STEADY_S
+            failures = 0 if is_begun and is_expected else failures + 1
+            self._sick_looks = 0
             self.restarts += 1
             pause_s = _BACKOFF_S[min(max(failures - 1, 0), len(_BACKOFF_S) - 1)]
             logger.error("the broker ended (%s); restarting it in %.1f s", self._exit_code(), pause_s)
             self._stopping.wait(pause_s)
         self._end()
+
+    def _begin(self) -> bool:
+        """Start the process; False if that failed, for instance because the disk is full."""
+        try:
+            self._on_start()
+            self._spawn()
+        except (OSError, StorageError) as cause:
+            self.problem = f"The broker cannot be started: {cause}"
+            logger.error("%s", self.problem)  # noqa: TRY400 - no bug
+            return False
+        return True
 
     def _spawn(self) -> None:
         command = [self._program, "-c", str(self._config_path)]
@@ -175,7 +209,30 @@ class EmbeddedBroker:
         while not self._stopping.is_set() and self._process is not None and self._process.poll() is None:
             if not self._ready.is_set() and self.is_healthy():
                 self._ready.set()
+            if self._ready.is_set():
+                self._look_after()
             self._stopping.wait(0.5 if self._ready.is_set() else 0.05)
+
+    def _look_after(self) -> None:
+        """Restart it if it is not healthy and the disk has room.
+
+        A nats-server that met a full disk answers with its remembered error for ever, whatever room there
+        is. It keeps nothing that devices and this fleet manager do not send again.
+        """
+        now_s = time.monotonic()
+        if now_s < self._next_look_s or self._process is None:
+            return
+        self._next_look_s = now_s + _LOOK_S
+        is_sick = not self.is_healthy()
+        self._sick_looks = self._sick_looks + 1 if is_sick else 0
+        self.problem = "The broker does not work (its health check fails)." if is_sick else ""
+        if self._sick_looks >= _SICK_LOOKS and self._has_room():
+            logger.error("the broker is not healthy: restarting it")
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_SICK_STOP_S)
+                return
+            self._process.kill()
 
     def _end(self) -> None:
         process = self._process

@@ -29,6 +29,8 @@ MAX_BOOT = 128
 MAX_DELAY_MS = 180_000
 OVER_QUOTA = f"over quota: more than {MESSAGES_PER_S:g} messages or {BYTES_PER_S:g} bytes a second"
 MAX_REASONS = 4
+MAX_PAUSE_S = 2.0
+"""Between two attempts to store, so that everything goes on soon after there is room again."""
 MAX_REASON = 200
 
 
@@ -99,8 +101,15 @@ class Intake:
         self.present_since_ms = 0
         """When the broker started: earlier births say nothing about which devices are connected now."""
         self.counters: Counter[str] = Counter()
+        self.problem = ""
+        """Why the last messages could not be stored; empty once they were."""
+        self._paused = ""
         self._delay_ms = 0
         self._quota = Quota()
+
+    def pause(self, reason: str) -> None:
+        """Store nothing more, for this reason; "" goes on."""
+        self._paused = reason
 
     def take(self, messages: Sequence[Message]) -> None:
         """Process messages; when this returns, they may be acknowledged to the broker.
@@ -108,6 +117,8 @@ class Intake:
         Raises:
             StorageError: Nothing was committed; pass the same messages again.
         """
+        if self._paused:
+            raise StorageError(self._paused)
         pull = self._decode(messages)
         with self._lock:
             stored = self._store(pull)
@@ -289,12 +300,15 @@ def take_until_done(intake: Intake, messages: Sequence[Message], stopping: threa
     while not stopping.is_set():
         try:
             intake.take(messages)
-        except EdgekitError:  # noqa: PERF203 - the loop is the retry
-            logger.exception("the store failed; trying again in %.1f s", pause_s)
+        except EdgekitError as cause:  # noqa: PERF203 - the loop is the retry
+            if intake.problem != cause.message:
+                logger.error("messages are not stored: %s", cause.message)  # noqa: TRY400 - no bug
+            intake.problem = cause.message
             intake.counters["store_failures"] += 1
             stopping.wait(pause_s)
-            pause_s = min(pause_s * 2, 10.0)
+            pause_s = min(pause_s * 2, MAX_PAUSE_S)
         else:
+            intake.problem = ""
             return True
     return False
 

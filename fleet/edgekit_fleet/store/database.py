@@ -22,6 +22,7 @@ _CHECKPOINT_PAGES = 8000
 """32 MB. A pull of 256 messages writes some 700 pages: with SQLite's 1000 nearly every commit would
 also copy the log into the database, two more syncs."""
 _IDLE_READERS = 8
+_DAMAGED = "the file is damaged; restore a backup: edgekit-fleet restore --help"
 
 
 class Database:
@@ -169,6 +170,27 @@ class Database:
                 return
         reader.close()
 
+    def free_bytes(self) -> int:
+        """Return the room inside the file that deleted rows left; new rows take it first.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        with self.read() as sql:
+            pages, size = (
+                sql.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "page_size")
+            )
+        return int(pages * size)
+
+    def shorten_log(self) -> None:
+        """Copy the write-ahead log into the file, and give its room back to the disk.
+
+        Raises:
+            StorageError: The disk has no room for that either.
+        """
+        with self._lock, _wrapped(self.path):
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         """Close every connection; safe twice."""
         with self._lock, self._pool:
@@ -234,4 +256,8 @@ def _wrapped(path: str) -> Iterator[None]:
     except sqlite3.IntegrityError:
         raise
     except (sqlite3.OperationalError, sqlite3.DatabaseError) as cause:
-        raise StorageError(f"{path}: {cause}", hint="check that the disk has room and is writable") from cause
+        is_damaged = isinstance(cause, sqlite3.DatabaseError) and not isinstance(
+            cause, sqlite3.OperationalError
+        )
+        hint = _DAMAGED if is_damaged else "check that the disk has room and is writable"
+        raise StorageError(f"{path}: {cause}", hint=hint) from cause

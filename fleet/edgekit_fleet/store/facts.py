@@ -8,6 +8,8 @@ AUTHORITY = "authority"
 """SHA-256 of the certificate authority's public key that this fleet's devices trust."""
 MOVES_TO = "moves_to"
 """Where the fleet is going to be: ``wire.Addresses`` as JSON; new devices are told, too."""
+ONLINE_KEYS = "online_keys"
+"""Whether the keys that the fleet signs with were made: they must not be made anew unnoticed."""
 RESTORED = "restored"
 """The last restore: ``<time of the backup> <time of the restore>``, Unix milliseconds."""
 

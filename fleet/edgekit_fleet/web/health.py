@@ -11,7 +11,8 @@ class Health:
 
     Args:
         is_connected: Whether the fleet manager is connected to the broker.
-        is_ingesting: Whether messages from devices are being stored.
+        is_ingesting: Whether the thread that stores messages from devices runs.
+        problems: What keeps the fleet manager from its work, for people; empty if it is ready.
         broker_restarts: How often the embedded broker ended by itself and was started again.
         counters: Ingest counters since the start: messages, records (new ones), repeated, refused,
             requests, expired, store_failures, hook_failures, downlink_dropped, connections_refused.
@@ -19,5 +20,6 @@ class Health:
 
     is_connected: bool
     is_ingesting: bool
+    problems: tuple[str, ...]
     broker_restarts: int
     counters: dict[str, int]

@@ -3,12 +3,15 @@
 import os
 import signal
 import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from fleet_kit import RunningFleet, composed, wait_until
 
 from edgekit.core.errors import ConfigError, LinkError, UsageError
+from edgekit_fleet.broker import embedded
 from edgekit_fleet.broker.embedded import EmbeddedBroker, find_server, free_port
 from edgekit_fleet.broker.nkey import AccountKey
 
@@ -48,15 +51,40 @@ def test_it_is_started_again_when_it_ends(tmp_path):
     assert (len(started), one.restarts, one.pid) == (2, 1, None)
 
 
-def test_a_port_that_is_taken_is_told(tmp_path, monkeypatch):
+def test_a_port_that_is_taken_is_told(tmp_path):
     first = broker(tmp_path / "a")
     first.start()
-    monkeypatch.setattr("edgekit_fleet.broker.embedded.START_S", 5.0)  # all of it is waited for
     port = int(first._mqtt.rpartition(":")[2])
     with pytest.raises(LinkError, match="did not start") as caught:
         broker(tmp_path / "b", port).start()
     assert any("address already in use" in reason for reason in caught.value.reasons)
+    assert "--broker-port" in caught.value.hint
     first.stop()
+
+
+def test_a_program_that_is_no_broker_is_told_at_once_and_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEKIT_NATS_SERVER", "/bin/false")
+    began_s = time.monotonic()
+    with pytest.raises(LinkError, match="did not start") as caught:
+        broker(tmp_path).start()
+    assert "/bin/false" in caught.value.hint
+    assert time.monotonic() - began_s < embedded.START_S / 2
+
+
+def test_a_broker_that_is_not_healthy_is_restarted_once_the_disk_has_room(tmp_path):
+    """It remembers a full disk for ever."""
+    one, has_room = broker(tmp_path), threading.Event()
+    one._has_room = has_room.is_set
+    one.start()
+    first, one.is_healthy = one.pid, lambda: False
+    wait_until(lambda: one._sick_looks > embedded._SICK_LOOKS, "a few looks at it")
+    assert (one.pid, one.restarts) == (first, 0)
+    assert "health check" in one.problem
+    has_room.set()
+    wait_until(lambda: one.restarts, "its end")
+    del one.is_healthy
+    wait_until(lambda: one.is_healthy() and not one.problem, "a new one")
+    one.stop()
 
 
 def test_the_broker_of_a_killed_fleet_manager_ends(tmp_path):
