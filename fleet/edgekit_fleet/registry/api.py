@@ -70,12 +70,14 @@ def tuf_router(repository: Repository) -> APIRouter:
         headers = _FOREVER if is_known else _FRESH
         return Response(body, media_type="application/json", headers=headers)
 
-    @router.api_route("/targets/blobs/{sha256}", methods=["GET", "HEAD"])
+    @router.head("/targets/blobs/{sha256}", include_in_schema=False)
+    @router.get("/targets/blobs/{sha256}")
     def blob(sha256: str) -> FileResponse:
         """Return a bundle's file by its SHA-256; a part of it where ``Range`` asks for one."""
         return _file(repository.blobs, sha256, "application/octet-stream")
 
-    @router.api_route("/targets/{model}/{version}/{name}", methods=["GET", "HEAD"])
+    @router.head("/targets/{model}/{version}/{name}", include_in_schema=False)
+    @router.get("/targets/{model}/{version}/{name}")
     def manifest(model: str, version: str, name: str) -> FileResponse:
         """Return a bundle's manifest, ``<sha256>.bundle.json``."""
         bundle = repository.bundle(model, version)
@@ -83,7 +85,8 @@ def tuf_router(repository: Repository) -> APIRouter:
             raise HTTPException(404, f"no target {model[:80]}/{version[:80]}/{name[:120]}")
         return _file(repository.blobs, bundle.sha256, "application/json")
 
-    @router.api_route("/targets/measure/{model}/{sha256}/{name}", methods=["GET", "HEAD"])
+    @router.head("/targets/measure/{model}/{sha256}/{name}", include_in_schema=False)
+    @router.get("/targets/measure/{model}/{sha256}/{name}")
     def measured(model: str, sha256: str, name: str) -> FileResponse:
         """Return the manifest of a bundle for measuring only, ``<sha256>.bundle.json``."""
         if name != f"{sha256}.bundle.json" or not repository.is_measured(model, sha256):
