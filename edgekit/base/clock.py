@@ -28,16 +28,23 @@ class FlooredClock:
         return time.monotonic_ns()
 
     def unix_ms(self) -> int:
-        """Return milliseconds since 1970, at least the floor plus the time since start."""
+        """Return milliseconds since 1970, at least the floor plus the time since start.
+
+        A synchronised clock is right, also below the floor: else one that was a year ahead for an hour would
+        find the fleet's metadata expired for a year.
+        """
+        if self.quality == "synced":
+            return time.time_ns() // 1_000_000
         passed_ms = (time.monotonic_ns() - self._floored_ns) // 1_000_000
         return max(time.time_ns() // 1_000_000, self._floor_ms + passed_ms)
 
     @property
     def quality(self) -> Literal["synced", "floored", "unknown"]:
         """Whether wall time can be trusted."""
-        if time.time_ns() // 1_000_000 < self._floor_ms:
-            return "floored"
-        return "synced" if _SYNCHRONIZED.exists() else "unknown"
+        now_ms = time.time_ns() // 1_000_000
+        if now_ms >= FLOOR_UNIX_MS and _SYNCHRONIZED.exists():
+            return "synced"
+        return "floored" if now_ms < self._floor_ms else "unknown"
 
     def keep(self) -> None:
         """Store the floor for the next start.

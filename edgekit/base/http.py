@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from edgekit.base.tls import trusting
 from edgekit.core.errors import (
     ConfigError,
     EdgekitError,
@@ -64,7 +65,7 @@ class Web:
         self._context = context
         if context is None and ca is not None and ca.exists():
             try:
-                self._context = ssl.create_default_context(cafile=str(ca))
+                self._context = trusting(ca)
             except (OSError, ssl.SSLError) as cause:
                 raise ConfigError(f"{ca} is not a CA certificate: {cause}") from cause
 

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from edgekit.base.tls import trusting
 from edgekit.core.errors import ConfigError
 
 
@@ -38,7 +39,7 @@ class Tls:
             ConfigError: A file is missing or not valid.
         """
         try:
-            context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
+            context = trusting(self.ca)
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             if self.certificate is not None:
                 context.load_cert_chain(self.certificate, self.key)

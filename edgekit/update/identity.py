@@ -20,6 +20,7 @@ from cryptography.x509.oid import NameOID
 from edgekit.base.disk import LocalDisk, disk_errors
 from edgekit.base.files import read_file, replace_file, write_durably
 from edgekit.base.http import Patience, Web
+from edgekit.base.tls import trusting
 from edgekit.core import wire
 from edgekit.core.errors import EnrollError, ProtocolError, ServerError, StorageError, TrustError, UsageError
 from edgekit.update.contract import EnrollOrder, Enrolment
@@ -50,7 +51,7 @@ def enroll(order: EnrollOrder) -> Enrolment:
     ca = _pinned_ca(base, pinned, patience) if pinned and base.startswith("https") else None
     if base.startswith("http:"):
         logger.warning("enrolling over plain HTTP: safe only on this machine or a trusted network")
-    context = ssl.create_default_context(cadata=ca.decode()) if ca else None
+    context = trusting(pem=ca.decode()) if ca else None
     key = _key(folder / "device.key")
     name = order.name or os.uname().nodename
     request = wire.EnrollRequest(token=order.token, csr=_csr(key, name), name=name, hardware=order.hardware)
