@@ -97,6 +97,7 @@ class Outbox:
             seq0=records[0].seq,
             items=[msgspec.Raw(record.body) for record in records],
             sent_mono_ns=int(now_s * 1e9),
+            lowest=self.watermark + 1,
         )
         return records[0].leaf, wire.encode(batch)
 
