@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--flap-s", type=float, default=plan.flap_s, help="how long they hold and are gone (default 20)"
     )
     parser.add_argument("--storm-s", type=float, default=0.0, help="all links break each so many seconds")
+    parser.add_argument("--storms", type=int, default=0, help="how often at most (default: no limit)")
     parser.add_argument(
         "--bad-clocks", type=float, default=0.0, metavar="SHARE", help="share of clocks that are wrong"
     )

@@ -50,6 +50,10 @@ class _Simulation:
         self._boot = f"simulated-{plan.seed}-{secrets.token_hex(4)}"
         self._totals = Totals()
         self._all_up_s: float | None = None
+        self._storms = 0
+        self._broken_s: float | None = None
+        self._back_s: float | None = None
+        """How long it took after the last storm until all devices were back."""
 
     async def run(self, identities: Sequence[Identity]) -> Outcome:
         loop, plan = asyncio.get_running_loop(), self._plan
@@ -64,7 +68,7 @@ class _Simulation:
             loop.call_later(plan.connect_s + plan.storm_s, self._storm, devices)
         end_s = began_s + plan.connect_s + plan.seconds
         while loop.time() < end_s:
-            await asyncio.sleep(min(1.0, max(end_s - loop.time(), 0.01)))
+            await asyncio.sleep(min(0.5, max(end_s - loop.time(), 0.01)))
             self._watch(devices, began_s)
         for device in devices:
             device.end_reports()
@@ -77,14 +81,19 @@ class _Simulation:
         return outcome
 
     def _storm(self, devices: Sequence[Device]) -> None:
+        loop = asyncio.get_running_loop()
+        self._storms, self._broken_s, self._back_s = self._storms + 1, loop.time(), None
         for device in devices:
             device.break_link()
-        asyncio.get_running_loop().call_later(self._plan.storm_s, self._storm, devices)
+        if self._storms != self._plan.storms:
+            loop.call_later(self._plan.storm_s, self._storm, devices)
 
     def _watch(self, devices: Sequence[Device], began_s: float) -> None:
         up = sum(device.is_up for device in devices)
         if up == len(devices) and self._all_up_s is None:
             self._all_up_s = asyncio.get_running_loop().time() - began_s
+        if up == len(devices) and self._broken_s is not None and self._back_s is None:
+            self._back_s = asyncio.get_running_loop().time() - self._broken_s
         waiting = sum(device.unacknowledged for device in devices)
         self._progress({"up": up, "unacknowledged": waiting})
 
@@ -98,6 +107,7 @@ class _Simulation:
             "devices": len(devices),
             "connected": sum(device.is_up for device in devices),
             "all_connected_s": self._all_up_s and round(self._all_up_s, 2),
+            "storm_s": self._back_s and round(self._back_s, 2),
             "records": sum(last for last, _ in sent.values()),
             "unacknowledged": sum(last - watermark for last, watermark in sent.values()),
             "dropped": sum(device.outbox.dropped for device in devices),

@@ -20,6 +20,7 @@ class Plan:
         flapping: The share of devices whose link comes and goes.
         flap_s: How long such a link holds and is gone, on average.
         storm_s: All links break each so many seconds; 0 for never.
+        storms: How often at most; 0 for as long as it lasts.
         bad_clocks: The share of devices whose clock is wrong: 1970, or a year off either way.
         seed: Draws all of it.
     """
@@ -31,6 +32,7 @@ class Plan:
     flapping: float = 0.0
     flap_s: float = 20.0
     storm_s: float = 0.0
+    storms: int = 0
     bad_clocks: float = 0.0
     seed: int = 0
 
