@@ -278,7 +278,7 @@ def _catch_up(
         devices, facts = Devices(database), Facts(database)
         with database.transaction():
             facts.set(AUTHORITY, head.authority)
-            facts.set(RESTORED, f"{head.created_unix_ms} {now_ms}")
+            facts.set(RESTORED, f"{head.created_unix_ms} {now_ms} {'blind' if since is None else 'repeated'}")
             Audit(database).record(
                 LOCAL, "fleet.restore", source_name, after={"as_of_ms": head.created_unix_ms}
             )

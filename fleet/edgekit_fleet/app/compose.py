@@ -321,7 +321,8 @@ class Fleet:
         backup, back = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(at_ms / 1000)) for at_ms in restored)
         lost = self.services.messages.lost_since(restored[1])
         what = f"{lost.messages} messages acknowledged in between are lost, of {lost.devices} devices so far"
-        return [f"On {back} UTC a backup of {backup} UTC was restored. {what}."]
+        blind = " Revocations made in between are undone: repeat them." if self._facts.is_blind() else ""
+        return [f"On {back} UTC a backup of {backup} UTC was restored. {what}.{blind}"]
 
     def _answer_requests(self) -> None:
         """Answer the requests of devices that no part of its own answers."""

@@ -11,7 +11,9 @@ MOVES_TO = "moves_to"
 ONLINE_KEYS = "online_keys"
 """Whether the keys that the fleet signs with were made: they must not be made anew unnoticed."""
 RESTORED = "restored"
-"""The last restore: ``<time of the backup> <time of the restore>``, Unix milliseconds."""
+"""The last restore: ``<time of the backup> <time of the restore> <blind or repeated>``, Unix milliseconds.
+
+``blind``: there was no journal, so revocations since the backup are undone."""
 
 _MIGRATIONS = ["CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"]
 
@@ -41,5 +43,9 @@ class Facts:
         text = self.get(RESTORED)
         if not text:
             return None
-        backup_ms, restored_ms = text.split()
+        backup_ms, restored_ms, _ = text.split()
         return int(backup_ms), int(restored_ms)
+
+    def is_blind(self) -> bool:
+        """Say whether the last restore did not know which devices had been revoked since the backup."""
+        return self.get(RESTORED).endswith("blind")

@@ -141,6 +141,13 @@ def test_without_a_journal_the_report_is_that_nobody_knows(data, tmp_path):
     (data / "identities.log").unlink(missing_ok=True)
     back_up(data, tmp_path / "backup", unix_ms(), passphrase=WORD)
     assert restore(tmp_path / "backup", tmp_path / "new", unix_ms(), passphrase=WORD).since is None
+    with composed(tmp_path / "new") as fleet:
+        [said] = fleet.warnings()
+        assert said.endswith("0 devices so far. Revocations made in between are undone: repeat them.")
+    (tmp_path / "new" / "identities.log").touch()
+    restore(tmp_path / "backup", tmp_path / "newer", unix_ms(), passphrase=WORD, former=tmp_path / "new")
+    with composed(tmp_path / "newer") as fleet:
+        assert fleet.warnings()[0].endswith("of 0 devices so far.")
 
 
 def test_a_line_that_a_power_cut_tore_hides_no_other(tmp_path):
