@@ -32,6 +32,7 @@ class NewClaim(BaseModel):
     uses: int = Field(1, ge=1, le=100_000)
     label: str = Field("", max_length=200)
     expires_h: float = Field(24, gt=0, le=MAX_HOURS)
+    device: str = Field("", max_length=64, description="Enrol one machine in the place of this device")
 
 
 class Made(BaseModel):
@@ -71,8 +72,10 @@ def create_claim(parts: Parts, by: ByAdmin, new: NewClaim) -> Made:
     pin = parts.identity.sha256 if parts.settings.url.startswith("https") else ""
     expires_ms = now_ms + int(new.expires_h * HOUR_MS)
     with parts.database.transaction():
-        text = parts.tokens.create_claim(now_ms, expires_ms, uses=new.uses, label=new.label, ca_sha256=pin)
-        about = {"uses": new.uses, "label": new.label, "expires_ms": expires_ms}
+        text = parts.tokens.create_claim(
+            now_ms, expires_ms, uses=new.uses, label=new.label, ca_sha256=pin, device=new.device
+        )
+        about = {"uses": new.uses, "label": new.label, "expires_ms": expires_ms, "device": new.device}
         parts.audit.record(by, "claim.create", text.split(".")[1], after=about)
     return Made(token=text)
 

@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument(
         "--expires-h", type=float, metavar="H", help="hours until it expires (enrolment: 24; API: never)"
     )
+    create.add_argument(
+        "--device", default="", metavar="ID", help="enrol one machine in the place of this device"
+    )
     create.add_argument("--label", default="", help="a note, shown in lists")
 
 
@@ -34,6 +37,7 @@ def run(arguments: argparse.Namespace) -> Report:
     if arguments.enroll:
         hours = arguments.expires_h if arguments.expires_h is not None else 24
         body = {"uses": arguments.uses, "expires_h": hours, "label": arguments.label}
+        body["device"] = arguments.device
         text = client.json("POST", "/api/v1/claims", body)["token"]
         return Report({"token": text, "fleet": client.url, "uses": arguments.uses}, text)
     body = {"role": arguments.role, "expires_h": arguments.expires_h, "label": arguments.label}

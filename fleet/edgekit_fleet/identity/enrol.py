@@ -52,7 +52,8 @@ class Enrolment:
         """Enrol a device; the audit log says from which ``address``.
 
         The same key is the same device, also with another claim: it keeps its name. With the same claim it
-        gets the same certificate again, because the first answer may have been lost.
+        gets the same certificate again, because the first answer may have been lost. A claim in the place of
+        a device gives its name to another key, as after its disk was replaced, and bars its certificates.
 
         Returns:
             The device's id, its certificate (PEM), and whether it is new.
@@ -70,13 +71,17 @@ class Enrolment:
                 certificate = self._again(device, key, request.csr, now_ms)
                 self._tokens.use_claim(claim, key, device, now_ms)
                 return device, certificate, False
-            device = self._free_id(request.name)
+            by = Actor(f"claim {claim}", address)
+            device = self._tokens.replaced_by(claim)
+            if device:
+                self.delete(device, now_ms, by=by)
+            else:
+                device = self._free_id(request.name)
             self._journal.add("enrolled", device, now_ms)
             hardware = msgspec.json.encode(request.hardware).decode() if request.hardware else None
             self._devices.enroll(device, now_ms, hardware)
             issued = self._issue(public, device)
             self._tokens.use_claim(claim, key, device, now_ms)
-            by = Actor(f"claim {claim}", address)
             self._audit.record(by, "device.enrol", device, after={"certificate": issued.serial})
         return device, issued.pem, True
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgekit.core.errors import EnrollError, UsageError
+from edgekit.core.spec import DEVICE_ID
 from edgekit_fleet.store.database import Database
 
 Role = Literal["viewer", "operator", "publisher", "admin"]
@@ -41,6 +42,7 @@ _MIGRATIONS = [
       used_ms INTEGER NOT NULL, PRIMARY KEY (claim, key_sha256)
     ) WITHOUT ROWID;
     """,
+    "ALTER TABLE claim ADD COLUMN device TEXT NOT NULL DEFAULT ''",
 ]
 
 
@@ -121,13 +123,24 @@ class Tokens:
         return count > 0
 
     def create_claim(
-        self, now_ms: int, expires_ms: int, *, uses: int = 1, label: str = "", ca_sha256: str = ""
+        self,
+        now_ms: int,
+        expires_ms: int,
+        *,
+        uses: int = 1,
+        label: str = "",
+        ca_sha256: str = "",
+        device: str = "",
     ) -> str:
         """Create a claim and return its text, ``ek1.<id>.<secret>[.<SHA-256 of the fleet's CA>]``.
 
+        With ``device`` it enrols one machine in the place of that device, whatever name it asks for.
+
         Raises:
-            UsageError: ``uses`` is not 1 to 100,000, or the expiry is in the past.
+            UsageError: ``uses`` is not 1 to 100,000, or not 1 with ``device``, or the expiry is in the past.
         """
+        if device and (uses != 1 or not DEVICE_ID.fullmatch(device)):
+            raise UsageError(f"a claim in the place of {device!r}: want a device's id, and one use")
         if not 1 <= uses <= 100_000:
             raise UsageError(f"uses {uses}: want 1 to 100000 devices for a claim")
         if expires_ms <= now_ms:
@@ -135,8 +148,9 @@ class Tokens:
         number, secret = secrets.token_hex(6), secrets.token_urlsafe(24)
         with self._database.transaction() as sql:
             sql.execute(
-                "INSERT INTO claim (id, hash, label, max_uses, created_ms, expires_ms) VALUES (?,?,?,?,?,?)",
-                (number, _hash(secret), label, uses, now_ms, expires_ms),
+                "INSERT INTO claim (id, hash, label, max_uses, created_ms, expires_ms, device)"
+                " VALUES (?,?,?,?,?,?,?)",
+                (number, _hash(secret), label, uses, now_ms, expires_ms, device),
             )
         return ".".join(part for part in ("ek1", number, secret, ca_sha256) if part)
 
@@ -194,6 +208,12 @@ class Tokens:
                 hint="edgekit-fleet token create --enroll --uses N",
             )
         return number, None
+
+    def replaced_by(self, claim: str) -> str:
+        """Return the device that a claim replaces; empty for none."""
+        with self._database.read() as sql:
+            row = sql.execute("SELECT device FROM claim WHERE id = ?", (claim,)).fetchone()
+        return "" if row is None else str(row["device"])
 
     def forget_uses(self, device: str) -> None:
         """Forget which keys enrolled a device, when it is deleted: its old key must not bring it back."""

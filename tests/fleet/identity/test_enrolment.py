@@ -11,7 +11,7 @@ from cryptography.x509.verification import PolicyBuilder, Store
 from fleet_kit import Identity
 
 from edgekit.core import wire
-from edgekit.core.errors import ConfigError, EnrollError
+from edgekit.core.errors import ConfigError, EnrollError, UsageError
 from edgekit.core.spec import DEVICE_ID, Facts
 from edgekit_fleet.identity.authority import Authority, read_csr
 from edgekit_fleet.identity.enrol import Enrolment
@@ -227,3 +227,22 @@ def test_a_deleted_device_needs_a_new_claim_and_bars_its_old_certificates(office
         office.enroll(claim, identity, "cam-1")
     assert office.enroll(office.claim(), identity, "cam-1")[0::2] == ("cam-1", True)
     assert not office.enrolment.delete("nobody", NOW_MS)
+
+
+def test_a_machine_with_a_new_disk_takes_its_old_name_with_a_claim_for_it_and_leaves_no_twin(office):
+    before, after = Identity(), Identity()
+    _, pem, _ = office.enroll(office.claim(), before, "cam-1")
+    claim = office.tokens.create_claim(NOW_MS, NOW_MS * 10, device="cam-1")
+    assert office.enroll(claim, after, "another-name")[0::2] == ("cam-1", True)
+    assert office.devices.counts()["total"] == 1
+    assert office.devices.is_barred(f"{x509.load_pem_x509_certificate(pem.encode()).serial_number:x}")
+    assert office.disconnected == ["cam-1"]
+    assert office.enroll(claim, after, "")[0::2] == ("cam-1", False)  # the answer was lost, asked again
+    with pytest.raises(EnrollError, match="used up"):
+        office.enroll(claim, before, "cam-1")
+
+
+@pytest.mark.parametrize("wrong", [{"uses": 2}, {"device": "a/b"}])
+def test_a_claim_in_the_place_of_a_device_is_for_one_machine(office, wrong):
+    with pytest.raises(UsageError):
+        office.tokens.create_claim(NOW_MS, NOW_MS * 10, **{"device": "cam-1", **wrong})
