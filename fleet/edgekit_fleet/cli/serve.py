@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.base.files import write_durably
-from edgekit.core.errors import ConfigError, StorageError
+from edgekit.core.errors import ConfigError
+from edgekit_fleet.cli.listening import listen
 from edgekit_fleet.cli.target import ADDRESS_FILE
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from edgekit_fleet.app.compose import Fleet
     from edgekit_fleet.app.options import Options
 
-BACKLOG = 2048
 GRACE_S = 5
+REQUEST_S = 15.0
+"""A connection that has not sent the head of a request by then is closed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +72,8 @@ def run(arguments: argparse.Namespace) -> None:
         fleet = Fleet(_options(arguments))
         address_file = fleet.services.settings.data / ADDRESS_FILE
         try:
-            with _listen(fleet.options.host, fleet.port) as listener:
+            options = fleet.options
+            with listen(options.host, fleet.port, is_tls=options.is_tls) as listener:
                 fleet.start()
                 _serve(
                     create_app(fleet.services),
@@ -196,9 +199,24 @@ def _serve(
 
 def _config(app: Any, files: tuple[Path, Path] | None) -> uvicorn.Config:
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Impatient(H11Protocol):
+        """Closes connections that never ask for anything."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(REQUEST_S, self._give_up)
+
+        def _give_up(self) -> None:
+            has_asked = bool(self.cycle)
+            if not has_asked and not self.transport.is_closing():
+                self.transport.close()
 
     return uvicorn.Config(
         app,
+        loop="asyncio",  # accepts by the listener's own method, which bounds the connections
+        http=Impatient,  # h11 bounds the head of a request; the other parser does not
         log_config=None,
         access_log=False,
         server_header=False,
@@ -228,13 +246,3 @@ def _only_one(data: Path) -> Iterator[None]:
                 f"{data}: another fleet manager runs on this folder", hint="stop it first"
             ) from cause
         yield
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as cause:
-        raise StorageError(
-            f"{host}:{port}: {cause.strerror}", hint="choose another --host or --port"
-        ) from cause
