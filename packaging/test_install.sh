@@ -1,0 +1,212 @@
+#!/usr/bin/env bash
+# Installs the Debian packages in whole roots and uses them as a device does.
+#
+#   packaging/test_install.sh [amd64|arm64]...      both without an argument; needs root and Debian
+#
+# amd64: Debian 12, booted under systemd: the unit waits for a configuration, runs, is restarted by its
+# watchdog, survives the loss of power, is upgraded, removed and purged. arm64: Debian 13 under emulation:
+# installed with its dependencies, doctor, verify and run of a small bundle on two runtimes, purged.
+# Roots are kept in EDGEKIT_ROOTS (default /var/cache/edgekit-roots) and made anew when they are not there.
+# POWER_CUTS says how often the power is lost (3).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+roots=${EDGEKIT_ROOTS:-/var/cache/edgekit-roots}
+work=$(mktemp -d)
+machine="" # the process that keeps a booted root alive
+trap 'power_off; rm -rf --one-file-system "$work"' EXIT
+
+step() { printf '\n== %s\n' "$*"; }
+fail() {
+  printf 'FAILED: %s\n' "$*" >&2
+  exit 1
+}
+
+install_tools() {
+  [ "$(id -u)" = 0 ] || fail "making and booting roots needs root"
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mmdebstrap systemd-container \
+    qemu-user-static binfmt-support arch-test >/dev/null
+  if [ ! -e /proc/sys/fs/binfmt_misc/register ]; then
+    mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
+  fi
+  update-binfmts --enable qemu-aarch64 2>/dev/null
+  [ -x .venv/bin/edgekit ] || packaging/venv.sh
+  [ -x .venv/bin/uv ] || .venv/bin/python -m pip install -q uv
+}
+
+# root RELEASE ARCH PACKAGES: a clean root in $work/root
+root() {
+  local archive=$roots/$1-$2.tar
+  if [ ! -e "$archive" ]; then
+    step "making a root of $1 for $2"
+    mkdir -p "$roots"
+    mmdebstrap --quiet --arch="$2" --variant=minbase --include="$3" "$1" "$archive.part"
+    mv "$archive.part" "$archive"
+  fi
+  rm -rf --one-file-system "$work/root"
+  mkdir "$work/root"
+  tar -C "$work/root" -xf "$archive"
+}
+
+# packages ARCH RELEASE FOLDER NAMES
+packages() {
+  .venv/bin/python packaging/debian/build.py --arch "$1" --release "$2" --only "$4" -o "$3" >/dev/null
+}
+
+inside() { unshare --net chroot "$work/root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"; }
+
+install() {
+  mkdir -p "$work/root/debs"
+  cp "$@" "$work/root/debs/"
+  inside sh -c 'apt-get install -y /debs/*.deb' >"$work/apt.log" 2>&1 || { tail -20 "$work/apt.log"; return 1; }
+  rm -rf "$work/root/debs"
+  [ -z "$(inside dpkg --audit)" ] || fail "dpkg --audit has something to say"
+}
+
+bundle() {
+  [ -d "$work/bundles" ] || .venv/bin/edgekit zoo build imu-exercise -o "$work/bundles" >/dev/null 2>&1
+  cp -r "$work"/bundles/imu-exercise-* "$work/root/srv/imu"
+  cat >"$work/root/etc/edgekit/wrist.toml" <<'TOML'
+[pipeline]
+name = "wrist"
+model = "/srv/imu"
+[source]
+kind = "synthetic"
+[[sink]]
+kind = "jsonl"
+path = "/var/lib/edgekit/results.jsonl"
+TOML
+}
+
+purge() {
+  inside apt-get purge -y 'edgekit*' >"$work/apt.log" 2>&1 || { tail -20 "$work/apt.log"; fail "purge"; }
+  local left
+  left=$(cd "$work/root" && find opt/edgekit var/lib/edgekit var/cache/edgekit etc/edgekit usr/bin/edgekit lib/systemd/system/edgekit-agent.service etc/systemd/system/multi-user.target.wants/edgekit-agent.service 2>/dev/null || true)
+  [ -z "$left" ] || fail "purge left: $left"
+}
+
+# ---------------------------------------------------------------- a booted root
+
+power_on() {
+  setsid systemd-nspawn --quiet --directory "$work/root" --boot --private-network --register=no --keep-unit \
+    </dev/null >"$work/console.log" 2>&1 &
+  machine=$!
+  for _ in $(seq 60); do
+    init=$(pgrep -P "$machine" -n 2>/dev/null || true)
+    if [ -n "$init" ] && state=$(booted systemctl is-system-running 2>/dev/null || true) && [[ $state =~ running|degraded ]]; then
+      return
+    fi
+    sleep 1
+  done
+  tail -20 "$work/console.log"
+  fail "the root does not boot"
+}
+
+power_off() {
+  [ -n "$machine" ] || return 0
+  kill -KILL "$init" "$machine" 2>/dev/null || true
+  wait "$machine" 2>/dev/null || true
+  machine=""
+}
+
+booted() { nsenter --target "$init" --mount --uts --ipc --net --pid --cgroup "$@"; }
+
+# until_true SECONDS COMMAND...: waits for a state of another machine, which tells nobody of its changes
+until_true() {
+  local end=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    [ "$SECONDS" -lt "$end" ] || return 1
+    sleep 0.5
+  done
+}
+
+frames() { booted edgekit agent status --json 2>/dev/null | .venv/bin/python -c 'import json, sys; print(json.load(sys.stdin)["pipelines"]["wrist"]["frames"])' 2>/dev/null || echo 0; }
+runs() { [ "$(frames)" -gt 0 ]; }
+restarted() { [ "$(booted systemctl show --property NRestarts --value edgekit-agent)" -ge 1 ]; }
+
+test_amd64() {
+  step "amd64: packages, twice, equal"
+  packages amd64 bookworm "$work/debs" edgekit,edgekit-litert,edgekit-onnxruntime
+  packages amd64 bookworm "$work/again" edgekit-litert
+  cmp "$work"/debs/edgekit-litert_*.deb "$work"/again/edgekit-litert_*.deb || fail "two builds differ"
+  packages amd64 trixie "$work/other" edgekit
+  root bookworm amd64 systemd,systemd-sysv,dbus,udev,python3,adduser,procps,zlib1g,libstdc++6
+  step "a package for another Python is refused"
+  if install "$work"/other/edgekit_*.deb >/dev/null; then fail "a package for Python 3.13 went into Debian 12"; fi
+  grep -q "Depends: python3 (>= 3.13~)" "$work/apt.log" || fail "apt did not name the Python it wants"
+  rm -rf "$work/root/debs"
+  step "installed without a network"
+  install "$work"/debs/*.deb
+  [ -z "$(inside systemd-analyze verify /lib/systemd/system/edgekit-agent.service 2>&1)" ] || fail "systemd-analyze verify"
+
+  step "booted: without a pipeline the unit waits, and says for what"
+  power_on
+  booted journalctl --unit edgekit-agent --no-pager | grep -q "names no pipeline yet" || fail "no word of the missing pipeline"
+  [ "$(booted systemctl is-failed edgekit-agent)" != failed ] || fail "the unit failed"
+  exposure=$(booted systemd-analyze security --no-pager edgekit-agent | sed -n 's/.*exposure level.*: \([0-9.]*\) .*/\1/p')
+  echo "security score $exposure"
+  [ "$(printf '%s\n3.0\n' "$exposure" | sort -g | head -1)" != 3.0 ] || fail "security score $exposure"
+
+  step "configured: it runs"
+  bundle
+  printf '[agent]\nstate = "/var/lib/edgekit"\n[[pipeline]]\nfile = "wrist.toml"\n' >"$work/root/etc/edgekit/agent.toml"
+  booted systemctl restart edgekit-agent
+  until_true 60 runs || { booted journalctl -u edgekit-agent --no-pager | tail -20; fail "no frame in 60 s"; }
+  booted edgekit agent status | head -4
+
+  step "frozen: its watchdog restarts it"
+  booted sh -c 'kill -STOP $(systemctl show --property MainPID --value edgekit-agent)'
+  until_true 75 restarted || fail "not restarted in 75 s"
+  until_true 60 runs || fail "no frame after the restart"
+
+  step "power lost: it starts again"
+  for _ in $(seq "${POWER_CUTS:-3}"); do
+    power_off
+    power_on
+    until_true 60 runs || fail "no frame after the power was lost"
+  done
+  booted systemctl stop edgekit-agent
+  check='import sqlite3; print(*sqlite3.connect("/var/lib/edgekit/outbox.sqlite").execute("PRAGMA integrity_check").fetchone())'
+  [ "$(booted /opt/edgekit/bin/python3 -c "$check")" = ok ] || fail "the outbox is damaged"
+  booted systemctl start edgekit-agent
+
+  step "upgraded while it runs"
+  mkdir "$work/root/debs"
+  cp "$work"/debs/*.deb "$work/root/debs/"
+  booted sh -c 'DEBIAN_FRONTEND=noninteractive apt-get install -y --reinstall /debs/*.deb' >"$work/apt.log" 2>&1 || { tail "$work/apt.log"; fail "upgrade"; }
+  rm -rf "$work/root/debs"
+  grep -q wrist.toml "$work/root/etc/edgekit/agent.toml" || fail "the upgrade replaced the configuration"
+  until_true 60 runs || fail "no frame after the upgrade"
+
+  step "removed, purged"
+  booted apt-get remove -y edgekit >"$work/apt.log" 2>&1 || fail "remove"
+  [ "$(booted systemctl is-active edgekit-agent)" != active ] || fail "it still runs after remove"
+  [ -e "$work/root/etc/edgekit/agent.toml" ] || fail "remove took the configuration"
+  power_off
+  purge
+}
+
+test_arm64() {
+  step "arm64: packages"
+  packages arm64 trixie "$work/debs-arm64" edgekit,edgekit-litert,edgekit-onnxruntime
+  root trixie arm64 python3,adduser,ca-certificates,procps,zlib1g,libstdc++6
+  step "installed without a network, emulated"
+  install "$work"/debs-arm64/*.deb
+  du -sm "$work/root/opt/edgekit"
+  bundle
+  # the emulator shows this machine's processor in /proc and /sys; the runtimes want to see none at all
+  step "doctor, verify, run"
+  inside edgekit --version
+  inside edgekit verify /srv/imu --json >"$work/verify.json" || { cat "$work/verify.json"; fail "verify"; }
+  for variant in litert-int8 onnxruntime-fp32; do
+    inside sh -c "sed 's/^name = .*/&/; \$a [model]\nvariant = \"$variant\"' /etc/edgekit/wrist.toml >/tmp/$variant.toml; edgekit run /tmp/$variant.toml --frames 20 --json" >"$work/run.json" || fail "run on $variant"
+    .venv/bin/python -c 'import json, sys; row = json.load(open(sys.argv[1])); assert row["frames"]["processed"] == 20 and row["variant"] == sys.argv[2], row' "$work/run.json" "$variant"
+  done
+  step "purged"
+  purge
+}
+
+install_tools
+[ $# -gt 0 ] || set -- amd64 arm64
+for part in "$@"; do "test_$part"; done
+step "all good, $SECONDS s"
