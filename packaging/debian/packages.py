@@ -121,12 +121,15 @@ def describe(package: Package, target: Target, tree: Path) -> None:
     site = tree / package.prefix.lstrip("/") / "lib" / f"python{target.release.python}" / "site-packages"
     components = [_component(folder) for folder in sorted(site.glob("*.dist-info"))]
     _write(tree / "DEBIAN" / "control", _control(package, target))
-    for script in ("postinst", "prerm", "postrm"):
-        own, shared = HERE / package.name / script, HERE / "runtime" / script
-        source = shared if package.is_runtime else own
-        if source.exists():
-            values = {"PREFIX": package.prefix, "PYTHON": target.release.python, "NAME": package.name}
-            _write(tree / "DEBIAN" / script, _At(source.read_text()).substitute(values))
+    values = {
+        "PREFIX": package.prefix,
+        "PYTHON": target.release.python,
+        "NAME": package.name,
+        "UNIT": package.unit,
+    }
+    kind = "runtime" if package.is_runtime else "service"
+    for source in [path for folder in (kind, package.name) for path in sorted((HERE / folder).glob("p*"))]:
+        _write(tree / "DEBIAN" / source.name, _At(source.read_text("utf-8")).substitute(values))
     _document(package, target, components, tree / "usr" / "share" / "doc" / package.name)
 
 
