@@ -48,6 +48,7 @@ def ui_parts(services: Services) -> UiParts:
         tokens=services.tokens,
         devices=services.devices,
         metrics=services.metrics,
+        messages=services.messages,
         commanding=services.commanding,
         repository=services.registry.repository,
         engine=services.rollouts.engine,

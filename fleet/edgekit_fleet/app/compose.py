@@ -335,6 +335,13 @@ class Fleet:
         pem = self.services.enrolment.renew(device, str(request.args.get("csr", "")))
         return wire.Response(request.id, {"certificate": pem, "ca": self.authority.certificate_pem})
 
+    def _count_turned_away(self) -> None:
+        """Store what the broker refused of devices, for their pages."""
+        if self.broker.embedded is not None and (counts := self.broker.embedded.turned_away()):
+            known = self.services.devices.known({device for device, _ in counts})
+            counted = {key: count for key, count in counts.items() if key[0] in known}
+            self.services.messages.turn_away(counted, unix_ms())
+
     def _keep_house(self) -> None:
         """Every few seconds: publish again after a reconnect, send commands again, delete old rows."""
         services, rounds = self.services, 0
@@ -347,6 +354,7 @@ class Fleet:
                     self._downlink_connected.clear()
                     services.rollouts.desired.publish_all()
                 services.commanding.send_again()
+                self._count_turned_away()
                 self.broker.disconnect_again(services.devices.is_welcome)
                 if rounds % _TRIM_EVERY == 0:
                     self.certificates.check()

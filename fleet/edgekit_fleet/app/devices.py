@@ -13,6 +13,7 @@ from edgekit_fleet.broker.commanding import EXPIRES_S, MAX_EXPIRES_S
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.commands import CommandRow
 from edgekit_fleet.store.devices import Device, Page
+from edgekit_fleet.store.messages import TurnedAway
 from edgekit_fleet.store.metrics import Event, Point
 from edgekit_fleet.web.auth import ByAdmin, ByOperator, Viewer
 from edgekit_fleet.web.queries import Row, Text, UnixMs
@@ -38,6 +39,7 @@ class DeviceDetail:
     pipelines: list[str]
     watermarks: dict[str, int]
     certificates: list[dict[str, Any]]
+    turned_away: list[TurnedAway]
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def device_detail(parts: Parts, device: str) -> DeviceDetail:
         pipelines=parts.metrics.pipelines(device, unix_ms() - DAY_MS),
         watermarks=parts.messages.watermarks(device),
         certificates=parts.devices.certificates(device),
+        turned_away=parts.messages.turned_away(device),
     )
 
 

@@ -15,12 +15,14 @@ import subprocess
 import sysconfig
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.base.files import write_durably
 from edgekit.core.errors import ConfigError, LinkError, StorageError
+from edgekit_fleet.broker.broker_log import BrokerLog
 from edgekit_fleet.broker.callout import ACCOUNT, WAIT_S
 from edgekit_fleet.broker.kick import SYSTEM_USER, Kicker
 from edgekit_fleet.broker.nats_thread import NatsAccess
@@ -85,6 +87,7 @@ class EmbeddedBroker:
         self._on_start, self._has_room = on_start, has_room
         self.problem = ""
         """What is wrong with it, for people; empty while it is well."""
+        self._log = BrokerLog(self._log_path)
         self._sick_looks = 0
         self._next_look_s = 0.0
         self._nats_port, self._http_port = free_port(), free_port()
@@ -135,6 +138,10 @@ class EmbeddedBroker:
             reasons=tuple(reasons or [self.problem] if reasons or self.problem else ()),
             hint=hint,
         )
+
+    def turned_away(self) -> Counter[tuple[str, str]]:
+        """Return how often it refused something of a device since the last call, by device and reason."""
+        return self._log.read()
 
     def stop(self) -> None:
         """Stop it and wait for its end; safe twice."""

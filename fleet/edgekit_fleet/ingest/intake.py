@@ -157,6 +157,8 @@ class Intake:
                 if outbox.records:
                     self._run_in_commit(outbox)
             services.messages.set_aside(pull.refused)
+            flooded = {(device, "over quota"): count for device, count in pull.over_quota.items()}
+            services.messages.turn_away(flooded, self._now_ms())
         return _Stored(committed, news)
 
     def _take_state(

@@ -6,7 +6,7 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -62,7 +62,22 @@ _MIGRATIONS = [
       reason TEXT NOT NULL, body BLOB NOT NULL
     );
     """,
+    """
+    CREATE TABLE turned_away (
+      device TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL, last_ms INTEGER NOT NULL,
+      PRIMARY KEY (device, reason)
+    ) WITHOUT ROWID;
+    """,
 ]
+
+
+@dataclass(frozen=True)
+class TurnedAway:
+    """How often something of one device was turned away for a reason, and when the last time."""
+
+    reason: str
+    count: int
+    last_ms: int
 
 
 @dataclass(frozen=True)
@@ -156,6 +171,24 @@ class Messages:
         with self._database.transaction() as sql:
             for message in refused:
                 _set_aside(sql, message)
+
+    def turn_away(self, counts: Mapping[tuple[str, str], int], now_ms: int) -> None:
+        """Count what was turned away unread, by device and reason."""
+        with self._database.transaction() as sql:
+            sql.executemany(
+                "INSERT INTO turned_away VALUES (?,?,?,?) ON CONFLICT (device, reason) DO UPDATE"
+                " SET count = count + excluded.count, last_ms = excluded.last_ms",
+                [(device, reason, count, now_ms) for (device, reason), count in counts.items()],
+            )
+
+    def turned_away(self, device: str) -> list[TurnedAway]:
+        """Return what was turned away of a device, the most frequent first."""
+        with self._database.read() as sql:
+            rows = sql.execute(
+                "SELECT reason, count, last_ms FROM turned_away WHERE device = ? ORDER BY count DESC",
+                (device,),
+            ).fetchall()
+        return [TurnedAway(*row) for row in rows]
 
     def refused(self, limit: int = 50) -> list[Refused]:
         """Return messages that could not be used, the newest first."""

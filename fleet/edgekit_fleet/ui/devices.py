@@ -156,6 +156,7 @@ def detail(
         is_first=before is None,
         certificate_ends=_day(site.parts.devices.certificates(device)),
         commands=site.parts.commanding.of_device(device)[:6],
+        turned_away=site.parts.messages.turned_away(device),
         spans=SPANS_S,
         span=span if span in SPANS_S else "15m",
     )

@@ -22,6 +22,7 @@ from edgekit_fleet.store.audit import Actor, Audit
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
+from edgekit_fleet.store.messages import Messages
 from edgekit_fleet.store.metrics import Metrics
 from edgekit_fleet.store.overview import Overview
 from edgekit_fleet.store.sessions import Sessions
@@ -49,6 +50,7 @@ class UiParts:
     tokens: Tokens
     devices: Devices
     metrics: Metrics
+    messages: Messages
     commanding: Commanding
     repository: Repository
     engine: Engine

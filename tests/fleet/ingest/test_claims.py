@@ -171,6 +171,7 @@ def test_a_flood_of_one_device_costs_only_its_own_messages(services, intake, dow
     assert services.messages.watermark("d", "b") == BURST_MESSAGES
     assert services.messages.watermark("other", "b") == 1
     assert any("over quota" in reason for device, ack in down.acks if device == "d" for reason in ack.refused)
+    assert [(a.reason, a.count) for a in services.messages.turned_away("d")] == [("over quota", 100)]
     clock[0] += int(1000 * 100 / MESSAGES_PER_S)
     intake.take(flood[BURST_MESSAGES:])  # later, as the device sends again
     assert services.messages.watermark("d", "b") == BURST_MESSAGES + 100
