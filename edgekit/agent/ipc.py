@@ -60,6 +60,12 @@ class Returned(msgspec.Struct, frozen=True, tag="returned", kw_only=True):
     running: Running
 
 
+class Varied(msgspec.Struct, frozen=True, tag="varied", kw_only=True):
+    """Another variant runs, to keep the pipeline's budget."""
+
+    running: Running
+
+
 class StillLost(msgspec.Struct, frozen=True, tag="still_lost", kw_only=True):
     """A lost variant of a bundle was tried again, and does not work yet."""
 
@@ -91,6 +97,10 @@ class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
     items: int = 0
     """Items predicted; ``Guards.event_ratio`` bounds their rate."""
     failovers: int = 0
+    changes: int = 0
+    """Of what is given up to keep the budget, since the worker's start."""
+    setting: str = ""
+    """What is given up now; empty for nothing."""
     infer_ms: Sketch | None = None
     latency_ms: Sketch | None = None
     labels: dict[str, int] = {}
@@ -190,6 +200,7 @@ class Fatal(msgspec.Struct, frozen=True, tag="fatal", kw_only=True):
 FromWorker = Union[  # noqa: UP007 - decoded at run time
     Opening,
     Returned,
+    Varied,
     StillLost,
     Started,
     Progress,

@@ -133,6 +133,8 @@ def status_text(document: dict[str, Any]) -> str:
             f"{row['fps']} frames/s, p95 {row['p95_ms']} ms, "
             f"{row['errors']} errors, {row['restarts']} restarts"
         )
+        if row.get("changes"):
+            lines.append(f"    budget: {row['setting'] or 'nothing is given up'} ({row['changes']} changes)")
         if row["message"]:
             lines.append(f"    {row['message'].splitlines()[0]}")
         lines += [f"    {why}" for why in row["why"].splitlines()]

@@ -30,6 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--record", type=Path, metavar="DIR", help="write results, drawn video and summary there"
     )
     parser.add_argument("--variant", metavar="ID", help="the only variant to consider")
+    parser.add_argument(
+        "--sysfs-root",
+        type=Path,
+        default=Path("/"),
+        metavar="DIR",
+        help="read the budget's sensors below DIR",
+    )
 
 
 def run(arguments: argparse.Namespace) -> Report:
@@ -44,6 +51,7 @@ def run(arguments: argparse.Namespace) -> Report:
         seconds=arguments.seconds,
         record=arguments.record,
         variant=arguments.variant,
+        sysfs_root=arguments.sysfs_root,
         watch=shown if sys.stderr.isatty() else None,
     )
     code = INTERRUPTED if ran.signal == signal.SIGINT else exit_code(ran.document)
@@ -98,6 +106,8 @@ def text(document: dict[str, Any]) -> str:
     lines.append(
         f"  {document['events']} events, {document['errors']} errors, {document['failovers']} failovers{back}"
     )
+    if budget := document.get("budget"):
+        lines.append(f"  budget: {budget['setting'] or 'nothing is given up'} ({budget['changes']} changes)")
     lines += [f"  {broker_text(state)}" for state in document.get("brokers", ())]
     return "\n".join(lines)
 

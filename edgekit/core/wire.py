@@ -136,6 +136,10 @@ class PipelineState(msgspec.Struct, frozen=True):
     """Of a pipeline of several models; the fields above are its first stage's."""
     returns: int = 0
     """How often a lost variant worked again and took over."""
+    setting: str = ""
+    """What is given up now to keep the budget, such as a part of the rate; empty for nothing."""
+    changes: int = 0
+    """How often that was changed."""
 
 
 class OutboxState(msgspec.Struct, frozen=True):

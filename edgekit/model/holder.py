@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from edgekit.core.errors import EdgekitError, NoVariantError
+from edgekit.core.select import require
 from edgekit.model.bundle import Bundle, open_bundle
 from edgekit.model.choice import choose
 from edgekit.model.exclusions import Exclusions
@@ -53,6 +57,7 @@ class Holder:
         self.failovers = self.returns = self.failed_returns = 0
         self._choices, self._on_still_lost = choices or Choices(), on_still_lost
         self._changed = threading.Condition()
+        self._switching = threading.Lock()
         self._switch: Callable[[ReadyModel, ReadyModel], object] | None = None
         self._thread: threading.Thread | None = None
         self.ready = self._open()
@@ -95,6 +100,46 @@ class Holder:
         with self._changed:
             self._switch = switch
             self._watch()
+
+    def change_to(self, step: int, switch: Callable[[ReadyModel, ReadyModel], object]) -> None:
+        """Run a faster variant than the chosen one, or that again.
+
+        Args:
+            step: 0 for the variant that is chosen here; else the how-many-th of those with a lower measured
+                or stated cost, the slowest of them first.
+            switch: As for ``watch``, called in this thread.
+
+        Raises:
+            NoVariantError: There is no such variant.
+            EdgekitError: It cannot be opened.
+        """
+        with self._changed:
+            exclude = {**self._choices.exclude, **self.exclusions.reasons()}
+        pinned, threads = self._choices.variant, self._choices.threads
+        chosen, _, _ = choose(self.bundle, variant=pinned, threads=threads, exclude=exclude)
+        every, _, _ = choose(self.bundle, threads=threads, exclude=exclude)
+        costs = {row.variant.id: row.p50_ms for row in every.candidates if row.p50_ms is not None}
+        first = require(chosen, self.bundle.manifest, os.uname().nodename).id
+        faster = [name for name in reversed(costs) if costs[name] < costs.get(first, 0.0)]
+        if step > len(faster):
+            raise NoVariantError(
+                f"{len(faster)} variants are known to be faster here than {first!r}",
+                hint="'edgekit bench' measures them",
+            )
+        left, on_try = len(every.candidates) - 1, self._choices.on_try
+        tried = dataclasses.replace(
+            self._choices,
+            variant=[first, *faster][step],
+            prove=step > 0,  # the chosen one has run
+            on_try=lambda name, _: on_try(name, left),
+        )
+        new = open_ready(self.bundle, tried)
+        new.selection = msgspec.structs.replace(every, why="keeps the pipeline's budget")
+        with self._switching:
+            with self._changed:
+                old, self.ready = self.ready, new
+            switch(old, new)
+            old.close()
 
     def rest(self, timeout_s: float | None = None) -> None:
         """Try no lost variant until the next ``watch``; wait for the one that is being tried."""
@@ -185,15 +230,16 @@ class Holder:
         self._on_still_lost(variant, reason)
 
     def _return_to(self, new: ReadyModel) -> None:
-        with self._changed:
-            switch = self._switch
-            if switch is not None:
-                self.exclusions.returned(new.variant.id)
-                old, self.ready = self.ready, new
-                self.returns += 1
-        if switch is None:  # ``rest`` was called meanwhile
-            new.close()
-            return
-        logger.info("variant %s works again, and runs", new.variant.id)
-        switch(old, new)
-        old.close()
+        with self._switching:
+            with self._changed:
+                switch = self._switch
+                if switch is not None:
+                    self.exclusions.returned(new.variant.id)
+                    old, self.ready = self.ready, new
+                    self.returns += 1
+            if switch is None:  # ``rest`` was called meanwhile
+                new.close()
+                return
+            logger.info("variant %s works again, and runs", new.variant.id)
+            switch(old, new)
+            old.close()

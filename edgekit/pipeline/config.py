@@ -18,6 +18,7 @@ from edgekit.pipeline.sinks import SINK_ROWS
 from edgekit.pipeline.sources import SOURCE_ROWS
 
 MAX_CONFIG_BYTES = 1 << 20
+Limit = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class PipelineTable(Options, frozen=True, kw_only=True):
@@ -45,9 +46,25 @@ class ModelTable(Options, frozen=True, kw_only=True):
 
 
 class BudgetTable(Options, frozen=True, kw_only=True):
-    """``[budget]``: milliseconds from capture to sink that the loop keeps by shedding; 0 is none."""
+    """``[budget]``: what a live pipeline keeps within, and what it gives up for that, the first one first.
 
-    p95_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    ``p95_ms``: from capture to sink. ``max_temperature_c``, ``max_power_w``: of the device. 0 is no limit.
+    """
+
+    p95_ms: Limit = 0.0
+    max_temperature_c: Limit = 0.0
+    max_power_w: Limit = 0.0
+    order: tuple[Literal["rate", "resolution", "variant"], ...] = ("rate",)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit to keep within."""
+        return any((self.p95_ms, self.max_temperature_c, self.max_power_w))
+
+    def problems(self) -> Iterable[str]:
+        """Report an order that gives up nothing, or the same twice."""
+        if not self.order or len(set(self.order)) < len(self.order):
+            yield f"order: want each at most once, and at least one, got {list(self.order)}"
 
 
 class PrivacyTable(Options, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from edgekit.core.errors import EdgekitError
 from edgekit.core.ports import Frame, Result, Sink
+from edgekit.pipeline.budget_keeper import Keeper
 from edgekit.pipeline.events import Debounce, EventMaker
 from edgekit.pipeline.predictor import Inferred, Predictor, Timed
 from edgekit.pipeline.redact import Redactor
@@ -24,14 +25,13 @@ logger = logging.getLogger(__name__)
 class Rules:
     """A pipeline's configuration of its loop.
 
-    ``max_errors``: how many failed frames in a row end the run. ``budget_ms``, from capture to sink: a live
-    frame that is too old for it is dropped; 0 is no budget.
+    ``max_errors``: how many failed frames in a row end the run. ``keeper``: of a live source's ``[budget]``.
     """
 
     debounce: Debounce = field(default_factory=Debounce)
     redactor: Redactor | None = None
     max_errors: int = 30
-    budget_ms: float = 0.0
+    keeper: Keeper | None = None
 
 
 @dataclass(slots=True)
@@ -134,7 +134,11 @@ class Finisher:
         for sink in self._sinks:
             self._write(sink, result)
         result.stage_ms["sink"] = (time.perf_counter_ns() - began_ns) / 1e6
-        self._tally.finished(job.frame, time.monotonic_ns(), result.stage_ms)
+        done_ns, stage_ms = time.monotonic_ns(), result.stage_ms
+        self._tally.finished(job.frame, done_ns, stage_ms)
+        if self._rules.keeper is not None:
+            work_ms = sum(stage_ms[stage] for stage in ("pre", "infer", "post", "sink"))
+            self._rules.keeper.finished(job.frame, (done_ns - job.frame.captured_ns) / 1e6, work_ms)
 
     def _failed(self, predictor: Predictor, error: EdgekitError) -> None:
         predictor.failed()

@@ -22,7 +22,7 @@ from edgekit.pipeline.mailbox import Mailbox
 from edgekit.pipeline.predictor import Predictor, Prepared
 from edgekit.pipeline.stats import Tally
 
-__all__ = ["Loop", "Rules", "must_shed"]
+__all__ = ["Loop", "Rules"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,17 +33,6 @@ POLL_S = 0.1
 JOIN_S = 5.0
 STALL_S = 10.0
 """A source that is silent for longer, without ``due_s``, no longer feeds the watchdog."""
-
-
-def must_shed(age_ms: float, work_ms: float, budget_ms: float) -> bool:
-    """Return whether to skip a live frame that is too old for the budget.
-
-    If the work alone exceeds the budget, no frame is skipped: it would not help.
-
-    >>> must_shed(30, 60, 80), must_shed(10, 60, 80), must_shed(30, 90, 80)
-    (True, False, False)
-    """
-    return 0 < work_ms <= budget_ms < age_ms + work_ms
 
 
 class Loop:
@@ -68,6 +57,7 @@ class Loop:
         self._predictor = predictor
         self._rules = rules or Rules()
         self._failover = failover
+        self._keeper = self._rules.keeper
         self.tally = Tally()
         """The counters, live."""
         self._mailbox = Mailbox(is_live=source.is_live, capacity=getattr(source, "slots", 1))
@@ -105,6 +95,7 @@ class Loop:
             "backend": predictor.variant.backend,
             "accelerator": predictor.backend.accelerator,
             **self.tally.document(),
+            **({} if self._keeper is None else {"budget": self._keeper.document()}),
         }
 
     def stop(self) -> None:
@@ -136,6 +127,8 @@ class Loop:
         deadline_ns = None if seconds is None else time.monotonic_ns() + int(seconds * 1e9)
         try:
             self._source.open()
+            if self._keeper is not None:
+                self._keeper.begin(self._source)
             sys.setswitchinterval(SWITCH_INTERVAL_S)
             self._is_running = True
             self._heard_ns = time.monotonic_ns()
@@ -198,6 +191,8 @@ class Loop:
                 return
             elif self._is_none_due():
                 self._idle += 1
+            if self._keeper is not None:
+                self._keeper.tick(self._predictor)
             if deadline_ns is not None and time.monotonic_ns() >= deadline_ns:
                 return
 
@@ -224,7 +219,7 @@ class Loop:
 
     def _process(self, frame: Frame) -> None:
         self.tally.took(frame)
-        if self._source.is_live and self._rules.budget_ms and self._is_shed(frame):
+        if self._keeper is not None and not self._keeper.takes(frame):
             self.tally.dropped += 1
             return
         prepared, predictor = frame.meta.pop("prepared", None), self._predictor
@@ -261,10 +256,6 @@ class Loop:
             raise
         self.tally.failovers += 1
 
-    def _is_shed(self, frame: Frame) -> bool:
-        work_ms = sum(self.tally.median_ms(stage) for stage in ("pre", "infer", "post", "sink"))
-        return must_shed((time.monotonic_ns() - frame.captured_ns) / 1e6, work_ms, self._rules.budget_ms)
-
     # -- end
 
     def _shut_down(self, capture: threading.Thread) -> None:
@@ -280,3 +271,5 @@ class Loop:
         with self._swap_lock:
             self._is_running = False
         self._take_swap()
+        if self._keeper is not None:
+            self._keeper.end()

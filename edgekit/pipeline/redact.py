@@ -104,6 +104,7 @@ class Redactor:
         self._labels = frozenset(label.casefold() for label in labels)
         self._style, self._margin_ratio = style, margin_ratio
         self._recent: deque[list[Box]] = deque(maxlen=hold + 1)
+        self._size = (0, 0)
 
     def apply(self, pixels: NDArray[Any], prediction: Prediction) -> None:
         """Hide the items of this prediction and of the last ones.
@@ -120,5 +121,14 @@ class Redactor:
         if None in named or not _says_where(prediction.task):
             pixels[:] = 0
             return
+        self._resize(pixels.shape[1], pixels.shape[0])
         self._recent.append([box for box in named if box is not None])
         hide(pixels, {box for boxes in self._recent for box in boxes}, self._style, self._margin_ratio)
+
+    def _resize(self, width: int, height: int) -> None:
+        """Move what is held where the source's frames have another size than before."""
+        (old_width, old_height), self._size = self._size, (width, height)
+        if self._recent and self._size != (old_width, old_height):
+            x, y = width / old_width, height / old_height
+            for boxes in self._recent:
+                boxes[:] = [(left * x, top * y, right * x, bottom * y) for left, top, right, bottom in boxes]

@@ -54,11 +54,6 @@ class Tally:
         self.dropped += max(0, self.captured - 1 - self._last_seq)
         self._last_seq = max(self.captured - 1, self._last_seq)
 
-    def median_ms(self, stage: str) -> float:
-        """Return a stage's median so far."""
-        with self._lock:
-            return self._stages[stage].quantile(0.5)
-
     def document(self) -> dict[str, Any]:
         """Return the counts as ``edgekit run --json`` prints them."""
         names = ("captured", "processed", "dropped", "failed", "skipped")

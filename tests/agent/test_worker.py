@@ -11,6 +11,7 @@ from bundles import make_bundle, pipeline_toml
 
 from edgekit.agent.config import worker_environment
 from edgekit.agent.ipc import (
+    AlertOut,
     Ended,
     EventOut,
     FailedOver,
@@ -24,9 +25,12 @@ from edgekit.agent.ipc import (
     Swap,
     SwapFailed,
     Swapped,
+    Varied,
 )
 from edgekit.agent.supervisor.worker_process import WorkerProcess
 from edgekit.base.child import exit_reason
+from edgekit.model.bundle import open_bundle
+from edgekit.model.costs import MeasuredCost, cost_key, save_costs
 from edgekit.model.exclusions import Exclusion
 
 
@@ -216,3 +220,23 @@ def test_exit_codes_and_signals_have_words():
     assert exit_reason(0) == "exit code 0"
     assert exit_reason(-9) == "killed by SIGKILL"
     assert exit_reason(-200) == "killed by signal 200"
+
+
+def test_a_budget_is_kept_by_a_faster_variant_and_each_change_is_reported_with_its_reason(start, tmp_path):
+    quick = {"id": "quick", "backend": "null", "options": {"latency_ms": 1}}
+    bundle = make_bundle(tmp_path / "a", options={"latency_ms": 80}, more_variants=(quick,))
+    ids = {"null": 80.0, "quick": 1.0}
+    variants = open_bundle(bundle).manifest.variants
+    save_costs({cost_key(v, 1): MeasuredCost(ids[v.id], 0, 0, 0, 0) for v in variants})
+    text = pipeline_toml(fps=30) + '[model]\nvariant = "null"\n[budget]\np95_ms = 60\norder = ["variant"]\n'
+    worker = start(bundle, text, threads=1)
+    assert worker.first(Varied).running.variant == "quick"
+    alert = worker.first(AlertOut).alert
+    assert (alert.level, alert.code, alert.pipeline) == ("warning", "agent.budget", "motor")
+    assert alert.message.startswith("full -> variant +1: p95 ")
+    worker.until(
+        lambda: any(
+            isinstance(m, Progress) and m.setting == "variant +1" and m.changes == 1 for m in worker.heard
+        )
+    )
+    assert worker.end() == 0

@@ -10,6 +10,7 @@ from bundles import make_bundle
 from real_pair import planted, write_pair
 
 from edgekit.core.errors import AcceleratorLostError, NoVariantError
+from edgekit.model.costs import MeasuredCost, cost_key, save_costs
 from edgekit.model.exclusions import Exclusion, Exclusions
 from edgekit.model.holder import Holder
 from edgekit.model.ready import Choices
@@ -159,3 +160,21 @@ def test_a_holder_at_rest_tries_nothing_and_a_closed_one_leaves_no_thread(tmp_pa
     user.holder.close()
     thread.join(WAIT_S)
     assert (thread.is_alive(), user.switches) == (False, [])
+
+
+def test_a_faster_variant_runs_on_request_and_the_chosen_one_after(tmp_path, use):
+    """The pipeline names the slower one; which one is faster was measured here."""
+    user = use(write_pair(tmp_path / "b"), choices=Choices(variant="onnx", threads=1))
+    holder = user.holder
+    with pytest.raises(NoVariantError, match="0 variants are known to be faster here than 'onnx'"):
+        holder.change_to(1, user.switch)
+    costs = {"onnx": 4.0, "lite": 2.0}
+    save_costs(
+        {cost_key(v, 1): MeasuredCost(costs[v.id], 0, 0, 0, 0) for v in holder.bundle.manifest.variants}
+    )
+    holder.change_to(1, user.switch)
+    assert holder.ready.variant.id == "lite"
+    assert holder.ready.why.startswith("lite: keeps the pipeline's budget")
+    holder.change_to(0, user.switch)
+    assert user.switches == [("onnx", "lite"), ("lite", "onnx")]
+    assert holder.ready.predictor.predict(X).items

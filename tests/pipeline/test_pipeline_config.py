@@ -189,3 +189,11 @@ def test_no_table_whatever_is_in_it_gives_anything_but_a_config_error(document):
 def test_no_bytes_give_anything_but_a_config_error(data):
     with pytest.raises(ConfigError):
         parse_config(data)
+
+
+def test_an_order_that_gives_up_nothing_or_the_same_twice_is_refused():
+    for order in ("[]", '["rate", "rate"]'):
+        (reason,) = reasons(WHOLE.replace("p95_ms = 80", f"p95_ms = 80\norder = {order}"))
+        assert reason.startswith("p.toml:budget.order: want each at most once, and at least one, got")
+    (reason,) = reasons(WHOLE.replace("p95_ms = 80", 'p95_ms = 80\norder = ["regions"]'))
+    assert reason.startswith("p.toml:budget.order[0]: want ")

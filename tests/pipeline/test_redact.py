@@ -118,3 +118,13 @@ def test_a_label_that_the_model_lacks_is_refused_with_those_it_has(opened):
 def test_a_model_without_boxes_cannot_hide_anything(opened, redact):
     with pytest.raises(ConfigError, match="want a model that finds boxes, .* for the task 'sensor'"):
         check_redact(redact, opened(make_bundle))
+
+
+def test_what_is_held_moves_with_a_source_that_halves_its_frames():
+    redactor = Redactor(("face",), "fill", 0.0, 2)
+    face = Prediction(task="detect", items=(Item(label="face", box=(20, 10, 40, 30)),))
+    redactor.apply(np.full((40, 60, 3), 9, np.uint8), face)
+    small = np.full((20, 30, 3), 9, np.uint8)
+    redactor.apply(small, Prediction(task="detect", items=()))
+    assert not small[5:15, 10:20].any()
+    assert (small == 0).sum() == 10 * 10 * 3

@@ -407,3 +407,41 @@ def test_a_pacer_that_is_late_starts_anew_and_does_not_hurry():
     for _ in range(4):
         pacer.wait()
     assert time.monotonic() - began >= 0.025
+
+
+def test_a_camera_halves_its_resolution_between_two_frames_and_again_after_it_was_opened_again():
+    import cv2
+
+    class Sized(FakeCamera):
+        def __init__(self, frames):
+            super().__init__(frames)
+            self.sides = {cv2.CAP_PROP_FRAME_WIDTH: 640.0, cv2.CAP_PROP_FRAME_HEIGHT: 480.0}
+
+        def get(self, side):
+            return self.sides[side]
+
+        def set(self, side, px):
+            self.sides[side] = px
+
+    devices = [Sized(2), Sized(2)]
+    source = camera(devices)
+    source.open()
+    source.read()
+    source.halve(1)
+    sizes = []
+    for turn in range(3):
+        source.read()
+        sizes.append(tuple(devices[turn > 0].sides.values()))
+        if turn == 1:
+            source.halve(0)
+    assert sizes == [(320, 240), (320, 240), (640, 480)]
+    source.close()
+
+
+def test_synthetic_images_are_halved_from_the_next_one_on():
+    source = opened("synthetic", SyntheticOptions(width=64, height=48))
+    shapes_seen = []
+    for times in (0, 2, 0):
+        source.halve(times)
+        shapes_seen.append(source.read().data.shape)
+    assert shapes_seen == [(48, 64, 3), (12, 16, 3), (48, 64, 3)]

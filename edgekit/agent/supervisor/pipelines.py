@@ -29,6 +29,7 @@ from edgekit.agent.ipc import (
     Swap,
     SwapFailed,
     Swapped,
+    Varied,
 )
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.restarts import Restarts, Verdict
@@ -99,7 +100,8 @@ class Pipeline:
         self.recent: deque[Progress] = deque(maxlen=RECENT)
         self._recent_of = ""
         self.brokers: tuple[dict[str, Any], ...] = ()
-        self.totals = dict.fromkeys((*COUNTED, "malformed", "returns", "failed_returns"), 0)
+        self._setting, self._changes = "", 0
+        self.totals = dict.fromkeys((*COUNTED, "malformed", "returns", "failed_returns", "changes"), 0)
         self._reactor, self._limits, self._environment = reactor, limits, environment
         self._observer = observer
         self._restarts = Restarts(
@@ -242,6 +244,8 @@ class Pipeline:
             failovers=self.totals["failovers"],
             returns=self.totals["returns"],
             message=self.message,
+            setting=self._setting,
+            changes=self.totals["changes"],
         )
 
     # -- reaching the target
@@ -287,6 +291,7 @@ class Pipeline:
         )
         self._suspect, self._is_suspect_guilty = Opening(digest="", variant="", left=0), False
         self._given, self._end, self._why_killed = self._target, None, ""
+        self._setting, self._changes = "", 0
         try:
             self._process = process = WorkerProcess(run, self._environment, self._reactor.now_s())
         except (OSError, LinkError) as error:
@@ -323,7 +328,7 @@ class Pipeline:
             self._swapped(message)
         elif isinstance(message, SwapFailed):
             self._swap_failed(message)
-        elif isinstance(message, (Opening, FailedOver, Returned, StillLost)):
+        elif isinstance(message, (Opening, FailedOver, Returned, StillLost, Varied)):
             self._another_variant(message)
         elif isinstance(message, AlertOut):
             self._observer.record(self, message.alert)
@@ -332,11 +337,13 @@ class Pipeline:
         elif isinstance(message, (Ended, Fatal)):
             self._end = message
 
-    def _another_variant(self, message: Opening | FailedOver | Returned | StillLost) -> None:
+    def _another_variant(self, message: Opening | FailedOver | Returned | StillLost | Varied) -> None:
         """Track which variant runs or is being opened, and which are lost."""
         now_s = self._reactor.now_s()
         if isinstance(message, Opening):
             self._suspect = message
+        elif isinstance(message, Varied):
+            self._adopt(message.running)
         elif isinstance(message, FailedOver):
             reason = f"lost its accelerator: {message.reason}"
             self._excluded.add(message.running.digest, message.lost, reason, now_s)
@@ -370,6 +377,11 @@ class Pipeline:
         for total in COUNTED:
             self.totals[total] += getattr(progress, total)
         self.brokers = progress.brokers
+        self.totals["changes"] += progress.changes - self._changes
+        self._changes = progress.changes
+        if progress.setting != self._setting:
+            self._setting = progress.setting
+            self._observer.changed()
         if progress.running.digest == self._recent_of:
             self.recent.append(progress)
         self._observer.progressed(self, progress)

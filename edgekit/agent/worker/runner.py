@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,13 @@ from typing import Any
 from edgekit.base.paths import state_dir
 from edgekit.base.signals import stopped_by_signals
 from edgekit.core.errors import ConfigError, EdgekitError
-from edgekit.core.ports import Result, Sink
+from edgekit.core.ports import Result, Sink, Source
+from edgekit.hardware.sensors import Sensors
+from edgekit.model.doctor import facts_with_proofs
 from edgekit.model.exclusions import RETRY_S, Exclusions
 from edgekit.model.holder import Holder
-from edgekit.model.ready import Choices
+from edgekit.model.ready import Choices, ReadyModel
+from edgekit.pipeline.budget_keeper import Keeper
 from edgekit.pipeline.config import ModelTable, PipelineConfig, Section, load_config
 from edgekit.pipeline.loop import Loop, Rules
 from edgekit.pipeline.pre import vision
@@ -25,6 +29,8 @@ from edgekit.pipeline.sinks import Connect, SinkContext, make_sink
 from edgekit.pipeline.sinks.jsonl import JsonlOptions
 from edgekit.pipeline.sinks.video import VideoOptions
 from edgekit.pipeline.sources import make_source, source_context
+
+logger = logging.getLogger(__name__)
 
 Failover = Callable[[Predictor, EdgekitError], Predictor]
 
@@ -55,6 +61,7 @@ def make_loop(
     sinks: Sequence[Sink] = (),
     failover: Failover | None = None,
     max_errors: int = 30,
+    keeper: Keeper | None = None,
     connect: Connect | None = None,
     callback: Callable[[Result], object] | None = None,
     record: Path | None = None,
@@ -68,13 +75,15 @@ def make_loop(
             ``url`` is left out: it means the agent's own link, which they use.
         failover: See ``Loop``.
         max_errors: How many frames in a row may fail.
+        keeper: Keeps the ``[budget]`` of a live source.
         connect: Connects to a broker, through the gate.
         callback: For a ``callback`` sink that names no function.
         record: A folder for ``results.jsonl``, and for ``video.mp4`` if frames are images.
 
     Raises:
         TensorError: The model does not take frames.
-        ConfigError: A source or sink cannot be made, or the model has no class for a label to redact.
+        ConfigError: A source or sink cannot be made, the model has no class for a label to redact, or the
+            frames' resolution cannot be changed.
         StorageError: A sink's file cannot be written.
     """
     predictor.require_frames()
@@ -103,9 +112,47 @@ def make_loop(
     redactor = Redactor(
         privacy.redact, privacy.redact_style, privacy.redact_margin_ratio, privacy.redact_hold
     )
-    rules = Rules(config.events, redactor if privacy.redact else None, max_errors, config.budget.p95_ms)
+    if keeper is not None and "resolution" in config.budget.order:
+        _check_resolution(source, sections, takes_images=takes_images)
+    if keeper is not None and not source.is_live:
+        logger.warning("the budget is not kept: the source %r waits for its reader", config.source.kind)
+        keeper = None
+    rules = Rules(config.events, redactor if privacy.redact else None, max_errors, keeper)
     opened = (*sinks, *open_sinks(sections, context))
     return Loop(config.pipeline.name, source, predictor, opened, rules=rules, failover=failover)
+
+
+def make_keeper(
+    config: PipelineConfig,
+    change_variant: Callable[[int], object],
+    on_change: Callable[[str, bool], object] = lambda _text, _is_down: None,
+    sysfs_root: Path = Path("/"),
+) -> Keeper | None:
+    """Return what keeps a pipeline's ``[budget]``, see ``Keeper``; None without a limit."""
+    table = config.budget
+    if not table.is_limited:
+        return None
+    if not (table.max_temperature_c or table.max_power_w):
+        return Keeper(table, change_variant, on_change=on_change)
+    _, chosen = facts_with_proofs(Path("/"))
+    return Keeper(table, change_variant, Sensors(sysfs_root, chosen.profile.telemetry).read, on_change)
+
+
+def _check_resolution(source: Source, sinks: Sequence[Section], *, takes_images: bool) -> None:
+    """Check that frames may change their size.
+
+    Raises:
+        ConfigError: They may not.
+    """
+    problem = ""
+    if not takes_images or not hasattr(source, "halve"):
+        problem = "this source's frames have one size"
+    elif any(sink.kind == "video" for sink in sinks):
+        problem = "a video has frames of one size"
+    if problem:
+        raise ConfigError(
+            f"budget.order: 'resolution' is not possible: {problem}", hint="take it out of the order"
+        )
 
 
 def _recording(folder: Path, *, takes_images: bool) -> list[Section]:
@@ -154,6 +201,7 @@ def run_pipeline(
     variant: str | None = None,
     watch: Callable[[Loop], contextlib.AbstractContextManager[object]] | None = None,
     retry_s: tuple[float, float] = RETRY_S,
+    sysfs_root: Path = Path("/"),
 ) -> Ran:
     """Run a pipeline's file in this process until its source ends, a limit, SIGINT or SIGTERM.
 
@@ -165,6 +213,7 @@ def run_pipeline(
         variant: The only variant to consider, instead of the configured one.
         watch: A context manager around the running loop, to show its progress.
         retry_s: The shortest and the longest wait before a lost variant is tried again.
+        sysfs_root: The folder below which the sensors of ``[budget]`` are read.
 
     Raises:
         EdgekitError: It cannot start or continue.
@@ -182,14 +231,19 @@ def run_pipeline(
         stack.callback(publishers.close)
         holder = Holder(model_path(config), choices_of(config.model, variant), Exclusions(retry_s))
         stack.callback(holder.close)
+
+        def switch(_: ReadyModel, new: ReadyModel) -> None:
+            loop.swap(new.predictor)
+
         loop = make_loop(
             config,
             holder.ready.predictor,
             failover=holder.fail_over,
+            keeper=make_keeper(config, lambda step: holder.change_to(step, switch), sysfs_root=sysfs_root),
             connect=publishers.connect,
             record=record,
         )
-        holder.watch(lambda _, new: loop.swap(new.predictor))
+        holder.watch(switch)
         with stopped_by_signals(loop.stop) as received, watch(loop) if watch else contextlib.nullcontext():
             document = loop.run(frames=frames, seconds=seconds)
         document["returns"] = holder.returns

@@ -37,16 +37,18 @@ from edgekit.agent.ipc import (
     Swapped,
     ToWorker,
     TrialProgress,
+    Varied,
 )
 from edgekit.agent.worker.bundle_counters import AgentSink, BundleCounters, TallyMarks
 from edgekit.agent.worker.hosted import Hosted, running_of
 from edgekit.agent.worker.ledger_relay import LedgerRelay
-from edgekit.agent.worker.runner import choices_of, make_loop
+from edgekit.agent.worker.runner import choices_of, make_keeper, make_loop
 from edgekit.base.logs import log_to_stderr
 from edgekit.base.signals import die_with_parent
 from edgekit.core.errors import ConfigError, EdgekitError, LinkError, ProtocolError, SourceError
 from edgekit.core.wire import Alert
 from edgekit.model.exclusions import Exclusions
+from edgekit.pipeline.budget_keeper import Keeper
 from edgekit.pipeline.config import PipelineConfig, parse_config
 from edgekit.pipeline.loop import Loop
 from edgekit.pipeline.redact import check_redact
@@ -116,6 +118,8 @@ class Worker:
         self._models: Models | None = None
         self._loop: Loop | None = None
         self._making = threading.Lock()  # so that no variant returns to a loop that is being replaced
+        self._varying = threading.Lock()  # so that no variant of another version is put in its place
+        self._keeper: Keeper | None = None
         self._is_waiting = False
         self._swapping: threading.Thread | None = None
         self._exclusions = {digest: Exclusions(rows=rows) for digest, rows in run.exclude.items()}
@@ -131,6 +135,7 @@ class Worker:
         """
         hosted = self._open(self._run.model)
         self._models = Models(hosted)
+        self._keeper = make_keeper(self._config, self._vary, self._alert_of_change)
         self._send(Started(running=hosted.running, load_ms=hosted.holder.ready.load_ms))
         hosted.holder.watch(self._return_to)
         reporter = threading.Thread(target=self._report_all, name="reporter", daemon=True)
@@ -199,6 +204,7 @@ class Worker:
             sinks=(sink,),
             failover=self._fail_over,
             max_errors=MAX_ERRORS,
+            keeper=self._keeper,
             connect=self._connect,
         )
 
@@ -269,7 +275,8 @@ class Worker:
         models = self._require_models()
         models.active.holder.rest()  # a lost variant would take its place, and its memory
         try:
-            self._swap_to(request)
+            with self._varying:
+                self._swap_to(request)
         except EdgekitError as error:
             reason = error.one_line()[:2000]
             self._send(SwapFailed(swap=request.swap, purpose=request.purpose, code=error.code, reason=reason))
@@ -320,12 +327,34 @@ class Worker:
 
     def _return_to(self, old: ReadyModel, new: ReadyModel) -> None:
         """Run a lost variant that works again."""
-        hosted = self._require_models().active
+        self._put(old, new)
+        self._send(Returned(running=running_of(new)))
+
+    def _put(self, old: ReadyModel, new: ReadyModel) -> None:
         with self._making:
             if self._loop is not None:
                 self._loop.swap(new.predictor)
-        self._send_progress(hosted, running_of(old))
-        self._send(Returned(running=running_of(new)))
+        self._send_progress(self._require_models().active, running_of(old))
+
+    # -- the budget
+
+    def _vary(self, step: int) -> None:
+        """Run another variant of the active bundle, in the keeper's thread.
+
+        Raises:
+            EdgekitError: It cannot be opened, or a version is on trial.
+        """
+        models = self._require_models()
+        with self._varying:
+            if models.kept is not None:
+                raise EdgekitError("a new version is on trial")
+            try:
+                models.active.holder.change_to(step, self._put)
+            finally:
+                self._send(Varied(running=models.active.running))
+
+    def _alert_of_change(self, text: str, is_down: bool) -> None:
+        self._alert("warning" if is_down else "info", "agent.budget", text)
 
     # -- the reporter's thread
 
@@ -348,6 +377,7 @@ class Worker:
         loop = self._loop
         if loop is not None:
             captured, dropped, failovers = self._marks.since(loop.tally)
+            given_up = self._keeper.document() if self._keeper else {}
             advanced = self._is_waiting or loop.progress != self._seen_progress
             inferring = loop.is_inferring
             self._seen_progress = loop.progress
@@ -358,6 +388,7 @@ class Worker:
                 failovers=failovers,
                 advanced=advanced,
                 inferring=inferring,
+                **given_up,
             )
         self._send(progress)
 

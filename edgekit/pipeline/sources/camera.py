@@ -60,6 +60,8 @@ class CameraSource:
         self._closing = threading.Event()
         self._in_use = threading.Lock()
         self._device: Any = None
+        self._full: tuple[float, float] | None = None  # once its resolution is halved
+        self._halvings = self._set_halvings = 0
         self._seq = 0
         self._name = f"camera {options.uri!r}"
         self.reopener = Reopener(self._name, self._opened, options.give_up_s, self._closing)
@@ -73,7 +75,20 @@ class CameraSource:
         """Open the camera."""
         self._device = self._opened()
 
+    def halve(self, times: int) -> None:
+        """Set the resolution, from the next frame on: the configured one, halved so many times."""
+        self._halvings = times
+
+    def _resize(self) -> None:
+        cv2 = vision()
+        sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        self._full = self._full or (self._device.get(sides[0]), self._device.get(sides[1]))
+        for side, full_px in zip(sides, self._full, strict=True):
+            self._device.set(side, int(full_px) >> self._halvings)
+        self._set_halvings = self._halvings
+
     def _opened(self) -> Any:
+        self._set_halvings = 0
         device = self._open_device(self._options)
         if not device.isOpened():
             device.release()
@@ -89,6 +104,8 @@ class CameraSource:
             with self._in_use:
                 if self._device is None:
                     break
+                if self._halvings != self._set_halvings:
+                    self._resize()
                 is_there = self._device.grab()
                 captured_ns, unix_ms = stamp()  # before decoding: the time of exposure
                 pixels = self._device.retrieve()[1] if is_there else None

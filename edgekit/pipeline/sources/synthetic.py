@@ -43,7 +43,8 @@ class SyntheticSource:
     Options = SyntheticOptions
 
     def __init__(self, options: SyntheticOptions, context: SourceContext) -> None:
-        self._options, self._context = options, context
+        self._options = self._full = options
+        self._context = context
         self.is_live = options.realtime
         self.fps = options.fps
         self._closing = threading.Event()
@@ -52,6 +53,13 @@ class SyntheticSource:
 
     def open(self) -> None:
         """Do nothing."""
+
+    def halve(self, times: int) -> None:
+        """Make images of the configured size, halved so many times, from the next one on."""
+        sides = (max(8, side >> times) for side in (self._full.width, self._full.height))
+        self._options = msgspec.structs.replace(
+            self._full, **dict(zip(("width", "height"), sides, strict=True))
+        )
 
     def read(self) -> Frame | None:
         """Return the next frame, when it is due; None at the end or after ``close``."""
