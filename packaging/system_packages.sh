@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need from Debian's packages: a second broker, a real browser, a tracer of
-# system calls, a C compiler. Without root it changes nothing; the tests that need them then say that
+# system calls, a C compiler, the checker of Prometheus's rules. Without root it changes nothing; the tests that need them then say that
 # they were skipped, and why.
 set -euo pipefail
 packages=()
@@ -12,6 +12,7 @@ chromium chromium
 chromedriver chromium-driver
 strace strace
 gcc gcc
+promtool prometheus
 END
 [ ${#packages[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
