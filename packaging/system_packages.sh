@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need from Debian's packages: a second broker, a real browser, a tracer of
-# system calls, a C compiler, the checker of Prometheus's rules. Without root it changes nothing; the tests that need them then say that
-# they were skipped, and why.
+# system calls, a C compiler, the checker of Prometheus's rules. Without root it changes nothing; the
+# tests that need them then say that they were skipped, and why.
 set -euo pipefail
 packages=()
 while read -r command package; do
