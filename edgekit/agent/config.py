@@ -9,7 +9,7 @@ import msgspec
 
 from edgekit.base.paths import state_dir
 from edgekit.core.errors import ConfigError
-from edgekit.core.spec import DEVICE_ID, NAME
+from edgekit.core.spec import DEVICE_ID, NAME, RETRY_S
 from edgekit.core.structure import structure_problems
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -49,6 +49,7 @@ class PipelineEntry(_Table, frozen=True, kw_only=True):
     budget: dict[str, Any] | None = None
     privacy: dict[str, Any] | None = None
     events: dict[str, Any] | None = None
+    fallback: dict[str, Any] | None = None
     options: dict[str, Any] | None = None
 
 
@@ -120,6 +121,8 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
     egress: tuple[str, ...] = ()
     budget_ms: float = 0.0
     """The 95th percentile of ``[budget]``; 0 without one."""
+    retry_s: tuple[float, float] = RETRY_S
+    """The waits of ``[fallback]``."""
 
     @property
     def model(self) -> str:
@@ -268,6 +271,7 @@ def _plan(entry: PipelineEntry, where: str, folder: Path, check: Check | None) -
         threads=entry.threads,
         egress=tuple(tables.get("privacy", {}).get("egress", ())),
         budget_ms=_budget_ms(tables),
+        retry_s=_retry_s(tables),
     )
 
 
@@ -276,6 +280,17 @@ def _budget_ms(tables: dict[str, Any]) -> float:
     budget = tables.get("budget")
     p95_ms = budget.get("p95_ms", 0.0) if isinstance(budget, dict) else 0.0
     return float(p95_ms) if isinstance(p95_ms, (int, float)) else 0.0
+
+
+def _retry_s(tables: dict[str, Any]) -> tuple[float, float]:
+    """Return the waits before a lost variant is tried again; the worker checks them."""
+    fallback = tables.get("fallback")
+    given = fallback.get("retry_s") if isinstance(fallback, dict) else None
+    try:
+        shortest_s, longest_s = msgspec.convert(given, tuple[float, float])
+    except msgspec.ValidationError:
+        return RETRY_S
+    return shortest_s, longest_s
 
 
 def _head_problems(tables: dict[str, Any], model: object, what: str) -> list[str]:
@@ -329,7 +344,7 @@ def _pinned(model: str, home: Path, *, is_started: bool) -> Path | None:
 
 def _tables(entry: PipelineEntry, where: str, folder: Path) -> tuple[dict[str, Any], str, str, Path]:
     """Return a pipeline's tables, text, name for messages, and folder."""
-    keys = ("source", "sink", "budget", "privacy", "events", "options")
+    keys = ("source", "sink", "budget", "privacy", "events", "fallback", "options")
     inline = {key: value for key in keys if (value := getattr(entry, key))}
     if bool(entry.file) == bool(inline):
         raise ConfigError(f"{where}: want either 'file' or the pipeline's own tables, at least 'source'")

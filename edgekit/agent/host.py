@@ -20,7 +20,8 @@ from edgekit.base.failures import failure_of
 from edgekit.base.logs import log_to_stderr
 from edgekit.base.signals import die_with_parent
 from edgekit.core.errors import EdgekitError
-from edgekit.model.exclusions import RETRY_S, Exclusion, Exclusions
+from edgekit.core.spec import RETRY_S
+from edgekit.model.exclusions import Exclusion, Exclusions
 from edgekit.model.servable import offer
 from edgekit.serve.app import App
 from edgekit.serve.hosting import (

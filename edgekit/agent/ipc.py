@@ -44,10 +44,16 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     """SHA-256 of the manifest's bytes."""
     left: int = 0
     """How many other variants could take over from this one."""
+    at: int = 0
+    of: int = 1
+    """Its position in the fallback's order, from 0, and the number of pairs there."""
 
 
 class Opening(msgspec.Struct, frozen=True, tag="opening", kw_only=True):
-    """A variant is about to be loaded, and may take the process with it; ``left`` more could follow."""
+    """A variant may take the process with it from now on; ``left`` more could follow.
+
+    It is about to be loaded, or it is the running one again, after another was loaded beside it.
+    """
 
     digest: str
     variant: str
@@ -104,6 +110,8 @@ class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
     infer_ms: Sketch | None = None
     latency_ms: Sketch | None = None
     labels: dict[str, int] = {}
+    rechecks: dict[str, int] = {}
+    """Checks of the golden samples since the model was opened: ``done``, and those that were ``forced``."""
     brokers: tuple[dict[str, Any], ...] = ()
     """Message counters of each broker that a sink names, since the worker's start."""
     running: Running
@@ -153,7 +161,7 @@ class SwapFailed(msgspec.Struct, frozen=True, tag="swap_failed", kw_only=True):
 
 
 class FailedOver(msgspec.Struct, frozen=True, tag="failed_over", kw_only=True):
-    """An accelerator was lost and another variant took over."""
+    """A variant was lost, or gave wrong answers, and another took over."""
 
     lost: str
     reason: str

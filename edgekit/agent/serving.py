@@ -19,8 +19,9 @@ from edgekit.agent.restarts import Restarts
 from edgekit.base.notify import Notifier
 from edgekit.base.signals import stopped_by_signals
 from edgekit.core.errors import ConfigError, UsageError
+from edgekit.core.spec import RETRY_S
 from edgekit.model.bundle import open_bundle
-from edgekit.model.exclusions import RETRY_S, Exclusions
+from edgekit.model.exclusions import Exclusions
 from edgekit.serve.address import Address, listening
 from edgekit.serve.hosting import Start
 from edgekit.serve.ports import Limits

@@ -120,6 +120,8 @@ class OpenModel(ABC):
     """
 
     inputs: tuple[TensorSpec, ...]
+    keeps_state = False
+    """Whether the file keeps state from run to run, which only ``reset`` clears."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -58,6 +58,8 @@ class ForeignBackend(OpenModel):
     run, by default 10).
     """
 
+    keeps_state = True  # perhaps: a tenant does not report it
+
     def __init__(self, data: ModelData, variant: Variant, options: Mapping[str, Any]) -> None:
         path = ModelSource(data, variant).file("a foreign interpreter")
         self._timeout_s = float(options.get("timeout_s", _RUN_TIMEOUT_S))

@@ -45,6 +45,7 @@ _LIBRARIES = (
     ("tflite-runtime", "tflite_runtime.interpreter"),
 )
 _EDGETPU_OP = "edgetpu-custom-op"
+_STATEFUL = ("VAR_HANDLE", "LSTM", "RNN", "SVDF")
 
 
 class LiteRtBackend(OpenModel):
@@ -69,6 +70,7 @@ class LiteRtBackend(OpenModel):
         self.library, self._module = _import_library()
         self._delegate = _requested_delegate(variant, options)
         self._build()
+        self.keeps_state = any(part in name for name in _operations(self._interpreter) for part in _STATEFUL)
         self.inputs, self.outputs = self._describe()
 
     def view(self, name: str) -> NDArray[Any]:

@@ -82,6 +82,7 @@ class OpenVinoBackend(OpenModel):
         compiled = self._compile(device, options)
         self.accelerator = self._running(compiled, device)
         self._request = compiled.create_infer_request()
+        self.keeps_state = bool(self._request.query_state())
         self.inputs = self._bind_inputs(compiled)
         self.outputs = self._bind_outputs(compiled)
         self._is_fixed = len(self._results) == len(self.outputs)

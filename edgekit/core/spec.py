@@ -395,6 +395,10 @@ class BackendFact(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+RETRY_S = (5.0, 600.0)
+"""The wait in seconds before a lost variant is tried again: from .. to, doubled each time."""
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What hardware detection found on a device."""
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-RETRY_S = (5.0, 600.0)
-"""The wait before a variant is tried again: from .. to, doubled each time that it fails again."""
+from edgekit.core.spec import RETRY_S
 
 
 class Exclusion(msgspec.Struct, frozen=True):

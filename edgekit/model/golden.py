@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,6 +31,24 @@ class GoldenOutcome(msgspec.Struct, frozen=True):
         return self.difference <= self.atol
 
 
+@dataclass(frozen=True)
+class GoldenSample:
+    """One golden sample in memory: the arrays to feed, and the recorded outputs, by name."""
+
+    golden: Golden
+    feeds: Mapping[str, NDArray[Any]]
+    recorded: Mapping[str, NDArray[Any]]
+
+
+def read_golden(bundle: Bundle, golden: Golden) -> GoldenSample:
+    """Read a golden sample's files.
+
+    Raises:
+        BundleError: One cannot be read.
+    """
+    return GoldenSample(golden, _arrays(bundle, golden.inputs), _arrays(bundle, golden.outputs))
+
+
 def run_golden(bundle: Bundle, predictor: Predictor, precision: str) -> list[GoldenOutcome]:
     """Run every golden sample of a bundle.
 
@@ -38,7 +57,8 @@ def run_golden(bundle: Bundle, predictor: Predictor, precision: str) -> list[Gol
         TensorError: An output has another shape than the recorded one.
         InferenceError: The model failed on one.
     """
-    return [_run_one(bundle, golden, predictor, precision) for golden in bundle.manifest.golden]
+    samples = (read_golden(bundle, golden) for golden in bundle.manifest.golden)
+    return [run_sample(sample, predictor.run_golden, precision) for sample in samples]
 
 
 def require_golden(manifest: Manifest, outcomes: Sequence[GoldenOutcome]) -> None:
@@ -58,13 +78,16 @@ def require_golden(manifest: Manifest, outcomes: Sequence[GoldenOutcome]) -> Non
     )
 
 
-def _run_one(bundle: Bundle, golden: Golden, predictor: Predictor, precision: str) -> GoldenOutcome:
+def run_sample(
+    sample: GoldenSample,
+    run: Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]],
+    precision: str,
+) -> GoldenOutcome:
+    """Run one golden sample by a predictor's ``run``; raises as ``run_golden`` does."""
     import numpy as np
 
-    feeds, recorded = _arrays(bundle, golden.inputs), _arrays(bundle, golden.outputs)
-    outputs = predictor.run_golden(feeds)
-    worst = 0.0
-    for name, expected in recorded.items():
+    golden, worst, outputs = sample.golden, 0.0, run(sample.feeds)
+    for name, expected in sample.recorded.items():
         if name not in outputs:
             raise BundleError(f"{golden.outputs} has output {name!r}, the model has {sorted(outputs)}")
         output = outputs[name]

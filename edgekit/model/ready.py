@@ -50,6 +50,7 @@ class Choices:
         threads: CPU threads for the runtime; None: all cores but one, or what the profile sets.
         batch: How many samples one run takes; None: the variant's own, most often 1.
         exclude: Variants not to choose, each with the reason (an accelerator just lost).
+        pairs: The accelerators or variants to choose from, the best first; empty: all, as selection ranks.
         score_threshold: In place of the manifest's, as are ``iou_threshold`` and ``top_k``.
         prove: Try a variant in a child process first, and exclude it if it crashes or hangs.
         hashes: Check file hashes, and exclude a variant with a wrong one.
@@ -63,6 +64,7 @@ class Choices:
     threads: int | None = None
     batch: int | None = None
     exclude: Mapping[str, str] = field(default_factory=dict)
+    pairs: tuple[str, ...] = ()
     score_threshold: float | None = None
     iou_threshold: float | None = None
     top_k: int | None = None
@@ -96,6 +98,8 @@ class ReadyModel:
         self.selection = Selection((Candidate(variant, None, ""),), (), "opened by its id")
         self.excluded: dict[str, str] = {}
         self.load_ms = 0.0
+        self.fallback = 0, 1
+        """Its position among the pairs of a ``Holder``, from 0, and their number."""
         self._choices = choices
 
     @property
@@ -153,7 +157,11 @@ def open_ready(source: Bundle | Path | str, choices: Choices | None = None) -> R
     failed_golden = False
     while True:
         selection, facts, profile = choose(
-            bundle, variant=choices.variant, threads=choices.threads, exclude={**choices.exclude, **excluded}
+            bundle,
+            variant=choices.variant,
+            threads=choices.threads,
+            exclude={**choices.exclude, **excluded},
+            pairs=choices.pairs,
         )
         if failed_golden and selection.chosen is None:
             raise _none_is_right(bundle, selection)

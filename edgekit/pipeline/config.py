@@ -11,7 +11,7 @@ import msgspec
 from edgekit.base.plugins import Rows
 from edgekit.core.egress import NAMES
 from edgekit.core.errors import ConfigError
-from edgekit.core.spec import NAME
+from edgekit.core.spec import NAME, RETRY_S
 from edgekit.pipeline.check import Count, Options, check_table, kind_problem
 from edgekit.pipeline.events import Debounce
 from edgekit.pipeline.sinks import SINK_ROWS
@@ -88,6 +88,28 @@ class PrivacyTable(Options, frozen=True, kw_only=True):
                 yield f"egress[{index}]: want one of {', '.join(NAMES)}, got {name!r}"
 
 
+class FallbackTable(Options, frozen=True, kw_only=True):
+    """``[fallback]``: which pairs of accelerator and variant take over from one another, and when.
+
+    ``pairs``: accelerators or variant ids, the best first, and no other runs; empty: all, as selection ranks
+    them. ``standby``: whether the next pair stays loaded. ``recheck_s``: seconds between checks of the
+    running pair's golden samples; 0: never. ``retry_s``: the shortest and the longest wait before a lost pair
+    is tried again.
+    """
+
+    pairs: tuple[str, ...] = ()
+    standby: Literal["none", "warm"] = "none"
+    recheck_s: Annotated[float, msgspec.Meta(ge=0)] = 300.0
+    retry_s: tuple[float, float] = RETRY_S
+
+    def problems(self) -> Iterable[str]:
+        """Report a pair that is named twice, and waits that are not in order."""
+        if len(set(self.pairs)) < len(self.pairs):
+            yield f"pairs: want each name once, got {', '.join(self.pairs)}"
+        if not 0 < self.retry_s[0] <= self.retry_s[1]:
+            yield f"retry_s: want 0 < from <= to, got {list(self.retry_s)}"
+
+
 class Section(msgspec.Struct, frozen=True):
     """A source or sink: its kind and the options of that kind."""
 
@@ -105,6 +127,7 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     budget: BudgetTable = BudgetTable()
     privacy: PrivacyTable = PrivacyTable()
     events: Debounce = Debounce()
+    fallback: FallbackTable = FallbackTable()
     folder: str = "."
 
 
@@ -114,6 +137,7 @@ _TABLES: dict[str, type[Options]] = {
     "budget": BudgetTable,
     "privacy": PrivacyTable,
     "events": Debounce,
+    "fallback": FallbackTable,
 }
 
 

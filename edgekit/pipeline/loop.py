@@ -41,6 +41,10 @@ class Loop:
     It opens and closes the source, closes the sinks, and does not own the predictor. ``failover`` returns
     another predictor when the accelerator is lost (and closes the lost one), or raises; without it the loss
     ends the run.
+
+    ``recheck`` is called between two frames, with the predictor and how many frames wait: it may check the
+    model on one sample, returns whether to call it again at once, and raises where the model is wrong; then
+    ``failover`` is called.
     """
 
     def __init__(
@@ -52,11 +56,12 @@ class Loop:
         *,
         rules: Rules | None = None,
         failover: Callable[[Predictor, EdgekitError], Predictor] | None = None,
+        recheck: Callable[[Predictor, int], bool] = lambda _predictor, _waiting: False,
     ) -> None:
         self._name, self._source = name, source
         self._predictor = predictor
         self._rules = rules or Rules()
-        self._failover = failover
+        self._failover, self._recheck = failover, recheck
         self._keeper = self._rules.keeper
         self.tally = Tally()
         """The counters, live."""
@@ -182,6 +187,7 @@ class Loop:
     def _consume(self, limit: int | None, deadline_ns: int | None) -> None:
         taken = 0
         while not self._stopping.is_set() and (limit is None or taken < limit):
+            self._check()
             frame = self._mailbox.take(POLL_S)
             self._take_swap()
             if frame is not None:
@@ -195,6 +201,15 @@ class Loop:
                 self._keeper.tick(self._predictor)
             if deadline_ns is not None and time.monotonic_ns() >= deadline_ns:
                 return
+
+    def _check(self) -> None:
+        self.is_inferring = True
+        try:
+            while self._recheck(self._predictor, self._mailbox.waiting):
+                pass
+        except EdgekitError as wrong:
+            self._take_over(wrong)
+        self.is_inferring = False
 
     def _drain(self) -> None:
         """Finish the frames that a lossless source has already delivered."""
@@ -227,14 +242,19 @@ class Loop:
         try:
             job = Job(frame, predictor, predictor.infer(frame.data, prepared))
         except AcceleratorLostError as lost:
-            self._take_over(lost)
-            job = self._second_try(frame)
+            job = self._second_try(frame, lost)
         except EdgekitError as error:
             job = Job(frame, predictor, error=error)
         self.is_inferring = False
         self._finisher.give(job)
 
-    def _second_try(self, frame: Frame) -> Job:
+    def _second_try(self, frame: Frame, lost: AcceleratorLostError) -> Job:
+        self._predictor.failed()
+        try:
+            self._take_over(lost)
+        except EdgekitError:
+            self.tally.failed += 1
+            raise
         try:
             return Job(frame, self._predictor, self._predictor.infer(frame.data))
         except AcceleratorLostError:
@@ -243,17 +263,12 @@ class Loop:
         except EdgekitError as error:
             return Job(frame, self._predictor, error=error)
 
-    def _take_over(self, lost: AcceleratorLostError) -> None:
+    def _take_over(self, lost: EdgekitError) -> None:
         self._finisher.wait_idle()
-        self._predictor.failed()
-        try:
-            if self._failover is None:
-                raise lost
-            logger.warning("accelerator lost, taking over: %s", lost, extra={"pipeline": self._name})
-            self._predictor = self._failover(self._predictor, lost)
-        except EdgekitError:
-            self.tally.failed += 1
-            raise
+        if self._failover is None:
+            raise lost
+        logger.warning("another variant takes over: %s", lost, extra={"pipeline": self._name})
+        self._predictor = self._failover(self._predictor, lost)
         self.tally.failovers += 1
 
     # -- end

@@ -56,6 +56,11 @@ class Mailbox:
             self._changed.notify_all()
             return frame
 
+    @property
+    def waiting(self) -> int:
+        """How many frames are in it."""
+        return len(self._frames)
+
     def nudge(self) -> None:
         """Wake the thread that waits in ``take``."""
         with self._changed:

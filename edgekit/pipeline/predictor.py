@@ -298,10 +298,27 @@ class Predictor:
     ) -> dict[str, NDArray[Any]]:
         """Run one sample's tensors, without state from before or for after."""
         with self._lock:
+            self.reset()
             self._fill_tensors(feeds)
             outputs = read(self.backend.run())
             self.reset()
         return outputs
+
+    def run_between(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """As ``run_golden``, between two frames: state and previous samples stay as they are.
+
+        Not for a model whose file keeps state (``backend.keeps_state``).
+        """
+        with self._lock:
+            kept = {name: held.copy() for name, held in self._state.items()}
+            try:
+                for held in self._state.values():
+                    held[:] = 0
+                self._fill_tensors(feeds)
+                reals = self._tensors.reals(self.backend.run())
+                return {name: np.array(real) for name, real in reals.items()}
+            finally:
+                self._state.update(kept)
 
     def _fill_tensors(self, feeds: Mapping[str, NDArray[Any]]) -> None:
         inputs = self._tensors.inputs
@@ -312,7 +329,6 @@ class Predictor:
                 f"the inputs do not fit the model: missing {missing}, unknown {unknown}",
                 hint=f"give {', '.join(map(repr, inputs))}",
             )
-        self.reset()
         for name, held in self._state.items():
             if name in feeds:
                 np.copyto(held, np.asarray(feeds[name], np.float32).reshape(held.shape))
@@ -365,8 +381,8 @@ class Predictor:
                     f"input {name!r}: want uint8 {pre.logical_shape}, got {array.dtype} {array.shape}"
                 )
             pre.fill(np.ascontiguousarray(array.reshape(pre.logical_shape[1:])), self._tensors.view(name))
-        elif isinstance(pre, WindowPre):
-            pre.fill(pre.normalize(array, keep=False), self._tensors.view(name))
+        elif isinstance(pre, WindowPre) and isinstance(self._early, WindowPre):  # it has no samples before
+            pre.fill(self._early.normalize(array, keep=False), self._tensors.view(name))
         else:
             self._tensors.fill(name, array)
 

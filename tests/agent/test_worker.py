@@ -140,6 +140,8 @@ def test_a_lost_accelerator_is_followed_by_the_next_variant(start, tmp_path):
     worker = start(bundle)
     over = worker.first(FailedOver)
     assert (over.lost, over.running.variant) == ("null", "spare")
+    assert (over.running.at, over.running.of) == (1, 2)
+    assert over.reason.startswith("lost its accelerator: null variant 'null': run 60")
     worker.heard.clear()
     assert worker.until(
         lambda: next((m for m in worker.heard if isinstance(m, Progress) and m.frames), None)

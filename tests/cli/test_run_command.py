@@ -127,7 +127,7 @@ def test_a_lost_variant_returns_to_a_run_between_two_frames(tmp_path):
     path = tmp_path / "p.toml"
     path.write_text(
         '[pipeline]\nname = "p"\nmodel = "relu"\n[source]\nkind = "synthetic"\nrealtime = true\nfps = 200\n'
-        '[[sink]]\nkind = "jsonl"\npath = "out.jsonl"\n'
+        '[[sink]]\nkind = "jsonl"\npath = "out.jsonl"\n[fallback]\nretry_s = [0.05, 1.0]\n'
     )
 
     @contextlib.contextmanager
@@ -145,7 +145,7 @@ def test_a_lost_variant_returns_to_a_run_between_two_frames(tmp_path):
         thread.join()
 
     with planted() as faults:
-        document = run_pipeline(path, seconds=120, watch=until_it_is_back, retry_s=(0.05, 1.0)).document
+        document = run_pipeline(path, seconds=120, watch=until_it_is_back).document
     assert (document["failovers"], document["returns"], document["errors"]) == (1, 1, 0)
     assert document["variant"] == "lite"
     assert document["frames"]["processed"] == len((tmp_path / "out.jsonl").read_text().splitlines()) > 0

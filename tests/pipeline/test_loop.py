@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipeline_fakes import ListSink, ListSource, make_manifest, make_predictor, spec
+from pipeline_fakes import ListSink, ListSource, make_manifest, make_predictor, make_variant, spec
 
-from edgekit.core.errors import AcceleratorLostError, InferenceError, SourceError, StorageError, TensorError
+from edgekit.core.errors import (
+    AcceleratorLostError,
+    GoldenError,
+    InferenceError,
+    SourceError,
+    StorageError,
+    TensorError,
+)
 from edgekit.core.ports import Frame
 from edgekit.core.spec import Post
 from edgekit.pipeline.budget_keeper import Keeper
@@ -229,6 +236,22 @@ def test_a_lost_accelerator_is_taken_over_without_losing_the_frame():
     assert [r.version for r in sink.results] == ["1.0.0"] * 3 + ["2.0.0"] * 5
     assert seen[0][0] is first
     assert loop.predictor is spare
+
+
+def test_a_model_that_is_wrong_between_two_frames_answers_none_of_those_that_follow():
+    first, second = make_predictor(), make_predictor(variant=make_variant(id="spare"))
+    sink = ListSink()
+
+    def recheck(predictor, _waiting):
+        if predictor is first and len(sink.results) >= 3:
+            raise GoldenError("wrong")
+        return False
+
+    loop = Loop("test", ListSource(8), first, [sink], failover=lambda _lost, _error: second, recheck=recheck)
+    document = loop.run()
+    names = [result.variant for result in sink.results]
+    assert (names, 3 <= names.count("null") < 8) == (sorted(names), True)
+    assert (counts(document), document["failovers"], document["errors"]) == ((8, 8, 0), 1, 0)
 
 
 def test_a_lost_accelerator_ends_the_run_where_nothing_takes_over():

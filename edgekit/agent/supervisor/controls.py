@@ -114,6 +114,8 @@ class Controls:
                 **{key: getattr(running, key, "") for key in ("why", "backend", "accelerator")},
                 "malformed": pipeline.totals["malformed"],
                 "excluded": pipeline.excluded,
+                "fallback": pipeline.fallback,
+                "rechecks": pipeline.rechecks,
                 "brokers": pipeline.brokers,
             }
         return document | {

@@ -20,14 +20,14 @@ class Excluded:
     After a restart every wait begins again, as the monotonic clock may have.
     """
 
-    def __init__(self, path: Path, now_s: float) -> None:
-        self._path = path
+    def __init__(self, path: Path, now_s: float, retry_s: tuple[float, float]) -> None:
+        self._path, self._retry_s = path, retry_s
         self._bundles: dict[str, Exclusions] = {}
         for digest, rows in read_kept(path, _Rows, _Rows(), _LOSS).items():
             waiting = {
                 name: msgspec.structs.replace(row, due_s=now_s + row.wait_s) for name, row in rows.items()
             }
-            self._bundles[digest] = Exclusions(rows=waiting)
+            self._bundles[digest] = Exclusions(retry_s, waiting)
 
     @property
     def rows(self) -> _Rows:
@@ -40,7 +40,7 @@ class Excluded:
 
     def add(self, digest: str, variant: str, reason: str, now_s: float) -> None:
         """Exclude a variant, for twice as long as the last time."""
-        self._bundles.setdefault(digest, Exclusions()).add(variant, reason, now_s)
+        self._bundles.setdefault(digest, Exclusions(self._retry_s)).add(variant, reason, now_s)
         while len(self._bundles) > MAX_BUNDLES:
             del self._bundles[next(iter(self._bundles))]
         keep(self._path, self.rows, _LOSS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import selectors
+import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,6 +101,8 @@ class Pipeline:
         self.recent: deque[Progress] = deque(maxlen=RECENT)
         self._recent_of = ""
         self.brokers: tuple[dict[str, Any], ...] = ()
+        self.rechecks: dict[str, int] = {}
+        self._since_unix_s = 0.0
         self._setting, self._changes = "", 0
         self.totals = dict.fromkeys((*COUNTED, "malformed", "returns", "failed_returns", "changes"), 0)
         self._reactor, self._limits, self._environment = reactor, limits, environment
@@ -118,7 +121,8 @@ class Pipeline:
         self._swaps = 0
         self._process: WorkerProcess | None = None
         self._given: Path | None = None
-        self._excluded = Excluded(state / "excluded" / f"{plan.name}.json", reactor.now_s())
+        path = state / "excluded" / f"{plan.name}.json"
+        self._excluded = Excluded(path, reactor.now_s(), plan.retry_s)
         self._suspect = Opening(digest="", variant="", left=0)
         self._is_suspect_guilty = self._is_inferring = False
         self._end: Ended | Fatal | None = None
@@ -157,6 +161,20 @@ class Pipeline:
     def excluded(self) -> dict[str, str]:
         """Variants that are not run for now, and why."""
         return self._excluded.reasons(self._suspect.digest or self._recent_of)
+
+    @property
+    def fallback(self) -> dict[str, Any]:
+        """The running pair's position ``at`` among ``of``, from 0; why, and since when, in Unix seconds."""
+        running = self.running
+        if running is None:
+            return {}
+        lost = self.excluded if running.at else {}
+        return {
+            "at": running.at,
+            "of": running.of,
+            "reason": "; ".join(f"{variant}: {why}" for variant, why in lost.items()),
+            "since": round(self._since_unix_s),
+        }
 
     def run_on(self, target: Path | None, purpose: Purpose = "switch") -> None:
         """Have the worker run a bundle, by a swap if it runs, else by starting it.
@@ -345,12 +363,11 @@ class Pipeline:
         elif isinstance(message, Varied):
             self._adopt(message.running)
         elif isinstance(message, FailedOver):
-            reason = f"lost its accelerator: {message.reason}"
-            self._excluded.add(message.running.digest, message.lost, reason, now_s)
+            self._excluded.add(message.running.digest, message.lost, message.reason, now_s)
             self._adopt(message.running)
-            lost = f"variant {message.lost} lost its accelerator, {message.running.variant} runs"
-            self._observer.alert("warning", "agent.failed_over", f"{lost}: {message.reason}", self.name)
-            self._observer.happened(self, "failed_over", f"{lost}: {message.reason}")
+            text = f"variant {message.lost} {message.reason}; {message.running.variant} runs"
+            self._observer.alert("warning", "agent.failed_over", text, self.name)
+            self._observer.happened(self, "failed_over", text)
         elif isinstance(message, Returned):
             running = message.running
             self._excluded.returned(running.digest, running.variant)
@@ -376,7 +393,7 @@ class Pipeline:
             process.progressed_s = self._reactor.now_s()
         for total in COUNTED:
             self.totals[total] += getattr(progress, total)
-        self.brokers = progress.brokers
+        self.brokers, self.rechecks = progress.brokers, progress.rechecks
         self.totals["changes"] += progress.changes - self._changes
         self._changes = progress.changes
         if progress.setting != self._setting:
@@ -412,6 +429,8 @@ class Pipeline:
         if running.digest != self._recent_of:
             self.recent.clear()
             self._recent_of = running.digest
+        if self.running is None or (running.digest, running.at) != (self.running.digest, self.running.at):
+            self._since_unix_s = time.time()
         self.running = running
         self._suspect_running()
         self._observer.changed()

@@ -12,6 +12,7 @@ from edgekit.model.bundle import open_bundle
 from edgekit.model.exclusions import Exclusions
 from edgekit.model.holder import Holder
 from edgekit.model.ready import Choices, ReadyModel
+from edgekit.pipeline.config import FallbackTable
 from edgekit.pipeline.predictor import Predictor
 
 
@@ -23,13 +24,19 @@ class Hosted:
         choices: How its variants are opened.
         exclusions: What was lost before, by bundle digest; this bundle's are added to.
         send: Sends a message to the supervisor.
+        fallback: The pipeline's.
 
     Raises:
         EdgekitError: As ``open_ready`` does.
     """
 
     def __init__(
-        self, path: str, choices: Choices, exclusions: dict[str, Exclusions], send: Callable[[Any], None]
+        self,
+        path: str,
+        choices: Choices,
+        exclusions: dict[str, Exclusions],
+        send: Callable[[Any], None],
+        fallback: FallbackTable,
     ) -> None:
         bundle = open_bundle(path)
         digest = bundle.digest
@@ -43,7 +50,8 @@ class Hosted:
         self.counters: dict[str, BundleCounters] = {}
         """By variant."""
         choices = dataclasses.replace(choices, make_predictor=self._predictor, on_try=on_try)
-        self.holder = Holder(bundle, choices, exclusions.setdefault(digest, Exclusions()), on_still_lost)
+        lost = exclusions.setdefault(digest, Exclusions(fallback.retry_s))
+        self.holder = Holder(bundle, choices, lost, on_still_lost, fallback)
 
     @property
     def predictor(self) -> Predictor:
@@ -72,4 +80,6 @@ def running_of(ready: ReadyModel) -> Running:
         why=ready.why[:4000],
         digest=ready.bundle.digest,
         left=len(ready.selection.candidates) - 1,
+        at=ready.fallback[0],
+        of=ready.fallback[1],
     )

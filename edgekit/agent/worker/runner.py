@@ -16,11 +16,10 @@ from edgekit.core.errors import ConfigError, EdgekitError
 from edgekit.core.ports import Result, Sink, Source
 from edgekit.hardware.sensors import Sensors
 from edgekit.model.doctor import facts_with_proofs
-from edgekit.model.exclusions import RETRY_S, Exclusions
 from edgekit.model.holder import Holder
 from edgekit.model.ready import Choices, ReadyModel
 from edgekit.pipeline.budget_keeper import Keeper
-from edgekit.pipeline.config import ModelTable, PipelineConfig, Section, load_config
+from edgekit.pipeline.config import PipelineConfig, Section, load_config
 from edgekit.pipeline.loop import Loop, Rules
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.predictor import Predictor
@@ -43,9 +42,11 @@ class Ran:
     signal: int = 0
 
 
-def choices_of(table: ModelTable, variant: str | None = None) -> Choices:
-    """Return the choices that a pipeline's ``[model]`` makes for opening its model, or ``variant`` of it."""
+def choices_of(config: PipelineConfig, variant: str | None = None) -> Choices:
+    """Return the choices that a pipeline makes for opening its model, or ``variant`` of it."""
+    table = config.model
     return Choices(
+        pairs=config.fallback.pairs,
         variant=variant or table.variant or None,
         threads=table.threads or None,
         score_threshold=table.score_threshold,
@@ -60,6 +61,7 @@ def make_loop(
     *,
     sinks: Sequence[Sink] = (),
     failover: Failover | None = None,
+    recheck: Callable[[Predictor, int], bool] = lambda _predictor, _waiting: False,
     max_errors: int = 30,
     keeper: Keeper | None = None,
     connect: Connect | None = None,
@@ -74,6 +76,7 @@ def make_loop(
         sinks: Sinks that are written before the configured ones. With these, an ``mqtt`` sink without a
             ``url`` is left out: it means the agent's own link, which they use.
         failover: See ``Loop``.
+        recheck: See ``Loop``.
         max_errors: How many frames in a row may fail.
         keeper: Keeps the ``[budget]`` of a live source.
         connect: Connects to a broker, through the gate.
@@ -119,7 +122,9 @@ def make_loop(
         keeper = None
     rules = Rules(config.events, redactor if privacy.redact else None, max_errors, keeper)
     opened = (*sinks, *open_sinks(sections, context))
-    return Loop(config.pipeline.name, source, predictor, opened, rules=rules, failover=failover)
+    return Loop(
+        config.pipeline.name, source, predictor, opened, rules=rules, failover=failover, recheck=recheck
+    )
 
 
 def make_keeper(
@@ -200,7 +205,6 @@ def run_pipeline(
     record: Path | None = None,
     variant: str | None = None,
     watch: Callable[[Loop], contextlib.AbstractContextManager[object]] | None = None,
-    retry_s: tuple[float, float] = RETRY_S,
     sysfs_root: Path = Path("/"),
 ) -> Ran:
     """Run a pipeline's file in this process until its source ends, a limit, SIGINT or SIGTERM.
@@ -212,7 +216,6 @@ def run_pipeline(
         record: A folder for results, video and ``summary.json``.
         variant: The only variant to consider, instead of the configured one.
         watch: A context manager around the running loop, to show its progress.
-        retry_s: The shortest and the longest wait before a lost variant is tried again.
         sysfs_root: The folder below which the sensors of ``[budget]`` are read.
 
     Raises:
@@ -229,7 +232,7 @@ def run_pipeline(
     with contextlib.ExitStack() as stack:
         stack.callback(ledger.close)
         stack.callback(publishers.close)
-        holder = Holder(model_path(config), choices_of(config.model, variant), Exclusions(retry_s))
+        holder = Holder(model_path(config), choices_of(config, variant), fallback=config.fallback)
         stack.callback(holder.close)
 
         def switch(_: ReadyModel, new: ReadyModel) -> None:
@@ -239,6 +242,7 @@ def run_pipeline(
             config,
             holder.ready.predictor,
             failover=holder.fail_over,
+            recheck=holder.recheck,
             keeper=make_keeper(config, lambda step: holder.change_to(step, switch), sysfs_root=sysfs_root),
             connect=publishers.connect,
             record=record,
@@ -246,7 +250,7 @@ def run_pipeline(
         holder.watch(switch)
         with stopped_by_signals(loop.stop) as received, watch(loop) if watch else contextlib.nullcontext():
             document = loop.run(frames=frames, seconds=seconds)
-        document["returns"] = holder.returns
+        document |= {"returns": holder.returns, "rechecks": holder.rechecks}
     if brokers := publishers.states():
         document["brokers"] = brokers
     if record is not None:

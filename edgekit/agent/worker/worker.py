@@ -122,7 +122,9 @@ class Worker:
         self._keeper: Keeper | None = None
         self._is_waiting = False
         self._swapping: threading.Thread | None = None
-        self._exclusions = {digest: Exclusions(rows=rows) for digest, rows in run.exclude.items()}
+        self._exclusions = {
+            digest: Exclusions(self._config.fallback.retry_s, rows) for digest, rows in run.exclude.items()
+        }
         self._marks = TallyMarks()
         self._reported_ns = time.monotonic_ns()
         self._seen_progress = -1
@@ -155,10 +157,10 @@ class Worker:
 
     def _open(self, path: str) -> Hosted:
         """Open a bundle's best variant."""
-        table = self._config.model
-        choices = choices_of(table)
-        choices = dataclasses.replace(choices, threads=table.threads or self._run.threads or None)
-        return Hosted(path, choices, self._exclusions, self._send)
+        config = self._config
+        choices = choices_of(config)
+        choices = dataclasses.replace(choices, threads=choices.threads or self._run.threads or None)
+        return Hosted(path, choices, self._exclusions, self._send, config.fallback)
 
     def stop(self) -> None:
         """End after the current frame; safe from any thread."""
@@ -203,6 +205,7 @@ class Worker:
             models.active.predictor,
             sinks=(sink,),
             failover=self._fail_over,
+            recheck=self._recheck,
             max_errors=MAX_ERRORS,
             keeper=self._keeper,
             connect=self._connect,
@@ -224,19 +227,26 @@ class Worker:
         return self._publishers.connect(url, **access)
 
     def _fail_over(self, predictor: Predictor, lost: EdgekitError) -> Predictor:
-        """Load the next variant of the same bundle after an accelerator was lost.
+        """Run the next variant of the same bundle after this one was lost, or was wrong.
 
         Raises:
             NoVariantError: There is no other.
         """
-        hosted = self._require_models().of(predictor.manifest.version, predictor.variant.id)
+        hosted = self._hosted(predictor)
         began_ns, before = time.monotonic_ns(), hosted.running
         new = hosted.holder.fail_over(predictor, lost)
         self._send_progress(hosted, before)
         took_ms = (time.monotonic_ns() - began_ns) / 1e6
         running = hosted.running
-        self._send(FailedOver(lost=predictor.variant.id, reason=str(lost), running=running, took_ms=took_ms))
+        reason = hosted.holder.exclusions.rows[predictor.variant.id].reason
+        self._send(FailedOver(lost=predictor.variant.id, reason=reason, running=running, took_ms=took_ms))
         return new
+
+    def _recheck(self, predictor: Predictor, waiting: int) -> bool:
+        return self._hosted(predictor).holder.recheck(predictor, waiting)
+
+    def _hosted(self, predictor: Predictor) -> Hosted:
+        return self._require_models().of(predictor.manifest.version, predictor.variant.id)
 
     # -- the reader's thread
 
@@ -371,6 +381,7 @@ class Worker:
         now_ns = time.monotonic_ns()
         counters = hosted.counters[running.variant]
         progress: Progress = counters.take(running, (now_ns - self._reported_ns) / 1e9)
+        progress = msgspec.structs.replace(progress, rechecks=dict(hosted.holder.rechecks))
         self._reported_ns = now_ns
         if self._publishers is not None:
             progress = msgspec.structs.replace(progress, brokers=tuple(self._publishers.states()))
