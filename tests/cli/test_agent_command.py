@@ -77,7 +77,9 @@ def test_the_status_says_why_a_pipeline_failed_and_what_was_rejected():
     told = status_text(
         STATUS
         | {
-            "pipelines": {"motor": PIPELINE | {"brokers": [broker]}},
+            "pipelines": {
+                "motor": PIPELINE | {"brokers": [broker], "setting": "rate 1/2", "changes": 3},
+            },
             "models": {"motion": {"active": "1.0.0", "previous": ""}},
             "updates": {"motion": {"state": "TRIAL"}},
             "rejected": rejected,
@@ -86,6 +88,7 @@ def test_the_status_says_why_a_pipeline_failed_and_what_was_rejected():
     )
     for line in (
         "  pipeline motor: failed, motion 1.0.0 on -, 0.0 frames/s, p95 0.0 ms, 2 errors, 5 restarts",
+        "    budget: rate 1/2 (3 changes)",
         "    killed by SIGSEGV",
         "    the only one",
         "    broker h:1: 1 sent, 2 unsent (refused)",
