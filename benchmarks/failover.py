@@ -129,7 +129,7 @@ class Stage:
         """Note a frame's answer."""
         if self.began_s:
             self.outage_s = self.outage_s or time.monotonic() - self.began_s
-            if result.prediction.items[0].score > 0.9999:
+            if any(item.score > 0.9999 for item in result.prediction.items):
                 self.wrong += 1
                 self.fault = "lost"  # it was let through; now the variant is lost all the same
 

@@ -318,11 +318,13 @@ class Holder:
             new = open_ready(self.bundle, self._beside(exclude=exclude))
         except EdgekitError as error:
             logger.warning("no variant stands by: %s", error)
-        self._choices.on_try(running.variant.id, len(running.selection.candidates) - 1)
         with self._changed:
-            self._standby_due_s = time.monotonic() + self._fallback.retry_s[1]
-            if self.ready is running and self._switch is not None:
+            is_next = self.ready is running and self._switch is not None
+            self._standby_due_s = time.monotonic() + self._fallback.retry_s[1] if is_next else 0.0
+            running = self.ready
+            if is_next:
                 self._standby, new = new, None
+        self._choices.on_try(running.variant.id, len(running.selection.candidates) - 1)
         if new is not None:
             new.close()
 

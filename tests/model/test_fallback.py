@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from bundles import make_bundle
 from real_pair import planted, write_pair
 
 from edgekit.base.paths import cache_dir
@@ -87,6 +88,23 @@ def test_a_standby_takes_over_without_opening_anything_and_stands_by_again_after
     until(lambda: holder._standby is standby)
     assert (holder.ready.variant.id, holder.returns) == ("lite", 1)
     assert standby.predictor.predict(X).items
+
+
+def test_once_the_standby_runs_the_next_one_stands_by(tmp_path):
+    others = tuple({"id": name, "backend": "null"} for name in ("second", "third"))
+    tried = []
+    holder = Holder(
+        make_bundle(tmp_path / "b", more_variants=others),
+        Choices(on_try=lambda variant, left: tried.append((variant, left))),
+        fallback=FallbackTable(standby="warm", recheck_s=0.0, retry_s=(600.0, 600.0)),
+    )
+    with contextlib.closing(holder):
+        holder.watch(lambda _old, _new: None)
+        until(lambda: holder._standby is not None)
+        assert holder.fail_over(holder.ready.predictor, LOST).variant.id == "second"
+        until(lambda: holder._standby is not None)
+        assert holder._standby.variant.id == "third"
+        until(lambda: tried[-1] == ("second", 1))  # what a crash is blamed on from now on
 
 
 def test_a_wrong_answer_is_found_between_frames_and_no_later_frame_is_answered_by_it(hold):
