@@ -9,6 +9,15 @@ import pytest
 from edgekit.base.signals import stopped_by_signals
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal: a process that a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_the_first_signal_stops_and_the_second_acts_as_it_would_without_us():
     calls = []
     with stopped_by_signals(lambda: calls.append("stop")) as received:
