@@ -165,7 +165,7 @@ def _make_environment(package: Package, target: Target, tree: Path) -> None:
     if (files := HERE / package.name / "files").is_dir():
         shutil.copytree(files, tree, dirs_exist_ok=True)
     unit = ROOT / "packaging" / "systemd" / package.unit
-    _write(tree / "lib" / "systemd" / "system" / unit.name, unit.read_text("utf-8"))
+    _write(tree / "usr" / "lib" / "systemd" / "system" / unit.name, unit.read_text("utf-8"))
     if configured := [path for path in sorted((tree / "etc").rglob("*")) if path.is_file()]:
         _write(tree / "DEBIAN" / "conffiles", "".join(f"/{path.relative_to(tree)}\n" for path in configured))
 
