@@ -11,7 +11,8 @@ The slower disk is a library of a few lines, compiled here with gcc and preloade
 ingests. It counts each ``fsync`` and ``fdatasync``, and delays those of every second pull of 512 by 2 ms:
 neighbours are compared, so that a machine that does other work too does not decide.
 
-The claim: 2 ms more a sync cost ingest less than 10 %. Beside it stand records a second, and their ratio
+The claim: 2 ms more a sync cost ingest less than 10 %, since a pull is one commit: at most 4 syncs (a
+checkpoint of the journal is two). Beside it stand records a second, and their ratio
 to the bare loop's, which does not decode, has no indexes and knows no devices.
 """
 
@@ -39,6 +40,7 @@ from edgekit_fleet.ingest.intake import Message
 from edgekit_fleet.ingest.jetstream import BATCH
 
 BAR = 0.10
+MOST_SYNCS = 4.0
 DELAY_MS = 2.0
 DEVICES = 1024
 PULL = BATCH
@@ -92,7 +94,8 @@ def main() -> int:
         "devices": DEVICES,
     }
     claim = f"a disk that takes {DELAY_MS:g} ms more a sync slows ingest by less than {BAR:.0%}"
-    return finish(claim, round(loss, 4), "slower", BAR, loss < BAR, detail, arguments.json)
+    holds = loss < BAR and detail["syncs_of_a_pull"] <= MOST_SYNCS
+    return finish(claim, round(loss, 4), "slower", BAR, holds, detail, arguments.json)
 
 
 def middle(values: list[float]) -> float:

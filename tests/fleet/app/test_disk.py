@@ -34,10 +34,9 @@ def small_disk(tmp_path):
 
 
 def fill(path):
-    with path.open("wb") as file, contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(64 << 10))
-            file.flush()
 
 
 def test_a_disk_that_fills_up_and_is_freed_loses_nothing_and_needs_nobody(small_disk):
