@@ -1,6 +1,5 @@
 """The first signal asks for an orderly end, the second is not held up."""
 
-import os
 import signal
 import threading
 
@@ -21,10 +20,10 @@ def interruptible():
 def test_the_first_signal_stops_and_the_second_acts_as_it_would_without_us():
     calls = []
     with stopped_by_signals(lambda: calls.append("stop")) as received:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert (calls, received) == (["stop"], [signal.SIGINT])
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
     assert calls == ["stop"]
 
 
