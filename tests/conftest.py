@@ -1,5 +1,6 @@
 """Rules for the whole suite."""
 
+import ctypes
 import os
 import sys
 import tempfile
@@ -14,6 +15,15 @@ sys.path[:0] = [
 ]  # bundles and networks that several folders use
 
 _skipped: list[str] = []
+
+
+class _SignalStack(ctypes.Structure):
+    """The ``stack_t`` of sigaltstack(2)."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+_libc = ctypes.CDLL(None)
 
 
 def pytest_configure():
@@ -36,6 +46,24 @@ def _no_users_folders(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         _point_at(tmp_path_factory.mktemp("home"), patch)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _first_signal_stack():
+    stack = _SignalStack()
+    assert _libc.sigaltstack(None, ctypes.byref(stack)) == 0
+    return stack
+
+
+@pytest.fixture(autouse=True)
+def _a_signal_stack_that_exists(_first_signal_stack):
+    """OpenVINO, called in the tests' own thread by the compression kit's makers, leaves it a freed one.
+
+    The next signal, in a test of something else, would then end the whole process. edgekit's backend opens
+    and frees OpenVINO's models in a thread of its own, and the kit runs its makers in child processes.
+    """
+    yield
+    assert _libc.sigaltstack(ctypes.byref(_first_signal_stack), None) == 0
 
 
 @pytest.fixture(autouse=True)
