@@ -1,4 +1,4 @@
-"""The command that installs a missing package into this installation: pip, uv, or apt."""
+"""The command that installs a missing package into this installation: pip, pipx, uv, or apt."""
 
 import importlib.util
 import sys
@@ -11,6 +11,11 @@ from edgekit.core.errors import ConfigError
 # Extras with a Debian package of their own; ``edgekit`` has all others.
 _PACKAGES = {"litert": "edgekit-litert", "onnxruntime": "edgekit-onnxruntime", "openvino": "edgekit-openvino"}
 _OWN_PREFIX = Path("/opt/edgekit")
+# Tools that keep one program in an environment of its own: the file by which it is known, and the command.
+_PROGRAM_TOOLS = {
+    "pipx_metadata.json": "pipx inject edgekit-runtime",
+    "uv-receipt.toml": "uv tool install edgekit-runtime --with",
+}
 
 
 def install_hint(extra: str) -> str:
@@ -23,24 +28,27 @@ def install_hint(extra: str) -> str:
     )
     if tool == "apt":
         return f"sudo apt install {_PACKAGES.get(extra, 'edgekit')}"
-    return f"{tool} install 'edgekit-runtime[{extra}]'"
+    return f"{tool} 'edgekit-runtime[{extra}]'"
 
 
 def installer(prefix: Path, stdlib: Path, *, is_venv: bool, has_pip: bool) -> str:
-    """Return what installs packages into an environment: ``pip``, ``uv pip`` or ``apt``.
+    """Return the command that installs packages into an environment, or ``apt``.
 
     ``stdlib`` is the folder of its standard library, which may hold PEP 668's EXTERNALLY-MANAGED.
     """
     is_debian = not is_venv and (stdlib / "EXTERNALLY-MANAGED").exists()
     if is_debian or prefix.is_relative_to(_OWN_PREFIX):
         return "apt"
+    for file, command in _PROGRAM_TOOLS.items():
+        if (prefix / file).exists():
+            return command
     if has_pip:
-        return "pip"
+        return "pip install"
     try:
         made_by_uv = "\nuv = " in "\n" + (prefix / "pyvenv.cfg").read_text("utf-8")
     except OSError:
         made_by_uv = False
-    return "uv pip" if made_by_uv else "apt"
+    return "uv pip install" if made_by_uv else "apt"
 
 
 def require_modules(purpose: str, extra: str, modules: Iterable[str]) -> None:

@@ -1,13 +1,14 @@
 """Builds edgekit's Debian packages, for another architecture too: nothing of the target is run.
 
-    python packaging/debian/build.py [--arch amd64] [--release trixie] [--wheels DIR] -o DIR
+    python packaging/debian/build.py [--arch amd64] [--release trixie] [--wheels DIR] [--sign KEY] -o DIR
 
 ``edgekit`` has the agent with its own environment below /opt/edgekit and needs no network after it is
 installed; ``edgekit-litert``, ``edgekit-onnxruntime`` and ``edgekit-openvino`` each add a runtime to that
 environment; ``edgekit-fleet`` is the fleet manager below /opt/edgekit-fleet. The wheels are those that uv
 chooses for the target's architecture, C library and Python. Each package is for one release, because
 compiled modules are for one minor version of Python. Two builds of the same wheels give the same bytes:
-times are those of ``SOURCE_DATE_EPOCH``, or of the last commit.
+times are those of ``SOURCE_DATE_EPOCH``, or of the last commit. ``SHA256SUMS`` lists the packages of the
+folder; ``--sign`` writes its signature by a key of gpg beside it, which ``install.sh --keyring`` checks.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from deb import write_deb
+from deb import write_deb, write_sums
 from environment import Target, fill, resolve
 from packages import AGENT, FLEET, RELEASES, RUNTIMES, Package, describe
 
@@ -35,6 +36,7 @@ def main() -> int:
     parser.add_argument("--release", choices=sorted(RELEASES), default="trixie")
     parser.add_argument("--wheels", type=Path, help="the three built wheels; default: build them")
     parser.add_argument("--only", default="", help="comma-separated packages; default: all")
+    parser.add_argument("--sign", metavar="KEY", help="sign SHA256SUMS with this key of gpg's")
     parser.add_argument("-o", "--out", type=Path, required=True)
     arguments = parser.parse_args()
     os.environ.setdefault("SOURCE_DATE_EPOCH", _last_commit_s())
@@ -49,6 +51,7 @@ def main() -> int:
                 fill(target, pins, tree / package.prefix.lstrip("/"))
                 describe(package, target, tree)
                 print(write_deb(package, target, tree, arguments.out))
+    print(write_sums(arguments.out, arguments.sign))
     return 0
 
 

@@ -38,3 +38,16 @@ def write_deb(package: Package, target: Target, tree: Path, out: Path) -> Path:
         stdout=subprocess.DEVNULL,
     )
     return made
+
+
+def write_sums(folder: Path, key: str | None = None) -> Path:
+    """Write ``SHA256SUMS`` of a folder's packages, and its signature by gpg's ``key`` beside it."""
+    sums = folder / "SHA256SUMS"
+    rows = [(hashlib.sha256(p.read_bytes()).hexdigest(), p.name) for p in sorted(folder.glob("*.deb"))]
+    sums.write_text("".join(f"{digest}  {name}\n" for digest, name in rows))
+    signature = folder / "SHA256SUMS.gpg"
+    signature.unlink(missing_ok=True)  # an older build's would be of other packages
+    if key:
+        command = ["gpg", "--batch", "--local-user", key, "--output", str(signature), "--detach-sign"]
+        subprocess.run([*command, str(sums)], check=True)
+    return sums

@@ -11,12 +11,24 @@ from edgekit.core.errors import ConfigError
 
 def test_a_virtual_environment_with_pip_is_told_pip(tmp_path):
     (tmp_path / "EXTERNALLY-MANAGED").touch()
-    assert installer(tmp_path, tmp_path, is_venv=True, has_pip=True) == "pip"
+    assert installer(tmp_path, tmp_path, is_venv=True, has_pip=True) == "pip install"
 
 
 def test_an_environment_that_uv_made_is_told_uv(tmp_path):
     (tmp_path / "pyvenv.cfg").write_text("home = /usr/bin\nuv = 0.9.1\n")
-    assert installer(tmp_path, tmp_path, is_venv=True, has_pip=False) == "uv pip"
+    assert installer(tmp_path, tmp_path, is_venv=True, has_pip=False) == "uv pip install"
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("pipx_metadata.json", "pipx inject edgekit-runtime"),
+        ("uv-receipt.toml", "uv tool install edgekit-runtime --with"),
+    ],
+)
+def test_a_program_that_a_tool_installed_is_told_that_tool(tmp_path, file, command):
+    (tmp_path / file).touch()
+    assert installer(tmp_path, tmp_path, is_venv=True, has_pip=False) == command
 
 
 def test_a_system_python_that_refuses_pip_is_told_apt(tmp_path):
