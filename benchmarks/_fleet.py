@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -24,22 +25,41 @@ class Fleet:
         self.folder = folder
         self.data = folder / "fleet"
         self._environment = os.environ | (environment or {})
-        self._log = (folder / "fleet.log").open("wb")
-        command = ["serve", "--data", str(self.data), "--port", "0", "--broker-port", "0", "--json"]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgekit_fleet.cli.main", *command],
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=self._environment,
-        )
+        self._killed = 0
+        self.start()
+        if not (folder / "publisher").exists():
+            self.command("keys", "init", "--keys", str(folder / "publisher"), "--data", str(self.data))
+
+    def start(self) -> None:
+        """Start it, on the ports it had before; also after ``kill``."""
+        serve = ("serve", "--data", str(self.data), "--port", "0", "--broker-port", "0", "--json")
+        with (self.folder / "fleet.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "edgekit_fleet.cli.main", *serve],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._environment,
+            )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit((folder / "fleet.log").read_text())
+            raise SystemExit((self.folder / "fleet.log").read_text()[-3000:])
         self.ready: dict[str, Any] = json.loads(line)
         self.token = Path(self.ready["admin_token_file"]).read_text().strip()
-        if not (folder / "publisher").exists():
-            self.command("keys", "init", "--keys", str(folder / "publisher"), "--data", str(self.data))
+        with urllib.request.urlopen(self.ready["login_url"], timeout=60) as answer:
+            self._cookie = str(answer.headers["Set-Cookie"]).partition(";")[0]
+
+    def kill(self) -> None:
+        """End it as the kernel does when memory is short; its broker ends with it."""
+        self._process.kill()
+        self._process.wait()
+
+    def kill_broker(self) -> None:
+        """End its broker in the same way; the fleet manager starts another."""
+        while (pid := self._broker_pid()) == self._killed:  # it has not been started again
+            time.sleep(0.02)
+        os.kill(pid, signal.SIGKILL)
+        self._killed = pid
 
     def command(self, *arguments: str) -> dict[str, Any]:
         """Run a command of ``edgekit-fleet`` and return its document, whatever its exit code."""
@@ -65,10 +85,9 @@ class Fleet:
         )
 
     def get(self, path: str) -> tuple[float, bytes]:
-        """Return how many seconds a request took, and its answer."""
-        request = urllib.request.Request(
-            self.ready["url"] + path, headers={"Authorization": f"Bearer {self.token}"}
-        )
+        """Return how many seconds a request of the API or of a page took, and its answer."""
+        headers = {"Authorization": f"Bearer {self.token}", "Cookie": self._cookie}
+        request = urllib.request.Request(self.ready["url"] + path, headers=headers)
         began = time.perf_counter()
         with urllib.request.urlopen(request, timeout=60) as answer:
             body: bytes = answer.read()
@@ -88,8 +107,11 @@ class Fleet:
 
     def memory_mb(self) -> dict[str, float]:
         """Return the resident memory of fleet manager and broker."""
-        broker = int((self.data / "broker" / "nats.pid").read_text())
-        return {"fleet": _rss_mb(self._process.pid), "broker": _rss_mb(broker)}
+        return {"fleet": _rss_mb(self._process.pid), "broker": _rss_mb(self._broker_pid())}
+
+    def cpu_s(self) -> dict[str, float]:
+        """Return the processor time that fleet manager and broker took since they started."""
+        return {"fleet": cpu_s(self._process.pid), "broker": cpu_s(self._broker_pid())}
 
     def stored(self, boot: str) -> dict[str, tuple[int, int]]:
         """Return (rows, watermark) of each device's outbox with this boot."""
@@ -100,13 +122,15 @@ class Fleet:
         with contextlib.closing(sqlite3.connect(self.data / "fleet.sqlite")) as sql:
             return {device: (rows, watermark) for device, watermark, rows in sql.execute(query, (boot,))}
 
+    def _broker_pid(self) -> int:
+        return int((self.data / "broker" / "nats.pid").read_text())
+
     def __enter__(self) -> Fleet:  # noqa: PYI034 - Python 3.10 has no Self
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait(60)
-        self._log.close()
 
 
 def outcome_of(simulation: subprocess.Popen[bytes]) -> dict[str, Any]:
@@ -131,6 +155,15 @@ def p99_ms(seconds: list[float]) -> float:
     """Return the 99th percentile in milliseconds."""
     ordered = sorted(seconds) or [0.0]
     return round(ordered[int(0.99 * (len(ordered) - 1))] * 1000, 1)
+
+
+def cpu_s(pid: int) -> float:
+    """Return the processor time that a process took so far, user and system; 0 once it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _rss_mb(pid: int) -> float:

@@ -4,8 +4,9 @@
 
 Simulated devices with certificates of their own report every 30 s and have an event a minute, over the
 real protocol; the fleet manager, its broker and the simulator share this machine. Twice: on this disk, and
-with 2 ms more for each sync (a preloaded library, compiled here with gcc). Meanwhile the API and the pages
-are requested. ``--full``: 10,000 devices for ten minutes each; otherwise 500 for half a minute.
+with 2 ms more for each sync (a preloaded library, compiled here with gcc). Meanwhile four routes of the API
+and six pages are requested, as a browser that is signed in does, four a second. ``--full``: 10,000 devices for ten minutes each;
+otherwise 500 for half a minute.
 
 The claim: nothing is lost, counted by sequence in the database; no backlog is left; the slower of the two
 99th percentiles of the time to the acknowledgement is under 0.3 s, that of API and pages under 250 ms, and
@@ -16,21 +17,26 @@ stands in ``ingest_rate.py``.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _fleet import Fleet, outcome_of, p99_ms, watch
+from _fleet import Fleet, cpu_s, outcome_of, p99_ms, watch
 from _report import finish, parser
 from ingest_rate import NO_TOOL, SHIM
 
 ACK_MS, PAGE_MS, MEMORY_MB = 300.0, 250.0, 600.0
 DELAY_MS = 2
-PAGES = ("/api/v1/devices", "/api/v1/events", "/api/v1/health", "/metrics")
+API = ("/api/v1/devices", "/api/v1/events", "/api/v1/health", "/metrics")
+PAGES = ("/", "/devices", "/devices?state=online&sort=fps", "/devices/sim-00007", "/rollouts", "/bundles")
+LOOK_S = 0.25
+"""One request each so often, in turn: more than a room of operators causes."""
 
 
 def main() -> int:
@@ -84,13 +90,13 @@ def run(folder: Path, shim: Path, delay_ms: int, devices: int, seconds: int) -> 
     with Fleet(folder, environment if delay_ms else None) as fleet:
         connect_s = str(max(devices / 150, 5))
         fleet.simulate(devices, "--seconds", "0", "--connect-s", "1").wait()  # enrols those that are new
+        began, before = time.monotonic(), fleet.cpu_s()
         simulation = fleet.simulate(devices, "--seconds", str(seconds), "--connect-s", connect_s)
-        pages, memory, began = [], 0.0, time.monotonic()
-        for _ in watch(simulation, 0.5):
-            pages += [fleet.get(path)[0] for path in PAGES]
-            memory = max(memory, sum(fleet.memory_mb().values()))
+        looks = Looks()
+        looks.follow(fleet, simulation)
         outcome = outcome_of(simulation)
         took_s = time.monotonic() - began
+        after = {name: value - before[name] for name, value in fleet.cpu_s().items()}
         stored = fleet.stored(outcome["boot"])
         counters = fleet.json("/api/v1/metrics")["ingest"]
     rows = sum(count for count, _ in stored.values())
@@ -104,10 +110,34 @@ def run(folder: Path, shim: Path, delay_ms: int, devices: int, seconds: int) -> 
         "refused": outcome["refused"],
         "ack_ms": outcome["acknowledged_ms"],
         "ack_p99_ms": outcome["acknowledged_ms"]["p99"],
-        "page_p99_ms": p99_ms(pages),
-        "memory_mb": round(memory, 1),
+        "page_p99_ms": p99_ms([took for each in looks.seconds.values() for took in each]),
+        "page_p99_ms_by_path": {path: p99_ms(each) for path, each in looks.seconds.items()},
+        "pages": sum(map(len, looks.seconds.values())),
+        "memory_mb": round(looks.memory_mb, 1),
+        "processor": {name: round(value / took_s, 3) for name, value in (after | looks.cpu_s).items()},
         "store_failures": counters.get("store_failures", 0),
     }
+
+
+@dataclass
+class Looks:
+    """What was seen while devices ran."""
+
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {path: [] for path in (*API, *PAGES)})
+    """How long each request of a path took."""
+    memory_mb: float = 0.0
+    """The most that fleet manager and broker had together."""
+    cpu_s: dict[str, float] = field(default_factory=dict)
+    """Of the simulator."""
+
+    def follow(self, fleet: Fleet, simulation: subprocess.Popen[bytes]) -> None:
+        """Request one path after the other until the simulation has ended."""
+        paths = itertools.cycle(self.seconds)
+        for _ in watch(simulation, LOOK_S):
+            path = next(paths)
+            self.seconds[path].append(fleet.get(path)[0])
+            self.memory_mb = max(self.memory_mb, sum(fleet.memory_mb().values()))
+            self.cpu_s = {"simulator": cpu_s(simulation.pid) or self.cpu_s.get("simulator", 0.0)}
 
 
 if __name__ == "__main__":

@@ -397,9 +397,10 @@ class Mosquitto:
         files = None
         if tls:
             authority = Authority(folder / "fleet" / "ca")
-            files = MosquittoTls(
-                *authority.server_files("mosquitto", ["127.0.0.1"]), authority.certificate_path
-            )
+            self.crl = folder / "crl.pem"
+            self.crl.write_text(authority.revocation_list([]))
+            certificate, key = authority.server_files("mosquitto", ["127.0.0.1"])
+            files = MosquittoTls(certificate, key, authority.certificate_path, self.crl)
         self.config = write_files(folder / "mosquitto", host="127.0.0.1", port=self.port, tls=files)
         if os.getuid() == 0:  # it would drop to a user who may not read the test's folder
             with self.config.open("a") as file:

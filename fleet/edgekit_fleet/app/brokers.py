@@ -16,6 +16,7 @@ from edgekit_fleet.broker.mosquitto import FLEET_USER, hand_over
 from edgekit_fleet.broker.mqtt import Access
 from edgekit_fleet.broker.nkey import AccountKey
 from edgekit_fleet.identity.authority import Authority
+from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.devices import Devices
 
 logger = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ def embedded_broker(
     return Broker(access, url(scheme, options.name, port), process, callout, admission)
 
 
-def other_broker(options: Options, authority: Authority, data: Path) -> Broker:
+def other_broker(options: Options, authority: Authority, data: Path, devices: Devices) -> Broker:
     """Return how to reach a broker that runs already.
 
     Without ``--broker-cert`` the fleet's CA issues a certificate for it, and the files that a mosquitto
@@ -144,6 +145,7 @@ def other_broker(options: Options, authority: Authority, data: Path) -> Broker:
     host, port, is_tls = Access(options.broker).address()
     if is_tls and certificate is None:
         certificate, key = authority.server_files(FLEET_USER, options.hosts)
-        config = hand_over(data / "mosquitto", authority, host, port)
+        serials = devices.revoked_serials(unix_ms())
+        config = hand_over(data / "mosquitto", authority, host, port, serials)
         logger.info("what a mosquitto needs to serve this fleet is in %s", config)
     return Broker(Access(options.broker, ca=ca, certificate=certificate, key=key), options.broker)

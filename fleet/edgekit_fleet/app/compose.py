@@ -111,7 +111,7 @@ class Fleet:
 
     def _make_broker(self, data: Path, devices: Devices) -> Broker:
         if self.options.broker != "embedded":
-            return other_broker(self.options, self.authority, data)
+            return other_broker(self.options, self.authority, data, devices)
 
         def broker_starts() -> None:
             self.intake.present_since_ms = unix_ms()

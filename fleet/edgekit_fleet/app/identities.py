@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Response
 
 from edgekit_fleet.app.services import Parts
 from edgekit_fleet.store.clock import unix_ms
@@ -29,6 +29,18 @@ def delete(parts: Parts, by: ByAdmin, device: str) -> None:
         raise HTTPException(404, f"There is no device '{device[:64]}'")
     parts.rollouts.desired.forget(device)
     parts.bus.publish("device", {"device": device, "deleted": True})
+
+
+@router.get(
+    "/crl",
+    dependencies=[Viewer],
+    response_class=Response,
+    responses={200: {"content": {"application/x-pem-file": {}}}},
+)
+def crl(parts: Parts) -> Response:
+    """Return the list of revoked certificates, for a broker that is not the embedded one."""
+    serials = parts.devices.revoked_serials(unix_ms())
+    return Response(parts.identity.revocation_list(serials), media_type="application/x-pem-file")
 
 
 @router.get("/strangers", dependencies=[Viewer])

@@ -6,6 +6,7 @@ fleet's CA, and take the name in a certificate as the device.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +20,12 @@ FLEET_USER = "edgekit-fleet"
 
 @dataclass(frozen=True)
 class MosquittoTls:
-    """Certificate and key of the listener, and the CA of the clients' certificates."""
+    """Certificate and key of the listener, the CA of the clients' certificates, and which are revoked."""
 
     certificate: Path
     key: Path
     ca: Path
+    crl: Path
 
 
 def write_files(folder: Path, *, host: str, port: int, tls: MosquittoTls | None) -> Path:
@@ -42,7 +44,7 @@ def write_files(folder: Path, *, host: str, port: int, tls: MosquittoTls | None)
     return path
 
 
-def hand_over(folder: Path, authority: Authority, host: str, port: int) -> Path:
+def hand_over(folder: Path, authority: Authority, host: str, port: int, serials: Iterable[str]) -> Path:
     """Write every file that a mosquitto of this fleet needs, its certificate included.
 
     Existing files are kept, so that mosquitto needs no reload; delete the folder to write new ones.
@@ -52,16 +54,19 @@ def hand_over(folder: Path, authority: Authority, host: str, port: int) -> Path:
         authority: The fleet's CA.
         host: How devices reach the broker.
         port: The broker's port.
+        serials: The certificates that are revoked now; ``GET /api/v1/crl`` has the list from then on.
 
     Returns:
         The configuration's path.
     """
-    files = MosquittoTls(folder / "server.crt", folder / "server.key", folder / "ca.crt")
+    names = ("server.crt", "server.key", "ca.crt", "crl.pem")
+    files = MosquittoTls(*(folder / name for name in names))
     if not (folder / "mosquitto.conf").exists():
         certificate, key = authority.server_files("mosquitto", [host, "localhost", "127.0.0.1"])
         write_durably(files.certificate, certificate.read_bytes())
         write_durably(files.key, key.read_bytes(), mode=0o640)
         write_durably(files.ca, authority.certificate_pem.encode())
+        write_durably(files.crl, authority.revocation_list(serials).encode())
         write_files(folder, host="0.0.0.0", port=port, tls=files)  # noqa: S104 - devices must reach it; TLS is on
     return folder / "mosquitto.conf"
 
@@ -100,6 +105,7 @@ max_packet_size {wire.MAX_MESSAGE_BYTES * 2}
 cafile {tls.ca}
 certfile {tls.certificate}
 keyfile {tls.key}
+crlfile {tls.crl}
 require_certificate true
 use_identity_as_username true
 acl_file {folder}/acl

@@ -6,12 +6,15 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from edgekit.base.command_line import Report
+from edgekit.core.errors import ServerError
 from edgekit_fleet.cli import target
 from edgekit_fleet.registry import publisher
 from edgekit_fleet.registry.bundle import read_bundle
 from edgekit_fleet.registry.keyring import Keyring
+from edgekit_fleet.registry.remote import RemoteRegistry
 from edgekit_fleet.store.clock import unix_ms
 
 
@@ -40,6 +43,7 @@ def run(args: argparse.Namespace) -> Report:
         done = publisher.publish(
             bundle, keyring, registry, unix_ms(), _progress(), only_measured=args.measure
         )
+        fit, doubts = (None, []) if args.measure else _fit(registry, done)
     document = {
         "model": done.model,
         "version": done.version,
@@ -49,15 +53,38 @@ def run(args: argparse.Namespace) -> Report:
         "targets_version": done.targets_version,
         "uploaded": done.uploaded,
         "uploaded_bytes": done.uploaded_bytes,
+        "fit": fit,
     }
+    return Report(document, "\n".join([_said(done, args.measure), *doubts]))
+
+
+def _said(done: publisher.Publication, only_measured: bool) -> str:
     if not done.is_new:
-        return Report(document, f"{done.model} {done.version} was published before; nothing changed")
-    return Report(
-        document,
-        f"{done.model} {done.version} is published{' for measuring' if args.measure else ''}:"
+        return f"{done.model} {done.version} was published before; nothing changed"
+    return (
+        f"{done.model} {done.version} is published{' for measuring' if only_measured else ''}:"
         f" {done.uploaded} files,"
-        f" {done.uploaded_bytes / 1e6:.1f} MB sent, targets version {done.targets_version}",
+        f" {done.uploaded_bytes / 1e6:.1f} MB sent, targets version {done.targets_version}"
     )
+
+
+def _fit(
+    registry: publisher.Registry, done: publisher.Publication
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return how many of the fleet's devices can run it, and what to warn of: nothing if one can.
+
+    Without a running fleet manager nobody says how many.
+    """
+    if not isinstance(registry, RemoteRegistry):
+        return None, []
+    try:
+        fit = dict(registry.fit(done.model, done.version))
+    except ServerError as cause:  # an older fleet manager; it is published all the same
+        return None, [f"warning: the fleet does not say which devices can run it: {cause.message}"]
+    if not fit["devices"] or fit["unfit"] < fit["devices"]:
+        return fit, []
+    head = f"warning: it runs on none of the {fit['devices']} devices whose hardware this fleet knows"
+    return fit, [head, *(f"  {reason}" for reason in fit["reasons"])]
 
 
 def _progress() -> Callable[[int, int], None]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,6 +174,23 @@ class Authority:
             issued_ms=_ms(now),
             expires_ms=_ms(certificate.not_valid_after_utc),
         )
+
+    def revocation_list(self, serials: Iterable[str]) -> str:
+        """Return the list of revoked certificates (CRL, PEM), for brokers that know no devices.
+
+        It is valid as long as the CA: a broker that cannot fetch a newer one locks nobody out.
+
+        Args:
+            serials: Their serial numbers, in hexadecimal.
+        """
+        revoked = x509.RevokedCertificateBuilder().revocation_date(_now())
+        builder = x509.CertificateRevocationListBuilder(
+            issuer_name=self._certificate.subject,
+            last_update=FLOOR,
+            next_update=self._certificate.not_valid_after_utc,
+            revoked_certificates=[revoked.serial_number(int(serial, 16)).build() for serial in serials],
+        )
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
     def _sign(
         self,

@@ -7,7 +7,7 @@ import dataclasses
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
@@ -18,7 +18,7 @@ from edgekit_fleet.registry.blobs import SHA256, Blobs, Upload
 from edgekit_fleet.registry.repository import MAX_ROOTS, Published, Repository
 from edgekit_fleet.web import paging
 from edgekit_fleet.web.auth import ByPublisher, Publisher, Viewer
-from edgekit_fleet.web.bodies import body_of, schema_of
+from edgekit_fleet.web.bodies import body_of, declared_bytes, schema_of
 from edgekit_fleet.web.queries import Row, Text
 
 MAX_UPLOADS = 8
@@ -120,10 +120,9 @@ def publishing_router(repository: Repository) -> APIRouter:
         return {"missing": repository.missing([(blob.sha256, blob.bytes) for blob in wanted.blobs])}
 
     @router.put("/blobs/{sha256}", status_code=201, dependencies=[Publisher])
-    async def upload(
-        sha256: str, request: Request, content_length: Annotated[int | None, Header()] = None
-    ) -> dict[str, Any]:
+    async def upload(sha256: str, request: Request) -> dict[str, Any]:
         """Receive a file; when this answers, the file is on disk, complete and checked."""
+        content_length = declared_bytes(request.headers)
         if content_length is None:
             raise UsageError("an upload needs its length", hint="send Content-Length")
         async with slots:

@@ -146,6 +146,10 @@ class RemoteRegistry:
             headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"},
         )
 
+    def fit(self, model: str, version: str) -> Any:
+        """Return the number of ``devices`` with known hardware, how many are ``unfit``, and ``reasons``."""
+        return self._client.json("GET", "/api/v1/rollouts/fit", params={"model": model, "version": version})
+
     def submit(self, roots: Sequence[bytes], targets: bytes) -> Any:
         """Submit new roots, if any, and a new targets version."""
         body = {"roots": [root.decode() for root in roots], "targets": targets.decode()}

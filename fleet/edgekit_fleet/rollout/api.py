@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgekit_fleet.rollout.engine import Engine
+from edgekit_fleet.rollout.fit import listed
 from edgekit_fleet.rollout.machine import UNDONE, Event
 from edgekit_fleet.rollout.plan import make_spec
 from edgekit_fleet.rollout.records import Participant, Rollout
@@ -77,6 +78,12 @@ def router(engine: Engine) -> APIRouter:
         """Return rollouts, the newest first."""
         rows = engine.store.page(model=model, state=state, before=cursor, limit=limit + 1)
         return paging.document(rows, limit, lambda rollout: rollout.number, summary)
+
+    @routes.get("/fit", dependencies=[Viewer])
+    def fit(model: Text, version: Text) -> dict[str, Any]:
+        """Say how many devices cannot run a published version, of those whose hardware is known, and why."""
+        devices, unable = engine.unfit(model, version)
+        return {"devices": devices, "unfit": len(unable), "reasons": list(listed(unable))}
 
     @routes.get("/{rollout}", dependencies=[Viewer])
     def show(rollout: str) -> dict[str, Any]:

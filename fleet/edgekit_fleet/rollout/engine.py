@@ -18,7 +18,7 @@ from edgekit_fleet.registry.repository import Published
 from edgekit_fleet.rollout import observe
 from edgekit_fleet.rollout.decide import Action, Advance, Direct, Member, Move, View, decide
 from edgekit_fleet.rollout.desired import DesiredStates
-from edgekit_fleet.rollout.fit import listed, unfit
+from edgekit_fleet.rollout.fit import is_described, listed, unfit
 from edgekit_fleet.rollout.machine import UNDONE, Event, State
 from edgekit_fleet.rollout.observe import Observer
 from edgekit_fleet.rollout.plan import Spec, assign, named_devices
@@ -81,12 +81,7 @@ class Engine:
                 exist, every device runs it already or none can, or another rollout of the model is not
                 over.
         """
-        bundle = self._bundles.bundle(spec.model, spec.version)
-        if bundle is None:
-            raise UsageError(
-                f"{spec.model} {spec.version} is not published",
-                hint="publish it first: edgekit-fleet publish; what --measure published is never rolled out",
-            )
+        bundle = self._published(spec.model, spec.version)
         named = (*spec.devices, *named_devices(spec.waves))
         candidates = self.store.rows.candidates(spec.model, named, only_named=bool(spec.devices))
         unknown = sorted(set(named) - {device for device, _ in candidates})
@@ -107,6 +102,25 @@ class Engine:
             self._audit.record(by, "rollout.create", rollout.id, after=about)
         self._changed(rollout)
         return rollout
+
+    def unfit(self, model: str, version: str) -> tuple[int, dict[str, str]]:
+        """Say which devices cannot run a published version: (devices with known hardware, why by device).
+
+        Raises:
+            UsageError: The version is not published.
+        """
+        bundle = self._published(model, version)
+        known = {device: birth for device, birth in self.store.births().items() if is_described(birth)}
+        return len(known), unfit(bundle.manifest, known)
+
+    def _published(self, model: str, version: str) -> Published:
+        bundle = self._bundles.bundle(model, version)
+        if bundle is None:
+            raise UsageError(
+                f"{model} {version} is not published",
+                hint="publish it first: edgekit-fleet publish; what --measure published is never rolled out",
+            )
+        return bundle
 
     def _check_use(self, spec: Spec, bundle: Published, devices: Sequence[str]) -> None:
         """Refuse a rollout that would change nothing, or that no device can run."""

@@ -25,14 +25,21 @@ def unfit(manifest: Manifest, births: Mapping[str, wire.Birth | None]) -> dict[s
     """
     reasons: dict[str, str] = {}
     for device, birth in births.items():
-        if birth is None or birth.hardware is None or not birth.backends or not manifest.variants:
+        if not is_described(birth) or not manifest.variants:
             continue
+        assert birth is not None
+        assert birth.hardware is not None
         facts = msgspec.structs.replace(birth.hardware, backends=birth.backends, memory_free_mb=0)
         profile = Profile(id=birth.profile, title="")
         against = {variant.id: reasons_against(variant, facts, profile) for variant in manifest.variants}
         if all(against.values()):
             reasons[device] = "; ".join(f"{variant}: {why[0]}" for variant, why in against.items())
     return reasons
+
+
+def is_described(birth: wire.Birth | None) -> bool:
+    """Say whether a device said enough of its hardware to judge what it can run."""
+    return birth is not None and birth.hardware is not None and bool(birth.backends)
 
 
 def listed(reasons: Mapping[str, str]) -> tuple[str, ...]:

@@ -130,11 +130,12 @@ class Rollouts:
         """Return the rollouts that may have something to do, the oldest first."""
         return [_rollout(row) for row in self.rows.at_work()]
 
-    def births(self, devices: Sequence[str]) -> dict[str, wire.Birth | None]:
-        """Return what some devices last said of their hardware; None where they said nothing."""
+    def births(self, devices: Sequence[str] | None = None) -> dict[str, wire.Birth | None]:
+        """Return what devices, or these, last said of their hardware; None where they said nothing."""
         decoder = msgspec.json.Decoder(wire.Birth)
         texts = self.rows.births()
-        return {device: decoder.decode(texts[device]) if device in texts else None for device in devices}
+        named = texts if devices is None else devices
+        return {device: decoder.decode(texts[device]) if device in texts else None for device in named}
 
     def participants(self, rollout: Rollout) -> list[Participant]:
         """Return a rollout's devices, by wave and id."""

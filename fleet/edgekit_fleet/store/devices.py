@@ -190,6 +190,17 @@ class Devices:
             ).fetchone()
         return None if row is None else str(row["pem"])
 
+    def revoked_serials(self, now_ms: int) -> list[str]:
+        """Return the certificates, by serial number, of revoked and deleted devices that have not ended."""
+        with self._database.read() as sql:
+            rows = sql.execute(
+                "SELECT serial FROM certificate JOIN device ON device.id = device"
+                " WHERE state = 'revoked' AND expires_ms > ?"
+                " UNION SELECT serial FROM barred_certificate WHERE expires_ms > ? ORDER BY serial",
+                (now_ms, now_ms),
+            )
+            return [row["serial"] for row in rows]
+
     def ending(self, before_ms: int) -> dict[str, int]:
         """Return the devices, by id, whose newest certificate ends before a time, and when it ends.
 

@@ -186,25 +186,25 @@ class Tokens:
         kind, number, secret = [*text.split("."), "", "", ""][:3]
         with self._database.read() as sql:
             row = sql.execute("SELECT * FROM claim WHERE id = ?", (number,)).fetchone()
-            uses = sql.execute(
-                "SELECT key_sha256, device FROM claim_use WHERE claim = ?", (number,)
-            ).fetchall()
+            use = sql.execute(
+                "SELECT device FROM claim_use WHERE claim = ? AND key_sha256 = ?", (number, key_sha256)
+            ).fetchone()
+            uses = sql.execute("SELECT count(*) FROM claim_use WHERE claim = ?", (number,)).fetchone()[0]
         if kind != "ek1" or row is None or not hmac.compare_digest(row["hash"], _hash(secret)):
             raise EnrollError(
                 "the enrolment token is not one of this fleet", hint="edgekit-fleet token create --enroll"
             )
         if row["revoked"]:
             raise EnrollError(f"enrolment token {number} is revoked")
-        for use in uses:
-            if use["key_sha256"] == key_sha256:
-                return number, str(use["device"])
+        if use is not None:
+            return number, str(use["device"])
         if row["expires_ms"] <= now_ms:
             raise EnrollError(
                 f"enrolment token {number} is expired", hint="edgekit-fleet token create --enroll"
             )
-        if len(uses) >= row["max_uses"]:
+        if uses >= row["max_uses"]:
             raise EnrollError(
-                f"enrolment token {number} is used up: {len(uses)} of {row['max_uses']}",
+                f"enrolment token {number} is used up: {uses} of {row['max_uses']}",
                 hint="edgekit-fleet token create --enroll --uses N",
             )
         return number, None

@@ -1,6 +1,7 @@
 """A device may speak for itself and hear what is meant for it, and nothing else; on both brokers."""
 
 import contextlib
+import signal
 import time
 
 import pytest
@@ -90,6 +91,18 @@ def refused(connection):
     was_refused = not connection.connected.is_set() or bool(ended)
     connection.close()
     return was_refused
+
+
+def test_mosquitto_refuses_a_revoked_device_once_it_has_read_the_fleets_list(tmp_path):
+    with Mosquitto(tmp_path) as broker, LocalFleet(tmp_path / "fleet", "--broker", broker.url) as fleet:
+        lost, kept, gone = (fleet.enroll(name) for name in ("lost", "kept", "gone"))
+        fleet.post("devices/lost/revoke")
+        assert fleet.client.delete("/api/v1/devices/gone").status_code == 204
+        broker.crl.write_text(fleet.client.get("/api/v1/crl").text)
+        broker.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: refused(Connection(lost)), "the reload")
+        assert refused(Connection(gone))
+        assert not refused(Connection(kept))
 
 
 def test_without_a_certificate_nobody_connects(site):

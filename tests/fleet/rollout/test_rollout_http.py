@@ -10,6 +10,7 @@ from rollout_parts import KEY, MODEL, Bundles, Retained, Site
 
 from edgekit.core import wire
 from edgekit.core.errors import ServerError, UsageError
+from edgekit.core.spec import BackendFact, Facts, Variant
 from edgekit_fleet.cli.main import main
 from edgekit_fleet.ingest.ports import Hooks
 from edgekit_fleet.registry.remote import FleetClient
@@ -78,6 +79,22 @@ def test_rollouts_are_listed_newest_first_and_in_pages(site):
 def test_a_request_that_makes_no_sense_is_refused_as_usage(site, about):
     with pytest.raises(UsageError):
         create(site, **about)
+
+
+def test_whether_a_version_fits_the_fleet_is_told_before_anybody_rolls_it_out(site):
+    variant = Variant(id="fp16", backend="onnxruntime", accelerator="cuda", precision="fp16", files=())
+    site.bundles.variants = (variant,)
+    path = f"/api/v1/rollouts/fit?model={MODEL}&version="
+    assert site.client.json("GET", f"{path}2.0.0") == {"devices": 0, "unfit": 0, "reasons": []}
+    proved = (BackendFact(name="onnxruntime", accelerator="cpu", works=True),)
+    for device in ("cam-1", "cam-2"):
+        birth = wire.Birth(online=True, boot="b1", conn=2, hardware=Facts(arch="aarch64"), backends=proved)
+        site.devices.take_birth(device, birth, site.now_ms)
+    fit = site.client.json("GET", f"{path}2.0.0")
+    assert (fit["devices"], fit["unfit"], len(fit["reasons"])) == (2, 2, 2)
+    assert "cam-1: fp16: " in fit["reasons"][0]
+    with pytest.raises(UsageError, match="not published"):
+        site.client.json("GET", f"{path}9.9.9")
 
 
 def test_a_viewer_looks_but_does_not_touch(site):
