@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-START_S = 60.0
+from edgekit_fleet.cli.simulate import enrol
+from edgekit_fleet.registry.remote import FleetClient
 
 
 class Fleet:
@@ -72,6 +73,10 @@ class Fleet:
         if done.returncode not in (0, 8):
             raise SystemExit(f"{arguments}: exit code {done.returncode}: {document}")
         return document
+
+    def enrol(self, devices: int) -> None:
+        """Enrol those of so many simulated devices that are new."""
+        enrol(FleetClient(self.ready["url"], self.token), self.folder / "devices", "sim-", devices)
 
     def simulate(self, devices: int, *options: str) -> subprocess.Popen[bytes]:
         """Start simulated devices; ``outcome_of`` waits for what happened to them."""

@@ -52,7 +52,7 @@ def main() -> int:
 def measure(folder: Path, kills: int, devices: int, dice: random.Random, options: Any) -> dict[str, Any]:
     """Run devices, kill, and return what is stored beside what was sent."""
     with Fleet(folder) as fleet:
-        fleet.simulate(devices, "--seconds", "0", "--connect-s", "1").wait()
+        fleet.enrol(devices)
         load = ("--report-s", "1", "--event-s", "1", "--connect-s", str(CONNECT_S))
         simulation = fleet.simulate(devices, "--seconds", str(kills * EACH_S), *load)
         time.sleep(CONNECT_S)

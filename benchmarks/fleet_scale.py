@@ -5,8 +5,8 @@
 Simulated devices with certificates of their own report every 30 s and have an event a minute, over the
 real protocol; the fleet manager, its broker and the simulator share this machine. Twice: on this disk, and
 with 2 ms more for each sync (a preloaded library, compiled here with gcc). Meanwhile four routes of the API
-and six pages are requested, as a browser that is signed in does, four a second. ``--full``: 10,000 devices for ten minutes each;
-otherwise 500 for half a minute.
+and six pages are requested, as a browser that is signed in does, four a second. ``--full``: 10,000 devices
+for ten minutes each; otherwise 500 for half a minute.
 
 The claim: nothing is lost, counted by sequence in the database; no backlog is left; the slower of the two
 99th percentiles of the time to the acknowledgement is under 0.3 s, that of API and pages under 250 ms, and
@@ -89,7 +89,7 @@ def run(folder: Path, shim: Path, delay_ms: int, devices: int, seconds: int) -> 
     environment = {"LD_PRELOAD": str(shim), "EDGEKIT_SYNC_DELAY_US": str(delay_ms * 1000)}
     with Fleet(folder, environment if delay_ms else None) as fleet:
         connect_s = str(max(devices / 150, 5))
-        fleet.simulate(devices, "--seconds", "0", "--connect-s", "1").wait()  # enrols those that are new
+        fleet.enrol(devices)
         began, before = time.monotonic(), fleet.cpu_s()
         simulation = fleet.simulate(devices, "--seconds", str(seconds), "--connect-s", connect_s)
         looks = Looks()

@@ -38,7 +38,7 @@ def main() -> int:
         )
         folder.mkdir(parents=True, exist_ok=True)
         fleet = stack.enter_context(Fleet(folder))
-        fleet.simulate(devices, "--seconds", "0", "--connect-s", "1").wait()  # enrols those that are new
+        fleet.enrol(devices)
         if arguments.sabotage:
             for number in range(0, devices, 10):
                 fleet.post(f"/api/v1/devices/sim-{number:05d}/revoke")
