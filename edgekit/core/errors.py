@@ -16,7 +16,9 @@
     │   ├── BackendUnavailableError  5  backend.unavailable
     │   ├── ModelLoadError           5  backend.load
     │   ├── InferenceError           5  backend.inference
-    │   └── AcceleratorLostError     5  backend.accelerator_lost
+    │   ├── AcceleratorLostError     5  backend.accelerator_lost
+    │   ├── BusyError                5  backend.busy
+    │   └── LateError                5  backend.late
     ├── TrustError                   6  trust
     │   ├── SignatureError           6  trust.signature
     │   ├── HashMismatchError        6  trust.hash
@@ -160,6 +162,26 @@ class AcceleratorLostError(BackendError):
     """The accelerator, or the process that drives it, is gone."""
 
     code = "backend.accelerator_lost"
+    retryable = True
+
+
+class BusyError(BackendError):
+    """A model has more work than it can do in time; ``wait_s`` is the estimate of when it could begin."""
+
+    code = "backend.busy"
+    retryable = True
+
+    def __init__(
+        self, message: str, *, reasons: tuple[str, ...] = (), hint: str = "", wait_s: float = 0.0
+    ) -> None:
+        super().__init__(message, reasons=reasons, hint=hint)
+        self.wait_s = wait_s
+
+
+class LateError(BackendError):
+    """The timeout of a request to a model has passed."""
+
+    code = "backend.late"
     retryable = True
 
 

@@ -1,0 +1,77 @@
+"""The requests to a lane: what each carries, how many may wait, and how fast each kind runs."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_SMOOTHING = 0.1
+_ENOUGH = 5
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The bounds of a lane's requests."""
+
+    waiting: int = 32
+    waiting_bytes: int = 128 << 20
+    stuck_s: float = 30.0
+    """What runs for longer makes the lane ``is_stuck``."""
+    inline_s: float = 0.001
+    """Work that typically ends within this may run in the thread of its caller: handing it over costs 50 to
+    100 us of CPU."""
+
+
+class Pace:
+    """A running average of the seconds that one kind of work takes."""
+
+    def __init__(self) -> None:
+        self.typical_s = 0.0
+        self.runs = 0
+
+    def add(self, seconds: float) -> None:
+        """Count one run."""
+        self.runs += 1
+        share = max(_SMOOTHING, 1 / self.runs)
+        self.typical_s += share * (seconds - self.typical_s)
+
+    def is_below(self, seconds: float) -> bool:
+        """Return whether at least 5 runs were measured and typically take less than this."""
+        return self.runs >= _ENOUGH and self.typical_s < seconds
+
+
+@dataclass
+class Counts:
+    """The requests that a lane refused or gave up."""
+
+    shed: int = 0
+    deadline_missed: int = 0
+    cancelled_queued: int = 0
+    cancelled_running: int = 0
+
+
+class Entry:
+    """One request: some calls that run together, and their results; times are monotonic seconds."""
+
+    def __init__(
+        self,
+        works: Sequence[Callable[[], Any]],
+        kind: str,
+        queued_s: float,
+        *,
+        timeout_s: float = 0.0,
+        size_bytes: int = 0,
+        on_done: Callable[[Entry], object] | None = None,
+    ) -> None:
+        self.works, self.kind, self.size_bytes, self.on_done = works, kind, size_bytes, on_done
+        self.queued_s = queued_s
+        self.deadline_s = queued_s + timeout_s if timeout_s else math.inf
+        self.began_s = self.took_s = 0.0
+        """0 until it begins, and until it has ended."""
+        self.results: list[Any] = []
+        self.error: BaseException | None = None
+        self.done = threading.Event()
+        """Set with the results or the error."""

@@ -1,0 +1,426 @@
+"""The queue of one loaded model, and the thread that alone calls it.
+
+Frames of pipelines, requests of clients, and changes of the model itself wait here and run one at a time::
+
+    lane = Lane("model-door")
+    frames = lane.stream(infer, is_live=True)  # a pipeline: of a live source the latest frame wins
+    frames.put(frame)
+    [answer] = lane.submit([work], kind="infer", timeout_s=0.5).result()
+    lane.call(model.close)  # a swap, a failover, the end: before everything that waits
+    lane.close()
+
+Control work goes first, then the higher priority, then the earlier deadline. The deadline of a stream is the
+time since when a frame waits, or when it was last served, whichever is later, plus its allowance: so equal
+streams of a busy lane get equal shares. All requests of one priority count as one stream, first come, first
+served: so neither starves the other.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from edgekit.base.entry import Bounds, Counts, Entry, Pace
+from edgekit.base.stream import ALLOWANCE_S, Stream
+from edgekit.core.errors import BusyError, LateError
+
+T = TypeVar("T")
+CONTROL, FRAME = "control", "frame"
+"""Kinds of work that the lane names itself; those of requests are their users'."""
+LOOK_S = 0.1
+"""How often ``between`` is called while nothing waits."""
+_JOIN_S = 1.0
+_RECENT = 256
+
+
+class Lane:
+    """The work of one model, in a thread called ``name`` that starts when it is first needed.
+
+    Its methods may be called from any thread, an event loop's too: only ``call`` and ``result`` wait.
+
+    Args:
+        name: Of the thread.
+        bounds: Of the requests.
+        between: Called on the lane's thread after each entry, and every 0.1 s while nothing waits, with how
+            much waits; again at once where it returns True. It may use the model.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        bounds: Bounds | None = None,
+        between: Callable[[int], bool] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name, self.counts = name, Counts()
+        self.between = between
+        self._bounds, self._clock = bounds or Bounds(), clock
+        self._paces: dict[str, Pace] = {}
+        self._recent: deque[float] = deque(maxlen=_RECENT)
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        self._controls: Stream[Entry] = self._queue(math.inf)
+        self._requests: dict[int, Stream[Entry]] = {}
+        self._streams: list[Stream[Any]] = [self._controls]
+        """Everything that can wait: control work first, requests as a stream for each priority."""
+        self._kind = ""
+        """What runs now, in whichever thread."""
+        self._began_s = 0.0
+        self._thread: threading.Thread | None = None
+        self._is_closed = self._has_ended = False
+
+    # -- what can be asked
+
+    @property
+    def depth(self) -> int:
+        """How much waits: frames, requests and control work."""
+        return sum(stream.waiting for stream in self._streams)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something runs."""
+        return bool(self._kind)
+
+    @property
+    def busy_s(self) -> float:
+        """For how many seconds the same entry has been running; 0 if none runs."""
+        return self._clock() - self._began_s if self._kind else 0.0
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it has been running for longer than ``Bounds.stuck_s``."""
+        return self.busy_s > self._bounds.stuck_s
+
+    @property
+    def p95_ms(self) -> float | None:
+        """The 95th percentile of the last 256 frames' and requests' milliseconds in the model, or None."""
+        with self._lock:
+            recent = sorted(self._recent)
+        return recent[(95 * len(recent) - 1) // 100] * 1e3 if recent else None
+
+    def pace(self, kind: str) -> Pace:
+        """Return the measured pace of one kind of work."""
+        return self._paces.setdefault(kind, Pace())
+
+    def wait_s(self, priority: int = 0) -> float:
+        """Return the estimated seconds until a new request would begin."""
+        with self._lock:
+            return self._wait_s(priority)
+
+    # -- its users
+
+    def stream(
+        self,
+        run: Callable[[T], object],
+        *,
+        is_live: bool,
+        capacity: int = 1,
+        allowance_s: float = ALLOWANCE_S,
+        priority: int = 0,
+        has_room: Callable[[], bool] = lambda: True,
+    ) -> Stream[T]:
+        """Add a user whose items run one after the other.
+
+        Args:
+            run: Called with each item, on the lane's thread. An ``Exception`` of it ends the stream.
+            is_live: When it is full, whether a new item replaces the oldest; else ``put`` waits.
+            capacity: The most items that wait.
+            allowance_s: How long an item may wait before it is late: the smaller, the larger the share.
+            priority: The higher goes first, always.
+            has_room: Whether the result of another item can be taken. Until then none begins, and nobody else
+                waits for it. It must not use the lane, or wait. Call ``Stream.nudge`` once there is room.
+
+        Raises:
+            BusyError: The lane is closed.
+        """
+        with self._lock:
+            self._require_open()
+            stream = Stream(
+                run,
+                self._wake,
+                self._lock,
+                self._clock,
+                is_live=is_live,
+                capacity=capacity,
+                allowance_s=allowance_s,
+                priority=priority,
+                has_room=has_room,
+            )
+            self._streams = [*(each for each in self._streams if not each.is_spent), stream]
+            self._start()
+        return stream
+
+    def submit(
+        self,
+        works: Sequence[Callable[[], Any]],
+        *,
+        kind: str,
+        timeout_s: float = 0.0,
+        priority: int = 0,
+        size_bytes: int = 0,
+        on_done: Callable[[Entry], object] | None = None,
+    ) -> Entry:
+        """Queue a request, first come, first served.
+
+        Args:
+            works: What to run, together; the first error ends it.
+            kind: What its pace is measured by.
+            timeout_s: When its results are of no use any more; 0: never. It is given up where it is awaited:
+                by ``result``, or by ``expire`` from a timer of the caller's.
+            priority: The higher goes first, always.
+            size_bytes: What it keeps in memory while it waits.
+            on_done: Called once with the entry when it has ended, in any thread.
+
+        Raises:
+            BusyError: Too much waits, or it cannot end in time, or the lane is closed.
+        """
+        with self._lock:
+            self._require_open()
+            self._require_room(kind, timeout_s, priority, size_bytes)
+            entry = Entry(
+                works, kind, self._clock(), timeout_s=timeout_s, size_bytes=size_bytes, on_done=on_done
+            )
+            self._requests_of(priority).add(entry)
+            self._start()
+        return entry
+
+    def control(
+        self,
+        work: Callable[[], Any],
+        *,
+        on_done: Callable[[Entry], object] | None = None,
+        after_waiting: bool = False,
+    ) -> Entry:
+        """Queue work that changes the model and is never refused; it runs before everything that waits.
+
+        ``after_waiting``: after the requests that wait now. On the lane's thread, and once the lane has
+        ended, it runs at once.
+        """
+        entry = Entry([work], CONTROL, self._clock(), on_done=on_done)
+        if self._thread is threading.current_thread():
+            self._do(entry)
+            return entry
+        with self._lock:
+            if not self._has_ended:
+                is_last = after_waiting and not self._is_closed
+                lowest = min(self._requests, default=0)
+                (self._requests_of(lowest) if is_last else self._controls).add(entry)
+                self._start()
+                return entry
+            self._wake.wait_for(lambda: not self._kind)
+            self._claim(CONTROL)
+        self._do(entry)
+        self._release(CONTROL, 0.0)
+        return entry
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Run work as ``control`` does, and wait for it; raises what it raises."""
+        result: T = self.result(self.control(work))[0]
+        return result
+
+    def result(self, entry: Entry) -> list[Any]:
+        """Wait for an entry, at most until its timeout has passed, and return its results.
+
+        Raises:
+            LateError: The timeout has passed.
+            BaseException: What the work raised.
+        """
+        wait_s = None if entry.deadline_s == math.inf else max(0.0, entry.deadline_s - self._clock())
+        if not entry.done.wait(wait_s):
+            self.expire(entry)
+        if entry.error is not None:
+            raise entry.error
+        return entry.results
+
+    def run_inline(self, work: Callable[[], T], kind: str) -> T | None:
+        """Run work in this thread if it is of a quick kind and nothing else runs; else return None."""
+        with self._lock:
+            if self._kind or self._is_closed or self.depth:
+                return None
+            if not self.pace(kind).is_below(self._bounds.inline_s):
+                return None
+            self._claim(kind)
+        began_s = self._clock()
+        try:
+            return work()
+        finally:
+            self._release(kind, self._clock() - began_s)
+
+    def cancel(self, entry: Entry) -> None:
+        """Give up an entry: one that waits never begins, the results of a running one are dropped."""
+        is_running = entry.began_s > 0
+        if self._end(entry, concurrent.futures.CancelledError()):
+            self.counts.cancelled_running += is_running
+            self.counts.cancelled_queued += not is_running
+
+    def expire(self, entry: Entry) -> None:
+        """Give up an entry whose timeout has passed."""
+        self._expire(entry, "the timeout has passed")
+
+    def close(self) -> None:
+        """End the thread after what runs and the control work; give up everything else.
+
+        It waits at most 1 s: a thread that hangs in a runtime ends with the process.
+        """
+        with self._lock:
+            self._is_closed = True
+            given_up = [entry for requests in self._requests.values() for entry in requests.items]
+            for stream in self._streams[1:]:
+                stream.end(discard=True)
+            self._has_ended |= self._thread is None
+            self._wake.notify_all()
+        for entry in given_up:
+            self._end(entry, BusyError(f"{self.name}: the model is closed"))
+        if self._thread not in (None, threading.current_thread()):
+            self._thread.join(_JOIN_S)
+
+    # -- with the lock held
+
+    def _queue(self, priority: float) -> Stream[Entry]:
+        return Stream(self._do, self._wake, self._lock, self._clock, priority=priority)
+
+    def _requests_of(self, priority: int) -> Stream[Entry]:
+        if priority not in self._requests:
+            self._requests[priority] = self._queue(priority)
+            self._streams = [*self._streams, self._requests[priority]]
+        return self._requests[priority]
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise BusyError(f"{self.name}: the model is closed")
+
+    def _require_room(self, kind: str, timeout_s: float, priority: int, size_bytes: int) -> None:
+        waiting = [entry for requests in self._requests.values() for entry in requests.items]
+        wait_s = self._wait_s(priority)
+        needs_s = wait_s + self.pace(kind).typical_s
+        why = ""
+        if len(waiting) >= self._bounds.waiting:
+            why = f"{len(waiting)} requests wait for this model already"
+        elif waiting and sum(e.size_bytes for e in waiting) + size_bytes > self._bounds.waiting_bytes:
+            why = f"requests of {self._bounds.waiting_bytes} bytes wait for this model already"
+        elif timeout_s and needs_s > timeout_s:
+            why = f"the answer would take {needs_s:.3f} s, the timeout is {timeout_s:.3f} s"
+        if why:
+            self.counts.shed += 1
+            raise BusyError(f"overloaded: {why}", wait_s=wait_s)
+
+    def _wait_s(self, priority: int) -> float:
+        """Estimate: the requests ahead, each stream that has a frame once for each of them, and what runs."""
+        requests = set(self._requests.values())
+        rivals = [each for each in self._streams if each.priority >= priority and each.is_ready]
+        ahead = [entry for each in rivals if each in requests for entry in each.items]
+        streams = sum(1 for each in rivals if each not in requests)
+        waits_s = sum(self.pace(entry.kind).typical_s for entry in ahead)
+        waits_s += (len(ahead) + 1) * streams * self.pace(FRAME).typical_s
+        if self._kind:
+            waits_s += max(0.0, self.pace(self._kind).typical_s - (self._clock() - self._began_s))
+        return waits_s
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name=self.name, daemon=True)
+            self._thread.start()
+
+    def _claim(self, kind: str) -> None:
+        self._kind, self._began_s = kind, self._clock()
+
+    def _choose(self) -> Stream[Any] | None:
+        ready = [stream for stream in self._streams if stream.is_ready]
+        return min(ready, key=_order) if len(ready) > 1 else ready[0] if ready else None
+
+    def _wait_for_turn(self) -> Stream[Any] | None:
+        """Return the stream whose turn it is; None when it is time for ``between``, or at the end."""
+        while True:
+            if not self._kind:  # no other thread runs something
+                if (stream := self._choose()) is not None:
+                    return stream
+                if self._is_closed:
+                    self._has_ended = True
+                    return None
+            is_notified = self._wake.wait(None if self.between is None else LOOK_S)
+            if not is_notified and not self._kind:
+                return None
+
+    # -- what runs something: the lane's thread, or one that has the claim
+
+    def _serve(self) -> None:
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """Run the next item, and what comes between; False at the end. A function, to let go of the item."""
+        with self._lock:
+            stream = self._wait_for_turn()
+            if self._has_ended:
+                return False
+            item = None if stream is None else stream.take()
+            kind = item.kind if isinstance(item, Entry) else CONTROL if item is None else FRAME
+            self._claim(kind)
+        if stream is not None:
+            try:
+                stream.run(item)
+            except Exception as error:  # noqa: BLE001 - handed to the stream's user
+                stream.fail(error)
+        took_s = item.took_s if isinstance(item, Entry) else self._clock() - self._began_s
+        if self.between is not None:
+            self._claim(CONTROL)
+            while self.between(self.depth):
+                pass
+        self._release(kind, took_s, stream)
+        return True
+
+    def _release(self, kind: str, took_s: float, stream: Stream[Any] | None = None) -> None:
+        with self._lock:
+            if took_s and kind != CONTROL:
+                self.pace(kind).add(took_s)
+                self._recent.append(took_s)
+            if stream is not None:
+                stream.served()
+            self._kind = ""
+            self._wake.notify_all()
+
+    def _do(self, entry: Entry) -> None:
+        began_s = self._clock()
+        if entry.done.is_set():  # cancelled
+            return
+        if began_s + self.pace(entry.kind).typical_s > entry.deadline_s:
+            self._expire(entry, "the timeout would pass before the answer is ready")
+            return
+        entry.began_s = began_s
+        results, error = [], None
+        try:
+            results = [work() for work in entry.works]
+        except BaseException as raised:  # noqa: BLE001 - it is raised again where the entry is awaited
+            error = raised
+        entry.took_s = self._clock() - began_s
+        self._end(entry, error, results)
+
+    def _expire(self, entry: Entry, why: str) -> None:
+        if self._end(entry, LateError(why)):
+            self.counts.deadline_missed += 1
+
+    def _end(self, entry: Entry, error: BaseException | None, results: Sequence[Any] = ()) -> bool:
+        """Give an entry its results or error, unless it has some; return whether it got them."""
+        with self._lock:
+            if entry.done.is_set():
+                return False
+            entry.results, entry.error = list(results), error
+            entry.done.set()
+            if not entry.began_s:
+                for requests in self._requests.values():
+                    with contextlib.suppress(ValueError):  # it is not in this one
+                        requests.items.remove(entry)
+        if entry.on_done is not None:
+            entry.on_done(entry)
+        return True
+
+
+def _order(stream: Stream[Any]) -> tuple[float, float]:
+    return -stream.priority, stream.deadline_s

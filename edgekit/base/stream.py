@@ -1,0 +1,149 @@
+"""What one user of a lane has waiting: frames of a pipeline, or the requests of one priority."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+ALLOWANCE_S = 0.1
+
+
+class Stream(Generic[T]):
+    """A bounded queue into a lane, which runs its items one by one; made by ``Lane.stream``.
+
+    ``error`` is what a run raised; it ended the stream.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[T], object],
+        wake: threading.Condition,
+        lock: threading.Lock,
+        clock: Callable[[], float],
+        *,
+        is_live: bool = False,
+        capacity: int = 0,
+        allowance_s: float = ALLOWANCE_S,
+        priority: float = 0,
+        has_room: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.run, self.priority = run, priority
+        self.error: Exception | None = None
+        self.items: deque[T] = deque()
+        """Changed only with the lane's lock held."""
+        self._wake, self._lock, self._clock = wake, lock, clock
+        self._changed = threading.Condition(lock)
+        self._is_live, self._capacity = is_live, capacity
+        self._allowance_s, self._has_room = allowance_s, has_room
+        self._waits_since_s = 0.0
+        self._is_closed = self._is_in_work = False
+
+    # -- its user
+
+    def wait_for_room(self) -> bool:
+        """Wait until ``put`` would not wait; False if the stream is closed.
+
+        A reader of files calls it before it decodes, so that frames are fresh.
+        """
+        with self._lock:
+            if not self._can_put():
+                self._changed.wait_for(self._can_put)
+            return not self._is_closed
+
+    def put(self, item: T) -> bool:
+        """Add an item; False if the stream is closed."""
+        with self._lock:
+            if not self._can_put():
+                self._changed.wait_for(self._can_put)
+            if self._is_closed:
+                return False
+            self.add(item)
+            if len(self.items) > self._capacity:
+                self.items.popleft()
+            return True
+
+    @property
+    def waiting(self) -> int:
+        """How many items wait."""
+        return len(self.items)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no item waits or runs."""
+        return not self.items and not self._is_in_work
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it is closed and idle."""
+        return self._is_closed and self.is_idle
+
+    def wait_spent(self) -> None:
+        """Wait until it is closed and its last item has run."""
+        with self._lock:
+            self._changed.wait_for(lambda: self.is_spent)
+
+    def nudge(self) -> None:
+        """Have the lane look again whether there is room."""
+        with self._lock:
+            self._wake.notify()
+
+    def close(self, *, discard: bool = False) -> None:
+        """Accept no more items; those that wait still run, or are discarded."""
+        with self._lock:
+            self.end(discard=discard)
+
+    def fail(self, error: Exception) -> None:
+        """Close and empty it because of an error."""
+        with self._lock:
+            self.error = self.error or error
+            self.end(discard=True)
+
+    def _can_put(self) -> bool:
+        return self._is_live or self._is_closed or len(self.items) < self._capacity
+
+    # -- its lane, with the lock held
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether an item could run now."""
+        return bool(self.items) and self._has_room()
+
+    @property
+    def deadline_s(self) -> float:
+        """When it is late.
+
+        A new frame in the place of an older one does not put it off.
+        """
+        return self._waits_since_s + self._allowance_s
+
+    def add(self, item: T) -> None:
+        """Add an item, whatever the capacity."""
+        if not self.items:
+            self._waits_since_s = self._clock()
+        self.items.append(item)
+        self._wake.notify()
+
+    def take(self) -> T:
+        """Remove and return the first item, which runs now."""
+        self._is_in_work = True
+        item = self.items.popleft()
+        if not self._is_live:
+            self._changed.notify_all()
+        return item
+
+    def served(self) -> None:
+        """Note that the item has run."""
+        self._is_in_work = False
+        self._waits_since_s = self._clock()
+        if self._is_closed:
+            self._changed.notify_all()
+
+    def end(self, *, discard: bool) -> None:
+        """Close it."""
+        self._is_closed = True
+        if discard:
+            self.items.clear()
+        self._changed.notify_all()
