@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -35,7 +36,7 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.state = folder, folder / "state"
-        self.entries = ""
+        self.entries, self.limits = "", LIMITS
         facts_with_proofs(Path("/"), Prover())  # the null backend needs no runtime proved
 
     def pipeline(self, name, bundle, *, initial=False):
@@ -50,7 +51,7 @@ class Stage:
             (self.folder / "idle.toml").write_text(pipeline_toml("idle"))
             self.entries = '[[pipeline]]\nfile = "idle.toml"\nmodel = "motion"\n'
         (self.folder / "agent.toml").write_text(
-            f'[agent]\nstate = "state"\n{self.entries}{INTERVALS}{LIMITS}'
+            f'[agent]\nstate = "state"\n{self.entries}{INTERVALS}{self.limits}'
         )
         supervisor = Supervisor(load_agent_config(self.folder / "agent.toml"), Environment())
         runs = threading.Event()
@@ -135,6 +136,22 @@ def test_a_worker_that_keeps_crashing_and_a_broken_bundle_end_in_alerts_and_the_
     assert "SIGSEGV" in failed.message
     assert any(alert.pipeline == "broken" and "bundle.json" in alert.message for alert in alerts)
     assert not any(alert.pipeline == "good" for alert in alerts)
+
+
+def test_a_bundle_whose_decoder_is_no_longer_installed_fails_at_its_first_start_and_not_at_the_crash_limit(
+    stage,
+):
+    bundle = make_bundle(stage.folder / "plugged")
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["post"]["decoder"] = "nonesuch"
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    stage.pipeline("motor", bundle)
+    stage.limits = LIMITS.replace("crashes = 2", "crashes = 100")
+    status = stage.run(
+        lambda stage: stage.until(lambda status: status["pipelines"]["motor"]["state"] == "failed")
+    )
+    assert "'nonesuch'" in status["pipelines"]["motor"]["message"]
+    assert {"agent.pipeline_failed"} < {alert.code for alert in stage.alerts() if alert.pipeline == "motor"}
 
 
 def test_a_first_version_that_cannot_be_installed_becomes_an_alert_and_its_pipeline_waits(stage):

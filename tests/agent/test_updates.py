@@ -318,6 +318,23 @@ def test_a_version_that_crashes_later_gives_way_to_the_previous_one(tmp_path):
         device.close()
 
 
+def test_a_version_whose_bundle_breaks_on_disk_gives_way_at_its_first_start_and_not_at_the_crash_limit(
+    tmp_path,
+):
+    device = Device(tmp_path, limits=msgspec.structs.replace(LIMITS, crashes=100))
+    device.runs("1.0.0")
+    device.want()
+    device.ends("COMMITTED")
+    device.runs("2.0.0")
+    manifest = device.slots.folder("motion", "active") / "bundle.json"
+    manifest.unlink()
+    manifest.write_text("{")
+    os.kill(device.pipeline.pid, signal.SIGKILL)
+    device.runs("1.0.0")
+    assert device.active() == "1.0.0"
+    device.close()
+
+
 def test_a_first_version_comes_by_update_and_a_bad_one_leaves_none(tmp_path):
     device = Device(tmp_path, first=False)
     try:

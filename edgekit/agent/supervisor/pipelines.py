@@ -37,7 +37,7 @@ from edgekit.agent.restarts import Restarts, Verdict
 from edgekit.agent.supervisor.excluded import Excluded
 from edgekit.agent.supervisor.worker_process import WorkerProcess
 from edgekit.base.child import exit_reason, is_native_crash
-from edgekit.core.errors import ConfigError, LinkError, ProtocolError
+from edgekit.core.errors import BundleError, ConfigError, LinkError, ProtocolError
 from edgekit.core.sketch import Histogram
 from edgekit.core.wire import PipelineState, Record
 
@@ -490,7 +490,10 @@ class Pipeline:
             return
         if self._is_suspect_guilty or isinstance(self._end, Fatal):
             self._excluded.forget()  # whatever is left did not help: begin again with the best
-        verdict = self._restarts.crashed(self._reactor.now_s())
+        is_bundle_at_fault = isinstance(self._end, Fatal) and self._end.code == BundleError.code
+        # no restart mends a bundle; it is tried again slowly, for a disk that is mounted late
+        is_final = is_bundle_at_fault and self.state == "starting"
+        verdict = self._restarts.crashed(self._reactor.now_s(), is_final=is_final)
         self.state = "failed" if verdict is Verdict.GIVE_UP else "starting"
         logger.error("the worker of %s ended: %s", self.name, reason)
         self._observer.alert("error", "agent.worker_ended", reason, self.name)

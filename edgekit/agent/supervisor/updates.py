@@ -316,8 +316,8 @@ class ModelUpdates:
     def happened(self, what: Happening, reason: str) -> bool:
         """Act on an event of a pipeline; return whether another version takes over from a crashing one."""
         trial = self._trial
-        if what == "gave_up":
-            return trial is None and self._fall_back(reason)
+        if what == "gave_up" and trial is None:
+            return self._fall_back(reason)
         if what == "settled":
             self._settled()
         elif what == "crashed":
