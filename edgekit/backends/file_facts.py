@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgekit.backends.file_fields import Table, fields, numbers, read_scalar, texts
 from edgekit.core.spec import Precision, Quantization
 
 _TFLITE_MAGIC = b"TFL3"
@@ -21,9 +22,7 @@ _FLOATS = {0, 1}
 # Source: onnx.proto. Field numbers of the messages that are read.
 _MODEL_GRAPH, _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 7, 1, 5, 11, 12
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OP = 1, 2, 4
-_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_FLOATS, _TENSOR_INTS, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 4, 5, 8, 9
-# Source: onnx.proto, TensorProto.DataType, as struct's letters.
-_ONNX_LETTERS = {1: "f", 2: "B", 3: "b", 4: "H", 5: "h", 6: "i"}
+_TENSOR_NAME = 8
 _INTEGER_OPS = {"QLinearConv", "QLinearMatMul", "QGemm", "QuantizeLinear"}
 _DYNAMIC_OPS = {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul"}
 
@@ -64,54 +63,11 @@ def mapped(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-class _Table:
-    """One table of a flatbuffer; a field that is absent has its default."""
-
-    def __init__(self, data: Any, at: int) -> None:
-        self._data, self._at = data, at
-        self._fields = at - _read(data, "i", at)
-
-    def _slot(self, index: int) -> int:
-        size = _read(self._data, "H", self._fields)
-        offset = _read(self._data, "H", self._fields + 4 + 2 * index) if 4 + 2 * index < size else 0
-        return self._at + offset if offset else 0
-
-    def scalar(self, index: int, letter: str) -> int:
-        slot = self._slot(index)
-        return _read(self._data, letter, slot) if slot else 0
-
-    def table(self, index: int) -> _Table | None:
-        slot = self._slot(index)
-        return _Table(self._data, slot + _read(self._data, "I", slot)) if slot else None
-
-    def values(self, index: int, letter: str) -> tuple[Any, ...]:
-        slot = self._slot(index)
-        if not slot:
-            return ()
-        start = slot + _read(self._data, "I", slot)
-        return struct.unpack_from(f"<{_read(self._data, 'I', start)}{letter}", self._data, start + 4)
-
-    def length(self, index: int) -> int:
-        slot = self._slot(index)
-        return _read(self._data, "I", slot + _read(self._data, "I", slot)) if slot else 0
-
-    def tables(self, index: int) -> list[_Table]:
-        slot = self._slot(index)
-        first = slot + _read(self._data, "I", slot) + 4 if slot else 0
-        offsets = range(first, first + 4 * len(self.values(index, "I")), 4)
-        return [_Table(self._data, offset + _read(self._data, "I", offset)) for offset in offsets]
-
-
-def _read(data: Any, letter: str, at: int) -> int:
-    value: int = struct.unpack_from(f"<{letter}", data, at)[0]
-    return value
-
-
 def _tflite(data: Any) -> FileFacts:
     """Source: tensorflow/compiler/mlir/lite/schema/schema.fbs, version 3."""
     if bytes(data[4:8]) != _TFLITE_MAGIC:
         return FileFacts()
-    model = _Table(data, _read(data, "I", 0))
+    model = Table(data, read_scalar(data, "I", 0))
     graph, buffers = model.tables(2)[0], model.tables(4)
     tensors = graph.tables(0)
     quantization, refused = {}, []
@@ -128,7 +84,7 @@ def _tflite(data: Any) -> FileFacts:
     return FileFacts(_tflite_precision(tensors, buffers), quantization, tuple(refused))
 
 
-def _tflite_precision(tensors: list[_Table], buffers: list[_Table]) -> Precision:
+def _tflite_precision(tensors: list[Table], buffers: list[Table]) -> Precision:
     """Return what the layers compute in: the type of the activations, then of the weights."""
     activations: set[int] = set()
     constants: set[int] = set()
@@ -147,28 +103,28 @@ def _tflite_precision(tensors: list[_Table], buffers: list[_Table]) -> Precision
 
 
 def _onnx(data: memoryview) -> FileFacts:
-    graph = next((body for number, body in _fields(data) if number == _MODEL_GRAPH), None)
+    graph = next((body for number, body in fields(data) if number == _MODEL_GRAPH), None)
     if not isinstance(graph, memoryview):
         return FileFacts()
     constants: dict[str, memoryview] = {}
     borders: set[str] = set()
     nodes: list[tuple[str, list[str], list[str]]] = []
-    for number, body in _fields(graph):
+    for number, body in fields(graph):
         if number == _GRAPH_NODE:
-            parts = list(_fields(body))
-            op = next(iter(_texts(parts, _NODE_OP)), "")
-            nodes.append((op, _texts(parts, _NODE_INPUT), _texts(parts, _NODE_OUTPUT)))
+            parts = list(fields(body))
+            op = next(iter(texts(parts, _NODE_OP)), "")
+            nodes.append((op, texts(parts, _NODE_INPUT), texts(parts, _NODE_OUTPUT)))
         elif number == _GRAPH_INITIALIZER:
-            constants[_texts(_fields(body), _TENSOR_NAME)[0]] = body
+            constants[texts(fields(body), _TENSOR_NAME)[0]] = body
         elif number in (_GRAPH_INPUT, _GRAPH_OUTPUT):
-            borders.add(_texts(_fields(body), 1)[0])
+            borders.add(texts(fields(body), 1)[0])
     quantization, refused = {}, []
     for op, ins, outs in nodes:
         border = ins[0] if op == "DequantizeLinear" else outs[0] if op == "QuantizeLinear" else ""
         if border not in borders or border in constants or ins[1] not in constants:
             continue
-        scales = _numbers(constants[ins[1]])
-        zeros = _numbers(constants[ins[2]]) if len(ins) > 2 and ins[2] in constants else (0,)
+        scales = numbers(constants[ins[1]])
+        zeros = numbers(constants[ins[2]]) if len(ins) > 2 and ins[2] in constants else (0,)
         if len(scales) == 1:
             quantization[border] = Quantization(scale=float(scales[0]), zero_point=int(zeros[0]))
         else:
@@ -176,55 +132,3 @@ def _onnx(data: memoryview) -> FileFacts:
     ops = {op for op, _, _ in nodes}
     precision: Precision = "dynamic-int8" if ops & _DYNAMIC_OPS else "fp32"
     return FileFacts("int8" if ops & _INTEGER_OPS else precision, quantization, tuple(refused))
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
-    """Yield (field number, value) of one protobuf message: a view of its bytes, or an integer."""
-    at, end = 0, len(data)
-    while at < end:
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        size, at = _varint(data, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
-        if at + size > end:
-            raise IndexError
-        yield key >> 3, data[at : at + size]
-        at += size
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-
-
-def _texts(parts: Any, which: int) -> list[str]:
-    return [bytes(body).decode() for number, body in parts if number == which]
-
-
-def _numbers(tensor: memoryview) -> tuple[Any, ...]:
-    """Return the values of a TensorProto, from ``raw_data`` or from its typed lists."""
-    parts = list(_fields(tensor))
-    letter = _ONNX_LETTERS[next(body for number, body in parts if number == _TENSOR_TYPE)]
-    for number, body in parts:
-        if number == _TENSOR_RAW:
-            return struct.unpack(f"<{len(body) // struct.calcsize(letter)}{letter}", body)
-        if number == _TENSOR_FLOATS:
-            return struct.unpack(f"<{len(body) // 4}f", body)
-    ints: list[int] = []
-    for number, body in parts:
-        if number == _TENSOR_INTS:
-            at = 0
-            while isinstance(body, memoryview) and at < len(body):
-                value, at = _varint(body, at)
-                ints.append(value - (1 << 64) if value >> 63 else value)
-            if isinstance(body, int):
-                ints.append(body)
-    return tuple(ints) or (0,)

@@ -22,6 +22,11 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
         "say which variant is chosen, and why each other one is not",
         "edgekit explain person-detect.ekb --profile rpi5",
     ),
+    "import": (
+        "models",
+        "make a bundle of a model that another tool exported (ONNX, TFLite, OpenVINO)",
+        "edgekit import yolo11n.onnx -o yolo11n.bundle --try pictures/",
+    ),
     "bench": (
         "models",
         "measure every variant that runs here; selection uses the result",
@@ -45,11 +50,13 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
     ),
 }
 
+_MODULES = {"import": "importing"}  # a word of the language
+
 
 def commands(words: Sequence[str] = ()) -> dict[str, Command]:
     """Return every command by name; entry points are read only if no built-in command is named."""
     table = {
-        name: command(f"edgekit.cli.{name}", summary, example, group)
+        name: command(f"edgekit.cli.{_MODULES.get(name, name)}", summary, example, group)
         for name, (group, summary, example) in BUILT_IN.items()
     }
     if next((word for word in words if not word.startswith("-")), None) in table:

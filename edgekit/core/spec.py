@@ -69,11 +69,12 @@ class TensorSpec(_Strict, frozen=True, kw_only=True):
     quantization: Quantization | None = None
 
 
-class Pre(_Strict, frozen=True, kw_only=True):
+class Pre(_Strict, frozen=True, kw_only=True, omit_defaults=True):
     """How a frame becomes the model's input: resize, colour, ``(x - mean) / std``.
 
     An image's ``mean`` and ``std`` have one value or three, in the range of pixels (0 to 255);
-    ``crop_ratio`` is the share of the shorter side that ``crop`` keeps. A sensor model has
+    ``crop_ratio`` is the share of the shorter side that ``crop`` keeps; ``align`` is where a letterbox puts
+    the image, ``pad`` the grey around it. A sensor model has
     ``resize="none"``, ``window`` samples per input, ``hop`` new samples between windows, ``context`` samples
     of the window before put in front, and one ``mean`` and ``std`` for each channel.
     """
@@ -83,6 +84,7 @@ class Pre(_Strict, frozen=True, kw_only=True):
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     pad: int = 114
+    align: Literal["centre", "top-left"] = "centre"
     crop_ratio: float = 1.0
     window: int = 0
     hop: int = 0
@@ -227,12 +229,34 @@ class Guards(_Strict, frozen=True, kw_only=True):
         return max(self.p99_ratio * before_ms, before_ms + max(1.0, 0.05 * period_ms))
 
 
-class Provenance(_Strict, frozen=True, kw_only=True):
-    """Where a bundle comes from."""
+class Finding(_Strict, frozen=True, omit_defaults=True):
+    """One conclusion of ``edgekit import``: the ``value`` of ``key``, where it comes from, and why.
+
+    ``key`` is a field of ``pre`` or ``post``, one of task, labels, size and license, or an option of the
+    decoder. ``source``: *metadata* and *signature* of the file, *tried* on inputs, *assumed* by the family's
+    convention, or a *flag* of the user.
+    """
+
+    key: str
+    value: Any
+    source: Literal["metadata", "signature", "tried", "assumed", "flag"]
+    why: str = ""
+
+
+class Provenance(_Strict, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a bundle comes from.
+
+    ``family``, ``conclusions``, ``not_compared`` (variants that did not run where it was imported) and
+    ``excluded`` (what was left out, by variant, and why) are what ``edgekit import`` found out.
+    """
 
     source: str = ""
     command: str = ""
     parents: tuple[str, ...] = ()
+    family: str = ""
+    conclusions: tuple[Finding, ...] = ()
+    not_compared: tuple[str, ...] = ()
+    excluded: dict[str, str] = {}
 
 
 class Manifest(_Strict, frozen=True, kw_only=True):

@@ -150,7 +150,7 @@ def _open_bare(source: Path) -> Bundle:
     )
     manifest = Manifest(
         format=1,
-        model=_model_name(source.stem),
+        model=model_name(source.stem),
         version="0.0.0",
         task="raw",
         inputs=(),
@@ -168,7 +168,8 @@ def _describe(path: Path) -> VariantFile:
         raise BundleError(f"{path}: cannot be read: {cause.strerror}") from cause
 
 
-def _model_name(stem: str) -> str:
+def model_name(stem: str) -> str:
+    """Return a file's name as a model's name."""
     plain = "".join(letter if letter.isalnum() else "-" for letter in stem.lower()).strip("-")
     return plain[:64].strip("-") or "model"
 

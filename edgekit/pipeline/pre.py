@@ -76,7 +76,11 @@ class Placement:
 
 
 def place(
-    resize: str, source: tuple[int, int], target: tuple[int, int], crop_ratio: float = 1.0
+    resize: str,
+    source: tuple[int, int],
+    target: tuple[int, int],
+    crop_ratio: float = 1.0,
+    align: str = "centre",
 ) -> Placement:
     """Return the position of a source image in a model's input.
 
@@ -86,6 +90,7 @@ def place(
         source: Width and height of the image in pixels.
         target: Width and height of the input in pixels.
         crop_ratio: The share of the centre that ``crop`` keeps, above 0 and at most 1.
+        align: Where ``letterbox`` puts the image: "centre" or "top-left".
 
     Raises:
         TensorError: The image is empty, or with ``none`` of another size than the input.
@@ -100,7 +105,7 @@ def place(
     if resize == "letterbox":
         scale = min(wide / width, high / height)
         inner_w, inner_h = max(1, round(width * scale)), max(1, round(height * scale))
-        left, top = (wide - inner_w) // 2, (high - inner_h) // 2
+        left, top = ((wide - inner_w) // 2, (high - inner_h) // 2) if align == "centre" else (0, 0)
         return Placement(inner_w / width, inner_h / height, left, top, width, height)
     scale = max(wide / width, high / height) / crop_ratio
     cut_w, cut_h = min(width, max(1, round(wide / scale))), min(height, max(1, round(high / scale)))
@@ -110,7 +115,12 @@ def place(
 
 
 def resize_image(
-    pixels: NDArray[np.uint8], resize: str, out: NDArray[np.uint8], pad: int = 114, crop_ratio: float = 1.0
+    pixels: NDArray[np.uint8],
+    resize: str,
+    out: NDArray[np.uint8],
+    pad: int = 114,
+    crop_ratio: float = 1.0,
+    align: str = "centre",
 ) -> Placement:
     """Scale an image to a model's input size; return its position there.
 
@@ -125,6 +135,7 @@ def resize_image(
         out: Receives the result, shape (height, width, 3), uint8, contiguous.
         pad: Grey of the padding. Source: 114 is what the YOLO families are trained with.
         crop_ratio: As for ``place``.
+        align: As for ``place``.
 
     Raises:
         TensorError: ``pixels`` is not such an image, or does not fit.
@@ -135,7 +146,7 @@ def resize_image(
         )
     cv2 = vision()
     high, wide = out.shape[:2]
-    placement = place(resize, (pixels.shape[1], pixels.shape[0]), (wide, high), crop_ratio)
+    placement = place(resize, (pixels.shape[1], pixels.shape[0]), (wide, high), crop_ratio, align)
     if resize == "letterbox":
         left, top = int(placement.left), int(placement.top)
         inner_w = round(placement.scale_x * placement.width)
@@ -254,7 +265,8 @@ class ImagePre:
         Raises:
             TensorError: It is no such image.
         """
-        placement = resize_image(pixels, self._pre.resize, self._bgr, self._pre.pad, self._pre.crop_ratio)
+        pre = self._pre
+        placement = resize_image(pixels, pre.resize, self._bgr, pre.pad, pre.crop_ratio, pre.align)
         if self._pre.color == "BGR":
             return self._bgr, placement
         code = self._cv2.COLOR_BGR2RGB if self._pre.color == "RGB" else self._cv2.COLOR_BGR2GRAY

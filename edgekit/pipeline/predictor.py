@@ -341,6 +341,16 @@ class Predictor:
         """Return the shape of the image for ``fill_image``; None if the model takes no images."""
         return self._pre.logical_shape[1:] if isinstance(self._pre, ImagePre) else None
 
+    def resized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return an image in the model's size and colours, as golden samples hold it: (1, height, width, c).
+
+        Raises:
+            TensorError: It is no such image, or the model takes no images.
+        """
+        if not isinstance(self._early, ImagePre):
+            raise self._no_frames()
+        return np.array(self._early.resize(image)[0][None])
+
     def fill_image(self, resized: NDArray[np.uint8]) -> None:
         """Write an image of the model's size into the backend's input, normalised."""
         if isinstance(self._pre, ImagePre) and self._data is not None:
@@ -368,7 +378,7 @@ class Predictor:
             target = (self._pre.width, self._pre.height)
             pre = self.manifest.pre
             resize = pre.resize if size else "stretch"
-            outcome.placement = place(resize, size or target, target, pre.crop_ratio)
+            outcome.placement = place(resize, size or target, target, pre.crop_ratio, pre.align)
         elif isinstance(self._pre, WindowPre) and self._data is not None:
             outcome.fed = self._pre.normalize(np.asarray(feeds[self._data.name]), keep=False)
         return Prediction(task=self.manifest.task, items=self._decode(outcome))

@@ -1,0 +1,202 @@
+"""Writes the bundle that a conclusion describes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edgekit.base.files import sha256_of
+from edgekit.core.errors import BundleError
+from edgekit.core.spec import (
+    Finding,
+    Golden,
+    Manifest,
+    Post,
+    Pre,
+    Provenance,
+    TensorSpec,
+    Variant,
+    VariantFile,
+    parse_manifest,
+)
+from edgekit.importer.findings import OWN_KEYS, POST_KEYS, PRE_KEYS, Conclusion
+from edgekit.importer.model_file import ModelFile
+from edgekit.importer.trial import fixed_shapes, image_size
+from edgekit.model.bundle import BARE
+
+LABELS = "labels.txt"
+_SEQUENCES = frozenset({"mean", "std"})
+
+
+def manifest_of(name: str, conclusion: Conclusion, file: ModelFile, variants: Sequence[Variant]) -> Manifest:
+    """Return the manifest that a conclusion about a file describes, without labels, golden samples or hashes.
+
+    Raises:
+        BundleError: A finding does not fit the format.
+    """
+    findings = tuple(msgspec.structs.replace(row, value=plain(row.value)) for row in conclusion.findings)
+    values = {row.key: row.value for row in findings}
+    pre = {key: values[key] for key in values if key in PRE_KEYS}
+    for key in _SEQUENCES & pre.keys():
+        pre[key] = pre[key] if isinstance(pre[key], list) else [pre[key]]
+    known = PRE_KEYS | POST_KEYS | OWN_KEYS
+    post = {key: values[key] for key in values if key in POST_KEYS}
+    post["options"] = {key: value for key, value in values.items() if key not in known}
+    try:
+        return Manifest(
+            format=1,
+            model=name,
+            version="1.0.0",
+            task=str(values["task"]),
+            license=str(values.get("license", "")),
+            created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            inputs=_inputs(conclusion, file),
+            outputs=_outputs(conclusion, file),
+            pre=msgspec.convert(pre, Pre),
+            post=msgspec.convert(post, Post),
+            variants=tuple(variants),
+            provenance=Provenance(source=file.path.name, family=conclusion.family, conclusions=findings),
+        )
+    except msgspec.ValidationError as cause:
+        raise BundleError(f"{file.path}: a flag does not fit: {cause}", hint="see docs/bundle.md") from cause
+
+
+def plain(value: Any) -> Any:
+    """Return a finding's value as JSON holds it: tuples and sets as lists."""
+    return msgspec.to_builtins(value)
+
+
+def _inputs(conclusion: Conclusion, file: ModelFile) -> tuple[TensorSpec, ...]:
+    image = file.image()
+    if not conclusion.inputs:
+        if image is None:
+            raise BundleError(
+                f"{file.path}: has no image input", hint="the family's row must name its inputs"
+            )
+        (height, width), _ = image_size(file)
+        shape = (1, height, width, image.channels)
+        return (TensorSpec(name="image", datatype="UINT8", shape=shape, layout="NHWC"),)
+    declared = {tensor.name: tensor for tensor in file.inputs}
+    return tuple(
+        TensorSpec(
+            name=name,
+            datatype=row.datatype or _real(declared[row.tensor].datatype),  # type: ignore[arg-type]
+            shape=row.shape or declared[row.tensor].shape,
+        )
+        for name, row in conclusion.inputs.items()
+    )
+
+
+def _outputs(conclusion: Conclusion, file: ModelFile) -> tuple[TensorSpec, ...]:
+    declared = {tensor.name: tensor for tensor in file.outputs}
+    return tuple(
+        TensorSpec(
+            name=name,
+            datatype="FP32" if conclusion.value("decoder") != "raw" else _real(declared[row.tensor].datatype),  # type: ignore[arg-type]
+            shape=row.shape or file.shape_of(declared[row.tensor]),
+            layout=row.layout,
+        )
+        for name, row in conclusion.outputs.items()
+    )
+
+
+def _real(datatype: str) -> str:
+    return datatype if datatype in ("INT64", "INT32", "BYTES", "BOOL", "FP64") else "FP32"
+
+
+def variants_of(file: ModelFile, conclusion: Conclusion, backends: Sequence[str] = ()) -> list[Variant]:
+    """Return a variant for each runtime that opens files of this format; paths are the bundle's."""
+    image, folder = file.image(), f"variants/{_folder(file)}"
+    inputs = {name: row.tensor for name, row in conclusion.inputs.items()}
+    if not inputs and image is not None:
+        inputs = {"image": image.tensor.name}
+    shapes = fixed_shapes(file)
+    first = file.inputs[0].shape[0] if file.inputs and file.inputs[0].shape else 1
+    return [
+        Variant(
+            id=f"{backend}-{file.precision}",
+            backend=backend,
+            precision=file.precision,
+            files=tuple(
+                VariantFile(path=f"{folder}/{part.name}", bytes=part.stat().st_size, sha256=sha256_of(part))
+                for part in file.parts
+            ),
+            inputs=inputs,
+            outputs={name: row.tensor for name, row in conclusion.outputs.items()},
+            layout=image.layout if image is not None and not conclusion.inputs else "",
+            batch=(first,) if first > 1 and not conclusion.inputs else (),
+            options={"shapes": shapes} if shapes else {},
+        )
+        for backend in backends or BARE[file.path.suffix.lower()]
+    ]
+
+
+def _folder(file: ModelFile) -> str:
+    return f"{file.format}-{file.precision}"
+
+
+def copy_files(root: Path, file: ModelFile) -> None:
+    """Copy a file and its parts into the bundle's folder, where ``variants_of`` lists them."""
+    folder = root / "variants" / _folder(file)
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in file.parts:
+        shutil.copyfile(part, folder / part.name)
+
+
+def write_labels(root: Path, labels: Sequence[str]) -> VariantFile | None:
+    """Write the labels, ``_`` read as a blank; return the file's row, or None without labels."""
+    if not labels:
+        return None
+    path = root / LABELS
+    path.write_text("".join(f"{label.replace('_', ' ').strip()}\n" for label in labels), encoding="utf-8")
+    return described(root, LABELS)
+
+
+def described(root: Path, path: str) -> VariantFile:
+    """Return a file of the bundle as its manifest lists it."""
+    return VariantFile(path=path, bytes=(root / path).stat().st_size, sha256=sha256_of(root / path))
+
+
+def write_golden(
+    root: Path,
+    number: int,
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+    atol: float,
+    atol_by_precision: Mapping[str, float],
+) -> tuple[Golden, list[VariantFile]]:
+    """Write one golden sample; return its row and its files' rows."""
+    (root / "golden").mkdir(exist_ok=True)
+    paths = f"golden/{number}.npz", f"golden/{number}.out.npz"
+    for path, arrays in zip(paths, (inputs, outputs), strict=True):
+        np.savez_compressed(root / path, **arrays)
+    golden = Golden(inputs=paths[0], outputs=paths[1], atol=atol, atol_by_precision=dict(atol_by_precision))
+    return golden, [described(root, path) for path in paths]
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Write ``bundle.json``, checked as a reader checks it.
+
+    Raises:
+        BundleError: The manifest is not valid.
+    """
+    data = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    parse_manifest(data, str(root / "bundle.json"))
+    (root / "bundle.json").write_bytes(data)
+
+
+def findings_text(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
+    """Return (key, value, source, why) of each finding as text, the value shortened."""
+    return [(row.key, _short(row.value), row.source, row.why) for row in findings]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple) and len(value) > 6:
+        return f"{len(value)}: {', '.join(map(str, value[:3]))}, ..."
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,85 @@
+"""Compares the variants of one bundle on the same pictures: which is right, and which is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.core.spec import Variant
+from edgekit.importer.trial import Answers, VariantAnswers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FLOATS = ("fp32", "fp16", "bf16")
+FLOAT_TOLERANCE, INTEGER_TOLERANCE = 0.05, 0.3
+"""Largest relative difference to the variant that judges."""
+
+
+def broken(answers: VariantAnswers) -> str:
+    """Return why a variant's answers cannot be right by themselves, or an empty text.
+
+    LiteRT computes NaN where an int8 file has depthwise weights with one scale per tensor.
+    """
+    for name, arrays in answers.outputs.items():
+        for array in arrays:
+            if not np.isfinite(array).all():
+                share = 1 - float(np.isfinite(array).mean())
+                return f"output {name!r} has values that are no finite numbers ({share:.1%} of them)"
+        if all(array.size > 1 and float(np.ptp(array)) == 0 for array in arrays):
+            return f"output {name!r} has one value everywhere, whatever the picture"
+    return ""
+
+
+def disagreements(
+    answers: Mapping[str, VariantAnswers], variants: Sequence[Variant]
+) -> tuple[str, dict[str, str]]:
+    """Return which variant judges, and why each variant that differs from it is left out.
+
+    The judge is the first variant, in the order given, whose answers are finite and vary: the float one
+    before the int8 one, the format's own runtime before another.
+    """
+    excluded = {name: why for name, row in answers.items() if (why := broken(row))}
+    order = sorted(
+        (v for v in variants if v.id in answers and v.id not in excluded),
+        key=lambda v: v.precision not in _FLOATS,
+    )
+    if not order:
+        return "", excluded
+    judge = order[0]
+    for variant in order[1:]:
+        off = largest_difference(answers[variant.id].outputs, answers[judge.id].outputs)
+        is_float = variant.precision in _FLOATS and judge.precision in _FLOATS
+        if not off <= (FLOAT_TOLERANCE if is_float else INTEGER_TOLERANCE):
+            excluded[variant.id] = f"differs from {judge.id} by {off:.0%} on the same pictures"
+    return judge.id, excluded
+
+
+def largest_difference(answers: Answers, judge: Answers) -> float:
+    """Return the largest relative difference of any output on any picture; free sizes are skipped."""
+    worst = 0.0
+    for name, rows in judge.items():
+        for right, other in zip(rows, answers.get(name, ()), strict=False):
+            if right.shape == other.shape:
+                worst = max(worst, relative(other, right))
+    return worst
+
+
+def relative(other: NDArray[Any], right: NDArray[Any]) -> float:
+    """Return the distance of two arrays as a share of how far the right one is from its own mean."""
+    spread = float(np.linalg.norm(right - right.mean(axis=-1, keepdims=True))) or float(np.linalg.norm(right))
+    distance = float(np.linalg.norm(other.astype(np.float64) - right))
+    return distance / spread if spread else float(distance > 0)
+
+
+def tolerance(answers: Sequence[Answers], judge: Answers, number: int) -> float:
+    """Return the largest difference that any of the kept variants has to the judge on one picture."""
+    worst = 0.0
+    for other in answers:
+        for name, rows in judge.items():
+            held = other.get(name, ())
+            if len(held) > number and held[number].shape == rows[number].shape:
+                worst = max(worst, float(np.max(np.abs(held[number] - rows[number]), initial=0.0)))
+    return worst

@@ -1,0 +1,184 @@
+"""``import_model``: from foreign files to a bundle that was seen to run."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edgekit.base.files import sync_tree
+from edgekit.core.errors import BundleError, EdgekitError, ModelLoadError
+from edgekit.core.spec import Finding, Manifest, Variant
+from edgekit.core.tasks import task_named
+from edgekit.importer.build import (
+    copy_files,
+    manifest_of,
+    variants_of,
+    write_golden,
+    write_labels,
+    write_manifest,
+)
+from edgekit.importer.compare import disagreements, tolerance
+from edgekit.importer.decide import conclude
+from edgekit.importer.findings import Conclusion
+from edgekit.importer.flags import checked_flags
+from edgekit.importer.model_file import ModelFile
+from edgekit.importer.pictures import made_picture, read_pictures
+from edgekit.importer.readers import read_model_file
+from edgekit.importer.trial import VariantAnswers, image_size, try_file, try_variant
+from edgekit.model.bundle import model_name
+
+_MADE = 2
+_GOLDEN = 2
+_SLACK = 1.5
+"""Golden tolerance: the largest difference seen between variants that agree, times this."""
+_LEAST_ATOL = 0.02
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The bundle that was made: its folder, manifest, and what each variant saw on each picture tried."""
+
+    path: Path
+    manifest: Manifest
+    items: Mapping[str, Sequence[Sequence[dict[str, Any]]]] = field(default_factory=dict)
+    pictures: int = 0
+
+
+def import_model(
+    files: Sequence[Path | str] | Path | str,
+    out: Path | str,
+    *,
+    try_on: Path | str | None = None,
+    name: str | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Imported:
+    """Make a bundle of one model's files: recognise them, run them, compare them, record golden samples.
+
+    Args:
+        files: ONNX, TFLite or OpenVINO (.xml) files of one model; the first one is the best known.
+        out: The bundle's folder; must not exist.
+        try_on: A picture or a folder of pictures like those that the model will see.
+        name: The bundle's model name; by default the first file's.
+        flags: What the user states: ``decoder``, ``labels``, ``license``, fields of ``pre`` and ``post``,
+            options of the decoder.
+
+    Raises:
+        BundleError: A file is damaged, refused by name, of no known family, of two plausible ones, or lacks
+            what only the user knows: the error names the flags.
+        ModelLoadError: No runtime here opens any of the files.
+    """
+    paths = [Path(files)] if isinstance(files, str | Path) else [Path(path) for path in files]
+    target = Path(out)
+    if target.exists():
+        raise BundleError(f"{target}: exists already", hint="name another folder, or remove it")
+    stated = checked_flags(flags or {})
+    chosen = read_pictures(Path(try_on)) if try_on else []
+    pictures = [*chosen, *(made_picture(seed) for seed in range(_MADE))]
+    file = replace(read_model_file(paths[0]), flags=stated)
+    file, refusals = try_file(file, pictures)
+    if not file.tried and file.image() is not None:
+        reasons = tuple(f"{backend}: {why}" for backend, why in refusals.items())
+        raise ModelLoadError(f"{file.path}: no runtime here runs it", reasons=reasons, hint=_hint(file))
+    conclusion = _with_size(conclude(file), file)
+    task_named(str(conclusion.value("task")))
+    with tempfile.TemporaryDirectory(prefix=".import-", dir=_parent(target)) as folder:
+        root = Path(folder) / "bundle"
+        root.mkdir()
+        manifest, answers = _build(root, name or model_name(paths[0].stem), conclusion, file, pictures)
+        sync_tree(root)
+        shutil.move(root, target)
+    items = {variant: row.items[: len(chosen)] for variant, row in answers.items()}
+    return Imported(target, manifest, items, len(chosen))
+
+
+def _hint(file: ModelFile) -> str:
+    custom = [name for name in file.operators if not name.startswith("builtin") and "custom" in name.lower()]
+    return f"its operator {custom[0]!r} needs the accelerator's own runtime" if custom else "export it again"
+
+
+def _parent(target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.parent
+
+
+def _with_size(conclusion: Conclusion, file: ModelFile) -> Conclusion:
+    """Return the conclusion with the size of the picture where the file leaves it free."""
+    size, source = image_size(file)
+    if source in ("", "signature", "flag"):
+        return conclusion
+    found = Finding("size", list(size), source, "the file leaves its size free")  # type: ignore[arg-type]
+    return replace(conclusion, findings=(*conclusion.findings, found))
+
+
+def _build(
+    root: Path, name: str, conclusion: Conclusion, file: ModelFile, pictures: Sequence[Any]
+) -> tuple[Manifest, dict[str, VariantAnswers]]:
+    variants = variants_of(file, conclusion)
+    copy_files(root, file)
+    manifest = manifest_of(name, conclusion, file, variants)
+    labels = write_labels(root, conclusion.value("labels") or ())
+    if labels is not None:
+        manifest = msgspec.structs.replace(manifest, labels=labels.path, files=(labels,))
+    write_manifest(root, manifest)
+    answers, excluded = _try_all(root, variants, pictures)
+    judge, differing = disagreements(answers, variants)
+    excluded |= differing
+    if not judge:
+        raise BundleError(
+            f"{file.path}: no variant of it gives usable answers here",
+            reasons=tuple(f"{variant}: {why}" for variant, why in excluded.items()),
+            hint="check the flags; docs/importing.md says what each family expects",
+        )
+    kept = tuple(v for v in variants if v.id not in excluded)
+    manifest = msgspec.structs.replace(
+        manifest,
+        variants=kept,
+        provenance=msgspec.structs.replace(manifest.provenance, excluded=excluded),
+    )
+    manifest = _with_golden(root, manifest, judge, answers)
+    write_manifest(root, manifest)
+    return manifest, {v.id: answers[v.id] for v in kept}
+
+
+def _try_all(
+    root: Path, variants: Sequence[Variant], pictures: Sequence[Any]
+) -> tuple[dict[str, VariantAnswers], dict[str, str]]:
+    """Return the answers of every variant, and why others gave none."""
+    answers, excluded = {}, {}
+    for variant in variants:
+        try:
+            answers[variant.id] = try_variant(root, variant.id, pictures)
+        except EdgekitError as error:  # noqa: PERF203 - one variant must not stop the others
+            if isinstance(error, BundleError):
+                raise
+            excluded[variant.id] = error.one_line()
+    return answers, excluded
+
+
+def _with_golden(
+    root: Path, manifest: Manifest, judge: str, answers: Mapping[str, VariantAnswers]
+) -> Manifest:
+    """Return the manifest with golden samples of the judge's answers, as tolerant as the variants differ."""
+    right = answers[judge]
+    others = [answers[variant.id].outputs for variant in manifest.variants if variant.id != judge]
+    rows, files = [], list(manifest.files)
+    for number in range(min(_GOLDEN, len(next(iter(right.inputs.values()), ())))):
+        atol = max(_LEAST_ATOL, _SLACK * tolerance(others, right.outputs, number))
+        golden, described = write_golden(
+            root,
+            number,
+            {name: arrays[number] for name, arrays in right.inputs.items()},
+            {name: arrays[number] for name, arrays in right.outputs.items()},
+            float(np.float32(atol)),
+            {},
+        )
+        rows.append(golden)
+        files += described
+    return msgspec.structs.replace(manifest, golden=tuple(rows), files=tuple(files))
