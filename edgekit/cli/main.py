@@ -17,6 +17,11 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
         "edgekit doctor",
     ),
     "profiles": ("this machine", "list the known boards, or show one", "edgekit profiles rpi5"),
+    "selftest": (
+        "this machine",
+        "test hardware, backends and models, load all cores, and write a report",
+        "edgekit selftest person-detect.ekb --report pi5.json",
+    ),
     "explain": (
         "models",
         "say which variant is chosen, and why each other one is not",
