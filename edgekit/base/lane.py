@@ -144,7 +144,7 @@ class Lane:
             self._require_open()
             stream = Stream(
                 run,
-                self._wake,
+                self._rouse,
                 self._lock,
                 self._clock,
                 is_live=is_live,
@@ -154,7 +154,6 @@ class Lane:
                 has_room=has_room,
             )
             self._streams = [*(each for each in self._streams if not each.is_spent), stream]
-            self._start()
         return stream
 
     def submit(
@@ -188,7 +187,6 @@ class Lane:
                 works, kind, self._clock(), timeout_s=timeout_s, size_bytes=size_bytes, on_done=on_done
             )
             self._requests_of(priority).add(entry)
-            self._start()
         return entry
 
     def control(
@@ -212,7 +210,6 @@ class Lane:
                 is_last = after_waiting and not self._is_closed
                 lowest = min(self._requests, default=0)
                 (self._requests_of(lowest) if is_last else self._controls).add(entry)
-                self._start()
                 return entry
             self._wake.wait_for(lambda: not self._kind)
             self._claim(CONTROL)
@@ -284,7 +281,7 @@ class Lane:
     # -- with the lock held
 
     def _queue(self, priority: float) -> Stream[Entry]:
-        return Stream(self._do, self._wake, self._lock, self._clock, priority=priority)
+        return Stream(self._do, self._rouse, self._lock, self._clock, priority=priority)
 
     def _requests_of(self, priority: int) -> Stream[Entry]:
         if priority not in self._requests:
@@ -323,7 +320,8 @@ class Lane:
             waits_s += max(0.0, self.pace(self._kind).typical_s - (self._clock() - self._began_s))
         return waits_s
 
-    def _start(self) -> None:
+    def _rouse(self) -> None:
+        self._wake.notify()
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name=self.name, daemon=True)
             self._thread.start()

@@ -20,7 +20,7 @@ class Stream(Generic[T]):
     def __init__(
         self,
         run: Callable[[T], object],
-        wake: threading.Condition,
+        wake: Callable[[], None],
         lock: threading.Lock,
         clock: Callable[[], float],
         *,
@@ -88,7 +88,7 @@ class Stream(Generic[T]):
     def nudge(self) -> None:
         """Have the lane look again whether there is room."""
         with self._lock:
-            self._wake.notify()
+            self._wake()
 
     def close(self, *, discard: bool = False) -> None:
         """Accept no more items; those that wait still run, or are discarded."""
@@ -124,7 +124,7 @@ class Stream(Generic[T]):
         if not self.items:
             self._waits_since_s = self._clock()
         self.items.append(item)
-        self._wake.notify()
+        self._wake()
 
     def take(self) -> T:
         """Remove and return the first item, which runs now."""

@@ -24,7 +24,8 @@ END_S = 5.0
 class Keeper:
     """Keeps a live pipeline within its ``[budget]``; it outlives a source that is opened again.
 
-    ``tick``, ``takes`` and ``begin`` belong to the thread of inference, ``finished`` to that of the sinks.
+    ``begin`` and ``tick`` belong to the thread that runs the loop, ``takes`` to that which captures,
+    ``finished`` to that of the sinks.
 
     Args:
         table: The limits, and the order of what to give up.

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from edgekit.base.stream import ALLOWANCE_S
 from edgekit.core.errors import EdgekitError
 from edgekit.core.ports import Frame, Result, Sink
 from edgekit.pipeline.budget_keeper import Keeper
@@ -20,18 +21,23 @@ from edgekit.pipeline.stats import Tally
 
 logger = logging.getLogger(__name__)
 
+ROOM = 2
+"""Jobs that may wait: with one, the next inference could not begin before this thread has taken it up."""
+
 
 @dataclass
 class Rules:
     """A pipeline's configuration of its loop.
 
     ``max_errors``: how many failed frames in a row end the run. ``keeper``: of a live source's ``[budget]``.
+    ``allowance_s``: how long a frame may wait where several pipelines use the model, see ``Lane.stream``.
     """
 
     debounce: Debounce = field(default_factory=Debounce)
     redactor: Redactor | None = None
     max_errors: int = 30
     keeper: Keeper | None = None
+    allowance_s: float = ALLOWANCE_S
 
 
 @dataclass(slots=True)
@@ -45,16 +51,23 @@ class Job:
 
 
 class Finisher:
-    """A thread that does one job after the other; one may be queued, then ``give`` waits.
+    """A thread that does one job after the other; two may be queued.
 
-    ``on_fatal`` is called once, when it cannot go on; then ``error`` says why.
+    ``on_fatal`` is called once, when it cannot go on; then ``error`` says why. ``on_room`` is called when
+    ``has_room`` becomes true.
     """
 
     def __init__(
-        self, name: str, sinks: Sequence[Sink], rules: Rules, tally: Tally, on_fatal: Callable[[], None]
+        self,
+        name: str,
+        sinks: Sequence[Sink],
+        rules: Rules,
+        tally: Tally,
+        on_fatal: Callable[[], None],
+        on_room: Callable[[], None],
     ) -> None:
         self._name, self._sinks, self._rules, self._tally = name, tuple(sinks), rules, tally
-        self._on_fatal = on_fatal
+        self._on_fatal, self._on_room = on_fatal, on_room
         self._events = EventMaker(rules.debounce, lambda: os.urandom(8).hex())
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -68,10 +81,13 @@ class Finisher:
         """Start the thread."""
         self._thread.start()
 
+    def has_room(self) -> bool:
+        """Return whether another job may be given."""
+        return len(self._jobs) < ROOM
+
     def give(self, job: Job) -> None:
-        """Queue a job, waiting for room."""
+        """Queue a job."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._jobs)
             self._jobs.append(job)
             self._changed.notify_all()
 
@@ -112,8 +128,9 @@ class Finisher:
                 return None
             self._is_busy = True
             job = self._jobs.popleft()
-            self._changed.notify_all()
-            return job
+        if len(self._jobs) == ROOM - 1:
+            self._on_room()
+        return job
 
     def _finish(self, job: Job) -> None:
         if self.error is not None:  # the run is over: later frames count as dropped

@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline_fakes import ListSink, ListSource, make_manifest, make_predictor, make_variant, spec
 
+from edgekit.base.lane import Lane
 from edgekit.core.errors import (
     AcceleratorLostError,
     GoldenError,
@@ -18,13 +20,11 @@ from edgekit.core.errors import (
     StorageError,
     TensorError,
 )
-from edgekit.core.ports import Frame
 from edgekit.core.spec import Post
 from edgekit.pipeline.budget_keeper import Keeper
 from edgekit.pipeline.config import BudgetTable
 from edgekit.pipeline.events import Debounce
 from edgekit.pipeline.loop import SWITCH_INTERVAL_S, Loop, Rules
-from edgekit.pipeline.mailbox import Mailbox
 from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.redact import Redactor
 
@@ -436,39 +436,121 @@ def test_events_are_counted_and_handed_to_the_sinks():
     assert [len(r.events) for r in sink.results] == [0, 1, 0, 0, 0, 0]
 
 
-# -- mailbox
+# -- a model of several pipelines
 
 
-def frame(seq):
-    return Frame(np.zeros(1), seq, 0, 0)
+def in_threads(loops, **limits):
+    """Run loops side by side; return their summaries."""
+    with ThreadPoolExecutor(len(loops)) as pool:
+        return [each.result(60) for each in [pool.submit(loop.run, **limits) for loop in loops]]
 
 
-@given(st.booleans(), st.integers(1, 4), st.lists(st.booleans(), max_size=40))
-def test_a_mailbox_keeps_order_and_never_more_than_its_slots(is_live, capacity, moves):
-    box, inside, seq = Mailbox(is_live=is_live, capacity=capacity), [], 0
-    for is_put in moves:
-        if is_put and (is_live or len(inside) < capacity):
-            assert box.put(frame(seq))
-            inside = [*inside, seq][-capacity:]
-            seq += 1
-        elif not is_put:
-            taken = box.take(0)
-            assert (taken.seq if taken else None) == (inside.pop(0) if inside else None)
-    box.close()
-    assert not box.put(frame(99))
-    assert not box.wait_for_room()
-    assert box.is_spent == (not inside)
+@pytest.fixture
+def lane():
+    shared = Lane("shared")
+    yield shared
+    shared.close()
 
 
-def test_closing_wakes_a_giver_that_waits():
-    box = Mailbox(is_live=False)
-    box.put(frame(0))
+def test_four_cameras_on_one_slow_model_get_equal_shares_and_a_request_is_answered(lane):
+    predictors = [make_predictor(latency_ms=5) for _ in range(4)]
+    sources = [ListSource(10_000, is_live=True, wait_s=0.001 * (number + 1)) for number in range(4)]
+    loops = [Loop(f"camera-{n}", sources[n], predictors[n], lane=lane) for n in range(4)]
+    answers = []
+
+    def ask():
+        while not all(loop.tally.processed for loop in loops):
+            time.sleep(0.001)
+        for number in range(10):
+            answers.extend(
+                lane.result(lane.submit([lambda number=number: number], kind="infer", timeout_s=30))
+            )
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    documents = in_threads(loops, seconds=1.5)
+    asking.join(60)
+    processed = [document["frames"]["processed"] for document in documents]
+    assert min(processed) >= 0.9 * sum(processed) / 4
+    assert min(processed) > 20
+    assert answers == list(range(10))
+    assert all(sum(counts(each)[1:]) == counts(each)[0] for each in documents)
+
+
+def test_a_slow_sink_of_one_pipeline_holds_up_no_other(lane):
+    is_done = threading.Event()
+    slow = Loop("slow", ListSource(9), make_predictor(), [ListSink(lambda _: is_done.wait(60))], lane=lane)
+    quick = Loop("quick", ListSource(50), make_predictor(), [sink := ListSink()], lane=lane)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(slow.run)
+        assert counts(quick.run()) == (50, 50, 0)
+        is_done.set()
+        assert counts(running.result(60)) == (9, 9, 0)
+    assert sink.seqs == list(range(50))
+
+
+def test_a_swap_for_all_users_happens_at_one_boundary(lane):
+    old = [make_predictor() for _ in range(3)]
+    new = [make_predictor(make_manifest(version="2.0.0")) for _ in range(3)]
     results = []
-    thread = threading.Thread(target=lambda: results.append(box.put(frame(1))))
-    thread.start()
-    box.close()
-    thread.join(10)
-    assert results == [False]
+    loops = [
+        Loop(f"{n}", ListSource(60, wait_s=0.001), old[n], [ListSink(results.append)], lane=lane)
+        for n in range(3)
+    ]
+
+    def swap():
+        while len(results) < 30:
+            time.sleep(0.001)
+        return lane.call(lambda: [loop.use(each) for loop, each in zip(loops, new, strict=True)])
+
+    with ThreadPoolExecutor(1) as pool:
+        swapping = pool.submit(swap)
+        documents = in_threads(loops)
+        assert swapping.result(60) == old
+    assert [counts(document) for document in documents] == [(60, 60, 0)] * 3
+    versions = [result.version for result in results]
+    assert versions == sorted(versions)
+    assert set(versions) == {"1.0.0", "2.0.0"}
+
+
+def test_the_end_or_an_error_of_one_pipeline_leaves_the_lane_to_the_others(lane):
+    lost = Loop("lost", ListSource(50), make_predictor(lose_at=3), lane=lane)
+    short = Loop("short", ListSource(2), make_predictor(), lane=lane)
+    whole = Loop("whole", ListSource(50, wait_s=0.001), make_predictor(), lane=lane)
+    with ThreadPoolExecutor(2) as pool:
+        running, losing = pool.submit(whole.run), pool.submit(lost.run)
+        short.run()
+        with pytest.raises(AcceleratorLostError):
+            losing.result(60)
+        assert counts(running.result(60)) == (50, 50, 0)
+    assert not lane.is_busy
+    assert lane.call(threading.current_thread).name == "shared"
+
+
+def test_a_loop_that_is_failed_from_outside_infers_no_frame_that_waits(lane):
+    loop = Loop("failed", ListSource(1, is_live=True, endless=True), make_predictor(), lane=lane)
+
+    def fail():
+        deadline_s = time.monotonic() + 60
+        while not lane.depth and time.monotonic() < deadline_s:
+            time.sleep(0.001)
+        loop.fail(GoldenError("wrong"))
+
+    failing = lane.control(fail)
+    with pytest.raises(GoldenError, match="wrong"):
+        loop.run()
+    lane.result(failing)
+    assert (loop.tally.captured, loop.tally.processed, loop.tally.dropped) == (1, 0, 1)
+
+
+def test_the_owner_of_a_lane_rechecks_its_model_and_not_a_loop(lane):
+    with pytest.raises(ValueError, match=r"Lane\.between"):
+        Loop("shared", ListSource(1), make_predictor(), recheck=lambda _predictor, _waiting: False, lane=lane)
+
+
+def test_a_limit_on_a_live_source_is_exact():
+    document, sink, _ = run(ListSource(100, is_live=True, wait_s=0.0005, endless=True), frames=7)
+    assert (document["frames"]["processed"], len(sink.results)) == (7, 7)
 
 
 def test_errors_of_a_model_reach_the_caller_by_kind():

@@ -61,7 +61,7 @@ def make_loop(
     *,
     sinks: Sequence[Sink] = (),
     failover: Failover | None = None,
-    recheck: Callable[[Predictor, int], bool] = lambda _predictor, _waiting: False,
+    recheck: Callable[[Predictor, int], bool] | None = None,
     max_errors: int = 30,
     keeper: Keeper | None = None,
     connect: Connect | None = None,
@@ -121,6 +121,8 @@ def make_loop(
         logger.warning("the budget is not kept: the source %r waits for its reader", config.source.kind)
         keeper = None
     rules = Rules(config.events, redactor if privacy.redact else None, max_errors, keeper)
+    if config.budget.p95_ms:
+        rules.allowance_s = config.budget.p95_ms / 1e3
     opened = (*sinks, *open_sinks(sections, context))
     return Loop(
         config.pipeline.name, source, predictor, opened, rules=rules, failover=failover, recheck=recheck

@@ -50,7 +50,7 @@ class SerialSource:
     Options = SerialOptions
     is_live = True
     slots = 8
-    """Windows in the mailbox: one read of the line's buffer may complete several."""
+    """Windows that may wait: one read of the line's buffer may complete several."""
     due_s = None
     """A sensor may be silent for long."""
 
