@@ -16,6 +16,7 @@ from edgekit_fleet.app.brokers import Broker, embedded_broker, other_broker
 from edgekit_fleet.app.certificates import CertificateKeeper
 from edgekit_fleet.app.disk_watch import DiskWatch, give_up_reserve
 from edgekit_fleet.app.options import Options, Ports, close_to_others, is_loopback, url
+from edgekit_fleet.app.rates import Rates
 from edgekit_fleet.app.services import Services, Settings
 from edgekit_fleet.broker.commanding import Commanding
 from edgekit_fleet.broker.downlink import MqttDownlink
@@ -129,7 +130,8 @@ class Fleet:
 
     def _make_services(self, data: Path, database: Database, devices: Devices) -> Services:
         hooks, bus, tokens = Hooks(), Bus(), Tokens(database)
-        messages, metrics = Messages(database), Metrics(database)
+        messages, metrics, rates = Messages(database), Metrics(database), Rates(unix_ms)
+        hooks.on_committed.append(rates.take)
         commanding = self._make_commanding(database, hooks, bus)
         registry = RegistryService(data, database, bus)
         self._undo.callback(registry.stop)
@@ -147,6 +149,7 @@ class Fleet:
             devices=devices,
             messages=messages,
             metrics=metrics,
+            rates=rates,
             tokens=tokens,
             enrolment=Enrolment(
                 database, self.authority, devices, tokens, Journal(data), self.broker.disconnect

@@ -14,14 +14,11 @@ from typing import TypeVar
 
 from edgekit_fleet import __version__
 from edgekit_fleet.app.services import Services
-from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.overview import Overview
 from edgekit_fleet.web.throttle import Throttle
 
 MAX_SERIES = 200
 """Of each metric whose labels come from devices or people."""
-RECENT_MS = 120_000
-"""Rates are over the reports of this long."""
 _MAX_LABEL = 100
 _OTHER = "other"
 
@@ -45,19 +42,18 @@ def render(parts: Services, throttle: Throttle) -> str:
 
 def _devices(parts: Services) -> Iterable[Family]:
     overview = Overview(parts.database)
-    rates = overview.rates(unix_ms() - RECENT_MS)
-    seconds = RECENT_MS / 1000
+    rates = parts.rates.by_version()
     names = ("model", "version")
     yield "devices", "gauge", "Devices by state.", _by("state", parts.devices.counts())
     profiles = {(name,): count for name, count in overview.profiles().items()}
     yield "devices_by_profile", "gauge", "Devices by board.", _bounded(("profile",), profiles)
     running = _bounded(names, overview.running())
     yield "devices_running", "gauge", "Devices that run a version of a model.", running
-    frames = {key: rate.frames / seconds for key, rate in rates.items()}
+    frames = {key: rate.frames for key, rate in rates.items()}
     yield "frames_per_second", "gauge", "Frames a second over the last two minutes.", _bounded(names, frames)
-    errors = {key: rate.errors / seconds for key, rate in rates.items()}
+    errors = {key: rate.errors for key, rate in rates.items()}
     yield "errors_per_second", "gauge", "Failed frames a second.", _bounded(names, errors)
-    dropped = {key: rate.dropped / seconds for key, rate in rates.items()}
+    dropped = {key: rate.dropped for key, rate in rates.items()}
     yield "dropped_per_second", "gauge", "Dropped frames a second.", _bounded(names, dropped)
     yield (
         "device_certificates",

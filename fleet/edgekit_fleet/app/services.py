@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from edgekit_fleet.app.certificates import CertificateKeeper
+from edgekit_fleet.app.rates import Rates
 from edgekit_fleet.broker.commanding import Commanding
 from edgekit_fleet.broker.downlink import Downlink
 from edgekit_fleet.identity.authority import Authority
@@ -68,6 +69,7 @@ class Services:
     devices: Devices
     messages: Messages
     metrics: Metrics
+    rates: Rates
     tokens: Tokens
     enrolment: Enrolment
     commanding: Commanding

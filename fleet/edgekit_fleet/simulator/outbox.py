@@ -78,7 +78,8 @@ class Outbox:
         """Return (leaf, payload) of what is to be sent now."""
         if not self._waiting:
             self._progress_s = now_s
-        elif self._sent_up_to > self.watermark and now_s - self._progress_s > self.wait_s:
+            return []
+        if self._sent_up_to > self.watermark and now_s - self._progress_s > self.wait_s:
             self._wait_s = min(2 * self._wait_s, MAX_WAIT_S)  # one batch again; the fleet may have the others
             self._progress_s = now_s
             return [self._batch([self._waiting[0]], now_s)]

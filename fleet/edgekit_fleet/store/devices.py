@@ -46,6 +46,7 @@ _MIGRATIONS = [
     CREATE INDEX certificate_issued ON certificate (issued_ms);
     CREATE TABLE barred_certificate (serial TEXT PRIMARY KEY, expires_ms INTEGER NOT NULL) WITHOUT ROWID;
     """,
+    "CREATE INDEX device_state ON device (state, online, profile, id)",
 ]
 
 

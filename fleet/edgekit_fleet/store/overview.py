@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 
@@ -11,7 +13,42 @@ from edgekit.core import wire
 from edgekit.core.sketch import Sketch
 from edgekit_fleet.store.database import Database
 
-MAX_SUMMED = 100_000
+STATES = ("online", "updating", "failed", "offline", "revoked")
+Sort = Literal["id", "state", "profile", "seen"]
+_STATE = (
+    "CASE WHEN state = 'revoked' THEN 'revoked' WHEN NOT online THEN 'offline'"
+    " WHEN id IN (SELECT value FROM json_each(:failed)) THEN 'failed'"
+    " WHEN id IN (SELECT value FROM json_each(:updating)) THEN 'updating' ELSE 'online' END"
+)
+_RANK = f"CASE {_STATE} {' '.join(f'WHEN {word!r} THEN {rank}' for rank, word in enumerate(STATES))} END"
+_KEYS: dict[Sort, str] = {
+    "id": "",
+    "state": f"{_RANK} {{0}},",
+    "profile": "profile {0},",
+    "seen": "seen_ms {0},",
+}
+_MATCHES = f"(:text = '' OR instr(lower(id), :text)) AND (:word = '' OR {_STATE} = :word)"
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which devices a list shows: a part of their id, and their state; empty for all.
+
+    Args:
+        text: A part of the id, in small letters.
+        state: One of ``STATES``.
+        conditions: The devices whose reported state is ``failed`` or ``updating``.
+    """
+
+    text: str = ""
+    state: str = ""
+    conditions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The values of the query's parameters."""
+        lists = {name: json.dumps(self.conditions.get(name, ())) for name in ("failed", "updating")}
+        return {"text": self.text, "word": self.state, **lists}
 
 
 @dataclass(frozen=True)
@@ -34,37 +71,57 @@ class Holder:
     is_online: bool
 
 
-@dataclass(frozen=True)
-class Rate:
-    """Sums of recent metric reports of one version of a model."""
-
-    frames: int
-    errors: int
-    dropped: int
-
-
 class Overview:
     """Reads the devices of one database as a whole."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def rows(self, devices: Sequence[str] | None = None) -> list[Row]:
-        """Return every device, or the named ones, ordered by id."""
-        where, values = "", list(devices or ())
-        if devices is not None:
-            where = f"WHERE id IN ({','.join('?' * len(values))})"
+    def counts(self, conditions: Mapping[str, Sequence[str]]) -> dict[str, int]:
+        """Return the number of devices by state; ``conditions`` as in ``Filter``."""
+        query = f"SELECT {_STATE} AS word, count(*) AS n FROM device GROUP BY word"  # noqa: S608 - fixed text
+        with self._database.read() as sql:
+            rows = sql.execute(query, Filter(conditions=conditions).values).fetchall()
+        counts = {row["word"]: row["n"] for row in rows}
+        return {state: counts.get(state, 0) for state in STATES}
+
+    def matching(self, which: Filter) -> int:
+        """Return the number of devices that match."""
+        query = f"SELECT count(*) FROM device WHERE {_MATCHES}"  # noqa: S608 - fixed text
+        with self._database.read() as sql:
+            return int(sql.execute(query, which.values).fetchone()[0])
+
+    def ids(
+        self, which: Filter, sort: Sort = "id", *, down: bool = False, limit: int = -1, offset: int = 0
+    ) -> list[str]:
+        """Return the ids of devices that match, in order; by default all of them.
+
+        Only the ids: to read every device's row for each page took a fifth of a second for 10,000 devices.
+        """
+        way = "DESC" if down else "ASC"
+        query = (
+            f"SELECT id FROM device WHERE {_MATCHES}"  # noqa: S608 - fixed texts, bound values
+            f" ORDER BY {_KEYS[sort].format(way)} id {way} LIMIT :limit OFFSET :offset"
+        )
+        with self._database.read() as sql:
+            rows = sql.execute(query, {**which.values, "limit": limit, "offset": offset})
+            return [row[0] for row in rows]
+
+    def rows(self, devices: Sequence[str]) -> list[Row]:
+        """Return some devices, in this order; those that do not exist are left out."""
         with self._database.read() as sql:
             rows = sql.execute(
-                f"SELECT id, state, online, profile, seen_ms FROM device {where} ORDER BY id",  # noqa: S608 - only marks
-                values,
+                "SELECT id, state, online, profile, seen_ms FROM device"  # noqa: S608 - only marks
+                f" WHERE id IN ({','.join('?' * len(devices))})",
+                list(devices),
             ).fetchall()
-        return [
-            Row(
+        known = {
+            row["id"]: Row(
                 row["id"], row["state"] == "revoked", bool(row["online"]), row["profile"], row["seen_ms"] or 0
             )
             for row in rows
-        ]
+        }
+        return [known[device] for device in devices if device in known]
 
     def models(self, devices: Sequence[str]) -> dict[str, list[tuple[str, str, str]]]:
         """Return (model, active version, variant) of some devices' models, by device."""
@@ -99,23 +156,6 @@ class Overview:
         with self._database.read() as sql:
             rows = sql.execute("SELECT profile, count(*) AS n FROM device GROUP BY profile")
             return {row["profile"]: row["n"] for row in rows}
-
-    def rates(self, since_ms: int) -> dict[tuple[str, str], Rate]:
-        """Return the sums of the reports that arrived since a time, by (model, version).
-
-        Of more than 100,000 reports only the last are summed, so that the cost is bounded.
-        """
-        with self._database.read() as sql:
-            rows = sql.execute(
-                "SELECT model, version, sum(frames) AS frames, sum(errors) AS errors, sum(dropped) AS dropped"
-                " FROM metric WHERE id > (SELECT coalesce(max(id), 0) FROM metric) - ? AND arrived_ms >= ?"
-                " GROUP BY model, version",
-                (MAX_SUMMED, since_ms),
-            )
-            return {
-                (row["model"], row["version"]): Rate(row["frames"], row["errors"], row["dropped"])
-                for row in rows
-            }
 
     def reported(self) -> Iterator[tuple[str, wire.Reported]]:
         """Yield every device's last reported state."""

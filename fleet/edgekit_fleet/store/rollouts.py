@@ -184,6 +184,12 @@ class Rollouts:
             )
             return {(row[0], row[1], row[2], row[3]): row["n"] for row in rows}
 
+    def tally(self, rollout: str) -> dict[str, int]:
+        """Return the number of a rollout's devices by outcome."""
+        query = "SELECT outcome, count(*) FROM rollout_device WHERE rollout = ? GROUP BY outcome"
+        with self._database.read() as sql:
+            return dict(sql.execute(query, (rollout,)).fetchall())
+
     def running(self, model: str) -> dict[str, str]:
         """Return the active version of a model, by device."""
         with self._database.read() as sql:

@@ -16,7 +16,7 @@ from edgekit.core.spec import Facts
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.devices import Device
 from edgekit_fleet.store.metrics import Point
-from edgekit_fleet.store.overview import Row
+from edgekit_fleet.store.overview import STATES, Filter, Row
 from edgekit_fleet.ui.guard import PageRoute
 from edgekit_fleet.ui.happenings import happening
 from edgekit_fleet.ui.recent import IDLE, Pace
@@ -27,7 +27,6 @@ from edgekit_fleet.web.queries import PageNumber, Text
 PAGE = 50
 MAX_ROWS = 100
 EVENTS = 40
-STATES = ("online", "updating", "failed", "offline", "revoked")
 SPANS_S = {"15m": 900, "1h": 3600, "6h": 21600, "24h": 86400}
 _POINTS = 180
 _ARGUMENTS = {"rollback": ("model",), "restart": ("pipeline",), "report": (), "retry": ("model", "version")}
@@ -92,27 +91,26 @@ def rows(request: Request, site: Pages, id: Annotated[list[Text] | None, Query()
 
 
 def _listing(site: Site, q: str, state: str, sort: Sort, *, down: bool, page: int) -> Listing:
-    rows = [
-        row
-        for row in site.overview.rows()
-        if q.lower() in row.id.lower() and (not state or state_of(site, row) == state)
-    ]
-    if sort != "id":
-        paces = site.recent.paces() if sort in {"fps", "p95"} else {}
-        nothing = Pace()
-        keys = {
-            "state": lambda row: STATES.index(state_of(site, row)),
-            "profile": lambda row: row.profile,
-            "fps": lambda row: paces.get(row.id, nothing).fps,
-            "p95": lambda row: paces.get(row.id, nothing).p95_ms,
-            "seen": lambda row: row.seen_ms,
-        }
-        rows.sort(key=keys[sort])
-    if down:
-        rows.reverse()
-    pages = max(math.ceil(len(rows) / PAGE), 1)
+    which = Filter(q.lower(), state, site.recent.conditions())
+    total = site.overview.matching(which)
+    pages = max(math.ceil(total / PAGE), 1)
     page = min(max(page, 1), pages)
-    return Listing(_lines(site, rows[(page - 1) * PAGE : page * PAGE]), len(rows), page, pages)
+    first = (page - 1) * PAGE
+    if sort in {"fps", "p95"}:
+        ids = _by_pace(site, site.overview.ids(which), sort, down=down)[first : first + PAGE]
+    else:
+        ids = site.overview.ids(which, sort, down=down, limit=PAGE, offset=first)
+    return Listing(_lines(site, site.overview.rows(ids)), total, page, pages)
+
+
+def _by_pace(site: Site, ids: list[str], sort: Sort, *, down: bool) -> list[str]:
+    """Return devices in the order of what they reported in the last minute, which the store does not know."""
+    paces, nothing = site.recent.paces(), Pace()
+    if sort == "fps":
+        ids.sort(key=lambda device: paces.get(device, nothing).fps)
+    else:
+        ids.sort(key=lambda device: paces.get(device, nothing).p95_ms)
+    return ids[::-1] if down else ids
 
 
 def _lines(site: Site, rows: list[Row]) -> list[Line]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
 
-from edgekit_fleet.ui.devices import STATES, state_of
 from edgekit_fleet.ui.guard import PageRoute
 from edgekit_fleet.ui.happenings import Happening, happening
 from edgekit_fleet.ui.rollouts import Progress, progress_of_open
@@ -44,13 +42,12 @@ def show(request: Request, site: Pages) -> Response:
 
 
 def _summary(site: Site) -> _Summary:
-    rows = site.overview.rows()
-    states = Counter(state_of(site, row) for row in rows)
+    states = site.overview.counts(site.recent.conditions())
     pace = site.recent.everyone()
     metrics = site.parts.metrics
     return _Summary(
-        states={state: states[state] for state in STATES},
-        total=len(rows),
+        states=states,
+        total=sum(states.values()),
         fps=pace.fps,
         p95_ms=pace.p95_ms,
         rollouts=progress_of_open(site),

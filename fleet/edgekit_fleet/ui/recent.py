@@ -7,7 +7,7 @@ After a restart they are read from the store.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from edgekit.core import wire
@@ -15,6 +15,8 @@ from edgekit.core.sketch import Histogram, Sketch
 
 FRESH_MS = 60_000
 """A pipeline without a report for this long is left out."""
+SLOT_MS = 5000
+"""The inference times of all devices are summed up in slots of this length as they arrive."""
 HOLD_MS = 2000
 """Sums over all devices are reused for this long, however many pages need them."""
 IDLE = ("", "IDLE")
@@ -30,10 +32,20 @@ class Pace:
 
 
 @dataclass
+class _Latest:
+    """The newest report of a pipeline."""
+
+    at_ms: int
+    fps: float
+    infer: Sketch | None
+    p95_ms: float | None = None
+    """Computed when it is needed first."""
+
+
+@dataclass
 class _Device:
     condition: str = ""
-    pipelines: dict[str, tuple[int, float, Sketch | None]] = field(default_factory=dict)
-    """By pipeline: when it reported (Unix ms), frames a second, histogram of inference times."""
+    pipelines: dict[str, _Latest] = field(default_factory=dict)
 
 
 class Recent:
@@ -43,6 +55,8 @@ class Recent:
         self._now_ms = now_ms
         self._lock = threading.Lock()
         self._devices: dict[str, _Device] = {}
+        self._slots: dict[int, Histogram] = {}
+        """Inference times of all devices, by when they arrived."""
         self._paces: tuple[int, dict[str, Pace]] = (-HOLD_MS, {})
         self._everyone: tuple[int, Pace] = (-HOLD_MS, Pace())
 
@@ -68,8 +82,17 @@ class Recent:
     ) -> None:
         """Store one report."""
         fps = frames / period_s if period_s > 0 else 0.0
+        histogram = None if infer is None else Histogram.from_wire(infer)
         with self._lock:
-            self._devices.setdefault(device, _Device()).pipelines[pipeline] = (at_ms, fps, infer)
+            self._devices.setdefault(device, _Device()).pipelines[pipeline] = _Latest(at_ms, fps, infer)
+            if histogram is not None:
+                self._slots.setdefault(at_ms // SLOT_MS, Histogram()).merge(histogram)
+            if len(self._slots) > 2 * FRESH_MS // SLOT_MS:
+                self._forget()
+
+    def _forget(self) -> None:
+        oldest = (self._now_ms() - FRESH_MS) // SLOT_MS
+        self._slots = {slot: times for slot, times in self._slots.items() if slot >= oldest}
 
     def condition(self, device: str) -> str:
         """Return ``failed``, ``updating``, or an empty text if neither was reported."""
@@ -77,44 +100,48 @@ class Recent:
             known = self._devices.get(device)
             return known.condition if known else ""
 
+    def conditions(self) -> dict[str, list[str]]:
+        """Return the devices that reported ``failed`` or ``updating``, by that word."""
+        words: dict[str, list[str]] = {}
+        with self._lock:
+            for name, known in self._devices.items():
+                if known.condition:
+                    words.setdefault(known.condition, []).append(name)
+        return words
+
     def pace(self, device: str) -> Pace:
         """Return the pace of one device."""
-        return _pace(self._fresh([device]))
+        oldest_ms = self._now_ms() - FRESH_MS
+        with self._lock:
+            known = self._devices.get(device)
+            return _pace(known, oldest_ms) if known else Pace()
 
     def paces(self) -> dict[str, Pace]:
         """Return the pace of each device that reported in the last minute."""
-        made_ms, paces_now = self._paces
+        made_ms, paces = self._paces
         if self._now_ms() - made_ms >= HOLD_MS:
+            oldest_ms = self._now_ms() - FRESH_MS
             with self._lock:
-                names = list(self._devices)
-            paces_now = {name: _pace(fresh) for name in names if (fresh := self._fresh([name]))}
-            self._paces = (self._now_ms(), paces_now)
-        return paces_now
+                devices = list(self._devices.items())
+            paces = {name: pace for name, known in devices if (pace := _pace(known, oldest_ms)).fps}
+            self._paces = (self._now_ms(), paces)
+        return paces
 
     def everyone(self) -> Pace:
-        """Return the pace of all devices together."""
+        """Return the pace of all devices together: the percentile is that of all inferences."""
         made_ms, total = self._everyone
         if self._now_ms() - made_ms >= HOLD_MS:
+            oldest_ms = self._now_ms() - FRESH_MS
+            times = Histogram()
             with self._lock:
-                names = list(self._devices)
-            total = self.total(names)
+                devices = list(self._devices.values())
+                for slot, part in self._slots.items():
+                    if slot >= oldest_ms // SLOT_MS:
+                        times.merge(part)
+            fps = sum(sum(latest.fps for latest in _fresh(known, oldest_ms)) for known in devices)
+            total = Pace(fps, times.quantile(0.95))
             self._everyone = (self._now_ms(), total)
         return total
-
-    def total(self, devices: Iterable[str]) -> Pace:
-        """Return the pace of several devices: the sum of rates, and the percentile of all inferences."""
-        return _pace(self._fresh(devices))
-
-    def _fresh(self, devices: Iterable[str]) -> list[tuple[float, Sketch | None]]:
-        oldest_ms = self._now_ms() - FRESH_MS
-        with self._lock:
-            return [
-                (fps, infer)
-                for device in devices
-                if device in self._devices
-                for at_ms, fps, infer in self._devices[device].pipelines.values()
-                if at_ms >= oldest_ms
-            ]
 
 
 def condition(reported: wire.Reported) -> str:
@@ -128,9 +155,20 @@ def condition(reported: wire.Reported) -> str:
     return "updating" if any(update.state not in IDLE for update in reported.updates.values()) else ""
 
 
-def _pace(fresh: Sequence[tuple[float, Sketch | None]]) -> Pace:
-    infer = Histogram()
-    for _, sketch in fresh:
-        if sketch is not None:
-            infer.merge(Histogram.from_wire(sketch))
-    return Pace(sum(fps for fps, _ in fresh), infer.quantile(0.95))
+def _fresh(device: _Device, oldest_ms: int) -> list[_Latest]:
+    return [latest for latest in list(device.pipelines.values()) if latest.at_ms >= oldest_ms]
+
+
+def _pace(device: _Device, oldest_ms: int) -> Pace:
+    """Return a device's pace; of several pipelines the percentile of all inferences."""
+    fresh = _fresh(device, oldest_ms)
+    if len(fresh) == 1:
+        (latest,) = fresh
+        if latest.p95_ms is None:
+            latest.p95_ms = Histogram.from_wire(latest.infer).quantile(0.95) if latest.infer else 0.0
+        return Pace(latest.fps, latest.p95_ms)
+    times = Histogram()
+    for latest in fresh:
+        if latest.infer is not None:
+            times.merge(Histogram.from_wire(latest.infer))
+    return Pace(sum(latest.fps for latest in fresh), times.quantile(0.95))

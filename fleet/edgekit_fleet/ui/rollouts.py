@@ -51,10 +51,9 @@ class Progress:
 
 def progress(site: Site, rollout: Rollout) -> Progress:
     """Return the progress of one rollout."""
-    members = site.parts.engine.store.participants(rollout)
-    committed = sum(member.outcome is Outcome.COMMITTED for member in members)
-    failed = sum(member.outcome is Outcome.FAILED for member in members)
-    return Progress(rollout, len(members), committed, failed, rollout.state in OPEN)
+    tally = site.parts.engine.store.rows.tally(rollout.id)
+    committed, failed = (tally.get(outcome.value, 0) for outcome in (Outcome.COMMITTED, Outcome.FAILED))
+    return Progress(rollout, sum(tally.values()), committed, failed, rollout.state in OPEN)
 
 
 def progress_of_open(site: Site) -> list[Progress]:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from fleet_kit import composed
 
+from edgekit.core import wire
 from edgekit_fleet.app.metrics import MAX_SERIES, render
+from edgekit_fleet.app.rates import MAX_NAMES, RECENT_MS, SLOT_MS, Rate, Rates
 from edgekit_fleet.web.throttle import Throttle
 
 MONITORING = Path(__file__).parents[3] / "fleet" / "deploy" / "monitoring"
@@ -66,3 +68,30 @@ def test_promtool_accepts_rules_and_metrics(metrics):
         [promtool, "check", "metrics"], input=metrics[0](), capture_output=True, text=True, check=False
     )
     assert checked.returncode in (0, 3), checked.stdout + checked.stderr  # 3: advice on names
+
+
+def test_rates_are_of_the_last_two_minutes_and_of_a_bounded_number_of_versions():
+    clock = [1_000_000]
+    rates = Rates(lambda: clock[0])
+
+    def reports(model, frames):
+        return wire.MetricReport(
+            mono_ns=1,
+            unix_ms=1,
+            pipeline="p",
+            model=model,
+            version="1.0.0",
+            variant="v",
+            period_s=10.0,
+            frames=frames,
+            errors=1,
+        )
+
+    clock[0] += 60_000
+    rates.take("d", [reports("a", 600)])
+    assert rates.by_version() == {("a", "1.0.0"): Rate(10.0, 1 / 60, 0.0)}, "of the minute since the start"
+    clock[0] += RECENT_MS + SLOT_MS
+    assert rates.by_version() == {}
+    rates.take("d", [reports(f"m{number}", 1) for number in range(MAX_NAMES + 5)])
+    assert len(rates.by_version()) == MAX_NAMES + 1
+    assert rates.by_version()["other", "other"].frames == pytest.approx(5 / 120)

@@ -10,7 +10,7 @@ from edgekit.core import wire
 from edgekit.core.sketch import Histogram
 from edgekit_fleet.ui.guard import local_path
 from edgekit_fleet.ui.live import EVERY, MAX_IDS, note, stream
-from edgekit_fleet.ui.recent import FRESH_MS, Recent
+from edgekit_fleet.ui.recent import FRESH_MS, Pace, Recent
 from edgekit_fleet.web.bus import Bus, Change
 
 
@@ -118,12 +118,14 @@ def test_the_fleets_percentile_is_that_of_all_frames_not_of_averages():
     recent = Recent(lambda: 0)
     for number in range(19):
         recent.take_records(f"fast-{number}", [report(2.0)])
-    recent.take_records("slow", [report(50.0)])
-    total = recent.total([f"fast-{number}" for number in range(19)])
-    everyone = recent.total([*(f"fast-{number}" for number in range(18)), "slow"])
-    assert (round(total.fps), round(total.p95_ms)) == (190, 2)
-    assert 49 < everyone.p95_ms < 51
-    assert 49 < recent.pace("slow").p95_ms < 51
+    assert (round(recent.everyone().fps), round(recent.everyone().p95_ms)) == (190, 2)
+    slower = Recent(lambda: 0)
+    for number in range(18):
+        slower.take_records(f"fast-{number}", [report(2.0)])
+    slower.take_records("slow", [report(50.0)])
+    assert 49 < slower.everyone().p95_ms < 51
+    assert 49 < slower.pace("slow").p95_ms < 51
+    assert 49 < slower.paces()["slow"].p95_ms < 51
 
 
 def test_what_was_not_reported_for_a_minute_counts_no_more():
@@ -133,6 +135,8 @@ def test_what_was_not_reported_for_a_minute_counts_no_more():
     clock[0] = FRESH_MS + 1
     assert recent.pace("a").fps == 0
     assert recent.paces() == {}
+    clock[0] += FRESH_MS
+    assert recent.everyone() == Pace()
 
 
 def test_a_pipeline_that_is_gone_from_the_report_counts_no_more():
