@@ -46,8 +46,8 @@ MAX_OF_DEVICE = 64
 """Messages of one kind of one device in the stream; a device has at most 20 under way."""
 _EXPIRES_S = 5.0
 PACE_S = 0.05
-"""Between two batches that are not full: thousands of devices that send a message now and then are stored in 20
-commits a second, not in hundreds. After a pause the first message does not wait.
+"""Between two batches that are not full: thousands of devices that send a message now and then are stored in
+20 commits a second, not in hundreds. After a pause the first message does not wait.
 """
 
 

@@ -39,13 +39,14 @@ def fill(path):
             file.write(bytes(64 << 10))
 
 
-def test_a_disk_that_fills_up_and_is_freed_loses_nothing_and_needs_nobody(small_disk):
-    """Filled twice under load: once it answered with its first error for ever, while every page was calm."""
+@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_disk_that_fills_up_and_is_freed_loses_nothing_and_needs_nobody(small_disk, times):
+    """Under load: once it answered with its first error for ever, while every page was calm."""
     data, filler = small_disk / "fleet", small_disk / "filler"
     data.mkdir()
     with LocalFleet(data) as fleet, Sender(fleet.enroll("a"), 100_000) as sender:
         with loaded(sender):
-            for _ in range(2):
+            for _ in range(times):
                 wait_until(lambda seen=sender.watermark: sender.watermark > seen, "it acknowledges", 20)
                 fill(filler)
                 wait_until(lambda: "Make room" in str(fleet.get("health")["problems"]), "it is said", 5)
