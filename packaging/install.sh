@@ -96,6 +96,7 @@ find_board() {
   compatible=""
   [ ! -r "$root/proc/device-tree/compatible" ] || compatible=$(tr '\000' ' ' <"$root/proc/device-tree/compatible")
   board=${model:-$(text /sys/class/dmi/id/sys_vendor) $(text /sys/class/dmi/id/product_name)}
+  board=${board# }
   if [ -n "$root" ]; then
     case $(text /proc/sys/kernel/arch) in aarch64) arch=arm64 ;; x86_64) arch=amd64 ;; *) arch=unknown ;; esac
   else
@@ -232,7 +233,7 @@ hints() {
 
 plan() {
   echo "edgekit: what is going to be done"
-  say board "$(printf %s "${board# }" | sed 's/^ *$/unknown/') ($arch)"
+  say board "${board:-unknown} ($arch)"
   say system "$system"
   say packages "$from"
   for file in $files; do say "" "$file"; done
@@ -269,7 +270,8 @@ apply() {
   for file in $files; do set -- "$@" "$folder/$file"; done
   [ -z "$scratch" ] || chmod 755 "$scratch" # apt reads them as the user _apt
   [ -n "$offline" ] || apt-get update -qq || echo "install.sh: the package lists cannot be refreshed; going on with those that are here" >&2
-  DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ${offline:+--no-download} "$@" ||
+  if [ -n "$offline" ]; then set -- -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts=/dev/null "$@"; fi
+  DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" ||
     fail 3 "apt could not install them, see above" "${offline:+install what they depend on first, or leave --offline out}"
 }
 

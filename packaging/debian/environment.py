@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
 _PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?\s*(==|@)\s*(\S+)")
 _DROPPED_FOLDERS = ("tests", "test", "include", "__pycache__")
+# LiteRT's compilers for telephones' NPUs, which its interpreter never loads; what only shells and git use.
+_DROPPED = (
+    "ai_edge_litert/tools",
+    "ai_edge_litert/vendors",
+    "ai_edge_litert/aot",
+    "**/.gitignore",
+    "**/*.sh",
+)
 _INSTALLER_FILES = ("direct_url.json", "uv_cache.json", "INSTALLER", "REQUESTED")
 
 
@@ -77,6 +85,8 @@ def fill(target: Target, pins: Mapping[str, str], prefix: Path) -> None:
     (site / ".lock").unlink(missing_ok=True)
     for folder in [path for path in site.rglob("*") if path.is_dir() and path.name in _DROPPED_FOLDERS]:
         shutil.rmtree(folder, ignore_errors=True)
+    for path in [path for pattern in _DROPPED for path in site.glob(pattern)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     for record in site.glob("*.dist-info/RECORD"):
         for name in _INSTALLER_FILES:
             (record.parent / name).unlink(missing_ok=True)

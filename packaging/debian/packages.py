@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 VERSION = "0.1.0"
-MAINTAINER = "edgekit developers <edgekit@localhost>"
+# Debian's own variables, for whoever builds packages for others.
+MAINTAINER = (
+    f"{os.environ.get('DEBFULLNAME', 'edgekit developers')} <{os.environ.get('DEBEMAIL', 'root@localhost')}>"
+)
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,9 @@ AGENT = Package(
     ("update", "vision", "serial", "serve"),
     "/opt/edgekit",
     "agent that runs models on this device and keeps them up to date",
-    "Runs inference on cameras and sensors, works offline, takes signed updates from a fleet manager, and\n"
-    "takes a model back that misbehaves. It needs at least one runtime: edgekit-litert,\n"
-    "edgekit-onnxruntime or edgekit-openvino.",
+    "Runs inference on cameras and sensors, works offline, takes signed updates\n"
+    "from a fleet manager, and takes a model back that misbehaves. It needs at\n"
+    "least one runtime: edgekit-litert, edgekit-onnxruntime or edgekit-openvino.",
     ("edgekit",),
     ("adduser",),
     "edgekit-agent.service",
@@ -91,13 +94,13 @@ RUNTIMES = tuple(
         "edgekit-runtime",
         (extra,),
         "/opt/edgekit",
-        f"{title} for edgekit",
-        f"Adds {title} to the environment of the package edgekit, so that it runs {files}.",
+        f"{title} runtime for edgekit",
+        f"Adds {title} to the environment of the package edgekit,\nso that it runs {files}.",
     )
     for extra, title, files in (
-        ("litert", "the LiteRT runtime", ".tflite files"),
+        ("litert", "LiteRT", ".tflite files"),
         ("onnxruntime", "ONNX Runtime", ".onnx files"),
-        ("openvino", "the OpenVINO runtime", "OpenVINO IR and .onnx files on Intel hardware"),
+        ("openvino", "OpenVINO", "OpenVINO IR and .onnx files on Intel hardware"),
     )
 )
 FLEET = Package(
@@ -106,8 +109,8 @@ FLEET = Package(
     (),
     "/opt/edgekit-fleet",
     "fleet manager for devices that run edgekit",
-    "Enrols devices, takes in what they measure over MQTT with a broker of its own, rolls signed models out\n"
-    "in waves, and shows all of it in a web page.",
+    "Enrols devices, takes in what they measure over MQTT with a broker of its\n"
+    "own, rolls signed models out in waves, and shows all of it in a web page.",
     ("edgekit-fleet",),
     ("adduser",),
     "edgekit-fleet.service",
@@ -130,7 +133,10 @@ def describe(package: Package, target: Target, tree: Path) -> None:
     kind = "runtime" if package.is_runtime else "service"
     for source in [path for folder in (kind, package.name) for path in sorted((HERE / folder).glob("p*"))]:
         _write(tree / "DEBIAN" / source.name, _At(source.read_text("utf-8")).substitute(values))
-    _document(package, target, components, tree / "usr" / "share" / "doc" / package.name)
+    share = tree / "usr" / "share"
+    overrides = (HERE / "lintian-overrides").read_text("utf-8")
+    _write(share / "lintian" / "overrides" / package.name, _At(overrides).substitute(values))
+    _document(package, target, components, share / "doc" / package.name)
 
 
 class _At(Template):
@@ -205,6 +211,7 @@ def _document(package: Package, target: Target, components: list[dict[str, str]]
     site = f"{package.prefix}/lib/python{target.release.python}/site-packages"
     _write(
         folder / "copyright",
+        "Copyright: 2026 the edgekit developers\n"
         "edgekit is licensed under the Apache License 2.0; on Debian systems its text is in\n"
         "/usr/share/common-licenses/Apache-2.0.\n\n"
         "This package carries these distributions; the texts of their licences are in\n"
@@ -216,8 +223,9 @@ def _document(package: Package, target: Target, components: list[dict[str, str]]
     (folder / "changelog.Debian.gz").write_bytes(gzip.compress(entry.encode(), mtime=0))
     if package is AGENT:
         (folder / "changelog.gz").write_bytes(gzip.compress((ROOT / "CHANGELOG.md").read_bytes(), mtime=0))
-        for page in sorted((ROOT / "docs").glob("*.md")):
-            _write(folder / page.name, page.read_text("utf-8"))
+        pages = ROOT / "docs"
+        for page in sorted((*pages.glob("*.md"), *pages.glob("hardware/*.md"))):
+            _write(folder / page.relative_to(pages), page.read_text("utf-8"))
     bill = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
