@@ -94,6 +94,17 @@ def test_each_vendor_library_is_imported_by_its_owners_only(house):
     assert found == set()
 
 
+def test_there_is_one_http_client(house):
+    clients = {"http.client", "urllib.request", "urllib.error", "httpx", "requests", "urllib3"}
+    found = set()
+    for module in house.values():
+        for node in ast.walk(module.tree):
+            names = {node.module} if isinstance(node, ast.ImportFrom) else set()
+            names |= {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+            found |= {module.name} if names & clients else set()
+    assert found == {"edgekit.base.http"}
+
+
 def _imported(tree):
     names = set()
     for node in ast.walk(tree):

@@ -1,9 +1,9 @@
-"""The HTTP client for the fleet: bounded in bytes and time, no redirects, only the fleet's CA."""
+"""The HTTP client for the fleet: bounded in bytes and time, no redirects or proxies, only the fleet's CA."""
 
 import http.client
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ from edgekit.core.errors import (
 )
 
 _PIECE_BYTES = 64 << 10
-_CONNECT_S = 15.0
+_SILENCE_S = 15.0
 _LEAST_BYTES = 4096
 
 
@@ -57,11 +57,18 @@ class Patience(msgspec.Struct, frozen=True):
 class Web:
     """A client for one server, over HTTP or HTTPS.
 
-    ``ca``: the only trusted CA; None trusts the system's. ``context`` replaces it.
+    ``ca``: the only trusted CA; None trusts the system's. ``context`` replaces it. ``silence_s`` is the
+    longest wait for the connection and for each piece.
     """
 
-    def __init__(self, ca: Path | None, patience: Patience, context: ssl.SSLContext | None = None) -> None:
-        self._patience = patience
+    def __init__(
+        self,
+        ca: Path | None,
+        patience: Patience,
+        context: ssl.SSLContext | None = None,
+        silence_s: float = _SILENCE_S,
+    ) -> None:
+        self._patience, self._silence_s = patience, silence_s
         self._context = context
         if context is None and ca is not None and ca.exists():
             try:
@@ -101,21 +108,34 @@ class Web:
                 yield offset, piece
                 offset += len(piece)
 
-    def post_json(self, url: str, body: bytes, max_bytes: int) -> tuple[int, bytes]:
-        """Send JSON and return (status, answer).
+    def send(
+        self,
+        method: str,
+        url: str,
+        max_bytes: int,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, bytes]:
+        """Send a request and return (status, answer); a body in pieces needs the header Content-Length.
 
         Raises:
             LinkError: It cannot be reached, breaks off, or answers more than ``max_bytes``.
+            TrustError: Its certificate is not accepted.
         """
-        with closing(self._connection(url)) as connection:
-            headers = {"Content-Type": "application/json"}
-            too_long = LinkError(f"{url}: the answer is longer than {max_bytes} bytes")
-            with closing(self._ask(connection, "POST", url, body, headers)) as response:
-                return response.status, _joined(self._pieces(response, url), max_bytes, too_long)
+        too_long = LinkError(f"{url}: the answer is longer than {max_bytes} bytes")
+        with (
+            closing(self._connection(url)) as connection,
+            closing(self._ask(connection, method, url, body, headers or {})) as response,
+        ):
+            return response.status, _joined(self._pieces(response, url), max_bytes, too_long)
 
     def _connection(self, url: str) -> http.client.HTTPConnection:
-        parts = urlsplit(url)
-        host, port, timeout_s = parts.hostname, parts.port, min(_CONNECT_S, self._patience.left_s())
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError as cause:
+            raise ConfigError(f"{url!r}: {cause}") from cause
+        timeout_s = min(self._silence_s, self._patience.left_s())
         if parts.scheme == "https" and host:
             return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=self._context)
         if parts.scheme == "http" and host:
@@ -127,8 +147,8 @@ class Web:
         connection: http.client.HTTPConnection,
         method: str,
         url: str,
-        body: bytes | None,
-        headers: dict[str, str],
+        body: bytes | Iterable[bytes] | None,
+        headers: Mapping[str, str],
     ) -> http.client.HTTPResponse:
         parts = urlsplit(url)
         path = parts.path + (f"?{parts.query}" if parts.query else "")

@@ -56,7 +56,9 @@ def enroll(order: EnrollOrder) -> Enrolment:
     name = order.name or os.uname().nodename
     request = wire.EnrollRequest(token=order.token, csr=_csr(key, name), name=name, hardware=order.hardware)
     web = Web(None, patience, context)
-    status, body = web.post_json(f"{base}/api/v1/enroll", wire.encode(request), _MAX_ANSWER_BYTES)
+    headers = {"Content-Type": "application/json"}
+    url = f"{base}/api/v1/enroll"
+    status, body = web.send("POST", url, _MAX_ANSWER_BYTES, wire.encode(request), headers)
     answer = _answer(status, body)
     if pinned and _fingerprint(answer.ca.encode()) != pinned:
         raise TrustError(_WRONG_CA)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import logging
 import os
 import random
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.base.files import write_durably
+from edgekit.base.http import Patience, Web
 from edgekit.core.errors import ConfigError, LinkError, StorageError
 from edgekit_fleet.broker.broker_log import BrokerLog
 from edgekit_fleet.broker.callout import ACCOUNT, WAIT_S
@@ -161,14 +161,12 @@ class EmbeddedBroker:
 
     def is_healthy(self) -> bool:
         """Say whether its health check passes."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._http_port, timeout=2)
+        web = Web(None, Patience(time.monotonic() + 2, 2))
         try:
-            connection.request("GET", "/healthz")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
+            web.get(f"http://127.0.0.1:{self._http_port}/healthz", 1 << 16)
+        except LinkError:
             return False
-        finally:
-            connection.close()
+        return True
 
     def _supervise(self) -> None:
         """Run it until stopped; the pause before a restart grows while it keeps failing."""

@@ -7,7 +7,6 @@ Source: docs.nats.io "NATS Client Protocol"; "System Events" (``$SYS.REQ.SERVER.
 
 from __future__ import annotations
 
-import http.client
 import logging
 import socket
 import time
@@ -16,12 +15,14 @@ from urllib.parse import quote
 
 import msgspec
 
+from edgekit.base.http import Patience, Web
 from edgekit.core.errors import LinkError
 
 logger = logging.getLogger(__name__)
 
 SYSTEM_USER = "edgekit-system"
 _TIMEOUT_S = 5.0
+_MAX_ANSWER_BYTES = 4 << 20
 _MAX_LINE_BYTES = 64 << 10
 _REPEAT_S = 30.0
 
@@ -81,17 +82,14 @@ class Kicker:
             if found.connections:
                 subject = f"$SYS.REQ.SERVER.{found.server_id}.KICK"
                 self._request(subject, [msgspec.json.encode({"cid": one.cid}) for one in found.connections])
-        except (OSError, http.client.HTTPException, msgspec.DecodeError) as cause:
+        except (OSError, LinkError, msgspec.DecodeError) as cause:
             raise LinkError(f"the broker cannot close the connection of {client_id}: {cause}") from cause
         return len(found.connections)
 
     def _connections(self, client_id: str) -> _Connections:
-        connection = http.client.HTTPConnection("127.0.0.1", self._http_port, timeout=_TIMEOUT_S)
-        try:
-            connection.request("GET", f"/connz?mqtt_client={quote(client_id)}")
-            return msgspec.json.decode(connection.getresponse().read(), type=_Connections)
-        finally:
-            connection.close()
+        web = Web(None, Patience(time.monotonic() + _TIMEOUT_S, _TIMEOUT_S))
+        url = f"http://127.0.0.1:{self._http_port}/connz?mqtt_client={quote(client_id)}"
+        return msgspec.json.decode(web.get(url, _MAX_ANSWER_BYTES), type=_Connections)
 
     def _request(self, subject: str, bodies: list[bytes]) -> None:
         """Send requests and wait for an answer to each; without a place to answer the broker ignores them."""

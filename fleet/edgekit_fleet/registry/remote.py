@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import json
+import math
 import ssl
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekit.base.failures import Failure, error_of
-from edgekit.base.http import certificate_error
+from edgekit.base.http import Patience, Web
+from edgekit.base.tls import trusting
 from edgekit.core.errors import ConfigError, EdgekitError, LinkError, ProtocolError, ServerError
 from edgekit_fleet.registry.keys import OnlinePublic
 
@@ -48,12 +47,10 @@ class FleetClient:
             raise ConfigError(f"{url!r} is not a fleet's address", hint="want http://HOST:PORT or https://")
         self.url, self._token = url.rstrip("/"), token
         try:
-            tls = ssl.create_default_context(cafile=None if ca is None else str(ca))
+            tls = trusting(ca)
         except (OSError, ssl.SSLError) as cause:
             raise ConfigError(f"{ca}: {cause}") from cause
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls)
-        )
+        self._web = Web(None, Patience(math.inf, _TIMEOUT_S), tls, _TIMEOUT_S)
 
     def send(
         self,
@@ -66,28 +63,20 @@ class FleetClient:
         """Send one request and return the answer.
 
         Raises:
-            LinkError: The fleet cannot be reached.
+            LinkError: The fleet cannot be reached, or its answer is too long.
+            TrustError: Its certificate is not accepted.
             EdgekitError: It refused the request, with the class that its answer names.
         """
-        request = urllib.request.Request(  # noqa: S310 - http and https only, checked above
-            self.url + path, data=body, method=method, headers=dict(headers or {})
-        )
-        if self._token:
-            request.add_header("Authorization", f"Bearer {self._token}")
+        token = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         try:
-            with self._opener.open(request, timeout=_TIMEOUT_S) as answer:
-                data = answer.read(MAX_ANSWER_BYTES + 1)
-        except urllib.error.HTTPError as refused:
-            with refused:
-                raise refusal(refused.code, refused.read(1 << 16), self.url + path) from refused
-        except (OSError, http.client.HTTPException) as cause:
-            reason = getattr(cause, "reason", None) or cause
-            if isinstance(reason, ssl.SSLCertVerificationError):
-                raise certificate_error(self.url, reason) from cause
-            raise LinkError(f"{self.url}: {reason}", hint="is the fleet manager running there?") from cause
-        if len(data) > MAX_ANSWER_BYTES:
-            raise ProtocolError(f"{self.url}{path}: the answer has more than {MAX_ANSWER_BYTES} bytes")
-        return Reply(answer.status, data)
+            status, data = self._web.send(
+                method, self.url + path, MAX_ANSWER_BYTES, body, {**(headers or {}), **token}
+            )
+        except LinkError as error:
+            raise LinkError(error.message, hint="is the fleet manager running there?") from error
+        if status >= 300:
+            raise refusal(status, data, self.url + path)
+        return Reply(status, data)
 
     def json(self, method: str, path: str, body: Any = None, params: Mapping[str, str] | None = None) -> Any:
         """Send one request, with a JSON body if any, and return the JSON of the answer.

@@ -6,7 +6,6 @@ here; without it, only a bundle that is already published can be measured.
 
 from __future__ import annotations
 
-import http.client
 import json
 import math
 import shutil
@@ -15,9 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,8 @@ from typing import Any
 import msgspec
 
 from edgekit.base.failures import Failure, error_of
-from edgekit.base.http import certificate_error
+from edgekit.base.http import Patience, Web
+from edgekit.base.tls import trusting
 from edgekit.core.errors import ConfigError, EnrollError, LinkError, ProtocolError, ServerError
 from edgekit.core.spec import Cost, Variant, version_key
 from edgekit.core.wire import MeasuredVariant, MeasurementRecord
@@ -63,12 +61,10 @@ class FleetApi:
         try:
             if token.startswith("@"):
                 self.token = Path(token[1:]).read_text(encoding="utf-8").strip()
-            tls = ssl.create_default_context(cafile=str(ca) if ca else None)
+            tls = trusting(ca)
         except (OSError, ssl.SSLError) as cause:
             raise ConfigError(f"the fleet's token or CA cannot be read: {cause}") from cause
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls)
-        )
+        self._web = Web(None, Patience(math.inf, _TIMEOUT_S), tls, _TIMEOUT_S)
 
     def get(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Any:
         """Return the JSON at ``/api/v1/<path>``.
@@ -85,23 +81,15 @@ class FleetApi:
         return self._send("POST", path, json.dumps(body).encode())
 
     def _send(self, method: str, path: str, body: bytes | None) -> Any:
-        request = urllib.request.Request(  # noqa: S310 - http and https only, checked above
-            f"{self.url}/api/v1/{path}",
-            data=body,
-            method=method,
-            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
-        )
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         try:
-            with self._opener.open(request, timeout=_TIMEOUT_S) as answer:
-                data = answer.read(_MAX_ANSWER_BYTES + 1)
-        except urllib.error.HTTPError as refused:
-            with refused:
-                raise _refusal(self.url, refused.code, refused.read(1 << 16)) from refused
-        except (OSError, http.client.HTTPException) as cause:
-            reason = getattr(cause, "reason", None) or cause
-            if isinstance(reason, ssl.SSLCertVerificationError):
-                raise certificate_error(self.url, reason) from cause
-            raise LinkError(f"{self.url}: {reason}", hint="is the fleet manager running there?") from cause
+            status, data = self._web.send(
+                method, f"{self.url}/api/v1/{path}", _MAX_ANSWER_BYTES, body, headers
+            )
+        except LinkError as error:
+            raise LinkError(error.message, hint="is the fleet manager running there?") from error
+        if status >= 300:
+            raise _refusal(self.url, status, data)
         try:
             return json.loads(data)
         except ValueError as cause:
