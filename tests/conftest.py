@@ -15,6 +15,10 @@ sys.path[:0] = [
 ]  # bundles and networks that several folders use
 
 _skipped: list[str] = []
+_LONG = tuple(
+    f"tests/{folder}/"
+    for folder in ("e2e", "optimize/run", "optimize/shrink", "sync", "agent", "fleet", "benchmarks", "cli")
+)
 
 
 class _SignalStack(ctypes.Structure):
@@ -32,6 +36,13 @@ def pytest_configure():
         "busy machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
     )
     hypothesis.settings.load_profile("busy machine")
+
+
+def pytest_collection_modifyitems(items):
+    """Folders with long files come first, so that at the end no process of ./check waits for a long one."""
+    items.sort(
+        key=lambda item: next((n for n, folder in enumerate(_LONG) if folder in item.nodeid), len(_LONG))
+    )
 
 
 def _point_at(folder, patch):

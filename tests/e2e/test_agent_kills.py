@@ -27,14 +27,17 @@ GOOD = tuple(f"{number}.0.0" for number in range(1, 5))
 BAD = "9.0.0"
 
 
-pytestmark = pytest.mark.timeout(900)  # a busy machine; each wait has a limit of its own
+pytestmark = [
+    pytest.mark.timeout(900),  # a busy machine; each wait has a limit of its own
+    pytest.mark.usefixtures("_proved_once"),
+]
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory):
+def stage(tmp_path_factory, proofs):
     folder = tmp_path_factory.mktemp("kills")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEKIT_CACHE", str(folder / "cache"))
+        patch.setenv("EDGEKIT_CACHE", str(proofs))
         yield from staged(folder)
 
 
@@ -58,12 +61,6 @@ def staged(folder):
         if agent.process is not None:
             agent.kill()
         fleet.stop()
-
-
-@pytest.fixture(autouse=True)
-def _same_cache(stage, monkeypatch):
-    """An agent that starts again finds the proofs of its last life, as on a real device."""
-    monkeypatch.setenv("EDGEKIT_CACHE", str(stage[1].folder.parent / "cache"))
 
 
 def machine(agent: AgentStage) -> tuple[str, str]:

@@ -9,7 +9,10 @@ SPARE = {"id": "spare", "backend": "null", "options": {"latency_ms": 4}}
 LATE = 600
 """A run that a worker comes to in seconds, and that measuring before the start does not come to."""
 
-pytestmark = pytest.mark.timeout(600)  # a busy machine; each wait has a limit of its own
+pytestmark = [
+    pytest.mark.timeout(600),  # a busy machine; each wait has a limit of its own
+    pytest.mark.usefixtures("_proved_once"),
+]
 
 
 @pytest.fixture

@@ -24,14 +24,17 @@ WRONG = {"id": "wrong", "backend": "null", "options": {"outputs": {
     "scores": {"datatype": "FP32", "shape": [1, 2], "value": [[0.8, 0.2]]}}}}  # fmt: skip
 
 
-pytestmark = pytest.mark.timeout(900)  # a busy machine; each wait has a limit of its own
+pytestmark = [
+    pytest.mark.timeout(900),  # a busy machine; each wait has a limit of its own
+    pytest.mark.usefixtures("_proved_once"),
+]
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory):
+def stage(tmp_path_factory, proofs):
     folder = tmp_path_factory.mktemp("measure")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEKIT_CACHE", str(folder / "cache"))  # proofs are made once for all
+        patch.setenv("EDGEKIT_CACHE", str(proofs))
         yield from staged(folder)
 
 
@@ -59,11 +62,6 @@ def staged(folder):
         if agent.process is not None:
             agent.kill()
         fleet.stop()
-
-
-@pytest.fixture(autouse=True)
-def _same_cache(stage, monkeypatch):
-    monkeypatch.setenv("EDGEKIT_CACHE", str(stage[2] / "cache"))
 
 
 def measure(fleet, bundle, device="board-1", *, keys="own", timeout_s=120.0, told=None):

@@ -11,7 +11,10 @@ from bundles import make_bundle, pipeline_toml
 
 from edgekit_fleet.broker.embedded import free_port
 
-pytestmark = pytest.mark.timeout(900)  # a busy machine; each wait has a limit of its own
+pytestmark = [
+    pytest.mark.timeout(900),  # a busy machine; each wait has a limit of its own
+    pytest.mark.usefixtures("_proved_once"),
+]
 
 
 def test_a_device_that_was_told_follows_its_fleet_to_another_address_and_is_updated_there(tmp_path):

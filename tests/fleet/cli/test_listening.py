@@ -16,9 +16,25 @@ def resident_mb(pid):
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory):
+    with RunningFleet(tmp_path_factory.mktemp("fleet")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def silent(fleet):
+    """A connection that asks for nothing more; it is made first, for its time is long."""
+    with socket.socket() as connection:
+        connection.connect(("127.0.0.1", int(fleet.ready["url"].rpartition(":")[2])))
+        connection.send(b"GET /")
+        yield connection
+
+
+@pytest.mark.usefixtures("silent")
 @pytest.mark.parametrize("count", [1500, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_a_crowd_of_silent_connections_costs_little_memory_and_keeps_nobody_out(tmp_path, count):
-    with RunningFleet(tmp_path) as fleet, contextlib.ExitStack() as stack:
+def test_a_crowd_of_silent_connections_costs_little_memory_and_keeps_nobody_out(fleet, count):
+    with contextlib.ExitStack() as stack:
         before_mb = resident_mb(fleet.process.pid)
         port = int(fleet.ready["url"].rpartition(":")[2])
         for number in range(count):
@@ -58,10 +74,6 @@ def test_one_address_takes_at_most_half_of_the_connections():
         connect("127.0.0.5")
 
 
-def test_a_connection_that_never_asks_is_closed(tmp_path):
-    with RunningFleet(tmp_path) as fleet, socket.socket() as silent:
-        port = int(fleet.ready["url"].rpartition(":")[2])
-        silent.connect(("127.0.0.1", port))
-        silent.send(b"GET /")
-        silent.settimeout(30)
-        assert silent.recv(1) == b"", "closed by the server"
+def test_a_connection_that_never_asks_is_closed(silent):
+    silent.settimeout(30)
+    assert silent.recv(1) == b"", "closed by the server"
