@@ -312,7 +312,8 @@ def test_suppression_equals_the_naive_one(candidates, threshold, limit):
 @given(st.lists(corners, min_size=1, max_size=12))
 def test_overlap_is_the_naive_intersection_over_union(boxes):
     wanted = [[naive_iou(a, b) for b in boxes] for a in boxes]
-    np.testing.assert_allclose(overlap(np.array(boxes, np.float32)), wanted, atol=1e-6)
+    columns = np.array(boxes, np.float32).T
+    np.testing.assert_allclose(overlap(columns[:, :, None], columns[:, None]), wanted, atol=1e-6)
 
 
 # -- windows

@@ -19,8 +19,8 @@ from edgekit.core.spec import Item
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.decoders import Decoder, Outcome, Setup, label_of, options_of, shape_of
 from edgekit.pipeline.decoders.anchors import AnchorOptions, anchors_of
+from edgekit.pipeline.decoders.items import logit, sigmoid
 from edgekit.pipeline.decoders.nms import best_first, blend, suppress
-from edgekit.pipeline.decoders.ssd import logit, sigmoid
 from edgekit.pipeline.pre import Placement
 
 

@@ -7,7 +7,6 @@ Outputs ``boxes`` [1, A, 4], offsets to A anchors, and ``scores`` [1, A, C]. Opt
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from edgekit.pipeline.check import Options
 from edgekit.pipeline.decoders import Decoder, Outcome, Setup, check_labels, label_of, options_of, shape_of
 from edgekit.pipeline.decoders.anchors import AnchorOptions, anchors_of
 from edgekit.pipeline.decoders.classify import softmax
+from edgekit.pipeline.decoders.items import logit, sigmoid
 from edgekit.pipeline.decoders.nms import best_first, suppress
 
 
@@ -52,18 +52,6 @@ def decode_boxes(
     # e**20 is far beyond any image: the bound keeps hostile offsets from overflowing
     half = np.exp(np.clip(offsets[:, 2:], -20, 20)) * anchors[:, 2:] / 2
     return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
-
-
-def logit(probability: float) -> float:
-    """Return the inverse of ``sigmoid``; infinite at 0 and 1."""
-    if probability <= 0:
-        return -math.inf
-    return math.inf if probability >= 1 else math.log(probability / (1 - probability))
-
-
-def sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return ``1 / (1 + e**-x)``; values beyond +-80 are as good as infinite in float32."""
-    return np.asarray(1 / (1 + np.exp(-np.clip(values, -80, 80))), np.float32)
 
 
 def build(setup: Setup) -> Decoder:
