@@ -40,7 +40,13 @@ _RAW = ("top1", "top5", "cosine", "agreement")
 _ROWS = (
     Task("classify", ("classify",), _CLASSIFY, _LABELLED, "changed"),
     Task("sensor", ("sensor", "classify"), _CLASSIFY, _LABELLED, "changed"),
-    Task("detect", ("yolo", "detections", "detr", "ssd"), _DETECT, (*_LABELLED, "boxes"), "appeared"),
+    Task(
+        "detect",
+        ("yolo", "detections", "detr", "ssd", "yolo-grid", "bins", "fomo"),
+        _DETECT,
+        (*_LABELLED, "boxes", "points"),
+        "appeared",
+    ),
     Task("oriented", ("yolo", "detections"), _DETECT, (*_LABELLED, "boxes"), "appeared"),
     Task("pose", ("yolo", "detections"), _DETECT, (*_LABELLED, "boxes", "points"), "appeared"),
     Task("instances", ("yolo", "detections", "detr"), _DETECT, (*_LABELLED, "boxes", "masks"), "appeared"),

@@ -17,6 +17,8 @@ from edgekit.core.errors import BundleError
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.decoders import Setup
 
+Edge = Annotated[float, msgspec.Meta(gt=0)]
+
 
 class AnchorOptions(Options, frozen=True, kw_only=True):
     """MediaPipe's settings of the anchors, under its names.
@@ -35,6 +37,49 @@ class AnchorOptions(Options, frozen=True, kw_only=True):
     reduce_boxes_in_lowest_layer: bool = False
     fixed_anchor_size: bool = False
     offset: float = 0.5
+
+
+class PriorOptions(Options, frozen=True, kw_only=True):
+    """Anchors of stated sizes: for each stride the (width, height) in pixels of the boxes of a cell.
+
+    They are centred in their cells. RetinaFace, UltraFace and EfficientDet write theirs so.
+    """
+
+    strides: tuple[Annotated[int, msgspec.Meta(ge=1)], ...]
+    sizes: tuple[tuple[tuple[Edge, Edge], ...], ...]
+
+    def problems(self) -> list[str]:
+        """Return what contradicts itself."""
+        if len(self.sizes) == len(self.strides):
+            return []
+        return [f"sizes: want {len(self.strides)} lists, one for each stride, got {len(self.sizes)}"]
+
+
+def priors_of(setup: Setup, options: PriorOptions, count: int) -> NDArray[np.float32]:
+    """Return the anchors of stated sizes, as ``make_anchors`` does; ``count`` as for ``anchors_of``.
+
+    Raises:
+        BundleError: It takes no images, or the options do not make as many.
+    """
+    if setup.input_size is None:
+        raise BundleError(f"{setup.what}: the {setup.post.decoder!r} decoder needs an image model")
+    width, height = setup.input_size
+    parts = []
+    for stride, sizes in zip(options.strides, options.sizes, strict=True):
+        columns, rows = math.ceil(width / stride), math.ceil(height / stride)
+        grid = np.empty((rows, columns, len(sizes), 4))
+        # a cell beyond the edge keeps its size: the centre is in pixels, not in shares of the cells
+        grid[..., 0] = ((np.arange(columns) + 0.5) * stride / width)[None, :, None]
+        grid[..., 1] = ((np.arange(rows) + 0.5) * stride / height)[:, None, None]
+        grid[..., 2:] = np.array(sizes) / (width, height)
+        parts.append(grid.reshape(-1, 4))
+    anchors = np.concatenate(parts).astype(np.float32)
+    if count not in (-1, len(anchors)):
+        raise BundleError(
+            f"{setup.what}: post.options.priors make {len(anchors)} anchors at {width}x{height}, "
+            f"the model has {count}"
+        )
+    return anchors
 
 
 def anchors_of(setup: Setup, options: AnchorOptions, count: int) -> NDArray[np.float32]:

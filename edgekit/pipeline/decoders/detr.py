@@ -22,7 +22,16 @@ from edgekit.core.spec import Item
 from edgekit.pipeline.decoders import Decoder, Outcome, Setup, options_of, shape_of
 from edgekit.pipeline.decoders.classify import softmax
 from edgekit.pipeline.decoders.extras import masks_of
-from edgekit.pipeline.decoders.items import DetectOptions, Extras, Finish, bounded, logit, sigmoid, to_corners
+from edgekit.pipeline.decoders.items import (
+    Background,
+    DetectOptions,
+    Extras,
+    Finish,
+    bounded,
+    logit,
+    sigmoid,
+    to_corners,
+)
 from edgekit.pipeline.decoders.nms import MAX_KEPT, best_first
 
 
@@ -31,6 +40,7 @@ class DetrOptions(DetectOptions, frozen=True, kw_only=True):
 
     nms: Literal["class", "agnostic", "none"] = "none"
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    background: Background = ""
 
 
 def build(setup: Setup) -> Decoder:
@@ -41,7 +51,7 @@ def build(setup: Setup) -> Decoder:
     has_masks = "masks" in setup.shapes
     if has_masks:
         shape_of(setup, "masks", (1, count, -1, -1))
-    finish = Finish(setup, options, classes)
+    finish = Finish(setup, options, classes, options.background)
 
     def decode(outcome: Outcome) -> tuple[Item, ...]:
         logits = outcome.tensors["logits"][0]

@@ -25,6 +25,7 @@ _ORIENTED = 5  # columns: centre x, centre y, width, height, angle
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Corners = Literal["xyxy", "yxyx", "cxcywh"]
 """Left, top, right, bottom; top, left, bottom, right; or centre x, centre y, width, height."""
+Background = Literal["", "first", "last"]
 Units = Literal["pixels", "shares"]
 """Pixels of the model's input, or shares of its width and height (0 to 1)."""
 
@@ -33,13 +34,11 @@ class DetectOptions(Options, frozen=True, kw_only=True):
     """What every detector's ``post.options`` may have.
 
     ``nms``: boxes suppress only those of their own class, those of all classes, or none (where the model
-    has done it). ``class_thresholds``: by label, in place of ``score_threshold``. ``background``: the column
-    of the scores that means "nothing".
+    has done it). ``class_thresholds``: by label, in place of ``score_threshold``.
     """
 
     nms: Literal["class", "agnostic", "none"] = "class"
     class_thresholds: dict[str, Share] = msgspec.field(default_factory=dict)
-    background: Literal["", "first", "last"] = ""
 
 
 @dataclass(slots=True)
@@ -73,17 +72,19 @@ class Extras:
 
 
 class Finish:
-    """The end of one detector's decoding.
+    """The end of one detector's decoding; ``background`` is the column of the scores that means "nothing".
 
     Attributes:
         columns: The columns of the scores that are classes, as a slice.
         bound: No score below it can become an item.
     """
 
-    def __init__(self, setup: Setup, options: DetectOptions, classes: int) -> None:
-        self.columns = slice(int(options.background == "first"), -1 if options.background == "last" else None)
-        has_first = options.background == "first"
-        if options.background == "last" and classes > 0:
+    def __init__(
+        self, setup: Setup, options: DetectOptions, classes: int, background: Background = ""
+    ) -> None:
+        has_first, has_last = background == "first", background == "last"
+        self.columns = slice(int(has_first), -1 if has_last else None)
+        if has_last and classes > 0:
             classes -= 1
         self.labels = check_labels(setup, classes, has_background=has_first)
         self._setup, self._nms = setup, options.nms

@@ -1,8 +1,14 @@
 """Boxes from a single-shot detector's raw outputs.
 
-Outputs ``boxes`` [1, A, 4], offsets to A anchors, and ``scores`` [1, A, C]. Options: ``anchors``,
-``box_scale`` (the factors of the offsets in training, in ``box_order``), ``box_order``
-("yxhw" or "xywh"), ``activation``, ``background`` (class 0 is never reported).
+Outputs ``boxes`` [1, A, 4], offsets to A anchors, ``scores`` [1, A, C], and maybe ``landmarks`` [1, A, 2K].
+Options: ``anchors`` (MediaPipe's settings) or ``priors`` (stated sizes), ``box_scale`` (the factors of the
+offsets in training, in ``box_order``: 1 / variance), ``box_order`` ("yxhw" or "xywh"), ``activation``,
+``background`` (class 0 is never reported).
+
+Families: TensorFlow's SSD; RetinaFace with landmarks (real files seen); UltraFace, EfficientDet (no real
+file seen of these two).
+
+Source: W. Liu et al., "SSD" (2016), section 2.2; J. Deng et al., "RetinaFace" (2020), for the landmarks.
 """
 
 from __future__ import annotations
@@ -13,22 +19,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.core.spec import Item
-from edgekit.pipeline.check import Options
-from edgekit.pipeline.decoders import Decoder, Outcome, Setup, check_labels, label_of, options_of, shape_of
-from edgekit.pipeline.decoders.anchors import AnchorOptions, anchors_of
+from edgekit.pipeline.decoders import Decoder, Outcome, Setup, options_of, shape_of
+from edgekit.pipeline.decoders.anchors import AnchorOptions, PriorOptions, anchors_of, priors_of
 from edgekit.pipeline.decoders.classify import softmax
-from edgekit.pipeline.decoders.items import logit, sigmoid
-from edgekit.pipeline.decoders.nms import best_first, suppress
+from edgekit.pipeline.decoders.items import DetectOptions, Extras, Finish, bounded, logit, sigmoid
 
 
-class SsdOptions(Options, frozen=True, kw_only=True):
-    """``post.options`` of a detector."""
+class SsdOptions(DetectOptions, frozen=True, kw_only=True):
+    """``post.options`` of a detector; see the module."""
 
-    anchors: AnchorOptions
+    anchors: AnchorOptions | None = None
+    priors: PriorOptions | None = None
     box_scale: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     box_order: Literal["yxhw", "xywh"] = "yxhw"
     activation: Literal["sigmoid", "softmax", "none"] = "sigmoid"
     background: bool = True
+
+    def problems(self) -> list[str]:
+        """Return what contradicts itself."""
+        return [] if (self.anchors is None) != (self.priors is None) else ["anchors: want these or priors"]
 
 
 def decode_boxes(
@@ -55,50 +64,41 @@ def decode_boxes(
 
 
 def build(setup: Setup) -> Decoder:
-    """Return a decoder: each anchor's best class, thresholded, then class-aware suppression."""
+    """Return a decoder: each anchor's best class, thresholded, then suppression."""
     options = options_of(setup, SsdOptions)
     count = shape_of(setup, "boxes", (1, -1, 4))[1]
     classes = shape_of(setup, "scores", (1, count, -1))[2]
-    anchors = anchors_of(setup, options.anchors, count)
-    labels = check_labels(setup, classes, has_background=options.background)
-    post, first, size = setup.post, int(options.background), np.array(setup.input_size * 2, np.float32)  # type: ignore[operator]
+    has_points = "landmarks" in setup.shapes
+    if has_points:
+        shape_of(setup, "landmarks", (1, count, -1))
+    if options.anchors is not None:
+        anchors = anchors_of(setup, options.anchors, count)
+    else:
+        assert options.priors is not None  # SsdOptions.problems
+        anchors = priors_of(setup, options.priors, count)
+    finish = Finish(setup, options, classes, "first" if options.background else "")
     is_sigmoid = options.activation == "sigmoid"
-    bound = logit(post.score_threshold) if is_sigmoid else post.score_threshold
+    bound = logit(finish.bound) if is_sigmoid else finish.bound
 
     def decode(outcome: Outcome) -> tuple[Item, ...]:
         scores = outcome.tensors["scores"][0]
         if options.activation == "softmax":
             scores = softmax(scores)
         # a sigmoid keeps the order, so it is computed only for the candidates
-        indices, which, best = _candidates(scores, first, bound)
-        if not len(indices):
+        rows, which, best = finish.best(scores, bound)
+        if not len(rows):
             return ()
         sure = sigmoid(best) if is_sigmoid else best
-        raw = outcome.tensors["boxes"][0, indices]
-        boxes = decode_boxes(raw, anchors[indices], options.box_scale, options.box_order)
-        kept = suppress(boxes, sure, which, post.iou_threshold)
-        if outcome.placement is not None:
-            boxes = outcome.placement.to_source(boxes * size)
-        return tuple(_item(labels, int(which[i]), float(sure[i]), boxes[i]) for i in kept)
+        raw = bounded(outcome.tensors["boxes"][0, rows])
+        boxes = decode_boxes(raw, anchors[rows], options.box_scale, options.box_order)
+        boxes = boxes * np.tile(finish.size, 2)
+        kept = finish.keep(boxes, sure, which)
+        extras = None
+        if has_points:
+            offsets = bounded(outcome.tensors["landmarks"][0, rows[kept]]).reshape(len(kept), -1, 2)
+            anchor = anchors[rows[kept], None]
+            steps = anchor[:, :, 2:] / np.array(options.box_scale[:2], np.float32)
+            extras = Extras(np.asarray((offsets * steps + anchor[:, :, :2]) * finish.size))
+        return finish.items(boxes[kept], sure[kept], which[kept], outcome.placement, extras)
 
     return decode
-
-
-def _candidates(
-    scores: NDArray[np.float32], first: int, bound: float
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """Return (anchor, class, score) of the strongest anchors whose best class, from ``first`` on, passes."""
-    width = scores.shape[1]
-    hits = np.flatnonzero(scores >= bound)
-    indices = np.unique(hits[hits % width >= first] // width)
-    best = scores[indices, first:].max(axis=1, initial=-np.inf)
-    order = best_first(best)
-    indices, best = indices[order], best[order]
-    if not len(indices):  # argmax refuses a model of no classes, max does not
-        return indices, indices, best
-    return indices, scores[indices, first:].argmax(axis=1) + first, best
-
-
-def _item(labels: tuple[str, ...], index: int, score: float, box: NDArray[np.float32]) -> Item:
-    left, top, right, bottom = box.tolist()
-    return Item(label=label_of(labels, index), score=score, index=index, box=(left, top, right, bottom))

@@ -5,7 +5,8 @@ Output ``predictions``, ``rows`` [1, N, K] or ``columns`` [1, K, N] by ``layout`
 ``scores`` [1, N, C], apart. Options: ``box`` and ``units`` (what the four numbers of a box are),
 ``activation`` (``sigmoid`` where scores are logits), ``score_scale`` (what a certain score is, usually 1),
 ``strides`` (YOLOX: boxes are offsets from the cells of these grids, sizes logarithms), ``multi_label``
-(every class of a row that passes is an item, not only its best).
+(every class of a row that passes is an item, not only its best), ``background`` (the ``first`` or ``last``
+class that means "nothing").
 
 Families: YOLOv5 and v7 decoded, v6, v3u, v5u, v8, v9, 11, 12, 26 and v10 without end-to-end head, YOLO-NAS,
 YOLOX, Swift-YOLO, each with its pose, oriented and segmentation models; UltraFace (no real file seen).
@@ -26,6 +27,7 @@ from edgekit.core.spec import Item
 from edgekit.pipeline.decoders import Decoder, Outcome, Setup, options_of, shape_of
 from edgekit.pipeline.decoders.extras import ExtraOptions, ExtraReader
 from edgekit.pipeline.decoders.items import (
+    Background,
     Corners,
     Finish,
     Units,
@@ -51,6 +53,7 @@ class YoloOptions(ExtraOptions, frozen=True, kw_only=True):
     score_scale: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     strides: tuple[Stride, ...] = ()
     multi_label: bool = False
+    background: Background = ""
 
     def problems(self) -> list[str]:
         """Return what contradicts itself."""
@@ -129,7 +132,7 @@ def build(setup: Setup) -> Decoder:
     """Return a decoder: each row's best class, thresholded, then suppression."""
     options = options_of(setup, YoloOptions)
     table = _Table(setup, options)
-    finish = Finish(setup, options, table.classes)
+    finish = Finish(setup, options, table.classes, options.background)
     unit = finish.unit(options.units)
     edges = np.tile(unit, 2)
     grid = _Grid(setup, options.strides, table.count) if options.strides else None
