@@ -127,7 +127,7 @@ def measured(supervisor: int, status: dict[str, Any]) -> dict[str, Any]:
     if not status["link"]["connected"]:
         raise SystemExit("the agent is not connected: this would measure too little")
     pipeline = status["pipelines"]["camera"]
-    worker = status["workers"]["camera"]["pid"]
+    worker = status["workers"][0]["pid"]
     alone = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     time.sleep(0.3)
     detail = {

@@ -29,10 +29,14 @@ T = TypeVar("T")
 
 
 class Survey(msgspec.Struct, frozen=True):
-    """This machine's facts with proofs, and its profile."""
+    """This machine's facts with proofs, and its profile.
+
+    ``exclusive``: its accelerators that one process at a time can have.
+    """
 
     facts: Facts
     profile: Profile
+    exclusive: tuple[str, ...] = ()
 
 
 def survey(environment: Mapping[str, str]) -> Survey:
@@ -126,10 +130,13 @@ def _ask(job: str, request: object, kind: type[T], environment: Mapping[str, str
 
 
 def _survey(_: None) -> Survey:
+    from edgekit.base.accelerators import accelerator
     from edgekit.model.doctor import facts_with_proofs
 
     facts, chosen = facts_with_proofs(Path("/"))
-    return Survey(facts, chosen.profile)
+    rows = [accelerator(fact.kind) for fact in facts.accelerators]
+    exclusive = tuple(row.kind for row in rows if row is not None and row.is_exclusive)
+    return Survey(facts, chosen.profile, exclusive)
 
 
 def _install(request: tuple[str, str, str]) -> Installed:

@@ -3,18 +3,21 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from edgekit.base.paths import state_dir
 from edgekit.core.errors import ConfigError
-from edgekit.core.spec import DEVICE_ID, NAME, RETRY_S
+from edgekit.core.spec import DEVICE_ID, NAME
 from edgekit.core.structure import structure_problems
+from edgekit.pipeline.fallback import FallbackTable
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_PIPELINES = 32
+AUTO = "auto"
 _HINT = "see docs/configuration.md for every key"
+T = TypeVar("T")
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Whole = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
@@ -36,12 +39,13 @@ class PipelineEntry(_Table, frozen=True, kw_only=True):
     """``[[pipeline]]``: a pipeline's ``file``, or the tables of such a file in place.
 
     ``model`` replaces the file's: a bundle's path is pinned, a name is kept up to date by the agent, with
-    ``initial`` as its first bundle.
+    ``initial`` as its first bundle. ``worker`` replaces the file's.
     """
 
     file: str = ""
     model: Any = None
     initial: str = ""
+    worker: str = ""
     threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     name: str = ""
     source: dict[str, Any] | None = None
@@ -117,12 +121,14 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
     pinned: Path | None = None
     managed: str = ""
     initial: Path | None = None
+    worker: str = AUTO
+    """The process that runs it, by name; ``AUTO``: one with the pipelines of the same model."""
+    variant: str = ""
     threads: int = 0
+    fallback: FallbackTable = FallbackTable()
     egress: tuple[str, ...] = ()
     budget_ms: float = 0.0
     """The 95th percentile of ``[budget]``; 0 without one."""
-    retry_s: tuple[float, float] = RETRY_S
-    """The waits of ``[fallback]``."""
 
     @property
     def model(self) -> str:
@@ -268,29 +274,30 @@ def _plan(entry: PipelineEntry, where: str, folder: Path, check: Check | None) -
         pinned=pinned,
         managed="" if pinned else model,
         initial=folder / Path(entry.initial).expanduser() if entry.initial else None,
-        threads=entry.threads,
+        worker=entry.worker or head.get("worker", AUTO),
+        variant=_checked(tables, "model", "variant", str, ""),
+        threads=_checked(tables, "model", "threads", int, 0) or entry.threads,
+        fallback=_fallback(tables),
         egress=tuple(tables.get("privacy", {}).get("egress", ())),
-        budget_ms=_budget_ms(tables),
-        retry_s=_retry_s(tables),
+        budget_ms=_checked(tables, "budget", "p95_ms", float, 0.0),
     )
 
 
-def _budget_ms(tables: dict[str, Any]) -> float:
-    """Return the pipeline's budget; the worker checks it."""
-    budget = tables.get("budget")
-    p95_ms = budget.get("p95_ms", 0.0) if isinstance(budget, dict) else 0.0
-    return float(p95_ms) if isinstance(p95_ms, (int, float)) else 0.0
-
-
-def _retry_s(tables: dict[str, Any]) -> tuple[float, float]:
-    """Return the waits before a lost variant is tried again; the worker checks them."""
-    fallback = tables.get("fallback")
-    given = fallback.get("retry_s") if isinstance(fallback, dict) else None
+def _checked(tables: dict[str, Any], table: str, key: str, kind: type[T], default: T) -> T:
+    """Return a value of a table that the worker checks; the default where it is missing or not valid."""
+    given = tables.get(table)
     try:
-        shortest_s, longest_s = msgspec.convert(given, tuple[float, float])
+        return msgspec.convert(given.get(key, default), kind) if isinstance(given, dict) else default
     except msgspec.ValidationError:
-        return RETRY_S
-    return shortest_s, longest_s
+        return default
+
+
+def _fallback(tables: dict[str, Any]) -> FallbackTable:
+    """Return the pipeline's ``[fallback]``, which the worker checks."""
+    try:
+        return msgspec.convert(tables.get("fallback", {}), FallbackTable)
+    except msgspec.ValidationError:
+        return FallbackTable()
 
 
 def _head_problems(tables: dict[str, Any], model: object, what: str) -> list[str]:
@@ -298,9 +305,12 @@ def _head_problems(tables: dict[str, Any], model: object, what: str) -> list[str
     if not isinstance(head, dict) or not isinstance(privacy, dict):
         return [f"{what}:pipeline: want a [pipeline] table"]
     problems = []
-    name, egress = head.get("name"), privacy.get("egress", [])
-    if not (isinstance(name, str) and NAME.fullmatch(name)):
-        problems.append(f"{what}:pipeline.name: want lower-case letters, digits, '.', '_', '-', got {name!r}")
+    egress = privacy.get("egress", [])
+    for key, name in (("name", head.get("name")), ("worker", head.get("worker", AUTO))):
+        if not (isinstance(name, str) and NAME.fullmatch(name)):
+            problems.append(
+                f"{what}:pipeline.{key}: want lower-case letters, digits, '.', '_', '-', got {name!r}"
+            )
     if not isinstance(model, str) or not model:
         problems.append(f"{what}:pipeline.model: want a bundle's path or a model's name, got {model!r}")
     if not (isinstance(egress, list) and all(isinstance(word, str) for word in egress)):
@@ -313,6 +323,8 @@ def _model_problems(
 ) -> Iterator[str]:
     """Yield what is wrong with where a pipeline's model comes from."""
     initial = entry.initial
+    if entry.worker and not NAME.fullmatch(entry.worker):
+        yield f"{where}.worker: want lower-case letters, digits, '.', '_', '-', got {entry.worker!r}"
     if isinstance(model, str) and model:
         is_path = _is_path(model)
         if is_path and not (home / Path(model).expanduser()).exists():
@@ -336,7 +348,7 @@ def _pinned(model: str, home: Path, *, is_started: bool) -> Path | None:
     A plain name is a path where a bundle of that name is beside the pipeline's file, as for
     ``edgekit run``, but not where ``initial`` says what a managed model starts with.
     """
-    path = home / Path(model).expanduser()
+    path = Path(os.path.normpath(home / Path(model).expanduser()))  # the same however it is written
     if _is_path(model):
         return path
     return path if not is_started and (path / "bundle.json").is_file() else None
@@ -352,7 +364,7 @@ def _tables(entry: PipelineEntry, where: str, folder: Path) -> tuple[dict[str, A
         path = folder / Path(entry.file).expanduser()
         text = _read(path)
         return _decode(text, str(path)), text, str(path), path.resolve().parent
-    named = {"name": entry.name, "model": entry.model}
+    named = {"name": entry.name, "model": entry.model, "worker": entry.worker or AUTO}
     head = {key: value for key, value in named.items() if value is not None}
     tables: dict[str, Any] = {"pipeline": head, **inline}
     if "options" in tables:

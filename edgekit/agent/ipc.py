@@ -1,6 +1,7 @@
 """The messages between supervisor and worker: length-prefixed MessagePack over a socket pair.
 
 Bounded both ways: a frame has at most ``MAX_FRAME_BYTES``, a channel queues at most ``MAX_PENDING_BYTES``.
+A worker hosts several models and pipelines: a message names the model's key or the pipeline it is about.
 Malformed data raises ``ProtocolError``; the supervisor then restarts the worker and counts it.
 """
 
@@ -17,6 +18,7 @@ from edgekit.core.errors import LinkError, ProtocolError
 from edgekit.core.sketch import Sketch
 from edgekit.core.wire import Alert, EventRecord
 from edgekit.model.exclusions import Exclusion
+from edgekit.pipeline.fallback import FallbackTable
 
 MAX_FRAME_BYTES = 2 << 20
 MAX_PENDING_BYTES = 8 << 20
@@ -25,6 +27,8 @@ _LENGTH = struct.Struct(">I")
 _READ_BYTES = 64 << 10
 
 Purpose = Literal["trial", "rollback", "switch"]
+NOT_SHARED = "agent.not_shared"
+"""The code of ``Ended`` where another pipeline uses the model, whose file keeps state from frame to frame."""
 
 
 # -- From a worker
@@ -55,45 +59,77 @@ class Opening(msgspec.Struct, frozen=True, tag="opening", kw_only=True):
     It is about to be loaded, or it is the running one again, after another was loaded beside it.
     """
 
+    model: str
     digest: str
     variant: str
     left: int
 
 
+class Opened(msgspec.Struct, frozen=True, tag="opened", kw_only=True):
+    """A model is loaded, and its pipelines start."""
+
+    model: str
+    running: Running
+    load_ms: float
+
+
+class ModelFailed(msgspec.Struct, frozen=True, tag="model_failed", kw_only=True):
+    """A model cannot be opened, or no variant of it is left; its pipelines have ended with it.
+
+    ``is_final``: the same bundle would fail again.
+    """
+
+    model: str
+    code: str
+    reason: str
+    is_final: bool = False
+
+
 class Returned(msgspec.Struct, frozen=True, tag="returned", kw_only=True):
     """A variant that was excluded works again, and runs in place of the one that took over."""
 
+    model: str
     running: Running
 
 
 class Varied(msgspec.Struct, frozen=True, tag="varied", kw_only=True):
-    """Another variant runs, to keep the pipeline's budget."""
+    """Another variant runs, to keep a pipeline's budget."""
 
+    model: str
     running: Running
 
 
 class StillLost(msgspec.Struct, frozen=True, tag="still_lost", kw_only=True):
     """A lost variant of a bundle was tried again, and does not work yet."""
 
+    model: str
     digest: str
     variant: str
     reason: str
 
 
-class Started(msgspec.Struct, frozen=True, tag="started", kw_only=True):
-    """The model is loaded and frames flow from now on."""
+class ModelProgress(msgspec.Struct, frozen=True, tag="model_progress", kw_only=True):
+    """A model's own figures; its frames are counted in each pipeline's ``Progress``."""
 
-    running: Running
-    load_ms: float
+    model: str
+    rechecks: dict[str, int] = {}
+    """Checks of the golden samples since the model was opened: ``done``, and those that were ``forced``."""
+
+
+class Started(msgspec.Struct, frozen=True, tag="started", kw_only=True):
+    """A pipeline has its model, and frames flow from now on."""
+
+    pipeline: str
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
-    """The counts since the last ``Progress``, all of one version of the model.
+    """A pipeline's counts since its last ``Progress``, all of one version of the model.
 
     ``advanced``: a frame was finished, or none was due (a paced camera, a silent sensor). False for long
-    means that the worker hangs.
+    means that the pipeline hangs.
     """
 
+    pipeline: str
     period_s: float
     captured: int = 0
     frames: int = 0
@@ -104,16 +140,14 @@ class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
     """Items predicted; ``Guards.event_ratio`` bounds their rate."""
     failovers: int = 0
     changes: int = 0
-    """Of what is given up to keep the budget, since the worker's start."""
+    """Of what is given up to keep the budget, since the pipeline's start."""
     setting: str = ""
     """What is given up now; empty for nothing."""
     infer_ms: Sketch | None = None
     latency_ms: Sketch | None = None
     labels: dict[str, int] = {}
-    rechecks: dict[str, int] = {}
-    """Checks of the golden samples since the model was opened: ``done``, and those that were ``forced``."""
     brokers: tuple[dict[str, Any], ...] = ()
-    """Message counters of each broker that a sink names, since the worker's start."""
+    """Message counters of each broker that a sink names, since the pipeline's start."""
     running: Running
     advanced: bool = True
     inferring: bool = False
@@ -135,6 +169,7 @@ class EventOut(msgspec.Struct, frozen=True, tag="event", kw_only=True):
 class TrialProgress(msgspec.Struct, frozen=True, tag="trial", kw_only=True):
     """The progress of a swap's preparation."""
 
+    model: str
     swap: int
     stage: Literal["loading", "golden", "ready"]
     detail: str = ""
@@ -143,6 +178,7 @@ class TrialProgress(msgspec.Struct, frozen=True, tag="trial", kw_only=True):
 class Swapped(msgspec.Struct, frozen=True, tag="swapped", kw_only=True):
     """The new bundle takes frames from now on; during a trial the old one stays loaded."""
 
+    model: str
     swap: int
     purpose: Purpose
     running: Running
@@ -154,6 +190,7 @@ class Swapped(msgspec.Struct, frozen=True, tag="swapped", kw_only=True):
 class SwapFailed(msgspec.Struct, frozen=True, tag="swap_failed", kw_only=True):
     """The new bundle was rejected, and the old one still runs."""
 
+    model: str
     swap: int
     purpose: Purpose
     code: str
@@ -163,6 +200,7 @@ class SwapFailed(msgspec.Struct, frozen=True, tag="swap_failed", kw_only=True):
 class FailedOver(msgspec.Struct, frozen=True, tag="failed_over", kw_only=True):
     """A variant was lost, or gave wrong answers, and another took over."""
 
+    model: str
     lost: str
     reason: str
     running: Running
@@ -188,28 +226,33 @@ class LedgerEntry(msgspec.Struct, frozen=True, array_like=True):
 class LedgerOut(msgspec.Struct, frozen=True, tag="ledger", kw_only=True):
     """The ledger entries of the brokers that a pipeline's sinks name, since the last one."""
 
+    pipeline: str
     entries: tuple[LedgerEntry, ...]
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended", kw_only=True):
-    """The source ended, or the worker was stopped; the process exits next."""
+    """A pipeline has ended: its source did, it was stopped, or it failed; the others go on.
 
+    ``code`` is the error's, empty for none. ``blames_model``: the model or its runtime raised it.
+    ``is_final``: the same pipeline on the same bundle would fail again. ``is_asked``: by the supervisor.
+    """
+
+    pipeline: str
     reason: str
-
-
-class Fatal(msgspec.Struct, frozen=True, tag="fatal", kw_only=True):
-    """The worker cannot go on; the process exits next."""
-
-    code: str
-    exit_code: int
-    message: str
+    is_asked: bool = False
+    code: str = ""
+    blames_model: bool = False
+    is_final: bool = False
 
 
 FromWorker = Union[  # noqa: UP007 - decoded at run time
     Opening,
+    Opened,
+    ModelFailed,
     Returned,
     Varied,
     StillLost,
+    ModelProgress,
     Started,
     Progress,
     EventOut,
@@ -220,52 +263,74 @@ FromWorker = Union[  # noqa: UP007 - decoded at run time
     AlertOut,
     LedgerOut,
     Ended,
-    Fatal,
 ]
 
 
 # -- To a worker
 
 
-class Run(msgspec.Struct, frozen=True, tag="run", kw_only=True):
-    """The first message: which pipeline to run, on which bundle.
+class Host(msgspec.Struct, frozen=True, tag="host", kw_only=True):
+    """Open a bundle as the model ``model``, for every pipeline that names this key.
 
-    ``pipeline`` is the text of a pipeline's TOML, ``what`` its name for messages, ``folder`` what
-    paths in it are relative to. ``exclude`` has the variants that were lost, by bundle digest.
+    ``exclude`` has the variants that were lost, by bundle digest. ``threads`` 0 is the machine's default.
+    """
+
+    model: str
+    path: str
+    variant: str = ""
+    threads: int = 0
+    fallback: FallbackTable = FallbackTable()
+    exclude: dict[str, dict[str, Exclusion]] = {}
+
+
+class Drop(msgspec.Struct, frozen=True, tag="drop", kw_only=True):
+    """Free a model, whose pipelines have ended."""
+
+    model: str
+
+
+class Run(msgspec.Struct, frozen=True, tag="run", kw_only=True):
+    """Run a pipeline on a hosted model, as soon as that is open.
+
+    ``text`` is the pipeline's TOML, ``what`` its name in messages, ``folder`` what its paths are relative to.
     """
 
     pipeline: str
+    model: str
+    text: str
     what: str
     folder: str
-    model: str
-    variant: str = ""
-    threads: int = 0
-    exclude: dict[str, dict[str, Exclusion]] = {}
-    progress_s: float = 1.0
-    """Seconds between ``Progress`` messages."""
+
+
+class End(msgspec.Struct, frozen=True, tag="end", kw_only=True):
+    """End a pipeline after its current frame; ``Ended`` answers. The others go on."""
+
+    pipeline: str
 
 
 class Swap(msgspec.Struct, frozen=True, tag="swap", kw_only=True):
-    """Load this bundle beside the running one, check it, and switch at a frame boundary.
+    """Load this bundle beside a running one, check it, and switch all its pipelines at a frame boundary.
 
     ``rollback`` switches at once to the bundle kept loaded during a trial, and needs no path then.
     """
 
+    model: str
     swap: int
     purpose: Purpose
     path: str = ""
-    variant: str = ""
 
 
 class Keep(msgspec.Struct, frozen=True, tag="keep"):
     """The trial is over and the new bundle stays: free the old one."""
 
+    model: str
+
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    """Finish the frame, close everything, exit 0."""
+    """Finish the frames, close everything, exit 0."""
 
 
-ToWorker = Union[Run, Swap, Keep, Stop]  # noqa: UP007 - decoded at run time
+ToWorker = Union[Host, Drop, Run, End, Swap, Keep, Stop]  # noqa: UP007 - decoded at run time
 
 
 # -- Framing

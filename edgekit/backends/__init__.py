@@ -88,6 +88,7 @@ OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
                 "hang_at",
                 "inputs",
                 "jitter_ms",
+                "keeps_state",
                 "latency_ms",
                 "load_ms",
                 "outputs",

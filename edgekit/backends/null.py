@@ -31,7 +31,7 @@ class NullBackend(OpenModel):
     ``jitter_ms`` from a generator seeded with ``seed``; ``load_ms`` of the constructor. These are run
     numbers from 1, one or a list: ``fail_at`` raises ``InferenceError``, ``lose_at`` raises
     ``AcceleratorLostError`` from then on, ``hang_at`` never returns, ``crash_at`` kills the process with
-    SIGSEGV.
+    SIGSEGV. ``keeps_state`` says that the model keeps state from run to run.
     """
 
     def __init__(self, data: ModelData, variant: Variant, options: Mapping[str, Any]) -> None:
@@ -42,6 +42,7 @@ class NullBackend(OpenModel):
         self._random = random.Random(int(options.get("seed", 0)))  # noqa: S311 - repeatable on purpose
         self._runs = 0
         self.accelerator = variant.accelerator
+        self.keeps_state = bool(options.get("keeps_state", False))
         self.inputs, self._arrays = _tensors(options.get("inputs", _DEFAULT_INPUTS))
         self.outputs, self._results = _tensors(options.get("outputs", _DEFAULT_OUTPUTS))
         time.sleep(float(options.get("load_ms", 0.0)) / 1e3)

@@ -27,6 +27,8 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
     Proof: ``tiny`` runs the model of ``edgekit.backends.tiny``; ``file`` runs ``proof_file``, a small model
     compiled for it, on zeros; ``none`` opens the device, which is then *present, not proved*.
 
+    ``is_exclusive``: one process at a time can have the device, so the agent runs all of its models in one.
+
     ``runs`` maps each backend to its own name for it (OpenVINO's device, ONNX Runtime's provider, LiteRT's
     delegate library, the foreign tenant), or to "" for the kind. ``versions`` names the attributes with
     versions. ``version_function`` of the library returns text from which ``version_pattern`` takes the
@@ -42,6 +44,7 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
     library: str = ""
     proof: Literal["tiny", "file", "none"] = "tiny"
     proof_file: str = ""
+    is_exclusive: bool = False
     runs: Mapping[str, str] = MappingProxyType({})
     versions: Mapping[Literal["driver", "firmware", "library"], str] = MappingProxyType({})
     version_function: str = ""
@@ -79,6 +82,7 @@ ROWS: tuple[Accelerator, ...] = (
         kind="edgetpu",
         title="Google Coral Edge TPU",
         detector="edgekit.hardware.coral:find",
+        is_exclusive=True,
         proof="none",  # it runs compiled files only, and there is no compiler here
         runs={"litert": "libedgetpu.so.1"},
         versions={"driver": "driver", "library": "runtime"},
@@ -101,6 +105,7 @@ ROWS: tuple[Accelerator, ...] = (
         kind="myriad",
         title="Intel Movidius Myriad X",
         detector="edgekit.hardware.intel:myriad",
+        is_exclusive=True,
         runs={"foreign": "myriad"},
     ),
     Accelerator(

@@ -28,7 +28,7 @@ from edgekit.model.exclusions import Exclusions
 from edgekit.model.fingerprint import fingerprint_of, is_as_checked, keep_checked
 from edgekit.model.golden import GoldenSample, read_golden, require_golden, run_sample
 from edgekit.model.ready import Choices, ReadyModel, open_ready
-from edgekit.pipeline.config import FallbackTable
+from edgekit.pipeline.fallback import FallbackTable
 from edgekit.pipeline.predictor import Predictor
 
 logger = logging.getLogger(__name__)
@@ -92,6 +92,8 @@ class Holder:
     def fail_over(self, lost: Predictor, error: EdgekitError) -> Predictor:
         """Exclude a variant that was lost, free it, and return the predictor that runs from now on.
 
+        ``lost`` is any predictor on the variant's backend.
+
         Raises:
             NoVariantError: No other variant runs here; ``reasons`` says why, for each.
             EdgekitError: As ``open_ready`` does.
@@ -106,18 +108,21 @@ class Holder:
             self._watch()
         lost.close()
         try:
-            if new is None and self.ready.predictor is lost:
+            if new is None and self._is_run_by(lost):
                 new = self._open()
         except EdgekitError:
-            if self.ready.predictor is lost:
+            if self._is_run_by(lost):
                 raise
         with self._changed:
             self.failovers += 1
-            if new is not None and self.ready.predictor is lost:
+            if new is not None and self._is_run_by(lost):
                 self._runs(new, is_checked_now=is_checked_now)
             elif new is not None:  # a better one returned meanwhile
                 new.close()
             return self.ready.predictor
+
+    def _is_run_by(self, predictor: Predictor) -> bool:
+        return self.ready.backend is predictor.backend
 
     def recheck(self, predictor: Predictor, waiting: int) -> bool:
         """Run one golden sample again, if it is time and no frame waits; call it between two frames.
@@ -131,7 +136,7 @@ class Holder:
             EdgekitError: The predictor failed it, or gave a wrong answer; it belongs to ``fail_over`` now.
         """
         samples = self._samples
-        if not samples or predictor is not self.ready.predictor:
+        if not samples or not self._is_run_by(predictor):
             return False
         if waiting:
             if time.monotonic() < self._forced_s:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 
-from edgekit.base.plugins import Rows
 from edgekit.core.structure import structure_problems
+
+if TYPE_CHECKING:  # so that the supervisor, which reads no plug-ins, can import this
+    from edgekit.base.plugins import Rows
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,9 +11,10 @@ import msgspec
 from edgekit.base.plugins import Rows
 from edgekit.core.egress import NAMES
 from edgekit.core.errors import ConfigError
-from edgekit.core.spec import NAME, RETRY_S
+from edgekit.core.spec import NAME
 from edgekit.pipeline.check import Count, Options, check_table, kind_problem
 from edgekit.pipeline.events import Debounce
+from edgekit.pipeline.fallback import FallbackTable
 from edgekit.pipeline.sinks import SINK_ROWS
 from edgekit.pipeline.sources import SOURCE_ROWS
 
@@ -22,15 +23,21 @@ Limit = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class PipelineTable(Options, frozen=True, kw_only=True):
-    """``[pipeline]``: its name, and its model (a bundle's path or the name of a managed model)."""
+    """``[pipeline]``: its name, and its model (a bundle's path or the name of a managed model).
+
+    ``worker``: the agent's process that runs it; pipelines that name the same one share it. ``auto`` shares
+    one with the pipelines of the same model.
+    """
 
     name: str = ""
     model: str = ""
+    worker: str = "auto"
 
     def problems(self) -> Iterable[str]:
         """Report a name that is missing or cannot be used."""
-        if not NAME.fullmatch(self.name):
-            yield f"name: want lower-case letters, digits, '.', '_', '-', got {self.name!r}"
+        for key in ("name", "worker"):
+            if not NAME.fullmatch(name := getattr(self, key)):
+                yield f"{key}: want lower-case letters, digits, '.', '_', '-', got {name!r}"
         if not self.model:
             yield "model: want a bundle's path or a model's name, got ''"
 
@@ -86,28 +93,6 @@ class PrivacyTable(Options, frozen=True, kw_only=True):
         for index, name in enumerate(self.egress):
             if name not in NAMES:
                 yield f"egress[{index}]: want one of {', '.join(NAMES)}, got {name!r}"
-
-
-class FallbackTable(Options, frozen=True, kw_only=True):
-    """``[fallback]``: which pairs of accelerator and variant take over from one another, and when.
-
-    ``pairs``: accelerators or variant ids, the best first, and no other runs; empty: all, as selection ranks
-    them. ``standby``: whether the next pair stays loaded. ``recheck_s``: seconds between checks of the
-    running pair's golden samples; 0: never. ``retry_s``: the shortest and the longest wait before a lost pair
-    is tried again.
-    """
-
-    pairs: tuple[str, ...] = ()
-    standby: Literal["none", "warm"] = "none"
-    recheck_s: Annotated[float, msgspec.Meta(ge=0)] = 300.0
-    retry_s: tuple[float, float] = RETRY_S
-
-    def problems(self) -> Iterable[str]:
-        """Report a pair that is named twice, and waits that are not in order."""
-        if len(set(self.pairs)) < len(self.pairs):
-            yield f"pairs: want each name once, got {', '.join(self.pairs)}"
-        if not 0 < self.retry_s[0] <= self.retry_s[1]:
-            yield f"retry_s: want 0 < from <= to, got {list(self.retry_s)}"
 
 
 class Section(msgspec.Struct, frozen=True):

@@ -55,6 +55,8 @@ class Predictor:
     """Runs one variant of a model on frames, from any thread: one inference at a time.
 
     ``batch`` is the number of samples in one run, as the backend was opened; ``predict_many`` fills it.
+    Several users of one backend have a predictor each (``shares``), with its own state, and samples and
+    thresholds: not for a model whose file keeps state (``backend.keeps_state``).
 
     Args:
         manifest: The bundle's manifest.
@@ -62,6 +64,7 @@ class Predictor:
         backend: Loaded and proved; closed by ``close``.
         labels: The model's, in the order of its classes; empty if it has none.
         post: Replaces the manifest's.
+        shares: The predictor that has this backend already; ``close`` of any frees it for all.
 
     Raises:
         TensorError: The file's tensors differ from the manifest's.
@@ -77,13 +80,15 @@ class Predictor:
         labels: Sequence[str] = (),
         *,
         post: Post | None = None,
+        shares: Predictor | None = None,
     ) -> None:
         what = f"{manifest.model} {manifest.version}"
         task_named(manifest.task, what)
         self.manifest, self.variant, self.backend = manifest, variant, backend
         self.labels = tuple(labels)
         self._post = post or manifest.post
-        self._lock = threading.RLock()  # the input memory, the scratch of preprocessing, and the state
+        # the input memory, the scratch of preprocessing, and the state
+        self._lock: Any = shares._lock if shares else threading.RLock()  # noqa: SLF001 - of this class
         self._tensors = FileTensors(manifest, variant, backend)
         self.batch = self._tensors.batch
         states = {state.input for state in manifest.state}

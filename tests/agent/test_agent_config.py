@@ -145,3 +145,42 @@ def test_a_file_that_begins_with_a_mark_is_read(tmp_path):
     config = load_agent_config(tmp_path / "agent.toml", check=config_problems)
     assert [plan.name for plan in config.pipelines] == ["p"]
     assert load_config(tmp_path / "p.toml").pipeline.name == "p"
+
+
+def test_a_pipelines_worker_is_its_own_or_that_of_the_agents_file_and_by_default_auto(tmp_path):
+    (tmp_path / "p.toml").write_text(pipeline_toml("p").replace("[pipeline]", '[pipeline]\nworker = "mine"'))
+    (tmp_path / "q.toml").write_text(pipeline_toml("q"))
+    text = """
+        [[pipeline]]
+        file = "p.toml"
+        [[pipeline]]
+        file = "q.toml"
+        worker = "theirs"
+        [[pipeline]]
+        name = "r"
+        model = "motion"
+        source = { kind = "synthetic" }
+    """
+    plans = parse_agent_config(text, folder=tmp_path, check=config_problems).pipelines
+    assert [plan.worker for plan in plans] == ["mine", "theirs", "auto"]
+    assert "worker: want lower-case letters" in reasons(text.replace("theirs", "No Name"), tmp_path)
+
+
+def test_how_a_model_is_opened_is_read_as_far_as_it_is_valid(tmp_path):
+    more = '[model]\nvariant = "v"\nthreads = 2\n[fallback]\nstandby = "warm"\n[budget]\np95_ms = 20\n'
+    (tmp_path / "p.toml").write_text(pipeline_toml("p") + more)
+    (tmp_path / "q.toml").write_text(
+        pipeline_toml("q") + more.replace('"warm"', '"hot"').replace("= 2\n", '= "two"\n')
+    )
+    p, q = parse_agent_config('[agent]\npipelines = ["p.toml", "q.toml"]', folder=tmp_path).pipelines
+    assert (p.variant, p.threads, p.fallback.standby, p.budget_ms) == ("v", 2, "warm", 20.0)
+    assert (q.variant, q.threads, q.fallback.standby) == ("v", 0, "none"), "the worker says what is wrong"
+
+
+def test_one_bundle_is_one_bundle_however_its_path_is_written(tmp_path):
+    make_bundle(tmp_path / "b")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "p.toml").write_text(pipeline_toml("p", "../b"))
+    (tmp_path / "q.toml").write_text(pipeline_toml("q", "./b"))
+    p, q = parse_agent_config('[agent]\npipelines = ["sub/p.toml", "q.toml"]', folder=tmp_path).pipelines
+    assert p.pinned == q.pinned == tmp_path / "b"

@@ -14,12 +14,12 @@ from edgekit.agent.ipc import (
     Channel,
     Deframer,
     Ended,
-    Fatal,
     FromWorker,
     Keep,
+    ModelFailed,
+    Opened,
     Progress,
     Running,
-    Started,
     Stop,
     Swap,
     Swapped,
@@ -36,11 +36,11 @@ def some_messages():
     latency = Histogram()
     latency.add(3.5)
     return [
-        Started(running=RUNNING, load_ms=1.5),
-        Progress(period_s=1.0, frames=3, infer_ms=latency.to_wire(), running=RUNNING),
-        Swapped(swap=1, purpose="trial", running=RUNNING, load_ms=2.0, gap_ms=0.1),
-        Fatal(code="model.bundle", exit_code=4, message="no"),
-        Ended(reason="stopped"),
+        Opened(model="m", running=RUNNING, load_ms=1.5),
+        Progress(pipeline="p", period_s=1.0, frames=3, infer_ms=latency.to_wire(), running=RUNNING),
+        Swapped(model="m", swap=1, purpose="trial", running=RUNNING, load_ms=2.0, gap_ms=0.1),
+        ModelFailed(model="m", code="model.bundle", reason="no"),
+        Ended(pipeline="p", reason="stopped"),
     ]
 
 
@@ -70,18 +70,18 @@ def test_a_length_over_the_limit_is_refused_before_it_is_read():
 
 def test_a_message_over_the_limit_is_not_sent():
     with pytest.raises(ProtocolError, match="frame"):
-        frame(Swap(swap=1, purpose="trial", path="x" * MAX_FRAME_BYTES))
+        frame(Swap(model="m", swap=1, purpose="trial", path="x" * MAX_FRAME_BYTES))
 
 
 def test_the_two_directions_do_not_take_each_others_messages():
     with pytest.raises(ProtocolError):
-        list(Deframer(ToWorker).feed(frame(Ended(reason="stopped"))))
+        list(Deframer(ToWorker).feed(frame(Ended(pipeline="p", reason="stopped"))))
 
 
 def test_a_peer_that_does_not_read_counts_as_gone_at_the_bound():
     ours, theirs = socket.socketpair()
     channel = Channel(ours, FromWorker)
-    big = Swap(swap=1, purpose="trial", path="x" * (MAX_FRAME_BYTES - 100))
+    big = Swap(model="m", swap=1, purpose="trial", path="x" * (MAX_FRAME_BYTES - 100))
     for _ in range(MAX_PENDING_BYTES // MAX_FRAME_BYTES):
         channel.send(big)
     with theirs, pytest.raises(LinkError, match="does not read"):
@@ -92,12 +92,12 @@ def test_a_peer_that_does_not_read_counts_as_gone_at_the_bound():
 def test_both_ends_talk_and_a_closed_end_is_told():
     ours, theirs = socket.socketpair()
     supervisor, worker = Channel(ours, FromWorker), BlockingChannel(theirs, ToWorker)
-    supervisor.send(Keep())
+    supervisor.send(Keep(model="m"))
     supervisor.send(Stop())
     incoming = iter(worker)
-    assert [next(incoming), next(incoming)] == [Keep(), Stop()]
-    worker.send(Ended(reason="stopped"))
-    assert supervisor.receive() == ([Ended(reason="stopped")], False)
+    assert [next(incoming), next(incoming)] == [Keep(model="m"), Stop()]
+    worker.send(Ended(pipeline="p", reason="stopped"))
+    assert supervisor.receive() == ([Ended(pipeline="p", reason="stopped")], False)
     worker.close()
     assert supervisor.receive() == ([], True)
     with pytest.raises(LinkError, match="gone"):

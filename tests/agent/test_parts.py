@@ -240,8 +240,9 @@ def second(frames=10, errors=0, ms=5.0, **kw):
     histogram.add(ms, frames)
     wire = histogram.to_wire() if frames else None
     return Progress(
-        period_s=1.0, frames=frames, errors=errors, items=frames, infer_ms=wire, latency_ms=wire,
-        labels={"cat": frames}, **{"running": running(), **kw}
+        pipeline="p", period_s=1.0, frames=frames, errors=errors, items=frames, infer_ms=wire,
+        latency_ms=wire,
+        **{"labels": {"cat": frames}, "running": running(), **kw}
     )  # fmt: skip
 
 
@@ -261,7 +262,7 @@ def test_seconds_add_up_to_one_report_for_each_variant(tmp_path):
 def test_labels_and_variants_of_a_period_are_bounded(tmp_path):
     books, clock = Books(), FlooredClock(tmp_path / "clock")
     books.add("p", second())
-    books.add("p", Progress(period_s=1, labels={f"l{i}": 1 for i in range(500)}, running=running()))
+    books.add("p", second(frames=0, labels={f"l{i}": 1 for i in range(500)}))
     for number in range(MAX_BOOKS + 5):
         books.add("p", second(running=running(digest=str(number))))
     reports = books.close(clock, {})

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from edgekit.agent.children import MeasureTask, MeasuringChild, install, survey
 from edgekit.agent.config import OutboxTable, worker_environment
-from edgekit.agent.ipc import LedgerEntry, LedgerOut, Progress, Run, Running
+from edgekit.agent.ipc import LedgerEntry, LedgerOut, Progress, Running, Stop
 from edgekit.agent.jobs import MAX_JOBS, Jobs
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.restarts import Restarts, Verdict
@@ -25,7 +25,7 @@ from edgekit.agent.supervisor.egress import ALERT_EVERY_S, MAX_ALERT_KEYS, Egres
 from edgekit.agent.supervisor.fleet import load_enrolment
 from edgekit.agent.supervisor.metrics import Totals
 from edgekit.agent.supervisor.prepare import prepare
-from edgekit.agent.supervisor.worker_process import WorkerProcess, rss_mb
+from edgekit.agent.supervisor.worker_process import WorkerProcess, pss_mb, rss_mb
 from edgekit.core.errors import (
     BackendError,
     BundleError,
@@ -229,7 +229,7 @@ def test_an_event_of_a_pipeline_that_nobody_let_out_stays_and_is_in_the_ledger(w
 
 def test_what_a_worker_sent_by_its_own_brokers_is_in_the_ledger_of_its_pipeline(way):
     entry = LedgerEntry(data_class="labels", destination="h:1883", decision="passed", bytes=40, count=3)
-    way.egress.left("motor", LedgerOut(entries=(entry,)))
+    way.egress.left("motor", LedgerOut(pipeline="motor", entries=(entry,)))
     (row,) = way.egress.ledger.entries()
     assert (row.pipeline, row.destination, row.bytes, row.count) == ("motor", "h:1883", 40, 3)
 
@@ -249,7 +249,15 @@ def test_a_trial_of_several_pipelines_is_judged_by_all_their_frames():
         sketch.add(5.0, frames)
         wire = sketch.to_wire() if frames else None
         total.add(
-            Progress(period_s=1, frames=frames, errors=errors, items=frames, infer_ms=wire, running=running())
+            Progress(
+                pipeline="p",
+                period_s=1,
+                frames=frames,
+                errors=errors,
+                items=frames,
+                infer_ms=wire,
+                running=running(),
+            )
         )
     stats = total.trial_stats(crashes=2)
     assert (stats.frames, stats.errors, stats.predictions, stats.crashes) == (35, 5, 30, 2)
@@ -262,7 +270,11 @@ def seconds_of(*p99s_ms):
     for ms in p99s_ms:
         times = Histogram()
         times.add(ms, 10)
-        total.add(Progress(period_s=1, frames=10, items=10, infer_ms=times.to_wire(), running=running()))
+        total.add(
+            Progress(
+                pipeline="p", period_s=1, frames=10, items=10, infer_ms=times.to_wire(), running=running()
+            )
+        )
     return total.trial_stats()
 
 
@@ -363,25 +375,24 @@ def open_descriptors():
 
 def test_a_worker_that_cannot_be_started_leaves_no_descriptor(tmp_path):
     before = open_descriptors()
-    run = Run(pipeline="", what="p.toml", folder=str(tmp_path), model="m", progress_s=1.0)
     with pytest.raises(OSError, match="absent"):
-        WorkerProcess(run, {}, 0.0, command=[str(tmp_path / "absent")])
+        WorkerProcess({}, 0.0, command=[str(tmp_path / "absent")])
     assert open_descriptors() == before
 
 
 def test_a_process_that_ignores_stop_is_overdue_at_its_deadline_and_killed_when_collected(tmp_path):
-    run = Run(pipeline="", what="p.toml", folder=str(tmp_path), model="m", progress_s=1.0)
-    process = WorkerProcess(run, dict(os.environ), 0.0, command=["/bin/sh", "-c", "exec sleep 1000"])
+    process = WorkerProcess(dict(os.environ), 0.0, command=["/bin/sh", "-c", "exec sleep 1000"])
     assert not process.is_stopping
     process.stop(deadline_s=10.0)
     assert (process.is_stopping, process.is_overdue(9.9), process.is_overdue(10.0)) == (True, False, True)
     assert process.reap(wait_s=0.05) == -9
-    assert not process.send(run), "a message to a worker that is gone is no error"
+    assert not process.send(Stop()), "a message to a worker that is gone is no error"
 
 
 def test_the_memory_of_a_process_is_read_and_of_none_is_0():
     assert rss_mb(os.getpid()) > 5
-    assert rss_mb(1 << 30) == 0.0
+    assert 5 < pss_mb(os.getpid()) < rss_mb(os.getpid()) + 1
+    assert rss_mb(1 << 30) == pss_mb(1 << 30) == 0.0
 
 
 # -- the enrolment

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from bundles import make_bundle, make_detector, pipeline_toml
 
-from edgekit.agent.config import LimitsTable, parse_agent_config, worker_environment
+from edgekit.agent.config import AgentConfig, Intervals, LimitsTable, parse_agent_config, worker_environment
 from edgekit.agent.reactor import Reactor
-from edgekit.agent.supervisor.pipelines import Pipeline
+from edgekit.agent.supervisor.pool import WorkerPool
 from edgekit.agent.supervisor.updates import ModelUpdates
 from edgekit.base.clock import FlooredClock
 from edgekit.core.errors import ExpiredError, LinkError, RollbackAttackError, StorageError, UsageError
@@ -52,8 +52,11 @@ class Device:
         self.make = make
         text = pipeline_toml(fps=fps).replace("[privacy]", f"[privacy]\n{redact}")
         (folder / "p.toml").write_text(text)
-        plan = parse_agent_config('[agent]\npipelines=["p.toml"]', folder=folder).pipelines[0]
-        self.pipeline = Pipeline(plan, self.reactor, limits, worker_environment(), self, self.state, 0.1)
+        plans = parse_agent_config('[agent]\npipelines=["p.toml"]', folder=folder).pipelines
+        config = AgentConfig(
+            state=self.state, name="", pipelines=plans, limits=limits, intervals=Intervals(progress_s=0.1)
+        )
+        self.pool = WorkerPool(config, self.reactor, worker_environment(), self, self._place)
         self.updates = ModelUpdates(
             "motion",
             self.slots,
@@ -62,18 +65,36 @@ class Device:
             FlooredClock(folder / "c"),
             self,
             limits,
-            [self.pipeline],
+            lambda: self.pool.hosted("motion"),
         )
+        self.pool.apply(plans)
         self.reactor.every(0.1, self._tick)
         self.updates.resume()
 
+    def _place(self, model):
+        self.updates.place(model)
+
     def _tick(self):
-        self.pipeline.tick()
+        self.pool.tick()
         self.updates.tick()
 
+    @property
+    def pipeline(self):
+        return self.pool.pipelines["motor"]
+
+    @property
+    def worker(self):
+        (worker,) = self.pool.workers.values()
+        return worker
+
+    @property
+    def hosted(self):
+        (model,) = self.pool.models
+        return model
+
     def close(self):
-        self.pipeline.stop()
-        self.until(lambda: self.pipeline.is_stopped)
+        self.pool.stop()
+        self.until(lambda: self.pool.is_stopped)
         self.reactor.close()
 
     def until(self, claim, limit_s=100.0):
@@ -100,7 +121,7 @@ class Device:
     def runs(self, version):
         self.until(
             lambda: (
-                self.pipeline.is_settled
+                self.hosted.is_settled
                 and self.pipeline.running.version == version
                 and any(
                     second.running.version == version and second.frames for second in self.pipeline.recent
@@ -144,7 +165,7 @@ class Device:
     def changed(self):
         pass
 
-    def happened(self, pipeline, what, reason=""):
+    def happened(self, model, what, reason=""):
         self.updates.happened(what, reason)
 
     def progressed(self, pipeline, progress):
@@ -246,7 +267,7 @@ def test_one_kill_from_outside_does_not_end_a_trial(device):
     device.runs("1.0.0")
     device.want(soak_s=5)
     device.until(lambda: device.pipeline.running and device.pipeline.running.version == "2.0.0")
-    os.kill(device.pipeline.pid, signal.SIGKILL)
+    os.kill(device.worker.pid, signal.SIGKILL)
     device.ends("COMMITTED")
     device.runs("2.0.0")
 
@@ -329,7 +350,7 @@ def test_a_version_whose_bundle_breaks_on_disk_gives_way_at_its_first_start_and_
     manifest = device.slots.folder("motion", "active") / "bundle.json"
     manifest.unlink()
     manifest.write_text("{")
-    os.kill(device.pipeline.pid, signal.SIGKILL)
+    os.kill(device.worker.pid, signal.SIGKILL)
     device.runs("1.0.0")
     assert device.active() == "1.0.0"
     device.close()
@@ -369,7 +390,7 @@ def test_a_disk_that_takes_no_note_costs_an_update_and_not_the_pipeline(device, 
 
 def test_a_pipeline_survives_its_worker_and_says_why_it_ended(device):
     device.runs("1.0.0")
-    os.kill(device.pipeline.pid, signal.SIGKILL)
+    os.kill(device.worker.pid, signal.SIGKILL)
     device.until(lambda: device.pipeline.restarts == 1)
     device.runs("1.0.0")
     assert ("agent.worker_ended", "killed by SIGKILL") in device.alerts
@@ -377,29 +398,25 @@ def test_a_pipeline_survives_its_worker_and_says_why_it_ended(device):
 
 def test_a_worker_that_speaks_garbage_is_replaced(device):
     device.runs("1.0.0")
-    first = device.pipeline.pid
+    first = device.worker.pid
     # a decoder that meets what is no message, as if the worker had sent it
-    channel = device.pipeline._process.channel
+    channel = device.worker._process.channel
     monkey = channel._incoming
     monkey._buffer += b"\xff\xff\xff\xff"
-    device.until(lambda: device.pipeline.pid not in (None, first))
+    device.until(lambda: device.worker.pid not in (None, first))
     device.runs("1.0.0")
-    assert device.pipeline.totals["malformed"] == 1
+    assert device.worker.malformed == 1
 
 
 def test_a_pipeline_with_a_wrong_configuration_fails_and_is_not_started_again(tmp_path):
     device = Device(tmp_path)
-    device.pipeline.stop()
-    device.until(lambda: device.pipeline.is_stopped)
     text = pipeline_toml().replace('"synthetic"', '"telepathy"')
-    (tmp_path / "bad.toml").write_text(text)
-    plan = parse_agent_config('[agent]\npipelines=["bad.toml"]', folder=tmp_path).pipelines[0]
-    pipeline = Pipeline(plan, device.reactor, LIMITS, worker_environment(), device, tmp_path)
-    pipeline.run_on(device.slots.folder("motion"))
-    device.until(lambda: pipeline.state == "failed")
-    assert "telepathy" in pipeline.message
-    assert pipeline.pid is None
-    device.reactor.close()
+    (tmp_path / "p.toml").write_text(text)
+    device.pool.apply(parse_agent_config('[agent]\npipelines=["p.toml"]', folder=tmp_path).pipelines)
+    device.until(lambda: device.pipeline.state == "failed")
+    assert "telepathy" in device.pipeline.message
+    device.until(lambda: device.worker.pid is None)
+    device.close()
 
 
 def test_the_active_version_is_replaced_by_the_previous_where_its_files_are_gone(device):
@@ -411,7 +428,7 @@ def test_the_active_version_is_replaced_by_the_previous_where_its_files_are_gone
             digest = device.slots.load("motion").active.sha256
             if path.name == digest or "motion-2.0.0" in path.parts:
                 path.unlink() if path.is_file() else None
-    device.pipeline.restart()
+    device.worker.restart()
     device.updates._run_active()
     device.runs("1.0.0")
     assert any("active" in message for _, message in device.alerts)

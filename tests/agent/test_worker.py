@@ -6,17 +6,23 @@ import hashlib
 import select
 import time
 
+import msgspec
 import pytest
-from bundles import make_bundle, pipeline_toml
+from bundles import make_bundle, make_detector, pipeline_toml
 
 from edgekit.agent.config import worker_environment
 from edgekit.agent.ipc import (
+    NOT_SHARED,
     AlertOut,
+    Drop,
+    End,
     Ended,
     EventOut,
     FailedOver,
-    Fatal,
+    Host,
     Keep,
+    ModelFailed,
+    Opened,
     Opening,
     Progress,
     Returned,
@@ -35,14 +41,18 @@ from edgekit.model.exclusions import Exclusion
 
 
 class Worker:
-    def __init__(self, folder, model, text=None, **run):
-        self.heard = []
-        message = Run(
-            pipeline=text or pipeline_toml(fps=200), what="p.toml", folder=str(folder), model=str(model),
-            progress_s=0.1, **run,
-        )  # fmt: skip
-        self.process = WorkerProcess(message, worker_environment(), time.monotonic())
-        self.has_closed = False
+    """A worker that hosts one model, ``m``, with pipelines on it."""
+
+    def __init__(self, folder, model, *texts, **host):
+        self.heard, self.has_closed, self.folder = [], False, folder
+        self.process = WorkerProcess(worker_environment(), time.monotonic(), progress_s=0.1)
+        self.process.send(Host(model="m", path=str(model), **host))
+        for text in texts or (pipeline_toml(fps=200),):
+            self.run(text)
+
+    def run(self, text, model="m"):
+        name = msgspec.toml.decode(text)["pipeline"]["name"]
+        self.process.send(Run(pipeline=name, model=model, text=text, what="p.toml", folder=str(self.folder)))
 
     def until(self, claim, limit_s=100.0):
         deadline_s = time.monotonic() + limit_s
@@ -54,8 +64,19 @@ class Worker:
             self.heard += messages
         return found
 
-    def first(self, kind):
-        return self.until(lambda: next((m for m in self.heard if isinstance(m, kind)), None))
+    def first(self, kind, pipeline=None):
+        def is_it(message):
+            return isinstance(message, kind) and pipeline in (None, getattr(message, "pipeline", None))
+
+        return self.until(lambda: next(filter(is_it, self.heard), None))
+
+    def progress(self, pipeline="motor"):
+        """Return the progress messages of a pipeline until now."""
+        return [m for m in self.heard if isinstance(m, Progress) and m.pipeline == pipeline]
+
+    def frames(self, pipeline="motor", version=None):
+        """Return the number of its frames until now, of a version or of all."""
+        return sum(m.frames for m in self.progress(pipeline) if version in (None, m.running.version))
 
     def end(self):
         self.process.stop(time.monotonic() + 60)
@@ -82,11 +103,12 @@ def start(tmp_path):
 
 def test_a_worker_says_what_it_runs_counts_and_stops_when_told(start, tmp_path):
     worker = start(make_bundle(tmp_path / "a"))
-    assert worker.first(Started).running.variant == "null"
+    assert worker.first(Opened).running.variant == "null"
+    assert worker.first(Started).pipeline == "motor"
     assert worker.first(EventOut).record.label == "moving"
     worker.until(lambda: sum(m.frames for m in worker.heard if isinstance(m, Progress)) > 50)
     assert worker.end() == 0
-    assert worker.heard[-1] == Ended(reason="stopped")
+    assert worker.heard[-1] == Ended(pipeline="motor", reason="stopped", is_asked=True)
     seconds = [m for m in worker.heard if isinstance(m, Progress)]
     assert sum(m.captured for m in seconds) == sum(m.frames + m.dropped for m in seconds)
     assert sum(sum(m.infer_ms.counts) + m.infer_ms.zero for m in seconds if m.infer_ms) == sum(
@@ -108,10 +130,15 @@ def test_a_lossless_source_loses_no_frame_over_swap_and_swap_back(start, tmp_pat
     worker = start(make_bundle(tmp_path / "a", options=slow), text)
     worker.first(Started)
     worker.process.send(
-        Swap(swap=1, purpose="trial", path=str(make_bundle(tmp_path / "b", version="2.0.0", options=slow)))
+        Swap(
+            model="m",
+            swap=1,
+            purpose="trial",
+            path=str(make_bundle(tmp_path / "b", version="2.0.0", options=slow)),
+        )
     )
     worker.first(Swapped)
-    worker.process.send(Swap(swap=2, purpose="rollback"))
+    worker.process.send(Swap(model="m", swap=2, purpose="rollback"))
     worker.until(lambda: sum(isinstance(m, Swapped) for m in worker.heard) == 2)
     worker.first(Ended)
     by_version = {}
@@ -127,7 +154,7 @@ def test_a_bundle_that_fails_its_golden_samples_is_not_taken(start, tmp_path):
     worker = start(make_bundle(tmp_path / "a"))
     worker.first(Started)
     bad = make_bundle(tmp_path / "b", version="2.0.0", golden=(0.9, 0.1))
-    worker.process.send(Swap(swap=1, purpose="trial", path=str(bad)))
+    worker.process.send(Swap(model="m", swap=1, purpose="trial", path=str(bad)))
     failed = worker.first(SwapFailed)
     assert failed.code == "model.golden"
     worker.heard.clear()
@@ -155,7 +182,7 @@ def test_a_variant_that_was_lost_before_returns_once_the_trial_of_its_bundle_is_
     lost = {digest: {"null": Exclusion("killed by SIGSEGV", 0.05)}}
     worker = start(make_bundle(tmp_path / "a"), exclude=lost)
     worker.first(Started)
-    worker.process.send(Swap(swap=1, purpose="trial", path=str(bundle)))
+    worker.process.send(Swap(model="m", swap=1, purpose="trial", path=str(bundle)))
     assert worker.first(Swapped).running.variant == "spare"
     worker.until(
         lambda: sum(isinstance(m, Progress) and m.running.variant == "spare" for m in worker.heard) > 5
@@ -163,7 +190,7 @@ def test_a_variant_that_was_lost_before_returns_once_the_trial_of_its_bundle_is_
     assert not [
         m for m in worker.heard if isinstance(m, Opening) and m.variant == "null" and m.digest == digest
     ]
-    worker.process.send(Keep())
+    worker.process.send(Keep(model="m"))
     returned = worker.first(Returned).running
     assert (returned.variant, returned.digest, returned.left) == ("null", digest, 1)
     worker.heard.clear()
@@ -173,12 +200,13 @@ def test_a_variant_that_was_lost_before_returns_once_the_trial_of_its_bundle_is_
     assert worker.end() == 0
 
 
-def test_without_another_variant_a_lost_accelerator_ends_the_worker_with_the_reason(start, tmp_path):
+def test_without_another_variant_a_lost_accelerator_ends_the_model_with_the_reason(start, tmp_path):
     worker = start(make_bundle(tmp_path / "a", options={"lose_at": 60}))
-    fatal = worker.first(Fatal)
-    assert fatal.code == "model.no_variant"
-    assert "lost its accelerator" in fatal.message
-    assert worker.end() == fatal.exit_code == 4
+    failed = worker.first(ModelFailed)
+    assert (failed.code, failed.is_final) == ("model.no_variant", False)
+    assert "lost its accelerator" in failed.reason
+    assert worker.end() == 0
+    assert not any(isinstance(message, Ended) for message in worker.heard), "it ends with its model"
 
 
 @pytest.mark.parametrize(
@@ -190,13 +218,13 @@ def test_without_another_variant_a_lost_accelerator_ends_the_worker_with_the_rea
 )
 def test_a_wrong_pipeline_is_told_with_its_code(start, tmp_path, change, code):
     worker = start(make_bundle(tmp_path / "a"), pipeline_toml().replace(*change))
-    fatal = worker.first(Fatal)
-    assert (fatal.code, fatal.exit_code) == (code, 3)
+    ended = worker.first(Ended)
+    assert (ended.code, ended.is_final) == (code, True)
 
 
 def test_a_bundle_that_is_not_there_is_told_with_its_code(start, tmp_path):
-    fatal = start(tmp_path / "absent").first(Fatal)
-    assert (fatal.code, fatal.exit_code) == ("model.bundle", 4)
+    failed = start(tmp_path / "absent").first(ModelFailed)
+    assert (failed.model, failed.code, failed.is_final) == ("m", "model.bundle", True)
 
 
 def test_a_worker_ends_when_the_supervisors_end_closes(start, tmp_path):
@@ -231,7 +259,7 @@ def test_a_budget_is_kept_by_a_faster_variant_and_each_change_is_reported_with_i
     variants = open_bundle(bundle).manifest.variants
     save_costs({cost_key(v, 1): MeasuredCost(ids[v.id], 0, 0, 0, 0) for v in variants})
     text = pipeline_toml(fps=30) + '[model]\nvariant = "null"\n[budget]\np95_ms = 60\norder = ["variant"]\n'
-    worker = start(bundle, text, threads=1)
+    worker = start(bundle, text, threads=1, variant="null")
     assert worker.first(Varied).running.variant == "quick"
     alert = worker.first(AlertOut).alert
     assert (alert.level, alert.code, alert.pipeline) == ("warning", "agent.budget", "motor")
@@ -242,3 +270,134 @@ def test_a_budget_is_kept_by_a_faster_variant_and_each_change_is_reported_with_i
         )
     )
     assert worker.end() == 0
+
+
+# -- several pipelines on one model
+
+
+def of(message, pipeline):
+    return getattr(message, "pipeline", None) == pipeline
+
+
+def test_four_pipelines_open_their_model_once_and_each_counts_its_own_frames(start, tmp_path):
+    worker = start(make_bundle(tmp_path / "a"), *(pipeline_toml(f"p{n}", fps=50) for n in range(4)))
+    worker.until(lambda: all(worker.frames(f"p{n}") > 20 for n in range(4)))
+    assert worker.end() == 0
+    assert len([m for m in worker.heard if isinstance(m, Opened)]) == 1
+    for name in ("p0", "p1", "p2", "p3"):
+        mine = worker.progress(name)
+        assert sum(m.captured for m in mine) == sum(m.frames + m.dropped for m in mine)
+        assert sum(isinstance(m, EventOut) and m.record.pipeline == name for m in worker.heard) > 0
+        assert sum(isinstance(m, Ended) and m.pipeline == name for m in worker.heard) == 1
+
+
+def test_pipelines_of_one_model_keep_their_own_thresholds(start, tmp_path):
+    strict = pipeline_toml("strict") + "[model]\nscore_threshold = 0.95\n"
+    worker = start(make_bundle(tmp_path / "a"), pipeline_toml("usual"), strict)
+    worker.until(lambda: worker.frames("usual") > 10 and worker.frames("strict") > 10)
+    assert sum(m.items for m in worker.progress("usual")) >= 10
+    assert sum(m.items for m in worker.progress("strict")) == 0
+
+
+def test_a_pipeline_that_ends_or_is_not_valid_is_told_and_the_other_goes_on(start, tmp_path):
+    short = pipeline_toml("short", fps=500).replace("realtime = true", "frames = 20")
+    wrong = pipeline_toml("wrong").replace("synthetic", "telepathy")
+    worker = start(make_bundle(tmp_path / "a"), pipeline_toml("long"), short, wrong)
+    assert worker.first(Ended, "short").reason == "the source came to its end"
+    assert worker.first(Ended, "wrong").is_final
+    before = worker.frames("long")
+    worker.until(lambda: worker.frames("long") > before + 20)
+    assert worker.frames("short") == 20
+
+
+def test_a_pipeline_can_be_added_to_and_taken_out_of_a_worker_that_runs(start, tmp_path):
+    worker = start(make_bundle(tmp_path / "a"), pipeline_toml("first"))
+    worker.until(lambda: worker.frames("first") > 5)
+    worker.run(pipeline_toml("second"))
+    worker.until(lambda: worker.frames("second") > 5)
+    worker.process.send(End(pipeline="first"))
+    assert worker.first(Ended, "first").is_asked
+    before = worker.frames("second")
+    worker.until(lambda: worker.frames("second") > before + 5)
+    worker.process.send(Drop(model="m"))
+    assert worker.first(Ended, "second").is_asked
+
+
+def test_a_swap_concerns_every_pipeline_and_none_reports_the_old_version_after_the_new(start, tmp_path):
+    names = [f"p{n}" for n in range(3)]
+    worker = start(make_bundle(tmp_path / "a"), *(pipeline_toml(name, fps=300) for name in names))
+    worker.until(lambda: all(worker.frames(name) > 20 for name in names))
+    new = make_bundle(tmp_path / "b", version="2.0.0")
+    worker.process.send(Swap(model="m", swap=1, purpose="trial", path=str(new)))
+    worker.until(lambda: all(worker.frames(name, "2.0.0") > 20 for name in names))
+    worker.process.send(Swap(model="m", swap=2, purpose="rollback"))
+    worker.until(lambda: sum(isinstance(m, Swapped) for m in worker.heard) == 2)
+    count = {name: worker.frames(name, "1.0.0") for name in names}
+    worker.until(lambda: all(worker.frames(name, "1.0.0") > count[name] + 20 for name in names))
+    for name in names:
+        versions = [m.running.version for m in worker.progress(name) if m.frames]
+        runs = [version for at, version in enumerate(versions) if at == 0 or versions[at - 1] != version]
+        assert runs == ["1.0.0", "2.0.0", "1.0.0"]
+
+
+def test_a_version_that_lacks_a_label_one_pipeline_redacts_is_taken_by_none(start, tmp_path):
+    hides = pipeline_toml("hides").replace("[privacy]", '[privacy]\nredact = ["face"]')
+    worker = start(make_detector(tmp_path / "a", labels=("face", "cap")), pipeline_toml("shows"), hides)
+    worker.until(lambda: worker.frames("shows") > 5 and worker.frames("hides") > 5)
+    new = make_detector(tmp_path / "b", version="2.0.0", labels=("cap", "dog"))
+    worker.process.send(Swap(model="m", swap=1, purpose="trial", path=str(new)))
+    assert "no label 'face'" in worker.first(SwapFailed).reason
+    worker.heard.clear()
+    worker.until(lambda: worker.frames("shows") > 5 and worker.frames("hides") > 5)
+    assert {m.running.version for m in worker.heard if isinstance(m, Progress)} == {"1.0.0"}
+
+
+def test_a_lost_accelerator_is_followed_once_by_the_next_variant_for_every_pipeline(start, tmp_path):
+    spare = {"id": "spare", "backend": "null"}
+    bundle = make_bundle(tmp_path / "a", options={"lose_at": 200}, more_variants=(spare,))
+    names = [f"p{n}" for n in range(3)]
+    worker = start(bundle, *(pipeline_toml(name, fps=200) for name in names))
+    over = worker.first(FailedOver)
+    assert (over.lost, over.running.variant) == ("null", "spare")
+    for name in names:
+        worker.until(
+            lambda name=name: any(m.frames and m.running.variant == "spare" for m in worker.progress(name))
+        )
+    assert worker.end() == 0
+    assert len([m for m in worker.heard if isinstance(m, FailedOver)]) == 1
+    for name in names:
+        mine = worker.progress(name)
+        assert sum(m.captured for m in mine) == sum(m.frames + m.dropped for m in mine), "no frame is lost"
+        assert sum(m.errors for m in mine) <= 1
+
+
+def test_without_another_variant_every_pipeline_ends_with_its_model(start, tmp_path):
+    bundle = make_bundle(tmp_path / "a", options={"lose_at": 100})
+    worker = start(bundle, pipeline_toml("one"), pipeline_toml("two"))
+    assert "lost its accelerator" in worker.first(ModelFailed).reason
+    assert worker.end() == 0
+    assert not any(isinstance(message, Ended) for message in worker.heard)
+
+
+def test_a_model_whose_file_keeps_state_has_one_pipeline(start, tmp_path):
+    bundle = make_bundle(tmp_path / "a", options={"keeps_state": True})
+    worker = start(bundle, pipeline_toml("one"))
+    worker.until(lambda: worker.frames("one") > 5)
+    worker.run(pipeline_toml("two"))
+    assert worker.first(Ended, "two").code == NOT_SHARED
+    before = worker.frames("one")
+    worker.until(lambda: worker.frames("one") > before + 5)
+
+
+def test_two_models_run_in_one_process_and_one_that_cannot_be_opened_hurts_the_other_not(start, tmp_path):
+    worker = start(make_bundle(tmp_path / "a"), pipeline_toml("one"))
+    worker.process.send(Host(model="other", path=str(tmp_path / "absent")))
+    worker.run(pipeline_toml("two"), "other")
+    assert worker.first(ModelFailed).model == "other"
+    before = worker.frames("one")
+    worker.until(lambda: worker.frames("one") > before + 5)
+    worker.process.send(Drop(model="other"))
+    worker.process.send(Host(model="other", path=str(make_bundle(tmp_path / "c", model="else"))))
+    worker.run(pipeline_toml("two"), "other")
+    worker.until(lambda: worker.frames("two") > 5)
+    assert worker.progress("two")[-1].running.model == "else"

@@ -28,42 +28,42 @@ def result(*labels, ms=5.0, events=()):
 
 
 def test_bundle_counters_give_what_was_counted_since_it_was_last_asked_and_then_nothing():
-    counters = BundleCounters()
+    counters = BundleCounters(RUNNING)
     counters.finished(result("cat", "dog", events=(1, 2)))
     counters.finished(result("cat"))
     counters.failed()
-    progress = counters.take(RUNNING, 1.5)
+    progress = counters.take("p", 1.5)
     assert (progress.frames, progress.errors, progress.events, progress.items) == (2, 1, 2, 3)
     assert progress.labels == {"cat": 2, "dog": 1}
     assert progress.period_s == 1.5
     assert Histogram.from_wire(progress.infer_ms).quantile(0.5) == pytest.approx(5, rel=0.05)
     assert Histogram.from_wire(progress.latency_ms).quantile(0.5) == pytest.approx(10, rel=0.05)
-    empty = counters.take(RUNNING, 1.0)
+    empty = counters.take("p", 1.0)
     assert (empty.frames, empty.errors, empty.labels, empty.infer_ms) == (0, 0, {}, None)
 
 
 def test_labels_by_name_are_bounded_and_no_item_is_lost():
-    counters = BundleCounters()
+    counters = BundleCounters(RUNNING)
     counters.finished(result(*(f"l{number}" for number in range(MAX_LABELS + 10)), "l0"))
-    labels = counters.take(RUNNING, 1.0).labels
+    labels = counters.take("p", 1.0).labels
     assert len(labels) == MAX_LABELS + 1
     assert (labels["l0"], labels["*"]) == (2, 10)
 
 
 def test_items_without_a_label_are_counted_and_not_named():
-    counters = BundleCounters()
+    counters = BundleCounters(RUNNING)
     counters.finished(result("", ""))
-    progress = counters.take(RUNNING, 1.0)
+    progress = counters.take("p", 1.0)
     assert (progress.items, progress.labels) == (2, {})
 
 
 def test_no_frame_is_lost_or_counted_twice_while_another_thread_asks():
-    counters, taken = BundleCounters(), []
+    counters, taken = BundleCounters(RUNNING), []
     done = threading.Event()
 
     def ask():
         while not done.is_set():
-            taken.append(counters.take(RUNNING, 0.0).frames)
+            taken.append(counters.take("p", 0.0).frames)
 
     reader = threading.Thread(target=ask)
     reader.start()
@@ -71,7 +71,7 @@ def test_no_frame_is_lost_or_counted_twice_while_another_thread_asks():
         counters.finished(result("cat"))
     done.set()
     reader.join()
-    assert sum(taken) + counters.take(RUNNING, 0.0).frames == 5_000
+    assert sum(taken) + counters.take("p", 0.0).frames == 5_000
 
 
 def test_totals_of_the_loop_become_what_came_since_the_last_look():
@@ -96,7 +96,7 @@ def test_a_small_picture_is_not_made_larger_and_a_signal_has_none():
 
 def test_the_relay_adds_up_by_class_place_and_decision_and_says_it_once():
     sent = []
-    relay = LedgerRelay(sent.append)
+    relay = LedgerRelay("motor", sent.append)
     relay.flush()
     assert sent == [], "nothing happened, and nothing is said"
     relay.add("motor", "labels", "h:1", "passed", 40)
@@ -106,6 +106,7 @@ def test_the_relay_adds_up_by_class_place_and_decision_and_says_it_once():
     relay.flush()
     relay.flush()
     (message,) = sent
+    assert message.pipeline == "motor"
     rows = {(e.data_class, e.destination, e.decision): (e.count, e.bytes) for e in message.entries}
     assert rows == {
         ("labels", "h:1", "passed"): (3, 100),
@@ -118,7 +119,7 @@ def test_a_supervisor_that_is_gone_is_told_to_whoever_flushes():
     def gone(_):
         raise LinkError("gone")
 
-    relay = LedgerRelay(gone)
+    relay = LedgerRelay("motor", gone)
     relay.add("motor", "labels", "h:1", "passed", 40)
     with pytest.raises(LinkError):
         relay.flush()

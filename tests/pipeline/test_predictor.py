@@ -127,6 +127,17 @@ def test_state_and_context_go_from_one_window_to_the_next():
     assert predictor.predict(window).best.value == 1006
 
 
+def test_two_predictors_on_one_backend_keep_their_own_state_and_samples():
+    one, window = counting_model(), np.float32([1, 2, 3])
+    two = Predictor(one.manifest, one.variant, one.backend, shares=one)
+    values = []
+    for _ in range(3):
+        values.append(one.predict(window).best.value)
+        two.predict(np.float32([9, 9, 9]))
+        two.predict(np.float32([9, 9, 9]))
+    assert values == [1006, 2011, 3011], "as if it were alone"
+
+
 def test_golden_samples_begin_with_no_state_and_leave_none():
     predictor, window = counting_model(), np.float32([1, 2, 3])
     predictor.predict(window)

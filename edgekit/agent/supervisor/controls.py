@@ -9,10 +9,14 @@ import msgspec
 
 from edgekit.agent.status import Operation
 from edgekit.agent.supervisor.commands import Action, text_argument
+from edgekit.agent.supervisor.hosted_model import HostedModel
 from edgekit.agent.supervisor.parts import Parts
+from edgekit.agent.supervisor.pipelines import Pipeline
 from edgekit.agent.supervisor.updates import ModelUpdates
-from edgekit.agent.supervisor.worker_process import rss_mb
+from edgekit.agent.supervisor.worker import Worker
+from edgekit.agent.supervisor.worker_process import pss_mb, rss_mb
 from edgekit.core.errors import UsageError
+from edgekit.core.sketch import Histogram
 from edgekit.version import __version__
 
 
@@ -56,18 +60,19 @@ class Controls:
         return f"{updates.model} goes back to its previous version"
 
     def restart(self, args: dict[str, Any]) -> str:
-        """Restart the worker of one pipeline, or of all if none is named.
+        """Restart the worker of one pipeline, with what shares it, or every worker if none is named.
 
         Raises:
             UsageError: There is no such pipeline.
         """
         name = text_argument(args, "pipeline")
-        chosen = [p for p in self._parts.pipelines if name in ("", p.name)]
-        if not chosen:
+        pool = self._parts.pool
+        if name and name not in pool.pipelines:
             raise UsageError(f"there is no pipeline {name!r}")
-        for pipeline in chosen:
-            pipeline.restart()
-        return f"restarts {', '.join(pipeline.name for pipeline in chosen)}"
+        chosen = [worker for worker in pool.workers.values() if not name or name in worker.pipelines]
+        for worker in chosen:
+            worker.restart()
+        return f"restarts {', '.join(name for worker in chosen for name in worker.pipelines)}"
 
     def report(self, _: dict[str, Any]) -> str:
         """Send the reported state now."""
@@ -103,21 +108,12 @@ class Controls:
         fleet, config = parts.fleet, parts.config
         enrolment = fleet.enrolment
         document: dict[str, Any] = msgspec.to_builtins(parts.refresh())
-        workers = {
-            pipeline.name: {"pid": pipeline.pid, "rss_mb": round(rss_mb(pipeline.pid), 1)}
-            for pipeline in parts.pipelines
-            if pipeline.pid is not None
-        }
-        for pipeline in parts.pipelines:
-            running = pipeline.running
-            document["pipelines"][pipeline.name] |= {
-                **{key: getattr(running, key, "") for key in ("why", "backend", "accelerator")},
-                "malformed": pipeline.totals["malformed"],
-                "excluded": pipeline.excluded,
-                "fallback": pipeline.fallback,
-                "rechecks": pipeline.rechecks,
-                "brokers": pipeline.brokers,
-            }
+        pool = parts.pool
+        for name, pipeline in pool.pipelines.items():
+            document["pipelines"][name] |= _more_of(pipeline, pool.model_of(pipeline))
+        workers = [
+            worker_row(worker, document["pipelines"]) for worker in pool.workers.values() if worker.pid
+        ]
         return document | {
             "agent": __version__,
             "device": enrolment.device if enrolment else config.name,
@@ -133,10 +129,12 @@ class Controls:
             "measuring": parts.measuring.status(),
             "fallbacks": {
                 **{
-                    name: sum(p.totals[name] for p in parts.pipelines)
+                    name: sum(model.totals[name] for model in pool.models)
                     for name in ("failovers", "returns", "failed_returns")
                 },
-                "restarts": sum(p.restarts for p in parts.pipelines),
+                "restarts": sum(worker.restarts for worker in pool.workers.values())
+                + sum(model.failures for model in pool.models)
+                + sum(pipeline.failures for pipeline in pool.pipelines.values()),
             },
         }
 
@@ -151,3 +149,45 @@ class Controls:
             raise UsageError(f"since_unix_s: want a whole number, got {since!r}")
         entries = self._parts.egress.ledger.entries(since)
         return [msgspec.to_builtins(entry) for entry in entries[-5000:]]
+
+
+def _more_of(pipeline: Pipeline, model: HostedModel | None) -> dict[str, Any]:
+    """Return what ``status`` says of a pipeline beside what is reported to the fleet."""
+    running = pipeline.running
+    return {
+        **{key: getattr(running, key, "") for key in ("why", "backend", "accelerator")},
+        "malformed": model.worker.malformed if model else 0,
+        "excluded": model.excluded if model else {},
+        "fallback": model.fallback if model else {},
+        "rechecks": model.rechecks if model else {},
+        "brokers": pipeline.brokers,
+    }
+
+
+def worker_row(worker: Worker, pipelines: dict[str, Any]) -> dict[str, Any]:
+    """Return a worker's process, its models with their users, and its pipelines' rows with their names."""
+    assert worker.pid is not None
+    return {
+        "name": worker.name,
+        "pid": worker.pid,
+        "rss_mb": round(rss_mb(worker.pid), 1),
+        "pss_mb": round(pss_mb(worker.pid), 1),
+        "models": [model_row(model) for model in worker.models.values() if model.is_hosted],
+        "pipelines": [{"name": name, **pipelines[name]} for name in worker.pipelines],
+    }
+
+
+def model_row(model: HostedModel) -> dict[str, Any]:
+    """Return what a worker has open of a model, for whom, and how fast that is."""
+    running, infer = model.running, Histogram()
+    for progress in model.recent:
+        if progress.infer_ms is not None:
+            infer.merge(Histogram.from_wire(progress.infer_ms))
+    return {
+        "model": running.model if running else model.plan.name,
+        **{key: getattr(running, key, "") for key in ("version", "variant", "backend", "accelerator")},
+        "users": list(model.users),
+        "fallback": model.fallback,
+        "excluded": model.excluded,
+        "p95_ms": round(infer.quantile(0.95), 3),
+    }

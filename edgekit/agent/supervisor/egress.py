@@ -35,10 +35,15 @@ class Egress:
         limits = Quota(rows=quota.max_rows, bytes=quota.max_bytes, age_s=quota.max_age_s)
         self.outbox = Outbox(state / "outbox.sqlite", clock, limits)
         self.ledger = Ledger(state / "ledger.sqlite", clock)
-        self._gates = {plan.name: Gate(plan.name, plan.egress, self.ledger) for plan in plans}
+        self._gates: dict[str, Gate] = {}
+        self.guard(plans)
         self._own = Gate("", (), self.ledger)
         self._alerted: dict[tuple[str, str], tuple[float, int]] = {}
         self._dropped = 0
+
+    def guard(self, plans: Iterable[PipelinePlan]) -> None:
+        """Have one gate for each of these pipelines, and none for others."""
+        self._gates = {plan.name: Gate(plan.name, plan.egress, self.ledger) for plan in plans}
 
     def put(self, record: Record, pipeline: str = "") -> None:
         """Queue a record if the gate of its pipeline lets it pass."""

@@ -26,8 +26,8 @@ class MeasuringHost:
         survey = parts.fleet.survey
         return hindrance(
             {name: updates.reported().state for name, updates in parts.models.items()},
-            {pipeline.name: pipeline.reported() for pipeline in parts.pipelines},
-            {plan.name: plan.budget_ms for plan in parts.config.pipelines},
+            {name: pipeline.reported() for name, pipeline in parts.pool.pipelines.items()},
+            {name: pipeline.plan.budget_ms for name, pipeline in parts.pool.pipelines.items()},
             parts.sensors,
             survey.profile.limits.temperature_c if survey else 0.0,
         )

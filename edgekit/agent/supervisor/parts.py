@@ -9,7 +9,7 @@ from edgekit.agent.measuring.runs import Measuring
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.supervisor.egress import Egress
 from edgekit.agent.supervisor.fleet import FleetSide
-from edgekit.agent.supervisor.pipelines import Pipeline
+from edgekit.agent.supervisor.pool import WorkerPool
 from edgekit.agent.supervisor.updates import ModelUpdates
 from edgekit.base.clock import FlooredClock
 from edgekit.core.wire import Reported
@@ -23,7 +23,7 @@ class Parts(Protocol):
     reactor: Reactor
     egress: Egress
     fleet: FleetSide
-    pipelines: list[Pipeline]
+    pool: WorkerPool
     models: dict[str, ModelUpdates]
     measuring: Measuring
     sensors: dict[str, float]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -20,10 +21,12 @@ from edgekit.agent.supervisor.commands import CommandDesk
 from edgekit.agent.supervisor.controls import Controls
 from edgekit.agent.supervisor.egress import Egress
 from edgekit.agent.supervisor.fleet import FleetSide
+from edgekit.agent.supervisor.hosted_model import HostedModel
 from edgekit.agent.supervisor.measuring_host import MeasuringHost
 from edgekit.agent.supervisor.metrics import Books
-from edgekit.agent.supervisor.pipelines import Happening, Pipeline
-from edgekit.agent.supervisor.prepare import prepare
+from edgekit.agent.supervisor.pipelines import Happening, Model, Pipeline
+from edgekit.agent.supervisor.pool import WorkerPool
+from edgekit.agent.supervisor.prepare import exclusive_of, prepare
 from edgekit.agent.supervisor.updates import ModelUpdates
 from edgekit.base.clock import FlooredClock
 from edgekit.base.lock import lock_state
@@ -62,8 +65,9 @@ class Supervisor:
         self.fleet = FleetSide(
             state, self.reactor, self.egress, self.clock, self, config.limits.update_s, self.jobs
         )
-        self.pipelines = self._make_pipelines()
-        self.models = self._make_models()
+        self.pool = WorkerPool(config, self.reactor, worker_environment(), self, self._place)
+        self.models: dict[str, ModelUpdates] = {}
+        self._add_models(config)
         self.books = Books()
         self.sensors: dict[str, float] = {}
         self.started_s = self.reactor.now_s()
@@ -88,29 +92,27 @@ class Supervisor:
         self._is_stopping = False
         self._reported = self.refresh()
 
-    def _make_pipelines(self) -> list[Pipeline]:
-        limits, every_s = self.config.limits, self.config.intervals.progress_s
-        return [
-            Pipeline(plan, self.reactor, limits, worker_environment(), self, self.config.state, every_s)
-            for plan in self.config.pipelines
-        ]
-
-    def _make_models(self) -> dict[str, ModelUpdates]:
+    def _add_models(self, config: AgentConfig) -> list[ModelUpdates]:
+        """Begin to keep the models that pipelines name; return those that are new."""
         folder, limits = self.config.state / "update", self.config.limits
-        names = dict.fromkeys(plan.managed for plan in self.config.pipelines if plan.managed)
-        return {
+        names = dict.fromkeys(plan.managed for plan in config.pipelines if plan.managed)
+        new = {
             name: ModelUpdates(
-                name,
-                self.slots,
-                folder,
-                self.reactor,
-                self.clock,
-                self,
-                limits,
-                [pipeline for pipeline in self.pipelines if pipeline.plan.managed == name],
+                *(name, self.slots, folder, self.reactor, self.clock, self, limits),
+                hosted=functools.partial(self.pool.hosted, name),
             )
             for name in names
+            if name not in self.models
         }
+        self.models |= new
+        return list(new.values())
+
+    def _place(self, model: HostedModel) -> None:
+        """Give a model its bundle in a worker that hosts it from now on."""
+        if model.plan.pinned is not None:
+            model.run_on(model.plan.pinned)
+        else:
+            self.models[model.plan.managed].place(model)
 
     # -- life
 
@@ -153,9 +155,8 @@ class Supervisor:
         if self._is_stopping:
             return
         self.measuring.resume()
-        for pipeline in self.pipelines:
-            if pipeline.plan.pinned is not None:
-                pipeline.run_on(pipeline.plan.pinned)
+        plans = self.config.pipelines
+        self.pool.apply(plans, exclusive_of(plans, self.slots, self.fleet.survey))
         for updates in self.models.values():
             updates.resume()
         self.want(is_new=False)
@@ -181,12 +182,11 @@ class Supervisor:
         self._is_stopping = True
         logger.info("stopping")
         self._notifier.tell("STOPPING=1")
-        for pipeline in self.pipelines:
-            pipeline.stop()
+        self.pool.stop()
         self._stop_when_still()
 
     def _stop_when_still(self) -> None:
-        if all(pipeline.is_stopped for pipeline in self.pipelines):
+        if self.pool.is_stopped:
             self.reactor.stop()
         else:
             self.reactor.after(0.05, self._stop_when_still)
@@ -207,8 +207,7 @@ class Supervisor:
 
     def _tick(self) -> None:
         self._notifier.tell("WATCHDOG=1")
-        for pipeline in self.pipelines:
-            pipeline.tick()
+        self.pool.tick()
         for updates in self.models.values():
             updates.tick()
         self.measuring.tick()
@@ -291,24 +290,29 @@ class Supervisor:
         """Execute a command of the fleet."""
         self._desk.take(command)
 
-    # -- events of pipelines
+    # -- events of models and pipelines
 
-    def happened(self, pipeline: Pipeline, what: Happening, reason: str = "") -> None:
-        """An event for the update of the pipeline's model; alert an operator if a pipeline was given up."""
-        updates = self.models.get(pipeline.plan.managed)
+    def happened(self, model: Model, what: Happening, reason: str = "") -> None:
+        """An event for the update of a model; alert an operator if its pipelines were given up."""
+        updates = self.models.get(model.managed)
         falls_back = updates is not None and updates.happened(what, reason)
-        if falls_back:
-            self.alert(
-                "error", "agent.fell_back", f"went back to the previous version: {reason}", pipeline.name
-            )
-        elif what == "gave_up":
-            self.alert("error", "agent.pipeline_failed", reason, pipeline.name)
+        for name in model.users if falls_back or what == "gave_up" else ():
+            if falls_back:
+                self.alert("error", "agent.fell_back", f"went back to the previous version: {reason}", name)
+            else:
+                self.alert("error", "agent.pipeline_failed", reason, name)
 
     def progressed(self, pipeline: Pipeline, progress: Progress) -> None:
         """A progress message came."""
         self.books.add(pipeline.name, progress)
         if (updates := self.models.get(pipeline.plan.managed)) is not None:
             updates.progressed(progress)
+
+    def not_shared(self, pipeline: Pipeline) -> None:
+        """Load a model for one pipeline alone whose file keeps state."""
+        text = "its model's file keeps state from frame to frame, so it is loaded for this pipeline alone"
+        self.alert("info", "agent.not_shared", text, pipeline.name)
+        self.pool.unshare(pipeline)
 
     def record(self, pipeline: Pipeline, record: Record) -> None:
         """The worker sent a record for the fleet."""
@@ -348,7 +352,7 @@ class Supervisor:
             desired=desired.version if desired else 0,
             models={name: updates.model_state() for name, updates in self.models.items()},
             updates={name: updates.reported() for name, updates in self.models.items()},
-            pipelines={pipeline.name: pipeline.reported() for pipeline in self.pipelines},
+            pipelines={name: pipeline.reported() for name, pipeline in self.pool.pipelines.items()},
             outbox=self.egress.outbox.state(),
             sensors=self.sensors,
             rejected=rejected,

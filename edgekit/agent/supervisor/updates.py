@@ -11,8 +11,9 @@ from typing import Literal, Protocol
 from edgekit.agent.config import LimitsTable
 from edgekit.agent.ipc import Progress, Purpose
 from edgekit.agent.reactor import Reactor
+from edgekit.agent.supervisor.hosted_model import HostedModel
 from edgekit.agent.supervisor.metrics import Totals, stats_of
-from edgekit.agent.supervisor.pipelines import Happening, Pipeline
+from edgekit.agent.supervisor.pipelines import Happening
 from edgekit.core.errors import (
     BundleError,
     EdgekitError,
@@ -87,9 +88,10 @@ class Trial:
 
 
 class ModelUpdates:
-    """One managed model: its slots, its update machine, the pipelines that run it.
+    """One managed model: its slots, its update machine, and where it is hosted.
 
-    Implements the driver's ports; call everything on the reactor's thread.
+    A version on trial is judged over all pipelines that run it, in whichever process. ``hosted`` returns the
+    model as each worker has it. Implements the driver's ports; call everything on the reactor's thread.
 
     Raises:
         StorageError: The machine's state cannot be read.
@@ -104,14 +106,15 @@ class ModelUpdates:
         clock: Clock,
         host: Host,
         limits: LimitsTable,
-        pipelines: Sequence[Pipeline],
+        hosted: Callable[[], Sequence[HostedModel]],
     ) -> None:
-        self.model, self.pipelines = model, pipelines
+        self.model, self._hosted = model, hosted
         self._slots, self._reactor, self._clock, self._host = slots, reactor, clock, host
         self._path = folder / f"{model}.json"
         self._trial_crashes = limits.trial_crashes
         self._live_limit_s = limits.start_s + limits.backoff_max_s
         self._trial: Trial | None = None
+        self._target: tuple[Path | None, Purpose] | None = None
         self._is_resumed = self._is_reviving = False
         self._tries = (0, 0)
         self._postponed = 0
@@ -124,6 +127,21 @@ class ModelUpdates:
             self._run_active()
         self._is_resumed = True
         self._do(self._driver.resume)
+
+    def place(self, hosted: HostedModel) -> None:
+        """Have a worker that hosts the model from now on run what the others run."""
+        if self._target is not None:
+            hosted.run_on(*self._target)
+
+    def _run_all(self, target: Path | None, purpose: Purpose) -> None:
+        self._target = target, purpose
+        for hosted in self._hosted():
+            hosted.run_on(target, purpose)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no update is under way."""
+        return self._driver.state is State.IDLE
 
     @property
     def rejected(self) -> dict[str, str]:
@@ -140,7 +158,7 @@ class ModelUpdates:
             slot = self._slots.load(self.model)
         except StorageError as error:
             return ModelState(why=error.message)
-        running = next((p.running for p in self.pipelines if p.running is not None), None)
+        running = next((hosted.running for hosted in self._hosted() if hosted.running is not None), None)
         return ModelState(
             active=slot.active.version if slot.active else "",
             previous=slot.previous.version if slot.previous else "",
@@ -238,7 +256,7 @@ class ModelUpdates:
         self._handle(Event.RETRY if may_pass else Event.REJECTED, reason, serial=job.serial)
 
     def start_trial(self, job: Job) -> None:
-        """Swap every pipeline of this model to the staged bundle, and watch them."""
+        """Swap the model to the staged bundle wherever it is hosted, and watch it."""
         self._start_trial_when_ready(job, self._reactor.now_s() + BASELINE_S)
 
     def _start_trial_when_ready(self, job: Job, deadline_s: float) -> None:
@@ -254,25 +272,24 @@ class ModelUpdates:
             self._handle(Event.FAILED, f"the staged bundle cannot be read: {error}", serial=job.serial)
             return
         guards = tighter(own, job.desired.guards if job.desired else None)
-        frames = sum(second.frames for pipeline in self.pipelines for second in pipeline.recent)
-        lacks_frames = frames < guards.min_frames and any(p.state == "running" for p in self.pipelines)
-        is_unready = lacks_frames or any(p.is_on_its_way for p in self.pipelines)
+        recent = [second for hosted in self._hosted() for second in hosted.recent]
+        frames = sum(second.frames for second in recent)
+        lacks_frames = frames < guards.min_frames and any(hosted.makes_frames for hosted in self._hosted())
+        is_unready = lacks_frames or any(hosted.is_on_its_way for hosted in self._hosted())
         if is_unready and self._reactor.now_s() < deadline_s:
             self._reactor.after(0.1, lambda: self._start_trial_when_ready(job, deadline_s))
             return
-        baseline = stats_of(second for pipeline in self.pipelines for second in pipeline.recent)
         soak_s = max(float(job.desired.soak_s) if job.desired else 0.0, MIN_SOAK_S)
-        self._trial = Trial(baseline, guards, soak_s, self._reactor.now_s())
-        for pipeline in self.pipelines:
-            pipeline.run_on(staged, "trial")
+        self._trial = Trial(stats_of(recent), guards, soak_s, self._reactor.now_s())
+        self._run_all(staged, "trial")
 
     def commit(self, job: Job) -> None:
         """Make the staged bundle active, and free the old one."""
         self._slots.commit(self.model, job.version)
         self._trial = None
         self._postponed, self._next_try_s = 0, 0.0
-        for pipeline in self.pipelines:
-            pipeline.keep()
+        for hosted in self._hosted():
+            hosted.keep()
         self._run_active()
         self._host.collect_garbage()
 
@@ -295,7 +312,7 @@ class ModelUpdates:
         """Report ROLLED_BACK once every worker runs its target, or has failed to."""
         if not self._is_at(State.ROLLING_BACK, job):
             return
-        if any(p.is_on_its_way for p in self.pipelines):
+        if any(hosted.is_on_its_way for hosted in self._hosted()):
             self._reactor.after(0.05, lambda: self._check_gone_back(job))
             return
         self._handle(Event.ROLLED_BACK, serial=job.serial)
@@ -311,29 +328,33 @@ class ModelUpdates:
         self._host.announce(record)
         self._host.changed()
 
-    # -- events of pipelines
+    # -- events of the hosted models
 
     def happened(self, what: Happening, reason: str) -> bool:
-        """Act on an event of a pipeline; return whether another version takes over from a crashing one."""
+        """Act on an event of a hosted model; return whether another version takes over from it."""
         trial = self._trial
         if what == "gave_up" and trial is None:
             return self._fall_back(reason)
         if what == "settled":
             self._settled()
+        elif what == "interrupted":
+            if trial is not None:  # its soak begins again
+                trial.live_s, trial.begun_s = None, self._reactor.now_s()
         elif what == "crashed":
             self._crashed(reason)
         elif trial is not None:  # the new version may be the cause
             self._fail(reason)
         elif what == "swap_failed":
-            for pipeline in self.pipelines:
-                if not pipeline.is_settled:
-                    pipeline.restart()
+            for hosted in self._hosted():
+                if not hosted.is_settled:
+                    hosted.reopen()
         return False
 
     def _settled(self) -> None:
         """Start the soak time once every worker runs the version on trial."""
         trial = self._trial
-        if trial is not None and trial.live_s is None and all(p.is_settled for p in self.pipelines):
+        is_everywhere = all(hosted.is_settled for hosted in self._hosted() if hosted.is_wanted)
+        if trial is not None and trial.live_s is None and is_everywhere:
             trial.live_s = self._reactor.now_s()
 
     def _crashed(self, reason: str) -> None:
@@ -425,7 +446,7 @@ class ModelUpdates:
         return self._driver.state is state and current is not None and current.serial == job.serial
 
     def _run_active(self, purpose: Purpose = "switch") -> None:
-        """Have every pipeline run the active version, or the previous one if that cannot be read."""
+        """Run the active version everywhere, or the previous one if that cannot be read."""
         folder: Path | None = None
         for slot in SLOTS:
             try:
@@ -435,5 +456,4 @@ class ModelUpdates:
                 self._host.alert("error", error.code, f"{self.model}, {slot}: {error.message}", "")
                 continue
             break
-        for pipeline in self.pipelines:
-            pipeline.run_on(folder, purpose)
+        self._run_all(folder, purpose)

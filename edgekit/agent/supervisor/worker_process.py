@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgekit.agent.ipc import Channel, FromWorker, Run, Stop
+from edgekit.agent.ipc import Channel, FromWorker, Stop
 from edgekit.core.errors import LinkError
 
 logger = logging.getLogger(__name__)
@@ -20,21 +20,24 @@ COMMAND = (sys.executable, "-m", "edgekit.agent.worker")
 
 
 class WorkerProcess:
-    """One started worker and the channel to it.
+    """One started worker, which sends progress each ``progress_s`` seconds, and the channel to it.
 
     Raises:
-        LinkError: The first message cannot be sent.
         OSError: The process cannot be started.
     """
 
     def __init__(
-        self, run: Run, environment: Mapping[str, str], now_s: float, command: Sequence[str] = COMMAND
+        self,
+        environment: Mapping[str, str],
+        now_s: float,
+        progress_s: float = 1.0,
+        command: Sequence[str] = COMMAND,
     ) -> None:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    [*command, "--channel", str(theirs.fileno())],
+                    [*command, "--channel", str(theirs.fileno()), "--progress-s", str(progress_s)],
                     pass_fds=(theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,  # whatever a native library prints there
@@ -44,11 +47,8 @@ class WorkerProcess:
             ours.close()
             raise
         self.channel = Channel(ours, FromWorker)
-        self.started_s = now_s
-        self.progressed_s = now_s
         self.heard_s = now_s
         self.stop_deadline_s: float | None = None
-        self.channel.send(run)
 
     @property
     def pid(self) -> int:
@@ -105,3 +105,28 @@ def rss_mb(pid: int) -> float:
     except (OSError, ValueError, IndexError):
         return 0.0
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+
+def pss_mb(pid: int) -> float:
+    """Return a process's memory in MiB, of what several processes map its share only; 0 if it is gone.
+
+    Source: proc(5), /proc/PID/smaps_rollup.
+    """
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:  # noqa: PTH123 - as above
+            kib = next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return 0.0
+    return kib / 1024
+
+
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed for want of memory since the machine's start.
+
+    Source: proc(5), /proc/vmstat, ``oom_kill``; 0 before Linux 4.13.
+    """
+    try:
+        with open("/proc/vmstat", encoding="ascii") as file:  # noqa: PTH123 - as above
+            return next(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return 0

@@ -1,4 +1,4 @@
-"""Counters of a worker, separate for each bundle, so that a trial is judged on its own frames."""
+"""Counters of a pipeline, separate for each bundle, so that a trial is judged on its own frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from edgekit.core.spec import Item
 from edgekit.core.wire import EventRecord
 from edgekit.pipeline.events import Event
 from edgekit.pipeline.pre import vision
-from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.stats import Tally
 
 _ITEM_FIELDS = sorted(set(Item.__struct_fields__) & set(EventRecord.__struct_fields__) - {"label", "score"})
@@ -23,11 +22,20 @@ _MAX_IMAGE_BYTES = 64 << 10
 
 
 class BundleCounters:
-    """Counts of one bundle since the last ``take``. The loop writes, the reporter's thread reads."""
+    """Counts of a pipeline on one variant, which ``running`` describes, since the last ``take``.
 
-    def __init__(self) -> None:
+    The loop writes, the reporter's thread reads.
+    """
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
         self._lock = threading.Lock()
         self._clear()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was counted since the last ``take``."""
+        return not (self.frames or self.errors)
 
     def _clear(self) -> None:
         self.frames = self.errors = self.events = self.items = 0
@@ -52,12 +60,13 @@ class BundleCounters:
                 if item.label:
                     add_label(self.labels, item.label)
 
-    def take(self, running: Running, period_s: float) -> Progress:
+    def take(self, pipeline: str, period_s: float) -> Progress:
         """Return the counts and reset them."""
         with self._lock:
             progress = Progress(
+                pipeline=pipeline,
                 period_s=period_s,
-                running=running,
+                running=self.running,
                 frames=self.frames,
                 errors=self.errors,
                 events=self.events,
@@ -68,18 +77,6 @@ class BundleCounters:
             )
             self._clear()
         return progress
-
-
-class CountedPredictor(Predictor):
-    """A predictor that counts failures for its own bundle, even after the loop has swapped to another."""
-
-    def __init__(self, *arguments: Any, counters: BundleCounters, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self._counters = counters
-
-    def failed(self) -> None:
-        """Count a failed frame; the loop calls this once for each."""
-        self._counters.failed()
 
 
 class TallyMarks:

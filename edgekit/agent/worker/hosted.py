@@ -1,19 +1,70 @@
-"""One bundle in a worker: its open model, with counters for each variant that runs."""
+"""One bundle in a worker: its open model, and a predictor on it for each pipeline."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from edgekit.agent.ipc import Opening, Running, StillLost
-from edgekit.agent.worker.bundle_counters import BundleCounters, CountedPredictor
+from edgekit.agent.ipc import Host, Opening, Running, StillLost
+from edgekit.agent.worker.bundle_counters import BundleCounters
+from edgekit.core.errors import AcceleratorLostError, ConfigError
 from edgekit.model.bundle import open_bundle
 from edgekit.model.exclusions import Exclusions
 from edgekit.model.holder import Holder
 from edgekit.model.ready import Choices, ReadyModel
-from edgekit.pipeline.config import FallbackTable
-from edgekit.pipeline.predictor import Predictor
+from edgekit.pipeline.predictor import Inferred, Predictor, Prepared, with_overrides
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.core.ports import Backend
+    from edgekit.pipeline.config import PipelineConfig
+
+
+class User(Protocol):
+    """A pipeline, as the models see it."""
+
+    name: str
+    config: PipelineConfig
+
+    def counters(self, running: Running) -> BundleCounters:
+        """Return the counters of its frames on a variant."""
+
+    def put(self, predictor: CountedPredictor) -> None:
+        """Run another predictor from the next frame on; wait until no frame of the old one is in work."""
+
+    def report(self) -> None:
+        """Send the counts since the last report."""
+
+    def stop(self) -> None:
+        """End after the current frame."""
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait until it has ended."""
+
+
+class CountedPredictor(Predictor):
+    """One pipeline's predictor on a hosted bundle; it counts failures even after the loop has another."""
+
+    def __init__(self, *arguments: Any, counters: BundleCounters, hosted: Hosted, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.counters, self.hosted = counters, hosted
+
+    def infer(self, data: NDArray[Any], prepared: Prepared | None = None) -> Inferred:
+        """Run the model.
+
+        Raises:
+            AcceleratorLostError: Also where another pipeline met the loss first.
+        """
+        with self._lock:
+            if self.backend is self.hosted.lost:
+                raise AcceleratorLostError(f"variant {self.variant.id} was lost")
+            return super().infer(data, prepared)
+
+    def failed(self) -> None:
+        """Count a failed frame; the loop calls this once for each."""
+        self.counters.failed()
 
 
 class Hosted:
@@ -21,51 +72,95 @@ class Hosted:
 
     Args:
         path: The bundle.
-        choices: How its variants are opened.
+        request: How the model is opened.
         exclusions: What was lost before, by bundle digest; this bundle's are added to.
         send: Sends a message to the supervisor.
-        fallback: The pipeline's.
 
     Raises:
         EdgekitError: As ``open_ready`` does.
     """
 
     def __init__(
-        self,
-        path: str,
-        choices: Choices,
-        exclusions: dict[str, Exclusions],
-        send: Callable[[Any], None],
-        fallback: FallbackTable,
+        self, path: str, request: Host, exclusions: dict[str, Exclusions], send: Callable[[Any], None]
     ) -> None:
-        bundle = open_bundle(path)
-        digest = bundle.digest
+        bundle = open_bundle(Path(path))
+        digest, key, fallback = bundle.digest, request.model, request.fallback
 
         def on_try(variant: str, left: int) -> None:
-            send(Opening(digest=digest, variant=variant, left=left))
+            send(Opening(model=key, digest=digest, variant=variant, left=left))
 
         def on_still_lost(variant: str, reason: str) -> None:
-            send(StillLost(digest=digest, variant=variant, reason=reason[:2000]))
+            send(StillLost(model=key, digest=digest, variant=variant, reason=reason[:2000]))
 
-        self.counters: dict[str, BundleCounters] = {}
-        """By variant."""
-        choices = dataclasses.replace(choices, make_predictor=self._predictor, on_try=on_try)
+        choices = Choices(
+            variant=request.variant or None,
+            threads=request.threads or None,
+            pairs=fallback.pairs,
+            on_try=on_try,
+        )
         lost = exclusions.setdefault(digest, Exclusions(fallback.retry_s))
         self.holder = Holder(bundle, choices, lost, on_still_lost, fallback)
-
-    @property
-    def predictor(self) -> Predictor:
-        """The predictor that the loop runs."""
-        return self.holder.ready.predictor
+        self._views: dict[str, CountedPredictor] = {}
+        self.lost: Backend | None = None
+        """The backend that was lost last, and closed."""
 
     @property
     def running(self) -> Running:
         """What runs, for the supervisor."""
         return running_of(self.holder.ready)
 
-    def _predictor(self, manifest: Any, variant: Any, *more: Any, **keywords: Any) -> Predictor:
-        counters = self.counters.setdefault(variant.id, BundleCounters())
-        return CountedPredictor(manifest, variant, *more, counters=counters, **keywords)
+    @property
+    def keeps_state(self) -> bool:
+        """Whether the running variant's file keeps state from frame to frame, so that it has one user."""
+        return bool(getattr(self.holder.ready.backend, "keeps_state", False))
+
+    def view(self, user: User) -> CountedPredictor:
+        """Return a pipeline's predictor on the variant that runs, with its own state and thresholds.
+
+        Raises:
+            ConfigError: Another pipeline uses the model, and its file keeps state.
+        """
+        ready, view = self.holder.ready, self._views.get(user.name)
+        if view is not None and view.backend is ready.backend:
+            return view
+        if self.keeps_state and self._views.keys() - {user.name}:
+            raise ConfigError(
+                f"the file of {ready.manifest.model} {ready.manifest.version}, {ready.variant.id}, keeps"
+                " state from frame to frame, so two pipelines cannot share it",
+                hint="give each pipeline a process of its own: [pipeline] worker",
+            )
+        table = user.config.model
+        post = with_overrides(
+            ready.manifest.post,
+            score_threshold=table.score_threshold,
+            iou_threshold=table.iou_threshold,
+            top_k=table.top_k,
+        )
+        self._views[user.name] = view = CountedPredictor(
+            *(ready.manifest, ready.variant, ready.backend, ready.labels),
+            post=post,
+            shares=ready.predictor,
+            counters=user.counters(running_of(ready)),
+            hosted=self,
+        )
+        return view
+
+    def leave(self, user: str) -> None:
+        """Forget a pipeline that has ended."""
+        self._views.pop(user, None)
+
+    def is_run_by(self, predictor: Predictor) -> bool:
+        """Return whether a predictor is of the variant that runs."""
+        return self.holder.ready.backend is predictor.backend
+
+
+def unshared(ready: ReadyModel) -> ConfigError:
+    """Return the error of a second pipeline on a model whose file keeps state."""
+    return ConfigError(
+        f"the file of {ready.manifest.model} {ready.manifest.version}, {ready.variant.id}, keeps state"
+        " from frame to frame, so two pipelines cannot share it",
+        hint="give each pipeline a process of its own: [pipeline] worker",
+    )
 
 
 def running_of(ready: ReadyModel) -> Running:

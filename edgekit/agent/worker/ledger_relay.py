@@ -18,15 +18,15 @@ Decision: TypeAlias = Literal["passed", "refused"]
 class LedgerRelay:
     """Sums decisions of the gate until ``flush``; satisfies ``edgekit.sync.gate.Books``. Thread-safe."""
 
-    def __init__(self, send: Callable[[Any], None]) -> None:
-        self._send = send
+    def __init__(self, pipeline: str, send: Callable[[Any], None]) -> None:
+        self._pipeline, self._send = pipeline, send
         self._lock = threading.Lock()
         self._waiting: dict[tuple[str, str, Decision], list[int]] = {}
 
     def add(
         self, pipeline: str, data_class: str, destination: str, decision: Decision, size: int, count: int = 1
     ) -> None:
-        """Count decisions; the supervisor knows the ``pipeline``."""
+        """Count decisions about data of this relay's ``pipeline``."""
         del pipeline
         with self._lock:
             tally = self._waiting.setdefault((data_class, destination, decision), [0, 0])
@@ -42,4 +42,5 @@ class LedgerRelay:
         with self._lock:
             waiting, self._waiting = self._waiting, {}
         if waiting:
-            self._send(LedgerOut(entries=tuple(LedgerEntry(*key, *tally) for key, tally in waiting.items())))
+            entries = tuple(LedgerEntry(*key, *tally) for key, tally in waiting.items())
+            self._send(LedgerOut(pipeline=self._pipeline, entries=entries))

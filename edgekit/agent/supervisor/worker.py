@@ -1,0 +1,292 @@
+"""One worker in the supervisor: its process, and the models and pipelines that this process has."""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgekit.agent.config import LimitsTable
+from edgekit.agent.ipc import NOT_SHARED, AlertOut, End, Ended, EventOut, LedgerOut, Progress, Started
+from edgekit.agent.reactor import Reactor
+from edgekit.agent.supervisor.grouping import ModelPlan
+from edgekit.agent.supervisor.hosted_model import Blame, HostedModel
+from edgekit.agent.supervisor.pipelines import Observer, Pipeline
+from edgekit.agent.supervisor.worker_process import WorkerProcess, oom_kills
+from edgekit.base.child import exit_reason, is_native_crash
+from edgekit.core.errors import ProtocolError
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """Keeps one process running for the models that are to be open in it.
+
+    It is started when a model is to be opened, asked to end when none is left, and killed when it hangs or
+    does not speak the protocol. Every method belongs on the reactor's thread.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        reactor: Reactor,
+        limits: LimitsTable,
+        environment: Mapping[str, str],
+        observer: Observer,
+        progress_s: float = 1.0,
+    ) -> None:
+        self.name = name
+        self.models: dict[str, HostedModel] = {}
+        self.pipelines: dict[str, Pipeline] = {}
+        self.restarts = self.malformed = 0
+        self.is_stopping = False
+        self._reactor, self._limits, self._environment = reactor, limits, environment
+        self._observer, self._progress_s = observer, progress_s
+        self._process: WorkerProcess | None = None
+        self._why_killed = ""
+        self._guilty: list[HostedModel] = []
+        self._is_asked = False
+        self._oom_kills = 0
+        self._ending: dict[str, float] = {}
+        """When each pipeline that was asked to end must have ended."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, or None."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether there is no process, and none will be started."""
+        return self.is_stopping and self._process is None
+
+    def model(self, plan: ModelPlan, excluded: Path) -> HostedModel:
+        """Return the model of a plan, made if it is not here yet."""
+        if plan.key not in self.models:
+            self.models[plan.key] = HostedModel(
+                plan, self, self._reactor, self._limits, self._observer, excluded
+            )
+        return self.models[plan.key]
+
+    def model_of(self, pipeline: Pipeline) -> HostedModel | None:
+        """Return the model that a pipeline runs on, if that is here."""
+        models = self.models.values()
+        return next((model for model in models if model.users.get(pipeline.name) is pipeline), None)
+
+    def restart(self) -> None:
+        """Restart the process on request; this is not counted as a crash."""
+        for model in self.models.values():
+            model.forgive()
+        for pipeline in self.pipelines.values():
+            pipeline.revive()
+        if self._process is None:
+            self._reconcile()
+        else:
+            self._is_asked, self._why_killed = True, "restarted on request"
+            self._process.kill()
+
+    def stop(self) -> None:
+        """Ask the process to end for good; ``is_stopped`` becomes true when it has."""
+        self.is_stopping = True
+        if self._process is None:
+            self._stopped()
+        else:
+            self._process.stop(self._reactor.now_s() + self._limits.stop_s)
+
+    def require(self) -> bool:
+        """Return whether a process is there to take messages; start it if there is none.
+
+        Raises:
+            OSError: It cannot be started.
+        """
+        if self._process is not None:
+            return not self._process.is_stopping
+        self._why_killed, self._guilty, self._is_asked = "", [], False
+        self._oom_kills = oom_kills()
+        self._process = process = WorkerProcess(self._environment, self._reactor.now_s(), self._progress_s)
+        self._reactor.watch(process.channel, selectors.EVENT_READ, self._ready)
+        logger.info("worker %s is process %d", self.name, process.pid)
+        return True
+
+    def send(self, message: Any) -> bool:
+        """Send a message; return False if the process is gone."""
+        return self._process is not None and self._process.send(message)
+
+    def end(self, pipeline: Pipeline) -> None:
+        """Ask for a pipeline's end; the process is killed if it does not come in time."""
+        self.send(End(pipeline=pipeline.name))
+        self._ending[pipeline.name] = self._reactor.now_s() + self._limits.stop_s
+
+    def release(self) -> None:
+        """Ask the process to end if it has nothing to do."""
+        process = self._process
+        if process is None or process.is_stopping:
+            return
+        if not any(model.is_hosted or model.is_wanted for model in self.models.values()):
+            process.stop(self._reactor.now_s() + self._limits.stop_s)
+
+    # -- when it hangs
+
+    def tick(self) -> None:
+        """Kill the process if it hangs. Call it each second."""
+        process, now_s = self._process, self._reactor.now_s()
+        if process is None:
+            return
+        if process.is_stopping:
+            if process.is_overdue(now_s):
+                process.kill()
+            return
+        for model in self.models.values():
+            if reason := model.overdue(now_s):
+                self._kill(reason, [model])
+                return
+        for name, deadline_s in self._ending.items():
+            if now_s > deadline_s:
+                self._kill(f"pipeline {name} did not end within {self._limits.stop_s:.0f} s", [])
+                return
+        limit_s = self._limits.hang_s
+        stuck = [
+            pipeline
+            for pipeline in self.pipelines.values()
+            if pipeline.state == "running" and now_s - pipeline.progressed_s > limit_s
+        ]
+        if stuck:
+            reason = f"finished no frame for {limit_s:.0f} s though one was due"
+            self._end_stuck(stuck, reason, is_silent=now_s - process.heard_s > limit_s / 2)
+
+    def _end_stuck(self, stuck: list[Pipeline], reason: str, *, is_silent: bool) -> None:
+        """Kill the process if its runtime hangs; start a pipeline again alone where only its source does."""
+        guilty = [self.model_of(pipeline) for pipeline in stuck if pipeline.is_inferring or is_silent]
+        if guilty or len(stuck) == len(self.pipelines):
+            self._kill(reason, [model for model in dict.fromkeys(guilty) if model is not None])
+            return
+        for pipeline in stuck:
+            if pipeline.name not in self._ending:
+                pipeline.hung(reason)
+
+    def _kill(self, reason: str, guilty: list[HostedModel]) -> None:
+        self._why_killed, self._guilty = reason, guilty
+        logger.error("worker %s is killed: %s", self.name, reason)
+        if self._process is not None:
+            self._process.kill()
+
+    # -- from the process
+
+    def _ready(self, _: int) -> None:
+        process = self._process
+        assert process is not None
+        try:
+            messages, has_closed = process.channel.receive()
+            for message in messages:
+                self._take(message, process)
+        except ProtocolError as error:
+            self.malformed += 1
+            self._kill(f"does not speak the protocol: {error}", [])
+            has_closed = True
+        if has_closed and self._process is process:
+            self._collect(process)
+
+    def _take(self, message: Any, process: WorkerProcess) -> None:
+        process.heard_s = self._reactor.now_s()
+        if isinstance(message, EventOut):
+            name = message.record.pipeline
+        elif isinstance(message, AlertOut):
+            name = message.alert.pipeline
+        elif isinstance(message, (Started, Progress, LedgerOut, Ended)):
+            name = message.pipeline
+        else:
+            if (model := self.models.get(message.model)) is not None and model.is_hosted:
+                model.take(message)
+            return
+        if (pipeline := self.pipelines.get(name)) is not None:
+            self._take_for(pipeline, message)
+
+    def _take_for(self, pipeline: Pipeline, message: Any) -> None:
+        if isinstance(message, Progress):
+            pipeline.progressed(message)
+        elif isinstance(message, EventOut):
+            self._observer.record(pipeline, message.record)
+        elif isinstance(message, AlertOut):
+            self._observer.record(pipeline, message.alert)
+        elif isinstance(message, LedgerOut):
+            self._observer.left(pipeline, message)
+        elif isinstance(message, Started):
+            pipeline.started(message)
+        elif isinstance(message, Ended):
+            self._pipeline_ended(pipeline, message)
+
+    def _pipeline_ended(self, pipeline: Pipeline, message: Ended) -> None:
+        self._ending.pop(pipeline.name, None)
+        model, is_asked = self.model_of(pipeline), pipeline.is_over
+        pipeline.ended(message)
+        if message.code == NOT_SHARED and not is_asked:
+            self._observer.not_shared(pipeline)
+        elif model is not None and message.code and not is_asked:
+            if message.is_final:
+                model.refused_by(message.reason)
+            elif message.blames_model:
+                model.blame_for(pipeline, message.reason)
+        if model is not None and not model.is_wanted:
+            model.drop()
+
+    # -- when it ends
+
+    def _collect(self, process: WorkerProcess) -> None:
+        self._reactor.unwatch(process.channel)
+        code = process.reap()
+        self._process = None
+        self._ending.clear()
+        if self.is_stopping:
+            self._stopped()
+        elif process.is_stopping:
+            for pipeline in list(self.pipelines.values()):
+                if pipeline.is_in_worker:
+                    pipeline.gone()
+            self._reconcile()
+        elif self._is_asked:
+            self._each_ended("", {}, 0.0)
+        else:
+            self.restarts += 1
+            self._judge(code)
+
+    def _judge(self, code: int) -> None:
+        """Decide whose fault the end was: of the model that hung or crashed, nobody's, or each one's."""
+        reason = self._why_killed or exit_reason(code)
+        hosted = [model for model in self.models.values() if model.is_hosted]
+        guilty = self._guilty
+        if not self._why_killed and is_native_crash(code):
+            guilty = _suspects(hosted)
+        is_from_outside = not self._why_killed and code == -signal.SIGKILL
+        if guilty:
+            blames: dict[str, Blame] = {
+                model.key: "guilty" if model in guilty else "none" for model in hosted
+            }
+            self._each_ended(reason, blames, 0.0)
+        elif is_from_outside and oom_kills() == self._oom_kills:
+            self._each_ended(reason, {}, self._limits.backoff_s)
+        else:
+            self._each_ended(reason, {model.key: "charged" for model in hosted}, 0.0)
+
+    def _each_ended(self, reason: str, blames: Mapping[str, Blame], delay_s: float) -> None:
+        logger.error("worker %s ended: %s", self.name, reason or "restarted on request")
+        for model in list(self.models.values()):
+            model.process_ended(reason, blames.get(model.key, "none"), delay_s)
+
+    def _reconcile(self) -> None:
+        for model in list(self.models.values()):
+            model.reconcile()
+
+    def _stopped(self) -> None:
+        for pipeline in self.pipelines.values():
+            pipeline.is_in_worker = False
+            pipeline.state = "stopped"
+
+
+def _suspects(hosted: list[HostedModel]) -> list[HostedModel]:
+    """Return the models that may have crashed a process: those opening a variant, else those at work."""
+    if opening := [model for model in hosted if model.is_opening_variant]:
+        return opening
+    return [model for model in hosted if model.is_inferring] or hosted

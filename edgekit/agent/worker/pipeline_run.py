@@ -1,0 +1,259 @@
+"""One pipeline of a worker: its source, its loop on a shared model, and what it reports."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgekit.agent.ipc import NOT_SHARED, AlertOut, Ended, Progress, Run, Running, Started
+from edgekit.agent.worker.bundle_counters import AgentSink, BundleCounters, TallyMarks
+from edgekit.agent.worker.ledger_relay import LedgerRelay
+from edgekit.agent.worker.runner import make_keeper, make_loop
+from edgekit.core.errors import (
+    BackendError,
+    ConfigError,
+    EdgekitError,
+    LinkError,
+    ModelError,
+    SourceError,
+)
+from edgekit.core.wire import Alert
+from edgekit.pipeline.config import PipelineConfig, parse_config
+
+if TYPE_CHECKING:
+    from edgekit.agent.worker.hosted import CountedPredictor
+    from edgekit.agent.worker.shared_model import SharedModel
+    from edgekit.core.ports import Result
+    from edgekit.pipeline.budget_keeper import Keeper
+    from edgekit.pipeline.loop import Loop
+    from edgekit.pipeline.predictor import Predictor
+    from edgekit.sync.publishers import Publishers
+
+logger = logging.getLogger(__name__)
+
+MAX_ERRORS = 300
+"""Frames in a row that may fail before the pipeline gives up; the supervisor's guards act earlier."""
+SOURCE_RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+class PipelineRun:
+    """Runs one pipeline in a thread of its own until its source ends, ``stop``, or an error.
+
+    The end is told to the supervisor by ``Ended``, or by the model's ``ModelFailed``.
+    """
+
+    config: PipelineConfig
+    """Set by the pipeline's thread before it uses the model."""
+
+    def __init__(self, request: Run, model: SharedModel, send: Callable[[Any], None]) -> None:
+        self.name = request.pipeline
+        self._request, self._model, self._send = request, model, send
+        self._stopping = threading.Event()
+        self._relay = LedgerRelay(self.name, send)
+        self._publishers: Publishers | None = None
+        self._loop: Loop | None = None
+        self._keeper: Keeper | None = None
+        self._has_started = self._is_waiting = False
+        self._counters: dict[tuple[str, str], BundleCounters] = {}
+        self._current: BundleCounters | None = None
+        """Of what the loop runs, or is about to."""
+        self._marks = TallyMarks()
+        self._reporting = threading.Lock()
+        self._reported_ns = time.monotonic_ns()
+        self._seen_progress = -1
+        self._thread = threading.Thread(target=self._run, name=f"pipeline-{self.name}", daemon=True)
+
+    def start(self) -> None:
+        """Start the pipeline's thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the current frame; safe from any thread."""
+        self._stopping.set()
+        if (loop := self._loop) is not None:
+            loop.stop()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait until the pipeline has ended."""
+        self._thread.join(timeout_s)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its thread has ended."""
+        return not self._thread.is_alive()
+
+    def put(self, predictor: CountedPredictor) -> None:
+        """Run another predictor from the next frame on; waits until no frame of the old one is in work."""
+        self._current = predictor.counters
+        if (loop := self._loop) is not None:
+            loop.swap(predictor)
+
+    def counters(self, running: Running) -> BundleCounters:
+        """Return the counters of this pipeline's frames on a variant."""
+        with self._reporting:
+            key = (running.version, running.variant)
+            counters = self._counters.setdefault(key, BundleCounters(running))
+            counters.running = running
+            return counters
+
+    # -- the pipeline's thread
+
+    def _run(self) -> None:
+        ended = Ended(pipeline=self.name, reason="the source came to its end")
+        try:
+            if not self._run_pipeline():
+                ended = Ended(
+                    pipeline=self.name,
+                    reason="the model's file keeps state from frame to frame, and has another pipeline",
+                    code=NOT_SHARED,
+                )
+        except LinkError:
+            raise  # the supervisor is gone
+        except EdgekitError as error:
+            logger.error("pipeline %s ends: %s", self.name, error)  # noqa: TRY400 - the message says it all
+            ended = self._failure(error)
+        else:
+            if self._stopping.is_set():
+                ended = Ended(pipeline=self.name, reason="stopped", is_asked=True)
+        self._model.leave(self)
+        if self._publishers is not None:
+            self._publishers.close()
+        if self._has_started:
+            self.report()
+        self._relay.flush()
+        if self._model.error is None:
+            self._send(ended)
+
+    def _failure(self, error: EdgekitError) -> Ended:
+        return Ended(
+            pipeline=self.name,
+            reason="\n".join((error.message, *error.reasons))[:4000],
+            code=error.code,
+            blames_model=isinstance(error, (BackendError, ModelError)),
+            is_final=type(error) is ConfigError or (not self._has_started and isinstance(error, ModelError)),
+        )
+
+    def _run_pipeline(self) -> bool:
+        """Run it; return False if the model cannot be shared."""
+        request, model = self._request, self._model
+        self.config = config = parse_config(request.text, request.what, request.folder)
+        if not model.wait(self._stopping):
+            return True
+        self._keeper = make_keeper(config, lambda step: model.vary(self.name, step), self._alert_of_change)
+        if not model.join(self):
+            return False
+        self._run_source()
+        return True
+
+    def _run_source(self) -> None:
+        """Run the pipeline; reopen a lost source, with the model kept loaded."""
+        attempt = 0
+        while not self._stopping.is_set():
+            with self._model.making:
+                loop = self._loop = self._make_loop()
+            self._is_waiting = False
+            if self._stopping.is_set():  # stop() was called before the loop existed
+                return
+            if not self._has_started:
+                self._has_started = True
+                self._send(Started(pipeline=self.name))
+            try:
+                loop.run()
+            except SourceError as lost:
+                attempt = 0 if loop.tally.processed else attempt + 1
+                self._wait_for_source(lost, attempt)
+            else:
+                return
+
+    def _wait_for_source(self, lost: SourceError, attempt: int) -> None:
+        wait_s = SOURCE_RETRY_S[min(attempt, len(SOURCE_RETRY_S) - 1)]
+        logger.warning("the source of %s is lost, trying again in %.1f s: %s", self.name, wait_s, lost)
+        if attempt <= 1:
+            self._alert("error", lost.code, lost.message)
+        self._is_waiting = True
+        self._stopping.wait(wait_s)
+
+    def _make_loop(self) -> Loop:
+        sink = AgentSink(self._counters_of, self._send, with_pixels="pixels" in self.config.privacy.egress)
+        self._marks, view = TallyMarks(), self._model.view(self)
+        self._current = view.counters
+        return make_loop(
+            self.config,
+            view,
+            sinks=(sink,),
+            failover=self._fail_over,
+            recheck=self._model.recheck,
+            max_errors=MAX_ERRORS,
+            keeper=self._keeper,
+            connect=self._connect,
+        )
+
+    def _fail_over(self, lost: Predictor, error: EdgekitError) -> Predictor:
+        new = self._model.fail_over(self, lost, error)
+        self._current = new.counters
+        return new
+
+    def _counters_of(self, result: Result) -> BundleCounters:
+        return self._counters[result.version, result.variant]
+
+    def _connect(self, url: str, **access: Any) -> Callable[[str, Mapping[str, Any]], object]:
+        """Return the publish function of a broker that an ``mqtt`` sink names; it outlives the loop.
+
+        Without a URL such a sink means the agent's own link, which gets every event already.
+
+        Raises:
+            ConfigError: The address or credentials are not valid.
+        """
+        from edgekit.sync.publishers import Publishers
+
+        if self._publishers is None:
+            self._publishers = Publishers(self.name, self.config.privacy.egress, self._relay)
+        return self._publishers.connect(url, **access)
+
+    # -- what it reports, from any thread
+
+    def report(self) -> None:
+        """Send the counts since the last report, of each version by itself."""
+        self._relay.flush()
+        if (current := self._current) is None or not self._has_started:
+            return
+        with self._reporting:
+            for counters in list(self._counters.values()):
+                if counters is not current and not counters.is_empty:
+                    self._send(counters.take(self.name, self._period_s()))
+            self._send(self._with_loop(current.take(self.name, self._period_s())))
+
+    def _period_s(self) -> float:
+        now_ns = time.monotonic_ns()
+        period_s, self._reported_ns = (now_ns - self._reported_ns) / 1e9, now_ns
+        return period_s
+
+    def _with_loop(self, progress: Progress) -> Progress:
+        changes: dict[str, Any] = self._keeper.document() if self._keeper else {}
+        if self._publishers is not None:
+            changes["brokers"] = tuple(self._publishers.states())
+        if (loop := self._loop) is not None:
+            changes["captured"], changes["dropped"], changes["failovers"] = self._marks.since(loop.tally)
+            changes["advanced"] = self._is_waiting or loop.progress != self._seen_progress
+            changes["inferring"] = loop.is_inferring
+            self._seen_progress = loop.progress
+        return msgspec.structs.replace(progress, **changes)
+
+    def _alert_of_change(self, text: str, is_down: bool) -> None:
+        self._alert("warning" if is_down else "info", "agent.budget", text)
+
+    def _alert(self, level: Any, code: str, message: str) -> None:
+        alert = Alert(
+            mono_ns=time.monotonic_ns(),
+            unix_ms=time.time_ns() // 1_000_000,
+            level=level,
+            code=code,
+            message=message[:1000],
+            pipeline=self.name,
+        )
+        self._send(AlertOut(alert=alert))

@@ -1,0 +1,327 @@
+"""One model of a worker, opened once for all pipelines that use it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from edgekit.agent.ipc import (
+    FailedOver,
+    Host,
+    ModelFailed,
+    ModelProgress,
+    Opened,
+    Returned,
+    Swap,
+    SwapFailed,
+    Swapped,
+    TrialProgress,
+    Varied,
+)
+from edgekit.agent.worker.hosted import CountedPredictor, Hosted, User, running_of
+from edgekit.core.errors import BundleError, ConfigError, EdgekitError
+from edgekit.model.exclusions import Exclusions
+from edgekit.pipeline.redact import check_redact
+
+if TYPE_CHECKING:
+    from edgekit.model.ready import ReadyModel
+    from edgekit.pipeline.predictor import Predictor
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.1
+STOP_S = 5.0
+
+
+class SharedModel:
+    """A model by its key: the running bundle, the one kept loaded during a trial, and the users.
+
+    A swap, a takeover, a return and a change for a budget concern every user at once. ``open`` is called in a
+    thread of its own; ``fail_over`` and ``recheck`` belong to the users' loops.
+    """
+
+    def __init__(self, request: Host, send: Callable[[Any], None]) -> None:
+        self.key = request.model
+        self.error: EdgekitError | None = None
+        """Why it cannot run; its users end without a message of their own."""
+        self._request, self._send = request, send
+        self._exclusions = {
+            digest: Exclusions(request.fallback.retry_s, rows) for digest, rows in request.exclude.items()
+        }
+        self._active: Hosted | None = None
+        self._kept: Hosted | None = None
+        self._users: dict[str, User] = {}
+        self._has_opened = threading.Event()
+        self._losing = threading.Lock()  # so that the first user that meets a loss takes over for all
+        self.making = threading.RLock()
+        """Held while a user's loop is made, so that no predictor is put in place of another's meanwhile."""
+        self._varying = threading.Lock()  # so that no variant of another version is put in its place
+        self._swapping: threading.Thread | None = None
+        self._steps: dict[str, int] = {}
+        self._is_closed = False
+
+    def open(self) -> None:
+        """Open the bundle; ``Opened`` or ``ModelFailed`` tells the supervisor."""
+        try:
+            active = self._host(self._request.path)
+        except EdgekitError as error:
+            self._fail(error)
+            return
+        with self.making:
+            self._active = active
+            is_closed = self._is_closed
+        if is_closed:
+            active.holder.close()
+            return
+        self._send(Opened(model=self.key, running=active.running, load_ms=active.holder.ready.load_ms))
+        active.holder.watch(functools.partial(self._return_to, active))
+        self._has_opened.set()
+
+    def wait(self, stopping: threading.Event) -> bool:
+        """Wait until the model is open; return False if it cannot be, or ``stopping`` is set first."""
+        while not self._has_opened.wait(POLL_S):
+            if stopping.is_set():
+                return False
+        return self.error is None and not self._is_closed
+
+    def close(self) -> None:
+        """End its users and free the model; safe to call twice."""
+        with self.making:
+            self._is_closed = True
+            every = (self._active, self._kept)
+            users = list(self._users.values())
+        self._has_opened.set()
+        for user in users:
+            user.stop()
+        for user in users:
+            user.wait(STOP_S)
+        for hosted in every:
+            if hosted is not None:
+                hosted.holder.close()
+
+    def _fail(self, error: EdgekitError) -> None:
+        """End every user, since no variant is left, or the first bundle cannot be opened."""
+        if self.error is not None:
+            return
+        self.error = error
+        logger.error("model %s cannot run: %s", self.key, error)
+        text = "\n".join((error.message, *error.reasons))[:4000]
+        is_final = type(error) is ConfigError or isinstance(error, BundleError)
+        self._send(ModelFailed(model=self.key, code=error.code, reason=text, is_final=is_final))
+        for user in list(self._users.values()):
+            user.stop()
+        self._has_opened.set()
+
+    def _host(self, path: str) -> Hosted:
+        return Hosted(path, self._request, self._exclusions, self._send)
+
+    # -- its users
+
+    def join(self, user: User) -> bool:
+        """Add a pipeline; return False if the model has one already, and its file keeps state.
+
+        Raises:
+            ConfigError: The model has no class for a label that the pipeline redacts.
+        """
+        with self.making:
+            if self._users and self._require_active().keeps_state:
+                return False
+            check_redact(user.config.privacy.redact, self.view(user))
+            self._users[user.name] = user
+            return True
+
+    def leave(self, user: User) -> None:
+        """Forget a pipeline that has ended."""
+        with self.making:
+            self._users.pop(user.name, None)
+            for hosted in (self._active, self._kept):
+                if hosted is not None:
+                    hosted.leave(user.name)
+
+    def view(self, user: User) -> CountedPredictor:
+        """Return a pipeline's predictor on what runs."""
+        return self._require_active().view(user)
+
+    def fail_over(self, user: User, lost: Predictor, error: EdgekitError) -> CountedPredictor:
+        """Return what runs after a variant was lost, or was wrong: the first user to meet it takes over.
+
+        Raises:
+            NoVariantError: No other variant runs here.
+        """
+        with self._losing:
+            hosted = self._hosted(lost)
+            if hosted.is_run_by(lost):
+                self._take_over(hosted, lost, error)
+            return hosted.view(user)
+
+    def _take_over(self, hosted: Hosted, lost: Predictor, error: EdgekitError) -> None:
+        began_ns = time.monotonic_ns()
+        hosted.lost = lost.backend
+        try:
+            hosted.holder.fail_over(lost, error)
+        except EdgekitError as last:
+            self._fail(last)
+            raise
+        self._report_users()
+        took_ms = (time.monotonic_ns() - began_ns) / 1e6
+        reason = hosted.holder.exclusions.rows[lost.variant.id].reason
+        self._send(
+            FailedOver(
+                model=self.key,
+                lost=lost.variant.id,
+                reason=reason,
+                running=hosted.running,
+                took_ms=took_ms,
+            )
+        )
+
+    def recheck(self, predictor: Predictor, waiting: int) -> bool:
+        """Run one golden sample again if it is time, as ``Holder.recheck``."""
+        with self._losing:
+            return self._hosted(predictor).holder.recheck(predictor, waiting)
+
+    def _hosted(self, predictor: Predictor) -> Hosted:
+        """Return the bundle that a user's predictor is of, which may be one that is being put in place."""
+        hosted = getattr(predictor, "hosted", None)
+        return hosted if isinstance(hosted, Hosted) else self._require_active()
+
+    # -- swaps
+
+    def swap(self, request: Swap) -> None:
+        """Begin a swap in a thread of its own."""
+        if self._swapping is not None and self._swapping.is_alive():
+            self._refuse(request, "edgekit.busy", "another swap is being prepared")
+            return
+        self._swapping = threading.Thread(
+            target=self._swap, args=(request,), name=f"swap-{request.swap}", daemon=True
+        )
+        self._swapping.start()
+
+    def keep(self) -> None:
+        """Free the bundle that was kept for a rollback."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.holder.close()
+            self._watch()
+
+    def _swap(self, request: Swap) -> None:
+        self._require_active().holder.rest()  # a lost variant would take its place, and its memory
+        try:
+            with self._varying:
+                self._swap_to(request)
+        except EdgekitError as error:
+            self._refuse(request, error.code, error.one_line())
+        if self._kept is None:  # else a trial is judged first
+            self._watch()
+
+    def _watch(self) -> None:
+        active = self._require_active()
+        active.holder.watch(functools.partial(self._return_to, active))
+
+    def _refuse(self, request: Swap, code: str, reason: str) -> None:
+        self._send(
+            SwapFailed(
+                model=self.key, swap=request.swap, purpose=request.purpose, code=code, reason=reason[:2000]
+            )
+        )
+
+    def _swap_to(self, request: Swap) -> None:
+        if request.purpose == "rollback" and self._kept is not None:
+            new, self._kept = self._kept, None
+        else:
+            self._send(TrialProgress(model=self.key, swap=request.swap, stage="loading"))
+            new = self._host(request.path)
+        self._send(TrialProgress(model=self.key, swap=request.swap, stage="ready"))
+        old, gap_ms = self._switch(new)
+        if request.purpose == "trial":
+            self._kept = old
+        else:
+            old.holder.close()
+        self._send(
+            Swapped(
+                model=self.key,
+                swap=request.swap,
+                purpose=request.purpose,
+                running=new.running,
+                load_ms=new.holder.ready.load_ms,
+                gap_ms=gap_ms,
+            )
+        )
+
+    def _switch(self, new: Hosted) -> tuple[Hosted, float]:
+        """Put a bundle in place for every user, if it fits each; return the old one and the gap in ms.
+
+        Raises:
+            ConfigError: It has no class for a label that a user redacts, or cannot be shared.
+        """
+        with self.making:
+            old = self._require_active()
+            try:
+                for user in self._users.values():
+                    check_redact(user.config.privacy.redact, new.view(user))
+            except ConfigError:
+                new.holder.close()
+                raise
+            began_ns = time.monotonic_ns()
+            self._put(new)
+            gap_ms = (time.monotonic_ns() - began_ns) / 1e6
+            self._report_users()
+            self._active = new
+        return old, gap_ms
+
+    # -- other variants of the running bundle
+
+    def _return_to(self, hosted: Hosted, old: ReadyModel, new: ReadyModel) -> None:
+        """Run a lost variant that works again; called by the holder."""
+        self._put_variant(hosted, old, new)
+        self._send(Returned(model=self.key, running=running_of(new)))
+
+    def _put_variant(self, hosted: Hosted, _: ReadyModel, __: ReadyModel) -> None:
+        with self.making:
+            self._put(hosted)
+        self._report_users()
+
+    def vary(self, user: str, step: int) -> None:
+        """Run another variant of the active bundle for a pipeline's budget; the fastest that one needs runs.
+
+        Raises:
+            EdgekitError: It cannot be opened, or a version is on trial.
+        """
+        with self._varying:
+            if self._kept is not None:
+                raise EdgekitError("a new version is on trial")
+            active, before = self._require_active(), max(self._steps.values(), default=0)
+            steps = {**self._steps, user: step}
+            if (fastest := max(steps.values())) == before:
+                self._steps = steps
+                return
+            try:
+                active.holder.change_to(fastest, functools.partial(self._put_variant, active))
+                self._steps = {user: fastest}  # the others begin again with what runs now
+            finally:
+                self._send(Varied(model=self.key, running=active.running))
+
+    def _put(self, hosted: Hosted) -> None:
+        """Have every user run what a bundle has open."""
+        self._steps.clear()
+        for user in self._users.values():
+            user.put(hosted.view(user))
+
+    # -- progress
+
+    def report(self) -> None:
+        """Send the model's figures."""
+        if (active := self._active) is not None:
+            self._send(ModelProgress(model=self.key, rechecks=dict(active.holder.rechecks)))
+
+    def _report_users(self) -> None:
+        for user in list(self._users.values()):
+            user.report()
+
+    def _require_active(self) -> Hosted:
+        assert self._active is not None
+        return self._active
