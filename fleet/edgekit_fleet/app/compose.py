@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgekit.base.files import write_durably
 from edgekit.core import wire
-from edgekit.core.errors import ConfigError, EdgekitError
+from edgekit.core.errors import ConfigError, EdgekitError, StorageError
 from edgekit_fleet.app.brokers import Broker, embedded_broker, other_broker
 from edgekit_fleet.app.certificates import CertificateKeeper
 from edgekit_fleet.app.disk_watch import DiskWatch, give_up_reserve
@@ -31,6 +31,7 @@ from edgekit_fleet.ingest.shared import SharedIngest
 from edgekit_fleet.measuring.service import MeasuringService
 from edgekit_fleet.registry.keys import online_keys
 from edgekit_fleet.registry.service import RegistryService
+from edgekit_fleet.registry.ticker import Ticker
 from edgekit_fleet.rollout.service import RolloutService
 from edgekit_fleet.store.audit import FLEET, Audit
 from edgekit_fleet.store.clock import unix_ms
@@ -51,6 +52,7 @@ RESTORED_SHOWN_MS = 30 * 24 * 3600 * 1000
 MAX_ROWS = 5_000_000
 _TICK_S = 5.0
 _TRIM_EVERY = 12
+_CHECKPOINT_S = 0.25
 
 
 class Fleet:
@@ -226,6 +228,9 @@ class Fleet:
         try:
             self._undo.callback(self._disk.stop)
             self._disk.start()
+            checkpoints = Ticker("checkpoints", _CHECKPOINT_S, self._checkpoint)
+            self._undo.callback(checkpoints.stop)
+            checkpoints.start()
             if self.broker.embedded is not None:
                 self._undo.callback(self.broker.embedded.stop)
                 self.broker.embedded.start()
@@ -242,6 +247,10 @@ class Fleet:
         housekeeping = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
         housekeeping.start()
         self._undo.callback(housekeeping.join, 30.0)
+
+    def _checkpoint(self) -> None:
+        with contextlib.suppress(StorageError):  # on a full disk, which the disk watch reports
+            self.services.database.checkpoint()
 
     def stop(self) -> None:
         """Stop everything, the last started first; safe twice."""

@@ -50,6 +50,8 @@ class Database:
         self._idle: list[sqlite3.Connection] = []
         self._pool = threading.Lock()
         self._in_transaction = False
+        self._is_ahead = False
+        """Whether something was committed since the last checkpoint."""
         self._closed = False
         with _wrapped(self.path):
             self._writer = _connect(self.path)
@@ -110,6 +112,7 @@ class Database:
                     try:
                         yield self._writer
                         self._writer.execute("COMMIT")
+                        self._is_ahead = True
                     except BaseException:
                         if self._writer.in_transaction:
                             self._writer.execute("ROLLBACK")
@@ -181,6 +184,26 @@ class Database:
                 sql.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "page_size")
             )
         return int(pages * size)
+
+    def checkpoint(self) -> None:
+        """Copy what is in the write-ahead log by now into the file, while others read and write.
+
+        Call it a few times a second. A commit that finds the log full copies the rest itself. Without this
+        the rest is all of 32 MB: for a quarter to half a second nothing is stored, with 10,000 devices every
+        three seconds.
+
+        Raises:
+            StorageError: The disk has no room.
+        """
+        if self.path == ":memory:" or not self._is_ahead:
+            return
+        self._is_ahead = False
+        with _wrapped(self.path):
+            connection = self._borrow()
+            try:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            finally:
+                self._give_back(connection)
 
     def shorten_log(self) -> None:
         """Copy the write-ahead log into the file, and give its room back to the disk.

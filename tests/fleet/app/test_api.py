@@ -37,6 +37,7 @@ ROUTES = [
     ("POST", "devices/nobody/restore", None, "admin"),
     ("DELETE", "devices/nobody", None, "admin"),
     ("GET", "strangers", None, "viewer"),
+    ("GET", "crl", None, "viewer"),
     ("GET", "move", None, "viewer"),
     ("POST", "move", {"url": "http://x", "broker_url": "mqtts://x"}, "admin"),
     ("POST", "strangers/nobody/adopt", None, "admin"),

@@ -1,5 +1,7 @@
 """The database: durable commits, one writer, numbered migrations, clear refusals."""
 
+import contextlib
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -74,6 +76,21 @@ def test_readers_see_one_state_while_a_writer_goes_on(database):
             sql.execute("INSERT INTO shelf VALUES ('a')")
         assert before.execute("SELECT count(*) FROM shelf").fetchone()[0] == 0
     assert titles(database) == ["a"]
+
+
+def test_a_checkpoint_brings_what_is_committed_into_the_file_while_others_read(tmp_path):
+    database = Database(tmp_path / "shelf.sqlite")
+    database.checkpoint()  # nothing to do
+    with database.transaction() as sql:
+        sql.execute("CREATE TABLE book (title TEXT)")
+        sql.execute("INSERT INTO book VALUES ('Emma')")
+    with database.read() as sql:
+        assert sql.execute("SELECT title FROM book").fetchone()[0] == "Emma"
+        database.checkpoint()
+    shutil.copy(tmp_path / "shelf.sqlite", tmp_path / "alone.sqlite")  # without the write-ahead log
+    with contextlib.closing(sqlite3.connect(tmp_path / "alone.sqlite")) as alone:
+        assert alone.execute("SELECT title FROM book").fetchone() == ("Emma",)
+    database.close()
 
 
 def test_readers_cannot_write(database):
