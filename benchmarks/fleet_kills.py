@@ -55,9 +55,12 @@ def measure(folder: Path, kills: int, devices: int, dice: random.Random, options
         fleet.enrol(devices)
         load = ("--report-s", "1", "--event-s", "1", "--connect-s", str(CONNECT_S))
         simulation = fleet.simulate(devices, "--seconds", str(kills * EACH_S), *load)
-        time.sleep(CONNECT_S)
-        killed = rampage(fleet, simulation, kills, dice)
-        outcome = outcome_of(simulation)
+        try:
+            time.sleep(CONNECT_S)
+            killed = rampage(fleet, simulation, kills, dice)
+            outcome = outcome_of(simulation)
+        finally:
+            simulation.kill()  # without effect on one that has ended
         if options.sabotage:
             with closing(sqlite3.connect(fleet.data / "fleet.sqlite")) as sql, sql:
                 sql.execute("DELETE FROM metric WHERE id = (SELECT max(id) FROM metric)")
