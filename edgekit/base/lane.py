@@ -198,13 +198,10 @@ class Lane:
     ) -> Entry:
         """Queue work that changes the model and is never refused; it runs before everything that waits.
 
-        ``after_waiting``: after the requests that wait now. On the lane's thread, and once the lane has
-        ended, it runs at once.
+        ``after_waiting``: after the requests that wait now. Once the lane has ended, it runs at once, in this
+        thread.
         """
         entry = Entry([work], CONTROL, self._clock(), on_done=on_done)
-        if self._thread is threading.current_thread():
-            self._do(entry)
-            return entry
         with self._lock:
             if not self._has_ended:
                 is_last = after_waiting and not self._is_closed
@@ -218,7 +215,9 @@ class Lane:
         return entry
 
     def call(self, work: Callable[[], T]) -> T:
-        """Run work as ``control`` does, and wait for it; raises what it raises."""
+        """Run work as ``control`` does (on the lane's thread at once), and wait; raises what it raises."""
+        if self._thread is threading.current_thread():
+            return work()
         result: T = self.result(self.control(work))[0]
         return result
 
@@ -236,12 +235,14 @@ class Lane:
             raise entry.error
         return entry.results
 
+    def is_quick(self, kind: str) -> bool:
+        """Return whether ``run_inline`` runs this kind of work while nothing else runs."""
+        return self.pace(kind).is_below(self._bounds.inline_s)
+
     def run_inline(self, work: Callable[[], T], kind: str) -> T | None:
         """Run work in this thread if it is of a quick kind and nothing else runs; else return None."""
         with self._lock:
-            if self._kind or self._is_closed or self.depth:
-                return None
-            if not self.pace(kind).is_below(self._bounds.inline_s):
+            if self._kind or self._is_closed or self.depth or not self.is_quick(kind):
                 return None
             self._claim(kind)
         began_s = self._clock()

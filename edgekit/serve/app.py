@@ -6,6 +6,7 @@ Without a framework: for a dozen routes FastAPI costs 18 MB, 0.5 s of import and
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -14,12 +15,12 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core.errors import AcceleratorLostError, EdgekitError, TensorError
+from edgekit.core.errors import EdgekitError, TensorError
 from edgekit.core.spec import version_key
 from edgekit.serve.body import Bodies, Body
 from edgekit.serve.errors import ClientGoneError, HttpError, as_http, error_body
 from edgekit.serve.images import check_image
-from edgekit.serve.lane import Job, Lane
+from edgekit.serve.lane import Awaited
 from edgekit.serve.models import Entry, Models
 from edgekit.serve.oip import InferRequest, answer, feeds_of, json_tensors, parse_request
 from edgekit.serve.ports import Limits, Servable
@@ -59,6 +60,9 @@ class Done:
 
     reply: Reply
     infer_s: float
+
+
+Work = Callable[[Servable], Done]
 
 
 class App:
@@ -225,24 +229,24 @@ class App:
         kind = _content_type(headers)
         if kind.startswith(b"image/"):
             work = self._image_work(entry, servable, kind, body)
-            return await _in_lane(entry, servable, work, "predict", 0.0, receive)
+            return await _in_lane(entry, work, "predict", 0.0, len(body), receive)
         length = _header_length(headers)
         if (length or 0) > self._limits.json_bytes:
             raise HttpError(
                 413, f"the JSON is too large: at most {self._limits.json_bytes} bytes are allowed"
             )
         request = parse_request(body, length, servable.inputs)
-        work = _tensor_work(entry, servable, request)
-        return await _in_lane(entry, servable, work, "infer", request.timeout_us / 1e6, receive)
+        work = _tensor_work(entry, request)
+        return await _in_lane(entry, work, "infer", request.timeout_us / 1e6, len(body), receive)
 
-    def _image_work(self, entry: Entry, servable: Servable, kind: bytes, body: bytes) -> Callable[[], Done]:
+    def _image_work(self, entry: Entry, servable: Servable, kind: bytes, body: bytes) -> Work:
         if kind not in _IMAGES:
             raise HttpError(415, "want image/jpeg, image/png, or an inference request")
         if not servable.takes_images:
             raise HttpError(415, f"model {entry.offer.name!r} does not take images")
         check_image(body, self._limits.pixels)
 
-        def work() -> Done:
+        def work(servable: Servable) -> Done:
             began_s = time.perf_counter()
             prediction = servable.predict(body)
             took_s = time.perf_counter() - began_s
@@ -260,8 +264,8 @@ class App:
         return work
 
 
-def _tensor_work(entry: Entry, servable: Servable, request: InferRequest) -> Callable[[], Done]:
-    def work() -> Done:
+def _tensor_work(entry: Entry, request: InferRequest) -> Work:
+    def work(servable: Servable) -> Done:
         feeds = feeds_of(request, servable.inputs, servable.optional_inputs)
         began_s = time.perf_counter()
         outputs = servable.infer(feeds)
@@ -276,38 +280,30 @@ def _tensor_work(entry: Entry, servable: Servable, request: InferRequest) -> Cal
 
 
 async def _in_lane(
-    entry: Entry,
-    servable: Servable,
-    work: Callable[[], Done],
-    kind: str,
-    timeout_s: float,
-    receive: Receive,
+    entry: Entry, work: Work, kind: str, timeout_s: float, size_bytes: int, receive: Receive
 ) -> Reply:
     """Run work on its model, or give it up when the client hangs up."""
     lane, stages = entry.lane, entry.meter.stages
-    try:
-        if lane.runs_inline(kind):
-            done = lane.run_inline(work, kind)
-        else:
-            job = lane.submit(work, kind, timeout_s)
-            watcher = asyncio.get_running_loop().create_task(_watch(receive, lane, job))
-            try:
-                done = await job.future
-            finally:
-                watcher.cancel()
-                if job.began_s:
-                    stages["queue"].add(job.began_s - job.queued_s)
-    except AcceleratorLostError as error:
-        entry.lost(servable, error)
-        raise
+    bound = functools.partial(entry.run, work)
+    done = lane.run_inline(bound, kind)
+    if done is None:
+        awaited = Awaited(lane, bound, kind, timeout_s, size_bytes)
+        watcher = asyncio.get_running_loop().create_task(_watch(receive, awaited))
+        try:
+            done = await awaited.future
+        finally:
+            watcher.cancel()
+            awaited.end()
+            if awaited.entry.began_s:
+                stages["queue"].add(awaited.entry.began_s - awaited.entry.queued_s)
     stages["infer"].add(done.infer_s)
     return done.reply
 
 
-async def _watch(receive: Receive, lane: Lane, job: Job) -> None:
+async def _watch(receive: Receive, awaited: Awaited) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    lane.cancel(job)
+    awaited.cancel()
 
 
 def _json(document: Any, status: int = 200) -> Reply:

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
-from edgekit.core.errors import AcceleratorLostError, ConfigError, EdgekitError, TensorError
+from edgekit.core.errors import (
+    AcceleratorLostError,
+    BusyError,
+    ConfigError,
+    EdgekitError,
+    LateError,
+    TensorError,
+)
 
 _MOST = 1000
+_STATUSES = (
+    (TensorError, 400),
+    (BusyError, 429),
+    (AcceleratorLostError, 503),
+    (LateError, 504),
+    (ConfigError, 501),
+)
 
 
 class HttpError(Exception):
@@ -29,9 +45,10 @@ def as_http(error: EdgekitError) -> HttpError:
     >>> as_http(TensorError("input 'x': want FP32")).status
     400
     """
-    statuses = ((TensorError, 400), (AcceleratorLostError, 503), (ConfigError, 501))
-    status = next((status for kind, status in statuses if isinstance(error, kind)), 500)
-    return HttpError(status, error.one_line())
+    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+    wait_s = getattr(error, "wait_s", None)
+    retry = () if wait_s is None else ((b"retry-after", str(max(1, math.ceil(wait_s))).encode()),)
+    return HttpError(status, error.one_line(), retry)
 
 
 def error_body(message: str) -> bytes:

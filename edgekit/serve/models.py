@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Iterable
-from typing import Any
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
+from edgekit.base.entry import Bounds
+from edgekit.base.entry import Entry as LaneEntry
+from edgekit.base.lane import Lane
 from edgekit.core.errors import AcceleratorLostError, EdgekitError, UsageError
 from edgekit.core.spec import version_key
 from edgekit.serve.errors import HttpError
-from edgekit.serve.lane import Lane
+from edgekit.serve.lane import control
 from edgekit.serve.metrics import Meter
 from edgekit.serve.ports import Held, Limits, Offer, Servable
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
+END_S = 1.0
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
 
 
 class Entry:
-    """One model by name and version, loaded or not."""
+    """One model by name and version, loaded or not.
 
-    def __init__(self, offer: Offer, limits: Limits) -> None:
+    Its model changes on its lane's thread: each request runs on what is there when its turn comes.
+
+    Args:
+        offer: The model.
+        limits: The bounds.
+        lane: The lane of a model that its owner uses for something else too, and closes.
+    """
+
+    def __init__(self, offer: Offer, limits: Limits, lane: Lane | None = None) -> None:
         self.offer = offer
         self.servable: Servable | None = None
         self.state, self.reason = UNAVAILABLE, "not loaded yet"
         self.should_load = True
         self.failovers = self.returns = 0
-        self.lane = Lane(f"model-{offer.name}", limits)
+        self._owns_lane = lane is None
+        bounds = Bounds(limits.waiting, limits.held_bytes, limits.stuck_s, limits.inline_s)
+        self.lane = lane or Lane(f"model-{offer.name}", bounds)
         self.meter = Meter()
         self._held: Held | None = None
         self._changing = asyncio.Lock()
-        self._failover: asyncio.Task[None] | None = None
+        self._stating = threading.Lock()  # of what is held and the state: an unload may come in between
 
     @property
     def is_ready(self) -> bool:
@@ -50,16 +67,35 @@ class Entry:
             HttpError: 503: it is not loaded.
         """
         if self.servable is None or self.state != READY:
-            why = self.reason or "it is being loaded"
-            raise HttpError(503, f"model {self.offer.name!r} is not ready: {why}", ((b"retry-after", b"1"),))
+            raise self._not_ready()
         return self.servable
 
-    def end(self) -> None:
-        """Free the model and end its thread, once the event loop has ended; skips one that hangs."""
-        held, self._held, self.servable = self._held, None, None
-        if held is not None and not self.lane.is_busy:
-            self.lane.call_blocking(held.close)
-        self.lane.stop()
+    def run(self, work: Callable[[Servable], T]) -> T:
+        """Give work the model that is loaded now; called through the lane.
+
+        A model whose accelerator is lost then is closed, and another variant of it opened.
+
+        Raises:
+            HttpError: 503: none is loaded.
+            EdgekitError: What the work raises.
+        """
+        servable = self.servable
+        if servable is None:
+            raise self._not_ready()
+        try:
+            return work(servable)
+        except AcceleratorLostError as error:
+            if servable is self.servable and self.state == READY:
+                self.state, self.reason = LOADING, error.message
+                self.lane.control(
+                    functools.partial(self._fail_over, servable, error), on_done=_require_no_bug
+                )
+            raise
+
+    def use(self, servable: Servable) -> None:
+        """Answer with this from now on; called on the lane's thread."""
+        self.servable, self.state, self.reason = servable, READY, ""
+        logger.info("%s %s: variant %s runs", self.offer.name, self.offer.version, servable.variant)
 
     async def load(self) -> None:
         """Load the model if it is not loaded; every variant may be chosen again.
@@ -71,7 +107,8 @@ class Entry:
             self.should_load = True
             if self.state != READY:
                 await self._close("it is loaded again")
-                await self._open()
+                self.state = LOADING
+                await control(self.lane, self._open)
 
     async def unload(self, reason: str = "unloaded") -> None:
         """Accept no more requests, answer those that wait, and free the model."""
@@ -79,59 +116,69 @@ class Entry:
             self.should_load = False
             await self._close(reason)
 
-    def lost(self, servable: Servable, error: AcceleratorLostError) -> None:
-        """Close a model whose accelerator is lost, and open another variant of it."""
-        if servable is self.servable and self.state == READY:
-            self.state, self.reason = LOADING, error.message
-            self._failover = asyncio.get_running_loop().create_task(self._fail_over(servable, error))
+    def end(self) -> None:
+        """Free the model and end its thread, once the event loop has ended; skips one that hangs."""
+        held, self._held, self.servable = self._held, None, None
+        if held is not None:
+            self.lane.control(held.close).done.wait(END_S)
+        if self._owns_lane:
+            self.lane.close()
 
-    async def _fail_over(self, lost: Servable, error: AcceleratorLostError) -> None:
-        async with self._changing:
-            held = self._held
-            if held is None:  # unloaded meanwhile
-                return
-            try:
-                new = await self.lane.call(lambda: held.fail_over(lost, error))
-            except EdgekitError as raised:
-                self._failed(raised)
-                return
-            self.failovers += 1
-            self._runs(new)
+    async def _close(self, reason: str) -> None:
+        with self._stating:
+            held, self._held = self._held, None
+            self.state, self.reason = UNAVAILABLE, reason
+        if held is not None:
+            await control(self.lane, functools.partial(self._free, held), after_waiting=True)
 
-    async def _return_to(self, new: Servable) -> None:
-        """Run a variant that works again, and wait for the work of the one before."""
-        if self._held is None:
-            return
-        self.returns += 1
-        self._runs(new)
-        await self.lane.call(lambda: None)
+    def _not_ready(self) -> HttpError:
+        why = self.reason or "it is being loaded"
+        message = f"model {self.offer.name!r} is not ready: {why}"
+        return HttpError(503, message, ((b"retry-after", b"1"),))
 
-    async def _open(self) -> None:
-        self.state = LOADING
+    # -- the lane's thread
+
+    def _open(self) -> None:
         try:
-            held = await self.lane.call(self.offer.open)
+            held = self.offer.open()
         except EdgekitError as error:
             self._failed(error)
             raise
         self._held = held
-        self._runs(held.servable)
-        loop = asyncio.get_running_loop()
-        held.watch(lambda new: asyncio.run_coroutine_threadsafe(self._return_to(new), loop).result())
+        self.use(held.servable)
+        held.watch(lambda new: self.lane.call(functools.partial(self._return_to, held, new)))
 
-    def _runs(self, servable: Servable) -> None:
-        self.servable, self.state, self.reason = servable, READY, ""
-        logger.info("%s %s: variant %s runs", self.offer.name, self.offer.version, servable.variant)
+    def _fail_over(self, lost: Servable, error: AcceleratorLostError) -> None:
+        held = self._held
+        if held is None:  # unloaded meanwhile
+            return
+        try:
+            new = held.fail_over(lost, error)
+        except EdgekitError as raised:
+            with self._stating:
+                if self._held is held:
+                    self._failed(raised)
+            return
+        with self._stating:
+            if self._held is held:
+                self.failovers += 1
+                self.use(new)
+
+    def _return_to(self, held: Held, new: Servable) -> None:
+        """Run a variant that works again."""
+        with self._stating:
+            if self._held is held:
+                self.returns += 1
+                self.use(new)
 
     def _failed(self, error: EdgekitError) -> None:
         self.servable = None
         self.state, self.reason = UNAVAILABLE, error.one_line()
         logger.error("%s %s cannot be loaded: %s", self.offer.name, self.offer.version, error)
 
-    async def _close(self, reason: str) -> None:
-        held, self._held, self.servable = self._held, None, None
-        self.state, self.reason = UNAVAILABLE, reason
-        if held is not None:
-            await self.lane.call(held.close)
+    def _free(self, held: Held) -> None:
+        self.servable = None
+        held.close()
 
     def status(self) -> dict[str, Any]:
         """Return this model's part of ``/status``."""
@@ -147,9 +194,14 @@ class Entry:
             **(self._held.status() if self._held is not None else {}),
             "waiting": lane.depth,
             "typical_ms": {kind: round(lane.pace(kind).typical_s * 1e3, 4) for kind in ("infer", "predict")},
-            "runs_on": "event loop" if lane.runs_inline("infer") else "its own thread",
+            "runs_on": "event loop" if lane.is_quick("infer") else "its own thread",
             **(self.servable.status() if self.servable is not None else {}),
         }
+
+
+def _require_no_bug(entry: LaneEntry) -> None:
+    if entry.error is not None:
+        logger.critical("a failover ended in a bug", exc_info=entry.error)
 
 
 class Models:

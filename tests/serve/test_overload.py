@@ -1,5 +1,6 @@
 """More work than a model can do: refused early, given up when nobody waits, never piled up."""
 
+import asyncio
 import concurrent.futures
 import socket
 import threading
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from scripted import doubling, served
 
-from edgekit.core.errors import InferenceError
+from edgekit.base.lane import Lane
+from edgekit.core.errors import AcceleratorLostError, InferenceError
+from edgekit.serve.models import Entry
 from edgekit.serve.ports import Limits
 
 X = np.ones(4, np.float32)
@@ -154,6 +157,44 @@ def test_what_waits_is_answered_before_the_model_is_unloaded(held):
     model.gate.set()
     assert [each.result(60).status_code for each in (running, queued, unloading)] == [200, 200, 200]
     assert model.is_closed
+
+
+def test_what_waits_while_an_accelerator_is_lost_is_answered_by_the_next_variant(held):
+    server, model = held
+    running = begin(server, model)
+    queued = [server.pool.submit(server.infer, X) for _ in range(2)]
+    wait_for(server, f"edgekit_queue_depth{{{LABELS}}} 2")
+    model.errors.append(AcceleratorLostError("unplugged"))
+    model.gate.set()
+    assert [each.result(60).status_code for each in (running, *queued)] == [503, 200, 200]
+    row = server.client.get("/status").json()["models"][0]
+    assert (row["variant"], row["failovers"], model.is_closed) == ("second", 1, True)
+
+
+def test_requests_share_the_lane_of_an_owner_who_runs_a_pipeline_on_it():
+    """The owner swaps the model for all users at one boundary, and closes it."""
+    offer, opener = doubling()
+    lane, frames = Lane("shared"), []
+    entry = Entry(offer, Limits(inline_s=0.0), lane)
+    asyncio.run(entry.load())
+    stream = lane.stream(
+        lambda frame: frames.append(entry.servable.infer({"x": frame})), is_live=False, capacity=9
+    )
+    for _ in range(9):
+        stream.put(X)
+    work = lambda servable: servable.infer({"x": X})["y"]
+    assert lane.result(lane.submit([lambda: entry.run(work)], kind="infer"))[0].tolist() == [2, 2, 2, 2]
+    new = opener.open({})
+    lane.call(lambda: entry.use(new))
+    assert lane.result(lane.submit([lambda: entry.run(lambda servable: servable is new)], kind="infer")) == [
+        True
+    ]
+    stream.close()
+    stream.wait_spent()
+    entry.end()
+    assert len(frames) == 9
+    assert lane.call(threading.current_thread).name == "shared"
+    lane.close()
 
 
 def test_a_model_that_hangs_is_not_ready_and_the_server_still_ends():

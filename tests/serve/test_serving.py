@@ -245,7 +245,7 @@ def test_a_variant_that_works_again_answers_the_next_request_and_the_old_one_tho
         old.entered.acquire()
         switching = threading.Thread(target=opener.held.switch, args=(new,))
         switching.start()
-        while server.client.get("/status").json()["models"][0]["returns"] == 0:
+        while server.client.get("/status").json()["models"][0]["waiting"] == 0:
             assert switching.is_alive()
         second = pool.submit(server.infer, X)
         old.gate.set()
