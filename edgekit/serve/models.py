@@ -163,6 +163,8 @@ class Entry:
             if self._held is held:
                 self.failovers += 1
                 self.use(new)
+            else:  # what still waits has no model: unloading closes the new variant too
+                self.servable = None
 
     def _return_to(self, held: Held, new: Servable) -> None:
         """Run a variant that works again."""
