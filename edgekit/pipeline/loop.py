@@ -162,7 +162,8 @@ class Loop:
             self._stream.wait_spent()  # what a lossless source has delivered is finished
         finally:
             self._shut_down(capture)
-            sys.setswitchinterval(interval)
+            if self._owns_lane:  # else other loops of this process may still run
+                sys.setswitchinterval(interval)
         for error in (self._stream.error, self._finisher.error, self._capture_error):
             if error is not None:
                 raise error

@@ -447,9 +447,10 @@ def in_threads(loops, **limits):
 
 @pytest.fixture
 def lane():
-    shared = Lane("shared")
+    shared, before = Lane("shared"), sys.getswitchinterval()
     yield shared
     shared.close()
+    sys.setswitchinterval(before)
 
 
 def test_four_cameras_on_one_slow_model_get_equal_shares_and_a_request_is_answered(lane):
@@ -525,6 +526,11 @@ def test_the_end_or_an_error_of_one_pipeline_leaves_the_lane_to_the_others(lane)
         assert counts(running.result(60)) == (50, 50, 0)
     assert not lane.is_busy
     assert lane.call(threading.current_thread).name == "shared"
+
+
+def test_threads_still_give_way_quickly_after_the_end_of_one_of_several_pipelines(lane):
+    Loop("one", ListSource(1), make_predictor(), lane=lane).run()
+    assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S, rel=0.01)
 
 
 def test_a_loop_that_is_failed_from_outside_infers_no_frame_that_waits(lane):
