@@ -268,6 +268,7 @@ start_fleet() {
 # active VERSION: whether the agent runs it
 active() { [ "$(inside edgekit agent status --json 2>/dev/null | field models imu-exercise active 2>/dev/null)" = "$1" ]; }
 
+# an emulated device takes minutes where a board takes seconds
 agent_log() { tail -30 "$work/agent.log"; }
 
 test_fleet() {
@@ -280,17 +281,17 @@ test_fleet() {
   printf '[agent]\nstate = "/var/lib/edgekit"\n[[pipeline]]\nfile = "wrist.toml"\ninitial = "/srv/imu"\n' >"$work/root/etc/edgekit/agent.toml"
   inside edgekit agent run --config /etc/edgekit/agent.toml >"$work/agent.log" 2>&1 &
   agent=$!
-  until_true 300 active 1.0.0 || { agent_log; fail "the first version does not run"; }
+  until_true 600 active 1.0.0 || { agent_log; fail "the first version does not run"; }
 
   step "an update: received, tried, committed"
   .venv/bin/edgekit zoo build imu-exercise --version 1.1.0 -o "$work/newer" >/dev/null 2>&1
   fleet publish "$work"/newer/imu-exercise-1.1.0 --keys "$work/keys" >/dev/null
   fleet rollout create --model imu-exercise --version 1.1.0 --waves 100% --soak-s 5 >/dev/null
-  until_true 400 active 1.1.0 || { agent_log; fail "the update was not committed"; }
+  until_true 900 active 1.1.0 || { agent_log; fail "the update was not committed"; }
 
   step "rolled back"
   inside edgekit agent rollback
-  until_true 120 active 1.0.0 || { agent_log; fail "not rolled back"; }
+  until_true 300 active 1.0.0 || { agent_log; fail "not rolled back"; }
   stop_agent
   stop "$server"
   server=""

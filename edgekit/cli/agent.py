@@ -1,4 +1,4 @@
-"""``edgekit agent``: enrol this device, run its agent, show its state, roll back, show the ledger."""
+"""``edgekit agent``: enrol this device, run its agent, show its state, install, roll back, show a ledger."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.base.command_line import Report
 from edgekit.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgekit.update.contract import EnrollOrder
 
 DEFAULT_FILE = Path("agent.toml")
 
@@ -32,14 +35,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return sub
 
     enroll = add("enroll", "enrol this device", "edgekit agent enroll --fleet http://fleet:8080 --token T")
-    enroll.add_argument("--fleet", required=True, metavar="URL", help="the fleet manager's address")
-    enroll.add_argument("--token", required=True, metavar="T", help="a claim token, or @FILE that holds one")
+    enroll.add_argument("--fleet", default="", metavar="URL", help="the fleet manager's address")
+    enroll.add_argument("--token", default="", metavar="T", help="a claim token, or @FILE that holds one")
+    enroll.add_argument("--request", type=Path, metavar="FILE", help="write a request to carry to the fleet")
+    enroll.add_argument("--answer", type=Path, metavar="FILE", help="take the answer that was carried back")
     enroll.add_argument("--name", default="", help="what the fleet shall call this device")
     add("run", "run the agent", "edgekit agent run --config agent.toml")
     add("status", "ask the agent's state", "edgekit agent status")
     rollback = add("rollback", "go back to the previous version of a model", "edgekit agent rollback")
     rollback.add_argument("model", nargs="?", default="", metavar="MODEL", help="the only one if not given")
     rollback.add_argument("--reason", default="asked for on the device")
+    install = add(
+        "install", "install a bundle that was carried here", "edgekit agent install /media/stick/door.ekb"
+    )
+    install.add_argument("bundle", type=Path, metavar="BUNDLE", help="what 'edgekit-fleet export' wrote")
     ledger = add("ledger", "show what left the device, and what was refused", "edgekit agent ledger")
     ledger.add_argument("--hours", type=float, default=24.0, help="how far back (default: 24)")
 
@@ -70,29 +79,69 @@ def state_folder(args: argparse.Namespace) -> Path:
 
 
 def _enroll(args: argparse.Namespace) -> Report:
-    from edgekit.agent.config import agent_identity
-    from edgekit.model.doctor import facts_with_proofs
     from edgekit.update.contract import EnrollOrder
     from edgekit.update.launch import require_libraries, run_enroll
 
+    ways = [bool(args.fleet or args.token), args.request is not None, args.answer is not None]
+    if sum(ways) != 1 or bool(args.fleet) != bool(args.token):
+        raise UsageError(
+            "how is this device enrolled? over a link with --fleet URL --token T;"
+            " or by files with --request FILE, then --answer FILE",
+            hint="edgekit-fleet token create --enroll makes the token",
+        )
     require_libraries("'edgekit agent enroll'")  # before a minute of proofs
+    if args.answer is not None:
+        order = EnrollOrder(answer=args.answer.read_text("utf-8"), state_dir=str(state_folder(args)))
+    else:
+        order = _order(args)
+    if args.request is not None:
+        return _write_request(order, args.request)
+    enrolment = run_enroll(order)
+    device, fleet = enrolment.device, enrolment.fleet_url
+    document = {"device": device, "fleet": fleet, "broker": enrolment.broker_url, "state": order.state_dir}
+    return Report(document, f"enrolled as {device} with {fleet}\nnext: edgekit agent run")
+
+
+def _order(args: argparse.Namespace) -> EnrollOrder:
+    from edgekit.agent.config import agent_identity
+    from edgekit.model.doctor import facts_with_proofs
+    from edgekit.update.contract import EnrollOrder
+
     file = agent_file(args)
     name = agent_identity(file)[1] if file else ""
     token = args.token
     if token.startswith("@"):
         token = Path(token[1:]).read_text(encoding="utf-8").strip()
     facts, _ = facts_with_proofs(Path("/"))
-    order = EnrollOrder(
+    return EnrollOrder(
         fleet_url=args.fleet,
         token=token,
         state_dir=str(state_folder(args)),
         name=args.name or name or os.uname().nodename.partition(".")[0],
         hardware=facts,
     )
-    enrolment = run_enroll(order)
-    device, fleet = enrolment.device, enrolment.fleet_url
-    document = {"device": device, "fleet": fleet, "broker": enrolment.broker_url, "state": order.state_dir}
-    return Report(document, f"enrolled as {device} with {fleet}\nnext: edgekit agent run")
+
+
+def _write_request(order: EnrollOrder, file: Path) -> Report:
+    import msgspec
+
+    from edgekit.update.launch import run_request
+
+    request = run_request(order)
+    file.write_bytes(msgspec.json.encode(request))
+    text = f"{file} is the request of {request.name}; carry it to the fleet: edgekit-fleet enroll {file.name}"
+    text += " -o ANSWER, and back: edgekit agent enroll --answer ANSWER"
+    return Report({"request": str(file), "name": request.name, "state": order.state_dir}, text)
+
+
+def _install(args: argparse.Namespace) -> Report:
+    from edgekit.agent.status import ask
+    from edgekit.update.carried import bring
+
+    state = state_folder(args)
+    bring(args.bundle, state)
+    answer: dict[str, Any] = ask(state, {"op": "install"})
+    return Report(answer, answer["message"])
 
 
 def _run(args: argparse.Namespace) -> Report:
@@ -197,5 +246,6 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace], Report]] = {
     "run": _run,
     "status": _status,
     "rollback": _rollback,
+    "install": _install,
     "ledger": _ledger,
 }

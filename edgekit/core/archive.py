@@ -2,7 +2,8 @@
 
 An ``.ekb`` is an uncompressed tar of regular files. Anything else a tar can hold (links, devices,
 absolute paths or ``..``, duplicate names, sparse files) is refused, and so is a member that the manifest
-does not list or whose size or hash differs.
+does not list or whose size or hash differs. Members below ``trust/`` are no part of the bundle: what a bundle
+that is carried in a file brings along to be trusted (``edgekit.update.carried``).
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from edgekit.core.errors import BundleError, HashMismatchError
 from edgekit.core.spec import MAX_MANIFEST_BYTES, Manifest, VariantFile, parse_manifest, path_problem
 
 MAX_MEMBERS = 4096
+TRUST = "trust/"
 _PIECE_BYTES = 1 << 20
 
 
@@ -94,7 +96,14 @@ def check_members(manifest: Manifest, sizes: Mapping[str, int], what: str) -> No
     """
     listed = {file.path: file.bytes for file in manifest.every_file()}
     reasons = [f"{path}: missing" for path in listed if path not in sizes]
-    reasons += [f"{path}: not listed in bundle.json" for path in sizes if path not in listed]
+    reasons += [
+        f"{path}: not listed in bundle.json"
+        for path in sizes
+        if path not in listed and not path.startswith(TRUST)
+    ]
+    reasons += [
+        f"{path}: below {TRUST}, where a bundle has no file" for path in listed if path.startswith(TRUST)
+    ]
     reasons += [
         f"{path}: {sizes[path]} bytes, the manifest says {size}"
         for path, size in listed.items()

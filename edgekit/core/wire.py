@@ -510,6 +510,13 @@ class EnrollResponse(msgspec.Struct, frozen=True):
     desired_keys: dict[str, str]
 
 
+class CarriedEnrolment(msgspec.Struct, frozen=True):
+    """The fleet's answer to an enrolment, in a file: who carries it to the device is trusted."""
+
+    fleet_url: str
+    response: EnrollResponse
+
+
 def target_path(model: str, version: str) -> str:
     """Return the TUF target path of a bundle's manifest."""
     return f"{model}/{version}/bundle.json"

@@ -3,13 +3,25 @@
 The supervisor imports this, so no trust library is imported here.
 """
 
-from typing import Literal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, Protocol
 
 import msgspec
 
 from edgekit.core.spec import Facts, Profile
 
 MAX_BUNDLE_BYTES = 2 << 30
+
+
+class Origin(Protocol):
+    """Where metadata and bundles come from: a server (``base.http.Web``), or a file that was carried here."""
+
+    def get(self, url: str, max_bytes: int) -> bytes:
+        """Return the content at a URL, at most ``max_bytes``."""
+
+    def read(self, url: str, start: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, bytes) from ``start`` on, or from 0."""
 
 
 class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +33,7 @@ class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``renew``: without ``certificate``, make a new key and return its signing request (``csr``); with the
     fleet's ``certificate`` and ``ca``, check and replace them.
     ``measure``: fetch the bundle of ``target`` into ``area`` and not into the slots' store.
+    ``carried``: the file that metadata and bundle come from in place of the fleet.
     """
 
     kind: Literal["accept", "fetch", "renew", "measure"]
@@ -32,6 +45,7 @@ class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str = ""
     bytes: int = 0
     area: str = ""
+    carried: str = ""
     certificate: str = ""
     ca: str = ""
     facts: Facts | None = None
@@ -68,10 +82,14 @@ class UpdaterResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnrollOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What enrolment needs; ``token`` is the fleet's claim token."""
+    """What enrolment needs; ``token`` is the fleet's claim token.
 
-    fleet_url: str
-    token: str
+    ``answer``: the content of a file that ``edgekit-fleet enroll`` wrote, in place of the two.
+    """
+
+    fleet_url: str = ""
+    token: str = ""
+    answer: str = ""
     state_dir: str
     name: str = ""
     hardware: Facts | None = None
@@ -94,3 +112,8 @@ class Enrolment(msgspec.Struct, frozen=True, tag="enrolment", kw_only=True):
     """When the device's certificate ends."""
     renew_after_unix_ms: int = 0
     """30 days before, or after two thirds of a short lifetime."""
+
+
+def carried_folder(state_dir: Path) -> Path:
+    """Return where ``edgekit agent install`` leaves ``bundle.ekb`` and its ``desired.json`` for the agent."""
+    return state_dir / "carried"

@@ -12,8 +12,9 @@ from typing import BinaryIO
 
 from edgekit.base.disk import LocalDisk, disk_errors
 from edgekit.base.files import sha256_of
-from edgekit.base.http import HttpError, Web
+from edgekit.base.http import HttpError
 from edgekit.core.errors import HashMismatchError, LinkError, StorageError
+from edgekit.update.contract import Origin
 
 RESERVE_BYTES = 8 << 20
 """Left free on the disk for outbox and logs."""
@@ -24,7 +25,7 @@ _SYNC_BYTES = 8 << 20
 class Blobs:
     """The blobs below a state folder; ``pause`` waits between tries."""
 
-    def __init__(self, state_dir: Path, web: Web, pause: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, state_dir: Path, web: Origin, pause: Callable[[float], None] = time.sleep) -> None:
         self._folder = state_dir / "blobs"
         self._partial = self._folder / ".partial"
         self._web, self._pause = web, pause

@@ -35,6 +35,17 @@ _RENEW_BEFORE_S = 30 * 86_400
 """Renew this long before the end, at most; a certificate may be valid from long before it was issued."""
 
 
+def enrolment_request(order: EnrollOrder) -> wire.EnrollRequest:
+    """Return this device's request, with its key made if it has none; without a token it is to be carried.
+
+    Raises:
+        StorageError: The key cannot be stored.
+    """
+    key = _key(Path(order.state_dir) / "identity" / "device.key")
+    name = order.name or os.uname().nodename
+    return wire.EnrollRequest(token=order.token, csr=_csr(key, name), name=name, hardware=order.hardware)
+
+
 def enroll(order: EnrollOrder) -> Enrolment:
     """Enrol this device, store its identity durably (``enrolment.json`` last), and return it.
 
@@ -44,30 +55,14 @@ def enroll(order: EnrollOrder) -> Enrolment:
         LinkError: The fleet cannot be reached.
         StorageError: The identity cannot be stored.
     """
+    base, answer = _carried(order.answer) if order.answer else _asked(order)
     folder = Path(order.state_dir) / "identity"
-    pinned = _pin(order.token)
-    base = order.fleet_url.rstrip("/")
-    patience = Patience(time.monotonic() + _TIMEOUT_S, _TIMEOUT_S)
-    ca = _pinned_ca(base, pinned, patience) if pinned and base.startswith("https") else None
-    if base.startswith("http:"):
-        logger.warning("enrolling over plain HTTP: safe only on this machine or a trusted network")
-    context = trusting(pem=ca.decode()) if ca else None
-    key = _key(folder / "device.key")
-    name = order.name or os.uname().nodename
-    request = wire.EnrollRequest(token=order.token, csr=_csr(key, name), name=name, hardware=order.hardware)
-    web = Web(None, patience, context)
-    headers = {"Content-Type": "application/json"}
-    url = f"{base}/api/v1/enroll"
-    status, body = web.send("POST", url, _MAX_ANSWER_BYTES, wire.encode(request), headers)
-    answer = _answer(status, body)
-    if pinned and _fingerprint(answer.ca.encode()) != pinned:
-        raise TrustError(_WRONG_CA)
     if not answer.root:
         raise EnrollError(
             "the fleet has no publisher yet, so this device could never trust an update",
             hint="on the fleet run 'edgekit-fleet keys init', then enrol again",
         )
-    expires_ms, renew_ms = _check(answer.certificate, answer.ca, key, answer.device)
+    expires_ms, renew_ms = _check(answer.certificate, answer.ca, _key(folder / "device.key"), answer.device)
     identity = Enrolment(
         device=answer.device,
         fleet_url=base,
@@ -84,6 +79,34 @@ def enroll(order: EnrollOrder) -> Enrolment:
     replace_file(disk, folder / "device.crt", answer.certificate.encode())
     replace_file(disk, folder / "enrolment.json", msgspec.json.encode(identity))
     return identity
+
+
+def _asked(order: EnrollOrder) -> tuple[str, wire.EnrollResponse]:
+    """Return the fleet's address and its answer to this device's request."""
+    pinned = _pin(order.token)
+    base = order.fleet_url.rstrip("/")
+    patience = Patience(time.monotonic() + _TIMEOUT_S, _TIMEOUT_S)
+    ca = _pinned_ca(base, pinned, patience) if pinned and base.startswith("https") else None
+    if base.startswith("http:"):
+        logger.warning("enrolling over plain HTTP: safe only on this machine or a trusted network")
+    web = Web(None, patience, trusting(pem=ca.decode()) if ca else None)
+    request, headers = wire.encode(enrolment_request(order)), {"Content-Type": "application/json"}
+    status, body = web.send("POST", f"{base}/api/v1/enroll", _MAX_ANSWER_BYTES, request, headers)
+    answer = _answer(status, body)
+    if pinned and _fingerprint(answer.ca.encode()) != pinned:
+        raise TrustError(_WRONG_CA)
+    return base, answer
+
+
+def _carried(text: str) -> tuple[str, wire.EnrollResponse]:
+    try:
+        carried = wire.decode(text.encode(), wire.CarriedEnrolment)
+    except ProtocolError as cause:
+        raise EnrollError(
+            f"this is not a fleet's answer to an enrolment: {cause.message}",
+            hint="write it on the fleet: edgekit-fleet enroll REQUEST -o ANSWER",
+        ) from cause
+    return carried.fleet_url, carried.response
 
 
 def start_renewal(state_dir: Path, identity: Enrolment) -> str:

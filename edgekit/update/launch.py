@@ -8,10 +8,11 @@ import msgspec
 from edgekit.base.child import Child, ChildFault
 from edgekit.base.install_hint import require_modules
 from edgekit.core.errors import LinkError
+from edgekit.core.wire import EnrollRequest
 from edgekit.update.contract import EnrollOrder, Enrolment, UpdaterProgress, UpdaterRequest, UpdaterResult
 
 _GRACE_S = 30.0
-R = TypeVar("R", UpdaterResult, Enrolment)
+R = TypeVar("R", UpdaterResult, Enrolment, EnrollRequest)
 
 
 def run_updater(
@@ -41,6 +42,17 @@ def run_enroll(order: EnrollOrder, timeout_s: float = 60.0) -> Enrolment:
     """
     require_libraries("enrolment")
     return _run("enroll", order, Enrolment, timeout_s, None)
+
+
+def run_request(order: EnrollOrder, timeout_s: float = 60.0) -> EnrollRequest:
+    """Return this device's enrolment request, to be carried to the fleet; made in a child process.
+
+    Raises:
+        EdgekitError: As ``identity.enrolment_request`` raises.
+        ConfigError: The libraries that enrolment needs are not installed.
+    """
+    require_libraries("enrolment")
+    return _run("request", order, EnrollRequest, timeout_s, None)
 
 
 def require_libraries(purpose: str) -> None:

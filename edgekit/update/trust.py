@@ -21,7 +21,7 @@ from tuf.ngclient.updater import Updater
 
 from edgekit.base.disk import LocalDisk, disk_errors
 from edgekit.base.files import read_file, replace_file, sync_tree
-from edgekit.base.http import HttpError, Web
+from edgekit.base.http import HttpError
 from edgekit.core import wire
 from edgekit.core.errors import (
     BundleError,
@@ -36,7 +36,7 @@ from edgekit.core.errors import (
     TrustError,
 )
 from edgekit.core.spec import MAX_MANIFEST_BYTES, NAME, VERSION
-from edgekit.update.contract import Enrolment
+from edgekit.update.contract import Enrolment, Origin
 
 ROLES = ("root", "timestamp", "snapshot", "targets")
 MAX_METADATA_BYTES = 8 << 20
@@ -128,9 +128,9 @@ def raise_desired_floor(state_dir: Path, desired: wire.Desired) -> None:
 
 
 class _Fetcher(FetcherInterface):
-    """Fetches python-tuf's metadata through our own bounded client."""
+    """Fetches python-tuf's metadata from where this device gets bundles."""
 
-    def __init__(self, web: Web) -> None:
+    def __init__(self, web: Origin) -> None:
         self._web = web
 
     def _fetch(self, url: str) -> Iterator[bytes]:
@@ -148,7 +148,7 @@ def trusted_target(
     identity: Enrolment,
     desired: wire.DesiredModel,
     model: str,
-    web: Web,
+    web: Origin,
     now_unix_ms: int,
     *,
     to_measure: bool = False,
@@ -209,7 +209,7 @@ def _check_signed(
 
 
 def _refresh(
-    metadata: Path, identity: Enrolment, target: str, web: Web, now_unix_ms: int
+    metadata: Path, identity: Enrolment, target: str, web: Origin, now_unix_ms: int
 ) -> tuple[int, str, dict[str, Any]] | None:
     updater = Updater(
         str(metadata),

@@ -1,7 +1,7 @@
 """The updater: a short-lived process that verifies and fetches.
 
-``python -m edgekit.update.updater job`` takes an ``UpdaterRequest``, ``... enroll`` an ``EnrollOrder``; see
-``base.child`` for the answers.
+``python -m edgekit.update.updater job`` takes an ``UpdaterRequest``, ``... enroll`` and ``... request`` an
+``EnrollOrder``; see ``base.child`` for the answers.
 """
 
 import contextlib
@@ -24,7 +24,14 @@ from edgekit.core import wire
 from edgekit.core.errors import BundleError, ConfigError, HashMismatchError, StorageError, UsageError
 from edgekit.core.select import require, select
 from edgekit.core.spec import Manifest, Variant, VariantFile, parse_manifest
-from edgekit.update.contract import EnrollOrder, Enrolment, UpdaterProgress, UpdaterRequest, UpdaterResult
+from edgekit.update.contract import (
+    EnrollOrder,
+    Enrolment,
+    Origin,
+    UpdaterProgress,
+    UpdaterRequest,
+    UpdaterResult,
+)
 from edgekit.update.download import Blobs
 from edgekit.update.renewal import put_in_place
 
@@ -85,7 +92,11 @@ class Job:
         put_in_place(self._state_dir)  # finishes an interrupted renewal
         self._identity = load_identity(self._state_dir)
         patience = Patience(time.monotonic() + request.timeout_s, request.stall_s)
-        self._web = Web(self._state_dir / "identity" / "ca.crt", patience)
+        self._web: Origin = Web(self._state_dir / "identity" / "ca.crt", patience)
+        if request.carried:
+            from edgekit.update.carried import Carried
+
+            self._web = Carried(Path(request.carried), self._identity)
 
     def run(self) -> UpdaterResult:
         """Carry it out and return its result.
@@ -248,6 +259,13 @@ def _enroll(order: EnrollOrder, _: object) -> Enrolment:
         return enroll(order)
 
 
+def _request(order: EnrollOrder, _: object) -> wire.EnrollRequest:
+    with _libraries(), only_updater(Path(order.state_dir)):
+        from edgekit.update.identity import enrolment_request
+
+        return enrolment_request(order)
+
+
 def _job(request: UpdaterRequest, progress: Callable[[UpdaterProgress], None]) -> UpdaterResult:
     os.nice(_NICE)
     with _libraries(), only_updater(Path(request.state_dir)):
@@ -267,4 +285,6 @@ def _libraries() -> Iterator[None]:
 
 if __name__ == "__main__":
     os.umask(0o077)
-    sys.exit(run_job(_enroll, EnrollOrder) if sys.argv[1:] == ["enroll"] else run_job(_job, UpdaterRequest))
+    if sys.argv[1:] == ["job"]:
+        sys.exit(run_job(_job, UpdaterRequest))
+    sys.exit(run_job(_enroll if sys.argv[1:] == ["enroll"] else _request, EnrollOrder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 
+import msgspec
 import pytest
 
 from edgekit.agent.ipc import Progress, Running
@@ -12,7 +13,7 @@ from edgekit.agent.reactor import Reactor
 from edgekit.agent.restarts import Restarts, Verdict
 from edgekit.agent.status import MAX_LINE_BYTES, StatusServer, ask, socket_path
 from edgekit.agent.supervisor.commands import CommandDesk
-from edgekit.agent.supervisor.metrics import MAX_BOOKS, Books, stats_of
+from edgekit.agent.supervisor.metrics import IDLE_REPORT_S, MAX_BOOKS, Books, stats_of
 from edgekit.base.clock import FLOOR_UNIX_MS, FlooredClock
 from edgekit.base.lock import lock_state
 from edgekit.base.notify import Notifier
@@ -270,6 +271,23 @@ def test_labels_and_variants_of_a_period_are_bounded(tmp_path):
     assert books.refused == 6
     assert len(reports[0].labels) <= 65
     assert sum(reports[0].labels.values()) == 510
+
+
+def test_an_idle_pipeline_is_reported_when_it_becomes_so_and_then_once_an_hour(tmp_path):
+    books, clock = Books(), FlooredClock(tmp_path / "clock")
+
+    def frames_reported(frames):
+        books.add("motor", msgspec.structs.replace(second(frames), period_s=10.0))
+        return [(report.frames, report.period_s) for report in books.close(clock, {})]
+
+    assert frames_reported(100) == [(100, 10.0)]
+    assert frames_reported(0) == [(0, 10.0)]
+    for _ in range(int(IDLE_REPORT_S / 10) - 1):
+        assert frames_reported(0) == []
+    assert frames_reported(0) == [(0, 10.0)]
+    assert frames_reported(0) == []
+    assert frames_reported(7) == [(7, 10.0)]
+    assert frames_reported(0) == [(0, 10.0)]
 
 
 def test_what_a_trial_saw_counts_failed_frames_as_tried():

@@ -445,3 +445,9 @@ def test_synthetic_images_are_halved_from_the_next_one_on():
         source.halve(times)
         shapes_seen.append(source.read().data.shape)
     assert shapes_seen == [(48, 64, 3), (12, 16, 3), (48, 64, 3)]
+
+
+def test_a_source_of_one_frame_a_minute_hangs_only_after_more_than_a_minute():
+    slow = opened("synthetic", SyntheticOptions(realtime=True, fps=1 / 60))
+    assert slow.due_s == 70.0
+    assert opened("synthetic", SyntheticOptions()).due_s == 10.0

@@ -12,7 +12,7 @@ from edgekit.core import wire
 from edgekit.core.errors import EnrollError, LinkError, ServerError, StorageError, TrustError, UsageError
 from edgekit.update.contract import EnrollOrder, Enrolment, UpdaterRequest
 from edgekit.update.identity import enroll, finish_renewal, start_renewal
-from edgekit.update.launch import run_enroll, run_updater
+from edgekit.update.launch import run_enroll, run_request, run_updater
 from edgekit.update.renewal import put_in_place
 
 TOKEN = "ek1.id.secret"
@@ -97,6 +97,26 @@ def test_a_certificate_for_another_name_names_the_flag_that_mends_it(fleet, auth
         enroll(msgspec.structs.replace(job, fleet_url=elsewhere))
     assert "--public-host localhost" in caught.value.hint
     assert fleet.posted == []
+
+
+def test_a_device_without_a_link_is_enrolled_by_a_request_and_an_answer_that_are_carried(authority, tmp_path):
+    job = EnrollOrder(token=TOKEN, state_dir=str(tmp_path / "state"), name=NAME)
+    request = run_request(job)
+    carried = wire.CarriedEnrolment("https://fleet", answer(authority, wire.encode(request)))
+    found = run_enroll(EnrollOrder(answer=wire.encode(carried).decode(), state_dir=job.state_dir))
+    assert (found.device, found.fleet_url) == (NAME, "https://fleet")
+    assert (tmp_path / "state/identity/enrolment.json").exists()
+
+
+def test_an_answer_for_another_key_or_that_is_none_is_refused(authority, tmp_path):
+    one, other = (EnrollOrder(token=TOKEN, state_dir=str(tmp_path / name)) for name in ("one", "other"))
+    run_request(other)
+    foreign = wire.CarriedEnrolment("https://fleet", answer(authority, wire.encode(run_request(one))))
+    with pytest.raises(TrustError, match="not for this device's key"):
+        enroll(EnrollOrder(answer=wire.encode(foreign).decode(), state_dir=other.state_dir))
+    with pytest.raises(EnrollError, match="not a fleet's answer"):
+        enroll(EnrollOrder(answer="{}", state_dir=other.state_dir))
+    assert not (tmp_path / "other/identity/enrolment.json").exists()
 
 
 def test_without_a_pin_https_must_prove_itself_to_the_system(fleet, tmp_path):

@@ -31,6 +31,7 @@ class Controls:
         return {
             "status": lambda _request: self.status(),
             "ledger": self.ledger,
+            "install": lambda _request: {"message": self.install()},
             "rollback": lambda request: {"message": self.rollback(request)},
             "restart": lambda request: {"message": self.restart(request)},
             "retry": lambda request: {"message": self.retry(request)},
@@ -58,6 +59,15 @@ class Controls:
         updates = self._model(text_argument(args, "model"))
         updates.revert(text_argument(args, "reason") or "requested")
         return f"{updates.model} goes back to its previous version"
+
+    def install(self) -> str:
+        """Take the bundle that was carried here.
+
+        Raises:
+            UsageError: There is none, or this device is not enrolled.
+        """
+        self._parts.fleet.take_carried()
+        return "the agent checks its signatures now and tries it; see: edgekit agent status"
 
     def restart(self, args: dict[str, Any]) -> str:
         """Restart the worker of one pipeline, with what shares it, or every worker if none is named.

@@ -21,12 +21,18 @@ from edgekit.agent.supervisor.renew import renew_certificate
 from edgekit.base.clock import FlooredClock
 from edgekit.base.disk import LocalDisk
 from edgekit.base.files import replace_file
-from edgekit.core.errors import ConfigError, EdgekitError, LinkError, StorageError
+from edgekit.core.errors import ConfigError, EdgekitError, LinkError, StorageError, UsageError
 from edgekit.core.structure import decode_json
 from edgekit.core.wire import Addresses, Birth, Chunk, Command, Desired, Reported, Response, decode
 from edgekit.sync.address import Tls, parse_url
 from edgekit.sync.mqtt import Handlers, Link
-from edgekit.update.contract import Enrolment, UpdaterProgress, UpdaterRequest, UpdaterResult
+from edgekit.update.contract import (
+    Enrolment,
+    UpdaterProgress,
+    UpdaterRequest,
+    UpdaterResult,
+    carried_folder,
+)
 from edgekit.update.launch import run_updater
 from edgekit.update.renewal import put_in_place
 
@@ -90,6 +96,8 @@ class FleetSide:
         self._link: Link | None = None
         self._seen = b""
         self._accepted = b""
+        self._carried = b""
+        """The desired state of the bundle that was carried here; the file serves while it is in force."""
         self._is_renewing = False
         self._problem = ""
         self.desired: Desired | None = None
@@ -213,6 +221,22 @@ class FleetSide:
             return
         self._accepted = data
 
+    def take_carried(self) -> None:
+        """Act on the bundle that ``edgekit agent install`` left, with the desired state that came with it.
+
+        Raises:
+            UsageError: There is none, or this device is not enrolled.
+        """
+        if self.enrolment is None:
+            raise UsageError("this device is not enrolled, so it trusts no publisher", hint=self._problem)
+        try:
+            self._carried = (carried_folder(self._state) / "desired.json").read_bytes()
+        except OSError as cause:
+            raise UsageError(f"no bundle was carried here: {cause.strerror}") from cause
+        if self._carried == self._accepted and self.desired is not None:
+            self._owner.desired_accepted(self.desired)
+        self._take_desired(self._carried)
+
     def _take_desired(self, data: bytes) -> None:
         if data in (self._accepted, self._seen):
             return
@@ -258,8 +282,13 @@ class FleetSide:
         if not self._accepted:
             done(LinkError("no desired state is in force"))
             return
+        carried = carried_folder(self._state) / "bundle.ekb" if self._carried == self._accepted else ""
         request = self._request(
-            "fetch", model=model, desired=self._accepted.decode(), timeout_s=self._timeout_s
+            "fetch",
+            model=model,
+            desired=self._accepted.decode(),
+            carried=str(carried),
+            timeout_s=self._timeout_s,
         )
         self._jobs.submit(
             lambda: run_updater(request),

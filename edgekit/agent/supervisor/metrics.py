@@ -12,6 +12,8 @@ from edgekit.core.wire import MetricReport
 from edgekit.update.guards import TrialStats
 
 MAX_BOOKS = 128
+IDLE_REPORT_S = 3600.0
+"""A pipeline without a frame is reported once, and then this often: each report is a write to the flash."""
 _RUNNING = ("model", "version", "variant", "backend", "accelerator")
 
 
@@ -44,6 +46,11 @@ class Totals:
             if sketch is not None:
                 histogram.merge(Histogram.from_wire(sketch))
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing happened."""
+        return not self.items and not any(self.counts.values())
+
     def trial_stats(self, crashes: int = 0) -> TrialStats:
         """Return the totals as the guards of a trial need them."""
         errors = self.counts["errors"]
@@ -70,14 +77,21 @@ def stats_of(seconds: Iterable[Progress]) -> TrialStats | None:
     return stats if stats.frames else None
 
 
+_Key = tuple[str, str, str]
+
+
 class Books:
     """Totals of each pipeline and variant; ``close`` returns them as reports and starts a new period.
+
+    Periods without a frame are reported when they begin, and then every ``IDLE_REPORT_S``.
 
     Beyond ``MAX_BOOKS`` variants in one period, progress is only counted, in ``refused``.
     """
 
     def __init__(self) -> None:
-        self._books: dict[tuple[str, str, str], tuple[Running, Totals]] = {}
+        self._books: dict[_Key, tuple[Running, Totals]] = {}
+        self._idle_s: dict[_Key, float] = {}
+        """How long each has been idle since its last report."""
         self.refused = 0
 
     def add(self, pipeline: str, progress: Progress) -> None:
@@ -90,7 +104,9 @@ class Books:
 
     def close(self, clock: Clock, sensors: Mapping[str, float]) -> list[MetricReport]:
         """Return one report per variant, and start a new period."""
-        books, self._books = self._books, {}
+        books = {key: book for key, book in self._books.items() if not self._may_wait(key, book[1])}
+        self._idle_s = {key: self._idle_s[key] for key in self._books if key in self._idle_s}
+        self._books = {}
         stamp: dict[str, Any] = {"mono_ns": clock.monotonic_ns(), "unix_ms": clock.unix_ms()}
         return [
             MetricReport(
@@ -107,3 +123,14 @@ class Books:
             )
             for (pipeline, _, _), (running, totals) in books.items()
         ]
+
+    def _may_wait(self, key: _Key, totals: Totals) -> bool:
+        if not totals.is_idle:
+            self._idle_s.pop(key, None)
+            return False
+        is_known = key in self._idle_s
+        self._idle_s[key] = self._idle_s.get(key, 0.0) + totals.period_s
+        if is_known and self._idle_s[key] < IDLE_REPORT_S:
+            return True
+        self._idle_s[key] = 0.0
+        return False

@@ -14,7 +14,7 @@ from edgekit.core.ports import Frame
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.sources import SourceContext
-from edgekit.pipeline.sources.timing import Pacer, stamp
+from edgekit.pipeline.sources.timing import DUE_S, Pacer, stamp
 
 logger = logging.getLogger(__name__)
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -44,6 +44,11 @@ class ImagesSource:
         self._pacer = Pacer(options.fps, self._closing) if options.fps else None
         self._paths: list[Path] = []
         self._next = self._seq = self._unreadable = 0
+
+    @property
+    def due_s(self) -> float:
+        """Seconds within which a frame is due."""
+        return DUE_S if self._pacer is None else self._pacer.due_s
 
     def open(self) -> None:
         """List the pictures."""

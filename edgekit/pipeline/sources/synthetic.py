@@ -9,7 +9,7 @@ import msgspec
 
 from edgekit.core.ports import Frame
 from edgekit.pipeline.check import Options
-from edgekit.pipeline.sources.timing import Pacer, stamp
+from edgekit.pipeline.sources.timing import DUE_S, Pacer, stamp
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +50,11 @@ class SyntheticSource:
         self._closing = threading.Event()
         self._pacer = Pacer(options.fps, self._closing) if options.realtime else None
         self._seq = 0
+
+    @property
+    def due_s(self) -> float:
+        """Seconds within which a frame is due."""
+        return DUE_S if self._pacer is None else self._pacer.due_s
 
     def open(self) -> None:
         """Do nothing."""

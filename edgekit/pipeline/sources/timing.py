@@ -15,13 +15,19 @@ T = TypeVar("T")
 
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 10.0
+DUE_S = 10.0
+"""Within this time a source that is not paced has a frame."""
 
 
 class Pacer:
-    """Waits until each frame is due, at a fixed rate above 0; ``closing`` ends a wait early."""
+    """Waits until each frame is due, at a fixed rate above 0; ``closing`` ends a wait early.
+
+    ``due_s``: within this time there is a frame.
+    """
 
     def __init__(self, fps: float, closing: threading.Event) -> None:
         self._step_ns = int(1e9 / fps)
+        self.due_s = DUE_S + 1 / fps
         self._closing = closing
         self._due_ns = 0
 

@@ -14,7 +14,7 @@ from edgekit.core.ports import Frame
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.sources import SourceContext
-from edgekit.pipeline.sources.timing import Pacer, stamp
+from edgekit.pipeline.sources.timing import DUE_S, Pacer, stamp
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,11 @@ class VideoSource:
         self._capture: Any = None
         self._pacer: Pacer | None = None
         self._seq = self._round_frames = 0
+
+    @property
+    def due_s(self) -> float:
+        """Seconds within which a frame is due."""
+        return DUE_S if self._pacer is None else self._pacer.due_s
 
     def open(self) -> None:
         """Open the file."""

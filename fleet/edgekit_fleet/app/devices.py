@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import BaseModel, Field
 
 from edgekit_fleet.app.services import Parts, Services
@@ -100,6 +100,21 @@ def device_detail(parts: Parts, device: str) -> DeviceDetail:
         certificates=parts.devices.certificates(device),
         turned_away=parts.messages.turned_away(device),
     )
+
+
+@router.get(
+    "/devices/{device}/desired",
+    dependencies=[Viewer],
+    response_class=Response,
+    responses={200: {"content": {"application/json": {}}}},
+)
+def desired(parts: Parts, device: str) -> Response:
+    """Return what a device shall run, as it is signed; 404 where nothing was ever desired of it."""
+    _known(parts, device)
+    body = parts.rollouts.desired.signed(device)
+    if not body:
+        raise HTTPException(404, f"Nothing was ever desired of '{device}': create a rollout that names it")
+    return Response(body, media_type="application/json")
 
 
 @router.get("/devices/{device}/series", dependencies=[Viewer])

@@ -46,6 +46,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "create a token that enrols devices, or an API token",
         "edgekit-fleet token create --enroll --uses 10 --data ./fleet-data",
     ),
+    "enroll": (
+        "edgekit_fleet.cli.enroll",
+        "answer the enrolment request of a device without a link",
+        "edgekit-fleet enroll box.request -o box.answer --data ./fleet-data",
+    ),
+    "export": (
+        "edgekit_fleet.cli.export",
+        "write a bundle with its signatures, to be carried to a device without a link",
+        "edgekit-fleet export person-detect.ekb --device box -o carried.ekb --data ./fleet-data",
+    ),
     "devices": ("edgekit_fleet.cli.devices", "list the devices", "edgekit-fleet devices --data ./fleet-data"),
     "audit": (
         "edgekit_fleet.cli.audit",

@@ -47,6 +47,11 @@ class DesiredStates:
         """Return what a device shall run; None where nothing was ever desired of it."""
         return _decoded(self._documents.get(device))
 
+    def signed(self, device: str) -> bytes:
+        """Return a device's document as it is published; empty where there is none."""
+        document = self._documents.get(device)
+        return b"" if document is None else document.body
+
     def set_model(self, device: str, model: str, desired: wire.DesiredModel | None) -> int:
         """Set, or with None remove, a device's desired version of a model; return the document's version.
 

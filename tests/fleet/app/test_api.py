@@ -26,6 +26,7 @@ HOLDERS = {
 ROUTES = [
     ("GET", "devices", None, "viewer"),
     ("GET", "devices/nobody", None, "viewer"),
+    ("GET", "devices/nobody/desired", None, "viewer"),
     ("GET", "devices/nobody/series", None, "viewer"),
     ("GET", "devices/nobody/events", None, "viewer"),
     ("GET", "devices/nobody/commands", None, "viewer"),

@@ -1,0 +1,67 @@
+"""A device that never has a link is enrolled and updated by files that somebody carries."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from agent_stage import AgentStage, FleetStage, command
+from bundles import make_bundle, pipeline_toml
+
+pytestmark = pytest.mark.timeout(600)  # a busy machine; each wait has a limit of its own
+
+
+def test_a_device_without_a_link_is_enrolled_and_updated_by_files(tmp_path):
+    fleet = FleetStage(tmp_path)
+    for version in ("1.0.0", "2.0.0"):
+        make_bundle(tmp_path / version, version=version, options={"seed": int(version[0])})
+    (tmp_path / "motor.toml").write_text(pipeline_toml(fps=50))
+    agent = AgentStage(tmp_path / "agent", '[[pipeline]]\nfile = "../motor.toml"\ninitial = "../1.0.0"\n')
+    request, answer, carried = (tmp_path / name for name in ("box.request", "box.answer", "carried.ekb"))
+    device = ("edgekit.cli.main", "agent")
+    fleet.start()
+    try:
+        state = ("--state", agent.state)
+        command(*device, "enroll", "--request", request, "--name", "box", *state)
+        assert json.loads(request.read_text())["token"] == ""
+        assert fleet.cli("enroll", request, "-o", answer)["device"] == "box"
+        assert b"PRIVATE KEY" not in request.read_bytes() + answer.read_bytes()
+        assert command(*device, "enroll", "--answer", answer, *state)["device"] == "box"
+
+        fleet.publish(tmp_path / "2.0.0")
+        rollout = ("--model", "motion", "--version", "2.0.0", "--devices", "box", "--waves", "100%")
+        fleet.cli("rollout", "create", *rollout, "--soak-s", 1)
+        assert fleet.cli("export", tmp_path / "2.0.0", "--device", "box", "-o", carried)["version"] == "2.0.0"
+    finally:
+        fleet.stop()
+    agent.start()
+    try:
+        agent.runs("1.0.0")
+        command(*device, "install", carried, *state)
+        status = agent.runs("2.0.0")
+        assert status["link"]["connected"] is False
+        agent.until(lambda s: s["models"]["motion"]["active"] == "2.0.0", "the commit")
+        assert status["models"]["motion"]["previous"] in ("", "1.0.0")
+    finally:
+        agent.kill()
+
+
+def test_a_bundle_that_was_not_exported_is_refused_with_6(tmp_path):
+    bundle = make_bundle(tmp_path / "b")
+    packed = tmp_path / "b.ekb"
+    subprocess.run(["tar", "-cf", packed, "-C", bundle, "."], check=True)
+    words = [
+        sys.executable,
+        "-m",
+        "edgekit.cli.main",
+        "agent",
+        "install",
+        str(packed),
+        "--state",
+        str(tmp_path),
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 6
+    assert "edgekit-fleet export" in done.stderr
