@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import msgspec
+
 from edgekit.base.command_line import Report
 from edgekit.base.paths import profiles_dir
+from edgekit.cli.importing import conclusions_text
 from edgekit.cli.profiles import named
 from edgekit.core.errors import NoVariantError
 from edgekit.core.select import Selection, select
@@ -45,7 +48,15 @@ def run(arguments: argparse.Namespace) -> Report:
     else:
         selection, profile = _tried(bundle, arguments.threads)
     code = 0 if selection.chosen else NoVariantError.exit_code
-    return Report(_document(selection, profile, bundle.manifest.model), _text(selection, profile), code)
+    document = _document(selection, profile, bundle.manifest.model)
+    origin = bundle.manifest.provenance
+    lines = [_text(selection, profile)]
+    if origin.conclusions:
+        document["conclusions"] = msgspec.to_builtins(origin.conclusions)
+        document["excluded"] = origin.excluded
+        lines += [f"imported as {origin.family}:", *conclusions_text(origin.conclusions)]
+        lines += [f"  left out {variant}: {why}" for variant, why in origin.excluded.items()]
+    return Report(document, "\n".join(lines), code)
 
 
 def _tried(bundle: Bundle, threads: int | None) -> tuple[Selection, Profile]:

@@ -32,6 +32,11 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
         "make a bundle of a model that another tool exported (ONNX, TFLite, OpenVINO)",
         "edgekit import yolo11n.onnx -o yolo11n.bundle --try pictures/",
     ),
+    "bundle": (
+        "models",
+        "show a bundle, check it, set its fields, add a variant, pack it",
+        "edgekit bundle set yolo11n.bundle license=AGPL-3.0",
+    ),
     "bench": (
         "models",
         "measure every variant that runs here; selection uses the result",

@@ -7,14 +7,16 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgekit.agent.worker.runner import run_pipeline
 from edgekit.base.command_line import INTERRUPTED, Report
 from edgekit.core.errors import LinkError, UsageError
+from edgekit.pipeline.config import PipelineConfig
 from edgekit.pipeline.loop import Loop
+from edgekit.pipeline.quick import quick_config
 
 REFRESH_S = 0.5
 _LOST = ("unsent", "dropped", "refused")
@@ -22,7 +24,15 @@ _LOST = ("unsent", "dropped", "refused")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command's options."""
-    parser.add_argument("pipeline", type=Path, help="the pipeline's TOML file")
+    parser.add_argument("pipeline", type=Path, metavar="PIPELINE.toml|BUNDLE", help="what to run")
+    parser.add_argument("--source", metavar="FILE|CAMERA|URL", help="where a BUNDLE's frames come from")
+    parser.add_argument(
+        "--sink",
+        action="append",
+        default=[],
+        metavar="KIND[:PATH]",
+        help="where a BUNDLE's results go: video, jsonl",
+    )
     limit = parser.add_mutually_exclusive_group()
     limit.add_argument("--frames", type=int, metavar="N", help="stop after N frames")
     limit.add_argument("--seconds", type=float, metavar="S", help="stop after S seconds")
@@ -46,7 +56,7 @@ def run(arguments: argparse.Namespace) -> Report:
         if value is not None and value <= 0:
             raise UsageError(f"--{name}: want a number above 0, got {value}")
     ran = run_pipeline(
-        arguments.pipeline,
+        pipeline_of(arguments.pipeline, arguments.source, arguments.sink),
         frames=arguments.frames,
         seconds=arguments.seconds,
         record=arguments.record,
@@ -56,6 +66,21 @@ def run(arguments: argparse.Namespace) -> Report:
     )
     code = INTERRUPTED if ran.signal == signal.SIGINT else exit_code(ran.document)
     return Report(ran.document, text(ran.document), code)
+
+
+def pipeline_of(path: Path, source: str | None, sinks: Sequence[str]) -> Path | PipelineConfig:
+    """Return a pipeline's file, or the pipeline of a bundle with its source and sinks.
+
+    Raises:
+        UsageError: A bundle has no source, or a pipeline's file gets one.
+    """
+    if path.suffix == ".toml":
+        if source or sinks:
+            raise UsageError(f"{path}: has its own source and sinks", hint="leave out --source and --sink")
+        return path
+    if source is None:
+        raise UsageError(f"{path}: is a bundle, and needs --source", hint="give --source FILE|CAMERA")
+    return quick_config(path, source, sinks)
 
 
 def exit_code(document: Mapping[str, Any]) -> int:

@@ -150,12 +150,24 @@ class Cost(_Strict, frozen=True, kw_only=True):
     measured: str = ""
 
 
-class Variant(_Strict, frozen=True, kw_only=True):
+class Adjust(_Strict, frozen=True, kw_only=True, omit_defaults=True):
+    """How a file's output becomes the logical one: its axes are permuted, then values are scaled.
+
+    ``factors`` multiply the values along ``axis`` of the permuted output, one for each position.
+    """
+
+    permute: tuple[int, ...] = ()
+    axis: int = 0
+    factors: tuple[float, ...] = ()
+
+
+class Variant(_Strict, frozen=True, kw_only=True, omit_defaults=True):
     """One compiled, compressed form of a model for one backend and accelerator.
 
-    ``inputs`` and ``outputs`` map logical tensor names to this file's, and ``layout`` is this file's image
-    layout, where they differ. ``batch``: the batch sizes it was built for, the usual one first, or "free";
-    empty opens it at the file's own batch, or at 1.
+    ``inputs`` and ``outputs`` map logical tensor names to this file's, ``layout`` is this file's image
+    layout, and ``adjust`` says how its outputs become the logical ones, where they differ. ``batch``: the
+    batch sizes it was built for, the usual one first, or "free"; empty opens it at the file's own batch, or
+    at 1.
     """
 
     id: str
@@ -168,6 +180,7 @@ class Variant(_Strict, frozen=True, kw_only=True):
     cost: tuple[Cost, ...] = ()
     inputs: dict[str, str] = {}
     outputs: dict[str, str] = {}
+    adjust: dict[str, Adjust] = {}
     layout: Literal["NHWC", "NCHW", ""] = ""
     batch: tuple[int, ...] | Literal["free"] = ()
     options: dict[str, Any] = {}

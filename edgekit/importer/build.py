@@ -13,6 +13,7 @@ import numpy as np
 
 from edgekit.base.files import sha256_of
 from edgekit.core.errors import BundleError
+from edgekit.core.select import wrong_arithmetic
 from edgekit.core.spec import (
     Finding,
     Golden,
@@ -29,6 +30,7 @@ from edgekit.importer.findings import OWN_KEYS, POST_KEYS, PRE_KEYS, Conclusion
 from edgekit.importer.model_file import ModelFile
 from edgekit.importer.trial import fixed_shapes, image_size
 from edgekit.model.bundle import BARE
+from edgekit.model.doctor import facts_with_proofs
 
 LABELS = "labels.txt"
 _SEQUENCES = frozenset({"mean", "std"})
@@ -110,15 +112,18 @@ def _real(datatype: str) -> str:
     return datatype if datatype in ("INT64", "INT32", "BYTES", "BOOL", "FP64") else "FP32"
 
 
-def variants_of(file: ModelFile, conclusion: Conclusion, backends: Sequence[str] = ()) -> list[Variant]:
-    """Return a variant for each runtime that opens files of this format; paths are the bundle's."""
+def variants_of(file: ModelFile, conclusion: Conclusion) -> list[Variant]:
+    """Return a variant for each runtime that opens files of this format; paths are the bundle's.
+
+    Where OpenVINO's int8 sums would saturate on this CPU, its variant computes in floats.
+    """
     image, folder = file.image(), f"variants/{_folder(file)}"
     inputs = {name: row.tensor for name, row in conclusion.inputs.items()}
     if not inputs and image is not None:
         inputs = {"image": image.tensor.name}
     shapes = fixed_shapes(file)
     first = file.inputs[0].shape[0] if file.inputs and file.inputs[0].shape else 1
-    return [
+    variants = [
         Variant(
             id=f"{backend}-{file.precision}",
             backend=backend,
@@ -133,12 +138,20 @@ def variants_of(file: ModelFile, conclusion: Conclusion, backends: Sequence[str]
             batch=(first,) if first > 1 and not conclusion.inputs else (),
             options={"shapes": shapes} if shapes else {},
         )
-        for backend in backends or BARE[file.path.suffix.lower()]
+        for backend in BARE[file.path.suffix.lower()]
     ]
+    facts = facts_with_proofs(Path("/"))[0]
+    return [as_float(v) if wrong_arithmetic(v, facts.arch, facts.cpu_features) else v for v in variants]
+
+
+def as_float(variant: Variant) -> Variant:
+    """Return an OpenVINO int8 variant that computes in floats: slower, and right on every CPU."""
+    options = {**variant.options, "properties": {"LP_TRANSFORMS_MODE": "NO"}}
+    return msgspec.structs.replace(variant, id=f"{variant.id}-as-float", options=options)
 
 
 def _folder(file: ModelFile) -> str:
-    return f"{file.format}-{file.precision}"
+    return f"{file.format}-{file.precision}-{sha256_of(file.path)[:8]}"
 
 
 def copy_files(root: Path, file: ModelFile) -> None:

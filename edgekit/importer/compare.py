@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _FLOATS = ("fp32", "fp16", "bf16")
 FLOAT_TOLERANCE, INTEGER_TOLERANCE = 0.05, 0.3
 """Largest relative difference to the variant that judges."""
+_SURE, _SCORES_APART = 0.4, 0.2
+Items = Sequence[Sequence[dict[str, Any]]]
 
 
 def broken(answers: VariantAnswers) -> str:
@@ -34,12 +36,17 @@ def broken(answers: VariantAnswers) -> str:
 
 
 def disagreements(
-    answers: Mapping[str, VariantAnswers], variants: Sequence[Variant]
+    answers: Mapping[str, VariantAnswers], variants: Sequence[Variant], *, is_list: bool = False
 ) -> tuple[str, dict[str, str]]:
     """Return which variant judges, and why each variant that differs from it is left out.
 
     The judge is the first variant, in the order given, whose answers are finite and vary: the float one
     before the int8 one, the format's own runtime before another.
+
+    Args:
+        answers: By variant, on the same pictures.
+        variants: In the order in which they may judge.
+        is_list: The outputs are lists of detections: their order is compared no further than their items.
     """
     excluded = {name: why for name, row in answers.items() if (why := broken(row))}
     order = sorted(
@@ -50,11 +57,27 @@ def disagreements(
         return "", excluded
     judge = order[0]
     for variant in order[1:]:
+        if is_list:
+            if lost := _lost(answers[variant.id].items, answers[judge.id].items):
+                excluded[variant.id] = f"does not see what {judge.id} sees: {lost}"
+            continue
         off = largest_difference(answers[variant.id].outputs, answers[judge.id].outputs)
         is_float = variant.precision in _FLOATS and judge.precision in _FLOATS
         if not off <= (FLOAT_TOLERANCE if is_float else INTEGER_TOLERANCE):
             excluded[variant.id] = f"differs from {judge.id} by {off:.0%} on the same pictures"
     return judge.id, excluded
+
+
+def _lost(items: Items, judge: Items) -> str:
+    """Return the first sure item of the judge that has no like among the items of the same picture."""
+    for seen, right in zip(items, judge, strict=True):
+        for wanted in right:
+            if (wanted.get("score") or 0) < _SURE:
+                continue
+            same = [i for i in seen if i.get("label") == wanted.get("label")]
+            if not any(abs((i.get("score") or 0) - wanted["score"]) < _SCORES_APART for i in same):
+                return f"{wanted.get('label')} {wanted['score']:.2f}"
+    return ""
 
 
 def largest_difference(answers: Answers, judge: Answers) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import msgspec
 import numpy as np
 
 from edgekit.base.files import sync_tree
-from edgekit.core.errors import BundleError, EdgekitError, ModelLoadError
+from edgekit.core.errors import BackendError, BundleError, EdgekitError, ModelLoadError
 from edgekit.core.spec import Finding, Manifest, Variant
 from edgekit.core.tasks import task_named
 from edgekit.importer.build import (
@@ -31,14 +32,22 @@ from edgekit.importer.flags import checked_flags
 from edgekit.importer.model_file import ModelFile
 from edgekit.importer.pictures import made_picture, read_pictures
 from edgekit.importer.readers import read_model_file
+from edgekit.importer.settle import settled, with_threshold
+from edgekit.importer.siblings import adjustments
 from edgekit.importer.trial import VariantAnswers, image_size, try_file, try_variant
 from edgekit.model.bundle import model_name
 
 _MADE = 2
 _GOLDEN = 2
+_LOOK = 4
+"""Pictures of the user that a file is first tried on."""
+_LOW = 0.05
+"""The score threshold with which candidates are compared."""
 _SLACK = 1.5
 """Golden tolerance: the largest difference seen between variants that agree, times this."""
 _LEAST_ATOL = 0.02
+_LISTS = frozenset({"detections"})
+_EDGETPU_OP = "edgetpu-custom-op"
 
 
 @dataclass(frozen=True)
@@ -80,27 +89,51 @@ def import_model(
         raise BundleError(f"{target}: exists already", hint="name another folder, or remove it")
     stated = checked_flags(flags or {})
     chosen = read_pictures(Path(try_on)) if try_on else []
-    pictures = [*chosen, *(made_picture(seed) for seed in range(_MADE))]
-    file = replace(read_model_file(paths[0]), flags=stated)
-    file, refusals = try_file(file, pictures)
-    if not file.tried and file.image() is not None:
-        reasons = tuple(f"{backend}: {why}" for backend, why in refusals.items())
-        raise ModelLoadError(f"{file.path}: no runtime here runs it", reasons=reasons, hint=_hint(file))
-    conclusion = _with_size(conclude(file), file)
-    task_named(str(conclusion.value("task")))
+    made = [made_picture(seed) for seed in range(_MADE)]
+    opened = [_open(path, stated, [*chosen[:_LOOK], *made]) for path in paths]
     with tempfile.TemporaryDirectory(prefix=".import-", dir=_parent(target)) as folder:
         root = Path(folder) / "bundle"
         root.mkdir()
-        manifest, answers = _build(root, name or model_name(paths[0].stem), conclusion, file, pictures)
+        manifest, answers = _build(root, name or model_name(paths[0].stem), opened, chosen, made)
         sync_tree(root)
         shutil.move(root, target)
-    items = {variant: row.items[: len(chosen)] for variant, row in answers.items()}
+    items = {variant: row.items[: len(chosen[:_LOOK])] for variant, row in answers.items()}
     return Imported(target, manifest, items, len(chosen))
 
 
-def _hint(file: ModelFile) -> str:
-    custom = [name for name in file.operators if not name.startswith("builtin") and "custom" in name.lower()]
-    return f"its operator {custom[0]!r} needs the accelerator's own runtime" if custom else "export it again"
+@dataclass(frozen=True)
+class _Opened:
+    """A file, what was concluded of it, and whether a runtime here ran it."""
+
+    file: ModelFile
+    conclusion: Conclusion
+    refusals: Mapping[str, str]
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it holds an operator that only an Edge TPU's runtime has."""
+        return _EDGETPU_OP in self.file.operators
+
+
+def _open(path: Path, stated: Mapping[str, Any], pictures: Sequence[Any]) -> _Opened:
+    """Read a file, run it and conclude.
+
+    Raises:
+        ModelLoadError: It is an image model that no runtime here runs, and not compiled for an Edge TPU.
+        BundleError: As ``conclude`` says.
+    """
+    file = replace(read_model_file(path), flags=stated)
+    file, refusals = try_file(file, pictures)
+    if not file.tried and file.image() is not None and _EDGETPU_OP not in file.operators:
+        reasons = tuple(f"{backend}: {why}" for backend, why in refusals.items())
+        raise ModelLoadError(
+            f"{file.path}: no runtime here runs it",
+            reasons=reasons,
+            hint="export it for one of these runtimes",
+        )
+    conclusion = _with_size(conclude(file), file)
+    task_named(str(conclusion.value("task")))
+    return _Opened(file, conclusion, refusals)
 
 
 def _parent(target: Path) -> Path:
@@ -117,18 +150,52 @@ def _with_size(conclusion: Conclusion, file: ModelFile) -> Conclusion:
     return replace(conclusion, findings=(*conclusion.findings, found))
 
 
+def _variants(opened: Sequence[_Opened]) -> tuple[list[Variant], list[str]]:
+    """Return the variants of all files, each with its own id, and the ids of those that cannot run here.
+
+    Raises:
+        BundleError: The files are not of one model, or the first one cannot run here.
+    """
+    first = opened[0]
+    if first.is_compiled:
+        raise BundleError(
+            f"{first.file.path}: is compiled for an Edge TPU, and nothing here can run it",
+            hint="name the file that it was compiled from first: its answers become the golden samples",
+        )
+    variants: dict[str, Variant] = {}
+    for row in opened:
+        adjust = adjustments(first.conclusion, first.file, row.conclusion, row.file)
+        for made in variants_of(row.file, row.conclusion):
+            variant = msgspec.structs.replace(made, adjust=adjust)
+            if row.is_compiled:
+                if variant.backend != "litert":
+                    continue
+                variant = msgspec.structs.replace(variant, id=f"{variant.id}-edgetpu", accelerator="edgetpu")
+            if variant.id in variants:
+                variant = msgspec.structs.replace(variant, id=f"{variant.id}-{row.file.format}")
+            while variant.id in variants:
+                variant = msgspec.structs.replace(variant, id=f"{variant.id}-{len(variants)}")
+            variants[variant.id] = variant
+    absent = [v.id for v in variants.values() if v.accelerator != "cpu"]
+    return list(variants.values()), absent
+
+
 def _build(
-    root: Path, name: str, conclusion: Conclusion, file: ModelFile, pictures: Sequence[Any]
+    root: Path, name: str, opened: Sequence[_Opened], chosen: Sequence[Any], made: Sequence[Any]
 ) -> tuple[Manifest, dict[str, VariantAnswers]]:
-    variants = variants_of(file, conclusion)
-    copy_files(root, file)
+    file, conclusion = opened[0].file, opened[0].conclusion
+    variants, absent = _variants(opened)
+    for row in opened:
+        copy_files(root, row.file)
     manifest = manifest_of(name, conclusion, file, variants)
     labels = write_labels(root, conclusion.value("labels") or ())
     if labels is not None:
         manifest = msgspec.structs.replace(manifest, labels=labels.path, files=(labels,))
     write_manifest(root, manifest)
-    answers, excluded = _try_all(root, variants, pictures)
-    judge, differing = disagreements(answers, variants)
+    manifest = _settled(root, manifest, variants, chosen)
+    answers, excluded = _try_all(root, [v for v in variants if v.id not in absent], [*chosen[:_LOOK], *made])
+    is_list = manifest.post.decoder in _LISTS
+    judge, differing = disagreements(answers, variants, is_list=is_list)
     excluded |= differing
     if not judge:
         raise BundleError(
@@ -140,11 +207,29 @@ def _build(
     manifest = msgspec.structs.replace(
         manifest,
         variants=kept,
-        provenance=msgspec.structs.replace(manifest.provenance, excluded=excluded),
+        provenance=msgspec.structs.replace(
+            manifest.provenance, excluded=excluded, not_compared=tuple(absent)
+        ),
     )
-    manifest = _with_golden(root, manifest, judge, answers)
+    if not is_list:  # the order of a list's rows is no answer
+        manifest = _with_golden(root, manifest, judge, answers)
     write_manifest(root, manifest)
-    return manifest, {v.id: answers[v.id] for v in kept}
+    return manifest, {v.id: answers[v.id] for v in kept if v.id in answers}
+
+
+def _settled(root: Path, manifest: Manifest, variants: Sequence[Variant], chosen: Sequence[Any]) -> Manifest:
+    """Return the manifest with what the user's pictures decide, written into the bundle."""
+
+    def run(candidate: Manifest) -> Sequence[Sequence[dict[str, Any]]]:
+        write_manifest(root, with_threshold(candidate, _LOW))
+        for variant in variants:
+            with contextlib.suppress(BackendError):
+                return try_variant(root, variant.id, chosen, keep=0).items
+        return [[] for _ in chosen]
+
+    decided = settled(manifest, len(chosen), run)
+    write_manifest(root, decided)
+    return decided
 
 
 def _try_all(
@@ -158,7 +243,7 @@ def _try_all(
         except EdgekitError as error:  # noqa: PERF203 - one variant must not stop the others
             if isinstance(error, BundleError):
                 raise
-            excluded[variant.id] = error.one_line()
+            excluded[variant.id] = error.one_line().replace(f"{root}/", "")
     return answers, excluded
 
 
@@ -167,7 +252,7 @@ def _with_golden(
 ) -> Manifest:
     """Return the manifest with golden samples of the judge's answers, as tolerant as the variants differ."""
     right = answers[judge]
-    others = [answers[variant.id].outputs for variant in manifest.variants if variant.id != judge]
+    others = [answers[v.id].outputs for v in manifest.variants if v.id != judge and v.id in answers]
     rows, files = [], list(manifest.files)
     for number in range(min(_GOLDEN, len(next(iter(right.inputs.values()), ())))):
         atol = max(_LEAST_ATOL, _SLACK * tolerance(others, right.outputs, number))

@@ -82,13 +82,17 @@ def try_file(file: ModelFile, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Mo
     return file, refusals
 
 
-def try_variant(root: Path, variant: str, pictures: Sequence[NDArray[np.uint8]]) -> VariantAnswers:
+def try_variant(
+    root: Path, variant: str, pictures: Sequence[NDArray[np.uint8]], *, keep: int = 16
+) -> VariantAnswers:
     """Run a variant of the bundle in a folder on pictures, without its golden samples.
+
+    The tensors of the first ``keep`` pictures are returned; the items of all.
 
     Raises:
         EdgekitError: It cannot be opened, fails, crashes or hangs.
     """
-    answer, arrays = _run({"bundle": str(root), "variant": variant}, pictures)
+    answer, arrays = _run({"bundle": str(root), "variant": variant, "keep": keep}, pictures)
     return VariantAnswers(_by_name(arrays, "@"), _by_name(arrays, ":"), answer["items"])
 
 

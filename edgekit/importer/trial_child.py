@@ -87,10 +87,11 @@ def _variant(task: dict[str, Any], pictures: list[NDArray[np.uint8]]) -> dict[st
         return {"items": [], "is_image": False}
     name = next(iter(bundle.manifest.inputs)).name
     for number, picture in enumerate(pictures):
-        resized = predictor.resized(picture)
-        for output, array in predictor.run_golden({name: resized}).items():
-            answers[f"{number}:{output}"] = array
-        answers[f"{number}@{name}"] = resized
+        if number < task["keep"]:
+            resized = predictor.resized(picture)
+            for output, array in predictor.run_golden({name: resized}).items():
+                answers[f"{number}:{output}"] = array
+            answers[f"{number}@{name}"] = resized
         prediction = predictor.predict(picture)
         items.append([msgspec.to_builtins(item) for item in prediction.items])
     np.savez(task["out"], **answers)  # type: ignore[arg-type]

@@ -4,13 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
+import numpy as np
+
+from edgekit.core.errors import TensorError
 from edgekit.core.spec import Manifest, Prediction, TensorSpec, Variant
 from edgekit.model.ready import Choices, ReadyModel, open_ready
+from edgekit.pipeline.pre import vision
+from edgekit.pipeline.sinks.video import draw
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+Sample: TypeAlias = "NDArray[Any] | Path | str | bytes"
+"""An image or window, or a picture's path or bytes."""
+
+
+class Seen(Prediction, frozen=True, kw_only=True, omit_defaults=True):
+    """A prediction that draws itself."""
+
+    def draw(self, image: Sample) -> NDArray[np.uint8]:
+        """Return a copy of the image, (height, width, 3), uint8, BGR, with every item drawn in.
+
+        Raises:
+            TensorError: ``image`` is no picture.
+        """
+        return draw(sample_of(image), self)
+
+
+def seen(prediction: Prediction) -> Seen:
+    """Return a prediction as one that draws itself."""
+    return Seen(task=prediction.task, items=prediction.items, tensors=prediction.tensors)
+
+
+def sample_of(data: Sample) -> NDArray[Any]:
+    """Return an array as it is, and a picture's path or bytes decoded, BGR.
+
+    Raises:
+        TensorError: There is no such file, or it is no picture.
+    """
+    if not isinstance(data, str | Path | bytes):
+        return data
+    name = f"{len(data)} bytes" if isinstance(data, bytes) else str(data)
+    try:
+        encoded = data if isinstance(data, bytes) else Path(data).read_bytes()
+    except OSError as cause:
+        raise TensorError(f"{name}: cannot be read: {cause.strerror}") from cause
+    cv2 = vision()
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
+    if pixels is None:
+        raise TensorError(f"{name}: is no picture", hint="give a JPEG, PNG, BMP or WebP, or an array")
+    decoded: NDArray[np.uint8] = pixels
+    return decoded
 
 
 class Model:
@@ -44,21 +91,30 @@ class Model:
         """The outputs of the variant's file, likewise."""
         return self._ready.backend.outputs
 
-    def predict(self, data: NDArray[Any]) -> Prediction:
+    @overload
+    def predict(self, data: list[Sample]) -> list[Seen]: ...
+
+    @overload
+    def predict(self, data: Sample) -> Seen: ...
+
+    def predict(self, data: Sample | list[Sample]) -> Seen | list[Seen]:
         """Return what the model detects in an image or sensor window; safe from any thread.
 
         Args:
-            data: An image, shape (height, width, 3), uint8, BGR as OpenCV reads it; or a sensor
-                window, shape (samples, channels), real numbers in the sensor's units.
+            data: An image, shape (height, width, 3), uint8, BGR as OpenCV reads it; the path or the bytes of
+                a picture; a sensor window, shape (samples, channels), real numbers in the sensor's units; or
+                a list of these, which gives a list.
 
         Returns:
             The task-level result, best item first; boxes in pixels of ``data``.
 
         Raises:
-            TensorError: ``data`` has the wrong shape or dtype.
+            TensorError: ``data`` has the wrong shape or dtype, or is no picture.
             InferenceError: The runtime failed on this input.
         """
-        return self._ready.predictor.predict(data)
+        if isinstance(data, list):
+            return [seen(row) for row in self._ready.predictor.predict_many(list(map(sample_of, data)))]
+        return seen(self._ready.predictor.predict(sample_of(data)))
 
     def predict_many(self, samples: Sequence[NDArray[Any]]) -> list[Prediction]:
         """Return what ``predict`` returns for each sample, run in batches of ``load(batch=...)``.
@@ -89,6 +145,25 @@ class Model:
         """
         return self._ready.predictor.run_tensors(feeds)
 
+    def reset(self) -> None:
+        """Forget recurrent state and previous samples, as at the start of another recording."""
+        self._ready.predictor.reset()
+
+    def __repr__(self) -> str:
+        lines = [
+            (
+                f"<edgekit.Model {self.manifest.model} {self.manifest.version}: {self.manifest.task}, "
+                f"variant {self.variant.id} ({self.variant.backend} on {self._ready.backend.accelerator})"
+            )
+        ]
+        rows = (("input", self.manifest.inputs), ("output", self.manifest.outputs))
+        lines += [f"  {what} {s.name}: {s.datatype} {list(s.shape)}" for what, specs in rows for s in specs]
+        labels = self._ready.labels
+        if labels:
+            more = f", ... {len(labels)} in all" if len(labels) > 4 else ""
+            lines.append(f"  labels: {', '.join(labels[:4])}{more}")
+        return "\n".join(lines) + ">"
+
     def close(self) -> None:
         """Free the model; safe to call twice."""
         self._ready.close()
@@ -101,7 +176,14 @@ class Model:
 
 
 def load(
-    path: Path | str, *, variant: str | None = None, threads: int | None = None, batch: int | None = None
+    path: Path | str,
+    *,
+    variant: str | None = None,
+    threads: int | None = None,
+    batch: int | None = None,
+    score_threshold: float | None = None,
+    iou_threshold: float | None = None,
+    top_k: int | None = None,
 ) -> Model:
     """Open the variant of a bundle that fits this machine best, checked on its golden samples.
 
@@ -111,10 +193,21 @@ def load(
         threads: CPU threads for the runtime; all cores but one by default.
         batch: How many samples ``predict_many`` runs at once; variants not built for that many are passed
             over. By default the variant's own, mostly 1.
+        score_threshold: In place of the bundle's, 0 to 1, as are ``iou_threshold`` and ``top_k``.
+        iou_threshold: How much two boxes of one class may overlap.
+        top_k: The most classes of a classifier.
 
     Raises:
         BundleError: The bundle is at fault.
         NoVariantError: No variant runs here; ``reasons`` says why, for each.
         GoldenError: No variant that runs here gives the recorded answers.
     """
-    return Model(open_ready(path, Choices(variant=variant, threads=threads, batch=batch)))
+    choices = Choices(
+        variant=variant,
+        threads=threads,
+        batch=batch,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        top_k=top_k,
+    )
+    return Model(open_ready(path, choices))

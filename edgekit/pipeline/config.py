@@ -153,6 +153,11 @@ def parse_config(data: bytes | str, what: str = "pipeline.toml", folder: str = "
         document = msgspec.toml.decode(text.removeprefix("\ufeff"))  # some editors begin a file with a mark
     except (msgspec.DecodeError, ValueError) as cause:
         raise ConfigError(f"{what}: is not TOML: {cause}") from cause
+    return checked_config(document, what, folder)
+
+
+def checked_config(document: dict[str, Any], what: str, folder: str = ".") -> PipelineConfig:
+    """Return the pipeline of a decoded TOML document; raises as ``parse_config``."""
     known = {*_TABLES, "source", "sink"}
     problems = [
         f"{key}: want one of {', '.join(sorted(known))}, got an unknown table"

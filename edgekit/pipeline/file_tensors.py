@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgekit.base.dtypes import DTYPES
 from edgekit.core.errors import InferenceError, TensorError
 from edgekit.core.ports import Backend
-from edgekit.core.spec import Manifest, TensorSpec, Variant
+from edgekit.core.spec import Adjust, Manifest, TensorSpec, Variant
 from edgekit.pipeline.pre import dequantize, quantize, squeezed
 
 
@@ -33,7 +33,7 @@ class FileTensors:
 
     def __init__(self, manifest: Manifest, variant: Variant, backend: Backend) -> None:
         self._backend = backend
-        self._layout = variant.layout
+        self._layout, self._adjust = variant.layout, variant.adjust
         self._logical_inputs = {spec.name: spec for spec in manifest.inputs}
         self._logical_outputs = manifest.outputs
         inputs = _bind(manifest.inputs, variant.inputs, backend.inputs, "input")
@@ -104,6 +104,8 @@ class FileTensors:
         for logical in self._logical_outputs:
             spec = self.outputs[logical.name]
             real = dequantize(self._row(held[spec.name], logical.name, row), spec)
+            if (adjust := self._adjust.get(logical.name)) is not None:
+                real = adjusted(real, adjust)
             tensors[logical.name] = shape_as(real, logical, self._layout)
         return tensors
 
@@ -116,8 +118,11 @@ class FileTensors:
         for logical in self._logical_outputs:
             spec = self.outputs[logical.name]
             array = self._row(held[spec.name], logical.name, 0)
-            if logical.datatype != spec.datatype:
-                array = dequantize(array, spec).astype(DTYPES[logical.datatype])
+            adjust = self._adjust.get(logical.name)
+            if logical.datatype != spec.datatype or adjust is not None:
+                real = dequantize(array, spec)
+                real = real if adjust is None else adjusted(real, adjust)
+                array = real.astype(DTYPES[logical.datatype])
             tensors[logical.name] = np.array(shape_as(array, logical, self._layout))
         return tensors
 
@@ -133,6 +138,24 @@ class FileTensors:
             f"tensor {name!r}: want a row for each of {self.batch} samples, got shape {list(shape)}",
             hint="open the variant at batch 1",
         )
+
+
+def adjusted(real: NDArray[np.float32], adjust: Adjust) -> NDArray[np.float32]:
+    """Return a file's output with its axes permuted and its values scaled, as a variant's ``adjust`` says.
+
+    Raises:
+        TensorError: It has other axes, or another length along the scaled one.
+    """
+    try:
+        if adjust.permute:
+            real = real.transpose(adjust.permute)
+        if adjust.factors:
+            along = [1] * real.ndim
+            along[adjust.axis] = len(adjust.factors)
+            real = real * np.array(adjust.factors, np.float32).reshape(along)
+    except (ValueError, IndexError) as cause:
+        raise TensorError(f"adjust: does not fit an output of shape {list(real.shape)}: {cause}") from cause
+    return real
 
 
 def _batch(logical: TensorSpec, spec: TensorSpec) -> int:

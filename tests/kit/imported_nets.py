@@ -64,3 +64,36 @@ def classifier(path: Path, meta: dict[str, str] | None = None, classes: int = 3)
 
 def as_json(names) -> str:
     return json.dumps({str(number): name for number, name in enumerate(names)})
+
+
+def detector(
+    path: Path, meta: dict[str, str] | None = None, *, rows: bool = False, shares: bool = False
+) -> Path:
+    """A YOLOv8-style head at 32 x 32: one box in the middle, of the class that is the strongest colour.
+
+    Written as columns of pixels, as rows, or as shares of the input.
+    """
+    cells = 16 + 4 + 1
+    boxes = np.full((1, 4, cells), 2, np.float32)
+    boxes[0, :, 7] = (16, 12, 16, 8)
+    lit = np.full((1, 1, cells), 0.01, np.float32)
+    lit[0, 0, 7] = 0.9
+    nodes = [
+        ("GlobalAveragePool", ["images"], ["mean"], {}),
+        ("Reshape", ["mean", "flat"], ["colour"], {}),
+        ("Mul", ["colour", "lit"], ["scores"], {}),
+        ("Mul", ["colour", "zero"], ["none"], {}),
+        ("ReduceSum", ["none"], ["nothing"], {}),
+        ("Add", ["boxes", "nothing"], ["place"], {}),
+        ("Concat", ["place", "scores"], ["columns" if rows else "output0"], {"axis": 1}),
+    ]
+    if rows:
+        nodes.append(("Transpose", ["columns"], ["output0"], {"perm": [0, 2, 1]}))
+    constants = {
+        "flat": np.int64([1, 3, 1]),
+        "lit": lit,
+        "zero": np.float32([0]),
+        "boxes": boxes / 32 if shares else boxes,
+    }
+    shape = [1, cells, 7] if rows else [1, 7, cells]
+    return save(path, nodes, [("images", [1, 3, 32, 32])], [("output0", shape)], constants, meta)

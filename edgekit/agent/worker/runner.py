@@ -200,7 +200,7 @@ def model_path(config: PipelineConfig) -> Path:
 
 
 def run_pipeline(
-    path: Path,
+    pipeline: Path | PipelineConfig,
     *,
     frames: int | None = None,
     seconds: float | None = None,
@@ -212,7 +212,7 @@ def run_pipeline(
     """Run a pipeline's file in this process until its source ends, a limit, SIGINT or SIGTERM.
 
     Args:
-        path: The pipeline's TOML file.
+        pipeline: The pipeline's TOML file, or the checked pipeline.
         frames: Stop after this many frames.
         seconds: Stop after this time.
         record: A folder for results, video and ``summary.json``.
@@ -223,7 +223,7 @@ def run_pipeline(
     Raises:
         EdgekitError: It cannot start or continue.
     """
-    config = load_config(path)
+    config = load_config(pipeline) if isinstance(pipeline, Path) else pipeline
     # here, since a worker of the agent, which imports this file, publishes through its supervisor
     from edgekit.sync.address import SystemClock
     from edgekit.sync.ledger import Ledger

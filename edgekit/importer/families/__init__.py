@@ -21,6 +21,7 @@ Recognise = Callable[[ModelFile], Conclusion | None]
 FAMILIES: Mapping[str, str] = MappingProxyType(
     {
         "ultralytics": "edgekit.importer.families.ultralytics:recognise",
+        "yolov8": "edgekit.importer.families.yolov8:recognise",
         "raw": "edgekit.importer.families.raw:recognise",
     }
 )

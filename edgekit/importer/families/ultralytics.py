@@ -5,8 +5,8 @@ Source: what ultralytics 8.4.190 writes (metadata keys, preprocessing and output
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from edgekit.core.errors import BundleError
 from edgekit.core.spec import Finding
@@ -15,8 +15,23 @@ from edgekit.importer.findings import Conclusion, Output
 from edgekit.importer.model_file import FileTensor, ModelFile
 from edgekit.importer.readers.literals import names_of
 
-_LETTERBOX = "Ultralytics' letterbox: centred, grey 114, RGB, /255"
+LETTERBOX = "Ultralytics' letterbox: centred, grey 114, RGB, /255"
 _CROP = "Ultralytics' classify: centre crop, RGB, /255, no ImageNet mean"
+_STRETCH = "Ultralytics' RT-DETR: stretched, RGB, /255"
+COCO_POINTS = (
+    *("nose", "left eye", "right eye", "left ear", "right ear", "left shoulder", "right shoulder"),
+    *("left elbow", "right elbow", "left wrist", "right wrist", "left hip", "right hip"),
+    *("left knee", "right knee", "left ankle", "right ankle"),
+)
+"""Source: COCO 2017 person keypoints."""
+
+
+class Head(NamedTuple):
+    """A task's head: edgekit's task, the columns after the classes, and the options that say so."""
+
+    task: str
+    columns: int = 0
+    options: tuple[Finding, ...] = ()
 
 
 def recognise(file: ModelFile) -> Conclusion | None:
@@ -29,8 +44,10 @@ def recognise(file: ModelFile) -> Conclusion | None:
     names = names_of(meta.get("names"))
     if "task" not in meta or "stride" not in meta or not names:
         return None
-    concluded = _TASKS.get(str(meta["task"]))
-    return concluded(file, names) if concluded else None
+    if meta["task"] == "classify":
+        return _classify(file, names)
+    head = _head(file)
+    return _detect(file, names, head) if head is not None else None
 
 
 def _classify(file: ModelFile, names: tuple[str, ...]) -> Conclusion:
@@ -44,34 +61,104 @@ def _classify(file: ModelFile, names: tuple[str, ...]) -> Conclusion:
             *_stated(file, "classify", "classify", names),
             *pixels("crop", _CROP),
             Finding("activation", "none", "assumed", "its head ends in softmax"),
+            Finding("score_threshold", 0.0, "assumed", "the best classes, however unsure"),
         ),
         outputs={"scores": Output(output.name, (1, len(names)))},
     )
 
 
-def _detect(file: ModelFile, names: tuple[str, ...]) -> Conclusion | None:
-    if file.metadata.get("head") == "RTDETRDecoder" or len(file.outputs) != 1:
-        return None
-    output = file.outputs[0]
-    turned = columns_of(file.shape_of(output), 4 + len(names))
-    if turned is None:
+def _head(file: ModelFile) -> Head | None:
+    meta = file.metadata
+    task = str(meta["task"])
+    if task == "detect":
+        return Head("detect")
+    if task == "obb":
+        return Head("oriented", 1, (Finding("angle", True, "metadata", "task obb"),))
+    if task == "pose" and (shape := meta.get("kpt_shape")):
+        count, size = int(shape[0]), int(shape[1])
+        return Head("pose", count * size, point_options(count, size, "metadata", "kpt_shape"))
+    prototypes = [t for t in file.outputs if len(file.shape_of(t)) == 4]
+    if task == "segment" and len(prototypes) == 1:
+        return mask_head(file, prototypes[0])
+    return None
+
+
+def point_options(count: int, size: int, source: Any, why: str) -> tuple[Finding, ...]:
+    """Return the options of a head with keypoints, each of ``size`` numbers."""
+    rows = [Finding("keypoints", count, source, why), Finding("point_size", size, source, why)]
+    if count == len(COCO_POINTS):
+        rows.append(Finding("point_names", COCO_POINTS, "assumed", "17 keypoints are COCO's person"))
+    return tuple(rows)
+
+
+def mask_head(file: ModelFile, prototypes: FileTensor) -> Head:
+    """Return the head of a segmentation model with this output of prototypes."""
+    shape = file.shape_of(prototypes)
+    layout = "NHWC" if file.format == "tflite" and shape[3] < shape[1] else "NCHW"
+    masks = shape[3] if layout == "NHWC" else shape[1]
+    why = f"output {prototypes.name!r} {list(shape)}"
+    rows = (Finding("masks", masks, "signature", why), Finding("prototype_layout", layout, "signature", why))
+    return Head("instances", masks, rows)
+
+
+def _detect(file: ModelFile, names: tuple[str, ...], head: Head) -> Conclusion:
+    output = next((t for t in file.outputs if len(file.shape_of(t)) == 3), file.outputs[0])
+    shape = file.shape_of(output)
+    is_detr = file.metadata.get("head") == "RTDETRDecoder"
+    is_listed = file.metadata.get("end2end") is True or _has_nms(file) or is_detr
+    if is_listed and shape[-1] == 6 + head.columns:
+        rows = _listed(file, output, is_detr=is_detr, is_oriented=head.task == "oriented")
+        decoder, logical = "detections", "rows"
+    elif (turned := columns_of(shape, 4 + len(names) + head.columns)) is not None:
+        rows, decoder, logical = dense(file, output, turned), "yolo", "predictions"
+    else:
         raise _contradiction(file, names, output)
-    axis = 1 if turned == "columns" else 2
-    boxes = [array.take(range(4), axis) for array in file.tried.get(output.name, ())]
-    convention = "shares" if file.format == "tflite" else "pixels"
+    outputs = {logical: Output(output.name)}
+    if (prototypes := next((t for t in file.outputs if t is not output), None)) is not None:
+        outputs["prototypes"] = Output(prototypes.name)
     return Conclusion(
         family="ultralytics",
         is_stated=True,
         findings=(
-            *_stated(file, "detect", "yolo", names),
-            *pixels("letterbox", _LETTERBOX),
-            Finding("layout", turned, "signature", f"output {list(file.shape_of(output))}"),
-            Finding("box", "cxcywh", "assumed", "Ultralytics' head without end-to-end rows"),
-            units_of(boxes, convention, f"Ultralytics' {file.format} export"),
+            *_stated(file, head.task, decoder, names),
+            *pixels("stretch" if is_detr else "letterbox", _STRETCH if is_detr else LETTERBOX),
+            *rows,
+            *head.options,
             Finding("score_threshold", 0.25, "assumed", "Ultralytics' predict"),
             Finding("iou_threshold", 0.45, "assumed", "edgekit's"),
         ),
-        outputs={"predictions": Output(output.name)},
+        outputs=outputs,
+    )
+
+
+def _has_nms(file: ModelFile) -> bool:
+    arguments = file.metadata.get("args")
+    return isinstance(arguments, Mapping) and arguments.get("nms") is True
+
+
+def _listed(file: ModelFile, output: FileTensor, *, is_detr: bool, is_oriented: bool) -> tuple[Finding, ...]:
+    """Return the options of rows that need no suppression (end to end, NMS inside, RT-DETR)."""
+    is_centre = is_detr or is_oriented
+    box = ("cx", "cy", "width", "height") if is_centre else ("left", "top", "right", "bottom")
+    boxes = [array[..., :4] for array in file.tried.get(output.name, ())]
+    convention = "shares" if is_detr or file.format == "tflite" else "pixels"
+    why = "head RTDETRDecoder" if is_detr else "end2end or nms in its metadata"
+    return (
+        Finding("columns", (*box, "score", "class"), "metadata", why),
+        units_of(boxes, convention, f"Ultralytics' {file.format} export"),
+    )
+
+
+def dense(file: ModelFile, output: FileTensor, turned: str) -> tuple[Finding, ...]:
+    """Return the options of one row or column a cell: centre, size, classes."""
+    boxes = [
+        array.take(range(4), 1 if turned == "columns" else 2) for array in file.tried.get(output.name, ())
+    ]
+    convention = "shares" if file.format == "tflite" else "pixels"
+    return (
+        Finding("layout", turned, "signature", f"output {list(file.shape_of(output))}"),
+        Finding("box", "cxcywh", "assumed", "Ultralytics' head without end-to-end rows"),
+        units_of(boxes, convention, f"Ultralytics' {file.format} export"),
     )
 
 
@@ -109,9 +196,3 @@ def _contradiction(file: ModelFile, names: tuple[str, ...], output: FileTensor) 
         f"its output {output.name!r} has shape {list(file.shape_of(output))}",
         hint="export the file again: metadata and network are of different models",
     )
-
-
-_TASKS: Mapping[str, Callable[[ModelFile, tuple[str, ...]], Conclusion | None]] = {
-    "classify": _classify,
-    "detect": _detect,
-}
