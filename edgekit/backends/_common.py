@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.backends.file_facts import FileFacts, file_facts, mapped
-from edgekit.base.dtypes import DATATYPES
+from edgekit.base.dtypes import DATATYPES, TEXT
 from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import (
     AcceleratorLostError,
@@ -25,7 +25,7 @@ from edgekit.core.errors import (
     TensorError,
 )
 from edgekit.core.ports import ModelData
-from edgekit.core.spec import Quantization, TensorSpec, Variant
+from edgekit.core.spec import Datatype, Quantization, TensorSpec, Variant
 
 _MESSAGE_LENGTH = 300
 _NOISE = ("Exception from ", "Check '")
@@ -48,7 +48,7 @@ def make_spec(
         ModelLoadError: No tensor of edgekit has that dtype.
     """
     try:
-        datatype = DATATYPES[np.dtype(dtype)]
+        datatype: Datatype = "BYTES" if dtype == TEXT else DATATYPES[np.dtype(dtype)]
     except (KeyError, TypeError) as cause:
         raise no_datatype(f"tensor {name!r}", repr(dtype)) from cause
     return TensorSpec(name=name, datatype=datatype, shape=tuple(map(int, shape)), quantization=quantization)

@@ -26,7 +26,7 @@ from edgekit.backends._common import (
     thread_count,
 )
 from edgekit.base.accelerators import ROWS, name_in
-from edgekit.base.dtypes import DTYPES
+from edgekit.base.dtypes import DTYPES, TEXT
 from edgekit.core.errors import BackendError, BackendUnavailableError, ConfigError, ModelLoadError
 from edgekit.core.ports import ModelData
 from edgekit.core.spec import Quantization, TensorSpec, Variant
@@ -96,7 +96,10 @@ class OnnxRuntimeBackend(OpenModel):
         self._provider_name = _requested_provider(self._ort, variant, options)
         self._session: Any = self._load(variant, options)
         self.accelerator = variant.accelerator
+        self.classes: dict[str, tuple[str, ...]] = {}
+        """The keys of each output that is a map for each row (ZipMap), in the order of its columns."""
         self._values: list[tuple[str, Any]] = []
+        self._is_bound = all(node.type in _NUMPY for node in self._nodes())
         self._binding: Any = self._session.io_binding()
         if any(np.issubdtype(_dtype(self._source, node), np.integer) for node in self._nodes()):
             self._quantization = self._source.facts().quantization
@@ -109,6 +112,8 @@ class OnnxRuntimeBackend(OpenModel):
         """Run on the input views; return arrays by output name, valid until the next ``run``."""
         self._require_open()
         try:
+            if not self._is_bound:
+                return self._run_unbound()
             if self._copies_inputs:  # binding copies host memory to the device, so bind at every run
                 for name, value in self._values:
                     self._binding.bind_ortvalue_input(name, value)
@@ -122,6 +127,18 @@ class OnnxRuntimeBackend(OpenModel):
             is_lost = self.accelerator != "cpu" and _says_lost(cause)
             raise run_failure(self._source, "onnxruntime", cause, is_lost=is_lost) from cause
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
+
+    def _run_unbound(self) -> dict[str, NDArray[Any]]:
+        """Run a model with texts or maps, which cannot be bound to memory; the runtime makes each output."""
+        names = [spec.name for spec in self.outputs]
+        values = self._session.run(names, self._arrays)
+        for name, value in zip(names, values, strict=True):
+            if isinstance(value, list) and name not in self.classes:
+                self.classes[name] = tuple(str(key) for key in value[0]) if value else ()
+        return {
+            name: _columns(value) if isinstance(value, list) else np.asarray(value)
+            for name, value in zip(names, values, strict=True)
+        }
 
     def close(self) -> None:
         """Free everything; safe to call twice."""
@@ -169,11 +186,13 @@ class OnnxRuntimeBackend(OpenModel):
         for node in self._session.get_inputs():
             sizes = [size if isinstance(size, int) else -1 for size in node.shape]
             shape = fixed_shape(node.name, sizes, options)
-            array = np.zeros(shape, _dtype(self._source, node))
-            value = self._ort.OrtValue.ortvalue_from_numpy(array)
-            self._binding.bind_ortvalue_input(node.name, value)
+            dtype = _dtype(self._source, node)
+            array = np.full(shape, "", TEXT) if dtype == TEXT else np.zeros(shape, dtype)
             self._arrays[node.name] = array
-            self._values.append((node.name, value))
+            if self._is_bound:
+                value = self._ort.OrtValue.ortvalue_from_numpy(array)
+                self._binding.bind_ortvalue_input(node.name, value)
+                self._values.append((node.name, value))
             specs.append(make_spec(node.name, array.dtype, shape, self._quantization.get(node.name)))
         return tuple(specs)
 
@@ -192,7 +211,11 @@ class OnnxRuntimeBackend(OpenModel):
                 for size in node.shape
             )
             dtype = _dtype(self._source, node)
-            if all(size >= 0 for size in shape):
+            if node.type in _MAPS:
+                shape = (-1, -1)
+            if not self._is_bound:
+                pass  # the runtime makes it
+            elif all(size >= 0 for size in shape):
                 array = np.zeros(shape, dtype)
                 self._binding.bind_ortvalue_output(node.name, self._ort.OrtValue.ortvalue_from_numpy(array))
                 self._results[node.name] = array
@@ -300,6 +323,7 @@ def _says_lost(cause: Exception) -> bool:
     return any(sign in str(cause).lower() for sign in signs)
 
 
+_MAPS = {f"seq(map({key},tensor(float)))": DTYPES["FP32"] for key in ("int64", "string")}
 _NUMPY = {f"tensor({dtype.name})": dtype for dtype in DTYPES.values()} | {
     "tensor(float)": DTYPES["FP32"],
     "tensor(double)": DTYPES["FP64"],
@@ -308,6 +332,12 @@ _NUMPY = {f"tensor({dtype.name})": dtype for dtype in DTYPES.values()} | {
 
 def _dtype(source: ModelSource, node: Any) -> Any:
     try:
-        return _NUMPY[node.type]
+        return TEXT if node.type == "tensor(string)" else (_MAPS | _NUMPY)[node.type]
     except KeyError:
         raise no_datatype(f"{source}: tensor {node.name!r}", node.type) from None
+
+
+def _columns(rows: list[Mapping[Any, float]]) -> NDArray[np.float32]:
+    """Return a map for each row as shape (rows, keys), float32, in the order of the first row's keys."""
+    keys = list(rows[0]) if rows else []
+    return np.array([[row[key] for key in keys] for row in rows], np.float32).reshape(len(rows), len(keys))

@@ -28,4 +28,6 @@ DTYPES: Mapping[Datatype, np.dtype[Any]] = MappingProxyType(
         "FP64": np.dtype(np.float64),
     }
 )
+TEXT: np.dtype[Any] = np.dtype(object)
+"""The dtype of a BYTES tensor here: an array of ``str``."""
 DATATYPES: Mapping[np.dtype[Any], Datatype] = MappingProxyType({v: k for k, v in DTYPES.items()})

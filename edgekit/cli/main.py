@@ -47,6 +47,11 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
         "check hashes, manifest and golden samples on every variant that runs here",
         "edgekit verify person-detect.ekb",
     ),
+    "gallery": (
+        "models",
+        "give names to what an embedding model sees, in a file on this device",
+        "edgekit gallery add faces.ekb known.json Ada ada1.jpg ada2.jpg",
+    ),
     "run": ("running them", "run a pipeline", "edgekit run door.toml --frames 100"),
     "serve": (
         "running them",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 ModelData: TypeAlias = "Path | bytes | tuple[bytes, ...]"
 """A model to open: its first file, its bytes, or the bytes of each of its variant's files, in order."""
+
+
+FrameData: TypeAlias = "NDArray[Any] | Mapping[str, Any] | Sequence[Any]"
+"""An image or a sensor window; or a row of a table, by column name or in the columns' order."""
 
 
 @runtime_checkable
@@ -64,9 +68,9 @@ class Backend(Protocol):
 class Frame:
     """One timestamped image or sensor window.
 
-    ``data`` is an image (height, width, 3), uint8, BGR (as cameras and OpenCV give it), or a sensor
-    window (samples, channels), float32. A gap in ``seq`` is a drop. ``captured_ns`` is monotonic,
-    ``captured_unix_ms`` wall time.
+    ``data`` is an image (height, width, 3), uint8, BGR (as cameras and OpenCV give it), a sensor window
+    (samples, channels), float32, or a row of a table, a dict of column to value. A gap in ``seq`` is a drop.
+    ``captured_ns`` is monotonic, ``captured_unix_ms`` wall time.
     """
 
     data: NDArray[Any]

@@ -69,14 +69,30 @@ class TensorSpec(_Strict, frozen=True, kw_only=True):
     quantization: Quantization | None = None
 
 
+class Column(_Strict, frozen=True, kw_only=True):
+    """One column of a table: the input that it feeds and its position there; ``(x - mean) / std`` is fed.
+
+    ``missing`` stands for a value that is not there ("nan" for a model that takes those); without it a row
+    that lacks the value is refused.
+    """
+
+    name: str
+    input: str
+    index: int = 0
+    missing: float | str | None = None
+    mean: float = 0.0
+    std: float = 1.0
+
+
 class Pre(_Strict, frozen=True, kw_only=True, omit_defaults=True):
     """How a frame becomes the model's input: resize, colour, ``(x - mean) / std``.
 
-    An image's ``mean`` and ``std`` have one value or three, in the range of pixels (0 to 255);
-    ``crop_ratio`` is the share of the shorter side that ``crop`` keeps; ``align`` is where a letterbox puts
-    the image, ``pad`` the grey around it. A sensor model has
-    ``resize="none"``, ``window`` samples per input, ``hop`` new samples between windows, ``context`` samples
-    of the window before put in front, and one ``mean`` and ``std`` for each channel.
+    ``is_transposed``: the picture's columns are the input's rows (MTCNN). An image's ``mean`` and ``std``
+    have one value or three, in the range of pixels (0 to 255); ``crop_ratio`` is the share of the shorter
+    side that ``crop`` keeps; ``align`` is where a letterbox puts the image, ``pad`` the grey around it. A
+    sensor model has ``resize="none"``, ``window`` samples per input, ``hop`` new samples between windows,
+    ``context`` samples of the window before put in front, and one ``mean`` and ``std`` for each channel. A
+    model of tables has ``columns``.
     """
 
     resize: Literal["letterbox", "stretch", "crop", "none"] = "stretch"
@@ -90,6 +106,8 @@ class Pre(_Strict, frozen=True, kw_only=True, omit_defaults=True):
     hop: int = 0
     context: int = 0
     rate_hz: float = 0.0
+    columns: tuple[Column, ...] = ()
+    is_transposed: bool = False
 
 
 class Post(_Strict, frozen=True, kw_only=True):
@@ -286,6 +304,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     pre: Pre = Pre()
     post: Post = Post()
     state: tuple[State, ...] = ()
+    constants: dict[str, tuple[float, ...]] = {}
     labels: str = ""
     variants: tuple[Variant, ...]
     golden: tuple[Golden, ...] = ()
@@ -293,6 +312,11 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     provenance: Provenance = Provenance()
     files: tuple[VariantFile, ...] = ()
     """Labels and golden samples."""
+
+    def data_inputs(self) -> tuple[TensorSpec, ...]:
+        """Return the inputs that take a frame's data: neither recurrent state nor constants."""
+        held = {state.input for state in self.state} | self.constants.keys()
+        return tuple(spec for spec in self.inputs if spec.name not in held)
 
     def every_file(self) -> tuple[VariantFile, ...]:
         """Return each file of the bundle but ``bundle.json``, once, sorted by path."""
@@ -331,6 +355,8 @@ def _manifest_problems(manifest: Manifest) -> list[str]:
     problems += [
         f"variants: {name!r} is there twice" for name in sorted({i for i in ids if ids.count(i) > 1})
     ]
+    names = {spec.name for spec in manifest.inputs}
+    problems += [f"constants: there is no input {name!r}" for name in manifest.constants if name not in names]
     for variant in manifest.variants:
         if not NAME.fullmatch(variant.id):
             problems.append(f"variants: {variant.id!r} is not a valid id")
@@ -634,7 +660,8 @@ def _around(points: Points) -> Box:
 class Prediction(_Strict, frozen=True, kw_only=True):
     """The result for one frame, best item first.
 
-    ``tensors``, by decoder "raw" only: float32 copies of the outputs by logical name.
+    ``tensors``: by decoder "raw", float32 copies of the outputs by logical name; by "depth" and "heatmap",
+    their map over the picture, shape (height, width), float32.
     """
 
     task: str

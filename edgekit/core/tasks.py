@@ -34,6 +34,7 @@ class Task(msgspec.Struct, frozen=True):
 _LABELLED = ("counts", "labels", "scores")
 _CLASSIFY = ("top1", "top5", "agreement", "cosine")
 _DETECT = ("map50", "iou", "cosine")
+_MAP = ("cosine",)
 _ALARM = ("alarm", "rank", "cosine")
 
 _RAW = ("top1", "top5", "cosine", "agreement")
@@ -51,8 +52,16 @@ _ROWS = (
     Task("pose", ("yolo", "detections"), _DETECT, (*_LABELLED, "boxes", "points"), "appeared"),
     Task("instances", ("yolo", "detections", "detr"), _DETECT, (*_LABELLED, "boxes", "masks"), "appeared"),
     Task("face", ("blazeface",), _DETECT, (*_LABELLED, "boxes", "points"), "appeared"),
-    Task("anomaly", ("anomaly",), _ALARM, (*_LABELLED, "values"), "started"),
+    Task("anomaly", ("anomaly", "outlier"), _ALARM, (*_LABELLED, "values"), "started"),
+    Task("audio", ("classify",), _CLASSIFY, _LABELLED, "appeared"),
     Task("voice", ("vad",), _ALARM, (*_LABELLED, "values"), "started"),
+    Task("defect", ("heatmap",), _MAP, (*_LABELLED, "values", "boxes", "masks", "tensors"), "started"),
+    Task("segment", ("segment", "matte"), _MAP, (*_LABELLED, "values", "boxes", "masks"), "appeared"),
+    Task("depth", ("depth",), _MAP, ("counts", "labels", "values", "tensors")),
+    Task("embed", ("embed",), _MAP, (*_LABELLED, "vectors"), "changed"),
+    Task("text", ("ctc", "textmap"), _MAP, ("counts", "scores", "boxes", "text")),
+    Task("tabular", ("classify",), _CLASSIFY, _LABELLED, "changed"),
+    Task("regress", ("regress",), _MAP, ("counts", "labels", "values")),
     Task("raw", ("raw",), _RAW, ("tensors",)),
 )
 TASKS: Mapping[str, Task] = MappingProxyType({row.name: row for row in _ROWS})

@@ -47,6 +47,8 @@ def manifest_of(name: str, conclusion: Conclusion, file: ModelFile, variants: Se
     pre = {key: values[key] for key in values if key in PRE_KEYS}
     for key in _SEQUENCES & pre.keys():
         pre[key] = pre[key] if isinstance(pre[key], list) else [pre[key]]
+    if values.get("layout") == "transposed":
+        pre["is_transposed"] = bool(values.pop("layout"))
     known = PRE_KEYS | POST_KEYS | OWN_KEYS
     post = {key: values[key] for key in values if key in POST_KEYS}
     post["options"] = {key: value for key, value in values.items() if key not in known}
@@ -62,6 +64,8 @@ def manifest_of(name: str, conclusion: Conclusion, file: ModelFile, variants: Se
             outputs=_outputs(conclusion, file),
             pre=msgspec.convert(pre, Pre),
             post=msgspec.convert(post, Post),
+            state=tuple(conclusion.state),
+            constants=dict(conclusion.constants),
             variants=tuple(variants),
             provenance=Provenance(source=file.path.name, family=conclusion.family, conclusions=findings),
         )
@@ -121,7 +125,7 @@ def variants_of(file: ModelFile, conclusion: Conclusion) -> list[Variant]:
     inputs = {name: row.tensor for name, row in conclusion.inputs.items()}
     if not inputs and image is not None:
         inputs = {"image": image.tensor.name}
-    shapes = fixed_shapes(file)
+    shapes = {**fixed_shapes(file), **{name: list(shape) for name, shape in conclusion.shapes.items()}}
     first = file.inputs[0].shape[0] if file.inputs and file.inputs[0].shape else 1
     variants = [
         Variant(
@@ -135,7 +139,7 @@ def variants_of(file: ModelFile, conclusion: Conclusion) -> list[Variant]:
             inputs=inputs,
             outputs={name: row.tensor for name, row in conclusion.outputs.items()},
             layout=image.layout if image is not None and not conclusion.inputs else "",
-            batch=(first,) if first > 1 and not conclusion.inputs else (),
+            batch=(first,) if first > 1 and (not conclusion.inputs or conclusion.value("columns")) else (),
             options={"shapes": shapes} if shapes else {},
         )
         for backend in BARE[file.path.suffix.lower()]
@@ -167,8 +171,13 @@ def write_labels(root: Path, labels: Sequence[str]) -> VariantFile | None:
     if not labels:
         return None
     path = root / LABELS
-    path.write_text("".join(f"{label.replace('_', ' ').strip()}\n" for label in labels), encoding="utf-8")
+    path.write_text("".join(f"{_readable(label)}\n" for label in labels), encoding="utf-8")
     return described(root, LABELS)
+
+
+def _readable(label: str) -> str:
+    """Return a label with blanks for underscores; a single character is one that a model reads, and stays."""
+    return label if len(label) == 1 else label.replace("_", " ").strip()
 
 
 def described(root: Path, path: str) -> VariantFile:

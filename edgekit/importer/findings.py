@@ -6,13 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from edgekit.core.spec import Datatype, Finding
+from edgekit.core.spec import Datatype, Finding, State
 
 PRE_KEYS = frozenset(
-    {"resize", "align", "color", "mean", "std", "pad", "crop_ratio", "window", "hop", "context", "rate_hz"}
+    {
+        "resize",
+        "align",
+        "color",
+        "mean",
+        "std",
+        "pad",
+        "crop_ratio",
+        "window",
+        "hop",
+        "context",
+        "rate_hz",
+        "columns",
+    }
 )
 POST_KEYS = frozenset({"decoder", "score_threshold", "iou_threshold", "top_k"})
-OWN_KEYS = frozenset({"task", "labels", "size", "license"})
+OWN_KEYS = frozenset({"task", "labels", "size", "license", "header"})
 """Keys that are neither of ``pre`` nor ``post``; any other key is an option of the decoder."""
 
 
@@ -50,6 +63,9 @@ class Conclusion:
         inputs: Logical name to the file's input; by default the only image, as ``image``.
         is_stated: The file's metadata name the family: shapes of other families do not count.
         asks: Flags without which the family cannot be used, each with why only the user knows.
+        state: Logical recurrent tensors.
+        constants: Logical inputs that always have one value.
+        shapes: The file's inputs, by its own names, whose free dimensions the family fixes.
         no_real_file: No real file of this family was ever decoded: said in print and in ``explain``.
     """
 
@@ -59,6 +75,9 @@ class Conclusion:
     inputs: Mapping[str, Input] = field(default_factory=dict)
     is_stated: bool = False
     asks: Mapping[str, str] = field(default_factory=dict)
+    state: Sequence[State] = ()
+    constants: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     no_real_file: bool = False
 
     def value(self, key: str) -> Any:

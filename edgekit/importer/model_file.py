@@ -53,9 +53,10 @@ class ModelFile:
     ``metadata``: every key that the file or its companion carries, its text read as a Python or JSON literal
     where it is one; ``metadata_from`` names the carrier ("metadata_props", "zip metadata.json", "TFLite
     Metadata", "rt_info/model_info", "metadata.yaml"). ``operators``: how often each occurs; custom ones of
-    TFLite by their own name. ``labels``: from the file or a label file beside it. ``parts``: every file that
-    belongs to it, itself first. ``flags``: what the user stated, by key (``KEY=VALUE``, ``decoder``,
-    ``labels``). ``tried``: outputs by name, real numbers, for the pictures of ``pictures``; one array for
+    TFLite by their own name. ``classes``: the labels inside an ONNX classifier of tables. ``labels``: from
+    the file or a label file beside it. ``parts``: every file that belongs to it, itself first. ``flags``:
+    what the user stated, by key (``KEY=VALUE``, ``decoder``, ``labels``). ``tried``: outputs by name, real
+    numbers or texts, for the pictures of ``pictures``; one array for
     each picture; empty until it was run.
     """
 
@@ -67,6 +68,7 @@ class ModelFile:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     metadata_from: str = ""
     operators: Mapping[str, int] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
     producer: str = ""
     labels: tuple[str, ...] = ()
     labels_from: str = ""

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 
 from edgekit.core.errors import TensorError
+from edgekit.core.ports import FrameData
 from edgekit.core.spec import Manifest, Prediction, TensorSpec, Variant
 from edgekit.model.ready import Choices, ReadyModel, open_ready
+from edgekit.pipeline.gallery import Gallery
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.sinks.video import draw
 
@@ -18,8 +20,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-Sample: TypeAlias = "NDArray[Any] | Path | str | bytes"
-"""An image or window, or a picture's path or bytes."""
+Sample: TypeAlias = "NDArray[Any] | Path | str | bytes | Mapping[str, Any]"
+"""An image or window, a picture's path or bytes, or a row of a table by column name."""
+
+
+def _is_rows(data: object) -> bool:
+    return isinstance(data, list) and bool(data) and isinstance(data[0], list | tuple | Mapping | np.ndarray)
 
 
 class Seen(Prediction, frozen=True, kw_only=True, omit_defaults=True):
@@ -31,7 +37,10 @@ class Seen(Prediction, frozen=True, kw_only=True, omit_defaults=True):
         Raises:
             TensorError: ``image`` is no picture.
         """
-        return draw(sample_of(image), self)
+        pixels = sample_of(image)
+        if isinstance(pixels, Mapping):
+            raise TensorError("a row of a table cannot be drawn into")
+        return draw(pixels, self)
 
 
 def seen(prediction: Prediction) -> Seen:
@@ -39,8 +48,8 @@ def seen(prediction: Prediction) -> Seen:
     return Seen(task=prediction.task, items=prediction.items, tensors=prediction.tensors)
 
 
-def sample_of(data: Sample) -> NDArray[Any]:
-    """Return an array as it is, and a picture's path or bytes decoded, BGR.
+def sample_of(data: Sample) -> NDArray[Any] | Mapping[str, Any]:
+    """Return an array or a row as it is, and a picture's path or bytes decoded, BGR.
 
     Raises:
         TensorError: There is no such file, or it is no picture.
@@ -95,15 +104,15 @@ class Model:
     def predict(self, data: list[Sample]) -> list[Seen]: ...
 
     @overload
-    def predict(self, data: Sample) -> Seen: ...
+    def predict(self, data: Sample | list[float | str | None]) -> Seen: ...
 
-    def predict(self, data: Sample | list[Sample]) -> Seen | list[Seen]:
+    def predict(self, data: Any) -> Seen | list[Seen]:
         """Return what the model detects in an image or sensor window; safe from any thread.
 
         Args:
             data: An image, shape (height, width, 3), uint8, BGR as OpenCV reads it; the path or the bytes of
-                a picture; a sensor window, shape (samples, channels), real numbers in the sensor's units; or
-                a list of these, which gives a list.
+                a picture; a sensor window, shape (samples, channels), real numbers in the sensor's units; a row
+                of a table, by column name or as a list of its values; or a list of these, which gives a list.
 
         Returns:
             The task-level result, best item first; boxes in pixels of ``data``.
@@ -112,15 +121,21 @@ class Model:
             TensorError: ``data`` has the wrong shape or dtype, or is no picture.
             InferenceError: The runtime failed on this input.
         """
+        predictor = self._ready.predictor
+        if self.manifest.pre.columns and not _is_rows(data):
+            return seen(predictor.predict(data))
         if isinstance(data, list):
-            return [seen(row) for row in self._ready.predictor.predict_many(list(map(sample_of, data)))]
-        return seen(self._ready.predictor.predict(sample_of(data)))
+            is_table = bool(self.manifest.pre.columns)
+            samples = data if is_table else [sample_of(sample) for sample in data]
+            return [seen(row) for row in predictor.predict_many(samples)]
+        return seen(predictor.predict(sample_of(data)))
 
-    def predict_many(self, samples: Sequence[NDArray[Any]]) -> list[Prediction]:
+    def predict_many(self, samples: Sequence[FrameData] | Mapping[str, Sequence[Any]]) -> list[Prediction]:
         """Return what ``predict`` returns for each sample, run in batches of ``load(batch=...)``.
 
         Args:
-            samples: Each as ``predict`` takes it; windows in the order of time.
+            samples: Arrays or rows, as ``predict`` takes them, windows in the order of time; or a table, a
+                mapping of column to values.
 
         Raises:
             TensorError: One has the wrong shape or dtype; the error names its number.
@@ -164,6 +179,17 @@ class Model:
             lines.append(f"  labels: {', '.join(labels[:4])}{more}")
         return "\n".join(lines) + ">"
 
+    def gallery(self, path: Path | str | None = None) -> Gallery:
+        """Return an empty gallery for this embedding model, or the one in a file.
+
+        ``gallery.add(name, result.best.vector)`` adds a picture's vector, ``gallery.save(path)`` writes the
+        file that ``load(..., gallery=path)`` takes.
+
+        Raises:
+            ConfigError: The model makes no embeddings, or the file is no gallery of its bundle.
+        """
+        return self._ready.gallery(None if path is None else Path(path))
+
     def close(self) -> None:
         """Free the model; safe to call twice."""
         self._ready.close()
@@ -184,6 +210,7 @@ def load(
     score_threshold: float | None = None,
     iou_threshold: float | None = None,
     top_k: int | None = None,
+    gallery: Path | str | None = None,
 ) -> Model:
     """Open the variant of a bundle that fits this machine best, checked on its golden samples.
 
@@ -196,6 +223,7 @@ def load(
         score_threshold: In place of the bundle's, 0 to 1, as are ``iou_threshold`` and ``top_k``.
         iou_threshold: How much two boxes of one class may overlap.
         top_k: The most classes of a classifier.
+        gallery: A file with the names that an embedding model's answers get; see ``Model.gallery``.
 
     Raises:
         BundleError: The bundle is at fault.
@@ -209,5 +237,6 @@ def load(
         score_threshold=score_threshold,
         iou_threshold=iou_threshold,
         top_k=top_k,
+        gallery=None if gallery is None else Path(gallery),
     )
     return Model(open_ready(path, choices))

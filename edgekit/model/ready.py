@@ -20,6 +20,7 @@ import msgspec
 from edgekit.backends import open_backend
 from edgekit.core.errors import (
     BackendError,
+    ConfigError,
     EdgekitError,
     GoldenError,
     HashMismatchError,
@@ -33,7 +34,8 @@ from edgekit.model.choice import backend_options, choose, default_threads
 from edgekit.model.golden import require_golden, run_golden
 from edgekit.model.proof import prove
 from edgekit.model.verified import check_files
-from edgekit.pipeline.predictor import Predictor, with_overrides
+from edgekit.pipeline.gallery import Gallery, read_gallery
+from edgekit.pipeline.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class Choices:
         exclude: Variants not to choose, each with the reason (an accelerator just lost).
         pairs: The accelerators or variants to choose from, the best first; empty: all, as selection ranks.
         score_threshold: In place of the manifest's, as are ``iou_threshold`` and ``top_k``.
+        gallery: A file with the names and vectors that an embedding model knows.
         prove: Try a variant in a child process first, and exclude it if it crashes or hangs.
         hashes: Check file hashes, and exclude a variant with a wrong one.
         golden: Run the golden samples, and exclude a variant that fails one.
@@ -68,6 +71,7 @@ class Choices:
     score_threshold: float | None = None
     iou_threshold: float | None = None
     top_k: int | None = None
+    gallery: Path | None = None
     prove: bool = False
     hashes: bool = True
     golden: bool = True
@@ -77,12 +81,9 @@ class Choices:
 
     def post(self, manifest: Manifest) -> Post:
         """Return the manifest's ``post`` with what is overridden."""
-        return with_overrides(
-            manifest.post,
-            score_threshold=self.score_threshold,
-            iou_threshold=self.iou_threshold,
-            top_k=self.top_k,
-        )
+        fields = ("score_threshold", "iou_threshold", "top_k")
+        given = {field: value for field in fields if (value := getattr(self, field)) is not None}
+        return msgspec.structs.replace(manifest.post, **given)
 
 
 class ReadyModel:
@@ -114,10 +115,30 @@ class ReadyModel:
         Raises:
             TensorError: The file's tensors are not what the manifest says.
             BundleError: The decoder is unknown, or its options are wrong.
-            ConfigError: It is an image model, and OpenCV is not installed.
+            ConfigError: OpenCV, which images need, is not installed; or the gallery is another model's.
         """
-        post = self._choices.post(self.manifest)
-        return self._choices.make_predictor(self.manifest, self.variant, self.backend, self.labels, post=post)
+        post, path = self._choices.post(self.manifest), self._choices.gallery
+        gallery = None if path is None else self.gallery(path)
+        return self._choices.make_predictor(
+            self.manifest, self.variant, self.backend, self.labels, post=post, gallery=gallery
+        )
+
+    def gallery(self, path: Path | None = None) -> Gallery:
+        """Return the gallery in a file, or an empty one for this bundle.
+
+        Raises:
+            ConfigError: The model makes no embeddings, or the file is no gallery of this bundle.
+        """
+        manifest = self.manifest
+        model = f"{manifest.model} {manifest.version}"
+        if manifest.task != "embed":
+            raise ConfigError(
+                f"a gallery needs a model of task 'embed', {model} has task {manifest.task!r}",
+                hint="take the gallery out, or use an embedding model",
+            )
+        if path is None:
+            return Gallery(model, self.bundle.digest)
+        return read_gallery(path, model, self.bundle.digest)
 
     @property
     def why(self) -> str:

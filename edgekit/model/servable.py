@@ -75,7 +75,7 @@ class TaskServable(_Open):
         self._predictor = ready.predictor
         manifest = ready.manifest
         self.takes_images = takes_images(manifest)
-        self.optional_inputs = frozenset(state.input for state in manifest.state)
+        self.optional_inputs = frozenset(state.input for state in manifest.state) | manifest.constants.keys()
         self.inputs = tuple(self._input(spec) for spec in manifest.inputs)
         self.outputs = tuple(
             msgspec.structs.replace(spec, datatype="FP32", quantization=None) for spec in manifest.outputs
@@ -110,7 +110,7 @@ class TaskServable(_Open):
 
 def takes_images(manifest: Manifest) -> bool:
     """Return whether a model's input is an image."""
-    return manifest.task != "raw" and not manifest.pre.window
+    return manifest.task != "raw" and not (manifest.pre.window or manifest.pre.columns)
 
 
 def servable_of(ready: ReadyModel) -> RawServable | TaskServable:

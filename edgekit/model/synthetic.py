@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.base.dtypes import TEXT
 from edgekit.core.spec import TensorSpec
 from edgekit.model.ready import ReadyModel
 from edgekit.pipeline.pre import dequantize
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run_synthetic(ready: ReadyModel, seed: int = 0) -> dict[str, NDArray[np.float32]]:
-    """Run a model on seeded noise and return its outputs as real numbers.
+    """Run a model on seeded noise and return its outputs as real numbers; texts are left out.
 
     Outputs have the manifest's names and shapes; if it describes none (a bare model file), their names are
     their positions in the file: ``"0"``, ``"1"``.
@@ -28,21 +29,21 @@ def run_synthetic(ready: ReadyModel, seed: int = 0) -> dict[str, NDArray[np.floa
     """
     manifest = ready.manifest
     if manifest.inputs:
-        states = {state.input for state in manifest.state}
         random = np.random.default_rng(seed)
         picture = ready.predictor.image_input()
-        return ready.predictor.run_golden(
+        outputs = ready.predictor.run_golden(
             {
                 spec.name: random.integers(0, 256, (1, *picture), np.uint8)
                 if picture
                 else _noise(random, spec)
-                for spec in manifest.inputs
-                if spec.name not in states
+                for spec in manifest.data_inputs()
             }
         )
+        return {name: array for name, array in outputs.items() if array.dtype != TEXT}
     fill_noise(ready.backend, seed)
     held = ready.backend.run()
-    return {str(n): dequantize(held[spec.name], spec) for n, spec in enumerate(ready.backend.outputs)}
+    numbers = [(n, s) for n, s in enumerate(ready.backend.outputs) if s.datatype != "BYTES"]
+    return {str(n): dequantize(held[spec.name], spec) for n, spec in numbers}
 
 
 def fill_noise(backend: Backend, seed: int = 0) -> None:
@@ -66,4 +67,4 @@ def _noise(random: np.random.Generator, spec: TensorSpec) -> NDArray[Any]:
     shape = [max(length, 1) for length in spec.shape]
     if spec.datatype.startswith("FP"):
         return random.uniform(-1, 1, shape).astype(np.float32)
-    return random.integers(0, 2, shape)
+    return np.full(shape, "", TEXT) if spec.datatype == "BYTES" else random.integers(0, 2, shape)

@@ -50,6 +50,7 @@ class ModelTable(Options, frozen=True, kw_only=True):
     score_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     iou_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     top_k: Count | None = None
+    gallery: str = ""
 
 
 class BudgetTable(Options, frozen=True, kw_only=True):

@@ -61,18 +61,33 @@ class FileTensors:
         view = self._backend.view(self.inputs[name].name)
         return view if self.batch == 1 else view[row : row + 1]
 
-    def fill(self, name: str, array: NDArray[Any]) -> None:
-        """Write one logical tensor into the first sample's input, quantised if the file is.
+    def constant(self, name: str, values: Sequence[float]) -> NDArray[np.float64]:
+        """Return the values that an input always has, in the file's shape.
+
+        Raises:
+            TensorError: They are neither one nor as many as the input holds.
+        """
+        shape = self.inputs[name].shape
+        try:
+            return np.full(shape, values[0]) if len(values) == 1 else np.reshape(values, shape)
+        except ValueError as cause:
+            raise TensorError(
+                f"constants: input {name!r} has shape {list(shape)}, got {len(values)} values"
+            ) from cause
+
+    def fill(self, name: str, array: NDArray[Any], row: int = 0) -> None:
+        """Write one logical tensor into one sample's input, quantised if the file is.
 
         Args:
             name: The logical name.
             array: In the manifest's shape, ignoring axes of length 1. Real numbers; or integers of the
                 manifest's datatype, which a file of that datatype takes unchanged.
+            row: The sample's number in a run.
 
         Raises:
             TensorError: It has another size, or a dtype that the file's cannot represent.
         """
-        logical, spec, view = self._logical_inputs[name], self.inputs[name], self.view(name)
+        logical, spec, view = self._logical_inputs[name], self.inputs[name], self.view(name, row)
         if array.size != view.size:
             raise TensorError(
                 f"input {name!r}: want {logical.datatype} {list(logical.shape)}, got {list(array.shape)}"
@@ -80,7 +95,9 @@ class FileTensors:
         is_held = array.dtype == view.dtype and logical.datatype == spec.datatype
         if spec.quantization is not None and not is_held:
             array = quantize(array, spec)
-        elif not np.can_cast(array.dtype, view.dtype, "same_kind"):
+        elif (array.dtype.kind in "OU") != (view.dtype.kind == "O") or not np.can_cast(
+            array.dtype, view.dtype, "same_kind"
+        ):
             raise TensorError(
                 f"input {name!r}: want {spec.datatype}, got {array.dtype}", hint="convert the array"
             )
@@ -93,7 +110,7 @@ class FileTensors:
         return turned
 
     def reals(self, held: Mapping[str, NDArray[Any]], row: int = 0) -> dict[str, NDArray[np.float32]]:
-        """Return one sample's outputs as real numbers, float32, in the manifest's shapes.
+        """Return one sample's outputs as real numbers, float32, in the manifest's shapes; texts as they are.
 
         Those of float32 files are views of ``held``.
 
@@ -103,7 +120,8 @@ class FileTensors:
         tensors = {}
         for logical in self._logical_outputs:
             spec = self.outputs[logical.name]
-            real = dequantize(self._row(held[spec.name], logical.name, row), spec)
+            held_row = self._row(held[spec.name], logical.name, row)
+            real = held_row if spec.datatype == "BYTES" else dequantize(held_row, spec)
             if (adjust := self._adjust.get(logical.name)) is not None:
                 real = adjusted(real, adjust)
             tensors[logical.name] = shape_as(real, logical, self._layout)
@@ -213,5 +231,9 @@ def check_finite(tensors: Mapping[str, NDArray[np.float32]]) -> None:
     """
     for name, tensor in tensors.items():
         # with a NaN the extremes are NaN; cheaper than a mask of the array's size
-        if tensor.size and not (np.isfinite(tensor.min()) and np.isfinite(tensor.max())):
+        if (
+            tensor.size
+            and tensor.dtype.kind == "f"
+            and not (np.isfinite(tensor.min()) and np.isfinite(tensor.max()))
+        ):
             raise InferenceError(f"output {name!r} has a value that is not a finite number")

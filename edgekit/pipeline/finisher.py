@@ -15,9 +15,10 @@ from edgekit.core.errors import EdgekitError
 from edgekit.core.ports import Frame, Result, Sink
 from edgekit.pipeline.budget_keeper import Keeper
 from edgekit.pipeline.events import Debounce, EventMaker
-from edgekit.pipeline.predictor import Inferred, Predictor, Timed
+from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.redact import Redactor
 from edgekit.pipeline.stats import Tally
+from edgekit.pipeline.timed import Inferred, Timed
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,9 @@ from edgekit.base.stream import Stream
 from edgekit.core.errors import AcceleratorLostError, EdgekitError
 from edgekit.core.ports import Frame, Sink, Source
 from edgekit.pipeline.finisher import Finisher, Job, Rules
-from edgekit.pipeline.predictor import Predictor, Prepared
+from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.stats import Tally
+from edgekit.pipeline.timed import Prepared
 
 __all__ = ["Loop", "Rules"]
 

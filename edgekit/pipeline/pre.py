@@ -243,11 +243,13 @@ class ImagePre:
         self._cv2 = vision()
         self._pre = pre
         self.height, self.width, self.channels = shape[1:]
+        if pre.is_transposed:
+            self.height, self.width = self.width, self.height
         self._tables = value_tables(pre, spec, self.channels)
         self._is_identity = self._tables.dtype == np.uint8 and bool((self._tables == np.arange(256)).all())
         self._one_table = bool((self._tables == self._tables[0]).all())
         self._shape = (1, *(shape[1:] if layout == "NHWC" else (shape[3], *shape[1:3])))
-        planes = (self.channels, self.height, self.width)
+        planes = (self.channels, *shape[1:3])
         self._planes = np.empty(planes, np.uint8) if layout == "NCHW" else None
         self._bgr = np.empty((self.height, self.width, 3), np.uint8)
         self._colored = np.empty((self.height, self.width, self.channels), np.uint8)
@@ -276,13 +278,15 @@ class ImagePre:
 
     def fill(self, resized: NDArray[np.uint8], view: NDArray[Any]) -> None:
         """Write an image that ``resize`` returned into ``view``, the backend's input memory."""
+        if self._pre.is_transposed:
+            resized = np.ascontiguousarray(resized.transpose(1, 0, 2))
         if self._planes is not None:
             for channel in range(self.channels):
                 self._cv2.extractChannel(resized, channel, dst=self._planes[channel])
                 if not self._one_table:
                     self._look_up(self._planes[channel], channel, view[0, channel])
             if self._one_table:
-                rows = self.channels * self.height
+                rows = self.channels * self._planes.shape[1]
                 self._look_up(self._planes.reshape(rows, -1), 0, view.reshape(rows, -1))
         elif self._one_table:
             self._look_up(resized, 0, view[0])

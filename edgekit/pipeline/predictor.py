@@ -5,50 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.base.dtypes import TEXT
 from edgekit.core.errors import TensorError
-from edgekit.core.ports import Backend
+from edgekit.core.ports import Backend, FrameData
 from edgekit.core.spec import Manifest, Post, Prediction, Variant
 from edgekit.core.tasks import task_named
 from edgekit.pipeline.decoders import Outcome, Setup, make_decoder
 from edgekit.pipeline.file_tensors import FileTensors, check_finite
-from edgekit.pipeline.pre import ImagePre, Placement, WindowPre, place, quantize
-
-
-@dataclass(slots=True)
-class Timed:
-    """A prediction and the milliseconds of each stage."""
-
-    prediction: Prediction
-    pre_ms: float
-    infer_ms: float
-    post_ms: float
-
-
-@dataclass(slots=True)
-class Prepared:
-    """An image as the input tensor of the predictor ``maker``, and the milliseconds that took."""
-
-    maker: Predictor
-    tensor: NDArray[Any]
-    placement: Placement
-    ms: float
-
-
-@dataclass(slots=True)
-class Inferred:
-    """A copy of one inference's outputs, ready for ``finish``."""
-
-    outcome: Outcome
-    pre_ms: float
-    infer_ms: float
-    copy_ms: float
+from edgekit.pipeline.gallery import Gallery
+from edgekit.pipeline.pre import ImagePre, WindowPre, place, quantize
+from edgekit.pipeline.table import TablePre
+from edgekit.pipeline.timed import Inferred, Prepared, Timed
 
 
 class Predictor:
@@ -65,6 +37,7 @@ class Predictor:
         labels: The model's, in the order of its classes; empty if it has none.
         post: Replaces the manifest's.
         shares: The predictor that has this backend already; ``close`` of any frees it for all.
+        gallery: Names for an embedding model.
 
     Raises:
         TensorError: The file's tensors differ from the manifest's.
@@ -81,6 +54,7 @@ class Predictor:
         *,
         post: Post | None = None,
         shares: Predictor | None = None,
+        gallery: Gallery | None = None,
     ) -> None:
         what = f"{manifest.model} {manifest.version}"
         task_named(manifest.task, what)
@@ -91,19 +65,24 @@ class Predictor:
         self._lock: Any = shares._lock if shares else threading.RLock()  # noqa: SLF001 - of this class
         self._tensors = FileTensors(manifest, variant, backend)
         self.batch = self._tensors.batch
-        states = {state.input for state in manifest.state}
-        data = [spec for spec in manifest.inputs if spec.name not in states]
+        data = manifest.data_inputs()
         self._data = data[0] if len(data) == 1 else None
+        columns = manifest.pre.columns
+        self._table = TablePre(columns, data, what) if columns else None
         self._pre = self._make_pre()
         self._early = self._make_pre()  # with its own scratch memory, for the thread that prepares
-        self._state = {name: self._zeros(name) for name in states}
+        self._state = {state.input: self._zeros(state.input) for state in manifest.state}
+        self._constants = {
+            name: self._tensors.constant(name, values) for name, values in manifest.constants.items()
+        }
         size = (self._pre.width, self._pre.height) if isinstance(self._pre, ImagePre) else None
         shapes = {spec.name: spec.shape for spec in manifest.outputs}
-        self._decode = make_decoder(Setup(self._post, self.labels, shapes, size, what))
+        self._setup = Setup(self._post, self.labels, shapes, size, what, gallery=gallery)
+        self._decode = make_decoder(self._setup)
 
     def _make_pre(self) -> ImagePre | WindowPre | None:
         manifest = self.manifest
-        if self._data is None or manifest.task == "raw":
+        if self._data is None or manifest.task == "raw" or manifest.pre.columns:
             return None
         spec = self._tensors.inputs[self._data.name]
         layout = self.variant.layout or self._data.layout
@@ -115,12 +94,14 @@ class Predictor:
         return np.zeros([max(length, 1) for length in self._tensors.inputs[name].shape], np.float32)
 
     def reset(self) -> None:
-        """Forget recurrent state and previous samples."""
+        """Forget recurrent state, previous samples, and what the decoder smooths over."""
         with self._lock:
             for held in self._state.values():
                 held[:] = 0
             if isinstance(self._pre, WindowPre):
                 self._pre.reset()
+            for forget in self._setup.on_reset:
+                forget()
             if (reset := getattr(self.backend, "reset", None)) is not None:
                 reset()  # of variables inside the model
 
@@ -128,15 +109,19 @@ class Predictor:
         """Run once on zeros, so that lazy set-up does not delay the first frame, then reset."""
         with self._lock:
             for spec in self._tensors.inputs.values():
-                self.backend.view(spec.name)[...] = 0
+                view = self.backend.view(spec.name)
+                view[...] = "" if view.dtype == TEXT else 0
+                del view  # LiteRT refuses to run while one is held
+            self._feed_states()
             self.backend.run()
             self.reset()
 
-    def predict(self, data: NDArray[Any]) -> Prediction:
+    def predict(self, data: FrameData) -> Prediction:
         """Return the prediction for an image or window.
 
         Args:
-            data: An image (height, width, 3), uint8, BGR; or a sensor window (samples, channels).
+            data: An image (height, width, 3), uint8, BGR; a sensor window (samples, channels); or a row of a
+                table, a mapping of column to value or the values in the columns' order.
 
         Raises:
             TensorError: It does not fit the model's input.
@@ -145,11 +130,15 @@ class Predictor:
         """
         return self.finish(self.infer(data)).prediction
 
-    def predict_many(self, samples: Sequence[NDArray[Any]]) -> list[Prediction]:
-        """Return the prediction for each image or window (in order of time), ``batch`` of them in a run.
+    def predict_many(self, samples: Sequence[FrameData] | Mapping[str, Sequence[Any]]) -> list[Prediction]:
+        """Return the prediction for each sample (in order of time), ``batch`` of them in a run.
+
+        The samples of a model of tables may be a mapping of column to values.
 
         Raises as ``predict`` does; a ``TensorError`` names the sample's number.
         """
+        if self._table is not None and isinstance(samples, Mapping):
+            samples = self._table.rows(samples)
         predictions = []
         with self._lock:
             for first in range(0, len(samples), self.batch):
@@ -162,7 +151,7 @@ class Predictor:
                 predictions += [self._decoded(outcome) for outcome in outcomes]
         return predictions
 
-    def prepare(self, data: NDArray[Any]) -> Prepared | None:
+    def prepare(self, data: FrameData) -> Prepared | None:
         """Return an image's preprocessed tensor; None for windows, whose order matters.
 
         One thread may do this while another one infers.
@@ -170,14 +159,14 @@ class Predictor:
         Raises:
             TensorError: It does not fit the model's input.
         """
-        if not isinstance(self._early, ImagePre):
+        if not isinstance(self._early, ImagePre) or not isinstance(data, np.ndarray):
             return None
         began = time.perf_counter_ns()
         resized, placement = self._early.resize(data)
         tensor = self._early.tensor(resized)
         return Prepared(self, tensor, placement, (time.perf_counter_ns() - began) / 1e6)
 
-    def infer(self, data: NDArray[Any], prepared: Prepared | None = None) -> Inferred:
+    def infer(self, data: FrameData, prepared: Prepared | None = None) -> Inferred:
         """Run the model; raises as ``predict`` does.
 
         ``prepared``, the result of ``prepare``, is ignored if it is another predictor's.
@@ -209,7 +198,11 @@ class Predictor:
         if self._post.decoder == "raw":
             return Prediction(task=self.manifest.task, tensors=dict(outcome.tensors))
         check_finite(outcome.tensors)
-        return Prediction(task=self.manifest.task, items=self._decode(outcome))
+        return self._prediction(outcome)
+
+    def _prediction(self, outcome: Outcome) -> Prediction:
+        items = self._decode(outcome)
+        return Prediction(task=self.manifest.task, items=items, tensors=dict(outcome.maps))
 
     def failed(self) -> None:
         """Do nothing; a subclass counts the failed frames of a loop."""
@@ -220,7 +213,7 @@ class Predictor:
         Raises:
             TensorError: It has raw tensors or several inputs.
         """
-        if self._data is None or self._pre is None:
+        if self._table is None and (self._data is None or self._pre is None):
             raise self._no_frames()
 
     def _no_frames(self) -> TensorError:
@@ -230,8 +223,13 @@ class Predictor:
             "or publish it with a task and 'pre', see docs/bundle.md",
         )
 
-    def _feed(self, data: NDArray[Any], outcome: Outcome, prepared: Prepared | None, row: int = 0) -> float:
+    def _feed(self, data: FrameData, outcome: Outcome, prepared: Prepared | None, row: int = 0) -> float:
         """Write a frame into a row of the input; return the milliseconds spent in ``prepare``."""
+        if self._table is not None:
+            self._feed_states()
+            for name, array in self._table.tensors(data).items():
+                self._tensors.fill(name, array, row)
+            return 0.0
         if self._data is None or self._pre is None:
             raise self._no_frames()
         if not isinstance(data, np.ndarray):
@@ -254,7 +252,7 @@ class Predictor:
             self._pre.fill(resized, self._tensors.view(name, row))
         return 0.0
 
-    def _feed_row(self, samples: Sequence[NDArray[Any]], number: int, outcome: Outcome, row: int) -> None:
+    def _feed_row(self, samples: Sequence[FrameData], number: int, outcome: Outcome, row: int) -> None:
         try:
             self._feed(samples[number], outcome, None, row)
         except TensorError as error:
@@ -265,6 +263,8 @@ class Predictor:
     def _feed_states(self) -> None:
         for name, held in self._state.items():
             self._tensors.view(name)[...] = quantize(held, self._tensors.inputs[name])
+        for name, value in self._constants.items():
+            self._tensors.view(name)[...] = quantize(value, self._tensors.inputs[name])
 
     def _take(self, held: Mapping[str, NDArray[Any]], outcome: Outcome, row: int = 0) -> None:
         tensors = self._tensors.reals(held, row)
@@ -328,7 +328,7 @@ class Predictor:
     def _fill_tensors(self, feeds: Mapping[str, NDArray[Any]]) -> None:
         inputs = self._tensors.inputs
         unknown = [name for name in feeds if name not in inputs]
-        missing = [name for name in inputs if name not in feeds and name not in self._state]
+        missing = [spec.name for spec in self.manifest.data_inputs() if spec.name not in feeds]
         if unknown or missing:
             raise TensorError(
                 f"the inputs do not fit the model: missing {missing}, unknown {unknown}",
@@ -386,7 +386,7 @@ class Predictor:
             outcome.placement = place(resize, size or target, target, pre.crop_ratio, pre.align)
         elif isinstance(self._pre, WindowPre) and self._data is not None:
             outcome.fed = self._pre.normalize(np.asarray(feeds[self._data.name]), keep=False)
-        return Prediction(task=self.manifest.task, items=self._decode(outcome))
+        return self._prediction(outcome)
 
     def _fill_golden(self, name: str, array: NDArray[Any]) -> None:
         pre = self._pre if self._data is not None and name == self._data.name else None
@@ -405,11 +405,3 @@ class Predictor:
         """Free the backend once no inference runs; safe to call twice."""
         with self._lock:
             self.backend.close()
-
-
-def with_overrides(
-    post: Post, *, score_threshold: float | None, iou_threshold: float | None, top_k: int | None
-) -> Post:
-    """Return a manifest's ``post`` with the values that a pipeline's ``[model]`` table overrides."""
-    given = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "top_k": top_k}
-    return msgspec.structs.replace(post, **{key: value for key, value in given.items() if value is not None})

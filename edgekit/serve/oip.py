@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import numpy as np
 
-from edgekit.base.dtypes import DTYPES
+from edgekit.base.dtypes import DTYPES, TEXT
 from edgekit.core.errors import TensorError
 from edgekit.core.spec import TensorSpec
 from edgekit.serve.tensors import checked_shape, datatype_of, from_binary, from_json, to_json
@@ -109,6 +109,8 @@ def _raw_request(body: bytes, inputs: Sequence[TensorSpec]) -> InferRequest:
     if len(inputs) != 1:
         raise TensorError(f"a raw binary request needs a model of one input, this one has {len(inputs)}")
     spec = inputs[0]
+    if spec.datatype == "BYTES":
+        raise TensorError(f"input {spec.name!r}: texts are sent as JSON, not as binary data")
     known = DTYPES[spec.datatype].itemsize * math.prod(length for length in spec.shape if length > 0)
     free = spec.shape.count(-1)
     if free > 1:
@@ -193,6 +195,8 @@ def answer(request: InferRequest, model: str, version: str, outputs: Mapping[str
         array = np.asarray(outputs[name])
         row: dict[str, Any] = {"name": name, "shape": list(array.shape), "datatype": datatype_of(name, array)}
         if _truth(output.parameters, "binary_data", default=request.is_binary_by_default):
+            if array.dtype == TEXT:
+                raise TensorError(f"output {name!r}: texts are sent as JSON, not as binary data")
             piece = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
             row["parameters"] = {"binary_data_size": piece.nbytes}
             pieces.append(piece)

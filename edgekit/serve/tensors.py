@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from edgekit.base.dtypes import DATATYPES, DTYPES
+from edgekit.base.dtypes import DATATYPES, DTYPES, TEXT
 from edgekit.core.errors import TensorError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgekit.core.spec import TensorSpec
 
 _ELEMENT: Mapping[str, Any] = MappingProxyType(
-    {"b": list[bool], "u": list[int], "i": list[int], "f": list[float]}
+    {"b": list[bool], "u": list[int], "i": list[int], "f": list[float], "O": list[str]}
 )
 
 
@@ -55,6 +55,8 @@ def from_binary(spec: TensorSpec, shape: tuple[int, ...], data: memoryview) -> N
     Raises:
         TensorError: There are more or fewer bytes, or a BOOL is neither 0 nor 1.
     """
+    if spec.datatype == "BYTES":
+        raise TensorError(f"input {spec.name!r}: texts are sent as JSON, not as binary data")
     dtype = DTYPES[spec.datatype]
     size = math.prod(shape) * dtype.itemsize
     if len(data) != size:
@@ -76,7 +78,7 @@ def from_json(spec: TensorSpec, shape: tuple[int, ...], data: bytes | msgspec.Ra
     what = f"input {spec.name!r}"
     if spec.datatype == "FP16":
         raise TensorError(f"{what}: FP16 cannot be written in JSON, send it as binary data")
-    dtype = DTYPES[spec.datatype]
+    dtype = TEXT if spec.datatype == "BYTES" else DTYPES[spec.datatype]
     flat = _flat(what, shape, data, _ELEMENT[dtype.kind])
     if len(flat) != math.prod(shape):
         raise TensorError(f"{what}: shape {list(shape)} is {math.prod(shape)} elements, got {len(flat)}")
@@ -143,6 +145,8 @@ def datatype_of(name: str, array: NDArray[Any]) -> str:
     Raises:
         TensorError: It has none.
     """
+    if array.dtype == TEXT:
+        return "BYTES"
     try:
         return DATATYPES[array.dtype.newbyteorder("<")]
     except KeyError:

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import tiny_nets
 from onnx import TensorProto, helper
+from onnx_bundles import make_onnx
 
 from edgekit.backends import onnxruntime as adapter
 from edgekit.backends import open_backend
@@ -176,15 +177,47 @@ def test_scalars_integers_and_several_tensors_pass(tmp_path):
     backend.close()
 
 
-def test_strings_are_refused_at_load(tmp_path):
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])],
-        "words",
-        [value("x", TensorProto.STRING, [1])],
-        [value("y", TensorProto.STRING, [1])],
+def test_texts_go_in_and_come_out(tmp_path):
+    nodes = [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("Neg", ["n"], ["m"])]
+    path = make_onnx(
+        tmp_path / "words.onnx",
+        nodes,
+        [("x", "BYTES", ["rows", 2]), ("n", "FP32", ["rows"])],
+        [("y", "BYTES", ["rows", 2]), ("m", "FP32", ["rows"])],
     )
-    with pytest.raises(ModelLoadError, match=r"holds tensor\(string\)"):
-        open_backend(tiny_nets.save_onnx(tmp_path / "words.onnx", graph), CPU)
+    backend = open_backend(path, CPU)
+    assert [(spec.name, spec.datatype, spec.shape) for spec in backend.inputs] == [
+        ("x", "BYTES", (1, 2)),
+        ("n", "FP32", (1,)),
+    ]
+    texts = np.array([["a", "ü"]], object)
+    found = backend.infer({"x": texts, "n": np.float32([2])})
+    assert (found["y"].tolist(), found["m"].tolist()) == ([["a", "ü"]], [-2.0])
+
+
+@pytest.mark.parametrize(("key", "labels"), [("int64s", [3, 7]), ("strings", ["no", "yes"])])
+def test_a_map_for_each_row_becomes_columns_in_the_order_of_its_keys(tmp_path, key, labels):
+    nodes = [
+        helper.make_node("ZipMap", ["x"], ["maps"], domain="ai.onnx.ml", **{f"classlabels_{key}": labels})
+    ]
+    kind = TensorProto.INT64 if key == "int64s" else TensorProto.STRING
+    element = helper.make_map_type_proto(kind, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    maps = helper.make_value_info("maps", helper.make_sequence_type_proto(element))
+    path = make_onnx(tmp_path / "zipmap.onnx", nodes, [("x", "FP32", [2, 2])], [maps], ai_onnx_ml=1)
+    backend = open_backend(path, CPU)
+    assert (backend.outputs[0].datatype, backend.outputs[0].shape) == ("FP32", (-1, -1))
+    found = backend.infer({"x": np.float32([[0.25, 0.75], [1, 0]])})
+    assert found["maps"].tolist() == [[0.25, 0.75], [1, 0]]
+    assert backend.classes == {"maps": tuple(map(str, labels))}
+
+
+def test_what_is_no_number_text_or_map_is_refused_at_load(tmp_path):
+    nodes = [helper.make_node("SequenceConstruct", ["x"], ["y"])]
+    sequence = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, [1]))
+    outputs = [helper.make_value_info("y", sequence)]
+    path = make_onnx(tmp_path / "sequence.onnx", nodes, [("x", "FP32", [1])], outputs)
+    with pytest.raises(ModelLoadError, match=r"holds seq\(tensor\(float\)\)"):
+        open_backend(path, CPU)
 
 
 def test_a_run_that_fails_is_an_inference_error_and_the_next_may_work(tmp_path):

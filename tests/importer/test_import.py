@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from imported_nets import CLASSES, classifier, ultralytics
+from imported_nets import CLASSES, classifier, save, ultralytics
 
 import edgekit
 from edgekit.cli.main import main
@@ -46,10 +46,12 @@ def test_metadata_that_contradict_the_shapes_are_refused(tmp_path):
 
 
 def test_a_file_of_no_known_family_is_asked_back_with_its_tensors(tmp_path):
+    nodes = [("Transpose", ["images"], ["turned"], {"perm": [0, 2, 3, 1]})]
+    file = save(tmp_path / "m.onnx", nodes, [("images", [1, 3, 32, 32])], [("turned", [1, 32, 32, 3])], {})
     with pytest.raises(BundleError, match="no family") as caught:
-        import_model(classifier(tmp_path / "m.onnx", classes=4), tmp_path / "b")
+        import_model(file, tmp_path / "b")
     assert "--decoder raw" in caught.value.hint
-    assert any("output0" in reason for reason in caught.value.reasons)
+    assert any("turned" in reason for reason in caught.value.reasons)
     assert not (tmp_path / "b").exists()
 
 

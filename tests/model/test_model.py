@@ -9,11 +9,13 @@ import numpy as np
 import onnx
 import pytest
 from bundles import CHANNELS, WINDOW, WRONG_OUTPUTS, make_bundle
+from pipeline_fakes import make_manifest
 
 import edgekit
 import edgekit.backends.tiny
 from edgekit.bench.measure import measure_new, unmeasured
 from edgekit.core.errors import GoldenError, NoVariantError, TensorError
+from edgekit.core.spec import Post
 from edgekit.model.bundle import open_bundle
 from edgekit.model.costs import MeasuredCost, load_costs, save_costs
 from edgekit.model.golden import require_golden, run_golden
@@ -32,6 +34,12 @@ def test_a_bare_model_file_runs_from_python(name):
         assert found.dtype == np.float32
         again = model.infer({spec.name: np.zeros_like(given)})
         assert not np.array_equal(found, next(iter(again.values())))
+
+
+def test_a_pipeline_overrides_only_the_thresholds_it_names():
+    manifest = make_manifest(post=Post(score_threshold=0.5, top_k=7))
+    post = Choices(score_threshold=0.1).post(manifest)
+    assert (post.score_threshold, post.iou_threshold, post.top_k) == (0.1, 0.45, 7)
 
 
 @pytest.mark.parametrize("name", ["relu.tflite", "relu.onnx", "relu.xml"])

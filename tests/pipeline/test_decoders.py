@@ -71,6 +71,49 @@ def test_logits_become_probabilities():
     )
 
 
+def test_a_sigmoid_judges_each_class_by_itself():
+    decode = build("classify", {"scores": (1, 3)}, {"activation": "sigmoid"}, labels="abc")
+    items = decode(tensors(scores=[[math.log(9), math.log(4), -1.0]]))
+    assert [(item.label, round(item.score, 4)) for item in items] == [("a", 0.9), ("b", 0.8)]
+
+
+def test_a_temperature_divides_the_logits_before_their_activation():
+    shapes, options = {"scores": (1, 2)}, {"activation": "softmax", "temperature": 2.0}
+    best = build("classify", shapes, options)(tensors(scores=[[2 * math.log(3), 0.0]]))[0]
+    assert best.score == pytest.approx(0.75)
+    with pytest.raises(BundleError, match=r"post\.options\.temperature: want an activation"):
+        build("classify", shapes, {"temperature": 2.0})
+
+
+def test_a_model_of_several_heads_gives_the_best_of_each_under_its_outputs_name():
+    heads = [
+        {"output": "age", "labels": ["young", "old"], "activation": "softmax"},
+        {"output": "hat", "labels": ["hat"]},
+    ]
+    shapes = {"age": (1, 2), "hat": (1, 1)}
+    decode = build("classify", shapes, {"activation": "sigmoid", "heads": heads})
+    items = decode(tensors(age=[[0.0, math.log(3)]], hat=[[math.log(4)]]))
+    assert [(item.label, item.index, round(item.score, 4)) for item in items] == [
+        ("age: old", 1, 0.75),
+        ("hat: hat", 0, 0.8),
+    ]
+    with pytest.raises(BundleError, match="needs an output 'age'"):
+        build("classify", {"hat": (1, 1)}, {"heads": heads})
+    with pytest.raises(BundleError, match="want 3 labels"):
+        build("classify", shapes | {"age": (1, 3)}, {"heads": heads})
+
+
+def test_smoothed_probabilities_are_the_mean_of_the_last_frames_until_a_reset():
+    setup = Setup(Post(decoder="classify", options={"smoothing": 2}), ("a", "b"), {"scores": (1, 2)})
+    decode = make_decoder(setup)
+    frames = [tensors(scores=[row]) for row in ([1.0, 0.0], [0.0, 1.0], [0.1, 0.9])]
+    best = [decode(frame)[0] for frame in frames]
+    assert [(item.label, round(item.score, 4)) for item in best] == [("a", 1.0), ("a", 0.5), ("b", 0.95)]
+    for forget in setup.on_reset:
+        forget()
+    assert decode(frames[0])[0].score == 1.0
+
+
 @pytest.mark.parametrize("labels", [("none", "x", "y"), ("x", "y")])
 def test_the_background_is_never_told_with_or_without_a_label_for_it(labels):
     decode = build("classify", {"scores": (1, 3)}, {"background": True}, labels, score_threshold=0.0)

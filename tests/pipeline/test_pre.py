@@ -15,6 +15,14 @@ from edgekit.core.spec import Pre, Quantization
 from edgekit.pipeline.pre import ImagePre, WindowPre, dequantize, place, quantize, resize_image
 
 
+def test_a_transposed_picture_has_its_columns_as_rows():
+    tensor = spec("image", (1, 6, 4, 3))  # 6 columns, 4 rows
+    pre = ImagePre(Pre(resize="none", is_transposed=True), tensor, "NHWC")
+    picture = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    resized, _ = pre.resize(picture)
+    np.testing.assert_array_equal(pre.tensor(resized)[0], picture[:, :, ::-1].transpose(1, 0, 2))
+
+
 def picture(height=48, width=64, seed=0):
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)

@@ -5,12 +5,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from pipeline_fakes import ArrayBackend, image_input, make_manifest, make_predictor, make_variant, spec
+from pipeline_fakes import (
+    ArrayBackend,
+    image_input,
+    make_manifest,
+    make_predictor,
+    make_variant,
+    replaced,
+    spec,
+)
 
 from edgekit.core.errors import BundleError, InferenceError, TensorError
 from edgekit.core.spec import Post, Pre, Quantization, State
 from edgekit.pipeline.file_tensors import shape_as
-from edgekit.pipeline.predictor import Predictor, with_overrides
+from edgekit.pipeline.predictor import Predictor
 
 FRAME = np.full((20, 30, 3), 50, np.uint8)
 
@@ -194,11 +202,39 @@ def test_the_raw_decoder_hands_the_tensors_on_as_copies():
     assert predictor.predict(FRAME).tensors["scores"] is not held
 
 
-def test_a_pipeline_overrides_only_the_thresholds_it_names():
-    post = with_overrides(
-        Post(score_threshold=0.5, top_k=7), score_threshold=0.1, iou_threshold=None, top_k=None
+def with_constants(constants, shape=(), datatype="INT32"):
+    window, rate = spec("window", (1, 4)), spec("rate", shape, datatype)
+    manifest = replaced(
+        make_manifest("sensor", inputs=(window, rate), pre=Pre(resize="none", window=4)),
+        constants=constants,
     )
-    assert (post.score_threshold, post.iou_threshold, post.top_k) == (0.1, 0.45, 7)
+    fed = []
+
+    def run(arrays):
+        fed.append(arrays["rate"].tolist())
+        return {"scores": np.float32([[1, 0, 0]])}
+
+    backend = ArrayBackend((window, rate), (spec("scores", (1, 3)),), run)
+    return Predictor(manifest, make_variant(), backend, ("a", "b", "c")), fed
+
+
+def test_a_constant_input_has_its_value_in_every_run_and_a_request_may_give_another():
+    predictor, fed = with_constants({"rate": (16_000,)})
+    predictor.warm()
+    predictor.predict(np.zeros((4, 1), np.float32))
+    predictor.run_tensors({"window": np.zeros((1, 4), np.float32)})
+    predictor.run_tensors({"window": np.zeros((1, 4), np.float32), "rate": np.int32(8_000)})
+    predictor.predict(np.zeros((4, 1), np.float32))
+    assert fed == [16_000, 16_000, 16_000, 8_000, 16_000]
+
+
+def test_a_constant_has_one_value_or_as_many_as_its_input():
+    _, fed = with_constants({"rate": (3,)}, (1, 2), "FP32")
+    predictor, fed = with_constants({"rate": (640, 480)}, (1, 2), "FP32")
+    predictor.predict(np.zeros((4, 1), np.float32))
+    assert fed == [[[640, 480]]]
+    with pytest.raises(TensorError, match=r"constants: input 'rate' has shape \[1, 2\], got 3 values"):
+        with_constants({"rate": (1, 2, 3)}, (1, 2), "FP32")
 
 
 def test_closing_twice_is_safe():

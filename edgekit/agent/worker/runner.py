@@ -52,6 +52,7 @@ def choices_of(config: PipelineConfig, variant: str | None = None) -> Choices:
         score_threshold=table.score_threshold,
         iou_threshold=table.iou_threshold,
         top_k=table.top_k,
+        gallery=Path(config.folder, table.gallery).expanduser() if table.gallery else None,
     )
 
 

@@ -22,6 +22,12 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
     {
         "ultralytics": "edgekit.importer.families.ultralytics:recognise",
         "yolov8": "edgekit.importer.families.yolov8:recognise",
+        "table": "edgekit.importer.families.table:recognise",
+        "silero": "edgekit.importer.families.silero:recognise",
+        "vector": "edgekit.importer.families.vector:recognise",
+        "map": "edgekit.importer.families.map:recognise",
+        "line": "edgekit.importer.families.line:recognise",
+        "waveform": "edgekit.importer.families.waveform:recognise",
         "raw": "edgekit.importer.families.raw:recognise",
     }
 )

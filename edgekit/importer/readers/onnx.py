@@ -18,6 +18,7 @@ from edgekit.importer.readers.literals import literals
 _GRAPH, _PRODUCER, _PRODUCER_VERSION, _PROPERTY = 7, 2, 3, 14
 _NODE, _INITIALIZER, _INPUT, _OUTPUT, _OP = 1, 5, 11, 12, 4
 _TENSOR_NAME, _EXTERNAL = 8, 13
+_ATTRIBUTE, _INTS, _STRINGS = 5, 8, 9
 _DATATYPES: Mapping[int, str] = {
     1: "FP32",
     2: "UINT8",
@@ -46,9 +47,11 @@ def read_onnx(path: Path, data: Any) -> ModelFile:
     graph = list(fields(next(body for number, body in model if number == _GRAPH)))
     operators: Counter[str] = Counter()
     constants, external = set(), set()
+    classes: tuple[str, ...] = ()
     for number, body in graph:
         if number == _NODE:
             operators.update(texts(fields(body), _OP))
+            classes = _classes(body) or classes
         elif number == _INITIALIZER:
             parts = list(fields(body))
             constants |= set(texts(parts, _TENSOR_NAME))
@@ -62,9 +65,20 @@ def read_onnx(path: Path, data: Any) -> ModelFile:
         metadata=literals(texts_of_model),
         metadata_from="metadata_props" if texts_of_model else "",
         operators=operators,
+        classes=classes,
         producer=" ".join((*texts(model, _PRODUCER), *texts(model, _PRODUCER_VERSION))),
         parts=(path, *(_weights(path, name) for name in sorted(external))),
     )
+
+
+def _classes(node: Any) -> tuple[str, ...]:
+    """Return the class labels of a node of ``ai.onnx.ml`` (texts or integers)."""
+    for attribute in _bodies(fields(node), _ATTRIBUTE):
+        parts = list(fields(attribute))
+        if next(iter(texts(parts, 1)), "").startswith("classlabels_"):
+            numbers = [str(value) for value in _bodies(parts, _INTS) if isinstance(value, int)]
+            return tuple(texts(parts, _STRINGS)) or tuple(numbers)
+    return ()
 
 
 def _bodies(parts: Any, which: int) -> list[Any]:

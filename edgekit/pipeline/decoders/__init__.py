@@ -7,7 +7,7 @@ frame's tensors by logical name, float32, in the manifest's shapes; they are val
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from edgekit.base import plugins
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekit.core.spec import Item, Post
+    from edgekit.pipeline.gallery import Gallery
     from edgekit.pipeline.pre import Placement
 
 DECODERS: dict[str, str] = {
@@ -35,6 +36,15 @@ DECODERS: dict[str, str] = {
     "fomo": "edgekit.pipeline.decoders.fomo:build",
     "anomaly": "edgekit.pipeline.decoders.anomaly:build",
     "vad": "edgekit.pipeline.decoders.vad:build",
+    "segment": "edgekit.pipeline.decoders.segment:build",
+    "matte": "edgekit.pipeline.decoders.matte:build",
+    "depth": "edgekit.pipeline.decoders.depth:build",
+    "heatmap": "edgekit.pipeline.decoders.heatmap:build",
+    "embed": "edgekit.pipeline.decoders.embed:build",
+    "ctc": "edgekit.pipeline.decoders.ctc:build",
+    "textmap": "edgekit.pipeline.decoders.textmap:build",
+    "regress": "edgekit.pipeline.decoders.regress:build",
+    "outlier": "edgekit.pipeline.decoders.outlier:build",
     "raw": "edgekit.pipeline.decoders.raw:build",
 }
 DECODER_ROWS = plugins.Rows(DECODERS, plugins.DECODERS)
@@ -45,7 +55,8 @@ class Setup:
     """What a decoder is built from.
 
     ``shapes``: the outputs' logical shapes by name. ``input_size``: width and height in pixels of
-    an image model's input, else None. ``what`` names the model in errors.
+    an image model's input, else None. ``what`` names the model in errors. A decoder that remembers
+    previous frames adds to ``on_reset`` what forgets them. ``gallery``: the device's names and vectors.
     """
 
     post: Post
@@ -53,15 +64,21 @@ class Setup:
     shapes: Mapping[str, tuple[int, ...]]
     input_size: tuple[int, int] | None = None
     what: str = "bundle.json"
+    on_reset: list[Callable[[], None]] = field(default_factory=list)
+    gallery: Gallery | None = None
 
 
 @dataclass(slots=True)
 class Outcome:
-    """One inference's outputs, ready to decode; ``fed`` is the normalised sensor window."""
+    """One inference's outputs, ready to decode; ``fed`` is the normalised sensor window.
+
+    ``maps`` receives what a decoder returns beside items: arrays over the picture, by name.
+    """
 
     tensors: Mapping[str, NDArray[np.float32]]
     placement: Placement | None = None
     fed: NDArray[np.float32] | None = None
+    maps: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 Decoder = Callable[[Outcome], "tuple[Item, ...]"]

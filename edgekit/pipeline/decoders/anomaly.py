@@ -50,6 +50,7 @@ def build(setup: Setup) -> Decoder:
     if "reconstruction" not in setup.shapes:
         raise BundleError(f"{setup.what}: the 'anomaly' decoder needs an output 'reconstruction'")
     recent: deque[float] = deque(maxlen=options.smoothing)
+    setup.on_reset.append(recent.clear)
 
     def decode(outcome: Outcome) -> tuple[Item, ...]:
         rebuilt = outcome.tensors["reconstruction"]

@@ -53,8 +53,7 @@ def source_context(manifest: Manifest, folder: Path) -> SourceContext:
     pre = manifest.pre
     if not pre.window:
         return SourceContext(folder=folder)
-    states = {state.input for state in manifest.state}
-    shape = next(spec.shape for spec in manifest.inputs if spec.name not in states)
+    shape = manifest.data_inputs()[0].shape
     size = math.prod(max(length, 1) for length in shape[1:])
     channels = max(1, size // (pre.window + pre.context))
     return SourceContext(folder, pre.window, pre.hop or pre.window, channels, pre.rate_hz)

@@ -155,8 +155,7 @@ def _read_data(
 def _data_inputs(
     root: Root, manifest: Manifest
 ) -> tuple[tuple[TensorSpec, ...], Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None]:
-    states = {state.input for state in manifest.state}
-    inputs = tuple(spec for spec in manifest.inputs if spec.name not in states)
+    inputs = manifest.data_inputs()
     if not root.image:
         return inputs, None
     if manifest.task == "raw":  # model files take normalised values, the data are still pictures

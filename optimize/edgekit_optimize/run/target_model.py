@@ -89,8 +89,7 @@ def of_bundle(root: Root, bundle: Bundle, variant: Variant, request: Request) ->
 def _image_input(manifest: Manifest) -> TensorSpec | None:
     if manifest.task == "raw" or manifest.pre.window:
         return None
-    states = {state.input for state in manifest.state}
-    data = [spec for spec in manifest.inputs if spec.name not in states]
+    data = manifest.data_inputs()
     return data[0] if len(data) == 1 and len(data[0].shape) == 4 else None
 
 
