@@ -137,19 +137,24 @@ class Predictor:
 
         Raises as ``predict`` does; a ``TensorError`` names the sample's number.
         """
-        if self._table is not None and isinstance(samples, Mapping):
-            samples = self._table.rows(samples)
-        predictions = []
+        rows, predictions = self._rows(samples), []
         with self._lock:
-            for first in range(0, len(samples), self.batch):
-                outcomes = [Outcome({}) for _ in samples[first : first + self.batch]]
+            for first in range(0, len(rows), self.batch):
+                outcomes = [Outcome({}) for _ in rows[first : first + self.batch]]
                 for row, outcome in enumerate(outcomes):
-                    self._feed_row(samples, first + row, outcome, row)
+                    self._feed_row(rows, first + row, outcome, row)
                 held = self.backend.run()
                 for row, outcome in enumerate(outcomes):
                     self._take(held, outcome, row)
                 predictions += [self._decoded(outcome) for outcome in outcomes]
         return predictions
+
+    def _rows(self, samples: Sequence[FrameData] | Mapping[str, Sequence[Any]]) -> Sequence[FrameData]:
+        if not isinstance(samples, Mapping):
+            return samples
+        if self._table is None:
+            raise TensorError("want a list of samples: only a model of tables takes columns")
+        return self._table.rows(samples)
 
     def prepare(self, data: FrameData) -> Prepared | None:
         """Return an image's preprocessed tensor; None for windows, whose order matters.
