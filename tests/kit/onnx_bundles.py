@@ -45,6 +45,7 @@ def make_onnx_bundle(
     inputs: list[Any],
     outputs: list[Any],
     opsets: dict[str, int],
+    /,
     **manifest: Any,
 ) -> Path:
     """Write a bundle of ``make_onnx``'s model for ONNX Runtime; return its folder.
