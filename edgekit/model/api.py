@@ -104,15 +104,15 @@ class Model:
     def predict(self, data: list[Sample]) -> list[Seen]: ...
 
     @overload
-    def predict(self, data: Sample | list[float | str | None]) -> Seen: ...
+    def predict(self, data: Sample | list[float]) -> Seen: ...
 
     def predict(self, data: Any) -> Seen | list[Seen]:
         """Return what the model detects in an image or sensor window; safe from any thread.
 
         Args:
             data: An image, shape (height, width, 3), uint8, BGR as OpenCV reads it; the path or the bytes of
-                a picture; a sensor window, shape (samples, channels), real numbers in the sensor's units; a row
-                of a table, by column name or as a list of its values; or a list of these, which gives a list.
+                a picture; a sensor window, shape (samples, channels), real numbers in the sensor's units; a
+                row of a table, by column name or as a list of values; or a list of these, which gives a list.
 
         Returns:
             The task-level result, best item first; boxes in pixels of ``data``.

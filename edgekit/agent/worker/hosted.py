@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgekit.agent.ipc import Host, Opening, Running, StillLost
 from edgekit.agent.worker.bundle_counters import BundleCounters
+from edgekit.agent.worker.runner import choices_of
 from edgekit.core.errors import AcceleratorLostError, ConfigError
 from edgekit.model.bundle import open_bundle
 from edgekit.model.exclusions import Exclusions
 from edgekit.model.holder import Holder
 from edgekit.model.ready import Choices, ReadyModel
-from edgekit.pipeline.predictor import Inferred, Predictor, Prepared, with_overrides
+from edgekit.pipeline.predictor import Predictor
+from edgekit.pipeline.timed import Inferred, Prepared
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from edgekit.core.ports import Backend
+    from edgekit.core.ports import Backend, FrameData
     from edgekit.pipeline.config import PipelineConfig
 
 
@@ -51,7 +51,7 @@ class CountedPredictor(Predictor):
         super().__init__(*arguments, **keywords)
         self.counters, self.hosted = counters, hosted
 
-    def infer(self, data: NDArray[Any], prepared: Prepared | None = None) -> Inferred:
+    def infer(self, data: FrameData, prepared: Prepared | None = None) -> Inferred:
         """Run the model.
 
         Raises:
@@ -129,16 +129,11 @@ class Hosted:
                 " state from frame to frame, so two pipelines cannot share it",
                 hint="give each pipeline a process of its own: [pipeline] worker",
             )
-        table = user.config.model
-        post = with_overrides(
-            ready.manifest.post,
-            score_threshold=table.score_threshold,
-            iou_threshold=table.iou_threshold,
-            top_k=table.top_k,
-        )
+        choices = choices_of(user.config)
         self._views[user.name] = view = CountedPredictor(
             *(ready.manifest, ready.variant, ready.backend, ready.labels),
-            post=post,
+            post=choices.post(ready.manifest),
+            gallery=ready.gallery(choices.gallery) if choices.gallery else None,
             shares=ready.predictor,
             counters=user.counters(running_of(ready)),
             hosted=self,
