@@ -63,8 +63,8 @@ def test_another_version_of_the_model_refuses_the_gallery(scene, tmp_path, capsy
     bundle, pictures, path = scene
     main(["gallery", "add", str(bundle), str(path), "red", str(pictures / "red")])
     newer = make_bundle(tmp_path / "newer", "1.1.0")
-    with edgekit.load(newer, gallery=path) as model, pytest.raises(ConfigError, match="cannot be compared"):
-        model.predict(np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(ConfigError, match="cannot be compared"):
+        edgekit.load(newer, gallery=path)
     capsys.readouterr()
     assert main(["gallery", "add", str(newer), str(path), "red", str(pictures / "red")]) == 3
     assert "belongs to small 1.0.0" in capsys.readouterr().err
