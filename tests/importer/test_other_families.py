@@ -170,6 +170,20 @@ def test_one_value_for_each_cell_is_asked_back_and_then_is_what_the_user_says(tm
     assert values(concluded(path, decoder=decoder))["task"] == task
 
 
+@pytest.mark.parametrize(
+    ("task", "output", "decoder"),
+    [("semantic", ("UINT8", [1, 32, 32]), "segment"), ("depth", ("FP32", [1, 1, 32, 32]), "depth")],
+)
+def test_ultralytics_maps_are_stated_by_its_metadata(tmp_path, task, output, decoder):
+    path = identities(tmp_path / "m.onnx", PICTURE, [("output0", *output)])
+    file = replace(
+        read_model_file(path), metadata={"task": task, "stride": 32, "names": {0: "sky", 1: "road"}}
+    )
+    found = values(conclude(file))
+    assert (found["decoder"], found["resize"]) == (decoder, "letterbox")
+    assert found.get("labels") == (("sky", "road") if task == "semantic" else None)
+
+
 def test_numbers_for_each_cell_are_classes(tmp_path):
     path = identities(tmp_path / "m.onnx", PICTURE, [("out", "INT64", [1, 32, 32])])
     conclusion = concluded(path)

@@ -14,6 +14,7 @@ KINDS = {
     "FP32": TensorProto.FLOAT,
     "FP64": TensorProto.DOUBLE,
     "INT64": TensorProto.INT64,
+    "UINT8": TensorProto.UINT8,
     "INT32": TensorProto.INT32,
     "BYTES": TensorProto.STRING,
 }

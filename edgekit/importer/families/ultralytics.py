@@ -46,6 +46,8 @@ def recognise(file: ModelFile) -> Conclusion | None:
         return None
     if meta["task"] == "classify":
         return _classify(file, names)
+    if meta["task"] in ("semantic", "depth"):
+        return _cells(file, names)
     head = _head(file)
     return _detect(file, names, head) if head is not None else None
 
@@ -187,6 +189,25 @@ def _stated(file: ModelFile, task: str, decoder: str, names: tuple[str, ...]) ->
         Finding("task", task, "metadata", version),
         Finding("decoder", decoder, "metadata", f"task {file.metadata['task']}"),
         Finding("labels", names, "metadata", "names"),
+    )
+
+
+def _cells(file: ModelFile, names: tuple[str, ...]) -> Conclusion:
+    """Return a map of classes (task ``semantic``) or of depth."""
+    is_depth = file.metadata["task"] == "depth"
+    output, task = file.outputs[0], "depth" if is_depth else "segment"
+    shape = file.shape_of(output)
+    if len(shape) != (4 if is_depth else 3):
+        raise _contradiction(file, names, output)
+    stated = _stated(file, task, task, names)
+    return Conclusion(
+        family="ultralytics",
+        is_stated=True,
+        findings=(
+            *(row for row in stated if row.key != "labels" or not is_depth),
+            *pixels("letterbox", LETTERBOX),
+        ),
+        outputs={"depth" if is_depth else "classes": Output(output.name)},
     )
 
 
