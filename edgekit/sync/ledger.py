@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 Decision: TypeAlias = Literal["passed", "refused"]
 _Key: TypeAlias = tuple[int, str, str, str, str]
 _HOUR_S, _DAY_S = 3600, 86_400
+FLUSH_S = 60.0
+"""How long sums are only in memory: a power cut loses this much of the ledger."""
 _MAX_WAITING = 10_000
 _MAX_NAME = 100
 _SCHEMA = """
@@ -53,9 +55,11 @@ class Ledger:
     ``max_rows``, hours are merged into days, then the oldest days are deleted.
     """
 
-    def __init__(self, path: Path, clock: Clock, *, max_rows: int = 20_000, flush_s: float = 60.0) -> None:
+    def __init__(
+        self, path: Path, clock: Clock, *, max_rows: int = 20_000, flush_s: float | None = None
+    ) -> None:
         self._path, self._clock, self._max_rows = path, clock, max_rows
-        self._flush_ns = int(flush_s * 1e9)
+        self._flush_ns = int((FLUSH_S if flush_s is None else flush_s) * 1e9)
         self._lock = threading.Lock()
         self._waiting: dict[_Key, list[int]] = {}
         self._written_ns = clock.monotonic_ns()
