@@ -14,6 +14,8 @@ ON_THE_LANE = {
     "edgekit.model.holder": "the golden samples of recheck, in Lane.between",
 }
 BELOW_IT = {
+    "edgekit.agent.worker.hosted": "what the loop of a worker's pipeline calls: a predictor that counts",
+    "edgekit.backends.onnxruntime": "the runtime's own call",
     "edgekit.backends.openvino": "the runtime's own call",
     "edgekit.pipeline.predictor": "what a pipeline calls: a backend and its pre- and postprocessing",
     "edgekit.model.servable": "what the server calls: the same for tensors and pictures",
@@ -21,6 +23,8 @@ BELOW_IT = {
 ALONE = {
     "edgekit.backends.probe": "doctor's tiny models, in a child process",
     "edgekit.bench.variant_child": "the measuring child",
+    "edgekit.cli.gallery": "the command's own model, in its one thread",
+    "edgekit.importer.trial_child": "the try of an imported file, in a child process",
     "edgekit.model.golden": "golden samples before a model is used, in a child process or while it is opened",
     "edgekit.model.synthetic": "the proof of an unknown file, in a child process",
     "edgekit.model.ready": "warming up while it is opened",
