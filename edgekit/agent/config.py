@@ -137,10 +137,11 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole configuration of an agent."""
+    """The whole configuration of an agent; ``path`` is its file, from which it is read again."""
 
     state: Path
     name: str
+    path: Path | None = None
     pipelines: tuple[PipelinePlan, ...]
     intervals: Intervals = Intervals()
     outbox: OutboxTable = OutboxTable()
@@ -172,7 +173,8 @@ def load_agent_config(path: Path, state: Path | None = None, check: Check | None
     Raises:
         ConfigError: A file cannot be read or is not valid; ``reasons`` has every problem.
     """
-    return parse_agent_config(_read(path), str(path), path.resolve().parent, state, check)
+    config = parse_agent_config(_read(path), str(path), path.resolve().parent, state, check)
+    return msgspec.structs.replace(config, path=path.resolve())
 
 
 def parse_agent_config(

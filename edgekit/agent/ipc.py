@@ -114,6 +114,12 @@ class ModelProgress(msgspec.Struct, frozen=True, tag="model_progress", kw_only=T
     model: str
     rechecks: dict[str, int] = {}
     """Checks of the golden samples since the model was opened: ``done``, and those that were ``forced``."""
+    queue: int = 0
+    """Frames and requests that wait for the model."""
+    busy_s: float = 0.0
+    """For how long the model has been at work on the same frame or request; 0 if it is at rest."""
+    p95_ms: float = 0.0
+    """Of the last 256 frames and requests, in the model."""
 
 
 class Started(msgspec.Struct, frozen=True, tag="started", kw_only=True):

@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     enroll.add_argument("--name", default="", help="what the fleet shall call this device")
     add("run", "run the agent", "edgekit agent run --config agent.toml")
     add("status", "ask the agent's state", "edgekit agent status")
+    add("reload", "read agent.toml again and change only what differs", "edgekit agent reload")
     rollback = add("rollback", "go back to the previous version of a model", "edgekit agent rollback")
     rollback.add_argument("model", nargs="?", default="", metavar="MODEL", help="the only one if not given")
     rollback.add_argument("--reason", default="asked for on the device")
@@ -206,6 +207,17 @@ def status_text(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _reload(args: argparse.Namespace) -> Report:
+    """Check the configuration and every pipeline, then have the agent read it."""
+    from edgekit.agent.config import load_agent_config
+    from edgekit.agent.status import ask
+    from edgekit.pipeline.config import config_problems
+
+    load_agent_config(agent_file(args) or DEFAULT_FILE, args.state, config_problems)
+    document: dict[str, Any] = ask(state_folder(args), {"op": "reload"})
+    return Report(document, document["message"])
+
+
 def _rollback(args: argparse.Namespace) -> Report:
     from edgekit.agent.offline_rollback import roll_back_offline
     from edgekit.agent.status import ask_if_running
@@ -245,6 +257,7 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace], Report]] = {
     "enroll": _enroll,
     "run": _run,
     "status": _status,
+    "reload": _reload,
     "rollback": _rollback,
     "install": _install,
     "ledger": _ledger,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from edgekit.agent.status import ask, socket_path
 from edgekit.agent.supervisor.supervisor import Supervisor
 from edgekit.base.clock import FlooredClock
 from edgekit.cli.agent import status_text
-from edgekit.core.errors import ProtocolError, UsageError
+from edgekit.core.errors import ConfigError, ProtocolError, UsageError
 from edgekit.core.wire import Alert, decode_record
 from edgekit.model.doctor import facts_with_proofs
 from edgekit.sync.outbox import Cursor, Outbox
@@ -289,3 +290,95 @@ def test_a_damaged_enrolment_is_told_and_not_called_none(stage):
     (identity / "enrolment.json").write_text("{")
     status = stage.run(Stage.status)
     assert "enrolment.json" in status["link"]["problem"]
+
+
+# -- reload by difference
+
+
+def write(stage, text):
+    (stage.folder / "agent.toml").write_text(f'[agent]\nstate = "state"\n{text}{INTERVALS}{stage.limits}')
+
+
+def test_a_reload_starts_ends_and_changes_what_differs_and_the_rest_loses_no_frame(stage):
+    """The source of ``kept`` numbers its frames and is lossless: each one reaches the sink, in order."""
+    seen = stage.folder / "seen.jsonl"
+    for name in ("gone", "changed", "new"):
+        stage.pipeline(name, make_bundle(stage.folder / name))
+    (stage.folder / "kept.toml").write_text(
+        pipeline_toml("kept", str(make_bundle(stage.folder / "kept", options={"latency_ms": 1}))).replace(
+            "realtime = true", ""
+        )
+        + f'[[sink]]\nkind = "jsonl"\npath = "{seen}"\n'
+    )
+    kept = '[[pipeline]]\nfile = "kept.toml"\n'
+    parts = stage.entries.split("[[pipeline]]")
+    gone, changed, new = (f"[[pipeline]]{part}" for part in parts[1:])
+    stage.entries = kept + gone + changed
+
+    def client(stage):
+        before = [stage.until(is_running(name)) for name in ("kept", "gone", "changed")][-1]
+        write(stage, kept + changed + new + "[intervals]\nbroken")
+        with pytest.raises(ConfigError, match="TOML"):
+            ask(stage.state, {"op": "reload"})
+        write(stage, kept + changed + new.replace("model = ", "threads = 1\nmodel = "))
+        (stage.folder / "changed.toml").write_text(pipeline_toml("changed", fps=60))
+        answer = ask(stage.state, {"op": "reload"})
+        assert (answer["started"], answer["ended"], answer["changed"]) == (["new"], ["gone"], ["changed"])
+        stage.until(lambda status: "new" in status["pipelines"] and is_running("new")(status))
+        after = stage.until(
+            lambda status: "gone" not in status["pipelines"] and is_running("changed")(status)
+        )
+        assert ask(stage.state, {"op": "reload"})["message"] == "nothing differs"
+        return before, after, stage.until(is_running("kept", after["pipelines"]["kept"]["frames"] + 20))
+
+    before, after, last = stage.run(client)
+    for name in ("kept", "changed"):
+        assert pid_of(after, name) == pid_of(before, name), "its model is loaded still"
+    assert pid_of(last, "gone") is None
+    assert last["pipelines"]["kept"]["restarts"] == last["pipelines"]["kept"]["dropped"] == 0
+    numbers = [json.loads(line)["seq"] for line in seen.read_text().splitlines()]
+    assert numbers == list(range(len(numbers)))
+
+
+def test_sighup_reloads_and_a_file_that_is_not_valid_changes_nothing_and_is_told(stage):
+    stage.pipeline("one", make_bundle(stage.folder / "one"))
+    stage.pipeline("two", make_bundle(stage.folder / "two"))
+    both, one = stage.entries, "[[pipeline]]" + stage.entries.split("[[pipeline]]")[1]
+    stage.entries = one
+
+    def client(stage):
+        stage.until(is_running("one"))
+        write(stage, both.replace('"two.toml"', '"absent.toml"'))
+        os.kill(os.getpid(), signal.SIGHUP)
+        stage.until(is_reloading)
+        stage.until(lambda status: not is_reloading(status))
+        write(stage, both)
+        os.kill(os.getpid(), signal.SIGHUP)
+        return stage.until(lambda status: "two" in status["pipelines"] and is_running("two")(status))
+
+    status = stage.run(client)
+    assert status["pipelines"]["one"]["restarts"] == 0
+    assert [alert.code for alert in stage.alerts() if not alert.pipeline] == ["agent.not_reloaded"]
+
+
+def is_reloading(_):
+    """Return whether this process has a child that reloads."""
+    for path in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+        for pid in path.read_text().split():
+            with contextlib.suppress(OSError):
+                if b"reload" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return True
+    return False
+
+
+def test_what_an_agent_reads_only_at_its_start_refuses_a_reload(stage):
+    stage.pipeline("one", make_bundle(stage.folder / "one"))
+
+    def client(stage):
+        stage.until(is_running("one"))
+        write(stage, stage.entries + "[outbox]\nmax_rows = 5\n")
+        with pytest.raises(ConfigError, match=r"\[outbox\] differs"):
+            ask(stage.state, {"op": "reload"})
+        return stage.until(is_running("one"))
+
+    assert stage.run(client)["pipelines"]["one"]["restarts"] == 0

@@ -12,19 +12,19 @@ from edgekit.agent.supervisor.commands import Action, text_argument
 from edgekit.agent.supervisor.hosted_model import HostedModel
 from edgekit.agent.supervisor.parts import Parts
 from edgekit.agent.supervisor.pipelines import Pipeline
+from edgekit.agent.supervisor.reload import Reloader
 from edgekit.agent.supervisor.updates import ModelUpdates
 from edgekit.agent.supervisor.worker import Worker
 from edgekit.agent.supervisor.worker_process import pss_mb, rss_mb
 from edgekit.core.errors import UsageError
-from edgekit.core.sketch import Histogram
 from edgekit.version import __version__
 
 
 class Controls:
     """Actions and queries, used by both the local socket and the fleet; on the supervisor's thread only."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, parts: Parts, reloader: Reloader) -> None:
+        self._parts, self._reloader = parts, reloader
 
     def operations(self) -> dict[str, Operation]:
         """Return the socket's operations by name."""
@@ -35,6 +35,7 @@ class Controls:
             "rollback": lambda request: {"message": self.rollback(request)},
             "restart": lambda request: {"message": self.restart(request)},
             "retry": lambda request: {"message": self.retry(request)},
+            "reload": lambda _request: self.reload(),
             "reports": lambda _request: {"taken": self._parts.measuring.host.take_reports()},
         }
 
@@ -83,6 +84,15 @@ class Controls:
         for worker in chosen:
             worker.restart()
         return f"restarts {', '.join(name for worker in chosen for name in worker.pipelines)}"
+
+    def reload(self) -> dict[str, Any]:
+        """Read the agent's file again; return the names of the pipelines that this starts, ends and changes.
+
+        Raises:
+            ConfigError: It is not valid, or cannot be changed while the agent runs.
+        """
+        what = self._reloader.reload()
+        return {**msgspec.structs.asdict(what), "message": what.text()}
 
     def report(self, _: dict[str, Any]) -> str:
         """Send the reported state now."""
@@ -188,16 +198,14 @@ def worker_row(worker: Worker, pipelines: dict[str, Any]) -> dict[str, Any]:
 
 
 def model_row(model: HostedModel) -> dict[str, Any]:
-    """Return what a worker has open of a model, for whom, and how fast that is."""
-    running, infer = model.running, Histogram()
-    for progress in model.recent:
-        if progress.infer_ms is not None:
-            infer.merge(Histogram.from_wire(progress.infer_ms))
+    """Return what a worker has open of a model, for whom, how much waits for it, and how fast it is."""
+    running = model.running
     return {
         "model": running.model if running else model.plan.name,
         **{key: getattr(running, key, "") for key in ("version", "variant", "backend", "accelerator")},
         "users": list(model.users),
         "fallback": model.fallback,
         "excluded": model.excluded,
-        "p95_ms": round(infer.quantile(0.95), 3),
+        "queue": model.queue,
+        "p95_ms": model.p95_ms,
     }

@@ -85,6 +85,9 @@ class HostedModel:
         self.users: dict[str, Pipeline] = {}
         self.running: Running | None = None
         self.rechecks: dict[str, int] = {}
+        self.queue, self.p95_ms = 0, 0.0
+        self.busy_s = 0.0
+        """For how long it was at work on the same frame at its last message."""
         self.totals = dict.fromkeys(("failovers", "returns", "failed_returns"), 0)
         self.failures = 0
         """How often it could not be opened, or no variant was left."""
@@ -320,7 +323,8 @@ class HostedModel:
     def take(self, message: Any) -> None:
         """Act on a message about this model."""
         if isinstance(message, ModelProgress):
-            self.rechecks = message.rechecks
+            self.rechecks, self.queue, self.p95_ms = message.rechecks, message.queue, message.p95_ms
+            self.busy_s = message.busy_s
         elif isinstance(message, Opened):
             self._phase, self._actual = "open", self._given
             self._adopt(message.running)
@@ -412,7 +416,7 @@ class HostedModel:
     # -- when it ends
 
     def _away(self) -> None:
-        self._phase, self.running = "away", None
+        self._phase, self.running, self.busy_s = "away", None, 0.0
         self._actual = self._kept = self._pending = None
 
     def _failed(self, message: ModelFailed) -> None:

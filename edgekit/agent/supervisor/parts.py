@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from edgekit.agent.config import AgentConfig
+from edgekit.agent.jobs import Jobs
 from edgekit.agent.measuring.runs import Measuring
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.supervisor.egress import Egress
@@ -13,6 +14,7 @@ from edgekit.agent.supervisor.pool import WorkerPool
 from edgekit.agent.supervisor.updates import ModelUpdates
 from edgekit.base.clock import FlooredClock
 from edgekit.core.wire import Reported
+from edgekit.update.slots import Slots
 
 
 class Parts(Protocol):
@@ -26,8 +28,13 @@ class Parts(Protocol):
     pool: WorkerPool
     models: dict[str, ModelUpdates]
     measuring: Measuring
+    slots: Slots
+    jobs: Jobs
     sensors: dict[str, float]
     started_s: float
+
+    def add_models(self, config: AgentConfig) -> list[ModelUpdates]:
+        """Begin to keep the models that pipelines name; return those that are new."""
 
     def changed(self) -> None:
         """Schedule one report of the state for all changes until then."""

@@ -28,6 +28,14 @@ def prepare(
         EdgekitError: The hardware cannot be detected.
     """
     machine = survey(environment)
+    prepare_models(plans, slots, egress, environment)
+    return machine
+
+
+def prepare_models(
+    plans: Iterable[PipelinePlan], slots: Slots, egress: Egress, environment: Mapping[str, str]
+) -> None:
+    """Measure the pipelines' bundles, and install each model's first version, as ``prepare`` does."""
     for plan in plans:
         try:
             if plan.pinned is not None:
@@ -39,7 +47,6 @@ def prepare(
         except EdgekitError as error:  # noqa: PERF203 - one pipeline's error must not stop the others
             logger.error("%s", error.render())  # noqa: TRY400 - the message says it all
             egress.failure(error, plan.name)
-    return machine
 
 
 def exclusive_of(plans: Iterable[PipelinePlan], slots: Slots, machine: Survey | None) -> dict[str, set[str]]:

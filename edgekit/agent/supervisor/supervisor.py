@@ -27,6 +27,7 @@ from edgekit.agent.supervisor.metrics import Books
 from edgekit.agent.supervisor.pipelines import Happening, Model, Pipeline
 from edgekit.agent.supervisor.pool import WorkerPool
 from edgekit.agent.supervisor.prepare import exclusive_of, prepare
+from edgekit.agent.supervisor.reload import Reloader
 from edgekit.agent.supervisor.updates import ModelUpdates
 from edgekit.base.clock import FlooredClock
 from edgekit.base.lock import lock_state
@@ -67,7 +68,7 @@ class Supervisor:
         )
         self.pool = WorkerPool(config, self.reactor, worker_environment(), self, self._place)
         self.models: dict[str, ModelUpdates] = {}
-        self._add_models(config)
+        self.add_models(config)
         self.books = Books()
         self.sensors: dict[str, float] = {}
         self.started_s = self.reactor.now_s()
@@ -78,7 +79,8 @@ class Supervisor:
             MeasuringHost(self),
             lambda task: MeasuringChild(task, worker_environment()),
         )
-        self._controls = Controls(self)
+        self.reloader = Reloader(self)
+        self._controls = Controls(self, self.reloader)
         self._desk = CommandDesk(
             state / "commands.json", self._controls.commands(), self.egress.put, self.clock
         )
@@ -92,7 +94,7 @@ class Supervisor:
         self._is_stopping = False
         self._reported = self.refresh()
 
-    def _add_models(self, config: AgentConfig) -> list[ModelUpdates]:
+    def add_models(self, config: AgentConfig) -> list[ModelUpdates]:
         """Begin to keep the models that pipelines name; return those that are new."""
         folder, limits = self.config.state / "update", self.config.limits
         names = dict.fromkeys(plan.managed for plan in config.pipelines if plan.managed)
@@ -124,6 +126,9 @@ class Supervisor:
         self._set_timers()
         numbers = (signal.SIGTERM, signal.SIGINT)
         before = {number: signal.signal(number, lambda *_: self._begin_stop()) for number in numbers}
+        before[signal.SIGHUP] = signal.signal(
+            signal.SIGHUP, lambda *_: self.reactor.post(self.reloader.begin)
+        )
         try:
             self._notifier.tell("READY=1")
             self.reactor.run()
@@ -155,6 +160,7 @@ class Supervisor:
         if self._is_stopping:
             return
         self.measuring.resume()
+        self.add_models(self.config)
         plans = self.config.pipelines
         self.pool.apply(plans, exclusive_of(plans, self.slots, self.fleet.survey))
         for updates in self.models.values():
@@ -208,6 +214,7 @@ class Supervisor:
     def _tick(self) -> None:
         self._notifier.tell("WATCHDOG=1")
         self.pool.tick()
+        self.reloader.tick()
         for updates in self.models.values():
             updates.tick()
         self.measuring.tick()

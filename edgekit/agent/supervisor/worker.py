@@ -159,9 +159,10 @@ class Worker:
 
     def _end_stuck(self, stuck: list[Pipeline], reason: str, *, is_silent: bool) -> None:
         """Kill the process if its runtime hangs; start a pipeline again alone where only its source does."""
-        guilty = [self.model_of(pipeline) for pipeline in stuck if pipeline.is_inferring or is_silent]
+        models = [model for pipeline in stuck if (model := self.model_of(pipeline)) is not None]
+        guilty = [model for model in models if is_silent or model.busy_s >= self._limits.hang_s / 2]
         if guilty or len(stuck) == len(self.pipelines):
-            self._kill(reason, [model for model in dict.fromkeys(guilty) if model is not None])
+            self._kill(reason, list(dict.fromkeys(guilty)))
             return
         for pipeline in stuck:
             if pipeline.name not in self._ending:

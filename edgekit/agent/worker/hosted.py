@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgekit.agent.ipc import Host, Opening, Running, StillLost
 from edgekit.agent.worker.bundle_counters import BundleCounters
 from edgekit.agent.worker.runner import choices_of
-from edgekit.core.errors import AcceleratorLostError, ConfigError
+from edgekit.core.errors import ConfigError
 from edgekit.model.bundle import open_bundle
 from edgekit.model.exclusions import Exclusions
 from edgekit.model.holder import Holder
 from edgekit.model.ready import Choices, ReadyModel
 from edgekit.pipeline.predictor import Predictor
-from edgekit.pipeline.timed import Inferred, Prepared
 
 if TYPE_CHECKING:
-    from edgekit.core.ports import Backend, FrameData
     from edgekit.pipeline.config import PipelineConfig
 
 
@@ -32,7 +30,7 @@ class User(Protocol):
         """Return the counters of its frames on a variant."""
 
     def put(self, predictor: CountedPredictor) -> None:
-        """Run another predictor from the next frame on; wait until no frame of the old one is in work."""
+        """Run another predictor once no frame of the old one is in work; on the lane's thread."""
 
     def report(self) -> None:
         """Send the counts since the last report."""
@@ -50,17 +48,6 @@ class CountedPredictor(Predictor):
     def __init__(self, *arguments: Any, counters: BundleCounters, hosted: Hosted, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.counters, self.hosted = counters, hosted
-
-    def infer(self, data: FrameData, prepared: Prepared | None = None) -> Inferred:
-        """Run the model.
-
-        Raises:
-            AcceleratorLostError: Also where another pipeline met the loss first.
-        """
-        with self._lock:
-            if self.backend is self.hosted.lost:
-                raise AcceleratorLostError(f"variant {self.variant.id} was lost")
-            return super().infer(data, prepared)
 
     def failed(self) -> None:
         """Count a failed frame; the loop calls this once for each."""
@@ -101,8 +88,6 @@ class Hosted:
         lost = exclusions.setdefault(digest, Exclusions(fallback.retry_s))
         self.holder = Holder(bundle, choices, lost, on_still_lost, fallback)
         self._views: dict[str, CountedPredictor] = {}
-        self.lost: Backend | None = None
-        """The backend that was lost last, and closed."""
 
     @property
     def running(self) -> Running:
@@ -143,19 +128,6 @@ class Hosted:
     def leave(self, user: str) -> None:
         """Forget a pipeline that has ended."""
         self._views.pop(user, None)
-
-    def is_run_by(self, predictor: Predictor) -> bool:
-        """Return whether a predictor is of the variant that runs."""
-        return self.holder.ready.backend is predictor.backend
-
-
-def unshared(ready: ReadyModel) -> ConfigError:
-    """Return the error of a second pipeline on a model whose file keeps state."""
-    return ConfigError(
-        f"the file of {ready.manifest.model} {ready.manifest.version}, {ready.variant.id}, keeps state"
-        " from frame to frame, so two pipelines cannot share it",
-        hint="give each pipeline a process of its own: [pipeline] worker",
-    )
 
 
 def running_of(ready: ReadyModel) -> Running:

@@ -88,10 +88,10 @@ class PipelineRun:
         return not self._thread.is_alive()
 
     def put(self, predictor: CountedPredictor) -> None:
-        """Run another predictor from the next frame on; waits until no frame of the old one is in work."""
+        """Run another predictor once no frame of the old one is in work; on the lane's thread."""
         self._current = predictor.counters
         if (loop := self._loop) is not None:
-            loop.swap(predictor)
+            loop.use(predictor)
 
     def counters(self, running: Running) -> BundleCounters:
         """Return the counters of this pipeline's frames on a variant."""
@@ -187,16 +187,14 @@ class PipelineRun:
             view,
             sinks=(sink,),
             failover=self._fail_over,
-            recheck=self._model.recheck,
+            lane=self._model.lane,
             max_errors=MAX_ERRORS,
             keeper=self._keeper,
             connect=self._connect,
         )
 
     def _fail_over(self, lost: Predictor, error: EdgekitError) -> Predictor:
-        new = self._model.fail_over(self, lost, error)
-        self._current = new.counters
-        return new
+        return self._model.fail_over(self, lost, error)
 
     def _counters_of(self, result: Result) -> BundleCounters:
         return self._counters[result.version, result.variant]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit.base.lane import Lane
 from edgekit.base.paths import state_dir
 from edgekit.base.signals import stopped_by_signals
 from edgekit.core.errors import ConfigError, EdgekitError
@@ -63,6 +64,7 @@ def make_loop(
     sinks: Sequence[Sink] = (),
     failover: Failover | None = None,
     recheck: Callable[[Predictor, int], bool] | None = None,
+    lane: Lane | None = None,
     max_errors: int = 30,
     keeper: Keeper | None = None,
     connect: Connect | None = None,
@@ -78,6 +80,7 @@ def make_loop(
             ``url`` is left out: it means the agent's own link, which they use.
         failover: See ``Loop``.
         recheck: See ``Loop``.
+        lane: See ``Loop``.
         max_errors: How many frames in a row may fail.
         keeper: Keeps the ``[budget]`` of a live source.
         connect: Connects to a broker, through the gate.
@@ -94,13 +97,13 @@ def make_loop(
     takes_images = not predictor.manifest.pre.window
     if takes_images:
         vision().setNumThreads(1)  # OpenCV's own threads would compete with the runtime's
-    folder, privacy = Path(config.folder), config.privacy
+    name, folder, privacy = config.pipeline.name, Path(config.folder), config.privacy
     check_redact(privacy.redact, predictor)
     source = make_source(
         config.source.kind, config.source.options, source_context(predictor.manifest, folder)
     )
     context = SinkContext(
-        pipeline=config.pipeline.name,
+        pipeline=name,
         folder=folder,
         source_fps=lambda: float(getattr(source, "fps", 0.0) or getattr(config.source.options, "fps", 0.0)),
         connect=connect,
@@ -125,9 +128,7 @@ def make_loop(
     if config.budget.p95_ms:
         rules.allowance_s = config.budget.p95_ms / 1e3
     opened = (*sinks, *open_sinks(sections, context))
-    return Loop(
-        config.pipeline.name, source, predictor, opened, rules=rules, failover=failover, recheck=recheck
-    )
+    return Loop(name, source, predictor, opened, rules=rules, failover=failover, recheck=recheck, lane=lane)
 
 
 def make_keeper(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
@@ -23,6 +24,7 @@ from edgekit.agent.ipc import (
     Varied,
 )
 from edgekit.agent.worker.hosted import CountedPredictor, Hosted, User, running_of
+from edgekit.base.lane import Lane
 from edgekit.core.errors import BundleError, ConfigError, EdgekitError
 from edgekit.model.exclusions import Exclusions
 from edgekit.pipeline.redact import check_redact
@@ -40,14 +42,15 @@ STOP_S = 5.0
 class SharedModel:
     """A model by its key: the running bundle, the one kept loaded during a trial, and the users.
 
-    A swap, a takeover, a return and a change for a budget concern every user at once. ``open`` is called in a
-    thread of its own; ``fail_over`` and ``recheck`` belong to the users' loops.
+    A swap, a takeover, a return and a change for a budget concern every user at once: they are put in place
+    on the thread of ``lane``, where every user's frames wait. ``open`` is called in a thread of its own.
     """
 
     def __init__(self, request: Host, send: Callable[[Any], None]) -> None:
         self.key = request.model
         self.error: EdgekitError | None = None
         """Why it cannot run; its users end without a message of their own."""
+        self.lane = Lane(f"model-{request.model}", between=self._between)
         self._request, self._send = request, send
         self._exclusions = {
             digest: Exclusions(request.fallback.retry_s, rows) for digest, rows in request.exclude.items()
@@ -56,7 +59,6 @@ class SharedModel:
         self._kept: Hosted | None = None
         self._users: dict[str, User] = {}
         self._has_opened = threading.Event()
-        self._losing = threading.Lock()  # so that the first user that meets a loss takes over for all
         self.making = threading.RLock()
         """Held while a user's loop is made, so that no predictor is put in place of another's meanwhile."""
         self._varying = threading.Lock()  # so that no variant of another version is put in its place
@@ -99,6 +101,7 @@ class SharedModel:
             user.stop()
         for user in users:
             user.wait(STOP_S)
+        self.lane.close()
         for hosted in every:
             if hosted is not None:
                 hosted.holder.close()
@@ -146,23 +149,35 @@ class SharedModel:
         """Return a pipeline's predictor on what runs."""
         return self._require_active().view(user)
 
+    # -- on the lane's thread
+
     def fail_over(self, user: User, lost: Predictor, error: EdgekitError) -> CountedPredictor:
-        """Return what runs after a variant was lost, or was wrong: the first user to meet it takes over.
+        """Put another variant in place for every user after one met a loss; return that user's predictor.
 
         Raises:
             NoVariantError: No other variant runs here.
         """
-        with self._losing:
-            hosted = self._hosted(lost)
-            if hosted.is_run_by(lost):
-                self._take_over(hosted, lost, error)
-            return hosted.view(user)
+        hosted = lost.hosted if isinstance(lost, CountedPredictor) else self._require_active()
+        self._take_over(hosted, lost, error)
+        return hosted.view(user)
+
+    def _between(self, waiting: int) -> bool:
+        """Run one golden sample again if it is time; another variant takes over from one that is wrong."""
+        if (active := self._active) is None or self.error is not None:
+            return False
+        predictor = active.holder.ready.predictor
+        try:
+            return active.holder.recheck(predictor, waiting)
+        except EdgekitError as wrong:
+            with contextlib.suppress(EdgekitError):  # the supervisor and every user know by ModelFailed
+                self._take_over(active, predictor, wrong)
+            return False
 
     def _take_over(self, hosted: Hosted, lost: Predictor, error: EdgekitError) -> None:
         began_ns = time.monotonic_ns()
-        hosted.lost = lost.backend
         try:
             hosted.holder.fail_over(lost, error)
+            self._put(hosted)
         except EdgekitError as last:
             self._fail(last)
             raise
@@ -179,15 +194,12 @@ class SharedModel:
             )
         )
 
-    def recheck(self, predictor: Predictor, waiting: int) -> bool:
-        """Run one golden sample again if it is time, as ``Holder.recheck``."""
-        with self._losing:
-            return self._hosted(predictor).holder.recheck(predictor, waiting)
-
-    def _hosted(self, predictor: Predictor) -> Hosted:
-        """Return the bundle that a user's predictor is of, which may be one that is being put in place."""
-        hosted = getattr(predictor, "hosted", None)
-        return hosted if isinstance(hosted, Hosted) else self._require_active()
+    def _put(self, hosted: Hosted) -> None:
+        """Have every user run what a bundle has open, at one boundary."""
+        self._steps.clear()
+        views = [(user, hosted.view(user)) for user in list(self._users.values())]
+        for user, view in views:
+            user.put(view)
 
     # -- swaps
 
@@ -267,7 +279,7 @@ class SharedModel:
                 new.holder.close()
                 raise
             began_ns = time.monotonic_ns()
-            self._put(new)
+            self.lane.call(functools.partial(self._put, new))
             gap_ms = (time.monotonic_ns() - began_ns) / 1e6
             self._report_users()
             self._active = new
@@ -282,7 +294,7 @@ class SharedModel:
 
     def _put_variant(self, hosted: Hosted, _: ReadyModel, __: ReadyModel) -> None:
         with self.making:
-            self._put(hosted)
+            self.lane.call(functools.partial(self._put, hosted))
         self._report_users()
 
     def vary(self, user: str, step: int) -> None:
@@ -305,18 +317,20 @@ class SharedModel:
             finally:
                 self._send(Varied(model=self.key, running=active.running))
 
-    def _put(self, hosted: Hosted) -> None:
-        """Have every user run what a bundle has open."""
-        self._steps.clear()
-        for user in self._users.values():
-            user.put(hosted.view(user))
-
     # -- progress
 
     def report(self) -> None:
         """Send the model's figures."""
         if (active := self._active) is not None:
-            self._send(ModelProgress(model=self.key, rechecks=dict(active.holder.rechecks)))
+            self._send(
+                ModelProgress(
+                    model=self.key,
+                    rechecks=dict(active.holder.rechecks),
+                    queue=self.lane.depth,
+                    busy_s=self.lane.busy_s,
+                    p95_ms=round(self.lane.p95_ms or 0.0, 3),
+                )
+            )
 
     def _report_users(self) -> None:
         for user in list(self._users.values()):
