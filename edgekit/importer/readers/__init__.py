@@ -39,7 +39,7 @@ def read_model_file(path: Path) -> ModelFile:
     try:
         data = mapped(path)
         file = _READERS[kind](path, data)
-    except (struct.error, LookupError, UnicodeDecodeError, OSError, ValueError) as cause:
+    except (struct.error, LookupError, TypeError, OSError, ValueError) as cause:
         raise BundleError(
             f"{path}: is not a whole {kind} file: {cause or type(cause).__name__}",
             hint="copy or export the file again",

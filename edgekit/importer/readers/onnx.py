@@ -44,7 +44,10 @@ def read_onnx(path: Path, data: Any) -> ModelFile:
         LookupError: The bytes are no such file.
     """
     model = list(fields(memoryview(data)))
-    graph = list(fields(next(body for number, body in model if number == _GRAPH)))
+    bodies = _bodies(model, _GRAPH)
+    if not bodies or not isinstance(bodies[0], memoryview):
+        raise LookupError("no graph")
+    graph = list(fields(bodies[0]))
     operators: Counter[str] = Counter()
     constants, external = set(), set()
     classes: tuple[str, ...] = ()
