@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -31,7 +32,10 @@ from edgekit.core.errors import BackendError, BackendUnavailableError, ConfigErr
 from edgekit.core.ports import ModelData
 from edgekit.core.spec import Quantization, TensorSpec, Variant
 
+logger = logging.getLogger(__name__)
+
 _CPU = "CPUExecutionProvider"
+_PRECISE = "session.x64quantprecision"
 _FORBIDDEN = "AzureExecutionProvider"  # it sends tensors to a remote server
 
 
@@ -154,9 +158,7 @@ class OnnxRuntimeBackend(OpenModel):
         if name != _CPU:  # by default the runtime falls back to the CPU without an error
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            session = self._ort.InferenceSession(
-                self._model(settings), settings, providers=providers, enable_fallback=0
-            )
+            session = self._session(settings, providers)
         except Exception as cause:  # the library's exceptions have no common base
             raise _load_failure(self._source, variant, name, cause) from cause
         running = session.get_providers()
@@ -166,6 +168,22 @@ class OnnxRuntimeBackend(OpenModel):
                 hint=provider.hint,
             )
         return session
+
+    def _session(self, settings: Any, providers: list[Any]) -> Any:
+        """Return a session; without the precise kernels if the file's unsigned weights have none."""
+        model = self._model(settings)
+        try:
+            return self._ort.InferenceSession(model, settings, providers=providers, enable_fallback=0)
+        except Exception as cause:
+            # onnxruntime 1.32 rewrites a shared unsigned weight in one of its nodes only, and then finds
+            # no kernel for the others
+            if "NOT_IMPLEMENTED" not in str(cause) or "QLinear" not in str(cause):
+                raise
+            logger.warning(
+                "%s runs without ONNX Runtime's precise int8 kernels: %s", self._source, short(cause)
+            )
+            settings.add_session_config_entry(_PRECISE, "0")
+            return self._ort.InferenceSession(model, settings, providers=providers, enable_fallback=0)
 
     def _model(self, settings: Any) -> str | bytes:
         """Return the path or bytes to open; weights in files of their own are added by name."""
@@ -289,7 +307,7 @@ def _session_options(ort: Any, options: Mapping[str, Any]) -> Any:
     # On x86-64 without VNNI the fast kernels add products of u8 and s8 in 16 bits and saturate: a
     # published int8 model then answers wrongly without an error. No effect where the CPU has VNNI.
     # Source: onnxruntime_session_options_config_keys.h, kOrtSessionOptionsAvx2PrecisionMode.
-    settings.add_session_config_entry("session.x64quantprecision", "1")
+    settings.add_session_config_entry(_PRECISE, "1")
     settings.intra_op_num_threads = thread_count(options)
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
