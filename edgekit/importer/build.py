@@ -26,7 +26,7 @@ from edgekit.core.spec import (
     VariantFile,
     parse_manifest,
 )
-from edgekit.importer.findings import OWN_KEYS, POST_KEYS, PRE_KEYS, Conclusion
+from edgekit.importer.findings import OWN_KEYS, POST_KEYS, Conclusion, pre_keys_of
 from edgekit.importer.model_file import ModelFile
 from edgekit.importer.trial import fixed_shapes, image_size
 from edgekit.model.bundle import BARE
@@ -44,12 +44,13 @@ def manifest_of(name: str, conclusion: Conclusion, file: ModelFile, variants: Se
     """
     findings = tuple(msgspec.structs.replace(row, value=plain(row.value)) for row in conclusion.findings)
     values = {row.key: row.value for row in findings}
-    pre = {key: values[key] for key in values if key in PRE_KEYS}
+    pre_keys = pre_keys_of(str(values.get("decoder")))
+    pre = {key: values[key] for key in values if key in pre_keys}
     for key in _SEQUENCES & pre.keys():
         pre[key] = pre[key] if isinstance(pre[key], list) else [pre[key]]
     if values.get("layout") == "transposed":
         pre["is_transposed"] = bool(values.pop("layout"))
-    known = PRE_KEYS | POST_KEYS | OWN_KEYS
+    known = pre_keys | POST_KEYS | OWN_KEYS
     post = {key: values[key] for key in values if key in POST_KEYS}
     post["options"] = {key: value for key, value in values.items() if key not in known}
     try:

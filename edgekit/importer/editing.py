@@ -13,7 +13,7 @@ import msgspec
 from edgekit.core.errors import BundleError, UsageError
 from edgekit.core.spec import Finding, Manifest, Post, Pre, Variant, VariantFile
 from edgekit.importer.build import described, plain, write_labels, write_manifest
-from edgekit.importer.findings import POST_KEYS, PRE_KEYS
+from edgekit.importer.findings import POST_KEYS, pre_keys_of
 from edgekit.model.bundle import Bundle, open_bundle
 
 _PLAIN = ("license", "version", "model", "task")
@@ -43,11 +43,12 @@ def set_fields(path: Path | str, flags: Mapping[str, Any]) -> Manifest:
     """
     bundle = editable(path)
     manifest = bundle.manifest
-    pre = {key: plain(value) for key, value in flags.items() if key in PRE_KEYS}
+    pre_keys = pre_keys_of(manifest.post.decoder)
+    pre = {key: plain(value) for key, value in flags.items() if key in pre_keys}
     pre |= {key: [value] for key, value in pre.items() if key in _LISTS and not isinstance(value, list)}
     post = {key: value for key, value in flags.items() if key in POST_KEYS}
     own = {key: str(flags[key]) for key in _PLAIN if key in flags}
-    known = PRE_KEYS | POST_KEYS | {*_PLAIN, "labels"}
+    known = pre_keys | POST_KEYS | {*_PLAIN, "labels"}
     options = {key: plain(value) for key, value in flags.items() if key not in known}
     if options:
         post["options"] = manifest.post.options | options

@@ -29,6 +29,11 @@ OWN_KEYS = frozenset({"task", "labels", "size", "license", "header"})
 """Keys that are neither of ``pre`` nor ``post``; any other key is an option of the decoder."""
 
 
+def pre_keys_of(decoder: str) -> frozenset[str]:
+    """Return the keys that are fields of ``pre``; a decoder of lists has a ``columns`` of its own."""
+    return PRE_KEYS - {"columns"} if decoder == "detections" else PRE_KEYS
+
+
 def flag_of(key: str) -> str:
     """Return the flag that states another value of a key."""
     return f"--{key}" if key in ("decoder", "labels", "license") else f"{key}=VALUE"

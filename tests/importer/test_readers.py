@@ -9,6 +9,7 @@ from backends.tiny_nets import write_ir, write_tflite
 from imported_nets import classifier, save, ultralytics
 
 from edgekit.core.errors import BundleError, UsageError
+from edgekit.importer.findings import pre_keys_of
 from edgekit.importer.flags import parse_flags, stated_labels
 from edgekit.importer.readers import read_model_file
 from edgekit.importer.readers.beside import plain_labels, read_yaml
@@ -116,3 +117,8 @@ def test_flags_are_literals_with_one_spelling():
 
 def test_a_yaml_that_is_not_there_is_empty(tmp_path):
     assert read_yaml(tmp_path / "metadata.yaml") == {}
+
+
+def test_the_columns_of_a_list_of_detections_are_the_decoders_and_those_of_a_table_are_pres():
+    assert "columns" in pre_keys_of("classify")
+    assert "columns" not in pre_keys_of("detections")
