@@ -158,7 +158,7 @@ class OnnxRuntimeBackend(OpenModel):
         if name != _CPU:  # by default the runtime falls back to the CPU without an error
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            session = self._session(settings, providers)
+            session = self._new_session(settings, providers)
         except Exception as cause:  # the library's exceptions have no common base
             raise _load_failure(self._source, variant, name, cause) from cause
         running = session.get_providers()
@@ -169,7 +169,7 @@ class OnnxRuntimeBackend(OpenModel):
             )
         return session
 
-    def _session(self, settings: Any, providers: list[Any]) -> Any:
+    def _new_session(self, settings: Any, providers: list[Any]) -> Any:
         """Return a session; without the precise kernels if the file's unsigned weights have none."""
         model = self._model(settings)
         try:
