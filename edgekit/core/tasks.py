@@ -49,7 +49,7 @@ _ROWS = (
         "appeared",
     ),
     Task("oriented", ("yolo", "detections"), _DETECT, (*_LABELLED, "boxes"), "appeared"),
-    Task("pose", ("yolo", "detections"), _DETECT, (*_LABELLED, "boxes", "points"), "appeared"),
+    Task("pose", ("yolo", "detections", "blazeface"), _DETECT, (*_LABELLED, "boxes", "points"), "appeared"),
     Task("instances", ("yolo", "detections", "detr"), _DETECT, (*_LABELLED, "boxes", "masks"), "appeared"),
     Task("face", ("blazeface",), _DETECT, (*_LABELLED, "boxes", "points"), "appeared"),
     Task("anomaly", ("anomaly", "outlier"), _ALARM, (*_LABELLED, "values"), "started"),

@@ -506,7 +506,10 @@ def test_a_face_drawn_into_priors_comes_back_with_its_landmarks(box):
     scores = np.tile([0.9, 0.1], (1, 48, 1))
     scores[0, prior] = [0.2, 0.8]
     options = {
-        "priors": {"strides": [16], "sizes": [[[16, 16], [32, 32]]]},
+        "strides": [16],
+        "min_sizes": [[16, 32]],
+        "variances": [0.1, 0.2],
+        "landmarks": 2,
         "box_order": "xywh",
         "activation": "none",
     }
@@ -559,7 +562,7 @@ def test_touching_cells_of_one_class_are_one_item():
         ("detections", {"keypoints": 1}, {"boxes": (1, 9, 4)}, "need an output 'rows'"),
         ("detections", {}, {"boxes": (1, 9, 4), "scores": (1, 9)}, "needs an output 'classes'"),
         ("detr", {}, {"logits": (1, 9, 3), "boxes": (1, 8, 4)}, "output 'boxes'"),
-        ("ssd", {}, {"boxes": (1, 9, 4), "scores": (1, 9, 3)}, "anchors: want these or priors"),
+        ("ssd", {}, {"boxes": (1, 9, 4), "scores": (1, 9, 3)}, "anchors: want these, or strides"),
         ("bins", {"strides": [8]}, {"scores0": (1, 95, 3)}, r"want shape \[1, 96, -1\]"),
         ("bins", {"strides": [8]}, {"predictions": (1, 96, 32)}, "no class is left"),
         ("yolo-grid", {"strides": [8]}, {"grid0": (1, 16, 8, 12)}, "want 1 lists, one for each stride"),

@@ -28,6 +28,16 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "map": "edgekit.importer.families.map:recognise",
         "line": "edgekit.importer.families.line:recognise",
         "waveform": "edgekit.importer.families.waveform:recognise",
+        "yolov5": "edgekit.importer.families.yolov5:recognise",
+        "yolox": "edgekit.importer.families.yolox:recognise",
+        "yolo-fastestv2": "edgekit.importer.families.yolo_fastestv2:recognise",
+        "nanodet": "edgekit.importer.families.nanodet:recognise",
+        "blaze": "edgekit.importer.families.blaze:recognise",
+        "retinaface": "edgekit.importer.families.retinaface:recognise",
+        "fomo": "edgekit.importer.families.fomo:recognise",
+        "detr": "edgekit.importer.families.detr:recognise",
+        "libreyolo": "edgekit.importer.families.libreyolo:recognise",
+        "postprocess": "edgekit.importer.families.postprocess:recognise",
         "raw": "edgekit.importer.families.raw:recognise",
     }
 )

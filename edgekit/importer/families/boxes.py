@@ -1,12 +1,17 @@
-"""What several families of detectors conclude alike: the units of their boxes, by the answers."""
+"""What several families of detectors conclude alike: cells, labels, and the units of boxes by the answers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.core.errors import BundleError
 from edgekit.core.spec import Finding
+from edgekit.importer.label_sets import assumed_labels
+from edgekit.importer.model_file import FileTensor, ModelFile
+from edgekit.importer.readers.literals import names_of
+from edgekit.importer.trial import image_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,3 +36,41 @@ def units_of(boxes: Sequence[NDArray[np.float32]], assumed: str, why: str) -> Fi
         return Finding("units", assumed, "assumed", why)
     units = "pixels" if largest > _LARGEST_SHARE else "shares"
     return Finding("units", units, "tried", f"the largest number of a box is {largest:.4g}")
+
+
+def cells_of(file: ModelFile, strides: Sequence[int]) -> list[int]:
+    """Return how many cells each stride makes over the file's picture; the last ones may reach beyond it."""
+    (height, width), _ = image_size(file)
+    return [-(-height // stride) * -(-width // stride) for stride in strides]
+
+
+def labels_of(file: ModelFile, classes: int) -> tuple[tuple[Finding, ...], dict[str, str]]:
+    """Return the finding of the labels, or what to ask: the file's own, else a known list of that length.
+
+    Raises:
+        BundleError: The file names another number of classes.
+    """
+    names = names_of(file.metadata.get("names")) or file.labels
+    if names:
+        if len(names) != classes:
+            raise BundleError(
+                f"{file.path}: it names {len(names)} classes, its outputs have {classes}",
+                hint="export the file again: names and network are of different models",
+            )
+        return (Finding("labels", names, "metadata", file.labels_from or file.metadata_from),), {}
+    name, assumed = assumed_labels(classes)
+    if assumed:
+        return (Finding("labels", assumed, "assumed", f"{classes} classes: {name}"),), {}
+    return (), {"labels": f"{classes} classes, and the file has no names"}
+
+
+def convention(why: str, **values: Any) -> tuple[Finding, ...]:
+    """Return findings that a family's convention alone says."""
+    return tuple(Finding(key, value, "assumed", why) for key, value in values.items())
+
+
+def largest(file: ModelFile, output: FileTensor, columns: slice) -> float | None:
+    """Return the largest finite number of these columns of the last axis, over every answer, or None."""
+    parts = [array[..., columns] for array in file.tried.get(output.name, ())]
+    finite = [part[np.isfinite(part)] for part in parts]
+    return max((float(part.max()) for part in finite if part.size), default=None)

@@ -7,6 +7,7 @@ Source: MediaPipe, ``SsdAnchorsCalculator`` and its options; the scales are thos
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,8 +17,6 @@ from numpy.typing import NDArray
 from edgekit.core.errors import BundleError
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.decoders import Setup
-
-Edge = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class AnchorOptions(Options, frozen=True, kw_only=True):
@@ -39,24 +38,16 @@ class AnchorOptions(Options, frozen=True, kw_only=True):
     offset: float = 0.5
 
 
-class PriorOptions(Options, frozen=True, kw_only=True):
-    """Anchors of stated sizes: for each stride the (width, height) in pixels of the boxes of a cell.
+def priors_of(
+    setup: Setup, strides: Sequence[int], min_sizes: Sequence[Sequence[float]], count: int
+) -> NDArray[np.float32]:
+    """Return RetinaFace's priors, as ``make_anchors`` does; ``count`` as for ``anchors_of``.
 
-    They are centred in their cells. RetinaFace, UltraFace and EfficientDet write theirs so.
-    """
-
-    strides: tuple[Annotated[int, msgspec.Meta(ge=1)], ...]
-    sizes: tuple[tuple[tuple[Edge, Edge], ...], ...]
-
-    def problems(self) -> list[str]:
-        """Return what contradicts itself."""
-        if len(self.sizes) == len(self.strides):
-            return []
-        return [f"sizes: want {len(self.strides)} lists, one for each stride, got {len(self.sizes)}"]
-
-
-def priors_of(setup: Setup, options: PriorOptions, count: int) -> NDArray[np.float32]:
-    """Return the anchors of stated sizes, as ``make_anchors`` does; ``count`` as for ``anchors_of``.
+    Args:
+        setup: The decoder's.
+        strides: Of the grids, in pixels.
+        min_sizes: For each stride the edges in pixels of the square priors of a cell.
+        count: The model's number of priors.
 
     Raises:
         BundleError: It takes no images, or the options do not make as many.
@@ -65,18 +56,18 @@ def priors_of(setup: Setup, options: PriorOptions, count: int) -> NDArray[np.flo
         raise BundleError(f"{setup.what}: the {setup.post.decoder!r} decoder needs an image model")
     width, height = setup.input_size
     parts = []
-    for stride, sizes in zip(options.strides, options.sizes, strict=True):
+    for stride, edges in zip(strides, min_sizes, strict=True):
         columns, rows = math.ceil(width / stride), math.ceil(height / stride)
-        grid = np.empty((rows, columns, len(sizes), 4))
-        # a cell beyond the edge keeps its size: the centre is in pixels, not in shares of the cells
+        grid = np.empty((rows, columns, len(edges), 4))
+        # the centre is in pixels, not in shares of the cells: the last cell may reach beyond the edge
         grid[..., 0] = ((np.arange(columns) + 0.5) * stride / width)[None, :, None]
         grid[..., 1] = ((np.arange(rows) + 0.5) * stride / height)[:, None, None]
-        grid[..., 2:] = np.array(sizes) / (width, height)
+        grid[..., 2:] = np.array(edges)[:, None] / (width, height)
         parts.append(grid.reshape(-1, 4))
     anchors = np.concatenate(parts).astype(np.float32)
     if count not in (-1, len(anchors)):
         raise BundleError(
-            f"{setup.what}: post.options.priors make {len(anchors)} anchors at {width}x{height}, "
+            f"{setup.what}: post.options.min_sizes make {len(anchors)} priors at {width}x{height}, "
             f"the model has {count}"
         )
     return anchors

@@ -1,8 +1,9 @@
 """Faces with landmarks from BlazeFace's raw outputs.
 
 Outputs ``regressors`` [1, A, 4 + 2K] (box centre, size and K landmarks, relative to A anchors) and
-``classifiers`` [1, A, 1] (logits). Options: ``anchors``, ``box_scale`` (the input's edge in pixels),
-``keypoints``, ``weighted`` (average overlapping boxes, which steadies them from frame to frame).
+``classifiers`` [1, A, 1] (logits); or both in parts, ``regressors0``, ``classifiers0``, ... Options:
+``anchors``, ``box_scale`` (the input's edge in pixels), ``keypoints``, ``weighted`` (average overlapping
+boxes, which steadies them from frame to frame).
 
 Source: V. Bazarevsky et al., "BlazeFace" (2019); MediaPipe ``TensorsToDetectionsCalculator``.
 """
@@ -15,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.core.errors import BundleError
 from edgekit.core.spec import Item
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.decoders import Decoder, Outcome, Setup, label_of, options_of, shape_of
@@ -58,20 +60,25 @@ def decode_faces(
 def build(setup: Setup) -> Decoder:
     """Return a decoder: anchors over the threshold, then suppression or averaging."""
     options = options_of(setup, BlazefaceOptions)
-    count = shape_of(setup, "regressors", (1, -1, 4 + 2 * options.keypoints))[1]
-    shape_of(setup, "classifiers", (1, count, 1))
-    anchors = anchors_of(setup, options.anchors, count)
+    offsets = _parts(setup, "regressors", 4 + 2 * options.keypoints)
+    chances = _parts(setup, "classifiers", 1)
+    lengths = [[setup.shapes[name][1] for name in names] for names in (offsets, chances)]
+    if lengths[0] != lengths[1]:
+        raise BundleError(
+            f"{setup.what}: regressors and classifiers have {lengths[0]} and {lengths[1]} anchors"
+        )
+    anchors = anchors_of(setup, options.anchors, -1 if -1 in lengths[0] else sum(lengths[0]))
     size = np.array(setup.input_size, np.float32)
     label, post, bound = label_of(setup.labels or ("face",), 0), setup.post, logit(setup.post.score_threshold)
 
     def decode(outcome: Outcome) -> tuple[Item, ...]:
-        logits = outcome.tensors["classifiers"][0, :, 0]
+        logits = _joined(outcome, chances)[:, 0]
         indices = np.flatnonzero(logits >= bound)
         indices = indices[best_first(logits[indices])]
         if not len(indices):
             return ()
         scores = sigmoid(logits[indices])
-        rows = decode_faces(outcome.tensors["regressors"][0, indices], anchors[indices], options.box_scale)
+        rows = decode_faces(_joined(outcome, offsets)[indices], anchors[indices], options.box_scale)
         kept = suppress(rows[:, :4], scores, np.zeros(len(indices), np.intp), post.iou_threshold)
         faces = blend(rows, scores, kept, post.iou_threshold) if options.weighted else rows[kept]
         return tuple(
@@ -80,6 +87,25 @@ def build(setup: Setup) -> Decoder:
         )
 
     return decode
+
+
+def _parts(setup: Setup, name: str, width: int) -> list[str]:
+    """Return the names of an output's parts, or of the whole output.
+
+    Raises:
+        BundleError: There is none, or one of another width.
+    """
+    parts = [f"{name}{number}" for number in range(len(setup.shapes)) if f"{name}{number}" in setup.shapes]
+    for part in parts or [name]:
+        shape_of(setup, part, (1, -1, width))
+    return parts or [name]
+
+
+def _joined(outcome: Outcome, names: list[str]) -> NDArray[np.float32]:
+    """Return an output's rows; a whole one is not copied."""
+    whole = outcome.tensors[names[0]][0]
+    parts = [whole, *(outcome.tensors[name][0] for name in names[1:])]
+    return np.asarray(np.concatenate(parts) if names[1:] else whole)
 
 
 def _face(

@@ -1,35 +1,41 @@
 """Boxes from a single-shot detector's raw outputs.
 
 Outputs ``boxes`` [1, A, 4], offsets to A anchors, ``scores`` [1, A, C], and maybe ``landmarks`` [1, A, 2K].
-Options: ``anchors`` (MediaPipe's settings) or ``priors`` (stated sizes), ``box_scale`` (the factors of the
-offsets in training, in ``box_order``: 1 / variance), ``box_order`` ("yxhw" or "xywh"), ``activation``,
-``background`` (class 0 is never reported).
+Options: ``anchors`` (MediaPipe's settings), or RetinaFace's ``strides`` and ``min_sizes`` (the edges of a
+cell's square priors in pixels); ``box_scale`` (the factors of the offsets in training, in ``box_order``), or
+``variances`` (1 / factor, of centre and size); ``box_order`` ("yxhw" or "xywh"), ``activation``,
+``background`` (class 0 is never reported), ``landmarks`` (K, if there are any).
 
-Families: TensorFlow's SSD; RetinaFace with landmarks (real files seen); UltraFace, EfficientDet (no real
-file seen of these two).
+Families: TensorFlow's SSD, RetinaFace; UltraFace's raw boxes (no real file seen).
 
 Source: W. Liu et al., "SSD" (2016), section 2.2; J. Deng et al., "RetinaFace" (2020), for the landmarks.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.core.spec import Item
 from edgekit.pipeline.decoders import Decoder, Outcome, Setup, options_of, shape_of
-from edgekit.pipeline.decoders.anchors import AnchorOptions, PriorOptions, anchors_of, priors_of
+from edgekit.pipeline.decoders.anchors import AnchorOptions, anchors_of, priors_of
 from edgekit.pipeline.decoders.classify import softmax
 from edgekit.pipeline.decoders.items import DetectOptions, Extras, Finish, bounded, logit, sigmoid
+
+Variance = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class SsdOptions(DetectOptions, frozen=True, kw_only=True):
     """``post.options`` of a detector; see the module."""
 
     anchors: AnchorOptions | None = None
-    priors: PriorOptions | None = None
+    strides: tuple[Annotated[int, msgspec.Meta(ge=1)], ...] = ()
+    min_sizes: tuple[tuple[Annotated[float, msgspec.Meta(gt=0)], ...], ...] = ()
+    variances: tuple[Variance, Variance] | None = None
+    landmarks: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
     box_scale: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     box_order: Literal["yxhw", "xywh"] = "yxhw"
     activation: Literal["sigmoid", "softmax", "none"] = "sigmoid"
@@ -37,7 +43,18 @@ class SsdOptions(DetectOptions, frozen=True, kw_only=True):
 
     def problems(self) -> list[str]:
         """Return what contradicts itself."""
-        return [] if (self.anchors is None) != (self.priors is None) else ["anchors: want these or priors"]
+        if (self.anchors is None) != bool(self.min_sizes):
+            return ["anchors: want these, or strides and min_sizes"]
+        if len(self.min_sizes) != len(self.strides):
+            return [f"min_sizes: want {len(self.strides)} lists, one for each stride"]
+        return []
+
+    def factors(self) -> tuple[float, ...]:
+        """Return the divisors of a box's four offsets."""
+        if self.variances is None:
+            return self.box_scale
+        centre, size = self.variances
+        return (1 / centre, 1 / centre, 1 / size, 1 / size)
 
 
 def decode_boxes(
@@ -68,14 +85,13 @@ def build(setup: Setup) -> Decoder:
     options = options_of(setup, SsdOptions)
     count = shape_of(setup, "boxes", (1, -1, 4))[1]
     classes = shape_of(setup, "scores", (1, count, -1))[2]
-    has_points = "landmarks" in setup.shapes
-    if has_points:
-        shape_of(setup, "landmarks", (1, count, -1))
+    if options.landmarks:
+        shape_of(setup, "landmarks", (1, count, 2 * options.landmarks))
     if options.anchors is not None:
         anchors = anchors_of(setup, options.anchors, count)
     else:
-        assert options.priors is not None  # SsdOptions.problems
-        anchors = priors_of(setup, options.priors, count)
+        anchors = priors_of(setup, options.strides, options.min_sizes, count)
+    factors = options.factors()
     finish = Finish(setup, options, classes, "first" if options.background else "")
     is_sigmoid = options.activation == "sigmoid"
     bound = logit(finish.bound) if is_sigmoid else finish.bound
@@ -90,14 +106,14 @@ def build(setup: Setup) -> Decoder:
             return ()
         sure = sigmoid(best) if is_sigmoid else best
         raw = bounded(outcome.tensors["boxes"][0, rows])
-        boxes = decode_boxes(raw, anchors[rows], options.box_scale, options.box_order)
+        boxes = decode_boxes(raw, anchors[rows], factors, options.box_order)
         boxes = boxes * np.tile(finish.size, 2)
         kept = finish.keep(boxes, sure, which)
         extras = None
-        if has_points:
+        if options.landmarks:
             offsets = bounded(outcome.tensors["landmarks"][0, rows[kept]]).reshape(len(kept), -1, 2)
             anchor = anchors[rows[kept], None]
-            steps = anchor[:, :, 2:] / np.array(options.box_scale[:2], np.float32)
+            steps = anchor[:, :, 2:] / np.array(factors[:2], np.float32)
             extras = Extras(np.asarray((offsets * steps + anchor[:, :, :2]) * finish.size))
         return finish.items(boxes[kept], sure[kept], which[kept], outcome.placement, extras)
 
