@@ -15,6 +15,10 @@ from edgekit.importer.families.boxes import convention
 from edgekit.importer.findings import Conclusion, Output
 from edgekit.importer.model_file import FileTensor, ModelFile
 
+_PIXELS = convention(
+    "TensorFlow's detectors: stretched, RGB, -1 to 1", resize="stretch", color="RGB", mean=127.5, std=127.5
+)
+
 
 def recognise(file: ModelFile) -> Conclusion | None:
     """Return the conclusion for a file with that operator and four outputs."""
@@ -27,9 +31,11 @@ def recognise(file: ModelFile) -> Conclusion | None:
         return None
     whole = [t for t in lists if _is_whole(file, t)]
     if len(whole) == 1:
-        classes, order = whole[0], "tried"
+        classes = whole[0]
+        found = Finding("first_class", 0, "tried", f"output {classes.name!r} has whole numbers")
     else:  # TensorFlow 1: boxes, classes, scores, count
-        classes, order = lists[0], "assumed"
+        classes = lists[0]
+        found = Finding("first_class", 0, "assumed", f"output {classes.name!r} has the classes")
     scores = next(t for t in lists if t is not classes)
     labels = file.labels
     why = "operator TFLite_Detection_PostProcess"
@@ -39,21 +45,10 @@ def recognise(file: ModelFile) -> Conclusion | None:
             Finding("task", "detect", "signature", why),
             Finding("decoder", "detections", "signature", why),
             *((Finding("labels", labels, "metadata", file.labels_from),) if labels else ()),
-            *convention(
-                "TensorFlow's detectors: stretched, RGB, -1 to 1",
-                resize="stretch",
-                color="RGB",
-                mean=127.5,
-                std=127.5,
-            ),
+            *_PIXELS,
             Finding("box", "yxyx", "signature", why),
             Finding("units", "shares", "signature", why),
-            Finding(
-                "first_class",
-                0,
-                order,  # type: ignore[arg-type]
-                f"output {classes.name!r} has the classes",
-            ),
+            found,
             *convention("edgekit's", score_threshold=0.5),
         ),
         outputs={

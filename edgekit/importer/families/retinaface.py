@@ -10,6 +10,19 @@ from edgekit.importer.families.boxes import convention
 from edgekit.importer.findings import Conclusion, Output
 from edgekit.importer.model_file import ModelFile
 
+_CONVENTION = convention(
+    "RetinaFace: BGR, letterbox with black, mean 104 117 123, softmax inside",
+    resize="letterbox",
+    pad=0,
+    color="BGR",
+    mean=[104, 117, 123],
+    std=1,
+    strides=(8, 16, 32),
+    box_order="xywh",
+    activation="none",
+    variances=(0.1, 0.2),
+)
+
 
 def recognise(file: ModelFile) -> Conclusion | None:
     """Return the conclusion for a file with three such outputs of one length."""
@@ -29,18 +42,7 @@ def recognise(file: ModelFile) -> Conclusion | None:
         findings=(
             Finding("task", "detect", "signature", why),
             Finding("decoder", "ssd", "signature", why),
-            *convention(
-                "RetinaFace: BGR, letterbox with black, mean 104 117 123, softmax inside",
-                resize="letterbox",
-                pad=0,
-                color="BGR",
-                mean=[104, 117, 123],
-                std=1,
-                strides=(8, 16, 32),
-                box_order="xywh",
-                activation="none",
-                variances=(0.1, 0.2),
-            ),
+            *_CONVENTION,
             Finding("landmarks", landmarks, "signature", why),
             *convention("edgekit's", score_threshold=0.5, iou_threshold=0.4),
         ),
