@@ -8,10 +8,11 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from edgekit.base.paths import state_dir
-from edgekit.core.errors import ConfigError
+from edgekit.core.errors import ConfigError, UsageError
 from edgekit.core.spec import DEVICE_ID, NAME
 from edgekit.core.structure import structure_problems
 from edgekit.pipeline.fallback import FallbackTable
+from edgekit.serve.address import Address, address_of
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_PIPELINES = 32
@@ -98,6 +99,17 @@ class LimitsTable(_Table, frozen=True, kw_only=True):
     status_clients: Whole = 8
 
 
+class ServeTable(_Table, frozen=True, kw_only=True):
+    """``[serve]``: where the pipelines' models answer local programs; as ``edgekit serve``'s options."""
+
+    host: str | None = None
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] | None = None
+    uds: str = ""
+    token_file: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+
+
 class AgentDocument(_Table, frozen=True, kw_only=True):
     """The file as written."""
 
@@ -106,6 +118,7 @@ class AgentDocument(_Table, frozen=True, kw_only=True):
     intervals: Intervals = Intervals()
     outbox: OutboxTable = OutboxTable()
     limits: LimitsTable = LimitsTable()
+    serve: ServeTable | None = None
 
 
 class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +149,13 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.managed or str(self.pinned)
 
 
+class Serving(msgspec.Struct, frozen=True):
+    """Where local programs reach the models, and the file with the token that they need."""
+
+    address: Address
+    token_file: Path | None
+
+
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The whole configuration of an agent; ``path`` is its file, from which it is read again."""
 
@@ -146,6 +166,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     intervals: Intervals = Intervals()
     outbox: OutboxTable = OutboxTable()
     limits: LimitsTable = LimitsTable()
+    serve: Serving | None = None
 
 
 class Environment(msgspec.Struct, frozen=True):
@@ -207,7 +228,34 @@ def parse_agent_config(
         intervals=document.intervals,
         outbox=document.outbox,
         limits=document.limits,
+        serve=_serving(document.serve, what, folder) if document.serve else None,
     )
+
+
+def in_the_file(text: str) -> str:
+    """Return what an error of ``edgekit serve`` says, with its options as the keys of ``[serve]``.
+
+    >>> in_the_file("--tls-cert and --tls-key go together")
+    'tls_cert and tls_key go together'
+    """
+    words = text.split(" ")
+    return " ".join(word[2:].replace("-", "_") if word.startswith("--") else word for word in words)
+
+
+def _serving(table: ServeTable, what: str, folder: Path) -> Serving:
+    """Return the address in ``[serve]``.
+
+    Raises:
+        ConfigError: Its keys contradict each other.
+    """
+    uds, token_file, certificate, key = (
+        folder / Path(given).expanduser() if given else None
+        for given in (table.uds, table.token_file, table.tls_cert, table.tls_key)
+    )
+    try:
+        return Serving(address_of(table.host, table.port, uds, certificate, key), token_file)
+    except UsageError as error:
+        raise ConfigError(f"{what}:serve: {in_the_file(error.message)}", hint=_HINT) from error
 
 
 def agent_identity(path: Path) -> tuple[Path, str]:

@@ -11,10 +11,10 @@ import functools
 import logging
 import selectors
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from urllib.parse import unquote
 
-from edgekit.agent.hosts import Host
+from edgekit.agent.peer import Peer
 from edgekit.agent.reactor import Reactor
 from edgekit.serve.errors import error_body
 from edgekit.serve.hosting import Table
@@ -27,8 +27,6 @@ _LOOK_AGAIN_S = 0.05
 _LINGER_S = 2.0
 _WAITING = 256
 _TICK_S = 0.5
-_STOP_S = 12.0
-"""More than a host's grace for requests, and for closing its models."""
 _LIVE = b"GET /v2/health/live "
 
 
@@ -50,80 +48,49 @@ def model_of(head: bytes) -> tuple[str, str] | None:
 
 
 class Front:
-    """Answers at some listening sockets, through hosts; all methods belong to the reactor's thread.
+    """Answers at some listening sockets, through peers; all methods belong to the reactor's thread.
 
     Args:
-        reactor: Runs it, and is stopped where a model cannot be opened at the start.
+        reactor: Runs it.
         listeners: Bound sockets, each with whether TLS is spoken there.
         is_open: Whether anybody who reaches the address may know why a model does not answer.
-        on_ready: Called once every model is open, and the sockets accept connections.
     """
 
     def __init__(
-        self,
-        reactor: Reactor,
-        listeners: Sequence[tuple[socket.socket, bool]],
-        *,
-        is_open: bool,
-        on_ready: Callable[[], object],
+        self, reactor: Reactor, listeners: Sequence[tuple[socket.socket, bool]], *, is_open: bool
     ) -> None:
-        self.hosts: list[Host] = []
+        self.peers: Sequence[Peer] = ()
+        """The processes that host the models; whoever changes them calls ``changed``."""
         self._reactor, self._listeners, self._is_open = reactor, listeners, is_open
-        self._on_ready = on_ready
         self._waiting: dict[socket.socket, float] = {}
         self._leaving: dict[socket.socket, float] = {}
-        self.was_ready = False
+        self._table = Table(())
         self._next = 0
 
-    def begin(self, hosts: Sequence[Host]) -> None:
-        """Start the hosts, which open their models in turn."""
-        self.hosts = list(hosts)
-        for host in self.hosts:
-            host.begin()
-        self._reactor.every(_TICK_S, self._tick)
-        self.changed()
-
-    def stop(self) -> None:
-        """Accept no more, and ask the hosts to end after the requests that run."""
-        for listener, _ in self._listeners:
-            self._reactor.unwatch(listener)
-            listener.close()
-        for host in self.hosts:
-            host.stop()
-        self._reactor.after(_STOP_S, self._kill)
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether no host runs any more."""
-        return all(host.has_ended for host in self.hosts)
-
-    def close(self) -> None:
-        """Close the connections that no host has."""
-        for connection in [*self._waiting, *self._leaving]:
-            self._drop(connection)
-
-    def changed(self) -> None:
-        """Send every host what has changed; at the start, have the next one open its model, then listen."""
-        self._table = Table(tuple(host.row for host in self.hosts))
-        for host in self.hosts:
-            host.tell(self._table)
-        if self.was_ready:
-            return
-        following = next((host for host in self.hosts if not host.has_opened), None)
-        if following is None:
-            self._listen()
-        elif following.error is not None:
-            self._reactor.stop()
-        elif not following.is_begun:
-            following.open()
-
-    def _listen(self) -> None:
-        self.was_ready = True
+    def listen(self) -> None:
+        """Accept connections from now on."""
         for listener, is_tls in self._listeners:
             listener.listen(_BACKLOG)
             listener.setblocking(False)
             self._watch(listener, is_tls)
-        self._on_ready()
+        self._reactor.every(_TICK_S, self._tick)
+
+    def stop(self) -> None:
+        """Accept no more."""
+        for listener, _ in self._listeners:
+            self._reactor.unwatch(listener)
+            listener.close()
+
+    def close(self) -> None:
+        """Close the connections that no peer has."""
+        for connection in [*self._waiting, *self._leaving]:
+            self._drop(connection)
+
+    def changed(self) -> None:
+        """Send every peer what has changed."""
+        self._table = Table(tuple(row for peer in self.peers for row in peer.rows))
+        for peer in self.peers:
+            peer.tell(self._table)
 
     # -- connections
 
@@ -180,21 +147,23 @@ class Front:
         self.call(connection, *named)
 
     def call(self, connection: socket.socket, model: str, version: str) -> None:
-        """Have a model's host answer on a connection; where there is no such model, any host."""
+        """Have a model's process answer on a connection; where there is no such model, any."""
         row = self._table.find(model, version)
-        host = next((h for h in self.hosts if row and (h.name, h.version) == (row.name, row.version)), None)
-        if not (host.take(connection) if host else self._hand_to_any(connection)):
-            self.refuse(connection, host)
+        peer = next((each for each in self.peers if row and each.has(row)), None)
+        if not (peer.take(connection) if peer else self._hand_to_any(connection)):
+            self.refuse(connection, peer)
 
     def _hand_to_any(self, connection: socket.socket) -> bool:
-        self._next = (self._next + 1) % len(self.hosts)
-        return any(host.take(connection) for host in self.hosts[self._next :] + self.hosts[: self._next])
+        peers = [*self.peers]
+        self._next = (self._next + 1) % max(len(peers), 1)
+        return any(peer.take(connection) for peer in peers[self._next :] + peers[: self._next])
 
-    def refuse(self, connection: socket.socket, host: Host | None) -> None:
+    def refuse(self, connection: socket.socket, peer: Peer | None) -> None:
         """Answer that no process does, and close the connection."""
-        message = f"model {host.name!r} is not ready" if host else "no model is ready"
-        if host and self._is_open:
-            message += f": {host.row.reason}"
+        names = ", ".join(dict.fromkeys(repr(row.name) for row in peer.rows)) if peer else ""
+        message = f"model {names} is not ready" if names else "no model is ready"
+        if peer and names and self._is_open:
+            message += f": {peer.rows[0].reason}"
         status, body = "503 Service Unavailable\r\nretry-after: 1", error_body(message)
         with contextlib.suppress(OSError):
             if connection.recv(_LINE_BYTES, socket.MSG_PEEK).startswith(_LIVE):
@@ -238,10 +207,4 @@ class Front:
         for connection, until_s in [*self._waiting.items(), *self._leaving.items()]:
             if now_s > until_s:
                 self._drop(connection)
-        for host in self.hosts:
-            host.check()
         self.changed()
-
-    def _kill(self) -> None:
-        for host in self.hosts:
-            host.kill("it did not end in time")

@@ -8,35 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import selectors
 import socket
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Callable
 
 import msgspec
 
+from edgekit.agent.peer import Peer
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.restarts import Restarts
 from edgekit.base.child import exit_reason, is_native_crash
 from edgekit.base.failures import error_of
-from edgekit.core.errors import BackendError, EdgekitError, ProtocolError
+from edgekit.core.errors import BackendError, EdgekitError
 from edgekit.model.exclusions import Exclusion, Exclusions
-from edgekit.serve.hosting import (
-    Call,
-    Connection,
-    Failed,
-    FromHost,
-    Pipe,
-    Report,
-    Row,
-    Start,
-    Stop,
-    Table,
-    Taken,
-    Trying,
-)
+from edgekit.serve.hosting import Failed, FromHost, Pipe, Report, Row, Start, Stop, Trying
 
 logger = logging.getLogger(__name__)
 COMMAND = (sys.executable, "-m", "edgekit.agent.host")
@@ -44,7 +30,7 @@ OPENING_S = 150.0
 """A host that opens a model may be silent for this long: a runtime may hold the interpreter's lock."""
 
 
-class Host:
+class Host(Peer):
     """One model's process; all methods belong to the reactor's thread.
 
     Args:
@@ -68,24 +54,21 @@ class Host:
         restarts: Restarts,
         exclusions: Exclusions,
         call: Callable[[socket.socket, str, str], None],
-        refuse: Callable[[socket.socket, Host], None],
+        refuse: Callable[[socket.socket, Peer], None],
         on_change: Callable[[], None],
     ) -> None:
+        super().__init__(reactor, start.settings.limits.quiet_s, call, refuse)
         self.name, self.version = name, version
         self.has_opened = self.is_begun = False
         self.error: EdgekitError | None = None
-        self._start, self._limits, self._reactor, self._restarts = start, start.limits, reactor, restarts
-        self._call, self._refuse, self._on_change = call, refuse, on_change
-        self._exclusions = exclusions
-        self._untaken: deque[socket.socket] = deque()
+        self._start, self._limits, self._restarts = start, start.settings.limits, restarts
+        self._exclusions, self._on_change = exclusions, on_change
         self._is_stopping = False
         self._reason = "it is being opened"
         self._process: subprocess.Popen[bytes] | None = None
         self._reset()
 
     def _reset(self) -> None:
-        self._pipe: Pipe | None = None
-        self._table: Table | None = None
         self._report = Report(
             state="LOADING",
             reason="",
@@ -95,15 +78,9 @@ class Host:
             is_stuck=False,
         )
         self._trying = Trying("", 0)
-        self._heard_s = self._started_s = 0.0
+        self._started_s = 0.0
         self._why_killed = ""
         self._is_suspect_guilty = False
-
-    @property
-    def is_answering(self) -> bool:
-        """Whether it takes connections: it was heard of a moment ago."""
-        silent_s = self._reactor.now_s() - self._heard_s
-        return self._pipe is not None and self._heard_s > 0 and silent_s < self._limits.quiet_s
 
     @property
     def has_ended(self) -> bool:
@@ -111,10 +88,10 @@ class Host:
         return self._process is None
 
     @property
-    def row(self) -> Row:
-        """What all hosts are to know of it."""
+    def rows(self) -> tuple[Row, ...]:
+        """What all hosts are to know of its model."""
         reason = "its process does not respond" if self._heard_s else self._reason
-        return Row(
+        row = Row(
             name=self.name,
             version=self.version,
             state=self._report.state if self.is_answering else "UNAVAILABLE",
@@ -124,39 +101,29 @@ class Host:
             restarts=self._restarts.total,
             is_answering=self.is_answering,
         )
+        return (row,)
 
     # -- what its owner asks of it
 
     def begin(self) -> None:
         """Start the process; it opens its model once ``open`` is called."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._pipe = Pipe(ours, FromHost)
-        with theirs:
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
             self._process = subprocess.Popen(
                 [*COMMAND, str(theirs.fileno()), self.name, self.version],  # names: for lists of processes
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # whatever a native library prints there
             )
-        self._reactor.watch(self._pipe, selectors.EVENT_READ, self._read)
+            undo.pop_all()
+        self._connect(Pipe(ours, FromHost))
 
     def open(self) -> None:
         """Have it open its model."""
         self.is_begun, self._started_s = True, self._reactor.now_s()
         rows = msgspec.to_builtins(self._exclusions.rows)
         self._send(msgspec.structs.replace(self._start, exclusions=rows))
-
-    def take(self, connection: socket.socket) -> bool:
-        """Have it answer on a connection; return False where it cannot be asked to."""
-        if not self.is_answering or not self._send(Connection(), connection):
-            return False
-        self._untaken.append(connection)
-        return True
-
-    def tell(self, table: Table) -> None:
-        """Send it the table, unless it has it."""
-        if self._heard_s and table != self._table and self._send(table):
-            self._table = table
 
     def check(self) -> None:
         """Kill it where it hangs."""
@@ -183,32 +150,13 @@ class Host:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
-    def _send(self, message: object, connection: socket.socket | None = None) -> bool:
-        return self._pipe is not None and self._pipe.send(message, connection)
-
     # -- what it says
 
-    def _read(self, _events: int) -> None:
-        while self._pipe is not None:
-            try:
-                received = self._pipe.receive()
-            except BlockingIOError:
-                return
-            except ProtocolError as error:
-                self.kill(error.message)
-                received = None
-            if received is None:
-                self._collect(self._pipe)
-                return
-            self._heard_s = self._reactor.now_s()
-            self._handle(*received)
+    def _broke(self, reason: str) -> None:
+        self.kill(reason)
 
-    def _handle(self, message: object, connection: socket.socket | None) -> None:
-        if isinstance(message, Taken):
-            self._untaken.popleft().close()
-        elif isinstance(message, Call) and connection is not None:
-            self._call(connection, message.model, message.version)
-        elif isinstance(message, Trying):
+    def _handle(self, message: object) -> None:
+        if isinstance(message, Trying):
             self._trying = message
         elif isinstance(message, Failed):
             self.error = error_of(message.failure)
@@ -224,10 +172,8 @@ class Host:
 
     # -- its end
 
-    def _collect(self, pipe: Pipe) -> None:
+    def _ended(self) -> None:
         assert self._process is not None
-        self._reactor.unwatch(pipe)
-        pipe.close()
         try:
             code = self._process.wait(1.0)
         except subprocess.TimeoutExpired:
@@ -237,16 +183,14 @@ class Host:
         reason = self._why_killed or failure or f"its process ended ({exit_reason(code)})"
         is_guilty = self._is_suspect_guilty or (not self._why_killed and is_native_crash(code))
         suspect, self._process = self._trying, None
-        self._ended(reason, suspect if is_guilty else Trying("", 0))
+        self._start_again(reason, suspect if is_guilty else Trying("", 0))
 
-    def _ended(self, reason: str, guilty: Trying) -> None:
+    def _start_again(self, reason: str, guilty: Trying) -> None:
         """Start again: at once without a variant that ended it, else after a wait that grows."""
         should_load = self._report.should_load
         self._start = msgspec.structs.replace(self._start, should_load=should_load)
         self._reset()
         self._reason = f"{reason}; it is opened again"
-        while self._untaken:
-            self._refuse(self._untaken.popleft(), self)
         if self._is_stopping:
             return
         self._restarts.crashed(self._reactor.now_s())
@@ -270,6 +214,6 @@ class Host:
         try:
             self.begin()
         except OSError as cause:
-            self._ended(f"its process cannot be started: {cause.strerror}", Trying("", 0))
+            self._start_again(f"its process cannot be started: {cause.strerror}", Trying("", 0))
         else:
             self.open()

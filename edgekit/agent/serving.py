@@ -12,13 +12,14 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.agent.access import access_for, settings_of
 from edgekit.agent.front import Front
 from edgekit.agent.hosts import Host
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.restarts import Restarts
 from edgekit.base.notify import Notifier
 from edgekit.base.signals import stopped_by_signals
-from edgekit.core.errors import ConfigError, UsageError
+from edgekit.core.errors import UsageError
 from edgekit.core.spec import RETRY_S
 from edgekit.model.bundle import open_bundle
 from edgekit.model.exclusions import Exclusions
@@ -26,14 +27,13 @@ from edgekit.serve.address import Address, listening
 from edgekit.serve.hosting import Start
 from edgekit.serve.ports import Limits
 from edgekit.serve.routes import Access
-from edgekit.version import __version__
 
 logger = logging.getLogger(__name__)
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_TOKEN_BYTES = 16
 _CRASHES = (10, 600.0)
 """The wait doubles at most so often, within so many seconds."""
+_TICK_S = 0.5
+_STOP_S = 12.0
+"""More than a host's grace for requests, and for closing its models."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,8 @@ def serve(
         ModelError, BackendError: A model cannot be served here.
         ConfigError: The token is missing or weak, or the address cannot be used.
     """
-    access, models = access_for(options), models_of(options.bundles)
+    access, models = access_for(options.address, options.token_file), models_of(options.bundles)
     reactor, notifier = reactor or Reactor(), Notifier(os.environ.get("NOTIFY_SOCKET", ""))
-
-    def begun() -> None:
-        logger.info("serving at %s", ", ".join(urls))
-        notifier.tell("READY=1")
-        on_ready(urls, front)
 
     is_tls = options.address.certificate is not None
     with (
@@ -88,50 +83,106 @@ def serve(
         contextlib.closing(notifier),
         listening(options.address) as (found, urls),
     ):
+
+        def begun() -> None:
+            front.listen()
+            logger.info("serving at %s", ", ".join(urls))
+            notifier.tell("READY=1")
+            on_ready(urls, front)
+
         sockets = [(bound, is_tls and bound.family != socket.AF_UNIX) for bound in found]
-        front = Front(reactor, sockets, is_open=not access.token, on_ready=begun)
+        front = Front(reactor, sockets, is_open=not access.token)
+        hosts = _Hosts(options, access, models, front, reactor, begun)
         with stopped_by_signals(reactor.stop) as signals, contextlib.closing(front):
-            front.begin(_hosts(options, access, models, front, reactor))
+            hosts.begin()
             reactor.run()
             front.stop()
-            while not front.has_ended:
+            hosts.stop()
+            while not hosts.have_ended:
                 reactor.turn()
-    for host in front.hosts:
-        if host.error is not None and not front.was_ready:
+    for host in hosts.all:
+        if host.error is not None and not hosts.were_ready:
             raise host.error
     return signals[0] if signals else 0
 
 
-def _hosts(
-    options: ServeOptions, access: Access, models: dict[tuple[str, str], str], front: Front, reactor: Reactor
-) -> list[Host]:
-    start = Start(
-        path="",
-        exclusions={},
-        should_load=True,
-        threads=options.threads,
-        access=access,
-        limits=options.limits,
-        certificate=str(options.address.certificate or ""),
-        key=str(options.address.key or ""),
-        version=__version__,
-        began_s=reactor.now_s(),
-        log_level=logging.getLogger().level,
-    )
-    return [
-        Host(
-            name,
-            version,
-            msgspec.structs.replace(start, path=path),
-            reactor,
-            Restarts(*_CRASHES, *options.backoff_s),
-            Exclusions(options.retry_s),
-            front.call,
-            front.refuse,
-            front.changed,
+class _Hosts:
+    """The models' processes; ``on_ready`` is called once every model is open."""
+
+    def __init__(
+        self,
+        options: ServeOptions,
+        access: Access,
+        models: dict[tuple[str, str], str],
+        front: Front,
+        reactor: Reactor,
+        on_ready: Callable[[], object],
+    ) -> None:
+        self.were_ready = False
+        self._front, self._reactor, self._on_ready = front, reactor, on_ready
+        start = Start(
+            settings=settings_of(access, options.limits, options.address, reactor.now_s()),
+            path="",
+            exclusions={},
+            should_load=True,
+            threads=options.threads,
+            log_level=logging.getLogger().level,
         )
-        for (name, version), path in models.items()
-    ]
+        self.all = [
+            Host(
+                name,
+                version,
+                msgspec.structs.replace(start, path=path),
+                reactor,
+                Restarts(*_CRASHES, *options.backoff_s),
+                Exclusions(options.retry_s),
+                front.call,
+                front.refuse,
+                self._changed,
+            )
+            for (name, version), path in models.items()
+        ]
+
+    def begin(self) -> None:
+        """Start the processes, which open their models in turn."""
+        for host in self.all:
+            host.begin()
+        self._front.peers = self.all
+        self._reactor.every(_TICK_S, self._check)
+        self._changed()
+
+    def stop(self) -> None:
+        """Ask them to end after the requests that run."""
+        for host in self.all:
+            host.stop()
+        self._reactor.after(_STOP_S, self._kill)
+
+    @property
+    def have_ended(self) -> bool:
+        """Whether none runs any more."""
+        return all(host.has_ended for host in self.all)
+
+    def _changed(self) -> None:
+        """Say what has changed; at the start, have the next one open its model."""
+        self._front.changed()
+        if self.were_ready:
+            return
+        following = next((host for host in self.all if not host.has_opened), None)
+        if following is None:
+            self.were_ready = True
+            self._on_ready()
+        elif following.error is not None:
+            self._reactor.stop()
+        elif not following.is_begun:
+            following.open()
+
+    def _check(self) -> None:
+        for host in self.all:
+            host.check()
+
+    def _kill(self) -> None:
+        for host in self.all:
+            host.kill("it did not end in time")
 
 
 def models_of(bundles: tuple[str, ...]) -> dict[tuple[str, str], str]:
@@ -147,42 +198,3 @@ def models_of(bundles: tuple[str, ...]) -> dict[tuple[str, str], str]:
         if paths.setdefault((manifest.model, manifest.version), path) is not path:
             raise UsageError(f"{manifest.model} {manifest.version} is named twice")
     return paths
-
-
-def access_for(options: ServeOptions) -> Access:
-    """Return who may call: anyone on this machine, or whoever has the token.
-
-    Raises:
-        UsageError: Other machines can reach the address, and there is no token.
-        ConfigError: The token's file cannot be read, or the token is too short.
-    """
-    host = options.address.host
-    if options.token_file is not None:
-        token = read_token(options.token_file)
-        if host and host not in LOOPBACK and options.address.certificate is None:
-            logger.warning("the token and all data cross the network in clear: give --tls-cert, --tls-key")
-        return Access(token)
-    if host and host not in LOOPBACK:
-        raise UsageError(
-            f"--host {host} can be reached from other machines, and there is no token",
-            hint="give --token-file FILE, or leave --host away to serve this machine only",
-        )
-    return Access(hosts=_LOOPBACK_HOSTS)
-
-
-def read_token(path: Path) -> str:
-    """Return the token in a file.
-
-    Raises:
-        ConfigError: It cannot be read, is shorter than 16 characters, or is not printable ASCII.
-    """
-    try:
-        token = path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as cause:
-        raise ConfigError(f"--token-file {path}: cannot be read: {cause}") from cause
-    if len(token) < _TOKEN_BYTES or not token.isprintable() or " " in token:
-        raise ConfigError(
-            f"--token-file {path}: want one word of at least {_TOKEN_BYTES} characters",
-            hint=f"head -c 32 /dev/urandom | base64 > {path}",
-        )
-    return token

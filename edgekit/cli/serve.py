@@ -10,10 +10,9 @@ from typing import Any
 from edgekit.agent.serving import ServeOptions, serve
 from edgekit.base.command_line import Report
 from edgekit.core.errors import UsageError
-from edgekit.serve.address import Address
+from edgekit.serve.address import DEFAULT_PORT, address_of
 
 INTERRUPTED = 130
-DEFAULT_PORT = 8000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +39,9 @@ def run(arguments: argparse.Namespace) -> Report:
     number = serve(
         ServeOptions(
             bundles=tuple(arguments.bundle),
-            address=address(arguments),
+            address=address_of(
+                arguments.host, arguments.port, arguments.uds, arguments.tls_cert, arguments.tls_key
+            ),
             token_file=arguments.token_file,
             threads=arguments.threads,
         ),
@@ -48,24 +49,3 @@ def run(arguments: argparse.Namespace) -> Report:
     )
     document: dict[str, Any] = {"served": urls, "signal": signal.Signals(number).name if number else ""}
     return Report(document, "", INTERRUPTED if number == signal.SIGINT else 0)
-
-
-def address(arguments: argparse.Namespace) -> Address:
-    """Return where to listen.
-
-    Raises:
-        UsageError: The port is out of range, or only one of certificate and key is given.
-    """
-    port = DEFAULT_PORT if arguments.port is None else arguments.port
-    if not 0 <= port <= 65535:
-        raise UsageError(f"--port: want a number from 0 to 65535, got {port}")
-    if (arguments.tls_cert is None) != (arguments.tls_key is None):
-        raise UsageError("--tls-cert and --tls-key go together")
-    is_tcp = arguments.uds is None or arguments.host is not None or arguments.port is not None
-    return Address(
-        host=(arguments.host or "127.0.0.1") if is_tcp else "",
-        port=port,
-        uds=arguments.uds,
-        certificate=arguments.tls_cert,
-        key=arguments.tls_key,
-    )

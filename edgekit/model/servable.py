@@ -20,6 +20,8 @@ from edgekit.serve.ports import Offer, Servable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edgekit.pipeline.predictor import Predictor
+
 
 class _Open:
     """What every servable does with its open model."""
@@ -70,9 +72,9 @@ class TaskServable(_Open):
     change when another variant takes over.
     """
 
-    def __init__(self, ready: ReadyModel) -> None:
+    def __init__(self, ready: ReadyModel, predictor: Predictor) -> None:
         super().__init__(ready)
-        self._predictor = ready.predictor
+        self._predictor = predictor
         manifest = ready.manifest
         self.takes_images = takes_images(manifest)
         self.optional_inputs = frozenset(state.input for state in manifest.state) | manifest.constants.keys()
@@ -113,13 +115,13 @@ def takes_images(manifest: Manifest) -> bool:
     return manifest.task != "raw" and not (manifest.pre.window or manifest.pre.columns)
 
 
-def servable_of(ready: ReadyModel) -> RawServable | TaskServable:
-    """Return an open model as the server uses it."""
+def servable_of(ready: ReadyModel, predictor: Predictor | None = None) -> RawServable | TaskServable:
+    """Return an open model as the server uses it, by a predictor of its own where others use it too."""
     if takes_images(ready.manifest):
         vision().setNumThreads(1)  # OpenCV's own threads would compete with the runtime's
     if ready.manifest.task == "raw" and _has_declared_types(ready):
         return RawServable(ready)
-    return TaskServable(ready)
+    return TaskServable(ready, predictor or ready.predictor)
 
 
 class HeldServable:

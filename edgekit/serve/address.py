@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.core.errors import ConfigError
+from edgekit.core.errors import ConfigError, UsageError
+
+DEFAULT_PORT = 8000
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,29 @@ class Address:
     uds: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+
+
+def address_of(
+    host: str | None, port: int | None, uds: Path | None, certificate: Path | None, key: Path | None
+) -> Address:
+    """Return where to listen: on loopback, unless told otherwise, or if only a UNIX socket is named.
+
+    Raises:
+        UsageError: The port is out of range, or only one of certificate and key is given; in the words of
+            the command line.
+    """
+    if not 0 <= (port or 0) <= 65535:
+        raise UsageError(f"--port: want a number from 0 to 65535, got {port}")
+    if (certificate is None) != (key is None):
+        raise UsageError("--tls-cert and --tls-key go together")
+    is_tcp = uds is None or host is not None or port is not None
+    return Address(
+        host=(host or "127.0.0.1") if is_tcp else "",
+        port=DEFAULT_PORT if port is None else port,
+        uds=uds,
+        certificate=certificate,
+        key=key,
+    )
 
 
 @contextlib.contextmanager

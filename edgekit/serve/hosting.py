@@ -20,23 +20,31 @@ _MAX_BYTES = 160 << 10
 """Of one message: less than a socket's default buffer of 208 KiB."""
 
 
-class Start(msgspec.Struct, frozen=True, tag="start", kw_only=True):
-    """The first message: open this model, unless it was unloaded.
+class Settings(msgspec.Struct, frozen=True, tag="settings", kw_only=True):
+    """How every host answers; ``began_s`` is the monotonic time of the front's start.
 
-    ``exclusions`` has a row for each variant that was lost before; ``began_s`` is the monotonic time of the
-    front's start.
+    A worker of the agent gets it as the first message: the models that it serves are its pipelines'.
     """
 
-    path: str
-    exclusions: dict[str, Any]
-    should_load: bool
-    threads: int | None
     access: Access
     limits: Limits
     certificate: str
     key: str
     version: str
     began_s: float
+
+
+class Start(msgspec.Struct, frozen=True, tag="start", kw_only=True):
+    """The first message to a host of one model: open it, unless it was unloaded.
+
+    ``exclusions`` has a row for each variant that was lost before.
+    """
+
+    settings: Settings
+    path: str
+    exclusions: dict[str, Any]
+    should_load: bool
+    threads: int | None
     log_level: int
 
 
@@ -74,7 +82,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Answer the requests that run, close the model, exit 0."""
 
 
-ToHost = Union[Start, Connection, Table, Stop]  # noqa: UP007 - decoded at run time
+ToHost = Union[Settings, Start, Connection, Table, Stop]  # noqa: UP007 - decoded at run time
 
 
 class Trying(msgspec.Struct, frozen=True, tag="trying"):
@@ -95,6 +103,12 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
     is_stuck: bool
 
 
+class Offers(msgspec.Struct, frozen=True, tag="offers"):
+    """The models of a worker, twice a second and after each change; the supervisor adds its process."""
+
+    rows: tuple[Row, ...]
+
+
 class Taken(msgspec.Struct, frozen=True, tag="taken"):
     """The oldest connection not yet taken is."""
 
@@ -112,7 +126,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     failure: Failure
 
 
-FromHost = Union[Trying, Report, Taken, Call, Failed]  # noqa: UP007 - decoded at run time
+FromHost = Union[Trying, Report, Offers, Taken, Call, Failed]  # noqa: UP007 - decoded at run time
 
 
 class Pipe:

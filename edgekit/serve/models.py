@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from edgekit.base.entry import Bounds
@@ -42,7 +42,8 @@ class Entry:
         self.state, self.reason = UNAVAILABLE, "not loaded yet"
         self.should_load = True
         self.failovers = self.returns = 0
-        self._owns_lane = lane is None
+        self.is_own = lane is None
+        """Whether nobody else uses the model."""
         bounds = Bounds(limits.waiting, limits.held_bytes, limits.stuck_s, limits.inline_s)
         self.lane = lane or Lane(f"model-{offer.name}", bounds)
         self.meter = Meter()
@@ -92,6 +93,11 @@ class Entry:
                 )
             raise
 
+    def hold(self, held: Held) -> None:
+        """Answer with what its owner has open, until the next call; on the lane's thread."""
+        self._held = held
+        self.use(held.servable)
+
     def use(self, servable: Servable) -> None:
         """Answer with this from now on; called on the lane's thread."""
         self.servable, self.state, self.reason = servable, READY, ""
@@ -111,7 +117,13 @@ class Entry:
                 await control(self.lane, self._open)
 
     async def unload(self, reason: str = "unloaded") -> None:
-        """Accept no more requests, answer those that wait, and free the model."""
+        """Accept no more requests, answer those that wait, and free the model.
+
+        Raises:
+            HttpError: 409: the model is its owner's.
+        """
+        if not self.is_own:
+            raise HttpError(409, f"model {self.offer.name!r} is in use by pipelines of the agent")
         async with self._changing:
             self.should_load = False
             await self._close(reason)
@@ -121,7 +133,7 @@ class Entry:
         held, self._held, self.servable = self._held, None, None
         if held is not None:
             self.lane.control(held.close).done.wait(END_S)
-        if self._owns_lane:
+        if self.is_own:
             self.lane.close()
 
     async def _close(self, reason: str) -> None:
@@ -214,18 +226,26 @@ class Models:
     """
 
     def __init__(self, entries: Iterable[Entry]) -> None:
-        self._entries: dict[str, dict[str, Entry]] = {}
+        self._entries: tuple[Entry, ...] = ()
         for entry in entries:
-            versions = self._entries.setdefault(entry.offer.name, {})
-            if versions.setdefault(entry.offer.version, entry) is not entry:
+            if self.has(entry.offer.name, entry.offer.version):
                 raise UsageError(f"{entry.offer.name} {entry.offer.version} is named twice")
+            self.add(entry)
 
-    def __iter__(self) -> Any:
-        return (entry for versions in self._entries.values() for entry in versions.values())
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries)
+
+    def add(self, entry: Entry) -> None:
+        """Serve one more; of two that have the same name and version the first answers."""
+        self._entries = (*self._entries, entry)
+
+    def remove(self, entry: Entry) -> None:
+        """Serve one no more."""
+        self._entries = tuple(each for each in self._entries if each is not entry)
 
     def has(self, name: str, version: str) -> bool:
         """Return whether there is such a model."""
-        return version in self._entries.get(name, {})
+        return any((each.offer.name, each.offer.version) == (name, version) for each in self._entries)
 
     def find(self, name: str, version: str = "") -> Entry:
         """Return a model; without a version, its newest that was not unloaded, or its newest.
@@ -233,15 +253,14 @@ class Models:
         Raises:
             HttpError: 404: there is none.
         """
-        known = self._entries.get(name)
-        if known is None:
+        known = [each for each in self._entries if each.offer.name == name]
+        if not known:
             raise HttpError(404, f"there is no model {name[:64]!r}")
         if version:
-            if version not in known:
+            known = [each for each in known if each.offer.version == version]
+            if not known:
                 raise HttpError(404, f"model {name!r} has no version {version[:32]!r}")
-            return known[version]
-        newest = sorted(known.values(), key=lambda e: (e.should_load, version_key(e.offer.version)))
-        return newest[-1]
+        return max(known, key=lambda each: (each.should_load, version_key(each.offer.version)))
 
     @property
     def is_ready(self) -> bool:
@@ -250,7 +269,8 @@ class Models:
 
     async def close(self, timeout_s: float = 5.0) -> None:
         """Free every model, except one that hangs for longer than ``timeout_s``."""
-        tasks = [asyncio.ensure_future(entry.unload("the server ends")) for entry in self]
+        own = [entry for entry in self if entry.is_own]
+        tasks = [asyncio.ensure_future(entry.unload("the server ends")) for entry in own]
         if tasks:
             _, pending = await asyncio.wait(tasks, timeout=timeout_s)
             for task in pending:

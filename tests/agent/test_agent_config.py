@@ -6,8 +6,11 @@ import pytest
 from bundles import make_bundle, pipeline_toml
 
 from edgekit.agent.config import load_agent_config, parse_agent_config, to_toml
+from edgekit.agent.reactor import Reactor
+from edgekit.agent.supervisor.address import LocalAddress
 from edgekit.core.errors import ConfigError
 from edgekit.pipeline.config import config_problems, load_config, parse_config
+from edgekit.serve.address import Address
 
 
 def reasons(text: str, folder: Path) -> str:
@@ -184,3 +187,27 @@ def test_one_bundle_is_one_bundle_however_its_path_is_written(tmp_path):
     (tmp_path / "q.toml").write_text(pipeline_toml("q", "./b"))
     p, q = parse_agent_config('[agent]\npipelines = ["sub/p.toml", "q.toml"]', folder=tmp_path).pipelines
     assert p.pinned == q.pinned == tmp_path / "b"
+
+
+def serving(text, folder):
+    (folder / "p.toml").write_text(pipeline_toml("p"))
+    return parse_agent_config(f'[agent]\npipelines = ["p.toml"]\n[serve]\n{text}\n', folder=folder).serve
+
+
+def test_the_local_api_is_on_loopback_unless_its_table_names_another_address(tmp_path):
+    assert serving("", tmp_path).address == Address("127.0.0.1", 8000)
+    assert serving('uds = "api.sock"', tmp_path).address == Address("", 8000, tmp_path / "api.sock")
+    assert serving("port = 0", tmp_path).address.port == 0
+    with pytest.raises(ConfigError, match="serve: tls_cert and tls_key go together"):
+        serving('tls_cert = "a.pem"', tmp_path)
+    with pytest.raises(ConfigError, match="not valid") as wrong:
+        serving("port = 70000\nhostname = 'x'", tmp_path)
+    assert len(wrong.value.reasons) == 2
+
+
+def test_an_address_that_others_can_reach_needs_a_token(tmp_path):
+    reactor = Reactor()
+    with pytest.raises(ConfigError, match=r"\[serve\]: host 0.0.0.0 can be reached") as refused:
+        LocalAddress(serving('host = "0.0.0.0"', tmp_path), reactor)
+    reactor.close()
+    assert "token_file" in refused.value.hint

@@ -179,7 +179,7 @@ def test_an_inference_that_hangs_ends_its_process_and_its_variant_returns_later(
 def test_a_stopped_host_answers_503_while_the_others_answer_and_goes_on_or_is_killed(tmp_path):
     bundles = [make_bundle(tmp_path / name, model=name) for name in ("a", "b")]
     with served(*bundles, limits=Limits(quiet_s=1.0, silent_s=5.0)) as server:
-        host, pid = server.front.hosts[0], server.row("a")["pid"]
+        host, pid = server.front.peers[0], server.row("a")["pid"]
         os.kill(pid, signal.SIGSTOP)
         server.until(lambda: not host.is_answering, "the silence of a")
         refused = server.client.post("/v2/models/a/infer", content=b"x" * (4 << 20), headers=RAW)
@@ -199,14 +199,14 @@ def test_a_stopped_host_answers_503_while_the_others_answer_and_goes_on_or_is_ki
 
 def test_ten_kills_in_a_row_cost_the_other_model_nothing(two):
     before, pids = two.row("b"), set()
-    host = two.front.hosts[1]  # the newest version of a
+    host = two.front.peers[1]  # the newest version of a
     for _ in range(10):
-        two.until(lambda: host.row.pid not in {0, *pids}, "a new process")
-        pids.add(host.row.pid)
-        os.kill(host.row.pid, signal.SIGKILL)
+        two.until(lambda: host.rows[0].pid not in {0, *pids}, "a new process")
+        pids.add(host.rows[0].pid)
+        os.kill(host.rows[0].pid, signal.SIGKILL)
         assert two.infer("b").status_code == 200
     two.until_answers("a")
-    assert host.row.restarts >= 10
+    assert host.rows[0].restarts >= 10
     assert two.row("b")["restarts"] == before["restarts"]
     status = two.client.get("/v2/models/a/versions/1.0.0/ready")
     assert status.status_code == 200
@@ -344,7 +344,7 @@ def test_over_tls_any_process_answers_for_every_model(tmp_path, short_path, monk
             assert [server.infer(model, client).status_code for model in ("a", "b", "a")] == [200] * 3
             rows = {row["name"]: row["pid"] for row in client.get("/status").json()["models"]}
         os.kill(rows["a"], signal.SIGKILL)
-        server.until(lambda: server.front.hosts[0].row.pid != rows["a"], "the end of a")
+        server.until(lambda: server.front.peers[0].rows[0].pid != rows["a"], "the end of a")
         assert server.infer("a").status_code == 503
         transport = httpx.HTTPTransport(uds=str(path))
         with httpx.Client(transport=transport, base_url="http://device") as client:

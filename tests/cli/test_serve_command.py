@@ -142,13 +142,15 @@ def test_on_every_interface_the_token_is_asked_for(command, tmp_path):
         process.communicate(timeout=120)
 
 
-def test_a_model_of_strings_is_an_error_of_the_command_with_a_reason_for_each_runtime(command, tmp_path):
-    text = helper.make_tensor_value_info("x", TensorProto.STRING, [1, 2])
-    same = helper.make_tensor_value_info("y", TensorProto.STRING, [1, 2])
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [text], [same])
+def test_a_model_of_complex_numbers_is_an_error_of_the_command_with_a_reason_for_each_runtime(
+    command, tmp_path
+):
+    given = helper.make_tensor_value_info("x", TensorProto.COMPLEX64, [1, 2])
+    same = helper.make_tensor_value_info("y", TensorProto.COMPLEX64, [1, 2])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [given], [same])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
-    onnx.save(model, tmp_path / "string.onnx")
-    process = command(tmp_path / "string.onnx", "--port", 0)
+    onnx.save(model, tmp_path / "complex.onnx")
+    process = command(tmp_path / "complex.onnx", "--port", 0)
     document, shown = process.communicate(timeout=120)
     error = json.loads(document)["error"]
     assert (process.returncode, error["code"]) == (4, "model.no_variant"), shown

@@ -146,6 +146,7 @@ class Controls:
             "pid": os.getpid(),
             "rss_mb": round(rss_mb(os.getpid()), 1),
             "workers": workers,
+            "api": parts.address.urls if parts.address else [],
             "measuring": parts.measuring.status(),
             "fallbacks": {
                 **{

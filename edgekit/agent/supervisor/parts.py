@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from edgekit.agent.config import AgentConfig
 from edgekit.agent.jobs import Jobs
@@ -15,6 +15,9 @@ from edgekit.agent.supervisor.updates import ModelUpdates
 from edgekit.base.clock import FlooredClock
 from edgekit.core.wire import Reported
 from edgekit.update.slots import Slots
+
+if TYPE_CHECKING:
+    from edgekit.agent.supervisor.address import LocalAddress
 
 
 class Parts(Protocol):
@@ -32,6 +35,7 @@ class Parts(Protocol):
     jobs: Jobs
     sensors: dict[str, float]
     started_s: float
+    address: LocalAddress | None
 
     def add_models(self, config: AgentConfig) -> list[ModelUpdates]:
         """Begin to keep the models that pipelines name; return those that are new."""

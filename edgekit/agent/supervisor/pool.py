@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from edgekit.agent.config import AgentConfig, PipelinePlan
 from edgekit.agent.reactor import Reactor
@@ -11,6 +12,9 @@ from edgekit.agent.supervisor.grouping import WorkerPlan, group
 from edgekit.agent.supervisor.hosted_model import HostedModel
 from edgekit.agent.supervisor.pipelines import Observer, Pipeline
 from edgekit.agent.supervisor.worker import Worker
+
+if TYPE_CHECKING:
+    from edgekit.agent.supervisor.address import Admit
 
 
 class WorkerPool:
@@ -25,6 +29,7 @@ class WorkerPool:
         environment: Of the processes.
         observer: Hears what happens.
         place: Called with each new model: gives it a bundle to run.
+        admit: Called with each worker's end of the local API, if there is one.
     """
 
     def __init__(
@@ -34,11 +39,12 @@ class WorkerPool:
         environment: Mapping[str, str],
         observer: Observer,
         place: Callable[[HostedModel], object],
+        admit: Admit | None = None,
     ) -> None:
         self.workers: dict[str, Worker] = {}
         self._leaving: list[Worker] = []
         self._config, self._reactor, self._environment = config, reactor, environment
-        self._observer, self._place = observer, place
+        self._observer, self._place, self._admit = observer, place, admit
         self.pipelines = {plan.name: self._pipeline(plan) for plan in config.pipelines}
         self._plans: dict[str, PipelinePlan] = {}
         self._exclusive: Mapping[str, Collection[str]] = {}
@@ -120,6 +126,7 @@ class WorkerPool:
                 *(plan.name, self._reactor, self._config.limits, self._environment),
                 observer=self._observer,
                 progress_s=self._config.intervals.progress_s,
+                admit=self._admit,
             )
         is_new = key not in worker.models
         model = worker.model(plan.models[key], self._config.state / "excluded" / f"{pipeline.name}.json")

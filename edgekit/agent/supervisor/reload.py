@@ -15,7 +15,7 @@ from edgekit.core.errors import ConfigError, UsageError
 
 logger = logging.getLogger(__name__)
 
-_FIXED = ("state", "name", "intervals", "outbox", "limits")
+_FIXED = ("state", "name", "intervals", "outbox", "limits", "serve")
 """What an agent reads once, at its start."""
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgekit.agent.children import MeasuringChild, Survey, measure
 from edgekit.agent.config import AgentConfig, Environment, worker_environment
@@ -38,6 +38,9 @@ from edgekit.hardware.sensors import Sensors
 from edgekit.update.slots import Slots
 from edgekit.version import __version__
 
+if TYPE_CHECKING:
+    from edgekit.agent.supervisor.address import LocalAddress
+
 logger = logging.getLogger(__name__)
 
 REPORT_DELAY_S = 0.2
@@ -52,6 +55,7 @@ class Supervisor:
 
     Raises:
         StorageError: The state folder cannot be used, or another agent uses it.
+        ConfigError: The local API cannot be at the address that ``[serve]`` names.
     """
 
     def __init__(self, config: AgentConfig, environment: Environment) -> None:
@@ -66,7 +70,9 @@ class Supervisor:
         self.fleet = FleetSide(
             state, self.reactor, self.egress, self.clock, self, config.limits.update_s, self.jobs
         )
-        self.pool = WorkerPool(config, self.reactor, worker_environment(), self, self._place)
+        self.address = self._make_address()
+        admit = self.address.admit if self.address else None
+        self.pool = WorkerPool(config, self.reactor, worker_environment(), self, self._place, admit)
         self.models: dict[str, ModelUpdates] = {}
         self.add_models(config)
         self.books = Books()
@@ -115,6 +121,13 @@ class Supervisor:
             model.run_on(model.plan.pinned)
         else:
             self.models[model.plan.managed].place(model)
+
+    def _make_address(self) -> LocalAddress | None:
+        if self.config.serve is None:
+            return None
+        from edgekit.agent.supervisor.address import LocalAddress  # half a megabyte that few need
+
+        return LocalAddress(self.config.serve, self.reactor)
 
     # -- life
 
@@ -198,6 +211,8 @@ class Supervisor:
             self.reactor.after(0.05, self._stop_when_still)
 
     def _close(self) -> None:
+        if self.address is not None:
+            self.address.close()
         self._send_metrics()
         self.fleet.stop()
         self.measuring.stop()

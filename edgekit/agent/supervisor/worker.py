@@ -7,7 +7,7 @@ import selectors
 import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.agent.config import LimitsTable
 from edgekit.agent.ipc import NOT_SHARED, AlertOut, End, Ended, EventOut, LedgerOut, Progress, Started
@@ -18,6 +18,9 @@ from edgekit.agent.supervisor.pipelines import Observer, Pipeline
 from edgekit.agent.supervisor.worker_process import WorkerProcess, oom_kills
 from edgekit.base.child import exit_reason, is_native_crash
 from edgekit.core.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from edgekit.agent.supervisor.address import Admit, Door
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ class Worker:
         environment: Mapping[str, str],
         observer: Observer,
         progress_s: float = 1.0,
+        admit: Admit | None = None,
     ) -> None:
         self.name = name
         self.models: dict[str, HostedModel] = {}
@@ -44,8 +48,9 @@ class Worker:
         self.restarts = self.malformed = 0
         self.is_stopping = False
         self._reactor, self._limits, self._environment = reactor, limits, environment
-        self._observer, self._progress_s = observer, progress_s
+        self._observer, self._progress_s, self._admit = observer, progress_s, admit
         self._process: WorkerProcess | None = None
+        self._door: Door | None = None
         self._why_killed = ""
         self._guilty: list[HostedModel] = []
         self._is_asked = False
@@ -106,7 +111,11 @@ class Worker:
             return not self._process.is_stopping
         self._why_killed, self._guilty, self._is_asked = "", [], False
         self._oom_kills = oom_kills()
-        self._process = process = WorkerProcess(self._environment, self._reactor.now_s(), self._progress_s)
+        self._process = process = WorkerProcess(
+            self._environment, self._reactor.now_s(), self._progress_s, has_api=self._admit is not None
+        )
+        if self._admit is not None and process.api is not None:
+            self._door = self._admit(process.api, process.pid, self.restarts)
         self._reactor.watch(process.channel, selectors.EVENT_READ, self._ready)
         logger.info("worker %s is process %d", self.name, process.pid)
         return True
@@ -237,8 +246,10 @@ class Worker:
 
     def _collect(self, process: WorkerProcess) -> None:
         self._reactor.unwatch(process.channel)
+        if self._door is not None:
+            self._door.close()
         code = process.reap()
-        self._process = None
+        self._process = self._door = None
         self._ending.clear()
         if self.is_stopping:
             self._stopped()

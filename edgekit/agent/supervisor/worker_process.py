@@ -22,6 +22,8 @@ COMMAND = (sys.executable, "-m", "edgekit.agent.worker")
 class WorkerProcess:
     """One started worker, which sends progress each ``progress_s`` seconds, and the channel to it.
 
+    With ``has_api`` there is a second one, ``api``, by which it is handed connections of local programs.
+
     Raises:
         OSError: The process cannot be started.
     """
@@ -32,19 +34,30 @@ class WorkerProcess:
         now_s: float,
         progress_s: float = 1.0,
         command: Sequence[str] = COMMAND,
+        *,
+        has_api: bool = False,
     ) -> None:
         ours, theirs = socket.socketpair()
+        self.api: socket.socket | None = None
+        given = {"--channel": theirs}
+        if has_api:
+            self.api, given["--api"] = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ends = [word for option, end in given.items() for word in (option, str(end.fileno()))]
         try:
-            with theirs:
+            with contextlib.ExitStack() as stack:
+                for end in given.values():
+                    stack.enter_context(end)
                 self._process = subprocess.Popen(
-                    [*command, "--channel", str(theirs.fileno()), "--progress-s", str(progress_s)],
-                    pass_fds=(theirs.fileno(),),
+                    [*command, *ends, "--progress-s", str(progress_s)],
+                    pass_fds=[end.fileno() for end in given.values()],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,  # whatever a native library prints there
                     env=dict(environment),
                 )
         except OSError:
             ours.close()
+            if self.api is not None:
+                self.api.close()
             raise
         self.channel = Channel(ours, FromWorker)
         self.heard_s = now_s

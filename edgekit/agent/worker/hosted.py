@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from edgekit.agent.ipc import Host, Opening, Running, StillLost
 from edgekit.agent.worker.bundle_counters import BundleCounters
-from edgekit.agent.worker.runner import choices_of
 from edgekit.core.errors import ConfigError
 from edgekit.model.bundle import open_bundle
 from edgekit.model.exclusions import Exclusions
@@ -16,15 +15,19 @@ from edgekit.model.holder import Holder
 from edgekit.model.ready import Choices, ReadyModel
 from edgekit.pipeline.predictor import Predictor
 
-if TYPE_CHECKING:
-    from edgekit.pipeline.config import PipelineConfig
-
 
 class User(Protocol):
-    """A pipeline, as the models see it."""
+    """A pipeline, or the local API, as the models see it."""
 
     name: str
-    config: PipelineConfig
+
+    @property
+    def redact(self) -> Sequence[str]:
+        """The labels that it hides."""
+
+    @property
+    def choices(self) -> Choices:
+        """Its thresholds and gallery, in place of the bundle's."""
 
     def counters(self, running: Running) -> BundleCounters:
         """Return the counters of its frames on a variant."""
@@ -114,7 +117,7 @@ class Hosted:
                 " state from frame to frame, so two pipelines cannot share it",
                 hint="give each pipeline a process of its own: [pipeline] worker",
             )
-        choices = choices_of(user.config)
+        choices = user.choices
         self._views[user.name] = view = CountedPredictor(
             *(ready.manifest, ready.variant, ready.backend, ready.labels),
             post=choices.post(ready.manifest),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,7 +13,7 @@ import msgspec
 from edgekit.agent.ipc import NOT_SHARED, AlertOut, Ended, Progress, Run, Running, Started
 from edgekit.agent.worker.bundle_counters import AgentSink, BundleCounters, TallyMarks
 from edgekit.agent.worker.ledger_relay import LedgerRelay
-from edgekit.agent.worker.runner import make_keeper, make_loop
+from edgekit.agent.worker.runner import choices_of, make_keeper, make_loop
 from edgekit.core.errors import (
     BackendError,
     ConfigError,
@@ -23,6 +23,7 @@ from edgekit.core.errors import (
     SourceError,
 )
 from edgekit.core.wire import Alert
+from edgekit.model.ready import Choices
 from edgekit.pipeline.config import PipelineConfig, parse_config
 
 if TYPE_CHECKING:
@@ -81,6 +82,16 @@ class PipelineRun:
     def wait(self, timeout_s: float | None = None) -> None:
         """Wait until the pipeline has ended."""
         self._thread.join(timeout_s)
+
+    @property
+    def redact(self) -> Sequence[str]:
+        """The labels that it hides."""
+        return self.config.privacy.redact
+
+    @property
+    def choices(self) -> Choices:
+        """Its thresholds and gallery, in place of the bundle's."""
+        return choices_of(self.config)
 
     @property
     def has_ended(self) -> bool:

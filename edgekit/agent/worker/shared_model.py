@@ -122,6 +122,21 @@ class SharedModel:
     def _host(self, path: str) -> Hosted:
         return Hosted(path, self._request, self._exclusions, self._send)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has been opened."""
+        return self._has_opened.is_set() and self.error is None and not self._is_closed
+
+    @property
+    def ready(self) -> ReadyModel:
+        """What is open and runs."""
+        return self._require_active().holder.ready
+
+    def lost_variants(self) -> dict[str, Any]:
+        """Return the lost variants with the reasons, and how often one was tried again in vain."""
+        holder = self._require_active().holder
+        return {"excluded": holder.exclusions.reasons(), "failed_returns": holder.failed_returns}
+
     # -- its users
 
     def join(self, user: User) -> bool:
@@ -133,7 +148,7 @@ class SharedModel:
         with self.making:
             if self._users and self._require_active().keeps_state:
                 return False
-            check_redact(user.config.privacy.redact, self.view(user))
+            check_redact(user.redact, self.view(user))
             self._users[user.name] = user
             return True
 
@@ -274,7 +289,7 @@ class SharedModel:
             old = self._require_active()
             try:
                 for user in self._users.values():
-                    check_redact(user.config.privacy.redact, new.view(user))
+                    check_redact(user.redact, new.view(user))
             except ConfigError:
                 new.holder.close()
                 raise

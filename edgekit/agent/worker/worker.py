@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -15,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.agent.ipc import BlockingChannel, Drop, End, Host, Keep, Run, Stop, Swap, ToWorker
 from edgekit.agent.worker.pipeline_run import PipelineRun
@@ -23,6 +24,9 @@ from edgekit.agent.worker.shared_model import SharedModel
 from edgekit.base.logs import log_to_stderr
 from edgekit.base.signals import die_with_parent
 from edgekit.core.errors import LinkError, ProtocolError
+
+if TYPE_CHECKING:
+    from edgekit.agent.worker.local_api import LocalApi
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +36,10 @@ STOP_S = 5.0
 class Worker:
     """Hosts models and runs pipelines on them, as the supervisor's messages say, and reports progress."""
 
-    def __init__(self, send: Callable[[Any], None], progress_s: float = 1.0) -> None:
-        self._send, self._progress_s = send, progress_s
+    def __init__(
+        self, send: Callable[[Any], None], progress_s: float = 1.0, api: LocalApi | None = None
+    ) -> None:
+        self._send, self._progress_s, self._api = send, progress_s, api
         self._models: dict[str, SharedModel] = {}
         self._pipelines: dict[str, PipelineRun] = {}
         self._stopping = threading.Event()
@@ -47,6 +53,8 @@ class Worker:
             pipeline.stop()
         for pipeline in pipelines:
             pipeline.wait(STOP_S)
+        if self._api is not None:
+            self._api.stop(STOP_S)
         for model in self._models.values():
             model.close()
 
@@ -69,9 +77,10 @@ class Worker:
         """Act on a message of the supervisor; whatever takes time is done in a thread of its own."""
         if isinstance(message, Host):
             model = self._models[message.model] = SharedModel(message, self._send)
-            self._in_a_thread(f"open-{message.model}", model.open)
+            self._in_a_thread(f"open-{message.model}", functools.partial(self._open, model))
         elif isinstance(message, Drop):
-            self._in_a_thread(f"close-{message.model}", self._models.pop(message.model).close)
+            model = self._models.pop(message.model)
+            self._in_a_thread(f"close-{message.model}", functools.partial(self._close, model))
         elif isinstance(message, Run):
             pipeline = PipelineRun(message, self._models[message.model], self._send)
             self._pipelines[message.pipeline] = pipeline
@@ -86,6 +95,16 @@ class Worker:
         elif isinstance(message, Stop):
             self.stop()
 
+    def _open(self, model: SharedModel) -> None:
+        model.open()
+        if self._api is not None and model.is_open:
+            self._api.add(model)
+
+    def _close(self, model: SharedModel) -> None:
+        if self._api is not None:
+            self._api.remove(model)
+        model.close()
+
     def _in_a_thread(self, name: str, work: Callable[[], None]) -> None:
         threading.Thread(target=work, name=name, daemon=True).start()
 
@@ -94,14 +113,20 @@ class Worker:
 # The process
 
 
-def serve(channel: BlockingChannel, progress_s: float) -> int:
+def serve(channel: BlockingChannel, progress_s: float, api: socket.socket | None) -> int:
     """Host what the supervisor's messages name until it says stop, or is gone; return the exit code."""
-    worker = Worker(channel.send, progress_s)
+    worker = Worker(channel.send, progress_s, None if api is None else _local_api(api))
     reader = threading.Thread(target=_read, args=(channel, worker), name="reader", daemon=True)
     reader.start()
     with contextlib.suppress(LinkError):  # the supervisor is gone
         worker.run()
     return 0
+
+
+def _local_api(end: socket.socket) -> LocalApi:
+    from edgekit.agent.worker.local_api import LocalApi  # the server's modules take memory
+
+    return LocalApi(end)
 
 
 def _read(channel: BlockingChannel, worker: Worker) -> None:
@@ -120,6 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the process."""
     parser = argparse.ArgumentParser(prog="edgekit-worker")
     parser.add_argument("--channel", type=int, required=True, help="descriptor of a connected socket")
+    parser.add_argument("--api", type=int, help="descriptor of a connected socket: serve local programs")
     parser.add_argument("--progress-s", type=float, default=1.0, help="seconds between progress messages")
     parser.add_argument("--verbose", action="store_true")
     parsed = parser.parse_args(arguments)
@@ -127,7 +153,8 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles a terminal's Ctrl-C
     threading.excepthook = _end_process
-    return serve(BlockingChannel(socket.socket(fileno=parsed.channel), ToWorker), parsed.progress_s)
+    api = None if parsed.api is None else socket.socket(fileno=parsed.api)
+    return serve(BlockingChannel(socket.socket(fileno=parsed.channel), ToWorker), parsed.progress_s, api)
 
 
 def _end_process(arguments: Any) -> None:

@@ -1,0 +1,103 @@
+"""Answers, in one event loop, on the connections that a front hands over."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from edgekit.serve.app import App
+from edgekit.serve.hosting import Call, Connection, Pipe, Row, Settings, Stop, Table, Taken
+from edgekit.serve.models import Models
+from edgekit.serve.server import Server
+from edgekit.serve.siblings import Siblings
+
+_BEAT_S = 0.5
+
+
+class Answering:
+    """The server of one process behind the address.
+
+    Args:
+        pipe: To the front.
+        settings: How it answers.
+        models: What this process hosts.
+        document: Returns what the front is to know, twice a second and after each change.
+        on_begin: Called in the event loop when it begins.
+        on_end: Called in the event loop when the front has ended.
+
+    Raises:
+        ConfigError: uvicorn is not installed, or the certificate or key cannot be used.
+    """
+
+    def __init__(
+        self,
+        pipe: Pipe,
+        settings: Settings,
+        models: Models,
+        document: Callable[[], Any],
+        on_begin: Callable[[], object],
+        on_end: Callable[[], object],
+    ) -> None:
+        self._pipe, self._document = pipe, document
+        self._on_begin, self._on_end = on_begin, on_end
+        self._siblings = Siblings(self._call)
+        app = App(
+            models,
+            settings.access,
+            settings.limits,
+            settings.version,
+            self._siblings,
+            self._changed,
+            settings.began_s,
+        )
+        self._server = Server(app, settings.limits, settings.certificate, settings.key)
+        self._has_begun = False
+
+    def run(self) -> None:
+        """Answer until ``stop``, or the front says so."""
+        self._server.run()
+
+    def stop(self) -> None:
+        """End ``run`` after the requests that run."""
+        self._server.stop()
+
+    def report(self) -> None:
+        """Send the front what it is to know."""
+        self._pipe.send(self._document())
+
+    def _call(self, row: Row, connection: socket.socket) -> bool:
+        return self._pipe.send(Call(row.name, row.version), connection)
+
+    def _changed(self) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            loop = asyncio.get_running_loop()
+            loop.add_reader(self._pipe.fileno(), self._read)
+            self._on_begin()
+            loop.call_later(_BEAT_S, self._beat)
+        self.report()
+
+    def _beat(self) -> None:
+        asyncio.get_running_loop().call_later(_BEAT_S, self._beat)
+        self.report()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                received = self._pipe.receive()
+            except BlockingIOError:
+                return
+            if received is None:
+                asyncio.get_running_loop().remove_reader(self._pipe.fileno())
+                self._on_end()
+                return
+            message, connection = received
+            if isinstance(message, Connection) and connection is not None:
+                self._pipe.send(Taken())
+                self._server.take(connection)
+            elif isinstance(message, Table):
+                self._siblings.table = message
+            elif isinstance(message, Stop):
+                self.stop()

@@ -1,0 +1,111 @@
+"""The address of the local API: held by the supervisor, answered by the workers that host the models."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from edgekit.agent.access import access_for, settings_of
+from edgekit.agent.config import Serving, in_the_file
+from edgekit.agent.front import Front
+from edgekit.agent.peer import Peer
+from edgekit.agent.reactor import Reactor
+from edgekit.core.errors import ConfigError, UsageError
+from edgekit.serve.address import listening
+from edgekit.serve.hosting import FromHost, Offers, Pipe, Row, Settings
+from edgekit.serve.ports import Limits
+
+logger = logging.getLogger(__name__)
+Admit = Callable[[socket.socket, int, int], "Door"]
+SILENT = "its process does not respond"
+
+
+class LocalAddress:
+    """Listens where ``[serve]`` says, and hands connections to the workers.
+
+    Raises:
+        ConfigError: Other machines can reach the address and there is no token, or it is weak, or the
+            address cannot be used.
+    """
+
+    def __init__(self, serving: Serving, reactor: Reactor) -> None:
+        address, limits = serving.address, Limits()
+        try:
+            access = access_for(address, serving.token_file)
+        except UsageError as error:
+            raise ConfigError(
+                f"[serve]: {in_the_file(error.message)}", hint=in_the_file(error.hint)
+            ) from error
+        self._reactor, self._stack = reactor, contextlib.ExitStack()
+        self._settings = settings_of(access, limits, address, reactor.now_s())
+        sockets, self.urls = self._stack.enter_context(listening(address))
+        is_tls = address.certificate is not None
+        listeners = [(bound, is_tls and bound.family != socket.AF_UNIX) for bound in sockets]
+        self._front = Front(reactor, listeners, is_open=not access.token)
+        self._doors: list[Door] = []
+        self._front.peers = self._doors
+        self._front.listen()
+        logger.info("the local API is at %s", ", ".join(self.urls))
+
+    def admit(self, ours: socket.socket, pid: int, restarts: int) -> Door:
+        """Have a worker answer, at the other end of ``ours``, for the models that it offers."""
+        door = Door(ours, pid, restarts, self._settings, self._reactor, self._front, self._forget)
+        self._doors.append(door)
+        return door
+
+    def _forget(self, door: Door) -> None:
+        self._doors.remove(door)
+        self._front.changed()
+
+    def close(self) -> None:
+        """Accept no more, and close what nobody answers."""
+        self._front.stop()
+        self._front.close()
+        for door in list(self._doors):
+            door.close()
+        self._stack.close()
+
+
+class Door(Peer):
+    """A worker, as the one who holds the address sees it."""
+
+    def __init__(
+        self,
+        ours: socket.socket,
+        pid: int,
+        restarts: int,
+        settings: Settings,
+        reactor: Reactor,
+        front: Front,
+        on_end: Callable[[Door], None],
+    ) -> None:
+        super().__init__(reactor, settings.limits.quiet_s, front.call, front.refuse)
+        self._front, self._on_end = front, on_end
+        self._process, self._offered = {"pid": pid, "restarts": restarts}, Offers(())
+        self._connect(Pipe(ours, FromHost))
+        self._send(settings)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """What every worker is to know of this one's models."""
+        known: dict[str, Any] = {**self._process, "is_answering": self.is_answering}
+        if not self.is_answering:
+            known |= {"state": "UNAVAILABLE", "reason": SILENT}
+        return tuple(msgspec.structs.replace(row, **known) for row in self._offered.rows)
+
+    def close(self) -> None:
+        """Hand over no more; safe to call twice."""
+        self._disconnect()
+
+    def _handle(self, message: object) -> None:
+        if isinstance(message, Offers) and message != self._offered:
+            self._offered = message
+            self._front.changed()
+
+    def _ended(self) -> None:
+        self._on_end(self)
