@@ -421,6 +421,14 @@ def test_a_box_drawn_into_distances_from_a_cell_comes_back(centre, shift, is_apa
     assert item.box == pytest.approx(to_source(reached), abs=0.05)
 
 
+def test_the_scores_of_distances_may_be_logits():
+    scores = np.full((1, 96, 3), -9.0)
+    scores[0, 40, 2] = 1.0
+    options = {"strides": [8], "activation": "sigmoid"}
+    (item,) = decode("bins", options, scores0=scores, boxes0=np.zeros((1, 96, 32)))
+    assert (item.label, item.score) == ("owl", pytest.approx(1 / (1 + math.exp(-1))))
+
+
 # -- grids with anchors
 
 ANCHORS = [[10, 14, 20, 12], [30, 40, 28, 50]]
