@@ -14,7 +14,6 @@ ON_THE_LANE = {
     "edgekit.model.holder": "the golden samples of recheck, in Lane.between",
 }
 BELOW_IT = {
-    "edgekit.agent.worker.hosted": "what the loop of a worker's pipeline calls: a predictor that counts",
     "edgekit.backends.onnxruntime": "the runtime's own call",
     "edgekit.backends.openvino": "the runtime's own call",
     "edgekit.pipeline.predictor": "what a pipeline calls: a backend and its pre- and postprocessing",

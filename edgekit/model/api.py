@@ -130,7 +130,7 @@ class Model:
             return [seen(row) for row in predictor.predict_many(samples)]
         return seen(predictor.predict(sample_of(data)))
 
-    def predict_many(self, samples: Sequence[FrameData] | Mapping[str, Sequence[Any]]) -> list[Prediction]:
+    def predict_many(self, samples: Sequence[FrameData] | Mapping[str, Sequence[Any]]) -> list[Seen]:
         """Return what ``predict`` returns for each sample, run in batches of ``load(batch=...)``.
 
         Args:
@@ -141,7 +141,7 @@ class Model:
             TensorError: One has the wrong shape or dtype; the error names its number.
             InferenceError: The runtime failed.
         """
-        return self._ready.predictor.predict_many(samples)
+        return [seen(prediction) for prediction in self._ready.predictor.predict_many(samples)]
 
     def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the model on tensors, without the decoder; the same call whichever variant runs.
