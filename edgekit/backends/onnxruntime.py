@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from edgekit.backends._common import (
     ModelSource,
     OpenModel,
-    cache_folder,
     cannot_import,
     fixed_shape,
     make_spec,
@@ -26,6 +24,15 @@ from edgekit.backends._common import (
     short,
     thread_count,
 )
+from edgekit.backends.ort_providers import (
+    CPU,
+    RECORD,
+    STRICT,
+    computes_beside_sizes,
+    load_cuda_libraries,
+    provider,
+    provider_options,
+)
 from edgekit.base.accelerators import ROWS, name_in
 from edgekit.base.dtypes import DTYPES, TEXT
 from edgekit.core.errors import BackendError, BackendUnavailableError, ConfigError, ModelLoadError
@@ -34,47 +41,9 @@ from edgekit.core.spec import Quantization, TensorSpec, Variant
 
 logger = logging.getLogger(__name__)
 
-_CPU = "CPUExecutionProvider"
 _PRECISE = "session.x64quantprecision"
 _FORBIDDEN = "AzureExecutionProvider"  # it sends tensors to a remote server
 
-
-@dataclass(frozen=True)
-class _Provider:
-    """What an execution provider needs: its options, and the keys that take the device and the cache."""
-
-    options: Mapping[str, str] = field(default_factory=dict)
-    device_key: str = "device_id"
-    cache: Mapping[str, str] = field(default_factory=dict)
-    helpers: tuple[str, ...] = ()
-    """Providers on the same accelerator for operators that the first one lacks."""
-    hint: str = ""
-
-
-_PROVIDERS: Mapping[str, _Provider] = MappingProxyType(
-    {
-        _CPU: _Provider(device_key=""),
-        "CUDAExecutionProvider": _Provider(
-            hint="install onnxruntime-gpu; on a Jetson a build of its own, as the public wheels lack its GPU"
-        ),
-        "TensorrtExecutionProvider": _Provider(
-            {"trt_fp16_enable": "0"},
-            cache={
-                "trt_engine_cache_enable": "1",
-                "trt_engine_cache_path": "{cache}",
-                "trt_timing_cache_enable": "1",
-                "trt_timing_cache_path": "{cache}",
-            },
-            helpers=("CUDAExecutionProvider",),
-            hint="install a build of onnxruntime with TensorRT, or use backend 'foreign', tenant 'tensorrt'",
-        ),
-        "OpenVINOExecutionProvider": _Provider(
-            device_key="device_type",
-            cache={"cache_dir": "{cache}"},
-            hint="install onnxruntime-openvino, or use backend 'openvino'",
-        ),
-    }
-)
 
 # Source: onnxruntime, "Graph Optimizations in ONNX Runtime".
 _OPTIMIZATION = MappingProxyType(
@@ -110,7 +79,7 @@ class OnnxRuntimeBackend(OpenModel):
         self.inputs = self._bind_inputs(options)
         self.outputs = self._bind_outputs()
         self._free_outputs = [spec.name for spec in self.outputs if spec.name not in self._results]
-        self._copies_inputs = self._provider_name != _CPU
+        self._copies_inputs = self._provider_name != CPU
 
     def run(self) -> dict[str, NDArray[Any]]:
         """Run on the input views; return arrays by output name, valid until the next ``run``."""
@@ -152,11 +121,14 @@ class OnnxRuntimeBackend(OpenModel):
         super().close()
 
     def _load(self, variant: Variant, options: Mapping[str, Any]) -> Any:
-        name, provider = self._provider_name, _PROVIDERS.get(self._provider_name, _Provider())
-        providers: list[Any] = [(name, _provider_options(name, variant, options)), *provider.helpers]
+        name, row = self._provider_name, provider(self._provider_name)
+        providers: list[Any] = [(name, provider_options(name, variant, options)), *row.helpers]
         settings = _session_options(self._ort, options)
-        if name != _CPU:  # by default the runtime falls back to the CPU without an error
-            settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        counts = row.is_cuda and hasattr(self._ort.InferenceSession, "get_provider_graph_assignment_info")
+        if row.is_cuda:
+            load_cuda_libraries(self._ort)
+        if name != CPU:  # by default the runtime falls back to the CPU without an error
+            settings.add_session_config_entry(RECORD if counts else STRICT, "1")
         try:
             session = self._new_session(settings, providers)
         except Exception as cause:  # the library's exceptions have no common base
@@ -165,8 +137,10 @@ class OnnxRuntimeBackend(OpenModel):
         if name not in running:
             raise BackendUnavailableError(
                 f"variant {variant.id!r}: {name} requested, the session runs on {', '.join(running)}",
-                hint=provider.hint,
+                hint=row.hint,
             )
+        if counts and (left := computes_beside_sizes(session)):
+            raise _not_whole(self._source, name, f"it leaves {left} to the processor")
         return session
 
     def _new_session(self, settings: Any, providers: list[Any]) -> Any:
@@ -280,26 +254,12 @@ def _requested_provider(ort: Any, variant: Variant, options: Mapping[str, Any]) 
         )
     present = [known for known in ort.get_available_providers() if known != _FORBIDDEN]
     if name not in present:
-        hint = _PROVIDERS.get(name, _Provider()).hint
+        hint = provider(name).hint
         raise BackendUnavailableError(
             f"variant {variant.id!r}: this onnxruntime lacks {name} (it has {', '.join(present)})",
             hint=hint or f"install a build of onnxruntime with {name}",
         )
     return name
-
-
-def _provider_options(name: str, variant: Variant, options: Mapping[str, Any]) -> dict[str, str]:
-    provider = _PROVIDERS.get(name, _Provider())
-    chosen = dict(provider.options)
-    device = options.get("device")
-    if provider.device_key == "device_type" and device is None:
-        device = name_in("openvino", variant.accelerator)
-    if provider.device_key and device is not None:
-        chosen[provider.device_key] = str(device)
-    folder = cache_folder(options)
-    if folder is not None:
-        chosen |= {key: value.format(cache=folder) for key, value in provider.cache.items()}
-    return chosen | {str(key): str(value) for key, value in options.get("provider_options", {}).items()}
 
 
 def _session_options(ort: Any, options: Mapping[str, Any]) -> Any:
@@ -321,18 +281,21 @@ def _session_options(ort: Any, options: Mapping[str, Any]) -> Any:
     return settings
 
 
-def _load_failure(source: ModelSource, variant: Variant, provider: str, cause: Exception) -> BackendError:
-    if provider != _CPU and "fallback" in str(cause):
-        return ModelLoadError(
-            f"{source}: {provider} cannot run the whole model: {short(cause)}",
-            hint="publish a variant this accelerator takes whole, or a CPU variant",
-        )
-    if provider != _CPU and _says_lost(cause):
+def _load_failure(source: ModelSource, variant: Variant, name: str, cause: Exception) -> BackendError:
+    if name != CPU and "fallback" in str(cause):
+        return _not_whole(source, name, short(cause))
+    if name != CPU and _says_lost(cause):
         return BackendUnavailableError(
-            f"variant {variant.id!r}: {provider} does not start: {short(cause)}",
-            hint=_PROVIDERS.get(provider, _Provider()).hint,
+            f"variant {variant.id!r}: {name} does not start: {short(cause)}", hint=provider(name).hint
         )
     return refused(source, "onnxruntime", cause)
+
+
+def _not_whole(source: ModelSource, name: str, reason: str) -> ModelLoadError:
+    return ModelLoadError(
+        f"{source}: {name} cannot run the whole model: {reason}",
+        hint="publish a variant this accelerator takes whole, or a CPU variant",
+    )
 
 
 def _says_lost(cause: Exception) -> bool:

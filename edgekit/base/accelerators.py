@@ -77,6 +77,7 @@ ROWS: tuple[Accelerator, ...] = (
         title="NVIDIA GPU by CUDA",
         detector="edgekit.hardware.nvidia:find",
         runs={"onnxruntime": "CUDAExecutionProvider"},
+        versions={"driver": "driver"},
     ),
     Accelerator(
         kind="edgetpu",

@@ -10,7 +10,8 @@ from edgekit.core.spec import AcceleratorFact, AcceleratorKind, Level
 from edgekit.hardware.buses import PciDevice, UsbDevice
 from edgekit.hardware.tree import Tree
 
-# Where Debian, Ubuntu, JetPack, Intel and hand-made installations put shared libraries.
+# Where Debian, Ubuntu, JetPack, Intel, containers with an NVIDIA GPU, WSL and hand-made installations put
+# shared libraries.
 _LIBRARY_FOLDERS = (
     "/usr/local/lib",
     "/usr/lib/{arch}-linux-gnu",
@@ -20,6 +21,8 @@ _LIBRARY_FOLDERS = (
     "/usr/lib64",
     "/usr/lib",
     "/opt/edgekit/lib",
+    "/usr/local/nvidia/lib64",
+    "/usr/lib/wsl/lib",
 )
 
 

@@ -62,17 +62,38 @@ def power_mode(tree: Tree) -> str:
     return names.get(int(current.group(1)), str(int(current.group(1))))
 
 
+def card_name(tree: Tree) -> str:
+    """Return the driver's name of the first card, such as ``NVIDIA H100 80GB HBM3``."""
+    for path in tree.names("/proc/driver/nvidia/gpus/*/information"):
+        if match := re.search(r"^Model:\s*(\S.{0,79})$", tree.text(path), re.MULTILINE):
+            return match.group(1).strip()
+    return "NVIDIA GPU"
+
+
+def driver_version(tree: Tree) -> str:
+    """Return the version of the kernel driver, such as ``580.159.04``; empty if unknown."""
+    text = tree.text("/sys/module/nvidia/version") or tree.text("/proc/driver/nvidia/version")
+    match = re.search(r"\b([0-9]{3}(?:\.[0-9]{1,4}){1,2})\b", text)
+    return match.group(1) if match else ""
+
+
 def find(machine: Machine) -> Detection:
     """Return CUDA and TensorRT for an NVIDIA GPU, each with its checks, and warnings."""
     tree = machine.tree
     chip = next((name for name in machine.compatible if name in _TEGRA), "")
-    cards = [d for d in machine.pci if d.id.startswith(_NVIDIA) and d.kind >> 16 == _DISPLAY]
+    cards = [d.where for d in machine.pci if d.id.startswith(_NVIDIA) and d.kind >> 16 == _DISPLAY]
+    cards += tree.names("/dev/nvidia[0-9]")  # a container may have the device without its bus
     if not chip and not cards:
         return [], []
-    name, compute = _TEGRA.get(chip, ("NVIDIA GPU", ""))
-    where = f"device tree {chip}" if chip else cards[0].where
+    name, compute = _TEGRA.get(chip, (card_name(tree), ""))
+    where = f"device tree {chip}" if chip else cards[0]
     node = next((path for path in _DRIVER_NODES if tree.exists(path)), "")
-    attributes = {"compute": compute, "node": node, "power_mode": power_mode(tree) if chip else ""}
+    attributes = {
+        "compute": compute,
+        "node": node,
+        "driver": driver_version(tree),
+        "power_mode": power_mode(tree) if chip else "",
+    }
     warnings = []
     if chip and not jetpack(tree):
         warnings.append(f"this Jetson has no readable /etc/nv_tegra_release; fix: {_JETPACK_FIX}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from edgekit.base.files import sync_tree
 from edgekit.core.errors import BackendError, BundleError, EdgekitError, ModelLoadError
 from edgekit.core.spec import Finding, Manifest, Variant
 from edgekit.core.tasks import task_named
+from edgekit.importer.accelerators import KEY, named_accelerators, on_accelerators, runs_here
 from edgekit.importer.build import (
     copy_files,
     manifest_of,
@@ -36,6 +37,7 @@ from edgekit.importer.settle import settled, with_threshold
 from edgekit.importer.siblings import adjustments
 from edgekit.importer.trial import VariantAnswers, image_size, try_file, try_variant
 from edgekit.model.bundle import model_name
+from edgekit.model.doctor import facts_with_proofs
 
 _MADE = 2
 _GOLDEN = 2
@@ -48,6 +50,8 @@ _SLACK = 1.5
 _LEAST_ATOL = 0.02
 _LISTS = frozenset({"detections"})
 _EDGETPU_OP = "edgetpu-custom-op"
+_MOST_FILES = 100
+"""Files of one format and precision in one bundle."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,8 @@ def import_model(
         out: The bundle's folder; must not exist.
         try_on: A picture or a folder of pictures like those that the model will see.
         name: The bundle's model name; by default the first file's.
-        flags: What the user states: ``decoder``, ``labels``, ``license``, fields of ``pre`` and ``post``,
-            options of the decoder.
+        flags: What the user states: ``decoder``, ``labels``, ``license``, ``accelerators`` (also those that
+            are not here), fields of ``pre`` and ``post``, options of the decoder.
 
     Raises:
         BundleError: A file is damaged, refused by name, of no known family, of two plausible ones, or lacks
@@ -88,13 +92,14 @@ def import_model(
     if target.exists():
         raise BundleError(f"{target}: exists already", hint="name another folder, or remove it")
     stated = checked_flags(flags or {})
+    named = named_accelerators(stated.pop(KEY, None))
     chosen = read_pictures(Path(try_on)) if try_on else []
     made = [made_picture(seed) for seed in range(_MADE)]
     opened = [_open(path, stated, [*chosen[:_LOOK], *made]) for path in paths]
     with tempfile.TemporaryDirectory(prefix=".import-", dir=_parent(target)) as folder:
         root = Path(folder) / "bundle"
         root.mkdir()
-        manifest, answers = _build(root, name or model_name(paths[0].stem), opened, chosen, made)
+        manifest, answers = _build(root, name or model_name(paths[0].stem), opened, chosen, made, named)
         sync_tree(root)
         shutil.move(root, target)
     items = {variant: row.items[: len(chosen[:_LOOK])] for variant, row in answers.items()}
@@ -150,8 +155,10 @@ def _with_size(conclusion: Conclusion, file: ModelFile) -> Conclusion:
     return replace(conclusion, findings=(*conclusion.findings, found))
 
 
-def _variants(opened: Sequence[_Opened]) -> tuple[list[Variant], list[str]]:
+def _variants(opened: Sequence[_Opened], named: Sequence[str]) -> tuple[list[Variant], list[str]]:
     """Return the variants of all files, each with its own id, and the ids of those that cannot run here.
+
+    Those on accelerators come last, so that the processor's judge.
 
     Raises:
         BundleError: The files are not of one model, or the first one cannot run here.
@@ -162,29 +169,47 @@ def _variants(opened: Sequence[_Opened]) -> tuple[list[Variant], list[str]]:
             f"{first.file.path}: is compiled for an Edge TPU, and nothing here can run it",
             hint="name the file that it was compiled from first: its answers become the golden samples",
         )
+    facts = facts_with_proofs(Path("/"))[0]
     variants: dict[str, Variant] = {}
     for row in opened:
-        adjust = adjustments(first.conclusion, first.file, row.conclusion, row.file)
-        for made in variants_of(row.file, row.conclusion):
-            variant = msgspec.structs.replace(made, adjust=adjust)
-            if row.is_compiled:
-                if variant.backend != "litert":
-                    continue
-                variant = msgspec.structs.replace(variant, id=f"{variant.id}-edgetpu", accelerator="edgetpu")
-            if variant.id in variants:
-                variant = msgspec.structs.replace(variant, id=f"{variant.id}-{row.file.format}")
-            while variant.id in variants:
-                variant = msgspec.structs.replace(variant, id=f"{variant.id}-{len(variants)}")
-            variants[variant.id] = variant
-    absent = [v.id for v in variants.values() if v.accelerator != "cpu"]
-    return list(variants.values()), absent
+        for variant in _variants_of(row, first):
+            unique = _free_id(variant.id, row.file.format, variants)
+            variants[unique] = msgspec.structs.replace(variant, id=unique)
+    for variant in list(variants.values()):
+        if variant.accelerator == "cpu":
+            variants |= {v.id: v for v in on_accelerators(variant, facts, named)}
+    made = list(variants.values())
+    return made, [v.id for v in made if not runs_here(v, facts)]
+
+
+def _variants_of(row: _Opened, first: _Opened) -> list[Variant]:
+    """Return one file's variants, fed as the first file's manifest says."""
+    adjust = adjustments(first.conclusion, first.file, row.conclusion, row.file)
+    variants = [msgspec.structs.replace(v, adjust=adjust) for v in variants_of(row.file, row.conclusion)]
+    if not row.is_compiled:
+        return variants
+    return [
+        msgspec.structs.replace(v, id=f"{v.id}-edgetpu", accelerator="edgetpu")
+        for v in variants
+        if v.backend == "litert"
+    ]
+
+
+def _free_id(wanted: str, suffix: str, taken: Container[str]) -> str:
+    names = (wanted, f"{wanted}-{suffix}", *(f"{wanted}-{suffix}-{n}" for n in range(1, _MOST_FILES)))
+    return next(name for name in names if name not in taken)
 
 
 def _build(
-    root: Path, name: str, opened: Sequence[_Opened], chosen: Sequence[Any], made: Sequence[Any]
+    root: Path,
+    name: str,
+    opened: Sequence[_Opened],
+    chosen: Sequence[Any],
+    made: Sequence[Any],
+    named: Sequence[str],
 ) -> tuple[Manifest, dict[str, VariantAnswers]]:
     file, conclusion = opened[0].file, opened[0].conclusion
-    variants, absent = _variants(opened)
+    variants, absent = _variants(opened, named)
     for row in opened:
         copy_files(root, row.file)
     manifest = manifest_of(name, conclusion, file, variants)

@@ -14,8 +14,7 @@ import tiny_nets
 from onnx import TensorProto, helper
 from onnx_bundles import make_onnx
 
-from edgekit.backends import onnxruntime as adapter
-from edgekit.backends import open_backend
+from edgekit.backends import open_backend, ort_providers
 from edgekit.core.errors import (
     BackendUnavailableError,
     ConfigError,
@@ -110,7 +109,7 @@ def test_a_provider_library_that_is_not_there_is_unavailable(model):
 
 def test_provider_options_take_device_and_cache_folder(tmp_path):
     options = {"device": 1, "cache": str(tmp_path / "engines"), "provider_options": {"trt_fp16_enable": 1}}
-    chosen = adapter._provider_options("TensorrtExecutionProvider", TENSORRT, options)
+    chosen = ort_providers.provider_options("TensorrtExecutionProvider", TENSORRT, options)
     assert chosen["device_id"] == "1"
     assert chosen["trt_engine_cache_path"] == str(tmp_path / "engines")
     assert chosen["trt_fp16_enable"] == "1"
@@ -120,9 +119,29 @@ def test_provider_options_take_device_and_cache_folder(tmp_path):
 def test_a_cache_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be created"):
-        adapter._provider_options(
+        ort_providers.provider_options(
             "TensorrtExecutionProvider", TENSORRT, {"cache": str(tmp_path / "file" / "below")}
         )
+
+
+def test_what_computes_on_the_processor_beside_a_gpu_is_named_and_sizes_are_not(model):
+    settings = onnxruntime.SessionOptions()
+    settings.add_session_config_entry(ort_providers.RECORD, "1")
+    session = onnxruntime.InferenceSession(str(model), settings, providers=[ort_providers.CPU])
+    assert ort_providers.computes_beside_sizes(session)  # here everything stands on the processor
+    assert ort_providers.beyond_sizes(["Shape", "Gather", "Concat"]) == ""
+    assert ort_providers.beyond_sizes(["Conv", "Shape", "Conv", "Resize"]) == "Conv x 2, Resize x 1"
+
+
+def test_what_the_runtime_prints_of_missing_cuda_libraries_is_logged_and_not_printed(capsys, caplog):
+    class Speaking:
+        def preload_dlls(self):
+            print("Failed to load libcublas.so.13")
+
+    ort_providers.load_cuda_libraries(Speaking())
+    ort_providers.load_cuda_libraries(object())  # a build from before there was such a function
+    assert "Failed to load libcublas.so.13" in caplog.text
+    assert capsys.readouterr().out == ""
 
 
 def test_an_output_whose_size_the_data_decides_is_whole_each_time(nonzero):

@@ -274,6 +274,18 @@ def test_an_nvidia_card_in_a_pc_is_cuda(tmp_path):
     assert not only(facts, "tensorrt").usable
 
 
+def test_a_container_that_has_the_device_without_its_bus_has_cuda_with_name_and_driver(tmp_path):
+    files = {
+        "/dev/nvidia0": "",
+        "/dev/nvidiactl": "",
+        "/usr/local/nvidia/lib64/libcuda.so.1": "",
+        "/proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Kernel Module  580.159.04  Release\n",
+        "/proc/driver/nvidia/gpus/0000:01:00.0/information": "Model: \t\t NVIDIA L4\nIRQ: 12\n",
+    }
+    cuda = only(facts_of(tmp_path, OLD_INTEL, files), "cuda")
+    assert (cuda.usable, cuda.name, cuda.attributes["driver"]) == (True, "NVIDIA L4", "580.159.04")
+
+
 def test_accelerators_without_a_backend_are_told(tmp_path):
     facts = facts_of(tmp_path, ROCK, pci("0000:01:00.0", "0x1e60", "0x2864"))
     assert any("Hailo" in warning for warning in facts.warnings)
