@@ -54,6 +54,9 @@ class PipelineEntry(_Table, frozen=True, kw_only=True):
     budget: dict[str, Any] | None = None
     privacy: dict[str, Any] | None = None
     events: dict[str, Any] | None = None
+    track: dict[str, Any] | None = None
+    zone: list[dict[str, Any]] = []
+    line: list[dict[str, Any]] = []
     fallback: dict[str, Any] | None = None
     options: dict[str, Any] | None = None
 
@@ -406,8 +409,11 @@ def _pinned(model: str, home: Path, *, is_started: bool) -> Path | None:
 
 def _tables(entry: PipelineEntry, where: str, folder: Path) -> tuple[dict[str, Any], str, str, Path]:
     """Return a pipeline's tables, text, name for messages, and folder."""
-    keys = ("source", "sink", "budget", "privacy", "events", "fallback", "options")
-    inline = {key: value for key in keys if (value := getattr(entry, key))}
+    keys = (
+        *("source", "sink", "budget", "privacy", "events", "track", "zone", "line"),
+        *("fallback", "options"),
+    )
+    inline = {key: value for key in keys if (value := getattr(entry, key)) not in (None, [])}
     if bool(entry.file) == bool(inline):
         raise ConfigError(f"{where}: want either 'file' or the pipeline's own tables, at least 'source'")
     if entry.file:

@@ -41,8 +41,8 @@ CLASSES: dict[str, DataClass] = {
     "points": DataClass("keypoints, with their names and scores", ("points", "point_names", "point_scores")),
     "masks": DataClass("segmentation", ("mask",)),
     "tracks": DataClass(
-        "track ids, parents, zones, lines, dwell times",
-        ("track", "tracks", "parent", "zone", "line", "dwell_s"),
+        "track ids, parents, zones, lines, directions, dwell times, speeds",
+        ("track", "tracks", "parent", "zone", "line", "direction", "dwell_s", "speed_m_s"),
     ),
     "text": DataClass("recognised text", ("text",)),
     "vectors": DataClass("embeddings", ("vector",)),
@@ -55,6 +55,7 @@ CLASSES: dict[str, DataClass] = {
         "an event's id and kind, its times, pipeline, stage, model and version, trace id",
         (
             *("id", "kind", "seq", "mono_ns", "unix_ms", "captured_ns", "captured_unix_ms", "stage_ms"),
+            *("start_seq", "start_mono_ns", "start_unix_ms"),
             *("end_ns", "end_mono_ns", "end_unix_ms", "pipeline", "stage", "task", "trace", "trace_id"),
             *("model", "version", "versions", "models", "variant"),
         ),

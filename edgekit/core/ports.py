@@ -117,6 +117,8 @@ class Result:
     version: str
     variant: str
     stage_ms: dict[str, float]
+    trace_id: str = ""
+    """Of the events, 32 hexadecimal digits as in W3C Trace Context; empty without any."""
 
 
 @runtime_checkable

@@ -274,8 +274,16 @@ class EventRecord(Timed, frozen=True, tag="event", kw_only=True, omit_defaults=T
     id: str = ""
     end_mono_ns: int = 0
     end_unix_ms: int = 0
+    start_mono_ns: int = 0
+    """Of an object's event: when it came into view, entered the zone or passed the line."""
+    start_unix_ms: int = 0
     stage: str = ""
     zone: str = ""
+    line: str = ""
+    direction: str = ""
+    """Which way the line was crossed."""
+    dwell_s: float = 0.0
+    speed_m_s: float | None = None
     tracks: tuple[int, ...] = ()
     trace_id: str = ""
     versions: dict[str, str] = {}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
-from edgekit.base.plugins import Rows
+from edgekit.base.plugins import Rows, load_target
 from edgekit.core.egress import NAMES
 from edgekit.core.errors import ConfigError
 from edgekit.core.spec import NAME
@@ -18,7 +18,11 @@ from edgekit.pipeline.fallback import FallbackTable
 from edgekit.pipeline.sinks import SINK_ROWS
 from edgekit.pipeline.sources import SOURCE_ROWS
 
+if TYPE_CHECKING:  # a pipeline without [track] does not import it
+    from edgekit.pipeline.tracking.tables import LineTable, TrackTable, ZoneTable
+
 MAX_CONFIG_BYTES = 1 << 20
+MAX_PLACES = 100
 Limit = Annotated[float, msgspec.Meta(ge=0)]
 
 
@@ -114,6 +118,9 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     privacy: PrivacyTable = PrivacyTable()
     events: Debounce = Debounce()
     fallback: FallbackTable = FallbackTable()
+    track: TrackTable | None = None
+    zones: tuple[ZoneTable, ...] = ()
+    lines: tuple[LineTable, ...] = ()
     folder: str = "."
 
 
@@ -125,6 +132,10 @@ _TABLES: dict[str, type[Options]] = {
     "events": Debounce,
     "fallback": FallbackTable,
 }
+_TRACKING = {
+    name: f"edgekit.pipeline.tracking.tables:{name.capitalize()}Table" for name in ("track", "zone", "line")
+}
+"""Tables that are imported only where they stand in a file."""
 
 
 def load_config(path: Path) -> PipelineConfig:
@@ -159,7 +170,7 @@ def parse_config(data: bytes | str, what: str = "pipeline.toml", folder: str = "
 
 def checked_config(document: dict[str, Any], what: str, folder: str = ".") -> PipelineConfig:
     """Return the pipeline of a decoded TOML document; raises as ``parse_config``."""
-    known = {*_TABLES, "source", "sink"}
+    known = {*_TABLES, *_TRACKING, "source", "sink"}
     problems = [
         f"{key}: want one of {', '.join(sorted(known))}, got an unknown table"
         for key in document
@@ -174,6 +185,7 @@ def checked_config(document: dict[str, Any], what: str, folder: str = ".") -> Pi
     if "source" in document:
         values["source"] = _section(document["source"], SOURCE_ROWS, "source", problems)
     values["sinks"] = _sinks(document.get("sink", []), problems)
+    values |= _tracking(document, problems)
     problems += _egress_problems(values)
     if problems:
         reasons = tuple(f"{what}:{problem}" for problem in problems)
@@ -181,6 +193,29 @@ def checked_config(document: dict[str, Any], what: str, folder: str = ".") -> Pi
             f"{what} is not a valid pipeline", reasons=reasons, hint="see docs/pipelines.md for every key"
         )
     return PipelineConfig(**values, folder=folder)
+
+
+def _tracking(document: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """Return ``[track]``, ``[[zone]]`` and ``[[line]]``, where they are there."""
+    values: dict[str, Any] = {}
+    if "track" in document:
+        values["track"] = check_table(document["track"], load_target(_TRACKING["track"]), "track", problems)
+    for name in ("zone", "line"):
+        if (tables := document.get(name)) is None:
+            continue
+        if not isinstance(tables, list) or len(tables) > MAX_PLACES:
+            problems.append(f"{name}: want at most {MAX_PLACES} [[{name}]] tables, got {str(tables)[:80]}")
+            continue
+        kind = load_target(_TRACKING[name])
+        rows = [check_table(table, kind, f"{name}[{i}]", problems) for i, table in enumerate(tables)]
+        values[f"{name}s"] = tuple(rows)
+        names = [row.name for row in rows if row is not None]
+        problems += [f"{name}: the name {n!r} stands twice" for n in {n for n in names if names.count(n) > 1}]
+        if "track" not in document:
+            problems.append(
+                f"{name}: want a [track] table beside it, since objects are counted by their tracks"
+            )
+    return values
 
 
 def _sinks(tables: object, problems: list[str]) -> tuple[Section | None, ...]:

@@ -6,7 +6,7 @@ one *state* at a time.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -16,9 +16,11 @@ from edgekit.core.spec import Item, Prediction
 from edgekit.core.tasks import TASKS
 from edgekit.pipeline.check import Count, Options
 
-EventKind = Literal["appeared", "vanished", "started", "ended", "changed"]
+Change = Literal["appeared", "vanished", "started", "ended", "changed", "counted"]
+InPlace = Literal["entered", "left", "dwelled", "crossed"]
+"""What an object did in a zone or on a line."""
 
-_KINDS: dict[str, tuple[EventKind, EventKind]] = {
+_KINDS: dict[str, tuple[Change, Change]] = {
     "appeared": ("appeared", "vanished"),
     "started": ("started", "ended"),
 }
@@ -31,10 +33,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     vanished or ended, or the new state; ``previous`` is the old state of a ``changed``. ``count``,
     ``item`` (the best) and ``tracks`` are those of that label in the deciding frame, which has ``total``
     items in all; 0 and None if it is gone. ``end_ns`` and ``end_unix_ms``: the last frame that had it.
+
+    With ``[track]`` an event is of one object: ``start_seq`` to ``start_unix_ms`` are of the frame in which
+    it came into view, entered the ``zone``, or passed the ``line`` in a ``direction``; ``count`` is what the
+    zone or the line has counted.
     """
 
     id: str
-    kind: EventKind
+    kind: Change | InPlace
     label: str
     seq: int
     captured_ns: int
@@ -46,14 +52,26 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     tracks: tuple[int, ...] = ()
     end_ns: int = 0
     end_unix_ms: int = 0
+    start_seq: int = 0
+    start_ns: int = 0
+    start_unix_ms: int = 0
+    zone: str = ""
+    line: str = ""
+    direction: str = ""
+    dwell_s: float = 0.0
+    speed_m_s: float | None = None
 
 
 class Debounce(Options, frozen=True, kw_only=True):
-    """``[events]``: a label appears after ``appear`` of ``window`` frames, is gone after ``vanish``."""
+    """``[events]``: a label appears after ``appear`` of ``window`` frames, is gone after ``vanish``.
+
+    ``count``: whether there is also an event when the number of a label's items changes.
+    """
 
     appear: Count = 3
     window: Count = 5
     vanish: Count = 10
+    count: bool = False
 
     def problems(self) -> Iterable[str]:
         """Report a window in which nothing could appear."""
@@ -113,10 +131,10 @@ class State:
     [None, ('', 'walk'), None, None, ('walk', 'run')]
     """
 
-    def __init__(self, rule: Debounce) -> None:
+    def __init__(self, rule: Debounce, current: str = "") -> None:
         self._rule = rule
         self._recent: deque[str] = deque(maxlen=rule.window)
-        self.current = ""
+        self.current = current
 
     def step(self, label: str) -> tuple[str, str] | None:
         """Return (before, after) if one frame's best label ('' for none) changes the state."""
@@ -126,12 +144,43 @@ class State:
         before, self.current = self.current, label
         return before, label
 
+    def is_only(self, label: str) -> bool:
+        """Return whether it is in this state and has seen nothing else of late."""
+        return self.current == label and self._recent.count(label) == len(self._recent)
+
+
+class Counts:
+    """Finds when the number of a label's items changes; never, unless the rule says ``count``.
+
+    >>> counts = Counts(Debounce(appear=2, window=3, count=True))
+    >>> [counts.step(labels) for labels in (["cat"], ["cat"], ["cat"] * 2, ["cat"])]
+    [[], [('cat', 0, 1)], [], []]
+    """
+
+    def __init__(self, rule: Debounce) -> None:
+        self._rule = rule
+        self._states: dict[str, State] = {}
+
+    def step(self, labels: Iterable[str]) -> list[tuple[str, int, int]]:
+        """Return (label, before, after) for each change with the labels of one frame's items."""
+        if not self._rule.count:
+            return []
+        now, changes = Counter(labels), []
+        for label in sorted({*now, *self._states}):
+            state = self._states.setdefault(label, State(self._rule, "0"))
+            if (change := state.step(str(now[label]))) is not None:
+                changes.append((label, int(change[0]), int(change[1])))
+            if state.is_only("0"):
+                del self._states[label]
+        return changes
+
 
 class EventMaker:
     """Turns predictions into events, with ids from ``new_id``; in one thread at a time."""
 
     def __init__(self, rule: Debounce, new_id: Callable[[], str]) -> None:
         self._presence, self._state, self._new_id = Presence(rule), State(rule), new_id
+        self._counts = Counts(rule)
         self._ids: dict[str, str] = {}
         self._last: dict[str, tuple[int, int]] = {}
         """The last frame of each present label: monotonic ns, Unix ms."""
@@ -170,12 +219,17 @@ class EventMaker:
                 end_ns, end_unix_ms = self._last.pop(label)
                 end = {"id": self._ids.pop(label), "end_ns": end_ns, "end_unix_ms": end_unix_ms}
                 events.append(_event(ends, label, items, stamp, **end))
+        for label, before, _ in self._counts.step(
+            item.label for items in by_label.values() for item in items
+        ):
+            items, previous = by_label.get(label, []), str(before)
+            events.append(_event("counted", label, items, stamp, id=self._new_id(), previous=previous))
         for label in by_label.keys() & self._ids.keys():
             self._last[label] = (stamp["captured_ns"], stamp["captured_unix_ms"])
         return tuple(events)
 
 
-def _event(kind: EventKind, label: str, items: list[Item], stamp: dict[str, Any], **more: Any) -> Event:
+def _event(kind: Change, label: str, items: list[Item], stamp: dict[str, Any], **more: Any) -> Event:
     return Event(
         kind=kind,
         label=label,

@@ -9,12 +9,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from edgekit.base.stream import ALLOWANCE_S
 from edgekit.core.errors import EdgekitError
 from edgekit.core.ports import Frame, Result, Sink
+from edgekit.core.spec import Prediction
 from edgekit.pipeline.budget_keeper import Keeper
-from edgekit.pipeline.events import Debounce, EventMaker
+from edgekit.pipeline.events import Debounce, Event, EventMaker
 from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.redact import Redactor
 from edgekit.pipeline.stats import Tally
@@ -26,16 +28,30 @@ ROOM = 2
 """Jobs that may wait: with one, the next inference could not begin before this thread has taken it up."""
 
 
+class Watch(Protocol):
+    """Follows objects over frames; in one thread at a time."""
+
+    def step(
+        self, frame: Frame, prediction: Prediction, threshold: float
+    ) -> tuple[Prediction, tuple[Event, ...]]:
+        """Return the items to report (from the threshold on, or followed), and what happened."""
+
+    def document(self) -> dict[str, Any]:
+        """Return the counts of the run."""
+
+
 @dataclass
 class Rules:
     """A pipeline's configuration of its loop.
 
+    ``watch``: follows the objects of ``[track]`` and makes the events, in place of the debounce.
     ``max_errors``: how many failed frames in a row end the run. ``keeper``: of a live source's ``[budget]``.
     ``allowance_s``: how long a frame may wait where several pipelines use the model, see ``Lane.stream``.
     """
 
     debounce: Debounce = field(default_factory=Debounce)
     redactor: Redactor | None = None
+    watch: Watch | None = None
     max_errors: int = 30
     keeper: Keeper | None = None
     allowance_s: float = ALLOWANCE_S
@@ -169,7 +185,10 @@ class Finisher:
 
     def _result(self, job: Job, timed: Timed) -> Result:
         frame, prediction = job.frame, timed.prediction
-        events = self._events.step(prediction, frame.seq, frame.captured_ns, frame.captured_unix_ms)
+        if (watch := self._rules.watch) is not None:
+            prediction, events = watch.step(frame, prediction, job.predictor.threshold)
+        else:
+            events = self._events.step(prediction, frame.seq, frame.captured_ns, frame.captured_unix_ms)
         if self._rules.redactor is not None:
             self._rules.redactor.apply(frame.data, prediction)
         manifest = job.predictor.manifest
@@ -189,6 +208,7 @@ class Finisher:
             version=manifest.version,
             variant=job.predictor.variant.id,
             stage_ms=stage_ms,
+            trace_id=os.urandom(16).hex() if events else "",
         )
 
     def _write(self, sink: Sink, result: Result) -> None:

@@ -118,6 +118,7 @@ class Loop:
             "accelerator": predictor.backend.accelerator,
             **self.tally.document(),
             **({} if self._keeper is None else {"budget": self._keeper.document()}),
+            **({} if self._rules.watch is None else self._rules.watch.document()),
         }
 
     def stop(self) -> None:

@@ -80,6 +80,11 @@ class Predictor:
         self._setup = Setup(self._post, self.labels, shapes, size, what, gallery=gallery)
         self._decode = make_decoder(self._setup)
 
+    @property
+    def threshold(self) -> float:
+        """The score from which the bundle would have items reported."""
+        return self.manifest.post.score_threshold
+
     def _make_pre(self) -> ImagePre | WindowPre | None:
         manifest = self.manifest
         if self._data is None or manifest.task == "raw" or manifest.pre.columns:

@@ -197,3 +197,49 @@ def test_an_order_that_gives_up_nothing_or_the_same_twice_is_refused():
         assert reason.startswith("p.toml:budget.order: want each at most once, and at least one, got")
     (reason,) = reasons(WHOLE.replace("p95_ms = 80", 'p95_ms = 80\norder = ["regions"]'))
     assert reason.startswith("p.toml:budget.order[0]: want ")
+
+
+TRACKED = """
+[track]
+labels = ["person"]
+[[zone]]
+name = "hall"
+polygon = [[0, 0], [1, 0], [1, 1]]
+[[line]]
+name = "door"
+points = [[0.5, 0], [0.5, 1]]
+"""
+
+
+def test_zones_and_lines_are_checked_like_every_other_table():
+    config = parse_config(WHOLE + TRACKED)
+    assert config.track.labels == ("person",)
+    assert config.zones[0].polygon == ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0))
+    assert config.lines[0].directions == ("forward", "backward")
+    wrong = (
+        TRACKED.replace("[1, 1]]", "[2, 1]]")
+        .replace("[0.5, 1]]", "[0.5, 0]]\ndirections = ['in', 'in']")
+        .replace('["person"]', '["person"]\nmin_height = 0.9\nmax_height = 0.5\nground = [[0, 0]]\niou = 0.3')
+        + '[[zone]]\nname = "bow"\npolygon = [[0, 0], [1, 1], [1, 0], [0, 1]]\n'
+        + '[[zone]]\nname = "bow"\npolygon = [[0, 0], [1, 1]]\n'
+    )
+    assert [reason.removeprefix("p.toml:").split(": ")[0] for reason in reasons(WHOLE + wrong)] == [
+        "track.iou",
+        "track.min_height",
+        "track.ground",
+        "zone[0].polygon[2][0]",
+        "zone[1].polygon",
+        "zone[2].polygon",
+        "line[0].points",
+        "line[0].directions",
+    ]
+    twice = TRACKED + '[[line]]\nname = "door"\npoints = [[0, 0], [1, 1]]\n'
+    assert reasons(WHOLE + twice) == ("p.toml:line: the name 'door' stands twice",)
+
+
+def test_zones_and_lines_need_a_tracker():
+    found = reasons(WHOLE + TRACKED.replace('[track]\nlabels = ["person"]', ""))
+    assert [reason.split(", since")[0] for reason in found] == [
+        "p.toml:zone: want a [track] table beside it",
+        "p.toml:line: want a [track] table beside it",
+    ]

@@ -16,6 +16,7 @@ from edgekit.pipeline.pre import vision
 from edgekit.pipeline.stats import Tally
 
 _ITEM_FIELDS = sorted(set(Item.__struct_fields__) & set(EventRecord.__struct_fields__) - {"label", "score"})
+_PLACE_FIELDS = ("zone", "line", "direction", "dwell_s", "speed_m_s")
 _IMAGE_SIDE_PX = 320
 _IMAGE_QUALITY = 80
 _MAX_IMAGE_BYTES = 64 << 10
@@ -140,7 +141,11 @@ def _record(result: Result, event: Event, image: bytes | None) -> EventRecord:
         id=event.id,
         end_mono_ns=event.end_ns,
         end_unix_ms=event.end_unix_ms,
+        start_mono_ns=event.start_ns,
+        start_unix_ms=event.start_unix_ms,
         tracks=event.tracks,
+        trace_id=result.trace_id,
+        **{name: getattr(event, name) for name in _PLACE_FIELDS},
         image=image,
         **{name: getattr(item, name) for name in _ITEM_FIELDS},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from edgekit.model.holder import Holder
 from edgekit.model.ready import Choices, ReadyModel
 from edgekit.pipeline.budget_keeper import Keeper
 from edgekit.pipeline.config import PipelineConfig, Section, load_config
+from edgekit.pipeline.finisher import Watch
 from edgekit.pipeline.loop import Loop, Rules
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.predictor import Predictor
@@ -50,7 +52,7 @@ def choices_of(config: PipelineConfig, variant: str | None = None) -> Choices:
         pairs=config.fallback.pairs,
         variant=variant or table.variant or None,
         threads=table.threads or None,
-        score_threshold=table.score_threshold,
+        score_threshold=table.score_threshold if config.track is None else config.track.low_score,
         iou_threshold=table.iou_threshold,
         top_k=table.top_k,
         gallery=Path(config.folder, table.gallery).expanduser() if table.gallery else None,
@@ -124,11 +126,38 @@ def make_loop(
     if keeper is not None and not source.is_live:
         logger.warning("the budget is not kept: the source %r waits for its reader", config.source.kind)
         keeper = None
-    rules = Rules(config.events, redactor if privacy.redact else None, max_errors, keeper)
+    rules = Rules(
+        config.events,
+        redactor if privacy.redact else None,
+        make_watch(config, predictor),
+        max_errors,
+        keeper,
+    )
     if config.budget.p95_ms:
         rules.allowance_s = config.budget.p95_ms / 1e3
     opened = (*sinks, *open_sinks(sections, context))
     return Loop(name, source, predictor, opened, rules=rules, failover=failover, recheck=recheck, lane=lane)
+
+
+def make_watch(config: PipelineConfig, predictor: Predictor) -> Watch | None:
+    """Return what follows the objects of a pipeline with ``[track]``, else None.
+
+    Raises:
+        ConfigError: The model finds no boxes.
+    """
+    if config.track is None:
+        return None
+    from edgekit.pipeline.tracking.watcher import Watcher, check_track  # a worker without it has the memory
+
+    check_track(predictor.manifest)
+    return Watcher(
+        config.track,
+        config.zones,
+        config.lines,
+        config.events,
+        threshold=config.model.score_threshold,
+        new_id=lambda: os.urandom(8).hex(),
+    )
 
 
 def make_keeper(

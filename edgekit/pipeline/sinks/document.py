@@ -35,7 +35,7 @@ def result_document(result: Result) -> dict[str, Any]:
 
 def event_documents(result: Result) -> list[dict[str, Any]]:
     """Return the frame's events; none for most frames."""
-    return [{**_head(result), **_event(event)} for event in result.events]
+    return [{**_head(result), "trace_id": result.trace_id, **_event(event)} for event in result.events]
 
 
 def _head(result: Result) -> dict[str, Any]:
@@ -60,6 +60,13 @@ def _rounded(value: Any, digits: int) -> Any:
     return round(value, digits)
 
 
+_EVENT_FIELDS = (
+    *("previous", "start_seq", "start_unix_ms", "end_unix_ms", "tracks"),
+    *("zone", "line", "direction", "dwell_s", "speed_m_s"),
+)
+"""Those that an event has only where they say something."""
+
+
 def _event(event: Event) -> dict[str, Any]:
     document: dict[str, Any] = {
         "id": event.id,
@@ -70,10 +77,7 @@ def _event(event: Event) -> dict[str, Any]:
         "count": event.count,
         "total": event.total,
     }
-    if event.previous:
-        document["previous"] = event.previous
-    if event.end_unix_ms:
-        document["end_unix_ms"] = event.end_unix_ms
-    if event.tracks:
-        document["tracks"] = event.tracks
+    for name in _EVENT_FIELDS:
+        if (value := getattr(event, name)) not in ("", 0, None, ()):
+            document[name] = value
     return document if event.item is None else _item(event.item) | document

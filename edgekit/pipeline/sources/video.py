@@ -47,6 +47,7 @@ class VideoSource:
         self._capture: Any = None
         self._pacer: Pacer | None = None
         self._seq = self._round_frames = 0
+        self._round_s = self._media_s = 0.0
 
     @property
     def due_s(self) -> float:
@@ -85,6 +86,7 @@ class VideoSource:
         else:
             meta["capture_ms"] = (decoded_ns - captured_ns) / 1e6
         self._seq += 1
+        meta["media_s"] = self._media_s
         return Frame(pixels, self._seq - 1, captured_ns, unix_ms, meta)
 
     def _next_pixels(self) -> Any:
@@ -92,6 +94,7 @@ class VideoSource:
             while not self._closing.is_set() and self._capture is not None:
                 is_there, pixels = self._capture.read()
                 if is_there:
+                    self._clock()
                     self._round_frames += 1
                     return pixels
                 self._check_round()
@@ -100,7 +103,15 @@ class VideoSource:
                 self._capture.release()
                 self._capture = self._opened()
                 self._round_frames = 0
+                self._round_s = self._media_s + 1 / self.fps
         return None
+
+    def _clock(self) -> None:
+        """Note the frame's time in the recording, by its own timestamp, else by the rate."""
+        rate_s = self._round_s + self._round_frames / self.fps
+        own_s = self._round_s + self._capture.get(vision().CAP_PROP_POS_MSEC) / 1e3
+        is_whole = not self._seq or own_s > self._media_s
+        self._media_s = own_s if is_whole and not self._options.fps else max(rate_s, self._media_s)
 
     def _check_round(self) -> None:
         """Warn of a file with fewer frames than its header states; refuse one with none."""
