@@ -1,10 +1,10 @@
 """Whether objects are counted as a person counts them, on recordings with hand-counted crossings and zones.
 
 ``--data FOLDER`` holds ``counting.json`` and its clips. A detector is imported (``--model FILE``; by default
-``../weights/yolov8/yolov8n_int8_eron.tflite`` beside the folder), and a pipeline with ``[track]`` and the clip's
-lines and zones runs on every frame, all settings at their defaults. The claim: every crossing that is not
-ambiguous is counted, with its direction, within its tolerance, and nothing is counted that did not happen or
-twice. Stated beside it: visits of zones (entry, exit and dwell within the tolerance), tracks against the
+``../weights/yolov8/yolov8n_int8_eron.tflite`` beside the folder), and a pipeline with ``[track]`` and the
+clip's lines and zones runs on every frame, all settings at their defaults. The claim: every crossing that is
+not ambiguous is counted, with its direction, within its tolerance, and nothing is counted that did not happen
+or twice. Stated beside it: visits of zones (entry, exit and dwell within the tolerance), tracks against the
 appearances that a person counted (the surplus is breaks and false tracks), and identity switches (one track
 that made the crossings or visits of two different objects).
 

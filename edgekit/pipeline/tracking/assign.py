@@ -40,7 +40,7 @@ def _whole(costs: Floats) -> Pairs:
     row_of = np.full(columns, -1)
     for row in range(rows):
         _augment(costs, row, row_price, column_price, row_of)
-    return [(int(row_of[column]), column) for column in np.flatnonzero(row_of >= 0)]
+    return [(row, column) for column, row in enumerate(row_of.tolist()) if row >= 0]
 
 
 def _augment(

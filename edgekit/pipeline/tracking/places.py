@@ -118,8 +118,8 @@ class Zone:
             yield from self._leave(thing, visit, thing.seen)
 
     def _happening(self, kind: InPlace, thing: Object, visit: _Visit, **more: Any) -> Happening:
-        counts = {"enter": self.entered.total, "leave": self.left.total, "inside": lambda: self.inside}
-        number = counts[self.table.count]()
+        counts = {"enter": self.entered.total(), "leave": self.left.total(), "inside": self.inside}
+        number = counts[self.table.count]
         return Happening(kind, thing, visit.id, visit.since, zone=self.table.name, count=number, **more)
 
     def document(self) -> dict[str, Any]:

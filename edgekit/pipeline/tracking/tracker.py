@@ -176,7 +176,8 @@ class Tracker:
 
     def _end(self, seen: set[int], time_s: float) -> list[Track]:
         """Lose what was not seen; return what is gone: unconfirmed at once, others after ``keep_s``."""
-        kept, ended = [], []
+        kept: list[int] = []
+        ended: list[int] = []
         for row, track in enumerate(self.tracks):
             is_seen = row in seen
             track.is_lost = not is_seen

@@ -138,8 +138,7 @@ class Watcher:
         for line in self._lines:
             line.end(thing)
         if thing.id:
-            more = {"id": thing.id, "since": thing.first, "until": thing.seen}
-            yield self._event("vanished", thing, now, total, **more)
+            yield self._event("vanished", thing, now, total, id=thing.id, since=thing.first, until=thing.seen)
 
     def _changes(self, seen: Sequence[Object], now: Moment, total: int) -> Iterable[Event]:
         labels = [thing.label for thing in seen if thing.is_confirmed]
