@@ -35,11 +35,12 @@ def result_document(result: Result) -> dict[str, Any]:
 
 def event_documents(result: Result) -> list[dict[str, Any]]:
     """Return the frame's events; none for most frames."""
-    return [{**_head(result), "trace_id": result.trace_id, **_event(event)} for event in result.events]
+    return [{**_head(result), **_event(event)} for event in result.events]
 
 
 def _head(result: Result) -> dict[str, Any]:
-    return {"pipeline": result.pipeline, "model": result.model, "version": result.version}
+    head = {"pipeline": result.pipeline, "model": result.model, "version": result.version}
+    return {**head, "trace_id": result.trace_id} if result.trace_id else head
 
 
 _DIGITS = {"score": 4, "box": 1, "oriented_box": 3, "points": 1, "point_scores": 4}
