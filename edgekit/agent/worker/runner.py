@@ -118,14 +118,21 @@ def make_loop(
     ]
     if record is not None:
         sections += _recording(record, takes_images=takes_images)
-    redactor = Redactor(
-        privacy.redact, privacy.redact_style, privacy.redact_margin_ratio, privacy.redact_hold
-    )
     if keeper is not None and "resolution" in config.budget.order:
         _check_resolution(source, sections, takes_images=takes_images)
     if keeper is not None and not source.is_live:
         logger.warning("the budget is not kept: the source %r waits for its reader", config.source.kind)
         keeper = None
+    rules = _rules(config, predictor, max_errors, keeper)
+    opened = (*sinks, *open_sinks(sections, context))
+    return Loop(name, source, predictor, opened, rules=rules, failover=failover, recheck=recheck, lane=lane)
+
+
+def _rules(config: PipelineConfig, predictor: Predictor, max_errors: int, keeper: Keeper | None) -> Rules:
+    privacy = config.privacy
+    redactor = Redactor(
+        privacy.redact, privacy.redact_style, privacy.redact_margin_ratio, privacy.redact_hold
+    )
     rules = Rules(
         config.events,
         redactor if privacy.redact else None,
@@ -135,8 +142,7 @@ def make_loop(
     )
     if config.budget.p95_ms:
         rules.allowance_s = config.budget.p95_ms / 1e3
-    opened = (*sinks, *open_sinks(sections, context))
-    return Loop(name, source, predictor, opened, rules=rules, failover=failover, recheck=recheck, lane=lane)
+    return rules
 
 
 def make_watch(config: PipelineConfig, predictor: Predictor) -> Watch | None:
