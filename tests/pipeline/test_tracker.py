@@ -62,7 +62,7 @@ def test_the_filter_is_the_one_of_eight_dimensions():
     watch = np.eye(4, 8)
     for step in range(12):
         frames = 1 + step % 3
-        boxes.predict(frames)
+        boxes.advance(frames)
         move = np.eye(8) + frames * np.eye(8, k=4)
         height = mean[3]
         std = [height / 20, height / 20, 1e-2, height / 20]

@@ -28,9 +28,9 @@ class Boxes:
     >>> boxes = Boxes()
     >>> boxes.append(np.array([[10.0, 10, 0.5, 20]]))
     >>> for x in (12.0, 14.0, 16.0):
-    ...     boxes.predict(1.0)
+    ...     boxes.advance(1.0)
     ...     boxes.correct(np.array([0]), np.array([[x, 10, 0.5, 20]]))
-    >>> boxes.predict(1.0)
+    >>> boxes.advance(1.0)
     >>> abs(boxes.place[0, 0] - 18.0) < 0.5
     True
     """
@@ -56,7 +56,7 @@ class Boxes:
         new = np.stack([measured, zeros, place**2, zeros, velocity**2], axis=1)
         self._rows = np.concatenate([self._rows, new])
 
-    def predict(self, frames: float) -> None:
+    def advance(self, frames: float) -> None:
         """Move every box by its velocity over so many frames, and be less sure of it."""
         place, velocity, pp, pv, vv = (self._rows[:, part] for part in range(5))
         height = place[:, 3:]

@@ -98,7 +98,7 @@ class Tracker:
         is_followed = np.isfinite(boxes).all(axis=1) & (scores >= min(table.low_score, high))
         strong = np.flatnonzero(is_followed & (scores >= high))
         weak = np.flatnonzero(is_followed & (scores < high))
-        self._boxes.predict(min(max(frames, 1.0), MAX_STEP_FRAMES))
+        self._boxes.advance(min(max(frames, 1.0), MAX_STEP_FRAMES))
         matched = self._associate(items, boxes, strong, weak)
         found = self._correct(items, boxes, matched, time_s)
         new_score = high if table.new_score is None else table.new_score
