@@ -12,6 +12,7 @@ MAX_BODY_LINES = 40
 # Vendor library: the file or package that owns it, in each distribution that uses it.
 OWNERS = {
     "ai_edge_litert": ("edgekit.backends", "edgekit_optimize.graph", "edgekit_optimize.zoo.tiny_model"),
+    "av": ("edgekit.pipeline.libav",),
     "cryptography": (
         "edgekit.update",
         "edgekit_fleet.identity",

@@ -110,6 +110,7 @@ def make_loop(
         source_fps=lambda: float(getattr(source, "fps", 0.0) or getattr(config.source.options, "fps", 0.0)),
         connect=connect,
         callback=callback,
+        packets=getattr(source, "packets", None),
     )
     sections = [
         section

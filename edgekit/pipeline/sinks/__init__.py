@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from edgekit.base import plugins
 from edgekit.core.ports import Result, Sink
+from edgekit.pipeline.packets import PacketRing
 
 SINKS: dict[str, str] = {
     "jsonl": "edgekit.pipeline.sinks.jsonl:JsonlSink",
@@ -46,6 +47,8 @@ class SinkContext:
 
     ``source_fps()`` is the source's rate, 0 where it has none; known once it is open.
     ``connect`` is the only way off the device; ``callback`` is a function of the embedding program.
+    ``packets``: the camera's compressed stream, of which ``packets.keep`` asks for some seconds; None where
+    the source has none.
     """
 
     pipeline: str
@@ -53,6 +56,7 @@ class SinkContext:
     source_fps: Callable[[], float] = float
     connect: Connect | None = None
     callback: Callable[[Result], object] | None = None
+    packets: PacketRing | None = None
 
     def path(self, name: str) -> Path:
         """Return a path of the configuration, by default relative to the pipeline's file."""
