@@ -154,6 +154,8 @@ class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
     labels: dict[str, int] = {}
     brokers: tuple[dict[str, Any], ...] = ()
     """Message counters of each broker that a sink names, since the pipeline's start."""
+    source: dict[str, Any] = {}
+    """Of a camera or line: whether frames come, how often it was opened again, its last fault."""
     running: Running
     advanced: bool = True
     inferring: bool = False

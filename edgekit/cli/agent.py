@@ -167,7 +167,7 @@ def _status(args: argparse.Namespace) -> Report:
 
 def status_text(document: dict[str, Any]) -> str:
     """Return the status as text."""
-    from edgekit.cli.run import broker_text
+    from edgekit.cli.run import broker_text, source_lines
 
     link = "connected" if document["link"]["connected"] else f"not connected: {document['link']['problem']}"
     if refusal := document["link"].get("refusal"):
@@ -189,6 +189,7 @@ def status_text(document: dict[str, Any]) -> str:
             lines.append(f"    {row['message'].splitlines()[0]}")
         lines += [f"    {why}" for why in row["why"].splitlines()]
         lines += [f"    excluded for now: {name}: {why}" for name, why in row.get("excluded", {}).items()]
+        lines += [f"    {line}" for line in source_lines(row.get("source", {}))]
         lines += [f"    {broker_text(state)}" for state in row["brokers"]]
     for name, row in document["models"].items():
         update = document["updates"].get(name, {})

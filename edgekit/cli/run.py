@@ -133,8 +133,21 @@ def text(document: dict[str, Any]) -> str:
     )
     if budget := document.get("budget"):
         lines.append(f"  budget: {budget['setting'] or 'nothing is given up'} ({budget['changes']} changes)")
+    lines += [f"  {line}" for line in source_lines(document.get("source", {}))]
     lines += [f"  {broker_text(state)}" for state in document.get("brokers", ())]
     return "\n".join(lines)
+
+
+def source_lines(state: Mapping[str, Any]) -> list[str]:
+    """Return a line for each stream of a camera that was lost, with its last fault; none if none was."""
+    lines = []
+    for name, row in (("source", state), ("main stream", state.get("main", {}))):
+        if row.get("reopened") or row.get("state") == "lost":
+            fault = f"{row['fault']}: " if row["fault"] and row["fault"] not in row["reason"] else ""
+            lines.append(
+                f"{name}: {row['state']}, opened again {row['reopened']} times, last {fault}{row['reason']}"
+            )
+    return lines
 
 
 def broker_text(state: Mapping[str, Any]) -> str:

@@ -88,10 +88,28 @@ class ConfigError(EdgekitError):
 
 
 class SourceError(ConfigError):
-    """A camera, file or sensor cannot be opened, or gives no more frames."""
+    """A camera, file or sensor cannot be opened, or gives no more frames.
+
+    ``fault``: what is wrong with a camera, one of ``FAULTS``; empty where that is not known.
+    """
 
     code = "config.source"
     retryable = True
+    FAULTS: ClassVar[tuple[str, ...]] = (
+        "AUTH_FAILED",
+        "TLS",
+        "TIMEOUT",
+        "NOT_FOUND",
+        "CODEC_UNSUPPORTED",
+        "CONNECTION_FAILED",
+        "STALLED",
+    )
+
+    def __init__(
+        self, message: str, *, reasons: tuple[str, ...] = (), hint: str = "", fault: str = ""
+    ) -> None:
+        super().__init__(message, reasons=reasons, hint=hint)
+        self.fault = fault
 
 
 class StorageError(ConfigError):

@@ -1,19 +1,34 @@
 """FFmpeg's libraries through PyAV: the one file that knows them.
 
-``write_clip`` writes packets as they came; nothing is decoded or encoded.
+``Connection`` receives the compressed pictures of a network stream, ``Decoder`` turns them into images, and
+``write_clip`` writes them as they came.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from edgekit.base.install_hint import install_hint
-from edgekit.core.errors import ConfigError, StorageError
-from edgekit.pipeline.packets import VideoPacket
+from edgekit.core.errors import ConfigError, SourceError, StorageError
+from edgekit.pipeline.packets import StreamInfo, VideoPacket
+
+# PyAV's class of an error: the fault it is; any other one is CONNECTION_FAILED
+_FAULTS = {
+    "HTTPUnauthorizedError": ("AUTH_FAILED", "the camera refuses the user name or password"),
+    "HTTPForbiddenError": ("AUTH_FAILED", "the camera refuses access to this stream"),
+    "HTTPNotFoundError": ("NOT_FOUND", "the camera has no stream of this path"),
+    "ExitError": ("TIMEOUT", "no answer in time"),
+    "TimeoutError": ("TIMEOUT", "no answer in time"),
+    "InvalidDataError": ("CONNECTION_FAILED", "what answers does not speak RTSP"),
+    "DecoderNotFoundError": ("CODEC_UNSUPPORTED", "there is no decoder for this stream"),
+}
 
 
 @lru_cache(maxsize=1)
@@ -29,9 +44,130 @@ def libav() -> Any:
     except ImportError as cause:
         is_absent = isinstance(cause, ModuleNotFoundError) and cause.name == "av"
         why = "is not installed" if is_absent else f"cannot be loaded: {cause}"
-        raise ConfigError(f"this needs PyAV, which {why}", hint=install_hint("rtsp")) from cause
+        raise ConfigError(
+            f"network cameras and clips need PyAV, which {why}", hint=install_hint("rtsp")
+        ) from cause
     av.logging.set_level(None)
     return av
+
+
+class Connection:
+    """One open stream of compressed pictures; opened by its constructor, used by one thread.
+
+    Args:
+        url: Its address, which may have credentials: no error contains it.
+        options: FFmpeg's options of the protocol.
+        open_s: Within this time each step of opening must be done.
+        stall_s: Within this time there must be the next picture.
+
+    Raises:
+        ConfigError: PyAV is not installed.
+        SourceError: It cannot be opened; ``fault`` says why.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, str], open_s: float, stall_s: float) -> None:
+        self._av, self._stall_s = libav(), stall_s
+        began_s = time.monotonic()
+        try:
+            self._container = self._av.open(url, options=dict(options), timeout=(open_s, stall_s))
+        except (self._av.FFmpegError, OSError, ValueError) as cause:
+            if time.monotonic() - began_s >= open_s:  # whatever the interrupted step made of it
+                raise _timeout() from None
+            raise _fault(cause) from None  # the cause names the address
+        try:
+            self._stream, self.info = self._video()
+        except SourceError:
+            self.close()
+            raise
+
+    def _video(self) -> tuple[Any, StreamInfo]:
+        streams = self._container.streams.video
+        if not streams:
+            raise SourceError("there is no video in this stream", fault="CODEC_UNSUPPORTED")
+        stream = streams[0]
+        context = stream.codec_context
+        if context is None:
+            raise SourceError("there is no decoder for this stream's video", fault="CODEC_UNSUPPORTED")
+        header = bytes(context.extradata or b"")
+        return stream, StreamInfo(
+            context.codec.canonical_name, context.width, context.height, stream.time_base, header
+        )
+
+    def packets(self) -> Iterator[tuple[bytes, int | None, int | None, bool]]:
+        """Yield (bytes, pts, dts, whether it is a keyframe) of each picture, until the stream ends.
+
+        Raises:
+            SourceError: The stream broke, or stalled.
+        """
+        stalled = SourceError(f"no picture came for {self._stall_s:g} s", fault="STALLED")
+        came_s = time.monotonic()
+        try:
+            for packet in self._container.demux():
+                now_s = time.monotonic()
+                if packet.stream_index == self._stream.index and packet.size:
+                    came_s = now_s
+                    yield bytes(packet), packet.pts, packet.dts, packet.is_keyframe
+                elif now_s - came_s > self._stall_s:  # while sound goes on
+                    raise stalled
+        except (self._av.FFmpegError, OSError, ValueError) as cause:
+            fault = _fault(cause)
+            raise stalled if fault.fault == "TIMEOUT" else fault from None
+
+    def close(self) -> None:
+        """Close it."""
+        self._container.close()
+
+
+def _timeout() -> SourceError:
+    return SourceError(_FAULTS["ExitError"][1], fault="TIMEOUT")
+
+
+def _fault(cause: Exception) -> SourceError:
+    name = type(cause).__name__
+    if name in _FAULTS:
+        fault, text = _FAULTS[name]
+    else:
+        fault, text = "CONNECTION_FAILED", str(getattr(cause, "strerror", "") or name)
+    return SourceError(text, fault=fault)
+
+
+class Decoder:
+    """Turns the packets of one stream into images, on one thread.
+
+    Raises:
+        SourceError: FFmpeg has no decoder for it.
+    """
+
+    def __init__(self, info: StreamInfo) -> None:
+        self._av = av = libav()
+        try:
+            self._context = av.CodecContext.create(info.codec, "r")
+        except (av.FFmpegError, ValueError) as cause:
+            raise SourceError(f"there is no decoder for {info.codec!r}", fault="CODEC_UNSUPPORTED") from cause
+        self._context.thread_count = 1  # a frame's thread each would be a frame's delay each
+        if info.extradata:
+            self._context.extradata = info.extradata
+        # PyAV 17 and later scale with every core unless told not to
+        self._scaling = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+
+    def decode(self, packet: VideoPacket) -> list[Any]:
+        """Return the whole pictures that a packet completes, often one; none of damaged data."""
+        made = self._av.Packet(packet.data)
+        made.pts, made.dts, made.time_base = packet.pts, packet.dts, packet.stream.time_base
+        try:
+            return [picture for picture in self._context.decode(made) if not picture.is_corrupt]
+        except (self._av.FFmpegError, ValueError):
+            return []
+
+    def forget(self) -> None:
+        """Forget earlier packets: the next one is a keyframe."""
+        self._context.flush_buffers()
+
+    def image(self, picture: Any, halvings: int = 0) -> NDArray[Any]:
+        """Return a picture as (height, width, 3), uint8, BGR, each side halved so many times."""
+        size = {"width": picture.width >> halvings, "height": picture.height >> halvings} if halvings else {}
+        image: NDArray[Any] = picture.to_ndarray(format="bgr24", **size, **self._scaling)
+        return image
 
 
 def write_clip(path: Path, run: Sequence[VideoPacket]) -> None:

@@ -106,9 +106,14 @@ class Loop:
         """The current predictor."""
         return self._predictor
 
+    def source_state(self) -> dict[str, Any]:
+        """Return a camera's or line's state and its last fault; empty for a source that cannot be lost."""
+        state: dict[str, Any] = getattr(self._source, "state", dict)()
+        return state
+
     def stats(self) -> dict[str, Any]:
         """Return the document of ``edgekit run --json``."""
-        predictor = self._predictor
+        predictor, source = self._predictor, self.source_state()
         return {
             "pipeline": self._name,
             "model": predictor.manifest.model,
@@ -117,6 +122,7 @@ class Loop:
             "backend": predictor.variant.backend,
             "accelerator": predictor.backend.accelerator,
             **self.tally.document(),
+            **({"source": source} if source else {}),
             **({} if self._keeper is None else {"budget": self._keeper.document()}),
             **({} if self._rules.watch is None else self._rules.watch.document()),
         }

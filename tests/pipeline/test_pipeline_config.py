@@ -98,8 +98,10 @@ def test_a_mistake_of_form_does_not_hide_the_mistakes_of_value_beside_it():
 
 def test_an_unknown_kind_names_the_known_ones():
     (reason,) = reasons(WHOLE.replace('kind = "camera"', 'kind = "webcam"'))
+    built = ", ".join(sorted(kind for kind, target in SOURCES.items() if target))
+    assert built.startswith("camera, ")
     assert reason == (
-        "p.toml:source.kind: want one of camera, images, serial, synthetic, video, got 'webcam', "
+        f"p.toml:source.kind: want one of {built}, got 'webcam', "
         "which no installed package adds (group edgekit.sources)"
     )
 

@@ -182,6 +182,7 @@ def _more_of(pipeline: Pipeline, model: HostedModel | None) -> dict[str, Any]:
         "fallback": model.fallback if model else {},
         "rechecks": model.rechecks if model else {},
         "brokers": pipeline.brokers,
+        "source": pipeline.source,
     }
 
 

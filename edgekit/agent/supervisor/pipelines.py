@@ -104,6 +104,7 @@ class Pipeline:
         self.recent: deque[Progress] = deque(maxlen=RECENT)
         """Of the bundle that the model runs."""
         self.brokers: tuple[dict[str, Any], ...] = ()
+        self.source: dict[str, Any] = {}
         self.totals = dict.fromkeys((*COUNTED, "changes"), 0)
         self.failures = 0
         """How often it ended by an error of its own, and was started again."""
@@ -240,6 +241,7 @@ class Pipeline:
         for total in COUNTED:
             self.totals[total] += getattr(progress, total)
         self.brokers = progress.brokers or self.brokers
+        self.source = progress.source
         if progress.changes > self._changes:
             self.totals["changes"] += progress.changes - self._changes
             self._changes = progress.changes

@@ -67,6 +67,7 @@ class PipelineRun:
         self._reporting = threading.Lock()
         self._reported_ns = time.monotonic_ns()
         self._seen_progress = -1
+        self._fault = ""
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{self.name}", daemon=True)
 
     def start(self) -> None:
@@ -250,8 +251,21 @@ class PipelineRun:
             changes["captured"], changes["dropped"], changes["failovers"] = self._marks.since(loop.tally)
             changes["advanced"] = self._is_waiting or loop.progress != self._seen_progress
             changes["inferring"] = loop.is_inferring
+            changes["source"] = self._source_state(loop)
             self._seen_progress = loop.progress
         return msgspec.structs.replace(progress, **changes)
+
+    def _source_state(self, loop: Loop) -> dict[str, Any]:
+        """Return the source's state; each new fault of a camera is an alert, and so is its return."""
+        state = loop.source_state()
+        fault = state["fault"] if state.get("state") == "lost" else ""
+        if fault != self._fault:
+            self._fault = fault
+            code = f"source.{fault.lower()}" if fault else "source.back"
+            self._alert(
+                "error" if fault else "info", code, state.get("reason", "") if fault else "frames come"
+            )
+        return state
 
     def _alert_of_change(self, text: str, is_down: bool) -> None:
         self._alert("warning" if is_down else "info", "agent.budget", text)

@@ -21,7 +21,7 @@ SOURCES: dict[str, str] = {
     "images": "edgekit.pipeline.sources.images:ImagesSource",
     "serial": "edgekit.pipeline.sources.serial:SerialSource",
     "synthetic": "edgekit.pipeline.sources.synthetic:SyntheticSource",
-    "rtsp": "",
+    "rtsp": "edgekit.pipeline.sources.rtsp:RtspSource",
     "command": "",
     "mqtt": "",
     "http": "",

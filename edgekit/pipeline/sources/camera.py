@@ -73,7 +73,11 @@ class CameraSource:
 
     def open(self) -> None:
         """Open the camera."""
-        self._device = self._opened()
+        self._device = self.reopener.first()
+
+    def state(self) -> dict[str, Any]:
+        """Return what ``status`` says of the camera."""
+        return self.reopener.state()
 
     def halve(self, times: int) -> None:
         """Set the resolution, from the next frame on: the configured one, halved so many times."""

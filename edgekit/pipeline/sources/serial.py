@@ -92,7 +92,11 @@ class SerialSource:
 
     def open(self) -> None:
         """Open the line."""
-        self._port = self._opened()
+        self._port = self.reopener.first()
+
+    def state(self) -> dict[str, Any]:
+        """Return what ``status`` says of the line."""
+        return self.reopener.state()
 
     def _opened(self) -> Any:
         return self._open_port(self._options)

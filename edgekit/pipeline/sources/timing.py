@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from edgekit.core.errors import SourceError
 
@@ -15,6 +16,8 @@ T = TypeVar("T")
 
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 10.0
+LEAST_WAIT_S = {"AUTH_FAILED": 60.0}
+"""A camera locks an account after a few wrong passwords."""
 DUE_S = 10.0
 """Within this time a source that is not paced has a frame."""
 
@@ -42,9 +45,11 @@ class Pacer:
 
 
 class Reopener(Generic[T]):
-    """Reopens a lost device with ``opener``, which opens it or raises ``SourceError``.
+    """Opens a device with ``opener``, which returns it or raises ``SourceError``, and opens a lost one again.
 
-    It retries for ``give_up_s``, 0 is forever; ``closing`` ends a wait early. ``reopened`` counts.
+    It retries for ``give_up_s``, 0 is forever; ``closing`` ends a wait early. ``reopened`` counts. A wait is
+    a random part of a limit that doubles, so that many devices do not call a camera at once.
+    Source: full jitter, https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
 
     def __init__(
@@ -53,32 +58,92 @@ class Reopener(Generic[T]):
         self._name, self._opener, self._give_up_s, self._closing = name, opener, give_up_s, closing
         self.is_waiting = False
         self.reopened = 0
+        self._fault = self._why = ""
 
-    def again(self, why: str) -> T | None:
+    def state(self) -> dict[str, Any]:
+        """Return whether frames come, how often it was opened again, and what is or was last wrong."""
+        state = "lost" if self.is_waiting else "open"
+        return {"state": state, "reopened": self.reopened, "fault": self._fault, "reason": self._why}
+
+    def first(self) -> T:
+        """Return the device, opened for the first time.
+
+        Raises:
+            SourceError: It cannot be opened.
+        """
+        try:
+            return self._opener()
+        except SourceError as error:
+            self._note(error.message, error.fault)
+            self.is_waiting = True
+            raise
+
+    def _note(self, why: str, fault: str) -> None:
+        self._why, self._fault = why, fault
+
+    def again(self, why: str, fault: str = "") -> T | None:
         """Return the device, opened again after growing waits; None when closing.
 
         Raises:
             SourceError: It did not come back in time.
         """
-        logger.warning("source lost, opening it again", extra={"source": self._name, "why": why})
+        self._note(why, fault)
+        fields = {"source": self._name, "why": why, "fault": fault}
+        logger.warning("source lost, opening it again", extra=fields)
         started, wait_s = time.monotonic(), FIRST_WAIT_S
         self.is_waiting = True
-        try:
-            while not self._closing.wait(wait_s):
-                try:
-                    device = self._opener()
-                except SourceError as error:
-                    why = error.message
-                else:
-                    self.reopened += 1
-                    logger.warning("source is back", extra={"source": self._name})
-                    return device
-                if self._give_up_s and time.monotonic() - started > self._give_up_s:
-                    raise SourceError(f"{self._name}: vanished and did not come back: {why}")
-                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
-        finally:
-            self.is_waiting = False
+        while not self._closing.wait(max(random.uniform(0, wait_s), self._least_s())):  # noqa: S311
+            try:
+                device = self._opener()
+            except SourceError as error:
+                self._failed_again(error)
+            else:
+                self.is_waiting = False
+                self.reopened += 1
+                logger.warning("source is back", extra={"source": self._name})
+                return device
+            if self._give_up_s and time.monotonic() - started > self._give_up_s:
+                raise SourceError(
+                    f"{self._name}: vanished and did not come back: {self._why}", fault=self._fault
+                )
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+        self.is_waiting = False
         return None
+
+    def _failed_again(self, error: SourceError) -> None:
+        if error.fault != self._fault:
+            fields = {"source": self._name, "why": error.message, "fault": error.fault}
+            logger.warning("source cannot be opened yet", extra=fields)
+        self._note(error.message, error.fault)
+
+    def _least_s(self) -> float:
+        return LEAST_WAIT_S.get(self._fault, 0.0)
+
+
+class StreamClock:
+    """Puts a stream's own times on this machine's clock, by the packets that arrived with the least delay.
+
+    The delay that is common to all packets (encoding, the shortest way) stays in. The two clocks may drift:
+    only the last one to two ``WINDOW_NS`` count. A stream whose time goes back starts anew.
+    """
+
+    WINDOW_NS = 30_000_000_000
+    BACK_NS = 500_000_000  # pictures may be out of order by less
+
+    def __init__(self) -> None:
+        self._offsets_ns: tuple[int, ...] = ()  # the least of the last window and of this one
+        self._window_began_ns = self._newest_ns = 0
+
+    def captured_ns(self, stream_ns: int, arrived_ns: int) -> int:
+        """Return the monotonic time of a picture with this time in its stream, which arrived just now."""
+        offset_ns = arrived_ns - stream_ns
+        if not self._offsets_ns or stream_ns < self._newest_ns - self.BACK_NS:
+            self._offsets_ns, self._window_began_ns, self._newest_ns = (offset_ns,), arrived_ns, stream_ns
+        elif arrived_ns - self._window_began_ns > self.WINDOW_NS:
+            self._offsets_ns, self._window_began_ns = (self._offsets_ns[-1], offset_ns), arrived_ns
+        self._newest_ns = max(self._newest_ns, stream_ns)
+        self._offsets_ns = (*self._offsets_ns[:-1], min(self._offsets_ns[-1], offset_ns))
+        return stream_ns + min(self._offsets_ns)
 
 
 def stamp() -> tuple[int, int]:

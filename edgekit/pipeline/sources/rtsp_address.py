@@ -1,0 +1,94 @@
+"""The address of a network camera: credentials apart from it, and a text of it that may be shown."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from edgekit.core.errors import SourceError
+
+PORTS = {"rtsp": 554, "rtsps": 322}
+"""Source: RFC 7826, 19.2 and IANA's table of ports."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """A parsed ``rtsp://`` or ``rtsps://`` address. ``str`` of it has no credentials."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        port = "" if self.port == PORTS[self.scheme] else f":{self.port}"
+        return f"{self.scheme}://{self._bracketed}{port}{self.path.partition('?')[0]}"
+
+    @property
+    def _bracketed(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    def url(self, relay_port: int = 0) -> str:
+        """Return the address with its credentials, for FFmpeg alone; or of a relay on this machine."""
+        login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}@" if self.user else ""
+        place = f"127.0.0.1:{relay_port}" if relay_port else f"{self._bracketed}:{self.port}"
+        return f"rtsp://{login}{place}{self.path}"
+
+
+def parse_address(uri: str) -> Address:
+    """Return an address's parts; its query counts as part of its path.
+
+    Raises:
+        ValueError: It is no such address; the text, which has no part of it, says what is wanted.
+    """
+    try:
+        parts = urlsplit(uri)
+        port = parts.port
+    except ValueError:
+        raise ValueError("want rtsp://host/path, got an address that cannot be parsed") from None
+    if parts.scheme not in PORTS or not parts.hostname:
+        raise ValueError("want an address rtsp://host/path or rtsps://host/path, got another one")
+    return Address(
+        parts.scheme,
+        parts.hostname,
+        port or PORTS[parts.scheme],
+        parts.path + (f"?{parts.query}" if parts.query else ""),
+        unquote(parts.username or ""),
+        unquote(parts.password or ""),
+    )
+
+
+def shown(uri: str) -> str:
+    """Return an address without its credentials and query, for logs and errors.
+
+    >>> shown("rtsps://ann:secret@door.lan:322/stream1?token=abc")
+    'rtsps://door.lan/stream1'
+    """
+    try:
+        return str(parse_address(uri))
+    except ValueError:
+        return "(an address that is not valid)"
+
+
+def read_password(file: Path | None, variable: str) -> str:
+    """Return the first line of a file, or the value of an environment variable; empty if neither is named.
+
+    It is read at each attempt to connect, so a changed password is used without a restart.
+
+    Raises:
+        SourceError: The file cannot be read, or the variable is not set.
+    """
+    if file is not None:
+        try:
+            return file.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
+        except (OSError, UnicodeDecodeError) as cause:
+            raise SourceError(
+                f"password_file: {file} cannot be read: {cause}", fault="AUTH_FAILED"
+            ) from cause
+    if variable and variable not in os.environ:
+        raise SourceError(f"password_env: {variable} is not set in the environment", fault="AUTH_FAILED")
+    return os.environ.get(variable, "") if variable else ""
