@@ -51,12 +51,12 @@ kind = "synthetic"
 class Agent:
     """An agent with some pipelines, as processes."""
 
-    def __init__(self, work: Path, pipelines: dict[str, str]) -> None:
+    def __init__(self, work: Path, pipelines: dict[str, str], more: str = "") -> None:
         work.mkdir()
         for name, text in pipelines.items():
             (work / f"{name}.toml").write_text(text)
         files = ", ".join(f'"{name}.toml"' for name in pipelines)
-        (work / "agent.toml").write_text(f'[agent]\nstate = "state"\npipelines = [{files}]\n')
+        (work / "agent.toml").write_text(f'[agent]\nstate = "state"\npipelines = [{files}]\n{more}')
         self._state = work / "state"
         command = [sys.executable, "-m", "edgekit.cli.main", "agent", "run", "--config"]
         with (work / "agent.log").open("wb") as log:

@@ -66,6 +66,7 @@ class OnnxRuntimeBackend(OpenModel):
         super().__init__(str(self._source))
         self._quantization: Mapping[str, Quantization] = {}
         self._ort = _import_library(options)
+        self.version = str(self._ort.__version__)  # of the build that runs, where several are installed
         self._provider_name = _requested_provider(self._ort, variant, options)
         self._session: Any = self._load(variant, options)
         self.accelerator = variant.accelerator
@@ -122,7 +123,8 @@ class OnnxRuntimeBackend(OpenModel):
 
     def _load(self, variant: Variant, options: Mapping[str, Any]) -> Any:
         name, row = self._provider_name, provider(self._provider_name)
-        providers: list[Any] = [(name, provider_options(name, variant, options)), *row.helpers]
+        helpers = [(helper, dict(provider(helper).options)) for helper in row.helpers]
+        providers: list[Any] = [(name, provider_options(name, variant, options)), *helpers]
         settings = _session_options(self._ort, options)
         counts = row.is_cuda and hasattr(self._ort.InferenceSession, "get_provider_graph_assignment_info")
         if row.is_cuda:
@@ -300,7 +302,7 @@ def _not_whole(source: ModelSource, name: str, reason: str) -> ModelLoadError:
 
 def _says_lost(cause: Exception) -> bool:
     """Whether a provider's message is about its device or driver, and not the model."""
-    signs = ("device", "driver", "cuda failure", "cudnn", "ze_result", "no such file")
+    signs = ("device", "driver", "cuda failure", "cudnn", "ze_result", "no such file", "ld_library_path")
     return any(sign in str(cause).lower() for sign in signs)
 
 

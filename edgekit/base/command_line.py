@@ -108,7 +108,9 @@ def _parser(program: Program, chosen: str, module: ModuleType | None) -> argpars
         prog=program.name, description=program.description, epilog=f"example: {program.example}"
     )
     parser.add_argument("--version", action="version", version=f"{program.name} {program.version}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=_CommandParser
+    )
     for name, row in program.commands.items():
         sub = subparsers.add_parser(
             name,
@@ -120,6 +122,23 @@ def _parser(program: Program, chosen: str, module: ModuleType | None) -> argpars
             module.add_arguments(sub)
         _add_common_flags(sub)
     return parser
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """Takes words before and after options, as in ``import MODEL -o BUNDLE KEY=VALUE``."""
+
+    _is_inside = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse what stands after the command's name, or after an action's."""
+        is_group = any(isinstance(action, argparse._SubParsersAction) for action in self._actions)  # noqa: SLF001 - as below
+        if is_group or self._is_inside:  # what is called here calls this method
+            return super().parse_known_args(args, namespace)
+        self._is_inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_inside = False
 
 
 def _add_common_flags(parser: argparse.ArgumentParser) -> None:

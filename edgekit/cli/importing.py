@@ -81,8 +81,10 @@ def text_of(imported: Imported) -> str:
     manifest, origin = imported.manifest, imported.manifest.provenance
     lines = [f"{imported.path}: {manifest.task} by {origin.family} (value, [source], flag that overrides it)"]
     lines += conclusions_text(origin.conclusions)
-    lines += [f"  variant {variant.id}: runs here, agrees" for variant in manifest.variants]
-    lines += [f"  variant {name}: not compared here" for name in origin.not_compared]
+    lines += [
+        f"  variant {v.id}: {'not compared here' if v.id in origin.not_compared else 'runs here, agrees'}"
+        for v in manifest.variants
+    ]
     lines += [f"  left out {name}: {why}" for name, why in origin.excluded.items()]
     if not manifest.license:
         lines.append("  no licence is stated: edgekit bundle set BUNDLE license=SPDX before you publish it")

@@ -226,3 +226,12 @@ def test_a_command_whose_distribution_is_missing_says_what_to_install(name, edge
     assert f"'edgekit {name}'" in done.error["message"]
     assert "edgekit-optimize" in done.error["hint"]
     assert main([name, "--help"]) == 3, "help of a command that is not there would promise what fails"
+
+
+def test_words_may_stand_before_and_after_options(tmp_path, capsys):
+    """As in ``edgekit import MODEL... -o BUNDLE KEY=VALUE``, the form that the documents give."""
+    missing = tmp_path / "model.onnx"
+    assert main(["import", str(missing), "-o", str(tmp_path / "b"), "color=BGR"]) == 4
+    assert "model.onnx" in capsys.readouterr().err
+    assert main(["import", str(missing), "-o", str(tmp_path / "b"), "--colour"]) == 2
+    assert "unrecognized arguments: --colour" in capsys.readouterr().err

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from imported_nets import classifier, ultralytics
 
+from edgekit.cli.main import main
 from edgekit.core.errors import UsageError
 from edgekit.core.spec import BackendFact, Facts, Variant
 from edgekit.importer.accelerators import named_accelerators, on_accelerators, runs_here
+from edgekit.model.bundle import open_bundle
 
 FLOAT = Variant(id="onnxruntime-fp32", backend="onnxruntime", precision="fp32")
 INT8 = Variant(id="onnxruntime-int8", backend="onnxruntime", precision="int8")
@@ -49,3 +52,13 @@ def test_an_unknown_accelerator_or_one_with_a_compiler_of_its_own_is_refused_by_
     with pytest.raises(UsageError, match="is none of"):
         named_accelerators(words)
     assert named_accelerators("cuda, tensorrt") == ("cuda", "tensorrt")
+
+
+def test_a_named_accelerator_is_said_to_be_not_compared_and_nothing_else_of_it(tmp_path, capsys):
+    net = classifier(tmp_path / "net.onnx", ultralytics("classify"))
+    assert main(["import", str(net), "-o", str(tmp_path / "b"), "accelerators=cuda", "license=MIT"]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "-cuda" in line]
+    assert said == ["  variant onnxruntime-fp32-cuda: not compared here"]
+    manifest = open_bundle(tmp_path / "b").manifest
+    assert manifest.provenance.not_compared == ("onnxruntime-fp32-cuda",)
+    assert len({file.path for variant in manifest.variants for file in variant.files}) == 1
