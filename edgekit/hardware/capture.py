@@ -17,7 +17,8 @@ from edgekit.hardware.tree import Tree
 
 # Names of users, which detection reads only to name a node's group.
 _LEFT_OUT = ("/etc/group",)
-_SERIAL = re.compile(rb"^Serial\s*:.*\n?", re.MULTILINE)
+# A Raspberry Pi's serial number, and the identity of an NVIDIA card.
+_SERIAL = re.compile(rb"^(?:Serial|GPU UUID)\s*:.*\n?", re.MULTILINE)
 
 
 def capture(root: Path, file: Path, profile: Profile) -> Facts:

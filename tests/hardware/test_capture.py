@@ -50,6 +50,10 @@ def test_a_capture_holds_no_serial_number_and_no_users(tmp_path):
             "/etc/group": "plugdev:x:46:alice\n",
             "/sys/class/dmi/id/product_serial": "SECRET1",
             "/proc/device-tree/serial-number": "SECRET2",
+            "/dev/nvidia0": "",
+            "/proc/driver/nvidia/gpus/0000:00:06.0/information": (
+                "Model: \t\t NVIDIA H200\nIRQ:   \t\t 41\nGPU UUID: \t GPU-SECRET3\nDevice Minor: \t 0\n"
+            ),
         },
     )
     capture(root, tmp_path / "board.tar.gz", PROFILES[0])
@@ -57,3 +61,4 @@ def test_a_capture_holds_no_serial_number_and_no_users(tmp_path):
         text = b"".join(archive.extractfile(m).read() for m in archive.getmembers() if m.isreg())
     for secret in (b"SECRET", b"alice", b"10000000abcdef12"):
         assert secret not in text
+    assert b"NVIDIA H200" in text
