@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from edgekit.core.errors import BackendError, UsageError
 from edgekit.core.spec import AcceleratorFact, BackendFact
 from edgekit.hardware.capture import capture
 from edgekit.model.doctor import Examination, examine
+from edgekit.pipeline.sources.recipes import DecoderRow, survey_decoders
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,14 +36,16 @@ def run(args: argparse.Namespace) -> Report:
     if not root.is_dir():
         raise UsageError(f"--sysfs-root {root}: there is no such folder")
     examination = examine(root, on_step=_progress)
+    decoders = survey_decoders(root)
     _progress("")
     if args.dump is not None:
         capture(root, args.dump, examination.chosen.profile)
     works = any(backend.works for backend in examination.facts.backends)
-    text = render(examination)
+    text = "\n".join([render(examination), "", "video decoders", *map(_decoder_line, decoders)])
     if args.dump is not None:
         text += f"\n\ncaptured to {args.dump}"
-    return Report(document(examination), text, 0 if works else BackendError.exit_code)
+    rows = {"decoders": [dataclasses.asdict(row) for row in decoders]}
+    return Report(document(examination) | rows, text, 0 if works else BackendError.exit_code)
 
 
 def _progress(step: str) -> None:
@@ -114,6 +118,12 @@ def _device_lines(device: AcceleratorFact) -> list[str]:
         if level.fix:
             lines.append(f"        fix: {level.fix}")
     return lines
+
+
+def _decoder_line(row: DecoderRow) -> str:
+    state = "ok" if row.works else "no"
+    reason = row.reason or ("" if row.was_run else "everything is there; not yet run on such a board")
+    return f"  {state:<4}{row.name:<13}{row.title}" + (f": {reason}" if reason else "")
 
 
 def _backend_line(backend: BackendFact) -> str:

@@ -16,6 +16,11 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
         "find the hardware, prove each backend, say what to fix",
         "edgekit doctor",
     ),
+    "cameras": (
+        "this machine",
+        "list the cameras that are attached or on the network, their streams, and the one to use",
+        "edgekit cameras --user admin --password-file camera.password",
+    ),
     "profiles": ("this machine", "list the known boards, or show one", "edgekit profiles rpi5"),
     "selftest": (
         "this machine",

@@ -12,7 +12,7 @@ from edgekit.backends import probe
 from edgekit.cli import doctor as command
 from edgekit.core.errors import UsageError
 
-KEYS = ["profile", "board", "arch", "cores", "memory_mb", "accelerators", "backends", "warnings"]
+KEYS = ["profile", "board", "arch", "cores", "memory_mb", "accelerators", "backends", "warnings", "decoders"]
 BACKEND_KEYS = ["name", "version", "accelerator", "works", "ms", "reason"]
 
 

@@ -55,8 +55,9 @@ def video(tmp_path_factory):
 @pytest.mark.parametrize("kind", [kind for kind, target in SOURCES.items() if target])
 def test_every_source_in_the_table_is_one(kind):
     built = load_target(SOURCES[kind])
-    fields = {f.name for f in msgspec.structs.fields(built.Options) if f.required}
-    source = built(built.Options(**dict.fromkeys(fields, "x")), WINDOWS)
+    required = [field for field in msgspec.structs.fields(built.Options) if field.required]
+    options = {field.name: "x" if field.type is str else 64 for field in required}
+    source = built(built.Options(**options), WINDOWS)
     assert isinstance(source, Source)
     source.close()
     source.close()
@@ -451,3 +452,36 @@ def test_a_source_of_one_frame_a_minute_hangs_only_after_more_than_a_minute():
     slow = opened("synthetic", SyntheticOptions(realtime=True, fps=1 / 60))
     assert slow.due_s == 70.0
     assert opened("synthetic", SyntheticOptions()).due_s == 10.0
+
+
+def test_a_camera_by_identity_waits_for_its_own_and_never_takes_another(tmp_path):
+    """``/dev/v4l/by-id`` has a link for each camera; only the device behind the named one is opened."""
+    own, other = tmp_path / "by-id-own", tmp_path / "by-id-other"
+    other.touch()
+    own.touch()
+    asked = []
+
+    def opener(options):
+        asked.append(options.uri)
+        if len(asked) == 1:
+            own.unlink()  # unplugged, after its first frame
+            threading.Timer(0.6, own.touch).start()
+        return FakeCamera(1)
+
+    source = CameraSource(CameraOptions(uri=str(own)), SourceContext(), opener)
+    source.open()
+    assert [source.read().seq for _ in range(2)] == [0, 1]
+    assert source.state()["reopened"] == 1
+    assert asked == [str(own)] * 2  # while the link was gone, nothing was opened
+    own.unlink()
+    with pytest.raises(SourceError) as caught:
+        source._opened()
+    assert caught.value.fault == "NOT_FOUND"
+    assert str(other) in caught.value.hint
+    source.close()
+
+
+def test_an_address_in_a_camera_names_the_kind_that_takes_it_and_shows_no_password():
+    (problem,) = CameraOptions(uri="rtsp://ann:hunter2@door/1").problems()
+    assert 'kind = "rtsp"' in problem
+    assert "hunter2" not in problem

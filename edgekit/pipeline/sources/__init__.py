@@ -22,7 +22,7 @@ SOURCES: dict[str, str] = {
     "serial": "edgekit.pipeline.sources.serial:SerialSource",
     "synthetic": "edgekit.pipeline.sources.synthetic:SyntheticSource",
     "rtsp": "edgekit.pipeline.sources.rtsp:RtspSource",
-    "command": "",
+    "command": "edgekit.pipeline.sources.command:CommandSource",
     "mqtt": "",
     "http": "",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -16,13 +17,17 @@ from edgekit.pipeline.pre import vision
 from edgekit.pipeline.sources import SourceContext
 from edgekit.pipeline.sources.timing import Reopener, stamp
 
+HINT = (
+    "is it plugged in, free, and may this user read it (group 'video')? edgekit cameras lists what there is"
+)
 Length = Annotated[int, msgspec.Meta(ge=0, le=16384)]
 
 
 class CameraOptions(Options, frozen=True, kw_only=True):
     """``[source]`` of a camera; 0 leaves a setting as the camera has it.
 
-    ``uri``: a number or a device node. ``fourcc``: MJPG gives most USB cameras their full rate.
+    ``uri``: a number or a device node; a link below ``/dev/v4l/by-id`` names one camera, whatever its number
+    is after a reboot or when it is plugged in again. ``fourcc``: MJPG gives most USB cameras their full rate.
     ``give_up_s``: how long to retry a camera that vanished; 0 is forever.
     """
 
@@ -37,7 +42,7 @@ class CameraOptions(Options, frozen=True, kw_only=True):
         """Say what an address is for."""
         if "://" in self.uri:
             kind = "rtsp" if self.uri.startswith("rtsp") else "video"
-            yield f'uri: want a number or a device node (kind = "{kind}" takes an address), got {self.uri!r}'
+            yield f'uri: want a number or a device node, got an address (kind = "{kind}" takes one)'
 
 
 class CameraSource:
@@ -93,12 +98,22 @@ class CameraSource:
 
     def _opened(self) -> Any:
         self._set_halvings = 0
+        if not self._options.uri.isdigit() and not Path(self._options.uri).exists():
+            others = sorted(str(path) for path in Path(self._options.uri).parent.glob("*"))[:8]
+            beside = (
+                f"; beside it there is {', '.join(others)}" if others and "by-" in self._options.uri else ""
+            )
+            raise SourceError(
+                f"{self._name}: cannot be opened: NOT_FOUND: it is not there",
+                hint=HINT + beside,
+                fault="NOT_FOUND",
+            )
         device = self._open_device(self._options)
         if not device.isOpened():
             device.release()
             raise SourceError(
                 f"{self._name}: cannot be opened",
-                hint="is it plugged in, free, and may this user read it (group 'video')?",
+                hint=HINT,
             )
         return device
 
