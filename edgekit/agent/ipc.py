@@ -155,7 +155,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
     brokers: tuple[dict[str, Any], ...] = ()
     """Message counters of each broker that a sink names, since the pipeline's start."""
     source: dict[str, Any] = {}
-    """Of a camera or line: whether frames come, how often it was opened again, its last fault."""
+    """The source's state (a camera's or line's faults) and its own counters."""
     running: Running
     advanced: bool = True
     inferring: bool = False

@@ -139,8 +139,13 @@ def text(document: dict[str, Any]) -> str:
 
 
 def source_lines(state: Mapping[str, Any]) -> list[str]:
-    """Return a line for each stream of a camera that was lost, with its last fault; none if none was."""
-    lines = []
+    """Return a line for what a source left out, and for each stream of a camera that was lost, with its fault."""
+    left_out = ", ".join(
+        f"{count} {name.replace('_', ' ')}"
+        for name, count in state.items()
+        if isinstance(count, int) and count and name != "reopened"
+    )
+    lines = [f"source: {left_out}"] if left_out else []
     for name, row in (("source", state), ("main stream", state.get("main", {}))):
         if row.get("reopened") or row.get("state") == "lost":
             fault = f"{row['fault']}: " if row["fault"] and row["fault"] not in row["reason"] else ""

@@ -82,7 +82,13 @@ class Frame:
 
 @runtime_checkable
 class Source(Protocol):
-    """Makes frames. ``is_live``: it does not wait for its reader, which gets the latest frame."""
+    """Makes frames. ``is_live``: it does not wait for its reader, which gets the latest frame.
+
+    It may also have: ``due_s``, seconds within which a frame is due, None for any time; ``slots``, frames
+    that may wait; ``fps``; ``halve(times)``; ``state()`` and ``counts()``, for summary and status;
+    ``next_seq``, where frames that it left out at its end count as dropped; ``path``, the file or folder
+    that it reads; ``finished(frame)``, called once the sinks have a frame's result.
+    """
 
     is_live: bool
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.core.errors import UsageError
+from edgekit.core.errors import TensorError, UsageError
+from edgekit.pipeline.picture_files import SUFFIXES, list_pictures, read_picture
 from edgekit.pipeline.pre import vision
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 MOST = 64
 """Pictures of a folder that are tried; more prove nothing that these do not."""
 
@@ -52,12 +52,16 @@ def read_pictures(path: Path | None) -> list[NDArray[np.uint8]]:
         return []
     if not path.exists():
         raise UsageError(f"--try {path}: there is no such folder or picture")
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-    pictures = [vision().imread(str(file)) for file in files[:MOST]]
-    unread = [str(file) for file, picture in zip(files, pictures, strict=False) if picture is None]
+    files = [path] if path.is_file() else [path / name for name in list_pictures(path)]
+    pictures, unread = list[NDArray[np.uint8]](), list[str]()
+    for file in files[:MOST]:
+        try:
+            pictures.append(read_picture(file))
+        except TensorError as error:  # noqa: PERF203 - each one is named
+            unread.append(error.message)
     if unread or not pictures:
         raise UsageError(
-            f"--try {path}: {'cannot be read: ' + ', '.join(unread[:3]) if unread else 'has no picture'}",
+            f"--try {path}: {'; '.join(unread[:3]) if unread else 'has no picture'}",
             hint=f"give pictures ({', '.join(sorted(SUFFIXES))}) like those that the model will see",
         )
     return pictures

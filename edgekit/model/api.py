@@ -13,7 +13,7 @@ from edgekit.core.ports import FrameData
 from edgekit.core.spec import Manifest, Prediction, TensorSpec, Variant
 from edgekit.model.ready import Choices, ReadyModel, open_ready
 from edgekit.pipeline.gallery import Gallery
-from edgekit.pipeline.pre import vision
+from edgekit.pipeline.picture_files import decode_picture, read_picture
 from edgekit.pipeline.sinks.video import draw
 
 if TYPE_CHECKING:
@@ -56,17 +56,9 @@ def sample_of(data: Sample) -> NDArray[Any] | Mapping[str, Any]:
     """
     if not isinstance(data, str | Path | bytes):
         return data
-    name = f"{len(data)} bytes" if isinstance(data, bytes) else str(data)
-    try:
-        encoded = data if isinstance(data, bytes) else Path(data).read_bytes()
-    except OSError as cause:
-        raise TensorError(f"{name}: cannot be read: {cause.strerror}") from cause
-    cv2 = vision()
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
-    if pixels is None:
-        raise TensorError(f"{name}: is no picture", hint="give a JPEG, PNG, BMP or WebP, or an array")
-    decoded: NDArray[np.uint8] = pixels
-    return decoded
+    if isinstance(data, bytes):
+        return decode_picture(data, f"{len(data)} bytes")
+    return read_picture(Path(data))
 
 
 class Model:

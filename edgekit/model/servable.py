@@ -14,6 +14,7 @@ from edgekit.model.bundle import open_bundle
 from edgekit.model.exclusions import Exclusions
 from edgekit.model.holder import Holder
 from edgekit.model.ready import Choices, ReadyModel
+from edgekit.pipeline.picture_files import decode_picture
 from edgekit.pipeline.pre import vision
 from edgekit.serve.ports import Offer, Servable
 
@@ -97,15 +98,7 @@ class TaskServable(_Open):
 
     def predict(self, image: bytes) -> Prediction:
         """Decode an image, with its EXIF rotation, and return what the model detects."""
-        import numpy as np
-
-        cv = vision()
-        try:
-            pixels = cv.imdecode(np.frombuffer(image, np.uint8), cv.IMREAD_COLOR)
-        except cv.error as cause:
-            raise TensorError(f"the image cannot be decoded: {cause}") from cause
-        if pixels is None:
-            raise TensorError("the image cannot be decoded")
+        pixels = decode_picture(image, "the image")
         self._predictor.reset()
         return self._predictor.predict(pixels)
 

@@ -71,7 +71,7 @@ class Finisher:
     """A thread that does one job after the other; two may be queued.
 
     ``on_fatal`` is called once, when it cannot go on; then ``error`` says why. ``on_room`` is called when
-    ``has_room`` becomes true.
+    ``has_room`` becomes true. ``on_done`` is called with each frame that the sinks have, or that failed.
     """
 
     def __init__(
@@ -82,9 +82,10 @@ class Finisher:
         tally: Tally,
         on_fatal: Callable[[], None],
         on_room: Callable[[], None],
+        on_done: Callable[[Frame], object] = lambda _frame: None,
     ) -> None:
         self._name, self._sinks, self._rules, self._tally = name, tuple(sinks), rules, tally
-        self._on_fatal, self._on_room = on_fatal, on_room
+        self._on_fatal, self._on_room, self._on_done = on_fatal, on_room, on_done
         self._events = EventMaker(rules.debounce, lambda: os.urandom(8).hex())
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -160,6 +161,7 @@ class Finisher:
             timed = job.predictor.finish(job.inferred)
         except EdgekitError as error:
             self._failed(job.predictor, error)
+            self._on_done(job.frame)
             return
         self._failed_in_a_row = 0
         result = self._result(job, timed)
@@ -167,6 +169,7 @@ class Finisher:
         began_ns = time.perf_counter_ns()
         for sink in self._sinks:
             self._write(sink, result)
+        self._on_done(job.frame)
         result.stage_ms["sink"] = (time.perf_counter_ns() - began_ns) / 1e6
         done_ns, stage_ms = time.monotonic_ns(), result.stage_ms
         self._tally.finished(job.frame, done_ns, stage_ms)

@@ -12,19 +12,22 @@ import math
 import re
 import struct
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
+
+from edgekit.pipeline.fields import SHOWN_LETTERS, FieldMap, FieldOptions
 
 Sample = tuple[float, ...]
 SYNC = b"\xa5\x5a"
 HEADER = struct.Struct("<HH")
 MAX_PAYLOAD_BYTES = 4096
 MAX_LINE_BYTES = 4096
-_BETWEEN = re.compile(rb"[,;\s]+")
+_BETWEEN, _BETWEEN_NUMBERS = re.compile(r"[,;\s]+"), re.compile(r"[;\s]+")
+_WRAPS = (1 << 8, 1000, 10_000, 1 << 15, 1 << 16, 100_000, 1_000_000, 1 << 31, 1 << 32)
 
 
 class TextFraming:
-    r"""One sample per line. The first line is dropped: it may begin with half a number.
+    r"""One sample per line. The first line may begin with half a number: only a header in it is used.
 
     >>> framing = TextFraming(2)
     >>> framing.feed(b"3,4\n1.5,-2\n7,x\n5,"), framing.feed(b"6\n")
@@ -33,10 +36,21 @@ class TextFraming:
     Args:
         channels: Values in a line.
         is_numbered: Whether each line starts with its number.
+        options: Which fields they are.
+        on_reject: Called with each line that does not fit, and why.
     """
 
-    def __init__(self, channels: int, *, is_numbered: bool = False) -> None:
-        self._channels, self._is_numbered = channels, is_numbered
+    def __init__(
+        self,
+        channels: int,
+        *,
+        is_numbered: bool = False,
+        options: FieldOptions | None = None,
+        on_reject: Callable[[str, str], object] = lambda _line, _why: None,
+    ) -> None:
+        self._options = options or FieldOptions()
+        self._fields = FieldMap(self._options, channels)
+        self._is_numbered, self._on_reject = is_numbered, on_reject
         self._rest = b""
         self._is_lost = True
         self._expected: int | None = None
@@ -47,41 +61,66 @@ class TextFraming:
         *lines, self._rest = (self._rest + data).split(b"\n")
         samples: list[Sample | int] = []
         for line in lines:
+            text = line.decode("ascii", "backslashreplace").strip("\r\n\0")
             if self._is_lost:
                 self._is_lost = False
-            elif line.strip():
-                samples += self._line(line)
+                self._fields.took_header(split_fields(text, self._options))
+            elif text.strip():
+                samples += self._line(text)
         if len(self._rest) > MAX_LINE_BYTES:  # no line is that long: wait for the next one
+            self._reject(self._rest.decode("ascii", "backslashreplace"), "want a line feed")
             self._rest, self._is_lost = b"", True
-            self.rejected += 1
             samples.append(1)
         return samples
 
-    def _line(self, line: bytes) -> list[Sample | int]:
-        values = parse_line(line, self._channels + self._is_numbered)
-        if values is None:
-            self.rejected += 1
+    def _reject(self, line: str, why: str) -> None:
+        self.rejected += 1
+        self._on_reject(line[:SHOWN_LETTERS], why)
+
+    def _line(self, line: str) -> list[Sample | int]:
+        fields, number = split_fields(line, self._options), 0
+        if self._is_numbered:
+            try:
+                number, fields = int(fields[0]), fields[1:]
+            except (ValueError, IndexError):
+                if not self._fields.took_header(fields[1:]):
+                    self._reject(line, "want the line's number in front")
+                return []
+        row = self._fields.row(fields)
+        if row is None:
+            if self._fields.problem:
+                self._reject(line, self._fields.problem)
             # the next numbered line shows how many are missing
-            return [] if self._is_numbered else [1]
+            return [] if self._is_numbered or not self._fields.problem else [1]
         if not self._is_numbered:
-            return [values]
-        number, expected = int(values[0]), self._expected
-        self._expected = number + 1
-        if expected is None or number == expected:
-            return [values[1:]]
-        return [max(1, number - expected), values[1:]]
+            return [row.values]
+        expected, self._expected = self._expected, number + 1
+        if expected is None or (missing := missing_between(expected, number)) == 0:
+            return [row.values]
+        return [missing, row.values]
 
 
-def parse_line(line: bytes, count: int) -> Sample | None:
-    """Return the numbers of a line, or None unless it has ``count`` finite ones."""
-    words = [word for word in _BETWEEN.split(line.strip()) if word]
-    if len(words) != count or any(len(word) > 32 for word in words):
-        return None
-    try:
-        values = tuple(float(word) for word in words)
-    except ValueError:
-        return None
-    return values if all(map(math.isfinite, values)) else None
+def split_fields(line: str, options: FieldOptions) -> list[str]:
+    """Return a line's fields; without a ``separator`` commas, semicolons, tabs and blanks separate them."""
+    if options.separator:
+        return line.split(options.separator)
+    return [word for word in (_BETWEEN_NUMBERS if options.decimal_comma else _BETWEEN).split(line) if word]
+
+
+def missing_between(expected: int, number: int) -> int:
+    """Return how many lines are missing before one, by its number; at least 1 where it goes back.
+
+    A count that wraps (at 2^8, 2^15, 2^16, 2^31, 2^32, or a power of ten) loses nothing.
+
+    >>> missing_between(256, 0), missing_between(65534, 1), missing_between(7, 0), missing_between(7, 9)
+    (0, 3, 1, 2)
+    """
+    if number >= expected:
+        return number - expected
+    for limit in _WRAPS:
+        if limit - limit // 8 <= expected <= limit and number < limit // 8:
+            return number + limit - expected
+    return 1
 
 
 def checksum(data: bytes) -> int:
@@ -183,6 +222,11 @@ class Windower:
                 self._seq += 1
                 self._until = self._hop
         return windows
+
+    def restart(self) -> None:
+        """Begin a new window with the next sample, where another recording begins: nothing is missing."""
+        self._samples.clear()
+        self._until = self._window
 
     def _gap(self, missing: int) -> None:
         self.missing += missing

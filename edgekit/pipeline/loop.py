@@ -82,7 +82,10 @@ class Loop:
         self._owns_lane = lane is None
         self._lane = lane or Lane(f"infer-{name}", between=None if recheck is None else self._check)
         self._stopping = threading.Event()
-        self._finisher = Finisher(name, sinks, self._rules, self.tally, self._stopping.set, self._nudge)
+        self._finisher = Finisher(
+            *(name, sinks, self._rules, self.tally, self._stopping.set, self._nudge),
+            on_done=getattr(source, "finished", lambda _frame: None),
+        )
         self._stream: Stream[Frame] = self._lane.stream(
             self._infer,
             is_live=source.is_live,
@@ -107,9 +110,8 @@ class Loop:
         return self._predictor
 
     def source_state(self) -> dict[str, Any]:
-        """Return a camera's or line's state and its last fault; empty for a source that cannot be lost."""
-        state: dict[str, Any] = getattr(self._source, "state", dict)()
-        return state
+        """Return a camera's or line's state and last fault, and the source's counters, such as ``rejected``."""
+        return {**getattr(self._source, "state", dict)(), **getattr(self._source, "counts", dict)()}
 
     def stats(self) -> dict[str, Any]:
         """Return the document of ``edgekit run --json``."""
@@ -234,6 +236,8 @@ class Loop:
             if not self._stopping.is_set():
                 self._capture_error = error
         finally:
+            # what a source left out after its last frame has no frame that would show the gap
+            self.tally.captured = max(self.tally.captured, getattr(self._source, "next_seq", 0))
             self._stream.close()
             self._stream.wait_spent()
             self._stopping.set()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgekit.core.errors import UsageError
 from edgekit.pipeline.config import PipelineConfig, checked_config
-from edgekit.pipeline.sources.images import SUFFIXES
+from edgekit.pipeline.picture_files import SUFFIXES
 
 _KINDS = {".csv": "table", ".wav": "audio"}
 _PATHS = {"video": "{stem}-seen.mp4", "jsonl": "{stem}-seen.jsonl"}

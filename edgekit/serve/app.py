@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 
+from edgekit.base.picture_header import check_image
 from edgekit.core.errors import EdgekitError, TensorError
 from edgekit.core.spec import version_key
 from edgekit.serve.body import Bodies, Body
 from edgekit.serve.errors import ClientGoneError, HttpError, as_http, error_body
-from edgekit.serve.images import check_image
 from edgekit.serve.lane import Awaited
 from edgekit.serve.models import Entry, Models
 from edgekit.serve.oip import InferRequest, answer, feeds_of, json_tensors, parse_request

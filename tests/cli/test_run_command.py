@@ -309,3 +309,42 @@ def test_a_variant_that_is_not_there_is_told_with_those_that_are(pipeline, capsy
     code, document = run(capsys, pipeline(), "--variant", "tpu")
     assert code == 4
     assert "tpu" in json.dumps(document["error"])
+
+
+def test_results_name_their_file_and_broken_pictures_are_counted(pipeline, capsys, tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"in/{number}.png"), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "in/2.png").write_bytes(b"broken")
+    sinks = (
+        '[[sink]]\nkind = "jsonl"\npath = "out.jsonl"\n'
+        '[[sink]]\nkind = "jsonl"\nwhat = "events"\npath = "ev.jsonl"'
+    )
+    code, document = run(
+        capsys, pipeline('kind = "images"\nuri = "in"', sinks, "[events]\nappear = 1\nwindow = 1")
+    )
+    assert (code, document["frames"]["captured"], document["frames"]["dropped"]) == (0, 3, 1)
+    assert document["source"] == {"unreadable": 1}
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["file"] for row in rows] == ["0.png", "1.png"]
+    assert rows[0]["items"][0]["index"] == 1
+    assert json.loads((tmp_path / "ev.jsonl").read_text())["file"] == "0.png"
+
+
+@pytest.mark.parametrize("kind", ["video", "jsonl"])
+def test_a_sink_does_not_write_over_its_own_source(pipeline, capsys, tmp_path, kind):
+    path = pipeline(sinks=f'[[sink]]\nkind = "{kind}"\npath = "./in.avi"')
+    before = (tmp_path / "in.avi").read_bytes()
+    code, document = run(capsys, path)
+    assert (code, document["error"]["code"]) == (3, "config")
+    assert "is the file that the source reads" in document["error"]["message"]
+    assert (tmp_path / "in.avi").read_bytes() == before
+
+
+def test_a_recording_does_not_mix_with_the_one_before(pipeline, capsys, tmp_path):
+    path = pipeline()
+    assert run(capsys, path, "--record", tmp_path / "rec")[0] == 0
+    before = (tmp_path / "rec/results.jsonl").read_bytes()
+    code, document = run(capsys, path, "--record", tmp_path / "rec")
+    assert (code, document["error"]["hint"]) == (2, "give another folder")
+    assert (tmp_path / "rec/results.jsonl").read_bytes() == before

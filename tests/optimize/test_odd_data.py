@@ -13,7 +13,7 @@ from edgekit.core.errors import ConfigError, EdgekitError, TensorError, UsageErr
 from edgekit.core.spec import Pre, TensorSpec
 from edgekit.pipeline.pre import ImagePre
 from edgekit_optimize.data.dataset import brings_pictures, read_split
-from edgekit_optimize.data.files import read_picture
+from edgekit_optimize.data.files import read_sample
 from edgekit_optimize.metrics.scores import shifted
 
 IMAGE = TensorSpec(name="image", datatype="UINT8", shape=(1, 8, 8, 3), layout="NHWC")
@@ -86,7 +86,7 @@ def test_a_picture_that_a_phone_turned_stands_upright(tmp_path):
     jpeg = data.tobytes()
     path = tmp_path / "phone.jpg"
     path.write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:])
-    upright = read_picture(path)
+    upright = read_sample(path)
     assert upright.shape == (30, 20, 3)
     assert upright[:12].min() > 200
     assert upright[-12:].max() < 60

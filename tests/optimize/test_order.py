@@ -14,7 +14,7 @@ from edgekit.core.errors import ConfigError, TensorError
 from edgekit.core.spec import Pre, TensorSpec
 from edgekit.pipeline.pre import WindowPre
 from edgekit_optimize.data.dataset import read_split
-from edgekit_optimize.data.order import divide, natural, recordings_of, starts_of, thinned, with_context
+from edgekit_optimize.data.order import divide, recordings_of, starts_of, thinned, with_context
 
 WINDOW = TensorSpec(name="window", datatype="FP32", shape=(1, 4))
 
@@ -204,15 +204,6 @@ def test_what_is_thinned_is_spread_evenly_over_what_is_left():
     assert thinned(10, 4, frozenset()) == (0, 3, 6, 9)
     assert thinned(6, 9, frozenset({2})) == (0, 1, 3, 4, 5)
     assert thinned(6, 0, frozenset()) == ()
-
-
-def test_names_stand_as_a_person_numbers_them():
-    assert sorted(["f10.png", "f9.png", "a2/f1.png", "a10/f1.png"], key=natural) == [
-        "a2/f1.png",
-        "a10/f1.png",
-        "f9.png",
-        "f10.png",
-    ]
 
 
 @pytest.mark.parametrize("context", [2, 4, 9])

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sensor_frames import encode_frame
 
+from edgekit.pipeline.fields import FieldMap, FieldOptions
 from edgekit.pipeline.framing import (
     MAX_LINE_BYTES,
     BinaryFraming,
     TextFraming,
     Windower,
     checksum,
-    parse_line,
 )
 
 numbers = st.floats(-1000, 1000, width=32)
@@ -119,7 +119,85 @@ def test_numbered_lines_tell_what_is_missing():
     "line", [b"", b"1", b"1,2,3", b"1,nan", b"1,inf", b"1,1e999", b"1,0x10", b"1,\xff", b"1," + b"2" * 40]
 )
 def test_lines_that_are_no_sample_are_refused(line):
-    assert parse_line(line, 2) is None
+    rejected = []
+    framing = TextFraming(2, on_reject=lambda line, why: rejected.append((line, why)))
+    assert framing.feed(b"\n" + line + b"\n1,2\n") == [*([1] if line else []), (1, 2)]
+    assert len(rejected) == bool(line)
+
+
+def test_a_line_that_does_not_fit_is_given_with_what_was_wanted():
+    rejected = []
+    framing = TextFraming(3, on_reject=lambda line, why: rejected.append((line, why)))
+    framing.feed(b"\n20,1.0,2.0,3.0\r\n")
+    why = "want 3 values, got 4; if the first is a time or a number: columns = [1, 2, 3]"
+    assert rejected == [("20,1.0,2.0,3.0", why)]
+    assert framing.rejected == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "lines", "found"),
+    [
+        ({"columns": (1, 2)}, b"20,1,2\n40,3,4,x\n", [(1, 2), (3, 4)]),
+        ({"timestamp": 0}, b"20,1,2\n40,3,4\n", [(1, 2), (3, 4)]),
+        ({"columns": (2, 0)}, b"1,-,2\n3,-,4\n", [(2, 1), (4, 3)]),
+        ({"decimal_comma": True}, b"1,5;2,25\n3 4\n", [(1.5, 2.25), (3, 4)]),
+        ({"separator": "|"}, b"1|2\n 3 | 4 \n", [(1, 2), (3, 4)]),
+        ({"header": True}, b"ax,ay\n1,2\nax,ay\n3,4\n", [(1, 2), (3, 4)]),
+        (
+            {"header": True, "columns": ("ay", "ax"), "timestamp": "t"},
+            b"t,ax,ay\n0,1,2\n1,3,4\n",
+            [(2, 1), (4, 3)],
+        ),
+    ],
+)
+def test_a_mapping_makes_lines_fit(options, lines, found):
+    framing = TextFraming(2, options=FieldOptions(**options))
+    assert framing.feed((b"" if options.get("header") else b"half a li\n") + lines) == found
+    assert framing.rejected == 0
+
+
+def test_named_columns_wait_for_their_header():
+    framing = TextFraming(1, options=FieldOptions(header=True, columns=("x",)))
+    assert framing.feed(b"8\n9\nx\n7\n") == [1, (7,)]
+
+
+@pytest.mark.parametrize("last", [255, 999, 65_535, 2**32 - 1])
+def test_a_count_that_wraps_loses_no_window(last):
+    framing, windower = TextFraming(1, is_numbered=True), Windower(4, 4)
+    lines = b"".join(
+        b"%d,%d\n" % (count, n) for n, count in enumerate([*range(last - 5, last + 1), *range(6)])
+    )
+    windows = windower.push(framing.feed(b"\n" + lines))
+    assert [seq for seq, _ in windows] == [0, 1, 2]
+    assert windower.missing == 0
+
+
+def test_lines_that_are_missing_where_the_count_wraps_are_known():
+    framing = TextFraming(1, is_numbered=True)
+    assert framing.feed(b"\n253,1\n2,2\n") == [(1,), 4, (2,)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"separator": ";;"},
+        {"separator": ",", "decimal_comma": True},
+        {"columns": ("x",)},
+        {"timestamp": "t"},
+        {"columns": (-1,)},
+    ],
+)
+def test_a_mapping_that_cannot_be_meant_is_refused(options):
+    assert list(FieldOptions(**options).problems())
+
+
+@pytest.mark.parametrize(
+    ("unit", "text", "seconds"),
+    [("ms", "1500", 1.5), ("us", "2e6", 2.0), ("iso", "1970-01-01T00:00:10Z", 10.0), ("s", "3,5", 3.5)],
+)
+def test_a_samples_time_is_read_in_its_unit(unit, text, seconds):
+    fields = FieldMap(FieldOptions(timestamp=1, timestamp_unit=unit, decimal_comma=True), 1)
+    assert fields.row(["1", text]) == ((1.0,), seconds)
 
 
 @given(st.integers(1, 8), st.integers(1, 8), st.lists(st.integers(1, 20), max_size=6))

@@ -72,7 +72,7 @@ def test_a_file_takes_one_line_for_each_frame(tmp_path):
     first, second = lines(tmp_path / "out/r.jsonl")
     assert (first["seq"], first["items"], first["counts"]) == (
         3,
-        [{"label": "car", "score": 0.9, "box": list(BOX)}],
+        [{"label": "car", "score": 0.9, "index": 1, "box": list(BOX)}],
         {"car": 1},
     )
     assert second["events"][0]["kind"] == "appeared"
@@ -112,9 +112,9 @@ def test_a_file_that_cannot_be_written_says_so(tmp_path, kind):
 
 def test_a_full_disk_is_a_storage_error():
     sink = make_sink("jsonl", JsonlOptions(path="/dev/full"), context(Path("/")))
-    sink.write(result())  # stands in a buffer
-    with pytest.raises(StorageError, match="No space left"):
-        sink.close()
+    for step in (lambda: sink.write(result()), sink.close):
+        with pytest.raises(StorageError, match="No space left"):
+            step()
 
 
 def test_a_video_shows_the_boxes_at_the_sources_rate(tmp_path):

@@ -131,7 +131,7 @@ def test_pictures_come_in_order_of_their_names_and_broken_ones_count_as_dropped(
     (tmp_path / "1b.png").write_bytes(b"broken")
     (tmp_path / "notes.txt").write_text("not a picture")
     frames = read_all(opened("images", ImagesOptions(uri=str(tmp_path))))
-    assert [(frame.seq, frame.meta["path"], int(frame.data[0, 0, 0])) for frame in frames] == [
+    assert [(frame.seq, frame.meta["file"], int(frame.data[0, 0, 0])) for frame in frames] == [
         (0, "0.png", 0),
         (1, "1.png", 1),
         (3, "2.png", 2),

@@ -14,7 +14,7 @@ from typing import Any
 from edgekit.base.lane import Lane
 from edgekit.base.paths import state_dir
 from edgekit.base.signals import stopped_by_signals
-from edgekit.core.errors import ConfigError, EdgekitError
+from edgekit.core.errors import ConfigError, EdgekitError, UsageError
 from edgekit.core.ports import Result, Sink, Source
 from edgekit.hardware.sensors import Sensors
 from edgekit.model.doctor import facts_with_proofs
@@ -34,6 +34,8 @@ from edgekit.pipeline.sources import make_source, source_context
 
 logger = logging.getLogger(__name__)
 
+RECORDED = ("results.jsonl", "video.mp4", "summary.json")
+"""The files of ``--record``."""
 Failover = Callable[[Predictor, EdgekitError], Predictor]
 
 
@@ -102,7 +104,9 @@ def make_loop(
     name, folder, privacy = config.pipeline.name, Path(config.folder), config.privacy
     check_redact(privacy.redact, predictor)
     source = make_source(
-        config.source.kind, config.source.options, source_context(predictor.manifest, folder)
+        config.source.kind,
+        config.source.options,
+        source_context(predictor.manifest, folder, state_dir() / "pipelines" / name),
     )
     context = SinkContext(
         pipeline=name,
@@ -125,6 +129,7 @@ def make_loop(
         logger.warning("the budget is not kept: the source %r waits for its reader", config.source.kind)
         keeper = None
     rules = _rules(config, predictor, max_errors, keeper)
+    _check_own_source(source, sections, context)
     opened = (*sinks, *open_sinks(sections, context))
     return Loop(name, source, predictor, opened, rules=rules, failover=failover, recheck=recheck, lane=lane)
 
@@ -200,8 +205,27 @@ def _check_resolution(source: Source, sinks: Sequence[Section], *, takes_images:
         )
 
 
+def _check_own_source(source: Source, sinks: Sequence[Section], context: SinkContext) -> None:
+    """Check that no sink writes over the file that the source reads.
+
+    Raises:
+        ConfigError: One would.
+    """
+    own: Path | None = getattr(source, "path", None)
+    for section in sinks:
+        path = getattr(section.options, "path", "")
+        if own is not None and path and context.path(path).resolve() == own.resolve():
+            raise ConfigError(
+                f"sink {section.kind!r}: {path} is the file that the source reads", hint="give another path"
+            )
+
+
 def _recording(folder: Path, *, takes_images: bool) -> list[Section]:
     folder = folder.resolve()
+    if used := [name for name in RECORDED if (folder / name).exists()]:
+        raise UsageError(
+            f"--record {folder}: has a recording already: {', '.join(used)}", hint="give another folder"
+        )
     sections = [Section("jsonl", JsonlOptions(path=str(folder / "results.jsonl")))]
     if takes_images:
         sections.append(Section("video", VideoOptions(path=str(folder / "video.mp4"))))

@@ -22,6 +22,7 @@ def result_document(result: Result) -> dict[str, Any]:
         **_head(result),
         "seq": result.frame.seq,
         "captured_unix_ms": result.frame.captured_unix_ms,
+        **_origin(result),
         "task": prediction.task,
         "stage_ms": {stage: round(ms, 3) for stage, ms in result.stage_ms.items()},
         "total": len(prediction.items),
@@ -35,7 +36,7 @@ def result_document(result: Result) -> dict[str, Any]:
 
 def event_documents(result: Result) -> list[dict[str, Any]]:
     """Return the frame's events; none for most frames."""
-    return [{**_head(result), **_event(event)} for event in result.events]
+    return [{**_head(result), **_origin(result), **_event(event)} for event in result.events]
 
 
 def _head(result: Result) -> dict[str, Any]:
@@ -43,15 +44,19 @@ def _head(result: Result) -> dict[str, Any]:
     return {**head, "trace_id": result.trace_id} if result.trace_id else head
 
 
+def _origin(result: Result) -> dict[str, Any]:
+    """Return where the frame is from: the picture's file, the position in a recording."""
+    return {name: result.frame.meta[name] for name in ("file", "media_s") if name in result.frame.meta}
+
+
 _DIGITS = {"score": 4, "box": 1, "oriented_box": 3, "points": 1, "point_scores": 4}
 
 
 def _item(item: Item) -> dict[str, Any]:
-    """Return an item's fields, without empty ones and its class's number."""
+    """Return an item's fields, without empty ones."""
     return {
         name: _rounded(value, _DIGITS[name]) if name in _DIGITS else value
         for name, value in msgspec.to_builtins(item).items()
-        if name != "index"
     }
 
 

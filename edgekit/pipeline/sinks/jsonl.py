@@ -64,6 +64,7 @@ class JsonlSink:
         with self._checked():
             for document in documents:
                 self._file.write(self._encoder.encode(document) + b"\n")
+            self._file.flush()  # a result that is written survives a kill of the process
             if documents and self._file.tell() >= self._max_bytes:
                 self._file.close()
                 self._path.replace(self._path.with_name(self._path.name + ".1"))

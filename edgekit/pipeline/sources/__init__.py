@@ -19,6 +19,8 @@ SOURCES: dict[str, str] = {
     "camera": "edgekit.pipeline.sources.camera:CameraSource",
     "video": "edgekit.pipeline.sources.video:VideoSource",
     "images": "edgekit.pipeline.sources.images:ImagesSource",
+    "folder": "edgekit.pipeline.sources.folder:FolderSource",
+    "table": "edgekit.pipeline.sources.table:TableSource",
     "serial": "edgekit.pipeline.sources.serial:SerialSource",
     "synthetic": "edgekit.pipeline.sources.synthetic:SyntheticSource",
     "rtsp": "edgekit.pipeline.sources.rtsp:RtspSource",
@@ -34,7 +36,8 @@ class SourceContext:
     """What a source knows about its pipeline.
 
     ``window`` and ``hop`` are samples, ``channels`` values in a sample, of a sensor model; all 0 for
-    an image model. ``rate_hz`` is the rate the model was trained at, 0 if unknown.
+    an image model. ``rate_hz`` is the rate the model was trained at, 0 if unknown. ``columns``: the names of
+    a model of tables. ``state``: a folder of this pipeline's own, which need not exist yet.
     """
 
     folder: Path = Path()
@@ -42,21 +45,24 @@ class SourceContext:
     hop: int = 0
     channels: int = 0
     rate_hz: float = 0.0
+    columns: tuple[str, ...] = ()
+    state: Path = Path()
 
     def path(self, uri: str) -> Path:
         """Return a path of the configuration, by default relative to the pipeline's file."""
         return self.folder / Path(uri).expanduser()
 
 
-def source_context(manifest: Manifest, folder: Path) -> SourceContext:
+def source_context(manifest: Manifest, folder: Path, state: Path = Path()) -> SourceContext:
     """Return a source's context for a model."""
     pre = manifest.pre
     if not pre.window:
-        return SourceContext(folder=folder)
+        columns = tuple(column.name for column in pre.columns)
+        return SourceContext(folder=folder, columns=columns, state=state)
     shape = manifest.data_inputs()[0].shape
     size = math.prod(max(length, 1) for length in shape[1:])
     channels = max(1, size // (pre.window + pre.context))
-    return SourceContext(folder, pre.window, pre.hop or pre.window, channels, pre.rate_hz)
+    return SourceContext(folder, pre.window, pre.hop or pre.window, channels, pre.rate_hz, state=state)
 
 
 def make_source(kind: str, options: Any, context: SourceContext) -> Source:

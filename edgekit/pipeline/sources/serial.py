@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -12,20 +13,24 @@ import msgspec
 from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import ConfigError, SourceError
 from edgekit.core.ports import Frame
-from edgekit.pipeline.check import Options
-from edgekit.pipeline.framing import BinaryFraming, Sample, TextFraming, Windower
+from edgekit.pipeline.fields import FieldOptions
+from edgekit.pipeline.framing import BinaryFraming, TextFraming
 from edgekit.pipeline.sources import SourceContext
+from edgekit.pipeline.sources.samples import Samples
 from edgekit.pipeline.sources.timing import Reopener, stamp
+
+logger = logging.getLogger(__name__)
 
 MAX_WINDOWS = 64
 READ_S = 0.1
 
 
-class SerialOptions(Options, frozen=True, kw_only=True):
+class SerialOptions(FieldOptions, frozen=True, kw_only=True):
     """``[source]`` of a serial line; window, hop and channels are the model's.
 
     ``uri``: a device node, or a URL of pyserial. ``framing``: lines of text, or binary frames.
-    ``numbered``: text lines begin with a count. ``dtype`` and ``scale``: of binary values.
+    ``numbered``: text lines begin with a count, before the fields of ``FieldOptions``. ``dtype`` and
+    ``scale``: of binary values.
     ``give_up_s``: how long to retry an unplugged line; 0 is forever.
     """
 
@@ -39,12 +44,12 @@ class SerialOptions(Options, frozen=True, kw_only=True):
 
 
 class SerialSource:
-    """Windows of samples; a gap in the stream is a gap in ``seq``.
+    """Windows of samples, or rows of a model of tables; a gap in the stream is a gap in ``seq``.
 
     ``open_port`` returns an object like ``serial.Serial``; for tests.
 
     Raises:
-        ConfigError: The model takes no windows.
+        ConfigError: The model takes neither.
     """
 
     Options = SerialOptions
@@ -60,17 +65,14 @@ class SerialSource:
         context: SourceContext,
         open_port: Callable[[SerialOptions], Any] | None = None,
     ) -> None:
-        if not context.window or not context.channels:
-            raise ConfigError(
-                "source 'serial': the model takes no windows of samples", hint="use a sensor model"
-            )
-        self._options, self._channels = options, context.channels
+        self._options = options
+        self._samples = Samples(context, "serial")
         self._open_port = open_port or open_serial
-        self._windower = Windower(context.window, context.hop)
+        self._has_warned = False
         self._framing = self._new_framing()
         self._closing = threading.Event()
         self._port: Any = None
-        self._ready: deque[tuple[int, tuple[Sample, ...], int, int]] = deque()
+        self._ready: deque[tuple[int, Any, int, int]] = deque()
         self._rejected_before = 0
         self.reopener = Reopener(f"serial {options.uri!r}", self._opened, options.give_up_s, self._closing)
 
@@ -82,13 +84,27 @@ class SerialSource:
     @property
     def missing(self) -> int:
         """Samples known to be lost."""
-        return self._windower.missing
+        return self._samples.missing
 
     def _new_framing(self) -> TextFraming | BinaryFraming:
         options = self._options
         if options.framing == "binary":
-            return BinaryFraming(self._channels, options.dtype, options.scale)
-        return TextFraming(self._channels, is_numbered=options.numbered)
+            return BinaryFraming(self._samples.values, options.dtype, options.scale)
+        return TextFraming(
+            self._samples.values, is_numbered=options.numbered, options=options, on_reject=self._warn_once
+        )
+
+    def _warn_once(self, line: str, why: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "serial %r: a line does not fit: %s: %r (later ones are only counted)",
+                *(self._options.uri, why, line),
+            )
+
+    def counts(self) -> dict[str, int]:
+        """Return the lines and frames that were not valid, and the samples that were lost."""
+        return {"rejected": self.rejected, "missing": self.missing}
 
     def open(self) -> None:
         """Open the line."""
@@ -103,15 +119,13 @@ class SerialSource:
 
     def read(self) -> Frame | None:
         """Wait for the next whole window; None after ``close``."""
-        import numpy as np
-
         while not self._ready:
             if self._closing.is_set() or self._port is None:
                 self._close_port()
                 return None
             self._receive()
-        seq, samples, captured_ns, unix_ms = self._ready.popleft()
-        return Frame(np.array(samples, np.float32), seq, captured_ns, unix_ms, {"capture_ms": 0.0})
+        seq, data, captured_ns, unix_ms = self._ready.popleft()
+        return Frame(data, seq, captured_ns, unix_ms, {"capture_ms": 0.0})
 
     def _receive(self) -> None:
         try:
@@ -121,8 +135,8 @@ class SerialSource:
                 self._again(str(cause))
             return
         captured_ns, unix_ms = stamp()
-        for seq, samples in self._windower.push(self._framing.feed(data)):
-            self._ready.append((seq, samples, captured_ns, unix_ms))
+        for seq, sample in self._samples.push(self._framing.feed(data)):
+            self._ready.append((seq, sample, captured_ns, unix_ms))
         while len(self._ready) > MAX_WINDOWS:  # the missing numbers count as dropped
             self._ready.popleft()
 
@@ -130,7 +144,7 @@ class SerialSource:
         self._close_port()
         self._rejected_before += self._framing.rejected
         self._framing = self._new_framing()
-        self._windower.push([1])  # at least one sample is lost, and no window spans the cut
+        self._samples.push([1])  # at least one sample is lost, and no window spans the cut
         self._port = self.reopener.again(why)
 
     def _close_port(self) -> None:

@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 10.0
+LATE_NS = 200_000_000
 LEAST_WAIT_S = {"AUTH_FAILED": 60.0}
 """A camera locks an account after a few wrong passwords."""
 DUE_S = 10.0
@@ -42,6 +43,34 @@ class Pacer:
         if self._due_ns > now_ns:
             self._closing.wait((self._due_ns - now_ns) / 1e9)
         self._due_ns += self._step_ns
+
+
+class Player:
+    """Waits until each frame of a recording is due by its own timestamp; ``closing`` ends a wait early.
+
+    A frame that is late by more than the time since the last, and by ``LATE_NS``, restarts the schedule.
+    So does one that is earlier than the last: the recording began again.
+
+    ``due_s``: within this time there is a frame.
+    """
+
+    def __init__(self, closing: threading.Event) -> None:
+        self.due_s = DUE_S
+        self._closing = closing
+        self._zero_ns: int | None = None
+        self._last_s = 0.0
+
+    def wait_until(self, media_s: float) -> None:
+        """Wait for a frame's time."""
+        now_ns, at_ns = time.monotonic_ns(), int(media_s * 1e9)
+        step_ns, self._last_s = int((media_s - self._last_s) * 1e9), media_s
+        late_ns = 0 if self._zero_ns is None else now_ns - (self._zero_ns + at_ns)
+        if self._zero_ns is None or step_ns < 0 or late_ns > max(step_ns, LATE_NS):
+            self._zero_ns = now_ns - at_ns
+        wait_s = (self._zero_ns + at_ns - now_ns) / 1e9
+        self.due_s = DUE_S + wait_s
+        if wait_s > 0:
+            self._closing.wait(wait_s)
 
 
 class Reopener(Generic[T]):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,14 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.core.errors import ConfigError
+from edgekit.core.errors import ConfigError, TensorError
 from edgekit.core.spec import TensorSpec
-from edgekit.pipeline.pre import vision
+from edgekit.pipeline.picture_files import SUFFIXES, list_pictures, picture_order, read_picture
 from edgekit_optimize.data.listing import Listing, Prepare, Sample, fit_picture
-from edgekit_optimize.data.order import natural
 
-MAX_FILES = 500_000
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _FILE_COLUMNS = ("file", "filename", "image", "path")
 _LABEL_COLUMNS = ("label", "class", "class_index", "class_id", "index", "category", "name")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,15}(\.0*)?")
@@ -58,49 +54,27 @@ def list_folder(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
     )
 
 
-def read_picture(path: Path) -> NDArray[np.uint8]:
+def read_sample(path: Path) -> NDArray[np.uint8]:
     """Return a picture, shape (height, width, 3), uint8, BGR.
 
     Raises:
         ConfigError: OpenCV is not installed, or cannot read the file.
     """
-    cv2 = vision()
     try:
-        pixels: NDArray[np.uint8] | None = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error as cause:
-        raise _unreadable(path, str(cause)) from cause
-    if pixels is None:
-        raise _unreadable(path, "damaged, or not a format that OpenCV reads")
-    return pixels
-
-
-def _unreadable(path: Path, why: str) -> ConfigError:
-    return ConfigError(f"{path}: cannot be read: {why}", hint="repair or remove the file")
+        return read_picture(path)
+    except TensorError as error:
+        raise ConfigError(error.message, hint="repair or remove the file") from error
 
 
 def _pictures(folder: Path, root: Path) -> tuple[str, ...]:
     """Return the sorted paths of a folder's pictures relative to ``root``, without hidden files."""
-    names = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inner = Path(parent).relative_to(root)
-        names += [
-            (inner / name).as_posix()
-            for name in files
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-        ]
-        if len(names) > MAX_FILES:
-            raise ConfigError(f"{folder}: more than {MAX_FILES} pictures", hint="use a part of them")
+    inner = folder.relative_to(root)
+    names = tuple((inner / name).as_posix() for name in list_pictures(folder))
     if not names:
         raise ConfigError(
             f"{folder}: has no pictures ({', '.join(sorted(SUFFIXES))})", hint=f"use {_LAYOUTS}"
         )
-    return tuple(sorted(names, key=_sort_key))
-
-
-def _sort_key(name: str) -> tuple[object, object]:
-    """Return a sort key: by folder, then by the numbers in the name."""
-    return natural(name.rpartition("/")[0]), natural(name)
+    return names
 
 
 def _folders(names: Sequence[str]) -> tuple[str, ...]:
@@ -117,7 +91,7 @@ def _reader(
 ) -> Callable[[int], Sample]:
     def read(index: int) -> Sample:
         path = root / names[index]
-        sample = fit_picture(read_picture(path), spec, prepare, str(path))
+        sample = fit_picture(read_sample(path), spec, prepare, str(path))
         if boxes is None or sample.size is None:
             return sample
         return Sample(sample.inputs, sample.size, _corners(boxes[index], sample.size))
@@ -154,7 +128,7 @@ def _from_csv(folder: Path, spec: TensorSpec, prepare: Prepare) -> Listing:
             f"{table}: {len(missing)} of its files do not exist, such as {missing[0]!r}",
             hint="paths are relative to the folder of labels.csv",
         )
-    names = tuple(sorted(labels, key=_sort_key))
+    names = tuple(sorted(labels, key=picture_order))
     if not names:
         raise ConfigError(f"{table}: lists no files", hint="give a line 'file,label' per picture")
     others = len(set(_pictures(folder, folder)) - set(names))

@@ -6,7 +6,6 @@ recordings are assigned to one set if there are enough of them; otherwise one is
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,6 @@ from edgekit.core.errors import ConfigError
 
 POOL = 4
 """Calibrate on every ``POOL``-th sample, but run the model on all of them, as its state depends on them."""
-_NUMBER = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True)
@@ -26,12 +24,6 @@ class Division:
 
     pool: tuple[int, ...]
     judged: tuple[int, ...]
-
-
-def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Return a natural sort key: ``frame9`` before ``frame10``."""
-    parts = _NUMBER.split(name)
-    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
 
 
 def recordings_of(marks: Sequence[int | str] | None, count: int, source: str) -> list[range]:

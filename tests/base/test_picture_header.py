@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgekit.base.picture_header import check_image, image_size
 from edgekit.core.errors import TensorError
-from edgekit.serve.images import check_image, image_size
 
 
 def encoded(kind, width=37, height=21, *options):

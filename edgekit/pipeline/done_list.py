@@ -1,0 +1,95 @@
+"""What was done, on disk: numbers that outlive the process, in a file of bounded size."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from edgekit.base.files import write_durably
+from edgekit.core.errors import StorageError
+
+logger = logging.getLogger(__name__)
+SYNC_S = 1.0
+_DIGITS = 16
+
+
+class DoneList:
+    """A set of 64-bit numbers in a file; any thread may use it.
+
+    A number is in the file once ``add`` returns, so a kill forgets nothing; it is synced at most every
+    ``SYNC_S``, so a power cut may forget the last ones. Where the disk takes none, numbers are kept in
+    memory alone, and counted in ``not_noted``.
+
+    Args:
+        path: The file.
+        most: The most numbers to keep; beyond, the oldest half is forgotten.
+    """
+
+    def __init__(self, path: Path, most: int) -> None:
+        self._path, self._most = path, most
+        self._lock = threading.Lock()
+        self._keys: dict[int, None] = {}
+        self._synced_s = 0.0
+        self.not_noted = 0
+
+    def open(self) -> bool:
+        """Read the file, and return whether there was none.
+
+        Raises:
+            StorageError: It can be neither read nor made.
+        """
+        with self._lock:
+            try:
+                is_new = not self._path.exists()
+                data = b"" if is_new else self._path.read_bytes()
+                for line in data.split(b"\n"):
+                    if len(line) == _DIGITS:  # the last one may be half a line, of a power cut
+                        with contextlib.suppress(ValueError):
+                            self._keys[int(line, 16)] = None
+                if is_new or not data.endswith(b"\n"):
+                    self._rewrite()
+            except OSError as cause:
+                raise StorageError(f"{self._path}: cannot be written: {cause.strerror}") from cause
+            return is_new
+
+    def has(self, key: int) -> bool:
+        """Return whether a number is in."""
+        return key in self._keys
+
+    def add(self, *keys: int) -> None:
+        """Enter numbers."""
+        with self._lock:
+            self._keys.update(dict.fromkeys(keys))
+            try:
+                with self._path.open("ab", buffering=0) as file:
+                    file.write(_lines(keys))
+                    if time.monotonic() - self._synced_s > SYNC_S:
+                        os.fsync(file.fileno())
+                        self._synced_s = time.monotonic()
+            except OSError as cause:
+                self.not_noted += len(keys)
+                if self.not_noted == len(keys):
+                    logger.warning("%s: what is done cannot be noted: %s", self._path, cause.strerror)
+
+    def trim(self, in_use: int) -> None:
+        """Forget the oldest numbers beyond ``most``, but keep twice as many as are ``in_use``."""
+        with self._lock:
+            if len(self._keys) <= max(self._most, 4 * in_use):
+                return
+            self._keys = dict.fromkeys(list(self._keys)[-max(self._most // 2, 2 * in_use) :])
+            try:
+                self._rewrite()
+            except OSError as cause:
+                logger.warning("%s: cannot be shortened: %s", self._path, cause.strerror)
+
+    def _rewrite(self) -> None:
+        write_durably(self._path, _lines(self._keys))
+
+
+def _lines(keys: Iterable[int]) -> bytes:
+    return b"".join(b"%016x\n" % key for key in keys)

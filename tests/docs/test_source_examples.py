@@ -1,0 +1,105 @@
+"""Every example of a source runs as it stands, with a stand-in model, and stands in the documentation."""
+
+import json
+import os
+import threading
+import tty
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from single_model import write_image_bundle, write_window_bundle
+
+from edgekit.agent.worker.runner import run_pipeline
+from edgekit.pipeline.config import load_config
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/pipelines.md").read_text(encoding="utf-8")
+NOT_RUN_HERE = "# Not run here"
+"""How an example begins that needs what no test machine has."""
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), np.zeros((8, 8, 3), np.uint8))
+
+
+def images(folder):
+    for name in ("cat/1.png", "dog/1.png", "dog/2.png"):
+        picture(folder / "pictures" / name)
+
+
+def inbox(folder):
+    for number in range(3):
+        picture(folder / f"inbox/{number}.png")
+
+
+def table(folder):
+    rows = [f"{n * 20},{n},0,1" for n in range(8)]
+    (folder / "recording.csv").write_text("\n".join(["time_ms,ax,ay,az", *rows]))
+
+
+def line(folder):
+    sensor, port = os.openpty()
+    tty.setraw(port)
+    text = (folder / "serial.toml").read_text().replace("/dev/ttyUSB0", os.ttyname(port))
+    (folder / "serial.toml").write_text(text)
+    ended = threading.Event()
+
+    def write():
+        at_ms = 0
+        while not ended.wait(0.002):
+            os.write(sensor, b"%d;0,5;-0,9;1\n" % at_ms)
+            at_ms += 20
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    return lambda: (ended.set(), writer.join(), os.close(sensor), os.close(port))
+
+
+RUNNABLE = {"images": images, "folder": inbox, "table": table, "serial": line}
+
+
+@pytest.mark.parametrize("kind", RUNNABLE)
+def test_an_example_runs_as_it_stands(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "state"))
+    text = (ROOT / f"examples/{kind}/{kind}.toml").read_text(encoding="utf-8")
+    (tmp_path / f"{kind}.toml").write_text(text)
+    write_image_bundle(tmp_path / "classifier.ekb")
+    write_window_bundle(tmp_path / "motion.ekb")
+    tidy = RUNNABLE[kind](tmp_path)
+    try:
+        ran = run_pipeline(tmp_path / f"{kind}.toml", frames=3)
+    finally:
+        if tidy is not None:
+            tidy()
+    assert ran.document["frames"]["processed"] == 3
+    rows = [json.loads(line) for line in (tmp_path / "seen.jsonl").read_text().splitlines()]
+    assert len(rows) == 3
+    if kind in ("images", "folder"):
+        assert all(row["file"].endswith(".png") for row in rows)
+
+
+def examples_of_sources():
+    """Yield each example that is a pipeline with a source of its folder's name."""
+    for path in sorted((ROOT / "examples").glob("*/*.toml")):
+        if (
+            f'\nkind = "{path.stem.removesuffix("-source")}"\n'
+            in path.read_text(encoding="utf-8").partition("[[sink]]")[0]
+        ):
+            yield path
+
+
+@pytest.mark.parametrize("path", list(examples_of_sources()), ids=lambda path: path.parent.name)
+def test_an_example_is_a_valid_pipeline_and_is_run_or_says_that_it_is_not(path):
+    load_config(path)
+    is_run = path.stem in RUNNABLE
+    assert is_run != path.read_text(encoding="utf-8").startswith(NOT_RUN_HERE)
+
+
+@pytest.mark.parametrize("kind", RUNNABLE)
+def test_the_documentation_shows_the_example_that_is_run(kind):
+    text = (ROOT / f"examples/{kind}/{kind}.toml").read_text(encoding="utf-8")
+    source = text.partition("[source]\n")[2].partition("\n\n")[0]
+    assert f"```toml\n[source]\n{source}\n```" in PAGE
