@@ -139,7 +139,7 @@ def text(document: dict[str, Any]) -> str:
 
 
 def source_lines(state: Mapping[str, Any]) -> list[str]:
-    """Return a line for what a source left out, and for each stream of a camera that was lost, with its fault."""
+    """Return a line for what a source left out, and for each stream of a camera that was lost."""
     left_out = ", ".join(
         f"{count} {name.replace('_', ' ')}"
         for name, count in state.items()

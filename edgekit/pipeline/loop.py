@@ -110,7 +110,7 @@ class Loop:
         return self._predictor
 
     def source_state(self) -> dict[str, Any]:
-        """Return a camera's or line's state and last fault, and the source's counters, such as ``rejected``."""
+        """Return a camera's or line's state and last fault, and the source's own counters."""
         return {**getattr(self._source, "state", dict)(), **getattr(self._source, "counts", dict)()}
 
     def stats(self) -> dict[str, Any]:
