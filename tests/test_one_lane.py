@@ -5,12 +5,15 @@ import ast
 import pytest
 from house import read_house
 
-INFERENCE = {"infer", "predict", "predict_many", "run_golden", "run_tensors", "run_between", "warm"}
+INFERENCE = {
+    "infer", "predict", "predict_many", "run_golden", "run_together", "run_tensors", "run_between", "warm"
+}  # fmt: skip
 RUNTIMES = {"backend", "tenant", "request", "interpreter", "session"}
 
 ON_THE_LANE = {
     "edgekit.pipeline.loop": "frames of a pipeline, in Lane.stream",
-    "edgekit.serve.app": "requests, in Lane.submit and Lane.run_inline",
+    "edgekit.serve.work": "requests, in Lane.submit and Lane.run_inline",
+    "edgekit.serve.batching": "one model against a batch of it, in Lane.control",
     "edgekit.model.holder": "the golden samples of recheck, in Lane.between",
 }
 BELOW_IT = {

@@ -95,8 +95,7 @@ class Answering:
                 return
             message, connection = received
             if isinstance(message, Connection) and connection is not None:
-                self._pipe.send(Taken())
-                self._server.take(connection)
+                self._server.take(connection, lambda: self._pipe.send(Taken()))
             elif isinstance(message, Table):
                 self._siblings.table = message
             elif isinstance(message, Stop):

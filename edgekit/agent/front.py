@@ -20,7 +20,8 @@ from edgekit.serve.errors import error_body
 from edgekit.serve.hosting import Table
 
 logger = logging.getLogger(__name__)
-_BACKLOG = 128
+_BACKLOG = 1024
+_AT_ONCE = 128
 _LINE_BYTES = 8 << 10
 _FIRST_LINE_S = 30.0
 _LOOK_AGAIN_S = 0.05
@@ -100,7 +101,7 @@ class Front:
             self._reactor.watch(listener, selectors.EVENT_READ, accept)
 
     def _accept(self, listener: socket.socket, is_tls: bool, _events: int) -> None:
-        for _ in range(_BACKLOG):
+        for _ in range(_AT_ONCE):
             try:
                 connection, _address = listener.accept()
             except BlockingIOError:
@@ -159,12 +160,16 @@ class Front:
         return any(peer.take(connection) for peer in peers[self._next :] + peers[: self._next])
 
     def refuse(self, connection: socket.socket, peer: Peer | None) -> None:
-        """Answer that no process does, and close the connection."""
+        """Answer that no process does, or that it has too much to do, and close the connection."""
         names = ", ".join(dict.fromkeys(repr(row.name) for row in peer.rows)) if peer else ""
-        message = f"model {names} is not ready" if names else "no model is ready"
-        if peer and names and self._is_open:
+        status, message = "503 Service Unavailable", f"model {names} is not ready"
+        if peer and peer.is_answering and peer.is_full:
+            status, message = "429 Too Many Requests", f"overloaded: too many connections wait for {names}"
+        elif not names:
+            message = "no model is ready"
+        elif peer and self._is_open:
             message += f": {peer.rows[0].reason}"
-        status, body = "503 Service Unavailable\r\nretry-after: 1", error_body(message)
+        status, body = f"{status}\r\nretry-after: 1", error_body(message)
         with contextlib.suppress(OSError):
             if connection.recv(_LINE_BYTES, socket.MSG_PEEK).startswith(_LIVE):
                 status, body = "200 OK", b'{"live":true}'  # this process is

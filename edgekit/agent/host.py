@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import resource
 import select
 import signal
 import socket
@@ -30,6 +31,8 @@ from edgekit.serve.ports import Held
 
 logger = logging.getLogger(__name__)
 _REASON = 2000
+_FILES = 8192
+"""Descriptors, most of them for connections; 1,024 are the usual limit."""
 
 
 class _Host:
@@ -108,6 +111,8 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the front, which ends this process
         signal.signal(number, lambda *_: None)
     die_with_parent()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _FILES)), hard))
     end = socket.socket(fileno=int(arguments[0]))
     with contextlib.closing(Pipe(end, ToHost)) as pipe:
         select.select([pipe], [], [])

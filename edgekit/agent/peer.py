@@ -11,6 +11,10 @@ from edgekit.agent.reactor import Reactor
 from edgekit.core.errors import ProtocolError
 from edgekit.serve.hosting import Call, Connection, Pipe, Row, Table, Taken
 
+_WINDOW = 64
+"""Connections that were sent and not yet taken: as many as fit into the pipe."""
+_QUEUED = 192
+
 
 class Peer:
     """Takes connections over a pipe while it was heard of a moment ago; for the reactor's thread.
@@ -31,6 +35,7 @@ class Peer:
     ) -> None:
         self._reactor, self._quiet_s, self._call, self._refuse = reactor, quiet_s, call, refuse
         self._untaken: deque[socket.socket] = deque()
+        self._queued: deque[socket.socket] = deque()
         self._pipe: Pipe | None = None
         self._table: Table | None = None
         self._heard_s = 0.0
@@ -51,11 +56,25 @@ class Peer:
         return any((mine.name, mine.version) == (row.name, row.version) for mine in self.rows)
 
     def take(self, connection: socket.socket) -> bool:
-        """Have it answer on a connection; return False where it cannot be asked to."""
-        if not self.is_answering or not self._send(Connection(), connection):
+        """Have it answer on a connection, as soon as it takes more; False where it cannot be asked to."""
+        if not self.is_answering or self.is_full:
             return False
-        self._untaken.append(connection)
-        return True
+        self._queued.append(connection)
+        self._pass_on()
+        if not self._untaken:  # it could not be sent, and nothing will be taken that makes room
+            self._queued.pop()
+        return bool(self._untaken)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has so many connections that more are refused: overload."""
+        return len(self._queued) >= _QUEUED
+
+    def _pass_on(self) -> None:
+        while self._queued and len(self._untaken) < _WINDOW:
+            if not self._send(Connection(), self._queued[0]):
+                return
+            self._untaken.append(self._queued.popleft())
 
     def tell(self, table: Table) -> None:
         """Send it the table, unless it has it."""
@@ -85,6 +104,7 @@ class Peer:
             message, connection = received
             if isinstance(message, Taken):
                 self._untaken.popleft().close()
+                self._pass_on()
             elif isinstance(message, Call) and connection is not None:
                 self._call(connection, message.model, message.version)
             else:
@@ -97,8 +117,8 @@ class Peer:
             self._reactor.unwatch(pipe)
             pipe.close()
             self._ended()
-        while self._untaken:
-            self._refuse(self._untaken.popleft(), self)
+        while waiting := self._untaken or self._queued:
+            self._refuse(waiting.popleft(), self)
 
     def _broke(self, reason: str) -> None:
         """It does not speak the protocol."""

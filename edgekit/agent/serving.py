@@ -14,6 +14,7 @@ import msgspec
 
 from edgekit.agent.access import access_for, settings_of
 from edgekit.agent.front import Front
+from edgekit.agent.grpc_child import GrpcChild
 from edgekit.agent.hosts import Host
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.restarts import Restarts
@@ -45,6 +46,7 @@ class ServeOptions:
         address: Where to listen.
         token_file: A file with the token that requests must carry.
         threads: CPU threads for each runtime; None: all cores but one.
+        grpc_port: Where to answer gRPC too, at the address's host.
         limits: Limits on requests and memory.
         backoff_s: The wait before a host that ended is started again, from .. to; it doubles.
         retry_s: The wait before a variant that crashed or hung is tried again, from .. to; it doubles.
@@ -54,6 +56,7 @@ class ServeOptions:
     address: Address
     token_file: Path | None = None
     threads: int | None = None
+    grpc_port: int | None = None
     limits: Limits = field(default_factory=Limits)
     backoff_s: tuple[float, float] = (0.25, 60.0)
     retry_s: tuple[float, float] = RETRY_S
@@ -77,6 +80,7 @@ def serve(
     access, models = access_for(options.address, options.token_file), models_of(options.bundles)
     reactor, notifier = reactor or Reactor(), Notifier(os.environ.get("NOTIFY_SOCKET", ""))
 
+    grpc = None if options.grpc_port is None else GrpcChild(reactor, options.address, options.grpc_port)
     is_tls = options.address.certificate is not None
     with (
         contextlib.closing(reactor),
@@ -88,6 +92,8 @@ def serve(
             front.listen()
             logger.info("serving at %s", ", ".join(urls))
             notifier.tell("READY=1")
+            if grpc is not None:
+                grpc.start(urls[0])
             on_ready(urls, front)
 
         sockets = [(bound, is_tls and bound.family != socket.AF_UNIX) for bound in found]
@@ -97,6 +103,8 @@ def serve(
             hosts.begin()
             reactor.run()
             front.stop()
+            if grpc is not None:
+                grpc.stop()
             hosts.stop()
             while not hosts.have_ended:
                 reactor.turn()

@@ -6,7 +6,10 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgekit.base.joint import Joint
 
 _SMOOTHING = 0.1
 _ENOUGH = 5
@@ -16,13 +19,16 @@ _ENOUGH = 5
 class Bounds:
     """The bounds of a lane's requests."""
 
-    waiting: int = 32
+    waiting: int = 2048
+    """Rows that wait."""
     waiting_bytes: int = 128 << 20
     stuck_s: float = 30.0
     """What runs for longer makes the lane ``is_stuck``."""
     inline_s: float = 0.001
     """Work that typically ends within this may run in the thread of its caller: handing it over costs 50 to
     100 us of CPU."""
+    client_share: float = 0.5
+    """Of the rows that wait, at most so many are one client's."""
 
 
 class Pace:
@@ -45,16 +51,22 @@ class Pace:
 
 @dataclass
 class Counts:
-    """The requests that a lane refused or gave up."""
+    """The requests that a lane refused or gave up, and its runs of several requests at once."""
 
     shed: int = 0
     deadline_missed: int = 0
     cancelled_queued: int = 0
     cancelled_running: int = 0
+    batches: int = 0
+    batched: int = 0
+    """Requests that ran in batches."""
 
 
 class Entry:
-    """One request: some calls that run together, and their results; times are monotonic seconds."""
+    """One request: some calls that run one after the other, and their results; times are monotonic seconds.
+
+    ``rows`` is what it counts for in bounds and batches, ``joint`` what it may run in together with others.
+    """
 
     def __init__(
         self,
@@ -63,11 +75,18 @@ class Entry:
         queued_s: float,
         *,
         timeout_s: float = 0.0,
+        priority: int = 0,
+        rows: int = 1,
         size_bytes: int = 0,
+        client: str = "",
+        joint: Joint | None = None,
         on_done: Callable[[Entry], object] | None = None,
     ) -> None:
-        self.works, self.kind, self.size_bytes, self.on_done = works, kind, size_bytes, on_done
-        self.queued_s = queued_s
+        self.works, self.kind, self.on_done = works, kind, on_done
+        self.rows, self.size_bytes, self.client, self.joint = rows, size_bytes, client, joint
+        self.priority = priority
+        self.queued_s = self.rank_s = queued_s
+        """When it came, and what it is sorted by."""
         self.deadline_s = queued_s + timeout_s if timeout_s else math.inf
         self.began_s = self.took_s = 0.0
         """0 until it begins, and until it has ended."""

@@ -9,16 +9,16 @@ Frames of pipelines, requests of clients, and changes of the model itself wait h
     lane.call(model.close)  # a swap, a failover, the end: before everything that waits
     lane.close()
 
-Control work goes first, then the higher priority, then the earlier deadline. The deadline of a stream is the
-time since when a frame waits, or when it was last served, whichever is later, plus its allowance: so equal
-streams of a busy lane get equal shares. All requests of one priority count as one stream, first come, first
-served: so neither starves the other.
+Control work goes first, then the stream of higher priority, then the earlier deadline. The deadline of a
+stream is the time since when a frame waits, or when it was last served, whichever is later, plus its
+allowance: so equal streams of a busy lane get equal shares. All requests together count as one stream, in the
+order of ``edgekit.base.requests``: so neither starves the other. Requests that wait when the lane is free
+run at once where that pays (``edgekit.base.joint``); it never waits for more.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import math
 import threading
 import time
@@ -27,6 +27,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from edgekit.base.entry import Bounds, Counts, Entry, Pace
+from edgekit.base.joint import Joint
+from edgekit.base.requests import Requests
 from edgekit.base.stream import ALLOWANCE_S, Stream
 from edgekit.core.errors import BusyError, LateError
 
@@ -67,12 +69,12 @@ class Lane:
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._controls: Stream[Entry] = self._queue(math.inf)
-        self._requests: dict[int, Stream[Entry]] = {}
-        self._streams: list[Stream[Any]] = [self._controls]
-        """Everything that can wait: control work first, requests as a stream for each priority."""
+        self._requests = Requests(self._queue(0), self._bounds, self.pace)
+        self._streams: list[Stream[Any]] = [self._controls, self._requests.stream]
+        """Everything that can wait: control work, requests, frames."""
         self._kind = ""
         """What runs now, in whichever thread."""
-        self._began_s = 0.0
+        self._began_s = self._takes_s = 0.0
         self._thread: threading.Thread | None = None
         self._is_closed = self._has_ended = False
 
@@ -109,10 +111,10 @@ class Lane:
         """Return the measured pace of one kind of work."""
         return self._paces.setdefault(kind, Pace())
 
-    def wait_s(self, priority: int = 0) -> float:
+    def wait_s(self) -> float:
         """Return the estimated seconds until a new request would begin."""
         with self._lock:
-            return self._wait_s(priority)
+            return self._wait_s(len(self._requests.stream.items))
 
     # -- its users
 
@@ -163,30 +165,46 @@ class Lane:
         kind: str,
         timeout_s: float = 0.0,
         priority: int = 0,
+        rows: int = 1,
         size_bytes: int = 0,
+        client: str = "",
+        joint: Joint | None = None,
         on_done: Callable[[Entry], object] | None = None,
     ) -> Entry:
-        """Queue a request, first come, first served.
+        """Queue a request.
 
         Args:
-            works: What to run, together; the first error ends it.
+            works: What to run, one after the other; the first error ends it.
             kind: What its pace is measured by.
             timeout_s: When its results are of no use any more; 0: never. It is given up where it is awaited:
                 by ``result``, or by ``expire`` from a timer of the caller's.
-            priority: The higher goes first, always.
+            priority: The higher goes first, unless the lower has waited a second longer for each step.
+            rows: How many samples it has; the bounds count them.
             size_bytes: What it keeps in memory while it waits.
+            client: Whose it is: clients get equal shares.
+            joint: What it may run in, with other requests that have the same; for a single work.
             on_done: Called once with the entry when it has ended, in any thread.
 
         Raises:
             BusyError: Too much waits, or it cannot end in time, or the lane is closed.
         """
+        entry = Entry(
+            works,
+            kind,
+            self._clock(),
+            timeout_s=timeout_s,
+            priority=priority,
+            rows=rows,
+            size_bytes=size_bytes,
+            client=client,
+            joint=joint,
+            on_done=on_done,
+        )
         with self._lock:
             self._require_open()
-            self._require_room(kind, timeout_s, priority, size_bytes)
-            entry = Entry(
-                works, kind, self._clock(), timeout_s=timeout_s, size_bytes=size_bytes, on_done=on_done
-            )
-            self._requests_of(priority).add(entry)
+            at = self._requests.place(entry)
+            self._require_room(entry, at)
+            self._requests.add(entry, at)
         return entry
 
     def control(
@@ -204,9 +222,10 @@ class Lane:
         entry = Entry([work], CONTROL, self._clock(), on_done=on_done)
         with self._lock:
             if not self._has_ended:
-                is_last = after_waiting and not self._is_closed
-                lowest = min(self._requests, default=0)
-                (self._requests_of(lowest) if is_last else self._controls).add(entry)
+                if after_waiting and not self._is_closed:
+                    self._requests.add_last(entry)
+                else:
+                    self._controls.add(entry)
                 return entry
             self._wake.wait_for(lambda: not self._kind)
             self._claim(CONTROL)
@@ -269,7 +288,7 @@ class Lane:
         """
         with self._lock:
             self._is_closed = True
-            given_up = [entry for requests in self._requests.values() for entry in requests.items]
+            given_up = list(self._requests.stream.items)
             for stream in self._streams[1:]:
                 stream.end(discard=True)
             self._has_ended |= self._thread is None
@@ -284,41 +303,26 @@ class Lane:
     def _queue(self, priority: float) -> Stream[Entry]:
         return Stream(self._do, self._rouse, self._lock, self._clock, priority=priority)
 
-    def _requests_of(self, priority: int) -> Stream[Entry]:
-        if priority not in self._requests:
-            self._requests[priority] = self._queue(priority)
-            self._streams = [*self._streams, self._requests[priority]]
-        return self._requests[priority]
-
     def _require_open(self) -> None:
         if self._is_closed:
             raise BusyError(f"{self.name}: the model is closed")
 
-    def _require_room(self, kind: str, timeout_s: float, priority: int, size_bytes: int) -> None:
-        waiting = [entry for requests in self._requests.values() for entry in requests.items]
-        wait_s = self._wait_s(priority)
-        needs_s = wait_s + self.pace(kind).typical_s
-        why = ""
-        if len(waiting) >= self._bounds.waiting:
-            why = f"{len(waiting)} requests wait for this model already"
-        elif waiting and sum(e.size_bytes for e in waiting) + size_bytes > self._bounds.waiting_bytes:
-            why = f"requests of {self._bounds.waiting_bytes} bytes wait for this model already"
-        elif timeout_s and needs_s > timeout_s:
+    def _require_room(self, entry: Entry, at: int) -> None:
+        why, wait_s = self._requests.refusal(entry), self._wait_s(at)
+        timeout_s = entry.deadline_s - entry.queued_s
+        needs_s = wait_s + self.pace(entry.kind).typical_s
+        if not why and needs_s > timeout_s:
             why = f"the answer would take {needs_s:.3f} s, the timeout is {timeout_s:.3f} s"
         if why:
             self.counts.shed += 1
             raise BusyError(f"overloaded: {why}", wait_s=wait_s)
 
-    def _wait_s(self, priority: int) -> float:
+    def _wait_s(self, at: int) -> float:
         """Estimate: the requests ahead, each stream that has a frame once for each of them, and what runs."""
-        requests = set(self._requests.values())
-        rivals = [each for each in self._streams if each.priority >= priority and each.is_ready]
-        ahead = [entry for each in rivals if each in requests for entry in each.items]
-        streams = sum(1 for each in rivals if each not in requests)
-        waits_s = sum(self.pace(entry.kind).typical_s for entry in ahead)
-        waits_s += (len(ahead) + 1) * streams * self.pace(FRAME).typical_s
+        frames = sum(1 for each in self._streams[2:] if each.priority >= 0 and each.is_ready)
+        waits_s = self._requests.wait_s(at) + (at + 1) * frames * self.pace(FRAME).typical_s
         if self._kind:
-            waits_s += max(0.0, self.pace(self._kind).typical_s - (self._clock() - self._began_s))
+            waits_s += max(0.0, self._takes_s - (self._clock() - self._began_s))
         return waits_s
 
     def _rouse(self) -> None:
@@ -329,6 +333,7 @@ class Lane:
 
     def _claim(self, kind: str) -> None:
         self._kind, self._began_s = kind, self._clock()
+        self._takes_s = self.pace(kind).typical_s
 
     def _choose(self) -> Stream[Any] | None:
         ready = [stream for stream in self._streams if stream.is_ready]
@@ -360,6 +365,8 @@ class Lane:
             if self._has_ended:
                 return False
             item = None if stream is None else stream.take()
+            if stream is self._requests.stream and isinstance(item, Entry):
+                self._requests.taken(item)
             kind = item.kind if isinstance(item, Entry) else CONTROL if item is None else FRAME
             self._claim(kind)
         if stream is not None:
@@ -386,20 +393,47 @@ class Lane:
             self._wake.notify_all()
 
     def _do(self, entry: Entry) -> None:
-        began_s = self._clock()
+        now_s = self._clock()
         if entry.done.is_set():  # cancelled
             return
-        if began_s + self.pace(entry.kind).typical_s > entry.deadline_s:
+        if now_s + self.pace(entry.kind).typical_s > entry.deadline_s:
             self._expire(entry, "the timeout would pass before the answer is ready")
             return
-        entry.began_s = began_s
+        if entry.joint is not None and self._requests.stream.items:
+            with self._lock:
+                entries = self._requests.join(entry, now_s)
+            if len(entries) > 1:
+                self._do_at_once(entries, now_s)
+                return
+        entry.began_s = now_s
         results, error = [], None
         try:
             results = [work() for work in entry.works]
         except BaseException as raised:  # noqa: BLE001 - it is raised again where the entry is awaited
             error = raised
-        entry.took_s = self._clock() - began_s
+        entry.took_s = self._clock() - now_s
         self._end(entry, error, results)
+
+    def _do_at_once(self, entries: Sequence[Entry], now_s: float) -> None:
+        joint, rows = entries[0].joint, sum(entry.rows for entry in entries)
+        assert joint is not None
+        for entry in entries:
+            entry.began_s = now_s
+        self._takes_s = joint.fit.cost_s(rows)
+        results: Sequence[Any]
+        try:
+            results = joint.run([entry.works[0] for entry in entries])
+        except BaseException as raised:  # noqa: BLE001 - it is raised again where the entries are awaited
+            results = [raised] * len(entries)
+        took_s = self._clock() - now_s
+        joint.fit.add(rows, took_s)
+        with self._lock:
+            self._recent.extend([took_s] * len(entries))
+        self.counts.batches += 1
+        self.counts.batched += len(entries)
+        for entry, result in zip(entries, results, strict=True):
+            error = result if isinstance(result, BaseException) else None
+            self._end(entry, error, () if error else [result])
 
     def _expire(self, entry: Entry, why: str) -> None:
         if self._end(entry, LateError(why)):
@@ -413,9 +447,7 @@ class Lane:
             entry.results, entry.error = list(results), error
             entry.done.set()
             if not entry.began_s:
-                for requests in self._requests.values():
-                    with contextlib.suppress(ValueError):  # it is not in this one
-                        requests.items.remove(entry)
+                self._requests.remove(entry)
         if entry.on_done is not None:
             entry.on_done(entry)
         return True

@@ -1,4 +1,4 @@
-"""What one user of a lane has waiting: frames of a pipeline, or the requests of one priority."""
+"""What one user of a lane has waiting: frames of a pipeline, or all requests."""
 
 from __future__ import annotations
 
@@ -119,11 +119,11 @@ class Stream(Generic[T]):
         """
         return self._waits_since_s + self._allowance_s
 
-    def add(self, item: T) -> None:
-        """Add an item, whatever the capacity."""
+    def add(self, item: T, at: int | None = None) -> None:
+        """Add an item, whatever the capacity: after ``at`` others, by default after all."""
         if not self.items:
             self._waits_since_s = self._clock()
-        self.items.append(item)
+        self.items.insert(len(self.items) if at is None else at, item)
         self._wake()
 
     def take(self) -> T:

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
+    parser.add_argument("--grpc-port", type=int, metavar="P", help="answer gRPC too, at this port")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads a model (all cores but one)")
 
 
@@ -44,6 +45,7 @@ def run(arguments: argparse.Namespace) -> Report:
             ),
             token_file=arguments.token_file,
             threads=arguments.threads,
+            grpc_port=arguments.grpc_port,
         ),
         on_ready=lambda bound, _front: urls.extend(bound),
     )

@@ -101,7 +101,7 @@ class ReadyModel:
         self.load_ms = 0.0
         self.fallback = 0, 1
         """Its position among the pairs of a ``Holder``, from 0, and their number."""
-        self._choices = choices
+        self.choices = choices
 
     @property
     def manifest(self) -> Manifest:
@@ -117,9 +117,9 @@ class ReadyModel:
             BundleError: The decoder is unknown, or its options are wrong.
             ConfigError: OpenCV, which images need, is not installed; or the gallery is another model's.
         """
-        post, path = self._choices.post(self.manifest), self._choices.gallery
+        post, path = self.choices.post(self.manifest), self.choices.gallery
         gallery = None if path is None else self.gallery(path)
-        return self._choices.make_predictor(
+        return self.choices.make_predictor(
             self.manifest, self.variant, self.backend, self.labels, post=post, gallery=gallery
         )
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
-from edgekit.core.errors import EdgekitError, TensorError
+from edgekit.base.dtypes import DTYPES
+from edgekit.core.errors import EdgekitError, InferenceError, TensorError
 from edgekit.core.spec import Manifest, Prediction, TensorSpec
 from edgekit.model.bundle import open_bundle
 from edgekit.model.exclusions import Exclusions
 from edgekit.model.holder import Holder
-from edgekit.model.ready import Choices, ReadyModel
+from edgekit.model.ready import Choices, ReadyModel, open_ready
 from edgekit.pipeline.picture_files import decode_picture
 from edgekit.pipeline.pre import vision
-from edgekit.serve.ports import Offer, Servable
+from edgekit.serve.ports import Offer, Servable, Together
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekit.pipeline.predictor import Predictor
+
+FREE_BATCH, MOST_BATCH = 8, 64
+"""The requests that run at once where any number may, and the most of those that a variant lists."""
 
 
 class _Open:
@@ -30,6 +36,22 @@ class _Open:
     def __init__(self, ready: ReadyModel) -> None:
         self.ready = ready
         self.variant, self.platform = ready.variant.id, _platform(ready)
+        self.batch, self.labels = _batch(ready), tuple(ready.labels)
+
+    def _open_at_batch(self) -> ReadyModel:
+        choices = self.ready.choices
+        return open_ready(
+            self.ready.bundle,
+            dataclasses.replace(
+                choices,
+                variant=self.variant,
+                batch=self.batch,
+                exclude={},
+                pairs=(),
+                prove=True,
+                hashes=False,
+            ),
+        )
 
     def status(self) -> dict[str, Any]:
         """Return the running variant, and why it was chosen."""
@@ -48,6 +70,8 @@ class RawServable(_Open):
 
     def __init__(self, ready: ReadyModel) -> None:
         super().__init__(ready)
+        if any(spec.shape[:1] != (1,) for spec in ready.backend.inputs):
+            self.batch = 1  # a request is a whole batch already
         self._in, self._out = dict(ready.variant.inputs), dict(ready.variant.outputs)
         logical = {file: name for name, file in self._in.items()}
         self.inputs = tuple(_renamed(spec, logical) for spec in ready.backend.inputs)
@@ -59,6 +83,10 @@ class RawServable(_Open):
         named = {self._in.get(name, name): array for name, array in feeds.items()}
         outputs = self.ready.backend.infer(named)
         return {self._logical.get(name, name): array for name, array in outputs.items()}
+
+    def open_together(self) -> Together:
+        """Open the file at its batch size."""
+        return _RawTogether(self._open_at_batch(), self._in, self._logical)
 
     def predict(self, image: bytes) -> Prediction:
         """Raise: the file does not say how an image becomes its tensors."""
@@ -96,11 +124,50 @@ class TaskServable(_Open):
         """Run on the manifest's tensors."""
         return self._predictor.run_golden(feeds)
 
+    def open_together(self) -> Together:
+        """Open the variant at its batch size, unless it is open so."""
+        if self._predictor.batch >= self.batch:
+            return _TaskTogether(self._predictor, lambda: None)
+        ready = self._open_at_batch()
+        return _TaskTogether(ready.predictor, ready.close)
+
     def predict(self, image: bytes) -> Prediction:
         """Decode an image, with its EXIF rotation, and return what the model detects."""
         pixels = decode_picture(image, "the image")
         self._predictor.reset()
         return self._predictor.predict(pixels)
+
+
+class _RawTogether:
+    """A file of raw tensors, open at a batch size."""
+
+    def __init__(self, ready: ReadyModel, renamed: Mapping[str, str], logical: Mapping[str, str]) -> None:
+        self._ready, self._logical, self.close = ready, logical, ready.close
+        names = {file: name for name, file in renamed.items()}
+        self._feeds = {
+            spec.name: (names.get(spec.name, spec.name), np.zeros(spec.shape, DTYPES[spec.datatype]))
+            for spec in ready.backend.inputs
+        }
+
+    def run(self, requests: Sequence[Mapping[str, NDArray[Any]]]) -> Sequence[Mapping[str, NDArray[Any]]]:
+        """Run on a row of each request."""
+        for name, array in self._feeds.values():
+            for row, request in enumerate(requests):
+                array[row] = request[name].reshape(array.shape[1:])
+        outputs = self._ready.backend.infer({file: array for file, (_, array) in self._feeds.items()})
+        most = {array.shape[0] for _, array in self._feeds.values()}
+        for name, array in outputs.items():
+            if {array.shape[0] if array.ndim else 0} != most:
+                raise InferenceError(f"output {name!r} has no row for each sample: {list(array.shape)}")
+        named = {self._logical.get(name, name): array for name, array in outputs.items()}
+        return [{name: array[row : row + 1] for name, array in named.items()} for row in range(len(requests))]
+
+
+class _TaskTogether:
+    """A bundle's model, open at a batch size."""
+
+    def __init__(self, predictor: Predictor, close: Callable[[], None]) -> None:
+        self.run, self.close = predictor.run_together, close
 
 
 def takes_images(manifest: Manifest) -> bool:
@@ -177,6 +244,18 @@ def offer(
     """
     manifest = open_bundle(path).manifest
     return Offer(manifest.model, manifest.version, lambda: HeldServable(path, threads, exclusions, on_try))
+
+
+def _batch(ready: ReadyModel) -> int:
+    """Return how many requests may run at once: what the variant lists, for a model without state."""
+    sizes, manifest = ready.variant.batch, ready.manifest
+    specs = (*ready.backend.inputs, *ready.backend.outputs)
+    is_text = any(spec.datatype == "BYTES" for spec in specs)
+    if manifest.state or is_text or getattr(ready.backend, "keeps_state", False):
+        return 1
+    if sizes == "free":
+        return FREE_BATCH
+    return max((size for size in sizes if size <= MOST_BATCH), default=1)
 
 
 def _has_declared_types(ready: ReadyModel) -> bool:

@@ -299,6 +299,23 @@ class Predictor:
             feeds, lambda held: {name: np.array(real) for name, real in self._tensors.reals(held).items()}
         )
 
+    def run_together(self, samples: Sequence[Mapping[str, NDArray[Any]]]) -> list[dict[str, NDArray[Any]]]:
+        """Return what ``run_golden`` does for each of at most ``batch`` samples, in one run.
+
+        Only for a model without state. Raises as ``run_golden`` does.
+        """
+        with self._lock:
+            self.reset()
+            for row, feeds in enumerate(samples):
+                self._fill_tensors(feeds, row)
+            held = self.backend.run()
+            outputs: list[dict[str, NDArray[Any]]] = []
+            for row in range(len(samples)):
+                reals = self._tensors.reals(held, row)
+                outputs.append({name: np.array(real) for name, real in reals.items()})
+            self.reset()
+        return outputs
+
     def run_tensors(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return the outputs for logical tensors, as ``run_golden``, but in the manifest's datatypes.
 
@@ -335,7 +352,7 @@ class Predictor:
             finally:
                 self._state.update(kept)
 
-    def _fill_tensors(self, feeds: Mapping[str, NDArray[Any]]) -> None:
+    def _fill_tensors(self, feeds: Mapping[str, NDArray[Any]], row: int = 0) -> None:
         inputs = self._tensors.inputs
         unknown = [name for name in feeds if name not in inputs]
         missing = [spec.name for spec in self.manifest.data_inputs() if spec.name not in feeds]
@@ -350,7 +367,7 @@ class Predictor:
         self._feed_states()
         for name, array in feeds.items():
             if name not in self._state:
-                self._fill_golden(name, np.asarray(array))
+                self._fill_golden(name, np.asarray(array), row)
 
     def image_input(self) -> tuple[int, ...] | None:
         """Return the shape of the image for ``fill_image``; None if the model takes no images."""
@@ -398,18 +415,19 @@ class Predictor:
             outcome.fed = self._pre.normalize(np.asarray(feeds[self._data.name]), keep=False)
         return self._prediction(outcome)
 
-    def _fill_golden(self, name: str, array: NDArray[Any]) -> None:
+    def _fill_golden(self, name: str, array: NDArray[Any], row: int) -> None:
         pre = self._pre if self._data is not None and name == self._data.name else None
         if isinstance(pre, ImagePre):
             if array.dtype != np.uint8 or array.shape not in (pre.logical_shape, pre.logical_shape[1:]):
                 raise TensorError(
                     f"input {name!r}: want uint8 {pre.logical_shape}, got {array.dtype} {array.shape}"
                 )
-            pre.fill(np.ascontiguousarray(array.reshape(pre.logical_shape[1:])), self._tensors.view(name))
+            pixels = np.ascontiguousarray(array.reshape(pre.logical_shape[1:]))
+            pre.fill(pixels, self._tensors.view(name, row))
         elif isinstance(pre, WindowPre) and isinstance(self._early, WindowPre):  # it has no samples before
-            pre.fill(self._early.normalize(array, keep=False), self._tensors.view(name))
+            pre.fill(self._early.normalize(array, keep=False), self._tensors.view(name, row))
         else:
-            self._tensors.fill(name, array)
+            self._tensors.fill(name, array, row)
 
     def close(self) -> None:
         """Free the backend once no inference runs; safe to call twice."""

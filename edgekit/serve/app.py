@@ -5,64 +5,42 @@ Without a framework: for a dozen routes FastAPI costs 18 MB, 0.5 s of import and
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from edgekit.base.picture_header import check_image
-from edgekit.core.errors import EdgekitError, TensorError
+from edgekit.core.errors import EdgekitError
 from edgekit.core.spec import version_key
-from edgekit.serve.body import Bodies, Body
-from edgekit.serve.errors import ClientGoneError, HttpError, as_http, error_body
-from edgekit.serve.lane import Awaited
+from edgekit.serve.body import Bodies
+from edgekit.serve.errors import ClientGoneError, HttpError, as_http
+from edgekit.serve.inference import Inference
 from edgekit.serve.models import Entry, Models
-from edgekit.serve.oip import InferRequest, answer, feeds_of, json_tensors, parse_request
-from edgekit.serve.ports import Limits, Servable
+from edgekit.serve.ports import Limits
+from edgekit.serve.reply import Reply, json_reply, refusal
 from edgekit.serve.routes import Access, Route, route
-from edgekit.serve.siblings import FORWARDED, PART, Siblings
+from edgekit.serve.settings import Traces, log_settings, set_log
+from edgekit.serve.shared_memory import Regions
+from edgekit.serve.siblings import CLIENT, FORWARDED, PART, Siblings, is_local
 from edgekit.serve.views import (
+    config_document,
     index,
     metrics_document,
     model_document,
     own_part,
     server_document,
+    statistics_document,
     status_document,
 )
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-JSON = (b"content-type", b"application/json")
-_BINARY = (b"content-type", b"application/octet-stream")
-_HEADER_LENGTH = b"inference-header-content-length"
-_IMAGES = frozenset({b"image/jpeg", b"image/png"})
 _SMALL_BYTES = 64 << 10
-GONE = 499
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A complete answer."""
-
-    body: bytes
-    status: int = 200
-    headers: tuple[tuple[bytes, bytes], ...] = (JSON,)
-
-
-@dataclass(frozen=True)
-class Done:
-    """A model's answer, and the seconds that the model took for it."""
-
-    reply: Reply
-    infer_s: float
-
-
-Work = Callable[[Servable], Done]
+_TARGETS = 64
+_WHOLE = frozenset({"index", "ready", "metrics", "status", "stats"})
+_CONTROLS = frozenset({"set_log", "set_trace", "register", "unregister"})
 
 
 class App:
@@ -93,6 +71,10 @@ class App:
         self._version = version
         self._siblings, self._on_change = siblings or Siblings(), on_change
         self._began_s = time.monotonic() if began_s is None else began_s
+        self._regions, self._traces = Regions(), Traces()
+        self._inference = Inference(limits, self.bodies, self._regions, self._traces)
+        self._known: dict[bytes, Entry | None] = {}
+        self._known_for: tuple[object, object] = (None, None)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request, or the server's lifespan events."""
@@ -107,18 +89,75 @@ class App:
             if row is not None and not self.models.has(row.name, row.version) and FORWARDED not in headers:
                 await self._siblings.forward(row, scope, receive, send)
                 return
+            if CLIENT not in headers and scope.get("client"):
+                headers[CLIENT] = scope["client"][0].encode()
             reply = await self._answer(asked, headers, scope, receive)
         except ClientGoneError:
             return
         except EdgekitError as error:
-            reply = _refusal(as_http(error))
+            reply = refusal(as_http(error))
         except HttpError as error:
-            reply = _refusal(error)
+            reply = refusal(error)
         length = (b"content-length", str(len(reply.body)).encode())
         await send(
             {"type": "http.response.start", "status": reply.status, "headers": [*reply.headers, length]}
         )
         await send({"type": "http.response.body", "body": reply.body})
+
+    def is_quick(self, target: bytes, headers: Mapping[bytes, bytes], client: tuple[str, int] | None) -> bool:
+        """Return whether a POST may be sent, and ``at_once`` is likely to answer it."""
+        entry = self._entry_at(target)
+        if entry is None or not entry.lane.is_quick("infer") or entry.lane.is_busy:
+            return False
+        try:
+            self._access.check("infer", headers, is_tcp=client is not None)
+        except HttpError:
+            return False
+        return True
+
+    def at_once(
+        self, target: bytes, headers: Mapping[bytes, bytes], client: tuple[str, int] | None, body: bytes
+    ) -> Reply | None:
+        """Answer an inference request without waiting; None where it would have to wait.
+
+        Args:
+            target: Of the request line.
+            headers: The request's, lower-case; ``is_quick`` was True for them.
+            client: Its address, None for a UNIX socket.
+            body: The whole body.
+        """
+        entry = self._entry_at(target)
+        if entry is None:
+            return None
+        local = is_local(client, headers)
+        try:
+            return self._inference.at_once(entry, headers, body, is_local=local)
+        except EdgekitError as error:
+            return refusal(as_http(error))
+        except HttpError as error:
+            return refusal(error)
+
+    def _entry_at(self, target: bytes) -> Entry | None:
+        """Return the model of this process that a target names; None where that has to be found out."""
+        table, entries = self._siblings.table, self.models.entries
+        if self._known_for[0] is not table or self._known_for[1] is not entries:
+            self._known_for, self._known = (table, entries), {}
+        if target not in self._known and len(self._known) < _TARGETS:
+            self._known[target] = self._find(target)
+        return self._known.get(target)
+
+    def _find(self, target: bytes) -> Entry | None:
+        try:
+            asked = route("POST", target.decode("ascii"))
+            named = [each for each in self.models if each.offer.name == asked.model]
+            row = self._siblings.table.find(asked.model, asked.version)
+        except (HttpError, UnicodeDecodeError):
+            return None
+        if asked.action != "infer" or (row and not self.models.has(row.name, row.version)):
+            return None
+        if asked.version:
+            named = [each for each in named if each.offer.version == asked.version]
+        return named[0] if len(named) == 1 else None  # of two, which one answers changes
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -134,12 +173,16 @@ class App:
         self, asked: Route, headers: Mapping[bytes, bytes], scope: Mapping[str, Any], receive: Receive
     ) -> Reply:
         if asked.action == "infer":
-            return await self._infer(asked, headers, receive)
+            local = is_local(scope.get("client"), headers)
+            entry = self.models.find(asked.model, asked.version)
+            return await self._inference.answer(entry, headers, receive, is_local=local)
         if asked.action in ("load", "unload"):
             return await self._repository(asked, headers, receive)
+        if asked.action in _CONTROLS:
+            return await self._control(asked, headers, scope, receive)
         if asked.action == "status" and scope.get("query_string") == PART:
-            return _json(own_part(self.models, self.bodies))
-        if asked.action in ("index", "ready", "metrics", "status"):
+            return json_reply(own_part(self.models, self.bodies))
+        if asked.action in _WHOLE:
             return await self._whole(asked, headers, receive)
         return self._get(asked)
 
@@ -148,28 +191,65 @@ class App:
         given = await self._object(headers, receive) if asked.action == "index" else {}
         parts = await self._siblings.parts(own_part(self.models, self.bodies), self._access.headers())
         if asked.action == "index":
-            return _json(index(parts, only_ready=given.get("ready") is True))
+            return json_reply(index(parts, only_ready=given.get("ready") is True))
         if asked.action == "ready":
             is_ready = all(part.is_ready for part in parts)
-            return _json({"ready": is_ready}, 200 if is_ready else 503)
+            return json_reply({"ready": is_ready}, 200 if is_ready else 503)
+        if asked.action == "stats":
+            return json_reply(statistics_document(parts, asked.model, asked.version))
         table = self._siblings.table
         if asked.action == "metrics":
             text = metrics_document(parts, table)
             return Reply(text.encode(), headers=((b"content-type", b"text/plain; version=0.0.4"),))
         pid = os.getppid() if table.rows else os.getpid()
         up_s = round(time.monotonic() - self._began_s, 1)
-        return _json(status_document(parts, table, {"version": self._version, "pid": pid, "up_s": up_s}))
+        return json_reply(status_document(parts, table, {"version": self._version, "pid": pid, "up_s": up_s}))
 
     def _get(self, asked: Route) -> Reply:
-        if asked.action in ("model", "model_ready"):
-            entry = self.models.find(asked.model, asked.version)
-            if asked.action == "model":
-                rows = self._siblings.table.rows or [entry.offer for entry in self.models]
-                versions = [row.version for row in rows if row.name == asked.model]
-                return _json(model_document(entry, sorted(versions, key=version_key)))
+        if asked.action in ("model", "model_ready", "config"):
+            return self._model(asked)
+        documents: dict[str, Callable[[], Any]] = {
+            "regions": lambda: self._regions.rows(asked.region),
+            "trace": lambda: self._traces.document(asked.model),
+            "log": log_settings,
+            "server": lambda: server_document(self._version),
+            "live": lambda: {"live": True},
+        }
+        return json_reply(documents[asked.action]())
+
+    def _model(self, asked: Route) -> Reply:
+        entry = self.models.find(asked.model, asked.version)
+        if asked.action == "model_ready":
             ready = {"name": asked.model, "ready": entry.is_ready}
-            return _json(ready, 200 if entry.is_ready else 503)
-        return _json(server_document(self._version) if asked.action == "server" else {"live": True})
+            return json_reply(ready, 200 if entry.is_ready else 503)
+        if asked.action == "config":
+            return json_reply(config_document(entry))
+        rows = self._siblings.table.rows or [entry.offer for entry in self.models]
+        versions = [row.version for row in rows if row.name == asked.model]
+        return json_reply(model_document(entry, sorted(versions, key=version_key)))
+
+    async def _control(
+        self, asked: Route, headers: Mapping[bytes, bytes], scope: Mapping[str, Any], receive: Receive
+    ) -> Reply:
+        """Change what holds for every process behind the address, here and there."""
+        given = await self._object(headers, receive)
+        if asked.action in ("register", "unregister") and not is_local(scope.get("client"), headers):
+            raise HttpError(403, "shared memory is for clients on this machine")
+        if asked.action == "register":
+            self._regions.register(asked.region, given)
+        elif asked.action == "unregister":
+            self._regions.unregister(asked.region)
+        elif asked.action == "set_log":
+            set_log(given)
+        else:
+            self._traces.set(given, asked.model)
+        if FORWARDED not in headers:
+            own = [(entry.offer.name, entry.offer.version) for entry in self.models]
+            body = msgspec.json.encode(given)
+            await self._siblings.repeat(own, scope["raw_path"], body, self._access.headers())
+        if asked.action in ("register", "unregister"):
+            return json_reply({})
+        return json_reply(log_settings() if asked.action == "set_log" else self._traces.document(asked.model))
 
     async def _object(self, headers: Mapping[bytes, bytes], receive: Receive) -> dict[str, Any]:
         with self.bodies.holding() as body:
@@ -188,140 +268,4 @@ class App:
             await (entry.unload() if asked.action == "unload" else entry.load())
         finally:
             self._on_change()
-        return _json({})
-
-    async def _infer(self, asked: Route, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:
-        entry = self.models.find(asked.model, asked.version)
-        began_s = time.monotonic()
-        status = 500
-        try:
-            with self.bodies.holding() as body:
-                reply = await self._run(entry, await self._read(body, headers, receive), headers, receive)
-            status = reply.status
-        except ClientGoneError:
-            status = GONE
-            raise
-        except HttpError as error:
-            status = error.status
-            raise
-        except EdgekitError as error:
-            status = as_http(error).status
-            raise
-        finally:
-            entry.meter.answered(status)
-            entry.meter.stages["total"].add(time.monotonic() - began_s)
-        return reply
-
-    async def _read(self, body: Body, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-        is_json = _HEADER_LENGTH not in headers and not _content_type(headers).startswith(b"image/")
-        most = self._limits.json_bytes if is_json else 0
-        try:
-            return await body.read(receive, headers, most)
-        except HttpError as error:
-            if error.status == 413 and is_json:
-                raise HttpError(413, f"{error.message} as JSON; send tensors as binary data") from error
-            raise
-
-    async def _run(
-        self, entry: Entry, body: bytes, headers: Mapping[bytes, bytes], receive: Receive
-    ) -> Reply:
-        servable = entry.require()
-        kind = _content_type(headers)
-        if kind.startswith(b"image/"):
-            work = self._image_work(entry, servable, kind, body)
-            return await _in_lane(entry, work, "predict", 0.0, len(body), receive)
-        length = _header_length(headers)
-        if (length or 0) > self._limits.json_bytes:
-            raise HttpError(
-                413, f"the JSON is too large: at most {self._limits.json_bytes} bytes are allowed"
-            )
-        request = parse_request(body, length, servable.inputs)
-        work = _tensor_work(entry, request)
-        return await _in_lane(entry, work, "infer", request.timeout_us / 1e6, len(body), receive)
-
-    def _image_work(self, entry: Entry, servable: Servable, kind: bytes, body: bytes) -> Work:
-        if kind not in _IMAGES:
-            raise HttpError(415, "want image/jpeg, image/png, or an inference request")
-        if not servable.takes_images:
-            raise HttpError(415, f"model {entry.offer.name!r} does not take images")
-        check_image(body, self._limits.pixels)
-
-        def work(servable: Servable) -> Done:
-            began_s = time.perf_counter()
-            prediction = servable.predict(body)
-            took_s = time.perf_counter() - began_s
-            document: dict[str, Any] = {
-                "model_name": entry.offer.name,
-                "model_version": entry.offer.version,
-                "variant": servable.variant,
-                "task": prediction.task,
-                "items": msgspec.to_builtins(prediction.items),
-            }
-            if prediction.tensors:
-                document["tensors"] = json_tensors(prediction.tensors)
-            return Done(_json(document), took_s)
-
-        return work
-
-
-def _tensor_work(entry: Entry, request: InferRequest) -> Work:
-    def work(servable: Servable) -> Done:
-        feeds = feeds_of(request, servable.inputs, servable.optional_inputs)
-        began_s = time.perf_counter()
-        outputs = servable.infer(feeds)
-        took_s = time.perf_counter() - began_s
-        result = answer(request, entry.offer.name, entry.offer.version, outputs)
-        if result.header_length is None:
-            return Done(Reply(result.body), took_s)
-        length = (_HEADER_LENGTH, str(result.header_length).encode())
-        return Done(Reply(result.body, headers=(_BINARY, length)), took_s)
-
-    return work
-
-
-async def _in_lane(
-    entry: Entry, work: Work, kind: str, timeout_s: float, size_bytes: int, receive: Receive
-) -> Reply:
-    """Run work on its model, or give it up when the client hangs up."""
-    lane, stages = entry.lane, entry.meter.stages
-    bound = functools.partial(entry.run, work)
-    done = lane.run_inline(bound, kind)
-    if done is None:
-        awaited = Awaited(lane, bound, kind, timeout_s, size_bytes)
-        watcher = asyncio.get_running_loop().create_task(_watch(receive, awaited))
-        try:
-            done = await awaited.future
-        finally:
-            watcher.cancel()
-            awaited.end()
-            if awaited.entry.began_s:
-                stages["queue"].add(awaited.entry.began_s - awaited.entry.queued_s)
-    stages["infer"].add(done.infer_s)
-    return done.reply
-
-
-async def _watch(receive: Receive, awaited: Awaited) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    awaited.cancel()
-
-
-def _json(document: Any, status: int = 200) -> Reply:
-    return Reply(msgspec.json.encode(document), status)
-
-
-def _refusal(error: HttpError) -> Reply:
-    return Reply(error_body(error.message), error.status, (JSON, *error.headers))
-
-
-def _content_type(headers: Mapping[bytes, bytes]) -> bytes:
-    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-
-
-def _header_length(headers: Mapping[bytes, bytes]) -> int | None:
-    given = headers.get(_HEADER_LENGTH)
-    if given is None:
-        return None
-    if not given.isdigit() or len(given) > 12:
-        raise TensorError("Inference-Header-Content-Length: want a whole number from 0")
-    return int(given)
+        return json_reply({})

@@ -28,7 +28,7 @@ class Bodies:
         try:
             yield body
         finally:
-            self.held_bytes -= body.reserved_bytes
+            body.release()
 
     def reserve(self, more_bytes: int) -> None:
         """Count more memory.
@@ -36,10 +36,16 @@ class Bodies:
         Raises:
             HttpError: 429: all bodies together are at their bound.
         """
-        if self.held_bytes + more_bytes > self._limits.held_bytes:
+        if not self.try_reserve(more_bytes):
             self.refused += 1
             raise HttpError(429, "overloaded: too many request bodies are held", ((b"retry-after", b"1"),))
+
+    def try_reserve(self, more_bytes: int) -> bool:
+        """Count more memory, unless all bodies together are at their bound."""
+        if self.held_bytes + more_bytes > self._limits.held_bytes:
+            return False
         self.held_bytes += more_bytes
+        return True
 
 
 class Body:
@@ -47,6 +53,11 @@ class Body:
 
     def __init__(self, bodies: Bodies, limits: Limits) -> None:
         self._bodies, self._limits = bodies, limits
+        self.reserved_bytes = 0
+
+    def release(self) -> None:
+        """Count its memory no more."""
+        self._bodies.held_bytes -= self.reserved_bytes
         self.reserved_bytes = 0
 
     async def read(self, receive: Receive, headers: Mapping[bytes, bytes], most_bytes: int = 0) -> bytes:

@@ -6,13 +6,28 @@ import asyncio
 import concurrent.futures
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from edgekit.base.entry import Entry
+from edgekit.base.joint import Joint
 from edgekit.base.lane import Lane
 from edgekit.serve.errors import ClientGoneError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a request asks of a lane, as ``Lane.submit`` takes it."""
+
+    kind: str
+    timeout_s: float = 0.0
+    priority: int = 0
+    rows: int = 1
+    size_bytes: int = 0
+    client: str = ""
+    joint: Joint | None = None
 
 
 class Awaited:
@@ -22,18 +37,14 @@ class Awaited:
     the work raises.
 
     Raises:
-        BusyError: Too much waits, or it cannot end within ``timeout_s`` (0: no limit).
+        BusyError: Too much waits, or it cannot end within the timeout.
     """
 
-    def __init__(
-        self, lane: Lane, work: Callable[[], Any], kind: str, timeout_s: float, size_bytes: int
-    ) -> None:
+    def __init__(self, lane: Lane, work: Callable[[], Any], terms: Terms) -> None:
         self._lane = lane
         self.future, on_done = _future()
-        self.entry = lane.submit(
-            [work], kind=kind, timeout_s=timeout_s, size_bytes=size_bytes, on_done=on_done
-        )
-        loop = asyncio.get_running_loop()
+        self.entry = lane.submit([work], on_done=on_done, **vars(terms))
+        loop, timeout_s = asyncio.get_running_loop(), terms.timeout_s
         self._timer = loop.call_later(timeout_s, lane.expire, self.entry) if timeout_s else None
 
     def cancel(self) -> None:

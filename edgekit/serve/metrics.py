@@ -6,11 +6,12 @@ import and 9 MB. Labels are a model, its version, a stage and a status: few, and
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 
 BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-STAGES = ("queue", "infer", "total")
+STAGES = ("queue", "pre", "infer", "post", "total")
 
 
 class Buckets:
@@ -19,6 +20,11 @@ class Buckets:
     def __init__(self) -> None:
         self.counts = [0] * (len(BUCKETS_S) + 1)
         self.sum_s = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many durations were counted."""
+        return sum(self.counts)
 
     def add(self, seconds: float) -> None:
         """Count one duration."""
@@ -36,15 +42,26 @@ class Buckets:
 
 
 class Meter:
-    """One model's answers by status, and their durations by stage."""
+    """One model's answers by status, and their durations by stage.
+
+    Stages: ``queue`` is the wait for the model, ``pre`` makes tensors of the request, ``infer`` is the model,
+    ``post`` makes the answer, ``total`` begins with the request's head.
+    """
 
     def __init__(self) -> None:
         self.answers: dict[int, int] = {}
         self.stages = {stage: Buckets() for stage in STAGES}
+        self.failed_s = 0.0
+        self.last_unix_ms = 0
 
-    def answered(self, status: int) -> None:
+    def answered(self, status: int, total_s: float) -> None:
         """Count one answer."""
         self.answers[status] = self.answers.get(status, 0) + 1
+        self.stages["total"].add(total_s)
+        if status == 200:
+            self.last_unix_ms = int(time.time() * 1e3)
+        else:
+            self.failed_s += total_s
 
 
 def sample(name: str, labels: Mapping[str, str], value: float) -> str:

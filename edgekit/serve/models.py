@@ -14,6 +14,7 @@ from edgekit.base.entry import Entry as LaneEntry
 from edgekit.base.lane import Lane
 from edgekit.core.errors import AcceleratorLostError, EdgekitError, UsageError
 from edgekit.core.spec import version_key
+from edgekit.serve.batching import Batching
 from edgekit.serve.errors import HttpError
 from edgekit.serve.lane import control
 from edgekit.serve.metrics import Meter
@@ -46,6 +47,7 @@ class Entry:
         """Whether nobody else uses the model."""
         bounds = Bounds(limits.waiting, limits.held_bytes, limits.stuck_s, limits.inline_s)
         self.lane = lane or Lane(f"model-{offer.name}", bounds)
+        self.batching = Batching(self.lane, self.run)
         self.meter = Meter()
         self._held: Held | None = None
         self._changing = asyncio.Lock()
@@ -101,6 +103,7 @@ class Entry:
     def use(self, servable: Servable) -> None:
         """Answer with this from now on; called on the lane's thread."""
         self.servable, self.state, self.reason = servable, READY, ""
+        self.batching.use(servable)
         logger.info("%s %s: variant %s runs", self.offer.name, self.offer.version, servable.variant)
 
     async def load(self) -> None:
@@ -132,7 +135,7 @@ class Entry:
         """Free the model and end its thread, once the event loop has ended; skips one that hangs."""
         held, self._held, self.servable = self._held, None, None
         if held is not None:
-            self.lane.control(held.close).done.wait(END_S)
+            self.lane.control(lambda: self._free(held)).done.wait(END_S)
         if self.is_own:
             self.lane.close()
 
@@ -187,11 +190,13 @@ class Entry:
 
     def _failed(self, error: EdgekitError) -> None:
         self.servable = None
+        self.batching.use(None)
         self.state, self.reason = UNAVAILABLE, error.one_line()
         logger.error("%s %s cannot be loaded: %s", self.offer.name, self.offer.version, error)
 
     def _free(self, held: Held) -> None:
         self.servable = None
+        self.batching.use(None)
         held.close()
 
     def status(self) -> dict[str, Any]:
@@ -207,6 +212,7 @@ class Entry:
             "returns": self.returns,
             **(self._held.status() if self._held is not None else {}),
             "waiting": lane.depth,
+            "batch": self.batching.status(),
             "typical_ms": {kind: round(lane.pace(kind).typical_s * 1e3, 4) for kind in ("infer", "predict")},
             "runs_on": "event loop" if lane.is_quick("infer") else "its own thread",
             **(self.servable.status() if self.servable is not None else {}),
@@ -231,6 +237,11 @@ class Models:
             if self.has(entry.offer.name, entry.offer.version):
                 raise UsageError(f"{entry.offer.name} {entry.offer.version} is named twice")
             self.add(entry)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Every model; another tuple after each change."""
+        return self._entries
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries)

@@ -3,7 +3,8 @@
 Pure: bytes to arrays and back. Every field of a request is checked before it is used.
 
 Source: kserve/open-inference-protocol, inference_rest.md; Triton's protocol/extension_binary_data.md,
-extension_schedule_policy.md and extension_parameters.md.
+extension_schedule_policy.md, extension_parameters.md, extension_classification.md and
+extension_shared_memory.md.
 """
 
 from __future__ import annotations
@@ -16,17 +17,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import numpy as np
 
-from edgekit.base.dtypes import DTYPES, TEXT
+from edgekit.base.dtypes import DTYPES
 from edgekit.core.errors import TensorError
 from edgekit.core.spec import TensorSpec
-from edgekit.serve.tensors import checked_shape, datatype_of, from_binary, from_json, to_json
+from edgekit.serve.shared_memory import PARAMETERS, Regions
+from edgekit.serve.tensors import (
+    checked_shape,
+    classes,
+    datatype_of,
+    from_binary,
+    from_json,
+    to_binary,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Dimension = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
-_UNSUPPORTED = ("sequence_id", "sequence_start", "sequence_end", "priority")
-_UNSUPPORTED_OF_TENSORS = ("shared_memory_region", "classification")
+_UNSUPPORTED = ("sequence_id", "sequence_start", "sequence_end")
+PRIORITIES, DEFAULT_PRIORITY = 9, 5
+"""Priorities are 1, the highest, to 9; 0 stands for 5."""
+_REGION = PARAMETERS[0]
+_FOREIGN = "shared memory is for clients on this machine"
 
 
 class TensorIn(msgspec.Struct, frozen=True):
@@ -62,13 +75,20 @@ _ENVELOPE = msgspec.json.Decoder(Envelope)
 class InferRequest:
     """A request with parsed JSON, but not yet parsed tensors.
 
-    ``tail`` is the binary data after the JSON. ``timeout_us`` 0 means no deadline.
+    ``tail`` is the binary data after the JSON. ``timeout_us`` 0 means no deadline; ``priority`` is the
+    lane's: the higher goes first, 0 is the usual one.
     """
 
     envelope: Envelope
     tail: memoryview
     timeout_us: int = 0
+    priority: int = 0
     is_binary_by_default: bool = False
+
+    @property
+    def rows(self) -> int:
+        """The largest first dimension of its inputs."""
+        return max((tensor.shape[0] for tensor in self.envelope.inputs if tensor.shape), default=1)
 
 
 def parse_request(body: bytes, header_length: int | None, inputs: Sequence[TensorSpec]) -> InferRequest:
@@ -100,6 +120,7 @@ def parse_request(body: bytes, header_length: int | None, inputs: Sequence[Tenso
         envelope,
         view[end:],
         _whole_number(envelope.parameters, "timeout"),
+        _priority(envelope.parameters),
         _truth(envelope.parameters, "binary_data_output"),
     )
 
@@ -109,8 +130,13 @@ def _raw_request(body: bytes, inputs: Sequence[TensorSpec]) -> InferRequest:
     if len(inputs) != 1:
         raise TensorError(f"a raw binary request needs a model of one input, this one has {len(inputs)}")
     spec = inputs[0]
-    if spec.datatype == "BYTES":
-        raise TensorError(f"input {spec.name!r}: texts are sent as JSON, not as binary data")
+    if spec.datatype == "BYTES":  # the body is one text's bytes
+        if any(length not in (1, -1) for length in spec.shape):
+            raise TensorError(f"a raw binary request is one text, input {spec.name!r} is {list(spec.shape)}")
+        size = len(body) + 4
+        one = TensorIn(spec.name, [1] * len(spec.shape), "BYTES", {"binary_data_size": size})
+        text = memoryview(len(body).to_bytes(4, "little") + body)
+        return InferRequest(Envelope([one]), text, is_binary_by_default=True)
     known = DTYPES[spec.datatype].itemsize * math.prod(length for length in spec.shape if length > 0)
     free = spec.shape.count(-1)
     if free > 1:
@@ -131,15 +157,13 @@ def _check(envelope: Envelope) -> None:
     for key in _UNSUPPORTED:
         if envelope.parameters.get(key):
             raise TensorError(f"parameter {key!r} is not supported")
-    tensors: list[TensorIn | TensorOut] = [*envelope.inputs, *envelope.outputs]
-    for tensor in tensors:
-        for key in _UNSUPPORTED_OF_TENSORS:
-            if tensor.parameters.get(key):
-                raise TensorError(f"tensor {tensor.name!r}: parameter {key!r} is not supported")
 
 
 def feeds_of(
-    request: InferRequest, inputs: Sequence[TensorSpec], optional: frozenset[str] = frozenset()
+    request: InferRequest,
+    inputs: Sequence[TensorSpec],
+    optional: frozenset[str] = frozenset(),
+    regions: Regions | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Return a request's tensors by name, each checked against the model's input.
 
@@ -156,6 +180,14 @@ def feeds_of(
     for tensor in request.envelope.inputs:
         spec = specs[tensor.name]
         shape = checked_shape(spec, tensor.datatype, tensor.shape)
+        if tensor.parameters and _REGION in tensor.parameters:
+            if regions is None:
+                raise TensorError(f"input {tensor.name!r}: {_FOREIGN}")
+            if tensor.data or "binary_data_size" in tensor.parameters:
+                raise TensorError(f"input {tensor.name!r} is in shared memory and has data too")
+            shared = regions.read(f"input {tensor.name!r}", tensor.parameters)
+            feeds[tensor.name] = from_binary(spec, shape, shared)
+            continue
         if "binary_data_size" not in tensor.parameters:
             feeds[tensor.name] = from_json(spec, shape, tensor.data or b"null")
             continue
@@ -181,23 +213,39 @@ class Answer:
     header_length: int | None
 
 
-def answer(request: InferRequest, model: str, version: str, outputs: Mapping[str, NDArray[Any]]) -> Answer:
+def answer(
+    request: InferRequest,
+    model: str,
+    version: str,
+    outputs: Mapping[str, NDArray[Any]],
+    labels: Sequence[str] = (),
+    regions: Regions | None = None,
+) -> Answer:
     """Return the answer to a request: the outputs it names, or all, copied.
 
+    ``labels`` are the model's classes; ``regions`` hold the outputs that are to be in shared memory.
+
     Raises:
-        TensorError: The model has no such output, or JSON cannot hold its values.
+        TensorError: The model has no such output, JSON cannot hold its values, or its region is too small.
     """
     rows, pieces = [], []
     for output in request.envelope.outputs or [TensorOut(name) for name in outputs]:
-        name = output.name
+        name, parameters = output.name, output.parameters
         if name not in outputs:
             raise TensorError(f"the model has no output {name[:64]!r}, it has {sorted(outputs)}")
         array = np.asarray(outputs[name])
+        if parameters and (count := _whole_number(parameters, "classification")):
+            array = classes(name, array, count, labels, is_batched=True)
         row: dict[str, Any] = {"name": name, "shape": list(array.shape), "datatype": datatype_of(name, array)}
-        if _truth(output.parameters, "binary_data", default=request.is_binary_by_default):
-            if array.dtype == TEXT:
-                raise TensorError(f"output {name!r}: texts are sent as JSON, not as binary data")
-            piece = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        if parameters and _REGION in parameters:
+            if regions is None:
+                raise TensorError(f"output {name!r}: {_FOREIGN}")
+            data = to_binary(array)
+            regions.write(f"output {name!r}", parameters, data)
+            row["parameters"] = {key: parameters[key] for key in PARAMETERS if key in parameters}
+            row["parameters"][PARAMETERS[2]] = data.nbytes
+        elif _truth(parameters, "binary_data", default=request.is_binary_by_default):
+            piece = to_binary(array)
             row["parameters"] = {"binary_data_size": piece.nbytes}
             pieces.append(piece)
         else:
@@ -209,7 +257,7 @@ def answer(request: InferRequest, model: str, version: str, outputs: Mapping[str
     header = msgspec.json.encode(document)
     if not pieces:
         return Answer(header, None)
-    return Answer(b"".join((header, *(piece.data for piece in pieces))), len(header))
+    return Answer(b"".join((header, *pieces)), len(header))
 
 
 def json_tensors(outputs: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
@@ -234,6 +282,13 @@ def _whole_number(parameters: Mapping[str, Any], key: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
         raise TensorError(f"parameter {key!r}: want a whole number from 0")
     return value
+
+
+def _priority(parameters: Mapping[str, Any]) -> int:
+    value = _whole_number(parameters, "priority")
+    if value > PRIORITIES:
+        raise TensorError(f"parameter 'priority': want 0 (the default) to {PRIORITIES}, got {value}")
+    return DEFAULT_PRIORITY - (value or DEFAULT_PRIORITY)
 
 
 def _truth(parameters: Mapping[str, Any], key: str, *, default: bool = False) -> bool:

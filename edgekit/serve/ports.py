@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +24,10 @@ class Servable(Protocol):
     optional_inputs: frozenset[str]
     """Inputs that a request may leave out (recurrent state: zeros)."""
     takes_images: bool
+    labels: tuple[str, ...]
+    """The model's classes, in their order; empty if it has none."""
+    batch: int
+    """How many requests of one row may run at once, by the manifest; 1: none."""
 
     def infer(self, feeds: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Run on tensors of ``inputs``; arrays by output name, valid until the next call.
@@ -43,11 +47,31 @@ class Servable(Protocol):
             ConfigError: Images need a library that is not installed.
         """
 
+    def open_together(self) -> Together:
+        """Open the model once more, for ``batch`` requests at once; called in a thread of its own.
+
+        Raises:
+            EdgekitError: It cannot be opened so.
+        """
+
     def status(self) -> dict[str, Any]:
         """Return the model's part of ``/status``: the variant, what runs it, and why this one."""
 
     def close(self) -> None:
         """Free the model; safe to call twice."""
+
+
+class Together(Protocol):
+    """A model that is open for several requests at once."""
+
+    def run(self, requests: Sequence[Mapping[str, NDArray[Any]]]) -> Sequence[Mapping[str, NDArray[Any]]]:
+        """Run on the feeds of each request; their outputs, valid until the next call.
+
+        Raises as ``Servable.infer`` does.
+        """
+
+    def close(self) -> None:
+        """Free it; safe to call twice."""
 
 
 class Held(Protocol):
@@ -98,9 +122,10 @@ class Limits:
     """All request bodies in memory together."""
     pixels: int = 40_000_000
     """One image, decoded: 120 MB."""
-    waiting: int = 32
-    """Requests that wait for one model."""
-    connections: int = 256
+    waiting: int = 2048
+    """Requests that wait for one model, counted in rows; at most half of them are one client's."""
+    connections: int = 4096
+    """Open connections of one process, less where it may open fewer files. Idle ones make room."""
     body_s: float = 30.0
     """How long a client may take to send one body."""
     stuck_s: float = 30.0

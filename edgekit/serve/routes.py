@@ -18,6 +18,17 @@ ROUTES: Mapping[tuple[str, ...], Mapping[str, str]] = MappingProxyType(
         ("v2", "models", "*"): {"GET": "model"},
         ("v2", "models", "*", "ready"): {"GET": "model_ready"},
         ("v2", "models", "*", "infer"): {"POST": "infer"},
+        ("v2", "models", "*", "config"): {"GET": "config"},
+        ("v2", "models", "*", "stats"): {"GET": "stats"},
+        ("v2", "models", "*", "trace", "setting"): {"GET": "trace", "POST": "set_trace"},
+        ("v2", "models", "stats"): {"GET": "stats"},
+        ("v2", "trace", "setting"): {"GET": "trace", "POST": "set_trace"},
+        ("v2", "logging"): {"GET": "log", "POST": "set_log"},
+        ("v2", "systemsharedmemory", "status"): {"GET": "regions"},
+        ("v2", "systemsharedmemory", "unregister"): {"POST": "unregister"},
+        ("v2", "systemsharedmemory", "region", "*", "status"): {"GET": "regions"},
+        ("v2", "systemsharedmemory", "region", "*", "register"): {"POST": "register"},
+        ("v2", "systemsharedmemory", "region", "*", "unregister"): {"POST": "unregister"},
         ("v2", "repository", "index"): {"POST": "index"},
         ("v2", "repository", "models", "*", "load"): {"POST": "load"},
         ("v2", "repository", "models", "*", "unload"): {"POST": "unload"},
@@ -35,26 +46,31 @@ class Route:
     action: str
     model: str = ""
     version: str = ""
+    region: str = ""
 
 
 def route(method: str, path: str) -> Route:
     """Return the route of a request.
 
     >>> route("POST", "/v2/models/door/versions/1.0.0/infer")
-    Route(action='infer', model='door', version='1.0.0')
+    Route(action='infer', model='door', version='1.0.0', region='')
 
     Raises:
         HttpError: 404: there is no such path. 405: it has no such method.
     """
     parts = path.rstrip("/").split("/")[1:]
-    model = version = ""
-    if parts[:2] == ["v2", "models"] and len(parts) >= 3:
+    model = version = region = ""
+    if parts == ["v2", "models", "stats"]:
+        pass
+    elif parts[:2] == ["v2", "models"] and len(parts) >= 3:
         model, parts[2] = parts[2], "*"
         if len(parts) >= 5 and parts[3] == "versions":
             version = parts[4]
             del parts[3:5]
     elif parts[:3] == ["v2", "repository", "models"] and len(parts) == 5:
         model, parts[3] = parts[3], "*"
+    elif parts[:3] == ["v2", "systemsharedmemory", "region"] and len(parts) == 5:
+        region, parts[3] = parts[3], "*"
     methods = ROUTES.get(tuple(parts))
     if methods is None:
         raise HttpError(404, "there is nothing here; GET /v2 says what is")
@@ -62,7 +78,7 @@ def route(method: str, path: str) -> Route:
     if action is None:
         allowed = ", ".join(methods)
         raise HttpError(405, f"want {allowed}", ((b"allow", allowed.encode()),))
-    return Route(action, model, version)
+    return Route(action, model, version, region)
 
 
 @dataclass(frozen=True)

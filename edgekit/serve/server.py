@@ -5,17 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import socket
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import ConfigError
+from edgekit.serve.connections import Connections
+from edgekit.serve.fast_path import with_fast_path
 from edgekit.serve.ports import Limits
 
 if TYPE_CHECKING:
     from edgekit.serve.app import App
 
 logger = logging.getLogger(__name__)
+_LOOK_S = 5.0
+_ROOM_S = 0.01
+_KEEP_ALIVE_S = 60
+_OTHER_FILES = 128
+"""Descriptors that are not connections: of the runtime, the model's files, the pipes."""
 
 
 class Server:
@@ -31,23 +41,51 @@ class Server:
         uvicorn = _uvicorn()
         self._config = _config(uvicorn, app, limits, certificate, key)
         try:
-            self._config.load()
+            load(self._config, app, limits)
         except OSError as cause:  # ssl.SSLError is one
             raise ConfigError(f"--tls-cert {certificate}, --tls-key {key}: {cause}") from cause
         self._server = uvicorn.Server(self._config)
         self._server.capture_signals = contextlib.nullcontext  # whoever hands connections over stops it
         self._tasks: set[asyncio.Task[None]] = set()
+        self._arriving: deque[tuple[socket.socket, Callable[[], object]]] = deque()
+        most = min(limits.connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_FILES)
+        self._connections = Connections(
+            lambda: self._server.server_state.connections, most, 1.25 * _KEEP_ALIVE_S, limits.body_s
+        )
+        self._is_looking = False
 
     def run(self) -> None:
         """Serve until ``stop``."""
         self._server.run(sockets=[])
 
-    def take(self, connection: socket.socket) -> None:
-        """Answer on a connection, in the loop that ``run`` began."""
-        connection.setblocking(False)
-        task = asyncio.get_running_loop().create_task(self._take(connection))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def take(self, connection: socket.socket, on_taken: Callable[[], object] = lambda: None) -> None:
+        """Answer on a connection, in the loop that ``run`` began, as soon as there is room for one more.
+
+        ``on_taken`` is called then; until then whoever hands connections over should hold back.
+        """
+        self._arriving.append((connection, on_taken))
+        if len(self._arriving) == 1:
+            self._admit()
+        if not self._is_looking:
+            self._is_looking = True
+            asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+
+    def _admit(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._arriving:
+            if not self._connections.has_room(len(self._tasks)):
+                loop.call_later(_ROOM_S, self._admit)
+                return
+            connection, on_taken = self._arriving.popleft()
+            on_taken()
+            connection.setblocking(False)
+            task = loop.create_task(self._take(connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _look(self) -> None:
+        self._connections.look()
+        asyncio.get_running_loop().call_later(_LOOK_S, self._look)
 
     async def _take(self, connection: socket.socket) -> None:
         try:
@@ -71,6 +109,12 @@ class Server:
         self._server.should_exit = True
 
 
+def load(config: Any, app: App, limits: Limits) -> None:
+    """Load uvicorn's configuration, and give its protocol the fast path."""
+    config.load()
+    config.http_protocol_class = with_fast_path(config.http_protocol_class, app, limits.body_s)
+
+
 def _uvicorn() -> Any:
     try:
         import uvicorn
@@ -92,8 +136,7 @@ def _config(uvicorn: Any, app: App, limits: Limits, certificate: str, key: str) 
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        limit_concurrency=limits.connections,
-        timeout_keep_alive=60,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=limits.grace_s,
         ssl_certfile=certificate or None,
         ssl_keyfile=key or None,

@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 PART = b"part"
 """The query of ``/status`` that asks for one host's part."""
 FORWARDED = b"x-edgekit-forwarded"
+REMOTE = b"x-edgekit-remote"
+"""Says that a request comes from another machine, where it was passed on by a process of this one."""
+CLIENT = b"x-edgekit-client"
+_LOOPBACK = frozenset({"127.0.0.1", "::1"})
 _PART_S = 0.5
 _PIECE_BYTES = 256 << 10
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"te", b"upgrade", b"expect", b"transfer-encoding"})
@@ -94,13 +98,38 @@ class Siblings:
         return Part.of_row(row)
 
     async def _fetch(self, row: Row, headers: _Headers) -> Part:
+        document = await self._ask(row, "GET", b"/status?" + PART, headers)
+        return msgspec.json.decode(document, type=Part)
+
+    async def _ask(self, row: Row, method: str, target: bytes, headers: _Headers, body: bytes = b"") -> bytes:
         reader, writer = await self._connect(row)
         try:
-            writer.write(_head("GET", b"/status?" + PART, headers))
+            length = (b"content-length", b"%d" % len(body))
+            writer.write(_head(method, target, (*headers, length)) + body)
             _, answered = await _read_head(reader)
-            return msgspec.json.decode(await reader.readexactly(_length(answered)), type=Part)
+            return await reader.readexactly(_length(answered))
         finally:
             writer.close()
+
+    async def repeat(
+        self, own: Iterable[tuple[str, str]], target: bytes, body: bytes, headers: _Headers
+    ) -> None:
+        """Send a POST to every other process, each once; one that does not answer is logged.
+
+        ``own`` are the names and versions of this process's models.
+        """
+        mine, others = set(own), dict[object, Row]()
+        for row in self.table.rows:
+            if (row.name, row.version) not in mine and row.is_answering:
+                others.setdefault(row.pid or row, row)
+        asks = [
+            asyncio.wait_for(self._ask(row, "POST", target, headers, body), _PART_S)
+            for row in others.values()
+        ]
+        outcomes = await asyncio.gather(*asks, return_exceptions=True)
+        for row, outcome in zip(others.values(), outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                logger.warning("the host of %s %s has not heard of it: %r", row.name, row.version, outcome)
 
     async def _connect(self, row: Row) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         ours, theirs = socket.socketpair()
@@ -115,10 +144,16 @@ async def _send_request(scope: Mapping[str, Any], receive: Receive, writer: asyn
     """Send a client's request on, wait for the client to hang up, and then hang up too."""
     query = scope["query_string"]
     headers = [pair for pair in scope["headers"] if pair[0] not in _HOP_BY_HOP]
+    client = scope.get("client")
+    if client and not any(name == CLIENT for name, _ in headers):
+        headers.append((CLIENT, client[0].encode()))
     is_chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
     if is_chunked:
         headers.append((b"transfer-encoding", b"chunked"))
-    writer.write(_head(scope["method"], scope["raw_path"] + (b"?" + query if query else b""), headers))
+    if not is_local(client, dict(headers)):
+        headers.append((REMOTE, b"1"))
+    target = scope["raw_path"] + (b"?" + query if query else b"")
+    writer.write(_head(scope["method"], target, headers))
     is_sent = False
     while (message := await receive())["type"] != "http.disconnect":
         piece = message.get("body", b"")
@@ -129,6 +164,12 @@ async def _send_request(scope: Mapping[str, Any], receive: Receive, writer: asyn
         await writer.drain()
         is_sent |= is_last
     writer.close()
+
+
+def is_local(client: tuple[str, int] | None, headers: Mapping[bytes, bytes]) -> bool:
+    """Return whether a request comes from this machine, maybe through another process of the server."""
+    is_near = client is None or client[0] in _LOOPBACK or client[0].startswith("127.")
+    return is_near and REMOTE not in headers
 
 
 def _head(method: str, target: bytes, headers: _Headers) -> bytes:

@@ -52,11 +52,13 @@ def _fits(given: tuple[int, ...], declared: tuple[int, ...]) -> bool:
 def from_binary(spec: TensorSpec, shape: tuple[int, ...], data: memoryview) -> NDArray[Any]:
     """Return one input from its bytes (row-major, little-endian), a read-only view.
 
+    An element of BYTES is its length, four bytes, and its text in UTF-8.
+
     Raises:
-        TensorError: There are more or fewer bytes, or a BOOL is neither 0 nor 1.
+        TensorError: There are more or fewer bytes, a BOOL is neither 0 nor 1, or a text is not UTF-8.
     """
     if spec.datatype == "BYTES":
-        raise TensorError(f"input {spec.name!r}: texts are sent as JSON, not as binary data")
+        return _texts(spec.name, shape, data)
     dtype = DTYPES[spec.datatype]
     size = math.prod(shape) * dtype.itemsize
     if len(data) != size:
@@ -66,6 +68,62 @@ def from_binary(spec: TensorSpec, shape: tuple[int, ...], data: memoryview) -> N
     if dtype.kind == "b" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
         raise TensorError(f"input {spec.name!r}: a BOOL is one byte, 0 or 1")
     return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _texts(name: str, shape: tuple[int, ...], data: memoryview) -> NDArray[Any]:
+    texts: list[str] = []
+    at, count = 0, math.prod(shape)
+    while at < len(data):
+        end = at + 4 + int.from_bytes(data[at : at + 4], "little")
+        if end > len(data) or at + 4 > len(data) or len(texts) == count:
+            raise TensorError(f"input {name!r}: BYTES {list(shape)} does not end with its data")
+        try:
+            texts.append(str(data[at + 4 : end], "utf-8"))
+        except UnicodeDecodeError as cause:
+            raise TensorError(f"input {name!r}: element {len(texts)} is not UTF-8: {cause}") from cause
+        at = end
+    if len(texts) != count:
+        raise TensorError(f"input {name!r}: BYTES {list(shape)} is {count} elements, got {len(texts)}")
+    array = np.empty(count, TEXT)
+    array[:] = texts
+    return array.reshape(shape)
+
+
+def to_binary(array: NDArray[Any]) -> memoryview:
+    """Return an output's bytes, as ``from_binary`` takes them."""
+    if array.dtype == TEXT:
+        texts = (str(text).encode() for text in array.ravel())
+        return memoryview(b"".join(len(text).to_bytes(4, "little") + text for text in texts))
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data
+
+
+def classes(
+    name: str, array: NDArray[Any], count: int, labels: Sequence[str], *, is_batched: bool
+) -> NDArray[Any]:
+    """Return the largest values of an output as texts, "value:index" or "value:index:label".
+
+    Args:
+        name: The output's.
+        array: Numbers.
+        count: How many; fewer where it has fewer.
+        labels: Of its elements, if there are as many.
+        is_batched: Whether the first dimension counts samples, each of which has its own classes.
+
+    Raises:
+        TensorError: It has texts, or no elements.
+
+    Source: Triton's protocol/extension_classification.md.
+    """
+    if array.dtype == TEXT or not array.size:
+        raise TensorError(f"output {name!r} has no numbers to classify by")
+    rows = array.reshape(array.shape[0] if is_batched and array.ndim > 1 else 1, -1)
+    order = np.argsort(rows, axis=1, kind="stable")[:, ::-1][:, :count]
+    ends = [f":{label}" for label in labels] if len(labels) == rows.shape[1] else [""] * rows.shape[1]
+    kind = "f" if array.dtype.kind == "f" else "d"
+    texts = np.empty(order.shape, TEXT)
+    for row, columns in enumerate(order):
+        texts[row] = [f"{rows[row, column]:{kind}}:{column}{ends[column]}" for column in columns]
+    return texts if is_batched and array.ndim > 1 else texts[0]
 
 
 def from_json(spec: TensorSpec, shape: tuple[int, ...], data: bytes | msgspec.Raw) -> NDArray[Any]:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgekit.serve.errors import HttpError
 from edgekit.serve.metrics import STAGES, family, sample
+from edgekit.serve.oip import DEFAULT_PRIORITY, PRIORITIES
 
 if TYPE_CHECKING:
     from edgekit.core.spec import TensorSpec
@@ -15,7 +17,17 @@ if TYPE_CHECKING:
     from edgekit.serve.hosting import Row, Table
     from edgekit.serve.models import Entry, Models
 
-EXTENSIONS = ("binary_tensor_data", "model_repository")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "logging",
+    "model_configuration",
+    "model_repository",
+    "schedule_policy",
+    "statistics",
+    "system_shared_memory",
+    "trace",
+)
 
 
 def server_document(version: str) -> dict[str, Any]:
@@ -43,13 +55,49 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
 
 
+def config_document(entry: Entry) -> dict[str, Any]:
+    """Return a model's configuration as Triton's clients read it.
+
+    Source: Triton's protocol/model_config.proto; every version that was named is served.
+
+    Raises:
+        HttpError: 503: it is not loaded.
+    """
+    servable = entry.require()
+    runtime, _, _ = servable.platform.partition("_")
+    joint = entry.batching.joint
+    inputs = [
+        _configured(spec) | {"optional": spec.name in servable.optional_inputs} for spec in servable.inputs
+    ]
+    batching = {"max_queue_delay_microseconds": 0, "preferred_batch_size": [joint.most_rows] if joint else []}
+    levels = {"priority_levels": PRIORITIES, "default_priority_level": DEFAULT_PRIORITY}
+    return {
+        "name": entry.offer.name,
+        "platform": servable.platform,
+        "backend": runtime,
+        "version_policy": {"all": {}},
+        "max_batch_size": 0,
+        "input": inputs,
+        "output": [_configured(spec) for spec in servable.outputs],
+        "instance_group": [{"name": servable.variant, "count": 1}],
+        "dynamic_batching": {**batching, **levels},
+        "parameters": {"variant": {"string_value": servable.variant}},
+    }
+
+
+def _configured(spec: TensorSpec) -> dict[str, Any]:
+    kind = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": list(spec.shape)}
+
+
 class Part(msgspec.Struct, frozen=True):
-    """What one host says of its models: whether all answer, their states, and its metrics."""
+    """What one host says of its models: whether all answer, their states, metrics and statistics."""
 
     is_ready: bool
     models: list[dict[str, Any]]
     """The rows of ``/status``."""
     metrics: str = ""
+    statistics: list[dict[str, Any]] = []
 
     @classmethod
     def of_row(cls, row: Row) -> Part:
@@ -61,7 +109,56 @@ class Part(msgspec.Struct, frozen=True):
 
 def own_part(models: Models, bodies: Bodies) -> Part:
     """Return this host's part."""
-    return Part(models.is_ready, [entry.status() for entry in models], exposition(models, bodies))
+    return Part(
+        models.is_ready,
+        [entry.status() for entry in models],
+        exposition(models, bodies),
+        [_statistics(entry) for entry in models],
+    )
+
+
+def statistics_document(parts: list[Part], model: str, version: str) -> dict[str, Any]:
+    """Return the statistics of all models, of one, or of one of its versions.
+
+    Raises:
+        HttpError: 404: there is no such model or version.
+    """
+    rows = [row for part in parts for row in part.statistics]
+    rows = [row for row in rows if model in ("", row["name"]) and version in ("", row["version"])]
+    if model and not rows:
+        raise HttpError(404, f"there is no model {model[:64]!r} {version[:32]!r}")
+    return {"model_stats": rows}
+
+
+def _statistics(entry: Entry) -> dict[str, Any]:
+    """Return one model's row.
+
+    Source: Triton's protocol/extension_statistics.md.
+    """
+    meter, counts = entry.meter, entry.lane.counts
+    stages = {name: (stage.count, stage.sum_s) for name, stage in meter.stages.items()}
+    failed = sum(count for status, count in meter.answers.items() if status != 200)
+    times = {
+        "success": (meter.answers.get(200, 0), stages["total"][1] - meter.failed_s),
+        "fail": (failed, meter.failed_s),
+        "queue": stages["queue"],
+        "compute_input": stages["pre"],
+        "compute_infer": stages["infer"],
+        "compute_output": stages["post"],
+        "cache_hit": (0, 0.0),
+        "cache_miss": (0, 0.0),
+    }
+    return {
+        "name": entry.offer.name,
+        "version": entry.offer.version,
+        "last_inference": meter.last_unix_ms,
+        "inference_count": stages["infer"][0],
+        "execution_count": stages["infer"][0] - counts.batched + counts.batches,
+        "inference_stats": {
+            name: {"count": count, "ns": int(seconds * 1e9)} for name, (count, seconds) in times.items()
+        },
+        "batch_stats": [],
+    }
 
 
 def index(parts: list[Part], *, only_ready: bool) -> list[dict[str, str]]:
@@ -120,6 +217,9 @@ def exposition(models: Models, bodies: Bodies) -> str:
     for name, kind, help_text, read in _GAUGES:
         samples = (sample(name, labels, read(entry)) for entry, labels in entries)
         lines += family(name, kind, help_text, samples)
+    rows = [(labels, _statistics(entry)) for entry, labels in entries]
+    for name, kind, help_text, read_row in _TRITONS:
+        lines += family(name, kind, help_text, (sample(name, labels, read_row(row)) for labels, row in rows))
     lines += family(
         "edgekit_cancelled_total", "counter", "Requests whose client hung up.", _cancelled(entries)
     )
@@ -130,6 +230,7 @@ _READY = ("edgekit_model_ready", "gauge", "Whether the model answers.")
 _GAUGES: tuple[tuple[str, str, str, Callable[[Entry], float]], ...] = (
     (*_READY, lambda e: e.is_ready),
     ("edgekit_queue_depth", "gauge", "Requests that wait for the model.", lambda e: e.lane.depth),
+    ("nv_inference_pending_request_count", "gauge", "Requests that wait.", lambda e: e.lane.depth),
     ("edgekit_shed_total", "counter", "Requests refused at once: overload.", lambda e: e.lane.counts.shed),
     (
         "edgekit_deadline_missed_total",
@@ -149,6 +250,34 @@ _GAUGES: tuple[tuple[str, str, str, Callable[[Entry], float]], ...] = (
         "Lost variants that work again and run.",
         lambda e: e.returns,
     ),
+)
+
+
+def _micros(stage: str) -> Callable[[dict[str, Any]], float]:
+    return lambda row: row["inference_stats"][stage]["ns"] // 1000
+
+
+# Source: Triton's user guide, "Metrics": dashboards and scaling rules that know Triton know these.
+_TRITONS: tuple[tuple[str, str, str, Callable[[dict[str, Any]], float]], ...] = (
+    (
+        "nv_inference_request_success",
+        "counter",
+        "Requests answered.",
+        lambda row: row["inference_stats"]["success"]["count"],
+    ),
+    (
+        "nv_inference_request_failure",
+        "counter",
+        "Requests refused or failed.",
+        lambda row: row["inference_stats"]["fail"]["count"],
+    ),
+    ("nv_inference_count", "counter", "Inferences.", lambda row: row["inference_count"]),
+    ("nv_inference_exec_count", "counter", "Runs of the model.", lambda row: row["execution_count"]),
+    ("nv_inference_request_duration_us", "counter", "Time of answered requests.", _micros("success")),
+    ("nv_inference_queue_duration_us", "counter", "Time in the queue.", _micros("queue")),
+    ("nv_inference_compute_input_duration_us", "counter", "Time before the model.", _micros("compute_input")),
+    ("nv_inference_compute_infer_duration_us", "counter", "Time in the model.", _micros("compute_infer")),
+    ("nv_inference_compute_output_duration_us", "counter", "Time after it.", _micros("compute_output")),
 )
 
 

@@ -26,8 +26,10 @@ class Scripted:
     platform = "scripted"
     optional_inputs = frozenset()
     takes_images = True
+    labels = ("a", "b", "c", "d")
 
-    def __init__(self, variant="first", inputs=(X,), outputs=(Y,)):
+    def __init__(self, variant="first", inputs=(X,), outputs=(Y,), batch=1, together=None):
+        self.batch, self.together = batch, together
         self.variant, self.inputs, self.outputs = variant, inputs, outputs
         self.gate, self.entered = threading.Event(), threading.Semaphore(0)
         self.gate.set()
@@ -43,6 +45,9 @@ class Scripted:
         if self.errors:
             raise self.errors.pop(0)
         return {spec.name: 2 * feeds[self.inputs[0].name] for spec in self.outputs}
+
+    def open_together(self):
+        return self.together(self)
 
     def predict(self, image):
         if len(image) < 40:
@@ -150,7 +155,9 @@ def served(*offers, limits=None, access=None, address=None):
 def background(app, address, limits):
     """Serve from a thread of this process for the length of the block; yields the URLs."""
     uvicorn = served_by._uvicorn()
-    server = uvicorn.Server(served_by._config(uvicorn, app, limits, "", ""))
+    config = served_by._config(uvicorn, app, limits, "", "")
+    served_by.load(config, app, limits)
+    server = uvicorn.Server(config)
     with listening(address) as (sockets, urls):
         for bound in sockets:
             bound.listen(128)  # a request that is sent before the loop runs waits, and is answered

@@ -21,10 +21,10 @@ X = np.ones(4, np.float32)
 
 @pytest.fixture
 def held():
-    """A server of one model that waits for its test, with room for two more requests."""
+    """A server of one model that waits for its test, with room for two more requests of one client."""
     offer, opener = doubling()
     with (
-        served(offer, limits=Limits(waiting=2, inline_s=0.0)) as server,
+        served(offer, limits=Limits(waiting=4, inline_s=0.0)) as server,
         concurrent.futures.ThreadPoolExecutor(8) as pool,
     ):
         model = opener.opened[0]
@@ -106,7 +106,7 @@ def test_a_client_that_hangs_up_while_its_work_runs_is_counted(held):
 def test_forty_clients_that_give_up_cost_the_model_nothing():
     """Peers run all 40 of these: LitServe, MLServer, KServe and BentoML did, when measured."""
     offer, opener = doubling()
-    with served(offer, limits=Limits(waiting=64, inline_s=0.0)) as server:
+    with served(offer, limits=Limits(waiting=128, inline_s=0.0)) as server:
         model = opener.opened[0]
         model.gate.clear()
         gone = [connect(server) for _ in range(40)]

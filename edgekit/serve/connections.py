@@ -1,0 +1,83 @@
+"""Which open connections are given up: for room when there are too many, and when a client does nothing."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+IDLE, READING, ANSWERED = "idle", "not reading", "being answered"
+
+
+def state_of(protocol: Any) -> str:
+    """Return what a connection of uvicorn waits for: a request, its client to read, or the answer.
+
+    A request's body has a time limit of its own (``Limits.body_s``).
+    """
+    cycle = protocol.cycle
+    if protocol.flow is not None and protocol.flow.write_paused:
+        return READING
+    return IDLE if cycle is None or cycle.response_complete else ANSWERED
+
+
+class Connections:
+    """Looks after the connections of one server, in its event loop.
+
+    Args:
+        opened: Returns those that are open, as uvicorn's protocols.
+        most: How many may be open.
+        idle_s: How long one may wait for a request, or for the end of its head.
+        stalled_s: How long a client may read nothing of its answer.
+    """
+
+    def __init__(
+        self,
+        opened: Callable[[], set[Any]],
+        most: int,
+        idle_s: float,
+        stalled_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._opened, self._most = opened, most
+        self._longest_s = {IDLE: idle_s, READING: stalled_s, ANSWERED: math.inf}
+        self._clock = clock
+        self._since: dict[Any, tuple[str, int, float]] = {}
+        self.given_up = 0
+
+    def has_room(self, arriving: int = 0) -> bool:
+        """Return whether one more may be opened, after giving up an idle one where it is needed."""
+        excess = len(self._opened()) + arriving + 1 - self._most
+        if excess > 0:
+            self.look()
+            idle = [each for each, (state, _, _) in self._since.items() if state == IDLE]
+            for protocol in idle[:excess]:
+                self._give_up(protocol)
+            excess -= len(idle)
+        return excess <= 0
+
+    def look(self) -> None:
+        """Note what each connection does, and give up those that have done nothing for too long."""
+        now_s, seen = self._clock(), {}
+        for protocol in list(self._opened()):
+            state = state_of(protocol)
+            mark = _progress(protocol, state)
+            known = self._since.get(protocol)
+            same = known is not None and known[:2] == (state, mark)
+            since_s = known[2] if known is not None and same else now_s
+            if now_s - since_s > self._longest_s[state]:
+                self._give_up(protocol)
+            else:
+                seen[protocol] = (state, mark, since_s)
+        self._since = dict(sorted(seen.items(), key=lambda item: item[1][2]))
+
+    def _give_up(self, protocol: Any) -> None:
+        self.given_up += 1
+        protocol.transport.abort()
+
+
+def _progress(protocol: Any, state: str) -> int:
+    """Return a number that changes when a connection goes on in the same state."""
+    if state == READING:
+        return int(protocol.transport.get_write_buffer_size())
+    return id(protocol.cycle) + getattr(protocol, "quick", 0)

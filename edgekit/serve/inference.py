@@ -1,0 +1,227 @@
+"""Inference requests: from a body to the model's lane, and its answer to the client."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from edgekit.base.picture_header import check_image
+from edgekit.core.errors import EdgekitError, TensorError
+from edgekit.serve.body import Bodies, Body
+from edgekit.serve.errors import ClientGoneError, HttpError, as_http
+from edgekit.serve.lane import Awaited, Terms
+from edgekit.serve.models import Entry
+from edgekit.serve.oip import InferRequest, parse_request
+from edgekit.serve.ports import Limits, Servable
+from edgekit.serve.reply import Reply
+from edgekit.serve.settings import Traces
+from edgekit.serve.shared_memory import Regions
+from edgekit.serve.siblings import CLIENT
+from edgekit.serve.work import HEADER_LENGTH, Done, PredictWork, TensorWork
+
+Headers = Mapping[bytes, bytes]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+_TIMEOUT = b"x-request-timeout-ms"
+_TRACE = b"traceparent"
+_IMAGES = frozenset({b"image/jpeg", b"image/png"})
+GONE = 499
+
+
+class Inference:
+    """Runs inference requests on the models of this process."""
+
+    def __init__(self, limits: Limits, bodies: Bodies, regions: Regions, traces: Traces) -> None:
+        self._limits, self._bodies, self._regions, self._traces = limits, bodies, regions, traces
+
+    async def answer(self, entry: Entry, headers: Headers, receive: Receive, *, is_local: bool) -> Reply:
+        """Return the answer to one request, counted.
+
+        Raises:
+            HttpError, EdgekitError: It is refused, or fails.
+            ClientGoneError: Its client hung up.
+        """
+        counted = _Counted(entry)
+        with counted:
+            body = Body(self._bodies, self._limits)
+            try:
+                data = await self._read(body, headers, receive)
+                work, request = self._work(entry, data, headers, is_local=is_local)
+                kind = "predict" if request is None else "infer"
+                done = entry.lane.run_inline(work, kind)
+                if done is None:
+                    terms = _terms(entry, kind, request, headers, len(data))
+                    done = await _in_lane(entry, work, terms, receive)
+            finally:
+                body.release()
+            counted.done = done
+        return self._traced(counted, headers)
+
+    def at_once(self, entry: Entry, headers: Headers, data: bytes, *, is_local: bool) -> Reply | None:
+        """Return the answer to a request of tensors if the model is quick and idle, else None.
+
+        Raises as ``answer`` does.
+        """
+        counted = _Counted(entry)
+        with counted:
+            work, request = self._work(entry, data, headers, is_local=is_local)
+            if request is not None:
+                counted.done = entry.lane.run_inline(work, "infer")
+        return None if counted.done is None else self._traced(counted, headers)
+
+    async def _read(self, body: Body, headers: Headers, receive: Receive) -> bytes:
+        is_json = HEADER_LENGTH not in headers and not _content_type(headers).startswith(b"image/")
+        most = self._limits.json_bytes if is_json else 0
+        try:
+            return await body.read(receive, headers, most)
+        except HttpError as error:
+            if error.status == 413 and is_json:
+                raise HttpError(413, f"{error.message} as JSON; send tensors as binary data") from error
+            raise
+
+    def _work(
+        self, entry: Entry, body: bytes, headers: Headers, *, is_local: bool
+    ) -> tuple[Callable[[], Done], InferRequest | None]:
+        servable = entry.require()
+        kind = _content_type(headers)
+        if kind.startswith(b"image/"):
+            _check_picture(entry, servable, kind, body, self._limits.pixels)
+            return PredictWork(entry, body), None
+        length = _header_length(headers)
+        if (length or 0) > self._limits.json_bytes:
+            raise HttpError(
+                413, f"the JSON is too large: at most {self._limits.json_bytes} bytes are allowed"
+            )
+        request = parse_request(body, length, servable.inputs)
+        return TensorWork(entry, request, self._regions if is_local else None), request
+
+    def _traced(self, counted: _Counted, headers: Headers) -> Reply:
+        """Return the answer; log a request that is traced, and name its trace to the client."""
+        done = counted.done
+        assert done is not None
+        if not self._traces.is_on and _TRACE not in headers:
+            return done.reply
+        parent = trace_of(headers)
+        times = {"pre_us": done.pre_s, "infer_us": done.infer_s, "post_us": done.post_s}
+        facts = {name: round(seconds * 1e6, 1) for name, seconds in times.items()}
+        when = {"traceparent": parent, "unix_ms": int(time.time() * 1e3)}
+        total_us = round(counted.total_s * 1e6, 1)
+        self._traces.log(counted.entry.offer.name, {**when, **facts, "total_us": total_us})
+        if not parent:
+            return done.reply
+        return Reply(done.reply.body, done.reply.status, (*done.reply.headers, (_TRACE, parent.encode())))
+
+
+class _Counted:
+    """Counts one request by its answer; one that is not ``done`` and raises nothing does not count."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.done: Done | None = None
+        self.total_s = self._began_s = 0.0
+
+    def __enter__(self) -> None:
+        self._began_s = time.monotonic()
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        done, meter = self.done, self.entry.meter
+        self.total_s = time.monotonic() - self._began_s
+        if error is not None:
+            meter.answered(_status_of(error), self.total_s)
+        elif done is not None:
+            stages = meter.stages
+            stages["pre"].add(done.pre_s)
+            stages["infer"].add(done.infer_s)
+            stages["post"].add(done.post_s)
+            meter.answered(done.reply.status, self.total_s)
+
+
+def _status_of(error: BaseException) -> int:
+    if isinstance(error, EdgekitError):
+        return as_http(error).status
+    if isinstance(error, ClientGoneError):
+        return GONE
+    return error.status if isinstance(error, HttpError) else 500
+
+
+def trace_of(headers: Headers) -> str:
+    """Return a request's W3C trace context, if it has a valid one.
+
+    Source: W3C Trace Context, "traceparent Header".
+
+    >>> trace_of({b"traceparent": b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"})
+    '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
+    >>> trace_of({b"traceparent": b"00-zz-1-01"}), trace_of({})
+    ('', '')
+    """
+    given = headers.get(_TRACE, b"")
+    parts = given.split(b"-")
+    lengths = [len(part) for part in parts]
+    digits = b"0123456789abcdef"
+    is_valid = lengths == [2, 32, 16, 2] and all(digit in digits for part in parts for digit in part)
+    if not is_valid or parts[0] == b"ff" or not any(map(int, b"0" + parts[1].strip(b"0"))):
+        return ""
+    return given.decode()
+
+
+def _terms(entry: Entry, kind: str, request: InferRequest | None, headers: Headers, size_bytes: int) -> Terms:
+    timeout_s, client = _timeout_s(headers), headers.get(CLIENT, b"")[:64].decode("latin-1")
+    if request is None:
+        return Terms(kind, timeout_s, size_bytes=size_bytes, client=client)
+    limits_s = [each for each in (timeout_s, request.timeout_us / 1e6) if each]
+    servable = entry.servable
+    is_free = servable is not None and any(spec.shape[:1] == (-1,) for spec in servable.inputs)
+    rows = max(1, request.rows) if is_free else 1
+    joint = entry.batching.joint if rows == 1 else None
+    return Terms(kind, min(limits_s, default=0.0), request.priority, rows, size_bytes, client, joint)
+
+
+async def _in_lane(entry: Entry, work: Callable[[], Done], terms: Terms, receive: Receive) -> Done:
+    """Run work on its model, or give it up when the client hangs up."""
+    awaited = Awaited(entry.lane, work, terms)
+    watcher = asyncio.get_running_loop().create_task(_watch(receive, awaited))
+    try:
+        done: Done = await awaited.future
+        return done
+    finally:
+        watcher.cancel()
+        awaited.end()
+        if awaited.entry.began_s:
+            entry.meter.stages["queue"].add(awaited.entry.began_s - awaited.entry.queued_s)
+
+
+async def _watch(receive: Receive, awaited: Awaited) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    awaited.cancel()
+
+
+def _check_picture(entry: Entry, servable: Servable, kind: bytes, body: bytes, most_pixels: int) -> None:
+    if kind not in _IMAGES:
+        raise HttpError(415, "want image/jpeg, image/png, or an inference request")
+    if not servable.takes_images:
+        raise HttpError(415, f"model {entry.offer.name!r} does not take images")
+    check_image(body, most_pixels)
+
+
+def _content_type(headers: Headers) -> bytes:
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+
+def _timeout_s(headers: Headers) -> float:
+    given = headers.get(_TIMEOUT)
+    if given is None:
+        return 0.0
+    if not given.isdigit() or len(given) > 9:
+        raise TensorError("X-Request-Timeout-Ms: want a whole number of milliseconds")
+    return int(given) / 1e3
+
+
+def _header_length(headers: Headers) -> int | None:
+    given = headers.get(HEADER_LENGTH)
+    if given is None:
+        return None
+    if not given.isdigit() or len(given) > 12:
+        raise TensorError("Inference-Header-Content-Length: want a whole number from 0")
+    return int(given)

@@ -1,0 +1,138 @@
+"""Tensors in shared memory that a client on this machine made: it sends their place, not their bytes.
+
+They are copied with ``pread`` and ``pwrite`` and never mapped: a client that shortens its memory meanwhile
+gets an error, where a mapping would end this process.
+
+Source: Triton's protocol/extension_shared_memory.md, "System Shared Memory".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from edgekit.core.errors import TensorError
+from edgekit.serve.errors import HttpError
+
+_KEY = re.compile(r"/?[^/\0]{1,200}")
+_MOST = 256
+PARAMETERS = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of one shared memory object that is open here."""
+
+    name: str
+    key: str
+    offset: int
+    byte_size: int
+    descriptor: int
+
+    def document(self) -> dict[str, Any]:
+        """Return the protocol's row."""
+        return {"name": self.name, "key": self.key, "offset": self.offset, "byte_size": self.byte_size}
+
+
+class Regions:
+    """The regions that clients registered, by name; at most 256."""
+
+    def __init__(self, folder: Path = Path("/dev/shm")) -> None:  # noqa: S108 - where POSIX has it
+        self._folder = folder
+        self._regions: dict[str, Region] = {}
+
+    def rows(self, name: str = "") -> list[dict[str, Any]]:
+        """Return one region's row, or all.
+
+        Raises:
+            HttpError: 404: there is no such region.
+        """
+        if name and name not in self._regions:
+            raise HttpError(404, f"there is no shared memory region {name[:64]!r}")
+        return [region.document() for region in self._regions.values() if name in ("", region.name)]
+
+    def register(self, name: str, given: Mapping[str, Any]) -> None:
+        """Open a region; again with the same place is no error.
+
+        Raises:
+            HttpError: 400: a field is missing or wrong, the object is not there or is smaller, the name is
+                another region's, or there are 256.
+        """
+        key, offset, size = given.get("key"), given.get("offset", 0), given.get("byte_size")
+        if not isinstance(key, str) or not _KEY.fullmatch(key) or key.strip("/") in (".", ".."):
+            raise HttpError(400, "key: want the name of a shared memory object, such as /tensors")
+        if not _is_size(offset) or not _is_size(size) or not size:
+            raise HttpError(400, "offset and byte_size: want whole numbers of bytes, byte_size from 1")
+        known = self._regions.get(name)
+        if known is not None:
+            if (known.key, known.offset, known.byte_size) == (key, offset, size):
+                self.unregister(name)  # the object may be a new one of the same name
+            else:
+                raise HttpError(400, f"shared memory region {name[:64]!r} is registered already")
+        if len(self._regions) >= _MOST:
+            raise HttpError(400, f"at most {_MOST} shared memory regions can be registered")
+        descriptor = self._open(key, offset + size)
+        self._regions[name] = Region(name, key, offset, size, descriptor)
+
+    def _open(self, key: str, end: int) -> int:
+        try:
+            descriptor = os.open(self._folder / key.strip("/"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as cause:
+            raise HttpError(400, f"shared memory {key!r} cannot be opened: {cause.strerror}") from cause
+        if os.fstat(descriptor).st_size < end:
+            os.close(descriptor)
+            raise HttpError(400, f"shared memory {key!r} has less than the {end} bytes that were named")
+        return descriptor
+
+    def unregister(self, name: str = "") -> None:
+        """Close one region, or all; one that is not there is no error."""
+        for each in [name] if name else list(self._regions):
+            region = self._regions.pop(each, None)
+            if region is not None:
+                os.close(region.descriptor)
+
+    def read(self, what: str, parameters: Mapping[str, Any]) -> memoryview:
+        """Return a copy of a tensor's bytes.
+
+        Raises:
+            TensorError: The parameters name no registered bytes, or the memory has become smaller.
+        """
+        region, offset, size = self._place(what, parameters)
+        data = os.pread(region.descriptor, size, region.offset + offset)
+        if len(data) != size:
+            raise TensorError(f"{what}: the shared memory has become smaller than its region")
+        return memoryview(data)
+
+    def write(self, what: str, parameters: Mapping[str, Any], data: memoryview) -> None:
+        """Write a tensor's bytes.
+
+        Raises:
+            TensorError: As for ``read``, or there are more bytes than the parameters give room for.
+        """
+        region, offset, size = self._place(what, parameters)
+        if data.nbytes > size:
+            raise TensorError(f"{what} is {data.nbytes} bytes, shared_memory_byte_size is {size}")
+        if os.fstat(region.descriptor).st_size < region.offset + offset + data.nbytes:
+            raise TensorError(f"{what}: the shared memory has become smaller than its region")
+        os.pwrite(region.descriptor, data, region.offset + offset)
+
+    def _place(self, what: str, parameters: Mapping[str, Any]) -> tuple[Region, int, int]:
+        name, offset, size = (parameters.get(key) for key in PARAMETERS)
+        region = self._regions.get(name) if isinstance(name, str) else None
+        if region is None:
+            raise TensorError(f"{what}: there is no shared memory region {str(name)[:64]!r}")
+        offset = 0 if offset is None else offset
+        if not _is_size(offset) or not _is_size(size) or offset + size > region.byte_size:
+            raise TensorError(
+                f"{what}: shared_memory_offset and shared_memory_byte_size must lie within"
+                f" the {region.byte_size} bytes of the region"
+            )
+        return region, offset, size
+
+
+def _is_size(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40

@@ -1,0 +1,94 @@
+"""What one inference request runs on its model's lane, alone or in a batch, and its answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgekit.serve.models import Entry
+from edgekit.serve.oip import InferRequest, answer, feeds_of, json_tensors
+from edgekit.serve.ports import Servable
+from edgekit.serve.reply import Reply, json_reply
+from edgekit.serve.shared_memory import Regions
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+HEADER_LENGTH = b"inference-header-content-length"
+_BINARY = (b"content-type", b"application/octet-stream")
+
+
+class Done(msgspec.Struct, frozen=True):
+    """A model's answer, and the seconds that its stages took."""
+
+    reply: Reply
+    pre_s: float
+    infer_s: float
+    post_s: float
+
+
+class TensorWork:
+    """A request of tensors; ``regions``: None for a client on another machine."""
+
+    def __init__(self, entry: Entry, request: InferRequest, regions: Regions | None) -> None:
+        self._entry, self._request, self._regions = entry, request, regions
+        self._pre_s = 0.0
+
+    def __call__(self) -> Done:
+        """Run it alone."""
+        return self._entry.run(self._on)
+
+    def _on(self, servable: Servable) -> Done:
+        feeds = self.feeds(servable)
+        began_s = time.perf_counter()
+        outputs = servable.infer(feeds)
+        return self.done(servable, outputs, time.perf_counter() - began_s)
+
+    def feeds(self, servable: Servable) -> Mapping[str, NDArray[Any]]:
+        """Return its tensors."""
+        began_s = time.perf_counter()
+        feeds = feeds_of(self._request, servable.inputs, servable.optional_inputs, self._regions)
+        self._pre_s = time.perf_counter() - began_s
+        return feeds
+
+    def done(self, servable: Servable, outputs: Mapping[str, NDArray[Any]], took_s: float) -> Done:
+        """Return its answer."""
+        began_s = time.perf_counter()
+        offer = self._entry.offer
+        result = answer(self._request, offer.name, offer.version, outputs, servable.labels, self._regions)
+        if result.header_length is None:
+            reply = Reply(result.body)
+        else:
+            length = (HEADER_LENGTH, str(result.header_length).encode())
+            reply = Reply(result.body, headers=(_BINARY, length))
+        return Done(reply, self._pre_s, took_s, time.perf_counter() - began_s)
+
+
+class PredictWork:
+    """A picture, answered with what the model makes of it."""
+
+    def __init__(self, entry: Entry, body: bytes) -> None:
+        self._entry, self._body = entry, body
+
+    def __call__(self) -> Done:
+        """Run it."""
+        return self._entry.run(self._on)
+
+    def _on(self, servable: Servable) -> Done:
+        began_s = time.perf_counter()
+        prediction = servable.predict(self._body)
+        ran_s = time.perf_counter()
+        document: dict[str, Any] = {
+            "model_name": self._entry.offer.name,
+            "model_version": self._entry.offer.version,
+            "variant": servable.variant,
+            "task": prediction.task,
+            "items": msgspec.to_builtins(prediction.items),
+        }
+        if prediction.tensors:
+            document["tensors"] = json_tensors(prediction.tensors)
+        reply = json_reply(document)
+        return Done(reply, 0.0, ran_s - began_s, time.perf_counter() - ran_s)

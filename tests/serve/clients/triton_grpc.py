@@ -1,0 +1,58 @@
+"""Uses a gateway as a program with the official gRPC client does: python triton_grpc.py HOST:PORT MODEL."""
+
+import queue
+import sys
+
+import numpy as np
+import pytest
+from tritonclient import grpc
+from tritonclient.utils import InferenceServerException
+
+
+def tensors():
+    x = grpc.InferInput("x", list(X.shape), "FP32")
+    x.set_data_from_numpy(X)
+    return [x]
+
+
+def talk(client, model):
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready(model)
+    assert "statistics" in client.get_server_metadata().extensions
+    metadata = client.get_model_metadata(model)
+    assert (metadata.inputs[0].name, metadata.inputs[0].datatype) == ("x", "FP32")
+    assert client.get_model_config(model).config.input[0].name == "x"
+    assert any(row.name == model for row in client.get_model_repository_index().models)
+    answered = client.infer(model, tensors(), request_id="7", client_timeout=30, priority=1)
+    assert answered.get_response().id == "7"
+    assert np.allclose(answered.as_numpy("y"), 2 * X)
+    named = client.infer(model, tensors(), outputs=[grpc.InferRequestedOutput("y", class_count=1)])
+    assert int(named.as_numpy("y").ravel()[0].decode().split(":")[1]) == X[0].argmax()
+    assert client.get_inference_statistics(model).model_stats[0].inference_stats.success.count >= 2
+    assert list(client.get_trace_settings().settings["trace_level"].value) == ["OFF"]
+    assert client.get_log_settings().settings["log_errors"].bool_param
+    assert client.get_system_shared_memory_status(as_json=True) == {}
+    with pytest.raises(InferenceServerException, match="NOT_FOUND.*none"):
+        client.infer("none", tensors())
+
+
+def stream(client, model):
+    answers = queue.Queue()
+    client.start_stream(callback=lambda result, error: answers.put((result, error)))
+    for number in range(5):
+        client.async_stream_infer(model, tensors(), request_id=str(number))
+    client.async_stream_infer("none", tensors())
+    client.async_stream_infer(model, tensors(), request_id="last")
+    told = [answers.get(timeout=60) for _ in range(7)]
+    assert [result.get_response().id for result, error in told if error is None] == [*"01234", "last"]
+    assert [str(error) for _, error in told if error is not None] == ["there is no model 'none'"]
+    client.stop_stream()
+
+
+if __name__ == "__main__":
+    X = np.linspace(-1, 3, 8, dtype=np.float32).reshape(2, 4)
+    with grpc.InferenceServerClient(sys.argv[1]) as used:
+        talk(used, sys.argv[2])
+        stream(used, sys.argv[2])
+    print("all of it works")
