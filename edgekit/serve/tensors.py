@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from edgekit.core.spec import TensorSpec
 
+_LONG_BYTES = 4096
 _ELEMENT: Mapping[str, Any] = MappingProxyType(
     {"b": list[bool], "u": list[int], "i": list[int], "f": list[float], "O": list[str]}
 )
@@ -134,6 +135,8 @@ def from_json(spec: TensorSpec, shape: tuple[int, ...], data: bytes | msgspec.Ra
             range.
     """
     what = f"input {spec.name!r}"
+    if (quick := _quick_floats(spec, shape, data)) is not None:
+        return quick
     if spec.datatype == "FP16":
         raise TensorError(f"{what}: FP16 cannot be written in JSON, send it as binary data")
     dtype = TEXT if spec.datatype == "BYTES" else DTYPES[spec.datatype]
@@ -149,6 +152,30 @@ def from_json(spec: TensorSpec, shape: tuple[int, ...], data: bytes | msgspec.Ra
     if dtype.kind == "f" and not np.isfinite(array).all():
         raise TensorError(f"{what}: a number is too large for {spec.datatype}")
     return array.reshape(shape)
+
+
+def _quick_floats(spec: TensorSpec, shape: tuple[int, ...], data: bytes | msgspec.Raw) -> NDArray[Any] | None:
+    """Return a long flat list of real numbers as an array; None for anything else, or without the library.
+
+    No number becomes a Python object: a quarter of the time.
+    """
+    if spec.datatype not in ("FP32", "FP64") or len(data) < _LONG_BYTES:
+        return None
+    try:
+        import simdjson
+    except ImportError:
+        return None
+    text = bytes(data)
+    if text.count(b"[") != 1:
+        return None
+    try:
+        buffer = simdjson.Parser().parse(text).as_buffer(of_type="d")
+    except (ValueError, TypeError, RuntimeError):  # whatever is wrong is reported by the slow way
+        return None
+    with np.errstate(over="ignore"):
+        array = np.frombuffer(buffer, np.float64).astype(DTYPES[spec.datatype])
+    is_right = array.size == math.prod(shape) and bool(np.isfinite(array).all())
+    return array.reshape(shape) if is_right else None
 
 
 def _flat(what: str, shape: tuple[int, ...], data: bytes | msgspec.Raw, kind: Any) -> list[Any]:
@@ -194,7 +221,21 @@ def to_json(name: str, array: NDArray[Any]) -> list[Any]:
         raise TensorError(
             f"output {name!r} has a NaN or an infinity, which JSON cannot hold", hint="ask for binary data"
         )
-    return array.ravel().tolist()  # type: ignore[no-any-return]
+    flat = array.ravel()
+    if array.dtype == np.float32:
+        flat = _nine_digits(flat)
+    return flat.tolist()  # type: ignore[no-any-return]
+
+
+def _nine_digits(array: NDArray[Any]) -> NDArray[np.float64]:
+    """Return float32 numbers as the float64 that are written with nine digits: enough to read them back."""
+    real = array.astype(np.float64)
+    size = np.abs(real)
+    with np.errstate(divide="ignore"):
+        scale = 10.0 ** (8 - np.floor(np.log10(size)))
+    is_plain = (size > 1e-12) & (size < 1e12)  # where the scale is exact
+    scale[~is_plain] = 1.0
+    return np.where(is_plain, np.rint(real * scale) / scale, real)
 
 
 def datatype_of(name: str, array: NDArray[Any]) -> str:

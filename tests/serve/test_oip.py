@@ -11,6 +11,7 @@ from edgekit.base.dtypes import DTYPES
 from edgekit.core.errors import TensorError
 from edgekit.core.spec import TensorSpec
 from edgekit.serve.oip import answer, feeds_of, parse_request
+from edgekit.serve.tensors import to_json
 
 X = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
 N = TensorSpec(name="n", datatype="UINT8", shape=(2,))
@@ -253,3 +254,49 @@ def test_no_bytes_at_all_raise_anything_but_a_tensor_error(body, length):
         read(body, length)
     except TensorError:
         pass
+
+
+def long_request(data, **more):
+    """Return a request whose lists are long enough to be cut out."""
+    tensor = {"name": "x", "datatype": "FP32", "shape": [len(NUMBERS) // 4, 4], "data": data, **more}
+    return json.dumps({"inputs": [tensor]}).encode()
+
+
+NUMBERS = [float(np.float32(value)) for value in np.linspace(-3, 3, 4096)]
+
+
+@pytest.mark.parametrize("data", [NUMBERS, list(range(4096)), [1e-30, -0.0, 5, 1e30] * 1024])
+def test_a_long_list_of_numbers_is_read_as_a_short_one_is(data):
+    assert (read(long_request(data), None, (X,))["x"].ravel() == np.array(data, np.float32)).all()
+
+
+def test_long_nested_lists_and_texts_with_brackets_are_read_too():
+    nested = np.reshape(NUMBERS, (-1, 4)).tolist()
+    assert (read(long_request(nested), None, (X,))["x"].ravel() == np.float32(NUMBERS)).all()
+    text = TensorSpec(name="x", datatype="BYTES", shape=(-1,))
+    words = ['a]"data":[1,2]', "[", "]"] * 400
+    body = json.dumps({"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1200], "data": words}]})
+    assert read(body.encode(), None, (text,))["x"].tolist() == words
+
+
+def test_a_long_list_beside_the_inputs_is_no_input():
+    body = json.loads(long_request(NUMBERS))
+    body["parameters"] = {"data": NUMBERS, "more": {"data": [1, 2]}}
+    assert (read(json.dumps(body).encode(), None, (X,))["x"].ravel() == np.float32(NUMBERS)).all()
+
+
+@pytest.mark.parametrize("bad", ["true", "null", '"1"', "1e999", "1e39", "NaN", "01", "[1]", "1,", "{}"])
+def test_one_bad_element_of_a_long_list_is_refused(bad):
+    body = long_request(NUMBERS).replace(str(NUMBERS[7]).encode(), bad.encode(), 1)
+    with pytest.raises(TensorError):
+        read(body, None, (X,))
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
+def test_float32_is_written_with_nine_digits_and_read_back_the_same(values):
+    written = json.dumps(to_json("y", np.array(values, np.float32)))
+    assert (np.array(json.loads(written), np.float32) == np.array(values, np.float32)).all()
+    usual = [
+        text for text in written.strip("[]").split(", ") if "e" not in text and 1e-9 < abs(float(text)) < 1e9
+    ]
+    assert all(len(text.strip("-").replace(".", "").strip("0")) <= 9 for text in usual)
