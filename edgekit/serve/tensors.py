@@ -169,7 +169,8 @@ def _quick_floats(spec: TensorSpec, shape: tuple[int, ...], data: bytes | msgspe
     if text.count(b"[") != 1:
         return None
     try:
-        buffer = simdjson.Parser().parse(text).as_buffer(of_type="d")
+        numbers: Any = simdjson.Parser().parse(text)
+        buffer = numbers.as_buffer(of_type="d")
     except (ValueError, TypeError, RuntimeError):  # whatever is wrong is reported by the slow way
         return None
     with np.errstate(over="ignore"):
