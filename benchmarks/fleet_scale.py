@@ -9,9 +9,10 @@ and six pages are requested, as a browser that is signed in does, four a second.
 for ten minutes each; otherwise 500 for half a minute.
 
 The claim: nothing is lost, counted by sequence in the database; no backlog is left; the slower of the two
-99th percentiles of the time to the acknowledgement is under 0.3 s, that of API and pages under 250 ms, and
-fleet manager and broker together take under 600 MB. How many records a second ingest can take at most
-stands in ``ingest_rate.py``.
+99th percentiles of the time to the acknowledgement is under 0.3 s, from half a minute after the last device
+has connected (``reconnect_storm.py`` judges the time before), that of API and pages under 250 ms, and fleet
+manager and broker together take under 600 MB. How many records a second ingest can take at most stands in
+``ingest_rate.py``.
 """
 
 from __future__ import annotations
@@ -109,7 +110,9 @@ def run(folder: Path, shim: Path, delay_ms: int, devices: int, seconds: int) -> 
         "repeated": outcome["repeated"],
         "refused": outcome["refused"],
         "ack_ms": outcome["acknowledged_ms"],
-        "ack_p99_ms": outcome["acknowledged_ms"]["p99"],
+        "steady_ms": outcome["steady_ms"],
+        "by_minute": outcome["by_minute"],
+        "ack_p99_ms": outcome["steady_ms"]["p99"],
         "page_p99_ms": p99_ms([took for each in looks.seconds.values() for took in each]),
         "page_p99_ms_by_path": {path: p99_ms(each) for path, each in looks.seconds.items()},
         "pages": sum(map(len, looks.seconds.values())),

@@ -32,7 +32,8 @@ class Totals:
     """Connections that the broker refused, by reason."""
     ends: Counter[str] = field(default_factory=Counter)
     """Connections that ended without the device's wish, by reason."""
-    ack_s: list[float] = field(default_factory=list)
+    acks: list[tuple[float, float]] = field(default_factory=list)
+    """When a record was acknowledged, and how long after it was sent."""
     connect_s: list[float] = field(default_factory=list)
 
 
@@ -253,7 +254,8 @@ class Device:
         _, _, leaf = wire.parse_topic(topic)
         if leaf == "ack":
             ack = wire.decode(payload, wire.Ack)
-            self._totals.ack_s += self.outbox.acknowledged(ack, self._loop.time())
+            now_s = self._loop.time()
+            self._totals.acks += [(now_s, delay_s) for delay_s in self.outbox.acknowledged(ack, now_s)]
             self._totals.counts["reasons"] += len(ack.refused)
             self._send()
         elif leaf == "cmd":

@@ -16,6 +16,7 @@ from edgekit_fleet.simulator.weather import Plan, weather_of
 
 SPARE_FILES = 200
 DRAIN_S = 60.0
+SETTLE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class _Simulation:
         self._boot = f"simulated-{plan.seed}-{secrets.token_hex(4)}"
         self._totals = Totals()
         self._all_up_s: float | None = None
+        self._began_s = 0.0
+        self._lags: list[tuple[float, float]] = []
+        """When, and by how much the simulator itself was late."""
         self._storms = 0
         self._broken_s: float | None = None
         self._back_s: float | None = None
@@ -67,8 +71,11 @@ class _Simulation:
         if plan.storm_s:
             loop.call_later(plan.connect_s + plan.storm_s, self._storm, devices)
         end_s = began_s + plan.connect_s + plan.seconds
+        self._began_s = began_s
         while loop.time() < end_s:
-            await asyncio.sleep(min(0.5, max(end_s - loop.time(), 0.01)))
+            due_s = loop.time() + min(0.5, max(end_s - loop.time(), 0.01))
+            await asyncio.sleep(due_s - loop.time())
+            self._lags.append((loop.time(), loop.time() - due_s))
             self._watch(devices, began_s)
         for device in devices:
             device.end_reports()
@@ -116,11 +123,31 @@ class _Simulation:
             "refused": dict(totals.refusals),
             "ended": dict(totals.ends.most_common(10)),
             "refused_records": totals.counts["reasons"],
-            "acknowledged_ms": _quantiles(totals.ack_s),
+            "acknowledged_ms": _quantiles([took for _, took in totals.acks]),
+            "steady_ms": _quantiles([took for when, took in totals.acks if when >= self._steady_s()]),
+            "by_minute": self._by_minute(),
             "connect_ms": _quantiles(totals.connect_s),
             "boot": self._boot,
         }
         return Outcome(self._boot, document, sent)
+
+    def _steady_s(self) -> float:
+        """Return from when on all devices were connected, and what had waited for that was acknowledged."""
+        settle_s = min(SETTLE_S, self._plan.seconds / 3)
+        return self._began_s + max(self._all_up_s or 0.0, self._plan.connect_s) + settle_s
+
+    def _by_minute(self) -> dict[str, list[float]]:
+        """Return, minute by minute, the 99th percentile of acknowledgements and of its own lag, ms."""
+        return {
+            "acknowledged_p99_ms": self._p99_by_minute(self._totals.acks),
+            "simulator_lag_p99_ms": self._p99_by_minute(self._lags),
+        }
+
+    def _p99_by_minute(self, rows: Sequence[tuple[float, float]]) -> list[float]:
+        minutes: dict[int, list[float]] = {}
+        for when_s, took_s in rows:
+            minutes.setdefault(int((when_s - self._began_s) // 60), []).append(took_s)
+        return [_quantiles(minutes.get(n, []))["p99"] for n in range(max(minutes, default=-1) + 1)]
 
 
 def _quantiles(values: list[float]) -> dict[str, float]:

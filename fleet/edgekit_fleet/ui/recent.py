@@ -38,8 +38,7 @@ class _Latest:
     at_ms: int
     fps: float
     infer: Sketch | None
-    p95_ms: float | None = None
-    """Computed when it is needed first."""
+    p95_ms: float
 
 
 @dataclass
@@ -83,8 +82,10 @@ class Recent:
         """Store one report."""
         fps = frames / period_s if period_s > 0 else 0.0
         histogram = None if infer is None else Histogram.from_wire(infer)
+        # as it arrives: a list that is sorted by it would else hold everything up for 10,000 of them at once
+        latest = _Latest(at_ms, fps, infer, 0.0 if histogram is None else histogram.quantile(0.95))
         with self._lock:
-            self._devices.setdefault(device, _Device()).pipelines[pipeline] = _Latest(at_ms, fps, infer)
+            self._devices.setdefault(device, _Device()).pipelines[pipeline] = latest
             if histogram is not None:
                 self._slots.setdefault(at_ms // SLOT_MS, Histogram()).merge(histogram)
             if len(self._slots) > 2 * FRESH_MS // SLOT_MS:
@@ -164,8 +165,6 @@ def _pace(device: _Device, oldest_ms: int) -> Pace:
     fresh = _fresh(device, oldest_ms)
     if len(fresh) == 1:
         (latest,) = fresh
-        if latest.p95_ms is None:
-            latest.p95_ms = Histogram.from_wire(latest.infer).quantile(0.95) if latest.infer else 0.0
         return Pace(latest.fps, latest.p95_ms)
     times = Histogram()
     for latest in fresh:
