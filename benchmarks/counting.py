@@ -2,9 +2,10 @@
 
 ``--data FOLDER`` holds ``counting.json`` and its clips. A detector is imported (``--model FILE``; by default
 ``../weights/yolov8/yolov8n_int8_eron.tflite`` beside the folder), and a pipeline with ``[track]`` and the
-clip's lines and zones runs on every frame, all settings at their defaults. The claim: every crossing that is
-not ambiguous is counted, with its direction, within its tolerance, and nothing is counted that did not happen
-or twice. Stated beside it: visits of zones (entry, exit and dwell within the tolerance), tracks against the
+clip's lines and zones runs on every frame; it follows the labels that a person counted, and all other settings
+are the defaults. In a clip with one class of objects (a view for which a detector may have no right label)
+every label counts as that class. The claim: every crossing that is not ambiguous is counted, with its
+direction, within its tolerance, and nothing is counted that did not happen or twice. Stated beside it: visits of zones (entry, exit and dwell within the tolerance), tracks against the
 appearances that a person counted (the surplus is breaks and false tracks), and identity switches (one track
 that made the crossings or visits of two different objects).
 
@@ -50,18 +51,20 @@ def run(clip: Row, data: Path, bundle: Path, work: Path) -> tuple[Row, list[Row]
         for line in clip["lines"]
     ]
     zones = [{"name": zone["id"].lower(), "polygon": zone["polygon"]} for zone in clip["zones"]]
+    classes = sorted(clip["objects"])
     events = work / f"{clip['file']}.jsonl"
     tables = {
         "pipeline": {"name": "counting", "model": str(bundle)},
         "source": {"kind": "video", "uri": str((data / clip["file"]).resolve())},
-        "track": {},
+        "track": {"alike": [["*"]]} if len(classes) == 1 else {"labels": classes},
         "line": lines,
         "zone": zones,
         "sink": [{"kind": "jsonl", "path": str(events), "what": "events"}],
     }
     document = run_pipeline(parse_config(to_toml(tables))).document
     rows = [json.loads(text) for text in events.read_text().splitlines()]
-    return document, [{**row, "t": row.get("start_seq", 0) / clip["fps"]} for row in rows]
+    label = {"label": classes[0]} if len(classes) == 1 else {}
+    return document, [{**row, **label, "t": row.get("start_seq", 0) / clip["fps"]} for row in rows]
 
 
 def same(event: Row, wanted: Row) -> bool:

@@ -155,7 +155,7 @@ def test_a_lost_track_returns_where_it_is_expected_until_keep_s_is_over(missing,
 
 
 def test_a_change_of_label_begins_another_track_unless_the_labels_are_alike():
-    for alike, numbers in (((), {1, 2}), ((("car", "truck"),), {1})):
+    for alike, numbers in (((), {1, 2}), ((("car", "truck"),), {1}), ((("*",),), {1})):
         film = Film(alike=alike)
         seen = [film.show(item(0.5, label="car")) for _ in range(5)]
         seen += [film.show(item(0.5, label="truck")) for _ in range(5)]

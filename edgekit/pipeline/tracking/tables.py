@@ -21,7 +21,7 @@ class TrackTable(Options, frozen=True, kw_only=True):
     """``[track]``: which boxes are followed, and how.
 
     ``labels``: followed ones; empty: all. ``alike``: labels that the model confuses, which are one for the
-    tracker. ``high_score``: from which a box counts in the first association and may begin a track (by
+    tracker; ``"*"`` is every other. ``high_score``: from which a box counts in the first association and may begin a track (by
     default the pipeline's threshold); ``new_score``: the same, for a beginning alone; ``low_score``: from
     which it may continue one. ``min_iou``, ``min_iou_low``, ``min_iou_new``: how much a box must share with
     the place where its track is expected; of the first association, of the second, and of a track's second

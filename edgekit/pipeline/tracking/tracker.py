@@ -157,7 +157,7 @@ class Tracker:
         matched.update(pairs)
 
     def _group(self, label: str) -> str:
-        return self._groups.get(label, label)
+        return self._groups.get(label, self._groups.get("*", label))
 
     # -- what follows from it
 
