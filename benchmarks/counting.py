@@ -2,12 +2,13 @@
 
 ``--data FOLDER`` holds ``counting.json`` and its clips. A detector is imported (``--model FILE``; by default
 ``../weights/yolov8/yolov8n_int8_eron.tflite`` beside the folder), and a pipeline with ``[track]`` and the
-clip's lines and zones runs on every frame; it follows the labels that a person counted, and all other settings
-are the defaults. In a clip with one class of objects (a view for which a detector may have no right label)
-every label counts as that class. The claim: every crossing that is not ambiguous is counted, with its
-direction, within its tolerance, and nothing is counted that did not happen or twice. Stated beside it: visits of zones (entry, exit and dwell within the tolerance), tracks against the
-appearances that a person counted (the surplus is breaks and false tracks), and identity switches (one track
-that made the crossings or visits of two different objects).
+clip's lines and zones runs on every frame. It follows the labels that a person counted, and all other
+settings are the defaults. In a clip with one class of objects (a view for which a detector may have no right
+label) every label counts as that class. The claim: every crossing that is not ambiguous is counted, with its
+direction, within its tolerance, and nothing is counted that did not happen or twice. Stated beside it: visits
+of zones (entry, exit and dwell within the tolerance), tracks against the appearances that a person counted
+(the surplus is breaks and false tracks), and identity switches (one track that made the crossings or visits
+of two different objects).
 
     python benchmarks/counting.py --data FOLDER [--model FILE | --bundle FOLDER] [--json]
 """

@@ -6,12 +6,15 @@ import pytest
 from house import read_house
 
 INFERENCE = {
-    "infer", "predict", "predict_many", "run_golden", "run_together", "run_tensors", "run_between", "warm"
+    "infer", "infer_many", "predict", "predict_many", "run_golden", "run_together", "run_tensors",
+    "run_between", "warm"
 }  # fmt: skip
 RUNTIMES = {"backend", "tenant", "request", "interpreter", "session"}
 
 ON_THE_LANE = {
     "edgekit.pipeline.loop": "frames of a pipeline, in Lane.stream",
+    "edgekit.pipeline.stages.first": "frames and tiles, for the loop",
+    "edgekit.pipeline.stages.calls": "the crops of a frame, in Lane.stream",
     "edgekit.serve.work": "requests, in Lane.submit and Lane.run_inline",
     "edgekit.serve.batching": "one model against a batch of it, in Lane.control",
     "edgekit.model.holder": "the golden samples of recheck, in Lane.between",

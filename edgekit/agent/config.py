@@ -57,6 +57,7 @@ class PipelineEntry(_Table, frozen=True, kw_only=True):
     track: dict[str, Any] | None = None
     zone: list[dict[str, Any]] = []
     line: list[dict[str, Any]] = []
+    stage: list[dict[str, Any]] = []
     fallback: dict[str, Any] | None = None
     options: dict[str, Any] | None = None
 
@@ -410,7 +411,7 @@ def _pinned(model: str, home: Path, *, is_started: bool) -> Path | None:
 def _tables(entry: PipelineEntry, where: str, folder: Path) -> tuple[dict[str, Any], str, str, Path]:
     """Return a pipeline's tables, text, name for messages, and folder."""
     keys = (
-        *("source", "sink", "budget", "privacy", "events", "track", "zone", "line"),
+        *("source", "sink", "budget", "privacy", "events", "track", "zone", "line", "stage"),
         *("fallback", "options"),
     )
     inline = {key: value for key in keys if (value := getattr(entry, key)) not in (None, [])}

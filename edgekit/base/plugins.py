@@ -18,6 +18,7 @@ SINKS = "edgekit.sinks"
 DECODERS = "edgekit.decoders"
 ACCELERATORS = "edgekit.accelerators"
 READERS = "edgekit.readers"
+STAGES = "edgekit.stages"
 
 
 def plugins(group: str) -> dict[str, EntryPoint]:

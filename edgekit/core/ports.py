@@ -123,6 +123,8 @@ class Result:
     version: str
     variant: str
     stage_ms: dict[str, float]
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of each model, where several took part."""
     trace_id: str = ""
     """Of the events, 32 hexadecimal digits as in W3C Trace Context; empty without any."""
 

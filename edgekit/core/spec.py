@@ -616,7 +616,8 @@ class Item(_Strict, frozen=True, kw_only=True, omit_defaults=True):
 
     ``points``: (x, y) in pixels of the source frame, ``point_names`` and ``point_scores`` in the same order.
     ``vector``: an embedding. ``value``: a decoder's own number (a regression's, an anomaly's score before
-    thresholding). ``track``: the object's number over frames.
+    thresholding). ``track``: the object's number over frames. ``stage``: the stage after the first that found
+    it, of a pipeline of several models; ``parent``: the item in whose crop it did.
     """
 
     label: str = ""
@@ -633,6 +634,7 @@ class Item(_Strict, frozen=True, kw_only=True, omit_defaults=True):
     vector: tuple[float, ...] = ()
     track: int | None = None
     parent: Parent | None = None
+    stage: str = ""
 
     def extent(self) -> Box | None:
         """Return the upright box around it, or None where it has no position in the picture.

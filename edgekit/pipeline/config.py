@@ -12,17 +12,20 @@ from edgekit.base.plugins import Rows, load_target
 from edgekit.core.egress import NAMES
 from edgekit.core.errors import ConfigError
 from edgekit.core.spec import NAME
-from edgekit.pipeline.check import Count, Options, check_table, kind_problem
+from edgekit.pipeline.check import Options, check_table, kind_problem
 from edgekit.pipeline.events import Debounce
 from edgekit.pipeline.fallback import FallbackTable
+from edgekit.pipeline.model_table import ModelTable
 from edgekit.pipeline.sinks import SINK_ROWS
 from edgekit.pipeline.sources import SOURCE_ROWS
 
-if TYPE_CHECKING:  # a pipeline without [track] does not import it
+if TYPE_CHECKING:  # a pipeline without such tables does not import them
+    from edgekit.pipeline.stages.tables import StageTable
     from edgekit.pipeline.tracking.tables import LineTable, TrackTable, ZoneTable
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_PLACES = 100
+MAX_STAGES = 16
 Limit = Annotated[float, msgspec.Meta(ge=0)]
 
 
@@ -44,17 +47,6 @@ class PipelineTable(Options, frozen=True, kw_only=True):
                 yield f"{key}: want lower-case letters, digits, '.', '_', '-', got {name!r}"
         if not self.model:
             yield "model: want a bundle's path or a model's name, got ''"
-
-
-class ModelTable(Options, frozen=True, kw_only=True):
-    """``[model]``: how the model is opened; the defaults are the bundle's."""
-
-    variant: str = ""
-    threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
-    score_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    iou_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    top_k: Count | None = None
-    gallery: str = ""
 
 
 class BudgetTable(Options, frozen=True, kw_only=True):
@@ -121,6 +113,8 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     track: TrackTable | None = None
     zones: tuple[ZoneTable, ...] = ()
     lines: tuple[LineTable, ...] = ()
+    stages: tuple[StageTable, ...] = ()
+    """Of a pipeline of several models; the first is ``pipeline.model`` and ``model`` as well."""
     folder: str = "."
 
 
@@ -136,6 +130,8 @@ _TRACKING = {
     name: f"edgekit.pipeline.tracking.tables:{name.capitalize()}Table" for name in ("track", "zone", "line")
 }
 """Tables that are imported only where they stand in a file."""
+_STAGE = "edgekit.pipeline.stages.tables:StageTable"
+_GRAPH_PROBLEMS = "edgekit.pipeline.stages.tables:graph_problems"
 
 
 def load_config(path: Path) -> PipelineConfig:
@@ -170,12 +166,13 @@ def parse_config(data: bytes | str, what: str = "pipeline.toml", folder: str = "
 
 def checked_config(document: dict[str, Any], what: str, folder: str = ".") -> PipelineConfig:
     """Return the pipeline of a decoded TOML document; raises as ``parse_config``."""
-    known = {*_TABLES, *_TRACKING, "source", "sink"}
+    known = {*_TABLES, *_TRACKING, "source", "sink", "stage"}
     problems = [
         f"{key}: want one of {', '.join(sorted(known))}, got an unknown table"
         for key in document
         if key not in known
     ]
+    stages, document = _stages(document, problems)
     problems += [f"{key}: want a table, got nothing" for key in ("pipeline", "source") if key not in document]
     values: dict[str, Any] = {
         key: check_table(document[key], kind, key, problems)
@@ -186,6 +183,7 @@ def checked_config(document: dict[str, Any], what: str, folder: str = ".") -> Pi
         values["source"] = _section(document["source"], SOURCE_ROWS, "source", problems)
     values["sinks"] = _sinks(document.get("sink", []), problems)
     values |= _tracking(document, problems)
+    values["stages"] = stages
     problems += _egress_problems(values)
     if problems:
         reasons = tuple(f"{what}:{problem}" for problem in problems)
@@ -193,6 +191,33 @@ def checked_config(document: dict[str, Any], what: str, folder: str = ".") -> Pi
             f"{what} is not a valid pipeline", reasons=reasons, hint="see docs/pipelines.md for every key"
         )
     return PipelineConfig(**values, folder=folder)
+
+
+def _stages(document: dict[str, Any], problems: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the ``[[stage]]`` tables, and the document with the first one's model as the pipeline's."""
+    if (tables := document.get("stage")) is None:
+        return (), document
+    if not isinstance(tables, list) or not tables or len(tables) > MAX_STAGES:
+        problems.append(f"stage: want up to {MAX_STAGES} [[stage]] tables, got {str(tables)[:80]}")
+        return (), document
+    kind = load_target(_STAGE)
+    rows = [check_table(table, kind, f"stage[{i}]", problems) for i, table in enumerate(tables)]
+    head = document.get("pipeline")
+    if "model" in document or (isinstance(head, dict) and "model" in head):
+        problems.append(
+            "stage: want the models in the [[stage]] tables alone, got a model beside them as well"
+        )
+    valid = [row for row in rows if row is not None]
+    if len(valid) < len(rows):
+        return (), {**document, "pipeline": _with_model(head, "unknown")}
+    problems += load_target(_GRAPH_PROBLEMS)(valid)
+    first = {name: getattr(valid[0], name) for name in ModelTable.__struct_fields__}
+    options = {name: value for name, value in first.items() if value is not None}
+    return tuple(valid), {**document, "pipeline": _with_model(head, valid[0].model), "model": options}
+
+
+def _with_model(head: Any, model: str) -> Any:
+    return {**head, "model": model} if isinstance(head, dict) else head
 
 
 def _tracking(document: dict[str, Any], problems: list[str]) -> dict[str, Any]:

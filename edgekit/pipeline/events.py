@@ -41,6 +41,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     kind: Change | InPlace
+    stage: str = ""
+    """Of a pipeline of several models, the one whose label it is; empty for the first."""
     label: str
     seq: int
     captured_ns: int

@@ -20,7 +20,7 @@ from edgekit.pipeline.events import Debounce, Event, EventMaker
 from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.redact import Redactor
 from edgekit.pipeline.stats import Tally
-from edgekit.pipeline.timed import Inferred, Timed
+from edgekit.pipeline.timed import Prepared, Timed
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,47 @@ class Watch(Protocol):
     ) -> tuple[Prediction, tuple[Event, ...]]:
         """Return the items to report (from the threshold on, or followed), and what happened."""
 
+    def carry(self, frame: Frame, task: str) -> Prediction:
+        """Return where the followed objects are expected in a frame that no model looked at."""
+
     def document(self) -> dict[str, Any]:
         """Return the counts of the run."""
+
+
+class FirstStage(Protocol):
+    """On which frames a pipeline's first model runs, and how; see ``edgekit.pipeline.stages.first``."""
+
+    name: str
+    prepares: bool
+    inferences: int
+    skipped: int
+
+    def opens(self, frame: Frame) -> bool:
+        """Return whether to run on a frame."""
+
+    def infer(self, predictor: Predictor, frame: Frame, prepared: Prepared | None) -> Any:
+        """Run on a frame; raises as ``Predictor.infer``."""
+
+    def finish(self, predictor: Predictor, inferred: Any) -> Timed:
+        """Return what was found; raises as ``Predictor.finish``."""
+
+
+class LaterStages(Protocol):
+    """The models after the first, see ``edgekit.pipeline.stages.graph``; in one thread at a time."""
+
+    def step(
+        self, frame: Frame, prediction: Prediction
+    ) -> tuple[Prediction, list[Event], EdgekitError | None]:
+        """Return all items, more events, and the error of a stage that failed."""
+
+    def versions(self) -> dict[str, str]:
+        """Return the version of each model."""
+
+    def documents(self) -> list[dict[str, Any]]:
+        """Return the rows of the summary."""
+
+    def close(self) -> None:
+        """Leave the lanes of the models."""
 
 
 @dataclass
@@ -52,6 +91,8 @@ class Rules:
     debounce: Debounce = field(default_factory=Debounce)
     redactor: Redactor | None = None
     watch: Watch | None = None
+    first: FirstStage | None = None
+    graph: LaterStages | None = None
     max_errors: int = 30
     keeper: Keeper | None = None
     allowance_s: float = ALLOWANCE_S
@@ -59,11 +100,11 @@ class Rules:
 
 @dataclass(slots=True)
 class Job:
-    """One frame after inference, with the outputs or the error."""
+    """One frame after inference, with the outputs or the error; with neither if no model looked at it."""
 
     frame: Frame
     predictor: Predictor
-    inferred: Inferred | None = None
+    inferred: Any = None
     error: EdgekitError | None = None
 
 
@@ -155,16 +196,23 @@ class Finisher:
             self._tally.dropped += 1
             return
         try:
-            if job.error is not None:
-                raise job.error
-            assert job.inferred is not None
-            timed = job.predictor.finish(job.inferred)
+            timed = self._timed(job)
         except EdgekitError as error:
-            self._failed(job.predictor, error)
+            job.predictor.failed()
+            self._tally.failed += 1
+            self._failed(error)
             self._on_done(job.frame)
             return
-        self._failed_in_a_row = 0
-        result = self._result(job, timed)
+        if timed is None and self._rules.watch is None:
+            self._tally.skipped += 1
+            self._on_done(job.frame)
+            return
+        result, problem = self._result(job, timed)
+        if problem is None:
+            self._failed_in_a_row = 0
+        else:
+            self._tally.stage_errors += 1
+            self._failed(problem)
         self._tally.events += len(result.events)
         began_ns = time.perf_counter_ns()
         for sink in self._sinks:
@@ -174,35 +222,46 @@ class Finisher:
         done_ns, stage_ms = time.monotonic_ns(), result.stage_ms
         self._tally.finished(job.frame, done_ns, stage_ms)
         if self._rules.keeper is not None:
-            work_ms = sum(stage_ms[stage] for stage in ("pre", "infer", "post", "sink"))
+            work_ms = sum(stage_ms.get(stage, 0.0) for stage in ("pre", "infer", "post", "later", "sink"))
             self._rules.keeper.finished(job.frame, (done_ns - job.frame.captured_ns) / 1e6, work_ms)
 
-    def _failed(self, predictor: Predictor, error: EdgekitError) -> None:
-        predictor.failed()
-        self._tally.failed += 1
+    def _timed(self, job: Job) -> Timed | None:
+        """Return what the first model found; None if it did not look."""
+        if job.error is not None:
+            raise job.error
+        if job.inferred is None:
+            return None
+        if self._rules.first is not None:
+            return self._rules.first.finish(job.predictor, job.inferred)
+        return job.predictor.finish(job.inferred)
+
+    def _failed(self, error: EdgekitError) -> None:
         self._failed_in_a_row += 1
         if self._failed_in_a_row == 1:
             logger.warning("a frame failed: %s", error, extra={"pipeline": self._name})
         if self._failed_in_a_row >= self._rules.max_errors:
             raise error
 
-    def _result(self, job: Job, timed: Timed) -> Result:
-        frame, prediction = job.frame, timed.prediction
-        if (watch := self._rules.watch) is not None:
-            prediction, events = watch.step(frame, prediction, job.predictor.threshold)
-        else:
-            events = self._events.step(prediction, frame.seq, frame.captured_ns, frame.captured_unix_ms)
-        if self._rules.redactor is not None:
-            self._rules.redactor.apply(frame.data, prediction)
-        manifest = job.predictor.manifest
-        stage_ms = {
-            "capture": float(frame.meta.get("capture_ms", 0.0)),
-            "pre": timed.pre_ms,
-            "infer": timed.infer_ms,
-            "post": timed.post_ms,
-            "latency": (time.monotonic_ns() - frame.captured_ns) / 1e6,
-        }
-        return Result(
+    def _result(self, job: Job, timed: Timed | None) -> tuple[Result, EdgekitError | None]:
+        """Return a frame's result, and the error of a later stage; then the frame's pixels are hidden."""
+        frame, manifest, rules, error = job.frame, job.predictor.manifest, self._rules, None
+        stage_ms = {"capture": float(frame.meta.get("capture_ms", 0.0))}
+        if timed is not None:
+            stage_ms |= {"pre": timed.pre_ms, "infer": timed.infer_ms, "post": timed.post_ms}
+        prediction, events = self._seen(job, timed)
+        versions = {}
+        if rules.graph is not None:
+            began_ns = time.perf_counter_ns()
+            prediction, more, error = rules.graph.step(frame, prediction)
+            stage_ms["later"] = (time.perf_counter_ns() - began_ns) / 1e6
+            events = (*events, *more)
+            versions = {manifest.model: manifest.version, **rules.graph.versions()}
+        if rules.redactor is not None:
+            if error is not None:
+                frame.data[:] = 0
+            rules.redactor.apply(frame.data, prediction)
+        stage_ms["latency"] = (time.monotonic_ns() - frame.captured_ns) / 1e6
+        result = Result(
             pipeline=self._name,
             frame=frame,
             prediction=prediction,
@@ -211,8 +270,22 @@ class Finisher:
             version=manifest.version,
             variant=job.predictor.variant.id,
             stage_ms=stage_ms,
+            versions=versions,
             trace_id=os.urandom(16).hex() if events else "",
         )
+        return result, error
+
+    def _seen(self, job: Job, timed: Timed | None) -> tuple[Prediction, tuple[Event, ...]]:
+        """Return what the first model found, followed where that is asked for, and what happened."""
+        frame, watch = job.frame, self._rules.watch
+        if timed is None:
+            assert watch is not None
+            return watch.carry(frame, job.predictor.manifest.task), ()
+        prediction = timed.prediction
+        if watch is not None:
+            return watch.step(frame, prediction, job.predictor.threshold)
+        events = self._events.step(prediction, frame.seq, frame.captured_ns, frame.captured_unix_ms)
+        return prediction, events
 
     def _write(self, sink: Sink, result: Result) -> None:
         try:

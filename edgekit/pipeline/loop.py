@@ -127,6 +127,26 @@ class Loop:
             **({"source": source} if source else {}),
             **({} if self._keeper is None else {"budget": self._keeper.document()}),
             **({} if self._rules.watch is None else self._rules.watch.document()),
+            **(
+                {}
+                if self._rules.graph is None
+                else {"stages": [self._first_row(), *self._rules.graph.documents()]}
+            ),
+        }
+
+    def _first_row(self) -> dict[str, Any]:
+        first, manifest = self._rules.first, self._predictor.manifest
+        assert first is not None
+        return {
+            "name": first.name,
+            "model": manifest.model,
+            "version": manifest.version,
+            "variant": self._predictor.variant.id,
+            "on": "frames",
+            "inferences": first.inferences,
+            "skipped": first.skipped,
+            "errors": self.tally.failed,
+            "infer_ms": self.tally.document()["stage_ms"]["infer"],
         }
 
     def stop(self) -> None:
@@ -207,6 +227,8 @@ class Loop:
             if capture.is_alive():
                 logger.error("the source does not return from its read", extra={"pipeline": self._name})
         self._finisher.end()
+        if self._rules.graph is not None:
+            self._rules.graph.close()
         self.tally.left_over()
         if self._owns_lane:
             self._lane.close()
@@ -251,6 +273,8 @@ class Loop:
         return self._stream.put(frame)
 
     def _prepared(self, frame: Frame) -> Prepared | None:
+        if self._rules.first is not None and not self._rules.first.prepares:
+            return None
         try:
             return self._predictor.prepare(frame.data)
         except EdgekitError:
@@ -275,13 +299,20 @@ class Loop:
             self.is_inferring = False
 
     def _tried(self, frame: Frame) -> Job:
-        prepared, predictor = frame.meta.pop("prepared", None), self._predictor
+        prepared, predictor, first = frame.meta.pop("prepared", None), self._predictor, self._rules.first
+        if first is not None and not first.opens(frame):
+            return Job(frame, predictor)
         try:
-            return Job(frame, predictor, predictor.infer(frame.data, prepared))
+            return Job(frame, predictor, self._inferred(frame, prepared))
         except AcceleratorLostError as lost:
             return self._second_try(frame, lost)
         except EdgekitError as error:
             return Job(frame, predictor, error=error)
+
+    def _inferred(self, frame: Frame, prepared: Prepared | None) -> Any:
+        if self._rules.first is not None:
+            return self._rules.first.infer(self._predictor, frame, prepared)
+        return self._predictor.infer(frame.data, prepared)
 
     def _second_try(self, frame: Frame, lost: AcceleratorLostError) -> Job:
         self._predictor.failed()
@@ -291,7 +322,7 @@ class Loop:
             self.tally.failed += 1
             raise
         try:
-            return Job(frame, self._predictor, self._predictor.infer(frame.data))
+            return Job(frame, self._predictor, self._inferred(frame, None))
         except AcceleratorLostError:
             self.tally.failed += 1
             raise

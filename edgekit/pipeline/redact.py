@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -60,8 +60,10 @@ def hide(pixels: NDArray[Any], boxes: Iterable[Box], style: str, margin_ratio: f
         part[:] = cv2.resize(small, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
 
 
-def check_redact(redact: Sequence[str], predictor: Predictor) -> None:
+def check_redact(redact: Sequence[str], predictor: Predictor, others: Collection[str] = ()) -> None:
     """Check that a model can find the labels of ``[privacy] redact``, in upper or lower case.
+
+    ``others``: what later stages of the pipeline find, in crops of this model's items.
 
     Raises:
         ConfigError: Its items have no boxes, or it has no such label.
@@ -75,7 +77,7 @@ def check_redact(redact: Sequence[str], predictor: Predictor) -> None:
             f"privacy.redact: want a model that finds boxes, got {name} for the task {manifest.task!r}",
             hint="without boxes nothing can be hidden: take 'redact' out, or use a detector",
         )
-    known = {label.casefold() for label in predictor.labels} | {"*"}
+    known = {label.casefold() for label in (*predictor.labels, *others)} | {"*"}
     if missing := [label for label in redact if label.casefold() not in known]:
         raise ConfigError(
             f"privacy.redact: {name} has no label {', '.join(map(repr, missing))}",

@@ -25,6 +25,7 @@ class Tally:
         self.failed = 0
         self.skipped = 0
         self.sink_errors = 0
+        self.stage_errors = 0
         self.events = 0
         self.failovers = 0
         self.first_ns = 0
@@ -47,7 +48,8 @@ class Tally:
             self.last_ns = done_ns
             self._latency.add((done_ns - frame.captured_ns) / 1e6)
             for stage, histogram in self._stages.items():
-                histogram.add(stage_ms.get(stage, 0.0))
+                if stage in stage_ms:  # a frame that no model looked at has no inference
+                    histogram.add(stage_ms[stage])
 
     def left_over(self) -> None:
         """Count as dropped what was captured and never taken, at the end of a run."""
@@ -65,9 +67,9 @@ class Tally:
                 "latency_ms": {f"p{percent}": self._ms(self._latency, percent) for percent in (50, 95, 99)},
                 "stage_ms": {stage: self._ms(histogram, 50) for stage, histogram in self._stages.items()},
                 "events": self.events,
-                "errors": self.failed + self.sink_errors,
+                "errors": self.failed + self.sink_errors + self.stage_errors,
                 "failovers": self.failovers,
             }
 
     def _ms(self, histogram: Histogram, percent: int) -> float | None:
-        return round(histogram.quantile(percent / 100), 3) if self.processed else None
+        return round(histogram.quantile(percent / 100), 3) if histogram.count else None

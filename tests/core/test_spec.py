@@ -113,7 +113,7 @@ def test_a_document_of_an_item_has_no_field_that_the_item_lacks():
         label="a", score=0.5, index=1, box=(1, 2, 3, 4), points=((1, 2),), value=0.0,
         oriented_box=(1, 2, 3, 4, 5),
         point_names=("n",), point_scores=(1,), mask=Mask(area=(0, 0, 1, 1), width=1, height=1, runs=(0, 1)),
-        text="t", vector=(1,), track=0, parent=Parent(stage="s", item=0),
+        text="t", vector=(1,), track=0, parent=Parent(stage="s", item=0), stage="s",
     )  # fmt: skip
     assert msgspec.json.decode(msgspec.json.encode(everything), type=Item) == everything
     assert msgspec.to_builtins(everything).keys() == set(Item.__struct_fields__)

@@ -54,21 +54,53 @@ def blob_bundle(folder: Path, label: str = "person", **manifest: Any) -> Path:
     )
 
 
-def film(path: Path, ways: list[list[tuple[float, float] | None]], fps: float = 10.0) -> Path:
+def tint_bundle(folder: Path, **manifest: Any) -> Path:
+    """Write the bundle of a classifier that says which of red, green and blue a picture has most of."""
+    image = [1, 8, 8, 3]
+    nodes = [
+        helper.make_node("Cast", ["image"], ["bytes"], to=1),
+        helper.make_node("ReduceMean", ["bytes"], ["mean"], axes=[1, 2], keepdims=0),
+        helper.make_node("Softmax", ["mean"], ["scores"], axis=1),
+    ]
+    return make_onnx_bundle(
+        folder,
+        nodes,
+        [("image", "UINT8", ["n", *image[1:]])],
+        [("scores", "FP32", ["n", 3])],
+        {},
+        **{
+            "model": "tints",
+            "task": "classify",
+            "labels": ["red", "green", "blue"],
+            "inputs": [{"name": "image", "datatype": "UINT8", "shape": image, "layout": "NHWC"}],
+            "outputs": [{"name": "scores", "datatype": "FP32", "shape": [1, 3]}],
+            "pre": {"resize": "stretch", "color": "RGB"},
+            "post": {"decoder": "classify", "score_threshold": 0.5, "top_k": 1},
+            "variant": {"batch": "free"},
+            **manifest,
+        },
+    )
+
+
+WHITE, RED, BLUE = (255, 255, 255), (200, 200, 255), (255, 200, 200)
+"""BGR; all of them bright enough for the detector."""
+
+
+def film(
+    path: Path,
+    ways: list[list[tuple[float, float] | None]],
+    fps: float = 10.0,
+    colors: tuple[tuple[int, int, int], ...] = (),
+) -> Path:
     """Write a recording of squares, each with its centres in shares of the picture; None: hidden."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, (WIDTH, HEIGHT))
     for places in zip(*ways, strict=True):
         pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-        for place in places:
+        for number, place in enumerate(places):
             if place is not None:
-                x, y = round(place[0] * WIDTH), round(place[1] * HEIGHT)
-                cv2.rectangle(
-                    pixels,
-                    (x - BLOB // 2, y - BLOB // 2),
-                    (x + BLOB // 2, y + BLOB // 2),
-                    (255, 255, 255),
-                    -1,
-                )
+                x, y, half = round(place[0] * WIDTH), round(place[1] * HEIGHT), BLOB // 2
+                color = colors[number] if colors else WHITE
+                cv2.rectangle(pixels, (x - half, y - half), (x + half, y + half), color, -1)
         writer.write(pixels)
     writer.release()
     return path

@@ -245,3 +245,57 @@ def test_zones_and_lines_need_a_tracker():
         "p.toml:zone: want a [track] table beside it",
         "p.toml:line: want a [track] table beside it",
     ]
+
+
+STAGED = """
+[pipeline]
+name = "gate"
+[source]
+kind = "synthetic"
+[[stage]]
+name = "people"
+model = "person-detect"
+every = 2
+score_threshold = 0.4
+[[stage]]
+name = "face"
+model = "face-embed"
+on = "people"
+gallery = "known.json"
+"""
+
+
+def test_the_first_stage_is_the_pipelines_model():
+    config = parse_config(STAGED)
+    assert (config.pipeline.model, config.model.score_threshold) == ("person-detect", 0.4)
+    assert [(stage.name, stage.on, stage.every) for stage in config.stages] == [
+        ("people", "frames", 2),
+        ("face", "people", 1),
+    ]
+    assert parse_config(WHOLE).stages == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "needle"),
+    [
+        (
+            'name = "gate"',
+            'name = "gate"\nmodel = "m"',
+            "stage: want the models in the [[stage]] tables alone",
+        ),
+        ('on = "people"', 'on = "cars"', "stage[1].on: want 'frames' or a stage before it, got 'cars'"),
+        (
+            'on = "people"',
+            'on = "people"\ntiles = [2, 2]',
+            "stage[1].on: want 'frames', since tiles and motion",
+        ),
+        ('model = "face-embed"', "", "stage[1].model: want either a model or a function"),
+        ('name = "face"', 'name = "people"', "stage[1].name: the name 'people' stands twice"),
+        ("every = 2", 'on = "face"', "stage[0].on: want 'frames' of the first stage, got 'face'"),
+        ("every = 2", "every = 0", "stage[0].every: want an int >= 1, got 0"),
+    ],
+)
+def test_a_graph_that_cannot_be_is_refused_with_the_key(old, new, needle):
+    assert any(needle in reason for reason in reasons(STAGED.replace(old, new))), reasons(
+        STAGED.replace(old, new)
+    )

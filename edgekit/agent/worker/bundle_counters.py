@@ -15,7 +15,8 @@ from edgekit.pipeline.events import Event
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.stats import Tally
 
-_ITEM_FIELDS = sorted(set(Item.__struct_fields__) & set(EventRecord.__struct_fields__) - {"label", "score"})
+_OWN_FIELDS = {"label", "score", "stage"}
+_ITEM_FIELDS = sorted(set(Item.__struct_fields__) & set(EventRecord.__struct_fields__) - _OWN_FIELDS)
 _PLACE_FIELDS = ("zone", "line", "direction", "dwell_s", "speed_m_s")
 _IMAGE_SIDE_PX = 320
 _IMAGE_QUALITY = 80
@@ -54,11 +55,12 @@ class BundleCounters:
         with self._lock:
             self.frames += 1
             self.events += len(result.events)
-            self.items += len(result.prediction.items)
-            self.infer.add(result.stage_ms["infer"])
+            if "infer" in result.stage_ms:
+                self.infer.add(result.stage_ms["infer"])
             self.latency.add(result.stage_ms["latency"])
             for item in result.prediction.items:
-                if item.label:
+                self.items += not item.stage
+                if item.label and not item.stage:
                     add_label(self.labels, item.label)
 
     def take(self, pipeline: str, period_s: float) -> Progress:
@@ -72,7 +74,7 @@ class BundleCounters:
                 errors=self.errors,
                 events=self.events,
                 items=self.items,
-                infer_ms=self.infer.to_wire() if self.frames else None,
+                infer_ms=self.infer.to_wire() if self.infer.count else None,
                 latency_ms=self.latency.to_wire() if self.frames else None,
                 labels=self.labels,
             )
@@ -145,6 +147,8 @@ def _record(result: Result, event: Event, image: bytes | None) -> EventRecord:
         start_unix_ms=event.start_unix_ms,
         tracks=event.tracks,
         trace_id=result.trace_id,
+        stage=event.stage,
+        versions=result.versions,
         **{name: getattr(event, name) for name in _PLACE_FIELDS},
         image=image,
         **{name: getattr(item, name) for name in _ITEM_FIELDS},

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.base.lane import Lane
 from edgekit.base.paths import state_dir
@@ -24,6 +25,7 @@ from edgekit.pipeline.budget_keeper import Keeper
 from edgekit.pipeline.config import PipelineConfig, Section, load_config
 from edgekit.pipeline.finisher import Watch
 from edgekit.pipeline.loop import Loop, Rules
+from edgekit.pipeline.model_table import ModelTable
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.redact import Redactor, check_redact
@@ -31,6 +33,11 @@ from edgekit.pipeline.sinks import Connect, SinkContext, make_sink
 from edgekit.pipeline.sinks.jsonl import JsonlOptions
 from edgekit.pipeline.sinks.video import VideoOptions
 from edgekit.pipeline.sources import make_source, source_context
+
+if TYPE_CHECKING:  # a worker without stages has the memory
+    from edgekit.pipeline.stages.calls import LaneModel
+    from edgekit.pipeline.stages.graph import Graph
+    from edgekit.pipeline.stages.tables import StageTable
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +56,25 @@ class Ran:
 
 def choices_of(config: PipelineConfig, variant: str | None = None) -> Choices:
     """Return the choices that a pipeline makes for opening its model, or ``variant`` of it."""
-    table = config.model
+    low_score = None if config.track is None else config.track.low_score
+    batch = config.stages[0].batch if config.stages else 0
+    return table_choices(config, config.model, variant, batch, low_score)
+
+
+def table_choices(
+    config: PipelineConfig,
+    table: ModelTable,
+    variant: str | None = None,
+    batch: int = 0,
+    low_score: float | None = None,
+) -> Choices:
+    """Return the choices of a ``[model]`` or ``[[stage]]`` table."""
     return Choices(
         pairs=config.fallback.pairs,
         variant=variant or table.variant or None,
         threads=table.threads or None,
-        score_threshold=table.score_threshold if config.track is None else config.track.low_score,
+        batch=batch or None,
+        score_threshold=table.score_threshold if low_score is None else low_score,
         iou_threshold=table.iou_threshold,
         top_k=table.top_k,
         gallery=Path(config.folder, table.gallery).expanduser() if table.gallery else None,
@@ -74,6 +94,7 @@ def make_loop(
     connect: Connect | None = None,
     callback: Callable[[Result], object] | None = None,
     record: Path | None = None,
+    graph: Graph | None = None,
 ) -> Loop:
     """Return a pipeline's loop; the source is opened when it runs.
 
@@ -90,6 +111,7 @@ def make_loop(
         connect: Connects to a broker, through the gate.
         callback: For a ``callback`` sink that names no function.
         record: A folder for ``results.jsonl``, and for ``video.mp4`` if frames are images.
+        graph: The stages after the first; the loop leaves their lanes at its end.
 
     Raises:
         TensorError: The model does not take frames.
@@ -102,7 +124,7 @@ def make_loop(
     if takes_images:
         vision().setNumThreads(1)  # OpenCV's own threads would compete with the runtime's
     name, folder, privacy = config.pipeline.name, Path(config.folder), config.privacy
-    check_redact(privacy.redact, predictor)
+    check_redact(privacy.redact, predictor, () if graph is None else graph.labels())
     source = make_source(
         config.source.kind,
         config.source.options,
@@ -128,24 +150,36 @@ def make_loop(
     if keeper is not None and not source.is_live:
         logger.warning("the budget is not kept: the source %r waits for its reader", config.source.kind)
         keeper = None
-    rules = _rules(config, predictor, max_errors, keeper)
+    rules = _rules(config, predictor, max_errors, keeper, graph)
     _check_own_source(source, sections, context)
     opened = (*sinks, *open_sinks(sections, context))
     return Loop(name, source, predictor, opened, rules=rules, failover=failover, recheck=recheck, lane=lane)
 
 
-def _rules(config: PipelineConfig, predictor: Predictor, max_errors: int, keeper: Keeper | None) -> Rules:
+def _rules(
+    config: PipelineConfig,
+    predictor: Predictor,
+    max_errors: int,
+    keeper: Keeper | None,
+    graph: Graph | None,
+) -> Rules:
     privacy = config.privacy
-    redactor = Redactor(
-        privacy.redact, privacy.redact_style, privacy.redact_margin_ratio, privacy.redact_hold
-    )
+    hold = max(
+        (privacy.redact_hold, *(stage.every for stage in config.stages))
+    )  # what a stage found stays hidden
+    redactor = Redactor(privacy.redact, privacy.redact_style, privacy.redact_margin_ratio, hold)
     rules = Rules(
-        config.events,
-        redactor if privacy.redact else None,
-        make_watch(config, predictor),
-        max_errors,
-        keeper,
+        debounce=config.events,
+        redactor=redactor if privacy.redact else None,
+        watch=make_watch(config, predictor),
+        graph=graph,
+        max_errors=max_errors,
+        keeper=keeper,
     )
+    if config.stages:
+        from edgekit.pipeline.stages.first import First  # a worker without stages has the memory
+
+        rules.first = First(config.stages[0])
     if config.budget.p95_ms:
         rules.allowance_s = config.budget.p95_ms / 1e3
     return rules
@@ -245,13 +279,13 @@ def open_sinks(sections: Sequence[Section], context: SinkContext) -> list[Sink]:
     return opened
 
 
-def model_path(config: PipelineConfig) -> Path:
-    """Return the path of a pipeline's bundle, relative to its file or the working folder.
+def model_path(config: PipelineConfig, model: str = "") -> Path:
+    """Return the path of a pipeline's bundle, or of a stage's, relative to its file or the working folder.
 
     Raises:
         ConfigError: There is none.
     """
-    name = config.pipeline.model
+    name = model or config.pipeline.model
     for path in (Path(config.folder) / Path(name).expanduser(), Path(name)):
         if path.exists():
             return path
@@ -259,6 +293,53 @@ def model_path(config: PipelineConfig) -> Path:
         f"pipeline {config.pipeline.name!r}: model {name!r}: there is no such bundle",
         hint="give a bundle's path; a model by name alone is for pipelines that an agent runs",
     )
+
+
+def _own_graph(config: PipelineConfig, stack: contextlib.ExitStack) -> Graph | None:
+    """Return the stages after the first, each with its own model, which ``stack`` frees."""
+    if not config.stages:
+        return None
+    from edgekit.pipeline.stages.calls import LaneModel
+
+    def opened(table: StageTable) -> LaneModel:
+        choices = table_choices(config, table, batch=table.batch)
+        holder = Holder(model_path(config, table.model), choices, fallback=config.fallback)
+        stack.callback(holder.close)
+        holder.ready.predictor.require_frames()
+        lane = Lane(f"stage-{table.name}")
+        stack.callback(lane.close)  # before its model
+        call = LaneModel(holder.ready.predictor, lane, holder.fail_over)
+        lane.between = functools.partial(_recheck, holder, call)
+        holder.watch(lambda _, new: lane.call(functools.partial(call.use, new.predictor)))
+        return call
+
+    return make_graph(config, opened)
+
+
+def _recheck(holder: Holder, call: LaneModel, waiting: int) -> bool:
+    """Check a stage's model between two frames; another variant takes over from one that is wrong."""
+    try:
+        return holder.recheck(call.predictor, waiting)
+    except EdgekitError as wrong:
+        with contextlib.suppress(EdgekitError):  # else its next frame says so
+            call.use(holder.fail_over(call.predictor, wrong))
+        return False
+
+
+def make_graph(config: PipelineConfig, model: Callable[[StageTable], LaneModel]) -> Graph:
+    """Return the stages after the first; ``model`` gives the way to the model of one.
+
+    Raises:
+        ConfigError: There is no such function.
+        EdgekitError: A model cannot be opened.
+    """
+    from edgekit.pipeline.stages.graph import Graph, make_stage
+
+    def new_id() -> str:
+        return os.urandom(8).hex()
+
+    first, *later = config.stages
+    return Graph(first.name, [make_stage(table, model, config.events, new_id) for table in later])
 
 
 def run_pipeline(
@@ -310,6 +391,7 @@ def run_pipeline(
             keeper=make_keeper(config, lambda step: holder.change_to(step, switch), sysfs_root=sysfs_root),
             connect=publishers.connect,
             record=record,
+            graph=_own_graph(config, stack),
         )
         holder.watch(switch)
         with stopped_by_signals(loop.stop) as received, watch(loop) if watch else contextlib.nullcontext():

@@ -25,7 +25,7 @@ def result_document(result: Result) -> dict[str, Any]:
         **_origin(result),
         "task": prediction.task,
         "stage_ms": {stage: round(ms, 3) for stage, ms in result.stage_ms.items()},
-        "total": len(prediction.items),
+        "total": sum(not item.stage for item in prediction.items),
         "counts": prediction.counts(),
         "items": [_item(item) for item in prediction.items],
     }
@@ -40,7 +40,9 @@ def event_documents(result: Result) -> list[dict[str, Any]]:
 
 
 def _head(result: Result) -> dict[str, Any]:
-    head = {"pipeline": result.pipeline, "model": result.model, "version": result.version}
+    head: dict[str, Any] = {"pipeline": result.pipeline, "model": result.model, "version": result.version}
+    if result.versions:
+        head["versions"] = result.versions
     return {**head, "trace_id": result.trace_id} if result.trace_id else head
 
 
@@ -67,7 +69,7 @@ def _rounded(value: Any, digits: int) -> Any:
 
 
 _EVENT_FIELDS = (
-    *("previous", "start_seq", "start_unix_ms", "end_unix_ms", "tracks"),
+    *("stage", "previous", "start_seq", "start_unix_ms", "end_unix_ms", "tracks"),
     *("zone", "line", "direction", "dwell_s", "speed_m_s"),
 )
 """Those that an event has only where they say something."""

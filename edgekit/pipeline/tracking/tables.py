@@ -21,12 +21,12 @@ class TrackTable(Options, frozen=True, kw_only=True):
     """``[track]``: which boxes are followed, and how.
 
     ``labels``: followed ones; empty: all. ``alike``: labels that the model confuses, which are one for the
-    tracker; ``"*"`` is every other. ``high_score``: from which a box counts in the first association and may begin a track (by
-    default the pipeline's threshold); ``new_score``: the same, for a beginning alone; ``low_score``: from
-    which it may continue one. ``min_iou``, ``min_iou_low``, ``min_iou_new``: how much a box must share with
-    the place where its track is expected; of the first association, of the second, and of a track's second
-    box. ``confirm``: boxes until a track counts. ``keep_s``: how long a lost track may return. ``rejoin``:
-    whether it may by its place alone, where the boxes share nothing.
+    tracker; ``"*"`` is every other. ``high_score``: from which a box counts in the first association and may
+    begin a track (by default the pipeline's threshold); ``new_score``: the same, for a beginning alone;
+    ``low_score``: from which it may continue one. ``min_iou``, ``min_iou_low``, ``min_iou_new``: how much a
+    box must share with the place where its track is expected; of the first association, of the second, and
+    of a track's second box. ``confirm``: boxes until a track counts. ``keep_s``: how long a lost track may
+    return. ``rejoin``: whether it may by its place alone, where the boxes share nothing.
 
     ``min_height``, ``max_height``: of a box, in shares of the picture's height. ``anchor``: the point of the
     box that is in a zone or crosses a line. ``margin``: how far beyond an edge or a line the anchor has

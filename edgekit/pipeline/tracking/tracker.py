@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.core.spec import Item
+from edgekit.core.spec import Box, Item
 from edgekit.pipeline.tracking.assign import Floats, Pairs, assign
 from edgekit.pipeline.tracking.kalman import Boxes, measured_of
 from edgekit.pipeline.tracking.tables import TrackTable
@@ -107,6 +107,21 @@ class Tracker:
         self._begin(items, boxes, fresh, found, time_s)
         self._confirm()
         return found, ended
+
+    def carry(self, frames: float, height: float) -> list[tuple[Track, Box]]:
+        """Move on over frames without boxes; return the confirmed tracks that are not lost, and their boxes.
+
+        Args:
+            frames: How many frames after the last one it is.
+            height: The picture's, in pixels, which the boxes are in.
+        """
+        self._boxes.advance(min(max(frames, 1.0), MAX_STEP_FRAMES))
+        corners = (self._boxes.corners() * height).tolist()
+        return [
+            (track, (left, top, right, bottom))
+            for track, (left, top, right, bottom) in zip(self.tracks, corners, strict=True)
+            if track.number is not None and not track.is_lost
+        ]
 
     # -- association: pairs of a track's row and an item's index
 

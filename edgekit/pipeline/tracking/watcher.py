@@ -86,6 +86,18 @@ class Watcher:
         events += self._changes(seen, now, total)
         return msgspec.structs.replace(prediction, items=items), tuple(events)
 
+    def carry(self, frame: Frame, task: str) -> Prediction:
+        """Return where what was seen last time is expected, in a frame that no model looked at."""
+        now, height = Moment.of(frame), frame.data.shape[0]
+        frames, self._last_seq = now.seq - self._last_seq, now.seq
+        items = [
+            Item(
+                label=track.label, score=track.item.score, index=track.item.index, box=box, track=track.number
+            )
+            for track, box in self._tracker.carry(frames, height)
+        ]
+        return Prediction(task=task, items=tuple(items))
+
     def _shape(self, aspect: float) -> None:
         """Lay the zones and lines over pictures of this shape; a change of it makes them anew."""
         if abs(aspect - self._aspect) < 0.01:
