@@ -281,7 +281,8 @@ def test_every_field_of_a_document_has_a_class():
     item = Item(
         label="face", score=0.5, box=BOX, points=((1, 2),), value=9.0, oriented_box=(1, 2, 3, 4, 0.5),
         point_names=("nose",), point_scores=(0.5,), text="Ann", vector=(0.5,), track=7,
-        mask=Mask(area=BOX, width=1, height=1, runs=(0, 1)), parent=Parent(stage="people", item=0), stage="face",
+        mask=Mask(area=BOX, width=1, height=1, runs=(0, 1)), parent=Parent(stage="people", item=0),
+        stage="face",
     )  # fmt: skip
     seen = event(item=item, count=1, previous="x", tracks=(7,), end_unix_ms=9)
     full = result(found=Prediction(task="face", items=(item,)), events=[seen])
