@@ -109,13 +109,20 @@ def numbers(tensor: memoryview) -> tuple[Any, ...]:
             return struct.unpack(f"<{len(body) // struct.calcsize(letter)}{letter}", body)
         if number == _TENSOR_FLOATS:
             return struct.unpack(f"<{len(body) // 4}f", body)
-    ints: list[int] = []
+    return integers(parts, _TENSOR_INTS) or (0,)
+
+
+def integers(parts: Any, which: int) -> tuple[int, ...]:
+    """Return the integers with one field number of ``fields``' result, packed or not."""
+    found: list[int] = []
     for number, body in parts:
-        if number == _TENSOR_INTS:
-            at = 0
-            while isinstance(body, memoryview) and at < len(body):
-                value, at = _varint(body, at)
-                ints.append(value - (1 << 64) if value >> 63 else value)
-            if isinstance(body, int):
-                ints.append(body)
-    return tuple(ints) or (0,)
+        if number != which:
+            continue
+        if isinstance(body, int):
+            found.append(body)
+            continue
+        at = 0
+        while at < len(body):
+            value, at = _varint(body, at)
+            found.append(value - (1 << 64) if value >> 63 else value)
+    return tuple(found)

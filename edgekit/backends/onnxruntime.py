@@ -86,20 +86,29 @@ class OnnxRuntimeBackend(OpenModel):
         """Run on the input views; return arrays by output name, valid until the next ``run``."""
         self._require_open()
         try:
-            if not self._is_bound:
-                return self._run_unbound()
-            if self._copies_inputs:  # binding copies host memory to the device, so bind at every run
-                for name, value in self._values:
-                    self._binding.bind_ortvalue_input(name, value)
-            for name in self._free_outputs:  # the runtime keeps the size of the previous run
-                self._binding.bind_output(name, "cpu")
-            self._session.run_with_iobinding(self._binding)
-            if not self._free_outputs:
-                return self._results.copy()
-            values = self._binding.copy_outputs_to_cpu()
+            return self._run()
         except Exception as cause:  # the library's exceptions have no common base
             is_lost = self.accelerator != "cpu" and _says_lost(cause)
-            raise run_failure(self._source, "onnxruntime", cause, is_lost=is_lost) from cause
+            if is_lost or not self._results:
+                raise run_failure(self._source, "onnxruntime", cause, is_lost=is_lost) from cause
+            # where a file declares an output's shape falsely, memory of that shape does not fit
+            logger.info("%s: the runtime allocates the outputs from now on: %s", self._source, short(cause))
+            self._results = {}
+            self._free_outputs = [spec.name for spec in self.outputs]
+        return self.run()
+
+    def _run(self) -> dict[str, NDArray[Any]]:
+        if not self._is_bound:
+            return self._run_unbound()
+        if self._copies_inputs:  # binding copies host memory to the device, so bind at every run
+            for name, value in self._values:
+                self._binding.bind_ortvalue_input(name, value)
+        for name in self._free_outputs:  # the runtime keeps the size of the previous run
+            self._binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(self._binding)
+        if not self._free_outputs:
+            return self._results.copy()
+        values = self._binding.copy_outputs_to_cpu()
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
     def _run_unbound(self) -> dict[str, NDArray[Any]]:

@@ -80,17 +80,8 @@ def plain(value: Any) -> Any:
 
 
 def _inputs(conclusion: Conclusion, file: ModelFile) -> tuple[TensorSpec, ...]:
-    image = file.image()
-    if not conclusion.inputs:
-        if image is None:
-            raise BundleError(
-                f"{file.path}: has no image input", hint="the family's row must name its inputs"
-            )
-        (height, width), _ = image_size(file)
-        shape = (1, height, width, image.channels)
-        return (TensorSpec(name="image", datatype="UINT8", shape=shape, layout="NHWC"),)
     declared = {tensor.name: tensor for tensor in file.inputs}
-    return tuple(
+    named = tuple(
         TensorSpec(
             name=name,
             datatype=row.datatype or _real(declared[row.tensor].datatype),  # type: ignore[arg-type]
@@ -98,19 +89,41 @@ def _inputs(conclusion: Conclusion, file: ModelFile) -> tuple[TensorSpec, ...]:
         )
         for name, row in conclusion.inputs.items()
     )
+    image = file.image()
+    if not conclusion.takes_image:
+        return named
+    if image is None:
+        raise BundleError(f"{file.path}: has no image input", hint="the family's row must name its inputs")
+    (height, width), _ = image_size(file)
+    shape = (1, height, width, image.channels)
+    return (TensorSpec(name="image", datatype="UINT8", shape=shape, layout="NHWC"), *named)
 
 
 def _outputs(conclusion: Conclusion, file: ModelFile) -> tuple[TensorSpec, ...]:
     declared = {tensor.name: tensor for tensor in file.outputs}
+    batch = _batch_of(file, conclusion)
     return tuple(
         TensorSpec(
             name=name,
             datatype="FP32" if conclusion.value("decoder") != "raw" else _real(declared[row.tensor].datatype),  # type: ignore[arg-type]
-            shape=row.shape or file.shape_of(declared[row.tensor]),
+            shape=row.shape or _of_one(file.shape_of(declared[row.tensor]), batch),
             layout=row.layout,
         )
         for name, row in conclusion.outputs.items()
     )
+
+
+def _of_one(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
+    """Return an output's shape for one sample of a fixed batch."""
+    return (1, *shape[1:]) if batch > 1 and shape[:1] == (batch,) else shape
+
+
+def _batch_of(file: ModelFile, conclusion: Conclusion) -> int:
+    """Return the samples that a file always takes at once."""
+    image, first = file.image(), file.inputs[0].shape[:1] if file.inputs else ()
+    if image is not None and conclusion.takes_image:
+        return image.tensor.shape[0] if len(image.tensor.shape) > 3 else 1
+    return first[0] if first and conclusion.value("columns") else 1
 
 
 def _real(datatype: str) -> str:
@@ -124,10 +137,10 @@ def variants_of(file: ModelFile, conclusion: Conclusion) -> list[Variant]:
     """
     image, folder = file.image(), f"variants/{_folder(file)}"
     inputs = {name: row.tensor for name, row in conclusion.inputs.items()}
-    if not inputs and image is not None:
-        inputs = {"image": image.tensor.name}
+    if image is not None and conclusion.takes_image:
+        inputs["image"] = image.tensor.name
     shapes = {**fixed_shapes(file), **{name: list(shape) for name, shape in conclusion.shapes.items()}}
-    first = file.inputs[0].shape[0] if file.inputs and file.inputs[0].shape else 1
+    batch = _batch_of(file, conclusion)
     variants = [
         Variant(
             id=f"{backend}-{file.precision}",
@@ -139,8 +152,8 @@ def variants_of(file: ModelFile, conclusion: Conclusion) -> list[Variant]:
             ),
             inputs=inputs,
             outputs={name: row.tensor for name, row in conclusion.outputs.items()},
-            layout=image.layout if image is not None and not conclusion.inputs else "",
-            batch=(first,) if first > 1 and (not conclusion.inputs or conclusion.value("columns")) else (),
+            layout=image.layout if image is not None and conclusion.takes_image else "",
+            batch=(batch,) if batch > 1 else (),
             options={"shapes": shapes} if shapes else {},
         )
         for backend in BARE[file.path.suffix.lower()]

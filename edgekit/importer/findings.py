@@ -65,7 +65,8 @@ class Conclusion:
         family: The row's name.
         findings: In the order in which they are printed; must hold ``task`` and ``decoder``.
         outputs: Logical name to the file's output.
-        inputs: Logical name to the file's input; by default the only image, as ``image``.
+        inputs: Logical name to the file's input. The only image is ``image``, and is not named here: it is an
+            input where all those named are constants.
         is_stated: The file's metadata name the family: shapes of other families do not count.
         asks: Flags without which the family cannot be used, each with why only the user knows.
         state: Logical recurrent tensors.
@@ -84,6 +85,11 @@ class Conclusion:
     constants: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     no_real_file: bool = False
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether the file's only image is an input of the model."""
+        return not (self.inputs.keys() - self.constants.keys())
 
     def value(self, key: str) -> Any:
         """Return what was concluded of a key, or None."""

@@ -26,6 +26,7 @@ from edgekit.importer.build import (
     write_labels,
     write_manifest,
 )
+from edgekit.importer.clamped import check_boxes
 from edgekit.importer.compare import disagreements, tolerance
 from edgekit.importer.decide import conclude
 from edgekit.importer.findings import Conclusion
@@ -125,18 +126,22 @@ def _open(path: Path, stated: Mapping[str, Any], pictures: Sequence[Any]) -> _Op
 
     Raises:
         ModelLoadError: It is an image model that no runtime here runs, and not compiled for an Edge TPU.
-        BundleError: As ``conclude`` says.
+        BundleError: As ``conclude`` says, or its boxes are cut.
     """
     file = replace(read_model_file(path), flags=stated)
     file, refusals = try_file(file, pictures)
     if not file.tried and file.image() is not None and _EDGETPU_OP not in file.operators:
         reasons = tuple(f"{backend}: {why}" for backend, why in refusals.items())
+        is_new = any("opset" in why.lower() for why in refusals.values())
         raise ModelLoadError(
             f"{file.path}: no runtime here runs it",
             reasons=reasons,
-            hint="export it for one of these runtimes",
+            hint="export it with an older opset (opset=17), or install a newer runtime"
+            if is_new
+            else "export it for one of these runtimes",
         )
     conclusion = _with_size(conclude(file), file)
+    check_boxes(conclusion, file)
     task_named(str(conclusion.value("task")))
     return _Opened(file, conclusion, refusals)
 
@@ -147,8 +152,18 @@ def _parent(target: Path) -> Path:
 
 
 def _with_size(conclusion: Conclusion, file: ModelFile) -> Conclusion:
-    """Return the conclusion with the size of the picture where the file leaves it free."""
+    """Return the conclusion with the size of the picture where the file leaves it free.
+
+    Raises:
+        BundleError: The user states another size than the file has.
+    """
     size, source = image_size(file)
+    stated = file.flags.get("size")
+    if source == "signature" and stated and tuple(stated) != size:
+        raise BundleError(
+            f"{file.path}: its input is {size[0]} x {size[1]} (height x width), size= says {stated}",
+            hint="export it at that size, or with free axes",
+        )
     if source in ("", "signature", "flag"):
         return conclusion
     found = Finding("size", list(size), source, "the file leaves its size free")  # type: ignore[arg-type]
@@ -220,7 +235,7 @@ def _build(
     manifest = _settled(root, manifest, variants, chosen)
     answers, excluded = _try_all(root, [v for v in variants if v.id not in absent], [*chosen[:_LOOK], *made])
     is_list = manifest.post.decoder in _LISTS
-    judge, differing = disagreements(answers, variants, is_list=is_list)
+    judge, differing = disagreements(answers, variants, is_list=is_list, axis=_row_axis(manifest))
     excluded |= differing
     if not judge:
         raise BundleError(
@@ -240,6 +255,13 @@ def _build(
         manifest = _with_golden(root, manifest, judge, answers)
     write_manifest(root, manifest)
     return manifest, {v.id: answers[v.id] for v in kept if v.id in answers}
+
+
+def _row_axis(manifest: Manifest) -> int:
+    """Return the axis of a dense detector's rows of box and scores; 0 for another model."""
+    if manifest.post.decoder != "yolo":
+        return 0
+    return 1 if manifest.post.options.get("layout") == "columns" else 2
 
 
 def _settled(root: Path, manifest: Manifest, variants: Sequence[Variant], chosen: Sequence[Any]) -> Manifest:

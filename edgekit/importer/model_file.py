@@ -19,6 +19,10 @@ FORMATS: Mapping[str, Literal["onnx", "tflite", "openvino"]] = {
 }
 
 
+_LEAST_SIDE = 16
+"""The side of the smallest image without a batch axis: [3, 128, 9] is a window of a sensor."""
+
+
 @dataclass(frozen=True)
 class FileTensor:
     """One input or output as the file declares it.
@@ -53,11 +57,11 @@ class ModelFile:
     ``metadata``: every key that the file or its companion carries, its text read as a Python or JSON literal
     where it is one; ``metadata_from`` names the carrier ("metadata_props", "zip metadata.json", "TFLite
     Metadata", "rt_info/model_info", "metadata.yaml"). ``operators``: how often each occurs; custom ones of
-    TFLite by their own name. ``classes``: the labels inside an ONNX classifier of tables. ``labels``: from
-    the file or a label file beside it. ``parts``: every file that belongs to it, itself first. ``flags``:
-    what the user stated, by key (``KEY=VALUE``, ``decoder``, ``labels``). ``tried``: outputs by name, real
-    numbers or texts, for the pictures of ``pictures``; one array for
-    each picture; empty until it was run.
+    TFLite by their own name. ``kernels``: the shapes of an ONNX file's constants of four axes (weights of
+    convolutions), and how often each occurs. ``classes``: the labels inside an ONNX classifier of tables.
+    ``labels``: from the file or a label file beside it. ``parts``: every file that belongs to it, itself
+    first. ``flags``: what the user stated, by key (``KEY=VALUE``, ``decoder``, ``labels``). ``tried``:
+    outputs by name, real numbers or texts, one array for each picture; empty until it was run.
     """
 
     path: Path
@@ -68,6 +72,7 @@ class ModelFile:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     metadata_from: str = ""
     operators: Mapping[str, int] = field(default_factory=dict)
+    kernels: Mapping[tuple[int, ...], int] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     producer: str = ""
     labels: tuple[str, ...] = ()
@@ -77,7 +82,7 @@ class ModelFile:
     tried: Mapping[str, tuple[NDArray[Any], ...]] = field(default_factory=dict)
 
     def image(self) -> Image | None:
-        """Return the only input that can be an image (rank 4, 1 or 3 channels), or None."""
+        """Return the only input that can be an image (1 or 3 channels), or None."""
         found = [image for tensor in self.inputs if (image := image_of(tensor)) is not None]
         return found[0] if len(found) == 1 else None
 
@@ -87,9 +92,11 @@ class ModelFile:
         return fitting[0] if len(fitting) == 1 else None
 
     def shape_of(self, output: FileTensor) -> tuple[int, ...]:
-        """Return an output's shape as it was when run, or as declared before that."""
-        answers = self.tried.get(output.name)
-        return tuple(answers[0].shape) if answers else output.shape
+        """Return an output's shape as it was when run, -1 where it differed, or as declared before that."""
+        shapes = {array.shape for array in self.tried.get(output.name, ())}
+        if len({len(shape) for shape in shapes}) != 1:
+            return output.shape
+        return tuple(sizes[0] if len(set(sizes)) == 1 else -1 for sizes in zip(*shapes, strict=True))
 
     def asks_for(self, *names: str) -> bool:
         """Return whether the user named one of these decoders."""
@@ -98,6 +105,8 @@ class ModelFile:
 
 def image_of(tensor: FileTensor) -> Image | None:
     """Return an input as an image, or None where it cannot be one."""
+    if len(tensor.shape) == 3:
+        return _single(tensor)
     if len(tensor.shape) != 4:
         return None
     _, first, second, third = tensor.shape
@@ -107,6 +116,16 @@ def image_of(tensor: FileTensor) -> Image | None:
         return Image(tensor, "NHWC", first, second, third)
     if min(tensor.shape[1:]) < 0:  # every dimension free: ONNX exporters put channels first
         return Image(tensor, "NCHW", second, third, 3)
+    return None
+
+
+def _single(tensor: FileTensor) -> Image | None:
+    """Return an input without a batch axis as a coloured image, or None; a window of samples is none."""
+    sides = {"NCHW": (0, 1, 2), "NHWC": (2, 0, 1)}
+    for layout, (channel, row, column) in sides.items():
+        size = tensor.shape[row], tensor.shape[column]
+        if tensor.shape[channel] == 3 and all(side < 0 or side >= _LEAST_SIDE for side in size):
+            return Image(tensor, layout, *size, 3)  # type: ignore[arg-type]
     return None
 
 

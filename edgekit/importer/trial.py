@@ -53,11 +53,12 @@ def image_size(file: ModelFile) -> tuple[tuple[int, int], str]:
 def fixed_shapes(file: ModelFile) -> dict[str, list[int]]:
     """Return ``options.shapes`` for an image input whose size the file leaves free; empty otherwise."""
     image = file.image()
-    if image is None or min(image.tensor.shape[1:]) > 0:
+    if image is None or min(image.height, image.width, image.channels) > 0:
         return {}
     (height, width), _ = image_size(file)
     sides = [image.channels, height, width] if image.layout == "NCHW" else [height, width, image.channels]
-    return {image.tensor.name: [max(image.tensor.shape[0], 1), *sides]}
+    batch = [max(image.tensor.shape[0], 1)] if len(image.tensor.shape) > len(sides) else []
+    return {image.tensor.name: [*batch, *sides]}
 
 
 def try_file(file: ModelFile, pictures: Sequence[NDArray[np.uint8]]) -> tuple[ModelFile, dict[str, str]]:

@@ -45,9 +45,8 @@ def _file(task: dict[str, Any], pictures: list[NDArray[np.uint8]]) -> dict[str, 
         fill_noise(backend, number)
         for spec in backend.inputs:
             if spec is picture_input:
-                pre = ImagePre(
-                    _probe(spec), msgspec.structs.replace(spec, shape=(1, *spec.shape[1:])), _layout(spec)
-                )
+                row = spec.shape if len(spec.shape) == 3 else (1, *spec.shape[1:])
+                pre = ImagePre(_probe(spec), msgspec.structs.replace(spec, shape=row), _layout(spec))
                 resized, _ = pre.resize(picture)
                 tensor = pre.tensor(resized)
                 backend.view(spec.name)[...] = tensor
@@ -69,7 +68,8 @@ def _file(task: dict[str, Any], pictures: list[NDArray[np.uint8]]) -> dict[str, 
 
 
 def _probe(spec: TensorSpec) -> Pre:
-    is_gray = 1 in (spec.shape[1], spec.shape[3]) and 3 not in (spec.shape[1], spec.shape[3])
+    image = image_of(FileTensor(spec.name, spec.datatype, spec.shape))
+    is_gray = image is not None and image.channels == 1
     return msgspec.structs.replace(_PROBE, color="GRAY" if is_gray else "RGB")
 
 

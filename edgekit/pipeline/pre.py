@@ -229,7 +229,7 @@ class ImagePre:
     """
 
     def __init__(self, pre: Pre, spec: TensorSpec, layout: str) -> None:
-        shape = spec.shape
+        shape = spec.shape if len(spec.shape) != 3 else (1, *spec.shape)  # a file may have no batch axis
         if layout != "NHWC" and len(shape) == 4:
             shape = (shape[0], *shape[2:], shape[1])
         if len(shape) != 4 or shape[0] not in (1, -1) or min(shape[1:]) < 1 or shape[3] not in (1, 3):
@@ -278,6 +278,7 @@ class ImagePre:
 
     def fill(self, resized: NDArray[np.uint8], view: NDArray[Any]) -> None:
         """Write an image that ``resize`` returned into ``view``, the backend's input memory."""
+        view = view.reshape(self._shape)
         if self._pre.is_transposed:
             resized = np.ascontiguousarray(resized.transpose(1, 0, 2))
         if self._planes is not None:

@@ -154,6 +154,22 @@ def test_an_output_whose_size_the_data_decides_is_whole_each_time(nonzero):
     backend.close()
 
 
+@pytest.mark.parametrize("declared", [[7, 1], ["n", "m"]])
+def test_an_output_that_is_declared_with_a_false_shape_is_whole(declared, tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("NonZero", ["x"], ["all"]), helper.make_node("Transpose", ["all"], ["at"])],
+        "false",
+        [value("x", TensorProto.FLOAT, ["n", "m"])],
+        [value("at", TensorProto.INT64, declared)],
+    )
+    backend = open_backend(tiny_nets.save_onnx(tmp_path / "n.onnx", graph), CPU, {"shapes": {"x": [1, 9]}})
+    for count in (3, 0, 9):
+        x = np.zeros((1, 9), np.float32)
+        x[0, :count] = 1
+        assert backend.infer({"x": x})["at"].shape == (count, 2)
+    backend.close()
+
+
 def test_a_batch_is_settled_by_options_and_outputs_follow(model):
     backend = open_backend(model, CPU, {"shapes": {"x": [3, tiny_nets.INPUTS]}})
     assert (backend.inputs[0].shape, backend.outputs[0].shape) == (

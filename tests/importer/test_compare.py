@@ -1,5 +1,6 @@
 """A variant that answers wrongly without an error is left out, and the right one judges."""
 
+import msgspec
 import numpy as np
 
 from edgekit.core.spec import Variant
@@ -56,3 +57,20 @@ def test_lists_are_compared_by_what_they_see_and_not_by_their_order():
 
 def test_without_any_answer_nothing_judges():
     assert disagreements({}, [variant("first")]) == ("", {})
+
+
+def test_int8_computed_in_floats_is_left_out_where_its_scores_move_and_not_where_they_are_close():
+    as_float = {"properties": {"LP_TRANSFORMS_MODE": "NO"}}
+    right = np.concatenate([np.full((1, 4, 9), 300.0), np.full((1, 3, 9), 0.1)], axis=1)
+    right[0, :, 0] += 7
+    variants = [variant("lite", "int8"), variant("close", "int8"), variant("far", "int8")]
+    variants = [*variants[:1], *(msgspec.structs.replace(v, options=as_float) for v in variants[1:])]
+    rows = {"lite": answers(right)}
+    for name, factor in (("close", 1.1), ("far", 1.3)):
+        other = right.copy()
+        other[:, 4:] *= factor
+        rows[name] = answers(other)
+    judge, excluded = disagreements(rows, variants, axis=1)
+    assert (judge, set(excluded)) == ("lite", {"far"})
+    assert "30%" in excluded["far"]
+    assert disagreements(rows, variants)[1] == {}  # no dense detector's rows

@@ -132,7 +132,7 @@ def test_libreyolos_metadata_name_the_family_and_what_its_shape_cannot_say():
     assert (values["decoder"], values["activation"]) == ("detr", "sigmoid")
     with pytest.raises(BundleError, match="its metadata say dfine"):
         conclusions_of(libre("dfine", {"output": (1, 30, 6)}))
-    with pytest.raises(BundleError, match="it names 2 classes, its outputs have 3"):
+    with pytest.raises(BundleError, match="metadata_props names 2 classes, its outputs have 3"):
         conclusions_of(libre("dfine", {"pred_logits": (1, 30, 3), "pred_boxes": (1, 30, 4)}))
 
 

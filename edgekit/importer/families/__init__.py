@@ -38,6 +38,12 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "detr": "edgekit.importer.families.detr:recognise",
         "libreyolo": "edgekit.importer.families.libreyolo:recognise",
         "postprocess": "edgekit.importer.families.postprocess:recognise",
+        "efficientdet": "edgekit.importer.families.efficientdet:recognise",
+        "centre": "edgekit.importer.families.centre:recognise",
+        "people": "edgekit.importer.families.people:recognise",
+        "listed": "edgekit.importer.families.listed:recognise",
+        "ultraface": "edgekit.importer.families.ultraface:recognise",
+        "paddle": "edgekit.importer.families.paddle:recognise",
         "raw": "edgekit.importer.families.raw:recognise",
     }
 )

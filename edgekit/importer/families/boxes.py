@@ -48,14 +48,15 @@ def labels_of(file: ModelFile, classes: int) -> tuple[tuple[Finding, ...], dict[
     """Return the finding of the labels, or what to ask: the file's own, else a known list of that length.
 
     Raises:
-        BundleError: The file names another number of classes.
+        BundleError: The file or the label file beside it names another number of classes, the user none.
     """
     names = names_of(file.metadata.get("names")) or file.labels
-    if names:
+    if names and (len(names) == classes or "labels" not in file.flags):
         if len(names) != classes:
+            carrier = file.labels_from or file.metadata_from
             raise BundleError(
-                f"{file.path}: it names {len(names)} classes, its outputs have {classes}",
-                hint="export the file again: names and network are of different models",
+                f"{file.path}: {carrier} names {len(names)} classes, its outputs have {classes}",
+                hint="they are of different models: export the file again, or state its own with --labels",
             )
         return (Finding("labels", names, "metadata", file.labels_from or file.metadata_from),), {}
     name, assumed = assumed_labels(classes)

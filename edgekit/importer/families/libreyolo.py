@@ -62,10 +62,12 @@ def _yolo9(file: ModelFile) -> Rows | None:
     where = Finding("align", place, "metadata", "letterbox_pad; top-left without it")
     if shape[2] == 6:
         return "detections", (*pixels, where), {"rows": Output(output.name)}, -1
-    options = (
+    options: tuple[Finding, ...] = (
         Finding("layout", "columns", "signature", f"output {list(shape)}"),
         Finding("box", "xyxy", "metadata", "LibreYOLO's YOLO9 writes corners"),
     )
+    if file.metadata.get("model_family") == "yolo9_e2e":
+        options += (Finding("nms", "none", "metadata", "its head names each object once"),)
     return "yolo", (*pixels, where, *options), {"predictions": Output(output.name)}, shape[1] - 4
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.core.spec import Finding
+from edgekit.importer.families.boxes import labels_of
 from edgekit.importer.families.ultralytics import (
     COCO_POINTS,
     LETTERBOX,
@@ -23,7 +24,6 @@ from edgekit.importer.families.ultralytics import (
     point_options,
 )
 from edgekit.importer.findings import Conclusion, Output
-from edgekit.importer.label_sets import assumed_labels
 from edgekit.importer.model_file import FileTensor, ModelFile
 from edgekit.importer.trial import image_size
 
@@ -117,14 +117,9 @@ def _names(
     """Return the finding of the labels, or what to ask."""
     if labels:
         return (Finding("labels", labels, "metadata", file.metadata_from),), {}
-    if len(file.labels) == classes:
-        return (Finding("labels", file.labels, "metadata", file.labels_from),), {}
-    if head.task == "pose" and classes == 1:
+    if head.task == "pose" and classes == 1 and not file.labels:
         return (Finding("labels", ("person",), "assumed", "17 keypoints are COCO's person"),), {}
-    name, assumed = assumed_labels(classes)
-    if assumed:
-        return (Finding("labels", assumed, "assumed", f"{classes} classes: {name}"),), {}
-    return (), {"labels": f"{classes} classes, and the file has no names"}
+    return labels_of(file, classes)
 
 
 def _stated_pixels(file: ModelFile, stated: Mapping[str, Any]) -> tuple[Finding, ...]:

@@ -35,7 +35,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise BundleError(f"{path}: want a list of labels of at most 1 MiB")
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as cause:
         raise BundleError(f"{path}: labels cannot be read: {cause}") from cause
     return plain_labels([line.strip() for line in lines])

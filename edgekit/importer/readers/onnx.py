@@ -10,15 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.backends.file_fields import fields, texts
+from edgekit.backends.file_fields import fields, integers, texts
 from edgekit.core.errors import BundleError
 from edgekit.importer.model_file import FileTensor, ModelFile
 from edgekit.importer.readers.literals import literals
 
 _GRAPH, _PRODUCER, _PRODUCER_VERSION, _PROPERTY = 7, 2, 3, 14
 _NODE, _INITIALIZER, _INPUT, _OUTPUT, _OP = 1, 5, 11, 12, 4
-_TENSOR_NAME, _EXTERNAL = 8, 13
+_TENSOR_DIMS, _TENSOR_NAME, _EXTERNAL = 1, 8, 13
 _ATTRIBUTE, _INTS, _STRINGS = 5, 8, 9
+_KERNEL_AXES = 4
 _DATATYPES: Mapping[int, str] = {
     1: "FP32",
     2: "UINT8",
@@ -49,6 +50,7 @@ def read_onnx(path: Path, data: Any) -> ModelFile:
         raise LookupError("no graph")
     graph = list(fields(bodies[0]))
     operators: Counter[str] = Counter()
+    kernels: Counter[tuple[int, ...]] = Counter()
     constants, external = set(), set()
     classes: tuple[str, ...] = ()
     for number, body in graph:
@@ -58,6 +60,7 @@ def read_onnx(path: Path, data: Any) -> ModelFile:
         elif number == _INITIALIZER:
             parts = list(fields(body))
             constants |= set(texts(parts, _TENSOR_NAME))
+            kernels[integers(parts, _TENSOR_DIMS)] += 1
             external |= {value for key, value in map(_pair, _bodies(parts, _EXTERNAL)) if key == "location"}
     texts_of_model = dict(map(_pair, _bodies(model, _PROPERTY)))
     return ModelFile(
@@ -68,6 +71,7 @@ def read_onnx(path: Path, data: Any) -> ModelFile:
         metadata=literals(texts_of_model),
         metadata_from="metadata_props" if texts_of_model else "",
         operators=operators,
+        kernels={shape: count for shape, count in kernels.items() if len(shape) == _KERNEL_AXES},
         classes=classes,
         producer=" ".join((*texts(model, _PRODUCER), *texts(model, _PRODUCER_VERSION))),
         parts=(path, *(_weights(path, name) for name in sorted(external))),

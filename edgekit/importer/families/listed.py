@@ -1,0 +1,108 @@
+"""Detectors that end in lists, told apart by names and shapes: RT-DETR's own, torchvision's, EfficientNMS.
+
+RT-DETR, D-FINE and DEIM as their repositories export them take the picture's size as a second input,
+``orig_target_sizes``; it is always the input's own here. torchvision's take one picture without a batch, and
+normalise it inside; class 0 is the background.
+
+Source: torchvision 0.29 exports; RT-DETR's repository and TensorRT's EfficientNMS: no real file seen.
+"""
+
+from __future__ import annotations
+
+from edgekit.core.spec import Finding
+from edgekit.importer.families.boxes import convention, units_of
+from edgekit.importer.findings import Conclusion, Input, Output
+from edgekit.importer.model_file import ModelFile
+from edgekit.importer.trial import image_size
+
+_SIZES = "orig_target_sizes"
+_NO_NAMES = {"labels": "the file has no names"}
+
+
+def recognise(file: ModelFile) -> Conclusion | None:
+    """Return the conclusion for a file with one of these lists."""
+    if file.image() is None:
+        return None
+    names = {tensor.name: tensor for tensor in file.outputs}
+    if names.keys() == {"num_dets", "det_boxes", "det_scores", "det_classes"}:
+        return _efficient_nms(file)
+    if not {"boxes", "scores", "labels"} <= names.keys() or "INT" not in names["labels"].datatype:
+        return None
+    if any(tensor.name == _SIZES for tensor in file.inputs):
+        return _rtdetr(file)
+    return _torchvision(file) if len(file.inputs) == 1 else None
+
+
+def _head(file: ModelFile, why: str) -> tuple[tuple[Finding, ...], dict[str, str]]:
+    """Return task, decoder and labels of a list, and what to ask."""
+    known = (Finding("labels", file.labels, "metadata", file.labels_from),) if file.labels else ()
+    rows = (Finding("task", "detect", "signature", why), Finding("decoder", "detections", "signature", why))
+    return (*rows, *known), {} if known else dict(_NO_NAMES)
+
+
+def _rtdetr(file: ModelFile) -> Conclusion:
+    found, asks = _head(file, f"labels, boxes, scores and the input {_SIZES}")
+    (height, width), _ = image_size(file)
+    return Conclusion(
+        family="rt-detr",
+        findings=(
+            *found,
+            *convention("RT-DETR: stretched, RGB, /255", resize="stretch", color="RGB", mean=0, std=255),
+            Finding("units", "pixels", "signature", f"{_SIZES} is the input's own size"),
+            *convention("RT-DETR's", score_threshold=0.5),
+        ),
+        inputs={_SIZES: Input(_SIZES, shape=(1, 2))},
+        constants={_SIZES: (float(width), float(height))},
+        shapes={_SIZES: (1, 2)},
+        outputs={"boxes": Output("boxes"), "scores": Output("scores"), "classes": Output("labels")},
+        asks=asks,
+        no_real_file=True,
+    )
+
+
+def _torchvision(file: ModelFile) -> Conclusion | None:
+    shapes = [file.shape_of(next(t for t in file.outputs if t.name == name)) for name in ("boxes", "scores")]
+    if len(shapes[0]) != 2 or len(shapes[1]) != 1:
+        return None
+    found, asks = _head(file, "boxes [n, 4], scores [n] and labels [n], as torchvision's detectors have")
+    if asks:
+        asks = {"labels": "the file has no names; the first is the background's (coco91 for torchvision's)"}
+    return Conclusion(
+        family="torchvision",
+        findings=(
+            *found,
+            *convention(
+                "torchvision: RGB, 0 to 1, resized inside", resize="stretch", color="RGB", mean=0, std=255
+            ),
+            Finding("units", "pixels", "signature", "torchvision's"),
+            *convention("edgekit's", score_threshold=0.5),
+        ),
+        outputs={
+            "boxes": Output("boxes", (-1, 4)),
+            "scores": Output("scores", (-1,)),
+            "classes": Output("labels", (-1,)),
+        },
+        asks=asks,
+    )
+
+
+def _efficient_nms(file: ModelFile) -> Conclusion:
+    found, asks = _head(file, "num_dets, det_boxes, det_scores and det_classes")
+    boxes = [array.reshape(-1, 4) for array in file.tried.get("det_boxes", ())]
+    return Conclusion(
+        family="efficient-nms",
+        findings=(
+            *found,
+            *convention("the YOLOs' letterbox: RGB, /255", resize="letterbox", color="RGB", mean=0, std=255),
+            units_of(boxes, "pixels", "the YOLOs' exports"),
+            *convention("edgekit's", score_threshold=0.25),
+        ),
+        outputs={
+            "boxes": Output("det_boxes"),
+            "scores": Output("det_scores"),
+            "classes": Output("det_classes"),
+            "count": Output("num_dets"),
+        },
+        asks=asks,
+        no_real_file=True,
+    )
