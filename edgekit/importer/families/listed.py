@@ -16,6 +16,9 @@ from edgekit.importer.model_file import ModelFile
 from edgekit.importer.trial import image_size
 
 _SIZES = "orig_target_sizes"
+_BOXES, _SCORES = "boxes", "scores"
+_LISTS = (_BOXES, _SCORES, "labels")
+_LOGICAL = (_BOXES, _SCORES, "classes")
 _NO_NAMES = {"labels": "the file has no names"}
 
 
@@ -26,7 +29,7 @@ def recognise(file: ModelFile) -> Conclusion | None:
     names = {tensor.name: tensor for tensor in file.outputs}
     if names.keys() == {"num_dets", "det_boxes", "det_scores", "det_classes"}:
         return _efficient_nms(file)
-    if not {"boxes", "scores", "labels"} <= names.keys() or "INT" not in names["labels"].datatype:
+    if any(name not in names for name in _LISTS) or "INT" not in names["labels"].datatype:
         return None
     if any(tensor.name == _SIZES for tensor in file.inputs):
         return _rtdetr(file)
@@ -54,7 +57,7 @@ def _rtdetr(file: ModelFile) -> Conclusion:
         inputs={_SIZES: Input(_SIZES, shape=(1, 2))},
         constants={_SIZES: (float(width), float(height))},
         shapes={_SIZES: (1, 2)},
-        outputs={"boxes": Output("boxes"), "scores": Output("scores"), "classes": Output("labels")},
+        outputs={name: Output(tensor) for name, tensor in zip(_LOGICAL, _LISTS, strict=True)},
         asks=asks,
         no_real_file=True,
     )
@@ -78,9 +81,8 @@ def _torchvision(file: ModelFile) -> Conclusion | None:
             *convention("edgekit's", score_threshold=0.5),
         ),
         outputs={
-            "boxes": Output("boxes", (-1, 4)),
-            "scores": Output("scores", (-1,)),
-            "classes": Output("labels", (-1,)),
+            name: Output(tensor, (-1, 4) if name == _BOXES else (-1,))
+            for name, tensor in zip(_LOGICAL, _LISTS, strict=True)
         },
         asks=asks,
     )

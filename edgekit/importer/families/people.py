@@ -5,6 +5,8 @@ Source: MoveNet's cards (Google, 2021) and PoseNet's published graph; no real fi
 
 from __future__ import annotations
 
+from typing import Literal
+
 from edgekit.core.spec import Finding
 from edgekit.importer.families.boxes import convention
 from edgekit.importer.families.ultralytics import COCO_POINTS
@@ -52,23 +54,13 @@ def _movenet(file: ModelFile) -> Conclusion | None:
 
 
 def _posenet(file: ModelFile) -> Conclusion | None:
-    by_width: dict[int, list[FileTensor]] = {}
-    for tensor in file.outputs:
-        shape = file.shape_of(tensor)
-        by_width.setdefault(shape[3] if len(shape) == 4 else 0, []).append(tensor)
-    edges = by_width.get(2 * (_POINTS - 1), [])
-    if len(file.outputs) != 4 or sorted(by_width) != sorted({_POINTS, 2 * _POINTS, 2 * (_POINTS - 1)}):
+    maps = _maps(file)
+    if maps is None:
         return None
-    heat, offsets = by_width[_POINTS], by_width[2 * _POINTS]
-    if len(edges) != 2 or len(heat) != 1 or len(offsets) != 1:
-        return None
-    forward = next((t for t in edges if "fwd" in t.name.lower() or "forward" in t.name.lower()), None)
-    if forward is None:
-        return None
-    backward = next(t for t in edges if t is not forward)
-    answers = file.tried.get(heat[0].name, ())
+    answers = file.tried.get(maps["heatmaps"].tensor, ())
     is_logit = not answers or any(float(array.min(initial=0)) < 0 for array in answers)
     why = f"maps of {_POINTS} points, their offsets and displacements both ways"
+    source: Literal["tried", "assumed"] = "tried" if answers else "assumed"
     return Conclusion(
         family="posenet",
         findings=(
@@ -78,20 +70,29 @@ def _posenet(file: ModelFile) -> Conclusion | None:
             *convention(
                 "PoseNet: RGB, -1 to 1, stretched", resize="stretch", color="RGB", mean=127.5, std=127.5
             ),
-            Finding(
-                "activation",
-                "sigmoid" if is_logit else "none",
-                "tried" if answers else "assumed",
-                "its values",
-            ),
+            Finding("activation", "sigmoid" if is_logit else "none", source, "its values"),
             _NAMES,
             *convention("PoseNet's demo", score_threshold=0.3),
         ),
-        outputs={
-            "heatmaps": Output(heat[0].name),
-            "offsets": Output(offsets[0].name),
-            "forward": Output(forward.name),
-            "backward": Output(backward.name),
-        },
+        outputs=maps,
         no_real_file=True,
     )
+
+
+def _maps(file: ModelFile) -> dict[str, Output] | None:
+    """Return PoseNet's four maps by logical name; which way a displacement goes only its name says."""
+    by_width: dict[int, list[FileTensor]] = {}
+    for tensor in file.outputs:
+        shape = file.shape_of(tensor)
+        by_width.setdefault(shape[3] if len(shape) == 4 else 0, []).append(tensor)
+    widths = {_POINTS: 1, 2 * _POINTS: 1, 2 * (_POINTS - 1): 2}
+    if {width: len(tensors) for width, tensors in by_width.items()} != widths:
+        return None
+    moves = by_width[2 * (_POINTS - 1)]
+    ahead = [t for t in moves if "fwd" in t.name.lower() or "forward" in t.name.lower()]
+    if len(ahead) != 1:
+        return None
+    back = next(t for t in moves if t is not ahead[0])
+    tensors = (by_width[_POINTS][0], by_width[2 * _POINTS][0], ahead[0], back)
+    names = ("heatmaps", "offsets", "forward", "backward")
+    return {name: Output(tensor.name) for name, tensor in zip(names, tensors, strict=True)}
