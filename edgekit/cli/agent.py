@@ -189,7 +189,7 @@ def status_text(document: dict[str, Any]) -> str:
             lines.append(f"    {row['message'].splitlines()[0]}")
         lines += [f"    {why}" for why in row["why"].splitlines()]
         lines += [f"    excluded for now: {name}: {why}" for name, why in row.get("excluded", {}).items()]
-        lines += [f"    {line}" for line in source_lines(row.get("source", {}))]
+        lines += [f"    {line}" for line in source_lines(row["source"])]
         lines += [f"    {broker_text(state)}" for state in row["brokers"]]
     for name, row in document["models"].items():
         update = document["updates"].get(name, {})

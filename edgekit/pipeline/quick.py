@@ -9,6 +9,7 @@ from pathlib import Path
 from edgekit.core.errors import UsageError
 from edgekit.pipeline.config import PipelineConfig, checked_config
 from edgekit.pipeline.picture_files import SUFFIXES
+from edgekit.pipeline.sources.rtsp_address import shown
 
 _KINDS = {".csv": "table", ".wav": "audio"}
 _PATHS = {"video": "{stem}-seen.mp4", "jsonl": "{stem}-seen.jsonl"}
@@ -31,13 +32,14 @@ def quick_config(model: Path, source: str, sinks: Sequence[str] = ()) -> Pipelin
         UsageError: The source is neither a camera nor there, or a sink needs what only a TOML file can say.
         ConfigError: There is no such kind of source or sink.
     """
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem or "camera").strip("-") or "source"
+    name = shown(source) if "://" in source else source  # no password in a file's name
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).stem or "camera").strip("-") or "source"
     document = {
         "pipeline": {"name": _name(model.stem), "model": str(model.resolve())},
         "source": {"kind": source_kind(source), "uri": _uri(source)},
         "sink": [_sink(word, stem) for word in sinks],
     }
-    return checked_config(document, f"--source {source}")
+    return checked_config(document, f"--source {name}")
 
 
 def source_kind(source: str) -> str:

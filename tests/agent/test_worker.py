@@ -9,6 +9,8 @@ import time
 import msgspec
 import pytest
 from bundles import make_bundle, make_detector, pipeline_toml
+from rtsp_camera import Camera, needs_rtsp_server
+from runnable import write_image_bundle
 
 from edgekit.agent.config import worker_environment
 from edgekit.agent.ipc import (
@@ -244,6 +246,56 @@ def test_a_source_that_is_lost_is_opened_again_with_the_model_kept_loaded(start,
     assert alert.alert.code == "config.source"
     assert worker.until(lambda: all(m.advanced for m in worker.heard if isinstance(m, Progress)))
     assert worker.end() == 0
+
+
+def test_a_camera_that_is_lost_is_an_alert_with_its_code_and_so_is_its_return(start, tmp_path):
+    needs_rtsp_server()
+    camera = Camera()
+    try:
+        source = f'kind = "rtsp"\nuri = "{camera.uri()}"'
+        text = f'[pipeline]\nname = "door"\nmodel = "m"\n[source]\n{source}\n'
+        worker = start(write_image_bundle(tmp_path / "tiny"), text)
+        worker.until(lambda: worker.frames("door") > 5)
+        assert worker.progress("door")[-1].source["state"] == "open"
+
+        def alerts():
+            return [message.alert for message in worker.heard if isinstance(message, AlertOut)]
+
+        camera.kill()
+        worker.until(lambda: [alert.code for alert in alerts()] == ["source.connection_failed"])
+        assert alerts()[0].level == "error"
+        lost = worker.progress("door")[-1]
+        assert (lost.source["state"], lost.source["fault"], lost.advanced) == (
+            "lost",
+            "CONNECTION_FAILED",
+            True,
+        )
+        camera.start()
+        worker.until(lambda: [alert.code for alert in alerts()][1:] == ["source.back"])
+        assert worker.progress("door")[-1].source["reopened"] == 1
+        assert worker.end() == 0
+    finally:
+        camera.close()
+
+
+def test_a_camera_that_is_off_from_the_start_is_one_alert_however_often_it_is_tried(start, tmp_path):
+    needs_rtsp_server()
+    camera = Camera()
+    camera.kill()
+    source = f'kind = "rtsp"\nuri = "{camera.uri()}"'
+    text = f'[pipeline]\nname = "door"\nmodel = "m"\n[source]\n{source}\n'
+    worker = start(write_image_bundle(tmp_path / "tiny"), text)
+    opening = worker.until(lambda: len(worker.progress("door")) > 30)  # tried four times in these 3 s
+    assert opening
+    camera.start()
+    try:
+        worker.until(lambda: worker.frames("door") > 5)
+        worker.until(lambda: worker.progress("door")[-1].source["state"] == "open")
+        assert worker.end() == 0
+    finally:
+        camera.close()
+    codes = [message.alert.code for message in worker.heard if isinstance(message, AlertOut)]
+    assert codes == ["source.connection_failed", "source.back"]
 
 
 def test_exit_codes_and_signals_have_words():

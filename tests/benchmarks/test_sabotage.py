@@ -11,7 +11,15 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 NOT_HELD = 8
-QUICK = ["backend_overhead", "serve_overhead", "ingest_rate", "wheel_size", "failover"]
+QUICK = [
+    "backend_overhead",
+    "serve_overhead",
+    "ingest_rate",
+    "wheel_size",
+    "failover",
+    "end_to_end",
+    "source_memory",
+]
 """Those that need no model of the zoo, no labelled data and no training."""
 
 

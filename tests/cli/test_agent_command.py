@@ -39,6 +39,7 @@ PIPELINE = {
     "message": "killed by SIGSEGV\nmore",
     "why": "the only one",
     "brokers": [],
+    "source": {},
 }
 
 
@@ -73,12 +74,14 @@ def test_the_status_says_why_the_link_is_down():
 
 def test_the_status_says_why_a_pipeline_failed_and_what_was_rejected():
     rejected = {"motion 2.0.0": "crashed 2 times"}
+    lost = {"state": "lost", "reopened": 3, "fault": "TIMEOUT", "reason": "no answer in time"}
     broker = {"destination": "h:1", "sent": 1, "unsent": 2, "dropped": 0, "refused": 0, "problem": "refused"}
     told = status_text(
         STATUS
         | {
             "pipelines": {
-                "motor": PIPELINE | {"brokers": [broker], "setting": "rate 1/2", "changes": 3},
+                "motor": PIPELINE
+                | {"brokers": [broker], "setting": "rate 1/2", "changes": 3, "source": lost},
             },
             "models": {"motion": {"active": "1.0.0", "previous": ""}},
             "updates": {"motion": {"state": "TRIAL"}},
@@ -91,6 +94,7 @@ def test_the_status_says_why_a_pipeline_failed_and_what_was_rejected():
         "    budget: rate 1/2 (3 changes)",
         "    killed by SIGSEGV",
         "    the only one",
+        "    source: lost, opened again 3 times, last TIMEOUT: no answer in time",
         "    broker h:1: 1 sent, 2 unsent (refused)",
         "  model motion: active 1.0.0, previous -, update TRIAL",
         "  rejected motion 2.0.0: crashed 2 times",

@@ -24,9 +24,11 @@ from edgekit.cli.main import main
 from edgekit.core.errors import ConfigError, SourceError
 from edgekit.pipeline.config import parse_config
 from edgekit.pipeline.libav import write_clip
-from edgekit.pipeline.sources import SourceContext
+from edgekit.pipeline.quick import quick_config
+from edgekit.pipeline.sources import SourceContext, rtsp, rtsp_session
 from edgekit.pipeline.sources.rtsp import RtspOptions, RtspSource
 from edgekit.pipeline.sources.rtsp_address import parse_address, shown
+from edgekit.pipeline.sources.rtsp_session import Access, Session
 from edgekit.pipeline.sources.timing import StreamClock
 
 PASSWORD = "s3:cret@/ü"
@@ -360,6 +362,39 @@ def test_without_a_main_stream_the_packets_are_those_of_the_only_one(shared, ope
     assert run[0].stream.width_px == 320
 
 
+def test_packets_that_nobody_takes_are_bounded_and_go_on_at_a_keyframe(shared, monkeypatch):
+    monkeypatch.setattr(rtsp_session, "MAX_WAITING", 20)
+    session = Session(Access(parse_address(shared.uri()), "tcp", 5.0, 2.0), keeps=True)
+    try:
+        until(lambda: session._missing > 20)
+        packets, missing = session.take()
+    finally:
+        session.close(5)
+    assert missing > 20
+    assert 0 < len(packets) <= 20
+    assert packets[0].is_keyframe
+    assert session.take() == ([], 0)
+
+
+def test_a_picture_that_is_decoded_too_late_is_left_out_until_the_next_keyframe(shared, opened, monkeypatch):
+    source = opened(shared.uri())
+    source.read()
+    monkeypatch.setattr(rtsp, "MAX_AGE_S", -1.0)
+    packets, _ = source._session.take()
+    assert source._latest(packets, 0) is None
+    monkeypatch.undo()
+    before = source._seq
+    frame = source.read()
+    assert frame.seq >= before
+    assert age_s(frame.data) < 1.0
+
+
+def test_frames_can_be_halved(shared, opened):
+    source = opened(shared.uri())
+    source.halve(1)
+    assert source.read().data.shape == (120, 160, 3)
+
+
 def counts():
     return descriptors(), threading.active_count()
 
@@ -460,11 +495,19 @@ def test_a_wrong_address_is_reported_without_what_is_in_it(source, problem):
 def test_an_address_is_shown_without_credentials_and_query():
     address = parse_address("rtsp://a%40b:p%3Aq@[fe80::1]:8554/x?channel=1&token=secret")
     assert (address.user, address.password, address.port) == ("a@b", "p:q", 8554)
-    assert str(address) == "rtsp://[fe80::1]:8554/x"
+    assert shown("rtsp://a%40b:p%3Aq@[fe80::1]:8554/x?token=secret") == "rtsp://[fe80::1]:8554/x"
     assert address.url() == "rtsp://a%40b:p%3Aq@[fe80::1]:8554/x?channel=1&token=secret"
     assert address.url(99) == "rtsp://a%40b:p%3Aq@127.0.0.1:99/x?channel=1&token=secret"
     assert "p:q" not in repr(address)
-    assert shown("nonsense") == "(an address that is not valid)"
+    assert shown("ann:hunter2@nonsense") == "nonsense"
+
+
+def test_a_bundle_on_a_camera_names_neither_files_nor_mistakes_after_its_password():
+    for source in ("rtsp://ann:hunter2@door/1?token=hunter2", "rtsp://ann:hunter2@door"):
+        assert "hunter2" not in str(quick_config(Path("tiny.bundle"), source, ["jsonl"]).sinks)
+    with pytest.raises(ConfigError) as caught:
+        quick_config(Path("tiny.bundle"), "rtsp://a:hunter2@b:c/1")
+    assert "hunter2" not in caught.value.render()
 
 
 # -- the stream's clock

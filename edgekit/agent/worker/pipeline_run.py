@@ -25,6 +25,7 @@ from edgekit.core.errors import (
 from edgekit.core.wire import Alert
 from edgekit.model.ready import Choices
 from edgekit.pipeline.config import PipelineConfig, parse_config
+from edgekit.pipeline.sources.timing import LEAST_WAIT_S
 
 if TYPE_CHECKING:
     from edgekit.agent.worker.hosted import CountedPredictor
@@ -184,8 +185,9 @@ class PipelineRun:
 
     def _wait_for_source(self, lost: SourceError, attempt: int) -> None:
         wait_s = SOURCE_RETRY_S[min(attempt, len(SOURCE_RETRY_S) - 1)]
+        wait_s = max(wait_s, LEAST_WAIT_S.get(lost.fault, 0.0))
         logger.warning("the source of %s is lost, trying again in %.1f s: %s", self.name, wait_s, lost)
-        if attempt <= 1:
+        if attempt <= 1 and not lost.fault:  # a fault is an alert of its own, see _source_state
             self._alert("error", lost.code, lost.message)
         self._is_waiting = True
         self._stopping.wait(wait_s)
@@ -259,7 +261,7 @@ class PipelineRun:
         """Return the source's state; each new fault of a camera is an alert, and so is its return."""
         state = loop.source_state()
         fault = state["fault"] if state.get("state") == "lost" else ""
-        if fault != self._fault:
+        if fault != self._fault and state.get("state") != "opening":
             self._fault = fault
             code = f"source.{fault.lower()}" if fault else "source.back"
             self._alert(

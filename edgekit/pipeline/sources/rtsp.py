@@ -163,21 +163,21 @@ class RtspSource:
         """Wait for the next frame; None after ``close``."""
         with self._in_use:
             while not self._closing.is_set() and self._session is not None:
-                packets, has_gap = self._session.take()
+                packets, missing = self._session.take()
                 if packets:
-                    if (frame := self._latest(packets, has_gap=has_gap)) is not None:
+                    if (frame := self._latest(packets, missing)) is not None:
                         return frame
                 elif (lost := self._session.lost()) is not None:
                     self._session = self.reopener.again(lost.message, lost.fault)
             self._release()
         return None
 
-    def _latest(self, packets: list[VideoPacket], *, has_gap: bool) -> Frame | None:
+    def _latest(self, packets: list[VideoPacket], missing: int) -> Frame | None:
         """Decode packets and return the last picture, if it is fresh."""
         assert self._decoder is not None
         began_ns = time.monotonic_ns()
         last: tuple[VideoPacket, Any] | None = None
-        for packet in self._decodable(packets, has_gap=has_gap):
+        for packet in self._decodable(packets, missing):
             for picture in self._decoder.decode(packet):
                 last = packet, picture
         if last is None or self._is_late(last[0]):
@@ -192,15 +192,15 @@ class RtspSource:
         }
         return Frame(pixels, self._seq - 1, packet.captured_ns, unix_ms, meta)
 
-    def _decodable(self, packets: list[VideoPacket], *, has_gap: bool) -> list[VideoPacket]:
+    def _decodable(self, packets: list[VideoPacket], missing: int) -> list[VideoPacket]:
         """Return the packets from the last keyframe on; none of those that depend on a lost one."""
-        self._seq += len(packets)  # those that are left out are gaps, and count as dropped
+        self._seq += missing + len(packets)  # those that are left out are gaps, and count as dropped
         keyframe = max((at for at, packet in enumerate(packets) if packet.is_keyframe), default=None)
         if keyframe is None:
-            self._needs_keyframe |= has_gap
+            self._needs_keyframe |= missing > 0
             return [] if self._needs_keyframe else packets
         assert self._decoder is not None
-        if keyframe or self._needs_keyframe:
+        if keyframe or missing or self._needs_keyframe:
             self._decoder.forget()
         self._needs_keyframe = False
         return packets[keyframe:]

