@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -40,13 +40,15 @@ class PipelineEntry(_Table, frozen=True, kw_only=True):
     """``[[pipeline]]``: a pipeline's ``file``, or the tables of such a file in place.
 
     ``model`` replaces the file's: a bundle's path is pinned, a name is kept up to date by the agent, with
-    ``initial`` as its first bundle. ``worker`` replaces the file's.
+    ``initial`` as its first bundle. ``worker`` replaces the file's. ``updates``: a managed model takes a
+    version of the fleet by itself, or only once a sink of the pipeline (Home Assistant) says so.
     """
 
     file: str = ""
     model: Any = None
     initial: str = ""
     worker: str = ""
+    updates: Literal["auto", "ask"] = "auto"
     threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     name: str = ""
     source: dict[str, Any] | None = None
@@ -144,6 +146,8 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 0
     fallback: FallbackTable = FallbackTable()
     egress: tuple[str, ...] = ()
+    asks: bool = False
+    """Whether an update waits until a sink approves it."""
     budget_ms: float = 0.0
     """The 95th percentile of ``[budget]``; 0 without one."""
 
@@ -329,6 +333,7 @@ def _plan(entry: PipelineEntry, where: str, folder: Path, check: Check | None) -
         managed="" if pinned else model,
         initial=folder / Path(entry.initial).expanduser() if entry.initial else None,
         worker=entry.worker or head.get("worker", AUTO),
+        asks=entry.updates == "ask",
         variant=_checked(tables, "model", "variant", str, ""),
         threads=_checked(tables, "model", "threads", int, 0) or entry.threads,
         fallback=_fallback(tables),
@@ -470,9 +475,14 @@ def _value(value: Any) -> str:
     return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f") if is_plain else str(value)
 
 
-def worker_environment() -> dict[str, str]:
-    """Return the environment of a worker.
+def worker_environment(state: Path) -> dict[str, str]:
+    """Return the environment of a worker of the agent with this state folder.
 
     Source: measured; OpenBLAS reserves memory for each thread it could use, and nothing here uses it.
     """
-    return {"OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **os.environ}
+    return {
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+        **os.environ,
+        "EDGEKIT_STATE": str(state),
+    }

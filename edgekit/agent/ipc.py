@@ -238,6 +238,13 @@ class LedgerOut(msgspec.Struct, frozen=True, tag="ledger", kw_only=True):
     entries: tuple[LedgerEntry, ...]
 
 
+class Asked(msgspec.Struct, frozen=True, tag="asked", kw_only=True):
+    """A sink of a pipeline asks for its model's ``versions``, now and at each change, or for an action."""
+
+    pipeline: str
+    action: Literal["versions", "install", "rollback"]
+
+
 class Ended(msgspec.Struct, frozen=True, tag="ended", kw_only=True):
     """A pipeline has ended: its source did, it was stopped, or it failed; the others go on.
 
@@ -270,6 +277,7 @@ FromWorker = Union[  # noqa: UP007 - decoded at run time
     FailedOver,
     AlertOut,
     LedgerOut,
+    Asked,
     Ended,
 ]
 
@@ -301,6 +309,7 @@ class Run(msgspec.Struct, frozen=True, tag="run", kw_only=True):
     """Run a pipeline on a hosted model, as soon as that is open.
 
     ``text`` is the pipeline's TOML, ``what`` its name in messages, ``folder`` what its paths are relative to.
+    ``is_managed``: the agent keeps the model up to date.
     """
 
     pipeline: str
@@ -308,6 +317,7 @@ class Run(msgspec.Struct, frozen=True, tag="run", kw_only=True):
     text: str
     what: str
     folder: str
+    is_managed: bool = False
 
 
 class End(msgspec.Struct, frozen=True, tag="end", kw_only=True):
@@ -334,11 +344,21 @@ class Keep(msgspec.Struct, frozen=True, tag="keep"):
     model: str
 
 
+class Offered(msgspec.Struct, frozen=True, tag="offered", kw_only=True):
+    """The versions of a pipeline's model: the installed one, and the one that the fleet wants, if any."""
+
+    pipeline: str
+    model: str
+    installed: str
+    latest: str
+    is_busy: bool
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Finish the frames, close everything, exit 0."""
 
 
-ToWorker = Union[Host, Drop, Run, End, Swap, Keep, Stop]  # noqa: UP007 - decoded at run time
+ToWorker = Union[Host, Drop, Run, End, Swap, Keep, Offered, Stop]  # noqa: UP007 - decoded at run time
 
 
 # -- Framing

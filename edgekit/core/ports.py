@@ -6,10 +6,10 @@ A new backend, source or sink is one file that satisfies one of these protocols.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -138,6 +138,47 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Flush and free; safe to call twice."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a sink's own link to a broker does beside publishing.
+
+    ``will``: a topic and the payload that the broker publishes there, retained, when the link breaks.
+    ``topics``: what is heard. ``on_ready`` is called after each connect, ``on_message`` with each message's
+    topic and payload; both on the link's thread, so they return at once and never raise.
+    """
+
+    will: tuple[str, bytes]
+    topics: tuple[str, ...]
+    on_ready: Callable[[], object]
+    on_message: Callable[[str, bytes], object]
+
+
+@dataclass(frozen=True)
+class Versions:
+    """A model that an agent keeps up to date: the version that runs, and the one that is offered.
+
+    ``latest`` is empty where nothing is offered. ``is_busy``: an update or a rollback is under way.
+    """
+
+    model: str
+    installed: str
+    latest: str = ""
+    is_busy: bool = False
+
+
+class Updates(Protocol):
+    """The updates of a pipeline's model, for a sink that shows them; safe from any thread."""
+
+    def versions(self) -> Versions | None:
+        """Return what is known; None as long as nothing is."""
+
+    def ask(self, action: Literal["install", "rollback"]) -> None:
+        """Ask the agent to install what is offered, or to roll back; it answers by new versions."""
+
+    def watch(self, watcher: Callable[[], object]) -> Callable[[], None]:
+        """Call ``watcher`` after each change; return a function that ends this."""
 
 
 class Clock(Protocol):

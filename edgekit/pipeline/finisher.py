@@ -20,6 +20,7 @@ from edgekit.pipeline.events import Debounce, Event, EventMaker
 from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.redact import Redactor
 from edgekit.pipeline.stats import Tally
+from edgekit.pipeline.switch import Switch
 from edgekit.pipeline.timed import Prepared, Timed
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class Rules:
     ``watch``: follows the objects of ``[track]`` and makes the events, in place of the debounce.
     ``max_errors``: how many failed frames in a row end the run. ``keeper``: of a live source's ``[budget]``.
     ``allowance_s``: how long a frame may wait where several pipelines use the model, see ``Lane.stream``.
+    ``switch``: while it is off, no frame is taken.
     """
 
     debounce: Debounce = field(default_factory=Debounce)
@@ -96,6 +98,7 @@ class Rules:
     max_errors: int = 30
     keeper: Keeper | None = None
     allowance_s: float = ALLOWANCE_S
+    switch: Switch = field(default_factory=Switch)
 
 
 @dataclass(slots=True)

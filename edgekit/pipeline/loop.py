@@ -214,7 +214,7 @@ class Loop:
         self._stopping.set()
 
     def _is_none_due(self) -> bool:
-        due_s = getattr(self._source, "due_s", STALL_S)
+        due_s = getattr(self._source, "due_s", STALL_S) if self._rules.switch.is_on else None
         return due_s is None or time.monotonic_ns() - self._heard_ns < due_s * 1e9
 
     def _shut_down(self, capture: threading.Thread) -> None:
@@ -241,7 +241,7 @@ class Loop:
         """Read the source into the stream, and end the run once all of it is inferred."""
         taken = 0
         try:
-            while not self._stopping.is_set() and self._stream.wait_for_room():
+            while self._wait_until_on() and self._stream.wait_for_room():
                 began_ns = time.perf_counter_ns()
                 frame = self._source.read()
                 if frame is None:
@@ -264,11 +264,17 @@ class Loop:
             self._stream.wait_spent()
             self._stopping.set()
 
+    def _wait_until_on(self) -> bool:
+        """Wait for the switch where the source can wait too; return False at the end of the run."""
+        while not (self._source.is_live or self._stopping.is_set() or self._rules.switch.wait_on(POLL_S)):
+            pass
+        return not self._stopping.is_set()
+
     def _offer(self, frame: Frame) -> bool:
         """Have a frame wait for the lane, or leave it out to keep the budget; False at the end."""
         if not self._source.is_live:
             frame.meta["prepared"] = self._prepared(frame)
-        elif self._keeper is not None and not self._keeper.takes(frame):
+        elif not self._rules.switch.is_on or (self._keeper is not None and not self._keeper.takes(frame)):
             return True  # counted as dropped with the next one
         return self._stream.put(frame)
 

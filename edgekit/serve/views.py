@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgekit.base.exposition import family, sample
 from edgekit.serve.errors import HttpError
-from edgekit.serve.metrics import STAGES, family, sample
+from edgekit.serve.metrics import STAGES
 from edgekit.serve.oip import DEFAULT_PRIORITY, PRIORITIES
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgekit.core.errors import EdgekitError, LinkError
@@ -58,8 +58,8 @@ class Connection:
             client.tls_set_context(self._tls.context())
         return client
 
-    def open(self, client: Any, is_over: Callable[[], bool], *, topic: str = "") -> None:
-        """Connect, and subscribe to ``topic`` at QoS 0; ends not ready where ``is_over``.
+    def open(self, client: Any, is_over: Callable[[], bool], *, topics: Sequence[str] = ()) -> None:
+        """Connect, and subscribe to ``topics`` at QoS 0; ends not ready where ``is_over``.
 
         Raises:
             LinkError: The broker does not answer, or refuses.
@@ -69,14 +69,14 @@ class Connection:
         def on_connect(_client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
             if reason.is_failure:
                 raise LinkError(f"the broker refused the connection: {reason}")
-            if topic:
-                client.subscribe(topic, qos=0)
+            if topics:
+                client.subscribe([(topic, 0) for topic in topics])
             else:
                 self._accepted()
 
         def on_subscribe(_client: Any, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
             if any(reason.is_failure for reason in reasons):
-                raise LinkError(f"the broker refused the subscription to {topic}")
+                raise LinkError(f"the broker refused the subscription to {', '.join(topics)}")
             self._accepted()
 
         client.on_connect, client.on_subscribe = on_connect, on_subscribe

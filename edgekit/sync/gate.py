@@ -19,6 +19,13 @@ FLEET = "fleet"
 R = TypeVar("R", wire.EventRecord, wire.MetricReport)
 
 
+class Packed(msgspec.Struct, frozen=True):
+    """A payload that may leave, and how many of its bytes are of each class; the rest is its envelope."""
+
+    payload: bytes
+    taken: dict[str, int]
+
+
 class Books(Protocol):
     """Records decisions: the ledger, or a forwarder to its process."""
 
@@ -64,18 +71,30 @@ class Gate:
             return self._strip(record, held)
         return record
 
-    def pack(self, document: Mapping[str, Any]) -> tuple[bytes, Callable[[], None]] | None:
-        """Return a document as JSON without what may not leave, and a function; None if nothing may.
+    def pack(
+        self, document: Mapping[str, Any], wrap: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    ) -> Packed | None:
+        """Return a document as JSON without what may not leave; None if nothing may.
 
-        Call the function each time the payload is handed to the network: it records that.
+        ``wrap`` puts what may leave into an envelope. Call ``enter`` each time the payload is handed to the
+        network.
         """
         self._refuse(sizes(document, _json_size))
         if self._is_shut:
             return None
         kept = permitted(document, self._allowed)
-        payload = msgspec.json.encode(kept)
-        taken = sizes(kept, _json_size)
-        return payload, lambda: _enter(self._books, self._pipeline, self._destination, taken, len(payload))
+        return Packed(msgspec.json.encode(wrap(kept)), dict(sizes(kept, _json_size)))
+
+    def whole(self, payload: bytes, data_class: str) -> Packed | None:
+        """Return a payload that is all of one class, such as a picture; None if that may not leave."""
+        if self._is_shut or data_class not in self._allowed:
+            self._refuse({data_class: len(payload)})
+            return None
+        return Packed(payload, {} if data_class == ENVELOPE else {data_class: len(payload)})
+
+    def enter(self, packed: Packed) -> None:
+        """Record that a payload is handed to the network."""
+        _enter(self._books, self._pipeline, self._destination, packed.taken, len(packed.payload))
 
     def _refuse(self, taken: Mapping[str, int]) -> None:
         for name, size in taken.items():

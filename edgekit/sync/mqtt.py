@@ -193,7 +193,7 @@ class Link:
         will = wire.encode(wire.Birth(online=False, boot=self._outbox.boot, conn=self._conn))
         client.will_set(wire.up(self._device, "state"), will, qos=1, retain=True)
         client.on_message = self._on_message
-        self._connection.open(client, self._stopping.is_set, topic=wire.down(self._device, "#"))
+        self._connection.open(client, self._stopping.is_set, topics=[wire.down(self._device, "#")])
         if not self.is_connected:
             return
         self._counters["connects"] += 1

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from edgekit.core.errors import EdgekitError
+from edgekit.core.ports import Session
 from edgekit.sync.address import Address, Tls
 from edgekit.sync.connection import Connection
 
@@ -46,11 +47,12 @@ class _Message:
     topic: str
     body: bytes
     on_sent: Callable[[], None]
+    retain: bool = False
     tries: int = 0
 
 
 class Publisher:
-    """Publishes to one broker at QoS 1 and subscribes to nothing, on a thread of its own.
+    """Publishes to one broker at QoS 1, on a thread of its own; it subscribes to what a ``session`` names.
 
     Without a connection up to ``max_waiting`` messages are queued, then new ones are dropped. A message that
     made the broker close the connection ``TRIES`` times while sent alone is dropped, so that it does not
@@ -61,8 +63,15 @@ class Publisher:
         ConfigError: A file of ``tls`` cannot be used.
     """
 
-    def __init__(self, address: Address, tls: Tls | None = None, *, max_waiting: int = 1000) -> None:
-        self._address, self._max_waiting = address, max_waiting
+    def __init__(
+        self,
+        address: Address,
+        tls: Tls | None = None,
+        *,
+        max_waiting: int = 1000,
+        session: Session | None = None,
+    ) -> None:
+        self._address, self._max_waiting, self._session = address, max_waiting, session
         tls = tls or (Tls(None) if address.is_tls else None)
         if tls is not None:
             tls.context()  # raises now for a wrong file
@@ -78,7 +87,9 @@ class Publisher:
         self._thread = threading.Thread(target=self._run, name=f"publish-{address.host}", daemon=True)
         self._thread.start()
 
-    def publish(self, topic: str, body: bytes, on_sent: Callable[[], None] = lambda: None) -> None:
+    def publish(
+        self, topic: str, body: bytes, on_sent: Callable[[], None] = lambda: None, *, retain: bool = False
+    ) -> None:
         """Queue a message without waiting.
 
         ``on_sent`` is called on the publisher's thread each time the payload is handed to the network.
@@ -87,7 +98,7 @@ class Publisher:
             if self._closing.is_set() or len(self._waiting) + len(self._flying) >= self._max_waiting:
                 self._dropped += 1
                 return
-            self._waiting.append(_Message(topic, body, on_sent))
+            self._waiting.append(_Message(topic, body, on_sent, retain))
         self._connection.wake()
 
     def state(self) -> PublisherState:
@@ -154,8 +165,16 @@ class Publisher:
         client = self._connection.new_client()
         client.on_publish = self._on_publish
         client.max_inflight_messages_set(WINDOW)
-        self._connection.open(client, lambda: self._is_over)
+        session = self._session
+        if session is not None:
+            client.will_set(*session.will, qos=1, retain=True)
+            client.on_message = lambda _client, _data, message: session.on_message(
+                message.topic, message.payload
+            )
+        self._connection.open(client, lambda: self._is_over, topics=session.topics if session else ())
         self._warned = ""
+        if session is not None and self._connection.is_ready:
+            session.on_ready()
         while self._connection.is_open and not self._is_over:
             self._pump()
             self._connection.turn(_TICK_S if self._ends_ns is None else 0.05)
@@ -167,7 +186,9 @@ class Publisher:
                     return
                 message = self._waiting.popleft()
             try:
-                handed = self._connection.client.publish(message.topic, message.body, qos=1)
+                handed = self._connection.client.publish(
+                    message.topic, message.body, qos=1, retain=message.retain
+                )
             except ValueError as cause:  # over 256 MB
                 self._set_aside(message, str(cause))
                 continue

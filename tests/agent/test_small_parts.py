@@ -329,7 +329,7 @@ def test_a_child_tells_its_error_with_the_class_it_had(tmp_path):
     bundle = make_bundle(tmp_path / "b")
     (bundle / "labels.txt").write_text("changed\n")
     with pytest.raises(BundleError) as caught:
-        install(tmp_path / "state", "motion", bundle, worker_environment())
+        install(tmp_path / "state", "motion", bundle, worker_environment(tmp_path))
     assert caught.value.reasons == ("labels.txt: 8 bytes, the manifest says 13",)
     assert Slots(tmp_path / "state").load("motion").active is None
 
@@ -337,18 +337,22 @@ def test_a_child_tells_its_error_with_the_class_it_had(tmp_path):
 def test_a_bundle_of_another_model_is_not_installed_under_this_name(tmp_path):
     bundle = make_bundle(tmp_path / "b", model="sound")
     with pytest.raises(BundleError, match="sound"):
-        install(tmp_path / "state", "motion", bundle, worker_environment())
+        install(tmp_path / "state", "motion", bundle, worker_environment(tmp_path))
 
 
 def test_a_child_that_cannot_begin_is_an_error_and_not_a_wait(tmp_path):
-    environment = dict(worker_environment()) | {"PYTHONPATH": str(tmp_path), "PYTHONHOME": str(tmp_path)}
+    environment = dict(worker_environment(tmp_path)) | {
+        "PYTHONPATH": str(tmp_path),
+        "PYTHONHOME": str(tmp_path),
+    }
     with pytest.raises(BackendError, match="survey"):
         survey(environment)
 
 
 def test_a_measurement_that_is_ended_from_outside_says_so_and_may_be_ended_twice(tmp_path):
     child = MeasuringChild(
-        MeasureTask(bundle=str(make_bundle(tmp_path / "b")), sha256="0", job="j"), worker_environment()
+        MeasureTask(bundle=str(make_bundle(tmp_path / "b")), sha256="0", job="j"),
+        worker_environment(tmp_path),
     )
     child.kill()
     child.kill()

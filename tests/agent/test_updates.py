@@ -56,7 +56,7 @@ class Device:
         config = AgentConfig(
             state=self.state, name="", pipelines=plans, limits=limits, intervals=Intervals(progress_s=0.1)
         )
-        self.pool = WorkerPool(config, self.reactor, worker_environment(), self, self._place)
+        self.pool = WorkerPool(config, self.reactor, worker_environment(config.state), self, self._place)
         self.updates = ModelUpdates(
             "motion",
             self.slots,

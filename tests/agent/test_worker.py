@@ -47,7 +47,7 @@ class Worker:
 
     def __init__(self, folder, model, *texts, **host):
         self.heard, self.has_closed, self.folder = [], False, folder
-        self.process = WorkerProcess(worker_environment(), time.monotonic(), progress_s=0.1)
+        self.process = WorkerProcess(worker_environment(folder / "state"), time.monotonic(), progress_s=0.1)
         self.process.send(Host(model="m", path=str(model), **host))
         for text in texts or (pipeline_toml(fps=200),):
             self.run(text)

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from edgekit.agent.ipc import MAX_LABELS, Running
-from edgekit.agent.worker.bundle_counters import BundleCounters, TallyMarks, thumbnail
+from edgekit.agent.worker.bundle_counters import BundleCounters, TallyMarks
 from edgekit.agent.worker.ledger_relay import LedgerRelay
 from edgekit.core.errors import LinkError
 from edgekit.core.sketch import Histogram
 from edgekit.core.spec import Item, Prediction
+from edgekit.pipeline.picture import thumbnail
 
 RUNNING = Running(model="m", version="1", variant="v", backend="null", accelerator="cpu")
 

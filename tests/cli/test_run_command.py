@@ -103,8 +103,10 @@ def test_frames_variant_and_record_are_obeyed(pipeline, capsys, tmp_path):
         "video.mp4",
     ]
     assert json.loads((tmp_path / "rec/summary.json").read_text()) == document
-    capture = cv2.VideoCapture(str(tmp_path / "rec/video.mp4"))
-    assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (5, 25)
+    capture, count = cv2.VideoCapture(str(tmp_path / "rec/video.mp4")), 0
+    while capture.read()[0]:
+        count += 1
+    assert count == 5
     capture.release()
 
 
@@ -164,7 +166,7 @@ def test_a_lost_accelerator_with_no_variant_left_says_why(pipeline):
         ({"source": 'kind = "video"\nuri = "missing.mp4"'}, 3),
         ({"rest": '[privacy]\nredact = ["face"]'}, 3),
         ({"rest": '[privacy]\nredact = ["*"]'}, 3),
-        ({"sinks": '[[sink]]\nkind = "video"\npath = "v.mp4"\nfourcc = "avc1"'}, 3),
+        ({"sinks": '[[sink]]\nkind = "video"\npath = "v.avi"'}, 3),
         ({"sinks": '[[sink]]\nkind = "mqtt"\nurl = "mqtt://h"\ntopic = "a/#"', "rest": EGRESS}, 3),
         ({"source": 'kind = "rtsp"\nuri = "rtsp://x"'}, 3),
         ({"post": {"decoder": "nonesuch"}}, 4),

@@ -116,10 +116,24 @@ def test_the_bytes_of_a_document_are_the_ledgers(egress, document, items):
             self.passed += size if decision == "passed" else 0
 
     books = Books()
-    payload, on_sent = Gate("p", egress, books, "host:1883").pack({**document, "items": items})
+    gate = Gate("p", egress, books, "host:1883")
+    packed = gate.pack({**document, "items": items}, lambda kept: {"specversion": "1.0", "data": kept})
     assert books.passed == 0
-    on_sent()
-    assert books.passed == len(payload)
+    gate.enter(packed)
+    assert books.passed == len(packed.payload)
+
+
+def test_a_payload_of_one_class_leaves_whole_or_not_at_all(tmp_path, clock):
+    ledger = Ledger(tmp_path / "l", clock)
+    gate = Gate("p", ["labels"], ledger, "host:1883")
+    assert gate.whole(b"picture", "pixels") is None
+    gate.enter(gate.whole(b"online", "envelope"))
+    assert [(e.data_class, e.decision, e.bytes) for e in ledger.entries()] == [
+        ("envelope", "passed", 6),
+        ("pixels", "refused", 7),
+    ]
+    assert Gate("p", [], ledger, "host:1883").whole(b"online", "envelope") is None
+    ledger.close()
 
 
 def test_the_ledger_writes_once_in_a_minute_however_much_happens(tmp_path, clock):

@@ -165,9 +165,8 @@ def test_a_wrong_password_is_named(tmp_path):
     broker = Broker("mosquitto", tmp_path, extra=f"allow_anonymous false\npassword_file {tmp_path}/users\n")
     broker.start()
     assert "the broker refused the connection: " in problem_of(f"mqtt://me:wrong@127.0.0.1:{broker.port}")
-    (tmp_path / "secret").write_text("secret\n")
     publishers = Publishers("door", ["counts"], Entries())
-    publishers.connect(broker.url, user="me", password_file=tmp_path / "secret")
+    publishers.connect(broker.url, user="me", password="secret")
     until(lambda: publishers.states()[0]["is_connected"])
     publishers.close()
     broker.kill()
@@ -278,11 +277,10 @@ def test_what_a_sink_may_not_tell_is_refused_before_the_queue():
 @pytest.mark.parametrize(
     ("keys", "problem"),
     [
-        ({"url": ""}, "want url"),
+        ({"url": ""}, "url: want a broker"),
         ({"url": "http://host"}, "want mqtt://"),
         ({"url": "mqtts://host", "ca": Path("/nowhere")}, "cannot be used"),
         ({"url": "mqtt://host", "ca": Path("/etc/hosts")}, "want it with mqtts://"),
-        ({"url": "mqtt://host", "password_file": Path("/nowhere")}, "password_file"),
     ],
 )
 def test_what_can_never_connect_is_a_configuration_error(keys, problem):

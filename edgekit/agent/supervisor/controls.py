@@ -10,6 +10,7 @@ import msgspec
 from edgekit.agent.status import Operation
 from edgekit.agent.supervisor.commands import Action, text_argument
 from edgekit.agent.supervisor.hosted_model import HostedModel
+from edgekit.agent.supervisor.offers import Offers
 from edgekit.agent.supervisor.parts import Parts
 from edgekit.agent.supervisor.pipelines import Pipeline
 from edgekit.agent.supervisor.reload import Reloader
@@ -25,6 +26,7 @@ class Controls:
 
     def __init__(self, parts: Parts, reloader: Reloader) -> None:
         self._parts, self._reloader = parts, reloader
+        self.offers = Offers(parts, parts.config.state / "approved.json", self.rollback)
 
     def operations(self) -> dict[str, Operation]:
         """Return the socket's operations by name."""

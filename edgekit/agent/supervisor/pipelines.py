@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from edgekit.agent.config import LimitsTable, PipelinePlan
-from edgekit.agent.ipc import Ended, LedgerOut, Progress, Run, Running, Started
+from edgekit.agent.ipc import Asked, Ended, LedgerOut, Progress, Run, Running, Started
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.restarts import Restarts, Verdict
 from edgekit.core.sketch import Histogram
@@ -71,6 +71,9 @@ class Observer(Protocol):
 
     def left(self, pipeline: Pipeline, message: LedgerOut) -> None:
         """A pipeline's own gates passed or refused data."""
+
+    def asked(self, pipeline: Pipeline, message: Asked) -> None:
+        """A sink of a pipeline asks for something about its model."""
 
     def not_shared(self, pipeline: Pipeline) -> None:
         """A pipeline cannot use the model beside another one, as the file keeps state."""
@@ -146,7 +149,12 @@ class Pipeline:
             return
         plan = self.plan
         run = Run(
-            pipeline=plan.name, model=model.key, text=plan.text, what=plan.what, folder=str(plan.folder)
+            pipeline=plan.name,
+            model=model.key,
+            text=plan.text,
+            what=plan.what,
+            folder=str(plan.folder),
+            is_managed=bool(plan.managed),
         )
         self.is_in_worker = model.send(run)
         self.state, self._setting, self._changes = "starting", "", 0

@@ -83,7 +83,9 @@ class Reloader:
         fresh = [plan for plan in new.pipelines if plan.name in (*what.started, *what.changed)]
         if parts.fleet.survey is not None:  # else preparation is still to come, for all
             parts.jobs.submit(
-                lambda: prepare_models(fresh, parts.slots, parts.egress, worker_environment()),
+                lambda: prepare_models(
+                    fresh, parts.slots, parts.egress, worker_environment(parts.config.state)
+                ),
                 lambda _: self._apply(),
             )
         return what

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgekit.agent.children import MeasuringChild, Survey, measure
 from edgekit.agent.config import AgentConfig, Environment, worker_environment
-from edgekit.agent.ipc import LedgerOut, Progress
+from edgekit.agent.ipc import Asked, LedgerOut, Progress
 from edgekit.agent.jobs import Jobs
 from edgekit.agent.measuring.runs import Measuring
 from edgekit.agent.reactor import Reactor
@@ -72,7 +72,7 @@ class Supervisor:
         )
         self.address = self._make_address()
         admit = self.address.admit if self.address else None
-        self.pool = WorkerPool(config, self.reactor, worker_environment(), self, self._place, admit)
+        self.pool = WorkerPool(config, self.reactor, worker_environment(state), self, self._place, admit)
         self.models: dict[str, ModelUpdates] = {}
         self.add_models(config)
         self.books = Books()
@@ -83,7 +83,7 @@ class Supervisor:
             self.reactor,
             self.clock,
             MeasuringHost(self),
-            lambda task: MeasuringChild(task, worker_environment()),
+            lambda task: MeasuringChild(task, worker_environment(state)),
         )
         self.reloader = Reloader(self)
         self._controls = Controls(self, self.reloader)
@@ -160,7 +160,7 @@ class Supervisor:
         every(CLOCK_KEEP_S, self._keep_clock)
 
     def _prepare(self) -> Survey:
-        return prepare(self.config.pipelines, self.slots, self.egress, worker_environment())
+        return prepare(self.config.pipelines, self.slots, self.egress, worker_environment(self.config.state))
 
     def _prepared(self, outcome: Survey | EdgekitError) -> None:
         self._surveyed(outcome)
@@ -187,7 +187,8 @@ class Supervisor:
 
     def measure(self, bundle: Path, done: Callable[[], None]) -> None:
         """Measure a bundle's variants in a child process, then call ``done``."""
-        environment, state = worker_environment(), self.config.state
+        state = self.config.state
+        environment = worker_environment(state)
 
         def measured(_: object) -> None:
             self.measuring.host.take_reports()
@@ -280,7 +281,7 @@ class Supervisor:
         if desired is None or self.fleet.survey is None or self._is_stopping:
             return
         for name, updates in self.models.items():
-            if name in desired.models:
+            if name in desired.models and self._controls.offers.permits(name, desired.models[name].version):
                 updates.want(desired.models[name], is_new=is_new)
 
     def fetch(self, model: str, done: Callable[[EdgekitError | None], None]) -> None:
@@ -330,6 +331,10 @@ class Supervisor:
         if (updates := self.models.get(pipeline.plan.managed)) is not None:
             updates.progressed(progress)
 
+    def asked(self, pipeline: Pipeline, message: Asked) -> None:
+        """A sink of a pipeline asks for something about its model."""
+        self._controls.offers.asked(pipeline, message)
+
     def not_shared(self, pipeline: Pipeline) -> None:
         """Load a model for one pipeline alone whose file keeps state."""
         text = "its model's file keeps state from frame to frame, so it is loaded for this pipeline alone"
@@ -360,6 +365,7 @@ class Supervisor:
         self._is_dirty = False
         self.refresh()
         self.fleet.report()
+        self._controls.offers.tell()
 
     def refresh(self) -> Reported:
         """Return the current state to report."""

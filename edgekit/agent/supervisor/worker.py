@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.agent.config import LimitsTable
-from edgekit.agent.ipc import NOT_SHARED, AlertOut, End, Ended, EventOut, LedgerOut, Progress, Started
+from edgekit.agent.ipc import NOT_SHARED, AlertOut, Asked, End, Ended, EventOut, LedgerOut, Progress, Started
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.supervisor.grouping import ModelPlan
 from edgekit.agent.supervisor.hosted_model import Blame, HostedModel
@@ -205,7 +205,7 @@ class Worker:
             name = message.record.pipeline
         elif isinstance(message, AlertOut):
             name = message.alert.pipeline
-        elif isinstance(message, (Started, Progress, LedgerOut, Ended)):
+        elif isinstance(message, (Started, Progress, LedgerOut, Asked, Ended)):
             name = message.pipeline
         else:
             if (model := self.models.get(message.model)) is not None and model.is_hosted:
@@ -223,6 +223,8 @@ class Worker:
             self._observer.record(pipeline, message.alert)
         elif isinstance(message, LedgerOut):
             self._observer.left(pipeline, message)
+        elif isinstance(message, Asked):
+            self._observer.asked(pipeline, message)
         elif isinstance(message, Started):
             pipeline.started(message)
         elif isinstance(message, Ended):

@@ -12,15 +12,12 @@ from edgekit.core.sketch import Histogram
 from edgekit.core.spec import Item
 from edgekit.core.wire import EventRecord
 from edgekit.pipeline.events import Event
-from edgekit.pipeline.pre import vision
+from edgekit.pipeline.picture import thumbnail
 from edgekit.pipeline.stats import Tally
 
 _OWN_FIELDS = {"label", "score", "stage"}
 _ITEM_FIELDS = sorted(set(Item.__struct_fields__) & set(EventRecord.__struct_fields__) - _OWN_FIELDS)
 _PLACE_FIELDS = ("zone", "line", "direction", "dwell_s", "speed_m_s")
-_IMAGE_SIDE_PX = 320
-_IMAGE_QUALITY = 80
-_MAX_IMAGE_BYTES = 64 << 10
 
 
 class BundleCounters:
@@ -153,19 +150,3 @@ def _record(result: Result, event: Event, image: bytes | None) -> EventRecord:
         image=image,
         **{name: getattr(item, name) for name in _ITEM_FIELDS},
     )
-
-
-def thumbnail(pixels: Any) -> bytes | None:
-    """Return an image as a small JPEG; None if it is not an image or exceeds 64 KiB.
-
-    Args:
-        pixels: Shape (height, width, 3), uint8, BGR; anything else has no thumbnail.
-    """
-    if pixels.ndim != 3:
-        return None
-    cv2 = vision()
-    scale = min(1.0, _IMAGE_SIDE_PX / max(pixels.shape[:2]))
-    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    is_done, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _IMAGE_QUALITY])
-    encoded: bytes = data.tobytes()
-    return encoded if is_done and len(encoded) <= _MAX_IMAGE_BYTES else None

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit.agent.ipc import NOT_SHARED, AlertOut, Ended, Progress, Run, Running, Started
+from edgekit.agent.ipc import NOT_SHARED, AlertOut, End, Ended, Offered, Progress, Run, Running, Started
 from edgekit.agent.worker.bundle_counters import AgentSink, BundleCounters, TallyMarks
 from edgekit.agent.worker.ledger_relay import LedgerRelay
 from edgekit.agent.worker.runner import choices_of, make_keeper, make_loop
+from edgekit.agent.worker.versions import OfferedVersions
 from edgekit.core.errors import (
     BackendError,
     ConfigError,
@@ -57,6 +58,7 @@ class PipelineRun:
         self._request, self._model, self._send = request, model, send
         self._stopping = threading.Event()
         self._relay = LedgerRelay(self.name, send)
+        self.versions = OfferedVersions(self.name, send) if request.is_managed else None
         self._publishers: Publishers | None = None
         self._loop: Loop | None = None
         self._keeper: Keeper | None = None
@@ -80,6 +82,13 @@ class PipelineRun:
         self._stopping.set()
         if (loop := self._loop) is not None:
             loop.stop()
+
+    def take(self, message: End | Offered) -> None:
+        """Act on a message of the supervisor about this pipeline."""
+        if isinstance(message, End):
+            self.stop()
+        elif self.versions is not None:
+            self.versions.take(message)
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Wait until the pipeline has ended."""
@@ -204,7 +213,9 @@ class PipelineRun:
             lane=self._model.lane,
             max_errors=MAX_ERRORS,
             keeper=self._keeper,
-            connect=self._connect,
+            connect=lambda url, **access: self._ways_out().connect(url, **access),
+            updates=self.versions,
+            post=lambda url, queue, **access: self._ways_out().post(url, queue, **access),
         )
 
     def _fail_over(self, lost: Predictor, error: EdgekitError) -> Predictor:
@@ -213,19 +224,16 @@ class PipelineRun:
     def _counters_of(self, result: Result) -> BundleCounters:
         return self._counters[result.version, result.variant]
 
-    def _connect(self, url: str, **access: Any) -> Callable[[str, Mapping[str, Any]], object]:
-        """Return the publish function of a broker that an ``mqtt`` sink names; it outlives the loop.
+    def _ways_out(self) -> Publishers:
+        """Return the links to the servers that sinks name; they outlive the loop.
 
-        Without a URL such a sink means the agent's own link, which gets every event already.
-
-        Raises:
-            ConfigError: The address or credentials are not valid.
+        An ``mqtt`` sink without a URL means the agent's own link, which gets every event already.
         """
         from edgekit.sync.publishers import Publishers
 
         if self._publishers is None:
             self._publishers = Publishers(self.name, self.config.privacy.egress, self._relay)
-        return self._publishers.connect(url, **access)
+        return self._publishers
 
     # -- what it reports, from any thread
 

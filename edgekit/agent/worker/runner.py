@@ -16,7 +16,7 @@ from edgekit.base.lane import Lane
 from edgekit.base.paths import state_dir
 from edgekit.base.signals import stopped_by_signals
 from edgekit.core.errors import ConfigError, EdgekitError, UsageError
-from edgekit.core.ports import Result, Sink, Source
+from edgekit.core.ports import Result, Sink, Source, Updates
 from edgekit.hardware.sensors import Sensors
 from edgekit.model.doctor import facts_with_proofs
 from edgekit.model.holder import Holder
@@ -29,10 +29,11 @@ from edgekit.pipeline.model_table import ModelTable
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.redact import Redactor, check_redact
-from edgekit.pipeline.sinks import Connect, SinkContext, make_sink
+from edgekit.pipeline.sinks import Connect, Post, SinkContext, make_sink
 from edgekit.pipeline.sinks.jsonl import JsonlOptions
 from edgekit.pipeline.sinks.video import VideoOptions
 from edgekit.pipeline.sources import make_source, source_context
+from edgekit.pipeline.switch import Switch
 
 if TYPE_CHECKING:  # a worker without stages has the memory
     from edgekit.pipeline.stages.calls import LaneModel
@@ -92,6 +93,8 @@ def make_loop(
     max_errors: int = 30,
     keeper: Keeper | None = None,
     connect: Connect | None = None,
+    post: Post | None = None,
+    updates: Updates | None = None,
     callback: Callable[[Result], object] | None = None,
     record: Path | None = None,
     graph: Graph | None = None,
@@ -109,6 +112,8 @@ def make_loop(
         max_errors: How many frames in a row may fail.
         keeper: Keeps the ``[budget]`` of a live source.
         connect: Connects to a broker, through the gate.
+        post: Gives the way to a web server, through the gate.
+        updates: Of the model, in an agent that keeps it up to date.
         callback: For a ``callback`` sink that names no function.
         record: A folder for ``results.jsonl``, and for ``video.mp4`` if frames are images.
         graph: The stages after the first; the loop leaves their lanes at its end.
@@ -125,24 +130,26 @@ def make_loop(
         vision().setNumThreads(1)  # OpenCV's own threads would compete with the runtime's
     name, folder, privacy = config.pipeline.name, Path(config.folder), config.privacy
     check_redact(privacy.redact, predictor, () if graph is None else graph.labels())
+    state = state_dir() / "pipelines" / name
     source = make_source(
-        config.source.kind,
-        config.source.options,
-        source_context(predictor.manifest, folder, state_dir() / "pipelines" / name),
+        config.source.kind, config.source.options, source_context(predictor.manifest, folder, state)
     )
     context = SinkContext(
         pipeline=name,
         folder=folder,
+        state=state,
+        egress=privacy.egress,
+        switch=Switch(state / "switch.json"),
         source_fps=lambda: float(getattr(source, "fps", 0.0) or getattr(config.source.options, "fps", 0.0)),
         connect=connect,
+        post=post,
+        updates=updates,
         callback=callback,
         packets=getattr(source, "packets", None),
+        hides=bool(privacy.redact),
+        is_live=lambda: source.is_live,
     )
-    sections = [
-        section
-        for section in config.sinks
-        if not (sinks and section.kind == "mqtt" and not section.options.url)
-    ]
+    sections = [section for section in config.sinks if not (sinks and _is_own_link(section))]
     if record is not None:
         sections += _recording(record, takes_images=takes_images)
     if keeper is not None and "resolution" in config.budget.order:
@@ -151,9 +158,14 @@ def make_loop(
         logger.warning("the budget is not kept: the source %r waits for its reader", config.source.kind)
         keeper = None
     rules = _rules(config, predictor, max_errors, keeper, graph)
+    rules.switch = context.switch
     _check_own_source(source, sections, context)
     opened = (*sinks, *open_sinks(sections, context))
     return Loop(name, source, predictor, opened, rules=rules, failover=failover, recheck=recheck, lane=lane)
+
+
+def _is_own_link(section: Section) -> bool:
+    return section.kind == "mqtt" and not section.options.url
 
 
 def _rules(
@@ -390,6 +402,7 @@ def run_pipeline(
             recheck=holder.recheck,
             keeper=make_keeper(config, lambda step: holder.change_to(step, switch), sysfs_root=sysfs_root),
             connect=publishers.connect,
+            post=publishers.post,
             record=record,
             graph=_own_graph(config, stack),
         )

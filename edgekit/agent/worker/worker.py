@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from edgekit.agent.ipc import BlockingChannel, Drop, End, Host, Keep, Run, Stop, Swap, ToWorker
+from edgekit.agent.ipc import BlockingChannel, Drop, End, Host, Keep, Offered, Run, Stop, Swap, ToWorker
 from edgekit.agent.worker.pipeline_run import PipelineRun
 from edgekit.agent.worker.shared_model import SharedModel
 from edgekit.base.logs import log_to_stderr
@@ -85,9 +85,9 @@ class Worker:
             pipeline = PipelineRun(message, self._models[message.model], self._send)
             self._pipelines[message.pipeline] = pipeline
             pipeline.start()
-        elif isinstance(message, End):
+        elif isinstance(message, (End, Offered)):
             if (running := self._pipelines.get(message.pipeline)) is not None:
-                running.stop()
+                running.take(message)
         elif isinstance(message, Swap):
             self._models[message.model].swap(message)
         elif isinstance(message, Keep):

@@ -2,42 +2,78 @@
 
 A sink is a class with an ``Options`` structure (the keys of its ``[[sink]]`` table) and the
 constructor ``Class(options, context)``; it satisfies ``edgekit.core.ports.Sink``. A class whose
-``leaves_device`` is true sends off the device, through ``context.connect``, behind which the gate stands.
+``leaves_device`` is true sends off the device, through ``context.connect`` or
+``context.post``, behind which the gate stands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from edgekit.base import plugins
-from edgekit.core.ports import Result, Sink
+from edgekit.core.egress import ENVELOPE
+from edgekit.core.ports import Result, Session, Sink, Updates
 from edgekit.pipeline.packets import PacketRing
+from edgekit.pipeline.switch import Switch
 
 SINKS: dict[str, str] = {
     "jsonl": "edgekit.pipeline.sinks.jsonl:JsonlSink",
     "video": "edgekit.pipeline.sinks.video:VideoSink",
     "callback": "edgekit.pipeline.sinks.callback:CallbackSink",
     "mqtt": "edgekit.pipeline.sinks.mqtt:MqttSink",
-    "sqlite": "",
-    "http": "",
-    "homeassistant": "",
+    "sqlite": "edgekit.pipeline.sinks.sqlite:SqliteSink",
+    "http": "edgekit.pipeline.sinks.http:HttpSink",
+    "clips": "edgekit.pipeline.sinks.clips:ClipsSink",
+    "prometheus": "edgekit.pipeline.sinks.prometheus:PrometheusSink",
+    "homeassistant": "edgekit.pipeline.sinks.homeassistant:HomeAssistantSink",
 }
 SINK_ROWS = plugins.Rows(SINKS, plugins.SINKS)
 
 
+class Channel(Protocol):
+    """A way to one broker: ``channel(topic, document)`` sends through the gate, and never waits."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the broker is connected."""
+
+    def __call__(self, topic: str, document: Mapping[str, Any], *, retain: bool = False) -> None:
+        """Send what may leave of a document."""
+
+    def raw(self, topic: str, payload: bytes, data_class: str = ENVELOPE, *, retain: bool = False) -> None:
+        """Send a payload that is all of one class of data, if that may leave."""
+
+    def close(self) -> None:
+        """Wait a while for queued messages to leave and end the link, if it is this channel's own."""
+
+
 class Connect(Protocol):
-    """Gives the way to a broker: a function that sends a document, through the egress gate."""
+    """Gives the way to a broker, through the egress gate."""
 
     def __call__(
-        self, url: str, *, ca: Path | None, user: str, password_file: Path | None
-    ) -> Callable[[str, Mapping[str, Any]], object]:
-        """Return ``send(topic, document)``, which queues and never waits for a network.
+        self, url: str, *, ca: Path | None, user: str, password: str, session: Session | None = None
+    ) -> Channel:
+        """Return the broker's channel; with a ``session`` it has a link of its own, to be closed by its user.
 
         Raises:
             ConfigError: It is no broker's URL, or a file cannot be read.
+        """
+
+
+class Post(Protocol):
+    """Gives the way to a web server, through the egress gate."""
+
+    def __call__(
+        self, url: str, queue: Path, *, ca: Path | None, secret: str, token: str
+    ) -> Callable[[str, Mapping[str, Any], Mapping[str, Any]], object]:
+        """Return ``send(id, envelope, document)``, which queues on disk below ``queue`` and never waits.
+
+        Raises:
+            ConfigError: The URL or the CA cannot be used.
+            StorageError: The queue cannot be opened.
         """
 
 
@@ -45,18 +81,28 @@ class Connect(Protocol):
 class SinkContext:
     """What a sink knows about its pipeline, and the ports it may use.
 
-    ``source_fps()`` is the source's rate, 0 where it has none; known once it is open.
-    ``connect`` is the only way off the device; ``callback`` is a function of the embedding program.
-    ``packets``: the camera's compressed stream, of which ``packets.keep`` asks for some seconds; None where
-    the source has none.
+    ``source_fps()`` is the source's rate, 0 where it has none; known once it is open. ``connect`` and
+    ``post`` are the only ways off the device; ``callback`` is a function of the embedding program.
+    ``state``: the folder for what the pipeline keeps over restarts. ``egress``: the classes of ``[privacy]
+    egress``. ``switch`` turns the pipeline off and on. ``updates``: of the model, in an agent that keeps it
+    up to date. ``packets``: the camera's compressed stream, of which ``packets.keep`` asks for some seconds;
+    None where the source has none. ``hides``: something in the pictures is to be hidden. ``is_live()``: the
+    source's frames come in their own time.
     """
 
     pipeline: str
     folder: Path = Path()
+    state: Path = Path()
+    egress: tuple[str, ...] = ()
+    switch: Switch = field(default_factory=Switch)
+    updates: Updates | None = None
     source_fps: Callable[[], float] = float
     connect: Connect | None = None
+    post: Post | None = None
     callback: Callable[[Result], object] | None = None
     packets: PacketRing | None = None
+    hides: bool = False
+    is_live: Callable[[], bool] = bool
 
     def path(self, name: str) -> Path:
         """Return a path of the configuration, by default relative to the pipeline's file."""

@@ -5,14 +5,17 @@ It hands whole documents to ``SinkContext.connect``, behind which the egress gat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Literal
 
+from edgekit.base.secrets import read_secret
 from edgekit.core.errors import ConfigError
 from edgekit.core.ports import Result
 from edgekit.pipeline.check import Options
-from edgekit.pipeline.sinks import SinkContext
+from edgekit.pipeline.sinks import Channel, SinkContext
 from edgekit.pipeline.sinks.document import event_documents, result_document
+from edgekit.pipeline.sinks.remote import Remote, is_on
 
 MAX_TOPIC_BYTES = 65_535
 """Source: MQTT 3.1.1, 1.5.3: a string's length has two bytes."""
@@ -23,7 +26,9 @@ class MqttOptions(Options, frozen=True, kw_only=True):
 
     ``url``: such as ``mqtt://host:1883``; an agent's own link where it is empty. ``topic``:
     ``{pipeline}`` is replaced. ``what``: one message for each change, or for each frame. ``ca``: the CA
-    file of a broker with ``mqtts://``. ``password_file``: its first line is the password.
+    file of a broker with ``mqtts://``. ``password_file``: its first line is the password; or ``env:NAME``.
+    ``control``: ``ON`` and ``OFF`` on ``<topic>/set`` switch the pipeline; ``<topic>/state`` has which it
+    is, and ``<topic>/available`` whether it runs, both retained.
     """
 
     url: str = ""
@@ -32,9 +37,12 @@ class MqttOptions(Options, frozen=True, kw_only=True):
     ca: str = ""
     user: str = ""
     password_file: str = ""
+    control: bool = False
 
     def problems(self) -> Iterator[str]:
-        """Report a topic that cannot be published on."""
+        """Report a topic that cannot be published on, and a switch on the agent's own link."""
+        if self.control and not self.url:
+            yield "control: want it with url, since the agent's own link hears the fleet only"
         if not self.topic or any(character in self.topic for character in "#+\0"):
             yield f"topic: want a topic without '#' and '+', got {self.topic!r}"
         elif len(self.topic.encode()) > MAX_TOPIC_BYTES // 2:  # a pipeline's name may take the other half
@@ -56,12 +64,29 @@ class MqttSink:
             raise ConfigError("sink 'mqtt': nothing here can reach a broker", hint="run it in an agent")
         self._document = event_documents if options.what == "events" else lambda r: [result_document(r)]
         self._topic = options.topic.replace("{pipeline}", context.pipeline)
-        self._send = context.connect(
+        self._switch = context.switch
+        self._remote: Remote | None = None
+        connect = functools.partial(
+            context.connect,
             options.url,
             ca=context.path(options.ca) if options.ca else None,
             user=options.user,
-            password_file=context.path(options.password_file) if options.password_file else None,
+            password=read_secret(options.password_file, context.folder, "sink 'mqtt': password_file"),
         )
+        if options.control:
+            self._control(connect)
+        self._send = self._remote.send if self._remote else connect()
+
+    def _control(self, connect: Callable[..., Channel]) -> None:
+        switch = self._switch
+        commands = {f"{self._topic}/set": lambda text: switch.turn(on=is_on(text))}
+        self._remote = Remote(self._topic, commands, self._say_state)
+        self._unwatch = switch.watch(self._say_state)
+        self._remote.open(lambda session: connect(session=session))
+
+    def _say_state(self) -> None:
+        if self._remote is not None:
+            self._remote.keep(f"{self._topic}/state", b"ON" if self._switch.is_on else b"OFF")
 
     def write(self, result: Result) -> None:
         """Hand over the result's document, or one for each event."""
@@ -69,4 +94,7 @@ class MqttSink:
             self._send(self._topic, document)
 
     def close(self) -> None:
-        """Do nothing: the link belongs to whoever handed in the way to it."""
+        """End a link of its own; a shared one belongs to whoever handed in the way to it."""
+        if self._remote is not None:
+            self._unwatch()
+            self._remote.close()

@@ -1,22 +1,24 @@
-"""A video file with the items drawn in."""
+"""Video files with the items drawn in, as fragmented MP4: they play after a kill, and in a browser."""
 
 from __future__ import annotations
 
-import tempfile
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.core.errors import ConfigError, StorageError, TensorError
+from edgekit.core.errors import StorageError, TensorError
 from edgekit.core.ports import Result
 from edgekit.core.spec import Item, Mask, Prediction, corners
 from edgekit.pipeline.check import Options
+from edgekit.pipeline.fragments import TICKS, Encoder, Fragment
 from edgekit.pipeline.masks import cells_of
 from edgekit.pipeline.pre import vision
+from edgekit.pipeline.recording import Recording, keep_quota
 from edgekit.pipeline.sinks import SinkContext
 
 Color = tuple[int, int, int]
@@ -28,90 +30,145 @@ _COLORS: tuple[Color, ...] = (
     (40, 200, 230),
     (90, 90, 240),
 )
+_SHARE = 0.25
+"""A file ends at this share of ``max_mb``, so that the oldest can go while there are newer ones."""
+_LOOK_EVERY_TICKS = 10 * TICKS
 
 
 class VideoOptions(Options, frozen=True, kw_only=True):
-    """``[[sink]]`` of a video file; ``fps`` 0 is the source's rate; ``draw`` puts the items in."""
+    """``[[sink]]`` of video files.
+
+    ``path``: the first file, ``.mp4``; where it is there already, and for each following one, a number is
+    put behind its name. ``codec``: ``h264`` or ``vp9``. ``fps`` 0 keeps the frames' own times. ``draw`` puts
+    the items in. A new file begins each ``minutes`` (0: at ``max_mb`` alone); the oldest are deleted over
+    ``max_mb`` in all.
+    """
 
     path: str
+    codec: Literal["h264", "vp9"] = "h264"
     fps: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
-    fourcc: Annotated[str, msgspec.Meta(pattern="^.{4}$")] = "mp4v"
     draw: bool = True
+    minutes: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    max_mb: Annotated[float, msgspec.Meta(ge=0.1)] = 10_000.0
 
     def problems(self) -> Iterator[str]:
-        """Report a path without a container's suffix."""
-        if not Path(self.path).suffix:
-            yield f"path: want a file name that ends in its container, such as .mp4, got {self.path!r}"
+        """Report a path that is not an MP4 file's."""
+        if Path(self.path).suffix != ".mp4":
+            yield f"path: want a file name that ends in .mp4, got {self.path!r}"
 
 
 class VideoSink:
-    """Writes each frame; the first one's size is the file's.
+    """Encodes each frame once; frames of another size begin another file.
 
     Raises:
-        ConfigError: OpenCV writes no such video here.
+        ConfigError: PyAV is not installed, or has no such encoder.
     """
 
     Options = VideoOptions
 
     def __init__(self, options: VideoOptions, context: SinkContext) -> None:
-        self._cv2 = vision()
         self._options = options
         self._path = context.path(options.path)
-        self._prove()
-        self._source_fps = context.source_fps
-        self._writer: Any = None
+        self._clock = FrameClock(context, options.fps)
+        prove(options.codec)
+        self._encoder: Encoder | None = None
         self._size = (0, 0)
+        self._file: Recording | None = None
+        self._looked = 0
 
     def write(self, result: Result) -> None:
         """Draw and encode one frame.
 
         Raises:
-            TensorError: It is no image, or of another size than the first.
-            StorageError: The file cannot be written.
+            TensorError: It is no image.
+            StorageError: The file cannot be written; another one begins with the next keyframe.
         """
         pixels = result.frame.data
         if pixels.ndim != 3:
             raise TensorError(f"{self._path}: want images, got a window of shape {pixels.shape}")
         size = (pixels.shape[1], pixels.shape[0])
-        if self._writer is None:
-            self._writer, self._size = self._opened(size), size
-        if size != self._size:
-            raise TensorError(f"{self._path}: want frames of {self._size}, got {size}")
-        self._writer.write(draw(pixels, result.prediction) if self._options.draw else pixels)
+        if self._encoder is None or size != self._size:
+            self.close()
+            self._encoder, self._size = Encoder(self._options.codec, *size), size
+        image = draw(pixels, result.prediction) if self._options.draw else pixels
+        for fragment in self._encoder.add(image, self._clock.at_s(result)):
+            self._store(fragment)
 
-    def _opened(self, size: tuple[int, int]) -> Any:
+    def _store(self, fragment: Fragment) -> None:
+        assert self._encoder is not None
+        if self._file is None and not fragment.is_key:
+            return  # after a full disk
+        if self._file is not None and fragment.is_key and self._is_full(self._file, fragment):
+            self._end_file()
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as cause:
-            raise StorageError(f"{self._path}: cannot be written: {cause.strerror}") from cause
-        code = self._cv2.VideoWriter.fourcc(*self._options.fourcc)
-        fps = self._options.fps or self._source_fps() or 15.0
-        writer = self._cv2.VideoWriter(str(self._path), code, fps, size)
-        if not writer.isOpened():
-            raise StorageError(f"{self._path}: OpenCV cannot write a video there")
-        return writer
+            if self._file is None:
+                self._file, self._looked = Recording(self._path, self._encoder.head), fragment.at
+                self._keep_quota()
+            self._file.add(fragment)
+        except StorageError:
+            self._end_file()
+            raise
+        if fragment.at - self._looked > _LOOK_EVERY_TICKS:
+            self._looked = fragment.at
+            self._keep_quota()
 
-    def _prove(self) -> None:
-        """Write a frame to a temporary file, to prove that OpenCV has the codec for the container."""
-        suffix, fourcc = self._path.suffix, self._options.fourcc
-        with tempfile.TemporaryDirectory() as folder:
-            trial = Path(folder) / f"trial{suffix}"
-            writer = self._cv2.VideoWriter(str(trial), self._cv2.VideoWriter.fourcc(*fourcc), 15.0, (64, 64))
-            is_open = writer.isOpened()
-            if is_open:
-                writer.write(np.zeros((64, 64, 3), np.uint8))
-            writer.release()
-            if not (is_open and trial.exists() and trial.stat().st_size):
-                raise ConfigError(
-                    f"sink 'video': OpenCV writes no {fourcc!r} video to {suffix or 'no'} files here",
-                    hint='fourcc "mp4v" with .mp4 and "MJPG" with .avi always work',
-                )
+    def _is_full(self, file: Recording, fragment: Fragment) -> bool:
+        options = self._options
+        length_s = (fragment.at - (file.begins or 0)) / TICKS
+        return (0 < options.minutes * 60 <= length_s) or file.size > options.max_mb * 1e6 * _SHARE
+
+    def _keep_quota(self) -> None:
+        name = re.compile(re.escape(self._path.stem) + r"(-\d+)?")
+        paths = (path for path in self._path.parent.glob("*.mp4") if name.fullmatch(path.stem))
+        keep_quota(paths, self._options.max_mb * 1e6, self._file.path if self._file else None)
+
+    def _end_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = None
 
     def close(self) -> None:
-        """Finish the file."""
-        if self._writer is not None:
-            self._writer.release()
-        self._writer = None
+        """Finish the file; safe to call twice."""
+        if self._encoder is None:
+            return
+        try:
+            for fragment in self._encoder.close():
+                self._store(fragment)
+        finally:
+            self._encoder = None
+            self._end_file()
+
+
+class FrameClock:
+    """Gives the times of frames: by a constant rate, a file's own rate, or when they were captured."""
+
+    def __init__(self, context: SinkContext, fps: float = 0.0) -> None:
+        self._context, self._fps = context, fps
+        self._number = 0
+        self._first_ns: int | None = None
+
+    def at_s(self, result: Result) -> float:
+        """Return the time of the next frame in seconds, from about 0."""
+        frame, self._number = result.frame, self._number + 1
+        if self._fps:
+            return (self._number - 1) / self._fps
+        rate = 0.0 if self._context.is_live() else self._context.source_fps()
+        if rate:
+            return frame.seq / rate
+        if self._first_ns is None:
+            self._first_ns = frame.captured_ns
+        return max(0, frame.captured_ns - self._first_ns) / 1e9
+
+
+def prove(codec: str) -> None:
+    """Encode one image, so that a missing encoder is an error before the first frame.
+
+    Raises:
+        ConfigError: PyAV is not installed, or lacks the encoder.
+    """
+    encoder = Encoder(codec, 64, 64)
+    encoder.add(np.zeros((64, 64, 3), np.uint8), 0.0)
+    encoder.close()
 
 
 def draw(pixels: NDArray[Any], prediction: Prediction) -> NDArray[Any]:
