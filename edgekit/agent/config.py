@@ -90,7 +90,8 @@ class LimitsTable(_Table, frozen=True, kw_only=True):
     ``start_s``: from a worker's start to its first frame. ``hang_s``: without a finished frame though one was
     due. ``crashes`` within ``crash_window_s`` make the agent go back to the previous version, or fail the
     pipeline. ``trial_crashes`` end a trial. ``backoff_max_s`` is the longest wait before a restart.
-    ``update_s``: one run of the updater.
+    ``update_s``: one run of the updater. ``growth_mb``: a worker whose memory grows steadily is started anew
+    beyond so many MiB; 0 is only before the machine's memory is used up.
     """
 
     start_s: Seconds = 300.0
@@ -102,6 +103,7 @@ class LimitsTable(_Table, frozen=True, kw_only=True):
     backoff_s: Seconds = 0.5
     backoff_max_s: Seconds = 60.0
     update_s: Seconds = 3600.0
+    growth_mb: Annotated[float, msgspec.Meta(ge=0)] = 256.0
     status_clients: Whole = 8
 
 

@@ -4,8 +4,10 @@ import http.client
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
+from email.message import Message
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -33,6 +35,14 @@ class HttpError(ServerError):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class Answer(NamedTuple):
+    """A server's answer: its headers by name in any case, and its body as it comes."""
+
+    status: int
+    headers: Message
+    pieces: Iterator[bytes]
 
 
 class Patience(msgspec.Struct, frozen=True):
@@ -94,19 +104,29 @@ class Web:
             HttpError: The status is neither 200 nor 206.
             LinkError: It cannot be reached, breaks off, or is too slow.
         """
-        headers = {"Range": f"bytes={start}-"} if start else {}
+        with self.opened(url, {"Range": f"bytes={start}-"} if start else {}) as answer:
+            if answer.status not in (200, 206):
+                raise HttpError(answer.status, f"{url}: the server answered {answer.status}")
+            offset = start if answer.status == 206 else 0
+            if answer.status == 206 and not _begins_at(answer.headers, start):
+                raise HttpError(206, f"{url}: the server sent another range than requested")
+            for piece in answer.pieces:
+                yield offset, piece
+                offset += len(piece)
+
+    @contextmanager
+    def opened(self, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
+        """Yield the answer to a GET of any status, whose body is read as it comes.
+
+        Raises:
+            LinkError: It cannot be reached; so does ``pieces``, where it breaks off or is too slow.
+            TrustError: Its certificate is not accepted.
+        """
         with (
             closing(self._connection(url)) as connection,
             closing(self._ask(connection, "GET", url, None, headers)) as response,
         ):
-            if response.status not in (200, 206):
-                raise HttpError(response.status, f"{url}: the server answered {response.status}")
-            offset = start if response.status == 206 else 0
-            if response.status == 206 and not _begins_at(response, start):
-                raise HttpError(206, f"{url}: the server sent another range than requested")
-            for piece in self._pieces(response, url):
-                yield offset, piece
-                offset += len(piece)
+            yield Answer(response.status, response.headers, self._pieces(response, url))
 
     def send(
         self,
@@ -204,5 +224,5 @@ def certificate_error(url: str, cause: ssl.SSLCertVerificationError) -> TrustErr
     return TrustError(f"{url}: the server's certificate is not from the fleet's CA: {cause.verify_message}")
 
 
-def _begins_at(response: http.client.HTTPResponse, start: int) -> bool:
-    return (response.getheader("Content-Range") or "").strip().lower().startswith(f"bytes {start}-")
+def _begins_at(headers: Message, start: int) -> bool:
+    return str(headers.get("Content-Range") or "").strip().lower().startswith(f"bytes {start}-")

@@ -1,13 +1,14 @@
 """FFmpeg's libraries through PyAV: the one file that knows them.
 
 ``Connection`` receives the compressed pictures of a network stream, ``Decoder`` turns them into images, and
-``write_clip`` writes them as they came.
+``write_clip`` writes them as they came. ``AvFile`` decodes a video file.
 """
 
 from __future__ import annotations
 
 import io
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import ConfigError, SourceError, StorageError
 from edgekit.pipeline.packets import StreamInfo, VideoPacket
+from edgekit.pipeline.picture_files import readable, utf8_name
+
+PROBED_FRAMES = 8
 
 # PyAV's class of an error: the fault it is; any other one is CONNECTION_FAILED
 _FAULTS = {
@@ -168,6 +172,80 @@ class Decoder:
         size = {"width": picture.width >> halvings, "height": picture.height >> halvings} if halvings else {}
         image: NDArray[Any] = picture.to_ndarray(format="bgr24", **size, **self._scaling)
         return image
+
+
+class AvFile:
+    """A video file, turned as its display matrix says; interlaced frames keep both fields, woven.
+
+    ``fps`` and ``stated_frames`` are what its header says, 0 if it says nothing.
+
+    Raises:
+        SourceError: FFmpeg cannot open it, or it has no pictures.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._av, name = libav(), f"video {readable(path)!r}"
+        try:
+            with utf8_name(path) as opened:
+                self._container = self._av.open(opened)
+        except (self._av.FFmpegError, OSError, ValueError) as cause:
+            raise SourceError(f"{name}: is not a video that FFmpeg can decode: {cause}") from cause
+        if not self._container.streams.video:
+            self.close()
+            raise SourceError(f"{name}: has no pictures")
+        stream = self._container.streams.video[0]
+        stream.thread_type = "AUTO"
+        self.fps = float(stream.average_rate or 0)
+        self.stated_frames = int(stream.frames)
+        self._packets = self._container.demux(stream)
+        self._decoded: deque[Any] = deque()
+        self._start_s: float | None = None
+
+    def _frame(self) -> Any:
+        """Return the next decoded frame; None at the end. A packet that cannot be decoded is left out."""
+        while not self._decoded:
+            try:
+                self._decoded.extend(next(self._packets).decode())
+            except self._av.error.InvalidDataError:  # noqa: PERF203 - each packet by itself
+                continue
+            except (StopIteration, self._av.FFmpegError):
+                return None
+        return self._decoded.popleft()
+
+    def next(self) -> tuple[NDArray[Any], float] | None:
+        """Return the next frame, (height, width, 3), uint8, BGR, and its seconds from the start."""
+        frame = self._frame()
+        if frame is None:
+            return None
+        at_s = float(frame.time or 0.0)
+        self._start_s = at_s if self._start_s is None else self._start_s
+        pixels: NDArray[Any] = frame.to_ndarray(format="bgr24")
+        if turns := round(frame.rotation / 90) % 4:
+            import numpy as np
+
+            pixels = np.ascontiguousarray(np.rot90(pixels, turns))
+        return pixels, at_s - self._start_s
+
+    def shows_interlaced(self) -> bool:
+        """Return whether one of the next few frames is interlaced; they are used up."""
+        frames = (self._frame() for _ in range(PROBED_FRAMES))
+        return any(frame is not None and frame.interlaced_frame for frame in frames)
+
+    def close(self) -> None:
+        """Free it."""
+        self._container.close()
+
+
+def is_interlaced(path: Path) -> bool:
+    """Return whether one of a file's first frames is; False for a file that FFmpeg cannot open."""
+    try:
+        video = AvFile(path)
+    except SourceError:
+        return False
+    try:
+        return video.shows_interlaced()
+    finally:
+        video.close()
 
 
 def write_clip(path: Path, run: Sequence[VideoPacket]) -> None:

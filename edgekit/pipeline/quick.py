@@ -11,7 +11,7 @@ from edgekit.pipeline.config import PipelineConfig, checked_config
 from edgekit.pipeline.picture_files import SUFFIXES
 from edgekit.pipeline.sources.rtsp_address import shown
 
-_KINDS = {".csv": "table", ".wav": "audio"}
+_KINDS = {".csv": "table", ".npz": "table", ".wav": "audio", ".flac": "audio"}
 _PATHS = {"video": "{stem}-seen.mp4", "jsonl": "{stem}-seen.jsonl"}
 _CAMERA = re.compile(r"\d{1,3}|/dev/video\S*")
 
@@ -54,7 +54,7 @@ def source_kind(source: str) -> str:
     if _CAMERA.fullmatch(source):
         return "camera"
     if "://" in source:
-        return "rtsp" if source.startswith("rtsp") else "video"
+        return "rtsp" if source.startswith("rtsp") else "http"
     path = Path(source)
     if not path.exists():
         raise UsageError(

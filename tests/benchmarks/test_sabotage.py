@@ -19,6 +19,7 @@ QUICK = [
     "failover",
     "end_to_end",
     "source_memory",
+    "soak",
 ]
 """Those that need no model of the zoo, no labelled data and no training."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from picture_server import PictureServer
 from single_model import write_image_bundle, write_window_bundle
 
 from edgekit.agent.worker.runner import run_pipeline
@@ -58,19 +59,59 @@ def line(folder):
     return lambda: (ended.set(), writer.join(), os.close(sensor), os.close(port))
 
 
-RUNNABLE = {"images": images, "folder": inbox, "table": table, "serial": line}
+def sound(folder):
+    soundfile = pytest.importorskip("soundfile", reason="the extra 'audio' is not installed")
+    soundfile.write(folder / "recording.flac", np.zeros(4000), 16_000)
+
+
+def with_address(name, address, made):
+    """Change an example's address to that of a device of this machine's; return what ends the device."""
+    path = next(made.glob("*.toml"))
+    path.write_text(path.read_text().replace(name, address))
+
+
+def snapshots(folder):
+    server = PictureServer()
+    with_address("http://camera.lan", server.url, folder)
+    (folder / "camera.secret").write_text("secret\n")
+    return server.close
+
+
+def registers(folder):
+    pytest.importorskip("pymodbus", reason="the extra 'modbus' is not installed")
+    from modbus_device import ModbusDevice
+
+    device = ModbusDevice([1, 2, 3, 4])
+    with_address("tcp://192.168.1.20:502", device.url, folder)
+    return device.close
+
+
+RUNNABLE = {
+    "images": images,
+    "folder": inbox,
+    "table": table,
+    "serial": line,
+    "audio": sound,
+    "http-source": snapshots,
+    "modbus": registers,
+}
+
+
+def file_of(kind):
+    return next((ROOT / "examples" / kind).glob("*.toml"))
 
 
 @pytest.mark.parametrize("kind", RUNNABLE)
 def test_an_example_runs_as_it_stands(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "state"))
-    text = (ROOT / f"examples/{kind}/{kind}.toml").read_text(encoding="utf-8")
-    (tmp_path / f"{kind}.toml").write_text(text)
+    path = tmp_path / file_of(kind).name
+    path.write_text(file_of(kind).read_text(encoding="utf-8"))
     write_image_bundle(tmp_path / "classifier.ekb")
     write_window_bundle(tmp_path / "motion.ekb")
+    write_window_bundle(tmp_path / "sounds.ekb", window=800, hop=400, channels=1, rate_hz=16_000)
     tidy = RUNNABLE[kind](tmp_path)
     try:
-        ran = run_pipeline(tmp_path / f"{kind}.toml", frames=3)
+        ran = run_pipeline(path, frames=3)
     finally:
         if tidy is not None:
             tidy()
@@ -94,12 +135,12 @@ def examples_of_sources():
 @pytest.mark.parametrize("path", list(examples_of_sources()), ids=lambda path: path.parent.name)
 def test_an_example_is_a_valid_pipeline_and_is_run_or_says_that_it_is_not(path):
     load_config(path)
-    is_run = path.stem in RUNNABLE
+    is_run = path.parent.name in RUNNABLE
     assert is_run != path.read_text(encoding="utf-8").startswith(NOT_RUN_HERE)
 
 
 @pytest.mark.parametrize("kind", RUNNABLE)
 def test_the_documentation_shows_the_example_that_is_run(kind):
-    text = (ROOT / f"examples/{kind}/{kind}.toml").read_text(encoding="utf-8")
+    text = file_of(kind).read_text(encoding="utf-8")
     source = text.partition("[source]\n")[2].partition("\n\n")[0]
     assert f"```toml\n[source]\n{source}\n```" in PAGE

@@ -20,6 +20,7 @@ from edgekit.pipeline.loop import Loop
 from edgekit.pipeline.sources import SOURCES, SourceContext, make_source, source_context
 from edgekit.pipeline.sources.camera import CameraOptions, CameraSource
 from edgekit.pipeline.sources.images import ImagesOptions
+from edgekit.pipeline.sources.modbus import Register
 from edgekit.pipeline.sources.serial import SerialOptions, SerialSource, open_serial
 from edgekit.pipeline.sources.synthetic import SyntheticOptions, shapes, waves
 from edgekit.pipeline.sources.timing import Pacer
@@ -57,7 +58,10 @@ def test_every_source_in_the_table_is_one(kind):
     built = load_target(SOURCES[kind])
     required = [field for field in msgspec.structs.fields(built.Options) if field.required]
     options = {field.name: "x" if field.type is str else 64 for field in required}
-    source = built(built.Options(**options), WINDOWS)
+    context = SourceContext(window=4, hop=2, channels=1, rate_hz=16_000) if kind == "audio" else WINDOWS
+    if kind == "modbus":
+        options["registers"] = tuple(Register(address=address) for address in range(3))
+    source = built(built.Options(**options), context)
     assert isinstance(source, Source)
     source.close()
     source.close()

@@ -114,6 +114,11 @@ class HostedModel:
         return self.plan.key
 
     @property
+    def may_pause(self) -> bool:
+        """Whether neither a swap nor a trial is under way."""
+        return self._pending is None and self._kept is None
+
+    @property
     def managed(self) -> str:
         """The name under which the agent keeps it up to date; empty for a pinned one."""
         return self.plan.managed

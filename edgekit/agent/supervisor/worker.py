@@ -14,6 +14,7 @@ from edgekit.agent.ipc import NOT_SHARED, AlertOut, Asked, End, Ended, EventOut,
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.supervisor.grouping import ModelPlan
 from edgekit.agent.supervisor.hosted_model import Blame, HostedModel
+from edgekit.agent.supervisor.memory import MemoryWatch
 from edgekit.agent.supervisor.pipelines import Observer, Pipeline
 from edgekit.agent.supervisor.worker_process import WorkerProcess, oom_kills
 from edgekit.base.child import exit_reason, is_native_crash
@@ -54,6 +55,9 @@ class Worker:
         self._why_killed = ""
         self._guilty: list[HostedModel] = []
         self._is_asked = False
+        self._memory = MemoryWatch(limits.growth_mb)
+        self.recycled = 0
+        """How often the process was started anew since its memory grew."""
         self._oom_kills = 0
         self._ending: dict[str, float] = {}
         """When each pipeline that was asked to end must have ended."""
@@ -121,8 +125,17 @@ class Worker:
         return True
 
     def send(self, message: Any) -> bool:
-        """Send a message; return False if the process is gone."""
-        return self._process is not None and self._process.send(message)
+        """Send a message; return False if the process is gone, or about to go."""
+        process = self._process
+        return process is not None and not process.is_stopping and process.send(message)
+
+    def _recycle(self, process: WorkerProcess, reason: str) -> None:
+        """End the process after its frames in work, and start it anew; this is not counted as a crash."""
+        self.recycled += 1
+        self._is_asked = True
+        logger.warning("worker %s is started anew: %s", self.name, reason)
+        self._observer.alert("warning", "agent.recycled", f"worker {self.name}: {reason}", "")
+        process.stop(self._reactor.now_s() + self._limits.stop_s)
 
     def end(self, pipeline: Pipeline) -> None:
         """Ask for a pipeline's end; the process is killed if it does not come in time."""
@@ -140,7 +153,7 @@ class Worker:
     # -- when it hangs
 
     def tick(self) -> None:
-        """Kill the process if it hangs. Call it each second."""
+        """Kill the process if it hangs, start it anew if its memory grows. Call it each second."""
         process, now_s = self._process, self._reactor.now_s()
         if process is None:
             return
@@ -148,14 +161,9 @@ class Worker:
             if process.is_overdue(now_s):
                 process.kill()
             return
-        for model in self.models.values():
-            if reason := model.overdue(now_s):
-                self._kill(reason, [model])
-                return
-        for name, deadline_s in self._ending.items():
-            if now_s > deadline_s:
-                self._kill(f"pipeline {name} did not end within {self._limits.stop_s:.0f} s", [])
-                return
+        if wrong := self._overdue(now_s):
+            self._kill(*wrong)
+            return
         limit_s = self._limits.hang_s
         stuck = [
             pipeline
@@ -165,6 +173,20 @@ class Worker:
         if stuck:
             reason = f"finished no frame for {limit_s:.0f} s though one was due"
             self._end_stuck(stuck, reason, is_silent=now_s - process.heard_s > limit_s / 2)
+        elif all(model.may_pause for model in self.models.values()):
+            runs = (tuple(self.pipelines), tuple(model.running for model in self.models.values()))
+            if reason := self._memory.look(now_s, process.pid, runs):
+                self._recycle(process, reason)
+
+    def _overdue(self, now_s: float) -> tuple[str, list[HostedModel]] | None:
+        """Return what did not come in time, and the models to blame; None if all did."""
+        for model in self.models.values():
+            if reason := model.overdue(now_s):
+                return reason, [model]
+        for name, deadline_s in self._ending.items():
+            if now_s > deadline_s:
+                return f"pipeline {name} did not end within {self._limits.stop_s:.0f} s", []
+        return None
 
     def _end_stuck(self, stuck: list[Pipeline], reason: str, *, is_silent: bool) -> None:
         """Kill the process if its runtime hangs; start a pipeline again alone where only its source does."""
@@ -255,7 +277,7 @@ class Worker:
         self._ending.clear()
         if self.is_stopping:
             self._stopped()
-        elif process.is_stopping:
+        elif process.is_stopping and not self._is_asked:
             for pipeline in list(self.pipelines.values()):
                 if pipeline.is_in_worker:
                     pipeline.gone()

@@ -20,13 +20,15 @@ SOURCES: dict[str, str] = {
     "video": "edgekit.pipeline.sources.video:VideoSource",
     "images": "edgekit.pipeline.sources.images:ImagesSource",
     "folder": "edgekit.pipeline.sources.folder:FolderSource",
+    "audio": "edgekit.pipeline.sources.audio:AudioSource",
     "table": "edgekit.pipeline.sources.table:TableSource",
     "serial": "edgekit.pipeline.sources.serial:SerialSource",
     "synthetic": "edgekit.pipeline.sources.synthetic:SyntheticSource",
     "rtsp": "edgekit.pipeline.sources.rtsp:RtspSource",
     "command": "edgekit.pipeline.sources.command:CommandSource",
     "mqtt": "",
-    "http": "",
+    "modbus": "edgekit.pipeline.sources.modbus:ModbusSource",
+    "http": "edgekit.pipeline.sources.http:HttpSource",
 }
 SOURCE_ROWS = plugins.Rows(SOURCES, plugins.SOURCES)
 

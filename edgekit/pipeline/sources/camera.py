@@ -41,7 +41,7 @@ class CameraOptions(Options, frozen=True, kw_only=True):
     def problems(self) -> Iterator[str]:
         """Say what an address is for."""
         if "://" in self.uri:
-            kind = "rtsp" if self.uri.startswith("rtsp") else "video"
+            kind = "rtsp" if self.uri.startswith("rtsp") else "http"
             yield f'uri: want a number or a device node, got an address (kind = "{kind}" takes one)'
 
 

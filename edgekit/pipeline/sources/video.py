@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
+from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import SourceError
 from edgekit.core.ports import Frame
 from edgekit.pipeline.check import Options
+from edgekit.pipeline.libav import AvFile, is_interlaced
 from edgekit.pipeline.picture_files import readable
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.sources import SourceContext
 from edgekit.pipeline.sources.timing import DUE_S, Pacer, Player, stamp
-from edgekit.pipeline.sources.video_file import PEEK_FRAMES, OpenCvFile, Picture, VideoFile, starts_black
+from edgekit.pipeline.sources.video_file import PEEK_FRAMES, OpenCvFile, VideoFile, shows_nothing
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +51,7 @@ class VideoSource:
         self.fps = 0.0
         self._closing = threading.Event()
         self._in_use = threading.Lock()
+        self._decoder: Callable[[Path], VideoFile] = OpenCvFile
         self._video: VideoFile | None = None
         self._pacer: Pacer | Player | None = None
         self._seq = self._round_frames = 0
@@ -59,8 +64,8 @@ class VideoSource:
 
     def open(self) -> None:
         """Open the file."""
-        check_shown(self.path)
-        self._video = OpenCvFile(self.path)
+        self._decoder = decoder_of(self.path)
+        self._video = self._decoder(self.path)
         stated = self._video.fps
         self.fps = self._options.fps or (stated if 0 < stated <= 1000 else 25.0)
         if self._options.realtime and self._options.fps:
@@ -71,8 +76,8 @@ class VideoSource:
     def read(self) -> Frame | None:
         """Return the next frame, when it is due; None at the end or after ``close``."""
         began_ns = time.monotonic_ns()
-        picture = self._next_picture()
-        if picture is None:
+        pixels = self._next_pixels()
+        if pixels is None:
             return None
         meta = {"capture_ms": (time.monotonic_ns() - began_ns) / 1e6, "media_s": self._media_s}
         if isinstance(self._pacer, Player):
@@ -83,21 +88,21 @@ class VideoSource:
             return None
         captured_ns, unix_ms = stamp()  # decoding is no part of its latency
         self._seq += 1
-        return Frame(picture.pixels, self._seq - 1, captured_ns, unix_ms, meta)
+        return Frame(pixels, self._seq - 1, captured_ns, unix_ms, meta)
 
-    def _next_picture(self) -> Picture | None:
+    def _next_pixels(self) -> Any:
         with self._in_use:
             while not self._closing.is_set() and self._video is not None:
                 picture = self._video.next()
                 if picture is not None:
-                    self._clock(picture.media_s)
+                    self._clock(picture[1])
                     self._round_frames += 1
-                    return picture
+                    return picture[0]
                 self._check_round(self._video)
                 if not self._options.loop:
                     return None
                 self._video.close()
-                self._video = OpenCvFile(self.path)
+                self._video = self._decoder(self.path)
                 self._round_frames = 0
                 self._round_s = self._media_s + 1 / self.fps
         return None
@@ -130,17 +135,23 @@ class VideoSource:
             self._video = None
 
 
-def check_shown(path: Path) -> None:
-    """Refuse a file whose pictures OpenCV does not show: 4.13 to 5.0 make interlaced video black, silently.
+def decoder_of(path: Path) -> Callable[[Path], VideoFile]:
+    """Return what opens a file: OpenCV, or PyAV where OpenCV cannot show it, which is interlaced video.
+
+    OpenCV 4.13 to 5.0 give black frames for that, or old memory, and no error.
 
     Raises:
-        SourceError: There is no such file, it is no video, or it begins with ten seconds of black.
+        SourceError: There is no such file, it is no video, or it needs PyAV, which is not installed.
     """
     if not path.is_file():
         raise SourceError(f"video {readable(path)!r}: there is no such file")
-    if starts_black(path):
+    OpenCvFile(path).close()
+    if importlib.util.find_spec("av") is not None:
+        return AvFile if is_interlaced(path) else OpenCvFile
+    if shows_nothing(path):
         raise SourceError(
-            f"video {readable(path)!r}: its first frames ({PEEK_FRAMES}, or all) are black: OpenCV"
-            f" {vision().__version__} shows interlaced video so",
-            hint="make it progressive: ffmpeg -i IN -vf yadif OUT",
+            f"video {readable(path)!r}: its first frames ({PEEK_FRAMES}, or all) are black or"
+            f" random: OpenCV {vision().__version__} shows interlaced video so",
+            hint=f"PyAV decodes it: {install_hint('rtsp')}",
         )
+    return OpenCvFile

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.core.errors import SourceError
-from edgekit.pipeline.picture_files import readable
+from edgekit.pipeline.picture_files import readable, utf8_name
 from edgekit.pipeline.pre import vision
 
 PEEK_FRAMES = 250
-"""How many black frames at the start make a file one that OpenCV may not be able to show: ten seconds."""
-
-
-class Picture(NamedTuple):
-    """A decoded frame, (height, width, 3), uint8, BGR, and its time from the file's start."""
-
-    pixels: Any
-    media_s: float
+"""How many frames are compared where all are the same: ten seconds."""
 
 
 class VideoFile(Protocol):
@@ -29,8 +22,8 @@ class VideoFile(Protocol):
     fps: float
     stated_frames: int
 
-    def next(self) -> Picture | None:
-        """Return the next frame; None at the end."""
+    def next(self) -> tuple[Any, float] | None:
+        """Return the next frame, (height, width, 3), uint8, BGR, and its seconds from the start."""
 
     def close(self) -> None:
         """Free it."""
@@ -53,41 +46,48 @@ class OpenCvFile:
         self.fps = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.stated_frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
-    def next(self) -> Picture | None:
+    def next(self) -> tuple[Any, float] | None:
         """Return the next frame; None at the end."""
         is_there, pixels = self._capture.read()
-        return Picture(pixels, self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1e3) if is_there else None
+        return (pixels, self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1e3) if is_there else None
 
     def close(self) -> None:
         """Free it."""
         self._capture.release()
 
 
-def starts_black(path: Path) -> bool:
-    """Return whether a file's first ``PEEK_FRAMES`` frames in OpenCV, or all of fewer, are black."""
-    video, seen = OpenCvFile(path), 0
+def shows_nothing(path: Path) -> bool:
+    """Return whether OpenCV writes nothing into a file's frames, though it decodes them.
+
+    Then the first ``PEEK_FRAMES``, or all, are the same, and are memory as it was: black, or something else
+    in another try. What stands still and is neither is a still.
+    """
+    first, pixels = OpenCvFile(path), None
     try:
-        while seen < PEEK_FRAMES and (picture := video.next()) is not None:
-            seen += 1
-            lines = picture.pixels.reshape(len(picture.pixels), -1)
-            # the little that is not 0 is old memory, where OpenCV wrote nothing
-            if vision().countNonZero(lines) > lines.size / 1000:
+        for _ in range(PEEK_FRAMES):
+            if (picture := first.next()) is None:
+                break
+            if pixels is not None and not np.array_equal(pixels, picture[0]):
                 return False
+            pixels = picture[0]
+    finally:
+        first.close()
+    return pixels is not None and (
+        _is_black(pixels) or not np.array_equal(pixels, _tried_again(path, pixels))
+    )
+
+
+def _is_black(pixels: NDArray[Any]) -> bool:
+    return bool(np.count_nonzero(pixels) <= pixels.size / 1000)
+
+
+def _tried_again(path: Path, pixels: NDArray[Any]) -> Any:
+    """Return a file's first frame, decoded while other values are in the memory that is free."""
+    spoilt = [np.full(pixels.nbytes, 0xA5, np.uint8) for _ in range(8)]
+    del spoilt
+    video = OpenCvFile(path)
+    try:
+        picture = video.next()
     finally:
         video.close()
-    return seen > 0
-
-
-@contextlib.contextmanager
-def utf8_name(path: Path) -> Iterator[str]:
-    """Yield a name that native libraries take: in OpenCV one that is not UTF-8 would end the process."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            yield f"/proc/self/fd/{descriptor}"
-        finally:
-            os.close(descriptor)
-    else:
-        yield str(path)
+    return None if picture is None else picture[0]

@@ -1,0 +1,234 @@
+"""Registers of a Modbus device (TCP, or RTU on a serial line), read at a fixed rate."""
+
+from __future__ import annotations
+
+import math
+import struct
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from edgekit.base.install_hint import install_hint
+from edgekit.core.errors import ConfigError, SourceError
+from edgekit.core.ports import Frame
+from edgekit.pipeline.check import Options
+from edgekit.pipeline.sources import SourceContext
+from edgekit.pipeline.sources.samples import Samples
+from edgekit.pipeline.sources.timing import Pacer, Reopener, stamp
+
+_TYPES = {"uint16": "H", "int16": "h", "uint32": "I", "int32": "i", "float32": "f", "float64": "d"}
+_READS = {"holding": "read_holding_registers", "input": "read_input_registers"}
+
+
+class Register(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One value: ``address`` from 0, ``table``, ``type``; its number times ``scale`` plus ``offset``."""
+
+    address: Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+    table: Literal["holding", "input"] = "holding"
+    type: Literal["uint16", "int16", "uint32", "int32", "float32", "float64"] = "uint16"
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+class ModbusOptions(Options, frozen=True, kw_only=True):
+    """``[source]`` of a Modbus device.
+
+    ``uri``: ``tcp://host:502``, or a serial line's device node. ``unit``: the device's number. ``registers``:
+    the model's values, in its order. ``rate_hz``: how often they are read. ``little_words``: of a value in
+    several registers the lowest comes first. ``give_up_s``: how long to retry; 0 is forever.
+    """
+
+    uri: str
+    registers: tuple[Register, ...] = ()
+    unit: Annotated[int, msgspec.Meta(ge=0, le=255)] = 1
+    rate_hz: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0
+    baud: Annotated[int, msgspec.Meta(ge=50, le=20_000_000)] = 9600
+    little_words: bool = False
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 2.0
+    give_up_s: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+
+    def problems(self) -> Iterator[str]:
+        """Report an address that cannot be right, and registers that are missing."""
+        if "://" in self.uri and not (self.uri.startswith("tcp://") and urlsplit(self.uri).hostname):
+            yield f"uri: want tcp://host:port or a device node, got {self.uri!r}"
+        if not self.registers:
+            yield "registers: want the address of each of the model's values, got none"
+
+
+class _Block(NamedTuple):
+    """Registers that are read by one question."""
+
+    table: str
+    address: int
+    size: int
+
+
+class ModbusSource:
+    """Samples of a device's registers, as windows or rows; a question without an answer is a gap.
+
+    Raises:
+        ConfigError: The model takes another number of values than there are registers.
+    """
+
+    Options = ModbusOptions
+    is_live = True
+    slots = 8
+    due_s = None
+    """A question without an answer ends within ``timeout_s``; a window may take hours."""
+
+    def __init__(self, options: ModbusOptions, context: SourceContext) -> None:
+        self._options = options
+        self._samples = Samples(context, "modbus")
+        if len(options.registers) != self._samples.values:
+            raise ConfigError(
+                f"source 'modbus': registers: want {self._samples.values}, one for each of the model's"
+                f" values, got {len(options.registers)}"
+            )
+        self._blocks = blocks_of(options.registers)
+        self._closing = threading.Event()
+        self._pacer = Pacer(options.rate_hz, self._closing)
+        self._client: Any = None
+        self._ready: deque[tuple[int, Any, tuple[int, int]]] = deque()
+        self.reopener = Reopener(f"modbus {options.uri!r}", self._connected, options.give_up_s, self._closing)
+
+    def state(self) -> dict[str, Any]:
+        """Return what ``status`` says of the device."""
+        return self.reopener.state()
+
+    def counts(self) -> dict[str, int]:
+        """Return how many samples are missing."""
+        return {"missing": self._samples.missing}
+
+    def open(self) -> None:
+        """Connect."""
+        self._client = self.reopener.first()
+
+    def _connected(self) -> Any:
+        library, options = pymodbus().client, self._options
+        if options.uri.startswith("tcp://"):
+            parts = urlsplit(options.uri)
+            client = library.ModbusTcpClient(
+                parts.hostname, port=parts.port or 502, timeout=options.timeout_s, retries=0
+            )
+        else:
+            client = library.ModbusSerialClient(
+                options.uri, baudrate=options.baud, timeout=options.timeout_s, retries=0
+            )
+        if not client.connect():
+            client.close()
+            raise SourceError(
+                f"modbus {options.uri!r}: nothing answers there",
+                hint="is the device on, its address right, and no other program connected to it?",
+                fault="CONNECTION_FAILED",
+            )
+        return client
+
+    def read(self) -> Frame | None:
+        """Wait for the next frame; None after ``close``."""
+        while not self._ready and not self._closing.is_set():
+            self._pacer.wait()
+            if self._closing.is_set() or self._client is None:
+                break
+            times = stamp()
+            try:
+                sample = self._sample()
+            except SourceError as lost:
+                self._client.close()
+                self._samples.push([1])
+                self._client = self.reopener.again(lost.message, lost.fault)
+                continue
+            entry = sample if all(map(math.isfinite, sample)) else 1
+            self._ready.extend((seq, data, times) for seq, data in self._samples.push([entry]))
+        if self._closing.is_set() or not self._ready:
+            if self._client is not None:
+                self._client.close()
+            return None
+        seq, data, times = self._ready.popleft()
+        return Frame(data, seq, *times, {})
+
+    def _sample(self) -> tuple[float, ...]:
+        words = {block: self._asked(block) for block in self._blocks}
+        return tuple(self._value(register, words) for register in self._options.registers)
+
+    def _asked(self, block: _Block) -> list[int]:
+        name = f"modbus {self._options.uri!r}"
+        try:
+            answer = getattr(self._client, _READS[block.table])(
+                block.address, count=block.size, device_id=self._options.unit
+            )
+        except (pymodbus().error, OSError) as cause:
+            raise SourceError(f"{name}: {cause}", fault="CONNECTION_FAILED") from cause
+        if answer.isError() or len(answer.registers) < block.size:
+            raise SourceError(
+                f"{name}: {block.table} registers from {block.address}: {answer}", fault="NOT_FOUND"
+            )
+        return list(answer.registers)
+
+    def _value(self, register: Register, words: dict[_Block, list[int]]) -> float:
+        code = _TYPES[register.type]
+        count = struct.calcsize(f">{code}") // 2
+        block = next(block for block in self._blocks if _holds(block, register))
+        own = words[block][register.address - block.address :][:count]
+        if self._options.little_words:
+            own.reverse()
+        number = struct.unpack(f">{code}", struct.pack(f">{count}H", *own))[0]
+        return float(number) * register.scale + register.offset
+
+    def close(self) -> None:
+        """End a wait; the reader frees the connection."""
+        self._closing.set()
+
+
+def blocks_of(registers: tuple[Register, ...]) -> list[_Block]:
+    """Return the questions that read all registers: neighbours together, at most 125 at once.
+
+    Source: Modbus Application Protocol 1.1b3, 6.3.
+    """
+    blocks: list[_Block] = []
+    for register in sorted(registers, key=lambda register: (register.table, register.address)):
+        end = register.address + struct.calcsize(f">{_TYPES[register.type]}") // 2
+        last = blocks[-1] if blocks else None
+        if (
+            last is not None
+            and last.table == register.table
+            and register.address <= last.address + last.size
+            and end - last.address <= 125
+        ):
+            blocks[-1] = last._replace(size=max(last.size, end - last.address))
+        else:
+            blocks.append(_Block(register.table, register.address, end - register.address))
+    return blocks
+
+
+def _holds(block: _Block, register: Register) -> bool:
+    end = register.address + struct.calcsize(f">{_TYPES[register.type]}") // 2
+    return (
+        block.table == register.table
+        and block.address <= register.address
+        and (end <= block.address + block.size)
+    )
+
+
+class _Library(NamedTuple):
+    """pymodbus: its module of clients, and the class of its errors."""
+
+    client: Any
+    error: Any
+
+
+def pymodbus() -> _Library:
+    """Return what is used of pymodbus.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        from pymodbus import client
+        from pymodbus.exceptions import ModbusException
+    except ImportError as cause:
+        raise ConfigError(f"source 'modbus' needs pymodbus: {cause}", hint=install_hint("modbus")) from cause
+    return _Library(client, ModbusException)
