@@ -37,11 +37,18 @@ def plain(path, colour, size=(48, 48)):
     return path
 
 
-def test_every_folder_of_the_examples_is_in_their_readme_and_runs_here():
+def test_every_folder_with_a_script_is_in_the_readme_and_runs_here():
     readme, tested = (EXAMPLES / "README.md").read_text(), Path(__file__).read_text()
-    for folder in (path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "__pycache__"):
+    for folder in {path.parent.name for path in EXAMPLES.glob("*/*.py")}:
         assert f"| `{folder}` |" in readme
         assert f'"{folder}/' in tested or folder == "digits"  # trained by hand
+
+
+def test_our_own_detector_is_exported_imported_and_run(tmp_path):
+    labels = example("detect/detect.py", tmp_path)
+    assert labels
+    assert set(labels) <= {"circle", "square", "triangle"}
+    assert (tmp_path / "seen.png").is_file()
 
 
 def test_a_classifier_sorts_pictures_and_leaves_what_it_is_unsure_of(tmp_path):
