@@ -281,6 +281,8 @@ class Loop:
     def _prepared(self, frame: Frame) -> Prepared | None:
         if self._rules.first is not None and not self._rules.first.prepares:
             return None
+        if self._stream.is_idle:  # capture is the limit: the lane prepares while the next frame is decoded
+            return None
         try:
             return self._predictor.prepare(frame.data)
         except EdgekitError:
