@@ -38,6 +38,7 @@ OWNERS = {
     "paho": ("edgekit.sync.connection", "edgekit_fleet.broker.mqtt"),
     "pymodbus": ("edgekit.pipeline.sources.modbus",),
     "securesystemslib": ("edgekit_fleet.registry.trust",),
+    "segno": ("edgekit.cli.qr",),
     "serial": ("edgekit.pipeline.sources.serial",),
     "sounddevice": ("edgekit.pipeline.sources.audio",),
     "soundfile": ("edgekit.pipeline.sources.audio",),

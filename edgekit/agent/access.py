@@ -18,8 +18,11 @@ _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _TOKEN_BYTES = 16
 
 
-def settings_of(access: Access, limits: Limits, address: Address, began_s: float) -> Settings:
+def settings_of(
+    access: Access, limits: Limits, address: Address, began_s: float, *, has_page: bool = False
+) -> Settings:
     """Return what every process behind an address is told first."""
+    is_open = bool(address.host) and address.host not in LOOPBACK
     return Settings(
         access=access,
         limits=limits,
@@ -27,6 +30,7 @@ def settings_of(access: Access, limits: Limits, address: Address, began_s: float
         key=str(address.key or ""),
         version=__version__,
         began_s=began_s,
+        page=("open" if is_open else "local") if has_page else "",
     )
 
 

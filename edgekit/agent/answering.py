@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from edgekit.serve.app import App
-from edgekit.serve.hosting import Call, Connection, Pipe, Row, Settings, Stop, Table, Taken
+from edgekit.serve.hosting import Call, Connection, Pipe, Settings, Stop, Table, Taken
 from edgekit.serve.models import Models
 from edgekit.serve.server import Server
 from edgekit.serve.siblings import Siblings
+
+if TYPE_CHECKING:
+    from edgekit.serve.view.page import Page
+    from edgekit.serve.view.ports import View
 
 _BEAT_S = 0.5
 
@@ -26,6 +30,7 @@ class Answering:
         document: Returns what the front is to know, twice a second and after each change.
         on_begin: Called in the event loop when it begins.
         on_end: Called in the event loop when the front has ended.
+        views: The pipelines of this process whose page it has, by name.
 
     Raises:
         ConfigError: uvicorn is not installed, or the certificate or key cannot be used.
@@ -39,10 +44,12 @@ class Answering:
         document: Callable[[], Any],
         on_begin: Callable[[], object],
         on_end: Callable[[], object],
+        views: Mapping[str, View] | None = None,
     ) -> None:
         self._pipe, self._document = pipe, document
         self._on_begin, self._on_end = on_begin, on_end
         self._siblings = Siblings(self._call)
+        self._page = _page(settings, views, self._siblings) if settings.page and views is not None else None
         app = App(
             models,
             settings.access,
@@ -51,6 +58,7 @@ class Answering:
             self._siblings,
             self._changed,
             settings.began_s,
+            self._page,
         )
         self._server = Server(app, settings.limits, settings.certificate, settings.key)
         self._has_begun = False
@@ -61,14 +69,16 @@ class Answering:
 
     def stop(self) -> None:
         """End ``run`` after the requests that run."""
+        if self._page is not None:
+            self._page.close()
         self._server.stop()
 
     def report(self) -> None:
         """Send the front what it is to know."""
         self._pipe.send(self._document())
 
-    def _call(self, row: Row, connection: socket.socket) -> bool:
-        return self._pipe.send(Call(row.name, row.version), connection)
+    def _call(self, whom: Call, connection: socket.socket) -> bool:
+        return self._pipe.send(whom, connection)
 
     def _changed(self) -> None:
         if not self._has_begun:
@@ -100,3 +110,11 @@ class Answering:
                 self._siblings.table = message
             elif isinstance(message, Stop):
                 self.stop()
+
+
+def _page(settings: Settings, views: Mapping[str, View], siblings: Siblings) -> Page:
+    from edgekit.serve.view.login import Login
+    from edgekit.serve.view.page import Page
+
+    login = Login(settings.access.token, is_tls=bool(settings.certificate))
+    return Page(lambda: views, login, siblings)

@@ -108,7 +108,10 @@ class LimitsTable(_Table, frozen=True, kw_only=True):
 
 
 class ServeTable(_Table, frozen=True, kw_only=True):
-    """``[serve]``: where the pipelines' models answer local programs; as ``edgekit serve``'s options."""
+    """``[serve]``: where the pipelines' models answer local programs; as ``edgekit serve``'s options.
+
+    ``page``: whether a browser may see there what the pipelines see.
+    """
 
     host: str | None = None
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] | None = None
@@ -116,6 +119,7 @@ class ServeTable(_Table, frozen=True, kw_only=True):
     token_file: str = ""
     tls_cert: str = ""
     tls_key: str = ""
+    page: bool = False
 
 
 class AgentDocument(_Table, frozen=True, kw_only=True):
@@ -164,6 +168,7 @@ class Serving(msgspec.Struct, frozen=True):
 
     address: Address
     token_file: Path | None
+    page: bool = False
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -262,8 +267,10 @@ def _serving(table: ServeTable, what: str, folder: Path) -> Serving:
         folder / Path(given).expanduser() if given else None
         for given in (table.uds, table.token_file, table.tls_cert, table.tls_key)
     )
+    if table.page and token_file is None:
+        raise ConfigError(f"{what}:serve.page: want token_file, which a visitor needs, got none", hint=_HINT)
     try:
-        return Serving(address_of(table.host, table.port, uds, certificate, key), token_file)
+        return Serving(address_of(table.host, table.port, uds, certificate, key), token_file, table.page)
     except UsageError as error:
         raise ConfigError(f"{what}:serve: {in_the_file(error.message)}", hint=_HINT) from error
 

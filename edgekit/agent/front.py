@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from edgekit.agent.peer import Peer
 from edgekit.agent.reactor import Reactor
 from edgekit.serve.errors import error_body
-from edgekit.serve.hosting import Table
+from edgekit.serve.hosting import Call, Table
 
 logger = logging.getLogger(__name__)
 _BACKLOG = 1024
@@ -89,7 +89,10 @@ class Front:
 
     def changed(self) -> None:
         """Send every peer what has changed."""
-        self._table = Table(tuple(row for peer in self.peers for row in peer.rows))
+        self._table = Table(
+            tuple(row for peer in self.peers for row in peer.rows),
+            tuple(sorted(name for peer in self.peers for name in peer.pipelines)),
+        )
         for peer in self.peers:
             peer.tell(self._table)
 
@@ -145,12 +148,13 @@ class Front:
             self._reactor.after(_LOOK_AGAIN_S, functools.partial(self._look, connection))
             return
         del self._waiting[connection]
-        self.call(connection, *named)
+        self.call(connection, Call(*named))
 
-    def call(self, connection: socket.socket, model: str, version: str) -> None:
-        """Have a model's process answer on a connection; where there is no such model, any."""
-        row = self._table.find(model, version)
-        peer = next((each for each in self.peers if row and each.has(row)), None)
+    def call(self, connection: socket.socket, whom: Call) -> None:
+        """Have the process of a model or of a pipeline's page answer on a connection; where none is, any."""
+        row = self._table.find(whom.model, whom.version)
+        holders = (each for each in self.peers if (row and each.has(row)) or whom.pipeline in each.pipelines)
+        peer = next(holders, None)
         if not (peer.take(connection) if peer else self._hand_to_any(connection)):
             self.refuse(connection, peer)
 

@@ -22,7 +22,7 @@ from edgekit.base.child import exit_reason, is_native_crash
 from edgekit.base.failures import error_of
 from edgekit.core.errors import BackendError, EdgekitError
 from edgekit.model.exclusions import Exclusion, Exclusions
-from edgekit.serve.hosting import Failed, FromHost, Pipe, Report, Row, Start, Stop, Trying
+from edgekit.serve.hosting import Call, Failed, FromHost, Pipe, Report, Row, Start, Stop, Trying
 
 logger = logging.getLogger(__name__)
 COMMAND = (sys.executable, "-m", "edgekit.agent.host")
@@ -40,7 +40,7 @@ class Host(Peer):
         reactor: Runs it.
         restarts: How long to wait before a start.
         exclusions: The variants that were lost.
-        call: Hands a connection to another model's host.
+        call: Hands a connection to another host.
         refuse: Answers on a connection that this host did not take.
         on_change: Called after each change of what ``row`` says.
     """
@@ -53,7 +53,7 @@ class Host(Peer):
         reactor: Reactor,
         restarts: Restarts,
         exclusions: Exclusions,
-        call: Callable[[socket.socket, str, str], None],
+        call: Callable[[socket.socket, Call], None],
         refuse: Callable[[socket.socket, Peer], None],
         on_change: Callable[[], None],
     ) -> None:

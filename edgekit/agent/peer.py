@@ -22,7 +22,7 @@ class Peer:
     Args:
         reactor: Runs it.
         quiet_s: After how many seconds without a message it takes none.
-        call: Hands a connection to the process of another model.
+        call: Hands a connection to another process.
         refuse: Answers on a connection that this process did not take.
     """
 
@@ -30,7 +30,7 @@ class Peer:
         self,
         reactor: Reactor,
         quiet_s: float,
-        call: Callable[[socket.socket, str, str], None],
+        call: Callable[[socket.socket, Call], None],
         refuse: Callable[[socket.socket, Peer], None],
     ) -> None:
         self._reactor, self._quiet_s, self._call, self._refuse = reactor, quiet_s, call, refuse
@@ -44,6 +44,11 @@ class Peer:
     def rows(self) -> tuple[Row, ...]:
         """What all processes are to know of this one's models."""
         raise NotImplementedError
+
+    @property
+    def pipelines(self) -> tuple[str, ...]:
+        """The pipelines whose page it has."""
+        return ()
 
     @property
     def is_answering(self) -> bool:
@@ -106,7 +111,7 @@ class Peer:
                 self._untaken.popleft().close()
                 self._pass_on()
             elif isinstance(message, Call) and connection is not None:
-                self._call(connection, message.model, message.version)
+                self._call(connection, message)
             else:
                 self._handle(message)
 

@@ -9,14 +9,18 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.agent.worker.runner import run_pipeline
 from edgekit.base.command_line import INTERRUPTED, Report
+from edgekit.cli.qr import qr_code
 from edgekit.core.errors import LinkError, UsageError
 from edgekit.pipeline.config import PipelineConfig
 from edgekit.pipeline.loop import Loop
 from edgekit.pipeline.quick import quick_config
+
+if TYPE_CHECKING:
+    from edgekit.agent.worker.viewing import PageOptions
 
 REFRESH_S = 0.5
 _LOST = ("unsent", "dropped", "refused")
@@ -39,6 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--record", type=Path, metavar="DIR", help="write results, drawn video and summary there"
     )
+    parser.add_argument(
+        "--view", action="store_true", help="show it in a browser; a BUNDLE's file then plays on, as a camera"
+    )
+    parser.add_argument(
+        "--view-host", metavar="H", help="the page's address; by default this machine's own, 127.0.0.1"
+    )
+    parser.add_argument("--view-port", type=int, metavar="P", help="the page's port (8008; 0: any free one)")
     parser.add_argument("--variant", metavar="ID", help="the only variant to consider")
     parser.add_argument(
         "--sysfs-root",
@@ -56,20 +67,49 @@ def run(arguments: argparse.Namespace) -> Report:
         if value is not None and value <= 0:
             raise UsageError(f"--{name}: want a number above 0, got {value}")
     ran = run_pipeline(
-        pipeline_of(arguments.pipeline, arguments.source, arguments.sink),
+        pipeline_of(arguments.pipeline, arguments.source, arguments.sink, plays_on=arguments.view),
         frames=arguments.frames,
         seconds=arguments.seconds,
         record=arguments.record,
         variant=arguments.variant,
         sysfs_root=arguments.sysfs_root,
         watch=shown if sys.stderr.isatty() else None,
+        page=page_of(arguments),
     )
     code = INTERRUPTED if ran.signal == signal.SIGINT else exit_code(ran.document)
     return Report(ran.document, text(ran.document), code)
 
 
-def pipeline_of(path: Path, source: str | None, sinks: Sequence[str]) -> Path | PipelineConfig:
+def page_of(arguments: argparse.Namespace) -> PageOptions | None:
+    """Return where the page of ``--view`` listens; None without it.
+
+    Raises:
+        UsageError: Its address is given without ``--view``.
+    """
+    given = {"host": arguments.view_host, "port": arguments.view_port}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not arguments.view:
+        if given:
+            raise UsageError("--view-host and --view-port go with --view")
+        return None
+    from edgekit.agent.worker.viewing import PageOptions  # the server's modules take memory
+
+    return PageOptions(**given, on_open=show_link)
+
+
+def show_link(link: str) -> None:
+    """Print the page's link on stderr, and on a terminal as a QR code if the library for it is installed."""
+    print(f"view: {link}", file=sys.stderr, flush=True)
+    if sys.stderr.isatty() and (code := qr_code(link)):
+        print(code, file=sys.stderr, flush=True)
+
+
+def pipeline_of(
+    path: Path, source: str | None, sinks: Sequence[str], *, plays_on: bool = False
+) -> Path | PipelineConfig:
     """Return a pipeline's file, or the pipeline of a bundle with its source and sinks.
+
+    ``plays_on``: a bundle's video or pictures are shown at their own pace, again and again.
 
     Raises:
         UsageError: A bundle has no source, or a pipeline's file gets one.
@@ -80,7 +120,7 @@ def pipeline_of(path: Path, source: str | None, sinks: Sequence[str]) -> Path | 
         return path
     if source is None:
         raise UsageError(f"{path}: is a bundle, and needs --source", hint="give --source FILE|CAMERA")
-    return quick_config(path, source, sinks)
+    return quick_config(path, source, sinks, plays_on=plays_on)
 
 
 def exit_code(document: Mapping[str, Any]) -> int:

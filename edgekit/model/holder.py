@@ -206,6 +206,19 @@ class Holder:
             if standby is not None:
                 standby.close()
 
+    @property
+    def predictor(self) -> Predictor:
+        """What runs now."""
+        return self.ready.predictor
+
+    def retune(self, score_threshold: float) -> None:
+        """Decode with another threshold from the next frame on, whichever variant runs."""
+        with self._changed:
+            self._choices = dataclasses.replace(self._choices, score_threshold=score_threshold)
+            for ready in (self.ready, self._standby):
+                if ready is not None:
+                    ready.predictor.retune(self._choices.post(ready.manifest))
+
     def rest(self, timeout_s: float | None = None) -> None:
         """Open and try no variant until the next ``watch``; wait for the one that is being tried."""
         with self._changed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -110,6 +111,22 @@ class Predictor:
                 forget()
             if (reset := getattr(self.backend, "reset", None)) is not None:
                 reset()  # of variables inside the model
+
+    @property
+    def post(self) -> Post:
+        """How outputs are decoded: the manifest's ``post``, or what replaces it."""
+        return self._post
+
+    def retune(self, post: Post) -> None:
+        """Decode with other thresholds from the next frame on; what the decoder smooths over is forgotten.
+
+        Raises:
+            BundleError: The decoder's options are wrong.
+        """
+        setup = dataclasses.replace(self._setup, post=post, on_reset=[])
+        decode = make_decoder(setup)
+        with self._lock:
+            self._post, self._setup, self._decode = post, setup, decode
 
     def warm(self) -> None:
         """Run once on zeros, so that lazy set-up does not delay the first frame, then reset."""

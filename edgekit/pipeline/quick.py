@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from edgekit.core.errors import UsageError
 from edgekit.pipeline.config import PipelineConfig, checked_config
@@ -13,10 +14,16 @@ from edgekit.pipeline.sources.rtsp_address import shown
 
 _KINDS = {".csv": "table", ".npz": "table", ".wav": "audio", ".flac": "audio"}
 _PATHS = {"video": "{stem}-seen.mp4", "jsonl": "{stem}-seen.jsonl"}
+_PLAYING: Mapping[str, Mapping[str, Any]] = {
+    "video": {"realtime": True, "loop": True},
+    "images": {"loop": True, "fps": 1.0},
+}
 _CAMERA = re.compile(r"\d{1,3}|/dev/video\S*")
 
 
-def quick_config(model: Path, source: str, sinks: Sequence[str] = ()) -> PipelineConfig:
+def quick_config(
+    model: Path, source: str, sinks: Sequence[str] = (), *, plays_on: bool = False
+) -> PipelineConfig:
     """Return the pipeline of a bundle, a source and sinks.
 
     >>> quick_config(Path("yolo.bundle"), "0", ["video:seen.mp4"]).source.kind
@@ -27,6 +34,7 @@ def quick_config(model: Path, source: str, sinks: Sequence[str] = ()) -> Pipelin
         source: A camera's number or device node, an address, a video, a picture, or a folder of pictures.
         sinks: ``KIND`` or ``KIND:PATH``; without a path the file is written into the working folder, named
             after the source.
+        plays_on: A video or pictures are given at their own pace, as a camera would, again and again.
 
     Raises:
         UsageError: The source is neither a camera nor there, or a sink needs what only a TOML file can say.
@@ -34,9 +42,10 @@ def quick_config(model: Path, source: str, sinks: Sequence[str] = ()) -> Pipelin
     """
     name = shown(source) if "://" in source else source  # no password in a file's name
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).stem or "camera").strip("-") or "source"
+    kind = source_kind(source)
     document = {
         "pipeline": {"name": _name(model.stem), "model": str(model.resolve())},
-        "source": {"kind": source_kind(source), "uri": _uri(source)},
+        "source": {"kind": kind, "uri": _uri(source), **(_PLAYING.get(kind, {}) if plays_on else {})},
         "sink": [_sink(word, stem) for word in sinks],
     }
     return checked_config(document, f"--source {name}")

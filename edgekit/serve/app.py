@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,6 +16,7 @@ from edgekit.core.errors import EdgekitError
 from edgekit.core.spec import version_key
 from edgekit.serve.body import Bodies
 from edgekit.serve.errors import ClientGoneError, HttpError, as_http
+from edgekit.serve.hosting import Call
 from edgekit.serve.inference import Inference
 from edgekit.serve.models import Entry, Models
 from edgekit.serve.ports import Limits
@@ -34,6 +35,9 @@ from edgekit.serve.views import (
     statistics_document,
     status_document,
 )
+
+if TYPE_CHECKING:
+    from edgekit.serve.view.page import Page
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -54,6 +58,7 @@ class App:
         siblings: The other processes behind the same address.
         on_change: Called in the event loop when it begins, and when a request has changed a model's state.
         began_s: The monotonic time of the server's start.
+        page: What a browser sees of the pipelines, with a login of its own.
     """
 
     def __init__(
@@ -65,11 +70,12 @@ class App:
         siblings: Siblings | None = None,
         on_change: Callable[[], object] = lambda: None,
         began_s: float | None = None,
+        page: Page | None = None,
     ) -> None:
         self.models, self._access, self._limits = models, access, limits
         self.bodies = Bodies(limits)
         self._version = version
-        self._siblings, self._on_change = siblings or Siblings(), on_change
+        self._siblings, self._on_change, self._page = siblings or Siblings(), on_change, page
         self._began_s = time.monotonic() if began_s is None else began_s
         self._regions, self._traces = Regions(), Traces()
         self._inference = Inference(limits, self.bodies, self._regions, self._traces)
@@ -81,13 +87,16 @@ class App:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
+        if self._page is not None and self._page.has(scope["path"]):
+            await self._page.answer(scope, receive, send)
+            return
         try:
             asked = route(scope["method"], scope["path"])
             headers = dict(scope["headers"])
             self._access.check(asked.action, headers, is_tcp=scope.get("client") is not None)
             row = self._siblings.table.find(asked.model, asked.version)
             if row is not None and not self.models.has(row.name, row.version) and FORWARDED not in headers:
-                await self._siblings.forward(row, scope, receive, send)
+                await self._siblings.forward(Call(row.name, row.version), scope, receive, send)
                 return
             if CLIENT not in headers and scope.get("client"):
                 headers[CLIENT] = scope["client"][0].encode()

@@ -6,7 +6,7 @@ A pair of SEQPACKET sockets keeps each message whole, and an open connection can
 from __future__ import annotations
 
 import socket
-from typing import Any, Union
+from typing import Any, Literal, Union
 
 import msgspec
 
@@ -32,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, tag="settings", kw_only=True):
     key: str
     version: str
     began_s: float
+    page: Literal["", "local", "open"] = ""
+    """Whether there is a page of what the pipelines see, and whether other machines can reach it."""
 
 
 class Start(msgspec.Struct, frozen=True, tag="start", kw_only=True):
@@ -69,6 +71,8 @@ class Table(msgspec.Struct, frozen=True, tag="table"):
     """Every model of this address, in the order of the command line."""
 
     rows: tuple[Row, ...]
+    pipelines: tuple[str, ...] = ()
+    """Those whose page a process behind this address has."""
 
     def find(self, model: str, version: str = "") -> Row | None:
         """Return a version; else the newest that was not unloaded; else the newest; None for no model."""
@@ -107,6 +111,7 @@ class Offers(msgspec.Struct, frozen=True, tag="offers"):
     """The models of a worker, twice a second and after each change; the supervisor adds its process."""
 
     rows: tuple[Row, ...]
+    pipelines: tuple[str, ...] = ()
 
 
 class Taken(msgspec.Struct, frozen=True, tag="taken"):
@@ -114,10 +119,11 @@ class Taken(msgspec.Struct, frozen=True, tag="taken"):
 
 
 class Call(msgspec.Struct, frozen=True, tag="call"):
-    """Hand the connection that comes with this message to the host of another model."""
+    """Hand the connection that comes with this message to the host of another model or pipeline."""
 
-    model: str
-    version: str
+    model: str = ""
+    version: str = ""
+    pipeline: str = ""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

@@ -1,4 +1,4 @@
-"""Runs the application on uvicorn, on connections that another process accepted. Alone imports uvicorn."""
+"""Runs an application on uvicorn, on connections that another process accepted. Alone imports uvicorn."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import logging
 import resource
 import socket
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import ConfigError
+from edgekit.serve.app import App
 from edgekit.serve.connections import Connections
 from edgekit.serve.fast_path import with_fast_path
 from edgekit.serve.ports import Limits
-
-if TYPE_CHECKING:
-    from edgekit.serve.app import App
 
 logger = logging.getLogger(__name__)
 _LOOK_S = 5.0
@@ -26,6 +24,8 @@ _ROOM_S = 0.01
 _KEEP_ALIVE_S = 60
 _OTHER_FILES = 128
 """Descriptors that are not connections: of the runtime, the model's files, the pipes."""
+Application = Callable[..., Awaitable[None]]
+"""An ASGI application that answers lifespan events."""
 
 
 class Server:
@@ -37,7 +37,7 @@ class Server:
         ConfigError: uvicorn is not installed, or the certificate or key cannot be used.
     """
 
-    def __init__(self, app: App, limits: Limits, certificate: str = "", key: str = "") -> None:
+    def __init__(self, app: Application, limits: Limits, certificate: str = "", key: str = "") -> None:
         uvicorn = _uvicorn()
         self._config = _config(uvicorn, app, limits, certificate, key)
         try:
@@ -54,9 +54,9 @@ class Server:
         )
         self._is_looking = False
 
-    def run(self) -> None:
-        """Serve until ``stop``."""
-        self._server.run(sockets=[])
+    def run(self, listeners: Sequence[socket.socket] = ()) -> None:
+        """Serve until ``stop``, at bound sockets too where there is no front that hands connections over."""
+        self._server.run(sockets=[*listeners])
 
     def take(self, connection: socket.socket, on_taken: Callable[[], object] = lambda: None) -> None:
         """Answer on a connection, in the loop that ``run`` began, as soon as there is room for one more.
@@ -109,10 +109,11 @@ class Server:
         self._server.should_exit = True
 
 
-def load(config: Any, app: App, limits: Limits) -> None:
-    """Load uvicorn's configuration, and give its protocol the fast path."""
+def load(config: Any, app: Application, limits: Limits) -> None:
+    """Load uvicorn's configuration, and give its protocol the fast path to models."""
     config.load()
-    config.http_protocol_class = with_fast_path(config.http_protocol_class, app, limits.body_s)
+    if isinstance(app, App):
+        config.http_protocol_class = with_fast_path(config.http_protocol_class, app, limits.body_s)
 
 
 def _uvicorn() -> Any:
@@ -125,7 +126,7 @@ def _uvicorn() -> Any:
     return uvicorn
 
 
-def _config(uvicorn: Any, app: App, limits: Limits, certificate: str, key: str) -> Any:
+def _config(uvicorn: Any, app: Application, limits: Limits, certificate: str, key: str) -> Any:
     return uvicorn.Config(
         app,
         lifespan="on",

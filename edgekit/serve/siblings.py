@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from edgekit.serve.body import Receive
 from edgekit.serve.errors import HttpError
-from edgekit.serve.hosting import Row, Table
+from edgekit.serve.hosting import Call, Row, Table
 from edgekit.serve.views import Part
 
 logger = logging.getLogger(__name__)
@@ -38,21 +38,23 @@ _Send = Callable[[dict[str, Any]], Awaitable[None]]
 class Siblings:
     """The other hosts; none without ``call``.
 
-    ``call(row, connection)`` has the front hand a connection to a model's host, and returns whether it
+    ``call(whom, connection)`` has the front hand a connection to another host, and returns whether it
     could be asked to.
     """
 
-    def __init__(self, call: Callable[[Row, socket.socket], bool] = lambda _row, _connection: False) -> None:
+    def __init__(
+        self, call: Callable[[Call, socket.socket], bool] = lambda _whom, _connection: False
+    ) -> None:
         self.table = Table(())
         self._call = call
 
-    async def forward(self, row: Row, scope: Mapping[str, Any], receive: Receive, send: _Send) -> None:
-        """Have a model's host answer a request.
+    async def forward(self, whom: Call, scope: Mapping[str, Any], receive: Receive, send: _Send) -> None:
+        """Have another host answer a request, which may be a stream without an end.
 
         Raises:
             HttpError: 503: the host ended before it answered.
         """
-        reader, writer = await self._connect(row)
+        reader, writer = await self._connect(whom)
         task = asyncio.get_running_loop().create_task(_send_request(scope, receive, writer))
         has_begun = False
         try:
@@ -60,15 +62,14 @@ class Siblings:
             kept = [pair for pair in headers if pair[0] not in _HOP_BY_HOP]
             await send({"type": "http.response.start", "status": status, "headers": kept})
             has_begun = True
-            left = 0 if scope["method"] == "HEAD" else _length(headers)
-            while left and (piece := await reader.read(min(left, _PIECE_BYTES))):
-                left -= len(piece)
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            if scope["method"] != "HEAD":
+                async for piece in _pieces(reader, headers):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})  # a cut answer is shorter than it says
         except (EOFError, OSError) as cause:
             has_client = not task.done() or task.exception() is not None
             if has_client and not has_begun:
-                raise _gone(row) from cause
+                raise _gone(whom) from cause
         finally:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, OSError):
@@ -102,7 +103,7 @@ class Siblings:
         return msgspec.json.decode(document, type=Part)
 
     async def _ask(self, row: Row, method: str, target: bytes, headers: _Headers, body: bytes = b"") -> bytes:
-        reader, writer = await self._connect(row)
+        reader, writer = await self._connect(Call(row.name, row.version))
         try:
             length = (b"content-length", b"%d" % len(body))
             writer.write(_head(method, target, (*headers, length)) + body)
@@ -131,13 +132,13 @@ class Siblings:
             if isinstance(outcome, BaseException):
                 logger.warning("the host of %s %s has not heard of it: %r", row.name, row.version, outcome)
 
-    async def _connect(self, row: Row) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self, whom: Call) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         ours, theirs = socket.socketpair()
         with theirs:
-            if self._call(row, theirs):
+            if self._call(whom, theirs):
                 return await asyncio.open_unix_connection(sock=ours)
         ours.close()
-        raise _gone(row)
+        raise _gone(whom)
 
 
 async def _send_request(scope: Mapping[str, Any], receive: Receive, writer: asyncio.StreamWriter) -> None:
@@ -185,10 +186,23 @@ async def _read_head(reader: asyncio.StreamReader) -> tuple[int, list[tuple[byte
     return int(first.split(b" ", 2)[1]), [(name.lower(), value) for name, _, value in pairs]
 
 
+async def _pieces(reader: asyncio.StreamReader, headers: _Headers) -> AsyncIterator[bytes]:
+    """Yield an answer's body, of a known length or in chunks; a cut one raises nothing in the first case."""
+    if dict(headers).get(b"transfer-encoding") == b"chunked":
+        while size := int(await reader.readuntil(b"\r\n"), 16):
+            yield (await reader.readexactly(size + 2))[:size]
+        return
+    left = _length(headers)
+    while left and (piece := await reader.read(min(left, _PIECE_BYTES))):
+        left -= len(piece)
+        yield piece
+
+
 def _length(headers: _Headers) -> int:
     return int(dict(headers)[b"content-length"])
 
 
-def _gone(row: Row) -> HttpError:
-    message = f"model {row.name!r} is not ready: its process ended; it is opened again"
+def _gone(whom: Call) -> HttpError:
+    what = f"pipeline {whom.pipeline!r}" if whom.pipeline else f"model {whom.model!r}"
+    message = f"{what} is not ready: its process ended; it is opened again"
     return HttpError(503, message, ((b"retry-after", b"1"),))

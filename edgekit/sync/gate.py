@@ -92,9 +92,14 @@ class Gate:
             return None
         return Packed(payload, {} if data_class == ENVELOPE else {data_class: len(payload)})
 
-    def enter(self, packed: Packed) -> None:
-        """Record that a payload is handed to the network."""
-        _enter(self._books, self._pipeline, self._destination, packed.taken, len(packed.payload))
+    def enter(self, packed: Packed, destination: str = "") -> None:
+        """Record that a payload is handed to the network, for the gate's destination if none is given."""
+        to = destination or self._destination
+        _enter(self._books, self._pipeline, to, packed.taken, len(packed.payload))
+
+    def allows(self, data_class: str) -> bool:
+        """Return whether data of a class may leave."""
+        return data_class in self._allowed
 
     def _refuse(self, taken: Mapping[str, int]) -> None:
         for name, size in taken.items():

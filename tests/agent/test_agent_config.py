@@ -205,6 +205,13 @@ def test_the_local_api_is_on_loopback_unless_its_table_names_another_address(tmp
     assert len(wrong.value.reasons) == 2
 
 
+def test_a_page_is_off_unless_asked_for_and_needs_a_token(tmp_path):
+    assert not serving("", tmp_path).page
+    assert serving('page = true\ntoken_file = "token"', tmp_path).page
+    with pytest.raises(ConfigError, match="serve.page: want token_file"):
+        serving("page = true", tmp_path)
+
+
 def test_an_address_that_others_can_reach_needs_a_token(tmp_path):
     reactor = Reactor()
     with pytest.raises(ConfigError, match=r"\[serve\]: host 0.0.0.0 can be reached") as refused:

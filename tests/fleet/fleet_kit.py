@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import paho.mqtt.client as paho
 import uvicorn
+from browser import wait_until
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -35,17 +36,6 @@ from edgekit_fleet.store.clock import unix_ms
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 90.0
-
-
-def wait_until(claim, what="", patience_s=PATIENCE_S):
-    """Wait until a claim holds; what it returned."""
-    deadline_s = time.monotonic() + patience_s
-    while time.monotonic() < deadline_s:
-        found = claim()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {patience_s} s: {what or claim}")
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ class LocalAddress:
                 f"[serve]: {in_the_file(error.message)}", hint=in_the_file(error.hint)
             ) from error
         self._reactor, self._stack = reactor, contextlib.ExitStack()
-        self._settings = settings_of(access, limits, address, reactor.now_s())
+        self._settings = settings_of(access, limits, address, reactor.now_s(), has_page=serving.page)
         sockets, self.urls = self._stack.enter_context(listening(address))
         is_tls = address.certificate is not None
         listeners = [(bound, is_tls and bound.family != socket.AF_UNIX) for bound in sockets]
@@ -97,6 +97,11 @@ class Door(Peer):
         if not self.is_answering:
             known |= {"state": "UNAVAILABLE", "reason": SILENT}
         return tuple(msgspec.structs.replace(row, **known) for row in self._offered.rows)
+
+    @property
+    def pipelines(self) -> tuple[str, ...]:
+        """The pipelines whose page it has."""
+        return self._offered.pipelines if self.is_answering else ()
 
     def close(self) -> None:
         """Hand over no more; safe to call twice."""

@@ -128,6 +128,11 @@ class Hosted:
         )
         return view
 
+    def retune(self, user: User) -> None:
+        """Have a pipeline's predictor decode as its ``choices`` say now."""
+        if (view := self._views.get(user.name)) is not None:
+            view.retune(user.choices.post(view.manifest))
+
     def leave(self, user: str) -> None:
         """Forget a pipeline that has ended."""
         self._views.pop(user, None)

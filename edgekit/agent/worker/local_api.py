@@ -8,7 +8,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.agent.answering import Answering
 from edgekit.agent.worker.bundle_counters import BundleCounters
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgekit.agent.ipc import Running
     from edgekit.agent.worker.hosted import CountedPredictor
     from edgekit.agent.worker.shared_model import SharedModel
+    from edgekit.agent.worker.viewing import PipelineView
 
 logger = logging.getLogger(__name__)
 _REASON = 2000
@@ -38,8 +39,10 @@ class LocalApi:
     def __init__(self, end: socket.socket) -> None:
         self._pipe = Pipe(end, ToHost)
         self._models = Models(())
+        self._views: dict[str, PipelineView] = {}
         self._users: dict[SharedModel, ApiUser] = {}
         self._limits = Limits()
+        self._has_page: Literal["", "local", "open"] = ""
         self._answering: Answering | None = None
         self._has_limits = threading.Event()
         self._thread = threading.Thread(target=self._run, name="local-api", daemon=True)
@@ -60,6 +63,22 @@ class LocalApi:
             self._models.remove(user.entry)
             self._report()
 
+    def page(self) -> Literal["", "local", "open"]:
+        """Return whether there is a page, and whether other machines can reach it, once that is known."""
+        self._has_limits.wait()
+        return self._has_page
+
+    def show(self, view: PipelineView) -> None:
+        """Have the page show a pipeline."""
+        self._views[view.name] = view
+        self._report()
+
+    def hide(self, view: PipelineView) -> None:
+        """Show a pipeline no more, unless it was started again meanwhile."""
+        if self._views.get(view.name) is view:
+            del self._views[view.name]
+            self._report()
+
     def stop(self, timeout_s: float) -> None:
         """End after the requests that run."""
         if self._answering is not None:
@@ -76,10 +95,10 @@ class LocalApi:
         settings = received[0] if received is not None else None
         if not isinstance(settings, Settings):  # the supervisor has ended
             return
-        self._limits = settings.limits
+        self._limits, self._has_page = settings.limits, settings.page
         try:
             self._answering = Answering(
-                self._pipe, settings, self._models, self._offers, lambda: None, self._end
+                self._pipe, settings, self._models, self._offers, lambda: None, self._end, self._views
             )
         except EdgekitError as error:
             logger.error("the local API cannot answer: %s", error)  # noqa: TRY400 - the message says it all
@@ -93,7 +112,7 @@ class LocalApi:
         self._answering.stop()
 
     def _offers(self) -> Offers:
-        return Offers(tuple(_row(entry) for entry in self._models))
+        return Offers(tuple(_row(entry) for entry in self._models), tuple(self._views))
 
 
 def _row(entry: Entry) -> Row:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,11 +31,13 @@ from edgekit.pipeline.sources.timing import LEAST_WAIT_S
 
 if TYPE_CHECKING:
     from edgekit.agent.worker.hosted import CountedPredictor
+    from edgekit.agent.worker.local_api import LocalApi
     from edgekit.agent.worker.shared_model import SharedModel
     from edgekit.core.ports import Result
     from edgekit.pipeline.budget_keeper import Keeper
     from edgekit.pipeline.loop import Loop
     from edgekit.pipeline.predictor import Predictor
+    from edgekit.pipeline.view import ViewSink
     from edgekit.sync.publishers import Publishers
 
 logger = logging.getLogger(__name__)
@@ -53,9 +56,12 @@ class PipelineRun:
     config: PipelineConfig
     """Set by the pipeline's thread before it uses the model."""
 
-    def __init__(self, request: Run, model: SharedModel, send: Callable[[Any], None]) -> None:
+    def __init__(
+        self, request: Run, model: SharedModel, send: Callable[[Any], None], api: LocalApi | None = None
+    ) -> None:
         self.name = request.pipeline
-        self._request, self._model, self._send = request, model, send
+        self._request, self._model, self._send, self._api = request, model, send, api
+        self._viewer: ViewSink | None = None
         self._stopping = threading.Event()
         self._relay = LedgerRelay(self.name, send)
         self.versions = OfferedVersions(self.name, send) if request.is_managed else None
@@ -103,6 +109,17 @@ class PipelineRun:
     def choices(self) -> Choices:
         """Its thresholds and gallery, in place of the bundle's."""
         return choices_of(self.config)
+
+    @property
+    def predictor(self) -> Predictor:
+        """What runs now."""
+        return self._model.view(self)
+
+    def retune(self, score_threshold: float) -> None:
+        """Decode with another threshold from the next frame on, whichever version runs."""
+        table = msgspec.structs.replace(self.config.model, score_threshold=score_threshold)
+        self.config = msgspec.structs.replace(self.config, model=table)
+        self._model.retune(self)
 
     @property
     def has_ended(self) -> bool:
@@ -169,8 +186,28 @@ class PipelineRun:
         self._keeper = make_keeper(config, lambda step: model.vary(self.name, step), self._alert_of_change)
         if not model.join(self):
             return False
-        self._run_source()
+        with self._shown():
+            self._run_source()
         return True
+
+    @contextlib.contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Have the device's page show the pipeline, if there is one."""
+        page = "" if self._api is None else self._api.page()
+        if self._api is None or not page:
+            yield
+            return
+        from edgekit.agent.worker.viewing import PipelineView, gate_of  # the server's modules take memory
+        from edgekit.pipeline.view import ViewSink
+
+        self._viewer = ViewSink()
+        gate = gate_of(self.config, self._relay, is_local=page == "local")
+        view = PipelineView(self.config, self._viewer, self, gate, self._relay)
+        self._api.show(view)
+        try:
+            yield
+        finally:
+            self._api.hide(view)
 
     def _run_source(self) -> None:
         """Run the pipeline; reopen a lost source, with the model kept loaded."""
@@ -216,6 +253,7 @@ class PipelineRun:
             connect=lambda url, **access: self._ways_out().connect(url, **access),
             updates=self.versions,
             post=lambda url, queue, **access: self._ways_out().post(url, queue, **access),
+            viewer=self._viewer,
         )
 
     def _fail_over(self, lost: Predictor, error: EdgekitError) -> Predictor:

@@ -36,9 +36,11 @@ from edgekit.pipeline.sources import make_source, source_context
 from edgekit.pipeline.switch import Switch
 
 if TYPE_CHECKING:  # a worker without stages has the memory
+    from edgekit.agent.worker.viewing import PageOptions
     from edgekit.pipeline.stages.calls import LaneModel
     from edgekit.pipeline.stages.graph import Graph
     from edgekit.pipeline.stages.tables import StageTable
+    from edgekit.sync.gate import Books
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +100,7 @@ def make_loop(
     callback: Callable[[Result], object] | None = None,
     record: Path | None = None,
     graph: Graph | None = None,
+    viewer: Sink | None = None,
 ) -> Loop:
     """Return a pipeline's loop; the source is opened when it runs.
 
@@ -117,6 +120,7 @@ def make_loop(
         callback: For a ``callback`` sink that names no function.
         record: A folder for ``results.jsonl``, and for ``video.mp4`` if frames are images.
         graph: The stages after the first; the loop leaves their lanes at its end.
+        viewer: The page's sink, which is written last.
 
     Raises:
         TensorError: The model does not take frames.
@@ -160,7 +164,7 @@ def make_loop(
     rules = _rules(config, predictor, max_errors, keeper, graph)
     rules.switch = context.switch
     _check_own_source(source, sections, context)
-    opened = (*sinks, *open_sinks(sections, context))
+    opened = (*sinks, *open_sinks(sections, context), *([viewer] if viewer else ()))
     return Loop(name, source, predictor, opened, rules=rules, failover=failover, recheck=recheck, lane=lane)
 
 
@@ -354,6 +358,14 @@ def make_graph(config: PipelineConfig, model: Callable[[StageTable], LaneModel])
     return Graph(first.name, [make_stage(table, model, config.events, new_id) for table in later])
 
 
+def _page(
+    options: PageOptions, config: PipelineConfig, holder: Holder, books: Books
+) -> contextlib.AbstractContextManager[Sink]:
+    from edgekit.agent.worker.viewing import page_of  # the server's modules take memory
+
+    return page_of(options, config, holder, books)
+
+
 def run_pipeline(
     pipeline: Path | PipelineConfig,
     *,
@@ -363,6 +375,7 @@ def run_pipeline(
     variant: str | None = None,
     watch: Callable[[Loop], contextlib.AbstractContextManager[object]] | None = None,
     sysfs_root: Path = Path("/"),
+    page: PageOptions | None = None,
 ) -> Ran:
     """Run a pipeline's file in this process until its source ends, a limit, SIGINT or SIGTERM.
 
@@ -374,6 +387,7 @@ def run_pipeline(
         variant: The only variant to consider, instead of the configured one.
         watch: A context manager around the running loop, to show its progress.
         sysfs_root: The folder below which the sensors of ``[budget]`` are read.
+        page: Where a browser sees it.
 
     Raises:
         EdgekitError: It cannot start or continue.
@@ -405,6 +419,7 @@ def run_pipeline(
             post=publishers.post,
             record=record,
             graph=_own_graph(config, stack),
+            viewer=stack.enter_context(_page(page, config, holder, ledger)) if page else None,
         )
         holder.watch(switch)
         with stopped_by_signals(loop.stop) as received, watch(loop) if watch else contextlib.nullcontext():

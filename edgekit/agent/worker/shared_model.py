@@ -164,6 +164,13 @@ class SharedModel:
         """Return a pipeline's predictor on what runs."""
         return self._require_active().view(user)
 
+    def retune(self, user: User) -> None:
+        """Have a pipeline's predictors decode as its ``choices`` say now, of the kept bundle too."""
+        with self.making:
+            for hosted in (self._active, self._kept):
+                if hosted is not None:
+                    hosted.retune(user)
+
     # -- on the lane's thread
 
     def fail_over(self, user: User, lost: Predictor, error: EdgekitError) -> CountedPredictor:

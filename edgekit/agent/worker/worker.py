@@ -82,7 +82,7 @@ class Worker:
             model = self._models.pop(message.model)
             self._in_a_thread(f"close-{message.model}", functools.partial(self._close, model))
         elif isinstance(message, Run):
-            pipeline = PipelineRun(message, self._models[message.model], self._send)
+            pipeline = PipelineRun(message, self._models[message.model], self._send, self._api)
             self._pipelines[message.pipeline] = pipeline
             pipeline.start()
         elif isinstance(message, (End, Offered)):

@@ -7,7 +7,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "registry"))
 
-from ui_kit import Browser, lab, missing_browser
+from browser import Browser, missing_browser
+from ui_kit import lab
 
 
 @pytest.fixture

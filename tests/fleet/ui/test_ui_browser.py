@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from ui_kit import wait_until
+from browser import wait_until
 
 from edgekit_fleet.rollout.plan import make_spec
 

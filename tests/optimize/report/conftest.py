@@ -1,15 +1,7 @@
 """A browser, as the tests of the fleet's web UI drive it."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "fleet" / "registry"))
-sys.path.insert(0, str(Path(__file__).parents[2] / "fleet"))
-sys.path.insert(0, str(Path(__file__).parents[2] / "fleet" / "ui"))
-
-from ui_kit import Browser, missing_browser
+from browser import Browser, missing_browser
 
 
 @pytest.fixture(scope="module")

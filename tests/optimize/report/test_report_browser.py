@@ -5,8 +5,8 @@ import base64
 import json
 
 import pytest
+from browser import wait_until
 from study_made_up import bare, candidate, study
-from ui_kit import wait_until
 
 from edgekit_optimize.report.write import write_report
 

@@ -1,0 +1,236 @@
+"""A pipeline as the device's page shows it, and the page of ``edgekit run --view``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from edgekit.agent.access import LOOPBACK
+from edgekit.core.egress import ENVELOPE, HEALTH
+from edgekit.core.errors import ConfigError, UsageError
+from edgekit.core.tasks import TASKS
+from edgekit.pipeline.picture import thumbnail
+from edgekit.pipeline.view import ViewSink, frame_document
+from edgekit.serve.address import Address, address_of, listening
+from edgekit.serve.ports import Limits
+from edgekit.serve.server import Server
+from edgekit.serve.view.app import PageApp
+from edgekit.serve.view.login import Login
+from edgekit.serve.view.page import Page
+from edgekit.serve.view.ports import Shown, Told
+
+if TYPE_CHECKING:
+    from edgekit.pipeline.config import PipelineConfig
+    from edgekit.pipeline.predictor import Predictor
+    from edgekit.sync.gate import Books, Gate
+
+logger = logging.getLogger(__name__)
+DEFAULT_PORT = 8008
+SIDE_PX = 960
+MOST_BYTES = 4 << 20
+_TOKEN_BYTES = 16
+_JOIN_S = 10.0
+
+
+class Tuned(Protocol):
+    """Whoever changes a pipeline's thresholds while it runs."""
+
+    @property
+    def predictor(self) -> Predictor:
+        """What runs now."""
+
+    def retune(self, score_threshold: float) -> None:
+        """Decode with another threshold from the next frame on."""
+
+
+class PipelineView:
+    """One pipeline, behind the egress gate; satisfies ``edgekit.serve.view.ports.View``.
+
+    Args:
+        config: The pipeline.
+        sink: What its loop writes to.
+        tuned: Changes its thresholds.
+        gate: Decides what a browser on another machine may see; None where only this machine can.
+        books: Where the bytes are recorded that leave.
+    """
+
+    def __init__(
+        self, config: PipelineConfig, sink: ViewSink, tuned: Tuned, gate: Gate | None, books: Books | None
+    ) -> None:
+        self.name, self._has_track = config.pipeline.name, config.track is not None
+        self._sink, self._tuned, self._gate, self._books = sink, tuned, gate, books
+        self.watched = sink.watched
+
+    @property
+    def number(self) -> int:
+        """The number of the newest frame; 0 before the first."""
+        return self._sink.number
+
+    def frame(self) -> Shown | None:
+        """Return the newest frame, encoded now; None until the next one, if nobody has asked lately."""
+        latest = self._sink.latest()
+        if latest is None:
+            return None
+        number, result = latest
+        document, pixels = frame_document(result), result.frame.data
+        size = {name: document.pop(name) for name in ("width", "height")}
+        payload, enter = self._packed(document)
+        may_show = self._gate is None or self._gate.allows("pixels")
+        image = (thumbnail(pixels, SIDE_PX, MOST_BYTES) or b"") if may_show else b""
+        about = msgspec.json.encode({**size, "hidden": bool(size["width"]) and not may_show})
+        head = about[:-1] + (b"," + payload[1:] if len(payload) > 2 else b"}")
+
+        def sent(client: str, total: int) -> None:
+            enter(client, total - len(image))
+            if image:
+                self._enter("pixels", client, len(image))
+
+        return Shown(number, head, image, sent)
+
+    def events(self, after: int) -> list[Told]:
+        """Return the kept events with a number above ``after``, oldest first."""
+        return [Told(number, *self._packed(document)) for number, document in self._sink.events(after)]
+
+    def figures(self) -> Told:
+        """Return what runs, its rate and latency, and the settings that can be changed."""
+        body = msgspec.json.encode({**self._sink.figures(), "settings": self._settings()})
+        return Told(0, body, lambda client, size: self._enter(HEALTH, client, size))
+
+    def _settings(self) -> dict[str, Any]:
+        predictor = self._tuned.predictor
+        task = TASKS.get(predictor.manifest.task)
+        if self._has_track or task is None or "scores" not in task.egress:
+            return {}  # a tracker needs the boxes of low scores, and has thresholds of its own
+        return {"score_threshold": round(predictor.post.score_threshold, 4)}
+
+    def change(self, wanted: dict[str, Any]) -> None:
+        """Change ``score_threshold`` from the next frame on.
+
+        Raises:
+            UsageError: There is no such setting, or its value is out of range.
+        """
+        value = wanted.get("score_threshold")
+        if set(wanted) != {"score_threshold"} or not self._settings():
+            raise UsageError(
+                f"want score_threshold, of a model with scores, got {', '.join(wanted) or 'nothing'}"
+            )
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
+            raise UsageError(f"score_threshold: want a number from 0 to 1, got {value!r}")
+        self._tuned.retune(float(value))
+
+    def _packed(self, document: dict[str, Any]) -> tuple[bytes, Callable[[str, int], None]]:
+        """Return what of a document the page may show, and what records that it was sent."""
+        if (gate := self._gate) is None:
+            return msgspec.json.encode(document), lambda _client, _size: None
+        if (packed := gate.pack(document)) is None:
+            return b"{}", lambda client, size: self._enter(ENVELOPE, client, size)
+
+        def sent(client: str, size: int) -> None:
+            gate.enter(packed, client)
+            self._enter(ENVELOPE, client, size - len(packed.payload))
+
+        return packed.payload, sent
+
+    def _enter(self, data_class: str, client: str, size: int) -> None:
+        if self._gate is not None and self._books is not None:
+            self._books.add(self.name, data_class, client, "passed", size)
+
+
+def gate_of(config: PipelineConfig, books: Books, *, is_local: bool) -> Gate | None:
+    """Return the gate between a pipeline and the page; None where only this machine can reach the page."""
+    from edgekit.sync.gate import Gate
+
+    return None if is_local else Gate(config.pipeline.name, config.privacy.egress, books, "page")
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    """Where the page of one pipeline listens; ``on_open`` is called with its link."""
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    on_open: Callable[[str], object] = lambda _link: None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether no other machine can reach it."""
+        return self.host in LOOPBACK
+
+    def address(self) -> Address:
+        """Return where to listen.
+
+        Raises:
+            UsageError: The port is out of range.
+        """
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"--view-port: want a number from 0 to 65535, got {self.port}")
+        return address_of(self.host, self.port, None, None, None)
+
+
+@contextlib.contextmanager
+def page_of(options: PageOptions, config: PipelineConfig, tuned: Tuned, books: Books) -> Iterator[ViewSink]:
+    """Serve a pipeline's page in a thread of its own; yield the sink that feeds it.
+
+    Raises:
+        ConfigError: The address cannot be used, or uvicorn is not installed.
+    """
+    sink, gate = ViewSink(), gate_of(config, books, is_local=options.is_local)
+    with open_page(options, PipelineView(config, sink, tuned, gate, books), sink):
+        yield sink
+
+
+@contextlib.contextmanager
+def open_page(options: PageOptions, view: PipelineView, sink: ViewSink) -> Iterator[None]:
+    """Serve a page in a thread of its own; raises as ``page_of``."""
+    with _listening(options) as (sockets, url):
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        page = Page(lambda: {view.name: view}, Login(token, is_tls=False))
+        server = Server(PageApp(page), Limits())
+        thread = threading.Thread(target=server.run, args=(sockets,), name="page", daemon=True)
+        thread.start()
+        if not options.is_local:
+            logger.warning("the page and its token cross the network in clear")
+        options.on_open(f"{url}/?token={token}")
+        try:
+            yield
+        finally:
+            page.close()
+            sink.close()  # wakes whoever waits for a frame
+            server.stop()
+            thread.join(_JOIN_S)
+
+
+@contextlib.contextmanager
+def _listening(options: PageOptions) -> Iterator[tuple[list[socket.socket], str]]:
+    with contextlib.ExitStack() as stack:
+        try:
+            sockets, urls = stack.enter_context(listening(options.address()))
+        except ConfigError as error:
+            raise ConfigError(error.message, hint="give another --view-port, or 0 for a free one") from error
+        port = sockets[0].getsockname()[1]
+        yield sockets, f"http://{_own_address()}:{port}" if options.host in _EVERY else urls[0]
+
+
+_EVERY = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what a person asks for, compared and not bound
+
+
+def _own_address() -> str:
+    """Return the address by which this machine's network knows it; its name where it has none.
+
+    Connecting a datagram socket sends nothing: the kernel only chooses the interface.
+    Source: RFC 5737: 192.0.2.0/24 is for documentation.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return socket.gethostname()
+        return str(probe.getsockname()[0])

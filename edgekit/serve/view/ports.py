@@ -1,0 +1,56 @@
+"""What the page needs of a pipeline."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+Sent = Callable[[str, int], object]
+"""Called with a client's address and a number of bytes once they are handed to the network."""
+
+
+class Shown(NamedTuple):
+    """A frame as it may leave: its number, its document as JSON, its JPEG (empty if none may leave)."""
+
+    number: int
+    head: bytes
+    image: bytes
+    sent: Sent
+
+
+class Told(NamedTuple):
+    """An event, or the figures (number 0), as they may leave, as JSON."""
+
+    number: int
+    body: bytes
+    sent: Sent
+
+
+class View(Protocol):
+    """One pipeline, behind redaction and the egress gate. Its methods may be called from any thread."""
+
+    name: str
+
+    @property
+    def number(self) -> int:
+        """The number of the newest frame; 0 before the first."""
+
+    def watched(self, wake: Callable[[], object]) -> contextlib.AbstractContextManager[None]:
+        """Have ``wake`` called after each frame, in another thread."""
+
+    def frame(self) -> Shown | None:
+        """Return the newest frame, encoded now; None until the next one, if nobody has asked lately."""
+
+    def events(self, after: int) -> list[Told]:
+        """Return the kept events with a number above ``after``, oldest first."""
+
+    def figures(self) -> Told:
+        """Return what runs, its rate and latency, and the settings that can be changed."""
+
+    def change(self, wanted: dict[str, Any]) -> None:
+        """Change ``score_threshold`` from the next frame on.
+
+        Raises:
+            UsageError: There is no such setting, or its value is out of range.
+        """

@@ -1,0 +1,182 @@
+// The device's page: follows one pipeline at a time.
+import { caption, colorOf, drawFrame } from "./picture.js";
+
+const MOST_EVENTS = 100;
+const RETRY_MS = 1000;
+const LIST_MS = 3000;
+const byId = (id) => document.getElementById(id);
+const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+let followed = null; // {name, ended: AbortController, stream: EventSource}
+
+function show(id, text) {
+  const element = byId(id);
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function linkIs(state) {
+  byId("link").dataset.state = state;
+  show("link", state);
+}
+
+const path = (name, act) => `/page/pipelines/${encodeURIComponent(name)}/${act}`;
+
+async function json(url, options) {
+  const answer = await fetch(url, options);
+  if (answer.status === 401) location.reload(); // the sign-in page
+  const body = await answer.json();
+  if (!answer.ok) throw new Error(body.error);
+  return body;
+}
+
+// -- the picture: each answer is the newest frame, asked for once the one before is drawn
+
+async function followFrames(name, signal) {
+  let number = 0;
+  while (!signal.aborted) {
+    try {
+      const answer = await fetch(`${path(name, "frame")}?after=${number}`, { signal });
+      if (answer.status === 401) return location.reload();
+      if (!answer.ok) throw new Error(answer.statusText);
+      const body = await answer.arrayBuffer();
+      if (body.byteLength) number = await drawAnswer(body); // else no frame came for a while
+      linkIs("live");
+      if (document.hidden) await pause(RETRY_MS); // nobody looks
+      else await new Promise(requestAnimationFrame);
+    } catch (error) {
+      if (signal.aborted) return;
+      linkIs("lost");
+      await pause(RETRY_MS);
+    }
+  }
+}
+
+async function drawAnswer(buffer) {
+  const length = new DataView(buffer).getUint32(0);
+  const { number, frame } = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  const bytes = new Uint8Array(buffer, 4 + length);
+  const bitmap = bytes.length ? await createImageBitmap(new Blob([bytes], { type: "image/jpeg" })) : null;
+  drawFrame(byId("picture"), frame, bitmap);
+  bitmap?.close();
+  show("total", `${frame.total ?? "–"}`);
+  showItems(frame.items || []);
+  const why = frame.hidden
+    ? "Pictures stay on the device: \"pixels\" is not in [privacy] egress of this pipeline."
+    : frame.width ? "" : "This pipeline's frames are no pictures.";
+  byId("why").hidden = !why;
+  show("why", why);
+  document.body.dataset.frame = number;
+  return number;
+}
+
+function row(color, text, end) {
+  const line = document.createElement("li");
+  const swatch = document.createElement("span");
+  swatch.className = "swatch";
+  swatch.style.background = color;
+  const middle = document.createElement("span");
+  middle.textContent = text;
+  const right = document.createElement("span");
+  right.className = "end";
+  right.textContent = end;
+  line.append(swatch, middle, right);
+  return line;
+}
+
+function showItems(items) {
+  byId("items").replaceChildren(
+    ...items.map((item) => row(colorOf(item.label), caption(item) || "item", item.value?.toFixed(3) ?? "")),
+  );
+}
+
+// -- events and figures
+
+function followEvents(name) {
+  const stream = new EventSource(path(name, "events"));
+  stream.addEventListener("happened", (message) => {
+    const event = JSON.parse(message.data);
+    const time = new Date(event.captured_unix_ms).toLocaleTimeString();
+    const before = event.previous ? ` (was ${event.previous})` : "";
+    const text = [event.label, event.kind].filter(Boolean).join(" ") + before;
+    byId("events").prepend(row(colorOf(event.label), text, time));
+    while (byId("events").children.length > MOST_EVENTS) byId("events").lastChild.remove();
+    byId("quiet").hidden = true;
+  });
+  stream.addEventListener("figures", (message) => showFigures(JSON.parse(message.data)));
+  return stream;
+}
+
+const ms = (value) => (value === null || value === undefined ? "–" : `${value} ms`);
+
+function showFigures(figures) {
+  show("model", [figures.model, figures.version, figures.variant].filter(Boolean).join(" · "));
+  show("fps", `${figures.fps}`);
+  show("p50", ms(figures.latency_ms.p50));
+  show("p95", ms(figures.latency_ms.p95));
+  show("processed", `${figures.frames.processed}`);
+  show("dropped", `${figures.frames.dropped}`);
+  const threshold = figures.settings.score_threshold;
+  byId("settings").hidden = threshold === undefined;
+  if (threshold !== undefined && !sliding) showThreshold(threshold);
+}
+
+// -- settings
+
+let sliding = 0; // changes that the device has not answered yet
+
+function showThreshold(value) {
+  byId("threshold").value = value;
+  show("threshold-now", Number(value).toFixed(2));
+}
+
+byId("threshold").addEventListener("input", async (event) => {
+  const value = Number(event.target.value);
+  show("threshold-now", value.toFixed(2));
+  sliding += 1;
+  try {
+    const body = JSON.stringify({ score_threshold: value });
+    await json(path(followed.name, "settings"), { method: "POST", body });
+  } catch (error) {
+    show("threshold-now", error.message);
+  } finally {
+    sliding -= 1;
+  }
+});
+byId("settings").addEventListener("submit", (event) => event.preventDefault());
+
+// -- which pipeline
+
+function follow(name) {
+  followed?.ended.abort();
+  followed?.stream.close();
+  byId("events").replaceChildren();
+  byId("items").replaceChildren();
+  byId("quiet").hidden = false;
+  followed = { name, ended: new AbortController(), stream: followEvents(name) };
+  document.title = `${name} · edgekit`;
+  followFrames(name, followed.ended.signal);
+}
+
+// Pipelines come and go: the list is asked for again now and then, and the followed one kept.
+async function listPipelines() {
+  try {
+    const { pipelines } = await json("/page/pipelines");
+    const select = byId("pipeline");
+    if (pipelines.join() !== [...select.options].map((option) => option.value).join()) {
+      select.replaceChildren(...pipelines.map((name) => new Option(name)));
+      select.hidden = pipelines.length < 2;
+    }
+    const wanted = followed?.name ?? decodeURIComponent(location.hash.slice(1));
+    if (pipelines.includes(wanted)) select.value = wanted;
+    if (!followed && pipelines.length) follow(select.value);
+    if (!pipelines.length) linkIs("no pipeline runs");
+  } catch (error) {
+    linkIs("lost");
+  }
+  setTimeout(listPipelines, LIST_MS);
+}
+
+byId("pipeline").addEventListener("change", (event) => {
+  location.hash = encodeURIComponent(event.target.value);
+  follow(event.target.value);
+});
+listPipelines();
