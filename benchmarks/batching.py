@@ -125,7 +125,7 @@ class Client:
         reader, writer = self.idle.pop() if self.idle else await self.connect()
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        length = int(head.lower().partition(b"\r\ncontent-length: ")[2].split(b"\r\n")[0])
         await reader.readexactly(length)
         self.idle.append((reader, writer))
         return int(head[9:12])

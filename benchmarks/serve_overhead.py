@@ -91,7 +91,7 @@ class Client:
         head, _, body = data.partition(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
             raise SystemExit(data.decode(errors="replace"))
-        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        length = int(head.lower().partition(b"\r\ncontent-length: ")[2].split(b"\r\n")[0])
         while len(body) < length:
             body += self.socket.recv(65536)
 

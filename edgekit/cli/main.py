@@ -57,11 +57,26 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
         "give names to what an embedding model sees, in a file on this device",
         "edgekit gallery add faces.ekb known.json Ada ada1.jpg ada2.jpg",
     ),
+    "predict": (
+        "models",
+        "run a model on many files, resumably",
+        "edgekit predict person-detect.ekb pictures/*.jpg -o found.jsonl",
+    ),
     "run": ("running them", "run a pipeline", "edgekit run door.toml --frames 100"),
     "serve": (
         "running them",
         "answer other processes over HTTP, by the Open Inference Protocol v2",
         "edgekit serve person-detect.ekb --port 8000",
+    ),
+    "load": (
+        "running them",
+        "measure a server under load, with a number of clients or at a rate",
+        "edgekit load http://127.0.0.1:8000/v2/models/person-detect --clients 8",
+    ),
+    "top": (
+        "running them",
+        "show what a server's models are doing",
+        "edgekit top http://127.0.0.1:8000",
     ),
     "agent": (
         "running them",

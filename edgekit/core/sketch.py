@@ -104,6 +104,11 @@ class Histogram:
                 return min(max(middle, self.low), self.high)
         return self.high
 
+    def buckets(self) -> list[tuple[float, int]]:
+        """Return the middle of each bucket and how many numbers are in it, ascending."""
+        width = 2.0**self.scale
+        return [(2.0 ** ((index + 0.5) / width), self._counts[index]) for index in sorted(self._counts)]
+
     def count_above(self, value: float) -> int:
         """Return how many numbers are certainly above ``value``: those in buckets that begin there.
 

@@ -14,7 +14,7 @@ from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import ConfigError, EdgekitError, LinkError, TensorError
 from edgekit.serve.grpc.convert import config_of, fill_answer, parameters_of, request_of
 from edgekit.serve.grpc.messages import PACKAGE, messages
-from edgekit.serve.grpc.upstream import Upstream
+from edgekit.serve.upstream import Upstream
 
 _SERVICE = f"{PACKAGE}.GRPCInferenceService"
 _LENGTH = "inference-header-content-length"
@@ -76,6 +76,7 @@ class Gateway:
             await asyncio.get_running_loop().create_future()
         finally:
             await server.stop(1.0)
+            await self._upstream.close()
 
     def _calls(self) -> dict[str, Callable[[Any, Any], Awaitable[Any]]]:
         return {

@@ -1,8 +1,9 @@
-"""Requests to the server behind the gateway, over connections that are kept."""
+"""Requests to a server that speaks the protocol, over connections that are kept."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -43,6 +44,12 @@ class Upstream:
         except (EOFError, OSError) as cause:
             raise LinkError(f"{self._target} does not answer: {cause}") from cause
 
+    async def close(self) -> None:
+        """Close the connections that are kept."""
+        while self._idle:
+            _, writer = self._idle.pop()
+            await _closed(writer)
+
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._target.startswith("unix:"):
             return await asyncio.open_unix_connection(self._target.removeprefix("unix:"))
@@ -68,3 +75,9 @@ class Upstream:
                 self._idle.append((reader, writer))
             else:
                 writer.close()
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()

@@ -1,0 +1,137 @@
+"""A quick model's request is answered in the parser's callback, and nobody can tell but by the time."""
+
+import json
+import socket
+
+import httpx
+import numpy as np
+import pytest
+from scripted import doubling, served
+
+from edgekit.serve.fast_path import with_fast_path
+from edgekit.serve.ports import Limits
+from edgekit.serve.routes import Access
+
+X = np.arange(4, dtype=np.float32)
+TOKEN = "a-token-of-some-length"
+
+
+@pytest.fixture
+def quick():
+    """A server of a model that is known to be quick, a connection to it, and its model."""
+    offer, opener = doubling()
+    limits = Limits(inline_s=10.0, body_s=0.2)
+    with served(offer, limits=limits) as server:
+        for _ in range(6):
+            assert server.infer(X).status_code == 200
+        assert server.entries[0].lane.is_quick("infer")
+        with socket.create_connection(("127.0.0.1", httpx.URL(server.url).port)) as connection:
+            connection.settimeout(30)
+            server.connection = connection
+            yield server, opener.opened[0]
+        assert server.app.bodies.held_bytes == 0
+
+
+def request(values=X, path="/v2/models/double/infer", more=""):
+    body = np.asarray(values, np.float32).tobytes()
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ninference-header-content-length: 0\r\n{more}"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+def answer(connection, stream=None):
+    """Return the status, headers and body of the next answer."""
+    stream = stream or connection.makefile("rb")
+    status = int(stream.readline().split()[1])
+    headers = {}
+    while (line := stream.readline()) != b"\r\n":
+        name, _, value = line.decode().partition(":")
+        headers[name.lower()] = value.strip()
+    return status, headers, stream.read(int(headers["content-length"]))
+
+
+def doubled(body, headers):
+    return np.frombuffer(body[int(headers["inference-header-content-length"]) :], np.float32).tolist()
+
+
+def test_an_answer_is_what_the_slow_path_gives(quick):
+    server, _ = quick
+    server.connection.sendall(request())
+    status, headers, body = answer(server.connection)
+    assert (status, doubled(body, headers)) == (200, [0, 2, 4, 6])
+    assert headers["content-type"] == "application/octet-stream"
+    before = server.entries[0].meter.answers[200]
+    server.connection.sendall(request([1, 1, 1, 1]))
+    assert doubled(*answer(server.connection)[:0:-1]) == [2, 2, 2, 2]
+    assert server.entries[0].meter.answers[200] == before + 1
+
+
+def test_a_body_in_pieces_and_requests_in_one_piece_are_answered(quick):
+    server, _ = quick
+    whole = request(X)
+    server.connection.sendall(whole[:-9])
+    server.client.get("/v2/health/live")  # meanwhile the loop has read the first piece
+    server.connection.sendall(whole[-9:] + request(X + 1) + request(X + 2)[:-3])
+    stream = server.connection.makefile("rb")
+    told = [doubled(*answer(None, stream)[:0:-1]) for _ in range(2)]
+    server.connection.sendall(request(X + 2)[-3:])
+    told.append(doubled(*answer(None, stream)[:0:-1]))
+    assert told == [[0, 2, 4, 6], [2, 4, 6, 8], [4, 6, 8, 10]]
+
+
+def test_a_bad_request_is_refused_and_the_connection_lives_on(quick):
+    server, _ = quick
+    stream = server.connection.makefile("rb")
+    server.connection.sendall(request([1, 2, 3]))
+    status, _, body = answer(None, stream)
+    assert (status, "multiple of 16" in json.loads(body)["error"]) == (400, True)
+    server.connection.sendall(request(X, path="/v2/models/none/infer") + request())
+    assert [answer(None, stream)[0] for _ in range(2)] == [404, 200]
+
+
+def test_a_body_that_stops_is_a_408_as_on_the_slow_path(quick):
+    server, _ = quick
+    server.connection.sendall(request()[:-1])
+    assert answer(server.connection)[0] == 408
+
+
+def test_a_client_that_hangs_up_in_its_body_leaves_nothing(quick):
+    server, _ = quick
+    server.connection.sendall(request()[:-1])
+    server.client.get("/v2/health/live")
+    server.connection.close()
+    assert server.infer(X).status_code == 200
+
+
+def test_what_is_not_quick_or_busy_goes_the_usual_way(quick):
+    server, model = quick
+    model.gate.clear()
+    server.entries[0].lane.control(lambda: model.gate.wait(60))  # the lane has something to do
+    server.connection.sendall(request())
+    assert server.client.get("/v2/health/live").status_code == 200
+    model.gate.set()
+    assert answer(server.connection)[0] == 200
+    large = np.zeros((1 << 17, 4), np.float32)
+    server.connection.sendall(request(large))
+    assert answer(server.connection)[0] == 200
+    server.connection.sendall(request(more="expect: 100-continue\r\n"))
+    assert server.connection.makefile("rb").readline() == b"HTTP/1.1 100 Continue\r\n"
+
+
+def test_the_token_is_asked_for_before_a_body_is_kept():
+    offer, _ = doubling()
+    with served(offer, limits=Limits(inline_s=10.0), access=Access(TOKEN)) as server:
+        for _ in range(6):
+            server.entries[0].lane.pace("infer").add(1e-6)
+        with socket.create_connection(("127.0.0.1", httpx.URL(server.url).port)) as connection:
+            stream = connection.makefile("rb")
+            connection.sendall(request())
+            assert answer(None, stream)[0] == 401
+            connection.sendall(request(more=f"authorization: Bearer {TOKEN}\r\n"))
+            assert answer(None, stream)[0] == 200
+
+
+def test_another_parser_than_httptools_keeps_its_protocol():
+    class Protocol:
+        __module__ = "uvicorn.protocols.http.h11_impl"
+
+    assert with_fast_path(Protocol, None, 1.0) is Protocol
