@@ -127,7 +127,10 @@ class Client:
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().partition(b"\r\ncontent-length: ")[2].split(b"\r\n")[0])
         await reader.readexactly(length)
-        self.idle.append((reader, writer))
+        if b"\r\nconnection: close" in head.lower():  # refused by the front: too many connections at once
+            writer.close()
+        else:
+            self.idle.append((reader, writer))
         return int(head[9:12])
 
     async def connect(self):
