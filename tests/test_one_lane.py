@@ -28,6 +28,7 @@ BELOW_IT = {
 ALONE = {
     "edgekit.backends.probe": "doctor's tiny models, in a child process",
     "edgekit.bench.variant_child": "the measuring child",
+    "edgekit.cli.predict": "the command's own model, in its one thread",
     "edgekit.cli.gallery": "the command's own model, in its one thread",
     "edgekit.importer.trial_child": "the try of an imported file, in a child process",
     "edgekit.model.golden": "golden samples before a model is used, in a child process or while it is opened",
