@@ -30,13 +30,12 @@ from pathlib import Path
 
 import numpy as np
 from _report import finish, parser
+from batching import bundle
 
-import edgekit.backends.tiny
 from edgekit.base.paths import cache_dir
 from edgekit.model.servable import HeldServable
 
 HERE = Path(__file__).parent / "peers"
-TINY = Path(edgekit.backends.tiny.__file__).parent / "relu.onnx"
 BARS = {"tiny_ms": 0.15, "cnn_ms": 0.3, "throughput": 4.0, "asgi": 0.8, "cpu": 0.25}
 CLIENTS = (1, 8, 32)
 PEERS = {
@@ -53,8 +52,21 @@ WRITTEN = ("mosec", "litserve", "mlserver")
 """Peers that there is a server script for in benchmarks/peers."""
 
 
-def cnn(path):
-    """Write a small depthwise CNN for a picture of 96 x 96."""
+def tiny():
+    """Return a layer of 16 inputs and 4 outputs."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.random.default_rng(0).random((16, 4), np.float32), "w")
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Relu", ["m"], ["y"])]
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return model.SerializeToString()
+
+
+def cnn():
+    """Return a small CNN for a picture of 96 x 96."""
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
@@ -73,8 +85,7 @@ def cnn(path):
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 64, 1, 1])]
     graph = helper.make_graph(nodes, "cnn", inputs, outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    path.write_bytes(model.SerializeToString())
-    return path
+    return model.SerializeToString()
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,16 @@ def subject(name, model, array, port, folder):
         header = json.dumps({"inputs": [row], "parameters": {"binary_data_output": True}}).encode()
         length = f"Inference-Header-Content-Length: {len(header)}"
         request = post(f"/v2/models/{model.stem}/infer", header + array.tobytes(), length)
-        words = ["-m", "edgekit.cli.main", "serve", str(model), "--port", str(port), "--threads", "1"]
+        words = [
+            "-m",
+            "edgekit.cli.main",
+            "serve",
+            str(model.with_suffix("")),
+            "--port",
+            str(port),
+            "--threads",
+            "1",
+        ]
         return Subject(name, [sys.executable, *words], {}, request, folder)
     if name == "bare_asgi":
         command = [sys.executable, str(HERE / "bare_asgi.py"), str(port), str(model)]
@@ -291,7 +311,7 @@ def measure(name, model, array, seconds, added_s=0.0):
 
 def bare_call(model, array):
     """Return the median milliseconds of the model's call in this process."""
-    held = HeldServable(str(model), 1)
+    held = HeldServable(str(model.with_suffix("")), 1)
     name, times = held.servable.inputs[0].name, []
     for _ in range(500):
         began_s = time.perf_counter()
@@ -336,7 +356,14 @@ def main():
     peers = () if arguments.sabotage else tuple(PEERS) if arguments.full else QUICK
     rng, added_s = np.random.default_rng(0), 0.001 if arguments.sabotage else 0.0
     with tempfile.TemporaryDirectory() as folder:
-        models = {"tiny": (TINY, [1, 16]), "cnn": (cnn(Path(folder) / "cnn.onnx"), [1, 3, 96, 96])}
+        models = {}
+        for label, data, shape, made in (
+            ("tiny", tiny(), [1, 16], [1, 4]),
+            ("cnn", cnn(), [1, 3, 96, 96], [1, 64, 1, 1]),
+        ):
+            models[label] = Path(folder) / f"{label}.onnx", shape
+            models[label][0].write_bytes(data)
+            bundle(Path(folder), label, data, (shape, made), None)  # of one variant, for ONNX Runtime
         tables, bare = {}, {}
         for label, (model, shape) in models.items():
             array = rng.random(shape, np.float32)

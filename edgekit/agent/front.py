@@ -27,6 +27,9 @@ _FIRST_LINE_S = 30.0
 _LOOK_AGAIN_S = 0.05
 _LINGER_S = 2.0
 _WAITING = 256
+"""Connections whose first line has not come."""
+_SILENT_S = 1.0
+"""One that has said nothing for so long makes room for another; until then no more are accepted."""
 _TICK_S = 0.5
 _LIVE = b"GET /v2/health/live "
 
@@ -105,6 +108,10 @@ class Front:
 
     def _accept(self, listener: socket.socket, is_tls: bool, _events: int) -> None:
         for _ in range(_AT_ONCE):
+            if not self._has_room():
+                self._reactor.unwatch(listener)
+                self._reactor.after(_LOOK_AGAIN_S, functools.partial(self._watch, listener, is_tls))
+                return
             try:
                 connection, _address = listener.accept()
             except BlockingIOError:
@@ -122,9 +129,17 @@ class Front:
                 self._wait(connection)
                 self._look(connection)
 
+    def _has_room(self) -> bool:
+        """Return whether one more may wait, after giving up the one that has been silent for longest."""
+        if len(self._waiting) < _WAITING:
+            return True
+        silent, until_s = next(iter(self._waiting.items()))
+        if self._reactor.now_s() < until_s - _FIRST_LINE_S + _SILENT_S:
+            return False  # a thousand that come at once have hardly begun to speak
+        self._drop(silent)
+        return True
+
     def _wait(self, connection: socket.socket) -> None:
-        if len(self._waiting) >= _WAITING:
-            self._drop(next(iter(self._waiting)))  # whoever has been silent for longest
         self._waiting[connection] = self._reactor.now_s() + _FIRST_LINE_S
 
     def _look(self, connection: socket.socket, _events: int = 0) -> None:
