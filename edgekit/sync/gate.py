@@ -92,6 +92,11 @@ class Gate:
             return None
         return Packed(payload, {} if data_class == ENVELOPE else {data_class: len(payload)})
 
+    def permits(self, packed: Packed) -> bool:
+        """Return whether a payload that was packed before may leave now; if not, that is recorded."""
+        self._refuse(packed.taken)
+        return not self._is_shut and self._allowed.issuperset(packed.taken)
+
     def enter(self, packed: Packed, destination: str = "") -> None:
         """Record that a payload is handed to the network, for the gate's destination if none is given."""
         to = destination or self._destination

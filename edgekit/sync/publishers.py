@@ -139,7 +139,9 @@ class Publishers:
         gate = Gate(self._pipeline, self._egress, self._books, target.destination)
         if target not in self._webhooks:
             name = hashlib.sha256(url.encode()).hexdigest()[:16]
-            self._webhooks[target] = Webhook(target, queue / f"webhook-{name}.sqlite", gate.enter)
+            self._webhooks[target] = Webhook(
+                target, queue / f"webhook-{name}.sqlite", gate.enter, gate.permits
+            )
         webhook = self._webhooks[target]
 
         def send(message_id: str, envelope: Mapping[str, Any], document: Mapping[str, Any]) -> None:

@@ -106,26 +106,34 @@ class Webhook:
         target: Where to.
         path: The queue's file; one process at a time.
         on_sent: Called on this thread each time a payload is handed to the network.
+        permits: Returns whether a payload of an earlier start may leave now; if not, it is dropped.
 
     Raises:
         ConfigError: The URL or the CA cannot be used.
         StorageError: The queue cannot be opened.
     """
 
-    def __init__(self, target: Target, path: Path, on_sent: Callable[[Packed], None]) -> None:
+    def __init__(
+        self,
+        target: Target,
+        path: Path,
+        on_sent: Callable[[Packed], None],
+        permits: Callable[[Packed], bool] = lambda _: True,
+    ) -> None:
         self._target, self._path, self._on_sent = target, path, on_sent
         self.destination = target.destination
         if target.ca is not None and not target.ca.exists():
             raise ConfigError(f"ca: there is no file {target.ca}")
         Web(target.ca, Patience(time.monotonic() + 1, 1))  # raises now for a wrong file
         self._db = self._opened()
+        self._refused = self._drop_refused(permits)
         counted = self._db.execute("SELECT count(*), total(length(body)) FROM queue").fetchone()
         self._rows, self._bytes = int(counted[0]), int(counted[1])
         self._pending: deque[tuple[str, Packed]] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._ends_s = 0.0
-        self._sent = self._dropped = self._refused = 0
+        self._sent = self._dropped = 0
         self._problem = ""
         self._is_up = False
         self._attempt = 0
@@ -279,6 +287,19 @@ class Webhook:
             raise StorageError(
                 f"webhook queue {self._path}: {cause}", hint="one process at a time runs a pipeline of a name"
             ) from cause
+
+    def _drop_refused(self, permits: Callable[[Packed], bool]) -> int:
+        """Drop what waits from an earlier start and may not leave any more; return how many."""
+        rows = self._db.execute("SELECT number, body, taken FROM queue").fetchall()
+        gone = [
+            (number,)
+            for number, body, taken in rows
+            if not permits(Packed(body, msgspec.json.decode(taken, type=dict[str, int])))
+        ]
+        if gone:
+            logger.warning("webhook %s: %d queued events may not leave any more", self.destination, len(gone))
+            self._db.executemany("DELETE FROM queue WHERE number = ?", gone)
+        return len(gone)
 
     def _store(self, pending: list[tuple[str, Packed]]) -> None:
         """Move what waits in memory to the file, and drop the oldest over the bounds."""

@@ -213,6 +213,23 @@ def test_kill_9_loses_nothing_that_is_on_disk(tmp_path):
     assert [int(body) for body in server.taken] == list(range(100))
 
 
+def test_what_waits_is_not_sent_once_it_may_not_leave_any_more(tmp_path, caplog):
+    port = free_port()
+    for egress in (["labels", "counts"], ["counts"]):
+        publishers = Publishers("door", egress, Books())
+        send = publishers.post(f"http://127.0.0.1:{port}/hook", tmp_path)
+        send(egress[0], ENVELOPE, EVENT)
+        if egress == ["counts"]:
+            break
+        publishers.close()
+    assert "1 queued events may not leave any more" in caplog.text
+    with serving(port=port) as server:
+        server.wait(lambda: server.taken)
+        publishers.close()
+    assert [json.loads(body)["data"].get("label") for body in server.taken] == [None]
+    assert publishers.states()[0]["refused"] == 1
+
+
 def test_a_refused_event_is_counted_and_the_others_go_on(tmp_path, caplog):
     with serving(
         lambda body: 400 if body == b"bad" else 204, lambda body: 400 if body == b"bad" else 204
