@@ -49,7 +49,7 @@ def load_target(target: str) -> Any:
 
 @dataclass(frozen=True)
 class Rows:
-    """A table: built-in rows (name: target, empty if planned) and those of an entry-point group.
+    """A table: built-in rows (name: target) and those of an entry-point group.
 
     >>> Rows({"jsonl": "edgekit.pipeline.sinks.jsonl:JsonlSink"}, SINKS).target("nonesuch")
     ''
@@ -72,7 +72,7 @@ class Rows:
 
     def names(self) -> list[str]:
         """Return every name that can be used."""
-        return sorted({name for name, target in self.built_in.items() if target} | plugins(self.group).keys())
+        return sorted(self.built_in.keys() | plugins(self.group).keys())
 
     def missing(self, name: str) -> str:
         """Return the message for an unknown name."""

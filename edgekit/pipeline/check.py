@@ -57,6 +57,4 @@ def kind_problem(kind: object, rows: Rows, where: str) -> str | None:
         return f"{where}: want one of {', '.join(rows.names())}, got {kind!r}"
     if rows.target(kind):
         return None
-    if kind in rows.built_in:
-        return f"{where}: {kind!r} is known, but not yet built; use one of {', '.join(rows.names())}"
     return f"{where}: {rows.missing(kind)}"

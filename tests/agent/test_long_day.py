@@ -111,4 +111,5 @@ def test_a_day_with_a_dead_camera_a_full_disk_and_no_broker_costs_the_sound_pipe
     assert rows["full"]["frames"] > 20
     assert rows["mute"]["brokers"][0]["sent"] == 0
     assert rows["mute"]["brokers"][0]["unsent"] > 0
-    assert records(small_disk)[: len(kept)] == kept, "what the outbox had is there after the disk was full"
+    left = records(small_disk)
+    assert [record for record in kept if record not in left] == []

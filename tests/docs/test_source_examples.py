@@ -8,7 +8,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import paho.mqtt.client as paho
 import pytest
+from brokers import Broker, mosquitto_path
+from paho.mqtt.enums import CallbackAPIVersion
 from picture_server import PictureServer
 from single_model import write_image_bundle, write_window_bundle
 
@@ -77,6 +80,27 @@ def snapshots(folder):
     return server.close
 
 
+def published(folder):
+    if not mosquitto_path():
+        pytest.skip("no mosquitto")
+    broker = Broker("mosquitto", folder)
+    broker.start()
+    with_address("mqtt://broker.lan", broker.url, folder)
+    (folder / "broker.secret").write_text("secret\n")
+    client = paho.Client(CallbackAPIVersion.VERSION2)
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    ended = threading.Event()
+
+    def publish():
+        while not ended.wait(0.005):
+            client.publish("plant/7/imu", '{"time_ms": 20, "ax": 0.5, "ay": -1, "az": 0}')
+
+    writer = threading.Thread(target=publish)
+    writer.start()
+    return lambda: (ended.set(), writer.join(), client.disconnect(), client.loop_stop(), broker.kill())
+
+
 def registers(folder):
     pytest.importorskip("pymodbus", reason="the extra 'modbus' is not installed")
     from modbus_device import ModbusDevice
@@ -94,6 +118,7 @@ RUNNABLE = {
     "audio": sound,
     "http-source": snapshots,
     "modbus": registers,
+    "mqtt-source": published,
 }
 
 

@@ -95,9 +95,9 @@ def test_a_device_that_goes_is_connected_again_and_the_gap_is_counted():
 
 
 def test_a_register_that_is_not_there_and_a_device_that_is_not_there_have_their_codes(device):
-    source = opened(device.url, SourceContext(columns=("x",)), (Register(address=900),), give_up_s=0.1)
-    with pytest.raises(SourceError, match="holding registers from 900"):
-        source.read()
+    with pytest.raises(SourceError, match="holding registers from 900") as caught:
+        opened(device.url, SourceContext(columns=("x",)), (Register(address=900),))
+    assert caught.value.fault == "NOT_FOUND"
     with pytest.raises(SourceError, match="nothing answers there") as caught:
         opened(f"tcp://127.0.0.1:{free_port()}")
     assert caught.value.fault == "CONNECTION_FAILED"

@@ -98,24 +98,12 @@ def test_a_mistake_of_form_does_not_hide_the_mistakes_of_value_beside_it():
 
 def test_an_unknown_kind_names_the_known_ones():
     (reason,) = reasons(WHOLE.replace('kind = "camera"', 'kind = "webcam"'))
-    built = ", ".join(sorted(kind for kind, target in SOURCES.items() if target))
-    assert built.startswith("camera, ")
+    built = ", ".join(sorted(SOURCES))
+    assert ", camera, " in built
     assert reason == (
         f"p.toml:source.kind: want one of {built}, got 'webcam', "
         "which no installed package adds (group edgekit.sources)"
     )
-
-
-@pytest.mark.parametrize("kind", [kind for kind, target in SOURCES.items() if not target])
-def test_a_source_that_is_known_but_not_built_says_so(kind):
-    (reason,) = reasons(WHOLE.replace('kind = "camera"', f'kind = "{kind}"'))
-    assert f"'{kind}' is known, but not yet built" in reason
-
-
-@pytest.mark.parametrize("kind", [kind for kind, target in SINKS.items() if not target])
-def test_a_sink_that_is_known_but_not_built_says_so(kind):
-    (reason,) = reasons(WHOLE.replace('kind = "mqtt"', f'kind = "{kind}"'))
-    assert f"'{kind}' is known, but not yet built" in reason
 
 
 def test_a_sink_that_sends_off_the_device_needs_egress():

@@ -21,6 +21,7 @@ from edgekit.pipeline.sources import SOURCES, SourceContext, make_source, source
 from edgekit.pipeline.sources.camera import CameraOptions, CameraSource
 from edgekit.pipeline.sources.images import ImagesOptions
 from edgekit.pipeline.sources.modbus import Register
+from edgekit.pipeline.sources.picamera2 import Picamera2Options
 from edgekit.pipeline.sources.serial import SerialOptions, SerialSource, open_serial
 from edgekit.pipeline.sources.synthetic import SyntheticOptions, shapes, waves
 from edgekit.pipeline.sources.timing import Pacer
@@ -53,7 +54,7 @@ def video(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("kind", [kind for kind, target in SOURCES.items() if target])
+@pytest.mark.parametrize("kind", SOURCES)
 def test_every_source_in_the_table_is_one(kind):
     built = load_target(SOURCES[kind])
     required = [field for field in msgspec.structs.fields(built.Options) if field.required]
@@ -230,6 +231,14 @@ def test_a_camera_that_is_tried_again_can_be_closed_meanwhile():
     thread.join(10)
     assert ended == [None]
     assert source.due_s == 10.0
+
+
+def test_a_raspberry_pis_camera_says_how_to_install_its_library():
+    source = make_source("picamera2", Picamera2Options(), SourceContext())
+    with pytest.raises(ConfigError) as caught:
+        source.open()
+    assert "python3-picamera2" in caught.value.hint
+    assert source.read() is None
 
 
 # -- serial, on a real pseudo-terminal

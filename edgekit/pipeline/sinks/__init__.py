@@ -1,4 +1,4 @@
-"""Where results go: one file for each kind in ``SINKS``; an empty target is not yet built.
+"""Where results go: one file for each kind in ``SINKS``.
 
 A sink is a class with an ``Options`` structure (the keys of its ``[[sink]]`` table) and the
 constructor ``Class(options, context)``; it satisfies ``edgekit.core.ports.Sink``. A class whose

@@ -1,4 +1,4 @@
-"""Where frames come from: one file for each kind in ``SOURCES``; an empty target is not yet built.
+"""Where frames come from: one file for each kind in ``SOURCES``.
 
 A source is a class with an ``Options`` structure (the keys of its ``[source]`` table) and the
 constructor ``Class(options, context)``; it satisfies ``edgekit.core.ports.Source``.
@@ -17,6 +17,7 @@ from edgekit.core.spec import Manifest
 
 SOURCES: dict[str, str] = {
     "camera": "edgekit.pipeline.sources.camera:CameraSource",
+    "picamera2": "edgekit.pipeline.sources.picamera2:Picamera2Source",
     "video": "edgekit.pipeline.sources.video:VideoSource",
     "images": "edgekit.pipeline.sources.images:ImagesSource",
     "folder": "edgekit.pipeline.sources.folder:FolderSource",
@@ -26,7 +27,7 @@ SOURCES: dict[str, str] = {
     "synthetic": "edgekit.pipeline.sources.synthetic:SyntheticSource",
     "rtsp": "edgekit.pipeline.sources.rtsp:RtspSource",
     "command": "edgekit.pipeline.sources.command:CommandSource",
-    "mqtt": "",
+    "mqtt": "edgekit.pipeline.sources.mqtt:MqttSource",
     "modbus": "edgekit.pipeline.sources.modbus:ModbusSource",
     "http": "edgekit.pipeline.sources.http:HttpSource",
 }

@@ -125,6 +125,11 @@ class ModbusSource:
                 hint="is the device on, its address right, and no other program connected to it?",
                 fault="CONNECTION_FAILED",
             )
+        try:
+            self._sample(client)
+        except SourceError:
+            client.close()
+            raise
         return client
 
     def read(self) -> Frame | None:
@@ -135,7 +140,7 @@ class ModbusSource:
                 break
             times = stamp()
             try:
-                sample = self._sample()
+                sample = self._sample(self._client)
             except SourceError as lost:
                 self._client.close()
                 self._samples.push([1])
@@ -150,14 +155,14 @@ class ModbusSource:
         seq, data, times = self._ready.popleft()
         return Frame(data, seq, *times, {})
 
-    def _sample(self) -> tuple[float, ...]:
-        words = {block: self._asked(block) for block in self._blocks}
+    def _sample(self, client: Any) -> tuple[float, ...]:
+        words = {block: self._asked(client, block) for block in self._blocks}
         return tuple(self._value(register, words) for register in self._options.registers)
 
-    def _asked(self, block: _Block) -> list[int]:
+    def _asked(self, client: Any, block: _Block) -> list[int]:
         name = f"modbus {self._options.uri!r}"
         try:
-            answer = getattr(self._client, _READS[block.table])(
+            answer = getattr(client, _READS[block.table])(
                 block.address, count=block.size, device_id=self._options.unit
             )
         except (pymodbus().error, OSError) as cause:
