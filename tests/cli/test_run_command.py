@@ -335,12 +335,13 @@ def test_results_name_their_file_and_broken_pictures_are_counted(pipeline, capsy
 
 @pytest.mark.parametrize("kind", ["video", "jsonl"])
 def test_a_sink_does_not_write_over_its_own_source(pipeline, capsys, tmp_path, kind):
-    path = pipeline(sinks=f'[[sink]]\nkind = "{kind}"\npath = "./in.avi"')
-    before = (tmp_path / "in.avi").read_bytes()
+    (tmp_path / "in.avi").rename(tmp_path / "in.mp4")
+    path = pipeline('kind = "video"\nuri = "in.mp4"', sinks=f'[[sink]]\nkind = "{kind}"\npath = "./in.mp4"')
+    before = (tmp_path / "in.mp4").read_bytes()
     code, document = run(capsys, path)
     assert (code, document["error"]["code"]) == (3, "config")
     assert "is the file that the source reads" in document["error"]["message"]
-    assert (tmp_path / "in.avi").read_bytes() == before
+    assert (tmp_path / "in.mp4").read_bytes() == before
 
 
 def test_a_recording_does_not_mix_with_the_one_before(pipeline, capsys, tmp_path):
