@@ -15,7 +15,7 @@ from edgekit.agent.worker.runner import run_pipeline
 from edgekit.agent.worker.viewing import PageOptions, _listening
 from edgekit.base.paths import state_dir
 from edgekit.core.errors import ConfigError
-from edgekit.pipeline.config import parse_config
+from edgekit.pipeline.config import load_config, parse_config
 from edgekit.sync.address import SystemClock
 from edgekit.sync.ledger import Ledger
 
@@ -42,7 +42,7 @@ def running(tmp_path, browser):
     cv2.imwrite(str(tmp_path / "p.png"), pixels)
 
     @contextlib.contextmanager
-    def run(privacy="", host="127.0.0.1"):
+    def run(privacy="", host="127.0.0.1", with_file=False):
         text = f"""
             [pipeline]
             name = "door"
@@ -57,6 +57,9 @@ def running(tmp_path, browser):
             window = 1
             {privacy}"""
         config = parse_config(text, folder=str(tmp_path))
+        if with_file:
+            config = tmp_path / "door.toml"
+            config.write_text("# by the door\n" + text)
         links, loops = [], []
 
         @contextlib.contextmanager
@@ -211,3 +214,41 @@ def test_a_port_that_is_taken_names_the_option(running):
         with pytest.raises(ConfigError) as caught, _listening(PageOptions(port=port)):
             pass
         assert "--view-port" in caught.value.hint
+
+
+DRAW = """
+const overlay = document.getElementById("overlay"), area = overlay.getBoundingClientRect();
+overlay.setPointerCapture = () => {};
+const tap = ([x, y]) => {
+  const at = {clientX: area.left + x * area.width, clientY: area.top + y * area.height, pointerId: 1};
+  for (const kind of ["pointerdown", "pointerup"]) overlay.dispatchEvent(new PointerEvent(kind, at));
+};
+document.getElementById("add-zone").click();
+for (const corner of [[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.25]]) tap(corner);
+document.getElementById("add-line").click();
+for (const end of [[0, 0.5], [1, 0.5]]) tap(end);
+document.getElementById("save-shapes").click();
+"""
+
+
+def test_a_zone_and_a_line_that_are_drawn_stand_in_the_file(browser, running, tmp_path):
+    with running(with_file=True) as link:
+        browser.open(link)
+        browser.until("#items", "face 0.90")
+        browser.holds("!document.getElementById('drawing').hidden")
+        browser.run(DRAW)
+        browser.until("#told", "Saved; takes effect at the next start.")
+        assert_clean(browser, link)
+    config = load_config(tmp_path / "door.toml")
+    (zone,), (line,) = config.zones, config.lines
+    assert (zone.name, line.name) == ("zone-1", "line-1")
+    assert [round(share, 2) for corner in zone.polygon for share in corner] == [
+        0.25,
+        0.25,
+        0.75,
+        0.25,
+        0.75,
+        0.75,
+    ]
+    assert [round(share, 2) for end in line.points for share in end] == [0, 0.5, 1, 0.5]
+    assert (tmp_path / "door.toml").read_text().startswith("# by the door\n")

@@ -60,6 +60,13 @@ class ScriptedView:
     def figures(self):
         return Told(0, b'{"fps":9.0}', self.record)
 
+    def shapes(self):
+        return Told(0, b'{"zone":[]}', self.record)
+
+    def save(self, wanted):
+        self.changes.append(wanted)
+        return "now"
+
     def change(self, wanted):
         if "score_threshold" not in wanted:
             raise UsageError("want score_threshold")
@@ -133,6 +140,8 @@ def test_a_wrong_token_gets_the_form_and_nothing_else(query):
         ("GET", "/page/pipelines/door/figures"),
         ("POST", "/page/pipelines/door/settings"),
         ("GET", "/page/pipelines/none/frame"),
+        ("GET", "/page/pipelines/door/shapes"),
+        ("POST", "/page/pipelines/door/shapes"),
     ],
 )
 @pytest.mark.parametrize(

@@ -197,12 +197,18 @@ class PipelineRun:
         if self._api is None or not page:
             yield
             return
-        from edgekit.agent.worker.viewing import PipelineView, gate_of  # the server's modules take memory
+        from edgekit.agent.worker.viewing import (  # the server's modules take memory
+            PipelineView,
+            gate_of,
+            reload_agent,
+            shape_file_of,
+        )
         from edgekit.pipeline.view import ViewSink
 
         self._viewer = ViewSink()
         gate = gate_of(self.config, self._relay, is_local=page == "local")
-        view = PipelineView(self.config, self._viewer, self, gate, self._relay)
+        file = shape_file_of(self._request)
+        view = PipelineView(self.config, self._viewer, self, gate, self._relay, file, reload_agent)
         self._api.show(view)
         try:
             yield

@@ -359,11 +359,11 @@ def make_graph(config: PipelineConfig, model: Callable[[StageTable], LaneModel])
 
 
 def _page(
-    options: PageOptions, config: PipelineConfig, holder: Holder, books: Books
+    options: PageOptions, config: PipelineConfig, holder: Holder, books: Books, path: Path | None
 ) -> contextlib.AbstractContextManager[Sink]:
     from edgekit.agent.worker.viewing import page_of  # the server's modules take memory
 
-    return page_of(options, config, holder, books)
+    return page_of(options, config, holder, books, path)
 
 
 def run_pipeline(
@@ -392,6 +392,7 @@ def run_pipeline(
     Raises:
         EdgekitError: It cannot start or continue.
     """
+    path = pipeline if isinstance(pipeline, Path) else None
     config = load_config(pipeline) if isinstance(pipeline, Path) else pipeline
     # here, since a worker of the agent, which imports this file, publishes through its supervisor
     from edgekit.sync.address import SystemClock
@@ -419,7 +420,7 @@ def run_pipeline(
             post=publishers.post,
             record=record,
             graph=_own_graph(config, stack),
-            viewer=stack.enter_context(_page(page, config, holder, ledger)) if page else None,
+            viewer=stack.enter_context(_page(page, config, holder, ledger, path)) if page else None,
         )
         holder.watch(switch)
         with stopped_by_signals(loop.stop) as received, watch(loop) if watch else contextlib.nullcontext():

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import secrets
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from edgekit.agent.access import LOOPBACK
 from edgekit.core.egress import ENVELOPE, HEALTH
-from edgekit.core.errors import ConfigError, UsageError
+from edgekit.core.errors import ConfigError, EdgekitError, UsageError
 from edgekit.core.tasks import TASKS
 from edgekit.pipeline.picture import thumbnail
+from edgekit.pipeline.shape_file import ShapeFile
 from edgekit.pipeline.view import ViewSink, frame_document
 from edgekit.serve.address import Address, address_of, listening
 from edgekit.serve.ports import Limits
@@ -28,6 +32,7 @@ from edgekit.serve.view.page import Page
 from edgekit.serve.view.ports import Shown, Told
 
 if TYPE_CHECKING:
+    from edgekit.agent.ipc import Run
     from edgekit.pipeline.config import PipelineConfig
     from edgekit.pipeline.predictor import Predictor
     from edgekit.sync.gate import Books, Gate
@@ -60,11 +65,21 @@ class PipelineView:
         tuned: Changes its thresholds.
         gate: Decides what a browser on another machine may see; None where only this machine can.
         books: Where the bytes are recorded that leave.
+        file: The pipeline's, where it has one of its own.
+        apply: Has zones and lines take effect once they are saved; returns when they do.
     """
 
     def __init__(
-        self, config: PipelineConfig, sink: ViewSink, tuned: Tuned, gate: Gate | None, books: Books | None
+        self,
+        config: PipelineConfig,
+        sink: ViewSink,
+        tuned: Tuned,
+        gate: Gate | None,
+        books: Books | None,
+        file: ShapeFile | None = None,
+        apply: Callable[[], str] = lambda: "at the next start",
     ) -> None:
+        self._file, self._apply = file, apply
         self.name, self._has_track = config.pipeline.name, config.track is not None
         self._sink, self._tuned, self._gate, self._books = sink, tuned, gate, books
         self.watched = sink.watched
@@ -111,6 +126,30 @@ class PipelineView:
             return {}  # a tracker needs the boxes of low scores, and has thresholds of its own
         return {"score_threshold": round(predictor.post.score_threshold, 4)}
 
+    def shapes(self) -> Told:
+        """Return the zones and lines of the pipeline's file, or why they cannot be changed here."""
+        try:
+            document: dict[str, Any] = self._shape_file().shapes()
+        except EdgekitError as error:
+            document = {"why": error.one_line()}
+        return Told(0, msgspec.json.encode(document), lambda client, size: self._enter(HEALTH, client, size))
+
+    def save(self, wanted: dict[str, Any]) -> str:
+        """Write zones and lines into the pipeline's file; return when they take effect.
+
+        Raises:
+            UsageError: The pipeline has no file of its own.
+            ConfigError: They are not valid; the file is as before.
+            StorageError: It cannot be written.
+        """
+        self._shape_file().save(wanted)
+        return self._apply()
+
+    def _shape_file(self) -> ShapeFile:
+        if self._file is None:
+            raise UsageError(f"pipeline {self.name!r} has no file of its own")
+        return self._file
+
     def change(self, wanted: dict[str, Any]) -> None:
         """Change ``score_threshold`` from the next frame on.
 
@@ -151,6 +190,18 @@ def gate_of(config: PipelineConfig, books: Books, *, is_local: bool) -> Gate | N
     return None if is_local else Gate(config.pipeline.name, config.privacy.egress, books, "page")
 
 
+def shape_file_of(request: Run) -> ShapeFile | None:
+    """Return the file of an agent's pipeline; None where its tables stand in ``agent.toml``."""
+    path = Path(request.what)
+    return ShapeFile(path) if path.is_file() else None
+
+
+def reload_agent() -> str:
+    """Have the agent read its pipelines' files again, which starts those that changed."""
+    os.kill(os.getppid(), signal.SIGHUP)
+    return "now"
+
+
 @dataclass(frozen=True)
 class PageOptions:
     """Where the page of one pipeline listens; ``on_open`` is called with its link."""
@@ -176,14 +227,19 @@ class PageOptions:
 
 
 @contextlib.contextmanager
-def page_of(options: PageOptions, config: PipelineConfig, tuned: Tuned, books: Books) -> Iterator[ViewSink]:
+def page_of(
+    options: PageOptions, config: PipelineConfig, tuned: Tuned, books: Books, path: Path | None
+) -> Iterator[ViewSink]:
     """Serve a pipeline's page in a thread of its own; yield the sink that feeds it.
+
+    ``path``: the pipeline's file, if it has one.
 
     Raises:
         ConfigError: The address cannot be used, or uvicorn is not installed.
     """
     sink, gate = ViewSink(), gate_of(config, books, is_local=options.is_local)
-    with open_page(options, PipelineView(config, sink, tuned, gate, books), sink):
+    file = None if path is None else ShapeFile(path)
+    with open_page(options, PipelineView(config, sink, tuned, gate, books, file), sink):
         yield sink
 
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote
 
 import msgspec
 
-from edgekit.core.errors import EdgekitError, UsageError
+from edgekit.core.errors import ConfigError, EdgekitError, UsageError
 from edgekit.serve.body import Receive
 from edgekit.serve.errors import HttpError, as_http
 from edgekit.serve.hosting import Call
@@ -72,7 +72,8 @@ class Page:
         try:
             await self._route(scope, receive, send)
         except EdgekitError as error:
-            await _refuse(send, as_http(error) if not isinstance(error, UsageError) else _bad(error))
+            is_visitors = isinstance(error, (UsageError, ConfigError))
+            await _refuse(send, _bad(error) if is_visitors else as_http(error))
         except HttpError as error:
             await _refuse(send, error)
 
@@ -136,6 +137,12 @@ class Page:
         elif act == ("POST", "settings"):
             view.change(_object(await _body(receive)))
             await _tell(send, view.figures(), client)
+        elif act == ("GET", "shapes"):
+            await _tell(send, view.shapes(), client)
+        elif act == ("POST", "shapes"):
+            wanted = _object(await _body(receive))
+            applies = await asyncio.to_thread(view.save, wanted)
+            await _reply(send, msgspec.json.encode({"applies": applies}), _JSON)
         else:
             raise HttpError(405, f"{parts[3]!r} does not take {scope['method']}")
 
@@ -186,7 +193,7 @@ def _client(scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> str:
 
 
 def _bad(error: EdgekitError) -> HttpError:
-    return HttpError(400, error.one_line())
+    return HttpError(400, "; ".join((error.one_line(), *error.reasons)))
 
 
 def _number(query: Mapping[str, list[str]]) -> int:

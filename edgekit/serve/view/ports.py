@@ -48,6 +48,17 @@ class View(Protocol):
     def figures(self) -> Told:
         """Return what runs, its rate and latency, and the settings that can be changed."""
 
+    def shapes(self) -> Told:
+        """Return the zones and lines of the pipeline's file, or why they cannot be changed here."""
+
+    def save(self, wanted: dict[str, Any]) -> str:
+        """Write zones and lines into the pipeline's file; return when they take effect.
+
+        Raises:
+            UsageError: The pipeline has no file of its own.
+            ConfigError: They are not valid; the file is as before.
+        """
+
     def change(self, wanted: dict[str, Any]) -> None:
         """Change ``score_threshold`` from the next frame on.
 

@@ -1,5 +1,6 @@
 // The device's page: follows one pipeline at a time.
 import { caption, colorOf, drawFrame } from "./picture.js";
+import { Shapes } from "./shapes.js";
 
 const MOST_EVENTS = 100;
 const RETRY_MS = 1000;
@@ -143,6 +144,65 @@ byId("threshold").addEventListener("input", async (event) => {
 });
 byId("settings").addEventListener("submit", (event) => event.preventDefault());
 
+// -- zones and lines
+
+const KINDS = ["zone", "line"];
+const shapes = new Shapes(byId("overlay"), () => {
+  byId("save-shapes").hidden = false;
+  show("told", "");
+  showShapes();
+});
+
+function showShapes() {
+  byId("close-shape").hidden = !(shapes.drawn?.kind === "zone" && shapes.drawn.points.length >= 3);
+  byId("shapes").replaceChildren(...shapes.all.filter((shape) => shape !== shapes.drawn).map((shape) => {
+    const line = document.createElement("li");
+    const name = document.createElement("input");
+    name.type = "text";
+    name.value = shape.name;
+    name.setAttribute("aria-label", `Name of the ${shape.kind}`);
+    name.addEventListener("input", () => {
+      shape.name = name.value;
+      byId("save-shapes").hidden = false;
+    });
+    const out = document.createElement("button");
+    out.textContent = "Remove";
+    out.addEventListener("click", () => shapes.remove(shape));
+    line.append(shape.kind, name, out);
+    return line;
+  }));
+}
+
+async function loadShapes(name) {
+  byId("drawing").hidden = true;
+  byId("save-shapes").hidden = true;
+  const { why, ...tables } = await json(path(name, "shapes")).catch((error) => ({ why: error.message }));
+  if (name !== followed.name) return;
+  shapes.load(why ? {} : tables);
+  byId("drawing").hidden = Boolean(why);
+  showShapes();
+}
+
+for (const kind of KINDS) {
+  byId(`add-${kind}`).addEventListener("click", () => {
+    shapes.begin(kind);
+    showShapes();
+    show("told", kind === "zone" ? "Tap the corners; then the first one again." : "Tap two points.");
+  });
+}
+byId("overlay").addEventListener("pointerup", showShapes);
+byId("close-shape").addEventListener("click", () => shapes.finish());
+byId("save-shapes").addEventListener("click", async () => {
+  try {
+    const body = JSON.stringify(shapes.tables(KINDS));
+    const { applies } = await json(path(followed.name, "shapes"), { method: "POST", body });
+    byId("save-shapes").hidden = true;
+    show("told", `Saved; takes effect ${applies}.`);
+  } catch (error) {
+    show("told", error.message);
+  }
+});
+
 // -- which pipeline
 
 function follow(name) {
@@ -154,6 +214,7 @@ function follow(name) {
   followed = { name, ended: new AbortController(), stream: followEvents(name) };
   document.title = `${name} · edgekit`;
   followFrames(name, followed.ended.signal);
+  loadShapes(name);
 }
 
 // Pipelines come and go: the list is asked for again now and then, and the followed one kept.
