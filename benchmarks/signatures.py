@@ -47,7 +47,6 @@ _LABELS = {
     "rfdetr-detect": 6,
     "rfdetr-seg": 6,
     "transformers-detr": 6,
-    "transformers-yolos": 6,
 }
 _TYPES = {"float32": "FP32", "float16": "FP16", "int64": "INT64", "int32": "INT32", "uint8": "UINT8"}
 _LIMITS = frozenset({100})
@@ -96,6 +95,7 @@ def items_of(file: ModelFile, conclusion: Conclusion, tensors: Arrays, answer: A
     options = {key: _plain(value) for key, value in values.items() if key not in known}
     thresholds = answer.get("conf_iou")
     score = float(answer.get("threshold", thresholds[0] if thresholds is not None else 0.0))
+    score = 0.0 if "probs" in answer else score  # every class is compared
     iou = float(thresholds[1]) if thresholds is not None else values.get("iou_threshold", 0.45)
     outputs = {name: np.asarray(tensors[row.tensor], np.float32) for name, row in conclusion.outputs.items()}
     shapes = {name: array.shape for name, array in outputs.items()}
