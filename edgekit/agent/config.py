@@ -322,8 +322,9 @@ def _plan(entry: PipelineEntry, where: str, folder: Path, check: Check | None) -
     tables, text, what, home = _tables(entry, where, folder)
     head = tables.get("pipeline")
     model, model_home = entry.model, folder
+    first = _first_stage(tables)
     if model is None:
-        model, model_home = head.get("model") if isinstance(head, dict) else None, home
+        model, model_home = (first or head).get("model") if isinstance(head, dict) else None, home
     problems = list(check(text, what, home)) if check else []
     if not problems:
         problems = _head_problems(tables, model, what)
@@ -332,6 +333,7 @@ def _plan(entry: PipelineEntry, where: str, folder: Path, check: Check | None) -
         raise ConfigError(problems[0], reasons=tuple(problems))
     assert isinstance(head, dict)
     assert isinstance(model, str)
+    opened = {"model": first} if first else {}
     pinned = _pinned(model, model_home, is_started=bool(entry.initial))
     return PipelinePlan(
         name=head["name"],
@@ -343,12 +345,18 @@ def _plan(entry: PipelineEntry, where: str, folder: Path, check: Check | None) -
         initial=folder / Path(entry.initial).expanduser() if entry.initial else None,
         worker=entry.worker or head.get("worker", AUTO),
         asks=entry.updates == "ask",
-        variant=_checked(tables, "model", "variant", str, ""),
-        threads=_checked(tables, "model", "threads", int, 0) or entry.threads,
+        variant=_checked({**tables, **opened}, "model", "variant", str, ""),
+        threads=_checked({**tables, **opened}, "model", "threads", int, 0) or entry.threads,
         fallback=_fallback(tables),
         egress=tuple(tables.get("privacy", {}).get("egress", ())),
         budget_ms=_checked(tables, "budget", "p95_ms", float, 0.0),
     )
+
+
+def _first_stage(tables: dict[str, Any]) -> dict[str, Any]:
+    """Return the first of several models, which the agent hosts; the worker checks and opens the others."""
+    stages = tables.get("stage")
+    return stages[0] if isinstance(stages, list) and stages and isinstance(stages[0], dict) else {}
 
 
 def _checked(tables: dict[str, Any], table: str, key: str, kind: type[T], default: T) -> T:

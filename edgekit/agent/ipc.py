@@ -16,7 +16,7 @@ import msgspec
 
 from edgekit.core.errors import LinkError, ProtocolError
 from edgekit.core.sketch import Sketch
-from edgekit.core.wire import Alert, EventRecord
+from edgekit.core.wire import Alert, EventRecord, StageState
 from edgekit.model.exclusions import Exclusion
 from edgekit.pipeline.fallback import FallbackTable
 
@@ -154,6 +154,10 @@ class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
     labels: dict[str, int] = {}
     brokers: tuple[dict[str, Any], ...] = ()
     """Message counters of each broker that a sink names, since the pipeline's start."""
+    stages: tuple[StageState, ...] = ()
+    """Of a pipeline of several models, since its source was opened, as is the next."""
+    places: dict[str, Any] = {}
+    """How many objects were followed, and what zones and lines counted."""
     source: dict[str, Any] = {}
     """The source's state (a camera's or line's faults) and its own counters."""
     running: Running

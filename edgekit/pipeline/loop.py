@@ -126,18 +126,20 @@ class Loop:
             **self.tally.document(),
             **({"source": source} if source else {}),
             **({} if self._keeper is None else {"budget": self._keeper.document()}),
-            **({} if self._rules.watch is None else self._rules.watch.document()),
-            **(
-                {}
-                if self._rules.graph is None
-                else {"stages": [self._first_row(), *self._rules.graph.documents()]}
-            ),
+            **self.places(),
+            **({"stages": rows} if (rows := self.stage_rows()) else {}),
         }
 
-    def _first_row(self) -> dict[str, Any]:
-        first, manifest = self._rules.first, self._predictor.manifest
-        assert first is not None
-        return {
+    def places(self) -> dict[str, Any]:
+        """Return how many objects were followed, and what zones and lines counted; nothing without them."""
+        return {} if self._rules.watch is None else self._rules.watch.document()
+
+    def stage_rows(self) -> list[dict[str, Any]]:
+        """Return a row for each stage of a pipeline of several models; none for one model."""
+        first, graph, manifest = self._rules.first, self._rules.graph, self._predictor.manifest
+        if first is None or graph is None:
+            return []
+        row = {
             "name": first.name,
             "model": manifest.model,
             "version": manifest.version,
@@ -148,6 +150,7 @@ class Loop:
             "errors": self.tally.failed,
             "infer_ms": self.tally.document()["stage_ms"]["infer"],
         }
+        return [row, *graph.documents()]
 
     def stop(self) -> None:
         """End the run after the current frame; safe from any thread and a signal handler."""

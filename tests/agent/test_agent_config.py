@@ -218,3 +218,23 @@ def test_an_address_that_others_can_reach_needs_a_token(tmp_path):
         LocalAddress(serving('host = "0.0.0.0"', tmp_path), reactor)
     reactor.close()
     assert "token_file" in refused.value.hint
+
+
+def test_of_several_models_the_agent_hosts_the_first(tmp_path):
+    (tmp_path / "gate.toml").write_text(
+        '[pipeline]\nname = "gate"\n[source]\nkind = "synthetic"\n'
+        '[[stage]]\nname = "people"\nmodel = "person-detect"\nvariant = "int8"\nthreads = 2\n'
+        '[[stage]]\nname = "face"\nmodel = "faces"\non = "people"\n[track]\n'
+    )
+    text = '[agent]\nstate = "s"\n[[pipeline]]\nfile = "gate.toml"\n'
+    text += '[[pipeline]]\nname = "hall"\nsource = { kind = "synthetic" }\ntrack = {}\n'
+    text += 'stage = [{ name = "cars", model = "car-detect" }]\n'
+    text += 'line = [{ name = "l", points = [[0, 0], [1, 1]] }]\n'
+    (tmp_path / "agent.toml").write_text(text)
+    config = load_agent_config(tmp_path / "agent.toml", check=config_problems)
+    gate, hall = config.pipelines
+    assert (gate.managed, gate.variant, gate.threads) == ("person-detect", "int8", 2)
+    assert hall.managed == "car-detect"
+    whole = parse_config(hall.text, hall.what, str(hall.folder))
+    assert [line.name for line in whole.lines] == ["l"]
+    assert whole.track is not None

@@ -3,7 +3,8 @@
 import pytest
 from pipeline_fakes import ListSink, make_predictor
 
-from edgekit.agent.worker.runner import make_keeper, make_loop, model_path
+from edgekit.agent.worker.opening import model_path
+from edgekit.agent.worker.runner import make_keeper, make_loop
 from edgekit.core.errors import ConfigError
 from edgekit.pipeline.config import parse_config
 

@@ -8,6 +8,7 @@ import time
 
 import msgspec
 import pytest
+from blobs import RED, blob_bundle, film, tint_bundle
 from bundles import make_bundle, make_detector, pipeline_toml
 from rtsp_camera import Camera, needs_rtsp_server
 from runnable import write_image_bundle
@@ -453,3 +454,57 @@ def test_two_models_run_in_one_process_and_one_that_cannot_be_opened_hurts_the_o
     worker.run(pipeline_toml("two"), "other")
     worker.until(lambda: worker.frames("two") > 5)
     assert worker.progress("two")[-1].running.model == "else"
+
+
+STAGES = """
+[pipeline]
+name = "street"
+[source]
+kind = "video"
+uri = "street.avi"
+[[stage]]
+name = "people"
+model = "people"
+[[stage]]
+name = "tint"
+model = "{tint}"
+on = "people"
+[track]
+confirm = 2
+[[line]]
+name = "middle"
+points = [[0.5, 0.0], [0.5, 1.0]]
+[privacy]
+redact = ["red"]
+"""
+
+
+def test_a_pipeline_of_several_models_reports_its_stages_and_what_it_counted(start, tmp_path):
+    """The first model is the worker's; the label to hide is the second one's."""
+    blob_bundle(tmp_path / "people")
+    tint_bundle(tmp_path / "tints")
+    film(tmp_path / "street.avi", [[(0.2 + 0.02 * n, 0.5) for n in range(30)]], colors=(RED,))
+    worker = start(tmp_path / "people", STAGES.format(tint="tints"))
+    assert worker.first(Ended).reason == "the source came to its end"
+    assert worker.frames("street") == 30
+    last = worker.progress("street")[-1]
+    assert [(stage.name, stage.model, stage.on, stage.inferences) for stage in last.stages] == [
+        ("people", "blobs", "frames", 30),
+        ("tint", "tints", "people", 30),
+    ]
+    assert last.places == {"tracks": 1, "lines": {"middle": {"forward": {}, "backward": {"person": 1}}}}
+    records = [m.record for m in worker.heard if isinstance(m, EventOut)]
+    crossed = next(record for record in records if record.kind == "crossed")
+    assert (crossed.line, crossed.direction, crossed.tracks) == ("middle", "backward", (1,))
+    assert crossed.versions == {"blobs": "1.0.0", "tints": "1.0.0"}
+    assert len(crossed.trace_id) == 32
+    assert {record.stage for record in records if record.label == "red"} == {"tint"}
+
+
+def test_a_later_stage_that_is_not_there_ends_the_pipeline_with_the_reason(start, tmp_path):
+    blob_bundle(tmp_path / "people")
+    film(tmp_path / "street.avi", [[(0.2, 0.5)] * 3])
+    worker = start(tmp_path / "people", STAGES.format(tint="nothing"))
+    ended = worker.first(Ended)
+    assert ended.is_final
+    assert "model 'nothing': there is no such bundle" in ended.reason

@@ -184,6 +184,7 @@ def _more_of(pipeline: Pipeline, model: HostedModel | None) -> dict[str, Any]:
         "fallback": model.fallback if model else {},
         "rechecks": model.rechecks if model else {},
         "brokers": pipeline.brokers,
+        "places": pipeline.places,
         "source": pipeline.source,
     }
 

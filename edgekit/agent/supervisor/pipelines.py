@@ -12,7 +12,7 @@ from edgekit.agent.ipc import Asked, Ended, LedgerOut, Progress, Run, Running, S
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.restarts import Restarts, Verdict
 from edgekit.core.sketch import Histogram
-from edgekit.core.wire import PipelineState, Record
+from edgekit.core.wire import PipelineState, Record, StageState
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +107,8 @@ class Pipeline:
         self.recent: deque[Progress] = deque(maxlen=RECENT)
         """Of the bundle that the model runs."""
         self.brokers: tuple[dict[str, Any], ...] = ()
+        self.stages: tuple[StageState, ...] = ()
+        self.places: dict[str, Any] = {}
         self.source: dict[str, Any] = {}
         self.totals = dict.fromkeys((*COUNTED, "changes"), 0)
         self.failures = 0
@@ -249,6 +251,7 @@ class Pipeline:
         for total in COUNTED:
             self.totals[total] += getattr(progress, total)
         self.brokers = progress.brokers or self.brokers
+        self.stages, self.places = progress.stages or self.stages, progress.places or self.places
         self.source = progress.source
         if progress.changes > self._changes:
             self.totals["changes"] += progress.changes - self._changes
@@ -285,4 +288,5 @@ class Pipeline:
             message=self.message,
             setting=self._setting,
             changes=self.totals["changes"],
+            stages=self.stages,
         )

@@ -14,7 +14,7 @@ import msgspec
 from edgekit.agent.ipc import NOT_SHARED, AlertOut, End, Ended, Offered, Progress, Run, Running, Started
 from edgekit.agent.worker.bundle_counters import AgentSink, BundleCounters, TallyMarks
 from edgekit.agent.worker.ledger_relay import LedgerRelay
-from edgekit.agent.worker.runner import choices_of, make_keeper, make_loop
+from edgekit.agent.worker.runner import choices_of, make_keeper, make_loop, open_stages
 from edgekit.agent.worker.versions import OfferedVersions
 from edgekit.core.errors import (
     BackendError,
@@ -24,7 +24,7 @@ from edgekit.core.errors import (
     ModelError,
     SourceError,
 )
-from edgekit.core.wire import Alert
+from edgekit.core.wire import Alert, StageState
 from edgekit.model.ready import Choices
 from edgekit.pipeline.config import PipelineConfig, parse_config
 from edgekit.pipeline.sources.timing import LEAST_WAIT_S
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from edgekit.agent.worker.hosted import CountedPredictor
     from edgekit.agent.worker.local_api import LocalApi
     from edgekit.agent.worker.shared_model import SharedModel
+    from edgekit.agent.worker.stage_models import StageModels
     from edgekit.core.ports import Result
     from edgekit.pipeline.budget_keeper import Keeper
     from edgekit.pipeline.loop import Loop
@@ -45,6 +46,10 @@ logger = logging.getLogger(__name__)
 MAX_ERRORS = 300
 """Frames in a row that may fail before the pipeline gives up; the supervisor's guards act earlier."""
 SOURCE_RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+def _stage_state(row: dict[str, Any]) -> StageState:
+    return StageState(**{name: value for name, value in row.items() if name != "infer_ms"})
 
 
 class PipelineRun:
@@ -67,6 +72,7 @@ class PipelineRun:
         self.versions = OfferedVersions(self.name, send) if request.is_managed else None
         self._publishers: Publishers | None = None
         self._loop: Loop | None = None
+        self._stages: StageModels | None = None
         self._keeper: Keeper | None = None
         self._has_started = self._is_waiting = False
         self._counters: dict[tuple[str, str], BundleCounters] = {}
@@ -102,8 +108,9 @@ class PipelineRun:
 
     @property
     def redact(self) -> Sequence[str]:
-        """The labels that it hides."""
-        return self.config.privacy.redact
+        """The labels that it hides, without those that a later stage finds."""
+        later = () if self._stages is None else self._stages.labels
+        return [label for label in self.config.privacy.redact if label.casefold() not in later]
 
     @property
     def choices(self) -> Choices:
@@ -160,6 +167,8 @@ class PipelineRun:
             if self._stopping.is_set():
                 ended = Ended(pipeline=self.name, reason="stopped", is_asked=True)
         self._model.leave(self)
+        if self._stages is not None:
+            self._stages.close()
         if self._publishers is not None:
             self._publishers.close()
         if self._has_started:
@@ -184,6 +193,7 @@ class PipelineRun:
         if not model.wait(self._stopping):
             return True
         self._keeper = make_keeper(config, lambda step: model.vary(self.name, step), self._alert_of_change)
+        self._stages = open_stages(config)
         if not model.join(self):
             return False
         with self._shown():
@@ -260,6 +270,7 @@ class PipelineRun:
             updates=self.versions,
             post=lambda url, queue, **access: self._ways_out().post(url, queue, **access),
             viewer=self._viewer,
+            graph=None if self._stages is None else self._stages.graph(),
         )
 
     def _fail_over(self, lost: Predictor, error: EdgekitError) -> Predictor:
@@ -305,6 +316,8 @@ class PipelineRun:
             changes["captured"], changes["dropped"], changes["failovers"] = self._marks.since(loop.tally)
             changes["advanced"] = self._is_waiting or loop.progress != self._seen_progress
             changes["inferring"] = loop.is_inferring
+            changes["stages"] = tuple(map(_stage_state, loop.stage_rows()))
+            changes["places"] = loop.places()
             changes["source"] = self._source_state(loop)
             self._seen_progress = loop.progress
         return msgspec.structs.replace(progress, **changes)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.agent.worker.opening import model_path, table_choices
 from edgekit.base.lane import Lane
 from edgekit.base.paths import state_dir
 from edgekit.base.signals import stopped_by_signals
@@ -25,7 +25,6 @@ from edgekit.pipeline.budget_keeper import Keeper
 from edgekit.pipeline.config import PipelineConfig, Section, load_config
 from edgekit.pipeline.finisher import Watch
 from edgekit.pipeline.loop import Loop, Rules
-from edgekit.pipeline.model_table import ModelTable
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.redact import Redactor, check_redact
@@ -36,10 +35,9 @@ from edgekit.pipeline.sources import make_source, source_context
 from edgekit.pipeline.switch import Switch
 
 if TYPE_CHECKING:  # a worker without stages has the memory
+    from edgekit.agent.worker.stage_models import StageModels
     from edgekit.agent.worker.viewing import PageOptions
-    from edgekit.pipeline.stages.calls import LaneModel
     from edgekit.pipeline.stages.graph import Graph
-    from edgekit.pipeline.stages.tables import StageTable
     from edgekit.sync.gate import Books
 
 logger = logging.getLogger(__name__)
@@ -62,26 +60,6 @@ def choices_of(config: PipelineConfig, variant: str | None = None) -> Choices:
     low_score = None if config.track is None else config.track.low_score
     batch = config.stages[0].batch if config.stages else 0
     return table_choices(config, config.model, variant, batch, low_score)
-
-
-def table_choices(
-    config: PipelineConfig,
-    table: ModelTable,
-    variant: str | None = None,
-    batch: int = 0,
-    low_score: float | None = None,
-) -> Choices:
-    """Return the choices of a ``[model]`` or ``[[stage]]`` table."""
-    return Choices(
-        pairs=config.fallback.pairs,
-        variant=variant or table.variant or None,
-        threads=table.threads or None,
-        batch=batch or None,
-        score_threshold=table.score_threshold if low_score is None else low_score,
-        iou_threshold=table.iou_threshold,
-        top_k=table.top_k,
-        gallery=Path(config.folder, table.gallery).expanduser() if table.gallery else None,
-    )
 
 
 def make_loop(
@@ -201,6 +179,19 @@ def _rules(
     return rules
 
 
+def open_stages(config: PipelineConfig) -> StageModels | None:
+    """Return the open models of the stages after the first; None for a pipeline of one model.
+
+    Raises:
+        EdgekitError: A model cannot be opened.
+    """
+    if not config.stages:
+        return None
+    from edgekit.agent.worker.stage_models import StageModels  # a worker without stages has the memory
+
+    return StageModels(config)
+
+
 def make_watch(config: PipelineConfig, predictor: Predictor) -> Watch | None:
     """Return what follows the objects of a pipeline with ``[track]``, else None.
 
@@ -295,67 +286,14 @@ def open_sinks(sections: Sequence[Section], context: SinkContext) -> list[Sink]:
     return opened
 
 
-def model_path(config: PipelineConfig, model: str = "") -> Path:
-    """Return the path of a pipeline's bundle, or of a stage's, relative to its file or the working folder.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    name = model or config.pipeline.model
-    for path in (Path(config.folder) / Path(name).expanduser(), Path(name)):
-        if path.exists():
-            return path
-    raise ConfigError(
-        f"pipeline {config.pipeline.name!r}: model {name!r}: there is no such bundle",
-        hint="give a bundle's path; a model by name alone is for pipelines that an agent runs",
-    )
-
-
-def _own_graph(config: PipelineConfig, stack: contextlib.ExitStack) -> Graph | None:
-    """Return the stages after the first, each with its own model, which ``stack`` frees."""
-    if not config.stages:
-        return None
-    from edgekit.pipeline.stages.calls import LaneModel
-
-    def opened(table: StageTable) -> LaneModel:
-        choices = table_choices(config, table, batch=table.batch)
-        holder = Holder(model_path(config, table.model), choices, fallback=config.fallback)
-        stack.callback(holder.close)
-        holder.ready.predictor.require_frames()
-        lane = Lane(f"stage-{table.name}")
-        stack.callback(lane.close)  # before its model
-        call = LaneModel(holder.ready.predictor, lane, holder.fail_over)
-        lane.between = functools.partial(_recheck, holder, call)
-        holder.watch(lambda _, new: lane.call(functools.partial(call.use, new.predictor)))
-        return call
-
-    return make_graph(config, opened)
-
-
-def _recheck(holder: Holder, call: LaneModel, waiting: int) -> bool:
-    """Check a stage's model between two frames; another variant takes over from one that is wrong."""
-    try:
-        return holder.recheck(call.predictor, waiting)
-    except EdgekitError as wrong:
-        with contextlib.suppress(EdgekitError):  # else its next frame says so
-            call.use(holder.fail_over(call.predictor, wrong))
-        return False
-
-
-def make_graph(config: PipelineConfig, model: Callable[[StageTable], LaneModel]) -> Graph:
-    """Return the stages after the first; ``model`` gives the way to the model of one.
-
-    Raises:
-        ConfigError: There is no such function.
-        EdgekitError: A model cannot be opened.
-    """
-    from edgekit.pipeline.stages.graph import Graph, make_stage
-
-    def new_id() -> str:
-        return os.urandom(8).hex()
-
-    first, *later = config.stages
-    return Graph(first.name, [make_stage(table, model, config.events, new_id) for table in later])
+@contextlib.contextmanager
+def _open_graph(config: PipelineConfig) -> Iterator[Graph | None]:
+    """Have the stages after the first open; None for a pipeline of one model."""
+    if (stages := open_stages(config)) is None:
+        yield None
+        return
+    with contextlib.closing(stages):
+        yield stages.graph()
 
 
 def _page(
@@ -419,7 +357,7 @@ def run_pipeline(
             connect=publishers.connect,
             post=publishers.post,
             record=record,
-            graph=_own_graph(config, stack),
+            graph=stack.enter_context(_open_graph(config)),
             viewer=stack.enter_context(_page(page, config, holder, ledger, path)) if page else None,
         )
         holder.watch(switch)
