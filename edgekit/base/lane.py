@@ -38,6 +38,9 @@ CONTROL, FRAME = "control", "frame"
 LOOK_S = 0.1
 """How often ``between`` is called while nothing waits."""
 _JOIN_S = 1.0
+_MARGIN = 1.25
+"""Of the wait: under overload the queue fills up to what is admitted, so without it every answer would come
+at its deadline."""
 _RECENT = 256
 
 
@@ -310,8 +313,9 @@ class Lane:
     def _require_room(self, entry: Entry, at: int) -> None:
         why, wait_s = self._requests.refusal(entry), self._wait_s(at)
         timeout_s = entry.deadline_s - entry.queued_s
-        needs_s = wait_s + self.pace(entry.kind).typical_s
-        if not why and needs_s > timeout_s:
+        runs_s = self._requests.run_s(entry, at)
+        needs_s = wait_s + runs_s
+        if not why and _MARGIN * wait_s + runs_s > timeout_s:
             why = f"the answer would take {needs_s:.3f} s, the timeout is {timeout_s:.3f} s"
         if why:
             self.counts.shed += 1

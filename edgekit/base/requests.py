@@ -112,6 +112,13 @@ class Requests:
         whole_s = sum(self._share_s(*key) * rows for key, rows in self._kinds.items())
         return whole_s * at / waiting if waiting else 0.0
 
+    def run_s(self, entry: Entry, at: int) -> float:
+        """Return the expected seconds that the run takes which a request will be in."""
+        alone_s, joint = self._pace(entry.kind).typical_s, entry.joint
+        if joint is None or not at or joint.share_s(alone_s) == alone_s:
+            return alone_s
+        return max(alone_s, joint.fit.cost_s(min(at + 1, joint.most_rows)))
+
     def _share_s(self, kind: str, joint: Joint | None) -> float:
         alone_s = self._pace(kind).typical_s
         return joint.share_s(alone_s) if joint else alone_s

@@ -105,6 +105,16 @@ def test_the_wait_of_a_request_that_goes_first_counts_only_what_goes_before_it(h
     held.submit(priority=9, client="urgent", timeout_s=1.5)
 
 
+def test_what_would_be_answered_at_its_deadline_is_refused_too(held):
+    """Under overload the queue fills up to what is admitted, so a quarter of the wait is kept in reserve."""
+    held.lane.pace("infer").add(1.0)
+    for _ in range(4):
+        held.submit()
+    with pytest.raises(BusyError, match=r"would take 5\.000 s, the timeout is 5\.500 s"):
+        held.submit(timeout_s=5.5)
+    held.submit(timeout_s=6.5)
+
+
 # -- batches
 
 
@@ -222,6 +232,14 @@ def test_the_fit_follows_a_machine_that_slows_down_and_forgives_an_outlier():
     for rows in (1, 4, 8) * 30:
         fit.add(rows, 2 * (1.0 + 0.1 * rows))
     assert fit.cost_s(8) == pytest.approx(3.6, rel=0.05)
+
+
+def test_a_request_that_will_be_in_a_batch_takes_as_long_as_that(held):
+    batch = Batch(held, 1.0, 0.0, most=4)
+    batch.joint.fit.add(4, 2.0)
+    batch.submit("first")
+    with pytest.raises(BusyError, match=r"would take 2\.500 s"):
+        batch.submit("second", timeout_s=2.4)
 
 
 def test_the_estimated_wait_counts_rows_at_what_a_batch_makes_of_them(held):
