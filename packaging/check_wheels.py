@@ -102,7 +102,8 @@ def _use_as_a_board(folder: Path, wheel: Path) -> None:
     summary = json.loads(_run([edgekit, "run", str(pipeline), "--frames", "20", "--json"]))
     if (summary["frames"]["processed"], summary["backend"]) != (20, "onnxruntime"):
         sys.exit(f"edgekit run on a board: want 20 frames by onnxruntime, got {summary}")
-    _serve(edgekit, bundle)
+    _serve(edgekit, bundle, "blazeface")
+    _import_and_use(edgekit, folder)
     done = subprocess.run(
         [edgekit, "optimize", "--json"], capture_output=True, text=True, env=CLEAN, check=False
     )
@@ -111,7 +112,40 @@ def _use_as_a_board(folder: Path, wheel: Path) -> None:
     print("a board with onnxruntime and vision: runs and serves a zoo bundle, optimize says what to install")
 
 
-def _serve(edgekit: str, bundle: Path) -> None:
+_MADE = """
+import sys; sys.path.insert(0, {detect!r})
+from pathlib import Path
+import cv2, net, scenes
+folder = Path({folder!r})
+net.export(folder / "net.onnx")
+writer = cv2.VideoWriter(str(folder / "made.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (320, 240))
+for seed in range(200, 210):
+    writer.write(scenes.scene(seed, 320, 240)[0])
+writer.release()
+"""
+
+
+def _import_and_use(edgekit: str, folder: Path) -> None:
+    """Import, run and serve a detector of the YOLO family: two commands from its file to boxes in a video."""
+    detect = str(Path(__file__).parents[1] / "examples" / "detect")
+    _run([sys.executable, "-c", _MADE.format(detect=detect, folder=str(folder))])
+    bundle, seen = folder / "shapes", folder / "seen.jsonl"
+    made = json.loads(_run([edgekit, "import", str(folder / "net.onnx"), "-o", str(bundle), "--json"]))
+    sinks = ["--sink", f"video:{folder / 'seen.mp4'}", "--sink", f"jsonl:{seen}"]
+    source = ["--source", str(folder / "made.mp4")]
+    summary = json.loads(_run([edgekit, "run", str(bundle), *source, *sinks, "--json"]))
+    labels = {
+        item["label"] for line in seen.read_text("utf-8").splitlines() for item in json.loads(line)["items"]
+    }
+    if (made["family"], made["variants"]) != ("yolov8", ["onnxruntime-fp32"]):
+        sys.exit(f"edgekit import on a board: want a YOLO for onnxruntime, got {made}")
+    if summary["frames"]["processed"] != 10 or not labels or not (folder / "seen.webm").stat().st_size:
+        sys.exit(f"edgekit run of what was imported: want boxes in 10 frames, got {labels} in {summary}")
+    _serve(edgekit, bundle, made["model"])
+    print("a detector's ONNX file: imported, run on a video and served there")
+
+
+def _serve(edgekit: str, bundle: Path, name: str) -> None:
     command = [edgekit, "serve", str(bundle), "--port", "0"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, env=CLEAN, text=True)
     try:
@@ -123,10 +157,10 @@ def _serve(edgekit: str, bundle: Path) -> None:
                 sys.exit(f"edgekit serve on a board ended:\n{''.join(log)}")
             log.append(line)
         url = log[-1].rpartition("serving at ")[2].strip()
-        model = json.loads(_ask(f"{url}/v2/models/blazeface"))["inputs"][0]
+        model = json.loads(_ask(f"{url}/v2/models/{name}"))["inputs"][0]
         size = math.prod(abs(side) for side in model["shape"])
         tensor = {key: model[key] for key in ("name", "datatype", "shape")} | {"data": [0] * size}
-        answer = json.loads(_ask(f"{url}/v2/models/blazeface/infer", {"inputs": [tensor]}))
+        answer = json.loads(_ask(f"{url}/v2/models/{name}/infer", {"inputs": [tensor]}))
         if not answer["outputs"]:
             sys.exit(f"edgekit serve on a board: an answer without outputs: {answer}")
     finally:

@@ -1,5 +1,6 @@
 """Sinks tell what they may, where they were told to, and say when they cannot."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from edgekit.core.errors import ConfigError, StorageError
 from edgekit.core.ports import Sink
 from edgekit.core.spec import Item, Mask, Parent, Prediction
 from edgekit.pipeline.masks import to_mask
+from edgekit.pipeline.plain_video import PlainVideo
 from edgekit.pipeline.sinks import SinkContext, make_sink
 from edgekit.pipeline.sinks.callback import CallbackOptions
 from edgekit.pipeline.sinks.document import event_documents, result_document
@@ -95,7 +97,11 @@ def test_a_video_shows_the_boxes(tmp_path):
     for seq in range(5):
         sink.write(result(seq=seq))
     sink.close()
-    capture = cv2.VideoCapture(str(tmp_path / "v.mp4"))
+    assert frames_with_a_box(tmp_path / "v.mp4") == 5
+
+
+def frames_with_a_box(path):
+    capture = cv2.VideoCapture(str(path))
     count = 0
     while True:
         is_there, pixels = capture.read()
@@ -105,7 +111,33 @@ def test_a_video_shows_the_boxes(tmp_path):
         assert np.abs(pixels[20, 15:38].astype(int) - 50).max() > 40  # the box's upper edge
         assert np.abs(pixels[35, 20:30].astype(int) - 50).max() < 20  # its inside
     capture.release()
-    assert count == 5
+    return count
+
+
+def test_without_pyav_videos_are_webm_under_names_that_are_free(tmp_path, monkeypatch, caplog):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "av" else find(name))
+    options = VideoOptions(path="v.mp4", minutes=0.001)
+    for _ in range(2):
+        sink = make_sink("video", options, context(tmp_path, source_fps=lambda: 50.0))
+        for seq in range(5):
+            sink.write(result(seq=seq))
+        sink.close()
+        sink.close()
+    assert "PyAV is not installed" in caplog.text
+    counts = {path.name: frames_with_a_box(path) for path in tmp_path.iterdir()}
+    assert counts == {"v.webm": 3, "v-2.webm": 2, "v-3.webm": 3, "v-4.webm": 2}
+
+
+def test_without_pyav_the_oldest_files_of_a_sink_keep_its_quota(tmp_path):
+    video = PlainVideo(tmp_path / "v.mp4", 0.1, 40_000)
+    noise = np.random.default_rng(0)
+    for _ in range(40):
+        video.add(noise.integers(0, 256, (120, 160, 3), np.uint8), 20.0)
+    video.close()
+    sizes = [path.stat().st_size for path in tmp_path.iterdir()]
+    assert 1 < len(sizes) < 20
+    assert sum(sizes) <= 40_000 + max(sizes)
 
 
 def test_drawing_leaves_the_frame_alone():

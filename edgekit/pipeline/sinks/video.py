@@ -1,7 +1,12 @@
-"""Video files with the items drawn in, as fragmented MP4: they play after a kill, and in a browser."""
+"""Video files with the items drawn in, as fragmented MP4: they play after a kill, and in a browser.
+
+Without PyAV they are VP8 in WebM, by OpenCV.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +16,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import StorageError, TensorError
 from edgekit.core.ports import Result
 from edgekit.core.spec import Item, Mask, Prediction, corners
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.fragments import TICKS, Encoder, Fragment
 from edgekit.pipeline.masks import cells_of
+from edgekit.pipeline.plain_video import PlainVideo
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.recording import Recording, keep_quota
 from edgekit.pipeline.sinks import SinkContext
+
+logger = logging.getLogger(__name__)
 
 Color = tuple[int, int, int]
 _COLORS: tuple[Color, ...] = (
@@ -61,7 +70,7 @@ class VideoSink:
     """Encodes each frame once; frames of another size begin another file.
 
     Raises:
-        ConfigError: PyAV is not installed, or has no such encoder.
+        ConfigError: PyAV has no such encoder, or cannot be loaded.
     """
 
     Options = VideoOptions
@@ -70,7 +79,17 @@ class VideoSink:
         self._options = options
         self._path = context.path(options.path)
         self._clock = FrameClock(context, options.fps)
-        prove(options.codec)
+        self._rate = context.source_fps
+        self._plain: PlainVideo | None = None
+        if importlib.util.find_spec("av") is None:
+            self._plain = PlainVideo(self._path, options.minutes * 60, options.max_mb * 1e6)
+            logger.warning(
+                "%s: PyAV is not installed, so videos are VP8 in .webm; for H.264 in .mp4: %s",
+                self._path,
+                install_hint("rtsp"),
+            )
+        else:
+            prove(options.codec)
         self._encoder: Encoder | None = None
         self._size = (0, 0)
         self._file: Recording | None = None
@@ -87,10 +106,13 @@ class VideoSink:
         if pixels.ndim != 3:
             raise TensorError(f"{self._path}: want images, got a window of shape {pixels.shape}")
         size = (pixels.shape[1], pixels.shape[0])
+        image = draw(pixels, result.prediction) if self._options.draw else pixels
+        if self._plain is not None:
+            self._plain.add(image, self._options.fps or self._rate())
+            return
         if self._encoder is None or size != self._size:
             self.close()
             self._encoder, self._size = Encoder(self._options.codec, *size), size
-        image = draw(pixels, result.prediction) if self._options.draw else pixels
         for fragment in self._encoder.add(image, self._clock.at_s(result)):
             self._store(fragment)
 
@@ -129,6 +151,8 @@ class VideoSink:
 
     def close(self) -> None:
         """Finish the file; safe to call twice."""
+        if self._plain is not None:
+            self._plain.close()
         if self._encoder is None:
             return
         try:
