@@ -9,7 +9,7 @@ from pathlib import Path
 from edgekit.core.errors import ConfigError
 
 # Extras with a Debian package of their own; ``edgekit`` has all others.
-_PACKAGES = {"litert": "edgekit-litert", "onnxruntime": "edgekit-onnxruntime", "openvino": "edgekit-openvino"}
+_PACKAGES = {extra: f"edgekit-{extra}" for extra in ("litert", "onnxruntime", "openvino", "rtsp")}
 _OWN_PREFIX = Path("/opt/edgekit")
 # Tools that keep one program in an environment of its own: the file by which it is known, and the command.
 _PROGRAM_TOOLS = {

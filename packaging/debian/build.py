@@ -4,11 +4,12 @@
 
 ``edgekit`` has the agent with its own environment below /opt/edgekit and needs no network after it is
 installed; ``edgekit-litert``, ``edgekit-onnxruntime`` and ``edgekit-openvino`` each add a runtime to that
-environment; ``edgekit-fleet`` is the fleet manager below /opt/edgekit-fleet. The wheels are those that uv
-chooses for the target's architecture, C library and Python. Each package is for one release, because
-compiled modules are for one minor version of Python. Two builds of the same wheels give the same bytes:
-times are those of ``SOURCE_DATE_EPOCH``, or of the last commit. ``SHA256SUMS`` lists the packages of the
-folder; ``--sign`` writes its signature by a key of gpg beside it, which ``install.sh --keyring`` checks.
+environment, ``edgekit-rtsp`` the library for network cameras; ``edgekit-fleet`` is the fleet manager below
+/opt/edgekit-fleet. The wheels are those that uv chooses for the target's architecture, C library and Python.
+Each package is for one release, because compiled modules are for one minor version of Python. Two builds of
+the same wheels give the same bytes: times are those of ``SOURCE_DATE_EPOCH``, or of the last commit.
+``SHA256SUMS`` lists the packages of the folder; ``--sign`` writes its signature by a key of gpg beside it,
+which ``install.sh --keyring`` checks.
 """
 
 from __future__ import annotations

@@ -94,13 +94,14 @@ RUNTIMES = tuple(
         "edgekit-runtime",
         (extra,),
         "/opt/edgekit",
-        f"{title} runtime for edgekit",
-        f"Adds {title} to the environment of the package edgekit,\nso that it runs {files}.",
+        f"{title} {kind} for edgekit",
+        f"Adds {title} to the environment of the package edgekit,\nso that it {does}.",
     )
-    for extra, title, files in (
-        ("litert", "LiteRT", ".tflite files"),
-        ("onnxruntime", "ONNX Runtime", ".onnx files"),
-        ("openvino", "OpenVINO", "OpenVINO IR and .onnx files on Intel hardware"),
+    for extra, title, kind, does in (
+        ("litert", "LiteRT", "runtime", "runs .tflite files"),
+        ("onnxruntime", "ONNX Runtime", "runtime", "runs .onnx files"),
+        ("openvino", "OpenVINO", "runtime", "runs OpenVINO IR and .onnx files on Intel hardware"),
+        ("rtsp", "PyAV", "library", "reads network cameras (RTSP) and writes clips"),
     )
 )
 FLEET = Package(

@@ -45,7 +45,12 @@ def test_an_environment_of_a_package_is_told_apt(prefix, has_pip):
 
 @pytest.mark.parametrize(
     ("extra", "package"),
-    [("litert", "edgekit-litert"), ("openvino", "edgekit-openvino"), ("update", "edgekit")],
+    [
+        ("litert", "edgekit-litert"),
+        ("openvino", "edgekit-openvino"),
+        ("rtsp", "edgekit-rtsp"),
+        ("update", "edgekit"),
+    ],
 )
 def test_a_packaged_installation_names_the_debian_package(extra, package, monkeypatch):
     monkeypatch.setattr(sys, "prefix", "/opt/edgekit")
