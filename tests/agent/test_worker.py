@@ -265,6 +265,7 @@ def test_a_camera_that_is_lost_is_an_alert_with_its_code_and_so_is_its_return(st
         camera.kill()
         worker.until(lambda: [alert.code for alert in alerts()] == ["source.connection_failed"])
         assert alerts()[0].level == "error"
+        worker.until(lambda: worker.progress("door")[-1].source["state"] == "lost")
         lost = worker.progress("door")[-1]
         assert (lost.source["state"], lost.source["fault"], lost.advanced) == (
             "lost",

@@ -38,7 +38,7 @@ def test_an_error_carries_its_hint():
     fact = prove("onnxruntime", "cuda")
     assert not fact.works
     assert "lacks CUDAExecutionProvider" in fact.reason
-    assert "install onnxruntime-gpu" in fact.reason
+    assert 'install "onnxruntime-gpu' in fact.reason
 
 
 def test_a_wrong_option_is_a_reason():

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgekit.core.ports import Frame
@@ -96,6 +96,7 @@ def test_who_stands_on_a_line_is_not_counted(wobbles):
 
 
 @given(st.lists(st.floats(0.05, 0.95), min_size=2, max_size=6))
+@example([0.7, 0.3, 0.7, 0.3])  # in, out, in and out within the first second
 @settings(max_examples=20)
 def test_crossings_of_one_object_take_turns_and_end_on_the_side_where_it_is(stops):
     film = Film(lines=[MIDDLE], zones=[RIGHT])

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "fleet" / "registry"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "fleet"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "fleet" / "ui"))
 
-from ui_kit import Browser, missing_browser
+from browser import Browser, missing_browser
 
 PAGE = """<!doctype html><title>player</title><video muted></video><script>
 async function play(name) {

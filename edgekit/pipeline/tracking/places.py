@@ -61,6 +61,8 @@ class Zone:
         self.table, self._new_id = table, new_id
         self._polygon = [(x * aspect, y) for x, y in table.polygon]
         self._visits: dict[int, _Visit] = {}
+        self._have_left: set[int] = set()
+        """Who was here before and is still in view."""
         self.entered: Counter[str] = Counter()
         self.left: Counter[str] = Counter()
 
@@ -81,7 +83,7 @@ class Zone:
                 yield from self._leave(thing, visit, now)
             return
         if visit is None:
-            was_there = now.time_s - start_s <= START_S
+            was_there = now.time_s - start_s <= START_S and thing.key not in self._have_left
             visit = self._visits[thing.key] = _Visit(self._new_id(), now, was_there)
         if thing.is_confirmed:
             yield from self._confirmed(thing, visit, now)
@@ -105,6 +107,7 @@ class Zone:
 
     def _leave(self, thing: Object, visit: _Visit, until: Moment) -> Iterable[Happening]:
         del self._visits[thing.key]
+        self._have_left.add(thing.key)
         if thing.is_confirmed:
             if not visit.is_told:  # it was confirmed only now
                 yield from self._confirmed(thing, visit, visit.since)
@@ -116,6 +119,7 @@ class Zone:
         """Yield what follows from an object's end: it left when it was seen last."""
         if (visit := self._visits.get(thing.key)) is not None:
             yield from self._leave(thing, visit, thing.seen)
+        self._have_left.discard(thing.key)
 
     def _happening(self, kind: InPlace, thing: Object, visit: _Visit, **more: Any) -> Happening:
         counts = {"enter": self.entered.total(), "leave": self.left.total(), "inside": self.inside}
