@@ -29,8 +29,6 @@ from edgekit.pipeline.pre import vision
 from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.redact import Redactor, check_redact
 from edgekit.pipeline.sinks import Connect, Post, SinkContext, make_sink
-from edgekit.pipeline.sinks.jsonl import JsonlOptions
-from edgekit.pipeline.sinks.video import VideoOptions
 from edgekit.pipeline.sources import make_source, source_context
 from edgekit.pipeline.switch import Switch
 
@@ -262,6 +260,10 @@ def _check_own_source(source: Source, sinks: Sequence[Section], context: SinkCon
 
 
 def _recording(folder: Path, *, takes_images: bool) -> list[Section]:
+    # here, as an agent's worker records nothing: half a megabyte
+    from edgekit.pipeline.sinks.jsonl import JsonlOptions
+    from edgekit.pipeline.sinks.video import VideoOptions
+
     folder = folder.resolve()
     if used := [name for name in RECORDED if (folder / name).exists()]:
         raise UsageError(

@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgekit.base import plugins
 from edgekit.core.egress import ENVELOPE
 from edgekit.core.ports import Result, Session, Sink, Updates
-from edgekit.pipeline.packets import PacketRing
 from edgekit.pipeline.switch import Switch
+
+if TYPE_CHECKING:
+    from edgekit.pipeline.packets import PacketRing
 
 SINKS: dict[str, str] = {
     "jsonl": "edgekit.pipeline.sinks.jsonl:JsonlSink",
