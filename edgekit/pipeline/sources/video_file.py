@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +17,7 @@ from edgekit.pipeline.pre import vision
 
 PEEK_FRAMES = 250
 """How many frames are compared where all are the same: ten seconds."""
+_M_PERTURB = -6
 
 
 class VideoFile(Protocol):
@@ -59,8 +63,8 @@ class OpenCvFile:
 def shows_nothing(path: Path) -> bool:
     """Return whether OpenCV writes nothing into a file's frames, though it decodes them.
 
-    Then the first ``PEEK_FRAMES``, or all, are the same, and are memory as it was: black, or something else
-    in another try. What stands still and is neither is a still.
+    Then the first ``PEEK_FRAMES``, or all, are the same, and are memory as it was: black, or what the C
+    library fills it with. What stands still and is neither is a still.
     """
     first, pixels = OpenCvFile(path), None
     try:
@@ -72,22 +76,35 @@ def shows_nothing(path: Path) -> bool:
             pixels = picture[0]
     finally:
         first.close()
-    return pixels is not None and (
-        _is_black(pixels) or not np.array_equal(pixels, _tried_again(path, pixels))
-    )
+    if pixels is None:
+        return False
+    return _is_black(pixels) or not np.array_equal(*(_first_over(path, fill) for fill in (0x5A, 0x2B)))
 
 
 def _is_black(pixels: NDArray[Any]) -> bool:
     return bool(np.count_nonzero(pixels) <= pixels.size / 1000)
 
 
-def _tried_again(path: Path, pixels: NDArray[Any]) -> Any:
-    """Return a file's first frame, decoded while other values are in the memory that is free."""
-    spoilt = [np.full(pixels.nbytes, 0xA5, np.uint8) for _ in range(8)]
-    del spoilt
-    video = OpenCvFile(path)
-    try:
-        picture = video.next()
-    finally:
-        video.close()
+def _first_over(path: Path, fill: int) -> Any:
+    """Return a file's first frame, decoded while new memory is filled with a byte."""
+    with _memory_filled(fill):
+        video = OpenCvFile(path)
+        try:
+            picture = video.next()
+        finally:
+            video.close()
     return None if picture is None else picture[0]
+
+
+@contextlib.contextmanager
+def _memory_filled(fill: int) -> Iterator[None]:
+    """Have the C library fill what it hands out. Source: GNU C Library, mallopt, M_PERTURB.
+
+    Another C library has no such thing, and memory stays as it was.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)
+    mallopt(_M_PERTURB, fill)
+    try:
+        yield
+    finally:
+        mallopt(_M_PERTURB, 0)
