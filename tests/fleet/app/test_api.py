@@ -181,6 +181,8 @@ def test_a_devices_page_shows_what_it_said(fleet):
         device.publish("reported", wire.Reported("b", 1, 0, models={"m": wire.ModelState(active="1.0.0")}))
         items = [report(0), report(1), alert(3)]
         device.publish("m", wire.Batch(boot="b", seq0=1, items=items, sent_mono_ns=1))
+        # births, reported states and messages come by consumers of their own, in no order
+        wait_until(lambda: fleet.get("devices/shown")["reported"])
         wait_until(lambda: fleet.get("devices/shown/events")["items"])
         found = fleet.get("devices/shown")
         assert found["device"]["online"]
