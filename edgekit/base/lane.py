@@ -112,7 +112,9 @@ class Lane:
 
     def pace(self, kind: str) -> Pace:
         """Return the measured pace of one kind of work."""
-        return self._paces.setdefault(kind, Pace())
+        if (pace := self._paces.get(kind)) is None:
+            pace = self._paces.setdefault(kind, Pace())
+        return pace
 
     def wait_s(self) -> float:
         """Return the estimated seconds until a new request would begin."""
@@ -173,6 +175,7 @@ class Lane:
         client: str = "",
         joint: Joint | None = None,
         on_done: Callable[[Entry], object] | None = None,
+        wake: bool = True,
     ) -> Entry:
         """Queue a request.
 
@@ -187,6 +190,7 @@ class Lane:
             client: Whose it is: clients get equal shares.
             joint: What it may run in, with other requests that have the same; for a single work.
             on_done: Called once with the entry when it has ended, in any thread.
+            wake: Whether the lane's thread is to look at it; else the caller soon calls ``run_waiting``.
 
         Raises:
             BusyError: Too much waits, or it cannot end in time, or the lane is closed.
@@ -207,7 +211,7 @@ class Lane:
             self._require_open()
             at = self._requests.place(entry)
             self._require_room(entry, at)
-            self._requests.add(entry, at)
+            self._requests.add(entry, at, wake=wake)
         return entry
 
     def control(
@@ -272,6 +276,33 @@ class Lane:
             return work()
         finally:
             self._release(kind, self._clock() - began_s)
+
+    def run_waiting(self, budget_s: float) -> bool:
+        """Run requests of quick kinds in this thread, one after the other, for about so many seconds.
+
+        It leaves to the lane's thread what is not quick, and everything while something else runs or goes
+        first.
+
+        Returns:
+            Whether it should be called again, once its caller has done something else.
+        """
+        until_s = self._clock() + budget_s
+        requests = self._requests.stream
+        while True:
+            with self._lock:
+                if self._kind or self._choose() is not requests or not self.is_quick(requests.items[0].kind):
+                    if self._is_closed:
+                        self._wake.notify_all()
+                    elif self.depth:
+                        self._rouse()
+                    return False
+                if self._clock() >= until_s:
+                    return True
+                entry = requests.take()
+                self._requests.taken(entry)
+                self._claim(entry.kind)
+            self._do(entry)
+            self._release(entry.kind, entry.took_s, requests, wake=False)
 
     def cancel(self, entry: Entry) -> None:
         """Give up an entry: one that waits never begins, the results of a running one are dropped."""
@@ -386,7 +417,9 @@ class Lane:
         self._release(kind, took_s, stream)
         return True
 
-    def _release(self, kind: str, took_s: float, stream: Stream[Any] | None = None) -> None:
+    def _release(
+        self, kind: str, took_s: float, stream: Stream[Any] | None = None, *, wake: bool = True
+    ) -> None:
         with self._lock:
             if took_s and kind != CONTROL:
                 self.pace(kind).add(took_s)
@@ -394,7 +427,8 @@ class Lane:
             if stream is not None:
                 stream.served()
             self._kind = ""
-            self._wake.notify_all()
+            if wake and (self.depth or self._is_closed):
+                self._wake.notify_all()
 
     def _do(self, entry: Entry) -> None:
         now_s = self._clock()

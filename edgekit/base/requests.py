@@ -55,13 +55,13 @@ class Requests:
             return f"{own} requests of this client wait for this model already"
         return ""
 
-    def add(self, entry: Entry, at: int) -> None:
+    def add(self, entry: Entry, at: int, *, wake: bool = True) -> None:
         """Have a request wait at its place."""
         if not self.stream.items or len(self._due_s) > _CLIENTS:
             self._due_s = {client: due for client, due in self._due_s.items() if due > entry.queued_s}
         due_s = entry.rank_s + STEP_S * entry.priority
         self._due_s[entry.client] = due_s + self._share_s(entry.kind, entry.joint) * entry.rows
-        self.stream.add(entry, at)
+        self.stream.add(entry, at, wake=wake)
         self._count(entry, 1)
 
     def add_last(self, entry: Entry) -> None:

@@ -119,12 +119,13 @@ class Stream(Generic[T]):
         """
         return self._waits_since_s + self._allowance_s
 
-    def add(self, item: T, at: int | None = None) -> None:
+    def add(self, item: T, at: int | None = None, *, wake: bool = True) -> None:
         """Add an item, whatever the capacity: after ``at`` others, by default after all."""
         if not self.items:
             self._waits_since_s = self._clock()
         self.items.insert(len(self.items) if at is None else at, item)
-        self._wake()
+        if wake:
+            self._wake()
 
     def take(self) -> T:
         """Remove and return the first item, which runs now."""

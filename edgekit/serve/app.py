@@ -5,6 +5,7 @@ Without a framework: for a dozen routes FastAPI costs 18 MB, 0.5 s of import and
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -18,6 +19,7 @@ from edgekit.serve.body import Bodies
 from edgekit.serve.errors import ClientGoneError, HttpError, as_http
 from edgekit.serve.hosting import Call
 from edgekit.serve.inference import Inference
+from edgekit.serve.lane import Asked
 from edgekit.serve.models import Entry, Models
 from edgekit.serve.ports import Limits
 from edgekit.serve.reply import Reply, json_reply, refusal
@@ -39,6 +41,7 @@ from edgekit.serve.views import (
 if TYPE_CHECKING:
     from edgekit.serve.view.page import Page
 
+logger = logging.getLogger(__name__)
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _SMALL_BYTES = 64 << 10
@@ -113,10 +116,9 @@ class App:
         )
         await send({"type": "http.response.body", "body": reply.body})
 
-    def is_quick(self, target: bytes, headers: Mapping[bytes, bytes], client: tuple[str, int] | None) -> bool:
-        """Return whether a POST may be sent, and ``at_once`` is likely to answer it."""
-        entry = self._entry_at(target)
-        if entry is None or not entry.lane.is_quick("infer") or entry.lane.is_busy:
+    def takes(self, target: bytes, headers: Mapping[bytes, bytes], client: tuple[str, int] | None) -> bool:
+        """Return whether a POST may be sent, and ``ask`` answers it."""
+        if self._entry_at(target) is None:
             return False
         try:
             self._access.check("infer", headers, is_tcp=client is not None)
@@ -124,23 +126,36 @@ class App:
             return False
         return True
 
-    def at_once(
-        self, target: bytes, headers: Mapping[bytes, bytes], client: tuple[str, int] | None, body: bytes
-    ) -> Reply | None:
-        """Answer an inference request without waiting; None where it would have to wait.
+    def ask(
+        self,
+        target: bytes,
+        headers: dict[bytes, bytes],
+        client: tuple[str, int] | None,
+        body: bytes,
+        on_end: Callable[[Reply | None], object],
+    ) -> Asked | Reply | None:
+        """Queue an inference request; return its refusal at once, None where the model has gone.
 
         Args:
             target: Of the request line.
-            headers: The request's, lower-case; ``is_quick`` was True for them.
+            headers: The request's, lower-case; ``takes`` was True for them.
             client: Its address, None for a UNIX socket.
             body: The whole body.
+            on_end: Called in the event loop with the answer; with None where its client gave it up, or where
+                it ended in a bug.
         """
         entry = self._entry_at(target)
         if entry is None:
             return None
         local = is_local(client, headers)
+        if client and CLIENT not in headers:
+            headers[CLIENT] = client[0].encode()
+
+        def ended(result: Reply | BaseException) -> None:
+            on_end(result if isinstance(result, Reply) else _reply_to(result))
+
         try:
-            return self._inference.at_once(entry, headers, body, is_local=local)
+            return self._inference.ask(entry, headers, body, ended, is_local=local)
         except EdgekitError as error:
             return refusal(as_http(error))
         except HttpError as error:
@@ -278,3 +293,14 @@ class App:
         finally:
             self._on_change()
         return json_reply({})
+
+
+def _reply_to(error: BaseException) -> Reply | None:
+    """Return the refusal that an error stands for; None for a client that has gone, and for a bug."""
+    if isinstance(error, EdgekitError):
+        return refusal(as_http(error))
+    if isinstance(error, HttpError):
+        return refusal(error)
+    if not isinstance(error, ClientGoneError):
+        logger.error("a request ended in a bug", exc_info=error)
+    return None

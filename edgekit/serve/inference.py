@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from edgekit.base.entry import Entry as LaneEntry
 from edgekit.base.picture_header import check_image
 from edgekit.core.errors import EdgekitError, TensorError
 from edgekit.serve.body import Bodies, Body
 from edgekit.serve.errors import ClientGoneError, HttpError, as_http
-from edgekit.serve.lane import Awaited, Terms
+from edgekit.serve.lane import Asked, Awaited, Terms, error_of
 from edgekit.serve.models import Entry
 from edgekit.serve.oip import InferRequest, parse_request
 from edgekit.serve.ports import Limits, Servable
 from edgekit.serve.reply import Reply
+from edgekit.serve.rounds import Rounds
 from edgekit.serve.settings import Traces
 from edgekit.serve.shared_memory import Regions
 from edgekit.serve.siblings import CLIENT
@@ -23,6 +26,7 @@ from edgekit.serve.work import HEADER_LENGTH, Done, PredictWork, TensorWork
 
 Headers = Mapping[bytes, bytes]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+OnEnd = Callable[[Reply | BaseException], object]
 _TIMEOUT = b"x-request-timeout-ms"
 _TRACE = b"traceparent"
 _IMAGES = frozenset({b"image/jpeg", b"image/png"})
@@ -34,6 +38,7 @@ class Inference:
 
     def __init__(self, limits: Limits, bodies: Bodies, regions: Regions, traces: Traces) -> None:
         self._limits, self._bodies, self._regions, self._traces = limits, bodies, regions, traces
+        self._rounds = Rounds()
 
     async def answer(self, entry: Entry, headers: Headers, receive: Receive, *, is_local: bool) -> Reply:
         """Return the answer to one request, counted.
@@ -58,17 +63,34 @@ class Inference:
             counted.done = done
         return self._traced(counted, headers)
 
-    def at_once(self, entry: Entry, headers: Headers, data: bytes, *, is_local: bool) -> Reply | None:
-        """Return the answer to a request of tensors if the model is quick and idle, else None.
+    def ask(
+        self, entry: Entry, headers: Headers, data: bytes, on_end: OnEnd, *, is_local: bool
+    ) -> Asked | Reply:
+        """Return the answer to a request whose whole body is here, or queue it.
 
-        Raises as ``answer`` does.
+        Raises as ``answer`` does. ``on_end`` is called in the event loop with a queued request's answer, or
+        with the exception in its place.
         """
         counted = _Counted(entry)
         with counted:
             work, request = self._work(entry, data, headers, is_local=is_local)
-            if request is not None:
-                counted.done = entry.lane.run_inline(work, "infer")
-        return None if counted.done is None else self._traced(counted, headers)
+            kind = "predict" if request is None else "infer"
+            is_quick = entry.lane.is_quick(kind)
+            if is_quick and self._rounds.is_alone(entry.lane):
+                counted.done = entry.lane.run_inline(work, kind)
+            if counted.done is None:
+                terms = _terms(entry, kind, request, headers, len(data))
+                ended = functools.partial(self._ended, counted, headers, on_end)
+                return Asked(entry.lane, work, terms, ended, wake=not is_quick)
+        return self._traced(counted, headers)
+
+    def _ended(self, counted: _Counted, headers: Headers, on_end: OnEnd, entry: LaneEntry) -> None:
+        error = error_of(entry)
+        counted.done = None if error else entry.results[0]
+        counted.end(error)
+        if entry.began_s:
+            counted.entry.meter.stages["queue"].add(entry.began_s - entry.queued_s)
+        on_end(error or self._traced(counted, headers))
 
     async def _read(self, body: Body, headers: Headers, receive: Receive) -> bytes:
         is_json = HEADER_LENGTH not in headers and not _content_type(headers).startswith(b"image/")
@@ -89,9 +111,10 @@ class Inference:
             _check_picture(entry, servable, kind, body, self._limits.pixels)
             return PredictWork(entry, body), None
         length = _header_length(headers)
-        if (length or 0) > self._limits.json_bytes:
+        if (len(body) if length is None else length) > self._limits.json_bytes:
+            most = self._limits.json_bytes
             raise HttpError(
-                413, f"the JSON is too large: at most {self._limits.json_bytes} bytes are allowed"
+                413, f"the JSON is too large: at most {most} bytes are allowed; send tensors as binary data"
             )
         request = parse_request(body, length, servable.inputs)
         return TensorWork(entry, request, self._regions if is_local else None), request
@@ -125,6 +148,10 @@ class _Counted:
         self._began_s = time.monotonic()
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self.end(error)
+
+    def end(self, error: BaseException | None) -> None:
+        """Count it."""
         done, meter = self.done, self.entry.meter
         self.total_s = time.monotonic() - self._began_s
         if error is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -30,21 +31,26 @@ class Terms:
     joint: Joint | None = None
 
 
-class Awaited:
-    """A request that waits for a lane; await ``future``, then call ``end``.
-
-    ``future`` raises ``LateError`` once the timeout has passed, ``ClientGoneError`` after ``cancel``, or what
-    the work raises.
+class Asked:
+    """A request in a lane. ``on_end`` is called with its entry once it has ended, in this event loop.
 
     Raises:
         BusyError: Too much waits, or it cannot end within the timeout.
     """
 
-    def __init__(self, lane: Lane, work: Callable[[], Any], terms: Terms) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        work: Callable[[], Any],
+        terms: Terms,
+        on_end: Callable[[Entry], object],
+        *,
+        wake: bool = True,
+    ) -> None:
         self._lane = lane
-        self.future, on_done = _future()
-        self.entry = lane.submit([work], on_done=on_done, **vars(terms))
         loop, timeout_s = asyncio.get_running_loop(), terms.timeout_s
+        on_done = _in_loop(loop, on_end)
+        self.entry = lane.submit([work], on_done=on_done, wake=wake, **vars(terms))
         self._timer = loop.call_later(timeout_s, lane.expire, self.entry) if timeout_s else None
 
     def cancel(self) -> None:
@@ -55,34 +61,61 @@ class Awaited:
         """Free what it holds; one that has not ended is given up."""
         if self._timer is not None:
             self._timer.cancel()
-        self.cancel()
+        if not self.entry.done.is_set():
+            self.cancel()
+
+
+class Awaited(Asked):
+    """A request that a coroutine waits for: await ``future``, then call ``end``.
+
+    ``future`` raises ``LateError`` once the timeout has passed, ``ClientGoneError`` after ``cancel``, or what
+    the work raises.
+    """
+
+    def __init__(self, lane: Lane, work: Callable[[], Any], terms: Terms) -> None:
+        self.future, settle = _future()
+        super().__init__(lane, work, terms, settle)
 
 
 async def control(lane: Lane, work: Callable[[], T], *, after_waiting: bool = False) -> T:
     """Run work that changes the model, as ``Lane.control`` does; raises what it raises."""
-    future, on_done = _future()
+    future, settle = _future()
+    on_done = _in_loop(asyncio.get_running_loop(), settle)
     lane.control(work, on_done=on_done, after_waiting=after_waiting)
     result: T = await future
     return result
 
 
+def error_of(entry: Entry) -> BaseException | None:
+    """Return why an entry that has ended has no results: ``ClientGoneError`` where it was given up."""
+    is_given_up = isinstance(entry.error, concurrent.futures.CancelledError)
+    return ClientGoneError() if is_given_up else entry.error
+
+
 def _future() -> tuple[asyncio.Future[Any], Callable[[Entry], None]]:
-    """Return a future, and what gives it an entry's result from any thread."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
+    """Return a future, and what gives it an entry's result."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def settle(entry: Entry) -> None:
         if future.done():
             return
-        if entry.error is None:
+        if (error := error_of(entry)) is None:
             future.set_result(entry.results[0])
-        elif isinstance(entry.error, concurrent.futures.CancelledError):
-            future.set_exception(ClientGoneError())
         else:
-            future.set_exception(entry.error)
+            future.set_exception(error)
+
+    return future, settle
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, on_end: Callable[[Entry], object]) -> Callable[[Entry], None]:
+    """Return what calls ``on_end`` in the thread of the loop, whichever thread calls it."""
+    thread = threading.get_ident()
 
     def on_done(entry: Entry) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(settle, entry)
+        if threading.get_ident() == thread:
+            on_end(entry)
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(on_end, entry)
 
-    return future, on_done
+    return on_done

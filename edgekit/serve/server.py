@@ -113,7 +113,7 @@ def load(config: Any, app: Application, limits: Limits) -> None:
     """Load uvicorn's configuration, and give its protocol the fast path to models."""
     config.load()
     if isinstance(app, App):
-        config.http_protocol_class = with_fast_path(config.http_protocol_class, app, limits.body_s)
+        config.http_protocol_class = with_fast_path(config.http_protocol_class, app, limits)
 
 
 def _uvicorn() -> Any:

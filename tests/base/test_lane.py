@@ -314,6 +314,34 @@ def test_quick_work_runs_in_its_callers_thread_and_else_it_does_not(held):
     assert held.lane.run_inline(threading.get_ident, "infer") is None
 
 
+def test_requests_that_wait_run_in_the_thread_that_asks_while_they_are_quick():
+    lane = Lane("round")
+    quick(lane)
+    entries = [lane.submit([threading.get_ident], kind="infer", wake=False) for _ in range(3)]
+    assert lane.run_waiting(0.0) is True
+    assert not any(entry.done.is_set() for entry in entries)
+    assert lane.run_waiting(60.0) is False
+    assert [entry.results for entry in entries] == [[threading.get_ident()]] * 3
+    slow = lane.submit([threading.get_ident], kind="predict", wake=False)
+    assert lane.run_waiting(60.0) is False
+    assert lane.result(slow) != [threading.get_ident()]
+    lane.close()
+
+
+def test_requests_wait_for_what_runs_and_for_what_goes_first_though_they_are_quick(held):
+    quick(held.lane)
+    stream = held.lane.stream(held.ran.append, is_live=True, priority=1)
+    held.lane.submit([lambda: held.ran.append("request")], kind="infer", wake=False)
+    stream.put("frame")
+    assert held.lane.run_waiting(60.0) is False
+    assert held.ran == []
+    held.open()
+    deadline_s = time.monotonic() + WAIT_S
+    while len(held.ran) < 2:
+        assert time.monotonic() < deadline_s
+    assert held.ran == ["frame", "request"]
+
+
 def test_whoever_calls_in_whatever_way_there_is_one_at_a_time():
     inside, most, total = [0], [0], [0]
 
@@ -336,6 +364,7 @@ def test_whoever_calls_in_whatever_way_there_is_one_at_a_time():
     users = [
         lambda: stream.put(0),
         lambda: lane.run_inline(work, "infer"),
+        lambda: (lane.submit([work], kind="infer", wake=False), lane.run_waiting(0.001)),
         lambda: lane.result(lane.submit([work], kind="infer")),
         lambda: lane.call(work),
     ]

@@ -1,15 +1,20 @@
-"""A quick model's request is answered in the parser's callback, and nobody can tell but by the time."""
+"""Small requests go from the parser to the lane, and nobody can tell but by the time."""
 
+import asyncio
+import contextlib
 import json
 import socket
+import threading
 
 import httpx
 import numpy as np
 import pytest
 from scripted import doubling, served
 
+from edgekit.base.lane import Lane
 from edgekit.serve.fast_path import with_fast_path
 from edgekit.serve.ports import Limits
+from edgekit.serve.rounds import Rounds
 from edgekit.serve.routes import Access
 
 X = np.arange(4, dtype=np.float32)
@@ -102,7 +107,7 @@ def test_a_client_that_hangs_up_in_its_body_leaves_nothing(quick):
     assert server.infer(X).status_code == 200
 
 
-def test_what_is_not_quick_or_busy_goes_the_usual_way(quick):
+def test_requests_to_a_busy_model_wait_and_what_is_not_small_goes_the_usual_way(quick):
     server, model = quick
     model.gate.clear()
     server.entries[0].lane.control(lambda: model.gate.wait(60))  # the lane has something to do
@@ -130,8 +135,107 @@ def test_the_token_is_asked_for_before_a_body_is_kept():
             assert answer(None, stream)[0] == 200
 
 
+# -- requests that came in one round of the event loop
+
+
+@contextlib.contextmanager
+def connections(server, count):
+    """Yield connections that the event loop has accepted."""
+    port = httpx.URL(server.url).port
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(count)]
+        for connection in opened:
+            connection.settimeout(30)
+            connection.sendall(request())
+            assert answer(connection)[0] == 200
+        yield opened
+
+
+@contextlib.contextmanager
+def held_up(server, model):
+    """Hold the event loop in a model that runs there, until the end of the block."""
+    model.gate.clear()
+    while model.entered.acquire(blocking=False):
+        pass
+    server.connection.sendall(request())
+    assert model.entered.acquire(timeout=60)
+    yield
+    model.gate.set()
+    assert answer(server.connection)[0] == 200
+
+
+def slowly(model):
+    infer = model.infer
+    model.infer = lambda feeds: (threading.Event().wait(0.01), infer(feeds))[1]
+
+
+def test_requests_of_one_round_run_at_once(quick):
+    server, model = quick
+    sizes = []
+
+    class Together:
+        def run(self, requests):
+            sizes.append(len(requests))
+            return [{"y": 2 * each["x"]} for each in requests]
+
+        def close(self):
+            pass
+
+    slowly(model)
+    model.batch, model.together = 4, lambda _: Together()
+    server.entries[0].lane.call(lambda: server.entries[0].batching.use(model))
+    while server.entries[0].batching.joint is None:
+        threading.Event().wait(0.005)
+    with connections(server, 4) as clients:
+        del sizes[:]
+        with held_up(server, model):
+            for number, client in enumerate(clients):
+                client.sendall(request(X + number))
+        assert [doubled(*answer(client)[:0:-1])[0] for client in clients] == [0, 2, 4, 6]
+    assert sizes == [3]  # the first ran where it was read: nothing had said that more would come
+
+
+def test_after_a_round_of_several_requests_the_first_of_the_next_waits_for_the_others():
+    async def rounds_of(*counts):
+        lane, rounds, told = Lane("rounds"), Rounds(), []
+        for count in counts:
+            told.append([rounds.is_alone(lane) for _ in range(count)])
+            for _ in range(3):
+                await asyncio.sleep(0)
+        lane.close()
+        return told
+
+    told = asyncio.run(rounds_of(1, 1, 3, 2, 1, 1))
+    assert told == [[True], [True], [True, False, False], [False, False], [False], [True]]
+
+
+def test_a_request_whose_client_hangs_up_before_it_begins_is_never_run(quick):
+    server, model = quick
+    slowly(model)
+    with connections(server, 5) as (stays, *leave):
+        before = len(model.runs)
+        with held_up(server, model):
+            stays.sendall(request())
+            for client in leave:
+                client.sendall(request())
+                client.close()
+        assert answer(stays)[0] == 200
+    assert server.infer(X).status_code == 200
+    assert len(model.runs) == before + 3
+    assert server.entries[0].lane.counts.cancelled_queued == 4
+
+
+def test_a_bug_in_a_model_ends_its_connection_and_nothing_else(quick, caplog):
+    server, model = quick
+    model.errors = [ZeroDivisionError("a bug")]
+    server.connection.sendall(request())
+    assert server.connection.recv(1) == b""
+    assert "a request ended in a bug" in caplog.text
+    assert server.infer(X).status_code == 200
+
+
 def test_another_parser_than_httptools_keeps_its_protocol():
     class Protocol:
         __module__ = "uvicorn.protocols.http.h11_impl"
 
-    assert with_fast_path(Protocol, None, 1.0) is Protocol
+    assert with_fast_path(Protocol, None, Limits()) is Protocol
