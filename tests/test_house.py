@@ -11,6 +11,7 @@ MAX_BODY_LINES = 40
 
 # Vendor library: the file or package that owns it, in each distribution that uses it.
 OWNERS = {
+    "asyncua": ("edgekit.pipeline.sinks.opcua",),
     "ai_edge_litert": ("edgekit.backends", "edgekit_optimize.graph", "edgekit_optimize.zoo.tiny_model"),
     "av": ("edgekit.pipeline.libav",),
     "cryptography": (
@@ -21,6 +22,7 @@ OWNERS = {
         "edgekit_fleet.simulator.identities",
     ),
     "cv2": ("edgekit.pipeline.pre", "edgekit_optimize.data", "edgekit_optimize.zoo"),
+    "gpiod": ("edgekit.pipeline.sinks.gpio",),
     "jinja2": ("edgekit_fleet.ui.site",),
     "litert_quantizer": ("edgekit_optimize.makers.litert_tools",),
     "nats": (

@@ -63,6 +63,11 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
         "edgekit predict person-detect.ekb pictures/*.jpg -o found.jsonl",
     ),
     "run": ("running them", "run a pipeline", "edgekit run door.toml --frames 100"),
+    "replay": (
+        "running them",
+        "play a recording through a pipeline and another one, and say what differs",
+        "edgekit replay visits/20261127T081500Z-appeared-person-7c1f.mp4 door.toml --against night.toml",
+    ),
     "serve": (
         "running them",
         "answer other processes over HTTP, by the Open Inference Protocol v2",

@@ -231,7 +231,9 @@ class Models:
         UsageError: A name and version appear twice.
     """
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(self, entries: Iterable[Entry], more_metrics: Callable[[], str] = str) -> None:
+        self.more_metrics = more_metrics
+        """Returns samples of what else runs in this process, for ``/metrics``."""
         self._entries: tuple[Entry, ...] = ()
         for entry in entries:
             if self.has(entry.offer.name, entry.offer.version):

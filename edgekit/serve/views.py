@@ -113,7 +113,7 @@ def own_part(models: Models, bodies: Bodies) -> Part:
     return Part(
         models.is_ready,
         [entry.status() for entry in models],
-        exposition(models, bodies),
+        exposition(models, bodies) + models.more_metrics(),
         [_statistics(entry) for entry in models],
     )
 

@@ -53,6 +53,26 @@ class Channel:
         self._close()
 
 
+class Way:
+    """Decides what a sink with a protocol of its own may send to one destination."""
+
+    def __init__(self, gate: Gate, close: Callable[[], None]) -> None:
+        self._gate, self._close = gate, close
+
+    def permit(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what may leave of a document, and enter in the ledger what does and what does not."""
+        packed = self._gate.pack(document)
+        if packed is None:
+            return {}
+        self._gate.enter(packed)
+        kept: dict[str, Any] = msgspec.json.decode(packed.payload)
+        return kept
+
+    def close(self) -> None:
+        """Keep the last counters; safe to call twice."""
+        self._close()
+
+
 class Publishers:
     """Opens one link for each broker, however often it is requested, and closes them all.
 
@@ -67,6 +87,7 @@ class Publishers:
         self._past: dict[str, Counter[str]] = {}
         """The counts of links of their own that were closed, by destination."""
         self._webhooks: dict[Target, Webhook] = {}
+        self._direct: list[tuple[str, Callable[[], dict[str, Any]]]] = []
 
     def connect(
         self,
@@ -119,7 +140,7 @@ class Publishers:
             publisher.close()
             if row in self._own:
                 self._own.remove(row)
-                self._past.setdefault(row[0], Counter()).update(_counts(publisher))
+                self._keep(row[0], msgspec.to_builtins(publisher.state()))
 
         return Channel(publisher, gate, close)
 
@@ -151,6 +172,22 @@ class Publishers:
 
         return send
 
+    def direct(self, destination: str, state: Callable[[], dict[str, Any]]) -> Way:
+        """Return the gate for a sink that speaks another protocol; ``state()`` has its counters."""
+        row = (destination, state)
+        self._direct.append(row)
+
+        def close() -> None:
+            if row in self._direct:
+                self._direct.remove(row)
+                self._keep(destination, state())
+
+        return Way(Gate(self._pipeline, self._egress, self._books, destination), close)
+
+    def _keep(self, destination: str, state: Mapping[str, Any]) -> None:
+        counts = {key: state[key] for key in _COUNTS}
+        self._past.setdefault(destination, Counter()).update(counts)
+
     def states(self) -> list[dict[str, Any]]:
         """Return the message counters of each server."""
         links = [(address.destination, publisher) for (address, _), publisher in self._shared.items()]
@@ -162,6 +199,7 @@ class Publishers:
             {"destination": hook.destination, **msgspec.to_builtins(hook.state())}
             for hook in self._webhooks.values()
         ]
+        rows += [{"destination": destination, **state()} for destination, state in self._direct]
         for destination, past in self._past.items():
             row = next((row for row in rows if row["destination"] == destination), None)
             if row is None:
@@ -180,8 +218,3 @@ class Publishers:
             if lost := state["unsent"] + state["dropped"] + state["refused"]:
                 why = f": {state['problem']}" if state["problem"] else ""
                 logger.warning("%s did not take %d messages%s", state["destination"], lost, why)
-
-
-def _counts(publisher: Publisher) -> dict[str, int]:
-    state = publisher.state()
-    return {key: getattr(state, key) for key in _COUNTS}

@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 from agent_stage import AgentStage
-from bundles import CHANNELS, WINDOW, make_bundle, pipeline_toml
+from bundles import CHANNELS, WINDOW, make_bundle, make_detector, pipeline_toml
 
 BODY = np.zeros((1, WINDOW, CHANNELS), np.float32).tobytes()
 RAW = {"Inference-Header-Content-Length": "0"}
@@ -76,3 +76,30 @@ def test_a_killed_or_stopped_worker_costs_the_other_model_nothing(agent):
     assert infer(agent, "b").status_code == 200
     agent.until(lambda _: infer(agent, "a").status_code == 200, "an answer of the restarted worker")
     assert agent.status()["pipelines"]["fan"]["restarts"] == 0
+
+
+COUNTED = """
+[track]
+confirm = 1
+[[zone]]
+name = "all"
+polygon = [[0, 0], [1, 0], [1, 1], [0, 1]]
+"""
+
+
+def test_the_metrics_have_what_zones_have_counted(tmp_path):
+    make_detector(tmp_path / "faces")
+    (tmp_path / "door.toml").write_text(pipeline_toml("door", str(tmp_path / "faces"), fps=50) + COUNTED)
+    serve = f'progress_s = 0.2\n[serve]\nuds = "{tmp_path}/api.sock"\n'
+    agent = AgentStage(tmp_path / "agent", '[[pipeline]]\nfile = "../door.toml"\n', serve)
+    agent.start()
+    try:
+        agent.until(
+            lambda s: s["pipelines"]["door"]["places"].get("zones", {}).get("all", {}).get("inside"), "it"
+        )
+        with client_of(agent) as client:
+            text = client.get("/metrics").text
+    finally:
+        agent.kill()
+    assert 'edgekit_zone_inside{pipeline="door",zone="all"} 1\n' in text
+    assert "# TYPE edgekit_zone_inside gauge" in text

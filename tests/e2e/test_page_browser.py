@@ -132,6 +132,48 @@ def test_a_threshold_takes_effect_while_it_runs_and_no_frame_is_lost(browser, ru
         assert_clean(browser, link)
 
 
+CLIPS = """
+    [[sink]]
+    kind = "clips"
+    path = "visits"
+    codec = "vp9"
+    before_s = 1
+    after_s = 1"""
+
+
+def test_clips_are_found_by_what_their_events_say_and_play_in_the_browser(browser, running):
+    with running(CLIPS) as link:
+        browser.open(link)
+        browser.until("#clips", "face appeared")
+        browser.run(
+            "const words = document.getElementById('clip-words'); words.value = 'dog';"
+            "words.dispatchEvent(new Event('input'))"
+        )
+        browser.until("#no-clips", "None")
+        browser.run(
+            "const words = document.getElementById('clip-words'); words.value = 'FACE app';"
+            "words.dispatchEvent(new Event('input'))"
+        )
+        browser.until("#clips", "face appeared")
+        browser.run("document.getElementById('player').muted = true")  # else it waits for a person's click
+        browser.click("#clips button")
+        browser.holds("document.getElementById('player').currentTime > 0.3")
+        assert browser.run("return document.getElementById('player').error") is None
+        assert browser.run("return document.getElementById('player').videoWidth") == 320
+        assert_clean(browser, link)
+
+
+def test_clips_stay_on_the_device_where_pixels_may_not_leave(browser, running):
+    with running(CLIPS + '\n    [privacy]\n    egress = ["labels", "scores"]', host="0.0.0.0") as link:
+        browser.open(link)
+        browser.until("#no-clips", "clips stay on the device")
+        answer = browser.run(
+            "const answer = await fetch('/page/pipelines/door/clip?name=x'); return answer.status"
+        )
+        assert answer == 400
+        assert browser.run("return document.querySelectorAll('#clips li').length") == 0
+
+
 def test_a_hidden_face_is_in_no_picture_of_the_page(browser, running):
     with running('[privacy]\nredact = ["face"]\nredact_style = "fill"') as link:
         browser.open(link)

@@ -18,6 +18,7 @@ from bundles import make_detector
 from mqtt_ear import Ear
 
 from edgekit.cli.main import main
+from edgekit.pipeline.config import load_config
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 needs_mosquitto = pytest.mark.skipif(not mosquitto_path(), reason="no mosquitto")
@@ -93,6 +94,38 @@ def test_prometheus(example, tmp_path):
             ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_modbus(example, tmp_path):
+    pytest.importorskip("pymodbus", reason="the extra 'modbus' is not installed")
+    from modbus_device import WRITE_COIL, WRITE_REGISTERS, ModbusDevice
+
+    device = ModbusDevice([0] * 16)
+    try:
+        document = example("modbus-sink", port_502=device.port)
+    finally:
+        device.close()
+    assert {(WRITE_COIL, 0, (True,)), (WRITE_REGISTERS, 10, (1,)), (WRITE_COIL, 0, (False,))} <= {
+        (kind, address, tuple(values)) for kind, address, values in device.written
+    }
+    (state,) = document["brokers"]
+    assert (state["unsent"], state["problem"]) == (0, "")
+
+
+def test_opcua(example):
+    pytest.importorskip("asyncua", reason="the extra 'opcua' is not installed")
+    from opcua_server import OpcUaServer
+
+    with OpcUaServer() as server:
+        document = example("opcua", port_4840=server.port)
+        assert ("Door.Occupied", True) in server.seen
+        assert ("Door.People", 1) in server.seen
+    (state,) = document["brokers"]
+    assert (state["unsent"], state["problem"]) == (0, "")
+
+
+def test_gpio_is_checked_up_to_the_chip():
+    load_config(EXAMPLES / "gpio/gpio.toml")
 
 
 def frames_of(path):

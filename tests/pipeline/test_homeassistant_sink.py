@@ -210,6 +210,9 @@ def test_a_line_gets_a_sensor_with_its_first_count(stage, ear):
     ear.wait(lambda: states(ear).get("place_door_in_car") == "2")
     platform, config = configs(ear.heard, json.loads)["place_door_in_car"]
     assert (platform, config["state_class"], problems(platform, config)) == ("sensor", "total_increasing", [])
+    made.sink.write(seen("crossed", label="dog", line="door", direction="in", count=3))  # of all labels
+    ear.wait(lambda: states(ear).get("place_door_in_dog") == "1")
+    assert states(ear)["place_door_in_car"] == "2"
 
 
 def test_the_switch_turns_the_pipeline_and_survives_a_restart(stage, ear, tmp_path):

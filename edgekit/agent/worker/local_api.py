@@ -38,7 +38,9 @@ class LocalApi:
 
     def __init__(self, end: socket.socket) -> None:
         self._pipe = Pipe(end, ToHost)
-        self._models = Models(())
+        self._models = Models((), self._place_metrics)
+        self.places: dict[str, Callable[[], dict[str, Any]]] = {}
+        """Of each pipeline that runs: returns what its lines and zones have counted."""
         self._views: dict[str, PipelineView] = {}
         self._users: dict[SharedModel, ApiUser] = {}
         self._limits = Limits()
@@ -78,6 +80,14 @@ class LocalApi:
         if self._views.get(view.name) is view:
             del self._views[view.name]
             self._report()
+
+    def _place_metrics(self) -> str:
+        pipelines = {name: places() for name, places in sorted(self.places.items())}
+        if not any(pipelines.values()):
+            return ""
+        from edgekit.pipeline.place_metrics import place_lines  # a worker without them has the memory
+
+        return "".join(f"{line}\n" for line in place_lines(pipelines))
 
     def stop(self, timeout_s: float) -> None:
         """End after the requests that run."""

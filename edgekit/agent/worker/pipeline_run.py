@@ -196,9 +196,21 @@ class PipelineRun:
         self._stages = open_stages(config)
         if not model.join(self):
             return False
-        with self._shown():
+        with self._shown(), self._counted():
             self._run_source()
         return True
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Have the local API's metrics say what its lines and zones have counted."""
+        if self._api is None or self.config.track is None:
+            yield
+            return
+        self._api.places[self.name] = lambda: {} if self._loop is None else self._loop.places()
+        try:
+            yield
+        finally:
+            del self._api.places[self.name]
 
     @contextlib.contextmanager
     def _shown(self) -> Iterator[None]:
@@ -269,6 +281,7 @@ class PipelineRun:
             connect=lambda url, **access: self._ways_out().connect(url, **access),
             updates=self.versions,
             post=lambda url, queue, **access: self._ways_out().post(url, queue, **access),
+            direct=lambda destination, state: self._ways_out().direct(destination, state),
             viewer=self._viewer,
             graph=None if self._stages is None else self._stages.graph(),
         )

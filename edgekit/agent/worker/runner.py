@@ -28,7 +28,7 @@ from edgekit.pipeline.loop import Loop, Rules
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.redact import Redactor, check_redact
-from edgekit.pipeline.sinks import Connect, Post, SinkContext, make_sink
+from edgekit.pipeline.sinks import Connect, Direct, Post, SinkContext, make_sink
 from edgekit.pipeline.sources import make_source, source_context
 from edgekit.pipeline.switch import Switch
 
@@ -72,6 +72,7 @@ def make_loop(
     keeper: Keeper | None = None,
     connect: Connect | None = None,
     post: Post | None = None,
+    direct: Direct | None = None,
     updates: Updates | None = None,
     callback: Callable[[Result], object] | None = None,
     record: Path | None = None,
@@ -92,6 +93,7 @@ def make_loop(
         keeper: Keeps the ``[budget]`` of a live source.
         connect: Connects to a broker, through the gate.
         post: Gives the way to a web server, through the gate.
+        direct: Gives a sink with a protocol of its own the gate.
         updates: Of the model, in an agent that keeps it up to date.
         callback: For a ``callback`` sink that names no function.
         record: A folder for ``results.jsonl``, and for ``video.mp4`` if frames are images.
@@ -123,6 +125,7 @@ def make_loop(
         source_fps=lambda: float(getattr(source, "fps", 0.0) or getattr(config.source.options, "fps", 0.0)),
         connect=connect,
         post=post,
+        direct=direct,
         updates=updates,
         callback=callback,
         packets=getattr(source, "packets", None),
@@ -137,7 +140,7 @@ def make_loop(
     if keeper is not None and not source.is_live:
         logger.warning("the budget is not kept: the source %r waits for its reader", config.source.kind)
         keeper = None
-    rules = _rules(config, predictor, max_errors, keeper, graph)
+    rules = make_rules(config, predictor, graph, max_errors, keeper)
     rules.switch = context.switch
     _check_own_source(source, sections, context)
     opened = (*sinks, *open_sinks(sections, context), *([viewer] if viewer else ()))
@@ -148,21 +151,21 @@ def _is_own_link(section: Section) -> bool:
     return section.kind == "mqtt" and not section.options.url
 
 
-def _rules(
+def make_rules(
     config: PipelineConfig,
     predictor: Predictor,
-    max_errors: int,
-    keeper: Keeper | None,
     graph: Graph | None,
+    max_errors: int,
+    keeper: Keeper | None = None,
 ) -> Rules:
-    privacy = config.privacy
-    hold = max(
-        (privacy.redact_hold, *(stage.every for stage in config.stages))
-    )  # what a stage found stays hidden
-    redactor = Redactor(privacy.redact, privacy.redact_style, privacy.redact_margin_ratio, hold)
+    """Return what a pipeline's loop does beside running the model; arguments as for ``make_loop``.
+
+    Raises:
+        ConfigError: The model finds no boxes for ``[track]``.
+    """
     rules = Rules(
         debounce=config.events,
-        redactor=redactor if privacy.redact else None,
+        redactor=make_redactor(config),
         watch=make_watch(config, predictor),
         graph=graph,
         max_errors=max_errors,
@@ -175,6 +178,16 @@ def _rules(
     if config.budget.p95_ms:
         rules.allowance_s = config.budget.p95_ms / 1e3
     return rules
+
+
+def make_redactor(config: PipelineConfig) -> Redactor | None:
+    """Return what hides the labels of ``[privacy] redact``; None without any."""
+    privacy = config.privacy
+    if not privacy.redact:
+        return None
+    # what a stage found stays hidden until it looks again
+    hold = max((privacy.redact_hold, *(stage.every for stage in config.stages)))
+    return Redactor(privacy.redact, privacy.redact_style, privacy.redact_margin_ratio, hold)
 
 
 def open_stages(config: PipelineConfig) -> StageModels | None:
@@ -358,6 +371,7 @@ def run_pipeline(
             keeper=make_keeper(config, lambda step: holder.change_to(step, switch), sysfs_root=sysfs_root),
             connect=publishers.connect,
             post=publishers.post,
+            direct=publishers.direct,
             record=record,
             graph=stack.enter_context(_open_graph(config)),
             viewer=stack.enter_context(_page(page, config, holder, ledger, path)) if page else None,

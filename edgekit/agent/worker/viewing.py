@@ -20,6 +20,7 @@ from edgekit.agent.access import LOOPBACK
 from edgekit.core.egress import ENVELOPE, HEALTH
 from edgekit.core.errors import ConfigError, EdgekitError, UsageError
 from edgekit.core.tasks import TASKS
+from edgekit.pipeline.kept_clips import KeptClips
 from edgekit.pipeline.picture import thumbnail
 from edgekit.pipeline.shape_file import ShapeFile
 from edgekit.pipeline.view import ViewSink, frame_document
@@ -29,7 +30,7 @@ from edgekit.serve.server import Server
 from edgekit.serve.view.app import PageApp
 from edgekit.serve.view.login import Login
 from edgekit.serve.view.page import Page
-from edgekit.serve.view.ports import Shown, Told
+from edgekit.serve.view.ports import Clip, Shown, Told
 
 if TYPE_CHECKING:
     from edgekit.agent.ipc import Run
@@ -83,6 +84,10 @@ class PipelineView:
         self.name, self._has_track = config.pipeline.name, config.track is not None
         self._sink, self._tuned, self._gate, self._books = sink, tuned, gate, books
         self.watched = sink.watched
+        folders = [
+            Path(config.folder, s.options.path).expanduser() for s in config.sinks if s.kind == "clips"
+        ]
+        self._kept = KeptClips(folders[0]) if folders else None
 
     @property
     def number(self) -> int:
@@ -117,7 +122,7 @@ class PipelineView:
     def figures(self) -> Told:
         """Return what runs, its rate and latency, and the settings that can be changed."""
         body = msgspec.json.encode({**self._sink.figures(), "settings": self._settings()})
-        return Told(0, body, lambda client, size: self._enter(HEALTH, client, size))
+        return Told(0, body, self._as_health)
 
     def _settings(self) -> dict[str, Any]:
         predictor = self._tuned.predictor
@@ -132,7 +137,7 @@ class PipelineView:
             document: dict[str, Any] = self._shape_file().shapes()
         except EdgekitError as error:
             document = {"why": error.one_line()}
-        return Told(0, msgspec.json.encode(document), lambda client, size: self._enter(HEALTH, client, size))
+        return Told(0, msgspec.json.encode(document), self._as_health)
 
     def save(self, wanted: dict[str, Any]) -> str:
         """Write zones and lines into the pipeline's file; return when they take effect.
@@ -149,6 +154,45 @@ class PipelineView:
         if self._file is None:
             raise UsageError(f"pipeline {self.name!r} has no file of its own")
         return self._file
+
+    def clips(self, words: str) -> Told:
+        """Return the newest kept clips whose events say all ``words``, or why there are none."""
+        if (why := self._why_no_clips()) or self._kept is None:
+            return Told(0, msgspec.json.encode({"why": why}), self._as_health)
+        rows = self._kept.newest(words)
+        packed = [self._packed({"events": row.pop("events")}) for row in rows]
+        bodies = [
+            msgspec.json.encode(row)[:-1] + b"," + events[1:]
+            for row, (events, _) in zip(rows, packed, strict=True)
+        ]
+
+        def sent(client: str, size: int) -> None:
+            for (_, enter), row in zip(packed, bodies, strict=True):
+                enter(client, len(row))
+            self._enter(ENVELOPE, client, size - sum(map(len, bodies)))
+
+        return Told(0, b'{"clips":[%b]}' % b",".join(bodies), sent)
+
+    def clip(self, name: str) -> Clip:
+        """Return one clip.
+
+        Raises:
+            UsageError: There is none of this name, or no picture may leave.
+        """
+        path = None if self._kept is None else self._kept.path(name)
+        if (why := self._why_no_clips()) or path is None:
+            raise UsageError(why or f"there is no clip {name[:80]!r}")
+        return Clip(path, lambda client, size: self._enter("pixels", client, size))
+
+    def _why_no_clips(self) -> str:
+        if self._kept is None:
+            return "this pipeline has no clips sink"
+        if self._gate is not None and not self._gate.allows("pixels"):
+            return 'clips stay on the device: "pixels" is not in [privacy] egress of this pipeline'
+        return ""
+
+    def _as_health(self, client: str, size: int) -> None:
+        self._enter(HEALTH, client, size)
 
     def change(self, wanted: dict[str, Any]) -> None:
         """Change ``score_threshold`` from the next frame on.

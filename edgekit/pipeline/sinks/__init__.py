@@ -3,7 +3,7 @@
 A sink is a class with an ``Options`` structure (the keys of its ``[[sink]]`` table) and the
 constructor ``Class(options, context)``; it satisfies ``edgekit.core.ports.Sink``. A class whose
 ``leaves_device`` is true sends off the device, through ``context.connect`` or
-``context.post``, behind which the gate stands.
+``context.post``, behind which the gate stands, or what ``context.direct`` permits.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ SINKS: dict[str, str] = {
     "clips": "edgekit.pipeline.sinks.clips:ClipsSink",
     "prometheus": "edgekit.pipeline.sinks.prometheus:PrometheusSink",
     "homeassistant": "edgekit.pipeline.sinks.homeassistant:HomeAssistantSink",
+    "gpio": "edgekit.pipeline.sinks.gpio:GpioSink",
+    "modbus": "edgekit.pipeline.sinks.modbus:ModbusSink",
+    "opcua": "edgekit.pipeline.sinks.opcua:OpcUaSink",
 }
 SINK_ROWS = plugins.Rows(SINKS, plugins.SINKS)
 
@@ -79,12 +82,30 @@ class Post(Protocol):
         """
 
 
+class Way(Protocol):
+    """Decides for a sink with a protocol of its own what may leave for one destination."""
+
+    def permit(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what may leave of a document, and enter in the ledger what does and what does not."""
+
+    def close(self) -> None:
+        """Keep the last counters; safe to call twice."""
+
+
+class Direct(Protocol):
+    """Gives a sink with a protocol of its own the egress gate."""
+
+    def __call__(self, destination: str, state: Callable[[], dict[str, Any]]) -> Way:
+        """Return the gate; ``state()`` returns the sink's counters, for the summary."""
+
+
 @dataclass(frozen=True)
 class SinkContext:
     """What a sink knows about its pipeline, and the ports it may use.
 
-    ``source_fps()`` is the source's rate, 0 where it has none; known once it is open. ``connect`` and
-    ``post`` are the only ways off the device; ``callback`` is a function of the embedding program.
+    ``source_fps()`` is the source's rate, 0 where it has none; known once it is open. ``connect``,
+    ``post`` and ``direct`` are the only ways off the device; ``callback`` is a function of the embedding
+    program.
     ``state``: the folder for what the pipeline keeps over restarts. ``egress``: the classes of ``[privacy]
     egress``. ``switch`` turns the pipeline off and on. ``updates``: of the model, in an agent that keeps it
     up to date. ``packets``: the camera's compressed stream, of which ``packets.keep`` asks for some seconds;
@@ -101,6 +122,7 @@ class SinkContext:
     source_fps: Callable[[], float] = float
     connect: Connect | None = None
     post: Post | None = None
+    direct: Direct | None = None
     callback: Callable[[Result], object] | None = None
     packets: PacketRing | None = None
     hides: bool = False

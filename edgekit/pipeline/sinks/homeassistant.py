@@ -12,7 +12,6 @@ from __future__ import annotations
 import platform
 import re
 import time
-from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -25,10 +24,10 @@ from edgekit.core.ports import Result
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.picture import thumbnail
 from edgekit.pipeline.sinks import SinkContext
+from edgekit.pipeline.sinks.present import Present
 from edgekit.pipeline.sinks.remote import Remote, is_on
 from edgekit.version import __version__
 
-STARTS, ENDS = frozenset({"appeared", "started"}), frozenset({"vanished", "ended"})
 INSTALL, ROLL_BACK = "install", "rollback"
 _ACTIONS: dict[str, Literal["install", "rollback"]] = {INSTALL: "install", ROLL_BACK: "rollback"}
 MAX_PLACES = 200
@@ -84,8 +83,7 @@ class HomeAssistantSink:
         self._id = f"edgekit_{device}_{_plain(context.pipeline)}"
         self._base = f"edgekit/{device}/{context.pipeline}"
         self._model = self._version = ""
-        self._present: dict[str, str] = {}
-        """The label of each event that has begun and not ended, by its id."""
+        self._present = Present()
         self._seen: dict[str, Any] = {"total": 0, "counts": {}}
         self._places: dict[str, dict[str, Any]] = {}
         self._said_s = self._pictured_s = float("-inf")
@@ -114,28 +112,17 @@ class HomeAssistantSink:
             self._announce()
             self._say_version()
         for event in result.events:
-            self._note(event)
+            self._present.note(event)
+            self._count(event)
         now_s = time.monotonic()
         if not self._switch.is_on:  # a frame that was on its way
             return
         if result.events or now_s - self._said_s >= self._options.every_s:
             self._said_s = now_s
-            now = result.prediction.counts()
-            # by events, so that what is missed in a frame does not come and go
-            present = Counter(self._present.values())
-            counts = {label: max(number, now.get(label, 0)) for label, number in present.items()}
+            counts = self._present.counts(result.prediction)
             self._seen = {"total": sum(counts.values()), "counts": counts}
             self._say_seen()
         self._send_picture(result, now_s)
-
-    def _note(self, event: Any) -> None:
-        if event.kind in STARTS:
-            self._present[event.id] = event.label
-        elif event.kind in ENDS:
-            self._present.pop(event.id, None)
-        elif event.kind == "changed":
-            self._present = {event.id: event.label} if event.label else {}
-        self._count(event)
 
     def _count(self, event: Any) -> None:
         """Keep what a line or a zone has counted, and announce it the first time."""
@@ -147,8 +134,10 @@ class HomeAssistantSink:
         if place not in self._places and len(self._places) >= MAX_PLACES:
             return
         kind = "line" if getattr(event, "line", "") else "zone"
+        # a line's event has the number of all labels in that direction, and this entity is of one
+        count = self._places.get(place, {}).get("count", 0) + 1 if kind == "line" else event.count
         is_new = place not in self._places
-        self._places[place] = {kind: name, "direction": direction, "label": event.label, "count": event.count}
+        self._places[place] = {kind: name, "direction": direction, "label": event.label, "count": count}
         if is_new:
             self._announce()
         self._say_seen()

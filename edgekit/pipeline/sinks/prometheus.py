@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -15,10 +15,8 @@ from edgekit.base.files import write_durably
 from edgekit.core.errors import StorageError
 from edgekit.core.ports import Result
 from edgekit.pipeline.check import Options
+from edgekit.pipeline.place_metrics import MAX_SERIES, place_lines
 from edgekit.pipeline.sinks import SinkContext
-
-MAX_SERIES = 500
-"""Of each family; further labels are counted together, as ``*``."""
 
 
 class PrometheusOptions(Options, frozen=True, kw_only=True):
@@ -36,6 +34,8 @@ class PrometheusOptions(Options, frozen=True, kw_only=True):
 class PrometheusSink:
     """Counts since its start; Prometheus knows a counter that begins again.
 
+    Of each family there are at most ``MAX_SERIES``; further labels are counted together, as ``*``.
+
     Raises:
         StorageError: The file cannot be written.
     """
@@ -48,6 +48,8 @@ class PrometheusSink:
         self._frames: Counter[tuple[str, ...]] = Counter()
         self._events: Counter[tuple[str, ...]] = Counter()
         self._items: dict[str, int] = {}
+        self._zones: dict[str, dict[str, Any]] = {}
+        self._lines_crossed: dict[str, dict[str, Counter[str]]] = {}
         self._latency = Buckets()
         self._last_s = 0.0
         self._written_s = time.monotonic()
@@ -59,6 +61,7 @@ class PrometheusSink:
         for event in result.events:
             where = getattr(event, "line", "") or getattr(event, "zone", "")
             self._events[_bounded((event.kind, event.label, where), self._events)] += 1
+            self._count(event)
         counts = result.prediction.counts()
         # a label that was seen once stays, at 0
         self._items = {**dict.fromkeys(self._items, 0), **counts}
@@ -67,6 +70,22 @@ class PrometheusSink:
         self._last_s = result.frame.captured_unix_ms / 1e3
         if time.monotonic() - self._written_s >= self._every_s:
             self._write()
+
+    def _count(self, event: Any) -> None:
+        """Count what an object did in a zone or on a line."""
+        if event.kind == "crossed":
+            self._lines_crossed.setdefault(event.line, {}).setdefault(event.direction, Counter())[
+                event.label
+            ] += 1
+        elif event.kind in ("entered", "left"):
+            empty: dict[str, Any] = {"entered": Counter(), "left": Counter(), "visits": set()}
+            zone = self._zones.setdefault(event.zone, empty)
+            zone[event.kind][event.label] += 1
+            (zone["visits"].add if event.kind == "entered" else zone["visits"].discard)(event.id)
+
+    def _places(self) -> dict[str, Any]:
+        zones = {name: {**zone, "inside": len(zone["visits"])} for name, zone in self._zones.items()}
+        return {"lines": self._lines_crossed, "zones": zones}
 
     def _write(self) -> None:
         self._written_s = time.monotonic()
@@ -100,6 +119,7 @@ class PrometheusSink:
             "Items in the last frame, by label.",
             [sample(items, {**own, "label": label}, number) for label, number in self._items.items()],
         )
+        yield from place_lines({self._pipeline: self._places()})
         yield from family(
             last, "gauge", "When the last frame was captured.", [sample(last, own, self._last_s)]
         )

@@ -20,7 +20,8 @@ from edgekit.pipeline.sources import SourceContext
 from edgekit.pipeline.sources.samples import Samples
 from edgekit.pipeline.sources.timing import Pacer, Reopener, stamp
 
-_TYPES = {"uint16": "H", "int16": "h", "uint32": "I", "int32": "i", "float32": "f", "float64": "d"}
+NumberType = Literal["uint16", "int16", "uint32", "int32", "float32", "float64"]
+TYPES = {"uint16": "H", "int16": "h", "uint32": "I", "int32": "i", "float32": "f", "float64": "d"}
 _READS = {"holding": "read_holding_registers", "input": "read_input_registers"}
 
 
@@ -29,7 +30,7 @@ class Register(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     address: Annotated[int, msgspec.Meta(ge=0, le=65_535)]
     table: Literal["holding", "input"] = "holding"
-    type: Literal["uint16", "int16", "uint32", "int32", "float32", "float64"] = "uint16"
+    type: NumberType = "uint16"
     scale: float = 1.0
     offset: float = 0.0
 
@@ -53,8 +54,8 @@ class ModbusOptions(Options, frozen=True, kw_only=True):
 
     def problems(self) -> Iterator[str]:
         """Report an address that cannot be right, and registers that are missing."""
-        if "://" in self.uri and not (self.uri.startswith("tcp://") and urlsplit(self.uri).hostname):
-            yield f"uri: want tcp://host:port or a device node, got {self.uri!r}"
+        if problem := address_problem(self.uri):
+            yield problem
         if not self.registers:
             yield "registers: want the address of each of the model's values, got none"
 
@@ -108,23 +109,8 @@ class ModbusSource:
         self._client = self.reopener.first()
 
     def _connected(self) -> Any:
-        library, options = pymodbus().client, self._options
-        if options.uri.startswith("tcp://"):
-            parts = urlsplit(options.uri)
-            client = library.ModbusTcpClient(
-                parts.hostname, port=parts.port or 502, timeout=options.timeout_s, retries=0
-            )
-        else:
-            client = library.ModbusSerialClient(
-                options.uri, baudrate=options.baud, timeout=options.timeout_s, retries=0
-            )
-        if not client.connect():
-            client.close()
-            raise SourceError(
-                f"modbus {options.uri!r}: nothing answers there",
-                hint="is the device on, its address right, and no other program connected to it?",
-                fault="CONNECTION_FAILED",
-            )
+        options = self._options
+        client = connected(options.uri, options.baud, options.timeout_s)
         try:
             self._sample(client)
         except SourceError:
@@ -174,7 +160,7 @@ class ModbusSource:
         return list(answer.registers)
 
     def _value(self, register: Register, words: dict[_Block, list[int]]) -> float:
-        code = _TYPES[register.type]
+        code = TYPES[register.type]
         count = struct.calcsize(f">{code}") // 2
         block = next(block for block in self._blocks if _holds(block, register))
         own = words[block][register.address - block.address :][:count]
@@ -195,7 +181,7 @@ def blocks_of(registers: tuple[Register, ...]) -> list[_Block]:
     """
     blocks: list[_Block] = []
     for register in sorted(registers, key=lambda register: (register.table, register.address)):
-        end = register.address + struct.calcsize(f">{_TYPES[register.type]}") // 2
+        end = register.address + struct.calcsize(f">{TYPES[register.type]}") // 2
         last = blocks[-1] if blocks else None
         if (
             last is not None
@@ -210,12 +196,42 @@ def blocks_of(registers: tuple[Register, ...]) -> list[_Block]:
 
 
 def _holds(block: _Block, register: Register) -> bool:
-    end = register.address + struct.calcsize(f">{_TYPES[register.type]}") // 2
+    end = register.address + struct.calcsize(f">{TYPES[register.type]}") // 2
     return (
         block.table == register.table
         and block.address <= register.address
         and (end <= block.address + block.size)
     )
+
+
+def address_problem(uri: str) -> str:
+    """Return what is wrong with a device's address; empty if nothing is."""
+    if "://" in uri and not (uri.startswith("tcp://") and urlsplit(uri).hostname):
+        return f"uri: want tcp://host:port or a device node, got {uri!r}"
+    return ""
+
+
+def connected(uri: str, baud: int, timeout_s: float) -> Any:
+    """Return a connected client of a device.
+
+    Raises:
+        ConfigError: pymodbus is not installed.
+        SourceError: Nothing answers there.
+    """
+    library = pymodbus().client
+    if uri.startswith("tcp://"):
+        parts = urlsplit(uri)
+        client = library.ModbusTcpClient(parts.hostname, port=parts.port or 502, timeout=timeout_s, retries=0)
+    else:
+        client = library.ModbusSerialClient(uri, baudrate=baud, timeout=timeout_s, retries=0)
+    if not client.connect():
+        client.close()
+        raise SourceError(
+            f"modbus {uri!r}: nothing answers there",
+            hint="is the device on, its address right, and no other program connected to it?",
+            fault="CONNECTION_FAILED",
+        )
+    return client
 
 
 class _Library(NamedTuple):
@@ -235,5 +251,5 @@ def pymodbus() -> _Library:
         from pymodbus import client
         from pymodbus.exceptions import ModbusException
     except ImportError as cause:
-        raise ConfigError(f"source 'modbus' needs pymodbus: {cause}", hint=install_hint("modbus")) from cause
+        raise ConfigError(f"'modbus' needs pymodbus: {cause}", hint=install_hint("modbus")) from cause
     return _Library(client, ModbusException)

@@ -15,6 +15,7 @@ from edgekit.serve.body import Receive
 from edgekit.serve.errors import HttpError, as_http
 from edgekit.serve.hosting import Call
 from edgekit.serve.siblings import CLIENT, FORWARDED, Siblings
+from edgekit.serve.view.clip_file import send_clip
 from edgekit.serve.view.feed import Feed
 from edgekit.serve.view.login import Login, is_own
 from edgekit.serve.view.ports import Told, View
@@ -26,8 +27,8 @@ _TYPES = {".html": b"text/html; charset=utf-8", ".js": b"text/javascript", ".css
 _TYPES |= {".svg": b"image/svg+xml"}
 _JSON: Headers = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
 POLICY = (
-    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self';"
-    b" form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self';"
+    b" connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 SECURITY: Headers = (
     (b"content-security-policy", POLICY),
@@ -41,6 +42,13 @@ LOOK_S = 0.1
 _BODY_BYTES = 64 << 10
 _FRAME = b"application/vnd.edgekit.frame"
 """Four bytes: the length of the JSON, big-endian; the JSON; the rest is the JPEG, empty if none may leave."""
+
+
+_READS: dict[tuple[str, str], Callable[[View, Mapping[str, list[str]]], Told]] = {
+    ("GET", "figures"): lambda view, _: view.figures(),
+    ("GET", "shapes"): lambda view, _: view.shapes(),
+    ("GET", "clips"): lambda view, query: view.clips(query.get("words", [""])[0]),
+}
 
 
 class Page:
@@ -124,27 +132,32 @@ class Page:
             return
         if view is None:
             raise HttpError(404, "there is nothing here; GET / is the page")
-        act = (scope["method"], parts[3])
-        query = parse_qs(scope["query_string"].decode("latin-1"))
+        await self._act(view, (scope["method"], parts[3]), scope, receive, send)
+
+    async def _act(
+        self, view: View, act: tuple[str, str], scope: Mapping[str, Any], receive: Receive, send: Send
+    ) -> None:
+        headers, query = dict(scope["headers"]), parse_qs(scope["query_string"].decode("latin-1"))
         client = _client(scope, headers)
         if act == ("GET", "frame"):
             await self._frame(view, _number(query), client, send)
-        elif act == ("GET", "figures"):
-            await _tell(send, view.figures(), client)
         elif act == ("GET", "events"):
             last = headers.get(b"last-event-id", b"").decode("latin-1")
             await self._stream(view, _number({"after": [last]}) or _number(query), client, receive, send)
+        elif act == ("GET", "clip"):
+            clip = await asyncio.to_thread(view.clip, query.get("name", [""])[0])
+            clip.sent(client, await send_clip(send, clip.path, headers, SECURITY))
+        elif act in _READS:
+            await _tell(send, await asyncio.to_thread(_READS[act], view, query), client)
         elif act == ("POST", "settings"):
             view.change(_object(await _body(receive)))
             await _tell(send, view.figures(), client)
-        elif act == ("GET", "shapes"):
-            await _tell(send, view.shapes(), client)
         elif act == ("POST", "shapes"):
             wanted = _object(await _body(receive))
             applies = await asyncio.to_thread(view.save, wanted)
             await _reply(send, msgspec.json.encode({"applies": applies}), _JSON)
         else:
-            raise HttpError(405, f"{parts[3]!r} does not take {scope['method']}")
+            raise HttpError(405, f"{act[1]!r} does not take {act[0]}")
 
     async def _frame(self, view: View, after: int, client: str, send: Send) -> None:
         kept = self._feeds.get(view.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 Sent = Callable[[str, int], object]
@@ -24,6 +25,13 @@ class Told(NamedTuple):
 
     number: int
     body: bytes
+    sent: Sent
+
+
+class Clip(NamedTuple):
+    """A kept clip that may be shown: its file."""
+
+    path: Path
     sent: Sent
 
 
@@ -57,6 +65,16 @@ class View(Protocol):
         Raises:
             UsageError: The pipeline has no file of its own.
             ConfigError: They are not valid; the file is as before.
+        """
+
+    def clips(self, words: str) -> Told:
+        """Return the newest kept clips whose events say all ``words``, or why there are none."""
+
+    def clip(self, name: str) -> Clip:
+        """Return one clip.
+
+        Raises:
+            UsageError: There is none of this name, or no picture may leave.
         """
 
     def change(self, wanted: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ import { Shapes } from "./shapes.js";
 const MOST_EVENTS = 100;
 const RETRY_MS = 1000;
 const LIST_MS = 3000;
+const CLIP_MS = 1500; // a clip begins with the image after its event
 const byId = (id) => document.getElementById(id);
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 let followed = null; // {name, ended: AbortController, stream: EventSource}
@@ -101,6 +102,7 @@ function followEvents(name) {
     byId("events").prepend(row(colorOf(event.label), text, time));
     while (byId("events").children.length > MOST_EVENTS) byId("events").lastChild.remove();
     byId("quiet").hidden = true;
+    if (!byId("kept").hidden) setTimeout(() => name === followed.name && loadClips(name), CLIP_MS);
   });
   stream.addEventListener("figures", (message) => showFigures(JSON.parse(message.data)));
   return stream;
@@ -203,6 +205,37 @@ byId("save-shapes").addEventListener("click", async () => {
   }
 });
 
+// -- clips
+
+let asked = 0; // of two searches the later one is shown
+
+async function loadClips(name) {
+  const now = ++asked;
+  const words = encodeURIComponent(byId("clip-words").value);
+  const { clips, why } = await json(`${path(name, "clips")}?words=${words}`).catch((error) => ({ why: error.message }));
+  if (name !== followed.name || now !== asked) return;
+  byId("kept").hidden = !clips && why.includes("no clips sink");
+  show("no-clips", why ?? (clips.length ? "" : "None"));
+  byId("clips").replaceChildren(...(clips ?? []).map((clip) => {
+    const said = clip.events.map((event) =>
+      [event.label, event.kind, event.zone ?? event.line, event.direction].filter(Boolean).join(" "));
+    const first = clip.events[0]?.captured_unix_ms ?? clip.unix_ms;
+    const line = row(colorOf(clip.events[0]?.label), "", new Date(first).toLocaleString());
+    const play = document.createElement("button");
+    play.textContent = [...new Set(said)].join(", ") || clip.name;
+    play.addEventListener("click", () => {
+      const player = byId("player");
+      player.hidden = false;
+      player.src = `${path(name, "clip")}?name=${encodeURIComponent(clip.name)}`;
+      player.play().catch(() => {}); // the controls are there
+    });
+    line.children[1].append(play);
+    return line;
+  }));
+}
+
+byId("clip-words").addEventListener("input", () => loadClips(followed.name));
+
 // -- which pipeline
 
 function follow(name) {
@@ -215,6 +248,9 @@ function follow(name) {
   document.title = `${name} · edgekit`;
   followFrames(name, followed.ended.signal);
   loadShapes(name);
+  byId("player").hidden = true;
+  byId("player").removeAttribute("src");
+  loadClips(name);
 }
 
 // Pipelines come and go: the list is asked for again now and then, and the followed one kept.
