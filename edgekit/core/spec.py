@@ -84,6 +84,41 @@ class Column(_Strict, frozen=True, kw_only=True):
     std: float = 1.0
 
 
+class FrontEnd(_Strict, frozen=True, kw_only=True, omit_defaults=True):
+    """How a window of sound becomes frames of mel bands (``mel``), their cepstrum (``mfcc``), or ``micro``.
+
+    Frames of ``frame`` samples begin every ``step``; each is tapered, transformed with ``fft`` points (0: the
+    next power of two), summed into ``bands`` from ``low_hz`` to ``high_hz`` (0: half the rate) and made
+    logarithmic; ``frames`` is the most of them. docs/bundle.md says what each library's defaults are.
+    ``micro`` is TensorFlow Lite Micro's front end, which has its own filters, noise reduction and gain.
+    """
+
+    kind: Literal["mel", "mfcc", "micro"] = "mel"
+    frame: int
+    step: int
+    fft: int = 0
+    taper: Literal["hann", "hann-symmetric", "hamming", "hamming-symmetric", "povey", "none"] = "hann"
+    frames: int = 0
+    padding: Literal["none", "zeros", "reflect"] = "none"
+    emphasis: float = 0.0
+    removes_mean: bool = False
+    is_magnitude: bool = False
+    bands: int = 40
+    low_hz: float = 0.0
+    high_hz: float = 0.0
+    scale: Literal["htk", "slaney"] = "htk"
+    slopes: Literal["hz", "mel"] = "hz"
+    is_area: bool = False
+    log: Literal["ln", "log10", "db", "none"] = "ln"
+    offset: float = 0.0
+    floor: float = 1e-10
+    top_db: float = 0.0
+    coefficients: int = 13
+    dct: Literal["ortho", "htk"] = "ortho"
+    lifter: int = 0
+    gain: float = 1.0
+
+
 class Pre(_Strict, frozen=True, kw_only=True, omit_defaults=True):
     """How a frame becomes the model's input: resize, colour, ``(x - mean) / std``.
 
@@ -92,7 +127,8 @@ class Pre(_Strict, frozen=True, kw_only=True, omit_defaults=True):
     side that ``crop`` keeps; ``align`` is where a letterbox puts the image, ``pad`` the grey around it. A
     sensor model has ``resize="none"``, ``window`` samples per input, ``hop`` new samples between windows,
     ``context`` samples of the window before put in front, and one ``mean`` and ``std`` for each channel. A
-    model of tables has ``columns``.
+    model of sound may have a ``front_end``: its ``mean`` and ``std`` are then of features, one or one for
+    each band. A model of tables has ``columns``.
     """
 
     resize: Literal["letterbox", "stretch", "crop", "none"] = "stretch"
@@ -106,6 +142,7 @@ class Pre(_Strict, frozen=True, kw_only=True, omit_defaults=True):
     hop: int = 0
     context: int = 0
     rate_hz: float = 0.0
+    front_end: FrontEnd | None = None
     columns: tuple[Column, ...] = ()
     is_transposed: bool = False
 

@@ -51,7 +51,7 @@ _ROWS = (
     Task("oriented", ("yolo", "detections"), _DETECT, (*_LABELLED, "boxes"), "appeared"),
     Task(
         "pose",
-        ("yolo", "detections", "blazeface", "movenet", "posenet"),
+        ("yolo", "detections", "blazeface", "movenet", "posenet", "landmarks"),
         _DETECT,
         (*_LABELLED, "boxes", "points"),
         "appeared",

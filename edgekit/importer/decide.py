@@ -10,6 +10,7 @@ from edgekit.core.errors import BundleError
 from edgekit.core.spec import Finding
 from edgekit.importer.families import conclusions_of
 from edgekit.importer.findings import Conclusion, flag_of
+from edgekit.importer.given import with_input
 from edgekit.importer.model_file import ModelFile
 
 _RAW = "or --decoder raw for a bundle of plain tensors"
@@ -36,7 +37,7 @@ def conclude(file: ModelFile) -> Conclusion:
             reasons=tuple(f"--decoder {row.family}: {_why(row)}" for row in fitting),
             hint="say which one it is with one of these flags",
         )
-    conclusion = with_flags(fitting[0], file.flags)
+    conclusion = with_flags(with_input(fitting[0], file), file.flags)
     asked = {key: why for key, why in conclusion.asks.items() if key not in file.flags}
     if asked:
         raise BundleError(

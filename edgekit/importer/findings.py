@@ -21,6 +21,7 @@ PRE_KEYS = frozenset(
         "hop",
         "context",
         "rate_hz",
+        "front_end",
         "columns",
     }
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.core.errors import UsageError
+from edgekit.importer.front_ends import stated_front_end
 from edgekit.importer.label_sets import LABEL_SETS
 from edgekit.importer.readers.beside import read_labels
 from edgekit.importer.readers.literals import literal
@@ -42,6 +43,10 @@ def checked_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
         values["color"] = str(values["color"]).upper()
     if "labels" in values:
         values["labels"] = stated_labels(values["labels"])
+    if "front_end" in values:
+        values["front_end"], usual = stated_front_end(values["front_end"])
+        if usual is not None:
+            values = {"mean": usual[0], "std": usual[1]} | values
     return values
 
 

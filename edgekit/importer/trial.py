@@ -13,7 +13,7 @@ import numpy as np
 
 from edgekit.base.child import Child, ChildFault
 from edgekit.core.errors import EdgekitError, InferenceError
-from edgekit.importer.model_file import ModelFile
+from edgekit.importer.model_file import Image, ModelFile
 from edgekit.model.bundle import BARE
 
 if TYPE_CHECKING:
@@ -46,8 +46,13 @@ def image_size(file: ModelFile) -> tuple[tuple[int, int], str]:
     for value, source in ((file.flags.get("size"), "flag"), (file.metadata.get("imgsz"), "metadata")):
         if value:
             sides = [value, value] if isinstance(value, int) else list(value)
-            return (int(sides[0]), int(sides[-1])), source
-    return (_USUAL_SIZE, _USUAL_SIZE), "assumed"
+            return _known(image, int(sides[0]), int(sides[-1])), source
+    return _known(image, _USUAL_SIZE, _USUAL_SIZE), "assumed"
+
+
+def _known(image: Image, height: int, width: int) -> tuple[int, int]:
+    """Return a size with the side that the file fixes."""
+    return (image.height if image.height > 0 else height, image.width if image.width > 0 else width)
 
 
 def fixed_shapes(file: ModelFile) -> dict[str, list[int]]:

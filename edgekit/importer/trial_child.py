@@ -5,6 +5,7 @@ A native library may crash or hang on a file that nobody has tried; only this pr
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,10 @@ from edgekit.pipeline.pre import ImagePre, dequantize
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edgekit.pipeline.predictor import Predictor
+
+_MADE = 2
+"""Made windows of a model that takes no pictures."""
 _PROBE = Pre(resize="letterbox", std=(255.0,))
 
 
@@ -87,7 +92,11 @@ def _variant(task: dict[str, Any], pictures: list[NDArray[np.uint8]]) -> dict[st
     answers: dict[str, NDArray[Any]] = {}
     shape = predictor.image_input()
     if shape is None:
-        run_synthetic(ready)
+        if bundle.manifest.pre.window:
+            answers = _windows(predictor)
+        else:
+            run_synthetic(ready)
+        np.savez(task["out"], **answers)  # type: ignore[arg-type]
         ready.close()
         return {"items": [], "is_image": False}
     name = next(iter(bundle.manifest.inputs)).name
@@ -102,6 +111,25 @@ def _variant(task: dict[str, Any], pictures: list[NDArray[np.uint8]]) -> dict[st
     np.savez(task["out"], **answers)  # type: ignore[arg-type]
     ready.close()
     return {"items": items, "is_image": True}
+
+
+def _windows(predictor: Predictor) -> dict[str, NDArray[Any]]:
+    """Return the logical inputs and outputs of made windows, as golden samples hold them."""
+    (data,) = predictor.manifest.data_inputs()
+    answers: dict[str, NDArray[Any]] = {}
+    pre = predictor.manifest.pre
+    channels = max(1, math.prod(data.shape[1:]) // (pre.window + pre.context))
+    for seed in range(_MADE):
+        window = np.random.default_rng(seed).normal(size=(pre.window, channels))
+        if pre.front_end is None:
+            window = window * np.array(pre.std) + np.array(pre.mean)
+        else:  # a tone in noise: silence says nothing about a front end
+            window = 0.05 * window + 0.3 * np.sin(np.arange(pre.window) * (0.1 + 0.2 * seed))[:, None]
+        fed = np.asarray(window[None], np.float32)
+        answers[f"{seed}@{data.name}"] = fed
+        for output, array in predictor.run_golden({data.name: fed}).items():
+            answers[f"{seed}:{output}"] = array
+    return answers
 
 
 if __name__ == "__main__":

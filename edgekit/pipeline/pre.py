@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,13 @@ from edgekit.base.dtypes import DTYPES
 from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import ConfigError, TensorError
 from edgekit.core.spec import Pre, TensorSpec
+
+if TYPE_CHECKING:
+    from edgekit.pipeline.sound import Features
+
+
+_NOT_IN_LUT = (np.float16, np.int64, np.uint32, np.uint64)
+"""Types that OpenCV's LUT does not have in every release."""
 
 
 @lru_cache(maxsize=1)
@@ -166,8 +173,8 @@ def resize_image(
 def value_tables(pre: Pre, spec: TensorSpec, channels: int) -> NDArray[Any]:
     """Return the input's value for each byte of each channel, shape (channels, 256), the input's dtype.
 
-    It is ``(byte - mean) / std``, quantised with the tensor's scale and zero point. A UINT8 input without a
-    scale takes the bytes unchanged: such a file normalises inside.
+    It is ``(byte - mean) / std``, quantised with the tensor's scale and zero point. An integer input without
+    a scale takes the bytes unchanged: such a file normalises inside.
 
     Args:
         pre: The manifest's preprocessing.
@@ -175,15 +182,15 @@ def value_tables(pre: Pre, spec: TensorSpec, channels: int) -> NDArray[Any]:
         channels: 1 or 3.
 
     Raises:
-        TensorError: ``mean`` or ``std`` has neither one value nor one per channel, or the input is of an
-            integer type that is neither quantised nor UINT8.
+        TensorError: ``mean`` or ``std`` has neither one value nor one per channel, or the input is INT8
+            without a scale.
     """
     dtype = DTYPES[spec.datatype]
     levels = np.broadcast_to(np.arange(256, dtype=np.float64), (channels, 256))
     if np.issubdtype(dtype, np.integer) and spec.quantization is None:
-        if dtype != np.uint8:
+        if dtype == np.int8:
             raise TensorError(f"input {spec.name!r}: {spec.datatype} without a scale cannot take an image")
-        return np.ascontiguousarray(levels.astype(np.uint8))
+        return np.ascontiguousarray(levels.astype(dtype))
     mean, std = _per_channel(pre.mean, channels, "mean"), _per_channel(pre.std, channels, "std")
     return quantize((levels - mean[:, None]) / std[:, None], spec)
 
@@ -291,6 +298,9 @@ class ImagePre:
                 self._look_up(self._planes.reshape(rows, -1), 0, view.reshape(rows, -1))
         elif self._one_table:
             self._look_up(resized, 0, view[0])
+        elif self._tables.dtype in _NOT_IN_LUT:
+            for channel in range(self.channels):
+                self._look_up(resized[:, :, channel], channel, view[0, :, :, channel])
         else:
             tables = np.ascontiguousarray(self._tables.T).reshape(1, 256, self.channels)
             self._cv2.LUT(resized, tables, dst=view[0])
@@ -304,7 +314,7 @@ class ImagePre:
     def _look_up(self, values: NDArray[np.uint8], channel: int, out: NDArray[Any]) -> None:
         if self._is_identity:
             np.copyto(out, values.reshape(out.shape))
-        elif self._tables.dtype == np.float16:  # not in every release of OpenCV's LUT
+        elif self._tables.dtype in _NOT_IN_LUT:
             np.take(self._tables[channel], values.reshape(out.shape), out=out)
         else:
             target = out if out.ndim == 2 or out.shape[2] > 1 else out[:, :, 0]
@@ -316,28 +326,40 @@ class WindowPre:
 
     Args:
         pre: The manifest's preprocessing.
-        spec: The input as the backend reports it; its size is (context + window) x channels, in
-            that order or, with layout NCHW or if only that fits, channels first.
+        spec: The input as the backend reports it; its size is (context + window) x channels, or frames x
+            bands of ``pre.front_end``, in that order or, with layout NCHW or if only that fits, turned.
         layout: The file's layout.
 
     Raises:
-        TensorError: The input has no fixed size, or not a whole number of channels.
+        TensorError: The input has no fixed size, not a whole number of channels, or not the features' size.
+        BundleError: The settings of the front end contradict each other.
     """
 
     def __init__(self, pre: Pre, spec: TensorSpec, layout: str) -> None:
         length = pre.window + pre.context
         size = int(np.prod([abs(n) for n in spec.shape]))
-        if length < 1 or min(spec.shape[1:] or spec.shape, default=0) < 1 or size % length:
+        is_whole = pre.front_end is not None or (length > 0 and not size % length)
+        if length < 1 or min(spec.shape[1:] or spec.shape, default=0) < 1 or not is_whole:
             raise TensorError(
                 f"input {spec.name!r}: want a multiple of {length} values (pre.window + context), "
                 f"got shape {list(spec.shape)}"
             )
         self.length, self.channels = length, size // length
+        rows, width = length, self.channels
+        self._features: Features | None = None
+        if pre.front_end is not None:
+            self._features, (rows, width) = _features(pre, length)
+            self.channels = 1
+            if rows * width != size:
+                raise TensorError(
+                    f"input {spec.name!r}: pre.front_end makes {rows} frames of {width} numbers of a window, "
+                    f"the file takes shape {list(spec.shape)}"
+                )
         self._pre, self._spec = pre, spec
-        inner, wide = squeezed(spec.shape[1:] or spec.shape), squeezed((length, self.channels))
+        inner, wide = squeezed(spec.shape[1:] or spec.shape), squeezed((rows, width))
         self._is_planar = layout == "NCHW" or (inner == wide[::-1] and inner != wide)
-        self._mean = _per_channel(pre.mean, self.channels, "mean").astype(np.float32)
-        self._std = _per_channel(pre.std, self.channels, "std").astype(np.float32)
+        self._mean = _per_channel(pre.mean, width, "mean").astype(np.float32)
+        self._std = _per_channel(pre.std, width, "std").astype(np.float32)
         self._context = np.zeros((pre.context, self.channels), np.float32)
         self._shapes = {squeezed((count, self.channels)) for count in (pre.window, length)}
         if len(inner) < 2:  # the file itself is flat
@@ -349,6 +371,8 @@ class WindowPre:
 
     def normalize(self, window: NDArray[Any], *, keep: bool = True) -> NDArray[np.float32]:
         """Return a window after its context, normalised: (context + window, channels), float32.
+
+        With a front end its features, (frames, bands).
 
         Args:
             window: Shape (window, channels), ignoring axes of length 1, any number type; flat if the
@@ -372,9 +396,20 @@ class WindowPre:
             values = np.concatenate([self._context, values])
         if keep and self._pre.context:
             self._context[:] = values[-self._pre.context :]
+        if self._features is not None:
+            values = self._features(values[:, 0])
         return (values - self._mean) / self._std
 
     def fill(self, normalized: NDArray[np.float32], view: NDArray[Any]) -> None:
         """Write a normalised window into the backend's input memory."""
         quantized = quantize(normalized.T if self._is_planar else normalized, self._spec)
         np.copyto(view, quantized.reshape(view.shape))
+
+
+def _features(pre: Pre, samples: int) -> tuple[Features, tuple[int, int]]:
+    """Return the front end of a model of sound, and the shape of its features."""
+    from edgekit.pipeline.sound import Features  # only such models need it
+
+    assert pre.front_end is not None
+    features = Features(pre.front_end, pre.rate_hz)
+    return features, features.shape(samples)

@@ -103,6 +103,10 @@ def test_mediapipes_detectors_are_named_by_their_anchors_whole_or_in_parts():
     assert outputs == {"regressors0": "a", "regressors1": "d", "classifiers0": "c", "classifiers1": "b"}
     _, values = sole(foreign(224, {"r": (1, 2254, 12), "c": (1, 2254, 1)}, layout="NHWC"))
     assert (values["task"], values["labels"], values["keypoints"]) == ("pose", ("person",), 4)
+    _, values = sole(foreign(256, {"r": (1, 896, 16), "c": (1, 896, 1)}, layout="NHWC"))
+    assert values["anchors"]["strides"] == (16, 32, 32, 32)
+    conclusion, values = sole(foreign(192, {"r": (1, 2016, 18), "c": (1, 2016, 1)}, layout="NHWC"))
+    assert (conclusion.family, values["labels"]) == ("palm", ("palm",))
     assert not conclusions_of(foreign(128, {"r": (1, 897, 16), "c": (1, 897, 1)}, layout="NHWC"))
 
 

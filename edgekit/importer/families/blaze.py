@@ -1,9 +1,10 @@
-"""MediaPipe's detectors of faces and poses: offsets to anchors, and one logit each.
+"""MediaPipe's detectors of faces, poses and palms: offsets to anchors, and one logit each.
 
 Anchors, input size and number of offsets together name the model. Copies of OpenMV have each of the two
 outputs in two parts, in any order: they are joined by length.
 
-Source: MediaPipe's graphs of face_detection_short_range, face_detection_full_range and pose_detection.
+Source: MediaPipe's graphs of face_detection_short_range, face_detection_back, face_detection_full_range,
+pose_detection and palm_detection (no real file of the last seen).
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from edgekit.importer.model_file import ModelFile
 from edgekit.importer.trial import image_size
 
 _SHORT = {"layers": 4, "strides": (8, 16, 16, 16), "min_scale": 0.1484375, "max_scale": 0.75}
+_BACK = {"layers": 4, "strides": (16, 32, 32, 32), "min_scale": 0.15625, "max_scale": 0.75}
 _LONG = {"layers": 1, "strides": (4,), "min_scale": 0.1484375, "max_scale": 0.75}
 _POSE = {"layers": 5, "strides": (8, 16, 32, 32, 32), "min_scale": 0.1484375, "max_scale": 0.75}
+_PALM = {"layers": 4, "strides": (8, 16, 16, 16), "min_scale": 0.1484375, "max_scale": 0.75}
 _ALWAYS = {"aspect_ratios": (1.0,), "fixed_anchor_size": True}
 
 
@@ -32,10 +35,13 @@ class _Model(NamedTuple):
 
 _MODELS = {
     (896, 128, 16): _Model("face", 6, {**_SHORT, **_ALWAYS}),
+    (896, 256, 16): _Model("face", 6, {**_BACK, **_ALWAYS}),
     (2304, 192, 16): _Model("face", 6, {**_LONG, **_ALWAYS, "interpolated_scale_aspect_ratio": 0.0}),
     (2254, 224, 12): _Model("person", 4, {**_POSE, **_ALWAYS}),
+    (2016, 192, 18): _Model("palm", 7, {**_PALM, **_ALWAYS}),
 }
 """By anchors, edge of the input, numbers of an anchor."""
+_FAMILY = {"face": "blazeface", "person": "blazepose", "palm": "palm"}
 
 
 def recognise(file: ModelFile) -> Conclusion | None:
@@ -59,7 +65,7 @@ def recognise(file: ModelFile) -> Conclusion | None:
         is_whole = len(parts) == 1
         outputs |= {name if is_whole else f"{name}{i}": Output(part) for i, part in enumerate(parts)}
     return Conclusion(
-        family="blazeface" if model.label == "face" else "blazepose",
+        family=_FAMILY[model.label],
         findings=(
             Finding("task", "face" if model.label == "face" else "pose", "signature", why),
             Finding("decoder", "blazeface", "signature", why),
@@ -78,4 +84,5 @@ def recognise(file: ModelFile) -> Conclusion | None:
             *convention("MediaPipe's graph", score_threshold=0.5, iou_threshold=0.3),
         ),
         outputs=outputs,
+        no_real_file=model.label == "palm",
     )

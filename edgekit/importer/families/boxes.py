@@ -1,4 +1,4 @@
-"""What several families of detectors conclude alike: cells, labels, and the units of boxes by the answers."""
+"""What several families of detectors conclude alike: cells, labels, and by the answers what numbers mean."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 _LARGEST_SHARE = 4.0
 """A box's share of the input is at most a little over 1; a box in pixels of 4 at most would be no object."""
+_LARGEST_SCORE, _LARGEST_PERCENT = 1.5, 130.0
+"""A score of 1 may be written as a little more after quantisation; a percentage is far above."""
+_LEAST_LOGIT, _LOWEST_LOGIT = -0.05, -200.0
+_MOST_INSIDE, _FEW_INSIDE = 0.95, 0.7
+"""Shares of cells that lie in the box of their row: of the right reading, and of a wrong one."""
 
 
 def units_of(boxes: Sequence[NDArray[np.float32]], assumed: str, why: str) -> Finding:
@@ -36,6 +41,76 @@ def units_of(boxes: Sequence[NDArray[np.float32]], assumed: str, why: str) -> Fi
         return Finding("units", assumed, "assumed", why)
     units = "pixels" if largest > _LARGEST_SHARE else "shares"
     return Finding("units", units, "tried", f"the largest number of a box is {largest:.4g}")
+
+
+def order_of(
+    boxes: Sequence[NDArray[np.float32]], cells: NDArray[np.float32], is_shares: bool
+) -> Finding | None:
+    """Return whether a dense detector's boxes are corners or centre and size, or None where it is unclear.
+
+    The cell of a row lies in the row's box. Corners hold it only if they are read as corners, since a box
+    read wrongly ends at its width; centre and size are told by that they do not.
+
+    Args:
+        boxes: The four numbers of each row, for each picture tried, shape (..., n, 4).
+        cells: As ``centres_of`` returns them, shape (n, 5).
+        is_shares: Whether boxes are shares of the input's sides.
+    """
+    rows = [array.reshape(-1, 4) for array in boxes]
+    if not rows or any(len(row) != len(cells) for row in rows):
+        return None
+    table = np.stack(rows).astype(np.float64) * (cells[0, [3, 4, 3, 4]] if is_shares else 1.0)
+    centre, reach = cells[:, :2], cells[:, 2:3]
+
+    def inside(low: NDArray[np.float64], high: NDArray[np.float64]) -> float:
+        return float(((low - reach <= centre) & (centre <= high + reach) & (low < high)).all(axis=-1).mean())
+
+    half = table[..., 2:] / 2
+    corners, middle = (
+        inside(table[..., :2], table[..., 2:]),
+        inside(table[..., :2] - half, table[..., :2] + half),
+    )
+    why = f"as corners {corners:.0%} of the boxes hold their cell, as centre and size {middle:.0%}"
+    if corners >= _MOST_INSIDE:
+        return Finding("box", "xyxy", "tried", why)
+    return Finding("box", "cxcywh", "tried", why) if corners <= _FEW_INSIDE <= middle else None
+
+
+def centres_of(file: ModelFile, strides: Sequence[int], anchors: int = 1) -> NDArray[np.float32]:
+    """Return each row's cell: x and y of its centre, its stride, and the input's width and height, in pixels.
+
+    Shape (rows, 5); strides in turn, anchors before rows before columns.
+    """
+    (height, width), _ = image_size(file)
+    parts = []
+    for stride in strides:
+        y, x = np.mgrid[: -(-height // stride), : -(-width // stride)]
+        middle = (np.stack([x, y], axis=-1).reshape(-1, 2) + 0.5) * stride
+        rest = np.tile([stride, width, height], (len(middle), 1))
+        parts += [np.concatenate([middle, rest], axis=1)] * anchors
+    return np.concatenate(parts).astype(np.float32)
+
+
+def scores_of(scores: Sequence[NDArray[np.float32]], why: str) -> tuple[Finding, ...] | None:
+    """Return how scores become probabilities, by their range; None where they can be no scores.
+
+    Args:
+        scores: Every number that is a score, for each picture tried; empty if nothing was tried.
+        why: Whose convention probabilities are.
+    """
+    finite = [array[np.isfinite(array)] for array in scores]
+    low = min((float(array.min()) for array in finite if array.size), default=None)
+    high = max((float(array.max()) for array in finite if array.size), default=None)
+    if low is None or high is None:
+        return (Finding("activation", "none", "assumed", why),)
+    seen = f"scores from {low:.3g} to {high:.3g}"
+    if low >= _LEAST_LOGIT and high <= _LARGEST_SCORE:
+        return (Finding("activation", "none", "tried", seen),)
+    if low >= _LEAST_LOGIT and high <= _LARGEST_PERCENT:
+        return (Finding("score_scale", 100.0, "tried", seen),)
+    if low < _LEAST_LOGIT and high < -_LOWEST_LOGIT and low > _LOWEST_LOGIT:
+        return (Finding("activation", "sigmoid", "tried", f"{seen}: logits"),)
+    return None
 
 
 def cells_of(file: ModelFile, strides: Sequence[int]) -> list[int]:

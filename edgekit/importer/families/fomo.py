@@ -5,11 +5,16 @@ Source: Edge Impulse's FOMO exports (RGB, 0 to 1, stretched).
 
 from __future__ import annotations
 
+import numpy as np
+
 from edgekit.core.spec import Finding
 from edgekit.importer.families.boxes import convention
 from edgekit.importer.findings import Conclusion, Output
 from edgekit.importer.model_file import ModelFile
 from edgekit.importer.trial import image_size
+
+_SUM = 0.2
+"""How far the scores of a quantised cell may be from 1."""
 
 
 def recognise(file: ModelFile) -> Conclusion | None:
@@ -22,6 +27,9 @@ def recognise(file: ModelFile) -> Conclusion | None:
     if len(shape) != 4 or shape[3] < 2:
         return None
     if (shape[1] * 8, shape[2] * 8) != (height, width) and (shape[1] * 16, shape[2] * 16) != (height, width):
+        return None
+    sums = [array.sum(axis=-1) for array in file.tried.get(output.name, ())]
+    if any(np.abs(total - 1).max(initial=0) > _SUM for total in sums):  # no softmax over each cell
         return None
     names = file.labels if len(file.labels) == shape[3] - 1 else ()
     why = f"output {list(shape)}: a grid of cells, a background and {shape[3] - 1} classes"

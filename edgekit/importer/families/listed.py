@@ -1,4 +1,6 @@
-"""Detectors that end in lists, told apart by names and shapes: RT-DETR's own, torchvision's, EfficientNMS.
+"""Detectors that end in lists, told apart by names and shapes: RT-DETR's own, torchvision's and others.
+
+YOLO-NAS's four lists and MMDeploy's two (OpenVINO's Training Extensions have the same without a batch).
 
 RT-DETR, D-FINE and DEIM as their repositories export them take the picture's size as a second input,
 ``orig_target_sizes``; it is always the input's own here. torchvision's take one picture without a batch, and
@@ -12,13 +14,18 @@ from __future__ import annotations
 from edgekit.core.spec import Finding
 from edgekit.importer.families.boxes import convention, units_of
 from edgekit.importer.findings import Conclusion, Input, Output
-from edgekit.importer.model_file import ModelFile
+from edgekit.importer.model_file import FileTensor, ModelFile
 from edgekit.importer.trial import image_size
 
 _SIZES = "orig_target_sizes"
 _BOXES, _SCORES = "boxes", "scores"
 _LISTS = (_BOXES, _SCORES, "labels")
 _LOGICAL = (_BOXES, _SCORES, "classes")
+_FOUR = {
+    "efficient-nms": ("num_dets", "det_boxes", "det_scores", "det_classes"),
+    "yolo-nas": ("num_predictions", "pred_boxes", "pred_scores", "pred_classes"),
+}
+"""Count, boxes, scores and classes, by family."""
 _NO_NAMES = {"labels": "the file has no names"}
 
 
@@ -27,8 +34,13 @@ def recognise(file: ModelFile) -> Conclusion | None:
     if file.image() is None:
         return None
     names = {tensor.name: tensor for tensor in file.outputs}
-    if names.keys() == {"num_dets", "det_boxes", "det_scores", "det_classes"}:
-        return _efficient_nms(file)
+    for family, four in _FOUR.items():
+        if names.keys() == set(four):
+            return _four_lists(file, family, four)
+    if "labels" in names and "INT" in names["labels"].datatype and len(file.inputs) == 1:
+        pairs = [t for t in file.outputs if t.name in ("dets", "boxes") and file.shape_of(t)[-1:] == (5,)]
+        if len(pairs) == 1:
+            return _with_scores(file, pairs[0])
     if any(name not in names for name in _LISTS) or "INT" not in names["labels"].datatype:
         return None
     if any(tensor.name == _SIZES for tensor in file.inputs):
@@ -88,11 +100,33 @@ def _torchvision(file: ModelFile) -> Conclusion | None:
     )
 
 
-def _efficient_nms(file: ModelFile) -> Conclusion:
-    found, asks = _head(file, "num_dets, det_boxes, det_scores and det_classes")
-    boxes = [array.reshape(-1, 4) for array in file.tried.get("det_boxes", ())]
+def _with_scores(file: ModelFile, boxes: FileTensor) -> Conclusion:
+    found, asks = _head(file, f"labels, and {boxes.name} of four edges and a score")
+    unknown = "how pixels are normalised is not in the file ((x - mean) / std of 0 to 255)"
+    shape = file.shape_of(boxes)
     return Conclusion(
-        family="efficient-nms",
+        family="mmdeploy",
+        findings=(
+            *found,
+            *convention("MMDetection's test pipelines", resize="letterbox", align="top-left", color="RGB"),
+            units_of([a[..., :4] for a in file.tried.get(boxes.name, ())], "pixels", "MMDeploy's"),
+            *convention("edgekit's", score_threshold=0.3),
+        ),
+        outputs={
+            "boxes": Output(boxes.name, (*shape[:-2], -1, 5)),
+            "classes": Output("labels", (*shape[:-2], -1)),
+        },
+        asks={"mean": unknown, "std": unknown, **asks},
+        no_real_file=True,
+    )
+
+
+def _four_lists(file: ModelFile, family: str, names: tuple[str, str, str, str]) -> Conclusion:
+    found, asks = _head(file, ", ".join(names))
+    count, box, score, which = names
+    boxes = [array.reshape(-1, 4) for array in file.tried.get(box, ())]
+    return Conclusion(
+        family=family,
         findings=(
             *found,
             *convention("the YOLOs' letterbox: RGB, /255", resize="letterbox", color="RGB", mean=0, std=255),
@@ -100,10 +134,10 @@ def _efficient_nms(file: ModelFile) -> Conclusion:
             *convention("edgekit's", score_threshold=0.25),
         ),
         outputs={
-            "boxes": Output("det_boxes"),
-            "scores": Output("det_scores"),
-            "classes": Output("det_classes"),
-            "count": Output("num_dets"),
+            "boxes": Output(box),
+            "scores": Output(score),
+            "classes": Output(which),
+            "count": Output(count),
         },
         asks=asks,
         no_real_file=True,

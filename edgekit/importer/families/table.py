@@ -37,7 +37,7 @@ class _Head:
 def recognise(file: ModelFile) -> Conclusion | None:
     """Return the conclusion for an ONNX file with operators of ``ai.onnx.ml`` and inputs of rows."""
     used = sorted(_OPERATORS & file.operators.keys())
-    is_asked = file.asks_for("table", "tabular", "regress", "outlier")
+    is_asked = file.asks_for("table", "tabular", "regress", "outlier") and "window" not in file.flags
     if not (used or is_asked) or not all(1 <= len(tensor.shape) <= 2 for tensor in file.inputs):
         return None
     head = _head(file)

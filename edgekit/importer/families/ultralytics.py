@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from edgekit.core.errors import BundleError
 from edgekit.core.spec import Finding
 from edgekit.importer.families.boxes import units_of
@@ -16,6 +18,7 @@ from edgekit.importer.model_file import FileTensor, ModelFile
 from edgekit.importer.readers.literals import names_of
 
 LETTERBOX = "Ultralytics' letterbox: centred, grey 114, RGB, /255"
+_ROW, _QUERIES = 6, 300
 _CROP = "Ultralytics' classify: centre crop, RGB, /255, no ImageNet mean"
 _STRETCH = "Ultralytics' RT-DETR: stretched, RGB, /255"
 COCO_POINTS = (
@@ -108,11 +111,15 @@ def _detect(file: ModelFile, names: tuple[str, ...], head: Head) -> Conclusion:
     shape = file.shape_of(output)
     is_detr = file.metadata.get("head") == "RTDETRDecoder"
     is_listed = file.metadata.get("end2end") is True or _has_nms(file) or is_detr
+    is_listed = is_listed or ("end2end" not in file.metadata and _ends_in_rows(file, output, len(names)))
     if is_listed and shape[-1] == 6 + head.columns:
         rows = _listed(file, output, is_detr=is_detr, is_oriented=head.task == "oriented")
         decoder, logical = "detections", "rows"
     elif (turned := columns_of(shape, 4 + len(names) + head.columns)) is not None:
         rows, decoder, logical = dense(file, output, turned), "yolo", "predictions"
+        if turned == "rows" and shape[1] == _QUERIES and head.task == "detect":
+            is_detr = True
+            rows = (*rows, Finding("nms", "none", "signature", f"{_QUERIES} queries, as RT-DETR has"))
     else:
         raise _contradiction(file, names, output)
     outputs = {logical: Output(output.name)}
@@ -130,6 +137,21 @@ def _detect(file: ModelFile, names: tuple[str, ...], head: Head) -> Conclusion:
             Finding("iou_threshold", 0.45, "assumed", "edgekit's"),
         ),
         outputs=outputs,
+    )
+
+
+def _ends_in_rows(file: ModelFile, output: FileTensor, classes: int) -> bool:
+    """Return whether rows of six are corners, score and class, as YOLOv10's are without a word."""
+    answers = [array.reshape(-1, array.shape[-1]) for array in file.tried.get(output.name, ())]
+    if not answers or any(array.shape[1] != _ROW for array in answers):
+        return False
+    rows = np.concatenate(answers)
+    number = rows[:, 5]
+    return bool(
+        (number == np.rint(number)).all()
+        and number.min(initial=0) >= 0
+        and number.max(initial=0) < classes
+        and (rows[:, 2:4] >= rows[:, :2]).all()
     )
 
 

@@ -8,12 +8,12 @@ Source: yolov5 7.0.14 (letterbox 114, RGB, /255; metadata stride and names only)
 from __future__ import annotations
 
 from edgekit.core.spec import Finding
-from edgekit.importer.families.boxes import cells_of, convention, labels_of, largest, units_of
+from edgekit.importer.families.boxes import cells_of, convention, labels_of, scores_of, units_of
 from edgekit.importer.findings import Conclusion, Output
 from edgekit.importer.model_file import ModelFile
 
-_PERCENT = 1.5
-"""A share of 1 may be written as a little more after quantisation; a percentage is far above."""
+_COARSEST = 0.03
+"""The largest step of a quantised probability; a file with a larger one holds percentages."""
 
 
 def recognise(file: ModelFile) -> Conclusion | None:
@@ -24,10 +24,17 @@ def recognise(file: ModelFile) -> Conclusion | None:
     shape = file.shape_of(output)
     if len(shape) != 3 or shape[1] != 3 * sum(cells_of(file, (8, 16, 32))) or shape[2] < 6:
         return None
+    answers = file.tried.get(output.name, ())
+    scores = scores_of([array[..., 4:] for array in answers], "YOLOv5's exports")
+    if scores is None or scores[0].value == "sigmoid":  # logits: its boxes are not decoded either
+        return None
+    if scores[0].key == "activation":
+        scores = (Finding("score_scale", 1.0, scores[0].source, scores[0].why),)
+    step = output.quantization.scale if output.quantization else 0.0
+    if step > _COARSEST:
+        scores = (Finding("score_scale", 100.0, "signature", f"its output counts in steps of {step:.3g}"),)
     found, asks = labels_of(file, shape[2] - 5)
-    boxes = [array[..., :4] for array in file.tried.get(output.name, ())]
-    highest = largest(file, output, slice(4, None))
-    scale = 100.0 if highest is not None and highest > _PERCENT else 1.0
+    boxes = [array[..., :4] for array in answers]
     why = f"output {list(shape)}: three anchors a cell of strides 8, 16, 32"
     return Conclusion(
         family="yolov5",
@@ -39,9 +46,7 @@ def recognise(file: ModelFile) -> Conclusion | None:
             Finding("layout", "rows", "signature", why),
             Finding("objectness", True, "signature", why),
             units_of(boxes, "pixels", "YOLOv5's exports"),
-            Finding("score_scale", scale, "tried", f"the highest score is {highest}")
-            if highest is not None
-            else Finding("score_scale", scale, "assumed", "YOLOv5's exports"),
+            *scores,
             *convention("YOLOv5's detect", score_threshold=0.25, iou_threshold=0.45),
         ),
         outputs={"predictions": Output(output.name)},

@@ -37,6 +37,7 @@ DECODERS: dict[str, str] = {
     "centre": "edgekit.pipeline.decoders.centre:build",
     "movenet": "edgekit.pipeline.decoders.movenet:build",
     "posenet": "edgekit.pipeline.decoders.posenet:build",
+    "landmarks": "edgekit.pipeline.decoders.landmarks:build",
     "fomo": "edgekit.pipeline.decoders.fomo:build",
     "anomaly": "edgekit.pipeline.decoders.anomaly:build",
     "vad": "edgekit.pipeline.decoders.vad:build",

@@ -2,14 +2,16 @@
 
 Either an output ``rows`` [1, M, K] or [M, K], whose ``columns`` say what each number is, followed by what
 ``ExtraOptions`` name; or the outputs ``boxes`` [1, M, 4] and ``scores`` [1, M], with ``classes`` [1, M] and
-maybe ``count`` [1]; or ``boxes`` [1, N, 4], ``scores`` [1, C, N] and ``selected`` [M, 3] (ONNX
-NonMaxSuppression: batch, class, row). Options: ``columns``, ``box`` (of the output ``boxes``), ``units``,
-``first_class`` (the number of the first label), ``nms`` (default ``none``).
+maybe ``count`` [1] (without ``scores``: ``boxes`` [1, M, 5], the score last); or ``boxes`` [1, N, 4],
+``scores`` [1, C, N] and ``selected`` [M, 3] (ONNX NonMaxSuppression: batch, class, row). Options:
+``columns``, ``box`` (of the output ``boxes``), ``units``, ``first_class`` (the number of the first label),
+``nms`` (default ``none``).
 
 Families: YOLOv10 and 26 end to end, Ultralytics' and LibreYOLO's ``nms=True``, RT-DETR by Ultralytics,
 PicoDet with postprocessing, TFLite_Detection_PostProcess, torchvision's SSD; RT-DETR, D-FINE and DEIM by
 their official repositories, EfficientNMS, YOLO-NAS flat and in four lists, OpenVINO DetectionOutput,
-EfficientDet with its bench, ONNX NonMaxSuppression outside (no real file seen of these).
+MMDeploy's two lists, EfficientDet with its bench, ONNX NonMaxSuppression outside (no real file seen of
+these).
 """
 
 from __future__ import annotations
@@ -108,18 +110,20 @@ def _list_reader(setup: Setup, options: DetectionsOptions) -> Callable[[Outcome]
         raise BundleError(f"{setup.what}: keypoints, angle and masks need an output 'rows'")
     if "selected" in setup.shapes:
         return _selected_reader(setup)
-    count = _length(setup, "boxes", 4)
-    for name in ("scores", "classes"):
+    has_scores = "scores" in setup.shapes
+    width = 4 if has_scores else 5
+    count = _length(setup, "boxes", width)
+    for name in ("scores", "classes") if has_scores else ("classes",):
         _length(setup, name, None, count)
 
     def read(outcome: Outcome) -> Listed:
         tensors = outcome.tensors
-        boxes = tensors["boxes"].reshape(-1, 4)
+        boxes = tensors["boxes"].reshape(-1, width)
         number = len(boxes)
         if "count" in tensors:
             number = min(number, max(0, round(float(tensors["count"].reshape(-1)[0]))))
-        scores, classes = (tensors[name].reshape(-1)[:number] for name in ("scores", "classes"))
-        return boxes[:number], scores, classes, boxes[:number, 4:]
+        scores = tensors["scores"].reshape(-1)[:number] if has_scores else boxes[:number, 4]
+        return boxes[:number, :4], scores, tensors["classes"].reshape(-1)[:number], boxes[:number, width:]
 
     return read
 
