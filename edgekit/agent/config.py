@@ -119,6 +119,7 @@ class ServeTable(_Table, frozen=True, kw_only=True):
     token_file: str = ""
     tls_cert: str = ""
     tls_key: str = ""
+    grpc_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] | None = None
     page: bool = False
 
 
@@ -169,6 +170,8 @@ class Serving(msgspec.Struct, frozen=True):
     address: Address
     token_file: Path | None
     page: bool = False
+    grpc_port: int | None = None
+    """Where gRPC is answered too, at the address's host."""
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -270,7 +273,8 @@ def _serving(table: ServeTable, what: str, folder: Path) -> Serving:
     if table.page and token_file is None:
         raise ConfigError(f"{what}:serve.page: want token_file, which a visitor needs, got none", hint=_HINT)
     try:
-        return Serving(address_of(table.host, table.port, uds, certificate, key), token_file, table.page)
+        address = address_of(table.host, table.port, uds, certificate, key)
+        return Serving(address, token_file, table.page, table.grpc_port)
     except UsageError as error:
         raise ConfigError(f"{what}:serve: {in_the_file(error.message)}", hint=_HINT) from error
 

@@ -13,6 +13,7 @@ import msgspec
 from edgekit.agent.access import access_for, settings_of
 from edgekit.agent.config import Serving, in_the_file
 from edgekit.agent.front import Front
+from edgekit.agent.grpc_child import GrpcChild
 from edgekit.agent.peer import Peer
 from edgekit.agent.reactor import Reactor
 from edgekit.core.errors import ConfigError, UsageError
@@ -29,14 +30,16 @@ class LocalAddress:
     """Listens where ``[serve]`` says, and hands connections to the workers.
 
     Raises:
-        ConfigError: Other machines can reach the address and there is no token, or it is weak, or the
-            address cannot be used.
+        ConfigError: Other machines can reach the address and there is no token, or it is weak; the address
+            cannot be used; or gRPC is asked for and its libraries are not installed, or the address has no
+            host for it.
     """
 
     def __init__(self, serving: Serving, reactor: Reactor) -> None:
-        address, limits = serving.address, Limits()
+        address, limits, port = serving.address, Limits(), serving.grpc_port
         try:
             access = access_for(address, serving.token_file)
+            self._grpc = None if port is None else GrpcChild(reactor, address, port)
         except UsageError as error:
             raise ConfigError(
                 f"[serve]: {in_the_file(error.message)}", hint=in_the_file(error.hint)
@@ -50,6 +53,8 @@ class LocalAddress:
         self._doors: list[Door] = []
         self._front.peers = self._doors
         self._front.listen()
+        if self._grpc is not None:
+            self._grpc.start(self.urls[0])
         logger.info("the local API is at %s", ", ".join(self.urls))
 
     def admit(self, ours: socket.socket, pid: int, restarts: int) -> Door:
@@ -65,6 +70,8 @@ class LocalAddress:
     def close(self) -> None:
         """Accept no more, and close what nobody answers."""
         self._front.stop()
+        if self._grpc is not None:
+            self._grpc.stop()
         self._front.close()
         for door in list(self._doors):
             door.close()

@@ -1,0 +1,112 @@
+"""Official clients, unchanged and each in a process of its own, at the address of an agent whose pipelines run."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from agent_stage import AgentStage, wait_for
+from bundles import make_bundle, pipeline_toml
+from onnx import helper
+from onnx_bundles import make_onnx_bundle
+
+CLIENTS = Path(__file__).parent / "clients"
+pytestmark = pytest.mark.timeout(600)
+
+
+def site_model(folder):
+    """A model of tables that tells site A from others by its name."""
+    names = {"keys_strings": ["A"], "values_floats": [1.0], "default_float": 0.0}
+    nodes = [
+        helper.make_node("LabelEncoder", ["site"], ["is_a"], domain="ai.onnx.ml", **names),
+        helper.make_node("Constant", [], ["one"], value_floats=[1.0]),
+        helper.make_node("Sub", ["one", "is_a"], ["is_other"]),
+        helper.make_node("Concat", ["is_a", "is_other"], ["scores"], axis=1),
+    ]
+    return make_onnx_bundle(
+        folder,
+        nodes,
+        [("site", "BYTES", [None, 1])],
+        [("scores", "FP32", [None, 2])],
+        {"ai_onnx_ml": 2},
+        model="site",
+        task="tabular",
+        labels=["a", "other"],
+        inputs=[{"name": "site", "datatype": "BYTES", "shape": [1, 1]}],
+        outputs=[{"name": "scores", "datatype": "FP32", "shape": [1, 2]}],
+        pre={"resize": "none", "columns": [{"name": "site", "input": "site"}]},
+        post={"decoder": "classify", "score_threshold": 0.5, "options": {"activation": "none"}},
+    )
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory, proofs):
+    """A sensor model and a model of texts, each used by a running pipeline, and both addresses."""
+    folder = tmp_path_factory.mktemp("agent")
+    (folder / "motor.toml").write_text(pipeline_toml(model=str(make_bundle(folder / "a")), fps=50))
+    (folder / "sites.csv").write_text("site\nA\nB\n")
+    (folder / "sites.toml").write_text(
+        pipeline_toml("sites", str(site_model(folder / "b"))).replace(
+            'kind = "synthetic"\nrealtime = true\nfps = 100.0',
+            f'kind = "table"\nuri = "{folder}/sites.csv"\nrealtime = true\nloop = true\nrate_hz = 50',
+        )
+    )
+    pipelines = "".join(f'[[pipeline]]\nfile = "../{name}.toml"\n' for name in ("motor", "sites"))
+    stage = AgentStage(folder / "agent", pipelines, "progress_s = 0.2\n[serve]\nport = 0\ngrpc_port = 0\n")
+    stage.start(EDGEKIT_CACHE=str(proofs))
+    try:
+        stage.until(lambda status: len(are_running(status)) == 2, "both pipelines")
+        yield stage
+    finally:
+        stage.kill()
+
+
+def are_running(status):
+    rows = status["pipelines"].values()
+    return [row for row in rows if row["state"] == "running" and row["fps"] > 0]
+
+
+def address(agent, flavour):
+    if flavour == "http":
+        return agent.status()["api"][0].removeprefix("http://")
+    port = wait_for(lambda: re.search(r"gRPC at port (\d+)", agent.log.read_text()), "the gateway")[1]
+    return f"127.0.0.1:{port}"
+
+
+def run(*command):
+    ended = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+@pytest.mark.parametrize("flavour", ["http", "grpc"])
+def test_tritonclient_uses_the_models_of_running_pipelines(agent, flavour):
+    motion = run(sys.executable, CLIENTS / "official.py", flavour, address(agent, flavour), "motion", "")
+    assert motion["values"] == pytest.approx([0.1, 0.9])
+    assert motion["classes"] == ["0.900000:1:moving", "0.100000:0:still"]
+    assert motion["configured"] == ["TYPE_FP32"]
+    assert motion["success"] >= 6
+    assert motion["index"] == {"motion": "READY", "site": "READY"}
+    assert all(later == motion["values"] for later in motion.get("later", []))
+    for text, values in (("A", [1.0, 0.0]), ("elsewhere", [0.0, 1.0])):
+        site = run(sys.executable, CLIENTS / "official.py", flavour, address(agent, flavour), "site", text)
+        assert (site["values"], site["configured"]) == (values, ["TYPE_STRING"])
+    assert len(are_running(agent.status())) == 2
+
+
+@pytest.mark.parametrize("script", ["all_at_once.py", "all_at_once.mjs"])
+def test_a_thousand_requests_at_once_end_in_answers_or_honest_refusals(agent, script):
+    host, port = address(agent, "http").split(":")
+    if script.endswith(".py"):
+        counts = run(sys.executable, CLIENTS / script, host, port, "motion", 1000)
+    elif node := shutil.which("node"):
+        counts = run(node, CLIENTS / script, f"http://{host}:{port}/v2/models/motion/infer", 1000)
+    else:
+        pytest.skip("no node")
+    assert sum(counts.values()) == 1000
+    assert set(counts) <= {"200", "429"}
+    assert counts["200"] > 0
+    assert len(are_running(agent.status())) == 2
