@@ -13,6 +13,7 @@ from edgekit.core.spec import DEVICE_ID, NAME
 from edgekit.core.structure import structure_problems
 from edgekit.pipeline.fallback import FallbackTable
 from edgekit.serve.address import Address, address_of
+from edgekit.serve.ports import Limits
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_PIPELINES = 32
@@ -120,6 +121,8 @@ class ServeTable(_Table, frozen=True, kw_only=True):
     tls_cert: str = ""
     tls_key: str = ""
     grpc_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] | None = None
+    cache_mb: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
+    cache_ttl_s: Annotated[float, msgspec.Meta(gt=0)] = Limits.cache_s
     page: bool = False
 
 
@@ -172,6 +175,7 @@ class Serving(msgspec.Struct, frozen=True):
     page: bool = False
     grpc_port: int | None = None
     """Where gRPC is answered too, at the address's host."""
+    limits: Limits = Limits()
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -274,7 +278,8 @@ def _serving(table: ServeTable, what: str, folder: Path) -> Serving:
         raise ConfigError(f"{what}:serve.page: want token_file, which a visitor needs, got none", hint=_HINT)
     try:
         address = address_of(table.host, table.port, uds, certificate, key)
-        return Serving(address, token_file, table.page, table.grpc_port)
+        limits = Limits(cache_bytes=table.cache_mb << 20, cache_s=table.cache_ttl_s)
+        return Serving(address, token_file, table.page, table.grpc_port, limits)
     except UsageError as error:
         raise ConfigError(f"{what}:serve: {in_the_file(error.message)}", hint=_HINT) from error
 

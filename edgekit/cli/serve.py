@@ -11,6 +11,7 @@ from edgekit.agent.serving import ServeOptions, serve
 from edgekit.base.command_line import Report
 from edgekit.core.errors import UsageError
 from edgekit.serve.address import DEFAULT_PORT, address_of
+from edgekit.serve.ports import Limits
 
 INTERRUPTED = 130
 
@@ -29,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
     parser.add_argument("--grpc-port", type=int, metavar="P", help="answer gRPC too, at this port")
+    parser.add_argument(
+        "--cache-mb", type=int, default=0, metavar="N", help="memory for a model's answers to equal requests (0)"
+    )
+    parser.add_argument(
+        "--cache-ttl-s", type=float, default=Limits.cache_s, metavar="S", help="how long one is kept (300)"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads a model (all cores but one)")
 
 
@@ -36,6 +43,8 @@ def run(arguments: argparse.Namespace) -> Report:
     """Serve until a signal."""
     if arguments.threads is not None and arguments.threads < 1:
         raise UsageError(f"--threads: want a number from 1, got {arguments.threads}")
+    if arguments.cache_mb < 0 or not arguments.cache_ttl_s > 0:
+        raise UsageError("--cache-mb: want a number from 0, --cache-ttl-s: want more than 0")
     urls: list[str] = []
     number = serve(
         ServeOptions(
@@ -46,6 +55,7 @@ def run(arguments: argparse.Namespace) -> Report:
             token_file=arguments.token_file,
             threads=arguments.threads,
             grpc_port=arguments.grpc_port,
+            limits=Limits(cache_bytes=arguments.cache_mb << 20, cache_s=arguments.cache_ttl_s),
         ),
         on_ready=lambda bound, _front: urls.extend(bound),
     )

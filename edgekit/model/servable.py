@@ -37,6 +37,7 @@ class _Open:
         self.ready = ready
         self.variant, self.platform = ready.variant.id, _platform(ready)
         self.batch, self.labels = _batch(ready), tuple(ready.labels)
+        self.keeps_state = bool(ready.manifest.state) or bool(getattr(ready.backend, "keeps_state", False))
 
     def _open_at_batch(self) -> ReadyModel:
         choices = self.ready.choices

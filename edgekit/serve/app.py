@@ -117,8 +117,9 @@ class App:
         await send({"type": "http.response.body", "body": reply.body})
 
     def takes(self, target: bytes, headers: Mapping[bytes, bytes], client: tuple[str, int] | None) -> bool:
-        """Return whether a POST may be sent, and ``ask`` answers it."""
-        if self._entry_at(target) is None:
+        """Return whether a POST may be sent, and ``ask`` answers it: where no answers are kept."""
+        entry = self._entry_at(target)
+        if entry is None or entry.cache is not None:
             return False
         try:
             self._access.check("infer", headers, is_tcp=client is not None)

@@ -13,6 +13,12 @@ from edgekit.serve.ports import Limits
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
+async def hung_up(receive: Receive) -> None:
+    """Wait until the client hangs up; its body has been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 class Bodies:
     """The memory that all request bodies take, within ``limits``."""
 

@@ -11,18 +11,18 @@ from typing import Any
 from edgekit.base.entry import Entry as LaneEntry
 from edgekit.base.picture_header import check_image
 from edgekit.core.errors import EdgekitError, TensorError
-from edgekit.serve.body import Bodies, Body
+from edgekit.serve.body import Bodies, Body, hung_up
 from edgekit.serve.errors import ClientGoneError, HttpError, as_http
 from edgekit.serve.lane import Asked, Awaited, Terms, error_of
 from edgekit.serve.models import Entry
 from edgekit.serve.oip import InferRequest, parse_request
 from edgekit.serve.ports import Limits, Servable
-from edgekit.serve.reply import Reply
+from edgekit.serve.reply import Done, Reply
 from edgekit.serve.rounds import Rounds
 from edgekit.serve.settings import Traces
 from edgekit.serve.shared_memory import Regions
 from edgekit.serve.siblings import CLIENT
-from edgekit.serve.work import HEADER_LENGTH, Done, PredictWork, TensorWork
+from edgekit.serve.work import HEADER_LENGTH, PredictWork, TensorWork
 
 Headers = Mapping[bytes, bytes]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -54,10 +54,10 @@ class Inference:
                 data = await self._read(body, headers, receive)
                 work, request = self._work(entry, data, headers, is_local=is_local)
                 kind = "predict" if request is None else "infer"
-                done = entry.lane.run_inline(work, kind)
+                done = entry.lane.run_inline(work, kind) if entry.cache is None else None
                 if done is None:
                     terms = _terms(entry, kind, request, headers, len(data))
-                    done = await _in_lane(entry, work, terms, receive)
+                    done = await _run(entry, work, terms, receive)
             finally:
                 body.release()
             counted.done = done
@@ -104,7 +104,7 @@ class Inference:
 
     def _work(
         self, entry: Entry, body: bytes, headers: Headers, *, is_local: bool
-    ) -> tuple[Callable[[], Done], InferRequest | None]:
+    ) -> tuple[TensorWork | PredictWork, InferRequest | None]:
         servable = entry.require()
         kind = _content_type(headers)
         if kind.startswith(b"image/"):
@@ -157,10 +157,11 @@ class _Counted:
         if error is not None:
             meter.answered(_status_of(error), self.total_s)
         elif done is not None:
-            stages = meter.stages
-            stages["pre"].add(done.pre_s)
-            stages["infer"].add(done.infer_s)
-            stages["post"].add(done.post_s)
+            if not done.is_kept:
+                stages = meter.stages
+                stages["pre"].add(done.pre_s)
+                stages["infer"].add(done.infer_s)
+                stages["post"].add(done.post_s)
             meter.answered(done.reply.status, self.total_s)
 
 
@@ -204,6 +205,14 @@ def _terms(entry: Entry, kind: str, request: InferRequest | None, headers: Heade
     return Terms(kind, min(limits_s, default=0.0), request.priority, rows, size_bytes, client, joint)
 
 
+async def _run(entry: Entry, work: TensorWork | PredictWork, terms: Terms, receive: Receive) -> Done:
+    """Return the answer that is kept for such a request, or that of the model."""
+    if (cache := entry.cache) is None:
+        return await _in_lane(entry, work, terms, receive)
+    run = functools.partial(_in_lane, entry, work, terms, receive)
+    return await cache.answer(work, run, terms.timeout_s, receive)
+
+
 async def _in_lane(entry: Entry, work: Callable[[], Done], terms: Terms, receive: Receive) -> Done:
     """Run work on its model, or give it up when the client hangs up."""
     awaited = Awaited(entry.lane, work, terms)
@@ -219,8 +228,7 @@ async def _in_lane(entry: Entry, work: Callable[[], Done], terms: Terms, receive
 
 
 async def _watch(receive: Receive, awaited: Awaited) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    await hung_up(receive)
     awaited.cancel()
 
 

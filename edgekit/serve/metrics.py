@@ -13,13 +13,16 @@ class Meter:
     """One model's answers by status, and their durations by stage.
 
     Stages: ``queue`` is the wait for the model, ``pre`` makes tensors of the request, ``infer`` is the model,
-    ``post`` makes the answer, ``total`` begins with the request's head.
+    ``post`` makes the answer, ``total`` begins with the request's head. ``hits`` are requests that a kept answer
+    answered, ``misses`` those that looked for one in vain, ``hit_s`` and ``miss_s`` what that took.
     """
 
     def __init__(self) -> None:
         self.answers: dict[int, int] = {}
         self.stages = {stage: Buckets() for stage in STAGES}
         self.failed_s = 0.0
+        self.hits = self.misses = 0
+        self.hit_s = self.miss_s = 0.0
         self.last_unix_ms = 0
 
     def answered(self, status: int, total_s: float) -> None:

@@ -15,6 +15,7 @@ from edgekit.base.lane import Lane
 from edgekit.core.errors import AcceleratorLostError, EdgekitError, UsageError
 from edgekit.core.spec import version_key
 from edgekit.serve.batching import Batching
+from edgekit.serve.cache import Cache
 from edgekit.serve.errors import HttpError
 from edgekit.serve.lane import control
 from edgekit.serve.metrics import Meter
@@ -49,6 +50,9 @@ class Entry:
         self.lane = lane or Lane(f"model-{offer.name}", bounds)
         self.batching = Batching(self.lane, self.run)
         self.meter = Meter()
+        self.cache: Cache | None = None
+        """Answers of the model that runs; None where none are kept."""
+        self._limits = limits
         self._held: Held | None = None
         self._changing = asyncio.Lock()
         self._stating = threading.Lock()  # of what is held and the state: an unload may come in between
@@ -103,6 +107,8 @@ class Entry:
     def use(self, servable: Servable) -> None:
         """Answer with this from now on; called on the lane's thread."""
         self.servable, self.state, self.reason = servable, READY, ""
+        limits, keeps = self._limits, self._limits.cache_bytes and not servable.keeps_state
+        self.cache = Cache(limits.cache_bytes, limits.cache_s, self.meter) if keeps else None
         self.batching.use(servable)
         logger.info("%s %s: variant %s runs", self.offer.name, self.offer.version, servable.variant)
 
@@ -189,19 +195,19 @@ class Entry:
                 self.use(new)
 
     def _failed(self, error: EdgekitError) -> None:
-        self.servable = None
+        self.servable = self.cache = None
         self.batching.use(None)
         self.state, self.reason = UNAVAILABLE, error.one_line()
         logger.error("%s %s cannot be loaded: %s", self.offer.name, self.offer.version, error)
 
     def _free(self, held: Held) -> None:
-        self.servable = None
+        self.servable = self.cache = None
         self.batching.use(None)
         held.close()
 
     def status(self) -> dict[str, Any]:
         """Return this model's part of ``/status``."""
-        lane = self.lane
+        lane, cache = self.lane, self.cache
         return {
             "name": self.offer.name,
             "version": self.offer.version,
@@ -214,7 +220,8 @@ class Entry:
             "waiting": lane.depth,
             "batch": self.batching.status(),
             "typical_ms": {kind: round(lane.pace(kind).typical_s * 1e3, 4) for kind in ("infer", "predict")},
-            "runs_on": "event loop" if lane.is_quick("infer") else "its own thread",
+            "runs_on": "event loop" if lane.is_quick("infer") and not cache else "its own thread",
+            "cache": {"answers": len(cache), "bytes": cache.held_bytes} if cache is not None else None,
             **(self.servable.status() if self.servable is not None else {}),
         }
 

@@ -9,6 +9,7 @@ extension_shared_memory.md.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -93,6 +94,21 @@ class InferRequest:
     def rows(self) -> int:
         """The largest first dimension of its inputs."""
         return max((tensor.shape[0] for tensor in self.envelope.inputs if tensor.shape), default=1)
+
+    def content_hash(self) -> bytes:
+        """Return a hash of its inputs as they were written; empty if a tensor is in shared memory."""
+        inputs, outputs = self.envelope.inputs, self.envelope.outputs
+        if any(_REGION in tensor.parameters for tensor in (*inputs, *outputs)):
+            return b""
+        rows = [
+            (each.name, each.datatype, each.shape, each.parameters.get("binary_data_size"), len(each.data))
+            for each in inputs
+        ]
+        digest = hashlib.sha256(msgspec.json.encode(rows))
+        for tensor in inputs:
+            digest.update(tensor.data)
+        digest.update(self.tail)
+        return digest.digest()
 
 
 def parse_request(body: bytes, header_length: int | None, inputs: Sequence[TensorSpec]) -> InferRequest:

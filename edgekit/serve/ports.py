@@ -28,6 +28,8 @@ class Servable(Protocol):
     """The model's classes, in their order; empty if it has none."""
     batch: int
     """How many requests of one row may run at once, by the manifest; 1: none."""
+    keeps_state: bool
+    """Whether an answer may depend on earlier requests."""
 
     def infer(self, feeds: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Run on tensors of ``inputs``; arrays by output name, valid until the next call.
@@ -137,5 +139,9 @@ class Limits:
     inline_s: float = 0.001
     """A model that typically answers within this runs on the event loop: handing over to a thread costs
     50 to 100 us of CPU, and a longer run would delay every other client."""
+    cache_bytes: int = 0
+    """The kept answers of one model; 0: none is kept."""
+    cache_s: float = 300.0
+    """How long an answer is kept."""
     grace_s: int = 5
     """How long the requests that run may take once the server is to end."""

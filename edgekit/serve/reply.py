@@ -19,6 +19,16 @@ class Reply(msgspec.Struct, frozen=True):
     headers: tuple[tuple[bytes, bytes], ...] = (JSON,)
 
 
+class Done(msgspec.Struct, frozen=True):
+    """A model's answer, and the seconds that its stages took; ``is_kept``: of an earlier request."""
+
+    reply: Reply
+    pre_s: float
+    infer_s: float
+    post_s: float
+    is_kept: bool = False
+
+
 def json_reply(document: Any, status: int = 200) -> Reply:
     """Return an answer with a JSON document."""
     return Reply(msgspec.json.encode(document), status)

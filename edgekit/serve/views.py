@@ -82,6 +82,7 @@ def config_document(entry: Entry) -> dict[str, Any]:
         "output": [_configured(spec) for spec in servable.outputs],
         "instance_group": [{"name": servable.variant, "count": 1}],
         "dynamic_batching": {**batching, **levels},
+        "response_cache": {"enable": entry.cache is not None},
         "parameters": {"variant": {"string_value": servable.variant}},
     }
 
@@ -146,8 +147,8 @@ def _statistics(entry: Entry) -> dict[str, Any]:
         "compute_input": stages["pre"],
         "compute_infer": stages["infer"],
         "compute_output": stages["post"],
-        "cache_hit": (0, 0.0),
-        "cache_miss": (0, 0.0),
+        "cache_hit": (meter.hits, meter.hit_s),
+        "cache_miss": (meter.misses, meter.miss_s),
     }
     return {
         "name": entry.offer.name,
@@ -246,6 +247,12 @@ _GAUGES: tuple[tuple[str, str, str, Callable[[Entry], float]], ...] = (
         lambda e: e.failovers,
     ),
     (
+        "edgekit_cache_bytes",
+        "gauge",
+        "Memory of the kept answers.",
+        lambda e: e.cache.held_bytes if e.cache else 0,
+    ),
+    (
         "edgekit_returns_total",
         "counter",
         "Lost variants that work again and run.",
@@ -258,19 +265,23 @@ def _micros(stage: str) -> Callable[[dict[str, Any]], float]:
     return lambda row: row["inference_stats"][stage]["ns"] // 1000
 
 
+def _count(stage: str) -> Callable[[dict[str, Any]], float]:
+    return lambda row: row["inference_stats"][stage]["count"]  # type: ignore[no-any-return]
+
+
 # Source: Triton's user guide, "Metrics": dashboards and scaling rules that know Triton know these.
 _TRITONS: tuple[tuple[str, str, str, Callable[[dict[str, Any]], float]], ...] = (
     (
         "nv_inference_request_success",
         "counter",
         "Requests answered.",
-        lambda row: row["inference_stats"]["success"]["count"],
+        _count("success"),
     ),
     (
         "nv_inference_request_failure",
         "counter",
         "Requests refused or failed.",
-        lambda row: row["inference_stats"]["fail"]["count"],
+        _count("fail"),
     ),
     ("nv_inference_count", "counter", "Inferences.", lambda row: row["inference_count"]),
     ("nv_inference_exec_count", "counter", "Runs of the model.", lambda row: row["execution_count"]),
@@ -279,6 +290,10 @@ _TRITONS: tuple[tuple[str, str, str, Callable[[dict[str, Any]], float]], ...] = 
     ("nv_inference_compute_input_duration_us", "counter", "Time before the model.", _micros("compute_input")),
     ("nv_inference_compute_infer_duration_us", "counter", "Time in the model.", _micros("compute_infer")),
     ("nv_inference_compute_output_duration_us", "counter", "Time after it.", _micros("compute_output")),
+    ("nv_cache_num_hits_per_model", "counter", "Requests answered by kept answers.", _count("cache_hit")),
+    ("nv_cache_num_misses_per_model", "counter", "Requests without a kept answer.", _count("cache_miss")),
+    ("nv_cache_hit_duration_per_model", "counter", "Time of hits, in us.", _micros("cache_hit")),
+    ("nv_cache_miss_duration_per_model", "counter", "Time that misses added, in us.", _micros("cache_miss")),
 )
 
 

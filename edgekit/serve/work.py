@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from edgekit.serve.models import Entry
 from edgekit.serve.oip import InferRequest, answer, feeds_of, json_tensors
 from edgekit.serve.ports import Servable
-from edgekit.serve.reply import Reply, json_reply
+from edgekit.serve.reply import Done, Reply, json_reply
 from edgekit.serve.shared_memory import Regions
 
 if TYPE_CHECKING:
@@ -21,21 +23,32 @@ HEADER_LENGTH = b"inference-header-content-length"
 _BINARY = (b"content-type", b"application/octet-stream")
 
 
-class Done(msgspec.Struct, frozen=True):
-    """A model's answer, and the seconds that its stages took."""
-
-    reply: Reply
-    pre_s: float
-    infer_s: float
-    post_s: float
-
-
 class TensorWork:
     """A request of tensors; ``regions``: None for a client on another machine."""
 
     def __init__(self, entry: Entry, request: InferRequest, regions: Regions | None) -> None:
         self._entry, self._request, self._regions = entry, request, regions
         self._pre_s = 0.0
+        self.keeps = False
+        self.kept: Mapping[str, NDArray[Any]] = {}
+        """Copies of its outputs, if ``keeps`` was set before it ran."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The length of its tensors, as they came."""
+        return len(self._request.tail) + sum(len(tensor.data) for tensor in self._request.envelope.inputs)
+
+    def key(self) -> bytes:
+        """Return a hash of its tensors as they were written; empty if some are in shared memory."""
+        return self._request.content_hash()
+
+    def again(self, kept: Mapping[str, NDArray[Any]]) -> Done:
+        """Return its answer, given the outputs of an equal request."""
+        return self.done(self._entry.require(), kept, 0.0)
+
+    def kept_bytes(self) -> int:
+        """Return the memory that ``kept`` takes."""
+        return sum(sized(array) for array in self.kept.values())
 
     def __call__(self) -> Done:
         """Run it alone."""
@@ -57,6 +70,8 @@ class TensorWork:
     def done(self, servable: Servable, outputs: Mapping[str, NDArray[Any]], took_s: float) -> Done:
         """Return its answer."""
         began_s = time.perf_counter()
+        if self.keeps:
+            self.kept = {name: np.array(array) for name, array in outputs.items()}
         offer = self._entry.offer
         result = answer(self._request, offer.name, offer.version, outputs, servable.labels, self._regions)
         if result.header_length is None:
@@ -72,10 +87,27 @@ class PredictWork:
 
     def __init__(self, entry: Entry, body: bytes) -> None:
         self._entry, self._body = entry, body
+        self.size_bytes, self.keeps = len(body), False
+        self.kept: Reply | None = None
+
+    def key(self) -> bytes:
+        """Return a hash of the body."""
+        return hashlib.sha256(b"body" + self._body).digest()
+
+    def again(self, kept: Reply) -> Done:
+        """Return an equal request's answer."""
+        return Done(kept, 0.0, 0.0, 0.0)
+
+    def kept_bytes(self) -> int:
+        """Return the memory that ``kept`` takes."""
+        return len(self.kept.body) if self.kept else 0
 
     def __call__(self) -> Done:
         """Run it."""
-        return self._entry.run(self._on)
+        done = self._entry.run(self._on)
+        if self.keeps:
+            self.kept = done.reply
+        return done
 
     def _on(self, servable: Servable) -> Done:
         began_s = time.perf_counter()
@@ -92,3 +124,8 @@ class PredictWork:
             document["tensors"] = json_tensors(prediction.tensors)
         reply = json_reply(document)
         return Done(reply, 0.0, ran_s - began_s, time.perf_counter() - ran_s)
+
+
+def sized(array: NDArray[Any]) -> int:
+    """Return an array's bytes, with those of its texts."""
+    return array.nbytes + (sum(len(text) for text in array.flat) if array.dtype.kind == "O" else 0)

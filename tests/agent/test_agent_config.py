@@ -11,6 +11,7 @@ from edgekit.agent.supervisor.address import LocalAddress
 from edgekit.core.errors import ConfigError
 from edgekit.pipeline.config import config_problems, load_config, parse_config
 from edgekit.serve.address import Address
+from edgekit.serve.ports import Limits
 
 
 def reasons(text: str, folder: Path) -> str:
@@ -218,6 +219,16 @@ def test_an_address_that_others_can_reach_needs_a_token(tmp_path):
         LocalAddress(serving('host = "0.0.0.0"', tmp_path), reactor)
     reactor.close()
     assert "token_file" in refused.value.hint
+
+
+def test_grpc_needs_a_host_and_the_cache_is_off_by_default(tmp_path):
+    reactor = Reactor()
+    with pytest.raises(ConfigError, match=r"\[serve\]: grpc_port needs host or port"):
+        LocalAddress(serving('grpc_port = 0\nuds = "api.sock"', tmp_path), reactor)
+    reactor.close()
+    assert serving("", tmp_path).limits == Limits()
+    limits = serving("cache_mb = 2\ncache_ttl_s = 5", tmp_path).limits
+    assert (limits.cache_bytes, limits.cache_s) == (2 << 20, 5.0)
 
 
 def test_of_several_models_the_agent_hosts_the_first(tmp_path):

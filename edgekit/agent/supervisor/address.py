@@ -19,7 +19,6 @@ from edgekit.agent.reactor import Reactor
 from edgekit.core.errors import ConfigError, UsageError
 from edgekit.serve.address import listening
 from edgekit.serve.hosting import FromHost, Offers, Pipe, Row, Settings
-from edgekit.serve.ports import Limits
 
 logger = logging.getLogger(__name__)
 Admit = Callable[[socket.socket, int, int], "Door"]
@@ -36,7 +35,7 @@ class LocalAddress:
     """
 
     def __init__(self, serving: Serving, reactor: Reactor) -> None:
-        address, limits, port = serving.address, Limits(), serving.grpc_port
+        address, limits, port = serving.address, serving.limits, serving.grpc_port
         try:
             access = access_for(address, serving.token_file)
             self._grpc = None if port is None else GrpcChild(reactor, address, port)
