@@ -19,6 +19,8 @@ from edgekit.model.holder import Holder
 from edgekit.model.ready import Choices, ReadyModel, open_ready
 from edgekit.pipeline.picture_files import decode_picture
 from edgekit.pipeline.pre import vision
+from edgekit.pipeline.sent_samples import frames_of, kinds_for
+from edgekit.pipeline.sources import source_context
 from edgekit.serve.ports import Offer, Servable, Together
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class RawServable(_Open):
     """A bare model file or a bundle of raw tensors, with the file's own names, types and shapes."""
 
     takes_images = False
+    sample_files: frozenset[str] = frozenset()
     optional_inputs: frozenset[str] = frozenset()
 
     def __init__(self, ready: ReadyModel) -> None:
@@ -93,6 +96,10 @@ class RawServable(_Open):
         """Raise: the file does not say how an image becomes its tensors."""
         raise TensorError(f"a model of raw tensors takes no image of {len(image)} bytes")
 
+    def predict_samples(self, data: bytes, kind: str) -> Sequence[tuple[Mapping[str, float], Prediction]]:
+        """Raise: the file does not say how samples become its tensors."""
+        raise TensorError(f"a model of raw tensors takes no {kind} of {len(data)} bytes")
+
 
 class TaskServable(_Open):
     """A bundle's model with its manifest's tensors, the same whichever variant runs.
@@ -107,6 +114,8 @@ class TaskServable(_Open):
         self._predictor = predictor
         manifest = ready.manifest
         self.takes_images = takes_images(manifest)
+        self._context = source_context(manifest, Path())
+        self.sample_files = frozenset() if self.takes_images else kinds_for(self._context)
         self.optional_inputs = frozenset(state.input for state in manifest.state) | manifest.constants.keys()
         self.inputs = tuple(self._input(spec) for spec in manifest.inputs)
         self.outputs = tuple(
@@ -137,6 +146,13 @@ class TaskServable(_Open):
         pixels = decode_picture(image, "the image")
         self._predictor.reset()
         return self._predictor.predict(pixels)
+
+    def predict_samples(self, data: bytes, kind: str) -> Sequence[tuple[Mapping[str, float], Prediction]]:
+        """Return what the model makes of a file's windows, in the order of time, or of its rows."""
+        frames = frames_of(data, kind, self._context)
+        self._predictor.reset()
+        predictions = self._predictor.predict_many([frame for _, frame in frames])
+        return [(where, each) for (where, _), each in zip(frames, predictions, strict=True)]
 
 
 class _RawTogether:

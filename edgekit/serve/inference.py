@@ -9,16 +9,16 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from edgekit.base.entry import Entry as LaneEntry
-from edgekit.base.picture_header import check_image
 from edgekit.core.errors import EdgekitError, TensorError
 from edgekit.serve.body import Bodies, Body, hung_up
 from edgekit.serve.errors import ClientGoneError, HttpError, as_http
 from edgekit.serve.lane import Asked, Awaited, Terms, error_of
 from edgekit.serve.models import Entry
 from edgekit.serve.oip import InferRequest, parse_request
-from edgekit.serve.ports import Limits, Servable
+from edgekit.serve.ports import Limits
 from edgekit.serve.reply import Done, Reply
 from edgekit.serve.rounds import Rounds
+from edgekit.serve.sent_files import MOST_BYTES, check_file, kind_of
 from edgekit.serve.settings import Traces
 from edgekit.serve.shared_memory import Regions
 from edgekit.serve.siblings import CLIENT
@@ -29,7 +29,6 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 OnEnd = Callable[[Reply | BaseException], object]
 _TIMEOUT = b"x-request-timeout-ms"
 _TRACE = b"traceparent"
-_IMAGES = frozenset({b"image/jpeg", b"image/png"})
 GONE = 499
 
 
@@ -93,8 +92,9 @@ class Inference:
         on_end(error or self._traced(counted, headers))
 
     async def _read(self, body: Body, headers: Headers, receive: Receive) -> bytes:
-        is_json = HEADER_LENGTH not in headers and not _content_type(headers).startswith(b"image/")
-        most = self._limits.json_bytes if is_json else 0
+        kind = kind_of(headers)
+        is_json = HEADER_LENGTH not in headers and not kind
+        most = self._limits.json_bytes if is_json else MOST_BYTES.get(kind, 0)
         try:
             return await body.read(receive, headers, most)
         except HttpError as error:
@@ -106,10 +106,9 @@ class Inference:
         self, entry: Entry, body: bytes, headers: Headers, *, is_local: bool
     ) -> tuple[TensorWork | PredictWork, InferRequest | None]:
         servable = entry.require()
-        kind = _content_type(headers)
-        if kind.startswith(b"image/"):
-            _check_picture(entry, servable, kind, body, self._limits.pixels)
-            return PredictWork(entry, body), None
+        if kind := kind_of(headers):
+            check_file(entry.offer.name, servable, kind, body, self._limits.pixels)
+            return PredictWork(entry, body, kind), None
         length = _header_length(headers)
         if (len(body) if length is None else length) > self._limits.json_bytes:
             most = self._limits.json_bytes
@@ -230,18 +229,6 @@ async def _in_lane(entry: Entry, work: Callable[[], Done], terms: Terms, receive
 async def _watch(receive: Receive, awaited: Awaited) -> None:
     await hung_up(receive)
     awaited.cancel()
-
-
-def _check_picture(entry: Entry, servable: Servable, kind: bytes, body: bytes, most_pixels: int) -> None:
-    if kind not in _IMAGES:
-        raise HttpError(415, "want image/jpeg, image/png, or an inference request")
-    if not servable.takes_images:
-        raise HttpError(415, f"model {entry.offer.name!r} does not take images")
-    check_image(body, most_pixels)
-
-
-def _content_type(headers: Headers) -> bytes:
-    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
 
 
 def _timeout_s(headers: Headers) -> float:

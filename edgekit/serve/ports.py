@@ -24,6 +24,8 @@ class Servable(Protocol):
     optional_inputs: frozenset[str]
     """Inputs that a request may leave out (recurrent state: zeros)."""
     takes_images: bool
+    sample_files: frozenset[str]
+    """The files that ``predict_samples`` takes: ``sound`` (WAV), ``table`` (CSV), both, or none."""
     labels: tuple[str, ...]
     """The model's classes, in their order; empty if it has none."""
     batch: int
@@ -47,6 +49,12 @@ class Servable(Protocol):
             TensorError: The bytes are no image, or the model takes none.
             InferenceError, AcceleratorLostError: As for ``infer``.
             ConfigError: Images need a library that is not installed.
+        """
+
+    def predict_samples(self, data: bytes, kind: str) -> Sequence[tuple[Mapping[str, float], Prediction]]:
+        """Return the predictions for the windows or rows of a file, and where each lies in it.
+
+        ``kind``: one of ``sample_files``. Raises as ``predict`` does.
         """
 
     def open_together(self) -> Together:

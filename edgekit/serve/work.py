@@ -14,10 +14,13 @@ from edgekit.serve.models import Entry
 from edgekit.serve.oip import InferRequest, answer, feeds_of, json_tensors
 from edgekit.serve.ports import Servable
 from edgekit.serve.reply import Done, Reply, json_reply
+from edgekit.serve.sent_files import IMAGE
 from edgekit.serve.shared_memory import Regions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from edgekit.core.spec import Prediction
 
 HEADER_LENGTH = b"inference-header-content-length"
 _BINARY = (b"content-type", b"application/octet-stream")
@@ -83,16 +86,16 @@ class TensorWork:
 
 
 class PredictWork:
-    """A picture, answered with what the model makes of it."""
+    """A file, answered with what the model makes of it; ``kind``: ``image``, ``sound`` or ``table``."""
 
-    def __init__(self, entry: Entry, body: bytes) -> None:
-        self._entry, self._body = entry, body
+    def __init__(self, entry: Entry, body: bytes, kind: str) -> None:
+        self._entry, self._body, self._kind = entry, body, kind
         self.size_bytes, self.keeps = len(body), False
         self.kept: Reply | None = None
 
     def key(self) -> bytes:
-        """Return a hash of the body."""
-        return hashlib.sha256(b"body" + self._body).digest()
+        """Return a hash of the file."""
+        return hashlib.sha256(self._kind.encode() + self._body).digest()
 
     def again(self, kept: Reply) -> Done:
         """Return an equal request's answer."""
@@ -111,19 +114,29 @@ class PredictWork:
 
     def _on(self, servable: Servable) -> Done:
         began_s = time.perf_counter()
-        prediction = servable.predict(self._body)
-        ran_s = time.perf_counter()
-        document: dict[str, Any] = {
+        if self._kind == IMAGE:
+            prediction = servable.predict(self._body)
+            ran_s = time.perf_counter()
+            results = {"task": prediction.task, **_results(prediction)}
+        else:
+            located = servable.predict_samples(self._body, self._kind)
+            ran_s = time.perf_counter()
+            rows = [{**where, **_results(prediction)} for where, prediction in located]
+            results = {"task": located[0][1].task, "predictions": rows}
+        document = {
             "model_name": self._entry.offer.name,
             "model_version": self._entry.offer.version,
             "variant": servable.variant,
-            "task": prediction.task,
-            "items": msgspec.to_builtins(prediction.items),
+            **results,
         }
-        if prediction.tensors:
-            document["tensors"] = json_tensors(prediction.tensors)
-        reply = json_reply(document)
-        return Done(reply, 0.0, ran_s - began_s, time.perf_counter() - ran_s)
+        return Done(json_reply(document), 0.0, ran_s - began_s, time.perf_counter() - ran_s)
+
+
+def _results(prediction: Prediction) -> dict[str, Any]:
+    results: dict[str, Any] = {"items": msgspec.to_builtins(prediction.items)}
+    if prediction.tensors:
+        results["tensors"] = json_tensors(prediction.tensors)
+    return results
 
 
 def sized(array: NDArray[Any]) -> int:

@@ -10,36 +10,10 @@ from pathlib import Path
 import pytest
 from agent_stage import AgentStage, wait_for
 from bundles import make_bundle, pipeline_toml
-from onnx import helper
-from onnx_bundles import make_onnx_bundle
+from onnx_bundles import make_site_bundle
 
 CLIENTS = Path(__file__).parent / "clients"
 pytestmark = pytest.mark.timeout(600)
-
-
-def site_model(folder):
-    """A model of tables that tells site A from others by its name."""
-    names = {"keys_strings": ["A"], "values_floats": [1.0], "default_float": 0.0}
-    nodes = [
-        helper.make_node("LabelEncoder", ["site"], ["is_a"], domain="ai.onnx.ml", **names),
-        helper.make_node("Constant", [], ["one"], value_floats=[1.0]),
-        helper.make_node("Sub", ["one", "is_a"], ["is_other"]),
-        helper.make_node("Concat", ["is_a", "is_other"], ["scores"], axis=1),
-    ]
-    return make_onnx_bundle(
-        folder,
-        nodes,
-        [("site", "BYTES", [None, 1])],
-        [("scores", "FP32", [None, 2])],
-        {"ai_onnx_ml": 2},
-        model="site",
-        task="tabular",
-        labels=["a", "other"],
-        inputs=[{"name": "site", "datatype": "BYTES", "shape": [1, 1]}],
-        outputs=[{"name": "scores", "datatype": "FP32", "shape": [1, 2]}],
-        pre={"resize": "none", "columns": [{"name": "site", "input": "site"}]},
-        post={"decoder": "classify", "score_threshold": 0.5, "options": {"activation": "none"}},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +23,7 @@ def agent(tmp_path_factory, proofs):
     (folder / "motor.toml").write_text(pipeline_toml(model=str(make_bundle(folder / "a")), fps=50))
     (folder / "sites.csv").write_text("site\nA\nB\n")
     (folder / "sites.toml").write_text(
-        pipeline_toml("sites", str(site_model(folder / "b"))).replace(
+        pipeline_toml("sites", str(make_site_bundle(folder / "b"))).replace(
             'kind = "synthetic"\nrealtime = true\nfps = 100.0',
             f'kind = "table"\nuri = "{folder}/sites.csv"\nrealtime = true\nloop = true\nrate_hz = 50',
         )

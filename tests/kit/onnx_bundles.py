@@ -78,3 +78,28 @@ def make_onnx_bundle(
     }
     (folder / "bundle.json").write_text(json.dumps(document))
     return folder
+
+
+def make_site_bundle(folder: Path) -> Path:
+    """Write a model of tables that tells site A from others by its name; return its folder."""
+    names: dict[str, Any] = {"keys_strings": ["A"], "values_floats": [1.0], "default_float": 0.0}
+    nodes = [
+        helper.make_node("LabelEncoder", ["site"], ["is_a"], domain="ai.onnx.ml", **names),
+        helper.make_node("Constant", [], ["one"], value_floats=[1.0]),
+        helper.make_node("Sub", ["one", "is_a"], ["is_other"]),
+        helper.make_node("Concat", ["is_a", "is_other"], ["scores"], axis=1),
+    ]
+    return make_onnx_bundle(
+        folder,
+        nodes,
+        [("site", "BYTES", [None, 1])],
+        [("scores", "FP32", [None, 2])],
+        {"ai_onnx_ml": 2},
+        model="site",
+        task="tabular",
+        labels=["a", "other"],
+        inputs=[{"name": "site", "datatype": "BYTES", "shape": [1, 1]}],
+        outputs=[{"name": "scores", "datatype": "FP32", "shape": [1, 2]}],
+        pre={"resize": "none", "columns": [{"name": "site", "input": "site"}]},
+        post={"decoder": "classify", "score_threshold": 0.5, "options": {"activation": "none"}},
+    )

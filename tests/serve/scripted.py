@@ -26,6 +26,7 @@ class Scripted:
     platform = "scripted"
     optional_inputs = frozenset()
     takes_images = True
+    sample_files = frozenset({"table"})
     labels = ("a", "b", "c", "d")
 
     def __init__(
@@ -57,6 +58,9 @@ class Scripted:
         if self.raw is not None:
             return Prediction(task="classify", tensors={"scores": self.raw})
         return Prediction(task="classify", items=(Item(label="cat", score=0.5),))
+
+    def predict_samples(self, data, kind):
+        return [({"row": 0}, self.predict(data))]
 
     def status(self):
         return {"variant": self.variant, "why": "it is the only one"}

@@ -124,31 +124,17 @@ class AudioSource:
         while True:
             try:
                 with self.path.open("rb") as raw, library.SoundFile(raw) as file:
-                    adapted = self._adapted(int(file.samplerate))
-                    count = 0
-                    while len(block := file.read(max(1, file.samplerate // 10), "float32", always_2d=True)):
-                        count += len(block)
-                        yield adapted(block)
+                    has_sound = False
+                    for block in file_blocks(file, self._rate_hz, self._options.channel):
+                        has_sound = True
+                        yield block
             except (OSError, library.LibsndfileError) as cause:
                 raise SourceError(f"{name}: is no sound that libsndfile can decode: {cause}") from cause
-            if not count:
+            if not has_sound:
                 raise SourceError(f"{name}: has no sound")
             if not self._options.loop:
                 return
             yield None
-
-    def _adapted(self, rate_hz: int) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-        """Return what makes mono at the model's rate of a recording's blocks, (samples, channels)."""
-        channel = self._options.channel
-        resampler = None if rate_hz == self._rate_hz else Resampler(rate_hz, self._rate_hz)
-
-        def adapt(block: NDArray[np.float32]) -> NDArray[np.float32]:
-            if channel >= block.shape[1]:
-                raise SourceError(f"audio: channel: want at most {block.shape[1] - 1}, got {channel}")
-            mono = block.mean(axis=1, keepdims=True) if channel < 0 else block[:, channel : channel + 1]
-            return mono if resampler is None else resampler.push(mono)
-
-        return adapt
 
     # -- devices
 
@@ -169,7 +155,7 @@ class AudioSource:
         return self._of_device(stream, rate_hz)
 
     def _of_device(self, stream: Any, rate_hz: int) -> Iterator[NDArray[np.float32] | None]:
-        adapted = self._adapted(rate_hz)
+        adapted = _adapted(rate_hz, self._rate_hz, self._options.channel)
         try:
             while not self._closing.is_set():
                 block, is_over = stream.read(rate_hz // 10)
@@ -185,6 +171,32 @@ class AudioSource:
     def close(self) -> None:
         """End a wait; the reader frees the device with its next block."""
         self._closing.set()
+
+
+def file_blocks(file: Any, rate_hz: int, channel: int) -> Iterator[NDArray[np.float32]]:
+    """Yield an open sound file's blocks, (samples, 1), at a rate; ``channel`` -1 is the mean of all.
+
+    Raises:
+        SourceError: It has no such channel.
+    """
+    adapted = _adapted(int(file.samplerate), rate_hz, channel)
+    while len(block := file.read(max(1, file.samplerate // 10), "float32", always_2d=True)):
+        yield adapted(block)
+
+
+def _adapted(
+    from_hz: int, to_hz: int, channel: int
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Return what makes mono at a rate of a recording's blocks, (samples, channels)."""
+    resampler = None if from_hz == to_hz else Resampler(from_hz, to_hz)
+
+    def adapt(block: NDArray[np.float32]) -> NDArray[np.float32]:
+        if channel >= block.shape[1]:
+            raise SourceError(f"audio: channel: want at most {block.shape[1] - 1}, got {channel}")
+        mono = block.mean(axis=1, keepdims=True) if channel < 0 else block[:, channel : channel + 1]
+        return mono if resampler is None else resampler.push(mono)
+
+    return adapt
 
 
 class Cutter:

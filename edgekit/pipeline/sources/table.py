@@ -6,15 +6,15 @@ import csv
 import logging
 import threading
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
 from edgekit.core.errors import SourceError
 from edgekit.core.ports import Frame
-from edgekit.pipeline.fields import SHOWN_LETTERS, FieldMap, FieldOptions, has_names
-from edgekit.pipeline.framing import split_fields
+from edgekit.pipeline.csv_lines import csv_lines
+from edgekit.pipeline.fields import SHOWN_LETTERS, FieldOptions
 from edgekit.pipeline.picture_files import readable
 from edgekit.pipeline.sources import SourceContext
 from edgekit.pipeline.sources.samples import Samples
@@ -22,7 +22,6 @@ from edgekit.pipeline.sources.timing import DUE_S, Player, stamp
 
 logger = logging.getLogger(__name__)
 MOST_ARRAY_BYTES = 1 << 30
-_SEPARATORS = ",;\t|"
 Entry: TypeAlias = "tuple[float | None, Any]"
 """A row's time in seconds or None, and its values; None for a row that does not fit."""
 
@@ -151,37 +150,17 @@ class TableSource:
     # -- CSV
 
     def _of_lines(self) -> Iterator[Entry]:
+        options = self._options
         try:
             with self.path.open(encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
-                options = self._options_for(file.readline())
-                file.seek(0)
-                lines: Iterable[list[str]] = (split_fields(line.strip(), options) for line in file)
-                if options.separator:
-                    lines = csv.reader(file, delimiter=options.separator)
-                yield from self._of_fields(lines, options)
+                for line in csv_lines(file, options, self._context.columns, self._samples.values):
+                    if line.row is not None:
+                        yield line.row.time_s, line.row.values
+                    else:
+                        self._reject(line.fields, line.problem)
+                        yield None, None
         except (OSError, csv.Error) as cause:
             raise SourceError(f"{self._what}: cannot be read: {cause}") from cause
-
-    def _options_for(self, first: str) -> TableOptions:
-        """Return the options with what the first line shows: separator and columns by name."""
-        options = self._options
-        known = [mark for mark in _SEPARATORS if not (mark == "," and options.decimal_comma)]
-        separator = options.separator or max(known, key=first.count)
-        separator = separator if separator in first else ""
-        is_named = options.header and has_names(split_fields(first.strip(), options))
-        columns = options.columns or (self._context.columns if is_named else ())
-        return msgspec.structs.replace(options, separator=separator, columns=columns)
-
-    def _of_fields(self, lines: Iterable[list[str]], options: TableOptions) -> Iterator[Entry]:
-        picked = FieldMap(options, self._samples.values, takes_text=bool(self._context.columns))
-        for fields in lines:
-            if not any(field.strip() for field in fields):
-                continue
-            if (row := picked.row(fields)) is not None:
-                yield row.time_s, row.values
-            elif picked.problem:
-                self._reject(fields, picked.problem)
-                yield None, None
 
     def _reject(self, fields: Sequence[str], why: str) -> None:
         self._rejected += 1

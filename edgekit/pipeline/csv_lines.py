@@ -1,0 +1,59 @@
+"""The lines of a CSV file as a model's samples: separator and header are recognised, or stated."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TextIO, TypeVar
+
+import msgspec
+
+from edgekit.pipeline.fields import FieldMap, FieldOptions, Row, has_names
+from edgekit.pipeline.framing import split_fields
+
+_SEPARATORS = ",;\t|"
+Options = TypeVar("Options", bound=FieldOptions)
+
+
+class Line(NamedTuple):
+    """A line's sample, or None and why it is none."""
+
+    row: Row | None
+    problem: str
+    fields: Sequence[str]
+
+
+def csv_lines(file: TextIO, options: FieldOptions, columns: tuple[str, ...], count: int) -> Iterator[Line]:
+    """Yield the lines of a file, without the header and empty ones.
+
+    Args:
+        file: Open at its beginning, with ``newline=""``.
+        options: Which fields are the sample's values.
+        columns: Of a model of tables, whose values may be texts; else empty.
+        count: How many values a sample has.
+
+    Raises:
+        csv.Error: A field is too long.
+    """
+    options = _options_for(file.readline(), options, columns)
+    file.seek(0)
+    lines: Iterable[list[str]] = (split_fields(line.strip(), options) for line in file)
+    if options.separator:
+        lines = csv.reader(file, delimiter=options.separator)
+    picked = FieldMap(options, count, takes_text=bool(columns))
+    for fields in lines:
+        if not any(field.strip() for field in fields):
+            continue
+        row = picked.row(fields)
+        if row is not None or picked.problem:
+            yield Line(row, picked.problem, fields)
+
+
+def _options_for(first: str, options: Options, columns: tuple[str, ...]) -> Options:
+    """Return the options with what the first line shows: separator and columns by name."""
+    known = [mark for mark in _SEPARATORS if not (mark == "," and options.decimal_comma)]
+    separator = options.separator or max(known, key=first.count)
+    separator = separator if separator in first else ""
+    is_named = options.header and has_names(split_fields(first.strip(), options))
+    named = options.columns or (columns if is_named else ())
+    return msgspec.structs.replace(options, separator=separator, columns=named)
