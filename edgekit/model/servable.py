@@ -39,7 +39,8 @@ class _Open:
         self.ready = ready
         self.variant, self.platform = ready.variant.id, _platform(ready)
         self.batch, self.labels = _batch(ready), tuple(ready.labels)
-        self.keeps_state = bool(ready.manifest.state) or bool(getattr(ready.backend, "keeps_state", False))
+        self.states = tuple((state.input, state.output) for state in ready.manifest.state)
+        self.keeps_state = bool(self.states) or bool(getattr(ready.backend, "keeps_state", False))
 
     def _open_at_batch(self) -> ReadyModel:
         choices = self.ready.choices

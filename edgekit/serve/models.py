@@ -20,6 +20,7 @@ from edgekit.serve.errors import HttpError
 from edgekit.serve.lane import control
 from edgekit.serve.metrics import Meter
 from edgekit.serve.ports import Held, Limits, Offer, Servable
+from edgekit.serve.sequences import Sequences
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class Entry:
         self.meter = Meter()
         self.cache: Cache | None = None
         """Answers of the model that runs; None where none are kept."""
+        self.sequences = Sequences(limits.sequences, limits.sequence_idle_s)
         self._limits = limits
         self._held: Held | None = None
         self._changing = asyncio.Lock()
@@ -109,6 +111,7 @@ class Entry:
         self.servable, self.state, self.reason = servable, READY, ""
         limits, keeps = self._limits, self._limits.cache_bytes and not servable.keeps_state
         self.cache = Cache(limits.cache_bytes, limits.cache_s, self.meter) if keeps else None
+        self.sequences.forget()
         self.batching.use(servable)
         logger.info("%s %s: variant %s runs", self.offer.name, self.offer.version, servable.variant)
 

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Dimension = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
-_UNSUPPORTED = ("sequence_id", "sequence_start", "sequence_end")
+_SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
+_LONG_ID = 128
 PRIORITIES, DEFAULT_PRIORITY = 9, 5
 """Priorities are 1, the highest, to 9; 0 stands for 5."""
 _REGION = PARAMETERS[0]
@@ -77,11 +78,20 @@ _ENVELOPE = msgspec.json.Decoder(Envelope)
 
 
 @dataclass(frozen=True)
+class Step:
+    """One request of a sequence."""
+
+    id: int | str
+    is_first: bool
+    is_last: bool
+
+
+@dataclass(frozen=True)
 class InferRequest:
     """A request with parsed JSON, but not yet parsed tensors.
 
     ``tail`` is the binary data after the JSON. ``timeout_us`` 0 means no deadline; ``priority`` is the
-    lane's: the higher goes first, 0 is the usual one.
+    lane's: the higher goes first, 0 is the usual one. ``step`` is its part in a sequence.
     """
 
     envelope: Envelope
@@ -89,6 +99,7 @@ class InferRequest:
     timeout_us: int = 0
     priority: int = 0
     is_binary_by_default: bool = False
+    step: Step | None = None
 
     @property
     def rows(self) -> int:
@@ -142,6 +153,7 @@ def parse_request(body: bytes, header_length: int | None, inputs: Sequence[Tenso
         _whole_number(envelope.parameters, "timeout"),
         _priority(envelope.parameters),
         _truth(envelope.parameters, "binary_data_output"),
+        _step(envelope.parameters),
     )
 
 
@@ -203,9 +215,6 @@ def _check(envelope: Envelope) -> None:
     for what, given in (("input", names), ("output", outputs)):
         if len(set(given)) != len(given):
             raise TensorError(f"an {what} appears twice in the request")
-    for key in _UNSUPPORTED:
-        if envelope.parameters.get(key):
-            raise TensorError(f"parameter {key!r} is not supported")
 
 
 def feeds_of(
@@ -331,6 +340,18 @@ def _whole_number(parameters: Mapping[str, Any], key: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
         raise TensorError(f"parameter {key!r}: want a whole number from 0")
     return value
+
+
+def _step(parameters: Mapping[str, Any]) -> Step | None:
+    if not any(parameters.get(key) for key in _SEQUENCE):
+        return None
+    name = parameters.get(_SEQUENCE[0], 0)
+    is_number = isinstance(name, int) and not isinstance(name, bool) and 0 < name < 1 << 64
+    if not is_number and not (isinstance(name, str) and 0 < len(name) <= _LONG_ID):
+        raise TensorError(
+            f"parameter 'sequence_id': want a number from 1, or a text of at most {_LONG_ID} letters"
+        )
+    return Step(name, _truth(parameters, _SEQUENCE[1]), _truth(parameters, _SEQUENCE[2]))
 
 
 def _priority(parameters: Mapping[str, Any]) -> int:

@@ -31,7 +31,9 @@ class Servable(Protocol):
     batch: int
     """How many requests of one row may run at once, by the manifest; 1: none."""
     keeps_state: bool
-    """Whether an answer may depend on earlier requests."""
+    """Whether the model has state."""
+    states: tuple[tuple[str, str], ...]
+    """Its inputs of state, and the outputs that have what the next request is to get."""
 
     def infer(self, feeds: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Run on tensors of ``inputs``; arrays by output name, valid until the next call.
@@ -147,6 +149,10 @@ class Limits:
     inline_s: float = 0.001
     """A model that typically answers within this runs on the event loop: handing over to a thread costs
     50 to 100 us of CPU, and a longer run would delay every other client."""
+    sequences: int = 256
+    """The open sequences of a model with state."""
+    sequence_idle_s: float = 60.0
+    """A sequence without a request for so long is forgotten."""
     cache_bytes: int = 0
     """The kept answers of one model; 0: none is kept."""
     cache_s: float = 300.0

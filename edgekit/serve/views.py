@@ -25,6 +25,7 @@ EXTENSIONS = (
     "model_configuration",
     "model_repository",
     "schedule_policy",
+    "sequence",
     "statistics",
     "system_shared_memory",
     "trace",
@@ -72,6 +73,11 @@ def config_document(entry: Entry) -> dict[str, Any]:
     ]
     batching = {"max_queue_delay_microseconds": 0, "preferred_batch_size": [joint.most_rows] if joint else []}
     levels = {"priority_levels": PRIORITIES, "default_priority_level": DEFAULT_PRIORITY}
+    scheduling = (
+        {"sequence_batching": {"max_sequence_idle_microseconds": entry.sequences.idle_us}}
+        if servable.states
+        else {"dynamic_batching": {**batching, **levels}}
+    )
     return {
         "name": entry.offer.name,
         "platform": servable.platform,
@@ -81,7 +87,7 @@ def config_document(entry: Entry) -> dict[str, Any]:
         "input": inputs,
         "output": [_configured(spec) for spec in servable.outputs],
         "instance_group": [{"name": servable.variant, "count": 1}],
-        "dynamic_batching": {**batching, **levels},
+        **scheduling,
         "response_cache": {"enable": entry.cache is not None},
         "parameters": {"variant": {"string_value": servable.variant}},
     }
@@ -245,6 +251,13 @@ _GAUGES: tuple[tuple[str, str, str, Callable[[Entry], float]], ...] = (
         "counter",
         "Lost accelerators replaced by another variant.",
         lambda e: e.failovers,
+    ),
+    ("edgekit_sequences", "gauge", "Open sequences.", lambda e: len(e.sequences)),
+    (
+        "edgekit_sequences_forgotten_total",
+        "counter",
+        "Sequences that were idle for too long, or whose model was replaced.",
+        lambda e: e.sequences.forgotten,
     ),
     (
         "edgekit_cache_bytes",

@@ -60,7 +60,11 @@ class TensorWork:
     def _on(self, servable: Servable) -> Done:
         feeds = self.feeds(servable)
         began_s = time.perf_counter()
-        outputs = servable.infer(feeds)
+        step = self._request.step
+        if step is not None and servable.keeps_state:
+            outputs = self._entry.sequences.infer(step, servable, feeds)
+        else:
+            outputs = servable.infer(feeds)
         return self.done(servable, outputs, time.perf_counter() - began_s)
 
     def feeds(self, servable: Servable) -> Mapping[str, NDArray[Any]]:

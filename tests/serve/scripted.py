@@ -27,6 +27,7 @@ class Scripted:
     optional_inputs = frozenset()
     takes_images = True
     sample_files = frozenset({"table"})
+    states = ()
     labels = ("a", "b", "c", "d")
 
     def __init__(
