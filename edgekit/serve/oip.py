@@ -73,7 +73,8 @@ class Envelope(msgspec.Struct, frozen=True):
 
 _LONG_BYTES = 4096
 # A key: within a text its quotes are escaped.
-_LIST = re.compile(rb'"data"\s*:\s*\[')
+_LIST = re.compile(rb'"data"\s*:\s*(\[)\s*')
+_NESTED_OR_TEXT = b'["'
 _ENVELOPE = msgspec.json.Decoder(Envelope)
 
 
@@ -165,17 +166,19 @@ def _decoded(body: bytes, end: int) -> Envelope:
     view = memoryview(body)
     if end < _LONG_BYTES:
         return _ENVELOPE.decode(view[:end])
-    kept, cut, at = list[bytes](), list[bytes](), 0
-    for found in _LIST.finditer(body, 0, end):
-        close = body.find(b"]", found.end(), end)
-        first = found.end() - 1
-        is_flat = close > 0 and all(body.find(other, first + 1, close) < 0 for other in (b"[", b'"'))
-        if found.start() < at or not is_flat:  # nested, or texts
+    kept, cut, at, seek = list[bytes](), list[bytes](), 0, 0
+    while (found := _LIST.search(body, seek, end)) is not None:
+        first, seek = found.start(1), found.end()
+        close = body.find(b"]", seek, end)
+        if close < 0 or body[seek] in _NESTED_OR_TEXT:
             continue
         kept += [body[at:first], b"%d" % len(cut)]
         cut.append(body[first : close + 1])
-        at = close + 1
-    envelope = _ENVELOPE.decode(b"".join((*kept, body[at:end])))
+        at = seek = close + 1
+    try:
+        envelope = _ENVELOPE.decode(b"".join((*kept, body[at:end])))
+    except msgspec.DecodeError:  # of something that is no list of numbers, or no JSON
+        return _ENVELOPE.decode(view[:end])
     marks = [bytes(tensor.data) for tensor in envelope.inputs]
     if marks != [b"%d" % number for number in range(len(cut))]:  # not all of them were inputs' data
         return _ENVELOPE.decode(view[:end])

@@ -166,7 +166,7 @@ def _quick_floats(spec: TensorSpec, shape: tuple[int, ...], data: bytes | msgspe
     except ImportError:
         return None
     text = bytes(data)
-    if text.count(b"[") != 1:
+    if text.find(b"[", 1) > 0:  # nested
         return None
     try:
         numbers: Any = simdjson.Parser().parse(text)

@@ -283,7 +283,7 @@ def test_long_nested_lists_and_texts_with_brackets_are_read_too():
 
 def test_a_long_list_beside_the_inputs_is_no_input():
     body = json.loads(long_request(NUMBERS))
-    body["parameters"] = {"data": NUMBERS, "more": {"data": [1, 2]}}
+    body["parameters"] = {"data": NUMBERS, "more": {"data": [1, 2]}, "odd": {"data": [1, "a]b"]}}
     assert (read(json.dumps(body).encode(), None, (X,))["x"].ravel() == np.float32(NUMBERS)).all()
 
 
