@@ -1,15 +1,19 @@
 """Official clients, unchanged and each in a process of its own, at the address of an agent whose pipelines run."""
 
+import contextlib
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from agent_stage import AgentStage, wait_for
-from bundles import make_bundle, pipeline_toml
+from bundles import CHANNELS, WINDOW, make_bundle, pipeline_toml
 from onnx_bundles import make_site_bundle
 
 CLIENTS = Path(__file__).parent / "clients"
@@ -83,4 +87,67 @@ def test_a_thousand_requests_at_once_end_in_answers_or_honest_refusals(agent, sc
     assert sum(counts.values()) == 1000
     assert set(counts) <= {"200", "429"}
     assert counts["200"] > 0
+    assert len(are_running(agent.status())) == 2
+
+
+HEAD = "POST /v2/models/motion/infer HTTP/1.1\r\nHost: localhost\r\nInference-Header-Content-Length: 0\r\n"
+BODY = bytes(4 * WINDOW * CHANNELS)
+REQUEST = f"{HEAD}Content-Length: {len(BODY)}\r\n\r\n".encode() + BODY
+UNREAD = b"GET /v2/models/motion/config HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20
+
+
+def ask(connection):
+    """Send a request, and read its answer; return the seconds."""
+    began_s = time.monotonic()
+    connection.sendall(REQUEST)
+    answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 200")
+    while b"\r\n\r\n" not in answer or not answer.endswith(np.float32([0.1, 0.9]).tobytes()):
+        answer += connection.recv(65536)
+    return time.monotonic() - began_s
+
+
+def never_reads(connection):
+    """Ask for more than the sockets hold, and read nothing."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(100):
+            connection.sendall(UNREAD)
+
+
+def memory_mb(agent):
+    pids = [agent.process.pid, *(worker["pid"] for worker in agent.status()["workers"])]
+    texts = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
+    return sum(int(re.search(r"VmRSS:\s+(\d+)", text)[1]) for text in texts) / 1024
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_slow_silent_and_deaf_clients_harm_nobody(agent, count):
+    host, port = address(agent, "http").split(":")
+    with contextlib.ExitStack() as stack:
+
+        def connect():
+            return stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
+
+        used = connect()
+        ask(used)
+        before_mb = memory_mb(agent)
+        idle = [connect() for _ in range(count // 2)]
+        for each in idle:
+            ask(each)
+        for _ in range(count // 2):
+            connect()  # and says nothing
+        for _ in range(20):
+            never_reads(connect())
+        slow = [connect() for _ in range(20)]
+        for each in slow:
+            each.sendall(REQUEST[:-10])
+        times_s = [ask(used) for _ in range(100)] + [ask(connect()) for _ in range(20)]
+        assert sorted(times_s)[-2] < 1.0
+        grown_mb = memory_mb(agent) - before_mb
+        assert grown_mb < 30 + count / 50, f"{count} connections take {grown_mb:.0f} MB"
+        for each in slow:
+            each.sendall(REQUEST[-10:])
+            assert each.recv(65536).startswith(b"HTTP/1.1 200")
     assert len(are_running(agent.status())) == 2
