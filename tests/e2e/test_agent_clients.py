@@ -151,3 +151,13 @@ def test_slow_silent_and_deaf_clients_harm_nobody(agent, count):
             each.sendall(REQUEST[-10:])
             assert each.recv(65536).startswith(b"HTTP/1.1 200")
     assert len(are_running(agent.status())) == 2
+
+
+@pytest.mark.slow  # it installs 70 packages
+def test_kserve_uses_the_model_of_a_running_pipeline(agent, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "kserve"], check=True)
+    python = tmp_path / "kserve/bin/python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "kserve"], check=True)
+    told = run(python, CLIENTS / "kserve_rest.py", f"http://{address(agent, 'http')}", "motion")
+    assert told["ready"] == [True, True, True]
+    assert all(values == pytest.approx([0.1, 0.9]) for values in told["values"])
