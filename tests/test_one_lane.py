@@ -16,7 +16,6 @@ ON_THE_LANE = {
     "edgekit.pipeline.stages.first": "frames and tiles, for the loop",
     "edgekit.pipeline.stages.calls": "the crops of a frame, in Lane.stream",
     "edgekit.serve.work": "requests, in Lane.submit and Lane.run_inline",
-    "edgekit.serve.sequences": "requests of a sequence, called by serve.work",
     "edgekit.serve.batching": "one model against a batch of it, in Lane.control",
     "edgekit.model.holder": "the golden samples of recheck, in Lane.between",
 }

@@ -1,4 +1,4 @@
-"""The state of clients' sequences: each begins at zeros and goes on from its own last request.
+"""The state of clients' sequences: each begins at zeros and goes on from its own last answer.
 
 Source: Triton's protocol/extension_sequence.md.
 """
@@ -43,26 +43,27 @@ class Sequences:
         """After how many microseconds without a request one is forgotten."""
         return int(self._idle_s * 1e6)
 
-    def infer(self, step: Step, servable: Servable, feeds: Feeds) -> Feeds:
-        """Run a sequence's next request; one that fails leaves the sequence as it was.
+    def state_before(self, step: Step, servable: Servable) -> Feeds:
+        """Return the state that a sequence's next request runs on; nothing, for zeros, if it is the first.
 
         Raises:
             TensorError: The sequence is not open, or the model's file hides its state.
             BusyError: Too many are open.
-            EdgekitError: What ``Servable.infer`` raises.
         """
         if not servable.states:
             raise TensorError("this model's file keeps its state to itself, which no sequence can have")
         now_s = self._clock()
         self._forget_idle(now_s)
-        held = self._begin(step.id, now_s) if step.is_first else self._held(step.id)
-        outputs = servable.infer({**held, **feeds})
+        return self._begin(step.id, now_s) if step.is_first else self._held(step.id)
+
+    def advance(self, step: Step, servable: Servable, outputs: Feeds) -> None:
+        """Keep the state that a request left, once its answer is made; forget it after the last."""
         if step.is_last:
             self._open.pop(step.id, None)
-        else:
-            self._open[step.id] = now_s, {into: outputs[out] for into, out in servable.states}
-            self._open.move_to_end(step.id)
-        return outputs
+            return
+        state = {into: outputs[out] for into, out in servable.states}
+        self._open[step.id] = self._clock(), state
+        self._open.move_to_end(step.id)
 
     def forget(self) -> None:
         """Forget all: the model is replaced."""

@@ -58,14 +58,16 @@ class TensorWork:
         return self._entry.run(self._on)
 
     def _on(self, servable: Servable) -> Done:
-        feeds = self.feeds(servable)
+        feeds, sequences = self.feeds(servable), self._entry.sequences
+        step = self._request.step if servable.keeps_state else None
+        if step is not None:
+            feeds = {**sequences.state_before(step, servable), **feeds}
         began_s = time.perf_counter()
-        step = self._request.step
-        if step is not None and servable.keeps_state:
-            outputs = self._entry.sequences.infer(step, servable, feeds)
-        else:
-            outputs = servable.infer(feeds)
-        return self.done(servable, outputs, time.perf_counter() - began_s)
+        outputs = servable.infer(feeds)
+        done = self.done(servable, outputs, time.perf_counter() - began_s)
+        if step is not None:
+            sequences.advance(step, servable, outputs)
+        return done
 
     def feeds(self, servable: Servable) -> Mapping[str, NDArray[Any]]:
         """Return its tensors."""
