@@ -1,8 +1,8 @@
-"""What JSON costs the server beside binary data: CPU a request for 27,648 floats (1 x 3 x 96 x 96) of nine digits.
+"""What JSON costs the server beside binary data: CPU a request for 27,648 floats of nine digits.
 
-``edgekit serve`` answers rounds of the same request in both forms in turn, on one connection each; its model averages
-the numbers, so what is measured is the server. Written with 17 digits, as Python and JavaScript do of their own accord,
-a request is nearly twice as long: it is measured too, without a bar.
+``edgekit serve`` answers rounds of the same request in both forms in turn, on one connection each; its model
+averages the numbers, so the server is what is measured. Written with 17 digits, as Python and JavaScript do
+of their own accord, a request is nearly twice as long: it is measured too, without a bar.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class JsonClient(Client):
         numbers = ",".join(written % value for value in array.ravel())
         tensor = {"name": spec, "datatype": "FP32", "shape": list(array.shape), "data": 0}
         body = json.dumps({"inputs": [tensor]}).replace('"data": 0', f'"data": [{numbers}]').encode()
-        head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-        self.added_s, self.request = 0.0, head.encode() + body
+        head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: localhost\r\n"
+        self.added_s, self.request = 0.0, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
     parser.add_argument("--grpc-port", type=int, metavar="P", help="answer gRPC too, at this port")
     parser.add_argument(
-        "--cache-mb", type=int, default=0, metavar="N", help="memory for a model's answers to equal requests (0)"
+        "--cache-mb",
+        type=int,
+        default=0,
+        metavar="N",
+        help="memory for a model's answers to equal requests (0)",
     )
     parser.add_argument(
         "--cache-ttl-s", type=float, default=Limits.cache_s, metavar="S", help="how long one is kept (300)"

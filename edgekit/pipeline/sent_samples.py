@@ -39,8 +39,8 @@ def frames_of(data: bytes, kind: str, context: SourceContext) -> Frames:
 
     Args:
         data: A WAV file, of which the mean of its channels is taken, with ``start_s`` and ``end_s`` of each
-            window, and silence after a sound that is shorter than one; or CSV in UTF-8, with the number of the
-            (first) ``row``, from 0 without a header line.
+            window, and silence after a sound that is shorter than one; or CSV in UTF-8, with the number of
+            the (first) ``row``, from 0 without a header line.
         kind: ``SOUND`` or ``TABLE``, one of ``kinds_for``.
         context: The model's.
 

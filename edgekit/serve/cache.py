@@ -1,7 +1,8 @@
 """A served model's answers that are kept: the same request is not run again.
 
-Keys are hashes of what a request asks the model, without its id, deadline and priority. A model that is replaced gets
-a new cache, so no answer outlives what gave it. Off by default: then a request costs one comparison more.
+Keys are hashes of what a request asks the model, without its id, deadline and priority. A model that is
+replaced gets a new cache, so no answer outlives what gave it. Off by default: then a request costs one
+comparison more.
 """
 
 from __future__ import annotations

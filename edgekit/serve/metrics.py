@@ -13,8 +13,8 @@ class Meter:
     """One model's answers by status, and their durations by stage.
 
     Stages: ``queue`` is the wait for the model, ``pre`` makes tensors of the request, ``infer`` is the model,
-    ``post`` makes the answer, ``total`` begins with the request's head. ``hits`` are requests that a kept answer
-    answered, ``misses`` those that looked for one in vain, ``hit_s`` and ``miss_s`` what that took.
+    ``post`` makes the answer, ``total`` begins with the request's head. ``hits`` are requests that a kept
+    answer answered, ``misses`` those that looked for one in vain, ``hit_s`` and ``miss_s`` what that took.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Official clients, unchanged and each in a process of its own, at the address of an agent whose pipelines run."""
+"""Official clients, unchanged, in processes of their own, at the address of an agent whose pipelines run."""
 
 import contextlib
 import json

@@ -30,9 +30,7 @@ class Scripted:
     states = ()
     labels = ("a", "b", "c", "d")
 
-    def __init__(
-        self, variant="first", inputs=(X,), outputs=(Y,), batch=1, together=None, keeps_state=False
-    ):
+    def __init__(self, variant="first", inputs=(X,), outputs=(Y,), batch=1, together=None, keeps_state=False):
         self.batch, self.together, self.keeps_state = batch, together, keeps_state
         self.variant, self.inputs, self.outputs = variant, inputs, outputs
         self.gate, self.entered = threading.Event(), threading.Semaphore(0)

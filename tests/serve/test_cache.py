@@ -51,14 +51,20 @@ def test_an_equal_request_gets_the_kept_answer_with_its_own_id_and_encoding(kept
 
 
 def hash_of(*, name="x", datatype="FP32", shape=(2, 4), data=bytes(32), **parameters):
-    tensor = {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(data)}}
+    tensor = {
+        "name": name,
+        "datatype": datatype,
+        "shape": shape,
+        "parameters": {"binary_data_size": len(data)},
+    }
     tensor["parameters"] |= parameters
     head = json.dumps({"inputs": [tensor], "id": str(time.monotonic_ns())}).encode()
     return parse_request(head + data, len(head), [X_SPEC]).content_hash()
 
 
 @pytest.mark.parametrize(
-    "other", [{"name": "z"}, {"datatype": "INT32"}, {"shape": (4, 2)}, {"data": bytes(31) + b"\1"}, {"data": b""}]
+    "other",
+    [{"name": "z"}, {"datatype": "INT32"}, {"shape": (4, 2)}, {"data": bytes(31) + b"\1"}, {"data": b""}],
 )
 def test_whatever_the_model_would_see_makes_another_key(other):
     assert hash_of() == hash_of()
@@ -181,7 +187,12 @@ def asked(cache, names):
 
 def test_answers_are_bounded_in_bytes_and_the_least_recently_used_goes_first():
     cache = Cache(300, 60.0, Meter())
-    assert asked(cache, [b"a", b"b", b"c", b"a", b"d", b"a", b"b"]) == [False] * 3 + [True, False, True, False]
+    assert asked(cache, [b"a", b"b", b"c", b"a", b"d", b"a", b"b"]) == [False] * 3 + [
+        True,
+        False,
+        True,
+        False,
+    ]
     assert (cache.held_bytes, len(cache)) == (300, 3)
     assert asked(Cache(99, 60.0, Meter()), [b"a", b"a"]) == [False, False]
 

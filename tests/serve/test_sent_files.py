@@ -69,9 +69,7 @@ def test_a_sound_is_answered_window_by_window_with_the_seconds_of_each(server, s
     samples = np.repeat(np.float32([0.1, 0.9]), 400)
     answered = post(server, "loud", wav(soundfile, samples), "audio/wav").json()
     assert (answered["model_name"], answered["task"]) == ("loud", "sensor")
-    seen = [
-        (row["start_s"], row["end_s"], row["items"][0]["label"]) for row in answered["predictions"]
-    ]
+    seen = [(row["start_s"], row["end_s"], row["items"][0]["label"]) for row in answered["predictions"]]
     assert seen == [(0.0, 0.025, "quiet"), (0.0125, 0.0375, "loud"), (0.025, 0.05, "loud")]
 
 
@@ -89,7 +87,10 @@ def test_a_sound_shorter_than_a_window_is_followed_by_silence(server, soundfile)
 
 def test_rows_of_a_table_and_windows_of_a_sensor_are_answered_in_their_order(server):
     answered = post(server, "site", "site\nA\nelsewhere\n", "text/csv").json()
-    assert [(row["row"], row["items"][0]["label"]) for row in answered["predictions"]] == [(0, "a"), (1, "other")]
+    assert [(row["row"], row["items"][0]["label"]) for row in answered["predictions"]] == [
+        (0, "a"),
+        (1, "other"),
+    ]
     lines = "ax;ay\r\n" + "0,5;1\r\n".replace(",", ".") * 40
     windows = post(server, "motion", lines, "text/csv; header=present").json()["predictions"]
     assert [(row["row"], row["items"][0]["label"]) for row in windows] == [(0, "moving"), (16, "moving")]

@@ -62,20 +62,30 @@ def ask(server, name=None, *, starts=False, ends=False, value=1.0, more=()):
 
 
 def test_sequences_that_alternate_do_not_see_each_other(server):
-    assert [ask(server, 1, starts=True), ask(server, "b", starts=True, value=10), ask(server, 1)] == [1, 10, 2]
+    assert [ask(server, 1, starts=True), ask(server, "b", starts=True, value=10), ask(server, 1)] == [
+        1,
+        10,
+        2,
+    ]
     assert [ask(server, "b", value=10), ask(server), ask(server, 1, ends=True)] == [20, 1, 3]
     assert "sequence 1 is not open" in ask(server, 1)
     assert [ask(server, "b", starts=True), ask(server, "b", ends=True)] == [1, 2]
 
 
 def test_state_that_a_request_sends_replaces_the_sequences(server):
-    assert [ask(server, 2, starts=True), ask(server, 2, more=[GIVEN]), ask(server, 2, ends=True)] == [1, 101, 102]
+    assert [ask(server, 2, starts=True), ask(server, 2, more=[GIVEN]), ask(server, 2, ends=True)] == [
+        1,
+        101,
+        102,
+    ]
 
 
 def test_a_request_that_fails_leaves_the_sequence_as_it_was(server):
     assert ask(server, 3, starts=True) == 1
     assert "NaN or an infinity" in ask(server, 3, value=3e38, more=[{**GIVEN, "data": [3e38] * 4}])
-    assert "want FP32" in ask(server, 3, more=[{"name": "h", "datatype": "FP64", "shape": SHAPE, "data": [0] * 4}])
+    assert "want FP32" in ask(
+        server, 3, more=[{"name": "h", "datatype": "FP64", "shape": SHAPE, "data": [0] * 4}]
+    )
     assert ask(server, 3, ends=True) == 2
 
 

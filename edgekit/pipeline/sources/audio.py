@@ -184,9 +184,7 @@ def file_blocks(file: Any, rate_hz: int, channel: int) -> Iterator[NDArray[np.fl
         yield adapted(block)
 
 
-def _adapted(
-    from_hz: int, to_hz: int, channel: int
-) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+def _adapted(from_hz: int, to_hz: int, channel: int) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     """Return what makes mono at a rate of a recording's blocks, (samples, channels)."""
     resampler = None if from_hz == to_hz else Resampler(from_hz, to_hz)
 

@@ -1,6 +1,6 @@
-"""Sends many requests at the same time, each on a connection of its own: python all_at_once.py HOST PORT MODEL COUNT.
+"""Sends many requests at the same time, each on a connection of its own.
 
-Prints how many answers had which status.
+python all_at_once.py HOST PORT MODEL COUNT prints how many answers had which status.
 """
 
 import asyncio

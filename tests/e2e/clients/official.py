@@ -1,6 +1,6 @@
 """Uses an agent's models as a program with an official client does, and prints what came as JSON.
 
-python official.py http|grpc HOST:PORT MODEL TEXT: TEXT is what every input of texts gets, other inputs are zeros.
+python official.py http|grpc HOST:PORT MODEL TEXT: TEXT goes into every input of texts, the others are zeros.
 """
 
 import asyncio
@@ -17,7 +17,9 @@ def feeds(library, metadata, text):
     for row in metadata["inputs"]:
         shape = [max(1, int(length)) for length in row["shape"]]
         is_text = row["datatype"] == "BYTES"
-        array = np.full(shape, text, object) if is_text else np.zeros(shape, triton_to_np_dtype(row["datatype"]))
+        array = (
+            np.full(shape, text, object) if is_text else np.zeros(shape, triton_to_np_dtype(row["datatype"]))
+        )
         inputs.append(library.InferInput(row["name"], shape, row["datatype"]))
         inputs[-1].set_data_from_numpy(array)
     return inputs
@@ -34,7 +36,9 @@ def talk(flavour, address, model, text):
         inputs = feeds(library, metadata, text)
         output = metadata["outputs"][0]["name"]
         answered = [client.infer(model, inputs, request_id=str(number)) for number in range(5)]
-        assert [each.as_numpy(output).tolist() for each in answered[1:]] == [answered[0].as_numpy(output).tolist()] * 4
+        assert [each.as_numpy(output).tolist() for each in answered[1:]] == [
+            answered[0].as_numpy(output).tolist()
+        ] * 4
         named = client.infer(model, inputs, outputs=[library.InferRequestedOutput(output, class_count=2)])
         config = client.get_model_config(model, **as_json)
         statistics = client.get_inference_statistics(model, **as_json)["model_stats"][0]
@@ -44,7 +48,9 @@ def talk(flavour, address, model, text):
         "classes": [each.decode() for each in named.as_numpy(output).ravel()],
         "configured": [row["data_type"] for row in config.get("config", config)["input"]],
         "success": int(statistics["inference_stats"]["success"]["count"]),
-        "index": {row["name"]: row["state"] for row in (index["models"] if isinstance(index, dict) else index)},
+        "index": {
+            row["name"]: row["state"] for row in (index["models"] if isinstance(index, dict) else index)
+        },
     }
 
 
