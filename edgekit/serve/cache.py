@@ -154,13 +154,12 @@ async def _aside(size_bytes: int, call: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(None, call)
 
 
-async def _followed(flight: asyncio.Future[T], timeout_s: float, receive: Receive) -> T:
+async def _followed(flight: asyncio.Future[_Kept | None], timeout_s: float, receive: Receive) -> _Kept | None:
     """Return the result of a request that runs for somebody else."""
     gone = asyncio.get_running_loop().create_task(hung_up(receive))
     try:
-        ended, _ = await asyncio.wait(
-            {flight, gone}, timeout=timeout_s or None, return_when=asyncio.FIRST_COMPLETED
-        )
+        either: set[asyncio.Future[Any]] = {flight, gone}
+        ended, _ = await asyncio.wait(either, timeout=timeout_s or None, return_when=asyncio.FIRST_COMPLETED)
     finally:
         gone.cancel()
     if flight in ended:

@@ -109,8 +109,10 @@ class InferRequest:
 
     def content_hash(self) -> bytes:
         """Return a hash of its inputs as they were written; empty if a tensor is in shared memory."""
-        inputs, outputs = self.envelope.inputs, self.envelope.outputs
-        if any(_REGION in tensor.parameters for tensor in (*inputs, *outputs)):
+        inputs = self.envelope.inputs
+        parameters = [tensor.parameters for tensor in inputs]
+        parameters += [tensor.parameters for tensor in self.envelope.outputs]
+        if any(_REGION in given for given in parameters):
             return b""
         rows = [
             (each.name, each.datatype, each.shape, each.parameters.get("binary_data_size"), len(each.data))
