@@ -53,16 +53,18 @@ def frames_of(data: bytes, kind: str, context: SourceContext) -> Frames:
 
 def _windows(data: bytes, context: SourceContext) -> Frames:
     library, rate_hz = soundfile(), round(context.rate_hz)
-    cutter, windows = Cutter(context.window, context.hop), []
+    cutter, windows, samples = Cutter(context.window, context.hop), [], 0
     try:
         with library.SoundFile(io.BytesIO(data)) as file:
             length_s = _checked_length_s(file, context)
             for block in file_blocks(file, rate_hz, -1):
                 windows += cutter.push(block)
+                samples += len(block)
     except (OSError, library.LibsndfileError) as cause:
         raise TensorError(f"the sound cannot be decoded: {cause}") from cause
-    if not windows:
-        windows = cutter.push(np.zeros((context.window, 1), np.float32))[:1]
+    # a resampler keeps its last millisecond
+    missing = max(round(length_s * rate_hz), context.window) - samples
+    windows += cutter.push(np.zeros((max(0, missing), 1), np.float32))
     frames: Frames = []
     for _, window, end in windows[:MOST]:
         start_s = round((end - context.window) / rate_hz, 6)
