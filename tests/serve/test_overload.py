@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import socket
 import threading
 import time
@@ -13,6 +14,7 @@ from scripted import doubling, served
 
 from edgekit.base.lane import Lane
 from edgekit.core.errors import AcceleratorLostError, InferenceError
+from edgekit.serve.connections import MOST_AHEAD
 from edgekit.serve.models import Entry
 from edgekit.serve.ports import Limits
 
@@ -226,3 +228,15 @@ def test_a_quick_model_moves_to_the_event_loop_and_a_slow_one_does_not():
         server.entries[0].lane.pace("infer").add(1000.0)
         server.infer(X)
         assert seen[-1] == "model-double"
+
+
+def test_a_connection_with_too_many_requests_ahead_is_closed_and_the_others_are_answered(held):
+    server, model = held
+    one = b"GET /v2/models/double/config HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with connect(server) as greedy:  # its first request waits for the model
+        assert model.entered.acquire(timeout=60)
+        greedy.settimeout(60)
+        with contextlib.suppress(ConnectionError):
+            greedy.sendall(one * (MOST_AHEAD + 2))
+            assert greedy.recv(1000) == b""
+    assert server.client.get("/v2/health/live").status_code == 200
