@@ -315,6 +315,7 @@ def test_the_server_names_the_extensions_it_has(server):
         "model_configuration",
         "model_repository",
         "schedule_policy",
+        "sequence",
         "statistics",
         "system_shared_memory",
         "trace",

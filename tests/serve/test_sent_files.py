@@ -116,7 +116,7 @@ def test_what_a_model_does_not_take_is_a_415_with_the_reason(server, model, kind
         ("site", b"site\n\xff", 400, "cannot be read"),
         ("site", b"site\n", 400, "want at least 1 rows, got 0"),
         ("site", b"site\n" + b"A\n" * (MOST + 1), 400, f"want at most {MOST} rows"),
-        ("site", b"site\n" + b"A" * 200_000, 400, "field larger than field limit"),
+        ("site", b"n,site\n1," + b"A" * 200_000, 400, "field larger than field limit"),
         ("site", b"a" * (2 << 20), 413, "too large"),
         ("motion", b"1,2\n1,x\n", 400, "row 1: "),
         ("motion", b"1,2\n" * 15, 400, "want at least 16 rows, got 15"),
