@@ -29,6 +29,23 @@ class Sketch(msgspec.Struct, frozen=True):
     high: float
 
 
+def check(sketch: Sketch) -> None:
+    """Check that a wire form can be a histogram.
+
+    Raises:
+        ProtocolError: Counts are negative or too many, or a number is out of range.
+    """
+    if not -10 <= sketch.scale <= 20 or len(sketch.counts) > 1 << 16:
+        raise ProtocolError(f"sketch: scale {sketch.scale} with {len(sketch.counts)} buckets")
+    if sketch.zero < 0 or min(sketch.counts, default=0) < 0:
+        raise ProtocolError("sketch: a count is negative")
+    if not all(math.isfinite(number) for number in (sketch.total, sketch.low, sketch.high)):
+        raise ProtocolError("sketch: a number is not finite")
+    reach = math.ceil(64 * 2.0**sketch.scale)
+    if not -reach <= sketch.offset <= reach - len(sketch.counts):
+        raise ProtocolError(f"sketch: buckets from {sketch.offset} are out of range")
+
+
 class Histogram:
     """Counts positive numbers in buckets whose width grows with the value.
 
@@ -138,15 +155,7 @@ class Histogram:
         Raises:
             ProtocolError: Counts are negative or too many, or a number is out of range.
         """
-        if not -10 <= sketch.scale <= 20 or len(sketch.counts) > 1 << 16:
-            raise ProtocolError(f"sketch: scale {sketch.scale} with {len(sketch.counts)} buckets")
-        if sketch.zero < 0 or any(number < 0 for number in sketch.counts):
-            raise ProtocolError("sketch: a count is negative")
-        if not all(math.isfinite(number) for number in (sketch.total, sketch.low, sketch.high)):
-            raise ProtocolError("sketch: a number is not finite")
-        reach = math.ceil(64 * 2.0**sketch.scale)
-        if not -reach <= sketch.offset <= reach - len(sketch.counts):
-            raise ProtocolError(f"sketch: buckets from {sketch.offset} are out of range")
+        check(sketch)
         histogram = cls(sketch.scale)
         histogram.zero = sketch.zero
         histogram._counts = {sketch.offset + i: n for i, n in enumerate(sketch.counts) if n}

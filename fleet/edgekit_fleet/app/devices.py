@@ -15,6 +15,7 @@ from edgekit_fleet.store.commands import CommandRow
 from edgekit_fleet.store.devices import Device, Page
 from edgekit_fleet.store.messages import TurnedAway
 from edgekit_fleet.store.metrics import Event, Point
+from edgekit_fleet.web.answers import encoded
 from edgekit_fleet.web.auth import ByAdmin, ByOperator, Viewer
 from edgekit_fleet.web.queries import Row, Text, UnixMs
 
@@ -68,7 +69,7 @@ class NewCommand(BaseModel):
     expires_s: int = Field(EXPIRES_S, ge=1, le=MAX_EXPIRES_S)
 
 
-@router.get("/devices", dependencies=[Viewer])
+@router.get("/devices", dependencies=[Viewer], response_model=Page)
 def devices(
     parts: Parts,
     after: Annotated[Text, Query(description="Cursor: `next` of the page before")] = "",
@@ -78,10 +79,18 @@ def devices(
     profile: Text = "",
     model: Text = "",
     version: Text = "",
-) -> Page:
+) -> Response:
     """List devices, ordered by id."""
-    return parts.devices.page(
-        after=after, limit=limit, search=search, online=online, profile=profile, model=model, version=version
+    return encoded(
+        parts.devices.page(
+            after=after,
+            limit=limit,
+            search=search,
+            online=online,
+            profile=profile,
+            model=model,
+            version=version,
+        )
     )
 
 
@@ -136,26 +145,26 @@ def series(
     return Series(since, until, step_s * 1000, points)
 
 
-@router.get("/devices/{device}/events", dependencies=[Viewer])
+@router.get("/devices/{device}/events", dependencies=[Viewer], response_model=Events)
 def device_events(
     parts: Parts,
     device: str,
     before: Row = None,
     kind: Annotated[list[Kind] | None, Query(max_length=16)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-) -> Events:
+) -> Response:
     """List what happened on one device."""
     _known(parts, device)
     return _events(parts, device, before, kind, limit)
 
 
-@router.get("/events", dependencies=[Viewer])
+@router.get("/events", dependencies=[Viewer], response_model=Events)
 def events(
     parts: Parts,
     before: Row = None,
     kind: Annotated[list[Kind] | None, Query(max_length=16)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-) -> Events:
+) -> Response:
     """List what happened on all devices."""
     return _events(parts, "", before, kind, limit)
 
@@ -192,9 +201,11 @@ def restore(parts: Parts, by: ByAdmin, device: str) -> Device:
     return _known(parts, device)
 
 
-def _events(parts: Services, device: str, before: int | None, kind: list[Kind] | None, limit: int) -> Events:
+def _events(
+    parts: Services, device: str, before: int | None, kind: list[Kind] | None, limit: int
+) -> Response:
     items = parts.metrics.events(device=device, before=before, kinds=kind or (), limit=limit)
-    return Events(items, items[-1].id if len(items) == limit else None)
+    return encoded(Events(items, items[-1].id if len(items) == limit else None))
 
 
 def _known(parts: Services, device: str) -> Device:

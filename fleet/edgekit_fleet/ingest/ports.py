@@ -23,8 +23,9 @@ class Hooks:
     A hook should not raise: an exception is logged and counted, and the next hook runs.
 
     Args:
-        in_commit: (device, records), inside the transaction that stores a device's new records: what it
-            writes to the database is committed with them or not at all. It does nothing else.
+        in_commit: (device, records), inside the transaction that stores a device's new records, where a
+            record of the hook's kind is among them: what it writes to the database is committed with them
+            or not at all. It does nothing else.
         on_committed: (device, records), after the commit and before the broker's acknowledgement, on
             the ingest thread. After a crash the last records may be passed again or never: what must
             not be missed is read from the store at the start.
@@ -33,7 +34,7 @@ class Hooks:
         requests: Answers ``up/req`` by the request's kind.
     """
 
-    in_commit: list[Callable[[str, Sequence[wire.Record]], None]] = field(default_factory=list)
+    in_commit: list[tuple[type, Callable[[str, Sequence[wire.Record]], None]]] = field(default_factory=list)
     on_committed: list[Callable[[str, Sequence[wire.Record]], None]] = field(default_factory=list)
     on_state: list[Callable[[str, wire.Birth], None]] = field(default_factory=list)
     on_reported: list[Callable[[str, wire.Reported], None]] = field(default_factory=list)

@@ -10,11 +10,15 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from edgekit.core.errors import ConfigError, StorageError
 
+Document = TypeVar("Document")
 Sql = sqlite3.Connection
 """An open transaction or read; functions of the store take it, and it must not be used after its end."""
 _BUSY_MS = 10_000
@@ -221,6 +225,19 @@ class Database:
             while self._idle:
                 self._idle.pop().close()
             self._writer.close()
+
+
+def documents(
+    sql: Sql, kind: type[Document], query: str, values: Mapping[str, object] | Sequence[object] = ()
+) -> list[Document]:
+    """Return the rows of a query as ``kind``, in its order; its one column, ``document``, is JSON.
+
+    In one step of SQLite. Python's module gives the interpreter up at each row, and gets it back behind
+    every thread that computes: beside the ingest of 10,000 devices, a list of them took a second.
+    """
+    joined = f"SELECT coalesce(group_concat(document), '') FROM ({query})"  # noqa: S608 - the callers' fixed texts
+    text = sql.execute(joined, values).fetchone()[0]
+    return msgspec.json.decode(f"[{text}]", type=list[kind])  # type: ignore[valid-type]
 
 
 def open_database(data: Path, url: str | None = None) -> Database:

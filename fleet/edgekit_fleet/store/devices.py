@@ -6,7 +6,7 @@ import contextlib
 import json
 import sqlite3
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,10 +14,9 @@ import msgspec
 
 from edgekit.core import wire
 from edgekit.core.errors import ProtocolError
-from edgekit_fleet.store.database import Database
+from edgekit_fleet.store.database import Database, documents
 
 MAX_PAGE = 500
-_MARKS = 500  # values a query; SQLite before 3.32 takes 999
 
 _MIGRATIONS = [
     """
@@ -48,6 +47,14 @@ _MIGRATIONS = [
     """,
     "CREATE INDEX device_state ON device (state, online, profile, id)",
 ]
+
+
+_DEVICE = """json_object(
+  'id', id, 'state', state, 'enrolled_ms', enrolled_ms, 'seen_ms', seen_ms,
+  'online', json(iif(online, 'true', 'false')), 'boot', boot, 'conn', conn, 'agent', agent,
+  'profile', profile, 'desired', desired, 'clock', clock,
+  'models', (SELECT json_group_object(model, active) FROM device_model WHERE device = device.id)
+) AS document"""
 
 
 @dataclass(frozen=True)
@@ -98,15 +105,7 @@ class Devices:
 
     def known(self, devices: Collection[str]) -> set[str]:
         """Return those of these ids that are enrolled and not revoked."""
-        ids, enrolled = list(devices), set[str]()
-        with self._database.read() as sql:
-            for start in range(0, len(ids), _MARKS):
-                some = ids[start : start + _MARKS]
-                marks = ",".join("?" * len(some))
-                query = f"SELECT id FROM device WHERE state = 'approved' AND id IN ({marks})"  # noqa: S608 - only marks
-                rows = sql.execute(query, some)
-                enrolled.update(row["id"] for row in rows)
-        return enrolled
+        return {device for device in devices if self.is_welcome(device)}
 
     def is_welcome(self, device: str) -> bool:
         """Say whether a device may connect: enrolled and not revoked.
@@ -344,9 +343,10 @@ class Devices:
     def touch(self, heard_ms: Mapping[str, int]) -> None:
         """Record when devices last sent something, by their ids."""
         with self._database.transaction() as sql:
-            sql.executemany(
-                "UPDATE device SET seen_ms=max(coalesce(seen_ms,0),?) WHERE id=?",
-                [(arrived_ms, device) for device, arrived_ms in heard_ms.items()],
+            sql.execute(
+                "UPDATE device SET seen_ms = max(coalesce(seen_ms, 0), heard.value)"
+                " FROM json_each(?) AS heard WHERE device.id = heard.key",
+                (json.dumps(heard_ms),),
             )
 
     def all_offline(self) -> None:
@@ -357,8 +357,8 @@ class Devices:
     def get(self, device: str) -> Device | None:
         """Return one device."""
         with self._database.read() as sql:
-            row = sql.execute("SELECT * FROM device WHERE id = ?", (device,)).fetchone()
-            return None if row is None else _devices(sql, [row])[0]
+            known = documents(sql, Device, f"SELECT {_DEVICE} FROM device WHERE id = ?", (device,))  # noqa: S608 - fixed text
+        return known[0] if known else None
 
     def documents(self, device: str) -> dict[str, Any]:
         """Return what a device last sent, decoded: ``birth``, ``reported``, ``hardware``, each or None."""
@@ -414,12 +414,9 @@ class Devices:
                 where.append(condition)
                 values.append(value)  # type: ignore[arg-type]
         with self._database.read() as sql:
-            rows = sql.execute(
-                f"SELECT * FROM device WHERE {' AND '.join(where)} ORDER BY id LIMIT ?",  # noqa: S608 - fixed conditions, bound values
-                (*values, limit + 1),
-            ).fetchall()
-            items = _devices(sql, rows[:limit])
-        return Page(items, items[-1].id if len(rows) > limit else None)
+            query = f"SELECT {_DEVICE} FROM device WHERE {' AND '.join(where)} ORDER BY id LIMIT ?"  # noqa: S608 - fixed conditions, bound values
+            items = documents(sql, Device, query, (*values, limit + 1))
+        return Page(items[:limit], items[limit - 1].id if len(items) > limit else None)
 
     def counts(self) -> dict[str, int]:
         """Return the number of devices: ``total``, ``online``, ``revoked``."""
@@ -457,30 +454,3 @@ def is_newer(birth: wire.Birth, boot: str, conn: int, ended: int = -1) -> bool:
 
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-
-
-def _devices(sql: sqlite3.Connection, rows: Sequence[sqlite3.Row]) -> list[Device]:
-    marks = ",".join("?" * len(rows))
-    models: dict[str, dict[str, str]] = {}
-    for row in sql.execute(
-        f"SELECT device, model, active FROM device_model WHERE device IN ({marks})",  # noqa: S608 - only marks
-        [row["id"] for row in rows],
-    ):
-        models.setdefault(row["device"], {})[row["model"]] = row["active"]
-    return [
-        Device(
-            id=row["id"],
-            state=row["state"],
-            enrolled_ms=row["enrolled_ms"],
-            seen_ms=row["seen_ms"],
-            online=bool(row["online"]),
-            boot=row["boot"],
-            conn=row["conn"],
-            agent=row["agent"],
-            profile=row["profile"],
-            desired=row["desired"],
-            clock=row["clock"],
-            models=models.get(row["id"], {}),
-        )
-        for row in rows
-    ]

@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import json
-import math
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-import msgspec
+from typing import NamedTuple
 
 from edgekit.core import wire
 from edgekit.core.errors import ProtocolError
-from edgekit.core.sketch import Histogram, Sketch
-from edgekit_fleet.store import ranges
-from edgekit_fleet.store.database import Database
+from edgekit_fleet.store import ranges, rows
+from edgekit_fleet.store.database import Database, documents
+from edgekit_fleet.store.rows import MAX_SEQ
 
 MAX_RANGES = 1024
 """Gaps above the watermark that one outbox may have; a batch that would add more is left out."""
 MAX_BOOTS = 64
 """Outboxes remembered for one device, the newest; bounds a device that starts one after another."""
 
-MAX_SEQ = 1 << 62
 MAX_REFUSED = 1000
 MAX_REFUSED_BYTES = 64 << 10
 RESTORED = "acknowledged earlier, and lost since: a backup was restored"
 """The reason of a gap in what this database should have."""
-_INSERT_EVENT = (
-    "INSERT INTO event (outbox, seq, device, at_ms, arrived_ms, kind, body) VALUES (?,?,?,?,?,?,?)"
+_FIND = (
+    "SELECT json_array(named.key, boot, outbox.id, watermark, json(ranges), heard_ms) AS document"
+    " FROM json_each(?) AS named CROSS JOIN outbox"
+    " WHERE device = json_extract(named.value, '$[0]') AND boot = json_extract(named.value, '$[1]')"
 )
-_SAME_BOOT_MS = 10_000
-_LONGEST_WAIT_MS = 90 * 24 * 3600 * 1000
-"""A greater age by the wall clock means that the clock was set, not that the record is old."""
+_SAVE = (
+    "UPDATE outbox SET watermark = json_extract(box.value, '$[1]'), ranges = json_extract(box.value, '$[2]'),"
+    " heard_ms = json_extract(box.value, '$[3]')"
+    " FROM json_each(?) AS box WHERE outbox.id = json_extract(box.value, '$[0]')"
+)
 
 _MIGRATIONS = [
     """
@@ -150,17 +151,15 @@ class Messages:
             One entry for each outbox, in the order of arrival. A batch that would leave too many gaps
             is left out; the watermark makes the device send it again in order.
         """
-        heard: dict[tuple[str, str], _Outbox] = {}
         with self._database.transaction() as sql:
+            heard = _load_all(sql, arrived)
+            staged: list[_Staged] = []
             for batch in arrived:
-                key = batch.device, batch.boot
-                if key not in heard:
-                    heard[key] = _load(sql, batch)
-                _store(sql, heard[key], batch)
-            sql.executemany(
-                "UPDATE outbox SET watermark = ?, ranges = ?, heard_ms = ? WHERE id = ?",
-                [(box.watermark, json.dumps(box.ranges), box.heard_ms, box.id) for box in heard.values()],
-            )
+                _store(sql, heard[batch.device, batch.boot], batch, staged)
+            for table in ("metric", "event"):
+                _insert(sql, table, [entry for entry in staged if rows.table_of(entry.record) == table])
+            saved = [(box.id, box.watermark, box.ranges, box.heard_ms) for box in heard.values()]
+            sql.execute(_SAVE, (rows.json_of(saved),))
         return [
             Committed(*key, box.watermark, box.fresh, box.lost, tuple(box.refused))
             for key, box in heard.items()
@@ -274,8 +273,30 @@ class _Outbox:
     refused: list[str] = field(default_factory=list)
 
 
-def _store(sql: sqlite3.Connection, box: _Outbox, batch: Arrived) -> None:
-    """Store the new messages of one batch."""
+class _Found(NamedTuple):
+    """An outbox that is stored; ``number`` is its place among those asked for."""
+
+    number: int
+    boot: str
+    id: int
+    watermark: int
+    above: list[ranges.Range]
+    heard_ms: int
+
+
+@dataclass(frozen=True)
+class _Staged:
+    """A new record of a commit, and its row."""
+
+    box: _Outbox
+    seq: int
+    batch: Arrived
+    record: wire.Record
+    row: bytes
+
+
+def _store(sql: sqlite3.Connection, box: _Outbox, batch: Arrived, staged: list[_Staged]) -> None:
+    """Stage the new messages of one batch, and set aside those that cannot be stored."""
     last = batch.seq0 + batch.count - 1
     committed: list[ranges.Range] = [(batch.seq0, last)]
     for _, record in batch.records:
@@ -287,8 +308,12 @@ def _store(sql: sqlite3.Connection, box: _Outbox, batch: Arrived) -> None:
         return
     fresh = set(ranges.missing(box.watermark, box.ranges, batch.seq0, last))
     for seq, record in batch.records:
-        if seq in fresh and _keep(sql, box, seq, batch, record):
-            box.fresh.append(record)
+        if seq in fresh:
+            try:
+                staged.append(_Staged(box, seq, batch, record, rows.row_of(box.id, seq, batch, record)))
+                box.fresh.append(record)
+            except (ProtocolError, ValueError) as cause:
+                _refuse(sql, box, seq, batch, record, cause)
     for seq, refused in batch.refused:
         if seq in fresh:
             box.refused.append(f"message {seq}: {refused.reason}")
@@ -312,22 +337,46 @@ def _write_off(sql: sqlite3.Connection, box: _Outbox, batch: Arrived) -> None:
             last=last,
             reason=f"{RESTORED}; the last message before was stored at {heard} UTC",
         )
-        body = (box.id, last, batch.device, batch.arrived_ms, batch.arrived_ms, kind_of(gap), _json(gap))
-        sql.execute(_INSERT_EVENT, body)
+        body = (box.id, last, batch.device, batch.arrived_ms, batch.arrived_ms)
+        rows.insert(sql, "event", [rows.json_of((*body, rows.kind_of(gap), rows.json_of(gap))).encode()])
         box.lost += last - first + 1
     box.watermark, box.ranges = ranges.add(box.watermark, box.ranges, [(0, kept_up_to)])
 
 
-def _keep(sql: sqlite3.Connection, box: _Outbox, seq: int, batch: Arrived, record: wire.Record) -> bool:
-    """Insert a record; set it aside if it cannot be stored."""
+def _insert(sql: sqlite3.Connection, table: rows.Table, staged: Sequence[_Staged]) -> None:
+    """Insert rows; one that violates a constraint is set aside, and the others are inserted."""
+    if not staged:
+        return
     try:
-        _insert(sql, box.id, seq, batch, record)
-    except (ProtocolError, ValueError, OverflowError, sqlite3.IntegrityError) as cause:
-        where, body = f"outbox {batch.boot} {seq}", wire.encode_record(record)
-        box.refused.append(f"message {seq}: {cause}")
-        _set_aside(sql, Refused(batch.device, where, batch.arrived_ms, str(cause), body))
-        return False
-    return True
+        rows.insert(sql, table, [entry.row for entry in staged])
+    except sqlite3.IntegrityError as cause:
+        if len(staged) > 1:
+            for entry in staged:
+                _insert(sql, table, [entry])
+            return
+        [one] = staged
+        one.box.fresh[:] = [record for record in one.box.fresh if record is not one.record]
+        _refuse(sql, one.box, one.seq, one.batch, one.record, cause)
+
+
+def _refuse(
+    sql: sqlite3.Connection, box: _Outbox, seq: int, batch: Arrived, record: wire.Record, cause: Exception
+) -> None:
+    """Set a record aside that cannot be stored."""
+    where, body = f"outbox {batch.boot} {seq}", wire.encode_record(record)
+    box.refused.append(f"message {seq}: {cause}")
+    _set_aside(sql, Refused(batch.device, where, batch.arrived_ms, str(cause), body))
+
+
+def _load_all(sql: sqlite3.Connection, arrived: Sequence[Arrived]) -> dict[tuple[str, str], _Outbox]:
+    """Return the outboxes of batches, in the order of arrival; those that are new are added."""
+    first = {(batch.device, batch.boot): batch for batch in reversed(arrived)}
+    keys = list(dict.fromkeys((batch.device, batch.boot) for batch in arrived))
+    known: dict[tuple[str, str], _Outbox] = {}
+    for row in documents(sql, _Found, _FIND, (rows.json_of(keys),)):
+        if row.boot == keys[row.number][1]:  # SQLite's JSON ends a text at a zero character
+            known[keys[row.number]] = _Outbox(row.id, row.watermark, row.above, row.heard_ms, [])
+    return {key: known.get(key) or _load(sql, first[key]) for key in keys}
 
 
 def _load(sql: sqlite3.Connection, batch: Arrived) -> _Outbox:
@@ -348,38 +397,6 @@ def _load(sql: sqlite3.Connection, batch: Arrived) -> _Outbox:
     return _Outbox(row["id"], row["watermark"], above, row["heard_ms"], [])
 
 
-def _insert(sql: sqlite3.Connection, outbox: int, seq: int, batch: Arrived, record: wire.Record) -> None:
-    at_ms = captured_ms(record.unix_ms, record.mono_ns, batch)
-    if not isinstance(record, wire.MetricReport):
-        sql.execute(
-            _INSERT_EVENT,
-            (outbox, seq, batch.device, at_ms, batch.arrived_ms, kind_of(record), _json(record)),
-        )
-        return
-    counts = (record.frames, record.dropped, record.errors, record.events, record.failovers)
-    if min(counts) < 0 or not 0 <= record.period_s < math.inf:
-        raise ProtocolError("metric: a count or the period is negative or not finite")
-    names = (record.pipeline, record.model, record.version, record.variant)
-    sketches = (_sketch(record.infer_ms), _sketch(record.latency_ms))
-    sql.execute(
-        f"INSERT INTO metric VALUES (NULL,{','.join('?' * 19)})",  # noqa: S608 - only marks
-        (
-            *(
-                outbox,
-                seq,
-                batch.device,
-                at_ms,
-                batch.arrived_ms,
-                *names,
-                record.period_s,
-                *counts,
-                *sketches,
-            ),
-            *(_json(record.labels), _json(record.sensors)),
-        ),
-    )
-
-
 def _set_aside(sql: sqlite3.Connection, message: Refused) -> None:
     sql.execute(
         "INSERT INTO refused (device, topic, arrived_ms, reason, body) VALUES (?,?,?,?,?)",
@@ -392,34 +409,3 @@ def _set_aside(sql: sqlite3.Connection, message: Refused) -> None:
         ),
     )
     sql.execute("DELETE FROM refused WHERE id <= (SELECT max(id) FROM refused) - ?", (MAX_REFUSED,))
-
-
-def kind_of(record: wire.Record) -> str:
-    """Return the tag of a durable message: metric, event, update, alert, answer, measurement, gap."""
-    return str(record.__struct_config__.tag)
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-def _sketch(sketch: Sketch | None) -> str | None:
-    if sketch is None:
-        return None
-    Histogram.from_wire(sketch)  # raises if it is malformed
-    return _json(sketch)
-
-
-def captured_ms(unix_ms: int, mono_ns: int, batch: Arrived) -> int:
-    """Return when a record was created, in Unix milliseconds of the fleet's clock.
-
-    Only the age of a record is taken from its device, whose wall clock may be wrong: by the
-    monotonic clock, or by the wall clock if the machine restarted between recording and sending
-    (then the monotonic clock says less than nothing, or far less than the wall clock).
-    """
-    if not batch.sent_mono_ns:
-        return max(min(unix_ms, batch.arrived_ms), 0)
-    age_ms = (batch.sent_mono_ns - mono_ns) // 1_000_000
-    wall_ms = batch.sent_unix_ms - unix_ms
-    restarted = age_ms < 0 or age_ms + _SAME_BOOT_MS < wall_ms < _LONGEST_WAIT_MS
-    return max(batch.arrived_ms - max(wall_ms if restarted else age_ms, 0), 0)

@@ -10,8 +10,9 @@ from edgekit.core import wire
 from edgekit.core.sketch import Histogram
 from edgekit_fleet.store import messages as store
 from edgekit_fleet.store.database import Database
-from edgekit_fleet.store.messages import Arrived, Messages, Refused, captured_ms
+from edgekit_fleet.store.messages import Arrived, Messages, Refused
 from edgekit_fleet.store.metrics import Metrics
+from edgekit_fleet.store.rows import captured_ms
 
 NOW_MS = 1_790_000_000_000
 
@@ -133,6 +134,25 @@ def test_a_record_that_cannot_be_stored_is_set_aside_and_passed(database, messag
     assert len(messages.refused()) == 1
 
 
+def test_a_record_whose_row_is_taken_is_set_aside_alone(database, messages):
+    messages.commit([arrived(1, alert(1))])
+    with database.transaction() as sql:
+        sql.execute("UPDATE event SET seq = 3")
+    found = messages.commit([arrived(2, alert(2), alert(3), alert(4))])[0]
+    assert [one.message for one in found.records] == ["2", "4"]
+    assert found.watermark == 4
+    assert texts(database) == ["1", "2", "4"]
+    assert len(messages.refused()) == 1
+
+
+def test_outboxes_whose_names_differ_after_a_zero_character_are_apart(messages):
+    """SQLite's JSON functions end a text there."""
+    pair = [arrived(1, alert(1), boot="b"), arrived(1, alert(1), boot="b\0c")]
+    assert [len(one.records) for one in messages.commit(pair)] == [1, 1]
+    assert [len(one.records) for one in messages.commit(pair)] == [0, 0]
+    assert messages.watermarks("d") == {"b": 1, "b\0c": 1}
+
+
 def test_too_many_holes_are_refused_and_fill_in_order(messages, monkeypatch):
     monkeypatch.setattr(store, "MAX_RANGES", 3)
     for seq in (3, 5, 7, 9):
@@ -245,6 +265,26 @@ def test_events_come_in_pages_the_newest_first(database, messages):
     first = metrics.events(limit=3)
     second = metrics.events(limit=3, before=first[-1].id)
     assert [one.body["message"] for one in [*first, *second]] == ["4", "3", "2", "1", "0"]
+
+
+def test_the_newest_of_several_kinds_are_found_without_reading_all_others(database, messages):
+    moment = {"mono_ns": 0, "unix_ms": NOW_MS}
+    events = [
+        wire.EventRecord(**moment, pipeline="p", model="m", version="1", kind="appear", label="cat")
+        for _ in range(5000)
+    ]
+    gap = wire.Gap(mono_ns=0, unix_ms=NOW_MS, first=1, last=1)
+    messages.commit([arrived(1, gap, alert(1), *events, alert(2))])
+    steps = []
+    with database.transaction() as sql:
+        sql.set_progress_handler(lambda: steps.append(1), 100)
+    found = Metrics(database).events(kinds=["gap", "alert", "event", "alert"], limit=3)
+    assert [one.kind for one in found] == ["alert", "event", "event"]
+    rare = Metrics(database).events(kinds=["gap", "alert"], limit=3)
+    assert [one.kind for one in rare] == ["alert", "alert", "gap"]
+    assert len(steps) < 40
+    of_device = Metrics(database).events(device="d", kinds=["gap"], before=rare[0].id)
+    assert [one.kind for one in of_device] == ["gap"]
 
 
 def test_after_a_restore_the_watermark_passes_what_the_device_has_thrown_away(messages, database):
