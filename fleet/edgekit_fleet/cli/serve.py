@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -82,8 +83,10 @@ def run(arguments: argparse.Namespace) -> None:
             options = fleet.options
             with listen(options.host, fleet.port, is_tls=options.is_tls) as listener:
                 fleet.start()
+                app = create_app(fleet.services)
+                gc.freeze()  # what stays: to look at it for garbage held up all threads for a quarter of a second
                 _serve(
-                    create_app(fleet.services),
+                    app,
                     listener,
                     fleet.server_files(),
                     stops,

@@ -19,7 +19,7 @@ from edgekit_fleet.store.metrics import Point
 from edgekit_fleet.store.overview import STATES, Filter, Row
 from edgekit_fleet.ui.guard import PageRoute
 from edgekit_fleet.ui.happenings import happening
-from edgekit_fleet.ui.recent import IDLE, Pace
+from edgekit_fleet.ui.recent import IDLE, Measure, Pace
 from edgekit_fleet.ui.site import ByOperator, Form, Pages, Site, Viewer
 from edgekit_fleet.web import queries
 from edgekit_fleet.web.queries import PageNumber, Text
@@ -92,25 +92,29 @@ def rows(request: Request, site: Pages, id: Annotated[list[Text] | None, Query()
 
 def _listing(site: Site, q: str, state: str, sort: Sort, *, down: bool, page: int) -> Listing:
     which = Filter(q.lower(), state, site.recent.conditions())
-    total = site.overview.matching(which)
-    pages = max(math.ceil(total / PAGE), 1)
-    page = min(max(page, 1), pages)
-    first = (page - 1) * PAGE
     if sort == "fps" or sort == "p95":  # noqa: PLR1714 - mypy narrows the type by comparisons only
-        ids = _by_pace(site, site.overview.ids(which), sort, down=down)[first : first + PAGE]
+        everybody = _by_pace(site, site.overview.ids(which), sort, down=down)
+        page, pages = _existing(page, total := len(everybody))
+        ids = everybody[(page - 1) * PAGE : page * PAGE]
     else:
-        ids = site.overview.ids(which, sort, down=down, limit=PAGE, offset=first)
+        page, pages = _existing(page, total := site.overview.matching(which))
+        ids = site.overview.ids(which, sort, down=down, limit=PAGE, offset=(page - 1) * PAGE)
     return Listing(_lines(site, site.overview.rows(ids)), total, page, pages)
 
 
-def _by_pace(site: Site, ids: list[str], sort: Sort, *, down: bool) -> list[str]:
+def _existing(page: int, total: int) -> tuple[int, int]:
+    """Return the page to show, and how many there are."""
+    pages = max(math.ceil(total / PAGE), 1)
+    return min(max(page, 1), pages), pages
+
+
+def _by_pace(site: Site, ids: list[str], by: Measure, *, down: bool) -> list[str]:
     """Return devices in the order of what they reported in the last minute, which the store does not know."""
-    paces, nothing = site.recent.paces(), Pace()
-    if sort == "fps":
-        ids.sort(key=lambda device: paces.get(device, nothing).fps)
-    else:
-        ids.sort(key=lambda device: paces.get(device, nothing).p95_ms)
-    return ids[::-1] if down else ids
+    ranked = site.recent.ranked(by)
+    silent, chosen = set(ids).difference(ranked), set(ids)
+    ordered = [device for device in ids if device in silent]
+    ordered += [device for device in ranked if device in chosen]
+    return ordered[::-1] if down else ordered
 
 
 def _lines(site: Site, rows: list[Row]) -> list[Line]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
 
 from edgekit.core import wire
 from edgekit.core.sketch import Histogram, Sketch
@@ -18,9 +21,11 @@ FRESH_MS = 60_000
 SLOT_MS = 5000
 """The inference times of all devices are summed up in slots of this length as they arrive."""
 HOLD_MS = 2000
-"""Sums over all devices are reused for this long, however many pages need them."""
+"""An order of all devices is used for this long, however many pages need it."""
 IDLE = ("", "IDLE")
 """States of the update machine in which there is no update."""
+Measure = Literal["fps", "p95"]
+"""What lists are sorted by: frames a second, or the 95th percentile of inference."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +36,28 @@ class Pace:
     p95_ms: float = 0.0
 
 
-@dataclass
+@dataclass(slots=True)
 class _Latest:
-    """The newest report of a pipeline."""
+    """The newest report of a pipeline; ``infer`` are its inference times, a ``Sketch`` in MessagePack."""
 
     at_ms: int
     fps: float
-    infer: Sketch | None
+    infer: bytes
     p95_ms: float
 
 
-@dataclass
+@dataclass(slots=True)
 class _Device:
     condition: str = ""
     pipelines: dict[str, _Latest] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What arrived within five seconds: inference times, and the rate of what is still the newest report."""
+
+    times: Histogram = field(default_factory=Histogram)
+    fps: float = 0.0
 
 
 class Recent:
@@ -54,19 +67,22 @@ class Recent:
         self._now_ms = now_ms
         self._lock = threading.Lock()
         self._devices: dict[str, _Device] = {}
-        self._slots: dict[int, Histogram] = {}
-        """Inference times of all devices, by when they arrived."""
-        self._paces: tuple[int, dict[str, Pace]] = (-HOLD_MS, {})
-        self._everyone: tuple[int, Pace] = (-HOLD_MS, Pace())
+        self._conditions: dict[str, dict[str, None]] = {"failed": {}, "updating": {}}
+        """The devices of each condition."""
+        self._slots: dict[int, _Slot] = {}
+        """Sums over all devices, by when the reports arrived."""
+        self._ranking = threading.Lock()
+        self._ranked: dict[Measure, tuple[int, list[str]]] = {}
 
     def take_reported(self, device: str, reported: wire.Reported) -> None:
         """Store a device's reported state."""
         with self._lock:
             known = self._devices.setdefault(device, _Device())
+            for name in known.pipelines.keys() - reported.pipelines.keys():
+                self._retire(known.pipelines.pop(name))
+            self._conditions.get(known.condition, {}).pop(device, None)
             known.condition = condition(reported)
-            known.pipelines = {
-                name: value for name, value in known.pipelines.items() if name in reported.pipelines
-            }
+            self._conditions.get(known.condition, {})[device] = None
 
     def take_records(self, device: str, records: Sequence[wire.Record]) -> None:
         """Store the metric reports among committed records."""
@@ -83,17 +99,28 @@ class Recent:
         fps = frames / period_s if period_s > 0 else 0.0
         histogram = None if infer is None else Histogram.from_wire(infer)
         # as it arrives: a list that is sorted by it would else hold everything up for 10,000 of them at once
-        latest = _Latest(at_ms, fps, infer, 0.0 if histogram is None else histogram.quantile(0.95))
+        p95_ms = 0.0 if histogram is None else histogram.quantile(0.95)
+        latest = _Latest(at_ms, fps, msgspec.msgpack.encode(infer), p95_ms)
         with self._lock:
-            self._devices.setdefault(device, _Device()).pipelines[pipeline] = latest
+            pipelines = self._devices.setdefault(device, _Device()).pipelines
+            if (earlier := pipelines.get(pipeline)) is not None:
+                self._retire(earlier)
+            pipelines[pipeline] = latest
+            slot = self._slots.setdefault(at_ms // SLOT_MS, _Slot())
+            slot.fps += fps
             if histogram is not None:
-                self._slots.setdefault(at_ms // SLOT_MS, Histogram()).merge(histogram)
+                slot.times.merge(histogram)
             if len(self._slots) > 2 * FRESH_MS // SLOT_MS:
                 self._forget()
 
+    def _retire(self, latest: _Latest) -> None:
+        """Take a report that is not the newest any more out of the sum."""
+        if (slot := self._slots.get(latest.at_ms // SLOT_MS)) is not None:
+            slot.fps -= latest.fps
+
     def _forget(self) -> None:
         oldest = (self._now_ms() - FRESH_MS) // SLOT_MS
-        self._slots = {slot: times for slot, times in self._slots.items() if slot >= oldest}
+        self._slots = {at: slot for at, slot in self._slots.items() if at >= oldest}
 
     def condition(self, device: str) -> str:
         """Return ``failed``, ``updating``, or an empty text if neither was reported."""
@@ -103,12 +130,8 @@ class Recent:
 
     def conditions(self) -> dict[str, list[str]]:
         """Return the devices that reported ``failed`` or ``updating``, by that word."""
-        words: dict[str, list[str]] = {}
         with self._lock:
-            for name, known in self._devices.items():
-                if known.condition:
-                    words.setdefault(known.condition, []).append(name)
-        return words
+            return {word: list(devices) for word, devices in self._conditions.items()}
 
     def pace(self, device: str) -> Pace:
         """Return the pace of one device."""
@@ -117,32 +140,42 @@ class Recent:
             known = self._devices.get(device)
             return _pace(known, oldest_ms) if known else Pace()
 
-    def paces(self) -> dict[str, Pace]:
-        """Return the pace of each device that reported in the last minute."""
-        made_ms, paces = self._paces
-        if self._now_ms() - made_ms >= HOLD_MS:
-            oldest_ms = self._now_ms() - FRESH_MS
-            with self._lock:
-                devices = list(self._devices.items())
-            paces = {name: pace for name, known in devices if (pace := _pace(known, oldest_ms)).fps}
-            self._paces = (self._now_ms(), paces)
-        return paces
+    def ranked(self, by: Measure) -> list[str]:
+        """Return the devices that reported in the last minute, those with the least first.
+
+        The order is that of up to two seconds ago, however many pages are sorted by it.
+        """
+        with self._ranking:
+            made_ms, ranked = self._ranked.get(by, (-HOLD_MS, []))
+            if self._now_ms() - made_ms >= HOLD_MS:
+                ranked = self._rank(by)
+                self._ranked[by] = self._now_ms(), ranked
+        return ranked
+
+    def _rank(self, by: Measure) -> list[str]:
+        oldest_ms = self._now_ms() - FRESH_MS
+        with self._lock:
+            devices = list(self._devices.items())
+        paces = [(pace, name) for name, known in devices if (pace := _pace(known, oldest_ms)).fps]
+        if by == "fps":
+            keyed = [(pace.fps, name) for pace, name in paces]
+        else:
+            keyed = [(pace.p95_ms, name) for pace, name in paces]
+        return [name for _, name in sorted(keyed)]
 
     def everyone(self) -> Pace:
-        """Return the pace of all devices together: the percentile is that of all inferences."""
-        made_ms, total = self._everyone
-        if self._now_ms() - made_ms >= HOLD_MS:
-            oldest_ms = self._now_ms() - FRESH_MS
-            times = Histogram()
-            with self._lock:
-                devices = list(self._devices.values())
-                for slot, part in self._slots.items():
-                    if slot >= oldest_ms // SLOT_MS:
-                        times.merge(part)
-            fps = sum(sum(latest.fps for latest in _fresh(known, oldest_ms)) for known in devices)
-            total = Pace(fps, times.quantile(0.95))
-            self._everyone = (self._now_ms(), total)
-        return total
+        """Return the pace of all devices together: the percentile is that of all inferences.
+
+        Of the reports of the last minute, and of up to five seconds before it.
+        """
+        oldest = (self._now_ms() - FRESH_MS) // SLOT_MS
+        times, fps = Histogram(), 0.0
+        with self._lock:
+            for at, slot in self._slots.items():
+                if at >= oldest:
+                    times.merge(slot.times)
+                    fps += slot.fps
+        return Pace(fps, times.quantile(0.95))
 
 
 def condition(reported: wire.Reported) -> str:
@@ -156,18 +189,14 @@ def condition(reported: wire.Reported) -> str:
     return "updating" if any(update.state not in IDLE for update in reported.updates.values()) else ""
 
 
-def _fresh(device: _Device, oldest_ms: int) -> list[_Latest]:
-    return [latest for latest in list(device.pipelines.values()) if latest.at_ms >= oldest_ms]
-
-
 def _pace(device: _Device, oldest_ms: int) -> Pace:
     """Return a device's pace; of several pipelines the percentile of all inferences."""
-    fresh = _fresh(device, oldest_ms)
+    fresh = [latest for latest in list(device.pipelines.values()) if latest.at_ms >= oldest_ms]
     if len(fresh) == 1:
-        (latest,) = fresh
-        return Pace(latest.fps, latest.p95_ms)
+        return Pace(fresh[0].fps, fresh[0].p95_ms)
     times = Histogram()
     for latest in fresh:
-        if latest.infer is not None:
-            times.merge(Histogram.from_wire(latest.infer))
+        infer = msgspec.msgpack.decode(latest.infer, type=Sketch | None)
+        if infer is not None:
+            times.merge(Histogram.from_wire(infer))
     return Pace(sum(latest.fps for latest in fresh), times.quantile(0.95))

@@ -125,7 +125,7 @@ def test_the_fleets_percentile_is_that_of_all_frames_not_of_averages():
     slower.take_records("slow", [report(50.0)])
     assert 49 < slower.everyone().p95_ms < 51
     assert 49 < slower.pace("slow").p95_ms < 51
-    assert 49 < slower.paces()["slow"].p95_ms < 51
+    assert slower.ranked("p95")[-1] == "slow"
 
 
 def test_what_was_not_reported_for_a_minute_counts_no_more():
@@ -134,7 +134,7 @@ def test_what_was_not_reported_for_a_minute_counts_no_more():
     recent.take_records("a", [report(2.0)])
     clock[0] = FRESH_MS + 1
     assert recent.pace("a").fps == 0
-    assert recent.paces() == {}
+    assert recent.ranked("fps") == []
     clock[0] += FRESH_MS
     assert recent.everyone() == Pace()
 
@@ -144,6 +144,28 @@ def test_a_pipeline_that_is_gone_from_the_report_counts_no_more():
     recent.take_records("a", [report(2.0)])
     recent.take_reported("a", wire.Reported(boot="b", version=1, desired=0))
     assert recent.pace("a").fps == 0
+    assert recent.everyone().fps == 0
+
+
+def test_only_the_newest_report_of_a_pipeline_counts():
+    clock = [0]
+    recent = Recent(lambda: clock[0])
+    for clock[0] in (0, 1000, 30_000):
+        recent.take_records("a", [report(2.0)])
+        recent.take_records("b", [report(2.0)])
+    assert recent.everyone().fps == 20
+
+
+def test_an_order_by_pace_holds_all_that_report_and_a_condition_names_its_devices():
+    recent = Recent(lambda: 0)
+    for name, ms in (("slow", 50.0), ("fast", 2.0), ("middle", 10.0)):
+        recent.take_records(name, [report(ms)])
+    assert recent.ranked("p95") == ["fast", "middle", "slow"]
+    failed = wire.Reported("b", 1, 0, pipelines={"gate": wire.PipelineState("failed")})
+    recent.take_reported("slow", failed)
+    assert recent.conditions() == {"failed": ["slow"], "updating": []}
+    recent.take_reported("slow", wire.Reported("b", 2, 0))
+    assert recent.conditions() == {"failed": [], "updating": []}
 
 
 @given(st.text() | st.from_regex(r"[/\\]{0,3}[a-z:/\\.]{0,20}", fullmatch=True))
