@@ -20,6 +20,7 @@ from edgekit_fleet.app.rates import Rates
 from edgekit_fleet.app.services import Services, Settings
 from edgekit_fleet.broker.commanding import Commanding
 from edgekit_fleet.broker.downlink import MqttDownlink
+from edgekit_fleet.broker.nats_downlink import NatsDownlink
 from edgekit_fleet.identity.authority import Authority
 from edgekit_fleet.identity.enrol import Enrolment
 from edgekit_fleet.identity.journal import Journal
@@ -89,7 +90,7 @@ class Fleet:
         devices = Devices(database)
         self.certificates = CertificateKeeper(self.authority, devices, unix_ms)
         self.broker = self._make_broker(data, devices)
-        self.downlink = MqttDownlink(self.broker.access, self._session("fleet"), self._downlink_connected.set)
+        self.downlink = self._make_downlink()
         self.services = self._make_services(data, database, devices)
         self.intake = Intake(self.services, unix_ms)
         self._disk = DiskWatch(data, database, self.services.messages, self.intake.pause)
@@ -129,6 +130,11 @@ class Fleet:
             on_start=broker_starts,
             has_room=lambda: not self._disk.is_full,
         )
+
+    def _make_downlink(self) -> MqttDownlink | NatsDownlink:
+        mqtt = MqttDownlink(self.broker.access, self._session("fleet"), self._downlink_connected.set)
+        embedded = self.broker.embedded
+        return mqtt if embedded is None else NatsDownlink(mqtt, embedded.nats)
 
     def _make_services(self, data: Path, database: Database, devices: Devices) -> Services:
         hooks, bus, tokens = Hooks(), Bus(), Tokens(database)
@@ -193,7 +199,7 @@ class Fleet:
 
     def _make_commanding(self, database: Database, hooks: Hooks, bus: Bus) -> Commanding:
         commanding = Commanding(database, self.downlink, bus, unix_ms)
-        hooks.in_commit.append(commanding.take_answers)
+        hooks.in_commit.append((wire.CommandAnswer, commanding.take_answers))
         hooks.on_committed.append(commanding.announce_answers)
         hooks.on_state.append(commanding.device_appeared)
         return commanding

@@ -1,4 +1,7 @@
-"""Messages to devices, by MQTT on every broker: only the broker itself can retain a message."""
+"""Messages to devices by MQTT, as every broker has it: only the broker itself can retain a message.
+
+The embedded broker gets what is not retained by its own protocol: ``nats_downlink``.
+"""
 
 from __future__ import annotations
 
