@@ -72,7 +72,6 @@ class Device:
         self._connect_in(weather.first_connect_s())
         self._loop.call_later(weather.dice.uniform(0, plan.report_s), self._report)
         self._loop.call_later(weather.event_s(), self._event)
-        self._loop.call_later(weather.dice.uniform(0, TICK_S), self._tick)
         if weather.is_flapping:
             self._loop.call_later(plan.connect_s + weather.flap_s(), self._flap)
 
@@ -106,6 +105,7 @@ class Device:
         times = Histogram()
         for _ in range(20):
             times.add(self._weather.dice.lognormvariate(2.0, 0.3), max(self._frames // 20, 1))
+        sketch = times.to_wire()
         report: dict[str, Any] = {
             "pipeline": PIPELINE,
             "model": MODEL,
@@ -118,8 +118,8 @@ class Device:
                 **report,
                 period_s=plan.report_s,
                 frames=self._frames,
-                infer_ms=times.to_wire(),
-                latency_ms=times.to_wire(),
+                infer_ms=sketch,
+                latency_ms=sketch,
                 labels={"person": 3},
                 sensors={"temperature_c": 51.5},
             )
@@ -146,17 +146,18 @@ class Device:
             self._connect_in(0.0)
         self._loop.call_later(self._weather.flap_s(), self._flap)
 
-    def _tick(self) -> None:
-        """Send again what stalls, keep the connection alive, and give up one that is not answered."""
-        now_s = self._loop.time()
+    def tick(self, now_s: float) -> None:
+        """Send again what stalls, keep the connection alive, and give up one that is not answered.
+
+        To be called each ``TICK_S``; ``now_s`` is the loop's time.
+        """
         if self.is_up:
-            self._send()
+            if self.outbox.is_stalled(now_s):
+                self._send()
             if now_s - self._spoke_s > KEEPALIVE_S / 2:
                 self._write(mqtt.PING)
         elif self._socket is not None and now_s - self._asked_s > ANSWER_S:
             self._lost("no answer")
-        if not self._is_stopped:
-            self._loop.call_later(TICK_S, self._tick)
 
     def _stamp(self) -> dict[str, Any]:
         lived_s = self._loop.time() - self._began_s

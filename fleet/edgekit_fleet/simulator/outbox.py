@@ -74,12 +74,17 @@ class Outbox:
         """How long it waits for the watermark before it sends again."""
         return min(max(self._wait_s, self._announced_s + 1.0), MAX_WAIT_S)
 
+    def is_stalled(self, now_s: float) -> bool:
+        """Say whether something was sent so long ago that it is to be sent again."""
+        return self._sent_up_to > self.watermark and now_s - self._progress_s > self.wait_s
+
     def batches(self, now_s: float) -> list[tuple[str, bytes]]:
         """Return (leaf, payload) of what is to be sent now."""
+        if self._sent_up_to <= self.watermark:
+            self._progress_s = now_s  # nothing is under way: the wait for the watermark begins now
         if not self._waiting:
-            self._progress_s = now_s
             return []
-        if self._sent_up_to > self.watermark and now_s - self._progress_s > self.wait_s:
+        if self.is_stalled(now_s):
             self._wait_s = min(2 * self._wait_s, MAX_WAIT_S)  # one batch again; the fleet may have the others
             self._progress_s = now_s
             return [self._batch([self._waiting[0]], now_s)]

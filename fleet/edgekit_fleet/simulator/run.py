@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
 import resource
 import secrets
 from collections.abc import Callable, Sequence
@@ -10,13 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekit.core.errors import ConfigError
-from edgekit_fleet.simulator.device import Device, Totals
+from edgekit_fleet.simulator.device import TICK_S, Device, Totals
 from edgekit_fleet.simulator.identities import Identity
 from edgekit_fleet.simulator.weather import Plan, weather_of
 
 SPARE_FILES = 200
 DRAIN_S = 60.0
 SETTLE_S = 30.0
+_TICKS = 10
+"""Parts of the devices that look after their links in turn: timers of 10,000 devices would be as many more
+entries of the event loop each second."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,10 @@ def simulate(
         ConfigError: This process may not open enough connections.
     """
     _allow_files(len(identities) + SPARE_FILES)
-    return asyncio.run(_Simulation(plan, progress).run(identities))
+    try:
+        return asyncio.run(_Simulation(plan, progress).run(identities))
+    finally:
+        gc.unfreeze()
 
 
 class _Simulation:
@@ -68,6 +76,7 @@ class _Simulation:
         began_s = loop.time()
         for device in devices:
             device.start()
+        ticking = asyncio.create_task(self._tick(devices))
         if plan.storm_s:
             loop.call_later(plan.connect_s + plan.storm_s, self._storm, devices)
         end_s = began_s + plan.connect_s + plan.seconds
@@ -82,10 +91,20 @@ class _Simulation:
         while any(device.unacknowledged for device in devices) and loop.time() < end_s + DRAIN_S:  # noqa: ASYNC110 - nobody announces it
             await asyncio.sleep(0.1)
         outcome = self._outcome(identities, devices)
+        ticking.cancel()
         for device in devices:
             device.stop()
         await asyncio.sleep(0.1)
         return outcome
+
+    async def _tick(self, devices: Sequence[Device]) -> None:
+        """Have each device look after its link once each ``TICK_S``, until cancelled."""
+        loop = asyncio.get_running_loop()
+        for part in itertools.cycle(range(_TICKS)):
+            now_s = loop.time()
+            for device in devices[part::_TICKS]:
+                device.tick(now_s)
+            await asyncio.sleep(TICK_S / _TICKS)
 
     def _storm(self, devices: Sequence[Device]) -> None:
         loop = asyncio.get_running_loop()
@@ -97,6 +116,8 @@ class _Simulation:
 
     def _watch(self, devices: Sequence[Device], began_s: float) -> None:
         up = sum(device.is_up for device in devices)
+        if asyncio.get_running_loop().time() < began_s + self._plan.connect_s:
+            gc.freeze()  # devices stay: to look at 10,000 of them for garbage holds all of them up
         if up == len(devices) and self._all_up_s is None:
             self._all_up_s = asyncio.get_running_loop().time() - began_s
         if up == len(devices) and self._broken_s is not None and self._back_s is None:

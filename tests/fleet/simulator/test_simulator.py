@@ -111,6 +111,17 @@ def test_an_outbox_that_stalls_repeats_one_batch_and_waits_longer_each_time():
     assert outbox.wait_s == 3.0
 
 
+def test_an_outbox_that_had_nothing_to_send_for_long_sends_once():
+    outbox = Outbox("b")
+    outbox.put(alert())
+    outbox.batches(1.0)
+    outbox.acknowledged(wire.Ack("b", 1), 1.1)
+    outbox.put(alert())
+    assert numbers_of(outbox.batches(60.0)) == [(2, 1)]
+    assert not outbox.is_stalled(61.0)
+    assert outbox.is_stalled(63.1)
+
+
 def test_a_new_connection_sends_all_above_the_watermark_again_within_the_window():
     outbox = Outbox("b")
     for _ in range(2 * WINDOW * MAX_ITEMS):
