@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
             with listen(options.host, fleet.port, is_tls=options.is_tls) as listener:
                 fleet.start()
                 app = create_app(fleet.services)
-                gc.freeze()  # what stays: to look at it for garbage held up all threads for a quarter of a second
+                gc.freeze()  # what stays: to look at it for garbage held up all threads for 0.3 s
                 _serve(
                     app,
                     listener,
