@@ -19,7 +19,8 @@ from edgekit.core.errors import EdgekitError, ProtocolError, StorageError
 from edgekit_fleet.ingest import claims
 from edgekit_fleet.ingest.ports import Answer, Parts
 from edgekit_fleet.ingest.quota import BYTES_PER_S, MESSAGES_PER_S, Quota
-from edgekit_fleet.store.messages import Arrived, Committed, Refused
+from edgekit_fleet.store.arrivals import Arrived, Refused
+from edgekit_fleet.store.messages import Committed
 from edgekit_fleet.store.rows import MAX_SEQ, kind_of
 
 logger = logging.getLogger(__name__)

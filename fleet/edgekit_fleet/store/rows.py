@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
 from edgekit.core import wire
 from edgekit.core.errors import ProtocolError
 from edgekit.core.sketch import Sketch, check
-
-if TYPE_CHECKING:
-    from edgekit_fleet.store.messages import Arrived
+from edgekit_fleet.store.arrivals import Arrived
 
 MAX_SEQ = 1 << 62
 _SAME_BOOT_MS = 10_000

@@ -18,11 +18,12 @@ from edgekit_fleet.registry.bundle import read_bundle
 from edgekit_fleet.registry.keyring import Keyring
 from edgekit_fleet.registry.remote import FleetClient
 from edgekit_fleet.registry.service import RegistryService
+from edgekit_fleet.store.arrivals import Arrived
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
 from edgekit_fleet.store.measuring_jobs import KEPT_PER_DEVICE
-from edgekit_fleet.store.messages import Arrived, Messages
+from edgekit_fleet.store.messages import Messages
 from edgekit_fleet.store.tokens import Tokens
 from edgekit_fleet.web.bus import Bus
 

@@ -13,9 +13,10 @@ from edgekit_fleet.rollout.desired import DesiredStates
 from edgekit_fleet.rollout.engine import Engine
 from edgekit_fleet.rollout.plan import make_spec
 from edgekit_fleet.rollout.records import Rollouts
+from edgekit_fleet.store.arrivals import Arrived
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
-from edgekit_fleet.store.messages import Arrived, Messages
+from edgekit_fleet.store.messages import Messages
 
 MODEL = "motion"
 NOW_MS = 1_800_000_000_000

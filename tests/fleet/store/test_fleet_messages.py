@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from edgekit.core import wire
 from edgekit.core.sketch import Histogram
 from edgekit_fleet.store import messages as store
+from edgekit_fleet.store.arrivals import Arrived, Refused
 from edgekit_fleet.store.database import Database
-from edgekit_fleet.store.messages import Arrived, Messages, Refused
+from edgekit_fleet.store.messages import Messages
 from edgekit_fleet.store.metrics import Metrics
 from edgekit_fleet.store.rows import captured_ms
 
