@@ -28,6 +28,7 @@ OWNERS = {
     "nats": (
         "edgekit_fleet.broker.nats_thread",
         "edgekit_fleet.broker.admission",
+        "edgekit_fleet.broker.nats_downlink",
         "edgekit_fleet.ingest.jetstream",
     ),
     "nncf": ("edgekit_optimize.makers.openvino",),

@@ -110,11 +110,11 @@ def _existing(page: int, total: int) -> tuple[int, int]:
 
 def _by_pace(site: Site, ids: list[str], by: Measure, *, down: bool) -> list[str]:
     """Return devices in the order of what they reported in the last minute, which the store does not know."""
-    ranked = site.recent.ranked(by)
-    silent, chosen = set(ids).difference(ranked), set(ids)
-    ordered = [device for device in ids if device in silent]
-    ordered += [device for device in ranked if device in chosen]
-    return ordered[::-1] if down else ordered
+    chosen = set(ids)
+    ranked = [device for device in site.recent.ranked(by) if device in chosen]
+    if silent := chosen.difference(ranked):
+        ranked = [device for device in ids if device in silent] + ranked
+    return ranked[::-1] if down else ranked
 
 
 def _lines(site: Site, rows: list[Row]) -> list[Line]:
