@@ -12,7 +12,7 @@ more with batches; 32 clients get at least 1.5 times as much where batches pay, 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import hashlib
 import json
 import random
@@ -25,12 +25,17 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import uvloop
 from _report import finish, parser
 from serve_overhead import server
 
 GOODPUT, GAIN, LOSS, LONE_MS = 0.95, 1.5, 0.95, 0.05
 WIDTH, LAYERS, SIDE = 1024, 8, 64
 CONNECTIONS = 192
+STAY = 120
+"""Requests before those whose clients hang up: enough that none of these begins before."""
+LONE = 10
+"""Requests of one model, one at a time, before as many of the other."""
 
 
 def dense():
@@ -103,8 +108,38 @@ def bundle(folder, name, data, shapes, batch):
     return path
 
 
+class Connection(asyncio.Protocol):
+    """One connection, which has one request in work at a time."""
+
+    def __init__(self):
+        self.transport = self.on_answer = None
+        self.received = b""
+
+    def connection_made(self, transport):
+        """Keep the transport."""
+        self.transport = transport
+
+    def ask(self, request, on_answer):
+        """Send a request; its status and the connection are given to ``on_answer``."""
+        self.on_answer = on_answer
+        self.transport.write(request)
+
+    def data_received(self, data):
+        """Take a piece of an answer."""
+        self.received += data
+        head, found, body = self.received.partition(b"\r\n\r\n")
+        if not found:
+            return
+        fields = head.lower() + b"\r\n"
+        length = int(fields.partition(b"\r\ncontent-length: ")[2].partition(b"\r\n")[0])
+        if len(body) < length:
+            return
+        self.received, on_answer = body[length:], self.on_answer
+        on_answer(int(head[9:12]), self)
+
+
 class Client:
-    """One connection for each request in work, kept for the next."""
+    """Asks one model over connections that are kept; little of its own, since it shares the machine."""
 
     def __init__(self, port, model, shape):
         values = np.random.default_rng(0).random(shape, np.float32)
@@ -124,36 +159,45 @@ class Client:
         head += f"Content-Length: {len(header) + len(self.values)}\r\n"
         return f"{head}Inference-Header-Content-Length: {len(header)}\r\n\r\n".encode() + header + self.values
 
+    async def connect(self, count):
+        """Have so many connections that are idle."""
+        loop = asyncio.get_running_loop()
+        while len(self.idle) < count:
+            _, connection = await loop.create_connection(Connection, "127.0.0.1", self.port)
+            self.idle.append(connection)
+
     async def ask(self, request):
         """Send a request; return its status."""
-        reader, writer = self.idle.pop() if self.idle else await self.connect()
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"\r\ncontent-length: ")[2].split(b"\r\n")[0])
-        await reader.readexactly(length)
-        if b"\r\nconnection: close" in head.lower():  # refused by the front: too many connections at once
-            writer.close()
-        else:
-            self.idle.append((reader, writer))
-        return int(head[9:12])
-
-    async def connect(self):
-        """Return a new connection."""
-        return await asyncio.open_connection("127.0.0.1", self.port)
+        await self.connect(1)
+        future = asyncio.get_running_loop().create_future()
+        self.idle.pop().ask(request, lambda *answer: future.set_result(answer))
+        status, connection = await future
+        self.idle.append(connection)
+        return status
 
     async def closed(self, clients, seconds):
         """Return answers per second of so many clients, each of which asks again at once."""
-        request, until_s, count = self.request(), time.perf_counter() + seconds, 0
-
-        async def one():
-            nonlocal count
-            while time.perf_counter() < until_s:
-                if await self.ask(request) != 200:
-                    raise SystemExit(f"{self.model} refuses a request without a deadline")
-                count += 1
-
+        await self.connect(clients)
+        request, ended, count = self.request(), asyncio.Event(), 0
         began_s = time.perf_counter()
-        await asyncio.gather(*(one() for _ in range(clients)))
+        users = [self.idle.pop() for _ in range(clients)]
+
+        def answered(status, connection):
+            nonlocal count
+            if status != 200:
+                raise SystemExit(f"{self.model} refuses a request without a deadline")
+            count += 1
+            if time.perf_counter() < began_s + seconds:
+                connection.ask(request, answered)
+            else:
+                self.idle.append(connection)
+                users.remove(connection)
+                if not users:
+                    ended.set()
+
+        for connection in list(users):
+            connection.ask(request, answered)
+        await ended.wait()
         return count / (time.perf_counter() - began_s)
 
     async def open(self, per_s, seconds, deadline_s):
@@ -162,18 +206,17 @@ class Client:
         Each counts from when it is sent, as the server's deadline does. What is due while all
         connections have a request in work counts as not answered.
         """
-        request, rng = self.request(deadline_s), random.Random(0)
-        good, tasks = 0, set()
-        while len(self.idle) < CONNECTIONS:
-            self.idle.append(await self.connect())
+        request, rng, good = self.request(deadline_s), random.Random(0), 0
+        await self.connect(CONNECTIONS)
+        is_over, ended = False, asyncio.Event()
 
-        async def one():
+        def answered(began_s, status, connection):
             nonlocal good
-            began_s = time.perf_counter()
-            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-                status = await self.ask(request)
-                self.statuses[status] += 1
-                good += status == 200 and time.perf_counter() - began_s <= deadline_s
+            self.statuses[status] += 1
+            good += status == 200 and time.perf_counter() - began_s <= deadline_s
+            self.idle.append(connection)
+            if is_over and len(self.idle) == CONNECTIONS:
+                ended.set()
 
         began_s = due_s = time.perf_counter()
         while due_s < began_s + seconds:
@@ -181,35 +224,33 @@ class Client:
             if (wait_s := due_s - time.perf_counter()) > 0:
                 await asyncio.sleep(wait_s)
             if self.idle:
-                task = asyncio.create_task(one())
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-                await asyncio.sleep(0)  # it takes its connection
-        await asyncio.gather(*tasks)
+                self.idle.pop().ask(request, functools.partial(answered, time.perf_counter()))
+        is_over = True
+        if len(self.idle) < CONNECTIONS:
+            await ended.wait()
         return good / (time.perf_counter() - began_s)
 
-    async def lone_ms(self, seconds):
-        """Return the median milliseconds of one request at a time."""
-        request, times, until_s = self.request(), [], time.perf_counter() + seconds
-        while time.perf_counter() < until_s:
+    async def lone_s(self, requests):
+        """Return the median seconds of one request at a time."""
+        request, times = self.request(), []
+        for _ in range(requests):
             began_s = time.perf_counter()
             await self.ask(request)
             times.append(time.perf_counter() - began_s)
-        return statistics.median(times) * 1e3
+        return statistics.median(times)
 
     async def abandoned(self):
         """Return how many of 40 requests are executed whose clients hang up before they are begun."""
         request, before = self.request(), self.executed()
-        writers = [(await self.connect())[1] for _ in range(40)]
-        while len(self.idle) < 40:
-            self.idle.append(await self.connect())
-        stay = [asyncio.create_task(self.ask(request)) for _ in range(40)]
+        await self.connect(STAY + 40)
+        leave = [self.idle.pop() for _ in range(40)]
+        stay = [asyncio.create_task(self.ask(request)) for _ in range(STAY)]
         await asyncio.sleep(0)
-        for writer in writers:
-            writer.write(request)
+        for connection in leave:
+            connection.ask(request, None)
         await asyncio.sleep(0)
-        for writer in writers:
-            writer.transport.abort()
+        for connection in leave:
+            connection.transport.abort()
         await asyncio.gather(*stay)
         await self.ask(request)
         return self.executed() - before - len(stay) - 1
@@ -236,28 +277,21 @@ async def compare(port, name, shape, seconds, is_sabotaged):
     """Measure one model with and without batches, in turn."""
     batched, alone = Client(port, name, shape), Client(port, f"{name}-alone", shape)
     batch = await batched.measured()
-    lone = {each: [] for each in (batched, alone)}
-    rates = {each: [] for each in (batched, alone)}
-    for _ in range(3):
-        for each in (batched, alone):
-            lone[each].append(await each.lone_ms(seconds / 3))
-            rates[each].append(await each.closed(32, seconds / 3))
-    lone_ms = statistics.median(a - b for a, b in zip(lone[batched], lone[alone], strict=True))
-    gain = statistics.median(a / b for a, b in zip(rates[batched], rates[alone], strict=True))
-    capacity, deadline_s = (
-        statistics.median(rates[batched]),
-        max(0.05, 12 * statistics.median(lone[alone]) / 1e3),
-    )
+    pairs = [(await batched.lone_s(LONE), await alone.lone_s(LONE)) for _ in range(int(20 * seconds))]
+    rates = [(await batched.closed(32, seconds / 3), await alone.closed(32, seconds / 3)) for _ in range(3)]
+    lone_s = statistics.median(each for _, each in pairs)
+    capacity = statistics.median(each for each, _ in rates)
+    deadline_s = max(0.05, 12 * lone_s)
     goodput = {}
     for factor in (1.5, 3.0):
         sent_s = 0.002 if is_sabotaged else deadline_s
         goodput[factor] = await batched.open(factor * capacity, seconds, sent_s) / capacity
     return {
         "batch": batch,
-        "lone_ms": round(statistics.median(lone[batched]), 3),
-        "lone_costs_ms": round(lone_ms, 4),
+        "lone_ms": round(lone_s * 1e3, 3),
+        "lone_costs_ms": round(statistics.median(a - b for a, b in pairs) * 1e3, 4),
         "capacity_per_s": round(capacity, 1),
-        "gain": round(gain, 3),
+        "gain": round(statistics.median(a / b for a, b in rates), 3),
         "deadline_ms": round(deadline_s * 1e3, 1),
         "goodput_share": {str(factor): round(share, 3) for factor, share in goodput.items()},
         "answers_under_overload": {str(status): count for status, count in sorted(batched.statuses.items())},
@@ -296,7 +330,7 @@ def main():
         ]
         with server([*paths, "--threads", "1"], Path(folder) / "log") as port:
             rows = {
-                name: asyncio.run(compare(port, name, shapes[0], seconds, arguments.sabotage))
+                name: uvloop.run(compare(port, name, shapes[0], seconds, arguments.sabotage))
                 for name, (_, shapes) in models.items()
             }
     value = worst_of(rows)

@@ -175,6 +175,7 @@ class Lane:
         client: str = "",
         joint: Joint | None = None,
         on_done: Callable[[Entry], object] | None = None,
+        age_s: float = 0.0,
         wake: bool = True,
     ) -> Entry:
         """Queue a request.
@@ -190,6 +191,7 @@ class Lane:
             client: Whose it is: clients get equal shares.
             joint: What it may run in, with other requests that have the same; for a single work.
             on_done: Called once with the entry when it has ended, in any thread.
+            age_s: How long ago it came: its timeout has run since.
             wake: Whether the lane's thread is to look at it; else the caller soon calls ``run_waiting``.
 
         Raises:
@@ -198,7 +200,7 @@ class Lane:
         entry = Entry(
             works,
             kind,
-            self._clock(),
+            self._clock() - age_s,
             timeout_s=timeout_s,
             priority=priority,
             rows=rows,
@@ -343,10 +345,10 @@ class Lane:
 
     def _require_room(self, entry: Entry, at: int) -> None:
         why, wait_s = self._requests.refusal(entry), self._wait_s(at)
-        timeout_s = entry.deadline_s - entry.queued_s
+        timeout_s, age_s = entry.deadline_s - entry.queued_s, self._clock() - entry.queued_s
         runs_s = self._requests.run_s(entry, at)
-        needs_s = wait_s + runs_s
-        if not why and _MARGIN * wait_s + runs_s > timeout_s:
+        if not why and age_s + _MARGIN * wait_s + runs_s > timeout_s:
+            needs_s = age_s + wait_s + runs_s
             why = f"the answer would take {needs_s:.3f} s, the timeout is {timeout_s:.3f} s"
         if why:
             self.counts.shed += 1

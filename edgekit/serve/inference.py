@@ -70,7 +70,7 @@ class Inference:
         Raises as ``answer`` does. ``on_end`` is called in the event loop with a queued request's answer, or
         with the exception in its place.
         """
-        counted = _Counted(entry)
+        counted, age_s = _Counted(entry), self._rounds.age_s()
         with counted:
             work, request = self._work(entry, data, headers, is_local=is_local)
             kind = "predict" if request is None else "infer"
@@ -80,7 +80,7 @@ class Inference:
             if counted.done is None:
                 terms = _terms(entry, kind, request, headers, len(data))
                 ended = functools.partial(self._ended, counted, headers, on_end)
-                return Asked(entry.lane, work, terms, ended, wake=not is_quick)
+                return Asked(entry.lane, work, terms, ended, age_s=age_s, wake=not is_quick)
         return self._traced(counted, headers)
 
     def _ended(self, counted: _Counted, headers: Headers, on_end: OnEnd, entry: LaneEntry) -> None:

@@ -34,6 +34,8 @@ class Terms:
 class Asked:
     """A request in a lane. ``on_end`` is called with its entry once it has ended, in this event loop.
 
+    ``age_s`` and ``wake`` are as ``Lane.submit`` takes them.
+
     Raises:
         BusyError: Too much waits, or it cannot end within the timeout.
     """
@@ -45,13 +47,14 @@ class Asked:
         terms: Terms,
         on_end: Callable[[Entry], object],
         *,
+        age_s: float = 0.0,
         wake: bool = True,
     ) -> None:
         self._lane = lane
-        loop, timeout_s = asyncio.get_running_loop(), terms.timeout_s
-        on_done = _in_loop(loop, on_end)
-        self.entry = lane.submit([work], on_done=on_done, wake=wake, **vars(terms))
-        self._timer = loop.call_later(timeout_s, lane.expire, self.entry) if timeout_s else None
+        loop, on_done = asyncio.get_running_loop(), _in_loop(asyncio.get_running_loop(), on_end)
+        self.entry = lane.submit([work], on_done=on_done, age_s=age_s, wake=wake, **vars(terms))
+        left_s = terms.timeout_s - age_s
+        self._timer = loop.call_later(left_s, lane.expire, self.entry) if terms.timeout_s else None
 
     def cancel(self) -> None:
         """Give it up: nobody waits for its result."""

@@ -1,13 +1,15 @@
-"""Runs the requests of quick models in the event loop: one that comes alone at once, others together.
+"""The rounds of an event loop: when what is read now may have come, and what runs at a round's end.
 
-In each round the loop reads what has come on all connections. A request that is the only one of its round
-runs where it was read. Where several come in a round, those of the next one wait for its end: then the lane
-knows them all, and runs what pays at once, in its order.
+In each round the loop reads what has come on all connections. A request to a quick model that is the only one
+of its round runs where it was read. Where several come in a round, those of the next one wait for its end:
+then the lane knows them all, and runs what pays at once, in its order.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 
 from edgekit.base.lane import Lane
 
@@ -16,13 +18,35 @@ _ROUND_S = 0.002
 
 
 class Rounds:
-    """The rounds of one event loop."""
+    """The rounds of the running event loop, as far as requests come in them."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began_s = self._last_began_s = 0.0
+        self._is_watching = False
         self._came: dict[Lane, int] = {}
         """How many requests came in this round."""
         self._crowded: set[Lane] = set()
         """To which several came in the last one."""
+
+    def age_s(self) -> float:
+        """Return for how long, at most, a request that is read now may have waited to be read.
+
+        That is since the round before began, if requests came in it: while they were read, nobody looked.
+        """
+        now_s = self._clock()
+        if not self._began_s:
+            self._began_s = now_s
+            if not self._is_watching:
+                self._is_watching = True
+                asyncio.get_running_loop().call_soon(self._begin)
+        return now_s - self._last_began_s if self._last_began_s else 0.0
+
+    def _begin(self) -> None:
+        self._last_began_s, self._began_s = self._began_s, 0.0
+        self._is_watching = bool(self._last_began_s)
+        if self._is_watching:
+            asyncio.get_running_loop().call_soon(self._begin)
 
     def is_alone(self, lane: Lane) -> bool:
         """Count a request of a quick model, and return whether it may run at once, in this thread.

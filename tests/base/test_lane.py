@@ -314,6 +314,13 @@ def test_quick_work_runs_in_its_callers_thread_and_else_it_does_not(held):
     assert held.lane.run_inline(threading.get_ident, "infer") is None
 
 
+def test_the_timeout_of_a_request_has_run_since_it_came(held):
+    late = held.lane.submit([lambda: None], kind="infer", timeout_s=0.05, age_s=0.04)
+    assert late.deadline_s == pytest.approx(held.clock.now_s + 0.01)
+    with pytest.raises(BusyError, match="would take 0.060 s, the timeout is 0.050 s"):
+        held.lane.submit([lambda: None], kind="infer", timeout_s=0.05, age_s=0.06)
+
+
 def test_requests_that_wait_run_in_the_thread_that_asks_while_they_are_quick():
     lane = Lane("round")
     quick(lane)

@@ -209,6 +209,22 @@ def test_after_a_round_of_several_requests_the_first_of_the_next_waits_for_the_o
     assert told == [[True], [True], [True, False, False], [False, False], [False], [True]]
 
 
+def test_a_request_that_is_read_late_says_for_how_long_it_may_have_waited():
+    async def ages():
+        now_s = [100.0]
+        rounds, told = Rounds(clock=lambda: now_s[0]), []
+        for took_s in (0.03, 0.02, 0.0, 0.0):
+            told.append([rounds.age_s(), rounds.age_s()] if took_s else [])
+            now_s[0] += took_s
+            await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return [*told, rounds.age_s()]
+
+    told = asyncio.run(ages())
+    assert told == [[0, 0], [pytest.approx(0.03)] * 2, [], [], 0]
+
+
 def test_a_request_whose_client_hangs_up_before_it_begins_is_never_run(quick):
     server, model = quick
     slowly(model)
