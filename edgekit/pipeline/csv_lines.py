@@ -24,7 +24,7 @@ class Line(NamedTuple):
 
 
 def csv_lines(file: TextIO, options: FieldOptions, columns: tuple[str, ...], count: int) -> Iterator[Line]:
-    """Yield the lines of a file, without the header and empty ones.
+    """Return the lines of a file, without the header and empty ones.
 
     Args:
         file: Open at its beginning, with ``newline=""``.
@@ -40,7 +40,18 @@ def csv_lines(file: TextIO, options: FieldOptions, columns: tuple[str, ...], cou
     lines: Iterable[list[str]] = (split_fields(line.strip(), options) for line in file)
     if options.separator:
         lines = csv.reader(file, delimiter=options.separator)
-    picked = FieldMap(options, count, takes_text=bool(columns))
+    return sample_lines(lines, options, count, takes_text=bool(columns))
+
+
+def sample_lines(
+    lines: Iterable[Sequence[str]], options: FieldOptions, count: int, *, takes_text: bool
+) -> Iterator[Line]:
+    """Yield lines that are split into fields as samples, without the header and empty ones.
+
+    Raises:
+        csv.Error: A field is too long, where ``lines`` is a CSV reader.
+    """
+    picked = FieldMap(options, count, takes_text=takes_text)
     for fields in lines:
         if not any(field.strip() for field in fields):
             continue

@@ -6,6 +6,7 @@ import hashlib
 import select
 import time
 
+import av
 import msgspec
 import pytest
 from blobs import RED, blob_bundle, film, tint_bundle
@@ -298,6 +299,26 @@ def test_a_camera_that_is_off_from_the_start_is_one_alert_however_often_it_is_tr
         camera.close()
     codes = [message.alert.code for message in worker.heard if isinstance(message, AlertOut)]
     assert codes == ["source.connection_failed", "source.back"]
+
+
+def test_an_agents_clips_are_the_main_streams_packets_as_the_camera_encoded_them(start, tmp_path):
+    needs_rtsp_server()
+    small, large = Camera(), Camera("--width", "640", "--height", "480", "--gop", "17")
+    source = f'kind = "rtsp"\nuri = "{small.uri()}"\nmain_uri = "{large.uri()}"'
+    sink = '[[sink]]\nkind = "clips"\npath = "clips"\nbefore_s = 1\nafter_s = 1\n'
+    text = f'[pipeline]\nname = "door"\nmodel = "m"\n[source]\n{source}\n{sink}'
+    try:
+        worker = start(write_image_bundle(tmp_path / "tiny"), text)
+        worker.until(lambda: worker.frames("door") > 60)
+        assert worker.end() == 0
+    finally:
+        small.close()
+        large.close()
+    (clip, *_) = sorted((tmp_path / "clips").glob("*.mp4"))
+    with av.open(str(clip)) as video:
+        picture = next(video.decode(video=0))
+        assert (picture.width, picture.height) == (640, 480)
+    assert b"keyint=17 " in clip.read_bytes(), "what the camera's encoder says of itself is still there"
 
 
 def test_exit_codes_and_signals_have_words():

@@ -11,6 +11,7 @@ import numpy as np
 import paho.mqtt.client as paho
 import pytest
 from brokers import Broker, mosquitto_path
+from iio_tree import plant_accelerometer
 from paho.mqtt.enums import CallbackAPIVersion
 from picture_server import PictureServer
 from single_model import write_image_bundle, write_window_bundle
@@ -110,6 +111,11 @@ def registers(folder):
     return device.close
 
 
+def accelerometer(folder):
+    plant_accelerometer(folder)
+    with_address('uri = "lsm6dso_accel"', f'uri = "lsm6dso_accel"\nroot = "{folder}"', folder)
+
+
 RUNNABLE = {
     "images": images,
     "folder": inbox,
@@ -118,6 +124,7 @@ RUNNABLE = {
     "audio": sound,
     "http-source": snapshots,
     "modbus": registers,
+    "iio": accelerometer,
     "mqtt-source": published,
 }
 

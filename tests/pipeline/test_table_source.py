@@ -95,6 +95,24 @@ def test_an_npz_file_has_one_array_or_the_named_one(tmp_path):
         read_all(opened(tmp_path / "two.npz"))
 
 
+def test_a_parquet_file_is_read_by_its_columns_names(tmp_path):
+    pa = pytest.importorskip("pyarrow", reason="the group 'dev' has it")
+    from pyarrow import parquet
+
+    path, count = tmp_path / "t.parquet", 8
+    columns = {"z": [0.5] * count, "t": [20 * n for n in range(count)], "x": range(count), "y": [1] * count}
+    parquet.write_table(pa.table({name: list(values) for name, values in columns.items()}), path)
+    source = opened(path, columns=("x", "y", "z"), timestamp="t", timestamp_unit="ms")
+    frames = read_all(source)
+    assert frames[0].data[1].tolist() == [1.0, 1.0, 0.5]
+    assert frames[0].meta["media_s"] == pytest.approx(0.06, abs=0.021)
+    with pytest.raises(SourceError, match="want columns w, got z, t, x, y"):
+        read_all(opened(path, columns=("x", "y", "w")))
+    path.write_bytes(b"PAR1 is not all")
+    with pytest.raises(SourceError, match="is no Parquet file"):
+        read_all(opened(path))
+
+
 def test_an_npz_file_may_have_an_array_for_each_column(tmp_path):
     np.savez(tmp_path / "t.npz", kind=np.array(["fan", "pump"]), load=np.array([1.5, 2.5]))
     frames = read_all(opened(tmp_path / "t.npz", ROWS))

@@ -29,6 +29,8 @@ SOURCES: dict[str, str] = {
     "command": "edgekit.pipeline.sources.command:CommandSource",
     "mqtt": "edgekit.pipeline.sources.mqtt:MqttSource",
     "modbus": "edgekit.pipeline.sources.modbus:ModbusSource",
+    "iio": "edgekit.pipeline.sources.iio:IioSource",
+    "i2c": "edgekit.pipeline.sources.i2c:I2cSource",
     "http": "edgekit.pipeline.sources.http:HttpSource",
 }
 SOURCE_ROWS = plugins.Rows(SOURCES, plugins.SOURCES)

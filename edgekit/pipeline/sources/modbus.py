@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import struct
-import threading
-from collections import deque
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -14,11 +11,9 @@ import msgspec
 
 from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import ConfigError, SourceError
-from edgekit.core.ports import Frame
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.sources import SourceContext
-from edgekit.pipeline.sources.samples import Samples
-from edgekit.pipeline.sources.timing import Pacer, Reopener, stamp
+from edgekit.pipeline.sources.sampled import Device, SampledSource
 
 NumberType = Literal["uint16", "int16", "uint32", "int32", "float32", "float64"]
 TYPES = {"uint16": "H", "int16": "h", "uint32": "I", "int32": "i", "float32": "f", "float64": "d"}
@@ -68,87 +63,53 @@ class _Block(NamedTuple):
     size: int
 
 
-class ModbusSource:
-    """Samples of a device's registers, as windows or rows; a question without an answer is a gap.
-
-    Raises:
-        ConfigError: The model takes another number of values than there are registers.
-    """
+class ModbusSource(SampledSource):
+    """Samples of a device's registers, as windows or rows; a question without an answer is a gap."""
 
     Options = ModbusOptions
-    is_live = True
-    slots = 8
-    due_s = None
-    """A question without an answer ends within ``timeout_s``; a window may take hours."""
 
     def __init__(self, options: ModbusOptions, context: SourceContext) -> None:
         self._options = options
-        self._samples = Samples(context, "modbus")
-        if len(options.registers) != self._samples.values:
-            raise ConfigError(
-                f"source 'modbus': registers: want {self._samples.values}, one for each of the model's"
-                f" values, got {len(options.registers)}"
-            )
-        self._blocks = blocks_of(options.registers)
-        self._closing = threading.Event()
-        self._pacer = Pacer(options.rate_hz, self._closing)
-        self._client: Any = None
-        self._ready: deque[tuple[int, Any, tuple[int, int]]] = deque()
-        self.reopener = Reopener(f"modbus {options.uri!r}", self._connected, options.give_up_s, self._closing)
+        super().__init__(
+            "modbus",
+            options.uri,
+            ("registers", len(options.registers)),
+            context,
+            rate_hz=options.rate_hz,
+            give_up_s=options.give_up_s,
+        )
 
-    def state(self) -> dict[str, Any]:
-        """Return what ``status`` says of the device."""
-        return self.reopener.state()
-
-    def counts(self) -> dict[str, int]:
-        """Return how many samples are missing."""
-        return {"missing": self._samples.missing}
-
-    def open(self) -> None:
+    def opened(self) -> Device:
         """Connect."""
-        self._client = self.reopener.first()
+        return Connected(self._options)
 
-    def _connected(self) -> Any:
-        options = self._options
-        client = connected(options.uri, options.baud, options.timeout_s)
+
+class Connected:
+    """A device that answers.
+
+    Raises:
+        SourceError: Nothing answers there.
+    """
+
+    def __init__(self, options: ModbusOptions) -> None:
+        self._options = options
+        self._blocks = blocks_of(options.registers)
+        self._client = connected(options.uri, options.baud, options.timeout_s)
         try:
-            self._sample(client)
+            self.samples()
         except SourceError:
-            client.close()
+            self._client.close()
             raise
-        return client
 
-    def read(self) -> Frame | None:
-        """Wait for the next frame; None after ``close``."""
-        while not self._ready and not self._closing.is_set():
-            self._pacer.wait()
-            if self._closing.is_set() or self._client is None:
-                break
-            times = stamp()
-            try:
-                sample = self._sample(self._client)
-            except SourceError as lost:
-                self._client.close()
-                self._samples.push([1])
-                self._client = self.reopener.again(lost.message, lost.fault)
-                continue
-            entry = sample if all(map(math.isfinite, sample)) else 1
-            self._ready.extend((seq, data, times) for seq, data in self._samples.push([entry]))
-        if self._closing.is_set() or not self._ready:
-            if self._client is not None:
-                self._client.close()
-            return None
-        seq, data, times = self._ready.popleft()
-        return Frame(data, seq, *times, {})
+    def samples(self) -> list[tuple[float, ...]]:
+        """Return one sample."""
+        words = {block: self._asked(block) for block in self._blocks}
+        return [tuple(self._value(register, words) for register in self._options.registers)]
 
-    def _sample(self, client: Any) -> tuple[float, ...]:
-        words = {block: self._asked(client, block) for block in self._blocks}
-        return tuple(self._value(register, words) for register in self._options.registers)
-
-    def _asked(self, client: Any, block: _Block) -> list[int]:
+    def _asked(self, block: _Block) -> list[int]:
         name = f"modbus {self._options.uri!r}"
         try:
-            answer = getattr(client, _READS[block.table])(
+            answer = getattr(self._client, _READS[block.table])(
                 block.address, count=block.size, device_id=self._options.unit
             )
         except (pymodbus().error, OSError) as cause:
@@ -170,8 +131,8 @@ class ModbusSource:
         return float(number) * register.scale + register.offset
 
     def close(self) -> None:
-        """End a wait; the reader frees the connection."""
-        self._closing.set()
+        """Free the connection."""
+        self._client.close()
 
 
 def blocks_of(registers: tuple[Register, ...]) -> list[_Block]:

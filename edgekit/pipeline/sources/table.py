@@ -1,4 +1,4 @@
-"""A recorded table: rows of a CSV or NPZ file, as windows of a sensor model or rows of a model of tables."""
+"""A recorded table (CSV, NPZ, Parquet), as windows of a sensor model or rows of a model of tables."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import csv
 import logging
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from edgekit.core.errors import SourceError
+from edgekit.base.install_hint import install_hint
+from edgekit.core.errors import ConfigError, SourceError
 from edgekit.core.ports import Frame
-from edgekit.pipeline.csv_lines import csv_lines
+from edgekit.pipeline.csv_lines import Line, csv_lines, sample_lines
 from edgekit.pipeline.fields import SHOWN_LETTERS, FieldOptions
 from edgekit.pipeline.picture_files import readable
 from edgekit.pipeline.sources import SourceContext
@@ -27,7 +29,7 @@ Entry: TypeAlias = "tuple[float | None, Any]"
 
 
 class TableOptions(FieldOptions, frozen=True, kw_only=True):
-    """``[source]`` of a CSV or NPZ file, with the keys of ``FieldOptions`` for CSV.
+    """``[source]`` of a CSV, NPZ or Parquet file, with the keys of ``FieldOptions`` but for NPZ.
 
     ``realtime``: at the pace of its timestamps, or of ``rate_hz`` (by default the model's), ``speed`` times
     as fast; else every row, as fast as possible. ``array``: of an NPZ file, by default its only one.
@@ -115,7 +117,36 @@ class TableSource:
     def _rows(self) -> Iterator[Entry]:
         if self.path.suffix.lower() == ".npz":
             return self._of_arrays()
-        return self._of_lines()
+        return self._of_parquet() if self.path.suffix.lower() == ".parquet" else self._of_lines()
+
+    # -- Parquet
+
+    def _of_parquet(self) -> Iterator[Entry]:
+        try:
+            with parquet().ParquetFile(self.path) as file:
+                batches = (batch.to_pydict().values() for batch in file.iter_batches())
+                rows = ([_text(v) for v in row] for columns in batches for row in zip(*columns, strict=True))
+                options, takes_text = self._numbered(file.schema_arrow.names), bool(self._context.columns)
+                yield from self._of_samples(
+                    sample_lines(rows, options, self._samples.values, takes_text=takes_text)
+                )
+        except (OSError, ValueError) as cause:
+            raise SourceError(f"{self._what}: is no Parquet file: {cause}") from cause
+
+    def _numbered(self, names: list[str]) -> TableOptions:
+        """Return the options with the numbers of the columns that they name."""
+        options = self._options
+        columns = options.columns or self._context.columns
+        wanted = (column for column in (*columns, options.timestamp) if isinstance(column, str) and column)
+        if missing := [name for name in wanted if name not in names]:
+            raise SourceError(f"{self._what}: want columns {', '.join(missing)}, got {', '.join(names)}")
+
+        def number(column: int | str) -> int | str:
+            return names.index(column) if isinstance(column, str) and column else column
+
+        return msgspec.structs.replace(
+            options, header=False, columns=tuple(map(number, columns)), timestamp=number(options.timestamp)
+        )
 
     # -- NPZ
 
@@ -153,14 +184,19 @@ class TableSource:
         options = self._options
         try:
             with self.path.open(encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
-                for line in csv_lines(file, options, self._context.columns, self._samples.values):
-                    if line.row is not None:
-                        yield line.row.time_s, line.row.values
-                    else:
-                        self._reject(line.fields, line.problem)
-                        yield None, None
+                yield from self._of_samples(
+                    csv_lines(file, options, self._context.columns, self._samples.values)
+                )
         except (OSError, csv.Error) as cause:
             raise SourceError(f"{self._what}: cannot be read: {cause}") from cause
+
+    def _of_samples(self, lines: Iterable[Line]) -> Iterator[Entry]:
+        for line in lines:
+            if line.row is not None:
+                yield line.row.time_s, line.row.values
+            else:
+                self._reject(line.fields, line.problem)
+                yield None, None
 
     def _reject(self, fields: Sequence[str], why: str) -> None:
         self._rejected += 1
@@ -169,3 +205,22 @@ class TableSource:
             logger.warning(
                 "%s: a row does not fit: %s: %r (later ones are only counted)", self._what, why, line
             )
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def parquet() -> Any:
+    """Return pyarrow's module for Parquet files.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        from pyarrow import parquet as library
+    except ImportError as cause:
+        raise ConfigError(
+            f"source 'table' needs pyarrow for a Parquet file: {cause}", hint=install_hint("parquet")
+        ) from cause
+    return library
