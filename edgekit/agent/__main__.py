@@ -35,10 +35,15 @@ def main(arguments: list[str]) -> int:
     log_to_stderr(logging.DEBUG if "--verbose" in arguments else logging.INFO)
     config, state = (Path(argument) for argument in arguments[:2])
     try:
-        Supervisor(load_agent_config(config, state), environment()).run()
+        supervisor = Supervisor(load_agent_config(config, state), environment())
+        supervisor.run()
     except EdgekitError as error:
         print(error.render(), file=sys.stderr)
         return error.exit_code
+    if supervisor.is_restarting:
+        from edgekit.agent.launcher import launch_again
+
+        return launch_again(arguments, has_parent=environment().launched == "parent")
     if "--json" in arguments:
         print('{"stopped": true}')
     return 0

@@ -30,10 +30,14 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class AgentTable(_Table, frozen=True, kw_only=True):
-    """``[agent]``: the device's name, its state folder, and pipelines given only by file."""
+    """``[agent]``: the device's name, its state folder, and pipelines given only by file.
+
+    ``self_update``: whether the fleet may replace the agent itself by a signed release.
+    """
 
     name: str = ""
     state: str = ""
+    self_update: bool = False
     pipelines: tuple[str, ...] = ()
 
 
@@ -91,7 +95,8 @@ class LimitsTable(_Table, frozen=True, kw_only=True):
     ``start_s``: from a worker's start to its first frame. ``hang_s``: without a finished frame though one was
     due. ``crashes`` within ``crash_window_s`` make the agent go back to the previous version, or fail the
     pipeline. ``trial_crashes`` end a trial. ``backoff_max_s`` is the longest wait before a restart.
-    ``update_s``: one run of the updater. ``growth_mb``: a worker whose memory grows steadily is started anew
+    ``update_s``: one run of the updater. ``agent_trial_s``: how long a release of the agent may take until it
+    does what the agent before it did. ``growth_mb``: a worker whose memory grows steadily is started anew
     beyond so many MiB; 0 is only before the machine's memory is used up.
     """
 
@@ -104,6 +109,7 @@ class LimitsTable(_Table, frozen=True, kw_only=True):
     backoff_s: Seconds = 0.5
     backoff_max_s: Seconds = 60.0
     update_s: Seconds = 3600.0
+    agent_trial_s: Seconds = 300.0
     growth_mb: Annotated[float, msgspec.Meta(ge=0)] = 256.0
     status_clients: Whole = 8
 
@@ -184,6 +190,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     state: Path
     name: str
     path: Path | None = None
+    self_update: bool = False
     pipelines: tuple[PipelinePlan, ...]
     intervals: Intervals = Intervals()
     outbox: OutboxTable = OutboxTable()
@@ -192,15 +199,20 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Environment(msgspec.Struct, frozen=True):
-    """systemd's ``NOTIFY_SOCKET``, and ``EDGEKIT_CONFIG``: the agent's file if ``--config`` names none."""
+    """systemd's ``NOTIFY_SOCKET``, and ``EDGEKIT_CONFIG``: the agent's file if ``--config`` names none.
+
+    ``launched``: how ``edgekit.agent.launcher`` started this process: "became" it, or is its "parent".
+    """
 
     notify_socket: str = ""
     config: str = ""
+    launched: str = ""
 
 
 def environment() -> Environment:
     """Read the environment."""
-    return Environment(os.environ.get("NOTIFY_SOCKET", ""), os.environ.get("EDGEKIT_CONFIG", ""))
+    names = ("NOTIFY_SOCKET", "EDGEKIT_CONFIG", "EDGEKIT_LAUNCHED")
+    return Environment(*(os.environ.get(name, "") for name in names))
 
 
 Check = Callable[[str, str, Path], Sequence[str]]
@@ -246,6 +258,7 @@ def parse_agent_config(
     return AgentConfig(
         state=_state(document.agent.state, folder, state),
         name=document.agent.name,
+        self_update=document.agent.self_update,
         pipelines=tuple(plans),
         intervals=document.intervals,
         outbox=document.outbox,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import msgspec
 from edgekit.base.clock import FlooredClock
 from edgekit.base.lock import lock_state
 from edgekit.core.errors import EdgekitError, UsageError
+from edgekit.core.spec import AGENT
 from edgekit.core.wire import UpdateRecord
+from edgekit.sync.carried import write_outbox
 from edgekit.sync.ledger import Ledger
 from edgekit.sync.outbox import Outbox
 from edgekit.update.driver import Job, UpdateDriver
@@ -41,6 +45,10 @@ class _Offline:
         """Return whether the job's version is active."""
         active = self._slots.load(self._model).active
         return active is not None and active.version == job.version
+
+    def outlives_restart(self, _: Job) -> bool:
+        """Return False: nothing is on trial while no agent runs."""
+        return False
 
     def announce(self, record: UpdateRecord) -> None:
         """Queue a transition for the next connection."""
@@ -82,11 +90,45 @@ def roll_back_offline(state: Path, model: str, reason: str) -> tuple[str, str]:
 
 
 def _only(model: str, known: tuple[str, ...]) -> str:
-    if model in known or (not model and len(known) == 1):
-        return model or known[0]
+    models = [name for name in known if name != AGENT]
+    if model in known or (not model and len(models) == 1):
+        return model or models[0]
     raise UsageError(
         f"want the name of a model, got {model!r}", hint=f"this device has: {', '.join(known) or 'none'}"
     )
+
+
+def outbox_to_file(state: Path, path: Path) -> int:
+    """Write the outbox of a device whose agent is not running; return the number of messages.
+
+    Raises:
+        StorageError: An agent is running, or the file cannot be written.
+    """
+    with _outbox_of(state) as outbox:
+        return write_outbox(outbox, path)
+
+
+def acknowledge(state: Path, boot: str, watermark: int) -> bool:
+    """Free what the fleet has in the outbox of a device whose agent is not running; False for another boot.
+
+    Raises:
+        StorageError: An agent is running.
+    """
+    with _outbox_of(state) as outbox:
+        return outbox.acknowledge(boot, watermark)
+
+
+@contextlib.contextmanager
+def _outbox_of(state: Path) -> Iterator[Outbox]:
+    lock = lock_state(state)
+    try:
+        outbox = Outbox(state / "outbox.sqlite", FlooredClock(state / "clock"))
+        try:
+            yield outbox
+        finally:
+            outbox.close()
+    finally:
+        os.close(lock)
 
 
 def read_ledger(state: Path, since_unix_s: int) -> list[dict[str, Any]]:

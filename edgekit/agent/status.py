@@ -170,6 +170,10 @@ def _short(path: Path) -> Any:
         os.close(folder)
 
 
+OUTBOX_FILE = "outbox.carried"
+"""Below the state folder: what an agent writes to be signed and carried to the fleet."""
+
+
 def ask(state: Path, request: dict[str, Any], timeout_s: float = _TIMEOUT_S) -> Any:
     """Return a running agent's answer to a request.
 

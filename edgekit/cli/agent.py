@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgekit.base.command_line import Report
 from edgekit.core.errors import UsageError
@@ -50,6 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "install", "install a bundle that was carried here", "edgekit agent install /media/stick/door.ekb"
     )
     install.add_argument("bundle", type=Path, metavar="BUNDLE", help="what 'edgekit-fleet export' wrote")
+    outbox = add(
+        "outbox",
+        "carry the outbox to the fleet in a file, and its answer back",
+        "edgekit agent outbox export /media/stick/box.outbox",
+    )
+    outbox.add_argument("what", choices=("export", "acknowledge"))
+    outbox.add_argument("file", type=Path, metavar="FILE", help="to write, or the fleet's answer")
     ledger = add("ledger", "show what left the device, and what was refused", "edgekit agent ledger")
     ledger.add_argument("--hours", type=float, default=24.0, help="how far back (default: 24)")
 
@@ -145,17 +152,33 @@ def _install(args: argparse.Namespace) -> Report:
     return Report(answer, answer["message"])
 
 
-def _run(args: argparse.Namespace) -> Report:
-    """Check the configuration and every pipeline, then exec the supervisor, whose process is smaller."""
-    from edgekit.agent.config import load_agent_config
+def _outbox(args: argparse.Namespace) -> Report:
+    from edgekit.cli.outbox import acknowledge_outbox, export_outbox
+
+    act = export_outbox if args.what == "export" else acknowledge_outbox
+    return act(state_folder(args), args.file)
+
+
+def _run(args: argparse.Namespace) -> NoReturn:
+    """Check the configuration and every pipeline, then exec the supervisor, whose process is smaller.
+
+    Where releases of the agent are installed, the launcher chooses one first, and that one comes here again.
+    """
+    from edgekit.agent.config import environment, load_agent_config
     from edgekit.pipeline.config import config_problems
 
     path = agent_file(args) or DEFAULT_FILE
+    if not environment().launched and ((state := state_folder(args)) / "agent").is_dir():
+        _become("edgekit.agent.launcher", path, state, args)
     config = load_agent_config(path, args.state, config_problems)
-    flags = [flag for flag in ("json", "verbose") if getattr(args, flag, False)]
-    command = [sys.executable, "-m", "edgekit.agent", str(path), str(config.state)]
+    _become("edgekit.agent", path, config.state, args)
+
+
+def _become(module: str, config: Path, state: Path, args: argparse.Namespace) -> NoReturn:
+    flags = [f"--{flag}" for flag in ("json", "verbose") if getattr(args, flag, False)]
     sys.stdout.flush()
-    os.execv(sys.executable, [*command, *(f"--{flag}" for flag in flags)])  # noqa: S606 - no shell
+    command = [sys.executable, "-m", module, str(config), str(state), *flags]
+    os.execv(sys.executable, command)  # noqa: S606 - no shell
 
 
 def _status(args: argparse.Namespace) -> Report:
@@ -261,5 +284,6 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace], Report]] = {
     "reload": _reload,
     "rollback": _rollback,
     "install": _install,
+    "outbox": _outbox,
     "ledger": _ledger,
 }

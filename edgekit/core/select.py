@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from edgekit.core.errors import NoVariantError
-from edgekit.core.spec import BackendFact, Facts, Manifest, Profile, Requires, Variant, version_key
+from edgekit.core.spec import AGENT, BackendFact, Facts, Manifest, Profile, Requires, Variant, version_key
 
 _CONDITION = re.compile(r"(>=|<=|==|>|<)\s*([\w.]+)")
 
@@ -95,6 +95,8 @@ def require(selection: Selection, manifest: Manifest, device: str) -> Variant:
 def reasons_against(variant: Variant, facts: Facts, profile: Profile) -> list[str]:
     """Return every reason why a variant cannot run on a device; empty where it can."""
     reasons = _requirements_unmet(variant.requires, facts)
+    if variant.backend == AGENT:  # no runtime opens it; the device checks its version lock
+        return reasons
     if variant.accelerator != "cpu":
         reasons += _accelerator_missing(variant, facts)
     reasons += _backend_missing(variant, facts) + wrong_arithmetic(variant, facts.arch, facts.cpu_features)

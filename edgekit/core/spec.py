@@ -43,6 +43,8 @@ NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+AGENT = "edgekit-agent"
+"""The name of a release of the agent: as a model, as a task, and as the backend of its variants."""
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

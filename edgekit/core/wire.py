@@ -529,6 +529,40 @@ class CarriedEnrolment(msgspec.Struct, frozen=True):
     response: EnrollResponse
 
 
+class CarriedOutbox(msgspec.Struct, frozen=True):
+    """A part of a file that brings an outbox to the fleet: one batch, and its topic's ``leaf`` (ev or m).
+
+    ``certificate`` is the device's own (PEM).
+    """
+
+    device: str
+    certificate: str
+    leaf: Literal["ev", "m"]
+    batch: bytes
+
+
+class SignedPart(msgspec.Struct, frozen=True):
+    """A ``CarriedOutbox`` (MessagePack), and the ECDSA signature of ``part_bytes`` by the device's key."""
+
+    body: bytes
+    signature: bytes
+
+
+def part_bytes(body: bytes) -> bytes:
+    """Return the bytes that a part's signature covers; the device's key signs nothing else like them."""
+    return b"edgekit outbox 1\n" + body
+
+
+class CarriedAck(msgspec.Struct, frozen=True):
+    """The fleet's answer in a file: it has committed every message of this boot up to ``watermark``."""
+
+    device: str
+    boot: str
+    watermark: int
+    signature: dict[str, str] | None = None
+    """As a desired state's."""
+
+
 def target_path(model: str, version: str) -> str:
     """Return the TUF target path of a bundle's manifest."""
     return f"{model}/{version}/bundle.json"
@@ -544,9 +578,12 @@ def measuring_path(model: str, sha256: str) -> str:
 M = TypeVar("M")
 
 
+_PACKED = (Batch, RawBatch, CarriedOutbox, SignedPart)
+
+
 def encode(message: msgspec.Struct) -> bytes:
     """Return a message as sent: MessagePack for batches, a header and bytes for chunks, else JSON."""
-    if isinstance(message, (Batch, RawBatch)):
+    if isinstance(message, _PACKED):
         return msgspec.msgpack.encode(message)
     if isinstance(message, Chunk):
         return _CHUNK_HEADER.pack(_CHUNK_MAGIC, message.id, message.offset) + message.data
@@ -577,7 +614,7 @@ def decode(data: bytes, kind: type[M]) -> M:
     limit = MAX_DESIRED_BYTES if kind is Desired else MAX_MESSAGE_BYTES
     if len(data) > limit:
         raise ProtocolError(f"{kind.__name__}: {len(data)} bytes, at most {limit} are read")
-    codec = msgspec.msgpack if kind in (Batch, RawBatch) else msgspec.json
+    codec = msgspec.msgpack if kind in _PACKED else msgspec.json
     message: M = _decoded(partial(codec.decode, type=kind), data, kind.__name__)
     return message
 

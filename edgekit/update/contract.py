@@ -33,10 +33,12 @@ class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``renew``: without ``certificate``, make a new key and return its signing request (``csr``); with the
     fleet's ``certificate`` and ``ca``, check and replace them.
     ``measure``: fetch the bundle of ``target`` into ``area`` and not into the slots' store.
-    ``carried``: the file that metadata and bundle come from in place of the fleet.
+    ``unpack``: make the environment of the staged release of the agent.
+    ``sign``: sign the outbox in the file ``carried``, to ``area``. ``acknowledge``: check the fleet's answer.
+    ``carried``: for ``fetch`` the file that metadata and bundle come from in place of the fleet.
     """
 
-    kind: Literal["accept", "fetch", "renew", "measure"]
+    kind: Literal["accept", "fetch", "renew", "measure", "unpack", "sign", "acknowledge"]
     state_dir: str
     desired: str = ""
     model: str = ""
@@ -77,6 +79,8 @@ class UpdaterResult(msgspec.Struct, frozen=True, kw_only=True):
     variants: tuple[str, ...] = ()
     rejected: dict[str, str] = {}
     fetched_bytes: int = 0
+    boot: str = ""
+    watermark: int = 0
     csr: str = ""
     certificate_expires_unix_ms: int = 0
 

@@ -68,6 +68,9 @@ class Ports(Protocol):
     def is_committed(self, job: Job) -> bool:
         """Return whether the job's version is in the active slot."""
 
+    def outlives_restart(self, job: Job) -> bool:
+        """Return whether a trial continues in the process that follows, as a release of the agent's does."""
+
     def announce(self, record: UpdateRecord) -> None:
         """Put one transition into the outbox; after a crash maybe for the second time."""
 
@@ -128,6 +131,9 @@ class UpdateDriver:
         if saved.state is State.TRIAL and saved.job is not None:
             if self._ports.is_committed(saved.job):  # it died after the switch, before saving
                 self.handle(Event.COMMITTED, "committed before a restart")
+                return
+            if self._ports.outlives_restart(saved.job):
+                self._act(State.TRIAL)
                 return
             again = saved.job.trial < MAX_TRIALS
             saved.job = msgspec.structs.replace(saved.job, ending="postpone" if again else "reject")

@@ -109,6 +109,15 @@ def _carried(text: str) -> tuple[str, wire.EnrollResponse]:
     return carried.fleet_url, carried.response
 
 
+def device_key(state_dir: Path) -> ec.EllipticCurvePrivateKey:
+    """Return this device's key.
+
+    Raises:
+        StorageError: It is damaged.
+    """
+    return _key(state_dir / "identity" / "device.key")
+
+
 def start_renewal(state_dir: Path, identity: Enrolment) -> str:
     """Return the signing request (PEM) of a new key, which is kept beside the old one."""
     return _csr(_key(state_dir / "identity" / "next.key"), identity.device)

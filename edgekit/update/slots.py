@@ -139,6 +139,15 @@ class Slots:
             changed = Slot(slot.previous, slot.active, changed.staged)
         return slot if changed == slot else self._save(model, changed)
 
+    def forget(self, model: str) -> None:
+        """Empty a model's slots, durably.
+
+        Raises:
+            StorageError: The disk is full or broken.
+        """
+        if self.load(model) != Slot():
+            self._save(model, Slot())
+
     def folder(self, model: str, slot: SlotName = "active") -> Path | None:
         """Return the folder of a slot's bundle, for ``open_bundle``; None if the slot is empty.
 

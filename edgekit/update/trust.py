@@ -84,11 +84,28 @@ def verify_desired(encoded: bytes, identity: Enrolment) -> wire.Desired:
         ProtocolError: It is malformed.
     """
     desired = wire.decode(encoded, wire.Desired)
-    signature = desired.signature or {}
+    verify_signature(encoded, desired.signature, identity, f"desired state {desired.version}")
+    if desired.device != identity.device:
+        raise TrustError(
+            f"desired state {desired.version} is for device '{desired.device[:64]}',"
+            f" this is '{identity.device}'"
+        )
+    return desired
+
+
+def verify_signature(
+    encoded: bytes, signature: dict[str, str] | None, identity: Enrolment, what: str
+) -> None:
+    """Check that one of the fleet's online keys signed a JSON document; ``what`` names it in errors.
+
+    Raises:
+        SignatureError: It is unsigned, the key is unknown, or the signature is wrong.
+    """
+    signature = signature or {}
     public = identity.desired_keys.get(signature.get("keyid", ""))
     if public is None:
         raise SignatureError(
-            f"desired state {desired.version} is not signed by a key of this fleet",
+            f"{what} is not signed by a key of this fleet",
             reasons=(f"found key {signature.get('keyid', 'none')[:64]!r}",),
         )
     try:
@@ -96,13 +113,7 @@ def verify_desired(encoded: bytes, identity: Enrolment) -> wire.Desired:
             bytes.fromhex(signature.get("sig", "")), wire.signed_bytes(encoded)
         )
     except (InvalidSignature, ValueError) as cause:
-        raise SignatureError(f"desired state {desired.version} has a wrong signature") from cause
-    if desired.device != identity.device:
-        raise TrustError(
-            f"desired state {desired.version} is for device '{desired.device[:64]}',"
-            f" this is '{identity.device}'"
-        )
-    return desired
+        raise SignatureError(f"{what} has a wrong signature") from cause
 
 
 def raise_desired_floor(state_dir: Path, desired: wire.Desired) -> None:

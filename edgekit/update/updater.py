@@ -23,7 +23,7 @@ from edgekit.base.lock import lock_file
 from edgekit.core import wire
 from edgekit.core.errors import BundleError, ConfigError, HashMismatchError, StorageError, UsageError
 from edgekit.core.select import require, select
-from edgekit.core.spec import Manifest, Variant, VariantFile, parse_manifest
+from edgekit.core.spec import AGENT, Manifest, Variant, VariantFile, parse_manifest
 from edgekit.update.contract import (
     EnrollOrder,
     Enrolment,
@@ -57,8 +57,14 @@ def choose(manifest: Manifest, request: UpdaterRequest, device: str, budget_byte
     """
     rejected: dict[str, str] = {}
     fitting: list[Variant] = list(manifest.variants)
-    if request.facts is not None and request.profile is not None:
+    selection = None
+    if manifest.model == AGENT:
+        from edgekit.update.release import selected
+
+        selection = selected(manifest)
+    elif request.facts is not None and request.profile is not None:
         selection = select(manifest, request.facts, request.profile, request.measured_ms)
+    if selection is not None:
         require(selection, manifest, device)
         fitting = [candidate.variant for candidate in selection.candidates]
         rejected = {r.variant: "; ".join(r.reasons) for r in selection.rejected}
@@ -93,7 +99,7 @@ class Job:
         self._identity = load_identity(self._state_dir)
         patience = Patience(time.monotonic() + request.timeout_s, request.stall_s)
         self._web: Origin = Web(self._state_dir / "identity" / "ca.crt", patience)
-        if request.carried:
+        if request.carried and request.kind == "fetch":
             from edgekit.update.carried import Carried
 
             self._web = Carried(Path(request.carried), self._identity)
@@ -104,21 +110,48 @@ class Job:
         Raises:
             EdgekitError: It failed.
         """
-        if self._request.kind == "renew":
-            from edgekit.update.identity import finish_renewal, start_renewal
-
-            if not self._request.certificate:
-                return UpdaterResult(csr=start_renewal(self._state_dir, self._identity))
-            expires = finish_renewal(
-                self._state_dir, self._identity, self._request.certificate, self._request.ca
-            )
-            return UpdaterResult(certificate_expires_unix_ms=expires)
-        if self._request.kind == "measure":
-            return self._bring_to_measure()
+        others = {
+            "renew": self._renew,
+            "measure": self._bring_to_measure,
+            "unpack": self._unpack,
+            "sign": self._sign,
+            "acknowledge": self._acknowledge,
+        }
+        if (work := others.get(self._request.kind)) is not None:
+            return work()
         desired = self._accept()
         if self._request.kind == "accept":
             return UpdaterResult(desired_version=desired.version)
         return self._fetch(desired)
+
+    def _renew(self) -> UpdaterResult:
+        from edgekit.update.identity import finish_renewal, start_renewal
+
+        certificate, ca = self._request.certificate, self._request.ca
+        if not certificate:
+            return UpdaterResult(csr=start_renewal(self._state_dir, self._identity))
+        expires_ms = finish_renewal(self._state_dir, self._identity, certificate, ca)
+        return UpdaterResult(certificate_expires_unix_ms=expires_ms)
+
+    def _sign(self) -> UpdaterResult:
+        from edgekit.update.carried_outbox import sign_outbox
+
+        source, target = Path(self._request.carried), Path(self._request.area)
+        sign_outbox(self._state_dir, self._identity, source, target)
+        return UpdaterResult()
+
+    def _acknowledge(self) -> UpdaterResult:
+        from edgekit.update.carried_outbox import checked_ack
+
+        ack = checked_ack(Path(self._request.carried), self._identity)
+        return UpdaterResult(boot=ack.boot, watermark=ack.watermark)
+
+    def _unpack(self) -> UpdaterResult:
+        from edgekit.update.unpack import unpack
+
+        version, sha256 = self._request.version, self._request.sha256
+        unpack(self._state_dir, self._state_dir / "bundles" / f"{AGENT}-{version}", version, sha256)
+        return UpdaterResult(model=AGENT, version=version, manifest_sha256=sha256)
 
     def _accept(self) -> wire.Desired:
         from edgekit.update.trust import raise_desired_floor, verify_desired

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -106,6 +107,21 @@ class FleetStage:
         """Return a token that enrols one device."""
         document = self.cli("token", "create", "--enroll")
         return str(document["token"])
+
+
+def messages(fleet: FleetStage, device: str, boot: str) -> list[int]:
+    """Return the sequence numbers that the fleet has stored, sorted."""
+    database = sqlite3.connect(f"file:{fleet.data}/fleet.sqlite?mode=ro", uri=True)
+    with contextlib.closing(database):
+        which = "SELECT seq FROM {} JOIN outbox ON outbox.id = {}.outbox WHERE outbox.device = ? AND boot = ?"
+        rows = [
+            row
+            for table in ("metric", "event")
+            for row in database.execute(which.format(table, table), (device, boot))
+        ]
+        gaps = database.execute("SELECT count(*) FROM event WHERE kind = 'gap'").fetchone()[0]
+    assert gaps == 0
+    return sorted(seq for (seq,) in rows)
 
 
 class AgentStage:

@@ -9,13 +9,12 @@ import contextlib
 import json
 import os
 import signal
-import sqlite3
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from agent_stage import AgentStage, FleetStage, wait_for
+from agent_stage import AgentStage, FleetStage, messages, wait_for
 from bundles import make_bundle, pipeline_toml
 
 from edgekit.model.bundle import open_bundle
@@ -223,18 +222,3 @@ def test_after_all_the_kills_the_fleet_has_every_message(stage):
     seqs = messages(fleet, agent.device, status["boot"])
     assert seqs[:expected] == list(range(seqs[0], seqs[0] + expected))
     assert seqs[0] == 1
-
-
-def messages(fleet: FleetStage, device: str, boot: str) -> list[int]:
-    """Return the sequence numbers that the fleet has stored, sorted."""
-    database = sqlite3.connect(f"file:{fleet.data}/fleet.sqlite?mode=ro", uri=True)
-    with contextlib.closing(database):
-        which = "SELECT seq FROM {} JOIN outbox ON outbox.id = {}.outbox WHERE outbox.device = ? AND boot = ?"
-        rows = [
-            row
-            for table in ("metric", "event")
-            for row in database.execute(which.format(table, table), (device, boot))
-        ]
-        gaps = database.execute("SELECT count(*) FROM event WHERE kind = 'gap'").fetchone()[0]
-    assert gaps == 0
-    return sorted(seq for (seq,) in rows)

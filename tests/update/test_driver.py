@@ -33,6 +33,7 @@ class World:
         self.announced: list[tuple[str, str, str]] = []
         self.calls: list[str] = []
         self.die_at = -1
+        self.outliving: set[str] = set()
 
     def call(self, name: str) -> None:
         self.calls.append(name)
@@ -63,6 +64,9 @@ class World:
         if self.active == job.version:
             self.active, self.previous = self.previous, self.active
         self.call("rolled_back")
+
+    def outlives_restart(self, job):
+        return job.version in self.outliving
 
     def is_committed(self, job):
         return self.active == job.version
@@ -194,6 +198,16 @@ def test_a_restart_during_a_trial_rolls_back_once_and_rejects_the_second_time(dr
     driver = restarted(driver, world)
     driver.handle(Event.ROLLED_BACK)
     assert driver.rejected == {"m@2.0.0": "restarted during the trial"}
+
+
+def test_a_trial_that_outlives_a_restart_goes_on_and_can_commit(driver, world):
+    driver.want(wanted("2.0.0"), world.active)
+    drive(driver, Event.FETCHED, Event.INSTALLED)
+    world.outliving.add("2.0.0")
+    driver = restarted(driver, world)
+    assert (driver.state, world.calls[-1]) == (State.TRIAL, "start_trial")
+    driver.handle(Event.COMMITTED)
+    assert world.active == "2.0.0"
 
 
 def test_a_process_killed_right_after_the_switch_completes_the_commit(driver, world):

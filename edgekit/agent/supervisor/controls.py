@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.agent.status import Operation
+from edgekit.agent.status import OUTBOX_FILE, Operation
 from edgekit.agent.supervisor.commands import Action, text_argument
 from edgekit.agent.supervisor.hosted_model import HostedModel
 from edgekit.agent.supervisor.offers import Offers
@@ -18,6 +18,7 @@ from edgekit.agent.supervisor.updates import ModelUpdates
 from edgekit.agent.supervisor.worker import Worker
 from edgekit.agent.supervisor.worker_process import pss_mb, rss_mb
 from edgekit.core.errors import UsageError
+from edgekit.core.spec import AGENT
 from edgekit.version import __version__
 
 
@@ -38,6 +39,8 @@ class Controls:
             "restart": lambda request: {"message": self.restart(request)},
             "retry": lambda request: {"message": self.retry(request)},
             "reload": lambda _request: self.reload(),
+            "outbox": self.outbox,
+            "acknowledge": self.acknowledge,
             "reports": lambda _request: {"taken": self._parts.measuring.host.take_reports()},
         }
 
@@ -117,8 +120,9 @@ class Controls:
         models = self._parts.models
         if name in models:
             return models[name]
-        if not name and len(models) == 1:
-            return next(iter(models.values()))
+        own = [updates for key, updates in models.items() if key != AGENT]
+        if not name and len(own) == 1:
+            return own[0]
         known = ", ".join(models) or "none"
         raise UsageError(f"there is no managed model {name!r}", hint=f"this agent manages: {known}")
 
@@ -160,6 +164,28 @@ class Controls:
                 + sum(pipeline.failures for pipeline in pool.pipelines.values()),
             },
         }
+
+    def outbox(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Write the outbox to a file below the state folder; return its path and the number of messages.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        from edgekit.sync.carried import write_outbox
+
+        path = self._parts.config.state / OUTBOX_FILE
+        return {"file": str(path), "messages": write_outbox(self._parts.egress.outbox, path)}
+
+    def acknowledge(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Free what the fleet has: whoever asks has checked its signature.
+
+        Raises:
+            UsageError: The request is not a boot and a whole number.
+        """
+        boot, watermark = text_argument(request, "boot"), request.get("watermark")
+        if not isinstance(watermark, int):
+            raise UsageError(f"watermark: want a whole number, got {watermark!r}")
+        return {"is_ours": self._parts.egress.outbox.acknowledge(boot, watermark)}
 
     def ledger(self, request: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the newest 5000 ledger entries: what left the device and what was refused.

@@ -295,6 +295,20 @@ class FleetSide:
             lambda outcome: done(None if isinstance(outcome, UpdaterResult) else outcome),
         )
 
+    def unpack(self, version: str, sha256: str, done: Callable[[EdgekitError | None], None]) -> None:
+        """Run an updater job that makes the environment of a staged release of the agent."""
+        request = UpdaterRequest(
+            kind="unpack",
+            state_dir=str(self._state),
+            version=version,
+            sha256=sha256,
+            timeout_s=self._timeout_s,
+        )
+        self._jobs.submit(
+            lambda: run_updater(request),
+            lambda outcome: done(None if isinstance(outcome, UpdaterResult) else outcome),
+        )
+
     def fetch_to_measure(
         self,
         order: MeasureOrder,

@@ -12,6 +12,7 @@ from edgekit.agent.config import AgentConfig, load_agent_config, worker_environm
 from edgekit.agent.supervisor.parts import Parts
 from edgekit.agent.supervisor.prepare import exclusive_of, prepare_models
 from edgekit.core.errors import ConfigError, UsageError
+from edgekit.core.spec import AGENT
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Reloader:
         what = difference(old, new)
         named = {plan.managed for plan in new.pipelines}
         for name, updates in parts.models.items():
-            if name not in named and not updates.is_idle:
+            if name not in (*named, AGENT) and not updates.is_idle:
                 raise UsageError(f"an update of {name} is under way", hint="reload when it has ended")
         logger.info("reload: %s", what.text())
         parts.config = new
@@ -97,7 +98,7 @@ class Reloader:
         parts.pool.apply(plans, exclusive_of(plans, parts.slots, parts.fleet.survey))
         for updates in new:
             updates.resume()
-        for name in parts.models.keys() - {plan.managed for plan in plans}:
+        for name in parts.models.keys() - {plan.managed for plan in plans} - {AGENT}:
             del parts.models[name]
         parts.want(is_new=False)
         parts.changed()

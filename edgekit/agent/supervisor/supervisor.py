@@ -33,6 +33,7 @@ from edgekit.base.clock import FlooredClock
 from edgekit.base.lock import lock_state
 from edgekit.base.notify import Notifier
 from edgekit.core.errors import EdgekitError
+from edgekit.core.spec import AGENT
 from edgekit.core.wire import Birth, Command, Desired, Record, Reported, UpdateRecord
 from edgekit.hardware.sensors import Sensors
 from edgekit.update.slots import Slots
@@ -40,6 +41,7 @@ from edgekit.version import __version__
 
 if TYPE_CHECKING:
     from edgekit.agent.supervisor.address import LocalAddress
+    from edgekit.agent.supervisor.self_update import AgentUpdates
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +100,8 @@ class Supervisor:
         self._is_dirty = False
         self._reports = 0
         self._is_stopping = False
+        self.is_restarting = False
+        self._own: AgentUpdates | None = None
         self._reported = self.refresh()
 
     def add_models(self, config: AgentConfig) -> list[ModelUpdates]:
@@ -114,6 +118,16 @@ class Supervisor:
         }
         self.models |= new
         return list(new.values())
+
+    def _keep_own_release(self) -> AgentUpdates | None:
+        """Begin to keep this agent itself up to date, where a release is or was wanted."""
+        desired = self.fleet.desired
+        is_wanted = desired is not None and AGENT in desired.models and self.config.self_update
+        if self._own is None and (is_wanted or (self.config.state / "agent").is_dir()):
+            from edgekit.agent.supervisor.self_update import AgentUpdates  # memory that few need
+
+            self._own = self.models[AGENT] = AgentUpdates(self, self)
+        return self._own
 
     def _place(self, model: HostedModel) -> None:
         """Give a model its bundle in a worker that hosts it from now on."""
@@ -174,6 +188,7 @@ class Supervisor:
             return
         self.measuring.resume()
         self.add_models(self.config)
+        self._keep_own_release()
         plans = self.config.pipelines
         self.pool.apply(plans, exclusive_of(plans, self.slots, self.fleet.survey))
         for updates in self.models.values():
@@ -201,9 +216,15 @@ class Supervisor:
             return
         self._is_stopping = True
         logger.info("stopping")
-        self._notifier.tell("STOPPING=1")
+        if not self.is_restarting:  # for the service manager a restart is part of one life
+            self._notifier.tell("STOPPING=1")
         self.pool.stop()
         self._stop_when_still()
+
+    def restart(self) -> None:
+        """Stop in order; whoever called ``run`` has the launcher start what is to run now."""
+        self.is_restarting = True
+        self._begin_stop()
 
     def _stop_when_still(self) -> None:
         if self.pool.is_stopped:
@@ -254,8 +275,11 @@ class Supervisor:
 
     def desired_accepted(self, desired: Desired) -> None:
         """Start the updates of a new desired state."""
+        is_first = self._own is None and self.fleet.survey is not None
+        if is_first and (own := self._keep_own_release()) is not None:
+            own.resume()
         for name in desired.models:
-            if name not in self.models:
+            if name not in self.models and not (name == AGENT and self.config.self_update):
                 self._not_managed(name, desired)
         self.want(is_new=True)
         self.changed()
@@ -270,7 +294,9 @@ class Supervisor:
                 version=model.version,
                 state="IDLE",
                 event="REJECTED",
-                reason="no pipeline of this device keeps this model up to date",
+                reason="this device takes no release: self_update under [agent] is not true"
+                if name == AGENT
+                else "no pipeline of this device keeps this model up to date",
                 rollout=model.rollout,
             )
         )
@@ -280,13 +306,23 @@ class Supervisor:
         desired = self.fleet.desired
         if desired is None or self.fleet.survey is None or self._is_stopping:
             return
+        own = self._own
+        if own is not None and self.config.self_update and AGENT in desired.models:
+            own.want(desired.models[AGENT], is_new=is_new)
         for name, updates in self.models.items():
-            if name in desired.models and self._controls.offers.permits(name, desired.models[name].version):
-                updates.want(desired.models[name], is_new=is_new)
+            wanted = desired.models.get(name)
+            if wanted is None or updates is own or not self._controls.offers.permits(name, wanted.version):
+                continue
+            if own is None or own.lets(updates, wanted):
+                updates.want(wanted, is_new=is_new)
 
     def fetch(self, model: str, done: Callable[[EdgekitError | None], None]) -> None:
         """Run an updater job that fetches a model's desired bundle."""
         self.fleet.fetch(model, done)
+
+    def unpack(self, version: str, sha256: str, done: Callable[[EdgekitError | None], None]) -> None:
+        """Run an updater job that makes the environment of a staged release."""
+        self.fleet.unpack(version, sha256, done)
 
     def announce(self, record: UpdateRecord) -> None:
         """Log a transition and put it into the outbox."""

@@ -28,7 +28,7 @@ from edgekit.core.wire import DesiredModel, ModelState, UpdateRecord, UpdateStat
 from edgekit.update.driver import Job, UpdateDriver
 from edgekit.update.guards import TrialStats, judge, tighter
 from edgekit.update.machine import Event, State
-from edgekit.update.slots import SlotName, Slots
+from edgekit.update.slots import Slot, SlotName, Slots
 
 logger = logging.getLogger(__name__)
 
@@ -181,10 +181,19 @@ class ModelUpdates:
         self._do(lambda: self._want(desired, now_s))
 
     def _want(self, desired: DesiredModel, now_s: float) -> None:
-        active = self._slots.load(self.model).active
-        if self._driver.want(desired, active.version if active else ""):
+        if self._driver.want(desired, self._runs_version(self._slots.load(self.model))):
             self._next_try_s = now_s + POSTPONED_S[min(self._postponed, len(POSTPONED_S) - 1)]
             self._postponed += 1
+
+    def refuse(self, desired: DesiredModel, reason: str) -> None:
+        """Reject a version that the fleet wants before anything of it is fetched."""
+
+        def step() -> None:
+            self._want(desired, self._reactor.now_s())
+            if self._driver.state is State.FETCHING:
+                self._driver.handle(Event.REJECTED, reason)
+
+        self._do(step)
 
     def revert(self, reason: str) -> None:
         """Return to the previous version, and reject the current one.
@@ -194,16 +203,23 @@ class ModelUpdates:
             StorageError: The state cannot be written.
         """
         slot = self._slots.load(self.model)
-        if slot.previous is None or slot.active is None:
+        previous = self._before(slot)
+        if not previous or slot.active is None:
             raise UsageError(f"{self.model} has no previous version")
         is_ready = self._is_resumed and not self._is_reviving
-        if not is_ready or not self._driver.revert(
-            slot.active.version, slot.previous.version, reason, reject=True
-        ):
+        if not is_ready or not self._driver.revert(slot.active.version, previous, reason, reject=True):
             raise UsageError(
                 f"an update of {self.model} is under way ({self._driver.state.value})",
                 hint="ask again when it has ended",
             )
+
+    def _runs_version(self, slot: Slot) -> str:
+        """Return the version that an update would replace, or ""."""
+        return slot.active.version if slot.active else ""
+
+    def _before(self, slot: Slot) -> str:
+        """Return the version that a rollback leads to, or ""."""
+        return slot.previous.version if slot.previous else ""
 
     def retry(self, version: str) -> None:
         """Allow a rejected version to be installed again; all of them if ``version`` is empty.
@@ -322,6 +338,10 @@ class ModelUpdates:
         """Return whether the job's version is the active one."""
         active = self._slots.load(self.model).active
         return active is not None and active.version == job.version
+
+    def outlives_restart(self, _: Job) -> bool:
+        """Return False: a model's trial is over when this process ends."""
+        return False
 
     def announce(self, record: UpdateRecord) -> None:
         """Report a transition to the fleet."""

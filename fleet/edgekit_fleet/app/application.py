@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from edgekit_fleet import __version__
-from edgekit_fleet.app import access, auditing, devices, enrolment, identities, moving, watching
+from edgekit_fleet.app import access, auditing, carried, devices, enrolment, identities, moving, watching
 from edgekit_fleet.app.services import Services
 from edgekit_fleet.registry import api as registry
 from edgekit_fleet.rollout import api as rollouts
@@ -30,8 +30,10 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     auth.install(app, services.tokens)
     problems.install(app)
-    app.add_middleware(BodyLimit, unlimited=(*registry.LONG_BODIES, *rollouts.LONG_BODIES))
-    own = (enrolment, devices, identities, moving, access, watching, auditing)
+    app.add_middleware(
+        BodyLimit, unlimited=(*registry.LONG_BODIES, *rollouts.LONG_BODIES, *carried.LONG_BODIES)
+    )
+    own = (enrolment, devices, carried, identities, moving, access, watching, auditing)
     for router in (room.router for room in own):
         app.include_router(router, prefix=API)
     app.include_router(watching.metrics_router)

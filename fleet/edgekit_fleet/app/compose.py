@@ -92,7 +92,7 @@ class Fleet:
         self.broker = self._make_broker(data, devices)
         self.downlink = self._make_downlink()
         self.services = self._make_services(data, database, devices)
-        self.intake = Intake(self.services, unix_ms)
+        self.intake = self.services.intake = Intake(self.services, unix_ms)
         self._disk = DiskWatch(data, database, self.services.messages, self.intake.pause)
         self.ingest = self._make_ingest()
         self._answer_requests()

@@ -15,6 +15,7 @@ from edgekit_fleet.broker.commanding import Commanding
 from edgekit_fleet.broker.downlink import Downlink
 from edgekit_fleet.identity.authority import Authority
 from edgekit_fleet.identity.enrol import Enrolment
+from edgekit_fleet.ingest.intake import Intake
 from edgekit_fleet.ingest.ports import Hooks
 from edgekit_fleet.measuring.service import MeasuringService
 from edgekit_fleet.registry.service import RegistryService
@@ -83,6 +84,8 @@ class Services:
     rollouts: RolloutService
     measuring: MeasuringService
     audit: Audit
+    intake: Intake | None = None
+    """Set once it is made of the other parts."""
 
 
 def services_of(request: Request) -> Services:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from edgekit.core import wire
 from edgekit.core.archive import TRUST
 from edgekit.core.errors import ServerError, UsageError
 from edgekit_fleet.cli import target
-from edgekit_fleet.registry.bundle import MANIFEST, Bundle, read_bundle
+from edgekit_fleet.registry.bundle import MANIFEST, Bundle, read_bundle, write_archive
 from edgekit_fleet.registry.remote import FleetClient
 
 MAX_ROOTS = 1024
@@ -42,7 +40,7 @@ def run(arguments: argparse.Namespace) -> Report:
     _check_directed(wire.decode(desired, wire.Desired), bundle)
     trust = {f"{TRUST}desired.json": desired}
     trust |= {f"{TRUST}metadata/{name}": data for name, data in _metadata(client)}
-    _write(bundle, trust, arguments.out)
+    write_archive(arguments.out, _members(bundle, trust))
     model, version = bundle.manifest.model, bundle.manifest.version
     document = {"device": arguments.device, "model": model, "version": version, "file": str(arguments.out)}
     text = f"{arguments.out} has {model} {version} for {arguments.device}; carry it there within two weeks: "
@@ -82,16 +80,8 @@ def _root(client: FleetClient, version: int) -> bytes | None:
         return None
 
 
-def _write(bundle: Bundle, trust: dict[str, bytes], out: Path) -> None:
-    with tarfile.open(out, "w", format=tarfile.USTAR_FORMAT) as tar:
-
-        def add(name: str, data: bytes) -> None:
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(data), 0o644
-            tar.addfile(entry, io.BytesIO(data))
-
-        add(MANIFEST, bundle.manifest_bytes)
-        for file in bundle.manifest.every_file():
-            add(file.path, b"".join(bundle.chunks(file)))
-        for name, data in trust.items():
-            add(name, data)
+def _members(bundle: Bundle, trust: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    yield MANIFEST, bundle.manifest_bytes
+    for file in bundle.manifest.every_file():
+        yield file.path, b"".join(bundle.chunks(file))
+    yield from trust.items()

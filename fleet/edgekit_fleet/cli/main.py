@@ -56,6 +56,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "write a bundle with its signatures, to be carried to a device without a link",
         "edgekit-fleet export person-detect.ekb --device box -o carried.ekb --data ./fleet-data",
     ),
+    "import": (
+        "edgekit_fleet.cli.importing",
+        "take in the outbox of a device without a link",
+        "edgekit-fleet import box.outbox -o box.acknowledged --data ./fleet-data",
+    ),
+    "release": (
+        "edgekit_fleet.cli.release",
+        "make a release of the agent of wheels, to be published as a model is",
+        "edgekit-fleet release edgekit_runtime-0.2.0-py3-none-any.whl -o agent-0.2.0.ekb",
+    ),
     "devices": ("edgekit_fleet.cli.devices", "list the devices", "edgekit-fleet devices --data ./fleet-data"),
     "audit": (
         "edgekit_fleet.cli.audit",

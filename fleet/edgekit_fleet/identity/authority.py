@@ -25,7 +25,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgekit.base.clock import FLOOR_UNIX_MS
 from edgekit.base.files import write_durably
-from edgekit.core.errors import ConfigError, EnrollError
+from edgekit.core import wire
+from edgekit.core.errors import ConfigError, EnrollError, SignatureError
 
 DEVICE_DAYS = 90
 SERVER_DAYS = 397
@@ -234,6 +235,33 @@ def read_csr(pem: str) -> ec.EllipticCurvePublicKey:
     if not is_signed:
         raise EnrollError("the signing request is not signed by its own key")
     return public
+
+
+def read_carried(part: wire.SignedPart, ca: str) -> tuple[wire.CarriedOutbox, str]:
+    """Return what a device's key signed, and the serial number of the device's certificate.
+
+    A certificate that has ended is accepted: a device without a link cannot renew it.
+
+    Args:
+        part: As it was carried here.
+        ca: The fleet's CA certificate (PEM).
+
+    Raises:
+        SignatureError: The certificate is not of this CA or of another device, or the signature is wrong.
+        ProtocolError: The body is malformed.
+    """
+    carried = wire.decode(part.body, wire.CarriedOutbox)
+    try:
+        certificate = x509.load_pem_x509_certificate(carried.certificate.encode())
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.encode()))
+        names = [str(a.value) for a in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        public = certificate.public_key()
+        if names != [carried.device] or not isinstance(public, ec.EllipticCurvePublicKey):
+            raise SignatureError(f"the certificate is of {names}, not of device '{carried.device[:64]}'")
+        public.verify(part.signature, wire.part_bytes(part.body), ec.ECDSA(hashes.SHA256()))
+    except (ValueError, TypeError, InvalidSignature) as cause:
+        raise SignatureError(f"this outbox is not signed by a device of this fleet: {cause}") from cause
+    return carried, f"{certificate.serial_number:x}"
 
 
 def certificate_key(pem: bytes) -> str:

@@ -113,15 +113,17 @@ class Intake:
         """Store nothing more, for this reason; "" goes on."""
         self._paused = reason
 
-    def take(self, messages: Sequence[Message]) -> None:
+    def take(self, messages: Sequence[Message], *, is_carried: bool = False) -> None:
         """Process messages; when this returns, they may be acknowledged to the broker.
+
+        ``is_carried``: an operator brought them in a file, so the limits of a connection do not apply.
 
         Raises:
             StorageError: Nothing was committed; pass the same messages again.
         """
         if self._paused:
             raise StorageError(self._paused)
-        pull = self._decode(messages)
+        pull = self._decode(messages, is_limited=not is_carried)
         with self._lock:
             stored = self._store(pull)
             self._count(messages, pull, stored)
@@ -130,12 +132,13 @@ class Intake:
             for device, request, arrived_ms in pull.requests:
                 self._answer(device, request, arrived_ms)
 
-    def _decode(self, messages: Sequence[Message]) -> _Pull:
+    def _decode(self, messages: Sequence[Message], *, is_limited: bool) -> _Pull:
         pull = _Pull()
         known = self._services.devices.known({_sender(message) for message in messages})
         pull.known, now_ms = known, self._now_ms()
         for message in messages:
-            if not self._quota.allows(sender := _sender(message), len(message.payload), now_ms):
+            sender = _sender(message)
+            if is_limited and not self._quota.allows(sender, len(message.payload), now_ms):
                 pull.over_quota[sender] += 1
                 continue
             try:

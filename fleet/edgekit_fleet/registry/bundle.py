@@ -7,9 +7,11 @@ bundle. The manifest's hash, which gets signed, therefore covers every byte.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
-from collections.abc import Iterator, Mapping
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -87,6 +89,19 @@ def read_bundle(path: Path) -> Bundle:
     if wrong:
         raise HashMismatchError(f"{what}: files are not what the manifest says", reasons=tuple(wrong[:50]))
     return bundle
+
+
+def write_archive(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
+    """Write an ``.ekb`` file of members, each a name and its content; the same ones give the same bytes.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o644
+            tar.addfile(entry, io.BytesIO(data))
 
 
 def _difference(bundle: Bundle, file: VariantFile) -> str | None:

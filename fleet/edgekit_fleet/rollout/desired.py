@@ -100,6 +100,15 @@ class DesiredStates:
         self.publish_pending()
         return changed
 
+    def sign_ack(self, ack: wire.CarriedAck) -> bytes:
+        """Return an answer to a carried outbox, encoded and signed."""
+        return self._with_signature(ack)
+
+    def _with_signature(self, plain: wire.Desired | wire.CarriedAck) -> bytes:
+        signature = self._key.sign(wire.signed_bytes(wire.encode(plain))).hex()
+        named = {"keyid": desired_key_id(self._key.public), "sig": signature}
+        return wire.encode(msgspec.structs.replace(plain, signature=named))
+
     def _signed(
         self, device: str, version: int, models: dict[str, wire.DesiredModel], config: dict[str, Any]
     ) -> bytes:
@@ -109,9 +118,7 @@ class DesiredStates:
         fall behind what devices have accepted.
         """
         plain = wire.Desired(device, version, models, config, self._clock())
-        signature = self._key.sign(wire.signed_bytes(wire.encode(plain))).hex()
-        named = {"keyid": desired_key_id(self._key.public), "sig": signature}
-        body = wire.encode(msgspec.structs.replace(plain, signature=named))
+        body = self._with_signature(plain)
         if len(body) > wire.MAX_DESIRED_BYTES:
             raise ConfigError(
                 f"the desired state of {device} would have {len(body)} bytes,"
