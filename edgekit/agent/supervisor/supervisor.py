@@ -97,10 +97,8 @@ class Supervisor:
         )
         self._notifier = Notifier(environment.notify_socket)
         self._sensors: Sensors | None = None
-        self._is_dirty = False
         self._reports = 0
-        self._is_stopping = False
-        self.is_restarting = False
+        self._is_dirty = self._is_stopping = self.is_restarting = False
         self._own: AgentUpdates | None = None
         self._reported = self.refresh()
 
