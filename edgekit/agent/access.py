@@ -19,7 +19,13 @@ _TOKEN_BYTES = 16
 
 
 def settings_of(
-    access: Access, limits: Limits, address: Address, began_s: float, *, has_page: bool = False
+    access: Access,
+    limits: Limits,
+    address: Address,
+    began_s: float,
+    *,
+    has_page: bool = False,
+    jobs: Path | None = None,
 ) -> Settings:
     """Return what every process behind an address is told first."""
     is_open = bool(address.host) and address.host not in LOOPBACK
@@ -31,6 +37,7 @@ def settings_of(
         version=__version__,
         began_s=began_s,
         page=("open" if is_open else "local") if has_page else "",
+        jobs=str(jobs or ""),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.serve.app import App
@@ -59,6 +60,7 @@ class Answering:
             self._changed,
             settings.began_s,
             self._page,
+            Path(settings.jobs) if settings.jobs else None,
         )
         self._server = Server(app, settings.limits, settings.certificate, settings.key)
         self._has_begun = False

@@ -129,6 +129,7 @@ class ServeTable(_Table, frozen=True, kw_only=True):
     grpc_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] | None = None
     cache_mb: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
     cache_ttl_s: Annotated[float, msgspec.Meta(gt=0)] = Limits.cache_s
+    jobs: bool = False
     page: bool = False
 
 
@@ -182,6 +183,8 @@ class Serving(msgspec.Struct, frozen=True):
     grpc_port: int | None = None
     """Where gRPC is answered too, at the address's host."""
     limits: Limits = Limits()
+    jobs: bool = False
+    """Whether requests may be answered later; they are kept in the state folder."""
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -292,7 +295,7 @@ def _serving(table: ServeTable, what: str, folder: Path) -> Serving:
     try:
         address = address_of(table.host, table.port, uds, certificate, key)
         limits = Limits(cache_bytes=table.cache_mb << 20, cache_s=table.cache_ttl_s)
-        return Serving(address, token_file, table.page, table.grpc_port, limits)
+        return Serving(address, token_file, table.page, table.grpc_port, limits, table.jobs)
     except UsageError as error:
         raise ConfigError(f"{what}:serve: {in_the_file(error.message)}", hint=_HINT) from error
 

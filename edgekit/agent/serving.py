@@ -47,6 +47,7 @@ class ServeOptions:
         token_file: A file with the token that requests must carry.
         threads: CPU threads for each runtime; None: all cores but one.
         grpc_port: Where to answer gRPC too, at the address's host.
+        jobs: A folder for requests that are answered later.
         limits: Limits on requests and memory.
         backoff_s: The wait before a host that ended is started again, from .. to; it doubles.
         retry_s: The wait before a variant that crashed or hung is tried again, from .. to; it doubles.
@@ -57,6 +58,7 @@ class ServeOptions:
     token_file: Path | None = None
     threads: int | None = None
     grpc_port: int | None = None
+    jobs: Path | None = None
     limits: Limits = field(default_factory=Limits)
     backoff_s: tuple[float, float] = (0.25, 60.0)
     retry_s: tuple[float, float] = RETRY_S
@@ -129,7 +131,7 @@ class _Hosts:
         self.were_ready = False
         self._front, self._reactor, self._on_ready = front, reactor, on_ready
         start = Start(
-            settings=settings_of(access, options.limits, options.address, reactor.now_s()),
+            settings=settings_of(access, options.limits, options.address, reactor.now_s(), jobs=options.jobs),
             path="",
             exclusions={},
             should_load=True,

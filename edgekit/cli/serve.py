@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
     parser.add_argument("--grpc-port", type=int, metavar="P", help="answer gRPC too, at this port")
     parser.add_argument(
+        "--jobs", type=Path, metavar="DIR", help="keep requests there that may be answered later"
+    )
+    parser.add_argument(
         "--cache-mb",
         type=int,
         default=0,
@@ -59,6 +62,7 @@ def run(arguments: argparse.Namespace) -> Report:
             token_file=arguments.token_file,
             threads=arguments.threads,
             grpc_port=arguments.grpc_port,
+            jobs=arguments.jobs and arguments.jobs.resolve(),
             limits=Limits(cache_bytes=arguments.cache_mb << 20, cache_s=arguments.cache_ttl_s),
         ),
         on_ready=lambda bound, _front: urls.extend(bound),

@@ -5,10 +5,12 @@ Without a framework: for a dozen routes FastAPI costs 18 MB, 0.5 s of import and
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,6 +21,7 @@ from edgekit.serve.body import Bodies
 from edgekit.serve.errors import ClientGoneError, HttpError, as_http
 from edgekit.serve.hosting import Call
 from edgekit.serve.inference import Inference
+from edgekit.serve.jobs import Jobs
 from edgekit.serve.lane import Asked
 from edgekit.serve.models import Entry, Models
 from edgekit.serve.ports import Limits
@@ -62,6 +65,7 @@ class App:
         on_change: Called in the event loop when it begins, and when a request has changed a model's state.
         began_s: The monotonic time of the server's start.
         page: What a browser sees of the pipelines, with a login of its own.
+        jobs: A folder for requests that are answered later; None: all are answered at once.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class App:
         on_change: Callable[[], object] = lambda: None,
         began_s: float | None = None,
         page: Page | None = None,
+        jobs: Path | None = None,
     ) -> None:
         self.models, self._access, self._limits = models, access, limits
         self.bodies = Bodies(limits)
@@ -82,6 +87,7 @@ class App:
         self._began_s = time.monotonic() if began_s is None else began_s
         self._regions, self._traces = Regions(), Traces()
         self._inference = Inference(limits, self.bodies, self._regions, self._traces)
+        self._jobs = Jobs(jobs, models, self.bodies, self._later, self._everywhere) if jobs else None
         self._known: dict[bytes, Entry | None] = {}
         self._known_for: tuple[object, object] = (None, None)
 
@@ -119,7 +125,7 @@ class App:
     def takes(self, target: bytes, headers: Mapping[bytes, bytes], client: tuple[str, int] | None) -> bool:
         """Return whether a POST may be sent, and ``ask`` answers it: where no answers are kept."""
         entry = self._entry_at(target)
-        if entry is None or entry.cache is not None:
+        if entry is None or entry.cache is not None or (self._jobs and _is_for_later(headers)):
             return False
         try:
             self._access.check("infer", headers, is_tcp=client is not None)
@@ -184,10 +190,22 @@ class App:
             named = [each for each in named if each.offer.version == asked.version]
         return named[0] if len(named) == 1 else None  # of two, which one answers changes
 
+    async def _later(self, entry: Entry, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:
+        return await self._inference.answer(entry, headers, receive, is_local=False)
+
+    def _everywhere(self) -> set[tuple[str, str]]:
+        rows = self._siblings.table.rows or [entry.offer for entry in self.models]
+        return {(row.name, row.version) for row in rows}
+
     async def _live(self, receive: Receive, send: Send) -> None:
+        running = asyncio.ensure_future(self._jobs.run()) if self._jobs is not None else None
+        if running is not None:
+            running.add_done_callback(_require_no_bug)
         while True:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
+                if running is not None:
+                    running.cancel()
                 await self.models.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
@@ -197,10 +215,8 @@ class App:
     async def _answer(
         self, asked: Route, headers: Mapping[bytes, bytes], scope: Mapping[str, Any], receive: Receive
     ) -> Reply:
-        if asked.action == "infer":
-            local = is_local(scope.get("client"), headers)
-            entry = self.models.find(asked.model, asked.version)
-            return await self._inference.answer(entry, headers, receive, is_local=local)
+        if asked.action == "infer" or asked.job:
+            return await self._infer(asked, headers, scope, receive)
         if asked.action in ("load", "unload"):
             return await self._repository(asked, headers, receive)
         if asked.action in _CONTROLS:
@@ -210,6 +226,22 @@ class App:
         if asked.action in _WHOLE:
             return await self._whole(asked, headers, receive)
         return self._get(asked)
+
+    async def _infer(
+        self, asked: Route, headers: Mapping[bytes, bytes], scope: Mapping[str, Any], receive: Receive
+    ) -> Reply:
+        """Answer a request for inference, now or later, or one for a job of before."""
+        jobs = self._jobs
+        if asked.job and jobs is None:
+            raise HttpError(404, "this server keeps no jobs: requests are answered at once")
+        if asked.job and jobs is not None:
+            act = jobs.find if asked.action == "job" else jobs.forget
+            return await act(asked.model, asked.version, asked.job)
+        entry = self.models.find(asked.model, asked.version)
+        if jobs is not None and _is_for_later(headers):
+            return await jobs.accept(entry, headers, receive)
+        local = is_local(scope.get("client"), headers)
+        return await self._inference.answer(entry, headers, receive, is_local=local)
 
     async def _whole(self, asked: Route, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:
         """Answer for the models of every process."""
@@ -305,3 +337,12 @@ def _reply_to(error: BaseException) -> Reply | None:
     if not isinstance(error, ClientGoneError):
         logger.error("a request ended in a bug", exc_info=error)
     return None
+
+
+def _is_for_later(headers: Mapping[bytes, bytes]) -> bool:
+    return b"respond-async" in headers.get(b"prefer", b"").lower()
+
+
+def _require_no_bug(task: asyncio.Future[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical("running jobs ended in a bug", exc_info=error)

@@ -34,6 +34,8 @@ class Settings(msgspec.Struct, frozen=True, tag="settings", kw_only=True):
     began_s: float
     page: Literal["", "local", "open"] = ""
     """Whether there is a page of what the pipelines see, and whether other machines can reach it."""
+    jobs: str = ""
+    """A folder for requests that are answered later; empty: all are answered at once."""
 
 
 class Start(msgspec.Struct, frozen=True, tag="start", kw_only=True):

@@ -18,6 +18,7 @@ ROUTES: Mapping[tuple[str, ...], Mapping[str, str]] = MappingProxyType(
         ("v2", "models", "*"): {"GET": "model"},
         ("v2", "models", "*", "ready"): {"GET": "model_ready"},
         ("v2", "models", "*", "infer"): {"POST": "infer"},
+        ("v2", "models", "*", "jobs", "*"): {"GET": "job", "DELETE": "forget_job"},
         ("v2", "models", "*", "config"): {"GET": "config"},
         ("v2", "models", "*", "stats"): {"GET": "stats"},
         ("v2", "models", "*", "trace", "setting"): {"GET": "trace", "POST": "set_trace"},
@@ -47,19 +48,20 @@ class Route:
     model: str = ""
     version: str = ""
     region: str = ""
+    job: str = ""
 
 
 def route(method: str, path: str) -> Route:
     """Return the route of a request.
 
     >>> route("POST", "/v2/models/door/versions/1.0.0/infer")
-    Route(action='infer', model='door', version='1.0.0', region='')
+    Route(action='infer', model='door', version='1.0.0', region='', job='')
 
     Raises:
         HttpError: 404: there is no such path. 405: it has no such method.
     """
     parts = path.rstrip("/").split("/")[1:]
-    model = version = region = ""
+    model = version = region = job = ""
     if parts == ["v2", "models", "stats"]:
         pass
     elif parts[:2] == ["v2", "models"] and len(parts) >= 3:
@@ -67,6 +69,8 @@ def route(method: str, path: str) -> Route:
         if len(parts) >= 5 and parts[3] == "versions":
             version = parts[4]
             del parts[3:5]
+        if len(parts) == 5 and parts[3] == "jobs":
+            job, parts[4] = parts[4], "*"
     elif parts[:3] == ["v2", "repository", "models"] and len(parts) == 5:
         model, parts[3] = parts[3], "*"
     elif parts[:3] == ["v2", "systemsharedmemory", "region"] and len(parts) == 5:
@@ -78,7 +82,7 @@ def route(method: str, path: str) -> Route:
     if action is None:
         allowed = ", ".join(methods)
         raise HttpError(405, f"want {allowed}", ((b"allow", allowed.encode()),))
-    return Route(action, model, version, region)
+    return Route(action, model, version, region, job)
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,7 @@ def test_a_page_is_off_unless_asked_for_and_needs_a_token(tmp_path):
 def test_an_address_that_others_can_reach_needs_a_token(tmp_path):
     reactor = Reactor()
     with pytest.raises(ConfigError, match=r"\[serve\]: host 0.0.0.0 can be reached") as refused:
-        LocalAddress(serving('host = "0.0.0.0"', tmp_path), reactor)
+        LocalAddress(serving('host = "0.0.0.0"', tmp_path), reactor, tmp_path)
     reactor.close()
     assert "token_file" in refused.value.hint
 
@@ -224,7 +224,7 @@ def test_an_address_that_others_can_reach_needs_a_token(tmp_path):
 def test_grpc_needs_a_host_and_the_cache_is_off_by_default(tmp_path):
     reactor = Reactor()
     with pytest.raises(ConfigError, match=r"\[serve\]: grpc_port needs host or port"):
-        LocalAddress(serving('grpc_port = 0\nuds = "api.sock"', tmp_path), reactor)
+        LocalAddress(serving('grpc_port = 0\nuds = "api.sock"', tmp_path), reactor, tmp_path)
     reactor.close()
     assert serving("", tmp_path).limits == Limits()
     limits = serving("cache_mb = 2\ncache_ttl_s = 5", tmp_path).limits

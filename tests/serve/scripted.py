@@ -129,7 +129,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(*offers, limits=None, access=None, address=None):
+def served(*offers, limits=None, access=None, address=None, jobs=None):
     """Serve offers, or one scripted model, on real sockets."""
     limits = limits or Limits(inline_s=0.0)
     entries = [Entry(offer, limits) for offer in offers]
@@ -144,7 +144,7 @@ def served(*offers, limits=None, access=None, address=None):
         if not tasks:
             tasks.append(asyncio.get_running_loop().create_task(load()))
 
-    app = App(Models(entries), access or Access(), limits, "0", on_change=begin)
+    app = App(Models(entries), access or Access(), limits, "0", on_change=begin, jobs=jobs)
     try:
         with background(app, address or Address("127.0.0.1", 0), limits) as urls:
             assert opened.wait(60)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,7 +27,7 @@ SILENT = "its process does not respond"
 
 
 class LocalAddress:
-    """Listens where ``[serve]`` says, and hands connections to the workers.
+    """Listens where ``[serve]`` says, and hands connections to the workers; ``state`` is the agent's folder.
 
     Raises:
         ConfigError: Other machines can reach the address and there is no token, or it is weak; the address
@@ -34,7 +35,7 @@ class LocalAddress:
             host for it.
     """
 
-    def __init__(self, serving: Serving, reactor: Reactor) -> None:
+    def __init__(self, serving: Serving, reactor: Reactor, state: Path) -> None:
         address, limits, port = serving.address, serving.limits, serving.grpc_port
         try:
             access = access_for(address, serving.token_file)
@@ -44,7 +45,10 @@ class LocalAddress:
                 f"[serve]: {in_the_file(error.message)}", hint=in_the_file(error.hint)
             ) from error
         self._reactor, self._stack = reactor, contextlib.ExitStack()
-        self._settings = settings_of(access, limits, address, reactor.now_s(), has_page=serving.page)
+        jobs = state / "jobs" if serving.jobs else None
+        self._settings = settings_of(
+            access, limits, address, reactor.now_s(), has_page=serving.page, jobs=jobs
+        )
         sockets, self.urls = self._stack.enter_context(listening(address))
         is_tls = address.certificate is not None
         listeners = [(bound, is_tls and bound.family != socket.AF_UNIX) for bound in sockets]

@@ -139,7 +139,7 @@ class Supervisor:
             return None
         from edgekit.agent.supervisor.address import LocalAddress  # half a megabyte that few need
 
-        return LocalAddress(self.config.serve, self.reactor)
+        return LocalAddress(self.config.serve, self.reactor, self.config.state)
 
     # -- life
 
