@@ -27,17 +27,18 @@ _BOX = 4
 Items = Sequence[Sequence[dict[str, Any]]]
 
 
-def broken(answers: VariantAnswers) -> str:
+def broken(answers: VariantAnswers, *, may_be_constant: bool = False) -> str:
     """Return why a variant's answers cannot be right by themselves, or an empty text.
 
-    LiteRT computes NaN where an int8 file has depthwise weights with one scale per tensor.
+    ``may_be_constant``: the inputs were noise, in which a model may find nothing. LiteRT computes NaN where
+    an int8 file has depthwise weights with one scale per tensor.
     """
     for name, arrays in answers.outputs.items():
         for array in arrays:
             if not np.isfinite(array).all():
                 share = 1 - float(np.isfinite(array).mean())
                 return f"output {name!r} has values that are no finite numbers ({share:.1%} of them)"
-        if all(array.size > 1 and float(np.ptp(array)) == 0 for array in arrays):
+        if not may_be_constant and all(array.size > 1 and float(np.ptp(array)) == 0 for array in arrays):
             return f"output {name!r} has one value everywhere, whatever the picture"
     return ""
 
@@ -47,6 +48,7 @@ def disagreements(
     variants: Sequence[Variant],
     *,
     is_list: bool = False,
+    is_noise: bool = False,
     axis: int = 0,
 ) -> tuple[str, dict[str, str]]:
     """Return which variant judges, and why each variant that differs from it is left out.
@@ -57,10 +59,11 @@ def disagreements(
     Args:
         answers: By variant, on the same pictures.
         variants: In the order in which they may judge.
+        is_noise: The inputs were noise: answers may be the same everywhere.
         is_list: The outputs are lists of detections: their order is compared no further than their items.
         axis: The axis of a dense detector's outputs along which a box comes first and then scores; 0: none.
     """
-    excluded = {name: why for name, row in answers.items() if (why := broken(row))}
+    excluded = {name: why for name, row in answers.items() if (why := broken(row, may_be_constant=is_noise))}
     order = sorted(
         (v for v in variants if v.id in answers and v.id not in excluded),
         key=lambda v: v.precision not in _FLOATS,

@@ -234,8 +234,12 @@ def _build(
     write_manifest(root, manifest)
     manifest = _settled(root, manifest, variants, chosen)
     answers, excluded = _try_all(root, [v for v in variants if v.id not in absent], [*chosen[:_LOOK], *made])
-    is_list = manifest.post.decoder in _LISTS
-    judge, differing = disagreements(answers, variants, is_list=is_list, axis=_row_axis(manifest))
+    is_list, is_raw = manifest.post.decoder in _LISTS, manifest.post.decoder == "raw"
+    if manifest.pre.columns or (is_raw and len(opened) == 1):  # noise is no row; only files may differ
+        answers = {variant: VariantAnswers() for variant in answers}
+    judge, differing = disagreements(
+        answers, variants, is_list=is_list, is_noise=is_raw, axis=_row_axis(manifest)
+    )
     excluded |= differing
     if not judge:
         raise BundleError(

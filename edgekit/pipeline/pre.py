@@ -75,6 +75,11 @@ class Placement:
         limit = np.array([self.width, self.height], np.float32)
         return np.clip(moved, np.float32(0), limit, out=moved).reshape(-1, 4)
 
+    def of_whole(self, corner: tuple[int, int], size: tuple[int, int]) -> Placement:
+        """Return the placement of the picture of ``size`` from which this one was cut at ``corner``."""
+        left, top = self.left - corner[0] * self.scale_x, self.top - corner[1] * self.scale_y
+        return Placement(self.scale_x, self.scale_y, left, top, *size)
+
     def points_to_source(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map points, shape (..., 2), x and y in pixels, to the source; not clipped."""
         offset = np.array([self.left, self.top], np.float32)

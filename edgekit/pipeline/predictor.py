@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from edgekit.pipeline.gallery import Gallery
 from edgekit.pipeline.pre import ImagePre, WindowPre, place, quantize
 from edgekit.pipeline.table import TablePre
 from edgekit.pipeline.timed import Inferred, Prepared, Timed
+
+if TYPE_CHECKING:
+    from edgekit.pipeline.moving_crop import MovingCrop
 
 
 class Predictor:
@@ -81,6 +84,7 @@ class Predictor:
         shapes = {spec.name: spec.shape for spec in manifest.outputs}
         self._setup = Setup(self._post, self.labels, shapes, size, what, gallery=gallery)
         self._decode = make_decoder(self._setup)
+        self._crop = _moving_crop(self._post, self._setup)
 
     @property
     def threshold(self) -> float:
@@ -127,6 +131,7 @@ class Predictor:
         decode = make_decoder(setup)
         with self._lock:
             self._post, self._setup, self._decode = post, setup, decode
+            self._crop = _moving_crop(post, setup)
 
     def warm(self) -> None:
         """Run once on zeros, so that lazy set-up does not delay the first frame, then reset."""
@@ -199,8 +204,8 @@ class Predictor:
         Raises:
             TensorError: It does not fit the model's input.
         """
-        if not isinstance(self._early, ImagePre) or not isinstance(data, np.ndarray):
-            return None
+        if not isinstance(self._early, ImagePre) or not isinstance(data, np.ndarray) or self._crop:
+            return None  # a moving crop waits for what the picture before showed
         began = time.perf_counter_ns()
         resized, placement = self._early.resize(data)
         tensor = self._early.tensor(resized)
@@ -238,7 +243,10 @@ class Predictor:
         if self._post.decoder == "raw":
             return Prediction(task=self.manifest.task, tensors=dict(outcome.tensors))
         check_finite(outcome.tensors)
-        return self._prediction(outcome)
+        prediction = self._prediction(outcome)
+        if self._crop and outcome.placement is not None:
+            self._crop.follow(prediction.items, (outcome.placement.width, outcome.placement.height))
+        return prediction
 
     def _prediction(self, outcome: Outcome) -> Prediction:
         items = self._decode(outcome)
@@ -288,7 +296,10 @@ class Predictor:
             np.copyto(self._tensors.view(name, row), prepared.tensor)
             return prepared.ms
         else:
-            resized, outcome.placement = self._pre.resize(data)
+            shown, corner = self._crop.cut(data) if self._crop else (data, (0, 0))
+            resized, outcome.placement = self._pre.resize(shown)
+            if shown is not data:
+                outcome.placement = outcome.placement.of_whole(corner, (data.shape[1], data.shape[0]))
             self._pre.fill(resized, self._tensors.view(name, row))
         return 0.0
 
@@ -463,3 +474,14 @@ class Predictor:
         """Free the backend once no inference runs; safe to call twice."""
         with self._lock:
             self.backend.close()
+
+
+def _moving_crop(post: Post, setup: Setup) -> MovingCrop | None:
+    """Return the crop that follows a person, where the decoder's options ask for it."""
+    if not post.options.get("moving_crop"):
+        return None
+    from edgekit.pipeline.moving_crop import MovingCrop  # only MoveNet has it
+
+    crop = MovingCrop()
+    setup.on_reset.append(crop.reset)
+    return crop

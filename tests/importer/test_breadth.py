@@ -266,6 +266,20 @@ def test_mmdeploys_boxes_carry_their_score(batch):
     check_object(decode(Outcome(tensors)))
 
 
+@pytest.mark.parametrize("first", ["???", "background", ""])
+def test_a_background_in_front_of_the_labels_is_not_counted_by_the_operator(first):
+    scores, classes = np.full((1, 10), 0.01), np.zeros((1, 10))
+    scores[0, 0], classes[0, 0] = 0.9, 2
+    boxes = np.tile(np.array(BOX)[[1, 0, 3, 2]] / SIZE, (1, 10, 1))
+    answers = {"b": boxes, "c": classes, "s": scores, "n": np.array([1.0])}
+    facts = {"layout": "NHWC", "operators": {"TFLite_Detection_PostProcess": 1}}
+    for labels, wanted in (((first, *NAMES), "c"), (NAMES, "c")):
+        _, _, items = seen(answers, labels=labels, labels_from="labelmap.txt", **facts)
+        check_object(items, wanted)
+        _, _, items = seen(answers, flags={"labels": list(labels)}, **facts)
+        check_object(items, wanted)
+
+
 # -- boxes and scores apart
 
 

@@ -33,6 +33,10 @@ def test_the_same_answer_everywhere_is_no_answer():
     assert "one value everywhere" in excluded["first"]
 
 
+def test_of_noise_the_same_answer_everywhere_is_an_answer():
+    assert disagreements({"a": answers([[0.0, 0.0, 0.0]])}, [variant("a")], is_noise=True) == ("a", {})
+
+
 def test_a_float_variant_judges_and_int8_may_differ_by_more_than_float():
     near, far = [[0.12, 0.24, 0.6, 0.02]], [[0.7, 0.1, 0.2, 0.4]]
     rows = {"int8": answers(near), "float": answers(RIGHT), "other": answers(near), "wrong": answers(far)}

@@ -122,3 +122,8 @@ def test_a_yaml_that_is_not_there_is_empty(tmp_path):
 def test_the_columns_of_a_list_of_detections_are_the_decoders_and_those_of_a_table_are_pres():
     assert "columns" in pre_keys_of("classify")
     assert "columns" not in pre_keys_of("detections")
+
+
+def test_a_line_of_one_blank_is_a_character_that_a_reader_of_text_knows(tmp_path):
+    (tmp_path / "letters.txt").write_text("a\n b \n \n", encoding="utf-8")
+    assert stated_labels(str(tmp_path / "letters.txt")) == ("a", "b", " ")

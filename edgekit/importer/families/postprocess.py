@@ -38,6 +38,8 @@ def recognise(file: ModelFile) -> Conclusion | None:
         found = Finding("first_class", 0, "assumed", f"output {classes.name!r} has the classes")
     scores = next(t for t in lists if t is not classes)
     labels = file.labels
+    if _has_background(file.flags.get("labels", labels)):
+        found = Finding("first_class", -1, "assumed", "the operator does not count the labels' background")
     why = "operator TFLite_Detection_PostProcess"
     return Conclusion(
         family="tflite-postprocess",
@@ -59,6 +61,11 @@ def recognise(file: ModelFile) -> Conclusion | None:
         },
         asks={} if labels else {"labels": "the file has no names (coco90 for TensorFlow's COCO models)"},
     )
+
+
+def _has_background(labels: tuple[str, ...]) -> bool:
+    """Return whether the first label is a background's, as in TensorFlow's label maps ("???")."""
+    return bool(labels) and labels[0].strip("?_ ").lower() in ("", "background")
 
 
 def _is_whole(file: ModelFile, output: FileTensor) -> bool:

@@ -38,7 +38,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as cause:
         raise BundleError(f"{path}: labels cannot be read: {cause}") from cause
-    return plain_labels([line.strip() for line in lines])
+    return plain_labels([line if line == " " else line.strip() for line in lines])  # a blank can be read
 
 
 def plain_labels(lines: list[str]) -> tuple[str, ...]:

@@ -4,8 +4,10 @@ Output ``people``, single pose [1, 1, K, 3] (y, x and score of each point, as sh
 [1, M, 3K + 5] (the points, then top, left, bottom, right and the score of each person). A single pose's score
 is the mean of its points' scores; its box goes round the points with at least ``point_threshold``.
 
-No real file seen: made from the models' cards (Google, "MoveNet.SinglePose", "MoveNet.MultiPose", 2021). The
-crop that its demonstration moves with the person is not made: give it pictures that the person fills.
+``moving_crop`` (false) looks at the part of the next picture where the person was: for one person before one
+camera, not for pictures without an order.
+
+No real file seen: made from the models' cards (Google, "MoveNet.SinglePose", "MoveNet.MultiPose", 2021).
 """
 
 from __future__ import annotations
@@ -31,6 +33,13 @@ class MovenetOptions(DetectOptions, frozen=True, kw_only=True):
     keypoints: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 17
     point_names: tuple[str, ...] = ()
     point_threshold: Share = 0.2
+    moving_crop: bool = False
+
+    def problems(self) -> list[str]:
+        """Return what contradicts itself."""
+        if self.moving_crop and not {"left hip", "left shoulder"} <= set(self.point_names):
+            return ["moving_crop: want point_names with hips and shoulders"]
+        return []
 
 
 def build(setup: Setup) -> Decoder:
