@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _BY_NATS = frozenset({"ack", "res"})
 """At QoS 0 and not retained."""
+_GATHER_S = 0.005
+"""The acknowledgements of a pull are sent together: each wake of the thread is a system call, too."""
 
 
 class NatsDownlink:
@@ -91,6 +93,7 @@ class NatsDownlink:
         self._thread.is_ready()
         while True:
             await self._wake.wait()
+            await asyncio.sleep(_GATHER_S)
             self._wake.clear()
             with self._lock:
                 waiting, self._waiting = self._waiting, []

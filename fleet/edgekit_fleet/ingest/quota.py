@@ -11,7 +11,7 @@ BURST_BYTES, BYTES_PER_S = 64 << 20, 2.0 * (1 << 20)
 _MAX_KNOWN = 20_000
 
 
-@dataclass
+@dataclass(slots=True)
 class _Bucket:
     messages: float
     bytes: float
