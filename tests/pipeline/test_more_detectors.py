@@ -187,3 +187,68 @@ def test_a_manifest_that_contradicts_the_outputs_is_refused(decoder, options, sh
     with pytest.raises(BundleError, match=message) as caught:
         make_decoder(Setup(Post(decoder=decoder, options=options), LABELS, shapes, SIZE))
     assert caught.value.exit_code == 4
+
+
+# -- one object, seen twice
+
+
+def seen_twice_by_ssd():
+    scores = np.tile([0.9, 0.1], (1, 48, 1))
+    scores[0, 20:22] = [[0.2, 0.8], [0.3, 0.7]]
+    raw = np.zeros((1, 48, 4))
+    raw[0, 20, 2:], raw[0, 21, 2:] = np.log(30 / 16) / 0.2, np.log(30 / 32) / 0.2  # two sizes of one cell
+    options = {"strides": [16], "min_sizes": [[16, 32]], "variances": [0.1, 0.2], "box_order": "xywh"}
+    return options | {"activation": "none"}, {"boxes": raw, "scores": scores}
+
+
+def seen_twice_by_efficientdet():
+    arrays = levels()
+    arrays["scores0"][0, [0, 9], 3, 3] = 2.0, 1.0  # the first two octaves of one cell
+    return {"anchor_scale": 3}, arrays
+
+
+def seen_twice_by_detr():
+    logits = np.full((1, 5, 3), -9.0)
+    logits[0, 1:3, 0] = 2.0, 1.0
+    return {"nms": "class"}, {"logits": logits, "boxes": np.full((1, 5, 4), 0.5)}
+
+
+def seen_twice_by_bins():
+    scores = np.zeros((1, 96, 3))
+    scores[0, 40:42, 0] = 0.8, 0.7  # two cells side by side
+    return {"strides": [8]}, {"scores0": scores, "boxes0": np.zeros((1, 96, 32))}
+
+
+def seen_twice_by_a_grid():
+    grid = np.zeros((1, 8, 4, 6))
+    grid[0, :, 2, 2], grid[0, :, 2, 3] = [0.8, 0, 0, 1, 1, 0.9, 0, 0], [0.7, 0, 0, 1, 1, 0.9, 0, 0]
+    return {"head": "fastestdet", "strides": [16]}, {"grid0": grid}
+
+
+def seen_twice_by_blazeface():
+    anchors = {"layers": 1, "strides": [16], "min_scale": 0.2, "max_scale": 0.2, "aspect_ratios": [1.0]}
+    anchors |= {"interpolated_scale_aspect_ratio": 0.0, "fixed_anchor_size": True}
+    raw, logits = np.zeros((1, 24, 16)), np.full((1, 24, 1), -9.0)
+    raw[0, :, 2:4] = 60
+    logits[0, 7:9, 0] = 2.0, 1.0
+    return {"anchors": anchors, "box_scale": 96}, {"regressors": raw, "classifiers": logits}
+
+
+@pytest.mark.parametrize(
+    ("decoder", "seen_twice"),
+    [
+        ("ssd", seen_twice_by_ssd),
+        ("efficientdet", seen_twice_by_efficientdet),
+        ("detr", seen_twice_by_detr),
+        ("bins", seen_twice_by_bins),
+        ("yolo-grid", seen_twice_by_a_grid),
+        ("blazeface", seen_twice_by_blazeface),
+    ],
+)
+def test_of_two_boxes_of_one_class_that_overlap_the_better_stays(decoder, seen_twice):
+    options, arrays = seen_twice()
+    labels = ("face",) if decoder in ("ssd", "blazeface") else LABELS
+    (best,) = decode(decoder, options, labels, **arrays)
+    both = decode(decoder, options, labels, {"iou_threshold": 1.0}, **arrays)
+    assert best.score == max(item.score for item in both)
+    assert len(both) == 2
