@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgekit.base.files import sync_tree
+from edgekit.base.files import sha256_of, sync_tree
 from edgekit.core.errors import BackendError, BundleError, EdgekitError, ModelLoadError
 from edgekit.core.spec import Finding, Manifest, Variant
 from edgekit.core.tasks import task_named
@@ -232,8 +232,11 @@ def _build(
     if labels is not None:
         manifest = msgspec.structs.replace(manifest, labels=labels.path, files=(labels,))
     write_manifest(root, manifest)
-    manifest = _settled(root, manifest, variants, chosen)
-    answers, excluded = _try_all(root, [v for v in variants if v.id not in absent], [*chosen[:_LOOK], *made])
+    wrong = _known_wrong(opened, variants)
+    manifest = _settled(root, manifest, [v for v in variants if v.id not in wrong], chosen)
+    tried = [v for v in variants if v.id not in (*absent, *wrong)]
+    answers, excluded = _try_all(root, tried, [*chosen[:_LOOK], *made])
+    excluded |= wrong
     is_list, is_raw = manifest.post.decoder in _LISTS, manifest.post.decoder == "raw"
     if manifest.pre.columns or (is_raw and len(opened) == 1):  # noise is no row; only files may differ
         answers = {variant: VariantAnswers() for variant in answers}
@@ -259,6 +262,13 @@ def _build(
         manifest = _with_golden(root, manifest, judge, answers)
     write_manifest(root, manifest)
     return manifest, {v.id: answers[v.id] for v in kept if v.id in answers}
+
+
+def _known_wrong(opened: Sequence[_Opened], variants: Sequence[Variant]) -> dict[str, str]:
+    """Return why variants are left out untried: their backend is known to answer wrongly for such a file."""
+    wrong = {sha256_of(row.file.path): row.file.miscomputed for row in opened if row.file.miscomputed}
+    reasons = {v.id: wrong.get(v.files[0].sha256, {}).get(v.backend, "") for v in variants}
+    return {variant: why for variant, why in reasons.items() if why}
 
 
 def _row_axis(manifest: Manifest) -> int:

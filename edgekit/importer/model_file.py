@@ -62,6 +62,7 @@ class ModelFile:
     ``labels``: from the file or a label file beside it. ``parts``: every file that belongs to it, itself
     first. ``flags``: what the user stated, by key (``KEY=VALUE``, ``decoder``, ``labels``). ``tried``:
     outputs by name, real numbers or texts, one array for each picture; empty until it was run.
+    ``miscomputed``: the backends that are known to answer wrongly for such a file, with the reason.
     """
 
     path: Path
@@ -73,6 +74,7 @@ class ModelFile:
     metadata_from: str = ""
     operators: Mapping[str, int] = field(default_factory=dict)
     kernels: Mapping[tuple[int, ...], int] = field(default_factory=dict)
+    miscomputed: Mapping[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     producer: str = ""
     labels: tuple[str, ...] = ()

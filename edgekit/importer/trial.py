@@ -73,6 +73,9 @@ def try_file(file: ModelFile, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Mo
     """
     refusals: dict[str, str] = {}
     for backend in BARE[file.path.suffix.lower()]:
+        if backend in file.miscomputed:
+            refusals[backend] = file.miscomputed[backend]
+            continue
         task = {
             "file": str(file.path),
             "backend": backend,

@@ -30,6 +30,7 @@ _DATATYPES: Mapping[int, str] = {
     10: "FP64",
 }
 _FLOATS = {0, 1, 10}
+_FLOAT32, _INT8 = 0, 9
 _CUSTOM = 32
 # The few built-in operators that recognition looks at.
 _OPERATORS = {1: "AVERAGE_POOL_2D", 3: "CONV_2D", 4: "DEPTHWISE_CONV_2D", 14: "LOGISTIC", 25: "SOFTMAX"}
@@ -58,6 +59,7 @@ def read_tflite(path: Path, data: Any) -> ModelFile:
         metadata=metadata,
         metadata_from=source,
         operators=_operators(model, graph),
+        miscomputed=_miscomputed(model, graph),
         producer=model.text(3),
         labels=labels,
         labels_from="labels in the file" if labels else "",
@@ -83,11 +85,39 @@ def _unique(tensors: tuple[FileTensor, ...]) -> tuple[FileTensor, ...]:
 
 
 def _operators(model: Table, graph: Table) -> Counter[str]:
+    return Counter(name for name, _ in _calls(model, graph))
+
+
+def _calls(model: Table, graph: Table) -> list[tuple[str, Table]]:
+    """Return each operation of the graph, with the operator's name."""
     codes = []
     for code in model.tables(1):
         number = max(code.scalar(0, "b"), code.scalar(3, "i"))
         codes.append(code.text(1) if number == _CUSTOM else _OPERATORS.get(number, f"builtin {number}"))
-    return Counter(codes[operator.scalar(0, "I")] for operator in graph.tables(3))
+    return [(codes[operator.scalar(0, "I")], operator) for operator in graph.tables(3)]
+
+
+def _miscomputed(model: Table, graph: Table) -> dict[str, str]:
+    """Return why LiteRT's answers would be wrong, if they would be.
+
+    With depthwise weights of int8 on activations of float32, LiteRT reads a scale for each channel: where
+    the file has one for all, it reads what lies behind, and each load may answer otherwise. Measured with
+    2.3.0 on exports of Ultralytics 8.2.79 to 8.3.162; OpenVINO computes the same files rightly.
+    """
+    tensors, count = graph.tables(0), 0
+    for name, operator in _calls(model, graph):
+        if name != "DEPTHWISE_CONV_2D":
+            continue
+        given, weights = (tensors[index] for index in operator.values(1, "i")[:2])
+        kinds = (given.scalar(1, "b"), weights.scalar(1, "b"))
+        parameters, shape = weights.table(4), weights.values(0, "i")
+        has_one = parameters is not None and len(parameters.values(2, "f")) == 1
+        count += kinds == (_FLOAT32, _INT8) and has_one and shape[-1] > 1
+    if not count:
+        return {}
+    return {
+        "litert": f"LiteRT computes int8 depthwise weights with one scale wrongly ({count} layers have such)"
+    }
 
 
 def _tflite_metadata(model: Table, contents: Mapping[str, str]) -> dict[str, Any]:
