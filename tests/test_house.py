@@ -2,7 +2,8 @@
 
 import ast
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
+from pathlib import Path
 
 import pytest
 from house import body_lines, circles, package_of, read_house, sibling_arrows
@@ -149,3 +150,12 @@ def test_the_device_has_no_arrow_to_the_kit_or_the_fleet(house):
     assert arrows["edgekit"] == {"edgekit"}
     assert arrows["edgekit_optimize"] <= {"edgekit", "edgekit_optimize"}
     assert rooms <= {"edgekit.base", "edgekit.core"}
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """Pytest imports those of folders without ``__init__.py`` by name alone: the second is an error."""
+    folder = Path(__file__).parent
+    names = Counter(
+        path.stem for path in folder.rglob("test_*.py") if not (path.parent / "__init__.py").exists()
+    )
+    assert [name for name, count in names.items() if count > 1] == []

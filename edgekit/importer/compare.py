@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,18 +27,19 @@ _BOX = 4
 Items = Sequence[Sequence[dict[str, Any]]]
 
 
-def broken(answers: VariantAnswers, *, may_be_constant: bool = False) -> str:
+def broken(answers: VariantAnswers, *, may_be_constant: bool = False, state: Collection[str] = ()) -> str:
     """Return why a variant's answers cannot be right by themselves, or an empty text.
 
-    ``may_be_constant``: the inputs were noise, in which a model may find nothing. LiteRT computes NaN where
-    an int8 file has depthwise weights with one scale per tensor.
+    ``may_be_constant``: the inputs were noise, in which a model may find nothing; ``state``: the outputs
+    of which that is always so.
     """
     for name, arrays in answers.outputs.items():
         for array in arrays:
             if not np.isfinite(array).all():
                 share = 1 - float(np.isfinite(array).mean())
                 return f"output {name!r} has values that are no finite numbers ({share:.1%} of them)"
-        if not may_be_constant and all(array.size > 1 and float(np.ptp(array)) == 0 for array in arrays):
+        is_free = may_be_constant or name in state
+        if not is_free and all(array.size > 1 and float(np.ptp(array)) == 0 for array in arrays):
             return f"output {name!r} has one value everywhere, whatever the picture"
     return ""
 
@@ -49,6 +50,7 @@ def disagreements(
     *,
     is_list: bool = False,
     is_noise: bool = False,
+    state: Collection[str] = (),
     axis: int = 0,
 ) -> tuple[str, dict[str, str]]:
     """Return which variant judges, and why each variant that differs from it is left out.
@@ -60,10 +62,15 @@ def disagreements(
         answers: By variant, on the same pictures.
         variants: In the order in which they may judge.
         is_noise: The inputs were noise: answers may be the same everywhere.
+        state: The outputs that are recurrent state: they may be that too.
         is_list: The outputs are lists of detections: their order is compared no further than their items.
         axis: The axis of a dense detector's outputs along which a box comes first and then scores; 0: none.
     """
-    excluded = {name: why for name, row in answers.items() if (why := broken(row, may_be_constant=is_noise))}
+    excluded = {
+        name: why
+        for name, row in answers.items()
+        if (why := broken(row, may_be_constant=is_noise, state=state))
+    }
     order = sorted(
         (v for v in variants if v.id in answers and v.id not in excluded),
         key=lambda v: v.precision not in _FLOATS,

@@ -240,8 +240,9 @@ def _build(
     is_list, is_raw = manifest.post.decoder in _LISTS, manifest.post.decoder == "raw"
     if manifest.pre.columns or (is_raw and len(opened) == 1):  # noise is no row; only files may differ
         answers = {variant: VariantAnswers() for variant in answers}
+    state, axis = {row.output for row in manifest.state}, _row_axis(manifest)
     judge, differing = disagreements(
-        answers, variants, is_list=is_list, is_noise=is_raw, axis=_row_axis(manifest)
+        answers, variants, is_list=is_list, is_noise=is_raw, state=state, axis=axis
     )
     excluded |= differing
     if not judge:

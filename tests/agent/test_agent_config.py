@@ -79,7 +79,7 @@ def test_every_problem_is_told_at_once(tmp_path):
         """,
         tmp_path,
     )
-    assert "agent.nmae: want one of name, pipelines, state, got an unknown key" in found
+    assert "agent.nmae: want one of name, pipelines, self_update, state, got an unknown key" in found
     assert "intervals.metrics_s" in found
     assert "limits.crashes" in found
 

@@ -60,8 +60,10 @@ def test_every_source_in_the_table_is_one(kind):
     required = [field for field in msgspec.structs.fields(built.Options) if field.required]
     options = {field.name: "x" if field.type is str else 64 for field in required}
     context = SourceContext(window=4, hop=2, channels=1, rate_hz=16_000) if kind == "audio" else WINDOWS
-    if kind == "modbus":
-        options["registers"] = tuple(Register(address=address) for address in range(3))
+    values = {"modbus": ("registers", Register(address=0)), "iio": ("channels", "x"), "i2c": ("registers", 0)}
+    if kind in values:
+        name, value = values[kind]
+        options[name] = (value,) * 3
     source = built(built.Options(**options), context)
     assert isinstance(source, Source)
     source.close()

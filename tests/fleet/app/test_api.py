@@ -223,7 +223,7 @@ def test_changes_are_told_as_they_come(fleet):
             for line in stream.iter_lines():
                 ready.set()
                 seen.append(line)
-                if '"device":"live","alert":1' in line:
+                if len([each for each in seen if '"device":"live"' in each]) == 2:
                     return
 
     follower = threading.Thread(target=follow)
