@@ -53,6 +53,13 @@ def children():
     return [line for line in listed.stdout.splitlines() if " ps " not in line]
 
 
+@pytest.fixture
+def left():
+    """What this process has started since the test began, and not ended: other tests share servers."""
+    before = {each.split()[0] for each in children()}
+    return lambda: [each for each in children() if each.split()[0] not in before]
+
+
 def test_frames_arrive_whole_and_in_order(opened):
     source = opened(FRAMES.format(count=50, rest="import time; time.sleep(60)"))
     frames = [source.read() for _ in range(50)]
@@ -95,16 +102,16 @@ def test_a_program_that_falls_silent_is_started_again(opened):
         ((sys.executable, "-c", "import time; time.sleep(60)"), "no whole frame came for 0.5 s"),
     ],
 )
-def test_a_program_that_gives_no_frame_cannot_be_opened(words, text):
+def test_a_program_that_gives_no_frame_cannot_be_opened(words, text, left):
     source = CommandSource(CommandOptions(width=16, height=8, command=words, stall_s=0.5), SourceContext())
     with pytest.raises(SourceError) as caught:
         source.open()
     assert text in caught.value.message
     source.close()
-    assert children() == []
+    assert left() == []
 
 
-def test_closing_ends_a_wait_and_everything_that_the_program_started(opened):
+def test_closing_ends_a_wait_and_everything_that_the_program_started(opened, left):
     code = FRAMES.format(
         count=1, rest="import subprocess, time; subprocess.Popen(['sleep', '987']); time.sleep(60)"
     )
@@ -116,7 +123,7 @@ def test_closing_ends_a_wait_and_everything_that_the_program_started(opened):
     source.close()
     thread.join(10)
     assert ended == [None]
-    assert children() == []
+    assert left() == []
     assert subprocess.run(["pgrep", "-f", "^sleep 987$"], capture_output=True, check=False).stdout == b""
 
 
