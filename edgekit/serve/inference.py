@@ -52,10 +52,9 @@ class Inference:
             try:
                 data = await self._read(body, headers, receive)
                 work, request = self._work(entry, data, headers, is_local=is_local)
-                kind = "predict" if request is None else "infer"
-                done = entry.lane.run_inline(work, kind) if entry.cache is None else None
+                done = entry.lane.run_inline(work, work.kind) if entry.cache is None else None
                 if done is None:
-                    terms = _terms(entry, kind, request, headers, len(data))
+                    terms = _terms(entry, work.kind, request, headers, len(data))
                     done = await _run(entry, work, terms, receive)
             finally:
                 body.release()
@@ -73,12 +72,11 @@ class Inference:
         counted, age_s = _Counted(entry), self._rounds.age_s()
         with counted:
             work, request = self._work(entry, data, headers, is_local=is_local)
-            kind = "predict" if request is None else "infer"
-            is_quick = entry.lane.is_quick(kind)
+            is_quick = entry.lane.is_quick(work.kind)
             if is_quick and self._rounds.is_alone(entry.lane):
-                counted.done = entry.lane.run_inline(work, kind)
+                counted.done = entry.lane.run_inline(work, work.kind)
             if counted.done is None:
-                terms = _terms(entry, kind, request, headers, len(data))
+                terms = _terms(entry, work.kind, request, headers, len(data))
                 ended = functools.partial(self._ended, counted, headers, on_end)
                 return Asked(entry.lane, work, terms, ended, age_s=age_s, wake=not is_quick)
         return self._traced(counted, headers)

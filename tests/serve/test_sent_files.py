@@ -96,6 +96,13 @@ def test_rows_of_a_table_and_windows_of_a_sensor_are_answered_in_their_order(ser
     assert [(row["row"], row["items"][0]["label"]) for row in windows] == [(0, "moving"), (16, "moving")]
 
 
+def test_the_pace_of_tables_is_their_own_since_one_may_have_many_rows(server):
+    lane = next(entry.lane for entry in server.entries if entry.offer.name == "site")
+    pictures, tables = lane.pace("predict").runs, lane.pace("table").runs
+    assert post(server, "site", "site\nA\n", "text/csv").status_code == 200
+    assert (lane.pace("predict").runs, lane.pace("table").runs) == (pictures, tables + 1)
+
+
 @pytest.mark.parametrize(
     ("model", "kind", "why"),
     [

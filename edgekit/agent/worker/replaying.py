@@ -89,9 +89,8 @@ def play(
         if (stages := open_stages(config)) is not None:
             graph = stack.enter_context(contextlib.closing(stages)).graph()
         check_redact(config.privacy.redact, predictor, () if graph is None else graph.labels())
-        rules = make_rules(
-            config, predictor, graph, max_errors=1
-        )  # a frame that failed would be a difference
+        # a frame that failed would be a difference
+        rules = make_rules(config, predictor, graph, max_errors=1)
         loop = Loop(config.pipeline.name, _source(video), predictor, (keeper,), rules=rules)
         with stopped_by_signals(loop.stop) as received, watch(loop) if watch else contextlib.nullcontext():
             document = loop.run(frames=frames)
