@@ -4,6 +4,7 @@ import importlib.util
 import sys
 import sysconfig
 from collections.abc import Iterable
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from edgekit.core.errors import ConfigError
@@ -24,7 +25,8 @@ def install_hint(extra: str) -> str:
         Path(sys.prefix),
         Path(sysconfig.get_path("stdlib")),
         is_venv=sys.prefix != sys.base_prefix,
-        has_pip=importlib.util.find_spec("pip") is not None,
+        # By the path alone: setuptools' own finder warns, and changes distutils, when it is asked for pip.
+        has_pip=PathFinder.find_spec("pip") is not None,
     )
     if tool == "apt":
         return f"sudo apt install {_PACKAGES.get(extra, 'edgekit')}"

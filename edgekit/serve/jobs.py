@@ -178,16 +178,19 @@ def _segment(name: str) -> str:
 
 
 def _keep(folder: Path, name: str, encoded: bytes) -> None:
-    now_s, sizes = time.time(), list[int]()
+    now_s = time.time()
+    names, size = set[str](), len(encoded)
     for path in folder.glob("*.*"):
         with contextlib.suppress(FileNotFoundError):
             stat = path.stat()
             if path.suffix == _ANSWER and stat.st_mtime + KEEP_S < now_s:
                 path.unlink()
             else:
-                sizes.append(stat.st_size)
-    if len(sizes) >= MOST or sum(sizes) + len(encoded) > MOST_BYTES:
-        raise BusyError(f"overloaded: {len(sizes)} jobs of this model wait, or their answers", wait_s=60.0)
+                size += stat.st_size
+                # A job and its answer that is being written are one, whatever the ends of their names.
+                names.add(path.name.lstrip(".").partition(".")[0])
+    if len(names) >= MOST or size > MOST_BYTES:
+        raise BusyError(f"overloaded: {len(names)} jobs of this model wait, or their answers", wait_s=60.0)
     with disk_errors(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_durably(folder / f"{name}.job", encoded, mode=_PRIVATE)

@@ -184,16 +184,18 @@ class Publisher:
             with self._lock:
                 if not self._waiting:
                     return
-                message = self._waiting.popleft()
+                message = self._waiting[0]  # it stays: ``unsent`` counts it until it is under way
             try:
                 handed = self._connection.client.publish(
                     message.topic, message.body, qos=1, retain=message.retain
                 )
             except ValueError as cause:  # over 256 MB
                 self._set_aside(message, str(cause))
+                with self._lock:
+                    self._waiting.popleft()
                 continue
             with self._lock:
-                self._flying[handed.mid] = message
+                self._flying[handed.mid] = self._waiting.popleft()
             message.on_sent()
 
     def _set_aside(self, message: _Message, why: str) -> None:
