@@ -18,6 +18,7 @@ from edgekit.agent.peer import Peer
 from edgekit.agent.reactor import Reactor
 from edgekit.serve.errors import error_body
 from edgekit.serve.hosting import Call, Table
+from edgekit.serve.traffic import Traffic
 
 logger = logging.getLogger(__name__)
 _BACKLOG = 1024
@@ -58,17 +59,24 @@ class Front:
         reactor: Runs it.
         listeners: Bound sockets, each with whether TLS is spoken there.
         is_open: Whether anybody who reaches the address may know why a model does not answer.
+        traffic: Of the models whose versions share requests.
     """
 
     def __init__(
-        self, reactor: Reactor, listeners: Sequence[tuple[socket.socket, bool]], *, is_open: bool
+        self,
+        reactor: Reactor,
+        listeners: Sequence[tuple[socket.socket, bool]],
+        *,
+        is_open: bool,
+        traffic: tuple[Traffic, ...] = (),
     ) -> None:
         self.peers: Sequence[Peer] = ()
         """The processes that host the models; whoever changes them calls ``changed``."""
         self._reactor, self._listeners, self._is_open = reactor, listeners, is_open
         self._waiting: dict[socket.socket, float] = {}
         self._leaving: dict[socket.socket, float] = {}
-        self._table = Table(())
+        self._traffic = traffic
+        self._table = Table((), traffic=traffic)
         self._next = 0
 
     def listen(self) -> None:
@@ -95,6 +103,7 @@ class Front:
         self._table = Table(
             tuple(row for peer in self.peers for row in peer.rows),
             tuple(sorted(name for peer in self.peers for name in peer.pipelines)),
+            self._traffic,
         )
         for peer in self.peers:
             peer.tell(self._table)

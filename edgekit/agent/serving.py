@@ -28,6 +28,7 @@ from edgekit.serve.address import Address, listening
 from edgekit.serve.hosting import Start
 from edgekit.serve.ports import Limits
 from edgekit.serve.routes import Access
+from edgekit.serve.traffic import traffic_of
 
 logger = logging.getLogger(__name__)
 _CRASHES = (10, 600.0)
@@ -49,6 +50,8 @@ class ServeOptions:
         grpc_port: Where to answer gRPC too, at the address's host.
         jobs: A folder for requests that are answered later.
         limits: Limits on requests and memory.
+        split: How a model's versions share the requests that name none, as ``traffic_of`` reads it.
+        shadow: The versions that run in the shadow of others, the same.
         backoff_s: The wait before a host that ended is started again, from .. to; it doubles.
         retry_s: The wait before a variant that crashed or hung is tried again, from .. to; it doubles.
     """
@@ -60,6 +63,8 @@ class ServeOptions:
     grpc_port: int | None = None
     jobs: Path | None = None
     limits: Limits = field(default_factory=Limits)
+    split: tuple[str, ...] = ()
+    shadow: tuple[str, ...] = ()
     backoff_s: tuple[float, float] = (0.25, 60.0)
     retry_s: tuple[float, float] = RETRY_S
 
@@ -80,6 +85,7 @@ def serve(
         ConfigError: The token is missing or weak, or the address cannot be used.
     """
     access, models = access_for(options.address, options.token_file), models_of(options.bundles)
+    traffic = traffic_of(options.split, options.shadow, models.keys())
     reactor, notifier = reactor or Reactor(), Notifier(os.environ.get("NOTIFY_SOCKET", ""))
 
     grpc = None if options.grpc_port is None else GrpcChild(reactor, options.address, options.grpc_port)
@@ -99,7 +105,7 @@ def serve(
             on_ready(urls, front)
 
         sockets = [(bound, is_tls and bound.family != socket.AF_UNIX) for bound in found]
-        front = Front(reactor, sockets, is_open=not access.token)
+        front = Front(reactor, sockets, is_open=not access.token, traffic=traffic)
         hosts = _Hosts(options, access, models, front, reactor, begun)
         with stopped_by_signals(reactor.stop) as signals, contextlib.closing(front):
             hosts.begin()

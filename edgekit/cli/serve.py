@@ -43,6 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache-ttl-s", type=float, default=Limits.cache_s, metavar="S", help="how long one is kept (300)"
     )
+    parser.add_argument(
+        "--split",
+        action="append",
+        default=[],
+        metavar="M=V:P,V:P",
+        help="versions share the requests that name none, in percent",
+    )
+    parser.add_argument(
+        "--shadow", action="append", default=[], metavar="M=V", help="ask this version too, and only compare"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads a model (all cores but one)")
 
 
@@ -63,6 +73,8 @@ def run(arguments: argparse.Namespace) -> Report:
             threads=arguments.threads,
             grpc_port=arguments.grpc_port,
             jobs=arguments.jobs and arguments.jobs.resolve(),
+            split=tuple(arguments.split),
+            shadow=tuple(arguments.shadow),
             limits=Limits(cache_bytes=arguments.cache_mb << 20, cache_s=arguments.cache_ttl_s),
         ),
         on_ready=lambda bound, _front: urls.extend(bound),

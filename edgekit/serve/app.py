@@ -10,6 +10,8 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +25,15 @@ from edgekit.serve.hosting import Call
 from edgekit.serve.inference import Inference
 from edgekit.serve.jobs import Jobs
 from edgekit.serve.lane import Asked
-from edgekit.serve.models import Entry, Models
+from edgekit.serve.models import READY, Entry, Models
 from edgekit.serve.ports import Limits
 from edgekit.serve.reply import Reply, json_reply, refusal
 from edgekit.serve.routes import Access, Route, route
 from edgekit.serve.settings import Traces, log_settings, set_log
+from edgekit.serve.shadow import Shadows
 from edgekit.serve.shared_memory import Regions
 from edgekit.serve.siblings import CLIENT, FORWARDED, PART, Siblings, is_local
+from edgekit.serve.traffic import Turns
 from edgekit.serve.views import (
     config_document,
     index,
@@ -88,6 +92,7 @@ class App:
         self._regions, self._traces = Regions(), Traces()
         self._inference = Inference(limits, self.bodies, self._regions, self._traces)
         self._jobs = Jobs(jobs, models, self.bodies, self._later, self._everywhere) if jobs else None
+        self._turns, self._shadows = Turns(), Shadows(self._siblings, access.headers)
         self._known: dict[bytes, Entry | None] = {}
         self._known_for: tuple[object, object] = (None, None)
 
@@ -100,8 +105,8 @@ class App:
             await self._page.answer(scope, receive, send)
             return
         try:
-            asked = route(scope["method"], scope["path"])
             headers = dict(scope["headers"])
+            asked = self._shared(route(scope["method"], scope["path"]), headers)
             self._access.check(asked.action, headers, is_tcp=scope.get("client") is not None)
             row = self._siblings.table.find(asked.model, asked.version)
             if row is not None and not self.models.has(row.name, row.version) and FORWARDED not in headers:
@@ -121,6 +126,18 @@ class App:
             {"type": "http.response.start", "status": reply.status, "headers": [*reply.headers, length]}
         )
         await send({"type": "http.response.body", "body": reply.body})
+
+    def _shared(self, asked: Route, headers: Mapping[bytes, bytes]) -> Route:
+        """Choose the version of a request that names none, where versions share them."""
+        table = self._siblings.table
+        traffic = table.traffic_of(asked.model) if asked.action == "infer" and not asked.version else None
+        if traffic is None:
+            return asked
+        if FORWARDED in headers:  # it is this process's turn
+            return replace(asked, shadow=traffic.shadow)
+        rows = (row for row in table.rows if row.name == asked.model and row.is_answering)
+        ready = {row.version for row in rows if row.state == READY}
+        return replace(asked, version=self._turns.next(traffic, ready), shadow=traffic.shadow)
 
     def takes(self, target: bytes, headers: Mapping[bytes, bytes], client: tuple[str, int] | None) -> bool:
         """Return whether a POST may be sent, and ``ask`` answers it: where no answers are kept."""
@@ -186,6 +203,8 @@ class App:
             return None
         if asked.action != "infer" or (row and not self.models.has(row.name, row.version)):
             return None
+        if not asked.version and self._siblings.table.traffic_of(asked.model):
+            return None  # the versions take turns
         if asked.version:
             named = [each for each in named if each.offer.version == asked.version]
         return named[0] if len(named) == 1 else None  # of two, which one answers changes
@@ -241,7 +260,10 @@ class App:
         if jobs is not None and _is_for_later(headers):
             return await jobs.accept(entry, headers, receive)
         local = is_local(scope.get("client"), headers)
-        return await self._inference.answer(entry, headers, receive, is_local=local)
+        answer = partial(self._inference.answer, entry, headers, is_local=local)
+        if asked.shadow and asked.shadow != entry.offer.version:
+            return await self._shadows.answer(entry, asked.shadow, headers, receive, answer)
+        return await answer(receive)
 
     async def _whole(self, asked: Route, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:
         """Answer for the models of every process."""

@@ -15,6 +15,7 @@ from edgekit.core.errors import ProtocolError
 from edgekit.core.spec import version_key
 from edgekit.serve.ports import Limits
 from edgekit.serve.routes import Access
+from edgekit.serve.traffic import Traffic
 
 _MAX_BYTES = 160 << 10
 """Of one message: less than a socket's default buffer of 208 KiB."""
@@ -75,10 +76,21 @@ class Table(msgspec.Struct, frozen=True, tag="table"):
     rows: tuple[Row, ...]
     pipelines: tuple[str, ...] = ()
     """Those whose page a process behind this address has."""
+    traffic: tuple[Traffic, ...] = ()
+    """Of the models whose versions share requests, or have a shadow."""
+
+    def traffic_of(self, model: str) -> Traffic | None:
+        """Return how a model's versions share its requests; None where the newest has all."""
+        return next((each for each in self.traffic if each.model == model), None)
 
     def find(self, model: str, version: str = "") -> Row | None:
-        """Return a version; else the newest that was not unloaded; else the newest; None for no model."""
+        """Return a version; else the newest that was not unloaded; else the newest; None for no model.
+
+        Where versions share the requests, the one with the largest share stands for the newest.
+        """
         rows = [row for row in self.rows if row.name == model]
+        if not version and (shared := self.traffic_of(model)) is not None:
+            version = shared.main
         exact = (row for row in rows if row.version == version)
         newest = max(rows, key=lambda row: (row.should_load, version_key(row.version)), default=None)
         return next(exact, newest)

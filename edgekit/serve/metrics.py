@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import dataclass
+from typing import Any
 
 from edgekit.base.exposition import Buckets
 
@@ -33,3 +36,30 @@ class Meter:
             self.last_unix_ms = int(time.time() * 1e3)
         else:
             self.failed_s += total_s
+
+
+@dataclass
+class ShadowCounts:
+    """What came of the requests that a version in the shadow was asked too."""
+
+    version: str
+    pairs: int = 0
+    disagreed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    difference: float = 0.0
+    """The mean relative difference of the answers' numbers; of pairs that have some."""
+    _measured: int = 0
+
+    def add(self, difference: float, *, disagrees: bool) -> None:
+        """Count a pair of answers; ``difference`` is NaN for one without numbers."""
+        self.pairs += 1
+        self.disagreed += disagrees
+        if not math.isnan(difference):
+            self._measured += 1
+            self.difference += (difference - self.difference) / self._measured
+
+    def status(self) -> dict[str, Any]:
+        """Return its part of ``/status``."""
+        names = ("version", "pairs", "disagreed", "failed", "skipped")
+        return {name: getattr(self, name) for name in names} | {"difference": round(self.difference, 6)}

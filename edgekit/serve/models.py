@@ -18,7 +18,7 @@ from edgekit.serve.batching import Batching
 from edgekit.serve.cache import Cache
 from edgekit.serve.errors import HttpError
 from edgekit.serve.lane import control
-from edgekit.serve.metrics import Meter
+from edgekit.serve.metrics import Meter, ShadowCounts
 from edgekit.serve.ports import Held, Limits, Offer, Servable
 from edgekit.serve.sequences import Sequences
 
@@ -51,6 +51,8 @@ class Entry:
         self.lane = lane or Lane(f"model-{offer.name}", bounds)
         self.batching = Batching(self.lane, self.run)
         self.meter = Meter()
+        self.shadow: ShadowCounts | None = None
+        """What came of comparing its answers; None where no version is in the shadow."""
         self.cache: Cache | None = None
         """Answers of the model that runs; None where none are kept."""
         self.sequences = Sequences(limits.sequences, limits.sequence_idle_s)
@@ -225,6 +227,7 @@ class Entry:
             "typical_ms": {kind: round(lane.pace(kind).typical_s * 1e3, 4) for kind in ("infer", "predict")},
             "runs_on": "event loop" if lane.is_quick("infer") and not cache else "its own thread",
             "cache": {"answers": len(cache), "bytes": cache.held_bytes} if cache is not None else None,
+            "shadow": self.shadow.status() if self.shadow is not None else None,
             **(self.servable.status() if self.servable is not None else {}),
         }
 

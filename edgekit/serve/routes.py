@@ -49,13 +49,15 @@ class Route:
     version: str = ""
     region: str = ""
     job: str = ""
+    shadow: str = ""
+    """The version that is asked as well, unseen."""
 
 
 def route(method: str, path: str) -> Route:
     """Return the route of a request.
 
     >>> route("POST", "/v2/models/door/versions/1.0.0/infer")
-    Route(action='infer', model='door', version='1.0.0', region='', job='')
+    Route(action='infer', model='door', version='1.0.0', region='', job='', shadow='')
 
     Raises:
         HttpError: 404: there is no such path. 405: it has no such method.

@@ -18,6 +18,7 @@ import msgspec
 from edgekit.serve.body import Receive
 from edgekit.serve.errors import HttpError
 from edgekit.serve.hosting import Call, Row, Table
+from edgekit.serve.reply import Reply
 from edgekit.serve.views import Part
 
 logger = logging.getLogger(__name__)
@@ -99,16 +100,22 @@ class Siblings:
         return Part.of_row(row)
 
     async def _fetch(self, row: Row, headers: _Headers) -> Part:
-        document = await self._ask(row, "GET", b"/status?" + PART, headers)
-        return msgspec.json.decode(document, type=Part)
+        reply = await self.ask(row, "GET", b"/status?" + PART, headers)
+        return msgspec.json.decode(reply.body, type=Part)
 
-    async def _ask(self, row: Row, method: str, target: bytes, headers: _Headers, body: bytes = b"") -> bytes:
+    async def ask(self, row: Row, method: str, target: bytes, headers: _Headers, body: bytes = b"") -> Reply:
+        """Send a request to the host of another model, and return its answer.
+
+        Raises:
+            HttpError: 503: there is no such host.
+            EOFError, OSError: It ended.
+        """
         reader, writer = await self._connect(Call(row.name, row.version))
         try:
             length = (b"content-length", b"%d" % len(body))
             writer.write(_head(method, target, (*headers, length)) + body)
-            _, answered = await _read_head(reader)
-            return await reader.readexactly(_length(answered))
+            status, answered = await _read_head(reader)
+            return Reply(await reader.readexactly(_length(answered)), status, tuple(answered))
         finally:
             writer.close()
 
@@ -124,8 +131,7 @@ class Siblings:
             if (row.name, row.version) not in mine and row.is_answering:
                 others.setdefault(row.pid or row, row)
         asks = [
-            asyncio.wait_for(self._ask(row, "POST", target, headers, body), _PART_S)
-            for row in others.values()
+            asyncio.wait_for(self.ask(row, "POST", target, headers, body), _PART_S) for row in others.values()
         ]
         outcomes = await asyncio.gather(*asks, return_exceptions=True)
         for row, outcome in zip(others.values(), outcomes, strict=True):

@@ -228,12 +228,14 @@ def exposition(models: Models, bodies: Bodies) -> str:
     rows = [(labels, _statistics(entry)) for entry, labels in entries]
     for name, kind, help_text, read_row in _TRITONS:
         lines += family(name, kind, help_text, (sample(name, labels, read_row(row)) for labels, row in rows))
+    lines += family("edgekit_shadow_total", "counter", _SHADOW_HELP, _shadowed(entries))
     lines += family(
         "edgekit_cancelled_total", "counter", "Requests whose client hung up.", _cancelled(entries)
     )
     return "\n".join(lines) + "\n"
 
 
+_SHADOW_HELP = "Requests that a version in the shadow was to be asked too."
 _READY = ("edgekit_model_ready", "gauge", "Whether the model answers.")
 _GAUGES: tuple[tuple[str, str, str, Callable[[Entry], float]], ...] = (
     (*_READY, lambda e: e.is_ready),
@@ -336,3 +338,13 @@ def _cancelled(entries: Iterable[tuple[Entry, dict[str, str]]]) -> Iterator[str]
         counts = entry.lane.counts
         for when, count in (("queued", counts.cancelled_queued), ("running", counts.cancelled_running)):
             yield sample("edgekit_cancelled_total", {**labels, "when": when}, count)
+
+
+def _shadowed(entries: Iterable[tuple[Entry, dict[str, str]]]) -> Iterator[str]:
+    for entry, labels in entries:
+        if (counts := entry.shadow) is not None:
+            own = {**labels, "shadow": counts.version}
+            outcomes = {"agreed": counts.pairs - counts.disagreed, "disagreed": counts.disagreed}
+            outcomes |= {"failed": counts.failed, "skipped": counts.skipped}
+            for outcome, count in outcomes.items():
+                yield sample("edgekit_shadow_total", {**own, "outcome": outcome}, count)

@@ -19,6 +19,7 @@ from bundles import CHANNELS, WINDOW, make_bundle
 
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.serving import ServeOptions, serve
+from edgekit.core.errors import UsageError
 from edgekit.serve.address import Address
 from edgekit.serve.ports import Limits
 
@@ -384,3 +385,44 @@ def test_neither_connections_nor_restarts_leave_a_descriptor_in_the_front(tmp_pa
         front.terminate()
         drained.join(60)
     assert front.returncode == 0
+
+
+def test_versions_share_the_requests_that_name_none_and_one_in_the_shadow_is_compared(tmp_path):
+    folders = [
+        make_bundle(tmp_path / version, model="a", version=version, scores=scores)
+        for version, scores in (("1.0.0", (0.1, 0.9)), ("2.0.0", (0.1, 0.9)), ("3.0.0", (0.9, 0.1)))
+    ]
+    with served(*folders, split=("a=1.0.0:80,2.0.0:20",), shadow=("a=3.0.0",)) as server:
+
+        def rows():
+            found = {row["version"]: row for row in server.client.get("/status").json()["models"]}
+            return [found[version]["shadow"] for version in ("1.0.0", "2.0.0")]
+
+        def infer(url="/v2/models/a/infer"):
+            answered = server.client.post(url, content=BODY, headers=RAW)
+            assert answered.status_code == 200
+            head = answered.content[: int(answered.headers["inference-header-content-length"])]
+            return json.loads(head)["model_version"]
+
+        asked = [infer() for _ in range(50)]
+        assert [asked.count(version) for version in ("1.0.0", "2.0.0", "3.0.0")] == [40, 10, 0]
+        assert asked[:5].count("2.0.0") == 1
+        server.until(lambda: all(row and row["pairs"] for row in rows()), "a pair")
+        server.until(lambda: sum(r["pairs"] + r["skipped"] for r in rows()) == 50, "the last pair")
+        before = rows()
+        assert [(row["version"], row["failed"], row["disagreed"]) for row in before] == [
+            ("3.0.0", 0, row["pairs"]) for row in before
+        ]
+        assert before[0]["difference"] == pytest.approx(8 / 9, abs=1e-5)  # 0.9 and 0.1
+        assert infer("/v2/models/a/versions/2.0.0/infer") == "2.0.0"  # who names a version has that alone
+        assert rows() == before
+        samples = server.client.get("/metrics").text
+        assert 'edgekit_shadow_total{model="a",version="1.0.0",shadow="3.0.0",outcome="disagreed"}' in samples
+
+
+def test_a_split_that_names_no_served_version_is_refused_before_anything_is_opened(tmp_path):
+    options = ServeOptions(
+        (str(make_bundle(tmp_path / "a", model="a")),), Address("127.0.0.1", 0), split=("a=1.0.0:50,7:50",)
+    )
+    with pytest.raises(UsageError, match="a 7 is not among the bundles"):
+        serve(options)
