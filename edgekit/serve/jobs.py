@@ -16,7 +16,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -30,6 +30,7 @@ from edgekit.serve.body import Bodies, Receive
 from edgekit.serve.errors import HttpError, as_http
 from edgekit.serve.models import Entry, Models
 from edgekit.serve.reply import Reply, json_reply, refusal
+from edgekit.serve.webhooks import ANSWER, HOOK, WEBHOOK, Webhooks, keep_hook, webhook_of
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -44,7 +45,6 @@ _KEPT_HEADERS = (b"content-type", b"inference-header-content-length", b"tracepar
 _BUSY = (429, 503)
 _NEXT = {".job": ".once", ".once": ".twice"}
 """The suffix of a job that is begun, by its suffix before."""
-_ANSWER = ".answer"
 Headers = Mapping[bytes, bytes]
 
 
@@ -78,6 +78,7 @@ class Jobs:
         self._known = known
         self._folder, self._models, self._bodies, self._answer = folder, models, bodies, answer
         self._more = asyncio.Event()
+        self._webhooks = Webhooks(self._answered)
 
     async def accept(self, entry: Entry, headers: Headers, receive: Receive) -> Reply:
         """Keep a request; return the 202 that says where its answer will be.
@@ -88,11 +89,12 @@ class Jobs:
             StorageError: It cannot be written.
         """
         name = f"{time.time_ns():016x}{secrets.token_hex(8)}"
+        hook = webhook_of(headers[WEBHOOK]) if WEBHOOK in headers else ""
         with self._bodies.holding() as body:
             data = await body.read(receive, headers)
             kept = {key: headers[key] for key in _KEPT_HEADERS if key in headers}
             encoded = msgspec.msgpack.encode(Job(kept, data))
-            await _aside(_keep, self._of(entry), name, encoded)
+            await _aside(_keep, self._of(entry), name, encoded, hook)
         self._more.set()
         model, version = (quote(each, safe="") for each in (entry.offer.name, entry.offer.version))
         where = f"/v2/models/{model}/versions/{version}/jobs/{name}"
@@ -120,6 +122,9 @@ class Jobs:
 
     async def run(self) -> None:
         """Run jobs, the oldest of each model first, until it is cancelled."""
+        await asyncio.gather(self._run_all(), self._webhooks.run())
+
+    async def _run_all(self) -> None:
         while True:
             self._more.clear()
             ran = [await self._run_next(entry) for entry in self._models if entry.is_ready]
@@ -151,18 +156,25 @@ class Jobs:
         except OSError as cause:
             logger.error("job %s: its answer cannot be kept: %s", path.stem, cause)  # noqa: TRY400
             return False
+        self._webhooks.look()
         return True
 
     def _of(self, entry: Entry) -> Path:
         return _folder(self._folder, entry.offer.name, entry.offer.version)
 
     def _oldest(self, entry: Entry) -> Path | None:
+        return next((path for path in map(_oldest, self._folders(entry)) if path is not None), None)
+
+    def _folders(self, entry: Entry) -> Iterator[Path]:
+        """Yield the model's folder; the newest version has those of the versions that are gone too."""
         own, known = self._of(entry), self._known()
-        if (path := _oldest(own)) is not None or self._models.find(entry.offer.name) is not entry:
-            return path
-        present = {_folder(self._folder, *each) for each in known}
-        gone = [folder for folder in own.parent.glob("*") if folder not in present and folder != own]
-        return next((path for path in map(_oldest, gone) if path is not None), None)
+        yield own
+        if self._models.find(entry.offer.name) is entry:
+            present = {_folder(self._folder, *each) for each in known}
+            yield from (each for each in own.parent.glob("*") if each not in present and each != own)
+
+    def _answered(self) -> list[Path]:
+        return [folder for entry in self._models for folder in self._folders(entry)]
 
 
 async def _aside(call: Callable[..., T], *arguments: Any) -> T:
@@ -177,13 +189,13 @@ def _segment(name: str) -> str:
     return quote(name, safe="").replace(".", "%2E")
 
 
-def _keep(folder: Path, name: str, encoded: bytes) -> None:
+def _keep(folder: Path, name: str, encoded: bytes, hook: str) -> None:
     now_s = time.time()
     names, size = set[str](), len(encoded)
     for path in folder.glob("*.*"):
         with contextlib.suppress(FileNotFoundError):
             stat = path.stat()
-            if path.suffix == _ANSWER and stat.st_mtime + KEEP_S < now_s:
+            if path.suffix == ANSWER and stat.st_mtime + KEEP_S < now_s:
                 path.unlink()
             else:
                 size += stat.st_size
@@ -193,6 +205,8 @@ def _keep(folder: Path, name: str, encoded: bytes) -> None:
         raise BusyError(f"overloaded: {len(names)} jobs of this model wait, or their answers", wait_s=60.0)
     with disk_errors(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if hook:
+            keep_hook(folder, name, hook)
         write_durably(folder / f"{name}.job", encoded, mode=_PRIVATE)
 
 
@@ -204,7 +218,7 @@ def _found(folder: Path, name: str) -> Reply:
     if not _NAME.fullmatch(name):
         raise _unknown(name)
     with contextlib.suppress(FileNotFoundError):
-        return msgspec.msgpack.decode((folder / f"{name}{_ANSWER}").read_bytes(), type=Reply)
+        return msgspec.msgpack.decode((folder / f"{name}{ANSWER}").read_bytes(), type=Reply)
     waiting = [path.stem for path in _waiting(folder)]
     if name not in waiting:
         raise _unknown(name)
@@ -213,7 +227,7 @@ def _found(folder: Path, name: str) -> Reply:
 
 def _forget(folder: Path, name: str) -> None:
     found = False
-    for suffix in (".job", *_NEXT.values(), _ANSWER) if _NAME.fullmatch(name) else ():
+    for suffix in (".job", *_NEXT.values(), ANSWER, HOOK) if _NAME.fullmatch(name) else ():
         with contextlib.suppress(FileNotFoundError):
             (folder / f"{name}{suffix}").unlink()
             found = True
@@ -224,7 +238,7 @@ def _forget(folder: Path, name: str) -> None:
 def _oldest(folder: Path) -> Path | None:
     """Return the job to run next; those whose answer is there already are removed."""
     for path in _waiting(folder):
-        if not path.with_suffix(_ANSWER).exists():
+        if not path.with_suffix(ANSWER).exists():
             return path
         path.unlink(missing_ok=True)
     return None
@@ -254,7 +268,7 @@ def _put_back(path: Path) -> None:
 
 def _finish(path: Path, encoded: bytes) -> None:
     if path.exists():  # else it was forgotten
-        write_durably(path.with_suffix(_ANSWER), encoded, mode=_PRIVATE)
+        write_durably(path.with_suffix(ANSWER), encoded, mode=_PRIVATE)
         path.unlink(missing_ok=True)
 
 
