@@ -20,6 +20,7 @@ from edgekit.pipeline.sinks import SINK_ROWS
 from edgekit.pipeline.sources import SOURCE_ROWS
 
 if TYPE_CHECKING:  # a pipeline without such tables does not import them
+    from edgekit.pipeline.blackout import BlackoutTable
     from edgekit.pipeline.stages.tables import StageTable
     from edgekit.pipeline.tracking.tables import LineTable, TrackTable, ZoneTable
 
@@ -113,6 +114,7 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     track: TrackTable | None = None
     zones: tuple[ZoneTable, ...] = ()
     lines: tuple[LineTable, ...] = ()
+    blackouts: tuple[BlackoutTable, ...] = ()
     stages: tuple[StageTable, ...] = ()
     """Of a pipeline of several models; the first is ``pipeline.model`` and ``model`` as well."""
     folder: str = "."
@@ -130,6 +132,7 @@ _TRACKING = {
     name: f"edgekit.pipeline.tracking.tables:{name.capitalize()}Table" for name in ("track", "zone", "line")
 }
 """Tables that are imported only where they stand in a file."""
+_BLACKOUT = "edgekit.pipeline.blackout:BlackoutTable"
 _STAGE = "edgekit.pipeline.stages.tables:StageTable"
 _GRAPH_PROBLEMS = "edgekit.pipeline.stages.tables:graph_problems"
 
@@ -166,7 +169,7 @@ def parse_config(data: bytes | str, what: str = "pipeline.toml", folder: str = "
 
 def checked_config(document: dict[str, Any], what: str, folder: str = ".") -> PipelineConfig:
     """Return the pipeline of a decoded TOML document; raises as ``parse_config``."""
-    known = {*_TABLES, *_TRACKING, "source", "sink", "stage"}
+    known = {*_TABLES, *_TRACKING, "source", "sink", "stage", "blackout"}
     problems = [
         f"{key}: want one of {', '.join(sorted(known))}, got an unknown table"
         for key in document
@@ -183,6 +186,7 @@ def checked_config(document: dict[str, Any], what: str, folder: str = ".") -> Pi
         values["source"] = _section(document["source"], SOURCE_ROWS, "source", problems)
     values["sinks"] = _sinks(document.get("sink", []), problems)
     values |= _tracking(document, problems)
+    values["blackouts"] = _rows(document.get("blackout", []), "blackout", _BLACKOUT, problems)
     values["stages"] = stages
     problems += _egress_problems(values)
     if problems:
@@ -228,12 +232,7 @@ def _tracking(document: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     for name in ("zone", "line"):
         if (tables := document.get(name)) is None:
             continue
-        if not isinstance(tables, list) or len(tables) > MAX_PLACES:
-            problems.append(f"{name}: want at most {MAX_PLACES} [[{name}]] tables, got {str(tables)[:80]}")
-            continue
-        kind = load_target(_TRACKING[name])
-        rows = [check_table(table, kind, f"{name}[{i}]", problems) for i, table in enumerate(tables)]
-        values[f"{name}s"] = tuple(rows)
+        values[f"{name}s"] = rows = _rows(tables, name, _TRACKING[name], problems)
         names = [row.name for row in rows if row is not None]
         problems += [f"{name}: the name {n!r} stands twice" for n in {n for n in names if names.count(n) > 1}]
         if "track" not in document:
@@ -241,6 +240,17 @@ def _tracking(document: dict[str, Any], problems: list[str]) -> dict[str, Any]:
                 f"{name}: want a [track] table beside it, since objects are counted by their tracks"
             )
     return values
+
+
+def _rows(tables: object, name: str, target: str, problems: list[str]) -> tuple[Any, ...]:
+    """Return the tables of a name; None in place of one that is not valid."""
+    if not isinstance(tables, list) or len(tables) > MAX_PLACES:
+        problems.append(f"{name}: want at most {MAX_PLACES} [[{name}]] tables, got {str(tables)[:80]}")
+        return ()
+    if not tables:
+        return ()
+    kind = load_target(target)
+    return tuple(check_table(table, kind, f"{name}[{i}]", problems) for i, table in enumerate(tables))
 
 
 def _sinks(tables: object, problems: list[str]) -> tuple[Section | None, ...]:

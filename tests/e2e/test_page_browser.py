@@ -174,8 +174,15 @@ def test_clips_stay_on_the_device_where_pixels_may_not_leave(browser, running):
         assert browser.run("return document.querySelectorAll('#clips li').length") == 0
 
 
-def test_a_hidden_face_is_in_no_picture_of_the_page(browser, running):
-    with running('[privacy]\nredact = ["face"]\nredact_style = "fill"') as link:
+@pytest.mark.parametrize(
+    "hides",
+    [
+        '[privacy]\nredact = ["face"]\nredact_style = "fill"',
+        "[[blackout]]\npolygon = [[0.3, 0.3], [0.7, 0.3], [0.7, 0.7], [0.3, 0.7]]",
+    ],
+)
+def test_what_is_hidden_is_in_no_picture_of_the_page(browser, running, hides):
+    with running(hides) as link:
         browser.open(link)
         browser.until("#items", "face 0.90")
         seen = browser.run(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from brokers import free_port
+from bundles import make_detector
 from rtsp_camera import Camera, age_s, burnt_ms, descriptors, needs_rtsp_server
 from runnable import ROOT, documented, runnable, write_image_bundle
 
@@ -349,6 +350,39 @@ def test_clips_are_the_main_streams_packets_and_detection_has_the_sub_stream(sha
     shown_ms, last_ms = burnt_ms(pictures[0]), burnt_ms(pictures[-1])
     assert last_ms - shown_ms >= 950
     assert abs(last_ms - burnt_ms(frame.data)) < 200  # one clock for both streams
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_a_blackout_is_black_in_a_clip_of_the_time_before_an_event(shared, tmp_path, hides):
+    """Without one the clip is the camera's own packets, which have the clock."""
+    import av
+
+    make_detector(tmp_path / "m")
+    area = "[[blackout]]\npolygon = [[0, 0], [1, 0], [1, 0.5], [0, 0.5]]" if hides else ""
+    text = f"""
+[pipeline]
+name = "door"
+model = "m"
+[source]
+kind = "rtsp"
+uri = "{shared.uri()}"
+[events]
+appear = 40
+window = 40
+{area}
+[[sink]]
+kind = "clips"
+path = "clips"
+after_s = 0.5
+"""
+    (tmp_path / "door.toml").write_text(text)
+    assert main(["run", str(tmp_path / "door.toml"), "--frames", "60"]) == 0
+    (clip,) = (tmp_path / "clips").glob("*.mp4")
+    with av.open(str(clip)) as container:
+        pictures = [picture.to_ndarray(format="gray") for picture in container.decode(video=0)]
+    assert len(pictures) > 40
+    assert [picture[:118].max() < 40 for picture in pictures] == [hides] * len(pictures)
+    assert all(picture[124:].max() > 40 for picture in pictures)
 
 
 def test_without_a_main_stream_the_packets_are_those_of_the_only_one(shared, opened):

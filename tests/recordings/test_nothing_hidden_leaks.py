@@ -39,6 +39,7 @@ redact_style = "fill"
 [events]
 appear = 1
 window = 1
+{more}
 [[sink]]
 kind = "video"
 path = "seen.mp4"
@@ -115,7 +116,7 @@ class Books:
         pass
 
 
-def run(folder, places, redact):
+def run(folder, places, redact, more=""):
     """Run the pipeline, and swap the model while it runs."""
     mqtt, http, _, _ = places
     writer = cv2.VideoWriter(str(folder / "door.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, SIZE)
@@ -124,7 +125,7 @@ def run(folder, places, redact):
         pixels[30:66, 30:66] = COLOUR  # within the box that the model finds
         writer.write(pixels)
     writer.release()
-    text = PIPELINE.format(redact=redact, http=http, mqtt=mqtt)
+    text = PIPELINE.format(redact=redact, more=more, http=http, mqtt=mqtt)
     config = parse_config(text, folder=str(folder))
     first = open_ready(make_detector(folder / "1", version="1.0.0"))
     second = open_ready(make_detector(folder / "2", version="2.0.0"))
@@ -179,8 +180,12 @@ def found_in(folder, places):
     }
 
 
-def test_a_hidden_colour_is_in_no_byte_of_any_sink_also_during_a_swap(tmp_path, places):
-    run(tmp_path, places, '"face"')
+BLACKOUT = "[[blackout]]\npolygon = [[0.3, 0.3], [0.7, 0.3], [0.7, 0.7], [0.3, 0.7]]"
+
+
+@pytest.mark.parametrize(("redact", "more"), [('"face"', ""), ("", BLACKOUT)])
+def test_a_hidden_colour_is_in_no_byte_of_any_sink_also_during_a_swap(tmp_path, places, redact, more):
+    run(tmp_path, places, redact, more)
     assert found_in(tmp_path, places) == dict.fromkeys(
         ("video", "clip", "webhook", "image entity", "files", "messages"), False
     )

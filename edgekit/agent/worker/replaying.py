@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.agent.worker.opening import model_path
-from edgekit.agent.worker.runner import choices_of, make_redactor, make_rules, open_stages
+from edgekit.agent.worker.runner import blacked_out, choices_of, make_redactor, make_rules, open_stages
 from edgekit.base.signals import stopped_by_signals
 from edgekit.core.errors import ConfigError
 from edgekit.core.ports import Result, Source
@@ -91,7 +91,8 @@ def play(
         check_redact(config.privacy.redact, predictor, () if graph is None else graph.labels())
         # a frame that failed would be a difference
         rules = make_rules(config, predictor, graph, max_errors=1)
-        loop = Loop(config.pipeline.name, _source(video), predictor, (keeper,), rules=rules)
+        source = blacked_out(_source(video), config, predictor)
+        loop = Loop(config.pipeline.name, source, predictor, (keeper,), rules=rules)
         with stopped_by_signals(loop.stop) as received, watch(loop) if watch else contextlib.nullcontext():
             document = loop.run(frames=frames)
     return Played(document, keeper.seen, received[0] if received else 0)
@@ -130,6 +131,10 @@ def picture_at(video: Path, seq: int, runs: list[tuple[PipelineConfig, dict[int,
     pixels: NDArray[Any] = frame.data
     before = np.zeros_like(pixels)
     for config, seen in runs:
+        if config.blackouts:
+            from edgekit.pipeline.blackout import paint
+
+            paint(pixels, [table.polygon for table in config.blackouts])
         if (redactor := make_redactor(config)) is not None:
             for number in sorted(number for number in seen if number < seq):  # what they had stays hidden
                 redactor.apply(before, seen[number].prediction)

@@ -116,6 +116,7 @@ def make_loop(
     source = make_source(
         config.source.kind, config.source.options, source_context(predictor.manifest, folder, state)
     )
+    source = blacked_out(source, config, predictor)
     context = SinkContext(
         pipeline=name,
         folder=folder,
@@ -145,6 +146,25 @@ def make_loop(
     _check_own_source(source, sections, context)
     opened = (*sinks, *open_sinks(sections, context), *([viewer] if viewer else ()))
     return Loop(name, source, predictor, opened, rules=rules, failover=failover, recheck=recheck, lane=lane)
+
+
+def blacked_out(source: Source, config: PipelineConfig, predictor: Predictor) -> Source:
+    """Return the source; with ``[[blackout]]``, one whose pictures are painted over as they are read.
+
+    Raises:
+        ConfigError: There are areas to paint, and the model takes no pictures.
+    """
+    if not config.blackouts:
+        return source
+    from edgekit.pipeline.blackout import BlackedOut  # a worker without it has the memory
+
+    manifest = predictor.manifest
+    if manifest.pre.window or manifest.pre.columns:
+        raise ConfigError(
+            f"blackout: want a model of pictures, got {manifest.model} {manifest.version}",
+            hint="take [[blackout]] out",
+        )
+    return BlackedOut(source, config.blackouts)
 
 
 def _is_own_link(section: Section) -> bool:

@@ -17,6 +17,8 @@ from edgekit.pipeline.sources.rtsp_address import Address
 from edgekit.pipeline.sources.timing import StreamClock
 from edgekit.pipeline.sources.tls_relay import TlsRelay
 
+_BEFORE_FIRST = -1000
+"""Ticks; whatever has no time of its own comes one tick after what came before."""
 MAX_WAITING = 512
 """Packets that may wait for the decoder: 10 to 20 s of a stream; beyond, those before a keyframe go."""
 
@@ -154,13 +156,15 @@ class Session:
                 self.info = info = connection.info
                 self._changed.notify_all()
             clock, ticks_ns = StreamClock(), 1e9 * float(info.time_base)
+            last = _BEFORE_FIRST
             for data, pts, dts, is_keyframe in connection.packets():
                 if self._is_closing:
                     return
                 arrived_ns = time.monotonic_ns()
                 at = pts if pts is not None else dts
-                if at is None:
-                    at = int(arrived_ns / ticks_ns)
+                if at is None:  # the first one often has no time, and the others begin near 0
+                    at = last + 1
+                last = at
                 captured_ns = clock.captured_ns(int(at * ticks_ns), arrived_ns)
                 self._put(VideoPacket(data, at, at if dts is None else dts, is_keyframe, captured_ns, info))
         finally:

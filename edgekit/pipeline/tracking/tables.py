@@ -101,10 +101,7 @@ class ZoneTable(PlaceTable, frozen=True, kw_only=True):
     def problems(self) -> Iterable[str]:
         """Report a polygon that has no area, or crosses itself."""
         yield from super().problems()
-        if len(self.polygon) < 3 or abs(_area(self.polygon)) < 1e-6:
-            yield f"polygon: want at least three points around an area, got {len(self.polygon)}"
-        elif _crosses_itself(self.polygon):
-            yield "polygon: want edges that do not cross each other"
+        yield from polygon_problems(self.polygon)
 
 
 class LineTable(PlaceTable, frozen=True, kw_only=True):
@@ -127,6 +124,14 @@ class LineTable(PlaceTable, frozen=True, kw_only=True):
 
 
 Points = tuple[tuple[float, float], ...]
+
+
+def polygon_problems(polygon: Points) -> Iterable[str]:
+    """Report a polygon that has no area, or crosses itself."""
+    if len(polygon) < 3 or abs(_area(polygon)) < 1e-6:
+        yield f"polygon: want at least three points around an area, got {len(polygon)}"
+    elif _crosses_itself(polygon):
+        yield "polygon: want edges that do not cross each other"
 
 
 def _area(points: Points) -> float:
