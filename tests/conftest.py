@@ -1,7 +1,10 @@
 """Rules for the whole suite."""
 
 import ctypes
+import fcntl
+import itertools
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -9,15 +12,34 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from edgekit.model.doctor import facts_with_proofs
+
 sys.path[:0] = [
     str(Path(__file__).parent / "kit"),
     str(Path(__file__).parent),
 ]  # bundles and networks that several folders use
 
 _skipped: list[str] = []
+_count = itertools.count()
 _LONG = tuple(
     f"tests/{folder}/"
     for folder in ("e2e", "optimize/run", "optimize/shrink", "sync", "agent", "fleet", "benchmarks", "cli")
+)
+_OPEN_MODELS = (
+    "agent",
+    "bench",
+    "benchmarks",
+    "cli",
+    "docs",
+    "e2e",
+    "examples",
+    "importer",
+    "model",
+    "optimize",
+    "pipeline",
+    "recordings",
+    "serve",
+    "zoo",
 )
 
 
@@ -45,18 +67,58 @@ def pytest_collection_modifyitems(items):
     )
 
 
+def _folder(item):
+    """Return the name of the folder below tests/ that a test is in."""
+    return item.path.relative_to(Path(__file__).parent).parts[0]
+
+
 def _point_at(folder, patch):
+    folder.mkdir()
     patch.setenv("COLUMNS", "80")  # whatever terminal this runs in
     patch.setenv("EDGEKIT_CACHE", str(folder / "cache"))
     patch.setenv("EDGEKIT_STATE", str(folder / "state"))
 
 
+@pytest.fixture(scope="session")
+def _homes(tmp_path_factory):
+    """A folder of the tests' homes: pytest's own lists all of its folders for each one that it makes."""
+    return tmp_path_factory.mktemp("homes")
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _no_users_folders(tmp_path_factory):
+def _no_users_folders(_homes):
     """No fixture that serves several tests reads or writes the user's cache and state."""
     with pytest.MonkeyPatch.context() as patch:
-        _point_at(tmp_path_factory.mktemp("home"), patch)
+        _point_at(_homes / "session", patch)
         yield
+
+
+@pytest.fixture(scope="session")
+def _proofs(tmp_path_factory, _no_users_folders):
+    """Prove this machine's backends, once for all processes of a run; return the file of the proofs."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    proved = folder / "proved" / "facts.json"
+    proved.parent.mkdir(exist_ok=True)
+    with (folder / "proved.lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not proved.exists():
+            patch.setenv("EDGEKIT_CACHE", str(proved.parent))
+            facts_with_proofs()
+    return proved
+
+
+@pytest.fixture(scope="session")
+def proved_cache(tmp_path_factory, _proofs):
+    """Return a function that makes a cache folder in which this machine's backends are proved."""
+
+    def make():
+        folder = tmp_path_factory.mktemp("cache")
+        shutil.copy(_proofs, folder)
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -78,9 +140,13 @@ def _a_signal_stack_that_exists(_first_signal_stack):
 
 
 @pytest.fixture(autouse=True)
-def _own_folders(tmp_path_factory, monkeypatch):
-    """No test reads or writes what another one has."""
-    _point_at(tmp_path_factory.mktemp("home"), monkeypatch)
+def _own_folders(request, _homes, monkeypatch):
+    """No test reads or writes what another one has; proofs of the backends are there, where it opens any."""
+    home = _homes / str(next(_count))
+    _point_at(home, monkeypatch)
+    if _folder(request.node) in _OPEN_MODELS:
+        (home / "cache").mkdir()
+        shutil.copy(request.getfixturevalue("_proofs"), home / "cache")
 
 
 @pytest.fixture

@@ -31,10 +31,10 @@ SPARE = {"id": "spare", "backend": "null"}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    """Proofs of the backends are made once for all tests here."""
+def _cache(proved_cache):
+    """All tests here share what is verified and measured once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("EDGEKIT_CACHE", str(proved_cache()))
         yield os.environ["EDGEKIT_CACHE"]
 
 

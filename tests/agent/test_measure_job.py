@@ -23,13 +23,13 @@ from edgekit.update.slots import SIGNED
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("cache"))
+def cache(proved_cache):
+    return str(proved_cache())
 
 
 @pytest.fixture(autouse=True)
 def _same_cache(cache, monkeypatch):
-    monkeypatch.setenv("EDGEKIT_CACHE", cache)  # this machine's backends are proved once
+    monkeypatch.setenv("EDGEKIT_CACHE", cache)
 
 
 def staged(folder, *, signed=(), **about):

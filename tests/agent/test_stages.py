@@ -21,12 +21,6 @@ def way(start, end, y):
     return [(start + (end - start) * n / (FRAMES - 1), y) for n in range(FRAMES)]
 
 
-@pytest.fixture(autouse=True)
-def _proved_once(street, monkeypatch):
-    """The runtimes of this machine are tried once for all tests here."""
-    monkeypatch.setenv("EDGEKIT_CACHE", str(street / "cache"))
-
-
 @pytest.fixture(scope="module")
 def street(tmp_path_factory):
     """A detector, a classifier, and a recording of a red and a blue one that pass each other."""

@@ -4,9 +4,9 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def proofs(tmp_path_factory):
-    """A cache folder: this machine's backends are proved once for all tests that use it."""
-    return tmp_path_factory.mktemp("proofs")
+def proofs(proved_cache):
+    """A cache folder: what is verified and measured once serves all tests that use it."""
+    return proved_cache()
 
 
 @pytest.fixture

@@ -22,9 +22,8 @@ WAIT_S = 120.0
 
 
 @pytest.fixture
-def hold(tmp_path, monkeypatch):
+def hold(tmp_path):
     """Return a function that opens the real pair; LiteRT's variant ranks first."""
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     with contextlib.ExitStack() as stack:
 
         def make(switched=None, *, pairs=(), **table):

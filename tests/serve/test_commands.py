@@ -88,8 +88,7 @@ def test_top_shows_each_model_with_its_rates(url, capsys):
 
 
 @pytest.fixture
-def classifier(tmp_path, monkeypatch):
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+def classifier(tmp_path):
     return image_bundle(tmp_path / "bundle")
 
 

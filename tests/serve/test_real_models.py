@@ -22,9 +22,9 @@ Y = np.maximum(X @ np.float32(WEIGHTS) + np.float32(BIASES), 0)
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Proofs of the backends are made once for all tests here."""
-    return str(tmp_path_factory.mktemp("cache"))
+def cache(proved_cache):
+    """All tests here share what is verified and measured once."""
+    return str(proved_cache())
 
 
 @pytest.mark.parametrize("file", ["relu.tflite", "relu.onnx", "relu.xml"])

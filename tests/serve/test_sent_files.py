@@ -41,11 +41,11 @@ def loud_bundle(folder):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(tmp_path_factory, proved_cache):
     folder = tmp_path_factory.mktemp("models")
     bundles = loud_bundle(folder / "a"), make_site_bundle(folder / "b"), make_bundle(folder / "c")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEKIT_CACHE", str(folder / "cache"))
+        patch.setenv("EDGEKIT_CACHE", str(proved_cache()))
         with served(*(offer(str(bundle), None) for bundle in bundles)) as running:
             yield running
 

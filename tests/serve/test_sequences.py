@@ -39,11 +39,11 @@ def sum_bundle(folder):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(tmp_path_factory, proved_cache):
     folder = tmp_path_factory.mktemp("models")
     hidden = make_bundle(folder / "b", model="hidden", options={"keeps_state": True})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEKIT_CACHE", str(folder / "cache"))
+        patch.setenv("EDGEKIT_CACHE", str(proved_cache()))
         with served(
             offer(str(sum_bundle(folder / "a")), None), offer(str(hidden), None), doubling()[0]
         ) as running:

@@ -91,11 +91,6 @@ def place(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _one_home(place, monkeypatch):
-    monkeypatch.setenv("EDGEKIT_CACHE", str(place / "home"))
-
-
 def request(place, **fields):
     usual = {
         "model": str(place / "gru.onnx"),
@@ -145,10 +140,10 @@ def test_a_description_may_rename_its_tensors(place):
 
 
 @pytest.fixture(scope="module")
-def made(place):
+def made(place, proved_cache):
     """The float candidates of two runtimes, evaluated, and a bundle of both."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEKIT_CACHE", str(place / "home"))
+        patch.setenv("EDGEKIT_CACHE", str(proved_cache()))
         facts, detected = facts_with_proofs(Path("/"))
         asked, cache = request(place), Cache(place / "cache")
         inputs = read_inputs(asked, cache, Progress())
