@@ -45,7 +45,7 @@ def webhook_of(given: bytes) -> str:
     try:
         text = given.decode("ascii")
         url = urlsplit(text)
-        is_here = url.scheme == "http" and url.hostname in _HERE and (url.port or 80) > 0
+        is_here = url.scheme == "http" and url.hostname in _HERE and url.port != 0
     except ValueError:
         text, is_here = "", False
     if not is_here or not text.isprintable() or " " in text or len(text) > _MOST_CHARACTERS or url.username:
