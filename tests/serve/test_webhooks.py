@@ -102,7 +102,7 @@ def test_what_a_killed_process_left_is_sent_by_the_next_one(tmp_path):
         href = send(server, url).json()["href"]
         while server.client.get(href).status_code == 202:
             pass
-        assert sorted(path.suffix for path in left_in(tmp_path)) == [".answer", ".hook"]
+    assert {path.suffix for path in left_in(tmp_path)} >= {".answer", ".hook"}
     with listening() as receiver:
         (hook,) = tmp_path.rglob("*.hook")
         hook.write_text(receiver.url)
