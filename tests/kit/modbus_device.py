@@ -1,18 +1,11 @@
 """A Modbus device: pymodbus' own server on a free port, in a thread."""
 
 import asyncio
-import socket
 import threading
 
+from brokers import free_port
 from pymodbus.datastore import ModbusDeviceContext, ModbusSequentialDataBlock, ModbusServerContext
 from pymodbus.server import ModbusTcpServer
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
 
 WRITE_COIL, WRITE_REGISTERS = 5, 16
 
@@ -31,7 +24,7 @@ class ModbusDevice:
         self._is_up = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
         self._thread.start()
-        self._is_up.wait(10)
+        assert self._is_up.wait(60)
 
     @property
     def url(self):

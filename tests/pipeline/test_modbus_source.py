@@ -12,7 +12,8 @@ from edgekit.pipeline.sources.modbus import ModbusOptions, Register, blocks_of
 
 pytest.importorskip("pymodbus", reason="the extra 'modbus' is not installed")
 
-from modbus_device import ModbusDevice, free_port
+from brokers import free_port
+from modbus_device import ModbusDevice
 
 FLOAT = struct.unpack(">2H", struct.pack(">f", 21.5))
 VALUES = [7, 0xFFFE, *FLOAT, *reversed(FLOAT), 0x7FC0, 0]

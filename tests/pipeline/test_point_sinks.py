@@ -3,7 +3,8 @@
 import threading
 
 import pytest
-from modbus_device import WRITE_COIL, WRITE_REGISTERS, ModbusDevice, free_port
+from brokers import free_port
+from modbus_device import WRITE_COIL, WRITE_REGISTERS, ModbusDevice
 from pipeline_fakes import prediction
 from sink_results import BOX, event, result
 

@@ -156,7 +156,7 @@ def test_what_waits_for_a_dead_server_is_sent_in_order_when_it_is_back(tmp_path,
     sender = hook(port, tmp_path)
     began_s = time.monotonic()
     put(sender, *(str(number) for number in range(200)))
-    assert time.monotonic() - began_s < 0.5  # it does not wait
+    assert time.monotonic() - began_s < 20  # it does not wait: 200 tries would take minutes
     until(lambda: sender.state().problem)
     with serving(503, 429, port=port) as server:
         server.wait(lambda: len(server.taken) == 200)
