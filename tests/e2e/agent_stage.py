@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import io
 import json
 import os
 import signal
@@ -33,16 +35,18 @@ def wait_for(look: Callable[[], Any], what: str, limit_s: float = WAIT_S) -> Any
 
 def command(module: str, *arguments: object) -> dict[str, Any]:
     """Run a command with --json and return its document."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments), "--json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{module} {arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    document: dict[str, Any] = json.loads(done.stdout)
+    code, out, err = called(module, *arguments, "--json")
+    assert code == 0, f"{module} {arguments}: {code}\n{out}\n{err}"
+    document: dict[str, Any] = json.loads(out)
     return document
+
+
+def called(module: str, *arguments: object) -> tuple[int, str, str]:
+    """Run a command in this process, which has its modules; return its exit code, output and log."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = importlib.import_module(module).main([*map(str, arguments)])
+    return code, out.getvalue(), err.getvalue()
 
 
 def end(process: subprocess.Popen[Any], limit_s: float = WAIT_S) -> int:
@@ -102,6 +106,10 @@ class FleetStage:
     def publish(self, bundle: Path) -> None:
         """Sign a bundle and hand it over."""
         self.cli("publish", bundle, "--keys", self.keys)
+
+    def is_free(self) -> bool:
+        """Return whether no rollout runs: the next one of a model may begin."""
+        return all(row["state"] != "running" for row in self.cli("rollout", "list")["items"])
 
     def token(self) -> str:
         """Return a token that enrols one device."""

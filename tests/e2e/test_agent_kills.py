@@ -112,6 +112,7 @@ def kill_child(agent: AgentStage, word: str) -> bool:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 return True
+        time.sleep(0.002)  # the agent needs the processor more than who waits for its child
     return False
 
 
@@ -135,10 +136,7 @@ def commits(agent: AgentStage, version: str) -> None:
 
 
 def roll_out(fleet: FleetStage, version: str) -> None:
-    def is_free() -> bool:
-        return all(row["state"] != "running" for row in fleet.cli("rollout", "list")["items"])
-
-    wait_for(is_free, "the rollout before")
+    wait_for(fleet.is_free, "the end of the rollout before")
     fleet.cli(
         *("rollout", "create", "--model", "motion", "--version", version),
         *("--waves", "100%", "--soak-s", 1, "--p99-ratio", 0, "--error-ratio", 0),

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import site
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from agent_stage import AgentStage, FleetStage, wait_for
+from agent_stage import AgentStage, FleetStage, command, wait_for
 from bundles import make_bundle, pipeline_toml
 from releases import agent_wheel, clean_environment, installation
 
@@ -88,12 +86,9 @@ def stage(tmp_path, _proved_once):
 def roll_out(fleet: FleetStage, folder: Path, version: str, **options) -> None:
     """Publish a release and direct the device to it."""
     wheel, file = agent_wheel(folder / "wheels", version, **options), folder / f"{version}.ekb"
-    done = subprocess.run(
-        [sys.executable, "-m", "edgekit_fleet.cli.main", "release", wheel, "-o", file, "--json"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert json.loads(done.stdout)["version"] == version
+    assert command("edgekit_fleet.cli.main", "release", wheel, "-o", file)["version"] == version
     fleet.publish(file)
+    wait_for(fleet.is_free, "the end of the rollout before")
     flags = ("--model", AGENT, "--version", version, "--devices", "box", "--waves", "100%")
     fleet.cli("rollout", "create", *flags, "--soak-s", 1)
 

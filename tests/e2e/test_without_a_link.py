@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 
 import pytest
-from agent_stage import AgentStage, FleetStage, command, messages
+from agent_stage import AgentStage, FleetStage, called, command, messages
 from bundles import make_bundle, pipeline_toml
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine; each wait has a limit of its own
@@ -99,24 +98,13 @@ def running(fleet):
 
 def fails(module, *arguments):
     """Return the exit code of a command that is refused."""
-    words = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, check=False).returncode
+    return called(module, *arguments)[0]
 
 
 def test_a_bundle_that_was_not_exported_is_refused_with_6(tmp_path):
     bundle = make_bundle(tmp_path / "b")
     packed = tmp_path / "b.ekb"
     subprocess.run(["tar", "-cf", packed, "-C", bundle, "."], check=True)
-    words = [
-        sys.executable,
-        "-m",
-        "edgekit.cli.main",
-        "agent",
-        "install",
-        str(packed),
-        "--state",
-        str(tmp_path),
-    ]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 6
-    assert "edgekit-fleet export" in done.stderr
+    code, _, log = called("edgekit.cli.main", "agent", "install", packed, "--state", tmp_path)
+    assert code == 6
+    assert "edgekit-fleet export" in log
