@@ -28,10 +28,15 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def home(proved_cache):
+    return str(proved_cache())
+
+
 @pytest.fixture(autouse=True)
-def _one_home(place, monkeypatch):
-    """The proofs of this machine's backends are made once for all of these tests."""
-    monkeypatch.setenv("EDGEKIT_CACHE", str(place / "home"))
+def _one_home(home, monkeypatch):
+    """What is verified and measured once serves all of these tests."""
+    monkeypatch.setenv("EDGEKIT_CACHE", home)
 
 
 def call(place, *words):
@@ -40,10 +45,10 @@ def call(place, *words):
 
 
 @pytest.fixture(scope="module")
-def first(place):
+def first(place, home):
     out = place / "first" / "net"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEKIT_CACHE", str(place / "home"))
+        patch.setenv("EDGEKIT_CACHE", home)
         code = call(place, "-o", str(out), "--samples", "24", "--calibration-samples", "16")
     return code, out
 
