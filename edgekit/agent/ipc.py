@@ -128,6 +128,12 @@ class Started(msgspec.Struct, frozen=True, tag="started", kw_only=True):
     pipeline: str
 
 
+class Prepared(msgspec.Struct, frozen=True, tag="prepared", kw_only=True):
+    """A pipeline that was to wait has its models open, and waits for ``Begin``."""
+
+    pipeline: str
+
+
 class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
     """A pipeline's counts since its last ``Progress``, all of one version of the model.
 
@@ -273,6 +279,7 @@ FromWorker = Union[  # noqa: UP007 - decoded at run time
     StillLost,
     ModelProgress,
     Started,
+    Prepared,
     Progress,
     EventOut,
     TrialProgress,
@@ -313,7 +320,7 @@ class Run(msgspec.Struct, frozen=True, tag="run", kw_only=True):
     """Run a pipeline on a hosted model, as soon as that is open.
 
     ``text`` is the pipeline's TOML, ``what`` its name in messages, ``folder`` what its paths are relative to.
-    ``is_managed``: the agent keeps the model up to date.
+    ``is_managed``: the agent keeps the model up to date. ``waits``: open no source or sink before ``Begin``.
     """
 
     pipeline: str
@@ -322,6 +329,13 @@ class Run(msgspec.Struct, frozen=True, tag="run", kw_only=True):
     what: str
     folder: str
     is_managed: bool = False
+    waits: bool = False
+
+
+class Begin(msgspec.Struct, frozen=True, tag="begin", kw_only=True):
+    """Open the source of a pipeline that waits: it has ended in the process that had it."""
+
+    pipeline: str
 
 
 class End(msgspec.Struct, frozen=True, tag="end", kw_only=True):
@@ -362,7 +376,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Finish the frames, close everything, exit 0."""
 
 
-ToWorker = Union[Host, Drop, Run, End, Swap, Keep, Offered, Stop]  # noqa: UP007 - decoded at run time
+ToWorker = Union[Host, Drop, Run, Begin, End, Swap, Keep, Offered, Stop]  # noqa: UP007 - decoded at run time
 
 
 # -- Framing

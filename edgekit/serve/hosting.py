@@ -68,6 +68,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     restarts: int
     is_answering: bool
+    recycled: int = 0
+    """How often its process was replaced as its memory grew."""
 
 
 class Table(msgspec.Struct, frozen=True, tag="table"):

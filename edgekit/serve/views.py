@@ -188,18 +188,23 @@ def status_document(parts: list[Part], table: Table, server: dict[str, Any]) -> 
 
 def metrics_document(parts: list[Part], table: Table) -> str:
     """Return ``/metrics``: the parts' samples by family, and how often each host was restarted."""
-    name = "edgekit_model_restarts_total"
-    labels = [({"model": row.name, "version": row.version}, row.restarts) for row in table.rows]
-    restarts = family(
-        name, "counter", "Restarts of a model's process.", [sample(name, *each) for each in labels]
-    )
+    counts = [
+        *_by_model(table, "restarts", "Restarts of a model's process."),
+        *_by_model(table, "recycled", "How often a model's process was replaced as its memory grew."),
+    ]
     families: dict[str, list[str]] = {}
-    for line in [line for part in parts for line in part.metrics.splitlines()] + restarts:
+    for line in [line for part in parts for line in part.metrics.splitlines()] + counts:
         if line.startswith("# HELP "):
             lines = families.setdefault(line, [])
         elif line not in lines:
             lines.append(line)
     return "\n".join(line for helped, lines in families.items() for line in (helped, *lines)) + "\n"
+
+
+def _by_model(table: Table, count: str, text: str) -> list[str]:
+    name = f"edgekit_model_{count}_total"
+    rows = [({"model": row.name, "version": row.version}, getattr(row, count)) for row in table.rows]
+    return family(name, "counter", text, [sample(name, *each) for each in rows])
 
 
 def exposition(models: Models, bodies: Bodies) -> str:

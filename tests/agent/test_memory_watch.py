@@ -3,10 +3,12 @@
 import math
 import os
 import random
+import signal
+from pathlib import Path
 
 import pytest
 from bundles import make_bundle
-from test_supervisor import LIMITS, Stage, is_running
+from test_supervisor import LIMITS, Stage, is_running, pid_of
 
 from edgekit.agent.supervisor import memory
 from edgekit.agent.supervisor.memory import LEAST_SAMPLES, MemoryWatch, free_mb, slope_of, verdict
@@ -79,30 +81,123 @@ def test_what_is_free_is_the_machines_or_the_control_groups(tmp_path):
     assert rss_mb(os.getpid()) > 0
 
 
-def test_a_worker_that_leaks_is_started_anew_between_frames_and_the_others_run_on(tmp_path, monkeypatch):
+LEAKING = """
+import os, time
+kept = []
+def grow(result):
+    kept.append(b"x" * (1 << 20))
+    with open({seen!r}, "a") as file:
+        file.write(f"{{os.getpid()}} {{time.monotonic()}}\\n")
+"""
+
+
+@pytest.fixture
+def leaky(tmp_path, monkeypatch):
+    """An agent whose pipeline ``leaky`` leaks a MiB a frame, beside a sound one; samples each 0.1 s."""
     for name, value in (("SAMPLE_S", 0.1), ("SETTLE_S", 0.3), ("LEAST_SAMPLES", 6)):
         monkeypatch.setattr(memory, name, value)
-    (tmp_path / "leaking.py").write_text("kept = []\ndef grow(_):\n    kept.append(b'x' * (1 << 20))\n")
+    (tmp_path / "leaking.py").write_text(LEAKING.format(seen=str(tmp_path / "seen")))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     stage = Stage(tmp_path)
-    stage.limits = LIMITS + "growth_mb = 60\n"
-    for name in ("sound", "leaky"):
-        stage.pipeline(name, make_bundle(tmp_path / name))
+    stage.limits = LIMITS + "growth_mb = 40\n"
+    stage.pipeline("sound", make_bundle(tmp_path / "sound"))
+    stage.pipeline("leaky", make_bundle(tmp_path / "leaky", options={"load_ms": 300.0}))
     with (tmp_path / "leaky.toml").open("a") as file:
         file.write('[[sink]]\nkind = "callback"\nfunction = "leaking:grow"\n')
+    return stage
+
+
+def row_of(status, pipeline):
+    return next(row for row in status["workers"] if row["pipelines"][0]["name"] == pipeline)
+
+
+def children():
+    """Return the ids of the workers that this process has."""
+    tasks = Path("/proc/self/task").iterdir()
+    pids = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    return [pid for pid in pids if b"edgekit.agent.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def alerts_of(stage, code):
+    return [alert.message for alert in stage.alerts() if alert.code == code]
+
+
+def has(pipeline, **claims):
+    def claim(status):
+        rows = [row for row in status["workers"] if row["pipelines"][0]["name"] == pipeline]
+        return bool(rows) and all(rows[0][key] == value for key, value in claims.items())
+
+    return claim
+
+
+def test_a_second_process_takes_over_from_a_worker_that_leaks_between_two_frames(leaky):
+    """The pause between two frames is the source's: models, runtime and modules are loaded before it."""
 
     def client(stage):
-        stage.until(
-            lambda status: any(row["recycled"] for row in status["workers"]) and is_running("leaky")(status)
-        )
+        stage.until(is_running("sound"))
+        stage.until(has("leaky", recycled=1, standby=""))
         before = stage.status()["pipelines"]["leaky"]["frames"]
-        return stage.until(is_running("leaky", before + 20))
+        return stage.until(is_running("leaky", before + 10))
 
-    status = stage.run(client)
-    recycled = {row["pipelines"][0]["name"]: bool(row["recycled"]) for row in status["workers"]}
-    assert recycled == {"sound": False, "leaky": True}
+    status = leaky.run(client)
+    assert row_of(status, "sound")["recycled"] == 0
+    for name in ("leaky", "sound"):
+        assert status["pipelines"][name]["restarts"] == status["pipelines"][name]["errors"] == 0
+    (said,) = alerts_of(leaky, "agent.recycled")
+    assert "leaky: its memory grew by" in said
+    assert "took over from" in said
+    lines = [line.split() for line in (leaky.folder / "seen").read_text().splitlines()]
+    pids = [pid for pid, _ in lines]
+    second = pids.index(str(row_of(status, "leaky")["pid"]))
+    assert set(pids[:second]).isdisjoint(pids[second:])
+    pause_s = float(lines[second][1]) - float(lines[second - 1][1])
+    assert pause_s < 0.3  # the model alone takes 0.3 s to load, and a process longer
+
+
+def test_where_the_second_process_cannot_open_the_model_the_first_goes_on_and_says_why(leaky):
+    def client(stage):
+        pid = row_of(stage.until(is_running("leaky")), "leaky")["pid"]
+        (stage.folder / "leaky").rename(stage.folder / "gone")
+        status = stage.until(lambda status: row_of(status, "leaky")["standby_failures"] >= 1)
+        assert (row_of(status, "leaky")["pid"], row_of(status, "leaky")["recycled"]) == (pid, 0)
+        status = stage.until(is_running("leaky", status["pipelines"]["leaky"]["frames"] + 10))
+        (stage.folder / "gone").rename(stage.folder / "leaky")  # and is asked again later
+        return stage.until(lambda status: row_of(status, "leaky")["recycled"] >= 1)
+
+    status = leaky.run(client)
     assert status["pipelines"]["leaky"]["restarts"] == status["pipelines"]["leaky"]["errors"] == 0
-    assert status["pipelines"]["sound"]["restarts"] == 0
-    said = [alert.message for alert in stage.alerts() if alert.code == "agent.recycled"]
-    assert said
-    assert all("leaky: its memory grew by" in text for text in said)
+    assert "leaky" in alerts_of(leaky, "agent.standby_failed")[0]
+
+
+@pytest.mark.parametrize("victim", ["standby", "first"])
+def test_whichever_process_is_killed_during_a_handover_frames_go_on(leaky, victim):
+    def client(stage):
+        first = row_of(stage.until(is_running("leaky")), "leaky")["pid"]
+        status = stage.until(has("leaky", standby="opening"))
+        pids = {pid for pid in children() if pid not in {row["pid"] for row in status["workers"]}}
+        (standby,) = pids
+        os.kill(first if victim == "first" else standby, signal.SIGKILL)
+        status = stage.until(has("leaky", standby_failures=1))
+        return stage.until(is_running("leaky", status["pipelines"]["leaky"]["frames"] + 10))
+
+    status = leaky.run(client)
+    assert status["pipelines"]["leaky"]["restarts"] == (victim == "first")
+    said = alerts_of(leaky, "agent.standby_failed")[0]
+    assert ("its process ended: SIGKILL" if victim == "standby" else "the first process ended") in said
+
+
+def test_where_memory_does_not_hold_a_worker_twice_it_is_started_anew_plainly_and_says_so(leaky, monkeypatch):
+    monkeypatch.setattr(memory, "free_mb", lambda: 1.0)
+
+    def client(stage):
+        first = row_of(stage.until(is_running("leaky")), "leaky")["pid"]
+        stage.until(lambda status: pid_of(status, "leaky") not in {None, first})
+        before = stage.status()["pipelines"]["leaky"]["frames"]
+        return stage.until(is_running("leaky", before + 10))
+
+    status = leaky.run(client)
+    assert status["pipelines"]["leaky"]["restarts"] == status["pipelines"]["leaky"]["errors"] == 0
+    assert (
+        "started anew without a standby: what is free does not hold it twice"
+        in alerts_of(leaky, "agent.recycled")[0]
+    )

@@ -97,12 +97,15 @@ class Door(Peer):
         super().__init__(reactor, settings.limits.quiet_s, front.call, front.refuse)
         self._front, self._on_end = front, on_end
         self._process, self._offered = {"pid": pid, "restarts": restarts}, Offers(())
+        self._is_shown = False
         self._connect(Pipe(ours, FromHost))
         self._send(settings)
 
     @property
     def rows(self) -> tuple[Row, ...]:
         """What every worker is to know of this one's models."""
+        if not self._is_shown:
+            return ()
         known: dict[str, Any] = {**self._process, "is_answering": self.is_answering}
         if not self.is_answering:
             known |= {"state": "UNAVAILABLE", "reason": SILENT}
@@ -112,6 +115,16 @@ class Door(Peer):
     def pipelines(self) -> tuple[str, ...]:
         """The pipelines whose page it has."""
         return self._offered.pipelines if self.is_answering else ()
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether it takes connections: it was heard of a moment ago, and is no standby."""
+        return self._is_shown and super().is_answering
+
+    def show(self, *, is_shown: bool, recycled: int = 0) -> None:
+        """Hand it connections from now on, or no more; those that it has are answered."""
+        self._is_shown, self._process["recycled"] = is_shown, recycled
+        self._front.changed()
 
     def close(self) -> None:
         """Hand over no more; safe to call twice."""

@@ -221,7 +221,9 @@ def worker_row(worker: Worker, pipelines: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": worker.name,
         "pid": worker.pid,
-        "recycled": worker.recycled,
+        "recycled": worker.succession.recycled,
+        "standby": worker.succession.state,
+        "standby_failures": worker.succession.failures,
         "rss_mb": round(rss_mb(worker.pid), 1),
         "pss_mb": round(pss_mb(worker.pid), 1),
         "models": [model_row(model) for model in worker.models.values() if model.is_hosted],

@@ -306,22 +306,29 @@ class HostedModel:
         except OSError as error:
             self._charge(f"could not be started: {error}", "agent.worker_ended")
             return
-        plan = self.plan
         self._suspect = Opening(model=self.key, digest="", variant="", left=0)
         self._given, self._phase, self._since_s = self._target, "opening", self._reactor.now_s()
         self._has_failed = False
-        self.send(
-            Host(
-                model=self.key,
-                path=str(self._target),
-                variant=plan.variant,
-                threads=plan.threads,
-                fallback=plan.fallback,
-                exclude=self._excluded.rows,
-            )
-        )
+        self.send(self.request())
         for user in self.users.values():
             user.start()
+
+    def request(self) -> Host:
+        """Return the request to open the target bundle."""
+        plan = self.plan
+        return Host(
+            model=self.key,
+            path=str(self._target),
+            variant=plan.variant,
+            threads=plan.threads,
+            fallback=plan.fallback,
+            exclude=self._excluded.rows,
+        )
+
+    def moved(self, running: Running) -> None:
+        """Note that another process has it open from now on."""
+        self.busy_s = 0.0
+        self._adopt(running)
 
     # -- from the worker
 

@@ -87,7 +87,16 @@ class MemoryWatch:
         self._samples: deque[tuple[float, float]] = deque(maxlen=MOST_SAMPLES)
         self._key: object = None
         self._since_s = self._sampled_s = -math.inf
-        self._settled_mb = 0.0
+        self.settled_mb = 0.0
+        """What the process had once it had settled."""
+
+    def wait(self) -> None:
+        """Ask for no new start before as many samples as at first are taken."""
+        self._samples.clear()
+
+    def has_room(self) -> bool:
+        """Return whether the process fits into the memory that is left once more, with a quarter to spare."""
+        return self._left_mb() > 1.25 * self.settled_mb
 
     def look(self, now_s: float, pid: int, runs: object) -> str:
         """Take a sample if it is time; return why the process should be started anew, or an empty text.
@@ -98,14 +107,14 @@ class MemoryWatch:
             runs: What it runs; where that changes, the watch begins again.
         """
         if (pid, runs) != self._key:
-            self._key, self._since_s, self._settled_mb = (pid, runs), now_s, 0.0
+            self._key, self._since_s, self.settled_mb = (pid, runs), now_s, 0.0
             self._samples.clear()
         if now_s - self._sampled_s < SAMPLE_S or now_s - self._since_s < SETTLE_S:
             return ""
         self._sampled_s, mb = now_s, self._resident_mb(pid)
-        self._settled_mb = self._settled_mb or mb
+        self.settled_mb = self.settled_mb or mb
         self._samples.append((now_s, mb))
-        return verdict(self._samples, mb - self._settled_mb, self._left_mb(), self._growth_mb)
+        return verdict(self._samples, mb - self.settled_mb, self._left_mb(), self._growth_mb)
 
 
 def free_mb(root: Path = Path("/")) -> float:

@@ -149,17 +149,26 @@ class Pipeline:
             or not model.is_hosted
         ):
             return
+        self.is_in_worker = model.send(self.request(model.key))
+        self.state = "starting"
+        self.moved()
+
+    def request(self, model: str, *, waits: bool = False) -> Run:
+        """Return the request to run it on a model by its key."""
         plan = self.plan
-        run = Run(
+        return Run(
             pipeline=plan.name,
-            model=model.key,
+            model=model,
             text=plan.text,
             what=plan.what,
             folder=str(plan.folder),
             is_managed=bool(plan.managed),
+            waits=waits,
         )
-        self.is_in_worker = model.send(run)
-        self.state, self._setting, self._changes = "starting", "", 0
+
+    def moved(self) -> None:
+        """Note that it begins in a process from now on."""
+        self._setting, self._changes = "", 0
         self.progressed_s = self._reactor.now_s()
 
     def started(self, _: Started) -> None:

@@ -131,6 +131,7 @@ class WorkerPool:
         is_new = key not in worker.models
         model = worker.model(plan.models[key], self._config.state / "excluded" / f"{pipeline.name}.json")
         worker.pipelines[pipeline.name] = pipeline
+        worker.exclusive |= frozenset(self._exclusive.get(pipeline.name, ()))
         model.add(pipeline)
         if is_new:
             self._place(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import selectors
 import signal
@@ -10,20 +11,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.agent.config import LimitsTable
-from edgekit.agent.ipc import NOT_SHARED, AlertOut, Asked, End, Ended, EventOut, LedgerOut, Progress, Started
+from edgekit.agent.ipc import (
+    NOT_SHARED,
+    AlertOut,
+    Asked,
+    End,
+    Ended,
+    EventOut,
+    LedgerOut,
+    Progress,
+    Running,
+    Started,
+)
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.supervisor.grouping import ModelPlan
 from edgekit.agent.supervisor.hosted_model import Blame, HostedModel
 from edgekit.agent.supervisor.memory import MemoryWatch
 from edgekit.agent.supervisor.pipelines import Observer, Pipeline
+from edgekit.agent.supervisor.standby import Succession
 from edgekit.agent.supervisor.worker_process import WorkerProcess, oom_kills
 from edgekit.base.child import exit_reason, is_native_crash
 from edgekit.core.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from edgekit.agent.supervisor.address import Admit, Door
+    from edgekit.agent.supervisor.address import Admit
 
 logger = logging.getLogger(__name__)
+
+_OF_PIPELINES = (EventOut, AlertOut, Started, Progress, LedgerOut, Asked, Ended)
 
 
 class Worker:
@@ -51,16 +66,21 @@ class Worker:
         self._reactor, self._limits, self._environment = reactor, limits, environment
         self._observer, self._progress_s, self._admit = observer, progress_s, admit
         self._process: WorkerProcess | None = None
-        self._door: Door | None = None
         self._why_killed = ""
         self._guilty: list[HostedModel] = []
         self._is_asked = False
         self._memory = MemoryWatch(limits.growth_mb)
-        self.recycled = 0
-        """How often the process was started anew since its memory grew."""
+        self.succession = Succession(self, reactor, limits, observer)
+        self.exclusive: frozenset[str] = frozenset()
+        """The accelerators of its models that one process at a time can have."""
         self._oom_kills = 0
         self._ending: dict[str, float] = {}
         """When each pipeline that was asked to end must have ended."""
+
+    @property
+    def process(self) -> WorkerProcess | None:
+        """The process, or None."""
+        return self._process
 
     @property
     def pid(self) -> int | None:
@@ -70,7 +90,7 @@ class Worker:
     @property
     def is_stopped(self) -> bool:
         """Whether there is no process, and none will be started."""
-        return self.is_stopping and self._process is None
+        return self.is_stopping and self._process is None and self.succession.is_over
 
     def model(self, plan: ModelPlan, excluded: Path) -> HostedModel:
         """Return the model of a plan, made if it is not here yet."""
@@ -100,6 +120,7 @@ class Worker:
     def stop(self) -> None:
         """Ask the process to end for good; ``is_stopped`` becomes true when it has."""
         self.is_stopping = True
+        self.succession.stop()
         if self._process is None:
             self._stopped()
         else:
@@ -115,27 +136,57 @@ class Worker:
             return not self._process.is_stopping
         self._why_killed, self._guilty, self._is_asked = "", [], False
         self._oom_kills = oom_kills()
-        self._process = process = WorkerProcess(
+        self._process = process = self.spawn()
+        if process.door is not None:
+            process.door.show(is_shown=True, recycled=self.succession.recycled)
+        logger.info("worker %s is process %d", self.name, process.pid)
+        return True
+
+    def spawn(self) -> WorkerProcess:
+        """Return another process, whose messages come here; it is handed no connections before it is shown.
+
+        Raises:
+            OSError: It cannot be started.
+        """
+        process = WorkerProcess(
             self._environment, self._reactor.now_s(), self._progress_s, has_api=self._admit is not None
         )
         if self._admit is not None and process.api is not None:
-            self._door = self._admit(process.api, process.pid, self.restarts)
-        self._reactor.watch(process.channel, selectors.EVENT_READ, self._ready)
-        logger.info("worker %s is process %d", self.name, process.pid)
-        return True
+            process.door = self._admit(process.api, process.pid, self.restarts)
+        self._reactor.watch(process.channel, selectors.EVENT_READ, functools.partial(self._ready, process))
+        return process
 
     def send(self, message: Any) -> bool:
         """Send a message; return False if the process is gone, or about to go."""
         process = self._process
         return process is not None and not process.is_stopping and process.send(message)
 
+    def adopt(self, process: WorkerProcess, opened: Mapping[str, Running]) -> None:
+        """Go on with a process that has the models open, in place of the present one."""
+        for key, running in opened.items():
+            self.models[key].moved(running)
+        self._why_killed, self._guilty, self._is_asked, self._ending = "", [], False, {}
+        self._process = process
+
     def _recycle(self, process: WorkerProcess, reason: str) -> None:
-        """End the process after its frames in work, and start it anew; this is not counted as a crash."""
-        self.recycled += 1
-        self._is_asked = True
-        logger.warning("worker %s is started anew: %s", self.name, reason)
-        self._observer.alert("warning", "agent.recycled", f"worker {self.name}: {reason}", "")
-        process.stop(self._reactor.now_s() + self._limits.stop_s)
+        """Have a second process take over; where two cannot be, end this one and start it anew.
+
+        Neither is counted as a crash.
+        """
+        if not (why_not := self._why_no_standby()):
+            try:
+                self.succession.begin(reason)
+            except OSError as error:
+                why_not = f"it cannot be started: {error}"
+        if why_not:
+            self._is_asked = True
+            self.succession.replaced(f"{reason}; started anew without a standby: {why_not}")
+            process.stop(self._reactor.now_s() + self._limits.stop_s)
+
+    def _why_no_standby(self) -> str:
+        if self.exclusive:
+            return f"one process at a time can have {', '.join(sorted(self.exclusive))}"
+        return "" if self._memory.has_room() else "what is free does not hold it twice"
 
     def end(self, pipeline: Pipeline) -> None:
         """Ask for a pipeline's end; the process is killed if it does not come in time."""
@@ -153,8 +204,11 @@ class Worker:
     # -- when it hangs
 
     def tick(self) -> None:
-        """Kill the process if it hangs, start it anew if its memory grows. Call it each second."""
+        """Kill the process if it hangs, have another take over if its memory grows. Call it each second."""
         process, now_s = self._process, self._reactor.now_s()
+        if reason := self.succession.look(now_s):
+            self._memory.wait()
+            self.succession.abandon(reason)
         if process is None:
             return
         if process.is_stopping:
@@ -173,7 +227,7 @@ class Worker:
         if stuck:
             reason = f"finished no frame for {limit_s:.0f} s though one was due"
             self._end_stuck(stuck, reason, is_silent=now_s - process.heard_s > limit_s / 2)
-        elif all(model.may_pause for model in self.models.values()):
+        elif not self.succession.state and all(model.may_pause for model in self.models.values()):
             runs = (tuple(self.pipelines), tuple(model.running for model in self.models.values()))
             if reason := self._memory.look(now_s, process.pid, runs):
                 self._recycle(process, reason)
@@ -207,32 +261,36 @@ class Worker:
 
     # -- from the process
 
-    def _ready(self, _: int) -> None:
-        process = self._process
-        assert process is not None
+    def _ready(self, process: WorkerProcess, _: int) -> None:
         try:
             messages, has_closed = process.channel.receive()
             for message in messages:
                 self._take(message, process)
         except ProtocolError as error:
             self.malformed += 1
-            self._kill(f"does not speak the protocol: {error}", [])
+            if process is self._process:
+                self._kill(f"does not speak the protocol: {error}", [])
+            process.kill()
             has_closed = True
-        if has_closed and self._process is process:
+        if has_closed and process.channel.fileno() >= 0:
             self._collect(process)
 
     def _take(self, message: Any, process: WorkerProcess) -> None:
         process.heard_s = self._reactor.now_s()
+        if self.succession.takes(process, message):
+            return
+        if isinstance(message, _OF_PIPELINES):
+            self._take_of_pipeline(message)
+        elif process is self._process and (model := self.models.get(message.model)) and model.is_hosted:
+            model.take(message)
+
+    def _take_of_pipeline(self, message: Any) -> None:
         if isinstance(message, EventOut):
             name = message.record.pipeline
         elif isinstance(message, AlertOut):
             name = message.alert.pipeline
-        elif isinstance(message, (Started, Progress, LedgerOut, Asked, Ended)):
-            name = message.pipeline
         else:
-            if (model := self.models.get(message.model)) is not None and model.is_hosted:
-                model.take(message)
-            return
+            name = message.pipeline
         if (pipeline := self.pipelines.get(name)) is not None:
             self._take_for(pipeline, message)
 
@@ -270,11 +328,15 @@ class Worker:
 
     def _collect(self, process: WorkerProcess) -> None:
         self._reactor.unwatch(process.channel)
-        if self._door is not None:
-            self._door.close()
+        if process.door is not None:
+            process.door.close()
         code = process.reap()
-        self._process = self._door = None
+        if process is not self._process:
+            self.succession.ended(process, exit_reason(code))
+            return
+        self._process = None
         self._ending.clear()
+        self.succession.first_ended()
         if self.is_stopping:
             self._stopped()
         elif process.is_stopping and not self._is_asked:

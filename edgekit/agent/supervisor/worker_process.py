@@ -9,10 +9,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.agent.ipc import Channel, FromWorker, Stop
 from edgekit.core.errors import LinkError
+
+if TYPE_CHECKING:
+    from edgekit.agent.supervisor.address import Door
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +63,8 @@ class WorkerProcess:
                 self.api.close()
             raise
         self.channel = Channel(ours, FromWorker)
+        self.door: Door | None = None
+        """Through which it is handed connections, while there is a local API."""
         self.heard_s = now_s
         self.stop_deadline_s: float | None = None
 

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit.agent.ipc import NOT_SHARED, AlertOut, End, Ended, Offered, Progress, Run, Running, Started
+from edgekit.agent.ipc import (
+    NOT_SHARED,
+    AlertOut,
+    Begin,
+    End,
+    Ended,
+    Offered,
+    Prepared,
+    Progress,
+    Run,
+    Running,
+    Started,
+)
 from edgekit.agent.worker.bundle_counters import AgentSink, BundleCounters, TallyMarks
 from edgekit.agent.worker.ledger_relay import LedgerRelay
 from edgekit.agent.worker.runner import choices_of, make_keeper, make_loop, open_stages
@@ -27,6 +39,7 @@ from edgekit.core.errors import (
 from edgekit.core.wire import Alert, StageState
 from edgekit.model.ready import Choices
 from edgekit.pipeline.config import PipelineConfig, parse_config
+from edgekit.pipeline.pre import vision
 from edgekit.pipeline.sources.timing import LEAST_WAIT_S
 
 if TYPE_CHECKING:
@@ -67,7 +80,7 @@ class PipelineRun:
         self.name = request.pipeline
         self._request, self._model, self._send, self._api = request, model, send, api
         self._viewer: ViewSink | None = None
-        self._stopping = threading.Event()
+        self._stopping, self._may_begin = threading.Event(), threading.Event()
         self._relay = LedgerRelay(self.name, send)
         self.versions = OfferedVersions(self.name, send) if request.is_managed else None
         self._publishers: Publishers | None = None
@@ -92,13 +105,16 @@ class PipelineRun:
     def stop(self) -> None:
         """End after the current frame; safe from any thread."""
         self._stopping.set()
+        self._may_begin.set()
         if (loop := self._loop) is not None:
             loop.stop()
 
-    def take(self, message: End | Offered) -> None:
+    def take(self, message: Begin | End | Offered) -> None:
         """Act on a message of the supervisor about this pipeline."""
         if isinstance(message, End):
             self.stop()
+        elif isinstance(message, Begin):
+            self._may_begin.set()
         elif self.versions is not None:
             self.versions.take(message)
 
@@ -196,9 +212,18 @@ class PipelineRun:
         self._stages = open_stages(config)
         if not model.join(self):
             return False
+        if request.waits:
+            self._wait_to_begin()
         with self._shown(), self._counted():
             self._run_source()
         return True
+
+    def _wait_to_begin(self) -> None:
+        """Have everything loaded but the source and the sinks, which another process still has."""
+        if not self._model.view(self).manifest.pre.window:
+            vision()
+        self._send(Prepared(pipeline=self.name))
+        self._may_begin.wait()
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:

@@ -18,7 +18,19 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from edgekit.agent.ipc import BlockingChannel, Drop, End, Host, Keep, Offered, Run, Stop, Swap, ToWorker
+from edgekit.agent.ipc import (
+    Begin,
+    BlockingChannel,
+    Drop,
+    End,
+    Host,
+    Keep,
+    Offered,
+    Run,
+    Stop,
+    Swap,
+    ToWorker,
+)
 from edgekit.agent.worker.pipeline_run import PipelineRun
 from edgekit.agent.worker.shared_model import SharedModel
 from edgekit.base.logs import log_to_stderr
@@ -85,7 +97,7 @@ class Worker:
             pipeline = PipelineRun(message, self._models[message.model], self._send, self._api)
             self._pipelines[message.pipeline] = pipeline
             pipeline.start()
-        elif isinstance(message, (End, Offered)):
+        elif isinstance(message, (Begin, End, Offered)):
             if (running := self._pipelines.get(message.pipeline)) is not None:
                 running.take(message)
         elif isinstance(message, Swap):
