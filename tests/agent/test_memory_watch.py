@@ -101,7 +101,7 @@ def leaky(tmp_path, monkeypatch):
     stage = Stage(tmp_path)
     stage.limits = LIMITS + "growth_mb = 40\n"
     stage.pipeline("sound", make_bundle(tmp_path / "sound"))
-    stage.pipeline("leaky", make_bundle(tmp_path / "leaky", options={"load_ms": 300.0}))
+    stage.pipeline("leaky", make_bundle(tmp_path / "leaky", options={"load_ms": 1000.0}))
     with (tmp_path / "leaky.toml").open("a") as file:
         file.write('[[sink]]\nkind = "callback"\nfunction = "leaking:grow"\n')
     return stage
@@ -151,7 +151,7 @@ def test_a_second_process_takes_over_from_a_worker_that_leaks_between_two_frames
     second = pids.index(str(row_of(status, "leaky")["pid"]))
     assert set(pids[:second]).isdisjoint(pids[second:])
     pause_s = float(lines[second][1]) - float(lines[second - 1][1])
-    assert pause_s < 0.3  # the model alone takes 0.3 s to load, and a process longer
+    assert pause_s < 1.0  # the model alone takes a second to load
 
 
 def test_where_the_second_process_cannot_open_the_model_the_first_goes_on_and_says_why(leaky):
@@ -183,7 +183,9 @@ def test_whichever_process_is_killed_during_a_handover_frames_go_on(leaky, victi
     status = leaky.run(client)
     assert status["pipelines"]["leaky"]["restarts"] == (victim == "first")
     said = alerts_of(leaky, "agent.standby_failed")[0]
-    assert ("its process ended: SIGKILL" if victim == "standby" else "the first process ended") in said
+    assert (
+        "its process ended: killed by SIGKILL" if victim == "standby" else "the first process ended"
+    ) in said
 
 
 def test_where_memory_does_not_hold_a_worker_twice_it_is_started_anew_plainly_and_says_so(leaky, monkeypatch):
