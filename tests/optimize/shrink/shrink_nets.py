@@ -5,6 +5,8 @@ import functools
 import torch
 from torch import nn
 
+torch.set_num_threads(1)  # two that wait for each other are slower on a machine that is not idle
+
 SHAPE = (1, 1, 12, 12)
 SEEN = []
 """Modules that ``train`` was handed: they are trained in place, so this is the one that is exported."""
