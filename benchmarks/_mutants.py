@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import sys
@@ -18,6 +19,7 @@ import pytest
 from edgekit.core.spec import Item
 from edgekit.pipeline import decoders
 from edgekit.pipeline.decoders import DECODERS, Setup
+from edgekit.pipeline.masks import cells_of, to_mask
 
 DECODER, _, KIND = os.environ.get("MUTANT", ":").partition(":")
 _current: list[str] = []
@@ -33,10 +35,44 @@ def swapped(item: Item) -> Item:
 
 
 def shifted(setup: Setup, item: Item) -> Item:
-    """Return an item of the next class."""
+    """Return an item of the next class, a text in the next letters."""
     index = (item.index or 0) + 1
     label = setup.labels[index % len(setup.labels)] if setup.labels else str(index)
-    return msgspec.structs.replace(item, index=index, label=label)
+    following = dict(zip(setup.labels, (*setup.labels[1:], *setup.labels[:1]), strict=True))
+    text = "".join(following.get(letter, letter) for letter in item.text)
+    return msgspec.structs.replace(item, index=index, label=label, text=text)
+
+
+def reflected(item: Item) -> Item:
+    """Return an item whose mask is its mirror image, in the same part of the picture."""
+    mask = item.mask and to_mask(cells_of(item.mask)[:, ::-1], item.mask.area)
+    return msgspec.structs.replace(item, mask=mask)
+
+
+def turned(item: Item) -> Item:
+    """Return an item whose oriented box is turned the other way."""
+    box = item.oriented_box and (*item.oriented_box[:4], -item.oriented_box[4])
+    return msgspec.structs.replace(item, oriented_box=box)
+
+
+def doubled_value(item: Item) -> Item:
+    """Return an item whose number and vector are twice as large."""
+    value = None if item.value is None else 2 * item.value
+    return msgspec.structs.replace(item, value=value, vector=tuple(2 * x for x in item.vector))
+
+
+def crossed(item: Item) -> Item:
+    """Return an item with x and y of its points swapped, its box as it is."""
+    return msgspec.structs.replace(item, points=tuple((y, x) for x, y in item.points))
+
+
+ITEM_KINDS: dict[str, Callable[[Item], Item]] = {
+    "xy": swapped,
+    "points": crossed,
+    "mask": reflected,
+    "angle": turned,
+    "value": doubled_value,
+}
 
 
 def doubled(setup: Setup) -> Setup:
@@ -47,13 +83,12 @@ def doubled(setup: Setup) -> Setup:
         options |= {"strides": strides} if strides else {"stride": 2 * options.get("stride", 4)}
         return replaced(setup, options=options)
     width, height = setup.input_size or (0, 0)
-    return Setup(setup.post, setup.labels, setup.shapes, (2 * width, 2 * height), setup.what, setup.on_reset)
+    return dataclasses.replace(setup, input_size=(2 * width, 2 * height))
 
 
 def replaced(setup: Setup, **post: Any) -> Setup:
     """Return a set-up with other fields of ``post``."""
-    changed = msgspec.structs.replace(setup.post, **post)
-    return Setup(changed, setup.labels, setup.shapes, setup.input_size, setup.what, setup.on_reset)
+    return dataclasses.replace(setup, post=msgspec.structs.replace(setup.post, **post))
 
 
 def broken(build: Callable[[Setup], Any]) -> Callable[[Setup], Any]:
@@ -65,8 +100,8 @@ def broken(build: Callable[[Setup], Any]) -> Callable[[Setup], Any]:
         elif KIND == "nms":
             setup = replaced(setup, iou_threshold=1.0)
         decode = build(setup)
-        if KIND == "xy":
-            return lambda outcome: tuple(swapped(item) for item in decode(outcome))
+        if KIND in ITEM_KINDS:
+            return lambda outcome: tuple(map(ITEM_KINDS[KIND], decode(outcome)))
         if KIND == "class":
             return lambda outcome: tuple(shifted(setup, item) for item in decode(outcome))
         return decode

@@ -1,9 +1,10 @@
 """Whether the tests notice a broken decoder.
 
-Broken: x and y swapped, no sigmoid, cells twice as large, no suppression, each class the next one. Each
-decoder is broken in each way that it can be, in a process of its own, and the tests that build it are run: at
-least one must fail. By default the decoders of boxes that most models need; ``--full``: all of boxes,
-keypoints and classes.
+Broken: x and y swapped, no sigmoid, cells twice as large, no suppression, each class the next one; and,
+where a decoder has them, points alone swapped, masks mirrored, oriented boxes turned the other way, numbers
+doubled. Each decoder is broken in each way that it can be, in a process of its own, and the tests that
+build it are run: at least one must fail. By default the decoders of boxes that most models need;
+``--full``: every decoder.
 
     python benchmarks/decoder_mutations.py [--full] [--json]
 """
@@ -23,21 +24,42 @@ TESTS = (
     "tests/pipeline/test_detectors.py",
     "tests/pipeline/test_more_detectors.py",
     "tests/pipeline/test_decoders.py",
+    "tests/pipeline/test_map_decoders.py",
+    "tests/pipeline/test_number_decoders.py",
+    "tests/pipeline/test_text_decoders.py",
+    "tests/pipeline/test_gallery.py",
 )
-KINDS = ("xy", "sigmoid", "stride", "nms", "class")
 QUICK = ("yolo", "detections", "ssd", "centre", "efficientdet")
-CANNOT = {
-    "detections": ("sigmoid",),
-    "detr": ("stride",),
-    "fomo": ("sigmoid", "nms"),
-    "movenet": ("sigmoid", "nms", "class"),
-    "posenet": ("nms", "class"),
-    "blazeface": ("class",),
-    "centre": (),
-    "classify": ("xy", "stride", "nms"),
+_BOXES = ("xy", "sigmoid", "stride", "nms", "class")
+_MAP = ("xy", "stride", "mask")
+WAYS: dict[str, tuple[str, ...]] = {
+    "yolo": (*_BOXES, "points", "mask", "angle"),
+    "detections": ("xy", "stride", "nms", "class", "points", "angle"),
+    "ssd": (*_BOXES, "points"),
+    "centre": (*_BOXES, "points"),
+    "efficientdet": _BOXES,
+    "detr": ("xy", "sigmoid", "nms", "class", "mask"),
+    "bins": _BOXES,
+    "yolo-grid": _BOXES,
+    "blazeface": ("xy", "sigmoid", "stride", "nms", "points"),
+    "fomo": ("xy", "stride", "class"),
+    "movenet": ("xy", "stride"),
+    "posenet": ("xy", "sigmoid", "stride"),
+    "landmarks": ("xy", "sigmoid", "stride", "points"),
+    "classify": ("sigmoid", "class"),
+    "segment": (*_MAP, "class", "value"),
+    "matte": (*_MAP, "sigmoid", "value"),
+    "depth": ("stride", "value"),
+    "heatmap": (*_MAP, "value"),
+    "textmap": ("xy", "sigmoid", "stride", "angle"),
+    "ctc": ("sigmoid", "class"),
+    "embed": ("class", "value"),
+    "regress": ("class", "value"),
+    "outlier": ("class", "value"),
+    "anomaly": ("class", "value"),
+    "vad": ("class", "value"),
 }
-"""What a decoder does not have: suppression, a sigmoid, more than one class, or places."""
-ALL = (*QUICK, "detr", "bins", "yolo-grid", "blazeface", "fomo", "movenet", "posenet", "classify")
+"""What each decoder can be broken in; ``sensor`` is ``classify``, and ``raw`` decodes nothing."""
 
 
 def pytest(mutant: str, tests: list[str], log: Path | None = None) -> int:
@@ -72,10 +94,8 @@ def main() -> int:
     survivors, ran = [], 0
     with tempfile.TemporaryDirectory() as folder:
         tests = tests_of(Path(folder))
-        for decoder in ALL if options.full else QUICK[:2] if options.sabotage else QUICK:
-            for kind in KINDS:
-                if kind in CANNOT.get(decoder, ()):
-                    continue
+        for decoder in WAYS if options.full else QUICK[:2] if options.sabotage else QUICK:
+            for kind in WAYS[decoder]:
                 ran += 1
                 if pytest("" if options.sabotage else f"{decoder}:{kind}", tests[decoder]) == 0:
                     survivors.append(f"{decoder}: {kind}")

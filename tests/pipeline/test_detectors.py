@@ -196,12 +196,12 @@ def test_keypoints_come_back_in_the_picture(size):
     row = [
         *as_numbers((10, 10, 30, 40), units="shares"),
         0.9,
-        *(12 / 96, 20 / 64, 0.8)[:size],
-        *(0.25, 0.5, 0.1)[:size],
+        *(12 / 96, 24 / 64, 0.8)[:size],
+        *(0.25, 0.75, 0.1)[:size],
     ]
     options = {"units": "shares", "keypoints": 2, "point_size": size, "point_names": ["nose", "tail"]}
     (item,) = decode("yolo", options, ("cat",), placement=LETTERBOX, predictions=[[row]])
-    assert item.points == (pytest.approx((24, 24)), pytest.approx((48, 48)))
+    assert item.points == (pytest.approx((24, 32)), pytest.approx((48, 80)))
     assert item.point_names == ("nose", "tail")
     assert item.point_scores == (pytest.approx((0.8, 0.1)) if size == 3 else ())
 
@@ -244,7 +244,7 @@ def test_of_two_oriented_boxes_at_one_place_the_better_stays():
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_a_mask_covers_what_its_prototypes_say_inside_the_box(layout):
     prototypes = np.full((1, 2, 16, 24), -1.0, np.float32)
-    prototypes[0, 1, 4:10, 4:12] = 3.0  # pixels 16..48 by 16..40 of the input
+    prototypes[0, 1, 4:10, 2:8] = 3.0  # pixels 8..32 by 16..40 of the input
     row = [*as_numbers((16, 12, 40, 44)), 0.9, 0.0, 1.0]
     arrays = {"predictions": [[row]], "prototypes": prototypes}
     if layout == "NHWC":
@@ -255,9 +255,9 @@ def test_a_mask_covers_what_its_prototypes_say_inside_the_box(layout):
     cells = cells_of(item.mask)
     assert cells.shape == (32, 24)
     expected = np.zeros((32, 24), bool)
-    expected[4:28] = True  # rows 16 to 40 of the input, from the box's top at 12
+    expected[4:28, :17] = True  # rows 16 to 40 of the input, from the box's top at 12; columns 16 to 33
     assert (cells != expected).mean() < 0.06  # the edge is where the interpolation crosses 0
-    assert item.mask.extent() == pytest.approx((32, 16, 80, 64), abs=4)
+    assert item.mask.extent() == pytest.approx((32, 16, 64, 64), abs=4)
 
 
 def test_an_item_without_a_pixel_of_mask_is_dropped_and_one_in_the_border_stays_without():
@@ -299,6 +299,14 @@ def test_rows_may_lack_the_batch_and_end_with_keypoints():
     (item,) = decode("detections", {"keypoints": 1}, rows=[row])
     assert (item.label, item.points) == ("dog", ((5, 6),))
     assert item.point_scores == (pytest.approx(0.7),)
+
+
+def test_rows_may_end_with_the_angle_of_an_oriented_box():
+    row = [40, 30, 20, 10, 0.9, 2, 0.5]
+    options = {"columns": ["cx", "cy", "width", "height", "score", "class"], "angle": True}
+    (item,) = decode("detections", options, placement=LETTERBOX, rows=[[row]])
+    assert (item.label, item.box) == ("owl", None)
+    assert item.oriented_box == pytest.approx((80, 44, 40, 20, 0.5))
 
 
 LISTS = {
@@ -378,11 +386,11 @@ def test_softmax_leaves_out_the_queries_that_see_no_object():
 
 def test_a_query_may_have_a_mask_over_the_whole_picture():
     masks = np.full((1, 1, 16, 24), -1.0)
-    masks[0, 0, 8:, :] = 1.0
+    masks[0, 0, 8:, :12] = 1.0
     (item,) = decode(
         "detr", {}, placement=LETTERBOX, logits=[[[3.0, -9, -9]]], boxes=[[[0.5] * 4]], masks=masks
     )
-    assert item.mask.extent() == pytest.approx((0, 48, 192, 96), abs=4)
+    assert item.mask.extent() == pytest.approx((0, 48, 96, 96), abs=4)
 
 
 # -- bins

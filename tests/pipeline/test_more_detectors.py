@@ -151,6 +151,23 @@ def test_nothing_over_the_threshold_is_nothing_seen():
     assert decode("posenet", {"edges": [[0, 1], [1, 2]]}, ("person",), **posenet_maps([])) == ()
 
 
+# -- landmarks of what fills the picture
+
+
+@pytest.mark.parametrize("units", ["pixels", "shares"])
+def test_landmarks_come_back_in_the_picture_with_how_sure_each_is(units):
+    wide, high = SIZE if units == "shares" else (1, 1)
+    table = [[12 / wide, 24 / high, 5, 3, 0], [30 / wide, 40 / high, 5, -3, 0], [90, 60, 0, 0, 0]]
+    options = {"points": 2, "numbers": 5, "units": units, "activation": "sigmoid"}
+    arrays = {"landmarks": [np.ravel(table)], "flag": [[2.0]]}
+    (item,) = decode("landmarks", options, ("hand",), placement=LETTERBOX, **arrays)
+    assert (item.label, item.score) == ("hand", pytest.approx(0.8808, abs=1e-4))
+    assert item.points == (pytest.approx((24, 32)), pytest.approx((60, 64)))
+    assert item.point_scores == pytest.approx((0.9526, 0.0474), abs=1e-4)
+    assert item.box == pytest.approx((24, 32, 60, 64))
+    assert decode("landmarks", options, ("hand",), **arrays | {"flag": [[-2.0]]}) == ()
+
+
 # -- any numbers, and what a manifest may get wrong
 
 
