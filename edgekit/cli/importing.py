@@ -88,4 +88,15 @@ def text_of(imported: Imported) -> str:
     lines += [f"  left out {name}: {why}" for name, why in origin.excluded.items()]
     if not manifest.license:
         lines.append("  no licence is stated: edgekit bundle set BUNDLE license=SPDX before you publish it")
-    return "\n".join([*lines, f"next: edgekit run {imported.path} --source FILE|CAMERA --sink video"])
+    return "\n".join([*lines, f"next: {_next_command(imported)}"])
+
+
+def _next_command(imported: Imported) -> str:
+    """Return the command that uses the bundle on what its model takes."""
+    pre, task, path = imported.manifest.pre, imported.manifest.task, imported.path
+    if task == "raw":
+        return f"edgekit serve {path}"
+    if pre.columns or pre.window:
+        file = "FILE.wav" if task in ("audio", "voice") else "FILE.csv"
+        return f"edgekit run {path} --source {file} --sink jsonl"
+    return f"edgekit run {path} --source FILE|CAMERA --sink video"

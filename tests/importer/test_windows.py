@@ -1,5 +1,7 @@
 """Windows of sound and sensors, forecasts, classifiers of several heads, and what an input itself says."""
 
+import json
+import wave
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from imported_nets import save
 
 import edgekit
+from edgekit.cli.main import main
 from edgekit.core.errors import BundleError, UsageError
 from edgekit.core.spec import Quantization
 from edgekit.importer.decide import conclude
@@ -198,3 +201,42 @@ def test_a_pictures_size_is_a_constant_of_paddles_detectors():
     conclusion = conclude(file)
     assert conclusion.constants == {"scale_factor": (1.0,), "im_shape": (320.0, 640.0)}
     assert conclusion.shapes == {"im_shape": (1, 2), "scale_factor": (1, 2)}
+
+
+# -- from a file to what a recording holds
+
+
+def siren_net(path):
+    """A network of YAMNet's tensors that hears a siren in whatever is loud, and silence in what is not."""
+    slope, offset = np.zeros((1, 521), np.float32), np.full((1, 521), -10, np.float32)
+    slope[0, [0, 7]], offset[0, 0] = (-200, 200), 3
+    nodes = [
+        ("Abs", ["waveform"], ["size"], {}),
+        ("ReduceMean", ["size"], ["loud"], {"axes": [0], "keepdims": 0}),
+        ("Mul", ["loud", "slope"], ["steep"], {}),
+        ("Add", ["steep", "offset"], ["logits"], {}),
+        ("Sigmoid", ["logits"], ["scores"], {}),
+    ]
+    constants = {"slope": slope, "offset": offset}
+    return save(path, nodes, [("waveform", [15_600])], [("scores", [1, 521])], constants)
+
+
+def test_two_commands_lead_from_a_yamnet_to_the_labels_of_a_recording(tmp_path, capsys):
+    (tmp_path / "names.txt").write_text("".join(f"sound {n}\n" if n != 7 else "siren\n" for n in range(521)))
+    model, bundle, seen = siren_net(tmp_path / "m.onnx"), tmp_path / "b", tmp_path / "seen.jsonl"
+    assert main(["import", str(model), "-o", str(bundle), "--labels", str(tmp_path / "names.txt")]) == 0
+    assert f"next: edgekit run {bundle} --source FILE.wav --sink jsonl" in capsys.readouterr().out
+    seconds = np.arange(4 * 44_100) / 44_100  # resampled to the model's 16 kHz
+    samples = 20_000 * np.sin(2 * np.pi * 440 * seconds) * (seconds >= 2)
+    with wave.open(str(tmp_path / "r.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(44_100)
+        file.writeframes(samples.astype("<i2").tobytes())
+    words = ["run", str(bundle), "--source", str(tmp_path / "r.wav"), "--sink", f"jsonl:{seen}"]
+    assert main(words) == 0
+    rows = [json.loads(line) for line in seen.read_text().splitlines()]
+    labels = [row["items"][0]["label"] for row in rows]
+    assert labels[:3] == ["sound 0"] * 3
+    assert labels[-3:] == ["siren"] * 3
+    assert len(labels) == (4 * 16_000 - 15_600) // 7_800 + 1

@@ -117,6 +117,7 @@ def test_a_matte_gives_the_foreground_with_its_share_place_and_mean(shape):
     decode = build("matte", {"matte": shape}, labels=("person",))
     (item,) = decode(outcome(place("stretch", (16, 16), SIZE), matte=matte))
     assert (item.label, item.score, item.value, item.box) == ("person", 0.75, 0.5, (0, 0, 8, 16))
+    assert item.mask.extent() == item.box
 
 
 def test_a_matte_is_scaled_to_the_picture_before_it_is_cut():
@@ -167,7 +168,7 @@ def test_a_defect_has_its_mask_its_box_and_the_normalised_score():
     seen = outcome(place("stretch", (160, 160), SIZE), heatmap=drawn(4, 8, 2, 4, 20.0).reshape(1, 1, 16, 16))
     (item,) = decode(seen)
     assert (item.label, item.index, item.value, item.score) == ("anomaly", 1, 20.0, 0.75)
-    assert item.box == (80, 40, 120, 60)
+    assert item.box == item.mask.extent() == (80, 40, 120, 60)
     assert seen.maps["heatmap"].shape == (16, 16)
     (item,) = decode(outcome(heatmap=drawn(0, 0, 1, 1, 6.0).reshape(1, 1, 16, 16)))
     assert (item.label, item.index, item.value, item.score) == ("normal", 0, 6.0, pytest.approx(0.6))

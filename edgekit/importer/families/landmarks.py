@@ -76,7 +76,7 @@ def recognise(file: ModelFile) -> Conclusion | None:
             *convention("MediaPipe's graph", score_threshold=0.5),
         ),
         outputs=outputs,
-        no_real_file=network.label != "face",
+        no_real_file=network.label == "hand",
     )
 
 

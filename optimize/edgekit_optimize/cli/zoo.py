@@ -62,6 +62,7 @@ def _list() -> Report:
         }
         for name, entry in recipes().items()
     ]
+    ready = _packaged()
     kept = [
         {"name": name, "title": entry.title, "license": entry.license, "needs": str(entry.package)}
         for name, entry in recordings().items()
@@ -74,25 +75,35 @@ def _list() -> Report:
             f"  variants: {', '.join(model['variants'])}",
             f"  needs: {', '.join(model['needs']) or 'nothing but its recordings'}",
         ]
+    for model in ready:
+        lines += [
+            f"{model['name']} {model['version']}  (imported, {model['license']})",
+            f"  {model['title']}",
+            f"  needs: {', '.join(model['needs'])}",
+        ]
     lines += ["recordings:", *(f"  {item['name']}: {item['title']}" for item in kept)]
-    return Report({"models": models, "recordings": kept}, "\n".join(lines))
+    return Report({"models": models, "packaged": ready, "recordings": kept}, "\n".join(lines))
+
+
+def _packaged() -> list[dict[str, Any]]:
+    """Return the models that a build imports, by name."""
+    from edgekit_optimize.zoo.packaged import packaged
+
+    return [
+        {
+            "name": name,
+            "title": entry.title,
+            "version": entry.version,
+            "license": entry.license,
+            "needs": list(entry.needs()),
+        }
+        for name, entry in packaged().items()
+    ]
 
 
 def _build(arguments: argparse.Namespace) -> Report:
     try:
-        from edgekit_optimize.zoo.build import build
-    except ImportError as cause:
-        raise _incomplete(cause) from cause
-    variants = arguments.variants.split(",") if arguments.variants else None
-    try:
-        built = build(
-            arguments.name,
-            arguments.out,
-            version=arguments.version,
-            variants=variants,
-            cache=arguments.cache or cache_dir(),
-            ekb=arguments.ekb,
-        )
+        built = _built(arguments)
     except ImportError as cause:
         raise _incomplete(cause) from cause
     document: dict[str, Any] = {"bundle": str(built), "sha256": None, "bytes": _size(built)}
@@ -103,6 +114,22 @@ def _build(arguments: argparse.Namespace) -> Report:
     else:
         document["sha256"] = sha256_of(built)
     return Report(document, f"{built}: {document['bytes'] / 1e6:.1f} MB\nnext: edgekit verify {built}")
+
+
+def _built(arguments: argparse.Namespace) -> Path:
+    from edgekit_optimize.zoo.build import build
+    from edgekit_optimize.zoo.packaged import build_packaged, packaged
+
+    name, out, cache = arguments.name, arguments.out, arguments.cache or cache_dir()
+    variants = arguments.variants.split(",") if arguments.variants else None
+    if name not in packaged():
+        return build(name, out, version=arguments.version, variants=variants, cache=cache, ekb=arguments.ekb)
+    if variants:
+        raise UsageError(
+            f"{name}: --variants chooses from a recipe's variants",
+            hint="this model is imported, with every runtime here that answers rightly",
+        )
+    return build_packaged(name, out, version=arguments.version, cache=cache, ekb=arguments.ekb)
 
 
 def _recording(arguments: argparse.Namespace) -> Report:

@@ -166,9 +166,7 @@ def build(
         BackendUnavailableError: A library that a variant needs is not installed.
     """
     model_recipe = recipe(name, models)
-    number = version or model_recipe.version
-    if not VERSION.fullmatch(number):
-        raise UsageError(f"version: want MAJOR.MINOR.PATCH, got {number!r}")
+    number = checked_version(version or model_recipe.version)
     chosen = _choose(model_recipe, variants)
     if alter is not None:
         chosen = tuple(map(_from_network, chosen))
@@ -184,6 +182,17 @@ def build(
             shutil.rmtree(target)
         folder.replace(target)
     return target
+
+
+def checked_version(number: str) -> str:
+    """Return a bundle's version.
+
+    Raises:
+        UsageError: It is not MAJOR.MINOR.PATCH.
+    """
+    if not VERSION.fullmatch(number):
+        raise UsageError(f"version: want MAJOR.MINOR.PATCH, got {number!r}")
+    return number
 
 
 def pack(folder: Path, target: Path) -> Path:

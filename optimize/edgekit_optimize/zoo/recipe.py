@@ -114,7 +114,9 @@ def recipe(name: str, folder: Path | None = None) -> Recipe:
     path = root / name / "recipe.toml"
     if "/" in name or not path.is_file():
         known = ", ".join(sorted(file.parent.name for file in root.glob("*/recipe.toml")))
-        raise UsageError(f"the zoo has no model {name!r}", hint=f"it has {known}")
+        raise UsageError(
+            f"the zoo has no model {name!r}", hint=f"edgekit zoo lists all; with a recipe: {known}"
+        )
     return _read(path)
 
 
