@@ -92,6 +92,14 @@ def test_a_found_line_grows_back_by_its_area_over_its_perimeter():
     assert item.oriented_box == pytest.approx((30.5, 15.5, 40 + grown, 10 + grown, 0))
 
 
+def test_a_maps_logits_become_probabilities():
+    drawn = np.full((64, 64), -5.0, np.float32)
+    drawn[10:21, 10:51] = 2.0
+    decode = build("textmap", {"map": (1, 64, 64)}, {"activation": "sigmoid"})
+    (item,) = decode(Outcome({"map": drawn[None]}))
+    assert item.score == pytest.approx(0.88, abs=0.05)
+
+
 def test_lines_come_from_top_to_bottom_and_unsure_and_tiny_ones_not_at_all():
     drawn = np.zeros((64, 64), np.float32)
     drawn[40:48, 10:50], drawn[5:12, 10:50], drawn[20:28, 10:50], drawn[58:60, 3:5] = 0.9, 0.9, 0.4, 0.9
