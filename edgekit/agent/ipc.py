@@ -166,6 +166,8 @@ class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
     """How many objects were followed, and what zones and lines counted."""
     source: dict[str, Any] = {}
     """The source's state (a camera's or line's faults) and its own counters."""
+    switch: dict[str, Any] = {}
+    """Whether it takes frames, which profile it has, since when and why; empty where nobody turned it."""
     running: Running
     advanced: bool = True
     inferring: bool = False
@@ -344,6 +346,14 @@ class End(msgspec.Struct, frozen=True, tag="end", kw_only=True):
     pipeline: str
 
 
+class Turn(msgspec.Struct, frozen=True, tag="turn", kw_only=True):
+    """Turn a pipeline's switch: ``on``, ``off``, a profile's name, or ``auto``."""
+
+    pipeline: str
+    to: str
+    why: str
+
+
 class Swap(msgspec.Struct, frozen=True, tag="swap", kw_only=True):
     """Load this bundle beside a running one, check it, and switch all its pipelines at a frame boundary.
 
@@ -376,7 +386,9 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Finish the frames, close everything, exit 0."""
 
 
-ToWorker = Union[Host, Drop, Run, Begin, End, Swap, Keep, Offered, Stop]  # noqa: UP007 - decoded at run time
+ToWorker = Union[  # noqa: UP007 - decoded at run time
+    Host, Drop, Run, Begin, End, Turn, Swap, Keep, Offered, Stop
+]
 
 
 # -- Framing

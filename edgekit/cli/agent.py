@@ -46,6 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rollback = add("rollback", "go back to the previous version of a model", "edgekit agent rollback")
     rollback.add_argument("model", nargs="?", default="", metavar="MODEL", help="the only one if not given")
     rollback.add_argument("--reason", default="asked for on the device")
+    switch = add("switch", "stop or start a pipeline, or choose its profile", "edgekit agent switch door off")
+    switch.add_argument("pipeline", metavar="PIPELINE")
+    switch.add_argument("to", metavar="on|off|auto|PROFILE")
+    switch.add_argument("--reason", default="asked for on the device")
     install = add(
         "install", "install a bundle that was carried here", "edgekit agent install /media/stick/door.ekb"
     )
@@ -208,6 +212,9 @@ def status_text(document: dict[str, Any]) -> str:
         )
         if row.get("changes"):
             lines.append(f"    budget: {row['setting'] or 'nothing is given up'} ({row['changes']} changes)")
+        if turned := row.get("switch"):
+            profile = f", profile {turned['profile']}" if turned["profile"] else ""
+            lines.append(f"    switched {'on' if turned['is_on'] else 'off'}{profile}: {turned['why']}")
         if row["message"]:
             lines.append(f"    {row['message'].splitlines()[0]}")
         lines += [f"    {why}" for why in row["why"].splitlines()]
@@ -255,6 +262,14 @@ def _rollback(args: argparse.Namespace) -> Report:
     return Report({"model": model, "version": version, "message": message, "agent": "not running"}, message)
 
 
+def _switch(args: argparse.Namespace) -> Report:
+    from edgekit.agent.status import ask
+
+    request = {"op": "switch", "pipeline": args.pipeline, "to": args.to, "reason": args.reason}
+    answer: dict[str, Any] = ask(state_folder(args), request)
+    return Report(answer, answer["message"])
+
+
 def _ledger(args: argparse.Namespace) -> Report:
     from edgekit.agent.offline_rollback import read_ledger
     from edgekit.agent.status import ask_if_running
@@ -283,6 +298,7 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace], Report]] = {
     "status": _status,
     "reload": _reload,
     "rollback": _rollback,
+    "switch": _switch,
     "install": _install,
     "outbox": _outbox,
     "ledger": _ledger,

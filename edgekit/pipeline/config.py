@@ -21,6 +21,7 @@ from edgekit.pipeline.sources import SOURCE_ROWS
 
 if TYPE_CHECKING:  # a pipeline without such tables does not import them
     from edgekit.pipeline.blackout import BlackoutTable
+    from edgekit.pipeline.profiles import ProfileTable
     from edgekit.pipeline.stages.tables import StageTable
     from edgekit.pipeline.tracking.tables import LineTable, TrackTable, ZoneTable
 
@@ -115,6 +116,7 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     zones: tuple[ZoneTable, ...] = ()
     lines: tuple[LineTable, ...] = ()
     blackouts: tuple[BlackoutTable, ...] = ()
+    profiles: tuple[ProfileTable, ...] = ()
     stages: tuple[StageTable, ...] = ()
     """Of a pipeline of several models; the first is ``pipeline.model`` and ``model`` as well."""
     folder: str = "."
@@ -133,6 +135,8 @@ _TRACKING = {
 }
 """Tables that are imported only where they stand in a file."""
 _BLACKOUT = "edgekit.pipeline.blackout:BlackoutTable"
+_PROFILE = "edgekit.pipeline.profiles:ProfileTable"
+_PROFILE_PROBLEMS = "edgekit.pipeline.profiles:profile_problems"
 _STAGE = "edgekit.pipeline.stages.tables:StageTable"
 _GRAPH_PROBLEMS = "edgekit.pipeline.stages.tables:graph_problems"
 
@@ -169,7 +173,7 @@ def parse_config(data: bytes | str, what: str = "pipeline.toml", folder: str = "
 
 def checked_config(document: dict[str, Any], what: str, folder: str = ".") -> PipelineConfig:
     """Return the pipeline of a decoded TOML document; raises as ``parse_config``."""
-    known = {*_TABLES, *_TRACKING, "source", "sink", "stage", "blackout"}
+    known = {*_TABLES, *_TRACKING, "source", "sink", "stage", "blackout", "profile"}
     problems = [
         f"{key}: want one of {', '.join(sorted(known))}, got an unknown table"
         for key in document
@@ -187,6 +191,9 @@ def checked_config(document: dict[str, Any], what: str, folder: str = ".") -> Pi
     values["sinks"] = _sinks(document.get("sink", []), problems)
     values |= _tracking(document, problems)
     values["blackouts"] = _rows(document.get("blackout", []), "blackout", _BLACKOUT, problems)
+    if profiles := _rows(document.get("profile", []), "profile", _PROFILE, problems):
+        problems += load_target(_PROFILE_PROBLEMS)(profiles, has_track="track" in document)
+    values["profiles"] = profiles
     values["stages"] = stages
     problems += _egress_problems(values)
     if problems:

@@ -208,6 +208,7 @@ class Loop:
         """Wait for the end, and see meanwhile to the watchdog and the budget."""
         end_s = math.inf if seconds is None else time.monotonic() + seconds
         while (left_s := end_s - time.monotonic()) > 0:
+            self._rules.switch.tick()
             if self._stopping.wait(min(POLL_S, left_s)):
                 return
             if self._stream.is_idle and self._is_none_due():

@@ -194,6 +194,14 @@ def test_a_pipeline_is_restarted_as_asked_without_a_crash_and_stop_ends_every_ch
     def client(stage):
         stage.until(is_running("one"))
         before = stage.until(is_running("two"))
+        asked = {"op": "switch", "pipeline": "one"}
+        assert ask(stage.state, asked | {"to": "off", "reason": "a test"})["message"]
+        stage.until(lambda status: status["pipelines"]["one"]["switch"].get("why") == "a test")
+        assert not stage.status()["pipelines"]["one"]["switch"]["is_on"]
+        assert ask(stage.state, asked | {"to": "on"})["message"]
+        for wrong in ({"pipeline": "three", "to": "on"}, {"to": ""}):
+            with pytest.raises(UsageError):
+                ask(stage.state, asked | wrong)
         answer = ask(stage.state, {"op": "restart", "pipeline": "one"})
         assert answer == {"message": "restarts one"}
         after = stage.until(lambda status: pid_of(status, "one") not in (None, pid_of(before, "one")))

@@ -35,6 +35,7 @@ from edgekit.agent.ipc import (
     Swap,
     SwapFailed,
     Swapped,
+    Turn,
     Varied,
 )
 from edgekit.agent.supervisor.worker_process import WorkerProcess
@@ -247,6 +248,32 @@ def test_a_source_that_is_lost_is_opened_again_with_the_model_kept_loaded(start,
     alert = worker.until(lambda: next((m for m in worker.heard if type(m).__name__ == "AlertOut"), None))
     assert alert.alert.code == "config.source"
     assert worker.until(lambda: all(m.advanced for m in worker.heard if isinstance(m, Progress)))
+    assert worker.end() == 0
+
+
+def test_a_pipeline_is_stopped_and_started_again_with_the_reason_in_an_alert_and_in_its_progress(
+    start, tmp_path
+):
+    profile = '[[profile]]\nname = "maintenance"\nrun = false\n'
+    worker = start(make_bundle(tmp_path / "a"), pipeline_toml(fps=200) + profile)
+
+    def stands():
+        last = worker.progress()[-1:]
+        return last and (last[0].switch.get("is_on"), last[0].switch.get("why"), last[0].frames > 0)
+
+    worker.until(lambda: stands() == (None, None, True))
+    worker.process.send(Turn(pipeline="motor", to="maintenance", why="a new lens"))
+    worker.until(lambda: stands() == (False, "a new lens: profile maintenance", False))
+    alert = worker.first(AlertOut).alert
+    assert (alert.level, alert.code, alert.pipeline, alert.message) == (
+        "info", "pipeline.switched", "motor", "switched off: a new lens: profile maintenance",
+    )  # fmt: skip
+    worker.process.send(Turn(pipeline="motor", to="noon", why="a slip"))
+    worker.until(
+        lambda: any(isinstance(m, AlertOut) and "got 'noon'" in m.alert.message for m in worker.heard)
+    )
+    worker.process.send(Turn(pipeline="motor", to="on", why="done"))
+    worker.until(lambda: stands() == (True, "done", True))
     assert worker.end() == 0
 
 

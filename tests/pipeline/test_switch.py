@@ -1,6 +1,7 @@
 """A pipeline that is switched off takes no frame, is not taken for hung, and stays off over a restart."""
 
 import threading
+import time
 
 import pytest
 from brokers import Broker, mosquitto_path
@@ -8,6 +9,8 @@ from mqtt_ear import Ear
 from pipeline_fakes import ListSink, ListSource, make_predictor
 from sink_results import event, result
 
+from edgekit.core.errors import ConfigError, UsageError
+from edgekit.pipeline.config import parse_config
 from edgekit.pipeline.loop import Loop, Rules
 from edgekit.pipeline.sinks import SinkContext, make_sink
 from edgekit.pipeline.sinks.mqtt import MqttOptions
@@ -76,11 +79,105 @@ def test_it_is_kept_over_a_restart_and_a_damaged_file_means_on(tmp_path):
     assert Switch(path).is_on
 
 
+TEXT = """
+[pipeline]
+name = "door"
+model = "m"
+[source]
+kind = "synthetic"
+"""
+PROFILES = """
+[[profile]]
+name = "day"
+starts = "07:00"
+score_threshold = 0.4
+[[profile]]
+name = "night"
+starts = "22:00"
+run = false
+score_threshold = 0.4
+[[profile]]
+name = "maintenance"
+run = false
+score_threshold = 0.6
+"""
+
+
+class WallClock:
+    """The device's local time, as the switch reads it."""
+
+    def __init__(self, clock):
+        self.clock = clock
+
+    def strftime(self, _):
+        return self.clock
+
+    def time_ns(self):
+        return time.time_ns()
+
+
+@pytest.fixture
+def wall(monkeypatch):
+    clock = WallClock("08:00")
+    monkeypatch.setattr("edgekit.pipeline.switch.time", clock)
+    return clock
+
+
+def test_a_profile_begins_by_the_clock_and_one_chosen_by_hand_stays_until_auto_also_over_a_restart(
+    tmp_path, wall
+):
+    tables, tuned, path = parse_config(TEXT + PROFILES).profiles, [], tmp_path / "switch.json"
+    switch = Switch(path, tables, tuned.append)
+
+    def turned():
+        return (switch.is_on, switch.turned.profile, switch.turned.why)
+
+    switch.tick()
+    assert turned() == (True, "day", "schedule, from 07:00: profile day")
+    switch.turn(on=False, why="Home Assistant")
+    switch.tick()  # the schedule turns it where a profile begins, and not against whoever did so since
+    assert turned() == (False, "day", "Home Assistant")
+    wall.clock = "22:00"
+    switch.tick()
+    assert turned() == (False, "night", "schedule, from 22:00: profile night")
+    switch.command("Maintenance", "MQTT")
+    wall.clock = "07:30"
+    switch = Switch(path, tables, tuned.append)
+    switch.tick()
+    assert turned() == (False, "maintenance", "MQTT: profile maintenance")
+    switch.command("auto", "MQTT")
+    assert turned() == (True, "day", "MQTT: profile day")
+    assert tuned == [0.4, 0.4, 0.6, 0.6, 0.4]
+    with pytest.raises(UsageError, match="want on, off, auto, day, night, maintenance, got 'noon'"):
+        switch.command("noon", "MQTT")
+    with pytest.raises(UsageError, match="want on, off, got 'day'"):
+        Switch().command("day", "MQTT")
+
+
+def test_profiles_that_cannot_be_are_refused_with_the_reason():
+    wrong = (
+        PROFILES.replace('"night"', '"day"').replace("22:00", "7 pm").replace('"maintenance"', '"off"')
+        + '[[profile]]\nname = "late"\nstarts = "07:00"\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        parse_config(TEXT + wrong, "p.toml")
+    assert [reason.split(", got")[0].removeprefix("p.toml:") for reason in caught.value.reasons] == [
+        'profile[1].starts: want a time such as "07:00" or "22:30"',
+        "profile[2].name: want letters, digits, '.', '_', '-', and not on, off, auto",
+        "profile: the starts '07:00' stands twice",
+        "profile: want score_threshold in every profile or in none",
+    ]
+    with pytest.raises(ConfigError) as caught:
+        parse_config(TEXT + PROFILES + "[track]\n", "p.toml")
+    assert caught.value.reasons[0].startswith("p.toml:profile: want no score_threshold beside [track]")
+
+
 @pytest.mark.skipif(not mosquitto_path(), reason="no mosquitto")
 def test_an_mqtt_sink_switches_and_says_so_with_retained_messages(tmp_path):
     broker = Broker("mosquitto", tmp_path)
     broker.start()
-    ear, switch = Ear(broker.port), Switch(tmp_path / "switch.json")
+    tables = parse_config(TEXT + PROFILES).profiles
+    ear, switch = Ear(broker.port), Switch(tmp_path / "switch.json", tables)
     publishers = Publishers("door", ["labels"], Books())
     context = SinkContext("door", tmp_path, tmp_path, switch=switch, connect=publishers.connect)
     sink = make_sink("mqtt", MqttOptions(url=broker.url, control=True), context)
@@ -88,6 +185,10 @@ def test_an_mqtt_sink_switches_and_says_so_with_retained_messages(tmp_path):
     ear.say("edgekit/door/set", "off")
     ear.wait(lambda: ear.last("edgekit/door/state") == b"OFF")
     assert not Switch(tmp_path / "switch.json").is_on
+    ear.say("edgekit/door/set", "day")
+    ear.wait(lambda: (ear.last("edgekit/door/state"), ear.last("edgekit/door/profile")) == (b"ON", b"day"))
+    ear.say("edgekit/door/set", "night")
+    ear.wait(lambda: ear.last("edgekit/door/profile") == b"night")
     sink.write(result(events=[event()]))
     ear.wait(lambda: ear.last("edgekit/door"))
     late = Ear(broker.port)

@@ -38,6 +38,7 @@ class Controls:
             "rollback": lambda request: {"message": self.rollback(request)},
             "restart": lambda request: {"message": self.restart(request)},
             "retry": lambda request: {"message": self.retry(request)},
+            "switch": lambda request: {"message": self.switch(request)},
             "reload": lambda _request: self.reload(),
             "outbox": self.outbox,
             "acknowledge": self.acknowledge,
@@ -89,6 +90,25 @@ class Controls:
         for worker in chosen:
             worker.restart()
         return f"restarts {', '.join(name for worker in chosen for name in worker.pipelines)}"
+
+    def switch(self, args: dict[str, Any]) -> str:
+        """Turn a pipeline ``on``, ``off``, to a profile, or to the schedule's (``auto``).
+
+        Its worker does so, and says in an alert and in ``status`` what came of it.
+
+        Raises:
+            UsageError: There is no such pipeline, nothing runs it, or it is not said what to turn it to.
+        """
+        name, to = text_argument(args, "pipeline"), text_argument(args, "to")
+        why = text_argument(args, "reason") or "requested"
+        pipeline = self._parts.pool.pipelines.get(name)
+        if pipeline is None:
+            raise UsageError(f"there is no pipeline {name!r}")
+        if not to:
+            raise UsageError("to: want on, off, auto or a profile's name, got nothing")
+        if not pipeline.turn(to, why):
+            raise UsageError(f"pipeline {name!r} is not open: {pipeline.message or pipeline.state}")
+        return f"pipeline {name} is asked to switch to {to}"
 
     def reload(self) -> dict[str, Any]:
         """Read the agent's file again; return the names of the pipelines that this starts, ends and changes.
@@ -212,6 +232,7 @@ def _more_of(pipeline: Pipeline, model: HostedModel | None) -> dict[str, Any]:
         "brokers": pipeline.brokers,
         "places": pipeline.places,
         "source": pipeline.source,
+        "switch": pipeline.switch,
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from edgekit.agent.config import LimitsTable, PipelinePlan
-from edgekit.agent.ipc import Asked, Ended, LedgerOut, Progress, Run, Running, Started
+from edgekit.agent.ipc import Asked, Ended, LedgerOut, Progress, Run, Running, Started, Turn
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.restarts import Restarts, Verdict
 from edgekit.core.sketch import Histogram
@@ -110,6 +110,7 @@ class Pipeline:
         self.stages: tuple[StageState, ...] = ()
         self.places: dict[str, Any] = {}
         self.source: dict[str, Any] = {}
+        self.switch: dict[str, Any] = {}
         self.totals = dict.fromkeys((*COUNTED, "changes"), 0)
         self.failures = 0
         """How often it ended by an error of its own, and was started again."""
@@ -176,6 +177,12 @@ class Pipeline:
         self.state, self.message = "running", ""
         self.progressed_s = self._reactor.now_s()
         self._observer.changed()
+
+    def turn(self, to: str, why: str) -> bool:
+        """Have its worker turn its switch; return False where no process runs it."""
+        if not self.is_in_worker or self.model is None:
+            return False
+        return self.model.send(Turn(pipeline=self.name, to=to, why=why))
 
     def revive(self) -> None:
         """Allow it to start again, though it came to its end or is not valid: another bundle is to run."""
@@ -261,7 +268,7 @@ class Pipeline:
             self.totals[total] += getattr(progress, total)
         self.brokers = progress.brokers or self.brokers
         self.stages, self.places = progress.stages or self.stages, progress.places or self.places
-        self.source = progress.source
+        self.source, self.switch = progress.source, progress.switch
         if progress.changes > self._changes:
             self.totals["changes"] += progress.changes - self._changes
             self._changes = progress.changes

@@ -23,10 +23,11 @@ from edgekit.agent.ipc import (
     Run,
     Running,
     Started,
+    Turn,
 )
 from edgekit.agent.worker.bundle_counters import AgentSink, BundleCounters, TallyMarks
 from edgekit.agent.worker.ledger_relay import LedgerRelay
-from edgekit.agent.worker.runner import choices_of, make_keeper, make_loop, open_stages
+from edgekit.agent.worker.runner import choices_of, make_keeper, make_loop, make_switch, open_stages
 from edgekit.agent.worker.versions import OfferedVersions
 from edgekit.core.errors import (
     BackendError,
@@ -35,6 +36,7 @@ from edgekit.core.errors import (
     LinkError,
     ModelError,
     SourceError,
+    UsageError,
 )
 from edgekit.core.wire import Alert, StageState
 from edgekit.model.ready import Choices
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from edgekit.pipeline.budget_keeper import Keeper
     from edgekit.pipeline.loop import Loop
     from edgekit.pipeline.predictor import Predictor
+    from edgekit.pipeline.switch import Switch
     from edgekit.pipeline.view import ViewSink
     from edgekit.sync.publishers import Publishers
 
@@ -84,6 +87,7 @@ class PipelineRun:
         self._relay = LedgerRelay(self.name, send)
         self.versions = OfferedVersions(self.name, send) if request.is_managed else None
         self._publishers: Publishers | None = None
+        self._switch: Switch | None = None
         self._loop: Loop | None = None
         self._stages: StageModels | None = None
         self._keeper: Keeper | None = None
@@ -109,14 +113,31 @@ class PipelineRun:
         if (loop := self._loop) is not None:
             loop.stop()
 
-    def take(self, message: Begin | End | Offered) -> None:
+    def take(self, message: Begin | End | Offered | Turn) -> None:
         """Act on a message of the supervisor about this pipeline."""
         if isinstance(message, End):
             self.stop()
         elif isinstance(message, Begin):
             self._may_begin.set()
+        elif isinstance(message, Turn):
+            self._turn(message)
         elif self.versions is not None:
             self.versions.take(message)
+
+    def _turn(self, message: Turn) -> None:
+        if self._switch is None:
+            self._alert("warning", UsageError.code, "is not switched: it is not open yet")
+            return
+        try:
+            self._switch.command(message.to, message.why)
+        except UsageError as error:
+            self._alert("warning", error.code, f"is not switched: {error.message}")
+
+    def _switched(self) -> None:
+        if self._switch is not None:
+            turned = self._switch.turned
+            text = f"switched {'on' if turned.is_on else 'off'}: {turned.why or 'asked for'}"
+            self._alert("info", "pipeline.switched", text)
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Wait until the pipeline has ended."""
@@ -214,6 +235,8 @@ class PipelineRun:
             return False
         if request.waits:
             self._wait_to_begin()
+        self._switch = make_switch(config, self.retune)  # as the process left it that had the pipeline
+        self._switch.watch(self._switched)
         with self._shown(), self._counted():
             self._run_source()
         return True
@@ -308,6 +331,7 @@ class PipelineRun:
             post=lambda url, queue, **access: self._ways_out().post(url, queue, **access),
             direct=lambda destination, state: self._ways_out().direct(destination, state),
             viewer=self._viewer,
+            switch=self._switch,
             graph=None if self._stages is None else self._stages.graph(),
         )
 
@@ -348,6 +372,7 @@ class PipelineRun:
 
     def _with_loop(self, progress: Progress) -> Progress:
         changes: dict[str, Any] = self._keeper.document() if self._keeper else {}
+        changes["switch"] = self._switch.document() if self._switch else {}
         if self._publishers is not None:
             changes["brokers"] = tuple(self._publishers.states())
         if (loop := self._loop) is not None:

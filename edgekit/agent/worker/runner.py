@@ -78,6 +78,7 @@ def make_loop(
     record: Path | None = None,
     graph: Graph | None = None,
     viewer: Sink | None = None,
+    switch: Switch | None = None,
 ) -> Loop:
     """Return a pipeline's loop; the source is opened when it runs.
 
@@ -99,6 +100,7 @@ def make_loop(
         record: A folder for ``results.jsonl``, and for ``video.mp4`` if frames are images.
         graph: The stages after the first; the loop leaves their lanes at its end.
         viewer: The page's sink, which is written last.
+        switch: The pipeline's; by default one of the loop's own.
 
     Raises:
         TensorError: The model does not take frames.
@@ -122,7 +124,7 @@ def make_loop(
         folder=folder,
         state=state,
         egress=privacy.egress,
-        switch=Switch(state / "switch.json"),
+        switch=switch or make_switch(config),
         source_fps=lambda: float(getattr(source, "fps", 0.0) or getattr(config.source.options, "fps", 0.0)),
         connect=connect,
         post=post,
@@ -146,6 +148,14 @@ def make_loop(
     _check_own_source(source, sections, context)
     opened = (*sinks, *open_sinks(sections, context), *([viewer] if viewer else ()))
     return Loop(name, source, predictor, opened, rules=rules, failover=failover, recheck=recheck, lane=lane)
+
+
+def make_switch(
+    config: PipelineConfig, retune: Callable[[float], object] = lambda _threshold: None
+) -> Switch:
+    """Return a pipeline's switch as it was left; ``retune`` as for ``Switch``."""
+    path = state_dir() / "pipelines" / config.pipeline.name / "switch.json"
+    return Switch(path, config.profiles, retune)
 
 
 def blacked_out(source: Source, config: PipelineConfig, predictor: Predictor) -> Source:
@@ -394,6 +404,7 @@ def run_pipeline(
             direct=publishers.direct,
             record=record,
             graph=stack.enter_context(_open_graph(config)),
+            switch=make_switch(config, holder.retune),
             viewer=stack.enter_context(_page(page, config, holder, ledger, path)) if page else None,
         )
         holder.watch(switch)

@@ -30,6 +30,7 @@ from edgekit.agent.ipc import (
     Stop,
     Swap,
     ToWorker,
+    Turn,
 )
 from edgekit.agent.worker.pipeline_run import PipelineRun
 from edgekit.agent.worker.shared_model import SharedModel
@@ -97,7 +98,7 @@ class Worker:
             pipeline = PipelineRun(message, self._models[message.model], self._send, self._api)
             self._pipelines[message.pipeline] = pipeline
             pipeline.start()
-        elif isinstance(message, (Begin, End, Offered)):
+        elif isinstance(message, (Begin, End, Offered, Turn)):
             if (running := self._pipelines.get(message.pipeline)) is not None:
                 running.take(message)
         elif isinstance(message, Swap):

@@ -25,7 +25,7 @@ from edgekit.pipeline.check import Options
 from edgekit.pipeline.picture import thumbnail
 from edgekit.pipeline.sinks import SinkContext
 from edgekit.pipeline.sinks.present import Present
-from edgekit.pipeline.sinks.remote import Remote, is_on
+from edgekit.pipeline.sinks.remote import Remote
 from edgekit.version import __version__
 
 INSTALL, ROLL_BACK = "install", "rollback"
@@ -88,7 +88,7 @@ class HomeAssistantSink:
         self._places: dict[str, dict[str, Any]] = {}
         self._said_s = self._pictured_s = float("-inf")
         commands = {
-            f"{self._base}/set": lambda text: self._switch.turn(on=is_on(text)),
+            f"{self._base}/set": lambda text: self._switch.command(text, "Home Assistant"),
             f"{options.discovery}/status": lambda text: self._remote.renew() if text == "online" else None,
         }
         if self._updates is not None:
@@ -166,6 +166,9 @@ class HomeAssistantSink:
 
     def _say_state(self) -> None:
         self._remote.keep(f"{self._base}/state", b"ON" if self._switch.is_on else b"OFF")
+        if self._switch.profiles:
+            # Source: Home Assistant, "MQTT Select": the payload None is no option
+            self._remote.keep(f"{self._base}/profile", (self._switch.turned.profile or "None").encode())
 
     def _say_seen(self) -> None:
         if {"counts", "labels"} & self._egress:
@@ -243,6 +246,14 @@ class HomeAssistantSink:
         yield ENVELOPE, "image", "image", image if self._has_image else {}
         switch = {"name": "Running", "command_topic": f"{base}/set", "state_topic": f"{base}/state"}
         yield ENVELOPE, "switch", "running", {**switch, "icon": "mdi:cctv"}
+        profile: dict[str, Any] = {
+            "name": "Profile",
+            "command_topic": f"{base}/set",
+            "state_topic": f"{base}/profile",
+        }
+        has = bool(self._switch.profiles)
+        profile |= {"options": ["auto", *self._switch.profiles]}
+        yield ENVELOPE, "select", "profile", profile if has else {}
         yield from self._update_entities(f"{base}/update")
 
     def _update_entities(self, topic: str) -> Iterator[tuple[str, str, str, dict[str, Any]]]:

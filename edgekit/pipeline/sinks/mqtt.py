@@ -15,7 +15,7 @@ from edgekit.core.ports import Result
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.sinks import Channel, SinkContext
 from edgekit.pipeline.sinks.document import event_documents, result_document
-from edgekit.pipeline.sinks.remote import Remote, is_on
+from edgekit.pipeline.sinks.remote import Remote
 
 MAX_TOPIC_BYTES = 65_535
 """Source: MQTT 3.1.1, 1.5.3: a string's length has two bytes."""
@@ -27,8 +27,9 @@ class MqttOptions(Options, frozen=True, kw_only=True):
     ``url``: such as ``mqtt://host:1883``; an agent's own link where it is empty. ``topic``:
     ``{pipeline}`` is replaced. ``what``: one message for each change, or for each frame. ``ca``: the CA
     file of a broker with ``mqtts://``. ``password_file``: its first line is the password; or ``env:NAME``.
-    ``control``: ``ON`` and ``OFF`` on ``<topic>/set`` switch the pipeline; ``<topic>/state`` has which it
-    is, and ``<topic>/available`` whether it runs, both retained.
+    ``control``: ``ON``, ``OFF``, a profile's name and ``auto`` on ``<topic>/set`` switch the pipeline;
+    ``<topic>/state`` has which it is, ``<topic>/profile`` the profile and ``<topic>/available`` whether it
+    runs, all retained.
     """
 
     url: str = ""
@@ -79,7 +80,7 @@ class MqttSink:
 
     def _control(self, connect: Callable[..., Channel]) -> None:
         switch = self._switch
-        commands = {f"{self._topic}/set": lambda text: switch.turn(on=is_on(text))}
+        commands = {f"{self._topic}/set": lambda text: switch.command(text, "MQTT")}
         self._remote = Remote(self._topic, commands, self._say_state)
         self._unwatch = switch.watch(self._say_state)
         self._remote.open(lambda session: connect(session=session))
@@ -87,6 +88,8 @@ class MqttSink:
     def _say_state(self) -> None:
         if self._remote is not None:
             self._remote.keep(f"{self._topic}/state", b"ON" if self._switch.is_on else b"OFF")
+            if self._switch.profiles:
+                self._remote.keep(f"{self._topic}/profile", self._switch.turned.profile.encode())
 
     def write(self, result: Result) -> None:
         """Hand over the result's document, or one for each event."""

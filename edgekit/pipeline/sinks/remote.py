@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgekit.core.egress import ENVELOPE
+from edgekit.core.errors import UsageError
 from edgekit.core.ports import Session
 from edgekit.pipeline.sinks import Channel
 
@@ -85,7 +86,7 @@ class Remote:
         text = payload[:MAX_COMMAND_BYTES].decode(errors="replace").strip()
         try:
             act(text)
-        except ValueError as cause:
+        except (ValueError, UsageError) as cause:
             logger.warning("a command on %s is ignored: %s", topic, cause)
 
     def close(self) -> None:
@@ -96,14 +97,3 @@ class Remote:
                 channel.raw(self.available, OFFLINE, retain=True)
         if channel is not None:
             channel.close()
-
-
-def is_on(text: str) -> bool:
-    """Return whether a command says ON.
-
-    Raises:
-        ValueError: It says neither ON nor OFF.
-    """
-    if text.upper() not in ("ON", "OFF"):
-        raise ValueError(f"want ON or OFF, got {text[:40]!r}")
-    return text.upper() == "ON"
