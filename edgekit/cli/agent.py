@@ -46,10 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rollback = add("rollback", "go back to the previous version of a model", "edgekit agent rollback")
     rollback.add_argument("model", nargs="?", default="", metavar="MODEL", help="the only one if not given")
     rollback.add_argument("--reason", default="asked for on the device")
-    switch = add("switch", "stop or start a pipeline, or choose its profile", "edgekit agent switch door off")
-    switch.add_argument("pipeline", metavar="PIPELINE")
-    switch.add_argument("to", metavar="on|off|auto|PROFILE")
-    switch.add_argument("--reason", default="asked for on the device")
+    _add_switch(add)
     install = add(
         "install", "install a bundle that was carried here", "edgekit agent install /media/stick/door.ekb"
     )
@@ -63,6 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     outbox.add_argument("file", type=Path, metavar="FILE", help="to write, or the fleet's answer")
     ledger = add("ledger", "show what left the device, and what was refused", "edgekit agent ledger")
     ledger.add_argument("--hours", type=float, default=24.0, help="how far back (default: 24)")
+
+
+def _add_switch(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    switch = add("switch", "stop or start a pipeline, or choose its profile", "edgekit agent switch door off")
+    switch.add_argument("pipeline", metavar="PIPELINE")
+    switch.add_argument("to", metavar="on|off|auto|PROFILE")
+    switch.add_argument("--reason", default="asked for on the device")
 
 
 def run(args: argparse.Namespace) -> Report:
@@ -212,9 +216,7 @@ def status_text(document: dict[str, Any]) -> str:
         )
         if row.get("changes"):
             lines.append(f"    budget: {row['setting'] or 'nothing is given up'} ({row['changes']} changes)")
-        if turned := row.get("switch"):
-            profile = f", profile {turned['profile']}" if turned["profile"] else ""
-            lines.append(f"    switched {'on' if turned['is_on'] else 'off'}{profile}: {turned['why']}")
+        lines += _switch_lines(row.get("switch", {}))
         if row["message"]:
             lines.append(f"    {row['message'].splitlines()[0]}")
         lines += [f"    {why}" for why in row["why"].splitlines()]
@@ -236,6 +238,13 @@ def status_text(document: dict[str, Any]) -> str:
     )
     lines += [f"  {name}: {value:g}" for name, value in document["sensors"].items()]
     return "\n".join(lines)
+
+
+def _switch_lines(turned: dict[str, Any]) -> list[str]:
+    if not turned:
+        return []
+    profile = f", profile {turned['profile']}" if turned["profile"] else ""
+    return [f"    switched {'on' if turned['is_on'] else 'off'}{profile}: {turned['why']}"]
 
 
 def _reload(args: argparse.Namespace) -> Report:

@@ -411,8 +411,7 @@ def run_pipeline(
         with stopped_by_signals(loop.stop) as received, watch(loop) if watch else contextlib.nullcontext():
             document = loop.run(frames=frames, seconds=seconds)
         document |= {"returns": holder.returns, "rechecks": holder.rechecks}
-    if brokers := publishers.states():
-        document["brokers"] = brokers
+    document |= {"brokers": brokers} if (brokers := publishers.states()) else {}
     if record is not None:
         (record / "summary.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return Ran(document, received[0] if received else 0)
