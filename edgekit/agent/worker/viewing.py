@@ -315,6 +315,8 @@ def _listening(options: PageOptions) -> Iterator[tuple[list[socket.socket], str]
             sockets, urls = stack.enter_context(listening(options.address()))
         except ConfigError as error:
             raise ConfigError(error.message, hint="give another --view-port, or 0 for a free one") from error
+        for bound in sockets:
+            bound.listen()  # until one does, another process may bind the same port
         port = sockets[0].getsockname()[1]
         yield sockets, f"http://{_own_address()}:{port}" if options.host in _EVERY else urls[0]
 
