@@ -44,7 +44,6 @@ _OPEN_MODELS = (
     "cli",
     "docs",
     "e2e",
-    "examples",
     "importer",
     "model",
     "optimize",
