@@ -35,7 +35,10 @@ class ProfileTable(Options, frozen=True, kw_only=True):
         if self.starts and not _TIME.fullmatch(self.starts):
             yield f'starts: want a time such as "07:00" or "22:30", got {self.starts!r}'
         if not NAME.fullmatch(self.name) or self.name in WORDS:
-            yield f"name: want letters, digits, '.', '_', '-', and not {', '.join(WORDS)}, got {self.name!r}"
+            yield (
+                f"name: want lower-case letters, digits, '.', '_', '-', and not {', '.join(WORDS)}, "
+                f"got {self.name!r}"
+            )
 
 
 def profile_problems(tables: Sequence[ProfileTable | None], *, has_track: bool) -> Iterable[str]:

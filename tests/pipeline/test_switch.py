@@ -163,7 +163,7 @@ def test_profiles_that_cannot_be_are_refused_with_the_reason():
         parse_config(TEXT + wrong, "p.toml")
     assert [reason.split(", got")[0].removeprefix("p.toml:") for reason in caught.value.reasons] == [
         'profile[1].starts: want a time such as "07:00" or "22:30"',
-        "profile[2].name: want letters, digits, '.', '_', '-', and not on, off, auto",
+        "profile[2].name: want lower-case letters, digits, '.', '_', '-', and not on, off, auto",
         "profile: the starts '07:00' stands twice",
         "profile: want score_threshold in every profile or in none",
     ]
