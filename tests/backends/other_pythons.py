@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -30,9 +30,11 @@ def _candidates() -> list[tuple[tuple[int, int], str]]:
 
 
 def _version(path: str) -> tuple[int, int] | None:
-    code = "import sys; print(*sys.version_info[:2])"
-    done = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False)
-    if done.returncode:  # a version manager's stub for a version that is not there
+    """Read the version from the file's name: each process of ./check collects this, and to ask takes 2 s."""
+    program = Path(path).resolve()
+    version = re.fullmatch(r"python3\.(\d+)", program.name)
+    if version is None or not program.is_file():
         return None
-    major, minor = done.stdout.split()
-    return int(major), int(minor)
+    with program.open("rb") as file:
+        is_script = file.read(2) == b"#!"  # a version manager's stub, maybe for a version that is not there
+    return None if is_script else (3, int(version[1]))

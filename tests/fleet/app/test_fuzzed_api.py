@@ -9,9 +9,6 @@ from hypothesis import strategies as st
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.tokens import ROLES
 
-requests = pytest.importorskip("requests", reason="packaging/venv.sh installs schemathesis")
-schemathesis = pytest.importorskip("schemathesis", reason="packaging/venv.sh installs it")
-
 OPEN = {
     ("get", "/api/v1/ca"),
     ("get", "/api/v1/health"),
@@ -56,6 +53,8 @@ def test_without_a_token_nothing_is_readable_but_what_devices_need_before_they_h
 @pytest.mark.parametrize("role", ["", *ROLES])
 def test_no_request_of_any_role_is_a_server_error(fleet, request, role, examples):
     headers = {"Authorization": f"Bearer {token_of(fleet, role)}"} if role else {}
+    requests = pytest.importorskip("requests", reason="packaging/venv.sh installs schemathesis")
+    schemathesis = pytest.importorskip("schemathesis", reason="packaging/venv.sh installs it")
     schema = schemathesis.openapi.from_url(f"{fleet.ready['url']}/api/v1/openapi.json")
     session = requests.Session()
     request.addfinalizer(session.close)
