@@ -44,6 +44,7 @@ _OPEN_MODELS = (
     "cli",
     "docs",
     "e2e",
+    "examples",
     "importer",
     "model",
     "optimize",

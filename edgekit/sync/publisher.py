@@ -24,7 +24,7 @@ TRIES = 3
 """Connections that a message sent alone may cost before it is dropped."""
 MAX_DELAY_S = 60.0
 _TICK_S = 1.0
-_CONNECTING_S = 2.0  # time to connect while closing, for messages published just after the start
+_CONNECTING_S = 2.0  # time to connect again while closing
 
 
 class PublisherState(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +83,7 @@ class Publisher:
         self._suspects = 0
         self._ends_ns: int | None = None
         self._closing = threading.Event()
+        self._settled = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"publish-{address.host}", daemon=True)
         self._thread.start()
@@ -113,13 +114,18 @@ class Publisher:
                 problem=self._connection.problem,
             )
 
+    def settle(self, timeout_s: float = 5.0) -> None:
+        """Wait at most ``timeout_s`` until the first connect has succeeded, with its session, or failed."""
+        self._settled.wait(timeout_s)
+
     def close(self, timeout_s: float = 5.0) -> None:
-        """Wait at most ``timeout_s`` for queued messages (less without a connection), and close.
+        """Wait at most ``timeout_s`` for queued messages (less if no connect succeeds), and close.
 
         Safe to call twice.
         """
         if not self._closing.is_set():
-            wait_s = timeout_s if self._connection.is_ready else min(timeout_s, _CONNECTING_S)
+            has_failed = self._settled.is_set() and not self._connection.is_ready
+            wait_s = min(timeout_s, _CONNECTING_S) if has_failed else timeout_s
             self._ends_ns = time.monotonic_ns() + int(wait_s * 1e9)
             self._closing.set()
             self._connection.wake()
@@ -141,6 +147,7 @@ class Publisher:
                 self._serve()
             except (OSError, EdgekitError, ValueError) as cause:  # ValueError: a closed socket in select
                 self._warn(self._connection.failed(cause))
+                self._settled.set()
             attempt = 1 if self._connection.is_ready else min(attempt + 1, 20)
             self._leave()
             # Full jitter: many devices must not reconnect at once.
@@ -175,6 +182,7 @@ class Publisher:
         self._warned = ""
         if session is not None and self._connection.is_ready:
             session.on_ready()
+        self._settled.set()
         while self._connection.is_open and not self._is_over:
             self._pump()
             self._connection.turn(_TICK_S if self._ends_ns is None else 0.05)

@@ -48,6 +48,10 @@ class Channel:
             body, gate = packed, self._gate
             self._publisher.publish(topic, packed.payload, lambda: gate.enter(body), retain=retain)
 
+    def settle(self) -> None:
+        """Wait a while until the first connect has succeeded or failed."""
+        self._publisher.settle()
+
     def close(self) -> None:
         """Wait a while for queued messages to leave and end the link, if it is this channel's own."""
         self._close()

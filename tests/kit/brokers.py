@@ -26,6 +26,19 @@ def mosquitto_path() -> str | None:
     return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 
 
+def wait_for_server(port: int) -> None:
+    """Wait until something listens on a port of this machine."""
+    until_s = time.monotonic() + 60
+    while time.monotonic() < until_s:
+        try:
+            socket.create_connection(("127.0.0.1", port), 5).close()
+        except OSError:
+            threading.Event().wait(0.02)
+        else:
+            return
+    raise AssertionError(f"nothing listens on port {port}")
+
+
 class Broker:
     """One broker process; ``kill`` is kill -9, ``start`` brings it back on the same port and folder."""
 
@@ -70,15 +83,7 @@ class Broker:
         self.process = subprocess.Popen(
             self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self.folder
         )
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 0.2).close()
-            except OSError:
-                threading.Event().wait(0.02)
-            else:
-                return
-        raise AssertionError(f"{self.kind} did not start")
+        wait_for_server(self.port)
 
     def kill(self) -> None:
         if self.process is not None:

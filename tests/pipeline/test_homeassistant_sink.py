@@ -100,6 +100,14 @@ def stage(broker, ear, tmp_path):
         entry.close()
 
 
+def test_a_run_that_is_over_before_the_broker_answers_is_announced_and_then_gone(broker, ear, tmp_path):
+    Stage(broker, tmp_path).close()
+    ear.wait(lambda: ear.last(f"{BASE}/available") == b"offline")
+    assert ear.heard[f"{BASE}/available"] == [b"online", b"offline"]
+    assert ear.last(f"{BASE}/state") == b"ON"
+    assert "running" in configs(ear.heard, json.loads)
+
+
 def states(ear):
     """The state of each entity as Home Assistant would compute it."""
     shown = {}

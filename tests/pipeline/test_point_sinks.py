@@ -212,6 +212,27 @@ def test_after_a_fault_every_value_is_written_again():
     assert (writer.state()["sent"], writer.state()["problem"]) == (4, "")
 
 
+class LateLink(ShakyLink):
+    """A link that is there only while its writer is closed already."""
+
+    def __init__(self):
+        super().__init__()
+        self.there = threading.Event()
+
+    def open(self):
+        assert self.there.wait(30)
+
+
+def test_a_run_that_is_over_before_its_machine_answers_leaves_its_last_values_and_those_of_the_end():
+    link = LateLink()
+    writer = PointWriter("late", link, 0.0)
+    writer.start(dict)
+    writer.put([{"count": 1}, {"total": 3}])
+    threading.Timer(0.1, link.there.set).start()
+    writer.close([{"count": 0}, {"total": 3}])
+    assert link.written == [(0, 1.0), (1, 3.0), (0, 0.0)]
+
+
 def test_all_values_are_written_again_after_a_while():
     link = ShakyLink()
     link.opened = 1

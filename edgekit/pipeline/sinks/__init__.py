@@ -51,6 +51,9 @@ class Channel(Protocol):
     def raw(self, topic: str, payload: bytes, data_class: str = ENVELOPE, *, retain: bool = False) -> None:
         """Send a payload that is all of one class of data, if that may leave."""
 
+    def settle(self) -> None:
+        """Wait a while until the first connect has succeeded or failed."""
+
     def close(self) -> None:
         """Wait a while for queued messages to leave and end the link, if it is this channel's own."""
 

@@ -184,6 +184,8 @@ class PointWriter:
         self._name, self._link, self._every_s = name, link, every_s
         self._changed = threading.Condition()
         self._latest: list[Mapping[str, Any]] = []
+        self._ends: list[Mapping[str, Any]] = []
+        """What the points show from the end on, once the latest values are written."""
         self._written: dict[int, Mapping[str, Any]] = {}
         self._is_ending = self._is_open = False
         self._sent = 0
@@ -215,9 +217,12 @@ class PointWriter:
             }
 
     def close(self, documents: list[dict[str, Any]]) -> None:
-        """Write the last values if that is possible soon, and end."""
+        """Write the newest values, then those of the end, if that is possible soon.
+
+        A run may be over before its machine has answered for the first time.
+        """
         with self._changed:
-            self._latest = list(documents) if self._latest else []
+            self._ends = list(documents) if self._latest else []
             self._is_ending = True
             self._changed.notify_all()
         if self._thread.ident is not None:
@@ -252,6 +257,8 @@ class PointWriter:
 
     def _is_over(self) -> bool:
         with self._changed:
+            if self._is_ending and self._ends and not self._due():
+                self._latest, self._ends = self._ends, []
             return self._is_ending and not self._due()
 
     def _write_due(self) -> None:

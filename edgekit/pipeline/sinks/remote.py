@@ -90,7 +90,12 @@ class Remote:
             logger.warning("a command on %s is ignored: %s", topic, cause)
 
     def close(self) -> None:
-        """Say ``offline`` and end the link; safe to call twice."""
+        """Say ``offline`` and end the link; safe to call twice.
+
+        A run that is over before the link is there waits a while for it, and for its states.
+        """
+        if self._channel is not None:
+            self._channel.settle()
         with self._lock:
             channel, self._channel = self._channel, None
             if channel is not None and channel.is_ready:
