@@ -48,5 +48,5 @@ def run(arguments: argparse.Namespace) -> Report:
 
 def _add(model: Model, gallery: Gallery, name: str, paths: list[Path]) -> None:
     for path in paths:
-        for picture in read_pictures(path):
+        for picture in read_pictures(path).pixels:
             gallery.add(name, model.predict(picture).items[0].vector)

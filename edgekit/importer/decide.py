@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,15 +13,19 @@ from edgekit.importer.findings import Conclusion, flag_of
 from edgekit.importer.given import with_input
 from edgekit.importer.model_file import ModelFile
 
+Draw = Callable[[Sequence[str]], str]
 _RAW = "or --decoder raw for a bundle of plain tensors"
 
 
-def conclude(file: ModelFile) -> Conclusion:
-    """Return the only conclusion that a file allows, with the user's flags in place of what they override.
+def _nothing(_families: Sequence[str]) -> str:
+    return ""
+
+
+def plausible(file: ModelFile) -> list[Conclusion]:
+    """Return what every family makes of a file that fits it; ``--decoder`` leaves those that it names.
 
     Raises:
-        BundleError: No family fits, several do, the metadata contradict the shapes, or only the user can say
-            what is missing; the error names the flags.
+        BundleError: None fits.
     """
     fitting = conclusions_of(file)
     if any(row.is_stated for row in fitting):
@@ -31,11 +35,27 @@ def conclude(file: ModelFile) -> Conclusion:
         fitting = [row for row in fitting if wanted in (row.family, row.value("decoder"))]
     if not fitting:
         raise _unknown(file, wanted)
+    return fitting
+
+
+def conclude(file: ModelFile, draw: Draw = _nothing) -> Conclusion:
+    """Return the only conclusion that a file allows, with the user's flags in place of what they override.
+
+    Args:
+        file: With what it answered.
+        draw: Draws what several families or decoders make of the user's pictures, and returns a phrase on it;
+            called where only the user knows which one is right.
+
+    Raises:
+        BundleError: No family fits, several do, the metadata contradict the shapes, or only the user can say
+            what is missing; the error names the flags.
+    """
+    fitting = plausible(file)
     if len(fitting) > 1:
         raise BundleError(
             f"{file.path}: fits {len(fitting)} families, and nothing in the file says which",
             reasons=tuple(f"--decoder {row.family}: {_why(row)}" for row in fitting),
-            hint="say which one it is with one of these flags",
+            hint=f"say which one it is with one of these flags{draw([row.family for row in fitting])}",
         )
     conclusion = with_flags(with_input(fitting[0], file), file.flags)
     asked = {key: why for key, why in conclusion.asks.items() if key not in file.flags}
@@ -43,7 +63,7 @@ def conclude(file: ModelFile) -> Conclusion:
         raise BundleError(
             f"{file.path}: looks like {conclusion.family}, and only you know: {', '.join(asked)}",
             reasons=tuple(f"{flag_of(key)}: {why}" for key, why in asked.items()),
-            hint="say it with these flags",
+            hint=f"say it with these flags{draw(conclusion.decoders) if conclusion.decoders else ''}",
         )
     return conclusion
 

@@ -70,6 +70,7 @@ class Conclusion:
             input where all those named are constants.
         is_stated: The file's metadata name the family: shapes of other families do not count.
         asks: Flags without which the family cannot be used, each with why only the user knows.
+        decoders: Those that the shapes allow, where only the user knows which one it is.
         state: Logical recurrent tensors.
         constants: Logical inputs that always have one value.
         shapes: The file's inputs, by its own names, whose free dimensions the family fixes.
@@ -82,6 +83,7 @@ class Conclusion:
     inputs: Mapping[str, Input] = field(default_factory=dict)
     is_stated: bool = False
     asks: Mapping[str, str] = field(default_factory=dict)
+    decoders: Sequence[str] = ()
     state: Sequence[State] = ()
     constants: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)

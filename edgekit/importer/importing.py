@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ from edgekit.importer.build import (
 )
 from edgekit.importer.clamped import check_boxes
 from edgekit.importer.compare import disagreements, tolerance
-from edgekit.importer.decide import conclude
+from edgekit.importer.decide import Draw, conclude
 from edgekit.importer.findings import Conclusion
 from edgekit.importer.flags import checked_flags
 from edgekit.importer.model_file import ModelFile
-from edgekit.importer.pictures import made_picture, read_pictures
+from edgekit.importer.pictures import Pictures, made_picture, read_pictures
 from edgekit.importer.readers import read_model_file
-from edgekit.importer.settle import settled, with_threshold
+from edgekit.importer.settle import LOW, settled, with_threshold
+from edgekit.importer.sheet import Seen, write_sheet
 from edgekit.importer.siblings import adjustments
 from edgekit.importer.trial import VariantAnswers, image_size, try_file, try_variant
 from edgekit.model.bundle import model_name
@@ -44,8 +46,6 @@ _MADE = 2
 _GOLDEN = 2
 _LOOK = 4
 """Pictures of the user that a file is first tried on."""
-_LOW = 0.05
-"""The score threshold with which candidates are compared."""
 _SLACK = 1.5
 """Golden tolerance: the largest difference seen between variants that agree, times this."""
 _LEAST_ATOL = 0.02
@@ -78,7 +78,8 @@ def import_model(
     Args:
         files: ONNX, TFLite or OpenVINO (.xml) files of one model; the first one is the best known.
         out: The bundle's folder; must not exist.
-        try_on: A picture or a folder of pictures like those that the model will see.
+        try_on: A picture or a folder of pictures like those that the model will see; labels beside them
+            (``labelled.read_truth``) decide between letterbox and stretch.
         name: The bundle's model name; by default the first file's.
         flags: What the user states: ``decoder``, ``labels``, ``license``, ``accelerators`` (also those that
             are not here), fields of ``pre`` and ``post``, options of the decoder.
@@ -94,17 +95,44 @@ def import_model(
         raise BundleError(f"{target}: exists already", hint="name another folder, or remove it")
     stated = checked_flags(flags or {})
     named = named_accelerators(stated.pop(KEY, None))
-    chosen = read_pictures(Path(try_on)) if try_on else []
+    chosen = read_pictures(Path(try_on) if try_on else None, labels=True)
     made = [made_picture(seed) for seed in range(_MADE)]
-    opened = [_open(path, stated, [*chosen[:_LOOK], *made]) for path in paths]
+
+    draw = partial(_drawn, paths, target, try_on, stated, chosen)
+    opened = [_open(path, stated, [*chosen.pixels[:_LOOK], *made], draw) for path in paths]
     with tempfile.TemporaryDirectory(prefix=".import-", dir=_parent(target)) as folder:
         root = Path(folder) / "bundle"
         root.mkdir()
         manifest, answers = _build(root, name or model_name(paths[0].stem), opened, chosen, made, named)
         sync_tree(root)
         shutil.move(root, target)
-    items = {variant: row.items[: len(chosen[:_LOOK])] for variant, row in answers.items()}
-    return Imported(target, manifest, items, len(chosen))
+    items = {variant: row.items[: len(chosen.pixels[:_LOOK])] for variant, row in answers.items()}
+    return Imported(target, manifest, items, len(chosen.pixels))
+
+
+def _drawn(
+    paths: Sequence[Path],
+    target: Path,
+    try_on: Path | str | None,
+    stated: Mapping[str, Any],
+    chosen: Pictures,
+    families: Sequence[str],
+) -> str:
+    """Import the files as each of the families, draw what each one sees, and return a phrase on it."""
+    if not chosen.pixels:
+        return "; with --try FOLDER what each one sees is drawn"
+    seen: dict[str, Seen | str] = {}
+    for family in families:
+        with tempfile.TemporaryDirectory() as folder:
+            flags = {**stated, "decoder": family}
+            try:
+                made = import_model(paths, Path(folder) / "bundle", try_on=try_on, flags=flags)
+            except EdgekitError as error:
+                seen[family] = error.message.removeprefix(f"{paths[0]}: ")
+            else:
+                seen[family] = made.manifest.task, next(iter(made.items.values()))
+    sheet = write_sheet(Path(f"{target}.candidates.png"), chosen.pixels[:_LOOK], seen)
+    return f"; {sheet} shows what each one sees"
 
 
 @dataclass(frozen=True)
@@ -121,7 +149,7 @@ class _Opened:
         return _EDGETPU_OP in self.file.operators
 
 
-def _open(path: Path, stated: Mapping[str, Any], pictures: Sequence[Any]) -> _Opened:
+def _open(path: Path, stated: Mapping[str, Any], pictures: Sequence[Any], draw: Draw) -> _Opened:
     """Read a file, run it and conclude.
 
     Raises:
@@ -140,7 +168,7 @@ def _open(path: Path, stated: Mapping[str, Any], pictures: Sequence[Any]) -> _Op
             if is_new
             else "export it for one of these runtimes",
         )
-    conclusion = _with_size(conclude(file), file)
+    conclusion = _with_size(conclude(file, draw), file)
     check_boxes(conclusion, file)
     task_named(str(conclusion.value("task")))
     return _Opened(file, conclusion, refusals)
@@ -219,7 +247,7 @@ def _build(
     root: Path,
     name: str,
     opened: Sequence[_Opened],
-    chosen: Sequence[Any],
+    chosen: Pictures,
     made: Sequence[Any],
     named: Sequence[str],
 ) -> tuple[Manifest, dict[str, VariantAnswers]]:
@@ -235,7 +263,7 @@ def _build(
     wrong = _known_wrong(opened, variants)
     manifest = _settled(root, manifest, [v for v in variants if v.id not in wrong], chosen)
     tried = [v for v in variants if v.id not in (*absent, *wrong)]
-    answers, excluded = _try_all(root, tried, [*chosen[:_LOOK], *made])
+    answers, excluded = _try_all(root, tried, [*chosen.pixels[:_LOOK], *made])
     excluded |= wrong
     is_list, is_raw = manifest.post.decoder in _LISTS, manifest.post.decoder == "raw"
     if manifest.pre.columns or (is_raw and len(opened) == 1):  # noise is no row; only files may differ
@@ -279,17 +307,17 @@ def _row_axis(manifest: Manifest) -> int:
     return 1 if manifest.post.options.get("layout") == "columns" else 2
 
 
-def _settled(root: Path, manifest: Manifest, variants: Sequence[Variant], chosen: Sequence[Any]) -> Manifest:
+def _settled(root: Path, manifest: Manifest, variants: Sequence[Variant], chosen: Pictures) -> Manifest:
     """Return the manifest with what the user's pictures decide, written into the bundle."""
 
     def run(candidate: Manifest) -> Sequence[Sequence[dict[str, Any]]]:
-        write_manifest(root, with_threshold(candidate, _LOW))
+        write_manifest(root, with_threshold(candidate, LOW))
         for variant in variants:
             with contextlib.suppress(BackendError):
-                return try_variant(root, variant.id, chosen, keep=0).items
-        return [[] for _ in chosen]
+                return try_variant(root, variant.id, chosen.pixels, keep=0).items
+        return [[] for _ in chosen.pixels]
 
-    decided = settled(manifest, len(chosen), run)
+    decided = settled(manifest, len(chosen.pixels), run, chosen.truth)
     write_manifest(root, decided)
     return decided
 

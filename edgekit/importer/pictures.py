@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.core.errors import TensorError, UsageError
+from edgekit.importer.labelled import Truth, read_truth
 from edgekit.pipeline.picture_files import SUFFIXES, list_pictures, read_picture
 from edgekit.pipeline.pre import vision
 
-MOST = 64
-"""Pictures of a folder that are tried; more prove nothing that these do not."""
+MOST, MOST_LABELLED = 64, 256
+"""Pictures of a folder that are tried: more prove nothing that these do not, but where labels judge."""
 
 
 def made_picture(seed: int, height: int = 480, width: int = 640) -> NDArray[np.uint8]:
@@ -42,26 +45,38 @@ def made_picture(seed: int, height: int = 480, width: int = 640) -> NDArray[np.u
     return np.asarray(np.clip(np.rint(total), 0, 255), np.uint8)
 
 
-def read_pictures(path: Path | None) -> list[NDArray[np.uint8]]:
-    """Return the pictures of a folder or of one file, each (height, width, 3), uint8, BGR, in order of name.
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of the user, each (height, width, 3), uint8, BGR, and the boxes labelled on each of them."""
+
+    pixels: Sequence[NDArray[np.uint8]] = ()
+    truth: Sequence[Truth] = ()
+
+
+def read_pictures(path: Path | None, *, labels: bool = False) -> Pictures:
+    """Return the pictures of a folder or of one file, in order of name; with ``labels`` the boxes on them.
 
     Raises:
-        UsageError: There is none, or one cannot be read.
+        UsageError: There is none, one cannot be read, or a line of its labels is none.
     """
     if path is None:
-        return []
+        return Pictures()
     if not path.exists():
         raise UsageError(f"--try {path}: there is no such folder or picture")
     files = [path] if path.is_file() else [path / name for name in list_pictures(path)]
-    pictures, unread = list[NDArray[np.uint8]](), list[str]()
-    for file in files[:MOST]:
+    pictures, truth, unread = list[NDArray[np.uint8]](), list[Truth](), list[str]()
+    for file in files[:MOST_LABELLED]:
+        if len(pictures) >= MOST and not any(truth):
+            break
         try:
             pictures.append(read_picture(file))
-        except TensorError as error:  # noqa: PERF203 - each one is named
+            if labels:
+                truth.append(read_truth(file, *pictures[-1].shape[:2]))
+        except TensorError as error:
             unread.append(error.message)
     if unread or not pictures:
         raise UsageError(
             f"--try {path}: {'; '.join(unread[:3]) if unread else 'has no picture'}",
             hint=f"give pictures ({', '.join(sorted(SUFFIXES))}) like those that the model will see",
         )
-    return pictures
+    return Pictures(pictures, truth)

@@ -30,7 +30,9 @@ def recognise(file: ModelFile) -> Conclusion | None:
     if len(file.outputs) == 1 and classes:
         return _segment(file)
     if len(file.outputs) == 1 and cells:
-        return Conclusion(family="map", findings=(), outputs={}, asks={"decoder": _EITHER})
+        return Conclusion(
+            family="map", findings=(), outputs={}, asks={"decoder": _EITHER}, decoders=tuple(_CELLS)
+        )
     return None
 
 

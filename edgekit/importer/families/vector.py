@@ -29,7 +29,13 @@ def recognise(file: ModelFile) -> Conclusion | None:
     elif file.asks_for("classify"):
         head = _classifier(file, output)
     elif len(file.outputs) == 1:
-        head = Conclusion(family="vector", findings=(), outputs={}, asks={"decoder": _EITHER})
+        head = Conclusion(
+            family="vector",
+            findings=(),
+            outputs={},
+            asks={"decoder": _EITHER},
+            decoders=("classify", "embed"),
+        )
     else:
         return None
     return head
