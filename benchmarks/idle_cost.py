@@ -54,8 +54,8 @@ TRIES, IMPORTS = 3, 9
 # Runs the supervisor with its timers shortened: those of code, not those of agent.toml.
 COMPRESSED = """
 import sys
-from edgekit.agent.__main__ import leave_out_web_client, main
-leave_out_web_client()
+from edgekit.agent.__main__ import leave_out_unused, main
+leave_out_unused()
 from edgekit.agent.supervisor import metrics, supervisor
 from edgekit.sync import ledger
 factor = float(sys.argv[1])

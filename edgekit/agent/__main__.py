@@ -11,13 +11,16 @@ import types
 import urllib
 from pathlib import Path
 
+from edgekit.base.left_out import import_msgspec
 
-def leave_out_web_client() -> None:
-    """Keep ``urllib.request`` (1.4 MB, with the e-mail and HTTP packages) out of this process.
 
-    paho-mqtt imports it for the proxies of a library (PySocks) that edgekit does not use. Call it before
-    paho-mqtt is imported.
+def leave_out_unused() -> None:
+    """Keep out of this process what its libraries import and edgekit does not need; call it first.
+
+    paho-mqtt imports ``urllib.request`` (1.4 MB, with the e-mail and HTTP packages) for the proxies of a
+    library (PySocks) that edgekit does not use.
     """
+    import_msgspec()
     stub = types.ModuleType("urllib.request", "Left out of the supervisor.")
     vars(stub)["getproxies"] = dict
     sys.modules["urllib.request"] = stub
@@ -26,7 +29,7 @@ def leave_out_web_client() -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the agent until it is stopped; return the exit code."""
-    leave_out_web_client()
+    leave_out_unused()
     from edgekit.agent.config import environment, load_agent_config
     from edgekit.agent.supervisor.supervisor import Supervisor
     from edgekit.base.logs import log_to_stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import os
 import resource
@@ -46,7 +45,7 @@ class _Host:
         rows = msgspec.convert(start.exclusions, dict[str, Exclusion])
         self._exclusions, self._has_opened = Exclusions(rows=rows), False
         self._offer = offer(start.path, start.threads, self._exclusions, trying)
-        self._entry = Entry(dataclasses.replace(self._offer, open=self._open), start.settings.limits)
+        self._entry = Entry(msgspec.structs.replace(self._offer, open=self._open), start.settings.limits)
         self._entry.should_load = start.should_load
         self._entry.state, self._entry.reason = (
             (LOADING, "") if start.should_load else (UNAVAILABLE, "unloaded")

@@ -12,7 +12,6 @@ import os
 import selectors
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +120,10 @@ class StatusServer:
         client.connection.close()
 
 
-@dataclass
-class _Client:
+class _Client(msgspec.Struct):
     connection: socket.socket
-    incoming: bytearray = field(default_factory=bytearray)
-    outgoing: bytearray = field(default_factory=bytearray)
+    incoming: bytearray = msgspec.field(default_factory=bytearray)
+    outgoing: bytearray = msgspec.field(default_factory=bytearray)
 
 
 def _listen(path: Path) -> socket.socket:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.metadata
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -181,8 +180,10 @@ def backend_version(name: str) -> str | None:
     Raises:
         ConfigError: There is no such backend.
     """
+    from importlib.metadata import PackageNotFoundError, version  # 1.5 MB, and few processes ask
+
     _require_backend(name)
     for distribution in LIBRARIES[name] or ("edgekit-runtime",):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(distribution)
+        with contextlib.suppress(PackageNotFoundError):
+            return version(distribution)
     return None

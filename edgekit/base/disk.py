@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +57,8 @@ class LocalDisk:
     def remove(self, path: Path) -> None:
         """Remove a file, or a folder with its content, if there is one."""
         if path.is_dir() and not path.is_symlink():
+            import shutil  # with its compressors, 0.5 MB that a supervisor needs after an update only
+
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 from edgekit.base.disk import LocalDisk, disk_errors, sync_path
@@ -40,7 +39,8 @@ def copy_durably(source: Path, target: Path) -> None:
     temporary = _beside(target)
     try:
         with source.open("rb") as reader, temporary.open("wb") as writer:
-            shutil.copyfileobj(reader, writer, _PIECE_BYTES)
+            while piece := reader.read(_PIECE_BYTES):
+                writer.write(piece)
             writer.flush()
             os.fsync(writer.fileno())
         temporary.replace(target)

@@ -1,10 +1,7 @@
 """The command that installs a missing package into this installation: pip, pipx, uv, or apt."""
 
-import importlib.util
 import sys
-import sysconfig
 from collections.abc import Iterable
-from importlib.machinery import PathFinder
 from pathlib import Path
 
 from edgekit.core.errors import ConfigError
@@ -21,6 +18,9 @@ _PROGRAM_TOOLS = {
 
 def install_hint(extra: str) -> str:
     """Return the command that installs an extra of edgekit-runtime, such as ``litert``."""
+    import sysconfig  # these take memory of processes that never give a hint
+    from importlib.machinery import PathFinder
+
     tool = installer(
         Path(sys.prefix),
         Path(sysconfig.get_path("stdlib")),
@@ -61,6 +61,8 @@ def require_modules(purpose: str, extra: str, modules: Iterable[str]) -> None:
     Raises:
         ConfigError: One is missing; the message names it and the hint installs it.
     """
+    import importlib.util
+
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(

@@ -6,15 +6,19 @@ does not list or whose size or hash differs. Members below ``trust/`` are no par
 that is carried in a file brings along to be trusted (``edgekit.update.carried``).
 """
 
+from __future__ import annotations
+
 import hashlib
-import tarfile
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
 from edgekit.core.errors import BundleError, HashMismatchError
 from edgekit.core.spec import MAX_MANIFEST_BYTES, Manifest, VariantFile, parse_manifest, path_problem
+
+if TYPE_CHECKING:
+    import tarfile
 
 MAX_MEMBERS = 4096
 TRUST = "trust/"
@@ -34,6 +38,8 @@ def read_index(stream: BinaryIO, what: str) -> dict[str, Member]:
     Raises:
         BundleError: It is not a tar, is truncated, or holds anything but plain files.
     """
+    import tarfile  # with the compressors, 1 MB that an open folder does not need
+
     index: dict[str, Member] = {}
     try:
         stream.seek(0, 2)

@@ -5,8 +5,9 @@ A new backend, source or sink is one file that satisfies one of these protocols.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -64,8 +65,7 @@ class Backend(Protocol):
         """Free everything; safe to call twice."""
 
 
-@dataclass(slots=True)
-class Frame:
+class Frame(msgspec.Struct):
     """One timestamped image or sensor window.
 
     ``data`` is an image (height, width, 3), uint8, BGR (as cameras and OpenCV give it), a sensor window
@@ -77,7 +77,7 @@ class Frame:
     seq: int
     captured_ns: int
     captured_unix_ms: int
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = {}
 
 
 @runtime_checkable
@@ -110,8 +110,7 @@ class Source(Protocol):
         """Free the device; safe to call twice, and from another thread while ``read`` waits."""
 
 
-@dataclass(slots=True)
-class Result:
+class Result(msgspec.Struct):
     """One processed frame on its way to the sinks; times in milliseconds."""
 
     pipeline: str
@@ -123,7 +122,7 @@ class Result:
     version: str
     variant: str
     stage_ms: dict[str, float]
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = {}
     """Of each model, where several took part."""
     trace_id: str = ""
     """Of the events, 32 hexadecimal digits as in W3C Trace Context; empty without any."""
@@ -140,8 +139,7 @@ class Sink(Protocol):
         """Flush and free; safe to call twice."""
 
 
-@dataclass(frozen=True)
-class Session:
+class Session(msgspec.Struct, frozen=True):
     """What a sink's own link to a broker does beside publishing.
 
     ``will``: a topic and the payload that the broker publishes there, retained, when the link breaks.
@@ -155,8 +153,7 @@ class Session:
     on_message: Callable[[str, bytes], object]
 
 
-@dataclass(frozen=True)
-class Versions:
+class Versions(msgspec.Struct, frozen=True):
     """A model that an agent keeps up to date: the version that runs, and the one that is offered.
 
     ``latest`` is empty where nothing is offered. ``is_busy``: an update or a rollback is under way.

@@ -6,12 +6,11 @@ more specific rules.
 
 from __future__ import annotations
 
-import importlib.resources
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,9 +18,7 @@ from edgekit.core.errors import ConfigError
 from edgekit.core.spec import NAME, Facts, Profile, ProfileBackend
 from edgekit.core.structure import decode_toml
 
-if sys.version_info >= (3, 11):
-    from importlib.resources.abc import Traversable
-else:
+if TYPE_CHECKING:
     from importlib.abc import Traversable
 
 # How specific a rule is: a board's name more than what is plugged in, that more than the processor.
@@ -120,7 +117,9 @@ def load_profiles(extra: Sequence[Path] = ()) -> tuple[Profile, ...]:
 
 def _shipped() -> Traversable:
     """Return the folder of profiles in the installed package or beside a source checkout."""
-    package = importlib.resources.files("edgekit")
+    from importlib.resources import files
+
+    package = files("edgekit")
     installed = package / "_data" / "device_profiles"
     if installed.is_dir():
         return installed

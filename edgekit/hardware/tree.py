@@ -14,8 +14,9 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 _TEXT_BYTES = 256 * 1024
 _NAMES = 1024
@@ -24,8 +25,7 @@ _HEX = re.compile(r"(?:0[xX])?([0-9a-fA-F]{1,15})")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
-class Access:
+class Access(msgspec.Struct, frozen=True):
     """Whether a device file exists, and whether this process may use it."""
 
     exists: bool

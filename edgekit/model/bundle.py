@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -201,6 +200,8 @@ def _open_tar(source: Path, unpack_to: Path | None) -> Bundle:
 
 
 def _unpack(contents: dict[str, Iterator[bytes]], root: Path, source: Path) -> None:
+    import shutil  # with its compressors, 0.5 MB that an open folder does not need
+
     temporary = root.with_name(f".{root.name}.{os.getpid()}")
     try:
         for path, parts in contents.items():

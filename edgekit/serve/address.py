@@ -7,16 +7,16 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from edgekit.core.errors import ConfigError, UsageError
 
 DEFAULT_PORT = 8000
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """Where a server listens: a TCP host and port (0: any free one), a UNIX socket's path, or both."""
 
     host: str = ""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from edgekit.core.errors import EdgekitError
 from edgekit.core.spec import Prediction, TensorSpec
@@ -113,17 +114,15 @@ class Held(Protocol):
         """Free the model; safe to call twice."""
 
 
-@dataclass(frozen=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True, eq=False):
     """A model to serve: its name, and how to open it; ``open`` raises ``EdgekitError`` if it cannot."""
 
     name: str
     version: str
-    open: Callable[[], Held] = field(compare=False)
+    open: Callable[[], Held]
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """The bounds of a server; it refuses and counts what exceeds them."""
 
     body_bytes: int = 32 << 20

@@ -2,7 +2,6 @@
 
 import ssl
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -24,8 +23,7 @@ class SystemClock:
         return time.time_ns() // 1_000_000
 
 
-@dataclass(frozen=True)
-class Tls:
+class Tls(msgspec.Struct, frozen=True):
     """Files of a TLS identity: the trusted CA (None: the system's), and the own certificate and key."""
 
     ca: Path | None

@@ -9,7 +9,6 @@ import random as random_module
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -30,8 +29,7 @@ _STEADY_S = 30.0
 _GOODBYE_S = 2.0
 
 
-@dataclass(frozen=True)
-class Handlers:
+class Handlers(msgspec.Struct, frozen=True):
     """Callbacks of the link's owner, on the link's thread: each must return soon.
 
     ``birth``: ``online``, ``boot`` and ``conn`` are filled in. ``desired``: the exact bytes, unverified.

@@ -1,6 +1,5 @@
 """The servers that one pipeline's sinks name: a link each, behind the gate, closed by one owner."""
 
-import dataclasses
 import hashlib
 import logging
 from collections import Counter
@@ -136,7 +135,7 @@ class Publishers:
             gate.enter(will)  # the broker has it from now on
             session.on_ready()
 
-        publisher = Publisher(address, tls, session=dataclasses.replace(session, on_ready=on_ready))
+        publisher = Publisher(address, tls, session=msgspec.structs.replace(session, on_ready=on_ready))
         row = (address.destination, publisher)
         self._own.append(row)
 

@@ -5,7 +5,7 @@ that drops what was not synced).
 """
 
 import contextlib
-import secrets
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -77,7 +77,7 @@ class OutboxFile:
             life = 1 + (_read_life(path) if path is not None else 0)
             if path is not None:
                 _write_life(path, life)
-            run("INSERT INTO meta VALUES('boot', ?)", (f"{life}-{secrets.token_hex(8)}",))
+            run("INSERT INTO meta VALUES('boot', ?)", (f"{life}-{os.urandom(8).hex()}",))
         self.boot = str(self._meta("boot"))
         self.watermark = int(self._meta("watermark") or 0)
         self.lived_s = float(self._meta("lived_s") or 0.0)

@@ -220,7 +220,7 @@ def test_a_command_of_a_broken_package_is_exit_3_and_names_the_package(distribut
 
 @pytest.mark.parametrize("name", ["optimize", "zoo"])
 def test_a_command_whose_distribution_is_missing_says_what_to_install(name, edgekit, monkeypatch):
-    monkeypatch.setattr("edgekit.base.plugins.entry_points", lambda *, group: ())
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda *, group: ())
     done = edgekit(name, "--json")
     assert done.code == 3
     assert f"'edgekit {name}'" in done.error["message"]

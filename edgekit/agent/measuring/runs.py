@@ -7,7 +7,7 @@ ends and whenever an agent starts. It is stored before it begins, so that it sur
 from __future__ import annotations
 
 import logging
-import shutil
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, Protocol
@@ -179,7 +179,8 @@ class Measuring:
         self._saved.fetches += 1
         try:
             self._save()
-            room = shutil.disk_usage(self._path.parent).free // 2
+            disk = os.statvfs(self._path.parent)
+            room = disk.f_bavail * disk.f_frsize // 2
         except (StorageError, OSError) as error:
             self._fail(StorageError(f"the disk is broken: {error}"))
             return

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
+
+import msgspec
 
 from edgekit.agent.config import LimitsTable
 from edgekit.agent.ipc import Progress, Purpose
@@ -69,8 +70,7 @@ class Host(Protocol):
         """The state to report changed."""
 
 
-@dataclass
-class Trial:
+class Trial(msgspec.Struct):
     """A version on trial: since when every worker runs it, and its totals since then."""
 
     baseline: TrialStats | None
@@ -78,7 +78,7 @@ class Trial:
     soak_s: float
     begun_s: float
     live_s: float | None = None
-    observed: Totals = field(default_factory=Totals)
+    observed: Totals = msgspec.field(default_factory=Totals)
     crashes: int = 0
 
     def measured(self) -> dict[str, float]:

@@ -2,7 +2,10 @@
 
 import sys
 
-from edgekit.agent.worker.worker import main
+from edgekit.base.left_out import import_msgspec
 
 if __name__ == "__main__":
+    import_msgspec()
+    from edgekit.agent.worker.worker import main
+
     sys.exit(main())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import select
 import socket
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from edgekit.agent.answering import Answering
 from edgekit.agent.worker.bundle_counters import BundleCounters
@@ -170,7 +171,7 @@ class ApiUser:
     def put(self, predictor: CountedPredictor) -> None:
         """Answer with another predictor from the next request on; on the lane's thread."""
         manifest = predictor.manifest
-        self.entry.offer = dataclasses.replace(self.entry.offer, version=manifest.version)
+        self.entry.offer = msgspec.structs.replace(self.entry.offer, version=manifest.version)
         self._view = predictor
         self.entry.hold(self)
         self._on_change()
