@@ -13,7 +13,7 @@ from edgekit.core.spec import DEVICE_ID, NAME
 from edgekit.core.structure import structure_problems
 from edgekit.pipeline.fallback import FallbackTable
 from edgekit.serve.address import Address, address_of
-from edgekit.serve.ports import Limits
+from edgekit.serve.ports import CACHE_S, Limits
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_PIPELINES = 32
@@ -128,7 +128,7 @@ class ServeTable(_Table, frozen=True, kw_only=True):
     tls_key: str = ""
     grpc_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] | None = None
     cache_mb: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
-    cache_ttl_s: Annotated[float, msgspec.Meta(gt=0)] = Limits.cache_s
+    cache_ttl_s: Annotated[float, msgspec.Meta(gt=0)] = CACHE_S
     jobs: bool = False
     page: bool = False
 

@@ -11,7 +11,7 @@ from edgekit.agent.serving import ServeOptions, serve
 from edgekit.base.command_line import Report
 from edgekit.core.errors import UsageError
 from edgekit.serve.address import DEFAULT_PORT, address_of
-from edgekit.serve.ports import Limits
+from edgekit.serve.ports import CACHE_S, Limits
 
 INTERRUPTED = 130
 
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="memory for a model's answers to equal requests (0)",
     )
     parser.add_argument(
-        "--cache-ttl-s", type=float, default=Limits.cache_s, metavar="S", help="how long one is kept (300)"
+        "--cache-ttl-s", type=float, default=CACHE_S, metavar="S", help="how long one is kept (300)"
     )
     parser.add_argument(
         "--split",

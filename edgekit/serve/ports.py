@@ -13,6 +13,9 @@ from edgekit.core.spec import Prediction, TensorSpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+CACHE_S = 300.0
+"""How long an answer is kept, unless the limits say otherwise."""
+
 
 class Servable(Protocol):
     """One loaded model, used by one thread at a time, not always the same."""
@@ -154,7 +157,7 @@ class Limits(msgspec.Struct, frozen=True):
     """A sequence without a request for so long is forgotten."""
     cache_bytes: int = 0
     """The kept answers of one model; 0: none is kept."""
-    cache_s: float = 300.0
-    """How long an answer is kept."""
+    cache_s: float = CACHE_S
+    """How long one is kept."""
     grace_s: int = 5
     """How long the requests that run may take once the server is to end."""

@@ -8,7 +8,6 @@ import pytest
 from edgekit.backends import check_options
 from edgekit.core.errors import ConfigError
 from edgekit.core.spec import AcceleratorFact, Facts, Match, Profile, ProfileBackend
-from edgekit.hardware import profiles as module
 from edgekit.hardware.profiles import choose, judge, load_profiles
 
 CHECKOUT = Path(__file__).resolve().parents[2] / "device_profiles"
@@ -59,12 +58,12 @@ def test_profiles_inside_the_package_win_over_a_checkout(tmp_path, monkeypatch):
     """The wheel has them as package data, where no checkout is."""
     package = tmp_path / "edgekit"
     shutil.copytree(CHECKOUT, package / "_data" / "device_profiles")
-    monkeypatch.setattr(module.importlib.resources, "files", lambda _: package)
+    monkeypatch.setattr("importlib.resources.files", lambda _: package)
     assert {profile.id for profile in load_profiles()} == WANTED
 
 
 def test_a_missing_folder_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(module.importlib.resources, "files", lambda _: tmp_path / "edgekit")
+    monkeypatch.setattr("importlib.resources.files", lambda _: tmp_path / "edgekit")
     with pytest.raises(ConfigError, match="no device profiles"):
         load_profiles()
 
