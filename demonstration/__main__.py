@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shutil
 import signal
 import sys
@@ -13,7 +14,8 @@ from typing import Any
 
 from demonstration import acts
 from demonstration.device import Device, serial_pipeline, video_pipeline
-from demonstration.prepare import DETECTOR, FACES, MOTION, Material, prepare
+from demonstration.live import LivePage, open_browser
+from demonstration.prepare import DETECTOR, FACES, MOTION, Material, prepare, prepare_faces
 from demonstration.sensor import Sensor
 from demonstration.site import Site
 from demonstration.story import Story
@@ -50,13 +52,14 @@ def _interrupt(*_: object) -> None:
 
 
 def _perform(story: Story, *, once: bool) -> dict[str, Any]:
-    story.chapter("Models and recordings, from pinned packages")
-    material = prepare(HOME.resolve() / "material", story)
     scene = HOME.resolve() / "run"
     shutil.rmtree(scene, ignore_errors=True)
     logs = scene / "logs"
     logs.mkdir(parents=True)
     with contextlib.ExitStack() as stack:
+        live = "" if once else _open_live_page(scene, logs, story, stack)
+        story.chapter("Models and recordings, from pinned packages")
+        material = prepare(HOME.resolve() / "material", story)
         story.chapter("A fleet manager with its broker, and three devices")
         site = Site(scene, logs)
         stack.callback(site.stop)
@@ -76,9 +79,22 @@ def _perform(story: Story, *, once: bool) -> dict[str, Any]:
         summary = _story(site, devices, material, story)
         if not once:
             story.chapter(f"It goes on running: {site.login_url()}  (Ctrl-C ends it)")
+            story.say(f"what the camera sees: {live}")
             signal.pause()
         story.chapter("The end")
     return summary | {"seconds": round(story.seconds, 1)}
+
+
+def _open_live_page(scene: Path, logs: Path, story: Story, stack: contextlib.ExitStack) -> str:
+    """Show a camera in a browser before all else; return the link. The stack ends it."""
+    story.chapter("What a camera sees, live: faces are found, and hidden before anybody sees the picture")
+    faces, video = prepare_faces(HOME.resolve() / "material", story)
+    page = LivePage(faces, video, scene, logs, scene / "cache")
+    stack.callback(page.stop)
+    link = page.link()
+    is_shown = open_browser(link, os.environ)
+    story.say(f"{'your browser shows' if is_shown else 'open'} {link}")
+    return link
 
 
 def _devices(scene: Path, logs: Path, material: Material, sensor: Sensor) -> list[Device]:

@@ -83,13 +83,15 @@ class Device:
             self.child.stop()
 
 
-def video_pipeline(name: str, uri: Path, fps: float, *, redact: str = "", record: str = "") -> str:
+def video_pipeline(
+    name: str, uri: Path, fps: float, *, model: str = "in-agent-toml", redact: str = "", record: str = ""
+) -> str:
     """Return a pipeline that plays a video as a camera would, and lets counts, labels and boxes leave."""
     sink = f'\n[[sink]]\nkind = "video"\npath = "{record}"\n' if record else ""
     hide = f'redact = ["{redact}"]\n' if redact else ""
     return f"""[pipeline]
 name = "{name}"
-model = "in-agent-toml"
+model = {json.dumps(model)}
 
 [source]
 kind = "video"

@@ -40,29 +40,35 @@ def prepare(folder: Path, story: Story) -> Material:
         folder: Where bundles are kept.
         story: Told of each one that has to be built.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     cache = folder / "packages"
-
-    def bundle(name: str, version: str, variants: tuple[str, ...] | None = None) -> Path:
-        target = folder / f"{name}-{version}"
-        if not (target / "bundle.json").is_file():
-            story.say(f"building {name} {version} from its pinned package")
-            shutil.rmtree(target, ignore_errors=True)
-            build(name, folder, version=version, variants=variants, cache=cache)
-        return target
-
-    first = bundle(DETECTOR, "1.0.0", FLOAT)
-    better = bundle(DETECTOR, "2.0.0")
+    faces, face_video = prepare_faces(folder, story)
     return Material(
-        first=first,
-        better=better,
+        first=_bundle(folder, story, DETECTOR, "1.0.0", FLOAT),
+        better=_bundle(folder, story, DETECTOR, "2.0.0"),
         bad=_bad(folder, cache, story),
-        faces=bundle(FACES, "1.0.0"),
-        motion=bundle(MOTION, "1.0.0"),
+        faces=faces,
+        motion=_bundle(folder, story, MOTION, "1.0.0"),
         street_video=recording("bikes", cache),
-        face_video=recording("carphone", cache),
+        face_video=face_video,
         watch=recording("watch", cache),
     )
+
+
+def prepare_faces(folder: Path, story: Story) -> tuple[Path, Path]:
+    """Return the bundle of the face detector and a recording of a face; arguments as for ``prepare``."""
+    return _bundle(folder, story, FACES, "1.0.0"), recording("carphone", folder / "packages")
+
+
+def _bundle(
+    folder: Path, story: Story, name: str, version: str, variants: tuple[str, ...] | None = None
+) -> Path:
+    target = folder / f"{name}-{version}"
+    if not (target / "bundle.json").is_file():
+        story.say(f"building {name} {version} from its pinned package")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        build(name, folder, version=version, variants=variants, cache=folder / "packages")
+    return target
 
 
 def _bad(folder: Path, cache: Path, story: Story) -> Path:
