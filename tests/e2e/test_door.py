@@ -67,13 +67,13 @@ def test_a_door_in_home_assistant_from_the_first_frame_to_kill_9(stage, tmp_path
         return (ear.last(f"{base}/update") or {}).get("latest_version")
 
     def crossings():
-        _, config = configs(ear.heard, json.loads).get("place_door_in_person", ("", {}))
+        _, config = configs(ear.heard, json.loads).get("line_door_in_person", ("", {}))
         state = ear.last(config.get("state_topic", ""))
         return int(jinja2.Template(config["value_template"]).render(value_json=state)) if state else 0
 
     ear.wait(lambda: version() == "1.0.0" and (ear.last(f"{base}/seen") or {}).get("counts"), 120)
     ear.wait(lambda: crossings() >= 2, 120)  # he walks through the door each four seconds
-    assert not any("door_out" in topic for topic in ear.heard)
+    assert ear.last(f"{base}/line_door_out")["count"] == 0
     ear.wait(lambda: ear.last(f"{base}/image"))
     picture = cv2.imdecode(np.frombuffer(ear.last(f"{base}/image"), np.uint8), 1)
     assert picture.shape == (240, 320, 3)

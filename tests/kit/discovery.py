@@ -1,7 +1,7 @@
 """What Home Assistant's documentation asks of a discovery message, platform by platform.
 
 Source: home-assistant.io, "MQTT" (discovery messages, device, origin, availability) and "MQTT binary sensor",
-"sensor", "image", "switch", "update", "button".
+"sensor", "image", "switch", "select", "update", "button".
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ PLATFORMS: dict[str, tuple[set[str], set[str], set[str]]] = {
     ),
     "image": ({"image_topic"}, {"content_type", "image_encoding"}, {"diagnostic"}),
     "switch": ({"command_topic"}, {"state_topic", "payload_on", "payload_off"}, {"config"}),
+    "select": ({"command_topic", "options"}, {"state_topic"}, {"config"}),
     "update": (
         set(),
         {"state_topic", "command_topic", "payload_install", "device_class", "title"},

@@ -18,14 +18,25 @@ from sink_results import CAR, event, result
 
 from edgekit.core.ports import Versions
 from edgekit.core.spec import Prediction
+from edgekit.pipeline.profiles import ProfileTable
 from edgekit.pipeline.sinks import SinkContext, make_sink
 from edgekit.pipeline.sinks.homeassistant import HomeAssistantOptions
 from edgekit.pipeline.switch import Switch
+from edgekit.pipeline.tracking.tables import LineTable, ZoneTable
 from edgekit.sync.publishers import Publishers
 
 pytestmark = pytest.mark.skipif(not mosquitto_path(), reason="no mosquitto")
 ALL = ("counts", "labels", "tracks", "pixels")
 BASE = "edgekit/pi/door"
+SQUARE = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0))
+PLACES = {
+    "zones": (
+        ZoneTable(name="yard", polygon=SQUARE),
+        ZoneTable(name="step", polygon=SQUARE, count="enter"),
+    ),
+    "lines": (LineTable(name="door", points=((0.5, 0.0), (0.5, 1.0)), directions=("in", "out")),),
+}
+PROFILES = (ProfileTable(name="day"), ProfileTable(name="night", run=False))
 
 
 @pytest.fixture
@@ -71,12 +82,12 @@ class Offer:
 class Stage:
     """One sink on a real broker."""
 
-    def __init__(self, broker, folder, *, egress=ALL, updates=None, **options):
-        self.books, self.switch = Books(), Switch(folder / "switch.json")
+    def __init__(self, broker, folder, *, egress=ALL, updates=None, places=None, profiles=(), **options):
+        self.books, self.switch = Books(), Switch(folder / "switch.json", profiles)
         self.publishers = Publishers("door", egress, self.books)
         context = SinkContext(
             "door", folder, folder, egress=egress, switch=self.switch, updates=updates,
-            connect=self.publishers.connect,
+            connect=self.publishers.connect, **(places or {}),
         )  # fmt: skip
         keys = {"url": broker.url, "device": "pi", "every_s": 0.0, "image_s": 0.001, **options}
         self.sink = make_sink("homeassistant", HomeAssistantOptions(**keys), context)
@@ -134,12 +145,13 @@ def all_configs(ear):
 
 
 def test_every_announced_entity_is_as_the_documentation_asks(stage, ear):
-    made = stage(updates=Offer(), labels=("car", "traffic light"))
+    made = stage(updates=Offer(), labels=("car",), places=PLACES, profiles=PROFILES)
     made.sink.write(seen("appeared"))
     found = all_configs(ear)
     assert sorted(found) == [
-        "count", "count_car", "count_traffic_light", "image", "model", "rollback", "running", "seen",
-        "seen_car", "seen_traffic_light",
+        "count", "count_car", "image", "line_door_in", "line_door_in_car", "line_door_out",
+        "line_door_out_car", "model", "profile", "rollback", "running", "seen", "seen_car", "zone_step",
+        "zone_yard",
     ]  # fmt: skip
     assert {key: problems(*config) for key, config in found.items()} == {key: [] for key in found}
     assert len({config["unique_id"] for _, config in found.values()}) == len(found)
@@ -209,18 +221,53 @@ def test_a_picture_is_a_small_jpeg_and_is_not_kept_by_the_broker(stage, ear, bro
     assert f"{BASE}/image" not in late.heard
 
 
-def test_a_line_gets_a_sensor_with_its_first_count(stage, ear):
-    if "line" not in event().__struct_fields__:
-        pytest.skip("no lines in this version")
-    made = stage()
-    for count in (1, 2):
-        made.sink.write(seen("crossed", line="door", direction="in", count=count))
-    ear.wait(lambda: states(ear).get("place_door_in_car") == "2")
-    platform, config = configs(ear.heard, json.loads)["place_door_in_car"]
-    assert (platform, config["state_class"], problems(platform, config)) == ("sensor", "total_increasing", [])
-    made.sink.write(seen("crossed", label="dog", line="door", direction="in", count=3))  # of all labels
-    ear.wait(lambda: states(ear).get("place_door_in_dog") == "1")
-    assert states(ear)["place_door_in_car"] == "2"
+def places(ear):
+    """The state of each sensor of a zone or line."""
+    return {key: state for key, state in states(ear).items() if key.startswith(("line_", "zone_"))}
+
+
+def test_lines_and_zones_have_sensors_before_their_first_count(stage, ear):
+    stage(places=PLACES)
+    keys = ("line_door_in", "line_door_out", "zone_step", "zone_yard")
+    ear.wait(lambda: places(ear) == dict.fromkeys(keys, "0"))
+    found = configs(ear.heard, json.loads)
+    assert {key: problems(*found[key]) for key in keys} == {key: [] for key in keys}
+    shown = {key: (found[key][1]["name"], found[key][1]["state_class"]) for key in keys}
+    assert shown == {
+        "line_door_in": ("Door in", "total_increasing"),
+        "line_door_out": ("Door out", "total_increasing"),
+        "zone_step": ("Step entered", "total_increasing"),
+        "zone_yard": ("Yard inside", "measurement"),
+    }
+
+
+def test_a_line_counts_by_direction_in_all_and_of_each_label(stage, ear):
+    made = stage(places=PLACES, labels=("car",))
+    for count, label in enumerate(("car", "dog", "car"), 1):
+        made.sink.write(seen("crossed", label=label, line="door", direction="in", count=count))
+    made.sink.write(seen("crossed", label="dog", line="door", direction="out", count=1))
+    wanted = {"line_door_in": "3", "line_door_in_car": "2", "line_door_out": "1", "line_door_out_car": "0"}
+    ear.wait(lambda: {key: state for key, state in places(ear).items() if key in wanted} == wanted)
+
+
+def test_who_left_a_zone_is_not_inside_and_nobody_is_while_it_is_off(stage, ear):
+    made = stage(places=PLACES)
+    made.sink.write(seen("entered", zone="yard", count=1))
+    made.sink.write(seen("entered", zone="step", count=1))
+    ear.wait(lambda: (places(ear).get("zone_yard"), places(ear).get("zone_step")) == ("1", "1"))
+    made.sink.write(seen("left", zone="yard", count=0))
+    ear.wait(lambda: places(ear)["zone_yard"] == "0")
+    made.sink.write(seen("entered", zone="yard", count=1))
+    ear.wait(lambda: places(ear)["zone_yard"] == "1")
+    ear.say(f"{BASE}/set", "OFF")
+    ear.wait(lambda: places(ear)["zone_yard"] == "0")
+    assert places(ear)["zone_step"] == "1"
+
+
+def test_sensors_beyond_the_bound_are_named_in_the_log(stage, ear, caplog):
+    lines = tuple(LineTable(name=f"l{n}", points=((0.0, 0.0), (1.0, 1.0))) for n in range(101))
+    stage(places={"lines": lines})
+    assert "no sensor of line_l100_forward, line_l100_backward: at most 200" in caplog.text
 
 
 def test_the_switch_turns_the_pipeline_and_survives_a_restart(stage, ear, tmp_path):
@@ -300,9 +347,12 @@ def home_assistant(tmp_path_factory):
 
 @pytest.mark.slow
 def test_home_assistants_own_schemas_accept_every_entity(stage, ear, home_assistant):
-    made = stage(updates=Offer(), labels=("car", "traffic light"))
+    labels = ("car", "traffic light")
+    made = stage(updates=Offer(), labels=labels, places=PLACES, profiles=PROFILES)
     made.sink.write(seen("appeared"))
-    found = list(all_configs(ear).values())
+    kept = all_configs(ear)
+    assert {"profile", "line_door_in", "line_door_in_traffic_light", "zone_yard"} <= kept.keys()
+    found = list(kept.values())
     broken = [(platform, {**config, "device": {}}) for platform, config in found]
     done = subprocess.run(
         [home_assistant, Path(__file__).parents[1] / "kit/homeassistant_schemas.py"],

@@ -134,15 +134,13 @@ def make_loop(
         packets=getattr(source, "packets", None),
         hides=bool(privacy.redact),
         is_live=lambda: source.is_live,
+        zones=config.zones,
+        lines=config.lines,
     )
     sections = [section for section in config.sinks if not (sinks and _is_own_link(section))]
     if record is not None:
         sections += _recording(record, takes_images=takes_images)
-    if keeper is not None and "resolution" in config.budget.order:
-        _check_resolution(source, sections, takes_images=takes_images)
-    if keeper is not None and not source.is_live:
-        logger.warning("the budget is not kept: the source %r waits for its reader", config.source.kind)
-        keeper = None
+    keeper = _usable(keeper, config, source, sections, takes_images=takes_images)
     rules = make_rules(config, predictor, graph, max_errors, keeper)
     rules.switch = context.switch
     _check_own_source(source, sections, context)
@@ -268,6 +266,23 @@ def make_keeper(
         return Keeper(table, change_variant, on_change=on_change)
     _, chosen = facts_with_proofs(Path("/"))
     return Keeper(table, change_variant, Sensors(sysfs_root, chosen.profile.telemetry).read, on_change)
+
+
+def _usable(
+    keeper: Keeper | None,
+    config: PipelineConfig,
+    source: Source,
+    sinks: Sequence[Section],
+    *,
+    takes_images: bool,
+) -> Keeper | None:
+    """Return the keeper of a live source's budget, else None, which the log says; raises as the next one."""
+    if keeper is not None and "resolution" in config.budget.order:
+        _check_resolution(source, sinks, takes_images=takes_images)
+    if keeper is not None and not source.is_live:
+        logger.warning("the budget is not kept: the source %r waits for its reader", config.source.kind)
+        return None
+    return keeper
 
 
 def _check_resolution(source: Source, sinks: Sequence[Section], *, takes_images: bool) -> None:

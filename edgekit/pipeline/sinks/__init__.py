@@ -20,6 +20,7 @@ from edgekit.pipeline.switch import Switch
 
 if TYPE_CHECKING:
     from edgekit.pipeline.packets import PacketRing
+    from edgekit.pipeline.tracking.tables import LineTable, ZoneTable
 
 SINKS: dict[str, str] = {
     "jsonl": "edgekit.pipeline.sinks.jsonl:JsonlSink",
@@ -113,7 +114,7 @@ class SinkContext:
     egress``. ``switch`` turns the pipeline off and on. ``updates``: of the model, in an agent that keeps it
     up to date. ``packets``: the camera's compressed stream, of which ``packets.keep`` asks for some seconds;
     None where the source has none. ``hides``: something in the pictures is to be hidden. ``is_live()``: the
-    source's frames come in their own time.
+    source's frames come in their own time. ``zones`` and ``lines``: where the pipeline counts.
     """
 
     pipeline: str
@@ -130,6 +131,8 @@ class SinkContext:
     packets: PacketRing | None = None
     hides: bool = False
     is_live: Callable[[], bool] = bool
+    zones: tuple[ZoneTable, ...] = ()
+    lines: tuple[LineTable, ...] = ()
 
     def path(self, name: str) -> Path:
         """Return a path of the configuration, by default relative to the pipeline's file."""

@@ -1,7 +1,8 @@
 """A pipeline as a device in Home Assistant, by MQTT discovery, without a line of configuration there.
 
-Entities: a binary sensor and a count of what is seen, in all and by label; a count for each line and zone; a
-picture, where pixels may leave; a switch; in an agent, the model's update with a button that rolls it back.
+Entities: a binary sensor and a count of what is seen, in all and by label; a count for each zone, and for
+each direction of a line; a picture, where pixels may leave; a switch; a list of profiles; in an agent, the
+model's update with a button that rolls it back.
 
 Source: Home Assistant's documentation of the MQTT integration, "MQTT Discovery" and the pages of its
 platforms.
@@ -9,11 +10,13 @@ platforms.
 
 from __future__ import annotations
 
+import logging
 import platform
 import re
 import time
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
@@ -28,10 +31,15 @@ from edgekit.pipeline.sinks.present import Present
 from edgekit.pipeline.sinks.remote import Remote
 from edgekit.version import __version__
 
+if TYPE_CHECKING:
+    from edgekit.pipeline.events import Event
+
+logger = logging.getLogger(__name__)
 INSTALL, ROLL_BACK = "install", "rollback"
 _ACTIONS: dict[str, Literal["install", "rollback"]] = {INSTALL: "install", ROLL_BACK: "rollback"}
 MAX_PLACES = 200
-"""Lines and zones that are announced."""
+"""Sensors of lines and zones that are announced; the rest is named in the log."""
+_COUNTED = {"enter": "entered", "leave": "left", "inside": "inside"}
 _IMAGE_PX, _MAX_IMAGE_BYTES = 640, 256 << 10
 _EVENT_IMAGE_S = 1.0
 
@@ -41,8 +49,8 @@ class HomeAssistantOptions(Options, frozen=True, kw_only=True):
 
     ``url``, ``ca``, ``user``, ``password_file``: as for ``mqtt``. ``device``: this machine's name, by
     default its host name. ``name``: what Home Assistant shows, by default the pipeline's. ``labels``: those
-    that get entities of their own. ``discovery``: Home Assistant's own prefix. ``every_s``: the shortest
-    time between two counts. ``image_s``: the time between two pictures; 0 sends none.
+    that get entities of their own, also of each line. ``discovery``: Home Assistant's own prefix.
+    ``every_s``: the shortest time between two counts. ``image_s``: the time between two pictures; 0: none.
     """
 
     url: str
@@ -60,6 +68,26 @@ class HomeAssistantOptions(Options, frozen=True, kw_only=True):
         """Report a prefix that cannot be published on."""
         if not self.discovery or any(character in self.discovery for character in "#+\0"):
             yield f"discovery: want a topic without '#' and '+', got {self.discovery!r}"
+
+
+@dataclass
+class _Place:
+    """A sensor of what a zone counts, or of a line's crossings in one direction, of one label or of all."""
+
+    name: str
+    document: dict[str, Any]
+    state_class: Literal["measurement", "total_increasing"]
+    kind: Literal["zone", "line"] = "line"
+
+    def count(self, event: Event) -> None:
+        """Count an event, if it is of this zone or line, direction and label."""
+        known = self.document
+        is_ours = getattr(event, self.kind) == known[self.kind]
+        is_ours &= event.direction == known.get("direction", event.direction)
+        if is_ours and event.label == known.get("label", event.label):
+            # a line's event has the number of all labels, and this sensor may be of one
+            count = event.count if self.kind == "zone" else known["count"] + 1
+            self.document = {**known, "count": count}
 
 
 class HomeAssistantSink:
@@ -85,7 +113,7 @@ class HomeAssistantSink:
         self._model = self._version = ""
         self._present = Present()
         self._seen: dict[str, Any] = {"total": 0, "counts": {}}
-        self._places: dict[str, dict[str, Any]] = {}
+        self._places = _places(context, options.labels) if {"tracks", "labels"} <= self._egress else {}
         self._said_s = self._pictured_s = float("-inf")
         commands = {
             f"{self._base}/set": lambda text: self._switch.command(text, "Home Assistant"),
@@ -113,7 +141,8 @@ class HomeAssistantSink:
             self._say_version()
         for event in result.events:
             self._present.note(event)
-            self._count(event)
+            for place in self._places.values():
+                place.count(event)
         now_s = time.monotonic()
         if not self._switch.is_on:  # a frame that was on its way
             return
@@ -123,24 +152,6 @@ class HomeAssistantSink:
             self._seen = {"total": sum(counts.values()), "counts": counts}
             self._say_seen()
         self._send_picture(result, now_s)
-
-    def _count(self, event: Any) -> None:
-        """Keep what a line or a zone has counted, and announce it the first time."""
-        name = getattr(event, "line", "") or getattr(event, "zone", "")
-        if not name or not event.count:
-            return
-        direction = getattr(event, "direction", "")
-        place = _plain("_".join(part for part in (name, direction, event.label) if part))
-        if place not in self._places and len(self._places) >= MAX_PLACES:
-            return
-        kind = "line" if getattr(event, "line", "") else "zone"
-        # a line's event has the number of all labels in that direction, and this entity is of one
-        count = self._places.get(place, {}).get("count", 0) + 1 if kind == "line" else event.count
-        is_new = place not in self._places
-        self._places[place] = {kind: name, "direction": direction, "label": event.label, "count": count}
-        if is_new:
-            self._announce()
-        self._say_seen()
 
     def _send_picture(self, result: Result, now_s: float) -> None:
         wait_s = min(_EVENT_IMAGE_S, self._options.image_s) if result.events else self._options.image_s
@@ -161,6 +172,9 @@ class HomeAssistantSink:
     def _switched(self) -> None:
         if not self._switch.is_on:
             self._seen = {"total": 0, "counts": {}}
+            for place in self._places.values():
+                if place.state_class == "measurement":
+                    place.document = {**place.document, "count": 0}
             self._say_seen()
         self._say_state()
 
@@ -173,9 +187,8 @@ class HomeAssistantSink:
     def _say_seen(self) -> None:
         if {"counts", "labels"} & self._egress:
             self._remote.keep(f"{self._base}/seen", self._seen)
-        for place, document in list(self._places.items()):
-            if {"tracks", "labels"} <= self._egress:
-                self._remote.keep(f"{self._base}/place/{place}", document)
+        for key, place in self._places.items():
+            self._remote.keep(f"{self._base}/{key}", place.document)
 
     def _say_version(self) -> None:
         versions = self._updates.versions() if self._updates is not None else None
@@ -234,14 +247,9 @@ class HomeAssistantSink:
             yield "labels", "binary_sensor", f"seen_{key}", _presence(label.capitalize(), seen, number)
             name = f"{label.capitalize()} count"
             yield "labels", "sensor", f"count_{key}", _count(name, seen, f"{{{{ {number} }}}}", "measurement")
-        for place in list(self._places) if {"tracks", "labels"} <= self._egress else ():
-            name, topic = place.replace("_", " ").capitalize(), f"{base}/place/{place}"
-            yield (
-                "tracks",
-                "sensor",
-                f"place_{place}",
-                _count(name, topic, "{{ value_json.count }}", "total_increasing"),
-            )
+        for key, place in self._places.items():
+            config = _count(place.name, f"{base}/{key}", "{{ value_json.count }}", place.state_class)
+            yield "tracks", "sensor", key, config
         image = {"name": "Picture", "image_topic": f"{base}/image", "content_type": "image/jpeg"}
         yield ENVELOPE, "image", "image", image if self._has_image else {}
         switch = {"name": "Running", "command_topic": f"{base}/set", "state_topic": f"{base}/state"}
@@ -269,6 +277,30 @@ class HomeAssistantSink:
         for unwatch in self._unwatch:
             unwatch()
         self._remote.close()
+
+
+def _places(context: SinkContext, labels: tuple[str, ...]) -> dict[str, _Place]:
+    """Return the sensors of a pipeline's zones and lines by their key."""
+    found: dict[str, _Place] = {}
+    for zone in context.zones:
+        name = f"{zone.name} {_COUNTED[zone.count]}".capitalize()
+        state_class: Literal["measurement", "total_increasing"] = (
+            "measurement" if zone.count == "inside" else "total_increasing"
+        )
+        key = _plain(f"zone_{zone.name}")
+        found[key] = _Place(name, {"zone": zone.name, "count": 0}, state_class, "zone")
+    for line in context.lines:
+        own = [label for label in labels if not line.labels or label in line.labels]
+        for direction in line.directions:
+            for label in ("", *own):
+                words = [word for word in (line.name, direction, label) if word]
+                document = {"line": line.name, "direction": direction, "count": 0}
+                document |= {"label": label} if label else {}
+                key = _plain("_".join(("line", *words)))
+                found[key] = _Place(" ".join(words).capitalize(), document, "total_increasing")
+    if left_out := list(found)[MAX_PLACES:]:
+        logger.warning("Home Assistant gets no sensor of %s: at most %d", ", ".join(left_out), MAX_PLACES)
+    return dict(list(found.items())[:MAX_PLACES])
 
 
 def _presence(name: str, topic: str, number: str) -> dict[str, Any]:
