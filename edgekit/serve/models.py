@@ -24,6 +24,7 @@ from edgekit.serve.sequences import Sequences
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+_NAMED = 5
 END_S = 1.0
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
 
@@ -281,12 +282,21 @@ class Models:
         """
         known = [each for each in self._entries if each.offer.name == name]
         if not known:
-            raise HttpError(404, f"there is no model {name[:64]!r}")
+            raise HttpError(404, f"there is no model {name[:64]!r}{self._names()}")
         if version:
             known = [each for each in known if each.offer.version == version]
             if not known:
                 raise HttpError(404, f"model {name!r} has no version {version[:32]!r}")
         return max(known, key=lambda each: (each.should_load, version_key(each.offer.version)))
+
+    def _names(self) -> str:
+        """Return a phrase with some names: a bundle's folder may have another name than its model."""
+        names = list(dict.fromkeys(each.offer.name for each in self._entries))
+        return (
+            f"; served are {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
+            if names
+            else ""
+        )
 
     @property
     def is_ready(self) -> bool:

@@ -137,6 +137,11 @@ def test_what_is_not_there_is_an_error_document(server, method, path, status):
     assert set(answered.json()) == {"error"}
 
 
+def test_a_wrong_name_is_answered_with_those_that_are_right(server):
+    error = server.client.get("/v2/models/other").json()["error"]
+    assert error == "there is no model 'other'; served are double, two"
+
+
 def test_a_bad_tensor_is_a_400_with_what_was_wanted(server):
     answered = server.client.post("/v2/models/double/infer", json={"inputs": []})
     assert answered.status_code == 400
