@@ -1,12 +1,13 @@
 """``agent.toml``, checked before anything starts, and the agent's environment variables."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from edgekit.agent.cameras import FLEET, camera_tables, source_with_camera
 from edgekit.base.paths import state_dir
 from edgekit.core.errors import ConfigError, UsageError
 from edgekit.core.spec import DEVICE_ID, NAME
@@ -154,6 +155,8 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     what: str
     folder: Path
+    template: str = ""
+    """``text`` as it is written, where its source is a camera of the fleet; else empty."""
     pinned: Path | None = None
     managed: str = ""
     initial: Path | None = None
@@ -249,9 +252,11 @@ def parse_agent_config(
     """
     raw = _decode(text, what)
     problems = [f"{what}:{problem}" for problem in structure_problems(raw, AgentDocument)]
-    plans = _plans(raw, what, folder, check, problems)
     agent = raw.get("agent")
-    name = agent.get("name", "") if isinstance(agent, dict) else ""
+    given = agent if isinstance(agent, dict) else {}
+    state = _state(str(given.get("state", "")), folder, state)
+    plans = _plans(raw, what, folder, state, check, problems)
+    name = given.get("name", "")
     if isinstance(name, str) and name and not DEVICE_ID.fullmatch(name):
         problems.append(f"{what}:agent.name: want letters, digits, '_', '-', at most 64, got {name!r}")
     if problems:
@@ -259,7 +264,7 @@ def parse_agent_config(
         raise ConfigError(f"{what} is not valid", reasons=reasons, hint=_HINT)
     document = msgspec.convert(raw, AgentDocument)
     return AgentConfig(
-        state=_state(document.agent.state, folder, state),
+        state=state,
         name=document.agent.name,
         self_update=document.agent.self_update,
         pipelines=tuple(plans),
@@ -318,7 +323,7 @@ def _state(given: str, folder: Path, state: Path | None) -> Path:
 
 
 def _plans(
-    raw: dict[str, Any], what: str, folder: Path, check: Check | None, problems: list[str]
+    raw: dict[str, Any], what: str, folder: Path, state: Path, check: Check | None, problems: list[str]
 ) -> list[PipelinePlan]:
     """Return the plans of the valid pipelines, even if the rest of the file is not valid."""
     agent, tables = raw.get("agent"), raw.get("pipeline", [])
@@ -332,7 +337,7 @@ def _plans(
     for index, table in enumerate(listed):
         try:
             entry = msgspec.convert(table, PipelineEntry)
-            plans.append(_plan(entry, f"{what}:pipeline[{index}]", folder, check))
+            plans.append(_plan(entry, f"{what}:pipeline[{index}]", folder, state, check))
         except ConfigError as error:  # noqa: PERF203 - every problem is reported at once
             problems += error.reasons or (error.message,)
         except msgspec.ValidationError:
@@ -343,8 +348,11 @@ def _plans(
     return plans
 
 
-def _plan(entry: PipelineEntry, where: str, folder: Path, check: Check | None) -> PipelinePlan:
+def _plan(entry: PipelineEntry, where: str, folder: Path, state: Path, check: Check | None) -> PipelinePlan:
     tables, text, what, home = _tables(entry, where, folder)
+    template = ""
+    if is_of_the_fleet(tables):
+        template, text = text, with_camera(text, camera_tables(state))
     head = tables.get("pipeline")
     model, model_home = entry.model, folder
     first = _first_stage(tables)
@@ -365,6 +373,7 @@ def _plan(entry: PipelineEntry, where: str, folder: Path, check: Check | None) -
         text=text,
         what=what,
         folder=home,
+        template=template,
         pinned=pinned,
         managed="" if pinned else model,
         initial=folder / Path(entry.initial).expanduser() if entry.initial else None,
@@ -376,6 +385,36 @@ def _plan(entry: PipelineEntry, where: str, folder: Path, check: Check | None) -
         egress=tuple(tables.get("privacy", {}).get("egress", ())),
         budget_ms=_checked(tables, "budget", "p95_ms", float, 0.0),
     )
+
+
+def is_of_the_fleet(tables: dict[str, Any]) -> bool:
+    """Return whether a pipeline's source is a camera that the fleet defines."""
+    source = tables.get("source")
+    return isinstance(source, dict) and source.get("kind") == FLEET
+
+
+def with_camera(text: str, cameras: Mapping[str, dict[str, Any]]) -> str:
+    """Return a pipeline's text with its camera's own ``[source]``, or as it is where there is no such camera.
+
+    ``cameras``: the tables by name.
+    """
+    tables: dict[str, Any] = msgspec.toml.decode(text)
+    source = source_with_camera(tables["source"], cameras)
+    return text if source == tables["source"] else to_toml({**tables, "source": source})
+
+
+def with_cameras(config: AgentConfig) -> AgentConfig:
+    """Return a configuration with the cameras of the list in force now.
+
+    Raises:
+        ConfigError: The list cannot be read.
+    """
+    cameras = camera_tables(config.state)
+    plans = tuple(
+        msgspec.structs.replace(plan, text=with_camera(plan.template, cameras)) if plan.template else plan
+        for plan in config.pipelines
+    )
+    return msgspec.structs.replace(config, pipelines=plans)
 
 
 def _first_stage(tables: dict[str, Any]) -> dict[str, Any]:

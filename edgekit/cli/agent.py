@@ -230,6 +230,7 @@ def status_text(document: dict[str, Any]) -> str:
             f"update {update.get('state', '-')}"
         )
     lines += [f"  rejected {key}: {reason}" for key, reason in document["rejected"].items()]
+    lines += _camera_lines(document.get("cameras", {}))
     if measuring := document.get("measuring"):
         lines.append(f"  measuring: {measuring['job']} {measuring['state']} {measuring['why']}".rstrip())
     outbox = document["outbox"]
@@ -238,6 +239,12 @@ def status_text(document: dict[str, Any]) -> str:
     )
     lines += [f"  {name}: {value:g}" for name, value in document["sensors"].items()]
     return "\n".join(lines)
+
+
+def _camera_lines(cameras: dict[str, Any]) -> list[str]:
+    names, problem = cameras.get("names", ()), cameras.get("problem", "")
+    lines = [f"  cameras of the fleet: {', '.join(names)}"] if names else []
+    return [*lines, f"  camera list: {problem}"] if problem else lines
 
 
 def _switch_lines(turned: dict[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, Union
 
 import msgspec
 
+from edgekit.core.cameras import CameraState
 from edgekit.core.errors import ProtocolError
 from edgekit.core.sketch import Sketch
 from edgekit.core.spec import DEVICE_ID, BackendFact, Box, Facts, Guards, Mask, OrientedBox, Parent, Points
@@ -167,6 +168,7 @@ class Reported(msgspec.Struct, frozen=True):
     rejected: dict[str, str] = {}
     """The reasons, by ``model@version``, of versions that this device will not try again."""
     unix_ms: int = 0
+    cameras: CameraState = CameraState()
 
 
 class RolloutGuards(Guards, frozen=True, kw_only=True, forbid_unknown_fields=False):

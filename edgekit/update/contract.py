@@ -35,10 +35,11 @@ class UpdaterRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``measure``: fetch the bundle of ``target`` into ``area`` and not into the slots' store.
     ``unpack``: make the environment of the staged release of the agent.
     ``sign``: sign the outbox in the file ``carried``, to ``area``. ``acknowledge``: check the fleet's answer.
+    ``cameras``: fetch the camera list with the digest ``sha256``.
     ``carried``: for ``fetch`` the file that metadata and bundle come from in place of the fleet.
     """
 
-    kind: Literal["accept", "fetch", "renew", "measure", "unpack", "sign", "acknowledge"]
+    kind: Literal["accept", "fetch", "renew", "measure", "unpack", "sign", "acknowledge", "cameras"]
     state_dir: str
     desired: str = ""
     model: str = ""
@@ -121,3 +122,13 @@ class Enrolment(msgspec.Struct, frozen=True, tag="enrolment", kw_only=True):
 def carried_folder(state_dir: Path) -> Path:
     """Return where ``edgekit agent install`` leaves ``bundle.ekb`` and its ``desired.json`` for the agent."""
     return state_dir / "carried"
+
+
+def cameras_folder(state_dir: Path) -> Path:
+    """Return where the fleet's camera list and the cameras' passwords are."""
+    return state_dir / "cameras"
+
+
+def fetched_cameras(state_dir: Path) -> Path:
+    """Return where the updater leaves a camera list with its passwords, until it is checked."""
+    return cameras_folder(state_dir) / "fetched.json"

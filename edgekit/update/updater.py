@@ -98,7 +98,8 @@ class Job:
         put_in_place(self._state_dir)  # finishes an interrupted renewal
         self._identity = load_identity(self._state_dir)
         patience = Patience(time.monotonic() + request.timeout_s, request.stall_s)
-        self._web: Origin = Web(self._state_dir / "identity" / "ca.crt", patience)
+        self._fleet = Web(self._state_dir / "identity" / "ca.crt", patience)
+        self._web: Origin = self._fleet
         if request.carried and request.kind == "fetch":
             from edgekit.update.carried import Carried
 
@@ -116,6 +117,7 @@ class Job:
             "unpack": self._unpack,
             "sign": self._sign,
             "acknowledge": self._acknowledge,
+            "cameras": self._bring_cameras,
         }
         if (work := others.get(self._request.kind)) is not None:
             return work()
@@ -145,6 +147,12 @@ class Job:
 
         ack = checked_ack(Path(self._request.carried), self._identity)
         return UpdaterResult(boot=ack.boot, watermark=ack.watermark)
+
+    def _bring_cameras(self) -> UpdaterResult:
+        from edgekit.update.cameras import fetch_cameras
+
+        fetch_cameras(self._state_dir, self._identity, self._request.sha256, self._fleet)
+        return UpdaterResult()
 
     def _unpack(self) -> UpdaterResult:
         from edgekit.update.unpack import unpack

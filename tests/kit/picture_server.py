@@ -20,6 +20,8 @@ class PictureServer:
 
     def __init__(self):
         self.shade, self.etag, self.login, self.with_length = 50, "", "", True
+        self.password = "se:cret"  # of "ann", where a login is wanted
+        self.paths: list[str] = []
         self.asked, self.is_frozen = [], threading.Event()
         self.pictures_before_end, self.status = 0, 200
         owner = self
@@ -29,6 +31,7 @@ class PictureServer:
 
             def do_GET(self):
                 owner.asked.append(dict(self.headers))
+                owner.paths.append(self.path)
                 owner.answer(self)
 
             def log_message(self, *_):
@@ -73,7 +76,7 @@ class PictureServer:
     def _may_enter(self, request):
         given = request.headers.get("Authorization", "")
         if self.login == "basic":
-            return given == "Basic " + b64encode(b"ann:se:cret").decode()
+            return given == "Basic " + b64encode(f"ann:{self.password}".encode()).decode()
         if self.login != "digest":
             return True
         parts = dict(re.findall(r'(\w+)="?([^",]+)"?', given.replace('"cam, 1"', '"cam"')))
@@ -82,7 +85,7 @@ class PictureServer:
             return hashlib.sha256(":".join(words).encode()).hexdigest()
 
         right = hashed(
-            hashed("ann", "cam, 1", "se:cret"),
+            hashed("ann", "cam, 1", self.password),
             *("abc123", parts.get("nc", ""), parts.get("cnonce", ""), "auth"),
             hashed("GET", request.path),
         )

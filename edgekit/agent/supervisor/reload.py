@@ -70,10 +70,14 @@ class Reloader:
             ConfigError: It is not valid, or differs in what is read only at the start; nothing is changed.
             UsageError: A model that no pipeline names any more is being updated.
         """
-        parts, old = self._parts, self._parts.config
+        old = self._parts.config
         assert old.path is not None
-        new = load_agent_config(old.path, old.state)
-        what = difference(old, new)
+        return self.take(load_agent_config(old.path, old.state))
+
+    def take(self, new: AgentConfig) -> Difference:
+        """End, start or change the pipelines in which a configuration differs; raises as ``reload``."""
+        parts = self._parts
+        what = difference(parts.config, new)
         named = {plan.managed for plan in new.pipelines}
         for name, updates in parts.models.items():
             if name not in (*named, AGENT) and not updates.is_idle:

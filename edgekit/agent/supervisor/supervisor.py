@@ -17,6 +17,7 @@ from edgekit.agent.jobs import Jobs
 from edgekit.agent.measuring.runs import Measuring
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.status import StatusServer, socket_path
+from edgekit.agent.supervisor.cameras import CameraKeeper
 from edgekit.agent.supervisor.commands import CommandDesk
 from edgekit.agent.supervisor.controls import Controls
 from edgekit.agent.supervisor.egress import Egress
@@ -88,6 +89,7 @@ class Supervisor:
             lambda task: MeasuringChild(task, worker_environment(state)),
         )
         self.reloader = Reloader(self)
+        self._cameras = CameraKeeper(self, self.reloader)
         self._controls = Controls(self, self.reloader)
         self._desk = CommandDesk(
             state / "commands.json", self._controls.commands(), self.egress.put, self.clock
@@ -304,6 +306,7 @@ class Supervisor:
         desired = self.fleet.desired
         if desired is None or self.fleet.survey is None or self._is_stopping:
             return
+        self._cameras.want()
         own = self._own
         if own is not None and self.config.self_update and AGENT in desired.models:
             own.want(desired.models[AGENT], is_new=is_new)
@@ -419,6 +422,7 @@ class Supervisor:
             sensors=self.sensors,
             rejected=rejected,
             unix_ms=self.clock.unix_ms(),
+            cameras=self._cameras.state,
         )
         return self._reported
 

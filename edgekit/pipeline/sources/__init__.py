@@ -32,6 +32,7 @@ SOURCES: dict[str, str] = {
     "iio": "edgekit.pipeline.sources.iio:IioSource",
     "i2c": "edgekit.pipeline.sources.i2c:I2cSource",
     "http": "edgekit.pipeline.sources.http:HttpSource",
+    "fleet": "edgekit.pipeline.sources.fleet:FleetSource",
 }
 SOURCE_ROWS = plugins.Rows(SOURCES, plugins.SOURCES)
 

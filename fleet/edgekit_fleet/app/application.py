@@ -5,7 +5,17 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from edgekit_fleet import __version__
-from edgekit_fleet.app import access, auditing, carried, devices, enrolment, identities, moving, watching
+from edgekit_fleet.app import (
+    access,
+    auditing,
+    cameras,
+    carried,
+    devices,
+    enrolment,
+    identities,
+    moving,
+    watching,
+)
 from edgekit_fleet.app.services import Services
 from edgekit_fleet.registry import api as registry
 from edgekit_fleet.rollout import api as rollouts
@@ -33,7 +43,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(
         BodyLimit, unlimited=(*registry.LONG_BODIES, *rollouts.LONG_BODIES, *carried.LONG_BODIES)
     )
-    own = (enrolment, devices, carried, identities, moving, access, watching, auditing)
+    own = (enrolment, devices, cameras, carried, identities, moving, access, watching, auditing)
     for router in (room.router for room in own):
         app.include_router(router, prefix=API)
     app.include_router(watching.metrics_router)
@@ -59,5 +69,6 @@ def ui_parts(services: Services) -> UiParts:
         health=services.health,
         warnings=services.warnings,
         audit=services.audit,
+        cameras=services.cameras,
         is_tls=services.settings.url.startswith("https"),
     )

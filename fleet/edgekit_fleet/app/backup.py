@@ -33,6 +33,7 @@ from edgekit_fleet.identity.authority import Authority, certificate_key
 from edgekit_fleet.identity.journal import FILE as JOURNAL_FILE
 from edgekit_fleet.identity.journal import Journal, Since
 from edgekit_fleet.identity.sealed import seal, unseal
+from edgekit_fleet.identity.secret_box import FILE as BOX_FILE
 from edgekit_fleet.registry.blobs import SHA256, Blobs
 from edgekit_fleet.store.audit import LOCAL, Audit
 from edgekit_fleet.store.copying import check_database, copy_database
@@ -44,7 +45,14 @@ FORMAT = 1
 DATABASE = "fleet.sqlite"
 HEAD = "backup.json"
 SEALED = "keys.sealed"
-SECRETS = ("ca/ca.key", "keys/snapshot.key", "keys/timestamp.key", "keys/desired.key", "admin.token")
+SECRETS = (
+    "ca/ca.key",
+    "keys/snapshot.key",
+    "keys/timestamp.key",
+    "keys/desired.key",
+    BOX_FILE,
+    "admin.token",
+)
 PLAIN = ("ca/ca.crt", "ports.json")
 MAX_SMALL_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20

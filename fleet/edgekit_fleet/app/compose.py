@@ -21,9 +21,12 @@ from edgekit_fleet.app.services import Services, Settings
 from edgekit_fleet.broker.commanding import Commanding
 from edgekit_fleet.broker.downlink import MqttDownlink
 from edgekit_fleet.broker.nats_downlink import NatsDownlink
+from edgekit_fleet.cameras.service import CameraService
 from edgekit_fleet.identity.authority import Authority
 from edgekit_fleet.identity.enrol import Enrolment
 from edgekit_fleet.identity.journal import Journal
+from edgekit_fleet.identity.secret_box import FILE as BOX_FILE
+from edgekit_fleet.identity.secret_box import SecretBox
 from edgekit_fleet.ingest.chunks import Chunks
 from edgekit_fleet.ingest.intake import Ingest, Intake
 from edgekit_fleet.ingest.jetstream import JetStreamIngest
@@ -148,6 +151,8 @@ class Fleet:
             database, devices, registry.repository, commanding=commanding, bus=bus, hooks=hooks
         )
         self._undo.callback(measuring.stop)
+        audit = Audit(database)
+        box = SecretBox(data / BOX_FILE)
         return Services(
             settings=self._settings(data),
             database=database,
@@ -172,7 +177,8 @@ class Fleet:
             registry=registry,
             rollouts=rollouts,
             measuring=measuring,
-            audit=Audit(database),
+            cameras=CameraService(database, box, rollouts.desired, audit, devices.approved, unix_ms),
+            audit=audit,
         )
 
     def _make_rollouts(

@@ -68,6 +68,7 @@ def _enroll(parts: Services, request: wire.EnrollRequest, address: str = "") -> 
     if is_new:
         if (addresses := moves_to(parts)) is not None:
             parts.rollouts.desired.tell([device], addresses)
+        parts.cameras.enrolled(device)
         parts.bus.publish("device", {"device": device, "enrolled": True})
     return wire.EnrollResponse(
         device=device,

@@ -27,6 +27,7 @@ def delete(parts: Parts, by: ByAdmin, device: str) -> None:
     """Forget a device, close its connection and bar its certificates; its name is free then."""
     if not parts.enrolment.delete(device, unix_ms(), by=by):
         raise HTTPException(404, f"There is no device '{device[:64]}'")
+    parts.cameras.forget(device, by=by)
     parts.rollouts.desired.forget(device)
     parts.bus.publish("device", {"device": device, "deleted": True})
 

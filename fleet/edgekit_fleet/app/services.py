@@ -13,6 +13,7 @@ from edgekit_fleet.app.certificates import CertificateKeeper
 from edgekit_fleet.app.rates import Rates
 from edgekit_fleet.broker.commanding import Commanding
 from edgekit_fleet.broker.downlink import Downlink
+from edgekit_fleet.cameras.service import CameraService
 from edgekit_fleet.identity.authority import Authority
 from edgekit_fleet.identity.enrol import Enrolment
 from edgekit_fleet.ingest.intake import Intake
@@ -83,6 +84,7 @@ class Services:
     registry: RegistryService
     rollouts: RolloutService
     measuring: MeasuringService
+    cameras: CameraService
     audit: Audit
     intake: Intake | None = None
     """Set once it is made of the other parts."""

@@ -67,6 +67,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "edgekit-fleet release edgekit_runtime-0.2.0-py3-none-any.whl -o agent-0.2.0.ekb",
     ),
     "devices": ("edgekit_fleet.cli.devices", "list the devices", "edgekit-fleet devices --data ./fleet-data"),
+    "cameras": (
+        "edgekit_fleet.cli.cameras",
+        "define the cameras of devices, by device or by label, and their passwords",
+        "edgekit-fleet cameras set cameras.toml --label entrance --data ./fleet-data",
+    ),
     "audit": (
         "edgekit_fleet.cli.audit",
         "export the audit log, or check an exported one",

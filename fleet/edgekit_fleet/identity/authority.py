@@ -26,6 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from edgekit.base.clock import FLOOR_UNIX_MS
 from edgekit.base.files import write_durably
 from edgekit.core import wire
+from edgekit.core.cameras import CameraRequest, request_bytes
 from edgekit.core.errors import ConfigError, EnrollError, SignatureError
 
 DEVICE_DAYS = 90
@@ -251,17 +252,39 @@ def read_carried(part: wire.SignedPart, ca: str) -> tuple[wire.CarriedOutbox, st
         ProtocolError: The body is malformed.
     """
     carried = wire.decode(part.body, wire.CarriedOutbox)
+    serial = _signed_by(carried.device, carried.certificate, part.signature, wire.part_bytes(part.body), ca)
+    return carried, serial
+
+
+def read_camera_request(part: wire.SignedPart, ca: str) -> tuple[CameraRequest, str]:
+    """Return a device's request for its camera list and the serial number of its certificate.
+
+    Raises:
+        SignatureError: It is not signed by a device of this CA.
+        ProtocolError: The body is malformed.
+    """
+    request = wire.decode(part.body, CameraRequest)
+    serial = _signed_by(request.device, request.certificate, part.signature, request_bytes(part.body), ca)
+    return request, serial
+
+
+def _signed_by(device: str, pem: str, signature: bytes, signed: bytes, ca: str) -> str:
+    """Check a signature of a device's key; return the serial number of its certificate.
+
+    Raises:
+        SignatureError: The certificate is not of this CA or of another device, or the signature is wrong.
+    """
     try:
-        certificate = x509.load_pem_x509_certificate(carried.certificate.encode())
+        certificate = x509.load_pem_x509_certificate(pem.encode())
         certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.encode()))
         names = [str(a.value) for a in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         public = certificate.public_key()
-        if names != [carried.device] or not isinstance(public, ec.EllipticCurvePublicKey):
-            raise SignatureError(f"the certificate is of {names}, not of device '{carried.device[:64]}'")
-        public.verify(part.signature, wire.part_bytes(part.body), ec.ECDSA(hashes.SHA256()))
+        if names != [device] or not isinstance(public, ec.EllipticCurvePublicKey):
+            raise SignatureError(f"the certificate is of {names}, not of device '{device[:64]}'")
+        public.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
     except (ValueError, TypeError, InvalidSignature) as cause:
-        raise SignatureError(f"this outbox is not signed by a device of this fleet: {cause}") from cause
-    return carried, f"{certificate.serial_number:x}"
+        raise SignatureError(f"this is not signed by a device of this fleet: {cause}") from cause
+    return f"{certificate.serial_number:x}"
 
 
 def certificate_key(pem: bytes) -> str:

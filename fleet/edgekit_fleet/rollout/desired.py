@@ -6,7 +6,7 @@ Publishing twice is harmless: the document is retained, and a device ignores a v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -85,19 +85,30 @@ class DesiredStates:
         Raises:
             ConfigError: A document would be too large for its device to read.
         """
-        told, changed = msgspec.to_builtins(addresses), 0
+        changed = self.configure("addresses", dict.fromkeys(devices, msgspec.to_builtins(addresses)))
+        self.publish_pending()
+        return changed
+
+    def configure(self, key: str, values: Mapping[str, Any]) -> int:
+        """Set what each device's ``config`` has under a key; return the number of documents that changed.
+
+        ``publish_pending`` sends them. Call this in the transaction that records the reason.
+
+        Raises:
+            ConfigError: A document would be too large for its device to read.
+        """
+        changed = 0
         with self._database.transaction() as sql:
-            for device in devices:
+            for device, value in values.items():
                 before = _decoded(rows.get(sql, device))
                 config = before.config if before else {}
-                if config.get("addresses") == told:
+                if config.get(key) == value:
                     continue
                 version = max(before.version + 1 if before else 1, self._clock() // 1000)
                 models = before.models if before else {}
-                body = self._signed(device, version, models, {**config, "addresses": told})
+                body = self._signed(device, version, models, {**config, key: value})
                 rows.put(sql, rows.Document(device, version, body))
                 changed += 1
-        self.publish_pending()
         return changed
 
     def sign_ack(self, ack: wire.CarriedAck) -> bytes:

@@ -159,6 +159,9 @@ def detail(
         certificate_ends=_day(site.parts.devices.certificates(device)),
         commands=site.parts.commanding.of_device(device)[:6],
         turned_away=site.parts.messages.turned_away(device),
+        cameras=site.parts.cameras.effective(device),
+        labels=site.parts.cameras.store.labels(device),
+        has_cameras=site.parts.cameras.wanted_sha256(device) == reported.cameras.sha256,
         spans=SPANS_S,
         span=span if span in SPANS_S else "15m",
     )

@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse
 
 from edgekit_fleet import __version__
 from edgekit_fleet.broker.commanding import Commanding
+from edgekit_fleet.cameras.service import CameraService
 from edgekit_fleet.ingest.ports import Hooks
 from edgekit_fleet.registry.repository import Repository
 from edgekit_fleet.rollout.engine import Engine
@@ -59,6 +60,7 @@ class UiParts:
     health: Callable[[], Health]
     warnings: Callable[[], list[str]]
     audit: Audit
+    cameras: CameraService
     is_tls: bool
 
 

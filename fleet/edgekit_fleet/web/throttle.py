@@ -19,7 +19,7 @@ from typing import Literal, TypeVar
 
 from fastapi import HTTPException, Request
 
-Kind = Literal["token", "login", "enrolment"]
+Kind = Literal["token", "login", "enrolment", "cameras"]
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 FREE_REFUSALS = 10
@@ -50,7 +50,7 @@ class Throttle:
         self._lock = threading.Lock()
         self._records: OrderedDict[str, _Record] = OrderedDict()
         self._good: OrderedDict[tuple[str, bytes], None] = OrderedDict()
-        self.refused: Counter[str] = Counter({"token": 0, "login": 0, "enrolment": 0})
+        self.refused: Counter[str] = Counter({"token": 0, "login": 0, "enrolment": 0, "cameras": 0})
         """Refusals since the start, by what was tried."""
         self.delayed = 0
         """Attempts that were not even looked at, because their address had to wait."""

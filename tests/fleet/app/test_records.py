@@ -16,7 +16,7 @@ from edgekit_fleet.web.throttle import FREE_REFUSALS
 
 # No change of the fleet, or (enrolment, sign-in) recorded with another actor than a token.
 NO_TOKEN = {"/enroll", "/login", "/logout", "/login-links"}
-NO_CHANGE = {"/registry/missing", "/registry/blobs/{sha256}"}
+NO_CHANGE = {"/cameras/fetch", "/registry/missing", "/registry/blobs/{sha256}"}
 
 
 @pytest.fixture
