@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
-
 from edgekit.base.command_line import Report
-from edgekit.core.errors import ConfigError, UsageError
+from edgekit.core.errors import ConfigError
+from edgekit_fleet.cameras.written import read_cameras
 from edgekit_fleet.cli import target
 from edgekit_fleet.registry.remote import FleetClient
 
 MAX_FILE_BYTES = 1 << 20
-_CAMERA = ("name", "kind", "uri")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +69,7 @@ def run(args: argparse.Namespace) -> Report:
         client.send("DELETE", path)
         return Report({"removed": f"{scope} {name}"}, f"{scope} {name} has no camera list any more")
     if args.action == "set":
-        return _shown(client.json("PUT", path, {"cameras": read_cameras(args.file)}))
+        return _shown(client.json("PUT", path, {"cameras": _read(args.file)}))
     of_camera = f"{path}/passwords/{quote(args.camera, safe='')}"
     if args.delete:
         return _shown(client.json("DELETE", of_camera))
@@ -79,31 +77,23 @@ def run(args: argparse.Namespace) -> Report:
     return _shown(client.json("PUT", of_camera, {"password": password}))
 
 
-def read_cameras(file: Path) -> list[dict[str, Any]]:
+def _read(file: Path) -> list[dict[str, Any]]:
     """Return the cameras of a TOML file as the API takes them.
 
     Raises:
-        ConfigError: It cannot be read, or is not TOML.
-        UsageError: It has something other than ``[[camera]]`` tables.
+        ConfigError: It cannot be read.
+        UsageError: It is not a list of cameras.
     """
     try:
         with file.open("rb") as opened:
-            document = msgspec.toml.decode(opened.read(MAX_FILE_BYTES).decode("utf-8-sig"))
+            text = opened.read(MAX_FILE_BYTES).decode()
     except OSError as cause:
         raise ConfigError(f"{file}: {cause.strerror}") from cause
-    except (msgspec.DecodeError, ValueError) as cause:
-        raise ConfigError(f"{file}: is not TOML: {cause}") from cause
-    cameras = document.get("camera", [])
-    if set(document) - {"camera"} or not (
-        isinstance(cameras, list) and all(isinstance(camera, dict) for camera in cameras)
-    ):
-        raise UsageError(f"{file}: want [[camera]] tables alone", hint="see docs/cameras.md")
+    except UnicodeDecodeError as cause:
+        raise ConfigError(f"{file}: is not UTF-8: {cause}") from cause
     return [
-        {
-            **{key: camera.get(key, "") for key in _CAMERA},
-            "options": {key: value for key, value in camera.items() if key not in _CAMERA},
-        }
-        for camera in cameras
+        {"name": camera.name, "kind": camera.kind, "uri": camera.uri, "options": camera.options}
+        for camera in read_cameras(text, str(file))
     ]
 
 
