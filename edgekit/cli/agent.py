@@ -198,8 +198,6 @@ def _status(args: argparse.Namespace) -> Report:
 
 def status_text(document: dict[str, Any]) -> str:
     """Return the status as text."""
-    from edgekit.cli.run import broker_text, source_lines
-
     link = "connected" if document["link"]["connected"] else f"not connected: {document['link']['problem']}"
     if refusal := document["link"].get("refusal"):
         link += f"; the fleet refused a message: {refusal}"
@@ -209,20 +207,7 @@ def status_text(document: dict[str, Any]) -> str:
         f"  supervisor: process {document['pid']}, {document['rss_mb']} MB",
     ]
     for name, row in document["pipelines"].items():
-        lines.append(
-            f"  pipeline {name}: {row['state']}, {row['model']} {row['version']} on {row['variant'] or '-'}, "
-            f"{row['fps']} frames/s, p95 {row['p95_ms']} ms, "
-            f"{row['errors']} errors, {row['restarts']} restarts"
-        )
-        if row.get("changes"):
-            lines.append(f"    budget: {row['setting'] or 'nothing is given up'} ({row['changes']} changes)")
-        lines += _switch_lines(row.get("switch", {}))
-        if row["message"]:
-            lines.append(f"    {row['message'].splitlines()[0]}")
-        lines += [f"    {why}" for why in row["why"].splitlines()]
-        lines += [f"    excluded for now: {name}: {why}" for name, why in row.get("excluded", {}).items()]
-        lines += [f"    {line}" for line in source_lines(row["source"])]
-        lines += [f"    {broker_text(state)}" for state in row["brokers"]]
+        lines += _pipeline_lines(name, row)
     for name, row in document["models"].items():
         update = document["updates"].get(name, {})
         lines.append(
@@ -239,6 +224,25 @@ def status_text(document: dict[str, Any]) -> str:
     )
     lines += [f"  {name}: {value:g}" for name, value in document["sensors"].items()]
     return "\n".join(lines)
+
+
+def _pipeline_lines(name: str, row: dict[str, Any]) -> list[str]:
+    from edgekit.cli.run import broker_text, source_lines
+
+    pace = f"{row['fps']} frames/s, p95 {row['p95_ms']} ms"
+    runs = f"{row['model']} {row['version']} on {row['variant'] or '-'}"
+    counts = f"{row['errors']} errors, {row['restarts']} restarts"
+    lines = [f"  pipeline {name}: {row['state']}, {runs}, {pace}, {counts}"]
+    if row.get("changes"):
+        lines.append(f"    budget: {row['setting'] or 'nothing is given up'} ({row['changes']} changes)")
+    lines += _switch_lines(row.get("switch", {}))
+    if row["message"]:
+        lines.append(f"    {row['message'].splitlines()[0]}")
+    lines += [f"    {why}" for why in row["why"].splitlines()]
+    lines += [f"    excluded for now: {name}: {why}" for name, why in row.get("excluded", {}).items()]
+    lines += [f"    {line}" for line in source_lines(row["source"])]
+    lines += [f"    {broker_text(state)}" for state in row["brokers"]]
+    return lines
 
 
 def _camera_lines(cameras: dict[str, Any]) -> list[str]:

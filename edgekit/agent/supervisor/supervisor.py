@@ -81,13 +81,7 @@ class Supervisor:
         self.books = Books()
         self.sensors: dict[str, float] = {}
         self.started_s = self.reactor.now_s()
-        self.measuring = Measuring(
-            state,
-            self.reactor,
-            self.clock,
-            MeasuringHost(self),
-            lambda task: MeasuringChild(task, worker_environment(state)),
-        )
+        self.measuring = self._make_measuring()
         self.reloader = Reloader(self)
         self._cameras = CameraKeeper(self, self.reloader)
         self._controls = Controls(self, self.reloader)
@@ -103,6 +97,16 @@ class Supervisor:
         self._is_dirty = self._is_stopping = self.is_restarting = False
         self._own: AgentUpdates | None = None
         self._reported = self.refresh()
+
+    def _make_measuring(self) -> Measuring:
+        state = self.config.state
+        return Measuring(
+            state,
+            self.reactor,
+            self.clock,
+            MeasuringHost(self),
+            lambda task: MeasuringChild(task, worker_environment(state)),
+        )
 
     def add_models(self, config: AgentConfig) -> list[ModelUpdates]:
         """Begin to keep the models that pipelines name; return those that are new."""
