@@ -1,14 +1,19 @@
 """Several models in one pipeline, as ``edgekit run`` runs them."""
 
+import contextlib
 import json
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from blobs import BLUE, HEIGHT, RED, WIDTH, blob_bundle, film, tint_bundle
+from pipeline_fakes import make_predictor
 
 from edgekit.agent.worker.runner import run_pipeline
+from edgekit.base.lane import Lane
 from edgekit.core.errors import ConfigError, InferenceError
 from edgekit.pipeline.config import parse_config
 from edgekit.pipeline.stages.calls import LaneModel
@@ -193,3 +198,26 @@ def test_what_a_later_stage_finds_can_be_hidden_and_is_where_the_stage_fails(str
     document, _ = run(street, text)
     assert document["errors"] == document["stages"][1]["errors"] > 10
     assert all(pixels.max() == 0 for pixels in shown[8:])
+
+
+def test_all_crops_of_a_frame_go_through_one_model_while_another_takes_over():
+    """A takeover between any two frames; each model says another label."""
+    models = [make_predictor(values={"scores": [scores]}) for scores in ([0.9, 0.1, 0.0], [0.0, 0.1, 0.9])]
+    crops, labels, ended = [np.zeros((8, 8, 3), np.uint8)] * 6, [], threading.Event()
+
+    def take_over():
+        while not ended.is_set():
+            for model in models:
+                lane.call(lambda model=model: stage.use(model))
+
+    with contextlib.closing(Lane("stage-tint")) as lane:
+        stage = LaneModel(models[0], lane, lambda lost, _: lost)
+        thread = threading.Thread(target=take_over)
+        thread.start()
+        while len(labels) < 10_000 and (len(labels) < 200 or len(set(labels)) < 2):
+            (label,) = {prediction.best.label for prediction in stage.ask(crops)}
+            labels.append(label)
+        ended.set()
+        thread.join()
+        stage.close()
+    assert set(labels) == {"a", "c"}
