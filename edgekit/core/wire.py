@@ -7,7 +7,7 @@ durable messages MessagePack.
 import struct
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 import msgspec
 
@@ -485,11 +485,15 @@ class Chunk(msgspec.Struct, frozen=True):
     data: bytes
 
 
+CommandKind = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z_-]{0,31}$")]
+"""``rollback``, ``restart``, ``report``, ``retry``, ``measure``, ``switch``, or what a later fleet has."""
+
+
 class Command(msgspec.Struct, frozen=True):
     """``down/cmd``: an order, sent again until answered, so it must be idempotent."""
 
     id: str
-    kind: Literal["rollback", "restart", "report", "retry", "measure"]
+    kind: CommandKind
     expires_unix_ms: int
     args: dict[str, Any] = {}
 

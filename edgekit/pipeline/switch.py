@@ -61,6 +61,11 @@ class Switch:
         """Whether the pipeline takes frames."""
         return self.turned.is_on
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What ``command`` takes."""
+        return ("on", "off", *(("auto", *self.profiles) if self.profiles else ()))
+
     def document(self) -> dict[str, Any]:
         """Return how it stands, for ``status``; empty where nobody ever turned it."""
         return msgspec.to_builtins(self.turned) if self.turned.since_unix_ms else {}
@@ -86,8 +91,7 @@ class Switch:
             else:
                 self._set(why=why, on=self.is_on, profile="", is_chosen=False)
         else:
-            more = ("auto", *self.profiles) if self.profiles else ()
-            raise UsageError(f"want {', '.join(('on', 'off', *more))}, got {text[:40]!r}")
+            raise UsageError(f"want {', '.join(self.words)}, got {text[:40]!r}")
 
     def tick(self) -> None:
         """Begin the profile whose time has come; to be called often."""

@@ -26,7 +26,7 @@ def edgekit(*arguments):
 @pytest.fixture
 def folder(tmp_path):
     make_bundle(tmp_path / "first")
-    (tmp_path / "motor.toml").write_text(pipeline_toml())
+    (tmp_path / "motor.toml").write_text(f'{pipeline_toml()}\n[[profile]]\nname = "night"\nrun = false\n')
     (tmp_path / "agent.toml").write_text(
         '[agent]\nstate = "state"\n[[pipeline]]\nfile = "motor.toml"\ninitial = "first"\n'
         "[intervals]\nmetrics_s = 0.5\nprogress_s = 0.2\n"
@@ -58,6 +58,19 @@ def test_an_agent_runs_answers_and_ends_in_order(folder, capsys):
 
         assert main(["agent", "status", "--state", str(folder / "state")]) == 0
         assert "pipeline motor: running, motion 1.0.0 on null" in capsys.readouterr().out
+        switch = ["agent", "switch", "--state", str(folder / "state")]
+        assert main([*switch, "motor", "night", "--reason", "a test", "--json"]) == 0
+        message = json.loads(capsys.readouterr().out)["message"]
+        assert message == "pipeline motor is asked to switch to night"
+        while status["pipelines"]["motor"]["switch"].get("profile") != "night":
+            assert time.monotonic() < deadline_s, status
+            assert main(["agent", "status", "--config", str(config), "--json"]) == 0
+            status = json.loads(capsys.readouterr().out)
+            time.sleep(0.2)
+        assert main(["agent", "status", "--config", str(config)]) == 0
+        assert "switched off, profile night: a test: profile night" in capsys.readouterr().out
+        assert main([*switch, "engine", "off"]) == 2
+        assert "there is no pipeline 'engine'" in capsys.readouterr().err
         assert main(["agent", "rollback", "--state", str(folder / "state")]) == 2
         assert "no previous version" in capsys.readouterr().err
         assert main(["agent", "ledger", "--state", str(folder / "state"), "--json"]) == 0

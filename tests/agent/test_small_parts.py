@@ -129,6 +129,15 @@ def test_a_command_that_ends_the_process_is_not_done_again_after_the_restart(tmp
     assert [(answer.ok, answer.message) for answer in answers] == [(True, "done before")]
 
 
+def test_a_command_of_a_later_fleet_is_refused_and_done_once_the_agent_has_it(tmp_path):
+    path, answers = tmp_path / "c.json", []
+    command = Command(id="1", kind="polish", expires_unix_ms=1 << 50)
+    for actions in ({}, {"polish": lambda _: "polished"}):
+        CommandDesk(path, actions, answers.append, HandClock()).take(command)
+    assert [answer.ok for answer in answers] == [False, True]
+    assert "has no command 'polish': update the agent" in answers[0].message
+
+
 def test_what_is_remembered_is_bounded_and_the_newest_stay(tmp_path):
     desk = Desk(tmp_path / "c.json", HandClock())
     for number in range(REMEMBERED + 5):

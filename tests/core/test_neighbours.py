@@ -81,9 +81,10 @@ SAMPLES = {
     float: 1.5,
     bool: True,
     bytes: b"bytes",
-    AcceleratorKind: "cpu",  # a name today, of a closed list in 0.1; so are the next two
+    AcceleratorKind: "cpu",  # a name today, of a closed list in 0.1; so are the next three
     BackendName: "litert",
     LevelName: "present",
+    wire.CommandKind: "report",
 }
 
 

@@ -94,6 +94,28 @@ def test_a_threshold_of_a_running_pipeline_moves_and_the_other_stays(client):
     assert client.post("/page/pipelines/yard/settings", json={"score_threshold": 7}).status_code == 400
 
 
+def test_a_pipeline_is_stopped_and_started_over_http_and_the_agent_says_why(agent, client):
+    def switch(**wanted):
+        return client.post("/page/pipelines/yard/switch", json=wanted)
+
+    answered = switch(to="off", reason="the yard is being painted").json()["switch"]
+    assert (answered["is_on"], answered["words"]) == (False, ["on", "off"])
+    kept = agent.until(
+        lambda status: status["pipelines"]["yard"]["switch"].get("is_on") is False and status, "the switch"
+    )["pipelines"]["yard"]["switch"]
+    assert kept["why"] == "the yard is being painted"
+    assert frame(client, "door")[0]["frame"]["total"] == 1
+    for wrong in (
+        {"to": "night"},
+        {"to": 1},
+        {},
+        {"to": "on", "reason": "x" * 201},
+        {"to": "on", "by": "me"},
+    ):
+        assert switch(**wrong).status_code == 400
+    assert switch(to="on").json()["switch"]["why"] == "the page"
+
+
 def test_nobody_sees_anything_without_the_token(agent, client):
     assert httpx.get(f"{agent.url}/").status_code == 401
     for path in ("pipelines", "pipelines/door/frame", "pipelines/yard/events"):
@@ -128,6 +150,12 @@ def test_a_browser_signs_in_and_changes_the_pipeline(agent, client, tmp_path):
         browser.holds("document.title === 'yard · edgekit'")
         browser.until("#link", "live")
         browser.until("#events", "face appeared")
+        browser.until("#turn", "Stop")
+        browser.click("#turn")
+        browser.until("#turned", "off: the page")
+        assert client.get("/page/pipelines/yard/figures").json()["switch"]["is_on"] is False
+        browser.click("#turn")
+        browser.until("#turn", "Stop")
         assert [line for line in browser.complaints() if "401" not in line] == []  # of the form itself
     finally:
         browser.close()

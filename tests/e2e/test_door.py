@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import cv2
+import httpx
 import jinja2
 import numpy as np
 import pytest
@@ -80,6 +81,17 @@ def test_a_door_in_home_assistant_from_the_first_frame_to_kill_9(stage, tmp_path
 
     ear.say(f"{base}/set", "OFF")
     ear.wait(lambda: ear.last(f"{base}/state") == b"OFF" and ear.last(f"{base}/seen")["total"] == 0)
+    ear.say(f"{base}/set", "ON")
+    ear.wait(lambda: ear.last(f"{base}/seen")["total"] >= 1)
+
+    token = Path(fleet.ready["admin_token_file"]).read_text().strip()
+    wanted = {"kind": "switch", "args": {"pipeline": "door", "to": "off", "reason": "painting"}}
+    access = {"Authorization": f"Bearer {token}"}
+    httpx.post(
+        f"{fleet.url}/api/v1/devices/box/commands", json=wanted, headers=access, timeout=30
+    ).raise_for_status()
+    ear.wait(lambda: ear.last(f"{base}/state") == b"OFF")
+    agent.until(lambda status: status["pipelines"]["door"]["switch"]["why"] == "painting", "the reason")
     ear.say(f"{base}/set", "ON")
     ear.wait(lambda: ear.last(f"{base}/seen")["total"] >= 1)
 

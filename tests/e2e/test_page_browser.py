@@ -132,6 +132,34 @@ def test_a_threshold_takes_effect_while_it_runs_and_no_frame_is_lost(browser, ru
         assert_clean(browser, link)
 
 
+PROFILES = """
+    [[profile]]
+    name = "day"
+    score_threshold = 0.5
+    [[profile]]
+    name = "strict"
+    score_threshold = 0.95"""
+
+
+def test_a_profile_is_chosen_on_the_page(browser, running):
+    with running(PROFILES) as link:
+        browser.open(link)
+        browser.until("#items", "face 0.90")
+        assert browser.run("return [...document.getElementById('profile').options].map((o) => o.value)") == [
+            "auto",
+            "day",
+            "strict",
+        ]
+        browser.run(
+            "const profile = document.getElementById('profile'); profile.value = 'strict';"
+            "profile.dispatchEvent(new Event('change'))"
+        )
+        browser.until("#turned", "on, profile strict: the page: profile strict")
+        browser.until("#total", "0")
+        assert browser.run("return document.getElementById('profile').value") == "strict"
+        assert_clean(browser, link)
+
+
 CLIPS = """
     [[sink]]
     kind = "clips"

@@ -346,6 +346,7 @@ def home_assistant(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # the installation
 def test_home_assistants_own_schemas_accept_every_entity(stage, ear, home_assistant):
     labels = ("car", "traffic light")
     made = stage(updates=Offer(), labels=labels, places=PLACES, profiles=PROFILES)

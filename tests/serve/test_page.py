@@ -67,6 +67,9 @@ class ScriptedView:
         self.changes.append(wanted)
         return "now"
 
+    def turn(self, wanted):
+        self.changes.append(wanted)
+
     def change(self, wanted):
         if "score_threshold" not in wanted:
             raise UsageError("want score_threshold")
@@ -139,6 +142,7 @@ def test_a_wrong_token_gets_the_form_and_nothing_else(query):
         ("GET", "/page/pipelines/door/events"),
         ("GET", "/page/pipelines/door/figures"),
         ("POST", "/page/pipelines/door/settings"),
+        ("POST", "/page/pipelines/door/switch"),
         ("GET", "/page/pipelines/none/frame"),
         ("GET", "/page/pipelines/door/shapes"),
         ("POST", "/page/pipelines/door/shapes"),
@@ -173,6 +177,16 @@ def test_another_site_changes_nothing():
     for odd in (b"[1]", b"{", b"\xff"):
         assert get(path, BEARER, view=view, method="POST", body=odd).status == 400
     assert get(path, BEARER, view=view, method="POST", body=b" " * 70_000).status == 413
+
+
+def test_the_switch_is_turned_by_whoever_has_the_token_and_by_no_other_site():
+    view = ScriptedView()
+    path, body = "/page/pipelines/door/switch", b'{"to":"off"}'
+    assert get(path, BEARER, (b"origin", b"http://evil"), view=view, method="POST", body=body).status == 403
+    assert view.changes == []
+    answer = get(path, BEARER, view=view, method="POST", body=body)
+    assert (answer.status, answer.body, view.changes) == (200, b'{"fps":9.0}', [{"to": "off"}])
+    assert get(path, BEARER, view=view).status == 405
 
 
 def test_every_answer_has_the_policy_and_files_outside_are_not_served():

@@ -10,6 +10,7 @@ from edgekit.base.kept import keep, read_kept
 from edgekit.core.errors import EdgekitError, UsageError
 from edgekit.core.ports import Clock
 from edgekit.core.wire import Command, CommandAnswer
+from edgekit.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +41,15 @@ class CommandDesk:
         if self._clock.unix_ms() > command.expires_unix_ms:
             self._reply(command, is_ok=False, message="expired before it arrived")
             return
+        action = self._actions.get(command.kind)
+        if action is None:
+            text = f"edgekit {__version__} has no command {command.kind!r}: update the agent"
+            self._reply(command, is_ok=False, message=text)
+            return
         # stored first, so that a command that kills this process is not repeated after each restart
         self._remember(command.id)
         try:
-            message = self._actions[command.kind](command.args)
+            message = action(command.args)
         except EdgekitError as error:
             self._reply(command, is_ok=False, message=error.message)
             return

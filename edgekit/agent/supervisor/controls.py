@@ -52,6 +52,7 @@ class Controls:
             "restart": self.restart,
             "report": self.report,
             "retry": self.retry,
+            "switch": self.switch,
             "measure": self._parts.measuring.take,
         }
 

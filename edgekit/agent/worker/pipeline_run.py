@@ -278,7 +278,10 @@ class PipelineRun:
         self._viewer = ViewSink()
         gate = gate_of(self.config, self._relay, is_local=page == "local")
         file = shape_file_of(self._request)
-        view = PipelineView(self.config, self._viewer, self, gate, self._relay, file, reload_agent)
+        assert self._switch is not None
+        view = PipelineView(
+            self.config, self._viewer, self, self._switch, gate, self._relay, file, reload_agent
+        )
         self._api.show(view)
         try:
             yield

@@ -357,11 +357,19 @@ def _open_graph(config: PipelineConfig) -> Iterator[Graph | None]:
 
 
 def _page(
-    options: PageOptions, config: PipelineConfig, holder: Holder, books: Books, path: Path | None
-) -> contextlib.AbstractContextManager[Sink]:
+    options: PageOptions | None,
+    config: PipelineConfig,
+    holder: Holder,
+    switch: Switch,
+    books: Books,
+    path: Path | None,
+) -> contextlib.AbstractContextManager[Sink | None]:
+    """Serve the pipeline's page, if somebody asked for one."""
+    if options is None:
+        return contextlib.nullcontext()
     from edgekit.agent.worker.viewing import page_of  # the server's modules take memory
 
-    return page_of(options, config, holder, books, path)
+    return page_of(options, config, holder, switch, books, path)
 
 
 def run_pipeline(
@@ -397,13 +405,13 @@ def run_pipeline(
     from edgekit.sync.ledger import Ledger
     from edgekit.sync.publishers import Publishers
 
-    ledger = Ledger(state_dir() / "ledger.sqlite", SystemClock())
-    publishers = Publishers(config.pipeline.name, config.privacy.egress, ledger)
     with contextlib.ExitStack() as stack:
-        stack.callback(ledger.close)
+        ledger = stack.enter_context(contextlib.closing(Ledger(state_dir() / "ledger.sqlite", SystemClock())))
+        publishers = Publishers(config.pipeline.name, config.privacy.egress, ledger)
         stack.callback(publishers.close)
         holder = Holder(model_path(config), choices_of(config, variant), fallback=config.fallback)
         stack.callback(holder.close)
+        turned = make_switch(config, holder.retune)
 
         def switch(_: ReadyModel, new: ReadyModel) -> None:
             loop.swap(new.predictor)
@@ -419,8 +427,8 @@ def run_pipeline(
             direct=publishers.direct,
             record=record,
             graph=stack.enter_context(_open_graph(config)),
-            switch=make_switch(config, holder.retune),
-            viewer=stack.enter_context(_page(page, config, holder, ledger, path)) if page else None,
+            switch=turned,
+            viewer=stack.enter_context(_page(page, config, holder, turned, ledger, path)),
         )
         holder.watch(switch)
         with stopped_by_signals(loop.stop) as received, watch(loop) if watch else contextlib.nullcontext():

@@ -36,12 +36,14 @@ if TYPE_CHECKING:
     from edgekit.agent.ipc import Run
     from edgekit.pipeline.config import PipelineConfig
     from edgekit.pipeline.predictor import Predictor
+    from edgekit.pipeline.switch import Switch
     from edgekit.sync.gate import Books, Gate
 
 logger = logging.getLogger(__name__)
 DEFAULT_PORT = 8008
 SIDE_PX = 960
 MOST_BYTES = 4 << 20
+MOST_REASON = 200
 _TOKEN_BYTES = 16
 _JOIN_S = 10.0
 
@@ -64,6 +66,7 @@ class PipelineView:
         config: The pipeline.
         sink: What its loop writes to.
         tuned: Changes its thresholds.
+        switch: Stops and starts it, and chooses its profile.
         gate: Decides what a browser on another machine may see; None where only this machine can.
         books: Where the bytes are recorded that leave.
         file: The pipeline's, where it has one of its own.
@@ -75,6 +78,7 @@ class PipelineView:
         config: PipelineConfig,
         sink: ViewSink,
         tuned: Tuned,
+        switch: Switch,
         gate: Gate | None,
         books: Books | None,
         file: ShapeFile | None = None,
@@ -83,6 +87,7 @@ class PipelineView:
         self._file, self._apply = file, apply
         self.name, self._has_track = config.pipeline.name, config.track is not None
         self._sink, self._tuned, self._gate, self._books = sink, tuned, gate, books
+        self._switch = switch
         self.watched = sink.watched
         folders = [
             Path(config.folder, s.options.path).expanduser() for s in config.sinks if s.kind == "clips"
@@ -120,9 +125,10 @@ class PipelineView:
         return [Told(number, *self._packed(document)) for number, document in self._sink.events(after)]
 
     def figures(self) -> Told:
-        """Return what runs, its rate and latency, and the settings that can be changed."""
-        body = msgspec.json.encode({**self._sink.figures(), "settings": self._settings()})
-        return Told(0, body, self._as_health)
+        """Return what runs, its rate and latency, how its switch stands, and the settings to change."""
+        turned = {"words": self._switch.words, **msgspec.to_builtins(self._switch.turned)}
+        document = {**self._sink.figures(), "settings": self._settings(), "switch": turned}
+        return Told(0, msgspec.json.encode(document), self._as_health)
 
     def _settings(self) -> dict[str, Any]:
         predictor = self._tuned.predictor
@@ -209,6 +215,20 @@ class PipelineView:
             raise UsageError(f"score_threshold: want a number from 0 to 1, got {value!r}")
         self._tuned.retune(float(value))
 
+    def turn(self, wanted: dict[str, Any]) -> None:
+        """Turn the pipeline's switch, as ``{"to": "off", "reason": "the door is being painted"}`` says.
+
+        Raises:
+            UsageError: It cannot be turned to that.
+            StorageError: It cannot be kept.
+        """
+        to, reason = wanted.get("to"), wanted.get("reason", "the page")
+        if not {"to"} <= set(wanted) <= {"to", "reason"} or not isinstance(to, str):
+            raise UsageError(f"want to (one of {', '.join(self._switch.words)}), and a reason")
+        if not isinstance(reason, str) or len(reason) > MOST_REASON:
+            raise UsageError(f"reason: want text of at most {MOST_REASON} characters")
+        self._switch.command(to, reason)
+
     def _packed(self, document: dict[str, Any]) -> tuple[bytes, Callable[[str, int], None]]:
         """Return what of a document the page may show, and what records that it was sent."""
         if (gate := self._gate) is None:
@@ -272,7 +292,12 @@ class PageOptions:
 
 @contextlib.contextmanager
 def page_of(
-    options: PageOptions, config: PipelineConfig, tuned: Tuned, books: Books, path: Path | None
+    options: PageOptions,
+    config: PipelineConfig,
+    tuned: Tuned,
+    switch: Switch,
+    books: Books,
+    path: Path | None,
 ) -> Iterator[ViewSink]:
     """Serve a pipeline's page in a thread of its own; yield the sink that feeds it.
 
@@ -283,7 +308,7 @@ def page_of(
     """
     sink, gate = ViewSink(), gate_of(config, books, is_local=options.is_local)
     file = None if path is None else ShapeFile(path)
-    with open_page(options, PipelineView(config, sink, tuned, gate, books, file), sink):
+    with open_page(options, PipelineView(config, sink, tuned, switch, gate, books, file), sink):
         yield sink
 
 

@@ -152,6 +152,9 @@ class Page:
         elif act == ("POST", "settings"):
             view.change(_object(await _body(receive)))
             await _tell(send, view.figures(), client)
+        elif act == ("POST", "switch"):
+            await asyncio.to_thread(view.turn, _object(await _body(receive)))
+            await _tell(send, view.figures(), client)
         elif act == ("POST", "shapes"):
             wanted = _object(await _body(receive))
             applies = await asyncio.to_thread(view.save, wanted)

@@ -83,3 +83,11 @@ class View(Protocol):
         Raises:
             UsageError: There is no such setting, or its value is out of range.
         """
+
+    def turn(self, wanted: dict[str, Any]) -> None:
+        """Turn the pipeline's switch to ``to``: ``on``, ``off``, a profile or ``auto``; for a ``reason``.
+
+        Raises:
+            UsageError: It cannot be turned to that.
+            StorageError: It cannot be kept.
+        """

@@ -62,9 +62,13 @@ class Series:
 
 
 class NewCommand(BaseModel):
-    """A command to send; ``args`` by kind: rollback {model}, restart {pipeline}, retry {model, version}."""
+    """A command to send.
 
-    kind: Literal["rollback", "restart", "report", "retry"]
+    ``args`` by kind: rollback {model}, restart {pipeline}, retry {model, version}, and switch {pipeline, to,
+    reason}, where ``to`` is on, off, auto, or the name of a profile.
+    """
+
+    kind: Literal["rollback", "restart", "report", "retry", "switch"]
     args: dict[Argument, Argument] = Field(default_factory=dict, max_length=16)
     expires_s: int = Field(EXPIRES_S, ge=1, le=MAX_EXPIRES_S)
 

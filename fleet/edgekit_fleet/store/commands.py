@@ -41,7 +41,7 @@ class CommandRow:
 
     def to_wire(self) -> wire.Command:
         """Return the message to the device."""
-        return wire.Command(self.id, self.kind, self.expires_ms, self.args)  # type: ignore[arg-type]  # checked when made
+        return wire.Command(self.id, self.kind, self.expires_ms, self.args)
 
 
 class Commands:

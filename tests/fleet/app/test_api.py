@@ -199,19 +199,21 @@ def test_a_devices_page_shows_what_it_said(fleet):
 
 def test_a_command_is_sent_again_until_it_is_answered(fleet):
     identity = fleet.enroll("commanded")
-    row = fleet.post("devices/commanded/commands", kind="rollback", args={"model": "m"})
+    wanted = {"pipeline": "door", "to": "night", "reason": "fair"}
+    row = fleet.post("devices/commanded/commands", kind="switch", args=wanted)
     assert fleet.get("devices/commanded/commands")[0]["state"] == "waiting"
     with Connection(identity) as device:
         device.subscribe(wire.down("commanded", "#"))
         device.publish("state", wire.Birth(online=True, boot="b", conn=1))
         heard = wait_until(lambda: device.answers("cmd"))
-        assert wire.decode(heard[0], wire.Command).args == {"model": "m"}
-        answer = wire.CommandAnswer(mono_ns=0, unix_ms=0, id=row["id"], ok=True, message="rolled back")
+        command = wire.decode(heard[0], wire.Command)
+        assert (command.kind, command.args) == ("switch", wanted)
+        answer = wire.CommandAnswer(mono_ns=0, unix_ms=0, id=row["id"], ok=True, message="switched")
         device.publish("ev", wire.Batch(boot="b", seq0=1, items=[answer]))
         done = wait_until(
             lambda: next((r for r in fleet.get("devices/commanded/commands") if r["state"] == "done"), None)
         )
-        assert done["message"] == "rolled back"
+        assert done["message"] == "switched"
 
 
 def test_changes_are_told_as_they_come(fleet):

@@ -120,7 +120,40 @@ function showFigures(figures) {
   const threshold = figures.settings.score_threshold;
   byId("settings").hidden = threshold === undefined;
   if (threshold !== undefined && !sliding) showThreshold(threshold);
+  showSwitch(figures.switch);
 }
+
+// -- the switch, and the profile
+
+function showSwitch({ words, is_on, is_chosen, profile, why }) {
+  const [on, off, ...profiles] = words;
+  byId("turn").hidden = false;
+  byId("turn").value = is_on ? off : on;
+  show("turn", is_on ? "Stop" : "Start");
+  const select = byId("profile");
+  select.hidden = !profiles.length;
+  if (profiles.join() !== [...select.options].map((option) => option.value).join()) {
+    select.replaceChildren(...profiles.map((name) => new Option(name)));
+  }
+  if (document.activeElement !== select) select.value = is_chosen ? profile : profiles[0];
+  const now = profile ? `${is_on ? "on" : "off"}, profile ${profile}` : is_on ? "" : "off";
+  show("turned", [now, why].filter(Boolean).join(": "));
+}
+
+async function turn(to) {
+  try {
+    const body = JSON.stringify({ to });
+    showFigures(await json(path(followed.name, "switch"), { method: "POST", body }));
+  } catch (error) {
+    show("turned", error.message);
+  }
+}
+
+byId("turn").addEventListener("click", () => turn(byId("turn").value));
+byId("profile").addEventListener("change", async () => {
+  byId("profile").blur();
+  await turn(byId("profile").value);
+});
 
 // -- settings
 
