@@ -21,6 +21,7 @@ from edgekit.serve.lane import control
 from edgekit.serve.metrics import Meter, ShadowCounts
 from edgekit.serve.ports import Held, Limits, Offer, Servable
 from edgekit.serve.sequences import Sequences
+from edgekit.serve.tensors import FloatReader
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -57,6 +58,8 @@ class Entry:
         self.cache: Cache | None = None
         """Answers of the model that runs; None where none are kept."""
         self.sequences = Sequences(limits.sequences, limits.sequence_idle_s)
+        self.floats = FloatReader()
+        """Of requests written as JSON; used on the lane."""
         self._limits = limits
         self._held: Held | None = None
         self._changing = asyncio.Lock()

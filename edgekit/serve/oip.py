@@ -24,6 +24,7 @@ from edgekit.core.errors import TensorError
 from edgekit.core.spec import TensorSpec
 from edgekit.serve.shared_memory import PARAMETERS, Regions
 from edgekit.serve.tensors import (
+    FloatReader,
     checked_shape,
     classes,
     datatype_of,
@@ -168,14 +169,14 @@ def _decoded(body: bytes, end: int) -> Envelope:
     view = memoryview(body)
     if end < _LONG_BYTES:
         return _ENVELOPE.decode(view[:end])
-    kept, cut, at, seek = list[bytes](), list[bytes](), 0, 0
+    kept, cut, at, seek = list[bytes](), list[memoryview](), 0, 0
     while (found := _LIST.search(body, seek, end)) is not None:
         first, seek = found.start(1), found.end()
         close = body.find(b"]", seek, end)
         if close < 0 or body[seek] in _NESTED_OR_TEXT:
             continue
         kept += [body[at:first], b"%d" % len(cut)]
-        cut.append(body[first : close + 1])
+        cut.append(view[first : close + 1])
         at = seek = close + 1
     try:
         envelope = _ENVELOPE.decode(b"".join((*kept, body[at:end])))
@@ -227,6 +228,7 @@ def feeds_of(
     inputs: Sequence[TensorSpec],
     optional: frozenset[str] = frozenset(),
     regions: Regions | None = None,
+    floats: FloatReader | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Return a request's tensors by name, each checked against the model's input.
 
@@ -252,7 +254,7 @@ def feeds_of(
             feeds[tensor.name] = from_binary(spec, shape, shared)
             continue
         if "binary_data_size" not in tensor.parameters:
-            feeds[tensor.name] = from_json(spec, shape, tensor.data or b"null")
+            feeds[tensor.name] = from_json(spec, shape, tensor.data or b"null", floats)
             continue
         size = _whole_number(tensor.parameters, "binary_data_size")
         if tensor.data:

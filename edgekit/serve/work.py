@@ -74,7 +74,9 @@ class TensorWork:
     def feeds(self, servable: Servable) -> Mapping[str, NDArray[Any]]:
         """Return its tensors."""
         began_s = time.perf_counter()
-        feeds = feeds_of(self._request, servable.inputs, servable.optional_inputs, self._regions)
+        feeds = feeds_of(
+            self._request, servable.inputs, servable.optional_inputs, self._regions, self._entry.floats
+        )
         self._pre_s = time.perf_counter() - began_s
         return feeds
 

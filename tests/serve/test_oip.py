@@ -11,7 +11,7 @@ from edgekit.base.dtypes import DTYPES
 from edgekit.core.errors import TensorError
 from edgekit.core.spec import TensorSpec
 from edgekit.serve.oip import answer, feeds_of, parse_request
-from edgekit.serve.tensors import to_json
+from edgekit.serve.tensors import FloatReader, to_json
 
 X = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
 N = TensorSpec(name="n", datatype="UINT8", shape=(2,))
@@ -292,6 +292,15 @@ def test_one_bad_element_of_a_long_list_is_refused(bad):
     body = long_request(NUMBERS).replace(str(NUMBERS[7]).encode(), bad.encode(), 1)
     with pytest.raises(TensorError):
         read(body, None, (X,))
+
+
+def test_what_one_reader_has_read_stays_as_it_was_whatever_it_reads_next():
+    reader, kept = FloatReader(), []
+    for text in (NUMBERS, NUMBERS[::-1], [0.123456789] * 100_000, [*NUMBERS[1:], "bad"], NUMBERS):
+        spec = TensorSpec(name="x", datatype="FP32", shape=(len(text),))
+        kept.append((text, reader.read(spec, (len(text),), json.dumps(text).encode())))
+    assert [array is None for _, array in kept] == [False, False, False, True, False]
+    assert all((array == np.float32(text)).all() for text, array in kept if array is not None)
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
