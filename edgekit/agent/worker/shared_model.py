@@ -62,7 +62,7 @@ class SharedModel:
         self.making = threading.RLock()
         """Held while a user's loop is made, so that no predictor is put in place of another's meanwhile."""
         self._varying = threading.Lock()  # so that no variant of another version is put in its place
-        self._swapping: threading.Thread | None = None
+        self._is_swapping = False
         self._steps: dict[str, int] = {}
         self._is_closed = False
 
@@ -227,13 +227,11 @@ class SharedModel:
 
     def swap(self, request: Swap) -> None:
         """Begin a swap in a thread of its own."""
-        if self._swapping is not None and self._swapping.is_alive():
-            self._refuse(request, "edgekit.busy", "another swap is being prepared")
+        if self._is_swapping:
+            self._send(self._refusal(request, "edgekit.busy", "another swap is being prepared"))
             return
-        self._swapping = threading.Thread(
-            target=self._swap, args=(request,), name=f"swap-{request.swap}", daemon=True
-        )
-        self._swapping.start()
+        self._is_swapping = True
+        threading.Thread(target=self._swap, args=(request,), name=f"swap-{request.swap}", daemon=True).start()
 
     def keep(self) -> None:
         """Free the bundle that was kept for a rollback."""
@@ -243,27 +241,34 @@ class SharedModel:
             self._watch()
 
     def _swap(self, request: Swap) -> None:
+        try:
+            answer = self._answer(request)
+        finally:
+            self._is_swapping = False  # before the answer, which the next order may follow at once
+        self._send(answer)
+
+    def _answer(self, request: Swap) -> Swapped | SwapFailed:
+        answer: Swapped | SwapFailed
         self._require_active().holder.rest()  # a lost variant would take its place, and its memory
         try:
             with self._varying:
-                self._swap_to(request)
+                answer = self._swap_to(request)
         except EdgekitError as error:
-            self._refuse(request, error.code, error.one_line())
+            answer = self._refusal(request, error.code, error.one_line())
         if self._kept is None:  # else a trial is judged first
             self._watch()
+        return answer
 
     def _watch(self) -> None:
         active = self._require_active()
         active.holder.watch(functools.partial(self._return_to, active))
 
-    def _refuse(self, request: Swap, code: str, reason: str) -> None:
-        self._send(
-            SwapFailed(
-                model=self.key, swap=request.swap, purpose=request.purpose, code=code, reason=reason[:2000]
-            )
+    def _refusal(self, request: Swap, code: str, reason: str) -> SwapFailed:
+        return SwapFailed(
+            model=self.key, swap=request.swap, purpose=request.purpose, code=code, reason=reason[:2000]
         )
 
-    def _swap_to(self, request: Swap) -> None:
+    def _swap_to(self, request: Swap) -> Swapped:
         if request.purpose == "rollback" and self._kept is not None:
             new, self._kept = self._kept, None
         else:
@@ -275,15 +280,13 @@ class SharedModel:
             self._kept = old
         else:
             old.holder.close()
-        self._send(
-            Swapped(
-                model=self.key,
-                swap=request.swap,
-                purpose=request.purpose,
-                running=new.running,
-                load_ms=new.holder.ready.load_ms,
-                gap_ms=gap_ms,
-            )
+        return Swapped(
+            model=self.key,
+            swap=request.swap,
+            purpose=request.purpose,
+            running=new.running,
+            load_ms=new.holder.ready.load_ms,
+            gap_ms=gap_ms,
         )
 
     def _switch(self, new: Hosted) -> tuple[Hosted, float]:
