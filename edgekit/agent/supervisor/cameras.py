@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 
 import msgspec
 
@@ -18,7 +19,8 @@ from edgekit.update.launch import run_updater
 
 logger = logging.getLogger(__name__)
 
-RETRY_S = 30.0
+RETRY_S = (15.0, 45.0)
+"""At random between the two: ten thousand devices with one label must not come back all at once."""
 TIMEOUT_S = 60.0
 
 
@@ -94,7 +96,7 @@ class CameraKeeper:
         self._parts.changed()
 
     def _failed(self, error: EdgekitError, sha256: str) -> None:
-        self._not_before_s = self._parts.reactor.now_s() + RETRY_S
+        self._not_before_s = self._parts.reactor.now_s() + random.uniform(*RETRY_S)  # noqa: S311 - no secret
         if not error.retryable:
             self._refused = sha256
         problem = "; ".join((error.message, *error.reasons))[:1000]

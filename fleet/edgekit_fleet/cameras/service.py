@@ -153,7 +153,7 @@ class CameraService:
             UsageError: A password cannot be decrypted: the fleet's key is another one than it was set with.
         """
         with self._database.read() as sql:
-            return self._encoded(sql, device)
+            return self._encoded(sql, device, rows.of_device(sql, device))
 
     def wanted_sha256(self, device: str) -> str:
         """Return the digest that a device's desired state names; empty where it names none."""
@@ -165,17 +165,17 @@ class CameraService:
         """Name each device's list in its desired state, within the transaction."""
         approved, wishes = set(self._approved()), {}
         for device in devices:
-            is_news = bool(rows.of_device(sql, device)) or self.wanted_sha256(device)
-            if device in approved and is_news:
-                wish = CameraWish(digest(self._encoded(sql, device)))
+            lists = rows.of_device(sql, device)
+            if device in approved and (lists or self.wanted_sha256(device)):
+                wish = CameraWish(digest(self._encoded(sql, device, lists)))
                 wishes[device] = msgspec.to_builtins(wish)
         try:
             self._desired.configure("cameras", wishes)
         except ConfigError as error:
             raise UsageError(error.message, hint=error.hint) from error
 
-    def _encoded(self, sql: Sql, device: str) -> bytes:
-        together = _together(device, rows.of_device(sql, device))
+    def _encoded(self, sql: Sql, device: str, lists: Sequence[StoredList]) -> bytes:
+        together = _together(device, lists)
         cameras = tuple(camera for _, camera in together.values())
         _refuse(f"the cameras of {device} are too many together", camera_problems(cameras))
         passwords = {
