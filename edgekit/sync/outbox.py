@@ -163,11 +163,7 @@ class Outbox:
         if self._closed or not self._has_work():
             return
         number = len(self._pending)
-        stored = self._guarded(self._append)
-        if not stored:
-            self._guarded(lambda: self._drop(number))  # frees room if the file's own limit is reached
-            stored = self._guarded(self._append)
-        if not stored:
+        if not (self._guarded(self._append) or self._guarded(lambda: self._append(replaces=True))):
             self._keep_most_important()
             return
         self._pending, self._pending_bytes = [], 0
@@ -175,8 +171,11 @@ class Outbox:
         for wake in self._wakers if number else ():
             wake()
 
-    def _append(self) -> None:
-        self._file.append(self._pending, self._lived_s(), self._acknowledged)
+    def _append(self, *, replaces: bool = False) -> None:
+        """Store what waits; on a full disk in the place of what is less important, and older."""
+        self.counters["dropped"] += self._file.append(
+            self._pending, self._lived_s(), self._acknowledged, replaces=replaces
+        )
 
     def _keep_most_important(self) -> None:
         rows = self._pending

@@ -16,6 +16,7 @@ from edgekit.core import wire
 
 DAMAGE = (sqlite3.DatabaseError, sqlite3.InterfaceError)
 _PAGE_BYTES = 4096
+_LOWEST_PRIORITY = 9
 _LEAP = 256
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS outbox(
@@ -113,10 +114,20 @@ class OutboxFile:
         with contextlib.suppress(sqlite3.Error):
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def append(self, rows: list[Row], lived_s: float, watermark: int) -> None:
-        """Add messages and delete those up to the watermark, durably, in one transaction."""
-        gone = (0, 0)
+    def append(self, rows: list[Row], lived_s: float, watermark: int, *, replaces: bool = False) -> int:
+        """Add messages and delete those up to the watermark, durably, in one transaction.
+
+        ``replaces``: in the place of others, the oldest of the lowest priority first, and none more important
+        than the most important new one. They stay where the new ones cannot be stored all the same.
+
+        Returns:
+            How many it replaced.
+        """
+        gone, least = (0, 0), list[tuple[int, int]]()
         with self._transaction() as db:
+            if replaces and rows:
+                least = self._least(rows)
+                db.executemany("DELETE FROM outbox WHERE seq = ?", [(seq,) for seq, _ in least])
             if watermark > self.watermark:
                 gone = self._delete("seq <= ?", (watermark,))
                 self._put_meta("watermark", watermark)
@@ -129,8 +140,24 @@ class OutboxFile:
         self.watermark = max(self.watermark, watermark)
         self.handed = max(self.handed, self.watermark)
         self._count(gone[0] + len(rows), gone[1] + sum(len(row.body) for row in rows))
+        self._count(-len(least), -sum(size for _, size in least))
         if gone[0]:
             self._db.execute("PRAGMA incremental_vacuum(64)").fetchall()
+        return len(least)
+
+    def _least(self, rows: list[Row]) -> list[tuple[int, int]]:
+        """Return the (number, bytes) of messages that leave room for others, or all that may."""
+        left = sum(len(row.body) for row in rows) + 2 * _PAGE_BYTES
+        found = list[tuple[int, int]]()
+        for priority in range(_LOWEST_PRIORITY, min(row.priority for row in rows) - 1, -1):
+            for seq, size in self._db.execute(
+                "SELECT seq, length(body) FROM outbox WHERE priority = ? ORDER BY seq", (priority,)
+            ):
+                found.append((seq, size))
+                left -= size
+                if left <= 0:
+                    return found
+        return found
 
     def _count(self, rows: int, size: int) -> None:
         self.rows += rows

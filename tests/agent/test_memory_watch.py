@@ -92,8 +92,11 @@ def grow(result):
 
 
 @pytest.fixture
-def leaky(tmp_path, monkeypatch):
-    """An agent whose pipeline ``leaky`` leaks a MiB a frame, beside a sound one; samples each 0.1 s."""
+def leaky(request, tmp_path, monkeypatch):
+    """An agent whose pipeline ``leaky`` leaks a MiB a frame, beside a sound one; samples each 0.1 s.
+
+    The parameter is how many seconds the leaky one's model takes to load.
+    """
     for name, value in (("SAMPLE_S", 0.1), ("SETTLE_S", 0.3), ("LEAST_SAMPLES", 6)):
         monkeypatch.setattr(memory, name, value)
     (tmp_path / "leaking.py").write_text(LEAKING.format(seen=str(tmp_path / "seen")))
@@ -101,7 +104,9 @@ def leaky(tmp_path, monkeypatch):
     stage = Stage(tmp_path)
     stage.limits = LIMITS + "growth_mb = 40\n"
     stage.pipeline("sound", make_bundle(tmp_path / "sound"))
-    stage.pipeline("leaky", make_bundle(tmp_path / "leaky", options={"load_ms": 1000.0}))
+    stage.pipeline(
+        "leaky", make_bundle(tmp_path / "leaky", options={"load_ms": 1e3 * getattr(request, "param", 0.0)})
+    )
     with (tmp_path / "leaky.toml").open("a") as file:
         file.write('[[sink]]\nkind = "callback"\nfunction = "leaking:grow"\n')
     return stage
@@ -130,6 +135,7 @@ def has(pipeline, **claims):
     return claim
 
 
+@pytest.mark.parametrize("leaky", [2.0], indirect=True)
 def test_a_second_process_takes_over_from_a_worker_that_leaks_between_two_frames(leaky):
     """The pause between two frames is the source's: models, runtime and modules are loaded before it."""
 
@@ -151,7 +157,7 @@ def test_a_second_process_takes_over_from_a_worker_that_leaks_between_two_frames
     second = pids.index(str(row_of(status, "leaky")["pid"]))
     assert set(pids[:second]).isdisjoint(pids[second:])
     pause_s = float(lines[second][1]) - float(lines[second - 1][1])
-    assert pause_s < 1.0  # the model alone takes a second to load
+    assert pause_s < 2.0  # the model alone takes so long to load
 
 
 def test_where_the_second_process_cannot_open_the_model_the_first_goes_on_and_says_why(leaky):
@@ -169,6 +175,7 @@ def test_where_the_second_process_cannot_open_the_model_the_first_goes_on_and_sa
     assert "leaky" in alerts_of(leaky, "agent.standby_failed")[0]
 
 
+@pytest.mark.parametrize("leaky", [1.0], indirect=True)  # both are killed long before the handover
 @pytest.mark.parametrize("victim", ["standby", "first"])
 def test_whichever_process_is_killed_during_a_handover_frames_go_on(leaky, victim):
     def client(stage):

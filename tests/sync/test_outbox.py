@@ -310,6 +310,24 @@ def test_a_full_file_keeps_the_important_and_counts_the_rest(tmp_path, clock):
     outbox.close()
 
 
+def test_a_full_file_loses_nothing_for_what_is_less_important_or_cannot_be_stored(tmp_path, clock):
+    outbox = Outbox(tmp_path / "o", clock, Quota(bytes=10 << 20), commit_delay_s=0)
+    outbox._file._db.execute("PRAGMA max_page_count=64")
+    while not outbox.counters["storage_errors"]:
+        outbox.put(event(outbox.counters["put"], image=b"x" * 2000))
+    before = [item for item in everything(outbox).values() if isinstance(item, wire.EventRecord)]
+    dropped = outbox.counters["dropped"]
+    for number in range(20):
+        outbox.put(metric(number))
+    outbox.put(event(1000, image=b"x" * 300_000))  # more than the whole file
+    for _ in range(20):
+        assert not outbox.flush()
+    left = everything(outbox).values()
+    assert [item for item in before if item not in left] == []
+    assert outbox.counters["dropped"] == dropped
+    outbox.close()
+
+
 _LIMITED = """
 import resource, signal, sys
 from pathlib import Path
