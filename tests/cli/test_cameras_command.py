@@ -138,7 +138,7 @@ def test_a_hostile_answer_is_a_problem_of_its_camera_and_no_more(data, responder
     began = time.monotonic()
     (row,) = cameras(capsys, "--sysfs-root", "/nowhere", "--host", f"127.0.0.1:{answers.port}")
     assert row["problem"]
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 60
     assert len(answers.questions) == 1
 
 

@@ -111,6 +111,16 @@ def test_messages_that_come_too_fast_or_are_too_large_are_counted(opened, say):
     assert source.counts()["rejected"] == 1
 
 
+def test_a_source_that_is_closed_between_two_frames_ends_its_connection(opened, say):
+    """A run of so many frames may read no more."""
+    source = opened(WINDOWS)
+    say("1 2 3", "1 2 3")
+    source.read()
+    before = threading.active_count()
+    source.close()
+    assert threading.active_count() == before - 1
+
+
 def test_a_broker_that_is_killed_is_connected_again(tmp_path):
     broker = Broker("mosquitto", tmp_path)
     broker.start()

@@ -83,6 +83,7 @@ class MqttSource:
         self._ready: deque[tuple[int, Any, tuple[int, int], str]] = deque()
         self._client: Any = None
         self._lost = ""
+        self._is_reading = False
         self._seq = self._rejected = self._dropped = 0
         parts = urlsplit(options.uri)
         self._host, self._port = (
@@ -106,6 +107,17 @@ class MqttSource:
 
     def read(self) -> Frame | None:
         """Wait for the next frame; None after ``close``."""
+        with self._changed:
+            self._is_reading = True
+        try:
+            return self._next()
+        finally:
+            with self._changed:
+                self._is_reading = False
+            if self._closing.is_set():
+                self._end()
+
+    def _next(self) -> Frame | None:
         while not self._ready and not self._closing.is_set():
             with self._changed:
                 self._changed.wait_for(lambda: self._arrived or self._lost or self._closing.is_set())
@@ -118,9 +130,6 @@ class MqttSource:
                     self._samples.push([1])
                 self._client = self.reopener.again(self._lost, "CONNECTION_FAILED")
         if self._closing.is_set():
-            if self._client is not None:
-                self._client.disconnect()
-                self._client.loop_stop()
             return None
         seq, data, times, topic = self._ready.popleft()
         return Frame(data, seq, *times, {"topic": topic})
@@ -177,10 +186,20 @@ class MqttSource:
         return ["" if value is None else str(value) for value in document]
 
     def close(self) -> None:
-        """End a wait; the reader ends the connection."""
-        self._closing.set()
+        """End a wait and the connection; safe to call twice."""
         with self._changed:
+            self._closing.set()
             self._changed.notify_all()
+            is_reading = self._is_reading  # the reader may be making another connection, and ends that
+        if not is_reading:
+            self._end()
+
+    def _end(self) -> None:
+        with self._changed:
+            client, self._client = self._client, None
+        if client is not None:
+            client.disconnect()
+            client.loop_stop()
 
     # -- the broker, on paho's thread
 
