@@ -51,7 +51,7 @@ def main() -> int:
     """Build, install, import; exit code 1 with the reason where something fails."""
     with tempfile.TemporaryDirectory() as folder:
         wheels = Path(folder) / "wheels"
-        for project in (ROOT, ROOT / "optimize", ROOT / "fleet"):
+        for project in (ROOT, ROOT / "optimize", ROOT / "fleet", ROOT / "conformance"):
             _run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels), str(project)])
         device = next(wheels.glob("edgekit_runtime-*.whl"))
         for name in ("edgekit_fleet", "edgekit_optimize"):

@@ -10,20 +10,20 @@ import pytest
 
 
 @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/v2/models/MODEL/ready"])
-def test_health_is_a_status(server, path):
-    assert server.ask("GET", path.replace("MODEL", server.model))[0] == 200
+def test_health_is_a_status(oip, path):
+    assert oip.ask("GET", path.replace("MODEL", oip.model))[0] == 200
 
 
-def test_the_server_names_itself_and_its_extensions(server):
-    told = server.get("/v2")
+def test_the_server_names_itself_and_its_extensions(oip):
+    told = oip.get("/v2")
     assert isinstance(told["name"], str)
     assert isinstance(told["version"], str)
     assert all(isinstance(each, str) for each in told["extensions"])
 
 
-def test_a_model_names_its_tensors(server):
-    told = server.get(server.path)
-    assert told["name"] == server.model
+def test_a_model_names_its_tensors(oip):
+    told = oip.get(oip.path)
+    assert told["name"] == oip.model
     for row in (*told["inputs"], *told["outputs"]):
         assert set(row) >= {"name", "datatype", "shape"}
         assert all(isinstance(length, int) for length in row["shape"])
@@ -33,37 +33,37 @@ def outputs_of(body):
     return json.loads(body)["outputs"]
 
 
-def test_a_flat_list_and_a_nested_one_give_the_same(server):
-    flat = server.tensor()
+def test_a_flat_list_and_a_nested_one_give_the_same(oip):
+    flat = oip.tensor()
     nested = flat["data"]
     for length in reversed(flat["shape"][1:]):
         nested = [nested[at : at + length] for at in range(0, len(nested), length)]
-    answers = [server.infer({"inputs": [{**flat, "data": data}]}) for data in (flat["data"], nested)]
+    answers = [oip.infer({"inputs": [{**flat, "data": data}]}) for data in (flat["data"], nested)]
     assert [status for status, _, _ in answers] == [200, 200]
     assert outputs_of(answers[0][2]) == outputs_of(answers[1][2])
 
 
-def test_the_id_comes_back_and_the_answer_names_the_model(server):
-    status, _, body = server.infer({"id": "a-7", "inputs": [server.tensor()]})
+def test_the_id_comes_back_and_the_answer_names_the_model(oip):
+    status, _, body = oip.infer({"id": "a-7", "inputs": [oip.tensor()]})
     told = json.loads(body)
-    assert (status, told["id"], told["model_name"]) == (200, "a-7", server.model)
+    assert (status, told["id"], told["model_name"]) == (200, "a-7", oip.model)
 
 
-def test_only_the_outputs_that_are_named_are_answered(server):
-    name = server.get(server.path)["outputs"][0]["name"]
-    status, _, body = server.infer({"inputs": [server.tensor()], "outputs": [{"name": name}]})
+def test_only_the_outputs_that_are_named_are_answered(oip):
+    name = oip.get(oip.path)["outputs"][0]["name"]
+    status, _, body = oip.infer({"inputs": [oip.tensor()], "outputs": [{"name": name}]})
     assert (status, [row["name"] for row in outputs_of(body)]) == (200, [name])
 
 
-def has(server, extension):
-    if extension not in server.get("/v2")["extensions"]:
+def has(oip, extension):
+    if extension not in oip.get("/v2")["extensions"]:
         pytest.skip(f"the server does not have {extension}")
 
 
-def test_binary_data_gives_the_same_as_json(server):
-    has(server, "binary_tensor_data")
-    wanted = outputs_of(server.infer({"inputs": [server.tensor()]})[2])[0]
-    status, headers, body = server.binary(server.tensor(), parameters={"binary_data_output": True})
+def test_binary_data_gives_the_same_as_json(oip):
+    has(oip, "binary_tensor_data")
+    wanted = outputs_of(oip.infer({"inputs": [oip.tensor()]})[2])[0]
+    status, headers, body = oip.binary(oip.tensor(), parameters={"binary_data_output": True})
     length = int(headers["inference-header-content-length"])
     row = outputs_of(body[:length])[0]
     assert (status, row["shape"]) == (200, wanted["shape"])
@@ -71,12 +71,12 @@ def test_binary_data_gives_the_same_as_json(server):
     assert struct.unpack(f"<{count}f", body[length : length + 4 * count]) == pytest.approx(wanted["data"])
 
 
-def test_a_raw_binary_request_is_one_tensor(server):
-    has(server, "binary_tensor_data")
-    values = server.tensor()["data"]
-    status, headers, _ = server.ask(
+def test_a_raw_binary_request_is_one_tensor(oip):
+    has(oip, "binary_tensor_data")
+    values = oip.tensor()["data"]
+    status, headers, _ = oip.ask(
         "POST",
-        f"{server.path}/infer",
+        f"{oip.path}/infer",
         struct.pack(f"<{len(values)}f", *values),
         {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": "0"},
     )
@@ -84,35 +84,35 @@ def test_a_raw_binary_request_is_one_tensor(server):
     assert "inference-header-content-length" in headers
 
 
-def test_statistics_count_each_answer(server):
-    has(server, "statistics")
+def test_statistics_count_each_answer(oip):
+    has(oip, "statistics")
 
     def count():
-        return server.get(f"{server.path}/stats")["model_stats"][0]["inference_stats"]["success"]["count"]
+        return oip.get(f"{oip.path}/stats")["model_stats"][0]["inference_stats"]["success"]["count"]
 
     before = count()
-    assert server.infer({"inputs": [server.tensor()]})[0] == 200
+    assert oip.infer({"inputs": [oip.tensor()]})[0] == 200
     assert count() == before + 1
 
 
-def test_the_index_lists_the_model(server):
-    has(server, "model_repository")
-    status, _, body = server.ask("POST", "/v2/repository/index", b"{}")
+def test_the_index_lists_the_model(oip):
+    has(oip, "model_repository")
+    status, _, body = oip.ask("POST", "/v2/repository/index", b"{}")
     assert status == 200
-    assert server.model in [row["name"] for row in json.loads(body)]
+    assert oip.model in [row["name"] for row in json.loads(body)]
 
 
-def test_the_configuration_has_the_tensors(server):
-    has(server, "model_configuration")
-    told = server.get(f"{server.path}/config")
+def test_the_configuration_has_the_tensors(oip):
+    has(oip, "model_configuration")
+    told = oip.get(f"{oip.path}/config")
     assert told["input"][0]["data_type"] == "TYPE_FP32"
 
 
-def test_classes_are_texts_of_value_and_index(server):
-    has(server, "classification")
-    name = server.get(server.path)["outputs"][0]["name"]
+def test_classes_are_texts_of_value_and_index(oip):
+    has(oip, "classification")
+    name = oip.get(oip.path)["outputs"][0]["name"]
     asked = {"name": name, "parameters": {"classification": 1}}
-    row = outputs_of(server.infer({"inputs": [server.tensor()], "outputs": [asked]})[2])[0]
+    row = outputs_of(oip.infer({"inputs": [oip.tensor()], "outputs": [asked]})[2])[0]
     assert row["datatype"] == "BYTES"
     float(row["data"][0].split(":")[0]), int(row["data"][0].split(":")[1])
 
@@ -155,34 +155,34 @@ def is_refused(answer):
 
 
 @pytest.fixture(autouse=True)
-def still_right(server):
+def still_right(oip):
     """After each test the server answers, whatever was sent."""
     yield
-    assert server.infer({"inputs": [server.tensor()]})[0] == 200
+    assert oip.infer({"inputs": [oip.tensor()]})[0] == 200
 
 
 @pytest.mark.parametrize("more", HOSTILE_TENSORS.values(), ids=HOSTILE_TENSORS)
-def test_a_wrong_tensor_is_refused(server, more):
-    is_refused(server.infer({"inputs": [server.tensor(**more)]}))
+def test_a_wrong_tensor_is_refused(oip, more):
+    is_refused(oip.infer({"inputs": [oip.tensor(**more)]}))
 
 
 @pytest.mark.parametrize("body", HOSTILE_BODIES.values(), ids=HOSTILE_BODIES)
-def test_a_wrong_body_is_refused(server, body):
-    is_refused(server.infer(body))
+def test_a_wrong_body_is_refused(oip, body):
+    is_refused(oip.infer(body))
 
 
 @pytest.mark.parametrize("text", ["NaN", "1e999", "Infinity", "01", "true"])
-def test_a_number_that_json_or_the_datatype_lacks_is_refused(server, text):
-    tensor = server.tensor()
+def test_a_number_that_json_or_the_datatype_lacks_is_refused(oip, text):
+    tensor = oip.tensor()
     data = [12345.5, *tensor["data"][1:]]
     is_refused(
-        server.infer(json.dumps({"inputs": [{**tensor, "data": data}]}).replace("12345.5", text).encode())
+        oip.infer(json.dumps({"inputs": [{**tensor, "data": data}]}).replace("12345.5", text).encode())
     )
 
 
-def test_an_input_twice_and_an_unknown_output_are_refused(server):
-    is_refused(server.infer({"inputs": [server.tensor(), server.tensor()]}))
-    is_refused(server.infer({"inputs": [server.tensor()], "outputs": [{"name": "no-such-output"}]}))
+def test_an_input_twice_and_an_unknown_output_are_refused(oip):
+    is_refused(oip.infer({"inputs": [oip.tensor(), oip.tensor()]}))
+    is_refused(oip.infer({"inputs": [oip.tensor()], "outputs": [{"name": "no-such-output"}]}))
 
 
 @pytest.mark.parametrize(
@@ -198,14 +198,14 @@ def test_an_input_twice_and_an_unknown_output_are_refused(server):
         ({}, None, 5),
     ],
 )
-def test_binary_sizes_that_do_not_add_up_are_refused(server, more, tail, length):
-    has(server, "binary_tensor_data")
-    is_refused(server.binary(server.tensor(**more), tail=tail, length=length))
+def test_binary_sizes_that_do_not_add_up_are_refused(oip, more, tail, length):
+    has(oip, "binary_tensor_data")
+    is_refused(oip.binary(oip.tensor(**more), tail=tail, length=length))
 
 
-def test_a_bomb_of_compressed_zeros_is_refused_or_bounded(server):
+def test_a_bomb_of_compressed_zeros_is_refused_or_bounded(oip):
     bomb = gzip.compress(bytes(1 << 28))
-    status, _, _ = server.ask("POST", f"{server.path}/infer", bomb, {"Content-Encoding": "gzip"})
+    status, _, _ = oip.ask("POST", f"{oip.path}/infer", bomb, {"Content-Encoding": "gzip"})
     assert 400 <= status < 500
 
 
@@ -220,5 +220,25 @@ def test_a_bomb_of_compressed_zeros_is_refused_or_bounded(server):
         ("GET", "/v2/models/../../etc/passwd"),
     ],
 )
-def test_a_path_that_is_not_there_is_refused(server, method, path):
-    is_refused(server.ask(method, path.replace("MODEL", server.model), b"{}" if method == "POST" else b""))
+def test_a_path_that_is_not_there_is_refused(oip, method, path):
+    is_refused(oip.ask(method, path.replace("MODEL", oip.model), b"{}" if method == "POST" else b""))
+
+
+RAW = {
+    "a line without end": b"GET /" + b"a" * (1 << 17),
+    "a header without end": b"GET /v2 HTTP/1.1\r\nHost: a\r\nX: " + b"a" * (1 << 20),
+    "no HTTP": b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\r\n\r\n",
+    "a body that ends early": b"POST PATH HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{",
+    "two lengths": b"POST PATH HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    "a length that is negative": b"POST PATH HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n{}",
+    "a chunk of text": b"POST PATH HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",
+}
+
+
+@pytest.mark.parametrize("data", RAW.values(), ids=RAW)
+def test_bytes_that_are_no_request_are_refused_or_dropped(oip, data):
+    answered = oip.send(data.replace(b"PATH", f"{oip.path}/infer".encode()))
+    assert answered[:11] in (
+        b"",
+        *(b"HTTP/1.%d 4%d" % (minor, tens) for minor in (0, 1) for tens in range(4)),
+    )
