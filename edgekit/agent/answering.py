@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.serve.app import App
-from edgekit.serve.hosting import Call, Connection, Pipe, Settings, Stop, Table, Taken
-from edgekit.serve.models import Models
+from edgekit.serve.hosting import Answered, Call, Connection, Pipe, Settings, Stop, Table, Taken
+from edgekit.serve.models import Entry, Models
 from edgekit.serve.server import Server
 from edgekit.serve.siblings import Siblings
 
@@ -112,6 +112,14 @@ class Answering:
                 self._siblings.table = message
             elif isinstance(message, Stop):
                 self.stop()
+
+
+def answered_by(entry: Entry) -> Answered:
+    """Return what the front is to know of a model's answers."""
+    offer, shadow = entry.offer, entry.shadow
+    return Answered(
+        offer.name, offer.version, entry.meter.answers.get(200, 0), shadow.status() if shadow else None
+    )
 
 
 def _page(settings: Settings, views: Mapping[str, View], siblings: Siblings) -> Page:

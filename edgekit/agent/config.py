@@ -115,6 +115,19 @@ class LimitsTable(_Table, frozen=True, kw_only=True):
     status_clients: Whole = 8
 
 
+class ServedModel(_Table, frozen=True, kw_only=True):
+    """``[[serve.model]]``: bundles that are served beside the pipelines' versions of a model, and how.
+
+    ``split``: percent of the requests that name no version, by version; ``shadow``: the version that is asked
+    too, unseen. In both, ``pipelines`` is whichever version the pipelines run.
+    """
+
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    bundles: tuple[str, ...] = ()
+    split: dict[str, Annotated[int, msgspec.Meta(ge=1, le=100)]] = {}
+    shadow: str = ""
+
+
 class ServeTable(_Table, frozen=True, kw_only=True):
     """``[serve]``: where the pipelines' models answer local programs; as ``edgekit serve``'s options.
 
@@ -130,8 +143,10 @@ class ServeTable(_Table, frozen=True, kw_only=True):
     grpc_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] | None = None
     cache_mb: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
     cache_ttl_s: Annotated[float, msgspec.Meta(gt=0)] = CACHE_S
+    cache_stale_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     jobs: bool = False
     page: bool = False
+    model: tuple[ServedModel, ...] = ()
 
 
 class AgentDocument(_Table, frozen=True, kw_only=True):
@@ -188,6 +203,8 @@ class Serving(msgspec.Struct, frozen=True):
     limits: Limits = Limits()
     jobs: bool = False
     """Whether requests may be answered later; they are kept in the state folder."""
+    models: tuple[ServedModel, ...] = ()
+    """With paths that hold wherever the agent runs."""
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -299,10 +316,18 @@ def _serving(table: ServeTable, what: str, folder: Path) -> Serving:
         raise ConfigError(f"{what}:serve.page: want token_file, which a visitor needs, got none", hint=_HINT)
     try:
         address = address_of(table.host, table.port, uds, certificate, key)
-        limits = Limits(cache_bytes=table.cache_mb << 20, cache_s=table.cache_ttl_s)
-        return Serving(address, token_file, table.page, table.grpc_port, limits, table.jobs)
+        limits = Limits(
+            cache_bytes=table.cache_mb << 20, cache_s=table.cache_ttl_s, cache_stale_s=table.cache_stale_s
+        )
+        models = tuple(_served(model, folder) for model in table.model)
+        return Serving(address, token_file, table.page, table.grpc_port, limits, table.jobs, models)
     except UsageError as error:
         raise ConfigError(f"{what}:serve: {in_the_file(error.message)}", hint=_HINT) from error
+
+
+def _served(model: ServedModel, folder: Path) -> ServedModel:
+    paths = tuple(str(folder / Path(path).expanduser()) for path in model.bundles)
+    return msgspec.structs.replace(model, bundles=paths)
 
 
 def agent_identity(path: Path) -> tuple[Path, str]:

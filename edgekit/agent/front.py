@@ -11,7 +11,7 @@ import functools
 import logging
 import selectors
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import unquote
 
 from edgekit.agent.peer import Peer
@@ -30,9 +30,8 @@ _LINGER_S = 2.0
 _WAITING = 256
 """Connections whose first line has not come."""
 _SILENT_S = 1.0
-"""One that has said nothing for so long is refused, for another; until then no more are accepted."""
+"""One that has said nothing for so long makes room for another; until then no more are accepted."""
 _TICK_S = 0.5
-_FULL = "429 Too Many Requests"
 _LIVE = b"GET /v2/health/live "
 
 
@@ -60,7 +59,7 @@ class Front:
         reactor: Runs it.
         listeners: Bound sockets, each with whether TLS is spoken there.
         is_open: Whether anybody who reaches the address may know why a model does not answer.
-        traffic: Of the models whose versions share requests.
+        traffic: Returns that of the models whose versions share requests, at each change.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class Front:
         listeners: Sequence[tuple[socket.socket, bool]],
         *,
         is_open: bool,
-        traffic: tuple[Traffic, ...] = (),
+        traffic: Callable[[], tuple[Traffic, ...]] = tuple,
     ) -> None:
         self.peers: Sequence[Peer] = ()
         """The processes that host the models; whoever changes them calls ``changed``."""
@@ -77,7 +76,7 @@ class Front:
         self._waiting: dict[socket.socket, float] = {}
         self._leaving: dict[socket.socket, float] = {}
         self._traffic = traffic
-        self._table = Table((), traffic=traffic)
+        self._table = Table(())
         self._next = 0
 
     def listen(self) -> None:
@@ -104,7 +103,7 @@ class Front:
         self._table = Table(
             tuple(row for peer in self.peers for row in peer.rows),
             tuple(sorted(name for peer in self.peers for name in peer.pipelines)),
-            self._traffic,
+            self._traffic(),
         )
         for peer in self.peers:
             peer.tell(self._table)
@@ -146,9 +145,7 @@ class Front:
         silent, until_s = next(iter(self._waiting.items()))
         if self._reactor.now_s() < until_s - _FIRST_LINE_S + _SILENT_S:
             return False  # a thousand that come at once have hardly begun to speak
-        del self._waiting[silent]
-        self._reactor.unwatch(silent)
-        self._answer(silent, _FULL, "overloaded: too many connections wait, and this one said nothing")
+        self._drop(silent)
         return True
 
     def _wait(self, connection: socket.socket) -> None:
@@ -195,15 +192,11 @@ class Front:
         names = ", ".join(dict.fromkeys(repr(row.name) for row in peer.rows)) if peer else ""
         status, message = "503 Service Unavailable", f"model {names} is not ready"
         if peer and peer.is_answering and peer.is_full:
-            status, message = _FULL, f"overloaded: too many connections wait for {names}"
+            status, message = "429 Too Many Requests", f"overloaded: too many connections wait for {names}"
         elif not names:
             message = "no model is ready"
         elif peer and self._is_open:
             message += f": {peer.rows[0].reason}"
-        self._answer(connection, status, message)
-
-    def _answer(self, connection: socket.socket, status: str, message: str) -> None:
-        """Answer with an error, and close the connection once its client has read it."""
         status, body = f"{status}\r\nretry-after: 1", error_body(message)
         with contextlib.suppress(OSError):
             if connection.recv(_LINE_BYTES, socket.MSG_PEEK).startswith(_LIVE):

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edgekit.agent.answering import Answering
+from edgekit.agent.answering import Answering, answered_by
 from edgekit.base.child import ORPHANED
 from edgekit.base.failures import failure_of
 from edgekit.base.logs import log_to_stderr
@@ -23,7 +23,7 @@ from edgekit.base.signals import die_with_parent
 from edgekit.core.errors import EdgekitError
 from edgekit.core.spec import RETRY_S
 from edgekit.model.exclusions import Exclusion, Exclusions
-from edgekit.model.servable import offer
+from edgekit.model.joined import offer_of
 from edgekit.serve.hosting import Failed, Pipe, Report, Start, ToHost, Trying
 from edgekit.serve.models import LOADING, READY, UNAVAILABLE, Entry, Models
 from edgekit.serve.ports import Held
@@ -44,7 +44,7 @@ class _Host:
         self._pipe = pipe
         rows = msgspec.convert(start.exclusions, dict[str, Exclusion])
         self._exclusions, self._has_opened = Exclusions(rows=rows), False
-        self._offer = offer(start.path, start.threads, self._exclusions, trying)
+        self._offer = offer_of(start.path, start.threads, self._exclusions, trying)
         self._entry = Entry(msgspec.structs.replace(self._offer, open=self._open), start.settings.limits)
         self._entry.should_load = start.should_load
         self._entry.state, self._entry.reason = (
@@ -86,6 +86,7 @@ class _Host:
             exclusions=msgspec.to_builtins(self._exclusions.rows),
             should_load=entry.should_load,
             is_stuck=is_stuck,
+            answered=answered_by(entry),
         )
 
     async def _keep_open(self) -> None:

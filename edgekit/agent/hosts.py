@@ -22,7 +22,18 @@ from edgekit.base.child import exit_reason, is_native_crash
 from edgekit.base.failures import error_of
 from edgekit.core.errors import BackendError, EdgekitError
 from edgekit.model.exclusions import Exclusion, Exclusions
-from edgekit.serve.hosting import Call, Failed, FromHost, Pipe, Report, Row, Start, Stop, Trying
+from edgekit.serve.hosting import (
+    Answered,
+    Call,
+    Failed,
+    FromHost,
+    Pipe,
+    Report,
+    Row,
+    Start,
+    Stop,
+    Trying,
+)
 
 logger = logging.getLogger(__name__)
 COMMAND = (sys.executable, "-m", "edgekit.agent.host")
@@ -102,6 +113,12 @@ class Host(Peer):
             is_answering=self.is_answering,
         )
         return (row,)
+
+    @property
+    def answered(self) -> tuple[Answered, ...]:
+        """What its model answered."""
+        answered = self._report.answered
+        return () if answered is None else (answered,)
 
     # -- what its owner asks of it
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from edgekit.agent.reactor import Reactor
 from edgekit.core.errors import ProtocolError
-from edgekit.serve.hosting import Call, Connection, Pipe, Row, Table, Taken
+from edgekit.serve.hosting import Answered, Call, Connection, Pipe, Row, Table, Taken
 
 _WINDOW = 64
 """Connections that were sent and not yet taken: as many as fit into the pipe."""
@@ -49,6 +49,11 @@ class Peer:
     def pipelines(self) -> tuple[str, ...]:
         """The pipelines whose page it has."""
         return ()
+
+    @property
+    def answered(self) -> tuple[Answered, ...]:
+        """What its models answered since its process began."""
+        raise NotImplementedError
 
     @property
     def is_answering(self) -> bool:

@@ -22,7 +22,7 @@ from edgekit.base.notify import Notifier
 from edgekit.base.signals import stopped_by_signals
 from edgekit.core.errors import UsageError
 from edgekit.core.spec import RETRY_S
-from edgekit.model.bundle import open_bundle
+from edgekit.model.ensemble import served_name
 from edgekit.model.exclusions import Exclusions
 from edgekit.serve.address import Address, listening
 from edgekit.serve.hosting import Start
@@ -105,7 +105,7 @@ def serve(
             on_ready(urls, front)
 
         sockets = [(bound, is_tls and bound.family != socket.AF_UNIX) for bound in found]
-        front = Front(reactor, sockets, is_open=not access.token, traffic=traffic)
+        front = Front(reactor, sockets, is_open=not access.token, traffic=lambda: traffic)
         hosts = _Hosts(options, access, models, front, reactor, begun)
         with stopped_by_signals(reactor.stop) as signals, contextlib.closing(front):
             hosts.begin()
@@ -202,7 +202,7 @@ class _Hosts:
 
 
 def models_of(bundles: tuple[str, ...]) -> dict[tuple[str, str], str]:
-    """Return the paths of the bundles by model and version.
+    """Return the paths of the bundles and ensembles by model and version.
 
     Raises:
         UsageError: A name and version appear twice.
@@ -210,7 +210,7 @@ def models_of(bundles: tuple[str, ...]) -> dict[tuple[str, str], str]:
     """
     paths: dict[tuple[str, str], str] = {}
     for path in bundles:
-        manifest = open_bundle(path).manifest
-        if paths.setdefault((manifest.model, manifest.version), path) is not path:
-            raise UsageError(f"{manifest.model} {manifest.version} is named twice")
+        named = served_name(path)
+        if paths.setdefault(named, path) is not path:
+            raise UsageError(f"{' '.join(named)} is named twice")
     return paths

@@ -214,6 +214,7 @@ def status_text(document: dict[str, Any]) -> str:
             f"  model {name}: active {row['active'] or '-'}, previous {row['previous'] or '-'}, "
             f"update {update.get('state', '-')}"
         )
+    lines += [line for row in document["serving"] for line in _served_lines(row)]
     lines += [f"  rejected {key}: {reason}" for key, reason in document["rejected"].items()]
     lines += _camera_lines(document.get("cameras", {}))
     if measuring := document.get("measuring"):
@@ -256,6 +257,21 @@ def _switch_lines(turned: dict[str, Any]) -> list[str]:
         return []
     profile = f", profile {turned['profile']}" if turned["profile"] else ""
     return [f"    switched {'on' if turned['is_on'] else 'off'}{profile}: {turned['why']}"]
+
+
+def _served_lines(row: dict[str, Any]) -> list[str]:
+    """Return the lines of a model whose versions share requests, or that is served beside the pipelines'."""
+    lines = [
+        f"  served {row['model']}: {', '.join(f'{v} {p} %' for v, p in row['split'].items()) or 'newest'}"
+    ]
+    for each in row["versions"]:
+        line = f"    {each['version']}: {each['state']} {each['reason']}".rstrip()
+        line += f", {each['requests']} answered"
+        if shadow := each["shadow"]:
+            line += f"; of {shadow['pairs']} that {shadow['version']} was asked too, "
+            line += f"{shadow['disagreed']} differ, {shadow['failed']} failed, {shadow['skipped']} skipped"
+        lines.append(line)
+    return lines + [f"    {version}: not served now" for version in row["missing"]]
 
 
 def _reload(args: argparse.Namespace) -> Report:

@@ -18,7 +18,9 @@ INTERRUPTED = 130
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command's options."""
-    parser.add_argument("bundle", nargs="+", help="bundle folder, .ekb file, or model file")
+    parser.add_argument(
+        "bundle", nargs="+", help="bundle folder, .ekb file, model file, or an ensemble's .toml"
+    )
     parser.add_argument("--host", help="listen on another address than 127.0.0.1; needs --token-file")
     parser.add_argument("--port", type=int, help=f"0: a free one ({DEFAULT_PORT})")
     parser.add_argument(
@@ -44,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache-ttl-s", type=float, default=CACHE_S, metavar="S", help="how long one is kept (300)"
     )
     parser.add_argument(
+        "--cache-stale-s",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="how much longer one is given while it is made anew (0)",
+    )
+    parser.add_argument(
         "--split",
         action="append",
         default=[],
@@ -60,8 +69,8 @@ def run(arguments: argparse.Namespace) -> Report:
     """Serve until a signal."""
     if arguments.threads is not None and arguments.threads < 1:
         raise UsageError(f"--threads: want a number from 1, got {arguments.threads}")
-    if arguments.cache_mb < 0 or not arguments.cache_ttl_s > 0:
-        raise UsageError("--cache-mb: want a number from 0, --cache-ttl-s: want more than 0")
+    if arguments.cache_mb < 0 or not arguments.cache_ttl_s > 0 or not arguments.cache_stale_s >= 0:
+        raise UsageError("want --cache-mb and --cache-stale-s from 0, and --cache-ttl-s above 0")
     urls: list[str] = []
     number = serve(
         ServeOptions(
@@ -75,7 +84,11 @@ def run(arguments: argparse.Namespace) -> Report:
             jobs=arguments.jobs and arguments.jobs.resolve(),
             split=tuple(arguments.split),
             shadow=tuple(arguments.shadow),
-            limits=Limits(cache_bytes=arguments.cache_mb << 20, cache_s=arguments.cache_ttl_s),
+            limits=Limits(
+                cache_bytes=arguments.cache_mb << 20,
+                cache_s=arguments.cache_ttl_s,
+                cache_stale_s=arguments.cache_stale_s,
+            ),
         ),
         on_ready=lambda bound, _front: urls.extend(bound),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 import msgspec
 
@@ -41,7 +41,7 @@ class Exclusions:
         self, retry_s: tuple[float, float] = RETRY_S, rows: Mapping[str, Exclusion] | None = None
     ) -> None:
         self._shortest_s, self._longest_s = retry_s
-        self.rows = dict(rows or {})
+        self.rows: MutableMapping[str, Exclusion] = dict(rows or {})
 
     def add(self, variant: str, reason: str, now_s: float) -> None:
         """Exclude a variant, for twice as long as the last time."""

@@ -35,6 +35,8 @@ FREE_BATCH, MOST_BATCH = 8, 64
 class _Open:
     """What every servable does with its open model."""
 
+    steps: tuple[dict[str, Any], ...] = ()
+
     def __init__(self, ready: ReadyModel) -> None:
         self.ready = ready
         self.variant, self.platform = ready.variant.id, _platform(ready)

@@ -134,10 +134,19 @@ class App:
         if traffic is None:
             return asked
         if FORWARDED in headers:  # it is this process's turn
-            return replace(asked, shadow=traffic.shadow)
-        rows = (row for row in table.rows if row.name == asked.model and row.is_answering)
-        ready = {row.version for row in rows if row.state == READY}
-        return replace(asked, version=self._turns.next(traffic, ready), shadow=traffic.shadow)
+            version = headers[FORWARDED].decode("latin-1")
+            version = version if self.models.has(asked.model, version) else ""  # it was updated meanwhile
+            return replace(asked, version=version, shadow=traffic.shadow)
+        rows = [row for row in table.rows if row.name == asked.model]
+        ready = {row.version for row in rows if row.state == READY and row.is_answering}
+        version = self._turns.next(traffic, ready)
+        if not any(row.version == version for row in rows):
+            names = ", ".join(traffic.shares)
+            message = (
+                f"model {asked.model!r} is not ready: no version with a share of its requests is ({names})"
+            )
+            raise HttpError(503, message, ((b"retry-after", b"1"),))
+        return replace(asked, version=version, shadow=traffic.shadow)
 
     def takes(self, target: bytes, headers: Mapping[bytes, bytes], client: tuple[str, int] | None) -> bool:
         """Return whether a POST may be sent, and ``ask`` answers it: where no answers are kept."""

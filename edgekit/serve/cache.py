@@ -8,6 +8,8 @@ comparison more.
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -15,16 +17,20 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from edgekit.core.errors import LateError
+from edgekit.core.errors import EdgekitError, LateError
 from edgekit.serve.body import Receive, hung_up
-from edgekit.serve.errors import ClientGoneError
+from edgekit.serve.errors import ClientGoneError, HttpError
 from edgekit.serve.metrics import Meter
 from edgekit.serve.reply import Done, Reply
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
-HIT = (b"cache-status", b"edgekit; hit")
-"""Of an answer that was kept. Source: RFC 9211."""
+Run = Callable[[], Awaitable[Done]]
+HIT = b"edgekit; hit"
+"""Of an answer that was kept; with a negative ``ttl`` once it is stale. Source: RFC 9211, 2.1 and 2.5."""
 _LARGE_BYTES = 64 << 10
+_REFRESHES = 4
+"""Stale answers that are made anew at once: each holds its request's body until it ends."""
 
 
 class Repeatable(Protocol):
@@ -59,15 +65,23 @@ class Cache:
 
     Args:
         most_bytes: The memory of all answers.
-        keep_s: How long one is kept.
+        keep_s: How long one is fresh.
+        stale_s: How much longer one is given, while it is made anew. Source: RFC 5861, 3.
         meter: Counts hits and misses.
         clock: Monotonic seconds.
     """
 
     def __init__(
-        self, most_bytes: int, keep_s: float, meter: Meter, clock: Callable[[], float] = time.monotonic
+        self,
+        most_bytes: int,
+        keep_s: float,
+        meter: Meter,
+        stale_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._most_bytes, self._keep_s, self._meter, self._clock = most_bytes, keep_s, meter, clock
+        self._most_bytes, self._keep_s, self._stale_s = most_bytes, keep_s, stale_s
+        self._meter, self._clock = meter, clock
+        self._refreshes: set[asyncio.Task[None]] = set()
         self._answers: OrderedDict[bytes, _Kept] = OrderedDict()
         self._flights: dict[bytes, asyncio.Future[_Kept | None]] = {}
         self.held_bytes = 0
@@ -75,12 +89,22 @@ class Cache:
     def __len__(self) -> int:
         return len(self._answers)
 
+    def status(self) -> dict[str, int]:
+        """Return its part of ``/status``."""
+        stale, failed = self._meter.stale_hits, self._meter.failed_refreshes
+        return {
+            "answers": len(self),
+            "bytes": self.held_bytes,
+            "stale_hits": stale,
+            "failed_refreshes": failed,
+        }
+
     async def answer(
-        self, work: Repeatable, run: Callable[[], Awaitable[Done]], timeout_s: float, receive: Receive
+        self, work: Repeatable, run: Run, refresh: Run, timeout_s: float, receive: Receive
     ) -> Done:
         """Return the answer to a request: a kept one, that of an equal request which runs, or by ``run``.
 
-        Where an equal one fails, it is run all the same.
+        Where an equal one fails, it is run all the same. ``refresh`` runs ``work`` after a stale answer.
 
         Raises:
             LateError: ``timeout_s`` (0: never) passed while an equal request ran.
@@ -96,7 +120,11 @@ class Cache:
             if kept is None:
                 return await run()
         if kept is not None:
-            return await self._hit(work, kept, began_s)
+            done = await self._hit(work, kept, began_s)
+            if kept.until_s <= began_s:
+                self._meter.stale_hits += 1
+                self._begin_refresh(key, work, refresh)
+            return done
         self._meter.miss_s += self._clock() - began_s
         return await self._first(key, work, run)
 
@@ -106,12 +134,38 @@ class Cache:
         self._meter.hits += 1
         self._meter.hit_s += self._clock() - began_s
         reply = done.reply
-        marked = Reply(reply.body, reply.status, (*reply.headers, HIT))
+        left_s = kept.until_s - began_s
+        mark = HIT if left_s > 0 else b"%b; ttl=%d" % (HIT, math.floor(left_s))
+        marked = Reply(reply.body, reply.status, (*reply.headers, (b"cache-status", mark)))
         return msgspec.structs.replace(done, reply=marked, is_kept=True)
 
-    async def _first(self, key: bytes, work: Repeatable, run: Callable[[], Awaitable[Done]]) -> Done:
+    def _begin_refresh(self, key: bytes, work: Repeatable, refresh: Run) -> None:
+        """Make a stale answer anew, unless that is done already, or for too many others."""
+        if key not in self._flights and len(self._refreshes) < _REFRESHES:
+            task = asyncio.get_running_loop().create_task(self._refresh(self._fly(key, work, refresh)))
+            self._refreshes.add(task)
+            task.add_done_callback(self._refreshes.discard)
+
+    async def _refresh(self, flying: Awaitable[Done]) -> None:
+        try:
+            await flying
+        except (EdgekitError, HttpError, ClientGoneError) as cause:
+            self._meter.failed_refreshes += 1
+            logger.warning("a stale answer could not be made anew: %s", cause)
+        except Exception:
+            self._meter.failed_refreshes += 1
+            logger.exception("making a stale answer anew ended in a bug")  # a task of its own would hide it
+
+    async def _first(self, key: bytes, work: Repeatable, run: Run) -> Done:
         self._meter.misses += 1
-        flight = self._flights[key] = asyncio.get_running_loop().create_future()
+        return await self._fly(key, work, run)
+
+    def _fly(self, key: bytes, work: Repeatable, run: Run) -> Awaitable[Done]:
+        """Run work, keep what it gives, and hand it to the equal requests that wait, from this call on."""
+        self._flights[key] = asyncio.get_running_loop().create_future()
+        return self._flown(key, work, run)
+
+    async def _flown(self, key: bytes, work: Repeatable, run: Run) -> Done:
         kept = None
         work.keeps = True
         try:
@@ -122,14 +176,13 @@ class Cache:
             self._meter.miss_s += self._clock() - began_s
             return done
         finally:
-            del self._flights[key]
-            flight.set_result(kept)
+            self._flights.pop(key).set_result(kept)
 
     def _find(self, key: bytes) -> _Kept | None:
         kept = self._answers.get(key)
         if kept is None:
             return None
-        if kept.until_s <= self._clock():
+        if kept.until_s + self._stale_s <= self._clock():
             self._drop(key)
             return None
         self._answers.move_to_end(key)
@@ -138,6 +191,8 @@ class Cache:
     def _put(self, key: bytes, kept: _Kept) -> None:
         if kept.size_bytes > self._most_bytes:
             return
+        if key in self._answers:
+            self._drop(key)
         self._answers[key] = kept
         self.held_bytes += kept.size_bytes
         while self.held_bytes > self._most_bytes:

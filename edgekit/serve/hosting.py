@@ -105,6 +105,15 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 ToHost = Union[Settings, Start, Connection, Table, Stop]  # noqa: UP007 - decoded at run time
 
 
+class Answered(msgspec.Struct, frozen=True):
+    """How many requests a version answered; what came of comparing its answers with a shadow's, if it was."""
+
+    model: str
+    version: str
+    requests: int
+    shadow: dict[str, Any] | None = None
+
+
 class Trying(msgspec.Struct, frozen=True, tag="trying"):
     """A variant is opened, which may end the process; ``left`` more could follow."""
 
@@ -121,6 +130,7 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
     exclusions: dict[str, Any]
     should_load: bool
     is_stuck: bool
+    answered: Answered | None = None
 
 
 class Offers(msgspec.Struct, frozen=True, tag="offers"):
@@ -128,6 +138,7 @@ class Offers(msgspec.Struct, frozen=True, tag="offers"):
 
     rows: tuple[Row, ...]
     pipelines: tuple[str, ...] = ()
+    answered: tuple[Answered, ...] = ()
 
 
 class Taken(msgspec.Struct, frozen=True, tag="taken"):

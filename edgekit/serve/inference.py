@@ -6,6 +6,8 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from edgekit.base.entry import Entry as LaneEntry
@@ -14,7 +16,7 @@ from edgekit.serve.body import Bodies, Body, hung_up
 from edgekit.serve.errors import ClientGoneError, HttpError, as_http
 from edgekit.serve.lane import Asked, Awaited, Terms, error_of
 from edgekit.serve.models import Entry
-from edgekit.serve.oip import InferRequest, parse_request
+from edgekit.serve.oip import PRIORITIES, InferRequest, parse_request
 from edgekit.serve.ports import Limits
 from edgekit.serve.reply import Done, Reply
 from edgekit.serve.rounds import Rounds
@@ -30,6 +32,10 @@ OnEnd = Callable[[Reply | BaseException], object]
 _TIMEOUT = b"x-request-timeout-ms"
 _TRACE = b"traceparent"
 GONE = 499
+_OF_REFRESHES: Mapping[str, Any] = MappingProxyType(
+    {"timeout_s": 0.0, "priority": PRIORITIES, "client": "cache"}
+)
+"""What makes a stale answer anew waits behind those who wait for an answer."""
 
 
 class Inference:
@@ -155,10 +161,7 @@ class _Counted:
             meter.answered(_status_of(error), self.total_s)
         elif done is not None:
             if not done.is_kept:
-                stages = meter.stages
-                stages["pre"].add(done.pre_s)
-                stages["infer"].add(done.infer_s)
-                stages["post"].add(done.post_s)
+                meter.ran(done.pre_s, done.infer_s, done.post_s)
             meter.answered(done.reply.status, self.total_s)
 
 
@@ -207,7 +210,21 @@ async def _run(entry: Entry, work: TensorWork | PredictWork, terms: Terms, recei
     if (cache := entry.cache) is None:
         return await _in_lane(entry, work, terms, receive)
     run = functools.partial(_in_lane, entry, work, terms, receive)
-    return await cache.answer(work, run, terms.timeout_s, receive)
+    refresh = functools.partial(_refreshed, entry, work, replace(terms, **_OF_REFRESHES))
+    return await cache.answer(work, run, refresh, terms.timeout_s, receive)
+
+
+async def _refreshed(entry: Entry, work: TensorWork | PredictWork, terms: Terms) -> Done:
+    """Run work whose client has a stale answer, for the next one who asks."""
+    done = await _in_lane(entry, work, terms, _never)
+    entry.meter.ran(done.pre_s, done.infer_s, done.post_s)
+    return done
+
+
+async def _never() -> MutableMapping[str, Any]:
+    """Receive nothing: there is no client that could hang up."""
+    message: MutableMapping[str, Any] = await asyncio.get_running_loop().create_future()
+    return message
 
 
 async def _in_lane(entry: Entry, work: Callable[[], Done], terms: Terms, receive: Receive) -> Done:

@@ -17,16 +17,23 @@ class Meter:
 
     Stages: ``queue`` is the wait for the model, ``pre`` makes tensors of the request, ``infer`` is the model,
     ``post`` makes the answer, ``total`` begins with the request's head. ``hits`` are requests that a kept
-    answer answered, ``misses`` those that looked for one in vain, ``hit_s`` and ``miss_s`` what that took.
+    answer answered, ``misses`` those that looked for one in vain, ``hit_s`` and ``miss_s`` what that took;
+    ``stale_hits`` those whose answer was stale, ``failed_refreshes`` how often none was made in its place.
     """
 
     def __init__(self) -> None:
         self.answers: dict[int, int] = {}
         self.stages = {stage: Buckets() for stage in STAGES}
         self.failed_s = 0.0
-        self.hits = self.misses = 0
+        self.hits = self.misses = self.stale_hits = self.failed_refreshes = 0
         self.hit_s = self.miss_s = 0.0
         self.last_unix_ms = 0
+
+    def ran(self, pre_s: float, infer_s: float, post_s: float) -> None:
+        """Count one inference."""
+        self.stages["pre"].add(pre_s)
+        self.stages["infer"].add(infer_s)
+        self.stages["post"].add(post_s)
 
     def answered(self, status: int, total_s: float) -> None:
         """Count one answer."""

@@ -116,7 +116,8 @@ class Entry:
         """Answer with this from now on; called on the lane's thread."""
         self.servable, self.state, self.reason = servable, READY, ""
         limits, keeps = self._limits, self._limits.cache_bytes and not servable.keeps_state
-        self.cache = Cache(limits.cache_bytes, limits.cache_s, self.meter) if keeps else None
+        terms = limits.cache_bytes, limits.cache_s, self.meter, limits.cache_stale_s
+        self.cache = Cache(*terms) if keeps else None
         self.sequences.forget()
         self.batching.use(servable)
         logger.info("%s %s: variant %s runs", self.offer.name, self.offer.version, servable.variant)
@@ -230,7 +231,7 @@ class Entry:
             "batch": self.batching.status(),
             "typical_ms": {kind: round(lane.pace(kind).typical_s * 1e3, 4) for kind in ("infer", "predict")},
             "runs_on": "event loop" if lane.is_quick("infer") and not cache else "its own thread",
-            "cache": {"answers": len(cache), "bytes": cache.held_bytes} if cache is not None else None,
+            "cache": cache.status() if cache is not None else None,
             "shadow": self.shadow.status() if self.shadow is not None else None,
             **(self.servable.status() if self.servable is not None else {}),
         }

@@ -38,6 +38,8 @@ class Servable(Protocol):
     """Whether the model has state."""
     states: tuple[tuple[str, str], ...]
     """Its inputs of state, and the outputs that have what the next request is to get."""
+    steps: tuple[dict[str, Any], ...]
+    """An ensemble's, as Triton's ``ensemble_scheduling`` has them; empty for a model."""
 
     def infer(self, feeds: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Run on tensors of ``inputs``; arrays by output name, valid until the next call.
@@ -159,5 +161,7 @@ class Limits(msgspec.Struct, frozen=True):
     """The kept answers of one model; 0: none is kept."""
     cache_s: float = CACHE_S
     """How long one is kept."""
+    cache_stale_s: float = 0.0
+    """How much longer it is given, marked as stale, while it is made anew."""
     grace_s: int = 5
     """How long the requests that run may take once the server is to end."""

@@ -58,7 +58,9 @@ class Shadows:
         """Return what ``answer`` makes of a request; have the version ``shadow`` answer it too, later."""
         kept = _Kept(receive)
         reply = await answer(kept)
-        counts = entry.shadow = entry.shadow or ShadowCounts(shadow)
+        counts = entry.shadow
+        if counts is None or counts.version != shadow:
+            counts = entry.shadow = ShadowCounts(shadow)
         if reply.status != 200:
             return reply
         if kept.is_whole and (self._asking is None or self._asking.done()):

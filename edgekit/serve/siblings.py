@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 PART = b"part"
 """The query of ``/status`` that asks for one host's part."""
 FORWARDED = b"x-edgekit-forwarded"
+"""Of a request that another process has passed on: the version that is to answer it, empty for a page."""
 REMOTE = b"x-edgekit-remote"
 """Says that a request comes from another machine, where it was passed on by a process of this one."""
 CLIENT = b"x-edgekit-client"
@@ -56,7 +57,7 @@ class Siblings:
             HttpError: 503: the host ended before it answered.
         """
         reader, writer = await self._connect(whom)
-        task = asyncio.get_running_loop().create_task(_send_request(scope, receive, writer))
+        task = asyncio.get_running_loop().create_task(_send_request(whom, scope, receive, writer))
         has_begun = False
         try:
             status, headers = await _read_head(reader)
@@ -113,7 +114,7 @@ class Siblings:
         reader, writer = await self._connect(Call(row.name, row.version))
         try:
             length = (b"content-length", b"%d" % len(body))
-            writer.write(_head(method, target, (*headers, length)) + body)
+            writer.write(_head(method, target, (*headers, length), row.version) + body)
             status, answered = await _read_head(reader)
             return Reply(await reader.readexactly(_length(answered)), status, tuple(answered))
         finally:
@@ -147,7 +148,9 @@ class Siblings:
         raise _gone(whom)
 
 
-async def _send_request(scope: Mapping[str, Any], receive: Receive, writer: asyncio.StreamWriter) -> None:
+async def _send_request(
+    whom: Call, scope: Mapping[str, Any], receive: Receive, writer: asyncio.StreamWriter
+) -> None:
     """Send a client's request on, wait for the client to hang up, and then hang up too."""
     query = scope["query_string"]
     headers = [pair for pair in scope["headers"] if pair[0] not in _HOP_BY_HOP]
@@ -160,7 +163,7 @@ async def _send_request(scope: Mapping[str, Any], receive: Receive, writer: asyn
     if not is_local(client, dict(headers)):
         headers.append((REMOTE, b"1"))
     target = scope["raw_path"] + (b"?" + query if query else b"")
-    writer.write(_head(scope["method"], target, headers))
+    writer.write(_head(scope["method"], target, headers, whom.version))
     is_sent = False
     while (message := await receive())["type"] != "http.disconnect":
         piece = message.get("body", b"")
@@ -179,10 +182,9 @@ def is_local(client: tuple[str, int] | None, headers: Mapping[bytes, bytes]) -> 
     return is_near and REMOTE not in headers
 
 
-def _head(method: str, target: bytes, headers: _Headers) -> bytes:
-    lines = b"".join(
-        b"%b: %b\r\n" % pair for pair in (*headers, (b"connection", b"close"), (FORWARDED, b"1"))
-    )
+def _head(method: str, target: bytes, headers: _Headers, version: str) -> bytes:
+    own = (b"connection", b"close"), (FORWARDED, version.encode())
+    lines = b"".join(b"%b: %b\r\n" % pair for pair in (*headers, *own))
     return b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode(), target, lines)
 
 

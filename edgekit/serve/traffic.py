@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -24,6 +24,10 @@ class Traffic(msgspec.Struct, frozen=True):
     def main(self) -> str:
         """The version with the largest share."""
         return max(self.shares, key=lambda version: (self.shares[version], version_key(version)))
+
+
+PIPELINES = "pipelines"
+"""In an agent, in place of a version: the one that pipelines run, whichever that is."""
 
 
 class Turns:
@@ -71,16 +75,40 @@ def traffic_of(
         if not others:
             raise UsageError(f"--shadow {model}={shadow}: no other version of {model} is served")
         shares.setdefault(model, {max(others, key=version_key): 100})
-    traffic = tuple(Traffic(model, each, hidden.get(model, "")) for model, each in shares.items())
-    for each in traffic:
-        for version in [*each.shares, *filter(None, [each.shadow])]:
-            if (each.model, version) not in served:
-                raise UsageError(f"{each.model} {version} is not among the bundles that are served")
-        if each.shadow in each.shares:
-            raise UsageError(
-                f"{each.model} {each.shadow} has a share of the requests: it cannot be the shadow"
-            )
+    return tuple(
+        checked(Traffic(model, each, hidden.get(model, "")), served) for model, each in shares.items()
+    )
+
+
+def checked(traffic: Traffic, served: Collection[tuple[str, str]]) -> Traffic:
+    """Return ``traffic``, given the names and versions of the models that are served.
+
+    Raises:
+        UsageError: It does not make 100 percent, or names a version that is not served, or one twice.
+    """
+    model, total = traffic.model, sum(traffic.shares.values())
+    if total != 100:
+        raise UsageError(f"the shares of {model} make {total} percent, not 100")
+    for version in [*traffic.shares, *filter(None, [traffic.shadow])]:
+        if (model, version) not in served:
+            raise UsageError(f"{model} {version} is not among the versions that are served")
+    if traffic.shadow in traffic.shares:
+        raise UsageError(f"{model} {traffic.shadow} has a share of the requests: it cannot be the shadow")
     return traffic
+
+
+def in_effect(wanted: Traffic, running: Mapping[str, str]) -> Traffic:
+    """Return the versions that ``PIPELINES`` stands for; ``running`` has those of pipelines, by model.
+
+    >>> in_effect(Traffic("door", {"pipelines": 90, "2.0": 10}), {"door": "1.4"}).shares
+    {'1.4': 90, '2.0': 10}
+    """
+    version, shares = running.get(wanted.model, PIPELINES), dict[str, int]()
+    for name, share in wanted.shares.items():
+        name = version if name == PIPELINES else name  # noqa: PLW2901 - an alias
+        shares[name] = shares.get(name, 0) + share
+    shadow = version if wanted.shadow == PIPELINES else wanted.shadow
+    return Traffic(wanted.model, shares, "" if shadow in shares else shadow)
 
 
 def _pairs(option: str, given: Iterable[str]) -> dict[str, str]:
@@ -103,6 +131,4 @@ def _shares(model: str, given: str) -> dict[str, int]:
                 f"--split {model}={given}: want VERSION:PERCENT, each version once, from 1 to 100"
             )
         shares[version] = int(percent)
-    if sum(shares.values()) != 100:
-        raise UsageError(f"--split {model}={given}: the shares make {sum(shares.values())} percent, not 100")
     return shares

@@ -73,11 +73,13 @@ def config_document(entry: Entry) -> dict[str, Any]:
     ]
     batching = {"max_queue_delay_microseconds": 0, "preferred_batch_size": [joint.most_rows] if joint else []}
     levels = {"priority_levels": PRIORITIES, "default_priority_level": DEFAULT_PRIORITY}
-    scheduling = (
+    scheduling: dict[str, Any] = (
         {"sequence_batching": {"max_sequence_idle_microseconds": entry.sequences.idle_us}}
         if servable.states
         else {"dynamic_batching": {**batching, **levels}}
     )
+    if servable.steps:
+        scheduling = {"ensemble_scheduling": {"step": list(servable.steps)}}
     return {
         "name": entry.offer.name,
         "platform": servable.platform,
@@ -271,6 +273,12 @@ _GAUGES: tuple[tuple[str, str, str, Callable[[Entry], float]], ...] = (
         "gauge",
         "Memory of the kept answers.",
         lambda e: e.cache.held_bytes if e.cache else 0,
+    ),
+    (
+        "edgekit_cache_stale_total",
+        "counter",
+        "Requests answered by a stale answer, which was made anew after it.",
+        lambda e: e.meter.stale_hits,
     ),
     (
         "edgekit_returns_total",

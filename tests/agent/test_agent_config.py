@@ -8,10 +8,13 @@ from bundles import make_bundle, pipeline_toml
 from edgekit.agent.config import load_agent_config, parse_agent_config, to_toml
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.supervisor.address import LocalAddress
-from edgekit.core.errors import ConfigError
+from edgekit.agent.supervisor.served import Served
+from edgekit.core.errors import BundleError, ConfigError
 from edgekit.pipeline.config import config_problems, load_config, parse_config
 from edgekit.serve.address import Address
+from edgekit.serve.hosting import Row
 from edgekit.serve.ports import Limits
+from edgekit.serve.traffic import Traffic
 
 
 def reasons(text: str, folder: Path) -> str:
@@ -219,6 +222,58 @@ def test_an_address_that_others_can_reach_needs_a_token(tmp_path):
         LocalAddress(serving('host = "0.0.0.0"', tmp_path), reactor, tmp_path)
     reactor.close()
     assert "token_file" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('name = "none"', "none: no pipeline uses this model, and it names no bundles"),
+        ('name = "b"\nbundles = ["two"]', "two is a bundle of 'a'"),
+        ('name = "a"\nbundles = ["one"]', "version 1.0.0 is there twice"),
+        ('name = "a"\nsplit = { pipelines = 90 }', "the shares of a make 90 percent, not 100"),
+        ('name = "a"\nsplit = { pipelines = 50, "9.0.0" = 50 }', "a 9.0.0 is not among the versions"),
+        ('name = "a"\nshadow = "9.0.0"', "a 9.0.0 is not among the versions"),
+        (
+            'name = "a"\nbundles = ["two"]\nsplit = { "2.0.0" = 100 }\nshadow = "2.0.0"',
+            "cannot be the shadow",
+        ),
+        ('name = "a"\n[[serve.model]]\nname = "a"', "a is named twice"),
+    ],
+)
+def test_what_a_served_model_cannot_be_is_named_before_anything_starts(tmp_path, table, message):
+    with pytest.raises(ConfigError, match=message) as refused:
+        served(tmp_path, table)
+    assert refused.value.exit_code == 3
+
+
+def served(folder, table):
+    make_bundle(folder / "one", model="a")
+    make_bundle(folder / "two", model="a", version="2.0.0")
+    (folder / "q.toml").write_text(pipeline_toml("q", str(folder / "one")))
+    text = f'[agent]\npipelines = ["q.toml"]\n[serve]\n[[serve.model]]\n{table}\n'
+    config = parse_agent_config(text, folder=folder)
+    return Served(config.serve.models, config.pipelines)
+
+
+def test_a_bundle_that_is_not_one_fails_as_a_model_does(tmp_path):
+    with pytest.raises(BundleError, match="no such bundle") as refused:
+        served(tmp_path, 'name = "a"\nbundles = ["absent"]')
+    assert refused.value.exit_code == 4
+
+
+def test_pipelines_stands_for_the_version_that_runs_and_has_all_requests_without_a_split(tmp_path):
+    rows = [
+        Row(name="a", version=version, state="READY", reason="", should_load=True, pid=1, restarts=0,
+            is_answering=True)
+        for version in ("1.9.0", "1.10.0")
+    ]  # fmt: skip
+    shadowed = served(tmp_path, 'name = "a"\nbundles = ["two"]\nshadow = "2.0.0"')
+    assert shadowed.traffic([]) == (Traffic("a", {"pipelines": 100}, "2.0.0"),)
+    assert shadowed.traffic(rows) == (Traffic("a", {"1.10.0": 100}, "2.0.0"),)
+    turned = served(
+        tmp_path, 'name = "a"\nbundles = ["two"]\nsplit = { "2.0.0" = 100 }\nshadow = "pipelines"'
+    )
+    assert turned.traffic(rows) == (Traffic("a", {"2.0.0": 100}, "1.10.0"),)
 
 
 def test_grpc_needs_a_host_and_the_cache_is_off_by_default(tmp_path):

@@ -3,12 +3,15 @@
 import contextlib
 import os
 import signal
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from agent_stage import AgentStage
 from bundles import CHANNELS, WINDOW, make_bundle, make_detector, pipeline_toml
+
+from edgekit.cli.agent import status_text
 
 BODY = np.zeros((1, WINDOW, CHANNELS), np.float32).tobytes()
 RAW = {"Inference-Header-Content-Length": "0"}
@@ -76,6 +79,66 @@ def test_a_killed_or_stopped_worker_costs_the_other_model_nothing(agent):
     assert infer(agent, "b").status_code == 200
     agent.until(lambda _: infer(agent, "a").status_code == 200, "an answer of the restarted worker")
     assert agent.status()["pipelines"]["fan"]["restarts"] == 0
+
+
+SHARED = """
+[serve]
+uds = "{folder}/api.sock"
+[[serve.model]]
+name = "a"
+bundles = ["../two", "../three"]
+split = {{ pipelines = 75, "2.0.0" = 25 }}
+shadow = "3.0.0"
+"""
+
+
+def test_the_pipelines_version_shares_its_requests_with_a_bundle_and_one_in_the_shadow_is_compared(tmp_path):
+    make_bundle(tmp_path / "one", model="a")
+    make_bundle(tmp_path / "two", model="a", version="2.0.0")
+    make_bundle(tmp_path / "three", model="a", version="3.0.0", scores=(0.9, 0.1))
+    (tmp_path / "motor.toml").write_text(pipeline_toml(model=str(tmp_path / "one"), fps=50))
+    agent = AgentStage(
+        tmp_path / "agent", '[[pipeline]]\nfile = "../motor.toml"\n', SHARED.format(folder=tmp_path)
+    )
+    agent.start()
+
+    def versions(status):
+        return {row["version"]: row for row in status["serving"][0]["versions"]}
+
+    def are_ready(status):
+        rows = versions(status) if status["serving"] else {}
+        return len(rows) == 3 and all(row["state"] == "READY" for row in rows.values())
+
+    try:
+        agent.until(are_ready, "three versions")
+        with client_of(agent) as client:
+            answers = [client.post("/v2/models/a/infer", content=BODY, headers=RAW) for _ in range(20)]
+            assert {answered.status_code for answered in answers} == {200}
+            named = client.post("/v2/models/a/versions/3.0.0/infer", content=BODY, headers=RAW)
+            assert named.content[-8:] == np.float32([0.9, 0.1]).tobytes()
+
+        def are_counted(status):
+            rows = versions(status)
+            shadows = [rows[version]["shadow"] for version in ("1.0.0", "2.0.0")]
+            return all(
+                each and each["pairs"] + each["skipped"] == count
+                for each, count in zip(shadows, (15, 5), strict=True)
+            )
+
+        status = agent.until(are_counted, "the comparisons")
+        (row,) = status["serving"]
+        assert (row["split"], row["shadow"], row["missing"]) == ({"1.0.0": 75, "2.0.0": 25}, "3.0.0", [])
+        counted = versions(status)
+        assert [counted[version]["requests"] for version in ("1.0.0", "2.0.0")] == [15, 5]
+        shadow = counted["1.0.0"]["shadow"]
+        assert shadow["pairs"] == shadow["disagreed"] >= 1
+        assert "1.0.0 75 %, 2.0.0 25 %" in status_text(status)
+        pids = {row["pid"] for row in counted.values()}
+        assert agent.stop() == 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    finally:
+        if agent.process is not None:
+            agent.kill()
 
 
 COUNTED = """

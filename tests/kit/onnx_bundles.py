@@ -25,6 +25,12 @@ def value(name: str, datatype: str, shape: list[Any]) -> Any:
     return helper.make_tensor_value_info(name, KINDS[datatype], shape)
 
 
+def make_doubler(path: Path) -> Path:
+    """Write a model that doubles four numbers, ``x`` to ``y``."""
+    ends = [("x", "FP32", [1, 4])], [("y", "FP32", [1, 4])]
+    return make_onnx(path, [helper.make_node("Add", ["x", "x"], ["y"])], *ends)
+
+
 def make_onnx(path: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], **opsets: int) -> Path:
     """Write a model of these nodes; ``inputs`` and ``outputs`` are declarations or (name, type, shape)."""
     declared = [

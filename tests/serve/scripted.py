@@ -27,7 +27,7 @@ class Scripted:
     optional_inputs = frozenset()
     takes_images = True
     sample_files = frozenset({"table"})
-    states = ()
+    states = steps = ()
     labels = ("a", "b", "c", "d")
 
     def __init__(self, variant="first", inputs=(X,), outputs=(Y,), batch=1, together=None, keeps_state=False):

@@ -180,7 +180,9 @@ def asked(cache, names):
     """Ask one after the other; return what was kept."""
 
     async def ask():
-        return [(await cache.answer(work, work.run, 0.0, never)).is_kept for work in map(Asked, names)]
+        return [
+            (await cache.answer(work, work.run, work.run, 0.0, never)).is_kept for work in map(Asked, names)
+        ]
 
     return asyncio.run(ask())
 
@@ -205,3 +207,103 @@ def test_an_answer_is_kept_for_so_long_and_no_longer():
     assert asked(cache, [b"a"]) == [True]
     now_s[0] = 60.0
     assert asked(cache, [b"a"]) == [False]
+
+
+def status_of(done):
+    return dict(done.reply.headers).get(b"cache-status", b"").decode()
+
+
+def test_a_stale_answer_is_given_at_once_marked_and_made_anew_once_for_all():
+    now_s, meter, runs = [0.0], Meter(), []
+    cache = Cache(300, 60.0, meter, 30.0, clock=lambda: now_s[0])
+
+    async def ask():
+        done, again = asyncio.Event(), asyncio.Event()
+
+        async def refresh(work):
+            runs.append(now_s[0])
+            again.set()
+            await done.wait()
+            return await work.run()
+
+        async def answer():
+            work = Asked(b"a")
+            return status_of(await cache.answer(work, work.run, lambda: refresh(work), 0.0, never))
+
+        assert await answer() == ""
+        now_s[0] = 75.5
+        assert [await answer() for _ in range(3)] == ["edgekit; hit; ttl=-16"] * 3
+        await again.wait()
+        assert runs == [75.5]
+        done.set()
+        await asyncio.gather(*cache._refreshes)
+        assert await answer() == "edgekit; hit"
+        assert (cache.held_bytes, len(cache)) == (100, 1)
+        now_s[0] = 75.5 + 90.0  # too stale to be given
+        assert await answer() == ""
+
+    asyncio.run(ask())
+    assert (meter.stale_hits, meter.misses) == (3, 2)
+
+
+def test_where_making_it_anew_fails_the_stale_answer_lasts_to_its_bound_and_the_failure_counts():
+    now_s, meter = [0.0], Meter()
+    cache = Cache(300, 60.0, meter, 30.0, clock=lambda: now_s[0])
+
+    async def fail():
+        raise InferenceError("not now")
+
+    async def ask(at_s):
+        now_s[0] = at_s
+        work = Asked(b"a")
+        done = await cache.answer(work, work.run, fail, 0.0, never)
+        await asyncio.gather(*cache._refreshes)
+        return done.is_kept
+
+    async def asked_at(times):
+        return [await ask(at_s) for at_s in times]
+
+    assert asyncio.run(asked_at([0, 61, 89.9, 90])) == [False, True, True, False]
+    assert meter.failed_refreshes == 2
+
+
+def test_more_stale_answers_than_four_are_not_made_anew_at_once():
+    now_s, running = [0.0], []
+    cache = Cache(3000, 60.0, Meter(), 30.0, clock=lambda: now_s[0])
+
+    async def ask():
+        end = asyncio.Event()
+
+        async def refresh(work):
+            running.append(work.name)
+            await end.wait()
+            return await work.run()
+
+        works = [Asked(b"%d" % number) for number in range(9)]
+        for at_s in (0, 61):
+            now_s[0] = at_s
+            for work in works:
+                await cache.answer(work, work.run, lambda work=work: refresh(work), 0.0, never)
+        await asyncio.sleep(0)
+        assert len(running) == 4
+        end.set()
+        await asyncio.gather(*cache._refreshes)
+
+    asyncio.run(ask())
+
+
+def test_a_server_gives_a_stale_answer_and_the_inference_after_it_counts():
+    offer, opener = doubling()
+    limits = Limits(cache_bytes=1 << 20, cache_s=0.001, cache_stale_s=600.0, inline_s=10.0)
+    with served(offer, limits=limits) as server:
+        assert not is_hit(server.infer(X))
+        model = opener.opened[0]
+        model.entered.acquire(blocking=False)
+        answered = server.infer(X)
+        assert answered.headers["cache-status"].startswith("edgekit; hit; ttl=-")
+        assert answered.json()["outputs"][0]["data"] == (2 * X).tolist()
+        assert model.entered.acquire(timeout=60)
+        deadline_s = time.monotonic() + 60
+        while server.client.get("/v2/models/double/stats").json()["model_stats"][0]["inference_count"] < 2:
+            assert time.monotonic() < deadline_s
+        assert "edgekit_cache_stale_total" in server.client.get("/metrics").text

@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from edgekit.agent.access import access_for, settings_of
-from edgekit.agent.config import Serving, in_the_file
+from edgekit.agent.config import PipelinePlan, Serving, in_the_file
 from edgekit.agent.front import Front
 from edgekit.agent.grpc_child import GrpcChild
 from edgekit.agent.peer import Peer
 from edgekit.agent.reactor import Reactor
+from edgekit.agent.supervisor.served import Served
 from edgekit.core.errors import ConfigError, UsageError
 from edgekit.serve.address import listening
-from edgekit.serve.hosting import FromHost, Offers, Pipe, Row, Settings
+from edgekit.serve.hosting import Answered, FromHost, Offers, Pipe, Row, Settings
+from edgekit.serve.traffic import Traffic
 
 logger = logging.getLogger(__name__)
 Admit = Callable[[socket.socket, int, int], "Door"]
@@ -27,15 +29,25 @@ SILENT = "its process does not respond"
 
 
 class LocalAddress:
-    """Listens where ``[serve]`` says, and hands connections to the workers; ``state`` is the agent's folder.
+    """Listens where ``[serve]`` says, and hands connections to the workers.
+
+    Args:
+        serving: The table.
+        reactor: Runs it.
+        state: The agent's folder.
+        plans: The agent's pipelines.
 
     Raises:
         ConfigError: Other machines can reach the address and there is no token, or it is weak; the address
             cannot be used; or gRPC is asked for and its libraries are not installed, or the address has no
-            host for it.
+            host for it; a model in ``[[serve.model]]`` contradicts itself or the pipelines.
+        BundleError: A bundle there is not one.
     """
 
-    def __init__(self, serving: Serving, reactor: Reactor, state: Path) -> None:
+    def __init__(
+        self, serving: Serving, reactor: Reactor, state: Path, plans: Iterable[PipelinePlan] = ()
+    ) -> None:
+        self._served = Served(serving.models, plans)
         address, limits, port = serving.address, serving.limits, serving.grpc_port
         try:
             access = access_for(address, serving.token_file)
@@ -52,9 +64,10 @@ class LocalAddress:
         sockets, self.urls = self._stack.enter_context(listening(address))
         is_tls = address.certificate is not None
         listeners = [(bound, is_tls and bound.family != socket.AF_UNIX) for bound in sockets]
-        self._front = Front(reactor, listeners, is_open=not access.token)
+        self._front = Front(reactor, listeners, is_open=not access.token, traffic=self._traffic)
         self._doors: list[Door] = []
-        self._front.peers = self._doors
+        self._served.start(self._settings, reactor, self._front)
+        self._place()
         self._front.listen()
         if self._grpc is not None:
             self._grpc.start(self.urls[0])
@@ -64,11 +77,32 @@ class LocalAddress:
         """Have a worker answer, at the other end of ``ours``, for the models that it offers."""
         door = Door(ours, pid, restarts, self._settings, self._reactor, self._front, self._forget)
         self._doors.append(door)
+        self._place()
         return door
+
+    def _place(self) -> None:
+        self._front.peers = [*self._doors, *self._served.hosts]
 
     def _forget(self, door: Door) -> None:
         self._doors.remove(door)
+        self._place()
         self._front.changed()
+
+    def _traffic(self) -> tuple[Traffic, ...]:
+        return self._served.traffic(row for door in self._doors for row in door.rows)
+
+    def status(self) -> list[dict[str, Any]]:
+        """Return a row for each model in ``[[serve.model]]``: who gets its requests, and what came of it."""
+        return self._served.status(self._front.peers, self._traffic())
+
+    def stop(self) -> None:
+        """Have the processes that serve bundles end; ``has_ended`` says when they have."""
+        self._served.stop(self._reactor.after)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no bundle's process runs."""
+        return self._served.have_ended
 
     def close(self) -> None:
         """Accept no more, and close what nobody answers."""
@@ -115,6 +149,11 @@ class Door(Peer):
     def pipelines(self) -> tuple[str, ...]:
         """The pipelines whose page it has."""
         return self._offered.pipelines if self.is_answering else ()
+
+    @property
+    def answered(self) -> tuple[Answered, ...]:
+        """What its models answered."""
+        return self._offered.answered if self._is_shown else ()
 
     @property
     def is_answering(self) -> bool:

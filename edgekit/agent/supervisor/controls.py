@@ -174,6 +174,7 @@ class Controls:
             "rss_mb": round(rss_mb(os.getpid()), 1),
             "workers": workers,
             "api": parts.address.urls if parts.address else [],
+            "serving": parts.address.status() if parts.address else [],
             "measuring": parts.measuring.status(),
             "fallbacks": {
                 **{

@@ -32,7 +32,7 @@ class Excluded:
     @property
     def rows(self) -> _Rows:
         """Every row, by digest and variant."""
-        return {digest: exclusions.rows for digest, exclusions in self._bundles.items()}
+        return {digest: dict(exclusions.rows) for digest, exclusions in self._bundles.items()}
 
     def reasons(self, digest: str) -> dict[str, str]:
         """Return a bundle's variants not to choose now, and why."""

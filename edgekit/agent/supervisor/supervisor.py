@@ -58,7 +58,8 @@ class Supervisor:
 
     Raises:
         StorageError: The state folder cannot be used, or another agent uses it.
-        ConfigError: The local API cannot be at the address that ``[serve]`` names.
+        ConfigError: The local API cannot be at the address that ``[serve]`` names, or cannot serve so.
+        BundleError: A bundle that ``[[serve.model]]`` names is not one.
     """
 
     def __init__(self, config: AgentConfig, environment: Environment) -> None:
@@ -145,7 +146,7 @@ class Supervisor:
             return None
         from edgekit.agent.supervisor.address import LocalAddress  # half a megabyte that few need
 
-        return LocalAddress(self.config.serve, self.reactor, self.config.state)
+        return LocalAddress(self.config.serve, self.reactor, self.config.state, self.config.pipelines)
 
     # -- life
 
@@ -223,6 +224,8 @@ class Supervisor:
         if not self.is_restarting:  # for the service manager a restart is part of one life
             self._notifier.tell("STOPPING=1")
         self.pool.stop()
+        if self.address is not None:
+            self.address.stop()
         self._stop_when_still()
 
     def restart(self) -> None:
@@ -231,7 +234,7 @@ class Supervisor:
         self._begin_stop()
 
     def _stop_when_still(self) -> None:
-        if self.pool.is_stopped:
+        if self.pool.is_stopped and (self.address is None or self.address.has_ended):
             self.reactor.stop()
         else:
             self.reactor.after(0.05, self._stop_when_still)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from edgekit.agent.answering import Answering
+from edgekit.agent.answering import Answering, answered_by
 from edgekit.agent.worker.bundle_counters import BundleCounters
 from edgekit.core.errors import EdgekitError
 from edgekit.model.ready import Choices
@@ -123,7 +123,8 @@ class LocalApi:
         self._answering.stop()
 
     def _offers(self) -> Offers:
-        return Offers(tuple(_row(entry) for entry in self._models), tuple(self._views))
+        models = self._models
+        return Offers(tuple(map(_row, models)), tuple(self._views), tuple(map(answered_by, models)))
 
 
 def _row(entry: Entry) -> Row:
