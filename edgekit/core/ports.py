@@ -80,6 +80,10 @@ class Frame(msgspec.Struct):
     meta: dict[str, Any] = {}
 
 
+TRACE_ID = "trace_id"
+"""In a frame's ``meta``: the W3C trace of the message that it came with, which its events go on with."""
+
+
 @runtime_checkable
 class Source(Protocol):
     """Makes frames. ``is_live``: it does not wait for its reader, which gets the latest frame.

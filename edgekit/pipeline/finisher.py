@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from edgekit.base.stream import ALLOWANCE_S
 from edgekit.core.errors import EdgekitError
-from edgekit.core.ports import Frame, Result, Sink
+from edgekit.core.ports import TRACE_ID, Frame, Result, Sink
 from edgekit.core.spec import Prediction
 from edgekit.pipeline.budget_keeper import Keeper
 from edgekit.pipeline.events import Debounce, Event, EventMaker
@@ -274,7 +274,7 @@ class Finisher:
             variant=job.predictor.variant.id,
             stage_ms=stage_ms,
             versions=versions,
-            trace_id=os.urandom(16).hex() if events else "",
+            trace_id=frame.meta.get(TRACE_ID) or os.urandom(16).hex() if events else "",
         )
         return result, error
 

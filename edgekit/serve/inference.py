@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from edgekit.base.entry import Entry as LaneEntry
+from edgekit.base.traceparent import trace_id_of
 from edgekit.core.errors import EdgekitError, TensorError
 from edgekit.serve.body import Bodies, Body, hung_up
 from edgekit.serve.errors import ClientGoneError, HttpError, as_http
@@ -176,21 +177,13 @@ def _status_of(error: BaseException) -> int:
 def trace_of(headers: Headers) -> str:
     """Return a request's W3C trace context, if it has a valid one.
 
-    Source: W3C Trace Context, "traceparent Header".
-
     >>> trace_of({b"traceparent": b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"})
     '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
     >>> trace_of({b"traceparent": b"00-zz-1-01"}), trace_of({})
     ('', '')
     """
-    given = headers.get(_TRACE, b"")
-    parts = given.split(b"-")
-    lengths = [len(part) for part in parts]
-    digits = b"0123456789abcdef"
-    is_valid = lengths == [2, 32, 16, 2] and all(digit in digits for part in parts for digit in part)
-    if not is_valid or parts[0] == b"ff" or not any(map(int, b"0" + parts[1].strip(b"0"))):
-        return ""
-    return given.decode()
+    given = headers.get(_TRACE, b"").decode("latin-1")
+    return given if trace_id_of(given) else ""
 
 
 def _terms(entry: Entry, kind: str, request: InferRequest | None, headers: Headers, size_bytes: int) -> Terms:

@@ -436,6 +436,24 @@ def test_events_are_counted_and_handed_to_the_sinks():
     assert [len(r.events) for r in sink.results] == [0, 1, 0, 0, 0, 0]
 
 
+def test_events_go_on_with_the_trace_that_their_frame_came_with_and_others_begin_one():
+    class Traced(ListSource):
+        def read(self):
+            frame = super().read()
+            if frame is not None and self.trace:
+                frame.meta["trace_id"] = self.trace
+            return frame
+
+    ids = []
+    for trace in ("ab" * 16, ""):
+        source = Traced(3)
+        source.trace = trace
+        _, sink, _ = run(source, rules=Rules(Debounce(appear=2, window=3)))
+        ids.append([result.trace_id for result in sink.results])
+    assert ids[0] == ["", "ab" * 16, ""]
+    assert (len(ids[1][1]), ids[1][0], ids[1][1] != "ab" * 16) == (32, "", True)
+
+
 # -- a model of several pipelines
 
 

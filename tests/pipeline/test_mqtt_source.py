@@ -10,6 +10,8 @@ import paho.mqtt.client as paho
 import pytest
 from brokers import Broker, free_port, mosquitto_path
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from edgekit.core.errors import SourceError
 from edgekit.pipeline.sources import SourceContext, make_source
@@ -74,6 +76,25 @@ def test_pictures_are_frames_and_what_is_none_is_a_gap_named_once(opened, say, c
     assert frames[0].meta["topic"].endswith("/a")
     assert source.counts() == {"rejected": 2, "overrun": 0}
     assert caplog.text.count("is left out") == 1
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def test_a_message_hands_on_its_trace_where_that_is_asked_for(opened, broker, request):
+    source = opened(trace=True)
+    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    picture = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    for parent in (f"00-{TRACE}-b7ad6b7169203331-01", "00-nonsense-1-01"):
+        properties = Properties(PacketTypes.PUBLISH)
+        properties.UserProperty = [("other", "1"), ("traceparent", parent)]
+        topic = f"{topic_of(request)}/a"
+        client.publish(topic, picture, qos=1, properties=properties).wait_for_publish(10)
+    client.disconnect()
+    client.loop_stop()
+    assert [source.read().meta.get("trace_id") for _ in range(2)] == [TRACE, None]
 
 
 @pytest.mark.parametrize("payload", ["[1.5, 2, -3]", '{"x": 1.5, "z": -3, "y": 2}', "1.5;2;-3", "1.5 2 -3"])

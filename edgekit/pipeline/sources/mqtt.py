@@ -13,8 +13,9 @@ import msgspec
 
 from edgekit.base.secrets import read_secret
 from edgekit.base.tls import trusting
+from edgekit.base.traceparent import trace_id_of
 from edgekit.core.errors import ConfigError, SourceError, TensorError
-from edgekit.core.ports import Frame
+from edgekit.core.ports import TRACE_ID, Frame
 from edgekit.pipeline.fields import SHOWN_LETTERS, FieldMap, FieldOptions
 from edgekit.pipeline.framing import split_fields
 from edgekit.pipeline.picture_files import decode_picture
@@ -34,7 +35,8 @@ class MqttOptions(FieldOptions, frozen=True, kw_only=True):
     A model of pictures takes JPEG, PNG ... as payloads; another one numbers: a JSON list, a JSON object by
     name, or a line of text. ``uri``: ``mqtt://host:port`` or ``mqtts://``. ``topic`` may have wildcards.
     ``user`` and ``password_file`` (its first line, or ``env:NAME``). ``ca``: of ``mqtts://``. ``max_mb``: a
-    larger message is left out. ``give_up_s``: how long to retry; 0 is forever.
+    larger message is left out. ``give_up_s``: how long to retry; 0 is forever. ``trace``: speak MQTT 5, and
+    have events go on with the trace that a message's user property ``traceparent`` names.
     """
 
     uri: str
@@ -45,6 +47,7 @@ class MqttOptions(FieldOptions, frozen=True, kw_only=True):
     ca: str = ""
     max_mb: Annotated[float, msgspec.Meta(gt=0, le=256)] = 16.0
     give_up_s: Annotated[float, msgspec.Meta(ge=0)] = 300.0
+    trace: bool = False
 
     def problems(self) -> Iterator[str]:
         """Report what cannot be right, without the address."""
@@ -79,8 +82,8 @@ class MqttSource:
         self._named = FieldMap(FieldOptions(), values, takes_text=takes_text)
         """For JSON whose values are in order already."""
         self._closing, self._changed = threading.Event(), threading.Condition()
-        self._arrived: deque[tuple[str, bytes, tuple[int, int]]] = deque()
-        self._ready: deque[tuple[int, Any, tuple[int, int], str]] = deque()
+        self._arrived: deque[tuple[dict[str, Any], bytes, tuple[int, int]]] = deque()
+        self._ready: deque[tuple[int, Any, tuple[int, int], dict[str, Any]]] = deque()
         self._client: Any = None
         self._lost = ""
         self._is_reading = False
@@ -131,15 +134,16 @@ class MqttSource:
                 self._client = self.reopener.again(self._lost, "CONNECTION_FAILED")
         if self._closing.is_set():
             return None
-        seq, data, times, topic = self._ready.popleft()
-        return Frame(data, seq, *times, {"topic": topic})
+        seq, data, times, meta = self._ready.popleft()
+        return Frame(data, seq, *times, dict(meta))
 
-    def _take(self, topic: str, payload: bytes, times: tuple[int, int]) -> None:
+    def _take(self, meta: dict[str, Any], payload: bytes, times: tuple[int, int]) -> None:
+        topic = meta["topic"]
         try:
             self._check_size(payload)
             if self._samples is None:
                 self._seq += 1
-                self._ready.append((self._seq - 1, decode_picture(payload, topic), times, topic))
+                self._ready.append((self._seq - 1, decode_picture(payload, topic), times, meta))
                 return
             entry: Any = self._sample(payload)
         except (TensorError, ValueError) as problem:
@@ -149,7 +153,7 @@ class MqttSource:
                 text = (*(self._name, topic), problem, payload[:SHOWN_LETTERS])
                 logger.warning("%s: a message on %r is left out: %s: %r (later ones are only counted)", *text)
         if self._samples is not None and entry is not None:
-            self._ready.extend((seq, data, times, topic) for seq, data in self._samples.push([entry]))
+            self._ready.extend((seq, data, times, meta) for seq, data in self._samples.push([entry]))
 
     def _check_size(self, payload: bytes) -> None:
         if len(payload) > self._options.max_mb * 1e6:
@@ -242,7 +246,8 @@ class MqttSource:
         from paho.mqtt.enums import CallbackAPIVersion
 
         options, context = self._options, self._context
-        client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv311, reconnect_on_failure=False)
+        protocol = paho.MQTTv5 if options.trace else paho.MQTTv311
+        client = paho.Client(CallbackAPIVersion.VERSION2, protocol=protocol, reconnect_on_failure=False)
         client.connect_timeout = OPEN_S
         client.on_message = self._on_message
         if options.user:
@@ -256,8 +261,11 @@ class MqttSource:
         return client
 
     def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
+        meta = {"topic": message.topic}
+        if self._options.trace and (trace_id := _trace_id(message)):
+            meta[TRACE_ID] = trace_id
         with self._changed:
-            self._arrived.append((message.topic, message.payload, stamp()))
+            self._arrived.append((meta, message.payload, stamp()))
             if len(self._arrived) > WAITING:
                 self._arrived.popleft()
                 self._dropped += 1
@@ -267,3 +275,12 @@ class MqttSource:
         with self._changed:
             self._lost = f"the broker closed the connection: {reason}"
             self._changed.notify_all()
+
+
+def _trace_id(message: Any) -> str:
+    """Return the trace that a message belongs to, if it says so.
+
+    Source: W3C Trace Context: MQTT protocol, version 5: a user property.
+    """
+    properties = getattr(message.properties, "UserProperty", [])
+    return next((trace_id_of(value) for name, value in properties if name == "traceparent"), "")

@@ -22,6 +22,7 @@ from edgekit_fleet.web.queries import Row, Text, UnixMs
 DAY_MS = 24 * 3600 * 1000
 Argument = Annotated[str, Field(max_length=200)]
 Kind = Literal["event", "update", "alert", "answer", "measurement", "gap"]
+TraceId = Annotated[str, Query(pattern="^([0-9a-f]{32})?$")]
 
 router = APIRouter(tags=["devices"])
 
@@ -155,11 +156,12 @@ def device_events(
     device: str,
     before: Row = None,
     kind: Annotated[list[Kind] | None, Query(max_length=16)] = None,
+    trace_id: TraceId = "",
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> Response:
-    """List what happened on one device."""
+    """List what happened on one device; with a trace's id the events that belong to it."""
     _known(parts, device)
-    return _events(parts, device, before, kind, limit)
+    return _events(parts, device, before, kind, trace_id, limit)
 
 
 @router.get("/events", dependencies=[Viewer], response_model=Events)
@@ -167,10 +169,11 @@ def events(
     parts: Parts,
     before: Row = None,
     kind: Annotated[list[Kind] | None, Query(max_length=16)] = None,
+    trace_id: TraceId = "",
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> Response:
-    """List what happened on all devices."""
-    return _events(parts, "", before, kind, limit)
+    """List what happened on all devices; with a trace's id the events that belong to it."""
+    return _events(parts, "", before, kind, trace_id, limit)
 
 
 @router.get("/devices/{device}/commands", dependencies=[Viewer])
@@ -206,9 +209,13 @@ def restore(parts: Parts, by: ByAdmin, device: str) -> Device:
 
 
 def _events(
-    parts: Services, device: str, before: int | None, kind: list[Kind] | None, limit: int
+    parts: Services, device: str, before: int | None, kind: list[Kind] | None, trace_id: str, limit: int
 ) -> Response:
-    items = parts.metrics.events(device=device, before=before, kinds=kind or (), limit=limit)
+    if trace_id and set(kind or ()) - {"event"}:
+        raise HTTPException(422, "Only events have a trace: leave kind away beside trace_id")
+    items = parts.metrics.events(
+        device=device, before=before, kinds=kind or (), trace_id=trace_id, limit=limit
+    )
     return encoded(Events(items, items[-1].id if len(items) == limit else None))
 
 

@@ -70,6 +70,7 @@ _MIGRATIONS = [
       PRIMARY KEY (device, reason)
     ) WITHOUT ROWID;
     """,
+    "CREATE INDEX event_trace ON event (json_extract(body, '$.trace_id')) WHERE kind = 'event'",
 ]
 
 

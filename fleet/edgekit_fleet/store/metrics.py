@@ -139,14 +139,31 @@ class Metrics:
         return [row["pipeline"] for row in rows]
 
     def events(
-        self, *, device: str = "", kinds: Iterable[str] = (), before: int | None = None, limit: int = 50
+        self,
+        *,
+        device: str = "",
+        kinds: Iterable[str] = (),
+        trace_id: str = "",
+        before: int | None = None,
+        limit: int = 50,
     ) -> list[Event]:
-        """Return what happened, the newest first; ``before`` is the id of the last one seen."""
-        parts, values = _newest(device, sorted(set(kinds)))
+        """Return what happened, the newest first; ``before`` is the id of the last one seen.
+
+        ``trace_id``: only the events of a trace; no other kind has one.
+        """
+        parts, values = _of_trace(device, trace_id) if trace_id else _newest(device, sorted(set(kinds)))
         values.update(before=1 << 62 if before is None else before, limit=min(max(limit, 1), 500))
         query = f"SELECT {_EVENT} AS document FROM ({parts}) ORDER BY id DESC LIMIT :limit"  # noqa: S608 - fixed texts, bound values
         with self._database.read() as sql:
             return documents(sql, Event, query, values)
+
+
+def _of_trace(device: str, trace_id: str) -> tuple[str, dict[str, object]]:
+    """Return a query of a trace's events and its values; all devices have an index for it."""
+    where = "kind = 'event' AND json_extract(body, '$.trace_id') = :trace" + " AND +device = :device" * bool(
+        device
+    )
+    return f"SELECT * FROM event WHERE {where} AND +id < :before", {"device": device, "trace": trace_id}  # noqa: S608 - fixed texts, bound values
 
 
 def _newest(device: str, kinds: Sequence[str]) -> tuple[str, dict[str, object]]:

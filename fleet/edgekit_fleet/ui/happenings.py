@@ -48,7 +48,8 @@ def _event(body: Mapping[str, Any]) -> tuple[str, str, str]:
     if body.get("value") is not None:
         facts.append(f"value {body['value']:.3g}")
     score = (f"score {body['score']:.2f}",) if body.get("score") else ()
-    return "info", f"{body.get('label', '')}{count}", _joined(*score, *facts)
+    trace = (f"trace {body['trace_id']}",) if body.get("trace_id") else ()
+    return "info", f"{body.get('label', '')}{count}", _joined(*score, *facts, *trace)
 
 
 def _update(body: Mapping[str, Any]) -> tuple[str, str, str]:

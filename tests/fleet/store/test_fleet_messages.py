@@ -268,6 +268,24 @@ def test_events_come_in_pages_the_newest_first(database, messages):
     assert [one.body["message"] for one in [*first, *second]] == ["4", "3", "2", "1", "0"]
 
 
+def test_the_events_of_a_trace_are_found_by_its_id_without_reading_all_others(database, messages):
+    def event(label, trace_id):
+        moment = {"mono_ns": 0, "unix_ms": NOW_MS, "trace_id": trace_id}
+        return wire.EventRecord(**moment, pipeline="p", model="m", version="1", kind="appear", label=label)
+
+    others = [event("cat", f"{number:032x}") for number in range(5000)]
+    messages.commit([arrived(1, event("first", "f" * 32), *others, event("last", "f" * 32), alert(1))])
+    steps = []
+    with database.transaction() as sql:
+        sql.set_progress_handler(lambda: steps.append(1), 100)
+    metrics = Metrics(database)
+    newest, oldest = metrics.events(trace_id="f" * 32)
+    assert [newest.body["label"], oldest.body["label"]] == ["last", "first"]
+    assert metrics.events(trace_id="f" * 32, device="d", before=newest.id) == [oldest]
+    assert metrics.events(trace_id="f" * 32, device="another") == []
+    assert len(steps) < 10
+
+
 def test_the_newest_of_several_kinds_are_found_without_reading_all_others(database, messages):
     moment = {"mono_ns": 0, "unix_ms": NOW_MS}
     events = [

@@ -286,6 +286,29 @@ def test_events_are_paged_back_to_the_first(site):
     assert "Older" not in older
 
 
+def test_an_event_shows_its_trace_and_the_api_finds_it_by_that(site):
+    device, trace_id = site.device("cam-1").appears(), "ab" * 16
+    moment = {"mono_ns": 1, "unix_ms": now_ms(), "pipeline": "door", "model": "m", "version": "1.0.0"}
+    for label, trace in (("parcel", trace_id), ("cat", "")):
+        device.durable(wire.EventRecord(**moment, kind="appeared", label=label, trace_id=trace))
+    with site.visitor() as client:
+        assert f"trace {trace_id}" in client.get("/devices/cam-1").text
+    bearer = {"Authorization": f"Bearer {site.token('viewer')}"}
+
+    def labels(query):
+        answered = get(site, f"/api/v1/events?trace_id={query}", headers=bearer)
+        return (
+            [row["body"]["label"] for row in answered.json()["items"]]
+            if answered.status_code == 200
+            else answered.status_code
+        )
+
+    assert labels(trace_id) == ["parcel"]
+    assert labels("cd" * 16) == []
+    assert labels("nonsense") == 422
+    assert labels(f"{trace_id}&kind=alert") == 422
+
+
 def test_charts_have_columns_with_temperature_only_where_there_is_one(site):
     site.device("hot").appears().measures(temperature_c=50.0, power_w=4.0)
     site.device("cold").appears().measures(errors=3)
