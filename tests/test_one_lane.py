@@ -24,6 +24,7 @@ BELOW_IT = {
     "edgekit.backends.openvino": "the runtime's own call",
     "edgekit.pipeline.predictor": "what a pipeline calls: a backend and its pre- and postprocessing",
     "edgekit.model.servable": "what the server calls: the same for tensors and pictures",
+    "edgekit.model.joined": "what the server calls: the models of an ensemble, which it alone has",
 }
 ALONE = {
     "edgekit.backends.probe": "doctor's tiny models, in a child process",

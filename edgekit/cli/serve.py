@@ -35,6 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=Path, metavar="DIR", help="keep requests there that may be answered later"
     )
+    _add_cache(parser)
+    parser.add_argument(
+        "--split",
+        action="append",
+        default=[],
+        metavar="M=V:P,V:P",
+        help="versions share the requests that name none, in percent",
+    )
+    parser.add_argument(
+        "--shadow", action="append", default=[], metavar="M=V", help="ask this version too, and only compare"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads a model (all cores but one)")
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache-mb",
         type=int,
@@ -52,17 +67,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="how much longer one is given while it is made anew (0)",
     )
-    parser.add_argument(
-        "--split",
-        action="append",
-        default=[],
-        metavar="M=V:P,V:P",
-        help="versions share the requests that name none, in percent",
-    )
-    parser.add_argument(
-        "--shadow", action="append", default=[], metavar="M=V", help="ask this version too, and only compare"
-    )
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads a model (all cores but one)")
 
 
 def run(arguments: argparse.Namespace) -> Report:
