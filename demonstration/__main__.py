@@ -68,7 +68,7 @@ def _perform(story: Story, *, once: bool) -> dict[str, Any]:
         stack.callback(sensor.close)
         for bundle in (material.first, material.faces, material.motion):
             site.publish(bundle)
-        devices = _devices(scene, logs, material, sensor)
+        devices = _devices(scene, logs, material, sensor, have_pages=not once)
         token = site.enrolment_token(len(devices))
         for device in devices:
             device.enrol(site.url, token)
@@ -76,6 +76,8 @@ def _perform(story: Story, *, once: bool) -> dict[str, Any]:
             device.start()
         story.say(f"the fleet's pages: {site.login_url()}")
         acts.all_running(site, devices, story)
+        for device in devices[:2] if not once else ():
+            story.say(f"what {device.name} sees while its model is changed: {device.page()}")
         summary = _story(site, devices, material, story)
         if not once:
             story.chapter(f"It goes on running: {site.login_url()}  (Ctrl-C ends it)")
@@ -89,7 +91,7 @@ def _open_live_page(scene: Path, logs: Path, story: Story, stack: contextlib.Exi
     """Show a camera in a browser before all else; return the link. The stack ends it."""
     story.chapter("What a camera sees, live: faces are found, and hidden before anybody sees the picture")
     faces, video = prepare_faces(HOME.resolve() / "material", story)
-    page = LivePage(faces, video, scene, logs, scene / "cache")
+    page = LivePage(faces, video, scene, logs, HOME.resolve() / "cache")  # proofs of the last time, if any
     stack.callback(page.stop)
     link = page.link()
     is_shown = open_browser(link, os.environ)
@@ -97,9 +99,12 @@ def _open_live_page(scene: Path, logs: Path, story: Story, stack: contextlib.Exi
     return link
 
 
-def _devices(scene: Path, logs: Path, material: Material, sensor: Sensor) -> list[Device]:
+def _devices(
+    scene: Path, logs: Path, material: Material, sensor: Sensor, *, have_pages: bool
+) -> list[Device]:
     street, door, motion = (
-        Device(name, scene / "devices", logs, scene / "cache") for name in ("street", "door", "motion")
+        Device(name, scene / "devices", logs, scene / "cache", has_page=have_pages)
+        for name in ("street", "door", "motion")
     )
     street.add_pipeline(DETECTOR, material.first, video_pipeline("street", material.street_video, 8))
     record = str(scene / "faces-hidden.mp4")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ reported_s = 5
 sensors_s = 5
 """
 
+_PAGE = """[serve]
+port = 0
+page = true
+token_file = {file}
+"""
+
 
 class Device:
     """An agent's folder and process.
@@ -29,20 +36,28 @@ class Device:
         folder: For its configuration and state.
         logs: Folder for logs.
         cache: Folder for proofs and measured costs, which all devices share: they are one machine.
+        has_page: Whether it shows in a browser what its pipelines see.
     """
 
-    def __init__(self, name: str, folder: Path, logs: Path, cache: Path) -> None:
+    def __init__(self, name: str, folder: Path, logs: Path, cache: Path, *, has_page: bool = False) -> None:
         self.name = name
         self.folder = folder / name
         self.folder.mkdir(parents=True)
         self._logs = logs
         self._environment = {"EDGEKIT_CACHE": str(cache)}
         self._config = [_AGENT.format(name=name)]
+        self._pipelines = 0
+        self._token = secrets.token_urlsafe(16)
+        if has_page:
+            file = self.folder / "token"
+            file.write_text(self._token, "ascii")
+            self._config.append(_PAGE.format(file=json.dumps(str(file))))
         self.child: Child | None = None
 
     def add_pipeline(self, model: str, initial: Path, text: str) -> None:
         """Give the device a pipeline whose model the agent keeps up to date, beginning with ``initial``."""
-        number = len(self._config)
+        self._pipelines += 1
+        number = self._pipelines
         (self.folder / f"pipeline-{number}.toml").write_text(text, "utf-8")
         self._config.append(
             f'[[pipeline]]\nfile = "pipeline-{number}.toml"\nmodel = "{model}"\ninitial = "{initial}"\n'
@@ -50,13 +65,18 @@ class Device:
 
     def enrol(self, fleet: str, token: str) -> None:
         """Make the device's own key and have the fleet certify it."""
-        (self.folder / "agent.toml").write_text("\n".join(self._config), "utf-8")
         words = ("enroll", "--fleet", fleet, "--token", token, "--name", self.name)
         run(self._command(*words), self._logs / f"{self.name}.log", self._environment)
 
+    def configure(self) -> Path:
+        """Write the agent's file; return it."""
+        file = self.folder / "agent.toml"
+        file.write_text("\n".join(self._config), "utf-8")
+        return file
+
     def start(self) -> None:
         """Start the agent."""
-        command = self._command("run", "--config", self.folder / "agent.toml")
+        command = self._command("run", "--config", self.configure())
         self.child = Child(self.name, command, self._logs, self._environment)
 
     def _command(self, *words: object) -> list[str]:
@@ -69,6 +89,11 @@ class Device:
             return run(self._command("status"), self._logs / "status.log", self._environment)
         except EdgekitError:
             return {}
+
+    def page(self) -> str:
+        """Return the link to its page; empty while it does not answer, or where it has none."""
+        addresses: list[str] = self.status().get("api", [])
+        return f"{addresses[0]}/?token={self._token}" if addresses else ""
 
     def worker_pids(self) -> list[int]:
         """Return the agent's worker processes."""

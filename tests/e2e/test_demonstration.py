@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from bundles import make_detector
 
+from demonstration.device import Device, video_pipeline
 from demonstration.live import LivePage, open_browser
+from edgekit.agent.access import read_token
+from edgekit.agent.config import load_agent_config
 from edgekit.core.errors import ServerError
 
 CHECKS = np.kron(np.indices((6, 8)).sum(0) % 2, np.ones((16, 16), int)).astype(np.uint8) * 255
@@ -54,6 +57,13 @@ def frame_of(link):
     return json.loads(body[4 : 4 + length])["frame"], picture
 
 
+def opened(link):
+    """Return what a browser gets that opens a link, and keeps its cookie."""
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    with browser.open(link, timeout=30) as answer:
+        return answer.read()
+
+
 def test_the_page_shows_a_hidden_face_within_ten_seconds(start):
     begun_s = time.monotonic()
     link = start().link()
@@ -62,9 +72,17 @@ def test_the_page_shows_a_hidden_face_within_ten_seconds(start):
     assert [item["label"] for item in frame["items"]] == ["face"]
     assert picture.shape == (240, 320)
     assert picture[88:152, 112:208].std() < 40  # of the squares, which are 127 from their mean
-    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-    with browser.open(link, timeout=30) as answer:
-        assert b"<canvas" in answer.read()
+    assert b"<canvas" in opened(link)
+
+
+@pytest.mark.parametrize("has_page", [True, False])
+def test_a_device_has_a_page_behind_a_token_where_it_is_to_have_one(tmp_path, has_page):
+    device = Device("street", tmp_path, tmp_path, tmp_path, has_page=has_page)
+    device.add_pipeline("motion", tmp_path, video_pipeline("street", tmp_path / "face.avi", 10))
+    serve = load_agent_config(device.configure()).serve
+    assert (serve is not None and serve.page) == has_page
+    if serve:
+        assert len(read_token(serve.token_file)) >= 16
 
 
 def test_a_page_that_cannot_open_names_its_log(start):
