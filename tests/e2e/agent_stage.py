@@ -20,7 +20,9 @@ from edgekit.agent.status import ask
 from edgekit.core.errors import LinkError
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 120.0
+WAIT_S = 240.0
+RECONNECT_S = 400.0
+"""After some refusals a device waits for up to five minutes before it tries again."""
 
 
 def wait_for(look: Callable[[], Any], what: str, limit_s: float = WAIT_S) -> Any:

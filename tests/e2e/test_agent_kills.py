@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from agent_stage import AgentStage, FleetStage, messages, wait_for
+from agent_stage import RECONNECT_S, AgentStage, FleetStage, messages, wait_for
 from bundles import make_bundle, pipeline_toml
 
 from edgekit.model.bundle import open_bundle
@@ -204,7 +204,7 @@ def test_a_bad_version_is_left_offline_whatever_is_killed_meanwhile(stage):
 
 def test_after_all_the_kills_the_fleet_has_every_message(stage):
     fleet, agent = stage
-    status = agent.until(lambda s: s["link"]["connected"], "the link is back")
+    status = agent.until(lambda s: s["link"]["connected"], "the link is back", RECONNECT_S)
     assert agent.stop() == 0
     agent.start()
     status = agent.until(

@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from agent_stage import AgentStage, FleetStage, wait_for
+from agent_stage import RECONNECT_S, AgentStage, FleetStage, wait_for
 from bundles import make_bundle, pipeline_toml
 
 from edgekit_fleet.broker.embedded import free_port
@@ -44,7 +44,7 @@ def test_a_device_that_was_told_follows_its_fleet_to_another_address_and_is_upda
         shutil.copytree(first.keys, second.keys)
         second.start()
 
-        agent.until(lambda s: s["link"]["connected"], "the link to the new address")
+        agent.until(lambda s: s["link"]["connected"], "the link to the new address", RECONNECT_S)
         enrolment = json.loads((agent.state / "identity" / "enrolment.json").read_bytes())
         assert (enrolment["broker_url"], enrolment["fleet_url"]) == (broker_url, second.url)
         wait_for(lambda: second.cli("devices")["devices"][0]["online"], "the device at the new address")

@@ -28,6 +28,8 @@ class Ticker:
         self._interval_s, self._work = interval_s, work
         self._wake = threading.Event()
         self._stopping = threading.Event()
+        self._turn = threading.Condition()
+        self._begun = self._ended = 0
         self.failures = 0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -38,6 +40,13 @@ class Ticker:
     def wake(self) -> None:
         """Have the work done now instead of at the next interval; from any thread."""
         self._wake.set()
+
+    def catch_up(self, timeout_s: float) -> bool:
+        """Have the work done, and wait for it; return whether a call that began since then has ended."""
+        with self._turn:
+            awaited = self._begun + 1
+            self._wake.set()
+            return self._turn.wait_for(lambda: self._ended >= awaited, timeout_s)
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Stop the thread, after the current call; safe twice."""
@@ -51,6 +60,8 @@ class Ticker:
         while not self._stopping.wait(_MIN_GAP_S if called else 0):
             called = True
             self._wake.clear()
+            with self._turn:
+                self._begun += 1
             try:
                 self._work()
                 failed = 0
@@ -58,4 +69,7 @@ class Ticker:
                 failed += 1
                 self.failures += 1
                 logger.exception("%s failed (%d in a row)", self._thread.name, failed)
+            with self._turn:
+                self._ended = self._begun
+                self._turn.notify_all()
             self._wake.wait(min(self._interval_s * 2**failed, max(_MAX_BACKOFF_S, self._interval_s)))

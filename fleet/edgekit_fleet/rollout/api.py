@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -55,8 +56,8 @@ class Why(BaseModel):
     reason: Annotated[str, Field(max_length=500)] = ""
 
 
-def router(engine: Engine) -> APIRouter:
-    """Return the routes about rollouts."""
+def router(engine: Engine, catch_up: Callable[[], object] = lambda: None) -> APIRouter:
+    """Return the routes about rollouts; ``catch_up`` waits, within bounds, for what a new one sets going."""
     routes = APIRouter(prefix="/api/v1/rollouts", tags=["rollouts"])
 
     @routes.post("", status_code=201, openapi_extra=schema_of(NewRollout))
@@ -66,7 +67,10 @@ def router(engine: Engine) -> APIRouter:
         """Begin a rollout of a published version, or prepare it as a draft."""
         asked = new.model_dump(exclude_none=True)
         is_draft = asked.pop("draft")
-        return detail(engine, engine.create(make_spec(asked), is_draft=is_draft, by=by))
+        made = engine.create(make_spec(asked), is_draft=is_draft, by=by)
+        if not is_draft:
+            catch_up()
+        return detail(engine, _known(engine, made.id))
 
     @routes.get("", dependencies=[Viewer])
     def rollouts(

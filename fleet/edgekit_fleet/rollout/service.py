@@ -19,6 +19,8 @@ from edgekit_fleet.store.database import Database
 from edgekit_fleet.web.bus import Bus
 
 TICK_S = 1.0
+DIRECTED_S = 5.0
+"""How long the answer to a new rollout waits for its first devices to be told: scripts go on from there."""
 
 
 class RolloutService:
@@ -57,8 +59,8 @@ class RolloutService:
             roll_back=self._roll_back,
             changed=self._changed,
         )
-        self.router = api.router(self.engine)
         self._ticker = Ticker("rollouts", TICK_S, self.engine.tick)
+        self.router = api.router(self.engine, lambda: self._ticker.catch_up(DIRECTED_S))
         hooks.on_committed.append(self._committed)
         hooks.on_reported.append(lambda _device, _reported: self._ticker.wake())
         hooks.on_state.append(self._appeared)

@@ -41,5 +41,24 @@ def test_work_that_fails_is_told_and_done_again(caplog):
     assert "fail-test failed" in caplog.text
 
 
+def test_whoever_waits_for_a_call_does_so_until_one_that_began_later_has_ended():
+    entered, go_on, calls = threading.Event(), threading.Event(), []
+
+    def work():
+        entered.set()
+        go_on.wait(10)
+        calls.append(len(calls))
+
+    ticker = Ticker("wait-test", 3600, work)
+    ticker.start()
+    assert entered.wait(10)
+    assert not ticker.catch_up(0.01), "the call under way began before"
+    go_on.set()
+    assert ticker.catch_up(10)
+    assert len(calls) >= 2
+    ticker.stop()
+    assert not ticker.catch_up(0.01)
+
+
 def test_a_ticker_that_never_started_can_be_stopped():
     Ticker("idle-test", 1, lambda: None).stop()
