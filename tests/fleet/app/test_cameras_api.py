@@ -7,10 +7,18 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from fleet_kit import LocalFleet
+from fleet_kit import ROOT, LocalFleet
 
 from edgekit.core import wire
-from edgekit.core.cameras import FETCH_PATH, CameraList, CameraRequest, digest, request_bytes
+from edgekit.core.cameras import (
+    FETCH_PATH,
+    CameraList,
+    CameraRequest,
+    camera_problems,
+    digest,
+    request_bytes,
+)
+from edgekit_fleet.cameras.written import read_cameras
 from edgekit_fleet.cli.main import main
 from edgekit_fleet.identity.secret_box import SecretBox
 
@@ -204,3 +212,10 @@ def test_the_command_defines_cameras_and_never_shows_a_password(fleet, tmp_path,
     assert run("remove", "--label", "entrance")[0] == 0
     (tmp_path / "cameras.toml").write_text("[camera]\n")
     assert run("set", tmp_path / "cameras.toml", "--device", "box")[0] == 2
+
+
+def test_the_list_in_the_documentation_is_a_list():
+    page = (ROOT / "docs" / "cameras.md").read_text(encoding="utf-8")
+    cameras = read_cameras(page.partition("```toml\n")[2].partition("```")[0], "docs/cameras.md")
+    assert [camera.name for camera in cameras] == ["door"]
+    assert camera_problems(cameras) == []
