@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import httpx
 import hypothesis
 import pytest
 
@@ -65,7 +66,9 @@ _libc = ctypes.CDLL(None)
 
 
 def pytest_configure():
-    """No example is a failure for the time that a busy machine takes for it."""
+    """No example is a failure for the time that a busy machine takes for it, no answer after httpx's 5 s."""
+    waits = httpx._config.DEFAULT_TIMEOUT_CONFIG  # every function's default argument: one object
+    waits.connect = waits.read = waits.write = waits.pool = 60.0
     hypothesis.settings.register_profile(
         "busy machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
     )
