@@ -30,8 +30,9 @@ _LINGER_S = 2.0
 _WAITING = 256
 """Connections whose first line has not come."""
 _SILENT_S = 1.0
-"""One that has said nothing for so long makes room for another; until then no more are accepted."""
+"""One that has said nothing for so long is refused, for another; until then no more are accepted."""
 _TICK_S = 0.5
+_FULL = "429 Too Many Requests"
 _LIVE = b"GET /v2/health/live "
 
 
@@ -145,7 +146,9 @@ class Front:
         silent, until_s = next(iter(self._waiting.items()))
         if self._reactor.now_s() < until_s - _FIRST_LINE_S + _SILENT_S:
             return False  # a thousand that come at once have hardly begun to speak
-        self._drop(silent)
+        del self._waiting[silent]
+        self._reactor.unwatch(silent)
+        self._answer(silent, _FULL, "overloaded: too many connections wait, and this one said nothing")
         return True
 
     def _wait(self, connection: socket.socket) -> None:
@@ -192,11 +195,15 @@ class Front:
         names = ", ".join(dict.fromkeys(repr(row.name) for row in peer.rows)) if peer else ""
         status, message = "503 Service Unavailable", f"model {names} is not ready"
         if peer and peer.is_answering and peer.is_full:
-            status, message = "429 Too Many Requests", f"overloaded: too many connections wait for {names}"
+            status, message = _FULL, f"overloaded: too many connections wait for {names}"
         elif not names:
             message = "no model is ready"
         elif peer and self._is_open:
             message += f": {peer.rows[0].reason}"
+        self._answer(connection, status, message)
+
+    def _answer(self, connection: socket.socket, status: str, message: str) -> None:
+        """Answer with an error, and close the connection once its client has read it."""
         status, body = f"{status}\r\nretry-after: 1", error_body(message)
         with contextlib.suppress(OSError):
             if connection.recv(_LINE_BYTES, socket.MSG_PEEK).startswith(_LIVE):

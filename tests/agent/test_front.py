@@ -302,6 +302,15 @@ def test_a_slow_first_line_is_waited_for_and_holds_up_nobody(two):
             assert each.recv(1000).startswith(b"HTTP/1.1 200")
 
 
+def test_one_of_many_connections_that_say_nothing_is_refused_for_one_that_does(two):
+    port = httpx.URL(two.url).port
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(256)]
+        assert two.infer("a").status_code == 200
+        silent[0].settimeout(60)
+        assert silent[0].recv(1000).startswith(b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\n")
+
+
 def test_a_client_that_hangs_up_on_another_models_process_takes_its_work_along(tmp_path):
     slow = make_bundle(tmp_path / "b", model="b", options={"latency_ms": 300})
     with served(make_bundle(tmp_path / "a", model="a"), slow) as server:

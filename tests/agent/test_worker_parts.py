@@ -8,10 +8,13 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from bundles import make_bundle, pipeline_toml
 
-from edgekit.agent.ipc import MAX_LABELS, Running
+from edgekit.agent.ipc import MAX_LABELS, Host, ModelProgress, Progress, Run, Running
 from edgekit.agent.worker.bundle_counters import BundleCounters, TallyMarks
 from edgekit.agent.worker.ledger_relay import LedgerRelay
+from edgekit.agent.worker.pipeline_run import PipelineRun
+from edgekit.agent.worker.worker import Worker
 from edgekit.core.errors import LinkError
 from edgekit.core.sketch import Histogram
 from edgekit.core.spec import Item, Prediction
@@ -124,3 +127,40 @@ def test_a_supervisor_that_is_gone_is_told_to_whoever_flushes():
     relay.add("motor", "labels", "h:1", "passed", 40)
     with pytest.raises(LinkError):
         relay.flush()
+
+
+def test_a_report_at_the_moment_when_a_pipeline_starts_does_not_forget_it(tmp_path, monkeypatch):
+    """A worker whose supervisor hears nothing of a pipeline is killed, as one that hangs."""
+    heard, changed = [], threading.Condition()
+
+    def send(message):
+        with changed:
+            heard.append(message)
+            changed.notify_all()
+
+    def until(claim):
+        with changed:
+            assert changed.wait_for(lambda: claim([*heard]), 60), heard[-5:]
+
+    def reports(messages):
+        return sum(isinstance(each, ModelProgress) for each in messages)
+
+    start = PipelineRun.start
+
+    def start_after_a_report(run):
+        before = reports(heard)
+        until(lambda messages: reports(messages) >= before + 2)
+        start(run)
+
+    monkeypatch.setattr(PipelineRun, "start", start_after_a_report)
+    worker = Worker(send, progress_s=0.01)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        worker.take(Host(model="m", path=str(make_bundle(tmp_path / "m"))))
+        until(reports)
+        worker.take(Run(pipeline="p", model="m", text=pipeline_toml("p"), what="p", folder=str(tmp_path)))
+        until(lambda messages: any(isinstance(each, Progress) and each.frames for each in messages))
+    finally:
+        worker.stop()
+        thread.join(60)

@@ -49,13 +49,17 @@ def pushes(appsrc, options):
 
 
 def factory_of(options):
-    """Return a factory whose one pipeline all clients share."""
+    """Return a factory whose one pipeline all clients share.
+
+    As in a camera, a picture that comes while the encoder is busy takes the place of the one that waits: the
+    age of what a client sees is not the encoder's on a busy machine.
+    """
     encoder = ENCODERS[options.codec].format(gop=options.gop, interval=-1 if options.in_band else 0)
     caps = f"video/x-raw,format=GRAY8,width={options.width},height={options.height},framerate={options.fps}/1"
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_launch(
         f"( appsrc name=clock is-live=true format=time do-timestamp=true caps={caps} "
-        f"! queue ! videoconvert ! video/x-raw,format=I420 ! {encoder} )"
+        f"! queue leaky=downstream max-size-buffers=1 ! videoconvert ! video/x-raw,format=I420 ! {encoder} )"
     )
     factory.set_shared(True)
     factory.connect(

@@ -96,8 +96,10 @@ class Worker:
             self._in_a_thread(f"close-{message.model}", functools.partial(self._close, model))
         elif isinstance(message, Run):
             pipeline = PipelineRun(message, self._models[message.model], self._send, self._api)
-            self._pipelines[message.pipeline] = pipeline
             pipeline.start()
+            self._pipelines[message.pipeline] = (
+                pipeline  # now: a report forgets one whose thread is not alive
+            )
         elif isinstance(message, (Begin, End, Offered, Turn)):
             if (running := self._pipelines.get(message.pipeline)) is not None:
                 running.take(message)
