@@ -214,7 +214,7 @@ def status_text(document: dict[str, Any]) -> str:
             f"  model {name}: active {row['active'] or '-'}, previous {row['previous'] or '-'}, "
             f"update {update.get('state', '-')}"
         )
-    lines += [line for row in document["serving"] for line in _served_lines(row)]
+    lines += [line for row in document.get("serving", ()) for line in _served_lines(row)]
     lines += [f"  rejected {key}: {reason}" for key, reason in document["rejected"].items()]
     lines += _camera_lines(document.get("cameras", {}))
     if measuring := document.get("measuring"):
