@@ -5,6 +5,10 @@ it work, and reads /proc/PID/smaps_rollup. Claims: the supervisor stays under 30
 plus worker under 110 MB, where pages that both map from one file count once (sum_of_rss_mb counts them
 twice). The yardstick is an empty Python process of the same interpreter.
 
+Right after an installation the worker has some 30 MB more: Linux keeps files that were just written in larger
+pieces of its cache, and maps whole pieces. A device that was started since has not; here
+``echo 1 > /proc/sys/vm/drop_caches`` does the same.
+
     python benchmarks/footprint.py [--bundle PATH] [--seconds S] [--json]
 """
 
