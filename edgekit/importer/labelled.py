@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgekit.core.errors import UsageError
 from edgekit.core.spec import Box
+from edgekit.pipeline.decoders.nms import overlap
 
 _FIELDS = 5
 
@@ -83,28 +86,11 @@ def agreement(items: Sequence[dict[str, Any]], truth: Sequence[Labelled]) -> flo
     The mean, over the boxes, of the largest overlap (intersection over union) times score of an item of
     their class.
     """
-    best = [
-        max(
-            (
-                overlap(item["box"], wanted.box) * float(item.get("score") or 0)
-                for item in items
-                if item.get("box") and item.get("index") == wanted.index
-            ),
-            default=0.0,
-        )
-        for wanted in truth
-    ]
+    best = []
+    for wanted in truth:
+        seen = [item for item in items if item.get("box") and item.get("index") == wanted.index]
+        boxes = np.array([item["box"] for item in seen], np.float32).reshape(-1, 4).T
+        shares = overlap(np.array(wanted.box, np.float32)[:, None], boxes)
+        scores = [float(item.get("score") or 0) for item in seen]
+        best.append(float(np.max(shares * scores, initial=0.0)))
     return sum(best) / len(best)
-
-
-def overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    """Return the intersection over union of two boxes.
-
-    >>> round(overlap((0, 0, 2, 2), (1, 0, 3, 2)), 3)
-    0.333
-    """
-    wide = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
-    high = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    union = sum(areas) - wide * high
-    return wide * high / union if union > 0 else 0.0
