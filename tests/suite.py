@@ -1,0 +1,45 @@
+"""The whole suite; what failed is run again, alone: ``python tests/suite.py [PYTEST_ARGUMENTS...]``.
+
+Thousands of tests, many with processes and brokers, share two cores that others use too. A test that fails
+there and passes alone, in a process of its own, is *unsteady*: it says nothing of the change at hand. It is
+named at the end, where nobody can overlook it, with its failure above, and has to be mended as any fault;
+more than ``MOST_UNSTEADY`` of them fail the run (docs/decisions/0017).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FAILED = ROOT / ".pytest_cache" / "v" / "cache" / "lastfailed"
+"""pytest's own record: the tests that failed in any of their phases and have not passed since."""
+MOST_UNSTEADY = 3
+TESTS_FAILED = 1
+"""pytest's exit code; with any other there is nothing to run again."""
+
+
+def pytest(*arguments: str) -> int:
+    """Run pytest and return its exit code."""
+    return subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, check=False).returncode
+
+
+def run(arguments: list[str]) -> int:
+    """Run the suite, and what failed once more; return the exit code."""
+    FAILED.unlink(missing_ok=True)
+    code = pytest(*arguments)
+    failed = sorted(json.loads(FAILED.read_text())) if FAILED.exists() else []
+    if code != TESTS_FAILED or not 0 < len(failed) <= MOST_UNSTEADY:
+        return code
+    print(f"\n{len(failed)} failed; once more, alone:", flush=True)
+    if again := pytest(*failed):
+        return again
+    print("\nUNSTEADY: failed among the others, passed alone; each is a fault to be mended:")
+    print("\n".join(f"  {name}" for name in failed))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
