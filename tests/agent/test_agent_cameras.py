@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from edgekit.agent.cameras import camera_state, put_in_force
 from edgekit.agent.cameras_job import CameraTask, install_cameras
 from edgekit.agent.config import parse_agent_config, with_cameras, worker_environment
+from edgekit.agent.supervisor.cameras import RETRY_S, CameraKeeper
 from edgekit.agent.supervisor.reload import difference
 from edgekit.core.cameras import Camera, CameraList
-from edgekit.core.errors import ConfigError, SourceError
+from edgekit.core.errors import ConfigError, SourceError, UsageError
 from edgekit.pipeline.config import config_problems, parse_config
 from edgekit.pipeline.sources import SourceContext, make_source
 from edgekit.pipeline.sources.fleet import FleetOptions
@@ -106,3 +108,38 @@ def test_a_camera_that_the_list_does_not_have_is_named(tmp_path):
     source = make_source("fleet", FleetOptions(camera="door"), SourceContext(folder=tmp_path))
     with pytest.raises(SourceError, match="the fleet's list for this device has no camera 'door'"):
         source.open()
+
+
+def test_pipelines_that_could_not_be_reloaded_get_the_stored_cameras_later(tmp_path):
+    state = tmp_path / "state"
+    now, alerts, taken = [0.0], [], []
+
+    class Reloader:
+        is_busy = True
+
+        def take(self, config):
+            if self.is_busy:
+                raise UsageError("an update of m is under way")
+            taken.append(config)
+
+    wish = SimpleNamespace(config={"cameras": {"sha256": "1"}})
+    parts = SimpleNamespace(
+        config=plans(tmp_path),
+        reactor=SimpleNamespace(now_s=lambda: now[0]),
+        fleet=SimpleNamespace(desired=wish, enrolment=SimpleNamespace(device="box")),
+        egress=SimpleNamespace(alert=lambda *words: alerts.append(words)),
+        changed=lambda: None,
+    )
+    keeper = CameraKeeper(parts, reloader := Reloader())
+    put_in_force(state, listed(DOOR), "1")
+    keeper._done(camera_state(state))
+    assert "an update of m is under way" in keeper.state.problem
+    reloader.is_busy = False
+    keeper.want()
+    assert keeper.state.problem, "it is not tried again at once"
+    now[0] = RETRY_S[1]
+    keeper.want()
+    assert [sources(config)["door"].kind for config in taken] == ["http"]
+    assert (keeper.state.problem, len(alerts)) == ("", 1)
+    keeper.want()
+    assert len(taken) == 1

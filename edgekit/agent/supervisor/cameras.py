@@ -39,6 +39,8 @@ class CameraKeeper:
             logger.warning("the camera list is not used: %s", error)
             self._in_force = CameraState()
         self._under_way = self._refused = ""
+        self._is_taken = True
+        """The pipelines have the cameras of the list that is stored."""
         self._not_before_s = 0.0
 
     @property
@@ -51,8 +53,10 @@ class CameraKeeper:
         sha256, now_s = self._wanted(), self._parts.reactor.now_s()
         if not sha256 or self._under_way or now_s < self._not_before_s:
             return
-        if sha256 == self._in_force.sha256:
+        if sha256 == self._in_force.sha256 and self._is_taken:
             self._say("")
+        elif sha256 == self._in_force.sha256:
+            self._take()
         elif sha256 != self._refused:
             self._begin(sha256)
 
@@ -88,11 +92,18 @@ class CameraKeeper:
             self._failed(outcome, sha256)
             return
         self._in_force = outcome
-        logger.info("camera list %s is in force: %d cameras", outcome.sha256[:12], len(outcome.names))
+        logger.info("camera list %s is stored: %d cameras", outcome.sha256[:12], len(outcome.names))
+        self._take()
+
+    def _take(self) -> None:
+        """Give the pipelines the cameras that are stored; what fails there is tried again."""
+        self._is_taken = False
         try:
             self._reloader.take(with_cameras(self._parts.config))
-        except EdgekitError as error:  # the files cannot be read: the next start tries again
-            self._failed(error, sha256)
+            self._is_taken = True
+            self._say("")
+        except EdgekitError as error:
+            self._failed(error, "")
         self._parts.changed()
 
     def _failed(self, error: EdgekitError, sha256: str) -> None:
