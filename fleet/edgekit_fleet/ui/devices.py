@@ -29,7 +29,13 @@ MAX_ROWS = 100
 EVENTS = 40
 SPANS_S = {"15m": 900, "1h": 3600, "6h": 21600, "24h": 86400}
 _POINTS = 180
-_ARGUMENTS = {"rollback": ("model",), "restart": ("pipeline",), "report": (), "retry": ("model", "version")}
+_ARGUMENTS = {
+    "rollback": ("model",),
+    "restart": ("pipeline",),
+    "report": (),
+    "retry": ("model", "version"),
+    "switch": ("pipeline", "to", "reason"),
+}
 _SILENT = {"online": False, "boot": "", "conn": 0}
 _NOTHING = wire.Reported(boot="", version=0, desired=0)
 Sort = Literal["id", "state", "profile", "fps", "p95", "seen"]

@@ -114,6 +114,13 @@ def test_an_event_shows_up_while_one_watches_and_a_command_is_sent(site, browser
     browser.until(".log .kind", "rollback")
     (sent,) = site.services.commanding.of_device("cam-1")
     assert (sent.kind, sent.args) == ("rollback", {"model": "motion"})
+    browser.type("#switch [name=to]", "night")
+    device.alerts("the camera is back")
+    browser.until(".log", "the camera is back")  # the page was replaced round what is being typed
+    browser.click("#switch button")
+    browser.until("#h-commands + .log", "switch")
+    turned = [one.args for one in site.services.commanding.of_device("cam-1") if one.kind == "switch"]
+    assert turned == [{"pipeline": "gate", "to": "night"}]
     assert_clean(browser, site)
 
 

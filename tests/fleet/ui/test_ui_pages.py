@@ -198,8 +198,10 @@ def test_a_viewer_looks_and_an_operator_acts(site):
         answer = client.post("/devices/cam-1/commands", data={"kind": "rollback", "model": "motion"})
         assert answer.headers["location"] == "/devices/cam-1"
         assert client.post("/devices/cam-1/commands", data={"kind": "format-disk"}).status_code == 422
+        turned = {"pipeline": "gate", "to": "off", "reason": "painting"}
+        client.post("/devices/cam-1/commands", data={"kind": "switch", **turned})
     found = [(one.kind, one.args) for one in site.services.commanding.of_device("cam-1")]
-    assert found == [("rollback", {"model": "motion"})]
+    assert sorted(found) == [("rollback", {"model": "motion"}), ("switch", turned)]
 
 
 # Devices
