@@ -398,3 +398,26 @@ def test_a_hands_landmarks_in_pixels_are_taken_and_not_those_in_metres():
     answers = {"far": np.full((1, 63), 0.1), "near": np.full((1, 63), 100.0), "flag": np.array([[0.9]])}
     conclusion, _, _ = seen(answers, size=224)
     assert conclusion.outputs["landmarks"].tensor == "near"
+
+
+@pytest.mark.parametrize("order", [("eye", "iris"), ("iris", "eye")])
+def test_an_eyes_contour_and_iris_are_one_item_whatever_the_order_of_the_outputs(order):
+    numbers = {"eye": np.full((1, 213), 20.0), "iris": np.full((1, 15), 40.0)}
+    conclusion, values, items = seen({name: numbers[name] for name in order}, size=64)
+    assert (conclusion.family, conclusion.no_real_file) == ("iris-landmarks", False)
+    assert (values["mean"], values["std"], values["labels"]) == (0, 255, ("eye",))
+    (item,) = items
+    by_name = dict(zip(item.point_names, item.points, strict=True))
+    assert (len(by_name), by_name["lower lid 0"], by_name["iris"]) == (76, (20, 20), (40, 40))
+
+
+def test_an_eye_without_its_iris_is_no_iris_network():
+    answers = {"eye": np.full((1, 213), 20.0)}
+    with pytest.raises(BundleError, match="only you know: decoder"):
+        seen(answers, size=64)
+
+
+def test_the_face_landmarkers_mesh_has_the_irises_and_no_real_file():
+    answers = {"mesh": np.full((1, 1, 1, 1434), 20.0), "flag": np.full((1, 1), 3.0)}
+    conclusion, values, _ = seen(answers, size=256)
+    assert (conclusion.family, values["points"], conclusion.no_real_file) == ("face-landmarks", 478, True)

@@ -107,6 +107,10 @@ def test_mediapipes_detectors_are_named_by_their_anchors_whole_or_in_parts():
     assert values["anchors"]["strides"] == (16, 32, 32, 32)
     conclusion, values = sole(foreign(192, {"r": (1, 2016, 18), "c": (1, 2016, 1)}, layout="NHWC"))
     assert (conclusion.family, values["labels"]) == ("palm", ("palm",))
+    assert (values["mean"], values["std"], conclusion.no_real_file) == (0, 255, False)  # not -1 to 1
+    older = foreign(128, {"r": (1, 896, 12), "c": (1, 896, 1)}, layout="NHWC")
+    conclusion, values = sole(older)
+    assert (conclusion.family, values["mean"], conclusion.no_real_file) == ("blazepose", 127.5, True)
     assert not conclusions_of(foreign(128, {"r": (1, 897, 16), "c": (1, 897, 1)}, layout="NHWC"))
 
 

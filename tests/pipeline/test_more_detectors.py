@@ -168,6 +168,18 @@ def test_landmarks_come_back_in_the_picture_with_how_sure_each_is(units):
     assert decode("landmarks", options, ("hand",), **arrays | {"flag": [[-2.0]]}) == ()
 
 
+def test_landmarks_in_parts_follow_each_other():
+    arrays = {"landmarks1": [[30, 40, 0]], "landmarks0": [[12, 24, 5, 20, 28, 5]]}
+    (item,) = decode("landmarks", {"points": 3}, ("eye",), **arrays)
+    assert item.points == (pytest.approx((12, 24)), pytest.approx((20, 28)), pytest.approx((30, 40)))
+
+
+@pytest.mark.parametrize("parts", [{"landmarks0": (1, 6)}, {"landmarks0": (1, 8), "landmarks1": (1, 4)}, {}])
+def test_landmarks_that_are_too_few_or_cut_in_a_point_are_refused(parts):
+    with pytest.raises(BundleError, match="want at least 3 points of 3 numbers"):
+        decode("landmarks", {"points": 3}, ("eye",), **{name: np.zeros(s) for name, s in parts.items()})
+
+
 # -- any numbers, and what a manifest may get wrong
 
 

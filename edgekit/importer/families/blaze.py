@@ -4,7 +4,8 @@ Anchors, input size and number of offsets together name the model. Copies of Ope
 outputs in two parts, in any order: they are joined by length.
 
 Source: MediaPipe's graphs of face_detection_short_range, face_detection_back, face_detection_full_range,
-pose_detection and palm_detection (no real file of the last seen).
+pose_detection and palm_detection, as its npm packages ship them; no real file of 0.7's pose_detection was
+seen. A palm's pixels are 0 to 1: fed -1 to 1 it answers with a palm in every picture.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ _ALWAYS = {"aspect_ratios": (1.0,), "fixed_anchor_size": True}
 
 
 class _Model(NamedTuple):
-    """One of MediaPipe's models."""
+    """One of MediaPipe's models; ``scaled``: its pixels in words, mean and divisor."""
 
     label: str
     keypoints: int
     anchors: dict[str, Any]
+    scaled: tuple[str, float, float] = ("-1 to 1", 127.5, 127.5)
+    is_seen: bool = True
 
 
 _MODELS = {
@@ -38,7 +41,8 @@ _MODELS = {
     (896, 256, 16): _Model("face", 6, {**_BACK, **_ALWAYS}),
     (2304, 192, 16): _Model("face", 6, {**_LONG, **_ALWAYS, "interpolated_scale_aspect_ratio": 0.0}),
     (2254, 224, 12): _Model("person", 4, {**_POSE, **_ALWAYS}),
-    (2016, 192, 18): _Model("palm", 7, {**_PALM, **_ALWAYS}),
+    (896, 128, 12): _Model("person", 4, {**_SHORT, **_ALWAYS}, is_seen=False),
+    (2016, 192, 18): _Model("palm", 7, {**_PALM, **_ALWAYS}, scaled=("0 to 1", 0, 255)),
 }
 """By anchors, edge of the input, numbers of an anchor."""
 _FAMILY = {"face": "blazeface", "person": "blazepose", "palm": "palm"}
@@ -59,6 +63,7 @@ def recognise(file: ModelFile) -> Conclusion | None:
     model = _MODELS.get((count, height, width))
     if model is None:
         return None
+    pixels, mean, std = model.scaled
     why = f"{count} anchors at {height}, {width} numbers each"
     outputs: dict[str, Output] = {}
     for name, parts in (("regressors", offsets), ("classifiers", logits)):
@@ -71,12 +76,12 @@ def recognise(file: ModelFile) -> Conclusion | None:
             Finding("decoder", "blazeface", "signature", why),
             Finding("labels", (model.label,), "assumed", "MediaPipe's"),
             *convention(
-                "MediaPipe: letterbox with black, RGB, -1 to 1",
+                f"MediaPipe: letterbox with black, RGB, {pixels}",
                 resize="letterbox",
                 pad=0,
                 color="RGB",
-                mean=127.5,
-                std=127.5,
+                mean=mean,
+                std=std,
             ),
             Finding("anchors", model.anchors, "signature", why),
             Finding("box_scale", height, "signature", "offsets are pixels of the input"),
@@ -84,5 +89,5 @@ def recognise(file: ModelFile) -> Conclusion | None:
             *convention("MediaPipe's graph", score_threshold=0.5, iou_threshold=0.3),
         ),
         outputs=outputs,
-        no_real_file=model.label == "palm",
+        no_real_file=not model.is_seen,
     )

@@ -1,9 +1,9 @@
-"""MediaPipe's networks of landmarks: body (BlazePose), hand and face.
+"""MediaPipe's networks of landmarks: body (BlazePose), hand, face and eye.
 
 The input's edge and the numbers of an output name the network.
 
-Source: MediaPipe's pose_landmark, hand_landmark and face_landmark models and their cards. A real file was
-seen of the face's.
+Source: MediaPipe's pose_landmark, hand_landmark, face_landmark and iris_landmark models and their cards, and
+face_landmarks_detector of its Face Landmarker (no real file of this one seen).
 """
 
 from __future__ import annotations
@@ -28,20 +28,33 @@ BODY_POINTS = (
     *("left foot index", "right foot index"),
 )
 """Source: MediaPipe's pose landmark model."""
+EYE_POINTS = (
+    *(f"lower lid {number}" for number in range(9)),
+    *(f"upper lid {number}" for number in range(7)),
+    *(f"round the eye {number}" for number in range(55)),
+    *("iris", "iris left", "iris top", "iris right", "iris bottom"),
+)
+"""The contour of an eye with its brow, then the iris. Source: MediaPipe's iris landmark model."""
 
 
 class _Network(NamedTuple):
+    """One of MediaPipe's models; ``more``: the numbers of the output that has the rest of the landmarks."""
+
     family: str
     label: str
     points: int
     numbers: int
     names: tuple[str, ...] = ()
+    more: int = 0
+    is_seen: bool = True
 
 
 _NETWORKS = {
     (256, 195): _Network("blazepose-landmarks", "person", 33, 5, BODY_POINTS),
     (224, 63): _Network("hand-landmarks", "hand", 21, 3),
     (192, 1404): _Network("face-landmarks", "face", 468, 3),
+    (256, 1434): _Network("face-landmarks", "face", 478, 3, is_seen=False),
+    (64, 213): _Network("iris-landmarks", "eye", 76, 3, EYE_POINTS, more=15),
 }
 """By the input's edge and the numbers of the landmarks; a body's last six points are none of its own."""
 
@@ -57,9 +70,14 @@ def recognise(file: ModelFile) -> Conclusion | None:
         return None
     output = max(known, key=lambda tensor: _reach(file, tensor))  # a hand's second ones are metres
     network = _NETWORKS[(height, sizes[output.name])]
+    rest = [t.name for t in file.outputs if network.more and sizes[t.name] == network.more]
+    if network.more and len(rest) != 1:
+        return None
     flags = [t for t in file.outputs if sizes[t.name] == 1]
     why = f"output {output.name!r}: {sizes[output.name]} numbers at {height} pixels"
-    outputs = {"landmarks": Output(output.name, (1, sizes[output.name]))}
+    parts = [output.name, *rest]
+    names = [f"landmarks{number}" for number in range(len(parts))] if rest else ["landmarks"]
+    outputs = {n: Output(part, (1, sizes[part])) for n, part in zip(names, parts, strict=True)}
     if flags:
         outputs["flag"] = Output(flags[0].name, (1, 1))
     return Conclusion(
@@ -76,7 +94,7 @@ def recognise(file: ModelFile) -> Conclusion | None:
             *convention("MediaPipe's graph", score_threshold=0.5),
         ),
         outputs=outputs,
-        no_real_file=network.label == "hand",
+        no_real_file=not network.is_seen,
     )
 
 
