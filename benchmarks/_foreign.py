@@ -89,7 +89,10 @@ def sweep(
         if isinstance(made, EdgekitError):
             asked = made.exit_code == 4 and change is stripped
             return [] if asked else [f"refused: {made.one_line()}"]
-        return different(right, made, inputs, data)
+        try:
+            return different(right, made, inputs, data)
+        except ImportError as error:
+            return [f"not compared: {error}"]
 
 
 def different(right: Any, other: Any, inputs: list[Any], data: Path) -> list[str]:

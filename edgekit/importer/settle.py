@@ -46,8 +46,8 @@ def settled(manifest: Manifest, pictures: int, run: Try, truth: Sequence[Truth] 
     here = run(manifest)
     manifest, here = _scale(manifest, here, run)
     if pictures >= COLOR_PICTURES:
-        manifest = _color(manifest, here, run)
-    return _geometry(manifest, run, truth)
+        manifest, here = _color(manifest, here, run)
+    return _geometry(manifest, here, run, truth)
 
 
 def with_threshold(manifest: Manifest, score: float) -> Manifest:
@@ -73,26 +73,27 @@ def _scale(manifest: Manifest, here: Items, run: Try) -> tuple[Manifest, Items]:
     return manifest, here
 
 
-def _color(manifest: Manifest, here: Items, run: Try) -> Manifest:
+def _color(manifest: Manifest, here: Items, run: Try) -> tuple[Manifest, Items]:
     """Take the colour order that gives the higher score on three of four pictures."""
     if _source(manifest, "color") != "assumed" or manifest.pre.color == "GRAY":
-        return manifest
+        return manifest, here
     other = _changed(manifest, color="BGR" if manifest.pre.color == "RGB" else "RGB")
-    pairs = [(a, b) for a, b in zip(_best(here), _best(run(other)), strict=True) if max(a, b) > _NOTHING]
+    there = run(other)
+    pairs = [(a, b) for a, b in zip(_best(here), _best(there), strict=True) if max(a, b) > _NOTHING]
     if len(pairs) < COLOR_PICTURES:
-        return manifest
+        return manifest, here
     ours = sum(a > b for a, b in pairs) / len(pairs)
     mean = [sum(column) / len(pairs) for column in zip(*pairs, strict=True)]
     orders = manifest.pre.color, other.pre.color
     why = f"mean score {mean[0]:.3f} as {orders[0]}, {mean[1]:.3f} as {orders[1]}, {len(pairs)} pictures"
     if ours >= _CLEAR and mean[0] > mean[1]:
-        return _noted(manifest, "color", manifest.pre.color, why)
+        return _noted(manifest, "color", manifest.pre.color, why), here
     if ours <= 1 - _CLEAR and mean[1] > mean[0]:
-        return _noted(other, "color", other.pre.color, why)
-    return manifest
+        return _noted(other, "color", other.pre.color, why), there
+    return manifest, here
 
 
-def _geometry(manifest: Manifest, run: Try, truth: Sequence[Truth]) -> Manifest:
+def _geometry(manifest: Manifest, here: Items, run: Try, truth: Sequence[Truth]) -> Manifest:
     """Take the way of bringing pictures to size whose items meet the labelled boxes clearly better."""
     resize, labelled = manifest.pre.resize, [at for at, boxes in enumerate(truth) if boxes]
     is_open = _source(manifest, "resize") == "assumed" and resize in ("letterbox", "stretch")
@@ -100,7 +101,7 @@ def _geometry(manifest: Manifest, run: Try, truth: Sequence[Truth]) -> Manifest:
         return manifest
     other = _changed(manifest, resize="stretch" if resize == "letterbox" else "letterbox")
     ours, theirs = (
-        [agreement(items[at], truth[at] or ()) for at in labelled] for items in (run(manifest), run(other))
+        [agreement(items[at], truth[at] or ()) for at in labelled] for items in (here, run(other))
     )
     margin = better_by(ours, theirs)
     why = (

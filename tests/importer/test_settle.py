@@ -90,6 +90,25 @@ def test_geometry_is_decided_by_no_number_of_pictures():
     assert seen == {"letterbox"}
 
 
+def test_no_way_of_feeding_is_run_twice():
+    scores = {("RGB", 255.0): 0.02, ("RGB", 1.0): 0.4, ("BGR", 1.0): 0.9}
+    by_colour = scored(scores)
+    fed = []
+
+    def run(candidate):
+        fed.append((candidate.pre.std, candidate.pre.color, candidate.pre.resize))
+        share = 0.9 if candidate.pre.resize == "stretch" else 0.5
+        rows = by_colour(candidate)
+        return [[{"box": (0, 0, 10 * share, 10), "index": 0, **item} for item in row] for row in rows]
+
+    rows = (*manifest().provenance.conclusions, Finding("resize", "letterbox", "assumed"))
+    given = manifest(resize="letterbox")
+    given = msgspec.structs.replace(given, provenance=Provenance(conclusions=rows))
+    made = settled(given, 64, run, truth(64))
+    assert (made.pre.std, made.pre.color, made.pre.resize) == ((1.0,), "BGR", "stretch")
+    assert len(fed) == len(set(fed)) == 4
+
+
 def boxed(candidate):
     return msgspec.structs.replace(
         manifest(),
