@@ -56,6 +56,21 @@ def test_a_size_that_is_not_the_files_is_refused(tmp_path):
         import_model(file, tmp_path / "b", flags={"size": [640, 640]})
 
 
+@pytest.mark.parametrize("name", ["m.tflite", "m.xml"])
+def test_a_file_whose_name_says_another_format_is_told_the_right_one(name, tmp_path):
+    file = classifier(tmp_path / "m.onnx", ultralytics("classify"))
+    with pytest.raises(BundleError, match="its content is onnx, its name says") as caught:
+        import_model(file.rename(tmp_path / name), tmp_path / "b")
+    assert caught.value.hint == "rename it to m.onnx"
+
+
+@pytest.mark.parametrize("task", ["pose", "segment"])
+def test_metadata_of_a_task_whose_outputs_the_file_lacks_are_a_contradiction(task, tmp_path):
+    file = detector(tmp_path / "m.onnx", ultralytics(task))
+    with pytest.raises(BundleError, match=f"its metadata say {task} with"):
+        import_model(file, tmp_path / "b")
+
+
 def dense(boxes):
     table = np.concatenate([boxes, np.full((1, 80, boxes.shape[2]), 0.01)], axis=1)
     return foreign(320, {"o": table.shape}, {"o": table})

@@ -52,6 +52,8 @@ def recognise(file: ModelFile) -> Conclusion | None:
     if meta["task"] in ("semantic", "depth"):
         return _cells(file, names)
     head = _head(file)
+    if head is None and meta["task"] in ("pose", "segment"):
+        raise _contradiction(file, names, file.outputs[0])
     return _detect(file, names, head) if head is not None else None
 
 
