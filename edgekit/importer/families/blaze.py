@@ -63,7 +63,6 @@ def recognise(file: ModelFile) -> Conclusion | None:
     model = _MODELS.get((count, height, width))
     if model is None:
         return None
-    pixels, mean, std = model.scaled
     why = f"{count} anchors at {height}, {width} numbers each"
     outputs: dict[str, Output] = {}
     for name, parts in (("regressors", offsets), ("classifiers", logits)):
@@ -75,14 +74,7 @@ def recognise(file: ModelFile) -> Conclusion | None:
             Finding("task", "face" if model.label == "face" else "pose", "signature", why),
             Finding("decoder", "blazeface", "signature", why),
             Finding("labels", (model.label,), "assumed", "MediaPipe's"),
-            *convention(
-                f"MediaPipe: letterbox with black, RGB, {pixels}",
-                resize="letterbox",
-                pad=0,
-                color="RGB",
-                mean=mean,
-                std=std,
-            ),
+            *_pixels(model),
             Finding("anchors", model.anchors, "signature", why),
             Finding("box_scale", height, "signature", "offsets are pixels of the input"),
             Finding("keypoints", model.keypoints, "signature", why),
@@ -91,3 +83,9 @@ def recognise(file: ModelFile) -> Conclusion | None:
         outputs=outputs,
         no_real_file=not model.is_seen,
     )
+
+
+def _pixels(model: _Model) -> tuple[Finding, ...]:
+    scaled, mean, std = model.scaled
+    why = f"MediaPipe: letterbox with black, RGB, {scaled}"
+    return convention(why, resize="letterbox", pad=0, color="RGB", mean=mean, std=std)
