@@ -45,8 +45,9 @@ root() {
   if [ ! -e "$archive" ]; then
     step "making a root of $1 for $2"
     mkdir -p "$roots"
-    mmdebstrap --quiet --arch="$2" --variant=minbase --include="$3" "$1" "$archive.part"
-    mv "$archive.part" "$archive"
+    # it makes an archive of what ends in .tar, and a folder of anything else
+    mmdebstrap --quiet --arch="$2" --variant=minbase --include="$3" "$1" "${archive%.tar}.part.tar"
+    mv "${archive%.tar}.part.tar" "$archive"
   fi
   rm -rf --one-file-system "$work/root"
   mkdir "$work/root"
