@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sqlite3
@@ -151,6 +152,27 @@ def test_the_ledger_writes_once_in_a_minute_however_much_happens(tmp_path, clock
     assert sum(e.count for e in again.entries()) == 1001
     assert again.entries(since_unix_s=clock.unix_ms() // 1000 + 7200) == []
     again.close()
+
+
+def test_what_the_device_says_of_itself_is_a_write_each_quarter_of_an_hour(tmp_path, clock):
+    path = tmp_path / "l"
+    ledger = Ledger(path, clock, flush_s=60)
+
+    def stored():
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            return db.execute("SELECT total(count) FROM ledger").fetchone()[0]
+
+    ledger.flush()
+    for minute in range(15):
+        clock.advance(60)
+        ledger.add("", "health", "fleet", "passed", 9)
+        assert path.exists() == (minute == 14)
+    assert stored() == 15
+    ledger.add("door", "counts", "fleet", "passed", 9)
+    clock.advance(60)
+    ledger.add("", "health", "fleet", "passed", 9)
+    assert stored() == 17, "what a pipeline saw waits a minute"
+    ledger.close()
 
 
 def test_the_ledger_is_bounded_and_keeps_sums_when_hours_become_days(tmp_path, clock):
