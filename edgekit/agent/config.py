@@ -1,13 +1,22 @@
 """``agent.toml``, checked before anything starts, and the agent's environment variables."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from edgekit.agent.cameras import FLEET, camera_tables, source_with_camera
+from edgekit.agent.model_use import (
+    Initials,
+    ModelUse,
+    Named,
+    later_models,
+    model_problems,
+    use_of,
+    use_problems,
+)
 from edgekit.base.paths import state_dir
 from edgekit.core.errors import ConfigError, UsageError
 from edgekit.core.spec import DEVICE_ID, NAME
@@ -46,13 +55,14 @@ class PipelineEntry(_Table, frozen=True, kw_only=True):
     """``[[pipeline]]``: a pipeline's ``file``, or the tables of such a file in place.
 
     ``model`` replaces the file's: a bundle's path is pinned, a name is kept up to date by the agent, with
-    ``initial`` as its first bundle. ``worker`` replaces the file's. ``updates``: a managed model takes a
+    ``initial`` as its first bundle; of several models ``initial`` is the first one's, or a table with a
+    bundle for each by name. ``worker`` replaces the file's. ``updates``: a managed model takes a
     version of the fleet by itself, or only once a sink of the pipeline (Home Assistant) says so.
     """
 
     file: str = ""
     model: Any = None
-    initial: str = ""
+    initial: str | dict[str, str] = ""
     worker: str = ""
     updates: Literal["auto", "ask"] = "auto"
     threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
@@ -161,10 +171,7 @@ class AgentDocument(_Table, frozen=True, kw_only=True):
 
 
 class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One pipeline as the supervisor needs it; the worker reads the rest of ``text``.
-
-    Exactly one of ``pinned`` (a bundle's path) and ``managed`` (a model's name) is set.
-    """
+    """One pipeline as the supervisor needs it; the worker reads the rest of ``text``."""
 
     name: str
     text: str
@@ -172,13 +179,10 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path
     template: str = ""
     """``text`` as it is written, where its source is a camera of the fleet; else empty."""
-    pinned: Path | None = None
-    managed: str = ""
-    initial: Path | None = None
+    models: tuple[ModelUse, ...]
+    """The first one, then those of the later stages."""
     worker: str = AUTO
-    """The process that runs it, by name; ``AUTO``: one with the pipelines of the same model."""
-    variant: str = ""
-    threads: int = 0
+    """The process that runs it, by name; ``AUTO``: one with the pipelines of the same models."""
     fallback: FallbackTable = FallbackTable()
     egress: tuple[str, ...] = ()
     asks: bool = False
@@ -187,9 +191,14 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
     """The 95th percentile of ``[budget]``; 0 without one."""
 
     @property
-    def model(self) -> str:
-        """The model's name in messages before it is loaded."""
-        return self.managed or str(self.pinned)
+    def first(self) -> ModelUse:
+        """The model that the pipeline's loop runs."""
+        return self.models[0]
+
+
+def managed_models(plans: Iterable[PipelinePlan]) -> tuple[str, ...]:
+    """Return the names of the models that pipelines have kept up to date, each once."""
+    return tuple(dict.fromkeys(use.managed for plan in plans for use in plan.models if use.managed))
 
 
 class Serving(msgspec.Struct, frozen=True):
@@ -378,38 +387,50 @@ def _plan(entry: PipelineEntry, where: str, folder: Path, state: Path, check: Ch
     template = ""
     if is_of_the_fleet(tables):
         template, text = text, with_camera(text, camera_tables(state))
-    head = tables.get("pipeline")
-    model, model_home = entry.model, folder
-    first = _first_stage(tables)
-    if model is None:
-        model, model_home = (first or head).get("model") if isinstance(head, dict) else None, home
+    head, first = tables.get("pipeline"), _first_model(tables, entry, where, folder, home)
+    named = [first, *later_models(tables, what, home)]
+    initials = Initials(f"{where}.initial", entry.initial, folder)
     problems = list(check(text, what, home)) if check else []
     if not problems:
-        problems = _head_problems(tables, model, what)
-    problems += _model_problems(entry, model, folder, model_home, where)
+        problems = _head_problems(tables, what)
+    if entry.worker and not NAME.fullmatch(entry.worker):
+        problems.append(
+            f"{where}.worker: want lower-case letters, digits, '.', '_', '-', got {entry.worker!r}"
+        )
+    problems += [problem for each in named for problem in model_problems(each, initials)]
+    models: tuple[ModelUse, ...] = ()
+    if not problems:
+        models = tuple(use_of(each, initials, entry.threads) for each in named)
+        problems += use_problems(models, initials, asks=entry.updates == "ask")
     if problems:
         raise ConfigError(problems[0], reasons=tuple(problems))
     assert isinstance(head, dict)
-    assert isinstance(model, str)
-    opened = {"model": first} if first else {}
-    pinned = _pinned(model, model_home, is_started=bool(entry.initial))
     return PipelinePlan(
         name=head["name"],
         text=text,
         what=what,
         folder=home,
         template=template,
-        pinned=pinned,
-        managed="" if pinned else model,
-        initial=folder / Path(entry.initial).expanduser() if entry.initial else None,
+        models=models,
         worker=entry.worker or head.get("worker", AUTO),
         asks=entry.updates == "ask",
-        variant=_checked({**tables, **opened}, "model", "variant", str, ""),
-        threads=_checked({**tables, **opened}, "model", "threads", int, 0) or entry.threads,
         fallback=_fallback(tables),
         egress=tuple(tables.get("privacy", {}).get("egress", ())),
         budget_ms=_checked(tables, "budget", "p95_ms", float, 0.0),
     )
+
+
+def _first_model(tables: dict[str, Any], entry: PipelineEntry, where: str, folder: Path, home: Path) -> Named:
+    """Return the model of the pipeline's loop, that of the first of several stages."""
+    stages = tables.get("stage")
+    first = stages[0] if isinstance(stages, list) and stages else None
+    options = tables.get("model") if first is None else first
+    options = options if isinstance(options, dict) else {}
+    if entry.model is not None:
+        return Named(f"{where}.model", entry.model, folder, options)
+    head = tables.get("pipeline") if first is None else options
+    model = head.get("model") if isinstance(head, dict) else None
+    return Named(f"{where}.model", model, home, options)
 
 
 def is_of_the_fleet(tables: dict[str, Any]) -> bool:
@@ -442,12 +463,6 @@ def with_cameras(config: AgentConfig) -> AgentConfig:
     return msgspec.structs.replace(config, pipelines=plans)
 
 
-def _first_stage(tables: dict[str, Any]) -> dict[str, Any]:
-    """Return the first of several models, which the agent hosts; the worker checks and opens the others."""
-    stages = tables.get("stage")
-    return stages[0] if isinstance(stages, list) and stages and isinstance(stages[0], dict) else {}
-
-
 def _checked(tables: dict[str, Any], table: str, key: str, kind: type[T], default: T) -> T:
     """Return a value of a table that the worker checks; the default where it is missing or not valid."""
     given = tables.get(table)
@@ -465,7 +480,7 @@ def _fallback(tables: dict[str, Any]) -> FallbackTable:
         return FallbackTable()
 
 
-def _head_problems(tables: dict[str, Any], model: object, what: str) -> list[str]:
+def _head_problems(tables: dict[str, Any], what: str) -> list[str]:
     head, privacy = tables.get("pipeline"), tables.get("privacy", {})
     if not isinstance(head, dict) or not isinstance(privacy, dict):
         return [f"{what}:pipeline: want a [pipeline] table"]
@@ -476,47 +491,9 @@ def _head_problems(tables: dict[str, Any], model: object, what: str) -> list[str
             problems.append(
                 f"{what}:pipeline.{key}: want lower-case letters, digits, '.', '_', '-', got {name!r}"
             )
-    if not isinstance(model, str) or not model:
-        problems.append(f"{what}:pipeline.model: want a bundle's path or a model's name, got {model!r}")
     if not (isinstance(egress, list) and all(isinstance(word, str) for word in egress)):
         problems.append(f"{what}:privacy.egress: want a list of words, got {egress!r}")
     return problems
-
-
-def _model_problems(
-    entry: PipelineEntry, model: object, folder: Path, home: Path, where: str
-) -> Iterator[str]:
-    """Yield what is wrong with where a pipeline's model comes from."""
-    initial = entry.initial
-    if entry.worker and not NAME.fullmatch(entry.worker):
-        yield f"{where}.worker: want lower-case letters, digits, '.', '_', '-', got {entry.worker!r}"
-    if isinstance(model, str) and model:
-        is_path = _is_path(model)
-        if is_path and not (home / Path(model).expanduser()).exists():
-            yield f"{where}.model: there is no {home / Path(model).expanduser()}"
-        if not is_path and not NAME.fullmatch(model):
-            yield f"{where}.model: want a bundle's path or a model's name, got {model!r}"
-        if is_path and initial:
-            yield f"{where}.initial: want none, since the model is a pinned path, got {initial!r}"
-            return
-    if initial and not (folder / Path(initial).expanduser()).exists():
-        yield f"{where}.initial: want a bundle, there is no {folder / Path(initial).expanduser()}"
-
-
-def _is_path(model: str) -> bool:
-    return "/" in model or model.endswith((".ekb", ".tflite", ".onnx", ".xml"))
-
-
-def _pinned(model: str, home: Path, *, is_started: bool) -> Path | None:
-    """Return the path that a model is, or None where it is a name.
-
-    A plain name is a path where a bundle of that name is beside the pipeline's file, as for
-    ``edgekit run``, but not where ``initial`` says what a managed model starts with.
-    """
-    path = Path(os.path.normpath(home / Path(model).expanduser()))  # the same however it is written
-    if _is_path(model):
-        return path
-    return path if not is_started and (path / "bundle.json").is_file() else None
 
 
 def _tables(entry: PipelineEntry, where: str, folder: Path) -> tuple[dict[str, Any], str, str, Path]:

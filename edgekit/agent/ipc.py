@@ -135,13 +135,15 @@ class Prepared(msgspec.Struct, frozen=True, tag="prepared", kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
-    """A pipeline's counts since its last ``Progress``, all of one version of the model.
+    """A pipeline's counts since its last ``Progress``, all of one version of a model.
 
-    ``advanced``: a frame was finished, or none was due (a paced camera, a silent sensor). False for long
-    means that the pipeline hangs.
+    With ``stage``, those of the model of that later stage, and nothing else: ``frames`` on which it ran,
+    ``errors``, what it found, and its time for each crop. ``advanced``: a frame was finished, or none was due
+    (a paced camera, a silent sensor). False for long means that the pipeline hangs.
     """
 
     pipeline: str
+    stage: str = ""
     period_s: float
     captured: int = 0
     frames: int = 0
@@ -251,7 +253,7 @@ class LedgerOut(msgspec.Struct, frozen=True, tag="ledger", kw_only=True):
 
 
 class Asked(msgspec.Struct, frozen=True, tag="asked", kw_only=True):
-    """A sink of a pipeline asks for its model's ``versions``, now and at each change, or for an action."""
+    """A sink of a pipeline asks for the first model's ``versions``, at each change too, or for an action."""
 
     pipeline: str
     action: Literal["versions", "install", "rollback"]
@@ -260,7 +262,7 @@ class Asked(msgspec.Struct, frozen=True, tag="asked", kw_only=True):
 class Ended(msgspec.Struct, frozen=True, tag="ended", kw_only=True):
     """A pipeline has ended: its source did, it was stopped, or it failed; the others go on.
 
-    ``code`` is the error's, empty for none. ``blames_model``: the model or its runtime raised it.
+    ``code`` is the error's, empty for none. ``blames``: the key of the model that raised it, or its runtime.
     ``is_final``: the same pipeline on the same bundle would fail again. ``is_asked``: by the supervisor.
     """
 
@@ -268,7 +270,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended", kw_only=True):
     reason: str
     is_asked: bool = False
     code: str = ""
-    blames_model: bool = False
+    blames: str = ""
     is_final: bool = False
 
 
@@ -301,13 +303,15 @@ FromWorker = Union[  # noqa: UP007 - decoded at run time
 class Host(msgspec.Struct, frozen=True, tag="host", kw_only=True):
     """Open a bundle as the model ``model``, for every pipeline that names this key.
 
-    ``exclude`` has the variants that were lost, by bundle digest. ``threads`` 0 is the machine's default.
+    ``exclude`` has the variants that were lost, by bundle digest. ``threads`` 0 is the machine's default,
+    ``batch`` 0 the file's.
     """
 
     model: str
     path: str
     variant: str = ""
     threads: int = 0
+    batch: int = 0
     fallback: FallbackTable = FallbackTable()
     exclude: dict[str, dict[str, Exclusion]] = {}
 
@@ -319,14 +323,16 @@ class Drop(msgspec.Struct, frozen=True, tag="drop", kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, tag="run", kw_only=True):
-    """Run a pipeline on a hosted model, as soon as that is open.
+    """Run a pipeline on hosted models, as soon as they are open: the first one's key, and ``later`` by stage.
 
     ``text`` is the pipeline's TOML, ``what`` its name in messages, ``folder`` what its paths are relative to.
-    ``is_managed``: the agent keeps the model up to date. ``waits``: open no source or sink before ``Begin``.
+    ``is_managed``: the agent keeps the first model up to date. ``waits``: open no source or sink before
+    ``Begin``.
     """
 
     pipeline: str
     model: str
+    later: dict[str, str] = {}
     text: str
     what: str
     folder: str
@@ -373,7 +379,7 @@ class Keep(msgspec.Struct, frozen=True, tag="keep"):
 
 
 class Offered(msgspec.Struct, frozen=True, tag="offered", kw_only=True):
-    """The versions of a pipeline's model: the installed one, and the one that the fleet wants, if any."""
+    """The versions of a pipeline's first model: the installed one, and the one the fleet wants, if any."""
 
     pipeline: str
     model: str

@@ -240,6 +240,11 @@ def _pipeline_lines(name: str, row: dict[str, Any]) -> list[str]:
     if row["message"]:
         lines.append(f"    {row['message'].splitlines()[0]}")
     lines += [f"    {why}" for why in row["why"].splitlines()]
+    for stage in row.get("stages", ())[1:]:
+        runs = stage["model"]
+        if stage.get("version"):  # a function of the user's has none
+            runs += f" {stage['version']} on {stage['variant']}"
+        lines.append(f"    stage {stage['name']}: {runs}, {stage.get('errors', 0)} errors")
     lines += [f"    excluded for now: {name}: {why}" for name, why in row.get("excluded", {}).items()]
     lines += [f"    {line}" for line in source_lines(row["source"])]
     lines += [f"    {broker_text(state)}" for state in row["brokers"]]

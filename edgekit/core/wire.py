@@ -234,7 +234,11 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricReport(Timed, frozen=True, tag="metric", kw_only=True):
-    """The metrics of one pipeline over one period."""
+    """The metrics of one pipeline over one period, and of one model that it ran.
+
+    ``pipeline`` is its name; of the model of a later stage ``pipeline/stage``, and ``frames`` are those on
+    which the stage ran.
+    """
 
     pipeline: str
     model: str

@@ -7,12 +7,13 @@ and none is lost. Between the last two threads two frames may wait.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from edgekit.base.lane import Lane
@@ -91,8 +92,10 @@ class Loop:
             is_live=source.is_live,
             capacity=getattr(source, "slots", 1),
             allowance_s=self._rules.allowance_s,
-            has_room=self._finisher.has_room,
+            has_room=self._has_room,
         )
+        self._holding = threading.Lock()
+        self._holds = 0
         self._limit: int | None = None
         self._taken = self._heard_ns = self._idle = 0
         self._capture_error: Exception | None = None
@@ -163,13 +166,32 @@ class Loop:
 
     def swap(self, new: Predictor) -> Predictor:
         """Replace the predictor (with a warm one) between two frames, losing none; return the old one."""
-        return self._lane.call(lambda: self.use(new))
+        with self.held():
+            self.wait_still()
+            return self._lane.call(lambda: self.use(new))
 
     def use(self, new: Predictor) -> Predictor:
-        """Do what ``swap`` does, for a caller that is on the lane's thread already."""
-        self._finisher.wait_idle()
+        """Do what ``swap`` does, on the lane's thread, for a caller that holds a loop of several models."""
+        self._settle()
         old, self._predictor = self._predictor, new
         return old
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Begin no other frame meanwhile; frames of the source wait."""
+        with self._holding:
+            self._holds += 1
+        try:
+            yield
+        finally:
+            with self._holding:
+                self._holds -= 1
+            self._nudge()
+
+    def wait_still(self) -> None:
+        """Wait until no frame is in work, while it is ``held``; not on the thread of a model's lane."""
+        self._lane.call(lambda: None)  # what the lane had begun is with the finisher now
+        self._finisher.wait_idle()
 
     def run(self, *, frames: int | None = None, seconds: float | None = None) -> dict[str, Any]:
         """Run the pipeline, up to so many frames or seconds; return the final ``stats()``.
@@ -294,6 +316,9 @@ class Loop:
 
     # -- the lane's thread
 
+    def _has_room(self) -> bool:
+        return not self._holds and self._finisher.has_room()
+
     def _infer(self, frame: Frame) -> None:
         self._taken += 1
         if self._taken == self._limit:  # a live source could give more
@@ -359,8 +384,13 @@ class Loop:
             self._take_over(wrong)
             return False
 
+    def _settle(self) -> None:
+        """Have what was inferred finished; not with later stages, which may wait for this very lane."""
+        if self._rules.graph is None:
+            self._finisher.wait_idle()
+
     def _take_over(self, lost: EdgekitError) -> None:
-        self._finisher.wait_idle()
+        self._settle()
         if self._failover is None:
             raise lost
         logger.warning("another variant takes over: %s", lost, extra={"pipeline": self._name})

@@ -252,6 +252,9 @@ class Predictor:
         items = self._decode(outcome)
         return Prediction(task=self.manifest.task, items=items, tensors=dict(outcome.maps))
 
+    def answered(self, found: Sequence[Timed]) -> None:
+        """Do nothing; a subclass counts what a later stage found in the crops of a frame."""
+
     def failed(self) -> None:
         """Do nothing; a subclass counts the failed frames of a loop."""
 

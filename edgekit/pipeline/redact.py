@@ -71,12 +71,22 @@ def check_redact(redact: Sequence[str], predictor: Predictor, others: Collection
     if not redact:
         return
     manifest = predictor.manifest
-    name = f"{manifest.model} {manifest.version}"
     if not _says_where(manifest.task):
         raise ConfigError(
-            f"privacy.redact: want a model that finds boxes, got {name} for the task {manifest.task!r}",
+            f"privacy.redact: want a model that finds boxes, got {manifest.model} {manifest.version}"
+            f" for the task {manifest.task!r}",
             hint="without boxes nothing can be hidden: take 'redact' out, or use a detector",
         )
+    require_labels(redact, predictor, others)
+
+
+def require_labels(redact: Sequence[str], predictor: Predictor, others: Collection[str] = ()) -> None:
+    """Check that a model, or one of those with the labels ``others``, can find the labels to hide.
+
+    Raises:
+        ConfigError: None has such a label.
+    """
+    name = f"{predictor.manifest.model} {predictor.manifest.version}"
     known = {label.casefold() for label in (*predictor.labels, *others)} | {"*"}
     if missing := [label for label in redact if label.casefold() not in known]:
         raise ConfigError(

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from bundles import make_bundle, pipeline_toml
 
-from edgekit.agent.config import load_agent_config, parse_agent_config, to_toml
+from edgekit.agent.config import load_agent_config, managed_models, parse_agent_config, to_toml
+from edgekit.agent.model_use import ModelUse
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.supervisor.address import LocalAddress
 from edgekit.agent.supervisor.served import Served
@@ -47,9 +48,14 @@ def test_a_whole_file_becomes_what_the_supervisor_needs(tmp_path):
     config = load_agent_config(tmp_path / "agent.toml")
     door, hall = config.pipelines
     assert config.state == tmp_path / "state"
-    assert (door.name, door.managed, door.pinned, door.egress) == ("door", "motion", None, ("boxes",))
-    assert door.initial == tmp_path / "first"
-    assert (hall.name, hall.managed, hall.pinned) == ("hall", "", tmp_path / "first")
+    assert (door.name, door.first.managed, door.first.pinned, door.egress) == (
+        "door",
+        "motion",
+        None,
+        ("boxes",),
+    )
+    assert door.first.initial == tmp_path / "first"
+    assert (hall.name, hall.first.managed, hall.first.pinned) == ("hall", "", tmp_path / "first")
     assert config.intervals.metrics_s == 5
     whole = parse_config(hall.text, hall.what, str(hall.folder))
     assert whole.source.kind == "synthetic"
@@ -67,7 +73,7 @@ def test_the_command_lines_state_folder_wins(tmp_path):
 def test_an_entry_of_the_agents_file_stands_in_the_place_of_the_pipelines_own_model(tmp_path):
     (tmp_path / "p.toml").write_text(pipeline_toml(model="./nowhere"))
     config = parse_agent_config('[[pipeline]]\nfile="p.toml"\nmodel="motion"', folder=tmp_path)
-    assert config.pipelines[0].managed == "motion"
+    assert config.pipelines[0].first.managed == "motion"
 
 
 def test_every_problem_is_told_at_once(tmp_path):
@@ -139,10 +145,10 @@ def test_a_plain_name_is_the_bundle_beside_the_pipelines_file(tmp_path):
     make_bundle(tmp_path / "motion-1.0.0")
     (tmp_path / "p.toml").write_text(pipeline_toml("p", "motion-1.0.0"))
     (plan,) = parse_agent_config('[agent]\npipelines = ["p.toml"]', folder=tmp_path).pipelines
-    assert (plan.pinned, plan.managed) == (tmp_path / "motion-1.0.0", "")
+    assert (plan.first.pinned, plan.first.managed) == (tmp_path / "motion-1.0.0", "")
     text = '[[pipeline]]\nfile = "p.toml"\ninitial = "motion-1.0.0"'
     (plan,) = parse_agent_config(text, folder=tmp_path).pipelines
-    assert (plan.pinned, plan.managed) == (None, "motion-1.0.0")
+    assert (plan.first.pinned, plan.first.managed) == (None, "motion-1.0.0")
 
 
 def test_a_file_that_begins_with_a_mark_is_read(tmp_path):
@@ -180,8 +186,10 @@ def test_how_a_model_is_opened_is_read_as_far_as_it_is_valid(tmp_path):
         pipeline_toml("q") + more.replace('"warm"', '"hot"').replace("= 2\n", '= "two"\n')
     )
     p, q = parse_agent_config('[agent]\npipelines = ["p.toml", "q.toml"]', folder=tmp_path).pipelines
-    assert (p.variant, p.threads, p.fallback.standby, p.budget_ms) == ("v", 2, "warm", 20.0)
-    assert (q.variant, q.threads, q.fallback.standby) == ("v", 0, "none"), "the worker says what is wrong"
+    assert (p.first.variant, p.first.threads, p.fallback.standby, p.budget_ms) == ("v", 2, "warm", 20.0)
+    assert (q.first.variant, q.first.threads, q.fallback.standby) == ("v", 0, "none"), (
+        "the worker says what is wrong"
+    )
 
 
 def test_one_bundle_is_one_bundle_however_its_path_is_written(tmp_path):
@@ -190,7 +198,66 @@ def test_one_bundle_is_one_bundle_however_its_path_is_written(tmp_path):
     (tmp_path / "sub" / "p.toml").write_text(pipeline_toml("p", "../b"))
     (tmp_path / "q.toml").write_text(pipeline_toml("q", "./b"))
     p, q = parse_agent_config('[agent]\npipelines = ["sub/p.toml", "q.toml"]', folder=tmp_path).pipelines
-    assert p.pinned == q.pinned == tmp_path / "b"
+    assert p.first.pinned == q.first.pinned == tmp_path / "b"
+
+
+STAGES = """
+[pipeline]
+name = "gate"
+[source]
+kind = "synthetic"
+[[stage]]
+name = "people"
+model = "blobs"
+batch = 6
+[[stage]]
+name = "tint"
+model = "tints"
+on = "people"
+variant = "small"
+[[stage]]
+name = "shade"
+function = "shades"
+on = "people"
+[[stage]]
+name = "face"
+model = "./faces"
+on = "people"
+threads = 2
+"""
+
+
+def staged(tmp_path, entry, text=STAGES):
+    make_bundle(tmp_path / "faces")
+    make_bundle(tmp_path / "tints-1")
+    (tmp_path / "gate.toml").write_text(text)
+    return f'[[pipeline]]\nfile = "gate.toml"\n{entry}'
+
+
+def test_each_stage_has_a_model_that_is_managed_or_pinned(tmp_path):
+    text = staged(tmp_path, 'threads = 3\ninitial = { tints = "tints-1" }')
+    (plan,) = parse_agent_config(text, folder=tmp_path, check=config_problems).pipelines
+    assert plan.models == (
+        ModelUse(managed="blobs", batch=6, threads=3),
+        ModelUse(stage="tint", managed="tints", variant="small", threads=3, initial=tmp_path / "tints-1"),
+        ModelUse(stage="face", pinned=tmp_path / "faces", threads=2),
+    )
+    assert managed_models([plan, plan]) == ("blobs", "tints")
+
+
+@pytest.mark.parametrize(
+    ("entry", "old", "new", "told"),
+    [
+        ("", "./faces", "./gone", "gate.toml:stage[3].model: there is no"),
+        ("", '"tints"', '"No Name"', "gate.toml:stage[1].model: want a bundle's path or a model's name"),
+        ('initial = { tints = "gone" }', "", "", "initial: want a bundle, there is no"),
+        ('initial = { other = "tints-1" }', "", "", "initial: want names of this pipeline's managed models"),
+        ('updates = "ask"', "", "", "updates: want 'auto', since a sink approves"),
+        ("", '"./faces"', '"blobs"', "want the same threads, batch in every stage that has 'blobs'"),
+    ],
+)
+def test_each_mistake_in_a_stages_model_is_named(tmp_path, entry, old, new, told):
+    assert told in reasons(staged(tmp_path, entry, STAGES.replace(old, new)), tmp_path)
 
 
 def serving(text, folder):
@@ -299,8 +366,8 @@ def test_of_several_models_the_agent_hosts_the_first(tmp_path):
     (tmp_path / "agent.toml").write_text(text)
     config = load_agent_config(tmp_path / "agent.toml", check=config_problems)
     gate, hall = config.pipelines
-    assert (gate.managed, gate.variant, gate.threads) == ("person-detect", "int8", 2)
-    assert hall.managed == "car-detect"
+    assert (gate.first.managed, gate.first.variant, gate.first.threads) == ("person-detect", "int8", 2)
+    assert hall.first.managed == "car-detect"
     whole = parse_config(hall.text, hall.what, str(hall.folder))
     assert [line.name for line in whole.lines] == ["l"]
     assert whole.track is not None

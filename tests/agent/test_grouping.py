@@ -8,12 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.agent.config import PipelinePlan
-from edgekit.agent.supervisor.grouping import group, model_plan
+from edgekit.agent.model_use import ModelUse
+from edgekit.agent.supervisor.grouping import group, model_plans
 from edgekit.pipeline.fallback import FallbackTable
 
 
-def plan(name, **changes):
-    return PipelinePlan(name=name, text="", what="p.toml", folder=Path(), **{"managed": "m", **changes})
+def plan(name, *later, **changes):
+    use = {key: changes.pop(key) for key in ("managed", "pinned", "variant", "threads") if key in changes}
+    models = (ModelUse(**{"managed": "m", **use}), *later)
+    return PipelinePlan(name=name, text="", what="p.toml", folder=Path(), models=models, **changes)
 
 
 MODELS = st.sampled_from([{"managed": "a"}, {"managed": "b"}, {"managed": "", "pinned": Path("/x")}])
@@ -23,11 +26,17 @@ CHOICES = st.sampled_from([
 WORKERS = st.sampled_from(["auto", "auto", "auto", "one", "two"])
 
 
+LATER = st.lists(MODELS, max_size=2).map(
+    lambda models: [ModelUse(stage=f"s{index}", **model) for index, model in enumerate(models)]
+)
+
+
 @st.composite
 def plans(draw):
     number = draw(st.integers(1, 10))
     return [
-        plan(f"p{index}", worker=draw(WORKERS), **draw(MODELS), **draw(CHOICES)) for index in range(number)
+        plan(f"p{index}", *draw(LATER), worker=draw(WORKERS), **draw(MODELS), **draw(CHOICES))
+        for index in range(number)
     ]
 
 
@@ -37,17 +46,21 @@ EXCLUSIVE = st.dictionaries(
 
 
 @given(plans(), EXCLUSIVE, st.sets(st.sampled_from(["p0", "p1"])))
-def test_every_pipeline_has_one_worker_and_one_model_that_is_opened_as_it_asks(given_plans, exclusive, alone):
+def test_every_pipeline_has_one_worker_and_models_that_are_opened_as_it_asks(given_plans, exclusive, alone):
     workers = group(given_plans, exclusive, alone)
-    places = [(name, worker, key) for worker in workers.values() for name, key in worker.pipelines.items()]
+    places = [(name, worker, keys) for worker in workers.values() for name, keys in worker.pipelines.items()]
     assert sorted(name for name, _, _ in places) == sorted(p.name for p in given_plans)
     by_name = {p.name: p for p in given_plans}
-    for name, worker, key in places:
-        model, own = worker.models[key], by_name[name]
-        assert (model.managed, model.pinned) == (own.managed, own.pinned)
-        assert (model.variant, model.threads, model.fallback) == (own.variant, own.threads, own.fallback)
+    for name, worker, keys in places:
+        own = by_name[name]
+        assert list(keys) == [use.stage for use in own.models]
+        for use in own.models:
+            model = worker.models[keys[use.stage]]
+            assert (model.managed, model.pinned) == (use.managed, use.pinned)
+            assert (model.variant, model.threads, model.fallback) == (use.variant, use.threads, own.fallback)
     for worker in workers.values():
-        assert set(worker.models) == set(worker.pipelines.values()), "no model without a pipeline"
+        used = {key for keys in worker.pipelines.values() for key in keys.values()}
+        assert set(worker.models) == used, "no model without a pipeline"
 
 
 @given(plans(), EXCLUSIVE, st.sets(st.sampled_from(["p0", "p1"])))
@@ -56,10 +69,14 @@ def test_two_pipelines_share_a_process_exactly_where_their_names_models_or_accel
 ):
     workers = group(given_plans, exclusive, alone)
     where = {name: worker.name for worker in workers.values() for name in worker.pipelines}
-    key = {p.name: model_plan(p, is_shared=p.name not in alone).key for p in given_plans}
+    keys = {
+        p.name: {model.key for model in model_plans(p, is_shared=p.name not in alone).values()}
+        for p in given_plans
+    }
 
     def are_tied(a, b):
-        return key[a.name] == key[b.name] or bool(exclusive.get(a.name, set()) & exclusive.get(b.name, set()))
+        wanted = exclusive.get(a.name, set()) & exclusive.get(b.name, set())
+        return bool(keys[a.name] & keys[b.name] or wanted)
 
     for a in given_plans:
         near = {a.name}
@@ -92,9 +109,9 @@ def test_the_order_of_the_pipelines_changes_no_name_of_a_worker(given_plans, exc
 
 
 def test_a_model_is_named_by_itself_and_by_how_it_is_opened_where_that_is_not_as_usual():
-    assert model_plan(plan("p")).key == "m"
-    assert model_plan(plan("p", threads=2, variant="int8")).key == "m variant=int8 threads=2"
-    assert model_plan(plan("p"), is_shared=False).key == "m for p"
+    assert model_plans(plan("p"))[""].key == "m"
+    assert model_plans(plan("p", threads=2, variant="int8"))[""].key == "m variant=int8 threads=2"
+    assert model_plans(plan("p"), is_shared=False)[""].key == "m for p"
 
 
 def test_four_pipelines_on_one_model_are_one_process_and_a_name_isolates():
@@ -103,3 +120,14 @@ def test_four_pipelines_on_one_model_are_one_process_and_a_name_isolates():
         "auto:model m": ["p0", "p1", "p2", "p3"],
         "own": ["q"],
     }
+
+
+def test_a_stage_shares_the_model_of_another_pipeline_and_ties_their_processes():
+    tint = ModelUse(stage="tint", managed="tints", batch=4)
+    workers = group([plan("p", tint), plan("q", managed="tints"), plan("r", tint, managed="r")])
+    (worker,) = (worker for worker in workers.values() if "p" in worker.pipelines)
+    assert worker.pipelines == {
+        "p": {"": "m", "tint": "tints batch=4"},
+        "r": {"": "r", "tint": "tints batch=4"},
+    }
+    assert workers["auto:model tints"].pipelines == {"q": {"": "tints"}}

@@ -348,6 +348,42 @@ def test_a_reload_starts_ends_and_changes_what_differs_and_the_rest_loses_no_fra
     assert numbers == list(range(len(numbers)))
 
 
+def users(status):
+    """Return who uses each model that is open, by the name of its bundle."""
+    return {row["model"]: row["users"] for worker in status["workers"] for row in worker["models"]}
+
+
+def test_a_reload_changes_a_later_stages_model_and_frees_what_nobody_uses_any_more(stage):
+    for name in ("one", "two", "three"):
+        make_bundle(stage.folder / name, model=name)
+    tables = '[[stage]]\nname = "a"\nmodel = "./one"\n[[stage]]\nname = "b"\nmodel = "./two"\n'
+    gate = pipeline_toml("gate", fps=50).replace('model = "motion"', "") + tables
+    (stage.folder / "gate.toml").write_text(gate)
+    (stage.folder / "other.toml").write_text(pipeline_toml("other", "./two", fps=50))
+    other = '[[pipeline]]\nfile = "other.toml"\n'
+    stage.entries = '[[pipeline]]\nfile = "gate.toml"\n' + other
+
+    def client(stage):
+        stage.until(is_running("gate"))
+        before = stage.until(is_running("other"))
+        assert len(before["workers"]) == 1
+        assert users(before) == {"one": ["gate"], "two": ["gate/b", "other"]}
+        (stage.folder / "gate.toml").write_text(gate.replace("./two", "./three"))
+        assert ask(stage.state, {"op": "reload"})["changed"] == ["gate"]
+        after = {"one": ["gate"], "two": ["other"], "three": ["gate/b"]}
+        status = stage.until(lambda status: users(status) == after and is_running("gate")(status))
+        stage.until(lambda status: is_running("other")(status) and is_running("gate")(status))
+        rows = [(row["name"], row["model"]) for row in status["pipelines"]["gate"]["stages"]]
+        assert rows == [("a", "one"), ("b", "three")]
+        write(stage, other)
+        assert ask(stage.state, {"op": "reload"})["ended"] == ["gate"]
+        stage.until(lambda status: users(status) == {"two": ["other"]} and len(status["workers"]) == 1)
+        return status
+
+    status = stage.run(client)
+    assert status["fallbacks"]["restarts"] == 0
+
+
 def test_sighup_reloads_and_a_file_that_is_not_valid_changes_nothing_and_is_told(stage):
     stage.pipeline("one", make_bundle(stage.folder / "one"))
     stage.pipeline("two", make_bundle(stage.folder / "two"))

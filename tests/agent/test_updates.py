@@ -123,9 +123,7 @@ class Device:
             lambda: (
                 self.hosted.is_settled
                 and self.pipeline.running.version == version
-                and any(
-                    second.running.version == version and second.frames for second in self.pipeline.recent
-                )
+                and any(second.running.version == version and second.frames for second in self.hosted.recent)
             )
         )
 

@@ -9,7 +9,6 @@ import time
 import av
 import msgspec
 import pytest
-from blobs import RED, blob_bundle, film, tint_bundle
 from bundles import make_bundle, make_detector, pipeline_toml
 from rtsp_camera import Camera, needs_rtsp_server
 from runnable import write_image_bundle
@@ -48,16 +47,19 @@ from edgekit.model.exclusions import Exclusion
 class Worker:
     """A worker that hosts one model, ``m``, with pipelines on it."""
 
-    def __init__(self, folder, model, *texts, **host):
+    def __init__(self, folder, model, *texts, is_idle=False, **host):
         self.heard, self.has_closed, self.folder = [], False, folder
         self.process = WorkerProcess(worker_environment(folder / "state"), time.monotonic(), progress_s=0.1)
         self.process.send(Host(model="m", path=str(model), **host))
-        for text in texts or (pipeline_toml(fps=200),):
+        for text in texts or [pipeline_toml(fps=200)] * (not is_idle):
             self.run(text)
 
-    def run(self, text, model="m"):
+    def run(self, text, model="m", later=None):
         name = msgspec.toml.decode(text)["pipeline"]["name"]
-        self.process.send(Run(pipeline=name, model=model, text=text, what="p.toml", folder=str(self.folder)))
+        folder = str(self.folder)
+        self.process.send(
+            Run(pipeline=name, model=model, later=later or {}, text=text, what="p.toml", folder=folder)
+        )
 
     def until(self, claim, limit_s=100.0):
         deadline_s = time.monotonic() + limit_s
@@ -75,9 +77,10 @@ class Worker:
 
         return self.until(lambda: next(filter(is_it, self.heard), None))
 
-    def progress(self, pipeline="motor"):
-        """Return the progress messages of a pipeline until now."""
-        return [m for m in self.heard if isinstance(m, Progress) and m.pipeline == pipeline]
+    def progress(self, pipeline="motor", stage=""):
+        """Return the progress messages of a pipeline, or of a later stage of it, until now."""
+        every = [m for m in self.heard if isinstance(m, Progress)]
+        return [m for m in every if (m.pipeline, m.stage) == (pipeline, stage)]
 
     def frames(self, pipeline="motor", version=None):
         """Return the number of its frames until now, of a version or of all."""
@@ -504,57 +507,3 @@ def test_two_models_run_in_one_process_and_one_that_cannot_be_opened_hurts_the_o
     worker.run(pipeline_toml("two"), "other")
     worker.until(lambda: worker.frames("two") > 5)
     assert worker.progress("two")[-1].running.model == "else"
-
-
-STAGES = """
-[pipeline]
-name = "street"
-[source]
-kind = "video"
-uri = "street.avi"
-[[stage]]
-name = "people"
-model = "people"
-[[stage]]
-name = "tint"
-model = "{tint}"
-on = "people"
-[track]
-confirm = 2
-[[line]]
-name = "middle"
-points = [[0.5, 0.0], [0.5, 1.0]]
-[privacy]
-redact = ["red"]
-"""
-
-
-def test_a_pipeline_of_several_models_reports_its_stages_and_what_it_counted(start, tmp_path):
-    """The first model is the worker's; the label to hide is the second one's."""
-    blob_bundle(tmp_path / "people")
-    tint_bundle(tmp_path / "tints")
-    film(tmp_path / "street.avi", [[(0.2 + 0.02 * n, 0.5) for n in range(30)]], colors=(RED,))
-    worker = start(tmp_path / "people", STAGES.format(tint="tints"))
-    assert worker.first(Ended).reason == "the source came to its end"
-    assert worker.frames("street") == 30
-    last = worker.progress("street")[-1]
-    assert [(stage.name, stage.model, stage.on, stage.inferences) for stage in last.stages] == [
-        ("people", "blobs", "frames", 30),
-        ("tint", "tints", "people", 30),
-    ]
-    assert last.places == {"tracks": 1, "lines": {"middle": {"forward": {}, "backward": {"person": 1}}}}
-    records = [m.record for m in worker.heard if isinstance(m, EventOut)]
-    crossed = next(record for record in records if record.kind == "crossed")
-    assert (crossed.line, crossed.direction, crossed.tracks) == ("middle", "backward", (1,))
-    assert crossed.versions == {"blobs": "1.0.0", "tints": "1.0.0"}
-    assert len(crossed.trace_id) == 32
-    assert {record.stage for record in records if record.label == "red"} == {"tint"}
-
-
-def test_a_later_stage_that_is_not_there_ends_the_pipeline_with_the_reason(start, tmp_path):
-    blob_bundle(tmp_path / "people")
-    film(tmp_path / "street.avi", [[(0.2, 0.5)] * 3])
-    worker = start(tmp_path / "people", STAGES.format(tint="nothing"))
-    ended = worker.first(Ended)
-    assert ended.is_final
-    assert "model 'nothing': there is no such bundle" in ended.reason

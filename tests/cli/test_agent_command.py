@@ -72,6 +72,19 @@ def test_the_status_says_why_the_link_is_down():
     assert "not connected: Connection refused" in status_text(STATUS | {"link": link})
 
 
+def test_the_status_names_the_model_and_version_of_each_stage():
+    rows = [
+        {"name": "people", "model": "blobs", "version": "1.0.0", "variant": "ort"},
+        {"name": "tint", "model": "tints", "version": "2.0.0", "variant": "ort", "errors": 3},
+        {"name": "shade", "model": "shades"},
+    ]
+    lines = status_text(STATUS | {"pipelines": {"gate": PIPELINE | {"stages": rows}}}).splitlines()
+    assert [line for line in lines if "stage" in line] == [
+        "    stage tint: tints 2.0.0 on ort, 3 errors",
+        "    stage shade: shades, 0 errors",
+    ]
+
+
 def test_the_status_says_why_a_pipeline_failed_and_what_was_rejected():
     rejected = {"motion 2.0.0": "crashed 2 times"}
     lost = {"state": "lost", "reopened": 3, "fault": "TIMEOUT", "reason": "no answer in time"}

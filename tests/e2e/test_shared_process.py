@@ -65,6 +65,31 @@ def test_a_hang_is_blamed_on_the_model_that_hangs(agent_of):
     assert status["pipelines"]["fan"]["excluded"] == {}
 
 
+def test_a_crash_of_a_later_stages_model_is_blamed_on_that_model(tmp_path):
+    """The first one is quick, and loses no variant."""
+    make_bundle(tmp_path / "one", model="one", more_variants=(SPARE,))
+    crashing = {"crash_at": LATE, "latency_ms": 2}
+    make_bundle(tmp_path / "two", model="two", options=crashing, more_variants=(SPARE,))
+    stages = "".join(f'[[stage]]\nname = "{name}"\nmodel = "./{name}"\n' for name in ("one", "two"))
+    text = pipeline_toml(fps=200).replace('model = "motion"', "") + stages
+    (tmp_path / "gate.toml").write_text(text)
+    quick = "progress_s = 0.2\n[limits]\nbackoff_s = 0.1\ncrashes = 2\n"
+    agent = AgentStage(tmp_path / "agent", '[[pipeline]]\nfile = "../gate.toml"\n', quick)
+    agent.start()
+    try:
+        agent.until(lambda s: run_on(s, motor="null"), "the pipeline")
+        status = agent.until(
+            lambda s: s["fallbacks"]["restarts"] and run_on(s, motor="null"), "the next variant"
+        )
+    finally:
+        agent.kill()
+    (worker,) = status["workers"]
+    one, two = worker["models"]
+    assert (one["model"], one["variant"], one["excluded"]) == ("one", "null", {})
+    assert (two["model"], two["variant"]) == ("two", "spare")
+    assert "killed by SIGSEGV" in two["excluded"]["null"]
+
+
 def test_two_pipelines_on_a_model_that_keeps_state_each_get_their_own(agent_of):
     keeps = {"options": {"keeps_state": True}}
     agent = agent_of(motor=("a", keeps), pump=("a", keeps))

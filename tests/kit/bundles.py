@@ -27,14 +27,15 @@ def make_bundle(
     more_variants: tuple[dict[str, Any], ...] = (),
     without_golden: bool = False,
     first: str = "",
+    label: str = "moving",
 ) -> Path:
     """Write a sensor classifier whose outputs, latency and faults are scripted; return its folder.
 
     ``golden`` is the recorded output; by default the right one. ``first`` is the variant that
-    selection ranks first, in place of the manifest's order.
+    selection ranks first, in place of the manifest's order. ``label`` is that of the greater score.
     """
     (folder / "golden").mkdir(parents=True, exist_ok=True)
-    (folder / "labels.txt").write_text(LABELS)
+    (folder / "labels.txt").write_text(LABELS.replace("moving", label))
     np.savez(folder / "golden/0.npz", x=np.zeros((1, WINDOW, CHANNELS), np.float32))
     np.savez(folder / "golden/0.out.npz", scores=np.array([golden or scores], np.float32))
     listed = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class LocalAddress:
     """
 
     def __init__(
-        self, serving: Serving, reactor: Reactor, state: Path, plans: Iterable[PipelinePlan] = ()
+        self, serving: Serving, reactor: Reactor, state: Path, plans: Collection[PipelinePlan] = ()
     ) -> None:
         self._served = Served(serving.models, plans)
         address, limits, port = serving.address, serving.limits, serving.grpc_port

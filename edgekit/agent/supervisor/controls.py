@@ -157,7 +157,7 @@ class Controls:
         document: dict[str, Any] = msgspec.to_builtins(parts.refresh())
         pool = parts.pool
         for name, pipeline in pool.pipelines.items():
-            document["pipelines"][name] |= _more_of(pipeline, pool.model_of(pipeline))
+            document["pipelines"][name] |= _more_of(pipeline, pool.models_of(pipeline).get(""))
         workers = [
             worker_row(worker, document["pipelines"]) for worker in pool.workers.values() if worker.pid
         ]
@@ -260,7 +260,7 @@ def model_row(model: HostedModel) -> dict[str, Any]:
     return {
         "model": running.model if running else model.plan.name,
         **{key: getattr(running, key, "") for key in ("version", "variant", "backend", "accelerator")},
-        "users": list(model.users),
+        "users": [name for user in model.users.values() for name in user.names_on(model)],
         "fallback": model.fallback,
         "excluded": model.excluded,
         "queue": model.queue,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from edgekit.agent.config import AUTO, PipelinePlan
+from edgekit.agent.model_use import ModelUse
 from edgekit.pipeline.fallback import FallbackTable
 
 
@@ -23,6 +25,7 @@ class ModelPlan(msgspec.Struct, frozen=True, kw_only=True):
     pinned: Path | None = None
     variant: str = ""
     threads: int = 0
+    batch: int = 0
     fallback: FallbackTable = FallbackTable()
 
     @property
@@ -32,11 +35,18 @@ class ModelPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker process by its name: its models by key, and the key of each pipeline's model."""
+    """A worker process by its name: its models by key, and each pipeline's keys by stage, first ""."""
 
     name: str
     models: dict[str, ModelPlan]
-    pipelines: dict[str, str]
+    pipelines: dict[str, dict[str, str]]
+
+
+class _Member(msgspec.Struct, frozen=True):
+    """A pipeline with its models by stage."""
+
+    name: str
+    models: dict[str, ModelPlan]
 
 
 def group(
@@ -46,21 +56,22 @@ def group(
 ) -> dict[str, WorkerPlan]:
     """Return the workers by name.
 
-    Pipelines with ``worker = "auto"`` share a process where they name the same model and open it alike, or
-    where their models want the same exclusive accelerator; those that name a worker share it with whoever
-    names it too. In one process, pipelines that name the same model and open it alike share the loaded model.
+    Pipelines with ``worker = "auto"`` share a process where a model of both is the same and they open it
+    alike, or where their models want the same exclusive accelerator; those that name a worker share it with
+    whoever names it too. In one process, whatever names the same model and opens it alike shares the loaded
+    model: pipelines, and stages of one.
 
     Args:
         plans: The pipelines; each name once.
-        exclusive: The accelerators, by pipeline, that its model may use and that one process can have.
-        unshared: Pipelines whose model is loaded for them alone, as its file keeps state.
+        exclusive: The accelerators, by pipeline, that its models may use and that one process can have.
+        unshared: Pipelines whose models are loaded for them alone, as a file keeps state.
     """
     wanted = exclusive or {}
-    named: dict[str, list[tuple[PipelinePlan, ModelPlan]]] = defaultdict(list)
-    automatic: list[tuple[PipelinePlan, ModelPlan]] = []
+    named: dict[str, list[_Member]] = defaultdict(list)
+    automatic: list[_Member] = []
     for plan in plans:
-        member = plan, model_plan(plan, is_shared=plan.name not in unshared)
-        (automatic if plan.worker == AUTO else named[plan.worker]).append(member)
+        models = model_plans(plan, is_shared=plan.name not in unshared)
+        (automatic if plan.worker == AUTO else named[plan.worker]).append(_Member(plan.name, models))
     workers = {name: _worker(name, members) for name, members in named.items()}
     for ties, members in _tied(automatic, wanted):
         name = f"auto:{min(ties)}"
@@ -68,43 +79,47 @@ def group(
     return workers
 
 
-def model_plan(plan: PipelinePlan, *, is_shared: bool = True) -> ModelPlan:
-    """Return how a pipeline's model is opened."""
-    fallback = plan.fallback
-    choices: dict[str, object] = {"variant": plan.variant, "threads": plan.threads}
-    choices |= {name: getattr(fallback, name) for name in FallbackTable.__struct_fields__}
-    defaults = {"variant": "", "threads": 0, **msgspec.structs.asdict(FallbackTable())}
-    words = [plan.model, *(f"{name}={value}" for name, value in choices.items() if value != defaults[name])]
-    if not is_shared:
-        words.append(f"for {plan.name}")
+def model_plans(plan: PipelinePlan, *, is_shared: bool = True) -> dict[str, ModelPlan]:
+    """Return how a pipeline's models are opened, by stage."""
+    alone = () if is_shared else (f"for {plan.name}",)
+    return {use.stage: _model_plan(use, plan.fallback, alone) for use in plan.models}
+
+
+def _model_plan(use: ModelUse, fallback: FallbackTable, alone: tuple[str, ...]) -> ModelPlan:
+    own: dict[str, Any] = {"variant": use.variant, "threads": use.threads, "batch": use.batch}
+    choices = own | {name: getattr(fallback, name) for name in FallbackTable.__struct_fields__}
+    defaults = {"variant": "", "threads": 0, "batch": 0, **msgspec.structs.asdict(FallbackTable())}
+    words = [use.name, *(f"{name}={value}" for name, value in choices.items() if value != defaults[name])]
     return ModelPlan(
-        key=" ".join(words),
-        managed=plan.managed,
-        pinned=plan.pinned,
-        variant=plan.variant,
-        threads=plan.threads,
+        key=" ".join((*words, *alone)),
+        managed=use.managed,
+        pinned=use.pinned,
         fallback=fallback,
+        **own,
     )
 
 
-def _worker(name: str, members: Iterable[tuple[PipelinePlan, ModelPlan]]) -> WorkerPlan:
+def _worker(name: str, members: Iterable[_Member]) -> WorkerPlan:
     found = list(members)
     return WorkerPlan(
         name=name,
-        models={model.key: model for _, model in found},
-        pipelines={plan.name: model.key for plan, model in found},
+        models={model.key: model for member in found for model in member.models.values()},
+        pipelines={
+            member.name: {stage: model.key for stage, model in member.models.items()} for member in found
+        },
     )
 
 
 def _tied(
-    members: Iterable[tuple[PipelinePlan, ModelPlan]], exclusive: Mapping[str, Collection[str]]
-) -> Iterable[tuple[set[str], list[tuple[PipelinePlan, ModelPlan]]]]:
+    members: Iterable[_Member], exclusive: Mapping[str, Collection[str]]
+) -> Iterable[tuple[set[str], list[_Member]]]:
     """Return the members in parts: two with a tie in common, a model or an accelerator, are in one part."""
-    parts: list[tuple[set[str], list[tuple[PipelinePlan, ModelPlan]]]] = []
-    for plan, model in members:
-        ties = {f"model {model.key}", *(f"accelerator {kind}" for kind in exclusive.get(plan.name, ()))}
+    parts: list[tuple[set[str], list[_Member]]] = []
+    for member in members:
+        ties = {f"model {model.key}" for model in member.models.values()}
+        ties |= {f"accelerator {kind}" for kind in exclusive.get(member.name, ())}
         touched = [part for part in parts if part[0] & ties]
         parts = [part for part in parts if not part[0] & ties]
-        every = [member for _, before in touched for member in before]
-        parts.append((ties.union(*(part[0] for part in touched)), [*every, (plan, model)]))
+        every = [other for _, before in touched for other in before]
+        parts.append((ties.union(*(part[0] for part in touched)), [*every, member]))
     return parts

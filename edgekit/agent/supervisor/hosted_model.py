@@ -171,13 +171,14 @@ class HostedModel:
 
     @property
     def is_inferring(self) -> bool:
-        """Whether the model was at work for a pipeline at its last progress message."""
-        return any(user.is_inferring for user in self.users.values())
+        """Whether the model was at work at its last progress message."""
+        users = self.users.values()
+        return self.busy_s > 0 or any(user.is_inferring for user in users if user.model is self)
 
     @property
     def recent(self) -> list[Progress]:
         """The last progress messages of every user, of the bundle that runs."""
-        return [progress for user in self.users.values() for progress in user.recent]
+        return [progress for user in self.users.values() for progress in user.recent(self)]
 
     @property
     def excluded(self) -> dict[str, str]:
@@ -237,8 +238,7 @@ class HostedModel:
             self.send(Keep(model=self.key))
 
     def add(self, user: Pipeline) -> None:
-        """Have a pipeline run on this model."""
-        user.model = self
+        """Have a pipeline run on this model, which is one of its ``models``."""
         self.users[user.name] = user
         if self._target is None:
             return
@@ -251,7 +251,6 @@ class HostedModel:
         """Forget a pipeline that no longer runs here."""
         if self.users.get(user.name) is user:
             del self.users[user.name]
-            user.model = None
 
     def drop(self) -> None:
         """Free it, with its pipelines."""
@@ -321,6 +320,7 @@ class HostedModel:
             path=str(self._target),
             variant=plan.variant,
             threads=plan.threads,
+            batch=plan.batch,
             fallback=plan.fallback,
             exclude=self._excluded.rows,
         )
@@ -413,7 +413,7 @@ class HostedModel:
         """Store what runs; progress of another bundle must not become a trial's baseline."""
         if running.digest != self._recent_of:
             for user in self.users.values():
-                user.recent.clear()
+                user.forget(self)
             self._recent_of = running.digest
         if self.running is None or (running.digest, running.at) != (self.running.digest, self.running.at):
             self._since_unix_s = time.time()

@@ -95,7 +95,7 @@ class Books:
         self.refused = 0
 
     def add(self, pipeline: str, progress: Progress) -> None:
-        """Add one progress message of a pipeline."""
+        """Add one progress message of a pipeline, or of ``pipeline/stage``."""
         key = (pipeline, progress.running.digest, progress.running.variant)
         if key not in self._books and len(self._books) >= MAX_BOOKS:
             self.refused += 1

@@ -38,12 +38,12 @@ class Offers:
 
     def permits(self, model: str, version: str) -> bool:
         """Return whether a version may be installed now."""
-        asks = any(plan.managed == model and plan.asks for plan in self._parts.config.pipelines)
+        asks = any(plan.first.managed == model and plan.asks for plan in self._parts.config.pipelines)
         return not asks or self._approved.get(model) == version
 
     def asked(self, pipeline: Pipeline, message: Asked) -> None:
         """Act on what a sink of a pipeline asks for."""
-        model = pipeline.plan.managed
+        model = pipeline.plan.first.managed
         try:
             if message.action == "rollback":
                 self._rollback({"model": model, "reason": f"asked for by a sink of {pipeline.name}"})
@@ -78,7 +78,7 @@ class Offers:
                 del self._told[name]
 
     def _tell(self, pipeline: Pipeline) -> None:
-        model = pipeline.plan.managed
+        model = pipeline.plan.first.managed
         updates = self._parts.models.get(model)
         if updates is None or pipeline.model is None:
             return

@@ -100,12 +100,12 @@ class Pipeline:
 
     def __init__(self, plan: PipelinePlan, reactor: Reactor, limits: LimitsTable, observer: Observer) -> None:
         self.plan = plan
-        self.model: Model | None = None
-        """What it runs on; None until the hardware is known."""
+        self.models: dict[str, Model] = {}
+        """What it runs on, by stage, "" for the first; empty until the hardware is known."""
         self.state: State = "starting"
         self.message = ""
-        self.recent: deque[Progress] = deque(maxlen=RECENT)
-        """Of the bundle that the model runs."""
+        self._recent: dict[str, deque[Progress]] = {}
+        """Progress by stage, of the bundle that its model runs."""
         self.brokers: tuple[dict[str, Any], ...] = ()
         self.stages: tuple[StageState, ...] = ()
         self.places: dict[str, Any] = {}
@@ -127,43 +127,60 @@ class Pipeline:
         return self.plan.name
 
     @property
+    def model(self) -> Model | None:
+        """What its loop runs on; None until the hardware is known."""
+        return self.models.get("")
+
+    def recent(self, model: Model | None) -> list[Progress]:
+        """Return the last progress messages of the stages that run on a model, of the bundle it runs."""
+        stages = [stage for stage, hosted in self.models.items() if hosted is model]
+        return [progress for stage in stages for progress in self._recent.get(stage, ())]
+
+    def names_on(self, model: Model) -> list[str]:
+        """Return what of it runs on a model: its name for the first, ``pipeline/stage`` for a later stage."""
+        stages = [stage for stage, hosted in self.models.items() if hosted is model]
+        return ["/".join(filter(None, (self.name, stage))) for stage in stages]
+
+    def forget(self, model: Model) -> None:
+        """Forget the progress of the stages that run on a model."""
+        for stage, hosted in self.models.items():
+            if hosted is model:
+                self._recent.pop(stage, None)
+
+    @property
     def running(self) -> Running | None:
-        """What its model runs, or None."""
+        """What its first model runs, or None."""
         return None if self.model is None else self.model.running
 
     @property
     def restarts(self) -> int:
         """How often it was started again after an unexpected end, of its process, its model, or its own."""
-        return self.failures + (self.model.restarts if self.model is not None else 0)
+        return self.failures + max((model.restarts for model in self.models.values()), default=0)
 
     # -- its life in a worker
 
     def start(self) -> None:
-        """Have the worker run it, unless it already does, or is not to run."""
+        """Have the worker run it, unless it already does, is not to run, or a model of it is not there."""
         self._starts += 1
-        model = self.model
-        if (
-            self.is_in_worker
-            or self.is_over
-            or self._then is not None
-            or model is None
-            or not model.is_hosted
-        ):
+        if self.is_in_worker or self.is_over or self._then is not None or self.model is None:
             return
-        self.is_in_worker = model.send(self.request(model.key))
+        if not all(model.is_hosted for model in self.models.values()):
+            return
+        self.is_in_worker = self.model.send(self.request())
         self.state = "starting"
         self.moved()
 
-    def request(self, model: str, *, waits: bool = False) -> Run:
-        """Return the request to run it on a model by its key."""
-        plan = self.plan
+    def request(self, *, waits: bool = False) -> Run:
+        """Return the request to run it on its models."""
+        plan, keys = self.plan, {stage: model.key for stage, model in self.models.items()}
         return Run(
             pipeline=plan.name,
-            model=model,
+            model=keys.pop(""),
+            later=keys,
             text=plan.text,
             what=plan.what,
             folder=str(plan.folder),
-            is_managed=bool(plan.managed),
+            is_managed=bool(plan.first.managed),
             waits=waits,
         )
 
@@ -230,7 +247,7 @@ class Pipeline:
             self.start()  # if the model was freed and opened again meanwhile
             return
         self.gone(message.reason)
-        self.recent.clear()
+        self._recent.clear()
         if not message.code:
             self.state, self.is_over = "stopped", True
             logger.info("pipeline %s: %s", self.name, message.reason)
@@ -260,7 +277,16 @@ class Pipeline:
     # -- its counts
 
     def progressed(self, progress: Progress) -> None:
-        """Add a progress message."""
+        """Add a progress message, of the pipeline or of the model of a later stage."""
+        model = self.models.get(progress.stage)
+        running = None if model is None else model.running
+        if running is not None and progress.running.digest == running.digest:
+            self._recent.setdefault(progress.stage, deque(maxlen=RECENT)).append(progress)
+        if not progress.stage:
+            self._advanced(progress)
+        self._observer.progressed(self, progress)
+
+    def _advanced(self, progress: Progress) -> None:
         self.is_inferring = progress.inferring
         if progress.advanced:
             self.progressed_s = self._reactor.now_s()
@@ -275,22 +301,19 @@ class Pipeline:
         if progress.setting != self._setting:
             self._setting = progress.setting
             self._observer.changed()
-        if (running := self.running) is not None and progress.running.digest == running.digest:
-            self.recent.append(progress)
-        self._observer.progressed(self, progress)
 
     def reported(self) -> PipelineState:
         """Return the pipeline's state to report."""
         running, model = self.running, self.model
-        latency = Histogram()
-        for progress in self.recent:
+        latency, recent = Histogram(), list(self._recent.get("", ()))
+        for progress in recent:
             if progress.latency_ms is not None:
                 latency.merge(Histogram.from_wire(progress.latency_ms))
-        last = list(self.recent)[-10:]
+        last = recent[-10:]
         seconds = sum(progress.period_s for progress in last)
         return PipelineState(
             state=self.state,
-            model=running.model if running else self.plan.model,
+            model=running.model if running else self.plan.first.name,
             version=running.version if running else "",
             variant=running.variant if running else "",
             fps=round(sum(progress.frames for progress in last) / seconds, 2) if seconds else 0.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.agent.config import AgentConfig, PipelinePlan
@@ -73,13 +74,13 @@ class WorkerPool:
             self._exclusive = exclusive
         workers = group(self._plans.values(), self._exclusive, self._unshared)
         places = {
-            name: (worker, key) for worker in workers.values() for name, key in worker.pipelines.items()
+            name: (worker, keys) for worker in workers.values() for name, keys in worker.pipelines.items()
         }
         for name, pipeline in list(self.pipelines.items()):
             place, plan = places.get(name), self._plans.get(name)
             if place is None or plan is None:
                 pipeline.leave(functools.partial(self._remove, pipeline))
-            elif pipeline.model is None:
+            elif not pipeline.models:
                 self._put(pipeline, *place)
             elif plan != pipeline.plan or not self._is_at(pipeline, *place):
                 pipeline.leave(functools.partial(self._replace, pipeline, plan, *place))
@@ -88,7 +89,7 @@ class WorkerPool:
             self._put(self.pipelines[name], *places[name])
 
     def unshare(self, pipeline: Pipeline) -> None:
-        """Give a pipeline a model of its own, since another one's cannot be shared."""
+        """Give a pipeline models of its own, since another one's cannot be shared."""
         self._unshared.add(pipeline.name)
         self.apply(list(self._plans.values()))
 
@@ -108,18 +109,20 @@ class WorkerPool:
         """Whether no process is left."""
         return all(worker.is_stopped for worker in (*self.workers.values(), *self._leaving))
 
-    def model_of(self, pipeline: Pipeline) -> HostedModel | None:
-        """Return the model that a pipeline runs on; None until it has one."""
-        return next((model for model in self.models if model.users.get(pipeline.name) is pipeline), None)
+    def models_of(self, pipeline: Pipeline) -> dict[str, HostedModel]:
+        """Return the models that a pipeline runs on, by stage, "" for the first; empty until it has them."""
+        hosted = {id(model): model for model in self.models}
+        return {stage: hosted[id(model)] for stage, model in pipeline.models.items() if id(model) in hosted}
 
     def _pipeline(self, plan: PipelinePlan) -> Pipeline:
         return Pipeline(plan, self._reactor, self._config.limits, self._observer)
 
-    def _is_at(self, pipeline: Pipeline, worker: WorkerPlan, key: str) -> bool:
-        model = self.model_of(pipeline)
-        return model is not None and model.key == key and model.worker.name == worker.name
+    def _is_at(self, pipeline: Pipeline, worker: WorkerPlan, keys: Mapping[str, str]) -> bool:
+        models = self.models_of(pipeline)
+        is_there = all(model.worker.name == worker.name for model in models.values())
+        return is_there and {stage: model.key for stage, model in models.items()} == keys
 
-    def _put(self, pipeline: Pipeline, plan: WorkerPlan, key: str) -> None:
+    def _put(self, pipeline: Pipeline, plan: WorkerPlan, keys: Mapping[str, str]) -> None:
         worker = self.workers.get(plan.name)
         if worker is None:
             worker = self.workers[plan.name] = Worker(
@@ -128,18 +131,29 @@ class WorkerPool:
                 progress_s=self._config.intervals.progress_s,
                 admit=self._admit,
             )
-        is_new = key not in worker.models
-        model = worker.model(plan.models[key], self._config.state / "excluded" / f"{pipeline.name}.json")
         worker.pipelines[pipeline.name] = pipeline
         worker.exclusive |= frozenset(self._exclusive.get(pipeline.name, ()))
-        model.add(pipeline)
-        if is_new:
-            self._place(model)
+        known = set(worker.models)
+        models = {
+            stage: worker.model(plan.models[key], self._excluded(pipeline, stage))
+            for stage, key in keys.items()
+        }
+        pipeline.models = dict(models)
+        for key, model in {model.key: model for model in models.values()}.items():
+            model.add(pipeline)
+            if key not in known:
+                self._place(model)
 
-    def _replace(self, old: Pipeline, plan: PipelinePlan, worker: WorkerPlan, key: str) -> None:
+    def _excluded(self, pipeline: Pipeline, stage: str) -> Path:
+        """Return the file with the excluded variants of a model that a pipeline is the first to use."""
+        return self._config.state / "excluded" / f"{'+'.join(filter(None, (pipeline.name, stage)))}.json"
+
+    def _replace(
+        self, old: Pipeline, plan: PipelinePlan, worker: WorkerPlan, keys: Mapping[str, str]
+    ) -> None:
         before = self._take_out(old)
         new = self.pipelines[plan.name] = self._pipeline(plan)
-        self._put(new, worker, key)
+        self._put(new, worker, keys)
         self._tidy(before)
 
     def _remove(self, pipeline: Pipeline) -> None:
@@ -149,17 +163,22 @@ class WorkerPool:
         self._tidy(before)
         self._observer.changed()
 
-    def _take_out(self, pipeline: Pipeline) -> HostedModel | None:
-        """Take a pipeline off its model, and return that."""
-        if (model := self.model_of(pipeline)) is not None:
+    def _take_out(self, pipeline: Pipeline) -> list[HostedModel]:
+        """Take a pipeline off its models, and return those."""
+        models = {model.key: model for model in self.models_of(pipeline).values()}
+        for model in models.values():
             self.workers[model.worker.name].pipelines.pop(pipeline.name, None)
             model.remove(pipeline)
-        return model
+        pipeline.models = {}
+        return list(models.values())
 
-    def _tidy(self, model: HostedModel | None) -> None:
-        """Free a model that has no pipeline left, and its process if that has none."""
-        if model is None or model.users:
-            return
+    def _tidy(self, models: Iterable[HostedModel]) -> None:
+        """Free the models that have no pipeline left, and their process if that has none."""
+        for model in models:
+            if not model.users:
+                self._free(model)
+
+    def _free(self, model: HostedModel) -> None:
         model.drop()
         worker = self.workers[model.worker.name]
         worker.models.pop(model.key, None)

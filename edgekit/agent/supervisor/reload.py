@@ -8,7 +8,7 @@ import sys
 
 import msgspec
 
-from edgekit.agent.config import AgentConfig, load_agent_config, worker_environment
+from edgekit.agent.config import AgentConfig, load_agent_config, managed_models, worker_environment
 from edgekit.agent.supervisor.parts import Parts
 from edgekit.agent.supervisor.prepare import exclusive_of, prepare_models
 from edgekit.core.errors import ConfigError, UsageError
@@ -78,7 +78,7 @@ class Reloader:
         """End, start or change the pipelines in which a configuration differs; raises as ``reload``."""
         parts = self._parts
         what = difference(parts.config, new)
-        named = {plan.managed for plan in new.pipelines}
+        named = managed_models(new.pipelines)
         for name, updates in parts.models.items():
             if name not in (*named, AGENT) and not updates.is_idle:
                 raise UsageError(f"an update of {name} is under way", hint="reload when it has ended")
@@ -102,7 +102,7 @@ class Reloader:
         parts.pool.apply(plans, exclusive_of(plans, parts.slots, parts.fleet.survey))
         for updates in new:
             updates.resume()
-        for name in parts.models.keys() - {plan.managed for plan in plans} - {AGENT}:
+        for name in parts.models.keys() - {*managed_models(plans), AGENT}:
             del parts.models[name]
         parts.want(is_new=False)
         parts.changed()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from edgekit.agent.config import PipelinePlan, ServedModel
+from edgekit.agent.config import PipelinePlan, ServedModel, managed_models
 from edgekit.agent.front import Front
 from edgekit.agent.hosts import Host
 from edgekit.agent.peer import Peer
@@ -37,7 +37,7 @@ class Served:
         BundleError: A bundle is not one, or is of another model.
     """
 
-    def __init__(self, models: Sequence[ServedModel], plans: Iterable[PipelinePlan]) -> None:
+    def __init__(self, models: Sequence[ServedModel], plans: Collection[PipelinePlan]) -> None:
         names = [model.name for model in models]
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise ConfigError(f"[[serve.model]]: {twice[0]} is named twice")
@@ -159,14 +159,12 @@ def _served(path: str) -> tuple[str, str]:
     return served_name(path)
 
 
-def _of_pipelines(plans: Iterable[PipelinePlan]) -> Mapping[str, set[str]]:
+def _of_pipelines(plans: Collection[PipelinePlan]) -> Mapping[str, set[str]]:
     """Return the pinned versions of the pipelines' models; none for one that is kept up to date."""
     found: dict[str, set[str]] = {}
-    managed = set[str]()
     for plan in plans:
-        if plan.pinned is None:
-            managed.add(plan.managed)
-        else:
-            name, version = _served(str(plan.pinned))
-            found.setdefault(name, set()).add(version)
-    return {**found, **{name: set() for name in managed}}
+        for use in plan.models:
+            if use.pinned is not None:
+                name, version = _served(str(use.pinned))
+                found.setdefault(name, set()).add(version)
+    return {**found, **{name: set() for name in managed_models(plans)}}

@@ -58,8 +58,8 @@ class _Standby:
         for model in models:
             process.send(model.request())
         for pipeline in self.pipelines.values():
-            if pipeline.model is not None:
-                process.send(pipeline.request(pipeline.model.key, waits=True))
+            if pipeline.models:
+                process.send(pipeline.request(waits=True))
 
     def take(self, message: Any) -> str:
         """Take a message of the process; return why it cannot take over, or an empty text."""

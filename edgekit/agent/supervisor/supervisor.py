@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgekit.agent.children import MeasuringChild, Survey, measure
-from edgekit.agent.config import AgentConfig, Environment, worker_environment
+from edgekit.agent.config import AgentConfig, Environment, managed_models, worker_environment
 from edgekit.agent.ipc import Asked, LedgerOut, Progress
 from edgekit.agent.jobs import Jobs
 from edgekit.agent.measuring.runs import Measuring
@@ -112,13 +112,12 @@ class Supervisor:
     def add_models(self, config: AgentConfig) -> list[ModelUpdates]:
         """Begin to keep the models that pipelines name; return those that are new."""
         folder, limits = self.config.state / "update", self.config.limits
-        names = dict.fromkeys(plan.managed for plan in config.pipelines if plan.managed)
         new = {
             name: ModelUpdates(
                 *(name, self.slots, folder, self.reactor, self.clock, self, limits),
                 hosted=functools.partial(self.pool.hosted, name),
             )
-            for name in names
+            for name in managed_models(config.pipelines)
             if name not in self.models
         }
         self.models |= new
@@ -265,7 +264,7 @@ class Supervisor:
 
     def _send_metrics(self) -> None:
         for report in self.books.close(self.clock, self.sensors):
-            self.egress.put(report, report.pipeline)
+            self.egress.put(report, report.pipeline.partition("/")[0])
         self.egress.check_quota()
 
     def _read_sensors(self) -> None:
@@ -371,8 +370,9 @@ class Supervisor:
 
     def progressed(self, pipeline: Pipeline, progress: Progress) -> None:
         """A progress message came."""
-        self.books.add(pipeline.name, progress)
-        if (updates := self.models.get(pipeline.plan.managed)) is not None:
+        self.books.add("/".join(filter(None, (pipeline.name, progress.stage))), progress)
+        model = pipeline.models.get(progress.stage)
+        if model is not None and (updates := self.models.get(model.managed)) is not None:
             updates.progressed(progress)
 
     def asked(self, pipeline: Pipeline, message: Asked) -> None:

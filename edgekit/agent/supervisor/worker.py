@@ -100,10 +100,9 @@ class Worker:
             )
         return self.models[plan.key]
 
-    def model_of(self, pipeline: Pipeline) -> HostedModel | None:
-        """Return the model that a pipeline runs on, if that is here."""
-        models = self.models.values()
-        return next((model for model in models if model.users.get(pipeline.name) is pipeline), None)
+    def models_of(self, pipeline: Pipeline) -> list[HostedModel]:
+        """Return the models that a pipeline runs on, if they are here."""
+        return [model for model in self.models.values() if model.users.get(pipeline.name) is pipeline]
 
     def restart(self) -> None:
         """Restart the process on request; this is not counted as a crash."""
@@ -244,7 +243,7 @@ class Worker:
 
     def _end_stuck(self, stuck: list[Pipeline], reason: str, *, is_silent: bool) -> None:
         """Kill the process if its runtime hangs; start a pipeline again alone where only its source does."""
-        models = [model for pipeline in stuck if (model := self.model_of(pipeline)) is not None]
+        models = [model for pipeline in stuck for model in self.models_of(pipeline)]
         guilty = [model for model in models if is_silent or model.busy_s >= self._limits.hang_s / 2]
         if guilty or len(stuck) == len(self.pipelines):
             self._kill(reason, list(dict.fromkeys(guilty)))
@@ -312,17 +311,23 @@ class Worker:
 
     def _pipeline_ended(self, pipeline: Pipeline, message: Ended) -> None:
         self._ending.pop(pipeline.name, None)
-        model, is_asked = self.model_of(pipeline), pipeline.is_over
+        models, is_asked = self.models_of(pipeline), pipeline.is_over
         pipeline.ended(message)
         if message.code == NOT_SHARED and not is_asked:
             self._observer.not_shared(pipeline)
-        elif model is not None and message.code and not is_asked:
+        elif message.code and not is_asked:
+            self._blame(pipeline, models, message)
+        for model in models:
+            if not model.is_wanted:
+                model.drop()
+
+    def _blame(self, pipeline: Pipeline, models: list[HostedModel], message: Ended) -> None:
+        """Count a pipeline's end against the models that may be the cause."""
+        for model in models:
             if message.is_final:
                 model.refused_by(message.reason)
-            elif message.blames_model:
+            elif message.blames == model.key:
                 model.blame_for(pipeline, message.reason)
-        if model is not None and not model.is_wanted:
-            model.drop()
 
     # -- when it ends
 

@@ -1,9 +1,9 @@
-"""Counters of a pipeline, separate for each bundle, so that a trial is judged on its own frames."""
+"""Counters of a pipeline, or a stage of it, for each bundle, so that a trial is judged on its own frames."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgekit.agent.ipc import EventOut, Progress, Running, add_label
@@ -14,6 +14,7 @@ from edgekit.core.wire import EventRecord
 from edgekit.pipeline.events import Event
 from edgekit.pipeline.picture import thumbnail
 from edgekit.pipeline.stats import Tally
+from edgekit.pipeline.timed import Timed
 
 _OWN_FIELDS = {"label", "score", "stage"}
 _ITEM_FIELDS = sorted(set(Item.__struct_fields__) & set(EventRecord.__struct_fields__) - _OWN_FIELDS)
@@ -21,9 +22,9 @@ _PLACE_FIELDS = ("zone", "line", "direction", "dwell_s", "speed_m_s")
 
 
 class BundleCounters:
-    """Counts of a pipeline on one variant, which ``running`` describes, since the last ``take``.
+    """Counts of a pipeline or a later stage on one variant, which ``running`` describes.
 
-    The loop writes, the reporter's thread reads.
+    They are since the last ``take``. The loop writes, the reporter's thread reads.
     """
 
     def __init__(self, running: Running) -> None:
@@ -60,11 +61,23 @@ class BundleCounters:
                 if item.label and not item.stage:
                     add_label(self.labels, item.label)
 
-    def take(self, pipeline: str, period_s: float) -> Progress:
+    def ran(self, found: Sequence[Timed]) -> None:
+        """Count a frame on which a later stage ran, with what it found in each crop."""
+        with self._lock:
+            self.frames += 1
+            for timed in found:
+                self.infer.add(timed.infer_ms)
+                for item in timed.prediction.items:
+                    self.items += 1
+                    if item.label:
+                        add_label(self.labels, item.label)
+
+    def take(self, pipeline: str, period_s: float, stage: str = "") -> Progress:
         """Return the counts and reset them."""
         with self._lock:
             progress = Progress(
                 pipeline=pipeline,
+                stage=stage,
                 period_s=period_s,
                 running=self.running,
                 frames=self.frames,
@@ -72,7 +85,7 @@ class BundleCounters:
                 events=self.events,
                 items=self.items,
                 infer_ms=self.infer.to_wire() if self.infer.count else None,
-                latency_ms=self.latency.to_wire() if self.frames else None,
+                latency_ms=self.latency.to_wire() if self.latency.count else None,
                 labels=self.labels,
             )
             self._clear()

@@ -1,10 +1,10 @@
-"""One bundle in a worker: its open model, and a predictor on it for each pipeline."""
+"""One bundle in a worker: its open model, and a predictor on it for each user."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgekit.agent.ipc import Host, Opening, Running, StillLost
 from edgekit.agent.worker.bundle_counters import BundleCounters
@@ -14,20 +14,31 @@ from edgekit.model.exclusions import Exclusions
 from edgekit.model.holder import Holder
 from edgekit.model.ready import Choices, ReadyModel
 from edgekit.pipeline.predictor import Predictor
+from edgekit.pipeline.timed import Timed
+
+if TYPE_CHECKING:
+    from edgekit.pipeline.loop import Loop
 
 
 class User(Protocol):
-    """A pipeline, or the local API, as the models see it."""
+    """A pipeline, a later stage of one, or the local API, as the models see it."""
 
     name: str
 
     @property
-    def redact(self) -> Sequence[str]:
-        """The labels that it hides."""
-
-    @property
     def choices(self) -> Choices:
         """Its thresholds and gallery, in place of the bundle's."""
+
+    @property
+    def loop(self) -> Loop | None:
+        """What runs frames through several models, of which one version each may be in any frame."""
+
+    def check(self, predictor: Predictor) -> None:
+        """Check that it can run on a predictor.
+
+        Raises:
+            EdgekitError: It cannot, such as for want of a label that it hides.
+        """
 
     def counters(self, running: Running) -> BundleCounters:
         """Return the counters of its frames on a variant."""
@@ -51,6 +62,10 @@ class CountedPredictor(Predictor):
     def __init__(self, *arguments: Any, counters: BundleCounters, hosted: Hosted, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.counters, self.hosted = counters, hosted
+
+    def answered(self, found: Sequence[Timed]) -> None:
+        """Count a frame on which a later stage ran."""
+        self.counters.ran(found)
 
     def failed(self) -> None:
         """Count a failed frame; the loop calls this once for each."""
@@ -85,6 +100,7 @@ class Hosted:
         choices = Choices(
             variant=request.variant or None,
             threads=request.threads or None,
+            batch=request.batch or None,
             pairs=fallback.pairs,
             on_try=on_try,
         )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgekit.agent.worker.hosted import CountedPredictor
     from edgekit.agent.worker.shared_model import SharedModel
     from edgekit.agent.worker.viewing import PipelineView
+    from edgekit.pipeline.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 _REASON = 2000
@@ -144,7 +145,7 @@ class ApiUser:
     """Local programs as a user of one model; ``on_change`` is called after each change of what runs."""
 
     name = "local API"
-    redact: tuple[str, ...] = ()
+    loop = None
     choices = Choices()
 
     def __init__(self, model: SharedModel, limits: Limits, on_change: Callable[[], object]) -> None:
@@ -164,6 +165,9 @@ class ApiUser:
         return True
 
     # -- as a user of the model
+
+    def check(self, predictor: Predictor) -> None:
+        """Do nothing: requests are answered by whatever runs."""
 
     def counters(self, running: Running) -> BundleCounters:
         """Return counters that nobody reads: requests are no frames, and have metrics of their own."""

@@ -40,10 +40,7 @@ def model_path(config: PipelineConfig, model: str = "") -> Path:
     for path in (Path(config.folder) / Path(name).expanduser(), Path(name)):
         if path.exists():
             return path
-    hint = "a model by name alone is for pipelines that an agent runs"
-    if model:
-        hint = "of several models an agent keeps the first stage's up to date, and no later one's"
     raise ConfigError(
         f"pipeline {config.pipeline.name!r}: model {name!r}: there is no such bundle",
-        hint=f"give a bundle's path; {hint}",
+        hint="give a bundle's path; a model by name alone is for pipelines that an agent runs",
     )

@@ -1,4 +1,4 @@
-"""One pipeline of a worker: its source, its loop on a shared model, and what it reports."""
+"""One pipeline of a worker: its source, its loop on shared models, and what it reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -27,7 +27,8 @@ from edgekit.agent.ipc import (
 )
 from edgekit.agent.worker.bundle_counters import AgentSink, BundleCounters, TallyMarks
 from edgekit.agent.worker.ledger_relay import LedgerRelay
-from edgekit.agent.worker.runner import choices_of, make_keeper, make_loop, make_switch, open_stages
+from edgekit.agent.worker.runner import choices_of, make_keeper, make_loop, make_switch
+from edgekit.agent.worker.user_counters import UserCounters
 from edgekit.agent.worker.versions import OfferedVersions
 from edgekit.core.errors import (
     BackendError,
@@ -42,14 +43,14 @@ from edgekit.core.wire import Alert, StageState
 from edgekit.model.ready import Choices
 from edgekit.pipeline.config import PipelineConfig, parse_config
 from edgekit.pipeline.pre import vision
+from edgekit.pipeline.redact import check_redact
 from edgekit.pipeline.sources.timing import LEAST_WAIT_S
 
 if TYPE_CHECKING:
     from edgekit.agent.worker.hosted import CountedPredictor
     from edgekit.agent.worker.local_api import LocalApi
     from edgekit.agent.worker.shared_model import SharedModel
-    from edgekit.agent.worker.stage_models import StageModels
-    from edgekit.core.ports import Result
+    from edgekit.agent.worker.stage_users import StageUsers
     from edgekit.pipeline.budget_keeper import Keeper
     from edgekit.pipeline.loop import Loop
     from edgekit.pipeline.predictor import Predictor
@@ -71,17 +72,29 @@ def _stage_state(row: dict[str, Any]) -> StageState:
 class PipelineRun:
     """Runs one pipeline in a thread of its own until its source ends, ``stop``, or an error.
 
-    The end is told to the supervisor by ``Ended``, or by the model's ``ModelFailed``.
+    The end is told to the supervisor by ``Ended``, or by a model's ``ModelFailed``.
+
+    Args:
+        request: What to run.
+        models: The worker's, by key.
+        send: Sends a message to the supervisor.
+        api: The local API, if there is one.
     """
 
     config: PipelineConfig
-    """Set by the pipeline's thread before it uses the model."""
+    """Set by the pipeline's thread before it uses the models."""
 
     def __init__(
-        self, request: Run, model: SharedModel, send: Callable[[Any], None], api: LocalApi | None = None
+        self,
+        request: Run,
+        models: Mapping[str, SharedModel],
+        send: Callable[[Any], None],
+        api: LocalApi | None = None,
     ) -> None:
         self.name = request.pipeline
-        self._request, self._model, self._send, self._api = request, model, send, api
+        self._request, self._send, self._api = request, send, api
+        self._model = models[request.model]
+        self._later = {stage: models[key] for stage, key in request.later.items()}
         self._viewer: ViewSink | None = None
         self._stopping, self._may_begin = threading.Event(), threading.Event()
         self._relay = LedgerRelay(self.name, send)
@@ -89,15 +102,11 @@ class PipelineRun:
         self._publishers: Publishers | None = None
         self._switch: Switch | None = None
         self._loop: Loop | None = None
-        self._stages: StageModels | None = None
+        self._stages: StageUsers | None = None
         self._keeper: Keeper | None = None
         self._has_started = self._is_waiting = False
-        self._counters: dict[tuple[str, str], BundleCounters] = {}
-        self._current: BundleCounters | None = None
-        """Of what the loop runs, or is about to."""
+        self._counters = UserCounters(self.name)
         self._marks = TallyMarks()
-        self._reporting = threading.Lock()
-        self._reported_ns = time.monotonic_ns()
         self._seen_progress = -1
         self._fault = ""
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{self.name}", daemon=True)
@@ -144,10 +153,19 @@ class PipelineRun:
         self._thread.join(timeout_s)
 
     @property
-    def redact(self) -> Sequence[str]:
-        """The labels that it hides, without those that a later stage finds."""
-        later = () if self._stages is None else self._stages.labels
-        return [label for label in self.config.privacy.redact if label.casefold() not in later]
+    def loop(self) -> Loop | None:
+        """What runs frames through several models, of which one version each may be in any frame."""
+        return None if self._stages is None else self._loop
+
+    def check(self, predictor: Predictor) -> None:
+        """Check that it can run on a predictor.
+
+        Raises:
+            ConfigError: No model of the pipeline finds a label that it hides.
+        """
+        later = set() if self._stages is None else self._stages.labels
+        redact = [label for label in self.config.privacy.redact if label.casefold() not in later]
+        check_redact(redact, predictor)
 
     @property
     def choices(self) -> Choices:
@@ -172,17 +190,13 @@ class PipelineRun:
 
     def put(self, predictor: CountedPredictor) -> None:
         """Run another predictor once no frame of the old one is in work; on the lane's thread."""
-        self._current = predictor.counters
+        self._counters.current = predictor.counters
         if (loop := self._loop) is not None:
             loop.use(predictor)
 
     def counters(self, running: Running) -> BundleCounters:
         """Return the counters of this pipeline's frames on a variant."""
-        with self._reporting:
-            key = (running.version, running.variant)
-            counters = self._counters.setdefault(key, BundleCounters(running))
-            counters.running = running
-            return counters
+        return self._counters.of(running)
 
     # -- the pipeline's thread
 
@@ -205,33 +219,45 @@ class PipelineRun:
                 ended = Ended(pipeline=self.name, reason="stopped", is_asked=True)
         self._model.leave(self)
         if self._stages is not None:
-            self._stages.close()
+            self._stages.leave()
         if self._publishers is not None:
             self._publishers.close()
         if self._has_started:
             self.report()
         self._relay.flush()
-        if self._model.error is None:
+        if not any(model.error for model in self._models):
             self._send(ended)
 
+    @property
+    def _models(self) -> list[SharedModel]:
+        """Its models, each once, in one order for all pipelines."""
+        models = {model.key: model for model in (self._model, *self._later.values())}
+        return [models[key] for key in sorted(models)]
+
     def _failure(self, error: EdgekitError) -> Ended:
+        blames = ""
+        if isinstance(error, (BackendError, ModelError)):
+            blames = (self._stages.blamed(error) if self._stages else "") or self._model.key
         return Ended(
             pipeline=self.name,
             reason="\n".join((error.message, *error.reasons))[:4000],
             code=error.code,
-            blames_model=isinstance(error, (BackendError, ModelError)),
+            blames=blames,
             is_final=type(error) is ConfigError or (not self._has_started and isinstance(error, ModelError)),
         )
 
     def _run_pipeline(self) -> bool:
-        """Run it; return False if the model cannot be shared."""
+        """Run it; return False if a model cannot be shared."""
         request, model = self._request, self._model
         self.config = config = parse_config(request.text, request.what, request.folder)
-        if not model.wait(self._stopping):
+        if not all(each.wait(self._stopping) for each in self._models):
             return True
         self._keeper = make_keeper(config, lambda step: model.vary(self.name, step), self._alert_of_change)
-        self._stages = open_stages(config)
-        if not model.join(self):
+        if config.stages:
+            from edgekit.agent.worker.stage_users import StageUsers  # a worker without stages has the memory
+
+            self._stages = StageUsers(self, model, self._later, self._send)
+        if not model.join(self) or not (self._stages is None or self._stages.join()):
             return False
         if request.waits:
             self._wait_to_begin()
@@ -292,7 +318,9 @@ class PipelineRun:
         """Run the pipeline; reopen a lost source, with the model kept loaded."""
         attempt = 0
         while not self._stopping.is_set():
-            with self._model.making:
+            with contextlib.ExitStack() as making:
+                for model in self._models:
+                    making.enter_context(model.making)
                 loop = self._loop = self._make_loop()
             self._is_waiting = False
             if self._stopping.is_set():  # stop() was called before the loop existed
@@ -318,9 +346,10 @@ class PipelineRun:
         self._stopping.wait(wait_s)
 
     def _make_loop(self) -> Loop:
-        sink = AgentSink(self._counters_of, self._send, with_pixels="pixels" in self.config.privacy.egress)
+        counters, with_pixels = self._counters, "pixels" in self.config.privacy.egress
+        sink = AgentSink(counters.of_result, self._send, with_pixels=with_pixels)
         self._marks, view = TallyMarks(), self._model.view(self)
-        self._current = view.counters
+        counters.current = view.counters
         return make_loop(
             self.config,
             view,
@@ -341,9 +370,6 @@ class PipelineRun:
     def _fail_over(self, lost: Predictor, error: EdgekitError) -> Predictor:
         return self._model.fail_over(self, lost, error)
 
-    def _counters_of(self, result: Result) -> BundleCounters:
-        return self._counters[result.version, result.variant]
-
     def _ways_out(self) -> Publishers:
         """Return the links to the servers that sinks name; they outlive the loop.
 
@@ -360,18 +386,11 @@ class PipelineRun:
     def report(self) -> None:
         """Send the counts since the last report, of each version by itself."""
         self._relay.flush()
-        if (current := self._current) is None or not self._has_started:
+        if not self._has_started:
             return
-        with self._reporting:
-            for counters in list(self._counters.values()):
-                if counters is not current and not counters.is_empty:
-                    self._send(counters.take(self.name, self._period_s()))
-            self._send(self._with_loop(current.take(self.name, self._period_s())))
-
-    def _period_s(self) -> float:
-        now_ns = time.monotonic_ns()
-        period_s, self._reported_ns = (now_ns - self._reported_ns) / 1e9, now_ns
-        return period_s
+        self._counters.report(self._send, self._with_loop)
+        if self._stages is not None:
+            self._stages.report()
 
     def _with_loop(self, progress: Progress) -> Progress:
         changes: dict[str, Any] = self._keeper.document() if self._keeper else {}

@@ -1,4 +1,4 @@
-"""One model of a worker, opened once for all pipelines that use it."""
+"""One model of a worker, opened once for all pipelines and stages that use it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from edgekit.agent.ipc import (
@@ -27,7 +27,6 @@ from edgekit.agent.worker.hosted import CountedPredictor, Hosted, User, running_
 from edgekit.base.lane import Lane
 from edgekit.core.errors import BundleError, ConfigError, EdgekitError
 from edgekit.model.exclusions import Exclusions
-from edgekit.pipeline.redact import check_redact
 
 if TYPE_CHECKING:
     from edgekit.model.ready import ReadyModel
@@ -140,15 +139,15 @@ class SharedModel:
     # -- its users
 
     def join(self, user: User) -> bool:
-        """Add a pipeline; return False if the model has one already, and its file keeps state.
+        """Add a user; return False if the model has one already, and its file keeps state.
 
         Raises:
-            ConfigError: The model has no class for a label that the pipeline redacts.
+            EdgekitError: It cannot run on the model, such as for want of a label that it redacts.
         """
         with self.making:
             if self._users and self._require_active().keeps_state:
                 return False
-            check_redact(user.redact, self.view(user))
+            user.check(self.view(user))
             self._users[user.name] = user
             return True
 
@@ -293,22 +292,37 @@ class SharedModel:
         """Put a bundle in place for every user, if it fits each; return the old one and the gap in ms.
 
         Raises:
-            ConfigError: It has no class for a label that a user redacts, or cannot be shared.
+            EdgekitError: A user cannot run on it, or it cannot be shared.
         """
         with self.making:
             old = self._require_active()
             try:
                 for user in self._users.values():
-                    check_redact(user.redact, new.view(user))
-            except ConfigError:
+                    user.check(new.view(user))
+            except EdgekitError:
                 new.holder.close()
                 raise
             began_ns = time.monotonic_ns()
-            self.lane.call(functools.partial(self._put, new))
+            with self._between_frames():
+                self.lane.call(functools.partial(self._put, new))
             gap_ms = (time.monotonic_ns() - began_ns) / 1e6
             self._report_users()
             self._active = new
         return old, gap_ms
+
+    @contextlib.contextmanager
+    def _between_frames(self) -> Iterator[None]:
+        """Have no frame in work meanwhile of a pipeline of several models: it has one version of each.
+
+        This waits beside the lanes: a frame in work may wait for this model's.
+        """
+        loops = {id(user.loop): user.loop for user in self._users.values()}.values()
+        with contextlib.ExitStack() as held:
+            for loop in filter(None, loops):
+                held.enter_context(loop.held())
+            for loop in filter(None, loops):
+                loop.wait_still()
+            yield
 
     # -- other variants of the running bundle
 
@@ -318,7 +332,7 @@ class SharedModel:
         self._send(Returned(model=self.key, running=running_of(new)))
 
     def _put_variant(self, hosted: Hosted, _: ReadyModel, __: ReadyModel) -> None:
-        with self.making:
+        with self.making, self._between_frames():
             self.lane.call(functools.partial(self._put, hosted))
         self._report_users()
 

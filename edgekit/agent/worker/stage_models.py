@@ -1,7 +1,6 @@
-"""The stages after the first of one pipeline: their models, each with a lane of its own.
+"""The stages after the first of a pipeline outside an agent: their models, each with a lane of its own.
 
-The first stage's model is the pipeline's own, which the agent may keep up to date and share. Those of the
-later stages are bundles' paths: opened here, once for a run, however often its source is opened again.
+They are bundles' paths, opened once for a run. A worker of an agent shares hosted models: ``stage_users``.
 """
 
 from __future__ import annotations

@@ -50,6 +50,8 @@ class LaneModel:
         self.predictor, self._fail_over = predictor, fail_over
         self._stream = lane.stream(self._do, is_live=False, capacity=1, allowance_s=allowance_s)
         self.failovers = 0
+        self.error: EdgekitError | None = None
+        """What ``ask`` raised last."""
 
     def use(self, new: Predictor) -> Predictor:
         """Run another predictor from the next frame on; on the lane's thread. Return the old one."""
@@ -71,10 +73,13 @@ class LaneModel:
         try:
             if call.error is not None:
                 raise call.error
-            return [predictor.finish(inferred).prediction for inferred in call.inferred]
-        except EdgekitError:
+            found = [predictor.finish(inferred) for inferred in call.inferred]
+        except EdgekitError as error:
+            self.error = error
             predictor.failed()
             raise
+        predictor.answered(found)
+        return [timed.prediction for timed in found]
 
     def close(self) -> None:
         """Leave the lane."""

@@ -95,7 +95,9 @@ class Recent:
     def take(
         self, device: str, pipeline: str, at_ms: int, period_s: float, frames: int, infer: Sketch | None
     ) -> None:
-        """Store one report."""
+        """Store one report; of a later stage's model nothing, as its frames are the pipeline's."""
+        if "/" in pipeline:
+            return
         fps = frames / period_s if period_s > 0 else 0.0
         histogram = None if infer is None else Histogram.from_wire(infer)
         # as it arrives: a list that is sorted by it would else hold everything up for 10,000 of them at once

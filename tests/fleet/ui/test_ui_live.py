@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -145,6 +146,13 @@ def test_a_pipeline_that_is_gone_from_the_report_counts_no_more():
     recent.take_reported("a", wire.Reported(boot="b", version=1, desired=0))
     assert recent.pace("a").fps == 0
     assert recent.everyone().fps == 0
+
+
+def test_the_frames_of_a_later_stage_are_not_counted_beside_its_pipelines():
+    recent = Recent(lambda: 0)
+    recent.take_records("a", [report(2.0)])
+    recent.take_records("a", [msgspec.structs.replace(report(2.0), pipeline="p/tint")])
+    assert round(recent.everyone().fps) == round(recent.pace("a").fps) == 10
 
 
 def test_only_the_newest_report_of_a_pipeline_counts():
