@@ -4,9 +4,9 @@ Broken: x and y swapped, no sigmoid, cells twice as large, no suppression, each 
 where a decoder has them, points alone swapped, masks mirrored, oriented boxes turned the other way, numbers
 doubled. Each decoder is broken in each way that it can be, in a process of its own, and the tests that
 build it are run: at least one must fail. By default the decoders of boxes that most models need;
-``--full``: every decoder.
+``--full``: every decoder; ``--only NAME``: this one.
 
-    python benchmarks/decoder_mutations.py [--full] [--json]
+    python benchmarks/decoder_mutations.py [--full | --only NAME] [--json]
 """
 
 from __future__ import annotations
@@ -90,11 +90,15 @@ def tests_of(folder: Path) -> dict[str, list[str]]:
 
 def main() -> int:
     """Break each decoder; print which mutants no test noticed."""
-    options = parser(__doc__, full="every decoder", sabotage="nothing is broken").parse_args()
+    arguments = parser(__doc__, full="every decoder", sabotage="nothing is broken")
+    arguments.add_argument("--only", choices=sorted(WAYS), help="break this decoder alone")
+    options = arguments.parse_args()
+    chosen = WAYS if options.full else QUICK[:2] if options.sabotage else QUICK
+    chosen = [options.only] if options.only else chosen
     survivors, ran = [], 0
     with tempfile.TemporaryDirectory() as folder:
         tests = tests_of(Path(folder))
-        for decoder in WAYS if options.full else QUICK[:2] if options.sabotage else QUICK:
+        for decoder in chosen:
             for kind in WAYS[decoder]:
                 ran += 1
                 if pytest("" if options.sabotage else f"{decoder}:{kind}", tests[decoder]) == 0:
