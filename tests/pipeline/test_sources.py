@@ -17,7 +17,13 @@ from edgekit.core.errors import ConfigError, SourceError
 from edgekit.core.ports import Source
 from edgekit.core.spec import Post, Pre
 from edgekit.pipeline.loop import Loop
-from edgekit.pipeline.sources import SOURCES, SourceContext, make_source, source_context
+from edgekit.pipeline.sources import (
+    PICTURES_ONLY,
+    SOURCES,
+    SourceContext,
+    make_source,
+    source_context,
+)
 from edgekit.pipeline.sources.camera import CameraOptions, CameraSource
 from edgekit.pipeline.sources.images import ImagesOptions
 from edgekit.pipeline.sources.modbus import Register
@@ -71,6 +77,17 @@ def test_every_source_in_the_table_is_one(kind):
 
 
 # -- video
+
+
+@pytest.mark.parametrize("kind", sorted(PICTURES_ONLY))
+@pytest.mark.parametrize(
+    ("context", "wanted"),
+    [(SourceContext(window=8, channels=1), "windows of samples"), (SourceContext(columns=("a",)), "rows")],
+)
+def test_a_source_of_pictures_refuses_a_model_that_takes_none_before_the_first_frame(kind, context, wanted):
+    assert kind in SOURCES
+    with pytest.raises(ConfigError, match=f"gives pictures, and the model takes {wanted}"):
+        make_source(kind, None, context)
 
 
 def test_a_video_gives_every_frame_once(video):

@@ -269,7 +269,8 @@ class PipelineRun:
 
     def _wait_to_begin(self) -> None:
         """Have everything loaded but the source and the sinks, which another process still has."""
-        if not self._model.view(self).manifest.pre.window:
+        pre = self._model.view(self).manifest.pre
+        if not (pre.window or pre.columns):
             vision()
         self._send(Prepared(pipeline=self.name))
         self._may_begin.wait()

@@ -109,7 +109,7 @@ def make_loop(
         StorageError: A sink's file cannot be written.
     """
     predictor.require_frames()
-    takes_images = not predictor.manifest.pre.window
+    takes_images = not (predictor.manifest.pre.window or predictor.manifest.pre.columns)
     if takes_images:
         vision().setNumThreads(1)  # OpenCV's own threads would compete with the runtime's
     name, folder, privacy = config.pipeline.name, Path(config.folder), config.privacy

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.base import plugins
+from edgekit.core.errors import ConfigError
 from edgekit.core.ports import Source
 from edgekit.core.spec import Manifest
 
@@ -35,6 +36,10 @@ SOURCES: dict[str, str] = {
     "fleet": "edgekit.pipeline.sources.fleet:FleetSource",
 }
 SOURCE_ROWS = plugins.Rows(SOURCES, plugins.SOURCES)
+PICTURES_ONLY = frozenset(
+    {"camera", "picamera2", "video", "images", "folder", "rtsp", "command", "http", "fleet"}
+)
+"""The sources that never give samples of a sensor, sound, or rows of a table."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,16 @@ def source_context(manifest: Manifest, folder: Path, state: Path = Path()) -> So
 
 
 def make_source(kind: str, options: Any, context: SourceContext) -> Source:
-    """Return the source of a checked configuration, not yet open."""
+    """Return the source of a checked configuration, not yet open.
+
+    Raises:
+        ConfigError: It gives pictures and the model takes none, or the other way.
+    """
+    if kind in PICTURES_ONLY and (context.window or context.columns):
+        wanted = "rows of a table" if context.columns else "windows of samples"
+        raise ConfigError(
+            f"source {kind!r}: gives pictures, and the model takes {wanted}",
+            hint="use a source of numbers or of sound: table, serial, mqtt, modbus, iio, i2c, audio",
+        )
     source: Source = SOURCE_ROWS.load(kind)(options, context)
     return source
