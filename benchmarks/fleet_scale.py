@@ -116,7 +116,8 @@ def run(folder: Path, shim: Path, delay_ms: int, devices: int, seconds: int) -> 
         "page_p99_ms": p99_ms([took for each in looks.seconds.values() for took in each]),
         "page_p99_ms_by_path": {path: p99_ms(each) for path, each in looks.seconds.items()},
         "pages": sum(map(len, looks.seconds.values())),
-        "memory_mb": round(looks.memory_mb, 1),
+        "memory_mb": looks.memory_mb["both"],
+        "memory_mb_by_process": looks.memory_mb,
         "processor": {name: round(value / took_s, 3) for name, value in (after | looks.cpu_s).items()},
         "store_failures": counters.get("store_failures", 0),
     }
@@ -128,8 +129,8 @@ class Looks:
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: {path: [] for path in (*API, *PAGES)})
     """How long each request of a path took."""
-    memory_mb: float = 0.0
-    """The most that fleet manager and broker had together."""
+    memory_mb: dict[str, float] = field(default_factory=dict)
+    """The most that fleet manager and broker had, each, and both together."""
     cpu_s: dict[str, float] = field(default_factory=dict)
     """Of the simulator."""
 
@@ -139,7 +140,9 @@ class Looks:
         for _ in watch(simulation, LOOK_S):
             path = next(paths)
             self.seconds[path].append(fleet.get(path)[0])
-            self.memory_mb = max(self.memory_mb, sum(fleet.memory_mb().values()))
+            memory_mb = fleet.memory_mb()
+            for name, value in (memory_mb | {"both": sum(memory_mb.values())}).items():
+                self.memory_mb[name] = max(self.memory_mb.get(name, 0.0), round(value, 1))
             self.cpu_s = {"simulator": cpu_s(simulation.pid) or self.cpu_s.get("simulator", 0.0)}
 
 
