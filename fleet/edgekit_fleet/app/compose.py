@@ -177,7 +177,7 @@ class Fleet:
             registry=registry,
             rollouts=rollouts,
             measuring=measuring,
-            cameras=CameraService(database, box, rollouts.desired, audit, devices.approved, unix_ms),
+            cameras=CameraService(database, box, rollouts.desired, audit, devices.known, unix_ms),
             audit=audit,
         )
 
@@ -378,6 +378,7 @@ class Fleet:
                     self._downlink_connected.clear()
                     services.rollouts.desired.publish_all()
                 services.commanding.send_again()
+                services.cameras.tell_due()  # what was left undone when the fleet manager was killed
                 self._count_turned_away()
                 self.broker.disconnect_again(services.devices.is_welcome)
                 if rounds % _TRIM_EVERY == 0:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,7 +18,12 @@ from edgekit_fleet.store.audit import Actor, Audit
 from edgekit_fleet.store.cameras import CameraStore, StoredList, Target
 from edgekit_fleet.store.database import Database, Sql
 
+logger = logging.getLogger(__name__)
+
 MAX_LABELS = 32
+AT_ONCE = 50
+"""Devices that are told of their list in one commit: to tell thousands in one held up for seconds what all
+devices send."""
 
 
 class CameraService:
@@ -28,7 +34,7 @@ class CameraService:
         box: Encrypts the passwords there.
         desired: The desired states that name each device's list.
         audit: Gets an entry for each change, without passwords.
-        approved: Returns the devices that may connect.
+        known: Returns those of some devices that may connect.
         clock: Gives Unix time in milliseconds.
     """
 
@@ -38,11 +44,11 @@ class CameraService:
         box: SecretBox,
         desired: DesiredStates,
         audit: Audit,
-        approved: Callable[[], Iterable[str]],
+        known: Callable[[Collection[str]], Collection[str]],
         clock: Callable[[], int],
     ) -> None:
         self._database, self._box, self._desired, self._audit = database, box, desired, audit
-        self._approved, self._clock = approved, clock
+        self._known, self._clock = known, clock
         self.store = CameraStore(database)
 
     def set_list(self, target: Target, cameras: Sequence[Camera], *, by: Actor) -> StoredList:
@@ -64,8 +70,8 @@ class CameraService:
             after = rows.get(sql, target)
             assert after is not None
             self._record(by, "cameras.set", target, before, after)
-            self._tell(sql, self.store.concerned(target))
-        self._desired.publish_pending()
+            self._owe(sql, target)
+        self.tell_due()
         return after
 
     def delete(self, target: Target, *, by: Actor) -> bool:
@@ -75,8 +81,8 @@ class CameraService:
                 return False
             rows.delete(sql, target)
             self._record(by, "cameras.delete", target, before, None)
-            self._tell(sql, self.store.concerned(target))
-        self._desired.publish_pending()
+            self._owe(sql, target)
+        self.tell_due()
         return True
 
     def set_password(self, target: Target, camera: str, password: str | None, *, by: Actor) -> StoredList:
@@ -100,8 +106,8 @@ class CameraService:
             after = rows.get(sql, target)
             assert after is not None
             self._record(by, "cameras.password", target, before, after)
-            self._tell(sql, self.store.concerned(target))
-        self._desired.publish_pending()
+            self._owe(sql, target)
+        self.tell_due()
         return after
 
     def set_labels(self, device: str, labels: Sequence[str], *, by: Actor) -> tuple[str, ...]:
@@ -161,12 +167,40 @@ class CameraService:
         wish = document.config.get("cameras") if document else None
         return msgspec.convert(wish, CameraWish).sha256 if wish else ""
 
-    def _tell(self, sql: Sql, devices: Iterable[str]) -> None:
+    def tell_due(self) -> None:
+        """Tell the devices whose list has changed, some at a time: messages are stored in between."""
+        while self._tell_some():
+            self._desired.publish_pending()
+
+    def _tell_some(self) -> bool:
+        """Tell the next devices in one commit; False if there were none."""
+        with self._database.transaction() as sql:
+            devices = rows.due(sql, AT_ONCE)
+            for device in devices:
+                self._tell_one(sql, device)
+            rows.settle(sql, devices)
+        return bool(devices)
+
+    def _tell_one(self, sql: Sql, device: str) -> None:
+        """Tell a device, if that is possible as it was when the list was set; else its page says so."""
+        try:
+            self._tell(sql, [device])
+        except UsageError as error:
+            logger.error("%s is not told of its cameras: %s", device, error.message)  # noqa: TRY400 - no bug
+
+    def _owe(self, sql: Sql, target: Target) -> None:
+        """Have ``tell_due`` tell the devices that a list is for, if it goes with their other lists."""
+        for device in rows.combinations(sql, target):
+            self._encoded(sql, device, rows.of_device(sql, device))
+        self._tell(sql, self._desired.crowded(sql, rows.concerned(sql, target)))
+        rows.owe(sql, target)
+
+    def _tell(self, sql: Sql, devices: Sequence[str]) -> None:
         """Name each device's list in its desired state, within the transaction."""
-        approved, wishes = set(self._approved()), {}
+        known, wishes = self._known(devices), {}
         for device in devices:
             lists = rows.of_device(sql, device)
-            if device in approved and (lists or self.wanted_sha256(device)):
+            if device in known and (lists or self.wanted_sha256(device)):
                 wish = CameraWish(digest(self._encoded(sql, device, lists)))
                 wishes[device] = msgspec.to_builtins(wish)
         try:

@@ -6,8 +6,8 @@ Publishing twice is harmless: the document is retained, and a device ignores a v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -16,7 +16,13 @@ from edgekit.core.errors import ConfigError
 from edgekit_fleet.broker.downlink import Downlink
 from edgekit_fleet.registry.keys import SigningKey, desired_key_id
 from edgekit_fleet.store import desired as rows
-from edgekit_fleet.store.database import Database
+from edgekit_fleet.store.database import Database, Sql
+
+Item = TypeVar("Item")
+AT_ONCE = 100
+"""Devices whose documents are changed, or noted as sent, in one commit."""
+ROOM_BYTES = 512
+"""More than one key of ``config`` takes in a document."""
 
 
 class DesiredStates:
@@ -82,11 +88,15 @@ class DesiredStates:
     def tell(self, devices: Sequence[str], addresses: wire.Addresses) -> int:
         """Tell devices where the fleet is going to be; return the number of documents that changed.
 
+        Some at a time: messages are stored in between.
+
         Raises:
-            ConfigError: A document would be too large for its device to read.
+            ConfigError: A document would be too large for its device to read; devices before it are told.
         """
-        changed = self.configure("addresses", dict.fromkeys(devices, msgspec.to_builtins(addresses)))
-        self.publish_pending()
+        value, changed = msgspec.to_builtins(addresses), 0
+        for part in _parts(devices):
+            changed += self.configure("addresses", dict.fromkeys(part, value))
+            self.publish_pending()
         return changed
 
     def configure(self, key: str, values: Mapping[str, Any]) -> int:
@@ -110,6 +120,10 @@ class DesiredStates:
                 rows.put(sql, rows.Document(device, version, body))
                 changed += 1
         return changed
+
+    def crowded(self, sql: Sql, devices: Sequence[str]) -> list[str]:
+        """Return those of some devices whose document may have no room for one more key of ``config``."""
+        return rows.longer(sql, devices, wire.MAX_DESIRED_BYTES - ROOM_BYTES)
 
     def sign_ack(self, ack: wire.CarriedAck) -> bytes:
         """Return an answer to a carried outbox, encoded and signed."""
@@ -149,10 +163,10 @@ class DesiredStates:
             StorageError: That they were sent cannot be recorded; they will be sent again.
         """
         documents = self._documents.pending(self._restored_ms)
-        for document in documents:
-            self._send(document)
-        if documents:
-            self._documents.set_published(documents)
+        for part in _parts(documents):
+            for document in part:
+                self._send(document)
+            self._documents.set_published(part)
         return len(documents)
 
     def publish_all(self) -> None:
@@ -181,6 +195,11 @@ class DesiredStates:
 
     def _send(self, document: rows.Document) -> None:
         self._downlink.publish(document.device, "desired", document.body, retain=True)
+
+
+def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Cut what concerns thousands of devices into parts of which each is one commit."""
+    return (items[first : first + AT_ONCE] for first in range(0, len(items), AT_ONCE))
 
 
 def _decoded(document: rows.Document | None) -> wire.Desired | None:

@@ -28,7 +28,12 @@ _MIGRATIONS = [
     ) WITHOUT ROWID;
     CREATE INDEX device_label_by_label ON device_label (label, device);
     """,
+    "CREATE TABLE camera_due (device TEXT PRIMARY KEY) WITHOUT ROWID",
 ]
+_CONCERNED = (
+    "SELECT :name WHERE :scope = 'device'"
+    " UNION ALL SELECT device FROM device_label WHERE :scope = 'label' AND label = :name"
+)
 
 
 class Target(NamedTuple):
@@ -82,11 +87,8 @@ class CameraStore:
 
     def concerned(self, target: Target) -> list[str]:
         """Return the devices that a list is for."""
-        if target.scope == "device":
-            return [target.name]
         with self._database.read() as sql:
-            rows = sql.execute("SELECT device FROM device_label WHERE label = ?", (target.name,))
-            return [row["device"] for row in rows]
+            return concerned(sql, target)
 
 
 def get(sql: Sql, target: Target) -> StoredList | None:
@@ -99,6 +101,48 @@ def of_device(sql: Sql, device: str) -> list[StoredList]:
     """Return the lists that a device gets, as the open transaction sees them; see ``CameraStore``."""
     targets = [*(Target("label", label) for label in labels(sql, device)), Target("device", device)]
     return [stored for target in targets if (stored := get(sql, target)) is not None]
+
+
+def concerned(sql: Sql, target: Target) -> list[str]:
+    """Return the devices that a list is for, as the open transaction sees them."""
+    return [str(row[0]) for row in sql.execute(_CONCERNED, target._asdict())]
+
+
+def combinations(sql: Sql, target: Target) -> list[str]:
+    """Return devices that a list is for: one of each combination of lists that go together on a device."""
+    rows = sql.execute(
+        f"WITH concerned (device) AS ({_CONCERNED}), named (device, list) AS ("  # noqa: S608 - fixed texts
+        " SELECT device, '' FROM concerned"
+        " UNION ALL SELECT device, label FROM concerned JOIN device_label USING (device)"
+        " JOIN camera_list ON scope = 'label' AND name = label"
+        " UNION ALL SELECT device, '/' || device FROM concerned"
+        " JOIN camera_list ON scope = 'device' AND name = device),"
+        " together (device, lists) AS ("
+        " SELECT device, group_concat(list) FROM (SELECT * FROM named ORDER BY device, list) GROUP BY device)"
+        " SELECT min(device) FROM together GROUP BY lists",
+        target._asdict(),
+    )
+    return [str(row[0]) for row in rows]
+
+
+def owe(sql: Sql, target: Target) -> None:
+    """Record that the devices that a list is for are to be told of it."""
+    sql.execute(
+        f"INSERT OR IGNORE INTO camera_due SELECT * FROM ({_CONCERNED})",  # noqa: S608 - fixed texts
+        target._asdict(),
+    )
+
+
+def due(sql: Sql, limit: int) -> list[str]:
+    """Return the first devices that are to be told of their list."""
+    rows = sql.execute("SELECT device FROM camera_due ORDER BY device LIMIT ?", (limit,))
+    return [row["device"] for row in rows]
+
+
+def settle(sql: Sql, devices: Sequence[str]) -> None:
+    """Record that devices were told."""
+    names = msgspec.json.encode(devices).decode()
+    sql.execute("DELETE FROM camera_due WHERE device IN (SELECT value FROM json_each(?))", (names,))
 
 
 def put(sql: Sql, target: Target, cameras: Sequence[Camera], keep: Collection[str], now_ms: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from edgekit_fleet.store.database import Database, Sql
 
 _MIGRATIONS = [
@@ -56,10 +58,12 @@ class Documents:
 
     def set_published(self, documents: Sequence[Document]) -> None:
         """Record that these documents were published."""
+        sent = {document.device: document.version for document in documents}
         with self._database.transaction() as sql:
-            sql.executemany(
-                "UPDATE desired SET published = ? WHERE device = ? AND published < ?",
-                [(document.version, document.device, document.version) for document in documents],
+            sql.execute(
+                "UPDATE desired SET published = sent.value FROM json_each(?) AS sent"
+                " WHERE device = sent.key AND published < sent.value",
+                (msgspec.json.encode(sent).decode(),),
             )
 
     def accepted(self) -> int:
@@ -86,6 +90,15 @@ def get(sql: Sql, device: str) -> Document | None:
     """Return a device's document as the open transaction sees it."""
     row = sql.execute("SELECT device, version, body FROM desired WHERE device = ?", (device,)).fetchone()
     return None if row is None else Document(*row)
+
+
+def longer(sql: Sql, devices: Sequence[str], size: int) -> list[str]:
+    """Return those of some devices whose document has more bytes than this."""
+    rows = sql.execute(
+        "SELECT device FROM json_each(?) JOIN desired ON device = value WHERE length(body) > ?",
+        (msgspec.json.encode(devices).decode(), size),
+    )
+    return [row["device"] for row in rows]
 
 
 def put(sql: Sql, document: Document) -> None:
