@@ -15,15 +15,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from _mosquitto import Mosquitto
+
 from edgekit_fleet.cli.simulate import enrol
 from edgekit_fleet.registry.remote import FleetClient
 
 
 class Fleet:
-    """``edgekit-fleet serve`` on a folder, with a publisher, and what can be asked of it."""
+    """``edgekit-fleet serve`` on a folder, with a publisher, and what can be asked of it.
 
-    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
-        self.folder = folder
+    Args:
+        folder: Of the fleet, of its devices and of the publisher.
+        environment: More variables of the fleet manager and of its embedded broker.
+        mosquitto: The broker, which is started and ended with the fleet manager; None for the embedded one.
+    """
+
+    def __init__(
+        self, folder: Path, environment: dict[str, str] | None = None, mosquitto: Mosquitto | None = None
+    ) -> None:
+        self.folder, self._mosquitto = folder, mosquitto
         self.data = folder / "fleet"
         self._environment = os.environ | (environment or {})
         self._killed = 0
@@ -33,7 +43,8 @@ class Fleet:
 
     def start(self) -> None:
         """Start it, on the ports it had before; also after ``kill``."""
-        serve = ("serve", "--data", str(self.data), "--port", "0", "--broker-port", "0", "--json")
+        broker = ("--broker", self._mosquitto.url) if self._mosquitto else ("--broker-port", "0")
+        serve = ("serve", "--data", str(self.data), "--port", "0", *broker, "--json")
         with (self.folder / "fleet.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "edgekit_fleet.cli.main", *serve],
@@ -41,6 +52,8 @@ class Fleet:
                 stderr=log,
                 env=self._environment,
             )
+        if self._mosquitto is not None:
+            self._mosquitto.start()
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -128,6 +141,8 @@ class Fleet:
             return {device: (rows, watermark) for device, watermark, rows in sql.execute(query, (boot,))}
 
     def _broker_pid(self) -> int:
+        if self._mosquitto is not None:
+            return self._mosquitto.pid
         return int((self.data / "broker" / "nats.pid").read_text())
 
     def __enter__(self) -> Fleet:  # noqa: PYI034 - Python 3.10 has no Self
@@ -136,6 +151,8 @@ class Fleet:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait(60)
+        if self._mosquitto is not None:
+            self._mosquitto.stop()
 
 
 def outcome_of(simulation: subprocess.Popen[bytes]) -> dict[str, Any]:

@@ -39,17 +39,18 @@ class Fleet:
             self.devices.known,
             lambda: 1_000_000,
         )
-        self.sent, self.due = {}, []
+        self.sent, self.due, self.is_last_ready = {}, [], []
         self.dies_at = None
 
     def publish(self, device, _leaf, body, *, retain=False):
-        """As the downlink does; note how many devices were still to be told."""
+        """As the downlink does; note how many devices were still to be told, and whether the last was not."""
         assert retain
         if len(self.sent) == self.dies_at:
             raise Killed
         self.sent[device] = wire.decode(body, wire.Desired).config
         with self.database.read() as sql:
             self.due.append(len(rows.due(sql, COUNT)))
+        self.is_last_ready.append(bool(self.desired.signed(f"cam-{COUNT - 1:04d}")))
 
     def has_list(self):
         with self.database.read() as sql:
@@ -120,3 +121,4 @@ def test_the_fleets_addresses_reach_all_devices_in_commits_of_a_few(fleet):
     names = [f"cam-{number:04d}" for number in range(COUNT)]
     assert fleet.desired.tell(names, addresses) == COUNT
     assert fleet.sent.keys() == set(names)
+    assert (fleet.is_last_ready[0], fleet.is_last_ready[-1]) == (False, True)
