@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 
 import pytest
 from blobs import RED, blob_bundle, film, tint_bundle
@@ -15,6 +16,7 @@ from edgekit.agent.ipc import (
     FailedOver,
     Host,
     ModelFailed,
+    Opened,
     Progress,
     Swap,
     SwapFailed,
@@ -202,6 +204,41 @@ def test_without_another_variant_a_later_stages_model_ends_the_pipeline_and_no_o
     host(worker, labelled(tmp_path / "again", "1.1.0"))
     worker.run(pair("p"), later={"two": "t"})
     worker.until(lambda: any(m.frames and m.running.version == "1.1.0" for m in worker.progress("p", "two")))
+    assert not any(isinstance(message, Ended) for message in worker.heard)
+
+
+WAITS = """
+import pathlib, time
+
+def write(result):
+    has_failed = not any(item.stage for item in result.prediction.items)
+    while has_failed and not pathlib.Path({go!r}).exists():
+        time.sleep(0.01)
+"""
+
+
+def test_a_pipeline_begins_again_once_its_run_before_has_left_the_models_that_did_not_fail(
+    start, tmp_path, monkeypatch
+):
+    """A sink holds up the run that ends; both runs would have the first model under one name."""
+    (tmp_path / "waits_for_go.py").write_text(WAITS.format(go=str(tmp_path / "go")))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    sink = '[[sink]]\nkind = "callback"\nfunction = "waits_for_go:write"\n'
+    worker = start(make_bundle(tmp_path / "one", model="one"), is_idle=True)
+    host(worker, labelled(tmp_path / "two", "1.0.0", options={"lose_at": 50}))
+    worker.run(pair("p", more=sink), later={"two": "t"})
+    worker.first(ModelFailed)
+    worker.process.send(Drop(model="t"))
+    host(worker, labelled(tmp_path / "again", "1.1.0"))
+    worker.run(pair("p"), later={"two": "t"})
+    worker.until(lambda: any(isinstance(m, Opened) and m.running.version == "1.1.0" for m in worker.heard))
+    worker.heard.clear()
+    (tmp_path / "go").touch()
+    worker.until(lambda: worker.frames("p") > 20)
+    worker.process.send(Swap(model="m", swap=1, purpose="switch", path=str(tmp_path / "one")))
+    worker.first(Swapped)
+    before = worker.frames("p")
+    worker.until(lambda: worker.frames("p") > before + 20)
     assert not any(isinstance(message, Ended) for message in worker.heard)
 
 

@@ -353,6 +353,18 @@ def users(status):
     return {row["model"]: row["users"] for worker in status["workers"] for row in worker["models"]}
 
 
+def test_a_pipeline_whose_later_model_has_no_version_yet_waits_and_says_for_which(stage):
+    make_bundle(stage.folder / "one", model="one")
+    tables = '[[stage]]\nname = "a"\nmodel = "./one"\n[[stage]]\nname = "b"\nmodel = "two"\n'
+    (stage.folder / "gate.toml").write_text(pipeline_toml("gate").replace('model = "motion"', "") + tables)
+    stage.entries = '[[pipeline]]\nfile = "gate.toml"\n'
+    status = stage.run(lambda stage: stage.until(lambda status: users(status) == {"one": ["gate"]}))
+    row = status["pipelines"]["gate"]
+    assert row["state"] == "starting"
+    assert row["message"].startswith("waits for a first version of 'two'")
+    assert status["models"]["two"]["active"] == ""
+
+
 def test_a_reload_changes_a_later_stages_model_and_frees_what_nobody_uses_any_more(stage):
     for name in ("one", "two", "three"):
         make_bundle(stage.folder / name, model=name)

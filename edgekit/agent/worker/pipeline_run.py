@@ -62,6 +62,8 @@ logger = logging.getLogger(__name__)
 
 MAX_ERRORS = 300
 """Frames in a row that may fail before the pipeline gives up; the supervisor's guards act earlier."""
+BEFORE_S, BEFORE_POLL_S = 60.0, 0.05
+"""How long a pipeline waits for the end of its run before, whose sinks may have something left to send."""
 SOURCE_RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -79,6 +81,7 @@ class PipelineRun:
         models: The worker's, by key.
         send: Sends a message to the supervisor.
         api: The local API, if there is one.
+        before: The run of the same pipeline before; this one begins once that has left the models.
     """
 
     config: PipelineConfig
@@ -90,8 +93,10 @@ class PipelineRun:
         models: Mapping[str, SharedModel],
         send: Callable[[Any], None],
         api: LocalApi | None = None,
+        before: PipelineRun | None = None,
     ) -> None:
         self.name = request.pipeline
+        self._before = before
         self._request, self._send, self._api = request, send, api
         self._model = models[request.model]
         self._later = {stage: models[key] for stage, key in request.later.items()}
@@ -250,7 +255,7 @@ class PipelineRun:
         """Run it; return False if a model cannot be shared."""
         request, model = self._request, self._model
         self.config = config = parse_config(request.text, request.what, request.folder)
-        if not all(each.wait(self._stopping) for each in self._models):
+        if not (self._wait_for_before() and all(each.wait(self._stopping) for each in self._models)):
             return True
         self._keeper = make_keeper(config, lambda step: model.vary(self.name, step), self._alert_of_change)
         if config.stages:
@@ -265,6 +270,21 @@ class PipelineRun:
         self._switch.watch(self._switched)
         with self._shown(), self._counted():
             self._run_source()
+        return True
+
+    def _wait_for_before(self) -> bool:
+        """Wait for the end of the run before, which still has models that did not fail; False if stopped.
+
+        Raises:
+            EdgekitError: It does not end.
+        """
+        before, self._before = self._before, None
+        deadline_s = time.monotonic() + BEFORE_S
+        while before is not None and not before.has_ended:
+            if self._stopping.wait(BEFORE_POLL_S):
+                return False
+            if time.monotonic() > deadline_s:
+                raise EdgekitError(f"pipeline {self.name!r} has not ended its run before in {BEFORE_S:.0f} s")
         return True
 
     def _wait_to_begin(self) -> None:

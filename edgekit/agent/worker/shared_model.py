@@ -152,9 +152,11 @@ class SharedModel:
             return True
 
     def leave(self, user: User) -> None:
-        """Forget a pipeline that has ended."""
+        """Forget a user that has ended, if it is one."""
         with self.making:
-            self._users.pop(user.name, None)
+            if self._users.get(user.name) is not user:
+                return
+            del self._users[user.name]
             for hosted in (self._active, self._kept):
                 if hosted is not None:
                     hosted.leave(user.name)

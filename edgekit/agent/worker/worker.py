@@ -95,7 +95,8 @@ class Worker:
             model = self._models.pop(message.model)
             self._in_a_thread(f"close-{message.model}", functools.partial(self._close, model))
         elif isinstance(message, Run):
-            pipeline = PipelineRun(message, self._models, self._send, self._api)
+            before = self._pipelines.get(message.pipeline)
+            pipeline = PipelineRun(message, self._models, self._send, self._api, before)
             pipeline.start()
             self._pipelines[message.pipeline] = (
                 pipeline  # now: a report forgets one whose thread is not alive
