@@ -160,6 +160,27 @@ def test_a_second_process_takes_over_from_a_worker_that_leaks_between_two_frames
     assert pause_s < 2.0  # the model alone takes so long to load
 
 
+def test_a_second_process_takes_over_a_pipeline_of_several_models(leaky):
+    make_bundle(leaky.folder / "second", model="second")
+    path = leaky.folder / "leaky.toml"
+    stages = "".join(f'[[stage]]\nname = "{name}"\nmodel = "./{name}"\n' for name in ("leaky", "second"))
+    path.write_text(path.read_text().replace('model = "motion"', "") + stages)
+
+    def client(stage):
+        stage.until(has("leaky", recycled=1, standby=""))
+        return stage.until(is_running("leaky", stage.status()["pipelines"]["leaky"]["frames"] + 10))
+
+    status = leaky.run(client)
+    row = status["pipelines"]["leaky"]
+    assert row["restarts"] == row["errors"] == 0
+    assert [(each["name"], each["model"]) for each in row["stages"]] == [
+        ("leaky", "motion"),
+        ("second", "second"),
+    ]
+    assert [each["users"] for each in row_of(status, "leaky")["models"]] == [["leaky"], ["leaky/second"]]
+    assert all(each["inferences"] for each in row["stages"])
+
+
 def test_where_the_second_process_cannot_open_the_model_the_first_goes_on_and_says_why(leaky):
     def client(stage):
         pid = row_of(stage.until(is_running("leaky")), "leaky")["pid"]
