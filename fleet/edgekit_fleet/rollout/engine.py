@@ -7,7 +7,7 @@ again until it returns no action. The engine may be killed between any two steps
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -17,7 +17,7 @@ from edgekit.core.errors import ConfigError, StorageError, UsageError
 from edgekit_fleet.registry.repository import Published
 from edgekit_fleet.rollout import observe
 from edgekit_fleet.rollout.decide import Action, Advance, Direct, Member, Move, View, decide
-from edgekit_fleet.rollout.desired import DesiredStates
+from edgekit_fleet.rollout.desired import AT_ONCE, DesiredStates
 from edgekit_fleet.rollout.fit import is_described, listed, unfit
 from edgekit_fleet.rollout.machine import UNDONE, Event, State
 from edgekit_fleet.rollout.observe import Observer
@@ -193,7 +193,7 @@ class Engine:
             if not actions:
                 return
             try:
-                self._apply(rollout, participants, actions)
+                self._carry_out(rollout, participants, actions)
             except StorageError:
                 raise
             except ConfigError as problem:  # devices could not read the desired state
@@ -258,15 +258,27 @@ class Engine:
 
     # Carrying out -----------------------------------------------------------------------------------
 
-    def _apply(
+    def _carry_out(
         self, rollout: Rollout, participants: Sequence[Participant], actions: Sequence[Action]
     ) -> None:
-        """Commit all actions together, or none."""
+        """Commit actions some at a time, and publish in between: messages of devices are stored meanwhile.
+
+        More than one are of a device each, and what a crash or a person leaves of them is decided again.
+        """
         of_device = {participant.device: participant for participant in participants}
+        for first in range(0, len(actions), AT_ONCE):
+            if not self._apply(rollout, of_device, actions[first : first + AT_ONCE]):
+                return
+            self.desired.publish_pending()
+
+    def _apply(
+        self, rollout: Rollout, of_device: Mapping[str, Participant], actions: Sequence[Action]
+    ) -> bool:
+        """Commit these actions together; False if a person has just paused or aborted the rollout."""
         commands: list[str] = []
         with self._database.transaction() as sql:
             if not self._is_unchanged(sql, rollout):
-                return  # a person has just paused or aborted it; decide again
+                return False
             for action in actions:
                 if isinstance(action, Move):
                     self._move(rollout.id, action.event, action.reason, FLEET)
@@ -280,6 +292,7 @@ class Engine:
                     commands.append(action.device)
             for device in commands:  # queued in the same commit, sent until answered
                 self._roll_back(device, rollout.model)
+        return True
 
     @staticmethod
     def _is_unchanged(sql: Sql, rollout: Rollout) -> bool:

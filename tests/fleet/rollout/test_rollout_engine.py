@@ -4,11 +4,12 @@ import contextlib
 import itertools
 
 import pytest
-from rollout_parts import MODEL, Site
+from rollout_parts import MODEL, Retained, Site
 
 from edgekit.core import wire
 from edgekit.core.errors import UsageError
 from edgekit.core.spec import BackendFact, Facts, Variant
+from edgekit_fleet.rollout.desired import AT_ONCE
 from edgekit_fleet.rollout.machine import Event, State
 from edgekit_fleet.rollout.plan import make_spec
 
@@ -388,6 +389,34 @@ def test_an_abort_in_the_moment_of_deciding_wins(site, monkeypatch):
     site.tick()
     assert site.rollout(rollout).state is State.ABORTED
     assert site.downlink.sent == []
+
+
+class Counting(Retained):
+    """Notes with each message how many devices the rollout has directed by then."""
+
+    def __init__(self, site, rollout):
+        super().__init__()
+        self.site, self.rollout, self.directed = site, rollout, []
+
+    def publish(self, device, leaf, body, *, retain=False):
+        super().publish(device, leaf, body, retain=retain)
+        everyone = self.site.participants(self.rollout).values()
+        self.directed.append(sum(participant.is_directed for participant in everyone))
+
+
+def test_a_wave_of_many_devices_is_told_and_taken_back_in_commits_of_a_few(site):
+    names = [f"cam-{number:03d}" for number in range(AT_ONCE + 3)]
+    rollout = site.add(*names).create(waves=["100%"])
+    site.downlink = Counting(site, rollout)
+    site.restart()
+    site.tick()
+    assert sorted(set(site.downlink.directed)) == [AT_ONCE, AT_ONCE + 3]
+    assert told(site) == set(names)
+    site.downlink.directed.clear()
+    site.engine.move(rollout.id, Event.ABORT)
+    site.tick()
+    assert set(site.downlink.directed) == {3, 0}
+    assert not told(site)
 
 
 def test_a_device_that_comes_during_the_rollout_joins_its_last_wave(site):
