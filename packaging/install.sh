@@ -270,6 +270,9 @@ apply() {
   for file in $files; do set -- "$@" "$folder/$file"; done
   [ -z "$scratch" ] || chmod 755 "$scratch" # apt reads them as the user _apt
   [ -n "$offline" ] || apt-get update -qq || echo "install.sh: the package lists cannot be refreshed; going on with those that are here" >&2
+  # a power loss during an installation leaves a journal, and apt refuses to go on until dpkg has played it
+  DEBIAN_FRONTEND=noninteractive dpkg --configure -a ||
+    echo "install.sh: dpkg could not finish what was interrupted; going on" >&2
   if [ -n "$offline" ]; then set -- -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts=/dev/null "$@"; fi
   DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" ||
     fail 3 "apt could not install them, see above" "${offline:+install what they depend on first, or leave --offline out}"

@@ -9,8 +9,10 @@
 # installed with its dependencies, doctor, verify, selftest and run of a small bundle on two runtimes; enrolled
 # with a fleet on this machine, updated, rolled back, purged.
 # Roots are kept in EDGEKIT_ROOTS (default /var/cache/edgekit-roots) and made anew when they are not there.
-# POWER_CUTS says how often the power is lost (3); REPORTS names a folder that keeps the reports of selftest.
+# POWER_CUTS says how often the power is lost, while it runs, while it is upgraded and while it is installed (3
+# times each); SEED says at which moments; REPORTS names a folder that keeps the reports of selftest.
 set -euo pipefail
+RANDOM=${SEED:-1}
 cd "$(dirname "$0")/.."
 roots=${EDGEKIT_ROOTS:-/var/cache/edgekit-roots}
 work=$(mktemp -d)
@@ -86,11 +88,15 @@ inside() {
       DEBIAN_FRONTEND=noninteractive QEMU_CPU=cortex-a76 "$@"' inside "$work/root" "${cpuinfo:-}" "$@"
 }
 
-# install FOLDER: as a person does from a stick, without a network
-install() {
+put_stick() {
   rm -rf "$work/root/debs"
   cp -r "$1" "$work/root/debs"
   cp packaging/install.sh "$work/root/debs/"
+}
+
+# install FOLDER: as a person does from a stick, without a network
+install() {
+  put_stick "$1"
   inside EDGEKIT_SKIP_COMPILE="${emulated:-}" sh /debs/install.sh --offline --yes --with litert,onnxruntime \
     >"$work/apt.log" 2>&1 || { tail -20 "$work/apt.log"; return 1; }
   rm -rf "$work/root/debs"
@@ -146,6 +152,18 @@ power_off() {
   machine=""
 }
 
+# interrupted SECONDS COMMAND...: begins it in the booted root and takes the power away before so many have passed
+interrupted() {
+  local most=$1 begun
+  shift
+  booted "$@" >"$work/apt.log" 2>&1 &
+  begun=$!
+  sleep "$(awk -v most="$most" -v share=$RANDOM 'BEGIN { print most * share / 32768 }')"
+  power_off
+  wait "$begun" || true
+  power_on
+}
+
 booted() { nsenter --target "$init" --mount --uts --ipc --net --pid --cgroup "$@"; }
 
 # until_true SECONDS COMMAND...: waits for a state of another machine, which tells nobody of its changes
@@ -175,7 +193,10 @@ test_amd64() {
   if inside sh -c 'apt-get install -y /debs/edgekit_*.deb' >"$work/apt.log" 2>&1; then fail "a package for Python 3.13 went into Debian 12"; fi
   grep -q "Depends: python3 (>= 3.13~)" "$work/apt.log" || fail "apt did not name the Python it wants"
   step "installed without a network"
+  local began=$SECONDS took_s
   install "$work/debs"
+  took_s=$((SECONDS - began + 1))
+  echo "in $took_s s"
   [ -z "$(inside systemd-analyze verify /usr/lib/systemd/system/edgekit-agent.service 2>&1)" ] || fail "systemd-analyze verify"
 
   step "booted: without a pipeline the unit waits, and says for what"
@@ -211,11 +232,19 @@ test_amd64() {
   booted systemctl start edgekit-agent
 
   step "upgraded while it runs"
-  mkdir "$work/root/debs"
-  cp "$work"/debs/*.deb "$work/root/debs/"
-  booted sh -c 'DEBIAN_FRONTEND=noninteractive apt-get install -y --reinstall /debs/*.deb' >"$work/apt.log" 2>&1 || { tail "$work/apt.log"; fail "upgrade"; }
-  rm -rf "$work/root/debs"
+  put_stick "$work/debs"
+  local upgrade='dpkg --configure -a && DEBIAN_FRONTEND=noninteractive apt-get install -y --reinstall /debs/*.deb'
+  booted sh -c "$upgrade" >"$work/apt.log" 2>&1 || { tail "$work/apt.log"; fail "upgrade"; }
   grep -q wrist.toml "$work/root/etc/edgekit/agent.toml" || fail "the upgrade replaced the configuration"
+  until_true 60 runs || fail "no frame after the upgrade"
+
+  step "power lost during an upgrade: it starts again"
+  for _ in $(seq "${POWER_CUTS:-3}"); do
+    interrupted "$took_s" sh -c "$upgrade"
+    until_true 60 runs || { booted journalctl -u edgekit-agent --no-pager | tail -20; fail "no frame after the power was lost"; }
+  done
+  booted sh -c "$upgrade" >"$work/apt.log" 2>&1 || { tail "$work/apt.log"; fail "upgrade after the power was lost"; }
+  [ -z "$(booted dpkg --audit)" ] || fail "dpkg --audit has something to say"
   until_true 60 runs || fail "no frame after the upgrade"
 
   step "removed, purged"
@@ -223,6 +252,18 @@ test_amd64() {
   [ "$(booted systemctl is-active edgekit-agent)" != active ] || fail "it still runs after remove"
   [ -e "$work/root/etc/edgekit/agent.toml" ] || fail "remove took the configuration"
   power_off
+  purge
+
+  step "power lost during an installation: the same line again installs it"
+  put_stick "$work/debs"
+  power_on
+  for _ in $(seq "${POWER_CUTS:-3}"); do
+    interrupted "$took_s" sh /debs/install.sh --offline --yes --with litert,onnxruntime
+  done
+  power_off
+  install "$work/debs"
+  bundle
+  inside edgekit verify /srv/imu >/dev/null || fail "verify"
   purge
 }
 
