@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 from edgekit.base.disk import LocalDisk, disk_errors, sync_path
@@ -20,7 +21,7 @@ def replace_file(disk: LocalDisk, path: Path, data: bytes) -> None:
 
 
 def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace a file that several processes may write at once; the last one wins, whole.
+    """Replace a file that several processes and threads may write at once; the last one wins, whole.
 
     Its folder is made. ``mode``: permissions, less the umask, from the first byte on.
 
@@ -83,7 +84,7 @@ def sha256_of(*paths: Path) -> str:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.new")
+    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}.new")
 
 
 def _replace(disk: LocalDisk, path: Path, temporary: Path, data: bytes) -> None:

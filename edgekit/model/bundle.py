@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -202,7 +203,7 @@ def _open_tar(source: Path, unpack_to: Path | None) -> Bundle:
 def _unpack(contents: dict[str, Iterator[bytes]], root: Path, source: Path) -> None:
     import shutil  # with its compressors, 0.5 MB that an open folder does not need
 
-    temporary = root.with_name(f".{root.name}.{os.getpid()}")
+    temporary = root.with_name(f".{root.name}.{os.getpid()}.{threading.get_native_id()}")
     try:
         for path, parts in contents.items():
             _write(temporary / path, parts)

@@ -10,7 +10,7 @@ import pytest
 from bundles import make_bundle
 from test_supervisor import LIMITS, Stage, is_running, pid_of
 
-from edgekit.agent.supervisor import memory
+from edgekit.agent.supervisor import memory, supervisor
 from edgekit.agent.supervisor.memory import LEAST_SAMPLES, MemoryWatch, free_mb, slope_of, verdict
 from edgekit.agent.supervisor.worker_process import rss_mb
 
@@ -61,6 +61,17 @@ def test_a_watch_samples_now_and_then_and_begins_anew_where_something_else_runs(
     said = [second for second in range(2000) if watch.look(float(second), 7, "a" if second < 300 else "b")]
     assert len(taken) == pytest.approx((2000 - 240) / 10, abs=3)
     assert 300 + memory.SETTLE_S + LEAST_SAMPLES * 10 - 20 <= said[0] <= 300 + memory.SETTLE_S + 310
+
+
+def test_there_is_room_where_the_process_as_it_settled_fits_in_once_more_with_a_quarter_to_spare():
+    left_mb = [126.0]
+    grown = iter([100.0, 400.0])
+    watch = MemoryWatch(0, lambda _: next(grown), lambda: left_mb[0])
+    for second in (0.0, memory.SETTLE_S, memory.SETTLE_S + memory.SAMPLE_S):
+        watch.look(second, 7, "a")
+    assert (watch.settled_mb, watch.has_room()) == (100.0, True)
+    left_mb[0] = 124.0
+    assert not watch.has_room()
 
 
 def test_what_is_free_is_the_machines_or_the_control_groups(tmp_path):
@@ -216,19 +227,26 @@ def test_whichever_process_is_killed_during_a_handover_frames_go_on(leaky, victi
     ) in said
 
 
-def test_where_memory_does_not_hold_a_worker_twice_it_is_started_anew_plainly_and_says_so(leaky, monkeypatch):
-    rooms = iter([False])  # for the first time; afterwards a second process may take over
-    monkeypatch.setattr(MemoryWatch, "has_room", lambda _: next(rooms, True))
+@pytest.mark.parametrize(
+    "why_not", ["what is free does not hold it twice", "one process at a time can have npu"]
+)
+def test_where_two_processes_cannot_be_a_worker_is_started_anew_plainly_and_says_so(
+    leaky, monkeypatch, why_not
+):
+    if "npu" in why_not:
+        monkeypatch.setattr(
+            supervisor, "exclusive_of", lambda plans, *_: {plan.name: {"npu"} for plan in plans}
+        )
+    else:
+        rooms = iter([False])  # for the first time; afterwards a second process may take over
+        monkeypatch.setattr(MemoryWatch, "has_room", lambda _: next(rooms, True))
 
     def client(stage):
-        first = row_of(stage.until(is_running("leaky")), "leaky")["pid"]
+        first = pid_of(stage.until(lambda status: pid_of(status, "leaky") is not None), "leaky")
         stage.until(lambda status: pid_of(status, "leaky") not in {None, first})
         before = stage.status()["pipelines"]["leaky"]["frames"]
         return stage.until(is_running("leaky", before + 10))
 
     status = leaky.run(client)
     assert status["pipelines"]["leaky"]["restarts"] == status["pipelines"]["leaky"]["errors"] == 0
-    assert (
-        "started anew without a standby: what is free does not hold it twice"
-        in alerts_of(leaky, "agent.recycled")[0]
-    )
+    assert f"started anew without a standby: {why_not}" in alerts_of(leaky, "agent.recycled")[0]

@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,21 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeyp
         copy_durably(path, tmp_path / "copy")
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"old"
+
+
+def test_of_threads_that_replace_one_file_at_once_the_last_one_wins_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    path, both = tmp_path / "kept.json", threading.Barrier(2)
+
+    def write(letter):
+        for length in range(100, 200):
+            both.wait(60)
+            write_durably(path, letter * length)
+            assert len(set(path.read_bytes())) == 1
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(write, (b"a", b"b")))
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_secret_is_readable_by_its_owner_only_from_its_first_byte_on(tmp_path, monkeypatch):
