@@ -270,6 +270,20 @@ def test_a_version_without_the_label_that_only_a_later_stage_could_hide_is_not_t
     worker.until(lambda: worker.frames("street", "2.0.0") > 5)
 
 
+def test_of_two_models_that_find_what_is_hidden_one_keeps_it_though_both_are_swapped_at_once(start, tmp_path):
+    film(tmp_path / "street.avi", [[(0.5, 0.5)] * 50], colors=(RED,))
+    worker = start(blob_bundle(tmp_path / "people", label="red"), is_idle=True)
+    host(worker, tint_bundle(tmp_path / "tints"))
+    worker.run(STAGES.replace('avi"', 'avi"\nrealtime = true\nloop = true'), later={"tint": "t"})
+    worker.until(lambda: worker.frames("street") > 5)
+    people = blob_bundle(tmp_path / "people2", version="2.0.0", label="walker")
+    tints = tint_bundle(tmp_path / "tints2", version="2.0.0", labels=["crimson", "green", "blue"])
+    for model, path in (("m", people), ("t", tints)):
+        worker.process.send(Swap(model=model, swap=1, purpose="trial", path=str(path)))
+    assert "has no label 'red'" in worker.first(SwapFailed).reason
+    worker.first(Swapped)
+
+
 def test_two_stages_cannot_have_one_model_that_keeps_state(start, tmp_path):
     worker = start(make_bundle(tmp_path / "one", model="one"), is_idle=True)
     worker.process.send(

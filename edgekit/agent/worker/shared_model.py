@@ -43,9 +43,17 @@ class SharedModel:
 
     A swap, a takeover, a return and a change for a budget concern every user at once: they are put in place
     on the thread of ``lane``, where every user's frames wait. ``open`` is called in a thread of its own.
+
+    Args:
+        request: What to open.
+        send: Sends a message to the supervisor.
+        switching: Held while a version is put in place, by all models of a worker: of two that a pipeline
+            has, each could rely on the other one to find what is to be hidden.
     """
 
-    def __init__(self, request: Host, send: Callable[[Any], None]) -> None:
+    def __init__(
+        self, request: Host, send: Callable[[Any], None], switching: threading.Lock | None = None
+    ) -> None:
         self.key = request.model
         self.error: EdgekitError | None = None
         """Why it cannot run; its users end without a message of their own."""
@@ -61,6 +69,7 @@ class SharedModel:
         self.making = threading.RLock()
         """Held while a user's loop is made, so that no predictor is put in place of another's meanwhile."""
         self._varying = threading.Lock()  # so that no variant of another version is put in its place
+        self._switching = switching or threading.Lock()
         self._is_swapping = False
         self._steps: dict[str, int] = {}
         self._is_closed = False
@@ -296,7 +305,7 @@ class SharedModel:
         Raises:
             EdgekitError: A user cannot run on it, or it cannot be shared.
         """
-        with self.making:
+        with self._switching, self.making:
             old = self._require_active()
             try:
                 for user in self._users.values():

@@ -54,6 +54,7 @@ class Worker:
     ) -> None:
         self._send, self._progress_s, self._api = send, progress_s, api
         self._models: dict[str, SharedModel] = {}
+        self._switching = threading.Lock()
         self._pipelines: dict[str, PipelineRun] = {}
         self._stopping = threading.Event()
 
@@ -89,7 +90,7 @@ class Worker:
     def take(self, message: Any) -> None:
         """Act on a message of the supervisor; whatever takes time is done in a thread of its own."""
         if isinstance(message, Host):
-            model = self._models[message.model] = SharedModel(message, self._send)
+            model = self._models[message.model] = SharedModel(message, self._send, self._switching)
             self._in_a_thread(f"open-{message.model}", functools.partial(self._open, model))
         elif isinstance(message, Drop):
             model = self._models.pop(message.model)
