@@ -378,7 +378,7 @@ class Fleet:
                     self._downlink_connected.clear()
                     services.rollouts.desired.publish_all()
                 services.commanding.send_again()
-                services.cameras.tell_due()  # what was left undone when the fleet manager was killed
+                services.cameras.tell_due()  # those that a request or a kill has left
                 self._count_turned_away()
                 self.broker.disconnect_again(services.devices.is_welcome)
                 if rounds % _TRIM_EVERY == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ MAX_LABELS = 32
 AT_ONCE = 50
 """Devices that are told of their list in one commit: to tell thousands in one held up for seconds what all
 devices send."""
+PATIENCE_S = 5.0
 
 
 class CameraService:
@@ -168,9 +170,15 @@ class CameraService:
         return msgspec.convert(wish, CameraWish).sha256 if wish else ""
 
     def tell_due(self) -> None:
-        """Tell the devices whose list has changed, some at a time: messages are stored in between."""
+        """Tell the devices whose list has changed, some at a time: messages are stored in between.
+
+        For a few seconds at most, as people wait for it; the fleet manager calls it again until all are told.
+        """
+        until_s = time.monotonic() + PATIENCE_S
         while self._tell_some():
             self._desired.publish_pending()
+            if time.monotonic() > until_s:
+                return
 
     def _tell_some(self) -> bool:
         """Tell the next devices in one commit; False if there were none."""

@@ -5,6 +5,7 @@ import pytest
 from edgekit.core import wire
 from edgekit.core.cameras import Camera
 from edgekit.core.errors import UsageError
+from edgekit_fleet.cameras import service
 from edgekit_fleet.cameras.service import AT_ONCE, CameraService
 from edgekit_fleet.identity.secret_box import SecretBox
 from edgekit_fleet.registry.keys import online_keys
@@ -95,6 +96,15 @@ def test_a_change_that_was_cut_short_by_a_kill_is_carried_out_after_the_start(fl
     again.desired.publish_pending()
     assert len(fleet.sent.keys() | again.sent.keys()) == COUNT
     assert again.cameras.wanted_sha256(f"cam-{COUNT - 1:04d}")
+
+
+def test_who_sets_a_list_waits_a_few_seconds_for_the_devices_and_the_rest_is_told_later(fleet, monkeypatch):
+    monkeypatch.setattr(service, "PATIENCE_S", -1.0)
+    fleet.cameras.set_list(YARD, [DOOR], by=FLEET)
+    assert len(fleet.sent) == AT_ONCE
+    fleet.cameras.tell_due()
+    fleet.cameras.tell_due()
+    assert len(fleet.sent) == COUNT
 
 
 def test_one_device_of_many_with_another_list_that_does_not_go_with_it_refuses_the_whole_change(fleet):
