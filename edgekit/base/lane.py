@@ -37,6 +37,8 @@ CONTROL, FRAME = "control", "frame"
 """Kinds of work that the lane names itself; those of requests are their users'."""
 LOOK_S = 0.1
 """How often ``between`` is called while nothing waits."""
+_LOOK_LATE_S = 1.0
+"""After this long without ``between``, the next item goes through the lane's thread, which calls it then."""
 _JOIN_S = 1.0
 _MARGIN = 1.25
 """Of the wait: under overload the queue fills up to what is admitted, so without it every answer would come
@@ -77,7 +79,10 @@ class Lane:
         """Everything that can wait: control work, requests, frames."""
         self._kind = ""
         """What runs now, in whichever thread."""
+        self._runner = 0
+        """The thread that runs it, or ran the last."""
         self._began_s = self._takes_s = 0.0
+        self._looked_s = -math.inf
         self._thread: threading.Thread | None = None
         self._is_closed = self._has_ended = False
 
@@ -243,8 +248,8 @@ class Lane:
         return entry
 
     def call(self, work: Callable[[], T]) -> T:
-        """Run work as ``control`` does (on the lane's thread at once), and wait; raises what it raises."""
-        if self._thread is threading.current_thread():
+        """Run work as ``control`` does (at once for what the lane runs), and wait; raises what it raises."""
+        if self._kind and self._runner == threading.get_ident():
             return work()
         result: T = self.result(self.control(work))[0]
         return result
@@ -270,7 +275,7 @@ class Lane:
     def run_inline(self, work: Callable[[], T], kind: str) -> T | None:
         """Run work in this thread if it is of a quick kind and nothing else runs; else return None."""
         with self._lock:
-            if self._kind or self._is_closed or self.depth or not self.is_quick(kind):
+            if not self._is_free() or not self.is_quick(kind):
                 return None
             self._claim(kind)
         began_s = self._clock()
@@ -278,6 +283,24 @@ class Lane:
             return work()
         finally:
             self._release(kind, self._clock() - began_s)
+
+    def run_item(self, stream: Stream[T], item: T) -> bool:
+        """Run an item of one of its streams in this thread if nothing else runs or waits; else return False.
+
+        For a user that waits for it: then no thread need be woken, twice. Where it is time for ``between``
+        the item is left to the lane's thread.
+        """
+        with self._lock:
+            is_late = self.between is not None and self._clock() - self._looked_s > _LOOK_LATE_S
+            if is_late or not self._is_free() or not stream.begin():
+                return False
+            self._claim(FRAME)
+        began_s = self._clock()
+        try:
+            stream.do(item)
+        finally:
+            self._release(FRAME, self._clock() - began_s, stream)
+        return True
 
     def run_waiting(self, budget_s: float) -> bool:
         """Run requests of quick kinds in this thread, one after the other, for about so many seconds.
@@ -368,8 +391,11 @@ class Lane:
             self._thread = threading.Thread(target=self._serve, name=self.name, daemon=True)
             self._thread.start()
 
+    def _is_free(self) -> bool:
+        return not (self._kind or self._is_closed or self.depth)
+
     def _claim(self, kind: str) -> None:
-        self._kind, self._began_s = kind, self._clock()
+        self._kind, self._runner, self._began_s = kind, threading.get_ident(), self._clock()
         self._takes_s = self.pace(kind).typical_s
 
     def _choose(self) -> Stream[Any] | None:
@@ -407,15 +433,13 @@ class Lane:
             kind = item.kind if isinstance(item, Entry) else CONTROL if item is None else FRAME
             self._claim(kind)
         if stream is not None:
-            try:
-                stream.run(item)
-            except Exception as error:  # noqa: BLE001 - handed to the stream's user
-                stream.fail(error)
+            stream.do(item)
         took_s = item.took_s if isinstance(item, Entry) else self._clock() - self._began_s
         if self.between is not None:
             self._claim(CONTROL)
             while self.between(self.depth):
                 pass
+            self._looked_s = self._clock()
         self._release(kind, took_s, stream)
         return True
 

@@ -104,6 +104,15 @@ class Stream(Generic[T]):
     def _can_put(self) -> bool:
         return self._is_live or self._is_closed or len(self.items) < self._capacity
 
+    # -- whoever runs its item, without the lock
+
+    def do(self, item: T) -> None:
+        """Run an item; what it raises ends the stream."""
+        try:
+            self.run(item)
+        except Exception as error:  # noqa: BLE001 - handed to the stream's user
+            self.fail(error)
+
     # -- its lane, with the lock held
 
     @property
@@ -134,6 +143,13 @@ class Stream(Generic[T]):
         if not self._is_live:
             self._changed.notify_all()
         return item
+
+    def begin(self) -> bool:
+        """Note that an item runs at once, ahead of none; False where none may."""
+        if self._is_closed or self._is_in_work or not self._has_room():
+            return False
+        self._is_in_work = True
+        return True
 
     def served(self) -> None:
         """Note that the item has run."""

@@ -65,6 +65,9 @@ class FirstStage(Protocol):
 class LaterStages(Protocol):
     """The models after the first, see ``edgekit.pipeline.stages.graph``; in one thread at a time."""
 
+    def prepare(self, frame: Frame) -> None:
+        """Make beforehand what ``step`` needs of the next frame."""
+
     def step(
         self, frame: Frame, prediction: Prediction
     ) -> tuple[Prediction, list[Event], EdgekitError | None]:
@@ -132,6 +135,7 @@ class Finisher:
         self._on_fatal, self._on_room, self._on_done = on_fatal, on_room, on_done
         self._events = EventMaker(rules.debounce, lambda: os.urandom(8).hex())
         self._jobs: deque[Job] = deque()
+        self._coming: Frame | None = None
         self._changed = threading.Condition()
         self._is_busy = self._is_ending = False
         self._failed_in_a_row = 0
@@ -152,6 +156,13 @@ class Finisher:
         with self._changed:
             self._jobs.append(job)
             self._changed.notify_all()
+
+    def expect(self, frame: Frame) -> None:
+        """Say which frame the first model is on: the later stages prepare for it if this thread is idle."""
+        if self._rules.graph is not None:
+            with self._changed:
+                self._coming = frame
+                self._changed.notify_all()
 
     def wait_idle(self) -> None:
         """Wait until every job is done."""
@@ -184,8 +195,9 @@ class Finisher:
                 self._changed.notify_all()
 
     def _next(self) -> Job | None:
+        while (frame := self._wait_for_work()) is not None and self._rules.graph is not None:
+            self._rules.graph.prepare(frame)
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._is_ending)
             if not self._jobs:
                 return None
             self._is_busy = True
@@ -193,6 +205,13 @@ class Finisher:
         if len(self._jobs) == ROOM - 1:
             self._on_room()
         return job
+
+    def _wait_for_work(self) -> Frame | None:
+        """Wait for a job or the end; return a frame that is to be prepared before."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._coming is not None or self._is_ending)
+            coming, self._coming = self._coming, None
+            return None if self._jobs or self._is_ending else coming
 
     def _finish(self, job: Job) -> None:
         if self.error is not None:  # the run is over: later frames count as dropped

@@ -302,7 +302,11 @@ class Loop:
             frame.meta["prepared"] = self._prepared(frame)
         elif not self._rules.switch.is_on or (self._keeper is not None and not self._keeper.takes(frame)):
             return True  # counted as dropped with the next one
-        return self._stream.put(frame)
+        is_next = self._stream.is_idle and (self._rules.first is None or self._rules.first.prepares)
+        is_taken = self._stream.put(frame)
+        if is_next:
+            self._finisher.expect(frame)
+        return is_taken
 
     def _prepared(self, frame: Frame) -> Prepared | None:
         if self._rules.first is not None and not self._rules.first.prepares:

@@ -167,10 +167,11 @@ class Predictor:
         """
         return [self.finish(inferred).prediction for inferred in self.infer_many(self._rows(samples))]
 
-    def infer_many(self, samples: Sequence[FrameData]) -> list[Inferred]:
+    def infer_many(self, samples: Sequence[FrameData], prepared: Prepared | None = None) -> list[Inferred]:
         """Run the model on each sample, ``batch`` of them in a run; raises as ``predict_many`` does.
 
-        The milliseconds of a run are shared evenly by its samples.
+        The milliseconds of a run are shared evenly by its samples. ``prepared`` is the first sample's, as
+        for ``infer``.
         """
         found: list[Inferred] = []
         with self._lock:
@@ -178,7 +179,7 @@ class Predictor:
                 outcomes = [Outcome({}) for _ in samples[first : first + self.batch]]
                 began = time.perf_counter_ns()
                 for row, outcome in enumerate(outcomes):
-                    self._feed_row(samples, first + row, outcome, row)
+                    self._feed_row(samples, first + row, outcome, row, None if first + row else prepared)
                 fed = time.perf_counter_ns()
                 held = self.backend.run()
                 ran = time.perf_counter_ns()
@@ -306,9 +307,16 @@ class Predictor:
             self._pre.fill(resized, self._tensors.view(name, row))
         return 0.0
 
-    def _feed_row(self, samples: Sequence[FrameData], number: int, outcome: Outcome, row: int) -> None:
+    def _feed_row(
+        self,
+        samples: Sequence[FrameData],
+        number: int,
+        outcome: Outcome,
+        row: int,
+        prepared: Prepared | None,
+    ) -> None:
         try:
-            self._feed(samples[number], outcome, None, row)
+            self._feed(samples[number], outcome, prepared, row)
         except TensorError as error:
             raise TensorError(
                 f"sample {number + 1} of {len(samples)}: {error.message}", hint=error.hint

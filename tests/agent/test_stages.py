@@ -15,8 +15,12 @@ from pipeline_fakes import make_predictor
 from edgekit.agent.worker.runner import run_pipeline
 from edgekit.base.lane import Lane
 from edgekit.core.errors import ConfigError, InferenceError
+from edgekit.core.ports import Frame
 from edgekit.pipeline.config import parse_config
+from edgekit.pipeline.events import Debounce, EventMaker
 from edgekit.pipeline.stages.calls import LaneModel
+from edgekit.pipeline.stages.graph import Stage
+from edgekit.pipeline.stages.tables import StageTable
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "stages.toml"
 FRAMES = 24
@@ -190,7 +194,7 @@ def test_what_a_later_stage_finds_can_be_hidden_and_is_where_the_stage_fails(str
     assert all(pixels[: HEIGHT // 2].max() < 60 for pixels in shown[8:])  # the red one's way
     assert all(pixels[HEIGHT // 2 :].max() > 200 for pixels in shown[8:])
 
-    def fails(call, samples):
+    def fails(*_):
         raise InferenceError("the classifier is gone")
 
     monkeypatch.setattr(LaneModel, "ask", fails)
@@ -221,3 +225,51 @@ def test_all_crops_of_a_frame_go_through_one_model_while_another_takes_over():
         thread.join()
         stage.close()
     assert set(labels) == {"a", "c"}
+
+
+class Prepares:
+    """What a stage runs; what it was given of a picture beforehand."""
+
+    def __init__(self):
+        self.given = []
+
+    def prepare(self, picture):
+        return f"input of {picture[0, 0, 0]}"
+
+    def find(self, _items, _crops, prepared):
+        self.given.append(prepared)
+        return [()]
+
+
+def test_a_stage_uses_what_it_prepared_for_the_frame_that_comes_and_for_no_other():
+    runs = Prepares()
+    table = StageTable(name="fire", model="fire", every=2)
+    stage = Stage(table, runs, EventMaker(Debounce(), str))
+    frames = [Frame(np.full((4, 4, 3), seq, np.uint8), seq, 0, 0) for seq in range(7)]
+    stage.prepare(frames[0])
+    stage.step(frames[0], ())
+    stage.prepare(frames[1])  # it does not run on this one
+    stage.step(frames[1], ())
+    stage.prepare(frames[1])
+    stage.step(frames[2], ())
+    for frame in frames[3:5]:
+        stage.step(frame, ())
+    assert runs.given == ["input of 0", None, None]
+
+
+def test_a_later_model_answers_the_same_of_a_picture_that_was_prepared_beforehand():
+    """Of another picture's tensor it would answer something else, so the tensor is used."""
+    predictor = make_predictor()
+    pictures = [np.full((8, 8, 3), level, np.uint8) for level in (10, 200)]
+    fed = []
+    with contextlib.closing(Lane("stage-tint")) as lane:
+        stage = LaneModel(predictor, lane, lambda lost, _: lost)
+        for picture, prepared in zip(pictures, (pictures[0], pictures[0]), strict=True):
+            stage.ask([picture], stage.prepare(prepared))
+            fed.append(predictor.backend.view(predictor.manifest.inputs[0].name).copy())
+        stage.ask([pictures[1]])
+        fed.append(predictor.backend.view(predictor.manifest.inputs[0].name).copy())
+        assert stage.prepare(np.zeros((0, 0, 3), np.uint8)) is None
+        stage.close()
+    assert (fed[0] == fed[1]).all()
+    assert (fed[1] != fed[2]).any()

@@ -1,5 +1,6 @@
 """One thread runs what waits for a model: in order, fairly, within bounds, and never two at a time."""
 
+import contextlib
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -314,6 +315,59 @@ def test_quick_work_runs_in_its_callers_thread_and_else_it_does_not(held):
     assert held.lane.run_inline(threading.get_ident, "infer") is None
 
 
+def test_an_item_runs_in_the_thread_of_a_user_who_waits_for_it_unless_somebody_else_has_the_model(held):
+    stream = held.lane.stream(lambda _: held.ran.append(threading.get_ident()), is_live=False)
+    assert held.lane.run_item(stream, "frame") is False  # something runs
+    held.open()
+    held.lane.call(lambda: None)
+    held.lane.submit([lambda: None], kind="infer", wake=False)
+    assert held.lane.run_item(stream, "frame") is False  # something waits
+    assert held.ran == []
+    quick(held.lane)
+    held.lane.run_waiting(60.0)
+    assert held.lane.run_item(stream, "frame") is True
+    assert held.ran == [threading.get_ident()]
+    assert held.lane.p95_ms is None  # the clock has not moved
+    stream.close()
+    assert held.lane.run_item(stream, "frame") is False
+    assert stream.is_spent
+
+
+def test_an_item_that_runs_in_its_users_thread_may_call_the_lane_and_its_error_ends_the_stream():
+    """As a failover does: it would wait for itself."""
+    with contextlib.closing(Lane("inline")) as lane:
+
+        def fails(_):
+            raise InferenceError(str(lane.call(threading.get_ident)))
+
+        stream = lane.stream(fails, is_live=False)
+        assert lane.run_item(stream, "frame") is True
+        assert stream.error.message == str(threading.get_ident())
+        assert stream.is_spent
+        assert lane.call(threading.get_ident) != threading.get_ident()
+
+
+def test_items_that_run_in_their_users_thread_do_not_put_off_what_comes_between_for_long():
+    clock, looks = Clock(), []
+    with contextlib.closing(Lane("between", between=looks.append, clock=clock)) as lane:
+        stream = lane.stream(lambda _: None, is_live=False)
+
+        def through_the_thread():
+            assert lane.run_item(stream, "frame") is False
+            stream.put("frame")
+            lane.control(lambda: None, after_waiting=True).done.wait(WAIT_S)
+            return lane.call(lambda: len(looks))
+
+        assert through_the_thread() > 0  # nobody has looked yet
+        while not lane.run_item(stream, "frame"):  # the lane's thread looks 10 times a second, too
+            pass
+        with lane._lock:
+            clock.now_s += 1.5
+            seen = len(looks)
+        stopped = lane.run_item(stream, "frame") is False
+        assert stopped or len(looks) > seen
+
+
 def test_the_timeout_of_a_request_has_run_since_it_came(held):
     late = held.lane.submit([lambda: None], kind="infer", timeout_s=0.05, age_s=0.04)
     assert late.deadline_s == pytest.approx(held.clock.now_s + 0.01)
@@ -363,6 +417,7 @@ def test_whoever_calls_in_whatever_way_there_is_one_at_a_time():
     lane = Lane("exclusive", Bounds(waiting=1000, inline_s=10.0), between=lambda _: not work())
     quick(lane)
     stream = lane.stream(lambda _: work(), is_live=False)
+    waited = lane.stream(lambda _: work(), is_live=False)
 
     def many(do):
         for _ in range(100):
@@ -370,6 +425,7 @@ def test_whoever_calls_in_whatever_way_there_is_one_at_a_time():
 
     users = [
         lambda: stream.put(0),
+        lambda: lane.run_item(waited, 0),
         lambda: lane.run_inline(work, "infer"),
         lambda: (lane.submit([work], kind="infer", wake=False), lane.run_waiting(0.001)),
         lambda: lane.result(lane.submit([work], kind="infer")),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from edgekit.core.errors import BundleError
 from edgekit.core.spec import Post, corners
 from edgekit.pipeline.decoders import Outcome, Setup, make_decoder
+from edgekit.pipeline.decoders.items import DetectOptions, Finish
 from edgekit.pipeline.decoders.nms import overlap
 from edgekit.pipeline.decoders.oriented import shared_area
 from edgekit.pipeline.masks import cells_of
@@ -598,3 +599,16 @@ def test_a_detector_without_an_image_is_refused(decoder):
     shapes = {"predictions": (1, 9, 7), "rows": (1, 9, 6), "logits": (1, 9, 3), "boxes": (1, 9, 4)}
     with pytest.raises(BundleError, match="needs an image model"):
         make_decoder(Setup(Post(decoder=decoder), LABELS, shapes, None))
+
+
+@given(st.integers(0, 12), st.integers(1, 5), st.integers(0, 2**32 - 1), st.booleans())
+def test_the_rows_with_a_score_that_counts_are_found_however_the_scores_lie_in_memory(
+    n, classes, seed, across
+):
+    scores = np.random.default_rng(seed).integers(0, 5, (n, classes)).astype(np.float32) / 4
+    held = np.asfortranarray(scores) if across else scores
+    finish = Finish(Setup(Post(decoder="ssd"), (), {}, SIZE), DetectOptions(), classes)
+    rows, which, best = finish.best(held, 0.75)
+    assert rows.tolist() == [row for row in range(n) if scores[row].max() >= 0.75]
+    assert which.tolist() == scores[rows].argmax(axis=1).tolist()
+    assert best.tolist() == scores[rows].max(axis=1).tolist()

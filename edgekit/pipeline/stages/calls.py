@@ -14,7 +14,7 @@ from edgekit.base.stream import ALLOWANCE_S
 from edgekit.core.errors import AcceleratorLostError, EdgekitError, InferenceError
 from edgekit.core.spec import Prediction
 from edgekit.pipeline.predictor import Predictor
-from edgekit.pipeline.timed import Inferred
+from edgekit.pipeline.timed import Inferred, Prepared
 
 POLL_S = 0.1
 
@@ -24,10 +24,12 @@ class _Call:
     """Some pictures of one frame, and what came of them."""
 
     samples: Sequence[NDArray[Any]]
+    prepared: Prepared | None = None
     predictor: Predictor | None = None
     inferred: list[Inferred] = field(default_factory=list)
     error: Exception | None = None
-    done: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event | None = None
+    """Of a call that waits for the lane's thread."""
 
 
 class LaneModel:
@@ -36,7 +38,7 @@ class LaneModel:
     Args:
         predictor: What runs at first.
         lane: The model's; whoever owns it closes it.
-        fail_over: Returns another predictor when the accelerator is lost, or raises; on the lane's thread.
+        fail_over: Returns another predictor when the accelerator is lost, or raises; where the lane runs it.
         allowance_s: As for ``Lane.stream``.
     """
 
@@ -48,6 +50,7 @@ class LaneModel:
         allowance_s: float = ALLOWANCE_S,
     ) -> None:
         self.predictor, self._fail_over = predictor, fail_over
+        self._lane = lane
         self._stream = lane.stream(self._do, is_live=False, capacity=1, allowance_s=allowance_s)
         self.failovers = 0
         self.error: EdgekitError | None = None
@@ -58,17 +61,31 @@ class LaneModel:
         old, self.predictor = self.predictor, new
         return old
 
-    def ask(self, samples: Sequence[NDArray[Any]]) -> list[Prediction]:
+    def prepare(self, picture: NDArray[Any]) -> Prepared | None:
+        """Return a picture's preprocessed tensor; None where that is not possible beforehand.
+
+        In the thread that asks, while the model may be at work.
+        """
+        try:
+            return self.predictor.prepare(picture)
+        except EdgekitError:
+            return None  # inference fails again and counts it
+
+    def ask(self, samples: Sequence[NDArray[Any]], prepared: Prepared | None = None) -> list[Prediction]:
         """Return the model's prediction for each picture of a frame.
+
+        It runs in this thread while nobody else uses the model: no frame waits for two threads to wake.
+
+        Args:
+            samples: The pictures.
+            prepared: The first picture's, of ``prepare``.
 
         Raises:
             EdgekitError: The model failed, or is gone; the failure is counted.
         """
-        call = _Call(samples)
-        self._stream.put(call)
-        while not call.done.wait(POLL_S):
-            if self._stream.is_spent:
-                raise InferenceError(f"the model {self.predictor.manifest.model!r} was closed meanwhile")
+        call = _Call(samples, prepared)
+        if not self._lane.run_item(self._stream, call):
+            self._wait(call)
         predictor = call.predictor or self.predictor
         try:
             if call.error is not None:
@@ -81,11 +98,18 @@ class LaneModel:
         predictor.answered(found)
         return [timed.prediction for timed in found]
 
+    def _wait(self, call: _Call) -> None:
+        call.done = threading.Event()
+        self._stream.put(call)
+        while not call.done.wait(POLL_S):
+            if self._stream.is_spent:
+                raise InferenceError(f"the model {self.predictor.manifest.model!r} was closed meanwhile")
+
     def close(self) -> None:
         """Leave the lane."""
         self._stream.close(discard=True)
 
-    # -- on the lane's thread
+    # -- where the lane runs it
 
     def _do(self, call: _Call) -> None:
         try:
@@ -94,11 +118,12 @@ class LaneModel:
         except Exception as error:  # noqa: BLE001 - raised again where it is awaited
             call.error = error
         finally:
-            call.done.set()
+            if call.done is not None:
+                call.done.set()
 
     def _tried(self, call: _Call) -> list[Inferred]:
         try:
-            return self.predictor.infer_many(call.samples)
+            return self.predictor.infer_many(call.samples, call.prepared)
         except AcceleratorLostError as lost:
             self.predictor.failed()
             self.predictor = call.predictor = self._fail_over(self.predictor, lost)

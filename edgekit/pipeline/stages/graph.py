@@ -17,6 +17,7 @@ from edgekit.pipeline.events import Debounce, Event, EventMaker
 from edgekit.pipeline.stages.calls import LaneModel
 from edgekit.pipeline.stages.crops import Area, crop_areas, cut, moved
 from edgekit.pipeline.stages.tables import FRAMES, StageTable
+from edgekit.pipeline.timed import Prepared
 
 UserFunction = Callable[[Sequence[Item], Sequence[NDArray[Any]]], Sequence[Any]]
 """A stage of the user's: given items and a crop for each (BGR), an ``Item``, some, or None for each."""
@@ -25,8 +26,13 @@ UserFunction = Callable[[Sequence[Item], Sequence[NDArray[Any]]], Sequence[Any]]
 class Runs(Protocol):
     """What a stage runs."""
 
-    def find(self, items: Sequence[Item], crops: Sequence[NDArray[Any]]) -> list[Sequence[Item]]:
-        """Return what was found in each crop, in its pixels."""
+    def prepare(self, picture: NDArray[Any]) -> Prepared | None:
+        """Return what ``find`` may need of a picture, made beforehand; or None."""
+
+    def find(
+        self, items: Sequence[Item], crops: Sequence[NDArray[Any]], prepared: Prepared | None
+    ) -> list[Sequence[Item]]:
+        """Return what was found in each crop, in its pixels; ``prepared`` is the first one's."""
 
     def describe(self) -> dict[str, str]:
         """Return model, version and variant."""
@@ -44,9 +50,15 @@ class RunsModel:
     def __init__(self, call: LaneModel) -> None:
         self.call = call
 
-    def find(self, _: Sequence[Item], crops: Sequence[NDArray[Any]]) -> list[Sequence[Item]]:
+    def prepare(self, picture: NDArray[Any]) -> Prepared | None:
+        """Return the model's input for a picture."""
+        return self.call.prepare(picture)
+
+    def find(
+        self, _: Sequence[Item], crops: Sequence[NDArray[Any]], prepared: Prepared | None
+    ) -> list[Sequence[Item]]:
         """Return the model's items for each crop."""
-        return [prediction.items for prediction in self.call.ask(crops)]
+        return [prediction.items for prediction in self.call.ask(crops, prepared)]
 
     def labels(self) -> Sequence[str]:
         """Return the model's labels."""
@@ -72,7 +84,13 @@ class RunsFunction:
     def __init__(self, name: str, function: UserFunction) -> None:
         self._name, self._function = name, function
 
-    def find(self, items: Sequence[Item], crops: Sequence[NDArray[Any]]) -> list[Sequence[Item]]:
+    def prepare(self, _: NDArray[Any]) -> Prepared | None:
+        """Return none: it takes pictures as they are."""
+        return None
+
+    def find(
+        self, items: Sequence[Item], crops: Sequence[NDArray[Any]], _: Prepared | None
+    ) -> list[Sequence[Item]]:
         """Return the function's items for each crop.
 
         Raises:
@@ -104,10 +122,18 @@ class Stage:
         """Crops or frames that it ran on; that a rule left out; frames on which it failed."""
         self._infer = Histogram()
         self._frames = 0
+        self._ahead: tuple[Frame, Prepared | None] | None = None
+
+    def prepare(self, frame: Frame) -> None:
+        """Make beforehand what the next ``step`` needs, if that is with this frame."""
+        if self.table.on == FRAMES and not self._frames % self.table.every:
+            self._ahead = frame, self.runs.prepare(frame.data)
 
     def step(self, frame: Frame, parents: Sequence[Item]) -> list[Item] | None:
         """Return what it finds in a frame, or in the crops of the items; None where it does not run."""
         self._frames += 1
+        ahead, self._ahead = self._ahead, None
+        prepared = ahead[1] if ahead is not None and ahead[0] is frame else None
         areas = self._areas(frame, parents)
         if (self._frames - 1) % self.table.every:
             self.skipped += len(areas)
@@ -118,7 +144,7 @@ class Stage:
             return []
         crops = [frame.data if area is None else cut(frame.data, area) for _, area in areas]
         began_ns = time.perf_counter_ns()
-        found = self.runs.find([parents[index] for index, _ in areas if index >= 0], crops)
+        found = self.runs.find([parents[index] for index, _ in areas if index >= 0], crops, prepared)
         self._infer.add((time.perf_counter_ns() - began_ns) / 1e6)
         self.inferences += len(crops)
         return [
@@ -177,6 +203,11 @@ class Graph:
 
     def __init__(self, first: str, stages: Sequence[Stage]) -> None:
         self._first, self.stages = first, tuple(stages)
+
+    def prepare(self, frame: Frame) -> None:
+        """Make beforehand what the stages on frames need of the next frame; the first model is on it."""
+        for stage in self.stages:
+            stage.prepare(frame)
 
     def step(
         self, frame: Frame, prediction: Prediction
