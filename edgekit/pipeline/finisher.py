@@ -66,7 +66,10 @@ class LaterStages(Protocol):
     """The models after the first, see ``edgekit.pipeline.stages.graph``; in one thread at a time."""
 
     def prepare(self, frame: Frame) -> None:
-        """Make beforehand what ``step`` needs of the next frame."""
+        """Make beforehand what ``look`` needs of the next frame."""
+
+    def look(self, frame: Frame) -> None:
+        """Run what needs no items, before ``step``; what fails is said there."""
 
     def step(
         self, frame: Frame, prediction: Prediction
@@ -112,6 +115,8 @@ class Job:
     predictor: Predictor
     inferred: Any = None
     error: EdgekitError | None = None
+    later_ms: float = 0.0
+    """What the later models took before this one's outputs were decoded."""
 
 
 class Finisher:
@@ -253,6 +258,10 @@ class Finisher:
             raise job.error
         if job.inferred is None:
             return None
+        if self._rules.graph is not None:
+            began_ns = time.perf_counter_ns()
+            self._rules.graph.look(job.frame)
+            job.later_ms = (time.perf_counter_ns() - began_ns) / 1e6
         if self._rules.first is not None:
             return self._rules.first.finish(job.predictor, job.inferred)
         return job.predictor.finish(job.inferred)
@@ -275,7 +284,7 @@ class Finisher:
         if rules.graph is not None:
             began_ns = time.perf_counter_ns()
             prediction, more, error = rules.graph.step(frame, prediction)
-            stage_ms["later"] = (time.perf_counter_ns() - began_ns) / 1e6
+            stage_ms["later"] = job.later_ms + (time.perf_counter_ns() - began_ns) / 1e6
             events = (*events, *more)
             versions = {manifest.model: manifest.version, **rules.graph.versions()}
         if rules.redactor is not None:

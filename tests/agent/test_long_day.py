@@ -13,7 +13,8 @@ from edgekit.base.clock import FlooredClock
 from edgekit.core.wire import MetricReport, decode_record
 from edgekit.sync.outbox import Cursor, Outbox
 
-FPS = 20
+FPS = 10
+"""Few enough that a busy machine has the time for each."""
 DAYS = 4
 """A machine that stands still takes frames of one of them; the three faults would take some of each."""
 DAY_S = 6.0
@@ -73,7 +74,7 @@ def test_a_day_with_a_dead_camera_a_full_disk_and_no_broker_costs_the_sound_pipe
 ):
     stage = Stage(tmp_path)
     add(stage, "sound", pipeline_toml("sound", fps=FPS))
-    stage.run(lambda stage: stage.until(is_running("sound", 20)))
+    stage.run(lambda stage: stage.until(is_running("sound", 10)))
     kept = records(small_disk)
     assert kept
 
@@ -109,8 +110,7 @@ def test_a_day_with_a_dead_camera_a_full_disk_and_no_broker_costs_the_sound_pipe
         return rate, sum(mib_after) - sum(mib_before), status
 
     rate, grown_mib, status = stage.run(day)
-    # Ten busy processes beside it took a tenth of its rate; waiting for a disk or a broker takes all of it.
-    assert rate > 0.7 * FPS
+    assert rate > 0.8 * FPS  # waiting for a disk or a broker takes all of it
     assert grown_mib < 8
     rows = status["pipelines"]
     assert rows["sound"]["errors"] == rows["sound"]["restarts"] == 0

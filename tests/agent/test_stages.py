@@ -219,7 +219,7 @@ def test_all_crops_of_a_frame_go_through_one_model_while_another_takes_over():
         thread = threading.Thread(target=take_over)
         thread.start()
         while len(labels) < 10_000 and (len(labels) < 200 or len(set(labels)) < 2):
-            (label,) = {prediction.best.label for prediction in stage.ask(crops)}
+            (label,) = {prediction.best.label for prediction in stage.ask(crops)()}
             labels.append(label)
         ended.set()
         thread.join()
@@ -236,9 +236,9 @@ class Prepares:
     def prepare(self, picture):
         return f"input of {picture[0, 0, 0]}"
 
-    def find(self, _items, _crops, prepared):
+    def look(self, _items, _crops, prepared):
         self.given.append(prepared)
-        return [()]
+        return lambda: [()]
 
 
 def test_a_stage_uses_what_it_prepared_for_the_frame_that_comes_and_for_no_other():
@@ -257,6 +257,19 @@ def test_a_stage_uses_what_it_prepared_for_the_frame_that_comes_and_for_no_other
     assert runs.given == ["input of 0", None, None]
 
 
+def test_a_stage_that_has_looked_at_a_frame_does_not_again_and_what_it_saw_is_not_anothers():
+    runs = Prepares()
+    stage = Stage(StageTable(name="fire", model="fire"), runs, EventMaker(Debounce(), str))
+    first, second = (Frame(np.zeros((4, 4, 3), np.uint8), seq, 0, 0) for seq in range(2))
+    stage.look(first)
+    assert (len(runs.given), stage.inferences) == (1, 0)
+    assert stage.step(first, ()) == []
+    assert (len(runs.given), stage.inferences) == (1, 1)
+    stage.look(first)  # and then the first model failed
+    assert stage.step(second, ()) == []
+    assert (len(runs.given), stage.inferences) == (3, 2)
+
+
 def test_a_later_model_answers_the_same_of_a_picture_that_was_prepared_beforehand():
     """Of another picture's tensor it would answer something else, so the tensor is used."""
     predictor = make_predictor()
@@ -265,9 +278,9 @@ def test_a_later_model_answers_the_same_of_a_picture_that_was_prepared_beforehan
     with contextlib.closing(Lane("stage-tint")) as lane:
         stage = LaneModel(predictor, lane, lambda lost, _: lost)
         for picture, prepared in zip(pictures, (pictures[0], pictures[0]), strict=True):
-            stage.ask([picture], stage.prepare(prepared))
+            stage.ask([picture], stage.prepare(prepared))()
             fed.append(predictor.backend.view(predictor.manifest.inputs[0].name).copy())
-        stage.ask([pictures[1]])
+        stage.ask([pictures[1]])()
         fed.append(predictor.backend.view(predictor.manifest.inputs[0].name).copy())
         assert stage.prepare(np.zeros((0, 0, 3), np.uint8)) is None
         stage.close()

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -143,8 +144,9 @@ def test_slow_silent_and_deaf_clients_harm_nobody(agent, count):
         slow = [connect() for _ in range(20)]
         for each in slow:
             each.sendall(REQUEST[:-10])
-        times_s = [ask(used) for _ in range(100)] + [ask(connect()) for _ in range(20)]
-        assert sorted(times_s)[len(times_s) * 9 // 10] < 1.0  # a machine that stands still delays a few
+        # a machine that stands still delays some; who waits for the slow ones delays all, or all that are new
+        for times_s in ([ask(used) for _ in range(100)], [ask(connect()) for _ in range(20)]):
+            assert statistics.median(times_s) < 1.0
         grown_mb = memory_mb(agent) - before_mb
         assert grown_mb < 30 + count / 50, f"{count} connections take {grown_mb:.0f} MB"
         for each in slow:

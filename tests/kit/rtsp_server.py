@@ -1,10 +1,12 @@
 """A real RTSP server whose picture is a clock, for the tests; runs in the system's Python, with GStreamer.
 
 Prints its port once it answers. Each picture has CLOCK_MONOTONIC in milliseconds, with a checksum, as 48
-black and white blocks (``rtsp_camera.burnt_ms`` reads them).
+black and white blocks (``rtsp_camera.burnt_ms`` reads them). The stream's time stamp is of the same instant.
 """
 
 import argparse
+import collections
+import itertools
 import sys
 import time
 import zlib
@@ -25,9 +27,9 @@ ENCODERS = {
 }
 
 
-def picture(width, height):
+def picture(now_ns, width, height):
     """Return one grey picture of the clock, bytes of (height, width)."""
-    now_ms = int(time.monotonic() * 1000) & 0xFFFFFFFF
+    now_ms = now_ns // 1_000_000 & 0xFFFFFFFF
     data = now_ms.to_bytes(4, "big")
     bits = now_ms << 16 | zlib.crc32(data) & 0xFFFF
     rows = []
@@ -39,13 +41,27 @@ def picture(width, height):
 
 
 def pushes(appsrc, options):
-    """Push a picture each time it is due, until the stream is torn down."""
+    """Paint a picture each time it is due, and push it at once or late, until the stream is torn down."""
+    painted, late_ms = collections.deque(), itertools.cycle(options.late_ms)
 
     def push():
-        buffer = Gst.Buffer.new_wrapped(picture(options.width, options.height))
-        return appsrc.emit("push-buffer", buffer) == Gst.FlowReturn.OK
+        return appsrc.emit("push-buffer", painted.popleft()) == Gst.FlowReturn.OK
 
-    GLib.timeout_add(int(1000 / options.fps), push)
+    def push_once():
+        push()
+        return False
+
+    def paint():
+        now_ns = time.monotonic_ns()  # GStreamer's clock too
+        buffer = Gst.Buffer.new_wrapped(picture(now_ns, options.width, options.height))
+        buffer.pts = now_ns - appsrc.get_base_time()
+        painted.append(buffer)
+        if (wait_ms := next(late_ms)) or len(painted) > 1:
+            GLib.timeout_add(wait_ms, push_once)
+            return True
+        return push()
+
+    GLib.timeout_add(int(1000 / options.fps), paint)
 
 
 def factory_of(options):
@@ -58,7 +74,7 @@ def factory_of(options):
     caps = f"video/x-raw,format=GRAY8,width={options.width},height={options.height},framerate={options.fps}/1"
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_launch(
-        f"( appsrc name=clock is-live=true format=time do-timestamp=true caps={caps} "
+        f"( appsrc name=clock is-live=true format=time caps={caps} "
         f"! queue leaky=downstream max-size-buffers=1 ! videoconvert ! video/x-raw,format=I420 ! {encoder} )"
     )
     factory.set_shared(True)
@@ -94,6 +110,7 @@ def main():
     parser.add_argument("--fps", type=int, default=25)
     parser.add_argument("--gop", type=int, default=12)
     parser.add_argument("--codec", default="h264")
+    parser.add_argument("--late-ms", type=int, nargs="+", default=[0], help="of pictures in turn")
     parser.add_argument("--in-band", action="store_true")
     parser.add_argument("--user", default="")
     parser.add_argument("--password", default="")

@@ -71,8 +71,10 @@ class LaneModel:
         except EdgekitError:
             return None  # inference fails again and counts it
 
-    def ask(self, samples: Sequence[NDArray[Any]], prepared: Prepared | None = None) -> list[Prediction]:
-        """Return the model's prediction for each picture of a frame.
+    def ask(
+        self, samples: Sequence[NDArray[Any]], prepared: Prepared | None = None
+    ) -> Callable[[], list[Prediction]]:
+        """Run the model on the pictures of a frame.
 
         It runs in this thread while nobody else uses the model: no frame waits for two threads to wake.
 
@@ -80,12 +82,16 @@ class LaneModel:
             samples: The pictures.
             prepared: The first picture's, of ``prepare``.
 
-        Raises:
-            EdgekitError: The model failed, or is gone; the failure is counted.
+        Returns:
+            What decodes the model's prediction for each picture. It raises an ``EdgekitError`` where the
+            model failed, or is gone, and counts the failure; call it once.
         """
         call = _Call(samples, prepared)
         if not self._lane.run_item(self._stream, call):
             self._wait(call)
+        return lambda: self._predictions(call)
+
+    def _predictions(self, call: _Call) -> list[Prediction]:
         predictor = call.predictor or self.predictor
         try:
             if call.error is not None:
@@ -103,7 +109,9 @@ class LaneModel:
         self._stream.put(call)
         while not call.done.wait(POLL_S):
             if self._stream.is_spent:
-                raise InferenceError(f"the model {self.predictor.manifest.model!r} was closed meanwhile")
+                model = self.predictor.manifest.model
+                call.error = InferenceError(f"the model {model!r} was closed meanwhile")
+                return
 
     def close(self) -> None:
         """Leave the lane."""

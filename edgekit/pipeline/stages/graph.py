@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -23,16 +24,18 @@ UserFunction = Callable[[Sequence[Item], Sequence[NDArray[Any]]], Sequence[Any]]
 """A stage of the user's: given items and a crop for each (BGR), an ``Item``, some, or None for each."""
 
 
+Find = Callable[[], list[Sequence[Item]]]
+"""Returns what was found in each crop, in its pixels, or raises an ``EdgekitError``; called once."""
+
+
 class Runs(Protocol):
     """What a stage runs."""
 
     def prepare(self, picture: NDArray[Any]) -> Prepared | None:
-        """Return what ``find`` may need of a picture, made beforehand; or None."""
+        """Return what ``look`` may need of a picture, made beforehand; or None."""
 
-    def find(
-        self, items: Sequence[Item], crops: Sequence[NDArray[Any]], prepared: Prepared | None
-    ) -> list[Sequence[Item]]:
-        """Return what was found in each crop, in its pixels; ``prepared`` is the first one's."""
+    def look(self, items: Sequence[Item], crops: Sequence[NDArray[Any]], prepared: Prepared | None) -> Find:
+        """Run on each crop, and return what decodes the outcome; ``prepared`` is the first crop's."""
 
     def describe(self) -> dict[str, str]:
         """Return model, version and variant."""
@@ -54,11 +57,10 @@ class RunsModel:
         """Return the model's input for a picture."""
         return self.call.prepare(picture)
 
-    def find(
-        self, _: Sequence[Item], crops: Sequence[NDArray[Any]], prepared: Prepared | None
-    ) -> list[Sequence[Item]]:
-        """Return the model's items for each crop."""
-        return [prediction.items for prediction in self.call.ask(crops, prepared)]
+    def look(self, _: Sequence[Item], crops: Sequence[NDArray[Any]], prepared: Prepared | None) -> Find:
+        """Run the model on each crop."""
+        predictions = self.call.ask(crops, prepared)
+        return lambda: [prediction.items for prediction in predictions()]
 
     def labels(self) -> Sequence[str]:
         """Return the model's labels."""
@@ -88,14 +90,11 @@ class RunsFunction:
         """Return none: it takes pictures as they are."""
         return None
 
-    def find(
-        self, items: Sequence[Item], crops: Sequence[NDArray[Any]], _: Prepared | None
-    ) -> list[Sequence[Item]]:
-        """Return the function's items for each crop.
+    def look(self, items: Sequence[Item], crops: Sequence[NDArray[Any]], _: Prepared | None) -> Find:
+        """Call the function with the items and crops, later."""
+        return lambda: self._find(items, crops)
 
-        Raises:
-            TensorError: It did not return something for each.
-        """
+    def _find(self, items: Sequence[Item], crops: Sequence[NDArray[Any]]) -> list[Sequence[Item]]:
         found = list(self._function(items, crops))
         if len(found) != len(items):
             raise TensorError(f"stage function {self._name!r}: want {len(items)} results, got {len(found)}")
@@ -113,6 +112,15 @@ class RunsFunction:
         """Do nothing."""
 
 
+@dataclass(slots=True)
+class _Look:
+    """Where a stage has looked, what decodes what came of it, and the milliseconds that it took."""
+
+    areas: list[tuple[int, Area | None]]
+    find: Find
+    ms: float
+
+
 class Stage:
     """One stage after the first, with its counters."""
 
@@ -122,18 +130,45 @@ class Stage:
         """Crops or frames that it ran on; that a rule left out; frames on which it failed."""
         self._infer = Histogram()
         self._frames = 0
-        self._ahead: tuple[Frame, Prepared | None] | None = None
+        self._prepared: tuple[Frame, Prepared | None] | None = None
+        self._looked: tuple[Frame, _Look | None] | None = None
 
     def prepare(self, frame: Frame) -> None:
-        """Make beforehand what the next ``step`` needs, if that is with this frame."""
+        """Make beforehand what the next ``look`` needs, if that is at this frame."""
         if self.table.on == FRAMES and not self._frames % self.table.every:
-            self._ahead = frame, self.runs.prepare(frame.data)
+            self._prepared = frame, self.runs.prepare(frame.data)
+
+    def look(self, frame: Frame) -> None:
+        """Run on a frame before ``step``, which then decodes; a stage on items waits for these."""
+        if self.table.on == FRAMES:
+            self._looked = frame, self._look(frame, ())
 
     def step(self, frame: Frame, parents: Sequence[Item]) -> list[Item] | None:
-        """Return what it finds in a frame, or in the crops of the items; None where it does not run."""
+        """Return what it finds in a frame, or in the crops of the items; None where it does not run.
+
+        Raises:
+            EdgekitError: The model failed.
+        """
+        looked, self._looked = self._looked, None
+        is_same = looked is not None and looked[0] is frame
+        look = looked[1] if looked is not None and is_same else self._look(frame, parents)
+        if look is None:
+            return None
+        began_ns = time.perf_counter_ns()
+        found = look.find()
+        if look.areas:
+            self._infer.add(look.ms + (time.perf_counter_ns() - began_ns) / 1e6)
+        self.inferences += len(look.areas)
+        return [
+            self._named(item, index, area)
+            for (index, area), items in zip(look.areas, found, strict=True)
+            for item in items
+        ]
+
+    def _look(self, frame: Frame, parents: Sequence[Item]) -> _Look | None:
         self._frames += 1
-        ahead, self._ahead = self._ahead, None
-        prepared = ahead[1] if ahead is not None and ahead[0] is frame else None
+        held, self._prepared = self._prepared, None
+        prepared = held[1] if held is not None and held[0] is frame else None
         areas = self._areas(frame, parents)
         if (self._frames - 1) % self.table.every:
             self.skipped += len(areas)
@@ -141,17 +176,11 @@ class Stage:
         self.skipped += max(0, len(areas) - self.table.at_most)
         areas = areas[: self.table.at_most]
         if not areas:
-            return []
+            return _Look([], list, 0.0)
         crops = [frame.data if area is None else cut(frame.data, area) for _, area in areas]
         began_ns = time.perf_counter_ns()
-        found = self.runs.find([parents[index] for index, _ in areas if index >= 0], crops, prepared)
-        self._infer.add((time.perf_counter_ns() - began_ns) / 1e6)
-        self.inferences += len(crops)
-        return [
-            self._named(item, index, area)
-            for (index, area), items in zip(areas, found, strict=True)
-            for item in items
-        ]
+        find = self.runs.look([parents[index] for index, _ in areas if index >= 0], crops, prepared)
+        return _Look(areas, find, (time.perf_counter_ns() - began_ns) / 1e6)
 
     def _areas(self, frame: Frame, parents: Sequence[Item]) -> list[tuple[int, Area | None]]:
         table = self.table
@@ -208,6 +237,11 @@ class Graph:
         """Make beforehand what the stages on frames need of the next frame; the first model is on it."""
         for stage in self.stages:
             stage.prepare(frame)
+
+    def look(self, frame: Frame) -> None:
+        """Run the stages on frames before ``step``: decoding is quicker where no inference comes between."""
+        for stage in self.stages:
+            stage.look(frame)
 
     def step(
         self, frame: Frame, prediction: Prediction
