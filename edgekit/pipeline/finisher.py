@@ -200,8 +200,8 @@ class Finisher:
                 self._changed.notify_all()
 
     def _next(self) -> Job | None:
-        while (frame := self._wait_for_work()) is not None and self._rules.graph is not None:
-            self._rules.graph.prepare(frame)
+        while (frame := self._wait_for_work()) is not None:
+            self._prepare(frame)
         with self._changed:
             if not self._jobs:
                 return None
@@ -217,6 +217,14 @@ class Finisher:
             self._changed.wait_for(lambda: self._jobs or self._coming is not None or self._is_ending)
             coming, self._coming = self._coming, None
             return None if self._jobs or self._is_ending else coming
+
+    def _prepare(self, frame: Frame) -> None:
+        assert self._rules.graph is not None
+        try:
+            self._rules.graph.prepare(frame)
+        except Exception as error:  # noqa: BLE001 - handed to the thread that runs the loop
+            self.error = error
+            self._on_fatal()
 
     def _finish(self, job: Job) -> None:
         if self.error is not None:  # the run is over: later frames count as dropped

@@ -654,3 +654,66 @@ def test_counters_can_be_read_while_it_runs():
     thread.join(30)
     reader.join(30)
     assert not failures
+
+
+# -- later stages
+
+
+class Later:
+    """The stages after the first; what was asked of them, in turn."""
+
+    def __init__(self, error=None):
+        self.asked, self.is_prepared, self._error = [], threading.Event(), error
+
+    def prepare(self, frame):
+        self.asked.append(("prepare", frame.seq))
+        self.is_prepared.set()
+        if self._error:
+            raise self._error
+
+    def look(self, frame):
+        self.asked.append(("look", frame.seq))
+
+    def step(self, frame, prediction):
+        self.asked.append(("step", frame.seq))
+        return prediction, [], None
+
+    def versions(self):
+        return {}
+
+    def documents(self):
+        return []
+
+    def close(self):
+        pass
+
+
+def waits_for(predictor, event):
+    """Have inference last until an event."""
+    infer = predictor.infer
+
+    def late(*args):
+        assert event.wait(60)
+        return infer(*args)
+
+    predictor.infer = late
+    return predictor
+
+
+def test_later_stages_prepare_while_the_first_model_is_at_work_and_look_before_its_outputs_are_decoded():
+    later = Later()
+    predictor = waits_for(make_predictor(), later.is_prepared)
+    finish = predictor.finish
+    predictor.finish = lambda inferred: (later.asked.append("decode"), finish(inferred))[1]
+    run(ListSource(1), predictor, rules=Rules(graph=later))
+    assert later.asked == [("prepare", 0), ("look", 0), "decode", ("step", 0)]
+
+
+def test_an_error_of_a_stage_that_prepares_ends_the_run():
+    later = Later(ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        run(
+            ListSource(3, endless=True),
+            waits_for(make_predictor(), later.is_prepared),
+            rules=Rules(graph=later),
+        )
