@@ -437,9 +437,9 @@ class Lane:
         took_s = item.took_s if isinstance(item, Entry) else self._clock() - self._began_s
         if self.between is not None:
             self._claim(CONTROL)
+            self._looked_s = self._began_s
             while self.between(self.depth):
                 pass
-            self._looked_s = self._clock()
         self._release(kind, took_s, stream)
         return True
 
