@@ -3,7 +3,7 @@
     python benchmarks/stages.py [--model BUNDLE] [--video FILE] [--variant ID] [--pairs N] [--json]
 
 A pipeline of three stages on frames (one file, opened three times, one thread each) gets a frame only when
-the one before has its result. Its time from capture to result, with resizing, decoding of boxes, the two
+the one before has its result. Its time from capture to result, with resizing, decoding of boxes, the
 hand-overs between threads and events, is divided by the time of three inferences by hand on the bare
 runtime, on three openings too. Both in turn, the median of the pairs; the frames are decoded beforehand.
 Where the frame's time goes is printed beside it, and what the ratio is without resizing and decoding boxes
