@@ -44,13 +44,14 @@ class Stream(Generic[T]):
     # -- its user
 
     def wait_for_room(self) -> bool:
-        """Wait until ``put`` would not wait; False if the stream is closed.
+        """Wait until ``put`` would not wait for long; False if the stream is closed.
 
-        A reader of files calls it before it decodes, so that frames are fresh.
+        A reader of files calls it before it decodes, so that frames are fresh. It does not wait for the
+        lane's thread to wake and take the item before, a tenth of a millisecond.
         """
         with self._lock:
-            if not self._can_put():
-                self._changed.wait_for(self._can_put)
+            if not self._is_soon_free():
+                self._changed.wait_for(self._is_soon_free)
             return not self._is_closed
 
     def put(self, item: T) -> bool:
@@ -103,6 +104,9 @@ class Stream(Generic[T]):
 
     def _can_put(self) -> bool:
         return self._is_live or self._is_closed or len(self.items) < self._capacity
+
+    def _is_soon_free(self) -> bool:
+        return self._can_put() or not self._is_in_work
 
     # -- whoever runs its item, without the lock
 

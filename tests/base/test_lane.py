@@ -179,6 +179,25 @@ def test_a_giver_that_waits_goes_on_when_there_is_room_and_when_the_stream_is_cl
         assert results == [True, False]
 
 
+def test_a_reader_goes_on_while_the_lane_wakes_for_the_item_before_and_not_while_one_is_at_work():
+    began, end = threading.Event(), threading.Event()
+
+    def work(_):
+        began.set()
+        end.wait(WAIT_S)
+
+    with Held() as held:
+        stream = held.lane.stream(work, is_live=False)
+        stream.put(0)
+        assert stream.wait_for_room()  # the lane has yet to take it
+        held._gate.set()
+        assert began.wait(WAIT_S)
+        stream.put(1)
+        threading.Timer(0.05, end.set).start()
+        assert stream.wait_for_room()
+        assert stream.waiting == 0  # else the item that comes would be old
+
+
 def test_a_stream_without_room_for_results_holds_up_nobody_else():
     has_room, ran = threading.Event(), []
     lane = Lane("room")

@@ -54,7 +54,7 @@ class LaneModel:
         self._stream = lane.stream(self._do, is_live=False, capacity=1, allowance_s=allowance_s)
         self.failovers = 0
         self.error: EdgekitError | None = None
-        """What ``ask`` raised last."""
+        """What it raised last."""
 
     def use(self, new: Predictor) -> Predictor:
         """Run another predictor from the next frame on; on the lane's thread. Return the old one."""
