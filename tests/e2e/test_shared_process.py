@@ -66,9 +66,13 @@ def test_a_hang_is_blamed_on_the_model_that_hangs(agent_of):
 
 
 def test_a_crash_of_a_later_stages_model_is_blamed_on_that_model(tmp_path):
-    """The first one is quick, and loses no variant."""
+    """The first one is quick, and loses no variant.
+
+    The second takes longer than a frame lasts, so that it is at work at the report before the crash: where none
+    is, both are suspected.
+    """
     make_bundle(tmp_path / "one", model="one", more_variants=(SPARE,))
-    crashing = {"crash_at": LATE, "latency_ms": 2}
+    crashing = {"crash_at": LATE, "latency_ms": 8}
     make_bundle(tmp_path / "two", model="two", options=crashing, more_variants=(SPARE,))
     stages = "".join(f'[[stage]]\nname = "{name}"\nmodel = "./{name}"\n' for name in ("one", "two"))
     text = pipeline_toml(fps=200).replace('model = "motion"', "") + stages
