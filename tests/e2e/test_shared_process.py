@@ -68,8 +68,8 @@ def test_a_hang_is_blamed_on_the_model_that_hangs(agent_of):
 def test_a_crash_of_a_later_stages_model_is_blamed_on_that_model(tmp_path):
     """The first one is quick, and loses no variant.
 
-    The second takes longer than a frame lasts, so that it is at work at the report before the crash: where none
-    is, both are suspected.
+    The second takes longer than a frame lasts, so that it is at work at the report before the crash: where
+    none is, both are suspected.
     """
     make_bundle(tmp_path / "one", model="one", more_variants=(SPARE,))
     crashing = {"crash_at": LATE, "latency_ms": 8}
