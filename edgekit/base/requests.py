@@ -23,7 +23,7 @@ class Requests:
 
     def __init__(self, stream: Stream[Entry], bounds: Bounds, pace: Callable[[str], Pace]) -> None:
         self.stream = stream
-        self.rows = self.size_bytes = 0
+        self.rows = self.size_bytes = self.left = 0
         self._bounds, self._pace = bounds, pace
         self._kinds: Counter[tuple[str, Joint | None]] = Counter()
         self._clients: Counter[str] = Counter()
@@ -124,6 +124,7 @@ class Requests:
         return joint.share_s(alone_s) if joint else alone_s
 
     def _count(self, entry: Entry, sign: int) -> None:
+        self.left += sign < 0
         self.rows += sign * entry.rows
         self.size_bytes += sign * entry.size_bytes
         self._kinds[entry.kind, entry.joint] += sign * entry.rows

@@ -184,16 +184,26 @@ class AcceleratorLostError(BackendError):
 
 
 class BusyError(BackendError):
-    """A model has more work than it can do in time; ``wait_s`` is the estimate of when it could begin."""
+    """A model has more work than it can do in time; ``wait_s`` is the estimate of when it could begin.
+
+    For ``holds_s`` seconds, while nothing of that work ends or is given up, equal requests may be refused
+    unasked: none could end in time, or more than half of what waits would still be there.
+    """
 
     code = "backend.busy"
     retryable = True
 
     def __init__(
-        self, message: str, *, reasons: tuple[str, ...] = (), hint: str = "", wait_s: float = 0.0
+        self,
+        message: str,
+        *,
+        reasons: tuple[str, ...] = (),
+        hint: str = "",
+        wait_s: float = 0.0,
+        holds_s: float = 0.0,
     ) -> None:
         super().__init__(message, reasons=reasons, hint=hint)
-        self.wait_s = wait_s
+        self.wait_s, self.holds_s = wait_s, holds_s
 
 
 class LateError(BackendError):

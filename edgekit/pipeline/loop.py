@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from edgekit.base.lane import Lane
+from edgekit.base.lane import SWITCH_INTERVAL_S, Lane
 from edgekit.base.stream import Stream
 from edgekit.core.errors import AcceleratorLostError, EdgekitError
 from edgekit.core.ports import Frame, Sink, Source
@@ -29,9 +29,6 @@ __all__ = ["Loop", "Rules"]
 
 logger = logging.getLogger(__name__)
 
-SWITCH_INTERVAL_S = 2e-4
-"""How long one thread may keep the interpreter. Source: measured; at the default of 5 ms a busy
-thread makes a 5.9 ms inference take 10.7 ms, at 0.2 ms it takes 5.1."""
 POLL_S = 0.125
 """How often a running loop looks whether a frame is due; twice for each decision of the budget."""
 JOIN_S = 5.0

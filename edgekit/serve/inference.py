@@ -12,13 +12,14 @@ from typing import Any
 
 from edgekit.base.entry import Entry as LaneEntry
 from edgekit.base.traceparent import trace_id_of
-from edgekit.core.errors import EdgekitError, TensorError
+from edgekit.core.errors import BusyError, EdgekitError, TensorError
 from edgekit.serve.body import Bodies, Body, hung_up
 from edgekit.serve.errors import ClientGoneError, HttpError, as_http
 from edgekit.serve.lane import Asked, Awaited, Terms, error_of
 from edgekit.serve.models import Entry
 from edgekit.serve.oip import PRIORITIES, InferRequest, parse_request
 from edgekit.serve.ports import Limits
+from edgekit.serve.refusals import key_of
 from edgekit.serve.reply import Done, Reply
 from edgekit.serve.rounds import Rounds
 from edgekit.serve.sent_files import MOST_BYTES, check_file, kind_of
@@ -32,6 +33,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 OnEnd = Callable[[Reply | BaseException], object]
 _TIMEOUT = b"x-request-timeout-ms"
 _TRACE = b"traceparent"
+_OF_TERMS = (_TIMEOUT, CLIENT, b"content-type")
+"""The headers that say what a request asks of a lane."""
 GONE = 499
 _OF_REFRESHES: Mapping[str, Any] = MappingProxyType(
     {"timeout_s": 0.0, "priority": PRIORITIES, "client": "cache"}
@@ -76,8 +79,13 @@ class Inference:
         Raises as ``answer`` does. ``on_end`` is called in the event loop with a queued request's answer, or
         with the exception in its place.
         """
-        counted, age_s = _Counted(entry), self._rounds.age_s()
+        counted, age_s, left = _Counted(entry), self._rounds.age_s(), entry.lane.left
         with counted:
+            entry.require()
+            key = key_of(data, _header_length(headers), headers, _OF_TERMS)
+            if key is not None and (again := entry.refusals.find(key)) is not None:
+                counted.done = Done(again, 0.0, 0.0, 0.0, is_kept=True)
+                return again
             work, request = self._work(entry, data, headers, is_local=is_local)
             is_quick = entry.lane.is_quick(work.kind)
             if is_quick and self._rounds.is_alone(entry.lane):
@@ -85,7 +93,11 @@ class Inference:
             if counted.done is None:
                 terms = _terms(entry, work.kind, request, headers, len(data))
                 ended = functools.partial(self._ended, counted, headers, on_end)
-                return Asked(entry.lane, work, terms, ended, age_s=age_s, wake=not is_quick)
+                try:
+                    return Asked(entry.lane, work, terms, ended, age_s=age_s, wake=not is_quick)
+                except BusyError as error:
+                    entry.refusals.keep(key, error, left)
+                    raise
         return self._traced(counted, headers)
 
     def _ended(self, counted: _Counted, headers: Headers, on_end: OnEnd, entry: LaneEntry) -> None:

@@ -20,6 +20,7 @@ from edgekit.serve.errors import HttpError
 from edgekit.serve.lane import control
 from edgekit.serve.metrics import Meter, ShadowCounts
 from edgekit.serve.ports import Held, Limits, Offer, Servable
+from edgekit.serve.refusals import Refusals
 from edgekit.serve.sequences import Sequences
 from edgekit.serve.tensors import FloatReader
 
@@ -58,6 +59,7 @@ class Entry:
         self.cache: Cache | None = None
         """Answers of the model that runs; None where none are kept."""
         self.sequences = Sequences(limits.sequences, limits.sequence_idle_s)
+        self.refusals = Refusals(self.lane)
         self.floats = FloatReader()
         """Of requests written as JSON; used on the lane."""
         self._limits = limits

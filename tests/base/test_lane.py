@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.base.entry import Bounds
+from edgekit.base.joint import Joint
 from edgekit.base.lane import Lane
 from edgekit.core.errors import BusyError, InferenceError, LateError
 
@@ -406,6 +407,43 @@ def test_requests_that_wait_run_in_the_thread_that_asks_while_they_are_quick():
     assert lane.run_waiting(60.0) is False
     assert lane.result(slow) != [threading.get_ident()]
     lane.close()
+
+
+def test_a_batch_that_takes_longer_than_a_quick_request_may_is_left_to_the_lanes_thread():
+    lane, threads = Lane("batch", Bounds(inline_s=0.001)), []
+
+    def run(works):
+        threads.append(threading.current_thread().name)
+        return [work() for work in works]
+
+    for _ in range(5):
+        lane.pace("infer").add(0.0009)
+    joint = Joint(run, 8)
+    joint.fit.add(8, 0.002)
+    entries = [lane.submit([lambda: 1], kind="infer", joint=joint, wake=False) for _ in range(8)]
+    assert lane.is_quick("infer")
+    assert lane.run_waiting(60.0) is False
+    assert [lane.result(entry) for entry in entries] == [[1]] * 8
+    assert threads == ["batch"]
+    lane.close()
+
+
+def test_a_refusal_says_for_how_long_it_holds_and_what_leaves_the_lane_ends_that():
+    with Held() as held:
+        for _ in range(8):
+            held.lane.pace("infer").add(1.0)
+        entries, left = [held.submit() for _ in range(4)], held.lane.left
+        with pytest.raises(BusyError) as short:
+            held.submit(timeout_s=3.0)
+        assert short.value.wait_s == 4.0
+        assert short.value.holds_s == pytest.approx(4.0 - (3.0 - 1.0) / 1.25)
+        with pytest.raises(BusyError) as close:
+            held.submit(timeout_s=5.9)  # soon to be admitted, but nothing is lost if not before
+        assert close.value.holds_s == pytest.approx((4.0 - 1.0) / 2)
+        held.lane.refused_again()
+        assert (held.lane.counts.shed, held.lane.left) == (3, left)
+        held.lane.cancel(entries[0])
+        assert held.lane.left > left
 
 
 def test_requests_wait_for_what_runs_and_for_what_goes_first_though_they_are_quick(held):

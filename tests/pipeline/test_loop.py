@@ -24,7 +24,7 @@ from edgekit.core.spec import Post
 from edgekit.pipeline.budget_keeper import Keeper
 from edgekit.pipeline.config import BudgetTable
 from edgekit.pipeline.events import Debounce
-from edgekit.pipeline.loop import SWITCH_INTERVAL_S, Loop, Rules
+from edgekit.pipeline.loop import Loop, Rules
 from edgekit.pipeline.predictor import Predictor
 from edgekit.pipeline.redact import Redactor
 
