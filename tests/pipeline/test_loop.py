@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline_fakes import ListSink, ListSource, make_manifest, make_predictor, make_variant, spec
 
-from edgekit.base.lane import Lane
+from edgekit.base.lane import SWITCH_INTERVAL_S, Lane
 from edgekit.core.errors import (
     AcceleratorLostError,
     GoldenError,
