@@ -41,7 +41,7 @@ WAYS: dict[str, tuple[str, ...]] = {
     "detr": ("xy", "sigmoid", "nms", "class", "mask"),
     "bins": _BOXES,
     "yolo-grid": _BOXES,
-    "blazeface": ("xy", "sigmoid", "stride", "nms", "points"),
+    "blazeface": ("xy", "sigmoid", "stride", "nms", "points", "angle"),
     "fomo": ("xy", "stride", "class"),
     "movenet": ("xy", "stride"),
     "posenet": ("xy", "sigmoid", "stride"),

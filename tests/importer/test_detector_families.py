@@ -103,11 +103,13 @@ def test_mediapipes_detectors_are_named_by_their_anchors_whole_or_in_parts():
     assert outputs == {"regressors0": "a", "regressors1": "d", "classifiers0": "c", "classifiers1": "b"}
     _, values = sole(foreign(224, {"r": (1, 2254, 12), "c": (1, 2254, 1)}, layout="NHWC"))
     assert (values["task"], values["labels"], values["keypoints"]) == ("pose", ("person",), 4)
+    assert values["region"] == {"foot": 0, "head": 1, "scale": 1.25}
     _, values = sole(foreign(256, {"r": (1, 896, 16), "c": (1, 896, 1)}, layout="NHWC"))
     assert values["anchors"]["strides"] == (16, 32, 32, 32)
     conclusion, values = sole(foreign(192, {"r": (1, 2016, 18), "c": (1, 2016, 1)}, layout="NHWC"))
     assert (conclusion.family, values["labels"]) == ("palm", ("palm",))
     assert (values["mean"], values["std"], conclusion.no_real_file) == (0, 255, False)  # not -1 to 1
+    assert (values["region"]["around"], values["region"]["scale"]) == ("box", 2.6)
     older = foreign(128, {"r": (1, 896, 12), "c": (1, 896, 1)}, layout="NHWC")
     conclusion, values = sole(older)
     assert (conclusion.family, values["mean"], conclusion.no_real_file) == ("blazepose", 127.5, True)

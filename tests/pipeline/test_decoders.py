@@ -311,6 +311,40 @@ def test_a_face_and_its_landmarks_are_found_where_they_were_encoded(weighted):
     assert face.points[5] == pytest.approx((70, 110), abs=1e-3)
 
 
+REGIONS = [
+    ({}, (10, 10), (10, 4), (20, 20, 24, 24, 0)),  # upright: the head is above
+    ({}, (10, 10), (16, 10), (20, 20, 24, 24, math.pi / 2)),  # lies with the head to the right
+    ({}, (10, 10), (10, 10), (20, 20, 0, 0, 0)),
+    ({"around": "box", "shift": 0.5}, (10, 10), (10, 4), (80, 72, 192, 192, 0)),
+    ({"around": "box", "shift": 0.5}, (10, 10), (4, 10), (32, 120, 192, 192, -math.pi / 2)),
+]
+
+
+@pytest.mark.parametrize(("more", "foot", "head", "square"), REGIONS)
+def test_a_region_is_a_square_that_stands_on_its_foot(more, foot, head, square):
+    raw, logits = face_case()
+    cx, cy = anchors(FACE_ANCHORS, 128, 128)[100, :2] * 128
+    raw[0, 100, 4:8] = foot[0] - cx, foot[1] - cy, head[0] - cx, head[1] - cy
+    options = {
+        "anchors": FACE_ANCHORS,
+        "box_scale": 128,
+        "region": {"foot": 0, "head": 1, "scale": 2 if more else 1, **more},
+    }
+    shapes = {"regressors": raw.shape, "classifiers": logits.shape}
+    outcome = tensors(regressors=raw, classifiers=logits)
+    outcome.placement = place("stretch", (256, 256), (128, 128))
+    (item,) = build("blazeface", shapes, options, (), (128, 128))(outcome)
+    assert item.oriented_box == pytest.approx(square, abs=1e-3)
+    assert item.box == pytest.approx((48, 72, 112, 168), abs=1e-3)
+
+
+def test_a_region_of_keypoints_that_are_not_there_is_refused():
+    options = {"anchors": FACE_ANCHORS, "box_scale": 128, "region": {"foot": 0, "head": 6, "scale": 1}}
+    shapes = {"regressors": (1, 896, 16), "classifiers": (1, 896, 1)}
+    with pytest.raises(BundleError, match="want keypoints below 6, got 0, 6"):
+        build("blazeface", shapes, options, (), (128, 128))
+
+
 def test_weighted_faces_lie_between_those_that_overlap():
     boxes = np.float32([[0, 0, 10, 10], [2, 0, 12, 10], [50, 50, 60, 60]])
     scores = np.float32([0.9, 0.3, 0.5])

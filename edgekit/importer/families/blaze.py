@@ -23,16 +23,23 @@ _BACK = {"layers": 4, "strides": (16, 32, 32, 32), "min_scale": 0.15625, "max_sc
 _LONG = {"layers": 1, "strides": (4,), "min_scale": 0.1484375, "max_scale": 0.75}
 _POSE = {"layers": 5, "strides": (8, 16, 32, 32, 32), "min_scale": 0.1484375, "max_scale": 0.75}
 _PALM = {"layers": 4, "strides": (8, 16, 16, 16), "min_scale": 0.1484375, "max_scale": 0.75}
+_BODY = {"foot": 0, "head": 1, "scale": 1.25}
+_HAND = {"foot": 0, "head": 2, "scale": 2.6, "around": "box", "shift": 0.5}
+"""Source: MediaPipe's PoseDetectionToRoi and PalmDetectionDetectionToRoi."""
 _ALWAYS = {"aspect_ratios": (1.0,), "fixed_anchor_size": True}
 
 
 class _Model(NamedTuple):
-    """One of MediaPipe's models; ``scaled``: its pixels in words, mean and divisor."""
+    """One of MediaPipe's models.
+
+    ``scaled``: its pixels in words, mean and divisor. ``region``: the body or hand of a box.
+    """
 
     label: str
     keypoints: int
     anchors: dict[str, Any]
     scaled: tuple[str, float, float] = ("-1 to 1", 127.5, 127.5)
+    region: dict[str, Any] | None = None
     is_seen: bool = True
 
 
@@ -40,9 +47,9 @@ _MODELS = {
     (896, 128, 16): _Model("face", 6, {**_SHORT, **_ALWAYS}),
     (896, 256, 16): _Model("face", 6, {**_BACK, **_ALWAYS}),
     (2304, 192, 16): _Model("face", 6, {**_LONG, **_ALWAYS, "interpolated_scale_aspect_ratio": 0.0}),
-    (2254, 224, 12): _Model("person", 4, {**_POSE, **_ALWAYS}),
+    (2254, 224, 12): _Model("person", 4, {**_POSE, **_ALWAYS}, region=_BODY),
     (896, 128, 12): _Model("person", 4, {**_SHORT, **_ALWAYS}, is_seen=False),
-    (2016, 192, 18): _Model("palm", 7, {**_PALM, **_ALWAYS}, scaled=("0 to 1", 0, 255)),
+    (2016, 192, 18): _Model("palm", 7, {**_PALM, **_ALWAYS}, ("0 to 1", 0, 255), _HAND),
 }
 """By anchors, edge of the input, numbers of an anchor."""
 _FAMILY = {"face": "blazeface", "person": "blazepose", "palm": "palm"}
@@ -78,6 +85,7 @@ def recognise(file: ModelFile) -> Conclusion | None:
             Finding("anchors", model.anchors, "signature", why),
             Finding("box_scale", height, "signature", "offsets are pixels of the input"),
             Finding("keypoints", model.keypoints, "signature", why),
+            *_region(model),
             *convention("MediaPipe's graph", score_threshold=0.5, iou_threshold=0.3),
         ),
         outputs=outputs,
@@ -89,3 +97,7 @@ def _pixels(model: _Model) -> tuple[Finding, ...]:
     scaled, mean, std = model.scaled
     why = f"MediaPipe: letterbox with black, RGB, {scaled}"
     return convention(why, resize="letterbox", pad=0, color="RGB", mean=mean, std=std)
+
+
+def _region(model: _Model) -> tuple[Finding, ...]:
+    return convention("MediaPipe's graph", region=model.region) if model.region else ()

@@ -1,23 +1,26 @@
-"""Faces with landmarks from BlazeFace's raw outputs.
+"""Faces, people and palms with a few keypoints from the raw outputs of MediaPipe's detectors.
 
 Outputs ``regressors`` [1, A, 4 + 2K] (box centre, size and K landmarks, relative to A anchors) and
 ``classifiers`` [1, A, 1] (logits); or both in parts, ``regressors0``, ``classifiers0``, ... Options:
 ``anchors``, ``box_scale`` (the input's edge in pixels), ``keypoints``, ``weighted`` (average overlapping
-boxes, which steadies them from frame to frame).
+boxes, which steadies them from frame to frame), ``region`` (the whole of what the box shows a part of: a
+person's body, a palm's hand; reported as ``oriented_box``, which a later stage's crops go by).
 
-Source: V. Bazarevsky et al., "BlazeFace" (2019); MediaPipe ``TensorsToDetectionsCalculator``.
+Source: V. Bazarevsky et al., "BlazeFace" (2019); MediaPipe ``TensorsToDetectionsCalculator``,
+``AlignmentPointsRectsCalculator`` and ``RectTransformationCalculator``.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.core.errors import BundleError
-from edgekit.core.spec import Item
+from edgekit.core.spec import Box, Item, OrientedBox
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.decoders import Decoder, Outcome, Setup, label_of, options_of, shape_of
 from edgekit.pipeline.decoders.anchors import AnchorOptions, anchors_of
@@ -25,14 +28,56 @@ from edgekit.pipeline.decoders.items import logit, sigmoid
 from edgekit.pipeline.decoders.nms import best_first, blend, suppress
 from edgekit.pipeline.pre import Placement
 
+Keypoint = Annotated[int, msgspec.Meta(ge=0, le=63)]
+
+
+class Region(Options, frozen=True, kw_only=True):
+    """A square round keypoint ``foot`` or the box, turned so that ``head`` is above ``foot``.
+
+    Its half edge is ``scale`` times the distance of the two keypoints, or half the box's longer edge; the
+    box's centre is moved towards ``head`` by ``shift`` of that edge.
+    """
+
+    foot: Keypoint
+    head: Keypoint
+    scale: Annotated[float, msgspec.Meta(gt=0, le=100)]
+    around: Literal["foot", "box"] = "foot"
+    shift: Annotated[float, msgspec.Meta(ge=-10, le=10)] = 0.0
+
+    def square(self, box: Box, points: tuple[tuple[float, float], ...]) -> OrientedBox:
+        """Return the square in the picture's pixels, its angle from -pi/2 to pi/2.
+
+        >>> Region(foot=0, head=1, scale=2).square((0, 0, 1, 1), ((10, 50), (10, 20)))
+        (10, 50, 120.0, 120.0, 0.0)
+        """
+        (x, y), head = points[self.foot], points[self.head]
+        far = math.dist((x, y), head)
+        up = ((head[0] - x) / far, (head[1] - y) / far) if far else (0.0, -1.0)
+        half = far
+        if self.around == "box":
+            edge = max(box[2] - box[0], box[3] - box[1])
+            half = edge / 2
+            x, y = ((box[i] + box[i + 2]) / 2 + self.shift * edge * up[i] for i in (0, 1))
+        angle = math.remainder(math.atan2(up[0], -up[1]), math.pi)
+        return (x, y, 2 * half * self.scale, 2 * half * self.scale, angle)
+
 
 class BlazefaceOptions(Options, frozen=True, kw_only=True):
-    """``post.options`` of a face detector."""
+    """``post.options`` of such a detector."""
 
     anchors: AnchorOptions
     box_scale: Annotated[float, msgspec.Meta(gt=0)]
     keypoints: Annotated[int, msgspec.Meta(ge=0, le=64)] = 6
     weighted: bool = False
+    region: Region | None = None
+
+    def problems(self) -> list[str]:
+        """Return what contradicts itself."""
+        if self.region is not None and max(self.region.foot, self.region.head) >= self.keypoints:
+            return [
+                f"region: want keypoints below {self.keypoints}, got {self.region.foot}, {self.region.head}"
+            ]
+        return []
 
 
 def decode_faces(
@@ -82,7 +127,7 @@ def build(setup: Setup) -> Decoder:
         kept = suppress(rows[:, :4], scores, np.zeros(len(indices), np.intp), post.iou_threshold)
         faces = blend(rows, scores, kept, post.iou_threshold) if options.weighted else rows[kept]
         return tuple(
-            _face(row, label, float(score), size, outcome.placement)
+            _item(row, label, float(score), size, outcome.placement, options.region)
             for row, score in zip(faces, scores[kept], strict=True)
         )
 
@@ -108,18 +153,25 @@ def _joined(outcome: Outcome, names: list[str]) -> NDArray[np.float32]:
     return np.asarray(np.concatenate(parts) if names[1:] else whole)
 
 
-def _face(
-    row: NDArray[np.float32], label: str, score: float, size: NDArray[np.float32], placement: Placement | None
+def _item(
+    row: NDArray[np.float32],
+    label: str,
+    score: float,
+    size: NDArray[np.float32],
+    placement: Placement | None,
+    region: Region | None,
 ) -> Item:
     points = row.reshape(-1, 2)
     if placement is not None:
         points = placement.points_to_source(points * size)
         points[:2] = placement.to_source((row[:4].reshape(2, 2) * size).reshape(1, 4)).reshape(2, 2)
     left, top, right, bottom = points[:2].reshape(-1).tolist()
+    box, keypoints = (left, top, right, bottom), tuple((x, y) for x, y in points[2:].tolist())
     return Item(
         label=label,
         score=score,
         index=0,
-        box=(left, top, right, bottom),
-        points=tuple((x, y) for x, y in points[2:].tolist()),
+        box=box,
+        points=keypoints,
+        oriented_box=region.square(box, keypoints) if region is not None else None,
     )
