@@ -40,7 +40,7 @@ class Device:
     """A supervisor's core in the test's own process: pipelines, one managed model, no fleet."""
 
     def __init__(self, folder: Path, *, first: bool = True, limits: LimitsTable = LIMITS, fps: float = 200.0,
-        make=make_bundle, redact: str = "",
+        make=make_bundle, redact: str = "", stages: str = "",
     ):  # fmt: skip
         self.folder, self.state = folder, folder / "state"
         self.reactor = Reactor()
@@ -51,6 +51,8 @@ class Device:
             install_initial(self.slots, "motion", make(folder / "first"), folder / "unpacked")
         self.make = make
         text = pipeline_toml(fps=fps).replace("[privacy]", f"[privacy]\n{redact}")
+        if stages:
+            text = text.replace('model = "motion"', "") + stages
         (folder / "p.toml").write_text(text)
         plans = parse_agent_config('[agent]\npipelines=["p.toml"]', folder=folder).pipelines
         config = AgentConfig(
@@ -72,7 +74,10 @@ class Device:
         self.updates.resume()
 
     def _place(self, model):
-        self.updates.place(model)
+        if model.managed:
+            self.updates.place(model)
+        else:
+            model.run_on(model.plan.pinned)
 
     def _tick(self):
         self.pool.tick()
@@ -89,7 +94,7 @@ class Device:
 
     @property
     def hosted(self):
-        (model,) = self.pool.models
+        (model,) = self.pool.hosted("motion")
         return model
 
     def close(self):
@@ -122,7 +127,7 @@ class Device:
         self.until(
             lambda: (
                 self.hosted.is_settled
-                and self.pipeline.running.version == version
+                and self.hosted.running.version == version
                 and any(second.running.version == version and second.frames for second in self.hosted.recent)
             )
         )
@@ -164,11 +169,13 @@ class Device:
         pass
 
     def happened(self, model, what, reason=""):
-        self.updates.happened(what, reason)
+        if model.managed:
+            self.updates.happened(what, reason)
 
     def progressed(self, pipeline, progress):
         self.seconds.append(progress)
-        self.updates.progressed(progress)
+        if pipeline.models[progress.stage].managed:
+            self.updates.progressed(progress)
 
     def record(self, pipeline, record):
         pass
@@ -219,6 +226,33 @@ def test_a_bad_version_is_left_by_the_device_alone_and_not_tried_again(device, b
     assert told in device.updates.rejected["motion@2.0.0"]
     device.updates.want(desired, is_new=True)
     assert device.fetches == ["motion"]
+
+
+SLOW_FIRST = """
+[[stage]]
+name = "slow"
+model = "./slow"
+[[stage]]
+name = "later"
+model = "motion"
+"""
+
+
+@pytest.mark.parametrize("crash_at", [pytest.param(1, id="on load"), pytest.param(30, id="on live frames")])
+def test_a_crash_is_the_fault_of_a_later_stages_version_on_trial_though_the_first_model_is_at_work(
+    tmp_path, crash_at
+):
+    make_bundle(tmp_path / "slow", model="slow", options={"latency_ms": 20})
+    device = Device(tmp_path, stages=SLOW_FIRST, fps=100)
+    try:
+        device.runs("1.0.0")
+        device.want(soak_s=60, options={"crash_at": crash_at})
+        device.ends("ROLLED_BACK")
+        device.runs("1.0.0")
+        assert "SIGSEGV" in device.updates.rejected["motion@2.0.0"]
+        assert not [text for code, text in device.alerts if code == "agent.pipeline_failed"]
+    finally:
+        device.close()
 
 
 def test_a_version_that_hangs_is_left_as_one_that_crashes(tmp_path):

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from bundles import make_bundle, pipeline_toml
 
-from edgekit.agent.ipc import MAX_LABELS, Host, ModelProgress, Progress, Run, Running
+from edgekit.agent.ipc import MAX_LABELS, Host, ModelProgress, Opened, Progress, Run, Running
 from edgekit.agent.worker.bundle_counters import BundleCounters, TallyMarks
 from edgekit.agent.worker.ledger_relay import LedgerRelay
 from edgekit.agent.worker.pipeline_run import PipelineRun
+from edgekit.agent.worker.shared_model import SharedModel
 from edgekit.agent.worker.worker import Worker
 from edgekit.core.errors import LinkError
 from edgekit.core.sketch import Histogram
@@ -164,3 +165,36 @@ def test_a_report_at_the_moment_when_a_pipeline_starts_does_not_forget_it(tmp_pa
     finally:
         worker.stop()
         thread.join(60)
+
+
+def test_no_other_model_is_opened_beside_the_first(tmp_path, monkeypatch):
+    """msgspec crashes where two threads are the first to use a type."""
+    heard, changed = [], threading.Condition()
+
+    def send(message):
+        with changed:
+            heard.append(message)
+            changed.notify_all()
+
+    def opened(messages):
+        return sum(isinstance(each, Opened) for each in messages)
+
+    begun, open_ = [], SharedModel.open
+
+    def begin(model):
+        begun.append(opened([*heard]))
+        open_(model)
+
+    monkeypatch.setattr(SharedModel, "open", begin)
+    worker = Worker(send)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        for key in ("a", "b", "c"):
+            worker.take(Host(model=key, path=str(make_bundle(tmp_path / key))))
+        with changed:
+            assert changed.wait_for(lambda: opened([*heard]) == 3, 60), heard[-5:]
+    finally:
+        worker.stop()
+        thread.join(60)
+    assert begun.count(0) == 1

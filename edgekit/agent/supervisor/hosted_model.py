@@ -165,9 +165,15 @@ class HostedModel:
     @property
     def is_opening_variant(self) -> bool:
         """Whether a variant is being opened, which may take the process with it."""
-        return bool(self._suspect.variant) and (
-            self.running is None or self._suspect.variant != self.running.variant
+        suspect, running = self._suspect, self.running
+        return bool(suspect.variant) and (
+            running is None or (suspect.digest, suspect.variant) != (running.digest, running.variant)
         )
+
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether a version runs that is not trusted yet."""
+        return self._purpose == "trial" and self.is_settled
 
     @property
     def is_inferring(self) -> bool:

@@ -389,7 +389,13 @@ class Worker:
 
 
 def _suspects(hosted: list[HostedModel]) -> list[HostedModel]:
-    """Return the models that may have crashed a process: those opening a variant, else those at work."""
+    """Return the models that may have crashed a process: opening a variant, else on trial, else at work.
+
+    What was at work is known from the last progress message only, which a crash at a later stage's first
+    frames never gets into: a version on trial would be tried for ever, and a trusted one be given up.
+    """
     if opening := [model for model in hosted if model.is_opening_variant]:
         return opening
+    if on_trial := [model for model in hosted if model.is_on_trial]:
+        return on_trial
     return [model for model in hosted if model.is_inferring] or hosted

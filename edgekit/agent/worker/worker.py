@@ -57,6 +57,8 @@ class Worker:
         self._switching = threading.Lock()
         self._pipelines: dict[str, PipelineRun] = {}
         self._stopping = threading.Event()
+        self._alone = threading.Lock()
+        self._has_opened = False
 
     def run(self) -> None:
         """Report each ``progress_s`` seconds until ``Stop``; then end every pipeline and free the models."""
@@ -113,7 +115,17 @@ class Worker:
             self.stop()
 
     def _open(self, model: SharedModel) -> None:
-        model.open()
+        """Open a model; the first one alone.
+
+        msgspec prepares a type when it is first used, and two threads that do so at once crash the process.
+        Whatever the opening of a model needs has been used when one is open.
+        """
+        with self._alone:
+            if is_first := not self._has_opened:
+                model.open()
+                self._has_opened = model.is_open
+        if not is_first:
+            model.open()
         if self._api is not None and model.is_open:
             self._api.add(model)
 
