@@ -221,6 +221,20 @@ def test_a_pipeline_is_restarted_as_asked_without_a_crash_and_stop_ends_every_ch
     assert not socket_path(stage.state).exists()
 
 
+def test_a_command_for_the_only_model_asks_for_a_name_where_stages_have_several(stage):
+    tables = '[[stage]]\nname = "a"\nmodel = "one"\n[[stage]]\nname = "b"\nmodel = "two"\n'
+    text = pipeline_toml("gate").replace('model = "motion"', "") + tables
+    (stage.folder / "gate.toml").write_text(text)
+    stage.entries = '[[pipeline]]\nfile = "gate.toml"\n'
+
+    def client(stage):
+        with pytest.raises(UsageError, match="want a model's name, since there are several") as caught:
+            ask(stage.state, {"op": "rollback"})
+        return caught.value.hint
+
+    assert stage.run(client) == "this agent manages: one, two"
+
+
 def test_questions_that_make_no_sense_are_answered_with_their_class(stage):
     def client(stage):
         with pytest.raises(UsageError, match="since_unix_s: want a whole number, got 'now'"):

@@ -145,6 +145,10 @@ class Controls:
         if not name and len(own) == 1:
             return own[0]
         known = ", ".join(models) or "none"
+        if not name and own:
+            raise UsageError(
+                "want a model's name, since there are several", hint=f"this agent manages: {known}"
+            )
         raise UsageError(f"there is no managed model {name!r}", hint=f"this agent manages: {known}")
 
     # -- queries
