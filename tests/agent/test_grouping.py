@@ -131,3 +131,28 @@ def test_a_stage_shares_the_model_of_another_pipeline_and_ties_their_processes()
         "r": {"": "r", "tint": "tints batch=4"},
     }
     assert workers["auto:model tints"].pipelines == {"q": {"": "tints"}}
+
+
+def test_a_pipeline_stays_in_its_worker_when_another_one_of_it_goes_or_changes():
+    tint = ModelUse(stage="tint", managed="tints")
+    hall = plan("hall", tint, managed="b")
+    before = group([plan("gate", tint, managed="a"), hall])
+    homes = {name: (each.name, keys) for each in before.values() for name, keys in each.pipelines.items()}
+    assert set(before) == set(group([hall], homes=homes)) == {"auto:model a"}
+    apart = group([plan("gate", managed="a"), hall], homes=homes)
+    assert {name: set(worker.pipelines) for name, worker in apart.items()} == {
+        "auto:model a": {"hall"},
+        "auto:model a 2": {"gate"},
+    }
+
+
+@given(plans(), plans(), EXCLUSIVE)
+def test_after_a_reload_each_pipeline_still_has_one_worker_and_one_that_changes_nothing_moves_none(
+    old, new, exclusive
+):
+    def homes(workers):
+        return {n: (each.name, keys) for each in workers.values() for n, keys in each.pipelines.items()}
+
+    workers = group(new, exclusive, homes=homes(group(old, exclusive)))
+    assert sorted(homes(workers)) == sorted(each.name for each in new)
+    assert group(new, exclusive, homes=homes(workers)) == workers

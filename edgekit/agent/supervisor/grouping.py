@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import msgspec
 from edgekit.agent.config import AUTO, PipelinePlan
 from edgekit.agent.model_use import ModelUse
 from edgekit.pipeline.fallback import FallbackTable
+
+_AUTOMATIC = "auto:"
 
 
 class ModelPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +56,7 @@ def group(
     plans: Iterable[PipelinePlan],
     exclusive: Mapping[str, Collection[str]] | None = None,
     unshared: Collection[str] = (),
+    homes: Mapping[str, tuple[str, Mapping[str, str]]] | None = None,
 ) -> dict[str, WorkerPlan]:
     """Return the workers by name.
 
@@ -65,6 +69,7 @@ def group(
         plans: The pipelines; each name once.
         exclusive: The accelerators, by pipeline, that its models may use and that one process can have.
         unshared: Pipelines whose models are loaded for them alone, as a file keeps state.
+        homes: By pipeline, the worker in which it is and its keys by stage there: it stays, if it can.
     """
     wanted = exclusive or {}
     named: dict[str, list[_Member]] = defaultdict(list)
@@ -73,10 +78,30 @@ def group(
         models = model_plans(plan, is_shared=plan.name not in unshared)
         (automatic if plan.worker == AUTO else named[plan.worker]).append(_Member(plan.name, models))
     workers = {name: _worker(name, members) for name, members in named.items()}
-    for ties, members in _tied(automatic, wanted):
-        name = f"auto:{min(ties)}"
+    parts = list(_tied(automatic, wanted))
+    for name, (_, members) in zip(_names(parts, homes or {}), parts, strict=True):
         workers[name] = _worker(name, members)
     return workers
+
+
+def _names(
+    parts: Sequence[tuple[set[str], list[_Member]]], homes: Mapping[str, tuple[str, Mapping[str, str]]]
+) -> list[str]:
+    """Return the name of each part's worker: that in which one of its pipelines is, else a new one."""
+    names: dict[int, str] = {}
+    for index, (_, members) in enumerate(parts):
+        for member in members:
+            home, keys = homes.get(member.name, ("", {}))
+            is_as_before = keys == {stage: model.key for stage, model in member.models.items()}
+            if is_as_before and home.startswith(_AUTOMATIC) and home not in names.values():
+                names[index] = home
+                break
+    for index, (ties, _) in enumerate(parts):
+        if index not in names:
+            own = f"{_AUTOMATIC}{min(ties)}"
+            candidates = itertools.chain([own], (f"{own} {number}" for number in itertools.count(2)))
+            names[index] = next(name for name in candidates if name not in names.values())
+    return [names[index] for index in range(len(parts))]
 
 
 def model_plans(plan: PipelinePlan, *, is_shared: bool = True) -> dict[str, ModelPlan]:

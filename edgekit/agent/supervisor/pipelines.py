@@ -148,6 +148,11 @@ class Pipeline:
                 self._recent.pop(stage, None)
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether it was asked to end, and has not yet."""
+        return self._then is not None
+
+    @property
     def running(self) -> Running | None:
         """What its first model runs, or None."""
         return None if self.model is None else self.model.running

@@ -72,7 +72,7 @@ class WorkerPool:
         self._plans = {plan.name: plan for plan in plans}
         if exclusive is not None:
             self._exclusive = exclusive
-        workers = group(self._plans.values(), self._exclusive, self._unshared)
+        workers = group(self._plans.values(), self._exclusive, self._unshared, self._homes())
         places = {
             name: (worker, keys) for worker in workers.values() for name, keys in worker.pipelines.items()
         }
@@ -116,6 +116,16 @@ class WorkerPool:
 
     def _pipeline(self, plan: PipelinePlan) -> Pipeline:
         return Pipeline(plan, self._reactor, self._config.limits, self._observer)
+
+    def _homes(self) -> dict[str, tuple[str, dict[str, str]]]:
+        """Return the worker of each pipeline that stays in one for now, with its models' keys."""
+        homes = {}
+        for name, pipeline in self.pipelines.items():
+            models = self.models_of(pipeline)
+            if models and not pipeline.is_leaving:
+                keys = {stage: model.key for stage, model in models.items()}
+                homes[name] = next(iter(models.values())).worker.name, keys
+        return homes
 
     def _is_at(self, pipeline: Pipeline, worker: WorkerPlan, keys: Mapping[str, str]) -> bool:
         models = self.models_of(pipeline)
