@@ -417,7 +417,8 @@ class Lane:
         return not (self._kind or self._is_closed or self.depth)
 
     def _claim(self, kind: str) -> None:
-        self._kind, self._runner, self._began_s = kind, threading.get_ident(), self._clock()
+        # the thread before the kind: ``call`` looks at both without the lock
+        self._runner, self._kind, self._began_s = threading.get_ident(), kind, self._clock()
         self._takes_s = self.pace(kind).typical_s
 
     def _choose(self) -> Stream[Any] | None:
