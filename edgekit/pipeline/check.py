@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -23,6 +24,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 S = TypeVar("S", bound=Options)
+_ONE_AT_A_TIME = threading.Lock()
+"""msgspec prepares a type when it is first used, and two threads that do so at once crash the process: the
+pipelines and models of one worker are checked in threads of their own.
+"""
 
 
 def check_table(table: object, kind: type[S], where: str, problems: list[str]) -> S | None:
@@ -34,6 +39,11 @@ def check_table(table: object, kind: type[S], where: str, problems: list[str]) -
         where: The dotted name of the table, for the messages.
         problems: Receives one ``key: want X, got Y`` for each mistake.
     """
+    with _ONE_AT_A_TIME:
+        return _checked(table, kind, where, problems)
+
+
+def _checked(table: object, kind: type[S], where: str, problems: list[str]) -> S | None:
     mistakes = structure_problems(table, kind, where)
     types = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
     if mistakes and isinstance(table, dict):  # the values of the other keys are checked all the same
