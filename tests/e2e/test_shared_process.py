@@ -73,7 +73,8 @@ def test_a_crash_of_a_later_stages_model_is_blamed_on_that_model(tmp_path):
     """
     make_bundle(tmp_path / "one", model="one", more_variants=(SPARE,))
     crashing = {"crash_at": LATE, "latency_ms": 8}
-    make_bundle(tmp_path / "two", model="two", options=crashing, more_variants=(SPARE,))
+    slower = {**SPARE, "options": {"latency_ms": 9}}
+    make_bundle(tmp_path / "two", model="two", options=crashing, more_variants=(slower,))
     stages = "".join(f'[[stage]]\nname = "{name}"\nmodel = "./{name}"\n' for name in ("one", "two"))
     text = pipeline_toml(fps=200).replace('model = "motion"', "") + stages
     (tmp_path / "gate.toml").write_text(text)

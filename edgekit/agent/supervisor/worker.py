@@ -244,7 +244,8 @@ class Worker:
     def _end_stuck(self, stuck: list[Pipeline], reason: str, *, is_silent: bool) -> None:
         """Kill the process if its runtime hangs; start a pipeline again alone where only its source does."""
         models = [model for pipeline in stuck for model in self.models_of(pipeline)]
-        guilty = [model for model in models if is_silent or model.busy_s >= self._limits.hang_s / 2]
+        busy = [model for model in models if model.busy_s >= self._limits.hang_s / 2]
+        guilty = _suspects(models) if is_silent else busy
         if guilty or len(stuck) == len(self.pipelines):
             self._kill(reason, list(dict.fromkeys(guilty)))
             return
@@ -324,7 +325,7 @@ class Worker:
     def _blame(self, pipeline: Pipeline, models: list[HostedModel], message: Ended) -> None:
         """Count a pipeline's end against the models that may be the cause."""
         for model in models:
-            if message.is_final:
+            if message.is_final and message.blames in ("", model.key):
                 model.refused_by(message.reason)
             elif message.blames == model.key:
                 model.blame_for(pipeline, message.reason)
@@ -389,7 +390,7 @@ class Worker:
 
 
 def _suspects(hosted: list[HostedModel]) -> list[HostedModel]:
-    """Return the models that may have crashed a process: opening a variant, else on trial, else at work.
+    """Return the models that may have crashed or held a process: opening one, else on trial, else at work.
 
     What was at work is known from the last progress message only, which a crash at a later stage's first
     frames never gets into: a version on trial would be tried for ever, and a trusted one be given up.
