@@ -167,7 +167,7 @@ interrupted() {
   shift
   booted "$@" >"$work/apt.log" 2>&1 &
   begun=$!
-  sleep "$(awk -v most="$most" -v share=$RANDOM 'BEGIN { print most * share / 32768 }')"
+  sleep "$(awk -v most="$most" -v share="$RANDOM" 'BEGIN { print most * share / 32768 }')"
   power_off
   wait "$begun" || true
   power_on
