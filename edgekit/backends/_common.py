@@ -258,12 +258,25 @@ def _suffix_of(parts: tuple[bytes, ...]) -> str:
     return ".xml" if head.lstrip().startswith(b"<") else ".onnx"
 
 
+_UNKNOWN_OPERATOR = (
+    "OpConversionFailure",  # OpenVINO
+    "unresolved custom op",  # LiteRT
+    "No Op registered for",  # ONNX Runtime
+    "is not a registered function/op",
+    "Could not find an implementation",
+)
+
+
 def refused(source: ModelSource, library: str, cause: BaseException) -> ModelLoadError:
     """Return the error for a file that the library cannot load, with a way out."""
-    return ModelLoadError(
-        f"{source}: {library} refuses the model: {short(cause)}",
-        hint="the file may be damaged (edgekit verify BUNDLE) or made for another runtime or a newer version",
-    )
+    reason = short(cause)
+    if any(words in reason for words in _UNKNOWN_OPERATOR):
+        hint = f"{library} does not know this operator: use a backend that does, or export without it"
+    else:
+        hint = (
+            "the file may be damaged (edgekit verify BUNDLE) or made for another runtime or a newer version"
+        )
+    return ModelLoadError(f"{source}: {library} refuses the model: {reason}", hint=hint)
 
 
 def cannot_import(backend: str, cause: ImportError) -> BackendUnavailableError:

@@ -231,7 +231,7 @@ def _pipeline_lines(name: str, row: dict[str, Any]) -> list[str]:
     from edgekit.cli.run import broker_text, source_lines
 
     pace = f"{row['fps']} frames/s, p95 {row['p95_ms']} ms"
-    runs = f"{row['model']} {row['version']} on {row['variant'] or '-'}"
+    runs = f"{row['model']} {row['version'] or '-'} on {row['variant'] or '-'}"
     counts = f"{row['errors']} errors, {row['restarts']} restarts"
     lines = [f"  pipeline {name}: {row['state']}, {runs}, {pace}, {counts}"]
     if row.get("changes"):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_nets
+from onnx import helper
 from other_pythons import foreign_python
 
 from edgekit.backends import open_backend, tiny
@@ -233,6 +234,19 @@ def test_a_spoiled_file_is_refused_with_its_name_and_a_way_out(case, tmp_path, s
     assert words in caught.value.message
     assert caught.value.hint
     assert len(caught.value.message) < 600
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("domain", ["", "my.domain"])
+def test_an_operator_that_a_runtime_does_not_know_is_not_called_damage(name, domain, tmp_path):
+    ends = [helper.make_tensor_value_info(end, 1, [1, 3]) for end in "xy"]
+    graph = helper.make_graph([helper.make_node("Frobnicate", ["x"], ["y"], domain=domain)], "g", *zip(ends))
+    domains = [helper.make_opsetid("", 17), helper.make_opsetid("my.domain", 1)]
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=domains).SerializeToString())
+    with pytest.raises(ModelLoadError, match="Frobnicate") as caught:
+        open_backend(path, Variant(id="v", backend=name))
+    assert caught.value.hint.startswith(f"{name} does not know this operator")
 
 
 @pytest.mark.parametrize("name", ["litert", "onnxruntime", "openvino", "foreign"])

@@ -137,13 +137,15 @@ def messages(fleet: FleetStage, device: str, boot: str) -> list[int]:
 class AgentStage:
     """One agent: its folder, its process, and the questions that tests ask it."""
 
-    def __init__(self, folder: Path, pipelines: str, more: str = "") -> None:
+    def __init__(self, folder: Path, pipelines: str | None, more: str = "") -> None:
+        """Write its configuration; with ``pipelines`` None the folder has one."""
         self.folder, self.state = folder, folder / "state"
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "agent.toml"
-        self.config.write_text(
-            f'[agent]\nstate = "state"\n{pipelines}\n[intervals]\nmetrics_s = 1\nsensors_s = 1\n{more}'
-        )
+        if pipelines is not None:
+            self.config.write_text(
+                f'[agent]\nstate = "state"\n{pipelines}\n[intervals]\nmetrics_s = 1\nsensors_s = 1\n{more}'
+            )
         self.log = folder / "agent.log"
         self.process: subprocess.Popen[Any] | None = None
 
