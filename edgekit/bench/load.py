@@ -1,9 +1,9 @@
 """A load test of a server that speaks the Open Inference Protocol, over HTTP and from one process.
 
 Closed loop: so many clients, each of which asks again once it is answered. Open loop: requests come at
-random at a given rate, whatever becomes of the others. A client that waits for a slow answer sends nothing
-meanwhile, so a closed loop leaves out what others would have seen (coordinated omission): its percentiles
-are given as measured, and corrected. An open loop counts each request from when it was due.
+times of their own (``arrivals``), whatever becomes of the others. A client that waits for a slow answer
+sends nothing meanwhile, so a closed loop leaves out what others would have seen (coordinated omission): its
+percentiles are given as measured, and corrected. An open loop counts each request from when it was due.
 
 Source: HdrHistogram, "corrected for expected interval between samples"; RFC 2330 for Poisson sampling.
 """
@@ -16,7 +16,7 @@ import random
 import struct
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,12 +113,12 @@ class LoadTest:
         outcome.corrected = corrected(outcome.measured)
         return outcome
 
-    async def open(self, request: Request, per_s: float, seconds: float, seed: int = 0) -> Outcome:
-        """Send requests at random, so many a second on average."""
-        outcome, rng = Outcome(), random.Random(seed)  # noqa: S311 - arrivals, not secrets
-        tasks: set[asyncio.Task[None]] = set()
-        began_s = due_s = time.perf_counter()
-        while (due_s := due_s + rng.expovariate(per_s)) < began_s + seconds:
+    async def open(self, request: Request, arrivals: Iterable[float]) -> Outcome:
+        """Send a request at each of the times, in seconds from now; see ``arrivals``."""
+        outcome, tasks = Outcome(), set[asyncio.Task[None]]()
+        began_s = time.perf_counter()
+        for after_s in arrivals:
+            due_s = began_s + after_s
             await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
             if len(tasks) >= _MOST_IN_WORK:
                 outcome.statuses["unsent"] += 1

@@ -1,14 +1,18 @@
 """``edgekit load``, ``top`` and ``predict`` against a real server and real files."""
 
 import json
+import logging
 from pathlib import Path
 
 import cv2
+import httpx
 import numpy as np
 import pytest
+from browser import wait_until
 from scripted import doubling, served
 from test_real_models import image_bundle
 
+from edgekit.bench.arrivals import recorded
 from edgekit.bench.load import corrected, made_up
 from edgekit.cli.main import main
 from edgekit.cli.predict import done_before
@@ -41,6 +45,43 @@ def test_an_open_loop_sends_at_its_rate(url, capsys):
     assert 50 <= sum(told["answers"].values()) <= 160
 
 
+def test_a_ramp_gives_a_row_for_each_step(url, capsys):
+    code, told = run(capsys, "load", f"{url}/v2/models/double", "--clients", "1..6", "--seconds", "0.1")
+    assert code == 0
+    assert [row["load"] for row in told["steps"]] == ["1 clients", "2 clients", "4 clients", "6 clients"]
+    code, told = run(capsys, "load", f"{url}/v2/models/double", "--rate", "100..1000", "--seconds", "0.1")
+    assert code == 0
+    sent = [sum(row["answers"].values()) for row in told["steps"]]
+    assert len(sent) == 10
+    assert sent[-1] > 2 * sent[0]
+
+
+def test_recorded_traffic_is_sent_again_at_its_own_times(url, capsys, caplog, tmp_path):
+    """The times come from the log of a server that traced its requests."""
+    settings = httpx.post(f"{url}/v2/trace/setting", json={"trace_level": ["TIMESTAMPS"], "trace_rate": "1"})
+    assert settings.status_code == 200
+    with caplog.at_level(logging.INFO):
+        code, _ = run(capsys, "load", f"{url}/v2/models/double", "--rate", "100", "--seconds", "0.2")
+        wait_until(lambda: "trace {" in caplog.text)
+    httpx.post(f"{url}/v2/trace/setting", json={"trace_level": ["OFF"]})
+    log = tmp_path / "serve.log"
+    log.write_text(
+        "2026 INFO ready\n" + "".join(f"INFO: {line}\n" for line in caplog.messages) + "trace {cut\n"
+    )
+    came = recorded(log, "double")
+    assert len(came) == caplog.text.count("trace {")
+    code, told = run(capsys, "load", f"{url}/v2/models/double", "--arrivals", str(log), "--speed", "2")
+    assert (code, told["answers"]) == (0, {"200": len(came)})
+    assert told["seconds"] >= came[-1] / 2
+
+
+def test_times_in_seconds_are_sorted_and_begin_at_the_first(tmp_path):
+    path = tmp_path / "times.txt"
+    path.write_text("12.5\n\n10.0\n11\n")
+    assert recorded(path, "any") == [0.0, 1.0, 2.5]
+    assert recorded(path, "any", speed=2.0) == [0.0, 0.5, 1.25]
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -48,6 +89,9 @@ def test_an_open_loop_sends_at_its_rate(url, capsys):
         (["load", "http://127.0.0.1:1/v2/models/double"], 7),
         (["load", "URL"], 2),
         (["load", "URL/v2/models/double", "--clients", "0"], 2),
+        (["load", "URL/v2/models/double", "--clients", "many"], 2),
+        (["load", "URL/v2/models/double", "--rate", "9..3"], 2),
+        (["load", "URL/v2/models/double", "--arrivals", __file__], 2),
         (["top", "ftp://here"], 2),
         (["top", "http://127.0.0.1:1"], 7),
     ],
