@@ -65,11 +65,12 @@ class FirstStage(Protocol):
 class LaterStages(Protocol):
     """The models after the first, see ``edgekit.pipeline.stages.graph``; in one thread at a time."""
 
-    def prepare(self, frame: Frame) -> None:
-        """Make beforehand what ``look`` needs of the next frame."""
+    @property
+    def looks(self) -> bool:
+        """Whether ``look`` does anything."""
 
     def look(self, frame: Frame) -> None:
-        """Run what needs no items, before ``step``; what fails is said there."""
+        """Run what needs no items, once for a frame, before ``step``; what fails is said there."""
 
     def step(
         self, frame: Frame, prediction: Prediction
@@ -115,8 +116,9 @@ class Job:
     predictor: Predictor
     inferred: Any = None
     error: EdgekitError | None = None
+    made_ns: int = field(default_factory=time.perf_counter_ns)
     later_ms: float = 0.0
-    """What the later models took before this one's outputs were decoded."""
+    """What the later models took after this one had ended, and before its outputs were decoded."""
 
 
 class Finisher:
@@ -141,6 +143,8 @@ class Finisher:
         self._events = EventMaker(rules.debounce, lambda: os.urandom(8).hex())
         self._jobs: deque[Job] = deque()
         self._coming: Frame | None = None
+        self._ahead_ns = 0
+        """When the later models last ended a frame on which the first one had begun."""
         self._changed = threading.Condition()
         self._is_busy = self._is_ending = False
         self._failed_in_a_row = 0
@@ -163,8 +167,11 @@ class Finisher:
             self._changed.notify_all()
 
     def expect(self, frame: Frame) -> None:
-        """Say which frame the first model is on: the later stages prepare for it if this thread is idle."""
-        if self._rules.graph is not None:
+        """Say which frame the first model begins: stages that need nothing of it run now, beside it.
+
+        Not if this thread is still at work when the job of the frame is given.
+        """
+        if self._rules.graph is not None and self._rules.graph.looks:
             with self._changed:
                 self._coming = frame
                 self._changed.notify_all()
@@ -201,7 +208,7 @@ class Finisher:
 
     def _next(self) -> Job | None:
         while (frame := self._wait_for_work()) is not None:
-            self._prepare(frame)
+            self._look_ahead(frame)
         with self._changed:
             if not self._jobs:
                 return None
@@ -212,19 +219,20 @@ class Finisher:
         return job
 
     def _wait_for_work(self) -> Frame | None:
-        """Wait for a job or the end; return a frame that is to be prepared before."""
+        """Wait for a job or the end; return a frame that is to be looked at before."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._coming is not None or self._is_ending)
             coming, self._coming = self._coming, None
             return None if self._jobs or self._is_ending else coming
 
-    def _prepare(self, frame: Frame) -> None:
+    def _look_ahead(self, frame: Frame) -> None:
         assert self._rules.graph is not None
         try:
-            self._rules.graph.prepare(frame)
+            self._rules.graph.look(frame)
         except Exception as error:  # noqa: BLE001 - handed to the thread that runs the loop
             self.error = error
             self._on_fatal()
+        self._ahead_ns = time.perf_counter_ns()
 
     def _finish(self, job: Job) -> None:
         if self.error is not None:  # the run is over: later frames count as dropped
@@ -267,12 +275,17 @@ class Finisher:
         if job.inferred is None:
             return None
         if self._rules.graph is not None:
-            began_ns = time.perf_counter_ns()
-            self._rules.graph.look(job.frame)
-            job.later_ms = (time.perf_counter_ns() - began_ns) / 1e6
+            job.later_ms = self._looked_ms(job)
         if self._rules.first is not None:
             return self._rules.first.finish(job.predictor, job.inferred)
         return job.predictor.finish(job.inferred)
+
+    def _looked_ms(self, job: Job) -> float:
+        """Have the stages on frames look, if they have not; return what they add to the first one's time."""
+        assert self._rules.graph is not None
+        began_ns, before_ns = time.perf_counter_ns(), max(0, self._ahead_ns - job.made_ns)
+        self._rules.graph.look(job.frame)
+        return (before_ns + time.perf_counter_ns() - began_ns) / 1e6
 
     def _failed(self, error: EdgekitError) -> None:
         self._failed_in_a_row += 1

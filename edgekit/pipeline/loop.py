@@ -299,11 +299,7 @@ class Loop:
             frame.meta["prepared"] = self._prepared(frame)
         elif not self._rules.switch.is_on or (self._keeper is not None and not self._keeper.takes(frame)):
             return True  # counted as dropped with the next one
-        is_next = self._stream.is_idle and (self._rules.first is None or self._rules.first.prepares)
-        is_taken = self._stream.put(frame)
-        if is_next:
-            self._finisher.expect(frame)
-        return is_taken
+        return self._stream.put(frame)
 
     def _prepared(self, frame: Frame) -> Prepared | None:
         if self._rules.first is not None and not self._rules.first.prepares:
@@ -340,6 +336,7 @@ class Loop:
         prepared, predictor, first = frame.meta.pop("prepared", None), self._predictor, self._rules.first
         if first is not None and not first.opens(frame):
             return Job(frame, predictor)
+        self._finisher.expect(frame)
         try:
             return Job(frame, predictor, self._inferred(frame, prepared))
         except AcceleratorLostError as lost:

@@ -167,11 +167,10 @@ class Predictor:
         """
         return [self.finish(inferred).prediction for inferred in self.infer_many(self._rows(samples))]
 
-    def infer_many(self, samples: Sequence[FrameData], prepared: Prepared | None = None) -> list[Inferred]:
+    def infer_many(self, samples: Sequence[FrameData]) -> list[Inferred]:
         """Run the model on each sample, ``batch`` of them in a run; raises as ``predict_many`` does.
 
-        The milliseconds of a run are shared evenly by its samples. ``prepared`` is the first sample's, as
-        for ``infer``.
+        The milliseconds of a run are shared evenly by its samples.
         """
         found: list[Inferred] = []
         with self._lock:
@@ -179,7 +178,7 @@ class Predictor:
                 outcomes = [Outcome({}) for _ in samples[first : first + self.batch]]
                 began = time.perf_counter_ns()
                 for row, outcome in enumerate(outcomes):
-                    self._feed_row(samples, first + row, outcome, row, None if first + row else prepared)
+                    self._feed_row(samples, first + row, outcome, row)
                 fed = time.perf_counter_ns()
                 held = self.backend.run()
                 ran = time.perf_counter_ns()
@@ -275,7 +274,9 @@ class Predictor:
             "or publish it with a task and 'pre', see docs/bundle.md",
         )
 
-    def _feed(self, data: FrameData, outcome: Outcome, prepared: Prepared | None, row: int = 0) -> float:
+    def _feed(
+        self, data: FrameData, outcome: Outcome, prepared: Prepared | None = None, row: int = 0
+    ) -> float:
         """Write a frame into a row of the input; return the milliseconds spent in ``prepare``."""
         if self._table is not None:
             self._feed_states()
@@ -307,16 +308,9 @@ class Predictor:
             self._pre.fill(resized, self._tensors.view(name, row))
         return 0.0
 
-    def _feed_row(
-        self,
-        samples: Sequence[FrameData],
-        number: int,
-        outcome: Outcome,
-        row: int,
-        prepared: Prepared | None,
-    ) -> None:
+    def _feed_row(self, samples: Sequence[FrameData], number: int, outcome: Outcome, row: int) -> None:
         try:
-            self._feed(samples[number], outcome, prepared, row)
+            self._feed(samples[number], outcome, row=row)
         except TensorError as error:
             raise TensorError(
                 f"sample {number + 1} of {len(samples)}: {error.message}", hint=error.hint

@@ -19,7 +19,7 @@ from edgekit.core.ports import Frame
 from edgekit.pipeline.config import parse_config
 from edgekit.pipeline.events import Debounce, EventMaker
 from edgekit.pipeline.stages.calls import LaneModel
-from edgekit.pipeline.stages.graph import Stage
+from edgekit.pipeline.stages.graph import Graph, Stage
 from edgekit.pipeline.stages.tables import StageTable
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "stages.toml"
@@ -227,62 +227,65 @@ def test_all_crops_of_a_frame_go_through_one_model_while_another_takes_over():
     assert set(labels) == {"a", "c"}
 
 
-class Prepares:
-    """What a stage runs; what it was given of a picture beforehand."""
+class Looks:
+    """What a stage runs; the pictures that it was given."""
 
     def __init__(self):
         self.given = []
 
-    def prepare(self, picture):
-        return f"input of {picture[0, 0, 0]}"
-
-    def look(self, _items, _crops, prepared):
-        self.given.append(prepared)
+    def look(self, _items, crops):
+        self.given += [int(crop[0, 0, 0]) for crop in crops]
         return lambda: [()]
 
 
-def test_a_stage_uses_what_it_prepared_for_the_frame_that_comes_and_for_no_other():
-    runs = Prepares()
-    table = StageTable(name="fire", model="fire", every=2)
-    stage = Stage(table, runs, EventMaker(Debounce(), str))
-    frames = [Frame(np.full((4, 4, 3), seq, np.uint8), seq, 0, 0) for seq in range(7)]
-    stage.prepare(frames[0])
-    stage.step(frames[0], ())
-    stage.prepare(frames[1])  # it does not run on this one
-    stage.step(frames[1], ())
-    stage.prepare(frames[1])
-    stage.step(frames[2], ())
-    for frame in frames[3:5]:
-        stage.step(frame, ())
-    assert runs.given == ["input of 0", None, None]
+def frame(seq):
+    return Frame(np.full((4, 4, 3), seq, np.uint8), seq, 0, 0)
 
 
-def test_a_stage_that_has_looked_at_a_frame_does_not_again_and_what_it_saw_is_not_anothers():
-    runs = Prepares()
+def test_a_stage_looks_at_a_frame_once_and_what_it_saw_is_not_anothers():
+    runs = Looks()
     stage = Stage(StageTable(name="fire", model="fire"), runs, EventMaker(Debounce(), str))
-    first, second = (Frame(np.zeros((4, 4, 3), np.uint8), seq, 0, 0) for seq in range(2))
+    first, second = frame(0), frame(1)
     stage.look(first)
-    assert (len(runs.given), stage.inferences) == (1, 0)
+    stage.look(first)
+    assert (runs.given, stage.inferences) == ([0], 0)
     assert stage.step(first, ()) == []
-    assert (len(runs.given), stage.inferences) == (1, 1)
+    assert (runs.given, stage.inferences) == ([0], 1)
     stage.look(first)  # and then the first model failed
     assert stage.step(second, ()) == []
-    assert (len(runs.given), stage.inferences) == (3, 2)
+    assert (runs.given, stage.inferences) == ([0, 0, 1], 2)
 
 
-def test_a_later_model_answers_the_same_of_a_picture_that_was_prepared_beforehand():
-    """Of another picture's tensor it would answer something else, so the tensor is used."""
-    predictor = make_predictor()
-    pictures = [np.full((8, 8, 3), level, np.uint8) for level in (10, 200)]
-    fed = []
-    with contextlib.closing(Lane("stage-tint")) as lane:
-        stage = LaneModel(predictor, lane, lambda lost, _: lost)
-        for picture, prepared in zip(pictures, (pictures[0], pictures[0]), strict=True):
-            stage.ask([picture], stage.prepare(prepared))()
-            fed.append(predictor.backend.view(predictor.manifest.inputs[0].name).copy())
-        stage.ask([pictures[1]])()
-        fed.append(predictor.backend.view(predictor.manifest.inputs[0].name).copy())
-        assert stage.prepare(np.zeros((0, 0, 3), np.uint8)) is None
-        stage.close()
-    assert (fed[0] == fed[1]).all()
-    assert (fed[1] != fed[2]).any()
+def test_a_frame_on_which_the_first_model_fails_counts_for_no_later_stage():
+    runs = Looks()
+    stage = Stage(StageTable(name="fire", model="fire", every=2), runs, EventMaker(Debounce(), str))
+    frames = [frame(seq) for seq in range(5)]
+    for failed in frames[:2]:
+        stage.look(failed)
+    for done in frames[2:]:
+        stage.look(done)
+        stage.step(done, ())
+    assert runs.given == [0, 1, 2, 4]
+    assert (stage.inferences, stage.skipped) == (2, 1)
+
+
+def test_only_stages_on_frames_run_beside_the_first_one():
+    tables = [StageTable(name="fire", model="fire"), StageTable(name="shirt", model="shirt", on="people")]
+    looks = [Graph("people", [Stage(each, Looks(), EventMaker(Debounce(), str))]).looks for each in tables]
+    assert looks == [True, False]
+
+
+def test_a_stage_on_frames_sees_the_frame_of_which_it_is_reported(street):
+    """The same detector twice: whatever runs beside what, both say the same of each frame."""
+    text = '[pipeline]\nname = "p"\n[source]\nkind = "video"\nuri = "../street.mp4"\n'
+    text += "".join(
+        f'[[stage]]\nname = "{name}"\nmodel = "../people"\n' for name in ("people", "again", "more")
+    )
+    document, results = run(street, text + '[[sink]]\nkind = "jsonl"\npath = "../seen.jsonl"')
+    assert [row["inferences"] for row in document["stages"]] == [FRAMES] * 3
+    boxes = [
+        [[i["box"] for i in result["items"] if i.get("stage") == stage] for stage in (None, "again", "more")]
+        for result in results
+    ]
+    assert all(first == again == more for first, again, more in boxes)
+    assert len({json.dumps(first) for first, _, _ in boxes}) > FRAMES / 2

@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -660,19 +661,21 @@ def test_counters_can_be_read_while_it_runs():
 
 
 class Later:
-    """The stages after the first; what was asked of them, in turn."""
+    """The stages after the first, one of them on frames; what was asked of them, in turn."""
 
-    def __init__(self, error=None):
-        self.asked, self.is_prepared, self._error = [], threading.Event(), error
+    looks = True
 
-    def prepare(self, frame):
-        self.asked.append(("prepare", frame.seq))
-        self.is_prepared.set()
-        if self._error:
-            raise self._error
+    def __init__(self, look=lambda: None):
+        self.asked, self.has_looked, self._look = [], threading.Event(), look
 
     def look(self, frame):
+        if ("look", frame.seq) in self.asked:
+            return
         self.asked.append(("look", frame.seq))
+        try:
+            self._look()
+        finally:
+            self.has_looked.set()
 
     def step(self, frame, prediction):
         self.asked.append(("step", frame.seq))
@@ -690,30 +693,82 @@ class Later:
 
 def waits_for(predictor, event):
     """Have inference last until an event."""
-    infer = predictor.infer
+    once = predictor.backend.run
 
-    def late(*args):
+    def late():
         assert event.wait(60)
-        return infer(*args)
+        return once()
 
-    predictor.infer = late
+    predictor.backend.run = late
     return predictor
 
 
-def test_later_stages_prepare_while_the_first_model_is_at_work_and_look_before_its_outputs_are_decoded():
+def test_stages_on_frames_run_while_the_first_model_is_at_work_and_before_its_outputs_are_decoded():
     later = Later()
-    predictor = waits_for(make_predictor(), later.is_prepared)
+    predictor = waits_for(make_predictor(), later.has_looked)
     finish = predictor.finish
     predictor.finish = lambda inferred: (later.asked.append("decode"), finish(inferred))[1]
     run(ListSource(1), predictor, rules=Rules(graph=later))
-    assert later.asked == [("prepare", 0), ("look", 0), "decode", ("step", 0)]
+    assert later.asked == [("look", 0), "decode", ("step", 0)]
 
 
-def test_an_error_of_a_stage_that_prepares_ends_the_run():
-    later = Later(ValueError("a bug"))
+def test_what_runs_beside_the_first_model_is_not_added_to_the_time_of_the_frame():
+    def takes_long():
+        until_s = time.perf_counter() + 0.05
+        while time.perf_counter() < until_s:
+            pass
+
+    later = Later(takes_long)
+    _, sink, _ = run(ListSource(1), waits_for(make_predictor(), later.has_looked), rules=Rules(graph=later))
+    (stage_ms,) = [result.stage_ms for result in sink.results]
+    parts = sum(stage_ms[part] for part in ("pre", "infer", "post", "later"))
+    assert stage_ms["infer"] + stage_ms["pre"] < parts <= stage_ms["latency"]
+
+
+def test_a_stage_that_is_alone_with_a_frame_for_a_while_adds_that_to_its_time():
+    """The first model has ended before the later one, which then took the rest alone."""
+    ended, later = threading.Event(), Later(lambda: ended.wait(60))
+    loop = Loop("test", ListSource(1), make_predictor(), [sink := ListSink()], rules=Rules(graph=later))
+    give = loop._finisher.give
+
+    def given(job):
+        give(job)
+        until_s = time.perf_counter() + 0.02
+        while time.perf_counter() < until_s:
+            pass
+        ended.set()
+
+    loop._finisher.give = given
+    loop.run()
+    assert sink.results[0].stage_ms["later"] >= 20
+
+
+def test_an_error_of_a_stage_beside_the_first_model_ends_the_run():
+    def fails():
+        raise ValueError("a bug")
+
+    later = Later(fails)
     with pytest.raises(ValueError, match="a bug"):
         run(
             ListSource(3, endless=True),
-            waits_for(make_predictor(), later.is_prepared),
+            waits_for(make_predictor(), later.has_looked),
             rules=Rules(graph=later),
         )
+    assert later.asked == [("look", 0)]
+
+
+def test_no_stage_looks_at_a_frame_that_a_newer_one_replaces_before_it_begins():
+    class Hurries(ListSource):
+        def read(self):
+            if self.given == 4:
+                later.has_looked.wait(0.1)  # it must not
+            if self.given == 5:  # all of them were offered
+                begins.set()
+            return super().read()
+
+    begins, later = threading.Event(), Later()
+    with closing(Lane("shared")) as lane:
+        lane.control(lambda: begins.wait(60))
+        source = Hurries(5, is_live=True, endless=True)
+        Loop("test", source, make_predictor(), rules=Rules(graph=later), lane=lane).run(frames=1)
+    assert later.asked == [("look", 4), ("step", 4)]

@@ -14,7 +14,7 @@ from edgekit.base.stream import ALLOWANCE_S
 from edgekit.core.errors import AcceleratorLostError, EdgekitError, InferenceError
 from edgekit.core.spec import Prediction
 from edgekit.pipeline.predictor import Predictor
-from edgekit.pipeline.timed import Inferred, Prepared
+from edgekit.pipeline.timed import Inferred
 
 POLL_S = 0.1
 
@@ -24,7 +24,6 @@ class _Call:
     """Some pictures of one frame, and what came of them."""
 
     samples: Sequence[NDArray[Any]]
-    prepared: Prepared | None = None
     predictor: Predictor | None = None
     inferred: list[Inferred] = field(default_factory=list)
     error: Exception | None = None
@@ -61,32 +60,16 @@ class LaneModel:
         old, self.predictor = self.predictor, new
         return old
 
-    def prepare(self, picture: NDArray[Any]) -> Prepared | None:
-        """Return a picture's preprocessed tensor; None where that is not possible beforehand.
-
-        In the thread that asks, while the model may be at work.
-        """
-        try:
-            return self.predictor.prepare(picture)
-        except EdgekitError:
-            return None  # inference fails again and counts it
-
-    def ask(
-        self, samples: Sequence[NDArray[Any]], prepared: Prepared | None = None
-    ) -> Callable[[], list[Prediction]]:
+    def ask(self, samples: Sequence[NDArray[Any]]) -> Callable[[], list[Prediction]]:
         """Run the model on the pictures of a frame.
 
         It runs in this thread while nobody else uses the model: no frame waits for two threads to wake.
-
-        Args:
-            samples: The pictures.
-            prepared: The first picture's, of ``prepare``.
 
         Returns:
             What decodes the model's prediction for each picture. It raises an ``EdgekitError`` where the
             model failed, or is gone, and counts the failure; call it once.
         """
-        call = _Call(samples, prepared)
+        call = _Call(samples)
         if not self._lane.run_item(self._stream, call):
             self._wait(call)
         return lambda: self._predictions(call)
@@ -131,7 +114,7 @@ class LaneModel:
 
     def _tried(self, call: _Call) -> list[Inferred]:
         try:
-            return self.predictor.infer_many(call.samples, call.prepared)
+            return self.predictor.infer_many(call.samples)
         except AcceleratorLostError as lost:
             self.predictor.failed()
             self.predictor = call.predictor = self._fail_over(self.predictor, lost)

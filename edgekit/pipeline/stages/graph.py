@@ -18,7 +18,6 @@ from edgekit.pipeline.events import Debounce, Event, EventMaker
 from edgekit.pipeline.stages.calls import LaneModel
 from edgekit.pipeline.stages.crops import Area, crop_areas, cut, moved
 from edgekit.pipeline.stages.tables import FRAMES, StageTable
-from edgekit.pipeline.timed import Prepared
 
 UserFunction = Callable[[Sequence[Item], Sequence[NDArray[Any]]], Sequence[Any]]
 """A stage of the user's: given items and a crop for each (BGR), an ``Item``, some, or None for each."""
@@ -31,11 +30,8 @@ Find = Callable[[], list[Sequence[Item]]]
 class Runs(Protocol):
     """What a stage runs."""
 
-    def prepare(self, picture: NDArray[Any]) -> Prepared | None:
-        """Return what ``look`` may need of a picture, made beforehand; or None."""
-
-    def look(self, items: Sequence[Item], crops: Sequence[NDArray[Any]], prepared: Prepared | None) -> Find:
-        """Run on each crop, and return what decodes the outcome; ``prepared`` is the first crop's."""
+    def look(self, items: Sequence[Item], crops: Sequence[NDArray[Any]]) -> Find:
+        """Run on each crop, and return what decodes the outcome."""
 
     def describe(self) -> dict[str, str]:
         """Return model, version and variant."""
@@ -53,13 +49,9 @@ class RunsModel:
     def __init__(self, call: LaneModel) -> None:
         self.call = call
 
-    def prepare(self, picture: NDArray[Any]) -> Prepared | None:
-        """Return the model's input for a picture."""
-        return self.call.prepare(picture)
-
-    def look(self, _: Sequence[Item], crops: Sequence[NDArray[Any]], prepared: Prepared | None) -> Find:
+    def look(self, _: Sequence[Item], crops: Sequence[NDArray[Any]]) -> Find:
         """Run the model on each crop."""
-        predictions = self.call.ask(crops, prepared)
+        predictions = self.call.ask(crops)
         return lambda: [prediction.items for prediction in predictions()]
 
     def labels(self) -> Sequence[str]:
@@ -86,11 +78,7 @@ class RunsFunction:
     def __init__(self, name: str, function: UserFunction) -> None:
         self._name, self._function = name, function
 
-    def prepare(self, _: NDArray[Any]) -> Prepared | None:
-        """Return none: it takes pictures as they are."""
-        return None
-
-    def look(self, items: Sequence[Item], crops: Sequence[NDArray[Any]], _: Prepared | None) -> Find:
+    def look(self, items: Sequence[Item], crops: Sequence[NDArray[Any]]) -> Find:
         """Call the function with the items and crops, later."""
         return lambda: self._find(items, crops)
 
@@ -114,11 +102,13 @@ class RunsFunction:
 
 @dataclass(slots=True)
 class _Look:
-    """Where a stage has looked, what decodes what came of it, and the milliseconds that it took."""
+    """Where a stage has looked, or would have, what decodes what came of it, and the milliseconds it took."""
 
     areas: list[tuple[int, Area | None]]
-    find: Find
-    ms: float
+    skipped: int
+    find: Find | None
+    """None where the stage does not run on this frame."""
+    ms: float = 0.0
 
 
 class Stage:
@@ -130,17 +120,14 @@ class Stage:
         """Crops or frames that it ran on; that a rule left out; frames on which it failed."""
         self._infer = Histogram()
         self._frames = 0
-        self._prepared: tuple[Frame, Prepared | None] | None = None
-        self._looked: tuple[Frame, _Look | None] | None = None
-
-    def prepare(self, frame: Frame) -> None:
-        """Make beforehand what the next ``look`` needs, if that is at this frame."""
-        if self.table.on == FRAMES and not self._frames % self.table.every:
-            self._prepared = frame, self.runs.prepare(frame.data)
+        self._looked: tuple[Frame, _Look] | None = None
 
     def look(self, frame: Frame) -> None:
-        """Run on a frame before ``step``, which then decodes; a stage on items waits for these."""
-        if self.table.on == FRAMES:
+        """Run on a frame before ``step``, which then decodes and counts; a stage on items waits for these.
+
+        What was seen of a frame that never comes to ``step`` counts for nothing.
+        """
+        if self.table.on == FRAMES and (self._looked is None or self._looked[0] is not frame):
             self._looked = frame, self._look(frame, ())
 
     def step(self, frame: Frame, parents: Sequence[Item]) -> list[Item] | None:
@@ -150,9 +137,10 @@ class Stage:
             EdgekitError: The model failed.
         """
         looked, self._looked = self._looked, None
-        is_same = looked is not None and looked[0] is frame
-        look = looked[1] if looked is not None and is_same else self._look(frame, parents)
-        if look is None:
+        look = looked[1] if looked and looked[0] is frame else self._look(frame, parents)
+        self._frames += 1
+        self.skipped += look.skipped
+        if look.find is None:
             return None
         began_ns = time.perf_counter_ns()
         found = look.find()
@@ -165,22 +153,18 @@ class Stage:
             for item in items
         ]
 
-    def _look(self, frame: Frame, parents: Sequence[Item]) -> _Look | None:
-        self._frames += 1
-        held, self._prepared = self._prepared, None
-        prepared = held[1] if held is not None and held[0] is frame else None
+    def _look(self, frame: Frame, parents: Sequence[Item]) -> _Look:
         areas = self._areas(frame, parents)
-        if (self._frames - 1) % self.table.every:
-            self.skipped += len(areas)
-            return None
-        self.skipped += max(0, len(areas) - self.table.at_most)
+        if self._frames % self.table.every:
+            return _Look([], len(areas), None)
+        skipped = max(0, len(areas) - self.table.at_most)
         areas = areas[: self.table.at_most]
         if not areas:
-            return _Look([], list, 0.0)
+            return _Look([], skipped, list)
         crops = [frame.data if area is None else cut(frame.data, area) for _, area in areas]
         began_ns = time.perf_counter_ns()
-        find = self.runs.look([parents[index] for index, _ in areas if index >= 0], crops, prepared)
-        return _Look(areas, find, (time.perf_counter_ns() - began_ns) / 1e6)
+        find = self.runs.look([parents[index] for index, _ in areas if index >= 0], crops)
+        return _Look(areas, skipped, find, (time.perf_counter_ns() - began_ns) / 1e6)
 
     def _areas(self, frame: Frame, parents: Sequence[Item]) -> list[tuple[int, Area | None]]:
         table = self.table
@@ -233,13 +217,16 @@ class Graph:
     def __init__(self, first: str, stages: Sequence[Stage]) -> None:
         self._first, self.stages = first, tuple(stages)
 
-    def prepare(self, frame: Frame) -> None:
-        """Make beforehand what the stages on frames need of the next frame; the first model is on it."""
-        for stage in self.stages:
-            stage.prepare(frame)
+    @property
+    def looks(self) -> bool:
+        """Whether a stage is on frames, and so needs nothing of the first one."""
+        return any(stage.table.on == FRAMES for stage in self.stages)
 
     def look(self, frame: Frame) -> None:
-        """Run the stages on frames before ``step``: decoding is quicker where no inference comes between."""
+        """Run the stages on frames, once for a frame, before ``step``; the first model may be on it still.
+
+        Decoding is quicker where no inference comes between.
+        """
         for stage in self.stages:
             stage.look(frame)
 
