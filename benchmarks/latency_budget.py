@@ -9,6 +9,10 @@ three times as long: the planted delay is twice the time that the run itself too
 variant alike. The figure is the 95th percentile during the slow-down, from ``SETTLE_S`` after its
 beginning, over the budget. It holds too if, within 10 s of its end, nothing is given up any more and the
 budget is kept, and if the setting changes at most twice a minute while the load is steady.
+
+The wide network takes about 10 ms on a core, so that what others do on the machine (a scheduler's
+slice is 4 ms) is small beside it. With one of 2.4 ms the 95th percentile that was measured before was up to
+2.6 times the median, and three times as slow was within the budget or at its edge.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ CHANGES_BAR = 2
 SLOWER = 3.0
 CALM_S, SETTLE_S, STEADY_S, AFTER_S = 6.0, 8.0, 60.0, 30.0
 NAMES = ("wide", "narrow")
+SIDE_PX = 256
 
 
 def main() -> int:
@@ -168,8 +173,8 @@ model = "unused"
 kind = "synthetic"
 realtime = true
 fps = {fps}
-width = 96
-height = 96
+width = {SIDE_PX}
+height = {SIDE_PX}
 [budget]
 p95_ms = {budget_ms}
 order = ["rate", "variant"]
@@ -226,7 +231,9 @@ def write_bundle(folder: Path) -> Path:
         "model": "made",
         "version": "1.0.0",
         "task": "classify",
-        "inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 96, 96, 3], "layout": "NHWC"}],
+        "inputs": [
+            {"name": "image", "datatype": "UINT8", "shape": [1, SIDE_PX, SIDE_PX, 3], "layout": "NHWC"}
+        ],
         "outputs": [{"name": "scores", "datatype": "FP32", "shape": [1, 12]}],
         "pre": {"mean": [127.5], "std": [127.5]},
         "post": {"decoder": "classify", "score_threshold": 0.0},
@@ -242,7 +249,7 @@ def write_network(path: Path, channels: int) -> None:
     from openvino import opset13 as op
 
     rng = np.random.default_rng(0)
-    image = op.parameter([1, 3, 96, 96], np.float32, name="image")
+    image = op.parameter([1, 3, SIDE_PX, SIDE_PX], np.float32, name="image")
     node, before = image, 3
     for layer in range(10):
         after = 12 if layer == 9 else channels

@@ -10,41 +10,27 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+
+from edgekit.pipeline.budget_frames import Frames, Seen
 
 STEPS = {"rate": 3, "resolution": 2, "variant": 3}
 """How often each lever can be pulled: the first two halve, the last takes the next faster variant."""
 MAX_GAIN = {"rate": 1.5, "resolution": 4.0, "variant": 16.0}
 """The most by which one step shortens the work on a frame; more is a load that ended meanwhile."""
-WINDOW_S, MIN_FRAMES = 1.0, 8
-OVER_S, CALM_S = 1.6, 3.0
-"""How long a limit is exceeded before a step down, and how long all is calm before a step up."""
+WINDOW_S = 1.0
+OVER_S, CALM_S, TRIAL_S = 1.6, 3.0, 0.5
+"""How long a limit is exceeded before a step down, how long all is calm before a step up, and how long most
+frames are late before a step up is taken back."""
 CALM_RATIO, PROMISE_RATIO = 0.85, 0.9
 """A step up needs the worst limit used by less than the first, and the latency to expect by the second."""
 USEFUL_GAIN = 1.1
 FELL_RATIO = 0.7
+"""Where the work on a frame fell to this, the load is another one, and a step up need not wait."""
 WAIT_S, LONGEST_WAIT_S = 60.0, 600.0
 LASTED_S = 120.0
 """A step up that is undone within this time has failed."""
 DEGREES = 20.0
 """So many degrees below the limit weigh as half of it, so that 3 degrees make calm."""
-
-
-class _Seen(NamedTuple):
-    """95th percentiles of the last frames, and the source's interval, in milliseconds."""
-
-    latency_ms: float
-    work_ms: float
-    interval_ms: float
-
-    def above(self, work_ms: float, rate: int) -> float:
-        """Return the latency to expect at more work and another step of the rate.
-
-        A frame waits while the one before it is in work: at most one interval, since the latest wins.
-        """
-        interval_ms = self.interval_ms * 2**rate
-        waits_ms = interval_ms if work_ms > interval_ms else 0.0
-        return work_ms + max(self.latency_ms - self.work_ms, waits_ms)
 
 
 @dataclass
@@ -69,9 +55,9 @@ class _Lever:
     down: _Retry = field(default_factory=_Retry)
     raised_s: float = -math.inf
     low_ms: float = math.inf
-    """The latency before the last step up."""
+    """The work on a frame before the last step up."""
     failed_ms: float = math.inf
-    """After a step up that failed: the latency below which the load has changed."""
+    """After a step up that failed: the work on a frame below which the load has changed."""
     is_for_latency: bool = True
 
     def learn(self, step: int, gain: float) -> None:
@@ -90,9 +76,9 @@ class Change:
 class Budget:
     """Decides which lever to pull. After a ``Change`` it waits for ``applied`` or ``refused``.
 
-    A step down that brings nothing is taken back for the next lever. A step up is tried when the latencies
-    before and after the step down say that it will hold, or else after ``WAIT_S``; each that fails doubles
-    that wait.
+    A step down that brings nothing is taken back for the next lever. A step up is tried as soon as the work
+    on a frame has fallen to ``FELL_RATIO`` of what it was after the step down, and what that step brought
+    says that it will hold; else ``WAIT_S`` after the last change. Each that fails doubles that wait.
 
     Args:
         order: The levers, names of ``STEPS``; the first is pulled first, and let go last.
@@ -103,12 +89,16 @@ class Budget:
     def __init__(self, order: Sequence[str], p95_ms: float, limits: Mapping[str, float]) -> None:
         self._levers = [_Lever(name) for name in order]
         self._p95_ms, self._limits = p95_ms, limits
-        self._frames: deque[tuple[float, int, float, float]] = deque()
-        self._changed_s = self._over_s = self._calm_s = -math.inf
-        self._is_changing = False
+        self._frames = Frames()
+        self._changed_s = -math.inf
+        self._over_s = self._calm_s = self._late_s = self._fell_s = math.inf
+        """Since when a limit is exceeded, all is calm, most frames are late, the load is another one."""
+        self._is_changing = self._is_trial = False
         self._before: dict[str, int] = {}
-        self._step: tuple[_Lever, _Seen] | None = None
+        self._step: tuple[_Lever, Seen] | None = None
         """The step down to be judged, and what was seen before it."""
+        self._settled_ms = 0.0
+        """The work on a frame as after the last step down, at the setting of now."""
         self._times_s = deque([-math.inf] * 2, maxlen=2)
         self.changes = 0
         """How many changes were carried out."""
@@ -120,22 +110,22 @@ class Budget:
 
     def finished(self, captured_s: float, seq: int, latency_ms: float, work_ms: float) -> None:
         """Add a frame that reached the sinks; ``work_ms`` is the latency without the waiting."""
-        if captured_s >= self._changed_s:
-            self._frames.append((captured_s, seq, latency_ms, work_ms))
+        self._frames.add(captured_s, seq, latency_ms, work_ms)
 
     def applied(self, now_s: float) -> None:
         """Begin to judge the last ``Change``, which is in force now."""
         self.changes += 1
         self._times_s.append(now_s)
+        if self._step is not None:
+            self._settled_ms = 0.0  # it is to be judged first
         self._begin(now_s)
 
     def refused(self, now_s: float, name: str) -> None:
-        """Take back a step of one lever that could not be carried out, and pause that lever."""
+        """Take back a step of one lever that could not be carried out, and pause it in that direction."""
         for lever in self._levers:
             if lever.name == name:
+                (lever.down if lever.at > self._before[name] else lever.up).failed(now_s)
                 lever.at = self._before[name]
-                lever.up.failed(now_s)
-                lever.down.failed(now_s)
         self._step = None
         self._begin(now_s)
 
@@ -147,75 +137,73 @@ class Budget:
 
     def _begin(self, now_s: float) -> None:
         self._changed_s, self._is_changing = now_s, False
-        self._frames.clear()
-        self._over_s = self._calm_s = math.inf
+        self._frames.begin(now_s)
+        self._over_s = self._calm_s = self._late_s = self._fell_s = math.inf
 
     def step(self, now_s: float, sensors: Mapping[str, float]) -> Change | None:
         """Return the change to carry out now; None for none."""
-        seen = self._seen(now_s)
+        seen = self._frames.seen(now_s, WINDOW_S)
         if self._is_changing or seen is None or self._is_too_often(now_s):
             return None
         load, why, is_for_latency = self._load(seen.latency_ms, sensors)
-        is_over, is_calm = load > 1, load <= CALM_RATIO
-        self._over_s = min(self._over_s, now_s) if is_over else math.inf
-        self._calm_s = min(self._calm_s, now_s) if is_calm else math.inf
+        self._note(now_s, load, seen)
+        is_over = load > 1
         before = self._before = self.setting
         if self._step is not None and now_s - self._changed_s >= OVER_S:
             self._judge(now_s, seen, is_over and is_for_latency)
-        if now_s - self._over_s >= OVER_S:
+        if now_s - self._over_s >= OVER_S or now_s - self._late_s >= TRIAL_S:
             self._down(now_s, seen, is_for_latency)
         elif now_s - self._calm_s >= CALM_S:
-            self._up(now_s, seen)
+            self._up(now_s)
         if self.setting == before:
             return None
-        self._is_changing = True
+        self._is_changing, self._is_trial = True, not is_over
         return Change(self.setting, why, is_over)
+
+    def _note(self, now_s: float, load: float, seen: Seen) -> None:
+        is_late = self._is_trial and 0 < self._p95_ms < seen.median_ms
+        has_fallen = seen.work_ms <= FELL_RATIO * self._settled_ms
+        self._over_s = min(self._over_s, now_s) if load > 1 else math.inf
+        self._calm_s = min(self._calm_s, now_s) if load <= CALM_RATIO else math.inf
+        self._late_s = min(self._late_s, now_s) if is_late else math.inf
+        self._fell_s = min(self._fell_s, now_s) if has_fallen else math.inf
 
     def _is_too_often(self, now_s: float) -> bool:
         """Return whether two changes in a minute are enough, since nothing that was tried lasts."""
         waits_s = (retry.wait_s for lever in self._levers for retry in (lever.up, lever.down))
         return now_s - self._times_s[0] < WAIT_S and max(waits_s) > 2 * WAIT_S
 
-    def _seen(self, now_s: float) -> _Seen | None:
-        """Return what the last frames show; None while there are too few."""
-        frames = self._frames
-        while len(frames) > MIN_FRAMES and frames[0][0] < now_s - WINDOW_S:
-            frames.popleft()
-        if len(frames) < MIN_FRAMES or frames[-1][0] < now_s - 2 * WINDOW_S:
-            return None
-        rank = int(0.95 * (len(frames) - 1))
-        latency_ms, work_ms = (sorted(frame[at] for frame in frames)[rank] for at in (2, 3))
-        first, last = frames[0], frames[-1]
-        return _Seen(latency_ms, work_ms, 1e3 * (last[0] - first[0]) / max(1, last[1] - first[1]))
-
     def _load(self, latency_ms: float, sensors: Mapping[str, float]) -> tuple[float, str, bool]:
         """Return how far the worst limit is used (above 1: exceeded), in words, and whether it is latency."""
         loads = []
         if self._p95_ms:
-            text = f"p95 {latency_ms:.0f} of {self._p95_ms:g} ms"
-            loads.append((latency_ms / self._p95_ms, text, True))
+            load = latency_ms / self._p95_ms
+            if load > 1 and not self._frames.are_late(self._p95_ms):
+                load = 1.0
+            loads.append((load, f"p95 {latency_ms:.0f} of {self._p95_ms:g} ms", True))
         for name, limit in self._limits.items():
             if (value := sensors.get(name)) is not None:
                 load = 1 + (value - limit) / DEGREES if name == "temperature_c" else value / limit
                 loads.append((load, f"{name} {value:.1f} of {limit:g}", False))
         return max(loads, default=(0.0, "", True))
 
-    def _judge(self, now_s: float, seen: _Seen, is_over: bool) -> None:
+    def _judge(self, now_s: float, seen: Seen, is_over: bool) -> None:
         """Learn what the last step down brought; take it back if that is nothing."""
         assert self._step is not None
         (lever, before), self._step = self._step, None
         lever.learn(lever.at - 1, before.work_ms / max(seen.work_ms, 1e-3))
+        self._settled_ms = seen.work_ms
         if is_over and lever.is_for_latency and before.latency_ms < USEFUL_GAIN * seen.latency_ms:
             lever.at -= 1
             lever.down.failed(now_s)
             self._over_s = -math.inf  # the next lever, at once
 
-    def _down(self, now_s: float, seen: _Seen, is_for_latency: bool) -> None:
+    def _down(self, now_s: float, seen: Seen, is_for_latency: bool) -> None:
         """Pull the lever that was let go too early, or else the first one.
 
         The rate is the last where the work on one frame is too long: then waiting is not the trouble.
         """
-        is_slow = is_for_latency and seen.work_ms > self._p95_ms
+        is_slow = is_for_latency and seen.work_ms > PROMISE_RATIO * self._p95_ms
         for lever in sorted(
             self._levers, key=lambda x: (now_s - x.raised_s >= LASTED_S, is_slow and x.name == "rate")
         ):
@@ -233,24 +221,27 @@ class Budget:
             self._step = lever, seen
             return
 
-    def _up(self, now_s: float, seen: _Seen) -> None:
-        """Let go all that promises to hold, or else one step that has waited long enough."""
-        before, work_ms = self.setting, seen.work_ms
+    def _up(self, now_s: float) -> None:
+        """Let go all that promises to hold, where the load fell; else one step that has waited enough."""
+        if (seen := self._frames.seen(now_s, CALM_S)) is None:
+            return
+        before, gain = self.setting, 1.0
         pulled = [lever for lever in reversed(self._levers) if lever.at]
         for lever in pulled:
-            is_allowed = now_s >= lever.up.after_s or seen.latency_ms <= lever.failed_ms < math.inf
-            while is_allowed and lever.is_for_latency and lever.at:
-                next_ms = work_ms * lever.gains[lever.at - 1]
+            is_allowed = now_s >= lever.up.after_s or seen.work_ms <= lever.failed_ms < math.inf
+            while is_allowed and now_s - self._fell_s >= CALM_S and lever.is_for_latency and lever.at:
+                next_gain = gain * lever.gains[lever.at - 1]
                 rate = self.setting.get("rate", 0) - (lever.name == "rate")
-                if seen.above(next_ms, rate) > PROMISE_RATIO * self._p95_ms:
+                if seen.above(next_gain, rate) > PROMISE_RATIO * self._p95_ms:
                     break
-                work_ms = next_ms
-                self._raise(lever, now_s, seen.latency_ms)
+                gain = next_gain
+                self._raise(lever, now_s, seen.work_ms)
         for lever in pulled:
             if self.setting == before and now_s >= max(lever.up.after_s, self._changed_s + lever.up.wait_s):
-                self._raise(lever, now_s, seen.latency_ms)
+                self._raise(lever, now_s, seen.work_ms)
 
-    def _raise(self, lever: _Lever, now_s: float, latency_ms: float) -> None:
+    def _raise(self, lever: _Lever, now_s: float, work_ms: float) -> None:
         lever.at -= 1
-        lever.raised_s, lever.low_ms = now_s, latency_ms
+        lever.raised_s, lever.low_ms = now_s, work_ms
+        self._settled_ms *= lever.gains[lever.at]
         self._step = None

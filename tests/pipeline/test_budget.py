@@ -15,14 +15,15 @@ class Pipeline:
     """A source at a fixed rate, one slot in which the latest frame wins, a model with scripted times.
 
     ``slow`` is the factor on the model's time at a moment, ``speed`` what the variants make of it,
-    ``sensors`` the readings at a moment for a share of work.
+    ``sensors`` the readings at a moment for a share of work. Of the frames, ``stalls`` makes a share longer
+    by so many milliseconds, as a machine does on which others run, in groups of so many frames on average.
     """
 
     def __init__(self, budget, *, fps=30.0, work_ms=15.0, speed=(1.0, 0.5, 0.25), slow=lambda _: 1.0,
-                 jitter=0.1, seed=0, sensors=lambda _, __: {}):  # fmt: skip
+                 jitter=0.1, seed=0, sensors=lambda _, __: {}, stalls=(0.0, 0.0, 1)):  # fmt: skip
         self.budget, self.interval_s, self.work_ms = budget, 1 / fps, work_ms
         self.speed, self.slow, self.jitter, self.sensors = speed, slow, jitter, sensors
-        self.random = random.Random(seed)
+        self.random, self.stalls, self.is_stalling = random.Random(seed), stalls, False
         self.now_s, self.free_s, self.seq, self.next_seq = 0.0, 0.0, 0, 0
         self.setting = budget.setting
         self.changes = []
@@ -52,18 +53,26 @@ class Pipeline:
             noise = 1 + self.jitter * self.random.uniform(-1, 1)
             scale = 0.7 + 0.3 / 4 ** self.setting.get("resolution", 0)
             speed = self.speed[self.setting.get("variant", 0)]
-            self.free_s = begin_s + self.work_ms * scale * speed * self.slow(begin_s) * noise / 1e3
+            work_ms = self.work_ms * scale * speed * self.slow(begin_s) * noise + self._stall_ms()
+            self.free_s = begin_s + work_ms / 1e3
             self.seq, self.next_seq = newest + 1, newest + 2 ** self.setting.get("rate", 0)
             latency_ms = (self.free_s - captured_s) * 1e3
             self.frames.append((captured_s, latency_ms))
             self.budget.finished(captured_s, newest, latency_ms, (self.free_s - begin_s) * 1e3)
 
+    def _stall_ms(self):
+        """Return what others add to a frame: the groups are as a two-state Markov chain makes them."""
+        share, ms, group = self.stalls
+        stalls = 1 - 1 / group if self.is_stalling else share / (1 - share) / group
+        self.is_stalling = self.random.random() < stalls
+        return ms if self.is_stalling else 0.0
+
     def p95_ms(self, from_s, to_s):
         latencies = sorted(ms for at, ms in self.frames if from_s <= at < to_s)
         return latencies[int(0.95 * (len(latencies) - 1))]
 
-    def most_in_a_minute(self, from_s):
-        times = [at for at, _ in self.changes if at >= from_s]
+    def most_in_a_minute(self, from_s, to_s=float("inf")):
+        times = [at for at, _ in self.changes if from_s <= at < to_s]
         return max((sum(at <= other < at + 60 for other in times) for at in times), default=0)
 
 
@@ -111,6 +120,30 @@ def test_a_threefold_slow_down_is_met_within_seconds_and_the_old_setting_returns
     pipeline.run(70)
     assert pipeline.p95_ms(42, 70) <= 1.1 * p95_ms
     pipeline.run(70 + 10 + CALM_S)
+    assert not any(pipeline.setting.values())
+
+
+@given(
+    st.permutations(["rate", "variant"]), st.sampled_from([10.0, 30.0, 60.0]), st.floats(0, 0.04),
+    st.floats(0.1, 1.5), st.integers(1, 4), st.integers(0, 99),
+)  # fmt: skip
+@QUICK
+def test_a_machine_that_stalls_a_few_frames_costs_no_other_changes(order, fps, share, times, group, seed):
+    """Four in a hundred frames are late, by chance in groups: it is 95 in 100 that have to be in time.
+
+    Three times as slow, the first variant is a tenth over the budget, as in ``latency_budget.py``.
+    """
+    work_ms = 0.4e3 / fps
+    p95_ms = 2.7 * work_ms
+    pipeline = Pipeline(
+        make(order, p95_ms), fps=fps, work_ms=work_ms, slow=threefold(30, 330), seed=seed,
+        speed=(1.0, 0.4, 0.2, 0.1), stalls=(share, times * p95_ms, group),
+    )  # fmt: skip
+    pipeline.run(360)
+    assert pipeline.most_in_a_minute(0, 30) == 0
+    assert pipeline.most_in_a_minute(38, 330) <= 2
+    assert pipeline.p95_ms(38, 330) <= p95_ms
+    assert pipeline.changes[-1][0] <= 340
     assert not any(pipeline.setting.values())
 
 
@@ -195,6 +228,35 @@ def test_a_variant_that_cannot_be_opened_is_not_tried_again_for_a_minute():
     assert tries[1] - tries[0] >= WAIT_S
     assert (budget.setting, budget.changes) == ({"variant": 0}, 0)
     budget.applied = applied
+
+
+def test_a_variant_that_cannot_be_opened_does_not_put_off_the_return_of_the_better_one():
+    budget = make(("variant",))
+    loads = [(30, 1.0), (50, 6.0), (60, 12.0), (1e9, 1.0)]
+    pipeline = Pipeline(budget, fps=10, slow=lambda at: next(load for end, load in loads if at < end))
+    applied, refused = budget.applied, []
+
+    def apply(now_s):
+        if budget.setting["variant"] < 2:
+            applied(now_s)
+        else:
+            refused.append(now_s)
+            budget.refused(now_s, "variant")
+            pipeline.setting = budget.setting
+
+    budget.applied = apply
+    pipeline.run(70)
+    assert [50 < at < 60 for at in refused] == [True]
+    assert budget.setting == {"variant": 0}
+
+
+def test_a_step_up_that_makes_most_frames_late_is_taken_back_within_a_second():
+    pipeline = Pipeline(make(("variant",), 20.0), slow=threefold(30, 200), work_ms=8, fps=60)
+    pipeline.run(150)
+    ups = [at for at, change in pipeline.changes if not change.is_down]
+    downs = [at for at, change in pipeline.changes if change.is_down]
+    assert len(ups) == 1
+    assert downs[-1] - ups[0] <= 1
 
 
 def test_a_moment_of_trouble_changes_nothing():
