@@ -118,6 +118,8 @@ class ModelProgress(msgspec.Struct, frozen=True, tag="model_progress", kw_only=T
     """Frames and requests that wait for the model."""
     busy_s: float = 0.0
     """For how long the model has been at work on the same frame or request; 0 if it is at rest."""
+    worked_s: float = 0.0
+    """For how long it has been at work since the last message."""
     p95_ms: float = 0.0
     """Of the last 256 frames and requests, in the model."""
 
@@ -172,8 +174,6 @@ class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
     """Whether it takes frames, which profile it has, since when and why; empty where nobody turned it."""
     running: Running
     advanced: bool = True
-    inferring: bool = False
-    """An inference was under way: where nothing advances, the runtime hangs and not the source."""
 
 
 def add_label(labels: dict[str, int], label: str, number: int = 1) -> None:

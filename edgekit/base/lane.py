@@ -85,7 +85,7 @@ class Lane:
         """What runs now, in whichever thread."""
         self._runner = 0
         """The thread that runs it, or ran the last."""
-        self._began_s = self._takes_s = 0.0
+        self._began_s = self._takes_s = self._worked_s = 0.0
         self._looked_s = -math.inf
         self._thread: threading.Thread | None = None
         self._is_closed = self._has_ended = False
@@ -107,6 +107,12 @@ class Lane:
     def busy_s(self) -> float:
         """For how many seconds the same entry has been running; 0 if none runs."""
         return self._clock() - self._began_s if self._kind else 0.0
+
+    @property
+    def worked_s(self) -> float:
+        """For how many seconds it has been at work since it was made."""
+        with self._lock:
+            return self._worked_s + self.busy_s
 
     @property
     def is_stuck(self) -> bool:
@@ -418,7 +424,9 @@ class Lane:
 
     def _claim(self, kind: str) -> None:
         # the thread before the kind: ``call`` looks at both without the lock
-        self._runner, self._kind, self._began_s = threading.get_ident(), kind, self._clock()
+        now_s = self._clock()
+        self._worked_s += now_s - self._began_s if self._kind else 0.0
+        self._runner, self._kind, self._began_s = threading.get_ident(), kind, now_s
         self._takes_s = self.pace(kind).typical_s
 
     def _choose(self) -> Stream[Any] | None:
@@ -476,6 +484,7 @@ class Lane:
                 self._recent.append(took_s)
             if stream is not None:
                 stream.served()
+            self._worked_s += self._clock() - self._began_s
             self._kind = ""
             if wake and (self.depth or self._is_closed):
                 self._wake.notify_all()

@@ -96,8 +96,6 @@ class Loop:
         self._limit: int | None = None
         self._taken = self._heard_ns = self._idle = 0
         self._capture_error: Exception | None = None
-        self.is_inferring = False
-        """Whether the model is at work on a frame, or another one is being opened in its place."""
 
     @property
     def progress(self) -> int:
@@ -322,15 +320,12 @@ class Loop:
             self._stream.close(discard=True)
             self._stopping.set()
         self.tally.took(frame)
-        self.is_inferring = True
         try:
             job = self._tried(frame)
         except Exception as error:  # noqa: BLE001 - handed to the thread that runs the loop
             self.fail(error)
         else:
             self._finisher.give(job)
-        finally:
-            self.is_inferring = False
 
     def _tried(self, frame: Frame) -> Job:
         prepared, predictor, first = frame.meta.pop("prepared", None), self._predictor, self._rules.first
@@ -366,14 +361,11 @@ class Loop:
 
     def _check(self, waiting: int) -> bool:
         """Check the model between two frames, if the lane is this loop's own."""
-        self.is_inferring = True
         try:
             return self._checked(waiting)
         except Exception as error:  # noqa: BLE001 - handed to the thread that runs the loop
             self.fail(error)
             return False
-        finally:
-            self.is_inferring = False
 
     def _checked(self, waiting: int) -> bool:
         try:

@@ -565,6 +565,28 @@ def test_what_runs_for_too_long_is_stuck():
         assert held.lane.is_stuck
 
 
+def test_a_lane_knows_how_long_it_was_at_work_with_what_runs_and_not_at_rest(held):
+    held.clock.now_s += 4.0
+    assert held.lane.worked_s == 4.0
+    held.open()
+    held.clock.now_s += 10.0
+    held.lane.call(lambda: None)
+    held.lane.close()
+    assert held.lane.worked_s == 4.0
+
+
+def test_what_comes_between_two_entries_is_work_too():
+    clock, between_s = Clock(), [0.5]
+
+    def takes(seconds):
+        clock.now_s += seconds
+
+    lane = Lane("sums", between=lambda _waiting: takes(between_s.pop() if between_s else 0), clock=clock)
+    lane.call(lambda: takes(2.0))
+    lane.close()
+    assert lane.worked_s == 2.5
+
+
 def test_depth_and_p95_are_of_frames_and_requests():
     clock = Clock()
 

@@ -86,8 +86,8 @@ class HostedModel:
         self.running: Running | None = None
         self.rechecks: dict[str, int] = {}
         self.queue, self.p95_ms = 0, 0.0
-        self.busy_s = 0.0
-        """For how long it was at work on the same frame at its last message."""
+        self.busy_s = self.worked_s = 0.0
+        """For how long it was at work, at its last message: on the same frame; since the one before."""
         self.totals = dict.fromkeys(("failovers", "returns", "failed_returns"), 0)
         self.failures = 0
         """How often it could not be opened, or no variant was left."""
@@ -174,12 +174,6 @@ class HostedModel:
     def is_on_trial(self) -> bool:
         """Whether a version runs that is not trusted yet."""
         return self._purpose == "trial" and self.is_settled
-
-    @property
-    def is_inferring(self) -> bool:
-        """Whether the model was at work at its last progress message."""
-        users = self.users.values()
-        return self.busy_s > 0 or any(user.is_inferring for user in users if user.model is self)
 
     @property
     def recent(self) -> list[Progress]:
@@ -333,7 +327,7 @@ class HostedModel:
 
     def moved(self, running: Running) -> None:
         """Note that another process has it open from now on."""
-        self.busy_s = 0.0
+        self.busy_s = self.worked_s = 0.0
         self._adopt(running)
 
     # -- from the worker
@@ -342,7 +336,7 @@ class HostedModel:
         """Act on a message about this model."""
         if isinstance(message, ModelProgress):
             self.rechecks, self.queue, self.p95_ms = message.rechecks, message.queue, message.p95_ms
-            self.busy_s = message.busy_s
+            self.busy_s, self.worked_s = message.busy_s, message.worked_s
         elif isinstance(message, Opened):
             self._phase, self._actual = "open", self._given
             self._adopt(message.running)
@@ -434,7 +428,8 @@ class HostedModel:
     # -- when it ends
 
     def _away(self) -> None:
-        self._phase, self.running, self.busy_s = "away", None, 0.0
+        self._phase, self.running = "away", None
+        self.busy_s = self.worked_s = 0.0
         self._actual = self._kept = self._pending = None
 
     def _failed(self, message: ModelFailed) -> None:

@@ -114,7 +114,7 @@ class Pipeline:
         self.totals = dict.fromkeys((*COUNTED, "changes"), 0)
         self.failures = 0
         """How often it ended by an error of its own, and was started again."""
-        self.is_in_worker = self.is_over = self.is_inferring = False
+        self.is_in_worker = self.is_over = False
         self.progressed_s = 0.0
         self._reactor, self._observer = reactor, observer
         self._restarts = restarts_of(limits)
@@ -146,11 +146,6 @@ class Pipeline:
         for stage, hosted in self.models.items():
             if hosted is model:
                 self._recent.pop(stage, None)
-
-    @property
-    def is_leaving(self) -> bool:
-        """Whether it was asked to end, and has not yet."""
-        return self._then is not None
 
     @property
     def running(self) -> Running | None:
@@ -219,9 +214,14 @@ class Pipeline:
         self.is_over, self._then = True, then
         self.model.end(self)
 
+    def stay(self) -> None:
+        """Have it start again at its end, if it was asked to ``leave`` and has not ended yet."""
+        if self._then is not None:
+            self._then = self._again
+
     def gone(self, reason: str = "") -> None:
         """Note that the worker no longer runs it, with its process or its model."""
-        self.is_in_worker = self.is_inferring = False
+        self.is_in_worker = False
         if self._then is not None:
             then, self._then = self._then, None
             then()
@@ -292,7 +292,6 @@ class Pipeline:
         self._observer.progressed(self, progress)
 
     def _advanced(self, progress: Progress) -> None:
-        self.is_inferring = progress.inferring
         if progress.advanced:
             self.progressed_s = self._reactor.now_s()
         for total in COUNTED:

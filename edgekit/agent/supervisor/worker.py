@@ -392,11 +392,13 @@ class Worker:
 def _suspects(hosted: list[HostedModel]) -> list[HostedModel]:
     """Return the models that may have crashed or held a process: opening one, else on trial, else at work.
 
-    What was at work is known from the last progress message only, which a crash at a later stage's first
-    frames never gets into: a version on trial would be tried for ever, and a trusted one be given up.
+    What was at work is known up to the last progress message only, which a crash at a later stage's first
+    frames never gets into: a version on trial would be tried for ever, and a trusted one be given up. Of
+    those at work before that message, it is the ones that worked for most of the time, or half as long.
     """
     if opening := [model for model in hosted if model.is_opening_variant]:
         return opening
     if on_trial := [model for model in hosted if model.is_on_trial]:
         return on_trial
-    return [model for model in hosted if model.is_inferring] or hosted
+    most_s = max((model.worked_s for model in hosted), default=0.0)
+    return [model for model in hosted if model.worked_s >= most_s / 2]

@@ -421,7 +421,6 @@ class PipelineRun:
         if (loop := self._loop) is not None:
             changes["captured"], changes["dropped"], changes["failovers"] = self._marks.since(loop.tally)
             changes["advanced"] = self._is_waiting or loop.progress != self._seen_progress
-            changes["inferring"] = loop.is_inferring
             changes["stages"] = tuple(map(_stage_state, loop.stage_rows()))
             changes["places"] = loop.places()
             changes["source"] = self._source_state(loop)

@@ -72,6 +72,8 @@ class SharedModel:
         self._switching = switching or threading.Lock()
         self._is_swapping = False
         self._steps: dict[str, int] = {}
+        self._reported_s = 0.0
+        """How long the lane had been at work at the last message."""
         self._is_closed = False
 
     def open(self) -> None:
@@ -372,12 +374,15 @@ class SharedModel:
     def report(self) -> None:
         """Send the model's figures."""
         if (active := self._active) is not None:
+            worked_s, before_s = self.lane.worked_s, self._reported_s
+            self._reported_s = worked_s
             self._send(
                 ModelProgress(
                     model=self.key,
                     rechecks=dict(active.holder.rechecks),
                     queue=self.lane.depth,
                     busy_s=self.lane.busy_s,
+                    worked_s=worked_s - before_s,
                     p95_ms=round(self.lane.p95_ms or 0.0, 3),
                 )
             )
