@@ -13,6 +13,8 @@ import pytest
 from agent_stage import AgentStage, FleetStage, wait_for
 from blobs import RED, blob_bundle, film, tint_bundle
 
+from edgekit.agent.status import ask
+
 PIPELINE = """
 [[pipeline]]
 file = "../gate.toml"
@@ -42,7 +44,7 @@ path = "seen.jsonl"
 """
 QUICK = "progress_s = 0.2\n[limits]\nbackoff_s = 0.1\ntrial_crashes = 1\n"
 BAD = "9.0.0"
-TINTS = ("1.0.0", "2.0.0", "3.0.0", BAD)
+TINTS = ("1.0.0", "2.0.0", "3.0.0", "4.0.0", BAD)
 
 pytestmark = [
     pytest.mark.timeout(900),  # a busy machine; each wait has a limit of its own
@@ -96,11 +98,11 @@ def runs(agent, **versions):
     return agent.until(claim, f"gate runs {versions}")
 
 
-def roll_out(fleet, model, version):
+def roll_out(fleet, model, version, soak_s=1):
     wait_for(fleet.is_free, "the end of the rollout before")
     fleet.cli(
         *("rollout", "create", "--model", model, "--version", version),
-        *("--waves", "100%", "--soak-s", 1, "--p99-ratio", 0, "--error-ratio", 0),
+        *("--waves", "100%", "--soak-s", soak_s, "--p99-ratio", 0, "--error-ratio", 0),
     )
 
 
@@ -172,4 +174,19 @@ def test_a_worker_that_is_killed_in_the_trial_of_the_second_model_costs_no_versi
     assert status["fallbacks"]["restarts"] == restarts + 1
     assert list(status["rejected"]) == [f"tints@{BAD}"]
     assert status["models"]["blobs"]["active"] == "2.0.0"
+    seen_versions(agent)
+
+
+def test_a_reload_that_changes_the_pipeline_in_the_trial_of_the_second_model_costs_no_version(stage):
+    fleet, agent = stage
+    roll_out(fleet, "tints", "4.0.0", soak_s=4)
+    agent.until(lambda s: s["updates"]["tints"]["state"] == "TRIAL", "the trial")
+    (agent.folder.parent / "gate.toml").write_text(
+        f'{GATE}\n[[sink]]\nkind = "jsonl"\npath = "again.jsonl"\n'
+    )
+    assert ask(agent.state, {"op": "reload"})["changed"] == ["gate"]
+    agent.until(is_committed("tints", "4.0.0"), "the update all the same")
+    status = runs(agent, blobs="2.0.0", tints="4.0.0")
+    assert list(status["rejected"]) == [f"tints@{BAD}"]
+    assert (agent.folder.parent / "again.jsonl").stat().st_size > 0
     seen_versions(agent)

@@ -84,6 +84,8 @@ class WorkerPool:
                 self._put(pipeline, *place)
             elif plan != pipeline.plan or not self._is_at(pipeline, *place):
                 pipeline.leave(functools.partial(self._replace, pipeline, plan, *place))
+            else:
+                pipeline.stay()
         for name in places.keys() - self.pipelines.keys():
             self.pipelines[name] = self._pipeline(self._plans[name])
             self._put(self.pipelines[name], *places[name])
@@ -118,11 +120,10 @@ class WorkerPool:
         return Pipeline(plan, self._reactor, self._config.limits, self._observer)
 
     def _homes(self) -> dict[str, tuple[str, dict[str, str]]]:
-        """Return the worker of each pipeline that stays in one for now, with its models' keys."""
+        """Return the worker in which each pipeline is, perhaps about to leave, with its models' keys."""
         homes = {}
         for name, pipeline in self.pipelines.items():
-            models = self.models_of(pipeline)
-            if models and not pipeline.is_leaving:
+            if models := self.models_of(pipeline):
                 keys = {stage: model.key for stage, model in models.items()}
                 homes[name] = next(iter(models.values())).worker.name, keys
         return homes
