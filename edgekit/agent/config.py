@@ -389,7 +389,8 @@ def _plan(entry: PipelineEntry, where: str, folder: Path, state: Path, check: Ch
         template, text = text, with_camera(text, camera_tables(state))
     head, first = tables.get("pipeline"), _first_model(tables, entry, where, folder, home)
     named = [first, *later_models(tables, what, home)]
-    initials = Initials(f"{where}.initial", entry.initial, folder)
+    managed = tuple(each.model for each in named[1:] if isinstance(each.model, str) and not each.is_path)
+    initials = Initials(f"{where}.initial", entry.initial, folder, managed)
     problems = list(check(text, what, home)) if check else []
     if not problems:
         problems = _head_problems(tables, what)

@@ -54,11 +54,15 @@ class Named(msgspec.Struct, frozen=True):
 
 
 class Initials(msgspec.Struct, frozen=True):
-    """``initial`` of a ``[[pipeline]]``, at ``where``: the first model's bundle, or one for each by name."""
+    """``initial`` of a ``[[pipeline]]``, at ``where``: the first model's bundle, or one for each by name.
+
+    ``later``: the models that later stages name, whose bundles only a table gives.
+    """
 
     where: str
     given: str | dict[str, str]
     folder: Path
+    later: tuple[str, ...] = ()
 
     def of(self, named: Named) -> str:
         """Return the bundle that a model starts with, as it is written; empty for none."""
@@ -107,7 +111,8 @@ def model_problems(named: Named, initials: Initials) -> Iterator[str]:
     if not named.is_path and not NAME.fullmatch(model):
         yield f"{named.where}: want a bundle's path or a model's name, got {model!r}"
     if named.is_path and initial:
-        yield f"{initials.where}: want none, since the model is a pinned path, got {initial!r}"
+        table = f"; for {initials.later[0]!r} write {{ {initials.later[0]} = ... }}" if initials.later else ""
+        yield f"{initials.where}: want none, since the model is a pinned path, got {initial!r}{table}"
     elif (bundle := initials.path(named)) is not None and not bundle.exists():
         yield f"{initials.where}: want a bundle, there is no {bundle}"
 

@@ -252,6 +252,15 @@ def test_each_stage_has_a_model_that_is_managed_or_pinned(tmp_path):
         ("", '"tints"', '"No Name"', "gate.toml:stage[1].model: want a bundle's path or a model's name"),
         ('initial = { tints = "gone" }', "", "", "initial: want a bundle, there is no"),
         ('initial = { other = "tints-1" }', "", "", "initial: want names of this pipeline's managed models"),
+        (
+            'model = "./faces"\ninitial = "tints-1"',
+            "",
+            "",
+            (
+                "initial: want none, since the model is a pinned path, got 'tints-1'; for 'tints' write"
+                " { tints = ... }"
+            ),
+        ),
         ('updates = "ask"', "", "", "updates: want 'auto', since a sink approves"),
         ("", '"./faces"', '"blobs"', "want the same threads, batch in every stage that has 'blobs'"),
     ],
