@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # An environment of its own sees nothing of a checkout.
 CLEAN = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 NEEDS_NUMPY = ("edgekit.backends", "edgekit.pipeline", "edgekit.serve")
-_IMPORT_ALL = """
+IMPORT_ALL = """
 import importlib, pkgutil, sys
 import edgekit
 skip = tuple(sys.argv[1].split(",")) if sys.argv[1] else ()
@@ -61,11 +61,11 @@ def main() -> int:
         python = str(environment / "bin" / "python")
         _run([python, "-m", "pip", "install", "-q", str(device)])
         without = "numpy,cryptography,tuf,securesystemslib"
-        print("base install:", _run([python, "-c", _IMPORT_ALL, ",".join(NEEDS_NUMPY), without]).strip())
+        print("base install:", _run([python, "-c", IMPORT_ALL, ",".join(NEEDS_NUMPY), without]).strip())
         _run([python, "-m", "pip", "install", "-q", "numpy"])
         print(
             "with NumPy:",
-            _run([python, "-c", _IMPORT_ALL, "", "cryptography,tuf,securesystemslib"]).strip(),
+            _run([python, "-c", IMPORT_ALL, "", "cryptography,tuf,securesystemslib"]).strip(),
         )
         _use_as_a_board(Path(folder), device)
     return 0

@@ -1,4 +1,4 @@
-"""The command that installs a missing package into this installation: pip, pipx, uv, or apt."""
+"""What installs a missing package into this installation: pip, pipx, uv, apt, or a new container image."""
 
 import sys
 from collections.abc import Iterable
@@ -8,7 +8,8 @@ from edgekit.core.errors import ConfigError
 
 # Extras with a Debian package of their own; ``edgekit`` has all others.
 _PACKAGES = {extra: f"edgekit-{extra}" for extra in ("litert", "onnxruntime", "openvino", "rtsp")}
-_OWN_PREFIX = Path("/opt/edgekit")
+_IMAGE_MARK = "edgekit-image"
+"""A file that our Dockerfiles put into their environment."""
 # Tools that keep one program in an environment of its own: the file by which it is known, and the command.
 _PROGRAM_TOOLS = {
     "pipx_metadata.json": "pipx inject edgekit-runtime",
@@ -17,7 +18,7 @@ _PROGRAM_TOOLS = {
 
 
 def install_hint(extra: str) -> str:
-    """Return the command that installs an extra of edgekit-runtime, such as ``litert``."""
+    """Return what installs an extra of edgekit-runtime, such as ``litert``."""
     import sysconfig  # these take memory of processes that never give a hint
     from importlib.machinery import PathFinder
 
@@ -28,19 +29,22 @@ def install_hint(extra: str) -> str:
         # By the path alone: setuptools' own finder warns, and changes distutils, when it is asked for pip.
         has_pip=PathFinder.find_spec("pip") is not None,
     )
+    if tool == "image":
+        return f"build the image with {extra} among the extras that its Dockerfile installs"
     if tool == "apt":
         return f"sudo apt install {_PACKAGES.get(extra, 'edgekit')}"
     return f"{tool} 'edgekit-runtime[{extra}]'"
 
 
 def installer(prefix: Path, stdlib: Path, *, is_venv: bool, has_pip: bool) -> str:
-    """Return the command that installs packages into an environment, or ``apt``.
+    """Return the command that installs packages into an environment, or ``apt``, or ``image``.
 
     ``stdlib`` is the folder of its standard library, which may hold PEP 668's EXTERNALLY-MANAGED.
     """
-    is_debian = not is_venv and (stdlib / "EXTERNALLY-MANAGED").exists()
-    if is_debian or prefix.is_relative_to(_OWN_PREFIX):
+    if not is_venv and (stdlib / "EXTERNALLY-MANAGED").exists():
         return "apt"
+    if (prefix / _IMAGE_MARK).exists():
+        return "image"
     for file, command in _PROGRAM_TOOLS.items():
         if (prefix / file).exists():
             return command
@@ -50,7 +54,7 @@ def installer(prefix: Path, stdlib: Path, *, is_venv: bool, has_pip: bool) -> st
         made_by_uv = "\nuv = " in "\n" + (prefix / "pyvenv.cfg").read_text("utf-8")
     except OSError:
         made_by_uv = False
-    return "uv pip install" if made_by_uv else "apt"
+    return "uv pip install" if made_by_uv else "apt"  # the Debian package's has no pip
 
 
 def require_modules(purpose: str, extra: str, modules: Iterable[str]) -> None:

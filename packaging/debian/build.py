@@ -8,7 +8,8 @@ environment, ``edgekit-rtsp`` the library for network cameras; ``edgekit-fleet``
 /opt/edgekit-fleet. The wheels are those that uv chooses for the target's architecture, C library and Python.
 Each package is for one release, because compiled modules are for one minor version of Python. Two builds of
 the same wheels give the same bytes: times are those of ``SOURCE_DATE_EPOCH``, or of the last commit.
-``SHA256SUMS`` lists the packages of the folder; ``--sign`` writes its signature by a key of gpg beside it,
+Beside each package stands the list of its components (CycloneDX), models included.
+``SHA256SUMS`` lists both; ``--sign`` writes its signature by a key of gpg beside it,
 which ``install.sh --keyring`` checks.
 """
 

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def write_deb(package: Package, target: Target, tree: Path, out: Path) -> Path:
-    """Write ``tree``, whose ``DEBIAN/`` holds a control file, as a package; return its path."""
+    """Write ``tree``, whose ``DEBIAN/`` holds a control file, as a package; return its path.
+
+    Its list of components is written beside it, too.
+    """
     debian = tree / "DEBIAN"
     files = sorted(
         p for p in tree.rglob("*") if p.is_file() and not p.is_symlink() and debian not in p.parents
@@ -37,13 +40,15 @@ def write_deb(package: Package, target: Target, tree: Path, out: Path) -> Path:
         check=True,
         stdout=subprocess.DEVNULL,
     )
+    bill = tree / "usr" / "share" / "doc" / package.name / "sbom.cdx.json"
+    made.with_suffix(".cdx.json").write_bytes(bill.read_bytes())
     return made
 
 
 def write_sums(folder: Path, key: str | None = None) -> Path:
-    """Write ``SHA256SUMS`` of a folder's packages, and its signature by gpg's ``key`` beside it."""
+    """Write ``SHA256SUMS`` of packages and their components, and its signature by gpg's ``key`` beside it."""
     sums = folder / "SHA256SUMS"
-    rows = [(hashlib.sha256(p.read_bytes()).hexdigest(), p.name) for p in sorted(folder.glob("*.deb"))]
+    rows = [(hashlib.sha256(p.read_bytes()).hexdigest(), p.name) for p in _signed_files(folder)]
     sums.write_text("".join(f"{digest}  {name}\n" for digest, name in rows))
     signature = folder / "SHA256SUMS.gpg"
     signature.unlink(missing_ok=True)  # an older build's would be of other packages
@@ -51,3 +56,7 @@ def write_sums(folder: Path, key: str | None = None) -> Path:
         command = ["gpg", "--batch", "--local-user", key, "--output", str(signature), "--detach-sign"]
         subprocess.run([*command, str(sums)], check=True)
     return sums
+
+
+def _signed_files(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.deb"), *folder.glob("*.cdx.json")])

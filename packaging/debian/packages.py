@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import email.parser
-import email.policy
 import gzip
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -14,6 +11,8 @@ from email.utils import format_datetime
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
+
+from sbom import component, write_bill
 
 if TYPE_CHECKING:
     from environment import Target
@@ -123,7 +122,7 @@ def describe(package: Package, target: Target, tree: Path) -> None:
     if not package.is_runtime:
         _make_environment(package, target, tree)
     site = tree / package.prefix.lstrip("/") / "lib" / f"python{target.release.python}" / "site-packages"
-    components = [_component(folder) for folder in sorted(site.glob("*.dist-info"))]
+    components = [component(folder) for folder in sorted(site.glob("*.dist-info"))]
     _write(tree / "DEBIAN" / "control", _control(package, target))
     values = {
         "PREFIX": package.prefix,
@@ -137,7 +136,7 @@ def describe(package: Package, target: Target, tree: Path) -> None:
     share = tree / "usr" / "share"
     overrides = (HERE / "lintian-overrides").read_text("utf-8")
     _write(share / "lintian" / "overrides" / package.name, _At(overrides).substitute(values))
-    _document(package, target, components, share / "doc" / package.name)
+    _document(package, target, components, site, share / "doc" / package.name)
 
 
 class _At(Template):
@@ -194,29 +193,20 @@ def _control(package: Package, target: Target) -> str:
     )
 
 
-def _component(folder: Path) -> dict[str, str]:
-    """Return name, version and licence of an installed distribution."""
-    parser = email.parser.Parser(policy=email.policy.compat32)
-    metadata = parser.parsestr((folder / "METADATA").read_text("utf-8"), headersonly=True)
-    classified = [
-        c.rpartition(" :: ")[2] for c in metadata.get_all("Classifier", []) if c.startswith("License ::")
-    ]
-    stated = str(metadata.get("License-Expression") or "").strip() or ", ".join(classified)
-    stated = stated or str(metadata.get("License") or "").strip().partition("\n")[0] or "see its folder"
-    return {"name": str(metadata["Name"]), "version": str(metadata["Version"]), "license": stated}
-
-
-def _document(package: Package, target: Target, components: list[dict[str, str]], folder: Path) -> None:
-    """Write copyright, changelog and the list of components (CycloneDX 1.5)."""
+def _document(
+    package: Package, target: Target, components: list[dict[str, str]], site: Path, folder: Path
+) -> None:
+    """Write copyright, changelog, the agent's pages and the list of components."""
     rows = [f" {row['name']} {row['version']}: {row['license']}" for row in components]
-    site = f"{package.prefix}/lib/python{target.release.python}/site-packages"
     _write(
         folder / "copyright",
         "Copyright: 2026 the edgekit developers\n"
         "edgekit is licensed under the Apache License 2.0; on Debian systems its text is in\n"
         "/usr/share/common-licenses/Apache-2.0.\n\n"
         "This package carries these distributions; the texts of their licences are in\n"
-        f"{site}/*.dist-info.\n\n" + "\n".join(rows) + "\n",
+        f"{package.prefix}/lib/python{target.release.python}/site-packages/*.dist-info.\n\n"
+        + "\n".join(rows)
+        + "\n",
     )
     when = datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), tz=timezone.utc)
     entry = f"{package.name} ({target.release.version}) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n"
@@ -227,26 +217,7 @@ def _document(package: Package, target: Target, components: list[dict[str, str]]
         pages = ROOT / "docs"
         for page in sorted((*pages.glob("*.md"), *pages.glob("hardware/*.md"))):
             _write(folder / page.relative_to(pages), page.read_text("utf-8"))
-    bill = {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.5",
-        "version": 1,
-        "metadata": {
-            "timestamp": when.isoformat().replace("+00:00", "Z"),
-            "component": {"type": "application", "name": package.name, "version": target.release.version},
-        },
-        "components": [
-            {
-                "type": "library",
-                "name": row["name"],
-                "version": row["version"],
-                "purl": f"pkg:pypi/{row['name'].lower().replace('_', '-')}@{row['version']}",
-                "licenses": [{"license": {"name": row["license"]}}],
-            }
-            for row in components
-        ],
-    }
-    _write(folder / "sbom.cdx.json", json.dumps(bill, indent=1) + "\n")
+    write_bill(package.name, target.release.version, when, components, site, folder / "sbom.cdx.json")
 
 
 def _write(path: Path, text: str) -> None:

@@ -11,6 +11,7 @@ RUN apt-get update \
 COPY . /src
 RUN python3 -m venv /opt/edgekit \
  && /opt/edgekit/bin/pip install --no-cache-dir "/src[update,vision,serial,serve,litert,onnxruntime]" \
+ && touch /opt/edgekit/edgekit-image \
  && useradd --system --uid 990 --user-group --groups video,dialout,plugdev \
       --create-home --home-dir /var/lib/edgekit edgekit \
  && install -d -o edgekit -g edgekit /var/cache/edgekit /etc/edgekit

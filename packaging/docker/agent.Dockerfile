@@ -7,7 +7,8 @@ FROM ${BASE} AS build
 ARG RUNTIMES=litert
 COPY . /src
 RUN python3 -m venv /opt/edgekit \
- && /opt/edgekit/bin/pip install --no-cache-dir "/src[update,vision,serial,serve,${RUNTIMES}]"
+ && /opt/edgekit/bin/pip install --no-cache-dir "/src[update,vision,serial,serve,${RUNTIMES}]" \
+ && touch /opt/edgekit/edgekit-image
 
 FROM ${BASE}
 COPY --from=build /opt/edgekit /opt/edgekit

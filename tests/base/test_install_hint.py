@@ -8,6 +8,8 @@ import pytest
 from edgekit.base.install_hint import install_hint, installer, require_modules
 from edgekit.core.errors import ConfigError
 
+DOCKER = Path(__file__).parents[2] / "packaging" / "docker"
+
 
 def test_a_virtual_environment_with_pip_is_told_pip(tmp_path):
     (tmp_path / "EXTERNALLY-MANAGED").touch()
@@ -36,11 +38,22 @@ def test_a_system_python_that_refuses_pip_is_told_apt(tmp_path):
     assert installer(tmp_path, tmp_path, is_venv=False, has_pip=True) == "apt"
 
 
-@pytest.mark.parametrize(
-    ("prefix", "has_pip"), [("/opt/edgekit/venv", True), ("/opt/edgekit", False), ("/srv/kit", False)]
-)
-def test_an_environment_of_a_package_is_told_apt(prefix, has_pip):
-    assert installer(Path(prefix), Path("/usr/lib/python3"), is_venv=True, has_pip=has_pip) == "apt"
+@pytest.mark.parametrize(("has_pip", "tool"), [(False, "apt"), (True, "pip install")])
+def test_an_environment_below_opt_is_told_apt_unless_somebody_made_it_with_pip(has_pip, tool):
+    prefix = Path("/opt/edgekit")
+    assert installer(prefix, Path("/usr/lib/python3"), is_venv=True, has_pip=has_pip) == tool
+
+
+def test_a_container_is_told_to_build_its_image_anew(tmp_path, monkeypatch):
+    (tmp_path / "edgekit-image").touch()
+    assert installer(tmp_path, tmp_path, is_venv=True, has_pip=True) == "image"
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert install_hint("rtsp") == "build the image with rtsp among the extras that its Dockerfile installs"
+
+
+@pytest.mark.parametrize("file", sorted(DOCKER.glob("agent*.Dockerfile")))
+def test_every_dockerfile_of_the_agent_marks_its_environment(file):
+    assert "&& touch /opt/edgekit/edgekit-image" in file.read_text()
 
 
 @pytest.mark.parametrize(
@@ -54,6 +67,7 @@ def test_an_environment_of_a_package_is_told_apt(prefix, has_pip):
 )
 def test_a_packaged_installation_names_the_debian_package(extra, package, monkeypatch):
     monkeypatch.setattr(sys, "prefix", "/opt/edgekit")
+    monkeypatch.setattr("importlib.machinery.PathFinder.find_spec", lambda *_: None)  # it has no pip
     assert install_hint(extra) == f"sudo apt install {package}"
 
 
