@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs the Debian packages in whole roots and uses them as a device does.
 #
-#   packaging/test_install.sh [lint|images|amd64|arm64|pythons]...      the first four without an argument
+#   packaging/test_install.sh [lint|tools|images|amd64|arm64|pythons]...      all but the last without an argument
 #
 # It needs root and Debian.
 #
 # lint: scripts, container files and packages, by shellcheck, hadolint and lintian.
+# tools: the device's wheel, installed by uv tool and by pipx.
 # images: the container images, built by buildah on a root of Debian 13 in the place of their bases, and used.
 # amd64: Debian 12, booted under systemd: the unit waits for a configuration, runs, is restarted by its watchdog,
 # replaces itself by signed releases and leaves those that fail, survives the loss of power while it runs, updates
@@ -248,6 +249,6 @@ test_lint() {
 }
 
 install_tools
-[ $# -gt 0 ] || set -- lint images amd64 arm64
+[ $# -gt 0 ] || set -- lint tools images amd64 arm64
 for part in "$@"; do "test_$part"; done
 step "all good, $SECONDS s"

@@ -4,7 +4,21 @@
 
 storage() { BUILDAH_ISOLATION=chroot buildah --root "$work/storage" --runroot "$work/storage-run" "$@"; }
 
+running="" # the shell that waits for a container
+start_container() {
+  contained "$@" >"$work/image.log" 2>&1 &
+  running=$!
+}
+
+stop_container() { # buildah ends what it runs, and the shell ends with it
+  [ -n "$running" ] || return 0
+  stop "$(pgrep -P "$running")"
+  wait "$running" || true
+  running=""
+}
+
 free_storage() { # it is mounted
+  stop_container
   [ ! -d "$work/storage" ] || { storage rm --all >/dev/null && umount "$work/storage/overlay"; }
 }
 
@@ -52,7 +66,7 @@ test_images() {
   image packaging/docker/agent-jetson.Dockerfile edgekit-jetson
   image fleet/deploy/Dockerfile edgekit-fleet
   build_bundle
-  local container entry running
+  local container entry
   use_agent edgekit
   use_agent edgekit-jetson
   use_fleet
@@ -70,17 +84,15 @@ use_agent() {
   put "$work/wrist.toml" /etc/edgekit/wrist.toml
   printf '[[pipeline]]\nfile = "wrist.toml"\n' >"$work/agent.toml"
   put "$work/agent.toml" /etc/edgekit/agent.toml
-  contained agent run >"$work/image.log" 2>&1 &
-  running=$!
+  start_container agent run
   device=in_image
   until_true 60 runs || { cat "$work/image.log"; fail "no frame"; }
-  stop "$running"
+  stop_container
 }
 
 use_fleet() {
   begin edgekit-fleet
-  contained serve --data /var/lib/edgekit-fleet --port 0 --broker-port 0 >"$work/image.log" 2>&1 &
-  running=$!
+  start_container serve --data /var/lib/edgekit-fleet --port 0 --broker-port 0
   until_true 60 contained devices --data /var/lib/edgekit-fleet 2>/dev/null || { cat "$work/image.log"; fail "it does not serve"; }
-  stop "$running"
+  stop_container
 }

@@ -29,16 +29,34 @@ smoke() {
     --python-platform x86_64-manylinux_2_36 --target "$folder/env/lib/python$version/site-packages" "${wheel}[all]" ||
     fail "the wheels for Python $version cannot be installed"
   "$runner" "$seen/env/bin/python" -W error -c "$import_all" "" "" || fail "not every module imports on Python $version"
-  "$runner" "$seen/env/bin/python" -m edgekit.cli.main verify "$seen/imu" --json | field bundle ||
+  "$runner" "$seen/env/bin/python" -m edgekit.cli.main verify "$seen/imu" >/dev/null ||
     fail "verify on Python $version"
   [ "$("$runner" "$seen/env/bin/python" -m edgekit.cli.main run "$seen/wrist.toml" --frames 20 --json |
     field frames processed)" = 20 ] || fail "run on Python $version"
 }
 
+device_wheel() {
+  [ -d "$work/device" ] || .venv/bin/python -m pip wheel -q --no-deps -w "$work/device" .
+  wheel=$(echo "$work"/device/edgekit_runtime-*.whl)
+}
+
+# The two lines of docs/install.md for other systems, and what each says where a runtime is missing.
+test_tools() {
+  local wheel
+  device_wheel
+  step "uv tool, pipx"
+  [ -x "$roots/linters/bin/pip" ] || python3 -m venv "$roots/linters"
+  "$roots/linters/bin/pip" install -q pipx || cannot "pipx cannot be installed"
+  export UV_TOOL_DIR=$work/uv UV_TOOL_BIN_DIR=$work/uv/bin PIPX_HOME=$work/pipx PIPX_BIN_DIR=$work/pipx/bin
+  .venv/bin/uv tool install -q "edgekit-runtime[litert,vision,update] @ file://$wheel"
+  "$roots/linters/bin/pipx" install --quiet "${wheel}[litert,vision,update]" >/dev/null 2>&1 || fail "pipx"
+  "$work/uv/bin/edgekit" doctor | grep "uv tool install edgekit-runtime --with" || fail "its hint is not uv's"
+  "$work/pipx/bin/edgekit" doctor | grep "pipx inject edgekit-runtime" || fail "its hint is not pipx's"
+}
+
 test_pythons() {
   local version path release wheel import_all missing=""
-  .venv/bin/python -m pip wheel -q --no-deps -w "$work/device" .
-  wheel=$(echo "$work"/device/edgekit_runtime-*.whl)
+  device_wheel
   import_all=$(PYTHONPATH=packaging .venv/bin/python -c 'import check_wheels; print(check_wheels.IMPORT_ALL)')
   build_bundle
   for version in 3.10 3.11 3.12 3.13 3.14; do

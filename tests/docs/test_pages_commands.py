@@ -1,4 +1,4 @@
-"""Every edgekit command in the pages about installing and updating is one that the command lines take."""
+"""Every edgekit command in a block of code of README and pages is one that the command lines take."""
 
 import re
 import shlex
@@ -11,14 +11,22 @@ from edgekit.cli.main import commands
 from edgekit_fleet.cli.main import COMMANDS, command
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("docs/self_update.md", "docs/install.md")
-_LINE = re.compile(r"^\$ (?:sudo (?:-u \w+ )?)?(edgekit(?:-fleet)? .*?)(?:  +#.*)?$", re.MULTILINE)
+PAGES = [ROOT / "README.md", ROOT / "fleet/deploy/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+_FENCED = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_INDENTED = re.compile(r"^((?:    .*\n)+)", re.MULTILINE)
+_LINE = re.compile(
+    r"^ *(?:\$ )?(?:sudo (?:-u \w+ )?)?(?:\.venv/bin/)?(edgekit(?:-fleet)? .*?)(?: +#.*|  +.*)?$",
+    re.MULTILINE,
+)
 
 
 def lines():
     for page in PAGES:
-        for match in _LINE.finditer((ROOT / page).read_text(encoding="utf-8")):
-            yield pytest.param(match[1], id=f"{Path(page).stem}: {match[1]}"[:80])
+        text = page.read_text(encoding="utf-8").replace("\\\n", "")
+        for block in (_FENCED if "```" in text else _INDENTED).findall(text):
+            for match in _LINE.finditer(block):
+                line = re.sub(r"\[[^]]*\]|\|.*", "", match[1])  # optional words; another form of it
+                yield pytest.param(line, id=f"{page.stem}: {match[1]}"[:100])
 
 
 @pytest.mark.parametrize("line", list(lines()))
