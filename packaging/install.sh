@@ -159,7 +159,7 @@ list_packages() {
   for name in "$product" $(for runtime in $runtimes; do echo "edgekit-$runtime"; done); do
     file=$(newest "$name")
     [ -n "$file" ] || fail 3 "$from has no package ${name}_*~${suffix}_$arch.deb" \
-      "build it: python packaging/debian/build.py --arch $arch --release $codename -o dist; or name its folder with --from"
+      "build it in a checkout, as docs/install.md says: .venv/bin/python packaging/debian/build.py --arch $arch --release $codename -o dist; or name its folder with --from"
     files="$files $file"
   done
 }

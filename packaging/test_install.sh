@@ -32,12 +32,14 @@ trap 'power_off; stop_agent; stop "$server"; free_storage; forget_key; rm -rf --
 # keep_report NAME: for docs/hardware/reports
 keep_report() { [ -z "${REPORTS:-}" ] || cp "$work/root/tmp/report.json" "$REPORTS/$1.json"; }
 
-# Names of all files in the root, but of those that are not of the package: dpkg's, apt's and systemd's own state,
-# what this test put there, and the copies that adduser makes.
+# Names of all files in the root, but of those that are not of the package: the state of Debian's own tools, a
+# person's home, what this test put there, and the copies that adduser makes.
 files() {
-  (cd "$work/root" && find . -xdev \( -path ./var/lib/dpkg -o -path ./var/lib/apt -o -path ./var/lib/systemd \
-    -o -path ./var/lib/dbus -o -path ./var/tmp -o -path ./var/log -o -path ./var/cache/apt -o -path ./proc -o -path ./run -o -path ./tmp -o -path ./srv/imu \
-    -o -path ./debs \) -prune -o ! -path './etc/*-' ! -name __pycache__ ! -name '*.pyc' -print | sort)
+  local name others=()
+  for name in proc run tmp root debs srv/imu var/tmp var/log var/lib/{dpkg,apt,systemd,dbus} var/cache/{apt,debconf}; do
+    others+=(-path "./$name" -prune -o)
+  done
+  (cd "$work/root" && find . -xdev "${others[@]}" ! -path './etc/*-' ! -name __pycache__ ! -name '*.pyc' -print | sort)
 }
 
 purge() {

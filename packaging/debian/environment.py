@@ -97,5 +97,5 @@ def _uv() -> str:
     beside = shutil.which(str(Path(sys.executable).parent / "uv"))
     found = beside or shutil.which("uv")
     if found is None:
-        raise SystemExit("building Debian packages needs uv: pip install uv")
+        raise SystemExit(f"building Debian packages needs uv: {sys.executable} -m pip install uv")
     return found

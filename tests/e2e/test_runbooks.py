@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("_proved_once")]
 
 ROOT = Path(__file__).parents[2]
 _LINE = re.compile(
-    r"^(?:\$ |    )((?:sudo|\.venv/bin/|\./|/opt/|edgekit|pip|python3|apt-get|chown|mosquitto|curl|uv)\b.*)$",
+    r"^(?:\$ |    )((?:sudo|\.venv/bin/|\./|/opt/|edgekit|packaging/|pip|python3|apt-get|chown|mosquitto|curl|uv)\b.*)$",
     re.MULTILINE,
 )
 _PROGRAM = '#!/bin/sh\nexec "{python}" -m {module} "$@"\n'
@@ -40,6 +40,7 @@ ELSEWHERE = {
     "./check": ".ci/run",
     "./demo": "tests/e2e/test_demonstration.py",
     "python3 -m venv": "packaging/check_wheels.py",
+    "packaging/venv.sh": "check",
     ".venv/bin/pip install": "packaging/check_wheels.py",
     ".venv/bin/edgekit doctor": "tests/cli/test_doctor_command.py",
     ".venv/bin/edgekit zoo build": "tests/zoo/test_build.py",
