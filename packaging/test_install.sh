@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages in whole roots and uses them as a device does.
 #
-#   packaging/test_install.sh [lint|tools|images|amd64|arm64|pythons]...      all but the last without an argument
+#   packaging/test_install.sh [lint|tools|pythons|images|amd64|arm64]...      all without an argument
 #
 # It needs root and Debian.
 #
@@ -25,6 +25,7 @@ work=$(mktemp -d)
 . packaging/test_install/roots.sh
 . packaging/test_install/device.sh
 . packaging/test_install/self_update.sh
+. packaging/test_install/fleet_manager.sh
 . packaging/test_install/images.sh
 . packaging/test_install/pythons.sh
 trap 'power_off; stop_agent; stop "$server"; free_storage; forget_key; rm -rf --one-file-system "$work"' EXIT
@@ -49,11 +50,24 @@ purge() {
   [ -z "$left" ] || fail "purge left: $left"
 }
 
+# unit_is_sound UNIT: systemd has nothing to say of it
+unit_is_sound() {
+  [ -z "$(inside systemd-analyze verify "/usr/lib/systemd/system/$1.service" 2>&1)" ] || fail "systemd-analyze verify $1"
+}
+
+# is_guarded UNIT: its security score is under 3.0
+is_guarded() {
+  local exposure
+  exposure=$(booted systemd-analyze security --no-pager "$1" | sed -n 's/.*exposure level.*: \([0-9.]*\) .*/\1/p')
+  echo "security score of $1: $exposure"
+  [ "$(printf '%s\n3.0\n' "$exposure" | sort -g | head -1)" != 3.0 ] || fail "it is not under 3.0"
+}
+
 restarted() { [ "$(booted systemctl show --property NRestarts --value edgekit-agent)" -ge 1 ]; }
 
 test_amd64() {
   step "amd64: packages, twice, equal"
-  packages amd64 bookworm "$work/debs" edgekit,edgekit-litert,edgekit-onnxruntime
+  packages amd64 bookworm "$work/debs" edgekit,edgekit-litert,edgekit-onnxruntime,edgekit-fleet
   packages amd64 bookworm "$work/again" edgekit,edgekit-litert
   local again
   for again in "$work"/again/*.deb "$work"/again/*.cdx.json; do
@@ -76,15 +90,13 @@ test_amd64() {
   install "$work/debs"
   took_s=$((SECONDS - began + 1))
   echo "in $took_s s"
-  [ -z "$(inside systemd-analyze verify /usr/lib/systemd/system/edgekit-agent.service 2>&1)" ] || fail "systemd-analyze verify"
+  unit_is_sound edgekit-agent
 
   step "booted: without a pipeline the unit waits, and says for what"
   power_on
   journal_says "names no pipeline yet" || fail "no word of the missing pipeline"
   [ "$(booted systemctl is-failed edgekit-agent)" != failed ] || fail "the unit failed"
-  exposure=$(booted systemd-analyze security --no-pager edgekit-agent | sed -n 's/.*exposure level.*: \([0-9.]*\) .*/\1/p')
-  echo "security score $exposure"
-  [ "$(printf '%s\n3.0\n' "$exposure" | sort -g | head -1)" != 3.0 ] || fail "security score $exposure"
+  is_guarded edgekit-agent
 
   step "what is missing is a Debian package, and importing takes no time"
   inside edgekit doctor >"$work/doctor.log" || fail "doctor"
@@ -166,6 +178,7 @@ test_amd64() {
   bundle
   inside edgekit verify /srv/imu >/dev/null || fail "verify"
   purge
+  test_fleet_manager "$work/debs"
 }
 
 test_arm64() {
@@ -251,6 +264,6 @@ test_lint() {
 }
 
 install_tools
-[ $# -gt 0 ] || set -- lint tools images amd64 arm64
+[ $# -gt 0 ] || set -- lint tools pythons images amd64 arm64
 for part in "$@"; do "test_$part"; done
 step "all good, $SECONDS s"

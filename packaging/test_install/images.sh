@@ -19,7 +19,7 @@ stop_container() { # buildah ends what it runs, and the shell ends with it
 
 free_storage() { # it is mounted
   stop_container
-  [ ! -d "$work/storage" ] || { storage rm --all >/dev/null && umount "$work/storage/overlay"; }
+  [ ! -d "$work/storage" ] || { storage rm --all && umount "$work/storage/overlay"; } >/dev/null 2>&1 || true
 }
 
 # base NAME...: a root with Python and its venv module under these names; in it, what this machine trusts

@@ -65,6 +65,7 @@ root() {
   rm -rf --one-file-system "$work/root"
   mkdir "$work/root"
   tar -C "$work/root" -xf "$roots/$1-$2.tar"
+  [ -e "$work/root/etc/hosts" ] || echo "127.0.0.1 localhost" >"$work/root/etc/hosts" # as every installed system has it
 }
 
 make_key() {
