@@ -21,10 +21,8 @@ from releases import agent_wheel
 pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("_proved_once")]
 
 ROOT = Path(__file__).parents[2]
-_LINE = re.compile(
-    r"^(?:\$ |    )((?:sudo|\.venv/bin/|\./|/opt/|edgekit|packaging/|pip|python3|apt-get|chown|mosquitto|curl|uv)\b.*)$",
-    re.MULTILINE,
-)
+_BEGINS = r"sudo|\.venv/bin/|\./|/opt/|edgekit|packaging/|pip|python3|apt-get|chown|mosquitto|curl|uv"
+_LINE = re.compile(rf"^(?:\$ |    )((?:{_BEGINS})\b.*)$", re.MULTILINE)
 _PROGRAM = '#!/bin/sh\nexec "{python}" -m {module} "$@"\n'
 _SUDO = '#!/bin/sh\nif [ "$1" = -u ]; then shift 2; fi\nexec "$@"\n'
 
