@@ -66,6 +66,7 @@ is_guarded() {
 restarted() { [ "$(booted systemctl show --property NRestarts --value edgekit-agent)" -ge 1 ]; }
 
 test_amd64() {
+  device=booted
   step "amd64: packages, twice, equal"
   packages amd64 bookworm "$work/debs" edgekit,edgekit-litert,edgekit-onnxruntime,edgekit-fleet
   packages amd64 bookworm "$work/again" edgekit,edgekit-litert

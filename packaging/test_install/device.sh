@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # The device in the root, and a fleet manager on this machine. A part of packaging/test_install.sh.
 
-device=booted # how commands are run on it: booted or inside
+device="" # how commands are run on it: booted, inside, in_image
 server=""     # the fleet manager
 agent=""      # the agent in a root that is not booted
 
@@ -49,7 +49,7 @@ journal_says() { booted journalctl --unit edgekit-agent --no-pager | grep "$1" >
 agent_log() {
   case $device in
   booted) booted journalctl --unit edgekit-agent --no-pager | tail -40 ;;
-  inside) tail -30 "$work/agent.log" ;;
+  *) tail -30 "$work/agent.log" ;;
   esac
 }
 
