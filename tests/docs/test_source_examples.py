@@ -7,6 +7,7 @@ import tty
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import paho.mqtt.client as paho
 import pytest
@@ -16,11 +17,16 @@ from paho.mqtt.enums import CallbackAPIVersion
 from picture_server import PictureServer
 from single_model import write_image_bundle, write_window_bundle
 
+from edgekit.agent.cameras import put_in_force
+from edgekit.agent.config import parse_agent_config
 from edgekit.agent.worker.runner import run_pipeline
-from edgekit.pipeline.config import load_config
+from edgekit.core.cameras import CameraList, camera_problems
+from edgekit.pipeline.config import config_problems, load_config
+from edgekit_fleet.cameras.written import read_cameras
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/pipelines.md").read_text(encoding="utf-8")
+CAMERAS = (ROOT / "examples/fleet/cameras.toml").read_text(encoding="utf-8")
 NOT_RUN_HERE = "# Not run here"
 """How an example begins that needs what no test machine has."""
 
@@ -116,6 +122,21 @@ def accelerometer(folder):
     with_address('uri = "lsm6dso_accel"', f'uri = "lsm6dso_accel"\nroot = "{folder}"', folder)
 
 
+def of_the_fleet(folder):
+    """Give a device the fleet's list, and put into the example what its agent makes of it."""
+    server = PictureServer()
+    server.login = "basic"
+    [camera] = read_cameras(CAMERAS.replace("http://door.lan", server.url), "cameras.toml")
+    camera = msgspec.structs.replace(camera, password_unix_ms=1)
+    fetched = CameraList(device="box", cameras=(camera,), passwords={"door": server.password}, salt="s")
+    put_in_force(folder / "state", fetched, "1")
+    agent = parse_agent_config(
+        '[[pipeline]]\nfile = "fleet.toml"', folder=folder, state=folder / "state", check=config_problems
+    )
+    (folder / "fleet.toml").write_text(agent.pipelines[0].text)
+    return server.close
+
+
 RUNNABLE = {
     "images": images,
     "folder": inbox,
@@ -126,11 +147,12 @@ RUNNABLE = {
     "modbus": registers,
     "iio": accelerometer,
     "mqtt-source": published,
+    "fleet": of_the_fleet,
 }
 
 
 def file_of(kind):
-    return next((ROOT / "examples" / kind).glob("*.toml"))
+    return ROOT / "examples" / kind / f"{kind.removesuffix('-source')}.toml"
 
 
 @pytest.mark.parametrize("kind", RUNNABLE)
@@ -176,3 +198,12 @@ def test_the_documentation_shows_the_example_that_is_run(kind):
     text = file_of(kind).read_text(encoding="utf-8")
     source = text.partition("[source]\n")[2].partition("\n\n")[0]
     assert f"```toml\n[source]\n{source}\n```" in PAGE
+
+
+def test_the_fleet_takes_the_lists_of_cameras_that_are_shown():
+    page = (ROOT / "docs/cameras.md").read_text(encoding="utf-8")
+    shown = page.partition("```toml\n")[2].partition("```")[0]
+    for text in (shown, CAMERAS):
+        cameras = read_cameras(text, "cameras.toml")
+        assert [camera.name for camera in cameras] == ["door"]
+        assert camera_problems(cameras) == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from agent_stage import AgentStage, FleetStage, wait_for
@@ -15,11 +17,10 @@ pytestmark = [
     pytest.mark.usefixtures("_proved_once"),
 ]
 SECRET = "se:cret-of-the-door"
+EXAMPLE = Path(__file__).parents[2] / "examples/fleet"
 PIPELINES = """
 [[pipeline]]
-name = "door"
-model = "./tiny"
-source = { kind = "fleet", camera = "door" }
+file = "fleet.toml"
 [[pipeline]]
 file = "motor.toml"
 """
@@ -37,7 +38,8 @@ def camera():
 def agent(tmp_path):
     folder = tmp_path / "agent"
     folder.mkdir()
-    write_image_bundle(folder / "tiny")
+    shutil.copy(EXAMPLE / "fleet.toml", folder)
+    write_image_bundle(folder / "classifier.ekb")
     make_bundle(folder / "motion")
     (folder / "motor.toml").write_text(pipeline_toml(model="./motion", fps=20))
     agent = AgentStage(folder, PIPELINES)
@@ -54,15 +56,16 @@ def fleet(tmp_path):
     fleet.stop()
 
 
-def define(fleet, folder, uri, **options):
-    lines = [f"{key} = {json.dumps(value)}" for key, value in {"uri": uri, "user": "ann", **options}.items()]
-    (folder / "cameras.toml").write_text("\n".join(['[[camera]]\nname = "door"\nkind = "http"', *lines]))
+def define(fleet, folder, address, **options):
+    text = (EXAMPLE / "cameras.toml").read_text().replace("http://door.lan/snapshot.jpg", address)
+    lines = [f"{key} = {json.dumps(value)}" for key, value in options.items()]
+    (folder / "cameras.toml").write_text("\n".join([text, *lines]))
     fleet.cli("cameras", "set", folder / "cameras.toml", "--device", "box")
 
 
 def is_watching(status):
-    door = status["pipelines"]["door"]
-    return door["state"] == "running" and door["frames"] >= 3
+    entrance = status["pipelines"]["entrance"]
+    return entrance["state"] == "running" and entrance["frames"] >= 3
 
 
 def test_a_camera_of_the_fleet_with_its_password_is_used_changed_kept_offline_and_shown_to_nobody(
@@ -75,13 +78,13 @@ def test_a_camera_of_the_fleet_with_its_password_is_used_changed_kept_offline_an
         "that the camera is missed, and the other pipeline runs",
     )
     (tmp_path / "secret").write_text(SECRET)
-    define(fleet, tmp_path, f"{camera.url}/picture.jpg", fps=20)
+    define(fleet, tmp_path, f"{camera.url}/picture.jpg")
     fleet.cli("cameras", "password", "door", "--device", "box", "--password-file", tmp_path / "secret")
     seen = agent.until(is_watching, "frames of the camera")
     assert seen["cameras"]["names"] == ["door"]
     wait_for(lambda: fleet.cli("cameras", "show", "box")["in_force"], "the device's report")
 
-    define(fleet, tmp_path, f"{camera.url}/other.jpg", fps=10)
+    define(fleet, tmp_path, f"{camera.url}/other.jpg")
     wait_for(lambda: any(line.endswith("/other.jpg") for line in camera.paths), "the changed address")
     changed = agent.until(is_watching, "frames from the changed address")
     motor, before = changed["pipelines"]["motor"], waiting["pipelines"]["motor"]
