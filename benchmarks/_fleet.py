@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from _mosquitto import Mosquitto
-
+from edgekit_fleet.app.brokers import EMBEDDED, MOSQUITTO, NATS_DEVICES
 from edgekit_fleet.cli.simulate import enrol
 from edgekit_fleet.registry.remote import FleetClient
 
@@ -27,13 +26,13 @@ class Fleet:
     Args:
         folder: Of the fleet, of its devices and of the publisher.
         environment: More variables of the fleet manager and of its embedded broker.
-        mosquitto: The broker, which is started and ended with the fleet manager; None for the embedded one.
+        broker: ``embedded``, or ``mosquitto``, which must be installed; ``broker_for`` chooses.
     """
 
     def __init__(
-        self, folder: Path, environment: dict[str, str] | None = None, mosquitto: Mosquitto | None = None
+        self, folder: Path, environment: dict[str, str] | None = None, broker: str = EMBEDDED
     ) -> None:
-        self.folder, self._mosquitto = folder, mosquitto
+        self.folder, self._broker = folder, broker
         self.data = folder / "fleet"
         self._environment = os.environ | (environment or {})
         self._killed = 0
@@ -43,8 +42,8 @@ class Fleet:
 
     def start(self) -> None:
         """Start it, on the ports it had before; also after ``kill``."""
-        broker = ("--broker", self._mosquitto.url) if self._mosquitto else ("--broker-port", "0")
-        serve = ("serve", "--data", str(self.data), "--port", "0", *broker, "--json")
+        ports = ("--port", "0", "--broker-port", "0")
+        serve = ("serve", "--data", str(self.data), *ports, "--broker", self._broker, "--json")
         with (self.folder / "fleet.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "edgekit_fleet.cli.main", *serve],
@@ -52,8 +51,6 @@ class Fleet:
                 stderr=log,
                 env=self._environment,
             )
-        if self._mosquitto is not None:
-            self._mosquitto.start()
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -141,9 +138,7 @@ class Fleet:
             return {device: (rows, watermark) for device, watermark, rows in sql.execute(query, (boot,))}
 
     def _broker_pid(self) -> int:
-        if self._mosquitto is not None:
-            return self._mosquitto.pid
-        return int((self.data / "broker" / "nats.pid").read_text())
+        return int((self.data / "broker" / "broker.pid").read_text())
 
     def __enter__(self) -> Fleet:  # noqa: PYI034 - Python 3.10 has no Self
         return self
@@ -151,8 +146,11 @@ class Fleet:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait(60)
-        if self._mosquitto is not None:
-            self._mosquitto.stop()
+
+
+def broker_for(devices: int) -> str:
+    """Return the broker that the documentation names for so many devices."""
+    return EMBEDDED if devices < NATS_DEVICES else MOSQUITTO
 
 
 def outcome_of(simulation: subprocess.Popen[bytes]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Whether a fleet manager that is killed at random, and its broker, lose or double an acknowledged message.
 
-    python benchmarks/fleet_kills.py [--kills N] [--devices N] [--seed N] [--full] [--json]
+    python benchmarks/fleet_kills.py [--full] [--kills N] [--devices N] [--seed N] [--broker mosquitto]
 
 Simulated devices (real protocol, real certificates) send metrics and events all the time, and delete what is
 acknowledged. Meanwhile the fleet manager or its broker, drawn by the seed, is killed with ``kill -9`` at a
@@ -39,6 +39,7 @@ def main() -> int:
     words.add_argument("--kills", type=int, help="instead of 6, or 100 with --full")
     words.add_argument("--devices", type=int, default=DEVICES, help=f"default {DEVICES}")
     words.add_argument("--seed", type=int, default=0, help="draws what is killed, and when (default 0)")
+    words.add_argument("--broker", choices=("embedded", "mosquitto"), default="embedded")
     words.add_argument("--each-s", type=float, default=EACH_S, help=f"time for each kill, default {EACH_S:g}")
     arguments = words.parse_args()
     kills = arguments.kills or (100 if arguments.full else 2 if arguments.sabotage else 6)
@@ -51,7 +52,7 @@ def main() -> int:
 
 def measure(folder: Path, kills: int, devices: int, dice: random.Random, options: Any) -> dict[str, Any]:
     """Run devices, kill, and return what is stored beside what was sent."""
-    with Fleet(folder) as fleet:
+    with Fleet(folder, broker=options.broker) as fleet:
         fleet.enrol(devices)
         load = ("--report-s", "1", "--event-s", "1", "--connect-s", str(CONNECT_S))
         simulation = fleet.simulate(devices, "--seconds", str(kills * options.each_s), *load)

@@ -115,7 +115,7 @@ class RunningFleet:
         return code
 
     def broker_pid(self):
-        return int((self.data / "broker" / "nats.pid").read_text())
+        return int((self.data / "broker" / "broker.pid").read_text())
 
     def get(self, path, **query):
         answer = self.client.get(f"/api/v1/{path}", params=query)

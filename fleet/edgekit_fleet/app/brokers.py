@@ -1,4 +1,4 @@
-"""The broker that ``--broker`` names: the embedded one, set up and supervised, or one that runs already."""
+"""The broker that ``--broker`` names: one that is started and watched here, or one that runs already."""
 
 from __future__ import annotations
 
@@ -11,15 +11,24 @@ from edgekit.core.errors import UsageError
 from edgekit_fleet.app.options import Options, Ports, is_loopback, url
 from edgekit_fleet.broker.admission import Admission
 from edgekit_fleet.broker.callout import Callout
-from edgekit_fleet.broker.embedded import USER, EmbeddedBroker, TlsFiles
-from edgekit_fleet.broker.mosquitto import FLEET_USER, hand_over
+from edgekit_fleet.broker.embedded import USER, NatsServer, TlsFiles
+from edgekit_fleet.broker.kick import Kicker
+from edgekit_fleet.broker.mosquitto import hand_over
 from edgekit_fleet.broker.mqtt import Access
+from edgekit_fleet.broker.nats_thread import NatsAccess
 from edgekit_fleet.broker.nkey import AccountKey
-from edgekit_fleet.identity.authority import Authority
+from edgekit_fleet.broker.own_mosquitto import MosquittoServer
+from edgekit_fleet.broker.strangers import Strangers
+from edgekit_fleet.broker.supervised import Supervised
+from edgekit_fleet.identity.authority import FLEET_NAME, Authority
 from edgekit_fleet.store.clock import unix_ms
 from edgekit_fleet.store.devices import Devices
 
 logger = logging.getLogger(__name__)
+
+EMBEDDED, MOSQUITTO = "embedded", "mosquitto"
+NATS_DEVICES = 3000
+"""From how many devices on mosquitto should be used: nats-server takes 120 KB for each, mosquitto 30 KB."""
 
 
 @dataclass(frozen=True)
@@ -29,26 +38,33 @@ class Broker:
     Args:
         access: How the fleet manager reaches it.
         url: How devices reach it.
-        embedded: The supervised process; None for a broker that runs already.
-        callout: Decides who may connect to the embedded broker.
-        admission: Tells it the embedded broker.
+        child: Its process, if it is started here.
+        nats: How the embedded nats-server is reached by its own protocol; None for any other broker.
+        callout: Decides who may connect to nats-server.
+        admission: Tells it nats-server.
+        kicker: Closes connections of devices, if the broker is started here.
+        write_revoked: Writes the list of revoked certificates for a mosquitto that is started here, if it has
+            changed, and says so.
     """
 
     access: Access
     url: str
-    embedded: EmbeddedBroker | None = None
+    child: Supervised | None = None
+    nats: NatsAccess | None = None
     callout: Callout | None = None
     admission: Admission | None = None
+    kicker: Kicker | None = None
+    write_revoked: Callable[[], bool] | None = None
 
     @property
     def restarts(self) -> int:
-        """How often the embedded broker ended by itself and was started again."""
-        return self.embedded.restarts if self.embedded else 0
+        """How often a broker that is started here ended by itself and was started again."""
+        return self.child.restarts if self.child else 0
 
     @property
     def problem(self) -> str:
-        """What is wrong with the embedded broker; empty if it is well."""
-        return self.embedded.problem if self.embedded else ""
+        """What is wrong with a broker that is started here; empty if it is well."""
+        return self.child.problem if self.child else ""
 
     def counters(self) -> dict[str, int]:
         """Return the connections that were refused, by reason, and those that a busy server lost."""
@@ -61,44 +77,71 @@ class Broker:
             **refused,
         }
 
-    def strangers(self, since_ms: int) -> dict[str, int]:
-        """Return devices with a certificate of this fleet that were refused since a time, and when."""
-        return self.callout.strangers.since(since_ms) if self.callout else {}
+    def advice(self, devices: int) -> list[str]:
+        """Return what an operator should know of this broker with so many devices, a sentence each."""
+        if self.nats is None or devices < NATS_DEVICES:
+            return []
+        advice = (
+            f"The embedded broker takes {devices * 0.12:.0f} MB for {devices} devices, mosquitto a fourth."
+            " Install it (apt-get install mosquitto) and restart with --broker mosquitto; no device has to"
+            " enrol again."
+        )
+        return [advice]
 
-    def disconnect(self, device: str) -> None:
-        """Close a device's connection at once; another broker than the embedded one is not told."""
-        if self.embedded is not None:
-            self.embedded.kicker.bar(device)
+    def shut(self, device: str) -> None:
+        """Close the connection of a device that may not connect any more, at once.
 
-    def disconnect_again(self, is_welcome: Callable[[str], bool]) -> None:
-        """Close connections that a device barred a moment ago may have got since."""
-        if self.embedded is not None:
-            self.embedded.kicker.again(is_welcome)
+        A broker that is not started here is not told; it reads ``GET /api/v1/crl``.
+        """
+        self._tell_revoked()
+        if self.kicker is not None:
+            self.kicker.bar(device)
+
+    def reopen(self) -> None:
+        """Let devices connect again that were revoked and are welcome now."""
+        self._tell_revoked()
+
+    def keep(self, is_welcome: Callable[[str], bool]) -> None:
+        """Repeat what could not be done; close connections that barred devices may have got since."""
+        self._tell_revoked()
+        if self.kicker is not None:
+            self.kicker.again(is_welcome)
+
+    def _tell_revoked(self) -> None:
+        """Have a mosquitto that is started here know which certificates are revoked."""
+        try:
+            if self.write_revoked is not None and self.child is not None and self.write_revoked():
+                self.child.reload()
+        except OSError as cause:  # a full disk; ``keep`` tries again
+            logger.warning("the broker is not told which certificates are revoked: %s", cause)
 
 
-def embedded_broker(
+def own_broker(
     options: Options,
     ports: Ports,
     authority: Authority,
     *,
     data: Path,
     devices: Devices,
+    strangers: Strangers,
     on_start: Callable[[], None],
     has_room: Callable[[], bool],
 ) -> Broker:
-    """Return the embedded broker, not started yet.
+    """Return the broker that is started here, not started yet: nats-server or mosquitto.
 
     Args:
         options: The command line.
-        ports: Keeps the port that is chosen at the first start.
+        ports: Keeps the port that is chosen at the first start, whichever broker.
         authority: Issues the broker's certificate.
         data: The fleet's data folder.
         devices: Say who may connect.
+        strangers: Remembers whom nats-server asked for in vain.
         on_start: Called each time before the broker starts: no device is connected then.
         has_room: Whether the disk has room: one that is full is no reason to restart the broker.
 
     Raises:
-        UsageError: TLS is off on an address that other machines can reach.
+        UsageError: TLS is off on an address that other machines can reach, or with mosquitto.
+        ConfigError: The broker's program is not installed.
     """
     is_tls = options.broker_tls == "on"
     if not is_tls and not is_loopback(options.host):
@@ -107,31 +150,63 @@ def embedded_broker(
             hint="leave --broker-tls on, or listen on 127.0.0.1",
         )
     requested = options.broker_port if options.broker_port is not None else (8883 if is_tls else 1883)
-    port = ports.fixed("mqtt", requested)
-    ca = authority.certificate_path
-    tls = TlsFiles(*authority.server_files("broker", options.hosts), ca) if is_tls else None
+    port, tls = ports.fixed("mqtt", requested), None
+    if is_tls:
+        tls = TlsFiles(*authority.server_files("broker", options.hosts), authority.certificate_path)
+    if options.broker == MOSQUITTO:
+        program = _mosquitto(options, port, authority, tls, data / "broker", devices)
+        child = Supervised(program, on_start=on_start, has_room=has_room)
+        return Broker(
+            program.access,
+            url("mqtts", options.name, port),
+            child,
+            kicker=Kicker(program.disconnect),
+            write_revoked=program.write_revoked,
+        )
     issuer = AccountKey()
-    process = EmbeddedBroker(
-        data / "broker",
+    server = NatsServer(data / "broker", host=options.host, port=port, issuer=issuer.public, tls=tls)
+    callout = Callout(issuer, devices.is_welcome, devices.is_barred, strangers, needs_certificate=is_tls)
+    return Broker(
+        _nats_access(options, port, authority, tls, server.password),
+        url("mqtts" if is_tls else "mqtt", options.name, port),
+        Supervised(server, on_start=on_start, has_room=has_room),
+        nats=server.nats,
+        callout=callout,
+        admission=Admission(server.nats, callout),
+        kicker=Kicker(server.kick.disconnect),
+    )
+
+
+def _mosquitto(
+    options: Options, port: int, authority: Authority, tls: TlsFiles | None, folder: Path, devices: Devices
+) -> MosquittoServer:
+    if tls is None:
+        raise UsageError(
+            "--broker mosquitto with --broker-tls off: it knows devices by their certificates",
+            hint="leave --broker-tls on",
+        )
+    return MosquittoServer(
+        folder,
         host=options.host,
         port=port,
-        issuer=issuer.public,
         tls=tls,
-        on_start=on_start,
-        has_room=has_room,
+        authority=authority,
+        revoked=lambda: devices.revoked_serials(unix_ms()),
     )
-    scheme = "mqtts" if is_tls else "mqtt"
-    access = Access(
-        url(scheme, "127.0.0.1" if options.is_any_address else options.host, port),
+
+
+def _nats_access(
+    options: Options, port: int, authority: Authority, tls: TlsFiles | None, password: str
+) -> Access:
+    host = "127.0.0.1" if options.is_any_address else options.host
+    return Access(
+        url("mqtts" if tls else "mqtt", host, port),
         user=USER,
-        password=process.password,
-        ca=ca,
+        password=password,
+        ca=authority.certificate_path,
         certificate=tls.certificate if tls else None,
         key=tls.key if tls else None,
     )
-    callout = Callout(issuer, devices.is_welcome, devices.is_barred, needs_certificate=is_tls)
-    admission = Admission(process.nats, callout)
-    return Broker(access, url(scheme, options.name, port), process, callout, admission)
 
 
 def other_broker(options: Options, authority: Authority, data: Path, devices: Devices) -> Broker:
@@ -144,7 +219,7 @@ def other_broker(options: Options, authority: Authority, data: Path, devices: De
     ca = options.broker_ca or authority.certificate_path
     host, port, is_tls = Access(options.broker).address()
     if is_tls and certificate is None:
-        certificate, key = authority.server_files(FLEET_USER, options.hosts)
+        certificate, key = authority.server_files(FLEET_NAME, options.hosts)
         serials = devices.revoked_serials(unix_ms())
         config = hand_over(data / "mosquitto", authority, host, port, serials)
         logger.info("what a mosquitto needs to serve this fleet is in %s", config)

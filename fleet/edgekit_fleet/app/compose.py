@@ -12,7 +12,7 @@ from pathlib import Path
 from edgekit.base.files import write_durably
 from edgekit.core import wire
 from edgekit.core.errors import ConfigError, EdgekitError, StorageError
-from edgekit_fleet.app.brokers import Broker, embedded_broker, other_broker
+from edgekit_fleet.app.brokers import EMBEDDED, MOSQUITTO, Broker, other_broker, own_broker
 from edgekit_fleet.app.certificates import CertificateKeeper
 from edgekit_fleet.app.disk_watch import DiskWatch, give_up_reserve
 from edgekit_fleet.app.options import Options, Ports, close_to_others, is_loopback, url
@@ -21,6 +21,7 @@ from edgekit_fleet.app.services import Services, Settings
 from edgekit_fleet.broker.commanding import Commanding
 from edgekit_fleet.broker.downlink import MqttDownlink
 from edgekit_fleet.broker.nats_downlink import NatsDownlink
+from edgekit_fleet.broker.strangers import Strangers
 from edgekit_fleet.cameras.service import CameraService
 from edgekit_fleet.identity.authority import Authority
 from edgekit_fleet.identity.enrol import Enrolment
@@ -92,10 +93,11 @@ class Fleet:
         self._check_keys(data)
         devices = Devices(database)
         self.certificates = CertificateKeeper(self.authority, devices, unix_ms)
+        self._strangers = Strangers()
         self.broker = self._make_broker(data, devices)
         self.downlink = self._make_downlink()
         self.services = self._make_services(data, database, devices)
-        self.intake = self.services.intake = Intake(self.services, unix_ms)
+        self.intake = self.services.intake = Intake(self.services, unix_ms, self._strangers)
         self._disk = DiskWatch(data, database, self.services.messages, self.intake.pause)
         self.ingest = self._make_ingest()
         self._answer_requests()
@@ -117,27 +119,27 @@ class Fleet:
         self._facts.set(ONLINE_KEYS, "made")
 
     def _make_broker(self, data: Path, devices: Devices) -> Broker:
-        if self.options.broker != "embedded":
+        if self.options.broker not in (EMBEDDED, MOSQUITTO):
             return other_broker(self.options, self.authority, data, devices)
 
         def broker_starts() -> None:
             self.intake.present_since_ms = unix_ms()
             devices.all_offline()
 
-        return embedded_broker(
+        return own_broker(
             self.options,
             self._ports,
             self.authority,
             data=data,
             devices=devices,
+            strangers=self._strangers,
             on_start=broker_starts,
             has_room=lambda: not self._disk.is_full,
         )
 
     def _make_downlink(self) -> MqttDownlink | NatsDownlink:
         mqtt = MqttDownlink(self.broker.access, self._session("fleet"), self._downlink_connected.set)
-        embedded = self.broker.embedded
-        return mqtt if embedded is None else NatsDownlink(mqtt, embedded.nats)
+        return mqtt if self.broker.nats is None else NatsDownlink(mqtt, self.broker.nats)
 
     def _make_services(self, data: Path, database: Database, devices: Devices) -> Services:
         hooks, bus, tokens = Hooks(), Bus(), Tokens(database)
@@ -164,9 +166,7 @@ class Fleet:
             metrics=metrics,
             rates=rates,
             tokens=tokens,
-            enrolment=Enrolment(
-                database, self.authority, devices, tokens, Journal(data), self.broker.disconnect
-            ),
+            enrolment=Enrolment(database, self.authority, devices, tokens, Journal(data), self.broker),
             commanding=commanding,
             bus=bus,
             health=self.health,
@@ -220,10 +220,9 @@ class Fleet:
         )
 
     def _make_ingest(self) -> Ingest:
-        embedded = self.broker.embedded
-        if embedded is None:
+        if self.broker.nats is None:
             return SharedIngest(self.broker.access, self._session("ingest"), self.intake)
-        return JetStreamIngest(embedded.nats, self.intake)
+        return JetStreamIngest(self.broker.nats, self.intake)
 
     def _session(self, purpose: str) -> str:
         """Return an MQTT client id: the same at each start, and another fleet's differs."""
@@ -235,7 +234,7 @@ class Fleet:
         Raises:
             LinkError: The broker does not start, or cannot be reached.
         """
-        if self.broker.embedded is not None and self.options.broker_tls == "on":
+        if self.broker.child is not None and self.options.broker_tls == "on":
             self.certificates.keep("broker", self.options.hosts, self._reload_broker)
         try:
             self._undo.callback(self._disk.stop)
@@ -243,9 +242,9 @@ class Fleet:
             checkpoints = Ticker("checkpoints", _CHECKPOINT_S, self._checkpoint)
             self._undo.callback(checkpoints.stop)
             checkpoints.start()
-            if self.broker.embedded is not None:
-                self._undo.callback(self.broker.embedded.stop)
-                self.broker.embedded.start()
+            if self.broker.child is not None:
+                self._undo.callback(self.broker.child.stop)
+                self.broker.child.start()
             if self.broker.admission is not None:
                 self._undo.callback(self.broker.admission.stop)
                 self.broker.admission.start()
@@ -318,13 +317,14 @@ class Fleet:
         self.certificates.keep("http", self.options.hosts, reload)
 
     def _reload_broker(self) -> None:
-        if self.broker.embedded is not None:
-            self.broker.embedded.reload()
+        if self.broker.child is not None:
+            self.broker.child.reload()
         self.downlink.reload()
 
     def warnings(self) -> list[str]:
         """Return what an operator should know before anything else, one sentence each."""
-        said = [*self._restored(), *self.certificates.warnings()]
+        devices = self.services.devices.counts()["total"]
+        said = [*self._restored(), *self.certificates.warnings(), *self.broker.advice(devices)]
         if strangers := self.strangers():
             said.append(
                 f"{len(strangers)} devices with a certificate of this fleet are not in its database:"
@@ -335,7 +335,7 @@ class Fleet:
 
     def strangers(self) -> dict[str, int]:
         """Return unknown devices that were refused in the last hour with a certificate of this fleet."""
-        knocking = self.broker.strangers(unix_ms() - STRANGER_MS)
+        knocking = self._strangers.since(unix_ms() - STRANGER_MS)
         return {name: at for name, at in knocking.items() if not self.services.devices.exists(name)}
 
     def _restored(self) -> list[str]:
@@ -361,7 +361,7 @@ class Fleet:
 
     def _count_turned_away(self) -> None:
         """Store what the broker refused of devices, for their pages."""
-        if self.broker.embedded is not None and (counts := self.broker.embedded.turned_away()):
+        if self.broker.child is not None and (counts := self.broker.child.turned_away()):
             known = self.services.devices.known({device for device, _ in counts})
             counted = {key: count for key, count in counts.items() if key[0] in known}
             self.services.messages.turn_away(counted, unix_ms())
@@ -380,7 +380,7 @@ class Fleet:
                 services.commanding.send_again()
                 services.cameras.tell_due()  # those that a request or a kill has left
                 self._count_turned_away()
-                self.broker.disconnect_again(services.devices.is_welcome)
+                self.broker.keep(services.devices.is_welcome)
                 if rounds % _TRIM_EVERY == 0:
                     self.certificates.check()
                     services.messages.trim(unix_ms() - KEEP_MS, max_rows=MAX_ROWS)

@@ -18,35 +18,13 @@ from cryptography import x509
 from edgekit.core import wire
 from edgekit.core.spec import DEVICE_ID
 from edgekit_fleet.broker.nkey import AccountKey, read_claims
+from edgekit_fleet.broker.strangers import Strangers
 from edgekit_fleet.identity.authority import URN
 
 ACCOUNT = "EK"
 SUBJECT = "$SYS.REQ.USER.AUTH"
-MAX_STRANGERS = 1000
 WAIT_S = 10
 """How long the broker waits for an answer; devices wait as long for theirs."""
-
-
-class Strangers:
-    """Devices that were refused though their certificate is of this fleet, the last 1000, by id.
-
-    They were revoked, or enrolled after a backup that was restored since. They knock every few minutes, so it
-    is enough to remember them in memory.
-    """
-
-    def __init__(self) -> None:
-        self._heard_ms: dict[str, int] = {}
-
-    def note(self, device: str, now_ms: int) -> None:
-        """Remember that a device was refused."""
-        self._heard_ms.pop(device, None)
-        self._heard_ms[device] = now_ms
-        if len(self._heard_ms) > MAX_STRANGERS:
-            del self._heard_ms[next(iter(self._heard_ms))]
-
-    def since(self, at_ms: int) -> dict[str, int]:
-        """Return the devices refused since a time, and when each was last, in Unix milliseconds."""
-        return {device: heard for device, heard in list(self._heard_ms.items()) if heard >= at_ms}
 
 
 class Callout:
@@ -56,6 +34,7 @@ class Callout:
         key: Signs the answers; the broker's configuration names it as the issuer.
         is_welcome: Whether a device may connect.
         is_barred: Whether a certificate, by its serial number in hexadecimal, is refused whatever it names.
+        strangers: Remembers whom the fleet does not know.
         needs_certificate: Whether the listener speaks TLS.
     """
 
@@ -63,14 +42,15 @@ class Callout:
         self,
         key: AccountKey,
         is_welcome: Callable[[str], bool],
-        is_barred: Callable[[str], bool] = lambda _: False,
+        is_barred: Callable[[str], bool],
+        strangers: Strangers,
         *,
         needs_certificate: bool,
     ) -> None:
         self._key = key
         self._is_welcome = is_welcome
         self._is_barred = is_barred
-        self.strangers = Strangers()
+        self._strangers = strangers
         self._needs_certificate = needs_certificate
         self.refused: Counter[str] = Counter()
         """Connections refused, by reason: ``kind``, ``certificate``, ``client_id``, ``device``."""
@@ -109,7 +89,7 @@ class Callout:
         elif self._is_barred(serial):
             kind, reason = "device", f"{device} was deleted: it must enrol again"
         elif not self._is_welcome(device):
-            self.strangers.note(device, time.time_ns() // 1_000_000)
+            self._strangers.note(device, time.time_ns() // 1_000_000)
             kind, reason = "device", f"{device} is not enrolled, or is revoked"
         else:
             return device, ""

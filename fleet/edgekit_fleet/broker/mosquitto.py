@@ -1,7 +1,7 @@
-"""Files for Debian's mosquitto: a configuration, and an access list that isolates devices.
+"""Files for a mosquitto that somebody else runs: a configuration, and an access list that isolates devices.
 
-``edgekit-fleet`` does not start mosquitto; the service manager does. The files make mosquitto trust the
-fleet's CA, and take the name in a certificate as the device.
+The files make mosquitto trust the fleet's CA, and take the name in a certificate as the device. One that the
+fleet manager starts by itself is in ``own_mosquitto``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,7 @@ from pathlib import Path
 
 from edgekit.base.files import write_durably
 from edgekit.core import wire
-from edgekit_fleet.identity.authority import Authority
-
-FLEET_USER = "edgekit-fleet"
-"""The CN of the fleet manager's own certificate."""
+from edgekit_fleet.identity.authority import FLEET_NAME, Authority
 
 
 @dataclass(frozen=True)
@@ -71,14 +68,15 @@ def hand_over(folder: Path, authority: Authority, host: str, port: int, serials:
     return folder / "mosquitto.conf"
 
 
-ACCESS_LIST = f"""# the fleet manager
-user {FLEET_USER}
-topic readwrite {wire.ROOT}/#
-
-# a device publishes below its up, subscribes below its down; %u is its certificate's CN
+DEVICES_ACCESS = f"""# a device publishes below its up, subscribes below its down; %u is its certificate's CN
 pattern write {wire.ROOT}/%u/up/#
 pattern read {wire.ROOT}/%u/down/#
 """
+ACCESS_LIST = f"""# the fleet manager
+user {FLEET_NAME}
+topic readwrite {wire.ROOT}/#
+
+{DEVICES_ACCESS}"""
 
 
 def configuration(folder: Path, *, host: str, port: int, tls: MosquittoTls | None) -> str:

@@ -33,6 +33,8 @@ DEVICE_DAYS = 90
 SERVER_DAYS = 397
 CA_DAYS = 3650
 URN = "urn:edgekit:device:"
+FLEET_NAME = "edgekit-fleet"
+"""The CN of the fleet manager's own certificate, which a mosquitto knows it by: no device gets this name."""
 MAX_CSR_BYTES = 16 << 10
 FLOOR = dt.datetime.fromtimestamp(FLOOR_UNIX_MS / 1000, dt.timezone.utc)
 """Every certificate is valid from then on: earlier than this software, so no right clock is before it."""

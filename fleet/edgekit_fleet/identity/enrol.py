@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -11,12 +11,22 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from edgekit.core import wire
 from edgekit.core.errors import EnrollError
 from edgekit.core.spec import DEVICE_ID
-from edgekit_fleet.identity.authority import Authority, Issued, key_sha256, read_csr
+from edgekit_fleet.identity.authority import FLEET_NAME, Authority, Issued, key_sha256, read_csr
 from edgekit_fleet.identity.journal import Journal
 from edgekit_fleet.store.audit import LOCAL, Actor, Audit
 from edgekit_fleet.store.database import Database
 from edgekit_fleet.store.devices import Devices
 from edgekit_fleet.store.tokens import Tokens
+
+
+class Door(Protocol):
+    """The broker, as far as it is about who may connect."""
+
+    def shut(self, device: str) -> None:
+        """Close a device's connection and refuse the next one; a device or its certificates are barred."""
+
+    def reopen(self) -> None:
+        """Let devices connect again that were revoked and are welcome now."""
 
 
 class Enrolment:
@@ -28,7 +38,7 @@ class Enrolment:
         devices: The devices of the database.
         tokens: Its claims.
         journal: Records what a restored backup must be told again.
-        disconnect: Closes a device's connection to the broker.
+        door: Closes connections to the broker, and lets devices in again.
     """
 
     def __init__(
@@ -38,14 +48,14 @@ class Enrolment:
         devices: Devices,
         tokens: Tokens,
         journal: Journal,
-        disconnect: Callable[[str], None],
+        door: Door,
     ) -> None:
         self._database = database
         self._authority = authority
         self._devices = devices
         self._tokens = tokens
         self._journal = journal
-        self._disconnect = disconnect
+        self._door = door
         self._audit = Audit(database)
 
     def enroll(self, request: wire.EnrollRequest, now_ms: int, address: str = "") -> tuple[str, str, bool]:
@@ -72,17 +82,18 @@ class Enrolment:
                 self._tokens.use_claim(claim, key, device, now_ms)
                 return device, certificate, False
             by = Actor(f"claim {claim}", address)
-            device = self._tokens.replaced_by(claim)
-            if device:
-                self.delete(device, now_ms, by=by)
-            else:
-                device = self._free_id(request.name)
+            replaced = self._tokens.replaced_by(claim)
+            if replaced:
+                self._forget(replaced, now_ms, by)
+            device = replaced or self._free_id(request.name)
             self._journal.add("enrolled", device, now_ms)
             hardware = msgspec.json.encode(request.hardware).decode() if request.hardware else None
             self._devices.enroll(device, now_ms, hardware)
             issued = self._issue(public, device)
             self._tokens.use_claim(claim, key, device, now_ms)
             self._audit.record(by, "device.enrol", device, after={"certificate": issued.serial})
+        if replaced:  # once the broker can read which certificates are barred
+            self._door.shut(replaced)
         return device, issued.pem, True
 
     def renew(self, device: str, csr: str) -> str:
@@ -110,7 +121,7 @@ class Enrolment:
         with self._database.transaction():
             self._devices.revoke(device)
             self._audit.record(by, "device.revoke", device, after="revoked")
-        self._disconnect(device)
+        self._door.shut(device)
         return True
 
     def delete(self, device: str, now_ms: int, *, by: Actor = LOCAL) -> bool:
@@ -120,12 +131,9 @@ class Enrolment:
         """
         if not self._devices.exists(device):
             return False
-        self._journal.add("deleted", device, now_ms)
         with self._database.transaction():
-            self._devices.delete(device, now_ms)
-            self._tokens.forget_uses(device)
-            self._audit.record(by, "device.delete", device)
-        self._disconnect(device)
+            self._forget(device, now_ms, by)
+        self._door.shut(device)
         return True
 
     def adopt(self, device: str, now_ms: int, *, by: Actor = LOCAL) -> bool:
@@ -149,7 +157,16 @@ class Enrolment:
         self._journal.add("restored", device, now_ms)
         with self._database.transaction():
             self._audit.record(by, "device.restore", device, after="approved")
-            return self._devices.restore(device)
+            is_restored = self._devices.restore(device)
+        self._door.reopen()
+        return is_restored
+
+    def _forget(self, device: str, now_ms: int, by: Actor) -> None:
+        """Delete a device, inside a transaction."""
+        self._journal.add("deleted", device, now_ms)
+        self._devices.delete(device, now_ms)
+        self._tokens.forget_uses(device)
+        self._audit.record(by, "device.delete", device)
 
     def _again(self, device: str, key: str, csr: str, now_ms: int) -> str:
         if not self._devices.is_welcome(device):
@@ -170,7 +187,8 @@ class Enrolment:
 
     def _free_id(self, requested: str) -> str:
         """Return the requested id if it is valid and free, else one that begins with it."""
-        if DEVICE_ID.fullmatch(requested) and not self._devices.exists(requested):
+        is_valid = requested != FLEET_NAME and DEVICE_ID.fullmatch(requested)
+        if is_valid and not self._devices.exists(requested):
             return requested
         stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in requested)[
             :50

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 from edgekit.core import wire
 from edgekit.core.errors import EdgekitError, ProtocolError, StorageError
+from edgekit.core.spec import DEVICE_ID
+from edgekit_fleet.broker.strangers import Strangers
 from edgekit_fleet.ingest import claims
 from edgekit_fleet.ingest.ports import Answer, Parts
 from edgekit_fleet.ingest.quota import BYTES_PER_S, MESSAGES_PER_S, Quota
@@ -94,11 +96,13 @@ class Intake:
     Args:
         services: The store, the hooks, the downlink.
         now_ms: The fleet's clock, Unix milliseconds.
+        strangers: Remembers senders that are not enrolled; a broker that asks nobody lets them in.
     """
 
-    def __init__(self, services: Parts, now_ms: Callable[[], int]) -> None:
+    def __init__(self, services: Parts, now_ms: Callable[[], int], strangers: Strangers) -> None:
         self._services = services
         self._now_ms = now_ms
+        self._strangers = strangers
         self._lock = threading.Lock()
         self.present_since_ms = 0
         """When the broker started: earlier births say nothing about which devices are connected now."""
@@ -134,8 +138,12 @@ class Intake:
 
     def _decode(self, messages: Sequence[Message], *, is_limited: bool) -> _Pull:
         pull = _Pull()
-        known = self._services.devices.known({_sender(message) for message in messages})
+        senders = {_sender(message) for message in messages}
+        known = self._services.devices.known(senders)
         pull.known, now_ms = known, self._now_ms()
+        for stranger in senders.difference(known):
+            if DEVICE_ID.fullmatch(stranger):
+                self._strangers.note(stranger, now_ms)
         for message in messages:
             sender = _sender(message)
             if is_limited and not self._quota.allows(sender, len(message.payload), now_ms):

@@ -9,6 +9,7 @@ from fleet_kit import Connection, LocalFleet, Sender, alert
 from edgekit.core import wire
 from edgekit_fleet.broker.callout import WAIT_S, Callout
 from edgekit_fleet.broker.nkey import AccountKey, read_claims
+from edgekit_fleet.broker.strangers import Strangers
 from edgekit_fleet.ingest import jetstream
 
 NOW_MS = 1_790_000_000_000
@@ -72,7 +73,9 @@ def question(issued_s, **asked):
 
 
 def test_an_answer_that_came_too_late_is_counted_apart_from_refusals():
-    callout = Callout(AccountKey(), lambda device: device == "a", needs_certificate=False)
+    callout = Callout(
+        AccountKey(), lambda device: device == "a", lambda _: False, Strangers(), needs_certificate=False
+    )
     now_s = int(time.time())
     for asked in (now_s, now_s - WAIT_S - 2):
         assert not read_claims(callout.answer(question(asked)).decode())["nats"]["error"]

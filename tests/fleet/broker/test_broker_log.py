@@ -6,6 +6,7 @@ from fleet_kit import Connection, LocalFleet, wait_until
 from edgekit.core import wire
 from edgekit_fleet.app import compose
 from edgekit_fleet.broker.broker_log import BrokerLog
+from edgekit_fleet.broker.embedded import REFUSALS
 
 LINE = '[7] 2026/11/27 13:41:11.8 [ERR] 127.0.0.1:4 - mid:34 - "{}" - {}\n'
 
@@ -39,7 +40,7 @@ def log(tmp_path):
 
 
 def test_what_is_in_the_log_at_first_is_not_counted_again(log):
-    reader = BrokerLog(log)
+    reader = BrokerLog(log, REFUSALS)
     assert not reader.read()
     with log.open("a") as file:
         file.write(LINE.format("a", "Publish Violation - Subject x") * 2)
@@ -51,7 +52,7 @@ def test_what_is_in_the_log_at_first_is_not_counted_again(log):
 
 
 def test_a_line_that_is_half_written_is_counted_once_it_is_whole(log):
-    reader = BrokerLog(log)
+    reader = BrokerLog(log, REFUSALS)
     line = LINE.format("a", "Publish Violation - Subject x")
     for part, counted in ((line[:70], 0), (line[70:], 1)):
         with log.open("a") as file:
@@ -60,7 +61,7 @@ def test_a_line_that_is_half_written_is_counted_once_it_is_whole(log):
 
 
 def test_a_log_that_is_replaced_is_read_from_its_beginning(log):
-    reader = BrokerLog(log)
+    reader = BrokerLog(log, REFUSALS)
     log.rename(log.with_suffix(".1"))
     assert not reader.read()
     log.write_text(LINE.format("a", "Subscription Violation - Subject x"))

@@ -11,13 +11,16 @@ import pytest
 from fleet_kit import RunningFleet, composed, wait_until
 
 from edgekit.core.errors import ConfigError, LinkError, UsageError
-from edgekit_fleet.broker import embedded
-from edgekit_fleet.broker.embedded import EmbeddedBroker, find_server, free_port
+from edgekit_fleet.broker import supervised
+from edgekit_fleet.broker.embedded import NatsServer, find_server, free_port
 from edgekit_fleet.broker.nkey import AccountKey
+from edgekit_fleet.broker.supervised import Supervised
 
 
 def broker(folder, port=None, host="127.0.0.1"):
-    return EmbeddedBroker(folder, host=host, port=port or free_port(), issuer=AccountKey().public, tls=None)
+    return Supervised(
+        NatsServer(folder, host=host, port=port or free_port(), issuer=AccountKey().public, tls=None)
+    )
 
 
 def is_alive(pid):
@@ -54,7 +57,7 @@ def test_it_is_started_again_when_it_ends(tmp_path):
 def test_a_port_that_is_taken_is_told(tmp_path):
     first = broker(tmp_path / "a")
     first.start()
-    port = int(first._mqtt.rpartition(":")[2])
+    port = int(first.program.address.rpartition(":")[2])
     with pytest.raises(LinkError, match="did not start") as caught:
         broker(tmp_path / "b", port).start()
     assert any("address already in use" in reason for reason in caught.value.reasons)
@@ -68,7 +71,7 @@ def test_a_program_that_is_no_broker_is_told_at_once_and_by_name(tmp_path, monke
     with pytest.raises(LinkError, match="did not start") as caught:
         broker(tmp_path).start()
     assert "/bin/false" in caught.value.hint
-    assert time.monotonic() - began_s < embedded.START_S / 2
+    assert time.monotonic() - began_s < supervised.START_S / 2
 
 
 def test_a_broker_that_is_not_healthy_is_restarted_once_the_disk_has_room(tmp_path):
@@ -77,7 +80,7 @@ def test_a_broker_that_is_not_healthy_is_restarted_once_the_disk_has_room(tmp_pa
     one._has_room = has_room.is_set
     one.start()
     first, one.is_healthy = one.pid, lambda: False
-    wait_until(lambda: one._sick_looks > embedded._SICK_LOOKS, "a few looks at it")
+    wait_until(lambda: one._sick_looks > supervised._SICK_LOOKS, "a few looks at it")
     assert (one.pid, one.restarts) == (first, 0)
     assert "health check" in one.problem
     has_room.set()
@@ -96,7 +99,7 @@ def test_the_broker_of_a_killed_fleet_manager_ends(tmp_path):
 
 def test_an_orphan_is_ended_before_a_new_one_starts(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "edgekit_fleet.broker.embedded.shutil.which", lambda name: None if name == "setpriv" else name
+        "edgekit_fleet.broker.supervised.shutil.which", lambda name: None if name == "setpriv" else name
     )
     port = free_port()
     orphan = broker(tmp_path, port)

@@ -30,15 +30,21 @@ class Office:
         self.database = Database(folder / "a.sqlite")
         self.authority = Authority(folder / "ca")
         self.devices, self.tokens = Devices(self.database), Tokens(self.database)
-        self.disconnected = []
+        self.disconnected, self.reopened = [], 0
         self.enrolment = Enrolment(
             self.database,
             self.authority,
             self.devices,
             self.tokens,
             Journal(folder),
-            self.disconnected.append,
+            self,
         )
+
+    def shut(self, device):
+        self.disconnected.append(device)
+
+    def reopen(self):
+        self.reopened += 1
 
     def claim(self, uses=1):
         return self.tokens.create_claim(NOW_MS, NOW_MS * 10, uses=uses)

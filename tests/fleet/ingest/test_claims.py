@@ -6,6 +6,7 @@ import pytest
 
 from edgekit.core import wire
 from edgekit.core.sketch import Histogram, Sketch
+from edgekit_fleet.broker.strangers import Strangers
 from edgekit_fleet.ingest.claims import MAX_GAP, MAX_NUMBER
 from edgekit_fleet.ingest.intake import Intake, Message
 from edgekit_fleet.ingest.quota import BURST_BYTES, BURST_MESSAGES, MESSAGES_PER_S, Quota
@@ -39,7 +40,7 @@ def clock():
 
 @pytest.fixture
 def intake(services, down, clock):
-    return Intake(services, lambda: clock[0])
+    return Intake(services, lambda: clock[0], Strangers())
 
 
 def sketch(*counts, **changes):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edgekit.core import wire
 from edgekit.core.errors import ProtocolError, StorageError
+from edgekit_fleet.broker.strangers import Strangers
 from edgekit_fleet.ingest.intake import MAX_ITEMS, Intake, Message, take_until_done
 
 NOW_MS = 1_790_000_000_000
@@ -44,7 +45,7 @@ def down(services):
 
 @pytest.fixture
 def intake(services, down):
-    return Intake(services, lambda: NOW_MS)
+    return Intake(services, lambda: NOW_MS, Strangers())
 
 
 def message(leaf, body, device="d", arrived_ms=NOW_MS):

@@ -7,6 +7,7 @@ import pytest
 
 from edgekit.core import wire
 from edgekit.core.errors import StorageError
+from edgekit_fleet.broker.strangers import Strangers
 from edgekit_fleet.ingest.intake import Intake, Message
 
 NOW_MS = 1_790_000_000_000
@@ -56,7 +57,7 @@ def traced(services, log):
 
 @pytest.fixture
 def intake(traced):
-    return Intake(traced, lambda: NOW_MS)
+    return Intake(traced, lambda: NOW_MS, Strangers())
 
 
 def message(device, leaf, body):
