@@ -116,6 +116,18 @@ class Fleet:
         with urllib.request.urlopen(request, timeout=60):
             pass
 
+    def put(self, path: str, body: Any) -> float:
+        """Replace something; return how many seconds it took."""
+        request = urllib.request.Request(
+            self.ready["url"] + path,
+            data=json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
+            method="PUT",
+        )
+        began = time.perf_counter()
+        with urllib.request.urlopen(request, timeout=60):
+            return time.perf_counter() - began
+
     def json(self, path: str) -> Any:
         """Return an answer's JSON."""
         return json.loads(self.get(path)[1])

@@ -28,7 +28,7 @@ def delete(parts: Parts, by: ByAdmin, device: str) -> None:
     if not parts.enrolment.delete(device, unix_ms(), by=by):
         raise HTTPException(404, f"There is no device '{device[:64]}'")
     parts.cameras.forget(device, by=by)
-    parts.rollouts.desired.forget(device)
+    parts.rollouts.engine.forget(device)
     parts.bus.publish("device", {"device": device, "deleted": True})
 
 

@@ -22,15 +22,15 @@ class Options:
     Args:
         data: The fleet's folder.
         database: A database URL; None for a file in ``data``.
-        broker: ``embedded``, or the URL of an MQTT broker.
+        broker: ``embedded`` (nats-server) or ``mosquitto``, started here; or the URL of an MQTT broker.
         host: Address to listen on.
         port: Port of the API; 0 for a free one, the same at each start.
         tls: Whether the API speaks TLS; ``auto``: unless ``host`` is loopback.
         public_host: How devices reach this machine; empty for ``host`` or this machine's name.
         other_hosts: Further names that devices may still use, as before a move; certificates have them.
-        broker_port: Port of the embedded broker; 0 for a free one, the same at each start; None for
+        broker_port: Port of a broker that is started here; 0 for a free one, the same at each start; None for
             8883, or 1883 without TLS.
-        broker_tls: Whether the embedded broker speaks TLS.
+        broker_tls: Whether a broker that is started here speaks TLS.
         broker_ca: CA of another broker's certificate; None for the fleet's own.
         broker_certificate: The fleet manager's certificate for another broker; None for one of its CA.
         broker_key: That certificate's key.

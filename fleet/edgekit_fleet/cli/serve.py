@@ -51,9 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--other-host", action="append", default=[], metavar="NAME", help="a name devices may still use"
     )
-    parser.add_argument("--broker", default="embedded", help="embedded, mqtt://host:port, mqtts://host:port")
     parser.add_argument(
-        "--broker-port", type=int, help="port of the embedded broker, default 8883; 0: any free port"
+        "--broker",
+        default="embedded",
+        help="embedded; mosquitto (to be installed), for thousands of devices; mqtts://host:port",
+    )
+    parser.add_argument(
+        "--broker-port",
+        type=int,
+        help="port of the broker that is started here, default 8883; 0: any free port",
     )
     parser.add_argument("--broker-tls", choices=("on", "off"), default="on", help="off: loopback only")
     parser.add_argument("--broker-ca", type=Path, metavar="FILE", help="CA of a broker that is not embedded")

@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bad-clocks", type=float, default=0.0, metavar="SHARE", help="share of clocks that are wrong"
     )
+    parser.add_argument(
+        "--log", type=Path, metavar="FILE", help="when each record was acknowledged, and after how long (CSV)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="draws the weather (default 0)")
 
 
@@ -66,6 +69,9 @@ def run(arguments: argparse.Namespace) -> Report:
     )
     outcome = simulate(identities, plan, _show if sys.stderr.isatty() else lambda _: None)
     document = outcome.document
+    if arguments.log is not None:
+        rows = "".join(f"{when_s:.3f},{took_s:.4f}\n" for when_s, took_s in outcome.acknowledged)
+        arguments.log.write_text(f"unix_s,took_s\n{rows}")
     lines = [f"{name:18} {value}" for name, value in document.items()]
     is_whole = not document["unacknowledged"] and not document["dropped"]
     return Report(document, "\n".join(lines), 0 if is_whole else NOT_ALL)

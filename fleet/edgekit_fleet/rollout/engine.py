@@ -170,6 +170,13 @@ class Engine:
             )
         return moved
 
+    def forget(self, device: str) -> None:
+        """Have no rollout wait for a device that was deleted; one that enrols in its name joins as a new one."""
+        with self._database.transaction() as sql:
+            for rollout in rows.forget(sql, device):
+                rows.log(sql, rollout, self._clock(), f"{device}: deleted")
+        self.desired.forget(device)
+
     def tick(self) -> None:
         """Do everything that is due now."""
         while observe.take_records(self._database, self._clock()):

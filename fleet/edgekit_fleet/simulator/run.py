@@ -7,6 +7,7 @@ import gc
 import itertools
 import resource
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,11 +27,19 @@ entries of the event loop each second."""
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened; ``sent`` has the last sequence number and the watermark of each device's outbox."""
+    """What happened.
+
+    Args:
+        boot: The name of each device's outbox.
+        document: The figures.
+        sent: The last sequence number and the watermark of each device's outbox.
+        acknowledged: When each record was acknowledged that was sent once (Unix seconds), and how long after.
+    """
 
     boot: str
     document: dict[str, Any]
     sent: dict[str, tuple[int, int]]
+    acknowledged: list[tuple[float, float]]
 
 
 def simulate(
@@ -150,7 +159,8 @@ class _Simulation:
             "connect_ms": _quantiles(totals.connect_s),
             "boot": self._boot,
         }
-        return Outcome(self._boot, document, sent)
+        ahead_s = time.time() - asyncio.get_running_loop().time()
+        return Outcome(self._boot, document, sent, [(when + ahead_s, took) for when, took in totals.acks])
 
     def _steady_s(self) -> float:
         """Return from when on all devices were connected, and what had waited for that was acknowledged."""

@@ -249,6 +249,22 @@ def join(sql: Sql, rollout: str, waves: Iterable[tuple[str, int]]) -> None:
     )
 
 
+def forget(sql: Sql, device: str) -> list[str]:
+    """Take a device out of the rollouts that a new one in its name may join; return those that are not over."""
+    joinable = "state IN ('draft', 'running', 'paused')"
+    left = sql.execute(
+        "SELECT rollout FROM rollout_device JOIN rollout ON rollout.id = rollout"
+        f" WHERE device = ? AND {joinable}",
+        (device,),
+    ).fetchall()
+    sql.execute(
+        "DELETE FROM rollout_device WHERE device = ? AND rollout IN"
+        f" (SELECT id FROM rollout WHERE {joinable} OR state = 'done')",
+        (device,),
+    )
+    return [row["rollout"] for row in left]
+
+
 def set_state(sql: Sql, rollout: str, state: str, reason: str, wave_since_ms: int, now_ms: int) -> None:
     """Change a rollout's state."""
     sql.execute(
@@ -325,7 +341,7 @@ def _participant(row: sqlite3.Row) -> ParticipantRow:
         standing=StandingRow(row["outcome"], row["step"], row["reason"], row["settled_ms"]),
         restored_ms=row["restored_ms"],
         is_online=bool(row["online"]),
-        is_revoked=row["device_state"] == "revoked",
+        is_revoked=row["device_state"] != "approved",  # or it is not there any more
         active=row["active"],
         is_rejecting=bool(row["rejecting"]),
     )

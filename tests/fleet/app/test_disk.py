@@ -40,11 +40,12 @@ def fill(path):
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_disk_that_fills_up_and_is_freed_loses_nothing_and_needs_nobody(small_disk, times):
+@pytest.mark.parametrize("broker", ["embedded", "mosquitto"])
+def test_a_disk_that_fills_up_and_is_freed_loses_nothing_and_needs_nobody(small_disk, times, broker):
     """Under load: once it answered with its first error for ever, while every page was calm."""
     data, filler = small_disk / "fleet", small_disk / "filler"
     data.mkdir()
-    with LocalFleet(data) as fleet, Sender(fleet.enroll("a"), 100_000) as sender:
+    with LocalFleet(data, "--broker", broker) as fleet, Sender(fleet.enroll("a"), 100_000) as sender:
         with loaded(sender):
             for _ in range(times):
                 wait_until(lambda seen=sender.watermark: sender.watermark > seen, "it acknowledges", 20)
@@ -91,13 +92,14 @@ def page(fleet):
     return fleet.client.get("/", follow_redirects=True).text.partition('class="tiles"')[0]
 
 
-def test_a_fleet_starts_on_a_full_disk_and_says_so(small_disk):
+@pytest.mark.parametrize("broker", ["embedded", "mosquitto"])
+def test_a_fleet_starts_on_a_full_disk_and_says_so(small_disk, broker):
     data = small_disk / "fleet"
     data.mkdir()
-    with LocalFleet(data):
+    with LocalFleet(data, "--broker", broker):
         assert (data / RESERVE_FILE).stat().st_size == room_of(data).reserve
     fill(small_disk / "filler")
-    with LocalFleet(data) as fleet:
+    with LocalFleet(data, "--broker", broker) as fleet:
         assert "MiB free" in fleet.get("health")["problems"][0]
         assert not (data / RESERVE_FILE).exists()
         fleet.claim()  # what people do still works

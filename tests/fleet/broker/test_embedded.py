@@ -90,6 +90,16 @@ def test_a_broker_that_is_not_healthy_is_restarted_once_the_disk_has_room(tmp_pa
     one.stop()
 
 
+def test_a_process_that_cannot_be_noted_does_not_run_unwatched(tmp_path):
+    """On a full disk: the next one would find its port taken."""
+    one = broker(tmp_path)
+    one.program.write_files()
+    (tmp_path / "broker.pid").mkdir()
+    assert not one._begin()
+    assert one.pid is None
+    assert "cannot be started" in one.problem
+
+
 def test_the_broker_of_a_killed_fleet_manager_ends(tmp_path):
     fleet = RunningFleet(tmp_path)
     pid = fleet.broker_pid()

@@ -4,9 +4,13 @@ import os
 import signal
 import sqlite3
 
+import pytest
 from fleet_kit import Connection, LocalFleet, Mosquitto, RunningFleet, Sender, alert, wait_until
 
 from edgekit.core import wire
+
+BOTH = pytest.mark.parametrize("broker", ["embedded", "mosquitto"])
+"""The brokers that a fleet manager starts."""
 
 
 def stored(fleet):
@@ -23,8 +27,9 @@ def test_a_watermark_is_told_after_the_commit(tmp_path):
         assert stored(fleet) == list(range(1, 51))
 
 
-def test_killing_the_broker_loses_and_doubles_nothing(tmp_path):
-    with LocalFleet(tmp_path) as fleet, Sender(fleet.enroll("a"), 3000) as sender:
+@BOTH
+def test_killing_the_broker_loses_and_doubles_nothing(tmp_path, broker):
+    with LocalFleet(tmp_path, "--broker", broker) as fleet, Sender(fleet.enroll("a"), 3000) as sender:
         for goal in (500, 1500):
             sender.run(until=goal)
             before = sender.connection.disconnects
@@ -35,8 +40,9 @@ def test_killing_the_broker_loses_and_doubles_nothing(tmp_path):
         assert fleet.fleet.broker.restarts == 2
 
 
-def test_killing_the_fleet_manager_loses_and_doubles_nothing(tmp_path):
-    with RunningFleet(tmp_path) as fleet, Sender(fleet.enroll("a"), 3000) as sender:
+@BOTH
+def test_killing_the_fleet_manager_loses_and_doubles_nothing(tmp_path, broker):
+    with RunningFleet(tmp_path, "--broker", broker) as fleet, Sender(fleet.enroll("a"), 3000) as sender:
         sender.run(until=500)
         sender.step()
         fleet.kill()

@@ -508,6 +508,38 @@ def test_a_revoked_device_is_neither_told_nor_waited_for(site):
     assert site.rollout(rollout).state is State.DONE
 
 
+def test_a_deleted_device_is_not_waited_for_and_one_in_its_name_joins_as_a_new_one(site):
+    """It kept its place: the rollout waited for it until its time was over, and the new one was told nothing."""
+    rollout = site.add(*FIVE[:2]).create(waves=["cam-1", "100%"], soak_s=0)
+    site.tick()
+    site.devices.delete("cam-1", site.now_ms)
+    site.engine.forget("cam-1")
+    site.tick(1)
+    assert set(site.participants(rollout)) == {"cam-2"}
+    assert any("cam-1: deleted" in str(line["text"]) for line in site.engine.store.rows.lines(rollout.id))
+    site.add("cam-1")
+    run_wave(site, set())
+    for _ in range(3):
+        site.tick(1)
+    assert told(site) == {"cam-1", "cam-2"}
+    assert site.rollout(rollout).state is State.DONE
+    site.devices.delete("cam-2", site.now_ms)
+    site.engine.forget("cam-2")
+    site.add("cam-2")
+    site.tick(1)
+    assert site.devices_by_id["cam-2"].wish() == "2.0.0"
+
+
+def test_a_device_that_vanished_from_the_database_holds_no_wave_up(site):
+    """Killed between the deletion and its word to the rollouts."""
+    rollout = site.add(*FIVE[:2]).create(waves=["100%"], soak_s=0)
+    site.tick()
+    site.devices.delete("cam-2", site.now_ms)
+    run_wave(site, set())
+    site.tick(1)
+    assert site.rollout(rollout).state is State.DONE
+
+
 def test_versions_of_a_desired_state_only_grow_even_when_the_clock_jumps_back(site):
     versions = []
     site.add("cam-1")
