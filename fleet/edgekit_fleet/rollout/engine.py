@@ -171,7 +171,7 @@ class Engine:
         return moved
 
     def forget(self, device: str) -> None:
-        """Have no rollout wait for a device that was deleted; one that enrols in its name joins as a new one."""
+        """Have no rollout wait for a deleted device; one that enrols in its name joins as a new one."""
         with self._database.transaction() as sql:
             for rollout in rows.forget(sql, device):
                 rows.log(sql, rollout, self._clock(), f"{device}: deleted")

@@ -250,19 +250,14 @@ def join(sql: Sql, rollout: str, waves: Iterable[tuple[str, int]]) -> None:
 
 
 def forget(sql: Sql, device: str) -> list[str]:
-    """Take a device out of the rollouts that a new one in its name may join; return those that are not over."""
-    joinable = "state IN ('draft', 'running', 'paused')"
-    left = sql.execute(
-        "SELECT rollout FROM rollout_device JOIN rollout ON rollout.id = rollout"
-        f" WHERE device = ? AND {joinable}",
+    """Take a device out of the rollouts that a new one in its name may join; return those not over."""
+    rows = sql.execute(
+        "DELETE FROM rollout_device WHERE device = ? AND rollout IN"
+        " (SELECT id FROM rollout WHERE state IN ('draft', 'running', 'paused', 'done')) RETURNING"
+        " rollout, (SELECT state FROM rollout r WHERE r.id = rollout) AS state",
         (device,),
     ).fetchall()
-    sql.execute(
-        "DELETE FROM rollout_device WHERE device = ? AND rollout IN"
-        f" (SELECT id FROM rollout WHERE {joinable} OR state = 'done')",
-        (device,),
-    )
-    return [row["rollout"] for row in left]
+    return [row["rollout"] for row in rows if row["state"] != "done"]
 
 
 def set_state(sql: Sql, rollout: str, state: str, reason: str, wave_since_ms: int, now_ms: int) -> None:

@@ -147,7 +147,7 @@ class Device:
 
     def wanted(self):
         body = self.site.downlink.bodies.get(self.name)
-        if body is None:
+        if not body:  # never told, or forgotten
             return None
         document = wire.decode(body, wire.Desired)
         public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(KEY.public))

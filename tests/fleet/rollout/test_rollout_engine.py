@@ -509,7 +509,7 @@ def test_a_revoked_device_is_neither_told_nor_waited_for(site):
 
 
 def test_a_deleted_device_is_not_waited_for_and_one_in_its_name_joins_as_a_new_one(site):
-    """It kept its place: the rollout waited for it until its time was over, and the new one was told nothing."""
+    """It kept its place: the rollout waited for it in vain, and the new one was told nothing."""
     rollout = site.add(*FIVE[:2]).create(waves=["cam-1", "100%"], soak_s=0)
     site.tick()
     site.devices.delete("cam-1", site.now_ms)
