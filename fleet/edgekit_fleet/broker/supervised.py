@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from edgekit.base.files import write_durably
 from edgekit.core.errors import LinkError, StorageError
 from edgekit_fleet.broker.broker_log import BrokerLog
 
@@ -188,7 +189,7 @@ class Supervised:
         try:
             _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (hard, hard))  # one file a device
-            self._pid_path.write_text(str(self._process.pid))
+            write_durably(self._pid_path, str(self._process.pid).encode())
         except OSError:  # a full disk: it must not run unwatched beside the next one
             self._process.kill()
             self._process.wait()
