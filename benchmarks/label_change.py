@@ -99,9 +99,12 @@ def measure(fleet: Fleet, folder: Path, devices: int, sabotage: bool) -> dict[st
 
 
 def give_label(fleet: Fleet, devices: int) -> None:
-    """Give every device the label, before they connect."""
-    for number in range(devices):
-        fleet.put(f"/api/v1/devices/sim-{number:05d}/labels", {"labels": [LABEL]})
+    """Give every device the label that has not got it, before they connect."""
+    with contextlib.closing(sqlite3.connect(fleet.data / "fleet.sqlite")) as sql:
+        labelled = {device for (device,) in sql.execute("SELECT device FROM device_label")}
+    for device in (f"sim-{number:05d}" for number in range(devices)):
+        if device not in labelled:
+            fleet.put(f"/api/v1/devices/{device}/labels", {"labels": [LABEL]})
 
 
 def versions(fleet: Fleet) -> dict[str, int]:
