@@ -8,8 +8,7 @@ one (64 bytes in), and a small CNN that takes a picture of 96 x 96 (110,592 byte
 The bars: p50 over the bare call at most 0.15 ms with the tiny model and 0.3 ms with the CNN; on the tiny
 model 4 times the throughput of the best peer with 1, 8 and 32 clients; on the CNN 0.8 of the bare
 application's, and a quarter of the best peer's CPU beyond the inference. A peer that cannot be installed or
-does not start is named. By default the peers that install in a minute; ``--full`` adds the others, and names
-those that there is no server script for yet.
+does not start is named. By default the peers that install in a minute; ``--full`` adds the others.
 """
 
 from __future__ import annotations
@@ -48,8 +47,6 @@ PEERS = {
     "pytriton": ("nvidia-pytriton==0.7.0",),
 }
 QUICK = ("mosec", "litserve")
-WRITTEN = ("mosec", "litserve", "mlserver")
-"""Peers that there is a server script for in benchmarks/peers."""
 
 
 def tiny():
@@ -129,50 +126,59 @@ def environment_of(name):
 
 def subject(name, model, array, port, folder):
     """Return one server of one model."""
-    tensor = {"name": "x", "datatype": "FP32", "shape": list(array.shape)}
-    flat = array.ravel().tolist()
     if name == "edgekit":
-        row = {**tensor, "name": "x", "parameters": {"binary_data_size": array.nbytes}}
-        header = json.dumps({"inputs": [row], "parameters": {"binary_data_output": True}}).encode()
-        length = f"Inference-Header-Content-Length: {len(header)}"
-        request = post(f"/v2/models/{model.stem}/infer", header + array.tobytes(), length)
-        words = [
-            "-m",
-            "edgekit.cli.main",
-            "serve",
-            str(model.with_suffix("")),
-            "--port",
-            str(port),
-            "--threads",
-            "1",
-        ]
-        return Subject(name, [sys.executable, *words], {}, request, folder)
+        words = ["-m", "edgekit.cli.main", "serve", str(model.with_suffix("")), "--port", str(port)]
+        request = binary_request(model.stem, array)
+        return Subject(name, [sys.executable, *words, "--threads", "1"], {}, request, folder)
     if name == "bare_asgi":
         command = [sys.executable, str(HERE / "bare_asgi.py"), str(port), str(model)]
         return Subject(name, command, {}, post("/", array.tobytes()), folder)
-    if name not in WRITTEN:
-        raise RuntimeError("there is no server script for it in benchmarks/peers")
     python = environment_of(name)
+    command = [python, str(HERE / f"{name}_peer.py"), str(port), str(model)]
+    environment, request = {}, post("/", array.tobytes())
     if name == "mosec":
         command = [python, str(HERE / "mosec_peer.py"), "--port", str(port), "--address", "127.0.0.1"]
-        return Subject(name, command, {"PEER_MODEL": str(model)}, post("/inference", array.tobytes()), folder)
-    if name == "litserve":
-        command = [python, str(HERE / "litserve_peer.py"), str(port), str(model)]
-        body = json.dumps({"data": flat}).encode()
-        return Subject(name, command, {}, post("/predict", body, "Content-Type: application/json"), folder)
-    settings = {
-        "http_port": port,
-        "grpc_port": free_port(),
-        "metrics_port": free_port(),
-        "parallel_workers": 0,
-    }
-    (Path(folder) / "settings.json").write_text(json.dumps({**settings, "host": "127.0.0.1", "debug": False}))
+        environment, request = {"PEER_MODEL": str(model)}, post("/inference", array.tobytes())
+    elif name == "litserve":
+        request = json_request("/predict", {"data": array.ravel().tolist()})
+    elif name == "bentoml":
+        words = ["-m", "bentoml", "serve", "bentoml_peer:Peer", "--working-dir", str(HERE)]
+        command = [python, *words, "--host", "127.0.0.1", "--port", str(port)]
+        environment = {"PEER_MODEL": str(model), "BENTOML_DO_NOT_TRACK": "True"}
+        request = json_request("/infer", {"data": array.tolist()})
+    elif name == "pytriton":
+        request = binary_request("m", array)
+    elif name in ("mlserver", "kserve"):
+        tensor = {"name": "x", "datatype": "FP32", "shape": list(array.shape)}
+        request = json_request("/v2/models/m/infer", {"inputs": [{**tensor, "data": array.ravel().tolist()}]})
+    if name == "mlserver":
+        write_mlserver_settings(Path(folder), port, model)
+        command = [python, "-m", "mlserver.cli", "start", str(folder)]
+        environment = {"PYTHONPATH": str(HERE)}
+    return Subject(name, command, environment, request, folder)
+
+
+def binary_request(model, array):
+    """Return a request of the protocol with a binary tensor."""
+    row = {"name": "x", "datatype": "FP32", "shape": list(array.shape)}
+    row["parameters"] = {"binary_data_size": array.nbytes}
+    header = json.dumps({"inputs": [row], "parameters": {"binary_data_output": True}}).encode()
+    length = f"Inference-Header-Content-Length: {len(header)}"
+    return post(f"/v2/models/{model}/infer", header + array.tobytes(), length)
+
+
+def json_request(path, document):
+    """Return a request of a JSON document."""
+    return post(path, json.dumps(document).encode(), "Content-Type: application/json")
+
+
+def write_mlserver_settings(folder, port, model):
+    """Write what MLServer is started with: one process, on free ports."""
+    ports = {"http_port": port, "grpc_port": free_port(), "metrics_port": free_port()}
+    settings = {**ports, "parallel_workers": 0, "host": "127.0.0.1", "debug": False}
+    (folder / "settings.json").write_text(json.dumps(settings))
     named = {"name": "m", "implementation": "mlserver_peer.Model", "parameters": {"uri": str(model)}}
-    (Path(folder) / "model-settings.json").write_text(json.dumps(named))
-    command = [python, "-m", "mlserver.cli", "start", str(folder)]
-    body = json.dumps({"inputs": [{**tensor, "data": flat}]}).encode()
-    request = post("/v2/models/m/infer", body, "Content-Type: application/json")
-    return Subject(name, command, {"PYTHONPATH": str(HERE)}, request, folder)
+    (folder / "model-settings.json").write_text(json.dumps(named))
 
 
 def free_port():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from edgekit.core.errors import LinkError
 
@@ -23,7 +24,26 @@ def boundary_of(content_type: str) -> bytes:
     return b"--" + text.lstrip("-").encode()
 
 
-def newest_parts(pieces: Iterable[bytes], boundary: bytes) -> Iterator[tuple[int, bytes]]:
+class Part(NamedTuple):
+    """One part of a body: the lines before its content, and the content."""
+
+    head: bytes
+    body: bytes
+
+    def header(self, name: str) -> str:
+        r"""Return the value of a header, empty where there is none.
+
+        >>> Part(b"--b\r\nContent-Type: image/jpeg", b"").header("content-type")
+        'image/jpeg'
+        """
+        for line in self.head.splitlines():
+            given, _, value = line.partition(b":")
+            if given.strip().lower() == name.encode():
+                return value.strip().decode("latin-1")
+        return ""
+
+
+def newest_parts(pieces: Iterable[bytes], boundary: bytes) -> Iterator[tuple[int, Part]]:
     """Yield (parts left out, part): of the parts that one piece of the body completes, the last.
 
     Raises:
@@ -41,8 +61,8 @@ def newest_parts(pieces: Iterable[bytes], boundary: bytes) -> Iterator[tuple[int
             raise LinkError(f"a picture is larger than {MAX_PART_BYTES >> 20} MiB")
 
 
-def _take(buffer: bytearray, boundary: bytes) -> bytes | None:
-    """Remove the first whole part from the buffer, and return its body; None where there is none."""
+def _take(buffer: bytearray, boundary: bytes) -> Part | None:
+    """Remove the first whole part from the buffer, and return it; None where there is none."""
     start = buffer.find(boundary)
     if start < 0:
         del buffer[: max(0, len(buffer) - len(boundary))]
@@ -59,6 +79,6 @@ def _take(buffer: bytearray, boundary: bytes) -> bytes | None:
         end = buffer.find(boundary, head.end())
         if end < 0:
             return None
-    part = bytes(buffer[head.end() : end])
+    lines, body = bytes(buffer[start : head.start()]), bytes(buffer[head.end() : end])
     del buffer[:end]
-    return part if stated is not None else part.removesuffix(b"\n").removesuffix(b"\r")
+    return Part(lines, body if stated is not None else body.removesuffix(b"\n").removesuffix(b"\r"))

@@ -89,7 +89,7 @@ class App:
         self._version = version
         self._siblings, self._on_change, self._page = siblings or Siblings(), on_change, page
         self._began_s = time.monotonic() if began_s is None else began_s
-        self._regions, self._traces = Regions(), Traces()
+        self._regions, self._traces = Regions(limits.body_bytes), Traces()
         self._inference = Inference(limits, self.bodies, self._regions, self._traces)
         self._jobs = Jobs(jobs, models, self.bodies, self._later, self._everywhere) if jobs else None
         self._turns, self._shadows = Turns(), Shadows(self._siblings, access.headers)

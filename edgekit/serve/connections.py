@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 MOST_AHEAD = 256
 """Requests that a client may send on a connection before it reads the first one's answer."""
+MOST_HEAD_BYTES = 64 << 10
+"""A request's line and headers, as with h11."""
+_TOO_LARGE = b"HTTP/1.1 431 \r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 IDLE, READING, ANSWERED = "idle", "not reading", "being answered"
 
 
@@ -23,22 +26,53 @@ def state_of(protocol: Any) -> str:
     return IDLE if cycle is None or cycle.response_complete else ANSWERED
 
 
-def with_most_ahead(base: Any) -> Any:
-    """Return uvicorn's protocol class, which ends a connection of too many requests; unchanged for h11.
+class _Bounded:
+    """What is put before uvicorn's protocol; ``has_moved``: its stream came to a body or the end of a head."""
 
-    One piece of a stream holds thousands of small requests, and each takes a kilobyte until its turn comes.
+    bounded: ClassVar[Any]
+    has_moved = False
+    _unread_bytes = 0
+    # of uvicorn's protocol
+    pipeline: Any
+    transport: Any
+    cycle: Any
+
+    def data_received(self, data: bytes) -> None:
+        self.has_moved = False
+        self.bounded.data_received(self, data)
+        if self.has_moved:
+            self._unread_bytes = 0
+            return
+        self._unread_bytes += len(data)
+        if self._unread_bytes <= MOST_HEAD_BYTES or self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+        else:  # headers after a body, whose request is being answered
+            self.transport.abort()
+
+    def on_headers_complete(self) -> None:
+        self.has_moved = True
+        if len(self.pipeline) < MOST_AHEAD:
+            self.bounded.on_headers_complete(self)
+        else:
+            self.transport.abort()
+
+    def on_body(self, body: bytes) -> None:
+        self.has_moved = True
+        self.bounded.on_body(self, body)
+
+
+def with_bounds(base: Any) -> Any:
+    """Return uvicorn's protocol class with bounds that httptools lacks; unchanged for h11.
+
+    It ends a connection of too many requests: one piece of a stream holds thousands of small ones, and each
+    takes a kilobyte until its turn comes. It ends one whose headers do not end: they are kept in memory.
     """
     if not hasattr(base, "on_headers_complete"):
         return base
-
-    def on_headers_complete(protocol: Any) -> None:
-        if len(protocol.pipeline) < MOST_AHEAD:
-            base.on_headers_complete(protocol)
-        else:
-            protocol.transport.abort()
-
-    members = {"on_headers_complete": on_headers_complete, "__module__": base.__module__}
-    return type(base.__name__, (base,), members)
+    return type(base.__name__, (_Bounded, base), {"bounded": base, "__module__": base.__module__})
 
 
 class Connections:

@@ -62,6 +62,8 @@ class _FastPath:
     body_s: ClassVar[float]
     most_bytes: ClassVar[int]
     quick = 0
+    has_moved = False
+    """What ``with_bounds`` looks at."""
     _length: int | None = None
     """Of the body that is being kept here."""
     _held_bytes = 0
@@ -83,6 +85,7 @@ class _FastPath:
 
     def on_headers_complete(self) -> None:
         self._length = self._quick_length()
+        self.has_moved = True
         if self._length is None:
             self.base.on_headers_complete(self)
         else:
@@ -114,6 +117,7 @@ class _FastPath:
         if self._length is None:
             self.base.on_body(self, body)
         else:
+            self.has_moved = True
             self._pieces.append(body)
 
     def on_message_complete(self) -> None:

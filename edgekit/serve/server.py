@@ -14,7 +14,7 @@ from typing import Any
 from edgekit.base.install_hint import install_hint
 from edgekit.core.errors import ConfigError
 from edgekit.serve.app import App
-from edgekit.serve.connections import Connections, with_most_ahead
+from edgekit.serve.connections import Connections, with_bounds
 from edgekit.serve.fast_path import with_fast_path
 from edgekit.serve.ports import Limits
 
@@ -110,9 +110,9 @@ class Server:
 
 
 def load(config: Any, app: Application, limits: Limits) -> None:
-    """Load uvicorn's configuration, and give its protocol a bound and the fast path to models."""
+    """Load uvicorn's configuration, and give its protocol bounds and the fast path to models."""
     config.load()
-    config.http_protocol_class = with_most_ahead(config.http_protocol_class)
+    config.http_protocol_class = with_bounds(config.http_protocol_class)
     if isinstance(app, App):
         config.http_protocol_class = with_fast_path(config.http_protocol_class, app, limits)
 

@@ -39,10 +39,20 @@ class Region:
 
 
 class Regions:
-    """The regions that clients registered, by name; at most 256."""
+    """The regions that clients registered, by name; at most 256.
 
-    def __init__(self, folder: Path = Path("/dev/shm")) -> None:  # noqa: S108 - where POSIX has it
-        self._folder = folder
+    Args:
+        most_bytes: Of one tensor, as of a body. A region may be much larger, and a file without memory behind
+            it costs its client nothing.
+        folder: Where the objects are.
+    """
+
+    def __init__(
+        self,
+        most_bytes: int,
+        folder: Path = Path("/dev/shm"),  # noqa: S108 - where POSIX has it
+    ) -> None:
+        self._most_bytes, self._folder = most_bytes, folder
         self._regions: dict[str, Region] = {}
 
     def rows(self, name: str = "") -> list[dict[str, Any]]:
@@ -99,9 +109,12 @@ class Regions:
         """Return a copy of a tensor's bytes.
 
         Raises:
-            TensorError: The parameters name no registered bytes, or the memory has become smaller.
+            TensorError: The parameters name no registered bytes, or too many, or the memory has become
+                smaller.
         """
         region, offset, size = self._place(what, parameters)
+        if size > self._most_bytes:
+            raise TensorError(f"{what}: at most {self._most_bytes} bytes are read, got {size}")
         data = os.pread(region.descriptor, size, region.offset + offset)
         if len(data) != size:
             raise TensorError(f"{what}: the shared memory has become smaller than its region")
@@ -111,14 +124,20 @@ class Regions:
         """Write a tensor's bytes.
 
         Raises:
-            TensorError: As for ``read``, or there are more bytes than the parameters give room for.
+            TensorError: As for ``read``, or there are more bytes than the parameters or the machine have
+                room for.
         """
         region, offset, size = self._place(what, parameters)
         if data.nbytes > size:
             raise TensorError(f"{what} is {data.nbytes} bytes, shared_memory_byte_size is {size}")
         if os.fstat(region.descriptor).st_size < region.offset + offset + data.nbytes:
             raise TensorError(f"{what}: the shared memory has become smaller than its region")
-        os.pwrite(region.descriptor, data, region.offset + offset)
+        try:
+            written = os.pwrite(region.descriptor, data, region.offset + offset)
+        except OSError as cause:  # memory is given where it is first written
+            raise TensorError(f"{what}: the shared memory cannot be written: {cause.strerror}") from cause
+        if written < data.nbytes:
+            raise TensorError(f"{what}: the machine has shared memory for {written} of {data.nbytes} bytes")
 
     def _place(self, what: str, parameters: Mapping[str, Any]) -> tuple[Region, int, int]:
         name, offset, size = (parameters.get(key) for key in PARAMETERS)

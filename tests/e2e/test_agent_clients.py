@@ -11,19 +11,45 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from agent_stage import AgentStage, wait_for
 from bundles import CHANNELS, WINDOW, make_bundle, pipeline_toml
-from onnx_bundles import make_site_bundle
+from onnx_bundles import make_doubler, make_site_bundle
 
 CLIENTS = Path(__file__).parent / "clients"
 pytestmark = pytest.mark.timeout(600)
 
 
+ENSEMBLE = """
+model = "fourfold"
+version = "1.0.0"
+outputs = ["y", "side"]
+[[step]]
+model = "double.onnx"
+outputs = { y = "between" }
+[[step]]
+model = "double.onnx"
+inputs = { x = "between" }
+[[step]]
+model = "a"
+inputs = { x = "window" }
+outputs = { scores = "side" }
+"""
+SERVE = """progress_s = 0.2
+[serve]
+port = 0
+grpc_port = 0
+[[serve.model]]
+name = "fourfold"
+bundles = ["../fourfold.toml"]
+"""
+
+
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory, proofs):
-    """A sensor model and a model of texts, each used by a running pipeline, and both addresses."""
+    """A sensor model and a model of texts, each used by a running pipeline, an ensemble, both addresses."""
     folder = tmp_path_factory.mktemp("agent")
     (folder / "motor.toml").write_text(pipeline_toml(model=str(make_bundle(folder / "a")), fps=50))
     (folder / "sites.csv").write_text("site\nA\nB\n")
@@ -34,10 +60,13 @@ def agent(tmp_path_factory, proofs):
         )
     )
     pipelines = "".join(f'[[pipeline]]\nfile = "../{name}.toml"\n' for name in ("motor", "sites"))
-    stage = AgentStage(folder / "agent", pipelines, "progress_s = 0.2\n[serve]\nport = 0\ngrpc_port = 0\n")
+    make_doubler(folder / "double.onnx")
+    (folder / "fourfold.toml").write_text(ENSEMBLE)
+    stage = AgentStage(folder / "agent", pipelines, SERVE)
     stage.start(EDGEKIT_CACHE=str(proofs))
     try:
         stage.until(lambda status: len(are_running(status)) == 2, "both pipelines")
+        stage.until(lambda status: status["serving"][0]["versions"][0]["state"] == "READY", "the ensemble")
         yield stage
     finally:
         stage.kill()
@@ -68,11 +97,35 @@ def test_tritonclient_uses_the_models_of_running_pipelines(agent, flavour):
     assert motion["classes"] == ["0.900000:1:moving", "0.100000:0:still"]
     assert motion["configured"] == ["TYPE_FP32"]
     assert motion["success"] >= 6
-    assert motion["index"] == {"motion": "READY", "site": "READY"}
+    assert motion["index"] == {"motion": "READY", "site": "READY", "fourfold": "READY"}
     assert all(later == motion["values"] for later in motion.get("later", []))
     for text, values in (("A", [1.0, 0.0]), ("elsewhere", [0.0, 1.0])):
         site = run(sys.executable, CLIENTS / "official.py", flavour, address(agent, flavour), "site", text)
         assert (site["values"], site["configured"]) == (values, ["TYPE_STRING"])
+    both = run(sys.executable, CLIENTS / "official.py", flavour, address(agent, flavour), "fourfold", "")
+    assert both["steps"] == ["double", "double", "motion"]
+    assert (both["values"], sorted(both["configured"])) == ([0.0] * 4, ["TYPE_FP32"] * 2)
+    assert len(are_running(agent.status())) == 2
+
+
+def test_an_ensemble_beside_running_pipelines_takes_tensors_and_says_so_of_files(agent):
+    with httpx.Client(base_url=f"http://{address(agent, 'http')}", timeout=60) as client:
+        rows = [
+            {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [-1.0, 2.0, 0.0, 1.0]},
+            {"name": "window", "datatype": "FP32", "shape": [1, WINDOW, CHANNELS]},
+        ]
+        rows[1]["data"] = [0.0] * (WINDOW * CHANNELS)
+        answered = client.post("/v2/models/fourfold/infer", json={"inputs": rows})
+        assert {row["name"]: row["data"] for row in answered.json()["outputs"]} == {
+            "y": [-4.0, 8.0, 0.0, 4.0],
+            "side": pytest.approx([0.1, 0.9]),
+        }
+        for kind, what in (("image/png", "images"), ("audio/wav", "sound"), ("text/csv", "tables")):
+            refused = client.post("/v2/models/fourfold/infer", content=b"x", headers={"Content-Type": kind})
+            assert refused.status_code == 415
+            assert f"'fourfold' does not take {what}" in refused.json()["error"]
+        metrics = client.get("/metrics").text
+        assert 'nv_inference_request_success{model="fourfold",version="1.0.0"}' in metrics
     assert len(are_running(agent.status())) == 2
 
 

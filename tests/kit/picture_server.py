@@ -20,6 +20,7 @@ class PictureServer:
 
     def __init__(self):
         self.shade, self.etag, self.login, self.with_length = 50, "", "", True
+        self.traceparent = ""  # of each picture
         self.password = "se:cret"  # of "ann", where a login is wanted
         self.paths: list[str] = []
         self.asked, self.is_frozen = [], threading.Event()
@@ -97,6 +98,8 @@ class PictureServer:
         request.send_response(304 if is_known else 200)
         if self.etag:
             request.send_header("ETag", self.etag)
+        if self.traceparent:
+            request.send_header("traceparent", self.traceparent)
         request.send_header("Content-Type", "image/jpeg")
         request.send_header("Content-Length", "0" if is_known else str(len(body)))
         request.end_headers()
@@ -114,7 +117,8 @@ class PictureServer:
                     time.sleep(0.01)
                 body = jpeg(self.shade)
                 length = f"Content-Length: {len(body)}\r\n" if self.with_length else ""
-                head = f"--frame\r\nContent-Type: image/jpeg\r\n{length}\r\n"
+                trace = f"TraceParent: {self.traceparent}\r\n" if self.traceparent else ""
+                head = f"--frame\r\nContent-Type: image/jpeg\r\n{length}{trace}\r\n"
                 request.wfile.write(head.encode() + body + b"\r\n")
                 count += 1
                 if count == self.pictures_before_end:

@@ -71,6 +71,16 @@ def test_a_snapshot_is_asked_for_at_its_rate_and_one_that_has_not_changed_is_no_
     assert camera.asked[1]["If-None-Match"] == '"1"'
 
 
+@pytest.mark.parametrize("path", ["/picture.jpg", "/stream"])
+def test_a_picture_hands_on_the_trace_that_it_comes_with(camera, opened, path):
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    source = opened(path)
+    assert "trace_id" not in source.read().meta
+    for header, handed_on in ((f"00-{trace}-b7ad6b7169203331-01", trace), ("00-zz-1-01", None)):
+        camera.traceparent = header
+        assert handed_on in [source.read().meta.get("trace_id") for _ in range(10)]
+
+
 @pytest.mark.parametrize("login", ["basic", "digest"])
 def test_the_login_is_given_where_it_is_asked_for(camera, opened, tmp_path, login):
     (tmp_path / "secret").write_text("se:cret\n")
@@ -147,7 +157,7 @@ def test_parts_are_the_same_however_the_bytes_arrive_and_the_newest_counts(parts
         at = cut
     found = list(newest_parts(pieces, b"--b"))
     assert sum(left_out + 1 for left_out, _ in found) == len(parts)
-    assert [part for _, part in found] == [parts[n] for n in _ends(found)]
+    assert [part.body for _, part in found] == [parts[n] for n in _ends(found)]
 
 
 def _ends(found):

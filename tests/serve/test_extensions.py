@@ -2,6 +2,7 @@
 
 import json
 import logging
+import resource
 import struct
 from multiprocessing.shared_memory import SharedMemory
 
@@ -160,7 +161,7 @@ def test_memory_that_is_not_there_cannot_be_registered(shared, given):
     if given.get("key") == "HERE":
         given = {**given, "key": shared.name}
     with pytest.raises(HttpError) as refused:
-        Regions().register("r", given)
+        Regions(1 << 20).register("r", given)
     assert refused.value.status == 400
 
 
@@ -176,7 +177,7 @@ def test_memory_that_is_not_there_cannot_be_registered(shared, given):
     ],
 )
 def test_a_place_outside_of_a_region_is_refused(shared, parameters):
-    regions = Regions()
+    regions = Regions(1 << 20)
     regions.register("r", {"key": shared.name, "byte_size": 256})
     with pytest.raises(TensorError):
         regions.read("input 'x'", parameters)
@@ -187,7 +188,7 @@ def test_a_place_outside_of_a_region_is_refused(shared, parameters):
 
 def test_memory_that_a_client_shortens_meanwhile_is_an_error_and_not_the_end(tmp_path):
     (tmp_path / "shm").write_bytes(b"x" * 64)
-    regions = Regions(tmp_path)
+    regions = Regions(1 << 20, tmp_path)
     regions.register("r", {"key": "/shm", "byte_size": 64})
     (tmp_path / "shm").write_bytes(b"x")
     with pytest.raises(TensorError, match="become smaller"):
@@ -197,8 +198,36 @@ def test_memory_that_a_client_shortens_meanwhile_is_an_error_and_not_the_end(tmp
     regions.unregister("r")
 
 
+def test_more_than_a_body_may_be_is_not_read_however_large_the_region_is(tmp_path):
+    with (tmp_path / "shm").open("wb") as sparse:
+        sparse.truncate(1 << 38)  # without memory behind it
+    regions = Regions(1 << 20, tmp_path)
+    regions.register("r", {"key": "shm", "byte_size": 1 << 38})
+    assert len(regions.read("input 'x'", place("r", 1 << 20, offset=1 << 37))) == 1 << 20
+    with pytest.raises(TensorError, match="at most 1048576 bytes"):
+        regions.read("input 'x'", place("r", (1 << 20) + 1))
+    regions.unregister()
+
+
+@pytest.mark.parametrize(
+    ("most", "message"), [(0, "cannot be written: File too large"), (16, "for 16 of 64")]
+)
+def test_memory_that_the_machine_does_not_have_is_an_error_of_the_request(tmp_path, most, message):
+    (tmp_path / "shm").write_bytes(bytes(64))
+    regions = Regions(1 << 20, tmp_path)
+    regions.register("r", {"key": "shm", "byte_size": 64})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        with pytest.raises(TensorError, match=message):
+            regions.write("output 'y'", place("r", 64), memoryview(b"x" * 64))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        regions.unregister()
+
+
 def test_a_region_is_registered_again_after_its_memory_was_made_anew_but_not_for_another_place(shared):
-    regions = Regions()
+    regions = Regions(1 << 20)
     regions.register("r", {"key": shared.name, "byte_size": 64})
     regions.register("r", {"key": shared.name, "byte_size": 64})
     with pytest.raises(HttpError, match="registered already"):

@@ -43,10 +43,17 @@ def begin(server, model, values=X, **more):
     return future
 
 
+def silent(server):
+    """Return a connection."""
+    connection = socket.create_connection(("127.0.0.1", httpx.URL(server.url).port))
+    connection.settimeout(60)
+    return connection
+
+
 def connect(server, values=X):
     """Send a request by hand; return the connection."""
     body = np.asarray(values, np.float32).tobytes()
-    connection = socket.create_connection(("127.0.0.1", httpx.URL(server.url).port))
+    connection = silent(server)
     head = (
         "POST /v2/models/double/infer HTTP/1.1\r\nhost: localhost\r\ninference-header-content-length: 0\r\n"
     )
@@ -240,3 +247,47 @@ def test_a_connection_with_too_many_requests_ahead_is_closed_and_the_others_are_
             greedy.sendall(one * (MOST_AHEAD + 2))
             assert greedy.recv(1000) == b""
     assert server.client.get("/v2/health/live").status_code == 200
+
+
+HEAD = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n"
+CHUNKED = b"POST /v2/models/double/infer HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (b"GET /", b"a" * 1000),
+        (HEAD + b"x: ", b"a" * 1000),
+        (HEAD, b"x: " + b"a" * 995 + b"\r\n"),
+        (CHUNKED + b"1\r\na\r\n0\r\n", b"x: " + b"a" * 995 + b"\r\n"),
+        (CHUNKED, b"0" * 1000),
+    ],
+    ids=["address", "a header", "headers", "trailers", "a chunk's length"],
+)
+def test_what_comes_before_or_after_a_body_has_a_bound(held, begin, more):
+    server, model = held
+    sent, received = 0, b""
+    with silent(server) as endless:
+        with contextlib.suppress(ConnectionError):
+            endless.sendall(begin)
+            while sent < 64 << 20:
+                endless.sendall(more)
+                sent += len(more)
+        with contextlib.suppress(ConnectionError):
+            received = endless.recv(1000)
+    assert sent < 32 << 20, "what the sockets hold, and no more"
+    assert received == b"" or received.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400"))
+    assert server.client.get("/v2/health/live").status_code == 200
+    model.gate.set()
+
+
+def test_a_long_head_that_ends_and_a_long_body_in_small_pieces_are_no_endless_head(held):
+    server, model = held
+    model.gate.set()
+    body = np.zeros((8192, 4), np.float32).tobytes()
+    head = b"POST /v2/models/double/infer HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * 60_000
+    head += b"\r\ninference-header-content-length: 0\r\ncontent-length: %d\r\n\r\n" % len(body)
+    with silent(server) as client:
+        for piece in (head[:40_000], head[40_000:], *(body[at : at + 1024] for at in range(0, 131072, 1024))):
+            client.sendall(piece)
+        assert client.recv(17) == b"HTTP/1.1 200 OK\r\n"

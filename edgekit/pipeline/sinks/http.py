@@ -1,5 +1,6 @@
 """Events or results as CloudEvents 1.0, posted to a URL; what the server did not take waits on disk.
 
+What has a trace carries it on as ``traceparent`` (CloudEvents' extension "Distributed Tracing").
 It hands whole documents to ``SinkContext.post``, behind which the egress gate, the queue and the signature
 stand.
 """
@@ -12,6 +13,7 @@ from datetime import datetime, timezone
 from typing import Any, Literal
 
 from edgekit.base.secrets import read_secret
+from edgekit.base.traceparent import traceparent_of
 from edgekit.core.errors import ConfigError
 from edgekit.core.ports import Result
 from edgekit.pipeline.check import Options
@@ -93,6 +95,8 @@ class HttpSink:
             "time": _rfc3339(result.frame.captured_unix_ms),
             "datacontenttype": "application/json",
         }
+        if result.trace_id:
+            envelope["traceparent"] = traceparent_of(result.trace_id)
         self._send(message_id, envelope, document)
 
     def close(self) -> None:

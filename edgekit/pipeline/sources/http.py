@@ -17,8 +17,9 @@ import msgspec
 from edgekit.base.http import Answer, Patience, Web
 from edgekit.base.http_login import authorization
 from edgekit.base.secrets import read_secret
+from edgekit.base.traceparent import trace_id_of
 from edgekit.core.errors import LinkError, SourceError, TensorError, TrustError
-from edgekit.core.ports import Frame
+from edgekit.core.ports import TRACE_ID, Frame
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.multipart import MAX_PART_BYTES, boundary_of, newest_parts
 from edgekit.pipeline.picture_files import decode_picture
@@ -26,6 +27,9 @@ from edgekit.pipeline.sources import SourceContext
 from edgekit.pipeline.sources.timing import Pacer, Reopener, stamp
 
 logger = logging.getLogger(__name__)
+Picture = tuple[int, bytes, str]
+"""How many before it were left out, its bytes, and the ``traceparent`` that came with it."""
+_TRACE = "traceparent"
 _FAULTS = {
     401: ("AUTH_FAILED", "the server refuses the user name or password"),
     403: ("AUTH_FAILED", "the server refuses access"),
@@ -65,7 +69,10 @@ class HttpOptions(Options, frozen=True, kw_only=True):
 
 
 class HttpSource:
-    """The newest picture of a camera; a snapshot that the server calls unchanged is no frame."""
+    """The newest picture of a camera; a snapshot that the server calls unchanged is no frame.
+
+    The events of a picture that comes with a ``traceparent`` go on with its trace.
+    """
 
     Options = HttpOptions
     is_live = True
@@ -79,7 +86,7 @@ class HttpSource:
         self._shown = f"{parts.scheme}://{parts.netloc}{parts.path}"
         self._closing = threading.Event()
         self._pacer = Pacer(options.fps, self._closing)
-        self._pictures: Iterator[tuple[int, bytes]] = iter(())
+        self._pictures: Iterator[Picture] = iter(())
         self._challenges: list[str] = []
         self._validators: dict[str, str] = {}
         """What the server is asked with, so that it may answer "not modified"."""
@@ -103,7 +110,7 @@ class HttpSource:
         """Wait for the next picture; None after ``close``."""
         while not self._closing.is_set():
             try:
-                left_out, data = next(self._pictures)
+                left_out, data, traceparent = next(self._pictures)
                 arrived = stamp()
             except StopIteration:
                 self._again("the stream came to its end")
@@ -120,7 +127,9 @@ class HttpSource:
                 if self._unreadable == 1:
                     logger.warning("a picture is left out (later ones are only counted): %s", error.message)
                 continue
-            meta = {"capture_ms": (time.monotonic_ns() - began_ns) / 1e6}
+            meta: dict[str, Any] = {"capture_ms": (time.monotonic_ns() - began_ns) / 1e6}
+            if trace_id := trace_id_of(traceparent):
+                meta[TRACE_ID] = trace_id
             return Frame(pixels, self._seq - 1, *arrived, meta)
         return None
 
@@ -133,7 +142,7 @@ class HttpSource:
 
     # -- the network
 
-    def _connected(self) -> Iterator[tuple[int, bytes]]:
+    def _connected(self) -> Iterator[Picture]:
         """Return the pictures of a new connection, the first of which has come.
 
         Raises:
@@ -146,7 +155,7 @@ class HttpSource:
             raise SourceError(f"http {self._shown!r}: the stream has no picture", fault="CONNECTION_FAILED")
         return chain([first], pictures)
 
-    def _asked(self) -> Iterator[tuple[int, bytes]]:
+    def _asked(self) -> Iterator[Picture]:
         try:
             while not self._closing.is_set():
                 with self._answer() as answer:
@@ -155,7 +164,7 @@ class HttpSource:
                         return
                     snapshot = self._snapshot(answer)
                 if snapshot is not None:
-                    yield 0, snapshot
+                    yield 0, snapshot, answer.headers.get(_TRACE, "")
                 self._pacer.wait()
         except SourceError:
             raise
@@ -198,12 +207,12 @@ class HttpSource:
         fault, text = _FAULTS.get(status, ("CONNECTION_FAILED", f"the server answers {status}"))
         raise SourceError(f"http {self._shown!r}: {text}", fault=fault)
 
-    def _streamed(self, answer: Answer) -> Iterator[tuple[int, bytes]]:
+    def _streamed(self, answer: Answer) -> Iterator[Picture]:
         boundary = boundary_of(answer.headers.get("Content-Type", ""))
         pieces = self._before_stall(answer.pieces)
         for left_out, part in newest_parts(pieces, boundary):
             self._progressed_s = time.monotonic()
-            yield left_out, part
+            yield left_out, part.body, part.header(_TRACE)
 
     def _before_stall(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         """Pass the body on; end it where bytes come, but for ``stall_s`` no picture."""

@@ -113,8 +113,15 @@ def _set(parameter: Any, value: Any) -> None:
 
 def config_of(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration's document with the fields and numbers of its message."""
-    kept = {name: document[name] for name in ("name", "platform", "backend", "max_batch_size")}
-    return {**kept, "input": _typed(document["input"]), "output": _typed(document["output"])}
+    typed = {name: _typed(document[name]) for name in ("input", "output")}
+    steps = document.get("ensemble_scheduling", {}).get("step", [])
+    numbered = [{**step, "model_version": _number_of(step["model_version"])} for step in steps]
+    return {**document, **typed, **({"ensemble_scheduling": {"step": numbered}} if steps else {})}
+
+
+def _number_of(version: str) -> int:
+    """Return a version as the protocol counts them; -1, the newest, for one of several numbers."""
+    return int(version) if version.isdigit() and len(version) < 19 else -1
 
 
 def _typed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -61,8 +61,24 @@ _MESSAGES: Mapping[str, str] = MappingProxyType(
         "ModelConfigRequest": "name=1 version=2",
         "ModelInput": "name=1 data_type=2:int32 dims=4:*int64 optional=8:bool",
         "ModelOutput": "name=1 data_type=2:int32 dims=3:*int64",
+        "EveryVersion": "",
+        "ModelVersionPolicy": "all=2:EveryVersion",
+        "ModelInstanceGroup": "name=1 count=2:int32",
+        "ModelDynamicBatching": (
+            "preferred_batch_size=1:*int32 max_queue_delay_microseconds=2:uint64 priority_levels=4:uint64"
+            " default_priority_level=5:uint64"
+        ),
+        "ModelSequenceBatching": "max_sequence_idle_microseconds=1:uint64",
+        "EnsembleStep": "model_name=1 model_version=2:int64 input_map=3:{string} output_map=4:{string}",
+        "ModelEnsembling": "step=1:*EnsembleStep",
+        "ModelParameter": "string_value=1",
+        "ModelResponseCache": "enable=1:bool",
         "ModelConfig": (
-            "name=1 platform=2 max_batch_size=4:int32 input=5:*ModelInput output=6:*ModelOutput backend=17"
+            "name=1 platform=2 version_policy=3:ModelVersionPolicy max_batch_size=4:int32 input=5:*ModelInput"
+            " output=6:*ModelOutput instance_group=7:*ModelInstanceGroup"
+            " dynamic_batching=11:ModelDynamicBatching sequence_batching=13:ModelSequenceBatching"
+            " parameters=14:{ModelParameter} ensemble_scheduling=15:ModelEnsembling backend=17"
+            " response_cache=24:ModelResponseCache"
         ),
         "ModelConfigResponse": "config=1:ModelConfig",
         "ModelStatisticsRequest": "name=1 version=2",

@@ -47,6 +47,10 @@ def talk(flavour, address, model, text):
         "values": answered[0].as_numpy(output).ravel().tolist(),
         "classes": [each.decode() for each in named.as_numpy(output).ravel()],
         "configured": [row["data_type"] for row in config.get("config", config)["input"]],
+        "steps": [
+            row["model_name"]
+            for row in config.get("config", config).get("ensemble_scheduling", {}).get("step", [])
+        ],
         "success": int(statistics["inference_stats"]["success"]["count"]),
         "index": {
             row["name"]: row["state"] for row in (index["models"] if isinstance(index, dict) else index)

@@ -22,7 +22,13 @@ def talk(client, model):
     assert "statistics" in client.get_server_metadata().extensions
     metadata = client.get_model_metadata(model)
     assert (metadata.inputs[0].name, metadata.inputs[0].datatype) == ("x", "FP32")
-    assert client.get_model_config(model).config.input[0].name == "x"
+    config = client.get_model_config(model).config
+    assert (config.input[0].name, config.version_policy.WhichOneof("policy_choice")) == ("x", "all")
+    assert config.dynamic_batching.priority_levels == 9
+    assert (config.instance_group[0].name, config.response_cache.enable) == (
+        config.parameters["variant"].string_value,
+        False,
+    )
     assert any(row.name == model for row in client.get_model_repository_index().models)
     answered = client.infer(model, tensors(), request_id="7", client_timeout=30, priority=1)
     assert answered.get_response().id == "7"
