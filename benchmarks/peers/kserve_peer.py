@@ -23,7 +23,7 @@ class Peer(Model):
         array = payload.inputs[0].as_numpy().astype(np.float32)
         output = self.session.run(None, {self.spec.name: array})[0]
         row = InferOutput("y", list(output.shape), "FP32", data=output.ravel().tolist())
-        return InferResponse(payload.id, self.name, [row])
+        return InferResponse(payload.id or "1", self.name, [row])
 
 
 if __name__ == "__main__":

@@ -27,7 +27,10 @@ def state_of(protocol: Any) -> str:
 
 
 class _Bounded:
-    """What is put before uvicorn's protocol; ``has_moved``: its stream came to a body or the end of a head."""
+    """What is put before uvicorn's protocol.
+
+    ``has_moved``: the last piece of its stream came to a body or to the end of a head.
+    """
 
     bounded: ClassVar[Any]
     has_moved = False
