@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 from _report import finish, parser
+from _servers import PEERS, free_port, running, subject
 from batching import bundle
-from serving_vs_peers import PEERS, free_port, running, subject, tiny
+from serving_vs_peers import tiny
 
 PROTOCOL = ("edgekit", "mlserver", "kserve", "pytriton")
 """The servers that speak it; mosec, litserve, bentoml and ray have interfaces of their own."""
@@ -43,7 +44,7 @@ def check(port, model):
     }
     if not counts:
         raise RuntimeError(f"the kit did not run: {last}")
-    failed = collections.Counter(re.findall(r"^FAILED \S+::(test_\w+)", done.stdout, re.MULTILINE))
+    failed = collections.Counter(re.findall(r"^FAILED \S*::(test_\w+)", done.stdout, re.MULTILINE))
     return {**counts, "cases": dict(failed)}
 
 

@@ -7,6 +7,12 @@ import onnxruntime
 from kserve import InferOutput, InferResponse, Model, ModelServer
 
 
+def metadata_of(spec):
+    """Return a tensor's row."""
+    shape = [size if isinstance(size, int) else -1 for size in spec.shape]
+    return {"name": spec.name, "datatype": "FP32", "shape": shape}
+
+
 class Peer(Model):
     """One model in the server's own process."""
 
@@ -17,6 +23,14 @@ class Peer(Model):
         self.session = onnxruntime.InferenceSession(sys.argv[2], options, providers=["CPUExecutionProvider"])
         self.spec = self.session.get_inputs()[0]
         self.ready = True
+
+    async def get_input_types(self):
+        """Return the metadata of the inputs."""
+        return [metadata_of(spec) for spec in self.session.get_inputs()]
+
+    async def get_output_types(self):
+        """Return the metadata of the outputs."""
+        return [metadata_of(spec) for spec in self.session.get_outputs()]
 
     def predict(self, payload, headers=None, response_headers=None):  # noqa: ARG002 - KServe's signature
         """Run the model."""

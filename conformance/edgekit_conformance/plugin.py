@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import math
@@ -90,8 +91,9 @@ class Server:
                 connection.shutdown(socket.SHUT_WR)
                 while piece := connection.recv(1 << 16):
                     received += piece
-            except (ConnectionError, BrokenPipeError):
-                pass  # a server may end a connection that makes no sense
+            except OSError as error:  # a server may end a connection that makes no sense
+                if not isinstance(error, ConnectionError) and error.errno != errno.ENOTCONN:
+                    raise
         return received
 
     def get(self, path: str) -> Any:
