@@ -1,5 +1,6 @@
 """Nearly right requests to the real server: none is a fault of the server's, and none stays in its memory."""
 
+import contextlib
 import errno
 import os
 import random
@@ -98,21 +99,19 @@ def memory_mb(process):
 def send(server, chance, count):
     """Send requests; return how often each status came."""
     client, _, log = server
-    at, counts, connection = (client.base_url.host, client.base_url.port), {}, None
-    for number in range(count):
-        data, is_last = fuzzed(chance)
-        connection = connection or socket.create_connection(at, 60)
-        status, goes_on = answer_of(connection, data, is_last)
-        counts[status] = counts.get(status, 0) + 1
-        is_refusal = status < 500 or status == 503 or (status == 504 and b"imeout" in data)
-        assert is_refusal, (
-            f"request {number} is answered {status}: {data[:2000]!r}\n{log.read_text()[-3000:]}"
-        )
-        if not goes_on:
-            connection.close()
-            connection = None
-    if connection is not None:
-        connection.close()
+    counts, goes_on = {}, False
+    with contextlib.ExitStack() as stack:
+        for number in range(count):
+            data, is_last = fuzzed(chance)
+            if not goes_on:
+                stack.close()
+                at = (client.base_url.host, client.base_url.port)
+                connection = stack.enter_context(socket.create_connection(at, 60))
+            status, goes_on = answer_of(connection, data, is_last)
+            counts[status] = counts.get(status, 0) + 1
+            is_refusal = status < 500 or status == 503 or (status == 504 and b"imeout" in data)
+            told = f"request {number} is answered {status}: {data[:2000]!r}"
+            assert is_refusal, f"{told}\n{log.read_text()[-3000:]}"
     return counts
 
 
