@@ -296,6 +296,8 @@ class App:
     def _get(self, asked: Route) -> Reply:
         if asked.action in ("model", "model_ready", "config"):
             return self._model(asked)
+        if asked.action == "trace":
+            self._require(asked.model)
         documents: dict[str, Callable[[], Any]] = {
             "regions": lambda: self._regions.rows(asked.region),
             "trace": lambda: self._traces.document(asked.model),
@@ -330,6 +332,7 @@ class App:
         elif asked.action == "set_log":
             set_log(given)
         else:
+            self._require(asked.model)
             self._traces.set(given, asked.model)
         if FORWARDED not in headers:
             own = [(entry.offer.name, entry.offer.version) for entry in self.models]
@@ -338,6 +341,11 @@ class App:
         if asked.action in ("register", "unregister"):
             return json_reply({})
         return json_reply(log_settings() if asked.action == "set_log" else self._traces.document(asked.model))
+
+    def _require(self, model: str) -> None:
+        """Refuse what is for a model that no process has: its settings would be kept for ever."""
+        if model and self._siblings.table.find(model) is None:
+            self.models.find(model)
 
     async def _object(self, headers: Mapping[bytes, bytes], receive: Receive) -> dict[str, Any]:
         with self.bodies.holding() as body:

@@ -332,6 +332,8 @@ def test_traced_requests_are_logged_with_their_trace_context(server, log_level, 
     assert all(each["total_us"] >= each["infer_us"] > 0 for each in traced)
     post("/v2/models/double/trace/setting", json={})
     assert get("/v2/models/double/trace/setting").json()["trace_level"] == ["OFF"]
+    for answered in (get("/v2/models/none/trace/setting"), post("/v2/models/none/trace/setting", json={})):
+        assert (answered.status_code, "no model 'none'" in answered.json()["error"]) == (404, True)
     for refused in ({"trace_file": "/tmp/x"}, {"trace_level": ["TENSORS"]}, {"trace_rate": "often"}):
         assert post("/v2/trace/setting", json=refused).status_code == 400
 
