@@ -107,7 +107,8 @@ class App:
         try:
             headers = dict(scope["headers"])
             asked = self._shared(route(scope["method"], scope["path"]), headers)
-            self._access.check(asked.action, headers, is_tcp=scope.get("client") is not None)
+            if not (asked.action == "infer" and self._page and self._page.lets_ask(headers)):
+                self._access.check(asked.action, headers, is_tcp=scope.get("client") is not None)
             row = self._siblings.table.find(asked.model, asked.version)
             if row is not None and not self.models.has(row.name, row.version) and FORWARDED not in headers:
                 await self._siblings.forward(Call(row.name, row.version), scope, receive, send)

@@ -1,16 +1,29 @@
 """One page shows the pipelines of every worker of an agent."""
 
+import base64
 import json
 import os
 import signal
 
+import cv2
 import httpx
+import numpy as np
 import pytest
 from agent_stage import AgentStage
 from browser import Browser, missing_browser
 from bundles import make_detector, pipeline_toml
 
 TOKEN = "a-token-of-sixteen-and-more"
+
+PICTURE = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+TRY = """
+const bytes = Uint8Array.from(atob("PICTURE"), (letter) => letter.charCodeAt(0));
+const chosen = new DataTransfer();
+chosen.items.add(new File([bytes], "a.png", { type: "image/png" }));
+const input = document.getElementById("tried");
+input.files = chosen.files;
+input.dispatchEvent(new Event("change"));
+"""
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("_proved_once")]
 
@@ -119,6 +132,21 @@ def test_a_pipeline_is_stopped_and_started_over_http_and_the_agent_says_why(agen
     assert switch(to="on").json()["switch"]["why"] == "the page"
 
 
+def test_a_model_answers_the_pages_visitors_and_no_other_site(agent, client):
+    with httpx.Client(base_url=agent.url, timeout=30) as visitor:
+        visitor.get("/", params={"token": TOKEN})
+        kind, own = {"Content-Type": "image/png"}, {"Origin": agent.url}
+
+        def ask(**more):
+            return visitor.post("/v2/models/motion/infer", content=PICTURE, headers={**kind, **more})
+
+        assert [item["label"] for item in ask(**own).json()["items"]] == ["face"]
+        assert ask(Origin="http://elsewhere.example").status_code in (401, 403)
+        assert visitor.get("/status").status_code == 401, "for programs, with the token"
+        visitor.cookies.clear()
+        assert ask(**own).status_code == 401
+
+
 def test_nobody_sees_anything_without_the_token(agent, client):
     assert httpx.get(f"{agent.url}/").status_code == 401
     for path in ("pipelines", "pipelines/door/frame", "pipelines/yard/events"):
@@ -159,6 +187,8 @@ def test_a_browser_signs_in_and_changes_the_pipeline(agent, client, tmp_path):
         assert client.get("/page/pipelines/yard/figures").json()["switch"]["is_on"] is False
         browser.click("#turn")
         browser.until("#turn", "Stop")
+        browser.run(TRY.replace("PICTURE", base64.b64encode(PICTURE).decode()))
+        browser.until("#answers", "face 0.90")
         assert [line for line in browser.complaints() if "401" not in line] == []  # of the form itself
     finally:
         browser.close()

@@ -64,6 +64,8 @@ class Page:
         self, views: Callable[[], Mapping[str, View]], login: Login, siblings: Siblings | None = None
     ) -> None:
         self._views, self._login, self._siblings = views, login, siblings or Siblings()
+        self._answers = siblings is not None
+        """Whether models answer at the same address."""
         self._feeds: dict[str, tuple[View, Feed]] = {}
         self._is_closing = False
 
@@ -74,6 +76,10 @@ class Page:
     def has(self, path: str) -> bool:
         """Return whether a path is the page's."""
         return path == "/" or path.startswith("/page/")
+
+    def lets_ask(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Return whether a request comes from this page and a visitor who may see it."""
+        return self._login.admits(headers) and is_own(headers)
 
     async def answer(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request whose path is the page's."""
@@ -100,7 +106,8 @@ class Page:
             raise HttpError(403, "this request came from another site")
         elif path == "/page/pipelines" and is_reading:
             names = {*self._views(), *self._siblings.table.pipelines}
-            await _reply(send, msgspec.json.encode({"pipelines": sorted(names)}), _JSON)
+            told = {"pipelines": sorted(names), "answers": self._answers}
+            await _reply(send, msgspec.json.encode(told), _JSON)
         else:
             await self._pipeline(scope, path, receive, send)
 

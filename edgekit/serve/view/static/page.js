@@ -60,7 +60,8 @@ async function drawAnswer(buffer) {
   drawFrame(byId("picture"), frame, bitmap);
   bitmap?.close();
   show("total", `${frame.total ?? "–"}`);
-  showItems(frame.items || []);
+  showItems("items", frame.items || []);
+  byId("trying").hidden = !(answers && frame.width);
   const why = frame.hidden
     ? "Pictures stay on the device: \"pixels\" is not in [privacy] egress of this pipeline."
     : frame.width ? "" : "This pipeline's frames are no pictures.";
@@ -84,10 +85,30 @@ function row(color, text, end) {
   return line;
 }
 
-function showItems(items) {
-  byId("items").replaceChildren(
+function showItems(id, items) {
+  byId(id).replaceChildren(
     ...items.map((item) => row(colorOf(item.label), caption(item) || "item", item.value?.toFixed(3) ?? "")),
   );
+}
+
+// -- a picture of the visitor's, for the model of the pipeline that is followed
+
+let model = "";
+let answers = false; // whether models answer at this address
+
+async function tryPicture() {
+  const [file] = byId("tried").files;
+  if (!file) return;
+  byId("answers").replaceChildren();
+  show("answered", "asking");
+  try {
+    const options = { method: "POST", headers: { "Content-Type": file.type }, body: file };
+    const { items } = await json(`/v2/models/${encodeURIComponent(model)}/infer`, options);
+    showItems("answers", items);
+    show("answered", items.length ? "" : "nothing found");
+  } catch (error) {
+    show("answered", error.message);
+  }
 }
 
 // -- events and figures
@@ -112,6 +133,7 @@ const ms = (value) => (value === null || value === undefined ? "–" : `${value}
 
 function showFigures(figures) {
   show("model", [figures.model, figures.version, figures.variant].filter(Boolean).join(" · "));
+  model = figures.model;
   show("fps", `${figures.fps}`);
   show("p50", ms(figures.latency_ms.p50));
   show("p95", ms(figures.latency_ms.p95));
@@ -289,7 +311,8 @@ function follow(name) {
 // Pipelines come and go: the list is asked for again now and then, and the followed one kept.
 async function listPipelines() {
   try {
-    const { pipelines } = await json("/page/pipelines");
+    const { pipelines, answers: isAnswered } = await json("/page/pipelines");
+    answers = isAnswered;
     const select = byId("pipeline");
     if (pipelines.join() !== [...select.options].map((option) => option.value).join()) {
       select.replaceChildren(...pipelines.map((name) => new Option(name)));
@@ -305,6 +328,7 @@ async function listPipelines() {
   setTimeout(listPipelines, LIST_MS);
 }
 
+byId("tried").addEventListener("change", tryPicture);
 byId("pipeline").addEventListener("change", (event) => {
   location.hash = encodeURIComponent(event.target.value);
   follow(event.target.value);
