@@ -103,10 +103,10 @@ class Traces:
 def _checked(name: str, value: Any) -> Any:
     if name == "trace_level":
         levels = [value] if isinstance(value, str) else value
-        if not isinstance(levels, list) or not levels or set(levels) - {_OFF, _TIMESTAMPS}:
+        if not isinstance(levels, list) or not levels or any(e not in (_OFF, _TIMESTAMPS) for e in levels):
             raise HttpError(400, f"trace_level: want {_OFF} or {_TIMESTAMPS}")
         return levels
     text = value[0] if isinstance(value, list) and len(value) == 1 else value
-    if not str(text).removeprefix("-").isdigit() or len(str(text)) > 9:
+    if not str(text).removeprefix("-").isdecimal() or len(str(text)) > 9:
         raise HttpError(400, f"{name}: want a whole number")
     return str(int(str(text)))

@@ -334,7 +334,11 @@ def test_traced_requests_are_logged_with_their_trace_context(server, log_level, 
     assert get("/v2/models/double/trace/setting").json()["trace_level"] == ["OFF"]
     for answered in (get("/v2/models/none/trace/setting"), post("/v2/models/none/trace/setting", json={})):
         assert (answered.status_code, "no model 'none'" in answered.json()["error"]) == (404, True)
-    for refused in ({"trace_file": "/tmp/x"}, {"trace_level": ["TENSORS"]}, {"trace_rate": "often"}):
+    for refused in (
+        {"trace_file": "/tmp/x"},
+        *({"trace_level": level} for level in (["TENSORS"], [[]], [{}], [], 7)),
+        *({"trace_rate": rate} for rate in ("often", "²", ["1", "2"], "", "--1", 1e300)),
+    ):
         assert post("/v2/trace/setting", json=refused).status_code == 400
 
 

@@ -121,7 +121,7 @@ def config_of(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _number_of(version: str) -> int:
     """Return a version as the protocol counts them; -1, the newest, for one of several numbers."""
-    return int(version) if version.isdigit() and len(version) < 19 else -1
+    return int(version) if version.isdecimal() and len(version) < 19 else -1
 
 
 def _typed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

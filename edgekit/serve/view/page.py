@@ -221,7 +221,7 @@ def _bad(error: EdgekitError) -> HttpError:
 
 def _number(query: Mapping[str, list[str]]) -> int:
     given = query.get("after", ["0"])[0]
-    return int(given) if given.isdigit() and len(given) < 16 else 0
+    return int(given) if given.isdecimal() and len(given) < 16 else 0
 
 
 def _object(data: bytes) -> dict[str, Any]:
