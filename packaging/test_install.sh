@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Installs the Debian packages in whole roots and uses them as a device does.
 #
-#   packaging/test_install.sh [lint|tools|pythons|images|amd64|arm64]...      all without an argument
+#   packaging/test_install.sh [lint|amd64|arm64|tools|pythons|images]...      all without an argument
 #
 # It needs root and Debian.
 #
 # lint: scripts, container files and packages, by shellcheck, hadolint and lintian.
-# tools: the device's wheel, installed by uv tool and by pipx.
-# images: the container images, built by buildah on a root of Debian 13 in the place of their bases, and used.
 # amd64: Debian 12, booted under systemd: the unit waits for a configuration, runs, is restarted by its watchdog,
 # replaces itself by signed releases and leaves those that fail, survives the loss of power while it runs, updates
-# itself, is upgraded and is installed, is removed and purged.
+# itself, is upgraded and is installed, is removed and purged; then the fleet manager's package.
 # arm64: Debian 13 under emulation: installed with its dependencies, doctor, verify, selftest and run of a small
 # bundle on two runtimes; enrolled with a fleet on this machine, updated, rolled back, updates itself, purged.
+# tools: the device's wheel, installed by uv tool and by pipx.
 # pythons: the device's wheel on Python 3.10 to 3.14, as far as this machine or a release of Debian has them.
+# images: the container images, built by buildah on a root of Debian 13 in the place of their bases, and used.
 # Roots are kept in EDGEKIT_ROOTS (default /var/cache/edgekit-roots) and made anew when they are not there.
 # POWER_CUTS says how often the power is lost in each of the four states (3), SEED at which moments; REPORTS names
 # a folder that keeps the reports of selftest. Exits with 77 and the reason where the machine has no such roots.
@@ -68,7 +68,7 @@ restarted() { [ "$(booted systemctl show --property NRestarts --value edgekit-ag
 test_amd64() {
   device=booted
   step "amd64: packages, twice, equal"
-  packages amd64 bookworm "$work/debs" edgekit,edgekit-litert,edgekit-onnxruntime,edgekit-fleet
+  packages amd64 bookworm "$work/debs" edgekit,edgekit-litert,edgekit-onnxruntime
   packages amd64 bookworm "$work/again" edgekit,edgekit-litert
   local again
   for again in "$work"/again/*.deb "$work"/again/*.cdx.json; do
@@ -179,7 +179,8 @@ test_amd64() {
   bundle
   inside edgekit verify /srv/imu >/dev/null || fail "verify"
   purge
-  test_fleet_manager "$work/debs"
+  packages amd64 bookworm "$work/fleet-debs" edgekit-fleet
+  test_fleet_manager "$work/fleet-debs"
 }
 
 test_arm64() {
@@ -218,6 +219,7 @@ test_arm64() {
   test_fleet
   step "purged"
   purge
+  emulated="" cpuinfo=""
 }
 
 test_fleet() {
@@ -265,6 +267,6 @@ test_lint() {
 }
 
 install_tools
-[ $# -gt 0 ] || set -- lint tools pythons images amd64 arm64
+[ $# -gt 0 ] || set -- lint amd64 arm64 tools pythons images
 for part in "$@"; do "test_$part"; done
 step "all good, $SECONDS s"
