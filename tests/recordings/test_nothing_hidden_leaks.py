@@ -18,6 +18,7 @@ from bundles import make_detector
 from mqtt_ear import Ear
 
 from edgekit.agent.worker.runner import make_loop
+from edgekit.core.errors import AcceleratorLostError
 from edgekit.model.ready import open_ready
 from edgekit.pipeline.config import parse_config
 from edgekit.sync.publishers import Publishers
@@ -117,7 +118,7 @@ class Books:
 
 
 def run(folder, places, redact, more=""):
-    """Run the pipeline, and swap the model while it runs."""
+    """Run the pipeline; while it runs the model is swapped, and then its accelerator is lost."""
     mqtt, http, _, _ = places
     writer = cv2.VideoWriter(str(folder / "door.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, SIZE)
     for number in range(FRAMES):
@@ -129,17 +130,30 @@ def run(folder, places, redact, more=""):
     config = parse_config(text, folder=str(folder))
     first = open_ready(make_detector(folder / "1", version="1.0.0"))
     second = open_ready(make_detector(folder / "2", version="2.0.0"))
-    publishers, halfway, versions = Publishers("door", config.privacy.egress, Books()), threading.Event(), []
+    third = open_ready(make_detector(folder / "3", version="2.0.1"))
+    publishers, is_time, versions = Publishers("door", config.privacy.egress, Books()), threading.Event(), []
 
     def seen(result):
         versions.append(result.version)
         if len(versions) == FRAMES // 3:
-            halfway.set()
+            is_time.set()
+        if versions.count("2.0.0") == 5:
+            second.predictor.infer = lost
 
-    loop = make_loop(config, first.predictor, connect=publishers.connect, post=publishers.post, callback=seen)
+    def lost(*_):
+        raise AcceleratorLostError("unplugged")
+
+    loop = make_loop(
+        config,
+        first.predictor,
+        connect=publishers.connect,
+        post=publishers.post,
+        callback=seen,
+        failover=lambda *_: third.predictor,
+    )
 
     def swap():
-        halfway.wait(60)
+        is_time.wait(60)
         loop.swap(second.predictor)
 
     thread = threading.Thread(target=swap, daemon=True)
@@ -148,10 +162,10 @@ def run(folder, places, redact, more=""):
         loop.run()
     finally:
         publishers.close()
-        for ready in (first, second):
+        for ready in (first, second, third):
             ready.close()
-    assert versions[0] == "1.0.0"
-    assert versions[-1] == "2.0.0"
+    assert sorted(versions) == versions
+    assert {*versions} == {"1.0.0", "2.0.0", "2.0.1"}
 
 
 def found_in(folder, places):
@@ -184,7 +198,9 @@ BLACKOUT = "[[blackout]]\npolygon = [[0.3, 0.3], [0.7, 0.3], [0.7, 0.7], [0.3, 0
 
 
 @pytest.mark.parametrize(("redact", "more"), [('"face"', ""), ("", BLACKOUT)])
-def test_a_hidden_colour_is_in_no_byte_of_any_sink_also_during_a_swap(tmp_path, places, redact, more):
+def test_a_hidden_colour_is_in_no_byte_of_any_sink_also_during_a_swap_and_a_failover(
+    tmp_path, places, redact, more
+):
     run(tmp_path, places, redact, more)
     assert found_in(tmp_path, places) == dict.fromkeys(
         ("video", "clip", "webhook", "image entity", "files", "messages"), False
