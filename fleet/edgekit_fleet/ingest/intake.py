@@ -170,7 +170,11 @@ class Intake:
                 if outbox.records:
                     self._run_in_commit(outbox)
             services.messages.set_aside(pull.refused)
-            flooded = {(device, "over quota"): count for device, count in pull.over_quota.items()}
+            flooded = {
+                (device, "over quota"): count
+                for device, count in pull.over_quota.items()
+                if device in pull.known  # else whoever makes names up fills the table
+            }
             services.messages.turn_away(flooded, self._now_ms())
         return _Stored(committed, news)
 

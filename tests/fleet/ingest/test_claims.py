@@ -178,6 +178,12 @@ def test_a_flood_of_one_device_costs_only_its_own_messages(services, intake, dow
     assert services.messages.watermark("d", "b") == BURST_MESSAGES + 100
 
 
+def test_a_flood_in_a_strangers_name_leaves_no_row(services, intake):
+    intake.take([message("m", report(), seq=1 + n, device="nobody") for n in range(BURST_MESSAGES + 1)])
+    assert intake.counters["over_quota"] == 1
+    assert services.messages.turned_away("nobody") == []
+
+
 def test_bytes_are_counted_too():
     quota = Quota()
     assert quota.allows("d", BURST_BYTES, 0)
