@@ -273,7 +273,8 @@ class SharedModel:
 
     def _watch(self) -> None:
         active = self._require_active()
-        active.holder.watch(functools.partial(self._return_to, active))
+        if not self._is_closed:
+            active.holder.watch(functools.partial(self._return_to, active))
 
     def _refusal(self, request: Swap, code: str, reason: str) -> SwapFailed:
         return SwapFailed(
@@ -287,11 +288,7 @@ class SharedModel:
             self._send(TrialProgress(model=self.key, swap=request.swap, stage="loading"))
             new = self._host(request.path)
         self._send(TrialProgress(model=self.key, swap=request.swap, stage="ready"))
-        old, gap_ms = self._switch(new)
-        if request.purpose == "trial":
-            self._kept = old
-        else:
-            old.holder.close()
+        gap_ms = self._switch(new, keeps_old=request.purpose == "trial")
         return Swapped(
             model=self.key,
             swap=request.swap,
@@ -301,14 +298,17 @@ class SharedModel:
             gap_ms=gap_ms,
         )
 
-    def _switch(self, new: Hosted) -> tuple[Hosted, float]:
-        """Put a bundle in place for every user, if it fits each; return the old one and the gap in ms.
+    def _switch(self, new: Hosted, *, keeps_old: bool) -> float:
+        """Put a bundle in place for every user, if it fits each; return the gap in ms.
 
         Raises:
-            EdgekitError: A user cannot run on it, or it cannot be shared.
+            EdgekitError: A user cannot run on it, it cannot be shared, or the model was closed meanwhile.
         """
         with self._switching, self.making:
             old = self._require_active()
+            if self._is_closed:
+                new.holder.close()
+                raise EdgekitError("the model was closed before the new bundle was in place")
             try:
                 for user in self._users.values():
                     user.check(new.view(user))
@@ -321,7 +321,11 @@ class SharedModel:
             gap_ms = (time.monotonic_ns() - began_ns) / 1e6
             self._report_users()
             self._active = new
-        return old, gap_ms
+            if keeps_old:
+                self._kept = old
+        if not keeps_old:
+            old.holder.close()
+        return gap_ms
 
     @contextlib.contextmanager
     def _between_frames(self) -> Iterator[None]:
