@@ -191,8 +191,11 @@ class Budget:
         """Learn what the last step down brought; take it back if that is nothing."""
         assert self._step is not None
         (lever, before), self._step = self._step, None
-        lever.learn(lever.at - 1, before.work_ms / max(seen.work_ms, 1e-3))
-        self._settled_ms = seen.work_ms
+        if seen.work_ms <= lever.failed_ms < math.inf:  # a load that ended meanwhile: all is known already
+            self._settled_ms = lever.failed_ms / FELL_RATIO
+        else:
+            lever.learn(lever.at - 1, before.work_ms / max(seen.work_ms, 1e-3))
+            self._settled_ms = max(seen.work_ms, before.work_ms / lever.gains[lever.at - 1])
         if is_over and lever.is_for_latency and before.latency_ms < USEFUL_GAIN * seen.latency_ms:
             lever.at -= 1
             lever.down.failed(now_s)

@@ -259,6 +259,18 @@ def test_a_step_up_that_makes_most_frames_late_is_taken_back_within_a_second():
     assert downs[-1] - ups[0] <= 1
 
 
+def test_a_load_that_ends_right_after_a_try_has_failed_is_seen_to_end():
+    """The step down after the try is judged by frames of an idle machine."""
+    pipeline = Pipeline(make(), work_ms=25, slow=threefold(30, 1000))
+    pipeline.run(200)
+    tries = [at for at, change in pipeline.changes if not change.is_down]
+    failed_s = next(at for at, change in pipeline.changes if change.is_down and at > tries[0])
+    pipeline = Pipeline(make(), work_ms=25, slow=threefold(30, failed_s + 0.5))
+    pipeline.run(failed_s + 10)
+    assert pipeline.changes[-2][0] == failed_s
+    assert not any(pipeline.setting.values())
+
+
 def test_a_moment_of_trouble_changes_nothing():
     pipeline = Pipeline(make(), slow=threefold(30, 30 + 0.5))
     pipeline.run(60)
