@@ -11,6 +11,9 @@ application's, and a quarter of the best peer's CPU beyond the inference. All of
 and at the address of an agent whose pipeline makes 20 windows a second; the agent's CPU is that of all its
 processes. A peer that cannot be installed or does not start is named. By default the peers that install in a
 minute; ``--full`` adds the others.
+
+``floor`` has the figures of the bare application: where it misses a bar, no server on uvicorn can meet it.
+``python_peers`` has edgekit's against the peers whose HTTP server is Python, which mosec's (Rust) is not.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ BARS = {"tiny_ms": 0.15, "cnn_ms": 0.3, "throughput": 4.0, "asgi": 0.8, "cpu": 0
 CLIENTS = (1, 8, 32)
 OURS = ("edgekit", "agent")
 QUICK = ("mosec", "litserve")
+RUST = frozenset({"mosec"})
+"""Peers whose HTTP server is no Python."""
 
 
 def tiny():
@@ -141,16 +146,18 @@ def verdict(tables, bare):
     return rows, holds
 
 
-def figures(name, tables, bare):
-    """Return the figure of each bar that can be judged."""
+def figures(name, tables, bare, without=frozenset()):
+    """Return the figure of each bar that can be judged; ``without``: peers that do not count."""
     tiny, small = tables["tiny"], tables["cnn"]
     found = {
         "tiny_ms": round(tiny[name]["p50_ms"] - bare["tiny"], 4),
         "cnn_ms": round(small[name]["p50_ms"] - bare["cnn"], 4),
         "asgi": round(min(small[name][f"per_s_{n}"] / small["bare_asgi"][f"per_s_{n}"] for n in CLIENTS), 2),
     }
+    counted = PEERS.keys() - without
     on_tiny, on_cnn = (
-        [row for peer, row in t.items() if peer in PEERS and "reason" not in row] for t in (tiny, small)
+        [row for peer, row in table.items() if peer in counted and "reason" not in row]
+        for table in (tiny, small)
     )
     if on_tiny:
         ratios = {n: tiny[name][f"per_s_{n}"] / max(row[f"per_s_{n}"] for row in on_tiny) for n in CLIENTS}
@@ -194,7 +201,16 @@ def main():
             raise SystemExit(table["edgekit"]["reason"])
     rows, holds = verdict(tables, bare)
     failed = [name for name, is_held in holds.items() if not is_held]
-    detail = {"figures": rows, "bars": BARS, "not_held": failed, "bare_call_ms": bare, "servers": tables}
+    others = {"floor": figures("bare_asgi", tables, bare)}
+    others["python_peers"] = {name: figures(name, tables, bare, RUST) for name in rows}
+    detail = {
+        "figures": rows,
+        **others,
+        "bars": BARS,
+        "not_held": failed,
+        "bare_call_ms": bare,
+        "servers": tables,
+    }
     claim = "a request costs little beyond the model, and less than to other Python servers"
     return finish(
         claim, len(holds) - len(failed), "bars held", len(holds), not failed, detail, arguments.json

@@ -70,6 +70,8 @@ def test_models_in_a_row_and_side_by_side_run_as_soon_as_their_tensors_are_there
     outputs = whole.infer({"in": np.float32([[1, 2, 3, 4]])})
     assert outputs["left"].tolist() == [[12, 13, 14, 15]]
     assert outputs["end"].tolist() == [[1114, 1116, 1118, 1120]]
+    batch = whole.infer({"in": np.ones((3, 4), np.float32)})
+    assert batch["left"].tolist() == [[12] * 4] * 3
     assert whole.variant == "m0:v+m1:v+m2:v+m3:v"
     assert [row["model"] for row in whole.status()["steps"]] == ["m0", "m1", "m2", "m3"]
     assert whole.steps[3]["input_map"] == {"x": "left", "z": "right"}
