@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import select
 import selectors
 import socket
 from collections.abc import Callable, Sequence
@@ -51,6 +52,13 @@ def model_of(head: bytes) -> tuple[str, str] | None:
     if parts[1] != "models":
         return "", ""
     return parts[2], parts[4] if parts[3] == "versions" else ""
+
+
+def _is_over(connection: socket.socket) -> bool:
+    """Return whether a client sends no more: a look at what it has sent would never say."""
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 class Front:
@@ -158,6 +166,7 @@ class Front:
         """Hand a connection over as soon as its first line says to whom."""
         if connection not in self._waiting:
             return
+        is_over = _is_over(connection)
         try:
             head = connection.recv(_LINE_BYTES, socket.MSG_PEEK)
         except BlockingIOError:
@@ -166,11 +175,11 @@ class Front:
             return
         except OSError:
             head = b""
-        if not head:
+        named = model_of(head)
+        if not head or (named is None and is_over):
             self._drop(connection)
             return
         self._reactor.unwatch(connection)
-        named = model_of(head)
         if named is None:  # what was peeked stays readable: waiting for more would never wait
             self._reactor.after(_LOOK_AGAIN_S, functools.partial(self._look, connection))
             return
