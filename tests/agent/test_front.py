@@ -306,7 +306,8 @@ def test_a_client_that_ends_in_its_first_line_is_not_waited_for(two):
     with socket.create_connection(("127.0.0.1", httpx.URL(two.url).port), 20) as connection:
         connection.sendall(b"POST /v2")
         connection.shutdown(socket.SHUT_WR)
-        assert connection.recv(1) == b""  # the rest of a line has 30 s
+        with contextlib.suppress(ConnectionResetError):  # what it had sent is unread
+            assert connection.recv(1) == b""  # the rest of a line has 30 s
 
 
 def test_one_of_many_connections_that_say_nothing_is_refused_for_one_that_does(two):
