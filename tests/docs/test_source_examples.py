@@ -22,6 +22,7 @@ from edgekit.agent.config import parse_agent_config
 from edgekit.agent.worker.runner import run_pipeline
 from edgekit.core.cameras import CameraList, camera_problems
 from edgekit.pipeline.config import config_problems, load_config
+from edgekit.pipeline.sources import SOURCES
 from edgekit_fleet.cameras.written import read_cameras
 
 ROOT = Path(__file__).parents[2]
@@ -148,6 +149,7 @@ RUNNABLE = {
     "iio": accelerometer,
     "mqtt-source": published,
     "fleet": of_the_fleet,
+    "synthetic": lambda _folder: None,
 }
 
 
@@ -174,6 +176,27 @@ def test_an_example_runs_as_it_stands(kind, tmp_path, monkeypatch):
     assert len(rows) == 3
     if kind in ("images", "folder"):
         assert all(row["file"].endswith(".png") for row in rows)
+
+
+def test_the_example_of_a_recording_runs_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEKIT_STATE", str(tmp_path / "state"))
+    path = tmp_path / "examples/video.toml"
+    path.parent.mkdir()
+    path.write_text((ROOT / "examples/video.toml").read_text(encoding="utf-8"))
+    write_image_bundle(tmp_path / "ssd-oidv4-2.0.0")
+    writer = cv2.VideoWriter(str(tmp_path / "bikes.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (64, 48))
+    for shade in range(5):
+        writer.write(np.full((48, 64, 3), 40 * shade, np.uint8))
+    writer.release()
+    assert run_pipeline(path).document["frames"]["processed"] == 5
+    assert len((tmp_path / "detections.jsonl").read_text().splitlines()) == 5
+    assert list(tmp_path.glob("detections.*"))[1:], "the video with boxes too"
+
+
+def test_every_source_has_an_example():
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "examples").rglob("*.toml")]
+    sources = [text.partition("[source]\n")[2].partition("\n\n")[0] for text in texts]
+    assert [kind for kind in SOURCES if not any(f'kind = "{kind}"\n' in text for text in sources)] == []
 
 
 def examples_of_sources():
