@@ -730,8 +730,10 @@ def test_what_runs_beside_the_first_model_is_not_added_to_the_time_of_the_frame(
 
 def test_a_stage_that_is_alone_with_a_frame_for_a_while_adds_that_to_its_time():
     """The first model has ended before the later one, which then took the rest alone."""
-    ended, later = threading.Event(), Later(lambda: ended.wait(60))
-    loop = Loop("test", ListSource(1), make_predictor(), [sink := ListSink()], rules=Rules(graph=later))
+    begun, ended = threading.Event(), threading.Event()
+    later = Later(lambda: (begun.set(), ended.wait(60)))
+    first, sink = waits_for(make_predictor(), begun), ListSink()
+    loop = Loop("test", ListSource(1), first, [sink], rules=Rules(graph=later))
     give = loop._finisher.give
 
     def given(job):
