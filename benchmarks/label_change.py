@@ -30,7 +30,7 @@ BAR_MS = 300.0
 LABEL = "everyone"
 STEADY_S = 30.0
 """From the last connection to the change."""
-CHANGE_S = 60.0
+CHANGE_S = 120.0
 """The change is over within this, or the devices end before it is."""
 
 
