@@ -88,10 +88,12 @@ class Fleet:
         database = open_database(data, self.options.database)
         self._undo.callback(database.close)
         self._facts = Facts(database)
+        devices = Devices(database)
+        self.admin_token_file = data / "admin.token"
+        self._check_database(data, devices)
         self.authority = Authority(data / "ca", self._facts.get(AUTHORITY))
         self._facts.set(AUTHORITY, self.authority.key_sha256)
         self._check_keys(data)
-        devices = Devices(database)
         self.certificates = CertificateKeeper(self.authority, devices, unix_ms)
         self._strangers = Strangers()
         self.broker = self._make_broker(data, devices)
@@ -101,11 +103,20 @@ class Fleet:
         self._disk = DiskWatch(data, database, self.services.messages, self.intake.pause)
         self.ingest = self._make_ingest()
         self._answer_requests()
-        self.admin_token_file = data / "admin.token"
         if not self.admin_token_file.exists():
             token = self.services.tokens.create("admin", unix_ms(), label="made at the first start")
             self.services.audit.record(FLEET, "token.create", token.split(".")[1], after={"role": "admin"})
             write_durably(self.admin_token_file, f"{token}\n".encode(), mode=0o600)
+
+    def _check_database(self, data: Path, devices: Devices) -> None:
+        """Refuse to start with a new database where a fleet has been: it would know no device."""
+        is_new = not self._facts.get(AUTHORITY) and not devices.counts()["total"]
+        if is_new and self.admin_token_file.exists():
+            raise ConfigError(
+                f"{data} is the folder of a fleet, and its database is empty or lost: every device and every"
+                " token would be refused",
+                hint="restore a backup: edgekit-fleet restore --help; for a new fleet, name an empty folder",
+            )
 
     def _check_keys(self, data: Path) -> None:
         """Refuse to start without the online keys that this fleet had: devices trust no others."""

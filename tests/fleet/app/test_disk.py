@@ -160,6 +160,18 @@ def test_a_damaged_database_is_not_called_a_full_disk(tmp_path):
     assert "restore" in caught.value.hint
 
 
+@pytest.mark.parametrize("how", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+def test_a_lost_database_is_not_made_anew_unnoticed(tmp_path, how):
+    """The fleet started, said that it was well, and refused every device and the administrator's token."""
+    with composed(tmp_path):
+        pass
+    how(tmp_path / "fleet.sqlite")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="empty or lost") as caught:
+            composed(tmp_path).__enter__()
+        assert "edgekit-fleet restore" in caught.value.hint
+
+
 def test_lost_keys_are_not_made_anew_unnoticed(tmp_path):
     with composed(tmp_path):
         pass
