@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from edgekit.base.clock import FLOOR_UNIX_MS
 from edgekit.base.files import write_durably
 from edgekit.core import wire
 from edgekit.core.errors import ConfigError, EdgekitError, StorageError
@@ -244,7 +245,10 @@ class Fleet:
 
         Raises:
             LinkError: The broker does not start, or cannot be reached.
+            ConfigError: The clock is before every certificate.
         """
+        if problem := _clock_problem(unix_ms()):
+            raise ConfigError(problem, hint="set the clock (timedatectl set-ntp true) and start again")
         if self.broker.child is not None and self.options.broker_tls == "on":
             self.certificates.keep("broker", self.options.hosts, self._reload_broker)
         try:
@@ -305,6 +309,7 @@ class Fleet:
 
     def _problems(self) -> Iterator[str]:
         """Yield what keeps this fleet manager from its work, the cause before its consequences."""
+        yield _clock_problem(unix_ms())
         yield self._disk.problem if self._disk.is_full else ""
         if self.intake.problem != self._disk.problem:
             yield self.intake.problem and f"Messages are not stored: {self.intake.problem}"
@@ -398,6 +403,14 @@ class Fleet:
             except (EdgekitError, OSError):
                 logger.exception("housekeeping failed; trying again")
             rounds += 1
+
+
+def _clock_problem(now_ms: int) -> str:
+    """Return what a clock that is before every certificate means, empty if it is not."""
+    if now_ms >= FLOOR_UNIX_MS:
+        return ""
+    day = time.strftime("%Y-%m-%d", time.gmtime(now_ms / 1000))
+    return f"This machine's clock shows {day}: no certificate is valid yet, so no device can connect."
 
 
 def _time(_device: str, request: wire.Request) -> Answer:

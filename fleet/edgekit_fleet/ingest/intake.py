@@ -273,7 +273,8 @@ class Intake:
         return watermarks
 
     def _is_present(self, message: Message) -> bool:
-        return message.arrived_ms >= self.present_since_ms
+        # A clock that was ahead when the broker started is behind that start once it is right again.
+        return message.arrived_ms >= self.present_since_ms or self._now_ms() < self.present_since_ms
 
     def _answer(self, device: str, request: wire.Request, arrived_ms: int) -> None:
         if self._now_ms() - arrived_ms > REQUEST_LIFE_MS:

@@ -8,8 +8,10 @@ import threading
 import pytest
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store
-from fleet_kit import Connection, Identity, LocalFleet, wait_until
+from fleet_kit import Connection, Identity, LocalFleet, composed, wait_until
 
+from edgekit.core.errors import ConfigError
+from edgekit_fleet.app import compose
 from edgekit_fleet.app.certificates import CertificateKeeper
 from edgekit_fleet.cli import serve
 from edgekit_fleet.identity import authority as authority_room
@@ -102,6 +104,16 @@ def test_a_server_whose_clock_is_wrong_issues_nothing_that_is_useless_when_it_is
     for certificate in (device, server):
         assert certificate.not_valid_before_utc == FLOOR < now
         assert certificate.not_valid_after_utc > now + dt.timedelta(days=80)
+
+
+def test_a_server_in_1970_says_so_and_does_not_start(tmp_path, monkeypatch):
+    """Its broker's certificate is not valid yet: it waited 20 s for a connection, "no answer"."""
+    with composed(tmp_path) as fleet:
+        monkeypatch.setattr(compose, "unix_ms", lambda: 1000)
+        with pytest.raises(ConfigError, match="1970-01-01") as caught:
+            fleet.start()
+        assert "clock" in caught.value.hint
+        assert "1970-01-01" in fleet.health().problems[0]
 
 
 def test_what_ends_within_three_weeks_is_said_and_counted(tmp_path, clock, devices):

@@ -178,6 +178,17 @@ def test_a_flood_of_one_device_costs_only_its_own_messages(services, intake, dow
     assert services.messages.watermark("d", "b") == BURST_MESSAGES + 100
 
 
+def test_a_clock_that_was_ahead_when_the_broker_started_hides_no_device(services, intake, clock):
+    """Set right afterwards: every device that connected was "offline" until the next restart."""
+    intake.present_since_ms = clock[0] + 1000
+    topic, body = wire.up("d", "state"), wire.encode(wire.Birth(online=True, boot="b", conn=1))
+    intake.take([Message(topic, body, clock[0])])
+    assert services.devices.get("d").online
+    clock[0] += 2000
+    intake.take([Message(wire.up("other", "state"), body, NOW_MS)])  # of before the broker's start
+    assert not services.devices.get("other").online
+
+
 def test_a_flood_in_a_strangers_name_leaves_no_row(services, intake):
     intake.take([message("m", report(), seq=1 + n, device="nobody") for n in range(BURST_MESSAGES + 1)])
     assert intake.counters["over_quota"] == 1
