@@ -10,7 +10,8 @@ yardstick, written by hand on the bare libraries with the same file and threads,
 - ``capture``: frames a second where decoding is the limit (a model that answers at once), over OpenCV's bare
   decoding of the same 1280 x 720 video; at least 0.97.
 - ``cpu``: the processor's time of a frame with every core loaded by other processes, over bare decoding plus
-  bare inference; at most 1.03.
+  bare inference; at most 1.03. ``cpu_resize`` is what no pipeline can do without and the bare libraries here
+  do not do: a ``cv2.resize`` of the frame to the model's size, over the same bare time. No bar.
 - ``added_latency_p95_ms``: from a frame's capture to its sink, less a bare inference beside it, at half the
   rate that the model could do: the 95th percentile of the paired differences. No bar.
 
@@ -101,7 +102,10 @@ def measure(opened: ReadyModel, video: Path, folder: Path, arguments: argparse.N
         return detail
     detail["capture"] = capture_ratio(video, folder, pairs, seconds)
     with loaded_cores():
-        detail["cpu"] = cpu_ratio(run, bare, video, max(3, pairs // 3), max(40, int(2 / inference_s)))
+        rows = cpu_rows(run, bare, video, max(3, pairs // 3), max(40, int(2 / inference_s)))
+        detail["cpu"] = ratio_of(rows)
+        resize_s = resize_cpu_s(opened.predictor, video)
+        detail["cpu_resize"] = round(resize_s / statistics.median(theirs for _, theirs in rows), 4)
     detail["added_latency_p95_ms"] = added_latency_ms(opened.predictor, bare, video, folder, inference_s)
     return detail
 
@@ -203,10 +207,10 @@ def made_video(path: Path, frames: int) -> Path:
 # The processor's time
 
 
-def cpu_ratio(
+def cpu_rows(
     run: Callable[..., dict[str, Any]], bare: Callable[[], object], video: Path, pairs: int, frames: int
-) -> float:
-    """Return the processor's time of the loop's frame over bare decoding plus bare inference."""
+) -> list[tuple[float, float]]:
+    """Return the processor's seconds of a frame, (the loop's, bare decoding plus bare inference), in turn."""
 
     def ours() -> float:
         began = cpu_s()
@@ -219,7 +223,18 @@ def cpu_ratio(
             bare()
         return (cpu_s() - began) / frames
 
-    return ratio_of(in_turn(ours, theirs, pairs))
+    return in_turn(ours, theirs, pairs)
+
+
+def resize_cpu_s(predictor: Predictor, video: Path, times: int = 200) -> float:
+    """Return the processor's seconds of resizing a frame, the same each time: less than in a pipeline."""
+    pixels, shape = Reader(video).next(), predictor.image_input()
+    if shape is None:
+        return 0.0
+    began, resized = cpu_s(), np.empty((*shape[:2], 3), np.uint8)
+    for _ in range(times):
+        cv2.resize(pixels, (shape[1], shape[0]), dst=resized)
+    return (cpu_s() - began) / times
 
 
 def cpu_s_after(work: Callable[[], object]) -> float:

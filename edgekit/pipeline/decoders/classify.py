@@ -92,10 +92,11 @@ def _decoder(
         if options.smoothing > 1:
             recent.append(scores)
             scores = np.mean(recent, axis=0, dtype=np.float32)
+        order = best_first(scores[first:], post.top_k) + first
+        order = order[scores[order] >= post.score_threshold]
         return tuple(
-            Item(label=prefix + label_of(labels, i), score=float(scores[i]), index=int(i))
-            for i in best_first(scores[first:], post.top_k) + first
-            if scores[i] >= post.score_threshold
+            Item(label=prefix + label_of(labels, index), score=score, index=index)
+            for index, score in zip(order.tolist(), scores[order].tolist(), strict=True)
         )
 
     return decode

@@ -51,21 +51,24 @@ def _origin(result: Result) -> dict[str, Any]:
     return {name: result.frame.meta[name] for name in ("file", "media_s") if name in result.frame.meta}
 
 
-_DIGITS = {"score": 4, "box": 1, "oriented_box": 3, "points": 1, "point_scores": 4}
+_DIGITS = (("score", 4), ("box", 1), ("oriented_box", 3), ("points", 1), ("point_scores", 4))
 
 
 def _item(item: Item) -> dict[str, Any]:
     """Return an item's fields, without empty ones."""
-    return {
-        name: _rounded(value, _DIGITS[name]) if name in _DIGITS else value
-        for name, value in msgspec.to_builtins(item).items()
-    }
+    document: dict[str, Any] = msgspec.to_builtins(item)
+    for name, digits in _DIGITS:
+        if (value := document.get(name)) is not None:
+            document[name] = _rounded(value, digits)
+    return document
 
 
 def _rounded(value: Any, digits: int) -> Any:
-    if isinstance(value, (list, tuple)):
+    if not isinstance(value, (list, tuple)):
+        return round(value, digits)
+    if value and isinstance(value[0], (list, tuple)):
         return [_rounded(part, digits) for part in value]
-    return round(value, digits)
+    return [round(part, digits) for part in value]  # most are a box: no call for each of its numbers
 
 
 _EVENT_FIELDS = (
