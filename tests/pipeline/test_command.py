@@ -88,6 +88,24 @@ def test_a_program_that_ends_is_started_again_and_its_last_words_are_kept(opened
     assert "hunter2" not in state["reason"]
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "rtsp://ann:hunter2@door/1",
+        "rtsp://ann:hu@hunter2@door/1",
+        "rtsp://ann:hu/hunter2@door/1",
+        "rtsp+tcp://door/1?password=hunter2",
+    ],
+)
+def test_the_last_words_of_a_program_show_no_password_of_an_address(address):
+    command = (sys.executable, "-c", f"import sys; sys.exit('cannot open {address} : refused')")
+    source = CommandSource(CommandOptions(width=16, height=8, command=command), SourceContext())
+    with pytest.raises(SourceError, match="door/1 : refused") as caught:
+        source.open()
+    source.close()
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_program_that_falls_silent_is_started_again(opened):
     source = opened(FRAMES.format(count=1, rest="import time; time.sleep(60)"), stall_s=0.4)
     assert [source.read().seq for _ in range(2)] == [0, 1]

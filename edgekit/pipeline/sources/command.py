@@ -22,11 +22,12 @@ from edgekit.core.ports import Frame
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.sources import SourceContext
 from edgekit.pipeline.sources.recipes import RECIPES, filled_in
+from edgekit.pipeline.sources.rtsp_address import shown
 from edgekit.pipeline.sources.timing import DUE_S, Reopener, stamp
 
 Side = Annotated[int, msgspec.Meta(ge=8, le=16384)]
 CHANNELS = {"bgr24": 3, "gray": 1}
-_LOGIN = re.compile(r"(\w+://)[^\s/@]*@")
+_ADDRESS = re.compile(r"\w+://\S+")
 _LOG_END_BYTES = 4096
 _TERM_S = 1.0
 
@@ -205,10 +206,10 @@ class _Child:
         return SourceError(f"the process {how}{part}{self._last_words()}", fault="CONNECTION_FAILED")
 
     def _last_words(self) -> str:
-        """Return the last line of its stderr, without the credentials of an address."""
+        """Return the last line of its stderr, its addresses without credentials and query."""
         lines = [line.strip() for line in self._log_end.decode(errors="replace").splitlines()]
         last = next((line for line in reversed(lines) if line), "")
-        return ": " + _LOGIN.sub(r"\1", last)[-300:] if last else ""
+        return ": " + _ADDRESS.sub(lambda found: shown(found[0]), last)[-300:] if last else ""
 
     def close(self) -> None:
         """End it and what it started, and reap it; safe to call twice, and while ``frame`` waits."""
