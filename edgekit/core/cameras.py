@@ -23,8 +23,13 @@ MAX_LIST_BYTES = 32 << 10
 MAX_PASSWORD = 256
 MAX_ANSWER_BYTES = 128 << 10
 FETCH_PATH = "/api/v1/cameras/fetch"
-_LOGIN = re.compile(r"^[a-z][a-z0-9+.-]*://[^/?#]*@", re.IGNORECASE)
-_SECRET = re.compile(r"[?&;](pass(word|wd)?|pwd|token|access_token|auth|key|api_?key|secret)=", re.IGNORECASE)
+_LOGIN = re.compile(
+    r"^\s*(?:[a-z][a-z0-9+.-]*:)?//(?:[^/?#]*|[^/?#@\[]*:(?!\d+(?:[/?#]|$)).*)@", re.IGNORECASE
+)
+"""A login, also one whose password has what ends a host, as people type it: behind the colon is no port."""
+_SECRET = re.compile(
+    r"[?&;](?:\w*_)?(?:(?:login)?pas(?:s|sword|swd)?|pwd|psw|token|auth|key|apikey|secret)=", re.IGNORECASE
+)
 _OPTION = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _MAX_NUMBER = 1 << 53
 _FILES = ("_file", "_env")

@@ -28,6 +28,20 @@ def test_a_good_list_has_no_problems():
 
 
 @pytest.mark.parametrize(
+    "uri",
+    [
+        "rtsp://10.0.0.5:554/stream@main",
+        "rtsp://door.lan/user:1/x@y",
+        "rtsp://[fe80::1]:554/a@b",
+        "http://door.lan:80?at=me@here",
+        "http://door.lan/snap?keyframe=1&bypass=2",
+    ],
+)
+def test_an_address_without_a_login_is_taken_whatever_its_path_has(uri):
+    assert camera_problems([changed(uri=uri)]) == []
+
+
+@pytest.mark.parametrize(
     ("camera", "problem"),
     [
         (changed(name="Door"), "name: want lower-case"),
@@ -36,7 +50,16 @@ def test_a_good_list_has_no_problems():
         (changed(kind="camera", password_unix_ms=1), "kind: want one that takes a password"),
         (changed(uri=""), "uri: want the camera's address"),
         (changed(uri=f"rtsp://ann:{SECRET}@10.0.0.5/2"), "uri: want no password"),
-        (changed(uri=f"http://10.0.0.5/snap?user=ann&pwd={SECRET}"), "uri: want no password"),
+        *(
+            (changed(uri=f"rtsp://{login}@10.0.0.5/2"), "uri: want no password")
+            for login in (f"ann:a/{SECRET}", f"ann:a?{SECRET}", f"ann:#{SECRET}", f"ann:1{SECRET}/")
+        ),
+        (changed(uri=f" rtsp://ann:{SECRET}@10.0.0.5/2"), "uri: want no password"),
+        (changed(uri=f"//ann:{SECRET}@10.0.0.5/2"), "uri: want no password"),
+        *(
+            (changed(uri=f"http://10.0.0.5/snap?user=ann&{key}={SECRET}"), "uri: want no password")
+            for key in ("pwd", "psw", "usr_pwd", "loginpas", "PASSWORD", "access_token", "apikey")
+        ),
         (changed(options={"main_uri": f"rtsp://:{SECRET}@10.0.0.5/1"}), "main_uri: want no password"),
         (changed(options={"password_file": "/etc/shadow"}), "password_file: want an option"),
         (changed(options={"password_env": "HOME"}), "password_env: want an option"),
