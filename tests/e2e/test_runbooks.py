@@ -7,14 +7,17 @@ stands in ``ELSEWHERE`` is run by another test or script. A line of a page that 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from agent_stage import AgentStage, FleetStage, wait_for
+from blobs import blob_bundle, film
 from bundles import make_bundle, pipeline_toml
 from releases import agent_wheel
 
@@ -155,10 +158,16 @@ def stage(folder: Path, data: str, keys: str, model: str, pipelines: str = ""):
 
 
 def test_a_fleet_from_readme(tmp_path):
-    (tmp_path / "publisher-keys").mkdir()  # so that the stage makes none
-    with stage(tmp_path, "fleet-data", "publisher-keys", "ssd-oidv4") as (fleet, agent):
-        fleet.keys.rmdir()
-        make_bundle(tmp_path / "ssd-oidv4-2.0.0", model="ssd-oidv4", version="2.0.0", options={"seed": 2})
+    """A device that begins without a model: ``examples/device``, with a small model in place of the zoo's."""
+    shutil.copytree(ROOT / "examples" / "device", tmp_path / "examples" / "device")
+    film(tmp_path / "bikes.mp4", [[(0.25, 0.5)] * 40])
+    blob_bundle(tmp_path / "ssd-oidv4-2.0.0", model="ssd-oidv4", version="2.0.0")
+    fleet, agent = FleetStage(tmp_path), AgentStage(tmp_path / "examples" / "device", None)
+    fleet.data, fleet.keys = tmp_path / "fleet-data", tmp_path / "publisher-keys"
+    fleet.keys.mkdir()  # so that the stage makes none
+    fleet.start()
+    fleet.keys.rmdir()
+    try:
         shell = Shell(tmp_path, "README.md", "A fleet", **{"http://127.0.0.1:8080": fleet.url})
         shell.skip(".venv/bin/pip install")
         shell.skip(".venv/bin/pip install")
@@ -166,14 +175,22 @@ def test_a_fleet_from_readme(tmp_path):
         shell.run("edgekit-fleet keys init")
         shell.run("edgekit-fleet publish")
         shell.replace("TOKEN", shell.run("edgekit-fleet token create").split()[0])
-        shell.run("edgekit agent enroll")
+        assert "enrolled as door-cam" in shell.run("edgekit agent enroll")
         shell.skip("edgekit agent run")
         agent.start()
         agent.until(lambda s: s["link"]["connected"], "the link")
+        assert "waits for a first version" in agent.status()["pipelines"]["street"]["message"]
         wait_for(lambda: fleet.cli("devices")["devices"][0]["online"], "the device")
         shell.run("edgekit-fleet rollout create")
-        agent.runs("2.0.0")
+        agent.runs("2.0.0", "street")
+        assert "ssd-oidv4 2.0.0 on" in shell.run("edgekit agent status")
         shell.ends()
+    finally:
+        if agent.process is not None:
+            agent.kill()
+        fleet.stop()
+    first = json.loads((agent.folder / "seen.jsonl").read_text().splitlines()[0])
+    assert first["items"][0]["label"] == "person"
 
 
 def test_a_device_without_a_network_from_its_page(tmp_path):
