@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import os
 import queue
+import socket
 import threading
 import time
 
@@ -96,10 +97,9 @@ def test_a_refusal_gives_the_answer_up(tmp_path, caplog):
 
 
 def test_what_a_killed_process_left_is_sent_by_the_next_one(tmp_path):
-    with listening() as closed:
-        url = closed.url
-    with served(doubling()[0], jobs=tmp_path) as server:  # nobody listens there
-        href = send(server, url).json()["href"]
+    with socket.socket() as nobody, served(doubling()[0], jobs=tmp_path) as server:
+        nobody.bind(("127.0.0.1", 0))  # bound, so that no other test listens there
+        href = send(server, f"http://127.0.0.1:{nobody.getsockname()[1]}/").json()["href"]
         while server.client.get(href).status_code == 202:
             pass
     assert {path.suffix for path in left_in(tmp_path)} >= {".answer", ".hook"}
