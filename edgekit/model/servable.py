@@ -172,7 +172,8 @@ class _RawTogether:
     def run(self, requests: Sequence[Mapping[str, NDArray[Any]]]) -> Sequence[Mapping[str, NDArray[Any]]]:
         """Run on a row of each request."""
         for name, array in self._feeds.values():
-            fill_rows(array, [request[name] for request in requests])
+            for row, request in enumerate(requests):
+                array[row] = request[name].reshape(array.shape[1:])
         outputs = self._ready.backend.infer({file: array for file, (_, array) in self._feeds.items()})
         most = {array.shape[0] for _, array in self._feeds.values()}
         for name, array in outputs.items():
@@ -180,22 +181,6 @@ class _RawTogether:
                 raise InferenceError(f"output {name!r} has no row for each sample: {list(array.shape)}")
         named = {self._logical.get(name, name): array for name, array in outputs.items()}
         return [{name: array[row : row + 1] for name, array in named.items()} for row in range(len(requests))]
-
-
-def fill_rows(array: NDArray[Any], rows: Sequence[NDArray[Any]]) -> None:
-    """Write rows of whatever shape into the first ones of a contiguous array.
-
-    As bytes: NumPy lets go of the interpreter in each copy, and the lane's thread then waits up to
-    ``SWITCH_INTERVAL_S`` to have it back from a thread that reads requests.
-    """
-    is_plain = array.dtype != object and array.size > 0
-    target = array.data.cast("B") if is_plain else None
-    width = array.nbytes // max(1, array.shape[0])
-    for number, row in enumerate(rows):
-        if target is None or row.dtype != array.dtype:
-            array[number] = row.reshape(array.shape[1:])
-        else:
-            target[number * width : (number + 1) * width] = np.ascontiguousarray(row).data.cast("B")
 
 
 class _TaskTogether:
