@@ -31,6 +31,26 @@ def thing():
 def test_thing(thing):
     pass
 """
+AFTER = """
+from pathlib import Path
+
+stage = []
+
+def test_first():
+    stage.append("ready")
+
+def test_second_stands_on_the_first():
+    assert stage
+    seen = Path(__file__).with_name("seen")
+    if not seen.exists():
+        seen.touch()
+        raise AssertionError("the first time")
+    stage.append("done")
+
+@pytest.mark.parametrize("n", range(4))
+def test_stands_on_the_second(n):
+    assert "done" in stage
+"""
 ALWAYS = "def test_always_fails():\n    assert 1 == 2\n"
 SOUND = "def test_sound():\n    pass\n"
 
@@ -50,7 +70,7 @@ def once(name):
     return ONCE.format(name=name)
 
 
-@pytest.mark.parametrize("unsteady", [once("seen"), IN_TEARDOWN])
+@pytest.mark.parametrize("unsteady", [once("seen"), IN_TEARDOWN, f"import pytest{AFTER}"])
 def test_what_passes_alone_is_named_and_does_not_stop_the_change(tmp_path, unsteady):
     done = suite(tmp_path, sound=SOUND, unsteady=unsteady)
     assert done.returncode == 0, done.stdout
@@ -66,7 +86,7 @@ def test_what_fails_alone_fails(tmp_path):
     assert "UNSTEADY" not in done.stdout
 
 
-def test_more_than_three_are_no_accident(tmp_path):
+def test_more_than_three_files_are_no_accident(tmp_path):
     done = suite(tmp_path, **{f"unsteady{n}": once(f"seen{n}") for n in range(4)})
     assert done.returncode == 1
     assert "once more" not in done.stdout

@@ -118,11 +118,11 @@ class Reopener(Generic[T]):
         Raises:
             SourceError: It did not come back in time.
         """
+        self.is_waiting = True  # first: whoever sees the fault sees that no frame is due
         self._note(why, fault)
         fields = {"source": self._name, "why": why, "fault": fault}
         logger.warning("source lost, opening it again", extra=fields)
         started, wait_s = time.monotonic(), FIRST_WAIT_S
-        self.is_waiting = True
         while not self._closing.wait(max(random.uniform(0, wait_s), self._least_s())):  # noqa: S311
             try:
                 device = self._opener()
