@@ -1,10 +1,10 @@
-"""The whole suite; files with a failure are run again, alone: ``python tests/suite.py [PYTEST_ARGUMENTS...]``.
+"""The whole suite; a file that fails is run again, alone: ``python tests/suite.py [PYTEST_ARGUMENTS...]``.
 
 Thousands of tests, many with processes and brokers, share two cores that others use too. A file whose tests
-fail there and pass alone, in a process of its own, is *unsteady*: it says nothing of the change at hand. It is
-named at the end, where nobody can overlook it, with its failures above, and has to be mended as any fault;
-more than ``MOST_UNSTEADY`` of them fail the run (docs/decisions/0017). The file is run whole: tests of a
-shared stage stand on those before them, and one that fails takes those after it along.
+fail there and pass alone, in a process of its own, is *unsteady*: it says nothing of the change at hand. It
+is named at the end, where nobody can overlook it, with its failures above, and has to be mended as any
+fault; more than ``MOST_UNSTEADY`` of them fail the run (docs/decisions/0017). The file is run whole: tests of
+a shared stage stand on those before them, and one that fails takes those after it along.
 """
 
 from __future__ import annotations
