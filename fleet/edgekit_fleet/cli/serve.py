@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.base.files import write_durably
+from edgekit.base.notify import Notifier
 from edgekit.core.errors import ConfigError
 from edgekit_fleet.cli.listening import listen
 from edgekit_fleet.cli.target import ADDRESS_FILE
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 GRACE_S = 5
 REQUEST_S = 15.0
 """A connection that has not sent the head of a request by then is closed."""
+WELL_S = 10
+"""systemd is told so often that the loop turns and messages are stored; its unit waits six times as long."""
 SWITCH_INTERVAL_S = 2e-4
 """How long a thread waits for the interpreter while another one computes.
 
@@ -82,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     os.umask(0o077)  # what a fleet keeps is its owner's alone; the broker inherits this
-    with _only_one(arguments.data), contextlib.closing(_Stops()) as stops:
+    with _only_one(arguments.data), contextlib.closing(_Stops()) as stops, _notifier() as notifier:
         fleet = Fleet(_options(arguments))
         address_file = fleet.services.settings.data / ADDRESS_FILE
         try:
@@ -97,7 +100,8 @@ def run(arguments: argparse.Namespace) -> None:
                     fleet.server_files(),
                     stops,
                     keep_certificate=fleet.keep_https,
-                    is_ready=lambda: _announce(fleet, address_file, is_json=arguments.json),
+                    is_ready=lambda: _announce(fleet, address_file, notifier, is_json=arguments.json),
+                    each_while=lambda: _tell_well(fleet, notifier),
                     at_stop=fleet.services.bus.close,
                 )
         finally:
@@ -125,7 +129,17 @@ def _options(arguments: argparse.Namespace) -> Options:
     )
 
 
-def _announce(fleet: Fleet, address_file: Path, *, is_json: bool) -> None:
+def _notifier() -> contextlib.closing[Notifier]:
+    return contextlib.closing(Notifier(os.environ.get("NOTIFY_SOCKET", "")))
+
+
+def _tell_well(fleet: Fleet, notifier: Notifier) -> None:
+    """Feed systemd's watchdog, from the loop that answers, unless the thread that stores messages is gone."""
+    if fleet.ingest.is_running:
+        notifier.tell("WATCHDOG=1")
+
+
+def _announce(fleet: Fleet, address_file: Path, notifier: Notifier, *, is_json: bool) -> None:
     """Write where the fleet manager can be reached, for commands on this machine and for people."""
     from edgekit_fleet.store.sessions import Sessions
     from edgekit_fleet.ui import signin
@@ -146,6 +160,7 @@ def _announce(fleet: Fleet, address_file: Path, *, is_json: bool) -> None:
         print(f"open within 15 minutes: {ready['login_url']}", file=sys.stderr)
     if is_json:
         print(json.dumps(ready), flush=True)
+    notifier.tell("READY=1")
 
 
 class _Stops:
@@ -176,6 +191,7 @@ def _serve(
     *,
     keep_certificate: Callable[[Callable[[], None]], None],
     is_ready: Callable[[], None],
+    each_while: Callable[[], None],
     at_stop: Callable[[], None],
 ) -> None:
     import uvicorn
@@ -196,7 +212,11 @@ def _serve(
             at_stop()  # else live streams delay the shutdown
             await super().shutdown(sockets)
 
+    async def tell() -> None:
+        each_while()
+
     config = _config(app, files)
+    config.callback_notify, config.timeout_notify = tell, WELL_S
     server = Server(config)
     if files is not None:
         certificate, key = files
