@@ -32,7 +32,7 @@ from pipeline_efficiency import BARE, THREADS, material, slow_down
 
 from edgekit.agent.worker.runner import choices_of, make_rules
 from edgekit.agent.worker.stage_models import StageModels
-from edgekit.core.ports import Frame, Result
+from edgekit.core.ports import IDENTITY, Frame, Result
 from edgekit.model.holder import Holder
 from edgekit.pipeline.config import PipelineConfig, parse_config
 from edgekit.pipeline.loop import Loop
@@ -64,9 +64,9 @@ class OneAtATime:
         self._is_free.wait()
         self._is_free.clear()
         seq, self._seq = self._seq, self._seq + 1
-        return Frame(self._pictures[seq % len(self._pictures)], seq, *stamp())
+        return Frame(self._pictures[seq % len(self._pictures)], seq, *stamp(), {IDENTITY: str(seq)})
 
-    def finished(self, _frame: Frame) -> None:
+    def finished(self, _identity: str) -> None:
         """Let the next one come."""
         self._is_free.set()
 

@@ -183,9 +183,16 @@ def add_label(labels: dict[str, int], label: str, number: int = 1) -> None:
 
 
 class EventOut(msgspec.Struct, frozen=True, tag="event", kw_only=True):
-    """An event, before the egress gate."""
+    """An event, before the egress gate.
+
+    ``key`` is the same when the source gives its frame again, which ``is_again`` says it did. ``Kept``
+    answers where there is a ``number``.
+    """
 
     record: EventRecord
+    key: str = ""
+    is_again: bool = False
+    number: int = 0
 
 
 class TrialProgress(msgspec.Struct, frozen=True, tag="trial", kw_only=True):
@@ -360,6 +367,13 @@ class Turn(msgspec.Struct, frozen=True, tag="turn", kw_only=True):
     why: str
 
 
+class Kept(msgspec.Struct, frozen=True, tag="kept", kw_only=True):
+    """The events of a pipeline up to a number are on disk, or given up."""
+
+    pipeline: str
+    number: int
+
+
 class Swap(msgspec.Struct, frozen=True, tag="swap", kw_only=True):
     """Load this bundle beside a running one, check it, and switch all its pipelines at a frame boundary.
 
@@ -393,7 +407,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 ToWorker = Union[  # noqa: UP007 - decoded at run time
-    Host, Drop, Run, Begin, End, Turn, Swap, Keep, Offered, Stop
+    Host, Drop, Run, Begin, End, Turn, Kept, Swap, Keep, Offered, Stop
 ]
 
 

@@ -27,7 +27,7 @@ class HasFileno(Protocol):
 
 
 class Reactor:
-    """Runs callbacks one at a time on its thread. Only ``post`` is for other threads."""
+    """Runs callbacks one at a time on its thread. Only ``post`` and ``offer`` are for other threads."""
 
     def __init__(self, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._monotonic_s = monotonic_s
@@ -49,6 +49,15 @@ class Reactor:
         """Run work on the reactor's thread; waits while the queue is full."""
         self._posted.put(work)
         self.wake()
+
+    def offer(self, work: Callable[[], None]) -> bool:
+        """Run work as ``post`` does, unless the queue is full; return whether it will be run."""
+        try:
+            self._posted.put_nowait(work)
+        except queue.Full:
+            return False
+        self.wake()
+        return True
 
     def wake(self) -> None:
         """End a wait; safe from signal handlers and any thread."""

@@ -52,9 +52,19 @@ CLASSES: dict[str, DataClass] = {
     "audio": DataClass("sound", ("audio",)),
     HEALTH: DataClass("what the device says of itself", (), ("fleet",), is_free=True),
     ENVELOPE: DataClass(
-        "an event's id and kind, its times, pipeline, stage, model and version, trace id",
+        "an event's id, key and kind, its times, pipeline, stage, model and version, trace id",
         (
-            *("id", "kind", "seq", "mono_ns", "unix_ms", "captured_ns", "captured_unix_ms", "stage_ms"),
+            *(
+                "id",
+                "key",
+                "kind",
+                "seq",
+                "mono_ns",
+                "unix_ms",
+                "captured_ns",
+                "captured_unix_ms",
+                "stage_ms",
+            ),
             *("start_seq", "start_ns", "start_mono_ns", "start_unix_ms", "media_s"),
             *("end_ns", "end_mono_ns", "end_unix_ms", "pipeline", "stage", "task", "trace", "trace_id"),
             *("model", "version", "versions", "models", "variant"),

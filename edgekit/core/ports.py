@@ -82,6 +82,10 @@ class Frame(msgspec.Struct):
 
 TRACE_ID = "trace_id"
 """In a frame's ``meta``: the W3C trace of the message that it came with, which its events go on with."""
+IDENTITY = "identity"
+"""In a frame's ``meta``, if its source has ``finished``: text that it has again after a restart."""
+IS_AGAIN = "is_again"
+"""In a frame's ``meta``: it was in work when an earlier run ended, so sinks may have its result."""
 
 
 @runtime_checkable
@@ -91,7 +95,8 @@ class Source(Protocol):
     It may also have: ``due_s``, seconds within which a frame is due, None for any time; ``slots``, frames
     that may wait; ``fps``; ``halve(times)``; ``state()`` and ``counts()``, for summary and status;
     ``next_seq``, where frames that it left out at its end count as dropped; ``path``, the file or folder
-    that it reads; ``finished(frame)``, called once the sinks have a frame's result.
+    that it reads; ``finished(identity)``, called on any thread once the sinks keep the result
+    of the frame with that ``IDENTITY``.
     """
 
     is_live: bool
@@ -114,6 +119,14 @@ class Source(Protocol):
         """Free the device; safe to call twice, and from another thread while ``read`` waits."""
 
 
+def nothing() -> None:
+    """Do nothing: what is called where nobody waits for the end of something."""
+
+
+def _hold_nothing() -> Callable[[], object]:
+    return nothing
+
+
 class Result(msgspec.Struct):
     """One processed frame on its way to the sinks; times in milliseconds."""
 
@@ -130,6 +143,11 @@ class Result(msgspec.Struct):
     """Of each model, where several took part."""
     trace_id: str = ""
     """Of the events, 32 hexadecimal digits as in W3C Trace Context; empty without any."""
+    is_again: bool = False
+    """An earlier run may have written it: a sink that can look writes only what it lacks."""
+    hold: Callable[[], Callable[[], object]] = _hold_nothing
+    """For a sink that keeps a result later than ``write``: the source notes the frame as done when the
+    function that it returns was called. Until then a killed process takes the frame again."""
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""What was done, on disk: numbers that outlive the process, in a file of bounded size."""
+"""What was begun and done, on disk: numbers that outlive the process, in a file of bounded size."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from edgekit.core.errors import StorageError
 logger = logging.getLogger(__name__)
 SYNC_S = 1.0
 _DIGITS = 16
+_BEGUN = b"~"
+"""Before a number that was begun; other versions of edgekit skip such a line."""
+MOST_BEGUN = 4096
+"""Numbers that were begun and never done: more than a pipeline and its sinks have in work."""
 
 
 class DoneList:
     """A set of 64-bit numbers in a file; any thread may use it.
 
-    A number is in the file once ``add`` returns, so a kill forgets nothing; it is synced at most every
-    ``SYNC_S``, so a power cut may forget the last ones. Where the disk takes none, numbers are kept in
-    memory alone, and counted in ``not_noted``.
+    A number is in the file once ``begin`` or ``add`` returns, so a kill forgets nothing; it is synced at most
+    every ``SYNC_S``, so a power cut may forget the last ones. Where the disk takes none, numbers are kept in
+    memory alone, and those that are done are counted in ``not_noted``.
 
     Args:
         path: The file.
@@ -34,6 +38,7 @@ class DoneList:
         self._path, self._most = path, most
         self._lock = threading.Lock()
         self._keys: dict[int, None] = {}
+        self._begun: dict[int, None] = {}
         self._synced_s = 0.0
         self.not_noted = 0
 
@@ -48,9 +53,13 @@ class DoneList:
                 is_new = not self._path.exists()
                 data = b"" if is_new else self._path.read_bytes()
                 for line in data.split(b"\n"):
-                    if len(line) == _DIGITS:  # the last one may be half a line, of a power cut
+                    numbers = self._begun if line.startswith(_BEGUN) else self._keys
+                    digits = line.removeprefix(_BEGUN)
+                    if len(digits) == _DIGITS:  # the last one may be half a line, of a power cut
                         with contextlib.suppress(ValueError):
-                            self._keys[int(line, 16)] = None
+                            numbers[int(digits, 16)] = None
+                begun = [key for key in self._begun if key not in self._keys]
+                self._begun = dict.fromkeys(begun[-MOST_BEGUN:])
                 if is_new or not data.endswith(b"\n"):
                     self._rewrite()
             except OSError as cause:
@@ -58,23 +67,39 @@ class DoneList:
             return is_new
 
     def has(self, key: int) -> bool:
-        """Return whether a number is in."""
+        """Return whether a number is done."""
         return key in self._keys
 
+    def has_begun(self, key: int) -> bool:
+        """Return whether a number was begun, and not done, when the file was opened or since."""
+        return key in self._begun
+
+    def begin(self, key: int) -> None:
+        """Note that a number is in work; it is no error if that cannot be noted."""
+        with self._lock:
+            self._begun[key] = None
+            with contextlib.suppress(OSError):
+                self._append(_BEGUN + _lines([key]))
+
     def add(self, *keys: int) -> None:
-        """Enter numbers."""
+        """Enter numbers as done."""
         with self._lock:
             self._keys.update(dict.fromkeys(keys))
+            for key in keys:
+                self._begun.pop(key, None)
             try:
-                with self._path.open("ab", buffering=0) as file:
-                    file.write(_lines(keys))
-                    if time.monotonic() - self._synced_s > SYNC_S:
-                        os.fsync(file.fileno())
-                        self._synced_s = time.monotonic()
+                self._append(_lines(keys))
             except OSError as cause:
                 self.not_noted += len(keys)
                 if self.not_noted == len(keys):
                     logger.warning("%s: what is done cannot be noted: %s", self._path, cause.strerror)
+
+    def _append(self, data: bytes) -> None:
+        with self._path.open("ab", buffering=0) as file:
+            file.write(data)
+            if time.monotonic() - self._synced_s > SYNC_S:
+                os.fsync(file.fileno())
+                self._synced_s = time.monotonic()
 
     def trim(self, in_use: int) -> None:
         """Forget the oldest numbers beyond ``most``, but keep twice as many as are ``in_use``."""
@@ -88,7 +113,8 @@ class DoneList:
                 logger.warning("%s: cannot be shortened: %s", self._path, cause.strerror)
 
     def _rewrite(self) -> None:
-        write_durably(self._path, _lines(self._keys))
+        begun = b"".join(_BEGUN + _lines([key]) for key in self._begun)
+        write_durably(self._path, _lines(self._keys) + begun)
 
 
 def _lines(keys: Iterable[int]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -13,11 +14,12 @@ from typing import Any, Protocol
 
 from edgekit.base.stream import ALLOWANCE_S
 from edgekit.core.errors import EdgekitError
-from edgekit.core.ports import TRACE_ID, Frame, Result, Sink
+from edgekit.core.ports import IDENTITY, IS_AGAIN, TRACE_ID, Frame, Result, Sink
 from edgekit.core.spec import Prediction
 from edgekit.pipeline.budget_keeper import Keeper
 from edgekit.pipeline.events import Debounce, Event, EventMaker
 from edgekit.pipeline.predictor import Predictor
+from edgekit.pipeline.receipt import Receipt
 from edgekit.pipeline.redact import Redactor
 from edgekit.pipeline.stats import Tally
 from edgekit.pipeline.switch import Switch
@@ -125,7 +127,8 @@ class Finisher:
     """A thread that does one job after the other; two may be queued.
 
     ``on_fatal`` is called once, when it cannot go on; then ``error`` says why. ``on_room`` is called when
-    ``has_room`` becomes true. ``on_done`` is called with each frame that the sinks have, or that failed.
+    ``has_room`` becomes true. ``on_kept`` is called with the identity of each frame that the sinks keep, or
+    that failed, on any thread.
     """
 
     def __init__(
@@ -136,10 +139,10 @@ class Finisher:
         tally: Tally,
         on_fatal: Callable[[], None],
         on_room: Callable[[], None],
-        on_done: Callable[[Frame], object] = lambda _frame: None,
+        on_kept: Callable[[str], object] | None = None,
     ) -> None:
         self._name, self._sinks, self._rules, self._tally = name, tuple(sinks), rules, tally
-        self._on_fatal, self._on_room, self._on_done = on_fatal, on_room, on_done
+        self._on_fatal, self._on_room, self._on_kept = on_fatal, on_room, on_kept
         self._events = EventMaker(rules.debounce, lambda: os.urandom(8).hex())
         self._jobs: deque[Job] = deque()
         self._coming: Frame | None = None
@@ -244,11 +247,11 @@ class Finisher:
             job.predictor.failed()
             self._tally.failed += 1
             self._failed(error)
-            self._on_done(job.frame)
+            self._left_out(job.frame)
             return
         if timed is None and self._rules.watch is None:
             self._tally.skipped += 1
-            self._on_done(job.frame)
+            self._left_out(job.frame)
             return
         result, problem = self._result(job, timed)
         if problem is None:
@@ -258,9 +261,7 @@ class Finisher:
             self._failed(problem)
         self._tally.events += len(result.events)
         began_ns = time.perf_counter_ns()
-        for sink in self._sinks:
-            self._write(sink, result)
-        self._on_done(job.frame)
+        self._write_all(result)
         result.stage_ms["sink"] = (time.perf_counter_ns() - began_ns) / 1e6
         done_ns, stage_ms = time.monotonic_ns(), result.stage_ms
         self._tally.finished(job.frame, done_ns, stage_ms)
@@ -324,6 +325,7 @@ class Finisher:
             stage_ms=stage_ms,
             versions=versions,
             trace_id=frame.meta.get(TRACE_ID) or os.urandom(16).hex() if events else "",
+            is_again=frame.meta.get(IS_AGAIN, False),
         )
         return result, error
 
@@ -338,6 +340,20 @@ class Finisher:
             return watch.step(frame, prediction, job.predictor.threshold)
         events = self._events.step(prediction, frame.seq, frame.captured_ns, frame.captured_unix_ms)
         return prediction, events
+
+    def _left_out(self, frame: Frame) -> None:
+        if self._on_kept is not None:
+            self._on_kept(frame.meta[IDENTITY])
+
+    def _write_all(self, result: Result) -> None:
+        receipt = None
+        if self._on_kept is not None:  # what waits for a network must not keep the pixels
+            receipt = Receipt(functools.partial(self._on_kept, result.frame.meta[IDENTITY]))
+            result.hold = receipt.hold
+        for sink in self._sinks:
+            self._write(sink, result)
+        if receipt is not None:
+            receipt.release()
 
     def _write(self, sink: Sink, result: Result) -> None:
         try:

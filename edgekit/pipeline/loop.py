@@ -82,7 +82,7 @@ class Loop:
         self._stopping = threading.Event()
         self._finisher = Finisher(
             *(name, sinks, self._rules, self.tally, self._stopping.set, self._nudge),
-            on_done=getattr(source, "finished", lambda _frame: None),
+            on_kept=getattr(source, "finished", None),
         )
         self._stream: Stream[Frame] = self._lane.stream(
             self._infer,

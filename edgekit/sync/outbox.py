@@ -15,7 +15,7 @@ import msgspec
 
 from edgekit.core import wire
 from edgekit.core.errors import ProtocolError, StorageError
-from edgekit.core.ports import Clock
+from edgekit.core.ports import Clock, nothing
 from edgekit.sync.downsample import pairs
 from edgekit.sync.store import DAMAGE, OutboxFile, Row, move_aside
 
@@ -79,6 +79,7 @@ class Outbox:
         self._lock = threading.Condition(threading.RLock())
         self._pending: list[Row] = []
         self._pending_bytes = 0
+        self._waiting: list[Callable[[], object]] = []
         self._wakers: list[Callable[[], None]] = []
         self._closed = False
         self._acknowledged = 0
@@ -101,18 +102,38 @@ class Outbox:
 
     # -- writing
 
-    def put(self, record: wire.Record, priority: int | None = None) -> None:
+    def put(
+        self,
+        record: wire.Record,
+        priority: int | None = None,
+        *,
+        key: str = "",
+        is_again: bool = False,
+        on_kept: Callable[[], object] = nothing,
+    ) -> None:
         """Queue a message that passed the egress gate.
 
-        Priority 0 is kept longest, 9 dropped first; None: by kind of record.
+        Args:
+            record: The message.
+            priority: 0 is kept longest, 9 dropped first; None: by kind of record.
+            key: What a message has again when it is put again after a kill.
+            is_again: Leave it out if one of its key was put; the last ``MOST_KEYS`` are known.
+            on_kept: Called on any thread, and at once, when it is on disk or given up.
         """
         body = wire.encode_record(record)
         rank = PRIORITIES[type(record)] if priority is None else priority
         leaf = "m" if isinstance(record, wire.MetricReport) else "ev"
-        row = Row(rank, leaf, record.mono_ns, record.unix_ms, self._lived_s(), body)
+        row = Row(rank, leaf, record.mono_ns, record.unix_ms, self._lived_s(), body, key)
         with self._lock:
             if self._closed or len(body) > MAX_RECORD_BYTES:
                 self.counters["refused"] += 1
+                on_kept()
+                return
+            if on_kept is not nothing:
+                self._waiting.append(on_kept)
+            if is_again and self._has(key):
+                if not self._pending:
+                    self._say_kept()
                 return
             self.counters["put"] += 1
             self._pending.append(row)
@@ -122,6 +143,18 @@ class Outbox:
                 self._commit()
             else:
                 self._lock.notify_all()
+
+    def _has(self, key: str) -> bool:
+        if any(row.key == key for row in self._pending):
+            return True
+        found = []
+        self._guarded(lambda: found.append(self._file.has(key)))
+        return any(found)
+
+    def _say_kept(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for on_kept in waiting:
+            on_kept()
 
     def flush(self) -> bool:
         """Make everything put so far durable; False where the disk failed."""
@@ -167,6 +200,7 @@ class Outbox:
             self._keep_most_important()
             return
         self._pending, self._pending_bytes = [], 0
+        self._say_kept()
         self._guarded(self._keep_quota)
         for wake in self._wakers if number else ():
             wake()
@@ -183,6 +217,7 @@ class Outbox:
         while kept and sum(len(rows[i].body) for i in kept) > _MAX_PENDING_BYTES // 2:
             kept.pop()
         self.counters["dropped"] += len(rows) - len(kept)
+        self._say_kept()
         self._pending = [rows[i] for i in sorted(kept)]
         self._pending_bytes = sum(len(row.body) for row in self._pending)
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from edgekit.core.errors import EdgekitError
-from edgekit.core.ports import Session
+from edgekit.core.ports import Session, nothing
 from edgekit.sync.address import Address, Tls
 from edgekit.sync.connection import Connection
 
@@ -46,8 +46,9 @@ class PublisherState(msgspec.Struct, frozen=True, kw_only=True):
 class _Message:
     topic: str
     body: bytes
-    on_sent: Callable[[], None]
+    on_sent: Callable[[], object]
     retain: bool = False
+    on_kept: Callable[[], object] = nothing
     tries: int = 0
 
 
@@ -89,18 +90,31 @@ class Publisher:
         self._thread.start()
 
     def publish(
-        self, topic: str, body: bytes, on_sent: Callable[[], None] = lambda: None, *, retain: bool = False
+        self,
+        topic: str,
+        body: bytes,
+        on_sent: Callable[[], object] = nothing,
+        *,
+        retain: bool = False,
+        on_kept: Callable[[], object] = nothing,
     ) -> None:
         """Queue a message without waiting.
 
-        ``on_sent`` is called on the publisher's thread each time the payload is handed to the network.
+        ``on_sent`` is called on the publisher's thread each time the payload is handed to the network;
+        ``on_kept`` once, on any thread, when the broker has acknowledged it or it is given up; not where
+        it is closed before.
         """
         with self._lock:
-            if self._closing.is_set() or len(self._waiting) + len(self._flying) >= self._max_waiting:
+            is_closed = self._closing.is_set()
+            is_full = is_closed or len(self._waiting) + len(self._flying) >= self._max_waiting
+            if is_full:
                 self._dropped += 1
-                return
-            self._waiting.append(_Message(topic, body, on_sent, retain))
-        self._connection.wake()
+            else:
+                self._waiting.append(_Message(topic, body, on_sent, retain, on_kept))
+        if not is_full:
+            self._connection.wake()
+        elif not is_closed:
+            on_kept()
 
     def state(self) -> PublisherState:
         """Return the counts so far."""
@@ -211,6 +225,7 @@ class Publisher:
         logger.warning(
             "a message of %d bytes on %s is given up: %s", len(message.body), message.topic[:100], why
         )
+        message.on_kept()
 
     def _leave(self) -> None:
         """End the connection, and requeue the messages under way."""
@@ -235,6 +250,9 @@ class Publisher:
 
     def _on_publish(self, _client: Any, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
         with self._lock:
-            if self._flying.pop(mid, None) is not None:
+            message = self._flying.pop(mid, None)
+            if message is not None:
                 self._sent += 1
                 self._suspects = max(0, self._suspects - 1)
+        if message is not None:
+            message.on_kept()

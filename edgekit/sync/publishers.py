@@ -11,7 +11,7 @@ import msgspec
 
 from edgekit.core.egress import ENVELOPE
 from edgekit.core.errors import ConfigError
-from edgekit.core.ports import Session
+from edgekit.core.ports import Session, nothing
 from edgekit.sync.address import Address, Tls, parse_url
 from edgekit.sync.gate import Books, Gate, Packed
 from edgekit.sync.publisher import Publisher
@@ -34,18 +34,31 @@ class Channel:
         """Whether the broker is connected."""
         return self._publisher.state().is_connected
 
-    def __call__(self, topic: str, document: Mapping[str, Any], *, retain: bool = False) -> None:
-        """Send what may leave of a document."""
-        self._publish(topic, self._gate.pack(document), retain=retain)
+    def __call__(
+        self,
+        topic: str,
+        document: Mapping[str, Any],
+        *,
+        retain: bool = False,
+        on_kept: Callable[[], object] = nothing,
+    ) -> None:
+        """Send what may leave of a document; ``on_kept`` is called once it is acknowledged, or given up."""
+        self._publish(topic, self._gate.pack(document), retain=retain, on_kept=on_kept)
 
     def raw(self, topic: str, payload: bytes, data_class: str = ENVELOPE, *, retain: bool = False) -> None:
         """Send a payload that is all of one class, if that may leave."""
         self._publish(topic, self._gate.whole(payload, data_class), retain=retain)
 
-    def _publish(self, topic: str, packed: Packed | None, *, retain: bool) -> None:
-        if packed is not None:
-            body, gate = packed, self._gate
-            self._publisher.publish(topic, packed.payload, lambda: gate.enter(body), retain=retain)
+    def _publish(
+        self, topic: str, packed: Packed | None, *, retain: bool, on_kept: Callable[[], object] = nothing
+    ) -> None:
+        if packed is None:
+            on_kept()
+            return
+        body, gate = packed, self._gate
+        self._publisher.publish(
+            topic, packed.payload, lambda: gate.enter(body), retain=retain, on_kept=on_kept
+        )
 
     def settle(self) -> None:
         """Wait a while until the first connect has succeeded or failed."""
@@ -149,10 +162,11 @@ class Publishers:
 
     def post(
         self, url: str, queue: Path, *, ca: Path | None = None, secret: str = "", token: str = ""
-    ) -> Callable[[str, Mapping[str, Any], Mapping[str, Any]], None]:
-        """Return ``send(id, envelope, document)``, which posts a CloudEvent to a URL, by a queue on disk.
+    ) -> Callable[[str, Mapping[str, Any], Mapping[str, Any], Callable[[], object]], None]:
+        """Return ``send(id, envelope, document, on_kept)``: a CloudEvent to a URL, by a queue on disk.
 
         What may leave of the document is the event's ``data``. ``queue``: the folder of the queue's file.
+        ``on_kept`` is called once the event is on disk, or given up.
         ``secret`` signs, ``token`` is a bearer token; ``ca`` None trusts the system's.
 
         Raises:
@@ -168,10 +182,17 @@ class Publishers:
             )
         webhook = self._webhooks[target]
 
-        def send(message_id: str, envelope: Mapping[str, Any], document: Mapping[str, Any]) -> None:
+        def send(
+            message_id: str,
+            envelope: Mapping[str, Any],
+            document: Mapping[str, Any],
+            on_kept: Callable[[], object] = nothing,
+        ) -> None:
             packed = gate.pack(document, lambda kept: {**envelope, "data": kept})
-            if packed is not None:
-                webhook.put(message_id, packed)
+            if packed is None:
+                on_kept()
+            else:
+                webhook.put(message_id, packed, on_kept)
 
         return send
 

@@ -18,6 +18,8 @@ DAMAGE = (sqlite3.DatabaseError, sqlite3.InterfaceError)
 _PAGE_BYTES = 4096
 _LOWEST_PRIORITY = 9
 _LEAP = 256
+MOST_KEYS = 2048
+"""Of messages that were put, so that one which is put again after a kill is not there twice."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS outbox(
   seq INTEGER PRIMARY KEY AUTOINCREMENT, priority INTEGER NOT NULL, leaf TEXT NOT NULL,
@@ -25,6 +27,7 @@ CREATE TABLE IF NOT EXISTS outbox(
 CREATE INDEX IF NOT EXISTS outbox_priority ON outbox(priority, seq);
 CREATE INDEX IF NOT EXISTS outbox_events ON outbox(seq) WHERE leaf = 'ev';
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS written(number INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE);
 """
 
 
@@ -37,6 +40,7 @@ class Row(msgspec.Struct, frozen=True):
     unix_ms: int
     lived_s: float
     body: bytes
+    key: str = ""
 
 
 class OutboxFile:
@@ -135,6 +139,11 @@ class OutboxFile:
                 "INSERT INTO outbox(priority, leaf, mono_ns, unix_ms, lived_s, body) VALUES(?,?,?,?,?,?)",
                 [(r.priority, r.leaf, r.mono_ns, r.unix_ms, r.lived_s, r.body) for r in rows],
             )
+            if keys := [(row.key,) for row in rows if row.key]:
+                db.executemany("INSERT OR IGNORE INTO written(key) VALUES(?)", keys)
+                db.execute(
+                    "DELETE FROM written WHERE number <= (SELECT max(number) FROM written) - ?", (MOST_KEYS,)
+                )
             self._put_meta("lived_s", lived_s)
         self.last_seq += len(rows)
         self.watermark = max(self.watermark, watermark)
@@ -144,6 +153,10 @@ class OutboxFile:
         if gone[0]:
             self._db.execute("PRAGMA incremental_vacuum(64)").fetchall()
         return len(least)
+
+    def has(self, key: str) -> bool:
+        """Return whether a message of this key was one of the last that have keys."""
+        return self._db.execute("SELECT 1 FROM written WHERE key = ?", (key,)).fetchone() is not None
 
     def _least(self, rows: list[Row]) -> list[tuple[int, int]]:
         """Return the (number, bytes) of messages that leave room for others, or all that may."""

@@ -17,6 +17,7 @@ import msgspec
 
 from edgekit.base.http import Patience, Web
 from edgekit.core.errors import ConfigError, EdgekitError, StorageError, TrustError
+from edgekit.core.ports import nothing
 from edgekit.sync.gate import Packed
 from edgekit.sync.publisher import PublisherState
 from edgekit.sync.store import DAMAGE, move_aside
@@ -43,6 +44,8 @@ CREATE TABLE IF NOT EXISTS queue(
   number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, body BLOB NOT NULL, taken TEXT NOT NULL,
   tries INTEGER NOT NULL DEFAULT 0)
 """
+
+_Pending = tuple[str, Packed, Callable[[], object]]
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -129,7 +132,7 @@ class Webhook:
         self._refused = self._drop_refused(permits)
         counted = self._db.execute("SELECT count(*), total(length(body)) FROM queue").fetchone()
         self._rows, self._bytes = int(counted[0]), int(counted[1])
-        self._pending: deque[tuple[str, Packed]] = deque()
+        self._pending: deque[_Pending] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._ends_s = 0.0
@@ -142,14 +145,17 @@ class Webhook:
         self._thread = threading.Thread(target=self._run, name=f"post-{self.destination}", daemon=True)
         self._thread.start()
 
-    def put(self, message_id: str, packed: Packed) -> None:
-        """Queue a payload without waiting."""
+    def put(self, message_id: str, packed: Packed, on_kept: Callable[[], object] = nothing) -> None:
+        """Queue a payload without waiting; ``on_kept`` is called once it is on disk, or dropped."""
         with self._changed:
-            if self._closing or len(self._pending) >= MAX_PENDING:
+            is_closed, is_full = self._closing, len(self._pending) >= MAX_PENDING
+            if is_closed or is_full:
                 self._dropped += 1
-                return
-            self._pending.append((message_id, packed))
-            self._changed.notify_all()
+            else:
+                self._pending.append((message_id, packed, on_kept))
+                self._changed.notify_all()
+        if is_full and not is_closed:
+            on_kept()
 
     def state(self) -> PublisherState:
         """Return the counts so far; ``unsent`` payloads are kept for the next start."""
@@ -301,11 +307,11 @@ class Webhook:
             self._db.executemany("DELETE FROM queue WHERE number = ?", gone)
         return len(gone)
 
-    def _store(self, pending: list[tuple[str, Packed]]) -> None:
+    def _store(self, pending: list[_Pending]) -> None:
         """Move what waits in memory to the file, and drop the oldest over the bounds."""
         if not pending:
             return
-        rows = [(name, packed.payload, msgspec.json.encode(packed.taken)) for name, packed in pending]
+        rows = [(name, packed.payload, msgspec.json.encode(packed.taken)) for name, packed, _ in pending]
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany("INSERT INTO queue(id, body, taken) VALUES(?, ?, ?)", rows)
@@ -314,6 +320,8 @@ class Webhook:
             for _ in pending:
                 self._pending.popleft()
             self._rows, self._bytes = self._rows + len(rows), self._bytes + size
+        for _, _, on_kept in pending:
+            on_kept()
         while self._rows > MAX_ROWS or self._bytes > MAX_BYTES:
             number, size = self._db.execute(
                 "SELECT number, length(body) FROM queue ORDER BY number LIMIT 1"

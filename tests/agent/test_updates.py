@@ -177,6 +177,9 @@ class Device:
         if pipeline.models[progress.stage].managed:
             self.updates.progressed(progress)
 
+    def event(self, pipeline, message):
+        self.record(pipeline, message.record)
+
     def record(self, pipeline, record):
         pass
 

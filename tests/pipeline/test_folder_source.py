@@ -57,7 +57,7 @@ def names(source, count, *, are_finished=True):
         frame = source.read()
         read.append(frame.meta["file"])
         if are_finished:
-            source.finished(frame)
+            source.finished(frame.meta["identity"])
     return read
 
 
@@ -94,6 +94,19 @@ def test_after_a_restart_only_what_was_not_finished_is_taken_again(inbox):
     assert sorted(names(again, 2)) == sorted([*in_work, "4.png"])
     assert rest(again) == []
     assert len(first) == 2
+
+
+def test_what_was_in_work_comes_first_after_a_restart_and_sinks_are_told(inbox):
+    put(inbox, "1.png", "2.png")
+    source = opened(inbox)
+    names(source, 2, are_finished=False)
+    source.close()
+    put(inbox, "0.png")
+    os.utime(inbox / "0.png", (1, 1))
+    again = opened(inbox)
+    frames = [again.read() for _ in range(3)]
+    assert [frame.meta["file"] for frame in frames] == ["1.png", "2.png", "0.png"]
+    assert [frame.meta.get("is_again", False) for frame in frames] == [True, True, False]
 
 
 def test_pictures_that_are_there_at_the_very_first_start_may_be_left_out(inbox):
@@ -214,6 +227,20 @@ def test_what_is_done_is_known_after_a_cut_within_a_line(tmp_path):
     third = DoneList(tmp_path / "s/d", 100)
     third.open()
     assert [key for key in range(5) if third.has(key)] == [1, 2, 3]
+
+
+def test_what_was_begun_is_known_until_it_is_done_and_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgekit.pipeline.done_list.MOST_BEGUN", 3)
+    done = DoneList(tmp_path / "d", 4)
+    done.open()
+    for key in range(6):
+        done.begin(key)
+    done.add(4, *range(10, 20))
+    done.trim(in_use=1)
+    again = DoneList(tmp_path / "d", 4)
+    again.open()
+    assert [key for key in range(20) if again.has_begun(key)] == [2, 3, 5]
+    assert not again.has(5)
 
 
 def test_the_list_keeps_a_bounded_number_and_all_that_are_in_use(tmp_path):

@@ -87,9 +87,10 @@ def test_a_file_that_cannot_be_written_says_so(tmp_path, kind):
 
 def test_a_full_disk_is_a_storage_error():
     sink = make_sink("jsonl", JsonlOptions(path="/dev/full"), context(Path("/")))
-    for step in (lambda: sink.write(result()), sink.close):
+    for _ in range(2):
         with pytest.raises(StorageError, match="No space left"):
-            step()
+            sink.write(result())
+    sink.close()
 
 
 def test_a_video_shows_the_boxes(tmp_path):
@@ -216,7 +217,7 @@ def published(options, *results):
 
     def connect(url, **access):
         sent.append((url, access))
-        return lambda topic, document: sent.append((topic, document))
+        return lambda topic, document, on_kept: sent.append((topic, document))
 
     sink = make_sink("mqtt", options, SinkContext("door", connect=connect))
     for entry in results:
@@ -244,6 +245,25 @@ def test_a_broker_gets_one_message_for_each_event():
         "count": 2,
         "total": 3,
     }
+
+
+def test_a_brokers_message_is_recognised_when_its_picture_is_taken_again_and_holds_it_until_it_is_kept():
+    def kept(seq):
+        releases, entry = [], result(events=[event(id=str(seq))], seq=seq)
+        entry.frame.meta["identity"] = "a picture"
+        entry.hold = lambda: lambda: releases.append(seq)
+        sent = []
+        connect = lambda url, **access: lambda topic, document, on_kept: sent.append((document, on_kept))
+        make_sink("mqtt", MqttOptions(url="mqtt://host"), SinkContext("door", connect=connect)).write(entry)
+        ((document, on_kept),) = sent
+        assert releases == []
+        on_kept()
+        assert releases == [seq]
+        return document
+
+    first, again = kept(3), kept(0)
+    assert first["key"] == again["key"]
+    assert first["id"] != again["id"]
 
 
 def test_files_of_a_broker_lie_beside_the_pipeline(tmp_path):

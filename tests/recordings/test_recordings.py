@@ -347,6 +347,19 @@ def camera(ring, count, first=0):
         yield packet
 
 
+def test_an_event_of_a_picture_that_is_taken_again_has_one_clip(tmp_path):
+    def runs(first, *, is_again):
+        results = [frame_of(number, *(["appeared"] if number == first else [])) for number in range(first, 8)]
+        for entry in results:
+            entry.frame.meta["identity"] = str(entry.frame.seq)
+        results[0].is_again = is_again
+        return run_clips(tmp_path, results, before_s=0.0)
+
+    clips = runs(0, is_again=False)
+    assert runs(0, is_again=True) == clips
+    assert len(runs(1, is_again=True)) == 2  # what was killed before its clip began
+
+
 def test_a_cameras_packets_are_written_as_they_came_where_nothing_is_hidden(tmp_path, player):
     ring = PacketRing()
     context = live(tmp_path, packets=ring)

@@ -449,3 +449,45 @@ def test_whatever_statement_the_process_is_killed_at_nothing_committed_is_lost(t
     oldest = labels[0]
     assert {n for n in durable if n >= oldest} <= set(labels)
     outbox.close()
+
+
+# -- messages that are put again after a kill
+
+
+def test_a_message_that_is_put_again_is_there_once_also_when_the_fleet_has_it(tmp_path, clock):
+    outbox = Outbox(tmp_path / "o", clock, commit_delay_s=0)
+    outbox.put(event(1), key="a")
+    outbox.put(event(2), key="b")
+    assert outbox.acknowledge(outbox.boot, 1)
+    outbox.close()
+    again, kept = Outbox(tmp_path / "o", clock, commit_delay_s=0), []
+    for key in ("a", "b", "c"):
+        again.put(event(3), key=key, is_again=True, on_kept=lambda key=key: kept.append(key))
+    again.put(event(4), key="b")  # not again: another start from the beginning
+    labels = [record.label for record in everything(again).values() if isinstance(record, wire.EventRecord)]
+    assert (labels, kept) == (["e2", "e3", "e4"], ["a", "b", "c"])
+    again.close()
+
+
+def test_a_message_is_kept_once_it_is_on_disk(tmp_path, clock):
+    outbox, kept = Outbox(tmp_path / "o", clock, commit_delay_s=3600), []
+    outbox.put(event(1), key="a", on_kept=lambda: kept.append(1))
+    outbox.put(event(1), key="a", is_again=True, on_kept=lambda: kept.append(2))  # waits for the first
+    assert kept == []
+    assert outbox.flush()
+    assert kept == [1, 2]
+    outbox.put(event(3, text="x" * (600 << 10)), on_kept=lambda: kept.append(3))  # too large to be put
+    assert kept == [1, 2, 3]
+    outbox.close()
+
+
+def test_the_keys_of_messages_are_bounded(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr("edgekit.sync.store.MOST_KEYS", 3)
+    outbox = Outbox(tmp_path / "o", clock, commit_delay_s=0)
+    for number in range(10):
+        outbox.put(event(number), key=str(number))
+    for number in (7, 6):
+        outbox.put(event(20 + number), key=str(number), is_again=True)
+    labels = [record.label for record in everything(outbox).values()]
+    assert labels[10:] == ["e26"]
+    outbox.close()

@@ -81,18 +81,32 @@ def test_everything_arrives_and_is_counted_as_it_is_handed_over(kind, tmp_path):
     broker = Broker(kind, tmp_path)
     broker.start()
     ear = Ear(broker.port)
-    publisher, sent = Publisher(parse_url(broker.url)), []
+    publisher, sent, kept = Publisher(parse_url(broker.url)), [], []
     for number in range(50):
-        publisher.publish("site/door", str(number).encode(), lambda number=number: sent.append(number))
+        publisher.publish(
+            *("site/door", str(number).encode(), lambda number=number: sent.append(number)),
+            on_kept=lambda number=number: kept.append(number),
+        )
     publisher.close(60.0)
     publisher.close()
     until(lambda: len(ear.heard) == 50)
     # in any order: NATS may give the first ones of a new subscription last
-    assert sorted(map(int, ear.heard)) == sorted(sent) == list(range(50))
+    assert sorted(map(int, ear.heard)) == sorted(sent) == sorted(kept) == list(range(50))
     state = publisher.state()
     assert (state.sent, state.unsent, state.dropped, state.refused) == (50, 0, 0, 0)
     ear.stop()
     broker.kill()
+
+
+def test_a_message_is_kept_when_it_is_given_up_and_not_while_it_waits_or_at_the_end():
+    publisher = Publisher(parse_url(f"mqtt://127.0.0.1:{free_port()}"), max_waiting=2)
+    kept: list[int] = []
+    for number in range(3):
+        publisher.publish("t", b"", on_kept=lambda number=number: kept.append(number))
+    assert kept == [2]  # nobody will send it
+    publisher.close(0.1)
+    publisher.publish("t", b"", on_kept=lambda: kept.append(3))
+    assert kept == [2]
 
 
 @pytest.mark.parametrize("kind", BROKERS)

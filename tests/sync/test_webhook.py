@@ -194,6 +194,33 @@ sys.stdin.read()
 """
 
 
+def test_an_event_is_kept_when_it_is_on_disk_or_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(webhook, "MAX_PENDING", 1)
+    on_disk, may_go_on, kept = threading.Event(), threading.Event(), []
+
+    def due(_):
+        on_disk.set()
+        may_go_on.wait(60)
+
+    monkeypatch.setattr(Webhook, "_due", due)
+    sender = hook(free_port(), tmp_path)
+
+    def put_event(name):
+        sender.put(name, Packed(b"", {}), lambda: kept.append(name))
+
+    put_event("a")
+    assert on_disk.wait(60)
+    assert kept == ["a"]
+    put_event("b")  # waits in memory
+    put_event("c")  # has no room
+    assert kept == ["a", "c"]
+    may_go_on.set()
+    until(lambda: kept == ["a", "c", "b"])
+    sender.close(0.1)
+    put_event("d")
+    assert kept == ["a", "c", "b"]
+
+
 def test_kill_9_loses_nothing_that_is_on_disk(tmp_path):
     port = free_port()
     process = subprocess.Popen(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from edgekit.agent.config import OutboxTable, PipelinePlan
 from edgekit.agent.ipc import LedgerOut
 from edgekit.core.errors import EdgekitError
-from edgekit.core.ports import Clock
-from edgekit.core.wire import Alert, Record
+from edgekit.core.ports import Clock, nothing
+from edgekit.core.wire import Alert, EventRecord, Record
 from edgekit.sync.gate import Gate, enter_sent
 from edgekit.sync.ledger import Ledger
 from edgekit.sync.outbox import Outbox, Quota
@@ -21,6 +22,33 @@ logger = logging.getLogger(__name__)
 ALERT_EVERY_S = 60.0
 """The shortest time between two alerts of one code and pipeline."""
 MAX_ALERT_KEYS = 256
+
+
+class KeptEvents:
+    """Hands the numbers of events that are kept to the reactor's thread, the last of each pipeline.
+
+    ``say`` is called there with the last number by pipeline.
+    """
+
+    def __init__(
+        self, offer: Callable[[Callable[[], None]], bool], say: Callable[[Mapping[str, int]], object]
+    ) -> None:
+        self._offer, self._say = offer, say
+        self._lock = threading.Lock()
+        self._last: dict[str, int] = {}
+        self._is_offered = False
+
+    def add(self, pipeline: str, number: int) -> None:
+        """Note an event that is kept; on any thread, and it never waits."""
+        with self._lock:
+            self._last[pipeline] = number
+            if not self._is_offered:
+                self._is_offered = self._offer(self._hand_on)
+
+    def _hand_on(self) -> None:
+        with self._lock:
+            last, self._last, self._is_offered = self._last, {}, False
+        self._say(last)
 
 
 class Egress:
@@ -50,6 +78,22 @@ class Egress:
         passed = self._gates.get(pipeline, self._own).check(record)
         if passed is not None:
             self.outbox.put(passed)
+
+    def put_event(
+        self,
+        record: EventRecord,
+        pipeline: str,
+        key: str = "",
+        *,
+        is_again: bool = False,
+        on_kept: Callable[[], object] = nothing,
+    ) -> None:
+        """Queue an event; ``on_kept`` is called on any thread once it is on disk, or given up."""
+        passed = self._gates.get(pipeline, self._own).check(record)
+        if passed is None:
+            on_kept()
+        else:
+            self.outbox.put(passed, key=key, is_again=is_again, on_kept=on_kept)
 
     def alert(
         self, level: Literal["info", "warning", "error"], code: str, message: str, pipeline: str = ""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from edgekit.agent.config import LimitsTable, PipelinePlan
-from edgekit.agent.ipc import Asked, Ended, LedgerOut, Progress, Run, Running, Started, Turn
+from edgekit.agent.ipc import Asked, Ended, EventOut, Kept, LedgerOut, Progress, Run, Running, Started, Turn
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.restarts import Restarts, Verdict
 from edgekit.core.sketch import Histogram
@@ -68,6 +68,9 @@ class Observer(Protocol):
 
     def record(self, pipeline: Pipeline, record: Record) -> None:
         """The worker sent a record for the fleet."""
+
+    def event(self, pipeline: Pipeline, message: EventOut) -> None:
+        """The worker sent an event; ``pipeline.kept`` is to be called once it is kept."""
 
     def left(self, pipeline: Pipeline, message: LedgerOut) -> None:
         """A pipeline's own gates passed or refused data."""
@@ -200,6 +203,11 @@ class Pipeline:
         if not self.is_in_worker or self.model is None:
             return False
         return self.model.send(Turn(pipeline=self.name, to=to, why=why))
+
+    def kept(self, number: int) -> None:
+        """Tell its worker that the events up to a number are kept."""
+        if self.is_in_worker and self.model is not None:
+            self.model.send(Kept(pipeline=self.name, number=number))
 
     def revive(self) -> None:
         """Allow it to start again, though it came to its end or is not valid: another bundle is to run."""

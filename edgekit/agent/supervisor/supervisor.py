@@ -6,13 +6,13 @@ import functools
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgekit.agent.children import MeasuringChild, Survey, measure
 from edgekit.agent.config import AgentConfig, Environment, managed_models, worker_environment
-from edgekit.agent.ipc import Asked, LedgerOut, Progress
+from edgekit.agent.ipc import Asked, EventOut, LedgerOut, Progress
 from edgekit.agent.jobs import Jobs
 from edgekit.agent.measuring.runs import Measuring
 from edgekit.agent.reactor import Reactor
@@ -20,7 +20,7 @@ from edgekit.agent.status import StatusServer, socket_path
 from edgekit.agent.supervisor.cameras import CameraKeeper
 from edgekit.agent.supervisor.commands import CommandDesk
 from edgekit.agent.supervisor.controls import Controls
-from edgekit.agent.supervisor.egress import Egress
+from edgekit.agent.supervisor.egress import Egress, KeptEvents
 from edgekit.agent.supervisor.fleet import FleetSide
 from edgekit.agent.supervisor.hosted_model import HostedModel
 from edgekit.agent.supervisor.measuring_host import MeasuringHost
@@ -34,6 +34,7 @@ from edgekit.base.clock import FlooredClock
 from edgekit.base.lock import lock_state
 from edgekit.base.notify import Notifier
 from edgekit.core.errors import EdgekitError
+from edgekit.core.ports import nothing
 from edgekit.core.spec import AGENT
 from edgekit.core.wire import Birth, Command, Desired, Record, Reported, UpdateRecord
 from edgekit.hardware.sensors import Sensors
@@ -70,6 +71,7 @@ class Supervisor:
         self.reactor = Reactor()
         self.slots = Slots(state)
         self.egress = Egress(state, config.pipelines, config.outbox, self.clock)
+        self._kept = KeptEvents(self.reactor.offer, self._say_kept)
         self.jobs = Jobs(self.reactor.post)
         self.fleet = FleetSide(
             state, self.reactor, self.egress, self.clock, self, config.limits.update_s, self.jobs
@@ -388,6 +390,17 @@ class Supervisor:
     def record(self, pipeline: Pipeline, record: Record) -> None:
         """The worker sent a record for the fleet."""
         self.egress.put(record, pipeline.name)
+
+    def event(self, pipeline: Pipeline, message: EventOut) -> None:
+        """The worker sent an event."""
+        name, number = pipeline.name, message.number
+        kept = functools.partial(self._kept.add, name, number) if number else nothing
+        self.egress.put_event(message.record, name, message.key, is_again=message.is_again, on_kept=kept)
+
+    def _say_kept(self, numbers: Mapping[str, int]) -> None:
+        for name, number in numbers.items():
+            if (pipeline := self.pool.pipelines.get(name)) is not None:
+                pipeline.kept(number)
 
     def left(self, pipeline: Pipeline, message: LedgerOut) -> None:
         """A worker's own gates passed or refused data."""

@@ -298,7 +298,7 @@ class Worker:
         if isinstance(message, Progress):
             pipeline.progressed(message)
         elif isinstance(message, EventOut):
-            self._observer.record(pipeline, message.record)
+            self._observer.event(pipeline, message)
         elif isinstance(message, AlertOut):
             self._observer.record(pipeline, message.alert)
         elif isinstance(message, LedgerOut):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from edgekit.core.spec import Item
 from edgekit.core.wire import EventRecord
 from edgekit.pipeline.events import Event
 from edgekit.pipeline.picture import thumbnail
+from edgekit.pipeline.receipt import event_keys
 from edgekit.pipeline.stats import Tally
 from edgekit.pipeline.timed import Timed
 
@@ -107,7 +110,7 @@ class TallyMarks:
 
 
 class AgentSink:
-    """Counts every result and sends its events to the supervisor.
+    """Counts every result and sends its events to the supervisor; outlives a loop.
 
     Args:
         counters_of: Returns the counters of the bundle that a result is from.
@@ -123,6 +126,9 @@ class AgentSink:
         with_pixels: bool,
     ) -> None:
         self._counters_of, self._send, self._with_pixels = counters_of, send, with_pixels
+        self._lock = threading.Lock()
+        self._number = time.monotonic_ns()  # no answer to a process before is one to this
+        self._held: deque[tuple[int, Callable[[], object]]] = deque()
 
     def write(self, result: Result) -> None:
         """Count one result and send its events."""
@@ -130,8 +136,31 @@ class AgentSink:
         if not result.events:
             return
         image = thumbnail(result.frame.data) if self._with_pixels else None
-        for event in result.events:
-            self._send(EventOut(record=_record(result, event, image)))
+        keys = event_keys(result.pipeline, result.frame, result.events)
+        for event, key in zip(result.events, keys, strict=True):
+            self._send(
+                EventOut(
+                    record=_record(result, event, image),
+                    key=key,
+                    is_again=result.is_again,
+                    number=self._hold(result) if key else 0,
+                )
+            )
+
+    def _hold(self, result: Result) -> int:
+        with self._lock:
+            self._number += 1
+            self._held.append((self._number, result.hold()))
+            return self._number
+
+    def kept(self, number: int) -> None:
+        """Note that the supervisor keeps the events up to a number; on any thread."""
+        released = []
+        with self._lock:
+            while self._held and self._held[0][0] <= number:
+                released.append(self._held.popleft()[1])
+        for release in released:
+            release()
 
     def close(self) -> None:
         """Do nothing; there is nothing to free."""

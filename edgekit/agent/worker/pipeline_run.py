@@ -17,6 +17,7 @@ from edgekit.agent.ipc import (
     Begin,
     End,
     Ended,
+    Kept,
     Offered,
     Prepared,
     Progress,
@@ -106,6 +107,7 @@ class PipelineRun:
         self.versions = OfferedVersions(self.name, send) if request.is_managed else None
         self._publishers: Publishers | None = None
         self._switch: Switch | None = None
+        self._sink: AgentSink | None = None
         self._loop: Loop | None = None
         self._stages: StageUsers | None = None
         self._keeper: Keeper | None = None
@@ -127,7 +129,7 @@ class PipelineRun:
         if (loop := self._loop) is not None:
             loop.stop()
 
-    def take(self, message: Begin | End | Offered | Turn) -> None:
+    def take(self, message: Begin | End | Kept | Offered | Turn) -> None:
         """Act on a message of the supervisor about this pipeline."""
         if isinstance(message, End):
             self.stop()
@@ -135,6 +137,9 @@ class PipelineRun:
             self._may_begin.set()
         elif isinstance(message, Turn):
             self._turn(message)
+        elif isinstance(message, Kept):
+            if self._sink is not None:
+                self._sink.kept(message.number)
         elif self.versions is not None:
             self.versions.take(message)
 
@@ -368,13 +373,14 @@ class PipelineRun:
 
     def _make_loop(self) -> Loop:
         counters, with_pixels = self._counters, "pixels" in self.config.privacy.egress
-        sink = AgentSink(counters.of_result, self._send, with_pixels=with_pixels)
+        if self._sink is None:
+            self._sink = AgentSink(counters.of_result, self._send, with_pixels=with_pixels)
         self._marks, view = TallyMarks(), self._model.view(self)
         counters.current = view.counters
         return make_loop(
             self.config,
             view,
-            sinks=(sink,),
+            sinks=(self._sink,),
             failover=self._fail_over,
             lane=self._model.lane,
             max_errors=MAX_ERRORS,

@@ -25,6 +25,7 @@ from edgekit.agent.ipc import (
     End,
     Host,
     Keep,
+    Kept,
     Offered,
     Run,
     Stop,
@@ -104,7 +105,7 @@ class Worker:
             self._pipelines[message.pipeline] = (
                 pipeline  # now: a report forgets one whose thread is not alive
             )
-        elif isinstance(message, (Begin, End, Offered, Turn)):
+        elif isinstance(message, (Begin, End, Kept, Offered, Turn)):
             if (running := self._pipelines.get(message.pipeline)) is not None:
                 running.take(message)
         elif isinstance(message, Swap):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgekit.base import plugins
 from edgekit.core.egress import ENVELOPE
-from edgekit.core.ports import Result, Session, Sink, Updates
+from edgekit.core.ports import Result, Session, Sink, Updates, nothing
 from edgekit.pipeline.switch import Switch
 
 if TYPE_CHECKING:
@@ -40,13 +40,23 @@ SINK_ROWS = plugins.Rows(SINKS, plugins.SINKS)
 
 
 class Channel(Protocol):
-    """A way to one broker: ``channel(topic, document)`` sends through the gate, and never waits."""
+    """A way to one broker: ``channel(topic, document)`` sends through the gate, and never waits.
+
+    ``on_kept`` is called once the broker has the message, or it is given up.
+    """
 
     @property
     def is_ready(self) -> bool:
         """Whether the broker is connected."""
 
-    def __call__(self, topic: str, document: Mapping[str, Any], *, retain: bool = False) -> None:
+    def __call__(
+        self,
+        topic: str,
+        document: Mapping[str, Any],
+        *,
+        retain: bool = False,
+        on_kept: Callable[[], object] = nothing,
+    ) -> None:
         """Send what may leave of a document."""
 
     def raw(self, topic: str, payload: bytes, data_class: str = ENVELOPE, *, retain: bool = False) -> None:
@@ -77,8 +87,10 @@ class Post(Protocol):
 
     def __call__(
         self, url: str, queue: Path, *, ca: Path | None, secret: str, token: str
-    ) -> Callable[[str, Mapping[str, Any], Mapping[str, Any]], object]:
-        """Return ``send(id, envelope, document)``, which queues on disk below ``queue`` and never waits.
+    ) -> Callable[[str, Mapping[str, Any], Mapping[str, Any], Callable[[], object]], object]:
+        """Return ``send(id, envelope, document, on_kept)``, which queues on disk and never waits.
+
+        ``queue``: the folder of the queue. ``on_kept`` is called once the document is in it, or given up.
 
         Raises:
             ConfigError: The URL or the CA cannot be used.

@@ -106,6 +106,8 @@ class ClipsSink:
             self._end()
         self._add(fragments)
         events = [event for event in event_documents(result) if self._is_for(event["kind"])]
+        if result.is_again:
+            events = [event for event in events if not self._has(event["key"])]
         events, self._early = self._early + events, []
         if events:
             if self._clip is None:
@@ -118,6 +120,10 @@ class ClipsSink:
 
     def _is_for(self, kind: str) -> bool:
         return kind in self._options.on if self._options.on else kind not in ENDINGS
+
+    def _has(self, key: str) -> bool:
+        """Return whether an earlier run noted an event beside its last clips."""
+        return any(key.encode() in path.read_bytes() for path in sorted(self._folder.glob("*.json"))[-2:])
 
     def _begin(self, event: dict[str, Any], now_ns: int, unix_ms: int) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(unix_ms / 1e3))

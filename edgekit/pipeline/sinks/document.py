@@ -13,6 +13,7 @@ import msgspec
 from edgekit.core.ports import Result
 from edgekit.core.spec import Item
 from edgekit.pipeline.events import Event
+from edgekit.pipeline.receipt import event_keys, result_key
 
 
 def result_document(result: Result) -> dict[str, Any]:
@@ -23,6 +24,7 @@ def result_document(result: Result) -> dict[str, Any]:
         "seq": result.frame.seq,
         "captured_unix_ms": result.frame.captured_unix_ms,
         **_origin(result),
+        **_keyed(result_key(result.pipeline, result.frame)),
         "task": prediction.task,
         "stage_ms": {stage: round(ms, 3) for stage, ms in result.stage_ms.items()},
         "total": sum(not item.stage for item in prediction.items),
@@ -36,7 +38,11 @@ def result_document(result: Result) -> dict[str, Any]:
 
 def event_documents(result: Result) -> list[dict[str, Any]]:
     """Return the frame's events; none for most frames."""
-    return [{**_head(result), **_origin(result), **_event(event)} for event in result.events]
+    keys = event_keys(result.pipeline, result.frame, result.events)
+    return [
+        {**_head(result), **_origin(result), **_keyed(key), **_event(event)}
+        for key, event in zip(keys, result.events, strict=True)
+    ]
 
 
 def _head(result: Result) -> dict[str, Any]:
@@ -44,6 +50,10 @@ def _head(result: Result) -> dict[str, Any]:
     if result.versions:
         head["versions"] = result.versions
     return {**head, "trace_id": result.trace_id} if result.trace_id else head
+
+
+def _keyed(key: str) -> dict[str, str]:
+    return {"key": key} if key else {}
 
 
 def _origin(result: Result) -> dict[str, Any]:

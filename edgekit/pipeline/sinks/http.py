@@ -70,18 +70,14 @@ class HttpSink:
     def write(self, result: Result) -> None:
         """Queue the result's document, or one for each event."""
         if self._options.what == "results":
-            self._post(
-                result,
-                "result",
-                f"{result.frame.captured_unix_ms}-{result.frame.seq}",
-                result_document(result),
-            )
+            document = result_document(result)
+            unkeyed = f"{result.frame.captured_unix_ms}-{result.frame.seq}"
+            self._post(result, "result", document.get("key", unkeyed), document)
             return
         for event in event_documents(result):
             # an event that ends has the id of the one that began
-            self._post(
-                result, f"event.{event['kind']}", f"{event['id']}-{event['kind']}-{event['seq']}", event
-            )
+            unkeyed = f"{event['id']}-{event['kind']}-{event['seq']}"
+            self._post(result, f"event.{event['kind']}", event.get("key", unkeyed), event)
 
     def _post(self, result: Result, kind: str, message_id: str, document: dict[str, Any]) -> None:
         if self._options.image and (image := thumbnail(result.frame.data)) is not None:
@@ -97,7 +93,7 @@ class HttpSink:
         }
         if result.trace_id:
             envelope["traceparent"] = traceparent_of(result.trace_id)
-        self._send(message_id, envelope, document)
+        self._send(message_id, envelope, document, result.hold())
 
     def close(self) -> None:
         """Do nothing: the queue belongs to whoever handed in the way to it."""

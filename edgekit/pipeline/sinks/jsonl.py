@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
-from typing import Annotated, BinaryIO, Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
 
+from edgekit.base.line_file import LineFile, last_lines
 from edgekit.core.errors import StorageError
 from edgekit.core.ports import Result
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.sinks import SinkContext
 from edgekit.pipeline.sinks.document import event_documents, result_document
+
+logger = logging.getLogger(__name__)
+MOST_IN_DOUBT = 2048
+"""Lines of an earlier run that are looked at for a result that may be among them."""
 
 
 class JsonlOptions(Options, frozen=True, kw_only=True):
@@ -28,7 +35,7 @@ class JsonlOptions(Options, frozen=True, kw_only=True):
 
 
 class JsonlSink:
-    """Appends to a file on this device.
+    """Appends to a file on this device, only whole lines, and none of a result that it has.
 
     Raises:
         StorageError: The file cannot be opened.
@@ -41,12 +48,19 @@ class JsonlSink:
         self._path = context.path(options.path)
         self._max_bytes = int(options.max_mb * 1e6)
         self._encoder = msgspec.json.Encoder()
-        self._file: BinaryIO | None = self._opened()
+        self._file: LineFile | None = self._opened()
+        self._known: frozenset[str] | None = None
 
-    def _opened(self) -> BinaryIO:
+    @property
+    def _older(self) -> Path:
+        return self._path.with_name(self._path.name + ".1")
+
+    def _opened(self) -> LineFile:
         with self._checked():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            return self._path.open("ab")
+            file = LineFile(self._path)
+        if file.cut:
+            logger.warning("%s: half a line at its end is cut off: %d bytes", self._path, file.cut)
+        return file
 
     @contextlib.contextmanager
     def _checked(self) -> Iterator[None]:
@@ -62,13 +76,20 @@ class JsonlSink:
         is_whole = self._options.what == "results"
         documents = [result_document(result)] if is_whole else event_documents(result)
         with self._checked():
-            for document in documents:
-                self._file.write(self._encoder.encode(document) + b"\n")
-            self._file.flush()  # a result that is written survives a kill of the process
-            if documents and self._file.tell() >= self._max_bytes:
+            if result.is_again:
+                documents = [document for document in documents if document["key"] not in self._keys()]
+            self._file.append(b"".join(self._encoder.encode(document) + b"\n" for document in documents))
+            if documents and self._file.size >= self._max_bytes:
                 self._file.close()
-                self._path.replace(self._path.with_name(self._path.name + ".1"))
+                self._path.replace(self._older)
                 self._file = self._opened()
+
+    def _keys(self) -> frozenset[str]:
+        """Return the keys of the last results that earlier runs have written."""
+        if self._known is None:
+            lines = [*last_lines(self._older, MOST_IN_DOUBT), *last_lines(self._path, MOST_IN_DOUBT)]
+            self._known = frozenset(filter(None, map(_key, lines[-MOST_IN_DOUBT:])))
+        return self._known
 
     def close(self) -> None:
         """Write what is buffered and close."""
@@ -76,3 +97,15 @@ class JsonlSink:
         if file is not None:
             with self._checked():
                 file.close()
+
+
+class _Key(msgspec.Struct):
+    key: str = ""
+
+
+def _key(line: bytes) -> str:
+    """Return a line's key; empty where it has none, or is not one of this sink's."""
+    try:
+        return msgspec.json.decode(line, type=_Key).key
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""

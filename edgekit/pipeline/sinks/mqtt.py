@@ -94,7 +94,7 @@ class MqttSink:
     def write(self, result: Result) -> None:
         """Hand over the result's document, or one for each event."""
         for document in self._document(result):
-            self._send(self._topic, document)
+            self._send(self._topic, document, on_kept=result.hold())
 
     def close(self) -> None:
         """End a link of its own; a shared one belongs to whoever handed in the way to it."""

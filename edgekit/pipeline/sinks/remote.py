@@ -9,7 +9,7 @@ from typing import Any
 
 from edgekit.core.egress import ENVELOPE
 from edgekit.core.errors import UsageError
-from edgekit.core.ports import Session
+from edgekit.core.ports import Session, nothing
 from edgekit.pipeline.sinks import Channel
 
 logger = logging.getLogger(__name__)
@@ -50,10 +50,10 @@ class Remote:
         with self._lock:
             self._channel = connect(session)
 
-    def send(self, topic: str, document: Mapping[str, Any]) -> None:
-        """Send a document once."""
+    def send(self, topic: str, document: Mapping[str, Any], on_kept: Callable[[], object] = nothing) -> None:
+        """Send a document once; ``on_kept`` as for ``Channel``."""
         if self._channel is not None:
-            self._channel(topic, document)
+            self._channel(topic, document, on_kept=on_kept)
 
     def raw(self, topic: str, payload: bytes, data_class: str) -> None:
         """Send bytes of one class of data once, if the broker is there."""

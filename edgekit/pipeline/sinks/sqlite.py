@@ -18,6 +18,7 @@ import msgspec
 from edgekit.core.errors import StorageError
 from edgekit.core.ports import Result
 from edgekit.pipeline.check import Options
+from edgekit.pipeline.receipt import result_key
 from edgekit.pipeline.sinks import SinkContext
 from edgekit.pipeline.sinks.document import event_documents, result_document
 
@@ -61,6 +62,9 @@ TABLES: dict[str, dict[str, str]] = {
     "frames": {**_HEAD, "total": "INTEGER", "counts": "TEXT", "stage_ms": "TEXT"},
 }
 """Columns and types. ``document``, ``counts`` and ``stage_ms`` are JSON; boxes are in pixels of the frame."""
+_WRITTEN = "CREATE TABLE IF NOT EXISTS written(number INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT)"
+"""The keys of the last results, so that one that a source gives again after a kill is not there twice."""
+MOST_IN_DOUBT = 2048
 Table = Literal["events", "items", "frames"]
 _CHECK_EVERY = 256
 """Frames between two looks at the limits."""
@@ -88,7 +92,7 @@ class SqliteOptions(Options, frozen=True, kw_only=True):
 
 
 class SqliteSink:
-    """Adds rows to a file on this device; pixels are never in it.
+    """Adds rows to a file on this device, and none of a result that it has; pixels are never in it.
 
     A damaged file is renamed to ``<path>.damaged``, with a warning, and a new one begins.
 
@@ -141,6 +145,7 @@ class SqliteSink:
             listed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
             db.execute(f"CREATE TABLE IF NOT EXISTS {table}({listed})")
             db.execute(f"CREATE INDEX IF NOT EXISTS {table}_time ON {table}(captured_unix_ms)")
+        db.execute(_WRITTEN)
         db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def _start_over(self, damage: Exception) -> None:
@@ -166,16 +171,22 @@ class SqliteSink:
         if db is None:
             raise StorageError(f"{self._path}: is closed")
         rows = {table: list(self._rows(table, result)) for table in self._options.tables}
+        key = result_key(result.pipeline, result.frame)
         with self._checked():
-            if any(rows.values()):
+            if any(rows.values()) and not (result.is_again and self._has(db, key)):
                 with db:
                     db.execute("BEGIN IMMEDIATE")
                     for table, added in rows.items():
                         marks = ",".join("?" * len(TABLES[table]))
                         db.executemany(f"INSERT INTO {table} VALUES({marks})", added)
+                    if key:
+                        db.execute("INSERT INTO written(key) VALUES(?)", (key,))
             if self._frames % _CHECK_EVERY == 0:
                 self._bound(db, result.frame.captured_unix_ms)
         self._frames += 1
+
+    def _has(self, db: sqlite3.Connection, key: str) -> bool:
+        return db.execute("SELECT 1 FROM written WHERE key = ?", (key,)).fetchone() is not None
 
     def _rows(self, table: Table, result: Result) -> Iterator[tuple[Any, ...]]:
         if table == "events":
@@ -198,6 +209,9 @@ class SqliteSink:
 
     def _bound(self, db: sqlite3.Connection, now_unix_ms: int) -> None:
         """Delete the rows that are too old, and the oldest ones while the file is too large."""
+        db.execute(
+            "DELETE FROM written WHERE number <= (SELECT max(number) FROM written) - ?", (MOST_IN_DOUBT,)
+        )
         if self._options.max_days:
             self._delete_before(db, now_unix_ms - int(self._options.max_days * _DAY_MS))
         most_bytes = self._options.max_mb * 1e6

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from edgekit.core.errors import SourceError, TensorError
-from edgekit.core.ports import Frame
+from edgekit.core.ports import IDENTITY, IS_AGAIN, Frame
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.done_list import DoneList
 from edgekit.pipeline.picture_files import MOST_FILES, is_picture, natural, read_picture, readable
@@ -60,8 +60,10 @@ class _Found(NamedTuple):
 class FolderSource:
     """Pictures of a folder and its subfolders as they come, none twice.
 
-    A picture is entered as done when the sinks have it: one that is in work when the process is killed is
-    taken again. One that cannot be decoded is a gap in ``seq``, and is tried again when it changes.
+    A picture is noted as begun when it is read and as done when the sinks keep its result. One that was only
+    begun when the process was killed comes first at the next start, with ``IS_AGAIN``: a sink that can look
+    writes its result only if it has none. One that cannot be decoded is a gap in ``seq``, and is tried again
+    when it changes.
     """
 
     Options = FolderOptions
@@ -123,12 +125,16 @@ class FolderSource:
             self._settle(file.key)
             return None
         captured_ns, unix_ms = stamp()
-        meta = {"file": readable(file.name), "key": file.key}
+        meta: dict[str, Any] = {"file": readable(file.name), IDENTITY: f"{file.key:016x}"}
+        if self._done.has_begun(file.key):
+            meta[IS_AGAIN] = True
+        else:
+            self._done.begin(file.key)
         return Frame(pixels, self.next_seq - 1, captured_ns, unix_ms, meta)
 
-    def finished(self, frame: Frame) -> None:
-        """Enter a picture as done, once its result is with the sinks; on the finisher's thread."""
-        self._settle(frame.meta["key"])
+    def finished(self, identity: str) -> None:
+        """Note a picture as done, once the sinks keep its result; on any thread."""
+        self._settle(int(identity, 16))
 
     def _settle(self, key: int) -> None:
         self._done.add(key)
@@ -184,10 +190,14 @@ class FolderSource:
                     continue
 
     def _sort_out(self, found: list[_Found]) -> None:
-        """Make ready what is new and has not changed for ``settle_s``, the oldest first; empty files wait."""
+        """Make ready what is new and has not changed for ``settle_s``; empty files wait.
+
+        First what was in work when an earlier run ended, as sinks look at the end of what they have; then the
+        oldest.
+        """
         now_s, before, self._unsettled = time.monotonic(), self._unsettled, {}
         new = [file for file in found if file.key not in self._given and not self._done.has(file.key)]
-        for file in sorted(new, key=lambda file: (file.mtime_ns, natural(file.name))):
+        for file in sorted(new, key=self._order):
             known, since_s = before.get(file.name, (None, now_s))
             if known != file:
                 since_s = now_s
@@ -198,6 +208,9 @@ class FolderSource:
                 self._unsettled[file.name] = (file, since_s)
         if found:  # an empty folder may be one whose disk is not mounted: then nothing is forgotten
             self._done.trim(len(found))
+
+    def _order(self, file: _Found) -> tuple[Any, ...]:
+        return not self._done.has_begun(file.key), file.mtime_ns, natural(file.name)
 
     def close(self) -> None:
         """End a wait."""
