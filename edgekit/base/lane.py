@@ -77,6 +77,8 @@ class Lane:
         self._recent: deque[float] = deque(maxlen=_RECENT)
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
+        self._sleepers = 0
+        """Threads that wait for it: mostly none, and then there is nobody to notify."""
         self._controls: Stream[Entry] = self._queue(math.inf)
         self._requests = Requests(self._queue(0), self._bounds, self.pace)
         self._streams: list[Stream[Any]] = [self._controls, self._requests.stream]
@@ -262,7 +264,8 @@ class Lane:
                 else:
                     self._controls.add(entry)
                 return entry
-            self._wake.wait_for(lambda: not self._kind)
+            while self._kind:
+                self._sleep()
             self._claim(CONTROL)
         self._do(entry)
         self._release(CONTROL, 0.0)
@@ -414,10 +417,18 @@ class Lane:
         return self.is_quick(items[0].kind) and runs_s < self._bounds.inline_s
 
     def _rouse(self) -> None:
-        self._wake.notify()
+        if self._sleepers:
+            self._wake.notify()
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name=self.name, daemon=True)
             self._thread.start()
+
+    def _sleep(self, timeout_s: float | None = None) -> bool:
+        """Wait until notified; return whether it was."""
+        self._sleepers += 1
+        is_notified = self._wake.wait(timeout_s)
+        self._sleepers -= 1
+        return is_notified
 
     def _is_free(self) -> bool:
         return not (self._kind or self._is_closed or self.depth)
@@ -430,7 +441,7 @@ class Lane:
         self._takes_s = self.pace(kind).typical_s
 
     def _choose(self) -> Stream[Any] | None:
-        ready = [stream for stream in self._streams if stream.is_ready]
+        ready = [stream for stream in self._streams if stream.items and stream.is_ready]
         return min(ready, key=_order) if len(ready) > 1 else ready[0] if ready else None
 
     def _wait_for_turn(self) -> Stream[Any] | None:
@@ -442,7 +453,7 @@ class Lane:
                 if self._is_closed:
                     self._has_ended = True
                     return None
-            is_notified = self._wake.wait(None if self.between is None else LOOK_S)
+            is_notified = self._sleep(None if self.between is None else LOOK_S)
             if not is_notified and not self._kind:
                 return None
 
@@ -486,7 +497,7 @@ class Lane:
                 stream.served()
             self._worked_s += self._clock() - self._began_s
             self._kind = ""
-            if wake and (self.depth or self._is_closed):
+            if wake and self._sleepers and (self.depth or self._is_closed):
                 self._wake.notify_all()
 
     def _do(self, entry: Entry) -> None:

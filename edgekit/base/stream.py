@@ -36,6 +36,8 @@ class Stream(Generic[T]):
         """Changed only with the lane's lock held."""
         self._wake, self._lock, self._clock = wake, lock, clock
         self._changed = threading.Condition(lock)
+        self._waiters = 0
+        """Threads that wait for a change: mostly none, and then there is nothing to notify."""
         self._is_live, self._capacity = is_live, capacity
         self._allowance_s, self._has_room = allowance_s, has_room
         self._waits_since_s = 0.0
@@ -51,14 +53,14 @@ class Stream(Generic[T]):
         """
         with self._lock:
             if not self._is_soon_free():
-                self._changed.wait_for(self._is_soon_free)
+                self._wait_for(self._is_soon_free)
             return not self._is_closed
 
     def put(self, item: T) -> bool:
         """Add an item; False if the stream is closed."""
         with self._lock:
             if not self._can_put():
-                self._changed.wait_for(self._can_put)
+                self._wait_for(self._can_put)
             if self._is_closed:
                 return False
             self.add(item)
@@ -84,7 +86,7 @@ class Stream(Generic[T]):
     def wait_spent(self) -> None:
         """Wait until it is closed and its last item has run."""
         with self._lock:
-            self._changed.wait_for(lambda: self.is_spent)
+            self._wait_for(lambda: self.is_spent)
 
     def nudge(self) -> None:
         """Have the lane look again whether there is room."""
@@ -101,6 +103,17 @@ class Stream(Generic[T]):
         with self._lock:
             self.error = self.error or error
             self.end(discard=True)
+
+    def _wait_for(self, is_so: Callable[[], bool]) -> None:
+        self._waiters += 1
+        try:
+            self._changed.wait_for(is_so)
+        finally:
+            self._waiters -= 1
+
+    def _notify(self) -> None:
+        if self._waiters:
+            self._changed.notify_all()
 
     def _can_put(self) -> bool:
         return self._is_live or self._is_closed or len(self.items) < self._capacity
@@ -136,7 +149,10 @@ class Stream(Generic[T]):
         """Add an item, whatever the capacity: after ``at`` others, by default after all."""
         if not self.items:
             self._waits_since_s = self._clock()
-        self.items.insert(len(self.items) if at is None else at, item)
+        if at is None:
+            self.items.append(item)
+        else:
+            self.items.insert(at, item)
         if wake:
             self._wake()
 
@@ -145,7 +161,7 @@ class Stream(Generic[T]):
         self._is_in_work = True
         item = self.items.popleft()
         if not self._is_live:
-            self._changed.notify_all()
+            self._notify()
         return item
 
     def begin(self) -> bool:
@@ -160,11 +176,11 @@ class Stream(Generic[T]):
         self._is_in_work = False
         self._waits_since_s = self._clock()
         if self._is_closed:
-            self._changed.notify_all()
+            self._notify()
 
     def end(self, *, discard: bool) -> None:
         """Close it."""
         self._is_closed = True
         if discard:
             self.items.clear()
-        self._changed.notify_all()
+        self._notify()

@@ -74,8 +74,10 @@ class Histogram:
         if not math.isfinite(value):
             return
         self.total += value * times
-        self.low = min(self.low, value)
-        self.high = max(self.high, value)
+        if value < self.low:  # noqa: PLR1730 - a call less, for each stage of each frame
+            self.low = value
+        if value > self.high:  # noqa: PLR1730
+            self.high = value
         if value <= _SMALLEST:
             self.zero += times
             return

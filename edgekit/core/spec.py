@@ -3,7 +3,6 @@
 import hashlib
 import math
 import re
-from collections import Counter
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -716,4 +715,8 @@ class Prediction(_Strict, frozen=True, kw_only=True):
 
     def counts(self) -> dict[str, int]:
         """Return the number of items of each label; items without a label are not counted."""
-        return dict(Counter(item.label for item in self.items if item.label))
+        counts: dict[str, int] = {}
+        for item in self.items:
+            if item.label:
+                counts[item.label] = counts.get(item.label, 0) + 1
+        return counts

@@ -112,7 +112,7 @@ class FileTensors:
     def reals(self, held: Mapping[str, NDArray[Any]], row: int = 0) -> dict[str, NDArray[np.float32]]:
         """Return one sample's outputs as real numbers, float32, in the manifest's shapes; texts as they are.
 
-        Those of float32 files are views of ``held``.
+        They share no memory with ``held``.
 
         Raises:
             TensorError: An output has another shape than the manifest says.
@@ -121,7 +121,7 @@ class FileTensors:
         for logical in self._logical_outputs:
             spec = self.outputs[logical.name]
             held_row = self._row(held[spec.name], logical.name, row)
-            real = held_row if spec.datatype == "BYTES" else dequantize(held_row, spec)
+            real = _own(held_row, spec)
             if (adjust := self._adjust.get(logical.name)) is not None:
                 real = adjusted(real, adjust)
             tensors[logical.name] = shape_as(real, logical, self._layout)
@@ -156,6 +156,13 @@ class FileTensors:
             f"tensor {name!r}: want a row for each of {self.batch} samples, got shape {list(shape)}",
             hint="open the variant at batch 1",
         )
+
+
+def _own(held: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    """Return a tensor's values as ``reals`` does, in memory of their own."""
+    if spec.quantization is not None:
+        return dequantize(held, spec)
+    return np.array(held) if spec.datatype == "BYTES" else np.array(held, np.float32)
 
 
 def adjusted(real: NDArray[np.float32], adjust: Adjust) -> NDArray[np.float32]:
@@ -193,7 +200,7 @@ def shape_as(real: NDArray[Any], spec: TensorSpec, file_layout: str) -> NDArray[
     """
     if real.ndim == 4 and spec.layout and file_layout and spec.layout != file_layout:
         real = real.transpose((0, 2, 3, 1) if spec.layout == "NHWC" else (0, 3, 1, 2))
-    if fits(real.shape, spec.shape):
+    if real.shape == spec.shape or fits(real.shape, spec.shape):
         return real
     if spec.shape.count(-1) <= 1 and fits(squeezed(real.shape), squeezed(spec.shape)):
         return real.reshape(spec.shape)

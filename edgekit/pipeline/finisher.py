@@ -7,9 +7,9 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 from edgekit.base.stream import ALLOWANCE_S
@@ -144,12 +144,13 @@ class Finisher:
         self._name, self._sinks, self._rules, self._tally = name, tuple(sinks), rules, tally
         self._on_fatal, self._on_room, self._on_kept = on_fatal, on_room, on_kept
         self._events = EventMaker(rules.debounce, lambda: os.urandom(8).hex())
-        self._jobs: deque[Job] = deque()
-        self._coming: Frame | None = None
+        self._work: SimpleQueue[Job | Frame | None] = SimpleQueue()
+        """Jobs, frames that the first model has begun, and None at the end."""
+        self._given = self._taken = 0
         self._ahead_ns = 0
         """When the later models last ended a frame on which the first one had begun."""
-        self._changed = threading.Condition()
-        self._is_busy = self._is_ending = False
+        self._idle = threading.Condition()
+        self._waiters = 0
         self._failed_in_a_row = 0
         self.done = 0
         self.error: Exception | None = None
@@ -161,13 +162,12 @@ class Finisher:
 
     def has_room(self) -> bool:
         """Return whether another job may be given."""
-        return len(self._jobs) < ROOM
+        return self._given - self._taken < ROOM
 
     def give(self, job: Job) -> None:
-        """Queue a job."""
-        with self._changed:
-            self._jobs.append(job)
-            self._changed.notify_all()
+        """Queue a job; from one thread at a time."""
+        self._given += 1
+        self._work.put(job)
 
     def expect(self, frame: Frame) -> None:
         """Say which frame the first model begins: stages that need nothing of it run now, beside it.
@@ -175,20 +175,18 @@ class Finisher:
         Not if this thread is still at work when the job of the frame is given.
         """
         if self._rules.graph is not None and self._rules.graph.looks:
-            with self._changed:
-                self._coming = frame
-                self._changed.notify_all()
+            self._work.put(frame)
 
     def wait_idle(self) -> None:
         """Wait until every job is done."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._jobs and not self._is_busy)
+        with self._idle:
+            self._waiters += 1
+            self._idle.wait_for(lambda: self.done == self._given)
+            self._waiters -= 1
 
     def end(self) -> None:
         """Finish the queued jobs and end the thread, then close the sinks."""
-        with self._changed:
-            self._is_ending = True
-            self._changed.notify_all()
+        self._work.put(None)
         if self._thread.ident is not None:
             self._thread.join()
         for sink in self._sinks:
@@ -197,38 +195,35 @@ class Finisher:
     # -- its own thread
 
     def _run(self) -> None:
-        while (job := self._next()) is not None:
-            try:
-                self._finish(job)
-            except Exception as error:  # noqa: BLE001 - handed to the thread that runs the loop
-                self.error = error
-                self._on_fatal()
-            self.done += 1
-            del job  # frees its frame
-            with self._changed:
-                self._is_busy = False
-                self._changed.notify_all()
+        while self._step():
+            pass
 
-    def _next(self) -> Job | None:
-        while (frame := self._wait_for_work()) is not None:
-            self._look_ahead(frame)
-        with self._changed:
-            if not self._jobs:
-                return None
-            self._is_busy = True
-            job = self._jobs.popleft()
-        if len(self._jobs) == ROOM - 1:
+    def _step(self) -> bool:
+        """Do what comes next; False at the end. A function, to let go of the frame."""
+        work = self._work.get()
+        if isinstance(work, Frame):
+            self._look_ahead(work)
+        elif work is not None:
+            self._do(work)
+        return work is not None
+
+    def _do(self, job: Job) -> None:
+        self._taken += 1
+        if self._given - self._taken == ROOM - 1:
             self._on_room()
-        return job
-
-    def _wait_for_work(self) -> Frame | None:
-        """Wait for a job or the end; return a frame that is to be looked at before."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._coming is not None or self._is_ending)
-            coming, self._coming = self._coming, None
-            return None if self._jobs or self._is_ending else coming
+        try:
+            self._finish(job)
+        except Exception as error:  # noqa: BLE001 - handed to the thread that runs the loop
+            self.error = error
+            self._on_fatal()
+        self.done += 1
+        if self._waiters:  # counted before it looks at ``done``
+            with self._idle:
+                self._idle.notify_all()
 
     def _look_ahead(self, frame: Frame) -> None:
+        if self._given > self._taken:  # its job is here
+            return
         assert self._rules.graph is not None
         try:
             self._rules.graph.look(frame)

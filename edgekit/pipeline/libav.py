@@ -175,7 +175,9 @@ class Decoder:
 
 
 class AvFile:
-    """A video file, turned as its display matrix says; interlaced frames keep both fields, woven.
+    """A video file, turned as its display matrix says, decoded by so many threads (0: one for each core).
+
+    Interlaced frames keep both fields, woven.
 
     ``fps`` and ``stated_frames`` are what its header says, 0 if it says nothing.
 
@@ -183,7 +185,7 @@ class AvFile:
         SourceError: FFmpeg cannot open it, or it has no pictures.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int = 0) -> None:
         self._av, name = libav(), f"video {readable(path)!r}"
         try:
             with utf8_name(path) as opened:
@@ -195,6 +197,7 @@ class AvFile:
             raise SourceError(f"{name}: has no pictures")
         stream = self._container.streams.video[0]
         stream.thread_type = "AUTO"
+        stream.thread_count = threads
         self.fps = float(stream.average_rate or 0)
         self.stated_frames = int(stream.frames)
         self._packets = self._container.demux(stream)

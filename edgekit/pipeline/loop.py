@@ -287,8 +287,9 @@ class Loop:
 
     def _wait_until_on(self) -> bool:
         """Wait for the switch where the source can wait too; return False at the end of the run."""
-        while not (self._source.is_live or self._stopping.is_set() or self._rules.switch.wait_on(POLL_S)):
-            pass
+        switch = self._rules.switch
+        while not (self._source.is_live or switch.is_on or self._stopping.is_set()):
+            switch.wait_on(POLL_S)
         return not self._stopping.is_set()
 
     def _offer(self, frame: Frame) -> bool:

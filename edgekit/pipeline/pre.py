@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,8 +72,8 @@ class Placement:
             boxes: Shape (n, 4), left, top, right, bottom in pixels.
         """
         moved = self.points_to_source(boxes.reshape(-1, 2, 2))
-        limit = np.array([self.width, self.height], np.float32)
-        return np.clip(moved, np.float32(0), limit, out=moved).reshape(-1, 4)
+        np.minimum(np.maximum(moved, np.float32(0), out=moved), self._size, out=moved)
+        return moved.reshape(-1, 4)
 
     def of_whole(self, corner: tuple[int, int], size: tuple[int, int]) -> Placement:
         """Return the placement of the picture of ``size`` from which this one was cut at ``corner``."""
@@ -82,11 +82,24 @@ class Placement:
 
     def points_to_source(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map points, shape (..., 2), x and y in pixels, to the source; not clipped."""
-        offset = np.array([self.left, self.top], np.float32)
-        scale = np.array([self.scale_x, self.scale_y], np.float32)
-        return np.asarray((points - offset) / scale, np.float32)
+        return np.asarray((points - self._offset) / self._scale, np.float32)
+
+    # once for all frames of a size
+
+    @cached_property
+    def _offset(self) -> NDArray[np.float32]:
+        return np.array([self.left, self.top], np.float32)
+
+    @cached_property
+    def _scale(self) -> NDArray[np.float32]:
+        return np.array([self.scale_x, self.scale_y], np.float32)
+
+    @cached_property
+    def _size(self) -> NDArray[np.float32]:
+        return np.array([self.width, self.height], np.float32)
 
 
+@lru_cache(maxsize=64)
 def place(
     resize: str,
     source: tuple[int, int],
@@ -200,6 +213,35 @@ def value_tables(pre: Pre, spec: TensorSpec, channels: int) -> NDArray[Any]:
     return quantize((levels - mean[:, None]) / std[:, None], spec)
 
 
+def taken_off(tables: NDArray[Any]) -> tuple[int, int] | None:
+    """Return what every table takes off a byte below 128, and off a higher one, modulo 256.
+
+    None if that is not all they do, or if the two differ by more than 1. It is all that int8 files ask for
+    which are trained on -1 to 1, or on the bytes less 128: 127 and 128 where the middle is 127.5.
+    """
+    if tables.itemsize != 1:
+        return None
+    differences = np.arange(256, dtype=np.uint8) - tables.view(np.uint8)
+    low, high = int(differences[0, 0]), int(differences[0, 128])
+    is_all = (differences[:, :128] == low).all() and (differences[:, 128:] == high).all()
+    return (low, high) if is_all and high - low in (0, 1) else None
+
+
+def take_off(values: NDArray[np.uint8], low: int, high: int, out: NDArray[np.uint8]) -> None:
+    """Take ``low`` off each byte below 128, and ``high``, the same or one more, off each other one.
+
+    Four times as fast as a table, in as many passes as are needed.
+    """
+    if not high:
+        np.copyto(out, values)
+    elif low == high:
+        np.subtract(values, low, out=out)
+    else:
+        np.right_shift(values, 7, out=out)
+        np.add(out, low, out=out)
+        np.subtract(values, out, out=out)
+
+
 def quantize(real: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     """Return real numbers in a tensor's dtype: quantised, rounded half to even, clipped to its range."""
     dtype = DTYPES[spec.datatype]
@@ -258,7 +300,7 @@ class ImagePre:
         if pre.is_transposed:
             self.height, self.width = self.width, self.height
         self._tables = value_tables(pre, spec, self.channels)
-        self._is_identity = self._tables.dtype == np.uint8 and bool((self._tables == np.arange(256)).all())
+        self._taken = taken_off(self._tables)
         self._one_table = bool((self._tables == self._tables[0]).all())
         self._shape = (1, *(shape[1:] if layout == "NHWC" else (shape[3], *shape[1:3])))
         planes = (self.channels, *shape[1:3])
@@ -317,8 +359,8 @@ class ImagePre:
         return tensor
 
     def _look_up(self, values: NDArray[np.uint8], channel: int, out: NDArray[Any]) -> None:
-        if self._is_identity:
-            np.copyto(out, values.reshape(out.shape))
+        if self._taken is not None:
+            take_off(values.reshape(out.shape), *self._taken, out.view(np.uint8))
         elif self._tables.dtype in _NOT_IN_LUT:
             np.take(self._tables[channel], values.reshape(out.shape), out=out)
         else:

@@ -323,11 +323,10 @@ class Predictor:
             self._tensors.view(name)[...] = quantize(value, self._tensors.inputs[name])
 
     def _take(self, held: Mapping[str, NDArray[Any]], outcome: Outcome, row: int = 0) -> None:
-        tensors = self._tensors.reals(held, row)
+        outcome.tensors = self._tensors.reals(held, row)
         for state in self.manifest.state:
             kept = self._state[state.input]
-            np.copyto(kept, tensors[state.output].reshape(kept.shape))
-        outcome.tensors = {name: np.array(tensor) for name, tensor in tensors.items()}
+            np.copyto(kept, outcome.tensors[state.output].reshape(kept.shape))
 
     def run_golden(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """Return the outputs for a golden sample: float32 copies by logical name, in the manifest's shapes.
@@ -341,9 +340,7 @@ class Predictor:
             TensorError: An input is missing, unknown, or of another shape or dtype.
             InferenceError: The runtime failed.
         """
-        return self._run_alone(
-            feeds, lambda held: {name: np.array(real) for name, real in self._tensors.reals(held).items()}
-        )
+        return self._run_alone(feeds, self._tensors.reals)
 
     def run_together(self, samples: Sequence[Mapping[str, NDArray[Any]]]) -> list[dict[str, NDArray[Any]]]:
         """Return what ``run_golden`` does for each of at most ``batch`` samples, in one run.
@@ -355,10 +352,7 @@ class Predictor:
             for row, feeds in enumerate(samples):
                 self._fill_tensors(feeds, row)
             held = self.backend.run()
-            outputs: list[dict[str, NDArray[Any]]] = []
-            for row in range(len(samples)):
-                reals = self._tensors.reals(held, row)
-                outputs.append({name: np.array(real) for name, real in reals.items()})
+            outputs = [self._tensors.reals(held, row) for row in range(len(samples))]
             self.reset()
         return outputs
 
@@ -393,8 +387,7 @@ class Predictor:
                 for held in self._state.values():
                     held[:] = 0
                 self._fill_tensors(feeds)
-                reals = self._tensors.reals(self.backend.run())
-                return {name: np.array(real) for name, real in reals.items()}
+                return self._tensors.reals(self.backend.run())
             finally:
                 self._state.update(kept)
 

@@ -12,7 +12,16 @@ from pipeline_fakes import spec
 
 from edgekit.core.errors import TensorError
 from edgekit.core.spec import Pre, Quantization
-from edgekit.pipeline.pre import ImagePre, WindowPre, dequantize, place, quantize, resize_image
+from edgekit.pipeline.pre import (
+    ImagePre,
+    WindowPre,
+    dequantize,
+    place,
+    quantize,
+    resize_image,
+    taken_off,
+    value_tables,
+)
 
 
 def test_a_transposed_picture_has_its_columns_as_rows():
@@ -82,6 +91,39 @@ def test_a_byte_input_without_a_scale_takes_the_bytes():
     view = fed(Pre(mean=(127.0,), std=(128.0,)), spec("x", (1, 24, 32, 3), "UINT8"), "NHWC", picture())
     wanted = cv2.cvtColor(cv2.resize(picture(), (32, 24)), cv2.COLOR_BGR2RGB)
     np.testing.assert_array_equal(view[0], wanted)
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize(
+    ("datatype", "mean", "std", "scale", "zero_point", "off"),
+    [
+        ("UINT8", 0.0, 255.0, 1 / 255, 0, (0, 0)),
+        ("INT8", 0.0, 255.0, 1 / 255, -128, (128, 128)),
+        ("INT8", 127.5, 127.5, 0.007843137718737125, 0, (127, 128)),
+        ("INT8", 127.5, 127.5, 0.00787401, -1, (128, 129)),
+        ("INT8", 127.5, 127.5, 1 / 127.5, 0, None),
+        ("INT8", 127.5, 127.5, 0.01, 3, None),
+        ("INT8", 0.0, 1.0, 1.0, 0, None),
+    ],
+)
+def test_each_byte_becomes_what_its_table_says_in_whatever_way(
+    datatype, mean, std, scale, zero_point, off, layout
+):
+    pre = Pre(resize="none", mean=(mean,), std=(std,))
+    shape = (1, 16, 16, 3) if layout == "NHWC" else (1, 3, 16, 16)
+    tensor = spec("x", shape, datatype, quantization=Quantization(scale=scale, zero_point=zero_point))
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    view = fed(pre, tensor, layout, np.dstack([levels, levels.T, levels[::-1]]))
+    rgb = view if layout == "NHWC" else view.transpose(0, 2, 3, 1)
+    tables = value_tables(pre, tensor, 3)
+    wanted = np.dstack([tables[0][levels[::-1]], tables[1][levels.T], tables[2][levels]])
+    np.testing.assert_array_equal(rgb[0], wanted)
+    assert taken_off(tables) == off
+
+
+def test_tables_that_differ_take_nothing_off_alike():
+    tensor = spec("x", (1, 8, 8, 3), "INT8", quantization=Quantization(scale=1.0, zero_point=-128))
+    assert taken_off(value_tables(Pre(mean=(0.0, 0.0, 1.0), std=(1.0,)), tensor, 3)) is None
 
 
 def test_an_int8_input_without_a_scale_is_refused():

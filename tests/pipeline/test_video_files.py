@@ -167,3 +167,32 @@ def test_a_video_whose_name_is_not_utf_8_is_opened(tmp_path):
     assert_seen(read_all(path))
     (video := AvFile(path)).close()
     assert video.fps == 25
+
+
+def new_threads(path, threads):
+    """Return how many threads an open video has started, after it has begun again."""
+    source = make_source("video", VideoOptions(uri=str(path), loop=True, threads=threads), SourceContext())
+    before = set(os.listdir("/proc/self/task"))
+    source.open()
+    for _ in range(6):
+        source.read()
+    started = set(os.listdir("/proc/self/task")) - before
+    source.close()
+    return len(started)
+
+
+@pytest.mark.parametrize("is_interlaced", [False, True])
+def test_a_video_with_one_thread_is_decoded_on_the_sources_own(tmp_path, is_interlaced):
+    write = interlaced if is_interlaced else write_video
+    path = write(tmp_path / "v.mkv", "libx264")
+    assert new_threads(path, 1) == 0
+    assert new_threads(path, 3) >= 3
+
+
+def test_a_decoder_that_takes_no_number_of_threads_says_so(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "v.mkv", "ffv1")
+    monkeypatch.setattr(cv2, "CAP_PROP_N_THREADS", 999)
+    with pytest.raises(SourceError, match="with 2 threads") as raised:
+        read_all(path, threads=2)
+    assert "take 'threads' out" in raised.value.hint
+    assert_seen(read_all(path))

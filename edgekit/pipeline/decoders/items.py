@@ -176,7 +176,9 @@ def _reaching(scores: NDArray[np.float32], bound: float) -> NDArray[np.intp]:
     if not len(cells):
         return _NONE
     rows = cells // scores.shape[1]
-    return np.asarray(rows[np.append(True, rows[1:] > rows[:-1])], np.intp)
+    is_first = np.ones(len(rows), bool)
+    np.greater(rows[1:], rows[:-1], out=is_first[1:])
+    return np.asarray(rows[is_first], np.intp)
 
 
 def size_of(setup: Setup) -> NDArray[np.float32]:
@@ -192,7 +194,13 @@ def size_of(setup: Setup) -> NDArray[np.float32]:
 
 def bounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return values clipped to +-10,000,000: beyond any picture, and no product of two overflows."""
-    return np.clip(values, np.float32(-1e7), np.float32(1e7))
+    return clipped(values, -1e7, 1e7)
+
+
+def clipped(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
+    """Return float32 values clipped: ``np.clip`` takes three times as long for the few of a frame."""
+    found: NDArray[np.float32] = np.minimum(np.maximum(values, np.float32(low)), np.float32(high))
+    return found
 
 
 def to_corners(boxes: NDArray[np.float32], order: Corners) -> NDArray[np.float32]:
@@ -218,7 +226,7 @@ def logit(probability: float) -> float:
 
 def sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return ``1 / (1 + e**-x)``; values beyond +-80 are as good as infinite in float32."""
-    return np.asarray(1 / (1 + np.exp(-np.clip(values, -80, 80))), np.float32)
+    return np.asarray(1 / (1 + np.exp(-clipped(values, -80, 80))), np.float32)
 
 
 def _thresholds(

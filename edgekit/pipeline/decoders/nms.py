@@ -82,6 +82,8 @@ def suppress(
         is_fast: Suppress by what was itself suppressed, as the exporters do with oriented boxes.
     """
     order = best_first(scores, limit)
+    if len(order) < 2:  # most frames with anything in them: nothing to compare
+        return order
     columns, which = np.ascontiguousarray(boxes[order].T), classes[order]
     bound = np.float32(iou_threshold)
 
@@ -96,7 +98,8 @@ def suppress(
             better = np.triu(clash(np.arange(start + len(block)), block), 1 - start)
             kept += block[~better.any(axis=0)].tolist()
         else:
-            block = block[~clash(np.array(kept, np.intp), block).any(axis=0)]
+            if kept:
+                block = block[~clash(np.array(kept, np.intp), block).any(axis=0)]
             kept += _greedy(block, clash(block, block))
         if len(kept) >= MAX_KEPT:
             break

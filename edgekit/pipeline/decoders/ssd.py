@@ -23,7 +23,7 @@ from edgekit.core.spec import Item
 from edgekit.pipeline.decoders import Decoder, Outcome, Setup, options_of, shape_of
 from edgekit.pipeline.decoders.anchors import AnchorOptions, anchors_of, priors_of
 from edgekit.pipeline.decoders.classify import softmax
-from edgekit.pipeline.decoders.items import DetectOptions, Extras, Finish, bounded, logit, sigmoid
+from edgekit.pipeline.decoders.items import DetectOptions, Extras, Finish, bounded, clipped, logit, sigmoid
 
 Variance = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -71,13 +71,14 @@ def decode_boxes(
     Returns:
         Shape (n, 4), float32: left, top, right, bottom, in the anchors' unit.
     """
-    offsets = raw / np.array(box_scale, np.float32)
+    offsets: NDArray[np.float32] = np.divide(raw, np.array(box_scale, np.float32))
+    shift, size = offsets[:, :2], offsets[:, 2:]
     if box_order == "yxhw":
-        offsets = offsets[:, [1, 0, 3, 2]]
-    centre = offsets[:, :2] * anchors[:, 2:] + anchors[:, :2]
+        shift, size = shift[:, ::-1], size[:, ::-1]
+    centre = shift * anchors[:, 2:] + anchors[:, :2]
     # e**20 is far beyond any image: the bound keeps hostile offsets from overflowing
-    half = np.exp(np.clip(offsets[:, 2:], -20, 20)) * anchors[:, 2:] / 2
-    return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
+    half = np.exp(clipped(size, -20, 20)) * anchors[:, 2:] / 2
+    return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32, copy=False)
 
 
 def build(setup: Setup) -> Decoder:
@@ -93,6 +94,7 @@ def build(setup: Setup) -> Decoder:
         anchors = priors_of(setup, options.strides, options.min_sizes, count)
     factors = options.factors()
     finish = Finish(setup, options, classes, "first" if options.background else "")
+    edges = np.tile(finish.size, 2)
     is_sigmoid = options.activation == "sigmoid"
     bound = logit(finish.bound) if is_sigmoid else finish.bound
 
@@ -106,8 +108,7 @@ def build(setup: Setup) -> Decoder:
             return ()
         sure = sigmoid(best) if is_sigmoid else best
         raw = bounded(outcome.tensors["boxes"][0, rows])
-        boxes = decode_boxes(raw, anchors[rows], factors, options.box_order)
-        boxes = boxes * np.tile(finish.size, 2)
+        boxes = decode_boxes(raw, anchors[rows], factors, options.box_order) * edges
         kept = finish.keep(boxes, sure, which)
         extras = None
         if options.landmarks:

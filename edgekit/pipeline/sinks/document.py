@@ -58,18 +58,19 @@ def _keyed(key: str) -> dict[str, str]:
 
 def _origin(result: Result) -> dict[str, Any]:
     """Return where the frame is from: the picture's file, the position in a recording."""
-    return {name: result.frame.meta[name] for name in ("file", "media_s") if name in result.frame.meta}
+    meta = result.frame.meta
+    return {name: meta[name] for name in ("file", "media_s") if name in meta}
 
 
-_DIGITS = (("score", 4), ("box", 1), ("oriented_box", 3), ("points", 1), ("point_scores", 4))
+_DIGITS = {"score": 4, "box": 1, "oriented_box": 3, "points": 1, "point_scores": 4}
 
 
 def _item(item: Item) -> dict[str, Any]:
     """Return an item's fields, without empty ones."""
     document: dict[str, Any] = msgspec.to_builtins(item)
-    for name, digits in _DIGITS:
-        if (value := document.get(name)) is not None:
-            document[name] = _rounded(value, digits)
+    for name, value in document.items():
+        if name in _DIGITS:
+            document[name] = _rounded(value, _DIGITS[name])
     return document
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -56,18 +54,16 @@ class JsonlSink:
         return self._path.with_name(self._path.name + ".1")
 
     def _opened(self) -> LineFile:
-        with self._checked():
+        try:
             file = LineFile(self._path)
+        except OSError as cause:
+            raise self._failure(cause) from cause
         if file.cut:
             logger.warning("%s: half a line at its end is cut off: %d bytes", self._path, file.cut)
         return file
 
-    @contextlib.contextmanager
-    def _checked(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as cause:
-            raise StorageError(f"{self._path}: cannot be written: {cause.strerror}") from cause
+    def _failure(self, cause: OSError) -> StorageError:
+        return StorageError(f"{self._path}: cannot be written: {cause.strerror}")
 
     def write(self, result: Result) -> None:
         """Append the result, or its events."""
@@ -75,7 +71,7 @@ class JsonlSink:
             raise StorageError(f"{self._path}: is closed")
         is_whole = self._options.what == "results"
         documents = [result_document(result)] if is_whole else event_documents(result)
-        with self._checked():
+        try:
             if result.is_again:
                 documents = [document for document in documents if document["key"] not in self._keys()]
             self._file.append(b"".join(self._encoder.encode(document) + b"\n" for document in documents))
@@ -83,6 +79,8 @@ class JsonlSink:
                 self._file.close()
                 self._path.replace(self._older)
                 self._file = self._opened()
+        except OSError as cause:
+            raise self._failure(cause) from cause
 
     def _keys(self) -> frozenset[str]:
         """Return the keys of the last results that earlier runs have written."""
@@ -95,8 +93,10 @@ class JsonlSink:
         """Write what is buffered and close."""
         file, self._file = self._file, None
         if file is not None:
-            with self._checked():
+            try:
                 file.close()
+            except OSError as cause:
+                raise self._failure(cause) from cause
 
 
 class _Key(msgspec.Struct):

@@ -30,13 +30,15 @@ class VideoOptions(Options, frozen=True, kw_only=True):
     """``[source]`` of a video file.
 
     ``realtime``: play it by its own timestamps (or at ``fps``) like a camera, and the latest frame wins;
-    else every frame, as fast as possible. ``loop``: start again at the end.
+    else every frame, as fast as possible. ``loop``: start again at the end. ``threads``: the most that decode
+    it; 0: as many as there are cores.
     """
 
     uri: str
     loop: bool = False
     realtime: bool = False
     fps: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+    threads: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
 
 
 class VideoSource:
@@ -51,7 +53,7 @@ class VideoSource:
         self.fps = 0.0
         self._closing = threading.Event()
         self._in_use = threading.Lock()
-        self._decoder: Callable[[Path], VideoFile] = OpenCvFile
+        self._decoder: Callable[[Path, int], VideoFile] = OpenCvFile
         self._video: VideoFile | None = None
         self._pacer: Pacer | Player | None = None
         self._seq = self._round_frames = 0
@@ -65,7 +67,7 @@ class VideoSource:
     def open(self) -> None:
         """Open the file."""
         self._decoder = decoder_of(self.path)
-        self._video = self._decoder(self.path)
+        self._video = self._decoder(self.path, self._options.threads)
         stated = self._video.fps
         self.fps = self._options.fps or (stated if 0 < stated <= 1000 else 25.0)
         if self._options.realtime and self._options.fps:
@@ -102,7 +104,7 @@ class VideoSource:
                 if not self._options.loop:
                     return None
                 self._video.close()
-                self._video = self._decoder(self.path)
+                self._video = self._decoder(self.path, self._options.threads)
                 self._round_frames = 0
                 self._round_s = self._media_s + 1 / self.fps
         return None
@@ -135,7 +137,7 @@ class VideoSource:
             self._video = None
 
 
-def decoder_of(path: Path) -> Callable[[Path], VideoFile]:
+def decoder_of(path: Path) -> Callable[[Path, int], VideoFile]:
     """Return what opens a file: OpenCV, or PyAV where OpenCV cannot show it, which is interlaced video.
 
     OpenCV 4.13 to 5.0 give black frames for that, or old memory, and no error.

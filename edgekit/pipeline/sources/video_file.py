@@ -34,19 +34,26 @@ class VideoFile(Protocol):
 
 
 class OpenCvFile:
-    """A video file in OpenCV, turned as its display matrix says.
+    """A video file in OpenCV, turned as its display matrix says, decoded by so many threads.
+
+    0 threads: as many as there are cores.
 
     Raises:
         SourceError: OpenCV cannot open it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int = 0) -> None:
         cv2 = self._cv2 = vision()
+        settings = [cv2.CAP_PROP_N_THREADS, threads] if threads else []
         with utf8_name(path) as name:
-            self._capture = cv2.VideoCapture(name)
+            self._capture = cv2.VideoCapture(name, cv2.CAP_ANY, settings)
         if not self._capture.isOpened():
             self.close()
-            raise SourceError(f"video {readable(path)!r}: is not a video that OpenCV can decode")
+            raise SourceError(
+                f"video {readable(path)!r}: is not a video that OpenCV can decode"
+                + (f" with {threads} threads" if threads else ""),
+                hint="only FFmpeg takes a number of threads: take 'threads' out" if threads else "",
+            )
         self.fps = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.stated_frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
