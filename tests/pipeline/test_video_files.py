@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from fractions import Fraction
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -172,11 +173,11 @@ def test_a_video_whose_name_is_not_utf_8_is_opened(tmp_path):
 def new_threads(path, threads):
     """Return how many threads an open video has started, after it has begun again."""
     source = make_source("video", VideoOptions(uri=str(path), loop=True, threads=threads), SourceContext())
-    before = set(os.listdir("/proc/self/task"))
+    before = set(Path("/proc/self/task").iterdir())
     source.open()
     for _ in range(6):
         source.read()
-    started = set(os.listdir("/proc/self/task")) - before
+    started = set(Path("/proc/self/task").iterdir()) - before
     source.close()
     return len(started)
 
