@@ -177,6 +177,8 @@ class Web:
             return connection.getresponse()
         except ssl.SSLCertVerificationError as cause:
             raise certificate_error(url, cause) from cause
+        except http.client.InvalidURL as cause:  # whose text has the path and the query
+            raise LinkError(f"{url}: its path has a space or a control character") from cause
         except (OSError, http.client.HTTPException, ValueError) as cause:
             raise LinkError(f"{url}: {cause or type(cause).__name__}") from cause
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.core.addresses import has_login, split_address
 from edgekit.core.errors import ProtocolError
 from edgekit.core.spec import NAME
 
@@ -23,12 +24,10 @@ MAX_LIST_BYTES = 32 << 10
 MAX_PASSWORD = 256
 MAX_ANSWER_BYTES = 128 << 10
 FETCH_PATH = "/api/v1/cameras/fetch"
-_LOGIN = re.compile(
-    r"^\s*(?:[a-z][a-z0-9+.-]*:)?//(?:[^/?#]*|[^/?#@\[]*:(?!\d+(?:[/?#]|$)).*)@", re.IGNORECASE
-)
-"""A login, also one whose password has what ends a host, as people type it: behind the colon is no port."""
+_SCHEMES = {"rtsp": ("rtsp", "rtsps"), "http": ("http", "https")}
+_ADDRESSES = ("uri", "main_uri")
 _SECRET = re.compile(
-    r"[?&;](?:\w*_)?(?:(?:login)?pas(?:s|sword|swd)?|pwd|psw|token|auth|key|apikey|secret)=", re.IGNORECASE
+    r"[?&;/_](?:\w*_)?(?:(?:login)?pas(?:s|sword|swd)?|pwd|psw|token|auth|key|apikey|secret)=", re.IGNORECASE
 )
 _OPTION = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _MAX_NUMBER = 1 << 53
@@ -167,8 +166,21 @@ def _problems(camera: Camera) -> Iterator[str]:
         yield "uri: want the camera's address, got ''"
     yield from _option_problems(camera.options)
     for key, text in {"uri": camera.uri, **camera.options}.items():
-        if isinstance(text, str) and (_LOGIN.search(text) or _SECRET.search(text)):
-            yield f"{key}: want no password in it: set it apart, and name the user by the key 'user'"
+        if isinstance(text, str) and (has_login(text) or _SECRET.search(text)):
+            yield f"{key}: want no password in it (@ elsewhere as %40): set it apart, and the user as 'user'"
+        elif key in _ADDRESSES and camera.kind in _SCHEMES and text:
+            yield from _address_problems(key, text, _SCHEMES[camera.kind])
+
+
+def _address_problems(key: str, address: object, schemes: Sequence[str]) -> Iterator[str]:
+    """Yield what is wrong with an address; what is none could be a password, or have one."""
+    try:
+        parts = split_address(str(address))
+        if parts.scheme in schemes and parts.hostname:
+            return
+        yield f"{key}: want an address {schemes[0]}://host/path or {schemes[1]}://host/path, got another one"
+    except ValueError as problem:
+        yield f"{key}: {problem}"
 
 
 def _option_problems(options: Mapping[str, Any]) -> Iterator[str]:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgekit.core.addresses import shown
 from edgekit.core.errors import UsageError
 from edgekit.pipeline.config import PipelineConfig, checked_config
 from edgekit.pipeline.picture_files import SUFFIXES
-from edgekit.pipeline.sources.rtsp_address import shown
 
 _KINDS = {".csv": "table", ".npz": "table", ".wav": "audio", ".flac": "audio"}
 _PATHS = {"video": "{stem}-seen.mp4", "jsonl": "{stem}-seen.jsonl"}

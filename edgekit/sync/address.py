@@ -3,11 +3,12 @@
 import ssl
 import time
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import msgspec
 
 from edgekit.base.tls import trusting
+from edgekit.core.addresses import shown, split_address
 from edgekit.core.errors import ConfigError
 
 
@@ -71,12 +72,11 @@ def parse_url(url: str) -> Address:
         ConfigError: It is not ``mqtt://`` or ``mqtts://`` with a host.
     """
     try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as cause:
-        raise ConfigError(f"broker: {url!r} is not a URL: {cause}") from cause
+        parts = split_address(url)
+    except ValueError as problem:
+        raise ConfigError(f"broker: {problem}") from problem
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-        raise ConfigError(f"broker: want mqtt://host:port or mqtts://host:port, got {url!r}")
+        raise ConfigError(f"broker: want mqtt://host:port or mqtts://host:port, got {shown(url)!r}")
     is_tls = parts.scheme == "mqtts"
     login = unquote(parts.username or ""), unquote(parts.password or "")
-    return Address(parts.hostname, port or (8883 if is_tls else 1883), is_tls, *login)
+    return Address(parts.hostname, parts.port or (8883 if is_tls else 1883), is_tls, *login)

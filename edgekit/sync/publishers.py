@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.core.addresses import shown
 from edgekit.core.egress import ENVELOPE
 from edgekit.core.errors import ConfigError
 from edgekit.core.ports import Session, nothing
@@ -126,7 +127,7 @@ class Publishers:
             raise ConfigError("url: want a broker's, got nothing", hint="only an agent has a link of its own")
         address = parse_url(url)
         if ca is not None and not address.is_tls:
-            raise ConfigError(f"ca: want it with mqtts://, got {url!r}")
+            raise ConfigError(f"ca: want it with mqtts://, got {shown(url)!r}")
         if user:
             address = msgspec.structs.replace(address, user=user)
         if password:

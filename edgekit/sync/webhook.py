@@ -11,11 +11,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 
 from edgekit.base.http import Patience, Web
+from edgekit.core.addresses import split_address
 from edgekit.core.errors import ConfigError, EdgekitError, StorageError, TrustError
 from edgekit.core.ports import nothing
 from edgekit.sync.gate import Packed
@@ -65,15 +65,14 @@ class Target(msgspec.Struct, frozen=True):
             ConfigError: It is not an http or https URL, or has credentials in it.
         """
         try:
-            parts = urlsplit(self.url)
-            port = parts.port
-        except ValueError as cause:
-            raise ConfigError(f"url: is not a URL: {cause}") from cause
+            parts = split_address(self.url)
+        except ValueError as problem:
+            raise ConfigError(f"url: {problem}", hint="use token_file for a login") from problem
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"url: want http:// or https:// with a host, got {parts.scheme or 'no'}://")
         if parts.username or parts.password:
             raise ConfigError("url: want no user and password in it", hint="use token_file")
-        return f"{parts.hostname}:{port or {'http': 80, 'https': 443}[parts.scheme]}"
+        return f"{parts.hostname}:{parts.port or {'http': 80, 'https': 443}[parts.scheme]}"
 
 
 def signature(secret: str, message_id: str, unix_s: int, body: bytes) -> str:

@@ -28,17 +28,35 @@ def test_a_good_list_has_no_problems():
 
 
 @pytest.mark.parametrize(
-    "uri",
+    ("kind", "uri"),
     [
-        "rtsp://10.0.0.5:554/stream@main",
-        "rtsp://door.lan/user:1/x@y",
-        "rtsp://[fe80::1]:554/a@b",
-        "http://door.lan:80?at=me@here",
-        "http://door.lan/snap?keyframe=1&bypass=2",
+        ("rtsp", "rtsp://10.0.0.5:554/stream%40main"),
+        ("rtsp", "rtsps://door.lan/user:1/x%40y"),
+        ("rtsp", "rtsp://[fe80::1]:554/a%40b"),
+        ("http", "http://door.lan:80?at=me%40here"),
+        ("http", "https://door.lan/snap?keyframe=1&bypass=2"),
     ],
 )
-def test_an_address_without_a_login_is_taken_whatever_its_path_has(uri):
-    assert camera_problems([changed(uri=uri)]) == []
+def test_an_address_without_a_login_is_taken_whatever_its_path_has(kind, uri):
+    assert camera_problems([changed(kind=kind, uri=uri)]) == []
+
+
+@pytest.mark.parametrize(
+    "uri", ["rtsp://10.0.0.5:554/stream@main", "rtsp://ann:12/34@door", "rtsp://door/x?at=me@here"]
+)
+def test_an_at_sign_behind_what_may_be_a_host_is_refused_as_it_may_end_a_password(uri):
+    (problem,) = camera_problems([changed(uri=uri)])
+    assert problem.startswith("door: uri: want no password in it")
+    assert "%40" in problem
+
+
+@pytest.mark.parametrize(
+    "uri", ["10.0.0.5/2", "ann:hunter2", "http://door", "rtsp:door", "rtsp://door:x/", "/dev/video0"]
+)
+def test_what_is_no_address_is_refused_and_not_repeated(uri):
+    (problem,) = camera_problems([changed(uri=uri)])
+    assert problem.startswith("door: uri: want ")
+    assert uri not in problem
 
 
 @pytest.mark.parametrize(

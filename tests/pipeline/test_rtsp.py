@@ -24,13 +24,14 @@ from rtsp_camera import Camera, age_s, burnt_ms, descriptors, needs_rtsp_server
 from runnable import ROOT, documented, runnable, write_image_bundle
 
 from edgekit.cli.main import main
+from edgekit.core.addresses import shown
 from edgekit.core.errors import ConfigError, SourceError
 from edgekit.pipeline.config import parse_config
 from edgekit.pipeline.libav import write_clip
 from edgekit.pipeline.quick import quick_config
 from edgekit.pipeline.sources import SourceContext, rtsp, rtsp_session
 from edgekit.pipeline.sources.rtsp import RtspOptions, RtspSource
-from edgekit.pipeline.sources.rtsp_address import parse_address, shown
+from edgekit.pipeline.sources.rtsp_address import parse_address
 from edgekit.pipeline.sources.rtsp_session import Access, Session
 from edgekit.pipeline.sources.timing import StreamClock
 
@@ -552,7 +553,7 @@ def test_with_one_packet_in_twenty_lost_no_frame_is_old(lossy, opened, transport
     ("source", "problem"),
     [
         ('uri = "http://ann:hunter2@door/1"', "uri: want an address rtsp://"),
-        ('uri = "rtsp://ann:hunter2@door:port/1"', "uri: want rtsp://host/path"),
+        ('uri = "rtsp://ann:hunter2@door:port/1"', "cannot be parsed"),
         ('uri = "rtsp://door/1"\nmain_uri = "/dev/hunter2"', "main_uri: want an address"),
         ('uri = "rtsp://door/1"\npassword_file = "a"\npassword_env = "B"', "got both"),
         ('uri = "rtsp://door/1"\nfingerprint = "%s"' % ("ab" * 32), "fingerprint: want it with rtsps://"),

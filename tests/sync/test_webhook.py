@@ -309,7 +309,7 @@ def test_a_full_disk_or_damage_is_told_and_nothing_waits_for_ever(tmp_path, capl
     [
         ("ftp://host/", "want http:// or https://"),
         ("https://me:secret@host/", "want no user and password"),
-        ("http://host:99999/", "is not a URL"),
+        ("http://host:99999/", "url: want .* cannot be parsed"),
     ],
 )
 def test_an_address_that_can_never_be_posted_to_is_refused(tmp_path, url, problem):

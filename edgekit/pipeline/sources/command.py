@@ -17,12 +17,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edgekit.base.child import exit_reason
+from edgekit.core.addresses import masked, shown
 from edgekit.core.errors import SourceError
 from edgekit.core.ports import Frame
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.sources import SourceContext
 from edgekit.pipeline.sources.recipes import RECIPES, filled_in
-from edgekit.pipeline.sources.rtsp_address import shown
+from edgekit.pipeline.sources.rtsp_address import parse_address
 from edgekit.pipeline.sources.timing import DUE_S, Reopener, stamp
 
 Side = Annotated[int, msgspec.Meta(ge=8, le=16384)]
@@ -56,8 +57,11 @@ class CommandOptions(Options, frozen=True, kw_only=True):
             yield "command: want this or recipe"
         if self.recipe and self.recipe not in RECIPES:
             yield f"recipe: want one of {', '.join(RECIPES)}, got {self.recipe!r}"
-        if self.recipe and not self.uri.startswith("rtsp"):
-            yield "uri: want an address rtsp:// with recipe"
+        if self.recipe:
+            try:
+                parse_address(self.uri)
+            except ValueError as problem:
+                yield f"uri: {problem}"
         if self.recipe and self.pixels != "bgr24":
             yield 'pixels: want "bgr24" with recipe'
 
@@ -77,6 +81,7 @@ class CommandSource:
         self._size = options.width * options.height * CHANNELS[options.pixels]
         words = RECIPES[options.recipe].words if options.recipe else options.command
         self._words = filled_in(words, options.uri, options.width, options.height)
+        self._secret = tuple({word for word in (options.uri, *self._words) if "://" in word})
         self.name = f"command {' '.join(words[:1])!r}"
         self.reopener = Reopener(self.name, self._opened, options.give_up_s, self._closing)
 
@@ -94,7 +99,7 @@ class CommandSource:
         self._child = self.reopener.first()
 
     def _opened(self) -> _Child:
-        child = _Child(self._words, str(self._folder), self._size)
+        child = _Child(self._words, str(self._folder), self._size, self._secret)
         try:
             self._first = child.frame(self._options.stall_s, self._closing)
         except SourceError as error:
@@ -140,9 +145,10 @@ class _Child:
     """A process with a group of its own, whose output is frames; the end of its stderr is kept.
 
     Where util-linux's ``setpriv`` is there, the kernel ends it with this process, however that ends.
+    ``secret``: addresses whose credentials and queries are not shown when it says its last words.
     """
 
-    def __init__(self, words: Sequence[str], folder: str, size: int) -> None:
+    def __init__(self, words: Sequence[str], folder: str, size: int, secret: Sequence[str]) -> None:
         if not shutil.which(words[0]):
             raise SourceError("there is no such program", hint="install it, or give its path")
         if setpriv := shutil.which("setpriv"):
@@ -160,7 +166,7 @@ class _Child:
         except OSError as cause:
             raise SourceError(f"cannot be started: {cause.strerror}") from cause
         assert self._process.stdout is not None
-        self._output, self._size = self._process.stdout, size
+        self._output, self._size, self._secret = self._process.stdout, size, secret
         self._poller = select.poll()
         self._poller.register(self._output, select.POLLIN)
         self._log_end = b""
@@ -206,9 +212,10 @@ class _Child:
         return SourceError(f"the process {how}{part}{self._last_words()}", fault="CONNECTION_FAILED")
 
     def _last_words(self) -> str:
-        """Return the last line of its stderr, its addresses without credentials and query."""
+        """Return the last line of its stderr, all addresses without credentials and query."""
         lines = [line.strip() for line in self._log_end.decode(errors="replace").splitlines()]
         last = next((line for line in reversed(lines) if line), "")
+        last = masked(last, *self._secret)
         return ": " + _ADDRESS.sub(lambda found: shown(found[0]), last)[-300:] if last else ""
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from edgekit.base.http import Answer, Patience, Web
 from edgekit.base.http_login import authorization
 from edgekit.base.secrets import read_secret
 from edgekit.base.traceparent import trace_id_of
+from edgekit.core.addresses import has_login, shown, split_address
 from edgekit.core.errors import LinkError, SourceError, TensorError, TrustError
 from edgekit.core.ports import TRACE_ID, Frame
 from edgekit.pipeline.check import Options
@@ -57,15 +58,13 @@ class HttpOptions(Options, frozen=True, kw_only=True):
     def problems(self) -> Iterator[str]:
         """Report an address that cannot be right; no text has the address in it."""
         try:
-            parts = urlsplit(self.uri)
-            has_login = bool(parts.username or parts.password)
-            is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_right = has_login = False
-        if not is_right:
-            yield "uri: want an address http://host/path or https://host/path, got another one"
-        if has_login:
-            yield "uri: want the login in user and password_file, got it in the address"
+            parts = split_address(self.uri)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+                yield "uri: want an address http://host/path or https://host/path, got another one"
+            elif has_login(self.uri):
+                yield "uri: want the login in user and password_file, got it in the address"
+        except ValueError as problem:
+            yield f"uri: {problem}"
 
 
 class HttpSource:
@@ -83,7 +82,7 @@ class HttpSource:
         self._options, self._context = options, context
         parts = urlsplit(options.uri)
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._shown = f"{parts.scheme}://{parts.netloc}{parts.path}"
+        self._shown = shown(options.uri)
         self._closing = threading.Event()
         self._pacer = Pacer(options.fps, self._closing)
         self._pictures: Iterator[Picture] = iter(())

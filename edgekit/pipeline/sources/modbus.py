@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from edgekit.base.install_hint import install_hint
+from edgekit.core.addresses import shown
 from edgekit.core.errors import ConfigError, SourceError
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.sources import SourceContext
@@ -168,7 +169,7 @@ def _holds(block: _Block, register: Register) -> bool:
 def address_problem(uri: str) -> str:
     """Return what is wrong with a device's address; empty if nothing is."""
     if "://" in uri and not (uri.startswith("tcp://") and urlsplit(uri).hostname):
-        return f"uri: want tcp://host:port or a device node, got {uri!r}"
+        return f"uri: want tcp://host:port or a device node, got {shown(uri)!r}"
     return ""
 
 
@@ -188,7 +189,7 @@ def connected(uri: str, baud: int, timeout_s: float) -> Any:
     if not client.connect():
         client.close()
         raise SourceError(
-            f"modbus {uri!r}: nothing answers there",
+            f"modbus {shown(uri)!r}: nothing answers there",
             hint="is the device on, its address right, and no other program connected to it?",
             fault="CONNECTION_FAILED",
         )

@@ -14,6 +14,7 @@ import msgspec
 from edgekit.base.secrets import read_secret
 from edgekit.base.tls import trusting
 from edgekit.base.traceparent import trace_id_of
+from edgekit.core.addresses import has_login, split_address
 from edgekit.core.errors import ConfigError, SourceError, TensorError
 from edgekit.core.ports import TRACE_ID, Frame
 from edgekit.pipeline.fields import SHOWN_LETTERS, FieldMap, FieldOptions
@@ -53,15 +54,13 @@ class MqttOptions(FieldOptions, frozen=True, kw_only=True):
         """Report what cannot be right, without the address."""
         yield from super().problems()
         try:
-            parts = urlsplit(self.uri)
-            is_right = parts.scheme in ("mqtt", "mqtts") and bool(parts.hostname) and parts.port != 0
-            has_login = bool(parts.username or parts.password)
-        except ValueError:
-            is_right = has_login = False
-        if not is_right:
-            yield "uri: want mqtt://host:port or mqtts://host:port, got another address"
-        if has_login:
-            yield "uri: want the login in user and password_file, got it in the address"
+            parts = split_address(self.uri)
+            if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.port == 0:
+                yield "uri: want mqtt://host:port or mqtts://host:port, got another address"
+            elif has_login(self.uri):
+                yield "uri: want the login in user and password_file, got it in the address"
+        except ValueError as problem:
+            yield f"uri: {problem}"
 
 
 class MqttSource:

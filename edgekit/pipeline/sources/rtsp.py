@@ -11,13 +11,14 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from edgekit.core.addresses import shown
 from edgekit.core.errors import SourceError
 from edgekit.core.ports import Frame
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.libav import Decoder, libav
 from edgekit.pipeline.packets import PacketRing, VideoPacket
 from edgekit.pipeline.sources import SourceContext
-from edgekit.pipeline.sources.rtsp_address import parse_address, read_password, shown
+from edgekit.pipeline.sources.rtsp_address import parse_address, read_password
 from edgekit.pipeline.sources.rtsp_session import Access, Session
 from edgekit.pipeline.sources.timing import DUE_S, Reopener
 

@@ -1,12 +1,13 @@
-"""The address of a network camera: credentials apart from it, and a text of it that may be shown."""
+"""The address of a network camera, its credentials apart from it."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
+from edgekit.core.addresses import split_address
 from edgekit.core.errors import SourceError
 
 PORTS = {"rtsp": 554, "rtsps": 322}
@@ -41,31 +42,17 @@ def parse_address(uri: str) -> Address:
     Raises:
         ValueError: It is no such address; the text, which has no part of it, says what is wanted.
     """
-    try:
-        parts = urlsplit(uri)
-        port = parts.port
-    except ValueError:
-        raise ValueError("want rtsp://host/path, got an address that cannot be parsed") from None
+    parts = split_address(uri)
     if parts.scheme not in PORTS or not parts.hostname:
         raise ValueError("want an address rtsp://host/path or rtsps://host/path, got another one")
     return Address(
         parts.scheme,
         parts.hostname,
-        port or PORTS[parts.scheme],
+        parts.port or PORTS[parts.scheme],
         parts.path + (f"?{parts.query}" if parts.query else ""),
         unquote(parts.username or ""),
         unquote(parts.password or ""),
     )
-
-
-def shown(uri: str) -> str:
-    """Return any address without its credentials and query, for logs and errors.
-
-    >>> shown("rtsps://ann:secret@door.lan/stream1?token=abc")
-    'rtsps://door.lan/stream1'
-    """
-    scheme, mark, rest = uri.partition("://") if "://" in uri else ("", "", uri)
-    return scheme + mark + rest.rpartition("@")[2].partition("?")[0]
 
 
 def read_password(file: Path | None, variable: str) -> str:

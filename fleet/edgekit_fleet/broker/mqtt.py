@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from edgekit.core.addresses import shown, split_address
 from edgekit.core.errors import ConfigError, LinkError
 
 if TYPE_CHECKING:
@@ -50,14 +50,13 @@ class Access:
             ConfigError: The URL is not a broker's.
         """
         try:
-            parts = urlsplit(self.url)
-            port = parts.port
-        except ValueError as cause:
-            raise ConfigError(f"broker '{self.url}': {cause}") from cause
+            parts = split_address(self.url)
+        except ValueError as problem:
+            raise ConfigError(f"broker: {problem}") from problem
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-            raise ConfigError(f"broker '{self.url}': want mqtt://host:port or mqtts://host:port")
+            raise ConfigError(f"broker '{shown(self.url)}': want mqtt://host:port or mqtts://host:port")
         is_tls = parts.scheme == "mqtts"
-        return parts.hostname, port or (8883 if is_tls else 1883), is_tls
+        return parts.hostname, parts.port or (8883 if is_tls else 1883), is_tls
 
 
 @dataclass(frozen=True)
