@@ -552,7 +552,7 @@ class Lane:
         with self._lock:
             if entry.done.is_set():
                 return False
-            entry.results, entry.error = list(results), error
+            entry.results, entry.error, entry.ended_s = list(results), error, self._clock()
             entry.done.set()
             if not entry.began_s:
                 self._requests.remove(entry)

@@ -4,6 +4,9 @@ A request that ends in a millisecond costs more to schedule than to answer. So w
 httptools, the body of a small inference request is kept in the connection's protocol and goes from there to
 the lane: no task, no event, one write. Whatever else comes (another path, a model of another process, a body
 without a length or of more than 1 MiB) goes uvicorn's way, from its first byte.
+
+A client sends the same head with each request. Where a whole request begins with exactly the bytes of the head
+that the parser has read before on this connection, it need not read them again.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from __future__ import annotations
 import functools
 import logging
 from asyncio import TimerHandle
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from edgekit.serve.reply import Reply
 
@@ -54,6 +58,15 @@ class _Turn:
         """Do nothing: ``_FastPath.connection_lost`` gives the request up."""
 
 
+class _Head(NamedTuple):
+    """A request's head as it came on a connection, and what the parser found in it."""
+
+    text: bytes
+    url: bytes
+    fields: dict[bytes, bytes]
+    length: int
+
+
 class _FastPath:
     """What is put before uvicorn's protocol. ``quick`` is how many requests went this way."""
 
@@ -71,6 +84,12 @@ class _FastPath:
     _timer: TimerHandle | None = None
     _pieces: list[bytes]
     _fields: dict[bytes, bytes]
+    _chunk = b""
+    """What is being parsed, if it began between two requests; for the end of a request that is all of it."""
+    _is_between = True
+    """Whether the parser has read no part of a request whose end is to come."""
+    _head: _Head | None = None
+    """That of the last request that came in one piece."""
     # of uvicorn's protocol
     url: bytes
     headers: list[tuple[bytes, bytes]]
@@ -82,6 +101,11 @@ class _FastPath:
     transport: Any
     loop: Any
     expect_100_continue: bool
+    _unset_keepalive_if_required: Callable[[], None]
+
+    def on_message_begin(self) -> None:
+        self._is_between = False
+        self.base.on_message_begin(self)
 
     def on_headers_complete(self) -> None:
         self._length = self._quick_length()
@@ -93,8 +117,7 @@ class _FastPath:
 
     def _quick_length(self) -> int | None:
         """Return the length of a body that is to be kept here."""
-        is_free = (self.cycle is None or self.cycle.response_complete) and not self.pipeline
-        if not is_free or self.flow.write_paused or self.expect_100_continue:
+        if not self._is_free() or self.expect_100_continue:
             return None
         if (
             not self.url.endswith(b"/infer")
@@ -107,11 +130,19 @@ class _FastPath:
         if not stated.isdigit() or len(stated) > 7 or b"content-encoding" in fields:
             return None
         length = int(stated)
-        is_small = length <= self.most_bytes and self.served.takes(self.url, fields, self.client)
-        if not is_small or not self.served.bodies.try_reserve(length):
-            return None
+        return length if length <= self.most_bytes and self._may_keep(self.url, fields, length) else None
+
+    def _is_free(self) -> bool:
+        """Return whether the request before is answered, and the client reads its answers."""
+        is_answered = (self.cycle is None or self.cycle.response_complete) and not self.pipeline
+        return is_answered and not self.flow.write_paused
+
+    def _may_keep(self, url: bytes, fields: dict[bytes, bytes], length: int) -> bool:
+        """Reserve memory for a body that goes this way, and return whether it does."""
+        if not self.served.takes(url, fields, self.client) or not self.served.bodies.try_reserve(length):
+            return False
         self._held_bytes = length
-        return length
+        return True
 
     def on_body(self, body: bytes) -> None:
         if self._length is None:
@@ -121,27 +152,39 @@ class _FastPath:
             self._pieces.append(body)
 
     def on_message_complete(self) -> None:
+        self._is_between = True
         if self._length is None:
             self.base.on_message_complete(self)
             return
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._learn(body)
+        if not self._ask(self.url, self._fields, body):
+            self._go_on()
+            self.base.on_message_complete(self)
+
+    def _learn(self, body: bytes) -> None:
+        """Remember the head of a request that is the whole of what is being parsed."""
+        text, end, rest = self._chunk.partition(b"\r\n\r\n")
+        if len(rest) == len(body) and end and b"upgrade" not in self._fields:
+            self._head = _Head(text + end, self.url, dict(self._fields), len(body))
+
+    def _ask(self, url: bytes, fields: dict[bytes, bytes], body: bytes) -> bool:
+        """Have a request answered; False where that is uvicorn's task after all."""
         turn = _Turn()
-        on_end = functools.partial(self._answer, turn)
         try:
-            asked = self.served.ask(self.url, self._fields, self.client, body, on_end)
+            asked = self.served.ask(url, fields, self.client, body, functools.partial(self._answer, turn))
         except Exception:
             logger.exception("a request ended in a bug")
             self._answer(turn, None)
-            return
+            return True
         if asked is None:
-            self._go_on()
-            self.base.on_message_complete(self)
-            return
+            return False
         self._stop_reading()
         if isinstance(asked, Reply):
             self._answer(turn, asked)
         else:
             self._asked, self.cycle, self._pieces = asked, turn, []
+        return True
 
     def _answer(self, turn: _Turn, reply: Reply | None) -> None:
         """Write an answer, and let the next request begin; without one, end the connection."""
@@ -161,9 +204,26 @@ class _FastPath:
             self.base.on_response_complete(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_between and self._again(data):
+            return
+        self._chunk = data if self._is_between else b""
         self.base.data_received(self, data)
+        self._chunk = b""
         if self._length is not None and self._timer is None:  # the rest of the body is still to come
             self._timer = self.loop.call_later(self.body_s, self._go_on)
+
+    def _again(self, data: bytes) -> bool:
+        """Have a request answered that is whole and has the last one's head; False if it is not."""
+        head = self._head
+        if head is None or len(data) != len(head.text) + head.length or not data.startswith(head.text):
+            return False
+        if not self._is_free() or not self._may_keep(head.url, head.fields, head.length):
+            return False
+        self._unset_keepalive_if_required()
+        if self._ask(head.url, dict(head.fields), data[len(head.text) :]):
+            return True
+        self._release()
+        return False
 
     def eof_received(self) -> None:
         if self._asked is not None:  # uvicorn closes such a connection, in a later round

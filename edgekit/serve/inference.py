@@ -88,13 +88,13 @@ class Inference:
                 return again
             work, request = self._work(entry, data, headers, is_local=is_local)
             is_quick = entry.lane.is_quick(work.kind)
-            if is_quick and self._rounds.is_alone(entry.lane):
+            if is_quick and self._rounds.may_run(entry.lane, joins=entry.batching.joint is not None):
                 counted.done = entry.lane.run_inline(work, work.kind)
             if counted.done is None:
                 terms = _terms(entry, work.kind, request, headers, len(data))
                 ended = functools.partial(self._ended, counted, headers, on_end)
                 try:
-                    return Asked(entry.lane, work, terms, ended, age_s=age_s, wake=not is_quick)
+                    return Asked(entry.lane, entry.way_back, work, terms, ended, age_s=age_s, wake=not is_quick)
                 except BusyError as error:
                     entry.refusals.keep(key, error, left)
                     raise
@@ -234,7 +234,7 @@ async def _never() -> MutableMapping[str, Any]:
 
 async def _in_lane(entry: Entry, work: Callable[[], Done], terms: Terms, receive: Receive) -> Done:
     """Run work on its model, or give it up when the client hangs up."""
-    awaited = Awaited(entry.lane, work, terms)
+    awaited = Awaited(entry.lane, entry.way_back, work, terms)
     watcher = asyncio.get_running_loop().create_task(_watch(receive, awaited))
     try:
         done: Done = await awaited.future

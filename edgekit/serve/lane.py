@@ -6,16 +6,19 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from edgekit.base.entry import Entry
+from edgekit.base.entry import Entry, Pace
 from edgekit.base.joint import Joint
 from edgekit.base.lane import Lane
 from edgekit.serve.errors import ClientGoneError
 
 T = TypeVar("T")
+OnEnd = Callable[[Entry], object]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,60 @@ class Terms:
     joint: Joint | None = None
 
 
+class WayBack:
+    """Brings a lane's entries that end in any thread to the event loop that asked, all in one call.
+
+    A batch ends several. Each call would wake the loop, which then takes the interpreter from the lane's
+    thread.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._ended: deque[tuple[OnEnd, Entry]] = deque()
+        self._is_called = False
+        self._way = Pace()
+
+    @property
+    def typical_s(self) -> float:
+        """How long what ends in the lane's thread typically waits for the event loop."""
+        return self._way.typical_s
+
+    def to(self, loop: asyncio.AbstractEventLoop, on_end: OnEnd) -> OnEnd:
+        """Return what may be called in any thread, and calls ``on_end`` in the loop's, which calls this."""
+        if loop is not self._loop:
+            self._loop, self._thread = loop, threading.get_ident()
+
+        def on_done(entry: Entry) -> None:
+            if threading.get_ident() == self._thread:
+                on_end(entry)
+            else:
+                self._ended.append((on_end, entry))
+                if not self._is_called:
+                    self._call()
+
+        return on_done
+
+    def _call(self) -> None:
+        self._is_called = True
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._is_called = False  # before it looks: what ends from now on calls again
+        if self._ended:
+            self._way.add(self._clock() - self._ended[0][1].ended_s)
+        try:
+            while self._ended:
+                on_end, entry = self._ended.popleft()
+                on_end(entry)
+        finally:
+            if self._ended:  # one raised
+                self._call()
+
+
 class Asked:
     """A request in a lane. ``on_end`` is called with its entry once it has ended, in this event loop.
 
@@ -43,15 +100,19 @@ class Asked:
     def __init__(
         self,
         lane: Lane,
+        way_back: WayBack,
         work: Callable[[], Any],
         terms: Terms,
-        on_end: Callable[[Entry], object],
+        on_end: OnEnd,
         *,
         age_s: float = 0.0,
         wake: bool = True,
     ) -> None:
         self._lane = lane
-        loop, on_done = asyncio.get_running_loop(), _in_loop(asyncio.get_running_loop(), on_end)
+        loop = asyncio.get_running_loop()
+        on_done = way_back.to(loop, on_end)
+        if lane.is_busy:  # and so is the loop, which its answer will wait for
+            age_s += way_back.typical_s
         self.entry = lane.submit([work], on_done=on_done, age_s=age_s, wake=wake, **vars(terms))
         left_s = terms.timeout_s - age_s
         self._timer = loop.call_later(left_s, lane.expire, self.entry) if terms.timeout_s else None
@@ -75,15 +136,15 @@ class Awaited(Asked):
     the work raises.
     """
 
-    def __init__(self, lane: Lane, work: Callable[[], Any], terms: Terms) -> None:
+    def __init__(self, lane: Lane, way_back: WayBack, work: Callable[[], Any], terms: Terms) -> None:
         self.future, settle = _future()
-        super().__init__(lane, work, terms, settle)
+        super().__init__(lane, way_back, work, terms, settle)
 
 
 async def control(lane: Lane, work: Callable[[], T], *, after_waiting: bool = False) -> T:
     """Run work that changes the model, as ``Lane.control`` does; raises what it raises."""
     future, settle = _future()
-    on_done = _in_loop(asyncio.get_running_loop(), settle)
+    on_done = WayBack().to(asyncio.get_running_loop(), settle)
     lane.control(work, on_done=on_done, after_waiting=after_waiting)
     result: T = await future
     return result
@@ -95,7 +156,7 @@ def error_of(entry: Entry) -> BaseException | None:
     return ClientGoneError() if is_given_up else entry.error
 
 
-def _future() -> tuple[asyncio.Future[Any], Callable[[Entry], None]]:
+def _future() -> tuple[asyncio.Future[Any], OnEnd]:
     """Return a future, and what gives it an entry's result."""
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -108,17 +169,3 @@ def _future() -> tuple[asyncio.Future[Any], Callable[[Entry], None]]:
             future.set_exception(error)
 
     return future, settle
-
-
-def _in_loop(loop: asyncio.AbstractEventLoop, on_end: Callable[[Entry], object]) -> Callable[[Entry], None]:
-    """Return what calls ``on_end`` in the thread of the loop, whichever thread calls it."""
-    thread = threading.get_ident()
-
-    def on_done(entry: Entry) -> None:
-        if threading.get_ident() == thread:
-            on_end(entry)
-        else:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(on_end, entry)
-
-    return on_done

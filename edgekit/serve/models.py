@@ -17,7 +17,7 @@ from edgekit.core.spec import version_key
 from edgekit.serve.batching import Batching
 from edgekit.serve.cache import Cache
 from edgekit.serve.errors import HttpError
-from edgekit.serve.lane import control
+from edgekit.serve.lane import WayBack, control
 from edgekit.serve.metrics import Meter, ShadowCounts
 from edgekit.serve.ports import Held, Limits, Offer, Servable
 from edgekit.serve.refusals import Refusals
@@ -59,7 +59,7 @@ class Entry:
         self.cache: Cache | None = None
         """Answers of the model that runs; None where none are kept."""
         self.sequences = Sequences(limits.sequences, limits.sequence_idle_s)
-        self.refusals = Refusals(self.lane)
+        self.refusals, self.way_back = Refusals(self.lane), WayBack()
         self.floats = FloatReader()
         """Of requests written as JSON; used on the lane."""
         self._limits = limits
