@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 _SMOOTHING = 0.1
 _ENOUGH = 5
+_STAYS = 1.5
+_LEAST_MARGIN, _MOST_MARGIN, _DEVIATIONS = 1.25, 3.0, 2.0
+_LEARNS = 0.05
+_SHORT_S = 0.005
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Pace:
     def __init__(self) -> None:
         self.typical_s = 0.0
         self.runs = 0
+        self._was_below = False
 
     def add(self, seconds: float) -> None:
         """Count one run."""
@@ -45,8 +50,40 @@ class Pace:
         self.typical_s += share * (seconds - self.typical_s)
 
     def is_below(self, seconds: float) -> bool:
-        """Return whether at least 5 runs were measured and typically take less than this."""
-        return self.runs >= _ENOUGH and self.typical_s < seconds
+        """Return whether at least 5 runs were measured and typically take less than this.
+
+        What was below stays so up to half as much again: else work at the limit changes its thread, and with
+        it the time that it takes, from run to run.
+        """
+        most_s = _STAYS * seconds if self._was_below else seconds
+        self._was_below = self.runs >= _ENOUGH and self.typical_s < most_s
+        return self._was_below
+
+
+class Margin:
+    """How many times the expected wait is allowed for: what the last waits took beyond it, at least 1.25.
+
+    Under overload the queue fills up to what is admitted: without a margin every answer would come at its
+    deadline, and where a machine becomes slower than it was, those that wait already come after it.
+
+    Source: mean plus a multiple of the mean deviation, as TCP's retransmission timer (RFC 6298).
+    """
+
+    def __init__(self) -> None:
+        self._mean, self._deviation = 1.0, 0.0
+
+    @property
+    def factor(self) -> float:
+        """The factor."""
+        return min(_MOST_MARGIN, max(_LEAST_MARGIN, self._mean + _DEVIATIONS * self._deviation))
+
+    def add(self, expected_s: float, took_s: float) -> None:
+        """Count one wait; a short one says nothing."""
+        if expected_s < _SHORT_S:
+            return
+        ratio = min(_MOST_MARGIN, took_s / expected_s)
+        self._deviation += _LEARNS * (abs(ratio - self._mean) - self._deviation)
+        self._mean += _LEARNS * (ratio - self._mean)
 
 
 @dataclass
@@ -114,6 +151,8 @@ class Entry:
         self.priority = priority
         self.queued_s = self.rank_s = queued_s
         """When it came, and what it is sorted by."""
+        self.expected_s = 0.0
+        """How long it was expected to wait in the lane."""
         self.deadline_s = queued_s + timeout_s if timeout_s else math.inf
         self.began_s = self.took_s = self.ended_s = 0.0
         """0 until it begins, and until it has ended."""

@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from edgekit.base.entry import Bounds, Counts, Entry, Pace
+from edgekit.base.entry import Bounds, Counts, Entry, Margin, Pace
 from edgekit.base.joint import Joint
 from edgekit.base.requests import Requests
 from edgekit.base.stream import ALLOWANCE_S, Stream
@@ -44,9 +44,6 @@ LOOK_S = 0.1
 _LOOK_LATE_S = 1.0
 """After this long without ``between``, the next item goes through the lane's thread, which calls it then."""
 _JOIN_S = 1.0
-_MARGIN = 1.25
-"""Of the wait: under overload the queue fills up to what is admitted, so without it every answer would come
-at its deadline."""
 _RECENT = 256
 
 
@@ -74,6 +71,7 @@ class Lane:
         self.between = between
         self._bounds, self._clock = bounds or Bounds(), clock
         self._paces: dict[str, Pace] = {}
+        self._margin = Margin()
         self._recent: deque[float] = deque(maxlen=_RECENT)
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
@@ -393,11 +391,12 @@ class Lane:
     def _require_room(self, entry: Entry, at: int) -> None:
         why, wait_s, holds_s = self._requests.refusal(entry), self._wait_s(at), math.inf
         timeout_s, age_s = entry.deadline_s - entry.queued_s, self._clock() - entry.queued_s
-        runs_s = self._requests.run_s(entry, at)
-        if not why and age_s + _MARGIN * wait_s + runs_s > timeout_s:
+        runs_s, margin = self._requests.run_s(entry, at), self._margin.factor
+        if not why and age_s + margin * wait_s + runs_s > timeout_s:
             needs_s = age_s + wait_s + runs_s
             why = f"the answer would take {needs_s:.3f} s, the timeout is {timeout_s:.3f} s"
-            holds_s = max(wait_s - (timeout_s - runs_s) / _MARGIN, (wait_s - runs_s) / 2)
+            holds_s = max(wait_s - (timeout_s - runs_s) / margin, (wait_s - runs_s) / 2)
+        entry.expected_s = age_s + wait_s
         if why:
             self.counts.shed += 1
             raise BusyError(f"overloaded: {why}", wait_s=wait_s, holds_s=holds_s)
@@ -507,6 +506,7 @@ class Lane:
         if now_s + self.pace(entry.kind).typical_s > entry.deadline_s:
             self._expire(entry, "the timeout would pass before the answer is ready")
             return
+        self._margin.add(entry.expected_s, now_s - entry.queued_s)
         if entry.joint is not None and self._requests.stream.items:
             with self._lock:
                 entries = self._requests.join(entry, now_s)

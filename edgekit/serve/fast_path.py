@@ -5,8 +5,8 @@ httptools, the body of a small inference request is kept in the connection's pro
 the lane: no task, no event, one write. Whatever else comes (another path, a model of another process, a body
 without a length or of more than 1 MiB) goes uvicorn's way, from its first byte.
 
-A client sends the same head with each request. Where a whole request begins with exactly the bytes of the head
-that the parser has read before on this connection, it need not read them again.
+A client sends the same head with each request. Where a whole request begins with exactly the bytes of the
+head that the parser has read before on this connection, it need not read them again.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class _FastPath:
     def _learn(self, body: bytes) -> None:
         """Remember the head of a request that is the whole of what is being parsed."""
         text, end, rest = self._chunk.partition(b"\r\n\r\n")
-        if len(rest) == len(body) and end and b"upgrade" not in self._fields:
+        if end and len(rest) == len(body):  # else the parser has found another end
             self._head = _Head(text + end, self.url, dict(self._fields), len(body))
 
     def _ask(self, url: bytes, fields: dict[bytes, bytes], body: bytes) -> bool:

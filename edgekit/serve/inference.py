@@ -94,7 +94,9 @@ class Inference:
                 terms = _terms(entry, work.kind, request, headers, len(data))
                 ended = functools.partial(self._ended, counted, headers, on_end)
                 try:
-                    return Asked(entry.lane, entry.way_back, work, terms, ended, age_s=age_s, wake=not is_quick)
+                    return Asked(
+                        entry.lane, entry.way_back, work, terms, ended, age_s=age_s, wake=not is_quick
+                    )
                 except BusyError as error:
                     entry.refusals.keep(key, error, left)
                     raise

@@ -1,7 +1,9 @@
 """Who goes first among requests, how many may wait, and which of them run at once."""
 
+import threading
+
 import pytest
-from held_lane import Held
+from held_lane import WAIT_S, Held
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -113,6 +115,23 @@ def test_what_would_be_answered_at_its_deadline_is_refused_too(held):
     with pytest.raises(BusyError, match=r"would take 5\.000 s, the timeout is 5\.500 s"):
         held.submit(timeout_s=5.5)
     held.submit(timeout_s=6.5)
+
+
+def test_where_waits_were_longer_than_expected_more_is_kept_in_reserve(held):
+    held.lane.pace("infer").add(1.0)
+    for _ in range(100):
+        held.submit()
+    held.clock.now_s += 300.0
+    held.open()
+    again, begun = threading.Event(), threading.Event()
+    held.lane.control(lambda: (begun.set(), again.wait(WAIT_S)))
+    assert begun.wait(WAIT_S)
+    for _ in range(4):
+        held.submit()
+    with pytest.raises(BusyError, match=r"would take 5\.000 s, the timeout is 12\.500 s"):
+        held.submit(timeout_s=12.5)
+    held.submit(timeout_s=13.5)
+    again.set()
 
 
 # -- batches
