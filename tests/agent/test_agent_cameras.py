@@ -86,7 +86,7 @@ def test_list_and_passwords_are_their_owners_alone_and_an_old_password_is_delete
     ("camera", "reason"),
     [
         (msgspec.structs.replace(YARD, options={"fbs": 5}), "camera yard:source.fbs"),
-        (msgspec.structs.replace(YARD, uri="rtsp://10.0.0.6/1"), "camera yard:source.uri"),
+        (msgspec.structs.replace(YARD, uri="http://10.0.0.6:0/1"), "camera yard:source.uri"),
     ],
 )
 def test_a_list_that_cannot_be_used_here_says_why_and_the_one_before_stays(tmp_path, camera, reason):

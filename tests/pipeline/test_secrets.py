@@ -208,6 +208,7 @@ def test_a_pipelines_file_that_is_refused_says_no_part_of_a_password(password):
 @example("12/34")
 @example("a b@c")
 @example("1234/5678")
+@example("\x1e00 ")
 def test_a_programs_last_words_have_no_part_of_a_password(password):
     script = 'printf "opening %s\\n%s: refused\\n" "$0" "$0" >&2'
 

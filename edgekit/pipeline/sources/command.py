@@ -213,9 +213,8 @@ class _Child:
 
     def _last_words(self) -> str:
         """Return the last line of its stderr, all addresses without credentials and query."""
-        lines = [line.strip() for line in self._log_end.decode(errors="replace").splitlines()]
-        last = next((line for line in reversed(lines) if line), "")
-        last = masked(last, *self._secret)
+        text = masked(self._log_end.decode(errors="replace"), *self._secret)  # before a password is two lines
+        last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
         return ": " + _ADDRESS.sub(lambda found: shown(found[0]), last)[-300:] if last else ""
 
     def close(self) -> None:
