@@ -1,6 +1,7 @@
 """Sources give what is there, say what is not, and come back from what they can."""
 
 import os
+import sys
 import threading
 import time
 import tty
@@ -23,6 +24,7 @@ from edgekit.pipeline.sources import (
     SourceContext,
     make_source,
     source_context,
+    timing,
 )
 from edgekit.pipeline.sources.camera import CameraOptions, CameraSource
 from edgekit.pipeline.sources.images import ImagesOptions
@@ -30,7 +32,7 @@ from edgekit.pipeline.sources.modbus import Register
 from edgekit.pipeline.sources.picamera2 import Picamera2Options
 from edgekit.pipeline.sources.serial import SerialOptions, SerialSource, open_serial
 from edgekit.pipeline.sources.synthetic import SyntheticOptions, shapes, waves
-from edgekit.pipeline.sources.timing import Pacer
+from edgekit.pipeline.sources.timing import Pacer, Reopener
 from edgekit.pipeline.sources.video import VideoOptions
 
 WINDOWS = SourceContext(window=4, hop=2, channels=3)
@@ -517,3 +519,41 @@ def test_an_address_in_a_camera_names_the_kind_that_takes_it_and_shows_no_passwo
     (problem,) = CameraOptions(uri="rtsp://ann:hunter2@door/1").problems()
     assert 'kind = "rtsp"' in problem
     assert "hunter2" not in problem
+
+
+def test_whoever_looks_at_a_device_that_is_opened_again_sees_no_half_of_a_change(monkeypatch):
+    """The state is looked at before every line that changes it, as another thread might."""
+    monkeypatch.setattr(timing, "FIRST_WAIT_S", 0.0)
+    attempts = iter(
+        [SourceError("no answer", fault="TIMEOUT"), SourceError("no way", fault="NOT_FOUND"), "device"]
+    )
+
+    def opener():
+        attempt = next(attempts)
+        if isinstance(attempt, SourceError):
+            raise attempt
+        return attempt
+
+    reopener, seen = Reopener("camera", opener, 0.0, threading.Event()), []
+
+    def look(frame, _event, _argument):
+        if frame.f_code.co_filename == timing.__file__:
+            sys.settrace(None)
+            state = (*reopener.state().values(), reopener.is_waiting)
+            sys.settrace(look)
+            if not seen or seen[-1] != state:
+                seen.append(state)
+        return look
+
+    sys.settrace(look)
+    try:
+        assert reopener.again("it froze", "STALLED") == "device"
+    finally:
+        sys.settrace(None)
+    assert seen == [
+        ("opening", 0, "", "", False),
+        ("lost", 0, "STALLED", "it froze", True),
+        ("lost", 0, "TIMEOUT", "no answer", True),
+        ("lost", 0, "NOT_FOUND", "no way", True),
+        ("open", 1, "NOT_FOUND", "no way", False),
+    ]

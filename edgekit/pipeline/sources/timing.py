@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from edgekit.core.errors import SourceError
 
@@ -73,6 +73,15 @@ class Player:
             self._closing.wait(wait_s)
 
 
+class _Now(NamedTuple):
+    """What is known of a device at one moment; replaced whole, so that a reader sees no half of a change."""
+
+    state: Literal["opening", "open", "lost"] = "opening"
+    reopened: int = 0
+    fault: str = ""
+    reason: str = ""
+
+
 class Reopener(Generic[T]):
     """Opens a device with ``opener``, which returns it or raises ``SourceError``, and opens a lost one again.
 
@@ -85,14 +94,21 @@ class Reopener(Generic[T]):
         self, name: str, opener: Callable[[], T], give_up_s: float, closing: threading.Event
     ) -> None:
         self._name, self._opener, self._give_up_s, self._closing = name, opener, give_up_s, closing
-        self.is_waiting = self._was_opened = False
-        self.reopened = 0
-        self._fault = self._why = ""
+        self._now = _Now()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the device is lost, so that no frame is due."""
+        return self._now.state == "lost"
+
+    @property
+    def reopened(self) -> int:
+        """How often it was opened again."""
+        return self._now.reopened
 
     def state(self) -> dict[str, Any]:
         """Return whether frames come, how often it was opened again, and what is or was last wrong."""
-        state = "lost" if self.is_waiting else "open" if self._was_opened else "opening"
-        return {"state": state, "reopened": self.reopened, "fault": self._fault, "reason": self._why}
+        return self._now._asdict()
 
     def first(self) -> T:
         """Return the device, opened for the first time.
@@ -103,14 +119,13 @@ class Reopener(Generic[T]):
         try:
             device = self._opener()
         except SourceError as error:
-            self._note(error.message, error.fault)
-            self.is_waiting = True
+            self._become("lost", error.fault, error.message)
             raise
-        self._was_opened = True
+        self._now = self._now._replace(state="open")
         return device
 
-    def _note(self, why: str, fault: str) -> None:
-        self._why, self._fault = why, fault
+    def _become(self, state: Literal["open", "lost"], fault: str, reason: str) -> None:
+        self._now = _Now(state, self._now.reopened, fault, reason)
 
     def again(self, why: str, fault: str = "") -> T | None:
         """Return the device, opened again after growing waits; None when closing.
@@ -118,8 +133,8 @@ class Reopener(Generic[T]):
         Raises:
             SourceError: It did not come back in time.
         """
-        self.is_waiting = True  # first: whoever sees the fault sees that no frame is due
-        self._note(why, fault)
+        before = self._now.state
+        self._become("lost", fault, why)
         fields = {"source": self._name, "why": why, "fault": fault}
         logger.warning("source lost, opening it again", extra=fields)
         started, wait_s = time.monotonic(), FIRST_WAIT_S
@@ -129,26 +144,25 @@ class Reopener(Generic[T]):
             except SourceError as error:
                 self._failed_again(error)
             else:
-                self.is_waiting, self._was_opened = False, True
-                self.reopened += 1
+                self._now = self._now._replace(state="open", reopened=self._now.reopened + 1)
                 logger.warning("source is back", extra={"source": self._name})
                 return device
             if self._give_up_s and time.monotonic() - started > self._give_up_s:
                 raise SourceError(
-                    f"{self._name}: vanished and did not come back: {self._why}", fault=self._fault
+                    f"{self._name}: vanished and did not come back: {self._now.reason}", fault=self._now.fault
                 )
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
-        self.is_waiting = False
+        self._now = self._now._replace(state=before)
         return None
 
     def _failed_again(self, error: SourceError) -> None:
-        if error.fault != self._fault:
+        if error.fault != self._now.fault:
             fields = {"source": self._name, "why": error.message, "fault": error.fault}
             logger.warning("source cannot be opened yet", extra=fields)
-        self._note(error.message, error.fault)
+        self._become("lost", error.fault, error.message)
 
     def _least_s(self) -> float:
-        return LEAST_WAIT_S.get(self._fault, 0.0)
+        return LEAST_WAIT_S.get(self._now.fault, 0.0)
 
 
 class StreamClock:
