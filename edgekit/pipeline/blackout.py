@@ -78,8 +78,8 @@ class BlackedOut:
         if frame is not None:
             if getattr(frame.data, "ndim", 0) != 3:
                 raise SourceError("blackout: want pictures, got something else", hint="take [[blackout]] out")
-            if not frame.data.flags.writeable:
-                frame.data = frame.data.copy()
+            if not (frame.data.flags.writeable and frame.data.flags.c_contiguous):
+                frame.data = np.array(frame.data, order="C")  # OpenCV paints in no view that is turned or cut
             paint(frame.data, self._polygons)
         return frame
 

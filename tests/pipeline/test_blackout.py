@@ -117,6 +117,24 @@ def test_the_source_behind_is_used_as_it_is_and_its_packets_are_not_handed_out()
         source.read()
 
 
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda pixels: pixels[:, ::-1],
+        lambda pixels: pixels[::2, ::2],
+        lambda pixels: pixels.transpose(1, 0, 2),
+        lambda pixels: pixels[:, :, ::-1],
+        lambda pixels: np.concatenate([pixels, pixels], axis=2)[:, :, :3],
+    ],
+)
+def test_a_picture_that_is_a_turned_halved_or_cut_view_is_painted(view):
+    source = BlackedOut(OneFrame(view(np.full((80, 160, 3), 255, np.uint8))), [BlackoutTable(polygon=CORNER)])
+    seen = source.read().data
+    height, width = seen.shape[:2]
+    assert not seen[: height // 4, : width // 4].any()
+    assert seen[height // 2 + 4 :, width // 2 + 4 :].all()
+
+
 def test_a_model_of_windows_has_no_picture_to_paint(tmp_path):
     config = parse_config(f"{TEXT}[[blackout]]\npolygon = {[list(p) for p in CORNER]}")
     ready = open_ready(make_bundle(tmp_path / "m"))
