@@ -129,11 +129,13 @@ class ServedModel(_Table, frozen=True, kw_only=True):
     """``[[serve.model]]``: bundles that are served beside the pipelines' versions of a model, and how.
 
     ``split``: percent of the requests that name no version, by version; ``shadow``: the version that is asked
-    too, unseen. In both, ``pipelines`` is whichever version the pipelines run.
+    too, unseen. In both, ``pipelines`` is whichever version the pipelines run. ``replicas``: the
+    accelerators, variants or backends on which each of the bundles is open at once; empty: on the best.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
     bundles: tuple[str, ...] = ()
+    replicas: tuple[str, ...] = ()
     split: dict[str, Annotated[int, msgspec.Meta(ge=1, le=100)]] = {}
     shadow: str = ""
 

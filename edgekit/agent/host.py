@@ -25,12 +25,12 @@ from edgekit.core.errors import EdgekitError
 from edgekit.core.spec import RETRY_S
 from edgekit.model.exclusions import Exclusion, Exclusions
 from edgekit.model.joined import offer_of
-from edgekit.serve.hosting import Failed, Pipe, Report, Start, ToHost, Trying
+from edgekit.serve.hosting import Failed, Pipe, ReplicaRow, Report, Start, ToHost, Trying
 from edgekit.serve.models import LOADING, READY, UNAVAILABLE, Entry, Models
 from edgekit.serve.ports import Held
 
 logger = logging.getLogger(__name__)
-_REASON = 2000
+_REASON, _SHORT = 2000, 300
 _FILES = 8192
 """Descriptors, most of them for connections; 1,024 are the usual limit."""
 
@@ -45,8 +45,8 @@ class _Host:
         self._pipe = pipe
         rows = msgspec.convert(start.exclusions, dict[str, Exclusion])
         self._exclusions, self._has_opened = Exclusions(rows=rows), False
-        self._offer = offer_of(start.path, start.threads, self._exclusions, trying)
-        self._entry = Entry(msgspec.structs.replace(self._offer, open=self._open), start.settings.limits)
+        self._offer = offer_of(start.path, start.threads, self._exclusions, trying, start.replicas)
+        self._entry = self._entry_for(start)
         self._entry.should_load = start.should_load
         self._entry.state, self._entry.reason = (
             (LOADING, "") if start.should_load else (UNAVAILABLE, "unloaded")
@@ -61,6 +61,14 @@ class _Host:
             lambda: os._exit(ORPHANED),
         )
         self._opening: asyncio.Task[None] | None = None
+
+    def _entry_for(self, start: Start) -> Entry:
+        limits = start.settings.limits
+        if not self._offer.replicas:
+            return Entry(msgspec.structs.replace(self._offer, open=self._open), limits)
+        from edgekit.serve.replicas import Replicated  # memory that few need
+
+        return Replicated(self._offer, limits, needs_all=start.needs_all)
 
     def run(self) -> None:
         """Serve until the front says stop; the process exits where the front has ended."""
@@ -78,16 +86,20 @@ class _Host:
         self._opening = asyncio.get_running_loop().create_task(self._keep_open())
 
     def _report(self) -> Report:
-        entry = self._entry
+        entry, replicas = self._entry, self._entry.replicas()
         is_stuck = entry.state == READY and entry.lane.is_stuck  # opening a model may take minutes
         return Report(
             state=entry.state,
             reason=entry.reason[:_REASON],
-            variant=entry.servable.variant if entry.servable else "",
+            variant=entry.servable.variant if entry.servable and not replicas else "",
             exclusions=msgspec.to_builtins(self._exclusions.rows),
             should_load=entry.should_load,
             is_stuck=is_stuck,
             answered=answered_by(entry),
+            replicas=tuple(
+                ReplicaRow(row["name"], row["variant"], row["state"], row["reason"][:_SHORT], row["losses"])
+                for row in replicas
+            ),
         )
 
     async def _keep_open(self) -> None:

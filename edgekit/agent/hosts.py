@@ -111,6 +111,7 @@ class Host(Peer):
             pid=0 if self._process is None else self._process.pid,
             restarts=self._restarts.total,
             is_answering=self.is_answering,
+            replicas=self._report.replicas if self.is_answering else (),
         )
         return (row,)
 
@@ -140,7 +141,8 @@ class Host(Peer):
         """Have it open its model."""
         self.is_begun, self._started_s = True, self._reactor.now_s()
         rows = msgspec.to_builtins(self._exclusions.rows)
-        self._send(msgspec.structs.replace(self._start, exclusions=rows))
+        needs_all = self._start.needs_all and not self.has_opened
+        self._send(msgspec.structs.replace(self._start, exclusions=rows, needs_all=needs_all))
 
     def check(self) -> None:
         """Kill it where it hangs."""

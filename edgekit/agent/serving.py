@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +52,7 @@ class ServeOptions:
         limits: Limits on requests and memory.
         split: How a model's versions share the requests that name none, as ``traffic_of`` reads it.
         shadow: The versions that run in the shadow of others, the same.
+        replicas: What each model runs on, all at once, as ``replicas_of`` reads it.
         backoff_s: The wait before a host that ended is started again, from .. to; it doubles.
         retry_s: The wait before a variant that crashed or hung is tried again, from .. to; it doubles.
     """
@@ -65,6 +66,7 @@ class ServeOptions:
     limits: Limits = field(default_factory=Limits)
     split: tuple[str, ...] = ()
     shadow: tuple[str, ...] = ()
+    replicas: tuple[str, ...] = ()
     backoff_s: tuple[float, float] = (0.25, 60.0)
     retry_s: tuple[float, float] = RETRY_S
 
@@ -143,12 +145,14 @@ class _Hosts:
             should_load=True,
             threads=options.threads,
             log_level=logging.getLogger().level,
+            needs_all=True,
         )
+        replicas = replicas_of(options.replicas, {name for name, _ in models})
         self.all = [
             Host(
                 name,
                 version,
-                msgspec.structs.replace(start, path=path),
+                msgspec.structs.replace(start, path=path, replicas=replicas.get(name, ())),
                 reactor,
                 Restarts(*_CRASHES, *options.backoff_s),
                 Exclusions(options.retry_s),
@@ -199,6 +203,33 @@ class _Hosts:
     def _kill(self) -> None:
         for host in self.all:
             host.kill("it did not end in time")
+
+
+def replicas_of(given: Sequence[str], models: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Return what each model runs on, all at once; nothing for one that runs on the best.
+
+    >>> replicas_of(["door=cpu,npu"], ["door", "gate"])
+    {'door': ('cpu', 'npu')}
+
+    Args:
+        given: ``NAME,NAME`` for every model, or ``MODEL=NAME,NAME``.
+        models: Those that are served.
+
+    Raises:
+        UsageError: A model is not served, or is given twice.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for text in given:
+        before, sign, listed = text.rpartition("=")
+        names = tuple(name.strip() for name in listed.split(",") if name.strip())
+        for model in [before] if sign else sorted(models):
+            if model not in models:
+                raise UsageError(
+                    f"--replicas {text}: {model!r} is not served; {', '.join(sorted(models))} are"
+                )
+            if found.setdefault(model, names) is not names:
+                raise UsageError(f"--replicas: {model!r} has replicas already, and {text} has more")
+    return found
 
 
 def models_of(bundles: tuple[str, ...]) -> dict[tuple[str, str], str]:

@@ -145,8 +145,9 @@ class Entry:
         client: str = "",
         joint: Joint | None = None,
         on_done: Callable[[Entry], object] | None = None,
+        rescue: Callable[[Entry, BaseException], bool] | None = None,
     ) -> None:
-        self.works, self.kind, self.on_done = works, kind, on_done
+        self.works, self.kind, self.on_done, self.rescue = works, kind, on_done, rescue
         self.rows, self.size_bytes, self.client, self.joint = rows, size_bytes, client, joint
         self.priority = priority
         self.queued_s = self.rank_s = queued_s

@@ -58,6 +58,7 @@ class Lane:
         between: Called on the lane's thread after each entry, and every 0.1 s while nothing waits, with how
             much waits; again at once where it returns True. It may use the model.
         clock: Monotonic seconds.
+        lock: Shared by lanes that hand requests to each other.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Lane:
         bounds: Bounds | None = None,
         between: Callable[[int], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        lock: threading.Lock | None = None,
     ) -> None:
         self.name, self.counts = name, Counts()
         self.between = between
@@ -73,7 +75,7 @@ class Lane:
         self._paces: dict[str, Pace] = {}
         self._margin = Margin()
         self._recent: deque[float] = deque(maxlen=_RECENT)
-        self._lock = threading.Lock()
+        self._lock = lock or threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._sleepers = 0
         """Threads that wait for it: mostly none, and then there is nobody to notify."""
@@ -198,6 +200,7 @@ class Lane:
         on_done: Callable[[Entry], object] | None = None,
         age_s: float = 0.0,
         wake: bool = True,
+        rescue: Callable[[Entry, BaseException], bool] | None = None,
     ) -> Entry:
         """Queue a request.
 
@@ -214,6 +217,7 @@ class Lane:
             on_done: Called once with the entry when it has ended, in any thread.
             age_s: How long ago it came: its timeout has run since.
             wake: Whether the lane's thread is to look at it; else the caller soon calls ``run_waiting``.
+            rescue: Called with an error that it is about to end with; True where another lane has it instead.
 
         Raises:
             BusyError: Too much waits, or it cannot end in time, or the lane is closed.
@@ -229,6 +233,7 @@ class Lane:
             client=client,
             joint=joint,
             on_done=on_done,
+            rescue=rescue,
         )
         with self._lock:
             self._require_open()
@@ -236,6 +241,29 @@ class Lane:
             self._require_room(entry, at)
             self._requests.add(entry, at, wake=wake)
         return entry
+
+    def take_back(self, *, is_last: bool = False) -> list[Entry]:
+        """Return the requests that wait, which are in no lane now: for ``adopt`` of one with the same lock.
+
+        ``is_last``: close this one, which hangs, without waiting for its thread.
+        """
+        with self._lock:
+            self._is_closed |= is_last
+            entries = [entry for entry in self._requests.stream.items if entry.kind != CONTROL]
+            for entry in entries:
+                self._requests.remove(entry)
+        return entries
+
+    def adopt(self, entry: Entry) -> None:
+        """Queue a request that another lane accepted; it is not refused for want of room.
+
+        Raises:
+            BusyError: The lane is closed.
+        """
+        with self._lock:
+            self._require_open()
+            entry.began_s = entry.took_s = 0.0
+            self._requests.add(entry, self._requests.place(entry))
 
     def refused_again(self) -> None:
         """Count a request that is refused as the one before it was, without asking."""
@@ -361,6 +389,10 @@ class Lane:
     def expire(self, entry: Entry) -> None:
         """Give up an entry whose timeout has passed."""
         self._expire(entry, "the timeout has passed")
+
+    def fail(self, entry: Entry, error: BaseException) -> None:
+        """End an entry with an error, unless it has ended; what runs it runs on."""
+        self._end(entry, error)
 
     def close(self) -> None:
         """End the thread after what runs and the control work; give up everything else.
@@ -549,6 +581,8 @@ class Lane:
 
     def _end(self, entry: Entry, error: BaseException | None, results: Sequence[Any] = ()) -> bool:
         """Give an entry its results or error, unless it has some; return whether it got them."""
+        if error is not None and entry.rescue is not None and entry.rescue(entry, error):
+            return False
         with self._lock:
             if entry.done.is_set():
                 return False

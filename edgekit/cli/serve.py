@@ -46,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shadow", action="append", default=[], metavar="M=V", help="ask this version too, and only compare"
     )
+    parser.add_argument(
+        "--replicas",
+        action="append",
+        default=[],
+        metavar="[M=]A,B",
+        help="run a model on several accelerators, variants or backends at once (edgetpu:0,edgetpu:1,cpu)",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads a model (all cores but one)")
 
 
@@ -88,6 +95,7 @@ def run(arguments: argparse.Namespace) -> Report:
             jobs=arguments.jobs and arguments.jobs.resolve(),
             split=tuple(arguments.split),
             shadow=tuple(arguments.shadow),
+            replicas=tuple(arguments.replicas),
             limits=Limits(
                 cache_bytes=arguments.cache_mb << 20,
                 cache_s=arguments.cache_ttl_s,

@@ -74,6 +74,7 @@ class _Watch:
     def __init__(self, target: str, headers: list[tuple[str, str]]) -> None:
         self._upstream, self._headers = Upstream(target), headers
         self._before: dict[tuple[str, str], dict[str, Any]] = {}
+        self._rows: dict[tuple[str, str], dict[str, Any]] = {}
         self._looked_s = time.monotonic()
 
     async def close(self) -> None:
@@ -92,7 +93,8 @@ class _Watch:
         for row in status["models"]:
             key = row["name"], row["version"]
             now = told.get(key)
-            rows.append(_row(row, now, self._before.get(key, now), passed_s))
+            rows.append(_row(row, now, self._before.get(key, now), passed_s, self._rows.get(key)))
+            self._rows[key] = row
         self._before = told
         return rows
 
@@ -103,7 +105,7 @@ class _Watch:
         return msgspec.json.decode(data)
 
 
-def _row(row: dict[str, Any], now: Any, before: Any, passed_s: float) -> dict[str, Any]:
+def _row(row: dict[str, Any], now: Any, before: Any, passed_s: float, earlier: Any) -> dict[str, Any]:
     rates = {"answered_per_s": 0.0, "refused_per_s": 0.0, "infer_ms": None, "queue_ms": None}
     if now is not None and before is not None:
         stages, old = now["inference_stats"], before["inference_stats"]
@@ -114,14 +116,34 @@ def _row(row: dict[str, Any], now: Any, before: Any, passed_s: float) -> dict[st
         for name, stage in (("infer_ms", "compute_infer"), ("queue_ms", "queue")):
             rates[name] = round(spent[stage] / gone[stage], 3) if gone[stage] else None
     kept = ("name", "version", "state", "reason", "variant", "accelerator", "waiting", "failovers", "pid")
-    return {**{name: row.get(name) for name in kept}, "batch": row.get("batch", {}).get("most"), **rates}
+    shown = {**{name: row.get(name) for name in kept}, "batch": row.get("batch", {}).get("most"), **rates}
+    if not (replicas := row.get("replicas")):
+        return shown
+    answered = {each["name"]: each["answered"] for each in (earlier or {}).get("replicas", ())}
+    return {**shown, "replicas": [_replica(each, answered, passed_s) for each in replicas]}
+
+
+def _replica(row: dict[str, Any], answered: dict[str, int], passed_s: float) -> dict[str, Any]:
+    """Return a replica's row: under its model's, in the same columns."""
+    more = row["answered"] - answered.get(row["name"], row["answered"])
+    kept = ("state", "reason", "variant", "accelerator")
+    return {
+        "name": f"  {row['name']}",
+        **{name: row.get(name) for name in kept},
+        "waiting": row["outstanding"],
+        "failovers": row["losses"],
+        "batch": row["batch"]["most"],
+        "answered_per_s": round(max(more, 0) / passed_s, 1),
+        "infer_ms": row["typical_ms"]["infer"] or None,
+    }
 
 
 def text_of(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a table."""
     heads = dict(_COLUMNS)
     cells = [list(heads.values())]
-    cells += [["-" if row.get(name) is None else str(row[name]) for name in heads] for row in rows]
+    every = [each for row in rows for each in (row, *row.get("replicas", ()))]
+    cells += [["-" if row.get(name) is None else str(row[name]) for name in heads] for row in every]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in cells

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 
 import msgspec
 
@@ -43,6 +43,12 @@ class Exclusions:
         self._shortest_s, self._longest_s = retry_s
         self.rows: MutableMapping[str, Exclusion] = dict(rows or {})
 
+    def part(self, prefix: str) -> Exclusions:
+        """Return those of one of several models, which are kept and reported together, by a prefix."""
+        own = Exclusions((self._shortest_s, self._longest_s))
+        own.rows = _PartOfRows(self, prefix)
+        return own
+
     def add(self, variant: str, reason: str, now_s: float) -> None:
         """Exclude a variant, for twice as long as the last time."""
         before = self.rows.get(variant)
@@ -66,3 +72,26 @@ class Exclusions:
     def forget(self) -> None:
         """Clear all, as when no variant is left."""
         self.rows.clear()
+
+
+class _PartOfRows(MutableMapping[str, Exclusion]):
+    """The rows that begin with a prefix, without it."""
+
+    def __init__(self, whole: Exclusions, prefix: str) -> None:
+        self._whole, self._prefix = whole, prefix
+
+    def __getitem__(self, variant: str) -> Exclusion:
+        return self._whole.rows[self._prefix + variant]
+
+    def __setitem__(self, variant: str, row: Exclusion) -> None:
+        self._whole.rows[self._prefix + variant] = row
+
+    def __delitem__(self, variant: str) -> None:
+        del self._whole.rows[self._prefix + variant]
+
+    def __iter__(self) -> Iterator[str]:
+        prefix = self._prefix
+        return iter([name.removeprefix(prefix) for name in list(self._whole.rows) if name.startswith(prefix)])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

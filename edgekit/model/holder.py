@@ -37,6 +37,7 @@ CLOSE_S = 5.0
 """How long ``close`` waits for a variant that is being tried."""
 FINGERPRINT_S = 60.0
 """How often the fingerprint is read, which takes 50 ms."""
+DOUBT_S = 10.0
 NEVER_IDLE = 4
 """Where frames always wait, the running variant is checked again after so many times ``recheck_s``."""
 
@@ -150,6 +151,16 @@ class Holder:
                 self.rechecks["forced"] += self._is_forced
                 self._checked(time.monotonic())
         return bool(samples) and not waiting
+
+    def doubt(self) -> None:
+        """Have ``recheck`` run the golden samples soon, however much waits: an inference failed.
+
+        Not again within 10 s of the last check: requests may be why inferences fail.
+        """
+        with self._changed:
+            if not self._samples and time.monotonic() - self._checked_s > DOUBT_S:
+                self._checked_s, self._look_s = float("-inf"), 0.0
+                self._changed.notify_all()
 
     def watch(self, switch: Callable[[ReadyModel, ReadyModel], object]) -> None:
         """Return to a lost variant when it works again, and do what ``fallback`` asks for.
@@ -322,7 +333,8 @@ class Holder:
         with self._changed:
             if self.ready is ready:
                 self._is_noted, self._samples = True, samples
-                self._forced_s = now_s if has_changed else now_s + (NEVER_IDLE - 1) * every_s
+                is_forced = has_changed or self._checked_s == float("-inf")
+                self._forced_s = now_s if is_forced else now_s + (NEVER_IDLE - 1) * every_s
             next_s = now_s + min(FINGERPRINT_S, every_s)
             self._look_s = due_s if now_s < due_s < next_s else next_s
 

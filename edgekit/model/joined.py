@@ -5,12 +5,19 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.core.errors import AcceleratorLostError, BundleError, EdgekitError, InferenceError, TensorError
+from edgekit.core.errors import (
+    AcceleratorLostError,
+    BundleError,
+    ConfigError,
+    EdgekitError,
+    InferenceError,
+    TensorError,
+)
 from edgekit.core.spec import Prediction
 from edgekit.model.ensemble import (
     Ensemble,
@@ -21,7 +28,8 @@ from edgekit.model.ensemble import (
     served_name,
     wire,
 )
-from edgekit.model.exclusions import Exclusion, Exclusions
+from edgekit.model.exclusions import Exclusions
+from edgekit.model.replicas import replicated
 from edgekit.model.servable import HeldServable, offer
 from edgekit.serve.ports import Offer, Servable, Together
 
@@ -153,8 +161,7 @@ class HeldEnsemble:
         on_try("", 0)  # from now on nobody can say which of the models ended the process
 
     def _open(self, prefix: str, path: str, threads: int | None) -> HeldServable:
-        own = Exclusions()
-        own.rows = _Part(self._exclusions, prefix)
+        own = self._exclusions.part(prefix)
         held = HeldServable(path, threads, own, lambda variant, left: self._on_try(prefix + variant, left))
         if held.servable.keeps_state:
             held.close()
@@ -202,35 +209,23 @@ class HeldEnsemble:
         self._threads.shutdown()
 
 
-class _Part(MutableMapping[str, Exclusion]):
-    """One model's rows of an ensemble's exclusions, which are kept and reported together."""
-
-    def __init__(self, whole: Exclusions, prefix: str) -> None:
-        self._whole, self._prefix = whole, prefix
-
-    def __getitem__(self, variant: str) -> Exclusion:
-        return self._whole.rows[self._prefix + variant]
-
-    def __setitem__(self, variant: str, row: Exclusion) -> None:
-        self._whole.rows[self._prefix + variant] = row
-
-    def __delitem__(self, variant: str) -> None:
-        del self._whole.rows[self._prefix + variant]
-
-    def __iter__(self) -> Iterator[str]:
-        prefix = self._prefix
-        return iter([name.removeprefix(prefix) for name in list(self._whole.rows) if name.startswith(prefix)])
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-def offer_of(path: str, threads: int | None, exclusions: Exclusions, on_try: OnTry) -> Offer:
+def offer_of(
+    path: str, threads: int | None, exclusions: Exclusions, on_try: OnTry, replicas: Sequence[str] = ()
+) -> Offer:
     """Return the model, or the ensemble, that can be opened at a path; arguments as ``offer`` takes them.
+
+    ``replicas`` are what the model is to run on, all at once, as ``replicated`` takes them.
 
     Raises:
         BundleError: It is none.
+        ConfigError: It cannot have such replicas.
     """
+    if replicas and is_ensemble(path):
+        raise ConfigError(
+            f"{path}: an ensemble cannot have replicas", hint="serve its models by themselves, with replicas"
+        )
+    if replicas:
+        return replicated(path, threads, exclusions, on_try, replicas)
     if not is_ensemble(path):
         return offer(path, threads, exclusions, on_try)
     model, version = served_name(path)

@@ -51,6 +51,7 @@ class Choices:
         variant: The only variant to consider; None: the best that runs here.
         threads: CPU threads for the runtime; None: all cores but one, or what the profile sets.
         batch: How many samples one run takes; None: the variant's own, most often 1.
+        device: Which of several devices of the accelerator, as the backend's option; empty: its default.
         exclude: Variants not to choose, each with the reason (an accelerator just lost).
         pairs: The accelerators or variants to choose from, the best first; empty: all, as selection ranks.
         score_threshold: In place of the manifest's, as are ``iou_threshold`` and ``top_k``.
@@ -66,6 +67,7 @@ class Choices:
     variant: str | None = None
     threads: int | None = None
     batch: int | None = None
+    device: str = ""
     exclude: Mapping[str, str] = field(default_factory=dict)
     pairs: tuple[str, ...] = ()
     score_threshold: float | None = None
@@ -192,6 +194,8 @@ def open_ready(source: Bundle | Path | str, choices: Choices | None = None) -> R
             options["threads"] = choices.threads
         if choices.batch:
             options["batch"] = choices.batch
+        if choices.device:
+            options["device"] = choices.device
         choices.on_try(chosen.id, len(selection.candidates) - 1)
         try:
             if choices.prove:

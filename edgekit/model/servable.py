@@ -13,10 +13,11 @@ import numpy as np
 from edgekit.base.dtypes import DTYPES
 from edgekit.core.errors import EdgekitError, InferenceError, TensorError
 from edgekit.core.spec import Manifest, Prediction, TensorSpec
-from edgekit.model.bundle import open_bundle
+from edgekit.model.bundle import Bundle, open_bundle
 from edgekit.model.exclusions import Exclusions
 from edgekit.model.holder import Holder
 from edgekit.model.ready import Choices, ReadyModel, open_ready
+from edgekit.pipeline.fallback import FallbackTable
 from edgekit.pipeline.picture_files import decode_picture
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.sent_samples import frames_of, kinds_for
@@ -207,7 +208,9 @@ def servable_of(ready: ReadyModel, predictor: Predictor | None = None) -> RawSer
 class HeldServable:
     """A bundle's model as the server's ``Held``; each variant is tried in a child process first.
 
-    One that aborts its process on a real inference must not take the other models with it.
+    One that aborts its process on a real inference must not take the other models with it. Arguments are
+    those of ``Choices`` and ``Holder``; ``on_settled`` is called when a lost variant is not being tried any
+    more.
 
     Raises:
         EdgekitError: As ``open_ready`` does.
@@ -215,13 +218,32 @@ class HeldServable:
 
     def __init__(
         self,
-        path: str,
+        source: Bundle | str,
         threads: int | None = None,
         exclusions: Exclusions | None = None,
         on_try: Callable[[str, int], object] = lambda _variant, _left: None,
+        *,
+        variant: str | None = None,
+        device: str = "",
+        fallback: FallbackTable | None = None,
+        on_settled: Callable[[], object] = lambda: None,
     ) -> None:
-        self._holder = Holder(path, Choices(threads=threads, prove=True, on_try=on_try), exclusions)
+        choices = Choices(variant=variant, device=device, threads=threads, prove=True, on_try=on_try)
+        self._on_settled = on_settled
+        self._holder = Holder(source, choices, exclusions, lambda *_: on_settled(), fallback)
         self.servable: Servable = servable_of(self._holder.ready)
+
+    def recheck(self, waiting: int) -> bool:
+        """Run a golden sample again, as ``Holder.recheck``."""
+        return self._holder.recheck(self._holder.ready.predictor, waiting)
+
+    def doubt(self) -> None:
+        """Have ``recheck`` look soon."""
+        self._holder.doubt()
+
+    def rest(self) -> None:
+        """Open nothing any more."""
+        self._holder.rest(0.0)
 
     def fail_over(self, lost: Servable, error: EdgekitError) -> Servable:
         """Close a lost variant, and return the one that runs from now on."""
@@ -234,6 +256,7 @@ class HeldServable:
         """Have lost variants tried again."""
 
         def take(_: ReadyModel, new: ReadyModel) -> None:
+            self._on_settled()
             self.servable = servable_of(new)
             switch(self.servable)
 

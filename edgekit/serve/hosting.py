@@ -51,6 +51,20 @@ class Start(msgspec.Struct, frozen=True, tag="start", kw_only=True):
     should_load: bool
     threads: int | None
     log_level: int
+    replicas: tuple[str, ...] = ()
+    """What it runs on, all at once; empty: on the best."""
+    needs_all: bool = False
+    """Whether all of them must open at the start."""
+
+
+class ReplicaRow(msgspec.Struct, frozen=True):
+    """One replica of a model: what it runs, and whether it does."""
+
+    name: str
+    variant: str
+    state: str
+    reason: str
+    losses: int
 
 
 class Connection(msgspec.Struct, frozen=True, tag="connection"):
@@ -70,6 +84,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     is_answering: bool
     recycled: int = 0
     """How often its process was replaced as its memory grew."""
+    replicas: tuple[ReplicaRow, ...] = ()
 
 
 class Table(msgspec.Struct, frozen=True, tag="table"):
@@ -131,6 +146,7 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
     should_load: bool
     is_stuck: bool
     answered: Answered | None = None
+    replicas: tuple[ReplicaRow, ...] = ()
 
 
 class Offers(msgspec.Struct, frozen=True, tag="offers"):

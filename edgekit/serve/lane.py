@@ -16,6 +16,7 @@ from edgekit.base.entry import Entry, Pace
 from edgekit.base.joint import Joint
 from edgekit.base.lane import Lane
 from edgekit.serve.errors import ClientGoneError
+from edgekit.serve.ports import RequestLane
 
 T = TypeVar("T")
 OnEnd = Callable[[Entry], object]
@@ -99,7 +100,7 @@ class Asked:
 
     def __init__(
         self,
-        lane: Lane,
+        lane: RequestLane,
         way_back: WayBack,
         work: Callable[[], Any],
         terms: Terms,
@@ -136,7 +137,7 @@ class Awaited(Asked):
     the work raises.
     """
 
-    def __init__(self, lane: Lane, way_back: WayBack, work: Callable[[], Any], terms: Terms) -> None:
+    def __init__(self, lane: RequestLane, way_back: WayBack, work: Callable[[], Any], terms: Terms) -> None:
         self.future, settle = _future()
         super().__init__(lane, way_back, work, terms, settle)
 

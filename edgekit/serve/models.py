@@ -19,7 +19,7 @@ from edgekit.serve.cache import Cache
 from edgekit.serve.errors import HttpError
 from edgekit.serve.lane import WayBack, control
 from edgekit.serve.metrics import Meter, ShadowCounts
-from edgekit.serve.ports import Held, Limits, Offer, Servable
+from edgekit.serve.ports import Held, Limits, Offer, RequestLane, Servable
 from edgekit.serve.refusals import Refusals
 from edgekit.serve.sequences import Sequences
 from edgekit.serve.tensors import FloatReader
@@ -40,9 +40,16 @@ class Entry:
         offer: The model.
         limits: The bounds.
         lane: The lane of a model that its owner uses for something else too, and closes.
+        on_change: Called after each change of what runs or of ``state``, in whichever thread changed it.
     """
 
-    def __init__(self, offer: Offer, limits: Limits, lane: Lane | None = None) -> None:
+    def __init__(
+        self,
+        offer: Offer,
+        limits: Limits,
+        lane: Lane | None = None,
+        on_change: Callable[[], object] = lambda: None,
+    ) -> None:
         self.offer = offer
         self.servable: Servable | None = None
         self.state, self.reason = UNAVAILABLE, "not loaded yet"
@@ -51,8 +58,10 @@ class Entry:
         self.is_own = lane is None
         """Whether nobody else uses the model."""
         bounds = Bounds(limits.waiting, limits.held_bytes, limits.stuck_s, limits.inline_s)
-        self.lane = lane or Lane(f"model-{offer.name}", bounds)
-        self.batching = Batching(self.lane, self.run)
+        self._changes = lane or Lane(f"model-{offer.name}", bounds)
+        self.lane: RequestLane = self._changes
+        """Where requests wait."""
+        self.batching = Batching(self._changes, self.run)
         self.meter = Meter()
         self.shadow: ShadowCounts | None = None
         """What came of comparing its answers; None where no version is in the shadow."""
@@ -62,7 +71,7 @@ class Entry:
         self.refusals, self.way_back = Refusals(self.lane), WayBack()
         self.floats = FloatReader()
         """Of requests written as JSON; used on the lane."""
-        self._limits = limits
+        self._limits, self._on_change = limits, on_change
         self._held: Held | None = None
         self._changing = asyncio.Lock()
         self._stating = threading.Lock()  # of what is held and the state: an unload may come in between
@@ -104,9 +113,10 @@ class Entry:
         except AcceleratorLostError as error:
             if servable is self.servable and self.state == READY:
                 self.state, self.reason = LOADING, error.message
-                self.lane.control(
-                    functools.partial(self._fail_over, servable, error), on_done=_require_no_bug
+                self._changes.control(
+                    functools.partial(self._fail_over, servable, error), on_done=require_no_bug
                 )
+                self._on_change()
             raise
 
     def hold(self, held: Held) -> None:
@@ -117,12 +127,17 @@ class Entry:
     def use(self, servable: Servable) -> None:
         """Answer with this from now on; called on the lane's thread."""
         self.servable, self.state, self.reason = servable, READY, ""
-        limits, keeps = self._limits, self._limits.cache_bytes and not servable.keeps_state
-        terms = limits.cache_bytes, limits.cache_s, self.meter, limits.cache_stale_s
-        self.cache = Cache(*terms) if keeps else None
+        self.cache = self._cache_for(servable)
         self.sequences.forget()
         self.batching.use(servable)
         logger.info("%s %s: variant %s runs", self.offer.name, self.offer.version, servable.variant)
+        self._on_change()
+
+    def _cache_for(self, servable: Servable) -> Cache | None:
+        limits = self._limits
+        if not limits.cache_bytes or servable.keeps_state:
+            return None
+        return Cache(limits.cache_bytes, limits.cache_s, self.meter, limits.cache_stale_s)
 
     async def load(self) -> None:
         """Load the model if it is not loaded; every variant may be chosen again.
@@ -135,7 +150,7 @@ class Entry:
             if self.state != READY:
                 await self._close("it is loaded again")
                 self.state = LOADING
-                await control(self.lane, self._open)
+                await control(self._changes, self.open)
 
     async def unload(self, reason: str = "unloaded") -> None:
         """Accept no more requests, answer those that wait, and free the model.
@@ -153,16 +168,16 @@ class Entry:
         """Free the model and end its thread, once the event loop has ended; skips one that hangs."""
         held, self._held, self.servable = self._held, None, None
         if held is not None:
-            self.lane.control(lambda: self._free(held)).done.wait(END_S)
+            self._changes.control(lambda: self._free(held)).done.wait(END_S)
         if self.is_own:
-            self.lane.close()
+            self._changes.close()
 
     async def _close(self, reason: str) -> None:
         with self._stating:
             held, self._held = self._held, None
             self.state, self.reason = UNAVAILABLE, reason
         if held is not None:
-            await control(self.lane, functools.partial(self._free, held), after_waiting=True)
+            await control(self._changes, functools.partial(self._free, held), after_waiting=True)
 
     def _not_ready(self) -> HttpError:
         why = self.reason or "it is being loaded"
@@ -171,7 +186,12 @@ class Entry:
 
     # -- the lane's thread
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Open the model, and answer with it.
+
+        Raises:
+            EdgekitError: It cannot be opened.
+        """
         try:
             held = self.offer.open()
         except EdgekitError as error:
@@ -179,9 +199,24 @@ class Entry:
             raise
         self._held = held
         self.use(held.servable)
-        held.watch(lambda new: self.lane.call(functools.partial(self._return_to, held, new)))
+        held.watch(lambda new: self._changes.call(functools.partial(self._return_to, held, new)))
 
-    def _fail_over(self, lost: Servable, error: AcceleratorLostError) -> None:
+    def lose(self, error: EdgekitError) -> None:
+        """Replace what runs, because of a wrong answer to a golden sample; on the lane's thread."""
+        if (servable := self.servable) is not None:
+            self.state, self.reason = LOADING, error.one_line()
+            self._on_change()
+            self._fail_over(servable, error)
+
+    def abandon(self, reason: str) -> None:
+        """Give up what runs, since it hangs; it is freed if its thread ever comes back."""
+        with self._stating:
+            held, self._held = self._held, None
+            self.state, self.reason = UNAVAILABLE, reason
+        if held is not None:
+            self._changes.control(functools.partial(self._free, held), on_done=require_no_bug)
+
+    def _fail_over(self, lost: Servable, error: EdgekitError) -> None:
         held = self._held
         if held is None:  # unloaded meanwhile
             return
@@ -211,11 +246,17 @@ class Entry:
         self.batching.use(None)
         self.state, self.reason = UNAVAILABLE, error.one_line()
         logger.error("%s %s cannot be loaded: %s", self.offer.name, self.offer.version, error)
+        self._on_change()
 
     def _free(self, held: Held) -> None:
         self.servable = self.cache = None
         self.batching.use(None)
+        self._on_change()
         held.close()
+
+    def replicas(self) -> list[dict[str, Any]]:
+        """Return a row for each replica of ``/status`` and the metrics; none for a model without."""
+        return []
 
     def status(self) -> dict[str, Any]:
         """Return this model's part of ``/status``."""
@@ -239,9 +280,10 @@ class Entry:
         }
 
 
-def _require_no_bug(entry: LaneEntry) -> None:
+def require_no_bug(entry: LaneEntry) -> None:
+    """Log what work that nobody waits for raised."""
     if entry.error is not None:
-        logger.critical("a failover ended in a bug", exc_info=entry.error)
+        logger.critical("a change of a model ended in a bug", exc_info=entry.error)
 
 
 class Models:

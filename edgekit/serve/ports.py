@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
+from edgekit.base.entry import Counts, Entry, Pace
+from edgekit.base.joint import Joint
 from edgekit.core.errors import EdgekitError
 from edgekit.core.spec import Prediction, TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+T = TypeVar("T")
 CACHE_S = 300.0
 """How long an answer is kept, unless the limits say otherwise."""
 
@@ -119,12 +122,127 @@ class Held(Protocol):
         """Free the model; safe to call twice."""
 
 
+class HeldReplica(Held, Protocol):
+    """A model that is open on one accelerator beside others of it; nothing takes over where it is lost."""
+
+    def recheck(self, waiting: int) -> bool:
+        """Run a golden sample again if it is time; called on the lane's thread while nothing else runs.
+
+        Args:
+            waiting: How many requests wait.
+
+        Returns:
+            Whether to call it again at once.
+
+        Raises:
+            EdgekitError: The answer was wrong, or there was none.
+        """
+
+    def doubt(self) -> None:
+        """Have ``recheck`` look soon: an inference failed."""
+
+    def rest(self) -> None:
+        """Open nothing any more."""
+
+
+class ReplicaOffer(Protocol):
+    """How one replica of a model is opened."""
+
+    name: str
+    """As it was written: what it runs on."""
+
+    @property
+    def due_s(self) -> float:
+        """The monotonic time from which it may be opened again; 0 for at once."""
+
+    def open(self) -> HeldReplica:
+        """Open it; raises ``EdgekitError`` if it cannot be, and then it is due later."""
+
+    def lost(self, reason: str) -> None:
+        """Note that what was open hangs, and is given up: it is due after a wait."""
+
+    def forget(self) -> None:
+        """Let it be opened at once, whatever was before."""
+
+
 class Offer(msgspec.Struct, frozen=True, eq=False):
-    """A model to serve: its name, and how to open it; ``open`` raises ``EdgekitError`` if it cannot."""
+    """A model to serve: its name, and how to open it; ``open`` raises ``EdgekitError`` if it cannot.
+
+    One with ``replicas`` is opened by them, all at once.
+    """
 
     name: str
     version: str
     open: Callable[[], Held]
+    replicas: tuple[ReplicaOffer, ...] = ()
+
+
+class RequestLane(Protocol):
+    """Where a model's requests wait: its lane, or what spreads them over those of its replicas.
+
+    As ``edgekit.base.lane.Lane``.
+    """
+
+    @property
+    def counts(self) -> Counts:
+        """What was refused or given up."""
+
+    @property
+    def depth(self) -> int:
+        """How much waits."""
+
+    @property
+    def left(self) -> int:
+        """A number that grows whenever work ends, begins or is given up."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something runs."""
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether what runs has been running for too long."""
+
+    def pace(self, kind: str) -> Pace:
+        """Return the measured pace of one kind of work."""
+
+    def submit(
+        self,
+        works: Sequence[Callable[[], Any]],
+        *,
+        kind: str,
+        timeout_s: float = 0.0,
+        priority: int = 0,
+        rows: int = 1,
+        size_bytes: int = 0,
+        client: str = "",
+        joint: Joint | None = None,
+        on_done: Callable[[Entry], object] | None = None,
+        age_s: float = 0.0,
+        wake: bool = True,
+    ) -> Entry:
+        """Queue a request, or raise ``BusyError``."""
+
+    def refused_again(self) -> None:
+        """Count a request that is refused as the one before it was."""
+
+    def is_quick(self, kind: str) -> bool:
+        """Return whether ``run_inline`` runs this kind of work while nothing else runs."""
+
+    def run_inline(self, work: Callable[[], T], kind: str) -> T | None:
+        """Run quick work in this thread, or return None."""
+
+    def run_waiting(self, budget_s: float) -> bool:
+        """Run requests that wait in this thread; return whether to call it again."""
+
+    def cancel(self, entry: Entry) -> None:
+        """Give up an entry."""
+
+    def expire(self, entry: Entry) -> None:
+        """Give up an entry whose timeout has passed."""
+
+    def close(self) -> None:
+        """End it."""
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from edgekit.base.lane import Lane
 from edgekit.core.errors import BusyError
 from edgekit.serve.errors import as_http
+from edgekit.serve.ports import RequestLane
 from edgekit.serve.reply import Reply, refusal
 
 _LONG_BYTES = 4096
@@ -24,7 +24,7 @@ class Refusals:
     A refusal holds while nothing leaves the lane, and for as long as what runs could not have made room.
     """
 
-    def __init__(self, lane: Lane, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, lane: RequestLane, clock: Callable[[], float] = time.monotonic) -> None:
         self._lane, self._clock = lane, clock
         self._left = -1
         self._kept: dict[object, tuple[float, Reply]] = {}

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable
 
-from edgekit.base.lane import Lane
+from edgekit.serve.ports import RequestLane
 
 _ROUND_S = 0.002
 """The most that one round's requests take: meanwhile nobody is read from, or noticed to hang up."""
@@ -30,11 +30,11 @@ class Rounds:
         self._clock = clock
         self._began_s = self._last_began_s = 0.0
         self._ended_s = -math.inf
-        self._came: dict[Lane, int] = {}
+        self._came: dict[RequestLane, int] = {}
         """How many requests came in this round."""
-        self._waiting: set[Lane] = set()
+        self._waiting: set[RequestLane] = set()
         """For which some wait for its end."""
-        self._crowded: set[Lane] = set()
+        self._crowded: set[RequestLane] = set()
         """To which several came in the last one, and may run at once."""
 
     def age_s(self) -> float:
@@ -50,7 +50,7 @@ class Rounds:
             asyncio.get_running_loop().call_soon(self._end)
         return now_s - self._last_began_s if self._last_began_s else 0.0
 
-    def may_run(self, lane: Lane, *, joins: bool) -> bool:
+    def may_run(self, lane: RequestLane, *, joins: bool) -> bool:
         """Count a request of a quick model, and return whether it may run at once, in this thread.
 
         If not, submit it with ``wake=False``: it runs at the end of the round. Call ``age_s`` before.
@@ -81,7 +81,7 @@ class Rounds:
             else:
                 self._run(lane)
 
-    def _run(self, lane: Lane) -> None:
+    def _run(self, lane: RequestLane) -> None:
         self._waiting.discard(lane)
         if lane.run_waiting(_ROUND_S):
             self._waiting.add(lane)

@@ -88,7 +88,9 @@ def config_document(entry: Entry) -> dict[str, Any]:
         "max_batch_size": 0,
         "input": inputs,
         "output": [_configured(spec) for spec in servable.outputs],
-        "instance_group": [{"name": servable.variant, "count": 1}],
+        "instance_group": [
+            {"name": row["name"], "count": 1} for row in entry.replicas() or [{"name": servable.variant}]
+        ],
         **scheduling,
         "response_cache": {"enable": entry.cache is not None},
         "parameters": {"variant": {"string_value": servable.variant}},
@@ -239,6 +241,13 @@ def exposition(models: Models, bodies: Bodies) -> str:
     lines += family(
         "edgekit_cancelled_total", "counter", "Requests whose client hung up.", _cancelled(entries)
     )
+    for name, kind, help_text, key in _REPLICAS:
+        of_replicas = [
+            sample(name, {**labels, "replica": row["name"]}, row[key])
+            for entry, labels in entries
+            for row in entry.replicas()
+        ]
+        lines += family(name, kind, help_text, of_replicas) if of_replicas else ()
     return "\n".join(lines) + "\n"
 
 
@@ -286,6 +295,26 @@ _GAUGES: tuple[tuple[str, str, str, Callable[[Entry], float]], ...] = (
         "Lost variants that work again and run.",
         lambda e: e.returns,
     ),
+)
+
+
+_REPLICAS = (
+    ("edgekit_replica_ready", "gauge", "Whether a replica takes requests.", "ready"),
+    ("edgekit_replica_outstanding", "gauge", "Requests that wait for a replica or run on it.", "outstanding"),
+    ("edgekit_replica_answered_total", "counter", "Requests that a replica answered.", "answered"),
+    (
+        "edgekit_replica_moved_total",
+        "counter",
+        "Requests of a replica that another one had to run.",
+        "moved",
+    ),
+    (
+        "edgekit_replica_lost_total",
+        "counter",
+        "How often a replica was taken out: lost, hanging or wrong.",
+        "losses",
+    ),
+    ("edgekit_replica_returns_total", "counter", "How often a replica came back.", "returns"),
 )
 
 

@@ -57,9 +57,10 @@ class TensorWork:
 
     def __call__(self) -> Done:
         """Run it alone."""
-        return self._entry.run(self._on)
+        return self._entry.run(self.on)
 
-    def _on(self, servable: Servable) -> Done:
+    def on(self, servable: Servable) -> Done:
+        """Return its answer by this model."""
         feeds, sequences = self.feeds(servable), self._entry.sequences
         step = self._request.step if servable.keeps_state else None
         if step is not None:
@@ -119,12 +120,10 @@ class PredictWork:
 
     def __call__(self) -> Done:
         """Run it."""
-        done = self._entry.run(self._on)
-        if self.keeps:
-            self.kept = done.reply
-        return done
+        return self._entry.run(self.on)
 
-    def _on(self, servable: Servable) -> Done:
+    def on(self, servable: Servable) -> Done:
+        """Return its answer by this model."""
         began_s = time.perf_counter()
         if self._file == IMAGE:
             prediction = servable.predict(self._body)
@@ -141,7 +140,10 @@ class PredictWork:
             "variant": servable.variant,
             **results,
         }
-        return Done(json_reply(document), 0.0, ran_s - began_s, time.perf_counter() - ran_s)
+        reply = json_reply(document)
+        if self.keeps:
+            self.kept = reply
+        return Done(reply, 0.0, ran_s - began_s, time.perf_counter() - ran_s)
 
 
 def _results(prediction: Prediction) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from edgekit.serve.address import Address, listening
 from edgekit.serve.app import App
 from edgekit.serve.models import Entry, Models
 from edgekit.serve.ports import Limits, Offer
+from edgekit.serve.replicas import Replicated
 from edgekit.serve.routes import Access
 
 X = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
@@ -132,7 +133,10 @@ class Served:
 def served(*offers, limits=None, access=None, address=None, jobs=None):
     """Serve offers, or one scripted model, on real sockets."""
     limits = limits or Limits(inline_s=0.0)
-    entries = [Entry(offer, limits) for offer in offers]
+    entries = [
+        Replicated(offer, limits, needs_all=True) if offer.replicas else Entry(offer, limits)
+        for offer in offers
+    ]
     opened, tasks = threading.Event(), []
 
     async def load():

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from edgekit.agent.config import PipelinePlan, ServedModel, managed_models
 from edgekit.agent.front import Front
 from edgekit.agent.hosts import Host
@@ -46,6 +48,7 @@ class Served:
         self._of_pipelines = _of_pipelines(plans) if models else {}
         self._traffic = tuple(found for model in models if (found := self._add(model)) is not None)
         self._names = names
+        self._replicas = {model.name: model.replicas for model in models}
 
     def _add(self, model: ServedModel) -> Traffic | None:
         """Keep a model's bundles; return how its versions share requests, None where the newest has all."""
@@ -59,6 +62,11 @@ class Served:
                 raise ConfigError(f"[[serve.model]] {model.name}: version {version} is there twice: {path}")
             known.add(version)
             self._paths[name, version] = path
+        if model.replicas and not model.bundles:
+            raise ConfigError(
+                f"[[serve.model]] {model.name}: replicas are of bundles, and it names none",
+                hint="the version that pipelines run has one lane, on one accelerator",
+            )
         if not known:
             raise ConfigError(
                 f"[[serve.model]] {model.name}: no pipeline uses this model, and it names no bundles"
@@ -87,6 +95,7 @@ class Served:
                 should_load=True,
                 threads=None,
                 log_level=logging.getLogger().level,
+                replicas=self._replicas.get(name, ()),
             )
             restarts, exclusions = Restarts(*_CRASHES, *_BACKOFF_S), Exclusions()
             host = Host(
@@ -142,7 +151,8 @@ class Served:
                         key: getattr(row, key) for key in ("version", "state", "reason", "pid", "restarts")
                     }
                     requests, shadow = (counts.requests, counts.shadow) if counts else (0, None)
-                    versions.append(facts | {"requests": requests, "shadow": shadow})
+                    replicas = [msgspec.to_builtins(each) for each in row.replicas]
+                    versions.append(facts | {"requests": requests, "shadow": shadow, "replicas": replicas})
             share = shares.get(name, Traffic(name, {}))
             wanted = [*share.shares, *filter(None, [share.shadow])]
             missing = [version for version in wanted if version not in [row["version"] for row in versions]]
