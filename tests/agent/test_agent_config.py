@@ -314,6 +314,7 @@ def test_an_address_that_others_can_reach_needs_a_token(tmp_path):
             "cannot be the shadow",
         ),
         ('name = "a"\n[[serve.model]]\nname = "a"', "a is named twice"),
+        ('name = "a"\nreplicas = ["cpu", "null"]', "replicas are of bundles, and it names none"),
     ],
 )
 def test_what_a_served_model_cannot_be_is_named_before_anything_starts(tmp_path, table, message):
