@@ -114,7 +114,7 @@ class Replicated(Entry):
             self.should_load = False
             self.state, self.reason = UNAVAILABLE, reason
             for replica in self._offers:
-                await control(replica.lane, lambda: None)  # one that is being opened is open now, or not
+                await control(replica.lane, lambda: None)  # what is being opened is open then, and closed
                 await replica.entry.unload(reason)
             self.servable = self.cache = None
 
@@ -255,12 +255,9 @@ class _Held:
     def open(self) -> Held:
         """Open it, unless it is open; raises ``EdgekitError``."""
         if self._held is None:
-            held = self._offer.open() if self._is_wanted() else None
-            if held is None or not self._is_wanted():
-                if held is not None:
-                    held.close()
+            if not self._is_wanted():
                 raise EdgekitError("the model was unloaded")
-            self._held = held
+            self._held = self._offer.open()
         return self
 
     def between(self, waiting: int) -> bool:

@@ -87,6 +87,7 @@ uds = "{folder}/api.sock"
 [[serve.model]]
 name = "a"
 bundles = ["../two", "../three"]
+replicas = ["cpu", "null"]
 split = {{ pipelines = 75, "2.0.0" = 25 }}
 shadow = "3.0.0"
 """
@@ -107,7 +108,8 @@ def test_the_pipelines_version_shares_its_requests_with_a_bundle_and_one_in_the_
 
     def are_ready(status):
         rows = versions(status) if status["serving"] else {}
-        return len(rows) == 3 and all(row["state"] == "READY" for row in rows.values())
+        every = [*rows.values(), *(each for row in rows.values() for each in row["replicas"])]
+        return len(rows) == 3 and len(every) == 7 and all(row["state"] == "READY" for row in every)
 
     try:
         agent.until(are_ready, "three versions")

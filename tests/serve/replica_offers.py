@@ -7,7 +7,7 @@ import time
 import numpy as np
 from scripted import Scripted
 
-from edgekit.core.errors import AcceleratorLostError, GoldenError, NoVariantError
+from edgekit.core.errors import AcceleratorLostError, BackendUnavailableError, GoldenError, NoVariantError
 from edgekit.serve.ports import Limits, Offer
 from edgekit.serve.replicas import Replicated
 
@@ -22,8 +22,9 @@ class ReplicaInHand:
         self.models, self.errors, self.losses, self.due_s, self.switch = [], [], [], 0.0, None
         self.wrong = self.rested = False
         self.doubts, self.rechecks = threading.Semaphore(0), 0
-        self.opening = threading.Event()
+        self.opening, self.failing = threading.Event(), threading.Event()
         self.opening.set()
+        self.failing.set()
         self.has_begun_to_open = threading.Event()
 
     @property
@@ -33,6 +34,8 @@ class ReplicaInHand:
     def open(self):
         self.has_begun_to_open.set()
         self.opening.wait(60)
+        if time.monotonic() < self.due_s:
+            raise BackendUnavailableError("it is not due")
         if self.errors:
             self.due_s = NEVER
             raise self.errors.pop(0)
@@ -59,6 +62,7 @@ class HeldInHand:
         self.offer, self.servable = offer, offer.model
 
     def fail_over(self, lost, error):
+        self.offer.failing.wait(60)
         lost.close()
         raise NoVariantError(f"{self.offer.name} is lost: {error.message}")
 
@@ -115,6 +119,7 @@ class Group:
     def __exit__(self, *_):
         for offer in self.offers:
             offer.opening.set()
+            offer.failing.set()
             for model in offer.models:
                 model.gate.set()
         self.entry.end()

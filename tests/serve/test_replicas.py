@@ -6,7 +6,7 @@ import queue
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from replica_offers import Group, answered, lose, until, whose
+from replica_offers import NEVER, Group, answered, lose, until, whose
 from scripted import Scripted
 
 from edgekit.base.joint import Joint
@@ -62,6 +62,15 @@ def test_one_that_was_not_measured_is_tried_first():
     assert least([(0, 0.001), (0, 0.0)], after=1) == 1
 
 
+def test_replicas_alike_take_turns(group):
+    chosen = []
+    for _ in range(4):
+        replica = group.entry.lane._choose("not measured", ())
+        replica.outstanding -= 1
+        chosen.append(replica.name)
+    assert chosen == ["a", "b", "a", "b"]
+
+
 def test_requests_are_spread_and_answered_by_whichever_they_wait_for(held):
     assert held.rows("outstanding") == [2, 2]
     held.open_gates()
@@ -99,6 +108,24 @@ def test_what_waits_for_a_lost_one_is_run_by_another_and_so_is_what_it_was_lost_
     assert (held.rows("moved"), held.rows("losses")) == ([2, 0], [1, 0])
     assert held.entry.state == READY
     assert "it was pulled out" in held.rows("reason")[0]
+
+
+def test_what_waits_does_not_wait_until_the_lost_one_is_freed(held):
+    first, second = held.offers
+    first.failing.clear()
+    lose(first.model)
+    second.model.gate.set()
+    first.model.gate.set()
+    assert [answered(each)[0] for each in (*held.running, *held.waiting)] == ["b"] * 4
+    assert not first.model.is_closed
+
+
+def test_a_request_that_came_to_a_lost_one_just_before_it_was_known_is_run_by_another(held, monkeypatch):
+    monkeypatch.setattr(held.entry.lane, "leave", lambda _: None)
+    lose(held.offers[0].model)
+    held.open_gates()
+    assert [answered(each)[1] for each in (*held.running, *held.waiting)] == [2, 2, 6, 8]
+    assert held.rows("moved") == [2, 0]
 
 
 def test_it_comes_back_and_gets_requests_again(group):
@@ -147,6 +174,8 @@ def test_an_inference_that_fails_is_the_requests_error_and_has_the_replica_check
     with pytest.raises(InferenceError):
         answered(group.ask(1))
     assert [offer.doubts.acquire(timeout=0.0) for offer in group.offers].count(True) == 1
+    until(lambda: group.rows("outstanding") == [0, 0])
+    assert group.rows("answered") == [0, 0]
     assert group.rows("state") == [READY, READY]
 
 
@@ -353,6 +382,7 @@ def test_unloading_answers_what_waits_and_frees_all(held):
     assert [answered(each)[1] for each in (*held.running, *held.waiting)] == [2, 2, 6, 8]
     assert [offer.model.is_closed for offer in held.offers] == [True, True]
     assert (held.entry.state, held.entry.servable) == (UNAVAILABLE, None)
+    held.offers[0].due_s = NEVER
     held.load()
     assert answered(held.ask(1))[1] == 2
     assert [len(offer.models) for offer in held.offers] == [2, 2]
