@@ -406,6 +406,9 @@ def test_one_that_is_being_opened_does_not_outlive_an_unload():
 
         asyncio.run(unload())
         assert [model.is_closed for model in first.models] == [True]
+        replica = next(iter(group.entry._offers))  # a look that began before
+        replica.lane.call(lambda: group.entry._reopen(replica))
+        assert len(first.models) == 1
         assert group.rows("ready") == [False, False]
 
 
