@@ -262,7 +262,7 @@ class Lane:
         """
         with self._lock:
             self._require_open()
-            entry.began_s = entry.took_s = 0.0
+            entry.began_s = entry.took_s = entry.expected_s = 0.0  # its wait says nothing of this lane
             self._requests.add(entry, self._requests.place(entry))
 
     def refused_again(self) -> None:
