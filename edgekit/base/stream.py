@@ -51,10 +51,10 @@ class Stream(Generic[T]):
         A reader of files calls it before it decodes, so that frames are fresh. It does not wait for the
         lane's thread to wake and take the item before, a tenth of a millisecond.
         """
-        with self._lock:
-            if not self._is_soon_free():
+        if not self._is_soon_free():  # without the lock: only its caller makes it fuller
+            with self._lock:
                 self._wait_for(self._is_soon_free)
-            return not self._is_closed
+        return not self._is_closed
 
     def put(self, item: T) -> bool:
         """Add an item; False if the stream is closed."""
