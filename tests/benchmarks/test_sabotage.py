@@ -14,6 +14,7 @@ NOT_HELD = 8
 QUICK = [
     "backend_overhead",
     "serve_overhead",
+    "replicas",
     "ingest_rate",
     "wheel_size",
     "failover",
