@@ -89,7 +89,8 @@ class Inference:
             work, request = self._work(entry, data, headers, is_local=is_local)
             is_quick = entry.lane.is_quick(work.kind)
             if is_quick and self._rounds.may_run(entry.lane, joins=entry.batching.joint is not None):
-                counted.done = entry.lane.run_inline(work, work.kind)
+                is_late = request is not None and 0 < request.timeout_us < age_s * 1e6
+                counted.done = None if is_late else entry.lane.run_inline(work, work.kind)
             if counted.done is None:
                 terms = _terms(entry, work.kind, request, headers, len(data))
                 ended = functools.partial(self._ended, counted, headers, on_end)

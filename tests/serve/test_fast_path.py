@@ -212,7 +212,7 @@ def test_after_a_round_of_several_requests_the_first_of_the_next_waits_for_the_o
     assert told == [[True], [True], [True, False, False], [False, False], [False], [True]]
 
 
-def test_where_batches_do_not_pay_the_requests_of_a_round_run_as_they_come_for_a_millisecond():
+def test_where_batches_do_not_pay_the_requests_of_a_round_run_as_they_come_for_five_milliseconds():
     async def rounds_of(*counts):
         now_s = [100.0]
         lane, rounds, told = Lane("rounds"), Rounds(clock=lambda: now_s[0]), []
@@ -221,7 +221,7 @@ def test_where_batches_do_not_pay_the_requests_of_a_round_run_as_they_come_for_a
             for _ in range(count):
                 rounds.age_s()
                 told[-1].append(rounds.may_run(lane, joins=False))
-                now_s[0] += 0.0004
+                now_s[0] += 0.002
             for _ in range(3):
                 await asyncio.sleep(0)
         lane.close()
