@@ -239,11 +239,30 @@ def test_a_request_that_is_read_late_says_for_how_long_it_may_have_waited():
             told.append([rounds.age_s(), rounds.age_s()])
             now_s[0] += took_s
             await asyncio.sleep(0)
-        now_s[0] += 0.001  # the loop waits
+        now_s[0] += 0.003  # the loop waits
         return [*told, rounds.age_s()]
 
     told = asyncio.run(ages())
     assert told == [[0, 0], [pytest.approx(0.03)] * 2, 0]
+
+
+def test_a_quick_request_that_has_waited_unread_for_longer_than_its_timeout_is_not_run(quick):
+    server, model = quick
+    before, stream = len(model.runs), server.connection.makefile("rb")
+    rounds = server.app._inference._rounds
+    age_s = rounds.age_s
+    rounds.age_s = lambda: age_s() + 1.0
+    told = []
+    for parameters in ({"timeout": 500_000}, {"timeout": 2_000_000}, {}):
+        tensor = {"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [0, 1, 2, 3]}
+        body = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
+        head = (
+            f"POST /v2/models/double/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        server.connection.sendall(head.encode() + body)
+        told.append(answer(None, stream)[0])
+    assert told == [429, 200, 200]
+    assert len(model.runs) == before + 2
 
 
 def test_a_request_whose_client_hangs_up_before_it_begins_is_never_run(quick):
