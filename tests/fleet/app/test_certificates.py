@@ -194,7 +194,12 @@ def test_the_running_https_server_shows_its_renewed_certificate(tmp_path):
         thread = threading.Thread(
             target=serve._serve,
             args=(app, listener, files, stops),
-            kwargs={"keep_certificate": reloads.append, "is_ready": ready.set, "at_stop": lambda: None},
+            kwargs={
+                "keep_certificate": reloads.append,
+                "is_ready": ready.set,
+                "each_while": lambda: None,
+                "at_stop": lambda: None,
+            },
         )
         thread.start()
         assert ready.wait(30)
