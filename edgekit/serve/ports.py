@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
-from edgekit.base.entry import Counts, Entry, Pace
-from edgekit.base.joint import Joint
 from edgekit.core.errors import EdgekitError
 from edgekit.core.spec import Prediction, TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from edgekit.base.entry import Counts, Entry, Pace
+    from edgekit.base.joint import Joint
 
 T = TypeVar("T")
 CACHE_S = 300.0
