@@ -89,8 +89,10 @@ class FileTensors:
         """
         logical, spec, view = self._logical_inputs[name], self.inputs[name], self.view(name, row)
         if array.size != view.size:
+            is_as_said = fits(array.shape, logical.shape)
+            whose, wanted = ("the variant's file wants", spec) if is_as_said else ("want", logical)
             raise TensorError(
-                f"input {name!r}: want {logical.datatype} {list(logical.shape)}, got {list(array.shape)}"
+                f"input {name!r}: {whose} {wanted.datatype} {list(wanted.shape)}, got {list(array.shape)}"
             )
         is_held = array.dtype == view.dtype and logical.datatype == spec.datatype
         if spec.quantization is not None and not is_held:

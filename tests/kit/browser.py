@@ -14,6 +14,7 @@ import httpx
 BROWSER, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 PATIENCE_S = 60.0
 GLANCE_S = 1.0
+STARTS = 3
 
 
 def wait_until(claim, what="", patience_s=PATIENCE_S):
@@ -37,14 +38,7 @@ class Browser:
     """Chromium through the WebDriver protocol. Source: W3C, "WebDriver"."""
 
     def __init__(self, folder, *, width=1280, height=1000):
-        self.process = subprocess.Popen(
-            [DRIVER, "--port=0"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "TMPDIR": "/tmp"},  # the browser makes a socket there; long paths are none
-        )
-        self.http = httpx.Client(base_url=self._told_url(), timeout=2 * PATIENCE_S, trust_env=False)
+        self.http = httpx.Client(base_url=self._start_driver(), timeout=2 * PATIENCE_S, trust_env=False)
         wait_until(self._is_ready, "chromedriver")
         arguments = [
             "--headless",
@@ -74,12 +68,24 @@ class Browser:
         self.session = f"/session/{answer['value']['sessionId']}"
         self.logged = []
 
-    def _told_url(self):
-        """Where the driver says that it listens; what it says afterwards fits into the pipe."""
-        for line in self.process.stdout:
-            if match := re.search(r"started successfully on port (\d+)", line):
-                return f"http://127.0.0.1:{match[1]}"
-        raise AssertionError("chromedriver did not start")
+    def _start_driver(self):
+        """Where it listens. It ends where the free port it chose for IPv4 is another one's on IPv6."""
+        said = []
+        for _ in range(STARTS):
+            self.process = subprocess.Popen(
+                [DRIVER, "--port=0"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env={**os.environ, "TMPDIR": "/tmp"},  # the browser makes a socket there; long paths are none
+            )
+            for line in self.process.stdout:  # what it says afterwards fits into the pipe
+                if match := re.search(r"started successfully on port (\d+)", line):
+                    return f"http://127.0.0.1:{match[1]}"
+                said.append(line)
+            self.process.wait()
+            self.process.stdout.close()
+        raise AssertionError(f"chromedriver did not start: {''.join(said)}")
 
     def _is_ready(self):
         with contextlib.suppress(httpx.TransportError):

@@ -17,7 +17,7 @@ from pipeline_fakes import (
 
 from edgekit.core.errors import BundleError, InferenceError, TensorError
 from edgekit.core.spec import Post, Pre, Quantization, State
-from edgekit.pipeline.file_tensors import shape_as
+from edgekit.pipeline.file_tensors import FileTensors, shape_as
 from edgekit.pipeline.predictor import Predictor
 
 FRAME = np.full((20, 30, 3), 50, np.uint8)
@@ -76,6 +76,21 @@ def test_a_frame_of_another_shape_fails_before_inference():
     with pytest.raises(TensorError, match="frame: want"):
         predictor.predict(np.zeros((8, 8), np.float32))
     assert backend.runs == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ((1, 2, 2), "input 'x': the variant's file wants FP32 [1, 4, 2], got [1, 2, 2]"),
+        ((1, 3, 2), "input 'x': want FP32 [1, 2, 2], got [1, 3, 2]"),
+    ],
+)
+def test_a_tensor_that_fits_the_manifest_and_not_the_file_is_told_what_the_file_wants(given, told):
+    manifest = make_manifest(inputs=(spec("x", (1, 2, 2)),), outputs=(spec("y", (1, 3)),))
+    backend = ArrayBackend([spec("x", (1, 4, 2))], [spec("y", (1, 3))], dict)
+    with pytest.raises(TensorError) as caught:
+        FileTensors(manifest, make_variant(), backend).fill("x", np.zeros(given, np.float32))
+    assert caught.value.message == told
 
 
 def test_an_unknown_decoder_is_refused_when_it_is_built():
