@@ -16,8 +16,8 @@ from collections.abc import Callable
 from edgekit.serve.ports import RequestLane
 
 _ROUND_S = 0.002
-"""The most that those which waited for a round's end take at a time: meanwhile nobody is read from, or noticed
-to hang up."""
+"""The most that those which waited for a round's end take at a time: meanwhile nobody is read from, or
+noticed to hang up."""
 _AT_ONCE_S = 0.005
 """How long after a round's first request others run where they are read: while their bytes are still in the
 processor's cache a CNN's 110 KB take a fifth less time. Only what comes later is ordered by priority."""
