@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
 from edgekit.base.command_line import Report
-from edgekit.base.disk import disk_errors
+from edgekit.base.disk import disk_errors, sync_path
+from edgekit.base.line_file import LineFile
 from edgekit.core.errors import BundleError, EdgekitError, TensorError, UsageError
 from edgekit.core.spec import Prediction
 from edgekit.model.api import Model, load
 from edgekit.pipeline.picture_files import read_picture, readable
 
 _AHEAD = 8
+_BEGINNING = b'{"file"'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,11 +50,11 @@ def run(arguments: argparse.Namespace) -> Report:
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(load(arguments.bundle, batch=arguments.batch, threads=arguments.threads))
         with disk_errors(arguments.output):
-            out = stack.enter_context(arguments.output.open("ab"))
+            out = stack.enter_context(contextlib.closing(LineFile(arguments.output)))
             for line in lines_of(model, files, arguments.batch or 1):
                 failed += "error" in line
-                _append(out, line)
-            os.fsync(out.fileno())
+                out.append(msgspec.json.encode(line) + b"\n")
+            sync_path(arguments.output)
     output, passed_over = str(arguments.output), len(arguments.files) - len(files)
     counts = {"done": len(files) - failed, "failed": failed, "passed_over": passed_over}
     text = f"{counts['done']} predicted, {failed} failed, {passed_over} passed over: {output}"
@@ -61,22 +62,32 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def done_before(output: Path) -> set[str]:
-    """Return the files that an output names; a last line that a crash cut off is removed.
+    """Return the files that an output names; a last line that a crash cut off names none.
 
     Raises:
-        UsageError: It is no such output.
+        UsageError: It is no such output: it may be a picture, or somebody's notes.
     """
     if not output.exists():
         return set()
     with disk_errors(output):
-        data = output.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            os.truncate(output, len(whole))
+        *lines, half = output.read_bytes().split(b"\n")
+    if not _is_cut_off(half):
+        lines.append(half)
     try:
-        return {msgspec.json.decode(line)["file"] for line in whole.splitlines()}
-    except (msgspec.DecodeError, KeyError, TypeError) as cause:
+        return {msgspec.json.decode(line)["file"] for line in lines}
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError) as cause:
         raise UsageError(f"{output} is not an output of predict: {cause}", hint="name another -o") from cause
+
+
+def _is_cut_off(line: bytes) -> bool:
+    """Return whether it is the beginning of a line, or nothing; ``LineFile`` cuts it off."""
+    if line[: len(_BEGINNING)] != _BEGINNING[: len(line)]:
+        return False
+    try:
+        msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        return True
+    return False
 
 
 def lines_of(model: Model, files: Sequence[Path], batch: int) -> Iterator[dict[str, Any]]:
@@ -115,8 +126,3 @@ def _line(prediction: Prediction) -> dict[str, Any]:
     if prediction.tensors:
         line["tensors"] = {name: tensor.tolist() for name, tensor in prediction.tensors.items()}
     return line
-
-
-def _append(out: BinaryIO, line: dict[str, Any]) -> None:
-    out.write(msgspec.json.encode(line) + b"\n")
-    out.flush()

@@ -75,7 +75,7 @@ class Envelope(msgspec.Struct, frozen=True):
 _LONG_BYTES = 4096
 # A key: within a text its quotes are escaped.
 _LIST = re.compile(rb'"data"\s*:\s*(\[)\s*')
-_NESTED_OR_TEXT = b'["'
+_NESTED_OR_TEXT = (b"[", b'"')
 _ENVELOPE = msgspec.json.Decoder(Envelope)
 
 
@@ -172,9 +172,11 @@ def _decoded(body: bytes, end: int) -> Envelope:
     kept, cut, at, seek = list[bytes](), list[memoryview](), 0, 0
     while (found := _LIST.search(body, seek, end)) is not None:
         first, seek = found.start(1), found.end()
-        close = body.find(b"]", seek, end)
-        if close < 0 or body[seek] in _NESTED_OR_TEXT:
+        if body[seek : seek + 1] in _NESTED_OR_TEXT:
             continue
+        close = body.find(b"]", seek, end)
+        if close < 0:  # nor has any that follows: to look for each one's end would take hours
+            break
         kept += [body[at:first], b"%d" % len(cut)]
         cut.append(view[first : close + 1])
         at = seek = close + 1

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import resource
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ from edgekit.bench.arrivals import recorded
 from edgekit.bench.load import corrected, made_up
 from edgekit.cli.main import main
 from edgekit.cli.predict import done_before
-from edgekit.core.errors import UsageError
+from edgekit.core.errors import StorageError, UsageError
 from edgekit.core.sketch import Histogram
 
 
@@ -155,7 +156,50 @@ def test_predict_writes_a_line_for_each_file_and_goes_on_where_it_was_cut_off(cl
     assert ["error" in line for line in lines] == [False, False, True, False]
 
 
-def test_a_file_that_is_no_output_is_not_appended_to(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine\n")
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"mine\n",
+        b"mine",
+        b'{"mine": 1}',
+        b'{"mine": 1',
+        b"\x89PNG\r\n\x1a\nIHDR",
+        b'{"file": "a"}\nmine',
+        b"\n",
+    ],
+)
+def test_a_file_that_is_no_output_is_left_as_it_is(tmp_path, content):
+    notes = tmp_path / "notes.txt"
+    notes.write_bytes(content)
     with pytest.raises(UsageError, match="not an output"):
-        done_before(tmp_path / "notes.txt")
+        done_before(notes)
+    assert notes.read_bytes() == content
+
+
+@pytest.mark.parametrize("kept", range(1, 14))
+def test_an_output_that_was_cut_anywhere_in_its_last_line_is_gone_on_with(tmp_path, kept):
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(b'{"file":"a"}\n' + b'{"file":"b"}\n'[:kept])
+    assert done_before(out) == ({"a"} if kept < 12 else {"a", "b"})
+
+
+def test_predict_on_a_full_disk_leaves_whole_lines_and_goes_on_once_there_is_room(
+    classifier, tmp_path, capsys
+):
+    paths = []
+    for number in range(4):
+        paths.append(str(tmp_path / f"{number}.png"))
+        cv2.imwrite(paths[-1], np.full((20, 30, 3), 60 * number, np.uint8))
+    out = tmp_path / "out.jsonl"
+    assert run(capsys, "predict", str(classifier), paths[0], "-o", str(out))[0] == 0
+    room = int(2.5 * len(out.read_bytes()))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        assert main(["predict", str(classifier), *paths, "-o", str(out)]) == StorageError.exit_code
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "out.jsonl" in capsys.readouterr().err
+    assert len([json.loads(line) for line in out.read_bytes().splitlines(keepends=True)]) == 2
+    code, told = run(capsys, "predict", str(classifier), *paths, "-o", str(out))
+    assert (code, told["done"], told["passed_over"]) == (0, 2, 2)

@@ -281,6 +281,27 @@ def test_long_nested_lists_and_texts_with_brackets_are_read_too():
     assert read(body.encode(), None, (text,))["x"].tolist() == words
 
 
+class Watched(bytes):
+    """Counts the bytes that are looked through for the end of a list."""
+
+    looked_through = 0
+
+    def find(self, what, begin, end):
+        found = super().find(what, begin, end)
+        self.looked_through += (end if found < 0 else found) - begin
+        return found
+
+
+@pytest.mark.parametrize("tail", [b"", b"]"])
+@pytest.mark.parametrize("unit", [b'"data":[', b'"data":[[', b'"data":["', b'"data":[1', b'"data":[1]'])
+def test_many_lists_without_an_end_are_looked_through_once(unit, tail):
+    """For each one's end the whole rest was: 4 MiB kept the event loop for ten seconds."""
+    body = Watched(unit * 5000 + tail)
+    with pytest.raises(TensorError):
+        parse_request(body, None, SPECS)
+    assert body.looked_through <= len(body)
+
+
 def test_a_long_list_beside_the_inputs_is_no_input():
     body = json.loads(long_request(NUMBERS))
     body["parameters"] = {"data": NUMBERS, "more": {"data": [1, 2]}, "odd": {"data": [1, "a]b"]}}
