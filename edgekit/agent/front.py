@@ -47,8 +47,9 @@ def model_of(head: bytes) -> tuple[str, str] | None:
     words = head.split(b"\n", 1)[0].split(b" ", 2)
     if len(words) < 3 and b"\n" not in head and len(head) < _LINE_BYTES:
         return None
-    path = unquote(words[1].partition(b"?")[0].decode("latin-1")) if len(words) > 1 else ""
-    parts = [*path.removeprefix("/v2/repository").removeprefix("/v2").split("/"), "", "", ""]
+    path = words[1].partition(b"?")[0].decode("latin-1") if len(words) > 1 else ""
+    names = path.removeprefix("/v2/repository").removeprefix("/v2").split("/")
+    parts = [*map(unquote, names), "", "", ""]
     if parts[1] != "models":
         return "", ""
     return parts[2], parts[4] if parts[3] == "versions" else ""

@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from edgekit.agent.access import read_token
 from edgekit.base.command_line import Report
 from edgekit.bench.arrivals import at_random, recorded
 from edgekit.bench.load import LoadTest, Outcome, Request
 from edgekit.core.errors import ServerError, UsageError
+from edgekit.serve.upstream import server_of
 
 RATE_STEPS = 10
 """Of a ramp of rates; one of clients doubles them."""
@@ -50,13 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Measure; exit code 7 if nothing was answered."""
-    url = urlsplit(arguments.url)
-    model = url.path.removeprefix("/v2/models/").strip("/")
-    if url.scheme != "http" or not url.hostname or not url.port or not model or "/v2/models/" not in url.path:
+    server = server_of(arguments.url)
+    _, names_model, model = arguments.url.removeprefix(server).partition("/v2/models/")
+    model = model.strip("/")
+    if not names_model or not model:
         raise UsageError(f"want http://HOST:PORT/v2/models/MODEL, got {arguments.url!r}")
     if arguments.seconds <= 0 or arguments.speed <= 0:
         raise UsageError("--seconds and --speed must be more than 0")
-    outcomes = asyncio.run(_measure(arguments, f"http://{url.netloc}", model, steps(arguments, model)))
+    outcomes = asyncio.run(_measure(arguments, server, model, steps(arguments, model)))
     rows = [{"load": load, **outcome.document()} for load, outcome in outcomes]
     answers = sum(outcome.statuses["200"] for _, outcome in outcomes)
     if not answers:

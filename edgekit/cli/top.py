@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
+import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from edgekit.agent.access import read_token
 from edgekit.base.command_line import Report
-from edgekit.core.errors import ServerError, UsageError
-from edgekit.serve.upstream import Upstream
+from edgekit.core.errors import LinkError, ServerError, UsageError
+from edgekit.serve.upstream import Upstream, server_of
 
 _COLUMNS = (
     ("name", "model"),
@@ -45,12 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Report | None:
     """Show the models until interrupted, or once."""
-    url = urlsplit(arguments.url)
-    if url.scheme != "http" or not url.hostname or not url.port or arguments.every <= 0:
-        raise UsageError(f"want http://HOST:PORT and --every above 0, got {arguments.url!r}")
+    if not 0 < arguments.every < math.inf:
+        raise UsageError(f"--every: want seconds above 0, got {arguments.every}")
     token = read_token(arguments.token_file) if arguments.token_file else ""
     headers = [("authorization", f"Bearer {token}")] if token else []
-    watch = _Watch(f"http://{url.netloc}", headers)
+    watch = _Watch(server_of(arguments.url), headers)
     is_once = arguments.once or arguments.json or not sys.stdout.isatty()
     return asyncio.run(_look(watch, arguments.every, is_once=is_once))
 
@@ -58,14 +58,22 @@ def run(arguments: argparse.Namespace) -> Report | None:
 async def _look(watch: _Watch, every_s: float, *, is_once: bool) -> Report:
     try:
         await watch.rows()
-        while True:
+        while not is_once:
             await asyncio.sleep(every_s)
-            rows = await watch.rows()
-            if is_once:
-                return Report({"models": rows}, text_of(rows))
-            print(_CLEAR + text_of(rows), flush=True)
+            print(_CLEAR + fitted(await _seen(watch), *shutil.get_terminal_size()), flush=True)
+        await asyncio.sleep(every_s)
+        rows = await watch.rows()
+        return Report({"models": rows}, text_of(rows))
     finally:
         await watch.close()
+
+
+async def _seen(watch: _Watch) -> str:
+    """Return what there is to be seen; why there is nothing, while the server is away."""
+    try:
+        return text_of(await watch.rows())
+    except LinkError as error:
+        return f"{error.one_line()}\nit is asked again"
 
 
 class _Watch:
@@ -102,13 +110,18 @@ class _Watch:
         code, _, data = await self._upstream.ask("GET", path, headers=self._headers)
         if code != 200:
             raise ServerError(f"{path} answers {code}: {data[:300].decode(errors='replace')}")
-        return msgspec.json.decode(data)
+        try:
+            return msgspec.json.decode(data)
+        except msgspec.DecodeError as cause:
+            raise ServerError(f"{path} answers what is not JSON: {cause}") from cause
 
 
 def _row(row: dict[str, Any], now: Any, before: Any, passed_s: float, earlier: Any) -> dict[str, Any]:
     rates = {"answered_per_s": 0.0, "refused_per_s": 0.0, "infer_ms": None, "queue_ms": None}
     if now is not None and before is not None:
         stages, old = now["inference_stats"], before["inference_stats"]
+        if any(stages[name]["count"] < old[name]["count"] for name in stages):  # its process is a new one
+            old = {name: {"count": 0, "ns": 0} for name in stages}
         gone = {name: stages[name]["count"] - old[name]["count"] for name in stages}
         spent = {name: (stages[name]["ns"] - old[name]["ns"]) / 1e6 for name in stages}
         rates["answered_per_s"] = round(gone["success"] / passed_s, 1)
@@ -148,3 +161,12 @@ def text_of(rows: list[dict[str, Any]]) -> str:
     return "\n".join(
         "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in cells
     )
+
+
+def fitted(text: str, columns: int, lines: int) -> str:
+    r"""Return the part of a text that a terminal has room for: a longer line would push the first ones out.
+
+    >>> fitted("name  state\ndoor  READY\ngate  READY", 6, 3)
+    'name  \ndoor  '
+    """
+    return "\n".join(line[:columns] for line in text.split("\n")[: max(1, lines - 1)])

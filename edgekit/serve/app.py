@@ -106,7 +106,7 @@ class App:
             return
         try:
             headers = dict(scope["headers"])
-            asked = self._shared(route(scope["method"], scope["path"]), headers)
+            asked = self._shared(route(scope["method"], scope["raw_path"].decode("latin-1")), headers)
             if not (asked.action == "infer" and self._page and self._page.lets_ask(headers)):
                 self._access.check(asked.action, headers, is_tcp=scope.get("client") is not None)
             row = self._siblings.table.find(asked.model, asked.version)

@@ -122,7 +122,7 @@ class Jobs:
 
     async def run(self) -> None:
         """Run jobs, the oldest of each model first, until it is cancelled."""
-        await asyncio.gather(self._run_all(), self._webhooks.run())
+        await asyncio.gather(_kept_up(self._run_all), _kept_up(self._webhooks.run))
 
     async def _run_all(self) -> None:
         while True:
@@ -151,10 +151,14 @@ class Jobs:
             reply = refusal(refused)
         except (msgspec.DecodeError, OSError) as cause:
             reply = refusal(HttpError(500, f"the job cannot be read: {cause}"))
+        except Exception:  # a bug, which would end the task that runs every job
+            logger.exception("job %s ended in a bug", path.stem)
+            reply = refusal(HttpError(500, "the job ended in a bug; the server's log has it"))
         try:
             await _aside(_finish, path, msgspec.msgpack.encode(reply))
         except OSError as cause:
             logger.error("job %s: its answer cannot be kept: %s", path.stem, cause)  # noqa: TRY400
+            await _aside(_put_back, path)  # it did not end its process: it may begin as often as it needs
             return False
         self._webhooks.look()
         return True
@@ -175,6 +179,22 @@ class Jobs:
 
     def _answered(self) -> list[Path]:
         return [folder for entry in self._models for folder in self._folders(entry)]
+
+
+async def _kept_up(run: Callable[[], Awaitable[None]]) -> None:
+    """Run what never ends, and begin it again where the disk fails it."""
+    while True:
+        with _told():
+            await run()
+        await asyncio.sleep(_AGAIN_S)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as cause:
+        logger.error("jobs: %s; it is tried again", cause)  # noqa: TRY400
 
 
 async def _aside(call: Callable[..., T], *arguments: Any) -> T:

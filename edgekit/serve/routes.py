@@ -6,6 +6,7 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from urllib.parse import unquote
 
 from edgekit.serve.errors import HttpError
 
@@ -54,15 +55,17 @@ class Route:
 
 
 def route(method: str, path: str) -> Route:
-    """Return the route of a request.
+    """Return the route of a request; ``path`` is as it was sent, so a name may have a ``/`` in it as %2F.
 
     >>> route("POST", "/v2/models/door/versions/1.0.0/infer")
     Route(action='infer', model='door', version='1.0.0', region='', job='', shadow='')
+    >>> route("POST", "/v2/systemsharedmemory/region/a%2Fb/register").region
+    'a/b'
 
     Raises:
         HttpError: 404: there is no such path. 405: it has no such method.
     """
-    parts = path.rstrip("/").split("/")[1:]
+    parts = [unquote(part) for part in path.rstrip("/").split("/")[1:]]
     model = version = region = job = ""
     if parts == ["v2", "models", "stats"]:
         pass

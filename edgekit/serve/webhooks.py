@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from edgekit.base.files import write_durably
-from edgekit.core.errors import LinkError
+from edgekit.core.errors import EdgekitError
 from edgekit.serve.errors import HttpError
 from edgekit.serve.reply import Reply
 from edgekit.serve.upstream import Upstream
@@ -45,10 +45,10 @@ def webhook_of(given: bytes) -> str:
     try:
         text = given.decode("ascii")
         url = urlsplit(text)
-        is_here = url.scheme == "http" and url.hostname in _HERE and url.port != 0
+        is_here = url.scheme == "http" and url.hostname in _HERE and url.port != 0 and "@" not in url.netloc
     except ValueError:
         text, is_here = "", False
-    if not is_here or not text.isprintable() or " " in text or len(text) > _MOST_CHARACTERS or url.username:
+    if not is_here or not text.isprintable() or " " in text or len(text) > _MOST_CHARACTERS:
         raise HttpError(400, "X-Edgekit-Webhook: want http://127.0.0.1:PORT/PATH, an address of this machine")
     return text
 
@@ -109,7 +109,7 @@ class Webhooks:
             status = await asyncio.wait_for(_post(url, hook.stem, encoded), _ANSWER_S)
         except FileNotFoundError:  # it still runs, or was forgotten
             return
-        except (LinkError, ValueError, OSError, asyncio.TimeoutError) as cause:
+        except (EdgekitError, ValueError, OSError, asyncio.TimeoutError) as cause:
             status, why = 503, str(cause) or "it does not answer"
         else:
             why = f"it answers {status}"
@@ -133,15 +133,12 @@ def _read(hook: Path) -> tuple[str, Reply]:
 async def _post(url: str, job: str, answer: Reply) -> int:
     """Return the status with which the program at the address takes an answer."""
     split = urlsplit(url)
-    upstream = Upstream(f"http://{split.netloc}" if split.port else f"http://{split.netloc}:80")
+    host = split.hostname or ""
+    upstream = Upstream(f"http://{f'[{host}]' if ':' in host else host}:{split.port or 80}")
     kept: dict[str, Any] = {name.decode(): value.decode("latin-1") for name, value in answer.headers}
-    kept |= {"x-edgekit-job": job, "x-edgekit-status": str(answer.status), "connection": "close"}
+    kept |= {"x-edgekit-job": job, "x-edgekit-status": str(answer.status)}
     target = (split.path or "/") + (f"?{split.query}" if split.query else "")
-    try:
-        status, _, _ = await upstream.ask("POST", target, answer.body, kept.items())
-    finally:
-        await upstream.close()
-    return status
+    return await upstream.tell(target, answer.body, kept.items())
 
 
 def _forget(hook: Path) -> None:

@@ -1,5 +1,6 @@
 """``edgekit load``, ``top`` and ``predict`` against a real server and real files."""
 
+import asyncio
 import json
 import logging
 import resource
@@ -17,7 +18,8 @@ from edgekit.bench.arrivals import recorded
 from edgekit.bench.load import corrected, made_up
 from edgekit.cli.main import main
 from edgekit.cli.predict import done_before
-from edgekit.core.errors import StorageError, UsageError
+from edgekit.cli.top import _look, _row
+from edgekit.core.errors import LinkError, StorageError, UsageError
 from edgekit.core.sketch import Histogram
 
 
@@ -93,7 +95,12 @@ def test_times_in_seconds_are_sorted_and_begin_at_the_first(tmp_path):
         (["load", "URL/v2/models/double", "--clients", "many"], 2),
         (["load", "URL/v2/models/double", "--rate", "9..3"], 2),
         (["load", "URL/v2/models/double", "--arrivals", __file__], 2),
+        (["load", "http://127.0.0.1:port/v2/models/double"], 2),
+        (["load", "URL/v2/models/a model"], 2),
         (["top", "ftp://here"], 2),
+        (["top", "http://127.0.0.1:99999"], 2),
+        (["top", "http://[::1"], 2),
+        (["top", "URL", "--every", "nan"], 2),
         (["top", "http://127.0.0.1:1"], 7),
     ],
 )
@@ -130,6 +137,37 @@ def test_top_shows_each_model_with_its_rates(url, capsys):
     assert told["models"][0]["state"] == "READY"
     assert main(["top", url, "--every", "0.05", "--once"]) == 0
     assert "req/s" in capsys.readouterr().out
+
+
+def counted(count):
+    stages = ("success", "fail", "queue", "compute_infer")
+    return {"inference_stats": {name: {"count": count, "ns": count * 1_000_000} for name in stages}}
+
+
+def test_top_counts_a_new_process_from_its_beginning():
+    """It began below what the old one had counted: minus hundreds of requests a second were shown."""
+    told = _row({"name": "m"}, counted(3), counted(1000), 1.0, None)
+    assert (told["answered_per_s"], told["refused_per_s"], told["infer_ms"]) == (3.0, 3.0, 1.0)
+
+
+def test_top_goes_on_while_the_server_is_away(capsys):
+    """Its first look must find one; then it says what it sees, until it is ended."""
+    looks = iter([[], LinkError("it does not answer"), [{"name": "double"}], KeyboardInterrupt()])
+
+    class Watch:
+        async def rows(self):
+            if isinstance(look := next(looks), BaseException):
+                raise look
+            return look
+
+        async def close(self):
+            pass
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(_look(Watch(), 0.001, is_once=False))
+    away, back = capsys.readouterr().out.split("\x1b[H\x1b[J")[1:]
+    assert away == "it does not answer\nit is asked again\n"
+    assert "double" in back
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 """A request that may be answered later is on disk before its client is told, and answered once."""
 
+import errno
+import threading
 import time
 
 import numpy as np
 import pytest
 from scripted import doubling, served
 
+from edgekit.base.files import write_durably
 from edgekit.core.errors import InferenceError
 from edgekit.serve import jobs as kept_jobs
 
@@ -86,6 +89,54 @@ def test_a_job_that_ends_its_process_twice_is_not_begun_again(tmp_path):
         assert [answered.status_code for answered in answers] == [500, 200]
         assert "ended twice" in answers[0].json()["error"]
         assert len(opener.opened[0].runs) == 1
+
+
+def test_a_disk_that_is_full_for_long_loses_no_job(tmp_path, monkeypatch):
+    """After the second try its answer was that the model's process had ended twice."""
+    room = threading.Semaphore(0)
+
+    def write(path, data, **more):
+        if path.suffix == ".answer" and not room.acquire(blocking=False):
+            tried.release()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_durably(path, data, **more)
+
+    tried = threading.Semaphore(0)
+    monkeypatch.setattr(kept_jobs, "write_durably", write)
+    monkeypatch.setattr(kept_jobs, "_AGAIN_S", 0.01)
+    with served(doubling()[0], jobs=tmp_path) as server:
+        href = send(server).json()["href"]
+        for _ in range(4):
+            assert tried.acquire(timeout=60)
+        room.release()
+        answered = fetch(server, href)
+        assert (answered.status_code, answered.content.endswith((2 * X).tobytes())) == (200, True)
+
+
+def test_a_job_that_ends_in_a_bug_is_answered_and_the_next_one_runs(tmp_path, caplog):
+    offer, opener = doubling()
+    with served(offer, jobs=tmp_path) as server:
+        opener.opened[0].errors.append(ZeroDivisionError("planted"))
+        first, second = (fetch(server, send(server).json()["href"]) for _ in range(2))
+    assert (first.status_code, second.status_code) == (500, 200)
+    assert "log has it" in first.json()["error"]
+    assert "planted" in caplog.text
+
+
+def test_a_disk_that_fails_for_a_moment_ends_nothing(tmp_path, monkeypatch):
+    failed, find = threading.Event(), kept_jobs._oldest
+
+    def oldest(folder):
+        if not failed.is_set():
+            failed.set()
+            raise OSError(errno.EIO, "Input/output error")
+        return find(folder)
+
+    monkeypatch.setattr(kept_jobs, "_oldest", oldest)
+    monkeypatch.setattr(kept_jobs, "_AGAIN_S", 0.01)
+    with served(doubling()[0], jobs=tmp_path) as server:
+        assert fetch(server, send(server).json()["href"]).status_code == 200
+    assert failed.is_set()
 
 
 def test_the_newest_version_answers_for_one_that_is_gone(tmp_path):

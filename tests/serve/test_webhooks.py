@@ -40,6 +40,36 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class Odd:
+    """Answers each connection with the same bytes, and closes it once its client does."""
+
+    def __init__(self, answer):
+        self.heard = threading.Semaphore(0)
+        self._answer, self._socket = answer, socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):  # it is closed
+            while True:
+                connection, _ = self._socket.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.recv(1 << 20)
+                    self.heard.release()
+                    connection.sendall(self._answer)
+                    while connection.recv(1 << 20):
+                        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join(60)
+
+
 @contextlib.contextmanager
 def listening(*statuses):
     receiver = Receiver(*statuses)
@@ -96,6 +126,33 @@ def test_a_refusal_gives_the_answer_up(tmp_path, caplog):
     assert "does not want it" in caplog.text
 
 
+ODD_ANSWERS = {
+    "no status": b"HTTP/1.1\r\n\r\n",
+    "no number": b"HTTP/1.1 OK\r\n\r\n",
+    "no end": b"HTTP/1.1 200 OK\r\nx: " + b"a" * 200_000,
+    "another protocol": b"220 mail.example ESMTP\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("answer", ODD_ANSWERS.values(), ids=ODD_ANSWERS)
+def test_a_program_that_does_not_answer_in_http_is_tried_again_and_stops_nobody(tmp_path, answer):
+    """It ended the task that runs all jobs."""
+    with Odd(answer) as odd, listening() as receiver, served(doubling()[0], jobs=tmp_path) as server:
+        send(server, f"http://127.0.0.1:{odd.port}/")
+        for _ in range(2):
+            assert odd.heard.acquire(timeout=60)
+        send(server, receiver.url)
+        assert receiver.heard.get(timeout=60)[0] == 200
+
+
+def test_an_answer_without_an_end_is_not_read(tmp_path):
+    """Its status is all that counts; a gigabyte a second fills the memory before the time is over."""
+    head = b"HTTP/1.1 204 OK\r\ncontent-length: 99999999999\r\n\r\n"
+    with Odd(head) as odd, served(doubling()[0], jobs=tmp_path) as server:
+        send(server, f"http://127.0.0.1:{odd.port}/")
+        until_empty(tmp_path)
+
+
 def test_what_a_killed_process_left_is_sent_by_the_next_one(tmp_path):
     with socket.socket() as nobody, served(doubling()[0], jobs=tmp_path) as server:
         nobody.bind(("127.0.0.1", 0))  # bound, so that no other test listens there
@@ -132,6 +189,7 @@ def test_an_address_without_its_job_is_removed(tmp_path):
         b"http://127.0.0.1:70000/",
         b"http://127.0.0.1:80/a b",
         b"http://me:secret@127.0.0.1/",
+        b"http://:secret@127.0.0.1/",
         b"http://127.0.0.1.example/",
         b"file:///etc/passwd",
         b"http://[::1/",

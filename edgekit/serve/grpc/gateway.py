@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from edgekit.base.install_hint import install_hint
-from edgekit.core.errors import ConfigError, EdgekitError, LinkError, TensorError
+from edgekit.core.errors import ConfigError, EdgekitError, LinkError
 from edgekit.serve.grpc.convert import config_of, fill_answer, parameters_of, request_of
 from edgekit.serve.grpc.messages import PACKAGE, messages
 from edgekit.serve.upstream import Upstream
@@ -147,7 +147,7 @@ class Gateway:
         async def answer(call: _Call, asked: Any) -> Any:
             parameters = parameters_of(asked.parameters)
             return await call.post(
-                f"/v2/repository/models/{asked.model_name}/{what}",
+                f"/v2/repository/models/{_segment(asked.model_name)}/{what}",
                 {"parameters": parameters} if parameters and what == "load" else {},
             )
 
@@ -162,7 +162,7 @@ class Gateway:
         return await call.post(f"{_region(asked)}/register", given)
 
     async def _trace(self, call: _Call, asked: Any) -> dict[str, Any]:
-        path = f"/v2/models/{asked.model_name}" if asked.model_name else "/v2"
+        path = _model(asked, asked.model_name) if asked.model_name else "/v2"
         given = {name: list(each.value) or None for name, each in asked.settings.items()}
         told = await (
             call.post(f"{path}/trace/setting", given) if given else call.get(f"{path}/trace/setting")
@@ -197,7 +197,7 @@ class Gateway:
                 message.infer_response.CopyFrom(await self._infer(call, request))
             except _RefusedError as refused:
                 message.error_message = refused.message
-            except (LinkError, TensorError) as error:
+            except EdgekitError as error:
                 message.error_message = error.message
             if message.error_message:
                 message.infer_response.id = request.id

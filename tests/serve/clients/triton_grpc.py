@@ -43,6 +43,33 @@ def talk(client, model):
         client.infer("none", tensors())
 
 
+def name_what_is_not_there(client, model):
+    """A name is a name: one with ends of lines in it was several requests, whose answers others got."""
+    smuggled = f"x HTTP/1.1\r\nhost: h\r\n\r\nPOST /v2/repository/models/{model}/unload HTTP/1.1\r\n\r\n"
+    for name in (
+        "\u00fc",
+        "\u65e5",
+        "a b",
+        "a/b",
+        "..",
+        f"{model}/unload?",
+        f"{model}/versions/1.0.0",
+        smuggled,
+    ):
+        for ask in (
+            client.load_model,
+            client.unload_model,
+            client.get_trace_settings,
+            client.get_model_metadata,
+        ):
+            with pytest.raises(InferenceServerException, match="NOT_FOUND.*there is no model"):
+                ask(name)
+        with pytest.raises(InferenceServerException, match="NOT_FOUND.*there is no shared memory region"):
+            client.get_system_shared_memory_status(name)
+        assert client.get_server_metadata().name == "edgekit"
+        assert client.is_model_ready(model)
+
+
 def stream(client, model):
     answers = queue.Queue()
     client.start_stream(callback=lambda result, error: answers.put((result, error)))
@@ -61,5 +88,6 @@ if __name__ == "__main__":
     X = np.linspace(-1, 3, 8, dtype=np.float32).reshape(2, 4)
     with grpc.InferenceServerClient(sys.argv[1]) as used:
         talk(used, sys.argv[2])
+        name_what_is_not_there(used, sys.argv[2])
         stream(used, sys.argv[2])
     print("all of it works")
