@@ -95,12 +95,14 @@ class Inference:
                 terms = _terms(entry, work.kind, request, headers, len(data))
                 ended = functools.partial(self._ended, counted, headers, on_end)
                 try:
-                    return Asked(
+                    asked = Asked(
                         entry.lane, entry.way_back, work, terms, ended, age_s=age_s, wake=not is_quick
                     )
                 except BusyError as error:
                     entry.refusals.keep(key, error, left)
                     raise
+                work.asked = asked.entry
+                return asked
         return self._traced(counted, headers)
 
     def _ended(self, counted: _Counted, headers: Headers, on_end: OnEnd, entry: LaneEntry) -> None:
@@ -235,9 +237,10 @@ async def _never() -> MutableMapping[str, Any]:
     return message
 
 
-async def _in_lane(entry: Entry, work: Callable[[], Done], terms: Terms, receive: Receive) -> Done:
+async def _in_lane(entry: Entry, work: TensorWork | PredictWork, terms: Terms, receive: Receive) -> Done:
     """Run work on its model, or give it up when the client hangs up."""
     awaited = Awaited(entry.lane, entry.way_back, work, terms)
+    work.asked = awaited.entry
     watcher = asyncio.get_running_loop().create_task(_watch(receive, awaited))
     try:
         done: Done = await awaited.future

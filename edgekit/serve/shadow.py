@@ -16,13 +16,15 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 
-from edgekit.base.dtypes import DTYPES
+from edgekit.core.errors import TensorError
+from edgekit.core.spec import TensorSpec
 from edgekit.serve.body import Receive
 from edgekit.serve.errors import HttpError
 from edgekit.serve.metrics import ShadowCounts
 from edgekit.serve.models import Entry
 from edgekit.serve.reply import Reply
-from edgekit.serve.siblings import Siblings
+from edgekit.serve.siblings import REMOTE, Siblings
+from edgekit.serve.tensors import from_binary
 from edgekit.serve.work import HEADER_LENGTH
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ _ANSWER_S = 30.0
 _NEAR = 0.05
 """Numbers that differ by less, relative to the largest, agree."""
 _KEPT_HEADERS = (b"content-type", HEADER_LENGTH)
+_NOT_ASKED = (b'"shared_memory_region"', b'"sequence_id"')
+"""What is not asked again: the memory has the client's answer by then; a sequence has every step or none."""
+_CLASSIFIED = b'"classification"'
 
 
 class Shadows:
@@ -63,8 +68,10 @@ class Shadows:
             counts = entry.shadow = ShadowCounts(shadow)
         if reply.status != 200:
             return reply
-        if kept.is_whole and (self._asking is None or self._asking.done()):
-            compared = self._compare(counts, entry.offer.name, headers, b"".join(kept.pieces), reply)
+        body = b"".join(kept.pieces) if kept.is_whole else b""
+        is_free = self._asking is None or self._asking.done()
+        if is_free and kept.is_whole and not any(each in body for each in _NOT_ASKED):
+            compared = self._compare(counts, entry.offer.name, headers, body, reply)
             self._asking = asyncio.get_running_loop().create_task(compared)
         else:
             counts.skipped += 1
@@ -74,8 +81,9 @@ class Shadows:
         self, counts: ShadowCounts, model: str, headers: Mapping[bytes, bytes], body: bytes, reply: Reply
     ) -> None:
         try:
-            number, disagrees = difference(reply, await self._ask(model, counts.version, headers, body))
-        except (HttpError, EOFError, OSError, asyncio.TimeoutError, ValueError) as cause:
+            answered = await self._ask(model, counts.version, headers, body)
+            number, disagrees = difference(reply, answered, has_classes=_CLASSIFIED in body)
+        except (HttpError, TensorError, EOFError, OSError, asyncio.TimeoutError, ValueError) as cause:
             counts.failed += 1
             logger.warning("%s %s in the shadow has no answer: %s", model, counts.version, cause)
         else:
@@ -88,6 +96,7 @@ class Shadows:
         names = quote(model, safe=""), quote(version, safe="")
         target = "/v2/models/{}/versions/{}/infer".format(*names).encode()
         sent = [*self._headers(), *((name, headers[name]) for name in _KEPT_HEADERS if name in headers)]
+        sent.append((REMOTE, b"1"))  # it must not write into a client's memory, however that is named
         reply = await asyncio.wait_for(self._siblings.ask(row, "POST", target, sent, body), _ANSWER_S)
         if reply.status != 200:
             raise HttpError(reply.status, reply.body[:200].decode(errors="replace"))
@@ -116,17 +125,20 @@ class _Kept:
         return message
 
 
-def difference(one: Reply, other: Reply) -> tuple[float, bool]:
+def difference(one: Reply, other: Reply, *, has_classes: bool = False) -> tuple[float, bool]:
     """Return how far two answers to one request differ, and whether they disagree.
 
     The first is the largest relative difference of an output, NaN where there are no numbers. Answers to
     a file disagree where their labels differ; rows of scores, where the largest score of a row stands
-    elsewhere; other numbers, where they differ by 5 percent of the largest.
+    elsewhere; other numbers, where they differ by 5 percent of the largest; texts, where one differs, or with
+    ``has_classes`` ("score:class"), where another class is first.
     """
     documents = [msgspec.json.decode(reply.body[: _length_of(reply)]) for reply in (one, other)]
     if "outputs" not in documents[0]:
         return math.nan, _labels(documents[0]) != _labels(documents[1])
     outputs = [_outputs(reply, document) for reply, document in zip((one, other), documents, strict=True)]
+    if has_classes:
+        outputs = [{name: _winners(array) for name, array in each.items()} for each in outputs]
     pairs = [_pair(array, outputs[1].get(name)) for name, array in outputs[0].items()]
     numbers = [number for number, _ in pairs if not math.isnan(number)]
     return max(numbers, default=math.nan), any(disagrees for _, disagrees in pairs)
@@ -145,6 +157,14 @@ def _pair(one: NDArray[Any], other: NDArray[Any] | None) -> tuple[float, bool]:
     return number, not number <= _NEAR
 
 
+def _winners(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the first class of each row of texts like "score:class:label"; numbers as they are."""
+    if array.dtype != object or not array.size:
+        return array
+    rows = array.reshape(-1, array.shape[-1])
+    return np.array([str(text).partition(":")[2] for text in rows[:, 0]], object)
+
+
 def _length_of(reply: Reply) -> int:
     return int(dict(reply.headers).get(HEADER_LENGTH, len(reply.body)))
 
@@ -157,10 +177,9 @@ def _outputs(reply: Reply, document: dict[str, Any]) -> dict[str, NDArray[Any]]:
             kind = object if row["datatype"] == "BYTES" else np.float64
             arrays[row["name"]] = np.array(row.get("data", []), kind).reshape(row["shape"])
             continue
-        data, at = reply.body[at : at + size], at + size
-        is_text = row["datatype"] == "BYTES"
-        array = np.array([data], object) if is_text else np.frombuffer(data, DTYPES[row["datatype"]])
-        arrays[row["name"]] = array if is_text else array.reshape(row["shape"])
+        spec = TensorSpec(name=row["name"], datatype=row["datatype"], shape=tuple(row["shape"]))
+        data, at = memoryview(reply.body)[at : at + size], at + size
+        arrays[row["name"]] = from_binary(spec, spec.shape, data)
     return arrays
 
 

@@ -23,6 +23,20 @@ _MOST = 256
 PARAMETERS = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 
 
+class Opened:
+    """A shared memory object that stays open for as long as somebody has this.
+
+    It may be unregistered while a request is about to use it, in another thread. The number of a descriptor
+    that was closed meanwhile would soon be that of another client's memory, or of a connection.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
 @dataclass(frozen=True)
 class Region:
     """A part of one shared memory object that is open here."""
@@ -31,7 +45,7 @@ class Region:
     key: str
     offset: int
     byte_size: int
-    descriptor: int
+    memory: Opened
 
     def document(self) -> dict[str, Any]:
         """Return the protocol's row."""
@@ -78,32 +92,27 @@ class Regions:
         if not _is_size(offset) or not _is_size(size) or not size:
             raise HttpError(400, "offset and byte_size: want whole numbers of bytes, byte_size from 1")
         known = self._regions.get(name)
-        if known is not None:
-            if (known.key, known.offset, known.byte_size) == (key, offset, size):
-                self.unregister(name)  # the object may be a new one of the same name
-            else:
-                raise HttpError(400, f"shared memory region {name[:64]!r} is registered already")
-        if len(self._regions) >= _MOST:
+        if known is not None and (known.key, known.offset, known.byte_size) != (key, offset, size):
+            raise HttpError(400, f"shared memory region {name[:64]!r} is registered already")
+        if known is None and len(self._regions) >= _MOST:
             raise HttpError(400, f"at most {_MOST} shared memory regions can be registered")
-        descriptor = self._open(key, offset + size)
-        self._regions[name] = Region(name, key, offset, size, descriptor)
+        memory = self._open(key, offset + size)  # of a known one too: it may be a new object of the same name
+        self._regions[name] = Region(name, key, offset, size, memory)
 
-    def _open(self, key: str, end: int) -> int:
+    def _open(self, key: str, end: int) -> Opened:
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            descriptor = os.open(self._folder / key.strip("/"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            memory = Opened(os.open(self._folder / key.strip("/"), flags))
         except OSError as cause:
             raise HttpError(400, f"shared memory {key!r} cannot be opened: {cause.strerror}") from cause
-        if os.fstat(descriptor).st_size < end:
-            os.close(descriptor)
+        if os.fstat(memory.descriptor).st_size < end:
             raise HttpError(400, f"shared memory {key!r} has less than the {end} bytes that were named")
-        return descriptor
+        return memory
 
     def unregister(self, name: str = "") -> None:
-        """Close one region, or all; one that is not there is no error."""
+        """Forget one region, or all; one that is not there is no error."""
         for each in [name] if name else list(self._regions):
-            region = self._regions.pop(each, None)
-            if region is not None:
-                os.close(region.descriptor)
+            self._regions.pop(each, None)
 
     def read(self, what: str, parameters: Mapping[str, Any]) -> memoryview:
         """Return a copy of a tensor's bytes.
@@ -115,7 +124,7 @@ class Regions:
         region, offset, size = self._place(what, parameters)
         if size > self._most_bytes:
             raise TensorError(f"{what}: at most {self._most_bytes} bytes are read, got {size}")
-        data = os.pread(region.descriptor, size, region.offset + offset)
+        data = os.pread(region.memory.descriptor, size, region.offset + offset)
         if len(data) != size:
             raise TensorError(f"{what}: the shared memory has become smaller than its region")
         return memoryview(data)
@@ -130,10 +139,10 @@ class Regions:
         region, offset, size = self._place(what, parameters)
         if data.nbytes > size:
             raise TensorError(f"{what} is {data.nbytes} bytes, shared_memory_byte_size is {size}")
-        if os.fstat(region.descriptor).st_size < region.offset + offset + data.nbytes:
+        if os.fstat(region.memory.descriptor).st_size < region.offset + offset + data.nbytes:
             raise TensorError(f"{what}: the shared memory has become smaller than its region")
         try:
-            written = os.pwrite(region.descriptor, data, region.offset + offset)
+            written = os.pwrite(region.memory.descriptor, data, region.offset + offset)
         except OSError as cause:  # memory is given where it is first written
             raise TensorError(f"{what}: the shared memory cannot be written: {cause.strerror}") from cause
         if written < data.nbytes:

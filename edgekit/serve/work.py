@@ -20,6 +20,7 @@ from edgekit.serve.shared_memory import Regions
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edgekit.base.entry import Entry as LaneEntry
     from edgekit.core.spec import Prediction
 
 HEADER_LENGTH = b"inference-header-content-length"
@@ -30,6 +31,8 @@ class TensorWork:
     """A request of tensors; ``regions``: None for a client on another machine."""
 
     kind = "infer"
+    asked: LaneEntry | None = None
+    """Its place in the lane, if it waits for one: it may be given up while it runs."""
 
     def __init__(self, entry: Entry, request: InferRequest, regions: Regions | None) -> None:
         self._entry, self._request, self._regions = entry, request, regions
@@ -68,7 +71,9 @@ class TensorWork:
         began_s = time.perf_counter()
         outputs = servable.infer(feeds)
         done = self.done(servable, outputs, time.perf_counter() - began_s)
-        if step is not None:
+        if step is not None and not (
+            self.asked and self.asked.done.is_set()
+        ):  # the client has an answer then
             sequences.advance(step, servable, outputs)
         return done
 
@@ -98,6 +103,9 @@ class TensorWork:
 
 class PredictWork:
     """A file, answered with what the model makes of it; ``kind``: ``image``, ``sound`` or ``table``."""
+
+    asked: LaneEntry | None = None
+    """As a ``TensorWork``'s."""
 
     def __init__(self, entry: Entry, body: bytes, kind: str) -> None:
         self._entry, self._body, self._file = entry, body, kind

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import httpx
@@ -61,9 +62,10 @@ class Served:
                 return self.infer(model, fresh)
         return client.post(f"/v2/models/{model}/infer", content=BODY, headers=RAW)
 
-    def row(self, model):
+    def row(self, model, version=""):
         with self.connect() as fresh:
-            return next(row for row in fresh.get("/status").json()["models"] if row["name"] == model)
+            rows = fresh.get("/status").json()["models"]
+        return next(row for row in rows if row["name"] == model and version in ("", row["version"]))
 
     def until(self, condition, what):
         deadline_s = time.monotonic() + 60
@@ -436,6 +438,44 @@ def test_versions_share_the_requests_that_name_none_and_one_in_the_shadow_is_com
         assert rows() == before
         samples = server.client.get("/metrics").text
         assert 'edgekit_shadow_total{model="a",version="1.0.0",shadow="3.0.0",outcome="disagreed"}' in samples
+
+
+def test_the_shadow_writes_into_no_client_s_memory_and_takes_no_part_in_sequences(tmp_path):
+    folders = [
+        make_bundle(tmp_path / version, model="a", version=version, scores=scores)
+        for version, scores in (("1.0.0", (0.1, 0.9)), ("2.0.0", (0.9, 0.1)))
+    ]
+    with contextlib.closing(SharedMemory(create=True, size=64)) as memory:
+        with served(*folders, shadow=("a=2.0.0",)) as server:
+            region = "/v2/systemsharedmemory/region/out/register"
+            server.client.post(region, json={"key": memory.name, "byte_size": 64}).raise_for_status()
+            (output,) = server.client.get("/v2/models/a").json()["outputs"]
+            place = {"shared_memory_region": "out", "shared_memory_byte_size": 64}
+            name = server.client.get("/v2/models/a").json()["inputs"][0]["name"]
+            tensor = {"name": name, "datatype": "FP32", "shape": [1, WINDOW, CHANNELS]}
+            tensor["data"] = [0.0] * (WINDOW * CHANNELS)
+
+            def infer(**more):
+                given = {"inputs": [tensor], **more}
+                answered = server.client.post("/v2/models/a/infer", content=json.dumps(given).encode())
+                assert answered.status_code == 200
+
+            def row():
+                return server.row("a", "1.0.0")["shadow"] or {"skipped": 0, "pairs": 0}
+
+            infer(outputs=[{"name": output["name"], "parameters": place}])
+            infer(parameters={"sequence_id": 7, "sequence_start": True})
+            assert (row()["skipped"], row()["pairs"]) == (2, 0)
+            infer()
+            server.until(lambda: row()["pairs"] == 1, "a pair")
+            hidden = json.dumps(
+                {"inputs": [tensor], "outputs": [{"name": output["name"], "parameters": place}]}
+            )
+            hidden = hidden.replace("shared_memory_region", "shared\\u005fmemory_region")
+            assert server.client.post("/v2/models/a/infer", content=hidden.encode()).status_code == 200
+            server.until(lambda: row()["failed"] == 1, "a refusal")
+            assert np.frombuffer(bytes(memory.buf[:8]), np.float32).tolist() == pytest.approx([0.1, 0.9])
+        memory.unlink()
 
 
 ENSEMBLE = """

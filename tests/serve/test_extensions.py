@@ -1,10 +1,13 @@
 """The protocol's extensions over real sockets: texts, classes, shared memory, configuration, statistics."""
 
+import contextlib
 import json
 import logging
+import os
 import resource
 import struct
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -196,6 +199,55 @@ def test_memory_that_a_client_shortens_meanwhile_is_an_error_and_not_the_end(tmp
     with pytest.raises(TensorError, match="become smaller"):
         regions.write("output 'y'", place("r", 64), memoryview(b"x" * 64))
     regions.unregister("r")
+
+
+@pytest.mark.parametrize("call", ["pread", "pwrite"])
+def test_a_region_that_is_unregistered_while_a_request_uses_it_is_never_another_one(
+    tmp_path, monkeypatch, call
+):
+    """The numbers of closed descriptors are given again: that of a client's memory became another one's."""
+    for name in ("mine", "theirs"):
+        (tmp_path / name).write_bytes(name.encode().ljust(8))
+    regions, real = Regions(1 << 20, tmp_path), getattr(os, call)
+    regions.register("r", {"key": "mine", "byte_size": 8})
+
+    def meanwhile(*arguments):
+        regions.unregister("r")
+        regions.register("other", {"key": "theirs", "byte_size": 8})
+        return real(*arguments)
+
+    monkeypatch.setattr(os, call, meanwhile)
+    if call == "pread":
+        assert bytes(regions.read("input 'x'", place("r", 8))) == b"mine    "
+    else:
+        regions.write("output 'y'", place("r", 8), memoryview(b"answer  "))
+        assert [(tmp_path / name).read_bytes().strip() for name in ("mine", "theirs")] == [
+            b"answer",
+            b"theirs",
+        ]
+
+
+def open_in(folder):
+    """Return the descriptors of this process that are files of a folder; a removed one's name has more."""
+    links = []
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.append(str(each.readlink()))
+    return [link for link in links if link.startswith(str(folder))]
+
+
+def test_unregistered_memory_is_closed_and_one_that_cannot_be_opened_again_stays(tmp_path):
+    (tmp_path / "shm").write_bytes(bytes(8))
+    regions = Regions(1 << 20, tmp_path)
+    for _ in range(3):
+        regions.register("r", {"key": "shm", "byte_size": 8})
+    assert len(open_in(tmp_path)) == 1
+    (tmp_path / "shm").unlink()
+    with pytest.raises(HttpError, match="cannot be opened"):
+        regions.register("r", {"key": "shm", "byte_size": 8})
+    assert len(regions.read("input 'x'", place("r", 8))) == 8
+    regions.unregister("r")
+    assert not open_in(tmp_path)
 
 
 def test_more_than_a_body_may_be_is_not_read_however_large_the_region_is(tmp_path):

@@ -1,15 +1,21 @@
 """Each sequence of requests has its own state, and nobody else sees it."""
 
+import json
+import socket
+
 import numpy as np
 import pytest
+from browser import wait_until
 from bundles import make_bundle
 from onnx import helper
 from onnx_bundles import make_onnx_bundle
-from scripted import doubling, served
+from scripted import Scripted, ScriptedHeld, X, doubling, served
 
 from edgekit.core.errors import BusyError, TensorError
+from edgekit.core.spec import TensorSpec
 from edgekit.model.servable import offer
 from edgekit.serve.oip import Step
+from edgekit.serve.ports import Offer
 from edgekit.serve.sequences import Sequences
 
 SHAPE = [1, 4]
@@ -70,6 +76,55 @@ def test_sequences_that_alternate_do_not_see_each_other(server):
     assert [ask(server, "b", value=10), ask(server), ask(server, 1, ends=True)] == [20, 1, 3]
     assert "sequence 1 is not open" in ask(server, 1)
     assert [ask(server, "b", starts=True), ask(server, "b", ends=True)] == [1, 2]
+
+
+class Summing(Scripted):
+    """Adds what it gets to its state, which ``y`` is; waits while the gate is shut."""
+
+    states = (("h", "y"),)
+    optional_inputs = frozenset({"h"})
+
+    def infer(self, feeds):
+        self.entered.release()
+        self.gate.wait(60)
+        return {"y": feeds["x"] + feeds.get("h", 0)}
+
+
+class Opened(ScriptedHeld):
+    def __init__(self):
+        state = TensorSpec(name="h", datatype="FP32", shape=(-1, 4))
+        self.servable, self.excluded = Summing(inputs=(X, state), keeps_state=True), {}
+
+
+@pytest.mark.parametrize("way", ["times out", "hangs up"])
+def test_a_request_that_is_given_up_while_it_runs_leaves_its_sequence_as_it_was(way):
+    with served(Offer("sum", "1.0.0", Opened)) as server:
+        model = server.entries[0].servable
+
+        def ask_for(starts=False, **more):
+            tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1.0] * 4}
+            parameters = {"sequence_id": 1, "sequence_start": starts, **more}
+            return {"inputs": [tensor], "parameters": parameters}
+
+        def ask(**more):
+            return server.client.post("/v2/models/sum/infer", json=ask_for(**more))
+
+        assert ask(starts=True).json()["outputs"][0]["data"][0] == 1
+        assert model.entered.acquire(timeout=60)
+        model.gate.clear()
+        if way == "times out":
+            assert ask(timeout=50_000).status_code == 504
+        else:
+            host, port = server.url.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port))) as client:
+                body = json.dumps(ask_for()).encode()
+                line = "POST /v2/models/sum/infer HTTP/1.1"
+                head = f"{line}\r\nhost: {host}\r\ncontent-length: {len(body)}\r\n\r\n"
+                client.sendall(head.encode() + body)
+                assert model.entered.acquire(timeout=60)
+            wait_until(lambda: server.entries[0].lane.counts.cancelled_running == 1)
+        model.gate.set()
+        assert ask().json()["outputs"][0]["data"][0] == 2
 
 
 def test_state_that_a_request_sends_replaces_the_sequences(server):

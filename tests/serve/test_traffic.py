@@ -114,10 +114,27 @@ def test_answers_to_a_file_disagree_where_their_labels_differ():
     assert difference(items(cat), items(cat, cat))[1] is True
 
 
-def test_texts_disagree_where_they_differ():
-    def texts(*words):
-        row = {"name": "t", "datatype": "BYTES", "shape": [len(words)], "data": list(words)}
+def texts(*words, is_binary=False):
+    row = {"name": "t", "datatype": "BYTES", "shape": [len(words)], "data": list(words)}
+    if not is_binary:
         return json_reply({"outputs": [row]})
+    data = b"".join(len(word).to_bytes(4, "little") + word.encode() for word in words)
+    head = msgspec.json.encode(
+        {"outputs": [{**row, "data": None, "parameters": {"binary_data_size": len(data)}}]}
+    )
+    return Reply(head + data, headers=((HEADER_LENGTH, str(len(head)).encode()),))
 
+
+@pytest.mark.parametrize("is_binary", [False, True])
+def test_classes_disagree_where_another_one_is_first(is_binary):
+    """As texts their scores differ in the sixth digit: every pair disagreed."""
+    cat = texts("0.900000:3:cat", "0.100000:1:dog", is_binary=is_binary)
+    also = texts("0.900001:3:cat", "0.090000:2:cow", is_binary=is_binary)
+    dog = texts("0.900000:1:dog", "0.100000:3:cat", is_binary=is_binary)
+    assert [difference(cat, each, has_classes=True)[1] for each in (cat, also, dog)] == [False, False, True]
+    assert difference(cat, also)[1] is True
+
+
+def test_texts_disagree_where_they_differ():
     assert difference(texts("a", "b"), texts("a", "b"))[1] is False
     assert difference(texts("a", "b"), texts("a", "c"))[1] is True
