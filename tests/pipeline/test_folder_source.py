@@ -1,5 +1,6 @@
 """Pictures that are put into a folder are taken once each: whole, in order, over kills and restarts."""
 
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import time
 import cv2
 import numpy as np
 import pytest
+from deep_folders import deep_folders
 from pipeline_fakes import ListSink, make_predictor
 from single_model import write_image_bundle
 
@@ -29,6 +31,16 @@ def put(folder, *names, data=PICTURE):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / ".part").write_bytes(data)
         (folder / ".part").rename(folder / name)
+
+
+class Raiser:
+    """Raises an error, whatever it is called with."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __call__(self, *_):
+        raise self.error
 
 
 @pytest.fixture
@@ -160,6 +172,83 @@ def test_a_folder_that_vanishes_is_waited_for_and_nothing_is_taken_twice(inbox):
     thread.join(10)
     assert read == ["2.png"]
     assert source.reopener.reopened == 1
+    source.close()
+
+
+def test_what_waited_when_a_folder_vanished_is_taken_when_it_returns(inbox):
+    """A stick is pulled out with pictures on it that were seen and not yet read."""
+    put(inbox, "1.png", "2.png", "3.png")
+    source = opened(inbox)
+    (first,) = names(source, 1)
+    inbox.rename(inbox.with_name("away"))
+    read = []
+    thread = threading.Thread(target=lambda: read.extend(names(source, 2)))
+    thread.start()
+    while not source.reopener.is_waiting:
+        time.sleep(0.005)
+    inbox.with_name("away").rename(inbox)
+    thread.join(10)
+    assert sorted([first, *read]) == ["1.png", "2.png", "3.png"]
+    assert source.next_seq == 3
+    assert source.counts() == {"unreadable": 0, "gone": 0, "not_noted": 0}
+    source.close()
+
+
+def test_what_a_disk_does_not_give_is_tried_again_when_the_folder_returns(inbox, monkeypatch, caplog):
+    put(inbox, "1.png")
+    source = opened(inbox)
+    broken = OSError(errno.EIO, os.strerror(errno.EIO))
+    with monkeypatch.context() as patch:
+        patch.setattr("edgekit.pipeline.sources.folder.picture_bytes", Raiser(broken))
+        put(inbox, "2.png")
+        threading.Timer(0.1, lambda: inbox.rename(inbox.with_name("away"))).start()
+        thread = threading.Thread(target=source.read)
+        thread.start()
+        while not source.reopener.is_waiting:
+            time.sleep(0.005)
+    assert source.counts()["unreadable"] == 2
+    assert "2.png: cannot be read: Input/output error" in caplog.text
+    inbox.with_name("away").rename(inbox)
+    thread.join(10)
+    assert len(names(source, 1)) == 1
+    source.close()
+
+
+def test_a_picture_that_is_moved_away_or_written_anew_while_it_waits_is_not_taken_for_the_old_one(inbox):
+    put(inbox, "1.png", "2.png", "3.png")
+    source = opened(inbox)
+    names(source, 1)
+    waiting = sorted(path.name for path in inbox.iterdir())[1:]
+    (inbox / waiting[0]).unlink()
+    (inbox / waiting[1]).rename(inbox / ".old")
+    put(inbox, waiting[1], data=PICTURE + b"anew")
+    assert names(source, 1) == [waiting[1]]
+    (inbox / ".old").rename(inbox / waiting[1])
+    assert names(source, 1) == [waiting[1]]
+    assert rest(source) == []
+    assert (source.next_seq, source.counts()["gone"], source.counts()["unreadable"]) == (3, 1, 0)
+
+
+@pytest.mark.timeout(60)
+def test_what_is_no_file_in_it_and_folders_of_any_depth_stop_nothing(inbox):
+    os.mkfifo(inbox / "1.png")
+    (inbox / "2.png").symlink_to("2.png")
+    (inbox / "3.png").symlink_to("/dev/zero")
+    put(inbox, "4.png")
+    with deep_folders(inbox, 1_100, "d", PICTURE):
+        source = opened(inbox)
+        assert sorted(names(source, 2)) == ["4.png", "d/" * 1_100 + "1.png"]
+        assert rest(source) == []
+
+
+def test_a_folder_in_it_that_cannot_be_read_is_named_once_and_the_others_are_read(inbox, caplog):
+    with deep_folders(inbox, 24, "d" * 200, PICTURE):
+        source = opened(inbox)
+        put(inbox, "1.png")
+        assert names(source, 1) == ["1.png"]
+        put(inbox, "2.png")
+        assert names(source, 1) == ["2.png"]
+    assert caplog.text.count("cannot be read and is left out: File name too long") == 1
     source.close()
 
 

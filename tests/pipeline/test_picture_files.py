@@ -4,10 +4,12 @@ import logging
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from deep_folders import deep_folders
 
 from edgekit.core.errors import SourceError, TensorError
 from edgekit.pipeline.picture_files import decode_picture, list_pictures, read_picture, readable
@@ -111,6 +113,37 @@ def test_what_cannot_be_read_is_named_and_counted_and_the_folder_goes_on(tmp_pat
     assert [(frame.seq, frame.meta["file"]) for frame in frames] == [(0, "0.png"), (2, "2.png")]
     assert (source.next_seq, source.counts()) == (5, {"unreadable": 3})
     assert all(f"{number}.png: cannot be read" in caplog.text for number in (1, 3, 4))
+
+
+@pytest.mark.timeout(60)
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path, caplog):
+    """A pipe nobody writes into, a device without an end, a link to itself, a folder."""
+    os.mkfifo(tmp_path / "1.png")
+    (tmp_path / "2.png").symlink_to("/dev/zero")
+    (tmp_path / "3.png").symlink_to("3.png")
+    (tmp_path / "4.png").mkdir()
+    (tmp_path / "5.png").write_bytes(encoded())
+    (tmp_path / "new\nline\x1b[2J.png").write_bytes(encoded())
+    source, frames = read_all(tmp_path)
+    assert [frame.meta["file"] for frame in frames] == ["5.png", "new\nline\x1b[2J.png"]
+    assert source.counts() == {"unreadable": 3}
+    assert all(f"{number}.png: cannot be read: it is no file" in caplog.text for number in (1, 2))
+    assert "3.png: cannot be read: Too many levels of symbolic links" in caplog.text
+
+
+def test_a_file_that_grows_without_end_is_not_read_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgekit.pipeline.picture_files.MOST_BYTES", 8)
+    with pytest.raises(TensorError, match="larger than"):
+        read_picture(Path("/proc/self/status"))  # its stated size is 0
+
+
+@pytest.mark.parametrize(("depth", "name"), [(1_100, "d"), (24, "d" * 200)])
+def test_folders_of_any_depth_are_read_and_what_has_too_long_a_path_is_named(tmp_path, depth, name, caplog):
+    (tmp_path / "z.png").write_bytes(encoded())
+    is_too_long = len(name) > 1
+    with deep_folders(tmp_path, depth, name, encoded()):
+        assert len(list_pictures(tmp_path)) == (1 if is_too_long else 2)
+    assert ("cannot be read and is left out: File name too long" in caplog.text) == is_too_long
 
 
 def test_a_name_that_is_not_utf_8_is_read_and_can_be_written_down(tmp_path):

@@ -18,7 +18,15 @@ from edgekit.core.errors import SourceError, TensorError
 from edgekit.core.ports import IDENTITY, IS_AGAIN, Frame
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.done_list import DoneList
-from edgekit.pipeline.picture_files import MOST_FILES, is_picture, natural, read_picture, readable
+from edgekit.pipeline.picture_files import (
+    MOST_FILES,
+    decode_picture,
+    left_out,
+    natural,
+    picture_bytes,
+    readable,
+    walk_pictures,
+)
 from edgekit.pipeline.pre import vision
 from edgekit.pipeline.sources import SourceContext
 from edgekit.pipeline.sources.timing import Reopener, stamp
@@ -84,12 +92,16 @@ class FolderSource:
         self._folders: dict[str, int] = {}
         """The folders that were listed, with the times of their last change."""
         self._looked_s = 0.0
-        self.next_seq = self._unreadable = 0
+        self._unread: set[str] = set()
+        """The folders in it that cannot be read, each named once."""
+        self._failed: set[int] = set()
+        """Those of ``_given`` that the disk did not give: taken if the folder vanishes and returns."""
+        self.next_seq = self._unreadable = self._gone = 0
         self.reopener = Reopener(self._name, self._listed, options.give_up_s, self._closing)
 
     def counts(self) -> dict[str, int]:
-        """Return what could not be decoded, and what could not be noted as done."""
-        return {"unreadable": self._unreadable, "not_noted": self._done.not_noted}
+        """Return what could not be read, what vanished before it was, and what could not be noted as done."""
+        return {"unreadable": self._unreadable, "gone": self._gone, "not_noted": self._done.not_noted}
 
     def state(self) -> dict[str, Any]:
         """Return what ``status`` says of the folder."""
@@ -107,9 +119,7 @@ class FolderSource:
         """Wait for the next whole picture; None after ``close``."""
         while not self._closing.is_set():
             if self._ready:
-                file = self._ready.popleft()
-                self.next_seq += 1
-                frame = self._frame(file)
+                frame = self._frame(self._ready.popleft())
                 if frame is not None:
                     return frame
             elif not self._closing.wait(self._options.poll_s):
@@ -117,13 +127,26 @@ class FolderSource:
         return None
 
     def _frame(self, file: _Found) -> Frame | None:
+        path = self.path / file.name
         try:
-            pixels = read_picture(self.path / file.name)
-        except TensorError as error:
-            self._unreadable += 1
-            logger.warning("a picture is left out: %s", error.message)
-            self._settle(file.key)
+            facts = path.stat()
+            if (facts.st_size, facts.st_mtime_ns) != (file.size, file.mtime_ns):
+                self._given.discard(file.key)  # written anew while it waited: that is another picture
+                return None
+            pixels = decode_picture(picture_bytes(path), readable(path))
+        except FileNotFoundError:  # moved away, or its disk is: where it returns it is taken
+            self._given.discard(file.key)
+            self._gone += self.path.is_dir()
             return None
+        except OSError as cause:  # the disk may be pulled out, so it is not done
+            self._failed.add(file.key)
+            self._leave_out(f"{readable(path)}: cannot be read: {cause.strerror}")
+            return None
+        except TensorError as error:
+            self._settle(file.key)
+            self._leave_out(error.message)
+            return None
+        self.next_seq += 1
         captured_ns, unix_ms = stamp()
         meta: dict[str, Any] = {"file": readable(file.name), IDENTITY: f"{file.key:016x}"}
         if self._done.has_begun(file.key):
@@ -131,6 +154,11 @@ class FolderSource:
         else:
             self._done.begin(file.key)
         return Frame(pixels, self.next_seq - 1, captured_ns, unix_ms, meta)
+
+    def _leave_out(self, why: str) -> None:
+        self.next_seq += 1
+        self._unreadable += 1
+        logger.warning("a picture is left out: %s", why)
 
     def finished(self, identity: str) -> None:
         """Note a picture as done, once the sinks keep its result; on any thread."""
@@ -146,6 +174,9 @@ class FolderSource:
                 self._sort_out(self._listed())
         except SourceError as lost:
             self._unsettled.clear()
+            self._given -= {file.key for file in self._ready} | self._failed
+            self._ready.clear()
+            self._failed.clear()
             found = self.reopener.again(lost.message)
             if found is not None:
                 self._sort_out(found)
@@ -166,7 +197,7 @@ class FolderSource:
         """
         self._looked_s, self._folders = time.monotonic(), {}
         try:
-            found = list(self._walk(str(self.path), ""))
+            found = list(self._found())
         except OSError as cause:
             raise SourceError(
                 f"{self._name}: cannot be read: {cause.strerror}", hint="does it exist, is it mounted?"
@@ -175,19 +206,22 @@ class FolderSource:
             raise SourceError(f"{self._name}: more than {MOST_FILES} pictures", hint="move away what is done")
         return found
 
-    def _walk(self, folder: str, inner: str) -> Iterator[_Found]:
-        self._folders[folder] = Path(folder).stat().st_mtime_ns
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = inner + entry.name
-                try:
-                    if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                        yield from self._walk(entry.path, name + "/")
-                    elif is_picture(entry.name) and entry.is_file():
-                        facts = entry.stat()
-                        yield _Found(name, facts.st_size, facts.st_mtime_ns)
-                except FileNotFoundError:  # moved away meanwhile
-                    continue
+    def _found(self) -> Iterator[_Found]:
+        for name, entry in walk_pictures(self.path, self._unread_folder, self._note_folder):
+            try:
+                if entry.is_file():
+                    facts = entry.stat()
+                    yield _Found(name, facts.st_size, facts.st_mtime_ns)
+            except OSError:  # noqa: PERF203 - moved away meanwhile, or a link to itself
+                continue
+
+    def _note_folder(self, path: str) -> None:
+        self._folders[path] = Path(path).stat().st_mtime_ns
+
+    def _unread_folder(self, path: str, cause: OSError) -> None:
+        if path not in self._unread:
+            left_out(path, cause)
+        self._unread.add(path)
 
     def _sort_out(self, found: list[_Found]) -> None:
         """Make ready what is new and has not changed for ``settle_s``; empty files wait.
