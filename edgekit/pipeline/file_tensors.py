@@ -119,11 +119,27 @@ class FileTensors:
         Raises:
             TensorError: An output has another shape than the manifest says.
         """
+        return self.real(self.copies(held, row))
+
+    def copies(self, held: Mapping[str, NDArray[Any]], row: int = 0) -> dict[str, NDArray[Any]]:
+        """Return one sample's outputs by logical name, as the file holds them, in memory of their own.
+
+        Raises:
+            TensorError: There is no row for each sample.
+        """
+        return {name: np.array(self._row(held[spec.name], name, row)) for name, spec in self.outputs.items()}
+
+    def real(self, copies: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """Return what ``reals`` does for its ``copies``, whose memory it may share.
+
+        Raises:
+            TensorError: An output has another shape than the manifest says.
+        """
         tensors = {}
         for logical in self._logical_outputs:
-            spec = self.outputs[logical.name]
-            held_row = self._row(held[spec.name], logical.name, row)
-            real = _own(held_row, spec)
+            spec, real = self.outputs[logical.name], copies[logical.name]
+            if spec.datatype != "BYTES":
+                real = dequantize(real, spec)
             if (adjust := self._adjust.get(logical.name)) is not None:
                 real = adjusted(real, adjust)
             tensors[logical.name] = shape_as(real, logical, self._layout)
@@ -158,13 +174,6 @@ class FileTensors:
             f"tensor {name!r}: want a row for each of {self.batch} samples, got shape {list(shape)}",
             hint="open the variant at batch 1",
         )
-
-
-def _own(held: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
-    """Return a tensor's values as ``reals`` does, in memory of their own."""
-    if spec.quantization is not None:
-        return dequantize(held, spec)
-    return np.array(held) if spec.datatype == "BYTES" else np.array(held, np.float32)
 
 
 def adjusted(real: NDArray[np.float32], adjust: Adjust) -> NDArray[np.float32]:

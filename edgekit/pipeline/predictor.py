@@ -182,11 +182,10 @@ class Predictor:
                 fed = time.perf_counter_ns()
                 held = self.backend.run()
                 ran = time.perf_counter_ns()
-                for row, outcome in enumerate(outcomes):
-                    self._take(held, outcome, row)
+                copies = [self._take(held, outcome, row) for row, outcome in enumerate(outcomes)]
                 marks = (began, fed, ran, time.perf_counter_ns())
                 shares = [(after - before) / 1e6 / len(outcomes) for before, after in pairwise(marks)]
-                found += [Inferred(outcome, *shares) for outcome in outcomes]
+                found += [Inferred(*taken, *shares) for taken in zip(outcomes, copies, strict=True)]
         return found
 
     def _rows(self, samples: Sequence[FrameData] | Mapping[str, Sequence[Any]]) -> Sequence[FrameData]:
@@ -223,18 +222,21 @@ class Predictor:
             fed = time.perf_counter_ns()
             held = self.backend.run()
             ran = time.perf_counter_ns()
-            self._take(held, outcome)
+            copies = self._take(held, outcome)
             copied = time.perf_counter_ns()
-        return Inferred(outcome, early_ms + (fed - began) / 1e6, (ran - fed) / 1e6, (copied - ran) / 1e6)
+        times_ms = (early_ms + (fed - began) / 1e6, (ran - fed) / 1e6, (copied - ran) / 1e6)
+        return Inferred(outcome, copies, *times_ms)
 
     def finish(self, inferred: Inferred) -> Timed:
         """Return the decoded prediction of an inference; may run in another thread than ``infer``.
 
         Raises:
             InferenceError: An output is not finite.
-            TensorError: An output does not fit the decoder.
+            TensorError: An output does not fit the manifest or the decoder.
         """
         began = time.perf_counter_ns()
+        if inferred.copies:
+            inferred.outcome.tensors = self._tensors.real(inferred.copies)
         prediction = self._decoded(inferred.outcome)
         post_ms = inferred.copy_ms + (time.perf_counter_ns() - began) / 1e6
         return Timed(prediction, inferred.pre_ms, inferred.infer_ms, post_ms)
@@ -322,11 +324,17 @@ class Predictor:
         for name, value in self._constants.items():
             self._tensors.view(name)[...] = quantize(value, self._tensors.inputs[name])
 
-    def _take(self, held: Mapping[str, NDArray[Any]], outcome: Outcome, row: int = 0) -> None:
+    def _take(
+        self, held: Mapping[str, NDArray[Any]], outcome: Outcome, row: int = 0
+    ) -> dict[str, NDArray[Any]]:
+        """Return copies of a sample's outputs; none where the next run needs their real numbers."""
+        if not self._state:
+            return self._tensors.copies(held, row)
         outcome.tensors = self._tensors.reals(held, row)
         for state in self.manifest.state:
             kept = self._state[state.input]
             np.copyto(kept, outcome.tensors[state.output].reshape(kept.shape))
+        return {}
 
     def run_golden(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """Return the outputs for a golden sample: float32 copies by logical name, in the manifest's shapes.

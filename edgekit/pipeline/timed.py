@@ -34,9 +34,14 @@ class Prepared:
 
 @dataclass(slots=True)
 class Inferred:
-    """A copy of one inference's outputs, ready for ``finish``."""
+    """A copy of one inference's outputs, ready for ``finish``.
+
+    ``copies`` are as the file holds them: a quarter of the bytes of real numbers where it is quantised, and
+    ``finish`` makes those of it beside the next inference. Empty where ``outcome`` has real numbers already.
+    """
 
     outcome: Outcome
+    copies: dict[str, NDArray[Any]]
     pre_ms: float
     infer_ms: float
     copy_ms: float

@@ -54,6 +54,40 @@ def test_quantised_outputs_become_real_numbers():
     assert [item.score for item in predictor.predict(FRAME).items] == [0.5, 0.25, 0.0]
 
 
+def test_the_next_run_does_not_wait_for_real_numbers_and_does_not_change_the_last_ones():
+    """``infer`` copies a quantised file's bytes; ``finish`` makes real numbers of them, even runs later."""
+    out = spec("scores", (1, 3), "UINT8", quantization=Quantization(scale=1 / 256, zero_point=0))
+    memory = np.uint8([[64, 128, 0]])
+    predictor, _ = image_predictor(spec("image", (1, 8, 8, 3)), out, lambda _: {"scores": memory})
+    first = predictor.infer(FRAME)
+    assert first.copies["scores"].dtype == np.uint8
+    assert not first.outcome.tensors
+    memory[:] = [[0, 0, 192]]  # the backend's, valid until its next run
+    second = predictor.infer(FRAME)
+    assert [item.score for item in predictor.finish(first).prediction.items] == [0.5, 0.25, 0.0]
+    assert predictor.finish(second).prediction.best.score == 0.75
+
+
+def test_the_state_of_a_quantised_model_is_real_numbers_before_the_next_run():
+    grid = Quantization(scale=0.5, zero_point=10)
+    manifest = replaced(
+        make_manifest("sensor", inputs=(spec("window", (1, 4)), spec("h", (1, 2))), pre=Pre(window=4)),
+        outputs=(spec("scores", (1, 3)), spec("h_new", (1, 2))),
+        state=(State(input="h", output="h_new"),),
+    )
+    held = []
+
+    def run(arrays):
+        held.append(arrays["h"].tolist())
+        return {"scores": np.float32([[1, 0, 0]]), "h_new": np.uint8([[12, 10 + 2 * len(held)]])}
+
+    outputs = (spec("scores", (1, 3)), spec("h_new", (1, 2), "UINT8", quantization=grid))
+    predictor = Predictor(manifest, make_variant(), ArrayBackend(manifest.inputs, outputs, run), tuple("abc"))
+    for _ in range(3):
+        predictor.infer(np.float32([1, 2, 3, 4]))  # none is finished
+    assert held == [[[0, 0]], [[1, 1]], [[1, 2]]]
+
+
 def test_channels_first_files_are_fed_channels_first():
     predictor, backend = image_predictor(
         spec("image", (1, 3, 8, 8)),
