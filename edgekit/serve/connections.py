@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -12,6 +13,10 @@ MOST_AHEAD = 256
 MOST_HEAD_BYTES = 64 << 10
 """A request's line and headers, as with h11."""
 _TOO_LARGE = b"HTTP/1.1 431 \r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
+_IGNORED = b"\r\nx-upgrd"
+"""In place of it, as long: httptools skips the body of a request with one, whatever it asks for.
+Source: RFC 9110, 7.8: "A server MAY ignore a received Upgrade header field"."""
 IDLE, READING, ANSWERED = "idle", "not reading", "being answered"
 
 
@@ -34,6 +39,8 @@ class _Bounded:
 
     bounded: ClassVar[Any]
     has_moved = False
+    _is_between = True
+    """Whether the parser has read no part of a request whose end is to come."""
     _unread_bytes = 0
     # of uvicorn's protocol
     pipeline: Any
@@ -42,6 +49,8 @@ class _Bounded:
 
     def data_received(self, data: bytes) -> None:
         self.has_moved = False
+        if self._is_between:
+            data = without_upgrade(data)
         self.bounded.data_received(self, data)
         if self.has_moved:
             self._unread_bytes = 0
@@ -55,6 +64,14 @@ class _Bounded:
         else:  # headers after a body, whose request is being answered
             self.transport.abort()
 
+    def on_message_begin(self) -> None:
+        self._is_between = False
+        self.bounded.on_message_begin(self)
+
+    def on_message_complete(self) -> None:
+        self._is_between = True
+        self.bounded.on_message_complete(self)
+
     def on_headers_complete(self) -> None:
         self.has_moved = True
         if len(self.pipeline) < MOST_AHEAD:
@@ -67,11 +84,25 @@ class _Bounded:
         self.bounded.on_body(self, body)
 
 
+def without_upgrade(data: bytes) -> bytes:
+    r"""Return the beginning of a request so that its parser sees no wish for another protocol.
+
+    Java's client wishes for HTTP/2 in its first request, whose body was lost.
+
+    >>> without_upgrade(b"POST / HTTP/1.1\r\nUpgrade: h2c\r\n\r\nbody")
+    b'POST / HTTP/1.1\r\nx-upgrd: h2c\r\n\r\nbody'
+    """
+    end = data.find(b"\r\n\r\n")
+    found = _UPGRADE.search(data, 0, end) if end > 0 else None
+    return data if found is None else data[: found.start()] + _IGNORED + data[found.end() :]
+
+
 def with_bounds(base: Any) -> Any:
     """Return uvicorn's protocol class with bounds that httptools lacks; unchanged for h11.
 
     It ends a connection of too many requests: one piece of a stream holds thousands of small ones, and each
-    takes a kilobyte until its turn comes. It ends one whose headers do not end: they are kept in memory.
+    takes a kilobyte until its turn comes. It ends one whose headers do not end: they are kept in memory. It
+    ignores a wish for another protocol.
     """
     if not hasattr(base, "on_headers_complete"):
         return base

@@ -62,9 +62,9 @@ class Inference:
             try:
                 data = await self._read(body, headers, receive)
                 work, request = self._work(entry, data, headers, is_local=is_local)
+                terms = _terms(entry, work.kind, request, headers, len(data))
                 done = entry.lane.run_inline(work, work.kind) if entry.cache is None else None
                 if done is None:
-                    terms = _terms(entry, work.kind, request, headers, len(data))
                     done = await _run(entry, work, terms, receive)
             finally:
                 body.release()
@@ -89,7 +89,7 @@ class Inference:
             work, request = self._work(entry, data, headers, is_local=is_local)
             is_quick = entry.lane.is_quick(work.kind)
             if is_quick and self._rounds.may_run(entry.lane, joins=entry.batching.joint is not None):
-                is_late = request is not None and 0 < request.timeout_us < age_s * 1e6
+                is_late = 0 < _limit_s(request, headers) < age_s
                 counted.done = None if is_late else entry.lane.run_inline(work, work.kind)
             if counted.done is None:
                 terms = _terms(entry, work.kind, request, headers, len(data))
@@ -204,15 +204,14 @@ def trace_of(headers: Headers) -> str:
 
 
 def _terms(entry: Entry, kind: str, request: InferRequest | None, headers: Headers, size_bytes: int) -> Terms:
-    timeout_s, client = _timeout_s(headers), headers.get(CLIENT, b"")[:64].decode("latin-1")
+    timeout_s, client = _limit_s(request, headers), headers.get(CLIENT, b"")[:64].decode("latin-1")
     if request is None:
         return Terms(kind, timeout_s, size_bytes=size_bytes, client=client)
-    limits_s = [each for each in (timeout_s, request.timeout_us / 1e6) if each]
     servable = entry.servable
     is_free = servable is not None and any(spec.shape[:1] == (-1,) for spec in servable.inputs)
     rows = max(1, request.rows) if is_free else 1
     joint = entry.batching.joint if rows == 1 else None
-    return Terms(kind, min(limits_s, default=0.0), request.priority, rows, size_bytes, client, joint)
+    return Terms(kind, timeout_s, request.priority, rows, size_bytes, client, joint)
 
 
 async def _run(entry: Entry, work: TensorWork | PredictWork, terms: Terms, receive: Receive) -> Done:
@@ -255,6 +254,14 @@ async def _in_lane(entry: Entry, work: TensorWork | PredictWork, terms: Terms, r
 async def _watch(receive: Receive, awaited: Awaited) -> None:
     await hung_up(receive)
     awaited.cancel()
+
+
+def _limit_s(request: InferRequest | None, headers: Headers) -> float:
+    """Return the shorter of a request's two deadlines, in seconds; 0 without one."""
+    if _TIMEOUT not in headers:
+        return request.timeout_us / 1e6 if request else 0.0
+    limits_s = (_timeout_s(headers), request.timeout_us / 1e6 if request else 0.0)
+    return min((each for each in limits_s if each), default=0.0)
 
 
 def _timeout_s(headers: Headers) -> float:

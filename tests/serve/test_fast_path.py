@@ -253,16 +253,57 @@ def test_a_quick_request_that_has_waited_unread_for_longer_than_its_timeout_is_n
     age_s = rounds.age_s
     rounds.age_s = lambda: age_s() + 1.0
     told = []
-    for parameters in ({"timeout": 500_000}, {"timeout": 2_000_000}, {}):
+    late, early = {"timeout": 500_000}, {"timeout": 2_000_000}
+    for parameters, more in (
+        (late, ""),
+        (early, ""),
+        ({}, ""),
+        ({}, "x-request-timeout-ms: 500\r\n"),
+        (early, "x-request-timeout-ms: 500\r\n"),
+        (early, "x-request-timeout-ms: 3000\r\n"),
+        ({}, "x-request-timeout-ms: 0\r\n"),
+    ):
         tensor = {"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [0, 1, 2, 3]}
         body = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
-        head = (
-            f"POST /v2/models/double/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
-        server.connection.sendall(head.encode() + body)
+        head = f"POST /v2/models/double/infer HTTP/1.1\r\nhost: localhost\r\n{more}"
+        server.connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         told.append(answer(None, stream)[0])
-    assert told == [429, 200, 200]
-    assert len(model.runs) == before + 2
+    assert told == [429, 200, 200, 429, 429, 200, 200]
+    assert len(model.runs) == before + 4
+
+
+@pytest.mark.parametrize("way", ["quick", "slow"])
+def test_a_deadline_that_cannot_be_read_is_refused_by_an_idle_model_too(quick, way):
+    """It was ignored where the model ran at once, and refused where it was busy."""
+    server, model = quick
+    before = len(model.runs)
+    if way == "quick":
+        server.connection.sendall(request(more="x-request-timeout-ms: 1e3\r\n"))
+        status, _, body = answer(server.connection)
+    else:
+        headers = {"inference-header-content-length": "0", "x-request-timeout-ms": "1e3"}
+        pieces = iter([X.tobytes()])  # chunked, which uvicorn's way answers
+        told = server.client.post("/v2/models/double/infer", content=pieces, headers=headers)
+        status, body = told.status_code, told.content
+    assert (status, b"whole number of milliseconds" in body, len(model.runs)) == (400, True, before)
+
+
+@pytest.mark.parametrize("more", ["", "transfer-encoding: chunked\r\n"])
+def test_a_client_that_would_rather_speak_http_2_is_answered(quick, more):
+    """As Java's is, by default; its body was not read."""
+    server, _ = quick
+    wish = (
+        "connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
+    )
+    sent = request(more=wish + more)
+    if more:
+        head, _, body = sent.partition(b"\r\n\r\n")
+        head = head.replace(b"content-length: 16", b"x: y")
+        sent = b"%b\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (head, len(body), body)
+    for _ in range(2):
+        server.connection.sendall(sent)
+        status, headers, body = answer(server.connection)
+        assert (status, doubled(body, headers)) == (200, [0, 2, 4, 6])
 
 
 def test_a_request_whose_client_hangs_up_before_it_begins_is_never_run(quick):
