@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -42,6 +43,8 @@ class _Bounded:
     _is_between = True
     """Whether the parser has read no part of a request whose end is to come."""
     _unread_bytes = 0
+    _cycles: deque[Any] | None = None
+    """The requests that are not answered, and some that are: uvicorn knows the last one alone."""
     # of uvicorn's protocol
     pipeline: Any
     transport: Any
@@ -74,10 +77,21 @@ class _Bounded:
 
     def on_headers_complete(self) -> None:
         self.has_moved = True
-        if len(self.pipeline) < MOST_AHEAD:
-            self.bounded.on_headers_complete(self)
-        else:
+        if len(self.pipeline) >= MOST_AHEAD:
             self.transport.abort()
+            return
+        self.bounded.on_headers_complete(self)
+        if self._cycles is None or not self.pipeline:
+            self._cycles = deque(maxlen=MOST_AHEAD + 1)
+        self._cycles.append(self.cycle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell what answers, which of several requests is the first, and not the last as for uvicorn."""
+        for cycle in self._cycles or ():
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self.bounded.connection_lost(self, exc)
 
     def on_body(self, body: bytes) -> None:
         self.has_moved = True

@@ -249,6 +249,24 @@ def test_a_connection_with_too_many_requests_ahead_is_closed_and_the_others_are_
     assert server.client.get("/v2/health/live").status_code == 200
 
 
+@pytest.mark.parametrize("ahead", [0, 1, MOST_AHEAD])
+def test_a_client_that_hangs_up_is_noticed_whatever_it_has_sent_ahead(held, caplog, ahead):
+    """The last of its requests heard of it; the first ran to its end, and was written to what was closed."""
+    server, model = held
+    body = X.tobytes()
+    head = (
+        b"POST /v2/models/double/infer HTTP/1.1\r\nhost: localhost\r\ninference-header-content-length: 0\r\n"
+    )
+    first = b"%btransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (head, len(body), body)
+    with silent(server) as client:
+        client.sendall(first + b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n" * ahead)
+        assert model.entered.acquire(timeout=60)
+    wait_for(server, f'edgekit_cancelled_total{{{LABELS},when="running"}} 1')
+    model.gate.set()
+    assert server.infer(X).status_code == 200
+    assert not [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+
+
 HEAD = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n"
 CHUNKED = b"POST /v2/models/double/infer HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
 
