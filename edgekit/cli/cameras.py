@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from edgekit.base.command_line import Report
 from edgekit.core.errors import UsageError
 from edgekit.hardware.cameras import LocalCamera, local_cameras
-from edgekit.hardware.onvif import MULTICAST, Login, OnvifCamera, best_two, discover, with_streams
+from edgekit.hardware.onvif import (
+    MULTICAST,
+    Login,
+    OnvifCamera,
+    best_two,
+    discover,
+    with_streams,
+)
+from edgekit.pipeline.toml_text import toml_value
 
 # Programs that give a sensor's pictures, by the receiver's driver; not run here.
 _CSI = {
@@ -41,16 +48,19 @@ def run(args: argparse.Namespace) -> Report:
         login = Login(args.user, _password(args.password_file))
         found = (with_streams(camera, login) for camera in discover(args.wait, _target(args.host)))
         rows += [_network_row(camera, args) for camera in found]
-    return Report({"cameras": rows}, text(rows))
+    answered = any(row["kind"] == "onvif" for row in rows)
+    silent = f"{args.host} did not answer within {args.wait:g} s" if args.host and not answered else ""
+    return Report({"cameras": rows}, text(rows, silent))
 
 
 def _target(host: str | None) -> tuple[str, int]:
     if host is None:
         return MULTICAST
-    name, _, port = host.partition(":")
-    if not name or (port and not port.isdigit()):
-        raise UsageError(f"--host: want HOST or HOST:PORT, got {host!r}")
-    return name, int(port or MULTICAST[1])
+    name, colon, port = host.partition(":")
+    number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
+    if not name or (colon and not 0 < number < 1 << 16):
+        raise UsageError(f"--host: want HOST or HOST:PORT (a name or an IPv4 address), got {host!r}")
+    return name, number or MULTICAST[1]
 
 
 def _password(file: Path | None) -> str:
@@ -93,7 +103,7 @@ def _row(
     streams: list[dict[str, Any]] | None = None,
     problem: str = "",
 ) -> dict[str, Any]:
-    lines = [f"{key} = {json.dumps(value)}" for key, value in (options or {}).items() if value]
+    lines = [f"{key} = {toml_value(value)}" for key, value in (options or {}).items() if value]
     toml = "\n".join(["[source]", *lines]) + "\n" if options else ""
     return {
         "kind": kind,
@@ -105,10 +115,10 @@ def _row(
     }
 
 
-def text(rows: list[dict[str, Any]]) -> str:
-    """Return the cameras as a table, and the source of each as TOML."""
+def text(rows: list[dict[str, Any]], silent: str) -> str:
+    """Return the cameras as a table, and the source of each as TOML; ``silent`` says who did not answer."""
     if not rows:
-        return "no camera is attached, and none on the network answered"
+        return f"no camera is attached, and {silent or 'none on the network answered'}"
     lines = [f"{'kind':<7}{'name':<32}use"]
     for row in rows:
         lines.append(f"{row['kind']:<7}{row['name'][:30]:<32}{row['problem'] or row['uri']}")
@@ -119,4 +129,4 @@ def text(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         if row["toml"]:
             lines += ["", f"# {row['name']}", row["toml"].rstrip()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *filter(None, [silent])])

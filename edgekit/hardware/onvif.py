@@ -91,6 +91,9 @@ def discover(wait_s: float, target: tuple[str, int] = MULTICAST) -> tuple[OnvifC
     """Return the cameras that answer a probe within ``wait_s``, without their streams, at most 64.
 
     ``target`` is everybody on the networks of this machine, or the address of one camera.
+
+    Raises:
+        SourceError: There is no such address.
     """
     found: dict[str, OnvifCamera] = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -112,12 +115,18 @@ def discover(wait_s: float, target: tuple[str, int] = MULTICAST) -> tuple[OnvifC
 def _send_probe(probe: socket.socket, target: tuple[str, int]) -> None:
     header = _PROBE_HEADER.format(id=uuid.uuid4())
     data = _ENVELOPE.format(header=header, body=_PROBE).encode()
-    interfaces = [index for index, _ in socket.if_nameindex()] if target == MULTICAST else [0]
-    for index in interfaces:
+    if target != MULTICAST:
+        try:
+            probe.sendto(data, target)
+        except (OSError, UnicodeError) as cause:
+            why = getattr(cause, "strerror", None) or cause
+            raise SourceError(f"{target[0]!r} cannot be asked: {why}", fault="CONNECTION_FAILED") from None
+        return
+    for index, _ in socket.if_nameindex():
         with contextlib.suppress(OSError):  # an interface without an address
-            if index:  # ip_mreqn of ip(7)
-                way = struct.pack("4s4si", socket.inet_aton(target[0]), bytes(4), index)
-                probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, way)
+            # ip_mreqn of ip(7)
+            way = struct.pack("4s4si", socket.inet_aton(target[0]), bytes(4), index)
+            probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, way)
             probe.sendto(data, target)
 
 
@@ -137,23 +146,35 @@ def _match(data: bytes, host: str) -> OnvifCamera | None:
 def _scope(scopes: list[str], kind: str) -> str:
     start = f"onvif://www.onvif.org/{kind}/"
     value = next((scope[len(start) :] for scope in scopes if scope.startswith(start)), "")
-    return "".join(c for c in unquote(value) if c.isprintable())[:64]
+    return printable(unquote(value))[:64]
+
+
+def printable(text: str) -> str:
+    """Return a text without what would move a terminal's cursor or begin a line."""
+    return "".join(filter(str.isprintable, text))
 
 
 def _is_of(url: str, host: str) -> bool:
     """Whether a URL leads to the machine that named it, so that no answer sends us elsewhere."""
     try:
         parts = urlsplit(url)
+        is_whole = parts.port != 0 and "@" not in parts.netloc
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and parts.hostname == host and len(url) <= _MAX_TEXT
+    is_shown = len(url) <= _MAX_TEXT and url.isascii() and url.isprintable()
+    return parts.scheme in ("http", "https") and parts.hostname == host and is_whole and is_shown
 
 
 def _parsed(data: bytes) -> ET.Element:
-    if b"<!" in data:  # a DTD could name entities that grow; SOAP has none
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    # as text, so that no encoding that the document states hides its DTD
+    if "<!" in text:  # could name entities that grow; SOAP has none
         raise SourceError("the answer has a DTD")
     try:
-        return ET.fromstring(data)  # noqa: S314 - bounded, and without a DTD
+        return ET.fromstring(text)  # noqa: S314 - bounded, and without a DTD
     except (ET.ParseError, ValueError) as cause:
         raise SourceError(f"the answer is not XML: {cause}") from None
 
@@ -171,7 +192,8 @@ def with_streams(camera: OnvifCamera, login: Login) -> OnvifCamera:
     try:
         streams = _Asker(camera, login).streams()
     except EdgekitError as error:
-        return OnvifCamera(camera.host, camera.service, camera.name, problem=error.message[:_MAX_TEXT])
+        problem = printable(error.message)[:_MAX_TEXT]
+        return OnvifCamera(camera.host, camera.service, camera.name, problem=problem)
     ordered = sorted(streams, key=lambda stream: -stream.width_px * stream.height_px)
     problem = "" if ordered else "it names no stream"
     return OnvifCamera(camera.host, camera.service, camera.name, tuple(ordered), problem)
@@ -203,7 +225,7 @@ class _Asker:
         uri = next((self._own(text) for text in _texts(answer, "Uri")), "")
         if not uri:
             return None
-        codec = next(iter(_texts(encoders[0], "Encoding")), "")[:16]
+        codec = printable(next(iter(_texts(encoders[0], "Encoding")), ""))[:16]
         width, height = (_number(encoders[0], name) for name in ("Width", "Height"))
         return OnvifStream(uri, codec, width, height)
 
@@ -221,9 +243,11 @@ class _Asker:
 
     def _clock_ahead(self) -> timedelta:
         """Return how far the camera's clock is ahead of this one: a digest holds for seconds."""
-        answer = self._ask(
-            self._camera.service, f'<GetSystemDateAndTime xmlns="{_DEVICE}"/>', is_anonymous=True
-        )
+        question = f'<GetSystemDateAndTime xmlns="{_DEVICE}"/>'
+        try:
+            answer = self._ask(self._camera.service, question, is_anonymous=True)
+        except SourceError:  # some want a login even for this; then its clock has to be right
+            return timedelta()
         for node in _nodes(answer, "UTCDateTime"):
             numbers = [_number(node, name) for name in ("Year", "Month", "Day", "Hour", "Minute", "Second")]
             try:
@@ -238,7 +262,9 @@ class _Asker:
         headers = {"Content-Type": "application/soap+xml; charset=utf-8"}
         status, answer = self._web.send("POST", url, _MAX_BYTES, data, headers)
         if status in (401, 403) or b"NotAuthorized" in answer:
-            raise SourceError("it wants a user and a password (--user, --password-file)", fault="AUTH_FAILED")
+            wants = "it wants a user and a password (--user, --password-file)"
+            refuses = "it refuses this user and password, or its clock runs wrong"
+            raise SourceError(refuses if header else wants, fault="AUTH_FAILED")
         if status != 200:
             raise SourceError(f"it answered {status}")
         return _parsed(answer)

@@ -81,7 +81,7 @@ def toml_value(value: Any) -> str:
     """Return a number, a text, or lists of them as TOML."""
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(toml_value, value)) + "]"
-    return msgspec.json.encode(value).decode()
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")  # the one that JSON leaves as it is
 
 
 def with_tables(text: str, table: str, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 import json
 import time
 
+import msgspec
 import pytest
 from boards import plant
 from onvif_responder import Responder
@@ -122,6 +123,7 @@ def test_a_camera_that_wants_a_password_says_so(responder, capsys):
     assert row["toml"] == ""
 
 
+DTD = '<?xml version="1.0" encoding="{}"?><!DOCTYPE a [<!ENTITY b "http://127.0.0.1/x">]><e><XAddr>&b;</XAddr></e>'
 HOSTILE = [
     b"",
     b"\xff" * 70_000,
@@ -129,15 +131,19 @@ HOSTILE = [
     b'<!DOCTYPE a [<!ENTITY b "ccc">]><Envelope><XAddr>&b;</XAddr></Envelope>',
     b"<Envelope>" + b"x" * 300_000 + b"</Envelope>",
     b"<e><XAddr>http://169.254.169.254/latest</XAddr></e>",
+    DTD.format("utf-16").encode("utf-16"),
 ]
 
 
-@pytest.mark.parametrize("data", HOSTILE, ids=["empty", "bytes", "open", "dtd", "long", "elsewhere"])
+@pytest.mark.parametrize(
+    "data", HOSTILE, ids=["empty", "bytes", "open", "dtd", "long", "elsewhere", "utf-16"]
+)
 def test_a_hostile_answer_is_a_problem_of_its_camera_and_no_more(data, responder, capsys):
     answers = responder(answer=data)
     began = time.monotonic()
     (row,) = cameras(capsys, "--sysfs-root", "/nowhere", "--host", f"127.0.0.1:{answers.port}")
     assert row["problem"]
+    assert "127.0.0.1/x" not in row["problem"]  # an entity's text
     assert time.monotonic() - began < 60
     assert len(answers.questions) == 1
 
@@ -150,6 +156,50 @@ def test_a_hostile_match_is_no_camera(data, responder, capsys):
     assert answers.questions == []
 
 
+def test_what_a_camera_says_moves_no_cursor_and_is_toml(responder, capsys):
+    """Signs that start a terminal's command, lines, quotes, letters beyond 16 bits."""
+    uri = "rtsp://cam/\U0001f600é'&quot;\\1"
+    answers = responder(streams=[("t", "H264&#x9b;31m&#10;x", 640, 480, uri)])
+    words = ["cameras", "--sysfs-root", "/nowhere", "--host", f"127.0.0.1:{answers.port}"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert all(line.isprintable() for line in shown.splitlines())
+    assert "H26431mx 640x480" in shown
+    (row,) = cameras(capsys, *words[1:])
+    assert msgspec.toml.decode(row["toml"])["source"]["uri"] == "rtsp://127.0.0.1/\U0001f600é'\"\\1"
+
+
+@pytest.mark.parametrize(
+    "xaddrs",
+    [
+        "http://127.0.0.1:99999/x",
+        "http://127.0.0.1:http/x",
+        "http://u:geheim@127.0.0.1/x",
+        "http://127.0.0.1/&#x9b;2J",
+    ],
+)
+def test_a_service_at_an_address_that_cannot_be_is_not_asked_or_shown(xaddrs, responder, capsys):
+    answers = responder(xaddrs=xaddrs)
+    words = ["--sysfs-root", "/nowhere", "--host", f"127.0.0.1:{answers.port}", "--wait", "0.3"]
+    assert cameras(capsys, *words) == []
+    assert main(["cameras", *words]) == 0
+    assert f"127.0.0.1:{answers.port} did not answer within 0.3 s" in capsys.readouterr().out
+
+
+def test_a_wrong_password_is_told_from_none(responder, capsys, tmp_path):
+    (tmp_path / "wrong").write_text("falsch")
+    answers = responder(streams=streams_of("rtsp://cam/1"), user="ann", password="geheim")
+    words = ["--user", "ann", "--password-file", str(tmp_path / "wrong")]
+    (row,) = cameras(capsys, "--sysfs-root", "/nowhere", "--host", f"127.0.0.1:{answers.port}", *words)
+    assert row["problem"].startswith("it refuses this user and password")
+
+
+def test_a_host_that_has_no_address_is_an_error_that_names_it(capsys):
+    host = "x" * 70  # longer than a name may be, so that no name server is asked
+    assert main(["cameras", "--host", host]) == 3
+    assert f"'{host}' cannot be asked: " in capsys.readouterr().err
+
+
 def test_streams_that_are_no_addresses_are_left_out(responder, capsys):
     uris = ["http://cam/1", "rtsp://cam\x85/1", "rtsp://cam:99999999/1", "rtsp://cam/" + "x" * 600]
     answers = responder(streams=[(f"t{at}", "H264", 640, 480, uri) for at, uri in enumerate(uris)])
@@ -157,7 +207,16 @@ def test_streams_that_are_no_addresses_are_left_out(responder, capsys):
     assert row["problem"] == "it names no stream"
 
 
-@pytest.mark.parametrize("words", [["--wait", "0"], ["--host", ":80"], ["--password-file", "/no/such"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--wait", "0"],
+        ["--host", ":80"],
+        ["--host", "10.0.0.1:65536"],
+        ["--host", "10.0.0.1:0"],
+        ["--password-file", "/no/such"],
+    ],
+)
 def test_wrong_words_are_usage_errors(words, capsys):
     assert main(["cameras", *words]) == 2
     assert words[0] in capsys.readouterr().err

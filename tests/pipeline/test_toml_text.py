@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from edgekit.core.errors import ConfigError
 from edgekit.pipeline.config import load_config
 from edgekit.pipeline.shape_file import ShapeFile
-from edgekit.pipeline.toml_text import statements, with_tables
+from edgekit.pipeline.toml_text import statements, toml_value, with_tables
 
 DOOR = '''# the door of the house
 [pipeline]
@@ -63,6 +63,11 @@ def test_a_zone_is_added_after_the_last_one_and_taken_out_with_its_comment():
     assert "where people wait" not in text
     assert text.index('[[zone]]\nname = "step"') < text.index("# who it is for") < text.index("[[sink]]")
     assert decoded(with_tables(DOOR, "zone", [])) == {k: v for k, v in decoded(DOOR).items() if k != "zone"}
+
+
+def test_any_text_and_number_comes_back_from_its_toml():
+    for value in ["".join(map(chr, range(0x2100))), '\U0001f600"\\', [1, -2.5, ["a"]], True]:
+        assert msgspec.toml.decode(f"key = {toml_value(value)}\n")["key"] == value
 
 
 def test_the_first_table_of_a_kind_ends_the_text():
