@@ -1,13 +1,15 @@
 """The HTTP client for the fleet: bounded in bytes and time, no redirects or proxies, only the fleet's CA."""
 
 import http.client
+import io
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from email.message import Message
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -64,11 +66,48 @@ class Patience(msgspec.Struct, frozen=True):
         return left
 
 
+class _TimedReader(io.RawIOBase):
+    """What a connection receives; all waits of one ``allow`` together are no longer than its own limit."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection, self._limit_s = connection, connection.gettimeout() or _SILENCE_S
+        self._raw = connection.makefile("rb", buffering=0)
+        self.allow()
+
+    def allow(self) -> None:
+        """Begin a new wait."""
+        self._until_s = time.monotonic() + self._limit_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        self._connection.settimeout(left_s)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer whose head, and each piece, must come in time: also where a byte comes now and then."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self.fp.close()
+        self.timed = _TimedReader(sock)
+        self.fp = io.BufferedReader(self.timed)
+
+
 class Web:
     """A client for one server, over HTTP or HTTPS.
 
     ``ca``: the only trusted CA; None trusts the system's. ``context`` replaces it. ``silence_s`` is the
-    longest wait for the connection and for each piece.
+    longest wait for the connection, for the answer's whole head, and for each piece.
     """
 
     def __init__(
@@ -156,11 +195,15 @@ class Web:
         except ValueError as cause:
             raise ConfigError(f"{url!r}: {cause}") from cause
         timeout_s = min(self._silence_s, self._patience.left_s())
-        if parts.scheme == "https" and host:
-            return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=self._context)
-        if parts.scheme == "http" and host:
-            return http.client.HTTPConnection(host, port, timeout=timeout_s)
-        raise ConfigError(f"want an http or https URL, got {url!r}")
+        if parts.scheme not in ("http", "https") or not host:
+            raise ConfigError(f"want an http or https URL, got {url!r}")
+        connection = (
+            http.client.HTTPSConnection(host, port, timeout=timeout_s, context=self._context)
+            if parts.scheme == "https"
+            else http.client.HTTPConnection(host, port, timeout=timeout_s)
+        )
+        connection.response_class = _Response
+        return connection
 
     def _ask(
         self,
@@ -169,24 +212,28 @@ class Web:
         url: str,
         body: bytes | Iterable[bytes] | None,
         headers: Mapping[str, str],
-    ) -> http.client.HTTPResponse:
+    ) -> _Response:
         parts = urlsplit(url)
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         try:
             connection.request(method, path or "/", body, {"Accept-Encoding": "identity", **headers})
-            return connection.getresponse()
+            return cast("_Response", connection.getresponse())
         except ssl.SSLCertVerificationError as cause:
             raise certificate_error(url, cause) from cause
+        except http.client.BadStatusLine as cause:  # whose text is whatever answers
+            empty = isinstance(cause, http.client.RemoteDisconnected)
+            raise LinkError(f"{url}: {cause if empty else 'what answers does not speak HTTP'}") from cause
         except http.client.InvalidURL as cause:  # whose text has the path and the query
             raise LinkError(f"{url}: its path has a space or a control character") from cause
         except (OSError, http.client.HTTPException, ValueError) as cause:
             raise LinkError(f"{url}: {cause or type(cause).__name__}") from cause
 
-    def _pieces(self, response: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
+    def _pieces(self, response: _Response, url: str) -> Iterator[bytes]:
         patience = self._patience
         since_s, since_bytes = patience.now_s(), 0
         while True:
             patience.left_s()
+            response.timed.allow()
             try:
                 piece = response.read1(_PIECE_BYTES)
             except (OSError, http.client.HTTPException, ValueError) as cause:

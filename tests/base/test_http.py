@@ -5,6 +5,7 @@ import math
 import threading
 
 import pytest
+from dripping_server import dripping
 
 from edgekit.base.http import Patience, Web
 from edgekit.core.errors import ConfigError, LinkError
@@ -56,3 +57,26 @@ def test_an_answer_over_the_limit_is_an_error(url):
 def test_what_is_no_address_is_a_configuration_error(bad):
     with pytest.raises(ConfigError):
         Web(None, PATIENCE).send("GET", bad, 5)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("start", "drop"),
+    [
+        (b"", b"H"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;", b"x"),
+    ],
+    ids=["status", "header", "continue", "chunk"],
+)
+def test_a_head_that_comes_byte_by_byte_without_an_end_is_too_slow(start, drop):
+    """Each byte comes in time, all of them never would."""
+    with dripping(start, drop) as url, pytest.raises(LinkError, match="timed out"):
+        Web(None, PATIENCE, silence_s=0.3).get(url, 100)
+
+
+def test_what_does_not_speak_http_is_not_repeated():
+    with dripping(b"\x1b[2J\r\n\r\n") as url, pytest.raises(LinkError) as caught:
+        Web(None, PATIENCE).get(url, 100)
+    assert caught.value.message == f"{url}: what answers does not speak HTTP"

@@ -1,13 +1,15 @@
 """A camera on HTTP gives its newest picture, comes back after anything, and no log has its secrets."""
 
+import contextlib
 import hashlib
 import threading
 import time
 
 import pytest
+from dripping_server import dripping
 from hypothesis import given
 from hypothesis import strategies as st
-from picture_server import PictureServer
+from picture_server import PictureServer, jpeg
 
 from edgekit.base.http_login import authorization
 from edgekit.core.errors import LinkError, SourceError
@@ -105,6 +107,40 @@ def test_a_wrong_password_an_unknown_address_and_a_closed_port_have_their_codes(
         source.open()
     assert caught.value.fault == "CONNECTION_FAILED"
     assert "hidden" not in caught.value.message
+
+
+SNAPSHOT = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: 1000000\r\n\r\n"
+
+
+@pytest.mark.timeout(60)
+def test_a_snapshot_that_comes_byte_by_byte_is_a_stall():
+    with dripping(SNAPSHOT, b"x") as url:
+        source = make_source("http", HttpOptions(uri=url, stall_s=0.3), SourceContext())
+        with pytest.raises(SourceError, match=r"/x': (\d+ bytes in 0.3 s are too few|timed out)") as caught:
+            source.open()
+    assert caught.value.fault == "STALLED"
+
+
+def test_a_long_snapshot_may_take_longer_than_a_stall():
+    whole = jpeg(77) + bytes(800_000)
+    head = SNAPSHOT.replace(b"1000000", b"%d" % len(whole))
+    with dripping(head + jpeg(77), bytes(5_000)) as url:
+        source = make_source("http", HttpOptions(uri=url, stall_s=1), SourceContext())
+        source.open()
+        assert shade(source.read()) == 77
+        source.close()
+
+
+@pytest.mark.timeout(60)
+def test_closing_ends_a_snapshot_that_is_still_coming():
+    with dripping(SNAPSHOT, bytes(500)) as url:
+        source = make_source("http", HttpOptions(uri=url, stall_s=60), SourceContext())
+        threading.Timer(0.2, source.close).start()
+        began_s = time.monotonic()
+        with contextlib.suppress(SourceError):
+            source.open()
+        assert source.read() is None
+        assert time.monotonic() - began_s < 20  # the whole of it takes 40
 
 
 def test_a_stream_that_stalls_or_ends_is_connected_again(camera, opened):

@@ -521,6 +521,15 @@ def test_an_address_in_a_camera_names_the_kind_that_takes_it_and_shows_no_passwo
     assert "hunter2" not in problem
 
 
+def test_a_device_that_is_closed_is_not_called_lost(caplog):
+    closing = threading.Event()
+    reopener = Reopener("camera", object, 0.0, closing)
+    reopener.first()
+    closing.set()
+    assert reopener.again("the stream came to its end") is None
+    assert (reopener.state()["state"], caplog.text) == ("open", "")
+
+
 def test_whoever_looks_at_a_device_that_is_opened_again_sees_no_half_of_a_change(monkeypatch):
     """The state is looked at before every line that changes it, as another thread might."""
     monkeypatch.setattr(timing, "FIRST_WAIT_S", 0.0)

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 Picture = tuple[int, bytes, str]
 """How many before it were left out, its bytes, and the ``traceparent`` that came with it."""
 _TRACE = "traceparent"
+_LEAST_BYTES = 4096
 _FAULTS = {
     401: ("AUTH_FAILED", "the server refuses the user name or password"),
     403: ("AUTH_FAILED", "the server refuses access"),
@@ -169,7 +170,9 @@ class HttpSource:
             raise
         except (LinkError, TrustError) as error:
             # the address's query may be a secret
-            text = error.message.replace(self._options.uri, self._shown)
+            text = error.message.removeprefix(f"{self._options.uri}: ").replace(
+                self._options.uri, self._shown
+            )
             fault = "TLS" if isinstance(error, TrustError) else "CONNECTION_FAILED"
             fault = "STALLED" if "timed out" in text else fault
             raise SourceError(f"http {self._shown!r}: {text}", fault=fault) from None
@@ -232,8 +235,22 @@ class HttpSource:
         given = {"If-None-Match": "ETag", "If-Modified-Since": "Last-Modified"}
         self._validators = {ask: value for ask, name in given.items() if (value := answer.headers.get(name))}
         body = bytearray()
-        for piece in answer.pieces:
+        for piece in self._not_dripping(answer.pieces):
             body += piece
             if len(body) > MAX_PART_BYTES:
                 raise LinkError(f"a picture is larger than {MAX_PART_BYTES >> 20} MiB")
-        return bytes(body)
+        return None if self._closing.is_set() else bytes(body)
+
+    def _not_dripping(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """Pass a snapshot on, which may be long, but not with less than 4 KiB in each ``stall_s``."""
+        since_s, since_bytes = time.monotonic(), 0
+        for piece in pieces:
+            since_bytes += len(piece)
+            if self._closing.is_set():
+                return
+            if time.monotonic() - since_s > self._options.stall_s:
+                if since_bytes < _LEAST_BYTES:
+                    text = f"{since_bytes} bytes in {self._options.stall_s:g} s are too few"
+                    raise SourceError(f"http {self._shown!r}: {text}", fault="STALLED")
+                since_s, since_bytes = time.monotonic(), 0
+            yield piece

@@ -133,6 +133,8 @@ class Reopener(Generic[T]):
         Raises:
             SourceError: It did not come back in time.
         """
+        if self._closing.is_set():  # it was closed, not lost
+            return None
         before = self._now.state
         self._become("lost", fault, why)
         fields = {"source": self._name, "why": why, "fault": fault}
