@@ -28,6 +28,7 @@ from edgekit.serve.lane import Asked
 from edgekit.serve.models import READY, Entry, Models
 from edgekit.serve.ports import Limits
 from edgekit.serve.reply import Reply, json_reply, refusal
+from edgekit.serve.repository import change
 from edgekit.serve.routes import Access, Route, route
 from edgekit.serve.settings import Traces, log_settings, set_log
 from edgekit.serve.shadow import Shadows
@@ -54,6 +55,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _SMALL_BYTES = 64 << 10
 _TARGETS = 64
 _WHOLE = frozenset({"index", "ready", "metrics", "status", "stats"})
+_OF_ALL_VERSIONS = frozenset({"load", "unload"})
 _CONTROLS = frozenset({"set_log", "set_trace", "register", "unregister"})
 
 
@@ -110,7 +112,8 @@ class App:
             if not (asked.action == "infer" and self._page and self._page.lets_ask(headers)):
                 self._access.check(asked.action, headers, is_tcp=scope.get("client") is not None)
             row = self._siblings.table.find(asked.model, asked.version)
-            if row is not None and not self.models.has(row.name, row.version) and FORWARDED not in headers:
+            is_one = FORWARDED not in headers and asked.action not in _OF_ALL_VERSIONS
+            if is_one and row is not None and not self.models.has(row.name, row.version):
                 await self._siblings.forward(Call(row.name, row.version), scope, receive, send)
                 return
             if CLIENT not in headers and scope.get("client"):
@@ -246,7 +249,7 @@ class App:
     ) -> Reply:
         if asked.action == "infer" or asked.job:
             return await self._infer(asked, headers, scope, receive)
-        if asked.action in ("load", "unload"):
+        if asked.action in _OF_ALL_VERSIONS:
             return await self._repository(asked, headers, receive)
         if asked.action in _CONTROLS:
             return await self._control(asked, headers, scope, receive)
@@ -358,11 +361,12 @@ class App:
 
     async def _repository(self, asked: Route, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:
         given = await self._object(headers, receive)
-        entry = self.models.find(asked.model)
         if asked.action == "load" and given.get("parameters"):
             raise HttpError(400, "a model is loaded as the command line named it, parameters are refused")
+        own_headers, only = self._access.headers(), headers.get(FORWARDED)
+        version = None if only is None else only.decode("latin-1")
         try:
-            await (entry.unload() if asked.action == "unload" else entry.load())
+            await change(asked.action, asked.model, self.models, self._siblings, own_headers, version)
         finally:
             self._on_change()
         return json_reply({})

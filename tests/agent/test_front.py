@@ -440,6 +440,23 @@ def test_versions_share_the_requests_that_name_none_and_one_in_the_shadow_is_com
         assert 'edgekit_shadow_total{model="a",version="1.0.0",shadow="3.0.0",outcome="disagreed"}' in samples
 
 
+def test_all_versions_are_unloaded_and_loaded_whichever_process_is_asked(tmp_path):
+    folders = [make_bundle(tmp_path / each, model="a", version=each) for each in ("1.0.0", "2.0.0")]
+    folders.append(make_bundle(tmp_path / "b", model="b"))
+    with served(*folders) as server:
+
+        def states(client):
+            return [(row["name"], row["state"]) for row in client.post("/v2/repository/index").json()]
+
+        for opener in ("a/versions/1.0.0", "a", "b"):
+            with server.connect() as client:
+                client.get(f"/v2/models/{opener}")
+                assert client.post("/v2/repository/models/a/unload").json() == {}
+                assert states(client) == [("a", "UNAVAILABLE")] * 2 + [("b", "READY")]
+                assert client.post("/v2/repository/models/a/load").json() == {}
+                assert states(client) == [("a", "READY")] * 2 + [("b", "READY")]
+
+
 def test_the_shadow_writes_into_no_client_s_memory_and_takes_no_part_in_sequences(tmp_path):
     folders = [
         make_bundle(tmp_path / version, model="a", version=version, scores=scores)

@@ -206,6 +206,25 @@ def test_unload_and_load():
         assert len(opener.opened) == 2
 
 
+def test_every_version_is_unloaded_and_loaded_and_one_that_fails_keeps_no_other_from_it():
+    """The newest alone was unloaded, and loading found the other one loaded: it never came back."""
+    (old, opener), (new, _) = doubling("two", "1.0.0"), doubling("two", "1.10.0")
+    with served(old, new) as server:
+
+        def states():
+            return [row["state"] for row in server.client.post("/v2/repository/index").json()]
+
+        assert server.client.post("/v2/repository/models/two/unload").json() == {}
+        assert states() == ["UNAVAILABLE"] * 2
+        opener.errors.append(BundleError("the bundle is gone"))
+        answered = server.client.post("/v2/repository/models/two/load")
+        assert (answered.status_code, answered.json()["error"]) == (500, "the bundle is gone")
+        assert states() == ["UNAVAILABLE", "READY"]
+        assert server.client.post("/v2/repository/models/two/load").json() == {}
+        assert states() == ["READY"] * 2
+        assert server.client.post("/v2/repository/models/none/load").status_code == 404
+
+
 def test_a_model_that_cannot_be_loaded_again_says_why_and_makes_the_server_not_ready():
     offer, opener = doubling()
     with served(offer) as server:
