@@ -18,7 +18,7 @@ import msgspec
 from edgekit.agent.answering import Answering, answered_by
 from edgekit.base.child import ORPHANED
 from edgekit.base.failures import failure_of
-from edgekit.base.lane import SWITCH_INTERVAL_S
+from edgekit.base.interpreter import share_interpreter
 from edgekit.base.logs import log_to_stderr
 from edgekit.base.signals import die_with_parent
 from edgekit.core.errors import EdgekitError
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the front, which ends this process
         signal.signal(number, lambda *_: None)
     die_with_parent()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    share_interpreter()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _FILES)), hard))
     end = socket.socket(fileno=int(arguments[0]))

@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from edgekit.base.entry import Bounds, Counts, Entry, Margin, Pace
+from edgekit.base.interpreter import hurry
 from edgekit.base.joint import Joint
 from edgekit.base.requests import Requests
 from edgekit.base.stream import ALLOWANCE_S, Stream
@@ -43,6 +44,9 @@ LOOK_S = 0.1
 """How often ``between`` is called while nothing waits."""
 _LOOK_LATE_S = 1.0
 """After this long without ``between``, the next item goes through the lane's thread, which calls it then."""
+_HANDED_S = 2.5e-4
+"""Runs that typically take less stay in their caller's thread, however many wait: the lane's would wait for
+the interpreter before and after each."""
 _JOIN_S = 1.0
 _RECENT = 256
 
@@ -356,7 +360,8 @@ class Lane:
         """Run requests of quick kinds in this thread, one after the other, for about so many seconds.
 
         It leaves to the lane's thread what is not quick (a batch that takes as long as several runs is not),
-        and everything while something else runs or goes first.
+        everything while something else runs or goes first, and what would take longer than the budget, unless
+        its runs are too short for another thread: meanwhile this one can do something else.
 
         Returns:
             Whether it should be called again, once its caller has done something else.
@@ -365,7 +370,8 @@ class Lane:
         requests = self._requests.stream
         while True:
             with self._lock:
-                if self._kind or self._choose() is not requests or not self._is_next_quick():
+                is_own = not self._kind and self._choose() is requests and self._is_next_quick()
+                if not is_own or self._is_long(budget_s):
                     if self._is_closed:
                         self._wake.notify_all()
                     elif self.depth:
@@ -447,6 +453,12 @@ class Lane:
         runs_s = self._requests.run_s(items[0], len(items) - 1)
         return self.is_quick(items[0].kind) and runs_s < self._bounds.inline_s
 
+    def _is_long(self, budget_s: float) -> bool:
+        """Return whether the requests that wait take longer than this, in runs that another thread may do."""
+        items = self._requests.stream.items
+        is_short = self.pace(items[0].kind).typical_s < _HANDED_S
+        return not is_short and self._requests.wait_s(len(items)) > budget_s
+
     def _rouse(self) -> None:
         if self._sleepers:
             self._wake.notify()
@@ -491,6 +503,7 @@ class Lane:
     # -- what runs something: the lane's thread, or one that has the claim
 
     def _serve(self) -> None:
+        hurry()
         while self._turn():
             pass
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
-from edgekit.base.dtypes import DTYPES
+from edgekit.base.rows import Rows
 from edgekit.core.errors import EdgekitError, InferenceError, TensorError
 from edgekit.core.spec import Manifest, Prediction, TensorSpec
 from edgekit.model.bundle import Bundle, open_bundle
@@ -165,20 +164,20 @@ class _RawTogether:
     def __init__(self, ready: ReadyModel, renamed: Mapping[str, str], logical: Mapping[str, str]) -> None:
         self._ready, self._logical, self.close = ready, logical, ready.close
         names = {file: name for name, file in renamed.items()}
-        self._feeds = {
-            spec.name: (names.get(spec.name, spec.name), np.zeros(spec.shape, DTYPES[spec.datatype]))
+        self._rows = [
+            (names.get(spec.name, spec.name), Rows(ready.backend.view(spec.name)))
             for spec in ready.backend.inputs
-        }
+        ]
+        self._most = max(spec.shape[0] for spec in ready.backend.inputs)
 
     def run(self, requests: Sequence[Mapping[str, NDArray[Any]]]) -> Sequence[Mapping[str, NDArray[Any]]]:
         """Run on a row of each request."""
-        for name, array in self._feeds.values():
+        for name, rows in self._rows:
             for row, request in enumerate(requests):
-                array[row] = request[name].reshape(array.shape[1:])
-        outputs = self._ready.backend.infer({file: array for file, (_, array) in self._feeds.items()})
-        most = {array.shape[0] for _, array in self._feeds.values()}
+                rows.put(row, request[name])
+        outputs = self._ready.backend.run()
         for name, array in outputs.items():
-            if {array.shape[0] if array.ndim else 0} != most:
+            if (array.shape[0] if array.ndim else 0) != self._most:
                 raise InferenceError(f"output {name!r} has no row for each sample: {list(array.shape)}")
         named = {self._logical.get(name, name): array for name, array in outputs.items()}
         return [{name: array[row : row + 1] for name, array in named.items()} for row in range(len(requests))]

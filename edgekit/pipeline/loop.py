@@ -203,7 +203,7 @@ class Loop:
             self._source.open()
             if self._keeper is not None:
                 self._keeper.begin(self._source)
-            sys.setswitchinterval(SWITCH_INTERVAL_S)
+            sys.setswitchinterval(min(interval, SWITCH_INTERVAL_S))  # a host has a shorter one
             self._heard_ns = time.monotonic_ns()
             self._finisher.start()
             capture.start()

@@ -20,8 +20,10 @@ from edgekit.base.dtypes import DTYPES, TEXT
 from edgekit.base.entry import Entry
 from edgekit.base.joint import Joint
 from edgekit.base.lane import Lane
+from edgekit.base.rows import copied
 from edgekit.core.errors import AcceleratorLostError, EdgekitError
 from edgekit.serve.errors import HttpError
+from edgekit.serve.lane import Unwritten
 from edgekit.serve.ports import Servable, Together
 
 if TYPE_CHECKING:
@@ -129,7 +131,8 @@ def _at_once(works: Sequence[Work], together: Together, servable: Servable) -> l
     outputs = together.run([results[number] for number in fed]) if fed else ()
     took_s = time.perf_counter() - began_s
     for number, output in zip(fed, outputs, strict=True):
-        results[number] = _result(functools.partial(works[number].done, servable, output, took_s))
+        copies = {name: copied(array) for name, array in output.items()}
+        results[number] = Unwritten(works[number], servable, copies, took_s)
     return results
 
 

@@ -15,7 +15,7 @@ from edgekit.base.traceparent import trace_id_of
 from edgekit.core.errors import BusyError, EdgekitError, TensorError
 from edgekit.serve.body import Bodies, Body, hung_up
 from edgekit.serve.errors import ClientGoneError, HttpError, as_http
-from edgekit.serve.lane import Asked, Awaited, Terms, error_of
+from edgekit.serve.lane import Asked, Awaited, Terms, outcome_of
 from edgekit.serve.models import Entry
 from edgekit.serve.oip import PRIORITIES, InferRequest, parse_request
 from edgekit.serve.ports import Limits
@@ -92,6 +92,7 @@ class Inference:
                 is_late = 0 < _limit_s(request, headers) < age_s
                 counted.done = None if is_late else entry.lane.run_inline(work, work.kind)
             if counted.done is None:
+                work.prepare()
                 terms = _terms(entry, work.kind, request, headers, len(data))
                 ended = functools.partial(self._ended, counted, headers, on_end)
                 try:
@@ -106,8 +107,7 @@ class Inference:
         return self._traced(counted, headers)
 
     def _ended(self, counted: _Counted, headers: Headers, on_end: OnEnd, entry: LaneEntry) -> None:
-        error = error_of(entry)
-        counted.done = None if error else entry.results[0]
+        counted.done, error = outcome_of(entry)
         counted.end(error)
         if entry.began_s:
             counted.entry.meter.stages["queue"].add(entry.began_s - entry.queued_s)

@@ -8,15 +8,18 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from edgekit.base.entry import Entry, Pace
 from edgekit.base.joint import Joint
 from edgekit.base.lane import Lane
 from edgekit.serve.errors import ClientGoneError
-from edgekit.serve.ports import RequestLane
+from edgekit.serve.ports import RequestLane, Servable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
 OnEnd = Callable[[Entry], object]
@@ -151,10 +154,34 @@ async def control(lane: Lane, work: Callable[[], T], *, after_waiting: bool = Fa
     return result
 
 
-def error_of(entry: Entry) -> BaseException | None:
-    """Return why an entry that has ended has no results: ``ClientGoneError`` where it was given up."""
-    is_given_up = isinstance(entry.error, concurrent.futures.CancelledError)
-    return ClientGoneError() if is_given_up else entry.error
+class Unwritten(NamedTuple):
+    """A model's outputs for one request of a batch, whose answer is written where it is awaited.
+
+    So the lane's thread runs the next batch meanwhile.
+    """
+
+    work: Any
+    servable: Servable
+    outputs: Mapping[str, NDArray[Any]]
+    """Copies."""
+    took_s: float
+
+
+def outcome_of(entry: Entry) -> tuple[Any, BaseException | None]:
+    """Return the result of an entry that has ended, or why it has none.
+
+    That is ``ClientGoneError`` where it was given up.
+    """
+    if entry.error is not None:
+        is_given_up = isinstance(entry.error, concurrent.futures.CancelledError)
+        return None, ClientGoneError() if is_given_up else entry.error
+    result = entry.results[0]
+    if not isinstance(result, Unwritten):
+        return result, None
+    try:
+        return result.work.done(result.servable, result.outputs, result.took_s), None
+    except Exception as error:  # noqa: BLE001 - it is raised again where the answer is awaited
+        return None, error
 
 
 def _future() -> tuple[asyncio.Future[Any], OnEnd]:
@@ -164,8 +191,9 @@ def _future() -> tuple[asyncio.Future[Any], OnEnd]:
     def settle(entry: Entry) -> None:
         if future.done():
             return
-        if (error := error_of(entry)) is None:
-            future.set_result(entry.results[0])
+        result, error = outcome_of(entry)
+        if error is None:
+            future.set_result(result)
         else:
             future.set_exception(error)
 

@@ -108,6 +108,14 @@ class InferRequest:
         """The largest first dimension of its inputs."""
         return max((tensor.shape[0] for tensor in self.envelope.inputs if tensor.shape), default=1)
 
+    @property
+    def is_binary(self) -> bool:
+        """Whether all of its inputs are binary data of its own."""
+        return all(
+            "binary_data_size" in tensor.parameters and _REGION not in tensor.parameters
+            for tensor in self.envelope.inputs
+        )
+
     def content_hash(self) -> bytes:
         """Return a hash of its inputs as they were written; empty if a tensor is in shared memory."""
         inputs = self.envelope.inputs

@@ -37,6 +37,8 @@ class TensorWork:
     def __init__(self, entry: Entry, request: InferRequest, regions: Regions | None) -> None:
         self._entry, self._request, self._regions = entry, request, regions
         self._pre_s = 0.0
+        self._made_for: Servable | None = None
+        self._made: Mapping[str, NDArray[Any]] = {}
         self.keeps = False
         self.kept: Mapping[str, NDArray[Any]] = {}
         """Copies of its outputs, if ``keeps`` was set before it ran."""
@@ -77,8 +79,20 @@ class TensorWork:
             sequences.advance(step, servable, outputs)
         return done
 
+    def prepare(self) -> None:
+        """Make its tensors before its turn comes, unless that needs what belongs to the lane's thread.
+
+        Raises:
+            TensorError: They do not fit the model.
+        """
+        if self._request.is_binary:
+            servable = self._entry.require()
+            self._made, self._made_for = self.feeds(servable), servable
+
     def feeds(self, servable: Servable) -> Mapping[str, NDArray[Any]]:
         """Return its tensors."""
+        if self._made_for is servable:
+            return self._made
         began_s = time.perf_counter()
         feeds = feeds_of(
             self._request, servable.inputs, servable.optional_inputs, self._regions, self._entry.floats
@@ -113,6 +127,9 @@ class PredictWork:
         """What its pace is measured by: a sound of many windows is not as quick as a picture."""
         self.size_bytes, self.keeps = len(body), False
         self.kept: Reply | None = None
+
+    def prepare(self) -> None:
+        """Do nothing: a file is decoded by the model."""
 
     def key(self) -> bytes:
         """Return a hash of the file."""

@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from concurrent.futures import CancelledError
+from pathlib import Path
 
 import pytest
 from held_lane import WAIT_S, Clock, Held
@@ -426,6 +427,32 @@ def test_a_batch_that_takes_longer_than_a_quick_request_may_is_left_to_the_lanes
     assert [lane.result(entry) for entry in entries] == [[1]] * 8
     assert threads == ["batch"]
     lane.close()
+
+
+@pytest.mark.parametrize(("run_s", "in_lane"), [(0.0004, True), (0.0002, False)])
+def test_quick_requests_that_take_longer_than_the_budget_are_the_lanes_threads_unless_they_are_very_short(
+    run_s, in_lane
+):
+    clock = Clock()
+    with contextlib.closing(Lane("backlog", Bounds(inline_s=0.001), clock=clock)) as lane:
+        for _ in range(5):
+            lane.pace("infer").add(run_s)
+        few = [lane.submit([threading.get_ident], kind="infer", wake=False) for _ in range(5)]
+        assert lane.run_waiting(0.002) is False
+        assert {each.results[0] for each in few} == {threading.get_ident()}
+        many = [lane.submit([threading.get_ident], kind="infer", wake=False) for _ in range(11)]
+        assert lane.run_waiting(0.002) is False
+        assert ({lane.result(each)[0] for each in many} == {threading.get_ident()}) is not in_lane
+
+
+def test_a_lanes_thread_asks_for_the_interpreter_without_delay():
+    slack = Path(f"/proc/{threading.get_native_id()}/timerslack_ns")
+    if not slack.exists():
+        pytest.skip("another system")
+    with contextlib.closing(Lane("hurry")) as lane:
+        told = lane.call(lambda: Path(f"/proc/{threading.get_native_id()}/timerslack_ns").read_text())
+    assert told.strip() == "1"
+    assert slack.read_text().strip() != "1"
 
 
 def test_a_refusal_says_for_how_long_it_holds_and_what_leaves_the_lane_ends_that():

@@ -135,6 +135,16 @@ def test_capture_overlaps_inference():
     assert overlapped == [True, True, True]
 
 
+def test_threads_that_give_way_more_quickly_already_go_on_to():
+    before, seen = sys.getswitchinterval(), []
+    sys.setswitchinterval(1e-5)
+    try:
+        run(ListSource(1), sink=ListSink(lambda _: seen.append(sys.getswitchinterval())))
+    finally:
+        sys.setswitchinterval(before)
+    assert seen == [pytest.approx(1e-5, rel=0.01)]
+
+
 def test_threads_give_way_quickly_while_it_runs_and_as_before_after():
     before, seen = sys.getswitchinterval(), []
     run(ListSource(1), sink=ListSink(lambda _: seen.append(sys.getswitchinterval())))

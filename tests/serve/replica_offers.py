@@ -8,6 +8,7 @@ import numpy as np
 from scripted import Scripted
 
 from edgekit.core.errors import AcceleratorLostError, BackendUnavailableError, GoldenError, NoVariantError
+from edgekit.serve.lane import outcome_of
 from edgekit.serve.ports import Limits, Offer
 from edgekit.serve.replicas import Replicated
 
@@ -169,9 +170,10 @@ def whose(entry):
 def answered(entry):
     """Wait for a request, and return its answer."""
     assert entry.done.wait(60)
-    if entry.error is not None:
-        raise entry.error
-    return entry.results[0]
+    result, error = outcome_of(entry)
+    if error is not None:
+        raise error
+    return result
 
 
 def until(claim):

@@ -124,6 +124,23 @@ def test_requests_to_a_busy_model_wait_and_what_is_not_small_goes_the_usual_way(
     assert answer(None, stream)[0] == 200
 
 
+def test_a_tensor_that_does_not_fit_is_refused_while_the_model_is_busy(quick):
+    server, model = quick
+    model.gate.clear()
+    began = threading.Event()
+    server.entries[0].lane.control(lambda: (began.set(), model.gate.wait(60)))
+    assert began.wait(60)
+    tensor = {"name": "x", "shape": [1, 3], "datatype": "FP32", "parameters": {"binary_data_size": 12}}
+    header = json.dumps({"inputs": [tensor]}).encode()
+    head = "POST /v2/models/double/infer HTTP/1.1\r\nhost: localhost\r\n"
+    head += f"inference-header-content-length: {len(header)}\r\ncontent-length: {len(header) + 12}\r\n\r\n"
+    server.connection.sendall(head.encode() + header + bytes(12))
+    status, _, body = answer(server.connection)
+    assert (status, "want FP32 [-1, 4]" in json.loads(body)["error"]) == (400, True)
+    assert server.entries[0].lane.is_busy
+    model.gate.set()
+
+
 def test_the_token_is_asked_for_before_a_body_is_kept():
     offer, _ = doubling()
     with served(offer, limits=Limits(inline_s=10.0), access=Access(TOKEN)) as server:
