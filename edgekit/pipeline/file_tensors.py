@@ -20,12 +20,14 @@ from edgekit.core.ports import Backend
 from edgekit.core.spec import Adjust, Manifest, TensorSpec, Variant
 from edgekit.pipeline.pre import dequantize, quantize, squeezed
 
+_SMALL_INTEGERS = ("INT8", "UINT8", "INT16", "UINT16")
+
 
 class FileTensors:
     """One variant's inputs and outputs by logical name.
 
     ``batch`` is the number of samples in one run; ``inputs`` and ``outputs`` are the file's specs of one
-    sample.
+    sample. ``unbounded`` names the outputs that may hold a NaN or an infinity.
 
     Raises:
         TensorError: The file lacks a tensor of the manifest, or its outputs have no row per sample.
@@ -48,6 +50,9 @@ class FileTensors:
             )
         self.inputs = {name: self._row_of(name, spec) for name, spec in inputs.items()}
         self.outputs = {name: self._row_of(name, spec) for name, spec in outputs.items()}
+        self.unbounded = tuple(
+            name for name, spec in self.outputs.items() if name in self._adjust or not _is_bounded(spec)
+        )
 
     def _row_of(self, name: str, spec: TensorSpec) -> TensorSpec:
         if self.batch == 1:
@@ -241,12 +246,22 @@ def _bind(
     return bound
 
 
-def check_finite(tensors: Mapping[str, NDArray[np.float32]]) -> None:
-    """Refuse outputs with a NaN or an infinity.
+def _is_bounded(spec: TensorSpec) -> bool:
+    """Return whether every value that a tensor can hold is a finite number once it is dequantised."""
+    if spec.quantization is None or spec.datatype not in _SMALL_INTEGERS:
+        return False
+    limits, grid = np.iinfo(DTYPES[spec.datatype]), spec.quantization
+    widest = max(abs(limits.min - grid.zero_point), abs(limits.max - grid.zero_point))
+    return bool(widest * grid.scale < float(np.finfo(np.float32).max))
+
+
+def check_finite(tensors: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> None:
+    """Refuse the named outputs with a NaN or an infinity.
 
     Raises:
         InferenceError: There is one.
     """
-    for name, tensor in tensors.items():
+    for name in names:
+        tensor = tensors[name]
         if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
             raise InferenceError(f"output {name!r} has a value that is not a finite number")

@@ -244,7 +244,7 @@ class Predictor:
     def _decoded(self, outcome: Outcome) -> Prediction:
         if self._post.decoder == "raw":
             return Prediction(task=self.manifest.task, tensors=dict(outcome.tensors))
-        check_finite(outcome.tensors)
+        check_finite(outcome.tensors, self._tensors.unbounded)
         prediction = self._prediction(outcome)
         if self._crop and outcome.placement is not None:
             self._crop.follow(prediction.items, (outcome.placement.width, outcome.placement.height))

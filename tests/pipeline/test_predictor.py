@@ -16,7 +16,7 @@ from pipeline_fakes import (
 )
 
 from edgekit.core.errors import BundleError, InferenceError, TensorError
-from edgekit.core.spec import Post, Pre, Quantization, State
+from edgekit.core.spec import Adjust, Post, Pre, Quantization, State
 from edgekit.pipeline.file_tensors import FileTensors, shape_as
 from edgekit.pipeline.predictor import Predictor
 
@@ -103,6 +103,27 @@ def test_channels_first_files_are_fed_channels_first():
 def test_outputs_that_are_not_finite_fail_the_frame(bad):
     with pytest.raises(InferenceError, match="output 'scores' has a value that is not a finite number"):
         make_predictor(values={"scores": [[0.1, bad, 0.2]]}).predict(FRAME)
+
+
+@pytest.mark.parametrize(("datatype", "scale"), [("UINT8", 3e38), ("INT32", 1e33)])
+def test_a_quantised_output_is_taken_for_finite_only_where_its_scale_makes_it_so(datatype, scale):
+    out = spec("scores", (1, 3), datatype, quantization=Quantization(scale=scale, zero_point=0))
+    held = np.array([[0, 200, 1_000_000 if datatype == "INT32" else 1]])
+    predictor, _ = image_predictor(
+        spec("image", (1, 8, 8, 3)), out, lambda _: {"scores": held.astype(datatype.lower())}
+    )
+    with np.errstate(over="ignore"), pytest.raises(InferenceError, match="not a finite number"):
+        predictor.predict(FRAME)
+
+
+def test_a_quantised_output_that_the_manifest_scales_is_looked_at():
+    out = spec("scores", (1, 3), "UINT8", quantization=Quantization(scale=1.0, zero_point=0))
+    variant = make_variant(adjust={"scores": Adjust(factors=(1.0, 3e38, 1.0), axis=1)})
+    predictor, _ = image_predictor(
+        spec("image", (1, 8, 8, 3)), out, lambda _: {"scores": np.uint8([[1, 2, 3]])}, variant
+    )
+    with np.errstate(over="ignore"), pytest.raises(InferenceError, match="not a finite number"):
+        predictor.predict(FRAME)
 
 
 def test_a_frame_of_another_shape_fails_before_inference():
