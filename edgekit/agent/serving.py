@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from edgekit.agent.grpc_child import GrpcChild
 from edgekit.agent.hosts import Host
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.restarts import Restarts
+from edgekit.base.lock import lock_file
 from edgekit.base.notify import Notifier
 from edgekit.base.signals import stopped_by_signals
 from edgekit.core.errors import UsageError
@@ -31,6 +32,8 @@ from edgekit.serve.routes import Access
 from edgekit.serve.traffic import traffic_of
 
 logger = logging.getLogger(__name__)
+_LOCK_WAIT_S = 2.0
+"""For a server that was killed a moment ago."""
 _CRASHES = (10, 600.0)
 """The wait doubles at most so often, within so many seconds."""
 _TICK_S = 0.5
@@ -85,6 +88,7 @@ def serve(
         UsageError: The options contradict each other.
         ModelError, BackendError: A model cannot be served here.
         ConfigError: The token is missing or weak, or the address cannot be used.
+        StorageError: Another server has its jobs in the same folder.
     """
     access, models = access_for(options.address, options.token_file), models_of(options.bundles)
     traffic = traffic_of(options.split, options.shadow, models.keys())
@@ -95,6 +99,7 @@ def serve(
     with (
         contextlib.closing(reactor),
         contextlib.closing(notifier),
+        _alone_with(options.jobs),
         listening(options.address) as (found, urls),
     ):
 
@@ -122,6 +127,24 @@ def serve(
         if host.error is not None and not hosts.were_ready:
             raise host.error
     return signals[0] if signals else 0
+
+
+@contextlib.contextmanager
+def _alone_with(jobs: Path | None) -> Iterator[None]:
+    """Hold a folder of jobs: of two servers both would run what is in it.
+
+    Raises:
+        StorageError: Another one holds it, or it cannot be written.
+    """
+    if jobs is None:
+        yield
+        return
+    problem = f"--jobs {jobs}: another server keeps its jobs there"
+    descriptor = lock_file(jobs / ".lock", _LOCK_WAIT_S, problem)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class _Hosts:

@@ -19,9 +19,10 @@ import pytest
 from bundles import CHANNELS, WINDOW, make_bundle
 from onnx_bundles import make_doubler
 
+from edgekit.agent import serving
 from edgekit.agent.reactor import Reactor
 from edgekit.agent.serving import ServeOptions, serve
-from edgekit.core.errors import BundleError, UsageError
+from edgekit.core.errors import BundleError, StorageError, UsageError
 from edgekit.serve.address import Address
 from edgekit.serve.ports import Limits
 
@@ -438,6 +439,19 @@ def test_versions_share_the_requests_that_name_none_and_one_in_the_shadow_is_com
         assert rows() == before
         samples = server.client.get("/metrics").text
         assert 'edgekit_shadow_total{model="a",version="1.0.0",shadow="3.0.0",outcome="disagreed"}' in samples
+
+
+def test_two_servers_do_not_share_a_folder_of_jobs(tmp_path, monkeypatch):
+    """Each took what the other one had begun for what a killed process had left: jobs ran twice."""
+    monkeypatch.setattr(serving, "_LOCK_WAIT_S", 0.0)
+    bundle = make_bundle(tmp_path / "a", model="a")
+    options = ServeOptions(bundles=(str(bundle),), address=Address("127.0.0.1", 0), jobs=tmp_path / "jobs")
+    for _ in range(2):
+        with served(bundle, jobs=tmp_path / "jobs") as server:
+            reactor = Reactor()
+            with pytest.raises(StorageError, match="another server keeps its jobs there"):
+                serve(options, on_ready=lambda *_, other=reactor: other.stop(), reactor=reactor)
+            assert server.infer("a").status_code == 200
 
 
 def test_all_versions_are_unloaded_and_loaded_whichever_process_is_asked(tmp_path):
