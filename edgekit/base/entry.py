@@ -15,7 +15,7 @@ _SMOOTHING = 0.1
 _ENOUGH = 5
 _STAYS = 1.5
 _LEAST_MARGIN, _MOST_MARGIN, _DEVIATIONS = 1.25, 3.0, 4.0
-_LEARNS = 0.05
+_LEARNS, _FORGETS = 0.05, 0.01
 _SHORT_S = 0.005
 
 
@@ -66,7 +66,9 @@ class Margin:
     Under overload the queue fills up to what is admitted: without a margin every answer would come at its
     deadline, and where a machine becomes slower than it was, those that wait already come after it.
 
-    Source: mean plus a multiple of the mean deviation, as TCP's retransmission timer (RFC 6298).
+    It learns soon of longer waits, and forgets them slowly: a moment's respite says little of the next wait.
+
+    Source: mean plus four times the mean deviation, as TCP's retransmission timer (RFC 6298).
     """
 
     def __init__(self) -> None:
@@ -82,8 +84,9 @@ class Margin:
         if expected_s < _SHORT_S:
             return
         ratio = min(_MOST_MARGIN, took_s / expected_s)
-        self._deviation += _LEARNS * (abs(ratio - self._mean) - self._deviation)
-        self._mean += _LEARNS * (ratio - self._mean)
+        share = _LEARNS if ratio > self._mean else _FORGETS
+        self._deviation += share * (abs(ratio - self._mean) - self._deviation)
+        self._mean += share * (ratio - self._mean)
 
 
 @dataclass

@@ -555,6 +555,9 @@ class Lane:
         if entry.joint is not None and self._requests.stream.items:
             with self._lock:
                 entries = self._requests.join(entry, now_s)
+            if not entries:
+                self._expire(entry, "the timeout would pass in a batch, and a batch's worth of others waits")
+                return
             if len(entries) > 1:
                 self._do_at_once(entries, now_s)
                 return

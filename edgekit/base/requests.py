@@ -86,11 +86,14 @@ class Requests:
     def join(self, first: Entry, now_s: float) -> list[Entry]:
         """Take what is to run at once with a request that was taken; it alone where a batch does not pay.
 
-        A batch ends at its bound, and where one of its requests would be late.
+        A batch ends at its bound, and where one of its requests would be late. Empty where the first should not
+        run: with others it is late, and in the time that it takes alone several of those that wait are answered.
         """
         joint = first.joint
         if joint is None:
             return [first]
+        if self._is_in_the_way(first, joint, now_s):
+            return []
         chosen, rows, until_s = [first], first.rows, first.deadline_s
         for entry in self.stream.items:
             if entry.joint is joint and not entry.done.is_set():
@@ -105,6 +108,13 @@ class Requests:
         for entry in chosen[1:]:
             self.remove(entry)
         return chosen
+
+    def _is_in_the_way(self, first: Entry, joint: Joint, now_s: float) -> bool:
+        if self._kinds[first.kind, joint] < joint.most_rows or self.stream.items[0].priority < first.priority:
+            return False
+        is_late = now_s + joint.fit.cost_s(first.rows + 1) > first.deadline_s
+        alone_s = self._pace(first.kind).typical_s
+        return is_late and joint.share_s(alone_s) < alone_s
 
     def wait_s(self, at: int) -> float:
         """Return the expected seconds that the first ``at`` requests take."""

@@ -20,24 +20,36 @@ def test_work_at_the_limit_of_what_is_quick_does_not_change_sides_from_run_to_ru
 
 def test_a_wait_is_believed_up_to_a_quarter_more_until_waits_were_longer():
     margin = Margin()
-    for _ in range(100):
+    for _ in range(400):
         margin.add(0.02, 0.021)
         margin.add(0.001, 0.1)  # a short one
     assert margin.factor == 1.25
-    for _ in range(150):
+    for _ in range(900):
         margin.add(0.02, 0.04)
     assert margin.factor == pytest.approx(2.0, abs=0.1)
-    for _ in range(100):
+    for _ in range(400):
         margin.add(0.02, 2.0)
     assert margin.factor == 3.0
 
 
 def test_waits_that_differ_are_allowed_for_beyond_their_mean():
     margin = Margin()
-    for _ in range(100):
+    for _ in range(400):
         margin.add(0.02, 0.016)
         margin.add(0.02, 0.024)
-    assert margin.factor == pytest.approx(1.0 + 4 * 0.2, abs=0.1)
+    assert margin.factor == pytest.approx(1.13 + 4 * 0.11, abs=0.1)
+
+
+def test_longer_waits_are_learned_soon_and_forgotten_slowly():
+    margin = Margin()
+    for _ in range(400):
+        margin.add(0.02, 0.02)
+    for _ in range(10):
+        margin.add(0.02, 0.04)
+    assert margin.factor > 2.0
+    for _ in range(10):
+        margin.add(0.02, 0.02)
+    assert margin.factor > 2.0
 
 
 def test_a_latch_wakes_all_who_wait_for_it_and_nobody_waits_once_it_is_set():

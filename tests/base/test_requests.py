@@ -194,6 +194,26 @@ def test_a_batch_ends_where_one_of_its_requests_would_be_late(held):
     assert batch.sizes == [4, 4]
 
 
+@pytest.mark.parametrize(("others", "priority", "is_given_up"), [(8, 0, True), (7, 0, False), (8, 1, False)])
+def test_a_request_that_could_only_run_alone_is_given_up_where_a_batch_of_others_waits(
+    held, others, priority, is_given_up
+):
+    batch = Batch(held, 0.5, 0.1)
+    for rows in (1, 8):
+        batch.joint.fit.add(rows, 0.5 + 0.1 * rows)
+    first = batch.submit("first", timeout_s=0.65, priority=priority)
+    entries = [batch.submit(number) for number in range(others)]
+    held.open()
+    assert [held.lane.result(entry) for entry in entries] == [[number] for number in range(others)]
+    assert batch.sizes == [others]
+    if is_given_up:
+        with pytest.raises(LateError, match="a batch's worth of others waits"):
+            held.lane.result(first)
+    else:
+        assert held.lane.result(first) == ["first"]
+    assert held.lane.counts.deadline_missed == is_given_up
+
+
 def test_an_error_of_one_is_its_own_and_an_error_of_the_run_is_everyones(held):
     batch = Batch(held, 1.0, 0.0)
     one = InferenceError("one")
