@@ -86,8 +86,8 @@ class Requests:
     def join(self, first: Entry, now_s: float) -> list[Entry]:
         """Take what is to run at once with a request that was taken; it alone where a batch does not pay.
 
-        A batch ends at its bound, and where one of its requests would be late. Empty where the first should not
-        run: with others it is late, and in the time that it takes alone several of those that wait are answered.
+        A batch ends at its bound, and where one of its requests would be late. Empty where the first should
+        not run: with others it is late, and in the time that it takes alone several of those are answered.
         """
         joint = first.joint
         if joint is None:

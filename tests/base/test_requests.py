@@ -214,6 +214,18 @@ def test_a_request_that_could_only_run_alone_is_given_up_where_a_batch_of_others
     assert held.lane.counts.deadline_missed == is_given_up
 
 
+def test_where_batches_do_not_pay_a_request_that_can_be_answered_alone_is(held):
+    batch = Batch(held, 0.1, 1.0)
+    for rows in (1, 8):
+        batch.joint.fit.add(rows, 0.1 + 1.0 * rows)
+    first = batch.submit("first", timeout_s=1.2)
+    others = [batch.submit(number) for number in range(8)]
+    held.open()
+    assert held.lane.result(first) == ["first"]
+    assert [held.lane.result(each) for each in others] == [[number] for number in range(8)]
+    assert batch.sizes == []
+
+
 def test_an_error_of_one_is_its_own_and_an_error_of_the_run_is_everyones(held):
     batch = Batch(held, 1.0, 0.0)
     one = InferenceError("one")
