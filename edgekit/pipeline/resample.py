@@ -12,6 +12,27 @@ _ZEROS = 16
 _BETA = 8.0
 
 
+def filter_values(from_hz: int, to_hz: int) -> int:
+    """Return how many values a ``Resampler`` between two rates has: many, where they share no large factor.
+
+    >>> filter_values(44_100, 16_000), filter_values(44_101, 16_000)
+    (15040, 1504000)
+    """
+    up, _, half = _plan(from_hz, to_hz)
+    return up * 2 * half
+
+
+def _plan(from_hz: int, to_hz: int) -> tuple[int, int, int]:
+    """Return by how much to go up, by how much down, and half the length of the filter in inputs."""
+    shared = math.gcd(from_hz, to_hz)
+    up, down = to_hz // shared, from_hz // shared
+    return up, down, math.ceil(_ZEROS / _cutoff(up, down))
+
+
+def _cutoff(up: int, down: int) -> float:
+    return 0.95 * min(1.0, up / down)
+
+
 class Resampler:
     """Turns blocks of one rate into blocks of another, as if they were one.
 
@@ -27,10 +48,8 @@ class Resampler:
     """
 
     def __init__(self, from_hz: int, to_hz: int) -> None:
-        shared = math.gcd(from_hz, to_hz)
-        self._up, self._down = to_hz // shared, from_hz // shared
-        cutoff = 0.95 * min(1.0, self._up / self._down)
-        half = math.ceil(_ZEROS / cutoff)
+        self._up, self._down, half = _plan(from_hz, to_hz)
+        cutoff = _cutoff(self._up, self._down)
         self._taps = 2 * half
         offsets = np.arange(self._up)[:, None] / self._up + np.arange(self._taps)[None, :] - half + 1
         shape = np.i0(_BETA * np.sqrt(np.clip(1 - (offsets / half) ** 2, 0, None))) / np.i0(_BETA)

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from edgekit.core.errors import TensorError
+from edgekit.core.errors import SourceError, TensorError
 from edgekit.pipeline.csv_lines import csv_lines
 from edgekit.pipeline.fields import FieldOptions
 from edgekit.pipeline.sources import SourceContext
@@ -61,7 +61,10 @@ def _windows(data: bytes, context: SourceContext) -> Frames:
                 windows += cutter.push(block)
                 samples += len(block)
     except (OSError, library.LibsndfileError) as cause:
-        raise TensorError(f"the sound cannot be decoded: {cause}") from cause
+        why = getattr(cause, "error_string", cause)  # without the open file's name in Python
+        raise TensorError(f"the sound cannot be decoded: {why}") from cause
+    except SourceError as error:
+        raise TensorError(f"the sound: {error.message}") from error
     # a resampler keeps its last millisecond
     missing = max(round(length_s * rate_hz), context.window) - samples
     windows += cutter.push(np.zeros((max(0, missing), 1), np.float32))

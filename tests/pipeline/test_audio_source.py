@@ -84,6 +84,37 @@ def test_what_is_no_sound_is_refused(soundfile, tmp_path):
         read_all(opened(tmp_path / "empty.wav"))
 
 
+@pytest.mark.parametrize("rate_hz", [1, 249, 44_101 * 13, 1_000_003, 2**31 - 1])
+def test_a_rate_whose_filter_or_samples_would_fill_the_memory_is_refused(soundfile, tmp_path, rate_hz):
+    """A header of 44 bytes can state any; 1,000,003 Hz took gigabytes, and 1 Hz makes 16,000 of one."""
+    soundfile.write(tmp_path / "a.wav", sine(440, 16_000), 16_000)
+    data = bytearray((tmp_path / "a.wav").read_bytes())
+    data[24:28] = rate_hz.to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(data)
+    with pytest.raises(SourceError, match=f"{rate_hz} Hz cannot be turned into the model's 16000 Hz"):
+        read_all(opened(tmp_path / "a.wav"))
+
+
+@pytest.mark.parametrize("rate_hz", [16_000, 48_000])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_sample_that_is_no_number_does_not_reach_the_model(soundfile, tmp_path, rate_hz, value):
+    wave = sine(440, rate_hz)
+    wave[len(wave) // 2] = value
+    soundfile.write(tmp_path / "a.wav", wave, rate_hz, subtype="FLOAT")
+    source, seen = opened(tmp_path / "a.wav"), []
+    with pytest.raises(SourceError, match=r"a\.wav': a sample is no number"):
+        seen += iter(source.read, None)
+    assert all(np.isfinite(frame.data).all() for frame in seen)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_sound_that_is_shorter_than_a_window_says_so(soundfile, tmp_path, loop):
+    soundfile.write(tmp_path / "a.wav", sine(440, 16_000)[:399], 16_000)
+    with pytest.raises(SourceError, match="has 399 samples at the model's 16000 Hz, a window is 400"):
+        read_all(opened(tmp_path / "a.wav", loop=loop))
+
+
 def test_a_microphone_that_is_not_there_says_what_to_do():
     with pytest.raises((SourceError, ConfigError)) as caught:
         opened("plughw:99,0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -16,10 +16,15 @@ from edgekit.core.errors import ConfigError, SourceError
 from edgekit.core.ports import Frame
 from edgekit.pipeline.check import Options
 from edgekit.pipeline.picture_files import readable
-from edgekit.pipeline.resample import Resampler
+from edgekit.pipeline.resample import Resampler, filter_values
 from edgekit.pipeline.sources import SourceContext
 from edgekit.pipeline.sources.timing import DUE_S, Player, Reopener, stamp
 
+_MOST_FILTER_VALUES = 1 << 21
+"""200 MB while the filter is made; usual rates need some thousand."""
+_MOST_TIMES = 64
+"""How much more samples may become."""
+_Adapter: TypeAlias = "Callable[[NDArray[np.float32]], NDArray[np.float32]]"
 _DEVICES = ("hw:", "plughw:", "default", "alsa:")
 
 
@@ -61,6 +66,7 @@ class AudioSource:
         self.is_live = is_device or options.realtime
         self._closing = threading.Event()
         self._player = None if is_device or not options.realtime else Player(self._closing)
+        self._window = context.window
         self._cutter = Cutter(context.window, context.hop)
         self._ready: deque[tuple[int, NDArray[np.float32], int]] = deque()
         self._blocks: Iterator[NDArray[np.float32] | None] = iter(())
@@ -124,14 +130,20 @@ class AudioSource:
         while True:
             try:
                 with self.path.open("rb") as raw, library.SoundFile(raw) as file:
-                    has_sound = False
+                    samples = 0
                     for block in file_blocks(file, self._rate_hz, self._options.channel):
-                        has_sound = True
+                        samples += len(block)
                         yield block
             except (OSError, library.LibsndfileError) as cause:
-                raise SourceError(f"{name}: is no sound that libsndfile can decode: {cause}") from cause
-            if not has_sound:
+                why = getattr(cause, "error_string", cause)  # without the open file's name in Python
+                raise SourceError(f"{name}: is no sound that libsndfile can decode: {why}") from cause
+            except SourceError as error:
+                raise SourceError(f"{name}: {error.message}", hint=error.hint) from error
+            if not samples:
                 raise SourceError(f"{name}: has no sound")
+            if samples < self._window:
+                has = f"{name}: has {samples} samples at the model's {self._rate_hz} Hz"
+                raise SourceError(f"{has}, a window is {self._window}")
             if not self._options.loop:
                 return
             yield None
@@ -143,6 +155,10 @@ class AudioSource:
         library = sounddevice()
         rate_hz = self._options.rate_hz or self._rate_hz
         try:
+            adapted = _adapted(rate_hz, self._rate_hz, self._options.channel)
+        except SourceError as error:
+            raise SourceError(f"audio {self._options.uri!r}: {error.message}") from error
+        try:
             stream = library.InputStream(
                 samplerate=rate_hz, device=self._options.uri, dtype="float32", blocksize=rate_hz // 10
             )
@@ -152,10 +168,11 @@ class AudioSource:
                 f"audio {self._options.uri!r}: cannot be opened: {cause}",
                 hint="devices: python -m sounddevice; may this user record (group 'audio')?",
             ) from cause
-        return self._of_device(stream, rate_hz)
+        return self._of_device(stream, rate_hz, adapted)
 
-    def _of_device(self, stream: Any, rate_hz: int) -> Iterator[NDArray[np.float32] | None]:
-        adapted = _adapted(rate_hz, self._rate_hz, self._options.channel)
+    def _of_device(
+        self, stream: Any, rate_hz: int, adapted: _Adapter
+    ) -> Iterator[NDArray[np.float32] | None]:
         try:
             while not self._closing.is_set():
                 block, is_over = stream.read(rate_hz // 10)
@@ -177,21 +194,29 @@ def file_blocks(file: Any, rate_hz: int, channel: int) -> Iterator[NDArray[np.fl
     """Yield an open sound file's blocks, (samples, 1), at a rate; ``channel`` -1 is the mean of all.
 
     Raises:
-        SourceError: It has no such channel.
+        SourceError: It has no such channel, a sample that is no number, or a rate that cannot be turned into
+            this one.
     """
     adapted = _adapted(int(file.samplerate), rate_hz, channel)
     while len(block := file.read(max(1, file.samplerate // 10), "float32", always_2d=True)):
         yield adapted(block)
 
 
-def _adapted(from_hz: int, to_hz: int, channel: int) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+def _adapted(from_hz: int, to_hz: int, channel: int) -> _Adapter:
     """Return what makes mono at a rate of a recording's blocks, (samples, channels)."""
+    if to_hz > _MOST_TIMES * from_hz or filter_values(from_hz, to_hz) > _MOST_FILTER_VALUES:
+        raise SourceError(
+            f"{from_hz} Hz cannot be turned into the model's {to_hz} Hz",
+            hint=f"convert it first, such as: sox IN.wav -r {to_hz} OUT.wav",
+        )
     resampler = None if from_hz == to_hz else Resampler(from_hz, to_hz)
 
     def adapt(block: NDArray[np.float32]) -> NDArray[np.float32]:
         if channel >= block.shape[1]:
-            raise SourceError(f"audio: channel: want at most {block.shape[1] - 1}, got {channel}")
+            raise SourceError(f"channel: want at most {block.shape[1] - 1}, got {channel}")
         mono = block.mean(axis=1, keepdims=True) if channel < 0 else block[:, channel : channel + 1]
+        if not np.isfinite(mono).all():
+            raise SourceError("a sample is no number")
         return mono if resampler is None else resampler.push(mono)
 
     return adapt
