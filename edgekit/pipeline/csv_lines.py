@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple, TextIO, TypeVar
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from edgekit.pipeline.fields import FieldMap, FieldOptions, Row, has_names
 from edgekit.pipeline.framing import split_fields
 
+_MOST_LETTERS = 1 << 20
 _SEPARATORS = ",;\t|"
 Options = TypeVar("Options", bound=FieldOptions)
 
@@ -33,14 +35,23 @@ def csv_lines(file: TextIO, options: FieldOptions, columns: tuple[str, ...], cou
         count: How many values a sample has.
 
     Raises:
-        csv.Error: A field is too long.
+        csv.Error: A field or a line is too long.
     """
-    options = _options_for(file.readline(), options, columns)
-    file.seek(0)
-    lines: Iterable[list[str]] = (split_fields(line.strip(), options) for line in file)
+    whole = _whole_lines(file)
+    first = next(whole, "")
+    options = _options_for(first, options, columns)
+    whole = chain([first], whole)
+    lines: Iterable[list[str]] = (split_fields(line.strip(), options) for line in whole)
     if options.separator:
-        lines = csv.reader(file, delimiter=options.separator)
+        lines = csv.reader(whole, delimiter=options.separator)
     return sample_lines(lines, options, count, takes_text=bool(columns))
+
+
+def _whole_lines(file: TextIO) -> Iterator[str]:
+    while line := file.readline(_MOST_LETTERS):
+        if len(line) == _MOST_LETTERS:
+            raise csv.Error(f"a line is longer than {_MOST_LETTERS} letters")
+        yield line
 
 
 def sample_lines(

@@ -116,7 +116,12 @@ def test_a_program_that_falls_silent_is_started_again(opened):
     ("words", "text"),
     [
         (("/no/such/program",), "there is no such program"),
+        (("/etc/passwd",), "is no program that this user may run"),
         ((sys.executable, "-c", "import sys; sys.exit('no camera')"), "exit code 1): no camera"),
+        (
+            (sys.executable, "-c", "import sys; sys.exit('no\\33[2J \\x9bcamera')"),
+            "exit code 1): no[2J camera",
+        ),
         ((sys.executable, "-c", "import time; time.sleep(60)"), "no whole frame came for 0.5 s"),
     ],
 )
@@ -127,6 +132,31 @@ def test_a_program_that_gives_no_frame_cannot_be_opened(words, text, left):
     assert text in caught.value.message
     source.close()
     assert left() == []
+
+
+def test_a_program_that_leaves_a_daemon_behind_leaves_no_thread_and_no_descriptor(tmp_path):
+    """A daemon has a session of its own, and holds the program's stderr."""
+    code = f"""import subprocess, sys
+daemon = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL, start_new_session=True)
+open({str(tmp_path / "pids")!r}, "a").write(f"{{daemon.pid}}\\n")
+sys.exit(1)"""
+
+    def held():
+        readers = [thread for thread in threading.enumerate() if thread.name == "command-log"]
+        return len(readers), len(list(Path("/proc/self/fd").iterdir()))
+
+    readers, descriptors = held()
+    try:
+        for _ in range(3):
+            source = source_of(code)
+            with pytest.raises(SourceError, match=r"ended \(exit code 1\)"):
+                source.open()
+            source.close()
+        assert held()[0] == readers
+        assert held()[1] <= descriptors
+    finally:
+        for pid in (tmp_path / "pids").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def test_closing_ends_a_wait_and_everything_that_the_program_started(opened, left):

@@ -52,6 +52,23 @@ def test_a_mapping_picks_columns_by_name_and_reads_decimal_commas(tmp_path):
     assert frame.data.tolist() == [[n * 10 + 1, n * 10 + 2, n * 10 + 3] for n in range(1, 5)]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_table_that_is_shorter_than_a_window_says_so(tmp_path, loop):
+    source = opened(text(tmp_path / "t.csv", *rows(3)), loop=loop)
+    with pytest.raises(SourceError, match="want 4 in a row for a window of the model, got 3 rows that fit"):
+        source.read()
+
+
+@pytest.mark.parametrize("separator", ["", ","])
+def test_a_line_without_an_end_is_not_read_to_its_end(tmp_path, monkeypatch, separator):
+    monkeypatch.setattr("edgekit.pipeline.csv_lines._MOST_LETTERS", 100)
+    mark = separator or " "
+    path = text(tmp_path / "t.csv", *rows(8, mark), mark.join("1" * 200))
+    with pytest.raises(SourceError, match="cannot be read: a line is longer than 100 letters"):
+        read_all(opened(path, separator=separator))
+
+
 def test_a_row_that_does_not_fit_is_named_once_counted_and_no_window_spans_it(tmp_path, caplog):
     lines = rows(10)
     lines[4] = "4.0,broken,-4.0"

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -150,7 +151,9 @@ class _Child:
 
     def __init__(self, words: Sequence[str], folder: str, size: int, secret: Sequence[str]) -> None:
         if not shutil.which(words[0]):
-            raise SourceError("there is no such program", hint="install it, or give its path")
+            is_there = "/" in words[0] and Path(words[0]).exists()
+            why = "is no program that this user may run" if is_there else "there is no such program"
+            raise SourceError(why, hint="install it, or give its path")
         if setpriv := shutil.which("setpriv"):
             words = [setpriv, "--pdeathsig", "KILL", "--", *words]
         try:
@@ -170,14 +173,19 @@ class _Child:
         self._poller = select.poll()
         self._poller.register(self._output, select.POLLIN)
         self._log_end = b""
+        self._closed = os.eventfd(0, os.EFD_CLOEXEC)
         self._in_use = threading.Lock()
         self._log_reader = threading.Thread(target=self._read_log, name="command-log", daemon=True)
         self._log_reader.start()
 
     def _read_log(self) -> None:
+        """Keep the end of its stderr until ``close``: a daemon that it started may hold that for ever."""
         assert self._process.stderr is not None
+        poller = select.poll()
+        poller.register(self._closed, select.POLLIN)
         with self._process.stderr as log:
-            while piece := log.read(_LOG_END_BYTES):
+            poller.register(log, select.POLLIN)
+            while self._closed not in dict(poller.poll()) and (piece := log.read(_LOG_END_BYTES)):
                 self._log_end = (self._log_end + piece)[-_LOG_END_BYTES:]
 
     def frame(self, stall_s: float, closing: threading.Event) -> bytearray | None:
@@ -215,6 +223,7 @@ class _Child:
         """Return the last line of its stderr, all addresses without credentials and query."""
         text = masked(self._log_end.decode(errors="replace"), *self._secret)  # before a password is two lines
         last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+        last = "".join(filter(str.isprintable, last))
         return ": " + _ADDRESS.sub(lambda found: shown(found[0]), last)[-300:] if last else ""
 
     def close(self) -> None:
@@ -226,8 +235,11 @@ class _Child:
         self._signal(signal.SIGKILL)  # its group may outlive it
         self._process.wait()
         with self._in_use:
-            self._output.close()
-        self._log_reader.join(_TERM_S)
+            if not self._output.closed:
+                self._output.close()
+                os.eventfd_write(self._closed, 1)
+                self._log_reader.join()
+                os.close(self._closed)
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

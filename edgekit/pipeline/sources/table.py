@@ -94,7 +94,7 @@ class TableSource:
     def _made(self) -> Iterator[Frame]:
         while not self._closing.is_set():
             self._samples.restart()
-            fitting, first_s = 0, 0.0
+            fitting, frames, first_s = 0, 0, 0.0
             for number, (time_s, values) in enumerate(self._rows()):
                 at_s = number / self._rate_hz if time_s is None and self._rate_hz else time_s
                 if not fitting and at_s is not None:
@@ -102,9 +102,13 @@ class TableSource:
                 fitting += values is not None
                 media_s = None if at_s is None else at_s - first_s
                 for seq, data in self._samples.push([1 if values is None else values]):
+                    frames += 1
                     yield self._frame(seq, data, media_s)
             if not fitting:
                 raise SourceError(f"{self._what}: not one row fits the model")
+            if not frames:
+                want = f"want {self._context.window} in a row for a window of the model"
+                raise SourceError(f"{self._what}: {want}, got {fitting} rows that fit, and no window")
             if not self._options.loop:
                 return
 
