@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -38,7 +39,10 @@ class DoneList:
         self._path, self._most = path, most
         self._lock = threading.Lock()
         self._keys: dict[int, None] = {}
-        self._begun: dict[int, None] = {}
+        self._begun: Counter[int] = Counter()
+        """How often each was begun, and not done."""
+        self._in_work: set[int] = set()
+        """Those that were begun since ``open``."""
         self._synced_s = 0.0
         self.not_noted = 0
 
@@ -53,13 +57,16 @@ class DoneList:
                 is_new = not self._path.exists()
                 data = b"" if is_new else self._path.read_bytes()
                 for line in data.split(b"\n"):
-                    numbers = self._begun if line.startswith(_BEGUN) else self._keys
                     digits = line.removeprefix(_BEGUN)
-                    if len(digits) == _DIGITS:  # the last one may be half a line, of a power cut
-                        with contextlib.suppress(ValueError):
-                            numbers[int(digits, 16)] = None
-                begun = [key for key in self._begun if key not in self._keys]
-                self._begun = dict.fromkeys(begun[-MOST_BEGUN:])
+                    if len(digits) != _DIGITS:  # the last one may be half a line, of a power cut
+                        continue
+                    with contextlib.suppress(ValueError):
+                        if digits is line:
+                            self._keys[int(digits, 16)] = None
+                        else:
+                            self._begun[int(digits, 16)] += 1
+                begun = [(key, times) for key, times in self._begun.items() if key not in self._keys]
+                self._begun = Counter(dict(begun[-MOST_BEGUN:]))
                 if is_new or not data.endswith(b"\n"):
                     self._rewrite()
             except OSError as cause:
@@ -70,16 +77,28 @@ class DoneList:
         """Return whether a number is done."""
         return key in self._keys
 
-    def has_begun(self, key: int) -> bool:
-        """Return whether a number was begun, and not done, when the file was opened or since."""
-        return key in self._begun
+    def begun(self, key: int) -> int:
+        """Return how often a number was begun, and not done: more than once if that ended the process."""
+        return self._begun[key]
 
     def begin(self, key: int) -> None:
         """Note that a number is in work; it is no error if that cannot be noted."""
         with self._lock:
-            self._begun[key] = None
+            self._begun[key] += 1
+            self._in_work.add(key)
             with contextlib.suppress(OSError):
                 self._append(_BEGUN + _lines([key]))
+
+    def put_back(self) -> None:
+        """Note that what is in work does not end the process, which ends for another reason."""
+        with self._lock:
+            again = [key for key in self._in_work if self._begun[key] > 1]
+            for key in again:
+                self._begun[key] -= 1
+            self._in_work.clear()
+            if again:
+                with contextlib.suppress(OSError):
+                    self._rewrite()
 
     def add(self, *keys: int) -> None:
         """Enter numbers as done."""
@@ -87,6 +106,7 @@ class DoneList:
             self._keys.update(dict.fromkeys(keys))
             for key in keys:
                 self._begun.pop(key, None)
+                self._in_work.discard(key)
             try:
                 self._append(_lines(keys))
             except OSError as cause:
@@ -113,7 +133,7 @@ class DoneList:
                 logger.warning("%s: cannot be shortened: %s", self._path, cause.strerror)
 
     def _rewrite(self) -> None:
-        begun = b"".join(_BEGUN + _lines([key]) for key in self._begun)
+        begun = b"".join(_BEGUN + _lines([key]) for key in self._begun.elements())
         write_durably(self._path, _lines(self._keys) + begun)
 
 

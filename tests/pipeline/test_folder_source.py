@@ -20,7 +20,7 @@ from edgekit.core.errors import SourceError, StorageError
 from edgekit.pipeline.done_list import DoneList
 from edgekit.pipeline.loop import Loop
 from edgekit.pipeline.sources import SourceContext, make_source
-from edgekit.pipeline.sources.folder import FolderOptions
+from edgekit.pipeline.sources.folder import MOST_TRIES, FolderOptions
 
 PICTURE = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
 
@@ -119,6 +119,57 @@ def test_what_was_in_work_comes_first_after_a_restart_and_sinks_are_told(inbox):
     frames = [again.read() for _ in range(3)]
     assert [frame.meta["file"] for frame in frames] == ["1.png", "2.png", "0.png"]
     assert [frame.meta.get("is_again", False) for frame in frames] == [True, True, False]
+
+
+def read_until(source, name):
+    """Read and finish pictures until this one, which is not finished, as if it ended the process."""
+    read = []
+    while read[-1:] != [name]:
+        frame = source.read()
+        read.append(frame.meta["file"])
+        if read[-1] != name:
+            source.finished(frame.meta["identity"])
+    return read
+
+
+def test_a_picture_that_ends_the_process_comes_last_and_is_left_out_at_last(inbox, monkeypatch, caplog):
+    monkeypatch.setattr("edgekit.pipeline.sources.folder.MOST_TRIES", 5)
+    put(inbox, "bad.png")
+    os.utime(inbox / "bad.png", (1, 1))
+    runs = []
+    for run in range(5):
+        put(inbox, f"{run}.png")
+        runs.append(read_until(opened(inbox), "bad.png"))
+    first = [["bad.png"]] * 3
+    assert runs == [*first, ["0.png", "1.png", "2.png", "3.png", "bad.png"], ["4.png", "bad.png"]]
+    put(inbox, "5.png")
+    source = opened(inbox)
+    assert rest(source) == ["5.png"]
+    assert source.counts()["unreadable"] == 1
+    assert "bad.png: the process ended 5 times while this picture was in work" in caplog.text
+    put(inbox, "bad.png")  # written anew it is another one
+    assert names(opened(inbox), 2) == ["5.png", "bad.png"]
+
+
+def test_a_run_that_ends_in_order_counts_against_no_picture(inbox):
+    put(inbox, "1.png")
+    for _ in range(MOST_TRIES + 2):
+        source = opened(inbox)
+        assert source.read().meta["file"] == "1.png"
+        source.close()
+
+
+def test_a_crash_is_remembered_over_an_end_in_order_without_the_picture(tmp_path):
+    for ends in ([False] * 3, [True] * 3):
+        for is_in_order in ends:
+            done = DoneList(tmp_path / "d", 10)
+            done.open()
+            done.begin(7 if not is_in_order else 8)
+            if is_in_order:
+                done.put_back()
+    last = DoneList(tmp_path / "d", 10)
+    last.open()
+    assert (last.begun(7), last.begun(8), last.begun(9)) == (3, 1, 0)
 
 
 def test_pictures_that_are_there_at_the_very_first_start_may_be_left_out(inbox):
@@ -328,7 +379,7 @@ def test_what_was_begun_is_known_until_it_is_done_and_is_bounded(tmp_path, monke
     done.trim(in_use=1)
     again = DoneList(tmp_path / "d", 4)
     again.open()
-    assert [key for key in range(20) if again.has_begun(key)] == [2, 3, 5]
+    assert [key for key in range(20) if again.begun(key)] == [2, 3, 5]
     assert not again.has(5)
 
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -31,9 +31,16 @@ from edgekit.pipeline.pre import vision
 from edgekit.pipeline.sources import SourceContext
 from edgekit.pipeline.sources.timing import Reopener, stamp
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 logger = logging.getLogger(__name__)
 REMEMBERED = 50_000
 """Pictures that are known to be done, at least; of a larger folder twice as many as are in it."""
+FIRST_TRIES, MOST_TRIES = 2, 10
+"""How often a picture that was in work when the process was killed comes first; then it comes last, since it
+may be what ends the process, and at last it is left out."""
 WHOLE_LOOK_S = 10.0
 """How often the folder is listed although it has not changed: a file may be written anew in its place."""
 
@@ -68,10 +75,10 @@ class _Found(NamedTuple):
 class FolderSource:
     """Pictures of a folder and its subfolders as they come, none twice.
 
-    A picture is noted as begun when it is read and as done when the sinks keep its result. One that was only
-    begun when the process was killed comes first at the next start, with ``IS_AGAIN``: a sink that can look
-    writes its result only if it has none. One that cannot be decoded is a gap in ``seq``, and is tried again
-    when it changes.
+    A picture is noted as begun before it is decoded and as done when the sinks keep its result. One that was
+    only begun when the process was killed comes first at the next start, with ``IS_AGAIN``: a sink that can
+    look writes its result only if it has none. One that cannot be decoded, or that was in work at too many
+    ends of the process, is a gap in ``seq``, and is tried again when it changes.
     """
 
     Options = FolderOptions
@@ -133,7 +140,7 @@ class FolderSource:
             if (facts.st_size, facts.st_mtime_ns) != (file.size, file.mtime_ns):
                 self._given.discard(file.key)  # written anew while it waited: that is another picture
                 return None
-            pixels = decode_picture(picture_bytes(path), readable(path))
+            data = picture_bytes(path)
         except FileNotFoundError:  # moved away, or its disk is: where it returns it is taken
             self._given.discard(file.key)
             self._gone += self.path.is_dir()
@@ -142,6 +149,9 @@ class FolderSource:
             self._failed.add(file.key)
             self._leave_out(f"{readable(path)}: cannot be read: {cause.strerror}")
             return None
+        tries = self._done.begun(file.key)
+        try:
+            pixels = self._decoded(file, data, tries)
         except TensorError as error:
             self._settle(file.key)
             self._leave_out(error.message)
@@ -149,11 +159,17 @@ class FolderSource:
         self.next_seq += 1
         captured_ns, unix_ms = stamp()
         meta: dict[str, Any] = {"file": readable(file.name), IDENTITY: f"{file.key:016x}"}
-        if self._done.has_begun(file.key):
+        if tries:
             meta[IS_AGAIN] = True
-        else:
-            self._done.begin(file.key)
         return Frame(pixels, self.next_seq - 1, captured_ns, unix_ms, meta)
+
+    def _decoded(self, file: _Found, data: bytes, tries: int) -> NDArray[np.uint8]:
+        """Return a picture's pixels; raises ``TensorError``."""
+        path = readable(self.path / file.name)
+        if tries >= MOST_TRIES:
+            raise TensorError(f"{path}: the process ended {tries} times while this picture was in work")
+        self._done.begin(file.key)
+        return decode_picture(data, path)
 
     def _leave_out(self, why: str) -> None:
         self.next_seq += 1
@@ -244,8 +260,11 @@ class FolderSource:
             self._done.trim(len(found))
 
     def _order(self, file: _Found) -> tuple[Any, ...]:
-        return not self._done.has_begun(file.key), file.mtime_ns, natural(file.name)
+        begun = self._done.begun(file.key)
+        turn = 1 if not begun else 0 if begun <= FIRST_TRIES else 2
+        return turn, file.mtime_ns, natural(file.name)
 
     def close(self) -> None:
-        """End a wait."""
+        """End a wait, and the run in order."""
         self._closing.set()
+        self._done.put_back()
