@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.125
 """How often a running loop looks whether a frame is due; twice for each decision of the budget."""
 JOIN_S = 5.0
+_HALF_US = 5e-7
+"""CPython cuts an interval to whole microseconds: one that is set as it was read is shorter each time."""
 STALL_S = 10.0
 """A source that is silent for longer, without ``due_s``, no longer feeds the watchdog."""
 
@@ -197,13 +199,15 @@ class Loop:
                 is lost and nothing takes over.
         """
         interval = sys.getswitchinterval()
+        is_longer = interval > SWITCH_INTERVAL_S
         capture = threading.Thread(target=self._capture, name=f"capture-{self._name}")
         self._limit = frames
         try:
             self._source.open()
             if self._keeper is not None:
                 self._keeper.begin(self._source)
-            sys.setswitchinterval(min(interval, SWITCH_INTERVAL_S))  # a host has a shorter one
+            if is_longer:  # a host has a shorter one
+                sys.setswitchinterval(SWITCH_INTERVAL_S)
             self._heard_ns = time.monotonic_ns()
             self._finisher.start()
             capture.start()
@@ -212,8 +216,8 @@ class Loop:
             self._stream.wait_spent()  # what a lossless source has delivered is finished
         finally:
             self._shut_down(capture)
-            if self._owns_lane:  # else other loops of this process may still run
-                sys.setswitchinterval(interval)
+            if is_longer and self._owns_lane:  # else other loops of this process may still run
+                sys.setswitchinterval(interval + _HALF_US)
         for error in (self._stream.error, self._finisher.error, self._capture_error):
             if error is not None:
                 raise error

@@ -562,6 +562,18 @@ def test_threads_still_give_way_quickly_after_the_end_of_one_of_several_pipeline
     assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S, rel=0.01)
 
 
+@pytest.mark.parametrize("interval_s", [1.72e-4, 2.41e-4])
+def test_pipelines_that_come_and_go_do_not_shorten_the_interval(interval_s):
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(interval_s)
+    try:
+        for _ in range(12):
+            run(ListSource(1))
+        assert sys.getswitchinterval() == pytest.approx(interval_s, abs=1.1e-6)
+    finally:
+        sys.setswitchinterval(before_s + 5e-7)
+
+
 def test_a_loop_that_is_failed_from_outside_infers_no_frame_that_waits(lane):
     loop = Loop("failed", ListSource(1, is_live=True, endless=True), make_predictor(), lane=lane)
 
