@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 
 import numpy as np
@@ -178,7 +178,7 @@ class Client:
 
     def __init__(self, port, model, shape):
         values = np.random.default_rng(0).random(shape, np.float32)
-        self.port, self.model, self.idle = port, model, []
+        self.port, self.model, self.idle = port, model, deque()
         self.statuses = Counter()
         self.tensor = {"name": "x", "datatype": "FP32", "shape": list(values.shape)}
         self.tensor["parameters"] = {"binary_data_size": values.nbytes}
@@ -195,8 +195,9 @@ class Client:
         return f"{head}Inference-Header-Content-Length: {len(header)}\r\n\r\n".encode() + header + self.values
 
     async def connect(self, count):
-        """Have so many connections that are idle."""
+        """Have so many connections that are idle; the server ends those that were for a minute."""
         loop = asyncio.get_running_loop()
+        self.idle = deque(each for each in self.idle if not each.transport.is_closing())
         while len(self.idle) < count:
             _, connection = await loop.create_connection(Connection, "127.0.0.1", self.port)
             self.idle.append(connection)
@@ -205,7 +206,7 @@ class Client:
         """Send a request; return its status."""
         await self.connect(1)
         future = asyncio.get_running_loop().create_future()
-        self.idle.pop().ask(request, lambda *answer: future.set_result(answer))
+        self.idle.popleft().ask(request, lambda *answer: future.set_result(answer))
         status, connection = await future
         self.idle.append(connection)
         return status
@@ -215,7 +216,7 @@ class Client:
         await self.connect(clients)
         request, ended, count = self.request(), asyncio.Event(), 0
         began_s = time.perf_counter()
-        users = [self.idle.pop() for _ in range(clients)]
+        users = [self.idle.popleft() for _ in range(clients)]
 
         def answered(status, connection):
             nonlocal count
@@ -258,7 +259,7 @@ class Client:
             while due_s <= now_s:
                 due_s += rng.expovariate(per_s)
                 if self.idle:
-                    self.idle.pop().ask(request, functools.partial(answered, time.perf_counter()))
+                    self.idle.popleft().ask(request, functools.partial(answered, time.perf_counter()))
             await asyncio.sleep(TICK_S)
             now_s = time.perf_counter()
         is_over = True
@@ -284,7 +285,7 @@ class Client:
         """Return how many of 40 requests are executed whose clients hang up before they are begun."""
         request, before = self.request(), self.executed()
         await self.connect(STAY + 40)
-        leave = [self.idle.pop() for _ in range(40)]
+        leave = [self.idle.popleft() for _ in range(40)]
         stay = [asyncio.create_task(self.ask(request)) for _ in range(STAY)]
         await asyncio.sleep(0)
         for connection in leave:
