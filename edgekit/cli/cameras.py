@@ -9,14 +9,7 @@ from typing import Any
 from edgekit.base.command_line import Report
 from edgekit.core.errors import UsageError
 from edgekit.hardware.cameras import LocalCamera, local_cameras
-from edgekit.hardware.onvif import (
-    MULTICAST,
-    Login,
-    OnvifCamera,
-    best_two,
-    discover,
-    with_streams,
-)
+from edgekit.hardware.onvif import MULTICAST, Login, OnvifCamera, best_two, discover, with_streams
 from edgekit.pipeline.toml_text import toml_value
 
 # Programs that give a sensor's pictures, by the receiver's driver; not run here.

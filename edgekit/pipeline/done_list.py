@@ -61,10 +61,10 @@ class DoneList:
                     if len(digits) != _DIGITS:  # the last one may be half a line, of a power cut
                         continue
                     with contextlib.suppress(ValueError):
-                        if digits is line:
-                            self._keys[int(digits, 16)] = None
-                        else:
+                        if line.startswith(_BEGUN):
                             self._begun[int(digits, 16)] += 1
+                        else:
+                            self._keys[int(digits, 16)] = None
                 begun = [(key, times) for key, times in self._begun.items() if key not in self._keys]
                 self._begun = Counter(dict(begun[-MOST_BEGUN:]))
                 if is_new or not data.endswith(b"\n"):
